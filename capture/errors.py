@@ -1,0 +1,118 @@
+"""What can go wrong, as a tree; each error carries facts, and its class writes the sentence.
+
+    CaptureError                    exit code 1: the operation failed
+    ├── ConfigurationError          2: a value, option or combination is wrong
+    ├── HostNamespaceError          2: the namespace is the host's own
+    ├── UnsupportedError            3: this kernel or host cannot
+    ├── PrivilegeError              3: a capability is missing
+    ├── NamespaceError              1: the namespace is not there or cannot be entered
+    ├── KernelError                 1: the kernel refused a message
+    ├── ToolError                   1: a program we started failed
+    └── ValidationError           126: the rules stand, but traffic does not go their way
+"""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_UNSUPPORTED = 3
+EXIT_DRIFT = 4
+EXIT_VALIDATION = 126
+
+
+class CaptureError(Exception):
+    """The operation failed. ``remedy`` says what to do about it."""
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
+
+
+class ConfigurationError(CaptureError):
+    """A value that cannot be used: which option, the value, where it came from, what is expected."""
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, option: str, value: str, origin: str, expected: str) -> None:
+        shown = value if len(value) <= 80 else f"{value[:77]}... ({len(value)} characters)"
+        came_from = "" if origin == option else f" (from {origin})"
+        super().__init__(f"{option}{came_from}: {shown!r} is not usable: expected {expected}")
+        self.option = option
+        self.value = value
+        self.origin = origin
+        self.expected = expected
+
+
+class HostNamespaceError(CaptureError):
+    """The target is the host's own network namespace, and capturing a node cuts it off."""
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self) -> None:
+        super().__init__(
+            "refused: this is the host's own network namespace, and a captured node is a dead node",
+            "Name the pod's namespace with --netns PATH or --pid N, or say --allow-host if you mean the host.",
+        )
+
+
+class UnsupportedError(CaptureError):
+    """This kernel or host lacks something we need."""
+
+    exit_code = EXIT_UNSUPPORTED
+
+
+class PrivilegeError(CaptureError):
+    """The kernel refused for want of a capability."""
+
+    exit_code = EXIT_UNSUPPORTED
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"not permitted to {what}",
+            "Run as root, or with the capabilities NET_ADMIN and NET_RAW in the namespace (and SYS_ADMIN to enter another one).",
+        )
+
+
+class NamespaceError(CaptureError):
+    """The network namespace is not there, or is no network namespace."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f"network namespace {path}: {reason}",
+            "Look with `ls /run/netns` or `lsns -t net`; a pod's namespace ends with its last process.",
+        )
+        self.path = path
+
+
+class KernelError(CaptureError):
+    """The kernel refused a netlink message: which one, with what errno, and what it said."""
+
+    def __init__(self, doing: str, errno: int, kernel_message: str = "") -> None:
+        import os
+
+        said = f" ({kernel_message})" if kernel_message else ""
+        super().__init__(f"{doing}: {os.strerror(errno)}{said}")
+        self.errno = errno
+
+
+class ToolError(CaptureError):
+    """A program we started failed: its command line, exit status and last words."""
+
+    def __init__(self, command: str, status: int, stderr: str, remedy: str = "") -> None:
+        words = stderr.strip() or "it said nothing"
+        super().__init__(f"`{command}` ended with status {status}: {words}", remedy)
+        self.status = status
+        self.stderr = stderr
+
+
+class ValidationError(CaptureError):
+    """Rules are in place, or should be, but a connection did not go where they send it."""
+
+    exit_code = EXIT_VALIDATION
