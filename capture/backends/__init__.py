@@ -1,0 +1,34 @@
+"""Backends: how a kernel is told. They know the model, never the configuration.
+
+A *backend* is a place in the kernel where rules live (``iptables``, ``nftables``); a *driver* is a
+way to write and read there. Every driver offers the same four calls, documented here once:
+
+``render(ruleset)``  pure; what would be sent into an empty namespace, as titled texts
+``read()``           everything in the tables we may touch, foreign chains and rules included
+``write(desired, live, recorded)``   make ours be ``desired``; what is foreign stays
+``clean(live, recorded)``            remove all that is ours; what is foreign stays
+
+All of them act on the network namespace of the calling thread. ``recorded`` is the rule set that we
+remember to have applied there, if any: in shared chains it tells our rules from look-alikes.
+``write`` is called only when ``live`` differs from ``desired``, and is one kernel transaction where the
+backend can do that (nftables: all of it; iptables: each table of each family).
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from capture.model import Ruleset
+
+    class Driver(Protocol):
+        """See the module's description."""
+
+        backend: str
+        name: str
+
+        def render(self, ruleset: Ruleset) -> list[tuple[str, str]]: ...
+        def read(self) -> Ruleset: ...
+        def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None: ...
+        def clean(self, live: Ruleset, recorded: Ruleset | None) -> None: ...

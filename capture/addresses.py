@@ -1,0 +1,146 @@
+"""Networks of both families as values, without the cost of importing ``ipaddress`` (5 ms).
+
+A network is its family, its first address as an integer, and a prefix length in bits. Text is read
+and written by the C library (inet_pton(3), inet_ntop(3)), so that what we print is canonical.
+"""
+
+from __future__ import annotations
+
+import _socket
+
+from capture.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Literal
+
+    Family = Literal["ipv4", "ipv6"]
+
+IPV4: Family = "ipv4"
+IPV6: Family = "ipv6"
+FAMILIES: tuple[Family, ...] = (IPV4, IPV6)
+
+BITS = {IPV4: 32, IPV6: 128}
+AF = {IPV4: _socket.AF_INET, IPV6: _socket.AF_INET6}
+
+
+class Network(Value):
+    """A range of addresses that share a prefix; one address is a network with all bits fixed."""
+
+    family: Family
+    first: int
+    prefix: int
+
+    @property
+    def last(self) -> int:
+        """Return the highest address of the network, as an integer."""
+        return self.first | ((1 << (BITS[self.family] - self.prefix)) - 1)
+
+    @property
+    def packed(self) -> bytes:
+        """Return the first address in network byte order."""
+        return self.first.to_bytes(BITS[self.family] // 8, "big")
+
+    @property
+    def is_address(self) -> bool:
+        """Return whether the network holds a single address."""
+        return self.prefix == BITS[self.family]
+
+    @property
+    def is_everything(self) -> bool:
+        """Return whether the network holds every address of its family."""
+        return self.prefix == 0
+
+    @property
+    def is_loopback(self) -> bool:
+        """Return whether the network starts in 127.0.0.0/8 or is ::1 (RFC 1122 3.2.1.3, RFC 4291 2.5.3)."""
+        if self.family == IPV4:
+            return self.first >> 24 == 127
+        return self.first == 1
+
+    @property
+    def is_link_local(self) -> bool:
+        """Return whether the network starts in 169.254.0.0/16 or fe80::/10 (RFC 3927, RFC 4291 2.5.6)."""
+        if self.family == IPV4:
+            return self.first >> 16 == 0xA9FE
+        return self.first >> 118 == 0xFE80 >> 6
+
+    def contains(self, address: int) -> bool:
+        """Return whether an address of the same family, as an integer, lies in the network."""
+        return self.first <= address <= self.last
+
+    def __str__(self) -> str:
+        return f"{address_text(self.family, self.first)}/{self.prefix}"
+
+
+def address_text(family: Family, address: int) -> str:
+    """Return an address as people write it: 127.0.0.1, ::1."""
+    return _socket.inet_ntop(AF[family], address.to_bytes(BITS[family] // 8, "big"))
+
+
+def parse_address(text: str) -> Network:
+    """Return one address as a network of full length; ValueError if it is none."""
+    for family in FAMILIES:
+        try:
+            packed = _socket.inet_pton(AF[family], text)
+        except (OSError, ValueError):
+            continue
+        return Network(family, int.from_bytes(packed, "big"), BITS[family])
+    raise ValueError(f"not an IP address: {text!r}")
+
+
+def parse_network(text: str) -> tuple[Network, bool]:
+    """Return the network that ``text`` names, and whether host bits were set and have been cleared.
+
+    A single address is a network of one. ValueError for anything else; prefix lengths are plain
+    ASCII digits, because ``int()`` would also take signs, blanks, underscores and other scripts' digits.
+    """
+    address_part, slash, prefix_part = text.partition("/")
+    address = parse_address(address_part)
+    if not slash:
+        return address, False
+    if not is_decimal(prefix_part, 3):
+        raise ValueError(f"not a prefix length: {prefix_part!r}")
+    prefix = int(prefix_part)
+    bits = BITS[address.family]
+    if prefix > bits:
+        raise ValueError(f"prefix length {prefix} is longer than {bits} bits")
+    first = address.first >> (bits - prefix) << (bits - prefix)
+    return Network(address.family, first, prefix), first != address.first
+
+
+def is_decimal(text: str, most_digits: int) -> bool:
+    """Return whether ``text`` is 1 to ``most_digits`` ASCII digits without a superfluous leading zero."""
+    return text.isascii() and text.isdigit() and len(text) <= most_digits and (text[0] != "0" or len(text) == 1)
+
+
+def merge(networks: Iterable[Network]) -> list[tuple[int, int]]:
+    """Return networks of one family as sorted ranges (first, last), overlapping and adjacent ones joined."""
+    ranges: list[tuple[int, int]] = []
+    for first, last in sorted((network.first, network.last) for network in networks):
+        if ranges and first <= ranges[-1][1] + 1:
+            if last > ranges[-1][1]:
+                ranges[-1] = (ranges[-1][0], last)
+        else:
+            ranges.append((first, last))
+    return ranges
+
+
+def split(family: Family, first: int, last: int) -> Iterator[Network]:
+    """Yield the fewest networks that together are the range from ``first`` to ``last``."""
+    bits = BITS[family]
+    while first <= last:
+        alignment = (first & -first).bit_length() - 1 if first else bits
+        size = min(alignment, (last - first + 1).bit_length() - 1)
+        yield Network(family, first, bits - size)
+        first += 1 << size
+
+
+def collapse(networks: Iterable[Network]) -> tuple[Network, ...]:
+    """Return the fewest networks, in order, that hold the same addresses as ``networks`` of one family."""
+    networks = tuple(networks)
+    if len(networks) < 2:
+        return networks
+    family = networks[0].family
+    return tuple(network for first, last in merge(networks) for network in split(family, first, last))
