@@ -1,0 +1,38 @@
+# Everything starts from a fresh clone: each target sets up what it needs, once.
+
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+WORKERS ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what demo and test need: system packages (apt) and .venv
+	@scripts/setup test
+
+demo: ## Capture a pod's traffic with istio-init and show it pass a real proxy
+	@scripts/setup demo
+	@$(VENV)/bin/python scripts/demo.py
+
+test: ## Lint, then every layer of tests; ARGS="-k name" to choose, WORKERS=0 for one process
+	@scripts/setup test
+	@$(MAKE) --no-print-directory lint
+	$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m "not long and not vm" $(ARGS)
+
+lint: ## ruff and mypy --strict
+	@scripts/setup lint
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy --strict
+
+format: ## Let ruff mend what it can
+	@scripts/setup lint
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+clean: ## Remove .venv and everything that tools left behind
+	rm -rf $(VENV) dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
