@@ -1,0 +1,134 @@
+"""Netlink attributes: encode and decode the type-length-value records that every message is made of.
+
+Layout (linux/netlink.h, struct nlattr), header fields in the byte order of the machine:
+
+    0        2        4                      length   4-aligned
+    | length | type   | payload ...          | padding |
+               `- 0x8000 nested, 0x4000 payload in network order, 14 bits of type
+
+The length counts the header and not the padding, and has 16 bits: no attribute, and so no nest, is
+longer than 65,535 bytes. Numbers inside nf_tables payloads are big endian (``u32be``); numbers
+inside rtnetlink payloads are in the order of the machine (``u32``).
+"""
+
+from __future__ import annotations
+
+import sys
+
+from capture.errors import CaptureError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BYTE_ORDER = sys.byteorder
+
+# linux/netlink.h
+NLA_F_NESTED = 0x8000
+NLA_F_NET_BYTEORDER = 0x4000
+NLA_TYPE_MASK = 0x3FFF
+NLA_HEADER_SIZE = 4
+NLA_LENGTH_MAX = 0xFFFF
+
+PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")  # indexed by length % 4
+
+
+class MalformedMessageError(CaptureError):
+    """Bytes that claim to be netlink and are not: a length that is too short or runs past the end."""
+
+
+def attribute(kind: int, payload: bytes = b"") -> bytes:
+    """Return one attribute, padded. Raise ValueError if the payload does not fit 16 bits of length."""
+    length = NLA_HEADER_SIZE + len(payload)
+    if length > NLA_LENGTH_MAX:
+        raise ValueError(f"attribute {kind & NLA_TYPE_MASK}: {len(payload)} bytes do not fit; split the list")
+    return length.to_bytes(2, BYTE_ORDER) + kind.to_bytes(2, BYTE_ORDER) + payload + PADDING[length & 3]
+
+
+def nested(kind: int, *parts: bytes) -> bytes:
+    """Return an attribute whose payload is the given attributes."""
+    return attribute(kind | NLA_F_NESTED, b"".join(parts))
+
+
+def text(value: str) -> bytes:
+    """Return a payload for a name: NUL-terminated. Bytes that are no UTF-8 survive a round trip."""
+    if "\0" in value:
+        raise ValueError(f"a name cannot contain NUL: {value!r}")
+    return value.encode("utf-8", "surrogateescape") + b"\0"
+
+
+def u8(value: int) -> bytes:
+    """Return a payload of one byte."""
+    return value.to_bytes(1, "big")
+
+
+def u16be(value: int) -> bytes:
+    """Return a big-endian payload of 16 bits."""
+    return value.to_bytes(2, "big")
+
+
+def u32be(value: int) -> bytes:
+    """Return a big-endian payload of 32 bits."""
+    return value.to_bytes(4, "big")
+
+
+def s32be(value: int) -> bytes:
+    """Return a big-endian payload of 32 bits that may be negative: priorities, verdicts."""
+    return value.to_bytes(4, "big", signed=True)
+
+
+def u64be(value: int) -> bytes:
+    """Return a big-endian payload of 64 bits."""
+    return value.to_bytes(8, "big")
+
+
+def u16(value: int) -> bytes:
+    """Return a payload of 16 bits in the order of the machine."""
+    return value.to_bytes(2, BYTE_ORDER)
+
+
+def u32(value: int) -> bytes:
+    """Return a payload of 32 bits in the order of the machine: interface indexes, tables, marks, uids."""
+    return value.to_bytes(4, BYTE_ORDER)
+
+
+def decode(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (type without flags, payload) of each attribute. Raise MalformedMessageError on bad lengths."""
+    offset, end = 0, len(data)
+    while offset < end:
+        length = int.from_bytes(data[offset : offset + 2], BYTE_ORDER)
+        if length < NLA_HEADER_SIZE or offset + length > end:
+            raise MalformedMessageError(
+                f"netlink attribute at byte {offset} says it has {length} bytes; {end - offset} are left of {end}"
+            )
+        kind = int.from_bytes(data[offset + 2 : offset + 4], BYTE_ORDER) & NLA_TYPE_MASK
+        yield kind, data[offset + NLA_HEADER_SIZE : offset + length]
+        offset += (length + 3) & ~3
+
+
+def decode_fields(data: bytes) -> dict[int, bytes]:
+    """Return the payloads by type. Where a type occurs twice, the first counts."""
+    fields: dict[int, bytes] = {}
+    for kind, payload in decode(data):
+        fields.setdefault(kind, payload)
+    return fields
+
+
+def decode_elements(data: bytes) -> list[bytes]:
+    """Return the payloads of a list in its order: expressions of a rule, elements of a set."""
+    return [payload for _, payload in decode(data)]
+
+
+def decode_text(payload: bytes) -> str:
+    """Return the name up to the first NUL, the inverse of ``text``."""
+    return payload.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def decode_number(payload: bytes) -> int:
+    """Return the number in a big-endian payload of any width, as nf_tables has them."""
+    return int.from_bytes(payload, "big")
+
+
+def decode_host_number(payload: bytes) -> int:
+    """Return the number in a payload in the order of the machine, as rtnetlink has them."""
+    return int.from_bytes(payload, BYTE_ORDER)

@@ -1,0 +1,104 @@
+"""nfnetlink batches: many changes, one send, one transaction of the kernel. All of them happen, or none.
+
+    BATCH_BEGIN (generation)  change  change  ...  last change (ACK wanted)  BATCH_END
+
+The kernel queues an error for each change that it refuses, and an acknowledgement for the last one, before
+``send`` returns (nfnetlink_rcv_batch in net/netfilter/nfnetlink.c). The first error is the cause; later ones
+tend to follow from it.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from capture.errors import KernelError
+from capture.netlink.attributes import attribute, u32be
+from capture.netlink.messages import NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, decode_refusal, encode_message
+from capture.netlink.nfnetlink import NFNL_SUBSYS_NFTABLES, NFPROTO_UNSPEC, message_type, nfgenmsg
+from capture.netlink.sockets import NO_ANSWER, failure
+from capture.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from capture.errors import CaptureError
+    from capture.netlink.messages import Refusal
+    from capture.netlink.sockets import NetlinkSocket
+
+# linux/netfilter/nfnetlink.h
+NFNL_MSG_BATCH_BEGIN = 0x10
+NFNL_MSG_BATCH_END = 0x11
+NFNL_BATCH_GENID = 1
+
+
+class Change(Value):
+    """One message of a batch: NFT_MSG_NEWRULE and the like, its family and attributes.
+
+    ``doing`` describes it for the error if the kernel refuses it: "add rule 3 to chain istio-output".
+    """
+
+    kind: int
+    family: int
+    attributes: bytes
+    doing: str
+    flags: int = 0
+
+
+class RulesetChangedError(KernelError):
+    """The batch was made for another generation of the ruleset. Nothing was changed; read again and retry."""
+
+    def __init__(self, doing: str) -> None:
+        super().__init__(doing, errno.ERESTART, "somebody else changed the ruleset since it was read")
+
+
+def commit(
+    netfilter: NetlinkSocket,
+    changes: Sequence[Change],
+    generation: int | None = None,
+    doing: str = "change the ruleset",
+) -> None:
+    """Apply all changes in one transaction.
+
+    With a generation (``nfnetlink.read_generation``), only if the ruleset is still the one that was read.
+
+    Raises KernelError, PrivilegeError or UnsupportedError with the description of the change that the kernel
+    refused, and RulesetChangedError; nothing is changed then.
+    """
+    if not changes:
+        return
+    first = netfilter.next_sequences(len(changes) + 2)
+    netfilter.send(encode_batch(changes, first, generation), doing)
+    acknowledged = False
+    for message in netfilter.drain(doing):
+        if message.kind != NLMSG_ERROR or message.sequence < first:
+            continue
+        refusal = decode_refusal(message)
+        if refusal:
+            raise _failure_at(message.sequence - first, refusal, changes, doing)
+        acknowledged = acknowledged or message.sequence == first + len(changes)
+    if not acknowledged:
+        raise failure(doing, NO_ANSWER)
+
+
+def _failure_at(place: int, refusal: Refusal, changes: Sequence[Change], doing: str) -> CaptureError:
+    """Return the error for message number ``place`` of a batch: 0 is its beginning and stands for the whole."""
+    if 0 < place <= len(changes):
+        return failure(changes[place - 1].doing, refusal)
+    if refusal.errno == errno.ERESTART:
+        return RulesetChangedError(doing)
+    return failure(doing, refusal)
+
+
+def encode_batch(changes: Sequence[Change], first_sequence: int, generation: int | None = None) -> bytes:
+    """Return the datagram. BEGIN has the first sequence number, the changes those that follow, then END."""
+    frame = nfgenmsg(NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES)
+    demand = b"" if generation is None else attribute(NFNL_BATCH_GENID, u32be(generation))
+    end = first_sequence + len(changes) + 1
+    parts = [encode_message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, first_sequence, frame + demand)]
+    for sequence, change in enumerate(changes, first_sequence + 1):
+        flags = change.flags | NLM_F_REQUEST | (NLM_F_ACK if sequence == end - 1 else 0)
+        body = nfgenmsg(change.family) + change.attributes
+        parts.append(encode_message(message_type(change.kind), flags, sequence, body))
+    parts.append(encode_message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, end, frame))
+    return b"".join(parts)

@@ -1,0 +1,64 @@
+"""nfnetlink, the netlink protocol of netfilter: its header, reading nf_tables objects, the ruleset's generation."""
+
+from __future__ import annotations
+
+import errno
+
+from capture.errors import KernelError, UnsupportedError
+from capture.netlink.attributes import decode_fields, decode_number, u8, u16be
+from capture.netlink.sockets import NETLINK_NETFILTER, NetlinkSocket
+
+# linux/netfilter/nfnetlink.h
+NFNL_SUBSYS_NFTABLES = 10
+NFNETLINK_V0 = 0
+NFGENMSG_SIZE = 4  # struct nfgenmsg
+
+# linux/netfilter/nf_tables.h
+NFT_MSG_GETGEN = 16
+NFTA_GEN_ID = 1
+
+# linux/netfilter.h
+NFPROTO_UNSPEC = 0
+
+
+def open_netfilter() -> NetlinkSocket:
+    """Open a netfilter socket in the current namespace. Raise UnsupportedError if the kernel has no nfnetlink."""
+    return NetlinkSocket.open(NETLINK_NETFILTER, "open a netfilter socket")
+
+
+def nfgenmsg(family: int, resource: int = 0) -> bytes:
+    """Return the header that begins the body of each nfnetlink message (struct nfgenmsg)."""
+    return u8(family) + u8(NFNETLINK_V0) + u16be(resource)
+
+
+def message_type(kind: int) -> int:
+    """Return the netlink message type of an nf_tables message: the subsystem in the upper byte."""
+    return NFNL_SUBSYS_NFTABLES << 8 | kind
+
+
+def read_objects(
+    netfilter: NetlinkSocket, kind: int, family: int, attributes: bytes, doing: str
+) -> list[tuple[int, bytes]]:
+    """Return (family, attributes) of all objects that an NFT_MSG_GET... asks for.
+
+    NFPROTO_UNSPEC asks for all families; ``attributes`` narrow it down to a table or a chain.
+    Raises KernelError, PrivilegeError or UnsupportedError.
+    """
+    bodies = netfilter.dump(message_type(kind), nfgenmsg(family) + attributes, doing)
+    return [(body[0], body[NFGENMSG_SIZE:]) for body in bodies]
+
+
+def read_generation(netfilter: NetlinkSocket) -> int:
+    """Return the number that every committed change of this namespace's ruleset increments.
+
+    Raise UnsupportedError if the kernel has nfnetlink, but no nf_tables: it then knows no such message (EINVAL).
+    """
+    doing = "read the generation of the nf_tables ruleset"
+    try:
+        (body,) = netfilter.request(message_type(NFT_MSG_GETGEN), 0, nfgenmsg(NFPROTO_UNSPEC), doing)
+    except KernelError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        remedy = "Load the module nf_tables, or use the iptables backend in its legacy variant."
+        raise UnsupportedError("this kernel has no nf_tables", remedy) from error
+    return decode_number(decode_fields(body[NFGENMSG_SIZE:])[NFTA_GEN_ID])

@@ -1,0 +1,200 @@
+"""A netlink socket in the current network namespace: requests, dumps, and errors that say what was tried.
+
+``doing`` is what the caller is about, as an infinitive ("create chain istio-output"): it begins every error.
+
+The kernel answers netfilter and rtnetlink requests before ``send`` returns, so no read here ever waits:
+an answer that is not there yet will never come.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+
+from capture.errors import KernelError, PrivilegeError, UnsupportedError
+from capture.netlink.messages import (
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    Message,
+    Refusal,
+    decode_messages,
+    decode_refusal,
+    encode_message,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+    from capture.errors import CaptureError
+
+# linux/netlink.h, linux/socket.h, asm-generic/socket.h
+NETLINK_ROUTE = 0
+NETLINK_NETFILTER = 12
+SOL_NETLINK = 270
+NETLINK_CAP_ACK = 10
+NETLINK_EXT_ACK = 11
+SO_SNDBUFFORCE = 32
+
+# The kernel fills at most 32 KiB of one datagram in a dump, and less if our buffer is smaller (netlink_dump
+# in net/netlink/af_netlink.c); only a single object can be larger, such as a link with many virtual functions.
+RECEIVE_SIZE = 256 * 1024
+
+DUMP_ATTEMPTS = 10
+
+UNSUPPORTED = (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
+NO_ANSWER = Refusal(errno.EAGAIN, "the kernel gave no answer")
+
+
+def failure(doing: str, refusal: Refusal) -> CaptureError:
+    """Return the error for a refusal: a capability is missing, the kernel lacks something, or it said no."""
+    if refusal.errno == errno.EPERM:
+        return PrivilegeError(doing)
+    if refusal.errno in UNSUPPORTED:
+        name = errno.errorcode[refusal.errno]
+        said = f"{name}, {refusal.explanation}" if refusal.explanation else name
+        return UnsupportedError(f"this kernel cannot {doing} ({said})", "`capture doctor` says what is missing.")
+    return KernelError(doing, refusal.errno, refusal.explanation)
+
+
+class NetlinkSocket:
+    """A connection to one netlink protocol of the namespace in which it was opened."""
+
+    def __init__(self, socket: _socket.socket) -> None:
+        self._socket = socket
+        self._buffer = bytearray(RECEIVE_SIZE)
+        self._sequence = 0
+
+    @classmethod
+    def open(cls, protocol: int, doing: str) -> Self:
+        """Open NETLINK_NETFILTER or NETLINK_ROUTE here. Raise UnsupportedError if the kernel has no such protocol."""
+        try:
+            socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, protocol)
+        except OSError as error:
+            raise failure(doing, _refusal_of(error)) from error
+        for option in (NETLINK_EXT_ACK, NETLINK_CAP_ACK):
+            _set_if_known(socket, option)
+        return cls(socket)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket. After tables were replaced this waits some 10 ms, while the kernel frees the old ones."""
+        self._socket.close()
+
+    def request(self, kind: int, flags: int, body: bytes, doing: str) -> list[bytes]:
+        """Send one request, wait for its acknowledgement and return the bodies of the answers before it.
+
+        Raises KernelError, PrivilegeError or UnsupportedError, as the kernel refuses.
+        """
+        sequence = self._ask(kind, flags | NLM_F_ACK, body, doing)
+        return self._answers(sequence, doing)[0]
+
+    def dump(self, kind: int, body: bytes, doing: str) -> list[bytes]:
+        """Return the bodies of all objects of a kind, as they were at one moment.
+
+        A dump takes several datagrams; objects that change in between make it inconsistent, and it is begun
+        again. Raises KernelError after ten of those, and as ``request`` does.
+        """
+        for _ in range(DUMP_ATTEMPTS):
+            sequence = self._ask(kind, NLM_F_DUMP, body, doing)
+            bodies, consistent = self._answers(sequence, doing)
+            if consistent:
+                return bodies
+        raise KernelError(doing, errno.EINTR, f"it changed during each of {DUMP_ATTEMPTS} readings; who keeps writing?")
+
+    def next_sequences(self, count: int) -> int:
+        """Reserve sequence numbers for a batch and return the first."""
+        first = self._sequence + 1
+        self._sequence += count
+        return first
+
+    def send(self, datagram: bytes, doing: str) -> None:
+        """Send bytes in one piece; the send buffer grows when they need it."""
+        try:
+            try:
+                self._socket.send(datagram)
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    raise
+                self._grow_send_buffer(len(datagram))
+                self._socket.send(datagram)
+        except OSError as error:
+            raise failure(doing, _refusal_of(error)) from error
+
+    def drain(self, doing: str) -> list[Message]:
+        """Return all messages that are waiting. When the kernel had more than fit (ENOBUFS), those that did."""
+        messages: list[Message] = []
+        while True:
+            try:
+                messages += decode_messages(self._receive(doing))
+            except BlockingIOError:
+                return messages
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise failure(doing, _refusal_of(error)) from error
+
+    def _ask(self, kind: int, flags: int, body: bytes, doing: str) -> int:
+        sequence = self.next_sequences(1)
+        self.send(encode_message(kind, flags | NLM_F_REQUEST, sequence, body), doing)
+        return sequence
+
+    def _answers(self, sequence: int, doing: str) -> tuple[list[bytes], bool]:
+        """Read until the request is acknowledged or its dump is done; also say whether the dump is consistent."""
+        bodies: list[bytes] = []
+        consistent = True
+        while True:
+            try:
+                datagram = self._receive(doing)
+            except BlockingIOError as error:
+                raise failure(doing, NO_ANSWER) from error
+            except OSError as error:
+                raise failure(doing, _refusal_of(error)) from error
+            for message in decode_messages(datagram):
+                if message.sequence != sequence:
+                    continue  # left over from a request that ended in an error
+                if message.flags & NLM_F_DUMP_INTR:
+                    consistent = False
+                if message.kind not in (NLMSG_ERROR, NLMSG_DONE):
+                    bodies.append(message.body)
+                    continue
+                refusal = decode_refusal(message)
+                if refusal:
+                    raise failure(doing, refusal)
+                return bodies, consistent
+
+    def _receive(self, doing: str) -> bytes:
+        """Return the next datagram. Raises OSError; BlockingIOError if there is none."""
+        length = self._socket.recv_into(self._buffer, 0, _socket.MSG_DONTWAIT | _socket.MSG_TRUNC)
+        if length > len(self._buffer):
+            raise KernelError(doing, errno.EMSGSIZE, f"an answer of {length} bytes, we read {len(self._buffer)}")
+        return bytes(memoryview(self._buffer)[:length])
+
+    def _grow_send_buffer(self, size: int) -> None:
+        """Make room for a datagram. Beyond net.core.wmem_max that needs NET_ADMIN, else the kernel clips it."""
+        try:
+            self._socket.setsockopt(_socket.SOL_SOCKET, SO_SNDBUFFORCE, size)
+        except PermissionError:
+            self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, size)
+
+
+def _refusal_of(error: OSError) -> Refusal:
+    return Refusal(error.errno or errno.EIO)
+
+
+def _set_if_known(socket: _socket.socket, option: int) -> None:
+    """Ask for better error reports. A kernel that has none (before 4.12, gVisor) still gives an errno."""
+    try:
+        socket.setsockopt(SOL_NETLINK, option, 1)
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            socket.close()
+            raise
