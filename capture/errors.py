@@ -42,7 +42,7 @@ class ConfigurationError(CaptureError):
 
     def __init__(self, option: str, value: str, origin: str, expected: str) -> None:
         shown = value if len(value) <= 80 else f"{value[:77]}... ({len(value)} characters)"
-        came_from = "" if origin == option else f" (from {origin})"
+        came_from = f" ({origin})" if origin != "command line" else ""
         super().__init__(f"{option}{came_from}: {shown!r} is not usable: expected {expected}")
         self.option = option
         self.value = value

@@ -1,0 +1,61 @@
+"""From what is true in a pod to its rules; pure. One module per table, one small function per chain.
+
+The order of the rules is upstream's, and is part of the contract: tests hold it against upstream's own.
+"""
+
+from __future__ import annotations
+
+from capture.addresses import IPV6
+from capture.model import BUILT_IN_CHAINS, Chain, Log, LoopbackAddress, PolicyRoute, Rule, Ruleset, Table
+from capture.rules.mangle import mangle_table
+from capture.rules.names import BY_SPELLING, ChainNames
+from capture.rules.nat import PASSTHROUGH_SOURCE, nat_table
+from capture.rules.raw import raw_table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.config import CaptureConfig
+
+__all__ = ["ChainNames", "build_ruleset"]
+
+
+def build_ruleset(config: CaptureConfig) -> Ruleset:
+    """Return the rule set that captures what the configuration says."""
+    names = BY_SPELLING[config.chain_names]
+    tables = [raw_table(config, names), mangle_table(config, names), nat_table(config, names)]
+    present = tuple(_without_empty_chains(table) for table in tables if table)
+    return Ruleset(
+        families=config.families,
+        tables=tuple(with_logs(table) for table in present) if config.rule_logs else present,
+        loopback_addresses=loopback_addresses(config),
+        policy_routes=policy_routes(config),
+        comments=config.rule_comments,
+    )
+
+
+def loopback_addresses(config: CaptureConfig) -> tuple[LoopbackAddress, ...]:
+    """Return the addresses that ``lo`` needs: ::6, as IPv6 has one loopback address where IPv4 has 127.0.0.0/8."""
+    return (LoopbackAddress(PASSTHROUGH_SOURCE[IPV6]),) if IPV6 in config.families else ()
+
+
+def policy_routes(config: CaptureConfig) -> tuple[PolicyRoute, ...]:
+    """Return the routes by which marked packets reach the transparent proxy."""
+    if not config.is_transparent or not config.inbound_ports:
+        return ()
+    return tuple(PolicyRoute(family, config.tproxy_mark, config.tproxy_route_table) for family in config.families)
+
+
+def with_logs(table: Table) -> Table:
+    """Return the table with a rule on top of each of our chains that logs what enters it."""
+    built_in = BUILT_IN_CHAINS[table.name]
+    return table.replace(chains=tuple(c if c.name in built_in else _logged(c) for c in table.chains))
+
+
+def _logged(chain: Chain) -> Chain:
+    entry = Rule(Log(f"{chain.name} "), why="log what enters this chain")
+    return chain.replace(rules=(entry, *chain.rules))
+
+
+def _without_empty_chains(table: Table) -> Table:
+    """Return the table without chains that hold no rule: nothing jumps there either."""
+    return table.replace(chains=tuple(chain for chain in table.chains if chain.rules))

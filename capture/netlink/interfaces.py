@@ -1,0 +1,156 @@
+"""Interfaces of the current namespace and their addresses.
+
+What changes something says whether it did: False means that the state was already the wanted one. All
+functions raise KernelError, PrivilegeError, and UnsupportedError for a family that the kernel does not have.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from capture.errors import KernelError, UnsupportedError
+from capture.netlink.attributes import attribute, decode_fields, decode_host_number, decode_text, u32
+from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
+from capture.netlink.rtnetlink import (
+    AF_INET6,
+    AF_UNSPEC,
+    LOOPBACK_INDEX,
+    RT_SCOPE_HOST,
+    RT_SCOPE_UNIVERSE,
+    address_text,
+    pack_address,
+)
+from capture.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.netlink.sockets import NetlinkSocket
+
+# linux/rtnetlink.h
+RTM_GETLINK = 18
+RTM_NEWADDR = 20
+RTM_DELADDR = 21
+RTM_GETADDR = 22
+RTEXT_FILTER_SKIP_STATS = 1 << 3
+IFINFOMSG_SIZE = 16
+
+# linux/if_link.h and linux/if.h
+IFLA_IFNAME = 3
+IFLA_EXT_MASK = 29
+IFF_UP = 1 << 0
+IFF_LOOPBACK = 1 << 3
+
+# linux/if_addr.h
+IFADDRMSG_SIZE = 8
+IFA_ADDRESS = 1
+IFA_LOCAL = 2
+IFA_FLAGS = 8
+IFA_F_NODAD = 0x02
+
+
+class Link(Value):
+    """An interface; ``flags`` are IFF_... bits."""
+
+    index: int
+    name: str
+    flags: int
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its administrator set it up."""
+        return bool(self.flags & IFF_UP)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is ``lo``."""
+        return bool(self.flags & IFF_LOOPBACK)
+
+
+class Address(Value):
+    """An address of an interface; ``scope`` is an RT_SCOPE_... number, ``flags`` are IFA_F_... bits."""
+
+    family: int
+    address: str
+    prefix_length: int
+    scope: int
+    interface: int
+    flags: int
+
+
+def read_links(route: NetlinkSocket) -> list[Link]:
+    """Return all interfaces of the namespace."""
+    header = bytes(IFINFOMSG_SIZE)
+    wanted = attribute(IFLA_EXT_MASK, u32(RTEXT_FILTER_SKIP_STATS))
+    return [_decode_link(body) for body in route.dump(RTM_GETLINK, header + wanted, "list interfaces")]
+
+
+def read_addresses(route: NetlinkSocket, family: int = AF_UNSPEC) -> list[Address]:
+    """Return the addresses of all interfaces, of one family or of both."""
+    bodies = route.dump(RTM_GETADDR, _address_header(family, 0, 0, 0, 0), "list addresses")
+    return [_decode_address(body) for body in bodies]
+
+
+def add_address(route: NetlinkSocket, address: str, prefix_length: int, interface: int = LOOPBACK_INDEX) -> bool:
+    """Give an interface an address, usable at once: without duplicate address detection."""
+    doing = f"add address {address}/{prefix_length} to interface {interface}"
+    body = _address_body(address, prefix_length, interface)
+    try:
+        route.request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, doing)
+    except KernelError as error:
+        if error.errno == errno.EEXIST:
+            return False
+        if error.errno == errno.EACCES and ":" in address:  # ipv6_add_addr in net/ipv6/addrconf.c
+            remedy = "See the sysctls net.ipv6.conf.{all,default,lo}.disable_ipv6, or do without IPv6."
+            raise UnsupportedError(f"cannot {doing}: IPv6 is switched off there", remedy) from error
+        raise
+    return True
+
+
+def remove_address(route: NetlinkSocket, address: str, prefix_length: int, interface: int = LOOPBACK_INDEX) -> bool:
+    """Take an address from an interface."""
+    doing = f"remove address {address}/{prefix_length} from interface {interface}"
+    try:
+        route.request(RTM_DELADDR, 0, _address_body(address, prefix_length, interface), doing)
+    except KernelError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            return False
+        raise
+    return True
+
+
+def _address_header(family: int, prefix_length: int, flags: int, scope: int, interface: int) -> bytes:
+    """Return a struct ifaddrmsg (linux/if_addr.h)."""
+    return bytes((family, prefix_length, flags, scope)) + u32(interface)
+
+
+def _address_body(address: str, prefix_length: int, interface: int) -> bytes:
+    family, packed = pack_address(address)
+    scope = RT_SCOPE_HOST if interface == LOOPBACK_INDEX else RT_SCOPE_UNIVERSE
+    header = _address_header(family, prefix_length, IFA_F_NODAD if family == AF_INET6 else 0, scope, interface)
+    return header + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
+
+
+def _decode_address(body: bytes) -> Address:
+    """Return the address of an RTM_NEWADDR.
+
+    On a point-to-point link IFA_ADDRESS is the other end and IFA_LOCAL is ours; IPv6 may have IFA_ADDRESS alone.
+    """
+    family, prefix_length, flags, scope = body[:4]
+    fields = decode_fields(body[IFADDRMSG_SIZE:])
+    return Address(
+        family=family,
+        address=address_text(family, fields.get(IFA_LOCAL) or fields.get(IFA_ADDRESS)),
+        prefix_length=prefix_length,
+        scope=scope,
+        interface=decode_host_number(body[4:8]),
+        flags=decode_host_number(fields[IFA_FLAGS]) if IFA_FLAGS in fields else flags,
+    )
+
+
+def _decode_link(body: bytes) -> Link:
+    """Return the interface of an RTM_NEWLINK (struct ifinfomsg: family, pad, type, index, flags, change)."""
+    return Link(
+        index=decode_host_number(body[4:8]),
+        name=decode_text(decode_fields(body[IFINFOMSG_SIZE:])[IFLA_IFNAME]),
+        flags=decode_host_number(body[8:12]),
+    )

@@ -1,0 +1,257 @@
+"""Policy rules, local routes and route lookups in the current namespace.
+
+TPROXY needs two objects per address family, which deliver marked packets to this host:
+
+    packet with mark 1337 --(rule: fwmark 1337 lookup 133)--> table 133 --(local default dev lo)--> a socket here
+
+What changes something says whether it did: False means that the state was already the wanted one. All
+functions raise KernelError, PrivilegeError, and UnsupportedError for a family that the kernel does not have.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from capture.errors import KernelError
+from capture.netlink.attributes import attribute, decode_fields, decode_host_number, u32
+from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
+from capture.netlink.rtnetlink import (
+    ADDRESS_BITS,
+    AF_INET6,
+    LOOPBACK_INDEX,
+    RT_SCOPE_HOST,
+    RT_SCOPE_UNIVERSE,
+    address_text,
+    pack_address,
+)
+from capture.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.netlink.sockets import NetlinkSocket
+
+# linux/rtnetlink.h: messages, and what kinds of route there are
+RTM_NEWROUTE = 24
+RTM_DELROUTE = 25
+RTM_GETROUTE = 26
+RTM_NEWRULE = 32
+RTM_DELRULE = 33
+RTM_GETRULE = 34
+RTN_UNSPEC = 0
+RTN_UNICAST = 1
+RTN_LOCAL = 2
+RTN_UNREACHABLE = 7
+RTN_PROHIBIT = 8
+RTPROT_UNSPEC = 0
+RTPROT_BOOT = 3
+
+# linux/rtnetlink.h: struct rtmsg, attributes of routes
+RTMSG_SIZE = 12
+RTA_DST = 1
+RTA_SRC = 2
+RTA_OIF = 4
+RTA_GATEWAY = 5
+RTA_PREFSRC = 7
+RTA_TABLE = 15
+RTA_MARK = 16
+RTA_UID = 25
+
+# linux/fib_rules.h
+FIB_RULE_HDR_SIZE = 12
+FR_ACT_TO_TBL = 1
+FRA_PRIORITY = 6
+FRA_FWMARK = 10
+FRA_SUPPRESS_PREFIXLEN = 14
+FRA_TABLE = 15
+FRA_FWMASK = 16
+FRA_PROTOCOL = 21
+
+WHOLE_MARK = u32(0xFFFFFFFF)
+NO_SUPPRESSION = u32(0xFFFFFFFF)
+
+# All that the kernel says of a rule that is nothing but `fwmark M lookup T`; whatever else narrows it down.
+PLAIN_RULE = {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
+
+# A lookup whose result is a refusal is answered with an error (fib_props in net/ipv4/fib_semantics.c).
+REFUSALS = {
+    errno.ENETUNREACH: RTN_UNREACHABLE,
+    errno.EHOSTUNREACH: RTN_UNREACHABLE,
+    errno.EACCES: RTN_PROHIBIT,
+}
+
+
+class Route(Value):
+    """Where a packet goes: ``kind`` is an RTN_... number, ``interface`` an index or 0, addresses are text or empty."""
+
+    kind: int
+    interface: int = 0
+    source: str = ""
+    gateway: str = ""
+
+
+def has_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -> bool:
+    """Return whether there is a policy rule `fwmark MARK lookup TABLE` that has no other condition."""
+    return bool(_priorities(route, family, mark, table))
+
+
+def add_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -> bool:
+    """Add the policy rule `fwmark MARK lookup TABLE`, before the rules for all packets."""
+    if has_mark_rule(route, family, mark, table):
+        return False
+    doing = f"add {_family_name(family)} policy rule fwmark {mark} lookup {table}"
+    try:
+        route.request(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, _rule_body(family, mark, table), doing)
+    except KernelError as error:
+        if error.errno == errno.EEXIST:  # somebody was faster
+            return False
+        raise
+    return True
+
+
+def remove_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -> bool:
+    """Remove every policy rule that is exactly `fwmark MARK lookup TABLE`, and none that says more."""
+    doing = f"remove {_family_name(family)} policy rule fwmark {mark} lookup {table}"
+    removed = False
+    for priority in _priorities(route, family, mark, table):
+        body = _rule_body(family, mark, table) + attribute(FRA_PRIORITY, priority)
+        removed = _remove(route, RTM_DELRULE, body, doing, errno.ENOENT) or removed
+    return removed
+
+
+def has_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
+    """Return whether the table has the route `local default dev lo`."""
+    bodies = route.dump(RTM_GETROUTE, _route_header(family), "list routes")
+    return any(_is_local_default(body, family, table) for body in bodies)
+
+
+def add_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
+    """Add the route `local default dev lo` to the table. ``lo`` must be up."""
+    doing = f"add {_family_name(family)} route local default dev lo table {table}"
+    try:
+        route.request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, _local_route_body(family, table, RTPROT_BOOT), doing)
+    except KernelError as error:
+        if error.errno == errno.EEXIST and has_local_route(route, family, table):
+            return False
+        raise  # another default route is in the table's way
+    return True
+
+
+def remove_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
+    """Remove the route `local default dev lo` from the table, whoever made it."""
+    doing = f"remove {_family_name(family)} route local default dev lo table {table}"
+    return _remove(route, RTM_DELROUTE, _local_route_body(family, table, RTPROT_UNSPEC), doing, errno.ESRCH)
+
+
+def look_up_route(
+    route: NetlinkSocket, destination: str, source: str = "", mark: int = 0, uid: int | None = None
+) -> Route:
+    """Return where this namespace sends a packet of its own, after its policy rules.
+
+    No route at all is RTN_UNREACHABLE. Raise KernelError (EINVAL) for an IPv4 source that is not ours, and
+    for a blackhole route.
+    """
+    family, packed = pack_address(destination)
+    bits = ADDRESS_BITS[family]
+    body = _route_header(family, destination_bits=bits, source_bits=bits if source else 0)
+    body += attribute(RTA_DST, packed) + attribute(RTA_MARK, u32(mark))
+    if source:
+        body += attribute(RTA_SRC, pack_address(source)[1])
+    if uid is not None:
+        body += attribute(RTA_UID, u32(uid))
+    try:
+        (found,) = route.request(RTM_GETROUTE, 0, body, f"look up the route to {destination}")
+    except KernelError as error:
+        if error.errno in REFUSALS:
+            return Route(REFUSALS[error.errno])
+        raise
+    return _decode_route(found)
+
+
+def _remove(route: NetlinkSocket, kind: int, body: bytes, doing: str, absent: int) -> bool:
+    try:
+        route.request(kind, 0, body, doing)
+    except KernelError as error:
+        if error.errno == absent:
+            return False
+        raise
+    return True
+
+
+def _family_name(family: int) -> str:
+    return "IPv6" if family == AF_INET6 else "IPv4"
+
+
+def _header_table(table: int) -> int:
+    """Return what the 8 bits of a header say of a table: larger numbers are in an attribute alone."""
+    return table if table < 256 else 0
+
+
+def _rule_header(family: int, table: int = 0, action: int = 0) -> bytes:
+    """Return a struct fib_rule_hdr: family, dst_len, src_len, tos, table, two reserved, action, flags."""
+    return bytes((family, 0, 0, 0, _header_table(table), 0, 0, action)) + u32(0)
+
+
+def _rule_body(family: int, mark: int, table: int) -> bytes:
+    return (
+        _rule_header(family, table, FR_ACT_TO_TBL)
+        + attribute(FRA_FWMARK, u32(mark))
+        + attribute(FRA_FWMASK, WHOLE_MARK)
+        + attribute(FRA_TABLE, u32(table))
+    )
+
+
+def _priorities(route: NetlinkSocket, family: int, mark: int, table: int) -> list[bytes]:
+    """Return the FRA_PRIORITY of each rule that is exactly `fwmark MARK lookup TABLE`."""
+    bare_header = (family, 0, 0, 0, FR_ACT_TO_TBL, u32(0))
+    found = []
+    for body in route.dump(RTM_GETRULE, _rule_header(family), "list policy rules"):
+        header = (body[0], body[1], body[2], body[3], body[7], body[8:12])
+        fields = decode_fields(body[FIB_RULE_HDR_SIZE:])
+        if (
+            header == bare_header
+            and fields.keys() <= PLAIN_RULE
+            and fields.get(FRA_FWMARK) == u32(mark)
+            and fields.get(FRA_FWMASK) == WHOLE_MARK
+            and fields.get(FRA_SUPPRESS_PREFIXLEN, NO_SUPPRESSION) == NO_SUPPRESSION
+            and fields.get(FRA_TABLE) == u32(table)
+        ):
+            found.append(fields.get(FRA_PRIORITY, u32(0)))
+    return found
+
+
+def _route_header(
+    family: int,
+    destination_bits: int = 0,
+    source_bits: int = 0,
+    table: int = 0,
+    protocol: int = RTPROT_UNSPEC,
+    scope: int = RT_SCOPE_UNIVERSE,
+    kind: int = RTN_UNSPEC,
+) -> bytes:
+    """Return a struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags."""
+    return bytes((family, destination_bits, source_bits, 0, _header_table(table), protocol, scope, kind)) + u32(0)
+
+
+def _local_route_body(family: int, table: int, protocol: int) -> bytes:
+    header = _route_header(family, table=table, protocol=protocol, scope=RT_SCOPE_HOST, kind=RTN_LOCAL)
+    return header + attribute(RTA_TABLE, u32(table)) + attribute(RTA_OIF, u32(LOOPBACK_INDEX))
+
+
+def _is_local_default(body: bytes, family: int, table: int) -> bool:
+    fields = decode_fields(body[RTMSG_SIZE:])
+    return (
+        (body[0], body[1], body[2], body[7]) == (family, 0, 0, RTN_LOCAL)
+        and fields.get(RTA_TABLE) == u32(table)
+        and fields.get(RTA_OIF) == u32(LOOPBACK_INDEX)
+    )
+
+
+def _decode_route(body: bytes) -> Route:
+    family = body[0]
+    fields = decode_fields(body[RTMSG_SIZE:])
+    return Route(
+        kind=body[7],
+        interface=decode_host_number(fields.get(RTA_OIF, b"")),
+        source=address_text(family, fields.get(RTA_PREFSRC)),
+        gateway=address_text(family, fields.get(RTA_GATEWAY)),
+    )

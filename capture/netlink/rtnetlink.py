@@ -1,0 +1,37 @@
+"""rtnetlink, the netlink protocol of interfaces and routes: what its users here have in common."""
+
+from __future__ import annotations
+
+import _socket
+
+from capture.netlink.sockets import NETLINK_ROUTE, NetlinkSocket
+
+# linux/socket.h
+AF_UNSPEC = 0
+AF_INET = 2
+AF_INET6 = 10
+
+ADDRESS_BITS = {AF_INET: 32, AF_INET6: 128}
+
+LOOPBACK_INDEX = 1  # LOOPBACK_IFINDEX in include/net/flow.h: the same in every namespace
+
+# linux/rtnetlink.h, enum rt_scope_t: the distance to a destination
+RT_SCOPE_UNIVERSE = 0
+RT_SCOPE_LINK = 253
+RT_SCOPE_HOST = 254
+
+
+def open_route() -> NetlinkSocket:
+    """Open an rtnetlink socket in the current namespace."""
+    return NetlinkSocket.open(NETLINK_ROUTE, "open a routing socket")
+
+
+def pack_address(address: str) -> tuple[int, bytes]:
+    """Return family and bytes of an address in text form. Raise OSError if it is none."""
+    family = AF_INET6 if ":" in address else AF_INET
+    return family, _socket.inet_pton(family, address)
+
+
+def address_text(family: int, packed: bytes | None) -> str:
+    """Return the canonical text of an address; the empty text for None."""
+    return "" if packed is None else _socket.inet_ntop(family, packed)

@@ -1,0 +1,99 @@
+"""The raw table: DNS is tracked in two zones, before connection tracking looks at it.
+
+The agent answers as the name server that the app asked, and asks that server itself. Without zones
+both conversations may have the same addresses and ports, and one is mistaken for the other::
+
+    zone 1    agent <-> name server        (asked by the proxy's uid or gid; answers come from port 53)
+    zone 2    app <-> agent                (asked by everybody else; the agent answers from port 15053)
+"""
+
+from __future__ import annotations
+
+from capture.addresses import FAMILIES
+from capture.model import (
+    OUTPUT,
+    PREROUTING,
+    RAW,
+    Chain,
+    Destination,
+    DestinationPort,
+    Jump,
+    OwnerGid,
+    OwnerUid,
+    Rule,
+    SetZone,
+    Source,
+    SourcePort,
+    Table,
+    only,
+)
+from capture.rules.lists import of_family
+from capture.rules.nat import AGENT_DNS_PORT, DNS_PORT, UDP
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.config import CaptureConfig
+    from capture.rules.names import ChainNames
+
+AGENT_TO_SERVER = SetZone(1)
+APP_TO_AGENT = SetZone(2)
+TO_DNS = DestinationPort((DNS_PORT,))
+FROM_DNS = SourcePort((DNS_PORT,))
+FROM_AGENT = SourcePort((only(AGENT_DNS_PORT),))
+
+
+def raw_table(config: CaptureConfig, names: ChainNames) -> Table | None:
+    """Return the raw table of a capture, or None where nothing needs it."""
+    if not config.captures_dns:
+        return None
+    return Table(
+        RAW,
+        (
+            Chain(PREROUTING, tuple(prerouting(config, names))),
+            Chain(OUTPUT, (Rule(Jump(names.output_dns), why="zones of outgoing DNS"),)),
+            Chain(names.inbound, tuple(inbound(config))),
+            Chain(names.output_dns, tuple(output_dns(config))),
+        ),
+    )
+
+
+def prerouting(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
+    """Yield the jump to the zones of incoming DNS, in each family that has any."""
+    why = "zones of incoming DNS"
+    if config.captures_all_dns:
+        yield Rule(Jump(names.inbound), why=why)
+        return
+    for family in FAMILIES:
+        if of_family(config.name_servers, family):
+            yield Rule(Jump(names.inbound), (), family, why=why)
+
+
+def inbound(config: CaptureConfig) -> Iterator[Rule]:
+    """Yield the zone of answers from name servers."""
+    if config.captures_all_dns:
+        yield Rule(AGENT_TO_SERVER, (UDP, FROM_DNS), why="a name server answers the agent")
+        return
+    for server in config.name_servers:
+        matches = (Source((server,)), UDP, FROM_DNS)
+        yield Rule(AGENT_TO_SERVER, matches, server.family, why="a name server answers the agent")
+
+
+def output_dns(config: CaptureConfig) -> Iterator[Rule]:
+    """Yield the zones of what leaves: the agent's two conversations, then the app's questions."""
+    for uid in config.proxy_uids:
+        yield from agent_conversations(OwnerUid((uid,)))
+    for gid in config.proxy_gids:
+        yield from agent_conversations(OwnerGid((gid,)))
+    if config.captures_all_dns:
+        yield Rule(APP_TO_AGENT, (UDP, TO_DNS), why="the app asks")
+        return
+    for server in config.name_servers:
+        yield Rule(APP_TO_AGENT, (Destination((server,)), UDP, TO_DNS), server.family, why="the app asks")
+
+
+def agent_conversations(owner: OwnerUid | OwnerGid) -> Iterator[Rule]:
+    """Yield the zones of the agent's questions to name servers and of its answers to the app."""
+    yield Rule(AGENT_TO_SERVER, (UDP, TO_DNS, owner), why="the agent asks a name server")
+    yield Rule(APP_TO_AGENT, (UDP, FROM_AGENT, owner), why="the agent answers the app")
