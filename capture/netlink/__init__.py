@@ -5,7 +5,9 @@
     sockets      a socket in the current namespace: request, dump, errors
     nfnetlink    netfilter's header, reading nf_tables objects, the generation of the ruleset
     batch        many nf_tables changes as one transaction
-    route        addresses, links, policy rules, routes (rtnetlink)
+    rtnetlink    what the two below share
+    interfaces   links and addresses
+    routing      policy rules, local routes, route lookups
 
 A table with a chain, made in one transaction and read back:
 

@@ -60,7 +60,7 @@ class Refusal(Value):
     def explanation(self) -> str:
         """What the kernel said beyond the errno, for people; empty if nothing."""
         place = "" if self.offset is None else f"at byte {self.offset} of the message"
-        return ", ".join(part for part in (self.words, place) if part)
+        return ", ".join(filter(None, (self.words, place)))
 
 
 def encode_message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:

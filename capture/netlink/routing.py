@@ -40,6 +40,7 @@ RTM_GETRULE = 34
 RTN_UNSPEC = 0
 RTN_UNICAST = 1
 RTN_LOCAL = 2
+RTN_BLACKHOLE = 6
 RTN_UNREACHABLE = 7
 RTN_PROHIBIT = 8
 RTPROT_UNSPEC = 0
@@ -77,7 +78,11 @@ REFUSALS = {
     errno.ENETUNREACH: RTN_UNREACHABLE,
     errno.EHOSTUNREACH: RTN_UNREACHABLE,
     errno.EACCES: RTN_PROHIBIT,
+    errno.EINVAL: RTN_BLACKHOLE,
 }
+
+# An empty IPv6 table still holds its null entry, which cannot be removed: ENOENT (__ip6_del_rt in net/ipv6/route.c).
+NO_SUCH_ROUTE = (errno.ESRCH, errno.ENOENT)
 
 
 class Route(Value):
@@ -139,7 +144,7 @@ def add_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
 def remove_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
     """Remove the route `local default dev lo` from the table, whoever made it."""
     doing = f"remove {_family_name(family)} route local default dev lo table {table}"
-    return _remove(route, RTM_DELROUTE, _local_route_body(family, table, RTPROT_UNSPEC), doing, errno.ESRCH)
+    return _remove(route, RTM_DELROUTE, _local_route_body(family, table, RTPROT_UNSPEC), doing, *NO_SUCH_ROUTE)
 
 
 def look_up_route(
@@ -147,8 +152,7 @@ def look_up_route(
 ) -> Route:
     """Return where this namespace sends a packet of its own, after its policy rules.
 
-    No route at all is RTN_UNREACHABLE. Raise KernelError (EINVAL) for an IPv4 source that is not ours, and
-    for a blackhole route.
+    No route at all is RTN_UNREACHABLE, and so is an IPv4 source that is not ours.
     """
     family, packed = pack_address(destination)
     bits = ADDRESS_BITS[family]
@@ -167,11 +171,11 @@ def look_up_route(
     return _decode_route(found)
 
 
-def _remove(route: NetlinkSocket, kind: int, body: bytes, doing: str, absent: int) -> bool:
+def _remove(route: NetlinkSocket, kind: int, body: bytes, doing: str, *absent: int) -> bool:
     try:
         route.request(kind, 0, body, doing)
     except KernelError as error:
-        if error.errno == absent:
+        if error.errno in absent:
             return False
         raise
     return True

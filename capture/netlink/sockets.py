@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+import os
 
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
 from capture.netlink.messages import (
@@ -55,8 +56,7 @@ def failure(doing: str, refusal: Refusal) -> CaptureError:
     if refusal.errno == errno.EPERM:
         return PrivilegeError(doing)
     if refusal.errno in UNSUPPORTED:
-        name = errno.errorcode[refusal.errno]
-        said = f"{name}, {refusal.explanation}" if refusal.explanation else name
+        said = ", ".join(filter(None, (os.strerror(refusal.errno), refusal.explanation)))
         return UnsupportedError(f"this kernel cannot {doing} ({said})", "`capture doctor` says what is missing.")
     return KernelError(doing, refusal.errno, refusal.explanation)
 
