@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from capture.addresses import Family
     from capture.model import Match, Ruleset, Table, TableName
 
-MATCH_ORDER = {
+MATCH_ORDER: dict[type, int] = {
     kind: place
     for place, kind in enumerate(
         (

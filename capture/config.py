@@ -16,7 +16,7 @@ from capture.values import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Literal, Protocol
+    from typing import Any, Literal, Protocol
 
     from capture.addresses import Family
     from capture.parsers import Mode
@@ -161,7 +161,7 @@ def _ids(
     return tuple(_id(entry, settings, which, look_up) for entry in settings[which])
 
 
-def _id(entry: str | Span, settings: Settings, which: Option[object], look_up: Callable[[str], int | None]) -> Span:
+def _id(entry: str | Span, settings: Settings, which: Option[Any], look_up: Callable[[str], int | None]) -> Span:
     """Return an entry as numbers: a name is looked up, and one that does not exist is an error."""
     if isinstance(entry, Span):
         return entry

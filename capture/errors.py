@@ -1,14 +1,14 @@
 """What can go wrong, as a tree; each error carries facts, and its class writes the sentence.
 
-    CaptureError                    exit code 1: the operation failed
-    ├── ConfigurationError          2: a value, option or combination is wrong
-    ├── HostNamespaceError          2: the namespace is the host's own
-    ├── UnsupportedError            3: this kernel or host cannot
-    ├── PrivilegeError              3: a capability is missing
-    ├── NamespaceError              1: the namespace is not there or cannot be entered
-    ├── KernelError                 1: the kernel refused a message
-    ├── ToolError                   1: a program we started failed
-    └── ValidationError           126: the rules stand, but traffic does not go their way
+CaptureError                    exit code 1: the operation failed
+├── ConfigurationError          2: a value, option or combination is wrong
+├── HostNamespaceError          2: the namespace is the host's own
+├── UnsupportedError            3: this kernel or host cannot
+├── PrivilegeError              3: a capability is missing
+├── NamespaceError              1: the namespace is not there or cannot be entered
+├── KernelError                 1: the kernel refused a message
+├── ToolError                   1: a program we started failed
+└── ValidationError           126: the rules stand, but traffic does not go their way
 """
 
 from __future__ import annotations

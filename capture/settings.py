@@ -94,7 +94,7 @@ INBOUND_TUNNEL_PORT = Option(
 )  # fmt: skip
 PROXY_UID = Option(
     "proxy-uid", "", parsers.list_of(parsers.user_or_group), USERS,
-    "Users whose traffic is not captured: the proxy. Default: the user $ENVOY_USER (istio-proxy) if it exists, else 1337.",
+    "Users whose traffic is not captured: the proxy. Default: the user $ENVOY_USER if it exists, else 1337.",
     short="u", metavar="UIDS", topic=NOT_CAPTURED, empty_means_default=True,
 )  # fmt: skip
 PROXY_GID = Option(
@@ -212,7 +212,7 @@ RULE_COMMENTS = Option(
 )  # fmt: skip
 RULE_LOGS = Option(
     "rule-logs", "false", parsers.boolean, YES_OR_NO,
-    "Log each packet that enters one of our chains to the kernel's log (needs net.netfilter.nf_log_all_netns=1 in a pod). Beyond upstream.",
+    "Log what enters each of our chains (in a pod: with net.netfilter.nf_log_all_netns=1). Beyond upstream.",
     topic=CHECKING, is_switch=True,
 )  # fmt: skip
 PROFILE = Option(
@@ -222,7 +222,7 @@ PROFILE = Option(
 )  # fmt: skip
 CHAIN_NAMES = Option(
     "chain-names", "", parsers.one_of("", "dash", "underscore"), "dash or underscore",
-    "Spelling of the chain names: dash (ISTIO-INBOUND) or underscore (ISTIO_INBOUND). Default: dash for classic, underscore for current.",
+    "Spelling of the chain names: ISTIO-INBOUND (as in classic) or ISTIO_INBOUND (as in current).",
     environment=("CAPTURE_CHAIN_NAMES",), metavar="SPELLING", topic=HOW, empty_means_default=True,
 )  # fmt: skip
 BACKEND = Option(
@@ -242,7 +242,8 @@ NATIVE_NFTABLES = Option(
     topic=HOW, is_switch=True,
 )  # fmt: skip
 FORCE_IPTABLES_BINARY = Option(
-    "force-iptables-binary", "", parsers.one_of("", "nft", "legacy", "iptables-nft", "iptables-legacy"), "nft or legacy",
+    "force-iptables-binary", "", parsers.one_of("", "nft", "legacy", "iptables-nft", "iptables-legacy"),
+    "nft or legacy",
     "Variant of iptables to use, whatever detection says.",
     metavar="VARIANT", topic=HOW, empty_means_default=True,
 )  # fmt: skip
@@ -253,7 +254,7 @@ NETWORK_NAMESPACE = Option(
 )  # fmt: skip
 CNI_MODE = Option(
     "cni-mode", "false", parsers.boolean, YES_OR_NO,
-    "Act from the host on a pod's namespace. Files of the host (users, resolv.conf, locks) then say nothing about the pod, and are not used.",
+    "Act from the host on a pod's namespace: users and resolv.conf of the host say nothing about the pod.",
     topic=HOW, is_switch=True,
 )  # fmt: skip
 ALLOW_HOST = Option(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 else:
 
     def dataclass_transform(**_options):
+        """Return a decorator that leaves the class alone: the real one speaks to type checkers only."""
         return lambda cls: cls
 
 
@@ -28,7 +29,8 @@ class ValueType(type):
     """The metaclass that turns annotations into slots and remembers the defaults."""
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> ValueType:
-        own = tuple(field for field in namespace.get("__annotations__", ()) if not field.startswith("_"))
+        annotations: dict[str, object] = namespace.get("__annotations__", {})
+        own = tuple(field for field, kind in annotations.items() if not str(kind).startswith("ClassVar"))
         defaults = {field: namespace.pop(field) for field in own if field in namespace}
         namespace["__slots__"] = own
         cls = super().__new__(mcls, name, bases, namespace)
@@ -39,7 +41,7 @@ class ValueType(type):
             inherited_defaults |= getattr(base, "_defaults", {})
         fields = inherited + own
         not_compared = namespace.get("not_compared", ())
-        cls.__match_args__ = fields
+        cls.__match_args__ = fields  # type: ignore[misc]  # a dataclass sets it too, at the same moment
         cls._defaults = inherited_defaults | defaults
         cls._compared = tuple(field for field in fields if field not in not_compared)
         return cls
@@ -53,7 +55,7 @@ class ValueType(type):
 class Value(metaclass=ValueType):
     """Base class of all values: compared, hashed and shown by their fields, never changed."""
 
-    not_compared = ()
+    not_compared: ClassVar[tuple[str, ...]] = ()
 
     if TYPE_CHECKING:
         __match_args__: ClassVar[tuple[str, ...]]
@@ -87,7 +89,7 @@ class Value(metaclass=ValueType):
         return (type(self), *[getattr(self, field) for field in self._compared])
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (type(other) is type(self) and self.identity() == other.identity())  # type: ignore[attr-defined]  # same type, so it has one
+        return self is other or (type(other) is type(self) and self.identity() == other.identity())
 
     def __hash__(self) -> int:
         return hash(self.identity())

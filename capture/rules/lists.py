@@ -36,9 +36,7 @@ def of_family(networks: tuple[Network, ...], family: Family) -> tuple[Network, .
     return tuple(network for network in networks if network.family == family)
 
 
-def per_network(
-    networks: tuple[Network, ...], rule: Callable[[Family, tuple[Network, ...]], Rule]
-) -> Iterator[Rule]:
+def per_network(networks: tuple[Network, ...], rule: Callable[[Family, tuple[Network, ...]], Rule]) -> Iterator[Rule]:
     """Yield the rules for networks of both families, those of IPv4 first."""
     for family in FAMILIES:
         for some in grouped(of_family(networks, family)):

@@ -129,7 +129,9 @@ def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
         matches = (Source((PASSTHROUGH_SOURCE[family],)), FROM_LO, TCP)
         yield Rule(Return(), matches, family, why="the proxy passing a connection through to the app")
     yield Rule(
-        Return(), (FROM_LO, TCP, Mark(PROXY_TO_SELF_MARK, negated=True)), why="the app calls its own pod by address: direct"
+        Return(),
+        (FROM_LO, TCP, Mark(PROXY_TO_SELF_MARK, negated=True)),
+        why="the app calls its own pod by address: direct",
     )
     if config.inbound_ports:
         yield from uncaptured_inbound(config)
@@ -138,7 +140,11 @@ def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
 
 def captured_inbound(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
     """Yield what sends inbound packets to the proxy: those of known connections, then new ones."""
-    selected = [()] if config.inbound_ports.everything else [(DestinationPort(s),) for s in grouped(config.inbound_ports.entries)]
+    selected = (
+        [()]
+        if config.inbound_ports.everything
+        else [(DestinationPort(s),) for s in grouped(config.inbound_ports.entries)]
+    )
     for ports in selected:
         yield Rule(Jump(names.divert), (TCP, *ports, OF_KNOWN_CONNECTION), why="the connection is known")
         yield Rule(Jump(names.tproxy), (TCP, *ports), why="a new connection")

@@ -117,7 +117,9 @@ def output(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
 def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
     """Yield which inbound connections go to the proxy."""
     yield Rule(
-        Return(), (TCP, DestinationPort((only(config.inbound_tunnel_port),))), why="the proxy's tunnel: it listens there"
+        Return(),
+        (TCP, DestinationPort((only(config.inbound_tunnel_port),))),
+        why="the proxy's tunnel: it listens there",
     )
     if not config.is_transparent and config.inbound_ports:
         yield from uncaptured_inbound(config)
@@ -193,7 +195,9 @@ def proxy_owned(config: CaptureConfig, names: ChainNames, owner: OwnerUid | Owne
             *ports_of_calls_to_self(config, owner),
             owner,
         )
-        yield Rule(Jump(names.in_redirect), matches, family, why="the proxy calls its own pod: in through the proxy again")
+        yield Rule(
+            Jump(names.in_redirect), matches, family, why="the proxy calls its own pod: in through the proxy again"
+        )
     if not captures_loopback(config):
         not_the_proxy = owner.replace(negated=True)
         # With a name server on localhost, DNS over lo must come as far as the DNS rules.
@@ -202,7 +206,9 @@ def proxy_owned(config: CaptureConfig, names: ChainNames, owner: OwnerUid | Owne
     yield Rule(Return(), (owner,), why="the proxy itself goes out; anything else would be a loop")
 
 
-def ports_of_calls_to_self(config: CaptureConfig, owner: OwnerUid | OwnerGid) -> tuple[Protocol, DestinationPort] | tuple[()]:
+def ports_of_calls_to_self(
+    config: CaptureConfig, owner: OwnerUid | OwnerGid
+) -> tuple[Protocol, DestinationPort] | tuple[()]:
     """Return which ports the proxy's calls to its own pod must have to come in through the proxy again.
 
     Not the tunnel, which is the proxy; and not DNS: app -> agent -> proxy -> server would be one hop too many.
@@ -251,7 +257,9 @@ def output_dns(config: CaptureConfig) -> Iterator[Rule]:
             continue
         for server in config.name_servers:
             matches = (Destination((server,)), *to_dns)
-            yield Rule(Redirect(AGENT_DNS_PORT), matches, server.family, why="DNS for a server of resolv.conf: to the agent")
+            yield Rule(
+                Redirect(AGENT_DNS_PORT), matches, server.family, why="DNS for a server of resolv.conf: to the agent"
+            )
 
 
 def outbound_destinations(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
