@@ -1,0 +1,451 @@
+"""The CNI specification: what a runtime sends, what it gets back.
+
+This file does not know what the plugin does: no kernel, no rules, no pods. It does no input or output either:
+the environment and the bytes of standard input go in, the bytes for standard output and an exit status come out.
+
+    runtime ── CNI_* variables ──┐                    ┌── result, or error object ──> runtime
+            └─ JSON on stdin ────┴─> Request ─> handler
+
+Sources: SPEC.md of containernetworking/cni in the versions 0.3.0 to 1.1.0, sections "Parameters", "Errors" and
+"CNI operations"; CONVENTIONS.md for CNI_ARGS.
+"""
+
+from __future__ import annotations
+
+from capture.json_text import JsonError, decode_object, encode
+from capture.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Mapping
+    from typing import Any
+
+    Handlers = Mapping[str, Callable[["Request"], None]]
+
+SUPPORTED_VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+NEWEST_VERSION = SUPPORTED_VERSIONS[-1]
+
+# The first version of the specification that has the command.
+COMMANDS = {"ADD": "0.3.0", "DEL": "0.3.0", "CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0", "VERSION": "0.3.0"}
+
+# A network configuration is some kilobytes; with all annotations of a pod (Kubernetes allows 256 KiB) still small.
+STDIN_LIMIT = 8 * 1024 * 1024
+
+# Error codes of the specification. Those from FIRST_OWN_CODE on are a plugin's own.
+INCOMPATIBLE_VERSION = 1
+UNSUPPORTED_FIELD = 2
+UNKNOWN_CONTAINER = 3
+INVALID_ENVIRONMENT = 4
+IO_FAILURE = 5
+DECODING_FAILURE = 6
+INVALID_CONFIGURATION = 7
+TRY_AGAIN_LATER = 11
+NOT_AVAILABLE = 50
+NOT_AVAILABLE_LIMITED = 51
+FIRST_OWN_CODE = 100
+
+# An event of Kubernetes holds 1,024 characters, and kubelet and runtime say something before our message.
+MESSAGE_LIMIT = 700
+DETAILS_LIMIT = 8000
+
+
+class CniError(Exception):
+    """A command failed. ``message`` is one line; ``details`` may be long and say what to do."""
+
+    def __init__(self, code: int, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = _shortened(one_line(message), MESSAGE_LIMIT)
+        self.details = _shortened(details, DETAILS_LIMIT)
+
+
+class Attachment(Value):
+    """A container's interface on this network, as GC names those that still exist."""
+
+    container_id: str
+    interface: str
+
+
+class Request(Value):
+    """What the runtime asks for, checked. What a command does not take is empty."""
+
+    command: str
+    version: str
+    """The version of the specification that the configuration is written in, and the answer has to be."""
+    network: str
+    container_id: str
+    namespace: str
+    """Path of the network namespace; DEL may come without."""
+    interface: str
+    arguments: dict[str, str]
+    """CNI_ARGS, in whatever order they came."""
+    configuration: dict[str, Any]
+    """The plugin's part of the network configuration, as decoded JSON."""
+    previous_result: dict[str, Any] | None
+    """The result of the plugins before this one in the list, or of ADD."""
+    valid_attachments: tuple[Attachment, ...]
+    """GC: everything of this network that is not among these is gone."""
+
+
+class Answer(Value):
+    """What the process prints and how it ends; ``error`` is what ``stdout`` says, for the log."""
+
+    stdout: bytes
+    exit_status: int
+    error: CniError | None = None
+
+
+# --- the environment -------------------------------------------------------------------------------------------
+
+
+def _container_id_problem(value: str) -> str:
+    """SPEC, "Parameters": starts with an alphanumeric character, then also underscore, dot and hyphen."""
+    if value[0] in "_.-" or not _only_name_characters(value):
+        return "expected letters, digits, _ . and -, with a letter or digit first"
+    return ""
+
+
+def _namespace_problem(value: str) -> str:
+    return "" if value.startswith("/") else "expected the absolute path of a network namespace"
+
+
+def _interface_problem(value: str) -> str:
+    """SPEC, "Parameters": the rules of Linux, which counts bytes (IFNAMSIZ in ``linux/if.h`` is 16, with the NUL)."""
+    if len(value.encode("utf-8", "surrogateescape")) > 15:
+        return "expected at most 15 bytes"
+    if value in {".", ".."} or any(character in "/:" or character.isspace() for character in value):
+        return "expected a name of a network interface: not . or .., without / : or blanks"
+    return ""
+
+
+# variable, what is wrong with a value, the commands that cannot do without it
+REQUIREMENTS: tuple[tuple[str, Callable[[str], str], tuple[str, ...]], ...] = (
+    ("CNI_CONTAINERID", _container_id_problem, ("ADD", "CHECK", "DEL")),
+    ("CNI_IFNAME", _interface_problem, ("ADD", "CHECK", "DEL")),
+    ("CNI_NETNS", _namespace_problem, ("ADD", "CHECK")),
+)
+
+
+def _check_environment(command: str, environ: Mapping[str, str]) -> None:
+    problems = []
+    for variable, problem_of, commands in REQUIREMENTS:
+        value = environ.get(variable, "")
+        if command in commands and not value:
+            problems.append(f"{variable} is missing")
+        elif command in commands and (problem := problem_of(value)):
+            problems.append(f"{variable}={_shortened(value, 80)!r}: {problem}")
+    if problems:
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            f"{command} needs other environment variables: {'; '.join(problems)}",
+            "A container runtime sets them. When you call the plugin by hand, set what the message names.",
+        )
+
+
+def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
+    """Return CNI_ARGS, ``K8S_POD_NAME=web-0;IgnoreUnknown=1``, by key.
+
+    Names outside ``known`` are an error unless IgnoreUnknown is true (CONVENTIONS.md, "CNI_ARGS"): a misspelt name
+    of the pod would otherwise make it a container that is none of our business.
+    """
+    arguments: dict[str, str] = {}
+    for pair in text.split(";"):
+        if not pair:
+            continue
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise _bad_arguments(text, f"{_shortened(pair, 80)!r} is not KEY=VALUE")
+        if arguments.setdefault(key, value) != value:
+            raise _bad_arguments(text, f"{key} has two values, {arguments[key]!r} and {value!r}")
+    ignore = arguments.pop("IgnoreUnknown", "0")
+    if ignore.lower() not in {"0", "1", "false", "true"}:
+        raise _bad_arguments(text, f"IgnoreUnknown is {ignore!r}; expected 0, 1, true or false")
+    unknown = [key for key in arguments if key not in known]
+    if unknown and ignore.lower() in {"0", "false"}:
+        raise _bad_arguments(text, f"unknown: {', '.join(unknown)} (IgnoreUnknown=1 would let them pass)")
+    return arguments
+
+
+def _bad_arguments(text: str, problem: str) -> CniError:
+    return CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {problem}", f"CNI_ARGS={text!r}")
+
+
+# --- the network configuration ---------------------------------------------------------------------------------
+
+
+def _decode_configuration(stdin: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+    if len(stdin) > STDIN_LIMIT:
+        raise CniError(
+            IO_FAILURE,
+            f"the network configuration on standard input is longer than {STDIN_LIMIT} bytes",
+            "Look for what a runtime or another program has added to the network configuration list.",
+        )
+    try:
+        return decode_object(stdin.decode())
+    except UnicodeDecodeError as wrong:
+        raise CniError(
+            DECODING_FAILURE, f"the network configuration on standard input is not UTF-8: byte {wrong.start}"
+        ) from None
+    except JsonError as wrong:
+        raise CniError(
+            DECODING_FAILURE,
+            f"the network configuration on standard input is not a JSON object: {wrong}",
+            f"It starts with {stdin[:200]!r}",
+        ) from None
+
+
+def _version_of(configuration: dict[str, Any]) -> str:
+    """Return the version of a configuration; without one it is 0.1.0 (SPEC 0.2.0, "Network Configuration")."""
+    version = configuration.get("cniVersion", "0.1.0")
+    if not isinstance(version, str):
+        raise CniError(
+            DECODING_FAILURE, f"cniVersion is {_shown(version)}; expected a string such as {NEWEST_VERSION!r}"
+        )
+    return version
+
+
+def _check_version(command: str, version: str) -> None:
+    """DEL does without: its answer is the same in all versions, and a pod must not hang on it."""
+    if command == "DEL":
+        return
+    if version not in SUPPORTED_VERSIONS:
+        raise CniError(
+            INCOMPATIBLE_VERSION,
+            f"cniVersion {_shortened(version, 40)!r} is not supported; supported are {', '.join(SUPPORTED_VERSIONS)}",
+            "Set cniVersion in the network configuration list to one of these.",
+        )
+    if version_number(version) < version_number(COMMANDS[command]):
+        raise CniError(
+            INCOMPATIBLE_VERSION,
+            f"{command} exists since CNI {COMMANDS[command]}, and the network configuration is written in {version}",
+            f"Set cniVersion in the network configuration list to {COMMANDS[command]} or later.",
+        )
+
+
+def version_number(version: str) -> tuple[int, ...]:
+    """Return ``1.10.0`` as (1, 10, 0), which orders as versions do, and anything else as ()."""
+    parts = version.split(".")
+    if not all(part.isascii() and part.isdigit() and len(part) < 9 for part in parts):
+        return ()
+    return tuple([int(part) for part in parts])
+
+
+def _network_of(command: str, configuration: dict[str, Any]) -> str:
+    """Return the network's name, which follows the rules of container ids; DEL does with none."""
+    name = configuration.get("name")
+    if isinstance(name, str) and name and not _container_id_problem(name):
+        return name
+    if command == "DEL":
+        return ""
+    raise CniError(
+        INVALID_CONFIGURATION,
+        f"the network configuration's name is {_shown(name)}; expected letters, digits, _ . and -, "
+        "with a letter or digit first",
+    )
+
+
+def _previous_result_of(command: str, configuration: dict[str, Any]) -> dict[str, Any] | None:
+    """Return prevResult; ADD and CHECK cannot do without, DEL can (SPEC, "CNI operations")."""
+    previous_result = configuration.get("prevResult")
+    if isinstance(previous_result, dict):
+        return previous_result
+    if command not in {"ADD", "CHECK"}:
+        return None
+    if previous_result is not None:
+        raise CniError(INVALID_CONFIGURATION, f"prevResult is {_shown(previous_result)}; expected a JSON object")
+    raise CniError(
+        INVALID_CONFIGURATION,
+        "there is no prevResult: this plugin makes no network of its own and must be chained after one that does",
+        'In the network configuration list, put it behind the main plugin: "plugins": [{"type": "bridge", …}, '
+        f'{{"type": {_shown(configuration.get("type", "capture-cni"))}, …}}].',
+    )
+
+
+def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[Attachment, ...]:
+    """Return the attachments that GC keeps.
+
+    SPEC 1.1.0 has two names for the key (containernetworking/cni, number 1101); libcni sends both. A list that is
+    not there is an error, since it would mean that all are gone; null is how Go writes an empty one.
+    """
+    for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
+        if key in configuration:
+            return tuple([_attachment(key, entry) for entry in _as_list(key, configuration[key])])
+    raise CniError(INVALID_CONFIGURATION, "GC without cni.dev/valid-attachments: nothing says which attachments exist")
+
+
+def _as_list(key: str, value: object) -> list[object]:
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return value
+    raise CniError(INVALID_CONFIGURATION, f"{key} is {_shown(value)}; expected a list")
+
+
+def _attachment(key: str, entry: object) -> Attachment:
+    if isinstance(entry, dict):
+        container_id, interface = entry.get("containerID"), entry.get("ifname")
+        if isinstance(container_id, str) and isinstance(interface, str):
+            return Attachment(container_id, interface)
+    raise CniError(
+        INVALID_CONFIGURATION,
+        f'{key} has {_shown(entry)}; expected {{"containerID": "…", "ifname": "…"}}',
+    )
+
+
+# --- a command, from request to answer -------------------------------------------------------------------------
+
+
+def dispatch(
+    environ: Mapping[str, str], stdin: bytes, handlers: Handlers, known_arguments: Container[str] = ()
+) -> Answer:
+    """Return the answer to one call of the plugin.
+
+    ``handlers`` has a function for each command but VERSION; it does the work or raises ``CniError``. Other
+    exceptions are defects and pass through. ``known_arguments`` are the keys of CNI_ARGS that the plugin knows.
+    """
+    command = environ.get("CNI_COMMAND", "")
+    if command == "VERSION":  # whatever else there is: podman sends the word "dummy" in the other variables
+        return Answer(_version_result(stdin), 0)
+    version = NEWEST_VERSION
+    try:
+        if command not in COMMANDS:
+            raise _unknown_command(command)
+        configuration, texts = _decode_configuration(stdin)
+        version = _version_of(configuration)
+        request = _request(command, version, environ, configuration, known_arguments)
+        handlers[command](request)
+        if command != "ADD":
+            return Answer(b"", 0)
+        return Answer(_result(request, texts["prevResult"]), 0)
+    except CniError as error:
+        return failure(error, version)
+
+
+def _request(
+    command: str,
+    version: str,
+    environ: Mapping[str, str],
+    configuration: dict[str, Any],
+    known_arguments: Container[str],
+) -> Request:
+    _check_version(command, version)
+    _check_environment(command, environ)
+    return Request(
+        command=command,
+        version=version,
+        network=_network_of(command, configuration),
+        container_id=environ.get("CNI_CONTAINERID", ""),
+        namespace=environ.get("CNI_NETNS", ""),
+        interface=environ.get("CNI_IFNAME", ""),
+        arguments=_arguments(command, environ.get("CNI_ARGS", ""), known_arguments),
+        configuration=configuration,
+        previous_result=_previous_result_of(command, configuration),
+        valid_attachments=_valid_attachments_of(configuration) if command == "GC" else (),
+    )
+
+
+def _arguments(command: str, text: str, known: Container[str]) -> dict[str, str]:
+    if command in {"ADD", "CHECK"}:
+        return parse_arguments(text, known)
+    try:
+        return parse_arguments(text, known) if command == "DEL" else {}
+    except CniError:  # DEL needs no argument, so none may stop it
+        return {}
+
+
+def _unknown_command(command: str) -> CniError:
+    if not command:
+        return CniError(
+            INVALID_ENVIRONMENT,
+            "CNI_COMMAND is missing: this is a CNI plugin, which container runtimes call",
+            "To put it into a node's network configuration, run `capture cni install`.",
+        )
+    expected = ", ".join(COMMANDS)
+    return CniError(INVALID_ENVIRONMENT, f"CNI_COMMAND={_shortened(command, 40)!r}: expected one of {expected}")
+
+
+def _version_result(stdin: bytes) -> bytes:
+    """Return the answer to VERSION, in the version it was asked in if that is one of ours."""
+    try:
+        version = _version_of(_decode_configuration(stdin)[0])
+    except CniError:
+        version = NEWEST_VERSION
+    return _printed(
+        {
+            "cniVersion": version if version in SUPPORTED_VERSIONS else NEWEST_VERSION,
+            "supportedVersions": SUPPORTED_VERSIONS,
+        }
+    )
+
+
+def failure(error: CniError, version: str) -> Answer:
+    """Return the answer that says ``error`` (SPEC, "Errors"), in ``version`` if that is one of ours."""
+    content: dict[str, object] = {
+        "cniVersion": version if version in SUPPORTED_VERSIONS else NEWEST_VERSION,
+        "code": error.code,
+        "msg": error.message,
+    }
+    if error.details:
+        content["details"] = error.details
+    return Answer(_printed(content), 1, error)
+
+
+def _result(request: Request, text: str) -> bytes:
+    """Return the result of ADD: prevResult, to the letter, if it is written in the version that was asked for."""
+    previous_result = request.previous_result or {}
+    if previous_result.get("cniVersion") == request.version:
+        return text.encode() + b"\n"
+    try:
+        return _printed(_in_version(previous_result, request.version))
+    except RecursionError:
+        raise CniError(INVALID_CONFIGURATION, "prevResult is nested too deeply") from None
+
+
+def _in_version(result: dict[str, Any], version: str) -> dict[str, Any]:
+    """Return ``result`` in another version of the specification.
+
+    From 0.3.0 on results differ in one point that a plugin has to care for: until 0.4.0 each address says whether
+    it is of version "4" or "6", and from 1.0.0 on it does not.
+    """
+    addresses = result.get("ips")
+    if not isinstance(addresses, list):
+        return result | {"cniVersion": version}
+    explicit = version_number(version) < (1, 0, 0)
+    return result | {"cniVersion": version, "ips": [_in_style(address, explicit=explicit) for address in addresses]}
+
+
+def _in_style(address: Any, *, explicit: bool) -> Any:
+    if not isinstance(address, dict):
+        return address
+    plain = {key: value for key, value in address.items() if key != "version"}
+    if explicit:
+        return {"version": "6" if ":" in str(address.get("address")) else "4"} | plain
+    return plain
+
+
+# --- texts -----------------------------------------------------------------------------------------------------
+
+
+def _shown(value: object) -> str:
+    """Return a decoded value as JSON again, short enough for a message."""
+    try:
+        return _shortened(encode(value), 80)
+    except RecursionError:
+        return "nested too deeply to show"
+
+
+def _printed(content: dict[str, object]) -> bytes:
+    return encode(content).encode() + b"\n"
+
+
+def _only_name_characters(value: str) -> bool:
+    return value.isascii() and value.replace("_", "a").replace(".", "a").replace("-", "a").isalnum()
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` with blanks and line breaks as single spaces, and what cannot be printed escaped."""
+    return "".join([char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(text.split())])
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 30]}… ({len(text)} characters)"
