@@ -91,6 +91,7 @@ SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h, and linux/netfilter_ipv6/ip6_tab
 SOL_IPV6 = 41
 IP_TRANSPARENT = 19  # linux/in.h
 IPV6_TRANSPARENT = 75  # linux/in6.h
+IPV6_FREEBIND = 78  # linux/in6.h
 IP_RECVORIGDSTADDR = 20  # linux/in.h; the ancillary message has the same type
 IPV6_RECVORIGDSTADDR = 74  # linux/in6.h; likewise
 IP_PKTINFO = 8  # linux/in.h; the ancillary message has the same type
@@ -374,6 +375,7 @@ class Listener:
     ) -> None:
         self.label = label
         self._transparent = transparent
+        self._closed = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ)
@@ -393,7 +395,8 @@ class Listener:
 
     def close(self) -> None:
         """Stop answering and give the ports back."""
-        if self._thread.is_alive():
+        if not self._closed:
+            self._closed = True
             os.eventfd_write(self._wake, 1)
             self._thread.join(timeout=5)
             self._release()
@@ -419,6 +422,7 @@ class Listener:
             listening.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
         if kind == socket.SOCK_DGRAM and family == socket.AF_INET6:
             listening.setsockopt(SOL_IPV6, IPV6_RECVORIGDSTADDR, 1)
+            listening.setsockopt(SOL_IPV6, IPV6_FREEBIND, 1)  # answer from an address of `own_every_address`
         elif kind == socket.SOCK_DGRAM:
             listening.setsockopt(socket.SOL_IP, IP_RECVORIGDSTADDR, 1)
         listening.bind((address, port))
