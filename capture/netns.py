@@ -6,8 +6,10 @@ it stay there.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
+import sys
 
 from capture.errors import CaptureError, HostNamespaceError, NamespaceError, PrivilegeError
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 CLONE_NEWNET = 0x4000_0000
 """linux/sched.h"""
+
+SO_NETNS_COOKIE = 71
+"""asm-generic/socket.h"""
 
 CURRENT = "/proc/thread-self/ns/net"
 ONLY_ON_HOST = "/proc/sys/net/core/netdev_budget"
@@ -58,8 +63,18 @@ class Entered:
 
 
 def namespace_id() -> str:
-    """Return what identifies the namespace we are in on this machine: its inode number, as text."""
-    return str(os.stat(CURRENT).st_ino)
+    """Return what tells the namespace we are in from every other since the machine started.
+
+    That is its inode number, which is used again after its end, and its cookie, which is not
+    (SO_NETNS_COOKIE, socket(7), Linux 5.14; older kernels give the inode alone).
+    """
+    inode = os.stat(CURRENT).st_ino
+    with _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, 0) as probe:
+        try:
+            cookie = int.from_bytes(probe.getsockopt(_socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
+        except OSError:
+            return f"{inode}"
+    return f"{inode}-{cookie}"
 
 
 def refuse_host(*, allowed: bool) -> None:

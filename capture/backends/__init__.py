@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from capture.backends.detect import Decision
     from capture.model import Ruleset
 
     class Driver(Protocol):
@@ -32,3 +33,22 @@ if TYPE_CHECKING:
         def read(self) -> Ruleset: ...
         def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None: ...
         def clean(self, live: Ruleset, recorded: Ruleset | None) -> None: ...
+
+
+def load(decision: Decision) -> Driver:
+    """Return the driver that a decision names; only its module is imported."""
+    if decision.backend == "nftables":
+        if decision.driver == "libnftables":
+            from capture.backends.nftables.libnftables import LibnftablesDriver
+
+            return LibnftablesDriver()
+        from capture.backends.nftables.netlink import NetlinkDriver
+
+        return NetlinkDriver()
+    if decision.driver == "iptc":
+        from capture.backends.iptables.iptc_driver import IptcDriver
+
+        return IptcDriver()
+    from capture.backends.iptables.restore import RestoreDriver
+
+    return RestoreDriver(decision.variant)

@@ -1,0 +1,190 @@
+"""The verbs: apply, verify, dump, clean, render. Everybody calls these: init container, plugin, command line.
+
+Each enters the namespace it is told, and comes back. Between the settings and the kernel there is
+nothing here but the order of steps::
+
+    settings -> configuration -> rules (pure)
+    live rules read -> equal? done
+                    -> different: written, read again, compared
+    sets of ours elsewhere (the other backend, an older spelling) removed, now that the new one stands
+"""
+
+from __future__ import annotations
+
+from capture import plumbing, record
+from capture.backends import detect, load
+from capture.compare import Difference, differences, matches
+from capture.config import resolve
+from capture.errors import CaptureError
+from capture.host import AnyPod, PodFromInside
+from capture.model import LoopbackAddress, PolicyRoute, Ruleset
+from capture.netns import Entered, refuse_host
+from capture.record import Record, Witness
+from capture.rules import build_ruleset
+from capture.settings import ALLOW_HOST, BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES, Settings
+from capture.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.backends.detect import Decision, Request
+    from capture.config import CaptureConfig, Host
+
+
+class Applied(Value):
+    """What ``apply`` did: whether anything was written, how, what for, and what it wants to say."""
+
+    changed: bool
+    decision: Decision
+    config: CaptureConfig
+    ruleset: Ruleset
+    warnings: tuple[str, ...] = ()
+
+
+class Verified(Value):
+    """How the live rules compare: differences of rules, and what is missing besides rules."""
+
+    decision: Decision
+    asked: Ruleset
+    live: Ruleset
+    differences: tuple[Difference, ...] = ()
+    missing: tuple[LoopbackAddress | PolicyRoute, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Return whether the namespace is as it was asked for."""
+        return not self.differences and not self.missing
+
+
+class Standing(Value):
+    """A set of ours that stands in a namespace: where, and everything read there."""
+
+    backend: str
+    driver: str
+    variant: str
+    live: Ruleset
+
+
+class Dumped(Value):
+    """All that stands in a namespace, and how it compares with what was asked for, if that is recorded."""
+
+    standing: tuple[Standing, ...]
+    verified: Verified | None = None
+
+
+def apply(settings: Settings, namespace: str | None = None, host: Host | None = None, *, force: bool = False) -> Applied:
+    """Make the rules of the namespace those that the settings ask for; equal rules are left as they are.
+
+    Raises CaptureError and its kinds; then either the old rules stand or the new ones.
+    """
+    with Entered(namespace):
+        refuse_host(allowed=settings[ALLOW_HOST])
+        return apply_here(settings, host or PodFromInside(), force=force)
+
+
+def apply_here(settings: Settings, host: Host, *, force: bool = False) -> Applied:
+    """Do what ``apply`` does, in the namespace we are in."""
+    witness = Witness(host)
+    config, warnings = resolve(settings, witness)
+    desired = build_ruleset(config)
+    decision = detect.decide(request_of(settings))
+    driver = load(decision)
+    recorded = record.read()
+    remembered = recorded.ruleset() if recorded else None
+    live = driver.read()
+    changed = plumbing.ensure(desired)
+    if force or not matches(desired, live):
+        driver.write(desired, live, remembered)
+        changed = True
+        _demand(desired, driver.read())
+    changed |= _remove_others(decision, remembered)
+    record.write(Record(settings, witness.facts(), decision.backend, decision.driver, decision.variant))
+    return Applied(changed, decision, config, desired, tuple(warnings))
+
+
+def _demand(desired: Ruleset, live: Ruleset) -> None:
+    """Raise CaptureError unless the rules that were written are there."""
+    wrong = differences(desired, live)
+    if wrong:
+        raise CaptureError(
+            f"the rules were written, but {len(wrong)} of what was read back differ: {wrong[0]!r}",
+            "Someone else changes this namespace at the same time, or the kernel does not keep what it is given.",
+        )
+
+
+def _remove_others(decision: Decision, remembered: Ruleset | None) -> bool:
+    """Remove sets of ours in other places than the decision's; return whether there were any."""
+    removed = False
+    for other in detect.leftovers():
+        if (other.backend, other.variant) != (decision.backend, decision.variant):
+            driver = load(other)
+            driver.clean(driver.read(), remembered)
+            removed = True
+    return removed
+
+
+def verify(settings: Settings | None = None, namespace: str | None = None, host: Host | None = None) -> Verified:
+    """Compare the namespace with what the settings ask for; without settings, with what was applied there."""
+    with Entered(namespace):
+        recorded = record.read()
+        if settings is None and recorded is not None:
+            return verify_here(recorded.ruleset(), detect.Request(recorded.backend, recorded.driver, recorded.variant))
+        said = settings or Settings({})
+        config, _ = resolve(said, host or PodFromInside())
+        return verify_here(build_ruleset(config), request_of(said))
+
+
+def verify_here(desired: Ruleset, request: Request) -> Verified:
+    """Compare the namespace we are in with a rule set."""
+    decision = detect.decide(request)
+    live = load(decision).read()
+    return Verified(
+        decision, desired, live, tuple(differences(desired, live)), tuple(plumbing.missing(desired))
+    )
+
+
+def dump(namespace: str | None = None) -> Dumped:
+    """Return all sets of ours that stand in the namespace, with counters."""
+    with Entered(namespace):
+        standing = tuple(
+            Standing(found.backend, found.driver, found.variant, load(found).read()) for found in detect.leftovers()
+        )
+        recorded = record.read()
+        if recorded is None:
+            return Dumped(standing)
+        request = detect.Request(recorded.backend, recorded.driver, recorded.variant)
+        return Dumped(standing, verify_here(recorded.ruleset(), request))
+
+
+def clean(namespace: str | None = None, *, allow_host: bool = False) -> bool:
+    """Remove all that is ours from the namespace, in every backend and spelling; return whether there was any."""
+    with Entered(namespace):
+        refuse_host(allowed=allow_host)
+        recorded = record.read()
+        remembered = recorded.ruleset() if recorded else None
+        removed = False
+        for found in detect.leftovers():
+            driver = load(found)
+            live = driver.read()
+            ours = plumbing.present(live, remembered)
+            driver.clean(live, remembered)
+            plumbing.remove(ours)
+            removed = True
+        if remembered is not None:
+            removed |= plumbing.remove(remembered)
+        record.forget()
+        return removed
+
+
+def render(settings: Settings, host: Host | None = None) -> list[tuple[str, str]]:
+    """Return what would be sent into an empty namespace, as titled texts; touches no kernel."""
+    config, _ = resolve(settings, host or AnyPod())
+    decision = detect.without_kernel(request_of(settings))
+    return load(decision).render(build_ruleset(config))
+
+
+def request_of(settings: Settings) -> Request:
+    """Return what the settings ask of the choice of backend and driver."""
+    backend = "nftables" if settings[NATIVE_NFTABLES] else settings[BACKEND]
+    variant = settings[FORCE_IPTABLES_BINARY].removeprefix("iptables-")
+    return detect.Request(backend, settings[DRIVER], variant)
+

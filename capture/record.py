@@ -1,0 +1,227 @@
+"""What we applied to a namespace, kept under /run, so that later calls know what was asked for there.
+
+A record holds what was said and the facts that it was resolved with; both together give the rule set
+again. It is for reading by people too: JSON, one file per namespace, in a directory that only root sees.
+Records are a help, not a need: a file system that cannot be written loses us nothing but them.
+"""
+
+from __future__ import annotations
+
+import os
+
+from capture.addresses import BITS, FAMILIES, Network, parse_address
+from capture.config import resolve
+from capture.json_text import JsonError, decode, encode
+from capture.netns import namespace_id
+from capture.rules import build_ruleset
+from capture.settings import RULE_OPTIONS, Said, Settings
+from capture.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from capture.addresses import Family
+    from capture.config import Host
+    from capture.model import Ruleset
+
+STATE_DIRECTORY = "/run/istio-capture"
+VERSION = 1
+OPTIONS_BY_NAME = {option.name: option for option in RULE_OPTIONS}
+
+
+class Facts(Value):
+    """The answers of a host, as ``resolve`` got them; they are a host themselves."""
+
+    users: dict[str, int | None]
+    groups: dict[str, int | None]
+    proxy_user: str
+    families: tuple[Family, ...]
+    ipv6: bool
+    servers: tuple[Network, ...]
+
+    def user_id(self, name: str) -> int | None:
+        """Return the id that the user had."""
+        return self.users.get(name)
+
+    def group_id(self, name: str) -> int | None:
+        """Return the id that the group had."""
+        return self.groups.get(name)
+
+    def default_proxy_user(self) -> str:
+        """Return the name that was asked for."""
+        return self.proxy_user
+
+    def pod_addresses(self) -> tuple[Network, ...]:
+        """Return one address for each family that the pod had one of."""
+        return tuple(Network(family, 1 << (BITS[family] - 1), BITS[family]) for family in self.families)
+
+    def has_ipv6(self) -> bool:
+        """Return whether the kernel had IPv6."""
+        return self.ipv6
+
+    def name_servers(self) -> tuple[Network, ...]:
+        """Return the name servers that there were."""
+        return self.servers
+
+
+class Witness:
+    """A host that notes what it is asked, so that the answers can be recorded."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.users: dict[str, int | None] = {}
+        self.groups: dict[str, int | None] = {}
+        self._addresses: tuple[Network, ...] | None = None
+        self._servers: tuple[Network, ...] = ()
+
+    def user_id(self, name: str) -> int | None:
+        """Ask, and note the answer."""
+        return self.users.setdefault(name, self._host.user_id(name))
+
+    def group_id(self, name: str) -> int | None:
+        """Ask, and note the answer."""
+        return self.groups.setdefault(name, self._host.group_id(name))
+
+    def default_proxy_user(self) -> str:
+        """Ask."""
+        return self._host.default_proxy_user()
+
+    def pod_addresses(self) -> tuple[Network, ...]:
+        """Ask once."""
+        if self._addresses is None:
+            self._addresses = self._host.pod_addresses()
+        return self._addresses
+
+    def has_ipv6(self) -> bool:
+        """Ask."""
+        return self._host.has_ipv6()
+
+    def name_servers(self) -> tuple[Network, ...]:
+        """Ask, and note the answer."""
+        self._servers = self._host.name_servers()
+        return self._servers
+
+    def facts(self) -> Facts:
+        """Return all that was answered."""
+        own = [a for a in self.pod_addresses() if not a.is_loopback and not a.is_link_local]
+        return Facts(
+            users=self.users,
+            groups=self.groups,
+            proxy_user=self.default_proxy_user(),
+            families=tuple(family for family in FAMILIES if any(address.family == family for address in own)),
+            ipv6=self.has_ipv6(),
+            servers=self._servers,
+        )
+
+
+class Record(Value):
+    """What was applied to a namespace: what was said, the facts then, and how the kernel was told."""
+
+    settings: Settings
+    facts: Facts
+    backend: str
+    driver: str
+    variant: str = ""
+
+    def ruleset(self) -> Ruleset:
+        """Return the rule set that was applied."""
+        config, _ = resolve(self.settings, self.facts)
+        return build_ruleset(config)
+
+
+def as_json(record: Record) -> str:
+    """Return the record as JSON."""
+    facts = record.facts
+    return encode(
+        {
+            "version": VERSION,
+            "backend": record.backend,
+            "driver": record.driver,
+            "variant": record.variant,
+            "settings": {
+                option.name: [said.text, said.origin]
+                for option, said in record.settings.said.items()
+                if option.name in OPTIONS_BY_NAME
+            },
+            "facts": {
+                "users": facts.users,
+                "groups": facts.groups,
+                "proxy_user": facts.proxy_user,
+                "families": facts.families,
+                "ipv6": facts.ipv6,
+                "name_servers": [str(server).partition("/")[0] for server in facts.servers],
+            },
+        }
+    )
+
+
+def from_json(text: str) -> Record | None:
+    """Return the record that a text holds; None if it is not one, or one of another version."""
+    try:
+        plain = decode(text)
+        if plain["version"] != VERSION:
+            return None
+        return _record(plain)
+    except (JsonError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _record(plain: dict[str, Any]) -> Record:
+    facts = plain["facts"]
+    return Record(
+        settings=Settings({OPTIONS_BY_NAME[name]: Said(*said) for name, said in plain["settings"].items()}),
+        facts=Facts(
+            users=facts["users"],
+            groups=facts["groups"],
+            proxy_user=facts["proxy_user"],
+            families=tuple(facts["families"]),
+            ipv6=facts["ipv6"],
+            servers=tuple(parse_address(server) for server in facts["name_servers"]),
+        ),
+        backend=plain["backend"],
+        driver=plain["driver"],
+        variant=plain["variant"],
+    )
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def path_of(namespace: str, directory: str = STATE_DIRECTORY) -> str:
+    """Return where the record of a namespace is kept."""
+    return f"{directory}/{namespace}.json"
+
+
+def read(directory: str = STATE_DIRECTORY) -> Record | None:
+    """Return the record of the namespace we are in, if there is one."""
+    try:
+        with open(path_of(namespace_id(), directory), encoding="ascii") as file:
+            return from_json(file.read())
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def write(record: Record, directory: str = STATE_DIRECTORY) -> bool:
+    """Keep the record of the namespace we are in; return whether that was possible."""
+    path = path_of(namespace_id(), directory)
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, as_json(record).encode("ascii"))
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)
+    except OSError:
+        return False
+    return True
+
+
+def forget(directory: str = STATE_DIRECTORY) -> None:
+    """Remove the record of the namespace we are in, if there is one."""
+    try:
+        os.unlink(path_of(namespace_id(), directory))
+    except OSError:
+        pass
