@@ -1,0 +1,232 @@
+"""The plugin's part of the network configuration: from decoded JSON to a value. No file is read here.
+
+    {
+      "type": "capture-cni",
+      "capabilities": {"io.kubernetes.cri.pod-annotations": true},
+      "profile": "current", "chain_names": "underscore", "backend": "auto", "driver": "netlink",
+      "exclude_namespaces": ["kube-system"],
+      "pod_sources": ["runtime", "kubernetes"],
+      "kubeconfig": "/etc/cni/net.d/capture-kubeconfig",
+      "agent_pod": {"namespace": "istio-system", "name_prefix": "capture-agent-"},
+      "log_level": "info", "log_file": "/var/log/istio-capture/cni.log"
+    }
+
+Keys that are not ours belong to somebody else and are ignored (SPEC, "Network configuration format"); null is as
+good as absent. A key of ours with a value that cannot be used is an error: a misread configuration must not end
+in a pod without capture.
+"""
+
+from __future__ import annotations
+
+from capture import settings
+from capture.errors import ConfigurationError
+from capture.json_text import encode
+from capture.settings import Said, Settings
+from capture.values import Value
+from cni.protocol import INVALID_CONFIGURATION, CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+RUNTIME = "runtime"
+KUBERNETES = "kubernetes"
+POD_SOURCES = (RUNTIME, KUBERNETES)
+LOG_LEVELS = ("debug", "info", "warn", "error")
+
+ANNOTATIONS_CAPABILITY = "io.kubernetes.cri.pod-annotations"
+"""What containerd calls the annotations of a pod, in ``capabilities`` and in ``runtimeConfig``."""
+
+CAPTURE_OPTIONS = {
+    "profile": settings.PROFILE,
+    "chain_names": settings.CHAIN_NAMES,
+    "backend": settings.BACKEND,
+    "driver": settings.DRIVER,
+}
+
+
+class AgentPod(Value):
+    """Which pods are our own node agent: it has to start when nothing else can be asked yet."""
+
+    namespace: str
+    name_prefix: str
+
+    def includes(self, namespace: str, name: str) -> bool:
+        """Whether the pod is one of them: exactly this namespace, a name with this prefix."""
+        return namespace == self.namespace and name.startswith(self.name_prefix)
+
+
+class Configuration(Value):
+    """What the network configuration says to this plugin."""
+
+    settings: Settings
+    """What it says about the rules; the pod may say more."""
+    exclude_namespaces: tuple[str, ...]
+    """Kubernetes namespaces whose pods are left alone."""
+    pod_sources: tuple[str, ...]
+    """Whom to ask about a pod, in this order."""
+    kubeconfig: str
+    agent_pod: AgentPod | None
+    log_level: str
+    log_file: str
+    """Empty: no log."""
+    annotations: dict[str, str] | None
+    """The pod's annotations, if the runtime hands them over (capability ``io.kubernetes.cri.pod-annotations``)."""
+
+
+def parse(configuration: Mapping[str, Any]) -> Configuration:
+    """Return what the configuration says; raise ``CniError`` (code 7) with the key, the value and what is expected."""
+    kubeconfig = _path(configuration, "kubeconfig")
+    return Configuration(
+        settings=_capture_settings(configuration),
+        exclude_namespaces=_namespaces(configuration, "exclude_namespaces"),
+        pod_sources=_pod_sources(configuration, kubeconfig),
+        kubeconfig=kubeconfig,
+        agent_pod=_agent_pod(configuration),
+        log_level=_word(configuration, "log_level", LOG_LEVELS, "info"),
+        log_file=_log_file(configuration),
+        annotations=_annotations(configuration),
+    )
+
+
+def _capture_settings(configuration: Mapping[str, Any]) -> Settings:
+    said = {}
+    for key, option in CAPTURE_OPTIONS.items():
+        if configuration.get(key) is not None:
+            said[option] = Said(_text(configuration, key, option.expected), f"the network configuration's {key!r}")
+    spoken = Settings(said)
+    for key, option in CAPTURE_OPTIONS.items():
+        try:
+            spoken[option]
+        except ConfigurationError:
+            raise _unusable(key, configuration[key], option.expected) from None
+    return spoken
+
+
+def _pod_sources(configuration: Mapping[str, Any], kubeconfig: str) -> tuple[str, ...]:
+    """Return the sources; those that can be asked, unless the configuration chooses."""
+    expected = f"a list of {' and '.join(map(repr, POD_SOURCES))}, each once"
+    sources = _texts(configuration, "pod_sources", expected)
+    if sources is None:
+        return POD_SOURCES if kubeconfig else (RUNTIME,)
+    if not sources or not set(sources) <= set(POD_SOURCES) or len(set(sources)) < len(sources):
+        raise _unusable("pod_sources", configuration["pod_sources"], expected)
+    if KUBERNETES in sources and not kubeconfig:
+        raise CniError(
+            INVALID_CONFIGURATION,
+            "network configuration: 'pod_sources' has 'kubernetes', but there is no 'kubeconfig'",
+            "Say with 'kubeconfig' which file tells how to reach the API server, or take 'kubernetes' out.",
+        )
+    return sources
+
+
+def _namespaces(configuration: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    expected = 'a list of namespaces of Kubernetes, such as ["kube-system"]'
+    namespaces = _texts(configuration, key, expected) or ()
+    if not all(_is_label(namespace) for namespace in namespaces):
+        raise _unusable(key, configuration[key], expected)
+    return namespaces
+
+
+def _agent_pod(configuration: Mapping[str, Any]) -> AgentPod | None:
+    expected = 'an object such as {"namespace": "istio-system", "name_prefix": "capture-agent-"}'
+    value = configuration.get("agent_pod")
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        namespace, name_prefix = value.get("namespace"), value.get("name_prefix")
+        if isinstance(namespace, str) and _is_label(namespace) and isinstance(name_prefix, str) and name_prefix:
+            return AgentPod(namespace, name_prefix)
+    raise _unusable("agent_pod", value, expected)
+
+
+def _annotations(configuration: Mapping[str, Any]) -> dict[str, str] | None:
+    runtime_config = configuration.get("runtimeConfig")
+    if runtime_config is None:
+        return None
+    if not isinstance(runtime_config, dict):
+        raise _unusable("runtimeConfig", runtime_config, "an object")
+    annotations = runtime_config.get(ANNOTATIONS_CAPABILITY)
+    if annotations is None:
+        return None
+    if isinstance(annotations, dict) and all(isinstance(value, str) for value in annotations.values()):
+        return annotations
+    raise _unusable(f"runtimeConfig.{ANNOTATIONS_CAPABILITY}", annotations, "an object with texts as values")
+
+
+def _log_file(configuration: Mapping[str, Any]) -> str:
+    """Return the path of the log; a device could be standard output, which belongs to the protocol."""
+    path = _path(configuration, "log_file")
+    if path.startswith(("/dev/", "/proc/", "/sys/")):
+        raise _unusable("log_file", path, "a file, no device: standard output belongs to the CNI protocol")
+    return path
+
+
+def _path(configuration: Mapping[str, Any], key: str) -> str:
+    expected = "an absolute path"
+    path = _text(configuration, key, expected)
+    if path and (not path.startswith("/") or "\0" in path or not _is_encodable(path)):
+        raise _unusable(key, path, expected)
+    return path
+
+
+def _word(configuration: Mapping[str, Any], key: str, words: tuple[str, ...], default: str) -> str:
+    expected = f"one of {', '.join(map(repr, words))}"
+    word = _text(configuration, key, expected) or default
+    if word not in words:
+        raise _unusable(key, word, expected)
+    return word
+
+
+def _text(configuration: Mapping[str, Any], key: str, expected: str) -> str:
+    value = configuration.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise _unusable(key, value, expected)
+    return value
+
+
+def _texts(configuration: Mapping[str, Any], key: str, expected: str) -> tuple[str, ...] | None:
+    value = configuration.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise _unusable(key, value, expected)
+    return tuple(value)
+
+
+def _is_label(text: str) -> bool:
+    """Whether a text can be the name of a namespace (RFC 1123, "label": at most 63 letters, digits, inner hyphens)."""
+    plain = text.replace("-", "a")
+    return (
+        0 < len(text) <= 63
+        and plain.isascii()
+        and plain.isalnum()
+        and plain == plain.lower()
+        and not text.startswith("-")
+        and not text.endswith("-")
+    )
+
+
+def _is_encodable(path: str) -> bool:
+    """Whether the file system can have such a name: JSON has halves of surrogate pairs, UTF-8 has not."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _unusable(key: str, value: object, expected: str) -> CniError:
+    try:
+        shown = encode(value)
+    except RecursionError:
+        shown = "nested too deeply to show"
+    shown = shown if len(shown) <= 80 else f"{shown[:77]}... ({len(shown)} characters)"
+    return CniError(
+        INVALID_CONFIGURATION,
+        f"network configuration: {key!r} is {shown}; expected {expected}",
+        f"Look at the plugin's entry in the network configuration list on the node; {key!r} may also be left out.",
+    )

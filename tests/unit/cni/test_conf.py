@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import pytest
+
+from capture import settings
+from capture.settings import Settings
+from cni import conf
+from cni.conf import AgentPod, Configuration
+from cni.protocol import DETAILS_LIMIT, INVALID_CONFIGURATION, MESSAGE_LIMIT, CniError
+
+NOTHING_SAID = Configuration(
+    settings=Settings({}),
+    exclude_namespaces=(),
+    pod_sources=("runtime",),
+    kubeconfig="",
+    agent_pod=None,
+    log_level="info",
+    log_file="",
+    annotations=None,
+)
+OUR_KEYS = [
+    *conf.CAPTURE_OPTIONS,
+    "exclude_namespaces",
+    "pod_sources",
+    "kubeconfig",
+    "agent_pod",
+    "log_level",
+    "log_file",
+    "runtimeConfig",
+]
+
+
+def refused(configuration: dict[str, object]) -> str:
+    with pytest.raises(CniError) as error:
+        conf.parse(configuration)
+    assert error.value.code == INVALID_CONFIGURATION
+    assert len(error.value.message) < MESSAGE_LIMIT
+    assert len(error.value.details) < DETAILS_LIMIT
+    return error.value.message
+
+
+def test_an_entry_that_says_nothing_has_defaults() -> None:
+    assert conf.parse({}) == NOTHING_SAID
+    assert conf.parse({"cniVersion": "1.0.0", "name": "pods", "type": "capture-cni", "ipam": 3}) == NOTHING_SAID
+    assert conf.parse(dict.fromkeys(OUR_KEYS)) == NOTHING_SAID
+
+
+def test_everything_that_can_be_said() -> None:
+    parsed = conf.parse(
+        {
+            "profile": "current",
+            "chain_names": "dash",
+            "backend": "nftables",
+            "driver": "netlink",
+            "exclude_namespaces": ["kube-system", "istio-system"],
+            "pod_sources": ["kubernetes", "runtime"],
+            "kubeconfig": "/etc/cni/net.d/capture-kubeconfig",
+            "agent_pod": {"namespace": "istio-system", "name_prefix": "capture-agent-", "more": 1},
+            "log_level": "debug",
+            "log_file": "/var/log/capture.log",
+            "runtimeConfig": {"io.kubernetes.cri.pod-annotations": {"a": "b"}, "portMappings": []},
+        }
+    )
+    said = parsed.settings
+    assert said[settings.PROFILE] == "current"
+    assert said[settings.CHAIN_NAMES] == "dash"
+    assert said[settings.BACKEND] == "nftables"
+    assert said[settings.DRIVER] == "netlink"
+    assert said.origin(settings.PROFILE) == "the network configuration's 'profile'"
+    assert said.origin(settings.PROXY_PORT) == "default"
+    assert parsed.replace(settings=Settings({})) == Configuration(
+        settings=Settings({}),
+        exclude_namespaces=("kube-system", "istio-system"),
+        pod_sources=("kubernetes", "runtime"),
+        kubeconfig="/etc/cni/net.d/capture-kubeconfig",
+        agent_pod=AgentPod("istio-system", "capture-agent-"),
+        log_level="debug",
+        log_file="/var/log/capture.log",
+        annotations={"a": "b"},
+    )
+
+
+def test_with_a_kubeconfig_the_api_server_is_asked_after_the_runtime() -> None:
+    assert conf.parse({"kubeconfig": "/k"}).pod_sources == ("runtime", "kubernetes")
+    assert conf.parse({"kubeconfig": "/k", "pod_sources": ["runtime"]}).pod_sources == ("runtime",)
+
+
+def test_no_annotations_are_not_the_same_as_none_handed_over() -> None:
+    without: list[dict[str, object]] = [{}, {"portMappings": []}, {"io.kubernetes.cri.pod-annotations": None}]
+    for runtime_config in without:
+        assert conf.parse({"runtimeConfig": runtime_config}).annotations is None
+    assert conf.parse({"runtimeConfig": {"io.kubernetes.cri.pod-annotations": {}}}).annotations == {}
+
+
+UNUSABLE: list[tuple[str, object]] = [
+    ("profile", "modern"),
+    ("profile", 3),
+    ("profile", ["classic"]),
+    ("chain_names", "DASH"),
+    ("backend", "ebpf"),
+    ("backend", True),
+    ("driver", "magic"),
+    ("driver", "netlink\n"),
+    ("exclude_namespaces", "kube-system"),
+    ("exclude_namespaces", ["kube-system", 3]),
+    ("exclude_namespaces", [""]),
+    ("exclude_namespaces", ["kube-system "]),
+    ("exclude_namespaces", ["Kube"]),
+    ("exclude_namespaces", ["-a"]),
+    ("exclude_namespaces", ["a-"]),
+    ("exclude_namespaces", ["a" * 64]),
+    ("exclude_namespaces", {"a": 1}),
+    ("pod_sources", "runtime"),
+    ("pod_sources", []),
+    ("pod_sources", ["agent"]),
+    ("pod_sources", ["runtime", "runtime"]),
+    ("pod_sources", [["runtime"]]),
+    ("pod_sources", ["kubernetes"]),  # and no kubeconfig
+    ("kubeconfig", "etc/kubeconfig"),
+    ("kubeconfig", "/etc/\0"),
+    ("kubeconfig", "/etc/\ud800"),
+    ("kubeconfig", {}),
+    ("agent_pod", "capture-agent"),
+    ("agent_pod", {}),
+    ("agent_pod", {"namespace": "a"}),
+    ("agent_pod", {"namespace": "a", "name_prefix": ""}),
+    ("agent_pod", {"namespace": "", "name_prefix": "a"}),
+    ("agent_pod", {"namespace": "a", "name_prefix": 1}),
+    ("log_level", "verbose"),
+    ("log_level", 1),
+    ("log_file", "log"),
+    ("log_file", "/dev/stdout"),
+    ("log_file", "/proc/self/fd/1"),
+    ("runtimeConfig", []),
+    ("runtimeConfig", {"io.kubernetes.cri.pod-annotations": []}),
+    ("runtimeConfig", {"io.kubernetes.cri.pod-annotations": {"a": 1}}),
+    ("runtimeConfig", {"io.kubernetes.cri.pod-annotations": {"a": None}}),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), UNUSABLE)
+def test_a_value_that_cannot_be_used_is_named(key: str, value: object) -> None:
+    message = refused({key: value})
+    assert message.startswith("network configuration: ")
+    assert f"'{key}" in message
+
+
+def test_every_key_has_been_tried() -> None:
+    assert {key for key, _ in UNUSABLE} == set(OUR_KEYS)
+
+
+def test_the_message_says_what_there_is_and_what_is_expected() -> None:
+    assert (
+        refused({"profile": "modern"}) == "network configuration: 'profile' is \"modern\"; expected classic or current"
+    )
+    assert "'pod_sources' has 'kubernetes', but there is no 'kubeconfig'" in refused({"pod_sources": ["kubernetes"]})
+    assert "(1000002 characters)" in refused({"kubeconfig": "x" * 1_000_000})
+
+
+@pytest.mark.parametrize(
+    ("namespace", "name", "is_agent"),
+    [
+        ("istio-system", "capture-agent-x7k2p", True),
+        ("istio-system", "capture-agen", False),
+        ("istio-system-2", "capture-agent-x7k2p", False),
+        ("", "capture-agent-x7k2p", False),
+    ],
+)
+def test_which_pod_is_our_agent(namespace: str, name: str, *, is_agent: bool) -> None:
+    assert AgentPod("istio-system", "capture-agent-").includes(namespace, name) == is_agent
