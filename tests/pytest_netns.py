@@ -519,21 +519,24 @@ class Process:
     def __init__(
         self,
         namespace: Namespace,
-        command: Sequence[str],
+        command: Sequence[str | os.PathLike[str]],
+        words: Sequence[str],
         *,
         env: Mapping[str, str] | None,
         cwd: str | os.PathLike[str] | None,
     ) -> None:
         self.namespace = namespace
-        self.command = command
+        self.command = [os.fspath(word) for word in command]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the process
-        self._popen = _spawner.submit(self._start, env, cwd).result(timeout=10)
+        self._popen = _spawner.submit(self._start, words, env, cwd).result(timeout=10)
         self.pid = self._popen.pid
 
-    def _start(self, env: Mapping[str, str] | None, cwd: str | os.PathLike[str] | None) -> subprocess.Popen[bytes]:
+    def _start(
+        self, words: Sequence[str], env: Mapping[str, str] | None, cwd: str | os.PathLike[str] | None
+    ) -> subprocess.Popen[bytes]:
         with self.namespace.entered():
             return subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT, env=env, cwd=cwd
+                words, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT, env=env, cwd=cwd
             )
 
     @property
@@ -688,7 +691,7 @@ class Namespace:
         Users as for ``run``. It is stopped with the namespace, and killed when pytest is.
         """
         words = _command(command, uid, gid, reads_everything=reads_everything)
-        process = Process(self, words, env=env, cwd=cwd)
+        process = Process(self, command, words, env=env, cwd=cwd)
         self._open.append(process)
         for port in ports:
             process.wait_for_port(port, timeout=timeout)
@@ -801,6 +804,8 @@ class Pod(Namespace):
         self.addresses = tuple(address for address in (ipv4, ipv6) if address)
         self.ipv4 = ipv4.partition("/")[0] if ipv4 else ""
         self.ipv6 = ipv6.partition("/")[0] if ipv6 else ""
+        # Container runtimes let every user of a pod listen on low ports.
+        self.sysctl("net.ipv4.ip_unprivileged_port_start", 0)
 
     def route_through(self, gateway: Pod) -> None:
         """Make the other pod the default route of every family both have."""
