@@ -23,6 +23,7 @@ from capture.errors import ConfigurationError
 from capture.json_text import encode
 from capture.settings import Said, Settings
 from capture.values import Value
+from cni.log import LEVELS
 from cni.protocol import INVALID_CONFIGURATION, CniError
 
 TYPE_CHECKING = False
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 RUNTIME = "runtime"
 KUBERNETES = "kubernetes"
 POD_SOURCES = (RUNTIME, KUBERNETES)
-LOG_LEVELS = ("debug", "info", "warn", "error")
 
 ANNOTATIONS_CAPABILITY = "io.kubernetes.cri.pod-annotations"
 """What containerd calls the annotations of a pod, in ``capabilities`` and in ``runtimeConfig``."""
@@ -84,7 +84,7 @@ def parse(configuration: Mapping[str, Any]) -> Configuration:
         pod_sources=_pod_sources(configuration, kubeconfig),
         kubeconfig=kubeconfig,
         agent_pod=_agent_pod(configuration),
-        log_level=_word(configuration, "log_level", LOG_LEVELS, "info"),
+        log_level=_word(configuration, "log_level", tuple(LEVELS), "info"),
         log_file=_log_file(configuration),
         annotations=_annotations(configuration),
     )

@@ -1,0 +1,161 @@
+"""The plugin's log: JSON lines in a file, for people and for log collectors.
+
+    {"time": "2026-03-01T12:00:00.123Z", "level": "info", "message": "captured", "command": "ADD",
+     "namespace": "shop", "pod": "web-0", "container": "cafe01", "ms": 4.1, "steps_ms": {"apply": 1.2}}
+
+A node starts many pods at once, so many plugins write to one file, and none may wait for another. Each line is a
+single write(2) with O_APPEND, which Linux does whole. When the file has grown enough, whoever gets the lock renames
+it, and the others go on meanwhile. Nothing here ever fails a command: a full disk loses lines, not pods.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from capture.json_text import encode
+from cni.protocol import one_line
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+LEVELS = {"debug": 10, "info": 20, "warn": 30, "error": 40}
+
+ROTATE_AT = 10 * 1024 * 1024
+KEPT = 3  # old files: log.1 is the youngest
+
+
+class Log:
+    """Writes lines about one call of the plugin; all of them carry what ``about`` says."""
+
+    def __init__(
+        self, path: str, level: str = "info", about: dict[str, str] | None = None, rotate_at: int = ROTATE_AT
+    ) -> None:
+        self.path = path
+        self.about = about or {}
+        self._lowest = LEVELS[level]
+        self._rotate_at = rotate_at
+        self._started = time.monotonic_ns()
+        self._steps_ms: dict[str, float] = {}
+
+    def debug(self, message: str, **facts: object) -> None:
+        """Write a line for those who look for a defect."""
+        self._write("debug", message, facts)
+
+    def info(self, message: str, **facts: object) -> None:
+        """Write a line on what was done."""
+        self._write("info", message, facts)
+
+    def warn(self, message: str, **facts: object) -> None:
+        """Write a line on what somebody should look at."""
+        self._write("warn", message, facts)
+
+    def error(self, message: str, **facts: object) -> None:
+        """Write a line on why the command failed."""
+        self._write("error", message, facts)
+
+    def step(self, name: str) -> Step:
+        """Return a context whose duration the lines after it tell: ``with log.step("apply"): ...``."""
+        return Step(self._steps_ms, name)
+
+    def _write(self, level: str, message: str, facts: dict[str, object]) -> None:
+        if not self.path or LEVELS[level] < self._lowest:
+            return
+        line: dict[str, object] = {"time": timestamp(time.time_ns()), "level": level, "message": message}
+        line |= self.about | facts
+        line["ms"] = milliseconds(time.monotonic_ns() - self._started)
+        if self._steps_ms:
+            line["steps_ms"] = self._steps_ms
+        append(self.path, encode(line).encode() + b"\n", self._rotate_at)
+
+
+class Step:
+    """Measures one step of a command; a step taken again adds up."""
+
+    def __init__(self, steps_ms: dict[str, float], name: str) -> None:
+        self._steps_ms = steps_ms
+        self._name = name
+        self._entered = 0
+
+    def __enter__(self) -> None:
+        self._entered = time.monotonic_ns()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        before = self._steps_ms.get(self._name, 0.0)
+        self._steps_ms[self._name] = round(before + milliseconds(time.monotonic_ns() - self._entered), 2)
+
+
+def milliseconds(nanoseconds: int) -> float:
+    """Return a duration in milliseconds, to a hundredth."""
+    return round(nanoseconds / 1e6, 2)
+
+
+def timestamp(nanoseconds: int) -> str:
+    """Return a time since the epoch as RFC 3339 has it, in UTC."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest // 1_000_000:03}Z"
+
+
+def append(path: str, line: bytes, rotate_at: int = ROTATE_AT) -> None:
+    """Add ``line`` to the file, or do nothing if that cannot be done."""
+    try:
+        file = _open(path)
+    except OSError:
+        return
+    try:
+        status = os.fstat(file)
+        if status.st_mode & 0o170000 == 0o100000:  # S_IFREG: a pipe or a device could block, or be the runtime's
+            os.write(file, line)
+            if status.st_size + len(line) > rotate_at:
+                _rotate(path, rotate_at)
+    except OSError:
+        pass
+    finally:
+        os.close(file)
+
+
+def _open(path: str) -> int:
+    # O_NONBLOCK: opening a FIFO that nobody reads would wait for ever.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        return os.open(path, flags, 0o640)
+    except FileNotFoundError:
+        try:
+            os.mkdir(os.path.dirname(path), 0o750)
+        except FileExistsError:  # another plugin was quicker
+            pass
+        return os.open(path, flags, 0o640)
+
+
+def _rotate(path: str, rotate_at: int) -> None:
+    """Rename log.2 to log.3, log.1 to log.2, log to log.1, unless another plugin is at it or has just done it.
+
+    The lock is of the open file, so it ends with its holder, however that ends. Who writes on meanwhile writes
+    to what is now log.1.
+    """
+    import fcntl  # only here: rotation is rare
+
+    lock = os.open(f"{path}.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.stat(path).st_size <= rotate_at:
+            return
+        names = [path, *[f"{path}.{number}" for number in range(1, KEPT + 1)]]
+        for younger, older in zip(names[-2::-1], names[:0:-1], strict=True):
+            try:
+                os.rename(younger, older)
+            except FileNotFoundError:
+                continue
+    finally:
+        os.close(lock)
+
+
+def complain(command: str, message: str) -> None:
+    """Say on standard error, in one line, why a command failed; runtimes put it into their own log."""
+    try:
+        os.write(2, one_line(f"capture-cni: {command or 'no command'}: {message}").encode() + b"\n")
+    except OSError:
+        pass
