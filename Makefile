@@ -15,7 +15,7 @@ setup: ## Install what demo and test need: system packages (apt) and .venv
 
 demo: ## Capture a pod's traffic with istio-init and show it pass a real proxy
 	@scripts/setup demo
-	@$(VENV)/bin/python scripts/demo.py
+	@PYTHONPATH=tests $(VENV)/bin/python scripts/demo.py
 
 test: ## Lint, then every layer of tests; ARGS="-k name" to choose, WORKERS=0 for one process
 	@scripts/setup test
