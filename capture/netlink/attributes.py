@@ -82,11 +82,6 @@ def u64be(value: int) -> bytes:
     return value.to_bytes(8, "big")
 
 
-def u16(value: int) -> bytes:
-    """Return a payload of 16 bits in the order of the machine."""
-    return value.to_bytes(2, BYTE_ORDER)
-
-
 def u32(value: int) -> bytes:
     """Return a payload of 32 bits in the order of the machine: interface indexes, tables, marks, uids."""
     return value.to_bytes(4, BYTE_ORDER)

@@ -51,6 +51,8 @@ def read_objects(
 def read_generation(netfilter: NetlinkSocket) -> int:
     """Return the number that every committed change of this namespace's ruleset increments.
 
+    If it is the same before and after several reads, they show one state.
+
     Raise UnsupportedError if the kernel has nfnetlink, but no nf_tables: it then knows no such message (EINVAL).
     """
     doing = "read the generation of the nf_tables ruleset"

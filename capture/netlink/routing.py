@@ -52,6 +52,7 @@ RTA_DST = 1
 RTA_SRC = 2
 RTA_OIF = 4
 RTA_GATEWAY = 5
+RTA_PRIORITY = 6
 RTA_PREFSRC = 7
 RTA_TABLE = 15
 RTA_MARK = 16
@@ -125,8 +126,7 @@ def remove_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -
 
 def has_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
     """Return whether the table has the route `local default dev lo`."""
-    bodies = route.dump(RTM_GETROUTE, _route_header(family), "list routes")
-    return any(_is_local_default(body, family, table) for body in bodies)
+    return bool(_metrics(route, family, table))
 
 
 def add_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
@@ -142,9 +142,17 @@ def add_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
 
 
 def remove_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
-    """Remove the route `local default dev lo` from the table, whoever made it."""
+    """Remove the route `local default dev lo` from the table, whoever made it.
+
+    It is read first, because only its metric tells the kernel an IPv6 route from another default route
+    by ``lo``, such as an unreachable one (ip6_route_del in net/ipv6/route.c does not look at the type).
+    """
     doing = f"remove {_family_name(family)} route local default dev lo table {table}"
-    return _remove(route, RTM_DELROUTE, _local_route_body(family, table, RTPROT_UNSPEC), doing, *NO_SUCH_ROUTE)
+    removed = False
+    for metric in _metrics(route, family, table):
+        body = _local_route_body(family, table, RTPROT_UNSPEC) + attribute(RTA_PRIORITY, metric)
+        removed = _remove(route, RTM_DELROUTE, body, doing, *NO_SUCH_ROUTE) or removed
+    return removed
 
 
 def look_up_route(
@@ -241,13 +249,18 @@ def _local_route_body(family: int, table: int, protocol: int) -> bytes:
     return header + attribute(RTA_TABLE, u32(table)) + attribute(RTA_OIF, u32(LOOPBACK_INDEX))
 
 
-def _is_local_default(body: bytes, family: int, table: int) -> bool:
-    fields = decode_fields(body[RTMSG_SIZE:])
-    return (
-        (body[0], body[1], body[2], body[7]) == (family, 0, 0, RTN_LOCAL)
-        and fields.get(RTA_TABLE) == u32(table)
-        and fields.get(RTA_OIF) == u32(LOOPBACK_INDEX)
-    )
+def _metrics(route: NetlinkSocket, family: int, table: int) -> list[bytes]:
+    """Return the RTA_PRIORITY of each route `local default dev lo` of the table."""
+    found = []
+    for body in route.dump(RTM_GETROUTE, _route_header(family), "list routes"):
+        fields = decode_fields(body[RTMSG_SIZE:])
+        if (
+            (body[0], body[1], body[2], body[7]) == (family, 0, 0, RTN_LOCAL)
+            and fields.get(RTA_TABLE) == u32(table)
+            and fields.get(RTA_OIF) == u32(LOOPBACK_INDEX)
+        ):
+            found.append(fields.get(RTA_PRIORITY, u32(0)))
+    return found
 
 
 def _decode_route(body: bytes) -> Route:

@@ -120,15 +120,11 @@ class NetlinkSocket:
     def send(self, datagram: bytes, doing: str) -> None:
         """Send bytes in one piece; the send buffer grows when they need it."""
         try:
-            try:
-                self._socket.send(datagram)
-            except OSError as error:
-                if error.errno != errno.EMSGSIZE:
-                    raise
-                self._grow_send_buffer(len(datagram))
-                self._socket.send(datagram)
+            self._send_or_grow(datagram)
         except OSError as error:
-            raise failure(doing, _refusal_of(error)) from error
+            too_large = error.errno == errno.EMSGSIZE
+            words = f"{len(datagram)} bytes at once; net.core.wmem_max allows less" if too_large else ""
+            raise failure(doing, _refusal_of(error, words)) from error
 
     def drain(self, doing: str) -> list[Message]:
         """Return all messages that are waiting. When the kernel had more than fit (ENOBUFS), those that did."""
@@ -178,6 +174,15 @@ class NetlinkSocket:
             raise KernelError(doing, errno.EMSGSIZE, f"an answer of {length} bytes, we read {len(self._buffer)}")
         return bytes(memoryview(self._buffer)[:length])
 
+    def _send_or_grow(self, datagram: bytes) -> None:
+        try:
+            self._socket.send(datagram)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+            self._grow_send_buffer(len(datagram))
+            self._socket.send(datagram)
+
     def _grow_send_buffer(self, size: int) -> None:
         """Make room for a datagram. Beyond net.core.wmem_max that needs NET_ADMIN, else the kernel clips it."""
         try:
@@ -186,8 +191,8 @@ class NetlinkSocket:
             self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, size)
 
 
-def _refusal_of(error: OSError) -> Refusal:
-    return Refusal(error.errno or errno.EIO)
+def _refusal_of(error: OSError, words: str = "") -> Refusal:
+    return Refusal(error.errno or errno.EIO, words)
 
 
 def _set_if_known(socket: _socket.socket, option: int) -> None:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from capture.netlink import attributes
-from capture.netlink.attributes import MalformedMessageError, attribute, decode, nested, s32be, text, u8, u16, u16be
+from capture.netlink.attributes import MalformedMessageError, attribute, decode, nested, s32be, text, u8, u16be
 
 little_endian = pytest.mark.skipif(sys.byteorder != "little", reason="the bytes are those of a little-endian machine")
 
@@ -22,7 +22,7 @@ little_endian = pytest.mark.skipif(sys.byteorder != "little", reason="the bytes 
         (attribute(2, u16be(15001)), "0600 0200 3a99 0000"),
         (nested(4, attribute(1, u8(6))), "0c00 0480 0500 0100 06 000000"),
         (nested(4), "0400 0480"),
-        (u16(0x1234), "3412"),
+        (attributes.u32(0x12345678), "78563412"),
         (s32be(-100), "ffffff9c"),
         (attributes.u64be(5), "0000000000000005"),
     ],
