@@ -1,0 +1,358 @@
+"""What happens to a packet, and which rule decides: the model walked as a kernel walks it.
+
+::
+
+    outbound   raw OUTPUT -> mangle OUTPUT -> nat OUTPUT -+-> another host
+                                                          `-> lo -> raw PREROUTING -> mangle PREROUTING -> socket
+    inbound    raw PREROUTING -> mangle PREROUTING -> nat PREROUTING -> socket
+
+nat is asked about the first packet of a connection, and once: what came through nat OUTPUT does not
+meet nat PREROUTING when it comes back over ``lo`` (nf_nat_core.c: one destination manipulation per
+connection). A redirect in OUTPUT makes the destination the loopback address; in PREROUTING it stays
+in the pod.
+"""
+
+from __future__ import annotations
+
+from capture.addresses import BITS, IPV4, Network
+from capture.model import (
+    MANGLE,
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    RAW,
+    Accept,
+    ConnectionMark,
+    ConnectionState,
+    Continue,
+    Destination,
+    DestinationPort,
+    Drop,
+    InInterface,
+    Jump,
+    Log,
+    Mark,
+    OutInterface,
+    OwnerGid,
+    OwnerUid,
+    Protocol,
+    Redirect,
+    RestoreMark,
+    Return,
+    Rule,
+    SaveMark,
+    SetMark,
+    SetZone,
+    Source,
+    SourcePort,
+    Span,
+    TransparentProxy,
+    UnknownMatch,
+    UnknownVerdict,
+)
+from capture.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Literal
+
+    from capture.addresses import Family
+    from capture.model import Chain, Match, ProtocolName, Ruleset, Table, TableName, Verdict
+
+    Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected"]
+
+LOOPBACK = "lo"
+ASKED_OF_NAT = ("NEW", "RELATED")
+"""Connection states in which the nat table is asked; later packets follow the first one."""
+
+REDIRECTED_BY = {
+    "ISTIO_REDIRECT": "proxy-outbound",
+    "ISTIO_IN_REDIRECT": "proxy-inbound",
+    "ISTIO_OUTPUT_DNS": "dns",
+}
+"""What a redirect in one of our chains means."""
+
+
+class Packet(Value):
+    """A packet as the first table sees it.
+
+    With ``in_interface`` it comes in, else the process with ``uid`` and ``gid`` sends it through
+    ``out_interface``. Addresses are networks of a single address; a source that is not known matches no rule
+    that asks for one. Marks are numbers; ``state`` is one of CONNECTION_STATES.
+    """
+
+    protocol: ProtocolName
+    destination: Network
+    port: int
+    source: Network | None = None
+    source_port: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    in_interface: str | None = None
+    out_interface: str | None = None
+    mark: int = 0
+    connection_mark: int = 0
+    state: str = "NEW"
+
+    @property
+    def family(self) -> Family:
+        """Return the packet's address family."""
+        return self.destination.family
+
+
+class Step(Value):
+    """One rule that the packet met and matched; ``position`` counts from 1 within the chain, in its family.
+
+    ``certain`` is False where the rule asks for something that we cannot judge.
+    """
+
+    table: TableName
+    chain: str
+    position: int
+    rule: Rule
+    depth: int = 0
+    certain: bool = True
+
+
+class Trace(Value):
+    """Where the packet ends and how it came there; ``step`` is the rule that decided, None for a policy."""
+
+    packet: Packet
+    outcome: Outcome
+    port: int
+    step: Step | None
+    path: tuple[Step, ...]
+    transparent: bool = False
+
+    @property
+    def certain(self) -> bool:
+        """Return whether no rule on the way was beyond our judgement."""
+        return all(step.certain for step in self.path)
+
+
+def trace(ruleset: Ruleset, packet: Packet) -> Trace:
+    """Return what the rules do to the packet."""
+    walk = _Walk(ruleset, packet)
+    if packet.in_interface is not None:
+        walk.through(PREROUTING, (RAW, MANGLE, NAT))
+    else:
+        walk.through(OUTPUT, (RAW, MANGLE, NAT))
+        if walk.packet.out_interface == LOOPBACK and not walk.is_dropped:
+            walk.packet = walk.packet.replace(in_interface=LOOPBACK, out_interface=None)
+            walk.through(PREROUTING, (RAW, MANGLE))
+    return walk.result()
+
+
+class _Walk:
+    """A packet on its way; it changes as rules act on it."""
+
+    def __init__(self, ruleset: Ruleset, packet: Packet) -> None:
+        self.ruleset = ruleset
+        self.first = packet
+        self.packet = packet
+        self.path: list[Step] = []
+        self.redirect: Step | None = None
+        self.transparent: Step | None = None
+        self.is_dropped = False
+
+    def through(self, hook: str, tables: Iterable[TableName]) -> None:
+        """Take the packet through the tables at one hook."""
+        for name in tables:
+            table = self.ruleset.table(name)
+            chain = table.chain(hook) if table else None
+            if table is None or chain is None or self.is_dropped:
+                continue
+            if name == NAT and self.packet.state not in ASKED_OF_NAT:
+                continue
+            decided = self._chain(table, chain, 0)
+            if not decided and chain.policy == "DROP":
+                self.is_dropped = True
+
+    def _chain(self, table: Table, chain: Chain, depth: int) -> bool:
+        """Take the packet through a chain; return whether a rule decided on the whole table."""
+        for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
+            matched = judge(rule, self.packet)
+            if matched is False:
+                continue
+            step = Step(table.name, chain.name, position, rule, depth, matched is True)
+            if matched is None:
+                self._note_uncertain(step)
+                continue
+            self.path.append(step)
+            match rule.verdict:
+                case Jump(chain=target):
+                    called = table.chain(target)
+                    if called is not None and self._chain(table, called, depth + 1):
+                        return True
+                case Return():
+                    return depth == 0 and self._end_of_built_in(chain)
+                case UnknownVerdict():
+                    self.path[-1] = step.replace(certain=False)
+                case verdict:
+                    if self._act(verdict, step):
+                        return True
+        return False
+
+    def _end_of_built_in(self, chain: Chain) -> bool:
+        """Leave a built-in chain by RETURN: its policy decides."""
+        if chain.policy == "DROP":
+            self.is_dropped = True
+        return True
+
+    def _note_uncertain(self, step: Step) -> None:
+        """Note a rule that might have matched, if that would have mattered."""
+        if not isinstance(step.rule.verdict, Log | Continue):
+            self.path.append(step)
+
+    def _act(self, verdict: Verdict, step: Step) -> bool:
+        """Do to the packet what a verdict says; return whether that ends the table."""
+        packet = self.packet
+        match verdict:
+            case Accept():
+                return True
+            case Drop():
+                self.is_dropped = True
+                return True
+            case Redirect(port=port):
+                self.redirect = step
+                self.packet = _redirected(packet, port)
+                return True
+            case TransparentProxy(mark=mark, mask=mask):
+                self.transparent = step
+                self.packet = packet.replace(mark=packet.mark & ~mask | mark)
+                return True
+            case SetMark(value=value, mask=mask):
+                self.packet = packet.replace(mark=packet.mark & ~mask | value)
+            case SaveMark():
+                self.packet = packet.replace(connection_mark=packet.mark)
+            case RestoreMark():
+                self.packet = packet.replace(mark=packet.connection_mark)
+            case SetZone() | Log() | Continue():
+                pass
+        return False
+
+    def result(self) -> Trace:
+        """Return where the packet is now."""
+        outcome: Outcome = "direct"
+        step, port = self._last_decision(), self.first.port
+        if self.is_dropped:
+            outcome = "dropped"
+        elif self.transparent is not None and isinstance(self.transparent.rule.verdict, TransparentProxy):
+            outcome, step, port = "proxy-inbound", self.transparent, self.transparent.rule.verdict.port
+        elif self.redirect is not None:
+            outcome, step, port = _meaning(self.redirect), self.redirect, self.packet.port
+        elif self._goes_to_the_transparent_socket():
+            outcome, port = "proxy-inbound", self._transparent_port()
+        return Trace(
+            self.first,
+            outcome,
+            port,
+            step,
+            tuple(self.path),
+            transparent=outcome == "proxy-inbound" and not self.redirect,
+        )
+
+    def _last_decision(self) -> Step | None:
+        """Return the last rule that let go of the packet or threw it away."""
+        decisive = [
+            step for step in self.path if isinstance(step.rule.verdict, Return | Accept | Drop) and step.certain
+        ]
+        in_nat = [step for step in decisive if step.table == NAT]
+        if self.is_dropped:
+            return next((step for step in reversed(decisive) if isinstance(step.rule.verdict, Drop)), None)
+        return next(reversed(in_nat or decisive), None)
+
+    def _goes_to_the_transparent_socket(self) -> bool:
+        """Return whether a packet of a known connection got a mark that routes it to the proxy's socket."""
+        marks = {policy.mark for policy in self.ruleset.policy_routes} or self._transparent_marks()
+        arrives = self.first.in_interface not in (None, LOOPBACK)
+        return arrives and self.packet.mark in marks and self.first.mark != self.packet.mark
+
+    def _transparent_rules(self) -> list[TransparentProxy]:
+        mangle = self.ruleset.table(MANGLE)
+        rules = [rule for chain in mangle.chains for rule in chain.rules] if mangle else []
+        return [rule.verdict for rule in rules if isinstance(rule.verdict, TransparentProxy)]
+
+    def _transparent_marks(self) -> set[int]:
+        return {verdict.mark for verdict in self._transparent_rules()}
+
+    def _transparent_port(self) -> int:
+        return next((verdict.port for verdict in self._transparent_rules()), self.first.port)
+
+
+def _redirected(packet: Packet, port: int) -> Packet:
+    """Return the packet with a destination in the pod: the loopback address for what goes out."""
+    if packet.in_interface is not None:
+        return packet.replace(port=port)
+    first = 0x7F000001 if packet.family == IPV4 else 1
+    here = Network(packet.family, first, BITS[packet.family])
+    return packet.replace(port=port, destination=here, out_interface=LOOPBACK)
+
+
+def _meaning(step: Step) -> Outcome:
+    """Return what a redirect means, by the chain that it stands in."""
+    outcome = REDIRECTED_BY.get(step.chain.replace("-", "_"))
+    if outcome == "proxy-outbound":
+        return "proxy-outbound"
+    if outcome == "proxy-inbound":
+        return "proxy-inbound"
+    return "dns" if outcome == "dns" else "redirected"
+
+
+# --- does a rule match? --------------------------------------------------------------------------
+
+
+def judge(rule: Rule, packet: Packet) -> bool | None:
+    """Return whether the packet fulfils all matches of the rule; None if that cannot be known."""
+    answers = [_holds(match, packet) for match in rule.matches]
+    if False in answers:
+        return False
+    return None if None in answers else True
+
+
+def _holds(match: Match, packet: Packet) -> bool | None:  # noqa: C901, PLR0911, PLR0912  # one case for each match
+    """Return whether one match holds; None for what we cannot judge."""
+    match match:
+        case Protocol(name=name):
+            return packet.protocol == name
+        case Source(networks=networks, negated=negated):
+            return packet.source is not None and _inside(packet.source, networks) != negated
+        case Destination(networks=networks, negated=negated):
+            return _inside(packet.destination, networks) != negated
+        case InInterface(name=name, negated=negated):
+            return _is_interface(name, packet.in_interface) != negated
+        case OutInterface(name=name, negated=negated):
+            return _is_interface(name, packet.out_interface) != negated
+        case SourcePort(ports=ports, negated=negated):
+            return packet.source_port is not None and _among(packet.source_port, ports) != negated
+        case DestinationPort(ports=ports, negated=negated):
+            return _among(packet.port, ports) != negated
+        case OwnerUid(ids=ids, negated=negated):
+            return packet.uid is not None and _among(packet.uid, ids) != negated
+        case OwnerGid(ids=ids, negated=negated):
+            return packet.gid is not None and _among(packet.gid, ids) != negated
+        case Mark(value=value, mask=mask, negated=negated):
+            return (packet.mark & mask == value) != negated
+        case ConnectionMark(value=value, mask=mask, negated=negated):
+            return (packet.connection_mark & mask == value) != negated
+        case ConnectionState(states=states, negated=negated):
+            return (packet.state in states) != negated
+        case UnknownMatch():
+            return None
+
+
+def _inside(address: Network, networks: tuple[Network, ...]) -> bool:
+    return any(network.family == address.family and network.contains(address.first) for network in networks)
+
+
+def _among(number: int, spans: tuple[Span, ...]) -> bool:
+    return any(span.contains(number) for span in spans)
+
+
+def _is_interface(pattern: str, name: str | None) -> bool:
+    if name is None:
+        return False
+    if pattern.endswith("+"):
+        return name.startswith(pattern[:-1])
+    return name == pattern
