@@ -1,7 +1,7 @@
 # Everything starts from a fresh clone: each target sets up what it needs, once.
 
 VENV := .venv
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH):/usr/sbin:/sbin
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
