@@ -1,0 +1,463 @@
+"""From native rules to the messages of a batch. Pure; ``decode`` is the inverse.
+
+The expressions are those that nft(8) makes of ``text``, byte for byte where nft has one way, so that
+everybody's listing of ours reads well. A condition loads a field into register 1 and compares:
+
+    ip daddr 10.0.0.0/8     payload load 1b @ network header + 16 => reg 1, cmp eq reg 1 10
+    meta skuid 1000-2000    meta load skuid => reg 1, byteorder hton, cmp gte reg 1 1000, cmp lte reg 1 2000
+    tcp dport { 53, 15008 } payload load 2b @ transport header + 2 => reg 1, lookup reg 1 set __set0
+
+Lists are anonymous sets. They belong to their rule, nobody can change one behind its back, they go when it
+goes, and need no names; long ones cost the same as named ones. Tables, chains and sets carry no
+userdata: nft crashes on what another version of nft left there. Without it nft takes the keys of a plain set
+of ids for big endian, so those are always sets of intervals, whose keys really are.
+"""
+
+from __future__ import annotations
+
+from capture.addresses import BITS
+from capture.backends.nftables import constants as nf
+from capture.backends.nftables.native import (
+    ADDRESS_FAMILIES,
+    CT_MARK,
+    CT_STATE,
+    DPORT,
+    IIFNAME,
+    L4PROTO,
+    MARK,
+    NFPROTO,
+    NFPROTO_NUMBERS,
+    OIFNAME,
+    SKGID,
+    SKUID,
+    SPORT,
+    Among,
+    Masked,
+    Named,
+    Proxy,
+)
+from capture.model import (
+    ALL_BITS,
+    Accept,
+    Drop,
+    Jump,
+    Log,
+    Redirect,
+    RestoreMark,
+    Return,
+    SaveMark,
+    SetMark,
+    SetZone,
+)
+from capture.netlink.attributes import BYTE_ORDER, attribute, nested, s32be, text, u8, u16be, u32, u32be, u64be
+from capture.netlink.batch import Change
+from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
+from capture.netlink.nfnetlink import NFPROTO_UNSPEC
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from capture.backends.nftables.native import NativeChain, NativeTable, Range
+
+MOST_ELEMENTS = 1500
+"""Of one message: an attribute has 16 bits of length, and an element of an IPv6 set up to 36 bytes."""
+
+ANONYMOUS = "__set%d"
+"""The kernel puts a number in; the rule refers to the set by its id in the batch."""
+
+INTERFACE_NAME_SIZE = 16  # IFNAMSIZ in linux/if.h
+
+
+# --- tables, chains, rules -----------------------------------------------------------------------
+
+
+def add_table(table: str) -> Change:
+    """Return the message that makes a table, or does nothing if there is one."""
+    name = attribute(nf.NFTA_TABLE_NAME, text(table))
+    return Change(nf.NFT_MSG_NEWTABLE, nf.NFPROTO_INET, name, f"add table inet {table}", NLM_F_CREATE)
+
+
+def delete_table(table: str) -> Change:
+    """Return the message that deletes a table with all that is in it."""
+    name = attribute(nf.NFTA_TABLE_NAME, text(table))
+    return Change(nf.NFT_MSG_DELTABLE, nf.NFPROTO_INET, name, f"delete table inet {table}")
+
+
+def flush_table(table: str) -> Change:
+    """Return the message that deletes all rules of a table, and with them their anonymous sets."""
+    name = attribute(nf.NFTA_RULE_TABLE, text(table))
+    return Change(nf.NFT_MSG_DELRULE, nf.NFPROTO_INET, name, f"flush table inet {table}")
+
+
+def add_chain(table: str, chain: NativeChain) -> Change:
+    """Return the message that makes a chain; of a base chain that stands there already, it sets the policy."""
+    parts = _chain_name(table, chain.name)
+    if chain.hook is not None and chain.policy is not None:
+        parts += nested(
+            nf.NFTA_CHAIN_HOOK,
+            attribute(nf.NFTA_HOOK_HOOKNUM, u32be(nf.HOOK_PLACES.index(chain.hook.place))),
+            attribute(nf.NFTA_HOOK_PRIORITY, s32be(chain.hook.priority)),
+        )
+        parts += attribute(nf.NFTA_CHAIN_TYPE, text(chain.hook.kind))
+        parts += attribute(nf.NFTA_CHAIN_POLICY, u32be(nf.POLICIES.index(chain.policy)))
+    doing = f"add chain {chain.name} to table inet {table}"
+    return Change(nf.NFT_MSG_NEWCHAIN, nf.NFPROTO_INET, parts, doing, NLM_F_CREATE)
+
+
+def delete_chain(table: str, chain: str) -> Change:
+    """Return the message that deletes a chain without rules."""
+    doing = f"delete chain {chain} of table inet {table}"
+    return Change(nf.NFT_MSG_DELCHAIN, nf.NFPROTO_INET, _chain_name(table, chain), doing)
+
+
+def _chain_name(table: str, chain: str) -> bytes:
+    return attribute(nf.NFTA_CHAIN_TABLE, text(table)) + attribute(nf.NFTA_CHAIN_NAME, text(chain))
+
+
+def add_rules(table: NativeTable, first_set: int) -> Iterator[Change]:
+    """Yield the messages that append the rules of a table, each after the sets it needs.
+
+    Sets are numbered from ``first_set`` on; no other set of the batch may have one of those numbers.
+    """
+    set_number = first_set
+    for chain in table.chains:
+        where = attribute(nf.NFTA_RULE_TABLE, text(table.name)) + attribute(nf.NFTA_RULE_CHAIN, text(chain.name))
+        for place, rule in enumerate(chain.rules, 1):
+            doing = f"add rule {place} to chain {chain.name} of table inet {table.name}"
+            expressions: list[bytes] = []
+            for condition in rule.conditions:
+                if type(condition) is Among and len(condition.ranges) > 1:
+                    yield from _add_set(table.name, condition, set_number, doing)
+                    expressions.append(_lookup(condition, set_number))
+                    set_number += 1
+                else:
+                    expressions.append(EXPRESSIONS[type(condition)](condition))
+            expressions.append(COUNTER)
+            expressions += [EXPRESSIONS[type(action)](action) for action in rule.actions]
+            parts = where + nested(nf.NFTA_RULE_EXPRESSIONS, *expressions) + _comment(rule.comment)
+            yield Change(nf.NFT_MSG_NEWRULE, nf.NFPROTO_INET, parts, doing, NLM_F_CREATE | NLM_F_APPEND)
+
+
+def _comment(comment: str) -> bytes:
+    """Return the comment as nft stores it: as userdata of the rule."""
+    if not comment:
+        return b""
+    words = text(comment)
+    return attribute(nf.NFTA_RULE_USERDATA, u8(nf.NFTNL_UDATA_RULE_COMMENT) + u8(len(words)) + words)
+
+
+# --- expressions ---------------------------------------------------------------------------------
+
+
+def _expression(name: str, *attributes: bytes) -> bytes:
+    return nested(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, text(name)), nested(nf.NFTA_EXPR_DATA, *attributes))
+
+
+REGISTER = u32be(nf.NFT_REG_1)
+
+COUNTER = _expression(
+    "counter", attribute(nf.NFTA_COUNTER_BYTES, u64be(0)), attribute(nf.NFTA_COUNTER_PACKETS, u64be(0))
+)
+
+
+def _load_meta(key: int) -> bytes:
+    return _expression("meta", attribute(nf.NFTA_META_KEY, u32be(key)), attribute(nf.NFTA_META_DREG, REGISTER))
+
+
+def _store_meta(key: int) -> bytes:
+    return _expression("meta", attribute(nf.NFTA_META_KEY, u32be(key)), attribute(nf.NFTA_META_SREG, REGISTER))
+
+
+def _load_ct(key: int) -> bytes:
+    return _expression("ct", attribute(nf.NFTA_CT_KEY, u32be(key)), attribute(nf.NFTA_CT_DREG, REGISTER))
+
+
+def _store_ct(key: int) -> bytes:
+    return _expression("ct", attribute(nf.NFTA_CT_KEY, u32be(key)), attribute(nf.NFTA_CT_SREG, REGISTER))
+
+
+def _load_payload(base: int, offset: int, length: int) -> bytes:
+    return _expression(
+        "payload",
+        attribute(nf.NFTA_PAYLOAD_DREG, REGISTER),
+        attribute(nf.NFTA_PAYLOAD_BASE, u32be(base)),
+        attribute(nf.NFTA_PAYLOAD_OFFSET, u32be(offset)),
+        attribute(nf.NFTA_PAYLOAD_LEN, u32be(length)),
+    )
+
+
+ADDRESS_OFFSETS = {"ip saddr": 12, "ip daddr": 16, "ip6 saddr": 8, "ip6 daddr": 24}  # RFC 791 3.1, RFC 8200 3
+PORT_SIZE = 2  # RFC 9293 3.1, RFC 768: both ports are the first four bytes
+
+LOADS: dict[str, bytes] = {
+    NFPROTO: _load_meta(nf.NFT_META_NFPROTO),
+    L4PROTO: _load_meta(nf.NFT_META_L4PROTO),
+    IIFNAME: _load_meta(nf.NFT_META_IIFNAME),
+    OIFNAME: _load_meta(nf.NFT_META_OIFNAME),
+    SKUID: _load_meta(nf.NFT_META_SKUID),
+    SKGID: _load_meta(nf.NFT_META_SKGID),
+    MARK: _load_meta(nf.NFT_META_MARK),
+    CT_MARK: _load_ct(nf.NFT_CT_MARK),
+    CT_STATE: _load_ct(nf.NFT_CT_STATE),
+} | {
+    field: _load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, BITS[ADDRESS_FAMILIES[field]] // 8)
+    for field, offset in ADDRESS_OFFSETS.items()
+}
+for _protocol in SPORT:
+    LOADS[SPORT[_protocol]] = _load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, 0, PORT_SIZE)
+    LOADS[DPORT[_protocol]] = _load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, PORT_SIZE, PORT_SIZE)
+
+SIZES = {NFPROTO: 1, L4PROTO: 1, SKUID: 4, SKGID: 4, MARK: 4, CT_MARK: 4, CT_STATE: 4}
+SIZES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), PORT_SIZE)
+SIZES |= {field: BITS[family] // 8 for field, family in ADDRESS_FAMILIES.items()}
+
+HOST_ORDER = frozenset((SKUID, SKGID, MARK, CT_MARK, CT_STATE))
+"""Fields that lie in a register in the byte order of the machine."""
+
+TO_NETWORK_ORDER = _expression(
+    "byteorder",
+    attribute(nf.NFTA_BYTEORDER_SREG, REGISTER),
+    attribute(nf.NFTA_BYTEORDER_DREG, REGISTER),
+    attribute(nf.NFTA_BYTEORDER_OP, u32be(nf.NFT_BYTEORDER_HTON)),
+    attribute(nf.NFTA_BYTEORDER_LEN, u32be(4)),
+    attribute(nf.NFTA_BYTEORDER_SIZE, u32be(4)),
+)
+"""Ranges are compared byte by byte, so the first byte must be the highest."""
+
+
+def _among(condition: Among) -> bytes:
+    """Return the comparison with one range: an exact number, a network, or from here to there."""
+    ((first, last),) = condition.ranges
+    field = condition.field
+    size = SIZES[field]
+    if first == last:
+        order = BYTE_ORDER if field in HOST_ORDER else "big"
+        return LOADS[field] + _compare(_equality(condition.negated), first.to_bytes(size, order))
+    if field in ADDRESS_FAMILIES and _is_network(first, last):
+        return _network(condition, first, (last - first).bit_length())
+    load = LOADS[field] + TO_NETWORK_ORDER if field in HOST_ORDER else LOADS[field]
+    low, high = first.to_bytes(size, "big"), last.to_bytes(size, "big")
+    if condition.negated:
+        return load + _not_in_range(low, high)
+    return load + _compare(nf.NFT_CMP_GTE, low) + _compare(nf.NFT_CMP_LTE, high)
+
+
+def _is_network(first: int, last: int) -> bool:
+    """Return whether a range of addresses shares a prefix, and begins where that does."""
+    size = last - first + 1
+    return size & (size - 1) == 0 and first & (size - 1) == 0
+
+
+def _network(condition: Among, first: int, host_bits: int) -> bytes:
+    """Return the comparison with a prefix: of its bytes if it has whole ones, else of the address under a mask."""
+    field = condition.field
+    size = SIZES[field]
+    equality = _equality(condition.negated)
+    prefix = size * 8 - host_bits
+    if prefix % 8 == 0 and prefix > 0:
+        load = _load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, ADDRESS_OFFSETS[field], prefix // 8)
+        return load + _compare(equality, (first >> host_bits).to_bytes(prefix // 8, "big"))
+    mask = ((1 << prefix) - 1 << host_bits).to_bytes(size, "big")
+    return LOADS[field] + _bitwise(mask, bytes(size)) + _compare(equality, first.to_bytes(size, "big"))
+
+
+def _masked(condition: Masked) -> bytes:
+    compare = _compare(_equality(condition.negated), u32(condition.value))
+    return LOADS[condition.field] + _bitwise(u32(condition.mask), u32(0)) + compare
+
+
+def _named(condition: Named) -> bytes:
+    """Return the comparison with a name: padded with NUL it is the whole name, else its beginning."""
+    name = condition.name.encode("utf-8", "surrogateescape")
+    whole = name if condition.any_ending else name.ljust(INTERFACE_NAME_SIZE, b"\0")
+    return LOADS[condition.field] + _compare(_equality(condition.negated), whole)
+
+
+def _equality(negated: bool) -> int:  # noqa: FBT001  # a condition's field, handed on
+    return nf.NFT_CMP_NEQ if negated else nf.NFT_CMP_EQ
+
+
+def _data(kind: int, value: bytes) -> bytes:
+    return nested(kind, attribute(nf.NFTA_DATA_VALUE, value))
+
+
+def _compare(operator: int, value: bytes) -> bytes:
+    return _expression(
+        "cmp",
+        attribute(nf.NFTA_CMP_SREG, REGISTER),
+        attribute(nf.NFTA_CMP_OP, u32be(operator)),
+        _data(nf.NFTA_CMP_DATA, value),
+    )
+
+
+def _not_in_range(low: bytes, high: bytes) -> bytes:
+    return _expression(
+        "range",
+        attribute(nf.NFTA_RANGE_SREG, REGISTER),
+        attribute(nf.NFTA_RANGE_OP, u32be(nf.NFT_RANGE_NEQ)),
+        _data(nf.NFTA_RANGE_FROM_DATA, low),
+        _data(nf.NFTA_RANGE_TO_DATA, high),
+    )
+
+
+def _bitwise(mask: bytes, flip: bytes) -> bytes:
+    """Return: register = register & mask ^ flip."""
+    return _expression(
+        "bitwise",
+        attribute(nf.NFTA_BITWISE_SREG, REGISTER),
+        attribute(nf.NFTA_BITWISE_DREG, REGISTER),
+        attribute(nf.NFTA_BITWISE_LEN, u32be(len(mask))),
+        _data(nf.NFTA_BITWISE_MASK, mask),
+        _data(nf.NFTA_BITWISE_XOR, flip),
+    )
+
+
+def _immediate(value: bytes) -> bytes:
+    return _expression("immediate", attribute(nf.NFTA_IMMEDIATE_DREG, REGISTER), _data(nf.NFTA_IMMEDIATE_DATA, value))
+
+
+def _verdict(code: int, chain: bytes = b"") -> bytes:
+    verdict = nested(nf.NFTA_DATA_VERDICT, attribute(nf.NFTA_VERDICT_CODE, s32be(code)), chain)
+    register = attribute(nf.NFTA_IMMEDIATE_DREG, u32be(nf.NFT_REG_VERDICT))
+    return _expression("immediate", register, nested(nf.NFTA_IMMEDIATE_DATA, verdict))
+
+
+def _jump(action: Jump) -> bytes:
+    return _verdict(nf.NFT_JUMP, attribute(nf.NFTA_VERDICT_CHAIN, text(action.chain)))
+
+
+def _redirect(action: Redirect) -> bytes:
+    return _immediate(u16be(action.port)) + REDIRECT
+
+
+def _proxy(action: Proxy) -> bytes:
+    family = NFPROTO_NUMBERS[action.family] if action.family else NFPROTO_UNSPEC
+    return _immediate(u16be(action.port)) + _expression(
+        "tproxy",
+        attribute(nf.NFTA_TPROXY_FAMILY, u32be(family)),
+        attribute(nf.NFTA_TPROXY_REG_PORT, REGISTER),
+    )
+
+
+def _set_mark(action: SetMark) -> bytes:
+    if action.mask == ALL_BITS:
+        return _immediate(u32(action.value)) + STORE_MARK
+    return LOADS[MARK] + _bitwise(u32(ALL_BITS & ~action.mask), u32(action.value & action.mask)) + STORE_MARK
+
+
+def _set_zone(action: SetZone) -> bytes:
+    return _immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE
+
+
+def _log(action: Log) -> bytes:
+    return _expression("log", attribute(nf.NFTA_LOG_PREFIX, text(action.prefix)))
+
+
+def _fixed(expressions: bytes) -> Callable[[object], bytes]:
+    return lambda _: expressions
+
+
+STORE_MARK = _store_meta(nf.NFT_META_MARK)
+STORE_ZONE = _store_ct(nf.NFT_CT_ZONE)
+REDIRECT = _expression(
+    "redir",
+    attribute(nf.NFTA_REDIR_REG_PROTO_MIN, REGISTER),
+    attribute(nf.NFTA_REDIR_FLAGS, u32be(nf.NF_NAT_RANGE_PROTO_SPECIFIED)),
+)
+
+EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
+    Among: _among,
+    Masked: _masked,
+    Named: _named,
+    Accept: _fixed(_verdict(nf.NF_ACCEPT)),
+    Drop: _fixed(_verdict(nf.NF_DROP)),
+    Return: _fixed(_verdict(nf.NFT_RETURN)),
+    Jump: _jump,
+    Redirect: _redirect,
+    Proxy: _proxy,
+    SetMark: _set_mark,
+    SaveMark: _fixed(LOADS[MARK] + _store_ct(nf.NFT_CT_MARK)),
+    RestoreMark: _fixed(LOADS[CT_MARK] + STORE_MARK),
+    SetZone: _set_zone,
+    Log: _log,
+}
+
+
+# --- sets ----------------------------------------------------------------------------------------
+
+# Data types of keys, as nft numbers them (enum datatypes in nftables' datatype.h): to the kernel a mere note.
+KEY_TYPES = {SKUID: 24, SKGID: 25}
+KEY_TYPES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), 13)
+KEY_TYPES |= {field: {"ipv4": 7, "ipv6": 8}[family] for field, family in ADDRESS_FAMILIES.items()}
+
+
+def _lookup(condition: Among, number: int) -> bytes:
+    field = condition.field
+    load = LOADS[field] + TO_NETWORK_ORDER if field in HOST_ORDER else LOADS[field]
+    return load + _expression(
+        "lookup",
+        attribute(nf.NFTA_LOOKUP_SREG, REGISTER),
+        attribute(nf.NFTA_LOOKUP_SET, text(ANONYMOUS)),
+        attribute(nf.NFTA_LOOKUP_SET_ID, u32be(number)),
+        attribute(nf.NFTA_LOOKUP_FLAGS, u32be(nf.NFT_LOOKUP_F_INV if condition.negated else 0)),
+    )
+
+
+def _add_set(table: str, condition: Among, number: int, doing: str) -> Iterator[Change]:
+    """Yield the messages that make the anonymous set of a list and put its elements in."""
+    field, ranges = condition.field, condition.ranges
+    size = SIZES[field]
+    plain = field not in HOST_ORDER and all(first == last for first, last in ranges)
+    elements = _numbers(ranges, size) if plain else _intervals(ranges, size)
+    flags = nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | (0 if plain else nf.NFT_SET_INTERVAL)
+    description = (
+        attribute(nf.NFTA_SET_TABLE, text(table)),
+        attribute(nf.NFTA_SET_NAME, text(ANONYMOUS)),
+        attribute(nf.NFTA_SET_FLAGS, u32be(flags)),
+        attribute(nf.NFTA_SET_KEY_TYPE, u32be(KEY_TYPES[field])),
+        attribute(nf.NFTA_SET_KEY_LEN, u32be(size)),
+        attribute(nf.NFTA_SET_ID, u32be(number)),
+        nested(nf.NFTA_SET_DESC, attribute(nf.NFTA_SET_DESC_SIZE, u32be(len(elements)))),
+    )
+    yield Change(nf.NFT_MSG_NEWSET, nf.NFPROTO_INET, b"".join(description), f"{doing}, its set", NLM_F_CREATE)
+    where = (
+        attribute(nf.NFTA_SET_ELEM_LIST_TABLE, text(table))
+        + attribute(nf.NFTA_SET_ELEM_LIST_SET, text(ANONYMOUS))
+        + attribute(nf.NFTA_SET_ELEM_LIST_SET_ID, u32be(number))
+    )
+    for start in range(0, len(elements), MOST_ELEMENTS):
+        part = nested(nf.NFTA_SET_ELEM_LIST_ELEMENTS, *elements[start : start + MOST_ELEMENTS])
+        elements_of = f"{doing}, elements {start + 1} and on of its set"
+        yield Change(nf.NFT_MSG_NEWSETELEM, nf.NFPROTO_INET, where + part, elements_of, NLM_F_CREATE)
+
+
+def _element_header(size: int, *before_key: bytes) -> bytes:
+    """Return the beginning of an element with a key of ``size`` bytes, which is all that differs between elements."""
+    key = _data(nf.NFTA_SET_ELEM_KEY, bytes(size))
+    return nested(nf.NFTA_LIST_ELEM, *before_key, key)[: -(size + 3 & ~3)]
+
+
+def _numbers(ranges: tuple[Range, ...], size: int) -> list[bytes]:
+    header = _element_header(size)
+    padding = bytes(-size & 3)
+    return [header + first.to_bytes(size, "big") + padding for first, _ in ranges]
+
+
+def _intervals(ranges: tuple[Range, ...], size: int) -> list[bytes]:
+    """Return an element where each range begins, and one marked as an end where it has ended.
+
+    As nft does, the part before the first range is an end too, and a range that reaches the highest
+    number has none.
+    """
+    start = _element_header(size)
+    end = _element_header(size, attribute(nf.NFTA_SET_ELEM_FLAGS, u32be(nf.NFT_SET_ELEM_INTERVAL_END)))
+    padding = bytes(-size & 3)
+    beyond = 1 << size * 8
+    elements = [end + bytes(size) + padding] if ranges[0][0] > 0 else []
+    for first, last in ranges:
+        elements.append(start + first.to_bytes(size, "big") + padding)
+        if last + 1 < beyond:
+            elements.append(end + (last + 1).to_bytes(size, "big") + padding)
+    return elements

@@ -1,0 +1,297 @@
+"""From the model to native rules. Pure; the inverse of ``lift``.
+
+What nf_tables does differently from iptables, and how it is made equal here:
+
+- A table of family inet sees both families. A rule for one of them asks for it (``meta nfproto``), where nft
+  itself would: just before the first address that implies it, else first of all. In a rule set for one
+  family every rule asks, so that the other family is left alone.
+- Its tproxy statement breaks off the rule when nobody listens, and the packet would go on uncaptured;
+  iptables' TPROXY drops it (tproxy_tg4 in net/netfilter/xt_TPROXY.c). So a second rule with the same
+  conditions follows and drops.
+- A list of several entries is compared with a set of ranges, which must not overlap.
+"""
+
+from __future__ import annotations
+
+from capture.addresses import merge
+from capture.backends.nftables.names import HOOKS, TABLE_NAMES, native_chain
+from capture.backends.nftables.native import (
+    CT_MARK,
+    CT_STATE,
+    DADDR,
+    DPORT,
+    IIFNAME,
+    L4PROTO,
+    MARK,
+    NFPROTO,
+    NFPROTO_NUMBERS,
+    OIFNAME,
+    PROTOCOL_NUMBERS,
+    SADDR,
+    SKGID,
+    SKUID,
+    SPORT,
+    STATE_BITS,
+    Among,
+    Masked,
+    Named,
+    NativeChain,
+    NativeRule,
+    NativeTable,
+    Proxy,
+)
+from capture.model import (
+    ALL_BITS,
+    Accept,
+    ConnectionMark,
+    ConnectionState,
+    Continue,
+    Destination,
+    DestinationPort,
+    Drop,
+    InInterface,
+    Jump,
+    Mark,
+    OutInterface,
+    OwnerGid,
+    OwnerUid,
+    Protocol,
+    SetMark,
+    Source,
+    SourcePort,
+    TransparentProxy,
+    UnknownMatch,
+    UnknownVerdict,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from capture.addresses import Family
+    from capture.backends.nftables.native import Action, Condition, Range
+    from capture.model import Chain, Match, Rule, Ruleset, Span, Table, Verdict
+
+COMMENT_MAXIMUM = 127
+"""Bytes of a comment; nft(8) allows 128 with the NUL at the end."""
+
+NOBODY_LISTENS = "nobody listens on that port: drop, so that nothing gets past the proxy"
+
+ASK_FOR_FAMILY = {family: Among(NFPROTO, ((number, number),)) for family, number in NFPROTO_NUMBERS.items()}
+ASK_FOR_PROTOCOL = {name: Among(L4PROTO, ((number, number),)) for name, number in PROTOCOL_NUMBERS.items()}
+
+
+def lower(ruleset: Ruleset) -> tuple[NativeTable, ...]:
+    """Return the native tables of a rule set, only with base chains that do something.
+
+    Raises ValueError for a rule that nf_tables cannot express: a port without a protocol, a list
+    without entries, a match or verdict that was read from somebody else's rule and not understood.
+    """
+    return tuple(_table(table, ruleset) for table in ruleset.tables)
+
+
+def _table(table: Table, ruleset: Ruleset) -> NativeTable:
+    chains = (_chain(table, chain, ruleset) for chain in table.chains)
+    return NativeTable(TABLE_NAMES[table.name], tuple(chain for chain in chains if _does_something(chain)))
+
+
+def _does_something(chain: NativeChain) -> bool:
+    return chain.hook is None or bool(chain.rules) or chain.policy == "drop"
+
+
+def _chain(table: Table, chain: Chain, ruleset: Ruleset) -> NativeChain:
+    hook = HOOKS.get((table.name, chain.name))
+    policy = None if hook is None else (chain.policy or "ACCEPT").lower()
+    rules = tuple(native for rule in chain.rules for native in lower_rule(rule, ruleset))
+    return NativeChain(native_chain(chain.name), rules, hook, policy)
+
+
+def lower_rule(rule: Rule, ruleset: Ruleset) -> Iterator[NativeRule]:
+    """Yield the native rules of one rule: usually one, none if it is for a family that the rule set is not for."""
+    families = ruleset.families
+    family = _family_of(rule) or (families[0] if len(families) == 1 else None)
+    if family is not None and family not in families:
+        return
+    conditions = tuple(_conditions(rule, family))
+    comment = _comment(rule.why) if ruleset.comments and rule.why else ""
+    yield NativeRule(conditions, _actions(rule.verdict, family), None, comment)
+    if type(rule.verdict) is TransparentProxy:
+        yield NativeRule(conditions, (Drop(),), None, NOBODY_LISTENS if ruleset.comments else "")
+
+
+def _family_of(rule: Rule) -> Family | None:
+    """Return the family that a rule is for, be it said or implied by an address."""
+    family = rule.family
+    for match in rule.matches:
+        if isinstance(match, Source | Destination):
+            if not match.networks:
+                raise ValueError(f"no networks to compare with: {match}")
+            of_match = match.networks[0].family
+            if family is not None and of_match != family:
+                raise ValueError(f"a rule for {family} compares with an address of {of_match}: {rule}")
+            family = of_match
+    return family
+
+
+def _comment(why: str) -> str:
+    """Return the reason as nft can print it: on one line, without quotes, cut to the length it allows."""
+    line = " ".join(why.replace('"', "'").split())
+    return line.encode()[:COMMENT_MAXIMUM].decode(errors="ignore")
+
+
+# --- conditions ----------------------------------------------------------------------------------
+
+
+def _conditions(rule: Rule, family: Family | None) -> Iterator[Condition]:
+    """Yield what must hold. The family and the protocol are asked for once, before what depends on them."""
+    protocol = next((match.name for match in rule.matches if type(match) is Protocol), None)
+    protocol_asked = False
+    family_asked = family is None
+    if family is not None and not any(type(match) in ADDRESSES for match in rule.matches):
+        yield ASK_FOR_FAMILY[family]
+        family_asked = True
+    for match in rule.matches:
+        kind = type(match)
+        if kind in ADDRESSES and family is not None and not family_asked:
+            yield ASK_FOR_FAMILY[family]
+            family_asked = True
+        if kind in NEED_PROTOCOL and protocol is not None and not protocol_asked:
+            yield ASK_FOR_PROTOCOL[protocol]
+            protocol_asked = True
+        if kind is not Protocol:
+            yield CONDITIONS[kind](match, protocol)
+
+
+def _address(fields: dict[Family, str], match: Source | Destination) -> Among:
+    networks = match.networks
+    if len(networks) == 1:
+        ranges: tuple[Range, ...] = ((networks[0].first, networks[0].last),)
+    else:
+        ranges = tuple(merge(networks))
+    return Among(fields[networks[0].family], ranges, match.negated)
+
+
+def _source(match: Source, _protocol: str | None) -> Among:
+    return _address(SADDR, match)
+
+
+def _destination(match: Destination, _protocol: str | None) -> Among:
+    return _address(DADDR, match)
+
+
+def _in_interface(match: InInterface, _protocol: str | None) -> Named:
+    return _interface(IIFNAME, match)
+
+
+def _out_interface(match: OutInterface, _protocol: str | None) -> Named:
+    return _interface(OIFNAME, match)
+
+
+def _interface(field: str, match: InInterface | OutInterface) -> Named:
+    any_ending = match.name.endswith("+")
+    name = match.name[:-1] if any_ending else match.name
+    if not name:
+        raise ValueError(f"nf_tables cannot compare with an empty name: {match}")
+    return Named(field, name, any_ending, match.negated)
+
+
+def _source_port(match: SourcePort, protocol: str | None) -> Among:
+    return Among(_port_field(SPORT, match, protocol), _ranges(match.ports), match.negated)
+
+
+def _destination_port(match: DestinationPort, protocol: str | None) -> Among:
+    return Among(_port_field(DPORT, match, protocol), _ranges(match.ports), match.negated)
+
+
+def _port_field(fields: dict[str, str], match: Match, protocol: str | None) -> str:
+    if protocol is None:
+        raise ValueError(f"a port without a protocol: {match}")
+    return fields[protocol]
+
+
+def _uid(match: OwnerUid, _protocol: str | None) -> Among:
+    return Among(SKUID, _ranges(match.ids), match.negated)
+
+
+def _gid(match: OwnerGid, _protocol: str | None) -> Among:
+    return Among(SKGID, _ranges(match.ids), match.negated)
+
+
+def _ranges(spans: tuple[Span, ...]) -> tuple[Range, ...]:
+    """Return spans as ranges in order, overlapping and adjacent ones joined."""
+    if len(spans) == 1:
+        return ((spans[0].first, spans[0].last),)
+    if not spans:
+        raise ValueError("no numbers to compare with")
+    ranges: list[Range] = []
+    for first, last in sorted((span.first, span.last) for span in spans):
+        if ranges and first <= ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], max(last, ranges[-1][1]))
+        else:
+            ranges.append((first, last))
+    return tuple(ranges)
+
+
+def _mark(match: Mark, _protocol: str | None) -> Among | Masked:
+    return _marked(MARK, match)
+
+
+def _connection_mark(match: ConnectionMark, _protocol: str | None) -> Among | Masked:
+    return _marked(CT_MARK, match)
+
+
+def _marked(field: str, match: Mark | ConnectionMark) -> Among | Masked:
+    if match.mask == ALL_BITS:
+        return Among(field, ((match.value, match.value),), match.negated)
+    return Masked(field, match.mask, match.value, match.negated)
+
+
+def _connection_state(match: ConnectionState, _protocol: str | None) -> Masked:
+    """Return that at least one of the states' bits is set: not none of them."""
+    mask = 0
+    for state in match.states:
+        mask |= STATE_BITS[state]
+    if not mask:
+        raise ValueError(f"no connection states to compare with: {match}")
+    return Masked(CT_STATE, mask, 0, not match.negated)
+
+
+def _not_understood(match: Match, _protocol: str | None) -> Condition:
+    raise ValueError(f"a rule of somebody else cannot be written: {match}")
+
+
+ADDRESSES = (Source, Destination)
+NEED_PROTOCOL = (Protocol, SourcePort, DestinationPort)
+
+CONDITIONS: dict[type, Callable[[Any, str | None], Condition]] = {
+    Source: _source,
+    Destination: _destination,
+    InInterface: _in_interface,
+    OutInterface: _out_interface,
+    SourcePort: _source_port,
+    DestinationPort: _destination_port,
+    OwnerUid: _uid,
+    OwnerGid: _gid,
+    Mark: _mark,
+    ConnectionMark: _connection_mark,
+    ConnectionState: _connection_state,
+    UnknownMatch: _not_understood,
+}
+"""For each kind of match but ``Protocol``, which others depend on."""
+
+
+# --- actions -------------------------------------------------------------------------------------
+
+
+def _actions(verdict: Verdict, family: Family | None) -> tuple[Action, ...]:
+    """Return what to do: the verdict itself, but for those that nf_tables has in parts or not at all."""
+    if isinstance(verdict, Jump):
+        return (Jump(native_chain(verdict.chain)),)
+    if isinstance(verdict, TransparentProxy):
+        return (Proxy(verdict.port, family), SetMark(verdict.mark, verdict.mask), Accept())
+    if isinstance(verdict, Continue):
+        return ()
+    if isinstance(verdict, UnknownVerdict):
+        raise ValueError(f"a rule of somebody else cannot be written: {verdict}")  # noqa: TRY004  # its type is allowed
+    return (verdict,)

@@ -1,0 +1,97 @@
+"""What things are called in nf_tables, and where the kernel enters our chains: a bijection with the model's names.
+
+nat PREROUTING        inet istio-proxy-nat, chain prerouting, type nat, priority -100
+nat ISTIO_INBOUND     inet istio-proxy-nat, chain istio-inbound    (upstream's native mode says it this way)
+nat ISTIO-INBOUND     inet istio-proxy-nat, chain ISTIO-INBOUND
+"""
+
+from __future__ import annotations
+
+from capture.model import BUILT_IN_CHAINS, FORWARD, INPUT, MANGLE, NAT, OUTPUT, POSTROUTING, PREROUTING, RAW, TABLES
+from capture.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from capture.model import TableName
+
+    ChainType = Literal["filter", "nat", "route"]
+
+TABLE_NAMES: dict[TableName, str] = {table: f"istio-proxy-{table}" for table in TABLES}
+"""All of family inet: one rule serves both families, and all tables change in one transaction."""
+
+MODEL_TABLES: dict[str, TableName] = {native: table for table, native in TABLE_NAMES.items()}
+
+
+class Hook(Value):
+    """Where the kernel enters a base chain: a place on the packet's path, and a turn among the chains there.
+
+    ``place`` is a name of the hook in lower case. Lower priorities come first.
+    """
+
+    kind: str
+    place: str
+    priority: int
+
+
+# linux/netfilter_ipv4.h, enum nf_ip_hook_priorities: the same turns as the tables of iptables have.
+NF_IP_PRI_RAW = -300
+NF_IP_PRI_MANGLE = -150
+NF_IP_PRI_NAT_DST = -100
+NF_IP_PRI_NAT_SRC = 100
+
+
+def _hook(table: TableName, chain: str) -> Hook:
+    place = chain.lower()
+    if table == RAW:
+        return Hook("filter", place, NF_IP_PRI_RAW)
+    if table == MANGLE:
+        # Type route: a packet whose mark was changed is routed again, as iptables' mangle OUTPUT does.
+        return Hook("route" if chain == OUTPUT else "filter", place, NF_IP_PRI_MANGLE)
+    return Hook("nat", place, NF_IP_PRI_NAT_SRC if chain in (INPUT, POSTROUTING) else NF_IP_PRI_NAT_DST)
+
+
+HOOKS: dict[tuple[TableName, str], Hook] = {
+    (table, chain): _hook(table, chain) for table in (RAW, MANGLE, NAT) for chain in BUILT_IN_CHAINS[table]
+}
+"""The built-in chains of the model as base chains, by table and chain."""
+
+BASE_CHAIN_NAMES = {chain: chain.lower() for chain in (PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING)}
+_RESERVED = {*BASE_CHAIN_NAMES, *BASE_CHAIN_NAMES.values()}
+
+
+def native_chain(name: str) -> str:
+    """Return the nf_tables name of a chain of the model; the inverse of ``model_chain`` for chains we write."""
+    return BASE_CHAIN_NAMES.get(name) or _swap_spelling(name)
+
+
+def model_chain(table: TableName, name: str, hook: Hook | None, remark: str = "") -> str:
+    """Return the model's name of a chain that was read.
+
+    A chain that is not entered where we would enter it has a name that says so and is none of the model's,
+    ``prerouting(nat prerouting -5)`` or ``prerouting(not hooked)``, so that it shows up as a difference.
+    ``remark`` is another reason to be different.
+    """
+    if hook is not None:
+        built_in = name.upper()
+        if not remark and HOOKS.get((table, built_in)) == hook and name == native_chain(built_in):
+            return built_in
+        return f"{name}({remark or f'{hook.kind} {hook.place} {hook.priority}'})"
+    if name in _RESERVED:
+        return f"{name}(not hooked)"
+    return _swap_spelling(name)
+
+
+def _swap_spelling(name: str) -> str:
+    """Exchange ISTIO_IN_REDIRECT and istio-in-redirect, and leave all other names as they are.
+
+    An exchange is its own inverse, so two chains never get one name, whatever somebody put there.
+    """
+    if not name.isascii():
+        return name
+    if name.startswith("ISTIO_") and name == name.upper() and "-" not in name:
+        return name.lower().replace("_", "-")
+    if name.startswith("istio-") and name == name.lower() and "_" not in name:
+        return name.upper().replace("-", "_")
+    return name

@@ -1,0 +1,140 @@
+"""A rule as nf_tables sees it: fields that are compared, then things that are done. Values only.
+
+The step between the model and the three ways to write nf_tables (bytes, text, JSON), so that each of
+them only has to spell a dozen words::
+
+    model     Rule(Redirect(15001), (Protocol("tcp"), Destination(10.0.0.0/8)), IPV4)
+    native    l4proto 6, nfproto 2, ip daddr 10.0.0.0-10.255.255.255, counter, Redirect(15001)
+    bytes     meta load l4proto => reg 1, cmp eq reg 1 6, meta load nfproto ...
+
+``lower`` makes native rules of the model's, ``lift`` is its inverse.
+"""
+
+from __future__ import annotations
+
+from capture.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.addresses import Family
+    from capture.backends.nftables.names import Hook
+    from capture.model import (
+        Accept,
+        Counters,
+        Drop,
+        Jump,
+        Log,
+        Redirect,
+        RestoreMark,
+        Return,
+        SaveMark,
+        SetMark,
+        SetZone,
+        UnknownMatch,
+        UnknownVerdict,
+    )
+
+    Range = tuple[int, int]
+
+# Fields, in the words of nft(8). Those of ports also say which protocol's.
+NFPROTO = "meta nfproto"
+L4PROTO = "meta l4proto"
+IIFNAME = "iifname"
+OIFNAME = "oifname"
+SKUID = "meta skuid"
+SKGID = "meta skgid"
+MARK = "meta mark"
+CT_MARK = "ct mark"
+CT_STATE = "ct state"
+SADDR: dict[Family, str] = {"ipv4": "ip saddr", "ipv6": "ip6 saddr"}
+DADDR: dict[Family, str] = {"ipv4": "ip daddr", "ipv6": "ip6 daddr"}
+SPORT = {"tcp": "tcp sport", "udp": "udp sport"}
+DPORT = {"tcp": "tcp dport", "udp": "udp dport"}
+
+ADDRESS_FAMILIES: dict[str, Family] = {
+    field: "ipv4" if field.startswith("ip ") else "ipv6" for field in (*SADDR.values(), *DADDR.values())
+}
+PORT_PROTOCOLS = {field: field[:3] for field in (*SPORT.values(), *DPORT.values())}
+
+NFPROTO_NUMBERS: dict[Family, int] = {"ipv4": 2, "ipv6": 10}  # linux/netfilter.h
+PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17}  # linux/in.h
+
+STATE_BITS = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
+"""linux/netfilter/nf_conntrack_common.h, NF_CT_STATE_BIT."""
+
+
+class Among(Value):
+    """The field is one of these numbers, given as sorted ranges that do not touch."""
+
+    field: str
+    ranges: tuple[Range, ...]
+    negated: bool = False
+
+
+class Masked(Value):
+    """The bits of ``mask`` in the field are ``value``."""
+
+    field: str
+    mask: int
+    value: int
+    negated: bool = False
+
+
+class Named(Value):
+    """The interface has this name, or one that begins with it."""
+
+    field: str
+    name: str
+    any_ending: bool = False
+    negated: bool = False
+
+
+class Proxy(Value):
+    """Give the packet to the local socket on this port; without one, break off the rule (nft_tproxy.c)."""
+
+    port: int
+    family: Family | None = None
+
+
+if TYPE_CHECKING:
+    Condition = Among | Masked | Named | UnknownMatch
+    Action = (
+        Accept
+        | Drop
+        | Return
+        | Jump
+        | Redirect
+        | Proxy
+        | SetMark
+        | SaveMark
+        | RestoreMark
+        | SetZone
+        | Log
+        | UnknownVerdict
+    )
+
+
+class NativeRule(Value):
+    """If all conditions hold, count, then do the actions in order. Jumps name chains as nf_tables does."""
+
+    conditions: tuple[Condition, ...]
+    actions: tuple[Action, ...]
+    counters: Counters | None = None
+    comment: str = ""
+
+
+class NativeChain(Value):
+    """A chain; with a hook it is a base chain and has a policy, "accept" or "drop"."""
+
+    name: str
+    rules: tuple[NativeRule, ...]
+    hook: Hook | None = None
+    policy: str | None = None
+
+
+class NativeTable(Value):
+    """A table of family inet. A dormant one stands there and does nothing."""
+
+    name: str
+    chains: tuple[NativeChain, ...]
+    dormant: bool = False

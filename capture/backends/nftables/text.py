@@ -1,0 +1,197 @@
+"""From native rules to what ``nft -f`` takes. Pure; for people, and the oracle of ``encode``."""
+
+from __future__ import annotations
+
+from capture.addresses import Network, address_text, split
+from capture.backends.nftables.lower import lower
+from capture.backends.nftables.native import (
+    ADDRESS_FAMILIES,
+    CT_STATE,
+    L4PROTO,
+    NFPROTO,
+    NFPROTO_NUMBERS,
+    PROTOCOL_NUMBERS,
+    STATE_BITS,
+    Among,
+    Masked,
+    Named,
+    Proxy,
+)
+from capture.model import (
+    ALL_BITS,
+    Accept,
+    Drop,
+    Jump,
+    Log,
+    Redirect,
+    RestoreMark,
+    Return,
+    SaveMark,
+    SetMark,
+    SetZone,
+    UnknownMatch,
+    UnknownVerdict,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from capture.backends.nftables.native import Action, Condition, NativeChain, NativeRule, NativeTable, Range
+    from capture.model import Ruleset
+
+WORDS: dict[str, dict[int, str]] = {
+    NFPROTO: {number: family for family, number in NFPROTO_NUMBERS.items()},
+    L4PROTO: {number: name for name, number in PROTOCOL_NUMBERS.items()},
+}
+"""Fields whose numbers have names."""
+
+
+def render_text(ruleset: Ruleset) -> str:
+    """Return the script that makes the rule set in an empty namespace; the empty string if there is nothing to make."""
+    return "\n".join(table_text(table) for table in lower(ruleset))
+
+
+def table_text(table: NativeTable) -> str:
+    """Return the block of a table."""
+    chains = "\n".join(chain_text(chain) for chain in table.chains)
+    return f"table inet {table.name} {{\n{chains}}}\n"
+
+
+def chain_text(chain: NativeChain) -> str:
+    """Return the block of a chain inside that of its table."""
+    lines = [f"\tchain {chain.name} {{"]
+    if chain.hook is not None:
+        hook = chain.hook
+        lines.append(f"\t\ttype {hook.kind} hook {hook.place} priority {hook.priority}; policy {chain.policy};")
+    lines += [f"\t\t{rule_text(rule)}" for rule in chain.rules]
+    return "\n".join([*lines, "\t}\n"])
+
+
+def rule_text(rule: NativeRule) -> str:
+    """Return a rule on one line."""
+    words = [*map(condition_text, rule.conditions), "counter", *map(action_text, rule.actions)]
+    if rule.comment:
+        words.append(f"comment {quoted(rule.comment)}")
+    return " ".join(words)
+
+
+def quoted(words: str) -> str:
+    """Return a string as nft reads it. Raises ValueError for one that nft has no way to write."""
+    if '"' in words or "\n" in words:
+        raise ValueError(f"nft cannot write quotes and line ends: {words!r}")
+    return f'"{words}"'
+
+
+# --- conditions ----------------------------------------------------------------------------------
+
+
+def condition_text(condition: Condition) -> str:
+    """Return a condition in the words of nft(8)."""
+    return TEXTS[type(condition)](condition)
+
+
+def action_text(action: Action) -> str:
+    """Return an action in the words of nft(8)."""
+    return TEXTS[type(action)](action)
+
+
+def _among(condition: Among) -> str:
+    operator = "!= " if condition.negated else ""
+    entries = [_range(condition.field, each) for each in condition.ranges]
+    operand = entries[0] if len(entries) == 1 else f"{{ {', '.join(entries)} }}"
+    return f"{condition.field} {operator}{operand}"
+
+
+def _range(field: str, numbers: Range) -> str:
+    first, last = numbers
+    family = ADDRESS_FAMILIES.get(field)
+    if family is None:
+        words = WORDS.get(field, {})
+        return words.get(first, str(first)) if first == last else f"{first}-{last}"
+    networks = tuple(split(family, first, last))
+    if len(networks) == 1:
+        return _network(networks[0])
+    return f"{address_text(family, first)}-{address_text(family, last)}"
+
+
+def _network(network: Network) -> str:
+    return address_text(network.family, network.first) if network.is_address else str(network)
+
+
+def _masked(condition: Masked) -> str:
+    if condition.field == CT_STATE and condition.value == 0:
+        states = [state.lower() for state, bit in STATE_BITS.items() if condition.mask & bit]
+        # "ct state a,b" is true if any of the bits is set; nft 1.0.6 lists its opposite as "ct state ! a,b".
+        return f"ct state {','.join(states)}" if condition.negated else f"ct state & ({'|'.join(states)}) == 0"
+    operator = "!=" if condition.negated else "=="
+    return f"{condition.field} & {condition.mask:#010x} {operator} {condition.value:#010x}"
+
+
+def _named(condition: Named) -> str:
+    operator = "!= " if condition.negated else ""
+    # A literal asterisk at the end would stand for any ending.
+    ending = "*" if condition.any_ending else ""
+    name = f"{condition.name[:-1]}\\*" if condition.name.endswith("*") and not ending else condition.name
+    return f"{condition.field} {operator}{quoted(name + ending)}"
+
+
+def _unknown(part: UnknownMatch | UnknownVerdict) -> str:
+    return part.text
+
+
+# --- actions -------------------------------------------------------------------------------------
+
+
+def _jump(action: Jump) -> str:
+    return f"jump {action.chain}"
+
+
+def _redirect(action: Redirect) -> str:
+    return f"redirect to :{action.port}"
+
+
+def _proxy(action: Proxy) -> str:
+    family = {None: "", "ipv4": "ip ", "ipv6": "ip6 "}[action.family]
+    return f"tproxy {family}to :{action.port}"
+
+
+def _set_mark(action: SetMark) -> str:
+    if action.mask == ALL_BITS:
+        return f"meta mark set {action.value:#010x}"
+    return f"meta mark set meta mark & {ALL_BITS & ~action.mask:#010x} | {action.value & action.mask:#010x}"
+
+
+def _set_zone(action: SetZone) -> str:
+    return f"ct zone set {action.zone}"
+
+
+def _log(action: Log) -> str:
+    if "$" in action.prefix:
+        raise ValueError(f"nft takes what follows a dollar sign for a variable: {action.prefix!r}")
+    return f"log prefix {quoted(action.prefix)}"
+
+
+def _fixed(words: str) -> Callable[[object], str]:
+    return lambda _: words
+
+
+TEXTS: dict[type, Callable[[Any], str]] = {
+    Among: _among,
+    Masked: _masked,
+    Named: _named,
+    UnknownMatch: _unknown,
+    Accept: _fixed("accept"),
+    Drop: _fixed("drop"),
+    Return: _fixed("return"),
+    Jump: _jump,
+    Redirect: _redirect,
+    Proxy: _proxy,
+    SetMark: _set_mark,
+    SaveMark: _fixed("ct mark set meta mark"),
+    RestoreMark: _fixed("meta mark set ct mark"),
+    SetZone: _set_zone,
+    Log: _log,
+    UnknownVerdict: _unknown,
+}
