@@ -111,7 +111,7 @@ def marked_calls_to_self(config: CaptureConfig, owner: OwnerUid | OwnerGid) -> I
 def divert(config: CaptureConfig) -> Iterator[Rule]:
     """Yield what happens to packets of connections that the proxy has."""
     yield Rule(SetMark(config.tproxy_mark), why="routed to lo by its mark")
-    yield Rule(Accept(), why="nothing more to decide")
+    yield Rule(Accept(), why="to the proxy's socket, by the mark")
 
 
 def tproxy(config: CaptureConfig) -> Iterator[Rule]:
