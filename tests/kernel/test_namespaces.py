@@ -426,3 +426,18 @@ def test_a_killed_pytest_leaves_nothing_behind(netns: NamespaceFactory, tmp_path
     wait_until(lambda: not is_running(worker))
     wait_until(lambda: not is_running(sleeper))
     wait_until(lambda: "from-killed" not in outside.run(["ip", "link"]).stdout)
+
+
+@pytest.fixture(scope="module")
+def shared(module_pod_pair: PodPair, module_netns: NamespaceFactory, module_pod: Callable[..., Pod]) -> PodPair:
+    """What one module sets up once, with the fixtures of module scope."""
+    module_pod_pair.peer.listener(("0.0.0.0", 80), label="of the module")
+    assert module_pod("web").ipv4
+    assert module_netns().inode
+    return module_pod_pair
+
+
+@pytest.mark.parametrize("occasion", ["first", "second"])
+def test_fixtures_of_a_module_outlive_a_test(shared: PodPair, pod_pair: PodPair, occasion: str) -> None:
+    assert shared.pod.client().connect(shared.peer.ipv4, 80).label == "of the module"
+    assert pod_pair.pod.client().connect(pod_pair.peer.ipv4, 80).kind is Kind.REFUSED
