@@ -44,10 +44,15 @@ class Entered:
             return self
         target = _open(self.path)
         try:
-            self._home = _open(CURRENT)
-            _enter(target, self.path)
+            home = _open(CURRENT)
+            try:
+                _enter(target, self.path)
+            except CaptureError:
+                os.close(home)
+                raise
         finally:
             os.close(target)
+        self._home = home
         return self
 
     def __exit__(
@@ -69,11 +74,13 @@ def namespace_id() -> str:
     (SO_NETNS_COOKIE, socket(7), Linux 5.14; older kernels give the inode alone).
     """
     inode = os.stat(CURRENT).st_ino
-    with _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, 0) as probe:
-        try:
-            cookie = int.from_bytes(probe.getsockopt(_socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
-        except OSError:
-            return f"{inode}"
+    probe = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, 0)
+    try:
+        cookie = int.from_bytes(probe.getsockopt(_socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
+    except OSError:
+        return f"{inode}"
+    finally:
+        probe.close()
     return f"{inode}-{cookie}"
 
 
