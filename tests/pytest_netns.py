@@ -3,7 +3,9 @@
 A namespace is held by an open file descriptor of the pytest process and by nothing else: no name
 under /run/netns, no holder process. When the test ends, or pytest dies in whatever way, the
 descriptor closes and the kernel takes the namespace, its links and its rules away. Processes that
-a test started get SIGKILL when pytest dies (``PR_SET_PDEATHSIG``).
+a test started get SIGKILL when pytest dies (``PR_SET_PDEATHSIG``). Their children end with the test,
+but outlive a killed pytest; a program that starts daemons belongs into a PID namespace, which ends as
+one: ``popen(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--", ...])``.
 
 Needs Linux, root, pytest, iproute2 (``ip``) and util-linux (``setpriv``, for processes).
 
@@ -70,6 +72,7 @@ import json
 import os
 import selectors
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -612,11 +615,22 @@ class Namespace:
 
     def close(self) -> None:
         """End what was started here, last first, and give the namespace up."""
+        started_processes = any(isinstance(one, Process) for one in self._open)
         while self._open:
             self._open.pop().close()
+        if started_processes:
+            self._kill_the_rest()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def _kill_the_rest(self) -> None:
+        """Kill what background processes left behind: it would keep the namespace."""
+        name = f"net:[{self.inode}]"
+        for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdecimal()):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                if pid != os.getpid() and os.readlink(f"/proc/{pid}/ns/net") == name:
+                    os.kill(pid, signal.SIGKILL)
 
     @property
     def path(self) -> str:

@@ -356,6 +356,17 @@ class TestProcesses:
 
         assert process.returncode == -signal.SIGKILL
 
+    def test_end_with_their_children(self, netns: NamespaceFactory) -> None:
+        namespace = netns()
+        process = namespace.popen(["sh", "-c", "sleep 60 & echo $!; wait"])
+        wait_until(lambda: process.output().endswith("\n"))
+        child = int(process.output())
+        assert is_running(child)
+
+        namespace.close()
+
+        wait_until(lambda: not is_running(child))
+
     def test_survive_the_thread_that_started_them(self, netns: NamespaceFactory) -> None:
         namespace = netns()
         started: list[int] = []
