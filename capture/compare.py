@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from capture.addresses import Family
     from capture.canonical import CanonicalTables
+    from capture.examples import Example
     from capture.model import Ruleset, TableName
 
     Kind = Literal["missing", "unexpected", "foreign", "policy", "family"]
@@ -44,8 +45,10 @@ class Difference(Value):
 
     Kinds: a rule of ours is ``missing``; a rule in our chain, or a jump to it, is ``unexpected``; a
     ``foreign`` rule stands before ours and may take traffic away; a built-in chain has another ``policy``;
-    a ``family`` is captured that should not be.
+    a ``family`` is captured that should not be. ``example`` is a packet that goes elsewhere because of it.
     """
+
+    not_compared = ("example",)
 
     family: Family
     table: TableName
@@ -54,6 +57,7 @@ class Difference(Value):
     rule: Rule | None = None
     position: int = 0
     policy: str = ""
+    example: Example | None = None
 
 
 def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:

@@ -41,13 +41,17 @@ class Applied(Value):
 
 
 class Verified(Value):
-    """How the live rules compare: differences of rules, and what is missing besides rules."""
+    """How the live rules compare: differences of rules, and what is missing besides rules.
+
+    ``notes`` are foreign rules before ours that change no packet's way; they are no drift.
+    """
 
     decision: Decision
     asked: Ruleset
     live: Ruleset
     differences: tuple[Difference, ...] = ()
     missing: tuple[LoopbackAddress | PolicyRoute, ...] = ()
+    notes: tuple[Difference, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -137,9 +141,21 @@ def verify_here(desired: Ruleset, request: Request) -> Verified:
     """Compare the namespace we are in with a rule set."""
     decision = detect.decide(request)
     live = load(decision).read()
-    return Verified(
-        decision, desired, live, tuple(differences(desired, live)), tuple(plumbing.missing(desired))
-    )
+    found, notes = tuple(differences(desired, live)), ()
+    if found:
+        found, notes = _judged(desired, live, found)
+    return Verified(decision, desired, live, found, tuple(plumbing.missing(desired)), notes)
+
+
+def _judged(
+    desired: Ruleset, live: Ruleset, found: tuple[Difference, ...]
+) -> tuple[tuple[Difference, ...], tuple[Difference, ...]]:
+    """Return which differences are drift, with examples, and which are notes."""
+    # Needed only where something is wrong, which is not when milliseconds count.
+    from capture.findings import judged
+    from capture.surroundings import read_surroundings
+
+    return judged(desired, live, found, read_surroundings())
 
 
 def dump(namespace: str | None = None) -> Dumped:
