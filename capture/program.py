@@ -141,10 +141,9 @@ def verify_here(desired: Ruleset, request: Request) -> Verified:
     """Compare the namespace we are in with a rule set."""
     decision = detect.decide(request)
     live = load(decision).read()
-    found, notes = tuple(differences(desired, live)), ()
-    if found:
-        found, notes = _judged(desired, live, found)
-    return Verified(decision, desired, live, found, tuple(plumbing.missing(desired)), notes)
+    found = tuple(differences(desired, live))
+    drift, notes = _judged(desired, live, found) if found else ((), ())
+    return Verified(decision, desired, live, drift, tuple(plumbing.missing(desired)), notes)
 
 
 def _judged(
