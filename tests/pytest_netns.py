@@ -628,7 +628,8 @@ class Namespace:
         """Kill what background processes left behind: it would keep the namespace."""
         name = f"net:[{self.inode}]"
         for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdecimal()):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            # It has ended meanwhile; or it has capabilities that we lack, and so is none of ours.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
                 if pid != os.getpid() and os.readlink(f"/proc/{pid}/ns/net") == name:
                     os.kill(pid, signal.SIGKILL)
 
