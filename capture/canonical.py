@@ -1,17 +1,18 @@
 """One form for all rule sets that mean the same, so that what was asked and what is read can be compared.
 
 A rule set is looked at family by family. In each, rules lose what does not decide on packets (reasons,
-counters), matches stand in one order, and lists have one form: up to 16 entries in a row are
-one rule each, as people want their counters; more are one rule with the fewest networks or spans.
-Kernels and tools differ in exactly these points: iptables writes each entry as a rule, an interval set
-of nftables joins overlapping and adjacent entries.
+counters), matches stand in one order, and lists have one form. Rules in a row that differ in the entries
+of one list only are a list too. Up to 16 single entries are one rule each, in their order, as people want
+their counters. Others are joined into the fewest networks or spans, and these are one rule each again
+if they are 16 at most, else one rule together. Kernels and tools differ in exactly these points:
+iptables writes each entry as a rule, an interval set of nftables joins overlapping and adjacent entries.
 """
 
 from __future__ import annotations
 
 from capture.addresses import collapse
 from capture.model import (
-    BUILT_IN_CHAINS,
+    MOST_SINGLE_RULES,
     ConnectionMark,
     ConnectionState,
     Destination,
@@ -28,15 +29,18 @@ from capture.model import (
     Span,
     UnknownMatch,
 )
-from capture.rules.lists import MOST_SINGLE_RULES
 from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Any
 
     from capture.addresses import Family
-    from capture.model import Match, Ruleset, Table, TableName
+    from capture.model import Match, Ruleset, TableName
+
+    Listed = Source | Destination | SourcePort | DestinationPort | OwnerUid | OwnerGid
+    """Matches with several entries."""
 
 MATCH_ORDER: dict[type, int] = {
     kind: place
@@ -59,7 +63,17 @@ MATCH_ORDER: dict[type, int] = {
     )
 }
 
-LISTS = (Source, Destination, SourcePort, DestinationPort)
+ENTRIES = {
+    Source: "networks",
+    Destination: "networks",
+    SourcePort: "ports",
+    DestinationPort: "ports",
+    OwnerUid: "ids",
+    OwnerGid: "ids",
+}
+"""Where the matches with several entries keep them."""
+
+SPREAD_OVER_RULES = (Source, Destination, SourcePort, DestinationPort)
 """Matches whose entries may be spread over rules, in the order in which they are looked at."""
 
 
@@ -77,42 +91,33 @@ if TYPE_CHECKING:
 def canonical(ruleset: Ruleset, family: Family) -> CanonicalTables:
     """Return what a packet of the family meets, by table and chain; chains that nobody notices are left out.
 
-    Empty: a built-in chain without rules and with the policy ACCEPT, and one of ours without rules to
-    which nothing jumps.
+    Those are chains without rules for the family, unless they are built in and have another policy than ACCEPT.
+    A family that the rule set is not for meets nothing.
     """
     chains: CanonicalTables = {}
+    if family not in ruleset.families:
+        return chains
     for table in ruleset.tables:
         for chain in table.chains:
-            rules = tuple(canonical_rules(chain.rules_for(family)))
+            rules = canonical_rules(chain.rules_for(family))
             policy = chain.policy or "ACCEPT"
             if rules or policy != "ACCEPT":
                 chains[table.name, chain.name] = CanonicalChain(policy, rules)
     return chains
 
 
-def reaches_family(table: Table, family: Family) -> bool:
-    """Return whether any built-in chain of the table holds a rule for the family."""
-    built_in = BUILT_IN_CHAINS[table.name]
-    return any(any(chain.rules_for(family)) for chain in table.chains if chain.name in built_in)
-
-
-def canonical_rules(rules: Iterable[Rule]) -> Iterator[Rule]:
-    """Yield rules that decide the same on every packet, in their one form."""
-    run: list[Rule] = []
-    for rule in map(canonical_rule, rules):
-        if run and _shape(rule) != _shape(run[0]):
-            yield from _joined(run)
-            run = []
-        if _shape(rule) is None:
-            yield rule
-        else:
-            run.append(rule)
-    yield from _joined(run)
+def canonical_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """Return rules that decide the same on every packet, in their one form."""
+    before: list[Rule] = []
+    after = [canonical_rule(rule) for rule in rules]
+    while after != before:  # entries that join to every address leave a rule that may belong to another list
+        before, after = after, list(_with_lists_joined(after))
+    return tuple(after)
 
 
 def canonical_rule(rule: Rule) -> Rule:
     """Return the rule with its matches in order, without those that every packet fulfils."""
-    matches = sorted(_joined_negations(rule.matches), key=lambda match: MATCH_ORDER[type(match)])
+    matches = sorted(_joined_matches(rule.matches), key=lambda match: MATCH_ORDER[type(match)])
     return Rule(rule.verdict, tuple(match for match in matches if not _holds_always(match)))
 
 
@@ -122,74 +127,86 @@ def _holds_always(match: Match) -> bool:
     return False
 
 
-def _joined_negations(matches: tuple[Match, ...]) -> Iterator[Match]:
-    """Yield the matches; "not a" and "not b" of one kind become "neither a nor b"."""
-    joined: dict[type, Match] = {}
+def _joined_matches(matches: tuple[Match, ...]) -> Iterator[Match]:
+    """Yield the matches with their entries in order; "not a" and "not b" of one kind become "neither a nor b"."""
+    negated: dict[type, list[Listed]] = {}
     for match in matches:
-        if isinstance(match, OwnerUid | OwnerGid) and match.negated:
-            earlier = joined.get(type(match))
-            spans = (earlier.ids if isinstance(earlier, OwnerUid | OwnerGid) else ()) + match.ids
-            joined[type(match)] = type(match)(_sorted_spans(spans), negated=True)
-        elif isinstance(match, SourcePort | DestinationPort) and match.negated:
-            earlier = joined.get(type(match))
-            spans = (earlier.ports if isinstance(earlier, SourcePort | DestinationPort) else ()) + match.ports
-            joined[type(match)] = type(match)(_sorted_spans(spans), negated=True)
-        elif isinstance(match, Source | Destination) and len(match.networks) > 1:
-            yield match.replace(networks=collapse(match.networks))
-        else:
+        if not isinstance(match, Source | Destination | SourcePort | DestinationPort | OwnerUid | OwnerGid):
             yield match
-    yield from joined.values()
-
-
-def _sorted_spans(spans: Iterable[Span]) -> tuple[Span, ...]:
-    """Return spans in order, overlapping and adjacent ones joined."""
-    result: list[Span] = []
-    for span in sorted(set(spans), key=lambda span: (span.first, span.last)):
-        if result and span.first <= result[-1].last + 1:
-            result[-1] = Span(result[-1].first, max(result[-1].last, span.last))
+        elif match.negated:
+            negated.setdefault(type(match), []).append(match)
         else:
-            result.append(span)
-    return tuple(result)
+            yield _united([match])
+    for several in negated.values():
+        yield _united(several)
 
 
 # --- lists ---------------------------------------------------------------------------------------
 
 
-def _shape(rule: Rule) -> tuple[object, ...] | None:
-    """Return what rules have in common that differ in the entries of one list only; None without a list."""
-    listed = _list_of(rule)
-    if listed is None:
-        return None
-    return (rule.verdict, type(listed), tuple(match for match in rule.matches if match is not listed))
+def _with_lists_joined(rules: Iterable[Rule]) -> Iterator[Rule]:
+    """Yield the rules, those of one list in the list's one form."""
+    run: list[tuple[Rule, Listed]] = []
+    run_shape = None
+    for rule in rules:
+        listed = _list_of(rule)
+        shape = listed and (rule.verdict, type(listed), [match for match in rule.matches if match is not listed])
+        if run and shape != run_shape:
+            yield from _one_form(run)
+            run = []
+        if listed is None:
+            yield rule
+        else:
+            run.append((rule, listed))
+            run_shape = shape
+    if run:
+        yield from _one_form(run)
 
 
-def _list_of(rule: Rule) -> Source | Destination | SourcePort | DestinationPort | None:
+def _list_of(rule: Rule) -> Listed | None:
     for match in rule.matches:
-        if isinstance(match, LISTS) and not match.negated:
+        if isinstance(match, SPREAD_OVER_RULES) and not match.negated:
             return match
     return None
 
 
-def _entries(match: Source | Destination | SourcePort | DestinationPort) -> tuple[object, ...]:
-    return match.networks if isinstance(match, Source | Destination) else match.ports
-
-
-def _joined(run: list[Rule]) -> Iterator[Rule]:
-    """Yield a run of rules of one shape: as they are if they are few and single, else as one rule."""
-    lists = [listed for listed in map(_list_of, run) if listed is not None]
-    count = sum(len(_entries(listed)) for listed in lists)
-    if count == len(run) and count <= MOST_SINGLE_RULES:
-        yield from run
+def _one_form(run: list[tuple[Rule, Listed]]) -> Iterator[Rule]:
+    """Yield a run of rules that differ in the entries of one list only: as they are if few and single, else joined."""
+    if len(run) <= MOST_SINGLE_RULES and all(len(_entries(listed)) == 1 for _, listed in run):
+        for rule, _ in run:
+            yield rule
         return
-    first = run[0]
-    together = _union(lists)
-    yield Rule(first.verdict, tuple(together if match is lists[0] else match for match in first.matches))
+    first, list_of_first = run[0]
+    together = _united([listed for _, listed in run])
+    entries = _entries(together)
+    few = [_with_entries(together, (entry,)) for entry in entries]
+    for listed in few if len(few) <= MOST_SINGLE_RULES else [together]:
+        matches = tuple(listed if match is list_of_first else match for match in first.matches)
+        yield Rule(first.verdict, tuple(match for match in matches if not _holds_always(match)))
 
 
-def _union(lists: list[Source | Destination | SourcePort | DestinationPort]) -> Match:
-    first = lists[0]
-    if isinstance(first, Source | Destination):
-        networks = [network for each in lists if isinstance(each, Source | Destination) for network in each.networks]
-        return type(first)(collapse(networks))
-    spans = [span for each in lists if isinstance(each, SourcePort | DestinationPort) for span in each.ports]
-    return type(first)(_sorted_spans(spans))
+def _entries(listed: Listed) -> tuple[Any, ...]:
+    entries: tuple[Any, ...] = getattr(listed, ENTRIES[type(listed)])
+    return entries
+
+
+def _with_entries(listed: Listed, entries: tuple[Any, ...]) -> Listed:
+    return listed.replace(**{ENTRIES[type(listed)]: entries})
+
+
+def _united(several: list[Listed]) -> Listed:
+    """Return one match for the entries of several of one kind: in order, overlapping and adjacent ones joined."""
+    entries = [entry for listed in several for entry in _entries(listed)]
+    join = collapse if isinstance(several[0], Source | Destination) else joined_spans
+    return _with_entries(several[0], join(entries))
+
+
+def joined_spans(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """Return the fewest spans, in order, that hold the same numbers."""
+    result: list[Span] = []
+    for span in sorted(spans, key=lambda span: (span.first, span.last)):
+        if result and span.first <= result[-1].last + 1:
+            result[-1] = Span(result[-1].first, max(result[-1].last, span.last))
+        else:
+            result.append(span)
+    return tuple(result)

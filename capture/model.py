@@ -53,6 +53,9 @@ BUILT_IN_CHAINS: dict[TableName, tuple[str, ...]] = {
 
 ALL_BITS = 0xFFFF_FFFF
 
+MOST_SINGLE_RULES = 16
+"""Up to so many entries of a list are one rule each, so that each has a counter of its own; more are one rule."""
+
 CONNECTION_STATES = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED")
 """In the order in which iptables-save prints them (libxt_conntrack.c prints bits upwards)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capture.addresses import FAMILIES
+from capture.model import MOST_SINGLE_RULES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
     from capture.model import Rule
 
     T = TypeVar("T")
-
-MOST_SINGLE_RULES = 16
-"""Up to so many entries are one rule each; above, a set costs the same for 100 and for 10,000 entries."""
 
 
 def grouped(entries: tuple[T, ...]) -> list[tuple[T, ...]]:
@@ -36,8 +34,20 @@ def of_family(networks: tuple[Network, ...], family: Family) -> tuple[Network, .
     return tuple(network for network in networks if network.family == family)
 
 
+def grouped_networks(networks: tuple[Network, ...], family: Family) -> list[tuple[Network, ...]]:
+    """Return the networks of one family one by one, or all together if they are many.
+
+    Of many, one that holds every address is enough. Tools do not print it, so that the others beside it
+    could not be read back as one list.
+    """
+    groups = grouped(of_family(networks, family))
+    if len(groups) == 1:
+        return [next(((network,) for network in groups[0] if network.is_everything), groups[0])]
+    return groups
+
+
 def per_network(networks: tuple[Network, ...], rule: Callable[[Family, tuple[Network, ...]], Rule]) -> Iterator[Rule]:
     """Yield the rules for networks of both families, those of IPv4 first."""
     for family in FAMILIES:
-        for some in grouped(of_family(networks, family)):
+        for some in grouped_networks(networks, family):
             yield rule(family, some)
