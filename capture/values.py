@@ -9,7 +9,8 @@ classes of this kind cost 1 ms. To a type checker they are keyword-or-positional
         number: int
         protocol: str = "tcp"
 
-Fields named in ``not_compared`` are carried along, but are no part of a value's identity.
+Fields named in ``not_compared`` are carried along, but are no part of a value's identity; a subclass
+takes the names over unless it has its own.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ class ValueType(type):
             inherited += getattr(base, "__match_args__", ())
             inherited_defaults |= getattr(base, "_defaults", {})
         fields = inherited + own
-        not_compared = namespace.get("not_compared", ())
         cls.__match_args__ = fields  # type: ignore[misc]  # a dataclass sets it too, at the same moment
         cls._defaults = inherited_defaults | defaults
-        cls._compared = tuple(field for field in fields if field not in not_compared)
+        cls._compared = tuple(field for field in fields if field not in cls.not_compared)
         return cls
 
     if TYPE_CHECKING:
+        not_compared: tuple[str, ...]
         __match_args__: tuple[str, ...]
         _defaults: dict[str, object]
         _compared: tuple[str, ...]
