@@ -1,0 +1,435 @@
+"""Which backend, driver and variant: facts first, then one decision that says its reason.
+
+Facts are gathered by reading only. Nothing here makes a table, and no legacy program is started in a
+namespace without legacy tables: it would make them, and the next detection would answer differently.
+``choose`` is pure. Its rules, when nothing is asked for:
+
+1. iptables where it can be used, since people look with ``iptables -t nat -nvL``; else nftables.
+2. Within iptables the variant in which our rules stand, or else any rules; else nft, else legacy.
+
+What is asked for is taken, or refused with what is missing; never replaced by something else.
+"""
+
+from __future__ import annotations
+
+import os
+
+from capture.addresses import IPV4, IPV6
+from capture.backends.iptables.programs import VARIANTS, find
+from capture.backends.iptables.tables import families_here, has_legacy, legacy_tables
+from capture.backends.nftables.constants import (
+    NFPROTO_INET,
+    NFT_MSG_GETCHAIN,
+    NFTA_CHAIN_NAME,
+    NFTA_CHAIN_TABLE,
+)
+from capture.backends.nftables.names import MODEL_TABLES
+from capture.errors import ConfigurationError, KernelError, PrivilegeError, UnsupportedError
+from capture.model import TABLES
+from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text, u32be
+from capture.netlink.nfnetlink import NFPROTO_UNSPEC, nfgenmsg, open_netfilter, read_generation, read_objects
+from capture.ownership import is_our_chain, spelling_of
+from capture.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Literal
+
+    from capture.addresses import Family
+    from capture.backends.iptables.programs import Variant
+    from capture.netlink.sockets import NetlinkSocket
+    from capture.ownership import Spelling
+
+    Place = Literal["nft", "legacy", "native"]
+    LegacySupport = Literal["present", "loadable", "absent", "unknown"]
+
+NFTA_CHAIN_USE = 6  # linux/netfilter/nf_tables.h: how many rules are in a chain and jump to it
+NFPROTO_FAMILIES: dict[int, Family] = {2: IPV4, 10: IPV6}  # linux/netfilter.h
+
+# linux/netfilter/nf_tables_compat.h, linux/netfilter/nfnetlink.h
+NFNL_SUBSYS_NFT_COMPAT = 11
+NFNL_MSG_COMPAT_GET = 0
+NFTA_COMPAT_NAME, NFTA_COMPAT_REV, NFTA_COMPAT_TYPE = 1, 2, 3
+COMPAT_MATCH, COMPAT_TARGET = 0, 1
+
+DRIVERS: dict[str, tuple[str, ...]] = {"iptables": ("restore", "iptc"), "nftables": ("netlink", "libnftables")}
+
+
+class Request(Value):
+    """What somebody asked for; "auto" and "" leave the choice to us."""
+
+    backend: str = "auto"
+    driver: str = ""
+    variant: str = ""
+
+
+class Decision(Value):
+    """The way that is taken: ``variant`` is "nft" or "legacy" of iptables, and "" of nftables."""
+
+    not_compared = ("reason",)
+
+    backend: str
+    driver: str
+    variant: Variant | Literal[""]
+    reason: str = ""
+
+
+class Leftover(Decision):
+    """Where a set of ours, or of upstream's, stands, and the driver that can remove it."""
+
+    families: tuple[str, ...] = ()
+    """"ipv4" and "ipv6"; "inet" is both."""
+    spellings: tuple[Spelling, ...] = ()
+
+
+class Program(Value):
+    """One of iptables' programs that is installed."""
+
+    variant: Variant
+    family: Family
+    purpose: str
+    path: str
+
+
+class StandingChain(Value):
+    """A chain that stands in the namespace. ``family`` is "ipv4", "ipv6" or "inet".
+
+    ``uses`` counts the rules in it and, outside of legacy, the jumps to it.
+    """
+
+    place: Place
+    family: str
+    table: str
+    chain: str
+    uses: int
+
+    @property
+    def is_ours(self) -> bool:
+        """Return whether the chain is ours or upstream's: by its name, or by the table it is in."""
+        return self.table in MODEL_TABLES if self.place == "native" else is_our_chain(self.chain)
+
+
+class Facts(Value):
+    """What this host, kernel and namespace can do, and what stands in the namespace.
+
+    A bool of None could not be asked, for want of a privilege.
+    """
+
+    programs: tuple[Program, ...]
+    """iptables-nft-save and the like, as far as they are installed."""
+    ipv6: bool
+    """The kernel has IPv6."""
+    nf_tables: bool | None
+    """The kernel has nf_tables: what nftables and iptables-nft need."""
+    nft_compat: bool | None
+    """nf_tables takes matches and targets of iptables (module nft_compat): what iptables-nft needs."""
+    legacy: LegacySupport
+    """The kernel has legacy tables: present in the kernel, to be loaded on use, absent, or nobody knows."""
+    legacy_tables: tuple[tuple[Family, str], ...]
+    """The legacy tables that exist in the namespace."""
+    chains: tuple[StandingChain, ...]
+    """All chains in tables that we might use, of all places that could be read."""
+    python_iptables: bool
+    """The package python-iptables is installed for this interpreter: what the driver iptc needs."""
+    libnftables: bool
+    """The bindings of libnftables are installed for this interpreter: what the driver libnftables needs."""
+
+    def uses(self, place: Place, *, ours: bool = False) -> int:
+        """Return how many rules stand in a place, or of ours there."""
+        return sum(chain.uses for chain in self.chains if chain.place == place and (chain.is_ours or not ours))
+
+
+def decide(request: Request) -> Decision:
+    """Return the way to take in the namespace we are in.
+
+    Raises ConfigurationError for a request that contradicts itself, UnsupportedError for one that this host or
+    kernel cannot fulfil.
+    """
+    return choose(gather(), request)
+
+
+def leftovers() -> tuple[Leftover, ...]:
+    """Return where sets of ours stand in the namespace we are in."""
+    return find_leftovers(gather())
+
+
+def without_kernel(request: Request) -> Decision:
+    """Return the way that a request names, where nothing is to be touched; by default that of most hosts.
+
+    Raises ConfigurationError for a request that contradicts itself.
+    """
+    backend = _backend_asked_for(request)
+    if backend == "nftables":
+        return Decision("nftables", request.driver or "netlink", "", "asked for")
+    variant: Variant = "legacy" if request.variant == "legacy" or request.driver == "iptc" else "nft"
+    return Decision("iptables", request.driver or "restore", variant, "asked for" if backend else "the default")
+
+
+# --- facts ---------------------------------------------------------------------------------------
+
+
+def gather() -> Facts:
+    """Return the facts of the host and of the namespace we are in. Reads only."""
+    programs = tuple(_installed_programs())
+    nf_tables, nft_compat, chains = _ask_nf_tables()
+    tables = tuple((family, table) for family in families_here() for table in _legacy_tables(family))
+    has_python_iptables = _is_importable("iptc")
+    return Facts(
+        programs=programs,
+        ipv6=IPV6 in families_here(),
+        nf_tables=nf_tables,
+        nft_compat=nft_compat,
+        legacy=_legacy_support(),
+        legacy_tables=tables,
+        chains=(*chains, *_legacy_chains(tables, programs, has_python_iptables=has_python_iptables)),
+        python_iptables=has_python_iptables,
+        libnftables=_is_importable("nftables"),
+    )
+
+
+def _installed_programs() -> Iterator[Program]:
+    for variant in VARIANTS:
+        for family in families_here():
+            for purpose in PURPOSES:
+                path = find(variant, family, purpose)
+                if path is not None:
+                    yield Program(variant, family, purpose, path)
+
+
+PURPOSES: tuple[Literal["save", "restore"], ...] = ("save", "restore")
+
+
+def _ask_nf_tables() -> tuple[bool | None, bool | None, tuple[StandingChain, ...]]:
+    """Return whether the kernel has nf_tables and nft_compat, and the chains of nf_tables."""
+    try:
+        with open_netfilter() as netfilter:
+            read_generation(netfilter)
+            return True, takes_extension(netfilter, "owner", COMPAT_MATCH, 1), tuple(_nf_tables_chains(netfilter))
+    except UnsupportedError:
+        return False, False, ()
+    except PrivilegeError:
+        return None, None, ()
+
+
+def takes_extension(netfilter: NetlinkSocket, name: str, kind: int, revision: int) -> bool:
+    """Return whether nf_tables takes a match (COMPAT_MATCH) or target of iptables in this revision.
+
+    The kernel loads the module for it, if it may. Raises PrivilegeError.
+    """
+    asked = (
+        attribute(NFTA_COMPAT_NAME, text(name))
+        + attribute(NFTA_COMPAT_REV, u32be(revision))
+        + attribute(NFTA_COMPAT_TYPE, u32be(kind))
+    )
+    message = NFNL_SUBSYS_NFT_COMPAT << 8 | NFNL_MSG_COMPAT_GET
+    try:
+        netfilter.request(message, 0, nfgenmsg(2) + asked, f"ask for the extension {name} of iptables")
+    except (KernelError, UnsupportedError):
+        return False
+    return True
+
+
+def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[StandingChain]:
+    """Yield the chains of the tables that iptables-nft has, and of our native ones."""
+    chains = read_objects(netfilter, NFT_MSG_GETCHAIN, NFPROTO_UNSPEC, b"", "list the chains of nf_tables")
+    for protocol_family, attributes in chains:
+        fields = decode_fields(attributes)
+        table, chain = decode_text(fields[NFTA_CHAIN_TABLE]), decode_text(fields[NFTA_CHAIN_NAME])
+        uses = decode_number(fields.get(NFTA_CHAIN_USE, b""))
+        if protocol_family in NFPROTO_FAMILIES and table in TABLES:
+            yield StandingChain("nft", NFPROTO_FAMILIES[protocol_family], table, chain, uses)
+        elif protocol_family == NFPROTO_INET and table in MODEL_TABLES:
+            yield StandingChain("native", "inet", table, chain, uses)
+
+
+def _legacy_tables(family: Family) -> tuple[str, ...]:
+    try:
+        return legacy_tables(family)
+    except PrivilegeError:
+        return ()
+
+
+def _legacy_support() -> LegacySupport:
+    """Return whether the kernel has legacy tables, or could load them (kmod(8): modules.dep, modules.builtin)."""
+    if has_legacy(IPV4):
+        return "present"
+    directory = f"/lib/modules/{os.uname().release}"
+    if not os.path.isdir(directory):
+        return "unknown"
+    for index in ("modules.dep", "modules.builtin"):
+        try:
+            with open(f"{directory}/{index}", encoding="utf-8", errors="replace") as modules:
+                if any("/iptable_nat.ko" in line.partition(":")[0] for line in modules):
+                    return "loadable"
+        except FileNotFoundError:
+            continue
+    return "absent"
+
+
+def _legacy_chains(
+    tables: tuple[tuple[Family, str], ...], programs: Iterable[Program], *, has_python_iptables: bool
+) -> Iterator[StandingChain]:
+    """Yield the chains of legacy tables that exist; of those that nobody here can read, none."""
+    if not any(table in TABLES for _, table in tables):
+        return
+    families = dict.fromkeys(family for family, _ in tables)
+    if all(_has(programs, "legacy", family, "save") for family in families):
+        from capture.backends.iptables.restore import RestoreDriver  # few namespaces have legacy tables
+
+        live = RestoreDriver("legacy").read()
+    elif has_python_iptables:
+        from capture.backends.iptables.iptc_driver import IptcDriver  # costs a third of a second
+
+        live = IptcDriver().read()
+    else:
+        return
+    for table in live.tables:
+        for chain in table.chains:
+            for family in families:
+                rules = sum(1 for _ in chain.rules_for(family))
+                if rules or is_our_chain(chain.name):
+                    yield StandingChain("legacy", family, table.name, chain.name, rules)
+
+
+def _is_importable(package: str) -> bool:
+    """Return whether a package is installed, without importing it."""
+    from _frozen_importlib_external import PathFinder  # what importlib.machinery offers, loaded anyway
+
+    return PathFinder.find_spec(package) is not None
+
+
+def _has(programs: Iterable[Program], variant: str, family: str, purpose: str) -> bool:
+    return any((p.variant, p.family, p.purpose) == (variant, family, purpose) for p in programs)
+
+
+# --- the decision --------------------------------------------------------------------------------
+
+
+def choose(facts: Facts, request: Request) -> Decision:
+    """Return the way to take, from facts and what was asked for. Pure; raises as ``decide``."""
+    backend = _backend_asked_for(request)
+    if backend == "nftables":
+        return _nftables(facts, request.driver or "netlink", "asked for")
+    obstacles: list[str] = []
+    for driver, variant in _iptables_ways(facts, request):
+        obstacle = _obstacle(facts, driver, variant, certain=not backend)
+        if obstacle is None:
+            return Decision("iptables", driver, variant, _why_variant(facts, request, variant))
+        obstacles.append(f"{driver} ({variant}): {obstacle}")
+    if backend == "iptables":
+        raise UnsupportedError(
+            f"iptables cannot be used here: {'; '.join(obstacles)}",
+            "Install or load what is missing, or leave the choice open (--backend auto).",
+        )
+    try:
+        return _nftables(facts, request.driver or "netlink", f"iptables cannot be used here: {'; '.join(obstacles)}")
+    except UnsupportedError as error:
+        raise UnsupportedError(
+            f"neither backend can be used here. {'; '.join(obstacles)}; nftables: {error.message}", error.remedy
+        ) from error
+
+
+def _backend_asked_for(request: Request) -> str:
+    """Return the backend that a request names or implies; "" if it leaves it open. ConfigurationError if it is torn."""
+    asked = "" if request.backend == "auto" else request.backend
+    implied = [backend for backend, drivers in DRIVERS.items() if request.driver in drivers]
+    if asked and request.driver and asked not in implied:
+        expected = f"{' or '.join(DRIVERS[asked])} with the backend {asked}"
+        raise ConfigurationError("--driver", request.driver, "--driver", expected)
+    backend = asked or (implied[0] if len(implied) == 1 else "")
+    if request.variant and backend == "nftables":
+        expected = "nothing, because nftables has no variants; or the backend iptables"
+        raise ConfigurationError("--force-iptables-binary", request.variant, "--force-iptables-binary", expected)
+    if request.driver == "iptc" and request.variant == "nft":
+        raise ConfigurationError(
+            "--driver", "iptc", "--driver", "restore: python-iptables knows the legacy variant only"
+        )
+    return "iptables" if request.variant else backend
+
+
+def _iptables_ways(facts: Facts, request: Request) -> Iterator[tuple[str, Variant]]:
+    """Yield driver and variant, the best first, as far as the request allows."""
+    for variant in _variants_in_order(facts):
+        for driver in DRIVERS["iptables"]:
+            fits = request.driver in ("", driver) and request.variant in ("", variant)
+            if fits and not (driver == "iptc" and variant == "nft"):
+                yield driver, variant
+
+
+def _variants_in_order(facts: Facts) -> list[Variant]:
+    """Return the variants: first where ours stand, then where anything stands, then nft."""
+    return sorted(VARIANTS, key=lambda variant: (not facts.uses(variant, ours=True), not facts.uses(variant)))
+
+
+def _why_variant(facts: Facts, request: Request, variant: Variant) -> str:
+    if request.variant:
+        return "asked for"
+    if facts.uses(variant, ours=True):
+        return f"rules of ours stand in iptables-{variant}"
+    if facts.uses(variant):
+        return f"rules stand in iptables-{variant}"
+    return f"iptables-{variant} can be used, and no rules stand in the other variant"
+
+
+def _obstacle(facts: Facts, driver: str, variant: Variant, *, certain: bool) -> str | None:
+    """Return what keeps a way of iptables from being taken; None if nothing does.
+
+    ``certain``: a kernel that might have legacy tables does not count as one that has.
+    """
+    if variant == "nft" and facts.nf_tables is False:
+        return "this kernel has no nf_tables"
+    if variant == "nft" and facts.nft_compat is False:
+        return "nf_tables of this kernel takes no matches of iptables (module nft_compat)"
+    if variant == "legacy" and facts.legacy == "absent":
+        return "this kernel has no legacy tables (modules ip_tables, iptable_nat)"
+    if variant == "legacy" and facts.legacy == "unknown" and certain and facts.nf_tables is not False:
+        return "nobody knows whether this kernel has legacy tables: none are loaded, and /lib/modules is not here"
+    if driver == "iptc":
+        return None if facts.python_iptables else "the package python-iptables is not installed (extra [iptc])"
+    families: tuple[Family, ...] = (IPV4, IPV6) if facts.ipv6 else (IPV4,)
+    for family in families:
+        for purpose in PURPOSES:
+            if not _has(facts.programs, variant, family, purpose):
+                return f"{'iptables' if family == IPV4 else 'ip6tables'}-{variant}-{purpose} is not installed"
+    return None
+
+
+def _nftables(facts: Facts, driver: str, reason: str) -> Decision:
+    if facts.nf_tables is False:
+        raise UnsupportedError(
+            "this kernel has no nf_tables", "Load the module nf_tables, or use the legacy variant of iptables."
+        )
+    if driver == "libnftables" and not facts.libnftables:
+        raise UnsupportedError(
+            "the bindings of libnftables are not installed",
+            "Install python3-nftables or the extra [libnftables]; the driver netlink needs neither.",
+        )
+    return Decision("nftables", driver, "", reason)
+
+
+# --- leftovers -----------------------------------------------------------------------------------
+
+
+def find_leftovers(facts: Facts) -> tuple[Leftover, ...]:
+    """Return the places where sets of ours or of upstream's stand, in either spelling; pure."""
+    found = []
+    for place in PLACES:
+        ours = [chain for chain in facts.chains if chain.place == place and chain.is_ours]
+        if ours:
+            families = tuple(dict.fromkeys(chain.family for chain in ours))
+            spellings = tuple(dict.fromkeys(spelling for chain in ours if (spelling := spelling_of(chain.chain))))
+            found.append(_leftover(facts, place, families, spellings))
+    return tuple(found)
+
+
+PLACES: tuple[Place, ...] = ("nft", "legacy", "native")
+
+
+def _leftover(facts: Facts, place: Place, families: tuple[str, ...], spellings: tuple[Spelling, ...]) -> Leftover:
+    reason = "chains of ours stand there"
+    if place == "native":
+        return Leftover("nftables", "netlink", "", reason, families, spellings)
+    has_programs = all(_has(facts.programs, place, family, purpose) for family in families for purpose in PURPOSES)
+    driver = "iptc" if place == "legacy" and not has_programs and facts.python_iptables else "restore"
+    return Leftover("iptables", driver, place, reason, families, spellings)

@@ -1,0 +1,191 @@
+"""What must change in a namespace so that our rules are the ones that are wanted; pure.
+
+A plan is a list of table edits, in the order in which they are to happen. Each is one family's table and
+takes effect at once (iptables commits table by table). Where nothing has to change, there is no edit.
+
+1. **Chains of ours** are put in place whole: created or emptied, then filled. Those of the other spelling,
+   or of settings that are no more, are dropped by the same edit that puts the new ones in place.
+2. **Built-in chains** are shared. Our rules there stay if they are the right ones in the right place; else
+   they are removed and put in anew, all together. Foreign rules are neither moved nor rewritten.
+3. **The place** of ours: where they stood; but before the first foreign rule that may take captured traffic
+   away; and at the end where no such rule exists, as upstream appends.
+4. **The order of tables** leaves no moment without capture when REDIRECT and TPROXY replace each other:
+   whichever of nat and mangle captures inbound from now on comes first.
+"""
+
+from __future__ import annotations
+
+from capture.backends.iptables.render import check_writable, expanded, rule_text
+from capture.model import BUILT_IN_CHAINS, MANGLE, NAT, RAW, Jump, Rule, Ruleset, TransparentProxy, UnknownVerdict
+from capture.ownership import is_our_chain, our_rules, takes_away
+from capture.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.addresses import Family
+    from capture.model import Chain, Table, TableName
+    from capture.ownership import Places
+
+
+class PutChain(Value):
+    """Make a chain of ours hold exactly these rules, whether it exists or not."""
+
+    chain: str
+    rules: tuple[Rule, ...]
+
+
+class RemoveRule(Value):
+    """Remove the rule at this position, counted from 0 in the chain as it was read."""
+
+    chain: str
+    position: int
+    rule: Rule
+
+
+class InsertRule(Value):
+    """Insert a rule so that it stands at this position, counted from 0 when the edits before this one are done."""
+
+    chain: str
+    position: int
+    rule: Rule
+
+
+class AppendRule(Value):
+    """Put a rule at the end of a chain."""
+
+    chain: str
+    rule: Rule
+
+
+class DropChain(Value):
+    """Remove a chain of ours with its rules, whether it exists or not; nothing refers to it any more."""
+
+    chain: str
+
+
+if TYPE_CHECKING:
+    Edit = PutChain | RemoveRule | InsertRule | AppendRule | DropChain
+
+
+class TableEdit(Value):
+    """What happens to one table of one family, in one transaction.
+
+    Edits come in this order: chains put, rules removed (last position first), rules inserted or appended
+    (first position first), chains dropped. Rules are of one family and without lists.
+    """
+
+    family: Family
+    table: TableName
+    edits: tuple[Edit, ...]
+
+
+def plan(live: Ruleset, desired: Ruleset | None, recorded: Ruleset | None = None) -> tuple[TableEdit, ...]:
+    """Return the edits after which ours is ``desired`` (or, with None, nothing), family by family.
+
+    Families that are not desired lose what is ours. Raises ValueError if a desired rule cannot be written.
+    """
+    edits = []
+    for family in live.families if desired is None else dict.fromkeys(desired.families + live.families):
+        places = our_rules(live, family, recorded)
+        for table in _table_order(desired):
+            changes = tuple(_table_changes(_View(live, family, table), _View(desired, family, table), places))
+            if changes:
+                edits.append(TableEdit(family, table, changes))
+    return tuple(edits)
+
+
+def _table_order(desired: Ruleset | None) -> tuple[TableName, ...]:
+    """Return raw, then the table that captures inbound from now on, then the other one."""
+    mangle = desired and desired.table(MANGLE)
+    if mangle and any(isinstance(rule.verdict, TransparentProxy) for chain in mangle.chains for rule in chain.rules):
+        return (RAW, MANGLE, NAT)
+    return (RAW, NAT, MANGLE)
+
+
+class _View:
+    """One table of one family: its chains, and their rules one entry each."""
+
+    def __init__(self, ruleset: Ruleset | None, family: Family, table: TableName) -> None:
+        present = ruleset is not None and family in ruleset.families
+        self.table = table
+        self._family = family
+        self._comments = ruleset is not None and ruleset.comments
+        self._table: Table | None = ruleset.table(table) if ruleset and present else None
+
+    def chains(self) -> tuple[Chain, ...]:
+        return self._table.chains if self._table else ()
+
+    def rules(self, chain: str) -> tuple[Rule, ...]:
+        """Return the rules as they are written: one family, one entry each, the reason only as a comment."""
+        found = self._table.chain(chain) if self._table else None
+        rules = expanded(found.rules, self._family) if found else ()
+        return tuple(rule if self._comments else rule.replace(why="") for rule in rules)
+
+    def texts(self, chain: str) -> list[str]:
+        return [rule_text(rule) for rule in self.rules(chain)]
+
+    def our_chains(self) -> list[str]:
+        """Return the chains of ours that this family needs: those that hold rules, or to which something jumps."""
+        targets = {_target(rule) for chain in self.chains() for rule in self.rules(chain.name)}
+        return [c.name for c in self.chains() if is_our_chain(c.name) and (c.name in targets or self.rules(c.name))]
+
+
+def _target(rule: Rule) -> str:
+    if isinstance(rule.verdict, Jump):
+        return rule.verdict.chain
+    return rule.verdict.text.removeprefix("-g ") if isinstance(rule.verdict, UnknownVerdict) else ""
+
+
+def _table_changes(live: _View, desired: _View, places: Places) -> Iterator[Edit]:
+    built_in = BUILT_IN_CHAINS[live.table]
+    wanted = desired.our_chains()
+    standing = live.our_chains()
+    for chain in wanted:
+        if chain not in standing or live.texts(chain) != desired.texts(chain):
+            check_writable(chain, desired.rules(chain))
+            yield PutChain(chain, desired.rules(chain))
+    shared = dict.fromkeys((*built_in, *(chain.name for chain in live.chains() if not is_our_chain(chain.name))))
+    changes = [_shared_chain_changes(live, desired, places, chain) for chain in shared]
+    for removals, _ in changes:
+        yield from removals
+    for _, insertions in changes:
+        yield from insertions
+    for chain in _unwanted(live, wanted):
+        yield DropChain(chain)
+
+
+def _shared_chain_changes(
+    live: _View, desired: _View, places: Places, chain: str
+) -> tuple[list[RemoveRule], list[InsertRule] | list[AppendRule]]:
+    """Return the removals and insertions for a chain that is not ours, built-in or not."""
+    rules = live.rules(chain)
+    ours = sorted(places.get((live.table, chain), ()))
+    wanted = desired.rules(chain)
+    first_obstacle = next(
+        (place for place, rule in enumerate(rules) if place not in ours and takes_away(rule)), len(rules)
+    )
+    stands_well = not ours or ours[-1] < first_obstacle or not wanted
+    if stands_well and [rule_text(rules[place]) for place in ours] == [rule_text(rule) for rule in wanted]:
+        return [], []
+    check_writable(chain, wanted)
+    removals = [RemoveRule(chain, mine, rules[mine]) for mine in reversed(ours)]
+    place = min(ours[0] if ours else len(rules), first_obstacle)
+    place -= sum(1 for mine in ours if mine < place)
+    if place == len(rules) - len(ours):
+        return removals, [AppendRule(chain, rule) for rule in wanted]
+    return removals, [InsertRule(chain, place + offset, rule) for offset, rule in enumerate(wanted)]
+
+
+def _unwanted(live: _View, wanted: list[str]) -> list[str]:
+    """Return the chains of ours to drop: those that this family has, and those that are empty in every family.
+
+    An empty one may be of either family; a rule set does not say. Dropping what is not there does no harm.
+    """
+    needed = live.our_chains()
+    return [
+        chain.name
+        for chain in live.chains()
+        if is_our_chain(chain.name) and chain.name not in wanted and (chain.name in needed or not chain.rules)
+    ]

@@ -1,0 +1,161 @@
+"""The one door to programs: finding iptables' and running them, in the network namespace of the calling thread.
+
+``subprocess`` costs 13 ms to import, and a pod's start waits for us: posix_spawn(3) and three pipes do.
+Rules go in on standard input, since a file could be refused by SELinux and left behind by a crash.
+"""
+
+from __future__ import annotations
+
+import os
+
+from capture.addresses import FAMILIES, IPV4
+from capture.errors import UnsupportedError
+from capture.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Literal
+
+    from capture.addresses import Family
+
+    Variant = Literal["nft", "legacy"]
+    Purpose = Literal["save", "restore"]
+
+VARIANTS: tuple[Variant, ...] = ("nft", "legacy")
+
+SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+"""Where iptables may be besides PATH: a container runtime starts plugins with a short one."""
+
+COMMANDS: dict[Family, str] = {family: "iptables" if family == IPV4 else "ip6tables" for family in FAMILIES}
+VARIANT_IN_VERSION: dict[Variant, str] = {"nft": "(nf_tables)", "legacy": "(legacy)"}
+
+PIPE_PIECE = 65536
+
+
+class Finished(Value):
+    """How a program ended: its exit status (128 and the number of the signal that killed it), and what it said."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def find(variant: Variant, family: Family, purpose: Purpose) -> str | None:
+    """Return the path of the program that saves or restores one family's tables; None if it is not installed.
+
+    That is ``ip6tables-nft-save`` and the like. Some systems have one variant only and call it
+    ``ip6tables-save``; then its version tells which it is. Asking for a version touches no table.
+    """
+    command = COMMANDS[family]
+    path = find_program(f"{command}-{variant}-{purpose}")
+    if path is not None:
+        return path
+    plain = find_program(f"{command}-{purpose}")
+    return plain if plain is not None and variant_of(plain) == variant else None
+
+
+def variant_of(path: str) -> Variant:
+    """Return the variant of a program by the version that it prints; releases before 1.8 name none and are legacy."""
+    return "nft" if VARIANT_IN_VERSION["nft"] in run([path, "--version"]).stdout else "legacy"
+
+
+def require(variant: Variant, family: Family, purpose: Purpose) -> str:
+    """Return the path as ``find`` does. Raise UnsupportedError, naming the package, if it is not installed."""
+    path = find(variant, family, purpose)
+    if path is None:
+        name = f"{COMMANDS[family]}-{variant}-{purpose}"
+        raise UnsupportedError(
+            f"the program {name} is not installed",
+            f"Install the package iptables ({_package_of(variant)}), or choose another way with --backend nftables.",
+        )
+    return path
+
+
+def _package_of(variant: Variant) -> str:
+    if variant == "nft":
+        return "on Fedora and RHEL: iptables-nft"
+    return "on Fedora and RHEL: iptables-legacy; on Alpine: iptables-legacy"
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of a program in PATH or in the system's directories, or None."""
+    directories = os.environ.get("PATH", "").split(":")
+    for directory in dict.fromkeys((*directories, *SYSTEM_DIRECTORIES)):
+        path = f"{directory}/{name}"
+        if directory and os.access(path, os.X_OK) and not os.path.isdir(path):
+            return path
+    return None
+
+
+def run(command: Sequence[str], stdin: str = "", environment: Mapping[str, str] | None = None) -> Finished:
+    """Run a program to its end and return how it ended. Raises OSError if it cannot be started."""
+    pipes = [os.pipe(), os.pipe(), os.pipe()]
+    (its_stdin, to_stdin), (from_stdout, its_stdout), (from_stderr, its_stderr) = pipes
+    ours = [to_stdin, from_stdout, from_stderr]
+    theirs = [its_stdin, its_stdout, its_stderr]
+    actions = [(os.POSIX_SPAWN_DUP2, end, number) for number, end in enumerate(theirs)]
+    try:
+        try:
+            process = os.posix_spawn(
+                command[0],
+                list(command),
+                {**os.environ, "LC_ALL": "C", **(environment or {})},
+                file_actions=actions,
+                setsigdef=[_SIGPIPE],
+            )
+        finally:
+            for end in theirs:
+                os.close(end)
+        said, complained = _converse(ours, stdin.encode("utf-8", "surrogateescape"))
+    finally:
+        for end in ours:
+            if end >= 0:
+                os.close(end)
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return Finished(status if status >= 0 else 128 - status, _text(said), _text(complained))
+
+
+_SIGPIPE = 13  # linux/signal.h; the module ``signal`` costs more than the number
+
+
+def _converse(ends: list[int], words: bytes) -> tuple[bytes, bytes]:
+    """Feed the first end, read the two others to their end. Closed ends become -1 in ``ends``.
+
+    All at once, because a program that waits for us to read would never read what we want to write.
+    """
+    import select  # a C extension, here only because most callers of this module just look for programs
+
+    to_stdin, from_stdout, from_stderr = ends
+    heard: dict[int, list[bytes]] = {from_stdout: [], from_stderr: []}
+    left = memoryview(words)
+    os.set_blocking(to_stdin, False)
+    poll = select.poll()
+    poll.register(to_stdin, select.POLLOUT)
+    for end in heard:
+        poll.register(end, select.POLLIN)
+
+    def close(end: int) -> None:
+        poll.unregister(end)
+        os.close(end)
+        ends[ends.index(end)] = -1
+
+    while any(end >= 0 for end in ends):
+        for end, _ in poll.poll():
+            if end in heard:
+                piece = os.read(end, PIPE_PIECE)
+                heard[end].append(piece)
+                if not piece:
+                    close(end)
+                continue
+            try:
+                left = left[os.write(end, left[:PIPE_PIECE]) :] if left else left
+            except BrokenPipeError:  # it ended early; why, it says on stderr
+                left = left[:0]
+            if not left:
+                close(end)
+    return b"".join(heard[from_stdout]), b"".join(heard[from_stderr])
+
+
+def _text(said: bytes) -> str:
+    return said.decode("utf-8", "surrogateescape")

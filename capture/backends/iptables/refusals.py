@@ -1,0 +1,157 @@
+"""Why iptables-save or -restore failed, as an error that says what is missing and what to do.
+
+The programs say little, and different things for the same cause; what is understood here:
+
+    not permitted                PrivilegeError
+    a lock that stays held       ToolError, worth another try
+    no such extension library    UnsupportedError, the package
+    no such table in the kernel  UnsupportedError, the module
+    no such match or target      UnsupportedError, the feature and its module
+    anything else                ToolError, with the line that was refused
+"""
+
+from __future__ import annotations
+
+from capture.addresses import IPV4
+from capture.backends.iptables.parse import words_of
+from capture.errors import CaptureError, PrivilegeError, ToolError, UnsupportedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from capture.addresses import Family
+    from capture.backends.iptables.programs import Finished
+
+MODULES = {
+    "tcp": "xt_tcpudp",
+    "udp": "xt_tcpudp",
+    "multiport": "xt_multiport",
+    "owner": "xt_owner",
+    "mark": "xt_mark",
+    "connmark": "xt_connmark",
+    "conntrack": "xt_conntrack",
+    "comment": "xt_comment",
+    "iprange": "xt_iprange",
+    "REDIRECT": "xt_REDIRECT",
+    "TPROXY": "xt_TPROXY",
+    "MARK": "xt_mark",
+    "CONNMARK": "xt_connmark",
+    "CT": "xt_CT",
+    "LOG": "xt_LOG",
+}
+"""The kernel module of each extension that our rules use."""
+
+NOT_PERMITTED = ("you must be root", "Operation not permitted")
+LOCKED = ("xtables lock", "Can't lock", "can't open lock file")
+NO_NF_TABLES = ("Failed to initialize nft", "Could not fetch rule set generation id")
+NO_TABLE = ("unable to initialize table", "can't initialize ip", "TABLE_ADD failed", "do you need to insmod")
+NO_LIBRARY = ("Couldn't load match", "Couldn't load target", "unknown option")
+ABSENT = (
+    "No such file or directory",
+    "No chain/target/match by that name",
+    "Operation not supported",
+    "Protocol not supported",
+    "missing kernel module",
+)
+"""How programs name ENOENT, EOPNOTSUPP and EPROTONOSUPPORT when the kernel has no such extension."""
+
+
+def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -> CaptureError:
+    """Return the error for a program that failed on ``text``, its standard input."""
+    said = done.stderr or done.stdout
+    name = command[0].rpartition("/")[2]
+    if _any_in(LOCKED, said):
+        return ToolError(
+            " ".join(command),
+            done.status,
+            said,
+            "Another program holds the lock of iptables, and nothing was changed. Try again; if it stays so,"
+            " `fuser -v /run/xtables.lock` names the holder.",
+        )
+    if _any_in(NOT_PERMITTED, said):
+        return PrivilegeError(
+            f"{'read' if name.endswith('save') else 'change'} the tables of {_words(family)} with {name}"
+        )
+    if _any_in(NO_NF_TABLES, said):
+        return UnsupportedError(
+            f"this kernel has no nf_tables, which {name} needs: {said.strip()}",
+            "Load the module nf_tables, or use the legacy variant: --force-iptables-binary legacy.",
+        )
+    if _any_in(NO_TABLE, said):
+        return _no_table(name, said, text, family)
+    line = _refused_line(said, text)
+    if _any_in(NO_LIBRARY, said):
+        return _no_library(name, said, line)
+    if _any_in(ABSENT, said):
+        return _no_extension(name, said, line or text)
+    return ToolError(" ".join(command), done.status, f"{said.strip()}\n  it was given: {line}" if line else said)
+
+
+def unreadable(family: Family, table: str) -> UnsupportedError:
+    """Return the error for a table of nf_tables whose rules iptables cannot show."""
+    return UnsupportedError(
+        f"the table {table} of {_words(family)} holds rules that nft wrote and iptables cannot read",
+        "Use nftables in this namespace (--backend nftables), or remove those rules: `nft list ruleset` shows them.",
+    )
+
+
+def _any_in(phrases: Sequence[str], said: str) -> bool:
+    return any(phrase in said for phrase in phrases)
+
+
+def _words(family: Family) -> str:
+    return "IPv4" if family == IPV4 else "IPv6"
+
+
+def _no_table(name: str, said: str, text: str, family: Family) -> CaptureError:
+    tables = [line[1:] for line in text.splitlines() if line.startswith("*")]
+    table = next((table for table in tables if f"{table}'" in said or f"table {table}" in said), "".join(tables[:1]))
+    if "-nft-" in name:
+        needed = "nft_chain_nat" if table == "nat" else "nf_tables"
+    else:
+        needed = f"{'iptable' if family == IPV4 else 'ip6table'}_{table}"
+    return UnsupportedError(
+        f"this kernel has no table {table} of {_words(family)} for {name}: {said.strip()}",
+        f"Load the module {needed} on the host (`modprobe {needed}`), or choose another backend or variant;"
+        " `capture doctor` says which there are.",
+    )
+
+
+def _no_library(name: str, said: str, line: str) -> CaptureError:
+    of_line = ", ".join(dict.fromkeys(_extensions_in(line))) or "one of its extensions"
+    return UnsupportedError(
+        f"{name} lacks a library of the extensions that it was asked for ({of_line}): {said.strip()}",
+        "Install the package iptables completely: its extensions are in /usr/lib/*/xtables, or where XTABLES_LIBDIR"
+        " points.",
+    )
+
+
+def _no_extension(name: str, said: str, lines: str) -> CaptureError:
+    extensions = dict.fromkeys(e for line in lines.splitlines() for e in _extensions_in(line))
+    needed = " or ".join(dict.fromkeys(MODULES[extension] for extension in extensions))
+    if "-nft-" in name:
+        needed = f"{needed} or nft_compat" if needed else "nft_compat"
+    return UnsupportedError(
+        f"this kernel lacks a match or target that {name} was asked for ({', '.join(extensions) or 'a chain'}):"
+        f" {said.strip()}",
+        f"Load the module on the host: {needed}. The backend nftables needs none of them (--backend nftables).",
+    )
+
+
+def _refused_line(said: str, text: str) -> str:
+    """Return the line of the input that the program names, unless that is the end of a table."""
+    for phrase in ("line: ", "line "):
+        number = said.partition(phrase)[2].split(" ", 1)[0].split("\n", 1)[0].rstrip(":")
+        lines = text.splitlines()
+        if number.isdigit() and 0 < int(number) <= len(lines) and lines[int(number) - 1] != "COMMIT":
+            return lines[int(number) - 1]
+    return ""
+
+
+def _extensions_in(line: str) -> Iterator[str]:
+    """Yield the matches and targets that a line uses."""
+    words = [word.printed for word in words_of(line)]
+    for place, word in enumerate(words[:-1]):
+        if word in ("-m", "-j") and words[place + 1] in MODULES:
+            yield words[place + 1]

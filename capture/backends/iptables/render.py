@@ -1,0 +1,392 @@
+"""From rules to the arguments of ip(6)tables; pure. The opposite of ``parse``.
+
+Arguments come as structure first (``arguments``), because python-iptables takes them one by one, and as
+text after that (``rule_text``), in the words and the order of iptables-save: what we write is what is
+read back. iptables has hardly any lists, so a rule with a list becomes one rule for each entry
+(``expanded``), except for a few ports; lists that are excluded always stay in one rule, since
+"neither a nor b" takes two matches::
+
+    several ports           -m multiport ! --dports 53,15008      up to 15 entries each (xt_multiport.h)
+    several users           -m owner ! --uid-owner 3 -m owner ! --uid-owner 4
+    several networks        ! -d 10.0.0.0/8 -m iprange ! --dst-range 172.16.0.0-172.31.255.255
+
+Text is quoted as iptables-save quotes it. No value can end its argument: what cannot be quoted (a line
+break, a chain that is called like an option) is refused with ValueError.
+"""
+
+from __future__ import annotations
+
+from capture.addresses import IPV4, address_text
+from capture.model import (
+    ALL_BITS,
+    BUILT_IN_CHAINS,
+    Accept,
+    ConnectionMark,
+    ConnectionState,
+    Continue,
+    Destination,
+    DestinationPort,
+    Drop,
+    InInterface,
+    Jump,
+    Log,
+    Mark,
+    OutInterface,
+    OwnerGid,
+    OwnerUid,
+    Protocol,
+    Redirect,
+    RestoreMark,
+    Return,
+    Rule,
+    SaveMark,
+    SetMark,
+    SetZone,
+    Source,
+    SourcePort,
+    TransparentProxy,
+    UnknownMatch,
+    UnknownVerdict,
+)
+from capture.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from capture.addresses import Family, Network
+    from capture.model import Chain, Match, Ruleset, Span, Verdict
+
+MULTIPORT_SLOTS = 15
+"""Ports in one multiport match; a range takes two (linux/netfilter/xt_multiport.h)."""
+MOST_IN_MULTIPORT = 16
+"""Longer lists of ports are one rule each, as those of networks."""
+MOST_COMMENT_BYTES = 255
+"""linux/netfilter/xt_comment.h, without the closing NUL."""
+MOST_LOG_PREFIX_BYTES = 29
+"""linux/netfilter/xt_LOG.h, without the closing NUL."""
+MOST_CHAIN_NAME_BYTES = 28
+"""linux/netfilter/x_tables.h, XT_EXTENSION_MAXNAMELEN without the closing NUL."""
+
+PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+"""What iptables-save prints without quotes (xtables_save_string in libxtables)."""
+CHAIN_NAME = PLAIN | frozenset(".:+")
+
+
+class Option(Value):
+    """One option of a match or target: ``! --dport 53``. Some have no value."""
+
+    name: str
+    value: str | None = None
+    negated: bool = False
+    quoted: bool = False
+    """Whether the value is free text, which iptables-save quotes."""
+
+
+class Clause(Value):
+    """Options that belong together: those of one match or target, by the name of its extension.
+
+    The options of ip(6)tables itself (``-s``, ``-p``) belong to the extension "".
+    """
+
+    extension: str
+    options: tuple[Option, ...] = ()
+
+
+class Foreign(Value):
+    """Words of somebody else's rule, as they were printed."""
+
+    text: str
+
+
+class Arguments(Value):
+    """What describes a rule: its matches in order, and its target if it has one."""
+
+    matches: tuple[Clause | Foreign, ...]
+    target: Clause | Foreign | None
+
+
+# --- one rule for each entry ---------------------------------------------------------------------
+
+
+def expanded(rules: Iterable[Rule], family: Family) -> Iterator[Rule]:
+    """Yield the rules of one family, with lists spread over rules."""
+    for rule in rules:
+        if rule.family is None or rule.family == family:
+            for matches in _single_entries(rule.matches):
+                yield rule.replace(matches=matches, family=family)
+
+
+def _single_entries(matches: tuple[Match, ...]) -> Iterator[tuple[Match, ...]]:
+    """Yield the matches with each list reduced to one of its entries, in all combinations, in order."""
+    if not matches:
+        yield ()
+        return
+    first, rest = matches[0], matches[1:]
+    for single in _entries(first):
+        for others in _single_entries(rest):
+            yield (single, *others)
+
+
+def _entries(match: Match) -> Iterator[Match]:
+    if isinstance(match, Source | Destination) and not match.negated:
+        for network in match.networks:
+            yield match.replace(networks=(network,))
+    elif isinstance(match, SourcePort | DestinationPort) and not match.negated:
+        single = len(match.ports) > MOST_IN_MULTIPORT
+        for some in [[port] for port in match.ports] if single else _slots(match.ports):
+            yield match.replace(ports=tuple(some))
+    elif isinstance(match, OwnerUid | OwnerGid) and not match.negated:
+        for span in match.ids:
+            yield match.replace(ids=(span,))
+    else:
+        yield match
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+
+def arguments(rule: Rule) -> Arguments:
+    """Return the arguments of a rule of one family and without lists; a reason (``why``) becomes a comment."""
+    if rule.family is None:
+        raise ValueError(f"a rule is written for one family: {rule}")
+    clauses: list[Clause | Foreign] = []
+    of_itself = tuple(_own_options(rule.matches))
+    if of_itself:
+        clauses.append(Clause("", of_itself))
+    clauses += _extensions(rule.matches)
+    if rule.why:
+        clauses.append(Clause("comment", (Option("--comment", comment(rule.why), quoted=True),)))
+    return Arguments(tuple(clauses), _target(rule.verdict, rule.family))
+
+
+def comment(why: str) -> str:
+    """Return a reason as the kernel takes it: one line, at most 255 bytes of UTF-8."""
+    line = "".join(character if character.isprintable() else " " for character in why)
+    return line.encode()[:MOST_COMMENT_BYTES].decode(errors="ignore")
+
+
+def _own_options(matches: tuple[Match, ...]) -> Iterator[Option]:
+    """Yield the options that need no extension, in the order of iptables-save."""
+    for kind, name in ((Source, "-s"), (Destination, "-d")):
+        first = next((match for match in matches if isinstance(match, kind)), None)
+        if first is not None:
+            yield Option(name, str(first.networks[0]), first.negated)
+    for interface_kind, name in ((InInterface, "-i"), (OutInterface, "-o")):
+        for match in matches:
+            if isinstance(match, interface_kind):
+                yield Option(name, _interface(match.name), match.negated)
+    for match in matches:
+        if isinstance(match, Protocol):
+            yield Option("-p", match.name)
+
+
+def _interface(name: str) -> str:
+    if name == "!":
+        raise ValueError("an interface called '!' cannot be named in iptables: it reads as 'not'")
+    return name
+
+
+def _extensions(matches: tuple[Match, ...]) -> Iterator[Clause | Foreign]:
+    """Yield the matches that need an extension, in the order in which they stand; ports come first, together."""
+    yield from _ports(matches)
+    yield from _further_networks(matches)
+    for match in matches:
+        if isinstance(match, OwnerUid | OwnerGid):
+            option = "--uid-owner" if isinstance(match, OwnerUid) else "--gid-owner"
+            for span in match.ids:
+                yield Clause("owner", (Option(option, str(span), match.negated),))
+        elif isinstance(match, Mark | ConnectionMark):
+            mask = "" if match.mask == ALL_BITS else f"/{match.mask:#x}"
+            extension = "mark" if isinstance(match, Mark) else "connmark"
+            yield Clause(extension, (Option("--mark", f"{match.value:#x}{mask}", match.negated),))
+        elif isinstance(match, ConnectionState):
+            yield Clause("conntrack", (Option("--ctstate", ",".join(match.states), match.negated),))
+        elif isinstance(match, UnknownMatch):
+            yield Foreign(match.text)
+
+
+def _ports(matches: tuple[Match, ...]) -> Iterator[Clause]:
+    """Yield single ports as options of the protocol's extension, and excluded lists by multiport."""
+    protocol = next((match.name for match in matches if isinstance(match, Protocol)), None)
+    ports = [match for match in matches if isinstance(match, SourcePort | DestinationPort)]
+    if not ports:
+        return
+    if protocol is None:
+        raise ValueError(f"ports without a protocol: {ports}")
+    ports.sort(key=lambda match: isinstance(match, DestinationPort))  # as iptables-save: --sport, then --dport
+    single = tuple(
+        Option("--sport" if isinstance(match, SourcePort) else "--dport", _port_span(match.ports[0]), match.negated)
+        for match in ports
+        if len(match.ports) == 1
+    )
+    if single:
+        yield Clause(protocol, single)
+    for match in ports:
+        if len(match.ports) > 1:
+            option = "--sports" if isinstance(match, SourcePort) else "--dports"
+            for some in _slots(match.ports):
+                yield Clause("multiport", (Option(option, ",".join(map(_port_span, some)), match.negated),))
+
+
+def _port_span(span: Span) -> str:
+    return str(span.first) if span.first == span.last else f"{span.first}:{span.last}"
+
+
+def _slots(ports: tuple[Span, ...]) -> Iterator[list[Span]]:
+    """Yield the ports in as few lists as multiport can hold."""
+    some: list[Span] = []
+    room = MULTIPORT_SLOTS
+    for span in ports:
+        needed = 1 if span.first == span.last else 2
+        if needed > room:
+            yield some
+            some, room = [], MULTIPORT_SLOTS
+        some.append(span)
+        room -= needed
+    yield some
+
+
+def _further_networks(matches: tuple[Match, ...]) -> Iterator[Clause]:
+    """Yield the excluded networks beyond the first, which ``-s`` and ``-d`` have no room for."""
+    for kind, option in ((Source, "--src-range"), (Destination, "--dst-range")):
+        named = [(network, match.negated) for match in matches if isinstance(match, kind) for network in match.networks]
+        for network, negated in named[1:]:
+            yield Clause("iprange", (Option(option, _address_range(network), negated),))
+
+
+def _address_range(network: Network) -> str:
+    return f"{address_text(network.family, network.first)}-{address_text(network.family, network.last)}"
+
+
+def _target(verdict: Verdict, family: Family) -> Clause | Foreign | None:
+    """Return the target of a verdict; None for a rule that only counts."""
+    if isinstance(verdict, Jump):
+        return Clause(verdict.chain)
+    if isinstance(verdict, Redirect):
+        return Clause("REDIRECT", (Option("--to-ports", str(verdict.port)),))
+    if isinstance(verdict, TransparentProxy):
+        address = Option("--on-ip", "0.0.0.0" if family == IPV4 else "::")
+        mark = Option("--tproxy-mark", _changed_bits(verdict.mark, verdict.mask))
+        return Clause("TPROXY", (Option("--on-port", str(verdict.port)), address, mark))
+    if isinstance(verdict, SetMark):
+        return Clause("MARK", (Option("--set-xmark", _changed_bits(verdict.value, verdict.mask)),))
+    if isinstance(verdict, SaveMark | RestoreMark):
+        action = "--save-mark" if isinstance(verdict, SaveMark) else "--restore-mark"
+        masks = (Option("--nfmask", f"{ALL_BITS:#x}"), Option("--ctmask", f"{ALL_BITS:#x}"))
+        return Clause("CONNMARK", (Option(action), *masks))
+    if isinstance(verdict, SetZone):
+        return Clause("CT", (Option("--zone", str(verdict.zone)),) if verdict.zone else ())
+    if isinstance(verdict, Log):
+        prefix = Option("--log-prefix", _log_prefix(verdict.prefix), quoted=True)
+        return Clause("LOG", (prefix,) if verdict.prefix else ())
+    if isinstance(verdict, UnknownVerdict):
+        return Foreign(verdict.text)
+    return None if isinstance(verdict, Continue) else Clause(_STANDARD_TARGETS[type(verdict)])
+
+
+_STANDARD_TARGETS: dict[type, str] = {Return: "RETURN", Accept: "ACCEPT", Drop: "DROP"}
+
+
+def _changed_bits(value: int, mask: int) -> str:
+    """Return a mark to set. The kernel flips bits of the value that are outside of the mask; nobody means that."""
+    if value & ~mask:
+        raise ValueError(f"mark {value:#x} has bits outside of its mask {mask:#x}")
+    return f"{value:#x}/{mask:#x}"
+
+
+def _log_prefix(prefix: str) -> str:
+    if len(prefix.encode()) > MOST_LOG_PREFIX_BYTES:
+        raise ValueError(f"a log prefix has at most {MOST_LOG_PREFIX_BYTES} bytes: {prefix!r}")
+    return prefix
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def rule_text(rule: Rule) -> str:
+    """Return the arguments of a rule of one family and without lists, as iptables-save prints them after the chain."""
+    described = arguments(rule)
+    words = [_clause_text(clause, "-m") for clause in described.matches]
+    if described.target is not None:
+        words.append(_clause_text(described.target, "-j"))
+    return " ".join(words)
+
+
+def _clause_text(clause: Clause | Foreign, introduction: str) -> str:
+    if isinstance(clause, Foreign):
+        is_target = introduction == "-j" and not clause.text.startswith("-g ")
+        return f"-j {clause.text}" if is_target else clause.text
+    words = [introduction, clause.extension] if clause.extension else []
+    for option in clause.options:
+        if option.negated:
+            words.append("!")
+        words.append(option.name)
+        if option.value is not None:
+            words.append(quoted(option.value) if option.quoted else word(option.value))
+    return " ".join(words)
+
+
+def quoted(text: str) -> str:
+    """Return free text as iptables-save prints it (xtables_save_string)."""
+    _must_be_one_line(text)
+    if text and PLAIN.issuperset(text):
+        return text
+    escaped = "".join(f"\\{character}" if character in "\"'\\" else character for character in text)
+    return f'"{escaped}"'
+
+
+def word(text: str) -> str:
+    """Return a value as iptables-save prints it: bare, unless it would not be read as one word then."""
+    if text and not any(character.isspace() or character in "\"'\\" for character in text):
+        return text
+    return quoted(text)
+
+
+def _must_be_one_line(text: str) -> None:
+    if any(character in text for character in "\n\r\0"):
+        raise ValueError(f"a line break or NUL cannot be written to iptables: {text!r}")
+
+
+def save_text(ruleset: Ruleset, family: Family, *, counters: bool = False, comments: bool = False) -> str:
+    """Return the rule set of one family in the format of iptables-save, with or without counters.
+
+    What was never counted is shown as [0:0]. Reasons are comments on request; in a rule set that was read they
+    have always been.
+    """
+    lines: list[str] = []
+    for table in ruleset.tables:
+        lines.append(f"*{table.name}")
+        built_in = BUILT_IN_CHAINS[table.name]
+        for chain in table.chains:
+            policy = (chain.policy or "ACCEPT") if chain.name in built_in else "-"
+            lines.append(f":{chain.name} {policy} {_counters_text(chain)}")
+        for chain in table.chains:
+            for rule in expanded(chain.rules, family):
+                before = f"{_counters_text(rule)} " if counters else ""
+                shown = rule if comments else rule.replace(why="")
+                lines.append(f"{before}-A {chain.name} {rule_text(shown)}".rstrip())
+        lines.append("COMMIT")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _counters_text(counted: Rule | Chain) -> str:
+    return f"[{counted.counters.packets}:{counted.counters.bytes}]" if counted.counters else "[0:0]"
+
+
+# --- what must not be written --------------------------------------------------------------------
+
+
+def check_writable(chain: str, rules: Iterable[Rule]) -> None:
+    """Raise ValueError for what can be shown but not written: words of others, names that are no chain's."""
+    _check_chain_name(chain)
+    for rule in rules:
+        if isinstance(rule.verdict, UnknownVerdict) or any(isinstance(match, UnknownMatch) for match in rule.matches):
+            raise ValueError(f"a rule of others can be kept, but not written: {rule}")
+        if isinstance(rule.verdict, Jump):
+            _check_chain_name(rule.verdict.chain)
+
+
+def _check_chain_name(name: str) -> None:
+    if not name or name[0] == "-" or not CHAIN_NAME.issuperset(name) or len(name) > MOST_CHAIN_NAME_BYTES:
+        raise ValueError(f"not the name of a chain: {name!r}")

@@ -1,0 +1,43 @@
+"""Which families and legacy tables a network namespace has; looking makes none.
+
+Legacy tables come to be when a program asks for them, be it only to list them. The kernel says by itself
+which there are, in /proc/net; thread-self, because threads may be in different namespaces.
+"""
+
+from __future__ import annotations
+
+import os
+
+from capture.addresses import FAMILIES, IPV4, IPV6
+from capture.errors import PrivilegeError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.addresses import Family
+
+NAMES_FILES: dict[Family, str] = {
+    IPV4: "/proc/thread-self/net/ip_tables_names",
+    IPV6: "/proc/thread-self/net/ip6_tables_names",
+}
+IPV6_INTERFACES = "/proc/thread-self/net/if_inet6"
+
+
+def families_here() -> tuple[Family, ...]:
+    """Return IPv4, and IPv6 if the kernel has it: booted with ``ipv6.disable=1`` it lists no IPv6 interfaces."""
+    return FAMILIES if os.path.exists(IPV6_INTERFACES) else (IPV4,)
+
+
+def has_legacy(family: Family) -> bool:
+    """Return whether the kernel has legacy tables of the family, loaded or built in."""
+    return os.path.exists(NAMES_FILES[family])
+
+
+def legacy_tables(family: Family) -> tuple[str, ...]:
+    """Return the legacy tables that exist in this namespace. Raise PrivilegeError if only root may know."""
+    try:
+        with open(NAMES_FILES[family], encoding="ascii") as names:
+            return tuple(names.read().split())
+    except FileNotFoundError:
+        return ()
+    except PermissionError as error:
+        raise PrivilegeError("read which legacy tables there are") from error

@@ -1,0 +1,347 @@
+"""Which chains and rules are ours, in tables that we share with others.
+
+Chains are ours by name, in either spelling: ISTIO_OUTPUT as upstream writes it, ISTIO-OUTPUT as older
+listings print it. Whatever is in them is ours too. In every other chain a rule is ours if it jumps to one
+of our chains. What is left are rules of ours in built-in chains that jump nowhere: interfaces left alone,
+the marks of a transparent proxy, the DNS rules of upstream's older versions. They look like rules that
+anybody might write, so they are told from look-alikes by evidence, best first:
+
+1. the rule set that we remember to have applied (``recorded``), where it is what stands there;
+2. else their exact shape, beside a rule that is certainly ours and with nothing foreign in between;
+3. else their exact shape and a sibling: the same interface or mark in a rule of ours in another chain.
+
+A rule set of one family is looked at, and rules are named by their position in ``Chain.rules_for(family)``.
+"""
+
+from __future__ import annotations
+
+from capture.canonical import canonical_rule
+from capture.model import (
+    BUILT_IN_CHAINS,
+    MANGLE,
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    RAW,
+    Chain,
+    ConnectionMark,
+    ConnectionState,
+    Continue,
+    Destination,
+    DestinationPort,
+    Drop,
+    InInterface,
+    Jump,
+    Log,
+    Mark,
+    OutInterface,
+    OwnerGid,
+    OwnerUid,
+    Protocol,
+    Redirect,
+    RestoreMark,
+    Return,
+    Rule,
+    Ruleset,
+    SaveMark,
+    SetMark,
+    SetZone,
+    Source,
+    SourcePort,
+    Table,
+    UnknownVerdict,
+    only,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Literal
+
+    from capture.addresses import Family
+    from capture.model import Match, TableName
+
+    Spelling = Literal["underscore", "dash"]
+    Places = dict[tuple[TableName, str], frozenset[int]]
+    """For each table and chain, the positions of our rules."""
+
+OUR_CHAINS_UNDERSCORE = frozenset(
+    f"ISTIO_{purpose}"
+    for purpose in ("INBOUND", "IN_REDIRECT", "OUTPUT", "OUTPUT_DNS", "REDIRECT", "DIVERT", "TPROXY", "DROP")
+)
+OUR_CHAINS_DASH = frozenset(name.replace("_", "-") for name in OUR_CHAINS_UNDERSCORE)
+
+# Numbers that upstream and we write into rules (design of the DNS capture and of TPROXY mode).
+DNS_PORT = only(53)
+AGENT_DNS_PORT = 15053
+PROXY_TO_SELF_MARK = 1338
+
+GO_ON = (Continue, Log, SetMark, SaveMark, RestoreMark)
+"""Verdicts after which a packet goes on to the next rule, as if nothing had been."""
+
+
+def is_our_chain(name: str) -> bool:
+    """Return whether a chain of this name is ours."""
+    return name in OUR_CHAINS_UNDERSCORE or name in OUR_CHAINS_DASH
+
+
+def spelling_of(chain: str) -> Spelling | None:
+    """Return how the name of one of our chains is spelled; None if the chain is not ours."""
+    if chain in OUR_CHAINS_UNDERSCORE:
+        return "underscore"
+    return "dash" if chain in OUR_CHAINS_DASH else None
+
+
+def jumps_to_ours(rule: Rule) -> bool:
+    """Return whether the rule sends packets to one of our chains, by jump or by goto."""
+    if isinstance(rule.verdict, Jump):
+        return is_our_chain(rule.verdict.chain)
+    return isinstance(rule.verdict, UnknownVerdict) and is_our_chain(rule.verdict.text.removeprefix("-g "))
+
+
+def takes_away(rule: Rule) -> bool:
+    """Return whether a rule of others, standing before ours, may keep packets from them or change what ours do.
+
+    Verdicts may, jumps to chains that may hold verdicts, and targets we do not know. So does a conntrack zone: the
+    first one that a packet gets stays (xt_CT.c). Marking, logging and counting do not.
+    """
+    return not isinstance(rule.verdict, GO_ON)
+
+
+def ours_only(ruleset: Ruleset, recorded: Ruleset | None = None) -> Ruleset:
+    """Return the rule set without what is foreign: our chains, and of other chains our rules only."""
+    places = {family: our_rules(ruleset, family, recorded) for family in ruleset.families}
+    tables = []
+    for table in ruleset.tables:
+        chains = []
+        for chain in table.chains:
+            if not is_our_chain(chain.name):
+                ours = tuple(
+                    rule.replace(family=family)
+                    for family in ruleset.families
+                    for position, rule in enumerate(chain.rules_for(family))
+                    if position in places[family].get((table.name, chain.name), ())
+                )
+                if ours:
+                    chains.append(chain.replace(rules=ours))
+            else:
+                chains.append(chain)
+        if chains:
+            tables.append(Table(table.name, tuple(chains)))
+    return ruleset.replace(tables=tuple(tables))
+
+
+def our_rules(live: Ruleset, family: Family, recorded: Ruleset | None = None) -> Places:
+    """Return where in chains that are not ours our rules stand; chains without any are left out."""
+    places: Places = {}
+    unrecorded: list[tuple[Table, Chain]] = []
+    for table in live.tables:
+        for chain in table.chains:
+            if is_our_chain(chain.name):
+                continue
+            rules = tuple(chain.rules_for(family))
+            places[table.name, chain.name] = frozenset(
+                position for position, rule in enumerate(rules) if jumps_to_ours(rule)
+            )
+            if chain.name not in BUILT_IN_CHAINS[table.name]:
+                continue
+            remembered = _where_recorded(rules, _recorded_rules(recorded, table.name, chain.name, family))
+            if remembered is None:
+                unrecorded.append((table, chain))
+                remembered = _by_neighbourhood(table.name, chain.name, rules)
+            places[table.name, chain.name] |= remembered
+    for table, chain in unrecorded:
+        if not places[table.name, chain.name]:
+            siblings = _Siblings(live, family, places)
+            places[table.name, chain.name] = siblings.recognise(table.name, chain.name, tuple(chain.rules_for(family)))
+    return {place: positions for place, positions in places.items() if positions}
+
+
+# --- by what we remember -------------------------------------------------------------------------
+
+
+def _recorded_rules(recorded: Ruleset | None, table: TableName, chain: str, family: Family) -> tuple[Rule, ...]:
+    if recorded is None or family not in recorded.families:
+        return ()
+    stood = recorded.table(table)
+    built_in = stood.chain(chain) if stood else None
+    return tuple(map(canonical_rule, built_in.rules_for(family))) if built_in else ()
+
+
+def _where_recorded(rules: Sequence[Rule], recorded: Sequence[Rule]) -> frozenset[int] | None:
+    """Return where the recorded rules stand; None if they do not, so that they tell us nothing.
+
+    In one piece they are ours beyond doubt. Where somebody has put a rule in between, the last of the
+    possible places is taken: what others insert later mostly comes before.
+    """
+    if not recorded:
+        return None
+    live = tuple(map(canonical_rule, rules))
+    length = len(recorded)
+    for start in range(len(live) - length + 1):
+        if live[start : start + length] == tuple(recorded):
+            return frozenset(range(start, start + length))
+    found: set[int] = set()
+    end = len(live)
+    for wanted in reversed(recorded):
+        end = next((position for position in range(end - 1, -1, -1) if live[position] == wanted), -1)
+        if end < 0:
+            return None
+        found.add(end)
+    return frozenset(found)
+
+
+# --- by shape ------------------------------------------------------------------------------------
+
+CERTAIN = "certain"
+BEFORE_OURS = "before ours"
+BESIDE_OURS = "beside ours"
+
+
+def _by_neighbourhood(table: TableName, chain: str, rules: Sequence[Rule]) -> frozenset[int]:
+    """Return the rules that are certainly ours, and those beside them that look like ours."""
+    shapes = [shape(table, chain, rule) for rule in rules]
+    found = {position for position, known in enumerate(shapes) if known == CERTAIN}
+    for position in tuple(found):
+        before = position - 1
+        while before >= 0 and shapes[before]:
+            found.add(before)
+            before -= 1
+        after = position + 1
+        while after < len(rules) and shapes[after] == BESIDE_OURS:
+            found.add(after)
+            after += 1
+    return frozenset(found)
+
+
+def shape(table: TableName, chain: str, rule: Rule) -> str | None:
+    """Return how much a rule in a built-in chain looks like one of ours, or None if it does not at all.
+
+    CERTAIN: nobody else writes this. BEFORE_OURS: ours if a rule of ours follows directly.
+    BESIDE_OURS: ours if one stands directly before or after it.
+    """
+    if jumps_to_ours(rule):
+        return CERTAIN
+    if excluded_interface(table, chain, rule):
+        return BEFORE_OURS
+    of_place = _SHAPES.get((table, chain))
+    if of_place is None:
+        return None
+    return of_place(rule, {type(match): match for match in canonical_rule(rule).matches})
+
+
+def excluded_interface(table: TableName, chain: str, rule: Rule) -> str | None:
+    """Return the interface that a rule leaves alone the way ours do: ``-i eth1 -j RETURN``, ``-o eth1 -j RETURN``."""
+    if table == RAW or not isinstance(rule.verdict, Return) or len(rule.matches) != 1:
+        return None
+    match = rule.matches[0]
+    if (chain == PREROUTING and isinstance(match, InInterface)) or (
+        chain == OUTPUT and isinstance(match, OutInterface)
+    ):
+        return None if match.negated else match.name
+    return None
+
+
+def _in_mangle_prerouting(rule: Rule, matches: dict[type, Match]) -> str | None:
+    if isinstance(rule.verdict, SaveMark) and set(matches) == {Protocol, Mark}:
+        return BESIDE_OURS
+    # upstream's older --drop-invalid, from before there was a chain for it
+    if isinstance(rule.verdict, Drop) and matches == {ConnectionState: ConnectionState(("INVALID",))}:
+        return BESIDE_OURS
+    return None
+
+
+def _in_mangle_output(rule: Rule, matches: dict[type, Match]) -> str | None:
+    if matches.get(Protocol) != Protocol("tcp"):
+        return None
+    kinds = set(matches) - {Protocol}
+    if isinstance(rule.verdict, RestoreMark):
+        return BESIDE_OURS if kinds == {ConnectionMark} else None
+    if matches.get(OutInterface) != OutInterface("lo"):
+        return None
+    if rule.verdict == SetMark(PROXY_TO_SELF_MARK):
+        return CERTAIN if kinds - {OwnerUid, OwnerGid} == {OutInterface, Destination} and len(kinds) == 3 else None
+    return BESIDE_OURS if isinstance(rule.verdict, Return) and kinds == {OutInterface, Mark} else None
+
+
+def _in_nat_output(rule: Rule, matches: dict[type, Match]) -> str | None:
+    """Upstream before it had a chain for DNS: the agent's own questions return, the others go to the agent."""
+    if matches.get(DestinationPort) != DestinationPort((DNS_PORT,)) or Protocol not in matches:
+        return None
+    beyond = set(matches) - {Protocol, DestinationPort}
+    if rule.verdict == Redirect(AGENT_DNS_PORT) and beyond <= {Destination}:
+        return CERTAIN
+    if isinstance(rule.verdict, Return) and beyond in ({OwnerUid}, {OwnerGid}):
+        return BESIDE_OURS
+    return None
+
+
+def _in_raw_output(rule: Rule, matches: dict[type, Match]) -> str | None:
+    """Upstream before it had a chain for DNS: zone 1 for the agent's questions, zone 2 for the app's."""
+    if not isinstance(rule.verdict, SetZone) or matches.get(Protocol) != Protocol("udp"):
+        return None
+    beyond = set(matches) - {Protocol, DestinationPort, SourcePort}
+    if matches.get(SourcePort) == SourcePort((only(AGENT_DNS_PORT),)) and rule.verdict.zone == 2:
+        return CERTAIN if beyond in ({OwnerUid}, {OwnerGid}) else None
+    if matches.get(DestinationPort) != DestinationPort((DNS_PORT,)) or SourcePort in matches:
+        return None
+    if rule.verdict.zone == 1:
+        return BESIDE_OURS if beyond in ({OwnerUid}, {OwnerGid}) else None
+    return BESIDE_OURS if rule.verdict.zone == 2 and beyond <= {Destination} else None
+
+
+def _in_raw_prerouting(rule: Rule, matches: dict[type, Match]) -> str | None:
+    """Upstream before it had a chain for DNS: zone 1 for answers of name servers."""
+    if rule.verdict != SetZone(1) or matches.get(Protocol) != Protocol("udp"):
+        return None
+    if matches.get(SourcePort) != SourcePort((DNS_PORT,)):
+        return None
+    return CERTAIN if set(matches) - {Protocol, SourcePort} in (set(), {Source}, {Destination}) else None
+
+
+_SHAPES = {
+    (MANGLE, PREROUTING): _in_mangle_prerouting,
+    (MANGLE, OUTPUT): _in_mangle_output,
+    (NAT, OUTPUT): _in_nat_output,
+    (RAW, OUTPUT): _in_raw_output,
+    (RAW, PREROUTING): _in_raw_prerouting,
+}
+
+
+# --- by siblings ---------------------------------------------------------------------------------
+
+
+class _Siblings:
+    """What our rules in other chains say of interfaces and marks: with TPROXY, nat PREROUTING has nothing else."""
+
+    def __init__(self, live: Ruleset, family: Family, places: Places) -> None:
+        self._interfaces: set[str] = set()
+        self._marks: set[Match] = set()
+        for table in live.tables:
+            for chain in table.chains:
+                ours = places.get((table.name, chain.name), ())
+                for position, rule in enumerate(chain.rules_for(family)):
+                    if position in ours:
+                        self._learn(table.name, chain.name, rule)
+
+    def _learn(self, table: TableName, chain: str, rule: Rule) -> None:
+        interface = excluded_interface(table, chain, rule)
+        if interface:
+            self._interfaces.add(interface)
+        if isinstance(rule.verdict, RestoreMark):
+            self._marks.update(
+                Mark(match.value, match.mask) for match in rule.matches if isinstance(match, ConnectionMark)
+            )
+
+    def recognise(self, table: TableName, chain: str, rules: Sequence[Rule]) -> frozenset[int]:
+        """Return the first rule for each interface and mark that is known from elsewhere."""
+        found: dict[object, int] = {}
+        for position, rule in enumerate(rules):
+            interface = excluded_interface(table, chain, rule)
+            if interface in self._interfaces:
+                found.setdefault(interface, position)
+            if isinstance(rule.verdict, SaveMark) and shape(table, chain, rule):
+                for match in rule.matches:
+                    if match in self._marks:
+                        found.setdefault(match, position)
+        return frozenset(found.values())
