@@ -76,7 +76,8 @@ class PrivilegeError(CaptureError):
     def __init__(self, what: str) -> None:
         super().__init__(
             f"not permitted to {what}",
-            "Run as root, or with the capabilities NET_ADMIN and NET_RAW in the namespace (and SYS_ADMIN to enter another one).",
+            "Run as root, or with the capabilities NET_ADMIN and NET_RAW in the namespace"
+            " (and SYS_ADMIN to enter another one).",
         )
 
 

@@ -36,6 +36,10 @@ RESERVED_ROUTE_TABLES = (0, 253, 254, 255)
 """linux/rtnetlink.h: unspec, default, main, local. A route to ``lo`` for everything there cuts the pod off."""
 
 
+PROXY_TO_SELF_MARK = 1338
+"""0x53a: what a transparent proxy sends to its own pod. With the proxy's own mark the same, it would not come in."""
+
+
 class Selection(Entries[T]):
     """Everything (``*``), or just the entries."""
 
@@ -127,10 +131,10 @@ def network(text: str) -> Network:
     return parse_network(text)[0]
 
 
-def ipv4_network(text: str) -> Network:
-    """Return an IPv4 network."""
+def ipv4_loopback(text: str) -> Network:
+    """Return a network within 127.0.0.0/8. A wider one would exempt real destinations from capture."""
     parsed = network(text)
-    if parsed.family != "ipv4":
+    if parsed.family != "ipv4" or not parsed.is_loopback or parsed.prefix < 8:
         raise ValueError(text)
     return parsed
 
@@ -160,13 +164,13 @@ def interception_mode(text: str) -> Mode:
 
 
 def mark(text: str) -> int:
-    """Return a packet mark, decimal or hexadecimal (0x539), not zero: zero is "no mark"."""
+    """Return a packet mark, decimal or hexadecimal (0x539), not zero (which is "no mark") nor PROXY_TO_SELF_MARK."""
     digits = text[2:]
     if text[:2] == "0x" and 0 < len(digits) <= 8 and all(digit in "0123456789abcdefABCDEF" for digit in digits):
         value = int(digits, 16)
     else:
         value = number(text, 1, 0xFFFF_FFFF)
-    if not value:
+    if value in (0, PROXY_TO_SELF_MARK):
         raise ValueError(text)
     return value
 

@@ -34,7 +34,8 @@ class Option(Parsed[T]):
     """
 
     not_compared = (
-        "default", "parse", "expected", "help", "short", "annotations", "metavar", "topic", "is_switch", "empty_means_default",
+        "default", "parse", "expected", "help", "short", "annotations", "metavar", "topic", "is_switch",
+        "empty_means_default",
     )  # fmt: skip
 
     flag: str
@@ -170,12 +171,13 @@ EXCLUDED_OWNER_GROUPS = Option(
     environment=("ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",), metavar="GROUPS", topic=NOT_CAPTURED,
 )  # fmt: skip
 IPV4_LOOPBACK = Option(
-    "", "127.0.0.1/32", parsers.ipv4_network, "an IPv4 network such as 127.0.0.1/32",
+    "", "127.0.0.1/32", parsers.ipv4_loopback, "a network within 127.0.0.0/8 such as 127.0.0.1/32",
     "IPv4 destinations that count as the pod talking to itself.",
     environment=("ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR",), metavar="CIDR", topic=NOT_CAPTURED,
 )  # fmt: skip
 TPROXY_MARK = Option(
-    "istio-inbound-tproxy-mark", "1337", parsers.mark, "a number from 1 to 4294967295, decimal or 0x...",
+    "istio-inbound-tproxy-mark", "1337", parsers.mark,
+    "a number from 1 to 4294967295, decimal or 0x..., but not 1338 (what the proxy sends to its own pod)",
     "Mark of packets that belong to the transparent proxy.",
     short="t", metavar="MARK", topic=TRANSPARENT,
 )  # fmt: skip

@@ -38,6 +38,7 @@ from capture.model import (
     Table,
     TransparentProxy,
 )
+from capture.parsers import PROXY_TO_SELF_MARK
 from capture.rules.lists import grouped
 from capture.rules.nat import ON_LO, PASSTHROUGH_SOURCE, TCP, loopback, uncaptured_inbound
 
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
 
     from capture.config import CaptureConfig
     from capture.rules.names import ChainNames
-
-PROXY_TO_SELF_MARK = 1338
-"""0x53a: what the proxy sends to its own pod."""
 
 FROM_LO = InInterface("lo")
 OF_KNOWN_CONNECTION = ConnectionState(("RELATED", "ESTABLISHED"))
