@@ -59,6 +59,11 @@ class Difference(Value):
     policy: str = ""
     example: Example | None = None
 
+    @property
+    def is_ours(self) -> bool:
+        """Return whether it is about a rule of ours, not about what somebody else did beside it."""
+        return self.kind in ("missing", "unexpected", "family")
+
 
 def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
     """Return every difference that can matter to a packet, in the order of the tables."""
@@ -73,9 +78,9 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
     return found
 
 
-def matches(desired: Ruleset, live: Ruleset) -> bool:
-    """Return whether the live rules do what was asked for, and nothing else."""
-    return desired.comments == live.comments and not differences(desired, live)
+def can_stay(desired: Ruleset, live: Ruleset) -> bool:
+    """Return whether writing the rules again would change nothing: a policy is nothing that we write."""
+    return desired.comments == live.comments and all(d.kind == "policy" for d in differences(desired, live))
 
 
 def chain_names(ruleset: Ruleset) -> frozenset[tuple[TableName, str]]:

@@ -66,8 +66,21 @@ def present(live: Ruleset, recorded: Ruleset | None) -> Ruleset:
         )
 
 
+def stale(desired: Ruleset, before: Ruleset, recorded: Ruleset | None) -> Ruleset:
+    """Return the plumbing of an earlier rule set of ours that the desired one has no use for."""
+    if recorded is None and before.table(MANGLE) is None:
+        return Ruleset(families=desired.families, tables=())
+    there = present(before, recorded)
+    return there.replace(
+        loopback_addresses=tuple(a for a in there.loopback_addresses if a not in desired.loopback_addresses),
+        policy_routes=tuple(policy for policy in there.policy_routes if policy not in desired.policy_routes),
+    )
+
+
 def remove(ruleset: Ruleset) -> bool:
     """Remove the plumbing of the rule set; return whether any was there."""
+    if not ruleset.loopback_addresses and not ruleset.policy_routes:
+        return False
     changed = False
     with open_route() as route:
         for policy in ruleset.policy_routes:

@@ -1,4 +1,4 @@
-"""The verbs: apply, verify, dump, clean, render. Everybody calls these: init container, plugin, command line.
+"""The verbs: apply, verify, dump, trace, clean, render. Everybody calls these: init container, plugin, command line.
 
 Each enters the namespace it is told, and comes back. Between the settings and the kernel there is
 nothing here but the order of steps::
@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from capture import plumbing, record
 from capture.backends import detect, load
-from capture.compare import Difference, differences, matches
-from capture.config import resolve
+from capture.compare import Difference, can_stay, differences
+from capture.config import CaptureConfig, resolve
 from capture.errors import CaptureError
 from capture.host import AnyPod, PodFromInside
 from capture.model import LoopbackAddress, PolicyRoute, Ruleset
@@ -26,8 +26,10 @@ from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from capture.addresses import Family
     from capture.backends.detect import Decision, Request
-    from capture.config import CaptureConfig, Host
+    from capture.config import Host
+    from capture.trace import Packet, Trace
 
 
 class Applied(Value):
@@ -52,6 +54,8 @@ class Verified(Value):
     differences: tuple[Difference, ...] = ()
     missing: tuple[LoopbackAddress | PolicyRoute, ...] = ()
     notes: tuple[Difference, ...] = ()
+    from_record: bool = False
+    """Whether ``asked`` is what we remember to have applied, and not what somebody says now."""
 
     @property
     def holds(self) -> bool:
@@ -75,7 +79,9 @@ class Dumped(Value):
     verified: Verified | None = None
 
 
-def apply(settings: Settings, namespace: str | None = None, host: Host | None = None, *, force: bool = False) -> Applied:
+def apply(
+    settings: Settings, namespace: str | None = None, host: Host | None = None, *, force: bool = False
+) -> Applied:
     """Make the rules of the namespace those that the settings ask for; equal rules are left as they are.
 
     Raises CaptureError and its kinds; then either the old rules stand or the new ones.
@@ -96,18 +102,19 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False) -> Applie
     remembered = recorded.ruleset() if recorded else None
     live = driver.read()
     changed = plumbing.ensure(desired)
-    if force or not matches(desired, live):
+    if force or not can_stay(desired, live):
         driver.write(desired, live, remembered)
         changed = True
         _demand(desired, driver.read())
     changed |= _remove_others(decision, remembered)
+    changed |= plumbing.remove(plumbing.stale(desired, live, remembered))
     record.write(Record(settings, witness.facts(), decision.backend, decision.driver, decision.variant))
     return Applied(changed, decision, config, desired, tuple(warnings))
 
 
 def _demand(desired: Ruleset, live: Ruleset) -> None:
     """Raise CaptureError unless the rules that were written are there."""
-    wrong = differences(desired, live)
+    wrong = [difference for difference in differences(desired, live) if difference.is_ours]
     if wrong:
         raise CaptureError(
             f"the rules were written, but {len(wrong)} of what was read back differ: {wrong[0]!r}",
@@ -126,15 +133,29 @@ def _remove_others(decision: Decision, remembered: Ruleset | None) -> bool:
     return removed
 
 
-def verify(settings: Settings | None = None, namespace: str | None = None, host: Host | None = None) -> Verified:
-    """Compare the namespace with what the settings ask for; without settings, with what was applied there."""
+def verify(
+    settings: Settings | None = None,
+    namespace: str | None = None,
+    host: Host | None = None,
+    *,
+    prefer_recorded: bool = False,
+) -> Verified:
+    """Compare the namespace with what the settings ask for.
+
+    Without settings, or where it is preferred: with what was applied there, if that is known.
+    """
     with Entered(namespace):
-        recorded = record.read()
-        if settings is None and recorded is not None:
-            return verify_here(recorded.ruleset(), detect.Request(recorded.backend, recorded.driver, recorded.variant))
+        recorded = record.read() if settings is None or prefer_recorded else None
+        if recorded is not None:
+            return _verify_recorded(recorded)
         said = settings or Settings({})
         config, _ = resolve(said, host or PodFromInside())
         return verify_here(build_ruleset(config), request_of(said))
+
+
+def _verify_recorded(recorded: Record) -> Verified:
+    request = detect.Request(recorded.backend, recorded.driver, recorded.variant)
+    return verify_here(recorded.ruleset(), request).replace(from_record=True)
 
 
 def verify_here(desired: Ruleset, request: Request) -> Verified:
@@ -164,10 +185,43 @@ def dump(namespace: str | None = None) -> Dumped:
             Standing(found.backend, found.driver, found.variant, load(found).read()) for found in detect.leftovers()
         )
         recorded = record.read()
-        if recorded is None:
-            return Dumped(standing)
-        request = detect.Request(recorded.backend, recorded.driver, recorded.variant)
-        return Dumped(standing, verify_here(recorded.ruleset(), request))
+        return Dumped(standing, _verify_recorded(recorded) if recorded else None)
+
+
+def trace(
+    packet: Packet, settings: Settings | None = None, namespace: str | None = None, host: Host | None = None
+) -> Trace:
+    """Return what happens to a packet: by the live rules, or by those that the settings would give.
+
+    A packet that the pod sends leaves by the interface, and from the address, that the namespace's routes say,
+    unless it names them. Two sets at once are asked one after the other, as a kernel would.
+    """
+    from capture.surroundings import routed
+    from capture.trace import trace as walk
+
+    with Entered(namespace):
+        sent = routed(packet)
+        traces = [walk(ruleset, sent) for ruleset in _rulesets(settings, host)]
+        return next((traced for traced in traces if traced.outcome != "direct"), traces[0])
+
+
+def policy(settings: Settings | None = None, namespace: str | None = None, host: Host | None = None) -> Ruleset:
+    """Return the rules of which ``capture explain`` speaks: the live ones, or those that the settings would give."""
+    with Entered(namespace):
+        return _rulesets(settings, host)[0]
+
+
+def _rulesets(settings: Settings | None, host: Host | None) -> list[Ruleset]:
+    """Return the rule set that the settings give; without settings, every set of ours that stands, with reasons."""
+    if settings is not None:
+        config, _ = resolve(settings, host or PodFromInside())
+        return [build_ruleset(config)]
+    from capture.reasons import with_reasons
+
+    recorded = record.read()
+    known = recorded.ruleset() if recorded else build_ruleset(CaptureConfig())
+    live = [load(found).read() for found in detect.leftovers()]
+    return [with_reasons(ruleset, known) for ruleset in live] or [Ruleset(FAMILIES, ())]
 
 
 def clean(namespace: str | None = None, *, allow_host: bool = False) -> bool:
@@ -190,9 +244,12 @@ def clean(namespace: str | None = None, *, allow_host: bool = False) -> bool:
         return removed
 
 
-def render(settings: Settings, host: Host | None = None) -> list[tuple[str, str]]:
+def render(
+    settings: Settings, host: Host | None = None, families: tuple[Family, ...] = FAMILIES
+) -> list[tuple[str, str]]:
     """Return what would be sent into an empty namespace, as titled texts; touches no kernel."""
     config, _ = resolve(settings, host or AnyPod())
+    config = config.replace(families=tuple(family for family in config.families if family in families))
     decision = detect.without_kernel(request_of(settings))
     return load(decision).render(build_ruleset(config))
 
@@ -202,4 +259,3 @@ def request_of(settings: Settings) -> Request:
     backend = "nftables" if settings[NATIVE_NFTABLES] else settings[BACKEND]
     variant = settings[FORCE_IPTABLES_BINARY].removeprefix("iptables-")
     return detect.Request(backend, settings[DRIVER], variant)
-

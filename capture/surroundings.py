@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from capture.addresses import parse_address
+from capture.addresses import address_text, parse_address
 from capture.examples import Surroundings
 from capture.netlink.interfaces import read_addresses, read_links
+from capture.netlink.routing import RTN_LOCAL, look_up_route
 from capture.netlink.rtnetlink import open_route
+from capture.trace import LOOPBACK
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.trace import Packet
+
+NO_WAY_OUT = "none"
+"""Where no route leads: rules are asked all the same, since they come before the packet is given up."""
 
 
 def read_surroundings() -> Surroundings:
@@ -21,3 +30,17 @@ def read_surroundings() -> Surroundings:
         own=global_ones + tuple(a for a in default.own if a.family not in {o.family for o in global_ones}),
         interface=next(iter(up), default.interface),
     )
+
+
+def routed(packet: Packet) -> Packet:
+    """Return the packet with the interface and the source that the namespace's routes give what it sends itself."""
+    if packet.in_interface is not None or packet.out_interface is not None:
+        return packet
+    destination = address_text(packet.family, packet.destination.first)
+    source = address_text(packet.family, packet.source.first) if packet.source else ""
+    with open_route() as route:
+        found = look_up_route(route, destination, source, packet.mark, packet.uid)
+        names = {link.index: link.name for link in read_links(route)}
+    interface = LOOPBACK if found.kind == RTN_LOCAL else names.get(found.interface, NO_WAY_OUT)
+    known = packet.source or (parse_address(found.source) if found.source else None)
+    return packet.replace(out_interface=interface, source=known)

@@ -1,0 +1,123 @@
+"""Packets on the command line: ``tcp 10.1.2.3:80 --uid 1000``, ``udp [fd00::1]:53 --in eth0``."""
+
+from __future__ import annotations
+
+import click
+
+from capture.addresses import Network, parse_address
+from capture.model import CONNECTION_STATES
+from capture.parsers import MOST_ID, interface, port
+from capture.settings import TPROXY_MARK
+from capture.trace import Packet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+DEFAULT_UID = 1000
+"""Somebody who is not the proxy."""
+
+
+def address_and_port(text: str) -> tuple[Network, int]:
+    """Return the address and the port of ``10.1.2.3:80`` or ``[fd00::1]:80``."""
+    host, port_text = _split(text)
+    try:
+        return parse_address(host), port(port_text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no address with a port, such as 10.1.2.3:80 or [fd00::1]:80") from None
+
+
+def address_and_maybe_port(text: str) -> tuple[Network, int | None]:
+    """Return the address, and the port if there is one."""
+    host, port_text = _split(text)
+    try:
+        return parse_address(host), port(port_text) if port_text else None
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no address, such as 10.1.2.3, 10.1.2.3:45000 or fd00::1") from None
+
+
+def interface_name(text: str) -> str:
+    """Return the name of an interface."""
+    try:
+        return interface(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no interface name (at most 15 bytes, no blank, no '/')") from None
+
+
+def mark_number(text: str) -> int:
+    """Return a mark, given as a decimal or hexadecimal number."""
+    try:
+        return TPROXY_MARK.parse(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not {TPROXY_MARK.expected}") from None
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Return the address and the text of the port, which is empty where there is none."""
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        return host, rest.removeprefix(":")
+    if text.count(":") > 1:
+        return text, ""
+    host, _, port_text = text.partition(":")
+    return host, port_text
+
+
+def packet_options() -> list[click.Parameter]:
+    """Return the arguments and options that describe a packet."""
+    ids = click.IntRange(0, MOST_ID)
+    return [
+        click.Argument(["protocol"], type=click.Choice(("tcp", "udp"))),
+        click.Argument(["destination"], type=address_and_port, metavar="ADDRESS:PORT"),
+        click.Option(["--uid"], type=ids, metavar="UID", help=f"User that sends it.  [default: {DEFAULT_UID}]"),
+        click.Option(["--gid"], type=ids, metavar="GID", help="Group that sends it.  [default: the number of --uid]"),
+        click.Option(
+            ["--in", "in_interface"], type=interface_name, metavar="NAME", help="It comes in through this interface."
+        ),
+        click.Option(
+            ["--out", "out_interface"],
+            type=interface_name,
+            metavar="NAME",
+            help="It leaves through this interface.  [default: what the routes say]",
+        ),
+        click.Option(["--src", "source"], type=address_and_maybe_port, metavar="ADDRESS[:PORT]", help="Its source."),
+        click.Option(["--mark"], type=mark_number, metavar="MARK", help="The packet's mark."),
+        click.Option(["--connection-mark"], type=mark_number, metavar="MARK", help="The mark of its connection."),
+        click.Option(
+            ["--state"],
+            type=click.Choice(CONNECTION_STATES, case_sensitive=False),
+            default="NEW",
+            show_default=True,
+            help="State of its connection.",
+        ),
+    ]
+
+
+def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
+    """Return the packet that the options describe; they are taken out of ``options``."""
+    protocol = options.pop("protocol")
+    destination, port_number = options.pop("destination")
+    source, source_port = options.pop("source") or (None, None)
+    uid, gid = options.pop("uid"), options.pop("gid")
+    comes_in, leaves = options.pop("in_interface"), options.pop("out_interface")
+    if comes_in and (leaves or uid is not None or gid is not None):
+        raise click.UsageError("--in is for packets that come in: they have no --out, --uid or --gid", ctx)
+    if source is not None and source.family != destination.family:
+        raise click.UsageError("source and destination are of different families", ctx)
+    if not comes_in:
+        uid = DEFAULT_UID if uid is None else uid
+        gid = uid if gid is None else gid
+    return Packet(
+        protocol,
+        destination,
+        port_number,
+        source=source,
+        source_port=source_port,
+        uid=uid,
+        gid=gid,
+        in_interface=comes_in,
+        out_interface=leaves,
+        mark=options.pop("mark") or 0,
+        connection_mark=options.pop("connection_mark") or 0,
+        state=options.pop("state").upper(),
+    )

@@ -1,0 +1,135 @@
+"""``capture trace``."""
+
+from __future__ import annotations
+
+import click
+
+from capture import program
+from capture.addresses import address_text
+from capture.cli.differences import text_of
+from capture.cli.options import CaptureCommand, capture_options, format_option, host_of, namespace_options, said
+from capture.cli.packets import packet_from, packet_options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from capture.trace import Packet, Step, Trace
+
+EXAMPLES = """
+capture trace tcp 10.1.2.3:80 --uid 1000
+capture trace tcp 10.1.2.3:80 --uid 1337 --pid 4711
+capture trace tcp 10.77.0.2:8080 --in eth0 --netns /run/netns/pod
+capture trace udp [fd00::10]:53 --from-options --redirect-dns --capture-all-dns
+"""
+
+OUTCOMES = {
+    "direct": "goes where it is addressed to, without the proxy",
+    "proxy-outbound": "goes to the proxy, as an outbound connection, on port {port}",
+    "proxy-inbound": "goes to the proxy, as an inbound connection, on port {port}",
+    "dns": "goes to the agent's name server on port {port}",
+    "dropped": "is dropped",
+    "redirected": "is redirected to port {port} by a rule of somebody else",
+}
+
+
+@click.command(
+    cls=CaptureCommand,
+    params=[
+        *packet_options(),
+        click.Option(
+            ["--from-options"], is_flag=True, help="Ask the rules that the options would give, not the live ones."
+        ),
+        *capture_options(),
+        *namespace_options(),
+        format_option("table", "json"),
+    ],
+    examples=EXAMPLES,
+)
+@click.pass_context
+def trace(ctx: click.Context, /, namespace: str | None, form: str, *, from_options: bool, **options: Any) -> None:
+    """Say what happens to a packet, and which rule decides.
+
+    A packet with --in comes into the pod; any other is sent by a process in it, to where its routes lead.
+    """
+    packet = packet_from(options, ctx)
+    settings = said(ctx) if from_options else None
+    traced = program.trace(packet, settings, namespace, host_of(namespace))
+    if form == "json":
+        import json  # 7 ms, for this format only
+
+        click.echo(json.dumps(as_plain(traced), indent=1))
+        return
+    for line in in_words(traced):
+        click.echo(line)
+
+
+def as_plain(traced: Trace) -> dict[str, object]:
+    """Return a trace as plain values for JSON."""
+    family = traced.packet.family
+    return {
+        "packet": packet_in_words(traced.packet),
+        "outcome": traced.outcome,
+        "port": traced.port,
+        "rule": _rule_text(traced.step, traced) if traced.step else None,
+        "why": traced.step.rule.why if traced.step else None,
+        "transparent": traced.transparent,
+        "certain": traced.certain,
+        "path": [
+            {
+                "table": step.table,
+                "chain": step.chain,
+                "position": step.position,
+                "rule": text_of(step.rule, family),
+                "why": step.rule.why,
+                "certain": step.certain,
+            }
+            for step in traced.path
+        ],
+    }
+
+
+def in_words(traced: Trace) -> Iterator[str]:
+    """Yield the lines for a person: the packet, the rules it met, where it ends and why."""
+    family = traced.packet.family
+    yield packet_in_words(traced.packet)
+    for step in traced.path:
+        mark = "=>" if step == traced.step else "? " if not step.certain else "  "
+        why = f"   # {step.rule.why}" if step.rule.why else ""
+        place = f"{step.table} {step.chain} {step.position}"
+        yield f"  {mark} {'  ' * step.depth}{place}: {text_of(step.rule, family)}{why}"
+    transparent = ", its addresses unchanged" if traced.transparent else ""
+    yield f"{traced.outcome}: it {OUTCOMES[traced.outcome].format(port=traced.port)}{transparent}"
+    if traced.step is not None:
+        yield f"because of {_rule_text(traced.step, traced)}"
+    elif traced.path:
+        yield "because no rule on its way decides, and the chain's policy does"
+    else:
+        yield "because no rule speaks of it"
+    if not traced.certain:
+        yield "rules marked with ? ask for something that cannot be judged here; they may decide otherwise"
+
+
+def packet_in_words(packet: Packet) -> str:
+    """Return what the packet is, in a line."""
+    where = _endpoint(address_text(packet.family, packet.destination.first), packet.port)
+    source = ""
+    if packet.source is not None:
+        source = f" from {_endpoint(address_text(packet.family, packet.source.first), packet.source_port)}"
+    if packet.in_interface is not None:
+        way = f"in by {packet.in_interface}"
+    else:
+        way = f"out by {packet.out_interface}, of user {packet.uid}, group {packet.gid}"
+    state = "" if packet.state == "NEW" else f", {packet.state}"
+    return f"{packet.protocol} to {where}{source}, {way}{state}"
+
+
+def _endpoint(address: str, port: int | None) -> str:
+    if port is None:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _rule_text(step: Step, traced: Trace) -> str:
+    return f"-t {step.table} -A {step.chain} {text_of(step.rule, traced.packet.family)}"
