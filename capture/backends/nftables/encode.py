@@ -56,7 +56,7 @@ from capture.netlink.nfnetlink import NFPROTO_UNSPEC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from capture.backends.nftables.native import NativeChain, NativeTable, Range
@@ -74,9 +74,9 @@ INTERFACE_NAME_SIZE = 16  # IFNAMSIZ in linux/if.h
 
 
 def add_table(table: str) -> Change:
-    """Return the message that makes a table, or does nothing if there is one."""
-    name = attribute(nf.NFTA_TABLE_NAME, text(table))
-    return Change(nf.NFT_MSG_NEWTABLE, nf.NFPROTO_INET, name, f"add table inet {table}", NLM_F_CREATE)
+    """Return the message that makes a table; one that stands there already, it only wakes if it is dormant."""
+    parts = attribute(nf.NFTA_TABLE_NAME, text(table)) + attribute(nf.NFTA_TABLE_FLAGS, u32be(0))
+    return Change(nf.NFT_MSG_NEWTABLE, nf.NFPROTO_INET, parts, f"add table inet {table}", NLM_F_CREATE)
 
 
 def delete_table(table: str) -> Change:
@@ -116,28 +116,26 @@ def _chain_name(table: str, chain: str) -> bytes:
     return attribute(nf.NFTA_CHAIN_TABLE, text(table)) + attribute(nf.NFTA_CHAIN_NAME, text(chain))
 
 
-def add_rules(table: NativeTable, first_set: int) -> Iterator[Change]:
-    """Yield the messages that append the rules of a table, each after the sets it needs.
-
-    Sets are numbered from ``first_set`` on; no other set of the batch may have one of those numbers.
-    """
-    set_number = first_set
-    for chain in table.chains:
-        where = attribute(nf.NFTA_RULE_TABLE, text(table.name)) + attribute(nf.NFTA_RULE_CHAIN, text(chain.name))
-        for place, rule in enumerate(chain.rules, 1):
-            doing = f"add rule {place} to chain {chain.name} of table inet {table.name}"
-            expressions: list[bytes] = []
-            for condition in rule.conditions:
-                if type(condition) is Among and len(condition.ranges) > 1:
-                    yield from _add_set(table.name, condition, set_number, doing)
-                    expressions.append(_lookup(condition, set_number))
-                    set_number += 1
-                else:
-                    expressions.append(EXPRESSIONS[type(condition)](condition))
-            expressions.append(COUNTER)
-            expressions += [EXPRESSIONS[type(action)](action) for action in rule.actions]
-            parts = where + nested(nf.NFTA_RULE_EXPRESSIONS, *expressions) + _comment(rule.comment)
-            yield Change(nf.NFT_MSG_NEWRULE, nf.NFPROTO_INET, parts, doing, NLM_F_CREATE | NLM_F_APPEND)
+def add_rules(tables: Iterable[NativeTable]) -> Iterator[Change]:
+    """Yield the messages that append the rules of tables, each after the sets it needs."""
+    set_number = 0  # unique in a batch
+    for table in tables:
+        for chain in table.chains:
+            where = attribute(nf.NFTA_RULE_TABLE, text(table.name)) + attribute(nf.NFTA_RULE_CHAIN, text(chain.name))
+            for place, rule in enumerate(chain.rules, 1):
+                doing = f"add rule {place} to chain {chain.name} of table inet {table.name}"
+                expressions: list[bytes] = []
+                for condition in rule.conditions:
+                    if type(condition) is Among and len(condition.ranges) > 1:
+                        set_number += 1
+                        yield from _add_set(table.name, condition, set_number, doing)
+                        expressions.append(_lookup(condition, set_number))
+                    else:
+                        expressions.append(EXPRESSIONS[type(condition)](condition))
+                expressions.append(COUNTER)
+                expressions += [EXPRESSIONS[type(action)](action) for action in rule.actions]
+                parts = where + nested(nf.NFTA_RULE_EXPRESSIONS, *expressions) + _comment(rule.comment)
+                yield Change(nf.NFT_MSG_NEWRULE, nf.NFPROTO_INET, parts, doing, NLM_F_CREATE | NLM_F_APPEND)
 
 
 def _comment(comment: str) -> bytes:
@@ -234,7 +232,7 @@ def _among(condition: Among) -> bytes:
     size = SIZES[field]
     if first == last:
         order = BYTE_ORDER if field in HOST_ORDER else "big"
-        return LOADS[field] + _compare(_equality(condition.negated), first.to_bytes(size, order))
+        return LOADS[field] + _compare(_equality(condition), first.to_bytes(size, order))
     if field in ADDRESS_FAMILIES and _is_network(first, last):
         return _network(condition, first, (last - first).bit_length())
     load = LOADS[field] + TO_NETWORK_ORDER if field in HOST_ORDER else LOADS[field]
@@ -254,7 +252,7 @@ def _network(condition: Among, first: int, host_bits: int) -> bytes:
     """Return the comparison with a prefix: of its bytes if it has whole ones, else of the address under a mask."""
     field = condition.field
     size = SIZES[field]
-    equality = _equality(condition.negated)
+    equality = _equality(condition)
     prefix = size * 8 - host_bits
     if prefix % 8 == 0 and prefix > 0:
         load = _load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, ADDRESS_OFFSETS[field], prefix // 8)
@@ -264,7 +262,7 @@ def _network(condition: Among, first: int, host_bits: int) -> bytes:
 
 
 def _masked(condition: Masked) -> bytes:
-    compare = _compare(_equality(condition.negated), u32(condition.value))
+    compare = _compare(_equality(condition), u32(condition.value))
     return LOADS[condition.field] + _bitwise(u32(condition.mask), u32(0)) + compare
 
 
@@ -272,11 +270,11 @@ def _named(condition: Named) -> bytes:
     """Return the comparison with a name: padded with NUL it is the whole name, else its beginning."""
     name = condition.name.encode("utf-8", "surrogateescape")
     whole = name if condition.any_ending else name.ljust(INTERFACE_NAME_SIZE, b"\0")
-    return LOADS[condition.field] + _compare(_equality(condition.negated), whole)
+    return LOADS[condition.field] + _compare(_equality(condition), whole)
 
 
-def _equality(negated: bool) -> int:  # noqa: FBT001  # a condition's field, handed on
-    return nf.NFT_CMP_NEQ if negated else nf.NFT_CMP_EQ
+def _equality(condition: Among | Masked | Named) -> int:
+    return nf.NFT_CMP_NEQ if condition.negated else nf.NFT_CMP_EQ
 
 
 def _data(kind: int, value: bytes) -> bytes:

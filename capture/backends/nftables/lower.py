@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 
     from capture.addresses import Family
     from capture.backends.nftables.native import Action, Condition, Range
-    from capture.model import Chain, Match, Rule, Ruleset, Span, Table, Verdict
+    from capture.model import Chain, Match, ProtocolName, Rule, Ruleset, Span, Table, Verdict
 
 COMMENT_MAXIMUM = 127
 """Bytes of a comment; nft(8) allows 128 with the NUL at the end."""
@@ -172,19 +172,19 @@ def _address(fields: dict[Family, str], match: Source | Destination) -> Among:
     return Among(fields[networks[0].family], ranges, match.negated)
 
 
-def _source(match: Source, _protocol: str | None) -> Among:
+def _source(match: Source, _protocol: ProtocolName | None) -> Among:
     return _address(SADDR, match)
 
 
-def _destination(match: Destination, _protocol: str | None) -> Among:
+def _destination(match: Destination, _protocol: ProtocolName | None) -> Among:
     return _address(DADDR, match)
 
 
-def _in_interface(match: InInterface, _protocol: str | None) -> Named:
+def _in_interface(match: InInterface, _protocol: ProtocolName | None) -> Named:
     return _interface(IIFNAME, match)
 
 
-def _out_interface(match: OutInterface, _protocol: str | None) -> Named:
+def _out_interface(match: OutInterface, _protocol: ProtocolName | None) -> Named:
     return _interface(OIFNAME, match)
 
 
@@ -196,25 +196,25 @@ def _interface(field: str, match: InInterface | OutInterface) -> Named:
     return Named(field, name, any_ending, match.negated)
 
 
-def _source_port(match: SourcePort, protocol: str | None) -> Among:
+def _source_port(match: SourcePort, protocol: ProtocolName | None) -> Among:
     return Among(_port_field(SPORT, match, protocol), _ranges(match.ports), match.negated)
 
 
-def _destination_port(match: DestinationPort, protocol: str | None) -> Among:
+def _destination_port(match: DestinationPort, protocol: ProtocolName | None) -> Among:
     return Among(_port_field(DPORT, match, protocol), _ranges(match.ports), match.negated)
 
 
-def _port_field(fields: dict[str, str], match: Match, protocol: str | None) -> str:
+def _port_field(fields: dict[ProtocolName, str], match: Match, protocol: ProtocolName | None) -> str:
     if protocol is None:
         raise ValueError(f"a port without a protocol: {match}")
     return fields[protocol]
 
 
-def _uid(match: OwnerUid, _protocol: str | None) -> Among:
+def _uid(match: OwnerUid, _protocol: ProtocolName | None) -> Among:
     return Among(SKUID, _ranges(match.ids), match.negated)
 
 
-def _gid(match: OwnerGid, _protocol: str | None) -> Among:
+def _gid(match: OwnerGid, _protocol: ProtocolName | None) -> Among:
     return Among(SKGID, _ranges(match.ids), match.negated)
 
 
@@ -233,11 +233,11 @@ def _ranges(spans: tuple[Span, ...]) -> tuple[Range, ...]:
     return tuple(ranges)
 
 
-def _mark(match: Mark, _protocol: str | None) -> Among | Masked:
+def _mark(match: Mark, _protocol: ProtocolName | None) -> Among | Masked:
     return _marked(MARK, match)
 
 
-def _connection_mark(match: ConnectionMark, _protocol: str | None) -> Among | Masked:
+def _connection_mark(match: ConnectionMark, _protocol: ProtocolName | None) -> Among | Masked:
     return _marked(CT_MARK, match)
 
 
@@ -247,7 +247,7 @@ def _marked(field: str, match: Mark | ConnectionMark) -> Among | Masked:
     return Masked(field, match.mask, match.value, match.negated)
 
 
-def _connection_state(match: ConnectionState, _protocol: str | None) -> Masked:
+def _connection_state(match: ConnectionState, _protocol: ProtocolName | None) -> Masked:
     """Return that at least one of the states' bits is set: not none of them."""
     mask = 0
     for state in match.states:
@@ -257,14 +257,14 @@ def _connection_state(match: ConnectionState, _protocol: str | None) -> Masked:
     return Masked(CT_STATE, mask, 0, not match.negated)
 
 
-def _not_understood(match: Match, _protocol: str | None) -> Condition:
+def _not_understood(match: Match, _protocol: ProtocolName | None) -> Condition:
     raise ValueError(f"a rule of somebody else cannot be written: {match}")
 
 
 ADDRESSES = (Source, Destination)
 NEED_PROTOCOL = (Protocol, SourcePort, DestinationPort)
 
-CONDITIONS: dict[type, Callable[[Any, str | None], Condition]] = {
+CONDITIONS: dict[type, Callable[[Any, ProtocolName | None], Condition]] = {
     Source: _source,
     Destination: _destination,
     InInterface: _in_interface,

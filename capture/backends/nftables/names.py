@@ -78,9 +78,12 @@ def model_chain(table: TableName, name: str, hook: Hook | None, remark: str = ""
         if not remark and HOOKS.get((table, built_in)) == hook and name == native_chain(built_in):
             return built_in
         return f"{name}({remark or f'{hook.kind} {hook.place} {hook.priority}'})"
-    if name in _RESERVED:
-        return f"{name}(not hooked)"
-    return _swap_spelling(name)
+    return model_target(name)
+
+
+def model_target(name: str) -> str:
+    """Return the model's name of a chain that is not hooked, which is what one can jump to."""
+    return f"{name}(not hooked)" if name in _RESERVED else _swap_spelling(name)
 
 
 def _swap_spelling(name: str) -> str:

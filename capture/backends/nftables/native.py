@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Drop,
         Jump,
         Log,
+        ProtocolName,
         Redirect,
         RestoreMark,
         Return,
@@ -48,16 +49,16 @@ CT_MARK = "ct mark"
 CT_STATE = "ct state"
 SADDR: dict[Family, str] = {"ipv4": "ip saddr", "ipv6": "ip6 saddr"}
 DADDR: dict[Family, str] = {"ipv4": "ip daddr", "ipv6": "ip6 daddr"}
-SPORT = {"tcp": "tcp sport", "udp": "udp sport"}
-DPORT = {"tcp": "tcp dport", "udp": "udp dport"}
+SPORT: dict[ProtocolName, str] = {"tcp": "tcp sport", "udp": "udp sport"}
+DPORT: dict[ProtocolName, str] = {"tcp": "tcp dport", "udp": "udp dport"}
 
-ADDRESS_FAMILIES: dict[str, Family] = {
-    field: "ipv4" if field.startswith("ip ") else "ipv6" for field in (*SADDR.values(), *DADDR.values())
+ADDRESS_FAMILIES: dict[str, Family] = {field: family for fields in (SADDR, DADDR) for family, field in fields.items()}
+PORT_PROTOCOLS: dict[str, ProtocolName] = {
+    field: protocol for fields in (SPORT, DPORT) for protocol, field in fields.items()
 }
-PORT_PROTOCOLS = {field: field[:3] for field in (*SPORT.values(), *DPORT.values())}
 
 NFPROTO_NUMBERS: dict[Family, int] = {"ipv4": 2, "ipv6": 10}  # linux/netfilter.h
-PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17}  # linux/in.h
+PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
 
 STATE_BITS = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
 """linux/netfilter/nf_conntrack_common.h, NF_CT_STATE_BIT."""

@@ -1,0 +1,283 @@
+"""From native rules to the model. Pure; the inverse of ``lower``.
+
+What our vocabulary has no word for becomes an ``UnknownMatch`` or ``UnknownVerdict`` in nft's words.
+"""
+
+from __future__ import annotations
+
+from capture.addresses import FAMILIES, split
+from capture.backends.nftables.names import MODEL_TABLES, model_chain, model_target
+from capture.backends.nftables.native import (
+    ADDRESS_FAMILIES,
+    CT_MARK,
+    CT_STATE,
+    DADDR,
+    DPORT,
+    IIFNAME,
+    L4PROTO,
+    MARK,
+    NFPROTO,
+    NFPROTO_NUMBERS,
+    PORT_PROTOCOLS,
+    PROTOCOL_NUMBERS,
+    SADDR,
+    SKGID,
+    SKUID,
+    SPORT,
+    STATE_BITS,
+    Among,
+    Masked,
+    Named,
+    Proxy,
+)
+from capture.model import (
+    ALL_BITS,
+    BUILT_IN_CHAINS,
+    CONNECTION_STATES,
+    Accept,
+    Chain,
+    ConnectionMark,
+    ConnectionState,
+    Continue,
+    Destination,
+    DestinationPort,
+    Drop,
+    InInterface,
+    Jump,
+    Mark,
+    OutInterface,
+    OwnerGid,
+    OwnerUid,
+    Protocol,
+    Rule,
+    Ruleset,
+    SetMark,
+    Source,
+    SourcePort,
+    Span,
+    Table,
+    TransparentProxy,
+    UnknownMatch,
+    UnknownVerdict,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import TypeVar
+
+    from capture.addresses import Family, Network
+    from capture.backends.nftables.native import Condition, NativeRule, NativeTable, Range
+    from capture.model import Match, ProtocolName, TableName, Verdict
+
+    T = TypeVar("T")
+
+FAMILIES_BY_NUMBER = {number: family for family, number in NFPROTO_NUMBERS.items()}
+PROTOCOLS_BY_NUMBER: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
+
+
+def lift(tables: Sequence[NativeTable]) -> Ruleset:
+    """Return the rule set that these tables are; tables that are not ours are left out.
+
+    Its families are those that its rules see; both if there are no rules.
+    """
+    lifted = tuple(_table(table, MODEL_TABLES[table.name]) for table in tables if table.name in MODEL_TABLES)
+    rules = [rule for table in lifted for chain in table.chains for rule in chain.rules]
+    seen = {rule.family for rule in rules}
+    families = tuple(family for family in FAMILIES if not rules or None in seen or family in seen)
+    return Ruleset(families, lifted, comments=any(rule.why for rule in rules))
+
+
+def _table(table: NativeTable, name: TableName) -> Table:
+    remark = "dormant" if table.dormant else ""
+    chains = []
+    for chain in table.chains:
+        rules = tuple(lift_rules(chain.rules))
+        policy = chain.policy.upper() if chain.policy else None
+        chains.append(Chain(model_chain(name, chain.name, chain.hook, remark), rules, policy))
+    built_in = BUILT_IN_CHAINS[name]
+    chains.sort(key=lambda chain: built_in.index(chain.name) if chain.name in built_in else len(built_in))
+    return Table(name, tuple(chains))
+
+
+def lift_rules(rules: Sequence[NativeRule]) -> Iterator[Rule]:
+    """Yield the rules of a chain; a transparent proxy is two native ones."""
+    place = 0
+    while place < len(rules):
+        rule = rules[place]
+        following = rules[place + 1] if place + 1 < len(rules) else None
+        matches, family = _matches(rule)
+        verdict, length = _verdict(rule, following)
+        yield Rule(verdict, matches, family, rule.comment, rule.counters)
+        place += length
+
+
+# --- matches -------------------------------------------------------------------------------------
+
+
+def _matches(rule: NativeRule) -> tuple[tuple[Match, ...], Family | None]:
+    """Return the matches, and the family that the rule asks for or that an address implies."""
+    matches: list[Match] = []
+    family: Family | None = None
+    protocol: ProtocolName | None = None
+    for condition in rule.conditions:
+        if isinstance(condition, Among):
+            asked = _answer(condition, NFPROTO, FAMILIES_BY_NUMBER)
+            if asked is not None and family in (None, asked):
+                family = asked
+                continue
+            family = family or ADDRESS_FAMILIES.get(condition.field)
+            said = _answer(condition, L4PROTO, PROTOCOLS_BY_NUMBER)
+            named = said or PORT_PROTOCOLS.get(condition.field)
+            if named is not None and named != protocol:
+                protocol = named
+                matches.append(Protocol(named))
+            if said is not None:
+                continue
+        matches.append(_match(condition))
+    return tuple(matches), family
+
+
+def _answer(condition: Among, field: str, names: dict[int, T]) -> T | None:
+    """Return the name of the one number that a condition wants the field to be; None if it is another condition."""
+    if condition.field != field or condition.negated:
+        return None
+    number = _single(condition.ranges)
+    return None if number is None else names.get(number)
+
+
+def _match(condition: Condition) -> Match:
+    """Return the match that a condition is, but for questions for the family or the protocol."""
+    match: Match | None = None
+    if isinstance(condition, Among):
+        lifted = AMONG.get(condition.field)
+        match = lifted(condition) if lifted else None
+    elif isinstance(condition, Masked):
+        match = _masked(condition)
+    elif isinstance(condition, Named):
+        match = _interface(condition)
+    return match or _unknown_match(condition)
+
+
+def _unknown_match(condition: Condition) -> UnknownMatch:
+    from capture.backends.nftables.text import condition_text  # only rules of somebody else need words
+
+    return condition if isinstance(condition, UnknownMatch) else UnknownMatch(condition_text(condition))
+
+
+def _networks(condition: Among) -> tuple[Network, ...]:
+    family = ADDRESS_FAMILIES[condition.field]
+    return tuple(network for first, last in condition.ranges for network in split(family, first, last))
+
+
+def _source(condition: Among) -> Match:
+    return Source(_networks(condition), condition.negated)
+
+
+def _destination(condition: Among) -> Match:
+    return Destination(_networks(condition), condition.negated)
+
+
+def _spans(condition: Among) -> tuple[Span, ...]:
+    return tuple(Span(first, last) for first, last in condition.ranges)
+
+
+def _source_port(condition: Among) -> Match:
+    return SourcePort(_spans(condition), condition.negated)
+
+
+def _destination_port(condition: Among) -> Match:
+    return DestinationPort(_spans(condition), condition.negated)
+
+
+def _uid(condition: Among) -> Match:
+    return OwnerUid(_spans(condition), condition.negated)
+
+
+def _gid(condition: Among) -> Match:
+    return OwnerGid(_spans(condition), condition.negated)
+
+
+def _mark(condition: Among) -> Match | None:
+    value = _single(condition.ranges)
+    return None if value is None else Mark(value, ALL_BITS, condition.negated)
+
+
+def _connection_mark(condition: Among) -> Match | None:
+    value = _single(condition.ranges)
+    return None if value is None else ConnectionMark(value, ALL_BITS, condition.negated)
+
+
+def _single(ranges: tuple[Range, ...]) -> int | None:
+    """Return the number if there is only one."""
+    return ranges[0][0] if len(ranges) == 1 and ranges[0][0] == ranges[0][1] else None
+
+
+def _exact_states(condition: Among) -> Match | None:
+    """Return the states of a comparison with whole numbers: a packet's state has one bit."""
+    numbers = [number for first, last in condition.ranges for number in range(first, last + 1)]
+    if any(number not in STATE_BITS.values() for number in numbers):
+        return None
+    return _states(sum(numbers), negated=condition.negated)
+
+
+def _states(mask: int, *, negated: bool) -> ConnectionState | None:
+    states = tuple(state for state in CONNECTION_STATES if mask & STATE_BITS[state])
+    if sum(STATE_BITS[state] for state in states) != mask:
+        return None
+    return ConnectionState(states, negated)
+
+
+def _masked(condition: Masked) -> Match | None:
+    if condition.field == MARK:
+        return Mark(condition.value, condition.mask, condition.negated)
+    if condition.field == CT_MARK:
+        return ConnectionMark(condition.value, condition.mask, condition.negated)
+    if condition.field == CT_STATE and condition.value == 0:
+        return _states(condition.mask, negated=not condition.negated)
+    return None
+
+
+def _interface(condition: Named) -> Match | None:
+    if condition.name.endswith("+") and not condition.any_ending:
+        return None  # a real plus sign, for which the model has no way to say that it is one
+    name = f"{condition.name}+" if condition.any_ending else condition.name
+    kind = InInterface if condition.field == IIFNAME else OutInterface
+    return kind(name, condition.negated)
+
+
+AMONG: dict[str, Callable[[Among], Match | None]] = {
+    **dict.fromkeys(SADDR.values(), _source),
+    **dict.fromkeys(DADDR.values(), _destination),
+    **dict.fromkeys(SPORT.values(), _source_port),
+    **dict.fromkeys(DPORT.values(), _destination_port),
+    SKUID: _uid,
+    SKGID: _gid,
+    MARK: _mark,
+    CT_MARK: _connection_mark,
+    CT_STATE: _exact_states,
+}
+
+
+# --- verdicts ------------------------------------------------------------------------------------
+
+
+def _verdict(rule: NativeRule, following: NativeRule | None) -> tuple[Verdict, int]:
+    """Return the verdict of the actions, and how many native rules it takes."""
+    actions = rule.actions
+    if not actions:
+        return Continue(), 1
+    first = actions[0]
+    if len(actions) == 1 and not isinstance(first, Proxy):
+        return (Jump(model_target(first.chain)) if isinstance(first, Jump) else first), 1
+    match actions:
+        case (Proxy(port), SetMark(value, mask), Accept()) if _is_drop_for(rule, following):
+            return TransparentProxy(port, value, mask), 2
+    from capture.backends.nftables.text import action_text  # only rules of somebody else need words
+
+    return UnknownVerdict(" ".join(map(action_text, actions))), 1
+
+
+def _is_drop_for(rule: NativeRule, following: NativeRule | None) -> bool:
+    """Return whether the next rule drops what a transparent proxy did not take."""
+    return following is not None and following.actions == (Drop(),) and following.conditions == rule.conditions

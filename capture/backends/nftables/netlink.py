@@ -1,0 +1,147 @@
+"""The default driver: nf_tables over a netlink socket, with nothing between us and the kernel."""
+
+from __future__ import annotations
+
+import errno
+
+from capture.backends.nftables import constants as nf
+from capture.backends.nftables import encode, plan
+from capture.backends.nftables.decode import decode_hook, decode_set, decode_table
+from capture.backends.nftables.lift import lift
+from capture.backends.nftables.lower import lower
+from capture.backends.nftables.names import MODEL_TABLES
+from capture.errors import KernelError
+from capture.netlink.attributes import attribute, decode_fields, decode_text, text
+from capture.netlink.batch import RulesetChangedError, commit
+from capture.netlink.nfnetlink import (
+    NFGENMSG_SIZE,
+    message_type,
+    nfgenmsg,
+    open_netfilter,
+    read_generation,
+    read_objects,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from capture.backends.nftables.decode import NativeSet
+    from capture.backends.nftables.names import Hook
+    from capture.backends.nftables.native import NativeTable
+    from capture.model import Ruleset
+    from capture.netlink.batch import Change
+    from capture.netlink.sockets import NetlinkSocket
+
+ATTEMPTS = 10
+"""Of reading or writing while somebody else writes."""
+
+
+class NetlinkDriver:
+    """nf_tables by our own messages: one transaction for all tables and both families."""
+
+    backend = "nftables"
+    name = "netlink"
+
+    def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
+        """Return the rule set as an nft script, which says the same as the messages and can be read."""
+        from capture.backends.nftables.text import render_text  # not needed to write
+
+        return [("nft -f", render_text(ruleset))]
+
+    def read(self) -> Ruleset:
+        """Return our tables as they are, foreign rules in them included."""
+        with open_netfilter() as netfilter:
+            return lift(_read_tables(netfilter))
+
+    def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
+        """Make our tables be ``desired`` in one transaction, whatever stands in them: they are ours alone."""
+        del live, recorded
+        wanted = lower(desired)
+        _change("replace the rules of capture", lambda standing: plan.replace(wanted, standing, encode))
+
+    def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
+        """Delete our tables."""
+        del live, recorded
+        _change("remove the rules of capture", lambda standing: plan.remove(standing, encode))
+
+
+def _change(doing: str, changes: Callable[[plan.Standing], Iterable[Change]]) -> None:
+    """Commit the changes of what stands, in one transaction and only if nobody changes it meanwhile."""
+    with open_netfilter() as netfilter:
+        for _ in range(ATTEMPTS):
+            generation = read_generation(netfilter)
+            standing = _read_standing(netfilter)
+            try:
+                return commit(netfilter, list(changes(standing)), generation, doing)
+            except RulesetChangedError:
+                continue
+    raise _never_quiet(doing)
+
+
+def _never_quiet(doing: str) -> KernelError:
+    return KernelError(
+        doing, errno.EINTR, f"the ruleset changed during each of {ATTEMPTS} attempts; who keeps writing?"
+    )
+
+
+def _read_tables(netfilter: NetlinkSocket) -> list[NativeTable]:
+    """Return our tables as they were at one moment."""
+    for _ in range(ATTEMPTS):
+        generation = read_generation(netfilter)
+        try:
+            tables = [_read_table(netfilter, table) for table in _our_tables(netfilter)]
+        except KernelError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            continue  # a set went before its elements were read
+        if read_generation(netfilter) == generation:
+            return tables
+    raise _never_quiet("read the rules of capture")
+
+
+def _our_tables(netfilter: NetlinkSocket) -> list[bytes]:
+    """Return the attributes of our tables that stand."""
+    tables = read_objects(netfilter, nf.NFT_MSG_GETTABLE, nf.NFPROTO_INET, b"", "read the tables of nf_tables")
+    return [table for _, table in tables if decode_text(decode_fields(table)[nf.NFTA_TABLE_NAME]) in MODEL_TABLES]
+
+
+def _read_table(netfilter: NetlinkSocket, table: bytes) -> NativeTable:
+    name = decode_text(decode_fields(table)[nf.NFTA_TABLE_NAME])
+    of_table = attribute(nf.NFTA_RULE_TABLE, text(name))
+    rules = read_objects(
+        netfilter, nf.NFT_MSG_GETRULE, nf.NFPROTO_INET, of_table, f"read the rules of table inet {name}"
+    )
+    sets: dict[str, NativeSet] = {}
+
+    def find_set(wanted: str) -> NativeSet:
+        if wanted not in sets:
+            sets[wanted] = _read_set(netfilter, name, wanted)
+        return sets[wanted]
+
+    return decode_table(table, _read_chains(netfilter, name), [rule for _, rule in rules], find_set)
+
+
+def _read_chains(netfilter: NetlinkSocket, table: str) -> list[bytes]:
+    """Return the attributes of a table's chains; the kernel can only list those of all tables."""
+    name = text(table)
+    chains = read_objects(netfilter, nf.NFT_MSG_GETCHAIN, nf.NFPROTO_INET, b"", "read the chains of nf_tables")
+    return [chain for _, chain in chains if decode_fields(chain)[nf.NFTA_CHAIN_TABLE] == name]
+
+
+def _read_set(netfilter: NetlinkSocket, table: str, name: str) -> NativeSet:
+    doing = f"read the set {name} of table inet {table}"
+    of_set = attribute(nf.NFTA_SET_TABLE, text(table)) + attribute(nf.NFTA_SET_NAME, text(name))
+    (body,) = netfilter.request(message_type(nf.NFT_MSG_GETSET), 0, nfgenmsg(nf.NFPROTO_INET) + of_set, doing)
+    elements = read_objects(netfilter, nf.NFT_MSG_GETSETELEM, nf.NFPROTO_INET, of_set, doing)
+    return decode_set(body[NFGENMSG_SIZE:], [element for _, element in elements])
+
+
+def _read_standing(netfilter: NetlinkSocket) -> plan.Standing:
+    """Return our tables that stand, with the hooks of their chains."""
+    standing: dict[str, dict[str, Hook | None]] = {}
+    for table in _our_tables(netfilter):
+        name = decode_text(decode_fields(table)[nf.NFTA_TABLE_NAME])
+        chains = map(decode_fields, _read_chains(netfilter, name))
+        standing[name] = {decode_text(chain[nf.NFTA_CHAIN_NAME]): decode_hook(chain) for chain in chains}
+    return standing

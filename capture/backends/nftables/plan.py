@@ -1,0 +1,55 @@
+"""What to change so that what stands becomes what is wanted. Pure, and the same for every way to say it.
+
+All of it is one transaction, and packets see either all of it or none. Base chains that stay are kept and
+only their rules are exchanged: the kernel decides once per base chain which generation of rules a packet sees, so
+deleting and adding such a chain would let a packet pass between the empty new and the emptied old one.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Protocol, TypeVar
+
+    from capture.backends.nftables.names import Hook
+    from capture.backends.nftables.native import NativeChain, NativeTable
+
+    T_co = TypeVar("T_co", covariant=True)
+
+    Standing = Mapping[str, Mapping[str, Hook | None]]
+    """The hooks of the chains that stand, by table and chain."""
+
+    class Language(Protocol[T_co]):
+        """How changes are said: as netlink messages (``encode``) or as commands of libnftables."""
+
+        def add_table(self, table: str, /) -> T_co: ...
+        def delete_table(self, table: str, /) -> T_co: ...
+        def flush_table(self, table: str, /) -> T_co: ...
+        def add_chain(self, table: str, chain: NativeChain, /) -> T_co: ...
+        def delete_chain(self, table: str, chain: str, /) -> T_co: ...
+        def add_rules(self, tables: Iterable[NativeTable], /) -> Iterator[T_co]: ...
+
+    T = TypeVar("T")
+
+
+def replace(wanted: Sequence[NativeTable], standing: Standing, language: Language[T]) -> Iterator[T]:
+    """Yield the changes that make the wanted tables of what stands, and delete the other ones that stand."""
+    for table in wanted:
+        yield language.add_table(table.name)
+        if table.name in standing:
+            yield language.flush_table(table.name)
+            hooks = {chain.name: chain.hook for chain in table.chains}
+            for name, hook in standing[table.name].items():
+                if name not in hooks or hooks[name] != hook:
+                    yield language.delete_chain(table.name, name)
+        for chain in table.chains:
+            yield language.add_chain(table.name, chain)
+    yield from language.add_rules(wanted)
+    yield from remove(standing.keys() - {table.name for table in wanted}, language)
+
+
+def remove(tables: Iterable[str], language: Language[T]) -> Iterator[T]:
+    """Yield the changes that delete tables, in an order that does not vary."""
+    for table in sorted(tables):
+        yield language.delete_table(table)
