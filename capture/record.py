@@ -11,6 +11,7 @@ import os
 
 from capture.addresses import BITS, FAMILIES, Network, parse_address
 from capture.config import resolve
+from capture.errors import ConfigurationError
 from capture.json_text import JsonError, decode, encode
 from capture.netns import namespace_id
 from capture.rules import build_ruleset
@@ -157,20 +158,22 @@ def as_json(record: Record) -> str:
 
 
 def from_json(text: str) -> Record | None:
-    """Return the record that a text holds; None if it is not one, or one of another version."""
+    """Return the record that a text holds; None if it is not one, or one that gives no rule set (any more)."""
     try:
         plain = decode(text)
         if plain["version"] != VERSION:
             return None
-        return _record(plain)
-    except (JsonError, KeyError, TypeError, ValueError):
+        record = _record(plain)
+        record.ruleset()
+    except (JsonError, ConfigurationError, AttributeError, KeyError, TypeError, ValueError):
         return None
+    return record
 
 
 def _record(plain: dict[str, Any]) -> Record:
     facts = plain["facts"]
     return Record(
-        settings=Settings({OPTIONS_BY_NAME[name]: Said(*said) for name, said in plain["settings"].items()}),
+        settings=Settings({OPTIONS_BY_NAME[name]: Said(*map(_text, said)) for name, said in plain["settings"].items()}),
         facts=Facts(
             users=facts["users"],
             groups=facts["groups"],
@@ -179,10 +182,14 @@ def _record(plain: dict[str, Any]) -> Record:
             ipv6=facts["ipv6"],
             servers=tuple(parse_address(server) for server in facts["name_servers"]),
         ),
-        backend=plain["backend"],
-        driver=plain["driver"],
-        variant=plain["variant"],
+        **{how: _text(plain[how]) for how in ("backend", "driver", "variant")},
     )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -203,20 +210,32 @@ def read(directory: str = STATE_DIRECTORY) -> Record | None:
 
 
 def write(record: Record, directory: str = STATE_DIRECTORY) -> bool:
-    """Keep the record of the namespace we are in; return whether that was possible."""
-    path = path_of(namespace_id(), directory)
-    temporary = f"{path}.{os.getpid()}"
+    """Keep the record of the namespace we are in; return whether that was possible.
+
+    Readers see the old record or the new one, whole; of two writers the last one's stays.
+    """
     try:
+        path = path_of(namespace_id(), directory)
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        _put(path, as_json(record).encode("ascii"))
+    except OSError:
+        return False
+    return True
+
+
+def _put(path: str, content: bytes) -> None:
+    temporary = f"{path}.{os.urandom(6).hex()}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
         try:
-            os.write(descriptor, as_json(record).encode("ascii"))
+            while content:
+                content = content[os.write(descriptor, content) :]
         finally:
             os.close(descriptor)
         os.rename(temporary, path)
     except OSError:
-        return False
-    return True
+        os.unlink(temporary)
+        raise
 
 
 def forget(directory: str = STATE_DIRECTORY) -> None:
