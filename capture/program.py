@@ -12,12 +12,13 @@ nothing here but the order of steps::
 from __future__ import annotations
 
 from capture import plumbing, record
+from capture.addresses import FAMILIES
 from capture.backends import detect, load
 from capture.compare import Difference, can_stay, differences
 from capture.config import CaptureConfig, resolve
 from capture.errors import CaptureError
 from capture.host import AnyPod, PodFromInside
-from capture.model import LoopbackAddress, PolicyRoute, Ruleset
+from capture.model import FAMILIES, LoopbackAddress, PolicyRoute, Ruleset
 from capture.netns import Entered, refuse_host
 from capture.record import Record, Witness
 from capture.rules import build_ruleset
