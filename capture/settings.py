@@ -388,6 +388,12 @@ class Settings(Value):
         except ValueError:
             raise ConfigurationError(option.name, text, origin, option.expected) from None
 
+    def checked(self) -> Settings:
+        """Return these settings if every value that was said can be used; ConfigurationError if one cannot."""
+        for option in self.said:
+            self[option]
+        return self
+
     def text(self, option: Option[Any]) -> str:
         """Return the text that counts for an option."""
         said = self.said.get(option)

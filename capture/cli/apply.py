@@ -1,0 +1,34 @@
+"""``capture apply``."""
+
+from __future__ import annotations
+
+import click
+
+from capture import program
+from capture.cli.options import CaptureCommand, capture_options, host_of, namespace_options, said
+from capture.cli.outcome import outcome
+from capture.cli.output import warn
+from capture.settings import ALLOW_HOST, FORCE_APPLY
+
+EXAMPLES = """
+capture apply --netns /run/netns/pod
+capture apply --pid 4711 -p 15001 -z 15006 -u 1337 -x 10.96.0.0/12
+capture apply --backend nftables --profile current --redirect-dns --capture-all-dns
+"""
+
+
+@click.command(
+    cls=CaptureCommand, params=[*capture_options(ALLOW_HOST, FORCE_APPLY), *namespace_options()], examples=EXAMPLES
+)
+@click.pass_context
+def apply(ctx: click.Context, namespace: str | None) -> int:
+    """Make the rules of a network namespace those that the options ask for.
+
+    Rules that are so already are left as they are; other rules of ours are replaced, and never in a way that lets a
+    connection escape in between. Rules of others stay.
+    """
+    settings = said(ctx)
+    applied = program.apply(settings, namespace, host_of(namespace), force=settings[FORCE_APPLY])
+    warn(applied.warnings)
+    click.echo(outcome(applied))
+    return 0

@@ -1,0 +1,77 @@
+"""Differences between what was asked for and what stands, in words and as JSON."""
+
+from __future__ import annotations
+
+from capture.backends.iptables.render import expanded, rule_text
+from capture.model import LoopbackAddress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.addresses import Family
+    from capture.compare import Difference
+    from capture.model import PolicyRoute, Rule
+    from capture.program import Verified
+
+FAMILY_NAMES: dict[Family, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
+
+MEANINGS = {
+    "missing": "is missing",
+    "unexpected": "should not be there",
+    "foreign": "belongs to somebody else, and takes traffic away before it reaches ours",
+    "family": "captures a family that should not be captured",
+}
+
+
+def in_words(verified: Verified) -> Iterator[str]:
+    """Yield a sentence for each difference."""
+    for difference in verified.differences:
+        yield _sentence(difference)
+    for need in verified.missing:
+        yield f"{_need(need)} is missing"
+
+
+def _sentence(difference: Difference) -> str:
+    where = f"{FAMILY_NAMES[difference.family]} {difference.table} {difference.chain}"
+    if difference.rule is None:
+        return f"{where}: the policy is {difference.policy}, and should be ACCEPT"
+    place = f"rule {difference.position}" if difference.position else "a rule"
+    return f"{where}: {place} {MEANINGS[difference.kind]}: {text_of(difference.rule, difference.family)}"
+
+
+def text_of(rule: Rule, family: Family) -> str:
+    """Return a rule as iptables-save would print it; a list that takes many rules there by the first of them."""
+    of_family = rule.replace(family=family, why="")
+    single, *others = expanded([of_family], family)
+    text = rule_text(single) or "(any packet)"
+    return f"{text} (and {len(others)} more like it)" if others else text
+
+
+def _need(need: LoopbackAddress | PolicyRoute) -> str:
+    if isinstance(need, LoopbackAddress):
+        return f"the address {need.network} on lo"
+    option = "-6 " if need.family == "ipv6" else ""
+    return (
+        f"`ip {option}rule add fwmark {need.mark} lookup {need.table}`"
+        f" or `ip {option}route add local default dev lo table {need.table}`"
+    )
+
+
+def as_plain(verified: Verified) -> list[dict[str, object]]:
+    """Return the differences as plain values for JSON."""
+    found: list[dict[str, object]] = [
+        {
+            "kind": difference.kind,
+            "family": difference.family,
+            "table": difference.table,
+            "chain": difference.chain,
+            "position": difference.position or None,
+            "rule": text_of(difference.rule, difference.family) if difference.rule else None,
+            "policy": difference.policy or None,
+            "message": _sentence(difference),
+        }
+        for difference in verified.differences
+    ]
+    found += [{"kind": "plumbing", "message": f"{_need(need)} is missing"} for need in verified.missing]
+    return found

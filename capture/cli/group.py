@@ -1,0 +1,78 @@
+"""The group of commands. A command's module is imported when the command is called, not for ``--help``."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from capture.cli.output import ended, say_error
+from capture.errors import EXIT_USAGE
+
+COMMANDS = {
+    "apply": ("capture.cli.apply:apply", "Capture the traffic of a network namespace."),
+    "dump": ("capture.cli.dump:dump", "Show the live rules, with counters."),
+    "verify": ("capture.cli.verify:verify", "Compare the live rules with what was asked for."),
+    "trace": ("capture.cli.trace:trace", "Say what happens to a packet, and which rule decides."),
+    "explain": ("capture.cli.explain:explain", "Print the policy in words: what is captured, what is not, and why."),
+    "clean": ("capture.cli.clean:clean", "Remove everything that is ours."),
+    "render": ("capture.cli.render:render", "Print what would be sent to the kernel."),
+    "doctor": ("capture.cli.doctor:doctor", "Say what this kernel and host can do, and mend what is missing."),
+}
+"""Each command: where it is, and what it does in a line."""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name, and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}.{attribute} is no command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 this kernel or host cannot, 4 drift, "
+    "126 validation failed.",
+)
+def capture() -> None:
+    """Capture the traffic of pods for Istio's sidecar proxy, and look at how it is captured."""
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    return ended(lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        code = capture.main(arguments, prog_name="capture", standalone_mode=False)
+    except click.UsageError as error:
+        _report_usage(error)
+        return EXIT_USAGE
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    return code if isinstance(code, int) else 0
+
+
+def _report_usage(error: click.UsageError) -> None:
+    message = error.format_message()
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(message, err=True)
+        return
+    say_error(message[:1].lower() + message[1:].rstrip("."))
+    if error.ctx is not None:
+        click.echo(f"  See `{error.ctx.command_path} --help`.", err=True)

@@ -1,0 +1,175 @@
+"""The options of the commands: those of the option table as click knows them, and the namespace to act on."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from capture.cli.listings import SHOWN_TABLES
+from capture.cli.option_texts import by_topic, flags_text, heading, help_text
+from capture.host import PodFromInside, PodFromOutside
+from capture.model import FAMILIES
+from capture.netns import path_of_process
+from capture.settings import (
+    ALLOW_HOST,
+    BACKEND_OPTIONS,
+    FORCE_APPLY,
+    RULE_OPTIONS,
+    Option,
+    Settings,
+    from_environment,
+    with_flags,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+SAID = "capture.options.said"
+"""Where a click context keeps the flags of the option table that were given."""
+
+TARGET = "which namespace, and how it is shown"
+
+
+class SettingOption(click.Option):
+    """One option of the table: its text is kept as it was said, and parsed where everything is known."""
+
+    def __init__(self, setting: Option[Any]) -> None:
+        flags = [f"--{setting.flag}", *([f"-{setting.short}"] if setting.short else [])]
+        super().__init__(flags, expose_value=False, callback=self._remember, metavar=setting.metavar or "true|false")
+        self.setting = setting
+
+    def _remember(self, ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            ctx.meta.setdefault(SAID, {})[self.setting] = value
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        return flags_text(self.setting), help_text(self.setting)
+
+
+class CaptureCommand(click.Command):
+    """A command with examples and with its options by topic; a switch takes a value after ``=`` only, as in pflag."""
+
+    def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        switches = {
+            f"--{param.setting.flag}"
+            for param in self.params
+            if isinstance(param, SettingOption) and param.setting.is_switch
+        }
+        with_values = {flag for param in self.params if _takes_value(param) for flag in param.opts}
+        return super().parse_args(ctx, spelled_out(args, switches, with_values - switches))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        settings = [param.setting for param in self.params if isinstance(param, SettingOption)]
+        if any(setting in RULE_OPTIONS for setting in settings):
+            settings += [setting for setting in RULE_OPTIONS if not setting.flag]
+        for topic, options in by_topic(settings).items():
+            with formatter.section(heading(topic)):
+                formatter.write_dl([(flags_text(option), help_text(option)) for option in options])
+        own = [param for param in self.get_params(ctx) if not isinstance(param, SettingOption)]
+        records = [record for param in own if (record := param.get_help_record(ctx))]
+        with formatter.section("Options" if not settings else heading(TARGET)):
+            formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples.strip().splitlines():
+                    formatter.write(f"{'':>{formatter.current_indent}}{line.strip()}\n")
+
+
+def _takes_value(param: click.Parameter) -> bool:
+    return isinstance(param, click.Option) and not param.is_flag
+
+
+def spelled_out(arguments: list[str], switches: set[str], with_values: set[str]) -> list[str]:
+    """Return the arguments with ``--switch`` as ``--switch=true``; what follows an option as its value stays."""
+    spelled: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            return [*spelled, argument, *rest]
+        spelled.append(f"{argument}=true" if argument in switches else argument)
+        if argument in with_values:
+            spelled += [value for value in [next(rest, None)] if value is not None]
+    return spelled
+
+
+def capture_options(*besides: Option[Any]) -> list[click.Parameter]:
+    """Return the options of the table that decide on the rules and the backend, and more of it."""
+    return [SettingOption(setting) for setting in (*RULE_OPTIONS, *BACKEND_OPTIONS, *besides) if setting.flag]
+
+
+def said(ctx: click.Context) -> Settings:
+    """Return what flags and environment say; every value is looked at now, before anything is done with one.
+
+    Raises ConfigurationError.
+    """
+    options = (*RULE_OPTIONS, *BACKEND_OPTIONS, ALLOW_HOST, FORCE_APPLY)
+    return with_flags(from_environment(os.environ, options), flags(ctx)).checked()
+
+
+def flags(ctx: click.Context) -> dict[Option[Any], str]:
+    """Return the flags of the option table that were given."""
+    given: dict[Option[Any], str] = ctx.meta.get(SAID, {})
+    return given
+
+
+def host_of(namespace: str | None) -> PodFromInside:
+    """Return who knows about users and name servers: inside of a pod its files, outside nobody."""
+    return PodFromInside() if namespace is None else PodFromOutside()
+
+
+# --- which namespace -----------------------------------------------------------------------------
+
+
+def namespace_options() -> list[click.Parameter]:
+    """Return ``--netns`` and ``--pid``; a command gets ``namespace``: a path, or None for the one we are in."""
+    return [
+        click.Option(
+            ["--netns", "namespace"],
+            metavar="PATH",
+            is_eager=True,
+            help="Act on this network namespace, such as /run/netns/pod.  [default: the one we are in]",
+        ),
+        click.Option(
+            ["--pid"],
+            type=click.IntRange(min=1),
+            metavar="N",
+            expose_value=False,
+            callback=_of_process,
+            help="Act on the network namespace of this process.",
+        ),
+    ]
+
+
+def _of_process(ctx: click.Context, _param: click.Parameter, pid: int | None) -> None:
+    if pid is None:
+        return
+    if ctx.params.get("namespace") is not None:
+        raise click.UsageError("--netns and --pid exclude each other", ctx)
+    ctx.params["namespace"] = path_of_process(pid)
+
+
+def format_option(*formats: str) -> click.Parameter:
+    """Return ``--format``; a command gets it as ``form``."""
+    return click.Option(
+        ["--format", "form"],
+        type=click.Choice(formats),
+        default=formats[0],
+        show_default=True,
+        help="How to print it.",
+    )
+
+
+def part_options() -> list[click.Parameter]:
+    """Return ``--family`` and ``--table``, which restrict what is shown."""
+    return [
+        click.Option(["--family"], type=click.Choice(FAMILIES), help="Show this family only."),
+        click.Option(["--table", "table_name"], type=click.Choice(SHOWN_TABLES), help="Show this table only."),
+    ]

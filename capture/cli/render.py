@@ -1,0 +1,55 @@
+"""``capture render``."""
+
+from __future__ import annotations
+
+import click
+
+from capture import program
+from capture.addresses import FAMILIES
+from capture.cli.options import CaptureCommand, capture_options, said
+from capture.cli.output import warn
+from capture.config import resolve
+from capture.host import AnyPod
+from capture.settings import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.addresses import Family
+    from capture.settings import Settings
+
+EXAMPLES = """
+capture render -p 15001 -z 15006 -u 1337
+capture render --backend nftables --profile current | nft --check --file -
+capture render --backend iptables --family ipv6 | ip6tables-restore --test
+"""
+
+
+@click.command(
+    cls=CaptureCommand,
+    params=[
+        *capture_options(),
+        click.Option(["--family"], type=click.Choice(FAMILIES), help="Print this family only."),
+    ],
+    examples=EXAMPLES,
+)
+@click.pass_context
+def render(ctx: click.Context, family: Family | None) -> None:
+    """Print what would be sent to the kernel for an empty network namespace.
+
+    For both backends, unless one is asked for. Needs no privilege and asks no kernel. Headings are comments, so that
+    the output for one backend (and for iptables: of one family) can be piped to iptables-restore, ip6tables-restore
+    or nft.
+    """
+    settings = said(ctx)
+    warn(resolve(settings, AnyPod())[1])
+    families = (family,) if family else FAMILIES
+    texts = [text for choice in _choices(settings) for text in program.render(choice, families=families)]
+    click.echo("\n".join(f"# {title}\n{text}" for title, text in texts), nl=False)
+
+
+def _choices(settings: Settings) -> list[Settings]:
+    """Return the settings for each backend, or just them if they choose one."""
+    chosen = settings[BACKEND] != "auto" or settings[NATIVE_NFTABLES]
+    if chosen or settings[DRIVER] or settings[FORCE_IPTABLES_BINARY]:
+        return [settings]
+    return [settings.but(BACKEND, backend, "default") for backend in ("iptables", "nftables")]

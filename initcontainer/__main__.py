@@ -1,0 +1,116 @@
+"""``istio-init``: the init container. Flags and environment as upstream's ``istio-iptables``, and more.
+
+It says what it was told and from where, does it, and ends with the rules that then stand.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from capture import program
+from capture.backends import detect
+from capture.cli import listings
+from capture.cli.outcome import outcome
+from capture.cli.output import ended, warn
+from capture.config import resolve
+from capture.errors import EXIT_DONE, UnsupportedError
+from capture.host import PodFromInside, PodFromOutside
+from capture.netns import Entered
+from capture.settings import (
+    ALLOW_HOST,
+    CLEANUP_ONLY,
+    CNI_MODE,
+    DRY_RUN,
+    FORCE_APPLY,
+    NETWORK_NAMESPACE,
+    OPTIONS,
+    RUN_VALIDATION,
+    SKIP_RULE_APPLY,
+    Settings,
+    from_environment,
+    with_flags,
+)
+from initcontainer.arguments import HelpWanted, parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def main() -> int:
+    """Run with the arguments and the environment of the process; return the exit code."""
+    return ended(lambda: run(sys.argv[1:], os.environ))
+
+
+def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Do what arguments and environment ask for and return the exit code. Raises CaptureError."""
+    try:
+        settings = with_flags(from_environment(environ), parse(arguments, OPTIONS)).checked()
+    except HelpWanted:
+        from initcontainer.help import usage  # textwrap costs milliseconds
+
+        print(usage(), end="")
+        return EXIT_DONE
+    _say_settings(settings)
+    namespace = settings[NETWORK_NAMESPACE] or None
+    host = PodFromOutside(environ) if settings[CNI_MODE] else PodFromInside(environ)
+    if settings[CLEANUP_ONLY]:
+        _clean(settings, namespace)
+        return EXIT_DONE
+    if settings[DRY_RUN]:
+        _dry_run(settings, namespace, host)
+        return EXIT_DONE
+    if settings[SKIP_RULE_APPLY]:
+        print("no rule is written: --skip-rule-apply")
+    else:
+        _apply(settings, namespace, host)
+    if settings[RUN_VALIDATION]:
+        from initcontainer.validation import validate  # few runs do it
+
+        for line in validate(settings, namespace, host):
+            print(line)
+    return EXIT_DONE
+
+
+def _say_settings(settings: Settings) -> None:
+    """Print what was said, and where; the rest has its default."""
+    for option in OPTIONS:
+        if option in settings.said:
+            print(f"{option.name} {settings.text(option)!r} ({settings.origin(option)})")
+
+
+def _apply(settings: Settings, namespace: str | None, host: PodFromInside) -> None:
+    applied = program.apply(settings, namespace, host, force=settings[FORCE_APPLY])
+    warn(applied.warnings)
+    print(f"{outcome(applied)}\n")
+    dumped = program.dump(namespace)
+    print(listings.table([*listings.parts(dumped)], dumped.verified, is_whole=True), end="", flush=True)
+
+
+def _clean(settings: Settings, namespace: str | None) -> None:
+    """Remove what is ours; in a dry run, show it."""
+    if settings[DRY_RUN]:
+        dumped = program.dump(namespace)
+        print("to be removed: whatever of this is ours\n" if dumped.standing else "nothing of ours stands there")
+        print(listings.table([*listings.parts(dumped)], None, is_whole=True), end="")
+        return
+    removed = program.clean(namespace, allow_host=settings[ALLOW_HOST])
+    print("removed: nothing is captured any more" if removed else "unchanged: there was nothing of ours")
+
+
+def _dry_run(settings: Settings, namespace: str | None, host: PodFromInside) -> None:
+    """Print what would be sent into this pod if nothing stood there."""
+    with Entered(namespace):
+        warn(resolve(settings, host)[1])
+        decision = None
+        try:
+            decision = detect.decide(program.request_of(settings))
+        except UnsupportedError as error:
+            warn([error.message])
+        texts = program.render(settings, host, decision=decision)
+    print("\n".join(f"# {title}\n{text}" for title, text in texts), end="")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
