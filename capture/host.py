@@ -7,7 +7,7 @@ import os
 
 from capture.addresses import Network, parse_address
 from capture.netlink.interfaces import read_addresses
-from capture.netlink.rtnetlink import open_route
+from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,9 +46,10 @@ class PodFromInside:
         return self.environ.get("ENVOY_USER") or DEFAULT_PROXY_USER
 
     def pod_addresses(self) -> tuple[Network, ...]:
-        """Return the addresses of the namespace we are in."""
+        """Return the addresses of the namespace we are in, without those on ``lo``: we put one there ourselves."""
         with open_route() as route:
-            return tuple(parse_address(address.address) for address in read_addresses(route))
+            own = [address for address in read_addresses(route) if address.interface != LOOPBACK_INDEX]
+        return tuple(parse_address(address.address) for address in own)
 
     def has_ipv6(self) -> bool:
         """Return whether the kernel makes IPv6 sockets; with ``ipv6.disable=1`` it does not."""
