@@ -12,11 +12,10 @@ nothing here but the order of steps::
 from __future__ import annotations
 
 from capture import plumbing, record
-from capture.addresses import FAMILIES
 from capture.backends import detect, load
 from capture.compare import Difference, can_stay, differences
 from capture.config import CaptureConfig, resolve
-from capture.errors import CaptureError
+from capture.errors import CaptureError, ConfigurationError
 from capture.host import AnyPod, PodFromInside
 from capture.model import FAMILIES, LoopbackAddress, PolicyRoute, Ruleset
 from capture.netns import Entered, refuse_host
@@ -246,17 +245,27 @@ def clean(namespace: str | None = None, *, allow_host: bool = False) -> bool:
 
 
 def render(
-    settings: Settings, host: Host | None = None, families: tuple[Family, ...] = FAMILIES
+    settings: Settings,
+    host: Host | None = None,
+    families: tuple[Family, ...] = FAMILIES,
+    decision: Decision | None = None,
 ) -> list[tuple[str, str]]:
-    """Return what would be sent into an empty namespace, as titled texts; touches no kernel."""
+    """Return what would be sent into an empty namespace, as titled texts; touches no kernel.
+
+    Without a decision, the backend and driver are those that most hosts take.
+    """
     config, _ = resolve(settings, host or AnyPod())
     config = config.replace(families=tuple(family for family in config.families if family in families))
-    decision = detect.without_kernel(request_of(settings))
-    return load(decision).render(build_ruleset(config))
+    return load(decision or detect.without_kernel(request_of(settings))).render(build_ruleset(config))
 
 
 def request_of(settings: Settings) -> Request:
-    """Return what the settings ask of the choice of backend and driver."""
-    backend = "nftables" if settings[NATIVE_NFTABLES] else settings[BACKEND]
+    """Return what the settings ask of the choice of backend and driver; ConfigurationError if they contradict."""
+    backend = settings[BACKEND]
+    if settings[NATIVE_NFTABLES]:
+        if backend == "iptables":
+            expected = f"nftables, because {NATIVE_NFTABLES.name} says so ({settings.origin(NATIVE_NFTABLES)})"
+            raise ConfigurationError(BACKEND.name, backend, settings.origin(BACKEND), expected)
+        backend = "nftables"
     variant = settings[FORCE_IPTABLES_BINARY].removeprefix("iptables-")
     return detect.Request(backend, settings[DRIVER], variant)
