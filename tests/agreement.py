@@ -20,7 +20,6 @@ from capture.model import (
     DestinationPort,
     Drop,
     Log,
-    Match,
     OwnerGid,
     OwnerUid,
     Protocol,
@@ -29,8 +28,6 @@ from capture.model import (
     Rule,
     Source,
     Span,
-    TableName,
-    Verdict,
     only,
 )
 from capture.parsers import Selection, UidPorts
@@ -39,7 +36,7 @@ from pytest_netns import Kind, Pod, PodPair
 
 if TYPE_CHECKING:
     from capture.addresses import Family
-    from capture.model import ProtocolName
+    from capture.model import Match, ProtocolName, TableName, Verdict
 
 Entry = TypeVar("Entry")
 
@@ -155,10 +152,11 @@ def foreign_rules(draw: st.DrawFn) -> Foreign:
 
 
 @st.composite
-def attempts(draw: st.DrawFn, pair: PodPair) -> Attempt:
-    """Draw a connection out of the pod, within it, or into it."""
+def attempts(draw: st.DrawFn, pair: PodPair, ports_in_question: tuple[int, ...]) -> Attempt:
+    """Draw a connection out of the pod, within it, or into it; every other one to a port that rules speak of."""
     pod, peer = pair
-    protocol, port = draw(st.sampled_from(["tcp", "tcp", "udp"])), draw(st.sampled_from(PORTS))
+    protocol = draw(st.sampled_from(["tcp", "tcp", "udp"]))
+    port = draw(st.sampled_from(PORTS) | st.sampled_from(ports_in_question or PORTS))
     family = draw(st.sampled_from(["ipv4", "ipv6"]))
     own = pod.ipv4 if family == "ipv4" else pod.ipv6
     place = draw(st.sampled_from(["out", "out", "in", "own", "localhost", "passthrough"]))
@@ -175,6 +173,12 @@ def attempts(draw: st.DrawFn, pair: PodPair) -> Attempt:
 
 
 # --- the same attempt as a packet of the model, and as a connection --------------------------------------
+
+
+def ports_of(foreign: list[Foreign]) -> tuple[int, ...]:
+    """Return the ports that foreign rules speak of."""
+    matches = [match for each in foreign for match in each.rule.matches]
+    return tuple(span.last for match in matches if isinstance(match, DestinationPort) for span in match.ports)
 
 
 def packet_of(attempt: Attempt, pod: Pod) -> Packet:

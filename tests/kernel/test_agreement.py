@@ -1,0 +1,148 @@
+"""Three views of one packet: the rules that were asked for, the rules read back, and the kernel.
+
+Random captures are applied by every driver, among random rules of somebody else; random connections of
+both families, TCP and UDP, out, in and within the pod, from several users, are then really made. The
+trace of what was asked, the trace of what was read back, and where the connection ended must be the same.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, event, given, note, settings
+from hypothesis import strategies as st
+
+from agreement import Attempt, Foreign, attempts, configs, foreign_rules, outcome_in_kernel, packet_of, ports_of, serve
+from capture import plumbing
+from capture.backends import load
+from capture.backends.detect import Decision
+from capture.config import CaptureConfig
+from capture.model import Rule, Ruleset
+from capture.rules import build_ruleset
+from capture.trace import Packet, trace
+from pytest_netns import NamespaceFactory, PodPair
+
+if TYPE_CHECKING:
+    from capture.backends import Driver
+
+pytestmark = pytest.mark.kernel
+
+DRIVERS = {
+    "nftables-netlink": Decision("nftables", "netlink", "", ""),
+    "nftables-libnftables": Decision("nftables", "libnftables", "", ""),
+    "iptables-netlink": Decision("iptables", "netlink", "nft", ""),
+    "iptables-restore-nft": Decision("iptables", "restore", "nft", ""),
+    "iptables-restore-legacy": Decision("iptables", "restore", "legacy", ""),
+    "iptables-iptc": Decision("iptables", "iptc", "legacy", ""),
+}
+CAPTURES = int(os.environ.get("AGREEMENT_CAPTURES", "25"))
+"""How many captures each driver gets in the short run."""
+PACKETS_EACH = 20
+
+
+@pytest.fixture(scope="module", params=list(DRIVERS))
+def driver(request: pytest.FixtureRequest) -> Driver:
+    return load(DRIVERS[request.param])
+
+
+@pytest.fixture(scope="module")
+def pair(driver: Driver, module_netns: NamespaceFactory) -> PodPair:
+    made = module_netns.pod_pair()
+    serve(made)
+    return made
+
+
+def among(desired: Ruleset, foreign: list[Foreign], *, comments: bool) -> Ruleset:
+    """Return the rule set with foreign rules in its built-in chains, before our rules and after them."""
+    tables = {table.name: table for table in desired.tables}
+    for rule in foreign:
+        table = tables.get(rule.table)
+        chain = table.chain(rule.chain) if table else None
+        if table is None or chain is None:
+            continue
+        rules = (rule.rule, *chain.rules) if rule.before else (*chain.rules, rule.rule)
+        chains = tuple(each.replace(rules=rules) if each is chain else each for each in table.chains)
+        tables[rule.table] = table.replace(chains=chains)
+    return desired.replace(tables=tuple(tables.values()), comments=comments)
+
+
+def ends(ruleset: Ruleset, packet: Packet) -> str:
+    return trace(ruleset, packet).outcome
+
+
+@pytest.fixture(scope="module")
+def captured(driver: Driver, pair: PodPair) -> Captured:
+    return Captured(driver, pair)
+
+
+class Captured:
+    """A pod that is captured by one driver, again and again."""
+
+    def __init__(self, driver: Driver, pair: PodPair) -> None:
+        self.driver = driver
+        self.pair = pair
+        self.before: Ruleset | None = None
+
+    def apply(self, desired: Ruleset) -> Ruleset:
+        """Make the rules be these, and return what is read back."""
+        with self.pair.pod.entered():
+            if self.before is not None:
+                plumbing.remove(self.before)
+            plumbing.ensure(desired)
+            self.driver.clean(self.driver.read(), self.before)
+            self.driver.write(desired, self.driver.read(), None)
+            self.before = desired
+            return self.driver.read()
+
+
+@settings(max_examples=CAPTURES, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_model_read_back_and_kernel_agree(captured: Captured, data: st.DataObject) -> None:
+    config = data.draw(configs(), label="capture")
+    foreign = data.draw(st.lists(foreign_rules(), max_size=4), label="foreign")
+    check(
+        captured,
+        config,
+        foreign,
+        data.draw(st.lists(attempts(captured.pair, ports_of(foreign)), min_size=8, max_size=PACKETS_EACH)),
+    )
+
+
+@pytest.mark.long
+@settings(max_examples=500 // len(DRIVERS) + 1, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_they_agree_for_long(captured: Captured, data: st.DataObject) -> None:
+    config = data.draw(configs(), label="capture")
+    foreign = data.draw(st.lists(foreign_rules(), max_size=6), label="foreign")
+    check(
+        captured,
+        config,
+        foreign,
+        data.draw(st.lists(attempts(captured.pair, ports_of(foreign)), min_size=20, max_size=30)),
+    )
+
+
+def check(captured: Captured, config: CaptureConfig, foreign: list[Foreign], tried: list[Attempt]) -> None:
+    """Apply the capture among foreign rules, and demand that the three views agree on every packet."""
+    asked = among(build_ruleset(config), foreign, comments=config.rule_comments)
+    live = captured.apply(asked)
+    for attempt in tried:
+        packet = packet_of(attempt, captured.pair.pod)
+        by_asked, by_live = ends(asked, packet), ends(live, packet)
+        in_kernel = outcome_in_kernel(attempt, captured.pair)
+        event(in_kernel)
+        note(f"{attempt}: asked {by_asked}, read back {by_live}, kernel {in_kernel}")
+        assert by_asked == by_live == in_kernel, attempt
+
+
+def test_foreign_rules_are_placed_as_drawn() -> None:
+    desired = build_ruleset(CaptureConfig())
+    nat = desired.tables[-1]
+    rule = Rule(nat.chains[0].rules[0].verdict)
+
+    before = among(desired, [Foreign("nat", "PREROUTING", rule, before=True)], comments=False)
+    after = among(desired, [Foreign("nat", "PREROUTING", rule, before=False)], comments=False)
+
+    assert before.tables[-1].chains[0].rules[0] == after.tables[-1].chains[0].rules[-1] == rule
