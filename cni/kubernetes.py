@@ -1,0 +1,383 @@
+"""Asks the API server of Kubernetes about one pod, with a deadline, and says what is wrong when it cannot.
+
+    kubeconfig ─> connect ─> ask ─┬─ 200 and the pod ──────────────────────────────> done
+                     ^            ├─ 404, 429, 5xx, no or half an answer ─> wait ─┐
+                     └────────────┼────────────────────────────────────────────<──┘ until the deadline
+                                  └─ 401, 403, a wrong certificate, no API ────────> error at once
+
+Nothing is imported from here unless a pod has to be asked about: TLS and HTTP cost some 50 ms.
+"""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import http.client
+import io
+import os
+import socket
+import ssl
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from capture.addresses import is_decimal
+from capture.json_text import JsonError, decode
+from cni import kubeconfig as kubeconfigs
+from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
+from cni.pod import Identity, is_the_same
+from cni.protocol import INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
+
+    from cni.kubeconfig import Kubeconfig
+
+DEADLINE = 10.0
+"""Seconds for everything; kubelet tries again after an error."""
+ATTEMPT = 4.0
+"""Seconds for one question and its answer."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+MOST_BYTES = 16 * 1024 * 1024
+"""Ten times what etcd stores of one object."""
+
+REACH = "Is the API server up, and does the node reach it? Try: curl -k {server}/version"
+
+
+class Transient(Exception):  # noqa: N818  # no error yet: another attempt may succeed
+    """An attempt failed, and the next one may succeed. ``error`` is what it comes to if none does."""
+
+    def __init__(self, code: int, problem: str, details: str = "", pause: float = 0.0) -> None:
+        super().__init__(problem)
+        self.code = code
+        self.problem = problem
+        self.details = details
+        self.pause = pause
+
+
+def read_kubeconfig(path: str) -> Kubeconfig:
+    """Return what a kubeconfig says; raise ``CniError``."""
+    text = _file(path, path).decode("utf-8", "replace")
+    return kubeconfigs.parse(text, path)
+
+
+def read_pod(kubeconfig: Kubeconfig, identity: Identity, deadline: float = DEADLINE) -> dict[str, Any]:
+    """Return the object of a pod (core/v1, Pod); raise ``CniError`` after ``deadline`` seconds at the latest."""
+    for what, name in (("K8S_POD_NAMESPACE", identity.namespace), ("K8S_POD_NAME", identity.name)):
+        if not _is_name(name):
+            raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {what} is {name[:80]!r}, which Kubernetes names nothing")
+
+    def as_pod(body: bytes) -> dict[str, Any]:
+        plain = _json(body)
+        if not is_the_same(identity, plain):
+            raise Transient(POD_NOT_FOUND, f"the API server has another pod of this name than {identity.uid}")
+        return plain
+
+    path = f"/api/v1/namespaces/{identity.namespace}/pods/{identity.name}"
+    try:
+        return _Question(kubeconfig, path).answer(as_pod, deadline)
+    except CniError as error:
+        raise CniError(error.code, f"pod {identity}: {error.message}", error.details) from None
+
+
+def check_server(kubeconfig: Kubeconfig, deadline: float = DEADLINE) -> None:
+    """Raise ``CniError`` unless the API server answers and accepts who we are."""
+    _Question(kubeconfig, "/version").answer(_json, deadline)
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text can be the name of an object, and so part of a path (RFC 1123, "subdomain")."""
+    plain = text.replace("-", "a").replace(".", "a")
+    return len(text) <= 253 and plain.isascii() and plain.isalnum() and text[0] not in "-." and ".." not in text
+
+
+# --- one question, asked until it is answered ------------------------------------------------------------------
+
+
+class _Question:
+    """A GET of one path, with all that is needed to ask it again."""
+
+    def __init__(self, kubeconfig: Kubeconfig, path: str) -> None:
+        self.kubeconfig = kubeconfig
+        try:
+            url = urlsplit(kubeconfig.server)
+            self.host, port = url.hostname or "", url.port
+        except ValueError:
+            raise self._bad_server() from None
+        if url.scheme not in ("http", "https") or not self.host or url.username or url.query or url.fragment:
+            raise self._bad_server()
+        self.port = port or (443 if url.scheme == "https" else 80)
+        self.authority = url.netloc
+        self.target = url.path.rstrip("/") + path
+        self.tls = _tls_context(kubeconfig) if url.scheme == "https" else None
+        if self.tls is None and (kubeconfig.token or kubeconfig.token_file):
+            raise kubeconfigs.unusable(
+                kubeconfig.path,
+                "'server' is http, where everybody on the way could read the token",
+                "Say https in 'server', or leave the token out.",
+            )
+
+    def _bad_server(self) -> CniError:
+        return kubeconfigs.unusable(
+            self.kubeconfig.path, f"'server' is {self.kubeconfig.server[:80]!r}; expected https://ADDRESS:PORT"
+        )
+
+    def answer(self, read: Callable[[bytes], T], deadline: float) -> T:
+        """Return what ``read`` makes of the answer's body; ask again as long as that may help."""
+        started = time.monotonic()
+        give_up, pause = started + deadline, FIRST_PAUSE
+        attempts = 0
+        while True:
+            attempts += 1
+            try:
+                return read(self._ask(min(time.monotonic() + ATTEMPT, give_up)))
+            except Transient as failure:
+                wait = failure.pause or pause
+                if time.monotonic() + wait >= give_up:
+                    tried = f"{attempts} attempts in {time.monotonic() - started:.1f} s"
+                    raise CniError(failure.code, f"{failure.problem} ({tried})", failure.details) from None
+            time.sleep(wait)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _ask(self, limit: float) -> bytes:
+        """Ask once and return the body of a good answer; raise Transient or ``CniError`` for any other."""
+        token = self._token()
+        try:
+            received = self._exchange(self._request(token), limit)
+        except TimeoutError:
+            raise self._unreachable("no answer in time") from None
+        except ssl.SSLError as error:
+            raise self._no_tls(error) from None
+        except OSError as error:
+            raise self._unreachable(error.strerror or str(error)) from None
+        status, retry_after, body = self._parsed(received)
+        if status == http.HTTPStatus.OK:
+            return body
+        if status == http.HTTPStatus.UNAUTHORIZED and token != self._token():
+            raise Transient(UNAUTHORIZED, "the API server does not accept the token", pause=FIRST_PAUSE)
+        raise self._refusal(status, retry_after, body)
+
+    def _token(self) -> str:
+        """Return the token as it is now: kubelet and others renew the file."""
+        config = self.kubeconfig
+        token = config.token
+        if config.token_file:
+            token = _file(config.token_file, config.path).decode("ascii", "replace").strip()
+            if not token:
+                raise kubeconfigs.unusable(config.path, f"the token in {config.token_file} is empty")
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise kubeconfigs.unusable(config.path, "the token has characters that no token has")
+        return token
+
+    def _request(self, token: str) -> bytes:
+        lines = [
+            f"GET {self.target} HTTP/1.1",
+            f"Host: {self.authority}",
+            "Accept: application/json",
+            "User-Agent: capture-cni",
+            "Connection: close",
+        ]
+        if token:
+            lines.append(f"Authorization: Bearer {token}")
+        return "\r\n".join([*lines, "", ""]).encode("ascii", "replace")
+
+    def _exchange(self, request: bytes, limit: float) -> bytes:
+        """Send a request and return all that comes until the server closes; OSError and its kinds otherwise."""
+        with contextlib.ExitStack() as open_sockets:
+            plain = socket.create_connection((self.host, self.port), _left(limit))
+            connection = open_sockets.enter_context(plain)
+            if self.tls is not None:
+                name = self.kubeconfig.tls_server_name or self.host
+                connection = open_sockets.enter_context(self.tls.wrap_socket(plain, server_hostname=name))
+            connection.settimeout(_left(limit))
+            connection.sendall(request)
+            received = bytearray()
+            while True:
+                connection.settimeout(_left(limit))  # also against a server that sends a byte now and then
+                chunk = connection.recv(65536)
+                if not chunk or len(received) > MOST_BYTES:
+                    return bytes(received)
+                received += chunk
+
+    def _parsed(self, received: bytes) -> tuple[int, float, bytes]:
+        """Return status, the pause that the server asks for, and the body of an HTTP answer."""
+        if not received:
+            raise self._unreachable("it closed the connection without an answer")
+        try:
+            response = http.client.HTTPResponse(_Received(received))  # type: ignore[arg-type]  # all it needs of a socket
+            response.begin()
+            after = response.getheader("Retry-After", "")
+            return response.status, float(after) if is_decimal(after, 6) else 0.0, response.read()
+        except http.client.IncompleteRead:
+            raise Transient(BAD_ANSWER, "the API server's answer is cut off", self._reach()) from None
+        except http.client.HTTPException:
+            raise self._no_api(f"it starts with {received[:40]!r}") from None
+
+    def _refusal(self, status: int, retry_after: float, body: bytes) -> CniError | Transient:
+        """Return what a status other than 200 means."""
+        said = _message_of(body)
+        what = f"{status} {said or http.client.responses.get(status, '')}"
+        if status == http.HTTPStatus.UNAUTHORIZED:
+            return CniError(
+                UNAUTHORIZED,
+                f"the API server does not accept our credentials: {what}",
+                f"The token or client certificate in {self.kubeconfig.path} is wrong or has expired."
+                " Tokens of service accounts live for an hour: name a 'tokenFile' that something renews.",
+            )
+        if status == http.HTTPStatus.FORBIDDEN:
+            return CniError(
+                FORBIDDEN,
+                f"the API server lets us not read pods: {what}",
+                "Give the account a ClusterRole with the verb 'get' on 'pods', by a ClusterRoleBinding.",
+            )
+        if status == http.HTTPStatus.NOT_FOUND and said is not None:
+            return Transient(
+                POD_NOT_FOUND,
+                f"the API server does not have the pod: {what}",
+                "It has been deleted meanwhile, or 'server' in the kubeconfig is another cluster's.",
+            )
+        if status == http.HTTPStatus.TOO_MANY_REQUESTS or status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+            return Transient(
+                TRY_AGAIN_LATER, f"the API server cannot answer now: {what}", self._reach(), pause=retry_after
+            )
+        return self._no_api(f"it says {what}")
+
+    def _no_tls(self, error: ssl.SSLError) -> CniError | Transient:
+        """Return what an error of TLS means: a certificate that is not trusted, or a connection that ended."""
+        if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return self._unreachable("it closed the connection")
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return CniError(
+                NOT_TRUSTED,
+                f"the certificate of {self.kubeconfig.server} is not trusted: {error.verify_message}",
+                f"'certificate-authority' in {self.kubeconfig.path} has to be that of this cluster, and 'server' a"
+                " name or address that the certificate has. If the certificates were renewed, renew the kubeconfig.",
+            )
+        return CniError(
+            NOT_TRUSTED,
+            f"no TLS connection with {self.kubeconfig.server}: {error.reason or error}",
+            "Look whether 'server' is the API server, and whether the client certificate is one that it takes.",
+        )
+
+    def _unreachable(self, problem: str) -> Transient:
+        return Transient(TRY_AGAIN_LATER, f"the API server {self.kubeconfig.server}: {problem}", self._reach())
+
+    def _no_api(self, problem: str) -> CniError:
+        return CniError(
+            BAD_ANSWER,
+            f"{self.kubeconfig.server} does not answer as an API server of Kubernetes: {problem}",
+            f"Look at 'server' in {self.kubeconfig.path}.",
+        )
+
+    def _reach(self) -> str:
+        return REACH.format(server=self.kubeconfig.server)
+
+
+class _Received:
+    """What ``http.client`` takes for a socket: an answer that is here already."""
+
+    def __init__(self, received: bytes) -> None:
+        self._received = received
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO(self._received)
+
+
+def _left(limit: float) -> float:
+    """Return the seconds until a point in time; TimeoutError if it has passed."""
+    left = limit - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in a body; Transient if there is none: half an answer without a length looks so."""
+    try:
+        plain = decode(body.decode())
+    except (UnicodeDecodeError, JsonError) as error:
+        raise Transient(BAD_ANSWER, f"the API server's answer is no JSON: {error}") from None
+    if not isinstance(plain, dict):
+        raise Transient(BAD_ANSWER, "the API server's answer is no JSON object")
+    return plain
+
+
+def _message_of(body: bytes) -> str | None:
+    """Return what an object ``Status`` of the API says; None if the body is none."""
+    try:
+        plain = _json(body)
+    except Transient:
+        return None
+    return str(plain.get("message", "")) if plain.get("kind") == "Status" else None
+
+
+# --- certificates and files ------------------------------------------------------------------------------------
+
+
+def _tls_context(config: Kubeconfig) -> ssl.SSLContext:
+    """Return how the server is verified, and what we show it."""
+    try:
+        context = ssl.create_default_context(
+            cafile=config.authority_file if not config.authority_data else None,
+            cadata=_decoded(config, config.authority_data).decode("ascii") if config.authority_data else None,
+        )
+        # Python 3.13 demands key identifiers, which authorities of older clusters lack; Go's clients do not.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if config.skips_verification:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        _show_certificate(context, config)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        problem = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise kubeconfigs.unusable(config.path, f"its certificates cannot be used: {problem}") from None
+    return context
+
+
+def _show_certificate(context: ssl.SSLContext, config: Kubeconfig) -> None:
+    has_certificate = bool(config.certificate_data or config.certificate_file)
+    if has_certificate != bool(config.key_data or config.key_file):
+        raise kubeconfigs.unusable(config.path, "client-certificate and client-key belong together; one is missing")
+    if has_certificate:
+        with (
+            _path_of(config, config.certificate_data, config.certificate_file) as certificate,
+            _path_of(config, config.key_data, config.key_file) as key,
+        ):
+            context.load_cert_chain(certificate, key)
+
+
+@contextlib.contextmanager
+def _path_of(config: Kubeconfig, data: str, file: str) -> Iterator[str]:
+    """Give the path of a file, or of one in memory with the data: OpenSSL reads keys from files, and none may stay."""
+    if not data:
+        yield file
+        return
+    memory = os.memfd_create("kubeconfig", os.MFD_CLOEXEC)
+    try:
+        os.write(memory, _decoded(config, data))
+        yield f"/proc/self/fd/{memory}"
+    finally:
+        os.close(memory)
+
+
+def _decoded(config: Kubeconfig, data: str) -> bytes:
+    try:
+        return binascii.a2b_base64(data, strict_mode=True)
+    except ValueError:
+        raise kubeconfigs.unusable(config.path, "a certificate or key in it is no base64") from None
+
+
+def _file(path: str, kubeconfig_path: str) -> bytes:
+    """Return the content of a file that the kubeconfig is or names."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(MOST_BYTES)
+    except OSError as error:
+        what = "cannot be read" if path == kubeconfig_path else f"{path}, which it names, cannot be read"
+        raise CniError(
+            BAD_KUBECONFIG,
+            f"kubeconfig {kubeconfig_path}: {what}: {error.strerror}",
+            "Is it there, and mounted on the node at the path that the network configuration says?",
+        ) from None
