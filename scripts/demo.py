@@ -102,8 +102,8 @@ def install_capture(pod: Pod) -> None:
     """Run istio-init in the pod, as its init container does."""
     heading(f"$ {shlex.join(ISTIO_INIT)}")
     started = time.monotonic()
-    print(run_program(pod, ISTIO_INIT), end="")
-    print(f"  done in {time.monotonic() - started:.2f} s")
+    told, _, _rules = run_program(pod, ISTIO_INIT).partition("\n\n")
+    print(f"{told}\n  done in {time.monotonic() - started:.2f} s; it ends with the rules, which come below with traffic")
 
 
 def show_rules(pod: Pod) -> None:

@@ -1,11 +1,11 @@
 """Real transparent proxies in a pod, and an application behind them.
 
 Both proxies stand where Envoy stands: they run as uid 1337, take what the rules redirect to 15001 and
-15006, and go on to the original destination. mitmdump does both families; HAProxy does IPv4 only and
-starts in a few milliseconds.
+15006, and go on to the original destination; inbound from 127.0.0.6 or ::6 (which must be on ``lo``).
+mitmdump does both families; HAProxy does IPv4 only and starts in a few milliseconds.
 
     start_mitmdump(pod, directory) -> Proxy     0.5 s; CPython
-    start_haproxy(pod, directory) -> Proxy      0.05 s; IPv4; like Envoy, inbound goes on from 127.0.0.6
+    start_haproxy(pod, directory) -> Proxy      0.05 s; IPv4
     start_app(pod, *ports, label="app") -> Process
     get(client, address, port) -> Seen          one HTTP request by a Client, and what the application saw
 

@@ -39,6 +39,7 @@ def test_a_proxy_takes_both_sides(
     start_app(pod, 80)
     start_app(peer, 8080, label="elsewhere")
     proxy = start(pod, tmp_path)
+    pod.add_address("::6/128", "lo")
     pod.run(["nft", "-f", "-"], stdin=RULES)
 
     out = get(pod.client(1000), peer_address, 8080)
@@ -56,10 +57,13 @@ def test_a_proxy_takes_both_sides(
     ]
 
 
-def test_haproxy_goes_on_from_the_address_envoy_uses(pod_pair: PodPair, tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", [start_haproxy, start_mitmdump])
+def test_a_proxy_goes_on_from_the_address_envoy_uses(
+    pod_pair: PodPair, tmp_path: Path, start: Callable[[Pod, Path], Proxy]
+) -> None:
     pod, peer = pod_pair
     start_app(pod, 80)
-    start_haproxy(pod, tmp_path)
+    start(pod, tmp_path)
     pod.run(["nft", "-f", "-"], stdin=RULES)
 
     assert get(peer.client(), pod.ipv4, 80).peer.address == "127.0.0.6"
