@@ -15,19 +15,18 @@ network namespaces: pods waited for hours behind each other. Ours is the namespa
 
 from __future__ import annotations
 
-from capture.addresses import FAMILIES
-from capture.backends.iptables.parse import merged, parse_save
-from capture.backends.iptables.plan import plan
+from capture.backends.iptables.driver import IptablesDriver, by_family
+from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.programs import COMMANDS, require, run
 from capture.backends.iptables.refusals import refusal, unreadable
 from capture.backends.iptables.restore_text import restore_text
-from capture.backends.iptables.tables import families_here, legacy_tables
-from capture.errors import UnsupportedError
+from capture.backends.iptables.tables import legacy_tables
 from capture.model import Ruleset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Literal
 
     from capture.addresses import Family
     from capture.backends.iptables.plan import TableEdit
@@ -38,68 +37,37 @@ LOCK_PATIENCE = 10
 """Seconds to wait for another program of ours that is at work in the same namespace."""
 
 
-class RestoreDriver:
+class RestoreDriver(IptablesDriver):
     """Writes with ip(6)tables-restore and reads with ip(6)tables-save, of one variant."""
 
-    backend = "iptables"
     name = "restore"
 
-    def __init__(self, variant: Variant) -> None:
-        self.variant = variant
+    def __init__(self, variant: Variant | Literal[""] = "") -> None:
+        self.variant: Variant = variant or "nft"
         self._unreadable: set[tuple[Family, str]] = set()
 
-    def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
-        """Return the input of ip(6)tables-restore for an empty namespace, by family."""
-        edits = plan(Ruleset(ruleset.families, ()), ruleset)
-        return [(f"{COMMANDS[family]}-{self.variant}-restore --noflush", text) for family, text in self._texts(edits)]
+    def title(self, family: Family) -> str:
+        return f"{COMMANDS[family]}-{self.variant}-restore --noflush"
 
-    def read(self) -> Ruleset:
-        """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6.
+    def read_family(self, family: Family) -> Ruleset:
+        """Return the tables of one family.
 
         A table that nft filled and iptables cannot show is left out, and refused when it is to be written.
-        Raises UnsupportedError, PrivilegeError or ToolError.
         """
-        self._unreadable.clear()
-        return merged([self._read_family(family) for family in families_here()])
-
-    def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Make ours be ``desired``: one transaction for each table and family.
-
-        Raises UnsupportedError, PrivilegeError or ToolError; the tables written before stay written, and
-        the next call begins where this one ended.
-        """
-        for family in desired.families:
-            if family not in live.families:
-                raise UnsupportedError(
-                    f"this kernel has no {family.replace('ip', 'IP')}",
-                    "Leave the family out, or boot without `ipv6.disable=1`.",
-                )
-        self._execute(plan(live, desired, recorded))
-
-    def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Remove all that is ours. Raises as ``write``."""
-        self._execute(plan(live, None, recorded))
-
-    def _execute(self, edits: Sequence[TableEdit]) -> None:
-        texts = self._texts(edits)
-        for edit in edits:
-            if (edit.family, edit.table) in self._unreadable:
-                raise unreadable(edit.family, edit.table)
-        for family, _ in texts:
-            require(self.variant, family, "restore")  # before anything is written, not between the families
-        for family, text in texts:
-            self._run(family, "restore", ["--noflush"], text)
-
-    def _texts(self, edits: Sequence[TableEdit]) -> list[tuple[Family, str]]:
-        by_family = {family: [edit for edit in edits if edit.family == family] for family in FAMILIES}
-        return [(family, restore_text(of_family)) for family, of_family in by_family.items() if of_family]
-
-    def _read_family(self, family: Family) -> Ruleset:
         if self.variant == "legacy" and not legacy_tables(family):
             return Ruleset((family,), ())
         text = self._run(family, "save", ["-c"])
+        self._unreadable = {place for place in self._unreadable if place[0] != family}
         self._unreadable |= {(family, table) for table in unreadable_tables(text)}
         return parse_save(text, family)
+
+    def execute(self, edits: Sequence[TableEdit]) -> None:
+        for edit in edits:
+            if (edit.family, edit.table) in self._unreadable:
+                raise unreadable(edit.family, edit.table)
+            require(self.variant, edit.family, "restore")  # before anything is written, not between the families
+        for family, of_family in by_family(edits):
+            self._run(family, "restore", ["--noflush"], restore_text(of_family))
 
     def _run(self, family: Family, purpose: Purpose, options: Sequence[str], text: str = "") -> str:
         path = require(self.variant, family, purpose)

@@ -1,0 +1,70 @@
+"""What all drivers of iptables have in common: they read tables, make a plan, and carry it out."""
+
+from __future__ import annotations
+
+from capture.addresses import FAMILIES
+from capture.backends.iptables.parse import merged
+from capture.backends.iptables.plan import plan
+from capture.backends.iptables.restore_text import restore_text
+from capture.backends.iptables.tables import families_here
+from capture.errors import UnsupportedError
+from capture.model import Ruleset
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from capture.addresses import Family
+    from capture.backends.iptables.plan import TableEdit
+
+
+class IptablesDriver:
+    """A driver (see ``capture.backends``); the subclass knows how to read a family and how to execute edits."""
+
+    backend = "iptables"
+    name = ""
+
+    def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
+        """Return the input of ip(6)tables-restore for an empty namespace, by family."""
+        edits = plan(Ruleset(ruleset.families, ()), ruleset)
+        return [(self.title(family), restore_text(of_family)) for family, of_family in by_family(edits)]
+
+    def read(self) -> Ruleset:
+        """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6."""
+        return merged([self.read_family(family) for family in families_here()])
+
+    def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
+        """Make ours be ``desired``: one transaction for each table and family.
+
+        What fails leaves the tables written before as they are; the next call begins where this one ended.
+        """
+        for family in desired.families:
+            if family not in live.families:
+                raise UnsupportedError(
+                    f"this kernel has no {family.replace('ip', 'IP')}",
+                    "Leave the family out, or boot without `ipv6.disable=1`.",
+                )
+        self.execute(plan(live, desired, recorded))
+
+    def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
+        """Remove all that is ours."""
+        self.execute(plan(live, None, recorded))
+
+    def title(self, family: Family) -> str:
+        """Return what to call the text for one family."""
+        raise NotImplementedError
+
+    def read_family(self, family: Family) -> Ruleset:
+        """Return the tables of one family. Raises UnsupportedError, PrivilegeError or ToolError."""
+        raise NotImplementedError
+
+    def execute(self, edits: Sequence[TableEdit]) -> None:
+        """Carry out table edits in order. Raises UnsupportedError, PrivilegeError or ToolError."""
+        raise NotImplementedError
+
+
+def by_family(edits: Iterable[TableEdit]) -> list[tuple[Family, list[TableEdit]]]:
+    """Return table edits by family, in the order of each; families without any are left out."""
+    edits = tuple(edits)
+    grouped = [(family, [edit for edit in edits if edit.family == family]) for family in FAMILIES]
+    return [(family, of_family) for family, of_family in grouped if of_family]

@@ -1,0 +1,322 @@
+"""What python-iptables is made to do, in a process of its own. Importing this module imports it.
+
+It is used below its own level of rules and chains, because that level
+
+* writes IPv6 interfaces with a mask of 0x01 for each character, so that ``lo`` is not told from ``do``;
+* asks for every table there is (and so makes it) to learn whether a target is a chain;
+* reads each match back and sets it again before writing, which breaks texts with quotes;
+* walks the matches of a rule by the size it expects instead of the size they have.
+
+So the addresses, interfaces and protocol of a rule are put into libiptc's own structure, and the options of
+extensions are given to their parsers one by one. One table is one transaction: autocommit is off, and
+``commit`` is the last that happens to a table.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import fcntl
+import glob
+import os
+import sys
+import warnings
+
+from capture.addresses import BITS, IPV4, address_text, parse_network
+from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule
+from capture.backends.iptables.render import Clause, arguments
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+    from capture.addresses import Family
+    from capture.backends.iptables.plan import TableEdit
+    from capture.backends.iptables.render import Arguments, Option
+    from capture.model import Rule
+
+NAMESPACE_LOCK = "/proc/self/ns/net"
+"""python-iptables takes no lock; this is the one that the driver ``restore`` takes."""
+
+LIBRARIES = {"xtables": "libxtables.so.12", "ip4tc": "libip4tc.so.2", "ip6tc": "libip6tc.so.2", "c": "libc.so.6"}
+"""What python-iptables searches, by the names under which iptables 1.8 and glibc have it."""
+
+EXTENSION_DIRECTORIES = ("/usr/lib/*/xtables", "/usr/lib64/xtables", "/usr/lib/xtables", "/lib/xtables")
+
+# linux/netfilter_ipv4/ip_tables.h and linux/netfilter_ipv6/ip6_tables.h, the same numbers in both
+INV_VIA_IN, INV_VIA_OUT, INV_SRCIP, INV_DSTIP, INV_FRAG, INV_PROTO = 0x01, 0x02, 0x08, 0x10, 0x20, 0x40
+IPT_F_FRAG, IPT_F_GOTO = 0x01, 0x02
+IP6T_F_PROTO, IP6T_F_GOTO = 0x01, 0x04
+IFNAMSIZ = 16  # linux/if.h
+
+PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17}
+PROTOCOL_NAMES = {
+    1: "icmp",
+    6: "tcp",
+    17: "udp",
+    33: "dccp",
+    47: "gre",
+    50: "esp",
+    51: "ah",
+    58: "ipv6-icmp",
+    132: "sctp",
+    136: "udplite",
+}
+
+
+def _import_iptc() -> tuple[Any, Any]:
+    """Import python-iptables without what its import does besides: 60 processes, distutils, warnings."""
+    search = ctypes.util.find_library
+
+    def find_library(name: str) -> str | None:
+        if "xtwrapper" in name:
+            return None  # it lies beside the package, where it is looked for next
+        try:
+            ctypes.CDLL(LIBRARIES[name])
+        except (KeyError, OSError):
+            return search(name)
+        return LIBRARIES[name]
+
+    warnings.simplefilter("ignore")
+    ctypes.util.find_library = find_library
+    sys.modules["distutils"] = None  # type: ignore[assignment]  # says "not there", and its import then takes another way
+    if "XTABLES_LIBDIR" not in os.environ:
+        found = [directory for pattern in EXTENSION_DIRECTORIES for directory in glob.glob(pattern)]
+        if found:
+            os.environ["XTABLES_LIBDIR"] = found[0]
+    import iptc
+    from iptc import xtables
+
+    return iptc, xtables
+
+
+iptc, libxtables = _import_iptc()
+
+
+class _Tables:
+    """The tables of one family, one at a time."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self._table = iptc.Table if family == IPV4 else iptc.Table6
+
+    def open(self, name: str) -> Any:
+        """Open a table, which makes it if need be, and no other."""
+        self._table.existing_table_names = {other: other == name for other in self._table.ALL}
+        return self._table(name, autocommit=False)
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def execute(edits: Sequence[TableEdit]) -> None:
+    """Carry out table edits of one family, each in one transaction."""
+    with open(NAMESPACE_LOCK, "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for edit in edits:
+            table = _Tables(edit.family).open(edit.table)
+            for change in edit.edits:
+                if isinstance(change, PutChain | DropChain):
+                    _make_empty(table, change.chain)
+            for change in edit.edits:
+                _change(table, change)
+            table.commit()
+
+
+def _make_empty(table: Any, chain: str) -> None:
+    if table.is_chain(chain):
+        table.flush_entries(chain)
+    else:
+        table.create_chain(chain)
+
+
+def _change(table: Any, change: PutChain | RemoveRule | InsertRule | AppendRule | DropChain) -> None:
+    if isinstance(change, PutChain):
+        for rule in change.rules:
+            table.append_entry(change.chain, _entry(rule))
+    elif isinstance(change, RemoveRule):
+        _remove(table, change.chain, change.position)
+    elif isinstance(change, InsertRule):
+        table.insert_entry(change.chain, _entry(change.rule), change.position)
+    elif isinstance(change, AppendRule):
+        table.append_entry(change.chain, _entry(change.rule))
+    else:
+        table.delete_chain(change.chain)
+
+
+def _remove(table: Any, chain: str, position: int) -> None:
+    """Remove a rule by its position; python-iptables itself removes by likeness, and misses what it read."""
+    if table._iptc.iptc_delete_num_entry(chain.encode(), position, table._handle) != 1:  # noqa: SLF001  # has no other door
+        raise iptc.IPTCError(f"can't delete rule {position + 1} of chain {chain}: {table.strerror().decode()}")
+
+
+def _entry(rule: Rule) -> Any:
+    """Return a rule as libiptc takes it (struct ipt_entry or ip6t_entry, its matches, its target)."""
+    described = arguments(rule)
+    entry = iptc.Rule() if rule.family == IPV4 else iptc.Rule6()
+    _fill_header(entry.get_ip(), rule.family, described)
+    for clause in described.matches:
+        if isinstance(clause, Clause) and clause.extension:
+            _set_options(entry.create_match(clause.extension), clause.options)
+    target = described.target
+    if isinstance(target, Clause):
+        _set_options(entry.create_target(target.extension), target.options)
+    else:
+        entry.create_target("")  # no target: the rule only counts
+    return entry.rule
+
+
+def _set_options(extension: Any, options: Sequence[Option]) -> None:
+    """Hand options to the parser of a match or target, as the command line would."""
+    for option in options:
+        words = [option.name.removeprefix("--").encode(), (option.value or "").encode("utf-8", "surrogateescape")]
+        argv = (ctypes.c_char_p * len(words))(*words)
+        negation = ctypes.c_int(option.negated)
+        extension._parse(argv, negation, ctypes.pointer(extension.rule.entry))  # noqa: SLF001  # the public one reads "!" in texts
+    extension._final_check()  # noqa: SLF001  # the public one reads the options back and sets them again
+
+
+def _fill_header(header: Any, family: Family | None, described: Arguments) -> None:
+    """Write addresses, interfaces and protocol into struct ipt_ip or ip6t_ip6."""
+    own = [clause for clause in described.matches if isinstance(clause, Clause) and not clause.extension]
+    for option in own[0].options if own else ():
+        value = option.value or ""
+        if option.name in ("-s", "-d"):
+            network = parse_network(value)[0]
+            bits = BITS[network.family]
+            mask = ((1 << network.prefix) - 1) << (bits - network.prefix)
+            address_field, mask_field = (header.src, header.smsk) if option.name == "-s" else (header.dst, header.dmsk)
+            ctypes.memmove(ctypes.byref(address_field), network.packed, bits // 8)
+            ctypes.memmove(ctypes.byref(mask_field), mask.to_bytes(bits // 8, "big"), bits // 8)
+            header.invflags |= _inverted(option, INV_SRCIP if option.name == "-s" else INV_DSTIP)
+        elif option.name == "-i":
+            header.iniface, header.iniface_mask = _interface(value)
+            header.invflags |= _inverted(option, INV_VIA_IN)
+        elif option.name == "-o":
+            header.outiface, header.outiface_mask = _interface(value)
+            header.invflags |= _inverted(option, INV_VIA_OUT)
+        else:
+            header.proto = PROTOCOL_NUMBERS[value]
+            header.flags |= 0 if family == IPV4 else IP6T_F_PROTO
+
+
+def _inverted(option: Option, flag: int) -> int:
+    return flag if option.negated else 0
+
+
+def _interface(name: str) -> tuple[bytes, bytes]:
+    """Return name and mask: with a trailing ``+`` the letters before it, else the letters and the end."""
+    letters = name.encode("utf-8", "surrogateescape")
+    if len(letters) >= IFNAMSIZ:
+        raise ValueError(f"an interface name has at most {IFNAMSIZ - 1} bytes: {name!r}")
+    if letters.endswith(b"+"):
+        return letters[:-1], b"\xff" * (len(letters) - 1)
+    return letters, b"\xff" * (len(letters) + 1)
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def save(family: Family, names: Sequence[str]) -> str:
+    """Return tables in the format of ``iptables-save -c``. stdout must lead into a file: extensions print there."""
+    tables = _Tables(family)
+    reader = _Reader(family)
+    lines = [line for name in names for line in reader.table_lines(tables.open(name))]
+    return "".join(f"{line}\n" for line in lines)
+
+
+class _Reader:
+    """Walks the entries of tables and has their extensions print themselves."""
+
+    def __init__(self, family: Family) -> None:
+        protocol = libxtables.NFPROTO_IPV4 if family == IPV4 else libxtables.NFPROTO_IPV6
+        self._family = family
+        self._extensions = libxtables.xtables(protocol)
+        self._header_size = iptc.Rule()._entry_size() if family == IPV4 else iptc.Rule6()._entry_size()  # noqa: SLF001  # sizeof
+
+    def table_lines(self, table: Any) -> Iterator[str]:
+        chains = [chain.name for chain in table.chains]
+        yield f"*{table.name}"
+        for chain in chains:
+            policy, counters = table.get_policy(chain)
+            yield f":{chain} {policy.name} [{counters[0]}:{counters[1]}]" if policy else f":{chain} - [0:0]"
+        for chain in chains:
+            entry = table.first_rule(chain)
+            while entry:
+                counted = f"[{entry.counters.pcnt}:{entry.counters.bcnt}]"
+                yield " ".join([counted, "-A", chain, *self._words(table, entry)])
+                entry = table.next_rule(entry)
+        yield "COMMIT"
+
+    def _words(self, table: Any, entry: Any) -> Iterator[str]:
+        header = entry.ip if self._family == IPV4 else entry.ipv6
+        yield from _header_words(header, self._family)
+        offset = self._header_size
+        while offset < entry.target_offset:
+            match = ctypes.cast(ctypes.byref(entry, offset), ctypes.POINTER(libxtables.xt_entry_match))
+            yield "-m " + self._printed(self._extensions.find_match, match, header)
+            offset += match[0].u.match_size
+        target = ctypes.cast(ctypes.byref(entry, entry.target_offset), ctypes.POINTER(libxtables.xt_entry_target))
+        goto = header.flags & (IPT_F_GOTO if self._family == IPV4 else IP6T_F_GOTO)
+        standard = table.get_target(entry)
+        if standard and target[0].u.user.name in (b"", b"standard"):
+            yield f"{'-g' if goto else '-j'} {standard.decode()}"
+        elif target[0].u.user.name not in (b"", b"standard"):
+            yield "-j " + self._printed(self._extensions.find_target, target, header)
+
+    def _printed(self, find: Callable[[bytes], Any], extension: Any, header: Any) -> str:
+        """Return the name and the options of a match or target; the name only if the library or its revision lacks."""
+        name: bytes = extension[0].u.user.name
+        module = find(name)
+        if not module or module[0].revision != extension[0].u.user.revision or not module[0].save:
+            return name.decode()
+        alias = getattr(module[0], "alias", None)
+        shown: bytes = alias(ctypes.cast(extension, ctypes.c_void_p)) if alias else name
+        start = os.lseek(1, 0, os.SEEK_CUR)
+        self._extensions.save(module[0], header, extension)
+        saved = os.pread(1, os.lseek(1, 0, os.SEEK_CUR) - start, start).decode("utf-8", "surrogateescape")
+        return f"{shown.decode()} {' '.join(saved.split(chr(10))).strip()}".strip()
+
+
+def _header_words(header: Any, family: Family) -> Iterator[str]:
+    """Yield addresses, interfaces, protocol and fragments as iptables-save prints them."""
+    fields = ((header.src, header.smsk, "-s", INV_SRCIP), (header.dst, header.dmsk, "-d", INV_DSTIP))
+    for address, mask, option, flag in fields:
+        network = _network(bytes(address), bytes(mask), family)
+        if network:
+            yield f"{_not(header, flag)}{option} {network}"
+    interfaces = (("iniface", "-i", INV_VIA_IN), ("outiface", "-o", INV_VIA_OUT))
+    for field, option, flag in interfaces:
+        name = _interface_name(getattr(header, field), getattr(header, f"{field}_mask"))
+        if name:
+            yield f"{_not(header, flag)}{option} {name}"
+    if header.proto:
+        yield f"{_not(header, INV_PROTO)}-p {PROTOCOL_NAMES.get(header.proto, str(header.proto))}"
+    if family == IPV4 and header.flags & IPT_F_FRAG:
+        yield f"{_not(header, INV_FRAG)}-f"
+
+
+def _not(header: Any, flag: int) -> str:
+    return "! " if header.invflags & flag else ""
+
+
+def _network(address: bytes, mask: bytes, family: Family) -> str:
+    """Return address and prefix length, or the mask in full if it is none; "" for a mask of zero."""
+    bits = BITS[family]
+    number = int.from_bytes(mask, "big")
+    if not number:
+        return ""
+    prefix = number.bit_count()
+    shown = address_text(family, int.from_bytes(address, "big"))
+    if number == ((1 << prefix) - 1) << (bits - prefix):
+        return f"{shown}/{prefix}"
+    return f"{shown}/{address_text(family, number)}"
+
+
+def _interface_name(name: bytes, mask: bytes) -> str:
+    """Return the name, with ``+`` where the mask ends before the name's end does."""
+    if not mask:
+        return "+" if name else ""
+    letters = name.decode("utf-8", "surrogateescape")
+    return letters if len(mask) > len(name) else f"{letters}+"
