@@ -1,0 +1,70 @@
+"""A pod whose facts are said, instead of read: what ``resolve`` asks a host, answered from memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from capture.addresses import Network, parse_address
+from capture.config import resolve
+from capture.rules import build_ruleset
+from capture.settings import Said, Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from capture.config import CaptureConfig
+    from capture.model import Ruleset
+
+    Texts = dict[Any, str]
+    """What is said, by option; options of all types are keys, which no type but Any says."""
+
+
+@dataclass
+class FakePod:
+    """Addresses and name servers are written as text; loopback addresses are those every namespace has."""
+
+    addresses: tuple[str, ...] = ("127.0.0.1", "::1", "10.0.0.5", "fd00::5", "fe80::5")
+    servers: tuple[str, ...] = ()
+    users: dict[str, int] = field(default_factory=dict)
+    groups: dict[str, int] = field(default_factory=dict)
+    proxy_user: str = "istio-proxy"
+    ipv6: bool = True
+
+    def user_id(self, name: str) -> int | None:
+        return self.users.get(name)
+
+    def group_id(self, name: str) -> int | None:
+        return self.groups.get(name)
+
+    def default_proxy_user(self) -> str:
+        return self.proxy_user
+
+    def pod_addresses(self) -> tuple[Network, ...]:
+        return tuple(parse_address(address) for address in self.addresses)
+
+    def has_ipv6(self) -> bool:
+        return self.ipv6
+
+    def name_servers(self) -> tuple[Network, ...]:
+        return tuple(parse_address(server) for server in self.servers)
+
+
+POD = FakePod()
+IPV4_POD = FakePod(addresses=("127.0.0.1", "10.0.0.5"))
+IPV6_POD = FakePod(addresses=("::1", "fd00::5"))
+
+
+def said(texts: Texts) -> Settings:
+    """Return settings that say these texts on the command line."""
+    return Settings({option: Said(text, "command line") for option, text in texts.items()})
+
+
+def config_of(texts: Texts, pod: FakePod = POD) -> CaptureConfig:
+    """Return the configuration that these texts give in the pod."""
+    return resolve(said(texts), pod)[0]
+
+
+def ruleset_of(texts: Texts, pod: FakePod = POD) -> Ruleset:
+    """Return the rules that these texts give in the pod."""
+    return build_ruleset(config_of(texts, pod))
