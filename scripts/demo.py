@@ -103,7 +103,8 @@ def install_capture(pod: Pod) -> None:
     heading(f"$ {shlex.join(ISTIO_INIT)}")
     started = time.monotonic()
     told, _, _rules = run_program(pod, ISTIO_INIT).partition("\n\n")
-    print(f"{told}\n  done in {time.monotonic() - started:.2f} s; it ends with the rules, which come below with traffic")
+    took = time.monotonic() - started
+    print(f"{told}\n  done in {took:.2f} s; it ends with the rules, which come below with traffic")
 
 
 def show_rules(pod: Pod) -> None:
