@@ -134,7 +134,7 @@ def _entries(match: Match) -> Iterator[Match]:
             yield match.replace(networks=(network,))
     elif isinstance(match, SourcePort | DestinationPort) and not match.negated:
         single = len(match.ports) > MOST_IN_MULTIPORT
-        for some in [[port] for port in match.ports] if single else _slots(match.ports):
+        for some in [[port] for port in match.ports] if single else slots(match.ports):
             yield match.replace(ports=tuple(some))
     elif isinstance(match, OwnerUid | OwnerGid) and not match.negated:
         for span in match.ids:
@@ -225,7 +225,7 @@ def _ports(matches: tuple[Match, ...]) -> Iterator[Clause]:
     for match in ports:
         if len(match.ports) > 1:
             option = "--sports" if isinstance(match, SourcePort) else "--dports"
-            for some in _slots(match.ports):
+            for some in slots(match.ports):
                 yield Clause("multiport", (Option(option, ",".join(map(_port_span, some)), match.negated),))
 
 
@@ -233,7 +233,7 @@ def _port_span(span: Span) -> str:
     return str(span.first) if span.first == span.last else f"{span.first}:{span.last}"
 
 
-def _slots(ports: tuple[Span, ...]) -> Iterator[list[Span]]:
+def slots(ports: tuple[Span, ...]) -> Iterator[list[Span]]:
     """Yield the ports in as few lists as multiport can hold."""
     some: list[Span] = []
     room = MULTIPORT_SLOTS
