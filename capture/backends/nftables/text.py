@@ -6,8 +6,10 @@ from capture.addresses import Network, address_text, split
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.native import (
     ADDRESS_FAMILIES,
+    CT_MARK,
     CT_STATE,
     L4PROTO,
+    MARK,
     NFPROTO,
     NFPROTO_NUMBERS,
     PROTOCOL_NUMBERS,
@@ -108,6 +110,8 @@ def _range(field: str, numbers: Range) -> str:
     first, last = numbers
     family = ADDRESS_FAMILIES.get(field)
     if family is None:
+        if field in (MARK, CT_MARK):
+            return f"{first:#010x}"
         words = WORDS.get(field, {})
         return words.get(first, str(first)) if first == last else f"{first}-{last}"
     networks = tuple(split(family, first, last))
