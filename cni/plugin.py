@@ -1,0 +1,293 @@
+"""What the plugin does for each command of the specification.
+
+    ADD ──> configuration ──> which pod ──> what is known about it ──> left alone, and why
+                                                    └──> settings ──> rules in its namespace ──> record
+    CHECK ─> record (or the same way as ADD) ──> compared with what stands
+    DEL, GC ─> the records of attachments that are gone
+    STATUS ─> could ADD work now?
+
+Whatever is not understood fails ADD, so that no pod runs without the capture that it should have.
+"""
+
+from __future__ import annotations
+
+import os
+
+from capture.addresses import parse_network
+from capture.errors import (
+    CaptureError,
+    ConfigurationError,
+    HostNamespaceError,
+    NamespaceError,
+    PrivilegeError,
+    UnsupportedError,
+)
+from cni import attachments, conf
+from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
+from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES
+from cni.decision import reason_by_name
+from cni.log import Log
+from cni.pod import identity_of
+from cni.protocol import (
+    INVALID_CONFIGURATION,
+    INVALID_ENVIRONMENT,
+    NOT_AVAILABLE,
+    UNKNOWN_CONTAINER,
+    CniError,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from capture.addresses import Network
+    from capture.program import Applied, Verified
+    from capture.settings import Settings
+    from cni.conf import Configuration
+    from cni.protocol import Request
+
+STATUS_DEADLINE = 3.0
+"""Seconds for the API server to answer when STATUS asks."""
+
+CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21  # linux/capability.h
+
+
+def add(request: Request) -> None:
+    """Capture the pod's traffic, unless it is one to be left alone. Raises ``CniError``."""
+    configuration = conf.parse(request.configuration)
+    _logged(request, configuration, lambda journal: _add(request, configuration, journal))
+
+
+def check(request: Request) -> None:
+    """Raise ``CniError`` unless the namespace is as ADD left it."""
+    configuration = conf.parse(request.configuration)
+    _logged(request, configuration, lambda journal: _check(request, configuration, journal))
+
+
+def delete(request: Request) -> None:
+    """Forget the attachment. Its rules go with its namespace; nothing here fails."""
+    attachments.forget(request.network, request.container_id, request.interface)
+
+
+def collect_garbage(request: Request) -> None:
+    """Forget the attachments of this network that are gone."""
+    valid = {(attachment.container_id, attachment.interface) for attachment in request.valid_attachments}
+    attachments.forget_others(request.network, valid)
+
+
+def status(request: Request) -> None:
+    """Raise ``CniError`` with code 50 if ADD could not work now."""
+    configuration = conf.parse(request.configuration)
+    _logged(request, configuration, lambda _journal: _status(request, configuration))
+
+
+COMMANDS: dict[str, Callable[[Request], None]] = {
+    "ADD": add,
+    "CHECK": check,
+    "DEL": delete,
+    "GC": collect_garbage,
+    "STATUS": status,
+}
+
+
+# --- ADD -------------------------------------------------------------------------------------------------------
+
+
+def _add(request: Request, configuration: Configuration, journal: Log) -> None:
+    settings, reason = _wanted(request, configuration, journal)
+    if settings is None:
+        journal.info("left alone", reason=reason)
+        return
+    with journal.step("apply"):
+        applied, is_recorded = _apply(request, settings)
+    for warning in applied.warnings:
+        journal.warn(warning)
+    if not is_recorded:
+        journal.warn(f"what was applied could not be recorded under {attachments.STATE_DIRECTORY}")
+    journal.info(
+        "captured",
+        families=applied.config.families,
+        backend=applied.decision.backend,
+        driver=applied.decision.driver,
+        changed=applied.changed,
+    )
+
+
+def _wanted(request: Request, configuration: Configuration, journal: Log) -> tuple[Settings | None, str]:
+    """Return the settings for the pod; or None, and why it is left alone."""
+    identity = identity_of(request.arguments)
+    reason = reason_by_name(identity, configuration)
+    if reason or identity is None:
+        return None, reason
+    from capture.pod import settings_of  # most pods of a node may have no part in the mesh
+    from cni.sources import learn
+
+    try:
+        pod, reason = learn(identity, configuration, journal)
+        if reason:
+            return None, reason
+        settings = settings_of(pod, configuration.settings)
+    except ConfigurationError as error:
+        raise CniError(
+            VALUE_REFUSED,
+            f"pod {identity}: {error.message}",
+            "Correct it where the pod is made (its Deployment or the like), and the pod starts.",
+        ) from None
+    if pod.same_user:
+        journal.warn("containers that run as the proxy's user are not captured", containers=pod.same_user)
+    return settings, ""
+
+
+def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
+    """Write the rules in the pod's namespace; return what was done, and whether it could be recorded."""
+    from capture.host import PodFromOutside
+    from capture.netns import CURRENT, Entered, namespace_id, refuse_host
+    from capture.program import apply_here
+
+    addresses = _addresses_of(request)
+
+    class Attached(PodFromOutside):
+        """The pod as seen from outside, with the addresses that it is to have."""
+
+        def pod_addresses(self) -> tuple[Network, ...]:
+            return addresses + super().pod_addresses()
+
+    own = os.stat(CURRENT)
+    with Entered(request.namespace):
+        if os.path.samestat(own, os.stat(CURRENT)):
+            raise HostNamespaceError
+        refuse_host(allowed=False)
+        applied = apply_here(settings, Attached())
+        is_recorded = attachments.keep(request.network, request.container_id, request.interface, namespace_id())
+    return applied, is_recorded
+
+
+def _addresses_of(request: Request) -> tuple[Network, ...]:
+    """Return the addresses that the plugins before us gave the pod (SPEC, "ADD Success")."""
+    entries = (request.previous_result or {}).get("ips") or []
+    try:
+        return tuple(parse_network(entry["address"])[0] for entry in entries)
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise CniError(
+            INVALID_CONFIGURATION,
+            f"prevResult: ips is {str(entries)[:200]}; expected a list of objects with an 'address' like 10.1.2.3/24",
+            "Look at the plugin before this one in the network configuration list: its result is wrong.",
+        ) from None
+
+
+# --- CHECK -----------------------------------------------------------------------------------------------------
+
+
+def _check(request: Request, configuration: Configuration, journal: Log) -> None:
+    from capture.host import PodFromOutside
+    from capture.netns import Entered
+    from capture.program import verify
+    from capture.record import read
+
+    with Entered(request.namespace):
+        is_recorded = read() is not None
+    settings, reason = (None, "") if is_recorded else _wanted(request, configuration, journal)
+    if reason:
+        journal.info("left alone", reason=reason)
+        return
+    with journal.step("verify"):
+        verified = verify(settings, request.namespace, PodFromOutside())
+    if not verified.holds:
+        raise _drift(verified)
+    journal.info("unchanged", recorded=is_recorded)
+
+
+def _drift(verified: Verified) -> CniError:
+    from capture.cli.differences import in_words
+
+    sentences = list(in_words(verified))
+    more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
+    return CniError(
+        DRIFT,
+        f"the namespace is not as it was left: {sentences[0]}{more}",
+        "\n".join([*sentences, "`capture apply` with the pod's settings mends it, and so does a new pod."]),
+    )
+
+
+# --- STATUS ----------------------------------------------------------------------------------------------------
+
+
+def _status(request: Request, configuration: Configuration) -> None:
+    from capture.backends import detect
+    from capture.program import request_of
+
+    lacking = [name for name, bit in (("NET_ADMIN", CAP_NET_ADMIN), ("SYS_ADMIN", CAP_SYS_ADMIN)) if not _may(bit)]
+    if lacking:
+        raise CniError(NOT_AVAILABLE, f"the plugin has not the capability {' and '.join(lacking)}", "Run it as root.")
+    if configuration.pod_sources == (conf.RUNTIME,) and not _asks_for_annotations(request):
+        raise CniError(
+            NOT_AVAILABLE,
+            f"no source of facts about pods: the entry does not ask for {ANNOTATIONS_CAPABILITY}",
+            f'Add "capabilities": {{"{ANNOTATIONS_CAPABILITY}": true}} to the plugin\'s entry, or a kubeconfig.',
+        )
+    try:
+        detect.decide(request_of(configuration.settings))
+        if KUBERNETES in configuration.pod_sources:
+            from cni import kubernetes
+
+            kubernetes.check_server(kubernetes.read_kubeconfig(configuration.kubeconfig), STATUS_DEADLINE)
+    except CaptureError as error:
+        raise CniError(NOT_AVAILABLE, error.message, error.remedy) from None
+    except CniError as error:
+        raise CniError(NOT_AVAILABLE, error.message, error.details) from None
+
+
+def _asks_for_annotations(request: Request) -> bool:
+    capabilities = request.configuration.get("capabilities")
+    return isinstance(capabilities, dict) and capabilities.get(ANNOTATIONS_CAPABILITY) is True
+
+
+def _may(capability: int) -> bool:
+    """Return whether this process has a capability (proc(5), "CapEff" in /proc/[pid]/status)."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+        effective = next((line.split()[1] for line in lines if line.startswith("CapEff:")), "0")
+    return bool(int(effective, 16) >> capability & 1)
+
+
+# --- what all have in common -----------------------------------------------------------------------------------
+
+
+def _logged(request: Request, configuration: Configuration, work: Callable[[Log], None]) -> None:
+    """Do the work; what fails is logged, and raised as the specification's error."""
+    journal = Log(
+        configuration.log_file,
+        configuration.log_level,
+        about={
+            "command": request.command,
+            "namespace": request.arguments.get("K8S_POD_NAMESPACE", ""),
+            "pod": request.arguments.get("K8S_POD_NAME", ""),
+            "container": request.container_id,
+            "interface": request.interface,
+        },
+    )
+    try:
+        try:
+            work(journal)
+        except CaptureError as error:
+            raise _as_cni_error(error, request) from None
+    except CniError as error:
+        journal.error(error.message, code=error.code, details=error.details)
+        raise
+
+
+def _as_cni_error(error: CaptureError, request: Request) -> CniError:
+    """Return an error of ours as one of the specification."""
+    if isinstance(error, ConfigurationError):  # what the pod says has been refused before
+        return CniError(INVALID_CONFIGURATION, f"network configuration: {error.message}", error.remedy)
+    if isinstance(error, HostNamespaceError):
+        return CniError(
+            HOST_NAMESPACE,
+            f"refused: CNI_NETNS={request.namespace} is the node's own network namespace",
+            "A captured node is a dead node. Pods with hostNetwork get no CNI plugin; look who called this one.",
+        )
+    if isinstance(error, NamespaceError):
+        code = UNKNOWN_CONTAINER if request.command == "CHECK" else INVALID_ENVIRONMENT
+        return CniError(code, f"CNI_NETNS: {error.message}", error.remedy)
+    if isinstance(error, PrivilegeError | UnsupportedError):
+        return CniError(CANNOT_CAPTURE, error.message, error.remedy)
+    return CniError(NOT_APPLIED, error.message, error.remedy)
