@@ -1,25 +1,15 @@
 """What differs between the rules that were asked for and the rules that are there.
 
-In our own chains every rule counts, in order. In built-in chains ours must be there in order, and a rule
-of somebody else counts when it stands before ours and may take traffic away from them. Counters and
-comments never count.
+In our own chains, in either spelling, every rule counts, in order. In built-in chains ours must be there in
+order; what nobody else writes is ours, as a second set is; and a rule of somebody else counts when it stands
+before ours and may take traffic away from them. Counters and comments never count.
 """
 
 from __future__ import annotations
 
 from capture.canonical import CanonicalChain, canonical
-from capture.model import (
-    BUILT_IN_CHAINS,
-    FAMILIES,
-    Continue,
-    Jump,
-    Log,
-    RestoreMark,
-    Rule,
-    SaveMark,
-    SetMark,
-    SetZone,
-)
+from capture.model import FAMILIES
+from capture.ownership import CERTAIN, is_our_chain, shape, takes_away
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -30,12 +20,11 @@ if TYPE_CHECKING:
     from capture.addresses import Family
     from capture.canonical import CanonicalTables
     from capture.examples import Example
-    from capture.model import Ruleset, TableName
+    from capture.model import Rule, Ruleset, TableName
 
     Kind = Literal["missing", "unexpected", "foreign", "policy", "family"]
-
-GO_ON = (Continue, Log, SetMark, SaveMark, RestoreMark, SetZone)
-"""Verdicts after which the next rule is looked at."""
+    Numbered = list[tuple[int, Rule]]
+    """Rules with their places in a chain, which count from 1."""
 
 EMPTY = CanonicalChain("ACCEPT", ())
 
@@ -43,7 +32,7 @@ EMPTY = CanonicalChain("ACCEPT", ())
 class Difference(Value):
     """One difference: where, of what kind, and which rule; position counts from 1, in the live chain if it is there.
 
-    Kinds: a rule of ours is ``missing``; a rule in our chain, or a jump to it, is ``unexpected``; a
+    Kinds: a rule of ours is ``missing``; a rule in our chain, or one of ours elsewhere, is ``unexpected``; a
     ``foreign`` rule stands before ours and may take traffic away; a built-in chain has another ``policy``;
     a ``family`` is captured that should not be. ``example`` is a packet that goes elsewhere because of it.
     """
@@ -68,13 +57,14 @@ class Difference(Value):
 def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
     """Return every difference that can matter to a packet, in the order of the tables."""
     found: list[Difference] = []
-    ours = chain_names(desired)
     for family in FAMILIES:
         there = canonical(live, family)
-        if family in desired.families:
-            found += _family_differences(family, canonical(desired, family), there, ours)
-        else:
-            found += _captured_family(family, there, ours)
+        if family not in desired.families:
+            found += _captured_family(family, there)
+            continue
+        wanted = canonical(desired, family)
+        for place in dict.fromkeys((*wanted, *there)):
+            found += _chain_differences(family, place, wanted.get(place, EMPTY), there.get(place, EMPTY))
     return found
 
 
@@ -83,107 +73,70 @@ def can_stay(desired: Ruleset, live: Ruleset) -> bool:
     return desired.comments == live.comments and all(d.kind == "policy" for d in differences(desired, live))
 
 
-def chain_names(ruleset: Ruleset) -> frozenset[tuple[TableName, str]]:
-    """Return our chains: those of a rule set that are not built in."""
-    return frozenset(
-        (table.name, chain.name)
-        for table in ruleset.tables
-        for chain in table.chains
-        if chain.name not in BUILT_IN_CHAINS[table.name]
-    )
-
-
-def _family_differences(
-    family: Family, desired: CanonicalTables, live: CanonicalTables, ours: frozenset[tuple[TableName, str]]
-) -> Iterator[Difference]:
-    for place in dict.fromkeys((*desired, *live)):
-        table, name = place
-        wanted, there = desired.get(place, EMPTY), live.get(place, EMPTY)
-        if name in BUILT_IN_CHAINS[table]:
-            yield from _built_in_differences(family, table, name, wanted, there, ours)
-        elif place in desired or place in ours:
-            yield from _own_differences(family, table, name, wanted.rules, there.rules)
-
-
-def _own_differences(
-    family: Family, table: TableName, name: str, wanted: tuple[Rule, ...], there: tuple[Rule, ...]
+def _chain_differences(
+    family: Family, place: tuple[TableName, str], wanted: CanonicalChain, there: CanonicalChain
 ) -> Iterator[Difference]:
     if wanted == there:
         return
-    for rule, place in _only_in_first(wanted, there):
-        yield Difference(family, table, name, "missing", rule, place)
-    for rule, place in _only_in_first(there, wanted):
-        yield Difference(family, table, name, "unexpected", rule, place)
-
-
-def _built_in_differences(
-    family: Family,
-    table: TableName,
-    name: str,
-    wanted: CanonicalChain,
-    there: CanonicalChain,
-    ours: frozenset[tuple[TableName, str]],
-) -> Iterator[Difference]:
+    table, name = place
     if there.policy != wanted.policy:
         yield Difference(family, table, name, "policy", policy=there.policy)
-    for rule, place in _only_in_first(wanted.rules, there.rules):
-        yield Difference(family, table, name, "missing", rule, place)
-    extra = list(_only_in_first(there.rules, wanted.rules))
-    extra_places = {place for _, place in extra}
-    last_of_ours = max((p for p in range(1, len(there.rules) + 1) if p not in extra_places), default=0)
-    for rule, place in extra:
-        if isinstance(rule.verdict, Jump) and (table, rule.verdict.chain) in ours:
-            yield Difference(family, table, name, "unexpected", rule, place)
-        elif place < last_of_ours and may_take_away(rule):
-            yield Difference(family, table, name, "foreign", rule, place)
+    missing, extra = _only_in_one(wanted.rules, there.rules)
+    none: Numbered = []
+    told_apart = (extra, none) if is_our_chain(name) else _told_apart(table, name, extra, len(there.rules))
+    kinds: tuple[Kind, ...] = ("missing", "unexpected", "foreign")
+    for kind, rules in zip(kinds, (missing, *told_apart), strict=True):
+        for position, rule in rules:
+            yield Difference(family, table, name, kind, rule, position)
 
 
-def _captured_family(
-    family: Family, live: CanonicalTables, ours: frozenset[tuple[TableName, str]]
-) -> Iterator[Difference]:
+def _told_apart(table: TableName, name: str, extra: Numbered, length: int) -> tuple[Numbered, Numbered]:
+    """Return which of the other rules of a shared chain are ours, and which of somebody else's matter."""
+    last_of_ours = max({*range(1, length + 1)} - {position for position, _ in extra}, default=0)
+    ours = [(position, rule) for position, rule in extra if shape(table, name, rule) == CERTAIN]
+    return ours, [
+        (position, rule)
+        for position, rule in extra
+        if (position, rule) not in ours and position < last_of_ours and takes_away(rule)
+    ]
+
+
+def _captured_family(family: Family, live: CanonicalTables) -> Iterator[Difference]:
     for (table, name), chain in live.items():
-        if name not in BUILT_IN_CHAINS[table]:
-            continue
-        for place, rule in enumerate(chain.rules, 1):
-            if isinstance(rule.verdict, Jump) and (table, rule.verdict.chain) in ours:
-                yield Difference(family, table, name, "family", rule, place)
+        if not is_our_chain(name):
+            for position, rule in enumerate(chain.rules, 1):
+                if shape(table, name, rule) == CERTAIN:
+                    yield Difference(family, table, name, "family", rule, position)
 
 
-def may_take_away(rule: Rule) -> bool:
-    """Return whether a packet that matches the rule may never meet the rules after it."""
-    return not isinstance(rule.verdict, GO_ON)
-
-
-def _only_in_first(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> Iterator[tuple[Rule, int]]:
-    """Yield what of ``first`` is no part of the longest order that both share, with its place from 1."""
-    shared = _longest_common(first, second)
-    for place, rule in enumerate(first, 1):
-        if place - 1 not in shared:
-            yield rule, place
-
-
-def _longest_common(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> set[int]:
-    """Return the places in ``first`` of a longest common subsequence; equal ends are taken off before."""
+def _only_in_one(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[Numbered, Numbered]:
+    """Return what of each is no part of a longest order that both share."""
     start, end = 0, 0
     shortest = min(len(first), len(second))
     while start < shortest and first[start] == second[start]:
         start += 1
     while end < shortest - start and first[-1 - end] == second[-1 - end]:
         end += 1
-    shared = {*range(start), *range(len(first) - end, len(first))}
-    middle, other = first[start : len(first) - end], second[start : len(second) - end]
-    lengths = [[0] * (len(other) + 1) for _ in range(len(middle) + 1)]
-    for i in range(len(middle) - 1, -1, -1):
-        for j in range(len(other) - 1, -1, -1):
-            same = middle[i] == other[j]
+    return _beside_the_longest(start, first[start : len(first) - end], second[start : len(second) - end])
+
+
+def _beside_the_longest(start: int, first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[Numbered, Numbered]:
+    """Return what of each is no part of a longest common subsequence; the places before ``start`` are taken."""
+    lengths = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
+    for i in range(len(first) - 1, -1, -1):
+        for j in range(len(second) - 1, -1, -1):
+            same = first[i] == second[j]
             lengths[i][j] = lengths[i + 1][j + 1] + 1 if same else max(lengths[i + 1][j], lengths[i][j + 1])
+    only_first: Numbered = []
+    only_second: Numbered = []
     i = j = 0
-    while i < len(middle) and j < len(other):
-        if middle[i] == other[j]:
-            shared.add(start + i)
+    while i < len(first) or j < len(second):
+        if i < len(first) and j < len(second) and first[i] == second[j]:
             i, j = i + 1, j + 1
-        elif lengths[i + 1][j] >= lengths[i][j + 1]:
+        elif j == len(second) or (i < len(first) and lengths[i + 1][j] >= lengths[i][j + 1]):
+            only_first.append((start + i + 1, first[i]))
             i += 1
         else:
+            only_second.append((start + j + 1, second[j]))
             j += 1
-    return shared
+    return only_first, only_second

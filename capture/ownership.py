@@ -3,8 +3,8 @@
 Chains are ours by name, in either spelling: ISTIO_OUTPUT as upstream writes it, ISTIO-OUTPUT as older
 listings print it. Whatever is in them is ours too. In every other chain a rule is ours if it jumps to one
 of our chains. What is left are rules of ours in built-in chains that jump nowhere: interfaces left alone,
-the marks of a transparent proxy, the DNS rules of upstream's older versions. They look like rules that
-anybody might write, so they are told from look-alikes by evidence, best first:
+the marks of a transparent proxy, the DNS rules of upstream's older versions. Some of these nobody else writes.
+The others look like rules that anybody might write, so they are told from look-alikes by evidence, best first:
 
 1. the rule set that we remember to have applied (``recorded``), where it is what stands there;
 2. else their exact shape, beside a rule that is certainly ours and with nothing foreign in between;
@@ -141,7 +141,7 @@ def our_rules(live: Ruleset, family: Family, recorded: Ruleset | None = None) ->
                 continue
             rules = tuple(chain.rules_for(family))
             places[table.name, chain.name] = frozenset(
-                position for position, rule in enumerate(rules) if jumps_to_ours(rule)
+                position for position, rule in enumerate(rules) if shape(table.name, chain.name, rule) == CERTAIN
             )
             if chain.name not in BUILT_IN_CHAINS[table.name]:
                 continue
