@@ -32,12 +32,36 @@ def in_words(verified: Verified) -> Iterator[str]:
         yield f"{_need(need)} is missing"
 
 
+def notes_in_words(verified: Verified) -> Iterator[str]:
+    """Yield a sentence for each rule of somebody else that is worth a note, and no difference."""
+    for note in verified.notes:
+        if note.rule is not None:
+            rule = text_of(note.rule, note.family)
+            yield f"{_place(note)} belongs to somebody else, and takes no traffic away from us: {rule}"
+
+
 def _sentence(difference: Difference) -> str:
-    where = f"{FAMILY_NAMES[difference.family]} {difference.table} {difference.chain}"
     if difference.rule is None:
+        where = f"{FAMILY_NAMES[difference.family]} {difference.table} {difference.chain}"
         return f"{where}: the policy is {difference.policy}, and should be ACCEPT"
-    place = f"rule {difference.position}" if difference.position else "a rule"
-    return f"{where}: {place} {MEANINGS[difference.kind]}: {text_of(difference.rule, difference.family)}"
+    rule = text_of(difference.rule, difference.family)
+    return f"{_place(difference)} {MEANINGS[difference.kind]}: {rule}{_consequence(difference)}"
+
+
+def _place(difference: Difference) -> str:
+    where = f"{FAMILY_NAMES[difference.family]} {difference.table} {difference.chain}"
+    return f"{where}: rule {difference.position}" if difference.position else f"{where}: a rule"
+
+
+def _consequence(difference: Difference) -> str:
+    """Return what a difference does to some packet, if a packet was found to which it does anything."""
+    if difference.example is None:
+        return ""
+    from capture.cli.trace import packet_in_words  # it imports click, which istio-init does without
+
+    example = difference.example
+    packet = packet_in_words(example.packet)
+    return f" (so that {packet}: {example.live.outcome} instead of {example.asked.outcome})"
 
 
 def text_of(rule: Rule, family: Family) -> str:
@@ -69,9 +93,23 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
             "position": difference.position or None,
             "rule": text_of(difference.rule, difference.family) if difference.rule else None,
             "policy": difference.policy or None,
+            "example": _example_as_plain(difference),
             "message": _sentence(difference),
         }
         for difference in verified.differences
     ]
     found += [{"kind": "plumbing", "message": f"{_need(need)} is missing"} for need in verified.missing]
     return found
+
+
+def _example_as_plain(difference: Difference) -> dict[str, str] | None:
+    if difference.example is None:
+        return None
+    from capture.cli.trace import packet_in_words  # as above
+
+    example = difference.example
+    return {
+        "packet": packet_in_words(example.packet),
+        "asked": example.asked.outcome,
+        "live": example.live.outcome,
+    }

@@ -17,7 +17,7 @@ COMMANDS = {
     "explain": ("capture.cli.explain:explain", "Print the policy in words: what is captured, what is not, and why."),
     "clean": ("capture.cli.clean:clean", "Remove everything that is ours."),
     "render": ("capture.cli.render:render", "Print what would be sent to the kernel."),
-    "doctor": ("capture.cli.doctor:doctor", "Say what this kernel and host can do, and mend what is missing."),
+    "doctor": ("capture.cli.doctor:doctor", "Say what this kernel and host can do, and how to mend what is missing."),
 }
 """Each command: where it is, and what it does in a line."""
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from capture.cli.differences import FAMILY_NAMES, as_plain, in_words, text_of
 from capture.cli.table import is_of_family, listed_chains, listing
-from capture.model import FAMILIES, MANGLE, NAT, RAW
+from capture.model import FAMILIES, MANGLE, NAT, RAW, UnknownMatch, UnknownVerdict
 from capture.ownership import is_our_chain, our_rules, ours_only
 from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from capture.addresses import Family
     from capture.cli.table import ListedChain, Row
-    from capture.model import Ruleset, TableName
+    from capture.model import Chain, Rule, Ruleset, Table, TableName
     from capture.program import Dumped, Standing, Verified
 
 SHOWN_TABLES = (NAT, MANGLE, RAW)
@@ -86,27 +86,57 @@ def save(shown: list[Shown]) -> str:
 
     texts = []
     for part in shown:
-        whole = part.standing.live.table(part.table)
-        if whole is not None:
-            chains = tuple(chain for chain in whole.chains if is_of_family(chain, whole.name, part.family))
-            only = part.standing.live.replace(tables=(whole.replace(chains=chains),))
-            texts.append(f"{part.heading}\n{save_text(only, part.family, counters=True)}")
+        only = _only(part.standing.live, (part.table,), part.family)
+        left_out = ""
+        if part.standing.backend != "iptables":
+            only, left_out = _without_words_of(only, part.standing.backend)
+        texts.append(f"{part.heading}\n{left_out}{save_text(only, part.family, counters=True)}")
     return "\n".join(texts)
 
 
 def nft(shown: list[Shown]) -> str:
-    """Return nft scripts. Rules of others in the tables of iptables have no place in tables that are ours alone."""
+    """Return nft scripts that make these rules in our tables, where there is no place for rules of others."""
     from capture.backends.nftables.text import render_text
 
     texts = []
     for standing in dict.fromkeys(part.standing for part in shown):
         of_it = [part for part in shown if part.standing is standing]
         families = tuple(dict.fromkeys(part.family for part in of_it))
-        names = {part.table for part in of_it}
         live = standing.live if standing.backend == "nftables" else ours_only(standing.live)
-        tables = tuple(each for each in live.tables if each.name in names)
-        texts.append(render_text(live.replace(families=families, tables=tables)))
+        only, left_out = _without_words_of(_only(live, {part.table for part in of_it}), standing.backend)
+        texts.append(left_out + render_text(only.replace(families=families)))
     return "\n".join(texts)
+
+
+def _only(live: Ruleset, names: Collection[TableName], family: Family | None = None) -> Ruleset:
+    """Return the tables of these names, with the chains of one family if that is given."""
+    tables = [table for table in live.tables if table.name in names]
+    if family is not None:
+        tables = [
+            table.replace(chains=tuple(chain for chain in table.chains if is_of_family(chain, table.name, family)))
+            for table in tables
+        ]
+    return live.replace(tables=tuple(tables))
+
+
+def _without_words_of(live: Ruleset, backend: str) -> tuple[Ruleset, str]:
+    """Return the rules that can be said in any backend's words, and comments about those that cannot."""
+    left_out: list[str] = []
+
+    def kept(table: Table, chain: Chain) -> Chain:
+        rules = tuple(rule for rule in chain.rules if not _is_in_words_of_others(rule))
+        for rule in chain.rules:
+            if _is_in_words_of_others(rule):
+                words = text_of(rule, rule.family or live.families[0])
+                left_out.append(f"# left out, since only {backend} can say it: {table.name} {chain.name} {words}\n")
+        return chain.replace(rules=rules)
+
+    tables = tuple(table.replace(chains=tuple(kept(table, chain) for chain in table.chains)) for table in live.tables)
+    return live.replace(tables=tables), "".join(left_out)
+
+
+def _is_in_words_of_others(rule: Rule) -> bool:
+    return isinstance(rule.verdict, UnknownVerdict) or any(isinstance(match, UnknownMatch) for match in rule.matches)
 
 
 # --- json ----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from capture import program
-from capture.cli.differences import as_plain, in_words
+from capture.cli.differences import as_plain, in_words, notes_in_words
 from capture.cli.options import CaptureCommand, capture_options, flags, format_option, host_of, namespace_options, said
 from capture.errors import EXIT_DONE, EXIT_DRIFT
 
@@ -35,6 +35,7 @@ def verify(ctx: click.Context, namespace: str | None, form: str) -> int:
         import json  # 7 ms, for this format only
 
         plain = {"as_asked": verified.holds, "compared_with": asked, "differences": as_plain(verified)}
+        plain["notes"] = list(notes_in_words(verified))
         click.echo(json.dumps(plain, indent=1))
     elif verified.holds:
         click.echo(f"as asked: the live rules are what {asked}")
@@ -43,4 +44,7 @@ def verify(ctx: click.Context, namespace: str | None, form: str) -> int:
         click.echo(f"{len(found)} difference{'s' if len(found) > 1 else ''} from what {asked}:")
         for sentence in found:
             click.echo(f"  {sentence}")
+    if form == "table":
+        for sentence in notes_in_words(verified):
+            click.echo(f"note: {sentence}")
     return EXIT_DONE if verified.holds else EXIT_DRIFT
