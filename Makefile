@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH):/usr/sbin:/sbin
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test bundle lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ test: ## Lint, then every layer of tests; ARGS="-k name" to choose, WORKERS=0 fo
 	@scripts/setup test
 	@$(MAKE) --no-print-directory lint
 	$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m "not long and not vm" $(ARGS)
+
+bundle: ## dist/bundle: our programs with an interpreter of their own, for nodes without Python
+	@scripts/setup bundle
+	@$(VENV)/bin/python scripts/bundle/build.py
 
 lint: ## ruff and mypy --strict
 	@scripts/setup lint

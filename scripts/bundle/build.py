@@ -1,0 +1,199 @@
+"""Builds ``dist/bundle``: our programs with an interpreter and a C library of their own, for nodes that have neither.
+
+    dist/bundle/capture-cni, istio-init, capture   one static launcher, by three names
+    dist/bundle/lib/ld.so, libc.so.6, ...          the C library of the machine it was built on
+    dist/bundle/lib/interpreter                    Python, with all modules of ours and of its library frozen in
+    dist/bundle/lib/dynload/                       what Python has as shared objects
+
+Needs a C compiler, the static library of Python (Debian: libpython3-dev) and click.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import marshal
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from modulefinder import ModuleFinder
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+PROGRAMS = {"capture-cni": "cni.__main__", "istio-init": "initcontainer.__main__", "capture": "capture.cli"}
+OWN_PACKAGES = ("capture", "cni", "initcontainer")
+ALWAYS = ("encodings.utf_8", "encodings.ascii", "encodings.latin_1", "encodings.idna", "encodings.aliases")
+"""Codecs are looked up by name when text is first decoded, which no import statement shows."""
+LEFT_OUT = (
+    *("iptc", "nftables", "pyroute2", "distutils", "setuptools", "pip"),
+    *("test", "unittest", "doctest", "pdb", "pydoc", "curses", "readline", "tkinter", "sqlite3", "lib2to3"),
+    *("asyncio", "concurrent", "multiprocessing", "xml", "xmlrpc", "colorama", "ctypes.macholib"),
+)
+"""Extras that a node has no use for: other drivers, and what the standard library offers to developers."""
+
+
+class BuildError(Exception):
+    """The bundle cannot be built here; the message says what is missing."""
+
+
+def main() -> int:
+    """Build the bundle and say where it is and how large."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "dist" / "bundle")
+    output = parser.parse_args().output
+    try:
+        build(output)
+    except BuildError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    return 0
+
+
+def build(output: Path) -> None:
+    """Build into a directory beside the output, then put it in its place."""
+    fresh = output.with_name(output.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    library = fresh / "lib"
+    (library / "dynload").mkdir(parents=True)
+    print("bundle: finding modules", flush=True)
+    modules, extensions = find_modules()
+    with tempfile.TemporaryDirectory() as scratch:
+        print(f"bundle: compiling an interpreter with {len(modules)} modules", flush=True)
+        write_frozen(Path(scratch) / "frozen.h", modules)
+        compile_interpreter(Path(scratch), library / "interpreter")
+        compile_launcher(fresh)
+    for extension in extensions:
+        shutil.copy2(extension, library / "dynload")
+    copy_shared_libraries([library / "interpreter", *extensions], library)
+    shutil.rmtree(output, ignore_errors=True)
+    fresh.rename(output)
+    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file() and not file.is_symlink())
+    print(f"bundle: {output}, {size / 1e6:.1f} MB, carries glibc {glibc_version()}")
+
+
+# --- what goes in ----------------------------------------------------------------------------------
+
+
+def find_modules() -> tuple[dict[str, tuple[bytes, bool]], list[Path]]:
+    """Return every Python module that our programs may import, as code, and the shared objects among them."""
+    finder = ModuleFinder(path=[str(ROOT), *sys.path], excludes=list(LEFT_OUT))
+    for package in OWN_PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            finder.import_hook(".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    for name in ALWAYS:
+        finder.import_hook(name)
+    modules, extensions = {}, []
+    for name, module in finder.modules.items():
+        file: str | None = vars(module)["__file__"]
+        if file is None:
+            continue
+        if file.endswith(".py"):
+            modules[name] = (code_of(Path(file), name), bool(vars(module)["__path__"]))
+        elif file.endswith(".so"):
+            extensions.append(Path(file))
+    modules["bundle_start"] = (code_of(HERE / "bundle_start.py", "bundle_start"), False)
+    return modules, extensions
+
+
+def code_of(path: Path, name: str) -> bytes:
+    """Return the code of a module, without docstrings of the standard library's, as ``marshal`` writes it."""
+    source = importlib.util.decode_source(path.read_bytes())
+    own = name.partition(".")[0] in OWN_PACKAGES or name.partition(".")[0] == "click"
+    # Docstrings of ours and of click are shown by --help; assertions are kept everywhere.
+    return marshal.dumps(compile(source, f"<{name}>", "exec", dont_inherit=True, optimize=0 if own else 2))
+
+
+def write_frozen(path: Path, modules: dict[str, tuple[bytes, bool]]) -> None:
+    """Write the table of frozen modules and the table of programs as C."""
+    with path.open("w", encoding="ascii") as header:
+        for place, (code, _) in enumerate(modules.values()):
+            header.write(f"static const unsigned char module_{place}[] = {{{','.join(map(str, code))}}};\n")
+        header.write("static const struct _frozen FROZEN_MODULES[] = {\n")
+        for place, (name, (code, is_package)) in enumerate(modules.items()):
+            header.write(f'    {{"{name}", module_{place}, {len(code)}, {int(is_package)}, NULL}},\n')
+        header.write("    {NULL, NULL, 0, 0, NULL},\n};\n")
+        header.write("struct program { const char *name, *module; };\nstatic const struct program PROGRAMS[] = {\n")
+        for name, module in PROGRAMS.items():
+            header.write(f'    {{"{name}", "{module}"}},\n')
+        header.write("    {NULL, NULL},\n};\n")
+
+
+# --- compiling -------------------------------------------------------------------------------------
+
+
+def compile_interpreter(scratch: Path, target: Path) -> None:
+    """Compile and link the interpreter against Python's static library."""
+    variables = sysconfig.get_config_vars("LIBPL", "LIBRARY", "LIBS", "SYSLIBS", "MODLIBS", "LINKFORSHARED")
+    directory, library, *flags = (value or "" for value in variables)
+    archive = Path(directory) / library
+    if not archive.exists():
+        raise BuildError(f"{archive} is missing: install libpython3-dev (Debian, Ubuntu) or python3-devel (Fedora)")
+    libraries = dict.fromkeys(flag for group in flags for flag in group.split() if flag.startswith(("-l", "-Wl,")))
+    compiler(
+        "-no-pie",
+        f"-I{scratch}",
+        f"-I{sysconfig.get_path('include')}",
+        str(HERE / "interpreter.c"),
+        "-Wl,-export-dynamic",
+        str(archive),
+        *libraries,
+        "-lz",
+        "-lexpat",
+        "-o",
+        str(target),
+    )
+    strip(target)
+
+
+def compile_launcher(directory: Path) -> None:
+    """Compile the launcher and give it its names."""
+    first, *others = PROGRAMS
+    compiler("-static", str(HERE / "launcher.c"), "-o", str(directory / first))
+    strip(directory / first)
+    for name in others:
+        os.link(directory / first, directory / name)
+
+
+def compiler(*arguments: str) -> None:
+    """Run the C compiler."""
+    command = shutil.which("cc") or shutil.which("gcc")
+    if command is None:
+        raise BuildError("no C compiler: install gcc and libc6-dev (Debian, Ubuntu)")
+    done = subprocess.run([command, "-O2", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"the compiler failed:\n{done.stderr[-2000:]}")
+
+
+def strip(path: Path) -> None:
+    """Remove symbols that only a debugger reads."""
+    if shutil.which("strip"):
+        subprocess.run(["strip", "--strip-unneeded", str(path)], check=True)
+
+
+# --- shared libraries --------------------------------------------------------------------------------
+
+
+def copy_shared_libraries(objects: list[Path], target: Path) -> None:
+    """Copy the dynamic linker and every library that the objects need, as ldd(1) finds them."""
+    needed: dict[str, str] = {}
+    for each in objects:
+        listing = subprocess.run(["ldd", str(each)], capture_output=True, text=True, check=True).stdout
+        needed |= dict(re.findall(r"^\s*(\S+) => (/\S+) \(0x", listing, re.MULTILINE))
+        for linker in re.findall(r"^\s*(/\S*/ld-linux\S*) \(0x", listing, re.MULTILINE):
+            needed["ld.so"] = linker
+    for name, path in needed.items():
+        shutil.copy2(os.path.realpath(path), target / name)
+
+
+def glibc_version() -> str:
+    """Return the version of the C library that is copied."""
+    return os.confstr("CS_GNU_LIBC_VERSION") or "?"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

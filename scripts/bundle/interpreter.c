@@ -1,0 +1,96 @@
+/* The Python interpreter of the bundle, with every module that our programs need frozen into it.
+ *
+ * A frozen module is found in a table of the executable: no directory is searched and no file opened for it.
+ * The configuration is that of `python -I -S`: the environment and the user's directories play no role.
+ * FROZEN_MODULES, PROGRAMS and their contents are generated (frozen.h).
+ */
+#include <Python.h>
+#include <string.h>
+
+#include "frozen.h"
+
+static void check(PyStatus status)
+{
+    if (PyStatus_Exception(status))
+        Py_ExitStatusException(status);
+}
+
+static const char *entry_module(const char *name)
+{
+    for (const struct program *program = PROGRAMS; program->name; program++)
+        if (strcmp(program->name, name) == 0)
+            return program->module;
+    return NULL;
+}
+
+/* The directory of this executable's extension modules: LIB/dynload, where LIB is given by the dynamic linker. */
+static wchar_t *extension_directory(const char *executable)
+{
+    char path[4096];
+    const char *slash = strrchr(executable, '/');
+    int length = slash ? (int)(slash - executable) : 1;
+    snprintf(path, sizeof path, "%.*s/dynload", length, slash ? executable : ".");
+    return Py_DecodeLocale(path, NULL);
+}
+
+static void configure(PyConfig *config, int argc, char **argv, const char *executable)
+{
+    wchar_t *extensions = extension_directory(executable);
+    const wchar_t *nowhere = L"/nonexistent";
+
+    PyConfig_InitIsolatedConfig(config);
+    config->site_import = 0;
+    config->write_bytecode = 0;
+    config->pathconfig_warnings = 0;
+    config->parse_argv = 0;
+    config->install_signal_handlers = 1;
+    config->module_search_paths_set = 1;
+    check(PyWideStringList_Append(&config->module_search_paths, extensions));
+    check(PyConfig_SetBytesArgv(config, argc, argv));
+    check(PyConfig_SetString(config, &config->home, nowhere));
+    check(PyConfig_SetString(config, &config->prefix, nowhere));
+    check(PyConfig_SetString(config, &config->exec_prefix, nowhere));
+    check(PyConfig_SetString(config, &config->base_prefix, nowhere));
+    check(PyConfig_SetString(config, &config->base_exec_prefix, nowhere));
+    check(PyConfig_SetString(config, &config->stdlib_dir, nowhere));
+    check(PyConfig_SetBytesString(config, &config->executable, argv[0]));
+    PyMem_RawFree(extensions);
+}
+
+/* Where the dynamic linker found this executable: the auxiliary vector names the linker, beside which it lies. */
+#include <sys/auxv.h>
+
+int main(int argc, char **argv)
+{
+    const char *linker = (const char *)getauxval(AT_EXECFN);
+    const char *module = entry_module(argv[0]);
+    PyPreConfig preconfig;
+    PyConfig config;
+    PyObject *runner;
+    int status = 1;
+
+    if (!module) {
+        fprintf(stderr, "error: called as %s: the programs of this bundle are capture-cni, istio-init and capture\n", argv[0]);
+        return 2;
+    }
+    PyPreConfig_InitIsolatedConfig(&preconfig);
+    preconfig.utf8_mode = 1;
+    check(Py_PreInitialize(&preconfig));
+    PyImport_FrozenModules = FROZEN_MODULES;
+    configure(&config, argc, argv, linker);
+    check(Py_InitializeFromConfig(&config));
+    PyConfig_Clear(&config);
+
+    runner = PyImport_ImportModule("bundle_start");
+    if (runner) {
+        PyObject *code = PyObject_CallMethod(runner, "run", "s", module);
+        if (code && PyLong_Check(code))
+            status = (int)PyLong_AsLong(code);
+        Py_XDECREF(code);
+    }
+    if (PyErr_Occurred())
+        PyErr_Print();
+    /* Output is flushed; taking the interpreter apart would only cost time. */
+    fflush(NULL);
+    _exit(status);
+}
