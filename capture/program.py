@@ -87,12 +87,12 @@ def apply(
     Raises CaptureError and its kinds; then either the old rules stand or the new ones.
     """
     with Entered(namespace):
-        refuse_host(allowed=settings[ALLOW_HOST])
         return apply_here(settings, host or PodFromInside(), force=force)
 
 
 def apply_here(settings: Settings, host: Host, *, force: bool = False) -> Applied:
     """Do what ``apply`` does, in the namespace we are in."""
+    refuse_host(allowed=settings[ALLOW_HOST])
     witness = Witness(host)
     config, warnings = resolve(settings, witness)
     desired = build_ruleset(config)
