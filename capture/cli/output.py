@@ -20,12 +20,12 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 """128 and SIGPIPE: the reader of our output has gone."""
 
-RED, YELLOW, BOLD = "31", "33", "1"
+RED, GREEN, YELLOW = "31", "32", "33"
 
 
 def painted(text: str, colour: str, stream: TextIO) -> str:
     """Return the text in colour, if the stream is a terminal that may show it."""
-    if not stream.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
+    if not colour or not stream.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
         return text
     return f"\033[{colour}m{text}\033[0m"
 
