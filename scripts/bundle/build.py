@@ -83,8 +83,8 @@ def find_modules() -> tuple[dict[str, tuple[bytes, bool]], list[Path]]:
     """Return every Python module that our programs may import, as code, and the shared objects among them."""
     finder = ModuleFinder(path=[str(ROOT), *sys.path], excludes=list(LEFT_OUT))
     for package in OWN_PACKAGES:
-        for file in sorted((ROOT / package).rglob("*.py")):
-            finder.import_hook(".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+        for source in sorted((ROOT / package).rglob("*.py")):
+            finder.import_hook(".".join(source.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
     for name in ALWAYS:
         finder.import_hook(name)
     modules, extensions = {}, []
