@@ -246,7 +246,8 @@ def _clauses(words: Sequence[Word]) -> Iterator[Sequence[Word]]:
             while end < len(words) and not _begins_clause(words, end):
                 end += 1
         else:
-            end = place + (1 if first == "-f" else 3 if first == "!" else 2)
+            option = place + 1 if first == "!" else place
+            end = option + (1 if [word.printed for word in words[option : option + 1]] == ["-f"] else 2)
         yield words[place:end]
         place = end
 
@@ -293,7 +294,7 @@ def _own_option(clause: Sequence[Word]) -> Match:
         return OutInterface(value, negated)
     if name == "-p" and not negated:
         return PROTOCOLS[value]
-    raise NotOursError(name)
+    return PORTS[name]((_port_span(value),), negated)  # people leave out the -m tcp before it
 
 
 PROTOCOLS = {"tcp": Protocol("tcp"), "6": Protocol("tcp"), "udp": Protocol("udp"), "17": Protocol("udp")}
@@ -444,7 +445,7 @@ def _joins(one: Match, other: Match) -> bool:
 
 
 def _verdict(clause: Sequence[Word], chains: Collection[str]) -> Verdict:
-    name = clause[1].said
+    name = "".join(word.said for word in clause[1:2])
     if name in chains:
         return Jump(name)
     try:

@@ -20,6 +20,7 @@ from capture.addresses import IPV4, address_text
 from capture.model import (
     ALL_BITS,
     BUILT_IN_CHAINS,
+    MOST_SINGLE_RULES,
     Accept,
     ConnectionMark,
     ConnectionState,
@@ -59,8 +60,6 @@ if TYPE_CHECKING:
 
 MULTIPORT_SLOTS = 15
 """Ports in one multiport match; a range takes two (linux/netfilter/xt_multiport.h)."""
-MOST_IN_MULTIPORT = 16
-"""Longer lists of ports are one rule each, as those of networks."""
 MOST_COMMENT_BYTES = 255
 """linux/netfilter/xt_comment.h, without the closing NUL."""
 MOST_LOG_PREFIX_BYTES = 29
@@ -133,7 +132,7 @@ def _entries(match: Match) -> Iterator[Match]:
         for network in match.networks:
             yield match.replace(networks=(network,))
     elif isinstance(match, SourcePort | DestinationPort) and not match.negated:
-        single = len(match.ports) > MOST_IN_MULTIPORT
+        single = len(match.ports) > MOST_SINGLE_RULES
         for some in [[port] for port in match.ports] if single else slots(match.ports):
             yield match.replace(ports=tuple(some))
     elif isinstance(match, OwnerUid | OwnerGid) and not match.negated:

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from capture import model
+from capture.addresses import IPV4, IPV6
+from capture.backends.iptables.render import check_writable, comment, expanded, quoted, rule_text, save_text
+from capture.model import (
+    NAT,
+    Chain,
+    Counters,
+    Destination,
+    DestinationPort,
+    InInterface,
+    Jump,
+    Log,
+    OwnerUid,
+    Return,
+    Rule,
+    Ruleset,
+    SetMark,
+    Source,
+    Span,
+    Table,
+    UnknownMatch,
+    UnknownVerdict,
+    only,
+)
+from iptables_cases import CASES, FOREIGN, MATCHES, TCP, VERDICTS, Case, networks
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_rule_is_written_as_iptables_save_prints_it(case: Case) -> None:
+    assert rule_text(case.rule) == case.text
+
+
+def test_every_match_and_verdict_of_the_model_has_a_row() -> None:
+    assert {type(match).__name__ for case in MATCHES + FOREIGN for match in case.rule.matches} == _members("Match")
+    assert {type(case.rule.verdict).__name__ for case in VERDICTS + FOREIGN} == _members("Verdict")
+
+
+def _members(union: str) -> set[str]:
+    """Return the names in a union of the model, which only type checkers see as a value."""
+    for node in ast.walk(ast.parse(Path(model.__file__).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == union:
+            return {name.id for name in ast.walk(node.value) if isinstance(name, ast.Name)}
+    raise AssertionError(f"the model has no union {union}")
+
+
+class TestExpanded:
+    def test_a_rule_of_both_families_is_written_for_each(self) -> None:
+        rule = Rule(Return(), (TCP,))
+
+        assert [rule.family for rule in expanded([rule], IPV4)] == [IPV4]
+        assert [rule.family for rule in expanded([rule], IPV6)] == [IPV6]
+
+    def test_a_rule_of_the_other_family_is_left_out(self) -> None:
+        assert not list(expanded([Rule(Return(), (TCP,), IPV6)], IPV4))
+
+    def test_lists_become_one_rule_for_each_entry_in_order(self) -> None:
+        rule = Rule(
+            Return(),
+            (
+                Source(networks("10.0.0.0/8", "172.16.0.0/12")),
+                Destination(networks("192.168.0.0/16", "10.9.0.0/16"), negated=True),
+                OwnerUid((only(1), Span(5, 9))),
+            ),
+        )
+
+        assert [rule_text(single) for single in expanded([rule], IPV4)] == [
+            f"-s {network} ! -d 192.168.0.0/16 -m iprange ! --dst-range 10.9.0.0-10.9.255.255"
+            f" -m owner --uid-owner {uids} -j RETURN"
+            for network in ("10.0.0.0/8", "172.16.0.0/12")
+            for uids in ("1", "5-9")
+        ]
+
+    def test_a_few_ports_stay_together(self) -> None:
+        rule = Rule(Return(), (TCP, DestinationPort((only(80), only(443)))))
+
+        (single,) = expanded([rule], IPV4)
+
+        assert rule_text(single) == "-p tcp -m multiport --dports 80,443 -j RETURN"
+
+    def test_a_range_takes_two_of_the_fifteen_places_of_a_multiport(self) -> None:
+        ports = DestinationPort(tuple(Span(port, port + 1) for port in range(10, 50, 4)))
+
+        first, second = expanded([Rule(Return(), (TCP, ports))], IPV4)
+
+        assert first.matches == (TCP, DestinationPort(ports.ports[:7]))
+        assert second.matches == (TCP, DestinationPort(ports.ports[7:]))
+
+    def test_many_ports_become_one_rule_each(self) -> None:
+        rule = Rule(Return(), (TCP, DestinationPort(tuple(only(port) for port in range(17)))))
+
+        assert len(list(expanded([rule], IPV4))) == 17
+
+
+class TestWhatCannotBeWritten:
+    @pytest.mark.parametrize(
+        ("rule", "message"),
+        [
+            (Rule(Return(), (InInterface("!"),), IPV4), "cannot be named"),
+            (Rule(Return(), (InInterface("a\nb"),), IPV4), "line break"),
+            (Rule(Log("a\nCOMMIT"), (), IPV4), "line break"),
+            (Rule(Log("x" * 30), (), IPV4), "at most 29 bytes"),
+            (Rule(Log("ü" * 15), (), IPV4), "at most 29 bytes"),
+            (Rule(SetMark(0x10, 0xF), (), IPV4), "outside of its mask"),
+            (Rule(Return(), (DestinationPort((only(1),)),), IPV4), "without a protocol"),
+            (Rule(Return(), (TCP,)), "one family"),
+        ],
+    )
+    def test_a_value_that_would_not_stay_a_value(self, rule: Rule, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            rule_text(rule)
+
+    @pytest.mark.parametrize(
+        ("chain", "rule"),
+        [
+            ("ISTIO_OUTPUT", Rule(Return(), (UnknownMatch("-p icmp"),))),
+            ("ISTIO_OUTPUT", Rule(UnknownVerdict("MASQUERADE"))),
+            ("ISTIO_OUTPUT", Rule(Jump("-F"))),
+            ("ISTIO_OUTPUT", Rule(Jump("a b"))),
+            ("", Rule(Return())),
+            ("-X", Rule(Return())),
+            ('a"b', Rule(Return())),
+            ("x" * 29, Rule(Return())),
+        ],
+    )
+    def test_words_of_others_and_names_that_are_no_chains(self, chain: str, rule: Rule) -> None:
+        with pytest.raises(ValueError, match=r"kept, but not written|not the name of a chain"):
+            check_writable(chain, [rule])
+
+
+class TestQuoting:
+    @pytest.mark.parametrize("name", ['et"h0', "et'h0", "et\\h0", '"-j'])
+    def test_an_interface_with_quotes_stays_one_word(self, name: str) -> None:
+        text = rule_text(Rule(Return(), (InInterface(name),), IPV4))
+
+        assert text == f"-i {quoted(name)} -j RETURN"
+        assert re.fullmatch(r'-i "(\\.|[^"\\])*" -j RETURN', text)
+
+    def test_an_interface_like_an_option_is_the_value_of_the_option_before_it(self) -> None:
+        assert rule_text(Rule(Return(), (InInterface("-j"),), IPV4)) == "-i -j -j RETURN"
+
+
+class TestComment:
+    def test_line_breaks_become_blanks(self) -> None:
+        assert comment("a\n-A OUTPUT\tb") == "a -A OUTPUT b"
+
+    def test_what_is_too_long_is_cut_between_letters(self) -> None:
+        assert comment("x" + "ü" * 200) == "x" + "ü" * 127
+
+
+class TestSaveText:
+    ruleset = Ruleset(
+        (IPV4, IPV6),
+        (
+            Table(
+                NAT,
+                (
+                    Chain("OUTPUT", (Rule(Jump("ISTIO_OUTPUT"), (TCP,), why="out", counters=Counters(3, 180)),)),
+                    Chain("POSTROUTING", (), "DROP", Counters(1, 60)),
+                    Chain("ISTIO_OUTPUT", (Rule(Return(), (Destination(networks("::1")),), IPV6),)),
+                ),
+            ),
+        ),
+    )
+
+    def test_one_family(self) -> None:
+        assert save_text(self.ruleset, IPV4).splitlines() == [
+            "*nat",
+            ":OUTPUT ACCEPT [0:0]",
+            ":POSTROUTING DROP [1:60]",
+            ":ISTIO_OUTPUT - [0:0]",
+            "-A OUTPUT -p tcp -j ISTIO_OUTPUT",
+            "COMMIT",
+        ]
+
+    def test_counters_and_comments_on_request(self) -> None:
+        assert save_text(self.ruleset, IPV6, counters=True, comments=True).splitlines()[4:6] == [
+            "[3:180] -A OUTPUT -p tcp -m comment --comment out -j ISTIO_OUTPUT",
+            "[0:0] -A ISTIO_OUTPUT -d ::1/128 -j RETURN",
+        ]
