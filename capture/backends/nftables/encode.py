@@ -431,16 +431,16 @@ def _add_set(table: str, condition: Among, number: int, doing: str) -> Iterator[
         yield Change(nf.NFT_MSG_NEWSETELEM, nf.NFPROTO_INET, where + part, elements_of, NLM_F_CREATE)
 
 
-def _element_header(size: int, *before_key: bytes) -> bytes:
-    """Return the beginning of an element with a key of ``size`` bytes, which is all that differs between elements."""
-    key = _data(nf.NFTA_SET_ELEM_KEY, bytes(size))
-    return nested(nf.NFTA_LIST_ELEM, *before_key, key)[: -(size + 3 & ~3)]
+def _element_frame(size: int, *after_key: bytes) -> tuple[bytes, bytes]:
+    """Return what stands before and after the key of an element; elements differ in nothing else."""
+    element = nested(nf.NFTA_LIST_ELEM, _data(nf.NFTA_SET_ELEM_KEY, bytes(size)), *after_key)
+    key_end = len(element) - len(b"".join(after_key)) - (-size & 3)
+    return element[: key_end - size], element[key_end:]
 
 
 def _numbers(ranges: tuple[Range, ...], size: int) -> list[bytes]:
-    header = _element_header(size)
-    padding = bytes(-size & 3)
-    return [header + first.to_bytes(size, "big") + padding for first, _ in ranges]
+    before, after = _element_frame(size)
+    return [before + first.to_bytes(size, "big") + after for first, _ in ranges]
 
 
 def _intervals(ranges: tuple[Range, ...], size: int) -> list[bytes]:
@@ -449,13 +449,13 @@ def _intervals(ranges: tuple[Range, ...], size: int) -> list[bytes]:
     As nft does, the part before the first range is an end too, and a range that reaches the highest
     number has none.
     """
-    start = _element_header(size)
-    end = _element_header(size, attribute(nf.NFTA_SET_ELEM_FLAGS, u32be(nf.NFT_SET_ELEM_INTERVAL_END)))
-    padding = bytes(-size & 3)
+    before_start, after_start = _element_frame(size)
+    is_end = attribute(nf.NFTA_SET_ELEM_FLAGS, u32be(nf.NFT_SET_ELEM_INTERVAL_END))
+    before_end, after_end = _element_frame(size, is_end)
     beyond = 1 << size * 8
-    elements = [end + bytes(size) + padding] if ranges[0][0] > 0 else []
+    elements = [before_end + bytes(size) + after_end] if ranges[0][0] > 0 else []
     for first, last in ranges:
-        elements.append(start + first.to_bytes(size, "big") + padding)
+        elements.append(before_start + first.to_bytes(size, "big") + after_start)
         if last + 1 < beyond:
-            elements.append(end + (last + 1).to_bytes(size, "big") + padding)
+            elements.append(before_end + (last + 1).to_bytes(size, "big") + after_end)
     return elements
