@@ -117,7 +117,6 @@ MATCHES: list[Case] = [
     ),
     *_case("in-interface", Rule(Return(), (InInterface("eth1"),)), "-i eth1 -j RETURN"),
     *_case("in-interfaces", Rule(Return(), (InInterface("tap+"),)), "-i tap+ -j RETURN"),
-    *_case("in-any-interface", Rule(Return(), (InInterface("+"),)), "-i + -j RETURN"),
     *_case("in-interface-not", Rule(Return(), (InInterface("eth+", negated=True),)), "! -i eth+ -j RETURN"),
     *_case("in-longest-interface", Rule(Return(), (InInterface("fifteen-letters"),)), "-i fifteen-letters -j RETURN"),
     *_case("out-interface", Rule(Return(), (OutInterface("lo"),)), "-o lo -j RETURN"),

@@ -206,12 +206,12 @@ def _inverted(option: Option, flag: int) -> int:
 
 
 def _interface(name: str) -> tuple[bytes, bytes]:
-    """Return name and mask: with a trailing ``+`` the letters before it, else the letters and the end."""
+    """Return name and mask, which covers the letters before a trailing ``+``, else all letters and the end."""
     letters = name.encode("utf-8", "surrogateescape")
     if len(letters) >= IFNAMSIZ:
         raise ValueError(f"an interface name has at most {IFNAMSIZ - 1} bytes: {name!r}")
     if letters.endswith(b"+"):
-        return letters[:-1], b"\xff" * (len(letters) - 1)
+        return letters, b"\xff" * (len(letters) - 1)
     return letters, b"\xff" * (len(letters) + 1)
 
 
@@ -272,7 +272,7 @@ class _Reader:
         if not module or module[0].revision != extension[0].u.user.revision or not module[0].save:
             return name.decode()
         alias = getattr(module[0], "alias", None)
-        shown: bytes = alias(ctypes.cast(extension, ctypes.c_void_p)) if alias else name
+        shown: bytes = alias(extension) if alias else name
         start = os.lseek(1, 0, os.SEEK_CUR)
         self._extensions.save(module[0], header, extension)
         saved = os.pread(1, os.lseek(1, 0, os.SEEK_CUR) - start, start).decode("utf-8", "surrogateescape")
@@ -315,8 +315,9 @@ def _network(address: bytes, mask: bytes, family: Family) -> str:
 
 
 def _interface_name(name: bytes, mask: bytes) -> str:
-    """Return the name, with ``+`` where the mask ends before the name's end does."""
+    """Return the name as far as the mask covers it, then ``+``; or all of it if the mask covers its end."""
     if not mask:
-        return "+" if name else ""
-    letters = name.decode("utf-8", "surrogateescape")
-    return letters if len(mask) > len(name) else f"{letters}+"
+        return ""
+    if len(mask) > len(name):
+        return name.decode("utf-8", "surrogateescape")
+    return name[: len(mask)].decode("utf-8", "surrogateescape") + "+"

@@ -21,6 +21,7 @@ from capture.backends.iptables.programs import COMMANDS, require, run
 from capture.backends.iptables.refusals import refusal, unreadable
 from capture.backends.iptables.restore_text import restore_text
 from capture.backends.iptables.tables import legacy_tables
+from capture.backends.iptables.tidy import tidy
 from capture.model import Ruleset
 
 TYPE_CHECKING = False
@@ -68,6 +69,8 @@ class RestoreDriver(IptablesDriver):
             require(self.variant, edit.family, "restore")  # before anything is written, not between the families
         for family, of_family in by_family(edits):
             self._run(family, "restore", ["--noflush"], restore_text(of_family))
+        if self.variant == "nft":
+            tidy(edits)
 
     def _run(self, family: Family, purpose: Purpose, options: Sequence[str], text: str = "") -> str:
         path = require(self.variant, family, purpose)

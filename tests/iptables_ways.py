@@ -1,0 +1,50 @@
+"""The drivers of iptables, each with the program that lists what it wrote."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from capture.addresses import FAMILIES, IPV4
+from capture.backends.iptables.driver import IptablesDriver
+from capture.backends.iptables.iptc_driver import IptcDriver
+from capture.backends.iptables.restore import RestoreDriver
+from pytest_netns import Namespace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.addresses import Family
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A driver, and the variant of the programs that see its rules."""
+
+    name: str
+    driver: Callable[[], IptablesDriver]
+    variant: str
+
+    def command(self, family: Family, purpose: str = "") -> str:
+        """Return the name of a program: ``ip6tables-nft-save``, ``iptables-legacy``."""
+        command = f"{'iptables' if family == IPV4 else 'ip6tables'}-{self.variant}"
+        return f"{command}-{purpose}" if purpose else command
+
+    def saved(self, namespace: Namespace, family: Family) -> list[str]:
+        """Return what iptables-save prints, without comments and counters of policies."""
+        printed = namespace.run([self.command(family, "save")]).stdout.splitlines()
+        return [line.partition(" [")[0] for line in printed if not line.startswith("#")]
+
+    def saved_in_both(self, namespace: Namespace) -> list[list[str]]:
+        """Return what iptables-save prints for each family."""
+        return [self.saved(namespace, family) for family in FAMILIES]
+
+    def restore(self, namespace: Namespace, family: Family, text: str) -> None:
+        """Have somebody else write rules."""
+        namespace.run([self.command(family, "restore"), "--noflush"], stdin=text)
+
+
+WAYS = [
+    Way("restore-nft", lambda: RestoreDriver("nft"), "nft"),
+    Way("restore-legacy", lambda: RestoreDriver("legacy"), "legacy"),
+    Way("iptc", IptcDriver, "legacy"),
+]

@@ -1,0 +1,78 @@
+"""Each match and verdict, written by each driver, as the kernel's own listing shows it."""
+
+from __future__ import annotations
+
+import pytest
+
+from capture.addresses import FAMILIES
+from capture.backends.iptables.iptc_driver import IptcDriver
+from capture.backends.iptables.restore import RestoreDriver
+from capture.canonical import canonical
+from capture.model import TABLES, Chain, Return, Rule, Ruleset, Table
+from iptables_cases import OURS, TO_CHAIN, Case
+from iptables_ways import WAYS, Way
+from pytest_netns import NamespaceFactory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.addresses import Family
+
+pytestmark = pytest.mark.kernel
+
+CHAIN = "ISTIO_OUTPUT"
+
+
+def cases_of(table: str, family: Family) -> list[Case]:
+    return [case for case in OURS if case.table == table and case.rule.family == family]
+
+
+def ruleset_of_all_cases() -> Ruleset:
+    tables = tuple(
+        Table(
+            table,
+            (
+                Chain(CHAIN, tuple(case.rule for case in OURS if case.table == table)),
+                Chain(TO_CHAIN, (Rule(Return()),)),
+            ),
+        )
+        for table in TABLES
+    )
+    return Ruleset(FAMILIES, tables, comments=True)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+def test_what_is_written_is_what_is_listed_and_read(netns: NamespaceFactory, way: Way) -> None:
+    namespace, driver, desired = netns(), way.driver(), ruleset_of_all_cases()
+
+    with namespace.entered():
+        driver.write(desired, driver.read(), None)
+        live = driver.read()
+
+    assert live.comments
+    for family in FAMILIES:
+        lines = way.saved(namespace, family)
+        for table in TABLES:
+            of_table = lines[lines.index(f"*{table}") :]
+            of_table = of_table[: of_table.index("COMMIT")]
+            listed = [line.removeprefix(f"-A {CHAIN}").strip() for line in of_table if line.startswith(f"-A {CHAIN}")]
+            assert listed == [case.text for case in cases_of(table, family)]
+        assert canonical(live, family) == canonical(desired, family)
+
+
+def test_python_iptables_makes_the_same_state_as_iptables_restore(netns: NamespaceFactory) -> None:
+    states = []
+    for way in WAYS[1:]:
+        namespace, driver = netns(way.name), way.driver()
+        with namespace.entered():
+            driver.write(ruleset_of_all_cases(), driver.read(), None)
+        states.append(way.saved_in_both(namespace))
+
+    assert states[0] == states[1]
+
+
+def test_python_iptables_reads_the_same_as_iptables_save(netns: NamespaceFactory) -> None:
+    with netns().entered():
+        writer = RestoreDriver("legacy")
+        writer.write(ruleset_of_all_cases(), writer.read(), None)
+
+        assert IptcDriver().read() == writer.read()
