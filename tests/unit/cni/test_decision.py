@@ -1,0 +1,202 @@
+"""The decision list, line by line, as each source of facts tells of a pod."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from capture.errors import ConfigurationError
+from cni import conf
+from cni.decision import LINES, first_line, reason_by_name
+from cni.pod import Identity, from_annotations, from_object
+
+WEB = Identity("shop", "web-0")
+STATUS = "sidecar.istio.io/status"
+INJECT = "sidecar.istio.io/inject"
+SIDECAR = {"name": "istio-proxy", "args": ["proxy", "sidecar"]}
+
+
+def status(init_containers: list[str], containers: list[str]) -> dict[str, str]:
+    return {STATUS: json.dumps({"initContainers": init_containers, "containers": containers})}
+
+
+def by_runtime(annotations: dict[str, str]) -> str:
+    line = first_line(from_annotations(WEB, annotations))
+    return line.reason if line else ""
+
+
+def by_kubernetes(
+    annotations: dict[str, str] | None = None,
+    labels: dict[str, str] | None = None,
+    proxy: dict[str, Any] | None = None,
+    init_containers: list[dict[str, Any]] | None = None,
+    containers: list[dict[str, Any]] | None = None,
+) -> str:
+    metadata = {"annotations": {STATUS: "{}"} if annotations is None else annotations, "labels": labels}
+    all_containers = containers if containers is not None else [{"name": "web"}, SIDECAR | (proxy or {})]
+    spec = {"initContainers": init_containers, "containers": all_containers}
+    line = first_line(from_object(WEB, {"metadata": metadata, "spec": spec}))
+    return line.reason if line else ""
+
+
+INIT = "its container istio-init writes the rules"
+NO_ENVOY = "its proxy runs no Envoy (DISABLE_ENVOY)"
+NO_PROXY = "it has no container istio-proxy"
+NO_SIDECAR = "its proxy is no sidecar"
+NOT_INJECTED = "sidecar.istio.io/inject says false"
+NO_STATUS = "it has no annotation sidecar.istio.io/status"
+CAPTURED = ""
+
+
+def environment(text: str) -> dict[str, Any]:
+    return {"env": [{"name": "DISABLE_ENVOY", "value": text}]}
+
+
+# --- who it is -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("identity", "reason"),
+    [
+        (None, "not a pod of Kubernetes: CNI_ARGS name no K8S_POD_NAMESPACE and K8S_POD_NAME"),
+        (Identity("kube-system", "web-0"), "namespace kube-system is excluded"),
+        (Identity("kube-system-2", "web-0"), ""),
+        (Identity("mesh", "agent-x7"), "it is our own node agent"),
+        (Identity("mesh", "other-agent-x7"), ""),
+        (Identity("mesh-2", "agent-x7"), ""),
+        (WEB, ""),
+    ],
+)
+def test_by_name(identity: Identity | None, reason: str) -> None:
+    configuration = conf.parse(
+        {"exclude_namespaces": ["kube-system"], "agent_pod": {"namespace": "mesh", "name_prefix": "agent-"}}
+    )
+    assert reason_by_name(identity, configuration) == reason
+
+
+def test_without_a_configuration_no_name_is_special() -> None:
+    assert reason_by_name(Identity("kube-system", "agent-x7"), conf.parse({})) == ""
+
+
+# --- what it is ------------------------------------------------------------------------------------------------
+
+BY_RUNTIME: list[tuple[dict[str, str], str]] = [
+    (status(["istio-validation"], ["istio-proxy"]), CAPTURED),
+    (status(["istio-validation", "istio-proxy"], []), CAPTURED),
+    ({STATUS: "true"}, CAPTURED),
+    (status(["istio-init"], ["istio-proxy"]), INIT),
+    (status([], ["istio-proxy"]) | {"inject.istio.io/templates": "grpc-agent"}, NO_ENVOY),
+    (status([], ["other"]), NO_PROXY),
+    (status([], []), NO_PROXY),
+    ({}, NO_PROXY),
+    ({INJECT: "true"}, NO_PROXY),
+    (status([], ["istio-proxy"]) | {"inject.istio.io/templates": "gateway"}, NO_SIDECAR),
+    (status([], ["istio-proxy"]) | {INJECT: "false"}, NOT_INJECTED),
+    (status([], ["istio-proxy"]) | {INJECT: "true"}, CAPTURED),
+    (status([], ["istio-proxy"]) | {INJECT: ""}, CAPTURED),
+]
+
+BY_KUBERNETES: list[tuple[dict[str, Any], str]] = [
+    ({}, CAPTURED),
+    ({"containers": [{"name": "web"}], "init_containers": [SIDECAR]}, CAPTURED),
+    ({"init_containers": [{"name": "istio-init"}]}, INIT),
+    ({"containers": [{"name": "istio-init"}, SIDECAR]}, INIT),
+    ({"proxy": environment("true")}, NO_ENVOY),
+    ({"proxy": environment("1")}, NO_ENVOY),
+    ({"proxy": environment("false")}, CAPTURED),
+    ({"proxy": environment("")}, CAPTURED),
+    ({"containers": [{"name": "web"} | environment("true")]}, NO_PROXY),
+    ({"containers": []}, NO_PROXY),
+    ({"containers": [{"name": "istio-proxy-2"}]}, NO_PROXY),
+    ({"proxy": {"args": ["proxy", "router"]}}, NO_SIDECAR),
+    ({"proxy": {"args": ["proxy", "sidecar", "--log_output_level=default:info"]}}, CAPTURED),
+    ({"proxy": {"args": ["proxy"]}}, CAPTURED),
+    ({"proxy": {"args": ["other", "router"]}}, CAPTURED),
+    ({"proxy": {"args": None}}, CAPTURED),
+    ({"annotations": {STATUS: "{}", INJECT: "false"}}, NOT_INJECTED),
+    ({"annotations": {STATUS: "{}", INJECT: "False"}}, NOT_INJECTED),
+    ({"labels": {INJECT: "false"}}, NOT_INJECTED),
+    ({"labels": {INJECT: "0"}}, NOT_INJECTED),
+    ({"labels": {INJECT: "true"}, "annotations": {STATUS: "{}", INJECT: "false"}}, CAPTURED),
+    ({"labels": {INJECT: "false"}, "annotations": {STATUS: "{}", INJECT: "true"}}, NOT_INJECTED),
+    ({"labels": {INJECT: ""}, "annotations": {STATUS: "{}", INJECT: "false"}}, CAPTURED),
+    ({"annotations": {}}, NO_STATUS),
+    ({"annotations": {STATUS: ""}}, CAPTURED),
+]
+
+
+@pytest.mark.parametrize(("annotations", "reason"), BY_RUNTIME)
+def test_by_what_the_runtime_hands_over(annotations: dict[str, str], reason: str) -> None:
+    assert by_runtime(annotations) == reason
+
+
+@pytest.mark.parametrize(("facts", "reason"), BY_KUBERNETES)
+def test_by_what_the_api_server_says(facts: dict[str, Any], reason: str) -> None:
+    assert by_kubernetes(**facts) == reason
+
+
+def test_the_tables_walk_every_line() -> None:
+    lines = {line.reason for line in LINES}
+    assert lines == {reason for _, reason in BY_KUBERNETES if reason}
+    # Injection writes the status and the proxy together: for the runtime, a pod without the one has not the other.
+    assert lines - {NO_STATUS} == {reason for _, reason in BY_RUNTIME if reason}
+
+
+def test_the_first_line_that_holds_counts() -> None:
+    """With each line taken away in turn, the next one holds: the order is that of the list."""
+    everything: dict[str, Any] = {
+        "annotations": {INJECT: "false"},
+        "init_containers": [{"name": "istio-init"}],
+        "proxy": environment("true") | {"args": ["proxy", "router"]},
+    }
+    assert by_kubernetes(**everything) == INIT
+    everything["init_containers"] = []
+    assert by_kubernetes(**everything) == NO_ENVOY
+    everything["proxy"] = {"args": ["proxy", "router"]}
+    assert by_kubernetes(**everything | {"containers": []}) == NO_PROXY
+    assert by_kubernetes(**everything) == NO_SIDECAR
+    everything["proxy"] = {}
+    assert by_kubernetes(**everything) == NOT_INJECTED
+    everything["annotations"] = {}
+    assert by_kubernetes(**everything) == NO_STATUS
+
+
+NO_TRUTH = [
+    "yes",
+    "no",
+    "off",
+    "tRUE",
+    " true",
+    "true\n",
+    "2",
+    "-",
+    "'false'",
+    "false;true",
+    "\uff46alse",
+    "\u0660",
+    "f" * 1_000_000,
+]
+
+
+@pytest.mark.parametrize("text", NO_TRUTH, ids=range(len(NO_TRUTH)))
+def test_what_is_neither_true_nor_false_is_refused(text: str) -> None:
+    places: list[tuple[dict[str, Any], str]] = [
+        ({"labels": {INJECT: text}}, f"label {INJECT}"),
+        ({"annotations": {STATUS: "{}", INJECT: text}}, f"annotation {INJECT}"),
+        ({"proxy": environment(text)}, "environment DISABLE_ENVOY of container istio-proxy"),
+    ]
+    for facts, origin in places:
+        with pytest.raises(ConfigurationError) as error:
+            by_kubernetes(**facts)
+        assert error.value.origin == origin
+        assert error.value.value == text
+    with pytest.raises(ConfigurationError):
+        by_runtime(status([], ["istio-proxy"]) | {INJECT: text})
+
+
+@pytest.mark.parametrize("text", NO_TRUTH, ids=range(len(NO_TRUTH)))
+def test_a_pod_without_a_proxy_may_say_what_it_likes(text: str) -> None:
+    assert by_runtime({INJECT: text}) == NO_PROXY
+    assert by_kubernetes(labels={INJECT: text}, containers=[{"name": "web"}]) == NO_PROXY
