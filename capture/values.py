@@ -77,8 +77,9 @@ class Value(metaclass=ValueType):
                 put(self, field, self._defaults[field])
             else:
                 raise TypeError(f"{type(self).__name__} needs a value for {field!r}")
-        if kwargs:
-            raise TypeError(f"{type(self).__name__} has no field {', '.join(map(repr, kwargs))}")
+        for name in kwargs:
+            problem = "got two values for" if name in fields else "has no field"
+            raise TypeError(f"{type(self).__name__} {problem} {name!r}")
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy in which the named fields have other values."""
