@@ -100,7 +100,7 @@ def canonical(ruleset: Ruleset, family: Family) -> CanonicalTables:
     for table in ruleset.tables:
         for chain in table.chains:
             rules = canonical_rules(chain.rules_for(family))
-            policy = chain.policy or "ACCEPT"
+            policy = chain.policy_for(family) or "ACCEPT"
             if rules or policy != "ACCEPT":
                 chains[table.name, chain.name] = CanonicalChain(policy, rules)
     return chains

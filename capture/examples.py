@@ -90,6 +90,23 @@ def example(
     return None
 
 
+def diverted(desired: Ruleset, other: Ruleset, surroundings: Surroundings) -> Example | None:
+    """Return a packet that a second rule set beside the desired one sends elsewhere; None if none is found.
+
+    Of hooks with one priority the kernel asks the one first that was registered last (nf_hook_entries_grow
+    in net/netfilter/core.c), so a set that came later decides where it does anything at all.
+    """
+    for family in other.families:
+        boundaries = _Boundaries((desired, other), family, surroundings)
+        for tries, packet in enumerate(boundaries.packets(None, (PREROUTING, OUTPUT))):
+            if tries == MOST_TRIES:
+                break
+            asked, there = trace(desired, packet), trace(other, packet)
+            if there.outcome != "direct" and (asked.outcome, asked.port) != (there.outcome, there.port):
+                return Example(packet, asked, there)
+    return None
+
+
 def _hooks(desired: Ruleset, live: Ruleset, table: TableName, chain: str) -> tuple[str, ...]:
     """Return the hooks from which a chain can be reached in either rule set."""
     hooks = tuple(

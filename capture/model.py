@@ -310,14 +310,28 @@ class Rule(Value):
 
 
 class Chain(Value):
-    """Rules in order. A built-in chain has a policy ("ACCEPT" or "DROP"), ours have none."""
+    """Rules in order. A built-in chain has a policy ("ACCEPT" or "DROP"), ours have none.
 
-    not_compared = ("counters",)
+    iptables keeps its tables by family, so the policy of IPv6 may be another one than that of IPv4;
+    where there is one chain for both, ``ipv6_policy`` and ``ipv6_counters`` are None.
+    """
+
+    not_compared = ("counters", "ipv6_counters")
 
     name: str
     rules: tuple[Rule, ...] = ()
     policy: str | None = None
     counters: Counters | None = None
+    ipv6_policy: str | None = None
+    ipv6_counters: Counters | None = None
+
+    def policy_for(self, family: Family) -> str | None:
+        """Return the policy that a packet of the family meets."""
+        return self.ipv6_policy if family == IPV6 and self.ipv6_policy is not None else self.policy
+
+    def counters_for(self, family: Family) -> Counters | None:
+        """Return what the policy has decided on for the family, or for both where there is one chain for both."""
+        return self.ipv6_counters if family == IPV6 and self.ipv6_policy is not None else self.counters
 
     def rules_for(self, family: Family) -> Iterator[Rule]:
         """Yield the rules that a packet of the family meets."""

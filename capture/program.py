@@ -26,9 +26,12 @@ from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from capture.addresses import Family
     from capture.backends.detect import Decision, Request
     from capture.config import Host
+    from capture.examples import Example
     from capture.trace import Packet, Trace
 
 
@@ -40,6 +43,13 @@ class Applied(Value):
     config: CaptureConfig
     ruleset: Ruleset
     warnings: tuple[str, ...] = ()
+
+
+class Other(Value):
+    """A second set of ours, or of upstream's, beside the one that was asked for, and a packet that it diverts."""
+
+    where: Decision
+    example: Example | None = None
 
 
 class Verified(Value):
@@ -54,13 +64,14 @@ class Verified(Value):
     differences: tuple[Difference, ...] = ()
     missing: tuple[LoopbackAddress | PolicyRoute, ...] = ()
     notes: tuple[Difference, ...] = ()
+    others: tuple[Other, ...] = ()
     from_record: bool = False
     """Whether ``asked`` is what we remember to have applied, and not what somebody says now."""
 
     @property
     def holds(self) -> bool:
         """Return whether the namespace is as it was asked for."""
-        return not self.differences and not self.missing
+        return not self.differences and not self.missing and not self.others
 
 
 class Standing(Value):
@@ -126,7 +137,7 @@ def _remove_others(decision: Decision, remembered: Ruleset | None) -> bool:
     """Remove sets of ours in other places than the decision's; return whether there were any."""
     removed = False
     for other in detect.leftovers():
-        if (other.backend, other.variant) != (decision.backend, decision.variant):
+        if _place(other) != _place(decision):
             driver = load(other)
             driver.clean(driver.read(), remembered)
             removed = True
@@ -164,7 +175,25 @@ def verify_here(desired: Ruleset, request: Request) -> Verified:
     live = load(decision).read()
     found = tuple(differences(desired, live))
     drift, notes = _judged(desired, live, found) if found else ((), ())
-    return Verified(decision, desired, live, drift, tuple(plumbing.missing(desired)), notes)
+    return Verified(
+        decision, desired, live, drift, tuple(plumbing.missing(desired)), notes, tuple(_others(decision, desired))
+    )
+
+
+def _others(decision: Decision, desired: Ruleset) -> Iterator[Other]:
+    """Yield the sets that stand elsewhere than the decision's, each with a packet that it sends elsewhere."""
+    for found in detect.leftovers():
+        if _place(found) != _place(decision):
+            # Needed only where something is wrong, which is not when milliseconds count.
+            from capture.examples import diverted
+            from capture.surroundings import read_surroundings
+
+            yield Other(found, diverted(desired, load(found).read(), read_surroundings()))
+
+
+def _place(decision: Decision) -> tuple[str, str]:
+    """Return where in the kernel the rules of a decision live, whoever writes them."""
+    return decision.backend, decision.variant
 
 
 def _judged(

@@ -166,7 +166,7 @@ class _Walk:
             if name == NAT and self.packet.state not in ASKED_OF_NAT:
                 continue
             decided = self._chain(table, chain, 0)
-            if not decided and chain.policy == "DROP":
+            if not decided and chain.policy_for(self.packet.family) == "DROP":
                 self.is_dropped = True
 
     def _chain(self, table: Table, chain: Chain, depth: int) -> bool:
@@ -196,7 +196,7 @@ class _Walk:
 
     def _end_of_built_in(self, chain: Chain) -> bool:
         """Leave a built-in chain by RETURN: its policy decides."""
-        if chain.policy == "DROP":
+        if chain.policy_for(self.packet.family) == "DROP":
             self.is_dropped = True
         return True
 

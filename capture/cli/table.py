@@ -9,7 +9,8 @@ rule shows them in one line, since they share one counter.
 
 from __future__ import annotations
 
-from capture.addresses import IPV4
+from capture.addresses import IPV4, address_text
+from capture.backends.iptables.render import slots
 from capture.model import (
     ALL_BITS,
     BUILT_IN_CHAINS,
@@ -91,8 +92,8 @@ def listed_chains(table: Table, family: Family) -> Iterator[ListedChain]:
     for chain in sorted(chains, key=lambda chain: _place(chain, table.name)):
         rows = tuple(row(rule, family) for rule in chain.rules_for(family))
         is_built_in = chain.name in BUILT_IN_CHAINS[table.name]
-        policy = (chain.policy or "ACCEPT") if is_built_in else None
-        yield ListedChain(chain.name, policy, chain.counters, references.get(chain.name, 0), rows)
+        policy = (chain.policy_for(family) or "ACCEPT") if is_built_in else None
+        yield ListedChain(chain.name, policy, chain.counters_for(family), references.get(chain.name, 0), rows)
 
 
 def is_of_family(chain: Chain, table: TableName, family: Family) -> bool:
@@ -185,7 +186,7 @@ def _column(match: Match) -> tuple[str, str] | None:
         return "protocol", match.name
     if isinstance(match, Source | Destination):
         column = "source" if isinstance(match, Source) else "destination"
-        return column, sign + _networks(match.networks)
+        return column, sign + _networks(match.networks[:1] if match.negated else match.networks)
     if isinstance(match, InInterface | OutInterface):
         column = "in_interface" if isinstance(match, InInterface) else "out_interface"
         return column, sign + match.name
@@ -240,29 +241,42 @@ TARGETS: dict[type, str] = {
 
 def _extras(matches: tuple[Match, ...]) -> Iterator[str]:
     """Yield what iptables prints after the columns, match by match."""
-    protocol = next((match.name for match in matches if isinstance(match, Protocol)), "all")
-    single = [
-        _port_text(match)
-        for match in matches
-        if isinstance(match, SourcePort | DestinationPort) and len(match.ports) == 1
-    ]
+    single = [match for match in matches if isinstance(match, SourcePort | DestinationPort) and len(match.ports) == 1]
     for match in matches:
         if isinstance(match, SourcePort | DestinationPort):
             if len(match.ports) > 1:
-                yield _port_list_text(match)
-            elif single:
-                yield " ".join((protocol, *single))  # one extension prints both
-                single = []
+                yield from _port_list_texts(match)
+            elif match == single[0]:  # the protocol's extension prints both ports
+                protocol = next((other.name for other in matches if isinstance(other, Protocol)), "all")
+                yield " ".join((protocol, *map(_port_text, single)))
+        elif isinstance(match, Source | Destination):
+            yield from _further_networks(match)
         elif isinstance(match, OwnerUid | OwnerGid):
             yield from _owner_texts(match)
-        elif isinstance(match, Mark):
-            yield f"mark match {'! ' if match.negated else ''}{_bits(match.value, match.mask)}"
-        elif isinstance(match, ConnectionMark):
-            yield f"connmark match {'!' if match.negated else ''} {_bits(match.value, match.mask)}"
-        elif isinstance(match, ConnectionState):
-            yield f"{'! ' if match.negated else ''}ctstate {','.join(match.states)}"
-        elif isinstance(match, UnknownMatch) and _column_of_others(match.text) is None:
-            yield match.text
+        else:
+            yield from _single_text(match)
+
+
+def _single_text(match: Match) -> Iterator[str]:
+    """Yield what a match of one value is printed as, unless it has a column."""
+    negation = "!" if getattr(match, "negated", False) else ""
+    if isinstance(match, Mark):
+        yield f"mark match {negation and '! '}{_bits(match.value, match.mask)}"
+    elif isinstance(match, ConnectionMark):
+        yield f"connmark match {negation} {_bits(match.value, match.mask)}"
+    elif isinstance(match, ConnectionState):
+        yield f"{negation and '! '}ctstate {','.join(match.states)}"
+    elif isinstance(match, UnknownMatch) and _column_of_others(match.text) is None:
+        yield match.text
+
+
+def _further_networks(match: Source | Destination) -> Iterator[str]:
+    """Yield the excluded networks for which the column has no room: all but the first."""
+    if match.negated:
+        column = "source" if isinstance(match, Source) else "destination"
+        for network in match.networks[1:]:
+            first, last = (address_text(network.family, end) for end in (network.first, network.last))
+            yield f"{column} IP range ! {first}-{last}"
 
 
 def _port_text(match: SourcePort | DestinationPort) -> str:
@@ -272,9 +286,11 @@ def _port_text(match: SourcePort | DestinationPort) -> str:
     return f"{name}{plural}:{'!' if match.negated else ''}{_span(span)}"
 
 
-def _port_list_text(match: SourcePort | DestinationPort) -> str:
+def _port_list_texts(match: SourcePort | DestinationPort) -> Iterator[str]:
+    """Yield one text for each multiport match that excluded ports need, as it holds 15; one for a list."""
     name = "sports" if isinstance(match, SourcePort) else "dports"
-    return f"multiport {name} {' !' if match.negated else ''}{','.join(map(_span, match.ports))}"
+    for some in slots(match.ports) if match.negated else [match.ports]:
+        yield f"multiport {name} {' !' if match.negated else ''}{','.join(map(_span, some))}"
 
 
 def _span(span: Span) -> str:
@@ -307,7 +323,7 @@ def _target_extras(verdict: Verdict, family: Family) -> list[str]:
     if isinstance(verdict, SaveMark | RestoreMark):
         return ["CONNMARK save" if isinstance(verdict, SaveMark) else "CONNMARK restore"]
     if isinstance(verdict, SetZone):
-        return [f"CT zone {verdict.zone}"]
+        return [f"CT zone {verdict.zone}" if verdict.zone else "CT"]
     if isinstance(verdict, Log):
         prefix = f' prefix "{verdict.prefix}"' if verdict.prefix else ""
         return [f"LOG flags 0 level 4{prefix}"]

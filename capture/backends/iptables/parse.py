@@ -13,7 +13,7 @@ because rules hold meaning. Whatever our vocabulary lacks stays as the words tha
 
 from __future__ import annotations
 
-from capture.addresses import is_decimal, parse_address, parse_network, split
+from capture.addresses import IPV4, IPV6, is_decimal, parse_address, parse_network, split
 from capture.model import (
     ALL_BITS,
     BUILT_IN_CHAINS,
@@ -148,30 +148,34 @@ def _ours_have_comments(tables: Iterable[Table]) -> bool:
 
 
 def merged(rulesets: Sequence[Ruleset]) -> Ruleset:
-    """Return one rule set of several families; each rule keeps its family.
-
-    A chain of both families has one policy in the model: DROP if either drops. Counters of policies are added.
-    """
-    families = tuple(family for ruleset in rulesets for family in ruleset.families)
+    """Return one rule set of several families, each of which is there once; each rule keeps its family."""
+    by_family = {family: ruleset for ruleset in rulesets for family in ruleset.families}
+    if len(by_family) < 2:
+        return rulesets[0]
     tables = []
     for name in TABLES:
-        chains: dict[str, Chain] = {}
-        for ruleset in rulesets:
-            table = ruleset.table(name)
-            for chain in table.chains if table else ():
-                other = chains.get(chain.name)
-                chains[chain.name] = _merged_chain(other, chain) if other else chain
-        if any(ruleset.table(name) for ruleset in rulesets):
-            tables.append(Table(name, tuple(_in_order(name, chains.values()))))
-    return Ruleset(families, tuple(tables), comments=any(ruleset.comments for ruleset in rulesets))
+        of_ipv4, of_ipv6 = by_family[IPV4].table(name), by_family[IPV6].table(name)
+        if of_ipv4 or of_ipv6:
+            names = dict.fromkeys(chain.name for table in (of_ipv4, of_ipv6) if table for chain in table.chains)
+            chains = (
+                _merged_chain(of_ipv4.chain(each) if of_ipv4 else None, of_ipv6.chain(each) if of_ipv6 else None)
+                for each in names
+            )
+            tables.append(Table(name, tuple(_in_order(name, chains))))
+    return Ruleset(tuple(by_family), tuple(tables), comments=any(ruleset.comments for ruleset in rulesets))
 
 
-def _merged_chain(one: Chain, other: Chain) -> Chain:
-    policy = "DROP" if "DROP" in (one.policy, other.policy) else one.policy or other.policy
-    counters = one.counters or other.counters
-    if one.counters and other.counters:
-        counters = Counters(one.counters.packets + other.counters.packets, one.counters.bytes + other.counters.bytes)
-    return Chain(one.name, one.rules + other.rules, policy, counters)
+def _of_ipv6_alone(chain: Chain) -> Chain:
+    """Return a chain of IPv6 in a rule set of both families, where IPv4 has none of that name."""
+    if chain.policy is None:
+        return chain
+    return Chain(chain.name, chain.rules, "ACCEPT", None, chain.policy, chain.counters)
+
+
+def _merged_chain(ipv4: Chain | None, ipv6: Chain | None) -> Chain:
+    if ipv4 is None or ipv6 is None:
+        return ipv4 or _of_ipv6_alone(ipv6 or Chain(""))
+    return Chain(ipv4.name, ipv4.rules + ipv6.rules, ipv4.policy, ipv4.counters, ipv6.policy, ipv6.counters)
 
 
 # --- rules ---------------------------------------------------------------------------------------

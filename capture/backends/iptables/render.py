@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from capture.addresses import Family, Network
-    from capture.model import Chain, Match, Ruleset, Span, Verdict
+    from capture.model import Counters, Match, Ruleset, Span, Verdict
 
 MULTIPORT_SLOTS = 15
 """Ports in one multiport match; a range takes two (linux/netfilter/xt_multiport.h)."""
@@ -358,19 +358,19 @@ def save_text(ruleset: Ruleset, family: Family, *, counters: bool = False, comme
         lines.append(f"*{table.name}")
         built_in = BUILT_IN_CHAINS[table.name]
         for chain in table.chains:
-            policy = (chain.policy or "ACCEPT") if chain.name in built_in else "-"
-            lines.append(f":{chain.name} {policy} {_counters_text(chain)}")
+            policy = (chain.policy_for(family) or "ACCEPT") if chain.name in built_in else "-"
+            lines.append(f":{chain.name} {policy} {_counters_text(chain.counters_for(family))}")
         for chain in table.chains:
             for rule in expanded(chain.rules, family):
-                before = f"{_counters_text(rule)} " if counters else ""
+                before = f"{_counters_text(rule.counters)} " if counters else ""
                 shown = rule if comments else rule.replace(why="")
                 lines.append(f"{before}-A {chain.name} {rule_text(shown)}".rstrip())
         lines.append("COMMIT")
     return "".join(f"{line}\n" for line in lines)
 
 
-def _counters_text(counted: Rule | Chain) -> str:
-    return f"[{counted.counters.packets}:{counted.counters.bytes}]" if counted.counters else "[0:0]"
+def _counters_text(counters: Counters | None) -> str:
+    return f"[{counters.packets}:{counters.bytes}]" if counters else "[0:0]"
 
 
 # --- what must not be written --------------------------------------------------------------------

@@ -1,0 +1,230 @@
+"""Somebody changes the rules of a captured pod: verify says so, with a packet that truly goes elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agreement import QUICK
+from capture import program, record
+from capture.addresses import address_text
+from capture.settings import (
+    BACKEND,
+    EXCLUDED_INBOUND_PORTS,
+    EXCLUDED_OUTBOUND_NETWORKS,
+    FORCE_IPTABLES_BINARY,
+    Option,
+    PROFILE,
+    PROXY_PORT,
+    Said,
+    Settings,
+)
+from capture.trace import Packet
+from pytest_netns import Kind, NamespaceFactory, Pod, PodPair
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from capture.examples import Example
+
+pytestmark = pytest.mark.kernel
+
+MANY_NETWORKS = ",".join(f"198.18.{number}.0/24" for number in range(0, 60, 2))
+"""More than 16, so that nftables holds them in a set."""
+
+ASKED: dict[Option[Any], Said] = {
+    EXCLUDED_INBOUND_PORTS: Said("15090,15021,15020", "test"),
+    EXCLUDED_OUTBOUND_NETWORKS: Said(MANY_NETWORKS, "test"),
+    PROFILE: Said("classic", "test"),
+}
+NFTABLES = Settings({**ASKED, BACKEND: Said("nftables", "test")})
+IPTABLES = {
+    variant: Settings({**ASKED, BACKEND: Said("iptables", "test"), FORCE_IPTABLES_BINARY: Said(variant, "test")})
+    for variant in ("nft", "legacy")
+}
+
+
+@pytest.fixture
+def pair(netns: NamespaceFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PodPair:
+    monkeypatch.setattr(record, "STATE_DIRECTORY", str(tmp_path))
+    made = netns.pod_pair()
+    made.peer.own_every_address()
+    for port, label in ((15001, "proxy-outbound"), (15006, "proxy-inbound"), (15009, "other"), (15007, "other")):
+        made.pod.listener(("0.0.0.0", port), ("::", port), label=label, uid=1337)
+    return made
+
+
+# --- the tamperings: in the words of each tool ------------------------------------------------------------
+
+
+def nft(*lines: str) -> Callable[[Pod], None]:
+    """Return a change made with nft, in our native table."""
+
+    def change(pod: Pod) -> None:
+        pod.run(["nft", "-f", "-"], stdin="\n".join(lines) + "\n")
+
+    return change
+
+
+def nft_at(chain: str, containing: str, command: str) -> Callable[[Pod], None]:
+    """Return a change of the rule that contains a text: ``{handle}`` in the command is its handle."""
+
+    def change(pod: Pod) -> None:
+        listing = pod.run(["nft", "-a", "list", "chain", "inet", "istio-proxy-nat", chain]).stdout
+        (line, *_) = [line for line in listing.splitlines() if containing in line and "# handle" in line]
+        handle = line.rpartition("# handle ")[2]
+        pod.run(["nft", "-f", "-"], stdin=command.replace("{handle}", handle) + "\n")
+
+    return change
+
+
+T = "inet istio-proxy-nat"
+
+IN_NFTABLES = {
+    "rule deleted": nft_at("ISTIO-INBOUND", "dport 15021", f"delete rule {T} ISTIO-INBOUND handle {{handle}}"),
+    "rule moved": nft_at(
+        "ISTIO-OUTPUT",
+        'oifname "lo" meta skuid != 1337',
+        f"delete rule {T} ISTIO-OUTPUT handle {{handle}}\n"
+        f"add rule {T} ISTIO-OUTPUT oifname lo meta skuid != 1337 counter return",
+    ),
+    "rule duplicated elsewhere": nft(f"insert rule {T} ISTIO-INBOUND meta l4proto tcp counter jump ISTIO-IN-REDIRECT"),
+    "rule before the jump": nft(f"insert rule {T} output tcp dport 443 counter accept"),
+    "port changed": nft(
+        f"flush chain {T} ISTIO-REDIRECT", f"add rule {T} ISTIO-REDIRECT meta l4proto tcp counter redirect to :15009"
+    ),
+    "uid changed": nft_at(
+        "ISTIO-OUTPUT",
+        "meta skuid 1337 counter",
+        f"replace rule {T} ISTIO-OUTPUT handle {{handle}} meta skuid 1338 counter return",
+    ),
+    "family lost": nft(f"insert rule {T} output meta nfproto ipv6 counter return"),
+    "chain flushed": nft(f"flush chain {T} ISTIO-OUTPUT"),
+    "policy DROP": nft(f"chain {T} output {{ policy drop; }}"),
+    "RETURN in the middle": nft(f"insert rule {T} ISTIO-OUTPUT ip daddr 203.0.113.0/24 counter return"),
+    "set emptied": nft_at("ISTIO-OUTPUT", "ip daddr", "flush chain inet istio-proxy-nat ISTIO-IN-REDIRECT"),
+}
+
+
+def iptables(variant: str, *commands: str, family: str = "ip") -> Callable[[Pod], None]:
+    """Return a change made with iptables, in the nat table."""
+
+    def change(pod: Pod) -> None:
+        for command in commands:
+            pod.run([f"{family}tables-{variant}", "-w", "-t", "nat", *command.split()])
+
+    return change
+
+
+def in_iptables(variant: str) -> dict[str, Callable[[Pod], None]]:
+    """Return the tamperings in the words of a variant of iptables."""
+    return {
+        "rule deleted": iptables(variant, "-D ISTIO-INBOUND -p tcp --dport 15021 -j RETURN"),
+        "rule moved": iptables(
+            variant,
+            "-D ISTIO-OUTPUT -o lo -m owner ! --uid-owner 1337 -j RETURN",
+            "-A ISTIO-OUTPUT -o lo -m owner ! --uid-owner 1337 -j RETURN",
+        ),
+        "rule duplicated elsewhere": iptables(variant, "-I ISTIO-INBOUND -p tcp -j ISTIO-IN-REDIRECT"),
+        "rule before the jump": iptables(variant, "-I OUTPUT -p tcp --dport 443 -j ACCEPT"),
+        "port changed": iptables(variant, "-F ISTIO-REDIRECT", "-A ISTIO-REDIRECT -p tcp -j REDIRECT --to-ports 15009"),
+        "uid changed": iptables(variant, "-R ISTIO-OUTPUT 4 -m owner --uid-owner 1338 -j RETURN"),
+        "family lost": iptables(variant, "-D OUTPUT -p tcp -j ISTIO-OUTPUT", family="ip6"),
+        "chain flushed": iptables(variant, "-F ISTIO-OUTPUT"),
+        "policy DROP": iptables(variant, "-t mangle -P OUTPUT DROP"),  # in nat, iptables itself refuses that
+        "RETURN in the middle": iptables(variant, "-I ISTIO-OUTPUT 2 -d 203.0.113.0/24 -j RETURN"),
+        "network of a list gone": iptables(variant, "-D ISTIO-OUTPUT -d 198.18.10.0/24 -j RETURN"),
+    }
+
+
+CASES = [
+    *[pytest.param(NFTABLES, change, id=f"nftables-{name}") for name, change in IN_NFTABLES.items()],
+    *[
+        pytest.param(IPTABLES[variant], change, id=f"{variant}-{name}")
+        for variant in IPTABLES
+        for name, change in in_iptables(variant).items()
+    ],
+]
+
+
+# --- the proof ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("settings", "tamper"), CASES)
+def test_tampering_is_drift_with_a_packet_that_truly_goes_elsewhere(
+    pair: PodPair, settings: Settings, tamper: Callable[[Pod], None]
+) -> None:
+    with pair.pod.entered():
+        program.apply(settings)
+        assert program.verify().holds
+    tamper(pair.pod)
+
+    with pair.pod.entered():
+        verified = program.verify()
+
+    assert not verified.holds
+    shown = [difference.example for difference in verified.differences if difference.example]
+    assert shown
+    for example in shown[:3]:
+        assert ends(pair, example.packet) == word(example), example
+        assert word(example) != example.asked.outcome or example.live.port != example.asked.port
+
+
+def word(example: Example) -> str:
+    """Return where the example ends by the live rules, as the label of who answers there."""
+    return "other" if example.live.port == 15009 else example.live.outcome
+
+
+def ends(pair: PodPair, packet: Packet) -> str:
+    """Send the packet, with somebody listening where it is addressed to, and return who answers."""
+    pod, peer = pair
+    destination = address_text(packet.family, packet.destination.first)
+    any_address = "0.0.0.0" if packet.family == "ipv4" else "::"
+    with contextlib.ExitStack() as stack:
+        for namespace in (pod, peer):
+            with contextlib.suppress(OSError):  # the proxy listens there already
+                listener = namespace.listener((any_address, packet.port), label="direct", protocols=[packet.protocol])
+                stack.callback(listener.close)
+        if packet.in_interface is not None:
+            client, source = peer.client(), ""
+        else:
+            assert packet.uid is not None
+            assert packet.source is not None
+            client = pod.client(packet.uid, packet.gid)
+            source = address_text(packet.family, packet.source.first)
+        outcome = client.connect(destination, packet.port, packet.protocol, source=source, timeout=QUICK)
+    if outcome.kind in (Kind.TIMED_OUT, Kind.FORBIDDEN):
+        return "dropped"
+    return outcome.label or str(outcome.kind)
+
+
+@pytest.mark.parametrize(("first", "second"), [(IPTABLES["nft"], NFTABLES), (IPTABLES["legacy"], NFTABLES)])
+def test_a_second_set_in_the_other_backend_is_drift(pair: PodPair, first: Settings, second: Settings) -> None:
+    with pair.pod.entered():
+        program.apply(first)
+        script = program.render(second.but(PROXY_PORT, "15009", "test"))[0][1]
+    pair.pod.run(["nft", "-f", "-"], stdin=script)
+
+    with pair.pod.entered():
+        verified = program.verify()
+
+    assert not verified.holds
+    (other,) = verified.others
+    assert other.where.backend == "nftables"
+    assert other.example is not None
+    assert ends(pair, other.example.packet) == word(other.example) != other.example.asked.outcome
+
+
+def test_a_foreign_rule_that_no_captured_packet_meets_is_a_note(pair: PodPair) -> None:
+    with pair.pod.entered():
+        program.apply(IPTABLES["nft"])
+    pair.pod.run(["iptables-nft", "-t", "nat", "-I", "OUTPUT", "-p", "udp", "--dport", "123", "-j", "ACCEPT"])
+
+    with pair.pod.entered():
+        verified = program.verify()
+
+    assert verified.holds
+    assert [note.kind for note in verified.notes] == ["foreign"]
