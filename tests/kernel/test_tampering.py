@@ -16,9 +16,9 @@ from capture.settings import (
     EXCLUDED_INBOUND_PORTS,
     EXCLUDED_OUTBOUND_NETWORKS,
     FORCE_IPTABLES_BINARY,
-    Option,
     PROFILE,
     PROXY_PORT,
+    Option,
     Said,
     Settings,
 )

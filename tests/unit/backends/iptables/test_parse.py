@@ -244,7 +244,8 @@ COMMIT
         assert both.families == (IPV4, IPV6)
         assert [table.name for table in both.tables] == [RAW, NAT]
         output, ours = both.tables[1].chains
-        assert (output.name, output.policy, output.counters) == (OUTPUT, "DROP", Counters(4, 6))
+        assert (output.policy_for(IPV4), output.counters_for(IPV4)) == ("ACCEPT", Counters(1, 2))
+        assert (output.policy_for(IPV6), output.counters_for(IPV6)) == ("DROP", Counters(3, 4))
         assert [rule.family for rule in output.rules] == [IPV4, IPV6]
         assert list(output.rules_for(IPV4)) == [Rule(Jump("ISTIO_OUTPUT"), (TCP,), IPV4)]
         assert ours == Chain("ISTIO_OUTPUT")
