@@ -1,0 +1,182 @@
+"""From a plan to the messages of one transaction, for both families and all tables. Pure.
+
+The messages come in the order in which iptables-nft-restore sends them for ``restore_text``, so that tables,
+chains and handles end up alike: chains of ours made or emptied, their rules, rules in shared chains, chains
+dropped. A rule is inserted before one that stays, named by its handle.
+
+Like iptables, we make a table and its built-in chains when the first rule needs them. Unlike iptables, we take
+them away again: when a chain is empty, accepts everything and was made by us, and then the table when nothing is
+left in it. Who made a chain is told by handles, which count up in a table with everything that is made there:
+we (and iptables) make a built-in chain for a rule, so ours are followed by something of ours.
+
+    PREROUTING 1, INPUT 2, OUTPUT 3, POSTROUTING 4, ISTIO_INBOUND 5, ...     somebody's: they stay
+    ISTIO_INBOUND 1, its rules 2-6, PREROUTING 7, our jump 8, OUTPUT 9, ...  ours: they go
+"""
+
+from __future__ import annotations
+
+from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule
+from capture.backends.iptables.xt_encode import TABLE_FAMILIES, TableMessages
+from capture.backends.iptables.xt_tables import StandingTable, model_name
+from capture.backends.nftables.names import HOOKS
+from capture.errors import CaptureError
+from capture.model import OUTPUT, PREROUTING
+from capture.ownership import is_our_chain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from capture.backends.iptables.plan import TableEdit
+    from capture.backends.iptables.xt_decode import FoundChain
+    from capture.backends.iptables.xt_tables import Standing
+    from capture.model import Rule
+    from capture.netlink.batch import Change
+
+CHAINS_WE_USE = (PREROUTING, OUTPUT)
+"""The built-in chains that rule sets of ours and of upstream's have rules in."""
+
+
+NO_TABLE = StandingTable(0, {})
+
+
+def changes(edits: Iterable[TableEdit], standing: Standing) -> Iterator[Change]:
+    """Yield the messages that do what a plan for what stands says.
+
+    Raises ValueError for a rule that iptables cannot express, and CaptureError where a chain stands in the
+    place of a built-in one that is none.
+    """
+    for edit in edits:
+        table = standing.get((edit.family, edit.table))
+        yield from _TableChanges(edit, table).messages()
+
+
+class _TableChanges:
+    """The messages for one edit, and what stands in the table as they take effect."""
+
+    def __init__(self, edit: TableEdit, table: StandingTable | None) -> None:
+        self._edit = edit
+        self._say = TableMessages(edit.family, edit.table)
+        self._is_new = table is None
+        self._table = table or NO_TABLE
+        self._rules: dict[str, list[int | None]] = {
+            name: [found.handle for found in chain.rules] for name, chain in self._table.chains.items()
+        }
+        """The chains and the handles of their rules; None for rules that are new and have none yet."""
+
+    def messages(self) -> Iterator[Change]:
+        ours = self._things_of_ours()
+        yield from self._edited()
+        yield from self._tidied(ours)
+
+    def _edited(self) -> Iterator[Change]:
+        edits = [edit for edit in self._edit.edits if not isinstance(edit, DropChain) or edit.chain in self._rules]
+        if self._is_new and edits:
+            yield self._say.add_table()
+        for edit in edits:
+            if isinstance(edit, PutChain | DropChain):
+                yield self._empty_chain(edit.chain)
+        for edit in edits:
+            if isinstance(edit, PutChain):
+                for rule in edit.rules:
+                    yield self._append(edit.chain, rule)
+            elif isinstance(edit, RemoveRule):
+                yield from self._remove(edit)
+            elif isinstance(edit, AppendRule):
+                yield from self._built_in_chain(edit.chain)
+                yield self._append(edit.chain, edit.rule)
+            elif isinstance(edit, InsertRule):
+                yield from self._built_in_chain(edit.chain)
+                yield self._insert(edit)
+            else:
+                del self._rules[edit.chain]
+                yield self._say.delete_chain(edit.chain)
+
+    def _empty_chain(self, chain: str) -> Change:
+        """Return the message after which a chain of ours is there, without rules."""
+        stood = chain in self._rules
+        self._rules[chain] = []
+        return self._say.flush_chain(chain) if stood else self._say.add_chain(chain)
+
+    def _built_in_chain(self, chain: str) -> Iterator[Change]:
+        """Yield the message that makes a built-in chain, if it is not there. Raise CaptureError if it is another's."""
+        if chain in self._rules:
+            return
+        for standing in self._table.chains.values():
+            if standing.found.name == chain:
+                table = f"{TABLE_FAMILIES[self._edit.family]} {self._edit.table}"
+                raise CaptureError(
+                    f"the chain {chain} of table {table} is not the one that iptables has:"
+                    f" {model_name(self._edit.table, standing.found)}",
+                    f"Remove it (`nft delete chain {table} {chain}`), or use the backend nftables.",
+                )
+        self._rules[chain] = []
+        yield self._say.add_chain(chain)
+
+    def _kernel_name(self, chain: str) -> str:
+        return self._table.chains[chain].found.name
+
+    def _append(self, chain: str, rule: Rule) -> Change:
+        self._rules[chain].append(None)
+        return self._say.add_rule(chain, rule)
+
+    def _insert(self, edit: InsertRule) -> Change:
+        """Return the message that inserts a rule before the next one that has a handle, or else at the end."""
+        rules = self._rules[edit.chain]
+        before = next((handle for handle in rules[edit.position :] if handle is not None), None)
+        rules.insert(edit.position, None)
+        return self._say.add_rule(edit.chain, edit.rule, before)
+
+    def _remove(self, edit: RemoveRule) -> Iterator[Change]:
+        handle = self._rules[edit.chain].pop(edit.position)
+        if handle is not None:
+            yield self._say.delete_rule(self._kernel_name(edit.chain), handle)
+
+    # -- what is no longer needed
+
+    def _things_of_ours(self) -> dict[int, bool]:
+        """Return everything that stands in the table by its handle, in order, and whether it is ours.
+
+        Built-in chains that we use may be either's and are left out.
+        """
+        removed = {(edit.chain, edit.position) for edit in self._edit.edits if isinstance(edit, RemoveRule)}
+        things: dict[int, bool] = {}
+        for name, chain in self._table.chains.items():
+            ours = is_our_chain(name)
+            if not self._may_be_ours(chain.found):
+                things[chain.found.handle] = ours
+            for position, rule in enumerate(chain.rules):
+                things[rule.handle] = ours or (name, position) in removed
+        return dict(sorted(things.items()))
+
+    def _may_be_ours(self, chain: FoundChain) -> bool:
+        return (
+            chain.name in CHAINS_WE_USE
+            and chain.policy == "ACCEPT"
+            and chain.hook == HOOKS[self._edit.table, chain.name]
+        )
+
+    def _tidied(self, things: dict[int, bool]) -> Iterator[Change]:
+        """Yield the messages that delete built-in chains of ours that are empty, and an empty table."""
+        tidied = False
+        candidates = [chain.found for chain in self._table.chains.values() if self._may_be_ours(chain.found)]
+        for chain in candidates:
+            if not self._rules[chain.name] and _was_made_by_us(chain.handle, [c.handle for c in candidates], things):
+                del self._rules[chain.name]
+                tidied = True
+                yield self._say.delete_chain(chain.name)
+        if tidied and not self._rules and self._table.uses == len(self._table.chains):
+            yield self._say.delete_table()
+
+
+def _was_made_by_us(handle: int, candidates: list[int], things: dict[int, bool]) -> bool:
+    """Return whether what was made next after a built-in chain, of all that still stands, is ours.
+
+    If that is a built-in chain too, something that no longer stands was made in between, namely rules of ours.
+    """
+    following = min((other for other in (*things, *candidates) if other > handle), default=None)
+    if following is None:
+        return False
+    if following in things:
+        return things[following]
+    return following > handle + 1 and _was_made_by_us(following, candidates, things)

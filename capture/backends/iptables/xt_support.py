@@ -1,0 +1,122 @@
+"""Why the kernel refused rules of iptables: which match, target or chain it lacks, and the module that has it.
+
+The kernel itself says only "No such file or directory". So, when it has said so, it is asked about each
+extension that the rules need.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from capture.backends.iptables.xt_encode import NFTA_MATCH_NAME, NFTA_MATCH_REV
+from capture.backends.nftables import constants as nf
+from capture.errors import KernelError, UnsupportedError
+from capture.netlink.attributes import (
+    attribute,
+    decode_elements,
+    decode_fields,
+    decode_number,
+    decode_text,
+    text,
+    u32be,
+)
+from capture.netlink.nfnetlink import nfgenmsg
+from capture.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from capture.errors import CaptureError
+    from capture.netlink.batch import Change
+    from capture.netlink.sockets import NetlinkSocket
+
+# linux/netfilter/nf_tables_compat.h, linux/netfilter/nfnetlink.h
+NFNL_SUBSYS_NFT_COMPAT = 11
+NFNL_MSG_COMPAT_GET = 0
+NFTA_COMPAT_NAME, NFTA_COMPAT_REV, NFTA_COMPAT_TYPE = 1, 2, 3
+KINDS = ("match", "target")  # by NFTA_COMPAT_TYPE
+
+ABSENT = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
+"""What the kernel says of an expression, extension, revision or type of chain that it does not have."""
+
+
+class Extension(Value):
+    """A match or target of x_tables in one of its revisions, as a family has it (2 and 10 in linux/netfilter.h)."""
+
+    family: int
+    kind: str
+    name: str
+    revision: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} (revision {self.revision})"
+
+
+def explained(netfilter: NetlinkSocket, error: KernelError | UnsupportedError, batch: Sequence[Change]) -> CaptureError:
+    """Return an UnsupportedError that names what the kernel lacks for a batch that it refused, or else the error."""
+    if isinstance(error, KernelError) and error.errno not in ABSENT:
+        return error
+    extensions = list(dict.fromkeys(extension for change in batch for extension in _extensions(change)))
+    try:
+        missing = [extension for extension in extensions if not has_extension(netfilter, extension)]
+    except UnsupportedError as no_compat:
+        return no_compat
+    if missing:
+        from capture.backends.iptables.refusals import MODULES
+
+        modules = dict.fromkeys(MODULES.get(extension.name, f"xt_{extension.name}") for extension in missing)
+        return UnsupportedError(
+            f"this kernel lacks what rules of iptables need: {', '.join(dict.fromkeys(map(str, missing)))}",
+            f"Load on the host: modprobe {' '.join(modules)}. The backend nftables needs none of them.",
+        )
+    for change in batch:
+        if change.kind == nf.NFT_MSG_NEWCHAIN and change.doing in error.message:
+            return UnsupportedError(
+                f"this kernel cannot {change.doing}",
+                "Load on the host: modprobe nft_chain_nat (up to Linux 5.0: nft_chain_nat_ipv4, nft_chain_nat_ipv6).",
+            )
+    return error
+
+
+def has_extension(netfilter: NetlinkSocket, extension: Extension) -> bool:
+    """Return whether the kernel has a match or target in this revision; it loads the module for it, if it may.
+
+    Raises UnsupportedError if nf_tables takes no extensions at all, PrivilegeError and KernelError.
+    """
+    asked = (
+        attribute(NFTA_COMPAT_NAME, text(extension.name))
+        + attribute(NFTA_COMPAT_REV, u32be(extension.revision))
+        + attribute(NFTA_COMPAT_TYPE, u32be(KINDS.index(extension.kind)))
+    )
+    message = NFNL_SUBSYS_NFT_COMPAT << 8 | NFNL_MSG_COMPAT_GET
+    try:
+        netfilter.request(message, 0, nfgenmsg(extension.family) + asked, f"ask for the {extension}")
+    except UnsupportedError:
+        return False
+    except KernelError as error:
+        if error.errno == errno.EINVAL:  # nfnetlink knows no such subsystem
+            raise UnsupportedError(
+                "nf_tables of this kernel takes no matches and targets of iptables",
+                "Load on the host: modprobe nft_compat; or use the backend nftables.",
+            ) from error
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    return True
+
+
+def _extensions(change: Change) -> Iterator[Extension]:
+    """Yield the extensions in the rule that a change makes."""
+    if change.kind != nf.NFT_MSG_NEWRULE:
+        return
+    for kind, fields in _expressions(change.attributes):
+        if kind in KINDS:
+            name, revision = decode_text(fields[NFTA_MATCH_NAME]), decode_number(fields[NFTA_MATCH_REV])
+            yield Extension(change.family, kind, name, revision)
+
+
+def _expressions(attributes: bytes) -> Iterable[tuple[str, dict[int, bytes]]]:
+    for expression in decode_elements(decode_fields(attributes)[nf.NFTA_RULE_EXPRESSIONS]):
+        fields = decode_fields(expression)
+        yield decode_text(fields[nf.NFTA_EXPR_NAME]), decode_fields(fields[nf.NFTA_EXPR_DATA])
