@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from capture.addresses import address_text, parse_address, parse_network, split
+from capture.addresses import address_text, parse_address, split
 from capture.backends.nftables.encode import SIZES
 from capture.backends.nftables.names import Hook
 from capture.backends.nftables.native import (
@@ -158,6 +158,8 @@ def _masked(condition: Masked) -> Object:
 
 
 def _named(condition: Named) -> Object:
+    if condition.name.startswith("@"):
+        raise ValueError(f"libnftables would take the name of an interface for one of a set: {condition.name!r}")
     name = f"{condition.name}*" if condition.any_ending else _without_wildcard(condition.name)
     return _match(FIELDS[condition.field], _equality(condition), name)
 
@@ -298,6 +300,10 @@ def _parse_known_match(left: Object, operator: str, right: object, sets: Sets) -
         return _parse_name(field, right, negated=negated)
     if mask is not None:
         return Masked(field, _parse_number(field, mask), _parse_number(field, right), negated)
+    if field in (MARK, CT_MARK) and isinstance(right, dict) and "prefix" in right:
+        # nft lists a comparison under a mask of leading bits as one with a prefix, whatever the field is.
+        first, last = _parse_range(field, right)
+        return Masked(field, ALL_BITS & ~(last - first), first, negated)
     if isinstance(right, str) and right.startswith("@"):
         right = {"set": sets.get(right[1:])}
     ranges = tuple(sorted(_parse_range(field, each) for each in _elements(right)))
@@ -330,8 +336,8 @@ def _parse_range(field: str, operand: object) -> Range:
         first, last = operand["range"]
         return _parse_number(field, first), _parse_number(field, last)
     if isinstance(operand, dict) and "prefix" in operand:
-        network, _ = parse_network(f"{operand['prefix']['addr']}/{operand['prefix']['len']}")
-        return network.first, network.last
+        first = _parse_number(field, operand["prefix"]["addr"])
+        return first, first | (1 << SIZES[field] * 8 - operand["prefix"]["len"]) - 1
     number = _parse_number(field, operand)
     return number, number
 

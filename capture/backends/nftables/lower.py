@@ -83,12 +83,13 @@ ASK_FOR_PROTOCOL = {name: Among(L4PROTO, ((number, number),)) for name, number i
 
 
 def lower(ruleset: Ruleset) -> tuple[NativeTable, ...]:
-    """Return the native tables of a rule set, only with base chains that do something.
+    """Return the native tables of a rule set, without tables and base chains that do nothing.
 
     Raises ValueError for a rule that nf_tables cannot express: a port without a protocol, a list
     without entries, a match or verdict that was read from somebody else's rule and not understood.
     """
-    return tuple(_table(table, ruleset) for table in ruleset.tables)
+    tables = (_table(table, ruleset) for table in ruleset.tables)
+    return tuple(table for table in tables if table.chains)
 
 
 def _table(table: Table, ruleset: Ruleset) -> NativeTable:

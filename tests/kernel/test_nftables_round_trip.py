@@ -1,0 +1,68 @@
+"""Random rule sets in a real kernel: what we write is what we read, and what nft makes of the same rules."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from capture.addresses import FAMILIES
+from capture.backends.nftables.libnftables import LibnftablesDriver
+from capture.backends.nftables.netlink import NetlinkDriver
+from capture.backends.nftables.text import render_text
+from capture.canonical import canonical
+from capture.model import Ruleset
+from pytest_netns import Namespace, NamespaceFactory
+from strategies import rulesets
+
+pytestmark = pytest.mark.kernel
+
+Driver = NetlinkDriver | LibnftablesDriver
+
+NOTHING = Ruleset(FAMILIES, ())
+
+# A namespace for a whole module: each example replaces the rules of the one before, which is a law of its own.
+in_one_namespace = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def written(module_netns: NamespaceFactory) -> Namespace:
+    return module_netns("written")
+
+
+@pytest.fixture(scope="module")
+def loaded(module_netns: NamespaceFactory) -> Namespace:
+    return module_netns("loaded")
+
+
+@pytest.fixture(params=[NetlinkDriver, LibnftablesDriver], ids=lambda kind: kind.name)
+def driver(request: pytest.FixtureRequest) -> Driver:
+    made: Driver = request.param()
+    return made
+
+
+def listing(namespace: Namespace) -> str:
+    return namespace.run(["nft", "list", "ruleset"]).stdout
+
+
+@in_one_namespace
+@given(ruleset=rulesets())
+def test_what_is_written_is_read_by_every_driver(written: Namespace, driver: Driver, ruleset: Ruleset) -> None:
+    written.call(driver.write, ruleset, NOTHING, None)
+
+    for reader in (NetlinkDriver(), LibnftablesDriver()):
+        live = written.call(reader.read)
+        for family in FAMILIES:
+            assert canonical(live, family) == canonical(ruleset, family), (reader.name, family)
+
+
+@in_one_namespace
+@given(ruleset=rulesets())
+def test_nft_lists_what_it_would_have_made(
+    written: Namespace, loaded: Namespace, driver: Driver, ruleset: Ruleset
+) -> None:
+    written.call(driver.clean, NOTHING, None)  # what stays keeps its place in the listing
+    written.call(driver.write, ruleset, NOTHING, None)
+    loaded.run(["nft", "-f", "-"], stdin=f"flush ruleset\n{render_text(ruleset)}")
+
+    assert listing(written) == listing(loaded)
+    assert written.call(NetlinkDriver().read) == loaded.call(NetlinkDriver().read)
