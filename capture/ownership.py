@@ -3,12 +3,13 @@
 Chains are ours by name, in either spelling: ISTIO_OUTPUT as upstream writes it, ISTIO-OUTPUT as older
 listings print it. Whatever is in them is ours too. In every other chain a rule is ours if it jumps to one
 of our chains. What is left are rules of ours in built-in chains that jump nowhere: interfaces left alone,
-the marks of a transparent proxy, the DNS rules of upstream's older versions. Some of these nobody else writes.
-The others look like rules that anybody might write, so they are told from look-alikes by evidence, best first:
+the marks of a transparent proxy, the DNS rules of upstream's older versions. They look like rules that
+anybody might write, so they are told from look-alikes by evidence:
 
-1. the rule set that we remember to have applied (``recorded``), where it is what stands there;
-2. else their exact shape, beside a rule that is certainly ours and with nothing foreign in between;
-3. else their exact shape and a sibling: the same interface or mark in a rule of ours in another chain.
+1. their exact shape, and numbers that only we use: the marks of our chains, the port of our agent;
+2. the rule set that we remember to have applied (``recorded``), where it is what stands there;
+3. else their exact shape, and a rule of ours next to them, with nothing foreign in between;
+4. else their exact shape, and a sibling: the same interface in a rule of ours in another chain.
 
 A rule set of one family is looked at, and rules are named by their position in ``Chain.rules_for(family)``.
 """
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.addresses import Family
-    from capture.model import Match, TableName
+    from capture.model import Match, TableName, Verdict
 
     Spelling = Literal["underscore", "dash"]
     Places = dict[tuple[TableName, str], frozenset[int]]
@@ -135,25 +136,27 @@ def our_rules(live: Ruleset, family: Family, recorded: Ruleset | None = None) ->
     """Return where in chains that are not ours our rules stand; chains without any are left out."""
     places: Places = {}
     unrecorded: list[tuple[Table, Chain]] = []
+    marks = _marks_of_our_chains(live, family)
     for table in live.tables:
         for chain in table.chains:
             if is_our_chain(chain.name):
                 continue
             rules = tuple(chain.rules_for(family))
             places[table.name, chain.name] = frozenset(
-                position for position, rule in enumerate(rules) if shape(table.name, chain.name, rule) == CERTAIN
+                position for position, rule in enumerate(rules) if shape(table.name, chain.name, rule, marks) == CERTAIN
             )
             if chain.name not in BUILT_IN_CHAINS[table.name]:
                 continue
             remembered = _where_recorded(rules, _recorded_rules(recorded, table.name, chain.name, family))
             if remembered is None:
                 unrecorded.append((table, chain))
-                remembered = _by_neighbourhood(table.name, chain.name, rules)
+                remembered = _by_neighbourhood(table.name, chain.name, rules, marks)
             places[table.name, chain.name] |= remembered
+    interfaces = _excluded_interfaces(live, family, places)
     for table, chain in unrecorded:
         if not places[table.name, chain.name]:
-            siblings = _Siblings(live, family, places)
-            places[table.name, chain.name] = siblings.recognise(table.name, chain.name, tuple(chain.rules_for(family)))
+            rules = tuple(chain.rules_for(family))
+            places[table.name, chain.name] = _by_siblings(table.name, chain.name, rules, interfaces)
     return {place: positions for place, positions in places.items() if positions}
 
 
@@ -197,10 +200,12 @@ CERTAIN = "certain"
 BEFORE_OURS = "before ours"
 BESIDE_OURS = "beside ours"
 
+NO_MARKS: frozenset[int] = frozenset()
 
-def _by_neighbourhood(table: TableName, chain: str, rules: Sequence[Rule]) -> frozenset[int]:
-    """Return the rules that are certainly ours, and those beside them that look like ours."""
-    shapes = [shape(table, chain, rule) for rule in rules]
+
+def _by_neighbourhood(table: TableName, chain: str, rules: Sequence[Rule], marks: frozenset[int]) -> frozenset[int]:
+    """Return the rules that are certainly ours, and those next to them that look like ours."""
+    shapes = [shape(table, chain, rule, marks) for rule in rules]
     found = {position for position, known in enumerate(shapes) if known == CERTAIN}
     for position in tuple(found):
         before = position - 1
@@ -214,20 +219,29 @@ def _by_neighbourhood(table: TableName, chain: str, rules: Sequence[Rule]) -> fr
     return frozenset(found)
 
 
-def shape(table: TableName, chain: str, rule: Rule) -> str | None:
+def shape(table: TableName, chain: str, rule: Rule, marks: frozenset[int] = NO_MARKS) -> str | None:
     """Return how much a rule in a built-in chain looks like one of ours, or None if it does not at all.
 
     CERTAIN: nobody else writes this. BEFORE_OURS: ours if a rule of ours follows directly.
-    BESIDE_OURS: ours if one stands directly before or after it.
+    BESIDE_OURS: ours if one stands directly before or after it. ``marks`` are those that our chains ask for;
+    without them, rules that are told by such a mark look like nothing.
     """
     if jumps_to_ours(rule):
         return CERTAIN
     if excluded_interface(table, chain, rule):
         return BEFORE_OURS
-    of_place = _SHAPES.get((table, chain))
-    if of_place is None:
-        return None
-    return of_place(rule, {type(match): match for match in canonical_rule(rule).matches})
+    matches = {type(match): match for match in canonical_rule(rule).matches}
+    if (table, chain) == (MANGLE, PREROUTING):
+        return _in_mangle_prerouting(rule.verdict, matches, marks)
+    if (table, chain) == (MANGLE, OUTPUT):
+        return _in_mangle_output(rule.verdict, matches, marks)
+    if (table, chain) == (NAT, OUTPUT):
+        return _in_nat_output(rule.verdict, matches)
+    if (table, chain) == (RAW, OUTPUT):
+        return _in_raw_output(rule.verdict, matches)
+    if (table, chain) == (RAW, PREROUTING):
+        return _in_raw_prerouting(rule.verdict, matches)
+    return None
 
 
 def excluded_interface(table: TableName, chain: str, rule: Rule) -> str | None:
@@ -235,113 +249,106 @@ def excluded_interface(table: TableName, chain: str, rule: Rule) -> str | None:
     if table == RAW or not isinstance(rule.verdict, Return) or len(rule.matches) != 1:
         return None
     match = rule.matches[0]
-    if (chain == PREROUTING and isinstance(match, InInterface)) or (
-        chain == OUTPUT and isinstance(match, OutInterface)
-    ):
-        return None if match.negated else match.name
+    kind = {PREROUTING: InInterface, OUTPUT: OutInterface}.get(chain)
+    if isinstance(match, InInterface | OutInterface) and type(match) is kind and not match.negated:
+        return match.name
     return None
 
 
-def _in_mangle_prerouting(rule: Rule, matches: dict[type, Match]) -> str | None:
-    if isinstance(rule.verdict, SaveMark) and set(matches) == {Protocol, Mark}:
-        return BESIDE_OURS
+def _marks_of_our_chains(live: Ruleset, family: Family) -> frozenset[int]:
+    """Return the marks that our chains of the mangle table ask for or set: those of the transparent proxy."""
+    marks: set[int] = set()
+    table = live.table(MANGLE)
+    for chain in table.chains if table else ():
+        if is_our_chain(chain.name):
+            for rule in chain.rules_for(family):
+                marks.update(match.value for match in rule.matches if isinstance(match, Mark) and not match.negated)
+    return frozenset(marks)
+
+
+def _in_mangle_prerouting(verdict: Verdict, matches: dict[type, Match], marks: frozenset[int]) -> str | None:
+    if isinstance(verdict, SaveMark):
+        is_ours = set(matches) == {Protocol, Mark} and matches.get(Mark) in [Mark(mark) for mark in marks]
+        return CERTAIN if is_ours else None
     # upstream's older --drop-invalid, from before there was a chain for it
-    if isinstance(rule.verdict, Drop) and matches == {ConnectionState: ConnectionState(("INVALID",))}:
-        return BESIDE_OURS
+    if isinstance(verdict, Drop) and matches == {ConnectionState: ConnectionState(("INVALID",))}:
+        return BEFORE_OURS
     return None
 
 
-def _in_mangle_output(rule: Rule, matches: dict[type, Match]) -> str | None:
+def _in_mangle_output(verdict: Verdict, matches: dict[type, Match], marks: frozenset[int]) -> str | None:
     if matches.get(Protocol) != Protocol("tcp"):
         return None
-    kinds = set(matches) - {Protocol}
-    if isinstance(rule.verdict, RestoreMark):
-        return BESIDE_OURS if kinds == {ConnectionMark} else None
+    others = set(matches) - {Protocol}
+    if isinstance(verdict, RestoreMark):
+        known = [ConnectionMark(mark) for mark in marks]
+        is_ours = others == {ConnectionMark} and matches.get(ConnectionMark) in known
+        return CERTAIN if is_ours else None
     if matches.get(OutInterface) != OutInterface("lo"):
         return None
-    if rule.verdict == SetMark(PROXY_TO_SELF_MARK):
-        return CERTAIN if kinds - {OwnerUid, OwnerGid} == {OutInterface, Destination} and len(kinds) == 3 else None
-    return BESIDE_OURS if isinstance(rule.verdict, Return) and kinds == {OutInterface, Mark} else None
+    if verdict == SetMark(PROXY_TO_SELF_MARK):
+        return CERTAIN if others - {OwnerUid, OwnerGid} == {OutInterface, Destination} and len(others) == 3 else None
+    is_marked = others == {OutInterface, Mark} and matches.get(Mark) in [Mark(mark) for mark in marks]
+    return CERTAIN if isinstance(verdict, Return) and is_marked else None
 
 
-def _in_nat_output(rule: Rule, matches: dict[type, Match]) -> str | None:
+def _in_nat_output(verdict: Verdict, matches: dict[type, Match]) -> str | None:
     """Upstream before it had a chain for DNS: the agent's own questions return, the others go to the agent."""
     if matches.get(DestinationPort) != DestinationPort((DNS_PORT,)) or Protocol not in matches:
         return None
-    beyond = set(matches) - {Protocol, DestinationPort}
-    if rule.verdict == Redirect(AGENT_DNS_PORT) and beyond <= {Destination}:
+    others = set(matches) - {Protocol, DestinationPort}
+    if verdict == Redirect(AGENT_DNS_PORT) and others <= {Destination}:
         return CERTAIN
-    if isinstance(rule.verdict, Return) and beyond in ({OwnerUid}, {OwnerGid}):
-        return BESIDE_OURS
-    return None
+    return BEFORE_OURS if isinstance(verdict, Return) and others in ({OwnerUid}, {OwnerGid}) else None
 
 
-def _in_raw_output(rule: Rule, matches: dict[type, Match]) -> str | None:
+def _in_raw_output(verdict: Verdict, matches: dict[type, Match]) -> str | None:
     """Upstream before it had a chain for DNS: zone 1 for the agent's questions, zone 2 for the app's."""
-    if not isinstance(rule.verdict, SetZone) or matches.get(Protocol) != Protocol("udp"):
+    if verdict not in (SetZone(1), SetZone(2)) or matches.get(Protocol) != Protocol("udp"):
         return None
-    beyond = set(matches) - {Protocol, DestinationPort, SourcePort}
-    if matches.get(SourcePort) == SourcePort((only(AGENT_DNS_PORT),)) and rule.verdict.zone == 2:
-        return CERTAIN if beyond in ({OwnerUid}, {OwnerGid}) else None
+    others = set(matches) - {Protocol, DestinationPort, SourcePort}
+    if matches.get(SourcePort) == SourcePort((only(AGENT_DNS_PORT),)):
+        return CERTAIN if verdict == SetZone(2) and others in ({OwnerUid}, {OwnerGid}) else None
     if matches.get(DestinationPort) != DestinationPort((DNS_PORT,)) or SourcePort in matches:
         return None
-    if rule.verdict.zone == 1:
-        return BESIDE_OURS if beyond in ({OwnerUid}, {OwnerGid}) else None
-    return BESIDE_OURS if rule.verdict.zone == 2 and beyond <= {Destination} else None
+    if verdict == SetZone(1):
+        return BESIDE_OURS if others in ({OwnerUid}, {OwnerGid}) else None
+    return BESIDE_OURS if others <= {Destination} else None
 
 
-def _in_raw_prerouting(rule: Rule, matches: dict[type, Match]) -> str | None:
+def _in_raw_prerouting(verdict: Verdict, matches: dict[type, Match]) -> str | None:
     """Upstream before it had a chain for DNS: zone 1 for answers of name servers."""
-    if rule.verdict != SetZone(1) or matches.get(Protocol) != Protocol("udp"):
+    if verdict != SetZone(1) or matches.get(Protocol) != Protocol("udp"):
         return None
     if matches.get(SourcePort) != SourcePort((DNS_PORT,)):
         return None
     return CERTAIN if set(matches) - {Protocol, SourcePort} in (set(), {Source}, {Destination}) else None
 
 
-_SHAPES = {
-    (MANGLE, PREROUTING): _in_mangle_prerouting,
-    (MANGLE, OUTPUT): _in_mangle_output,
-    (NAT, OUTPUT): _in_nat_output,
-    (RAW, OUTPUT): _in_raw_output,
-    (RAW, PREROUTING): _in_raw_prerouting,
-}
-
-
 # --- by siblings ---------------------------------------------------------------------------------
 
 
-class _Siblings:
-    """What our rules in other chains say of interfaces and marks: with TPROXY, nat PREROUTING has nothing else."""
+def _excluded_interfaces(live: Ruleset, family: Family, places: Places) -> frozenset[str]:
+    """Return the interfaces that rules of ours leave alone."""
+    found: set[str] = set()
+    for table in live.tables:
+        for chain in table.chains:
+            ours = places.get((table.name, chain.name), ())
+            for position, rule in enumerate(chain.rules_for(family)):
+                name = excluded_interface(table.name, chain.name, rule)
+                if name and position in ours:
+                    found.add(name)
+    return frozenset(found)
 
-    def __init__(self, live: Ruleset, family: Family, places: Places) -> None:
-        self._interfaces: set[str] = set()
-        self._marks: set[Match] = set()
-        for table in live.tables:
-            for chain in table.chains:
-                ours = places.get((table.name, chain.name), ())
-                for position, rule in enumerate(chain.rules_for(family)):
-                    if position in ours:
-                        self._learn(table.name, chain.name, rule)
 
-    def _learn(self, table: TableName, chain: str, rule: Rule) -> None:
-        interface = excluded_interface(table, chain, rule)
-        if interface:
-            self._interfaces.add(interface)
-        if isinstance(rule.verdict, RestoreMark):
-            self._marks.update(
-                Mark(match.value, match.mask) for match in rule.matches if isinstance(match, ConnectionMark)
-            )
+def _by_siblings(table: TableName, chain: str, rules: Sequence[Rule], interfaces: frozenset[str]) -> frozenset[int]:
+    """Return the first rule for each interface that other chains leave alone.
 
-    def recognise(self, table: TableName, chain: str, rules: Sequence[Rule]) -> frozenset[int]:
-        """Return the first rule for each interface and mark that is known from elsewhere."""
-        found: dict[object, int] = {}
-        for position, rule in enumerate(rules):
-            interface = excluded_interface(table, chain, rule)
-            if interface in self._interfaces:
-                found.setdefault(interface, position)
-            if isinstance(rule.verdict, SaveMark) and shape(table, chain, rule):
-                for match in rule.matches:
-                    if match in self._marks:
-                        found.setdefault(match, position)
-        return frozenset(found.values())
+    With TPROXY, our rules in nat PREROUTING are nothing but those.
+    """
+    found: dict[str, int] = {}
+    for position, rule in enumerate(rules):
+        name = excluded_interface(table, chain, rule)
+        if name in interfaces and name is not None:
+            found.setdefault(name, position)
+    return frozenset(found.values())
