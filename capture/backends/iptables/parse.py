@@ -13,10 +13,10 @@ because rules hold meaning. Whatever our vocabulary lacks stays as the words tha
 
 from __future__ import annotations
 
-from capture.addresses import IPV4, IPV6, is_decimal, parse_address, parse_network, split
+from capture.addresses import is_decimal, parse_address, parse_network, split
+from capture.backends.iptables.families import of_one_family
 from capture.model import (
     ALL_BITS,
-    BUILT_IN_CHAINS,
     CONNECTION_STATES,
     TABLES,
     Accept,
@@ -52,7 +52,6 @@ from capture.model import (
     UnknownMatch,
     UnknownVerdict,
 )
-from capture.ownership import is_our_chain, jumps_to_ours
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -91,7 +90,7 @@ def parse_save(text: str, family: Family) -> Ruleset:
     Tables that we never touch (filter, security) are left out. Comments become reasons, those of others too;
     ``Ruleset.comments`` says whether ours have any.
     """
-    tables: list[Table] = []
+    tables: dict[TableName, list[Chain]] = {}
     for name, lines in _tables(text):
         declared = [line for line in lines if line.startswith(":")]
         names = frozenset(line[1:].split(" ", 1)[0] for line in declared)
@@ -100,10 +99,8 @@ def parse_save(text: str, family: Family) -> Ruleset:
             if not line.startswith(":"):
                 chain, rule = parse_rule(line, family, names)
                 rules.setdefault(chain, []).append(rule)
-        chains = [_chain(line, rules) for line in declared]
-        tables.append(Table(name, tuple(_in_order(name, chains))))
-    tables.sort(key=lambda table: TABLES.index(table.name))
-    return Ruleset((family,), tuple(tables), comments=_ours_have_comments(tables))
+        tables[name] = [_chain(line, rules) for line in declared]
+    return of_one_family(family, tables)
 
 
 def _tables(text: str) -> Iterator[tuple[TableName, list[str]]]:
@@ -129,47 +126,6 @@ def _chain(line: str, rules: dict[str, list[Rule]]) -> Chain:
 def _counters(text: str) -> Counters:
     packets, _, number_of_bytes = text.strip("[]").partition(":")
     return Counters(int(packets), int(number_of_bytes))
-
-
-def _in_order(table: TableName, chains: Iterable[Chain]) -> list[Chain]:
-    """Return built-in chains in the order of ``iptables -L``, then the others as listed."""
-    built_in = BUILT_IN_CHAINS[table]
-    return sorted(chains, key=lambda chain: built_in.index(chain.name) if chain.name in built_in else len(built_in))
-
-
-def _ours_have_comments(tables: Iterable[Table]) -> bool:
-    return any(
-        rule.why
-        for table in tables
-        for chain in table.chains
-        for rule in chain.rules
-        if is_our_chain(chain.name) or jumps_to_ours(rule)
-    )
-
-
-def merged(rulesets: Sequence[Ruleset]) -> Ruleset:
-    """Return one rule set of several families, each of which is there once; each rule keeps its family."""
-    by_family = {family: ruleset for ruleset in rulesets for family in ruleset.families}
-    if len(by_family) < 2:
-        return rulesets[0]
-    tables = []
-    for name in TABLES:
-        of_ipv4, of_ipv6 = by_family[IPV4].table(name), by_family[IPV6].table(name)
-        if of_ipv4 or of_ipv6:
-            names = dict.fromkeys(chain.name for table in (of_ipv4, of_ipv6) if table for chain in table.chains)
-            chains = (
-                _merged_chain(each, of_ipv4 and of_ipv4.chain(each), of_ipv6 and of_ipv6.chain(each)) for each in names
-            )
-            tables.append(Table(name, tuple(_in_order(name, chains))))
-    return Ruleset(tuple(by_family), tuple(tables), comments=any(ruleset.comments for ruleset in rulesets))
-
-
-def _merged_chain(name: str, ipv4: Chain | None, ipv6: Chain | None) -> Chain:
-    """Return one chain for both families; a built-in chain that one of them lacks accepts everything there."""
-    is_built_in = any(chain.policy for chain in (ipv4, ipv6) if chain)
-    absent = Chain(name, policy="ACCEPT" if is_built_in else None)
-    one, other = ipv4 or absent, ipv6 or absent
-    return Chain(name, one.rules + other.rules, one.policy, one.counters, other.policy, other.counters)
 
 
 # --- rules ---------------------------------------------------------------------------------------
