@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.addresses import FAMILIES
-from capture.backends.iptables.parse import merged
+from capture.backends.iptables.families import merged
 from capture.backends.iptables.plan import plan
 from capture.backends.iptables.restore_text import restore_text
 from capture.backends.iptables.tables import families_here

@@ -47,7 +47,6 @@ from capture.model import (
     Source,
     SourcePort,
     Span,
-    Table,
     TransparentProxy,
     UnknownMatch,
     UnknownVerdict,

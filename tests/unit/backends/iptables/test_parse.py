@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from capture.addresses import IPV4, IPV6
-from capture.backends.iptables.parse import merged, parse_rule, parse_save, words_of
+from capture.backends.iptables.families import merged
+from capture.backends.iptables.parse import parse_rule, parse_save, words_of
 from capture.canonical import canonical_rule
 from capture.model import (
     FORWARD,

@@ -1,0 +1,70 @@
+"""One rule set of what iptables keeps by family: a table and its chains for IPv4, others for IPv6. Pure."""
+
+from __future__ import annotations
+
+from capture.addresses import IPV4, IPV6
+from capture.model import BUILT_IN_CHAINS, TABLES, Chain, Ruleset, Table
+from capture.ownership import is_our_chain, jumps_to_ours
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from capture.addresses import Family
+    from capture.model import TableName
+
+
+def of_one_family(family: Family, chains: Mapping[TableName, Iterable[Chain]]) -> Ruleset:
+    """Return the rule set of one family from the chains of its tables, in whatever order.
+
+    ``Ruleset.comments`` says whether rules of ours have any.
+    """
+    tables = tuple(Table(name, tuple(_in_order(name, chains[name]))) for name in TABLES if name in chains)
+    return Ruleset((family,), tables, comments=_ours_have_comments(tables))
+
+
+def _in_order(table: TableName, chains: Iterable[Chain]) -> list[Chain]:
+    """Return built-in chains in the order of ``iptables -L``, then the others as listed."""
+    built_in = BUILT_IN_CHAINS[table]
+    return sorted(chains, key=lambda chain: built_in.index(chain.name) if chain.name in built_in else len(built_in))
+
+
+def _ours_have_comments(tables: Iterable[Table]) -> bool:
+    return any(
+        rule.why
+        for table in tables
+        for chain in table.chains
+        for rule in chain.rules
+        if is_our_chain(chain.name) or jumps_to_ours(rule)
+    )
+
+
+def merged(rulesets: Sequence[Ruleset]) -> Ruleset:
+    """Return one rule set of several families, each of which is there once; each rule keeps its family."""
+    by_family = {family: ruleset for ruleset in rulesets for family in ruleset.families}
+    if len(by_family) < 2:
+        return rulesets[0]
+    tables = []
+    for name in TABLES:
+        of_ipv4, of_ipv6 = by_family[IPV4].table(name), by_family[IPV6].table(name)
+        if of_ipv4 or of_ipv6:
+            names = dict.fromkeys(chain.name for table in (of_ipv4, of_ipv6) if table for chain in table.chains)
+            chains = (
+                _merged_chain(of_ipv4.chain(each) if of_ipv4 else None, of_ipv6.chain(each) if of_ipv6 else None)
+                for each in names
+            )
+            tables.append(Table(name, tuple(_in_order(name, chains))))
+    return Ruleset(tuple(by_family), tuple(tables), comments=any(ruleset.comments for ruleset in rulesets))
+
+
+def _merged_chain(ipv4: Chain | None, ipv6: Chain | None) -> Chain:
+    if ipv4 is None or ipv6 is None:
+        return ipv4 or _of_ipv6_alone(ipv6 or Chain(""))
+    return Chain(ipv4.name, ipv4.rules + ipv6.rules, ipv4.policy, ipv4.counters, ipv6.policy, ipv6.counters)
+
+
+def _of_ipv6_alone(chain: Chain) -> Chain:
+    """Return a chain of IPv6 in a rule set of both families, where IPv4 has none of that name."""
+    if chain.policy is None:
+        return chain
+    return Chain(chain.name, chain.rules, "ACCEPT", None, chain.policy, chain.counters)
