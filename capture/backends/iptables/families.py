@@ -50,21 +50,16 @@ def merged(rulesets: Sequence[Ruleset]) -> Ruleset:
         if of_ipv4 or of_ipv6:
             names = dict.fromkeys(chain.name for table in (of_ipv4, of_ipv6) if table for chain in table.chains)
             chains = (
-                _merged_chain(of_ipv4.chain(each) if of_ipv4 else None, of_ipv6.chain(each) if of_ipv6 else None)
+                _merged_chain(each, of_ipv4.chain(each) if of_ipv4 else None, of_ipv6.chain(each) if of_ipv6 else None)
                 for each in names
             )
             tables.append(Table(name, tuple(_in_order(name, chains))))
     return Ruleset(tuple(by_family), tuple(tables), comments=any(ruleset.comments for ruleset in rulesets))
 
 
-def _merged_chain(ipv4: Chain | None, ipv6: Chain | None) -> Chain:
-    if ipv4 is None or ipv6 is None:
-        return ipv4 or _of_ipv6_alone(ipv6 or Chain(""))
-    return Chain(ipv4.name, ipv4.rules + ipv6.rules, ipv4.policy, ipv4.counters, ipv6.policy, ipv6.counters)
-
-
-def _of_ipv6_alone(chain: Chain) -> Chain:
-    """Return a chain of IPv6 in a rule set of both families, where IPv4 has none of that name."""
-    if chain.policy is None:
-        return chain
-    return Chain(chain.name, chain.rules, "ACCEPT", None, chain.policy, chain.counters)
+def _merged_chain(name: str, ipv4: Chain | None, ipv6: Chain | None) -> Chain:
+    """Return one chain for both families; a built-in chain that one of them lacks accepts everything there."""
+    is_built_in = any(chain.policy for chain in (ipv4, ipv6) if chain)
+    absent = Chain(name, policy="ACCEPT" if is_built_in else None)
+    one, other = ipv4 or absent, ipv6 or absent
+    return Chain(name, one.rules + other.rules, one.policy, one.counters, other.policy, other.counters)

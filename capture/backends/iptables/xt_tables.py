@@ -5,8 +5,9 @@ Two views of one thing: rules by their meaning, and the handles by which the ker
 
 from __future__ import annotations
 
+from capture.backends.iptables.families import merged, of_one_family
 from capture.backends.nftables.names import HOOKS
-from capture.model import BUILT_IN_CHAINS, TABLES, Chain, Counters, Ruleset, Table
+from capture.model import BUILT_IN_CHAINS, Chain, Counters
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from capture.addresses import Family
     from capture.backends.iptables.xt_decode import FoundChain, FoundRule
-    from capture.model import TableName
+    from capture.model import Ruleset, TableName
 
 NOT_COUNTED = Counters(0, 0)
 
@@ -63,32 +64,21 @@ def model_name(table: TableName, chain: FoundChain) -> str:
 
 
 def ruleset_of(families: Sequence[Family], standing: Standing) -> Ruleset:
-    """Return the rule set of all families. A table has all of its built-in chains, as iptables lists them."""
-    tables = []
-    has_comments = False
-    for name in TABLES:
-        of_families = [standing[family, name] for family in families if (family, name) in standing]
-        if of_families:
-            chains = tuple(_chains(name, of_families))
-            tables.append(Table(name, chains))
-            has_comments = has_comments or any(rule.why for chain in chains for rule in chain.rules)
-    return Ruleset(tuple(families), tuple(tables), comments=has_comments)
+    """Return the rule set of all families."""
+    of_each = (
+        of_one_family(family, {name: _chains(name, table) for (of, name), table in standing.items() if of == family})
+        for family in families
+    )
+    return merged(list(of_each))
 
 
-def _chains(table: TableName, of_families: Sequence[StandingTable]) -> Iterator[Chain]:
-    """Yield built-in chains in their order, then the others by name, those of both families as one."""
-    built_in = BUILT_IN_CHAINS[table]
-    others = {name for standing in of_families for name in standing.chains if name not in built_in}
-    for name in (*built_in, *sorted(others)):
-        standing = [table.chains[name] for table in of_families if name in table.chains]
-        rules = tuple(found.rule for chain in standing for found in chain.rules)
-        policies = {chain.found.policy for chain in standing} - {None}
-        policy = "DROP" if "DROP" in policies else "ACCEPT" if policies or name in built_in else None
-        yield Chain(name, rules, policy, _counters(standing) if policy else None)
-
-
-def _counters(chains: Iterable[StandingChain]) -> Counters:
-    counted = [chain.found.counters for chain in chains if chain.found.counters]
-    if not counted:
-        return NOT_COUNTED
-    return Counters(sum(counters.packets for counters in counted), sum(counters.bytes for counters in counted))
+def _chains(name: TableName, table: StandingTable) -> Iterator[Chain]:
+    """Yield the chains of a table as iptables lists them: built-in ones even if they are not there, others by name."""
+    built_in = BUILT_IN_CHAINS[name]
+    for chain in (*built_in, *sorted(table.chains.keys() - set(built_in))):
+        standing = table.chains.get(chain)
+        if standing is None:
+            yield Chain(chain, (), "ACCEPT", NOT_COUNTED)
+        else:
+            found = standing.found
+            yield Chain(chain, tuple(rule.rule for rule in standing.rules), found.policy, found.counters)
