@@ -121,9 +121,8 @@ class _Question:
             )
 
     def _bad_server(self) -> CniError:
-        return kubeconfigs.unusable(
-            self.kubeconfig.path, f"'server' is {self.kubeconfig.server[:80]!r}; expected https://ADDRESS:PORT"
-        )
+        server = self.kubeconfig.server.rpartition("@")[2][:80]  # before an @ could be a password
+        return kubeconfigs.unusable(self.kubeconfig.path, f"'server' is {server!r}; expected https://ADDRESS:PORT")
 
     def answer(self, read: Callable[[bytes], T], deadline: float) -> T:
         """Return what ``read`` makes of the answer's body; ask again as long as that may help."""
