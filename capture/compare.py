@@ -70,6 +70,8 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
 
 def can_stay(desired: Ruleset, live: Ruleset) -> bool:
     """Return whether writing the rules again would change nothing: a policy is nothing that we write."""
+    if not live.tables:
+        return False
     return desired.comments == live.comments and all(d.kind == "policy" for d in differences(desired, live))
 
 

@@ -26,10 +26,10 @@ from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from capture.addresses import Family
-    from capture.backends.detect import Decision, Request
+    from capture.backends.detect import Decision, Leftover, Request
     from capture.config import Host
     from capture.examples import Example
     from capture.trace import Packet, Trace
@@ -107,7 +107,7 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False) -> Applie
     witness = Witness(host)
     config, warnings = resolve(settings, witness)
     desired = build_ruleset(config)
-    decision = detect.decide(request_of(settings))
+    decision, standing = detect.look(request_of(settings))
     driver = load(decision)
     recorded = record.read()
     remembered = recorded.ruleset() if recorded else None
@@ -117,7 +117,7 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False) -> Applie
         driver.write(desired, live, remembered)
         changed = True
         _demand(desired, driver.read())
-    changed |= _remove_others(decision, remembered)
+    changed |= _remove_others(decision, standing, remembered)
     changed |= plumbing.remove(plumbing.stale(desired, live, remembered))
     record.write(Record(settings, witness.facts(), decision.backend, decision.driver, decision.variant))
     return Applied(changed, decision, config, desired, tuple(warnings))
@@ -133,10 +133,10 @@ def _demand(desired: Ruleset, live: Ruleset) -> None:
         )
 
 
-def _remove_others(decision: Decision, remembered: Ruleset | None) -> bool:
-    """Remove sets of ours in other places than the decision's; return whether there were any."""
+def _remove_others(decision: Decision, standing: Iterable[Leftover], remembered: Ruleset | None) -> bool:
+    """Remove sets of ours that stood in other places than the decision's; return whether there were any."""
     removed = False
-    for other in detect.leftovers():
+    for other in standing:
         if _place(other) != _place(decision):
             driver = load(other)
             driver.clean(driver.read(), remembered)
@@ -171,18 +171,24 @@ def _verify_recorded(recorded: Record) -> Verified:
 
 def verify_here(desired: Ruleset, request: Request) -> Verified:
     """Compare the namespace we are in with a rule set."""
-    decision = detect.decide(request)
+    decision, standing = detect.look(request)
     live = load(decision).read()
     found = tuple(differences(desired, live))
     drift, notes = _judged(desired, live, found) if found else ((), ())
     return Verified(
-        decision, desired, live, drift, tuple(plumbing.missing(desired)), notes, tuple(_others(decision, desired))
+        decision,
+        desired,
+        live,
+        drift,
+        tuple(plumbing.missing(desired)),
+        notes,
+        tuple(_others(decision, standing, desired)),
     )
 
 
-def _others(decision: Decision, desired: Ruleset) -> Iterator[Other]:
+def _others(decision: Decision, standing: Iterable[Leftover], desired: Ruleset) -> Iterator[Other]:
     """Yield the sets that stand elsewhere than the decision's, each with a packet that it sends elsewhere."""
-    for found in detect.leftovers():
+    for found in standing:
         if _place(found) != _place(decision):
             # Needed only where something is wrong, which is not when milliseconds count.
             from capture.examples import diverted

@@ -56,6 +56,10 @@ COMPAT_MATCH, COMPAT_TARGET = 0, 1
 DRIVERS: dict[str, tuple[str, ...]] = {"iptables": ("restore", "iptc"), "nftables": ("netlink", "libnftables")}
 
 
+NEEDS_NOTHING_INSTALLED = (("nftables", ""), ("nftables", "netlink"))
+"""Backend and driver, as requested, for which the kernel is enough."""
+
+
 class Request(Value):
     """What somebody asked for; "auto" and "" leave the choice to us."""
 
@@ -146,7 +150,16 @@ def decide(request: Request) -> Decision:
     Raises ConfigurationError for a request that contradicts itself, UnsupportedError for one that this host or
     kernel cannot fulfil.
     """
-    return choose(gather(), request)
+    return look(request)[0]
+
+
+def look(request: Request) -> tuple[Decision, tuple[Leftover, ...]]:
+    """Return the way to take, and where sets of ours stand already; raises as ``decide``.
+
+    Programs and packages are looked for only where they matter to the request or to what stands.
+    """
+    facts = gather(request)
+    return choose(facts, request), find_leftovers(facts)
 
 
 def leftovers() -> tuple[Leftover, ...]:
@@ -169,11 +182,23 @@ def without_kernel(request: Request) -> Decision:
 # --- facts ---------------------------------------------------------------------------------------
 
 
-def gather() -> Facts:
-    """Return the facts of the host and of the namespace we are in. Reads only."""
-    programs = tuple(_installed_programs())
+def gather(request: Request | None = None) -> Facts:
+    """Return the facts of the host and of the namespace we are in, without what a request does not need. Reads only."""
     nf_tables, nft_compat, chains = _ask_nf_tables()
     tables = tuple((family, table) for family in families_here() for table in _legacy_tables(family))
+    if request is not None and (request.backend, request.driver) in NEEDS_NOTHING_INSTALLED and not tables:
+        return Facts(
+            programs=(),
+            ipv6=IPV6 in families_here(),
+            nf_tables=nf_tables,
+            nft_compat=nft_compat,
+            legacy="unknown",
+            legacy_tables=(),
+            chains=chains,
+            python_iptables=False,
+            libnftables=False,
+        )
+    programs = tuple(_installed_programs())
     has_python_iptables = _is_importable("iptc")
     return Facts(
         programs=programs,
