@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 EVERYWHERE = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
 GOTO = "-g "
 """How a rule of others names a chain that it goes to and does not come back from."""
+GOTO_SIGN = "[goto]"
 
 
 class Row(Value):
@@ -141,6 +142,8 @@ def row_text(row: Row) -> str:
         f"{packets} {size} {row.target:<9} {_signed(row.protocol, 4)} {row.options:<3} "
         f"{row.in_interface:<6} {row.out_interface:<6} {_signed(row.source, 19)} {_signed(row.destination, 19)} "
     )
+    if row.extra.startswith(GOTO_SIGN):  # it stands one column to the left
+        return f"{columns}{GOTO_SIGN} {row.extra.removeprefix(GOTO_SIGN)}".rstrip()
     return f"{columns} {row.extra}".rstrip()
 
 
@@ -172,7 +175,8 @@ def row(rule: Rule, family: Family) -> Row:
         named = _column(match)
         if named:
             columns[named[0]] = named[1]
-    extras = [*_extras(rule.matches)]
+    extras = [GOTO_SIGN] if isinstance(rule.verdict, UnknownVerdict) and rule.verdict.text.startswith(GOTO) else []
+    extras += _extras(rule.matches)
     if rule.why:
         extras.append(f"/* {rule.why} */")
     extras += _target_extras(rule.verdict, family)
@@ -241,16 +245,14 @@ TARGETS: dict[type, str] = {
 
 def _extras(matches: tuple[Match, ...]) -> Iterator[str]:
     """Yield what iptables prints after the columns, match by match."""
-    single = [match for match in matches if isinstance(match, SourcePort | DestinationPort) and len(match.ports) == 1]
+    ports = [match for match in matches if isinstance(match, SourcePort | DestinationPort)]
+    if not ports:
+        yield from _further_networks(matches)
     for match in matches:
         if isinstance(match, SourcePort | DestinationPort):
-            if len(match.ports) > 1:
-                yield from _port_list_texts(match)
-            elif match == single[0]:  # the protocol's extension prints both ports
-                protocol = next((other.name for other in matches if isinstance(other, Protocol)), "all")
-                yield " ".join((protocol, *map(_port_text, single)))
-        elif isinstance(match, Source | Destination):
-            yield from _further_networks(match)
+            yield from _port_texts(match, matches)
+            if match is ports[-1]:
+                yield from _further_networks(matches)
         elif isinstance(match, OwnerUid | OwnerGid):
             yield from _owner_texts(match)
         else:
@@ -270,27 +272,37 @@ def _single_text(match: Match) -> Iterator[str]:
         yield match.text
 
 
-def _further_networks(match: Source | Destination) -> Iterator[str]:
-    """Yield the excluded networks for which the column has no room: all but the first."""
-    if match.negated:
-        column = "source" if isinstance(match, Source) else "destination"
-        for network in match.networks[1:]:
-            first, last = (address_text(network.family, end) for end in (network.first, network.last))
-            yield f"{column} IP range ! {first}-{last}"
+def _further_networks(matches: tuple[Match, ...]) -> Iterator[str]:
+    """Yield the excluded networks for which the columns have no room: all but the first."""
+    for match in matches:
+        if isinstance(match, Source | Destination) and match.negated:
+            column = "source" if isinstance(match, Source) else "destination"
+            for network in match.networks[1:]:
+                first, last = (address_text(network.family, end) for end in (network.first, network.last))
+                yield f"{column} IP range ! {first}-{last}"
 
 
-def _port_text(match: SourcePort | DestinationPort) -> str:
+def _port_texts(match: SourcePort | DestinationPort, matches: tuple[Match, ...]) -> Iterator[str]:
+    """Yield what is said of ports: single ones of both ends together, by the extension of their protocol.
+
+    A list is said by multiport, which holds 15 ports; excluded ones may need several.
+    """
+    if len(match.ports) > 1:
+        name = "sports" if isinstance(match, SourcePort) else "dports"
+        for some in slots(match.ports) if match.negated else [match.ports]:
+            yield f"multiport {name} {' !' if match.negated else ''}{','.join(map(_span, some))}"
+        return
+    single = [other for other in matches if isinstance(other, SourcePort | DestinationPort) and len(other.ports) == 1]
+    if match is single[0]:
+        protocol = next((other.name for other in matches if isinstance(other, Protocol)), "all")
+        yield " ".join((protocol, *map(_single_port_text, single)))
+
+
+def _single_port_text(match: SourcePort | DestinationPort) -> str:
     name = "spt" if isinstance(match, SourcePort) else "dpt"
     span = match.ports[0]
     plural = "" if span.first == span.last else "s"
     return f"{name}{plural}:{'!' if match.negated else ''}{_span(span)}"
-
-
-def _port_list_texts(match: SourcePort | DestinationPort) -> Iterator[str]:
-    """Yield one text for each multiport match that excluded ports need, as it holds 15; one for a list."""
-    name = "sports" if isinstance(match, SourcePort) else "dports"
-    for some in slots(match.ports) if match.negated else [match.ports]:
-        yield f"multiport {name} {' !' if match.negated else ''}{','.join(map(_span, some))}"
 
 
 def _span(span: Span) -> str:
@@ -328,9 +340,7 @@ def _target_extras(verdict: Verdict, family: Family) -> list[str]:
         prefix = f' prefix "{verdict.prefix}"' if verdict.prefix else ""
         return [f"LOG flags 0 level 4{prefix}"]
     if isinstance(verdict, UnknownVerdict):
-        if verdict.text.startswith(GOTO):
-            return ["[goto]"]
-        return verdict.text.split(" ", 1)[1:]
+        return [] if verdict.text.startswith(GOTO) else verdict.text.split(" ", 1)[1:]
     return []
 
 

@@ -1,0 +1,104 @@
+"""Our listing against the one of iptables itself, line by line, on the same live rules."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, reject, settings
+
+from capture.addresses import FAMILIES
+from capture.backends.iptables.restore import RestoreDriver
+from capture.cli.table import listing
+from capture.errors import ToolError
+from capture.model import Ruleset
+from pytest_netns import Namespace, NamespaceFactory
+from strategies import rulesets
+
+if TYPE_CHECKING:
+    from capture.backends.iptables.programs import Variant
+
+pytestmark = pytest.mark.kernel
+
+PROTOCOLS = {"0": "all", "6": "tcp", "17": "udp", "132": "sctp"}
+"""iptables 1.8.9 prints protocols as numbers where it is told to look no names up; others print words."""
+
+COMMANDS = {"ipv4": "iptables", "ipv6": "ip6tables"}
+
+HEADING = ("Chain", "pkts")
+"""The lines of a chain before its rules."""
+
+OTHERS = """\
+*nat
+:PREROUTING ACCEPT [11729:703740]
+:INPUT ACCEPT [11729:703740]
+:OUTPUT ACCEPT [1074:95511]
+:POSTROUTING ACCEPT [1077:95691]
+:DOCKER - [0:0]
+:OTHER - [0:0]
+[99999:100000] -A OUTPUT -p udp -m udp --sport 53 --dport 1024:65535 -j DOCKER
+[9999499:9999500] -A OUTPUT ! -o eth+ -m owner ! --uid-owner 1000-2000 --gid-owner 5 -j RETURN
+[123456789:123456789012345] -A DOCKER -p tcp -m multiport ! --dports 80,90:100 -m comment --comment "why this" -j ACCEPT
+[0:0] -A DOCKER ! -p tcp -j ACCEPT
+[0:0] -A DOCKER -p sctp -j ACCEPT
+[0:0] -A DOCKER -m mark ! --mark 0x539/0xff -j MARK --set-xmark 0x1/0xff
+[0:0] -A DOCKER -m connmark --mark 0x539 -g OTHER
+COMMIT
+"""
+
+
+def chains(text: str) -> dict[str, list[str]]:
+    """Return the lines of each chain by its name; protocols as words, no blanks at the ends of lines."""
+    found: dict[str, list[str]] = {}
+    for block in text.strip().split("\n\n"):
+        lines = [line.rstrip() for line in block.split("\n")]
+        found[lines[0].split(" ")[1]] = [_in_words(line) for line in lines]
+    return found
+
+
+def _in_words(line: str) -> str:
+    number = re.match(r"(.{11} (?:\S+ +| {9} ) ?!?)(\d+) +(--|-f)", line)
+    if not number:
+        return line
+    return f"{number[1]}{PROTOCOLS.get(number[2], number[2]):<4} {line[number.start(3) :]}"
+
+
+def compare(namespace: Namespace, variant: Variant) -> None:
+    """Assert that every table of both families reads as iptables lists it."""
+    live = namespace.call(RestoreDriver(variant).read)
+    for family in FAMILIES:
+        there = namespace.run([f"{COMMANDS[family]}-{variant}-save"]).stdout
+        for table in live.tables:
+            if f"*{table.name}" not in there:
+                continue
+            theirs = chains(namespace.run([f"{COMMANDS[family]}-{variant}", "-t", table.name, "-nvL"]).stdout)
+            ours = chains(listing(live, family, table.name))
+            # A chain without rules does not tell whether it is there for one family or for both.
+            empty = {name for name, lines in ours.items() if len(lines) == len(HEADING)}
+            assert {name: ours.get(name) for name in theirs} == theirs
+            assert ours.keys() - empty == theirs.keys() - empty
+
+
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+@given(ruleset=rulesets())
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+def test_random_rules(variant: Variant, ruleset: Ruleset) -> None:
+    with NamespaceFactory() as netns:
+        namespace = netns()
+        try:
+            namespace.call(RestoreDriver(variant).write, ruleset, Ruleset(FAMILIES, ()), None)
+        except ToolError:
+            reject()  # what iptables refuses, it lists neither
+        compare(namespace, variant)
+
+
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+def test_rules_of_others_and_their_counters(netns: NamespaceFactory, variant: Variant) -> None:
+    namespace = netns()
+    namespace.run([f"iptables-{variant}-restore", "-c"], stdin=OTHERS)
+    namespace.run(
+        [f"ip6tables-{variant}-restore", "-c"], stdin=OTHERS.replace("[11729:", "[7:").replace("-j DOCKER", "")
+    )
+
+    compare(namespace, variant)
