@@ -113,15 +113,19 @@ class _View:
         self._family = family
         self._comments = ruleset is not None and ruleset.comments
         self._table: Table | None = ruleset.table(table) if ruleset and present else None
+        self._rules: dict[str, tuple[Rule, ...]] = {}
 
     def chains(self) -> tuple[Chain, ...]:
         return self._table.chains if self._table else ()
 
     def rules(self, chain: str) -> tuple[Rule, ...]:
         """Return the rules as they are written: one family, one entry each, the reason only as a comment."""
-        found = self._table.chain(chain) if self._table else None
-        rules = expanded(found.rules, self._family) if found else ()
-        return tuple(rule if self._comments else rule.replace(why="") for rule in rules)
+        if chain not in self._rules:
+            found = self._table.chain(chain) if self._table else None
+            rules = expanded(found.rules, self._family) if found else ()
+            silent = not self._comments
+            self._rules[chain] = tuple(rule.replace(why="") if silent and rule.why else rule for rule in rules)
+        return self._rules[chain]
 
     def texts(self, chain: str) -> list[str]:
         return [rule_text(rule) for rule in self.rules(chain)]
