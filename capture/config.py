@@ -9,7 +9,7 @@ from __future__ import annotations
 from capture import settings as option
 from capture.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.errors import ConfigurationError
-from capture.model import Span
+from capture.model import Span, only
 from capture.parsers import Selection, UidPorts
 from capture.values import Value
 
@@ -47,13 +47,13 @@ if TYPE_CHECKING:
             """Return the name servers of resolv.conf(5)."""
 
 
-DEFAULT_PROXY_ID = Span(1337, 1337)
+DEFAULT_PROXY_ID = only(1337)
 MOST_OWNER_GROUPS = 64
 """Upstream's bound: they all stand in one rule."""
 
 
 class CaptureConfig(Value):
-    """Everything that the rules depend on, and nothing else."""
+    """Everything that the rules depend on, and nothing else. The defaults are those of the options."""
 
     families: tuple[Family, ...] = FAMILIES
     profile: Profile = "classic"
@@ -67,7 +67,7 @@ class CaptureConfig(Value):
     tproxy_mark: int = 1337
     tproxy_route_table: int = 133
     inbound_ports: Selection[Span] = Selection(everything=True)
-    excluded_inbound_ports: tuple[Span, ...] = ()
+    excluded_inbound_ports: tuple[Span, ...] = (only(15090), only(15021), only(15020))
     excluded_inbound_networks: tuple[Network, ...] = ()
     excluded_interfaces: tuple[str, ...] = ()
     outbound_networks: Selection[Network] = Selection(everything=True)
@@ -168,12 +168,12 @@ def _id(entry: str | Span, settings: Settings, which: Option[Any], look_up: Call
     found = look_up(entry)
     if found is None:
         raise ConfigurationError(which.name, entry, settings.origin(which), which.expected)
-    return Span(found, found)
+    return only(found)
 
 
 def _default_proxy(host: Host) -> tuple[Span, ...]:
     found = host.user_id(host.default_proxy_user())
-    return (DEFAULT_PROXY_ID,) if found is None else (Span(found, found),)
+    return (DEFAULT_PROXY_ID,) if found is None else (only(found),)
 
 
 def _owner_groups(settings: Settings, host: Host) -> Selection[Span]:
