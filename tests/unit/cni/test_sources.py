@@ -1,0 +1,124 @@
+"""Whom the plugin asks, in what order, and when it stops asking."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capture.errors import ConfigurationError
+from cni import conf
+from cni.codes import BAD_KUBECONFIG, POD_UNKNOWN
+from cni.log import Log
+from cni.pod import Identity
+from cni.protocol import CniError
+from cni.sources import learn
+from fake_kubernetes import FakeKubernetes, server_certificate, status
+
+WEB = Identity("shop", "web-0")
+STATUS = "sidecar.istio.io/status"
+INJECT = "sidecar.istio.io/inject"
+INJECTED = {STATUS: json.dumps({"containers": ["istio-proxy"]})}
+PROXY = {"name": "istio-proxy", "securityContext": {"runAsUser": 1000670000}}
+CAPABILITY = conf.ANNOTATIONS_CAPABILITY
+
+
+def a_pod(labels: dict[str, str] | None = None, annotations: dict[str, str] | None = None) -> dict[str, Any]:
+    return {
+        "metadata": {"labels": labels, "annotations": INJECTED if annotations is None else annotations},
+        "spec": {"containers": [PROXY]},
+    }
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[FakeKubernetes]:
+    with FakeKubernetes() as fake:
+        (tmp_path / "kubeconfig").write_text(fake.kubeconfig())
+        yield fake
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Any:
+    def call(*sources: str, annotations: dict[str, str] | None = None) -> tuple[int | None, str]:
+        """Ask these sources, and return the proxy's user as it is then known, and why the pod is left alone."""
+        configuration = conf.parse(
+            {
+                "pod_sources": list(sources),
+                "kubeconfig": str(tmp_path / "kubeconfig"),
+                "runtimeConfig": {} if annotations is None else {CAPABILITY: annotations},
+                "log_file": str(tmp_path / "log"),
+            }
+        )
+        pod, reason = learn(WEB, configuration, Log(str(tmp_path / "log")))
+        return pod.proxy.uid, reason
+
+    return call
+
+
+NO_PROXY = "it has no container istio-proxy"
+NOT_INJECTED = "sidecar.istio.io/inject says false"
+
+
+def test_a_pod_without_a_part_in_the_mesh_needs_no_api_server(ask: Any) -> None:
+    for sources in (["runtime"], ["runtime", "kubernetes"]):
+        assert ask(*sources, annotations={}) == (None, NO_PROXY)
+
+
+def test_with_the_runtime_alone_what_it_does_not_know_is_as_if_not_said(ask: Any) -> None:
+    assert ask("runtime", annotations=INJECTED) == (None, "")
+    assert ask("runtime", annotations=INJECTED | {INJECT: "false"}) == (None, NOT_INJECTED)
+
+
+def test_about_a_pod_of_the_mesh_the_api_server_knows_more(ask: Any, server: FakeKubernetes) -> None:
+    server.pods["shop", "web-0"] = a_pod()
+    assert ask("runtime", "kubernetes", annotations=INJECTED) == (1000670000, "")
+    assert ask("kubernetes", "runtime", annotations=INJECTED) == (1000670000, "")
+    assert ask("kubernetes", annotations=INJECTED) == (1000670000, "")
+    assert ask("runtime", "kubernetes") == (1000670000, "")
+
+
+def test_a_label_that_the_runtime_does_not_know_overrules_the_annotation(ask: Any, server: FakeKubernetes) -> None:
+    server.pods["shop", "web-0"] = a_pod(labels={INJECT: "true"})
+    assert ask("runtime", "kubernetes", annotations=INJECTED | {INJECT: "false"}) == (1000670000, "")
+    server.pods["shop", "web-0"] = a_pod(labels={INJECT: "false"})
+    assert ask("runtime", "kubernetes", annotations=INJECTED) == (1000670000, NOT_INJECTED)
+
+
+def test_a_source_that_fails_fails_the_pod(ask: Any, server: FakeKubernetes, tmp_path: Path) -> None:
+    server.always(status(403))
+    with pytest.raises(CniError):
+        ask("runtime", "kubernetes", annotations=INJECTED)
+    with pytest.raises(CniError):
+        ask("kubernetes", "runtime", annotations=INJECTED)
+    (tmp_path / "kubeconfig").unlink()
+    with pytest.raises(CniError) as error:
+        ask("runtime", "kubernetes", annotations=INJECTED)
+    assert error.value.code == BAD_KUBECONFIG
+
+
+def test_nobody_knows_the_pod(ask: Any) -> None:
+    with pytest.raises(CniError) as error:
+        ask("runtime")
+    assert error.value.code == POD_UNKNOWN
+    assert error.value.message == "pod shop/web-0: the runtime hands over no annotations of the pod"
+    assert CAPABILITY in error.value.details
+
+
+def test_what_cannot_be_read_is_an_error_and_no_reason_to_ask_somebody_else(ask: Any, server: FakeKubernetes) -> None:
+    for unreadable in ({STATUS: "{"}, INJECTED | {INJECT: "maybe"}):
+        with pytest.raises(ConfigurationError):
+            ask("runtime", "kubernetes", annotations=unreadable)
+    assert server.requests == []
+
+
+def test_a_server_that_is_not_verified_is_worth_a_line(ask: Any, tmp_path: Path) -> None:
+    with FakeKubernetes(server_certificate("somebody")) as server:
+        server.pods["shop", "web-0"] = a_pod()
+        trust: dict[str, Any] = {"certificate-authority-data": None, "insecure-skip-tls-verify": True}
+        (tmp_path / "kubeconfig").write_text(server.kubeconfig(**trust))
+        assert ask("kubernetes") == (1000670000, "")
+    line = json.loads((tmp_path / "log").read_text())
+    assert (line["level"], "is not verified" in line["message"]) == ("warn", True)
