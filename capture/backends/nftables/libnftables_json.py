@@ -32,7 +32,7 @@ from capture.backends.nftables.native import (
     NativeTable,
     Proxy,
 )
-from capture.backends.nftables.text import WORDS
+from capture.backends.nftables.text import WORDS, kept_apart
 from capture.model import (
     ALL_BITS,
     Accept,
@@ -106,7 +106,7 @@ def add_rules(tables: Iterable[NativeTable]) -> Iterator[Object]:
 
 
 def _statements(rule: NativeRule) -> list[Object]:
-    conditions = [STATEMENTS[type(condition)](condition) for condition in rule.conditions]
+    conditions = [STATEMENTS[type(condition)](condition) for condition in kept_apart(rule.conditions)]
     return [*conditions, {"counter": None}, *(STATEMENTS[type(action)](action) for action in rule.actions)]
 
 

@@ -145,23 +145,31 @@ def _comment(why: str) -> str:
 
 
 def _conditions(rule: Rule, family: Family | None) -> Iterator[Condition]:
-    """Yield what must hold. The family and the protocol are asked for once, before what depends on them."""
-    protocol = next((match.name for match in rule.matches if type(match) is Protocol), None)
-    protocol_asked = False
-    family_asked = family is None
-    if family is not None and not any(type(match) in ADDRESSES for match in rule.matches):
+    """Yield what must hold, in one order whatever the rule's is.
+
+    The protocol is asked for before its ports, the family before an address that implies it. Of neighbours in a
+    header the first comes first, since nft joins them to one comparison.
+    """
+    matches = sorted(rule.matches, key=_place)
+    protocol = next((match.name for match in matches if type(match) is Protocol), None)
+    asks_for_family = family is not None
+    if family is not None and not any(type(match) in ADDRESSES for match in matches):
         yield ASK_FOR_FAMILY[family]
-        family_asked = True
-    for match in rule.matches:
+        asks_for_family = False
+    for match in matches:
         kind = type(match)
-        if kind in ADDRESSES and family is not None and not family_asked:
+        if asks_for_family and family is not None and kind in ADDRESSES:
             yield ASK_FOR_FAMILY[family]
-            family_asked = True
-        if kind in NEED_PROTOCOL and protocol is not None and not protocol_asked:
-            yield ASK_FOR_PROTOCOL[protocol]
-            protocol_asked = True
-        if kind is not Protocol:
-            yield CONDITIONS[kind](match, protocol)
+            asks_for_family = False
+        yield CONDITIONS[kind](match, protocol)
+
+
+def _place(match: Match) -> int:
+    return PLACES[type(match)]
+
+
+def _protocol(match: Protocol, _protocol: ProtocolName | None) -> Among:
+    return ASK_FOR_PROTOCOL[match.name]
 
 
 def _address(fields: dict[Family, str], match: Source | Destination) -> Among:
@@ -263,13 +271,13 @@ def _not_understood(match: Match, _protocol: ProtocolName | None) -> Condition:
 
 
 ADDRESSES = (Source, Destination)
-NEED_PROTOCOL = (Protocol, SourcePort, DestinationPort)
 
 CONDITIONS: dict[type, Callable[[Any, ProtocolName | None], Condition]] = {
-    Source: _source,
-    Destination: _destination,
     InInterface: _in_interface,
     OutInterface: _out_interface,
+    Protocol: _protocol,
+    Source: _source,
+    Destination: _destination,
     SourcePort: _source_port,
     DestinationPort: _destination_port,
     OwnerUid: _uid,
@@ -279,7 +287,9 @@ CONDITIONS: dict[type, Callable[[Any, ProtocolName | None], Condition]] = {
     ConnectionState: _connection_state,
     UnknownMatch: _not_understood,
 }
-"""For each kind of match but ``Protocol``, which others depend on."""
+"""What a match is in nf_tables, in the order in which conditions stand in a rule."""
+
+PLACES = {kind: place for place, kind in enumerate(CONDITIONS)}
 
 
 # --- actions -------------------------------------------------------------------------------------

@@ -71,6 +71,11 @@ class Among(Value):
     ranges: tuple[Range, ...]
     negated: bool = False
 
+    @property
+    def is_single(self) -> bool:
+        """Whether it compares with a single number."""
+        return len(self.ranges) == 1 and self.ranges[0][0] == self.ranges[0][1]
+
 
 class Masked(Value):
     """The bits of ``mask`` in the field are ``value``."""

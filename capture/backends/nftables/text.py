@@ -12,6 +12,7 @@ from capture.backends.nftables.native import (
     MARK,
     NFPROTO,
     NFPROTO_NUMBERS,
+    PORT_PROTOCOLS,
     PROTOCOL_NUMBERS,
     STATE_BITS,
     Among,
@@ -37,7 +38,7 @@ from capture.model import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from capture.backends.nftables.native import Action, Condition, NativeChain, NativeRule, NativeTable, Range
@@ -48,6 +49,9 @@ WORDS: dict[str, dict[int, str]] = {
     L4PROTO: {number: name for name, number in PROTOCOL_NUMBERS.items()},
 }
 """Fields whose numbers have names."""
+
+
+HIGHEST_PORT = 0xFFFF
 
 
 def render_text(ruleset: Ruleset) -> str:
@@ -73,10 +77,27 @@ def chain_text(chain: NativeChain) -> str:
 
 def rule_text(rule: NativeRule) -> str:
     """Return a rule on one line."""
-    words = [*map(condition_text, rule.conditions), "counter", *map(action_text, rule.actions)]
+    words = [*map(condition_text, kept_apart(rule.conditions)), "counter", *map(action_text, rule.actions)]
     if rule.comment:
         words.append(f"comment {quoted(rule.comment)}")
     return " ".join(words)
+
+
+def kept_apart(conditions: Sequence[Condition]) -> Iterator[Condition]:
+    """Yield the conditions in a form that nft understands as they are meant.
+
+    nft 1.0.6 joins "source port is not a" and "destination port is not b" to "they are not a and b",
+    and lists them as the two they were. It leaves a port alone that stands under a mask, even one of all bits.
+    """
+    excluded_port = False
+    for condition in conditions:
+        if not isinstance(condition, Among) or condition.field not in PORT_PROTOCOLS or not condition.negated:
+            yield condition
+        elif excluded_port and condition.is_single:
+            yield Masked(condition.field, HIGHEST_PORT, condition.ranges[0][0], negated=True)
+        else:
+            excluded_port = True
+            yield condition
 
 
 def quoted(words: str) -> str:
