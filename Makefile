@@ -5,10 +5,10 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH):/usr/sbin:/sbin
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bundle lint format clean
+.PHONY: help setup demo test test-vm bundle lint format clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what demo and test need: system packages (apt) and .venv
 	@scripts/setup test
@@ -21,6 +21,10 @@ test: ## Lint, then every layer of tests; ARGS="-k name" to choose, WORKERS=0 fo
 	@scripts/setup test
 	@$(MAKE) --no-print-directory lint
 	$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m "not long and not vm" $(ARGS)
+
+test-vm: ## Boot small virtual machines whose netfilter is made of modules: kernel tests there, and each module missing
+	@scripts/setup vm
+	$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m vm tests/vm $(ARGS)
 
 bundle: ## dist/bundle: our programs with an interpreter of their own, for nodes without Python
 	@scripts/setup bundle
