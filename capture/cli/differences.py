@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
     from capture.addresses import Family
     from capture.compare import Difference
+    from capture.examples import Example
     from capture.model import PolicyRoute, Rule
-    from capture.program import Verified
+    from capture.program import Other, Verified
 
 FAMILY_NAMES: dict[Family, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
 
@@ -30,6 +31,8 @@ def in_words(verified: Verified) -> Iterator[str]:
         yield _sentence(difference)
     for need in verified.missing:
         yield f"{_need(need)} is missing"
+    for other in verified.others:
+        yield f"{_second_set(other)}{_example_in_words(other.example)}"
 
 
 def notes_in_words(verified: Verified) -> Iterator[str]:
@@ -45,7 +48,7 @@ def _sentence(difference: Difference) -> str:
         where = f"{FAMILY_NAMES[difference.family]} {difference.table} {difference.chain}"
         return f"{where}: the policy is {difference.policy}, and should be ACCEPT"
     rule = text_of(difference.rule, difference.family)
-    return f"{_place(difference)} {MEANINGS[difference.kind]}: {rule}{_consequence(difference)}"
+    return f"{_place(difference)} {MEANINGS[difference.kind]}: {rule}{_example_in_words(difference.example)}"
 
 
 def _place(difference: Difference) -> str:
@@ -53,13 +56,17 @@ def _place(difference: Difference) -> str:
     return f"{where}: rule {difference.position}" if difference.position else f"{where}: a rule"
 
 
-def _consequence(difference: Difference) -> str:
+def _second_set(other: Other) -> str:
+    variant = f" {other.where.variant}" if other.where.variant else ""
+    return f"a second set of rules stands in {other.where.backend}{variant}"
+
+
+def _example_in_words(example: Example | None) -> str:
     """Return what a difference does to some packet, if a packet was found to which it does anything."""
-    if difference.example is None:
+    if example is None:
         return ""
     from capture.cli.trace import packet_in_words  # it imports click, which istio-init does without
 
-    example = difference.example
     packet = packet_in_words(example.packet)
     return f" (so that {packet}: {example.live.outcome} instead of {example.asked.outcome})"
 
@@ -93,21 +100,24 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
             "position": difference.position or None,
             "rule": text_of(difference.rule, difference.family) if difference.rule else None,
             "policy": difference.policy or None,
-            "example": _example_as_plain(difference),
+            "example": _example_as_plain(difference.example),
             "message": _sentence(difference),
         }
         for difference in verified.differences
     ]
     found += [{"kind": "plumbing", "message": f"{_need(need)} is missing"} for need in verified.missing]
+    found += [
+        {"kind": "second set", "example": _example_as_plain(other.example), "message": _second_set(other)}
+        for other in verified.others
+    ]
     return found
 
 
-def _example_as_plain(difference: Difference) -> dict[str, str] | None:
-    if difference.example is None:
+def _example_as_plain(example: Example | None) -> dict[str, str] | None:
+    if example is None:
         return None
     from capture.cli.trace import packet_in_words  # as above
 
-    example = difference.example
     return {
         "packet": packet_in_words(example.packet),
         "asked": example.asked.outcome,
