@@ -1,0 +1,125 @@
+"""From the model to native rules: what is asked for, what is left out, what is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from capture.addresses import FAMILIES, IPV4, IPV6
+from capture.backends.nftables.lower import COMMENT_MAXIMUM, lower, lower_rule
+from capture.backends.nftables.native import Among
+from capture.model import (
+    INPUT,
+    MANGLE,
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    RAW,
+    Chain,
+    ConnectionState,
+    Destination,
+    DestinationPort,
+    Drop,
+    InInterface,
+    OwnerUid,
+    Protocol,
+    Return,
+    Rule,
+    Ruleset,
+    Source,
+    Table,
+    UnknownMatch,
+    UnknownVerdict,
+    only,
+)
+from nftables_cases import networks
+
+if TYPE_CHECKING:
+    from capture.model import Match
+
+BOTH = Ruleset(FAMILIES, ())
+
+
+def test_only_base_chains_that_do_something_are_made() -> None:
+    raw = Table(RAW, (Chain(PREROUTING, (), "ACCEPT"), Chain(OUTPUT, (), "ACCEPT")))
+    mangle = Table(MANGLE, (Chain(PREROUTING, (), "DROP"), Chain(OUTPUT, (Rule(Return()),), "ACCEPT"), Chain("OURS")))
+
+    (table,) = lower(Ruleset(FAMILIES, (raw, mangle)))
+
+    assert [(chain.name, chain.policy) for chain in table.chains] == [
+        ("prerouting", "drop"),
+        ("output", "accept"),
+        ("OURS", None),
+    ]
+
+
+def test_a_rule_of_another_family_is_left_out() -> None:
+    of_ipv4 = Ruleset((IPV4,), ())
+
+    assert not list(lower_rule(Rule(Return(), (), IPV6), of_ipv4))
+    assert not list(lower_rule(Rule(Return(), (Source(networks("::1")),)), of_ipv4))
+
+
+def test_an_address_says_the_family() -> None:
+    said, implied = (Rule(Return(), (Source(networks("::1")),), family) for family in (IPV6, None))
+
+    assert list(lower_rule(said, BOTH)) == list(lower_rule(implied, BOTH))
+
+
+def test_the_order_of_matches_does_not_matter() -> None:
+    matches = (Protocol("tcp"), DestinationPort((only(80),)), InInterface("lo"), Source(networks("10.0.0.1")))
+
+    assert list(lower_rule(Rule(Return(), matches), BOTH)) == list(lower_rule(Rule(Return(), matches[::-1]), BOTH))
+
+
+def test_networks_are_merged() -> None:
+    (native,) = lower_rule(Rule(Return(), (Source(networks("10.0.0.1", "10.0.0.0", "10.0.0.2/31")),)), BOTH)
+
+    assert Among("ip saddr", ((0x0A000000, 0x0A000003),)) in native.conditions
+
+
+def test_a_comment_is_cut_between_characters() -> None:
+    commented = Ruleset(FAMILIES, (), comments=True)
+
+    (native,) = lower_rule(Rule(Return(), why="ü" * 100), commented)
+
+    assert native.comment == "ü" * (COMMENT_MAXIMUM // 2)
+
+
+@pytest.mark.parametrize(
+    ("match", "said"),
+    [
+        (DestinationPort((only(80),)), "a port without a protocol"),
+        (Source(()), "no networks"),
+        (OwnerUid(()), "no numbers"),
+        (ConnectionState(()), "no connection states"),
+        (InInterface("+"), "an empty name"),
+        (UnknownMatch("fib daddr type local"), "somebody else"),
+    ],
+)
+def test_what_nf_tables_cannot_say_is_refused(match: Match, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        list(lower_rule(Rule(Return(), (match,)), BOTH))
+
+
+def test_the_verdict_of_somebody_else_is_refused() -> None:
+    with pytest.raises(ValueError, match="somebody else"):
+        list(lower_rule(Rule(UnknownVerdict("queue")), BOTH))
+
+
+@pytest.mark.parametrize(
+    "matches", [(Destination(networks("::1")),), (Source(networks("::1")), Destination(networks("1.1.1.1")))]
+)
+def test_a_rule_that_contradicts_itself_is_refused(matches: tuple[Match, ...]) -> None:
+    with pytest.raises(ValueError, match="address of ipv"):
+        list(lower_rule(Rule(Drop(), matches, IPV4), BOTH))
+
+
+def test_every_built_in_chain_has_a_hook() -> None:
+    nat = Table(NAT, (Chain(INPUT, (Rule(Return()),), "ACCEPT"),))
+
+    ((chain,),) = (table.chains for table in lower(Ruleset(FAMILIES, (nat,))))
+
+    assert chain.hook is not None
+    assert chain.hook.priority == 100

@@ -1,0 +1,66 @@
+"""Names of tables and chains, ours and those that somebody else gave."""
+
+from __future__ import annotations
+
+import pytest
+
+from capture.backends.nftables.names import HOOKS, TABLE_NAMES, Hook, model_chain, native_chain
+from capture.model import MANGLE, NAT, OUTPUT, PREROUTING, RAW
+
+
+def test_tables_have_the_names_of_upstreams_native_mode() -> None:
+    assert set(TABLE_NAMES.values()) == {"istio-proxy-raw", "istio-proxy-mangle", "istio-proxy-nat"}
+
+
+@pytest.mark.parametrize(
+    ("name", "native"),
+    [
+        ("ISTIO_INBOUND", "istio-inbound"),
+        ("ISTIO_OUTPUT_DNS", "istio-output-dns"),
+        ("ISTIO-INBOUND", "ISTIO-INBOUND"),
+        ("ISTIO-OUTPUT-DNS", "ISTIO-OUTPUT-DNS"),
+        ("istio-inbound", "ISTIO_INBOUND"),
+        ("custom", "custom"),
+        ("ISTIO_A-B", "ISTIO_A-B"),
+        ("ISTIO_ß", "ISTIO_ß"),
+    ],
+)
+def test_chains_of_ours(name: str, native: str) -> None:
+    assert native_chain(name) == native
+    assert model_chain(NAT, native, None) == name
+
+
+@pytest.mark.parametrize(("table", "chain"), HOOKS)
+def test_built_in_chains(table: str, chain: str) -> None:
+    hook = HOOKS[table, chain]  # type: ignore[index]  # a key of the same dictionary
+
+    assert native_chain(chain) == hook.place == chain.lower()
+    assert model_chain(table, native_chain(chain), hook) == chain  # type: ignore[arg-type]  # likewise
+
+
+def test_hooks_have_the_turns_of_iptables() -> None:
+    assert HOOKS[RAW, PREROUTING] == Hook("filter", "prerouting", -300)
+    assert HOOKS[MANGLE, PREROUTING] == Hook("filter", "prerouting", -150)
+    assert HOOKS[MANGLE, OUTPUT] == Hook("route", "output", -150)
+    assert HOOKS[NAT, PREROUTING] == Hook("nat", "prerouting", -100)
+    assert HOOKS[NAT, OUTPUT] == Hook("nat", "output", -100)
+
+
+@pytest.mark.parametrize(
+    ("name", "hook", "read"),
+    [
+        ("prerouting", Hook("nat", "prerouting", -5), "prerouting(nat prerouting -5)"),
+        ("prerouting", Hook("filter", "prerouting", -100), "prerouting(filter prerouting -100)"),
+        ("prerouting", Hook("nat", "output", -100), "prerouting(nat output -100)"),
+        ("istio-inbound", Hook("nat", "prerouting", -100), "istio-inbound(nat prerouting -100)"),
+        ("PREROUTING", Hook("nat", "prerouting", -100), "PREROUTING(nat prerouting -100)"),
+        ("prerouting", None, "prerouting(not hooked)"),
+        ("OUTPUT", None, "OUTPUT(not hooked)"),
+    ],
+)
+def test_a_chain_that_is_entered_elsewhere_is_another_chain(name: str, hook: Hook | None, read: str) -> None:
+    assert model_chain(NAT, name, hook) == read
+
+
+def test_a_chain_of_a_dormant_table_is_another_chain() -> None:
+    assert model_chain(NAT, "output", HOOKS[NAT, OUTPUT], "dormant") == "output(dormant)"

@@ -1,0 +1,82 @@
+"""What changes in which order, said by a language that a person reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from capture.backends.nftables import plan
+from capture.backends.nftables.names import Hook
+from capture.backends.nftables.native import NativeChain, NativeRule, NativeTable
+from capture.model import Return
+
+HOOK = Hook("nat", "output", -100)
+RULE = NativeRule((), (Return(),))
+OUTPUT = NativeChain("output", (RULE,), HOOK, "accept")
+OURS = NativeChain("istio-output", (RULE, RULE))
+NAT = NativeTable("nat", (OUTPUT, OURS))
+
+
+class Words:
+    """Changes as words."""
+
+    def add_table(self, table: str, /) -> str:
+        return f"add table {table}"
+
+    def delete_table(self, table: str, /) -> str:
+        return f"delete table {table}"
+
+    def flush_table(self, table: str, /) -> str:
+        return f"flush table {table}"
+
+    def add_chain(self, table: str, chain: NativeChain, /) -> str:
+        return f"add chain {table} {chain.name}"
+
+    def delete_chain(self, table: str, chain: str, /) -> str:
+        return f"delete chain {table} {chain}"
+
+    def add_rules(self, tables: Iterable[NativeTable], /) -> Iterator[str]:
+        for table in tables:
+            for chain in table.chains:
+                yield f"add {len(chain.rules)} rules {table.name} {chain.name}"
+
+
+def replaced(standing: plan.Standing) -> list[str]:
+    return list(plan.replace((NAT,), standing, Words()))
+
+
+MADE = [
+    "add chain nat output",
+    "add chain nat istio-output",
+    "add 1 rules nat output",
+    "add 2 rules nat istio-output",
+]
+
+
+def test_into_nothing() -> None:
+    assert replaced({}) == ["add table nat", *MADE]
+
+
+def test_base_chains_that_stand_are_kept() -> None:
+    assert replaced({"nat": {"output": HOOK, "istio-output": None}}) == ["add table nat", "flush table nat", *MADE]
+
+
+def test_chains_that_are_no_more_are_deleted() -> None:
+    standing = {"nat": {"output": HOOK, "istio-old": None, "prerouting": HOOK}}
+
+    assert replaced(standing) == [
+        "add table nat",
+        "flush table nat",
+        "delete chain nat istio-old",
+        "delete chain nat prerouting",
+        *MADE,
+    ]
+
+
+def test_chains_that_are_hooked_elsewhere_are_made_anew() -> None:
+    standing = {"nat": {"output": Hook("nat", "output", 5), "istio-output": HOOK}}
+
+    assert replaced(standing)[2:4] == ["delete chain nat output", "delete chain nat istio-output"]
+
+
+def test_tables_that_are_no_more_are_deleted_last() -> None:
+    assert replaced({"raw": {}, "mangle": {}}) == ["add table nat", *MADE, "delete table mangle", "delete table raw"]

@@ -1,0 +1,81 @@
+"""Every match and verdict in the words of nft(8)."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+
+import pytest
+
+from capture import model
+from capture.addresses import FAMILIES
+from capture.backends.nftables.lower import lower
+from capture.backends.nftables.native import Named, NativeRule
+from capture.backends.nftables.text import quoted, render_text, rule_text
+from capture.model import NAT, OUTPUT, Chain, Jump, Log, Return, Rule, Ruleset, Table, UnknownMatch, UnknownVerdict
+from nftables_cases import CASES, MATCHES, VERDICTS, Case
+
+NEVER_WRITTEN = {UnknownMatch, UnknownVerdict}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_rule(case: Case) -> None:
+    (table,) = lower(case.ruleset)
+
+    assert "\n".join(map(rule_text, table.chains[0].rules)) == case.words
+
+
+def members_of(union: str) -> set[type]:
+    """Return the classes of a union that exists for type checkers only."""
+    for node in ast.walk(ast.parse(inspect.getsource(model))):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == union:
+            return {getattr(model, name) for name in ast.unparse(node.value).split(" | ")}
+    raise AssertionError(f"the model has no union {union}")
+
+
+def test_no_match_is_forgotten() -> None:
+    tested = {type(match) for case in MATCHES for match in case.rule.matches}
+
+    assert tested == members_of("Match") - NEVER_WRITTEN
+
+
+def test_no_verdict_is_forgotten() -> None:
+    assert {type(case.rule.verdict) for case in VERDICTS} == members_of("Verdict") - NEVER_WRITTEN
+
+
+def test_script() -> None:
+    ours = Chain("ISTIO_OUTPUT", (Rule(Return()),))
+    nat = Table(NAT, (Chain(OUTPUT, (Rule(Jump("ISTIO_OUTPUT")),), "ACCEPT"), ours))
+
+    assert render_text(Ruleset(FAMILIES, (nat,))) == (
+        "table inet istio-proxy-nat {\n"
+        "\tchain output {\n"
+        "\t\ttype nat hook output priority -100; policy accept;\n"
+        "\t\tcounter jump istio-output\n"
+        "\t}\n"
+        "\n"
+        "\tchain istio-output {\n"
+        "\t\tcounter return\n"
+        "\t}\n"
+        "}\n"
+    )
+
+
+def test_nothing_is_no_script() -> None:
+    assert render_text(Ruleset(FAMILIES, ())) == ""
+
+
+@pytest.mark.parametrize("words", ['a"b', "a\nb"])
+def test_what_cannot_be_quoted_is_refused(words: str) -> None:
+    with pytest.raises(ValueError, match="nft cannot write"):
+        quoted(words)
+
+
+def test_a_name_cannot_end_its_quotes() -> None:
+    with pytest.raises(ValueError, match="nft cannot write"):
+        rule_text(NativeRule((Named("iifname", 'lo" drop comment "'),), ()))
+
+
+def test_a_log_prefix_cannot_name_a_variable() -> None:
+    with pytest.raises(ValueError, match="dollar"):
+        rule_text(NativeRule((), (Log("$HOME"),)))
