@@ -7,56 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cni import codes, plugin, protocol
-from cni.conf import ANNOTATIONS_CAPABILITY
-
-STATUS = "sidecar.istio.io/status"
-RESULT = {"cniVersion": "1.0.0", "ips": [{"address": "10.1.2.3/24"}]}
-POD = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0"
-ENVIRON = {
-    "CNI_COMMAND": "ADD",
-    "CNI_CONTAINERID": "cafe01",
-    "CNI_NETNS": "/does/not/exist",
-    "CNI_IFNAME": "eth0",
-    "CNI_PATH": "/opt/cni/bin",
-    "CNI_ARGS": POD,
-}
-
-
-def configuration(annotations: dict[str, str] | None = None, **keys: object) -> dict[str, object]:
-    handed_over = {} if annotations is None else {"runtimeConfig": {ANNOTATIONS_CAPABILITY: annotations}}
-    return {"cniVersion": "1.0.0", "name": "pods", "type": "capture-cni", "prevResult": RESULT} | handed_over | keys
-
-
-def call(stdin: object, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Start the plugin as a runtime does; what it prints is JSON or nothing, and its complaint one line."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cni"],
-        input=stdin if isinstance(stdin, str) else json.dumps(stdin),
-        env={"PATH": os.environ["PATH"]} | ENVIRON | environ,
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
-    assert done.stderr.count("\n") <= 1
-    assert (done.returncode == 0) == (not done.stderr) or environ.get("CNI_COMMAND") == "DEL"
-    return done
-
-
-def error_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    assert done.returncode == 1
-    error = json.loads(done.stdout)
-    assert error["msg"] in done.stderr
-    assert "\n" not in error["msg"]
-    return dict(error)
-
-
-INJECTED = {STATUS: json.dumps({"containers": ["istio-proxy"]})}
+from cni_calls import ENVIRON, INJECTED, RESULT, STATUS_ANNOTATION, call, configuration, error_of
+from cni_calls import POD_ARGUMENTS as POD
 
 
 @pytest.mark.parametrize(
@@ -89,7 +45,11 @@ REFUSED: list[tuple[dict[str, object], int, str]] = [
         codes.VALUE_REFUSED,
         "excludeOutboundIPRanges): '11111",
     ),
-    (configuration({STATUS: "injected"}), codes.VALUE_REFUSED, f"(annotation {STATUS}): 'injected' is not usable"),
+    (
+        configuration({STATUS_ANNOTATION: "injected"}),
+        codes.VALUE_REFUSED,
+        "io/status): 'injected' is not usable",
+    ),
     (configuration(INJECTED), protocol.INVALID_ENVIRONMENT, "CNI_NETNS: network namespace /does/not/exist"),
     (configuration(INJECTED, profile="modern"), protocol.INVALID_CONFIGURATION, "'profile' is \"modern\""),
     (

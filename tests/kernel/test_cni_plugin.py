@@ -1,0 +1,367 @@
+"""The plugin and a real kernel: what ADD does to packets, what CHECK sees, what is remembered and forgotten."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capture.netns import namespace_id
+from capture.record import path_of
+from cni import codes, protocol
+from cni.attachments import STATE_DIRECTORY
+from cni.conf import ANNOTATIONS_CAPABILITY
+from cni_calls import INJECTED, RESULT, call, configuration, error_of
+from fake_kubernetes import FakeKubernetes, status
+from pytest_netns import Kind, NamespaceFactory, Pod, PodPair
+
+pytestmark = pytest.mark.kernel
+
+BACKENDS = ["nftables", "iptables"]
+TRAFFIC = "traffic.sidecar.istio.io/"
+FD77 = {"cniVersion": "1.0.0", "ips": [{"address": "10.77.0.2/24"}, {"address": "fd77::2/64"}]}
+
+
+class Attachment:
+    """A pod as a runtime sees it: one container, whose interfaces are added, checked and deleted."""
+
+    def __init__(self, pod: Pod, container_id: str) -> None:
+        self.pod = pod
+        self.container_id = container_id
+        self.added: set[str] = set()
+
+    def __call__(
+        self, command: str, stdin: object, interface: str = "eth0", namespace: str | None = None, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        if command == "ADD":
+            self.added.add(interface)
+        return call(
+            stdin,
+            CNI_COMMAND=command,
+            CNI_CONTAINERID=self.container_id,
+            CNI_NETNS=self.pod.path if namespace is None else namespace,
+            CNI_IFNAME=interface,
+            **environ,
+        )
+
+    def add(self, annotations: dict[str, str] | None = None, **keys: object) -> dict[str, Any]:
+        """Do ADD and return the result."""
+        done = self("ADD", configuration(INJECTED if annotations is None else annotations, **keys))
+        assert done.returncode == 0, done.stdout
+        result: dict[str, Any] = json.loads(done.stdout)
+        return result
+
+    @property
+    def record(self) -> Path:
+        """The record of the pod's namespace."""
+        return Path(path_of(self.pod.call(namespace_id)))
+
+    def link(self, interface: str = "eth0") -> Path:
+        return Path(STATE_DIRECTORY, "attachments", f"pods:{self.container_id}:{interface}")
+
+    def rules(self) -> str:
+        """All rules of the namespace, in both places and families."""
+        return self.pod.run(["nft", "list", "ruleset"]).stdout
+
+
+@pytest.fixture
+def attachment(pod_pair: PodPair) -> Iterator[Attachment]:
+    """A pod that is about to be added; its state is forgotten after the test."""
+    made = Attachment(pod_pair.pod, f"test-{os.getpid()}-{pod_pair.pod.inode}")
+    yield made
+    for interface in made.added:
+        made("DEL", configuration(), interface, namespace="")
+
+
+# --- ADD -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_pod_is_captured_both_ways_in_both_families(attachment: Attachment, pod_pair: PodPair, backend: str) -> None:
+    pod, peer = pod_pair
+    assert attachment.add(backend=backend) == RESULT  # which has an IPv4 address only: the namespace has both
+
+    pod.listener(("0.0.0.0", 15001), ("::", 15001), label="outbound", uid=1337)
+    pod.listener(("0.0.0.0", 15006), ("::", 15006), label="inbound", uid=1337)
+    peer.listener(("0.0.0.0", 80), ("::", 80), label="elsewhere")
+    for here, there in ((pod.ipv4, peer.ipv4), (pod.ipv6, peer.ipv6)):
+        assert pod.client(1000).connect(there, 80).label == "outbound"
+        assert pod.client(1337).connect(there, 80).label == "elsewhere"
+        assert peer.client(1000).connect(here, 80).label == "inbound"
+
+
+def test_families_are_those_of_the_result_and_of_the_namespace(netns: NamespaceFactory) -> None:
+    """An address may be on the way, as the result says, or come from elsewhere, as the namespace shows."""
+    cases = [
+        (netns.pod("v4", ipv6=None), RESULT, {"ipv4"}),
+        (netns.pod("v4 and more to come", ipv6=None), FD77, {"ipv4", "ipv6"}),
+        (netns.pod("v6", ipv4=None), {"cniVersion": "1.0.0", "ips": [{"address": "fd77::2/64"}]}, {"ipv6"}),
+        (netns.pod("nothing said", ipv4=None), {"cniVersion": "1.0.0"}, {"ipv6"}),
+        (netns.pod("nothing yet", ipv4=None, ipv6=None), {"cniVersion": "1.0.0"}, {"ipv4", "ipv6"}),
+    ]
+    for number, (pod, result, families) in enumerate(cases):
+        attachment = Attachment(pod, f"families-{os.getpid()}-{number}")
+        attachment.add(prevResult=result, backend="iptables")
+        tables = set(pod.run(["nft", "list", "tables"]).stdout.split("\n"))
+        found = {family for family, table in (("ipv4", "table ip nat"), ("ipv6", "table ip6 nat")) if table in tables}
+        attachment("DEL", configuration(), namespace="")
+        assert found == families, pod.name
+
+
+def test_add_twice_is_add_once(attachment: Attachment, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    attachment.add(log_file=str(log))
+    rules = attachment.rules()
+    attachment.add(log_file=str(log))
+    assert attachment.rules() == rules
+    assert [json.loads(line)["changed"] for line in log.read_text().splitlines()] == [True, False]
+
+
+def test_another_interface_of_the_pod_changes_nothing_and_its_end_takes_nothing_away(attachment: Attachment) -> None:
+    """Multus calls a chain for each network of a pod, in the same namespace."""
+    attachment.add()
+    rules = attachment.rules()
+    assert attachment("ADD", configuration(INJECTED), "net1").returncode == 0
+    assert attachment.rules() == rules
+    assert attachment("DEL", configuration(), "net1").returncode == 0
+    assert attachment.rules() == rules
+    assert attachment.record.exists()
+    assert attachment("CHECK", configuration()).returncode == 0
+
+
+def test_annotations_become_rules(attachment: Attachment, pod_pair: PodPair) -> None:
+    pod, peer = pod_pair
+    attachment.add(
+        INJECTED | {TRAFFIC + "excludeOutboundIPRanges": f"{peer.ipv4}/32", TRAFFIC + "excludeInboundPorts": "9000"}
+    )
+    pod.listener(("0.0.0.0", 15001), ("::", 15001), label="outbound", uid=1337)
+    pod.listener(("0.0.0.0", 9000), label="app")
+    peer.listener(("0.0.0.0", 80), ("::", 80), label="elsewhere")
+    assert pod.client(1000).connect(peer.ipv4, 80).label == "elsewhere"
+    assert pod.client(1000).connect(peer.ipv6, 80).label == "outbound"
+    assert peer.client().connect(pod.ipv4, 9000).label == "app"
+    assert peer.client().connect(pod.ipv4, 15090).kind == Kind.REFUSED  # the proxy's own, which is not up
+
+
+def test_the_api_server_tells_the_proxys_user(attachment: Attachment, pod_pair: PodPair, tmp_path: Path) -> None:
+    pod, peer = pod_pair
+    proxy = {
+        "name": "istio-proxy",
+        "args": ["proxy", "sidecar"],
+        "securityContext": {"runAsUser": 1000670000, "runAsGroup": 1000670000},
+    }
+    with FakeKubernetes() as server:
+        server.pods["shop", "web-0"] = {"metadata": {"annotations": INJECTED}, "spec": {"containers": [proxy]}}
+        server.will(status(404))  # not there yet
+        (tmp_path / "kubeconfig").write_text(server.kubeconfig())
+        attachment.add(kubeconfig=str(tmp_path / "kubeconfig"))
+    pod.listener(("0.0.0.0", 15001), label="outbound", uid=1000670000)
+    peer.listener(("0.0.0.0", 80), label="elsewhere")
+    assert pod.client(1000670000).connect(peer.ipv4, 80).label == "elsewhere"
+    assert pod.client(1337).connect(peer.ipv4, 80).label == "outbound"
+
+
+HOSTILE = [
+    "80\n-A OUTPUT -j ACCEPT",
+    "80\nCOMMIT\n*nat\n-F\n",
+    '80" -j ACCEPT',
+    "--flush",
+    "-j ACCEPT",
+    "80; flush ruleset",
+    "80 } }\ndelete table inet istio-proxy-nat",
+    "\u0668\u0660",
+    "80," * 400_000,
+    "*,80",
+    "0.0.0.0/0 -j ACCEPT",
+]
+
+
+@pytest.mark.parametrize(
+    "name", ["includeInboundPorts", "excludeInboundPorts", "excludeOutboundIPRanges", "excludeInterfaces"]
+)
+def test_hostile_annotations_change_nothing_in_the_namespace(attachment: Attachment, name: str) -> None:
+    for text in HOSTILE:
+        done = attachment("ADD", configuration(INJECTED | {TRAFFIC + name: text}))
+        error = error_of(done)
+        assert error["code"] == codes.VALUE_REFUSED
+        assert error["msg"].startswith("pod shop/web-0: ")
+        assert TRAFFIC + name in error["msg"]
+        assert attachment("DEL", configuration(), namespace="").returncode == 0
+    assert attachment.rules() == ""
+    assert not attachment.record.exists()
+
+
+def test_hostile_annotations_leave_the_rules_of_a_captured_pod_alone(attachment: Attachment) -> None:
+    attachment.add()
+    rules = attachment.rules()
+    for text in HOSTILE:
+        error_of(attachment("ADD", configuration(INJECTED | {TRAFFIC + "includeInboundPorts": text})))
+    assert attachment.rules() == rules
+
+
+def test_the_namespace_of_the_node_is_refused(attachment: Attachment) -> None:
+    """Also where "the node" is itself in a namespace, as in kind: ours and the target are compared."""
+    before = attachment.rules()
+    done = call(
+        configuration(INJECTED),
+        prefix=["nsenter", f"--net={attachment.pod.path}", "--"],
+        CNI_NETNS=attachment.pod.path,
+    )
+    assert error_of(done)["code"] == codes.HOST_NAMESPACE
+    assert error_of(call(configuration(INJECTED), CNI_NETNS="/proc/self/ns/net"))["code"] == codes.HOST_NAMESPACE
+    assert attachment.rules() == before
+
+
+@pytest.mark.parametrize("capability", ["sys_admin", "net_admin"])
+def test_without_a_capability_it_is_said_which(attachment: Attachment, capability: str) -> None:
+    prefix = ["setpriv", f"--bounding-set=-{capability}", f"--inh-caps=-{capability}", "--"]
+    error = error_of(call(configuration(INJECTED), prefix, CNI_NETNS=attachment.pod.path))
+    assert error["code"] == codes.CANNOT_CAPTURE
+    assert capability.upper() in error["details"]
+    error = error_of(call(configuration(INJECTED, cniVersion="1.1.0"), prefix, CNI_COMMAND="STATUS"))
+    assert (error["code"], capability.upper() in error["msg"]) == (protocol.NOT_AVAILABLE, True)
+
+
+@pytest.mark.parametrize("path", ["/proc/self/ns/mnt", "/etc/passwd", "/does/not/exist"])
+def test_what_is_no_network_namespace_is_refused(path: str) -> None:
+    error = error_of(call(configuration(INJECTED), CNI_NETNS=path))
+    assert error["code"] == protocol.INVALID_ENVIRONMENT
+    assert path in error["msg"]
+
+
+# --- CHECK -----------------------------------------------------------------------------------------------------
+
+TAMPER = {
+    "a foreign rule before ours": "nft insert rule {table} {output} ip daddr 10.9.9.0/24 accept",
+    "a rule in our chain": "nft add rule {table} {chain} tcp dport 81 return",
+    "our rules flushed": "nft flush chain {table} {chain}",
+    "our table gone": "nft delete table {table}",
+}
+PLACES = {
+    "nftables": {"table": "inet istio-proxy-nat", "output": "output", "chain": "ISTIO-OUTPUT"},
+    "iptables": {"table": "ip nat", "output": "OUTPUT", "chain": "ISTIO-OUTPUT"},
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("command", TAMPER.values(), ids=TAMPER.keys())
+def test_check_passes_after_add_and_fails_after_tampering(attachment: Attachment, backend: str, command: str) -> None:
+    attachment.add(backend=backend)
+    done = attachment("CHECK", configuration(INJECTED, backend=backend))
+    assert (done.returncode, done.stdout) == (0, "")
+
+    attachment.pod.run(["sh", "-c", command.format(**PLACES[backend])])
+    error = error_of(attachment("CHECK", configuration(INJECTED, backend=backend)))
+    assert error["code"] == codes.DRIFT
+    assert error["msg"].startswith("the namespace is not as it was left: IPv4 nat ")
+    assert error["details"].count("\n") >= 1
+
+    attachment.add(backend=backend)
+    if command != TAMPER["a foreign rule before ours"]:  # rules of others stay
+        assert attachment("CHECK", configuration(INJECTED, backend=backend)).returncode == 0
+
+
+def test_check_compares_with_what_was_applied_and_not_with_what_is_said_now(attachment: Attachment) -> None:
+    attachment.add(INJECTED | {TRAFFIC + "excludeInboundPorts": "9000"})
+    assert attachment("CHECK", configuration(INJECTED)).returncode == 0
+    assert attachment("CHECK", configuration()).returncode == 0
+
+
+def test_check_without_a_record_asks_as_add_does(attachment: Attachment) -> None:
+    attachment.add()
+    attachment.record.unlink()
+    assert attachment("CHECK", configuration(INJECTED)).returncode == 0
+    other = configuration(INJECTED | {TRAFFIC + "excludeInboundPorts": "9000"})
+    assert error_of(attachment("CHECK", other))["code"] == codes.DRIFT
+
+
+def test_check_of_a_pod_that_was_left_alone(attachment: Attachment) -> None:
+    attachment.add({})
+    assert attachment.rules() == ""
+    assert attachment("CHECK", configuration({})).returncode == 0
+
+
+def test_check_of_a_namespace_that_is_gone(attachment: Attachment) -> None:
+    error = error_of(attachment("CHECK", configuration(INJECTED), namespace="/does/not/exist"))
+    assert error["code"] == protocol.UNKNOWN_CONTAINER
+
+
+# --- DEL, GC ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("namespace", [None, "", "/does/not/exist"])
+def test_del_forgets_with_or_without_a_namespace_and_as_often_as_asked(
+    attachment: Attachment, namespace: str | None
+) -> None:
+    attachment.add()
+    rules = attachment.rules()
+    assert attachment.record.exists()
+    for _ in range(3):
+        done = attachment("DEL", {"cniVersion": "1.0.0", "name": "pods", "type": "capture-cni"}, namespace=namespace)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert not attachment.record.exists()
+        assert not attachment.link().is_symlink()
+    assert attachment.rules() == rules  # they end with the namespace: until then traffic stays captured
+
+
+def test_garbage_is_collected(netns: NamespaceFactory) -> None:
+    here, gone = (Attachment(netns.pod(name), f"{name}-{os.getpid()}") for name in ("here", "gone"))
+    for attachment in (here, gone):
+        attachment.add()
+    valid: list[object] = [{"containerID": here.container_id, "ifname": "eth0"}]
+    others = [link.name.split(":") for link in here.link().parent.iterdir()]
+    valid += [
+        {"containerID": container, "ifname": interface}
+        for network, container, interface, *_ in others
+        if network == "pods" and container not in (here.container_id, gone.container_id)
+    ]
+    collect = configuration() | {"cniVersion": "1.1.0", "cni.dev/valid-attachments": valid}
+    for _ in range(2):
+        done = call(collect, CNI_COMMAND="GC")
+        assert (done.returncode, done.stdout) == (0, "")
+        assert here.record.exists()
+        assert not gone.record.exists()
+        assert not gone.link().is_symlink()
+    here("DEL", configuration(), namespace="")
+
+
+# --- STATUS ----------------------------------------------------------------------------------------------------
+
+
+def ask_status(**keys: object) -> subprocess.CompletedProcess[str]:
+    return call(configuration() | {"cniVersion": "1.1.0"} | keys, CNI_COMMAND="STATUS")
+
+
+CAPABLE = {"capabilities": {ANNOTATIONS_CAPABILITY: True}}
+
+
+def test_status_is_silent_when_add_would_work() -> None:
+    done = ask_status(**CAPABLE)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_status_says_why_add_would_not_work(tmp_path: Path) -> None:
+    kubeconfig = str(tmp_path / "kubeconfig")
+    cases: list[tuple[dict[str, object], str]] = [
+        ({}, "no source of facts about pods"),
+        (CAPABLE | {"backend": "nftables", "driver": "restore"}, "--driver"),
+        (CAPABLE | {"kubeconfig": kubeconfig}, f"kubeconfig {kubeconfig}: cannot be read"),
+    ]
+    for keys, message in cases:
+        error = error_of(ask_status(**keys))
+        assert error["code"] == protocol.NOT_AVAILABLE
+        assert message in error["msg"]
+
+
+def test_status_asks_the_api_server(tmp_path: Path) -> None:
+    with FakeKubernetes() as server:
+        (tmp_path / "kubeconfig").write_text(server.kubeconfig({"token": "t"}))
+        assert ask_status(kubeconfig=str(tmp_path / "kubeconfig")).returncode == 0
+        server.accepts("another")
+        error = error_of(ask_status(kubeconfig=str(tmp_path / "kubeconfig")))
+    assert (error["code"], "does not accept our credentials" in error["msg"]) == (protocol.NOT_AVAILABLE, True)
