@@ -113,6 +113,18 @@ def show_rules(pod: Pod) -> None:
     print(run_program(pod, DUMP), end="")
 
 
+def check_trace(request: Request, pod: Pod) -> bool:
+    """Ask where the rules send a request that was really sent; return whether that is where it went."""
+    address, port = request.destination.address, request.destination.port
+    way = ["--uid", str(request.uid)] if request.sender is pod else ["--in", pod.interface]
+    command = ["capture", "trace", "tcp", f"[{address}]:{port}" if ":" in address else f"{address}:{port}", *way]
+    print(paint(f"$ {shlex.join(command)}", BOLD))
+    told = run_program(pod, command)
+    print("".join(f"  {line}\n" for line in told.splitlines()))
+    outcome = f"proxy-{request.side}" if request.side else "direct"
+    return f"\n{outcome}:" in told
+
+
 def run_program(pod: Pod, command: list[str]) -> str:
     """Run one of the project's programs in the pod and return what it printed."""
     return pod.run([PROGRAMS / command[0], *command[1:]]).stdout
@@ -144,15 +156,19 @@ def main() -> int:
             heading("After: out and in through the proxy, and two ways past it")
             right += [check(request, proxy) for request in everything]
             show_rules(pod)
+            heading("Why: what the rules do to four of these requests")
+            right += [check_trace(request, pod) for request in everything[:4]]
         except (CommandError, FileNotFoundError, subprocess.TimeoutExpired) as error:
             print(f"\n{paint(f'The demo stopped: {error}', RED)}")
             return 1
     wrong = right.count(False)
     took = f"in {time.monotonic() - started:.1f} s"
     if wrong:
-        heading(paint(f"{wrong} of {len(right)} requests went the wrong way, {took}.", RED))
+        heading(
+            paint(f"{wrong} of {len(right)} checks failed: a request, or its trace, went the wrong way, {took}.", RED)
+        )
         return 1
-    heading(paint(f"All {len(right)} requests went the way they should, {took}.", GREEN))
+    heading(paint(f"All requests went the way they should, and the traces agree: {len(right)} checks, {took}.", GREEN))
     return 0
 
 
