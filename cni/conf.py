@@ -8,6 +8,7 @@
       "pod_sources": ["runtime", "kubernetes"],
       "kubeconfig": "/etc/cni/net.d/capture-kubeconfig",
       "agent_pod": {"namespace": "istio-system", "name_prefix": "capture-agent-"},
+      "standalone": {"annotations": {"sidecar.istio.io/status": "{\"containers\": [\"istio-proxy\"]}"}},
       "log_level": "info", "log_file": "/var/log/istio-capture/cni.log"
     }
 
@@ -73,6 +74,8 @@ class Configuration(Value):
     """Empty: no log."""
     annotations: dict[str, str] | None
     """The pod's annotations, if the runtime hands them over (capability ``io.kubernetes.cri.pod-annotations``)."""
+    standalone: dict[str, str] | None = None
+    """The annotations of whatever is no pod of Kubernetes; None: it is left alone. For podman and its like."""
 
 
 def parse(configuration: Mapping[str, Any]) -> Configuration:
@@ -87,6 +90,7 @@ def parse(configuration: Mapping[str, Any]) -> Configuration:
         log_level=_word(configuration, "log_level", tuple(LEVELS), "info"),
         log_file=_log_file(configuration),
         annotations=_annotations(configuration),
+        standalone=_standalone(configuration),
     )
 
 
@@ -141,6 +145,16 @@ def _agent_pod(configuration: Mapping[str, Any]) -> AgentPod | None:
     raise _unusable("agent_pod", value, expected)
 
 
+def _standalone(configuration: Mapping[str, Any]) -> dict[str, str] | None:
+    value = configuration.get("standalone")
+    if value is None:
+        return None
+    annotations = value.get("annotations") if isinstance(value, dict) else None
+    if not isinstance(annotations, dict):
+        raise _unusable("standalone", value, 'an object such as {"annotations": {"sidecar.istio.io/status": "..."}}')
+    return _checked_annotations("standalone.annotations", annotations)
+
+
 def _annotations(configuration: Mapping[str, Any]) -> dict[str, str] | None:
     runtime_config = configuration.get("runtimeConfig")
     if runtime_config is None:
@@ -150,9 +164,13 @@ def _annotations(configuration: Mapping[str, Any]) -> dict[str, str] | None:
     annotations = runtime_config.get(ANNOTATIONS_CAPABILITY)
     if annotations is None:
         return None
+    return _checked_annotations(f"runtimeConfig.{ANNOTATIONS_CAPABILITY}", annotations)
+
+
+def _checked_annotations(key: str, annotations: object) -> dict[str, str]:
     if isinstance(annotations, dict) and all(isinstance(value, str) for value in annotations.values()):
         return annotations
-    raise _unusable(f"runtimeConfig.{ANNOTATIONS_CAPABILITY}", annotations, "an object with texts as values")
+    raise _unusable(key, annotations, "an object with texts as values")
 
 
 def _log_file(configuration: Mapping[str, Any]) -> str:

@@ -24,10 +24,10 @@ from capture.errors import (
 )
 from cni import attachments, conf
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
-from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES
+from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME
 from cni.decision import reason_by_name
 from cni.log import Log
-from cni.pod import identity_of
+from cni.pod import Identity, identity_of
 from cni.protocol import (
     INVALID_CONFIGURATION,
     INVALID_ENVIRONMENT,
@@ -116,6 +116,10 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
 def _wanted(request: Request, configuration: Configuration, journal: Log) -> tuple[Settings | None, str]:
     """Return the settings for the pod; or None, and why it is left alone."""
     identity = identity_of(request.arguments)
+    if identity is None and configuration.standalone is not None:
+        name = request.arguments.get("K8S_POD_NAME") or request.container_id
+        identity = Identity("standalone", name)
+        configuration = configuration.replace(annotations=configuration.standalone, pod_sources=(RUNTIME,))
     reason = reason_by_name(identity, configuration)
     if reason or identity is None:
         return None, reason
@@ -219,7 +223,7 @@ def _status(request: Request, configuration: Configuration) -> None:
     lacking = [name for name, bit in (("NET_ADMIN", CAP_NET_ADMIN), ("SYS_ADMIN", CAP_SYS_ADMIN)) if not _may(bit)]
     if lacking:
         raise CniError(NOT_AVAILABLE, f"the plugin has not the capability {' and '.join(lacking)}", "Run it as root.")
-    if configuration.pod_sources == (conf.RUNTIME,) and not _asks_for_annotations(request):
+    if configuration.pod_sources == (RUNTIME,) and not _asks_for_annotations(request):
         raise CniError(
             NOT_AVAILABLE,
             f"no source of facts about pods: the entry does not ask for {ANNOTATIONS_CAPABILITY}",

@@ -24,6 +24,7 @@ OUR_KEYS = [
     "pod_sources",
     "kubeconfig",
     "agent_pod",
+    "standalone",
     "log_level",
     "log_file",
     "runtimeConfig",
@@ -56,6 +57,7 @@ def test_everything_that_can_be_said() -> None:
             "pod_sources": ["kubernetes", "runtime"],
             "kubeconfig": "/etc/cni/net.d/capture-kubeconfig",
             "agent_pod": {"namespace": "istio-system", "name_prefix": "capture-agent-", "more": 1},
+            "standalone": {"annotations": {"c": "d"}},
             "log_level": "debug",
             "log_file": "/var/log/capture.log",
             "runtimeConfig": {"io.kubernetes.cri.pod-annotations": {"a": "b"}, "portMappings": []},
@@ -77,6 +79,7 @@ def test_everything_that_can_be_said() -> None:
         log_level="debug",
         log_file="/var/log/capture.log",
         annotations={"a": "b"},
+        standalone={"c": "d"},
     )
 
 
@@ -126,6 +129,11 @@ UNUSABLE: list[tuple[str, object]] = [
     ("agent_pod", {"namespace": "a", "name_prefix": ""}),
     ("agent_pod", {"namespace": "", "name_prefix": "a"}),
     ("agent_pod", {"namespace": "a", "name_prefix": 1}),
+    ("standalone", True),
+    ("standalone", {}),
+    ("standalone", {"annotations": None}),
+    ("standalone", {"annotations": ["a"]}),
+    ("standalone", {"annotations": {"a": 1}}),
     ("log_level", "verbose"),
     ("log_level", 1),
     ("log_file", "log"),

@@ -33,6 +33,20 @@ def test_a_pod_that_is_left_alone_gets_the_result_it_came_with(stdin: object, ar
     assert (done.returncode, json.loads(done.stdout)) == (0, RESULT)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "pod"),
+    [("", "standalone/cafe01"), ("IgnoreUnknown=1;K8S_POD_NAME=web", "standalone/web"), (POD, "")],
+)
+def test_what_is_no_pod_of_kubernetes_is_captured_where_the_configuration_says_so(arguments: str, pod: str) -> None:
+    bad = {"traffic.sidecar.istio.io/includeInboundPorts": "x"}
+    standalone = {"annotations": INJECTED | bad}
+    done = call(configuration({}, standalone=standalone), CNI_ARGS=arguments)
+    if pod:
+        assert error_of(done)["msg"].startswith(f"pod {pod}: ")
+    else:
+        assert done.returncode == 0
+
+
 REFUSED: list[tuple[dict[str, object], int, str]] = [
     (configuration(), codes.POD_UNKNOWN, "pod shop/web-0: the runtime hands over no annotations"),
     (
