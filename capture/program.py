@@ -170,8 +170,10 @@ def _verify_recorded(recorded: Record) -> Verified:
 
 
 def verify_here(desired: Ruleset, request: Request) -> Verified:
-    """Compare the namespace we are in with a rule set."""
+    """Compare the namespace we are in with a rule set: there where ours stand, unless the request says where."""
     decision, standing = detect.look(request)
+    if request == detect.Request() and standing and _place(decision) not in map(_place, standing):
+        decision = standing[0]
     live = load(decision).read()
     found = tuple(differences(desired, live))
     drift, notes = _judged(desired, live, found) if found else ((), ())

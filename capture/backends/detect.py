@@ -163,8 +163,11 @@ def look(request: Request) -> tuple[Decision, tuple[Leftover, ...]]:
 
 
 def leftovers() -> tuple[Leftover, ...]:
-    """Return where sets of ours stand in the namespace we are in."""
-    return find_leftovers(gather())
+    """Return where sets of ours stand in the namespace we are in. Raise PrivilegeError if we may not know."""
+    facts = gather()
+    if facts.nf_tables is None:
+        raise PrivilegeError("read which rules stand in this network namespace")
+    return find_leftovers(facts)
 
 
 def without_kernel(request: Request) -> Decision:
