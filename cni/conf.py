@@ -8,7 +8,7 @@
       "pod_sources": ["runtime", "kubernetes"],
       "kubeconfig": "/etc/cni/net.d/capture-kubeconfig",
       "agent_pod": {"namespace": "istio-system", "name_prefix": "capture-agent-"},
-      "standalone": {"annotations": {"sidecar.istio.io/status": "{\"containers\": [\"istio-proxy\"]}"}},
+      "standalone": {"annotations": {"sidecar.istio.io/status": "true"}},
       "log_level": "info", "log_file": "/var/log/istio-capture/cni.log"
     }
 
