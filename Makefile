@@ -30,6 +30,10 @@ bundle: ## dist/bundle: our programs with an interpreter of their own, for nodes
 	@scripts/setup bundle
 	@$(VENV)/bin/python scripts/bundle/build.py
 
+bench: bundle ## Time everything and write docs/performance.md
+	@scripts/setup bench
+	@$(VENV)/bin/python bench/run.py
+
 lint: ## ruff and mypy --strict
 	@scripts/setup lint
 	$(VENV)/bin/ruff check

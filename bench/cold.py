@@ -1,0 +1,145 @@
+"""Cold starts: what one pod costs, by each way to write its rules, against what others do.
+
+Each run is a process of its own in a fresh namespace with an address of both families.
+"""
+
+from __future__ import annotations
+
+import json
+import sysconfig
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from measure import ROOT, Command, Namespace, Result, interleaved, run
+
+BUNDLE = ROOT / "dist" / "bundle"
+PYTHON = f"/usr/bin/python{sysconfig.get_python_version()}"
+BARE = "bare interpreter"
+DRIVERS = (("nftables", "netlink"), ("iptables", "netlink"))
+STATUS = '{"initContainers":["istio-validation"],"containers":["istio-proxy"]}'
+
+UPSTREAM_SEQUENCE = """
+for family in ip ip6; do
+  for variant in legacy nft; do
+    ${family}tables-$variant-save
+    ${family}tables-$variant-save --version
+    ${family}tables-$variant -t nat -A INPUT -p 255 -j RETURN
+    ${family}tables-$variant -t nat -D INPUT -p 255 -j RETURN
+  done
+done
+iptables-nft-save; ip6tables-nft-save
+iptables-nft-restore --noflush <"$1"; ip6tables-nft-restore --noflush <"$2"
+iptables-nft-save; ip6tables-nft-save
+"""
+"""The processes that upstream's program starts for a pod: it looks for the variant to use, then writes and reads."""
+
+
+def configuration(backend: str, driver: str) -> str:
+    """Return the network configuration of a pod that is to be captured."""
+    plain = {
+        "cniVersion": "1.0.0",
+        "name": "bench",
+        "type": "capture-cni",
+        "backend": backend,
+        "driver": driver,
+        "pod_sources": ["runtime"],
+        "runtimeConfig": {"io.kubernetes.cri.pod-annotations": {"sidecar.istio.io/status": STATUS}},
+        "prevResult": {
+            "cniVersion": "1.0.0",
+            "interfaces": [{"name": "eth0", "sandbox": "/run/netns/pod"}],
+            "ips": [{"address": "10.77.0.2/24", "interface": 0}, {"address": "fd77::2/64", "interface": 0}],
+        },
+    }
+    return json.dumps(plain)
+
+
+def plugin(namespace: Namespace, command: str, backend: str, driver: str) -> Command:
+    """Return a call of the plugin as a runtime makes it."""
+    environment = {
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": f"bench-{namespace.inode}",
+        "CNI_NETNS": namespace.path,
+        "CNI_IFNAME": "eth0",
+        "CNI_PATH": str(BUNDLE),
+        "CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=bench;K8S_POD_NAME=web-0",
+    }
+    return Command([str(BUNDLE / "capture-cni")], configuration(backend, driver), environment, inside=False)
+
+
+def rules_of(directory: Path) -> tuple[Path, Path, Path]:
+    """Return files with the rules of one pod: nft script, and iptables-restore input of both families."""
+    from capture import program
+    from capture.settings import BACKEND, DRIVER, Said, Settings
+
+    def rendered(backend: str, driver: str) -> list[tuple[str, str]]:
+        said = {BACKEND: Said(backend, "bench"), DRIVER: Said(driver, "bench")}
+        return program.render(Settings(said))
+
+    files = (directory / "rules.nft", directory / "rules.v4", directory / "rules.v6")
+    texts = [*rendered("nftables", "netlink"), *rendered("iptables", "restore")]
+    for file, (_, text) in zip(files, texts, strict=True):
+        file.write_text(text)
+    return files
+
+
+def variants(directory: Path) -> dict[str, Callable[[Namespace], Command]]:
+    """Return everything that is compared."""
+    script, ipv4, ipv6 = rules_of(directory)
+    sequence = directory / "sequence.sh"
+    sequence.write_text(UPSTREAM_SEQUENCE)
+    compared: dict[str, Callable[[Namespace], Command]] = {
+        BARE: lambda _: Command([PYTHON, "-I", "-S", "-c", "pass"]),
+        "nft -f": lambda _: Command(["nft", "-f", str(script)]),
+        "iptables-nft-restore, both families": lambda _: Command(
+            [
+                "sh",
+                "-c",
+                'iptables-nft-restore --noflush <"$0"; ip6tables-nft-restore --noflush <"$1"',
+                str(ipv4),
+                str(ipv6),
+            ]
+        ),
+        "upstream's processes": lambda _: Command(["sh", str(sequence), str(ipv4), str(ipv6)]),
+    }
+    for backend, driver in DRIVERS:
+        for command in ("ADD", "CHECK", "DEL"):
+            compared[f"{command}, {backend} by {driver}"] = _call(command, backend, driver)
+        compared[f"istio-init, {backend} by {driver}"] = _init(backend, driver)
+    compared["istio-init, iptables by restore"] = _init("iptables", "restore")
+    return compared
+
+
+def _call(command: str, backend: str, driver: str) -> Callable[[Namespace], Command]:
+    def call(namespace: Namespace) -> Command:
+        made = plugin(namespace, command, backend, driver)
+        if command == "ADD":
+            return made
+        added = plugin(namespace, "ADD", backend, driver)
+        return replace(made, before=lambda: run(added))
+
+    return call
+
+
+def _init(backend: str, driver: str) -> Callable[[Namespace], Command]:
+    words = [
+        str(BUNDLE / "istio-init"),
+        "-p",
+        "15001",
+        "-z",
+        "15006",
+        "-u",
+        "1337",
+        "--backend",
+        backend,
+        "--driver",
+        driver,
+    ]
+    return lambda _: Command(words)
+
+
+def measure(rounds: int) -> dict[str, Result]:
+    """Return the results of all variants."""
+    with tempfile.TemporaryDirectory() as directory:
+        return interleaved(variants(Path(directory)), rounds, "cold starts")

@@ -1,0 +1,73 @@
+"""What excluded networks cost a connection: connection set-up rate with 0, 10, 1,000 and 10,000 of them.
+
+    client namespace -- veth -- server namespace
+
+The client opens connections as fast as it can, to an address that is in none of the networks, so each
+connection is compared with all of them and then let through. Client and server are small C programs, so that
+the rules are what is measured.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cold import BUNDLE
+from measure import Command, Namespace, NamespaceFactory, run
+from networks import networks
+
+HERE = Path(__file__).resolve().parent
+PORT = 8080
+BACKENDS = (("nftables", ""), ("iptables", "nft"), ("iptables", "legacy"))
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Connections per second with so many excluded networks, by where the rules live."""
+
+    backend: str
+    networks: int
+    connections_per_second: float
+
+
+def measure(counts: tuple[int, ...], seconds: float, rounds: int) -> list[Rate]:
+    """Return the rate of each backend with each number of networks: medians of rounds, backends in turn."""
+    taken: dict[tuple[str, int], list[float]] = {}
+    with tempfile.TemporaryDirectory() as scratch, NamespaceFactory() as namespaces:
+        programs = {name: compiled(name, Path(scratch)) for name in ("client", "server")}
+        pod, peer = namespaces.pod_pair()
+        for name, value in (("ip_local_port_range", "1024 65000"), ("tcp_tw_reuse", "1")):
+            pod.sysctl(f"net.ipv4.{name}", value)
+        peer.popen([str(programs["server"]), str(PORT)], ports=[PORT])
+        for number in range(rounds):
+            for count in counts:
+                for backend, variant in BACKENDS:
+                    program(pod, backend, variant, count)
+                    rate = float(
+                        pod.run([str(programs["client"]), peer.ipv4, str(PORT), str(seconds)], timeout=60).stdout
+                    )
+                    taken.setdefault((f"{backend} {variant}".strip(), count), []).append(rate)
+            print(f"\rdata path: {number + 1}/{rounds}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return [Rate(backend, count, statistics.median(rates)) for (backend, count), rates in taken.items()]
+
+
+def compiled(name: str, directory: Path) -> Path:
+    """Return a program compiled from its C source."""
+    compiler = shutil.which("cc") or "gcc"
+    subprocess.run([compiler, "-O2", str(HERE / "datapath" / f"{name}.c"), "-o", str(directory / name)], check=True)
+    return directory / name
+
+
+def program(pod: Namespace, backend: str, variant: str, count: int) -> None:
+    """Exclude so many networks and, after them, the address that is connected to, so that nothing is redirected."""
+    excluded = ",".join([*networks(count), "10.77.0.0/24"])
+    variables = {"ISTIO_SERVICE_EXCLUDE_CIDR": excluded}
+    if variant:
+        variables["FORCE_IPTABLES_BINARY"] = variant
+    run(Command([str(BUNDLE / "capture"), "apply", "--backend", backend], environment=variables), pod)

@@ -1,0 +1,162 @@
+"""Measures everything and writes docs/performance.md with its plots. Started by `make bench`.
+
+bench/run.py            all of it, some ten minutes
+bench/run.py --quick    few rounds, to see that it works; writes nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cold
+import datapath
+import many
+import networks
+from measure import ROOT, Result
+
+DOCS = ROOT / "docs"
+COUNTS = (0, 10, 1000, 10000)
+
+
+def main() -> int:
+    """Measure and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few rounds; print, write nothing")
+    quick = parser.parse_args().quick
+    if not (cold.BUNDLE / "capture-cni").exists():
+        print("bench: dist/bundle is missing: run `make bundle` first", file=sys.stderr)
+        return 2
+    starts = cold.measure(3 if quick else 25)
+    loads = {f"{b} by {d}": many.measure(16 if quick else 200, b, d) for b, d in cold.DRIVERS}
+    lists = networks.measure(10000, 2 if quick else 7)
+    rates = datapath.measure(COUNTS, 0.3 if quick else 1.0, 1 if quick else 5)
+    report = "\n".join(
+        [machine(), *starts_report(starts), *loads_report(loads), *lists_report(lists), *rates_report(rates)]
+    )
+    print(report)
+    if not quick:
+        DOCS.joinpath("performance.md").write_text(INTRODUCTION + report + "\n")
+        plots(starts, rates)
+    return 0
+
+
+INTRODUCTION = """# Performance
+
+Made by `make bench`: whole processes, each in a fresh network namespace, the variants of a table in turn and in another
+order each round; medians. The machine is shared and its speed changes, so the ratios are what counts.
+
+"""
+
+
+def machine() -> str:
+    """Return what it ran on."""
+    processors = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
+    tools = " ".join(version(tool) for tool in (["nft", "--version"], ["iptables-nft", "--version"]))
+    return (
+        f"Machine: {len(processors)} times {processors[0] if processors else '?'}, Linux {platform.release()},"
+        f" Python {platform.python_version()}, {tools}.\n"
+    )
+
+
+def version(command: Sequence[str]) -> str:
+    """Return the first line of what a tool says of its version."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return a table in Markdown; all columns but the first are numbers."""
+    rule = ["---", *["---:" for _ in headings[1:]]]
+    return [f"| {' | '.join(row)} |" for row in (headings, rule, *rows)] + [""]
+
+
+def starts_report(results: dict[str, Result]) -> list[str]:
+    """Return the section on cold starts."""
+    bare, upstream = results[cold.BARE], results["upstream's processes"]
+    rows = [
+        (r.name, f"{r.wall:.1f}", f"{r.cpu:.1f}", f"{r.ratio(bare):.2f}", f"{r.ratio(upstream):.2f}")
+        for r in sorted(results.values(), key=lambda result: result.wall)
+    ]
+    headings = ("one pod, cold", "ms", "ms of processor", "times the bare interpreter", "times upstream's processes")
+    return ["## One pod", "", *table(headings, rows), "![cold starts](performance-cold.svg)", ""]
+
+
+def loads_report(loads: dict[str, list[many.Load]]) -> list[str]:
+    """Return the section on many pods."""
+    rows = [
+        (
+            name,
+            str(load.at_once),
+            f"{load.pods_per_second:.0f}",
+            f"{load.cpu:.1f}",
+            f"{load.cpu / of_one[0].cpu:.2f}",
+            f"{load.memory:.1f}",
+        )
+        for name, of_one in loads.items()
+        for load in of_one
+    ]
+    headings = ("ADD", "at a time", "pods per second", "ms of processor per pod", "times that of one alone", "MB")
+    pods = next(iter(loads.values()))[0].pods
+    return [f"## {pods} pods", "", f"On {many.cores()} processors.", "", *table(headings, rows)]
+
+
+def lists_report(results: dict[str, Result]) -> list[str]:
+    """Return the section on long lists."""
+    tools = {"load": results["load: nft -f"], "read": results["read: nft list ruleset"]}
+    rows = [(r.name, f"{r.wall:.0f}", f"{r.ratio(tools[r.name.partition(':')[0]]):.2f}") for r in results.values()]
+    return ["## 10,000 excluded networks", "", *table(("process", "ms", "times nft"), rows)]
+
+
+def rates_report(rates: list[datapath.Rate]) -> list[str]:
+    """Return the section on the data path."""
+    by_backend: dict[str, dict[int, float]] = {}
+    for rate in rates:
+        by_backend.setdefault(rate.backend, {})[rate.networks] = rate.connections_per_second
+    rows = [
+        (backend, *(f"{of[count]:.0f} ({of[count] / of[COUNTS[0]]:.2f})" for count in COUNTS))
+        for backend, of in by_backend.items()
+    ]
+    headings = ("connections per second (share of that with none)", *(f"{count:,} networks" for count in COUNTS))
+    return ["## What a list costs a connection", "", *table(headings, rows), "![data path](performance-lists.svg)", ""]
+
+
+def plots(starts: dict[str, Result], rates: list[datapath.Rate]) -> None:
+    """Draw the two plots."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "performance"
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    results = sorted(starts.values(), key=lambda result: -result.wall)
+    axes.barh([result.name for result in results], [result.wall for result in results])
+    axes.set_xlabel("milliseconds, median of cold processes")
+    figure.savefig(DOCS / "performance-cold.svg", metadata={"Date": None})
+
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    for backend in dict.fromkeys(rate.backend for rate in rates):
+        points = [rate for rate in rates if rate.backend == backend]
+        axes.plot(
+            [str(rate.networks) for rate in points],
+            [rate.connections_per_second for rate in points],
+            "o-",
+            label=backend,
+        )
+    axes.set_xlabel("excluded networks")
+    axes.set_ylabel("connections per second")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    figure.savefig(DOCS / "performance-lists.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
