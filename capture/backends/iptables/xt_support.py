@@ -25,7 +25,7 @@ from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from capture.errors import CaptureError
     from capture.netlink.batch import Change
@@ -39,6 +39,8 @@ KINDS = ("match", "target")  # by NFTA_COMPAT_TYPE
 
 ABSENT = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 """What the kernel says of an expression, extension, revision or type of chain that it does not have."""
+MOST_EXPRESSIONS = 128
+"""Of one rule: NFT_RULE_MAXEXPRS in net/netfilter/nf_tables_api.c. All of them together take at most 4 kB (EFBIG)."""
 
 
 class Extension(Value):
@@ -55,6 +57,11 @@ class Extension(Value):
 
 def explained(netfilter: NetlinkSocket, error: KernelError | UnsupportedError, batch: Sequence[Change]) -> CaptureError:
     """Return an UnsupportedError that names what the kernel lacks for a batch that it refused, or else the error."""
+    if isinstance(error, KernelError) and _is_too_large(error, batch):
+        return UnsupportedError(
+            f"{error.message}: one rule excludes more networks, ports or ids than nf_tables takes in one rule",
+            "Exclude fewer of them, or use the backend nftables, which keeps them in a set.",
+        )
     if isinstance(error, KernelError) and error.errno not in ABSENT:
         return error
     extensions = list(dict.fromkeys(extension for change in batch for extension in _extensions(change)))
@@ -77,6 +84,12 @@ def explained(netfilter: NetlinkSocket, error: KernelError | UnsupportedError, b
                 "Load on the host: modprobe nft_chain_nat (up to Linux 5.0: nft_chain_nat_ipv4, nft_chain_nat_ipv6).",
             )
     return error
+
+
+def _is_too_large(error: KernelError, batch: Sequence[Change]) -> bool:
+    if error.errno != errno.EINVAL:
+        return error.errno == errno.EFBIG
+    return any(change.kind == nf.NFT_MSG_NEWRULE and len(_expressions(change)) > MOST_EXPRESSIONS for change in batch)
 
 
 def has_extension(netfilter: NetlinkSocket, extension: Extension) -> bool:
@@ -110,13 +123,13 @@ def _extensions(change: Change) -> Iterator[Extension]:
     """Yield the extensions in the rule that a change makes."""
     if change.kind != nf.NFT_MSG_NEWRULE:
         return
-    for kind, fields in _expressions(change.attributes):
+    for expression in map(decode_fields, _expressions(change)):
+        kind = decode_text(expression[nf.NFTA_EXPR_NAME])
         if kind in KINDS:
+            fields = decode_fields(expression[nf.NFTA_EXPR_DATA])
             name, revision = decode_text(fields[NFTA_MATCH_NAME]), decode_number(fields[NFTA_MATCH_REV])
             yield Extension(change.family, kind, name, revision)
 
 
-def _expressions(attributes: bytes) -> Iterable[tuple[str, dict[int, bytes]]]:
-    for expression in decode_elements(decode_fields(attributes)[nf.NFTA_RULE_EXPRESSIONS]):
-        fields = decode_fields(expression)
-        yield decode_text(fields[nf.NFTA_EXPR_NAME]), decode_fields(fields[nf.NFTA_EXPR_DATA])
+def _expressions(change: Change) -> list[bytes]:
+    return decode_elements(decode_fields(change.attributes)[nf.NFTA_RULE_EXPRESSIONS])
