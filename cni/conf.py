@@ -161,9 +161,11 @@ def _annotations(configuration: Mapping[str, Any]) -> dict[str, str] | None:
         return None
     if not isinstance(runtime_config, dict):
         raise _unusable("runtimeConfig", runtime_config, "an object")
-    annotations = runtime_config.get(ANNOTATIONS_CAPABILITY)
-    if annotations is None:
+    if ANNOTATIONS_CAPABILITY not in runtime_config:
         return None
+    annotations = runtime_config[ANNOTATIONS_CAPABILITY]
+    if annotations is None:  # as containerd hands over those of a pod that has none: an empty map of Go
+        return {}
     return _checked_annotations(f"runtimeConfig.{ANNOTATIONS_CAPABILITY}", annotations)
 
 
