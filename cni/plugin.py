@@ -67,12 +67,13 @@ def check(request: Request) -> None:
 def delete(request: Request) -> None:
     """Forget the attachment. Its rules go with its namespace; nothing here fails."""
     attachments.forget(request.network, request.container_id, request.interface)
+    _say(request, "forgotten")
 
 
 def collect_garbage(request: Request) -> None:
     """Forget the attachments of this network that are gone."""
     valid = {(attachment.container_id, attachment.interface) for attachment in request.valid_attachments}
-    attachments.forget_others(request.network, valid)
+    _say(request, "forgotten what is gone", containers=attachments.forget_others(request.network, valid))
 
 
 def status(request: Request) -> None:
@@ -256,9 +257,17 @@ def _may(capability: int) -> bool:
 # --- what all have in common -----------------------------------------------------------------------------------
 
 
-def _logged(request: Request, configuration: Configuration, work: Callable[[Log], None]) -> None:
-    """Do the work; what fails is logged, and raised as the specification's error."""
-    journal = Log(
+def _say(request: Request, message: str, **facts: object) -> None:
+    """Write a line about a command that succeeds whatever its configuration is like."""
+    try:
+        configuration = conf.parse(request.configuration)
+    except CniError:
+        return
+    _log(request, configuration).info(message, **facts)
+
+
+def _log(request: Request, configuration: Configuration) -> Log:
+    return Log(
         configuration.log_file,
         configuration.log_level,
         about={
@@ -269,6 +278,11 @@ def _logged(request: Request, configuration: Configuration, work: Callable[[Log]
             "interface": request.interface,
         },
     )
+
+
+def _logged(request: Request, configuration: Configuration, work: Callable[[Log], None]) -> None:
+    """Do the work; what fails is logged, and raised as the specification's error."""
+    journal = _log(request, configuration)
     try:
         try:
             work(journal)
