@@ -16,7 +16,7 @@ from capture.backends import detect, load
 from capture.compare import Difference, can_stay, differences
 from capture.config import CaptureConfig, resolve
 from capture.errors import CaptureError, ConfigurationError
-from capture.host import AnyPod, PodFromInside
+from capture.host import AnyPod, PodFromInside, PodFromOutside
 from capture.model import FAMILIES, LoopbackAddress, PolicyRoute, Ruleset
 from capture.netns import Entered, refuse_host
 from capture.record import Record, Witness
@@ -98,7 +98,7 @@ def apply(
     Raises CaptureError and its kinds; then either the old rules stand or the new ones.
     """
     with Entered(namespace):
-        return apply_here(settings, host or PodFromInside(), force=force)
+        return apply_here(settings, host or host_of(namespace), force=force)
 
 
 def apply_here(settings: Settings, host: Host, *, force: bool = False) -> Applied:
@@ -160,7 +160,7 @@ def verify(
         if recorded is not None:
             return _verify_recorded(recorded)
         said = settings or Settings({})
-        config, _ = resolve(said, host or PodFromInside())
+        config, _ = resolve(said, host or host_of(namespace))
         return verify_here(build_ruleset(config), request_of(said))
 
 
@@ -238,20 +238,20 @@ def trace(
 
     with Entered(namespace):
         sent = routed(packet)
-        traces = [walk(ruleset, sent) for ruleset in _rulesets(settings, host)]
+        traces = [walk(ruleset, sent) for ruleset in _rulesets(settings, host or host_of(namespace))]
         return next((traced for traced in traces if traced.outcome != "direct"), traces[0])
 
 
 def policy(settings: Settings | None = None, namespace: str | None = None, host: Host | None = None) -> Ruleset:
     """Return the rules of which ``capture explain`` speaks: the live ones, or those that the settings would give."""
     with Entered(namespace):
-        return _rulesets(settings, host)[0]
+        return _rulesets(settings, host or host_of(namespace))[0]
 
 
-def _rulesets(settings: Settings | None, host: Host | None) -> list[Ruleset]:
+def _rulesets(settings: Settings | None, host: Host) -> list[Ruleset]:
     """Return the rule set that the settings give; without settings, every set of ours that stands, with reasons."""
     if settings is not None:
-        config, _ = resolve(settings, host or PodFromInside())
+        config, _ = resolve(settings, host)
         return [build_ruleset(config)]
     from capture.reasons import with_reasons
 
@@ -294,6 +294,11 @@ def render(
     config, _ = resolve(settings, host or AnyPod())
     config = config.replace(families=tuple(family for family in config.families if family in families))
     return load(decision or detect.without_kernel(request_of(settings))).render(build_ruleset(config))
+
+
+def host_of(namespace: str | None) -> Host:
+    """Return who knows about users and name servers: in a pod its own files, for another namespace nobody."""
+    return PodFromInside() if namespace is None else PodFromOutside()
 
 
 def request_of(settings: Settings) -> Request:

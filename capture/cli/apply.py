@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from capture import program
-from capture.cli.options import CaptureCommand, capture_options, host_of, namespace_options, said
+from capture.cli.options import CaptureCommand, capture_options, namespace_options, said
 from capture.cli.outcome import outcome
 from capture.cli.output import warn
 from capture.settings import ALLOW_HOST, FORCE_APPLY
@@ -28,7 +28,7 @@ def apply(ctx: click.Context, namespace: str | None) -> int:
     connection escape in between. Rules of others stay.
     """
     settings = said(ctx)
-    applied = program.apply(settings, namespace, host_of(namespace), force=settings[FORCE_APPLY])
+    applied = program.apply(settings, namespace, force=settings[FORCE_APPLY])
     warn(applied.warnings)
     click.echo(outcome(applied))
     return 0

@@ -6,7 +6,7 @@ import click
 
 from capture import program
 from capture.cli.differences import FAMILY_NAMES
-from capture.cli.options import CaptureCommand, capture_options, format_option, host_of, namespace_options, said
+from capture.cli.options import CaptureCommand, capture_options, format_option, namespace_options, said
 from capture.explain import explain as statements_of
 from capture.model import FAMILIES
 
@@ -44,7 +44,7 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
 
     The first line that fits a connection is the one that counts.
     """
-    ruleset = program.policy(said(ctx) if from_options else None, namespace, host_of(namespace))
+    ruleset = program.policy(said(ctx) if from_options else None, namespace)
     families = (family,) if family else ruleset.families
     policies = {each: statements_of(ruleset, each) for each in families}
     if form == "json":

@@ -8,7 +8,6 @@ import click
 
 from capture.cli.listings import SHOWN_TABLES
 from capture.cli.option_texts import by_topic, flags_text, heading, help_text
-from capture.host import PodFromInside, PodFromOutside
 from capture.model import FAMILIES
 from capture.netns import path_of_process
 from capture.settings import (
@@ -118,11 +117,6 @@ def flags(ctx: click.Context) -> dict[Option[Any], str]:
     """Return the flags of the option table that were given."""
     given: dict[Option[Any], str] = ctx.meta.get(SAID, {})
     return given
-
-
-def host_of(namespace: str | None) -> PodFromInside:
-    """Return who knows about users and name servers: inside of a pod its files, outside nobody."""
-    return PodFromInside() if namespace is None else PodFromOutside()
 
 
 # --- which namespace -----------------------------------------------------------------------------

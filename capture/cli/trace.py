@@ -7,7 +7,7 @@ import click
 from capture import program
 from capture.addresses import address_text
 from capture.cli.differences import text_of
-from capture.cli.options import CaptureCommand, capture_options, format_option, host_of, namespace_options, said
+from capture.cli.options import CaptureCommand, capture_options, format_option, namespace_options, said
 from capture.cli.packets import packet_from, packet_options
 
 TYPE_CHECKING = False
@@ -55,7 +55,7 @@ def trace(ctx: click.Context, /, namespace: str | None, form: str, *, from_optio
     """
     packet = packet_from(options, ctx)
     settings = said(ctx) if from_options else None
-    traced = program.trace(packet, settings, namespace, host_of(namespace))
+    traced = program.trace(packet, settings, namespace)
     if form == "json":
         import json  # 7 ms, for this format only
 

@@ -6,7 +6,7 @@ import click
 
 from capture import program
 from capture.cli.differences import as_plain, in_words, notes_in_words
-from capture.cli.options import CaptureCommand, capture_options, flags, format_option, host_of, namespace_options, said
+from capture.cli.options import CaptureCommand, capture_options, flags, format_option, namespace_options, said
 from capture.errors import EXIT_DONE, EXIT_DRIFT
 
 EXAMPLES = """
@@ -29,7 +29,7 @@ def verify(ctx: click.Context, namespace: str | None, form: str) -> int:
     family; counters do not. A rule of somebody else that takes traffic away before it reaches ours is a difference.
     """
     settings = said(ctx)
-    verified = program.verify(settings, namespace, host_of(namespace), prefer_recorded=not flags(ctx))
+    verified = program.verify(settings, namespace, prefer_recorded=not flags(ctx))
     asked = "was applied here" if verified.from_record else "the options ask for"
     if form == "json":
         import json  # 7 ms, for this format only
