@@ -313,10 +313,16 @@ class Program:
     def run(self, name: str, fields: Fields) -> None:
         """Take the next expression into account."""
         run = RUN.get(name)
-        if run is None or not run(self, fields):
-            # It may have written a register, or changed the packet: nothing is known for sure any more.
-            self._registers.clear()
-            self._put(_unknown(name, fields))
+        if run is not None and run(self, fields):
+            return
+        words = _unknown_words(name, fields)
+        if LOADERS.get(name) in fields:
+            self._registers[_register(fields[LOADERS[name]])] = Register(words)
+        elif name in FILTERS:
+            self._put(UnknownMatch(words))
+        else:
+            self._registers.clear()  # it may have written to any of them
+            self._do(UnknownVerdict(words))
 
     def _put(self, condition: Condition) -> None:
         """Add a condition; behind an action it is no longer one for the whole rule."""
@@ -430,7 +436,9 @@ class Program:
     def lookup(self, fields: Fields) -> bool:
         """``lookup``: look for a register in a set."""
         loaded = self._registers.get(_register(fields[nf.NFTA_LOOKUP_SREG]))
-        if not isinstance(loaded, Register) or nf.NFTA_LOOKUP_DREG in fields:
+        if nf.NFTA_LOOKUP_DREG in fields:
+            return self._do(UnknownVerdict(f"map of {_words(loaded)}"))
+        if not isinstance(loaded, Register):
             return False
         name = decode_text(fields[nf.NFTA_LOOKUP_SET])
         negated = bool(decode_number(fields.get(nf.NFTA_LOOKUP_FLAGS, b"")) & nf.NFT_LOOKUP_F_INV)
@@ -515,6 +523,24 @@ RUN: dict[str, Callable[[Program, Fields], bool]] = {
 }
 """What understands an expression; returns False if it meets one that the model has no words for."""
 
+LOADERS = {
+    "fib": nf.NFTA_FIB_DREG,
+    "socket": nf.NFTA_SOCKET_DREG,
+    "rt": nf.NFTA_RT_DREG,
+    "exthdr": nf.NFTA_EXTHDR_DREG,
+    "numgen": nf.NFTA_NG_DREG,
+    "hash": nf.NFTA_HASH_DREG,
+    "osf": nf.NFTA_OSF_DREG,
+    "xfrm": nf.NFTA_XFRM_DREG,
+    "tunnel": nf.NFTA_TUNNEL_DREG,
+    "bitwise": nf.NFTA_BITWISE_DREG,
+    "byteorder": nf.NFTA_BYTEORDER_DREG,
+}
+"""Expressions that do nothing but write a register, and the attribute that says which."""
+
+FILTERS = {"limit", "quota", "connlimit", "match", "cmp", "range", "lookup"}
+"""Expressions that only let packets pass or not. Any other that we do not understand may take them away."""
+
 
 def _register(number: bytes) -> int:
     """Return the place of a register in units of four bytes: 1 to 4 are the sixteen-byte names of 8, 12, 16 and 20."""
@@ -522,13 +548,15 @@ def _register(number: bytes) -> int:
     return nf.NFT_REG32_00 + (place - nf.NFT_REG_1) * 4 if 0 < place < nf.NFT_REG32_00 else place
 
 
-def _unknown(name: str, fields: Fields) -> UnknownMatch:
-    details = " ".join(f"{kind}={value.hex()}" for kind, value in fields.items())
-    return UnknownMatch(f"[{name} {details}]")
+def _unknown_words(name: str, fields: Fields) -> str:
+    """Return an expression that we do not understand as its name and its numbered attributes."""
+    return " ".join([f"[{name}", *(f"{kind}={value.hex()}" for kind, value in fields.items())]) + "]"
 
 
-def _words(loaded: Register) -> str:
+def _words(loaded: Register | bytes | None) -> str:
     """Return what a register holds as nft would say it, ``@nh,96,32`` for bits of a header."""
+    if not isinstance(loaded, Register):
+        return "an unknown value" if loaded is None else f"0x{loaded.hex()}"
     if loaded.header is None:
         words = loaded.field
     else:

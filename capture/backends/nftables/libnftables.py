@@ -16,6 +16,7 @@ from capture.backends.nftables import libnftables_json, plan
 from capture.backends.nftables.lift import lift
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.names import MODEL_TABLES
+from capture.backends.nftables.native import NativeTable
 from capture.errors import CaptureError, PrivilegeError, UnsupportedError
 
 TYPE_CHECKING = False
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from capture.backends.nftables.native import NativeTable
     from capture.model import Ruleset
 
 BINDINGS = (
@@ -55,14 +55,20 @@ class LibnftablesDriver:
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make our tables be ``desired`` in one transaction, whatever stands in them: they are ours alone."""
         del live, recorded
-        _run("replace the rules of capture", list(plan.replace(lower(desired), _read_standing(), libnftables_json)))
+        tables = _read_tables()
+        standing = {
+            table.name: {chain.name: chain.hook for chain in table.chains} for table in tables if not table.dormant
+        }
+        dormant = (table.name for table in tables if table.dormant)
+        changes = [*plan.remove(dormant, libnftables_json), *plan.replace(lower(desired), standing, libnftables_json)]
+        _run("replace the rules of capture", {"nftables": changes})
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         """Delete our tables."""
         del live, recorded
-        standing = _read_standing()
-        if standing:
-            _run("remove the rules of capture", list(plan.remove(standing, libnftables_json)))
+        tables = _our_tables()
+        if tables:
+            _run("remove the rules of capture", {"nftables": list(plan.remove(tables, libnftables_json))})
 
 
 def find_bindings() -> str | None:
@@ -88,8 +94,8 @@ def _bindings() -> ModuleType:
     return module
 
 
-def _run(doing: str, commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Run commands in one transaction and return what they listed.
+def _run(doing: str, command: str | dict[str, Any]) -> str:
+    """Run a command, or a transaction of commands in JSON, and return what it prints.
 
     A context belongs to the namespace in which it was made, so each call makes its own.
     """
@@ -98,10 +104,12 @@ def _run(doing: str, commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ctypes.CDLL(LIBRARY)  # the bindings load it too, but do not fail well
     except OSError as error:
         raise UnsupportedError(f"{LIBRARY} cannot be loaded: {error}", REMEDY) from error
-    status, output, words = bindings.Nftables(LIBRARY).json_cmd({"nftables": commands})
+    context = bindings.Nftables(LIBRARY)
+    context.set_json_output(not isinstance(command, str))
+    status, output, words = context.cmd(command if isinstance(command, str) else json.dumps(command))
     if status != 0:
         raise _failure(doing, words)
-    return output["nftables"] if output else []
+    return str(output)
 
 
 def _failure(doing: str, words: str) -> CaptureError:
@@ -114,17 +122,35 @@ def _failure(doing: str, words: str) -> CaptureError:
     return CaptureError(f"{doing}: libnftables says: {said}")
 
 
+def _our_tables() -> list[str]:
+    """Return the names of our tables that stand."""
+    lines = _run("read the tables of nf_tables", "list tables inet").splitlines()
+    return [name for line in lines if (name := line.split()[-1]) in MODEL_TABLES]
+
+
 def _read_tables() -> tuple[NativeTable, ...]:
-    listed = _run("read the rules of capture", [{"list": {"ruleset": {"family": "inet"}}}])
-    ours = [one for one in listed if _table_of(one) in MODEL_TABLES]
-    return libnftables_json.parse_tables(ours)
+    """Return our tables, dormant ones without what is in them.
+
+    libnftables 1.0.6 prints the flags of a table in JSON from memory that is not theirs, so it is asked for
+    tables that have none, and for no others' tables.
+    """
+    return tuple(
+        NativeTable(name, (), dormant=True) if _has_flags(name) else _read_table(name) for name in _our_tables()
+    )
 
 
-def _table_of(listed: dict[str, Any]) -> str:
-    ((kind, parts),) = listed.items()
-    name: str = parts.get("name" if kind == "table" else "table", "")
-    return name
+def _has_flags(table: str) -> bool:
+    """Return whether a table is dormant; the only other flag says that it belongs to a running process."""
+    lines = _run(f"read table inet {table}", f"list table inet {table}").splitlines()
+    return any(line.split()[:1] == ["flags"] for line in lines[:3])
 
 
-def _read_standing() -> plan.Standing:
-    return {table.name: {chain.name: chain.hook for chain in table.chains} for table in _read_tables()}
+def _read_table(name: str) -> NativeTable:
+    doing = f"read table inet {name}"
+    listed = _run(doing, {"nftables": [{"list": {"table": {"family": "inet", "name": name}}}]})
+    try:
+        objects = json.loads(listed)["nftables"]
+    except ValueError as error:
+        raise CaptureError(f"{doing}: libnftables printed something that is no JSON: {error}", REMEDY) from error
+    (table,) = libnftables_json.parse_tables(objects)
+    return table

@@ -234,7 +234,10 @@ class NotUnderstoodError(Exception):
 
 
 def parse_tables(objects: Iterable[Object]) -> tuple[NativeTable, ...]:
-    """Return the tables of a listing, the value of its key "nftables"; objects of a table are not nested in it."""
+    """Return the tables of a listing, the value of its key "nftables", in which nothing is nested.
+
+    The flags of tables are left out: libnftables 1.0.6 prints garbage for them.
+    """
     of_kind: dict[str, list[Object]] = {}
     for one in objects:
         ((kind, parts),) = one.items()
@@ -250,10 +253,8 @@ def parse_tables(objects: Iterable[Object]) -> tuple[NativeTable, ...]:
         hook = Hook(chain["type"], chain["hook"], chain["prio"]) if "hook" in chain else None
         parsed = NativeChain(chain["name"], own, hook, chain.get("policy"))
         chains.setdefault(chain["table"], []).append(parsed)
-    return tuple(
-        NativeTable(table["name"], tuple(chains.get(table["name"], ())), "dormant" in _listed(table.get("flags", [])))
-        for table in of_kind.get("table", ())
-    )
+    names = [table["name"] for table in of_kind.get("table", ())]
+    return tuple(NativeTable(name, tuple(chains.get(name, ()))) for name in names)
 
 
 def _listed(value: object) -> list[Any]:
@@ -271,9 +272,15 @@ def _parse_rule(rule: Object, sets: Sets) -> NativeRule:
             counters = counters or Counters(parts["packets"], parts["bytes"])
         elif kind == "match" and not actions:
             conditions.append(_parse_match(parts, sets))
+        elif kind in FILTERS and not actions:
+            conditions.append(UnknownMatch(json.dumps(statement)))
         else:
             actions.append(_parse_action(statement))
     return NativeRule(tuple(conditions), tuple(actions), counters, rule.get("comment", ""))
+
+
+FILTERS = {"limit", "quota", "ct count", "xt"}
+"""Statements besides "match" that only let packets pass or not."""
 
 
 # --- conditions that are listed
@@ -390,14 +397,15 @@ def _parse_action(statement: Object) -> Action:
     return action or UnknownVerdict(json.dumps(statement))
 
 
-def _only(parts: object, *keys: str) -> bool:
-    """Return whether an object has these keys and no other."""
-    return isinstance(parts, dict) and parts.keys() == set(keys)
+def _only(parts: object, **keys: type) -> bool:
+    """Return whether an object has these keys, with values of these types, and no other."""
+    return isinstance(parts, dict) and {key: type(value) for key, value in parts.items()} == keys
 
 
 def _parse_proxy(parts: Object) -> Action | None:
+    besides_family = {key: value for key, value in parts.items() if key != "family"}
     family = FAMILIES_OF_TPROXY.get(parts.get("family", ""))
-    return Proxy(parts["port"], family) if parts.keys() <= {"family", "port"} else None
+    return Proxy(parts["port"], family) if _only(besides_family, port=int) else None
 
 
 FAMILIES_OF_TPROXY: dict[str, Family] = {"ip": "ipv4", "ip6": "ipv6"}
@@ -443,8 +451,8 @@ ACTIONS: dict[str, Callable[[Any], Action | None]] = {
     "drop": lambda _: Drop(),
     "return": lambda _: Return(),
     "jump": lambda parts: Jump(parts["target"]),
-    "redirect": lambda parts: Redirect(parts["port"]) if _only(parts, "port") else None,
+    "redirect": lambda parts: Redirect(parts["port"]) if _only(parts, port=int) else None,
     "tproxy": _parse_proxy,
     "mangle": _parse_mangle,
-    "log": lambda parts: Log(parts["prefix"]) if _only(parts, "prefix") else None,
+    "log": lambda parts: Log(parts["prefix"]) if _only(parts, prefix=str) else None,
 }

@@ -1,0 +1,332 @@
+"""Both drivers of the nftables backend in a real kernel: writing, replacing, cleaning, drift, refusals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from capture.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.backends.nftables.libnftables import LibnftablesDriver
+from capture.backends.nftables.netlink import NetlinkDriver
+from capture.canonical import canonical
+from capture.config import CaptureConfig
+from capture.errors import CaptureError, PrivilegeError
+from capture.model import (
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    Chain,
+    Counters,
+    Destination,
+    Jump,
+    Protocol,
+    Redirect,
+    Return,
+    Rule,
+    Ruleset,
+    SetZone,
+    Table,
+    UnknownVerdict,
+    only,
+)
+from capture.rules import build_ruleset
+from pytest_netns import Namespace, NamespaceFactory, PodPair
+
+pytestmark = pytest.mark.kernel
+
+Driver = NetlinkDriver | LibnftablesDriver
+
+NOTHING = Ruleset(FAMILIES, ())
+REDIRECTS = build_ruleset(CaptureConfig(excluded_inbound_ports=(only(15020), only(15090))))
+PROXIES = build_ruleset(CaptureConfig(mode="TPROXY", chain_names="underscore", profile="current"))
+
+FOREIGN = """
+table ip nat {
+    chain PREROUTING {
+        type nat hook prerouting priority dstnat
+        tcp dport 9999 redirect to :9998
+    }
+}
+table inet filter {
+    set blocked {
+        type ipv4_addr
+        elements = { 192.0.2.1 }
+    }
+    chain input {
+        type filter hook input priority filter
+        ip saddr @blocked drop
+    }
+}
+"""
+
+
+@pytest.fixture
+def namespace(netns: NamespaceFactory) -> Namespace:
+    return netns("rules")
+
+
+@pytest.fixture(params=[NetlinkDriver, LibnftablesDriver], ids=lambda kind: kind.name)
+def driver(request: pytest.FixtureRequest) -> Driver:
+    made: Driver = request.param()
+    return made
+
+
+def listing(namespace: Namespace, *options: str) -> str:
+    return namespace.run(["nft", *options, "list", "ruleset"]).stdout
+
+
+def write(namespace: Namespace, driver: Driver, ruleset: Ruleset) -> None:
+    namespace.call(driver.write, ruleset, NOTHING, None)
+
+
+def assert_stands(namespace: Namespace, driver: Driver, ruleset: Ruleset) -> None:
+    live = namespace.call(driver.read)
+    for family in FAMILIES:
+        assert canonical(live, family) == canonical(ruleset, family)
+
+
+def differs(namespace: Namespace, driver: Driver, ruleset: Ruleset) -> bool:
+    live = namespace.call(driver.read)
+    return any(canonical(live, family) != canonical(ruleset, family) for family in FAMILIES)
+
+
+# --- writing and reading -------------------------------------------------------------------------
+
+
+def test_reading_an_empty_namespace_makes_nothing(namespace: Namespace, driver: Driver) -> None:
+    assert namespace.call(driver.read).tables == ()
+    assert listing(namespace) == ""
+
+
+@pytest.mark.parametrize("ruleset", [REDIRECTS, PROXIES], ids=["redirects", "proxies"])
+def test_writing_twice_changes_nothing(namespace: Namespace, driver: Driver, ruleset: Ruleset) -> None:
+    write(namespace, driver, ruleset)
+    once = listing(namespace)
+    write(namespace, driver, ruleset)
+
+    assert listing(namespace) == once
+    assert_stands(namespace, driver, ruleset)
+
+
+def test_another_rule_set_replaces_the_old_one(namespace: Namespace, driver: Driver) -> None:
+    for ruleset in (REDIRECTS, PROXIES, REDIRECTS):
+        write(namespace, driver, ruleset)
+        assert_stands(namespace, driver, ruleset)
+
+    assert "istio-proxy-mangle" not in listing(namespace)
+
+
+def test_base_chains_are_kept_while_their_rules_are_replaced(namespace: Namespace, driver: Driver) -> None:
+    """Exchanging a base chain would leave a moment between two of them (``plan``)."""
+    write(namespace, driver, REDIRECTS)
+    kept = [line for line in listing(namespace, "-a").splitlines() if "chain prerouting" in line]
+    write(namespace, driver, build_ruleset(CaptureConfig(proxy_port=16001)))
+
+    assert [line for line in listing(namespace, "-a").splitlines() if "chain prerouting" in line] == kept
+
+
+@pytest.mark.parametrize(("family", "other"), [(IPV4, IPV6), (IPV6, IPV4)])
+def test_rules_for_one_family_leave_the_other_alone(
+    namespace: Namespace, driver: Driver, family: str, other: str
+) -> None:
+    ruleset = REDIRECTS.replace(families=(family,))
+    write(namespace, driver, ruleset)
+
+    live = namespace.call(driver.read)
+    assert live.families == (family,)
+    assert canonical(live, family) == canonical(ruleset, family)  # type: ignore[arg-type]  # one of the two
+    assert canonical(live, other) == {}  # type: ignore[arg-type]  # likewise
+
+
+def test_counters_are_read(pod_pair: PodPair, driver: Driver) -> None:
+    pod, peer = pod_pair
+    write(pod, driver, REDIRECTS)
+    pod.listener(("0.0.0.0", 15001))
+    pod.client(uid=1000).connect(peer.ipv4, 80)
+
+    nat = pod.call(driver.read).table(NAT)
+    assert nat is not None
+    redirect = nat.chain("ISTIO-REDIRECT")
+    assert redirect is not None
+    assert redirect.rules[0].counters == Counters(1, 60)
+
+
+def test_many_networks(namespace: Namespace, driver: Driver) -> None:
+    ipv4 = tuple(Network(IPV4, (11 << 24) + (number << 9), 24) for number in range(10_000))
+    ipv6 = tuple(Network(IPV6, (0xFD << 120) + (number << 65), 64) for number in range(10_000))
+    rules = (Rule(Return(), (Destination(ipv4),), IPV4), Rule(Return(), (Destination(ipv6, negated=True),), IPV6))
+    ruleset = Ruleset(FAMILIES, (Table(NAT, (Chain(OUTPUT, rules, "ACCEPT"),)),))
+
+    write(namespace, driver, ruleset)
+
+    assert_stands(namespace, driver, ruleset)
+
+
+# --- what is not ours ----------------------------------------------------------------------------
+
+
+def test_tables_of_others_stay(namespace: Namespace, driver: Driver) -> None:
+    namespace.run(["nft", "-f", "-"], stdin=FOREIGN)
+    before = listing(namespace)
+
+    write(namespace, driver, REDIRECTS)
+    write(namespace, driver, PROXIES)
+    assert listing(namespace).startswith(before)
+    namespace.call(driver.clean, PROXIES, PROXIES)
+
+    assert listing(namespace) == before
+
+
+def test_cleaning_nothing(namespace: Namespace, driver: Driver) -> None:
+    namespace.call(driver.clean, NOTHING, None)
+
+    assert listing(namespace) == ""
+
+
+def test_what_somebody_put_into_our_tables_goes_with_them(namespace: Namespace, driver: Driver) -> None:
+    write(namespace, driver, REDIRECTS)
+    namespace.run(["nft", "add", "set", "inet", "istio-proxy-nat", "theirs", "{ type ipv4_addr; }"])
+    namespace.run(["nft", "add", "rule", "inet", "istio-proxy-nat", "output", "ip daddr @theirs return"])
+    namespace.call(driver.clean, NOTHING, None)
+
+    assert listing(namespace) == ""
+
+
+# --- drift ---------------------------------------------------------------------------------------
+
+OUR_TABLE = "inet istio-proxy-nat"
+
+DRIFT = {
+    "a rule in front": f"insert rule {OUR_TABLE} output return",
+    "a rule at the end": f"add rule {OUR_TABLE} ISTIO-OUTPUT drop",
+    "a chain that is entered before ours": f"add chain {OUR_TABLE} early {{ type nat hook output priority -101; }}\n"
+    f"add rule {OUR_TABLE} early return",
+    "rules are gone": f"flush chain {OUR_TABLE} ISTIO-OUTPUT",
+    "a chain is entered elsewhere": f"flush chain {OUR_TABLE} output\ndelete chain {OUR_TABLE} output\n"
+    f"add chain {OUR_TABLE} output {{ type nat hook output priority 50; }}\n"
+    f"add rule {OUR_TABLE} output meta l4proto tcp counter jump ISTIO-OUTPUT",
+    "another policy": f"add chain {OUR_TABLE} output {{ type nat hook output priority -100; policy drop; }}",
+    "the table sleeps": f"add table {OUR_TABLE} {{ flags dormant; }}",
+    "the table is gone": f"delete table {OUR_TABLE}",
+}
+
+
+@pytest.mark.parametrize("drift", DRIFT)
+def test_drift_is_seen_and_mended(namespace: Namespace, driver: Driver, drift: str) -> None:
+    write(namespace, driver, REDIRECTS)
+    intended = listing(namespace)
+    namespace.run(["nft", "-f", "-"], stdin=DRIFT[drift])
+    assert listing(namespace) != intended
+    assert differs(namespace, driver, REDIRECTS)
+
+    write(namespace, driver, REDIRECTS)
+
+    assert_stands(namespace, driver, REDIRECTS)
+    assert "dormant" not in listing(namespace)
+    assert "early" not in listing(namespace)
+
+
+def test_a_proxy_that_lets_pass_what_nobody_takes_is_drift(namespace: Namespace, driver: Driver) -> None:
+    """Without the drop behind it, packets go on uncaptured when nobody listens."""
+    write(namespace, driver, PROXIES)
+    rules = namespace.run(["nft", "-a", "list", "chain", "inet", "istio-proxy-mangle", "istio-tproxy"]).stdout
+    (handle,) = (line.split()[-1] for line in rules.splitlines() if " drop " in line and "127.0.0.1" in line)
+    namespace.run(["nft", "delete", "rule", "inet", "istio-proxy-mangle", "istio-tproxy", "handle", handle])
+
+    live = namespace.call(driver.read)
+
+    verdicts = [rule.verdict for table in live.tables for chain in table.chains for rule in chain.rules]
+    assert any(isinstance(verdict, UnknownVerdict) for verdict in verdicts)
+    assert differs(namespace, driver, PROXIES)
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Act as another user, and so without capabilities, for the length of a block."""
+    os.seteuid(1000)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_without_the_privilege(namespace: Namespace, driver: Driver) -> None:
+    with namespace.entered(), unprivileged(), pytest.raises(PrivilegeError, match="not permitted to"):
+        driver.write(REDIRECTS, NOTHING, None)
+
+
+IMPOSSIBLE = {
+    "a redirect outside of nat": Ruleset(
+        FAMILIES, (Table("raw", (Chain(OUTPUT, (Rule(Redirect(1), (Protocol("tcp"),)),), "ACCEPT"),)),)
+    ),
+    "a jump to nowhere": Ruleset(FAMILIES, (Table(NAT, (Chain(PREROUTING, (Rule(Jump("NOWHERE")),), "ACCEPT"),)),)),
+    "chains that jump in a circle": Ruleset(
+        FAMILIES,
+        (
+            Table(
+                NAT,
+                (
+                    Chain(OUTPUT, (Rule(Jump("A")),), "ACCEPT"),
+                    Chain("A", (Rule(Jump("B")),)),
+                    Chain("B", (Rule(Jump("A")),)),
+                ),
+            ),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("impossible", IMPOSSIBLE)
+def test_what_the_kernel_refuses_changes_nothing(namespace: Namespace, driver: Driver, impossible: str) -> None:
+    write(namespace, driver, REDIRECTS)
+    before = listing(namespace)
+
+    with pytest.raises(CaptureError):
+        write(namespace, driver, IMPOSSIBLE[impossible])
+
+    assert listing(namespace) == before
+
+
+def test_the_refusal_names_the_rule(namespace: Namespace) -> None:
+    zone = Rule(SetZone(0), (Protocol("udp"),))
+    to_nowhere = Rule(Jump("NOWHERE"))
+    ruleset = Ruleset(FAMILIES, (Table("raw", (Chain(OUTPUT, (zone, to_nowhere), "ACCEPT"),)),))
+
+    with pytest.raises(CaptureError, match="add rule 2 to chain output of table inet istio-proxy-raw"):
+        write(namespace, NetlinkDriver(), ruleset)
+
+
+# --- others at the same time ---------------------------------------------------------------------
+
+
+def test_writers_at_the_same_time(namespace: Namespace) -> None:
+    """Each write is whole: whoever comes last, its rules stand, and nobody's are mixed in."""
+    failures: list[BaseException] = []
+
+    def write_often(ruleset: Ruleset) -> None:
+        try:
+            with namespace.entered():
+                for _ in range(15):
+                    NetlinkDriver().write(ruleset, NOTHING, None)
+                    live = NetlinkDriver().read()
+                    assert any(
+                        all(canonical(live, family) == canonical(one, family) for family in FAMILIES)
+                        for one in (REDIRECTS, PROXIES)
+                    )
+        except BaseException as failure:  # noqa: BLE001  # of any kind, and looked at below
+            failures.append(failure)
+
+    threads = [threading.Thread(target=write_often, args=(ruleset,)) for ruleset in (REDIRECTS, PROXIES)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failures == []
