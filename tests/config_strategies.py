@@ -51,13 +51,16 @@ def many_ports(seed: int) -> tuple[Span, ...]:
 def many_networks(seed: int) -> tuple[Network, ...]:
     """Return more networks than are one rule each, of one family or of both."""
     random = Random(seed)  # noqa: S311 - no secret
-    found: dict[Network, None] = {}
-    kinds: list[tuple[Family, int]] = [(IPV4, 32), (IPV6, 128)]
+    kinds: list[tuple[Family, int]] = [(IPV4, 32), (IPV6, 128)][: 1 + seed % 2]
+    known = [network for network in NETWORKS if any(network.family == family for family, _ in kinds)]
+    found: dict[Network, None] = dict.fromkeys(random.sample(known, random.randint(0, 4)))
     while len(found) < 20:
-        family, bits = random.choice(kinds[: 1 + seed % 2])
+        family, bits = random.choice(kinds)
         host_bits = random.randint(0, bits // 2)
         found[Network(family, random.getrandbits(bits) >> host_bits << host_bits, bits - host_bits)] = None
-    return tuple(found)
+    networks = list(found)
+    random.shuffle(networks)
+    return tuple(networks)
 
 
 def sometimes_many(

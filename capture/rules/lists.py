@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.addresses import FAMILIES
+from capture.addresses import FAMILIES, Network, merge
 from capture.model import MOST_SINGLE_RULES
 
 TYPE_CHECKING = False
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeVar
 
-    from capture.addresses import Family, Network
+    from capture.addresses import Family
     from capture.model import Rule
 
     T = TypeVar("T")
@@ -37,12 +37,13 @@ def of_family(networks: tuple[Network, ...], family: Family) -> tuple[Network, .
 def grouped_networks(networks: tuple[Network, ...], family: Family) -> list[tuple[Network, ...]]:
     """Return the networks of one family one by one, or all together if they are many.
 
-    Of many, one that holds every address is enough. Tools do not print it, so that the others beside it
-    could not be read back as one list.
+    Many that hold every address together are said as one that does: tools do not print it, so that it
+    could not be read back as one of a list.
     """
     groups = grouped(of_family(networks, family))
-    if len(groups) == 1:
-        return [next(((network,) for network in groups[0] if network.is_everything), groups[0])]
+    everything = Network(family, 0, 0)
+    if len(groups) == 1 and merge(groups[0]) == [(everything.first, everything.last)]:
+        return [(everything,)]
     return groups
 
 

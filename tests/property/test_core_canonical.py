@@ -1,0 +1,204 @@
+"""The canonical form: one for each meaning, however a backend writes and lists it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capture.addresses import FAMILIES, collapse
+from capture.canonical import canonical, canonical_rule, canonical_rules, joined_spans
+from capture.model import (
+    MOST_SINGLE_RULES,
+    NAT,
+    OUTPUT,
+    Chain,
+    Counters,
+    Destination,
+    DestinationPort,
+    Jump,
+    OwnerGid,
+    OwnerUid,
+    Protocol,
+    Return,
+    Rule,
+    Ruleset,
+    Source,
+    SourcePort,
+    Span,
+    Table,
+)
+from capture.rules import build_ruleset
+from config_strategies import configs, many_networks, many_ports, seeds
+from strategies import Place, rules, rulesets
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from random import Random
+
+    from capture.addresses import Family
+    from capture.config import CaptureConfig
+    from capture.model import Match
+
+FIELDS: dict[type, str] = {
+    Source: "networks",
+    Destination: "networks",
+    SourcePort: "ports",
+    DestinationPort: "ports",
+    OwnerUid: "ids",
+    OwnerGid: "ids",
+}
+
+chains = st.lists(rules(Place("nat", OUTPUT, ("ISTIO_OUTPUT",))), max_size=6)
+
+
+def in_each_chain(ruleset: Ruleset, change: Callable[[Iterable[Rule]], Iterable[Rule]]) -> Ruleset:
+    return ruleset.replace(
+        tables=tuple(
+            table.replace(chains=tuple(chain.replace(rules=tuple(change(chain.rules))) for chain in table.chains))
+            for table in ruleset.tables
+        )
+    )
+
+
+def one_rule_an_entry(several: Iterable[Rule]) -> list[Rule]:
+    """Return the rules as iptables has them: a list is one rule an entry, "none of these" one match an entry."""
+    result = []
+    for rule in several:
+        matches: list[Match] = []
+        spread: Match | None = None
+        for match in rule.matches:
+            if isinstance(match, Source | Destination | SourcePort | DestinationPort) and not match.negated:
+                spread = spread or match
+                matches.append(match)
+            elif isinstance(match, OwnerUid | OwnerGid) and match.negated:
+                matches += [match.replace(ids=(span,)) for span in match.ids]
+            else:
+                matches.append(match)
+        if spread is None:
+            result.append(rule.replace(matches=tuple(matches)))
+            continue
+        field = FIELDS[type(spread)]
+        for entry in getattr(spread, field):
+            single = spread.replace(**{field: (entry,)})
+            result.append(rule.replace(matches=tuple(single if match is spread else match for match in matches)))
+    return result
+
+
+def interval_sets(several: Iterable[Rule]) -> list[Rule]:
+    """Return the rules as nf_tables lists them: entries of a list in order, overlapping and adjacent ones joined."""
+    return [rule.replace(matches=tuple(map(in_order, rule.matches))) for rule in several]
+
+
+def in_order(match: Match) -> Match:
+    if isinstance(match, Source | Destination):
+        return match.replace(networks=collapse(match.networks))
+    field = FIELDS.get(type(match))
+    return match.replace(**{field: joined_spans(getattr(match, field))}) if field else match
+
+
+class TestOneForm:
+    @given(chains)
+    def test_the_canonical_form_is_its_own(self, several: list[Rule]) -> None:
+        once = canonical_rules(several)
+        assert canonical_rules(once) == once
+
+    @given(chains, st.randoms())
+    def test_order_of_matches_reasons_counters_and_family_do_not_count(
+        self, several: list[Rule], random: Random
+    ) -> None:
+        def disguised(rule: Rule) -> Rule:
+            matches = list(rule.matches)
+            random.shuffle(matches)
+            return Rule(rule.verdict, tuple(matches), None, "another reason", Counters(3, 180))
+
+        assert canonical_rules(map(disguised, several)) == canonical_rules(several)
+
+    @given(chains)
+    def test_entries_joined_by_a_kernel_change_nothing(self, several: list[Rule]) -> None:
+        assert canonical_rules(interval_sets(several)) == canonical_rules(several)
+
+    @given(chains)
+    def test_written_one_rule_an_entry_the_canonical_form_is_the_same(self, several: list[Rule]) -> None:
+        once = canonical_rules(several)
+        assert canonical_rules(one_rule_an_entry(once)) == once
+
+    @given(rulesets(), st.sampled_from(FAMILIES))
+    def test_a_rule_for_both_families_is_one_for_each(self, ruleset: Ruleset, family: Family) -> None:
+        def split(several: Iterable[Rule]) -> list[Rule]:
+            return [
+                rule.replace(family=each) for rule in several for each in (rule.family and [rule.family]) or FAMILIES
+            ]
+
+        assert canonical(in_each_chain(ruleset, split), family) == canonical(ruleset, family)
+
+    @given(rulesets())
+    def test_a_family_that_is_not_captured_meets_nothing(self, ruleset: Ruleset) -> None:
+        for family in set(FAMILIES) - set(ruleset.families):
+            assert canonical(ruleset, family) == {}
+
+    @given(rulesets(), st.sampled_from(FAMILIES))
+    def test_chains_and_tables_that_nobody_notices_do_not_count(self, ruleset: Ruleset, family: Family) -> None:
+        more = Table("raw", (Chain(OUTPUT, (), "ACCEPT"), Chain("ISTIO_OUTPUT_DNS")))
+        tables = [*ruleset.tables] if ruleset.table("raw") else [*ruleset.tables, more]
+        shuffled = ruleset.replace(tables=tuple(reversed(tables)))
+        assert canonical(shuffled, family) == canonical(ruleset, family)
+
+
+class TestBackends:
+    """The way that capture's own rules take: written by one backend, listed by it, compared with what was asked."""
+
+    @given(configs)
+    def test_iptables(self, config: CaptureConfig) -> None:
+        asked = build_ruleset(config)
+        listed = in_each_chain(asked, one_rule_an_entry)
+        assert [canonical(listed, family) for family in FAMILIES] == [canonical(asked, family) for family in FAMILIES]
+
+    @given(configs)
+    def test_nftables(self, config: CaptureConfig) -> None:
+        asked = build_ruleset(config)
+        listed = in_each_chain(asked, interval_sets)
+        assert [canonical(listed, family) for family in FAMILIES] == [canonical(asked, family) for family in FAMILIES]
+
+
+class TestLists:
+    @given(seeds, st.randoms())
+    def test_a_long_list_is_one_rule_whatever_the_order_of_its_entries(self, seed: int, random: Random) -> None:
+        ports = list(many_ports(seed))
+        matches = [(Protocol("tcp"), DestinationPort((span,))) for span in ports]
+        singles = [Rule(Return(), each) for each in matches]
+        random.shuffle(singles)
+        together = Rule(Return(), (Protocol("tcp"), DestinationPort(tuple(ports))))
+        assert canonical_rules(singles) == canonical_rules([together])
+        assert len(canonical_rules(singles)) == 1 or len(joined_spans(ports)) <= MOST_SINGLE_RULES
+
+    @given(seeds.filter(lambda seed: seed % 2 == 0))
+    def test_networks_as_well(self, seed: int) -> None:
+        networks = tuple(network for network in many_networks(seed) if not network.is_everything)
+        singles = [Rule(Jump("ISTIO_REDIRECT"), (Destination((network,)),)) for network in networks]
+        together = Rule(Jump("ISTIO_REDIRECT"), (Destination(networks),))
+        assert canonical_rules(singles) == canonical_rules([together])
+
+    @given(st.lists(st.builds(lambda a, b: Span(min(a, b), max(a, b)), st.integers(0, 60), st.integers(0, 60))))
+    def test_joined_spans_hold_the_same_numbers_with_gaps_between(self, spans: list[Span]) -> None:
+        joined = joined_spans(spans)
+        assert {n for span in joined for n in range(span.first, span.last + 1)} == {
+            n for span in spans for n in range(span.first, span.last + 1)
+        }
+        assert all(one.last + 1 < other.first for one, other in pairwise(joined))
+
+    @given(rules(Place(NAT, OUTPUT)))
+    def test_a_rule_alone_has_the_matches_it_had(self, rule: Rule) -> None:
+        """Only one that always holds is left out, and of several negated ones of a kind there is one."""
+        kinds = [type(match) for match in canonical_rule(rule).matches]
+        assert len(set(kinds)) == len(kinds)
+        left_out = {type(match) for match in rule.matches} - set(kinds)
+        assert left_out <= {Source, Destination}
+        for match in rule.matches:
+            if type(match) in left_out:
+                assert isinstance(match, Source | Destination)
+                assert collapse(match.networks)[0].is_everything
+                assert not match.negated
+        assert canonical_rule(rule).family is None
