@@ -99,10 +99,14 @@ class Seen:
 
 def start_app(pod: Pod, *ports: int, label: str = "app", uid: int = APP_UID) -> Process:
     """Start the HTTP application on ports of every address of both families, and wait for them."""
-    command = [sys.executable, "-I", "-S", str(_HERE / "http_app.py"), label, *map(str, ports)]
-    process = pod.popen(command, uid=uid, reads_everything=True)
+    process = pod.popen(app_command(label, *ports), uid=uid, reads_everything=True)
     _wait(process, *ports)
     return process
+
+
+def app_command(label: str, *ports: int) -> list[str]:
+    """Return the command line of the HTTP application."""
+    return [sys.executable, "-I", "-S", str(_HERE / "http_app.py"), label, *map(str, ports)]
 
 
 def start_mitmdump(pod: Pod, directory: Path, *, uid: int = PROXY_UID) -> Proxy:
@@ -110,6 +114,14 @@ def start_mitmdump(pod: Pod, directory: Path, *, uid: int = PROXY_UID) -> Proxy:
     home = directory / "mitmproxy"
     home.mkdir(exist_ok=True)
     os.chown(home, uid, uid)
+    environment = mitmdump_environment(home) | {"PATH": os.environ["PATH"]}
+    process = pod.popen(mitmdump_command(home), uid=uid, env=environment, reads_everything=True)
+    _wait(process, OUTBOUND_PORT, INBOUND_PORT)
+    return Proxy(process)
+
+
+def mitmdump_command(home: Path) -> list[str]:
+    """Return the command line of mitmdump, which keeps its certificates in ``home``."""
     options = [
         "flow_detail=0",  # the addon logs
         "termlog_verbosity=warn",
@@ -117,26 +129,23 @@ def start_mitmdump(pod: Pod, directory: Path, *, uid: int = PROXY_UID) -> Proxy:
         "onboarding=false",
         f"confdir={home}",
     ]
-    process = pod.popen(
-        [
-            Path(sys.executable).with_name("mitmdump"),
-            *("--mode", f"transparent@{OUTBOUND_PORT}", "--mode", f"transparent@{INBOUND_PORT}"),
-            *("--scripts", _HERE / "mitmproxy_addon.py"),
-            *(word for option in options for word in ("--set", option)),
-        ],
-        uid=uid,
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(home),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "CAPTURE_PROXY_HEADER": HEADER,
-            "CAPTURE_OUTBOUND_PORT": str(OUTBOUND_PORT),
-            "CAPTURE_INBOUND_PORT": str(INBOUND_PORT),
-        },
-        reads_everything=True,
-    )
-    _wait(process, OUTBOUND_PORT, INBOUND_PORT)
-    return Proxy(process)
+    return [
+        str(Path(sys.executable).with_name("mitmdump")),
+        *("--mode", f"transparent@{OUTBOUND_PORT}", "--mode", f"transparent@{INBOUND_PORT}"),
+        *("--scripts", str(_HERE / "mitmproxy_addon.py")),
+        *(word for option in options for word in ("--set", option)),
+    ]
+
+
+def mitmdump_environment(home: Path) -> dict[str, str]:
+    """Return the environment that mitmdump and its addon need besides PATH."""
+    return {
+        "HOME": str(home),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "CAPTURE_PROXY_HEADER": HEADER,
+        "CAPTURE_OUTBOUND_PORT": str(OUTBOUND_PORT),
+        "CAPTURE_INBOUND_PORT": str(INBOUND_PORT),
+    }
 
 
 # It binds 0.0.0.0 and not `:: v4v6`: on a mapped address HAProxy does not ask for SO_ORIGINAL_DST and
