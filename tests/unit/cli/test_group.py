@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from capture.cli.group import COMMANDS, capture, run
+from capture.cli.options import CaptureCommand, SettingOption, spelled_out
+
+PROGRAM = Path(sys.executable).with_name("capture")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_there_and_has_help_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "--help"]) == 0
+
+    told = capsys.readouterr().out
+    assert told.startswith(f"Usage: capture {name}")
+    assert f"capture {name}" in told.partition("Examples:")[2] or name == "cni"
+
+
+def test_options_are_told_by_topic_with_their_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["apply", "--help"])
+
+    told = capsys.readouterr().out
+    for part in ("What is captured:\n", "TPROXY:\n", "In the environment only:\n", "-b, --istio-inbound-ports PORTS\n"):
+        assert part in told
+    assert "[env: ENVOY_PORT]" in told
+    assert "ISTIO_OUTBOUND_OWNER_GROUPS=GROUPS" in told
+
+
+def test_the_commands_are_listed_without_importing_them() -> None:
+    code = (
+        "import sys, capture.cli.group as group; sys.argv[1:] = ['--help']; group.run();"
+        "print(*sorted(name for name in sys.modules if name.startswith('capture')), file=sys.stderr)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "Show the live rules" in done.stdout
+    assert done.stderr.split() == [
+        "capture",
+        "capture.cli",
+        "capture.cli.group",
+        "capture.cli.output",
+        "capture.errors",
+    ]
+
+
+def test_dump_imports_only_what_it_needs() -> None:
+    code = (
+        "import sys, capture.cli.dump;"
+        "print(*(name for name in ('json', 'subprocess', 'pyroute2', 'textwrap', 'ipaddress', 'asyncio')"
+        " if name in sys.modules))"
+    )
+    click_alone = "import sys, click; print(*sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    needed = subprocess.run([sys.executable, "-c", click_alone], capture_output=True, text=True, check=True)
+
+    assert set(done.stdout.split()) <= set(needed.stdout.split())
+
+
+def test_a_switch_takes_its_value_after_an_equals_sign_only() -> None:
+    switches, with_values = {"--dual-stack"}, {"-p", "--envoy-port"}
+
+    def spelled(*arguments: str) -> list[str]:
+        return spelled_out(list(arguments), switches, with_values)
+
+    assert spelled("--dual-stack", "-p", "1") == ["--dual-stack=true", "-p", "1"]
+    assert spelled("--dual-stack=false") == ["--dual-stack=false"]
+    assert spelled("--dual-stack", "true") == ["--dual-stack=true", "true"]
+    assert spelled("--envoy-port", "--dual-stack") == ["--envoy-port", "--dual-stack"]
+    assert spelled("--envoy-port=1", "--dual-stack") == ["--envoy-port=1", "--dual-stack=true"]
+    assert spelled("--", "--dual-stack") == ["--", "--dual-stack"]
+    assert spelled("-p") == ["-p"]
+
+
+@pytest.mark.parametrize("name", ["apply", "verify", "render", "trace", "explain"])
+def test_commands_about_a_capture_take_its_options(name: str) -> None:
+    command = capture.get_command(click.Context(capture), name)
+
+    assert isinstance(command, CaptureCommand)
+    flags = {param.setting.flag for param in command.params if isinstance(param, SettingOption)}
+    assert {"envoy-port", "istio-service-cidr", "redirect-dns", "profile", "chain-names", "backend", "driver"} <= flags
+
+
+def test_completion() -> None:
+    environment = {**os.environ, "_CAPTURE_COMPLETE": "bash_complete", "COMP_WORDS": "capture ver", "COMP_CWORD": "1"}
+
+    done = subprocess.run([PROGRAM], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "plain,verify\n"
+
+    environment |= {"COMP_WORDS": "capture dump --format ", "COMP_CWORD": "3"}
+    done = subprocess.run([PROGRAM], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["plain,table", "plain,json", "plain,save", "plain,nft"]
+
+
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 2
+    assert "Commands:" in capsys.readouterr().err
+
+
+def test_a_mistyped_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verfy"]) == 2
+    assert capsys.readouterr().err.startswith("error: no such command 'verfy'")
