@@ -1,0 +1,346 @@
+"""What is a difference and what is not: laws, with the walk of a packet as the judge of what matters."""
+
+from __future__ import annotations
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from capture.addresses import BITS, FAMILIES, Network
+from capture.canonical import canonical
+from capture.compare import can_stay, differences
+from capture.model import (
+    BUILT_IN_CHAINS,
+    MANGLE,
+    OUTPUT,
+    Accept,
+    Chain,
+    Continue,
+    Counters,
+    Destination,
+    DestinationPort,
+    InInterface,
+    Jump,
+    Log,
+    OutInterface,
+    OwnerGid,
+    OwnerUid,
+    Protocol,
+    Return,
+    Rule,
+    Ruleset,
+    SaveMark,
+    Source,
+    Table,
+    UnknownMatch,
+    UnknownVerdict,
+)
+from capture.ownership import is_our_chain
+from capture.rules import build_ruleset
+from capture.trace import Packet, trace
+from config_strategies import configs
+from strategies import Place, rules, rulesets
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from random import Random
+
+    from capture.addresses import Family
+    from capture.config import CaptureConfig
+    from capture.model import Match, TableName, Verdict
+
+HARMLESS: list[Verdict] = [Continue(), Log("x"), SaveMark()]
+TAKING: list[Verdict] = [Return(), Accept(), Jump("DOCKER"), UnknownVerdict("DNAT --to-destination 10.0.0.1")]
+
+
+def put(ruleset: Ruleset, table: TableName, chain: str, several: tuple[Rule, ...]) -> Ruleset:
+    """Return the rule set with other rules in one chain, which may be new, as may the table."""
+    there = ruleset.table(table) or Table(table, ())
+    if there.chain(chain) is None:
+        there = there.replace(chains=(*there.chains, Chain(chain)))
+    changed = there.replace(
+        chains=tuple(each.replace(rules=several) if each.name == chain else each for each in there.chains)
+    )
+    others = [each for each in ruleset.tables if each.name != table]
+    return ruleset.replace(tables=(*others, changed))
+
+
+def rules_in(ruleset: Ruleset, table: TableName, chain: str) -> tuple[Rule, ...]:
+    there = ruleset.table(table)
+    found = there.chain(chain) if there else None
+    return found.rules if found else ()
+
+
+def places(ruleset: Ruleset) -> list[tuple[TableName, str]]:
+    return [(table.name, chain.name) for table in ruleset.tables for chain in table.chains]
+
+
+def is_built_in(place: tuple[TableName, str]) -> bool:
+    return place[1] in BUILT_IN_CHAINS[place[0]]
+
+
+class TestNoDifference:
+    @given(rulesets())
+    def test_a_rule_set_does_not_differ_from_itself(self, ruleset: Ruleset) -> None:
+        assert differences(ruleset, ruleset) == []
+        assert can_stay(ruleset, ruleset)
+
+    @given(rulesets())
+    def test_nor_does_what_a_kernel_reports_of_it(self, ruleset: Ruleset) -> None:
+        """Counters and reasons, a rule for each family, tables and chains in another order, empty ones besides."""
+
+        def reported(rule: Rule) -> list[Rule]:
+            families = FAMILIES if rule.family is None else (rule.family,)
+            return [rule.replace(family=family, why="", counters=Counters(7, 420)) for family in families]
+
+        def reported_chain(chain: Chain) -> Chain:
+            return chain.replace(
+                rules=tuple(r for rule in chain.rules for r in reported(rule)), counters=Counters(1, 2)
+            )
+
+        tables = [t.replace(chains=tuple(map(reported_chain, reversed(t.chains)))) for t in reversed(ruleset.tables)]
+        if not ruleset.table("raw"):
+            tables.append(Table("raw", (Chain(OUTPUT, (), "ACCEPT"), Chain("ISTIO_OUTPUT"))))
+        live = ruleset.replace(tables=tuple(tables))
+        assert differences(ruleset, live) == []
+
+    @given(configs, st.lists(rules(Place("nat", OUTPUT)), max_size=3), st.data())
+    def test_foreign_rules_after_ours_do_not_count(
+        self, config: CaptureConfig, foreign: list[Rule], data: st.DataObject
+    ) -> None:
+        asked = build_ruleset(config)
+        table, chain = data.draw(st.sampled_from([place for place in places(asked) if is_built_in(place)]))
+        live = put(asked, table, chain, (*rules_in(asked, table, chain), *foreign))
+        assert differences(asked, live) == []
+
+    @given(configs, st.data())
+    def test_foreign_rules_that_only_count_log_or_mark_do_not_count(
+        self, config: CaptureConfig, data: st.DataObject
+    ) -> None:
+        asked = build_ruleset(config)
+        table, chain = data.draw(st.sampled_from([place for place in places(asked) if is_built_in(place)]))
+        harmless = Rule(data.draw(st.sampled_from(HARMLESS)), (UnknownMatch("-m statistic"),))
+        several = list(rules_in(asked, table, chain))
+        several.insert(data.draw(st.integers(0, len(several))), harmless)
+        assert differences(asked, put(asked, table, chain, tuple(several))) == []
+
+    @given(configs, st.lists(rules(Place("mangle", OUTPUT)), max_size=3))
+    def test_foreign_chains_and_tables_do_not_count(self, config: CaptureConfig, foreign: list[Rule]) -> None:
+        asked = build_ruleset(config)
+        live = put(asked, "nat", "DOCKER_OUTPUT", tuple(foreign))
+        assert differences(asked, live) == []
+        live = put(live, MANGLE, "FORWARD", tuple(foreign))
+        assert differences(asked, live) == []
+
+
+class TestTampering:
+    """One thing changed in what stands: a difference, unless packets cannot tell."""
+
+    @given(configs, st.data())
+    def test_a_rule_deleted_moved_duplicated_or_altered(self, config: CaptureConfig, data: st.DataObject) -> None:
+        asked = build_ruleset(config)
+        table, chain = data.draw(st.sampled_from([place for place in places(asked) if rules_in(asked, *place)]))
+        before = rules_in(asked, table, chain)
+        number = data.draw(st.integers(0, len(before) - 1))
+        after = list(before)
+        rule = after.pop(number)
+        how = data.draw(st.sampled_from(["deleted", "moved", "duplicated", "altered"]))
+        if how == "moved":
+            after.insert(data.draw(st.integers(0, len(after))), rule)
+        elif how == "duplicated":
+            after.insert(number, rule)
+            after.insert(data.draw(st.integers(0, len(after))), rule)
+        elif how == "altered":
+            after.insert(number, altered(rule, data))
+        live = put(asked, table, chain, tuple(after))
+        if differences(asked, live):
+            return
+        same = [canonical(live, family) == canonical(asked, family) for family in config.families]
+        assert all(same) or (how == "duplicated" and is_built_in((table, chain)))
+        family = data.draw(st.sampled_from(config.families))
+        for packet in packets(rule, family, data.draw(st.randoms())):
+            assert outcome(live, packet) == outcome(asked, packet)
+
+    @given(configs, rules(Place("nat", OUTPUT)), st.data())
+    def test_a_rule_inserted_into_a_chain_of_ours(self, config: CaptureConfig, rule: Rule, data: st.DataObject) -> None:
+        asked = build_ruleset(config)
+        table, chain = data.draw(st.sampled_from([place for place in places(asked) if not is_built_in(place)]))
+        several = list(rules_in(asked, table, chain))
+        several.insert(data.draw(st.integers(0, len(several))), rule)
+        live = put(asked, table, chain, tuple(several))
+        if not differences(asked, live):
+            assert all(canonical(live, family) == canonical(asked, family) for family in config.families)
+
+    @given(configs, st.data())
+    def test_a_foreign_rule_before_ours_that_takes_packets_away(
+        self, config: CaptureConfig, data: st.DataObject
+    ) -> None:
+        asked = build_ruleset(config)
+        table, chain = data.draw(st.sampled_from([place for place in places(asked) if is_built_in(place)]))
+        several = list(rules_in(asked, table, chain))
+        verdict = data.draw(st.sampled_from(TAKING))
+        foreign = Rule(verdict, (UnknownMatch("-m addrtype --dst-type LOCAL"),))
+        place = data.draw(st.integers(0, len(several) - 1))
+        live = put(asked, table, chain, (*several[:place], foreign, *several[place:]))
+        families = {family for family in config.families if any(r.family in (None, family) for r in several[place:])}
+        found = differences(asked, live)
+        assert {(each.family, each.kind, each.position > 0) for each in found} == {
+            (family, "foreign", True) for family in families
+        }
+        assert not any(each.is_ours for each in found)
+
+    @given(configs, st.data())
+    def test_a_policy(self, config: CaptureConfig, data: st.DataObject) -> None:
+        asked = build_ruleset(config)
+        name, chain = data.draw(st.sampled_from([place for place in places(asked) if is_built_in(place)]))
+        table = asked.table(name)
+        assert table is not None
+        chains = tuple(each.replace(policy="DROP") if each.name == chain else each for each in table.chains)
+        tables = tuple(table.replace(chains=chains) if each is table else each for each in asked.tables)
+        found = differences(asked, asked.replace(tables=tables))
+        assert [(each.family, each.table, each.chain, each.kind, each.policy) for each in found] == [
+            (family, name, chain, "policy", "DROP") for family in config.families
+        ]
+        assert can_stay(asked, asked.replace(tables=tables)), "we write no policies"
+
+    @given(configs)
+    def test_a_family_that_is_lost(self, config: CaptureConfig) -> None:
+        assume(len(config.families) == 2)
+        asked = build_ruleset(config)
+        for family in FAMILIES:
+            found = differences(asked, asked.replace(families=(family,)))
+            assert {each.family for each in found} == set(FAMILIES) - {family}
+            assert {each.kind for each in found} == {"missing"}
+
+    @given(configs)
+    def test_a_family_that_is_captured_and_should_not_be(self, config: CaptureConfig) -> None:
+        live = build_ruleset(config.replace(families=FAMILIES))
+        for family in FAMILIES:
+            asked = build_ruleset(config.replace(families=(family,)))
+            found = differences(asked, live)
+            assert {each.kind for each in found} == {"family"}
+            assert {each.family for each in found} == set(FAMILIES) - {family}
+
+    @given(configs)
+    def test_the_other_spelling_beside_ours(self, config: CaptureConfig) -> None:
+        """Two sets at once: ours, and one that an older version or upstream left."""
+        spelling = "dash" if config.chain_names == "underscore" else "underscore"
+        asked, other = build_ruleset(config), build_ruleset(config.replace(chain_names=spelling))
+        live = asked
+        for place in places(other):
+            ours_first = rules_in(live, *place) if is_built_in(place) else ()
+            live = put(live, *place, ours_first + rules_in(other, *place))
+        found = differences(asked, live)
+        assert {each.kind for each in found} == {"unexpected"}
+        assert not can_stay(asked, live)
+        own_places = {place for place in places(other) if not is_built_in(place)}
+        assert {(each.table, each.chain) for each in found if is_our_chain(each.chain)} == {
+            place
+            for place in own_places
+            if any(rule.family in (None, *config.families) for rule in rules_in(other, *place))
+        }
+
+    @given(configs, configs)
+    def test_two_configurations_are_the_same_only_if_packets_cannot_tell(
+        self, one: CaptureConfig, two: CaptureConfig
+    ) -> None:
+        asked, live = build_ruleset(one), build_ruleset(two)
+        if not differences(asked, live):
+            assert one.families == two.families
+            assert all(canonical(asked, family) == canonical(live, family) for family in FAMILIES)
+
+    @given(configs)
+    def test_a_leftover_of_transparent_mode(self, config: CaptureConfig) -> None:
+        asked = build_ruleset(config.replace(mode="REDIRECT", drops_invalid=False))
+        transparent = build_ruleset(config.replace(mode="TPROXY", drops_invalid=False))
+        mangle = transparent.table(MANGLE)
+        assert mangle is not None
+        live = asked.replace(tables=(*asked.tables, mangle))
+        found = differences(asked, live)
+        assert {each.family for each in found} == set(config.families)
+        assert {(each.table, each.kind) for each in found} == {(MANGLE, "unexpected")}
+        assert not can_stay(asked, live)
+
+
+class TestPositions:
+    @given(configs, st.data())
+    def test_a_moved_rule_is_missing_and_unexpected(self, config: CaptureConfig, data: st.DataObject) -> None:
+        """And not one rule missing and another one unexpected; each is shown with its place."""
+        family = config.families[0]
+        asked = build_ruleset(config.replace(families=(family,)))
+        tables = canonical(asked, family)
+        long_chains = [place for place, chain in tables.items() if is_our_chain(place[1]) and len(chain.rules) > 1]
+        assume(long_chains)
+        place = data.draw(st.sampled_from(long_chains))
+        before = tables[place].rules
+        number = data.draw(st.integers(0, len(before) - 1))
+        after = list(before[:number] + before[number + 1 :])
+        after.insert(data.draw(st.integers(0, len(after))), before[number])
+        live = put(asked, *place, tuple(after))
+        found = differences(asked, live)
+        missing = [each.rule for each in found if each.kind == "missing"]
+        unexpected = [each.rule for each in found if each.kind == "unexpected"]
+        if len(missing) == len(unexpected) == 1:
+            assert missing == unexpected
+        for each in found:
+            there = before if each.kind == "missing" else canonical(live, family)[place].rules
+            assert there[each.position - 1] == each.rule
+
+
+# --- packets and alterations -------------------------------------------------------------------------
+
+
+def altered(rule: Rule, data: st.DataObject) -> Rule:
+    """Return the rule with one thing changed."""
+    verdict = data.draw(st.sampled_from([Return(), Accept(), Jump("ISTIO_REDIRECT"), Log("x"), Continue()]))
+    ways = [rule.replace(verdict=verdict)]
+    for place, match in enumerate(rule.matches):
+        ways.append(rule.replace(matches=rule.matches[:place] + rule.matches[place + 1 :]))
+        if hasattr(match, "negated"):
+            other = match.replace(negated=not match.negated)
+            ways.append(rule.replace(matches=(*rule.matches[:place], other, *rule.matches[place + 1 :])))
+    return data.draw(st.sampled_from(ways))
+
+
+def packets(rule: Rule, family: Family, random: Random) -> list[Packet]:
+    """Return packets that a rule is about, more or less."""
+    drawn = [packet_for(rule, family, random) for _ in range(10)]
+    return [packet for packet in drawn if packet.family == family]
+
+
+def packet_for(rule: Rule, family: Family, random: Random) -> Packet:
+    bits = BITS[family]
+    host = Network(family, random.getrandbits(bits), bits)
+    port = random.choice([22, 53, 80, 15008, 40000])
+    packet = Packet("tcp", host, port, source=host, source_port=40001, uid=1337, gid=7, out_interface="eth0")
+    if random.random() < 0.5:
+        packet = packet.replace(in_interface=random.choice(["lo", "eth0"]), out_interface=None)
+    for match in rule.matches:
+        packet = packet.replace(**wished(match))
+    return packet
+
+
+def wished(match: Match) -> dict[str, object]:
+    """Return how a packet has to be, for a match to hold unless it is negated."""
+    match match:
+        case Protocol(name):
+            return {"protocol": name}
+        case Source(networks):
+            return {"source": networks[0].replace(prefix=BITS[networks[0].family])}
+        case Destination(networks):
+            return {"destination": networks[0].replace(prefix=BITS[networks[0].family])}
+        case DestinationPort(ports):
+            return {"port": ports[0].first}
+        case OwnerUid(ids):
+            return {"uid": ids[0].first}
+        case OwnerGid(ids):
+            return {"gid": ids[0].first}
+        case InInterface(name):
+            return {"in_interface": name, "out_interface": None}
+        case OutInterface(name):
+            return {"in_interface": None, "out_interface": name}
+    return {}
+
+
+def outcome(ruleset: Ruleset, packet: Packet) -> tuple[str, int]:
+    walked = trace(ruleset, packet)
+    return walked.outcome, walked.port
