@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from capture.addresses import FAMILIES
+from capture.backends.detect import Decision, Facts, Leftover, Program
+from capture.backends.iptables.programs import VARIANTS
+from capture.cli.examination import CAPABILITIES, Examined, can_work, findings
+from capture.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from capture.addresses import Family
+
+ALL = sum(1 << bit for bit in CAPABILITIES.values())
+COMMANDS: dict[Family, str] = {"ipv4": "iptables", "ipv6": "ip6tables"}
+INSTALLED = tuple(
+    Program(variant, family, purpose, f"/usr/sbin/{COMMANDS[family]}-{variant}-{purpose}")
+    for variant in VARIANTS
+    for family in FAMILIES
+    for purpose in ("save", "restore")
+)
+
+GOOD = Examined(
+    facts=Facts(
+        programs=INSTALLED,
+        ipv6=True,
+        nf_tables=True,
+        nft_compat=True,
+        legacy="present",
+        legacy_tables=(),
+        chains=(),
+        python_iptables=True,
+        libnftables=True,
+    ),
+    decision=Decision("iptables", "restore", "nft", "that is what there is"),
+    leftovers=(),
+    namespace="4026532177-17",
+    is_host=False,
+    addresses=("10.77.0.2/32",),
+    capabilities=ALL,
+    kernel="6.1.0",
+    versions={"/usr/sbin/nft": "nftables v1.0.6"},
+    lock_holder=None,
+    state_directory="usable",
+    is_recorded=True,
+)
+
+
+def said(examined: Examined, state: str) -> list[str]:
+    return [f"{finding.name}: {finding.says}" for finding in findings(examined) if finding.state == state]
+
+
+def test_where_all_is_well_everything_is_ok() -> None:
+    assert can_work(GOOD)
+    assert {finding.state for finding in findings(GOOD)} == {"ok"}
+    assert "backend: auto takes iptables nft with the driver restore: that is what there is" in said(GOOD, "ok")
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "words"),
+    [
+        ({"is_host": True}, "note", "the host's own, which is not captured without --allow-host"),
+        ({"addresses": ()}, "note", "none yet; both families would be programmed"),
+        ({"is_recorded": False}, "note", "nothing was applied here by us"),
+        ({"lock_holder": 4711}, "note", "/run/xtables.lock is held by process 4711"),
+        ({"state_directory": "not writable"}, "missing", "will not know what was asked for"),
+        ({"capabilities": 0}, "bad", "NET_ADMIN is not held (held: none of those that matter)"),
+        ({"capabilities": 1 << CAPABILITIES["NET_ADMIN"]}, "note", "without SYS_ADMIN"),
+        ({"decision": UnsupportedError("no way", "Take another.")}, "bad", "backend: no way"),
+    ],
+)
+def test_what_is_worth_saying_of_host_and_namespace(changes: dict[str, object], state: str, words: str) -> None:
+    examined = GOOD.replace(**changes)
+
+    assert any(words in each for each in said(examined, state))
+    assert can_work(examined) == (state != "bad")
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "words"),
+    [
+        ({"nf_tables": False}, "missing", "nf_tables: absent; needed for nftables and for iptables-nft"),
+        ({"nf_tables": None}, "note", "nf_tables: not permitted to ask"),
+        ({"nft_compat": False}, "missing", "nft_compat and xt_owner: absent"),
+        ({"legacy": "absent"}, "note", "legacy tables: absent"),
+        ({"legacy": "unknown"}, "note", "legacy tables: none are loaded"),
+        ({"legacy": "loadable"}, "ok", "legacy tables: can be loaded"),
+        ({"legacy_tables": (("ipv4", "nat"),)}, "note", "the table nat of ipv4 exists in this namespace"),
+        ({"ipv6": False}, "note", "IPv6: absent"),
+        ({"python_iptables": False}, "note", "python-iptables: not installed; the driver iptc needs it"),
+        ({"libnftables": False}, "note", "libnftables: not installed"),
+        (
+            {"programs": tuple(program for program in INSTALLED if program.family == "ipv4")},
+            "note",
+            "iptables-nft: not installed: ip6tables-nft-save, ip6tables-nft-restore; nftables needs none of it",
+        ),
+        ({"programs": ()}, "note", "iptables-legacy: not installed: iptables-legacy-save, "),
+    ],
+)
+def test_what_is_worth_saying_of_the_kernel(changes: dict[str, object], state: str, words: str) -> None:
+    examined = GOOD.replace(facts=GOOD.facts.replace(**changes))
+
+    assert any(words in each for each in said(examined, state))
+
+
+def test_whatever_is_missing_or_bad_comes_with_a_remedy() -> None:
+    worst = GOOD.replace(
+        facts=GOOD.facts.replace(nf_tables=False, nft_compat=False, programs=()),
+        decision=UnsupportedError("no way", "Take another."),
+        capabilities=0,
+        state_directory="not writable",
+    )
+
+    assert all(finding.remedy for finding in findings(worst) if finding.state in ("missing", "bad"))
+
+
+def test_sets_of_ours_that_stand() -> None:
+    one = Leftover("iptables", "restore", "nft", families=("ipv4", "ipv6"), spellings=("dash",))
+    other = Leftover("nftables", "netlink", "", families=("inet",), spellings=("dash",))
+
+    assert said(GOOD.replace(leftovers=(one,)), "note") == [
+        "standing rules: rules of ours or of upstream's stand in iptables nft (ipv4, ipv6)"
+    ]
+    assert said(GOOD.replace(leftovers=(one, other)), "missing") == [
+        "standing rules: there are several sets of rules, where one is right"
+    ]
