@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from capture import plumbing, record
 from capture.backends import detect, load
-from capture.compare import Difference, can_stay, differences
 from capture.config import CaptureConfig, resolve
 from capture.errors import CaptureError, ConfigurationError
 from capture.host import AnyPod, PodFromInside, PodFromOutside
@@ -29,7 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from capture.addresses import Family
+    from capture.backends import Driver
     from capture.backends.detect import Decision, Leftover, Request
+    from capture.compare import Difference
     from capture.config import Host
     from capture.examples import Example
     from capture.trace import Packet, Trace
@@ -106,26 +107,57 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False) -> Applie
     refuse_host(allowed=settings[ALLOW_HOST])
     witness = Witness(host)
     config, warnings = resolve(settings, witness)
+    with Turn():
+        decision, changed = _make_it_so(settings, config, witness, force=force)
+    return Applied(changed, decision, config, build_ruleset(config), tuple(warnings))
+
+
+def _make_it_so(settings: Settings, config: CaptureConfig, witness: Witness, *, force: bool) -> tuple[Decision, bool]:
+    """Do what must be done; return the way that was taken, and whether anything was written."""
     desired = build_ruleset(config)
     decision, standing = detect.look(request_of(settings))
     driver = load(decision)
     recorded = record.read()
-    remembered = recorded.ruleset() if recorded else None
     live = driver.read()
-    changed = plumbing.ensure(desired)
-    if force or not can_stay(desired, live):
-        driver.write(desired, live, remembered)
+    others = [(other, other.read()) for other in _elsewhere(decision, standing)]
+    known_routes = recorded.routes() if recorded else ()
+    stale = plumbing.stale(desired, [live, *(ruleset for _, ruleset in others)], known_routes)
+    kept = Record(settings, witness.facts(), decision.backend, decision.driver, decision.variant)
+    record.write(kept.replace(stale_routes=stale.policy_routes))
+    try:
+        changed = plumbing.ensure(desired)
+        if force or not can_stay(desired, live):
+            _write(driver, config, live, recorded, others)
+            changed = True
+        for other, ruleset in others:
+            other.clean(ruleset, recorded.ruleset() if recorded else None)
+            changed = True
+    except CaptureError:
+        record.put_back(recorded, desired.policy_routes)
+        raise
+    if plumbing.remove(stale):
         changed = True
-        _demand(desired, driver.read())
-    changed |= _remove_others(decision, standing, remembered)
-    changed |= plumbing.remove(plumbing.stale(desired, live, remembered))
-    record.write(Record(settings, witness.facts(), decision.backend, decision.driver, decision.variant))
-    return Applied(changed, decision, config, desired, tuple(warnings))
+        record.write(kept)
+    return decision, changed
+
+
+def _write(
+    driver: Driver, config: CaptureConfig, live: Ruleset, recorded: Record | None, others: list[tuple[Driver, Ruleset]]
+) -> None:
+    """Replace the rules so that no new connection meets neither the old ones nor the new ones."""
+    desired = build_ruleset(config)
+    remembered = recorded.ruleset() if recorded else None
+    if captures_transparently(desired) and any(redirects_inbound(each) for each in (live, *(r for _, r in others))):
+        driver.write(build_handover(config), live, remembered)
+        live = driver.read()
+        time.sleep(PACKETS_PASS)
+    driver.write(desired, live, remembered)
+    _demand(desired, driver.read())
 
 
 def _demand(desired: Ruleset, live: Ruleset) -> None:
     """Raise CaptureError unless the rules that were written are there."""
-    wrong = [difference for difference in differences(desired, live) if difference.is_ours]
+    wrong = [difference for difference in _differences(desired, live) if difference.is_ours]
     if wrong:
         raise CaptureError(
             f"the rules were written, but {len(wrong)} of what was read back differ: {wrong[0]!r}",
@@ -174,8 +206,9 @@ def verify_here(desired: Ruleset, request: Request) -> Verified:
     decision, standing = detect.look(request)
     if request == detect.Request() and standing and _place(decision) not in map(_place, standing):
         decision = standing[0]
-    live = load(decision).read()
-    found = tuple(differences(desired, live))
+    driver = load(decision)
+    live = desired if driver.holds(desired) else driver.read()
+    found = _differences(desired, live) if live is not desired else ()
     drift, notes = _judged(desired, live, found) if found else ((), ())
     return Verified(
         decision,
@@ -202,6 +235,21 @@ def _others(decision: Decision, standing: Iterable[Leftover], desired: Ruleset) 
 def _place(decision: Decision) -> tuple[str, str]:
     """Return where in the kernel the rules of a decision live, whoever writes them."""
     return decision.backend, decision.variant
+
+
+def _can_stay(desired: Ruleset, live: Ruleset) -> bool:
+    """Return whether there is nothing to write."""
+    if live is desired or not live.tables:
+        return live is desired
+    from capture.compare import can_stay  # not needed in a namespace that is new, nor where nothing has changed
+
+    return can_stay(desired, live)
+
+
+def _differences(desired: Ruleset, live: Ruleset) -> tuple[Difference, ...]:
+    from capture.compare import differences
+
+    return tuple(differences(desired, live))
 
 
 def _judged(

@@ -1,9 +1,10 @@
 """Backends: how a kernel is told. They know the model, never the configuration.
 
 A *backend* is a place in the kernel where rules live (``iptables``, ``nftables``); a *driver* is a
-way to write and read there. Every driver offers the same four calls, documented here once:
+way to write and read there. Every driver offers the same five calls, documented here once:
 
 ``render(ruleset)``  pure; what would be sent into an empty namespace, as titled texts
+``holds(desired)``   quick: whether the kernel holds exactly what ``write`` makes; no means "read it"
 ``read()``           everything in the tables we may touch, foreign chains and rules included
 ``write(desired, live, recorded)``   make ours be ``desired``; what is foreign stays
 ``clean(live, recorded)``            remove all that is ours; what is foreign stays
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         name: str
 
         def render(self, ruleset: Ruleset) -> list[tuple[str, str]]: ...
+        def holds(self, desired: Ruleset) -> bool: ...
         def read(self) -> Ruleset: ...
         def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None: ...
         def clean(self, live: Ruleset, recorded: Ruleset | None) -> None: ...

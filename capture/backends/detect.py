@@ -71,12 +71,14 @@ class Request(Value):
 class Decision(Value):
     """The way that is taken: ``variant`` is "nft" or "legacy" of iptables, and "" of nftables."""
 
-    not_compared = ("reason",)
+    not_compared = ("reason", "is_empty")
 
     backend: str
     driver: str
     variant: Variant | Literal[""]
     reason: str = ""
+    is_empty: bool = False
+    """Whether no chain of anybody stands where the rules will go, so that nothing needs to be read there."""
 
 
 class Leftover(Decision):
@@ -159,7 +161,9 @@ def look(request: Request) -> tuple[Decision, tuple[Leftover, ...]]:
     Programs and packages are looked for only where they matter to the request or to what stands.
     """
     facts = gather(request)
-    return choose(facts, request), find_leftovers(facts)
+    decision = choose(facts, request)
+    place = decision.variant or "native"
+    return decision.replace(is_empty=all(chain.place != place for chain in facts.chains)), find_leftovers(facts)
 
 
 def leftovers() -> tuple[Leftover, ...]:
@@ -457,7 +461,7 @@ PLACES: tuple[Place, ...] = ("nft", "legacy", "native")
 def _leftover(facts: Facts, place: Place, families: tuple[str, ...], spellings: tuple[Spelling, ...]) -> Leftover:
     reason = "chains of ours stand there"
     if place == "native":
-        return Leftover("nftables", "netlink", "", reason, families, spellings)
+        return Leftover("nftables", "netlink", "", reason, families=families, spellings=spellings)
     has_programs = all(_has(facts.programs, place, family, purpose) for family in families for purpose in PURPOSES)
     driver = "iptc" if place == "legacy" and not has_programs and facts.python_iptables else "restore"
-    return Leftover("iptables", driver, place, reason, families, spellings)
+    return Leftover("iptables", driver, place, reason, families=families, spellings=spellings)

@@ -35,6 +35,7 @@ from capture.backends.nftables.native import (
     Masked,
     Named,
     Proxy,
+    is_network,
 )
 from capture.model import (
     ALL_BITS,
@@ -49,7 +50,7 @@ from capture.model import (
     SetMark,
     SetZone,
 )
-from capture.netlink.attributes import BYTE_ORDER, attribute, nested, s32be, text, u8, u16be, u32, u32be, u64be
+from capture.netlink.attributes import BYTE_ORDER, attribute, s32be, text, u8, u16be, u32, u32be, u64be
 from capture.netlink.batch import Change
 from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
 from capture.netlink.nfnetlink import NFPROTO_UNSPEC
@@ -57,9 +58,9 @@ from capture.netlink.nfnetlink import NFPROTO_UNSPEC
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
+    from typing import Any, TypeGuard
 
-    from capture.backends.nftables.native import NativeChain, NativeTable, Range
+    from capture.backends.nftables.native import Condition, NativeChain, NativeRule, NativeTable, Range
 
 MOST_ELEMENTS = 1500
 """Of one message: an attribute has 16 bits of length, and an element of an IPv6 set up to 36 bytes."""
@@ -68,6 +69,15 @@ ANONYMOUS = "__set%d"
 """The kernel puts a number in; the rule refers to the set by its id in the batch."""
 
 INTERFACE_NAME_SIZE = 16  # IFNAMSIZ in linux/if.h
+
+
+def nest(kind: int, *parts: bytes) -> bytes:
+    """Return attributes in an attribute as the kernel writes it for nf_tables: without the flag NLA_F_NESTED.
+
+    Its parser does not ask for the flag (nla_parse_nested_deprecated in net/netfilter/nf_tables_api.c), and
+    without it what comes back can be compared with what was sent (``exact``).
+    """
+    return attribute(kind, b"".join(parts))
 
 
 # --- tables, chains, rules -----------------------------------------------------------------------
@@ -95,7 +105,7 @@ def add_chain(table: str, chain: NativeChain) -> Change:
     """Return the message that makes a chain; of a base chain that stands there already, it sets the policy."""
     parts = _chain_name(table, chain.name)
     if chain.hook is not None and chain.policy is not None:
-        parts += nested(
+        parts += nest(
             nf.NFTA_CHAIN_HOOK,
             attribute(nf.NFTA_HOOK_HOOKNUM, u32be(nf.HOOK_PLACES.index(chain.hook.place))),
             attribute(nf.NFTA_HOOK_PRIORITY, s32be(chain.hook.priority)),
@@ -126,23 +136,39 @@ def add_rules(tables: Iterable[NativeTable]) -> Iterator[Change]:
                 doing = f"add rule {place} to chain {chain.name} of table inet {table.name}"
                 expressions: list[bytes] = []
                 for condition in rule.conditions:
-                    if type(condition) is Among and len(condition.ranges) > 1:
+                    if needs_set(condition):
                         set_number += 1
                         yield from _add_set(table.name, condition, set_number, doing)
                         expressions.append(_lookup(condition, set_number))
                     else:
                         expressions.append(EXPRESSIONS[type(condition)](condition))
-                expressions.append(COUNTER)
-                expressions += [EXPRESSIONS[type(action)](action) for action in rule.actions]
-                parts = where + nested(nf.NFTA_RULE_EXPRESSIONS, *expressions) + _comment(rule.comment)
+                expressions += [COUNTER, actions_of(rule)]
+                parts = where + nest(nf.NFTA_RULE_EXPRESSIONS, *expressions) + comment_of(rule)
                 yield Change(nf.NFT_MSG_NEWRULE, nf.NFPROTO_INET, parts, doing, NLM_F_CREATE | NLM_F_APPEND)
 
 
-def _comment(comment: str) -> bytes:
-    """Return the comment as nft stores it: as userdata of the rule."""
-    if not comment:
+def needs_set(condition: Condition) -> TypeGuard[Among]:
+    """Return whether a condition has more than one value: those are in a set, and the rule looks them up."""
+    return type(condition) is Among and len(condition.ranges) > 1
+
+
+def conditions_of(rule: NativeRule) -> bytes | None:
+    """Return the expressions of all conditions; None if one needs a set, whose name the kernel chooses."""
+    if any(map(needs_set, rule.conditions)):
+        return None
+    return b"".join([EXPRESSIONS[type(condition)](condition) for condition in rule.conditions])
+
+
+def actions_of(rule: NativeRule) -> bytes:
+    """Return the expressions of all actions."""
+    return b"".join([EXPRESSIONS[type(action)](action) for action in rule.actions])
+
+
+def comment_of(rule: NativeRule) -> bytes:
+    """Return the comment as nft stores it, as userdata of the rule; nothing if there is none."""
+    if not rule.comment:
         return b""
-    words = text(comment)
+    words = text(rule.comment)
     return attribute(nf.NFTA_RULE_USERDATA, u8(nf.NFTNL_UDATA_RULE_COMMENT) + u8(len(words)) + words)
 
 
@@ -150,7 +176,7 @@ def _comment(comment: str) -> bytes:
 
 
 def _expression(name: str, *attributes: bytes) -> bytes:
-    return nested(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, text(name)), nested(nf.NFTA_EXPR_DATA, *attributes))
+    return nest(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, text(name)), nest(nf.NFTA_EXPR_DATA, *attributes))
 
 
 REGISTER = u32be(nf.NFT_REG_1)
@@ -169,11 +195,11 @@ def _store_meta(key: int) -> bytes:
 
 
 def _load_ct(key: int) -> bytes:
-    return _expression("ct", attribute(nf.NFTA_CT_KEY, u32be(key)), attribute(nf.NFTA_CT_DREG, REGISTER))
+    return _expression("ct", attribute(nf.NFTA_CT_DREG, REGISTER), attribute(nf.NFTA_CT_KEY, u32be(key)))
 
 
 def _store_ct(key: int) -> bytes:
-    return _expression("ct", attribute(nf.NFTA_CT_KEY, u32be(key)), attribute(nf.NFTA_CT_SREG, REGISTER))
+    return _expression("ct", attribute(nf.NFTA_CT_SREG, REGISTER), attribute(nf.NFTA_CT_KEY, u32be(key)))
 
 
 def _load_payload(base: int, offset: int, length: int) -> bytes:
@@ -233,19 +259,13 @@ def _among(condition: Among) -> bytes:
     if first == last:
         order = BYTE_ORDER if field in HOST_ORDER else "big"
         return LOADS[field] + _compare(_equality(condition), first.to_bytes(size, order))
-    if field in ADDRESS_FAMILIES and _is_network(first, last):
+    if field in ADDRESS_FAMILIES and is_network(first, last):
         return _network(condition, first, (last - first).bit_length())
     load = LOADS[field] + TO_NETWORK_ORDER if field in HOST_ORDER else LOADS[field]
     low, high = first.to_bytes(size, "big"), last.to_bytes(size, "big")
     if condition.negated:
         return load + _not_in_range(low, high)
     return load + _compare(nf.NFT_CMP_GTE, low) + _compare(nf.NFT_CMP_LTE, high)
-
-
-def _is_network(first: int, last: int) -> bool:
-    """Return whether a range of addresses shares a prefix, and begins where that does."""
-    size = last - first + 1
-    return size & (size - 1) == 0 and first & (size - 1) == 0
 
 
 def _network(condition: Among, first: int, host_bits: int) -> bytes:
@@ -278,7 +298,7 @@ def _equality(condition: Among | Masked | Named) -> int:
 
 
 def _data(kind: int, value: bytes) -> bytes:
-    return nested(kind, attribute(nf.NFTA_DATA_VALUE, value))
+    return nest(kind, attribute(nf.NFTA_DATA_VALUE, value))
 
 
 def _compare(operator: int, value: bytes) -> bytes:
@@ -307,6 +327,7 @@ def _bitwise(mask: bytes, flip: bytes) -> bytes:
         attribute(nf.NFTA_BITWISE_SREG, REGISTER),
         attribute(nf.NFTA_BITWISE_DREG, REGISTER),
         attribute(nf.NFTA_BITWISE_LEN, u32be(len(mask))),
+        attribute(nf.NFTA_BITWISE_OP, u32be(nf.NFT_BITWISE_MASK_XOR)),  # unknown before Linux 5.6, and skipped there
         _data(nf.NFTA_BITWISE_MASK, mask),
         _data(nf.NFTA_BITWISE_XOR, flip),
     )
@@ -317,9 +338,9 @@ def _immediate(value: bytes) -> bytes:
 
 
 def _verdict(code: int, chain: bytes = b"") -> bytes:
-    verdict = nested(nf.NFTA_DATA_VERDICT, attribute(nf.NFTA_VERDICT_CODE, s32be(code)), chain)
+    verdict = nest(nf.NFTA_DATA_VERDICT, attribute(nf.NFTA_VERDICT_CODE, s32be(code)), chain)
     register = attribute(nf.NFTA_IMMEDIATE_DREG, u32be(nf.NFT_REG_VERDICT))
-    return _expression("immediate", register, nested(nf.NFTA_IMMEDIATE_DATA, verdict))
+    return _expression("immediate", register, nest(nf.NFTA_IMMEDIATE_DATA, verdict))
 
 
 def _jump(action: Jump) -> bytes:
@@ -362,6 +383,7 @@ STORE_ZONE = _store_ct(nf.NFT_CT_ZONE)
 REDIRECT = _expression(
     "redir",
     attribute(nf.NFTA_REDIR_REG_PROTO_MIN, REGISTER),
+    attribute(nf.NFTA_REDIR_REG_PROTO_MAX, REGISTER),  # without it the kernel takes the same, and says so afterwards
     attribute(nf.NFTA_REDIR_FLAGS, u32be(nf.NF_NAT_RANGE_PROTO_SPECIFIED)),
 )
 
@@ -417,7 +439,7 @@ def _add_set(table: str, condition: Among, number: int, doing: str) -> Iterator[
         attribute(nf.NFTA_SET_KEY_TYPE, u32be(KEY_TYPES[field])),
         attribute(nf.NFTA_SET_KEY_LEN, u32be(size)),
         attribute(nf.NFTA_SET_ID, u32be(number)),
-        nested(nf.NFTA_SET_DESC, attribute(nf.NFTA_SET_DESC_SIZE, u32be(len(elements)))),
+        nest(nf.NFTA_SET_DESC, attribute(nf.NFTA_SET_DESC_SIZE, u32be(len(elements)))),
     )
     yield Change(nf.NFT_MSG_NEWSET, nf.NFPROTO_INET, b"".join(description), f"{doing}, its set", NLM_F_CREATE)
     where = (
@@ -426,14 +448,14 @@ def _add_set(table: str, condition: Among, number: int, doing: str) -> Iterator[
         + attribute(nf.NFTA_SET_ELEM_LIST_SET_ID, u32be(number))
     )
     for start in range(0, len(elements), MOST_ELEMENTS):
-        part = nested(nf.NFTA_SET_ELEM_LIST_ELEMENTS, *elements[start : start + MOST_ELEMENTS])
+        part = nest(nf.NFTA_SET_ELEM_LIST_ELEMENTS, *elements[start : start + MOST_ELEMENTS])
         elements_of = f"{doing}, elements {start + 1} and on of its set"
         yield Change(nf.NFT_MSG_NEWSETELEM, nf.NFPROTO_INET, where + part, elements_of, NLM_F_CREATE)
 
 
 def _element_frame(size: int, *after_key: bytes) -> tuple[bytes, bytes]:
     """Return what stands before and after the key of an element; elements differ in nothing else."""
-    element = nested(nf.NFTA_LIST_ELEM, _data(nf.NFTA_SET_ELEM_KEY, bytes(size)), *after_key)
+    element = nest(nf.NFTA_LIST_ELEM, _data(nf.NFTA_SET_ELEM_KEY, bytes(size)), *after_key)
     key_end = len(element) - len(b"".join(after_key)) - (-size & 3)
     return element[: key_end - size], element[key_end:]
 

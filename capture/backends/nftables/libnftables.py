@@ -48,6 +48,11 @@ class LibnftablesDriver:
         commands = list(plan.replace(lower(ruleset), {}, libnftables_json))
         return [("nft -j -f", json.dumps({"nftables": commands}, indent=2))]
 
+    def holds(self, desired: Ruleset) -> bool:
+        """Return no: the rules have to be read to know."""
+        del desired
+        return False
+
     def read(self) -> Ruleset:
         """Return our tables as they are, foreign rules in them included."""
         return lift(_read_tables())

@@ -6,8 +6,7 @@ import errno
 
 from capture.backends.nftables import constants as nf
 from capture.backends.nftables import encode, plan
-from capture.backends.nftables.decode import decode_hook, decode_set, decode_table
-from capture.backends.nftables.lift import lift
+from capture.backends.nftables.exact import stands_exactly
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.names import MODEL_TABLES
 from capture.errors import KernelError
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
 
+OUR_TABLES = frozenset(MODEL_TABLES)
+
 ATTEMPTS = 10
 """Of reading or writing while somebody else writes."""
 
@@ -51,8 +52,15 @@ class NetlinkDriver:
 
     def read(self) -> Ruleset:
         """Return our tables as they are, foreign rules in them included."""
+        from capture.backends.nftables.lift import lift  # not needed where all is as it should be
+
         with open_netfilter() as netfilter:
             return lift(_read_tables(netfilter))
+
+    def holds(self, desired: Ruleset) -> bool:
+        """Return whether our tables are to the byte what ``write`` makes; no means no more than "read it"."""
+        with open_netfilter() as netfilter:
+            return stands_exactly(netfilter, lower(desired), OUR_TABLES)
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make our tables be ``desired`` in one transaction, whatever stands in them: they are ours alone."""
@@ -107,6 +115,8 @@ def _our_tables(netfilter: NetlinkSocket) -> list[bytes]:
 
 
 def _read_table(netfilter: NetlinkSocket, table: bytes) -> NativeTable:
+    from capture.backends.nftables.decode import decode_table  # not needed where all is as it should be
+
     name = decode_text(decode_fields(table)[nf.NFTA_TABLE_NAME])
     of_table = attribute(nf.NFTA_RULE_TABLE, text(name))
     rules = read_objects(
@@ -130,6 +140,8 @@ def _read_chains(netfilter: NetlinkSocket, table: str) -> list[bytes]:
 
 
 def _read_set(netfilter: NetlinkSocket, table: str, name: str) -> NativeSet:
+    from capture.backends.nftables.decode import decode_set
+
     doing = f"read the set {name} of table inet {table}"
     of_set = attribute(nf.NFTA_SET_TABLE, text(table)) + attribute(nf.NFTA_SET_NAME, text(name))
     (body,) = netfilter.request(message_type(nf.NFT_MSG_GETSET), 0, nfgenmsg(nf.NFPROTO_INET) + of_set, doing)
@@ -140,7 +152,12 @@ def _read_set(netfilter: NetlinkSocket, table: str, name: str) -> NativeSet:
 def _read_standing(netfilter: NetlinkSocket) -> plan.Standing:
     """Return our tables that stand, with the hooks of their chains."""
     standing: dict[str, dict[str, Hook | None]] = {}
-    for table in _our_tables(netfilter):
+    tables = _our_tables(netfilter)
+    if not tables:
+        return standing
+    from capture.backends.nftables.decode import decode_hook  # not needed in a namespace that is new
+
+    for table in tables:
         name = decode_text(decode_fields(table)[nf.NFTA_TABLE_NAME])
         chains = map(decode_fields, _read_chains(netfilter, name))
         standing[name] = {decode_text(chain[nf.NFTA_CHAIN_NAME]): decode_hook(chain) for chain in chains}
