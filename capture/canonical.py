@@ -1,11 +1,12 @@
 """One form for all rule sets that mean the same, so that what was asked and what is read can be compared.
 
 A rule set is looked at family by family. In each, rules lose what does not decide on packets (reasons,
-counters), matches stand in one order, and lists have one form. Rules in a row that differ in the entries
-of one list only are a list too. Up to 16 single entries are one rule each, in their order, as people want
-their counters. Others are joined into the fewest networks or spans, and these are one rule each again
-if they are 16 at most, else one rule together. Kernels and tools differ in exactly these points:
-iptables writes each entry as a rule, an interval set of nftables joins overlapping and adjacent entries.
+counters), matches stand in one order, and lists have one form. Each list is said with the fewest networks or
+spans, in order. Rules in a row that differ in the entries of one list only are a list too. Up to 16 entries
+are one rule each, in their order, as people want their counters; more are joined into the fewest networks
+or spans, and these are one rule each again if they are 16 at most, else one rule together. Kernels and tools
+differ in exactly these points: iptables writes each entry as a rule, an interval set of nftables joins
+overlapping and adjacent entries.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def canonical(ruleset: Ruleset, family: Family) -> CanonicalTables:
 def canonical_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     """Return rules that decide the same on every packet, in their one form."""
     before: list[Rule] = []
-    after = [canonical_rule(rule) for rule in rules]
+    after = [single for rule in rules for single in _with_one_list(canonical_rule(rule))]
     while after != before:  # entries that join to every address leave a rule that may belong to another list
         before, after = after, list(_with_lists_joined(after))
     return tuple(after)
@@ -163,6 +164,26 @@ def _with_lists_joined(rules: Iterable[Rule]) -> Iterator[Rule]:
         yield from _one_form(run)
 
 
+def _with_one_list(rule: Rule) -> Iterator[Rule]:
+    """Yield the rule with one list at most: its first, which others may keep in a set; of the rest one entry each.
+
+    iptables has a rule for each combination, in which the entries of the first list change fastest.
+    """
+    kept = _list_of(rule)
+    for match in reversed(rule.matches):
+        if match is kept or not isinstance(
+            match, Source | Destination | SourcePort | DestinationPort | OwnerUid | OwnerGid
+        ):
+            continue
+        if not match.negated and len(_entries(match)) > 1:
+            for entry in _entries(match):
+                single = _with_entries(match, (entry,))
+                matches = tuple(single if each is match else each for each in rule.matches)
+                yield from _with_one_list(rule.replace(matches=matches))
+            return
+    yield rule
+
+
 def _list_of(rule: Rule) -> Listed | None:
     for match in rule.matches:
         if isinstance(match, SPREAD_OVER_RULES) and not match.negated:
@@ -171,16 +192,15 @@ def _list_of(rule: Rule) -> Listed | None:
 
 
 def _one_form(run: list[tuple[Rule, Listed]]) -> Iterator[Rule]:
-    """Yield a run of rules that differ in the entries of one list only: as they are if few and single, else joined."""
-    if len(run) <= MOST_SINGLE_RULES and all(len(_entries(listed)) == 1 for _, listed in run):
-        for rule, _ in run:
-            yield rule
-        return
+    """Yield a run of rules that differ in the entries of one list only: an entry each if they are few, else joined."""
     first, list_of_first = run[0]
-    together = _united([listed for _, listed in run])
-    entries = _entries(together)
-    few = [_with_entries(together, (entry,)) for entry in entries]
-    for listed in few if len(few) <= MOST_SINGLE_RULES else [together]:
+    each_alone = [_with_entries(listed, (entry,)) for _, listed in run for entry in _entries(listed)]
+    if len(each_alone) > MOST_SINGLE_RULES:
+        together = _united([listed for _, listed in run])
+        each_alone = [_with_entries(together, (entry,)) for entry in _entries(together)]
+        if len(each_alone) > MOST_SINGLE_RULES:
+            each_alone = [together]
+    for listed in each_alone:
         matches = tuple(listed if match is list_of_first else match for match in first.matches)
         yield Rule(first.verdict, tuple(match for match in matches if not _holds_always(match)))
 
