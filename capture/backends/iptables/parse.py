@@ -194,10 +194,10 @@ def _clauses(words: Sequence[Word]) -> Iterator[Sequence[Word]]:
     place = 0
     while place < len(words):
         first = words[place].printed
-        if first in ("-m", "-j", "-g"):
+        if first in CLAUSE_OPTIONS:
             end = place + 2
-            while end < len(words) and not _begins_clause(words, end):
-                end += 1
+            while end < len(words) and words[end].printed not in CLAUSE_OPTIONS:
+                end += 2 if words[end].printed in TEXT_OPTIONS else 1
         else:
             option = place + 1 if first == "!" else place
             end = option + (1 if [word.printed for word in words[option : option + 1]] == ["-f"] else 2)
@@ -205,12 +205,9 @@ def _clauses(words: Sequence[Word]) -> Iterator[Sequence[Word]]:
         place = end
 
 
-def _begins_clause(words: Sequence[Word], place: int) -> bool:
-    """Return whether a word begins a match or target; as the value of an option for text it does not."""
-    return words[place].printed in ("-m", "-j", "-g") and words[place - 1].printed not in TEXT_OPTIONS
-
-
+CLAUSE_OPTIONS = ("-m", "-j", "-g")
 TEXT_OPTIONS = ("--comment", "--log-prefix", "--nflog-prefix", "--string")
+"""Options whose value may look like anything, and is no option then."""
 
 
 def _is_comment(clause: Sequence[Word]) -> bool:
@@ -262,7 +259,9 @@ def _options(words: Sequence[Word]) -> list[Option]:
     options: list[Option] = []
     negated = False
     for word in words:
-        if word.printed == "!":
+        if options and options[-1].name in TEXT_OPTIONS and not options[-1].values:
+            options[-1] = options[-1].replace(values=(word.said,))
+        elif word.printed == "!":
             negated = True
         elif word.printed.startswith("--"):
             options.append(Option(word.printed, (), negated))

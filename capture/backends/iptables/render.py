@@ -16,7 +16,8 @@ break, a chain that is called like an option) is refused with ValueError.
 
 from __future__ import annotations
 
-from capture.addresses import IPV4, address_text
+from capture.addresses import IPV4, address_text, collapse
+from capture.canonical import MATCH_ORDER, joined_spans
 from capture.model import (
     ALL_BITS,
     BUILT_IN_CHAINS,
@@ -109,37 +110,53 @@ class Arguments(Value):
 
 
 def expanded(rules: Iterable[Rule], family: Family) -> Iterator[Rule]:
-    """Yield the rules of one family, with lists spread over rules."""
+    """Yield the rules of one family, with lists spread over rules.
+
+    What a list says twice, or in adjacent pieces, is said once. Of several lists in a rule, the entries of the
+    first (in the order of ``canonical.MATCH_ORDER``) change fastest; if those are a few ports, they stay together.
+    """
     for rule in rules:
         if rule.family is None or rule.family == family:
-            for matches in _single_entries(rule.matches):
+            for matches in _spread(rule.matches):
                 yield rule.replace(matches=matches, family=family)
 
 
-def _single_entries(matches: tuple[Match, ...]) -> Iterator[tuple[Match, ...]]:
-    """Yield the matches with each list reduced to one of its entries, in all combinations, in order."""
-    if not matches:
-        yield ()
+def _spread(matches: tuple[Match, ...]) -> Iterator[tuple[Match, ...]]:
+    """Yield the matches with each list reduced to one of its entries, in all combinations."""
+    matches = tuple(_said_once(match) for match in matches)
+    lists = [match for match in matches if len(_parts(match)) > 1]
+    if not lists:
+        yield matches
         return
-    first, rest = matches[0], matches[1:]
-    for single in _entries(first):
-        for others in _single_entries(rest):
-            yield (single, *others)
+    slowest = max(lists, key=lambda match: MATCH_ORDER[type(match)])
+    parts = _parts(slowest)
+    if len(lists) == 1 and isinstance(slowest, SourcePort | DestinationPort) and len(parts) <= MOST_SINGLE_RULES:
+        parts = [slowest.replace(ports=tuple(some)) for some in slots(slowest.ports)]
+    for part in parts:
+        with_part = tuple(part if match is slowest else match for match in matches)
+        yield from _spread(with_part) if len(lists) > 1 else [with_part]
 
 
-def _entries(match: Match) -> Iterator[Match]:
+def _said_once(match: Match) -> Match:
+    """Return the match with the fewest entries; those of an excluded list stay as they are."""
     if isinstance(match, Source | Destination) and not match.negated:
-        for network in match.networks:
-            yield match.replace(networks=(network,))
-    elif isinstance(match, SourcePort | DestinationPort) and not match.negated:
-        single = len(match.ports) > MOST_SINGLE_RULES
-        for some in [[port] for port in match.ports] if single else slots(match.ports):
-            yield match.replace(ports=tuple(some))
-    elif isinstance(match, OwnerUid | OwnerGid) and not match.negated:
-        for span in match.ids:
-            yield match.replace(ids=(span,))
-    else:
-        yield match
+        return match.replace(networks=collapse(match.networks))
+    if isinstance(match, SourcePort | DestinationPort) and not match.negated:
+        return match.replace(ports=joined_spans(match.ports))
+    if isinstance(match, OwnerUid | OwnerGid) and not match.negated:
+        return match.replace(ids=joined_spans(match.ids))
+    return match
+
+
+def _parts(match: Match) -> list[Match]:
+    """Return the match for each of its entries; an excluded list is one match."""
+    if isinstance(match, Source | Destination) and not match.negated:
+        return [match.replace(networks=(network,)) for network in match.networks]
+    if isinstance(match, SourcePort | DestinationPort) and not match.negated:
+        return [match.replace(ports=(span,)) for span in match.ports]
+    if isinstance(match, OwnerUid | OwnerGid) and not match.negated:
+        return [match.replace(ids=(span,)) for span in match.ids]
+    return [match]
 
 
 # --- arguments -----------------------------------------------------------------------------------

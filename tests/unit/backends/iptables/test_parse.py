@@ -10,7 +10,6 @@ from capture.model import (
     FORWARD,
     MANGLE,
     NAT,
-    OUTPUT,
     RAW,
     Chain,
     Continue,

@@ -24,6 +24,7 @@ from capture.model import (
     Ruleset,
     SetMark,
     Source,
+    SourcePort,
     Span,
     Table,
     UnknownMatch,
@@ -74,8 +75,22 @@ class TestExpanded:
         assert [rule_text(single) for single in expanded([rule], IPV4)] == [
             f"-s {network} ! -d 192.168.0.0/16 -m iprange ! --dst-range 10.9.0.0-10.9.255.255"
             f" -m owner --uid-owner {uids} -j RETURN"
-            for network in ("10.0.0.0/8", "172.16.0.0/12")
             for uids in ("1", "5-9")
+            for network in ("10.0.0.0/8", "172.16.0.0/12")
+        ]
+
+    def test_what_is_said_twice_is_written_once(self) -> None:
+        rule = Rule(
+            Return(),
+            (
+                TCP,
+                Source(networks("10.0.0.0/9", "10.1.0.0/16", "10.128.0.0/9")),
+                SourcePort((only(3), Span(1, 2), only(3))),
+            ),
+        )
+
+        assert [rule_text(single) for single in expanded([rule], IPV4)] == [
+            "-s 10.0.0.0/8 -p tcp -m tcp --sport 1:3 -j RETURN"
         ]
 
     def test_a_few_ports_stay_together(self) -> None:
@@ -94,9 +109,26 @@ class TestExpanded:
         assert second.matches == (TCP, DestinationPort(ports.ports[7:]))
 
     def test_many_ports_become_one_rule_each(self) -> None:
-        rule = Rule(Return(), (TCP, DestinationPort(tuple(only(port) for port in range(17)))))
+        rule = Rule(Return(), (TCP, DestinationPort(tuple(only(port) for port in range(1, 35, 2)))))
 
         assert len(list(expanded([rule], IPV4))) == 17
+
+    def test_a_few_ports_stay_together_for_each_entry_of_another_list(self) -> None:
+        rule = Rule(Return(), (TCP, DestinationPort((only(80), only(443))), OwnerUid((only(1), only(3)))))
+
+        assert [rule_text(single) for single in expanded([rule], IPV4)] == [
+            f"-p tcp -m multiport --dports 80,443 -m owner --uid-owner {uid} -j RETURN" for uid in (1, 3)
+        ]
+
+    def test_ports_become_single_where_a_list_before_them_changes_faster(self) -> None:
+        sources = Source(networks("10.0.0.0/8", "172.16.0.0/12"))
+        rule = Rule(Return(), (TCP, DestinationPort((only(80), only(443))), sources))
+
+        assert [rule_text(single) for single in expanded([rule], IPV4)] == [
+            f"-s {source} -p tcp -m tcp --dport {port} -j RETURN"
+            for port in (80, 443)
+            for source in ("10.0.0.0/8", "172.16.0.0/12")
+        ]
 
 
 class TestWhatCannotBeWritten:

@@ -1,0 +1,91 @@
+"""Tables as a kernel keeps them: what the edits of a plan do, strictly, without a kernel."""
+
+from __future__ import annotations
+
+from capture.addresses import FAMILIES
+from capture.backends.iptables.families import merged
+from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule, TableEdit
+from capture.backends.iptables.render import expanded
+from capture.model import BUILT_IN_CHAINS, TABLES, Chain, Jump, Rule, Ruleset, Table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from capture.addresses import Family
+    from capture.model import TableName
+
+    Chains = dict[str, list[Rule]]
+
+
+ORDER: dict[type, int] = {PutChain: 0, RemoveRule: 1, InsertRule: 2, AppendRule: 2, DropChain: 3}
+
+
+class Tables:
+    """The tables of both families in one namespace."""
+
+    def __init__(self, *rulesets: Ruleset) -> None:
+        self._tables: dict[tuple[Family, TableName], Chains] = {}
+        for ruleset in rulesets:
+            for family in ruleset.families:
+                for table in ruleset.tables:
+                    chains = self._table(family, table.name)
+                    for chain in table.chains:
+                        chains.setdefault(chain.name, []).extend(_plain(expanded(chain.rules, family)))
+
+    def _table(self, family: Family, table: TableName) -> Chains:
+        return self._tables.setdefault((family, table), {chain: [] for chain in BUILT_IN_CHAINS[table]})
+
+    def execute(self, edits: Iterable[TableEdit]) -> None:
+        """Do what a plan says, and refuse what a kernel would refuse."""
+        for edit in edits:
+            assert edit.edits, "an edit that changes nothing is no edit"
+            chains = self._table(edit.family, edit.table)
+            _check_order(edit)
+            for change in edit.edits:
+                if isinstance(change, PutChain | DropChain):
+                    chains[change.chain] = []
+            for change in edit.edits:
+                _change(chains, change)
+            targets = {
+                rule.verdict.chain for rules in chains.values() for rule in rules if isinstance(rule.verdict, Jump)
+            }
+            assert targets <= chains.keys(), "a jump leads nowhere"
+
+    def read(self) -> Ruleset:
+        """Return all that stands, as a driver reads it."""
+        return merged([self._read(family) for family in FAMILIES])
+
+    def _read(self, family: Family) -> Ruleset:
+        tables = []
+        for name in TABLES:
+            if (family, name) in self._tables:
+                chains = self._tables[family, name].items()
+                built_in = BUILT_IN_CHAINS[name]
+                in_model = (Chain(c, tuple(rules), "ACCEPT" if c in built_in else None) for c, rules in chains)
+                tables.append(Table(name, tuple(in_model)))
+        return Ruleset((family,), tuple(tables))
+
+
+def _plain(rules: Iterable[Rule]) -> list[Rule]:
+    return [rule.replace(why="") for rule in rules]
+
+
+def _check_order(edit: TableEdit) -> None:
+    turns = [ORDER[type(change)] for change in edit.edits]
+    assert turns == sorted(turns)
+
+
+def _change(chains: Chains, change: PutChain | RemoveRule | InsertRule | AppendRule | DropChain) -> None:
+    if isinstance(change, PutChain):
+        chains[change.chain] = _plain(change.rules)
+    elif isinstance(change, RemoveRule):
+        assert chains[change.chain].pop(change.position) == change.rule.replace(why="")
+    elif isinstance(change, InsertRule):
+        assert change.position < len(chains[change.chain])
+        chains[change.chain].insert(change.position, change.rule.replace(why=""))
+    elif isinstance(change, AppendRule):
+        chains[change.chain].append(change.rule.replace(why=""))
+    else:
+        assert not any(rule.verdict == Jump(change.chain) for rules in chains.values() for rule in rules)
+        del chains[change.chain]

@@ -1,0 +1,72 @@
+"""What is written is what is read, for any rule set that capture could write, without a kernel."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capture.addresses import IPV4
+from capture.backends.iptables.parse import parse_rule, parse_save, words_of
+from capture.backends.iptables.render import comment, quoted, rule_text, save_text, word
+from capture.canonical import canonical
+from capture.model import Continue, InInterface, Log, Return, Rule, Ruleset
+from strategies import rulesets
+
+LINE = st.text(st.characters(exclude_characters="\n\r\0", exclude_categories=["Cs"]))
+"""Text of one line."""
+
+
+@given(rulesets())
+def test_parse_is_the_opposite_of_render(ruleset: Ruleset) -> None:
+    for family in ruleset.families:
+        assert canonical(parse_save(save_text(ruleset, family), family), family) == canonical(ruleset, family)
+
+
+@given(rulesets())
+def test_rendering_what_was_parsed_changes_no_letter(ruleset: Ruleset) -> None:
+    for family in ruleset.families:
+        text = save_text(ruleset, family, comments=True)
+        assert save_text(parse_save(text, family), family, comments=True) == text
+
+
+@given(LINE)
+def test_quoted_text_is_one_word_that_says_it(text: str) -> None:
+    assert [each.said for each in words_of(f"before {quoted(text)} after")] == ["before", text, "after"]
+
+
+@given(LINE.filter(bool))
+def test_a_value_is_one_word_that_says_it(text: str) -> None:
+    assert [each.said for each in words_of(f"before {word(text)} after")] == ["before", text, "after"]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_reason_never_becomes_anything_but_a_comment(why: str) -> None:
+    text = rule_text(Rule(Return(), (), IPV4, why))
+
+    assert len(text.splitlines()) == 1
+    rule = parse_rule(f"-A OUTPUT {text}", IPV4, ())[1]
+    assert rule == Rule(Return(), (), IPV4)
+    assert rule.why == comment(why)
+    assert len(rule.why.encode()) <= 255
+
+
+@given(LINE.filter(lambda text: text and len(text.encode()) <= 15 and text != "!"))
+def test_an_interface_never_becomes_an_option(name: str) -> None:
+    rule = Rule(Return(), (InInterface(name),), IPV4)
+
+    assert parse_rule(f"-A OUTPUT {rule_text(rule)}", IPV4, ())[1] == rule
+
+
+@given(LINE.filter(lambda text: len(text.encode()) <= 29))
+def test_a_log_prefix_never_becomes_an_option(prefix: str) -> None:
+    rule = Rule(Log(prefix), (), IPV4)
+
+    assert parse_rule(f"-A OUTPUT {rule_text(rule)}", IPV4, ())[1] == rule
+
+
+@given(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])))
+def test_no_line_is_too_strange_to_be_kept(line: str) -> None:
+    chain, rule = parse_rule(f"-A OUTPUT {line}", IPV4, ("ISTIO_OUTPUT",))
+
+    assert chain == "OUTPUT"
+    assert rule.matches or rule.why or not isinstance(rule.verdict, Continue) or not words_of(line)

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import pytest
+
+from capture.addresses import FAMILIES, IPV4, IPV6
+from capture.backends.iptables.families import merged
+from capture.backends.iptables.parse import parse_save
+from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule, TableEdit, plan
+from capture.backends.iptables.render import rule_text, save_text
+from capture.backends.iptables.restore_text import restore_text
+from capture.model import (
+    MANGLE,
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    RAW,
+    Chain,
+    Jump,
+    OutInterface,
+    Redirect,
+    Return,
+    Rule,
+    Ruleset,
+    SetZone,
+    Table,
+    TransparentProxy,
+    UnknownVerdict,
+)
+from iptables_cases import TCP, UDP
+from iptables_simulation import Tables
+
+NOTHING = Ruleset(FAMILIES, ())
+
+
+def ruleset(*rules: Rule, output: str = "ISTIO_OUTPUT", families: tuple = FAMILIES) -> Ruleset:  # type: ignore[type-arg]  # of Family
+    """Return a small capture whose chain for output has the rules."""
+    chains = (
+        Chain(OUTPUT, (Rule(Return(), (OutInterface("eth1"),)), Rule(Jump(output), (TCP,)))),
+        Chain(output, rules or (Rule(Redirect(15001), (TCP,), why="to the proxy"),)),
+    )
+    return Ruleset(families, (Table(NAT, chains),))
+
+
+def standing(*lines: str, chain: str = OUTPUT) -> Ruleset:
+    """Return an IPv4 nat table with these rules in a built-in chain."""
+    declared = [":OUTPUT ACCEPT [0:0]", ":PREROUTING ACCEPT [0:0]", ":ISTIO_OUTPUT - [0:0]", ":DOCKER - [0:0]"]
+    rules = [*(f"-A {chain} {line}" for line in lines), "-A ISTIO_OUTPUT -p tcp -j REDIRECT --to-ports 15001"]
+    return parse_save("\n".join(["*nat", *declared, *rules, "COMMIT", ""]), IPV4)
+
+
+def output_after(live: Ruleset, desired: Ruleset | None, recorded: Ruleset | None = None) -> list[str]:
+    """Return the rules of nat OUTPUT in IPv4, after the plan."""
+    tables = Tables(live)
+    tables.execute(plan(live, desired, recorded))
+    table = tables.read().table(NAT)
+    assert table is not None
+    chain = table.chain(OUTPUT)
+    assert chain is not None
+    return [rule_text(rule) for rule in chain.rules_for(IPV4)]
+
+
+OURS = ["-o eth1 -j RETURN", "-p tcp -j ISTIO_OUTPUT"]
+
+
+class TestIntoNothing:
+    def test_chains_are_put_and_rules_appended_in_each_family(self) -> None:
+        edits = plan(NOTHING, ruleset())
+
+        assert [(edit.family, edit.table) for edit in edits] == [(IPV4, NAT), (IPV6, NAT)]
+        assert [type(change) for change in edits[0].edits] == [PutChain, AppendRule, AppendRule]
+
+    def test_reasons_are_written_on_request(self) -> None:
+        (silent,) = (change for change in plan(NOTHING, ruleset())[0].edits if isinstance(change, PutChain))
+        (telling,) = (
+            change
+            for change in plan(NOTHING, ruleset().replace(comments=True))[0].edits
+            if isinstance(change, PutChain)
+        )
+
+        assert silent.rules[0].why == ""
+        assert telling.rules[0].why == "to the proxy"
+
+    def test_a_chain_that_a_family_has_no_use_for_is_not_made_there(self) -> None:
+        desired = ruleset(Rule(Redirect(1), (TCP,), IPV4)).tables[0]
+        only_ipv4 = desired.replace(
+            chains=(Chain(OUTPUT, (Rule(Jump("ISTIO_OUTPUT"), (TCP,), IPV4),)), desired.chains[1])
+        )
+
+        assert {edit.family for edit in plan(NOTHING, Ruleset(FAMILIES, (only_ipv4,)))} == {IPV4}
+
+    def test_a_chain_without_rules_that_something_jumps_to_is_made(self) -> None:
+        desired = ruleset(Rule(Redirect(1), (TCP,), IPV4))
+
+        assert PutChain("ISTIO_OUTPUT", ()) in plan(NOTHING, desired)[1].edits
+
+    def test_what_is_foreign_is_not_written(self) -> None:
+        with pytest.raises(ValueError, match="kept, but not written"):
+            plan(NOTHING, ruleset(Rule(UnknownVerdict("MASQUERADE"))))
+
+
+class TestPlace:
+    def test_at_the_end_where_nobody_decides(self) -> None:
+        live = standing("-p icmp -j LOG", "-j MARK --set-xmark 0x1/0x1")
+
+        assert output_after(live, ruleset())[2:] == OURS
+
+    @pytest.mark.parametrize(
+        "obstacle",
+        ["-j ACCEPT", "-p udp -j RETURN", "-j DOCKER", "-p tcp -j DNAT --to-destination 1.2.3.4", "-g DOCKER", "-j CT"],
+    )
+    def test_before_what_may_take_traffic_away(self, obstacle: str) -> None:
+        live = standing("-p icmp", obstacle, "-p icmp -j LOG")
+
+        assert output_after(live, ruleset()) == ["-p icmp", *OURS, obstacle, "-p icmp -j LOG"]
+
+    def test_where_they_stood(self) -> None:
+        live = standing("-p icmp -j LOG", "-p tcp -j ISTIO_OUTPUT", "-p icmp -j LOG")
+
+        assert output_after(live, ruleset()) == ["-p icmp -j LOG", *OURS, "-p icmp -j LOG"]
+
+    def test_not_where_they_stood_if_something_got_in_front(self) -> None:
+        live = standing("-p icmp -j ACCEPT", *OURS)
+
+        assert output_after(live, ruleset()) == [*OURS, "-p icmp -j ACCEPT"]
+
+    def test_nor_if_something_got_in_between(self) -> None:
+        live = standing(OURS[0], "-p icmp -j ACCEPT", OURS[1])
+
+        assert output_after(live, ruleset(), ruleset()) == [*OURS, "-p icmp -j ACCEPT"]
+
+    def test_untouched_if_they_are_right(self) -> None:
+        live = standing("-p icmp -j LOG", *OURS, "-j ACCEPT")
+
+        assert [edit.family for edit in plan(live, ruleset())] == [IPV6]
+
+    def test_untouched_with_something_harmless_in_between(self) -> None:
+        live = standing(OURS[0], "-p icmp -j LOG", OURS[1], "-j ACCEPT")
+
+        assert [edit.family for edit in plan(live, ruleset(), ruleset())] == [IPV6]
+
+
+class TestReplacing:
+    def test_only_what_differs_is_written(self) -> None:
+        live = standing(*OURS)
+        desired = ruleset(Rule(Redirect(15002), (TCP,)), families=(IPV4,))
+
+        (edit,) = plan(live, desired)
+
+        assert [type(change) for change in edit.edits] == [PutChain]
+
+    def test_the_other_spelling_goes_in_the_same_transaction(self) -> None:
+        live = standing(*OURS)
+
+        edit, _ = plan(live, ruleset(output="ISTIO-OUTPUT"))
+
+        assert [change for change in edit.edits if isinstance(change, DropChain)] == [DropChain("ISTIO_OUTPUT")]
+        assert output_after(live, ruleset(output="ISTIO-OUTPUT")) == [OURS[0], "-p tcp -j ISTIO-OUTPUT"]
+
+    def test_a_family_that_is_captured_no_more_loses_what_is_ours(self) -> None:
+        both = merged([standing(*OURS, "-j ACCEPT"), NOTHING.replace(families=(IPV6,))])
+        only_ipv6 = ruleset(families=(IPV6,))
+
+        assert output_after(both, only_ipv6) == ["-j ACCEPT"]
+
+    def test_comments_come_and_go(self) -> None:
+        tables = Tables()
+        commented = ruleset().replace(comments=True)
+        tables.execute(plan(NOTHING, commented))
+        live = parse_save(save_text(commented, IPV4, comments=True), IPV4)
+
+        assert live.comments
+        assert not plan(live, commented.replace(families=(IPV4,)))
+        assert plan(live, ruleset(families=(IPV4,)))
+
+    def test_several_in_a_chain_are_removed_from_the_end(self) -> None:
+        live = standing("-p icmp -j LOG", *OURS, "-p icmp -j LOG", "-p udp -j ISTIO_OUTPUT")
+
+        (edit,) = plan(live, None)
+
+        assert [change.position for change in edit.edits if isinstance(change, RemoveRule)] == [4, 2, 1]
+        assert output_after(live, None) == ["-p icmp -j LOG", "-p icmp -j LOG"]
+
+
+class TestClean:
+    def test_nothing_of_ours_stays_and_everything_of_others(self) -> None:
+        live = standing("-p icmp -j ACCEPT", *OURS, "-j DOCKER")
+
+        assert output_after(live, None) == ["-p icmp -j ACCEPT", "-j DOCKER"]
+
+    def test_with_a_record_look_alikes_stay_too(self) -> None:
+        live = standing("-o eth7 -j RETURN", *OURS)
+
+        assert output_after(live, None, ruleset()) == ["-o eth7 -j RETURN"]
+
+    def test_jumps_to_ours_from_chains_of_others_go_too(self) -> None:
+        live = standing("-j DOCKER")
+        docker = live.tables[0].chain("DOCKER")
+        assert docker is not None
+        jumping = docker.replace(rules=(Rule(Jump("ISTIO_OUTPUT"), (), IPV4), Rule(Return(), (), IPV4)))
+        chains = tuple(jumping if chain is docker else chain for chain in live.tables[0].chains)
+        live = live.replace(tables=(Table(NAT, chains),))
+
+        (edit,) = plan(live, None)
+
+        assert edit.edits == (RemoveRule("DOCKER", 0, jumping.rules[0]), DropChain("ISTIO_OUTPUT"))
+
+    def test_an_empty_chain_of_ours_goes_from_both_families(self) -> None:
+        live = Ruleset(FAMILIES, (Table(NAT, (Chain("ISTIO_OUTPUT"),)),))
+
+        assert [(edit.family, edit.edits) for edit in plan(live, None)] == [
+            (family, (DropChain("ISTIO_OUTPUT"),)) for family in FAMILIES
+        ]
+
+    def test_a_chain_of_one_family_goes_from_that_alone(self) -> None:
+        live = Ruleset(FAMILIES, (Table(RAW, (Chain("ISTIO_OUTPUT_DNS", (Rule(SetZone(1), (UDP,), IPV4),)),)),))
+
+        assert [edit.family for edit in plan(live, None)] == [IPV4]
+
+    def test_a_namespace_without_anything_of_ours_is_left_alone(self) -> None:
+        live = parse_save("*nat\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -o eth1 -j RETURN\nCOMMIT\n", IPV4)
+
+        assert plan(live, None) == ()
+
+
+class TestOrderOfTables:
+    raw = Table(RAW, (Chain(OUTPUT, (Rule(Jump("ISTIO_OUTPUT_DNS")),)), Chain("ISTIO_OUTPUT_DNS", (Rule(SetZone(1)),))))
+    redirect = Table(
+        NAT, (Chain(PREROUTING, (Rule(Jump("ISTIO_INBOUND")),)), Chain("ISTIO_INBOUND", (Rule(Return()),)))
+    )
+    transparent = Table(
+        MANGLE,
+        (
+            Chain(PREROUTING, (Rule(Jump("ISTIO_INBOUND")),)),
+            Chain("ISTIO_INBOUND", (Rule(TransparentProxy(1, 2), (TCP,)),)),
+        ),
+    )
+
+    def order(self, live: Ruleset, desired: Ruleset) -> list[str]:
+        return [edit.table for edit in plan(live, desired) if edit.family == IPV4]
+
+    def test_from_redirect_to_transparent_proxy_mangle_comes_first(self) -> None:
+        live = Tables(Ruleset((IPV4,), (self.redirect,))).read()
+
+        assert self.order(live, Ruleset((IPV4,), (self.raw, self.transparent))) == [RAW, MANGLE, NAT]
+
+    def test_from_transparent_proxy_to_redirect_nat_comes_first(self) -> None:
+        live = Tables(Ruleset((IPV4,), (self.transparent,))).read()
+
+        assert self.order(live, Ruleset((IPV4,), (self.raw, self.redirect))) == [RAW, NAT, MANGLE]
+
+
+def test_the_text_for_iptables_restore() -> None:
+    live = standing("-p icmp -j LOG", "-o eth0 -j RETURN", "-p tcp -j ISTIO_OUTPUT", "-j ACCEPT")
+    (edit,) = plan(live, ruleset(output="ISTIO-OUTPUT", families=(IPV4,)))
+
+    assert restore_text([edit, TableEdit(IPV4, RAW, (AppendRule(OUTPUT, Rule(Return(), (), IPV4)),))]) == (
+        "*nat\n"
+        ":ISTIO-OUTPUT - [0:0]\n"
+        ":ISTIO_OUTPUT - [0:0]\n"
+        "-A ISTIO-OUTPUT -p tcp -j REDIRECT --to-ports 15001\n"
+        "-D OUTPUT 3\n"
+        "-D OUTPUT 2\n"
+        "-I OUTPUT 2 -o eth1 -j RETURN\n"
+        "-I OUTPUT 3 -p tcp -j ISTIO-OUTPUT\n"
+        "-X ISTIO_OUTPUT\n"
+        "COMMIT\n"
+        "*raw\n"
+        "-A OUTPUT -j RETURN\n"
+        "COMMIT\n"
+    )
+
+
+def test_edits_name_places_in_the_chain_as_it_is_at_that_moment() -> None:
+    live = standing("-j ACCEPT")
+    (edit, _) = plan(live, ruleset())
+
+    assert [change.position for change in edit.edits if isinstance(change, InsertRule)] == [0, 1]
