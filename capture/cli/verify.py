@@ -6,8 +6,24 @@ import click
 
 from capture import program
 from capture.cli.differences import as_plain, in_words, notes_in_words
-from capture.cli.options import CaptureCommand, capture_options, flags, format_option, namespace_options, said
+from capture.cli.options import (
+    CaptureCommand,
+    capture_options,
+    flags,
+    format_option,
+    namespace_options,
+    part_options,
+    said,
+)
 from capture.errors import EXIT_DONE, EXIT_DRIFT
+from capture.model import LoopbackAddress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.addresses import Family
+    from capture.compare import Difference
+    from capture.model import PolicyRoute, TableName
+    from capture.program import Verified
 
 EXAMPLES = """
 capture verify --netns /run/netns/pod
@@ -18,18 +34,21 @@ capture verify --format json | jq -r '.differences[].message'
 
 @click.command(
     cls=CaptureCommand,
-    params=[*capture_options(), *namespace_options(), format_option("table", "json")],
+    params=[*capture_options(), *namespace_options(), *part_options(), format_option("table", "json")],
     examples=EXAMPLES,
 )
 @click.pass_context
-def verify(ctx: click.Context, namespace: str | None, form: str) -> int:
+def verify(
+    ctx: click.Context, /, namespace: str | None, form: str, family: Family | None, table_name: TableName | None
+) -> int:
     """Compare the live rules with what the options ask for; exit code 4 if they differ.
 
     Without options of the capture: with what was applied there, if that is known. Order counts, and so does each
     family; counters do not. A rule of somebody else that takes traffic away before it reaches ours is a difference.
+    With --family and --table, only what differs there counts.
     """
     settings = said(ctx)
-    verified = program.verify(settings, namespace, prefer_recorded=not flags(ctx))
+    verified = part_of(program.verify(settings, namespace, prefer_recorded=not flags(ctx)), family, table_name)
     asked = "was applied here" if verified.from_record else "the options ask for"
     if form == "json":
         import json  # 7 ms, for this format only
@@ -48,3 +67,21 @@ def verify(ctx: click.Context, namespace: str | None, form: str) -> int:
         for sentence in notes_in_words(verified):
             click.echo(f"note: {sentence}")
     return EXIT_DONE if verified.holds else EXIT_DRIFT
+
+
+def part_of(verified: Verified, family: Family | None, table_name: TableName | None) -> Verified:
+    """Return what of a comparison is about a family and a table; what stands beside the tables is about no table."""
+    return verified.replace(
+        differences=tuple(found for found in verified.differences if _is_in(found, family, table_name)),
+        notes=tuple(found for found in verified.notes if _is_in(found, family, table_name)),
+        missing=tuple(need for need in verified.missing if family in (None, _family_of(need)) and table_name is None),
+        others=verified.others if family is None and table_name is None else (),
+    )
+
+
+def _is_in(found: Difference, family: Family | None, table_name: TableName | None) -> bool:
+    return family in (None, found.family) and table_name in (None, found.table)
+
+
+def _family_of(need: LoopbackAddress | PolicyRoute) -> Family:
+    return need.network.family if isinstance(need, LoopbackAddress) else need.family

@@ -303,6 +303,9 @@ def test_a_foreign_rule_and_a_missing_one(netns: NamespaceFactory) -> None:
     assert "-p tcp -m tcp --dport 443 -j ACCEPT (so that tcp to " in foreign
     assert missing.startswith("  IPv6 nat ISTIO-INBOUND: rule 1 is missing: -p tcp -m tcp --dport 15008 -j RETURN")
 
+    assert run(namespace, "capture", "verify", "--family", "ipv6", code=4).stdout.splitlines()[1:] == [missing]
+    run(namespace, "capture", "verify", "--table", "mangle")
+
     plain = json.loads(run(namespace, "capture", "verify", "--format", "json", code=4).stdout)
     assert plain["as_asked"] is False
     assert [(each["kind"], each["family"], each["chain"]) for each in plain["differences"]] == [
