@@ -77,11 +77,13 @@ if TYPE_CHECKING:
 
 
 class NativeSet(Value):
-    """A set as it was dumped: the keys with whether each is the end of an interval; None if it has more than keys."""
+    """A set as it was dumped: its keys, those that end an interval apart; not understood if it has more than keys."""
 
     flags: int
     key_size: int
-    elements: tuple[tuple[bytes, bool], ...] | None
+    keys: tuple[bytes, ...]
+    ends: tuple[bytes, ...]
+    understood: bool = True
 
 
 class Register(Value):
@@ -222,24 +224,27 @@ def decode_set(description: bytes, elements: Iterable[bytes]) -> NativeSet:
     fields = decode_fields(description)
     flags = decode_number(fields.get(nf.NFTA_SET_FLAGS, b""))
     size = decode_number(fields[nf.NFTA_SET_KEY_LEN])
-    keys: list[tuple[bytes, bool]] = []
-    shapes: dict[bytes, bool | None] = {}
+    keys: list[bytes] = []
+    ends: list[bytes] = []
+    shapes: dict[bytes, list[bytes] | None] = {}
+    key_end = KEY_OFFSET + size
     for message in elements:
         part = decode_fields(message).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"")
-        offset = 0
-        while offset < len(part):
+        offset, end = 0, len(part)
+        while offset < end:
             length = int.from_bytes(part[offset : offset + 2], BYTE_ORDER)
             element = part[offset : offset + length]
             # All elements are alike but for the key, so that most need no decoding: there may be thousands.
-            shape = element[:KEY_OFFSET] + element[KEY_OFFSET + size :]
+            shape = element[key_end:]
             if shape not in shapes:
-                shapes[shape] = _is_end(element, size)
-            is_end = shapes[shape]
-            if is_end is None:
-                return NativeSet(flags, size, None)
-            keys.append((element[KEY_OFFSET : KEY_OFFSET + size], is_end))
+                is_end = _is_end(element, size)
+                shapes[shape] = None if is_end is None else ends if is_end else keys
+            one_of = shapes[shape]
+            if one_of is None:
+                return NativeSet(flags, size, (), (), understood=False)
+            one_of.append(element[KEY_OFFSET:key_end])
             offset += (length + 3) & ~3
-    return NativeSet(flags, size, tuple(keys))
+    return NativeSet(flags, size, tuple(keys), tuple(ends))
 
 
 KEY_OFFSET = 12
@@ -260,29 +265,28 @@ def _is_end(element: bytes, size: int) -> bool | None:
 
 def _ranges(native: NativeSet, order: ByteOrder) -> tuple[Range, ...] | None:
     """Return the numbers of a set as sorted ranges that do not touch; None if it holds something else."""
-    if native.elements is None or native.flags & ~UNDERSTOOD_SETS:
+    if not native.understood or native.flags & ~UNDERSTOOD_SETS:
         return None
+    firsts = sorted(int.from_bytes(key, order) for key in native.keys)
     if not native.flags & nf.NFT_SET_INTERVAL:
-        numbers = sorted(int.from_bytes(key, order) for key, _ in native.elements)
-        return _joined([(number, number) for number in numbers])
+        return _joined((number, number) for number in firsts)
     if order != "big":
         return None  # intervals of numbers in another order are no intervals of numbers
-    # Where one interval ends and the next begins at the same number, the end comes first.
-    points = sorted((int.from_bytes(key, order), not is_end) for key, is_end in native.elements)
-    ranges: list[Range] = []
-    first: int | None = None
-    for number, begins in points:
-        if begins:
-            first = number
-        elif first is not None:
-            ranges.append((first, number - 1))
-            first = None
-    if first is not None:
-        ranges.append((first, (1 << native.key_size * 8) - 1))
-    return _joined(ranges)
+    beyond = 1 << native.key_size * 8
+    ends = sorted(int.from_bytes(key, order) for key in native.ends)
+    return _joined(_intervals(firsts, ends, beyond))
 
 
-def _joined(ranges: list[Range]) -> tuple[Range, ...]:
+def _intervals(firsts: list[int], ends: list[int], beyond: int) -> Iterator[Range]:
+    """Yield from where to where intervals reach: to the next end, or the next beginning, or the highest number."""
+    place = 0
+    for first, following in zip(firsts, [*firsts[1:], beyond], strict=True):
+        while place < len(ends) and ends[place] <= first:
+            place += 1
+        yield first, min(ends[place] if place < len(ends) else beyond, following) - 1
+
+
+def _joined(ranges: Iterable[Range]) -> tuple[Range, ...]:
     """Return sorted ranges with those that touch joined."""
     joined: list[Range] = []
     for first, last in ranges:

@@ -5,7 +5,7 @@ What our vocabulary has no word for becomes an ``UnknownMatch`` or ``UnknownVerd
 
 from __future__ import annotations
 
-from capture.addresses import FAMILIES, split
+from capture.addresses import BITS, FAMILIES, Network, split
 from capture.backends.nftables.names import MODEL_TABLES, model_chain, model_target
 from capture.backends.nftables.native import (
     ADDRESS_FAMILIES,
@@ -29,6 +29,7 @@ from capture.backends.nftables.native import (
     Masked,
     Named,
     Proxy,
+    is_network,
 )
 from capture.model import (
     ALL_BITS,
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import TypeVar
 
-    from capture.addresses import Family, Network
+    from capture.addresses import Family
     from capture.backends.nftables.native import Condition, NativeRule, NativeTable, Range
     from capture.model import Match, ProtocolName, TableName, Verdict
 
@@ -167,7 +168,14 @@ def _unknown_match(condition: Condition) -> UnknownMatch:
 
 def _networks(condition: Among) -> tuple[Network, ...]:
     family = ADDRESS_FAMILIES[condition.field]
-    return tuple(network for first, last in condition.ranges for network in split(family, first, last))
+    bits = BITS[family]
+    networks: list[Network] = []
+    for first, last in condition.ranges:
+        if is_network(first, last):  # as nearly all of a long list are
+            networks.append(Network(family, first, bits - (last - first).bit_length()))
+        else:
+            networks += split(family, first, last)
+    return tuple(networks)
 
 
 def _source(condition: Among) -> Match:

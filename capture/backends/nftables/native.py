@@ -64,6 +64,12 @@ STATE_BITS = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED
 """linux/netfilter/nf_conntrack_common.h, NF_CT_STATE_BIT."""
 
 
+def is_network(first: int, last: int) -> bool:
+    """Return whether a range of addresses is all that share a prefix."""
+    size = last - first + 1
+    return size & (size - 1) == 0 and first & (size - 1) == 0
+
+
 class Among(Value):
     """The field is one of these numbers, given as sorted ranges that do not touch."""
 
