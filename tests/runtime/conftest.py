@@ -12,17 +12,16 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import cni
-from cni.conf import ANNOTATIONS_CAPABILITY
 from cni.protocol import SUPPORTED_VERSIONS
 from container_node import Node
 from cri_client import CriClient, compile_messages
 from oci_image import write_image
 from pytest_netns import NamespaceFactory, require
+from runtime_networks import bridge, capture, network
 
 IMAGE = "capture.test/waiting:1"
 PLUGIN_DIRECTORIES = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
@@ -66,32 +65,6 @@ state = "{directory}/containerd/state"
     conf_dir = "{directory}/networks"
     max_conf_num = 1
 """
-
-
-def bridge(directory: Path, subnet: int) -> dict[str, Any]:
-    """Return the entry of the reference plugin that gives each pod an address of both families on a bridge."""
-    ipam = {
-        "type": "host-local",
-        "dataDir": f"{directory}/addresses",
-        "ranges": [[{"subnet": f"10.123.{subnet}.0/24"}], [{"subnet": f"fd42:123:{subnet}::/64"}]],
-        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
-    }
-    return {"type": "bridge", "bridge": f"pods{subnet}", "isGateway": True, "hairpinMode": True, "ipam": ipam}
-
-
-def capture(directory: Path, **keys: object) -> dict[str, Any]:
-    """Return the entry of our plugin."""
-    return {
-        "type": "capture-cni",
-        "capabilities": {ANNOTATIONS_CAPABILITY: True},
-        "log_file": f"{directory}/capture.log",
-        "log_level": "debug",
-    } | keys
-
-
-def network(name: str, *plugins: dict[str, Any]) -> str:
-    """Return a network configuration list."""
-    return json.dumps({"cniVersion": "1.0.0", "name": name, "plugins": plugins})
 
 
 @pytest.fixture(scope="session")
