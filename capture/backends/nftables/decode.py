@@ -140,10 +140,17 @@ HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPOR
 # --- tables and chains ---------------------------------------------------------------------------
 
 
-def decode_table(table: bytes, chains: Iterable[bytes], rules: Iterable[bytes], find_set: FindSet) -> NativeTable:
+def decode_table(
+    table: bytes,
+    chains: Iterable[bytes],
+    rules: Iterable[bytes],
+    find_set: FindSet,
+    family: Family | None = None,
+) -> NativeTable:
     """Return a table from its own attributes and those of its chains and rules, in the kernel's order.
 
-    ``find_set`` returns the set of that name; it is called for the sets that rules look up.
+    ``find_set`` returns the set of that name; it is called for the sets that rules look up. ``family`` is that of a
+    table for one family, in which rules do not ask for it.
     """
     fields = decode_fields(table)
     by_chain: dict[bytes, list[NativeRule]] = {}
@@ -151,7 +158,7 @@ def decode_table(table: bytes, chains: Iterable[bytes], rules: Iterable[bytes], 
     for rule in rules:
         rule_fields = decode_fields(rule)
         in_chain = by_chain.setdefault(rule_fields[nf.NFTA_RULE_CHAIN], [])
-        in_chain.append(_rule(rule_fields, find_set, known))
+        in_chain.append(_rule(rule_fields, Program(find_set, family), known))
     native = tuple(_chain(decode_fields(chain), by_chain) for chain in chains)
     flags = decode_number(fields.get(nf.NFTA_TABLE_FLAGS, b""))
     return NativeTable(decode_text(fields[nf.NFTA_TABLE_NAME]), native, bool(flags & nf.NFT_TABLE_F_DORMANT))
@@ -175,8 +182,7 @@ def decode_hook(chain: Fields) -> Hook | None:
     return Hook(decode_text(chain[nf.NFTA_CHAIN_TYPE]), nf.HOOK_PLACES[number], priority)
 
 
-def _rule(fields: Fields, find_set: FindSet, known: dict[bytes, tuple[str, Fields]]) -> NativeRule:
-    program = Program(find_set)
+def _rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, Fields]]) -> NativeRule:
     for _, expression in decode(fields.get(nf.NFTA_RULE_EXPRESSIONS, b"")):
         decoded = known.get(expression)  # rules repeat themselves: most of their expressions were seen before
         if decoded is None:
@@ -303,13 +309,13 @@ def _joined(ranges: Iterable[Range]) -> tuple[Range, ...]:
 class Program:
     """The expressions of one rule, run over what is known about registers instead of over a packet."""
 
-    def __init__(self, find_set: FindSet) -> None:
+    def __init__(self, find_set: FindSet, family: Family | None) -> None:
         self.conditions: list[Condition] = []
         self.actions: list[Action] = []
         self.counters: Counters | None = None
         self._find_set = find_set
         self._registers: dict[int, Register | bytes] = {}
-        self._family: Family | None = None
+        self._family = family
         self._protocol: ProtocolName | None = None
         self._lower_bound: tuple[Register, bytes] | None = None
         """What the last condition sets a lower bound to; an upper bound after it makes a range."""
@@ -454,7 +460,8 @@ class Program:
         if ranges and not loaded.mask:
             self._put(Among(field, ranges, negated))
         else:
-            self._put(UnknownMatch(f"{_words(loaded)} {'!= ' if negated else ''}@{name}"))
+            subject = _words(loaded) if loaded.mask or not field else field
+            self._put(UnknownMatch(f"{subject} {'!= ' if negated else ''}@{name}"))
         return True
 
     def _whole_field(self, loaded: Register) -> str:
@@ -554,6 +561,8 @@ def _register(number: bytes) -> int:
 
 def _unknown_words(name: str, fields: Fields) -> str:
     """Return an expression that we do not understand as its name and its numbered attributes."""
+    if name in ("match", "target"):  # of iptables, by way of nft_compat
+        return f"[{name} {decode_text(fields[nf.NFTA_MATCH_NAME])} of iptables]"
     return " ".join([f"[{name}", *(f"{kind}={value.hex()}" for kind, value in fields.items())]) + "]"
 
 
@@ -570,9 +579,9 @@ def _words(loaded: Register | bytes | None) -> str:
 
 
 def _behind_action(condition: Condition) -> UnknownVerdict:
-    from capture.backends.nftables.text import condition_text  # only rules of somebody else need words
+    from capture.backends.nftables.text import described  # only rules of somebody else need words
 
-    return UnknownVerdict(condition_text(condition))
+    return UnknownVerdict(described(condition))
 
 
 def _mark_action(value: Register | bytes | None) -> Action | None:

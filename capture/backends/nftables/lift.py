@@ -161,9 +161,9 @@ def _match(condition: Condition) -> Match:
 
 
 def _unknown_match(condition: Condition) -> UnknownMatch:
-    from capture.backends.nftables.text import condition_text  # only rules of somebody else need words
+    from capture.backends.nftables.text import described  # only rules of somebody else need words
 
-    return condition if isinstance(condition, UnknownMatch) else UnknownMatch(condition_text(condition))
+    return condition if isinstance(condition, UnknownMatch) else UnknownMatch(described(condition))
 
 
 def _networks(condition: Among) -> tuple[Network, ...]:
@@ -281,9 +281,9 @@ def _verdict(rule: NativeRule, following: NativeRule | None) -> tuple[Verdict, i
     match actions:
         case (Proxy(port), SetMark(value, mask), Accept()) if _is_drop_for(rule, following):
             return TransparentProxy(port, value, mask), 2
-    from capture.backends.nftables.text import action_text  # only rules of somebody else need words
+    from capture.backends.nftables.text import described  # only rules of somebody else need words
 
-    return UnknownVerdict(" ".join(map(action_text, actions))), 1
+    return UnknownVerdict(described(*actions)), 1
 
 
 def _is_drop_for(rule: NativeRule, following: NativeRule | None) -> bool:

@@ -83,6 +83,14 @@ def rule_text(rule: NativeRule) -> str:
     return " ".join(words)
 
 
+def described(*parts: Condition | Action) -> str:
+    """Return parts of somebody else's rule for people to read, also where nft could not write them."""
+    try:
+        return " ".join(TEXTS[type(part)](part) for part in parts)
+    except ValueError:
+        return " ".join(map(repr, parts))
+
+
 def kept_apart(conditions: Sequence[Condition]) -> Iterator[Condition]:
     """Yield the conditions in a form that nft understands as they are meant.
 
