@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from capture.backends.iptables.plan import plan
+from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import changes
 from capture.backends.iptables.xt_decode import Reader, decode_chain, decode_table
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 10
 """Of reading or writing while somebody else writes."""
+WRITING = "change the tables of iptables"
 
 FAMILIES_BY_NUMBER = {number: family for family, number in NFPROTO.items()}
 TABLES_BY_NAME: dict[str, TableName] = {name: name for name in TABLES}
@@ -52,67 +53,74 @@ class Reading(Value):
     generation: int
 
 
-class NetlinkDriver:
+class NetlinkDriver(IptablesDriver):
     """The tables of iptables-nft by our own messages: one transaction for all tables and both families."""
 
-    backend = "iptables"
     name = "netlink"
     variant = "nft"
 
     def __init__(self) -> None:
-        self._last: Reading | None = None
-
-    def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
-        """Return the input of ip(6)tables-nft-restore that does the same, by family."""
-        from capture.backends.iptables.restore import RestoreDriver  # not needed to write
-
-        return RestoreDriver("nft").render(ruleset)
+        self._reading: Reading | None = None
 
     def read(self) -> Ruleset:
         """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. Nothing comes to be by it.
 
         Raises UnsupportedError without nf_tables, PrivilegeError or KernelError.
         """
-        with open_netfilter() as netfilter:
-            self._last = _read(netfilter)
-        return self._last.ruleset
+        self._reading = None
+        return self._what_stands().ruleset
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Make ours be ``desired``, in one transaction; if somebody changed what is live, of what there is now.
+        """Make ours be ``desired``, in one transaction; if somebody changed what is live, then of what there is now.
 
         Raises UnsupportedError with the name of what the kernel lacks, PrivilegeError, KernelError, or CaptureError
         if somebody's chain is in the way; nothing is changed then.
         """
-        for family in desired.families:
-            if family not in live.families:
-                raise UnsupportedError(
-                    f"this kernel has no {family.replace('ip', 'IP')}",
-                    "Leave the family out, or boot without `ipv6.disable=1`.",
-                )
-        self._change("write the rules of capture", live, lambda now: plan(now, desired, recorded))
+        write = super().write
+        self._on_what_stands(live, lambda now: write(desired, now, recorded))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Remove all that is ours, and the tables and chains that we made for it. Raises as ``write``."""
-        self._change("remove the rules of capture", live, lambda now: plan(now, None, recorded))
+        """Remove all that is ours, and the tables and chains that were made for it. Raises as ``write``."""
+        clean = super().clean
+        self._on_what_stands(live, lambda now: clean(now, recorded))
 
-    def _change(self, doing: str, live: Ruleset, edits: Callable[[Ruleset], Sequence[TableEdit]]) -> None:
-        """Commit the edits of what stands, in one transaction and only if nobody changes it meanwhile."""
-        last, self._last = self._last, None
-        reading = last if last is not None and last.ruleset is live else None
-        with open_netfilter() as netfilter:
-            for _ in range(ATTEMPTS):
-                now = reading or _read(netfilter)
-                batch = list(changes(edits(now.ruleset), now.standing))
-                try:
-                    return _commit(netfilter, batch, now.generation, doing)
-                except RulesetChangedError:
-                    reading = None
-        raise _never_quiet(doing)
+    def execute(self, edits: Sequence[TableEdit]) -> None:
+        """Carry out all edits in one transaction. Raises RulesetChangedError if what was read stands no more."""
+        if edits:
+            reading = self._what_stands()
+            with open_netfilter() as netfilter:
+                _commit(netfilter, list(changes(edits, reading.standing)), reading.generation)
+
+    def title(self, family: Family) -> str:
+        from capture.backends.iptables.programs import COMMANDS  # which this driver does without
+
+        return f"{COMMANDS[family]}-{self.variant}-restore --noflush"
+
+    def _what_stands(self) -> Reading:
+        """Return what was read last, or is read now."""
+        if self._reading is None:
+            with open_netfilter() as netfilter:
+                self._reading = _read(netfilter)
+        return self._reading
+
+    def _on_what_stands(self, live: Ruleset, act: Callable[[Ruleset], None]) -> None:
+        """Act on what is live, if it is what was read last, else on what is there now; and again if that changes."""
+        for _ in range(ATTEMPTS):
+            known = self._reading is not None and self._reading.ruleset is live
+            try:
+                act(live if known else self.read())
+            except RulesetChangedError:
+                pass
+            else:
+                return
+            finally:
+                self._reading = None
+        raise _never_quiet(WRITING)
 
 
-def _commit(netfilter: NetlinkSocket, batch: list[Change], generation: int, doing: str) -> None:
+def _commit(netfilter: NetlinkSocket, batch: list[Change], generation: int) -> None:
     try:
-        commit(netfilter, batch, generation, doing)
+        commit(netfilter, batch, generation, WRITING)
     except RulesetChangedError:
         raise
     except (KernelError, UnsupportedError) as error:

@@ -1,4 +1,4 @@
-"""From rules to the messages that iptables-nft would send, byte for byte. Pure; ``xt_decode`` is the inverse.
+"""From rules to what iptables-nft makes of them, byte for byte as the kernel keeps it. Pure; ``xt_decode`` is the inverse.
 
 A rule is a list of expressions, in this order whatever the order of its matches (iptables 1.8.9):
 
@@ -48,7 +48,7 @@ from capture.model import (
     UnknownMatch,
     UnknownVerdict,
 )
-from capture.netlink.attributes import attribute, nested, s32be, text, u32, u32be, u64be
+from capture.netlink.attributes import attribute, s32be, text, u32, u32be, u64be
 from capture.netlink.batch import Change
 from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
 
@@ -113,7 +113,7 @@ class TableMessages:
         hook = HOOKS.get((self._table, chain))
         parts = self._name + attribute(nf.NFTA_CHAIN_NAME, text(chain))
         if hook is not None:
-            parts += nested(
+            parts += _nest(
                 nf.NFTA_CHAIN_HOOK,
                 attribute(nf.NFTA_HOOK_HOOKNUM, u32be(nf.HOOK_PLACES.index(hook.place))),
                 attribute(nf.NFTA_HOOK_PRIORITY, s32be(hook.priority)),
@@ -146,7 +146,7 @@ class TableMessages:
         Raises ValueError for a rule that iptables cannot express.
         """
         parts = self._name + _of_chain(chain)
-        parts += attribute(nf.NFTA_RULE_EXPRESSIONS | NESTED, expressions(rule, self._family))
+        parts += attribute(nf.NFTA_RULE_EXPRESSIONS, expressions(rule, self._family))
         parts += _compat(rule)
         flags = NLM_F_CREATE
         if before is None:
@@ -155,6 +155,14 @@ class TableMessages:
             parts += attribute(NFTA_RULE_POSITION, u64be(before))
         doing = f"add a rule to chain {chain} of table {self._shown}"
         return Change(nf.NFT_MSG_NEWRULE, self._nfproto, parts, doing, flags)
+
+
+def _nest(kind: int, *parts: bytes) -> bytes:
+    """Return attributes in an attribute as nf_tables dumps them: without NLA_F_NESTED, which it does not ask for.
+
+    So what comes back can be compared with what was sent (``xt_exact``).
+    """
+    return attribute(kind, b"".join(parts))
 
 
 def _of_chain(chain: str) -> bytes:
@@ -171,27 +179,34 @@ def _compat(rule: Rule) -> bytes:
 
 def expressions(rule: Rule, family: Family) -> bytes:
     """Return the expressions of a rule. Raise ValueError if iptables has no way to say it."""
+    return matches_of(rule, family) + COUNTER + verdict_of(rule, family)
+
+
+def matches_of(rule: Rule, family: Family) -> bytes:
+    """Return the expressions before the counter."""
     parts = [*_own_matches(rule.matches, family), *_ports(rule.matches), *_further_networks(rule.matches)]
     for match in rule.matches:
         encode = EXTENSIONS.get(type(match))
         if encode is not None:
             parts.append(encode(match))
     if rule.why:
-        parts.append(_extension("match", "comment", 0, xt_layouts.comment(comment(rule.why))))
-    parts.append(COUNTER)
-    parts.append(VERDICTS[type(rule.verdict)](rule.verdict, family))
+        parts.append(_match("comment", xt_layouts.comment(comment(rule.why))))
     return b"".join(parts)
+
+
+def verdict_of(rule: Rule, family: Family) -> bytes:
+    """Return the expression after the counter; none for a rule that only counts."""
+    return VERDICTS[type(rule.verdict)](rule.verdict, family)
 
 
 # --- expressions ---------------------------------------------------------------------------------
 
-NESTED = 0x8000  # NLA_F_NESTED in linux/netlink.h
 REGISTER = u32be(nf.NFT_REG_1)
 
 
 def _expression(name: str, *attributes: bytes) -> bytes:
-    data = nested(nf.NFTA_EXPR_DATA, *attributes)
-    return nested(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, text(name)), data)
+    data = _nest(nf.NFTA_EXPR_DATA, *attributes)
+    return _nest(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, text(name)), data)
 
 
 _FRAMES: dict[tuple[object, ...], bytes] = {}
@@ -229,7 +244,7 @@ def _payload(base: int, offset: int, length: int) -> bytes:
 
 
 def _data(kind: int, value: bytes) -> bytes:
-    return nested(kind, attribute(nf.NFTA_DATA_VALUE, value))
+    return _nest(kind, attribute(nf.NFTA_DATA_VALUE, value))
 
 
 def _compare(operator: int, value: bytes) -> bytes:
@@ -256,6 +271,7 @@ def _bitwise(mask: bytes) -> bytes:
         attribute(nf.NFTA_BITWISE_SREG, REGISTER),
         attribute(nf.NFTA_BITWISE_DREG, REGISTER),
         attribute(nf.NFTA_BITWISE_LEN, u32be(len(mask))),
+        attribute(nf.NFTA_BITWISE_OP, u32be(nf.NFT_BITWISE_MASK_XOR)),  # unknown before Linux 5.6, and skipped there
         _data(nf.NFTA_BITWISE_MASK, mask),
         _data(nf.NFTA_BITWISE_XOR, bytes(len(mask))),
     )
@@ -294,16 +310,16 @@ def _target(name: str, structure: bytes) -> bytes:
 
 
 def _verdict(code: int, chain: bytes = b"") -> bytes:
-    verdict = nested(nf.NFTA_DATA_VERDICT, attribute(nf.NFTA_VERDICT_CODE, s32be(code)), chain)
+    verdict = _nest(nf.NFTA_DATA_VERDICT, attribute(nf.NFTA_VERDICT_CODE, s32be(code)), chain)
     register = attribute(nf.NFTA_IMMEDIATE_DREG, u32be(nf.NFT_REG_VERDICT))
-    return _expression("immediate", register, nested(nf.NFTA_IMMEDIATE_DATA, verdict))
+    return _expression("immediate", register, _nest(nf.NFTA_IMMEDIATE_DATA, verdict))
 
 
 COUNTER = _expression(
     "counter", attribute(nf.NFTA_COUNTER_BYTES, u64be(0)), attribute(nf.NFTA_COUNTER_PACKETS, u64be(0))
 )
 COMPAT = {
-    name: nested(
+    name: _nest(
         NFTA_RULE_COMPAT,
         attribute(NFTA_RULE_COMPAT_PROTO, u32be(number)),
         attribute(NFTA_RULE_COMPAT_FLAGS, u32be(0)),
