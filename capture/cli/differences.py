@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capture.backends.iptables.render import expanded, rule_text
+from capture.cli.packet_words import packet_in_words
 from capture.model import LoopbackAddress
 
 TYPE_CHECKING = False
@@ -65,8 +66,6 @@ def _example_in_words(example: Example | None) -> str:
     """Return what a difference does to some packet, if a packet was found to which it does anything."""
     if example is None:
         return ""
-    from capture.cli.trace import packet_in_words  # it imports click, which istio-init does without
-
     packet = packet_in_words(example.packet)
     return f" (so that {packet}: {example.live.outcome} instead of {example.asked.outcome})"
 
@@ -116,8 +115,6 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
 def _example_as_plain(example: Example | None) -> dict[str, str] | None:
     if example is None:
         return None
-    from capture.cli.trace import packet_in_words  # as above
-
     return {
         "packet": packet_in_words(example.packet),
         "asked": example.asked.outcome,

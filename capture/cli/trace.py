@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from capture import program
-from capture.addresses import address_text
 from capture.cli.differences import text_of
 from capture.cli.options import CaptureCommand, capture_options, format_option, namespace_options, said
+from capture.cli.packet_words import packet_in_words
 from capture.cli.packets import packet_from, packet_options
 
 TYPE_CHECKING = False
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from capture.trace import Packet, Step, Trace
+    from capture.trace import Step, Trace
 
 EXAMPLES = """
 capture trace tcp 10.1.2.3:80 --uid 1000
@@ -109,26 +109,6 @@ def in_words(traced: Trace) -> Iterator[str]:
         yield "because no rule speaks of it"
     if not traced.certain:
         yield "rules marked with ? ask for something that cannot be judged here; they may decide otherwise"
-
-
-def packet_in_words(packet: Packet) -> str:
-    """Return what the packet is, in a line."""
-    where = _endpoint(address_text(packet.family, packet.destination.first), packet.port)
-    source = ""
-    if packet.source is not None:
-        source = f" from {_endpoint(address_text(packet.family, packet.source.first), packet.source_port)}"
-    if packet.in_interface is not None:
-        way = f"in by {packet.in_interface}"
-    else:
-        way = f"out by {packet.out_interface}, of user {packet.uid}, group {packet.gid}"
-    state = "" if packet.state == "NEW" else f", {packet.state}"
-    return f"{packet.protocol} to {where}{source}, {way}{state}"
-
-
-def _endpoint(address: str, port: int | None) -> str:
-    if port is None:
-        return address
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _rule_text(step: Step, traced: Trace) -> str:
