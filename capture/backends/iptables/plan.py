@@ -87,13 +87,26 @@ def plan(live: Ruleset, desired: Ruleset | None, recorded: Ruleset | None = None
     Families that are not desired lose what is ours. Raises ValueError if a desired rule cannot be written.
     """
     edits = []
+    remembered = None if recorded is None else as_written(recorded)
     for family in live.families if desired is None else dict.fromkeys(desired.families + live.families):
-        places = our_rules(live, family, recorded)
+        places = our_rules(live, family, remembered)
         for table in _table_order(desired):
             changes = tuple(_table_changes(_View(live, family, table), _View(desired, family, table), places))
             if changes:
                 edits.append(TableEdit(family, table, changes))
     return tuple(edits)
+
+
+def as_written(ruleset: Ruleset) -> Ruleset:
+    """Return the rule set with its rules as they stand in tables: of one family each, one entry each."""
+    tables = []
+    for table in ruleset.tables:
+        chains = []
+        for chain in table.chains:
+            rules = tuple(rule for family in ruleset.families for rule in expanded(chain.rules, family))
+            chains.append(chain.replace(rules=rules))
+        tables.append(table.replace(chains=tuple(chains)))
+    return ruleset.replace(tables=tuple(tables))
 
 
 def _table_order(desired: Ruleset | None) -> tuple[TableName, ...]:
@@ -183,13 +196,16 @@ def _shared_chain_changes(
 
 
 def _unwanted(live: _View, wanted: list[str]) -> list[str]:
-    """Return the chains of ours to drop: those that this family has, and those that are empty in every family.
+    """Return the chains of ours to drop: those that this family has, and those that no family has any use for.
 
-    An empty one may be of either family; a rule set does not say. Dropping what is not there does no harm.
+    The latter may be of either family; a rule set does not say. Dropping what is not there does no harm.
     """
     needed = live.our_chains()
+    used = {_target(rule) for chain in live.chains() for rule in chain.rules}
     return [
         chain.name
         for chain in live.chains()
-        if is_our_chain(chain.name) and chain.name not in wanted and (chain.name in needed or not chain.rules)
+        if is_our_chain(chain.name)
+        and chain.name not in wanted
+        and (chain.name in needed or not (chain.rules or chain.name in used))
     ]

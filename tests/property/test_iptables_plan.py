@@ -1,0 +1,138 @@
+"""Laws of plans, on tables that keep what edits do to them, with rules of others in between."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capture.addresses import FAMILIES, IPV4, IPV6
+from capture.backends.iptables.parse import parse_save
+from capture.backends.iptables.plan import plan
+from capture.canonical import canonical
+from capture.compare import differences
+from capture.model import BUILT_IN_CHAINS, MANGLE, NAT, OUTPUT, PREROUTING, RAW, TABLES, Chain, Ruleset, Table
+from capture.ownership import is_our_chain
+from iptables_simulation import Tables
+from strategies import rulesets
+
+FOREIGN_RULES = (
+    "-j DOCKER",
+    "-i eth7 -j RETURN",
+    "-p icmp -j ACCEPT",
+    "-p icmp -j LOG",
+    "-m statistic --mode random --probability 0.50000000000 -j ACCEPT",
+    '-m string --string "-j ISTIO_OUTPUT" --algo bm -j DROP',
+    "-p tcp -j DNAT --to-destination 10.0.0.1:80",
+    "-m limit --limit 5/sec -j MARK --set-xmark 0x1/0x1",
+    "-p tcp -m tcp --dport 9 -j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff",
+    "-m addrtype --dst-type LOCAL",
+)
+
+
+@st.composite
+def foreign(draw: st.DrawFn) -> tuple[Ruleset, ...]:
+    """Rules of somebody else, in tables and chains that both families have."""
+    rules = st.lists(st.sampled_from(FOREIGN_RULES), max_size=6)
+    read = []
+    for family in FAMILIES:
+        text = ""
+        for table in (RAW, MANGLE, NAT):
+            text += f"*{table}\n" + "".join(f":{chain} ACCEPT [0:0]\n" for chain in BUILT_IN_CHAINS[table])
+            text += ":DOCKER - [0:0]\n"
+            for chain in (PREROUTING, OUTPUT, "DOCKER"):
+                inside = [rule for rule in draw(rules) if chain != "DOCKER" or "DOCKER" not in rule]
+                text += "".join(f"-A {chain} {rule}\n" for rule in inside)
+            text += "COMMIT\n"
+        read.append(parse_save(text, family))
+    return tuple(read)
+
+
+def without_our_chains(ruleset: Ruleset) -> Ruleset:
+    """Return a rule set whose chains of ours are gone; what is left must be foreign."""
+    tables = []
+    for table in ruleset.tables:
+        chains = tuple(chain for chain in table.chains if not is_our_chain(chain.name))
+        tables.append(Table(table.name, chains))
+    return ruleset.replace(tables=tuple(tables))
+
+
+def foreign_only(tables: Tables) -> list[object]:
+    return [canonical(tables.read(), family) for family in FAMILIES]
+
+
+def in_both_families(ruleset: Ruleset) -> Ruleset:
+    """Return the rule set with our chains only: those are ours without any record."""
+    kept = [
+        Table(table.name, tuple(chain if is_our_chain(chain.name) else Chain(chain.name) for chain in table.chains))
+        for table in ruleset.tables
+    ]
+    return ruleset.replace(tables=tuple(kept))
+
+
+@settings(max_examples=60)
+@given(foreign(), rulesets())
+def test_after_a_plan_ours_is_what_was_wanted_and_a_second_plan_is_empty(
+    others: tuple[Ruleset, ...], desired: Ruleset
+) -> None:
+    tables = Tables(*others)
+    tables.execute(plan(tables.read(), desired))
+
+    assert not differences(desired, tables.read())
+    assert plan(tables.read(), desired.replace(comments=False), desired) == ()
+
+
+@settings(max_examples=40)
+@given(foreign(), rulesets(), rulesets())
+def test_another_rule_set_replaces_the_first_and_cleaning_leaves_what_was_there_before(
+    others: tuple[Ruleset, ...], first: Ruleset, second: Ruleset
+) -> None:
+    tables = Tables(*others)
+    before = foreign_only(tables)
+
+    tables.execute(plan(tables.read(), first))
+    tables.execute(plan(tables.read(), second, first))
+    assert not differences(second, tables.read())
+
+    tables.execute(plan(tables.read(), None, second))
+    assert foreign_only(tables) == before
+    assert not [chain for table in tables.read().tables for chain in table.chains if is_our_chain(chain.name)]
+
+
+@given(foreign(), rulesets())
+def test_without_a_record_chains_and_jumps_are_found_all_the_same(
+    others: tuple[Ruleset, ...], desired: Ruleset
+) -> None:
+    desired = in_both_families(desired)
+    tables = Tables(*others)
+    before = foreign_only(tables)
+
+    tables.execute(plan(tables.read(), desired))
+    tables.execute(plan(tables.read(), None))
+
+    assert foreign_only(tables) == before
+
+
+@given(foreign())
+def test_where_nothing_is_ours_there_is_nothing_to_clean(others: tuple[Ruleset, ...]) -> None:
+    assert plan(Tables(*others).read(), None) == ()
+
+
+@given(rulesets(families=(IPV4, IPV6), within=TABLES))
+def test_into_an_empty_namespace_all_families_are_written_alike(desired: Ruleset) -> None:
+    mirrored = desired.replace(
+        tables=tuple(
+            table.replace(
+                chains=tuple(
+                    chain.replace(rules=tuple(rule for rule in chain.rules if rule.family is None))
+                    for chain in table.chains
+                )
+            )
+            for table in desired.tables
+        )
+    )
+    edits = plan(Ruleset(FAMILIES, ()), mirrored)
+    by_family = {family: [edit for edit in edits if edit.family == family] for family in FAMILIES}
+
+    assert [edit.table for edit in by_family[IPV4]] == [edit.table for edit in by_family[IPV6]]
+    for one, other in zip(by_family[IPV4], by_family[IPV6], strict=True):
+        assert [type(change) for change in one.edits] == [type(change) for change in other.edits]
