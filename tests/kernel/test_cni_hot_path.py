@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import cni
+from cni import codes
 from cni_calls import ENVIRON, INJECTED, configuration
+from fake_kubernetes import FakeKubernetes
 from pytest_netns import Pod, PodPair
 
 pytestmark = pytest.mark.kernel
@@ -29,16 +31,21 @@ HEAVY = {
 RULES = ("capture.rules", "capture.program", "capture.backends", "capture.netlink")
 
 
-def imports_of(command: str, pod: Pod, stdin: dict[str, object]) -> set[str]:
-    """Return the modules that one call of the plugin imports, on an interpreter without site packages."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-X", "importtime", "-c", START],
+def start(command: str, pod: Pod, stdin: dict[str, object], *options: str) -> subprocess.CompletedProcess[str]:
+    """Call the plugin on an interpreter without site packages, as it is on a node."""
+    return subprocess.run(
+        [sys.executable, "-I", "-S", *options, "-c", START],
         input=json.dumps(stdin),
         env=ENVIRON | {"CNI_COMMAND": command, "CNI_NETNS": pod.path, "CNI_CONTAINERID": f"imports-{os.getpid()}"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def imports_of(command: str, pod: Pod, stdin: dict[str, object]) -> set[str]:
+    """Return the modules that one call of the plugin imports."""
+    done = start(command, pod, stdin, "-X", "importtime")
     assert done.returncode == 0, done.stdout
     lines = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")]
     return set(lines)
@@ -65,3 +72,28 @@ def test_version_costs_the_protocol_alone(pod_pair: PodPair) -> None:
         "cni.__main__",
         "cni.protocol",
     }
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_no_command_needs_a_package(pod_pair: PodPair, tmp_path: Path, backend: str) -> None:
+    """Neither when something is wrong: the words for it must not come with what prints them elsewhere."""
+    pod = pod_pair.pod
+    done = start("ADD", pod, configuration(INJECTED, backend=backend))
+    assert done.returncode == 0, done.stdout
+    pod.run(["nft", "flush", "ruleset"])
+    assert json.loads(start("CHECK", pod, configuration(INJECTED, backend=backend)).stdout)["code"] == codes.DRIFT
+    pod.run(["sh", "-c", "nft add table ip nat; nft add chain ip nat OUTPUT '{ type nat hook output priority -100; }'"])
+    pod.run(["sh", "-c", "nft add rule ip nat OUTPUT meta l4proto tcp accept"])
+    assert json.loads(start("CHECK", pod, configuration(INJECTED, backend=backend)).stdout)["code"] == codes.DRIFT
+    with FakeKubernetes() as server:
+        server.pods["shop", "web-0"] = {
+            "metadata": {"annotations": INJECTED},
+            "spec": {"containers": [{"name": "istio-proxy"}]},
+        }
+        (tmp_path / "kubeconfig").write_text(server.kubeconfig())
+        with_server = configuration(backend=backend, kubeconfig=str(tmp_path / "kubeconfig"))
+        done = start("ADD", pod, with_server)
+        assert done.returncode == 0, done.stdout
+        done = start("STATUS", pod, with_server | {"cniVersion": "1.1.0"})
+        assert (done.returncode, done.stdout) == (0, "")
+    start("DEL", pod, configuration())
