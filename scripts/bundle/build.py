@@ -10,6 +10,7 @@ Needs a C compiler, the static library of Python (Debian: libpython3-dev) and cl
 
 from __future__ import annotations
 
+import _imp
 import argparse
 import importlib.util
 import marshal
@@ -90,7 +91,7 @@ def find_modules() -> tuple[dict[str, tuple[bytes, bool]], list[Path]]:
     modules, extensions = {}, []
     for name, module in finder.modules.items():
         file: str | None = vars(module)["__file__"]
-        if file is None:
+        if file is None or _imp.is_frozen(name):  # Python's own frozen modules need no unmarshalling
             continue
         if file.endswith(".py"):
             modules[name] = (code_of(Path(file), name), bool(vars(module)["__path__"]))
@@ -100,12 +101,15 @@ def find_modules() -> tuple[dict[str, tuple[bytes, bool]], list[Path]]:
     return modules, extensions
 
 
+WITH_DOCSTRINGS = ("capture.cli", "initcontainer", "click")
+"""Modules whose docstrings are shown by --help; elsewhere they would only be read."""
+
+
 def code_of(path: Path, name: str) -> bytes:
-    """Return the code of a module, without docstrings of the standard library's, as ``marshal`` writes it."""
+    """Return the code of a module as ``marshal`` writes it."""
     source = importlib.util.decode_source(path.read_bytes())
-    own = name.partition(".")[0] in OWN_PACKAGES or name.partition(".")[0] == "click"
-    # Docstrings of ours and of click are shown by --help; assertions are kept everywhere.
-    return marshal.dumps(compile(source, f"<{name}>", "exec", dont_inherit=True, optimize=0 if own else 2))
+    shown = name.startswith(WITH_DOCSTRINGS)
+    return marshal.dumps(compile(source, f"<{name}>", "exec", dont_inherit=True, optimize=0 if shown else 2))
 
 
 def write_frozen(path: Path, modules: dict[str, tuple[bytes, bool]]) -> None:
