@@ -2,32 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from capture.addresses import FAMILIES
+from capture.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.backends.iptables import xt_encode, xt_layouts
+from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.netlink import NetlinkDriver
 from capture.backends.iptables.restore import RestoreDriver
-from capture.model import Destination, DestinationPort, OwnerGid, OwnerUid, Rule, Ruleset, Source, SourcePort
+from capture.backends.iptables.xt_support import Extension, has_extension
+from capture.backends.nftables.names import HOOKS, Hook
+from capture.canonical import canonical
+from capture.compare import differences
+from capture.config import resolve
+from capture.errors import CaptureError, KernelError, UnsupportedError
+from capture.host import AnyPod
+from capture.model import (
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    TABLES,
+    Chain,
+    Destination,
+    DestinationPort,
+    Jump,
+    OwnerGid,
+    OwnerUid,
+    Return,
+    Rule,
+    Ruleset,
+    Source,
+    SourcePort,
+    Table,
+    only,
+)
 from capture.netlink.attributes import attribute, decode
+from capture.netlink.batch import RulesetChangedError
 from capture.netlink.nfnetlink import NFPROTO_UNSPEC, open_netfilter, read_objects
-from pytest_netns import Namespace, NamespaceFactory
+from capture.ownership import ours_only
+from capture.rules import build_ruleset
+from capture.settings import DROP_INVALID, INTERCEPTION_MODE, REDIRECT_DNS, RULE_COMMENTS, RULE_LOGS, Said, Settings
+from iptables_cases import CASES, OURS, TO_CHAIN, Case
+from pytest_netns import Namespace, NamespaceFactory, PodPair
 from strategies import rulesets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.model import Match
+    from capture.model import TableName
 
 pytestmark = pytest.mark.kernel
 
 NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE = 1, 4, 7  # linux/netfilter/nf_tables.h
 NFTA_TABLE_HANDLE = 4
 
-NOTHING = Ruleset(FAMILIES, ())
+CHECKOUT = Path(__file__).parents[2]
 
-in_one_namespace = settings(max_examples=800, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+NOTHING = Ruleset(FAMILIES, ())
+TO_OUTPUT = Rule(Jump("ISTIO_OUTPUT"))
+SIDECAR = build_ruleset(resolve(Settings({}), AnyPod())[0])
+TRANSPARENT_DNS = build_ruleset(
+    resolve(
+        Settings(
+            {
+                INTERCEPTION_MODE: Said("TPROXY", "test"),
+                REDIRECT_DNS: Said("true", "test"),
+                DROP_INVALID: Said("true", "test"),
+                RULE_COMMENTS: Said("true", "test"),
+                RULE_LOGS: Said("true", "test"),
+            }
+        ),
+        AnyPod(),
+    )[0]
+)
+IN_BYTES = ("statistic", "string")
+"""Matches of others for which we have no words, only bytes."""
+READABLE = [case for case in CASES if not case.name.startswith(IN_BYTES)]
+
+in_one_namespace = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +116,10 @@ def without_table_handle(message: int, attributes: bytes) -> Iterator[tuple[int,
 
 def listings(namespace: Namespace) -> list[str]:
     """Return what the programs print, without the time."""
+    programs = ("iptables-nft", "ip6tables-nft")
     commands = [
-        ["iptables-nft-save", "-c"],
-        ["ip6tables-nft-save", "-c"],
-        *([program, "-t", table, "-nvL"] for program in ("iptables-nft", "ip6tables-nft") for table in ("nat", "mangle", "raw")),
+        *([f"{program}-save", "-c"] for program in programs),
+        *([program, "-t", table, "-nvL"] for program in programs for table in TABLES),
         ["nft", "list", "ruleset"],
     ]
     return [
@@ -71,23 +128,36 @@ def listings(namespace: Namespace) -> list[str]:
     ]
 
 
-MOST_EXCLUDED = 10
+def filtered(ruleset: Ruleset, wanted: Callable[[Rule], bool]) -> Ruleset:
+    """Return the rule set with the wanted rules only."""
+    return ruleset.replace(
+        tables=tuple(
+            table.replace(
+                chains=tuple(chain.replace(rules=tuple(filter(wanted, chain.rules))) for chain in table.chains)
+            )
+            for table in ruleset.tables
+        )
+    )
 
 
-def is_list(match: Match) -> bool:
-    """Return whether a match excludes a list of entries, each of which takes a match of iptables."""
-    return isinstance(match, Source | Destination | OwnerUid | OwnerGid) and match.negated
+def excludes_many(rule: Rule) -> bool:
+    """Return whether a rule excludes so many entries, each a match of iptables, that it may not fit.
+
+    The kernel refuses rules of more than 4 kB, iptables-restore lines of more than 255 words.
+    """
+    return any(
+        match.negated and len(getattr(match, match.__match_args__[0])) > 8
+        for match in rule.matches
+        if isinstance(match, Source | Destination | OwnerUid | OwnerGid)
+    )
 
 
 def said_wrongly_by_iptables(rule: Rule) -> bool:
     """Return whether iptables 1.8.9 cannot write a rule, or writes another one.
 
     It has the kernel compare no bytes for ``! -s 0.0.0.0/0``, which the kernel refuses, and compares two excluded
-    ports in one piece, which excludes the pair and not each of them. Rules of more than 4 kB, which exclude dozens
-    of networks, are refused by the kernel, and lines of more than 255 words by iptables-restore.
+    ports in one piece, which excludes the pair and not each of them.
     """
-    if any(len(getattr(match, match.__match_args__[0])) > MOST_EXCLUDED for match in rule.matches if is_list(match)):
-        return True
     first: dict[type, Source | Destination] = {}
     for match in rule.matches:
         if isinstance(match, Source | Destination):
@@ -102,26 +172,362 @@ def said_wrongly_by_iptables(rule: Rule) -> bool:
 
 
 def with_rules_of_iptables(ruleset: Ruleset) -> Ruleset:
-    """Return the rule set without what iptables says wrongly."""
-    return ruleset.replace(
-        tables=tuple(
-            table.replace(
-                chains=tuple(
-                    chain.replace(rules=tuple(rule for rule in chain.rules if not said_wrongly_by_iptables(rule)))
-                    for chain in table.chains
-                )
-            )
-            for table in ruleset.tables
-        )
-    )
+    """Return the rule set without what iptables cannot say."""
+    return filtered(ruleset, lambda rule: not excludes_many(rule) and not said_wrongly_by_iptables(rule))
 
 
-@in_one_namespace
-@given(ruleset=rulesets().map(with_rules_of_iptables))
-def test_the_kernel_holds_the_same_as_after_iptables_restore(
-    ours: Namespace, theirs: Namespace, ruleset: Ruleset
-) -> None:
+def without_large_rules(ruleset: Ruleset) -> Ruleset:
+    """Return the rule set without rules that exclude more than nf_tables takes in one rule."""
+    return filtered(ruleset, lambda rule: not excludes_many(rule))
+
+
+def every_case() -> Ruleset:
+    """Return a rule set with each match and each verdict there is."""
+    return Ruleset(FAMILIES, tuple(Table(table, chains_of_cases(table)) for table in TABLES), comments=True)
+
+
+def chains_of_cases(table: TableName) -> tuple[Chain, ...]:
+    rules = tuple(case.rule for case in OURS if case.table == table)
+    return (Chain("ISTIO_OUTPUT", rules), Chain(TO_CHAIN, (Rule(Return()),)))
+
+
+@st.composite
+def foreign_tables(draw: st.DrawFn) -> str:
+    """Input of iptables-restore with rules of somebody else, in any of the tables or none."""
+    text = ""
+    for table in draw(st.sets(st.sampled_from(TABLES)).map(sorted)):
+        text += f"*{table}\n:DOCKER -\n:ISTIO_OLD -\n"
+        chains = {"raw": ("PREROUTING", "OUTPUT"), "nat": ("OUTPUT", "POSTROUTING")}.get(table, ("INPUT", "OUTPUT"))
+        for chain in (*chains, "DOCKER"):
+            for rule in draw(st.lists(st.sampled_from(FOREIGN_RULES), max_size=4)):
+                if chain != "DOCKER" or "DOCKER" not in rule:
+                    text += f"-A {chain} {rule}\n"
+        text += "COMMIT\n"
+    return text
+
+
+FOREIGN_RULES = (
+    "-j DOCKER",
+    "-j RETURN",
+    "-p tcp -m multiport --dports 80,443 -j ACCEPT",
+    "-m limit --limit 5/sec -j LOG",
+    "-m statistic --mode random --probability 0.50000000000 -j ACCEPT",
+    '-m string --string "-j ISTIO_OUTPUT" --algo bm',
+    "-m addrtype --dst-type LOCAL",
+    "-m comment --comment theirs -j ACCEPT",
+)
+
+
+def handles_of_rules(namespace: Namespace) -> list[str]:
+    """Return the lines of all rules that jump to no chain of ours nor stand in one, each with its handle."""
+    lines: list[str] = []
+    chain = ""
+    for line in namespace.run(["nft", "-a", "list", "ruleset"]).stdout.splitlines():
+        words = line.split()
+        if words[:1] == ["chain"]:
+            chain = words[1]
+        elif "# handle" in line and words[0] not in ("table", "chain") and not chain.startswith("ISTIO"):
+            lines.append(f"{chain} {line.strip()}")
+    return lines
+
+
+def write(namespace: Namespace, driver: IptablesDriver, ruleset: Ruleset, recorded: Ruleset | None = None) -> None:
+    """Make ours be a rule set, as ``capture.program`` does."""
+    with namespace.entered():
+        driver.write(ruleset, driver.read(), recorded)
+
+
+def write_in_both(ours: Namespace, theirs: Namespace, ruleset: Ruleset) -> None:
+    """Write a rule set into two empty namespaces, ourselves and by iptables-nft-restore."""
     for namespace, driver in ((ours, NetlinkDriver()), (theirs, RestoreDriver("nft"))):
         namespace.run(["nft", "flush", "ruleset"])
         namespace.call(driver.write, ruleset, NOTHING, None)
-    assert kernel_state(ours) == kernel_state(theirs)
+
+
+def clean(namespace: Namespace, driver: IptablesDriver, recorded: Ruleset | None = None) -> None:
+    """Remove ours."""
+    with namespace.entered():
+        driver.clean(driver.read(), recorded)
+
+
+def nft_listing(namespace: Namespace) -> str:
+    return namespace.run(["nft", "list", "ruleset"]).stdout
+
+
+def saved(namespace: Namespace) -> list[str]:
+    """Return the rules as iptables-save prints them, for both families."""
+    printed = (namespace.run([program]).stdout for program in ("iptables-nft-save", "ip6tables-nft-save"))
+    return ["".join(line for line in text.splitlines(keepends=True) if line[0] != "#") for text in printed]
+
+
+class TestTheSameAsIptables:
+    """What we write and what iptables-nft-restore writes for the same rules."""
+
+    @in_one_namespace
+    @given(ruleset=rulesets().map(with_rules_of_iptables))
+    def test_the_kernel_cannot_tell_them_apart(self, ours: Namespace, theirs: Namespace, ruleset: Ruleset) -> None:
+        write_in_both(ours, theirs, ruleset)
+        assert kernel_state(ours) == kernel_state(theirs)
+
+    @in_one_namespace
+    @given(ruleset=rulesets())
+    def test_both_read_the_same(self, ours: Namespace, ruleset: Ruleset) -> None:
+        ours.run(["nft", "flush", "ruleset"])
+        ours.call(NetlinkDriver().write, with_rules_of_iptables(ruleset), NOTHING, None)
+        assert ours.call(NetlinkDriver().read) == ours.call(RestoreDriver("nft").read)
+
+    @in_one_namespace
+    @given(ruleset=rulesets().map(without_large_rules))
+    def test_what_is_written_is_read(self, ours: Namespace, ruleset: Ruleset) -> None:
+        """Also what iptables itself says wrongly, and over whatever rule set the example before left behind."""
+        ours.call(NetlinkDriver().write, ruleset, NOTHING, None)
+        live = ours.call(NetlinkDriver().read)
+        for family in FAMILIES:
+            assert canonical(ours_only(live), family) == canonical(ours_only(ruleset), family)
+
+    @pytest.mark.parametrize("ruleset", [SIDECAR, every_case()], ids=["sidecar", "every match and verdict"])
+    def test_every_program_prints_the_same(self, ours: Namespace, theirs: Namespace, ruleset: Ruleset) -> None:
+        write_in_both(ours, theirs, ruleset)
+        assert kernel_state(ours) == kernel_state(theirs)
+        assert listings(ours) == listings(theirs)
+
+    @pytest.mark.parametrize("case", READABLE, ids=lambda case: case.name)
+    def test_rules_of_others_are_read_in_the_words_of_iptables(self, ours: Namespace, case: Case) -> None:
+        ours.run(["nft", "flush", "ruleset"])
+        program = "iptables-nft-restore" if case.rule.family == IPV4 else "ip6tables-nft-restore"
+        ours.run([program], stdin=f"*{case.table}\n:CHAIN -\n:{TO_CHAIN} -\n-A CHAIN {case.text}\nCOMMIT\n")
+        assert ours.call(NetlinkDriver().read) == ours.call(RestoreDriver("nft").read)
+
+    def test_counters_are_read(self, netns: NamespaceFactory) -> None:
+        namespace = netns()
+        namespace.call(NetlinkDriver().write, SIDECAR, NOTHING, None)
+        for address in ("127.0.0.1", "::1"):
+            namespace.client(uid=1000).connect(address, 80)
+        mine, theirs = namespace.call(NetlinkDriver().read), namespace.call(RestoreDriver("nft").read)
+        assert counted(mine) == counted(theirs)
+        assert any(packets for packets, _ in counted(mine))
+
+
+def counted(ruleset: Ruleset) -> list[tuple[int, int]]:
+    """Return packets and bytes of all rules, in their order."""
+    counters = [rule.counters for table in ruleset.tables for chain in table.chains for rule in chain.rules]
+    return [(each.packets, each.bytes) for each in counters if each]
+
+
+class TestBesideOthers:
+    """Rules of others stay where they are, and nothing of ours is left in the end."""
+
+    @in_one_namespace
+    @given(data=st.data())
+    def test_the_same_becomes_of_them_as_with_iptables(
+        self, ours: Namespace, theirs: Namespace, data: st.DataObject
+    ) -> None:
+        texts = data.draw(st.tuples(foreign_tables(), foreign_tables()))
+        first, second = (data.draw(rulesets(FAMILIES).map(with_rules_of_iptables)) for _ in range(2))
+        ways: list[tuple[Namespace, IptablesDriver]] = [(ours, NetlinkDriver()), (theirs, RestoreDriver("nft"))]
+        for namespace, _ in ways:
+            namespace.run(["nft", "flush", "ruleset"])
+            for program, text in zip(("iptables-nft-restore", "ip6tables-nft-restore"), texts, strict=True):
+                namespace.run([program], stdin=text)
+        foreign = handles_of_rules(ours)
+        before = nft_listing(ours)
+
+        for namespace, driver in ways:
+            write(namespace, driver, first)
+        assert saved(ours) == saved(theirs)
+        for namespace, driver in ways:
+            write(namespace, driver, second, first)
+        assert saved(ours) == saved(theirs)
+        assert [handle for handle in handles_of_rules(ours) if handle in foreign] == foreign
+        for namespace, driver in ways:
+            clean(namespace, driver, second)
+        assert handles_of_rules(ours) == foreign
+        assert saved(ours) == saved(theirs)
+        if not any(chain in before for chain in ("chain PREROUTING", "chain OUTPUT")):
+            assert nft_listing(ours) == before
+
+    @pytest.mark.parametrize(
+        "before",
+        [
+            "",
+            "*nat\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n",
+            "*nat\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n",
+            "*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n",
+            "*mangle\n-A PREROUTING -j DROP\n-A OUTPUT -j ACCEPT\nCOMMIT\n",
+            "*nat\n:DOCKER -\n-A OUTPUT -p udp -j DOCKER\n-A DOCKER -j RETURN\nCOMMIT\n",
+            "*nat\n:PREROUTING DROP\nCOMMIT\n",
+            "*filter\n-A INPUT -j ACCEPT\nCOMMIT\n",
+        ],
+    )
+    @pytest.mark.parametrize("ruleset", [SIDECAR, TRANSPARENT_DNS], ids=["redirect", "tproxy-dns"])
+    def test_a_namespace_is_left_as_it_was_found(self, netns: NamespaceFactory, before: str, ruleset: Ruleset) -> None:
+        namespace, driver = netns(), NetlinkDriver()
+        for program in ("iptables-nft-restore", "ip6tables-nft-restore"):
+            namespace.run([program, "--noflush"], stdin=before)
+        found = [nft_listing(namespace), *saved(namespace)]
+        write(namespace, driver, ruleset)
+        assert [nft_listing(namespace), *saved(namespace)] != found
+        clean(namespace, driver)
+        assert [nft_listing(namespace), *saved(namespace)] == found
+
+    def test_after_several_rule_sets_nothing_is_left(self, netns: NamespaceFactory) -> None:
+        namespace, driver = netns(), NetlinkDriver()
+        for ruleset in (SIDECAR, TRANSPARENT_DNS, SIDECAR):
+            write(namespace, driver, ruleset)
+        clean(namespace, driver)
+        assert nft_listing(namespace) == ""
+
+    def test_what_others_added_meanwhile_stays(self, netns: NamespaceFactory) -> None:
+        namespace, driver = netns(), NetlinkDriver()
+        write(namespace, driver, SIDECAR)
+        namespace.run(["iptables-nft", "-t", "nat", "-A", "OUTPUT", "-d", "192.0.2.1", "-j", "ACCEPT"])
+        namespace.run(["nft", "add", "set", "ip6", "nat", "theirs", "{ type ipv6_addr; }"])
+        clean(namespace, driver)
+        listed = " ".join(nft_listing(namespace).split())
+        assert listed == (
+            "table ip nat { chain OUTPUT { type nat hook output priority -100; policy accept;"
+            " ip daddr 192.0.2.1 counter packets 0 bytes 0 accept } }"
+            " table ip6 nat { set theirs { type ipv6_addr } }"
+        )
+
+    def test_tables_that_are_not_ours_to_see_stay(self, netns: NamespaceFactory) -> None:
+        namespace, driver = netns(), NetlinkDriver()
+        namespace.run(["nft", "-f", "-"], stdin="table inet nat {\nchain PREROUTING {\n}\n}\ntable bridge nat {\n}\n")
+        found = nft_listing(namespace)
+        assert namespace.call(driver.read) == NOTHING
+        write(namespace, driver, SIDECAR)
+        clean(namespace, driver)
+        assert nft_listing(namespace) == found
+
+    def test_reading_makes_nothing(self, netns: NamespaceFactory) -> None:
+        namespace = netns()
+        assert namespace.call(NetlinkDriver().read) == NOTHING
+        assert kernel_state(namespace) == []
+
+
+class TestAllOrNothing:
+    def test_no_family_changes_if_one_cannot(self, netns: NamespaceFactory) -> None:
+        namespace, driver = netns(), NetlinkDriver()
+        impossible = Rule(Return(), (OwnerUid((only(1337),)),), IPV6)  # what comes in has no owner: xt_owner refuses
+        chains = (Chain(PREROUTING, (impossible,)), *SIDECAR.tables[0].chains)
+        with pytest.raises(KernelError, match="add a rule to chain PREROUTING of table ip6 nat: Invalid argument"):
+            namespace.call(driver.write, SIDECAR.replace(tables=(Table(NAT, chains),)), NOTHING, None)
+        assert kernel_state(namespace) == []
+
+    def test_a_change_in_between_is_seen(self, netns: NamespaceFactory) -> None:
+        namespace, driver = netns(), NetlinkDriver()
+        live = namespace.call(driver.read)
+        namespace.run(["iptables-nft", "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-j", "ACCEPT"])
+        namespace.call(driver.write, SIDECAR, live, None)
+        rules = namespace.run(["iptables-nft", "-t", "nat", "-S", "OUTPUT"]).stdout.splitlines()[1:]
+        assert rules == ["-A OUTPUT -p tcp -j ISTIO-OUTPUT", "-A OUTPUT -p tcp -j ACCEPT"]
+
+    def test_who_keeps_writing_is_asked_for(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+        namespace, driver = netns(), NetlinkDriver()
+
+        def changed(*_: object) -> None:
+            raise RulesetChangedError("write")
+
+        monkeypatch.setattr(driver, "execute", changed)
+        with pytest.raises(KernelError, match="the ruleset changed during each of 10 attempts; who keeps writing"):
+            namespace.call(driver.write, SIDECAR, NOTHING, None)
+
+    def test_a_chain_of_somebody_in_the_way_is_named(self, netns: NamespaceFactory) -> None:
+        namespace, driver = netns(), NetlinkDriver()
+        namespace.run(
+            ["nft", "-f", "-"],
+            stdin="table ip nat {\nchain PREROUTING {\ntype nat hook prerouting priority -5;\n}\n"
+            "chain OUTPUT {\nip daddr 10.0.0.0/8 counter jump ISTIO_OUTPUT\n}\nchain ISTIO_OUTPUT { }\n}\n",
+        )
+        with pytest.raises(CaptureError, match="nft delete chain ip nat PREROUTING") as raised:
+            write(namespace, driver, SIDECAR)
+        assert "PREROUTING(nat prerouting -5)" in str(raised.value)
+        clean(namespace, driver)
+        assert "ISTIO" not in nft_listing(namespace)
+
+    def test_ten_thousand_networks(self, netns: NamespaceFactory) -> None:
+        namespace, driver = netns(), NetlinkDriver()
+        networks = tuple(Network(IPV4, (10 << 24) + (number << 9), 24) for number in range(10_000))
+        rule = Rule(Return(), (Destination(networks),), IPV4)
+        ruleset = Ruleset(FAMILIES, (Table(NAT, (Chain("ISTIO_OUTPUT", (rule,)), Chain(OUTPUT, (TO_OUTPUT,)))),))
+        namespace.call(driver.write, ruleset, NOTHING, None)
+        listed = namespace.run(["iptables-nft", "-t", "nat", "-S", "ISTIO_OUTPUT"]).stdout.splitlines()
+        assert listed[1:] == [f"-A ISTIO_OUTPUT -d {network} -j RETURN" for network in networks]
+
+
+class TestWhatTheKernelLacks:
+    """This kernel has everything, so it is asked for revisions that no kernel has."""
+
+    def test_a_match_is_named_with_its_module(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(xt_layouts.MATCH_REVISIONS, "owner", 77)
+        monkeypatch.setattr(xt_encode, "_FRAMES", {})
+        with pytest.raises(UnsupportedError, match=r"lacks .* match owner \(revision 77\)") as raised:
+            netns().call(NetlinkDriver().write, SIDECAR, NOTHING, None)
+        assert "modprobe xt_owner" in raised.value.remedy
+
+    def test_a_target_is_named_with_its_module(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(xt_layouts.TARGET_REVISIONS, "REDIRECT", 77)
+        monkeypatch.setattr(xt_encode, "_FRAMES", {})
+        with pytest.raises(UnsupportedError, match=r"lacks .* target REDIRECT \(revision 77\)") as raised:
+            netns().call(NetlinkDriver().write, SIDECAR, NOTHING, None)
+        assert "modprobe xt_REDIRECT" in raised.value.remedy
+
+    def test_a_type_of_chain_is_named_with_its_module(
+        self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(HOOKS, (NAT, PREROUTING), Hook("gnat", "prerouting", -100))
+        with pytest.raises(UnsupportedError, match="cannot add chain PREROUTING to table ip nat") as raised:
+            netns().call(NetlinkDriver().write, SIDECAR, NOTHING, None)
+        assert "modprobe nft_chain_nat" in raised.value.remedy
+
+    def test_extensions_are_asked_for_one_by_one(self, netns: NamespaceFactory) -> None:
+        with netns().entered(), open_netfilter() as netfilter:
+            assert has_extension(netfilter, Extension(2, "match", "owner", 1))
+            assert has_extension(netfilter, Extension(10, "target", "REDIRECT", 0))
+            assert not has_extension(netfilter, Extension(2, "match", "nobody", 0))
+
+    def test_too_much_in_one_rule_is_said(self, netns: NamespaceFactory) -> None:
+        excluded = tuple(only(2 * number) for number in range(200))
+        rule = Rule(Return(), (OwnerUid(excluded, negated=True),))
+        ruleset = Ruleset(FAMILIES, (Table(NAT, (Chain(OUTPUT, (rule,)),)),))
+        with pytest.raises(UnsupportedError, match="one rule excludes more networks, ports or ids"):
+            netns().call(NetlinkDriver().write, ruleset, NOTHING, None)
+
+    def test_without_privilege_nothing_can_be_written(self, netns: NamespaceFactory) -> None:
+        program = """
+            import sys; sys.path[:0] = [sys.argv[1]]
+            from capture.backends.iptables.netlink import NetlinkDriver
+            from capture.errors import CaptureError
+            from capture.model import FAMILIES, Chain, Return, Rule, Ruleset, Table
+            chains = (Chain("OUTPUT", (Rule(Return()),)),)
+            try:
+                NetlinkDriver().write(Ruleset(FAMILIES, (Table("nat", chains),)), Ruleset(FAMILIES, ()), None)
+            except CaptureError as error:
+                print(type(error).__name__, error.message)
+            """
+        command = [sys.executable, "-I", "-c", textwrap.dedent(program), str(CHECKOUT)]
+        printed = netns().run(command, uid=1000, reads_everything=True).stdout
+        assert printed.startswith("PrivilegeError not permitted to ")
+
+
+def test_traffic_goes_where_the_rules_send_it(pod_pair: PodPair) -> None:
+    pod, peer = pod_pair
+    pod.call(NetlinkDriver().write, SIDECAR, NOTHING, None)
+    endpoints = [("0.0.0.0", 15001), ("::", 15001), ("0.0.0.0", 15006), ("::", 15006)]
+    pod.listener(*endpoints, label="proxy", uid=1337, gid=1337)
+    peer.listener(("0.0.0.0", 80), ("::", 80), label="server")
+    pod.listener(("0.0.0.0", 80), ("::", 80), label="app", uid=1000)
+    for there, here in ((peer.ipv4, pod.ipv4), (peer.ipv6, pod.ipv6)):
+        assert pod.client(uid=1000).connect(there, 80).label == "proxy"
+        assert pod.client(uid=1337, gid=1337).connect(there, 80).label == "server"
+        assert peer.client().connect(here, 80).label == "proxy"
+
+
+def test_no_program_is_needed(netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    namespace, driver = netns(), NetlinkDriver()
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("os.posix_spawn", None)
+    with namespace.entered():
+        driver.write(SIDECAR, driver.read(), None)
+        assert not differences(SIDECAR, driver.read())
+        driver.clean(driver.read(), None)

@@ -5,37 +5,25 @@ chains and handles end up alike: chains of ours made or emptied, their rules, ru
 dropped. A rule is inserted before one that stays, named by its handle.
 
 Like iptables, we make a table and its built-in chains when the first rule needs them. Unlike iptables, we take
-them away again: when a chain is empty, accepts everything and was made by us, and then the table when nothing is
-left in it. Who made a chain is told by handles, which count up in a table with everything that is made there:
-we (and iptables) make a built-in chain for a rule, so ours are followed by something of ours.
-
-    PREROUTING 1, INPUT 2, OUTPUT 3, POSTROUTING 4, ISTIO_INBOUND 5, ...     somebody's: they stay
-    ISTIO_INBOUND 1, its rules 2-6, PREROUTING 7, our jump 8, OUTPUT 9, ...  ours: they go
+them away again: a chain that we made (``xt_makers``) when it is empty, and then the table if nothing is left in it.
 """
 
 from __future__ import annotations
 
 from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule
 from capture.backends.iptables.xt_encode import TABLE_FAMILIES, TableMessages
+from capture.backends.iptables.xt_makers import CHAINS_WE_USE, made_by_us
 from capture.backends.iptables.xt_tables import StandingTable, model_name
-from capture.backends.nftables.names import HOOKS
 from capture.errors import CaptureError
-from capture.model import OUTPUT, PREROUTING
-from capture.ownership import is_our_chain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from capture.backends.iptables.plan import TableEdit
-    from capture.backends.iptables.xt_decode import FoundChain
     from capture.backends.iptables.xt_tables import Standing
     from capture.model import Rule
     from capture.netlink.batch import Change
-
-CHAINS_WE_USE = (PREROUTING, OUTPUT)
-"""The built-in chains that rule sets of ours and of upstream's have rules in."""
-
 
 NO_TABLE = StandingTable(0, {})
 
@@ -65,7 +53,7 @@ class _TableChanges:
         """The chains and the handles of their rules; None for rules that are new and have none yet."""
 
     def messages(self) -> Iterator[Change]:
-        ours = self._things_of_ours()
+        ours = self._made_by_us()
         yield from self._edited()
         yield from self._tidied(ours)
 
@@ -132,51 +120,15 @@ class _TableChanges:
         if handle is not None:
             yield self._say.delete_rule(self._kernel_name(edit.chain), handle)
 
-    # -- what is no longer needed
-
-    def _things_of_ours(self) -> dict[int, bool]:
-        """Return everything that stands in the table by its handle, in order, and whether it is ours.
-
-        Built-in chains that we use may be either's and are left out.
-        """
+    def _made_by_us(self) -> frozenset[str]:
         removed = {(edit.chain, edit.position) for edit in self._edit.edits if isinstance(edit, RemoveRule)}
-        things: dict[int, bool] = {}
-        for name, chain in self._table.chains.items():
-            ours = is_our_chain(name)
-            if not self._may_be_ours(chain.found):
-                things[chain.found.handle] = ours
-            for position, rule in enumerate(chain.rules):
-                things[rule.handle] = ours or (name, position) in removed
-        return dict(sorted(things.items()))
+        return made_by_us(self._edit.table, self._table, removed)
 
-    def _may_be_ours(self, chain: FoundChain) -> bool:
-        return (
-            chain.name in CHAINS_WE_USE
-            and chain.policy == "ACCEPT"
-            and chain.hook == HOOKS[self._edit.table, chain.name]
-        )
-
-    def _tidied(self, things: dict[int, bool]) -> Iterator[Change]:
-        """Yield the messages that delete built-in chains of ours that are empty, and an empty table."""
-        tidied = False
-        candidates = [chain.found for chain in self._table.chains.values() if self._may_be_ours(chain.found)]
-        for chain in candidates:
-            if not self._rules[chain.name] and _was_made_by_us(chain.handle, [c.handle for c in candidates], things):
-                del self._rules[chain.name]
-                tidied = True
-                yield self._say.delete_chain(chain.name)
-        if tidied and not self._rules and self._table.uses == len(self._table.chains):
+    def _tidied(self, ours: frozenset[str]) -> Iterator[Change]:
+        """Yield the messages that delete built-in chains of ours that are empty now, and a table with nothing in it."""
+        empty = [chain for chain in CHAINS_WE_USE if chain in ours and not self._rules[chain]]
+        for chain in empty:
+            del self._rules[chain]
+            yield self._say.delete_chain(chain)
+        if empty and not self._rules and self._table.uses == len(self._table.chains):
             yield self._say.delete_table()
-
-
-def _was_made_by_us(handle: int, candidates: list[int], things: dict[int, bool]) -> bool:
-    """Return whether what was made next after a built-in chain, of all that still stands, is ours.
-
-    If that is a built-in chain too, something that no longer stands was made in between, namely rules of ours.
-    """
-    following = min((other for other in (*things, *candidates) if other > handle), default=None)
-    if following is None:
-        return False
-    if following in things:
-        return things[following]
-    return following > handle + 1 and _was_made_by_us(following, candidates, things)

@@ -446,7 +446,7 @@ def _read_match(fields: Fields, family: Family) -> Step:
     if matches is None:
         from capture.backends.iptables.xt_words import match_words  # only rules of others say what we do not
 
-        matches = (UnknownMatch(match_words(name, revision, structure)),)
+        matches = (UnknownMatch(match_words(name, revision, structure, family)),)
     return tuple((OF_EXTENSION, match) for match in matches)
 
 
@@ -543,10 +543,22 @@ def _payload(field: Field, bounds: Bounds, family: Family) -> tuple[Placed, ...]
         return None
     if (field.offset, field.length) == (PROTOCOL_OFFSETS[family], 1):
         return _protocol(field, bounds, family)
+    if (family, field.offset, field.mask) == FRAGMENT and bounds.low == bounds.high == b"\0\0":
+        return ((OF_PROTOCOL, UnknownMatch("-f" if bounds.negated else "! -f")),)
     return _network(field, bounds, family)
 
 
+FRAGMENT: tuple[Family, int, bytes] = ("ipv4", 6, b"\x1f\xff")
+"""Where the header says how far into the packet a fragment begins (RFC 791 3.1): not at 0 is what ``-f`` asks for."""
+TCP_FLAGS_OFFSET = 13  # RFC 9293 3.1
+
+
 def _port(field: Field, bounds: Bounds) -> tuple[Placed, ...] | None:
+    if (field.offset, field.length) == (TCP_FLAGS_OFFSET, 1) and bounds.low == bounds.high:
+        from capture.backends.iptables.xt_words import tcp_flags_words  # our rules ask for no flags
+
+        words = tcp_flags_words((field.mask or b"\xff")[0], bounds.low[0], negated=bounds.negated)
+        return ((OF_EXTENSION, UnknownMatch(f"-m tcp {words}")),)
     if field.mask or len(bounds.low) != field.length:
         return None
     if field.length == 2 and field.offset in (0, 2):

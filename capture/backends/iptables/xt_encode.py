@@ -1,4 +1,4 @@
-"""From rules to what iptables-nft makes of them, byte for byte as the kernel keeps it. Pure; ``xt_decode`` is the inverse.
+"""From rules to what iptables-nft makes of them, byte for byte as the kernel keeps it. Pure; inverse of ``xt_decode``.
 
 A rule is a list of expressions, in this order whatever the order of its matches (iptables 1.8.9):
 

@@ -47,10 +47,10 @@ def masked_words(option: str, family: Family, address: int, mask: int, *, negate
     return f"{'! ' if negated else ''}{option} {network}"
 
 
-def match_words(name: str, revision: int, structure: bytes) -> str:
+def match_words(name: str, revision: int, structure: bytes, family: Family) -> str:
     """Return the words for a match."""
     speak = MATCH_WORDS.get((name, revision))
-    words = speak(structure) if speak else None
+    words = speak(structure, family) if speak else None
     return f"-m {name} {_bytes(revision, structure) if words is None else words}".rstrip()
 
 
@@ -69,7 +69,7 @@ def _bytes(revision: int, structure: bytes) -> str:
 # --- matches -------------------------------------------------------------------------------------
 
 
-def _tcp(structure: bytes) -> str | None:
+def _tcp(structure: bytes, _family: Family) -> str | None:
     """``--sport 1:2 --dport 80 --tcp-option 5 --tcp-flags SYN,ACK SYN`` (libxt_tcp.c)."""
     option, mask, compared, inverted = structure[8:12]
     words = []
@@ -80,7 +80,7 @@ def _tcp(structure: bytes) -> str | None:
     if option:
         words.append(f"{_not(inverted & 8)}--tcp-option {option}")
     if mask or inverted & 4:
-        words.append(f"{_not(inverted & 4)}--tcp-flags {_flags(mask)} {_flags(compared)}")
+        words.append(tcp_flags_words(mask, compared, negated=bool(inverted & 4)))
     return " ".join(words)
 
 
@@ -91,19 +91,24 @@ def _not(negated: int) -> str:
 TCP_FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293 3.1, from the lowest bit
 
 
+def tcp_flags_words(mask: int, compared: int, *, negated: bool) -> str:
+    """Return ``--tcp-flags SYN,ACK SYN``: which flags are looked at, and which of them must be set."""
+    return f"{_not(negated)}--tcp-flags {_flags(mask)} {_flags(compared)}"
+
+
 def _flags(bits: int) -> str:
     return ",".join(name for place, name in enumerate(TCP_FLAGS) if bits >> place & 1) or "NONE"
 
 
-def _icmp(structure: bytes) -> str:
+def _icmp(structure: bytes, _family: Family) -> str:
     """``| type | code from | code to | invflags |``, of linux/netfilter_ipv4/ip_tables.h and its sister."""
     kind, first, last, inverted = structure[:4]
     code = "" if (first, last) == (0, 0xFF) else f"/{first}"
     return f"{_not(inverted & 1)}--icmp-type {'any' if kind == 0xFF else f'{kind}{code}'}"
 
 
-def _icmp6(structure: bytes) -> str:
-    return _icmp(structure).replace("--icmp-type", "--icmpv6-type")
+def _icmp6(structure: bytes, family: Family) -> str:
+    return _icmp(structure, family).replace("--icmp-type", "--icmpv6-type")
 
 
 ADDRESS_TYPES = (
@@ -112,7 +117,7 @@ ADDRESS_TYPES = (
 )
 
 
-def _addrtype(structure: bytes) -> str:
+def _addrtype(structure: bytes, _family: Family) -> str:
     """``| source | dest | flags |``, of linux/netfilter/xt_addrtype.h, struct xt_addrtype_info_v1."""
     flags = u32_at(structure, 4)
     words = []
@@ -128,17 +133,45 @@ def _addrtype(structure: bytes) -> str:
 OWNER_SOCKET = 4  # XT_OWNER_SOCKET in linux/netfilter/xt_owner.h
 
 
-def _owner(structure: bytes) -> str | None:
+def _owner(structure: bytes, _family: Family) -> str | None:
     """``--socket-exists``, which asks for nothing else."""
     return f"{_not(structure[17] & OWNER_SOCKET)}--socket-exists" if structure[16] == OWNER_SOCKET else None
 
 
-MATCH_WORDS: dict[tuple[str, int], Callable[[bytes], str | None]] = {
+def _iprange(structure: bytes, family: Family) -> str:
+    """``--src-range 10.0.0.1-10.0.0.3``."""
+    size = BITS[family] // 8
+    flags = structure[64]
+    words = []
+    for option, place, bit in (("--src-range", 0, 1), ("--dst-range", 32, 2)):
+        if flags & bit:
+            ends = (int.from_bytes(structure[at : at + size], "big") for at in (place, place + 16))
+            words.append(f"{_not(flags & bit << 4)}{option} {'-'.join(address_text(family, end) for end in ends)}")
+    return " ".join(words)
+
+
+FURTHER_STATES = {64: "SNAT", 128: "DNAT"}  # XT_CONNTRACK_STATE_SNAT, XT_CONNTRACK_STATE_DNAT
+
+
+def _conntrack(structure: bytes, _family: Family) -> str | None:
+    """``--ctstate NEW,SNAT``, which asks for no addresses and nothing else."""
+    asked, inverted, bits = (u16_at(structure, place) for place in (146, 148, 150))
+    if asked != xt_layouts.CONNTRACK_STATE:
+        return None
+    names = {bit: name for name, bit in xt_layouts.STATE_BITS.items()} | FURTHER_STATES
+    in_order = (1, 8, 4, 2, 256, 64, 128)  # print_state in libxt_conntrack.c
+    return f"{_not(inverted & 1)}--ctstate {','.join(names[bit] for bit in in_order if bits & bit)}"
+
+
+MATCH_WORDS: dict[tuple[str, int], Callable[[bytes, Family], str | None]] = {
     ("tcp", 0): _tcp,
     ("icmp", 0): _icmp,
     ("icmp6", 0): _icmp6,
     ("addrtype", 1): _addrtype,
     ("owner", 1): _owner,
+    ("iprange", 1): _iprange,
+    ("conntrack", 2): _conntrack,
+    ("conntrack", 3): _conntrack,
 }
 
 # linux/netfilter/nf_tables.h, enum nft_limit_attributes
