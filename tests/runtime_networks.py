@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from cni.conf import ANNOTATIONS_CAPABILITY
+
+PROGRAMS = sorted({"/usr", sys.prefix, sys.base_prefix, str(Path(__file__).parent)})
+"""What containers see of the machine: programs, Python's packages, and the tests' own programs."""
 
 
 def bridge(directory: Path, subnet: int) -> dict[str, Any]:

@@ -26,12 +26,11 @@ from proxies import (
     mitmdump_environment,
 )
 from pytest_netns import Namespace
+from runtime_networks import PROGRAMS
 
 pytestmark = pytest.mark.runtime
 
 TRAFFIC = "traffic.sidecar.istio.io/"
-PROGRAMS = sorted({"/usr", sys.prefix, sys.base_prefix, str(Path(__file__).parents[1])})
-"""What containers see of the machine: programs, Python's packages, and the tests' own programs."""
 APP_PORT = 8080
 
 RunPod = Callable[..., Sandbox]

@@ -1,0 +1,221 @@
+"""podman's pods on a CNI network: no Kubernetes, so the network configuration says that they are captured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cni_calls import INJECTED
+from container_node import Node
+from proxies import (
+    INBOUND_PORT,
+    OUTBOUND_PORT,
+    Seen,
+    app_command,
+    get,
+    mitmdump_command,
+    mitmdump_environment,
+)
+from pytest_netns import Namespace, require
+from runtime_networks import PROGRAMS, bridge, capture, network
+
+pytestmark = pytest.mark.runtime
+
+IMAGE = "capture.test/waiting:1"
+APP_PORT = 8080
+
+# Without CAP_SYS_RESOURCE no limit can be raised; crun wants no hybrid of control groups v1 and v2.
+CONTAINERS = """\
+[network]
+network_backend = "cni"
+cni_plugin_dirs = ["{directory}/plugins", "{directory}"]
+network_config_dir = "{directory}/podman-networks"
+default_network = "plain"
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "runc"
+infra_image = "{image}"
+tmp_dir = "/run/libpod"
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+log_driver = "k8s-file"
+"""
+STORAGE = """\
+[storage]
+driver = "overlay"
+graphroot = "{directory}/podman/store"
+runroot = "/run/podman"
+"""
+
+Podman = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def podman(node: Node) -> Podman:
+    """Runs podman in the node."""
+    for program in ("podman", "runc", "conmon"):
+        require(shutil.which(program), f"the program {program} is missing")
+    directory = node.directory
+    environ = {
+        "CONTAINERS_CONF": str(node.write("containers.conf", CONTAINERS.format(directory=directory, image=IMAGE))),
+        "CONTAINERS_STORAGE_CONF": str(node.write("storage.conf", STORAGE.format(directory=directory))),
+    }
+    captured = {"standalone": {"annotations": INJECTED}}
+    refused = {"standalone": {"annotations": INJECTED | {"traffic.sidecar.istio.io/excludeInboundPorts": "ssh"}}}
+    for subnet, (name, said) in enumerate({"plain": {}, "captured": captured, "refused": refused}.items(), 20):
+        conflist = network(name, bridge(directory, subnet), capture(directory, **said))
+        node.write(f"podman-networks/{name}.conflist", conflist)
+
+    def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return node.run(["podman", *arguments], env=environ, check=check)
+
+    run("load", "--quiet", "--input", str(directory / "image.tar"))
+    return run
+
+
+class PodmanPod:
+    """A pod and the containers in it."""
+
+    def __init__(self, node: Node, podman: Podman, name: str, network_name: str) -> None:
+        self.node = node
+        self.podman = podman
+        self.name = name
+        cgroup = f"/{node.cgroup}"
+        podman("pod", "create", "--name", name, "--network", network_name, "--share", "net", "--cgroup-parent", cgroup)
+
+    def start(self) -> Namespace:
+        """Start the pod, and with it the container that holds its namespace; return that namespace."""
+        self.podman("pod", "start", self.name)
+        infra = json.loads(self.podman("pod", "inspect", self.name).stdout)["InfraContainerID"]
+        settings: Any = json.loads(self.podman("inspect", infra).stdout)[0]["NetworkSettings"]
+        (of_network,) = settings["Networks"].values()
+        self.addresses = (str(of_network["IPAddress"]), str(of_network["GlobalIPv6Address"]))
+        return self.node.namespace(settings["SandboxKey"])
+
+    def run(
+        self, name: str, user: int, command: list[str], env: dict[str, str] | None = None, *options: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a container in the pod, without any capability."""
+        words = ["run", "--pod", self.name, "--name", f"{self.name}-{name}", "--user", f"{user}:{user}"]
+        words += ["--cap-drop", "all", "--security-opt", "no-new-privileges", "--entrypoint", "[]", *options]
+        for directory in PROGRAMS:
+            words += ["--volume", f"{directory}:{directory}:ro"]
+        for key, value in (env or {}).items():
+            words += ["--env", f"{key}={value}"]
+        return self.podman(*words, IMAGE, *command)
+
+    def remove(self) -> None:
+        self.podman("pod", "rm", "--force", "--time", "0", self.name)
+
+
+@pytest.fixture
+def make_pod(node: Node, podman: Podman) -> Iterator[Callable[[str, str], PodmanPod]]:
+    """Makes pods, which are removed after the test."""
+    made: list[PodmanPod] = []
+
+    def make(name: str, network_name: str = "captured") -> PodmanPod:
+        made.append(PodmanPod(node, podman, name, network_name))
+        return made[-1]
+
+    yield make
+    for pod in made:
+        pod.remove()
+
+
+MakePod = Callable[..., PodmanPod]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def elsewhere(node: Node) -> Iterator[None]:
+    """Somebody outside of all pods, who answers on port 81 of the bridges."""
+    listener = node.network.listener(("0.0.0.0", 81), ("::", 81), label="elsewhere", protocols=("tcp",))
+    yield
+    listener.close()
+
+
+def proxies_in(namespace: Namespace) -> None:
+    for port, label in ((OUTBOUND_PORT, "outbound"), (INBOUND_PORT, "inbound")):
+        namespace.listener(("0.0.0.0", port), ("::", port), label=label, uid=1337, protocols=("tcp",))
+
+
+def test_a_pod_is_captured_before_its_first_container_starts(node: Node, make_pod: MakePod) -> None:
+    pod = make_pod("early")
+    inside = pod.start()
+    proxies_in(inside)
+    for here, gateway in zip(pod.addresses, ("10.123.21.1", "fd42:123:21::1"), strict=True):
+        assert inside.client(1000).connect(gateway, 81).label == "outbound"
+        assert inside.client(1337).connect(gateway, 81).label == "elsewhere"
+        assert node.network.client(1000).connect(here, 80).label == "inbound"
+
+
+def test_in_and_out_through_a_real_proxy_in_a_pod_without_capabilities(node: Node, make_pod: MakePod) -> None:
+    pod, peer = make_pod("web"), make_pod("peer", "plain")
+    inside, outside = pod.start(), peer.start()
+    home = Path("/tmp/mitmproxy")  # noqa: S108  # of the container, which has it for itself
+    pod.run("proxy", 1337, mitmdump_command(home), mitmdump_environment(home), "--detach")
+    pod.run("app", 1000, app_command("web", APP_PORT), None, "--detach")
+    peer.run("app", 1000, app_command("peer", APP_PORT), None, "--detach")
+    for namespace, port in ((inside, OUTBOUND_PORT), (inside, INBOUND_PORT), (inside, APP_PORT), (outside, APP_PORT)):
+        namespace.wait_for_port(port, timeout=30)
+
+    for here, there in zip(pod.addresses, peer.addresses, strict=True):
+        host = f"[{there}]" if ":" in there else there
+        url = f"http://{host}:{APP_PORT}/"
+        script = f"from urllib.request import urlopen; print(urlopen('{url}', timeout=5).read().decode())"
+        sent = pod.podman("exec", "web-app", sys.executable, "-I", "-S", "-c", script)
+        out = Seen.decode(sent.stdout)
+        assert (out.label, out.passed) == ("peer", ("outbound",))
+        into = get(outside.client(1000), here, APP_PORT)
+        assert (into.label, into.passed) == ("web", ("inbound",))
+    capabilities = pod.podman("exec", "web-proxy", "grep", "^Cap", "/proc/self/status").stdout
+    assert [line.split()[1] for line in capabilities.splitlines()] == ["0" * 16] * 5
+
+
+def test_an_init_container_finds_the_rules_in_place(node: Node, make_pod: MakePod) -> None:
+    """It has nobody to talk to yet: the proxy is a later container."""
+    pod = make_pod("init")
+    script = (
+        "import socket, sys\n"
+        "try: socket.create_connection(('10.123.21.1', 81), 2)\n"
+        "except ConnectionRefusedError: print('refused')\n"
+    )
+    words = ["create", "--pod", "init", "--init-ctr", "always", "--name", "init-first", "--user", "1000:1000"]
+    words += ["--entrypoint", "[]", "--volume", "/usr:/usr:ro"]
+    pod.podman(*words, IMAGE, "/usr/bin/python3", "-I", "-S", "-c", script)
+    pod.start()
+    assert pod.podman("logs", "init-first").stdout == "refused\n"
+
+
+def test_a_network_that_says_nothing_leaves_pods_alone(make_pod: MakePod) -> None:
+    inside = make_pod("alone", "plain").start()
+    assert inside.run(["nft", "list", "ruleset"]).stdout == ""
+
+
+def test_a_pod_that_is_refused_does_not_start(node: Node, make_pod: MakePod) -> None:
+    pod = make_pod("hostile", "refused")
+    before = set(node.outside("/run/netns").iterdir())
+    done = pod.podman("pod", "start", "hostile", check=False)
+    assert done.returncode != 0
+    assert "(annotation traffic.sidecar.istio.io/excludeInboundPorts): 'ssh' is not usable" in done.stderr
+    assert set(node.outside("/run/netns").iterdir()) == before
+    lines = [json.loads(line) for line in node.read("capture.log").splitlines()]
+    commands = [line["command"] for line in lines if line["pod"].startswith("hostile")]
+    assert commands in (["ADD", "DEL"], ["ADD"])  # its DEL comes without the pod's name in some versions
+
+
+def test_a_pod_that_is_started_again_is_captured_again(make_pod: MakePod) -> None:
+    pod = make_pod("again")
+    first = pod.start()
+    pod.podman("pod", "stop", "--time", "0", "again")
+    second = pod.start()
+    assert first.inode != second.inode
+    proxies_in(second)
+    assert second.client(1000).connect("10.123.21.1", 81).label == "outbound"
