@@ -23,6 +23,8 @@ from typing import Self
 
 from pytest_netns import CommandError, Namespace, NamespaceFactory
 
+CGROUP = "capture-test-"
+
 SET_UP = """
 set -e
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -40,7 +42,8 @@ class Node:
         self.network = namespaces("node")
         self._started: list[subprocess.Popen[bytes]] = []
         self._joined: list[Namespace] = []
-        self.cgroup = f"capture-test-{os.getpid()}-{self.network.inode}"
+        self.cgroup = f"{CGROUP}{os.getpid()}-{self.network.inode}"
+        _remove_cgroups_of_the_dead()
         unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
         self._keeper = self.network.popen([*unshare, "sh", "-c", SET_UP, directory])
         self.pid = self._wait_for_first_process()
@@ -152,6 +155,15 @@ class Joined(Namespace):
         self.name = path
         self._open = []
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _remove_cgroups_of_the_dead() -> None:
+    """Remove what a pytest has left that was killed: all else ended with it."""
+    for path in [*glob.glob(f"/sys/fs/cgroup/{CGROUP}*"), *glob.glob(f"/sys/fs/cgroup/*/{CGROUP}*")]:
+        name = os.path.basename(path)
+        pid = name.removeprefix(CGROUP).partition("-")[0]
+        if not os.path.exists(f"/proc/{pid}"):
+            _remove_cgroups(name)
 
 
 def _remove_cgroups(name: str) -> None:
