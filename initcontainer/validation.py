@@ -407,8 +407,8 @@ def _author(settings: Settings) -> str:
     """Return who should have written the rules, and where to look."""
     if settings[SKIP_RULE_APPLY]:
         return (
-            "The CNI plugin capture-cni should have written the rules when this pod was created: look at its log on the node,"
-            " and at `capture dump` there."
+            "The CNI plugin capture-cni should have written the rules when this pod was created: look at its log on the"
+            " node, and at `capture dump` there."
         )
     return "istio-init should have written the rules: look at what it printed, or run it again."
 
