@@ -12,11 +12,10 @@ What is asked for is taken, or refused with what is missing; never replaced by s
 
 from __future__ import annotations
 
-import os
-
 from capture.addresses import IPV4, IPV6
 from capture.backends.iptables.programs import VARIANTS, find
 from capture.backends.iptables.tables import families_here, has_legacy, legacy_tables
+from capture.backends.modules import look_up, needed, remedy_for
 from capture.backends.nftables.constants import (
     NFPROTO_INET,
     NFT_MSG_GETCHAIN,
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
 
     from capture.addresses import Family
     from capture.backends.iptables.programs import Variant
+    from capture.backends.modules import Way
+    from capture.model import Ruleset
     from capture.netlink.sockets import NetlinkSocket
     from capture.ownership import Spelling
 
@@ -140,27 +141,29 @@ class Facts(Value):
     """The package python-iptables is installed for this interpreter: what the driver iptc needs."""
     libnftables: bool
     """The bindings of libnftables are installed for this interpreter: what the driver libnftables needs."""
+    lacking: tuple[tuple[Way, tuple[str, ...]], ...] = ()
+    """The modules that each way needs and this kernel is known not to have; of ways that lack nothing, none."""
 
     def uses(self, place: Place, *, ours: bool = False) -> int:
         """Return how many rules stand in a place, or of ours there."""
         return sum(chain.uses for chain in self.chains if chain.place == place and (chain.is_ours or not ours))
 
 
-def decide(request: Request) -> Decision:
-    """Return the way to take in the namespace we are in.
+def decide(request: Request, desired: Ruleset | None = None) -> Decision:
+    """Return the way to take in the namespace we are in, for a rule set or for any.
 
     Raises ConfigurationError for a request that contradicts itself, UnsupportedError for one that this host or
     kernel cannot fulfil.
     """
-    return look(request)[0]
+    return look(request, desired)[0]
 
 
-def look(request: Request) -> tuple[Decision, tuple[Leftover, ...]]:
+def look(request: Request, desired: Ruleset | None = None) -> tuple[Decision, tuple[Leftover, ...]]:
     """Return the way to take, and where sets of ours stand already; raises as ``decide``.
 
     Programs and packages are looked for only where they matter to the request or to what stands.
     """
-    facts = gather(request)
+    facts = gather(request, desired)
     decision = choose(facts, request)
     place = decision.variant or "native"
     return decision.replace(is_empty=all(chain.place != place for chain in facts.chains)), find_leftovers(facts)
@@ -189,10 +192,12 @@ def without_kernel(request: Request) -> Decision:
 # --- facts ---------------------------------------------------------------------------------------
 
 
-def gather(request: Request | None = None) -> Facts:
+def gather(request: Request | None = None, desired: Ruleset | None = None) -> Facts:
     """Return the facts of the host and of the namespace we are in, without what a request does not need. Reads only."""
     nf_tables, nft_compat, chains = _ask_nf_tables()
     tables = tuple((family, table) for family in families_here() for table in _legacy_tables(family))
+    is_open = request is None or not _backend_asked_for(request)
+    lacking = tuple(_lacking(desired)) if is_open or nf_tables is False or nft_compat is False else ()
     if request is not None and (request.backend, request.driver) in NEEDS_NOTHING_INSTALLED and not tables:
         return Facts(
             programs=(),
@@ -204,6 +209,7 @@ def gather(request: Request | None = None) -> Facts:
             chains=chains,
             python_iptables=False,
             libnftables=False,
+            lacking=lacking,
         )
     programs = tuple(_installed_programs())
     has_python_iptables = _is_importable("iptc")
@@ -217,7 +223,22 @@ def gather(request: Request | None = None) -> Facts:
         chains=(*chains, *_legacy_chains(tables, programs, has_python_iptables=has_python_iptables)),
         python_iptables=has_python_iptables,
         libnftables=_is_importable("nftables"),
+        lacking=lacking,
     )
+
+
+def _lacking(desired: Ruleset | None) -> Iterator[tuple[Way, tuple[str, ...]]]:
+    """Yield the ways that lack modules. If the first choice does not, the others are not looked at: it takes time."""
+    families = families_here() if desired is None else desired.families
+    for way in BY_PREFERENCE:
+        absent = look_up(needed(desired, families, way), ipv6=IPV6 in families_here()).absent
+        if absent:
+            yield way, absent
+        elif way == BY_PREFERENCE[0]:
+            return
+
+
+BY_PREFERENCE: tuple[Way, ...] = ("nft", "legacy", "nftables")
 
 
 def _installed_programs() -> Iterator[Program]:
@@ -283,20 +304,13 @@ def _legacy_tables(family: Family) -> tuple[str, ...]:
 
 
 def _legacy_support() -> LegacySupport:
-    """Return whether the kernel has legacy tables, or could load them (kmod(8): modules.dep, modules.builtin)."""
+    """Return whether the kernel has legacy tables, or could load them."""
     if has_legacy(IPV4):
         return "present"
-    directory = f"/lib/modules/{os.uname().release}"
-    if not os.path.isdir(directory):
+    inventory = look_up(("iptable_nat",))
+    if not inventory.is_indexed:
         return "unknown"
-    for index in ("modules.dep", "modules.builtin"):
-        try:
-            with open(f"{directory}/{index}", encoding="utf-8", errors="replace") as modules:
-                if any("/iptable_nat.ko" in line.partition(":")[0] for line in modules):
-                    return "loadable"
-        except FileNotFoundError:
-            continue
-    return "absent"
+    return "absent" if inventory.absent else "loadable"
 
 
 def _legacy_chains(
@@ -409,6 +423,9 @@ def _obstacle(facts: Facts, driver: str, variant: Variant, *, certain: bool) -> 
 
     ``certain``: a kernel that might have legacy tables does not count as one that has.
     """
+    absent = dict(facts.lacking).get(variant)
+    if absent:
+        return f"this kernel has no module {', '.join(absent)}"
     if variant == "nft" and facts.nf_tables is False:
         return "this kernel has no nf_tables"
     if variant == "nft" and facts.nft_compat is False:
@@ -428,6 +445,9 @@ def _obstacle(facts: Facts, driver: str, variant: Variant, *, certain: bool) -> 
 
 
 def _nftables(facts: Facts, driver: str, reason: str) -> Decision:
+    absent = dict(facts.lacking).get("nftables")
+    if absent:
+        raise UnsupportedError(f"this kernel has no module {', '.join(absent)}", remedy_for(absent))
     if facts.nf_tables is False:
         raise UnsupportedError(
             "this kernel has no nf_tables", "Load the module nf_tables, or use the legacy variant of iptables."

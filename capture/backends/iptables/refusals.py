@@ -5,7 +5,7 @@ The programs say little, and different things for the same cause; what is unders
     not permitted                PrivilegeError
     a lock that stays held       ToolError, worth another try
     no such extension library    UnsupportedError, the package
-    no such table in the kernel  UnsupportedError, the module
+    no such table in the kernel  UnsupportedError, the module; nor such a type of chain
     no such match or target      UnsupportedError, the feature and its module
     anything else                ToolError, with the line that was refused
 """
@@ -46,6 +46,8 @@ NOT_PERMITTED = ("you must be root", "Operation not permitted")
 LOCKED = ("xtables lock", "Can't lock", "can't open lock file")
 NO_NF_TABLES = ("Failed to initialize nft", "Could not fetch rule set generation id")
 NO_TABLE = ("unable to initialize table", "can't initialize ip", "TABLE_ADD failed", "do you need to insmod")
+NO_CHAIN_TYPE = "CHAIN_ADD failed (No such file or directory)"
+"""Only the type of nat chains is a module of its own."""
 NO_LIBRARY = ("Couldn't load match", "Couldn't load target", "unknown option")
 ABSENT = (
     "No such file or directory",
@@ -80,6 +82,12 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
         )
     if _any_in(NO_TABLE, said):
         return _no_table(name, said, text, family)
+    if NO_CHAIN_TYPE in said:
+        return UnsupportedError(
+            f"this kernel has no nat chains of {_words(family)} for {name}: {said.strip()}",
+            "Load the module nft_chain_nat on the host (`modprobe nft_chain_nat`), or use the legacy variant:"
+            " --force-iptables-binary legacy.",
+        )
     line = _refused_line(said, text)
     if _any_in(NO_LIBRARY, said):
         return _no_library(name, said, line)

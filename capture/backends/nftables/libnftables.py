@@ -7,6 +7,7 @@ own Python looks. They are a single module that needs nothing else, so ours load
 from __future__ import annotations
 
 import ctypes
+import errno
 import glob
 import importlib.util
 import json
@@ -17,7 +18,7 @@ from capture.backends.nftables.lift import lift
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.names import MODEL_TABLES
 from capture.backends.nftables.native import NativeTable
-from capture.errors import CaptureError, PrivilegeError, UnsupportedError
+from capture.errors import CaptureError, KernelError, PrivilegeError, UnsupportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ def _failure(doing: str, words: str) -> CaptureError:
     said = " ".join(line.split("Error: ", 1)[-1].strip() for line in words.splitlines() if line.strip())
     if "Operation not permitted" in said:
         return PrivilegeError(doing)
+    if "No such file or directory" in said:
+        return KernelError(doing, errno.ENOENT, f"libnftables says: {said}")
     if "not supported" in said:
         return UnsupportedError(f"this kernel cannot {doing} ({said})", "`capture doctor` says what is missing.")
     return CaptureError(f"{doing}: libnftables says: {said}")

@@ -1,0 +1,321 @@
+"""Kernel modules: which ones a rule set needs in each backend, which of them this kernel lacks, what helps.
+
+A distribution's netfilter is made of modules. The kernel loads what a rule asks for when it asks
+(request_module in net/netfilter/nf_tables_api.c and x_tables.c), with modprobe(8) of the host,
+whoever asks. If that fails, the answer is "No such file or directory", and names nothing. So here stands
+what needs what: names and dependencies are those of Linux 6.1 (``modinfo -F depends``), and hold since
+5.2, which brought nft_chain_nat.
+
+Whether a module is there is read, never tried: /sys/module has what is loaded, /lib/modules of the
+host what could be (depmod(8): modules.dep; modules.builtin has what is no module in this kernel). In a
+container /lib/modules is usually missing. Then nobody knows, and ``Inventory.is_indexed`` says so.
+"""
+
+from __future__ import annotations
+
+import os
+
+from capture.addresses import IPV4, IPV6
+from capture.errors import KernelError, UnsupportedError
+from capture.model import (
+    NAT,
+    ConnectionMark,
+    ConnectionState,
+    Destination,
+    DestinationPort,
+    Log,
+    Mark,
+    OwnerGid,
+    OwnerUid,
+    Redirect,
+    RestoreMark,
+    SaveMark,
+    SetMark,
+    SetZone,
+    Source,
+    SourcePort,
+    TransparentProxy,
+)
+from capture.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Literal
+
+    from capture.addresses import Family
+    from capture.errors import CaptureError
+    from capture.model import Match, Ruleset, TableName
+
+    Way = Literal["nftables", "nft", "legacy"]
+    """nftables, or a variant of iptables."""
+
+LOADED = "/sys/module"
+INDEXES = "/lib/modules"
+NO_MORE = "/proc/sys/kernel/modules_disabled"
+
+WAYS: dict[Way, str] = {"nftables": "nftables", "nft": "iptables-nft", "legacy": "iptables-legacy"}
+"""What to call them."""
+
+OLDEST = (5, 2)
+"""The first kernel whose modules are called as they are here."""
+
+REQUIRES: dict[str, tuple[str, ...]] = {
+    "nf_tables": ("nfnetlink",),
+    "nft_compat": ("nf_tables", "x_tables"),
+    "nft_chain_nat": ("nf_tables", "nf_nat"),
+    "nft_redir": ("nf_tables", "nf_nat"),
+    "nft_tproxy": ("nf_tables", "nf_tproxy_ipv4", "nf_tproxy_ipv6", "nf_defrag_ipv4", "nf_defrag_ipv6"),
+    "nft_ct": ("nf_tables", "nf_conntrack"),
+    "nft_log": ("nf_tables",),
+    "nf_nat": ("nf_conntrack",),
+    "nf_conntrack": ("nf_defrag_ipv4", "nf_defrag_ipv6"),
+    "ip_tables": ("x_tables",),
+    "ip6_tables": ("x_tables",),
+    "iptable_nat": ("ip_tables", "nf_nat"),
+    "iptable_mangle": ("ip_tables",),
+    "iptable_raw": ("ip_tables",),
+    "ip6table_nat": ("ip6_tables", "nf_nat"),
+    "ip6table_mangle": ("ip6_tables",),
+    "ip6table_raw": ("ip6_tables",),
+    "xt_REDIRECT": ("x_tables", "nf_nat"),
+    "xt_TPROXY": ("x_tables", "nf_tproxy_ipv4", "nf_tproxy_ipv6", "nf_defrag_ipv4", "nf_defrag_ipv6"),
+    "xt_CT": ("x_tables", "nf_conntrack"),
+    "xt_conntrack": ("x_tables", "nf_conntrack"),
+    "xt_connmark": ("x_tables", "nf_conntrack"),
+    "xt_owner": ("x_tables",),
+    "xt_mark": ("x_tables",),
+    "xt_tcpudp": ("x_tables",),
+    "xt_multiport": ("x_tables",),
+    "xt_iprange": ("x_tables",),
+    "xt_comment": ("x_tables",),
+    "xt_LOG": ("x_tables",),
+}
+"""What each module needs in turn."""
+
+ONLY_IPV6 = ("nf_tproxy_ipv6", "nf_defrag_ipv6", "ip6_tables", "ip6table_nat", "ip6table_mangle", "ip6table_raw")
+"""Modules that a kernel without IPv6 neither has nor needs."""
+
+VOCABULARY: dict[type, tuple[str, str, str]] = {
+    SourcePort: ("ports", "", "xt_tcpudp"),
+    DestinationPort: ("ports", "", "xt_tcpudp"),
+    OwnerUid: ("the owner match", "", "xt_owner"),
+    OwnerGid: ("the owner match", "", "xt_owner"),
+    Mark: ("marks", "", "xt_mark"),
+    SetMark: ("marks", "", "xt_mark"),
+    ConnectionMark: ("connection marks", "nft_ct", "xt_connmark"),
+    SaveMark: ("connection marks", "nft_ct", "xt_connmark"),
+    RestoreMark: ("connection marks", "nft_ct", "xt_connmark"),
+    ConnectionState: ("connection states", "nft_ct", "xt_conntrack"),
+    SetZone: ("conntrack zones", "nft_ct", "xt_CT"),
+    Redirect: ("REDIRECT", "nft_redir", "xt_REDIRECT"),
+    TransparentProxy: ("TPROXY", "nft_tproxy", "xt_TPROXY"),
+    Log: ("LOG", "nft_log", "xt_LOG"),
+}
+"""What to call it, its module in nftables ("" if nf_tables itself can), its module in iptables."""
+
+
+# --- what is needed: pure ------------------------------------------------------------------------
+
+
+def needed(desired: Ruleset | None, families: Iterable[Family], way: Way) -> dict[str, str]:
+    """Return the modules that a rule set needs, those that they need in turn included, and what for.
+
+    Without a rule set: those that every capture of these families needs.
+    """
+    found: dict[str, str] = {}
+    tables = (NAT,) if desired is None else tuple(table.name for table in desired.tables)
+    for table in tables:
+        _add(found, _of_table(table, tuple(families), way))
+    if desired is not None and desired.comments and way != "nftables":
+        _add(found, (("xt_comment", "comments"),))
+    for kind in EVERY_CAPTURE if desired is None else dict.fromkeys(_kinds(desired)):
+        _add(found, _of_kind(kind, way))
+    return found
+
+
+EVERY_CAPTURE: tuple[tuple[type, bool], ...] = ((DestinationPort, False), (OwnerUid, False), (Redirect, False))
+"""Kinds of matches and verdicts, as ``_kinds`` yields them."""
+
+
+def _kinds(desired: Ruleset) -> Iterator[tuple[type, bool]]:
+    """Yield the kinds of matches and verdicts, and whether it is one with a list that is excluded.
+
+    Such a list is one match in every backend; others, iptables has not.
+    """
+    for table in desired.tables:
+        for chain in table.chains:
+            for rule in chain.rules:
+                yield type(rule.verdict), False
+                for match in rule.matches:
+                    yield type(match), _is_excluded_list(match)
+
+
+def _is_excluded_list(match: Match) -> bool:
+    if isinstance(match, SourcePort | DestinationPort):
+        return match.negated and len(match.ports) > 1
+    return isinstance(match, Source | Destination) and match.negated and len(match.networks) > 1
+
+
+def _add(found: dict[str, str], modules: Iterable[tuple[str, str]]) -> None:
+    for module, purpose in modules:
+        if module not in found:
+            found[module] = purpose
+            _add(found, ((required, purpose) for required in REQUIRES.get(module, ())))
+
+
+def _of_table(table: TableName, families: tuple[Family, ...], way: Way) -> Iterator[tuple[str, str]]:
+    if way == "legacy":
+        for family, prefix in ((IPV4, "iptable"), (IPV6, "ip6table")):
+            if family in families:
+                yield f"{prefix}_{table}", f"the table {table} of {family.replace('ip', 'IP')}"
+        return
+    yield "nf_tables", "every rule"
+    if way == "nft":
+        yield "nft_compat", "matches and targets of iptables"
+    if table == NAT:
+        yield "nft_chain_nat", "the table nat"
+
+
+def _of_kind(kind: tuple[type, bool], way: Way) -> Iterator[tuple[str, str]]:
+    part, is_excluded_list = kind
+    purpose, native, extension = VOCABULARY.get(part, ("", "", ""))
+    module = native if way == "nftables" else extension
+    if is_excluded_list:
+        if way != "nftables":
+            yield ("xt_multiport", "lists of ports") if module else ("xt_iprange", "lists of networks")
+    elif module:
+        yield module, purpose
+
+
+# --- what is there: reading ----------------------------------------------------------------------
+
+
+class Inventory(Value):
+    """What of some modules is there.
+
+    ``unloaded`` are those that are not loaded; in a kernel that has them built in, they look the same unless an
+    index says so. ``absent`` are those of them that this kernel does not have at all; none if nobody knows.
+    """
+
+    unloaded: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    is_indexed: bool = False
+
+
+def look_up(names: Iterable[str], *, ipv6: bool = True) -> Inventory:
+    """Return what is there of these modules; ``ipv6`` says whether the kernel has IPv6."""
+    unloaded = tuple(
+        name for name in names if (ipv6 or name not in ONLY_IPV6) and not os.path.exists(f"{LOADED}/{name}")
+    )
+    release = os.uname().release
+    index = _read_index(f"{INDEXES}/{release}") if unloaded and _is_known(release) else None
+    if index is None:
+        return Inventory(unloaded, is_indexed=not unloaded)
+    loadable, builtin = index
+    not_built_in = tuple(name for name in unloaded if not _lists(builtin, name))
+    absent = tuple(name for name in not_built_in if not _lists(loadable, name))
+    return Inventory(not_built_in, absent, is_indexed=True)
+
+
+def _is_known(release: str) -> bool:
+    """Return whether a kernel of this release has modules that are called as they are here."""
+    major, _, rest = release.partition(".")
+    minor = rest.partition(".")[0].partition("-")[0]
+    return major.isdecimal() and minor.isdecimal() and (int(major), int(minor)) >= OLDEST
+
+
+def _read_index(directory: str) -> tuple[bytes, bytes] | None:
+    """Return modules.dep and modules.builtin of a kernel; None unless both are there."""
+    contents = []
+    for name in ("modules.dep", "modules.builtin"):
+        try:
+            with open(f"{directory}/{name}", "rb") as index:
+                contents.append(index.read())
+        except OSError:
+            return None
+    return contents[0], contents[1]
+
+
+def _lists(index: bytes, name: str) -> bool:
+    """Return whether an index has the module: kernel/net/netfilter/xt_owner.ko, or compressed as .ko.xz."""
+    return f"/{name}.ko".encode() in index
+
+
+def can_load() -> bool:
+    """Return whether the kernel loads modules at all (modules_disabled in admin-guide/sysctl/kernel.rst)."""
+    try:
+        with open(NO_MORE, encoding="ascii") as switch:
+            return switch.read().strip() != "1"
+    except FileNotFoundError:
+        return True
+
+
+# --- what to say ---------------------------------------------------------------------------------
+
+
+def explained(error: CaptureError, desired: Ruleset, way: Way, *, ipv6: bool) -> CaptureError:
+    """Return the error with which a rule set was refused, in words that name the modules that are missing.
+
+    An error that has nothing to do with modules is returned as it is.
+    """
+    if not _may_be_a_module(error):
+        return error
+    wanted = needed(desired, desired.families, way)
+    inventory = look_up(wanted, ipv6=ipv6)
+    unloaded = ", ".join(inventory.unloaded)
+    if not unloaded:
+        return error
+    if inventory.absent:
+        lacking = ", ".join(f"{name} (for {wanted[name]})" for name in inventory.absent)
+        words = f"this kernel has no module {lacking}, which {WAYS[way]} needs"
+        return UnsupportedError(f"{words}: {error.message}", remedy_for(inventory.absent))
+    if not can_load():
+        words = f"these modules are not loaded, and kernel.modules_disabled=1 lets no more be loaded: {unloaded}"
+        return UnsupportedError(f"{words}: {error.message}", remedy_for_closed(inventory.unloaded))
+    if inventory.is_indexed:
+        words = f"this kernel has these modules, but could not load them: {unloaded}"
+        return UnsupportedError(f"{words}: {error.message}", remedy_for_unloaded(inventory.unloaded))
+    suspicion = f"{WAYS[way]} needs kernel modules that are not loaded and may be missing: {unloaded}."
+    remedy = error.remedy or remedy_for_unloaded(inventory.unloaded)
+    return UnsupportedError(error.message, f"{suspicion} {remedy}")
+
+
+def _may_be_a_module(error: CaptureError) -> bool:
+    import errno  # only here: where something has failed already
+
+    if isinstance(error, KernelError):
+        return error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
+    return isinstance(error, UnsupportedError)
+
+
+def remedy_for(absent: Iterable[str]) -> str:
+    """Return what to do about modules that a kernel does not have."""
+    release = os.uname().release
+    return (
+        f"Install what has {_them(absent)} for kernel {release} on the host (Ubuntu: linux-modules-extra-{release};"
+        f" Red Hat: kernel-modules-extra-{release}), or boot a kernel that does, or choose another backend;"
+        " `capture doctor` says which would do."
+    )
+
+
+def remedy_for_unloaded(names: Iterable[str]) -> str:
+    """Return what to do about modules that were not loaded."""
+    together = " ".join(names)
+    return (
+        f"On the host, as root: `modprobe -a {together}`, which says what is wrong; a blacklist in /etc/modprobe.d is,"
+        " often. To have them at each boot: a file in /etc/modules-load.d."
+    )
+
+
+def remedy_for_closed(names: Iterable[str]) -> str:
+    """Return what to do where no module can be loaded any more."""
+    return (
+        f"Nothing helps but a reboot: name {', '.join(names)} in a file of /etc/modules-load.d on the host, so that"
+        " they are loaded before sysctl sets kernel.modules_disabled."
+    )
+
+
+def _them(names: Iterable[str]) -> str:
+    together = tuple(names)
+    return together[0] if len(together) == 1 else "them"

@@ -1,0 +1,199 @@
+"""Kernel modules: what needs which, what is there, and what is said when one is missing."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from capture import model
+from capture import settings as option
+from capture.backends import modules
+from capture.backends.iptables.refusals import MODULES
+from capture.backends.iptables.restore import RestoreDriver
+from capture.backends.modules import REQUIRES, VOCABULARY, WAYS, Inventory, explained, look_up, needed
+from capture.errors import CaptureError, KernelError, UnsupportedError
+from capture.model import FAMILIES
+from capture.values import Value
+from fake_pod import ruleset_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fake_pod import Texts
+
+DNS: Texts = {option.REDIRECT_DNS: "true", option.CAPTURE_ALL_DNS: "true"}
+CONFIGURATIONS: dict[str, Texts] = {
+    "default": {},
+    "dns": DNS,
+    "tproxy": {option.INTERCEPTION_MODE: "TPROXY"},
+    "everything": {
+        **DNS,
+        option.INTERCEPTION_MODE: "TPROXY",
+        option.DROP_INVALID: "true",
+        option.RULE_LOGS: "true",
+        option.RULE_COMMENTS: "true",
+        option.EXCLUDED_INTERFACES: "eth9",
+        option.EXCLUDED_OUTBOUND_PORTS: "1-9,25",
+    },
+}
+WITHOUT_MODULES = {"Protocol", "Source", "Destination", "InInterface", "OutInterface", "UnknownMatch"} | {
+    *("Jump", "Return", "Accept", "Drop", "Continue", "UnknownVerdict")
+}
+"""What x_tables and nf_tables do themselves, and what somebody else asked for."""
+
+
+def extensions_in(text: str) -> Iterable[str]:
+    """Yield the matches and targets that iptables is asked for, and the tables."""
+    for line in text.splitlines():
+        words = line.split()
+        yield from (after for word, after in itertools.pairwise(words) if word in ("-m", "-j"))
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_iptables_needs_the_extensions_that_are_rendered(configuration: str) -> None:
+    desired = ruleset_of(CONFIGURATIONS[configuration])
+    texts = [text for _, text in RestoreDriver("nft").render(desired)]
+    used = {MODULES[name] for text in texts for name in extensions_in(text) if name in MODULES}
+
+    assert {name for name in needed(desired, FAMILIES, "nft") if name.startswith("xt_")} == used
+    assert {name for name in needed(desired, FAMILIES, "legacy") if name.startswith("xt_")} == used
+    tables = {table.name for table in desired.tables}
+    expected = {f"{prefix}_{table}" for prefix in ("iptable", "ip6table") for table in tables}
+    assert {name for name in needed(desired, FAMILIES, "legacy") if "table_" in name} == expected
+
+
+def test_what_every_capture_needs_is_what_the_default_needs() -> None:
+    for way in WAYS:
+        assert needed(None, FAMILIES, way) == needed(ruleset_of({}), FAMILIES, way)
+
+
+def test_a_family_that_is_left_out_needs_nothing() -> None:
+    assert not [name for name in needed(ruleset_of({}), ("ipv4",), "legacy") if name.startswith("ip6")]
+
+
+def test_no_match_and_no_verdict_is_forgotten() -> None:
+    named = {kind.__name__ for kind in VOCABULARY}
+    every = {name for name, thing in vars(model).items() if isinstance(thing, type) and issubclass(thing, Value)}
+    values = {"Value", "Network", "Span", "Counters", "Rule", "Chain", "Table", "Ruleset"}
+    assert every - values - {"LoopbackAddress", "PolicyRoute"} == named | WITHOUT_MODULES
+
+
+def test_requirements_are_known_themselves() -> None:
+    leaves = {"nfnetlink", "x_tables", "nf_defrag_ipv4", "nf_defrag_ipv6", "nf_tproxy_ipv4", "nf_tproxy_ipv6"}
+    assert {name for needs in REQUIRES.values() for name in needs} <= {*REQUIRES, *leaves}
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kernel with no modules; loaded ones go to ``loaded``, the index to ``index``."""
+    (tmp_path / "loaded").mkdir()
+    index = tmp_path / "indexes" / os.uname().release
+    index.mkdir(parents=True)
+    (tmp_path / "index").symlink_to(index)
+    monkeypatch.setattr(modules, "LOADED", str(tmp_path / "loaded"))
+    monkeypatch.setattr(modules, "INDEXES", str(tmp_path / "indexes"))
+    monkeypatch.setattr(modules, "NO_MORE", str(tmp_path / "modules_disabled"))
+    return tmp_path
+
+
+def offer(kernel: Path, *loadable: str, builtin: Iterable[str] = (), ending: str = "ko") -> None:
+    lines = [f"kernel/net/netfilter/{name}.{ending}: kernel/lib/libcrc32c.ko\n" for name in loadable]
+    (kernel / "index" / "modules.dep").write_text("".join(lines))
+    (kernel / "index" / "modules.builtin").write_text("".join(f"kernel/net/{name}.ko\n" for name in builtin))
+
+
+@pytest.mark.parametrize("ending", ["ko", "ko.xz", "ko.zst", "ko.gz"])
+def test_what_is_neither_loaded_nor_listed_is_absent(kernel: Path, ending: str) -> None:
+    (kernel / "loaded" / "nf_tables").mkdir()
+    offer(kernel, "nft_redir", builtin=["nf_nat"], ending=ending)
+
+    found = look_up(("nf_tables", "nft_redir", "nf_nat", "nft_ct"))
+
+    assert found == Inventory(unloaded=("nft_redir", "nft_ct"), absent=("nft_ct",), is_indexed=True)
+
+
+def test_without_an_index_nothing_is_known_to_be_absent(kernel: Path) -> None:
+    (kernel / "loaded" / "nf_tables").mkdir()
+    assert look_up(("nf_tables", "nft_redir")) == Inventory(unloaded=("nft_redir",))
+    (kernel / "index" / "modules.dep").write_text("")
+    assert not look_up(("nft_redir",)).is_indexed, "half an index is none"
+
+
+def test_a_kernel_without_ipv6_need_not_have_its_modules(kernel: Path) -> None:
+    offer(kernel)
+    assert look_up(("nf_defrag_ipv6", "nf_nat"), ipv6=False).absent == ("nf_nat",)
+
+
+@pytest.mark.parametrize("release", ["6.1.0-56-cloud-amd64", "5.2", "5.2-rc1", "5.10.0"])
+def test_names_of_newer_kernels_are_known(release: str) -> None:
+    assert modules._is_known(release)
+
+
+@pytest.mark.parametrize("release", ["5.1.21", "4.18.0-513.el8.x86_64", "nonsense", ""])
+def test_older_kernels_have_other_names(release: str) -> None:
+    assert not modules._is_known(release)
+
+
+REFUSED = KernelError("add rule 1 to chain c", errno.ENOENT)
+DEFAULT = ruleset_of({})
+
+
+def said(error: CaptureError) -> str:
+    return str(explained(error, DEFAULT, "nftables", ipv6=True))
+
+
+def test_an_absent_module_is_named_with_what_needs_it(kernel: Path) -> None:
+    offer(kernel, *(name for name in needed(DEFAULT, FAMILIES, "nftables") if name != "nft_redir"))
+    error = explained(REFUSED, DEFAULT, "nftables", ipv6=True)
+    assert isinstance(error, UnsupportedError)
+    assert error.message.startswith(
+        "this kernel has no module nft_redir (for REDIRECT), which nftables needs: add rule"
+    )
+    assert f"linux-modules-extra-{os.uname().release}" in error.remedy
+
+
+def test_a_module_that_could_not_be_loaded_is_named(kernel: Path) -> None:
+    offer(kernel, *needed(DEFAULT, FAMILIES, "nftables"))
+    for name in needed(DEFAULT, FAMILIES, "nftables"):
+        if name != "nft_redir":
+            (kernel / "loaded" / name).mkdir()
+    assert "has these modules, but could not load them: nft_redir" in said(REFUSED)
+    assert "modprobe -a nft_redir" in said(REFUSED)
+
+
+def test_a_kernel_that_loads_no_more_says_so(kernel: Path) -> None:
+    offer(kernel, *needed(DEFAULT, FAMILIES, "nftables"))
+    (kernel / "modules_disabled").write_text("1\n")
+    assert "kernel.modules_disabled=1" in said(REFUSED)
+    assert "/etc/modules-load.d" in said(REFUSED)
+    (kernel / "modules_disabled").write_text("0\n")
+    assert "kernel.modules_disabled=1" not in said(REFUSED)
+
+
+def test_where_nobody_knows_it_is_a_suspicion(kernel: Path) -> None:
+    for name in needed(DEFAULT, FAMILIES, "nftables"):
+        if name != "nft_redir":
+            (kernel / "loaded" / name).mkdir()
+    error = explained(REFUSED, DEFAULT, "nftables", ipv6=True)
+    assert error.message == REFUSED.message
+    assert error.remedy.startswith("nftables needs kernel modules that are not loaded and may be missing: nft_redir.")
+
+
+def test_the_remedy_of_the_refusal_is_kept_where_nobody_knows(kernel: Path) -> None:
+    assert said(UnsupportedError("no such match", "Load xt_owner.")).endswith("Load xt_owner.")
+
+
+@pytest.mark.parametrize("error", [KernelError("write", errno.EBUSY), CaptureError("something else")])
+def test_other_errors_stay_as_they_are(kernel: Path, error: CaptureError) -> None:
+    offer(kernel)
+    assert explained(error, DEFAULT, "nftables", ipv6=True) is error
+
+
+def test_nothing_is_blamed_on_modules_that_are_all_there(kernel: Path) -> None:
+    for name in needed(DEFAULT, FAMILIES, "nftables"):
+        (kernel / "loaded" / name).mkdir()
+    assert explained(REFUSED, DEFAULT, "nftables", ipv6=True) is REFUSED
