@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.addresses import FAMILIES
 from capture.backends.nftables import constants as nf
+from capture.backends.nftables import libnftables_json, plan
 from capture.backends.nftables.decode import NativeSet, decode_set, decode_table
 from capture.backends.nftables.encode import add_chain, add_rules, add_table
 from capture.backends.nftables.lift import lift
@@ -88,6 +92,24 @@ def test_what_was_read_is_written_the_same_again(ruleset: Ruleset) -> None:
     read = through_bytes(ruleset)
 
     assert lower(read) == lower(ruleset.replace(comments=read.comments))
+
+
+def as_listed(commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the objects that commands make, as a listing has them."""
+    objects = [command["add"] for command in commands]
+    return [*objects, {"metainfo": {"version": "0"}}]
+
+
+@given(rulesets())
+def test_libnftables_commands_are_read_as_what_they_make(ruleset: Ruleset) -> None:
+    tables = lower(ruleset)
+    commands = list(plan.replace(tables, {}, libnftables_json))
+
+    read = libnftables_json.parse_tables(as_listed(json.loads(json.dumps(commands))))
+
+    assert [table.name for table in read] == [table.name for table in tables]
+    for there, here in zip(lift(read).tables, lift(tables).tables, strict=True):
+        assert there == here
 
 
 @given(st.text("ISTIO-_istoAB", min_size=1, max_size=8) | st.text(min_size=1))

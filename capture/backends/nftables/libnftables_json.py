@@ -268,8 +268,8 @@ def _parse_rule(rule: Object, sets: Sets) -> NativeRule:
     counters: Counters | None = None
     for statement in rule["expr"]:
         ((kind, parts),) = statement.items()
-        if kind == "counter" and isinstance(parts, dict):
-            counters = counters or Counters(parts["packets"], parts["bytes"])
+        if kind == "counter":  # the name of one that is shared, or null, has no numbers
+            counters = counters or (Counters(parts["packets"], parts["bytes"]) if isinstance(parts, dict) else None)
         elif kind == "match" and not actions:
             conditions.append(_parse_match(parts, sets))
         elif kind in FILTERS and not actions:
@@ -305,7 +305,7 @@ def _parse_known_match(left: Object, operator: str, right: object, sets: Sets) -
     negated = operator == "!="
     if field in (IIFNAME, OIFNAME):
         return _parse_name(field, right, negated=negated)
-    if mask is not None:
+    if mask is not None and mask != (1 << SIZES[field] * 8) - 1:
         return Masked(field, _parse_number(field, mask), _parse_number(field, right), negated)
     if field in (MARK, CT_MARK) and isinstance(right, dict) and "prefix" in right:
         # nft lists a comparison under a mask of leading bits as one with a prefix, whatever the field is.
@@ -363,12 +363,14 @@ def _parse_number(field: str, operand: object) -> int:
 
 def _parse_states(mask: object, operator: str, right: object) -> Condition:
     """Return a comparison of the connection's state: with any of some states' bits, or with whole states."""
+    if mask is None and operator in ("in", "!"):
+        return Masked(CT_STATE, sum(_state_bits(right)), 0, operator == "in")
+    if operator not in ("==", "!="):
+        raise NotUnderstoodError
     if mask is not None:
-        if right != 0 or operator not in ("==", "!="):
+        if right != 0:
             raise NotUnderstoodError
         return Masked(CT_STATE, sum(_state_bits(mask)), 0, operator == "!=")
-    if operator in ("in", "!"):
-        return Masked(CT_STATE, sum(_state_bits(right)), 0, operator == "in")
     states = [bit for each in _elements(right) for bit in _state_bits(each)]
     return Among(CT_STATE, tuple((bit, bit) for bit in sorted(states)), operator == "!=")
 

@@ -1,0 +1,106 @@
+"""Messages to the kernel: how long they get, what they leave out, how they are numbered."""
+
+from __future__ import annotations
+
+from capture.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.backends.nftables import constants as nf
+from capture.backends.nftables.encode import MOST_ELEMENTS, add_chain, add_rules, add_table, delete_chain, flush_table
+from capture.backends.nftables.lower import lower
+from capture.model import (
+    NAT,
+    OUTPUT,
+    RAW,
+    Chain,
+    Destination,
+    DestinationPort,
+    Protocol,
+    Return,
+    Rule,
+    Ruleset,
+    Table,
+    only,
+)
+from capture.netlink.attributes import decode_elements, decode_fields, decode_number
+from capture.netlink.batch import Change
+
+NFTA_TABLE_USERDATA, NFTA_CHAIN_USERDATA, NFTA_SET_USERDATA = 6, 12, 13  # linux/netfilter/nf_tables.h
+
+PORTS = Rule(Return(), (Protocol("tcp"), DestinationPort((only(53), only(15008)), negated=True)))
+
+
+def messages(*tables: Table) -> list[Change]:
+    native = lower(Ruleset(FAMILIES, tables, comments=True))
+    chains = [add_chain(table.name, chain) for table in native for chain in table.chains]
+    return [*(add_table(table.name) for table in native), *chains, *add_rules(native)]
+
+
+def of_kind(changes: list[Change], kind: int) -> list[dict[int, bytes]]:
+    return [decode_fields(change.attributes) for change in changes if change.kind == kind]
+
+
+def test_a_long_list_is_split_into_messages() -> None:
+    networks = tuple(Network(IPV6, (0xFD << 120) + (number << 65), 64) for number in range(10_000))
+    rule = Rule(Return(), (Destination(networks),), IPV6)
+
+    elements = of_kind(messages(Table(NAT, (Chain(OUTPUT, (rule,)),))), nf.NFT_MSG_NEWSETELEM)
+
+    lists = [decode_elements(message[nf.NFTA_SET_ELEM_LIST_ELEMENTS]) for message in elements]
+    assert max(map(len, lists)) == MOST_ELEMENTS
+    assert sum(map(len, lists)) == 1 + 2 * len(networks)  # all before the first, and both ends of each
+    assert all(len(message[nf.NFTA_SET_ELEM_LIST_ELEMENTS]) < 2**16 for message in elements)
+
+
+def test_networks_that_overlap_or_touch_are_one_element() -> None:
+    networks = tuple(Network(IPV4, (10 << 24) + (number << 8), 24) for number in range(1000))
+    rule = Rule(Return(), (Destination((*networks, Network(IPV4, 11 << 24, 8))),), IPV4)
+
+    (elements,) = of_kind(messages(Table(NAT, (Chain(OUTPUT, (rule,)),))), nf.NFT_MSG_NEWSETELEM)
+
+    assert len(decode_elements(elements[nf.NFTA_SET_ELEM_LIST_ELEMENTS])) == 5
+
+
+def test_sets_are_numbered_over_all_tables() -> None:
+    chain = Chain("OURS", (PORTS, PORTS))
+
+    changes = messages(Table(RAW, (chain,)), Table(NAT, (chain,)))
+
+    numbers = [decode_number(fields[nf.NFTA_SET_ID]) for fields in of_kind(changes, nf.NFT_MSG_NEWSET)]
+    assert len(numbers) == len(set(numbers)) == 4
+
+
+def test_each_set_comes_before_its_rule() -> None:
+    kinds = [change.kind for change in messages(Table(NAT, (Chain("OURS", (PORTS,)),)))]
+
+    assert kinds[-3:] == [nf.NFT_MSG_NEWSET, nf.NFT_MSG_NEWSETELEM, nf.NFT_MSG_NEWRULE]
+
+
+def test_tables_chains_and_sets_carry_no_userdata() -> None:
+    """Mixed versions of nft on one node crash on it; a comment of a rule is read by all of them."""
+    changes = messages(Table(NAT, (Chain(OUTPUT, (PORTS.replace(why="for a reason"),), "ACCEPT"),)))
+
+    for kind, userdata in (
+        (nf.NFT_MSG_NEWTABLE, NFTA_TABLE_USERDATA),
+        (nf.NFT_MSG_NEWCHAIN, NFTA_CHAIN_USERDATA),
+        (nf.NFT_MSG_NEWSET, NFTA_SET_USERDATA),
+    ):
+        assert [userdata in fields for fields in of_kind(changes, kind)] == [False]
+    (rule,) = of_kind(changes, nf.NFT_MSG_NEWRULE)
+    assert rule[nf.NFTA_RULE_USERDATA] == b"\x00\x0dfor a reason\x00"
+
+
+def test_every_message_says_what_it_does() -> None:
+    changes = [
+        *messages(Table(NAT, (Chain("OURS", (PORTS,)),))),
+        flush_table("t"),
+        delete_chain("t", "c"),
+    ]
+
+    assert [change.doing for change in changes] == [
+        "add table inet istio-proxy-nat",
+        "add chain OURS to table inet istio-proxy-nat",
+        "add rule 1 to chain OURS of table inet istio-proxy-nat, its set",
+        "add rule 1 to chain OURS of table inet istio-proxy-nat, elements 1 and on of its set",
+        "add rule 1 to chain OURS of table inet istio-proxy-nat",
+        "flush table inet t",
+        "delete chain c of table inet t",
+    ]
