@@ -130,5 +130,5 @@ class _TableChanges:
         for chain in empty:
             del self._rules[chain]
             yield self._say.delete_chain(chain)
-        if empty and not self._rules and self._table.uses == len(self._table.chains):
+        if self._table.chains and not self._rules and self._table.uses == len(self._table.chains):
             yield self._say.delete_table()
