@@ -1,0 +1,52 @@
+"""docs/cni.md says of every key and every error code what it means."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cni import codes, conf, protocol
+
+TEXT = Path(__file__).parents[3].joinpath("docs", "cni.md").read_text()
+NOT_ANSWERED = {"FIRST_OWN_CODE", "UNSUPPORTED_FIELD", "NOT_AVAILABLE_LIMITED"}
+"""A bound, and codes that the plugin never answers with."""
+
+
+def rows(heading: str) -> set[str]:
+    """Return the first cells of the table under a heading, without backquotes."""
+    section = TEXT.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return {cell.strip("` ") for cell in re.findall(r"^\|([^|]+)\|", section, re.MULTILINE)} - {"---"}
+
+
+def test_every_error_code_is_explained() -> None:
+    answered = {
+        str(value)
+        for module in (codes, protocol)
+        for name, value in vars(module).items()
+        if name.isupper() and type(value) is int and not name.endswith("_LIMIT") and name not in NOT_ANSWERED
+    }
+    assert rows("Errors") - {"code"} == answered
+
+
+def test_every_key_is_explained() -> None:
+    own = {"capabilities", *conf.CAPTURE_OPTIONS, *conf.Configuration.__match_args__} - {"settings", "annotations"}
+    assert rows("Configuration") - {"key"} == own
+
+
+def test_the_examples_are_what_the_plugin_takes() -> None:
+    from capture.json_text import decode
+
+    examples = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
+    assert len(examples) == 3
+    for example in examples:
+        plain = decode(example)
+        entry = plain["plugins"][-1] if "plugins" in plain else plain
+        if entry.get("type") == "capture-cni":
+            conf.parse(entry)
+
+
+@pytest.mark.parametrize("version", protocol.SUPPORTED_VERSIONS)
+def test_every_version_is_named(version: str) -> None:
+    assert version in TEXT
