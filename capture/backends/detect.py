@@ -231,7 +231,7 @@ def _lacking(desired: Ruleset | None) -> Iterator[tuple[Way, tuple[str, ...]]]:
     """Yield the ways that lack modules. If the first choice does not, the others are not looked at: it takes time."""
     families = families_here() if desired is None else desired.families
     for way in BY_PREFERENCE:
-        absent = look_up(needed(desired, families, way), ipv6=IPV6 in families_here()).absent
+        absent = look_up(needed(desired, families, way)).absent
         if absent:
             yield way, absent
         elif way == BY_PREFERENCE[0]:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 LOADED = "/sys/module"
 INDEXES = "/lib/modules"
+IPV6_SETTINGS = "/proc/sys/net/ipv6"
 NO_MORE = "/proc/sys/kernel/modules_disabled"
 
 WAYS: dict[Way, str] = {"nftables": "nftables", "nft": "iptables-nft", "legacy": "iptables-legacy"}
@@ -203,10 +204,11 @@ class Inventory(Value):
     is_indexed: bool = False
 
 
-def look_up(names: Iterable[str], *, ipv6: bool = True) -> Inventory:
-    """Return what is there of these modules; ``ipv6`` says whether the kernel has IPv6."""
+def look_up(names: Iterable[str]) -> Inventory:
+    """Return what is there of these modules."""
+    has_ipv6 = os.path.exists(IPV6_SETTINGS)
     unloaded = tuple(
-        name for name in names if (ipv6 or name not in ONLY_IPV6) and not os.path.exists(f"{LOADED}/{name}")
+        name for name in names if (has_ipv6 or name not in ONLY_IPV6) and not os.path.exists(f"{LOADED}/{name}")
     )
     release = os.uname().release
     index = _read_index(f"{INDEXES}/{release}") if unloaded and _is_known(release) else None
@@ -254,7 +256,7 @@ def can_load() -> bool:
 # --- what to say ---------------------------------------------------------------------------------
 
 
-def explained(error: CaptureError, desired: Ruleset, way: Way, *, ipv6: bool) -> CaptureError:
+def explained(error: CaptureError, desired: Ruleset, way: Way) -> CaptureError:
     """Return the error with which a rule set was refused, in words that name the modules that are missing.
 
     An error that has nothing to do with modules is returned as it is.
@@ -262,7 +264,7 @@ def explained(error: CaptureError, desired: Ruleset, way: Way, *, ipv6: bool) ->
     if not _may_be_a_module(error):
         return error
     wanted = needed(desired, desired.families, way)
-    inventory = look_up(wanted, ipv6=ipv6)
+    inventory = look_up(wanted)
     unloaded = ", ".join(inventory.unloaded)
     if not unloaded:
         return error

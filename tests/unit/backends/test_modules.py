@@ -96,6 +96,8 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "index").symlink_to(index)
     monkeypatch.setattr(modules, "LOADED", str(tmp_path / "loaded"))
     monkeypatch.setattr(modules, "INDEXES", str(tmp_path / "indexes"))
+    (tmp_path / "ipv6").mkdir()
+    monkeypatch.setattr(modules, "IPV6_SETTINGS", str(tmp_path / "ipv6"))
     monkeypatch.setattr(modules, "NO_MORE", str(tmp_path / "modules_disabled"))
     return tmp_path
 
@@ -125,7 +127,9 @@ def test_without_an_index_nothing_is_known_to_be_absent(kernel: Path) -> None:
 
 def test_a_kernel_without_ipv6_need_not_have_its_modules(kernel: Path) -> None:
     offer(kernel)
-    assert look_up(("nf_defrag_ipv6", "nf_nat"), ipv6=False).absent == ("nf_nat",)
+    assert look_up(("nf_defrag_ipv6", "nf_nat")).absent == ("nf_defrag_ipv6", "nf_nat")
+    (kernel / "ipv6").rmdir()
+    assert look_up(("nf_defrag_ipv6", "nf_nat")).absent == ("nf_nat",)
 
 
 @pytest.mark.parametrize("release", ["6.1.0-56-cloud-amd64", "5.2", "5.2-rc1", "5.10.0"])
@@ -143,12 +147,12 @@ DEFAULT = ruleset_of({})
 
 
 def said(error: CaptureError) -> str:
-    return str(explained(error, DEFAULT, "nftables", ipv6=True))
+    return str(explained(error, DEFAULT, "nftables"))
 
 
 def test_an_absent_module_is_named_with_what_needs_it(kernel: Path) -> None:
     offer(kernel, *(name for name in needed(DEFAULT, FAMILIES, "nftables") if name != "nft_redir"))
-    error = explained(REFUSED, DEFAULT, "nftables", ipv6=True)
+    error = explained(REFUSED, DEFAULT, "nftables")
     assert isinstance(error, UnsupportedError)
     assert error.message.startswith(
         "this kernel has no module nft_redir (for REDIRECT), which nftables needs: add rule"
@@ -178,7 +182,7 @@ def test_where_nobody_knows_it_is_a_suspicion(kernel: Path) -> None:
     for name in needed(DEFAULT, FAMILIES, "nftables"):
         if name != "nft_redir":
             (kernel / "loaded" / name).mkdir()
-    error = explained(REFUSED, DEFAULT, "nftables", ipv6=True)
+    error = explained(REFUSED, DEFAULT, "nftables")
     assert error.message == REFUSED.message
     assert error.remedy.startswith("nftables needs kernel modules that are not loaded and may be missing: nft_redir.")
 
@@ -190,10 +194,10 @@ def test_the_remedy_of_the_refusal_is_kept_where_nobody_knows(kernel: Path) -> N
 @pytest.mark.parametrize("error", [KernelError("write", errno.EBUSY), CaptureError("something else")])
 def test_other_errors_stay_as_they_are(kernel: Path, error: CaptureError) -> None:
     offer(kernel)
-    assert explained(error, DEFAULT, "nftables", ipv6=True) is error
+    assert explained(error, DEFAULT, "nftables") is error
 
 
 def test_nothing_is_blamed_on_modules_that_are_all_there(kernel: Path) -> None:
     for name in needed(DEFAULT, FAMILIES, "nftables"):
         (kernel / "loaded" / name).mkdir()
-    assert explained(REFUSED, DEFAULT, "nftables", ipv6=True) is REFUSED
+    assert explained(REFUSED, DEFAULT, "nftables") is REFUSED
