@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.addresses import FAMILIES, IPV6, address_text
+from capture.addresses import FAMILIES, IPV4, IPV6, address_text
 from capture.errors import UnsupportedError
 from capture.model import MANGLE, LoopbackAddress, PolicyRoute, Ruleset, TransparentProxy
 from capture.netlink.interfaces import add_address, read_addresses, remove_address
@@ -11,6 +11,7 @@ from capture.netlink.routing import (
     add_mark_rule,
     has_local_route,
     has_mark_rule,
+    read_mark_rules,
     remove_local_route,
     remove_mark_rule,
 )
@@ -19,10 +20,15 @@ from capture.rules.nat import PASSTHROUGH_SOURCE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from capture.addresses import Family
     from capture.netlink.sockets import NetlinkSocket
 
 AF = {"ipv4": AF_INET, "ipv6": AF_INET6}
+FAMILY_OF: dict[int, Family] = {AF_INET: IPV4, AF_INET6: IPV6}
 DEFAULT_MARK, DEFAULT_TABLE = 1337, 133
+"""Upstream's: what is there with these numbers is upstream's or ours."""
 
 
 def ensure(ruleset: Ruleset) -> bool:
@@ -34,8 +40,9 @@ def ensure(ruleset: Ruleset) -> bool:
         for address in ruleset.loopback_addresses:
             changed |= add_address(route, _text(address), address.network.prefix)
         for policy in ruleset.policy_routes:
-            changed |= add_local_route(route, AF[policy.family], policy.table)
+            # The rule first, and last when removed: by it a table is known to be ours, wherever we were killed.
             changed |= add_mark_rule(route, AF[policy.family], policy.mark, policy.table)
+            changed |= add_local_route(route, AF[policy.family], policy.table)
     return changed
 
 
@@ -50,27 +57,40 @@ def missing(ruleset: Ruleset) -> list[LoopbackAddress | PolicyRoute]:
         ]
 
 
-def present(live: Ruleset, recorded: Ruleset | None) -> Ruleset:
-    """Return a rule set without tables that holds the plumbing of ours that stands in the namespace.
+def present(live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset:
+    """Return a rule set without tables that holds the plumbing of ours, or of upstream's, that stands in the namespace.
 
-    Candidates are what we recorded, what the live rules speak of, and the defaults.
+    The routes are those that we recorded, those of the marks that live rules speak of, and upstream's defaults.
     """
+    marks = {mark for ruleset in live for mark in _transparent_marks(ruleset)}
     with open_route() as route:
-        candidates = {*(recorded.policy_routes if recorded else ()), *_routes_of(live)}
         passthrough = LoopbackAddress(PASSTHROUGH_SOURCE[IPV6])
         return Ruleset(
             families=FAMILIES,
             tables=(),
             loopback_addresses=(passthrough,) if _has_address(route, passthrough) else (),
-            policy_routes=tuple(policy for policy in candidates if any(_halves(route, policy))),
+            policy_routes=tuple(dict.fromkeys(_routes_present(route, marks, recorded))),
         )
 
 
-def stale(desired: Ruleset, before: Ruleset, recorded: Ruleset | None) -> Ruleset:
+def _routes_present(route: NetlinkSocket, marks: set[int], recorded: Iterable[PolicyRoute]) -> Iterator[PolicyRoute]:
+    known = tuple(recorded)
+    followed: set[tuple[Family, int]] = set()
+    for rule in read_mark_rules(route):
+        policy = PolicyRoute(FAMILY_OF[rule.family], rule.mark, rule.table)
+        of_upstream = (policy.mark, policy.table) == (DEFAULT_MARK, DEFAULT_TABLE)
+        if of_upstream or policy in known or (policy.mark in marks and _halves(route, policy)[1]):
+            followed.add((policy.family, policy.mark))
+            yield policy
+    routes_alone = [PolicyRoute(family, mark, DEFAULT_TABLE) for family in FAMILIES for mark in sorted(marks)]
+    for policy in (*known, *routes_alone):
+        if (policy.family, policy.mark) not in followed and _halves(route, policy)[1]:
+            yield policy
+
+
+def stale(desired: Ruleset, live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset:
     """Return the plumbing of an earlier rule set of ours that the desired one has no use for."""
-    if recorded is None and before.table(MANGLE) is None:
-        return Ruleset(families=desired.families, tables=())
-    there = present(before, recorded)
+    there = present(live, recorded)
     return there.replace(
         loopback_addresses=tuple(a for a in there.loopback_addresses if a not in desired.loopback_addresses),
         policy_routes=tuple(policy for policy in there.policy_routes if policy not in desired.policy_routes),
@@ -84,8 +104,8 @@ def remove(ruleset: Ruleset) -> bool:
     changed = False
     with open_route() as route:
         for policy in ruleset.policy_routes:
-            changed |= remove_mark_rule(route, AF[policy.family], policy.mark, policy.table)
             changed |= remove_local_route(route, AF[policy.family], policy.table)
+            changed |= remove_mark_rule(route, AF[policy.family], policy.mark, policy.table)
         for address in ruleset.loopback_addresses:
             changed |= remove_address(route, _text(address), address.network.prefix)
     return changed
@@ -115,10 +135,10 @@ def _halves(route: NetlinkSocket, policy: PolicyRoute) -> tuple[bool, bool]:
         return False, False  # a kernel without this family, or without policy routing, has none of ours
 
 
-def _routes_of(live: Ruleset) -> set[PolicyRoute]:
-    """Return the routes that the transparent proxy rules of a live rule set can belong to."""
+def _transparent_marks(live: Ruleset) -> Iterator[int]:
+    """Yield the marks of the transparent proxy rules of a live rule set."""
     mangle = live.table(MANGLE)
-    marks = {DEFAULT_MARK} if mangle else set()
     for chain in mangle.chains if mangle else ():
-        marks |= {rule.verdict.mark for rule in chain.rules if isinstance(rule.verdict, TransparentProxy)}
-    return {PolicyRoute(family, mark, DEFAULT_TABLE) for family in FAMILIES for mark in marks}
+        for rule in chain.rules:
+            if isinstance(rule.verdict, TransparentProxy):
+                yield rule.verdict.mark

@@ -5,22 +5,26 @@ nothing here but the order of steps::
 
     settings -> configuration -> rules (pure)
     live rules read -> equal? done
-                    -> different: written, read again, compared
-    sets of ours elsewhere (the other backend, an older spelling) removed, now that the new one stands
+                    -> different: recorded, written, read again, compared
+    sets of ours elsewhere (the other backend) removed, now that the new one stands; then routes of no more use
 """
 
 from __future__ import annotations
 
+import time
+
 from capture import plumbing, record
 from capture.backends import detect, load
+from capture.backends.modules import explained
 from capture.config import CaptureConfig, resolve
 from capture.errors import CaptureError, ConfigurationError
 from capture.host import AnyPod, PodFromInside, PodFromOutside
 from capture.model import FAMILIES, LoopbackAddress, PolicyRoute, Ruleset
 from capture.netns import Entered, refuse_host
 from capture.record import Record, Witness
-from capture.rules import build_ruleset
+from capture.rules import build_handover, build_ruleset, captures_transparently, redirects_inbound
 from capture.settings import ALLOW_HOST, BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES, Settings
+from capture.turns import Turn
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -34,6 +38,10 @@ if TYPE_CHECKING:
     from capture.config import Host
     from capture.examples import Example
     from capture.trace import Packet, Trace
+
+
+UNDER_WAY = 0.02
+"""Seconds; by far longer than a packet takes from one hook of netfilter to the next."""
 
 
 class Applied(Value):
@@ -115,65 +123,57 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False) -> Applie
 def _make_it_so(settings: Settings, config: CaptureConfig, witness: Witness, *, force: bool) -> tuple[Decision, bool]:
     """Do what must be done; return the way that was taken, and whether anything was written."""
     desired = build_ruleset(config)
-    decision, standing = detect.look(request_of(settings))
+    decision, standing = detect.look(request_of(settings), desired)
     driver = load(decision)
     recorded = record.read()
-    live = driver.read()
-    others = [(other, other.read()) for other in _elsewhere(decision, standing)]
-    known_routes = recorded.routes() if recorded else ()
-    stale = plumbing.stale(desired, [live, *(ruleset for _, ruleset in others)], known_routes)
+    remembered = recorded.ruleset() if recorded else None
+    live = desired if driver.holds(desired) else driver.read()
+    others = [_read(load(other)) for other in standing if _place(other) != _place(decision)]
+    before = (live, *(ruleset for _, ruleset in others))
+    stale = plumbing.stale(desired, before, recorded.routes() if recorded else ())
     kept = Record(settings, witness.facts(), decision.backend, decision.driver, decision.variant)
     record.write(kept.replace(stale_routes=stale.policy_routes))
     try:
         changed = plumbing.ensure(desired)
-        if force or not can_stay(desired, live):
-            _write(driver, config, live, recorded, others)
+        if force or not _can_stay(desired, live):
             changed = True
+            if captures_transparently(desired) and any(map(redirects_inbound, before)):
+                live = _hand_over(driver, build_handover(config), live, remembered)
+            driver.write(desired, live, remembered)
+            _demand(driver, desired)
         for other, ruleset in others:
-            other.clean(ruleset, recorded.ruleset() if recorded else None)
             changed = True
-    except CaptureError:
+            other.clean(ruleset, remembered)
+    except CaptureError as error:
         record.put_back(recorded, desired.policy_routes)
-        raise
+        raise explained(error, desired, decision.variant or "nftables") from error
     if plumbing.remove(stale):
         changed = True
         record.write(kept)
     return decision, changed
 
 
-def _write(
-    driver: Driver, config: CaptureConfig, live: Ruleset, recorded: Record | None, others: list[tuple[Driver, Ruleset]]
-) -> None:
-    """Replace the rules so that no new connection meets neither the old ones nor the new ones."""
-    desired = build_ruleset(config)
-    remembered = recorded.ruleset() if recorded else None
-    if captures_transparently(desired) and any(redirects_inbound(each) for each in (live, *(r for _, r in others))):
-        driver.write(build_handover(config), live, remembered)
-        live = driver.read()
-        time.sleep(PACKETS_PASS)
-    driver.write(desired, live, remembered)
-    _demand(desired, driver.read())
+def _read(driver: Driver) -> tuple[Driver, Ruleset]:
+    return driver, driver.read()
 
 
-def _demand(desired: Ruleset, live: Ruleset) -> None:
+def _hand_over(driver: Driver, both: Ruleset, live: Ruleset, remembered: Ruleset | None) -> Ruleset:
+    """Capture in the old way and in the new one until every packet that is under way has met either; return it read."""
+    driver.write(both, live, remembered)
+    time.sleep(UNDER_WAY)
+    return driver.read()
+
+
+def _demand(driver: Driver, desired: Ruleset) -> None:
     """Raise CaptureError unless the rules that were written are there."""
-    wrong = [difference for difference in _differences(desired, live) if difference.is_ours]
+    if driver.holds(desired):
+        return
+    wrong = [difference for difference in _differences(desired, driver.read()) if difference.is_ours]
     if wrong:
         raise CaptureError(
             f"the rules were written, but {len(wrong)} of what was read back differ: {wrong[0]!r}",
             "Someone else changes this namespace at the same time, or the kernel does not keep what it is given.",
         )
-
-
-def _remove_others(decision: Decision, standing: Iterable[Leftover], remembered: Ruleset | None) -> bool:
-    """Remove sets of ours that stood in other places than the decision's; return whether there were any."""
-    removed = False
-    for other in standing:
-        if _place(other) != _place(decision):
-            driver = load(other)
-            driver.clean(driver.read(), remembered)
-            removed = True
-    return removed
 
 
 def verify(
@@ -313,20 +313,16 @@ def clean(namespace: str | None = None, *, allow_host: bool = False) -> bool:
     """Remove all that is ours from the namespace, in every backend and spelling; return whether there was any."""
     with Entered(namespace):
         refuse_host(allowed=allow_host)
-        recorded = record.read()
-        remembered = recorded.ruleset() if recorded else None
-        removed = False
-        for found in detect.leftovers():
-            driver = load(found)
-            live = driver.read()
-            ours = plumbing.present(live, remembered)
-            driver.clean(live, remembered)
-            plumbing.remove(ours)
-            removed = True
-        if remembered is not None:
-            removed |= plumbing.remove(remembered)
-        record.forget()
-        return removed
+        with Turn():
+            recorded = record.read()
+            standing = [_read(load(found)) for found in detect.leftovers()]
+            # Routes go first: what they are of, the rules tell, should we not come to the rules.
+            live = [ruleset for _, ruleset in standing]
+            removed = plumbing.remove(plumbing.present(live, recorded.routes() if recorded else ()))
+            for driver, ruleset in standing:
+                driver.clean(ruleset, recorded.ruleset() if recorded else None)
+            record.forget()
+        return removed or bool(standing)
 
 
 def render(

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 
-from capture.addresses import BITS, FAMILIES, Network, parse_address
+from capture.addresses import BITS, FAMILIES, IPV4, IPV6, Network, parse_address
 from capture.config import resolve
 from capture.errors import ConfigurationError
 from capture.json_text import JsonError, decode, encode
+from capture.model import PolicyRoute
 from capture.netns import namespace_id
 from capture.rules import build_ruleset
 from capture.settings import RULE_OPTIONS, Said, Settings
@@ -117,18 +118,27 @@ class Witness:
 
 
 class Record(Value):
-    """What was applied to a namespace: what was said, the facts then, and how the kernel was told."""
+    """What was applied to a namespace: what was said, the facts then, and how the kernel was told.
+
+    It is written before anything else is, so that what was begun is known if it never comes to an end;
+    ``stale_routes`` are those of what stood before, as long as they may be there.
+    """
 
     settings: Settings
     facts: Facts
     backend: str
     driver: str
     variant: str = ""
+    stale_routes: tuple[PolicyRoute, ...] = ()
 
     def ruleset(self) -> Ruleset:
         """Return the rule set that was applied."""
         config, _ = resolve(self.settings, self.facts)
         return build_ruleset(config)
+
+    def routes(self) -> tuple[PolicyRoute, ...]:
+        """Return the policy routes of ours that may stand in the namespace."""
+        return (*self.ruleset().policy_routes, *self.stale_routes)
 
 
 def as_json(record: Record) -> str:
@@ -153,6 +163,7 @@ def as_json(record: Record) -> str:
                 "ipv6": facts.ipv6,
                 "name_servers": [str(server).partition("/")[0] for server in facts.servers],
             },
+            "stale_routes": [[route.family, route.mark, route.table] for route in record.stale_routes],
         }
     )
 
@@ -182,8 +193,15 @@ def _record(plain: dict[str, Any]) -> Record:
             ipv6=facts["ipv6"],
             servers=tuple(parse_address(server) for server in facts["name_servers"]),
         ),
+        stale_routes=tuple(_route(*route) for route in plain.get("stale_routes", ())),
         **{how: _text(plain[how]) for how in ("backend", "driver", "variant")},
     )
+
+
+def _route(family: object, mark: object, table: object) -> PolicyRoute:
+    if family not in FAMILIES or not isinstance(mark, int) or not isinstance(table, int):
+        raise ValueError(family, mark, table)
+    return PolicyRoute(IPV4 if family == IPV4 else IPV6, mark, table)
 
 
 def _text(value: object) -> str:
@@ -212,15 +230,34 @@ def read(directory: str = STATE_DIRECTORY) -> Record | None:
 def write(record: Record, directory: str = STATE_DIRECTORY) -> bool:
     """Keep the record of the namespace we are in; return whether that was possible.
 
-    Readers see the old record or the new one, whole; of two writers the last one's stays.
+    Readers see the old record or the new one, whole; of two writers the last one's stays. What is kept already is not
+    written again.
     """
     try:
         path = path_of(namespace_id(), directory)
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        _put(path, as_json(record).encode("ascii"))
+        content = as_json(record).encode("ascii")
+        if _content(path) != content:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            _put(path, content)
     except OSError:
         return False
     return True
+
+
+def put_back(record: Record | None, stale_routes: tuple[PolicyRoute, ...]) -> None:
+    """Keep again what was kept before, because the new one failed; its routes may be there already."""
+    if record is None:
+        forget()
+    else:
+        write(record.replace(stale_routes=(*record.stale_routes, *stale_routes)))
+
+
+def _content(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
 
 
 def _put(path: str, content: bytes) -> None:

@@ -17,7 +17,9 @@ from capture.netlink.attributes import attribute, decode_fields, decode_host_num
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
 from capture.netlink.rtnetlink import (
     ADDRESS_BITS,
+    AF_INET,
     AF_INET6,
+    AF_UNSPEC,
     LOOPBACK_INDEX,
     RT_SCOPE_HOST,
     RT_SCOPE_UNIVERSE,
@@ -28,6 +30,8 @@ from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from capture.netlink.sockets import NetlinkSocket
 
 # linux/rtnetlink.h: messages, and what kinds of route there are
@@ -73,6 +77,9 @@ NO_SUPPRESSION = u32(0xFFFFFFFF)
 
 # All that the kernel says of a rule that is nothing but `fwmark M lookup T`; whatever else narrows it down.
 PLAIN_RULE = {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
+NEEDED_IN_RULE = {FRA_FWMARK, FRA_FWMASK, FRA_TABLE}
+BARE_HEADER = (0, 0, 0, FR_ACT_TO_TBL, u32(0))
+"""Of a struct fib_rule_hdr: dst_len, src_len, tos, action, flags."""
 
 # A lookup whose result is a refusal is answered with an error (fib_props in net/ipv4/fib_semantics.c).
 REFUSALS = {
@@ -93,6 +100,20 @@ class Route(Value):
     interface: int = 0
     source: str = ""
     gateway: str = ""
+
+
+class MarkRule(Value):
+    """A policy rule `fwmark MARK lookup TABLE` that has no other condition; ``family`` is AF_INET or AF_INET6."""
+
+    family: int
+    mark: int
+    table: int
+
+
+def read_mark_rules(route: NetlinkSocket) -> list[MarkRule]:
+    """Return the policy rules of both families that are `fwmark MARK lookup TABLE` and nothing else."""
+    # Of all families, multicast routing's too.
+    return [rule for rule, _ in _mark_rules(route, AF_UNSPEC) if rule.family in (AF_INET, AF_INET6)]
 
 
 def has_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -> bool:
@@ -214,21 +235,23 @@ def _rule_body(family: int, mark: int, table: int) -> bytes:
 
 def _priorities(route: NetlinkSocket, family: int, mark: int, table: int) -> list[bytes]:
     """Return the FRA_PRIORITY of each rule that is exactly `fwmark MARK lookup TABLE`."""
-    bare_header = (family, 0, 0, 0, FR_ACT_TO_TBL, u32(0))
-    found = []
+    wanted = MarkRule(family, mark, table)
+    return [priority for rule, priority in _mark_rules(route, family) if rule == wanted]
+
+
+def _mark_rules(route: NetlinkSocket, family: int) -> Iterator[tuple[MarkRule, bytes]]:
+    """Yield the rules that are exactly `fwmark MARK lookup TABLE`, each with its FRA_PRIORITY."""
     for body in route.dump(RTM_GETRULE, _rule_header(family), "list policy rules"):
-        header = (body[0], body[1], body[2], body[3], body[7], body[8:12])
+        header = (body[1], body[2], body[3], body[7], body[8:12])
         fields = decode_fields(body[FIB_RULE_HDR_SIZE:])
         if (
-            header == bare_header
-            and fields.keys() <= PLAIN_RULE
-            and fields.get(FRA_FWMARK) == u32(mark)
-            and fields.get(FRA_FWMASK) == WHOLE_MARK
+            header == BARE_HEADER
+            and NEEDED_IN_RULE <= fields.keys() <= PLAIN_RULE
+            and fields[FRA_FWMASK] == WHOLE_MARK
             and fields.get(FRA_SUPPRESS_PREFIXLEN, NO_SUPPRESSION) == NO_SUPPRESSION
-            and fields.get(FRA_TABLE) == u32(table)
         ):
-            found.append(fields.get(FRA_PRIORITY, u32(0)))
-    return found
+            rule = MarkRule(body[0], decode_host_number(fields[FRA_FWMARK]), decode_host_number(fields[FRA_TABLE]))
+            yield rule, fields.get(FRA_PRIORITY, u32(0))
 
 
 def _route_header(

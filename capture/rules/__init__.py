@@ -6,7 +6,22 @@ The order of the rules is upstream's, and is part of the contract: tests hold it
 from __future__ import annotations
 
 from capture.addresses import IPV6
-from capture.model import BUILT_IN_CHAINS, Chain, Log, LoopbackAddress, PolicyRoute, Rule, Ruleset, Table
+from capture.model import (
+    BUILT_IN_CHAINS,
+    MANGLE,
+    NAT,
+    PREROUTING,
+    Chain,
+    Jump,
+    Log,
+    LoopbackAddress,
+    Mark,
+    PolicyRoute,
+    Rule,
+    Ruleset,
+    Table,
+    TransparentProxy,
+)
 from capture.rules.mangle import mangle_table
 from capture.rules.names import BY_SPELLING, ChainNames
 from capture.rules.nat import PASSTHROUGH_SOURCE, nat_table
@@ -16,7 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.config import CaptureConfig
 
-__all__ = ["ChainNames", "build_ruleset"]
+__all__ = ["ChainNames", "build_handover", "build_ruleset", "captures_transparently", "redirects_inbound"]
 
 
 def build_ruleset(config: CaptureConfig) -> Ruleset:
@@ -31,6 +46,49 @@ def build_ruleset(config: CaptureConfig) -> Ruleset:
         policy_routes=policy_routes(config),
         comments=config.rule_comments,
     )
+
+
+def build_handover(config: CaptureConfig) -> Ruleset:
+    """Return the rule set of the moment in which TPROXY takes inbound capture over from REDIRECT: both capture.
+
+    A packet passes mangle, then nat. Between the two it would meet neither, if the rules of both changed at once:
+    those of mangle as they were, those of nat as they will be. What mangle has taken bears the mark, and nat leaves it.
+    """
+    desired = build_ruleset(config)
+    redirecting = build_ruleset(config.replace(mode="REDIRECT"))
+    jump = Jump(BY_SPELLING[config.chain_names].inbound)
+    unmarked = Mark(config.tproxy_mark, negated=True)
+
+    def leaving_marked(chain: Chain) -> Chain:
+        if chain.name != PREROUTING:
+            return chain
+        return chain.replace(
+            rules=tuple(
+                rule.replace(matches=(*rule.matches, unmarked)) if rule.verdict == jump else rule
+                for rule in chain.rules
+            )
+        )
+
+    tables = [table for table in desired.tables if table.name != NAT]
+    nat = [table for table in redirecting.tables if table.name == NAT]
+    return desired.replace(tables=(*tables, *(t.replace(chains=tuple(map(leaving_marked, t.chains))) for t in nat)))
+
+
+def captures_transparently(ruleset: Ruleset) -> bool:
+    """Return whether inbound connections are captured by TPROXY."""
+    mangle = ruleset.table(MANGLE)
+    chains = mangle.chains if mangle else ()
+    return any(isinstance(rule.verdict, TransparentProxy) for chain in chains for rule in chain.rules)
+
+
+def redirects_inbound(ruleset: Ruleset) -> bool:
+    """Return whether inbound connections are captured by REDIRECT."""
+    nat = ruleset.table(NAT)
+    prerouting = nat.chain(PREROUTING) if nat else None
+    return prerouting is not None and any(rule.verdict in TO_INBOUND for rule in prerouting.rules)
+
+
+TO_INBOUND = tuple(Jump(names.inbound) for names in BY_SPELLING.values())
 
 
 def loopback_addresses(config: CaptureConfig) -> tuple[LoopbackAddress, ...]:

@@ -10,6 +10,7 @@ import os
 
 from capture.addresses import FAMILIES, IPV4
 from capture.errors import UnsupportedError
+from capture.turns import descriptors
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -95,6 +96,7 @@ def run(command: Sequence[str], stdin: str = "", environment: Mapping[str, str] 
     ours = [to_stdin, from_stdout, from_stderr]
     theirs = [its_stdin, its_stdout, its_stderr]
     actions = [(os.POSIX_SPAWN_DUP2, end, number) for number, end in enumerate(theirs)]
+    actions += [(os.POSIX_SPAWN_DUP2, turn, turn) for turn in descriptors()]  # so it is inherited, see ``turns``
     try:
         try:
             process = os.posix_spawn(

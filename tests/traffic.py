@@ -1,0 +1,76 @@
+"""Steady traffic for tests: many new TCP connections a second, and who answered them.
+
+    answer(namespace, "outside", 80)                        a server that answers with its label
+    load = start_load(pod, ("203.0.113.7", 80), uid=1000)   200 new connections a second
+    ...
+    load.stop().answered(("203.0.113.7", 80)) -> Counter({"outbound": 1234})
+
+Both ends are processes (``traffic_process``): what the test does meanwhile keeps neither from its work.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_netns import Namespace, Process
+
+Destination = tuple[str, int]
+PER_SECOND = 200
+_PROGRAM = [sys.executable, "-I", "-S", str(Path(__file__).with_name("traffic_process.py"))]
+
+
+def answer(namespace: Namespace, label: str, *ports: int, uid: int = 0, transparent: bool = False) -> Process:
+    """Start a server on ports of every address of both families; it answers as the user."""
+    words = [label, str(uid), str(int(transparent)), *map(str, ports)]
+    return namespace.popen([*_PROGRAM, "answer", *words], ports=ports)
+
+
+@dataclass(frozen=True)
+class Load:
+    """A process that makes connections."""
+
+    process: Process
+
+    def stop(self) -> Counts:
+        """End it and return what became of its connections."""
+        self.process._popen.send_signal(signal.SIGTERM)
+        assert self.process.wait(10) == 0, self.process.output()
+        return Counts({_split(name): Counter(counts) for name, counts in self._said().items()})
+
+    def _said(self) -> dict[str, dict[str, int]]:
+        said: dict[str, dict[str, int]] = json.loads(self.process.output().splitlines()[-1])
+        return said
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How often each destination was answered by which label, or "refused", "reset", "timed out", "unreachable"."""
+
+    by_destination: dict[Destination, Counter[str]]
+
+    def answered(self, *destinations: Destination) -> Counter[str]:
+        """Return the counts of these destinations together; of all, if none is named."""
+        return sum((self.by_destination[one] for one in destinations or self.by_destination), Counter())
+
+
+def start_load(namespace: Namespace, *destinations: Destination, uid: int = 0, per_second: int = PER_SECOND) -> Load:
+    """Start to make new connections as a user, to each destination in turn."""
+    words = [f"{address}|{port}" for address, port in destinations]
+    process = namespace.popen([*_PROGRAM, "connect", str(per_second), *words], uid=uid, reads_everything=True)
+    give_up = time.monotonic() + 10
+    while "ready" not in process.output():
+        assert process.returncode is None, process.output()
+        assert time.monotonic() < give_up, "the load does not start"
+        time.sleep(0.005)
+    return Load(process)
+
+
+def _split(name: str) -> Destination:
+    address, _, port = name.partition("|")
+    return address, int(port)
