@@ -361,7 +361,8 @@ def choose(facts: Facts, request: Request) -> Decision:
     for driver, variant in _iptables_ways(facts, request):
         obstacle = _obstacle(facts, driver, variant, certain=not backend)
         if obstacle is None:
-            return Decision("iptables", driver, variant, _why_variant(facts, request, variant))
+            reason = "; ".join((_why_variant(facts, request, variant), *obstacles))
+            return Decision("iptables", driver, variant, reason)
         obstacles.append(f"{driver} ({variant}): {obstacle}")
     if backend == "iptables":
         raise UnsupportedError(

@@ -271,7 +271,7 @@ def explained(error: CaptureError, desired: Ruleset, way: Way) -> CaptureError:
     if inventory.absent:
         lacking = ", ".join(f"{name} (for {wanted[name]})" for name in inventory.absent)
         words = f"this kernel has no module {lacking}, which {WAYS[way]} needs"
-        return UnsupportedError(f"{words}: {error.message}", remedy_for(inventory.absent))
+        return UnsupportedError(f"{words}: {error.message}", remedy_for(inventory.absent) + _others(desired, way))
     if not can_load():
         words = f"these modules are not loaded, and kernel.modules_disabled=1 lets no more be loaded: {unloaded}"
         return UnsupportedError(f"{words}: {error.message}", remedy_for_closed(inventory.unloaded))
@@ -296,9 +296,22 @@ def remedy_for(absent: Iterable[str]) -> str:
     release = os.uname().release
     return (
         f"Install what has {_them(absent)} for kernel {release} on the host (Ubuntu: linux-modules-extra-{release};"
-        f" Red Hat: kernel-modules-extra-{release}), or boot a kernel that does, or choose another backend;"
-        " `capture doctor` says which would do."
+        f" Red Hat: kernel-modules-extra-{release}), or boot a kernel that does."
     )
+
+
+def _others(desired: Ruleset, way: Way) -> str:
+    """Return which other ways lack no module, in words; only where the modules of this kernel are known."""
+    others = [other for other in FLAGS if other != way and not look_up(needed(desired, desired.families, other)).absent]
+    words = ", ".join(f"{WAYS[other]} ({FLAGS[other]})" for other in others)
+    return f" Or choose another way, of which no module is missing: {words}." if others else ""
+
+
+FLAGS: dict[Way, str] = {
+    "nftables": "--backend nftables",
+    "nft": "--backend iptables --force-iptables-binary nft",
+    "legacy": "--backend iptables --force-iptables-binary legacy",
+}
 
 
 def remedy_for_unloaded(names: Iterable[str]) -> str:

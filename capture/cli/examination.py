@@ -13,10 +13,14 @@ from capture.addresses import FAMILIES, IPV4
 from capture.backends import detect
 from capture.backends.detect import PURPOSES
 from capture.backends.iptables.programs import COMMANDS, VARIANTS, find_program, run
+from capture.backends.modules import WAYS, can_load, look_up, needed, remedy_for, remedy_for_closed
+from capture.config import resolve
 from capture.errors import CaptureError
-from capture.host import PodFromInside
+from capture.host import AnyPod, PodFromInside
 from capture.netns import ONLY_ON_HOST, namespace_id
 from capture.record import STATE_DIRECTORY
+from capture.rules import build_ruleset
+from capture.settings import CAPTURE_ALL_DNS, DROP_INVALID, INTERCEPTION_MODE, REDIRECT_DNS, Said, Settings
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.backends.detect import Decision, Facts, Leftover
+    from capture.backends.modules import Inventory
 
     State = Literal["ok", "missing", "bad", "note"]
 
@@ -32,6 +37,16 @@ CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21}
 """linux/capability.h"""
 
 XTABLES_LOCK = "/run/xtables.lock"
+
+EVERYTHING = Settings(
+    {
+        INTERCEPTION_MODE: Said("TPROXY", "doctor"),
+        REDIRECT_DNS: Said("true", "doctor"),
+        CAPTURE_ALL_DNS: Said("true", "doctor"),
+        DROP_INVALID: Said("true", "doctor"),
+    }
+)
+"""Settings whose rules need every module that a capture may need."""
 
 
 class Examined(Value):
@@ -51,6 +66,10 @@ class Examined(Value):
     """The process that holds the lock of legacy iptables, if any."""
     state_directory: Literal["usable", "to be made", "not writable"]
     is_recorded: bool
+    modules: Inventory
+    """What of the kernel modules that any capture may need is there."""
+    loads_modules: bool
+    """The kernel loads modules at all."""
 
 
 class Finding(Value):
@@ -87,7 +106,19 @@ def examine() -> Examined:
         lock_holder=_lock_holder(),
         state_directory=_state_directory(),
         is_recorded=record.read() is not None,
+        modules=look_up(_purposes()),
+        loads_modules=can_load(),
     )
+
+
+def _purposes() -> dict[str, str]:
+    """Return every module that a capture may need, and which ways need it for what; in words."""
+    desired = build_ruleset(resolve(EVERYTHING, AnyPod())[0])
+    found: dict[str, list[str]] = {}
+    for way, name in WAYS.items():
+        for module, purpose in needed(desired, FAMILIES, way).items():
+            found.setdefault(module, []).append(f"{name} for {purpose}")
+    return {module: ", ".join(purposes) for module, purposes in found.items()}
 
 
 def _capabilities() -> int:
@@ -145,7 +176,13 @@ def can_work(examined: Examined) -> bool:
 
 def findings(examined: Examined) -> list[Finding]:
     """Return what is to be said, in the order in which a person would ask."""
-    return [*_decision(examined), *_namespace(examined), *_kernel(examined.facts), *_host(examined)]
+    return [
+        *_decision(examined),
+        *_namespace(examined),
+        *_kernel(examined.facts),
+        *_modules(examined),
+        *_host(examined),
+    ]
 
 
 def _decision(examined: Examined) -> Iterator[Finding]:
@@ -208,6 +245,22 @@ def _kernel(facts: Facts) -> Iterator[Finding]:
         yield Finding("kernel", "IPv6", "ok", "present")
     else:
         yield Finding("kernel", "IPv6", "note", "absent (ipv6.disable=1?): IPv4 alone is programmed")
+
+
+def _modules(examined: Examined) -> Iterator[Finding]:
+    """Yield the modules that are missing, each with who needs it; or that none is; or that nobody knows."""
+    absent, purposes = examined.modules.absent, _purposes()
+    for name in absent:
+        yield Finding("kernel", name, "missing", f"no such module; needed by {purposes[name]}", remedy_for((name,)))
+    others = tuple(name for name in examined.modules.unloaded if name not in absent)
+    if not examined.modules.is_indexed:
+        says = f"what could be loaded is not to be seen here: no /lib/modules/{examined.kernel} with an index we know"
+        yield Finding("kernel", "modules", "note", says)
+    elif others and not examined.loads_modules:
+        says = f"not loaded, and kernel.modules_disabled=1 lets no more be loaded: {', '.join(others)}"
+        yield Finding("kernel", "modules", "missing", says, remedy_for_closed(others))
+    elif not absent:
+        yield Finding("kernel", "modules", "ok", "all that a capture may need are there")
 
 
 def _of_kernel(name: str, use: str, command: str, *, present: bool | None) -> Finding:

@@ -7,6 +7,7 @@ import pytest
 from capture.addresses import FAMILIES
 from capture.backends.detect import Decision, Facts, Leftover, Program
 from capture.backends.iptables.programs import VARIANTS
+from capture.backends.modules import Inventory
 from capture.cli.examination import CAPABILITIES, Examined, can_work, findings
 from capture.errors import UnsupportedError
 
@@ -45,6 +46,8 @@ GOOD = Examined(
     lock_holder=None,
     state_directory="usable",
     is_recorded=True,
+    modules=Inventory(is_indexed=True),
+    loads_modules=True,
 )
 
 
@@ -126,3 +129,27 @@ def test_sets_of_ours_that_stand() -> None:
     assert said(GOOD.replace(leftovers=(one, other)), "missing") == [
         "standing rules: there are several sets of rules, where one is right"
     ]
+
+
+def test_a_module_that_is_missing_is_named_with_who_needs_it_and_what_helps() -> None:
+    examined = GOOD.replace(modules=Inventory(("nft_redir", "xt_TPROXY"), ("xt_TPROXY",), is_indexed=True))
+    assert said(examined, "missing") == [
+        "xt_TPROXY: no such module; needed by iptables-nft for TPROXY, iptables-legacy for TPROXY"
+    ]
+    (finding,) = (finding for finding in findings(examined) if finding.name == "xt_TPROXY")
+    assert "kernel-modules-extra" in finding.remedy
+    assert "modules: all that a capture may need are there" not in said(examined, "ok")
+
+
+def test_modules_that_are_not_loaded_are_no_matter_unless_nothing_is_loaded_any_more() -> None:
+    examined = GOOD.replace(modules=Inventory(("nft_redir",), (), is_indexed=True))
+    assert "modules: all that a capture may need are there" in said(examined, "ok")
+    (finding,) = (f for f in findings(examined.replace(loads_modules=False)) if f.name == "modules")
+    assert (finding.state, finding.says.rpartition(": ")[2]) == ("missing", "nft_redir")
+    assert "modules_disabled" in finding.says
+    assert "/etc/modules-load.d" in finding.remedy
+
+
+def test_without_an_index_of_modules_nobody_knows() -> None:
+    (note,) = said(GOOD.replace(modules=Inventory(("nft_redir",))), "note")
+    assert note.startswith("modules: what could be loaded is not to be seen here: no /lib/modules/6.1.0")
