@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from capture.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.backends.nftables import libnftables
 from capture.backends.nftables.libnftables import LibnftablesDriver
 from capture.backends.nftables.netlink import NetlinkDriver
+from capture.backends.nftables.text import render_text
 from capture.canonical import canonical
 from capture.config import CaptureConfig
-from capture.errors import CaptureError, PrivilegeError
+from capture.errors import CaptureError, PrivilegeError, UnsupportedError
 from capture.model import (
     NAT,
     OUTPUT,
@@ -187,6 +190,15 @@ def test_cleaning_nothing(namespace: Namespace, driver: Driver) -> None:
     assert listing(namespace) == ""
 
 
+def test_the_tables_of_upstreams_native_mode_are_taken_over(namespace: Namespace, driver: Driver) -> None:
+    namespace.run(["nft", "-f", "-"], stdin=render_text(PROXIES))
+
+    write(namespace, driver, REDIRECTS)
+
+    assert_stands(namespace, driver, REDIRECTS)
+    assert "istio-inbound" not in listing(namespace)
+
+
 def test_what_somebody_put_into_our_tables_goes_with_them(namespace: Namespace, driver: Driver) -> None:
     write(namespace, driver, REDIRECTS)
     namespace.run(["nft", "add", "set", "inet", "istio-proxy-nat", "theirs", "{ type ipv4_addr; }"])
@@ -222,6 +234,7 @@ def test_drift_is_seen_and_mended(namespace: Namespace, driver: Driver, drift: s
     namespace.run(["nft", "-f", "-"], stdin=DRIFT[drift])
     assert listing(namespace) != intended
     assert differs(namespace, driver, REDIRECTS)
+    assert not namespace.call(driver.holds, REDIRECTS)
 
     write(namespace, driver, REDIRECTS)
 
@@ -284,7 +297,9 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("impossible", IMPOSSIBLE)
-def test_what_the_kernel_refuses_changes_nothing(namespace: Namespace, driver: Driver, impossible: str) -> None:
+def test_what_the_kernel_refuses_changes_nothing(
+    namespace: Namespace, driver: Driver, impossible: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     write(namespace, driver, REDIRECTS)
     before = listing(namespace)
 
@@ -292,6 +307,36 @@ def test_what_the_kernel_refuses_changes_nothing(namespace: Namespace, driver: D
         write(namespace, driver, IMPOSSIBLE[impossible])
 
     assert listing(namespace) == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_bindings_are_found_where_the_distribution_has_them(namespace: Namespace) -> None:
+    """An interpreter without site-packages stands for the one of a virtual environment, or of the bundle."""
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from capture.backends.nftables.libnftables import LibnftablesDriver, find_bindings\n"
+        "LibnftablesDriver().read(); print(find_bindings())"
+    )
+    checkout = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+    found = namespace.run([sys.executable, "-I", "-S", "-c", program, checkout]).stdout
+
+    assert found.startswith("/usr/lib")
+
+
+def test_without_the_library(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libnftables, "LIBRARY", "libnftables.so.0")
+
+    with pytest.raises(UnsupportedError, match=r"libnftables\.so\.0 cannot be loaded"):
+        namespace.call(LibnftablesDriver().read)
+
+
+def test_without_the_bindings(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libnftables, "find_bindings", lambda: None)
+    monkeypatch.delitem(sys.modules, "nftables", raising=False)
+
+    with pytest.raises(UnsupportedError, match="bindings of libnftables are not installed"):
+        namespace.call(LibnftablesDriver().read)
 
 
 def test_the_refusal_names_the_rule(namespace: Namespace) -> None:

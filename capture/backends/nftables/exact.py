@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from capture.backends.nftables import constants as nf
 from capture.backends.nftables import encode
-from capture.netlink.attributes import attribute, decode_fields, decode_text, text
+from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
 from capture.netlink.nfnetlink import read_objects
 
 TYPE_CHECKING = False
@@ -34,10 +34,17 @@ def stands_exactly(netfilter: NetlinkSocket, wanted: Iterable[NativeTable], our_
 
 
 def _chains(netfilter: NetlinkSocket, our_tables: frozenset[str]) -> dict[tuple[str, str], dict[int, bytes]] | None:
-    """Return what is compared of our chains, by table and name; None where one of our tables holds none."""
+    """Return what is compared of our chains, by table and name; None where one of our tables holds none or sleeps."""
     tables = {text(name): name for name in our_tables}
     stand = read_objects(netfilter, nf.NFT_MSG_GETTABLE, nf.NFPROTO_INET, b"", "read the tables of nf_tables")
-    ours = {tables[name] for _, each in stand if (name := decode_fields(each)[nf.NFTA_TABLE_NAME]) in tables}
+    ours: set[str] = set()
+    for _, attributes in stand:
+        fields = decode_fields(attributes)
+        table = tables.get(fields[nf.NFTA_TABLE_NAME])
+        if table is not None:
+            if decode_number(fields.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT:
+                return None
+            ours.add(table)
     chains: dict[tuple[str, str], dict[int, bytes]] = {}
     if ours:
         listed = read_objects(netfilter, nf.NFT_MSG_GETCHAIN, nf.NFPROTO_INET, b"", "read the chains of nf_tables")
