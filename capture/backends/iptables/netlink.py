@@ -11,37 +11,35 @@ import errno
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import changes
-from capture.backends.iptables.xt_decode import Reader, decode_chain, decode_table
 from capture.backends.iptables.xt_encode import NFPROTO, TABLE_FAMILIES
+from capture.backends.iptables.xt_exact import stands_exactly
 from capture.backends.iptables.xt_tables import ruleset_of, standing_table
 from capture.backends.nftables import constants as nf
 from capture.errors import KernelError, UnsupportedError
 from capture.model import TABLES
-from capture.netlink.attributes import attribute, text
+from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
 from capture.netlink.batch import RulesetChangedError, commit
 from capture.netlink.nfnetlink import NFPROTO_UNSPEC, open_netfilter, read_generation, read_objects
 from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from typing import TypeVar
+    from collections.abc import Callable, Mapping, Sequence
 
     from capture.addresses import Family
     from capture.backends.iptables.plan import TableEdit
-    from capture.backends.iptables.xt_decode import FoundChain, FoundRule
+    from capture.backends.iptables.xt_decode import FoundChain
     from capture.backends.iptables.xt_tables import Standing
     from capture.model import Ruleset, TableName
     from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
 
-    T = TypeVar("T")
-
 ATTEMPTS = 10
 """Of reading or writing while somebody else writes."""
 WRITING = "change the tables of iptables"
 
-FAMILIES_BY_NUMBER = {number: family for family, number in NFPROTO.items()}
+NFTA_TABLE_USE = 3  # linux/netfilter/nf_tables.h
+FAMILIES_BY_NUMBER: dict[int, Family] = {number: family for family, number in NFPROTO.items()}
 TABLES_BY_NAME: dict[str, TableName] = {name: name for name in TABLES}
 
 
@@ -61,6 +59,11 @@ class NetlinkDriver(IptablesDriver):
 
     def __init__(self) -> None:
         self._reading: Reading | None = None
+
+    def holds(self, desired: Ruleset) -> bool:
+        """Return whether the tables hold the desired rules to the byte and nothing else; no means "read it"."""
+        with open_netfilter() as netfilter:
+            return stands_exactly(netfilter, desired)
 
     def read(self) -> Ruleset:
         """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. Nothing comes to be by it.
@@ -143,43 +146,50 @@ def _read(netfilter: NetlinkSocket) -> Reading:
     families = families_here()
     for _ in range(ATTEMPTS):
         generation = read_generation(netfilter)
-        standing = _read_standing(netfilter, families)
+        tables = _read_tables(netfilter, families)
+        standing = _read_contents(netfilter, tables) if tables else {}
         if read_generation(netfilter) == generation:
             return Reading(ruleset_of(families, standing), standing, generation)
     raise _never_quiet("read the tables of iptables")
 
 
-def _read_standing(netfilter: NetlinkSocket, families: Sequence[Family]) -> Standing:
-    """Return the tables of iptables that we have to do with; the others (filter, security) are not looked at."""
-    tables = list(_find(decode_table, netfilter, nf.NFT_MSG_GETTABLE, "read the tables of nf_tables"))
-    places = [
-        (family, TABLES_BY_NAME[table.name], table.uses)
-        for family, table in tables
-        if family in families and table.name in TABLES_BY_NAME
-    ]
-    if not places:
-        return {}
-    chains: dict[tuple[Family, str], list[FoundChain]] = {}
-    for family, chain in _find(decode_chain, netfilter, nf.NFT_MSG_GETCHAIN, "read the chains of nf_tables"):
-        chains.setdefault((family, chain.table), []).append(chain)
-    readers = {family: Reader(family) for family in families}
+def _read_tables(netfilter: NetlinkSocket, families: Sequence[Family]) -> dict[tuple[Family, TableName], int]:
+    """Return the tables of iptables that stand, but for those we never touch, with how many things are in each."""
+    tables: dict[tuple[Family, TableName], int] = {}
+    for number, attributes in read_objects(
+        netfilter, nf.NFT_MSG_GETTABLE, NFPROTO_UNSPEC, b"", "read the tables of nf_tables"
+    ):
+        fields = decode_fields(attributes)
+        family, table = FAMILIES_BY_NUMBER.get(number), decode_text(fields[nf.NFTA_TABLE_NAME])
+        if family is not None and family in families and table in TABLES_BY_NAME:
+            tables[family, TABLES_BY_NAME[table]] = decode_number(fields.get(NFTA_TABLE_USE, b""))
+    return tables
+
+
+def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, TableName], int]) -> Standing:
+    """Return the tables with their chains and rules."""
+    from capture.backends.iptables.xt_decode import Reader, decode_chain  # not needed in a new pod, where nothing is
+
+    chains: dict[tuple[int, str], list[FoundChain]] = {}
+    for number, attributes in read_objects(
+        netfilter, nf.NFT_MSG_GETCHAIN, NFPROTO_UNSPEC, b"", "read the chains of nf_tables"
+    ):
+        chain = decode_chain(attributes)
+        chains.setdefault((number, chain.table), []).append(chain)
+    readers = {family: Reader(family) for family, _ in tables}
     return {
         (family, table): standing_table(
-            table, uses, chains.get((family, table), ()), _read_rules(netfilter, readers[family], family, table)
+            table,
+            uses,
+            chains.get((NFPROTO[family], table), ()),
+            map(readers[family].read, _read_rules(netfilter, family, table)),
         )
-        for family, table, uses in places
+        for (family, table), uses in tables.items()
     }
 
 
-def _find(decode: Callable[[bytes], T], netfilter: NetlinkSocket, kind: int, doing: str) -> Iterator[tuple[Family, T]]:
-    """Yield what the kernel dumps for IPv4 and IPv6."""
-    for number, attributes in read_objects(netfilter, kind, NFPROTO_UNSPEC, b"", doing):
-        if number in FAMILIES_BY_NUMBER:
-            yield FAMILIES_BY_NUMBER[number], decode(attributes)
-
-
-def _read_rules(netfilter: NetlinkSocket, reader: Reader, family: Family, table: TableName) -> Iterator[FoundRule]:
+def _read_rules(netfilter: NetlinkSocket, family: Family, table: TableName) -> list[bytes]:
     doing = f"read the rules of table {TABLE_FAMILIES[family]} {table}"
     of_table = attribute(nf.NFTA_RULE_TABLE, text(table))
-    for _, attributes in read_objects(netfilter, nf.NFT_MSG_GETRULE, NFPROTO[family], of_table, doing):
-        yield reader.read(attributes)
+    found = read_objects(netfilter, nf.NFT_MSG_GETRULE, NFPROTO[family], of_table, doing)
+    return [attributes for _, attributes in found]

@@ -91,7 +91,7 @@ def plan(live: Ruleset, desired: Ruleset | None, recorded: Ruleset | None = None
     for family in live.families if desired is None else dict.fromkeys(desired.families + live.families):
         places = our_rules(live, family, remembered)
         for table in _table_order(desired):
-            changes = tuple(_table_changes(_View(live, family, table), _View(desired, family, table), places))
+            changes = tuple(_table_changes(TableView(live, family, table), TableView(desired, family, table), places))
             if changes:
                 edits.append(TableEdit(family, table, changes))
     return tuple(edits)
@@ -117,7 +117,7 @@ def _table_order(desired: Ruleset | None) -> tuple[TableName, ...]:
     return (RAW, NAT, MANGLE)
 
 
-class _View:
+class TableView:
     """One table of one family: its chains, and their rules one entry each."""
 
     def __init__(self, ruleset: Ruleset | None, family: Family, table: TableName) -> None:
@@ -155,7 +155,7 @@ def _target(rule: Rule) -> str:
     return rule.verdict.text.removeprefix("-g ") if isinstance(rule.verdict, UnknownVerdict) else ""
 
 
-def _table_changes(live: _View, desired: _View, places: Places) -> Iterator[Edit]:
+def _table_changes(live: TableView, desired: TableView, places: Places) -> Iterator[Edit]:
     built_in = BUILT_IN_CHAINS[live.table]
     wanted = desired.our_chains()
     standing = live.our_chains()
@@ -174,7 +174,7 @@ def _table_changes(live: _View, desired: _View, places: Places) -> Iterator[Edit
 
 
 def _shared_chain_changes(
-    live: _View, desired: _View, places: Places, chain: str
+    live: TableView, desired: TableView, places: Places, chain: str
 ) -> tuple[list[RemoveRule], list[InsertRule] | list[AppendRule]]:
     """Return the removals and insertions for a chain that is not ours, built-in or not."""
     rules = live.rules(chain)
@@ -196,7 +196,7 @@ def _shared_chain_changes(
     return removals, [InsertRule(chain, place + offset, rule) for offset, rule in enumerate(wanted)]
 
 
-def _unwanted(live: _View, wanted: list[str]) -> list[str]:
+def _unwanted(live: TableView, wanted: list[str]) -> list[str]:
     """Return the chains of ours to drop: those that this family has, and those that no family has any use for.
 
     The latter may be of either family; a rule set does not say. Dropping what is not there does no harm.

@@ -67,7 +67,6 @@ if TYPE_CHECKING:
     Fields = dict[int, bytes]
 
 # linux/netfilter/nf_tables.h, beyond what the nftables backend needs
-NFTA_TABLE_USE = 3
 NFTA_CHAIN_HANDLE, NFTA_CHAIN_COUNTERS = 2, 8
 NFT_META_NFTRACE = 13
 
@@ -85,14 +84,7 @@ STANDARD_VERDICTS: dict[int, Verdict] = {
 }
 
 
-# --- tables and chains ---------------------------------------------------------------------------
-
-
-class FoundTable(Value):
-    """A table: its name, and how many chains, sets and other things are in it."""
-
-    name: str
-    uses: int
+# --- chains --------------------------------------------------------------------------------------
 
 
 class FoundChain(Value):
@@ -112,12 +104,6 @@ class FoundRule(Value):
     chain: str
     handle: int
     rule: Rule
-
-
-def decode_table(attributes: bytes) -> FoundTable:
-    """Return a table."""
-    fields = decode_fields(attributes)
-    return FoundTable(decode_text(fields[nf.NFTA_TABLE_NAME]), decode_number(fields.get(NFTA_TABLE_USE, b"")))
 
 
 def decode_chain(attributes: bytes) -> FoundChain:

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.addresses import Family, Network
-    from capture.model import Match, ProtocolName, Rule, Span, TableName
+    from capture.model import ProtocolName, Rule, Span, TableName
 
 NFPROTO: dict[Family, int] = {IPV4: 2, IPV6: 10}  # linux/netfilter.h
 TABLE_FAMILIES: dict[Family, str] = {IPV4: "ip", IPV6: "ip6"}
@@ -184,11 +184,19 @@ def expressions(rule: Rule, family: Family) -> bytes:
 
 def matches_of(rule: Rule, family: Family) -> bytes:
     """Return the expressions before the counter."""
-    parts = [*_own_matches(rule.matches, family), *_ports(rule.matches), *_further_networks(rule.matches)]
+    by_kind: dict[type, list[Any]] = {}
     for match in rule.matches:
-        encode = EXTENSIONS.get(type(match))
-        if encode is not None:
-            parts.append(encode(match))
+        by_kind.setdefault(type(match), []).append(match)
+    networks = {
+        kind: [(network, match.negated) for match in by_kind.get(kind, ()) for network in match.networks]
+        for kind in ADDRESSES
+    }
+    parts = [_interface(kind, match) for kind in LOAD_INTERFACE for match in by_kind.get(kind, ())]
+    parts += [OF_PROTOCOL[match.name] for match in by_kind.get(Protocol, ())]
+    parts += [_network(kind, *named[0], family) for kind, named in networks.items() if named]
+    parts += _ports(by_kind)
+    parts += [_address_range(kind, *more) for kind, named in networks.items() for more in named[1:]]
+    parts += [EXTENSIONS[type(match)](match) for match in rule.matches if type(match) in EXTENSIONS]
     if rule.why:
         parts.append(_match("comment", xt_layouts.comment(comment(rule.why))))
     return b"".join(parts)
@@ -337,34 +345,23 @@ OF_PROTOCOL = {
 }
 
 
-def _own_matches(matches: tuple[Match, ...], family: Family) -> Iterator[bytes]:
-    for kind in (InInterface, OutInterface):
-        for match in matches:
-            if isinstance(match, InInterface | OutInterface) and type(match) is kind:
-                yield LOAD_INTERFACE[kind] + _interface(match.name, negated=match.negated)
-    for match in matches:
-        if type(match) is Protocol:
-            yield OF_PROTOCOL[match.name]
-    for address_kind in (Source, Destination):
-        for match in matches:
-            if isinstance(match, Source | Destination) and type(match) is address_kind:
-                yield _network(match.networks[0], ADDRESS_OFFSETS[address_kind, family], match.negated, family)
-                break
+ADDRESSES: tuple[type[Source | Destination], ...] = (Source, Destination)
 
 
-def _interface(name: str, *, negated: bool) -> bytes:
+def _interface(kind: type, match: InInterface | OutInterface) -> bytes:
     """Return the comparison with a name and the NUL at its end, or with its beginning."""
+    name = match.name
     if name == "+":
-        return _compare(nf.NFT_CMP_EQ, NEVER_MATCHING_INTERFACE) if negated else b""
+        return LOAD_INTERFACE[kind] + (_compare(nf.NFT_CMP_EQ, NEVER_MATCHING_INTERFACE) if match.negated else b"")
     compared = name[:-1].encode("utf-8", "surrogateescape") if name.endswith("+") else text(name)
-    return _compare(_equality(negated), compared)
+    return LOAD_INTERFACE[kind] + _compare(_equality(match.negated), compared)
 
 
-def _network(network: Network, offset: int, negated: bool, family: Family) -> bytes:  # noqa: FBT001  # as above
+def _network(kind: type, network: Network, negated: bool, family: Family) -> bytes:  # noqa: FBT001  # a match's field
     """Return the comparison with the bytes of a prefix, if it has whole ones, else with the address under a mask."""
     if network.family != family:
         raise ValueError(f"a rule for {family} compares with an address of {network.family}: {network}")
-    size = BITS[family] // 8
+    offset, size = ADDRESS_OFFSETS[kind, family], BITS[family] // 8
     equality = _equality(negated)
     if network.prefix % 8 == 0 and (network.prefix or not negated):
         length = network.prefix // 8
@@ -377,19 +374,21 @@ def _network(network: Network, offset: int, negated: bool, family: Family) -> by
     return load + _bitwise(mask) + _compare(equality, network.packed)
 
 
-# --- ports and networks that take several expressions --------------------------------------------
+def _address_range(kind: type[Source | Destination], network: Network, negated: bool) -> bytes:  # noqa: FBT001  # as above
+    """Return a match for a network beyond the first, for which ``-s`` and ``-d`` have no room."""
+    return _match("iprange", xt_layouts.iprange(kind, network, negated=negated))
 
 
-def _ports(matches: tuple[Match, ...]) -> Iterator[bytes]:
+# --- ports ---------------------------------------------------------------------------------------
+
+
+def _ports(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
     """Yield single ports, then lists: source before destination, as ``render`` has them."""
-    ports = [match for match in matches if isinstance(match, SourcePort | DestinationPort)]
-    if not ports:
-        return
-    if not any(type(match) is Protocol for match in matches):
+    ports: list[SourcePort | DestinationPort] = [*by_kind.get(SourcePort, ()), *by_kind.get(DestinationPort, ())]
+    if ports and Protocol not in by_kind:
         raise ValueError(f"ports without a protocol: {ports}")
-    ports.sort(key=lambda match: type(match) is DestinationPort)
     singles = [match for match in ports if len(match.ports) == 1]
-    if _is_one_load(singles):
+    if len(singles) > 1 and _is_one_load(singles):
         both = b"".join(match.ports[0].first.to_bytes(PORT_SIZE, "big") for match in singles)
         yield _payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2 * PORT_SIZE) + _compare(nf.NFT_CMP_EQ, both)
     else:
@@ -423,19 +422,6 @@ def _port(ports: Span, offset: int, negated: bool) -> bytes:  # noqa: FBT001  # 
     if ports.first == 0:
         return load + _compare(nf.NFT_CMP_GT if negated else nf.NFT_CMP_LTE, last)
     return load + _range(first, last, negated)
-
-
-def _further_networks(matches: tuple[Match, ...]) -> Iterator[bytes]:
-    """Yield the networks beyond the first, which ``-s`` and ``-d`` have no room for."""
-    for kind in (Source, Destination):
-        named = [
-            (network, match.negated)
-            for match in matches
-            if isinstance(match, Source | Destination) and type(match) is kind
-            for network in match.networks
-        ]
-        for network, negated in named[1:]:
-            yield _match("iprange", xt_layouts.iprange(kind, network, negated=negated))
 
 
 # --- extensions ----------------------------------------------------------------------------------
@@ -477,7 +463,10 @@ EXTENSIONS: dict[type, Callable[[Any], bytes]] = {
 
 
 def _jump(verdict: Jump, _family: Family) -> bytes:
-    return _verdict(nf.NFT_JUMP, attribute(nf.NFTA_VERDICT_CHAIN, text(verdict.chain)))
+    chain = text(verdict.chain)
+    return _framed(
+        ("jump", len(chain)), chain, lambda chain: _verdict(nf.NFT_JUMP, attribute(nf.NFTA_VERDICT_CHAIN, chain))
+    )
 
 
 def _redirect(verdict: Redirect, family: Family) -> bytes:

@@ -1,0 +1,107 @@
+"""Whether the kernel holds exactly what we would write, to the byte: a quick "yes", or "look closer".
+
+What comes back from the kernel is what was sent, in the same order of attributes, but for counters. So nothing
+has to be decoded to see that all is well, which is how it nearly always is. Where chains of others stand in the
+same tables, the answer is always "look closer".
+"""
+
+from __future__ import annotations
+
+from capture.backends.iptables.plan import TableView
+from capture.backends.iptables.xt_encode import (
+    COUNTER,
+    NFPROTO,
+    TABLE_FAMILIES,
+    TableMessages,
+    matches_of,
+    verdict_of,
+)
+from capture.backends.nftables import constants as nf
+from capture.model import BUILT_IN_CHAINS, TABLES
+from capture.netlink.attributes import attribute, decode_fields, decode_text, text
+from capture.netlink.nfnetlink import NFPROTO_UNSPEC, read_objects
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.addresses import Family
+    from capture.model import Rule, Ruleset, TableName
+    from capture.netlink.sockets import NetlinkSocket
+
+    Fields = dict[int, bytes]
+    Chains = dict[tuple[int, str, str], Fields]
+    """What is compared of chains, by the number of their family, table and name."""
+
+COMPARED_OF_CHAIN = (nf.NFTA_CHAIN_HOOK, nf.NFTA_CHAIN_TYPE, nf.NFTA_CHAIN_POLICY)
+
+
+def stands_exactly(netfilter: NetlinkSocket, desired: Ruleset) -> bool:
+    """Return whether the tables of iptables are the desired ones, to the byte; False does not mean that they differ."""
+    found = _found_chains(netfilter)
+    if not found:
+        return False
+    views = [
+        (family, table.name, TableView(desired, family, table.name))
+        for family in desired.families
+        for table in desired.tables
+    ]
+    wanted = {place: fields for family, table, view in views for place, fields in _wanted_chains(family, table, view)}
+    return found == wanted and all(_rules_are(netfilter, family, table, view) for family, table, view in views)
+
+
+def _found_chains(netfilter: NetlinkSocket) -> Chains:
+    """Return the chains of our tables, whoever's they are."""
+    chains: Chains = {}
+    for number, attributes in read_objects(
+        netfilter, nf.NFT_MSG_GETCHAIN, NFPROTO_UNSPEC, b"", "read the chains of nf_tables"
+    ):
+        fields = decode_fields(attributes)
+        table = decode_text(fields[nf.NFTA_CHAIN_TABLE])
+        if number in NFPROTO.values() and table in TABLES:
+            chains[number, table, decode_text(fields[nf.NFTA_CHAIN_NAME])] = _compared(fields)
+    return chains
+
+
+def _wanted_chains(family: Family, table: TableName, view: TableView) -> Iterator[tuple[tuple[int, str, str], Fields]]:
+    """Yield the chains of one table that ``write`` makes."""
+    say = TableMessages(family, table)
+    used = [chain for chain in BUILT_IN_CHAINS[table] if view.rules(chain)]
+    for chain in (*used, *view.our_chains()):
+        yield (NFPROTO[family], table, chain), _compared(decode_fields(say.add_chain(chain).attributes))
+
+
+def _compared(fields: Fields) -> Fields:
+    return {kind: fields[kind] for kind in COMPARED_OF_CHAIN if kind in fields}
+
+
+def _rules_are(netfilter: NetlinkSocket, family: Family, table: TableName, view: TableView) -> bool:
+    """Return whether the rules of one table are the wanted ones, in the order of each chain."""
+    found: dict[str, list[Fields]] = {chain.name: [] for chain in view.chains()}
+    of_table = attribute(nf.NFTA_RULE_TABLE, text(table))
+    doing = f"read the rules of table {TABLE_FAMILIES[family]} {table}"
+    if any(view.rules(chain) for chain in found):
+        for _, attributes in read_objects(netfilter, nf.NFT_MSG_GETRULE, NFPROTO[family], of_table, doing):
+            fields = decode_fields(attributes)
+            found.setdefault(decode_text(fields[nf.NFTA_RULE_CHAIN]), []).append(fields)
+    return all(
+        len(rules) == len(view.rules(chain))
+        and all(_rule_is(rule, family, fields) for rule, fields in zip(view.rules(chain), rules, strict=True))
+        for chain, rules in found.items()
+    )
+
+
+def _rule_is(wanted: Rule, family: Family, found: Fields) -> bool:
+    """Return whether a rule came back as it was sent: matches, a counter of any value, a verdict."""
+    before, after = matches_of(wanted, family), verdict_of(wanted, family)
+    expressions = found[nf.NFTA_RULE_EXPRESSIONS]
+    return (
+        len(expressions) == len(before) + len(COUNTER) + len(after)
+        and expressions.startswith(before + COUNTER_HEAD)
+        and expressions.endswith(after)
+        and nf.NFTA_RULE_USERDATA not in found
+    )
+
+
+COUNTER_HEAD = COUNTER[: COUNTER.index(b"counter\0") + len(b"counter\0")]
+"""The counter expression up to its name; what follows are its values."""
