@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from capture.addresses import Network
+    from capture.config import Host
     from capture.program import Applied, Verified
     from capture.settings import Settings
     from cni.conf import Configuration
@@ -100,11 +101,11 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
         journal.info("left alone", reason=reason)
         return
     with journal.step("apply"):
-        applied, is_recorded = _apply(request, settings)
+        applied, is_kept = _apply(request, settings)
     for warning in applied.warnings:
         journal.warn(warning)
-    if not is_recorded:
-        journal.warn(f"what was applied could not be recorded under {attachments.STATE_DIRECTORY}")
+    if not is_kept:
+        journal.warn(f"nothing can be kept under {attachments.STATE_DIRECTORY}: CHECK has to ask about the pod again")
     journal.info(
         "captured",
         families=applied.config.families,
@@ -144,27 +145,34 @@ def _wanted(request: Request, configuration: Configuration, journal: Log) -> tup
 
 
 def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
-    """Write the rules in the pod's namespace; return what was done, and whether it could be recorded."""
-    from capture.host import PodFromOutside
+    """Write the rules in the pod's namespace; return what was done, and whether it is remembered."""
     from capture.netns import CURRENT, Entered, namespace_id, refuse_host
     from capture.program import apply_here
 
-    addresses = _addresses_of(request)
-
-    class Attached(PodFromOutside):
-        """The pod as seen from outside, with the addresses that it is to have."""
-
-        def pod_addresses(self) -> tuple[Network, ...]:
-            return addresses + super().pod_addresses()
-
+    host = _host(request)
     own = os.stat(CURRENT)
     with Entered(request.namespace):
         if os.path.samestat(own, os.stat(CURRENT)):
             raise HostNamespaceError
         refuse_host(allowed=False)
-        applied = apply_here(settings, Attached())
-        is_recorded = attachments.keep(request.network, request.container_id, request.interface, namespace_id())
-    return applied, is_recorded
+        # Before the rules: who is killed while writing them has left nothing that DEL does not find.
+        is_kept = attachments.keep(request.network, request.container_id, request.interface, namespace_id())
+        return apply_here(settings, host), is_kept
+
+
+def _host(request: Request) -> Host:
+    """Return the pod as seen from outside, with the addresses that it is to have."""
+    from capture.host import PodFromOutside
+
+    addresses = _addresses_of(request)
+
+    class Attached(PodFromOutside):
+        """The pod, which may not have all of its addresses yet."""
+
+        def pod_addresses(self) -> tuple[Network, ...]:
+            return addresses + super().pod_addresses()
+
+    return Attached()
 
 
 def _addresses_of(request: Request) -> tuple[Network, ...]:
@@ -184,7 +192,6 @@ def _addresses_of(request: Request) -> tuple[Network, ...]:
 
 
 def _check(request: Request, configuration: Configuration, journal: Log) -> None:
-    from capture.host import PodFromOutside
     from capture.netns import Entered
     from capture.program import verify
     from capture.record import read
@@ -196,13 +203,13 @@ def _check(request: Request, configuration: Configuration, journal: Log) -> None
         journal.info("left alone", reason=reason)
         return
     with journal.step("verify"):
-        verified = verify(settings, request.namespace, PodFromOutside())
+        verified = verify(settings, request.namespace, _host(request))
     if not verified.holds:
-        raise _drift(verified)
+        raise _drift(verified, request.namespace)
     journal.info("unchanged", recorded=is_recorded)
 
 
-def _drift(verified: Verified) -> CniError:
+def _drift(verified: Verified, namespace: str) -> CniError:
     from capture.cli.differences import in_words
 
     sentences = list(in_words(verified))
@@ -210,7 +217,7 @@ def _drift(verified: Verified) -> CniError:
     return CniError(
         DRIFT,
         f"the namespace is not as it was left: {sentences[0]}{more}",
-        "\n".join([*sentences, "`capture apply` with the pod's settings mends it, and so does a new pod."]),
+        "\n".join([*sentences, f"`capture verify --netns {namespace}` shows it again; a new pod mends it, or ADD."]),
     )
 
 

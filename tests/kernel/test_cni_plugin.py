@@ -166,6 +166,27 @@ def test_the_api_server_tells_the_proxys_user(attachment: Attachment, pod_pair: 
     assert pod.client(1337).connect(peer.ipv4, 80).label == "outbound"
 
 
+READ_ONLY_STATE = """
+mount -t tmpfs -o ro tmpfs "$0"
+exec "$@"
+"""
+
+
+def test_where_nothing_can_be_remembered_the_pod_is_captured_all_the_same(
+    attachment: Attachment, tmp_path: Path
+) -> None:
+    os.makedirs(STATE_DIRECTORY, mode=0o700, exist_ok=True)
+    prefix = ["unshare", "--mount", "--", "sh", "-ec", READ_ONLY_STATE, STATE_DIRECTORY]
+    log = str(tmp_path / "log")
+    done = call(configuration(INJECTED, log_file=log), prefix, CNI_NETNS=attachment.pod.path)
+    assert (done.returncode, json.loads(done.stdout)) == (0, RESULT)
+    assert attachment.rules() != ""
+    warning, captured = map(json.loads, Path(log).read_text().splitlines())
+    assert (warning["level"], STATE_DIRECTORY in warning["message"]) == ("warn", True)
+    assert captured["message"] == "captured"
+    assert attachment("CHECK", configuration(INJECTED)).returncode == 0
+
+
 HOSTILE = [
     "80\n-A OUTPUT -j ACCEPT",
     "80\nCOMMIT\n*nat\n-F\n",
