@@ -117,8 +117,13 @@ def is_decimal(text: str, most_digits: int) -> bool:
 
 def merge(networks: Iterable[Network]) -> list[tuple[int, int]]:
     """Return networks of one family as sorted ranges (first, last), overlapping and adjacent ones joined."""
+    return merge_ranges([(network.first, network.last) for network in networks])
+
+
+def merge_ranges(given: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ranges (first, last) in order, overlapping and adjacent ones joined."""
     ranges: list[tuple[int, int]] = []
-    for first, last in sorted((network.first, network.last) for network in networks):
+    for first, last in sorted(given):
         if ranges and first <= ranges[-1][1] + 1:
             if last > ranges[-1][1]:
                 ranges[-1] = (ranges[-1][0], last)
@@ -138,9 +143,21 @@ def split(family: Family, first: int, last: int) -> Iterator[Network]:
 
 
 def collapse(networks: Iterable[Network]) -> tuple[Network, ...]:
-    """Return the fewest networks, in order, that hold the same addresses as ``networks`` of one family."""
+    """Return the fewest networks, in order, that hold the same addresses as ``networks`` of one family.
+
+    Most lists hold few networks that touch each other, and long lists are compared often: what stays as it is, is
+    not made anew.
+    """
     networks = tuple(networks)
     if len(networks) < 2:
         return networks
     family = networks[0].family
-    return tuple(network for first, last in merge(networks) for network in split(family, first, last))
+    known = {(network.first, network.last): network for network in networks}
+    collapsed: list[Network] = []
+    for first, last in merge_ranges(known):
+        same = known.get((first, last))
+        if same is not None:
+            collapsed.append(same)
+        else:
+            collapsed += split(family, first, last)
+    return tuple(collapsed)

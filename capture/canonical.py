@@ -194,15 +194,18 @@ def _list_of(rule: Rule) -> Listed | None:
 def _one_form(run: list[tuple[Rule, Listed]]) -> Iterator[Rule]:
     """Yield a run of rules that differ in the entries of one list only: an entry each if they are few, else joined."""
     first, list_of_first = run[0]
-    each_alone = [_with_entries(listed, (entry,)) for _, listed in run for entry in _entries(listed)]
-    if len(each_alone) > MOST_SINGLE_RULES:
-        together = _united([listed for _, listed in run])
-        each_alone = [_with_entries(together, (entry,)) for entry in _entries(together)]
-        if len(each_alone) > MOST_SINGLE_RULES:
-            each_alone = [together]
-    for listed in each_alone:
+    lists = [listed for _, listed in run]
+    if _count(lists) > MOST_SINGLE_RULES:
+        lists = [_united(lists)]
+    if _count(lists) <= MOST_SINGLE_RULES:
+        lists = [_with_entries(listed, (entry,)) for listed in lists for entry in _entries(listed)]
+    for listed in lists:
         matches = tuple(listed if match is list_of_first else match for match in first.matches)
         yield Rule(first.verdict, tuple(match for match in matches if not _holds_always(match)))
+
+
+def _count(lists: Iterable[Listed]) -> int:
+    return sum(len(_entries(listed)) for listed in lists)
 
 
 def _entries(listed: Listed) -> tuple[Any, ...]:
