@@ -85,11 +85,17 @@ def _chain_differences(
         yield Difference(family, table, name, "policy", policy=there.policy)
     missing, extra = _only_in_one(wanted.rules, there.rules)
     none: Numbered = []
-    told_apart = (extra, none) if is_our_chain(name) else _told_apart(table, name, extra, len(there.rules))
+    ours_alone = is_our_chain(name) or is_hooked_elsewhere(name)
+    told_apart = (extra, none) if ours_alone else _told_apart(table, name, extra, len(there.rules))
     kinds: tuple[Kind, ...] = ("missing", "unexpected", "foreign")
     for kind, rules in zip(kinds, (missing, *told_apart), strict=True):
         for position, rule in rules:
             yield Difference(family, table, name, kind, rule, position)
+
+
+def is_hooked_elsewhere(name: str) -> bool:
+    """Return whether a name is that of a base chain in our own tables which is entered where we enter none."""
+    return name.endswith(")")
 
 
 def _told_apart(table: TableName, name: str, extra: Numbered, length: int) -> tuple[Numbered, Numbered]:

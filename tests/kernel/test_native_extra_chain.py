@@ -1,0 +1,29 @@
+"""Our native tables are ours alone: a base chain that somebody adds there is drift."""
+
+from __future__ import annotations
+
+import pytest
+from pytest_netns import Pod
+
+from capture.backends.nftables.netlink import NetlinkDriver
+from capture.compare import differences
+from capture.config import CaptureConfig
+from capture.rules import build_ruleset
+
+pytestmark = pytest.mark.kernel
+
+
+def test_a_base_chain_of_somebody_else_in_our_table(pod: Pod) -> None:
+    asked = build_ruleset(CaptureConfig())
+    driver = NetlinkDriver()
+    with pod.entered():
+        driver.write(asked, driver.read(), None)
+        assert driver.holds(asked)
+    pod.run(["nft", "add chain inet istio-proxy-nat early { type nat hook output priority -101 ; }"])
+    pod.run(["nft", "add rule inet istio-proxy-nat early tcp dport 80 accept"])
+
+    with pod.entered():
+        live = driver.read()
+        assert not driver.holds(asked)
+
+    assert [difference.kind for difference in differences(asked, live)] == ["unexpected", "unexpected"]
