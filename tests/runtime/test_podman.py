@@ -200,14 +200,14 @@ def test_a_network_that_says_nothing_leaves_pods_alone(make_pod: MakePod) -> Non
 
 
 def test_a_pod_that_is_refused_does_not_start(node: Node, make_pod: MakePod) -> None:
-    pod = make_pod("hostile", "refused")
+    pod = make_pod("barred", "refused")
     before = set(node.outside("/run/netns").iterdir())
-    done = pod.podman("pod", "start", "hostile", check=False)
+    done = pod.podman("pod", "start", "barred", check=False)
     assert done.returncode != 0
     assert "(annotation traffic.sidecar.istio.io/excludeInboundPorts): 'ssh' is not usable" in done.stderr
     assert set(node.outside("/run/netns").iterdir()) == before
     lines = [json.loads(line) for line in node.read("capture.log").splitlines()]
-    commands = [line["command"] for line in lines if line["pod"].startswith("hostile")]
+    commands = [line["command"] for line in lines if line["pod"].startswith("barred")]
     assert commands in (["ADD", "DEL"], ["ADD"])  # its DEL comes without the pod's name in some versions
 
 

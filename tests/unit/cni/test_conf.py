@@ -92,7 +92,8 @@ def test_no_annotations_are_not_the_same_as_none_handed_over() -> None:
     without: list[dict[str, object]] = [{}, {"portMappings": []}]
     for runtime_config in without:
         assert conf.parse({"runtimeConfig": runtime_config}).annotations is None
-    for none in ({}, None):  # containerd writes null for a pod without annotations
+    nothing: list[object] = [{}, None]
+    for none in nothing:  # containerd writes null for a pod without annotations
         assert conf.parse({"runtimeConfig": {"io.kubernetes.cri.pod-annotations": none}}).annotations == {}
 
 
