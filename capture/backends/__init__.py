@@ -51,6 +51,10 @@ def load(decision: Decision) -> Driver:
         from capture.backends.iptables.iptc_driver import IptcDriver
 
         return IptcDriver()
+    if decision.driver == "netlink":
+        from capture.backends.iptables import netlink
+
+        return netlink.NetlinkDriver()
     from capture.backends.iptables.restore import RestoreDriver
 
     return RestoreDriver(decision.variant)

@@ -54,11 +54,13 @@ NFNL_MSG_COMPAT_GET = 0
 NFTA_COMPAT_NAME, NFTA_COMPAT_REV, NFTA_COMPAT_TYPE = 1, 2, 3
 COMPAT_MATCH, COMPAT_TARGET = 0, 1
 
-DRIVERS: dict[str, tuple[str, ...]] = {"iptables": ("restore", "iptc"), "nftables": ("netlink", "libnftables")}
-
-
-NEEDS_NOTHING_INSTALLED = (("nftables", ""), ("nftables", "netlink"))
-"""Backend and driver, as requested, for which the kernel is enough."""
+DRIVERS: dict[str, tuple[str, ...]] = {
+    "iptables": ("netlink", "restore", "iptc"),
+    "nftables": ("netlink", "libnftables"),
+}
+"""The drivers of each backend, the best first."""
+VARIANTS_OF: dict[str, tuple[Variant, ...]] = {"netlink": ("nft",), "restore": VARIANTS, "iptc": ("legacy",)}
+"""The variants of iptables that a driver knows."""
 
 
 class Request(Value):
@@ -186,7 +188,8 @@ def without_kernel(request: Request) -> Decision:
     if backend == "nftables":
         return Decision("nftables", request.driver or "netlink", "", "asked for")
     variant: Variant = "legacy" if request.variant == "legacy" or request.driver == "iptc" else "nft"
-    return Decision("iptables", request.driver or "restore", variant, "asked for" if backend else "the default")
+    driver = request.driver or next(driver for driver in DRIVERS["iptables"] if variant in VARIANTS_OF[driver])
+    return Decision("iptables", driver, variant, "asked for" if backend else "the default")
 
 
 # --- facts ---------------------------------------------------------------------------------------
@@ -198,7 +201,7 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
     tables = tuple((family, table) for family in families_here() for table in _legacy_tables(family))
     is_open = request is None or not _backend_asked_for(request)
     lacking = tuple(_lacking(desired)) if is_open or nf_tables is False or nft_compat is False else ()
-    if request is not None and (request.backend, request.driver) in NEEDS_NOTHING_INSTALLED and not tables:
+    if request is not None and not tables and _needs_nothing_installed(request, nft_compat=nft_compat):
         return Facts(
             programs=(),
             ipv6=IPV6 in families_here(),
@@ -225,6 +228,13 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
         libnftables=_is_importable("nftables"),
         lacking=lacking,
     )
+
+
+def _needs_nothing_installed(request: Request, *, nft_compat: bool | None) -> bool:
+    """Return whether a request comes to our own netlink messages, whatever programs and packages there are."""
+    if request.driver not in ("", "netlink"):
+        return False
+    return request.backend == "nftables" or (request.variant in ("", "nft") and nft_compat is True)
 
 
 def _lacking(desired: Ruleset | None) -> Iterator[tuple[Way, tuple[str, ...]]]:
@@ -388,11 +398,13 @@ def _backend_asked_for(request: Request) -> str:
     if request.variant and backend == "nftables":
         expected = "nothing, because nftables has no variants; or the backend iptables"
         raise ConfigurationError("--force-iptables-binary", request.variant, "--force-iptables-binary", expected)
-    if request.driver == "iptc" and request.variant == "nft":
+    backend = "iptables" if request.variant else backend
+    if backend == "iptables" and request.variant and request.variant not in VARIANTS_OF.get(request.driver, VARIANTS):
+        fitting = " or ".join(driver for driver, variants in VARIANTS_OF.items() if request.variant in variants)
         raise ConfigurationError(
-            "--driver", "iptc", "--driver", "restore: python-iptables knows the legacy variant only"
+            "--driver", request.driver, "--driver", f"{fitting} for the variant {request.variant} of iptables"
         )
-    return "iptables" if request.variant else backend
+    return backend
 
 
 def _iptables_ways(facts: Facts, request: Request) -> Iterator[tuple[str, Variant]]:
@@ -400,7 +412,7 @@ def _iptables_ways(facts: Facts, request: Request) -> Iterator[tuple[str, Varian
     for variant in _variants_in_order(facts):
         for driver in DRIVERS["iptables"]:
             fits = request.driver in ("", driver) and request.variant in ("", variant)
-            if fits and not (driver == "iptc" and variant == "nft"):
+            if fits and variant in VARIANTS_OF[driver]:
                 yield driver, variant
 
 
@@ -435,8 +447,12 @@ def _obstacle(facts: Facts, driver: str, variant: Variant, *, certain: bool) -> 
         return "this kernel has no legacy tables (modules ip_tables, iptable_nat)"
     if variant == "legacy" and facts.legacy == "unknown" and certain and facts.nf_tables is not False:
         return "nobody knows whether this kernel has legacy tables: none are loaded, and /lib/modules is not here"
-    if driver == "iptc":
-        return None if facts.python_iptables else "the package python-iptables is not installed (extra [iptc])"
+    if driver == "iptc" and not facts.python_iptables:
+        return "the package python-iptables is not installed (extra [iptc])"
+    return _missing_program(facts, variant) if driver == "restore" else None
+
+
+def _missing_program(facts: Facts, variant: Variant) -> str | None:
     families: tuple[Family, ...] = (IPV4, IPV6) if facts.ipv6 else (IPV4,)
     for family in families:
         for purpose in PURPOSES:
@@ -483,6 +499,8 @@ def _leftover(facts: Facts, place: Place, families: tuple[str, ...], spellings: 
     reason = "chains of ours stand there"
     if place == "native":
         return Leftover("nftables", "netlink", "", reason, families=families, spellings=spellings)
+    if place == "nft":
+        return Leftover("iptables", "netlink", place, reason, families=families, spellings=spellings)
     has_programs = all(_has(facts.programs, place, family, purpose) for family in families for purpose in PURPOSES)
-    driver = "iptc" if place == "legacy" and not has_programs and facts.python_iptables else "restore"
+    driver = "iptc" if not has_programs and facts.python_iptables else "restore"
     return Leftover("iptables", driver, place, reason, families=families, spellings=spellings)

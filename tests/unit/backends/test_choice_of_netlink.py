@@ -1,0 +1,89 @@
+"""iptables by netlink is taken where the kernel has what it needs, and needs nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from capture.backends import load
+from capture.backends.detect import (
+    Decision,
+    Facts,
+    Program,
+    Request,
+    StandingChain,
+    choose,
+    find_leftovers,
+    without_kernel,
+)
+from capture.backends.iptables.netlink import NetlinkDriver
+from capture.errors import ConfigurationError, UnsupportedError
+
+PROGRAMS = tuple(
+    Program(variant, family, purpose, f"/sbin/{variant}-{family}-{purpose}")
+    for variant in ("nft", "legacy")
+    for family in ("ipv4", "ipv6")
+    for purpose in ("save", "restore")
+)
+KERNEL = Facts(
+    programs=(),
+    ipv6=True,
+    nf_tables=True,
+    nft_compat=True,
+    legacy="present",
+    legacy_tables=(),
+    chains=(),
+    python_iptables=False,
+    libnftables=False,
+)
+BY_NETLINK = Decision("iptables", "netlink", "nft")
+
+
+@pytest.mark.parametrize("programs", [(), PROGRAMS], ids=["no programs", "all programs"])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request(),
+        Request("iptables"),
+        Request("auto", "netlink"),
+        Request("iptables", "netlink"),
+        Request("auto", "", "nft"),
+        Request("iptables", "netlink", "nft"),
+    ],
+    ids=str,
+)
+def test_it_is_taken_with_and_without_programs(programs: tuple[Program, ...], request_: Request) -> None:
+    assert choose(KERNEL.replace(programs=programs), request_) == BY_NETLINK
+
+
+def test_without_compat_it_cannot_be_taken() -> None:
+    facts = KERNEL.replace(nft_compat=False, programs=PROGRAMS)
+    assert choose(facts, Request()) == Decision("iptables", "restore", "legacy")
+    assert choose(facts, Request("auto", "netlink")) == Decision("nftables", "netlink", "")
+    with pytest.raises(UnsupportedError, match=r"netlink \(nft\): nf_tables of this kernel takes no matches"):
+        choose(facts, Request("iptables", "netlink"))
+
+
+def test_rules_of_ours_in_legacy_are_followed() -> None:
+    chain = StandingChain("legacy", "ipv4", "nat", "ISTIO_OUTPUT", 1)
+    facts = KERNEL.replace(programs=PROGRAMS, chains=(chain,), legacy_tables=(("ipv4", "nat"),))
+    assert choose(facts, Request()) == Decision("iptables", "restore", "legacy")
+
+
+def test_it_knows_no_legacy_tables() -> None:
+    with pytest.raises(ConfigurationError, match="expected restore or iptc for the variant legacy of iptables"):
+        choose(KERNEL, Request("iptables", "netlink", "legacy"))
+
+
+def test_it_is_what_is_rendered_by_default() -> None:
+    assert without_kernel(Request()) == BY_NETLINK
+    assert without_kernel(Request("iptables", "", "legacy")) == Decision("iptables", "restore", "legacy")
+
+
+def test_it_removes_what_is_left_in_nf_tables() -> None:
+    chain = StandingChain("nft", "ipv4", "nat", "ISTIO-OUTPUT", 1)
+    (leftover,) = find_leftovers(KERNEL.replace(chains=(chain,)))
+    assert (leftover.backend, leftover.driver, leftover.variant) == ("iptables", "netlink", "nft")
+
+
+def test_it_is_loaded_by_name() -> None:
+    assert isinstance(load(BY_NETLINK), NetlinkDriver)
