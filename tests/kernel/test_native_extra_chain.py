@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from pytest_netns import Pod
 
 from capture.backends.nftables.netlink import NetlinkDriver
 from capture.compare import differences
 from capture.config import CaptureConfig
 from capture.rules import build_ruleset
+from pytest_netns import NamespaceFactory
 
 pytestmark = pytest.mark.kernel
 
 
-def test_a_base_chain_of_somebody_else_in_our_table(pod: Pod) -> None:
+def test_a_base_chain_of_somebody_else_in_our_table(netns: NamespaceFactory) -> None:
+    pod = netns.pod()
     asked = build_ruleset(CaptureConfig())
     driver = NetlinkDriver()
     with pod.entered():
