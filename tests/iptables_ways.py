@@ -8,6 +8,7 @@ from collections.abc import Callable
 from capture.addresses import FAMILIES, IPV4
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.iptc_driver import IptcDriver
+from capture.backends.iptables.netlink import NetlinkDriver
 from capture.backends.iptables.restore import RestoreDriver
 from pytest_netns import Namespace
 
@@ -44,6 +45,7 @@ class Way:
 
 
 WAYS = [
+    Way("netlink", NetlinkDriver, "nft"),
     Way("restore-nft", lambda: RestoreDriver("nft"), "nft"),
     Way("restore-legacy", lambda: RestoreDriver("legacy"), "legacy"),
     Way("iptc", IptcDriver, "legacy"),

@@ -61,7 +61,7 @@ def test_what_is_written_is_what_is_listed_and_read(netns: NamespaceFactory, way
 
 def test_python_iptables_makes_the_same_state_as_iptables_restore(netns: NamespaceFactory) -> None:
     states = []
-    for way in WAYS[1:]:
+    for way in (way for way in WAYS if way.variant == "legacy"):
         namespace, driver = netns(way.name), way.driver()
         with namespace.entered():
             driver.write(ruleset_of_all_cases(), driver.read(), None)
