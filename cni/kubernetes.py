@@ -25,7 +25,7 @@ from capture.addresses import is_decimal
 from capture.json_text import JsonError, decode
 from cni import kubeconfig as kubeconfigs
 from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
-from cni.pod import Identity, is_the_same
+from cni.pod_object import is_the_same
 from cni.protocol import INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
     from cni.kubeconfig import Kubeconfig
+    from cni.pod import Identity
 
 DEADLINE = 10.0
 """Seconds for everything; kubelet tries again after an error."""

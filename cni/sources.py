@@ -11,7 +11,7 @@ from __future__ import annotations
 from cni.codes import POD_UNKNOWN
 from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME
 from cni.decision import REFUSES_INJECTION, first_line
-from cni.pod import from_annotations, from_object
+from cni.pod import from_annotations
 from cni.protocol import CniError
 
 TYPE_CHECKING = False
@@ -53,6 +53,7 @@ def _ask(source: str, identity: Identity, configuration: Configuration, journal:
             return None
         return from_annotations(identity, configuration.annotations)
     from cni import kubernetes  # TLS and HTTP cost 50 ms
+    from cni.pod_object import from_object
 
     kubeconfig = kubernetes.read_kubeconfig(configuration.kubeconfig)
     if kubeconfig.skips_verification:

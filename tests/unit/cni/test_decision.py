@@ -10,7 +10,8 @@ import pytest
 from capture.errors import ConfigurationError
 from cni import conf
 from cni.decision import LINES, first_line, reason_by_name
-from cni.pod import Identity, from_annotations, from_object
+from cni.pod import Identity, from_annotations
+from cni.pod_object import from_object
 
 WEB = Identity("shop", "web-0")
 STATUS = "sidecar.istio.io/status"

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
 from capture.errors import ConfigurationError
 from capture.pod import Pod, Proxy
-from cni.codes import BAD_ANSWER
-from cni.pod import Identity, from_annotations, from_object, identity_of, is_the_same
-from cni.protocol import CniError
+from cni.pod import Identity, from_annotations, identity_of
 
 WEB = Identity("shop", "web-0", "uid-1")
 STATUS = "sidecar.istio.io/status"
@@ -23,9 +20,6 @@ def test_a_pod_is_one_that_has_namespace_and_name() -> None:
     for missing in both:
         assert identity_of(both | {missing: ""}) is None
         assert identity_of({name: text for name, text in both.items() if name != missing}) is None
-
-
-# --- from the runtime ------------------------------------------------------------------------------------------
 
 
 def status(**lists: object) -> dict[str, str]:
@@ -91,138 +85,3 @@ def test_a_status_that_cannot_be_read_is_refused(text: str) -> None:
 )
 def test_the_templates_tell_what_kind_of_proxy_was_injected(templates: str, proxy: Proxy) -> None:
     assert from_annotations(WEB, {TEMPLATES: templates}).proxy == proxy
-
-
-# --- from the API server ---------------------------------------------------------------------------------------
-
-OBJECT: dict[str, Any] = {
-    "kind": "Pod",
-    "metadata": {
-        "uid": "uid-1",
-        "labels": {"app": "web"},
-        "annotations": {STATUS: "anything", "a": "b"},
-    },
-    "spec": {
-        "initContainers": [{"name": "istio-validation"}],
-        "containers": [
-            {"name": "web", "securityContext": {"runAsUser": 1000}},
-            {
-                "name": "istio-proxy",
-                "args": ["proxy", "sidecar", "--domain"],
-                "env": [
-                    {"name": "ISTIO_META_DNS_CAPTURE", "value": "false"},
-                    {"name": "ISTIO_META_DNS_CAPTURE", "value": "true"},
-                    {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-                ],
-                "securityContext": {"runAsUser": 1000670000, "runAsGroup": 1000670001},
-            },
-        ],
-    },
-}
-
-
-def changed(path: str, value: object) -> dict[str, Any]:
-    """Return the object with another value at a path such as ``spec.containers.1.env``."""
-    copy: dict[str, Any] = json.loads(json.dumps(OBJECT))
-    holder: Any = copy
-    *steps, last = [int(step) if step.isdigit() else step for step in path.split(".")]
-    for step in steps:
-        holder = holder[step]
-    holder[last] = value
-    return copy
-
-
-def test_a_pod_object() -> None:
-    assert from_object(WEB, OBJECT) == Pod(
-        namespace="shop",
-        name="web-0",
-        annotations={STATUS: "anything", "a": "b"},
-        labels={"app": "web"},
-        containers=("istio-validation", "web", "istio-proxy"),
-        proxy=Proxy(
-            arguments=("proxy", "sidecar", "--domain"),
-            environment={"ISTIO_META_DNS_CAPTURE": "true", "POD_NAME": ""},
-            uid=1000670000,
-            gid=1000670001,
-        ),
-    )
-
-
-def test_a_pod_object_with_next_to_nothing() -> None:
-    bare = {"metadata": {"name": "web-0"}, "spec": {"containers": [{"name": "istio-proxy"}]}}
-    assert from_object(WEB, bare) == Pod("shop", "web-0", {}, containers=("istio-proxy",))
-
-
-def test_a_native_sidecar_is_an_init_container() -> None:
-    proxy = {"name": "istio-proxy", "restartPolicy": "Always", "args": ["proxy", "sidecar"]}
-    pod = from_object(WEB, changed("spec.initContainers", [proxy]) | {})
-    assert pod.containers == ("istio-proxy", "web", "istio-proxy")
-    assert pod.proxy == Proxy(arguments=("proxy", "sidecar"))
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "same_user"),
-    [
-        ("spec.containers.0.securityContext", {"runAsUser": 1000670000}, ("web",)),
-        ("spec.containers.0.securityContext", {"runAsUser": 1337}, ()),
-        ("spec.containers.1.securityContext", {"runAsUser": 1000}, ("web",)),
-        ("spec.securityContext", {"runAsUser": 1000670000}, ("istio-validation",)),
-    ],
-)
-def test_containers_that_run_as_the_proxys_user(path: str, value: object, same_user: tuple[str, ...]) -> None:
-    assert from_object(WEB, changed(path, value)).same_user == same_user
-
-
-NO_POD = [
-    ("metadata", None),
-    ("metadata", "text"),
-    ("spec", None),
-    ("spec", []),
-    ("metadata.labels", ["a"]),
-    ("metadata.labels", {"a": 1}),
-    ("metadata.annotations", {"a": None}),
-    ("spec.containers", {"name": "web"}),
-    ("spec.containers.0", "web"),
-    ("spec.containers.0.name", None),
-    ("spec.containers.0.securityContext", "root"),
-    ("spec.containers.1.args", "proxy"),
-    ("spec.containers.1.args", [1]),
-    ("spec.containers.1.env", {"A": "b"}),
-    ("spec.containers.1.env", ["A=b"]),
-    ("spec.containers.1.env", [{"value": "b"}]),
-    ("spec.containers.1.env", [{"name": "A", "value": 1}]),
-    ("spec.containers.1.securityContext", ["1337"]),
-    ("spec.containers.1.securityContext", {"runAsUser": "1337"}),
-    ("spec.containers.1.securityContext", {"runAsUser": True}),
-    ("spec.containers.1.securityContext", {"runAsGroup": 1.5}),
-]
-
-
-@pytest.mark.parametrize(("path", "value"), NO_POD)
-def test_what_is_no_pod_is_an_error(path: str, value: object) -> None:
-    with pytest.raises(CniError) as error:
-        from_object(WEB, changed(path, value))
-    assert error.value.code == BAD_ANSWER
-
-
-@pytest.mark.parametrize("plain", [None, [], "pod", 1])
-def test_what_is_no_object_is_an_error(plain: object) -> None:
-    with pytest.raises(CniError):
-        from_object(WEB, plain)
-
-
-def test_the_same_pod_has_the_same_uid() -> None:
-    assert is_the_same(WEB, OBJECT)
-    assert not is_the_same(WEB, changed("metadata.uid", "uid-2"))
-    assert is_the_same(WEB.replace(uid=""), changed("metadata.uid", "uid-2"))
-
-
-@pytest.mark.parametrize("name", ["kubernetes.io/config.mirror", "kubernetes.io/config.hash"])
-def test_the_copy_of_a_pod_that_kubelet_made_from_a_file_is_the_same_pod(name: str) -> None:
-    copy = changed("metadata.uid", "uid-2")
-    copy["metadata"]["annotations"] = {name: "uid-1"}
-    assert is_the_same(WEB, copy)
-    copy["metadata"]["annotations"] = {name: "uid-3"}
-    assert not is_the_same(WEB, copy)
-    copy["metadata"]["annotations"] = [name]
-    assert not is_the_same(WEB, copy)

@@ -1,0 +1,119 @@
+"""What is known about a pod from its object in the API of Kubernetes (core/v1, Pod). Pure."""
+
+from __future__ import annotations
+
+from capture.pod import DEFAULT_PROXY_ID, PROXY_CONTAINER, Pod, Proxy
+from cni.codes import BAD_ANSWER
+from cni.protocol import CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni.pod import Identity
+
+# Kubelet makes pods from files itself; to the API server it shows a copy that has another uid, and names the first.
+ANNOTATIONS_WITH_UID = ("kubernetes.io/config.mirror", "kubernetes.io/config.hash")
+
+
+def from_object(identity: Identity, plain: object) -> Pod:
+    """Return the pod that an object of the API (core/v1, Pod) describes; ``CniError`` if it describes none."""
+    pod = _object(plain, "the answer")
+    metadata, spec = _object(pod.get("metadata"), "metadata"), _object(pod.get("spec"), "spec")
+    containers = [
+        _object(container, f"spec.{key}")
+        for key in ("initContainers", "containers")
+        for container in _list(spec.get(key), f"spec.{key}")
+    ]
+    names = tuple(_text(container.get("name"), "the name of a container") for container in containers)
+    proxy = _proxy(containers[names.index(PROXY_CONTAINER)]) if PROXY_CONTAINER in names else Proxy()
+    return Pod(
+        namespace=identity.namespace,
+        name=identity.name,
+        annotations=_texts(metadata.get("annotations"), "metadata.annotations"),
+        labels=_texts(metadata.get("labels"), "metadata.labels"),
+        containers=names,
+        proxy=proxy,
+        same_user=_same_user(spec, containers, proxy),
+    )
+
+
+def is_the_same(identity: Identity, plain: object) -> bool:
+    """Return whether an object of the API is the very pod, and not another one of the same name, or what is no pod.
+
+    A pod of a StatefulSet has the name of the one before it.
+    """
+    metadata = plain.get("metadata") if isinstance(plain, dict) else None
+    if not identity.uid or not isinstance(metadata, dict):
+        return True
+    annotations = metadata.get("annotations")
+    named = annotations if isinstance(annotations, dict) else {}
+    return identity.uid in [metadata.get("uid"), *[named.get(name) for name in ANNOTATIONS_WITH_UID]]
+
+
+def _proxy(container: dict[str, Any]) -> Proxy:
+    where = f"container {PROXY_CONTAINER}"
+    context = _object(container.get("securityContext") or {}, f"securityContext of {where}")
+    variables = [_object(entry, f"env of {where}") for entry in _list(container.get("env"), f"env of {where}")]
+    return Proxy(
+        arguments=tuple(
+            _text(argument, f"args of {where}") for argument in _list(container.get("args"), f"args of {where}")
+        ),
+        # What comes from a ConfigMap or the like has no value here.
+        environment={
+            _text(variable.get("name"), f"env of {where}"): _text(variable.get("value") or "", f"env of {where}")
+            for variable in variables
+        },
+        uid=_number(context.get("runAsUser"), f"runAsUser of {where}"),
+        gid=_number(context.get("runAsGroup"), f"runAsGroup of {where}"),
+    )
+
+
+def _same_user(spec: dict[str, Any], containers: list[dict[str, Any]], proxy: Proxy) -> tuple[str, ...]:
+    """Return the containers besides the proxy that run as its user, by their own or the pod's ``runAsUser``."""
+    proxy_uid = proxy.uid or int(DEFAULT_PROXY_ID)
+    of_pod = _object(spec.get("securityContext") or {}, "spec.securityContext").get("runAsUser")
+    return tuple(
+        container["name"]
+        for container in containers
+        if container["name"] != PROXY_CONTAINER
+        and _object(container.get("securityContext") or {}, "securityContext").get("runAsUser", of_pod) == proxy_uid
+    )
+
+
+def _object(value: object, where: str) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise _no_pod(f"{where} is no object")
+
+
+def _list(value: object, where: str) -> list[Any]:
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return value
+    raise _no_pod(f"{where} is no list")
+
+
+def _text(value: object, where: str) -> str:
+    if isinstance(value, str):
+        return value
+    raise _no_pod(f"{where} is no text")
+
+
+def _texts(value: object, where: str) -> dict[str, str]:
+    return {name: _text(text, where) for name, text in _object(value or {}, where).items()}
+
+
+def _number(value: object, where: str) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise _no_pod(f"{where} is no number")
+
+
+def _no_pod(problem: str) -> CniError:
+    return CniError(
+        BAD_ANSWER,
+        f"what the API server answers is no pod: {problem}",
+        "Look whether 'server' in the kubeconfig is the API server of Kubernetes, and nothing in front of it answers.",
+    )
