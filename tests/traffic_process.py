@@ -1,10 +1,10 @@
 """The two ends of steady traffic, each a process of its own, so that no test keeps them from their work.
 
-    python traffic_process.py answer LABEL UID TRANSPARENT(0|1) PORT...
-        answers each TCP connection to one of the ports, of either family, with the label
-    python traffic_process.py connect PER_SECOND ADDRESS|PORT...
-        makes so many new connections a second, to each destination in turn, and prints what answered, as JSON:
-        {"ADDRESS|PORT": {"label": 120, "refused": 1}}; ends with SIGTERM
+python traffic_process.py answer LABEL UID TRANSPARENT(0|1) PORT...
+    answers each TCP connection to one of the ports, of either family, with the label
+python traffic_process.py connect PER_SECOND ADDRESS|PORT...
+    makes so many new connections a second, to each destination in turn, and prints what answered, as JSON:
+    {"ADDRESS|PORT": {"label": 120, "refused": 1}}; ends with SIGTERM
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def connect(per_second: int, destinations: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     connector = Connector(destinations)
     began = time.monotonic()
-    print("ready", flush=True)
+    say("ready")
     while not stopped:
         due = int((time.monotonic() - began) * per_second)
         for _ in range(due - connector.made):
@@ -151,7 +151,13 @@ def connect(per_second: int, destinations: list[str]) -> None:
     while connector.under_way:
         connector.look(TICK)
         connector.give_up(time.monotonic() - PATIENCE)
-    print(json.dumps(connector.counts), flush=True)
+    say(json.dumps(connector.counts))
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def main() -> None:

@@ -1,0 +1,37 @@
+"""Everything in a network namespace that a capture may touch, as its own tools print it: to be compared."""
+
+from __future__ import annotations
+
+import re
+
+from capture.backends.iptables.tables import legacy_tables
+from pytest_netns import Namespace
+
+COUNTERS = re.compile(r"\[\d+:\d+\]")
+
+
+def state(namespace: Namespace) -> dict[str, str]:
+    """Return the rules of every kind, policy rules, routes and addresses; without counters and dates.
+
+    Looking changes nothing: legacy programs are asked only where there are legacy tables.
+    """
+    seen = {"nft": namespace.run(["nft", "--stateless", "list", "ruleset"]).stdout}
+    for family, command in (("ipv4", "iptables"), ("ipv6", "ip6tables")):
+        variants = ["nft"]
+        with namespace.entered():
+            if legacy_tables("ipv4" if family == "ipv4" else "ipv6"):
+                variants.append("legacy")
+        for variant in variants:
+            program = f"{command}-{variant}-save"
+            seen[program] = _without_noise(namespace.run([program]).stdout)
+        option = f"-{family[-1]}"
+        seen[f"ip {option} rule"] = namespace.run(["ip", option, "rule", "show"]).stdout
+        seen[f"ip {option} route"] = namespace.run(["ip", option, "route", "show", "table", "all"]).stdout
+        seen[f"ip {option} address"] = namespace.run(["ip", option, "address", "show"]).stdout
+    return seen
+
+
+def _without_noise(saved: str) -> str:
+    """Return what iptables-save printed, without dates and counters."""
+    lines = [line for line in saved.splitlines() if not line.startswith("# ") or "incompatible" in line]
+    return "\n".join(COUNTERS.sub("[0:0]", line) for line in lines)
