@@ -84,7 +84,7 @@ IN_BYTES = ("statistic", "string")
 """Matches of others for which we have no words, only bytes."""
 READABLE = [case for case in CASES if not case.name.startswith(IN_BYTES)]
 
-in_one_namespace = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_one_namespace = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
@@ -219,15 +219,17 @@ FOREIGN_RULES = (
 
 
 def handles_of_rules(namespace: Namespace) -> list[str]:
-    """Return the lines of all rules that jump to no chain of ours nor stand in one, each with its handle."""
+    """Return all rules outside of our chains as nft lists them, each with its table, chain and handle."""
     lines: list[str] = []
-    chain = ""
+    table = chain = ""
     for line in namespace.run(["nft", "-a", "list", "ruleset"]).stdout.splitlines():
         words = line.split()
-        if words[:1] == ["chain"]:
+        if words[:1] == ["table"]:
+            table = " ".join(words[1:3])
+        elif words[:1] == ["chain"]:
             chain = words[1]
-        elif "# handle" in line and words[0] not in ("table", "chain") and not chain.startswith("ISTIO"):
-            lines.append(f"{chain} {line.strip()}")
+        elif "# handle" in line and not chain.startswith("ISTIO"):
+            lines.append(f"{table} {chain}: {line.strip()}")
     return lines
 
 
@@ -268,6 +270,8 @@ class TestTheSameAsIptables:
     def test_the_kernel_cannot_tell_them_apart(self, ours: Namespace, theirs: Namespace, ruleset: Ruleset) -> None:
         write_in_both(ours, theirs, ruleset)
         assert kernel_state(ours) == kernel_state(theirs)
+        stands = bool(kernel_state(ours))
+        assert ours.call(NetlinkDriver().holds, ruleset) == stands
 
     @in_one_namespace
     @given(ruleset=rulesets())
@@ -296,6 +300,50 @@ class TestTheSameAsIptables:
         ours.run(["nft", "flush", "ruleset"])
         program = "iptables-nft-restore" if case.rule.family == IPV4 else "ip6tables-nft-restore"
         ours.run([program], stdin=f"*{case.table}\n:CHAIN -\n:{TO_CHAIN} -\n-A CHAIN {case.text}\nCOMMIT\n")
+        assert ours.call(NetlinkDriver().read) == ours.call(RestoreDriver("nft").read)
+
+    @pytest.mark.parametrize(
+        ("program", "table", "text"),
+        [
+            ("iptables", "nat", "-p tcp -j DNAT --to-destination 10.0.0.1:80"),
+            ("iptables", "nat", "-p tcp -j DNAT --to-destination 10.0.0.1-10.0.0.9:80-90 --random --persistent"),
+            ("iptables", "nat", "-p tcp -j SNAT --to-source 10.0.0.1:1024-2048 --random-fully"),
+            ("iptables", "nat", "-p tcp -j MASQUERADE --to-ports 1024-2048 --random"),
+            ("iptables", "nat", "-p tcp -j REDIRECT --to-ports 80 --random"),
+            ("iptables", "nat", "-p icmp -m icmp --icmp-type 8 -j ACCEPT"),
+            ("iptables", "nat", "-p icmp -m icmp ! --icmp-type 3/1 -j ACCEPT"),
+            ("iptables", "nat", "-m addrtype --dst-type LOCAL ! --src-type UNICAST,BROADCAST -j ACCEPT"),
+            ("iptables", "nat", "-m addrtype --dst-type LOCAL --limit-iface-in -j ACCEPT"),
+            ("iptables", "nat", "-m limit --limit 5/min -j ACCEPT"),
+            ("iptables", "nat", "-m limit --limit 7/sec --limit-burst 9 -j ACCEPT"),
+            ("iptables", "nat", "! -p tcp ! -s 10.0.0.0/8 ! -i eth0 -j ACCEPT"),
+            ("iptables", "nat", "-p gre -j ACCEPT"),
+            ("iptables", "nat", "-p 99 -j ACCEPT"),
+            ("iptables", "nat", "-p tcp -m tcp ! --tcp-flags SYN,ACK NONE -j ACCEPT"),
+            ("iptables", "nat", "-p tcp -m tcp --sport 53 --dport 53 -j ACCEPT"),
+            ("iptables", "nat", "-p tcp -m multiport --ports 53,80 -j ACCEPT"),
+            ("iptables", "nat", "-m conntrack ! --ctstate SNAT,DNAT -j ACCEPT"),
+            ("iptables", "nat", "-m iprange ! --src-range 10.0.0.1-10.0.0.3 --dst-range 10.0.0.0-10.0.0.5 -j ACCEPT"),
+            ("iptables", "nat", "-m comment --comment first -m comment --comment second -j ACCEPT"),
+            ("iptables", "mangle", "-p tcp -j TPROXY --on-port 80 --on-ip 10.0.0.1 --tproxy-mark 0x1/0x1"),
+            ("iptables", "mangle", "-j CONNMARK --set-xmark 0x1/0xff"),
+            ("iptables", "mangle", "-j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xff"),
+            ("iptables", "mangle", '-j LOG --log-prefix "a b" --log-level 7 --log-uid --log-tcp-options'),
+            ("iptables", "raw", "-j TRACE"),
+            ("iptables", "raw", "-j CT --notrack --zone 7"),
+            ("ip6tables", "nat", "-p tcp -j DNAT --to-destination [fd00::1]:80"),
+            ("ip6tables", "nat", "-p tcp -j SNAT --to-source fd00::1-fd00::9"),
+            ("ip6tables", "nat", "-p tcp -j MASQUERADE --to-ports 80-90"),
+            ("ip6tables", "nat", "-p ipv6-icmp -m icmp6 --icmpv6-type 128 -j ACCEPT"),
+            ("ip6tables", "nat", "-s fd00::/ffff:0:ffff:: -j ACCEPT"),
+            ("ip6tables", "mangle", "-p tcp -j TPROXY --on-port 80 --on-ip fd00::1 --tproxy-mark 0x0/0x0"),
+        ],
+    )
+    def test_what_the_model_lacks_is_said_as_iptables_says_it(
+        self, ours: Namespace, program: str, table: str, text: str
+    ) -> None:
+        ours.run(["nft", "flush", "ruleset"])
+        ours.run([f"{program}-nft-restore"], stdin=f"*{table}\n:CHAIN -\n-A CHAIN {text}\nCOMMIT\n")
         assert ours.call(NetlinkDriver().read) == ours.call(RestoreDriver("nft").read)
 
     def test_counters_are_read(self, netns: NamespaceFactory) -> None:
@@ -403,6 +451,50 @@ class TestBesideOthers:
         namespace = netns()
         assert namespace.call(NetlinkDriver().read) == NOTHING
         assert kernel_state(namespace) == []
+
+
+class TestQuickLook:
+    """What ``holds`` says without decoding."""
+
+    @pytest.fixture
+    def captured(self, netns: NamespaceFactory) -> Namespace:
+        namespace = netns()
+        write(namespace, NetlinkDriver(), SIDECAR)
+        assert namespace.call(NetlinkDriver().holds, SIDECAR)
+        return namespace
+
+    def test_counters_do_not_count(self, captured: Namespace) -> None:
+        captured.client(uid=1000).connect("127.0.0.1", 80)
+        assert captured.call(NetlinkDriver().holds, SIDECAR)
+
+    def test_nor_does_who_wrote_it(self, netns: NamespaceFactory) -> None:
+        namespace = netns()
+        write(namespace, RestoreDriver("nft"), TRANSPARENT_DNS)
+        assert namespace.call(NetlinkDriver().holds, TRANSPARENT_DNS)
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            "iptables-nft -t nat -A OUTPUT -j ACCEPT",
+            "iptables-nft -t nat -I ISTIO-OUTPUT -j LOG",
+            "ip6tables-nft -t nat -D ISTIO-INBOUND 1",
+            "iptables-nft -t nat -R ISTIO-REDIRECT 1 -p tcp -j REDIRECT --to-ports 15009",
+            "iptables-nft -t nat -F ISTIO-OUTPUT",
+            "nft chain ip nat OUTPUT '{ policy drop; }'",
+            "iptables-nft -t nat -N ISTIO-DIVERT",
+            "iptables-nft -t mangle -A OUTPUT -j MARK --set-mark 1",
+            "nft delete table ip6 nat",
+            "nft insert rule ip nat OUTPUT counter accept",
+            'nft insert rule ip nat OUTPUT counter accept comment "x"',
+        ],
+    )
+    def test_everything_else_does(self, captured: Namespace, command: str) -> None:
+        captured.run(["sh", "-c", command])
+        assert not captured.call(NetlinkDriver().holds, SIDECAR)
+
+    @pytest.mark.parametrize("other", [SIDECAR.replace(families=(IPV4,)), TRANSPARENT_DNS, NOTHING])
+    def test_another_rule_set_is_another(self, captured: Namespace, other: Ruleset) -> None:
+        assert not captured.call(NetlinkDriver().holds, other)
 
 
 class TestAllOrNothing:

@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
 # linux/netfilter/nf_tables.h, beyond what the nftables backend needs
 NFTA_CHAIN_HANDLE, NFTA_CHAIN_COUNTERS = 2, 8
-NFT_META_NFTRACE = 13
+NFT_META_NFTRACE = 12
 
 PROTOCOL_MATCHES = {number: Protocol(name) for name, number in PROTOCOLS.items()}
 PROTOCOL_OFFSETS: dict[Family, int] = {"ipv4": 9, "ipv6": 6}

@@ -150,8 +150,16 @@ def multiport(kind: type[SourcePort | DestinationPort], ports: list[Span], *, ne
 
 def read_multiport(structure: bytes, _family: Family) -> tuple[Match, ...] | None:
     """Return what ``multiport`` wrote."""
-    direction, count = structure[0], structure[1]
-    if direction >= len(PORT_KINDS) or not 0 < count <= MULTIPORT_SLOTS:
+    spans = spans_of(structure)
+    if spans is None or structure[0] >= len(PORT_KINDS):
+        return None
+    return (PORT_KINDS[structure[0]](spans, bool(structure[47])),)
+
+
+def spans_of(structure: bytes) -> tuple[Span, ...] | None:
+    """Return the ports of a multiport match; None for a number of them that it cannot hold."""
+    count = structure[1]
+    if not 0 < count <= MULTIPORT_SLOTS:
         return None
     spans: list[Span] = []
     slot = 0
@@ -160,7 +168,7 @@ def read_multiport(structure: bytes, _family: Family) -> tuple[Match, ...] | Non
         slot += structure[32 + slot]
         spans.append(Span(first, u16_at(structure, 2 + 2 * slot)))
         slot += 1
-    return (PORT_KINDS[direction](tuple(spans), bool(structure[47])),)
+    return tuple(spans)
 
 
 def read_tcp(structure: bytes, _family: Family) -> tuple[Match, ...] | None:

@@ -163,6 +163,18 @@ def _conntrack(structure: bytes, _family: Family) -> str | None:
     return f"{_not(inverted & 1)}--ctstate {','.join(names[bit] for bit in in_order if bits & bit)}"
 
 
+EITHER = 2  # XT_MULTIPORT_EITHER in linux/netfilter/xt_multiport.h
+
+
+def _multiport(structure: bytes, _family: Family) -> str | None:
+    """``--ports 53,1000:2000``: source or destination."""
+    spans = xt_layouts.spans_of(structure)
+    if structure[0] != EITHER or spans is None:
+        return None
+    ports = ",".join(f"{span.first}" if span.first == span.last else f"{span.first}:{span.last}" for span in spans)
+    return f"{_not(structure[47])}--ports {ports}"
+
+
 MATCH_WORDS: dict[tuple[str, int], Callable[[bytes, Family], str | None]] = {
     ("tcp", 0): _tcp,
     ("icmp", 0): _icmp,
@@ -170,6 +182,7 @@ MATCH_WORDS: dict[tuple[str, int], Callable[[bytes, Family], str | None]] = {
     ("addrtype", 1): _addrtype,
     ("owner", 1): _owner,
     ("iprange", 1): _iprange,
+    ("multiport", 1): _multiport,
     ("conntrack", 2): _conntrack,
     ("conntrack", 3): _conntrack,
 }
