@@ -127,7 +127,7 @@ def _make_it_so(settings: Settings, config: CaptureConfig, witness: Witness, *, 
     driver = load(decision)
     recorded = record.read()
     remembered = recorded.ruleset() if recorded else None
-    live = desired if driver.holds(desired) else driver.read()
+    live = _standing_rules(decision, driver, desired)
     others = [_read(load(other)) for other in standing if _place(other) != _place(decision)]
     before = (live, *(ruleset for _, ruleset in others))
     stale = plumbing.stale(desired, before, recorded.routes() if recorded else ())
@@ -151,6 +151,13 @@ def _make_it_so(settings: Settings, config: CaptureConfig, witness: Witness, *, 
         changed = True
         record.write(kept)
     return decision, changed
+
+
+def _standing_rules(decision: Decision, driver: Driver, desired: Ruleset) -> Ruleset:
+    """Return what stands where the rules go: read only if it is neither nothing nor exactly what is desired."""
+    if decision.is_empty:
+        return Ruleset(desired.families, ())
+    return desired if driver.holds(desired) else driver.read()
 
 
 def _read(driver: Driver) -> tuple[Driver, Ruleset]:

@@ -221,7 +221,7 @@ def path_of(namespace: str, directory: str = STATE_DIRECTORY) -> str:
 def read(directory: str = STATE_DIRECTORY) -> Record | None:
     """Return the record of the namespace we are in, if there is one."""
     try:
-        with open(path_of(namespace_id(), directory), encoding="ascii") as file:
+        with open(path_of(namespace_id(), directory), encoding="utf-8") as file:
             return from_json(file.read())
     except (OSError, UnicodeDecodeError):
         return None
@@ -235,7 +235,7 @@ def write(record: Record, directory: str = STATE_DIRECTORY) -> bool:
     """
     try:
         path = path_of(namespace_id(), directory)
-        content = as_json(record).encode("ascii")
+        content = as_json(record).encode()
         if _content(path) != content:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             _put(path, content)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+if not hasattr(os, "setns"):  # before Python 3.12; the interpreter of the bundle brings it
+    os.__dict__["setns"] = __import__("bundle_calls").setns
 
 
 def run(module: str) -> int:

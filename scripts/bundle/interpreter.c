@@ -4,8 +4,11 @@
  * The configuration is that of `python -I -S`: the environment and the user's directories play no role.
  * FROZEN_MODULES, PROGRAMS and their contents are generated (frozen.h).
  */
+#define _GNU_SOURCE
 #include <Python.h>
+#include <sched.h>
 #include <string.h>
+#include <sys/auxv.h>
 
 #include "frozen.h"
 
@@ -13,6 +16,26 @@ static void check(PyStatus status)
 {
     if (PyStatus_Exception(status))
         Py_ExitStatusException(status);
+}
+
+/* os.setns(), which Python has from 3.12 on; before, it takes ctypes and libffi to call setns(2). */
+static PyObject *call_setns(PyObject *self, PyObject *args)
+{
+    int descriptor, kind;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "ii:setns", &descriptor, &kind))
+        return NULL;
+    if (setns(descriptor, kind) == -1)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef METHODS[] = {{"setns", call_setns, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
+static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, .m_name = "bundle_calls", .m_size = 0, .m_methods = METHODS};
+
+static PyObject *make_calls(void)
+{
+    return PyModule_Create(&MODULE);
 }
 
 static const char *entry_module(const char *name)
@@ -57,12 +80,9 @@ static void configure(PyConfig *config, int argc, char **argv, const char *execu
     PyMem_RawFree(extensions);
 }
 
-/* Where the dynamic linker found this executable: the auxiliary vector names the linker, beside which it lies. */
-#include <sys/auxv.h>
-
 int main(int argc, char **argv)
 {
-    const char *linker = (const char *)getauxval(AT_EXECFN);
+    const char *linker = (const char *)getauxval(AT_EXECFN); /* it lies beside this executable */
     const char *module = entry_module(argv[0]);
     PyPreConfig preconfig;
     PyConfig config;
@@ -77,6 +97,7 @@ int main(int argc, char **argv)
     preconfig.utf8_mode = 1;
     check(Py_PreInitialize(&preconfig));
     PyImport_FrozenModules = FROZEN_MODULES;
+    PyImport_AppendInittab("bundle_calls", make_calls);
     configure(&config, argc, argv, linker);
     check(Py_InitializeFromConfig(&config));
     PyConfig_Clear(&config);
