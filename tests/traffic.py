@@ -5,6 +5,8 @@
     ...
     load.stop().answered(("203.0.113.7", 80)) -> Counter({"outbound": 1234})
 
+    under_load = UnderLoad(netns)                           a whole pod with that, for the captures of ``captures``
+
 Both ends are processes (``traffic_process``): what the test does meanwhile keeps neither from its work.
 """
 
@@ -18,7 +20,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_netns import Namespace, Process
+from captures import APP_PORT, INBOUND_PORTS, OUTBOUND_PORTS, OUTSIDE
+from pytest_netns import Namespace, NamespaceFactory, Process
 
 Destination = tuple[str, int]
 PER_SECOND = 200
@@ -69,6 +72,47 @@ def start_load(namespace: Namespace, *destinations: Destination, uid: int = 0, p
         assert time.monotonic() < give_up, "the load does not start"
         time.sleep(0.005)
     return Load(process)
+
+
+# Counts the packets that begin a connection out of the pod and arrive outside, answered or not.
+WITNESS = """
+table inet witness {
+    counter escaped { }
+    chain arriving {
+        type filter hook prerouting priority -400;
+        iifname "eth0" tcp dport 80 tcp flags & (syn | ack) == syn counter name escaped
+    }
+}
+"""
+
+
+class UnderLoad:
+    """A pod with a proxy and an app, and 200 new connections a second in each direction."""
+
+    def __init__(self, netns: NamespaceFactory) -> None:
+        self.pod, self.peer = netns.pod_pair()
+        self.peer.own_every_address()
+        self.peer.run(["nft", "-f", "-"], stdin=WITNESS)
+        answer(self.peer, "outside", 80)
+        answer(self.pod, "proxy, outbound", *OUTBOUND_PORTS, uid=1337)
+        answer(self.pod, "proxy, inbound", *INBOUND_PORTS, uid=1337, transparent=True)
+        answer(self.pod, "app", APP_PORT, uid=1000)
+        self._loads: list[Load] = []
+
+    def begin(self) -> None:
+        """Start the load, out of the pod and into it."""
+        inside = [(address, APP_PORT) for address in (self.pod.ipv4, self.pod.ipv6)]
+        self._loads = [start_load(self.pod, *OUTSIDE, uid=1000), start_load(self.peer, *inside)]
+
+    def end(self) -> tuple[Counter[str], Counter[str]]:
+        """End the load; return who answered connections out, and connections in."""
+        outbound, inbound = (load.stop().answered() for load in self._loads)
+        return outbound, inbound
+
+    def escaped(self) -> int:
+        """Return how many packets that begin a connection have reached the outside."""
+        listed = self.peer.run(["nft", "list", "counter", "inet", "witness", "escaped"]).stdout
+        return int(listed.partition("packets")[2].split()[0])
 
 
 def _split(name: str) -> Destination:

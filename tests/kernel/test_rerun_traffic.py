@@ -3,61 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
 from capture import program
 from capture.backends import detect
-from captures import APP_PORT, INBOUND_PORTS, OUTBOUND_PORTS, OUTSIDE, VARIANTS, WAYS, settings
+from captures import APP_PORT, VARIANTS, WAYS, settings
 from pytest_netns import NamespaceFactory
-from traffic import Load, answer, start_load
+from traffic import UnderLoad, start_load
 
 pytestmark = pytest.mark.kernel
 
 CHANGES = dict.fromkeys(WAYS, 100) | {"iptables-iptc": 6, "nftables-libnftables": 40}
 """How often the settings change; importing python-iptables takes half a second each time."""
-
-# Counts the packets that begin a connection out of the pod and arrive outside, answered or not.
-WITNESS = """
-table inet witness {
-    counter escaped { }
-    chain arriving {
-        type filter hook prerouting priority -400;
-        iifname "eth0" tcp dport 80 tcp flags & (syn | ack) == syn counter name escaped
-    }
-}
-"""
-
-
-class UnderLoad:
-    """A pod with a proxy and an app, and 200 new connections a second in each direction."""
-
-    def __init__(self, netns: NamespaceFactory) -> None:
-        self.pod, self.peer = netns.pod_pair()
-        self.peer.own_every_address()
-        self.peer.run(["nft", "-f", "-"], stdin=WITNESS)
-        answer(self.peer, "outside", 80)
-        answer(self.pod, "proxy, outbound", *OUTBOUND_PORTS, uid=1337)
-        answer(self.pod, "proxy, inbound", *INBOUND_PORTS, uid=1337, transparent=True)
-        answer(self.pod, "app", APP_PORT, uid=1000)
-        self._loads: list[Load] = []
-
-    def begin(self) -> None:
-        """Start the load, out of the pod and into it."""
-        inside = [(address, APP_PORT) for address in (self.pod.ipv4, self.pod.ipv6)]
-        self._loads = [start_load(self.pod, *OUTSIDE, uid=1000), start_load(self.peer, *inside)]
-
-    def end(self) -> tuple[Counter[str], Counter[str]]:
-        """End the load; return who answered connections out, and connections in."""
-        outbound, inbound = (load.stop().answered() for load in self._loads)
-        return outbound, inbound
-
-    def escaped(self) -> int:
-        """Return how many packets that begin a connection have reached the outside."""
-        listed = self.peer.run(["nft", "list", "counter", "inet", "witness", "escaped"]).stdout
-        return int(listed.partition("packets")[2].split()[0])
 
 
 @pytest.fixture

@@ -1,0 +1,128 @@
+"""A run that is killed leaves the pod captured, and the next run makes everything right."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+
+import killed_runs
+from capture import program
+from captures import VARIANTS, WAYS, arguments, environment
+from killed_runs import Choice, apply, standing
+from namespace_state import state
+from pytest_netns import NamespaceFactory
+from system_calls import run_alone
+from traffic import UnderLoad
+
+pytestmark = pytest.mark.kernel
+
+TPROXY = "TPROXY by other numbers"
+SLOW = ("nftables-libnftables", "iptables-iptc")
+CHANGES: list[tuple[Choice, Choice]] = [
+    *(((way, "classic"), (way, TPROXY)) for way in WAYS),
+    *(((one, "current"), (other, "TPROXY")) for one, other in permutations(WAYS, 2)),
+]
+SHORT = [
+    *(((way, "classic"), (way, TPROXY)) for way in WAYS if way not in SLOW),
+    (("nftables-netlink", "current"), ("iptables-legacy", "TPROXY")),
+]
+
+
+@pytest.fixture
+def under_load(netns: NamespaceFactory) -> UnderLoad:
+    return UnderLoad(netns)
+
+
+@pytest.mark.parametrize(
+    ("before", "killed"),
+    [
+        pytest.param(*change, marks=() if change in SHORT else (pytest.mark.long, pytest.mark.timeout(600)))
+        for change in CHANGES
+    ],
+    ids=" ".join,
+)
+def test_killed_at_each_moment(under_load: UnderLoad, before: Choice, killed: Choice) -> None:
+    pod = under_load.pod
+    pristine = state(pod)
+    expected = {}
+    with pod.entered():
+        for choice in (killed, before):
+            program.clean()
+            apply(choice)
+            expected[choice[1]] = standing()
+    under_load.begin()
+    words = json.dumps({"before": before, "killed": killed, "expected": expected})
+    result = run_alone(Path(killed_runs.__file__), words, through=["nsenter", f"--net={pod.path}"], timeout=600)
+    outbound, inbound = under_load.end()
+
+    assert result["wrong"] == []
+    assert int(str(result["moments"])) > 5, "too few: does the killer know a change when it sees one?"
+    assert set(outbound) == {"proxy, outbound"}, outbound
+    assert set(inbound) == {"proxy, inbound"}, inbound
+    assert under_load.escaped() == 0
+    with pod.entered():
+        program.clean()
+        assert program.dump().standing == ()
+    left = state(pod)
+    assert {name: left[name] for name in left if name.startswith("ip -")} == {
+        name: pristine[name] for name in pristine if name.startswith("ip -")
+    }
+
+
+def istio_init(*choices: Choice) -> tuple[list[str], dict[str, str]]:
+    """Return the command line and the environment of a real run."""
+    texts = [text for way, variant in choices for text in (VARIANTS[variant], WAYS[way])]
+    program_path = Path(sys.executable).with_name("istio-init")
+    return [str(program_path), *arguments(*texts)], {**os.environ, **environment(*texts)}
+
+
+@pytest.mark.parametrize(
+    "ways", [["nftables-netlink"], ["iptables-nft"], ["iptables-nft", "nftables-netlink"]], ids="+".join
+)
+def test_killed_at_random_moments(under_load: UnderLoad, ways: list[str]) -> None:
+    killed_at_random(under_load, ways, 8)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("ways", [[way] for way in WAYS] + [list(WAYS)], ids="+".join)
+def test_killed_at_random_moments_for_long(under_load: UnderLoad, ways: list[str]) -> None:
+    killed_at_random(under_load, ways, 100)
+
+
+def killed_at_random(under_load: UnderLoad, ways: list[str], times: int) -> None:
+    """Kill ``istio-init`` at random moments, while it changes one capture for another; each time, run it once more."""
+    pod = under_load.pod
+    chance = random.Random(0)  # noqa: S311  # no secret
+    choice: Choice = (ways[0], "classic")
+    with pod.entered():
+        apply(choice)
+    under_load.begin()
+    durations: list[float] = []
+    for _ in range(times):
+        choice = (chance.choice(ways), chance.choice([variant for variant in VARIANTS if variant != choice[1]]))
+        command, environ = istio_init(choice)
+        run = pod.popen(command, env=environ)
+        time.sleep(chance.uniform(0.3, 1) * (sum(durations) / len(durations) if durations else 0.2))
+        os.kill(run.pid, signal.SIGKILL)
+
+        began = time.monotonic()
+        again = pod.popen(command, env=environ)
+        assert again.wait(30) == 0, again.output()
+        durations.append(time.monotonic() - began)
+        with pod.entered():
+            verified = program.verify()
+            assert verified.holds, verified
+            assert len(program.dump().standing) == 1
+    outbound, inbound = under_load.end()
+    assert set(outbound) == {"proxy, outbound"}, outbound
+    assert set(inbound) == {"proxy, inbound"}, inbound
+    assert under_load.escaped() == 0

@@ -1,0 +1,119 @@
+"""Kills a run at each moment that others could tell from the one before, and repairs with one successful run.
+
+    python killed_runs.py JSON        in a captured pod; prints what went wrong, as JSON
+
+The JSON has ``before`` and ``killed``, each a way and a variant of ``captures``, and ``expected``, the states after
+a run of each in an empty pod. Before each change that the killed run would make to the kernel or to a file it is
+killed, and at its end; the next run is of the same settings, or of those from before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from functools import partial
+
+from capture import program
+from capture.canonical import canonical
+from capture.model import FAMILIES
+from capture.netlink.interfaces import read_addresses
+from capture.netlink.routing import has_local_route, read_mark_rules
+from capture.netlink.rtnetlink import AF_INET, AF_INET6, open_route
+from captures import VARIANTS, WAYS, settings
+from system_calls import run_stepped
+
+Choice = tuple[str, str]
+"""A way and a variant."""
+
+# asm/unistd_64.h; the plugin and its programs use no others to change anything.
+SENDTO, SENDMSG, WRITE, RENAME, UNLINK, VFORK, CLONE, CLONE3, FORK = 44, 46, 1, 82, 87, 58, 56, 435, 57
+CHANGING_CALLS = {WRITE, RENAME, UNLINK, VFORK, CLONE, CLONE3, FORK}
+# linux/rtnetlink.h: new and deleted addresses, routes, rules; linux/netfilter/nfnetlink.h: the beginning of a batch
+CHANGING_MESSAGES = {20, 21, 24, 25, 32, 33, 0x10}
+
+
+def apply(choice: Choice) -> None:
+    """Make the pod's rules those of a way and a variant."""
+    way, variant = choice
+    program.apply(settings(VARIANTS[variant], WAYS[way]))
+
+
+def standing() -> str:
+    """Return all that stands in the namespace and is ours, in words that do not depend on how it came to be."""
+    seen: list[object] = []
+    for found in program.dump().standing:
+        # Built-in chains may be there and be empty: iptables-nft makes them, and a run that is killed leaves them.
+        chains = [(table.name, c.name) for table in found.live.tables for c in table.chains if c.rules or not c.policy]
+        rules = [
+            sorted(((place, c) for place, c in canonical(found.live, family).items() if c.rules), key=repr)
+            for family in FAMILIES
+        ]
+        seen.append((found.backend, found.variant, sorted(chains), rules))
+    with open_route() as route:
+        marks = sorted((rule.family, rule.mark, rule.table) for rule in read_mark_rules(route))
+        tables = [t for t in (133, 88) for family in (AF_INET, AF_INET6) if has_local_route(route, family, t)]
+        seen += [marks, tables, sorted(address.address for address in read_addresses(route))]
+    return repr(seen)
+
+
+def is_change(pid: int) -> bool:
+    """Return whether a process is about to change something that others can see."""
+    with open(f"/proc/{pid}/syscall", encoding="ascii") as file:
+        number, *words = file.read().split()
+    if not number.isdigit():
+        return False
+    call = int(number)
+    if call not in (SENDTO, SENDMSG):
+        return call in CHANGING_CALLS
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+
+        def word_at(address: int, size: int) -> int:
+            memory.seek(address)
+            return int.from_bytes(memory.read(size), sys.byteorder)
+
+        message = int(words[1], 16)
+        if call == SENDMSG:  # struct msghdr, whose third word is a struct iovec, whose first word is the message
+            message = word_at(word_at(message + 16, 8), 8)
+        return word_at(message + 4, 2) in CHANGING_MESSAGES
+
+
+class Killer:
+    """Kills a process before its change with this number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.reached = 0
+
+    def __call__(self, pid: int, _call: int) -> None:
+        """Look at the system call before which the process is stopped."""
+        if self.reached < self.number and is_change(pid):
+            self.reached += 1
+            if self.reached == self.number:
+                os.kill(pid, signal.SIGKILL)
+
+
+def kill_everywhere(before: Choice, killed: Choice, expected: dict[str, str]) -> dict[str, object]:
+    """Return at how many moments a run was killed, and after which of them the next run did not mend it."""
+    wrong: list[str] = []
+    number, unharmed = 0, 0
+    while unharmed < len(ROUND):
+        number += 1
+        unharmed = 0
+        for which, then in ROUND:
+            choices = {"there": killed, "back": before}
+            unharmed += run_stepped(partial(apply, choices[which]), Killer(number)) == 0
+            apply(choices[then])
+            if standing() != expected[choices[then][1]]:
+                wrong.append(f"{which}, killed before change {number}, then {then}: {standing()}")
+    return {"moments": number - 1, "wrong": wrong}
+
+
+ROUND = (("there", "there"), ("back", "there"), ("back", "back"))
+"""Which run is killed, and which one follows: the same, or the other."""
+
+
+if __name__ == "__main__":
+    said = json.loads(sys.argv[1])
+    print(json.dumps(kill_everywhere(tuple(said["before"]), tuple(said["killed"]), said["expected"])))  # noqa: T201  # for the test
