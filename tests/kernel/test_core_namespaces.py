@@ -1,0 +1,199 @@
+"""Entering namespaces, telling the host's from a pod's, and the facts of a pod, all as the kernel has them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from capture import netns as capture_netns
+from capture.errors import EXIT_FAILED, EXIT_UNSUPPORTED, EXIT_USAGE, HostNamespaceError, NamespaceError, PrivilegeError
+from capture.host import PodFromInside
+from capture.netns import CURRENT, Entered, namespace_id, path_of_process, refuse_host
+from pytest_netns import Namespace, NamespaceFactory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Veth = Callable[[Namespace, Namespace], None]
+
+pytestmark = pytest.mark.kernel
+
+HERE = "/proc/thread-self/ns/net"
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+class TestEntered:
+    def test_in_and_back(self, netns: NamespaceFactory) -> None:
+        pod = netns()
+        home = os.readlink(HERE)
+        before = open_files()
+        with Entered(pod.path):
+            assert os.readlink(HERE) == f"net:[{pod.inode}]"
+        assert os.readlink(HERE) == home
+        assert open_files() == before
+
+    def test_one_inside_another(self, netns: NamespaceFactory) -> None:
+        one, two = netns(), netns()
+        with Entered(one.path):
+            with Entered(two.path):
+                assert os.readlink(HERE) == f"net:[{two.inode}]"
+            assert os.readlink(HERE) == f"net:[{one.inode}]"
+
+    def test_back_after_an_error(self, netns: NamespaceFactory) -> None:
+        home = os.readlink(HERE)
+        with pytest.raises(ZeroDivisionError), Entered(netns().path):
+            raise ZeroDivisionError
+        assert os.readlink(HERE) == home
+
+    def test_without_a_path_one_stays(self) -> None:
+        home = os.readlink(HERE)
+        with Entered(None):
+            assert os.readlink(HERE) == home
+
+    def test_other_threads_stay_where_they_are(self, netns: NamespaceFactory) -> None:
+        seen: list[str] = []
+        home = os.readlink(HERE)
+        with Entered(netns().path):
+            thread = threading.Thread(target=lambda: seen.append(os.readlink(f"/proc/{os.getpid()}/ns/net")))
+            inside = threading.Thread(target=lambda: seen.append(os.readlink(HERE)))
+            for each in (thread, inside):
+                each.start()
+                each.join()
+            here = os.readlink(HERE)
+        assert seen[1] == here, "a thread starts where the one that started it is"
+        assert os.readlink(HERE) == home
+
+    def test_by_process(self, netns: NamespaceFactory) -> None:
+        pod = netns()
+        process = pod.popen(["sleep", "60"])
+        with Entered(path_of_process(process.pid)):
+            assert os.readlink(HERE) == f"net:[{pod.inode}]"
+
+    @pytest.mark.parametrize(
+        ("path", "reason"),
+        [
+            ("/run/netns/no-such-namespace", "does not exist"),
+            ("/proc/self/ns/mnt", "is no network namespace"),
+            ("/etc/passwd", "is no network namespace"),
+            ("/etc", "is no network namespace"),
+            ("/etc/passwd/x", "Not a directory"),
+            ("/proc/4194305/ns/net", "does not exist"),
+            ("/" + "x" * 5000, "File name too long"),
+            ("", "does not exist"),
+        ],
+    )
+    def test_what_is_no_namespace(self, path: str, reason: str) -> None:
+        home, before = os.readlink(HERE), open_files()
+        with pytest.raises(NamespaceError, match=reason) as caught, Entered(path):
+            pass
+        assert caught.value.exit_code == EXIT_FAILED
+        assert (os.readlink(HERE), open_files()) == (home, before)
+
+    def test_without_the_capability(self, netns: NamespaceFactory) -> None:
+        """A user other than root may open the namespace of its own process, and enter none."""
+        program = f"""
+import sys; sys.path.insert(0, {os.getcwd()!r})
+from capture.errors import PrivilegeError
+from capture.netns import Entered
+try:
+    with Entered("/proc/self/ns/net"):
+        print("entered")
+except PrivilegeError as error:
+    print(error.exit_code, error.message)
+"""
+        answer = netns().run([sys.executable, "-I", "-S", "-c", program], uid=1000, gid=1000).stdout
+        assert answer == f"{EXIT_UNSUPPORTED} not permitted to enter /proc/self/ns/net\n"
+        assert PrivilegeError.exit_code == EXIT_UNSUPPORTED
+
+    def test_as_python_without_setns_does_it(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+        """``os.setns`` came with Python 3.12."""
+        monkeypatch.delattr(os, "setns", raising=False)
+        pod = netns()
+        with Entered(pod.path):
+            assert os.readlink(CURRENT) == f"net:[{pod.inode}]"
+        with pytest.raises(NamespaceError, match="is no network namespace"), Entered("/etc/passwd"):
+            pass
+
+
+class TestHost:
+    def test_a_pod_is_no_host(self, netns: NamespaceFactory) -> None:
+        netns().call(refuse_host, allowed=False)
+
+    def test_the_machine_s_own_namespace_is_refused(self) -> None:
+        """Where the tests themselves run in a container, that is not to be seen, and there is nothing to refuse."""
+        if os.path.exists(capture_netns.ONLY_ON_HOST):
+            with pytest.raises(HostNamespaceError, match="a captured node is a dead node") as caught:
+                refuse_host(allowed=False)
+            assert caught.value.exit_code == EXIT_USAGE
+            assert "--allow-host" in str(caught.value)
+        refuse_host(allowed=True)
+
+    def test_what_decides_is_where_the_thread_is(self, netns: NamespaceFactory) -> None:
+        """Not where the process started: from a pod the host's namespace is refused, too."""
+        program = """
+import sys
+from capture.errors import HostNamespaceError
+from capture.netns import Entered, refuse_host
+for path in (sys.argv[1], None):
+    with Entered(path):
+        try:
+            refuse_host(allowed=False)
+            print("pod")
+        except HostNamespaceError:
+            print("host")
+"""
+        here = "host" if os.path.exists(capture_netns.ONLY_ON_HOST) else "pod"
+        with subprocess.Popen(["sleep", "60"]) as stays_here:
+            path = path_of_process(stays_here.pid)
+            answer = netns().run([sys.executable, "-c", program, path]).stdout.split()
+            stays_here.kill()
+        assert answer == [here, "pod"]
+
+
+class TestIdentity:
+    def test_each_its_own_and_always_the_same(self, netns: NamespaceFactory) -> None:
+        one, two = netns(), netns()
+        assert one.call(namespace_id) == one.call(namespace_id) != two.call(namespace_id)
+        assert one.call(namespace_id).startswith(f"{one.inode}-")
+
+    def test_a_kernel_without_cookies_gives_the_inode(
+        self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(capture_netns, "SO_NETNS_COOKIE", 12345)
+        pod = netns()
+        assert pod.call(namespace_id) == str(pod.inode)
+
+
+class TestFacts:
+    def test_addresses_of_both_families_without_those_on_lo(self, netns: NamespaceFactory, veth: Veth) -> None:
+        pod = netns()
+        veth(pod, netns())
+        pod.ip(
+            "link set eth0 up",
+            "address add 10.0.0.5/24 dev eth0",
+            "address add 10.0.0.6/24 dev eth0",
+            "address add fd00::5/64 dev eth0 nodad",
+            "address add ::6/128 dev lo",
+            "address add 192.0.2.1/32 dev lo",
+        )
+        found = {str(address) for address in pod.call(PodFromInside({}).pod_addresses)}
+        assert {address for address in found if not address.startswith("fe80:")} == {
+            "10.0.0.5/32",
+            "10.0.0.6/32",
+            "fd00::5/128",
+        }
+
+    def test_a_pod_without_any(self, netns: NamespaceFactory) -> None:
+        assert netns().call(PodFromInside({}).pod_addresses) == ()
+
+    def test_ipv6_is_there_if_the_kernel_has_it(self, netns: NamespaceFactory) -> None:
+        status = subprocess.run(["test", "-e", "/proc/net/if_inet6"], check=False).returncode
+        assert netns().call(PodFromInside({}).has_ipv6) is (status == 0)
