@@ -49,6 +49,7 @@ from capture.model import (
     UnknownVerdict,
 )
 from capture.netlink.attributes import (
+    MalformedMessageError,
     decode_elements,
     decode_fields,
     decode_host_number,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 # linux/netfilter/nf_tables.h, beyond what the nftables backend needs
 NFTA_CHAIN_HANDLE, NFTA_CHAIN_COUNTERS = 2, 8
 NFT_META_NFTRACE = 12
+MARK_SIZE = 4
 
 PROTOCOL_MATCHES = {number: Protocol(name) for name, number in PROTOCOLS.items()}
 PROTOCOL_OFFSETS: dict[Family, int] = {"ipv4": 9, "ipv6": 6}
@@ -339,7 +341,7 @@ def _step(expression: bytes, family: Family) -> Step:
         return _other(name)
     try:
         return read(decode_fields(fields[nf.NFTA_EXPR_DATA]), family)
-    except (KeyError, IndexError):  # an attribute or byte that this kernel leaves out, or writes in another way
+    except (KeyError, IndexError, ValueError, MalformedMessageError):  # another kernel than those we know writes so
         return _other(name)
 
 
@@ -474,7 +476,7 @@ EXPRESSIONS: dict[str, Callable[[Fields, Family], Step]] = {
 
 def _stored(name: str, value: Field | bytes | None) -> Verdict:
     """Return what it means to write a register into a field: iptables' TRACE is such, and nft's ``meta mark set``."""
-    if name == "mark" and isinstance(value, bytes):
+    if name == "mark" and isinstance(value, bytes) and len(value) == MARK_SIZE:
         return SetMark(decode_host_number(value))
     return UnknownVerdict("TRACE" if name == "nftrace" else f"[ {name} set ]")
 
@@ -516,7 +518,7 @@ def _interface(field: Field, bounds: Bounds, _family: Family) -> tuple[Placed, .
 
 
 def _mark(field: Field, bounds: Bounds, _family: Family) -> tuple[Placed, ...] | None:
-    if bounds.low != bounds.high:
+    if bounds.low != bounds.high or len(bounds.low) != MARK_SIZE:
         return None
     mask = ALL_BITS if field.mask is None else decode_host_number(field.mask)
     return ((OF_EXTENSION, Mark(decode_host_number(bounds.low), mask, bounds.negated)),)

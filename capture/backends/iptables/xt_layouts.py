@@ -450,8 +450,11 @@ def log(verdict: Log) -> bytes:
 
 
 def read_log(structure: bytes, _family: Family) -> Verdict | None:
-    """Return what ``log`` wrote."""
-    return Log(read_comment(structure[2:])) if structure[:2] == bytes((LOG_WARNING, 0)) else None
+    """Return what ``log`` wrote; None also for a prefix of several lines, which no listing can show."""
+    prefix = read_comment(structure[2:])
+    if structure[:2] != bytes((LOG_WARNING, 0)) or "\n" in prefix or "\r" in prefix:
+        return None
+    return Log(prefix)
 
 
 MATCH_READERS: dict[tuple[str, int], MatchReader] = {

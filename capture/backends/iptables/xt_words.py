@@ -305,7 +305,7 @@ LOG_OPTIONS = {
 
 def _log(structure: bytes, _family: Family) -> str:
     level, flags = structure[0], structure[1]
-    prefix = xt_layouts.read_comment(structure[2:])
+    prefix = "".join(letter if letter.isprintable() else " " for letter in xt_layouts.read_comment(structure[2:]))
     words = [f"--log-prefix {quoted(prefix)}"] if prefix else []
     words += [f"--log-level {level}"] if level != xt_layouts.LOG_WARNING else []
     words += [word for bit, word in LOG_OPTIONS.items() if flags & bit]

@@ -1,0 +1,83 @@
+"""What is written for iptables-nft is read back, whatever the rule; and no bytes are too strange to be read."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capture.addresses import FAMILIES
+from capture.backends.iptables import xt_layouts
+from capture.backends.iptables.render import comment, expanded
+from capture.backends.iptables.xt_decode import Reader
+from capture.backends.iptables.xt_encode import NFTA_RULE_HANDLE, TableMessages
+from capture.backends.iptables.xt_words import match_words, target_words
+from capture.backends.nftables import constants as nf
+from capture.canonical import canonical_rule
+from capture.model import MANGLE, NAT, OUTPUT, PREROUTING, RAW, Continue, Rule
+from capture.netlink.attributes import attribute, decode, nested, text, u64be
+from strategies import Place, rules
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.addresses import Family
+    from capture.model import TableName
+
+TABLES: list[TableName] = [NAT, MANGLE, RAW]
+PLACES = [Place(table, side, ("ISTIO_OUTPUT",)) for table in TABLES for side in (PREROUTING, OUTPUT)]
+
+families = st.sampled_from(FAMILIES)
+written = st.sampled_from(PLACES).flatmap(rules)
+
+
+@given(rule=written, family=families, table=st.sampled_from(TABLES))
+def test_a_rule_is_read_as_it_was_written(rule: Rule, family: Family, table: TableName) -> None:
+    reader = Reader(family)
+    for single in expanded([rule], family):
+        message = TableMessages(family, table).add_rule("ISTIO_OUTPUT", single)
+        found = reader.read(message.attributes + attribute(NFTA_RULE_HANDLE, u64be(7)))
+
+        assert (found.chain, found.handle) == ("ISTIO_OUTPUT", 7)
+        assert found.rule.family == family
+        assert canonical_rule(found.rule) == canonical_rule(single)
+        assert found.rule.why == comment(single.why)
+
+
+NAMES = st.sampled_from(
+    [
+        *("meta", "payload", "cmp", "range", "bitwise", "immediate", "counter", "match", "target", "limit"),
+        *("lookup", "ct", "nat", "redir", "log", "notrack", "whatever"),
+    ]
+)
+attributes = st.recursive(
+    st.builds(attribute, st.integers(1, 9), st.binary(max_size=20)),
+    lambda inner: st.builds(lambda kind, parts: nested(kind, *parts), st.integers(1, 9), st.lists(inner, max_size=4)),
+    max_leaves=8,
+)
+
+
+@given(st.lists(st.tuples(NAMES, st.lists(attributes, max_size=5)), max_size=6), families)
+def test_strange_expressions_are_shown_and_nothing_else(parts: list[tuple[str, list[bytes]]], family: Family) -> None:
+    expressions = [
+        nested(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, text(name)), nested(nf.NFTA_EXPR_DATA, *inside))
+        for name, inside in parts
+    ]
+    where = attribute(nf.NFTA_RULE_CHAIN, text("OUTPUT")) + attribute(NFTA_RULE_HANDLE, u64be(1))
+    found = Reader(family).read(where + nested(nf.NFTA_RULE_EXPRESSIONS, *expressions))
+    assert list(decode(where))
+    assert found.chain == "OUTPUT"
+    if not parts:
+        assert found.rule == Rule(Continue(), (), family)
+
+
+LARGEST = 168
+"""Bytes of a conntrack match; the kernel hands out structures in full."""
+
+
+@given(st.data())
+def test_any_structure_has_words(data: st.DataObject) -> None:
+    structure = data.draw(st.binary(min_size=LARGEST, max_size=LARGEST))
+    family = data.draw(families)
+    name, revision = data.draw(st.sampled_from([*xt_layouts.MATCH_READERS, ("recent", 1), ("tcp", 0)]))
+    assert match_words(name, revision, structure, family).startswith(f"-m {name}")
+    name, revision = data.draw(st.sampled_from([*xt_layouts.TARGET_READERS, ("SNAT", 2), ("TCPMSS", 0)]))
+    assert target_words(name, revision, structure, family).startswith(name)

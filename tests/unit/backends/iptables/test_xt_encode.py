@@ -1,0 +1,256 @@
+"""Expressions of nf_tables for rules of iptables: bytes as iptables-nft 1.8.9 had the kernel keep them."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from capture.addresses import IPV4, IPV6, parse_network
+from capture.backends.iptables.xt_encode import COUNTER, TableMessages, expressions, matches_of, verdict_of
+from capture.backends.nftables import constants as nf
+from capture.model import (
+    NAT,
+    Destination,
+    DestinationPort,
+    InInterface,
+    Jump,
+    Mark,
+    OutInterface,
+    OwnerUid,
+    Protocol,
+    Redirect,
+    Return,
+    Rule,
+    SetMark,
+    Source,
+    SourcePort,
+    Span,
+    UnknownMatch,
+    UnknownVerdict,
+    only,
+)
+from capture.netlink.attributes import decode_elements, decode_fields, decode_text
+from capture.netlink.batch import Change
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.addresses import Family, Network
+    from capture.model import Match
+
+TCP = Protocol("tcp")
+little_endian = pytest.mark.skipif(sys.byteorder != "little", reason="the bytes were noted on such a machine")
+
+
+def network(text: str) -> tuple[Network, ...]:
+    return (parse_network(text)[0],)
+
+
+def shown(*matches: Match, family: Family = IPV4) -> list[str]:
+    """Return the expressions of matches by name, loads with what is loaded and comparisons with what is compared."""
+    found = []
+    for element in decode_elements(matches_of(Rule(Return(), matches), family)):
+        fields = decode_fields(element)
+        name, data = decode_text(fields[nf.NFTA_EXPR_NAME]), decode_fields(fields[nf.NFTA_EXPR_DATA])
+        if name == "cmp":
+            value = decode_fields(data[nf.NFTA_CMP_DATA])[nf.NFTA_DATA_VALUE]
+            found.append(f"{('==', '!=', '<', '<=', '>', '>=')[data[nf.NFTA_CMP_OP][-1]]} {value.hex()}")
+        elif name == "range":
+            low, high = (
+                decode_fields(data[part])[nf.NFTA_DATA_VALUE].hex()
+                for part in (nf.NFTA_RANGE_FROM_DATA, nf.NFTA_RANGE_TO_DATA)
+            )
+            found.append(f"{('in', 'not in')[data[nf.NFTA_RANGE_OP][-1]]} {low}-{high}")
+        elif name == "payload":
+            place = (data[part][-1] for part in (nf.NFTA_PAYLOAD_BASE, nf.NFTA_PAYLOAD_OFFSET, nf.NFTA_PAYLOAD_LEN))
+            found.append("payload {}:{}+{}".format(*place))
+        elif name == "meta":
+            found.append(f"meta {data[nf.NFTA_META_KEY][-1]}")
+        elif name == "bitwise":
+            found.append(f"& {decode_fields(data[nf.NFTA_BITWISE_MASK])[nf.NFTA_DATA_VALUE].hex()}")
+        else:
+            found.append(f"{name} {decode_text(data[1])} {data[2][-1]}")
+    return found
+
+
+class TestMatches:
+    def test_they_stand_in_the_order_of_iptables(self) -> None:
+        matches = (
+            Mark(1),
+            Destination(network("10.1.0.0/16")),
+            OwnerUid((only(1),)),
+            DestinationPort((only(80),)),
+            TCP,
+            OutInterface("eth0"),
+            Source(network("10.0.0.0/8")),
+            InInterface("lo"),
+        )
+        assert shown(*matches) == [
+            *("meta 6", "== 6c6f00"),
+            *("meta 7", "== 6574683000"),
+            *("meta 16", "== 06"),
+            *("payload 1:12+1", "== 0a"),
+            *("payload 1:16+2", "== 0a01"),
+            *("payload 2:2+2", "== 0050"),
+            *("meta 3", f"== {(1).to_bytes(4, sys.byteorder).hex()}"),
+            "match owner 1",
+        ]
+
+    @pytest.mark.parametrize(
+        ("matches", "expected"),
+        [
+            ((InInterface("eth+"),), ["meta 6", "== 657468"]),
+            ((OutInterface("eth0", negated=True),), ["meta 7", "!= 6574683000"]),
+            ((InInterface("+"),), ["meta 6"]),
+            ((InInterface("+", negated=True),), ["meta 6", "== 494e56414c2f4400"]),
+            ((Source(network("0.0.0.0/0")),), []),
+            ((Source(network("0.0.0.0/0"), negated=True),), ["payload 1:12+4", "& 00000000", "!= 00000000"]),
+            ((Source(network("0.0.0.0/8")),), ["payload 1:12+1", "== 00"]),
+            ((Source(network("127.0.0.1"), negated=True),), ["payload 1:12+4", "!= 7f000001"]),
+            ((Destination(network("172.16.0.0/12")),), ["payload 1:16+4", "& fff00000", "== ac100000"]),
+            (
+                (Destination((*network("10.0.0.0/8"), *network("11.0.0.0/8")), negated=True),),
+                ["payload 1:16+1", "!= 0a", "match iprange 1"],
+            ),
+            ((OwnerUid((only(1), only(3)), negated=True),), ["match owner 1", "match owner 1"]),
+        ],
+    )
+    def test_of_iptables_itself(self, matches: tuple[Match, ...], expected: list[str]) -> None:
+        assert shown(*matches) == expected
+
+    def test_addresses_of_ipv6_stand_elsewhere(self) -> None:
+        matches = (Source(network("fd00::/8")), Destination(network("::1"), negated=True))
+        assert shown(*matches, family=IPV6) == [
+            *("payload 1:8+1", "== fd"),
+            *("payload 1:24+16", f"!= {'00' * 15}01"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("matches", "expected"),
+        [
+            ((SourcePort((Span(0, 5),)),), ["payload 2:0+2", "<= 0005"]),
+            ((SourcePort((Span(0, 5),), negated=True),), ["payload 2:0+2", "> 0005"]),
+            ((DestinationPort((Span(5, 65535),)),), ["payload 2:2+2", "in 0005-ffff"]),
+            ((DestinationPort((Span(5, 9),), negated=True),), ["payload 2:2+2", "not in 0005-0009"]),
+            ((DestinationPort((Span(0, 65535),)),), []),
+            ((DestinationPort((Span(0, 65535),), negated=True),), ["payload 2:2+2", "not in 0000-ffff"]),
+            ((DestinationPort((only(80),)), SourcePort((only(53),))), ["payload 2:0+4", "== 00350050"]),
+            (
+                (SourcePort((only(53),), negated=True), DestinationPort((only(80),), negated=True)),
+                ["payload 2:0+2", "!= 0035", "payload 2:2+2", "!= 0050"],
+            ),
+            (
+                (SourcePort((only(0),)), DestinationPort((only(80),))),
+                ["payload 2:0+2", "== 0000", "payload 2:2+2", "== 0050"],
+            ),
+            ((DestinationPort((only(53), only(80))),), ["match multiport 1"]),
+            (
+                (DestinationPort(tuple(only(port) for port in range(0, 40, 2)), negated=True), SourcePort((only(1),))),
+                ["payload 2:0+2", "== 0001", "match multiport 1", "match multiport 1"],
+            ),
+        ],
+    )
+    def test_ports(self, matches: tuple[Match, ...], expected: list[str]) -> None:
+        assert shown(TCP, *matches) == ["meta 16", "== 06", *expected]
+
+    def test_a_reason_is_a_comment(self) -> None:
+        assert b"comment\0" in matches_of(Rule(Return(), why="because"), IPV4)
+        assert b"because\0" in matches_of(Rule(Return(), why="because"), IPV4)
+
+
+class TestBytes:
+    """Dumped after ``iptables-nft-restore``, iptables 1.8.9."""
+
+    @little_endian
+    def test_a_rule_with_a_match_of_x_tables(self) -> None:
+        matches = (Destination(network("127.0.0.1"), negated=True), OutInterface("lo"), OwnerUid((only(1337),)))
+        dumped = (
+            # meta load oifname => reg 1, cmp eq reg 1 "lo"
+            "24000100 09000100 6d657461 00000000 14000200 08000200 00000007 08000100 00000001"
+            "2c000100 08000100 636d7000 20000200 08000100 00000001 08000200 00000000 0c000300 07000100 6c6f0000"
+            # payload load 4b @ network header + 16 => reg 1, cmp neq reg 1 127.0.0.1
+            "34000100 0c000100 7061796c 6f616400 24000200 08000100 00000001 08000200 00000001"
+            "08000300 00000010 08000400 00000004"
+            "2c000100 08000100 636d7000 20000200 08000100 00000001 08000200 00000001 0c000300 08000100 7f000001"
+            # match name owner rev 1
+            "44000100 0a000100 6d617463 68000000 34000200 0a000100 6f776e65 72000000 08000200 00000001"
+            "1c000300 39050000 39050000 00000000 00000000 01000000 00000000"
+            # counter pkts 0 bytes 0
+            "2c000100 0c000100 636f756e 74657200 1c000200 0c000100 00000000 00000000 0c000200 00000000 00000000"
+            # immediate reg 0 jump -> FOO
+            "38000100 0e000100 696d6d65 64696174 65000000 24000200 08000100 00000000"
+            "18000200 14000200 08000100 fffffffd 08000200 464f4f00"
+        )
+        assert expressions(Rule(Jump("FOO"), matches), IPV4) == bytes.fromhex(dumped)
+
+    @little_endian
+    def test_a_target_of_each_family(self) -> None:
+        assert verdict_of(Rule(Redirect(15001)), IPV4).endswith(
+            bytes.fromhex("010000000200000000000000000000003a993a9900000000")
+        )
+        assert verdict_of(Rule(Redirect(15001)), IPV6).endswith(bytes.fromhex("02000000" + 32 * "00" + "3a993a99"))
+
+
+class TestWhatCannotBeSaid:
+    @pytest.mark.parametrize(
+        ("rule", "why"),
+        [
+            (Rule(Return(), (UnknownMatch("-m recent"),)), "a rule of others can be kept, but not written"),
+            (Rule(UnknownVerdict("MASQUERADE")), "a rule of others can be kept, but not written"),
+            (Rule(Return(), (DestinationPort((only(80),)),)), "ports without a protocol"),
+            (Rule(Return(), (Source(network("::1")),)), "a rule for ipv4 compares with an address of ipv6"),
+            (Rule(SetMark(2, 1)), "bits outside of its mask"),
+        ],
+    )
+    def test_is_refused(self, rule: Rule, why: str) -> None:
+        with pytest.raises(ValueError, match=why):
+            expressions(rule, IPV4)
+
+
+class TestMessages:
+    SAY = TableMessages(IPV6, NAT)
+
+    def test_errors_say_what_was_tried(self) -> None:
+        rule = Rule(Return())
+        done = [
+            self.SAY.add_table(),
+            self.SAY.delete_table(),
+            self.SAY.add_chain("OUTPUT"),
+            self.SAY.delete_chain("OUTPUT"),
+            self.SAY.flush_chain("OUTPUT"),
+            self.SAY.delete_rule("OUTPUT", 7),
+            self.SAY.add_rule("OUTPUT", rule),
+        ]
+        assert [change.doing for change in done] == [
+            "add table ip6 nat",
+            "delete table ip6 nat",
+            "add chain OUTPUT to table ip6 nat",
+            "delete chain OUTPUT of table ip6 nat",
+            "flush chain OUTPUT of table ip6 nat",
+            "delete the rule with handle 7 of chain OUTPUT of table ip6 nat",
+            "add a rule to chain OUTPUT of table ip6 nat",
+        ]
+        assert {change.family for change in done} == {10}
+
+    def test_a_built_in_chain_has_a_hook_and_others_have_none(self) -> None:
+        assert nf.NFTA_CHAIN_HOOK in decode_fields(self.SAY.add_chain("OUTPUT").attributes)
+        assert nf.NFTA_CHAIN_HOOK not in decode_fields(self.SAY.add_chain("ISTIO_OUTPUT").attributes)
+
+    def test_matches_that_demand_a_protocol_are_told_it(self) -> None:
+        compat = 5  # NFTA_RULE_COMPAT
+        assert compat not in decode_fields(self.SAY.add_rule("OUTPUT", Rule(Return())).attributes)
+        asked = decode_fields(decode_fields(self.SAY.add_rule("OUTPUT", Rule(Return(), (TCP,))).attributes)[compat])
+        assert asked == {1: b"\0\0\0\6", 2: bytes(4)}
+
+    def test_a_rule_goes_to_the_end_or_before_another(self) -> None:
+        append, position = 0x800, 6  # NLM_F_APPEND, NFTA_RULE_POSITION
+        last: Change = self.SAY.add_rule("OUTPUT", Rule(Return()))
+        inserted = self.SAY.add_rule("OUTPUT", Rule(Return()), before=7)
+        assert last.flags & append
+        assert not inserted.flags & append
+        assert position not in decode_fields(last.attributes)
+        assert decode_fields(inserted.attributes)[position] == (7).to_bytes(8, "big")
+
+
+def test_the_counter_starts_at_nothing() -> None:
+    assert COUNTER.count(b"\0" * 8) == 2
