@@ -1,0 +1,228 @@
+"""From edits to messages: in which order, named by which handles, and what is tidied up in the end."""
+
+from __future__ import annotations
+
+import pytest
+
+from capture.addresses import IPV4, IPV6
+from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule, TableEdit
+from capture.backends.iptables.xt_changes import changes
+from capture.backends.iptables.xt_decode import FoundChain, FoundRule
+from capture.backends.iptables.xt_makers import made_by_us
+from capture.backends.iptables.xt_tables import StandingTable, model_name, ruleset_of, standing_table
+from capture.backends.nftables.names import HOOKS, Hook
+from capture.errors import CaptureError
+from capture.model import (
+    FORWARD,
+    INPUT,
+    NAT,
+    OUTPUT,
+    POSTROUTING,
+    PREROUTING,
+    RAW,
+    Accept,
+    Counters,
+    Jump,
+    Return,
+    Rule,
+)
+from capture.netlink.attributes import decode_fields, decode_number
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.backends.iptables.plan import Edit
+
+NFTA_RULE_POSITION = 6  # linux/netfilter/nf_tables.h
+JUMP, OTHER = Rule(Jump("ISTIO_OUTPUT"), (), IPV4), Rule(Accept(), (), IPV4)
+
+
+def chain(name: str, handle: int, *, hook: Hook | None = None, policy: str | None = "ACCEPT") -> FoundChain:
+    """Return a chain of the table nat, with the hook it should have unless another one is given."""
+    hook = hook or HOOKS.get((NAT, name))
+    if hook is None:
+        return FoundChain("nat", name, handle)
+    return FoundChain("nat", name, handle, hook, policy, Counters(0, 0))
+
+
+def table(*chains: tuple[FoundChain, tuple[int, ...]], others: int = 0) -> StandingTable:
+    """Return the table nat with chains, the handles of their rules, and so many things that are no chains."""
+    rules = [FoundRule(found.name, handle, OTHER) for found, handles in chains for handle in handles]
+    return standing_table(NAT, len(chains) + others, [found for found, _ in chains], rules)
+
+
+def said(standing: StandingTable | None, *edits: Edit) -> list[str]:
+    """Return what the messages do, rules that are inserted with the handle of the one they go before."""
+    state = {} if standing is None else {(IPV4, NAT): standing}
+    lines = []
+    for change in changes([TableEdit(IPV4, NAT, edits)], state):
+        position = decode_fields(change.attributes).get(NFTA_RULE_POSITION)
+        before = "" if position is None else f" before {decode_number(position)}"
+        lines.append(change.doing.removesuffix(" to table ip nat").removesuffix(" of table ip nat") + before)
+    return lines
+
+
+class TestMessages:
+    def test_in_an_empty_namespace(self) -> None:
+        edits = (
+            PutChain("ISTIO_OUTPUT", (OTHER,)),
+            PutChain("ISTIO_REDIRECT", ()),
+            AppendRule(OUTPUT, JUMP),
+            AppendRule(OUTPUT, OTHER),
+        )
+        assert said(None, *edits) == [
+            "add table ip nat",
+            "add chain ISTIO_OUTPUT",
+            "add chain ISTIO_REDIRECT",
+            "add a rule to chain ISTIO_OUTPUT",
+            "add chain OUTPUT",
+            "add a rule to chain OUTPUT",
+            "add a rule to chain OUTPUT",
+        ]
+
+    def test_chains_of_ours_are_emptied_and_filled(self) -> None:
+        standing = table((chain("ISTIO_OUTPUT", 1), (2, 3)), (chain(OUTPUT, 4), (5,)))
+        assert said(standing, PutChain("ISTIO_OUTPUT", (OTHER,))) == [
+            "flush chain ISTIO_OUTPUT",
+            "add a rule to chain ISTIO_OUTPUT",
+        ]
+
+    def test_rules_go_before_what_stays(self) -> None:
+        standing = table((chain(OUTPUT, 1), (11, 12, 13, 14)))
+        edits = (
+            RemoveRule(OUTPUT, 2, JUMP),
+            RemoveRule(OUTPUT, 0, JUMP),
+            InsertRule(OUTPUT, 1, JUMP),
+            InsertRule(OUTPUT, 2, OTHER),
+            InsertRule(OUTPUT, 0, OTHER),
+        )
+        assert said(standing, *edits) == [
+            "delete the rule with handle 13 of chain OUTPUT",
+            "delete the rule with handle 11 of chain OUTPUT",
+            "add a rule to chain OUTPUT before 14",
+            "add a rule to chain OUTPUT before 14",
+            "add a rule to chain OUTPUT before 12",
+        ]
+
+    def test_at_the_end_nothing_follows(self) -> None:
+        standing = table((chain(OUTPUT, 1), (11,)))
+        assert said(standing, InsertRule(OUTPUT, 1, JUMP)) == ["add a rule to chain OUTPUT"]
+
+    def test_a_chain_that_another_family_has_is_not_dropped_here(self) -> None:
+        standing = table((chain("ISTIO_OUTPUT", 1), (2,)), (chain(INPUT, 3), ()))
+        assert said(standing, DropChain("ISTIO_OUTPUT"), DropChain("ISTIO-OUTPUT")) == [
+            "flush chain ISTIO_OUTPUT",
+            "delete chain ISTIO_OUTPUT",
+        ]
+        assert said(None, DropChain("ISTIO_OUTPUT")) == []
+
+    def test_a_chain_in_the_way_is_named(self) -> None:
+        standing = table((chain(OUTPUT, 1, hook=Hook("nat", "output", -5)), ()))
+        with pytest.raises(CaptureError, match=r"OUTPUT\(nat output -5\)"):
+            said(standing, AppendRule(OUTPUT, JUMP))
+
+    def test_ours_leave_a_chain_of_any_name(self) -> None:
+        standing = table((FoundChain("nat", OUTPUT, 1), (7,)))
+        assert said(standing, RemoveRule("OUTPUT(not hooked)", 0, JUMP)) == [
+            "delete the rule with handle 7 of chain OUTPUT"
+        ]
+
+
+class TestTidyingUp:
+    OURS = (chain("ISTIO_OUTPUT", 1), (2, 3))
+    CLEAN = (RemoveRule(OUTPUT, 0, JUMP), DropChain("ISTIO_OUTPUT"))
+
+    def test_everything_goes_that_was_made_for_us(self) -> None:
+        assert said(table(self.OURS, (chain(OUTPUT, 4), (5,))), *self.CLEAN)[-2:] == [
+            "delete chain OUTPUT",
+            "delete table ip nat",
+        ]
+
+    def test_a_table_without_built_in_chains_goes(self) -> None:
+        assert said(table(self.OURS), DropChain("ISTIO_OUTPUT"))[-1] == "delete table ip nat"
+
+    def test_a_table_with_anything_else_stays(self) -> None:
+        assert said(table(self.OURS, (chain(OUTPUT, 4), (5,)), others=1), *self.CLEAN)[-1] == "delete chain OUTPUT"
+        with_input = table(self.OURS, (chain(OUTPUT, 4), (5,)), (chain(INPUT, 6), ()))
+        assert said(with_input, *self.CLEAN)[-1] == "delete chain OUTPUT"
+
+    def test_a_chain_with_a_rule_of_others_stays(self) -> None:
+        standing = table(self.OURS, (chain(OUTPUT, 4), (5, 6)))
+        assert said(standing, *self.CLEAN)[-1] == "delete chain ISTIO_OUTPUT"
+
+    def test_what_others_made_stays(self) -> None:
+        standing = table((chain(OUTPUT, 1), (4,)), (chain("ISTIO_OUTPUT", 2), (3,)))
+        assert said(standing, *self.CLEAN)[-1] == "delete chain ISTIO_OUTPUT"
+
+
+class TestMakers:
+    """Who made PREROUTING and OUTPUT; our rules are in position 0 of chains that are not ours."""
+
+    @pytest.mark.parametrize(
+        ("standing", "ours"),
+        [
+            # made with their first rules, as by us and by iptables
+            ([("ISTIO_INBOUND", 1, (2,)), (PREROUTING, 3, (4,)), (OUTPUT, 5, (6,))], {PREROUTING, OUTPUT}),
+            # by a restored listing, all built-in chains at once
+            (
+                [(PREROUTING, 1, (6,)), (INPUT, 2, ()), (OUTPUT, 3, (7,)), (POSTROUTING, 4, ()), ("ISTIO_X", 5, ())],
+                set(),
+            ),
+            ([(PREROUTING, 1, (4,)), (OUTPUT, 2, (5,)), ("ISTIO_OUTPUT", 3, ())], set()),
+            # one by others with a rule of theirs, one by us
+            ([(PREROUTING, 1, (4, 2)), ("ISTIO_OUTPUT", 3, ()), (OUTPUT, 5, (6,))], {OUTPUT}),
+            ([("theirs", 1, (2,)), (PREROUTING, 3, ()), ("theirs too", 4, ())], set()),
+            # our first rules are gone, later ones of ours stand
+            ([(PREROUTING, 3, (20,)), ("ISTIO_OUTPUT", 19, ())], {PREROUTING}),
+            ([(PREROUTING, 3, (22,)), (OUTPUT, 6, (21,)), ("ISTIO_OUTPUT", 19, ())], {PREROUTING, OUTPUT}),
+            # nothing that was made later is left
+            ([("theirs", 1, ()), (OUTPUT, 2, ())], set()),
+        ],
+    )
+    def test_are_told_by_handles(self, standing: list[tuple[str, int, tuple[int, ...]]], ours: set[str]) -> None:
+        of_table = table(*((chain(name, handle), rules) for name, handle, rules in standing))
+        assert made_by_us(NAT, of_table, {(PREROUTING, 0), (OUTPUT, 0)}) == ours
+
+    @pytest.mark.parametrize(
+        "found",
+        [
+            chain(OUTPUT, 2, policy="DROP"),
+            chain(OUTPUT, 2, hook=Hook("nat", "output", -5)),
+            chain(POSTROUTING, 2),
+        ],
+    )
+    def test_some_are_never_ours(self, found: FoundChain) -> None:
+        assert made_by_us(NAT, table((found, (3,)), (chain("ISTIO_OUTPUT", 4), ())), {(OUTPUT, 0)}) == set()
+
+
+class TestTables:
+    @pytest.mark.parametrize(
+        ("found", "name"),
+        [
+            (chain(OUTPUT, 1), "OUTPUT"),
+            (chain(OUTPUT, 1, hook=Hook("filter", "output", -100)), "OUTPUT(filter output -100)"),
+            (FoundChain("nat", OUTPUT, 1), "OUTPUT(not hooked)"),
+            (FoundChain("nat", FORWARD, 1), "FORWARD"),
+            (FoundChain("nat", "DOCKER", 1), "DOCKER"),
+            (FoundChain("nat", "prerouting", 1, Hook("nat", "prerouting", -100), "ACCEPT"), "prerouting"),
+        ],
+    )
+    def test_a_chain_that_is_no_built_in_one_is_not_called_so(self, found: FoundChain, name: str) -> None:
+        assert model_name(NAT, found) == name
+
+    def test_built_in_chains_are_listed_even_where_there_are_none(self) -> None:
+        standing = {(IPV6, RAW): StandingTable(0, {})}
+        (of_raw,) = ruleset_of((IPV4, IPV6), standing).tables
+        assert [each.name for each in of_raw.chains] == [PREROUTING, OUTPUT]
+        assert {each.policy_for(IPV6) for each in of_raw.chains} == {"ACCEPT"}
+
+    def test_rules_of_both_families_are_in_one_chain(self) -> None:
+        rule4, rule6 = Rule(Return(), (), IPV4), Rule(Return(), (), IPV6)
+        standing = {
+            (family, NAT): standing_table(NAT, 1, [chain(OUTPUT, 1)], [FoundRule(OUTPUT, 2, rule)])
+            for family, rule in ((IPV4, rule4), (IPV6, rule6))
+        }
+        ruleset = ruleset_of((IPV4, IPV6), standing)
+        output = ruleset.tables[0].chain(OUTPUT)
+        assert output is not None
+        assert output.rules == (rule4, rule6)
+        assert ruleset.families == (IPV4, IPV6)

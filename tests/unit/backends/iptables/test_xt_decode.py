@@ -1,0 +1,268 @@
+"""What older releases of iptables, nft and strangers leave in the tables, read as rules."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from capture.addresses import IPV4, IPV6, parse_network
+from capture.backends.iptables import xt_encode as enc
+from capture.backends.iptables.xt_decode import FoundChain, Reader, decode_chain
+from capture.backends.nftables import constants as nf
+from capture.backends.nftables.names import Hook
+from capture.model import (
+    Accept,
+    ConnectionMark,
+    ConnectionState,
+    Continue,
+    Counters,
+    Destination,
+    DestinationPort,
+    InInterface,
+    Jump,
+    Mark,
+    OwnerUid,
+    Protocol,
+    Rule,
+    SetMark,
+    Source,
+    SourcePort,
+    Span,
+    UnknownMatch,
+    UnknownVerdict,
+    only,
+)
+from capture.netlink.attributes import attribute, nested, text, u8, u16be, u32, u32be, u64be
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.addresses import Family, Network
+
+TCP = Protocol("tcp")
+OF_TCP = enc.OF_PROTOCOL["tcp"]
+ACCEPT = enc.verdict_of(Rule(Accept()), IPV4)
+EQ, NEQ, LT, LTE, GT, GTE = range(6)
+
+
+def read(expressions: bytes, family: Family = IPV4, userdata: bytes = b"") -> Rule:
+    """Return the rule that the kernel dumps with these expressions."""
+    dumped = (
+        attribute(nf.NFTA_RULE_TABLE, text("nat"))
+        + attribute(nf.NFTA_RULE_CHAIN, text("OUTPUT"))
+        + attribute(enc.NFTA_RULE_HANDLE, u64be(5))
+        + nested(nf.NFTA_RULE_EXPRESSIONS, expressions)
+    )
+    if userdata:
+        dumped += attribute(nf.NFTA_RULE_USERDATA, userdata)
+    found = Reader(family).read(dumped)
+    assert (found.chain, found.handle) == ("OUTPUT", 5)
+    return found.rule
+
+
+def meta(key: int, register: int = 1) -> bytes:
+    return expression("meta", attribute(nf.NFTA_META_KEY, u32be(key)), attribute(nf.NFTA_META_DREG, u32be(register)))
+
+
+def expression(name: str, *attributes: bytes) -> bytes:
+    return nested(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, text(name)), nested(nf.NFTA_EXPR_DATA, *attributes))
+
+
+def compare(value: bytes, operator: int = EQ, register: int = 1) -> bytes:
+    return expression(
+        "cmp",
+        attribute(nf.NFTA_CMP_SREG, u32be(register)),
+        attribute(nf.NFTA_CMP_OP, u32be(operator)),
+        nested(nf.NFTA_CMP_DATA, attribute(nf.NFTA_DATA_VALUE, value)),
+    )
+
+
+def payload(base: int, offset: int, length: int) -> bytes:
+    return enc._payload(base, offset, length)
+
+
+def network(prefix: str) -> tuple[Network, ...]:
+    return (parse_network(prefix)[0],)
+
+
+def extension(kind: str, name: str, revision: int, structure: bytes) -> bytes:
+    return expression(
+        kind,
+        attribute(enc.NFTA_MATCH_NAME, text(name)),
+        attribute(enc.NFTA_MATCH_REV, u32be(revision)),
+        attribute(enc.NFTA_MATCH_INFO, structure),
+    )
+
+
+class TestOlderReleases:
+    def test_ports_by_the_match_tcp(self) -> None:
+        structure = bytes(2) + b"\xff\xff" + u16_pair(80, 80) + bytes(8)
+        rule = read(OF_TCP + extension("match", "tcp", 0, structure))
+        assert rule.matches == (TCP, DestinationPort((only(80),)))
+
+    def test_a_mark_by_the_match_mark(self) -> None:
+        assert read(extension("match", "mark", 1, u32(5) + u32(7) + bytes(8))).matches == (Mark(5, 7),)
+
+    def test_the_protocol_by_its_place_in_the_header(self) -> None:
+        assert read(payload(1, 9, 1) + compare(b"\6")).matches == (TCP,)
+        assert read(payload(1, 6, 1) + compare(b"\6"), IPV6).matches == (TCP,)
+
+    def test_a_whole_address_under_a_mask(self) -> None:
+        expressions = payload(1, 16, 4) + enc._bitwise(b"\xff\0\0\0") + compare(b"\n\0\0\0", NEQ)
+        assert read(expressions).matches == (Destination(network("10.0.0.0/8"), negated=True),)
+
+    def test_a_comment_beside_the_rule(self) -> None:
+        assert read(b"", userdata=b"\5\1x" + b"\0\7theirs\0").why == "theirs"
+        assert read(b"", userdata=b"\5\1x").why == ""
+
+    def test_copied_marks(self) -> None:
+        structure = bytes(4) + b"\xff" * 8 + b"\2" + bytes(3)
+        assert type(read(extension("target", "CONNMARK", 1, structure)).verdict).__name__ == "RestoreMark"
+
+
+def u16_pair(first: int, last: int) -> bytes:
+    return first.to_bytes(2, sys.byteorder) + last.to_bytes(2, sys.byteorder)
+
+
+class TestNft:
+    """``nft add rule ip nat OUTPUT ...``, as far as it says what iptables could say."""
+
+    @pytest.mark.parametrize(
+        ("comparison", "expected"),
+        [
+            (compare(u16be(80), GTE) + compare(u16be(90), LTE), [Span(80, 65535), Span(0, 90)]),
+            (compare(u16be(80), LTE), [Span(0, 80)]),
+        ],
+    )
+    def test_ranges_of_ports_by_two_comparisons(self, comparison: bytes, expected: list[Span]) -> None:
+        matches = [DestinationPort((span,)) for span in expected]
+        assert read(OF_TCP + payload(2, 2, 2) + comparison).matches == (TCP, *matches)
+
+    @pytest.mark.parametrize(("operator", "span"), [(LT, Span(80, 65535)), (GT, Span(0, 80))])
+    def test_less_and_greater_exclude_the_rest(self, operator: int, span: Span) -> None:
+        rule = read(OF_TCP + payload(2, 0, 2) + compare(u16be(80), operator))
+        assert rule.matches == (TCP, SourcePort((span,), negated=True))
+
+    def test_names_of_interfaces_padded(self) -> None:
+        assert read(meta(6) + compare(b"lo".ljust(16, b"\0"))).matches == (InInterface("lo"),)
+
+    def test_a_mark_that_is_set(self) -> None:
+        value = nested(nf.NFTA_IMMEDIATE_DATA, attribute(nf.NFTA_DATA_VALUE, u32(7)))
+        immediate = expression("immediate", attribute(nf.NFTA_IMMEDIATE_DREG, u32be(1)), value)
+        store = expression("meta", attribute(nf.NFTA_META_KEY, u32be(3)), attribute(nf.NFTA_META_SREG, u32be(1)))
+        assert read(immediate + store).verdict == SetMark(7)
+
+    def test_registers_are_told_apart(self) -> None:
+        load_both = meta(6, register=1) + meta(7, register=2)
+        matches = read(load_both + compare(b"lo\0", register=2) + compare(b"eth", register=1)).matches
+        assert [type(match).__name__ for match in matches] == ["InInterface", "OutInterface"]
+
+    @pytest.mark.parametrize(
+        ("expressions", "shown"),
+        [
+            (expression("lookup"), "[ lookup ]"),
+            (meta(10) + compare(u32be(0)), "[ meta 10 == 0x00000000 ]"),
+            (compare(b"\0"), "[ register == 0x00 ]"),
+            (payload(0, 6, 2) + compare(b"\1\2", NEQ), "[ payload 0:6+2 != 0x0102 ]"),
+            (payload(1, 12, 4) + compare(bytes(4), LT), "[ payload 1:12+4 != 0x00000000-0xffffffff ]"),
+            (payload(2, 0, 4) + compare(b"\0\1\0\2", NEQ), "[ not (th sport 1 and th dport 2) ]"),
+            (payload(2, 2, 2) + compare(u16be(53)), "[ th dport == 53 ]"),
+            (payload(2, 0, 2) + compare(u16be(53), NEQ), "[ th sport != 53 ]"),
+            (meta(3) + enc._bitwise(bytes(4)) * 2 + compare(bytes(4)), "[ register == 0x00000000 ]"),
+            (payload(1, 12, 4) + enc._bitwise(b"\xff\0\0\0") + compare(b"\n\1\0\0"), None),
+        ],
+    )
+    def test_what_iptables_could_not_say(self, expressions: bytes, shown: str | None) -> None:
+        (match,) = read(expressions).matches
+        assert isinstance(match, UnknownMatch)
+        assert match.text == (shown or "[ payload 1:12+4 & 0xff000000 == 0x0a010000 ]")
+
+    @pytest.mark.parametrize("name", ["masq", "nat", "redir", "queue", "reject", "tproxy"])
+    def test_what_it_does_to_packets(self, name: str) -> None:
+        assert read(expression(name)) == Rule(UnknownVerdict(f"[ {name} ]"), (), IPV4)
+
+    def test_two_things_at_once(self) -> None:
+        rule = read(expression("redir") + ACCEPT)
+        assert rule.verdict == Accept()
+        assert isinstance(rule.matches[0], UnknownMatch)
+
+
+class TestWords:
+    def test_of_iptables_where_it_has_any(self) -> None:
+        rule = read(enc._meta(nf.NFT_META_L4PROTO) + compare(b"\1") + extension("target", "MASQUERADE", 0, bytes(24)))
+        assert rule == Rule(UnknownVerdict("MASQUERADE"), (UnknownMatch("-p icmp"),), IPV4)
+
+    def test_bytes_where_nobody_knows(self) -> None:
+        rule = read(extension("match", "recent", 1, b"\1\2" + bytes(6)) + extension("target", "TCPMSS", 0, bytes(8)))
+        assert rule.matches == (UnknownMatch("-m recent [ revision 1, 0x0102 ]"),)
+        assert rule.verdict == UnknownVerdict("TCPMSS [ revision 0 ]")
+
+    def test_goto(self) -> None:
+        verdict = nested(
+            nf.NFTA_DATA_VERDICT,
+            attribute(nf.NFTA_VERDICT_CODE, (-4).to_bytes(4, "big", signed=True)),
+            attribute(nf.NFTA_VERDICT_CHAIN, text("ISTIO_OUTPUT")),
+        )
+        goto = expression(
+            "immediate", attribute(nf.NFTA_IMMEDIATE_DREG, u32be(0)), nested(nf.NFTA_IMMEDIATE_DATA, verdict)
+        )
+        assert read(goto).verdict == UnknownVerdict("-g ISTIO_OUTPUT")
+
+
+class TestRules:
+    def test_what_is_excluded_together_is_one_match(self) -> None:
+        ids = OwnerUid((only(3), only(4)), negated=True)
+        networks = Source((*network("10.0.0.0/8"), *network("172.16.0.0/12")), negated=True)
+        written = Rule(Jump("FOO"), (networks, ids, ConnectionMark(1), ConnectionState(("NEW",))))
+        assert read(enc.expressions(written, IPV4)).matches == written.matches
+
+    def test_the_order_is_that_of_a_listing(self) -> None:
+        written = Rule(Jump("FOO"), (Mark(1), TCP, InInterface("lo"), Source(network("10.0.0.0/8"))))
+        kinds = [type(match).__name__ for match in read(enc.expressions(written, IPV4)).matches]
+        assert kinds == ["Source", "InInterface", "Protocol", "Mark"]
+
+    def test_counters(self) -> None:
+        counter = expression(
+            "counter", attribute(nf.NFTA_COUNTER_BYTES, u64be(180)), attribute(nf.NFTA_COUNTER_PACKETS, u64be(3))
+        )
+        assert read(counter) == Rule(Continue(), (), IPV4)
+        assert read(counter).counters == Counters(3, 180)
+
+    def test_an_interface_of_any_name(self) -> None:
+        assert read(enc.expressions(Rule(Accept(), (InInterface("+"),)), IPV4)).matches == ()
+        never = InInterface("+", negated=True)
+        assert read(enc.expressions(Rule(Accept(), (never,)), IPV4)).matches == (never,)
+
+
+class TestChains:
+    NAMED = (
+        attribute(nf.NFTA_CHAIN_TABLE, text("nat"))
+        + attribute(nf.NFTA_CHAIN_NAME, text("OUTPUT"))
+        + attribute(2, u64be(9))
+    )
+    HOOKED = nested(
+        nf.NFTA_CHAIN_HOOK,
+        attribute(nf.NFTA_HOOK_HOOKNUM, u32be(3)),
+        attribute(nf.NFTA_HOOK_PRIORITY, (-100).to_bytes(4, "big", signed=True)),
+    ) + attribute(nf.NFTA_CHAIN_TYPE, text("nat"))
+
+    def test_one_to_jump_to(self) -> None:
+        assert decode_chain(self.NAMED) == FoundChain("nat", "OUTPUT", 9)
+
+    def test_one_that_packets_enter(self) -> None:
+        chain = decode_chain(self.NAMED + self.HOOKED + attribute(nf.NFTA_CHAIN_POLICY, u32be(0)))
+        assert chain == FoundChain("nat", "OUTPUT", 9, Hook("nat", "output", -100), "DROP", Counters(0, 0))
+
+    def test_one_with_counters(self) -> None:
+        counted = nested(8, attribute(1, u64be(180)), attribute(2, u64be(3)))
+        assert decode_chain(self.NAMED + self.HOOKED + counted).counters == Counters(3, 180)
+
+    def test_a_hook_that_nobody_knows(self) -> None:
+        hooked = nested(nf.NFTA_CHAIN_HOOK, attribute(1, u32be(77)), attribute(2, u32be(0)))
+        chain = decode_chain(self.NAMED + hooked)
+        assert chain.hook == Hook("filter", "77", 0)
+
+
+def test_an_expression_that_is_broken_off_is_shown_by_its_name() -> None:
+    broken = nested(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, text("cmp")), attribute(2, u8(1)))
+    assert read(broken).matches == (UnknownMatch("[ cmp ]"),)
