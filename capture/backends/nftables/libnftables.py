@@ -61,12 +61,11 @@ class LibnftablesDriver:
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make our tables be ``desired`` in one transaction, whatever stands in them: they are ours alone."""
         del live, recorded
-        tables = _read_tables()
         standing = {
-            table.name: {chain.name: chain.hook for chain in table.chains} for table in tables if not table.dormant
+            table.name: None if table.dormant or table.has_more else {chain.name: chain.hook for chain in table.chains}
+            for table in _read_tables()
         }
-        dormant = (table.name for table in tables if table.dormant)
-        changes = [*plan.remove(dormant, libnftables_json), *plan.replace(lower(desired), standing, libnftables_json)]
+        changes = list(plan.replace(lower(desired), standing, libnftables_json))
         _run("replace the rules of capture", {"nftables": changes})
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:

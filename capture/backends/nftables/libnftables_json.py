@@ -254,7 +254,12 @@ def parse_tables(objects: Iterable[Object]) -> tuple[NativeTable, ...]:
         parsed = NativeChain(chain["name"], own, hook, chain.get("policy"))
         chains.setdefault(chain["table"], []).append(parsed)
     names = [table["name"] for table in of_kind.get("table", ())]
-    return tuple(NativeTable(name, tuple(chains.get(name, ()))) for name in names)
+    more = {one["table"] for kind in of_kind.keys() - PLAIN for one in of_kind[kind]}
+    return tuple(NativeTable(name, tuple(chains.get(name, ())), has_more=name in more) for name in names)
+
+
+PLAIN = {"metainfo", "table", "chain", "rule"}
+"""What is in tables that we have written; anonymous sets are not listed by themselves."""
 
 
 def _listed(value: object) -> list[Any]:

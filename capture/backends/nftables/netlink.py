@@ -10,7 +10,7 @@ from capture.backends.nftables.exact import stands_exactly
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.names import MODEL_TABLES
 from capture.errors import KernelError
-from capture.netlink.attributes import attribute, decode_fields, decode_text, text
+from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
 from capture.netlink.batch import RulesetChangedError, commit
 from capture.netlink.nfnetlink import (
     NFGENMSG_SIZE,
@@ -151,14 +151,27 @@ def _read_set(netfilter: NetlinkSocket, table: str, name: str) -> NativeSet:
 
 def _read_standing(netfilter: NetlinkSocket) -> plan.Standing:
     """Return our tables that stand, with the hooks of their chains."""
-    standing: dict[str, dict[str, Hook | None]] = {}
+    standing: dict[str, dict[str, Hook | None] | None] = {}
     tables = _our_tables(netfilter)
     if not tables:
         return standing
     from capture.backends.nftables.decode import decode_hook  # not needed in a namespace that is new
 
-    for table in tables:
-        name = decode_text(decode_fields(table)[nf.NFTA_TABLE_NAME])
-        chains = map(decode_fields, _read_chains(netfilter, name))
-        standing[name] = {decode_text(chain[nf.NFTA_CHAIN_NAME]): decode_hook(chain) for chain in chains}
+    for table in map(decode_fields, tables):
+        name = decode_text(table[nf.NFTA_TABLE_NAME])
+        chains = [decode_fields(chain) for chain in _read_chains(netfilter, name)]
+        others = decode_number(table[nf.NFTA_TABLE_USE]) - len(chains)
+        if others and others != _count_anonymous_sets(netfilter, name):
+            standing[name] = None
+        else:
+            standing[name] = {decode_text(chain[nf.NFTA_CHAIN_NAME]): decode_hook(chain) for chain in chains}
     return standing
+
+
+def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:
+    """Return how many sets of a table belong to single rules, as those of our long lists do."""
+    of_table = attribute(nf.NFTA_SET_TABLE, text(table))
+    doing = f"list the sets of table inet {table}"
+    sets = read_objects(netfilter, nf.NFT_MSG_GETSET, nf.NFPROTO_INET, of_table, doing)
+    flags = (decode_number(decode_fields(each).get(nf.NFTA_SET_FLAGS, b"")) for _, each in sets)
+    return sum(1 for each in flags if each & nf.NFT_SET_ANONYMOUS)

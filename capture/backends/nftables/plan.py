@@ -3,6 +3,7 @@
 All of it is one transaction, and packets see either all of it or none. Base chains that stay are kept and
 only their rules are exchanged: the kernel decides once per base chain which generation of rules a packet sees, so
 deleting and adding such a chain would let a packet pass between the empty new and the emptied old one.
+A table that has more than chains and rules, or that sleeps, is none that we have written; it goes as a whole.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
     T_co = TypeVar("T_co", covariant=True)
 
-    Standing = Mapping[str, Mapping[str, Hook | None]]
-    """The hooks of the chains that stand, by table and chain."""
+    Standing = Mapping[str, Mapping[str, Hook | None] | None]
+    """The hooks of the chains that stand, by table and chain; None for a table that must go as a whole."""
 
     class Language(Protocol[T_co]):
         """How changes are said: as netlink messages (``encode``) or as commands of libnftables."""
@@ -36,11 +37,14 @@ if TYPE_CHECKING:
 def replace(wanted: Sequence[NativeTable], standing: Standing, language: Language[T]) -> Iterator[T]:
     """Yield the changes that make the wanted tables of what stands, and delete the other ones that stand."""
     for table in wanted:
+        chains = standing.get(table.name)
+        if chains is None and table.name in standing:
+            yield language.delete_table(table.name)
         yield language.add_table(table.name)
-        if table.name in standing:
+        if chains is not None:
             yield language.flush_table(table.name)
             hooks = {chain.name: chain.hook for chain in table.chains}
-            for name, hook in standing[table.name].items():
+            for name, hook in chains.items():
                 if name not in hooks or hooks[name] != hook:
                     yield language.delete_chain(table.name, name)
         for chain in table.chains:

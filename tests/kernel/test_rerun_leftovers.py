@@ -1,0 +1,164 @@
+"""What stood before is taken over or removed, in whichever place and spelling, and what others have stays to the byte."""
+
+from __future__ import annotations
+
+import pytest
+
+from capture import program, record
+from capture.backends import detect
+from captures import OUTSIDE, VARIANTS, WAYS, settings
+from leftovers import LEFTOVERS, put
+from namespace_state import state
+from pytest_netns import NamespaceFactory, PodPair
+
+pytestmark = pytest.mark.kernel
+
+QUICK = [way for way in WAYS if way != "iptables-iptc"]
+PLACES = {
+    "nftables-netlink": ("nftables", ""),
+    "nftables-libnftables": ("nftables", ""),
+    "iptables-netlink": ("iptables", "nft"),
+    "iptables-nft": ("iptables", "nft"),
+    "iptables-legacy": ("iptables", "legacy"),
+    "iptables-iptc": ("iptables", "legacy"),
+}
+
+# In every table that a capture may touch: chains and rules before and after ours, and look-alikes of ours.
+FOREIGN = """\
+*raw
+-A OUTPUT -p udp --dport 5353 -j CT --notrack
+COMMIT
+*mangle
+:OTHERS - [0:0]
+-A PREROUTING -p tcp --dport 9999 -j MARK --set-mark 7
+-A OUTPUT -j OTHERS
+-A OTHERS -p tcp --sport 9999 -j MARK --set-mark 8
+COMMIT
+*nat
+:OTHERS - [0:0]
+-A PREROUTING -i eth7 -j RETURN
+-A PREROUTING -p tcp --dport 9998 -j REDIRECT --to-ports 9997
+-A OUTPUT -p tcp --dport 9998 -j OTHERS
+-A OTHERS -p tcp -j REDIRECT --to-ports 9997
+-A POSTROUTING -o eth7 -j MASQUERADE
+COMMIT
+"""
+FOREIGN_NATIVE = """\
+table inet others {
+    set known { type ipv4_addr; elements = { 192.0.2.1 } }
+    chain output { type filter hook output priority 0; policy accept; ip daddr @known counter accept; }
+}
+"""
+
+
+@pytest.fixture
+def pair(netns: NamespaceFactory) -> PodPair:
+    """A pod that others have programmed: all kinds of rules, policy rules, routes and addresses."""
+    pair = netns.pod_pair()
+    pod = pair.pod
+    for command in ("iptables", "ip6tables"):
+        for variant in ("nft", "legacy"):
+            pod.run([f"{command}-{variant}-restore", "--noflush"], stdin=FOREIGN)
+    pod.run(["nft", "-f", "-"], stdin=FOREIGN_NATIVE)
+    pod.ip(
+        "rule add fwmark 1337/0xffff lookup 133 priority 100",
+        "rule add fwmark 7 lookup 107",
+        "route add local 192.0.2.0/24 dev lo table 107",
+        "route add unreachable 198.51.100.0/24 table 133",
+        "address add 127.0.0.6/32 dev lo",
+    )
+    return pair
+
+
+def serve(pair: PodPair) -> None:
+    """Let the outside and the proxy listen."""
+    pod, peer = pair
+    peer.own_every_address()
+    peer.listener(("0.0.0.0", 80), ("::", 80), label="outside")
+    for port in (15001, 15006):
+        pod.listener(("0.0.0.0", port), ("::", port), label=f"proxy {port}", uid=1337, transparent=port == 15006)
+
+
+def demand_captured(pair: PodPair) -> None:
+    """Connect, out and in, and find the proxy."""
+    pod, peer = pair
+    for address, port in OUTSIDE:
+        assert pod.client(uid=1000).connect(address, port).label == "proxy 15001"
+        assert pod.client(uid=1337).connect(address, port).label == "outside"
+    for address in (pod.ipv4, pod.ipv6):
+        assert peer.client().connect(address, 8080).label == "proxy 15006"
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_a_leftover_is_taken_over(pair: PodPair, name: str) -> None:
+    pod = pair.pod
+    serve(pair)
+    pristine = state(pod)
+    for way in QUICK:
+        with pod.entered():
+            program.apply(settings(WAYS[way]))
+            applied = state(pod)
+            assert program.clean()
+        assert state(pod) == pristine
+
+        put(pod, name)
+        with pod.entered():
+            assert len(detect.leftovers()) == 1
+
+            program.apply(settings(WAYS[way]))
+
+            (left,) = detect.leftovers()
+            assert (left.backend, left.variant) == PLACES[way]
+            verified = program.verify()
+            assert verified.holds, verified
+        demand_captured(pair)
+        assert in_any_order(state(pod)) == in_any_order(applied), "not what a run gives that finds nothing"
+        with pod.entered():
+            assert program.clean()
+        assert state(pod) == pristine
+
+
+def in_any_order(seen: dict[str, str]) -> dict[str, list[str]]:
+    """Return a state so that it does not matter in which order chains came to be."""
+    return {name: sorted(text.splitlines()) for name, text in seen.items()}
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_a_leftover_is_cleaned(pair: PodPair, name: str) -> None:
+    pod = pair.pod
+    pristine = state(pod)
+    put(pod, name)
+
+    with pod.entered():
+        assert program.clean()
+
+    assert state(pod) == pristine
+    with pod.entered():
+        assert not program.clean()
+
+
+def test_sets_in_all_places_at_once_are_cleaned_and_taken_over(pair: PodPair) -> None:
+    pod = pair.pod
+    pristine = state(pod)
+    for name in ("upstream, iptables-nft", "upstream TPROXY, iptables-legacy", "ours of an older version, nftables"):
+        put(pod, name)
+    with pod.entered():
+        assert len(detect.leftovers()) == 3
+        program.apply(settings(WAYS["iptables-nft"]))
+        assert len(detect.leftovers()) == 1
+        assert program.clean()
+    assert state(pod) == pristine
+
+
+@pytest.mark.parametrize("remembers", [True, False], ids=["with a record", "without"])
+@pytest.mark.parametrize("way", QUICK)
+def test_clean_undoes_everything(pair: PodPair, way: str, remembers: bool) -> None:
+    pod = pair.pod
+    pristine = state(pod)
+    for variant, texts in VARIANTS.items():
+        with pod.entered():
+            program.apply(settings(texts, WAYS[way]))
+            if not remembers:
+                record.forget()
+            assert program.clean()
+        assert state(pod) == pristine, variant
