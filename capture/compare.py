@@ -8,8 +8,9 @@ before ours and may take traffic away from them. Counters and comments never cou
 from __future__ import annotations
 
 from capture.canonical import CanonicalChain, canonical
+from capture.chain_names import is_our_chain
 from capture.model import FAMILIES
-from capture.ownership import CERTAIN, is_our_chain, shape, takes_away
+from capture.ownership import CERTAIN, shape, takes_away
 from capture.values import Value
 
 TYPE_CHECKING = False

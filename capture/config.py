@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from typing import Any, Literal, Protocol
 
     from capture.addresses import Family
+    from capture.chain_names import Spelling
     from capture.parsers import Mode
     from capture.settings import Option, Settings
 
     Profile = Literal["classic", "current"]
-    Spelling = Literal["dash", "underscore"]
 
     class Host(Protocol):
         """The facts that ``resolve`` asks for. ``capture.host`` has the real ones."""

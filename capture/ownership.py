@@ -9,7 +9,7 @@ anybody might write, so they are told from look-alikes by evidence:
 1. their exact shape, and numbers that only we use: the marks of our chains, the port of our agent;
 2. the rule set that we remember to have applied (``recorded``), where it is what stands there;
 3. else their exact shape, and a rule of ours next to them, with nothing foreign in between;
-4. else their exact shape, and a sibling: the same interface in a rule of ours in another chain.
+4. else their exact shape, and a sibling: the same interface in another rule of ours, of either family.
 
 A rule set of one family is looked at, and rules are named by their position in ``Chain.rules_for(family)``.
 """
@@ -17,6 +17,7 @@ A rule set of one family is looked at, and rules are named by their position in 
 from __future__ import annotations
 
 from capture.canonical import canonical_rule
+from capture.chain_names import is_our_chain
 from capture.model import (
     BUILT_IN_CHAINS,
     MANGLE,
@@ -56,21 +57,13 @@ from capture.model import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Literal
+    from collections.abc import Collection, Iterator, Sequence
 
     from capture.addresses import Family
     from capture.model import Match, TableName, Verdict
 
-    Spelling = Literal["underscore", "dash"]
     Places = dict[tuple[TableName, str], frozenset[int]]
     """For each table and chain, the positions of our rules."""
-
-OUR_CHAINS_UNDERSCORE = frozenset(
-    f"ISTIO_{purpose}"
-    for purpose in ("INBOUND", "IN_REDIRECT", "OUTPUT", "OUTPUT_DNS", "REDIRECT", "DIVERT", "TPROXY", "DROP")
-)
-OUR_CHAINS_DASH = frozenset(name.replace("_", "-") for name in OUR_CHAINS_UNDERSCORE)
 
 # Numbers that upstream and we write into rules (design of the DNS capture and of TPROXY mode).
 DNS_PORT = only(53)
@@ -79,18 +72,6 @@ PROXY_TO_SELF_MARK = 1338
 
 GO_ON = (Continue, Log, SetMark, SaveMark, RestoreMark)
 """Verdicts after which a packet goes on to the next rule, as if nothing had been."""
-
-
-def is_our_chain(name: str) -> bool:
-    """Return whether a chain of this name is ours."""
-    return name in OUR_CHAINS_UNDERSCORE or name in OUR_CHAINS_DASH
-
-
-def spelling_of(chain: str) -> Spelling | None:
-    """Return how the name of one of our chains is spelled; None if the chain is not ours."""
-    if chain in OUR_CHAINS_UNDERSCORE:
-        return "underscore"
-    return "dash" if chain in OUR_CHAINS_DASH else None
 
 
 def jumps_to_ours(rule: Rule) -> bool:
@@ -134,30 +115,39 @@ def ours_only(ruleset: Ruleset, recorded: Ruleset | None = None) -> Ruleset:
 
 def our_rules(live: Ruleset, family: Family, recorded: Ruleset | None = None) -> Places:
     """Return where in chains that are not ours our rules stand; chains without any are left out."""
+    certain = {each: _beyond_doubt(live, each, recorded) for each in dict.fromkeys((*live.families, family))}
+    places, unrecorded = certain[family]
+    interfaces = {name for each, (found, _) in certain.items() for name in _named_interfaces(live, each, found)}
+    for table, chain in unrecorded if any(places.values()) else ():
+        rules = tuple(chain.rules_for(family))
+        ours = places[table, chain.name]
+        places[table, chain.name] = ours | _by_siblings(table, chain.name, rules, interfaces, ours)
+    return {place: positions for place, positions in places.items() if positions}
+
+
+def _beyond_doubt(
+    live: Ruleset, family: Family, recorded: Ruleset | None
+) -> tuple[Places, list[tuple[TableName, Chain]]]:
+    """Return where our rules stand by all evidence but that of siblings, and the built-in chains without a record."""
     places: Places = {}
-    unrecorded: list[tuple[Table, Chain]] = []
+    unrecorded: list[tuple[TableName, Chain]] = []
     marks = _marks_of_our_chains(live, family)
     for table in live.tables:
         for chain in table.chains:
             if is_our_chain(chain.name):
                 continue
             rules = tuple(chain.rules_for(family))
-            places[table.name, chain.name] = frozenset(
+            found = frozenset(
                 position for position, rule in enumerate(rules) if shape(table.name, chain.name, rule, marks) == CERTAIN
             )
-            if chain.name not in BUILT_IN_CHAINS[table.name]:
-                continue
-            remembered = _where_recorded(rules, _recorded_rules(recorded, table.name, chain.name, family))
-            if remembered is None:
-                unrecorded.append((table, chain))
-                remembered = _by_neighbourhood(table.name, chain.name, rules, marks)
-            places[table.name, chain.name] |= remembered
-    interfaces = _excluded_interfaces(live, family, places)
-    for table, chain in unrecorded:
-        if not places[table.name, chain.name]:
-            rules = tuple(chain.rules_for(family))
-            places[table.name, chain.name] = _by_siblings(table.name, chain.name, rules, interfaces)
-    return {place: positions for place, positions in places.items() if positions}
+            if chain.name in BUILT_IN_CHAINS[table.name]:
+                remembered = _where_recorded(rules, _recorded_rules(recorded, table.name, chain.name, family))
+                if remembered is None:
+                    unrecorded.append((table.name, chain))
+                    remembered = _by_neighbourhood(table.name, chain.name, rules, marks)
+                found |= remembered
+            places[table.name, chain.name] = found
+    return places, unrecorded
 
 
 # --- by what we remember -------------------------------------------------------------------------
@@ -328,27 +318,29 @@ def _in_raw_prerouting(verdict: Verdict, matches: dict[type, Match]) -> str | No
 # --- by siblings ---------------------------------------------------------------------------------
 
 
-def _excluded_interfaces(live: Ruleset, family: Family, places: Places) -> frozenset[str]:
-    """Return the interfaces that rules of ours leave alone."""
-    found: set[str] = set()
+def _named_interfaces(live: Ruleset, family: Family, places: Places) -> Iterator[str]:
+    """Yield the interfaces that rules of ours leave alone, or reroute: what reroutes one lets it return next."""
     for table in live.tables:
         for chain in table.chains:
             ours = places.get((table.name, chain.name), ())
             for position, rule in enumerate(chain.rules_for(family)):
-                name = excluded_interface(table.name, chain.name, rule)
-                if name and position in ours:
-                    found.add(name)
-    return frozenset(found)
+                if position in ours:
+                    yield from (match.name for match in rule.matches if isinstance(match, InInterface | OutInterface))
 
 
-def _by_siblings(table: TableName, chain: str, rules: Sequence[Rule], interfaces: frozenset[str]) -> frozenset[int]:
-    """Return the first rule for each interface that other chains leave alone.
+def _by_siblings(
+    table: TableName, chain: str, rules: Sequence[Rule], interfaces: Collection[str], ours: frozenset[int]
+) -> frozenset[int]:
+    """Return the rules for interfaces that are known from elsewhere: next to ours, or where ours are nothing else.
 
-    With TPROXY, our rules in nat PREROUTING are nothing but those.
+    With TPROXY, our rules in nat PREROUTING are nothing but those; the first, and what follows it directly, is ours.
     """
-    found: dict[str, int] = {}
-    for position, rule in enumerate(rules):
-        name = excluded_interface(table, chain, rule)
-        if name in interfaces and name is not None:
-            found.setdefault(name, position)
-    return frozenset(found.values())
+    named = [excluded_interface(table, chain, rule) for rule in rules]
+    before = ours or {next((position - 1 for position, name in enumerate(named) if name in interfaces), len(rules))}
+    found: set[int] = set()
+    for position in before:
+        after = position + 1
+        while after < len(rules) and named[after] in interfaces:
+            found.add(after)
+            after += 1
+    return frozenset(found)

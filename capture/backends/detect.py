@@ -23,11 +23,11 @@ from capture.backends.nftables.constants import (
     NFTA_CHAIN_TABLE,
 )
 from capture.backends.nftables.names import MODEL_TABLES
+from capture.chain_names import is_our_chain, spelling_of
 from capture.errors import ConfigurationError, KernelError, PrivilegeError, UnsupportedError
 from capture.model import TABLES
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text, u32be
 from capture.netlink.nfnetlink import NFPROTO_UNSPEC, nfgenmsg, open_netfilter, read_generation, read_objects
-from capture.ownership import is_our_chain, spelling_of
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from capture.addresses import Family
     from capture.backends.iptables.programs import Variant
     from capture.backends.modules import Way
+    from capture.chain_names import Spelling
     from capture.model import Ruleset
     from capture.netlink.sockets import NetlinkSocket
-    from capture.ownership import Spelling
 
     Place = Literal["nft", "legacy", "native"]
     LegacySupport = Literal["present", "loadable", "absent", "unknown"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from capture.chain_names import is_our_chain
 from capture.cli.differences import FAMILY_NAMES, as_plain, in_words, text_of
 from capture.cli.table import is_of_family, listed_chains, listing
 from capture.model import FAMILIES, MANGLE, NAT, RAW, UnknownMatch, UnknownVerdict
-from capture.ownership import is_our_chain, our_rules, ours_only
+from capture.ownership import our_rules, ours_only
 from capture.values import Value
 
 TYPE_CHECKING = False

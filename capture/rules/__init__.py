@@ -6,6 +6,7 @@ The order of the rules is upstream's, and is part of the contract: tests hold it
 from __future__ import annotations
 
 from capture.addresses import IPV6
+from capture.chain_names import BY_SPELLING, ChainNames
 from capture.model import (
     BUILT_IN_CHAINS,
     MANGLE,
@@ -23,7 +24,6 @@ from capture.model import (
     TransparentProxy,
 )
 from capture.rules.mangle import mangle_table
-from capture.rules.names import BY_SPELLING, ChainNames
 from capture.rules.nat import PASSTHROUGH_SOURCE, nat_table
 from capture.rules.raw import raw_table
 

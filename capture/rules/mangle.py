@@ -46,8 +46,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from capture.chain_names import ChainNames
     from capture.config import CaptureConfig
-    from capture.rules.names import ChainNames
 
 FROM_LO = InInterface("lo")
 OF_KNOWN_CONNECTION = ConnectionState(("RELATED", "ESTABLISHED"))

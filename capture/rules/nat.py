@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.addresses import Family
+    from capture.chain_names import ChainNames
     from capture.config import CaptureConfig
-    from capture.rules.names import ChainNames
 
 TCP = Protocol("tcp")
 UDP = Protocol("udp")

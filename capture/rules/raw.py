@@ -34,8 +34,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from capture.chain_names import ChainNames
     from capture.config import CaptureConfig
-    from capture.rules.names import ChainNames
 
 AGENT_TO_SERVER = SetZone(1)
 APP_TO_AGENT = SetZone(2)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from capture.addresses import BITS, FAMILIES, Network
 from capture.canonical import canonical
+from capture.chain_names import is_our_chain
 from capture.compare import can_stay, differences
 from capture.model import (
     BUILT_IN_CHAINS,
@@ -34,7 +35,6 @@ from capture.model import (
     UnknownMatch,
     UnknownVerdict,
 )
-from capture.ownership import is_our_chain
 from capture.rules import build_ruleset
 from capture.trace import Packet, trace
 from config_strategies import configs

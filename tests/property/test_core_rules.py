@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from capture.addresses import FAMILIES, Network, parse_network
 from capture.canonical import canonical
+from capture.chain_names import BY_SPELLING
 from capture.compare import differences
 from capture.model import (
     BUILT_IN_CHAINS,
@@ -34,7 +35,6 @@ from capture.model import (
     only,
 )
 from capture.rules import build_ruleset
-from capture.rules.names import BY_SPELLING
 from capture.trace import Packet, trace
 from config_strategies import configs
 

@@ -9,9 +9,9 @@ from capture.addresses import FAMILIES, IPV4, IPV6
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.plan import plan
 from capture.canonical import canonical
+from capture.chain_names import is_our_chain
 from capture.compare import differences
 from capture.model import BUILT_IN_CHAINS, MANGLE, NAT, OUTPUT, PREROUTING, RAW, TABLES, Chain, Ruleset, Table
-from capture.ownership import is_our_chain
 from iptables_simulation import Tables
 from strategies import rulesets
 

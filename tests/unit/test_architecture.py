@@ -25,7 +25,7 @@ import capture
 ROOT = Path(capture.__file__).parents[1]
 PACKAGES = ("capture", "cni", "initcontainer")
 
-PURE = ("capture.values", "capture.addresses", "capture.model")
+PURE = ("capture.values", "capture.addresses", "capture.model", "capture.chain_names")
 SAID = (*PURE, "capture.errors", "capture.parsers", "capture.settings")
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "capture.turns": (),
     "capture.addresses": ("capture.values",),
     "capture.model": ("capture.values", "capture.addresses"),
+    "capture.chain_names": ("capture.values",),
     # what was said, what is true, which rules
     "capture.parsers": PURE,
     "capture.settings": (*PURE, "capture.errors", "capture.parsers"),

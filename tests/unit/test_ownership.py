@@ -6,6 +6,7 @@ from capture.addresses import IPV4, IPV6
 from capture.backends.iptables.families import merged
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.render import rule_text
+from capture.chain_names import DASH, UNDERSCORE, is_our_chain, spelling_of
 from capture.model import (
     MANGLE,
     NAT,
@@ -20,8 +21,7 @@ from capture.model import (
     SaveMark,
     SetMark,
 )
-from capture.ownership import is_our_chain, our_rules, ours_only, spelling_of, takes_away
-from capture.rules.names import DASH, UNDERSCORE
+from capture.ownership import our_rules, ours_only, takes_away
 from iptables_cases import FOREIGN, VERDICTS, Case
 
 TYPE_CHECKING = False
@@ -130,10 +130,25 @@ class TestInterfaces:
     def test_in_a_chain_without_other_rules_of_ours_siblings_tell(self) -> None:
         there = live(
             mangle="PREROUTING -i eth1 -j RETURN\nPREROUTING -p tcp -j ISTIO_INBOUND",
-            nat="PREROUTING -i eth9 -j RETURN\nPREROUTING -i eth1 -j RETURN\nPREROUTING -i eth1 -j RETURN",
+            nat="PREROUTING -i eth9 -j RETURN\nPREROUTING -i eth1 -j RETURN\nPREROUTING\nPREROUTING -i eth1 -j RETURN",
         )
 
         assert our_rules(there, IPV4)[NAT, PREROUTING] == frozenset({1})
+
+    def test_rerouted_ones_return_right_after_our_jump(self) -> None:
+        there = live(
+            nat="""
+            PREROUTING -i tap0 -j ISTIO_REDIRECT
+            PREROUTING -i tap0 -j RETURN
+            PREROUTING -i eth1 -j RETURN
+            PREROUTING -i eth9 -j RETURN
+            PREROUTING -i tap0 -j RETURN
+            OUTPUT -o eth1 -j RETURN
+            OUTPUT -j ISTIO_OUTPUT
+            """
+        )
+
+        assert our_rules(there, IPV4)[NAT, PREROUTING] == frozenset({0, 1, 2})
 
     def test_the_raw_table_has_none(self) -> None:
         there = live(raw="OUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")

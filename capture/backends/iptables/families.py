@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from capture.addresses import IPV4, IPV6
+from capture.chain_names import is_our_chain
 from capture.model import BUILT_IN_CHAINS, TABLES, Chain, Ruleset, Table
-from capture.ownership import is_our_chain, jumps_to_ours
+from capture.ownership import jumps_to_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

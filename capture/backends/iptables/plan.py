@@ -16,8 +16,9 @@ takes effect at once (iptables commits table by table). Where nothing has to cha
 from __future__ import annotations
 
 from capture.backends.iptables.render import check_writable, expanded, rule_text
+from capture.chain_names import is_our_chain
 from capture.model import BUILT_IN_CHAINS, MANGLE, NAT, RAW, Jump, Rule, Ruleset, TransparentProxy, UnknownVerdict
-from capture.ownership import is_our_chain, our_rules, takes_away
+from capture.ownership import our_rules, takes_away
 from capture.values import Value
 
 TYPE_CHECKING = False

@@ -14,8 +14,8 @@ time still stands.
 from __future__ import annotations
 
 from capture.backends.nftables.names import HOOKS
+from capture.chain_names import is_our_chain
 from capture.model import OUTPUT, PREROUTING
-from capture.ownership import is_our_chain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,4 +1,7 @@
-"""The names of our chains, in the two spellings that meshes use."""
+"""The names of our chains, in the two spellings that meshes use: by them a chain is ours.
+
+Upstream writes ISTIO_OUTPUT; older listings print ISTIO-OUTPUT.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.config import Spelling
+    from typing import Literal
+
+    Spelling = Literal["dash", "underscore"]
 
 
 class ChainNames(Value):
@@ -36,3 +41,18 @@ UNDERSCORE = ChainNames(
 DASH = ChainNames(*(getattr(UNDERSCORE, field).replace("_", "-") for field in ChainNames.__match_args__))
 
 BY_SPELLING: dict[Spelling, ChainNames] = {"underscore": UNDERSCORE, "dash": DASH}
+
+OURS: dict[str, Spelling] = {
+    getattr(names, field): spelling for spelling, names in BY_SPELLING.items() for field in ChainNames.__match_args__
+}
+"""How the name of each chain of ours is spelled."""
+
+
+def is_our_chain(name: str) -> bool:
+    """Return whether a chain of this name is ours."""
+    return name in OURS
+
+
+def spelling_of(chain: str) -> Spelling | None:
+    """Return how the name of one of our chains is spelled; None if the chain is not ours."""
+    return OURS.get(chain)
