@@ -13,9 +13,7 @@ What is asked for is taken, or refused with what is missing; never replaced by s
 from __future__ import annotations
 
 from capture.addresses import IPV4, IPV6
-from capture.backends.iptables.programs import VARIANTS, find
-from capture.backends.iptables.tables import families_here, has_legacy, legacy_tables
-from capture.backends.modules import look_up, needed, remedy_for
+from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
 from capture.backends.nftables.constants import (
     NFPROTO_INET,
     NFT_MSG_GETCHAIN,
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.addresses import Family
-    from capture.backends.iptables.programs import Variant
+    from capture.backends.iptables.tables import Variant
     from capture.backends.modules import Way
     from capture.chain_names import Spelling
     from capture.model import Ruleset
@@ -239,6 +237,8 @@ def _needs_nothing_installed(request: Request, *, nft_compat: bool | None) -> bo
 
 def _lacking(desired: Ruleset | None) -> Iterator[tuple[Way, tuple[str, ...]]]:
     """Yield the ways that lack modules. If the first choice does not, the others are not looked at: it takes time."""
+    from capture.backends.modules import look_up, needed  # not needed where a request leaves nothing open
+
     families = families_here() if desired is None else desired.families
     for way in BY_PREFERENCE:
         absent = look_up(needed(desired, families, way)).absent
@@ -252,6 +252,8 @@ BY_PREFERENCE: tuple[Way, ...] = ("nft", "legacy", "nftables")
 
 
 def _installed_programs() -> Iterator[Program]:
+    from capture.backends.iptables.programs import find  # not needed where a request leaves nothing open
+
     for variant in VARIANTS:
         for family in families_here():
             for purpose in PURPOSES:
@@ -317,6 +319,8 @@ def _legacy_support() -> LegacySupport:
     """Return whether the kernel has legacy tables, or could load them."""
     if has_legacy(IPV4):
         return "present"
+    from capture.backends.modules import look_up  # not needed where a request leaves nothing open
+
     inventory = look_up(("iptable_nat",))
     if not inventory.is_indexed:
         return "unknown"
@@ -464,6 +468,8 @@ def _missing_program(facts: Facts, variant: Variant) -> str | None:
 def _nftables(facts: Facts, driver: str, reason: str) -> Decision:
     absent = dict(facts.lacking).get("nftables")
     if absent:
+        from capture.backends.modules import remedy_for
+
         raise UnsupportedError(f"this kernel has no module {', '.join(absent)}", remedy_for(absent))
     if facts.nf_tables is False:
         raise UnsupportedError(

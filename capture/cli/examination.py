@@ -12,7 +12,8 @@ from capture import record
 from capture.addresses import FAMILIES, IPV4
 from capture.backends import detect
 from capture.backends.detect import PURPOSES
-from capture.backends.iptables.programs import COMMANDS, VARIANTS, find_program, run
+from capture.backends.iptables.programs import COMMANDS, find_program, run
+from capture.backends.iptables.tables import VARIANTS
 from capture.backends.modules import WAYS, can_load, look_up, needed, remedy_for, remedy_for_closed
 from capture.config import resolve
 from capture.errors import CaptureError

@@ -38,6 +38,10 @@ LEFT_OUT = (
 """Extras that a node has no use for: other drivers, and what the standard library offers to developers."""
 
 
+LINKED_STATICALLY = ("-lz", "-lexpat")
+"""What Python's own modules need: each shared library less is a tenth of a millisecond less to start."""
+
+
 class BuildError(Exception):
     """The bundle cannot be built here; the message says what is missing."""
 
@@ -137,7 +141,8 @@ def compile_interpreter(scratch: Path, target: Path) -> None:
     archive = Path(directory) / library
     if not archive.exists():
         raise BuildError(f"{archive} is missing: install libpython3-dev (Debian, Ubuntu) or python3-devel (Fedora)")
-    libraries = dict.fromkeys(flag for group in flags for flag in group.split() if flag.startswith(("-l", "-Wl,")))
+    wanted = [flag for group in flags for flag in group.split() if flag.startswith(("-l", "-Wl,"))]
+    libraries = dict.fromkeys(flag for flag in wanted if flag not in LINKED_STATICALLY)
     compiler(
         "-no-pie",
         f"-I{scratch}",
@@ -146,8 +151,7 @@ def compile_interpreter(scratch: Path, target: Path) -> None:
         "-Wl,-export-dynamic",
         str(archive),
         *libraries,
-        "-lz",
-        "-lexpat",
+        *("-Wl,-Bstatic", *LINKED_STATICALLY, "-Wl,-Bdynamic"),
         "-o",
         str(target),
     )

@@ -19,11 +19,10 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.addresses import Family
+    from capture.backends.iptables.tables import Variant
 
-    Variant = Literal["nft", "legacy"]
     Purpose = Literal["save", "restore"]
 
-VARIANTS: tuple[Variant, ...] = ("nft", "legacy")
 
 SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 """Where iptables may be besides PATH: a container runtime starts plugins with a short one."""

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from capture.addresses import Family
     from capture.backends.iptables.plan import TableEdit
-    from capture.backends.iptables.programs import Purpose, Variant
+    from capture.backends.iptables.programs import Purpose
+    from capture.backends.iptables.tables import Variant
 
 NAMESPACE_LOCK = "/proc/self/ns/net"
 LOCK_PATIENCE = 10

@@ -13,7 +13,14 @@ from capture.errors import PrivilegeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Literal
+
     from capture.addresses import Family
+
+    Variant = Literal["nft", "legacy"]
+
+VARIANTS: tuple[Variant, ...] = ("nft", "legacy")
+"""Of iptables: on nf_tables, and on tables of its own."""
 
 NAMES_FILES: dict[Family, str] = {
     IPV4: "/proc/thread-self/net/ip_tables_names",
