@@ -6,15 +6,13 @@ All of VARIANTS send TCP of uid 1000 to ``OUTSIDE`` to one of ``OUTBOUND_PORTS``
 
 from __future__ import annotations
 
+from typing import Any
+
 from capture import settings as option
 from capture.settings import Said, Settings
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    Texts = dict[Any, str]
-    """What is said, by option; options of all types are keys, which no type but Any says."""
+Texts = dict[Any, str]
+"""What is said, by option; options of all types are keys, which no type but Any says."""
 
 OUTSIDE = (("203.0.113.7", 80), ("2001:db8::7", 80))
 APP_PORT = 8080
@@ -62,6 +60,7 @@ VARIANTS: dict[str, Texts] = {
 WAYS: dict[str, Texts] = {
     "nftables-netlink": {option.BACKEND: "nftables", option.DRIVER: "netlink"},
     "nftables-libnftables": {option.BACKEND: "nftables", option.DRIVER: "libnftables"},
+    "iptables-netlink": {option.BACKEND: "iptables", option.DRIVER: "netlink"},
     "iptables-nft": {option.BACKEND: "iptables", option.DRIVER: "restore", option.FORCE_IPTABLES_BINARY: "nft"},
     "iptables-legacy": {option.BACKEND: "iptables", option.DRIVER: "restore", option.FORCE_IPTABLES_BINARY: "legacy"},
     "iptables-iptc": {option.BACKEND: "iptables", option.DRIVER: "iptc"},

@@ -1,4 +1,4 @@
-"""What stood before is taken over or removed, in whichever place and spelling, and what others have stays to the byte."""
+"""What stood before is taken over or removed, in whichever place and spelling; what others have stays to the byte."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_sets_in_all_places_at_once_are_cleaned_and_taken_over(pair: PodPair) ->
 
 @pytest.mark.parametrize("remembers", [True, False], ids=["with a record", "without"])
 @pytest.mark.parametrize("way", QUICK)
-def test_clean_undoes_everything(pair: PodPair, way: str, remembers: bool) -> None:
+def test_clean_undoes_everything(pair: PodPair, way: str, *, remembers: bool) -> None:
     pod = pair.pod
     pristine = state(pod)
     for variant, texts in VARIANTS.items():

@@ -1,0 +1,101 @@
+"""A second run with equal rules writes nothing: not to the kernel, and not to a file."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from capture import program
+from capture.netlink.nfnetlink import open_netfilter, read_generation
+from capture.netns import namespace_id
+from capture.record import path_of
+from captures import APP_PORT, OUTSIDE, VARIANTS, WAYS, Texts, settings
+from namespace_state import state
+from pytest_netns import PodPair
+
+pytestmark = pytest.mark.kernel
+
+FEW = ("classic", "TPROXY by other numbers", "long lists")
+"""For the driver that imports a package of a third of a second, in a child for each family."""
+
+
+def generation() -> int:
+    """Return the number of the ruleset of nf_tables here; each transaction has its own, be it empty or equal."""
+    with open_netfilter() as netfilter:
+        return read_generation(netfilter)
+
+
+def counters(pair: PodPair) -> dict[str, int]:
+    """Return how many packets each rule of iptables has seen: a rule that is written anew counts from zero."""
+    seen = {}
+    for program_name in ("iptables-legacy-save", "ip6tables-legacy-save", "iptables-nft-save", "ip6tables-nft-save"):
+        for number, line in enumerate(pair.pod.run([program_name, "-c"]).stdout.splitlines()):
+            if line.startswith("["):
+                packets, _, rest = line[1:].partition(":")
+                seen[f"{program_name} {number} {rest.partition(']')[2]}"] = int(packets)
+    return seen
+
+
+def are_kept(before: dict[str, int], after: dict[str, int]) -> bool:
+    """Return whether all rules still count: stray packets may come meanwhile, but none can be unseen."""
+    return before.keys() == after.keys() and all(after[rule] >= before[rule] for rule in before)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_again_writes_nothing(pod_pair: PodPair, way: str) -> None:
+    pod = pod_pair.pod
+    looked_at = state(pod)
+    for variant, texts in VARIANTS.items():
+        if way == "iptables-iptc" and variant not in FEW:
+            continue
+        demand_nothing_written(pod_pair, texts, WAYS[way])
+    with pod.entered():
+        program.clean()
+    if "legacy" not in way and "iptc" not in way:
+        assert state(pod) == looked_at
+
+
+def demand_nothing_written(pair: PodPair, *texts: Texts) -> None:
+    pod, peer = pair
+    with pod.entered():
+        assert program.apply(settings(*texts)).changed
+    for address, port in OUTSIDE:
+        pod.client(uid=1000).connect(address, port, timeout=0.05)  # something to count
+    peer.client().connect(pod.ipv4, APP_PORT, timeout=0.05)
+    before, stood = counters(pair), state(pod)
+    with pod.entered():
+        record = path_of(namespace_id())
+        stamped = generation(), os.stat(record).st_mtime_ns
+
+        assert not program.apply(settings(*texts)).changed
+
+        assert (generation(), os.stat(record).st_mtime_ns) == stamped, texts
+    assert are_kept(before, counters(pair))
+    assert state(pod) == stood
+
+
+def test_the_tests_can_see_that_something_is_written(pod_pair: PodPair) -> None:
+    pod = pod_pair.pod
+    with pod.entered():
+        program.apply(settings(WAYS["nftables-netlink"]))
+        written = generation()
+        assert program.apply(settings(WAYS["nftables-netlink"]), force=True).changed
+        assert generation() > written
+        program.apply(settings(WAYS["iptables-legacy"]))
+        pod.client(uid=1000).connect(pod.ipv4, 9, timeout=0.05)
+        before = counters(pod_pair)
+        program.clean()
+        program.apply(settings(WAYS["iptables-legacy"]))
+    assert not are_kept(before, counters(pod_pair))
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "iptables-iptc"])
+def test_looking_writes_nothing(pod_pair: PodPair, way: str) -> None:
+    pod = pod_pair.pod
+    with pod.entered():
+        pristine = state(pod), generation()
+        program.verify(settings(WAYS[way]))
+        program.dump()
+        assert not program.clean()
+        assert (state(pod), generation()) == pristine
