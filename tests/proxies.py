@@ -7,7 +7,7 @@ mitmdump does both families; HAProxy does IPv4 only and starts in a few millisec
     start_mitmdump(pod, directory) -> Proxy     0.5 s; CPython
     start_haproxy(pod, directory) -> Proxy      0.05 s; IPv4
     start_app(pod, *ports, label="app") -> Process
-    get(client, address, port) -> Seen          one HTTP request by a Client, and what the application saw
+    get(client, address, port, source="") -> Seen      one HTTP request by a Client, and what the application saw
 
     Proxy.flows(at_least=0) -> list[Flow]       what passed: side ("outbound", "inbound"), client, destination
 """
@@ -199,11 +199,13 @@ def _wait(process: Process, *ports: int, families: tuple[int, ...] = (socket.AF_
             process.wait_for_port(port, family=family)
 
 
-def get(client: Client, address: str, port: int, path: str = "/", timeout: float = 5.0) -> Seen:
+def get(client: Client, address: str, port: int, path: str = "/", timeout: float = 5.0, *, source: str = "") -> Seen:
     """Send one HTTP request and return what the application saw. Raises OSError if it was not reached."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with client.open_socket(family, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
+        if source:
+            connection.bind((source, 0))
         connection.connect((address, port))
         http_connection = http.client.HTTPConnection(address, port)
         http_connection.sock = connection
