@@ -1,0 +1,196 @@
+"""DNS by traffic: each question of the app reaches the agent, and each of the agent's own reaches the server."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from capture import program
+from capture import settings as option
+from captures import WAYS, Texts, settings
+from fake_pod import FakePod
+from pytest_netns import Answer, Client, Pod, PodPair
+
+pytestmark = pytest.mark.kernel
+
+APP, AGENT = 1000, 1337
+AGENT_PORT = 15053
+SERVERS = ("198.51.100.53", "2001:db8:53::53")
+"""Those of the pod's resolv.conf."""
+ON_LOCALHOST = "127.0.0.53"
+"""Another one of them, within the pod."""
+OTHERS = ("203.0.113.53", "2001:db8:99::53")
+"""Servers that resolv.conf does not name."""
+SOURCE_PORTS = range(20000, 20016)
+
+HOW: dict[str, Texts] = {
+    "servers, classic": {option.REDIRECT_DNS: "true"},
+    "servers, current": {option.REDIRECT_DNS: "true", option.PROFILE: "current"},
+    "all, classic": {option.REDIRECT_DNS: "true", option.CAPTURE_ALL_DNS: "true"},
+    "all, current": {option.REDIRECT_DNS: "true", option.CAPTURE_ALL_DNS: "true", option.PROFILE: "current"},
+}
+
+
+def serve(pair: PodPair) -> None:
+    """Let servers listen, outside and on localhost, and the agent."""
+    pod, peer = pair
+    peer.own_every_address()
+    peer.listener(("0.0.0.0", 53), ("::", 53), label="server")
+    pod.listener((ON_LOCALHOST, 53), label="local server", uid=101)
+    pod.listener(("0.0.0.0", AGENT_PORT), ("::", AGENT_PORT), label="agent", uid=AGENT)
+    pod.listener(("0.0.0.0", 15001), ("::", 15001), label="proxy", uid=AGENT)
+
+
+@pytest.fixture(scope="module")
+def pair(module_pod_pair: PodPair) -> PodPair:
+    serve(module_pod_pair)
+    return module_pod_pair
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(way, how) for way in WAYS for how in HOW if way != "iptables-iptc" or how == "servers, classic"],
+)
+def captured(pair: PodPair, request: pytest.FixtureRequest) -> Iterator[tuple[PodPair, bool]]:
+    """The pod, captured; and whether all DNS is, or that for the servers of resolv.conf."""
+    way, how = request.param
+    host = FakePod(servers=(*SERVERS, ON_LOCALHOST))
+    with pair.pod.entered():
+        program.apply(settings(WAYS[way], HOW[how]), host=host)
+    yield pair, how.startswith("all")
+    with pair.pod.entered():
+        program.clean()
+
+
+def forget_connections(pod: Pod) -> None:
+    """Forget what connection tracking knows of an earlier test."""
+    pod.run(["conntrack", "--flush"])
+
+
+def unreplied(pod: Pod) -> list[str]:
+    """Return the conversations about DNS of which the kernel has not seen the answer: it belonged to another zone."""
+    lines = [
+        line
+        for family in ("ipv4", "ipv6")
+        for line in pod.run(["conntrack", "--dump", "--family", family, "--proto", "udp"]).stdout.splitlines()
+    ]
+    assert any("dport=53 " in line for line in lines), "nothing was tracked at all"
+    return [line for line in lines if "dport=53 " in line and "UNREPLIED" in line]
+
+
+@dataclass
+class Asking:
+    """A user who asks name servers from few source ports, one question after the other."""
+
+    client: Client
+    said: Counter[str] = field(default_factory=Counter)
+
+    def ask(self, server: str, source_port: int) -> str:
+        """Return who answers a question by UDP."""
+        family = socket.AF_INET6 if ":" in server else socket.AF_INET
+        with self.client.open_socket(family, socket.SOCK_DGRAM) as question:
+            question.settimeout(1)
+            question.bind(("", source_port))
+            question.connect((server, 53))
+            question.send(b"?")
+            try:
+                label = Answer.decode(question.recv(4096)).label
+            except (TimeoutError, ConnectionRefusedError) as error:
+                label = type(error).__name__
+        self.said[label] += 1
+        return label
+
+
+def converse(pod: Pod, rounds: int) -> tuple[Counter[str], Counter[str]]:
+    """Let app and agent ask the same servers from the same ports in turns; return who answered them."""
+    app, agent = Asking(pod.client(APP)), Asking(pod.client(AGENT))
+    ports = itertools.cycle(SOURCE_PORTS)
+    for number in range(rounds):
+        port, server = next(ports), SERVERS[number // len(SOURCE_PORTS) % 2]
+        first, second = (app, agent) if number % 3 else (agent, app)
+        first.ask(server, port)
+        second.ask(server, port)
+    return app.said, agent.said
+
+
+def test_each_question_reaches_whom_it_should(captured: tuple[PodPair, bool]) -> None:
+    (pod, _), _ = captured
+    forget_connections(pod)
+    app, agent = converse(pod, 200)
+
+    assert app == {"agent": 200}
+    assert agent == {"server": 200}
+    assert unreplied(pod) == []
+
+
+@pytest.mark.parametrize("way", ["nftables-netlink", "iptables-nft"])
+def test_ten_thousand_questions(pod_pair: PodPair, way: str) -> None:
+    pod = pod_pair.pod
+    serve(pod_pair)
+    with pod.entered():
+        program.apply(settings(WAYS[way], HOW["servers, classic"]), host=FakePod(servers=SERVERS))
+    app, agent = converse(pod, 5000)
+
+    assert app == {"agent": 5000}
+    assert agent == {"server": 5000}
+
+
+def test_without_zones_they_would_not(pod_pair: PodPair) -> None:
+    """The test itself, tested: without the raw table the agent's questions come back to the agent."""
+    pod = pod_pair.pod
+    serve(pod_pair)
+    with pod.entered():
+        program.apply(settings(WAYS["nftables-netlink"], HOW["servers, classic"]), host=FakePod(servers=SERVERS))
+    pod.run(["nft", "delete", "table", "inet", "istio-proxy-raw"])
+    _, agent = converse(pod, 30)
+
+    assert agent["server"] < 30
+
+
+def test_tcp_goes_to_the_agent_too(captured: tuple[PodPair, bool]) -> None:
+    (pod, _), _ = captured
+    for server in SERVERS:
+        for _ in range(20):
+            assert pod.client(APP).connect(server, 53).label == "agent"
+            assert pod.client(AGENT).connect(server, 53).label == "server"
+            assert pod.client(uid=0, gid=AGENT).connect(server, 53).label == "server"
+
+
+def test_the_agent_is_known_by_user_or_group(captured: tuple[PodPair, bool]) -> None:
+    (pod, _), _ = captured
+    for uid, gid in ((AGENT, 0), (0, AGENT)):
+        for server in SERVERS:
+            assert pod.client(uid, gid).connect(server, 53, "udp").label == "server"
+    assert pod.client(0, 0).connect(SERVERS[0], 53, "udp").label == "agent"
+
+
+def test_other_servers_only_where_all_is_captured(captured: tuple[PodPair, bool]) -> None:
+    (pod, _), all_dns = captured
+    for server in OTHERS:
+        assert pod.client(APP).connect(server, 53, "udp").label == ("agent" if all_dns else "server")
+        assert pod.client(APP).connect(server, 53).label == ("agent" if all_dns else "proxy")
+        if all_dns:  # else upstream has no zone for answers of servers that the agent never asks
+            assert pod.client(AGENT).connect(server, 53, "udp").label == "server"
+    assert unreplied(pod) == []
+
+
+def test_a_server_on_localhost(captured: tuple[PodPair, bool]) -> None:
+    (pod, _), _ = captured
+    for protocol in ("udp", "tcp"):
+        for _ in range(10):
+            assert pod.client(APP).connect(ON_LOCALHOST, 53, protocol).label == "agent"
+            assert pod.client(AGENT).connect(ON_LOCALHOST, 53, protocol).label == "local server"
+    # A server within the pod answers the agent in no zone, as upstream has it: nothing of that is translated.
+    assert [line for line in unreplied(pod) if "zone=2" in line] == []
+
+
+def test_other_udp_is_left_alone(captured: tuple[PodPair, bool]) -> None:
+    (pod, peer), _ = captured
+    listener = peer.listener(("0.0.0.0", 5353), label="other")
+    assert pod.client(APP).connect(peer.ipv4, 5353, "udp").label == "other"
+    listener.close()
