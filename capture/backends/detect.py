@@ -199,7 +199,8 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
     tables = tuple((family, table) for family in families_here() for table in _legacy_tables(family))
     is_open = request is None or not _backend_asked_for(request)
     lacking = tuple(_lacking(desired)) if is_open or nf_tables is False or nft_compat is False else ()
-    if request is not None and not tables and _needs_nothing_installed(request, nft_compat=nft_compat):
+    has_compat = nft_compat is True and not lacking
+    if request is not None and not tables and _needs_nothing_installed(request, has_compat=has_compat):
         return Facts(
             programs=(),
             ipv6=IPV6 in families_here(),
@@ -228,11 +229,11 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
     )
 
 
-def _needs_nothing_installed(request: Request, *, nft_compat: bool | None) -> bool:
+def _needs_nothing_installed(request: Request, *, has_compat: bool) -> bool:
     """Return whether a request comes to our own netlink messages, whatever programs and packages there are."""
     if request.driver not in ("", "netlink"):
         return False
-    return request.backend == "nftables" or (request.variant in ("", "nft") and nft_compat is True)
+    return request.backend == "nftables" or (request.variant in ("", "nft") and has_compat)
 
 
 def _lacking(desired: Ruleset | None) -> Iterator[tuple[Way, tuple[str, ...]]]:

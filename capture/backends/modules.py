@@ -181,12 +181,17 @@ def _of_table(table: TableName, families: tuple[Family, ...], way: Way) -> Itera
 def _of_kind(kind: tuple[type, bool], way: Way) -> Iterator[tuple[str, str]]:
     part, is_excluded_list = kind
     purpose, native, extension = VOCABULARY.get(part, ("", "", ""))
-    module = native if way == "nftables" else extension
     if is_excluded_list:
         if way != "nftables":
-            yield ("xt_multiport", "lists of ports") if module else ("xt_iprange", "lists of networks")
-    elif module:
+            yield ("xt_multiport", "lists of ports") if extension else ("xt_iprange", "lists of networks")
+        return
+    module = native if way == "nftables" else extension
+    if module and (module, way) not in DISPENSABLE:
         yield module, purpose
+
+
+DISPENSABLE: tuple[tuple[str, Way], ...] = (("xt_tcpudp", "nft"),)
+"""Since 1.8.9 iptables-nft warns that it is not there, and lets nf_tables itself compare the ports."""
 
 
 # --- what is there: reading ----------------------------------------------------------------------
