@@ -1,0 +1,138 @@
+"""Kernel modules, taken away one at a time: what is missing gets a name, and nothing waits for it.
+
+What needs which module is known to ``capture.backends.modules``. The first test holds that against the
+kernel: what it loads for a rule set is what we say that the rule set needs. The others rely on it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from capture.backends import detect
+from capture.backends.modules import REQUIRES, WAYS, needed
+from capture.config import resolve
+from capture.host import AnyPod
+from capture.model import FAMILIES
+from capture.rules import build_ruleset
+from capture.settings import from_environment
+from vm.guest import Finished, Guest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.backends.modules import Way
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+
+SAID = {
+    "ISTIO_INBOUND_INTERCEPTION_MODE": "TPROXY",
+    "REDIRECT_DNS": "true",
+    "CAPTURE_ALL_DNS": "true",
+    "DROP_INVALID": "true",
+}
+"""A configuration that needs every module there is a use for; as an environment, so that all programs take it."""
+
+DESIRED = build_ruleset(resolve(from_environment(SAID), AnyPod())[0])
+NEEDED = {way: needed(DESIRED, FAMILIES, way) for way in WAYS}
+MODULES = sorted({module for modules in NEEDED.values() for module in modules})
+
+VARIANTS: dict[str, tuple[Way, ...]] = {"restore": ("nft", "legacy"), "netlink": ("nft",), "iptc": ("legacy",)}
+DRIVERS: list[tuple[Way, str]] = [
+    *(("nftables", driver) for driver in detect.DRIVERS["nftables"]),
+    *((way, driver) for driver in detect.DRIVERS["iptables"] for way in VARIANTS[driver]),
+]
+
+FIRST = dict(reversed(DRIVERS))
+
+WITHOUT_MEANING = {"libcrc32c"}
+"""What code of the kernel needs in this release, and in others not."""
+LOOKED_AT = {"nf_tables", "nfnetlink", "nft_compat", "x_tables", "xt_owner", "xt_tcpudp"}
+"""What detection asks for, whichever way is taken, and what iptables-nft asks for and can do without."""
+
+UNSUPPORTED = 3
+"""The exit code for: this kernel or host cannot."""
+
+PATIENCE = 60.0
+"""Seconds after which a program hangs, also where the guest gets a fraction of a processor; they take two."""
+POD = "/run/netns/pod"
+
+
+def new_pod(guest: Guest) -> None:
+    """Make a new pod, without addresses, so that both families are captured."""
+    guest.run(["ip", "netns", "delete", "pod"])
+    guest.run(["ip", "netns", "add", "pod"], check=True)
+    guest.run(["ip", "-n", "pod", "link", "set", "lo", "up"], check=True)
+
+
+def flags(way: Way, driver: str) -> list[str]:
+    backend = ["--backend", "nftables"] if way == "nftables" else ["--backend", "iptables"]
+    variant = [] if way == "nftables" else ["--force-iptables-binary", way]
+    return [*backend, *variant, "--driver", driver]
+
+
+def capture(guest: Guest, *arguments: str) -> Finished:
+    command = ["capture", *arguments]
+    return guest.run(command, environment=SAID, timeout=PATIENCE, entry="capture.cli:main")
+
+
+def apply(guest: Guest, way: Way, driver: str) -> Finished:
+    return capture(guest, "apply", "--netns", POD, *flags(way, driver))
+
+
+def istio_init(guest: Guest) -> Finished:
+    command = ["istio-init", "--network-namespace", POD]
+    return guest.run(command, environment=SAID, timeout=PATIENCE, entry="initcontainer.__main__:main")
+
+
+def findings(guest: Guest) -> dict[str, dict[str, Any]]:
+    """Return what doctor finds, by name."""
+    return {
+        finding["name"]: finding
+        for finding in json.loads(capture(guest, "doctor", "--format", "json").stdout)["findings"]
+    }
+
+
+@pytest.mark.parametrize(("way", "driver"), DRIVERS)
+def test_what_the_kernel_loads_is_what_is_needed(guest: Guest, way: Way, driver: str) -> None:
+    guest.hide_modules()
+    new_pod(guest)
+
+    done = apply(guest, way, driver)
+
+    assert done.status == 0, done
+    assert guest.loaded_modules() - WITHOUT_MEANING - LOOKED_AT == NEEDED[way].keys() - LOOKED_AT
+    verified = capture(guest, "verify", "--netns", POD)
+    assert verified.status == 0, verified
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_that_is_missing_is_named(guest: Guest, module: str) -> None:
+    guest.hide_modules(module)
+
+    finding = findings(guest)[module]
+    assert finding["state"] == "missing"
+    assert guest.kernel.release in finding["remedy"]
+
+    for way, driver in drivers_that_need(module):
+        new_pod(guest)
+        refused = apply(guest, way, driver)
+        assert refused.status == UNSUPPORTED, refused
+        assert module in refused.stderr, refused
+
+    new_pod(guest)
+    done = istio_init(guest)
+    if any(module not in modules for modules in NEEDED.values()):
+        assert done.status == 0, f"there is a way without {module}: {done}"
+    else:
+        assert done.status == UNSUPPORTED, done
+        assert module in done.stderr, done
+
+
+def drivers_that_need(module: str) -> list[tuple[Way, str]]:
+    """Return the drivers that cannot do without: of a module that rules do not ask for themselves, one for each way."""
+    needing = [(way, driver) for way, driver in DRIVERS if module in NEEDED[way]]
+    if module not in {required for modules in REQUIRES.values() for required in modules}:
+        return needing
+    return [(way, driver) for way, driver in needing if driver == FIRST[way]]
