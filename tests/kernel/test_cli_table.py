@@ -17,7 +17,7 @@ from pytest_netns import Namespace, NamespaceFactory
 from strategies import rulesets
 
 if TYPE_CHECKING:
-    from capture.backends.iptables.programs import Variant
+    from capture.backends.iptables.tables import Variant
 
 pytestmark = pytest.mark.kernel
 

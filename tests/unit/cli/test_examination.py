@@ -6,7 +6,7 @@ import pytest
 
 from capture.addresses import FAMILIES
 from capture.backends.detect import Decision, Facts, Leftover, Program
-from capture.backends.iptables.programs import VARIANTS
+from capture.backends.iptables.tables import VARIANTS
 from capture.backends.modules import Inventory
 from capture.cli.examination import CAPABILITIES, Examined, can_work, findings
 from capture.errors import UnsupportedError
