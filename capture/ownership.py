@@ -9,7 +9,7 @@ anybody might write, so they are told from look-alikes by evidence:
 1. their exact shape, and numbers that only we use: the marks of our chains, the port of our agent;
 2. the rule set that we remember to have applied (``recorded``), where it is what stands there;
 3. else their exact shape, and a rule of ours next to them, with nothing foreign in between;
-4. else their exact shape, and a sibling: the same interface in another rule of ours, of either family.
+4. else their exact shape, and a sibling: the same interface in a rule of ours in another chain of the table.
 
 A rule set of one family is looked at, and rules are named by their position in ``Chain.rules_for(family)``.
 """
@@ -25,7 +25,6 @@ from capture.model import (
     OUTPUT,
     PREROUTING,
     RAW,
-    Chain,
     ConnectionMark,
     ConnectionState,
     Continue,
@@ -57,7 +56,7 @@ from capture.model import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from capture.addresses import Family
     from capture.model import Match, TableName, Verdict
@@ -115,39 +114,32 @@ def ours_only(ruleset: Ruleset, recorded: Ruleset | None = None) -> Ruleset:
 
 def our_rules(live: Ruleset, family: Family, recorded: Ruleset | None = None) -> Places:
     """Return where in chains that are not ours our rules stand; chains without any are left out."""
-    certain = {each: _beyond_doubt(live, each, recorded) for each in dict.fromkeys((*live.families, family))}
-    places, unrecorded = certain[family]
-    interfaces = {name for each, (found, _) in certain.items() for name in _named_interfaces(live, each, found)}
-    for table, chain in unrecorded if any(places.values()) else ():
-        rules = tuple(chain.rules_for(family))
-        ours = places[table, chain.name]
-        places[table, chain.name] = ours | _by_siblings(table, chain.name, rules, interfaces, ours)
-    return {place: positions for place, positions in places.items() if positions}
-
-
-def _beyond_doubt(
-    live: Ruleset, family: Family, recorded: Ruleset | None
-) -> tuple[Places, list[tuple[TableName, Chain]]]:
-    """Return where our rules stand by all evidence but that of siblings, and the built-in chains without a record."""
     places: Places = {}
-    unrecorded: list[tuple[TableName, Chain]] = []
     marks = _marks_of_our_chains(live, family)
     for table in live.tables:
+        unrecorded: dict[str, tuple[Rule, ...]] = {}
         for chain in table.chains:
             if is_our_chain(chain.name):
                 continue
             rules = tuple(chain.rules_for(family))
-            found = frozenset(
-                position for position, rule in enumerate(rules) if shape(table.name, chain.name, rule, marks) == CERTAIN
-            )
+            shapes = [shape(table.name, chain.name, rule, marks) for rule in rules]
+            ours = frozenset(position for position, known in enumerate(shapes) if known == CERTAIN)
             if chain.name in BUILT_IN_CHAINS[table.name]:
                 remembered = _where_recorded(rules, _recorded_rules(recorded, table.name, chain.name, family))
                 if remembered is None:
-                    unrecorded.append((table.name, chain))
-                    remembered = _by_neighbourhood(table.name, chain.name, rules, marks)
-                found |= remembered
-            places[table.name, chain.name] = found
-    return places, unrecorded
+                    unrecorded[chain.name] = rules
+                    remembered = _by_neighbourhood(rules, shapes)
+                ours |= remembered
+            places[table.name, chain.name] = ours
+        interfaces = {
+            excluded_interface(table.name, name, rules[position])
+            for name, rules in unrecorded.items()
+            for position in places[table.name, name]
+        }
+        for name, rules in unrecorded.items():
+            known = [excluded_interface(table.name, name, rule) in interfaces - {None} for rule in rules]
+            places[table.name, name] |= _by_siblings(rules, known, places[table.name, name])
+    return {place: positions for place, positions in places.items() if positions}
 
 
 # --- by what we remember -------------------------------------------------------------------------
@@ -193,20 +185,34 @@ BESIDE_OURS = "beside ours"
 NO_MARKS: frozenset[int] = frozenset()
 
 
-def _by_neighbourhood(table: TableName, chain: str, rules: Sequence[Rule], marks: frozenset[int]) -> frozenset[int]:
-    """Return the rules that are certainly ours, and those next to them that look like ours."""
-    shapes = [shape(table, chain, rule, marks) for rule in rules]
-    found = {position for position, known in enumerate(shapes) if known == CERTAIN}
-    for position in tuple(found):
-        before = position - 1
-        while before >= 0 and shapes[before]:
-            found.add(before)
-            before -= 1
-        after = position + 1
-        while after < len(rules) and shapes[after] == BESIDE_OURS:
-            found.add(after)
-            after += 1
+def _by_neighbourhood(rules: Sequence[Rule], shapes: Sequence[str | None]) -> frozenset[int]:
+    """Return the rules that look like ours, next to those that certainly are."""
+    found: set[int] = set()
+    rerouted = {name for rule in rules if jumps_to_ours(rule) for name in _in_interfaces(rule)}
+    look_alike = [known is not None for known in shapes]
+    beside = [
+        known == BESIDE_OURS or (known == BEFORE_OURS and not rerouted.isdisjoint(_in_interfaces(rule)))
+        for known, rule in zip(shapes, rules, strict=True)
+    ]
+    for position, known in enumerate(shapes):
+        if known == CERTAIN:
+            found.update(_until_twin(rules, range(position - 1, -1, -1), look_alike))
+            found.update(_until_twin(rules, range(position + 1, len(rules)), beside))
     return frozenset(found)
+
+
+def _in_interfaces(rule: Rule) -> list[str]:
+    return [match.name for match in rule.matches if isinstance(match, InInterface)]
+
+
+def _until_twin(rules: Sequence[Rule], positions: Iterable[int], belongs: Sequence[bool]) -> Iterator[int]:
+    """Yield positions as far as rules belong to ours. We write no rule twice in a row: of twins, one is foreign."""
+    seen: set[Rule] = set()
+    for position in positions:
+        if not belongs[position] or rules[position] in seen:
+            return
+        seen.add(rules[position])
+        yield position
 
 
 def shape(table: TableName, chain: str, rule: Rule, marks: frozenset[int] = NO_MARKS) -> str | None:
@@ -318,29 +324,16 @@ def _in_raw_prerouting(verdict: Verdict, matches: dict[type, Match]) -> str | No
 # --- by siblings ---------------------------------------------------------------------------------
 
 
-def _named_interfaces(live: Ruleset, family: Family, places: Places) -> Iterator[str]:
-    """Yield the interfaces that rules of ours leave alone, or reroute: what reroutes one lets it return next."""
-    for table in live.tables:
-        for chain in table.chains:
-            ours = places.get((table.name, chain.name), ())
-            for position, rule in enumerate(chain.rules_for(family)):
-                if position in ours:
-                    yield from (match.name for match in rule.matches if isinstance(match, InInterface | OutInterface))
+def _by_siblings(rules: Sequence[Rule], known: Sequence[bool], ours: frozenset[int]) -> frozenset[int]:
+    """Return the rules for interfaces that our rules in other chains of the table leave alone (``known``).
 
-
-def _by_siblings(
-    table: TableName, chain: str, rules: Sequence[Rule], interfaces: Collection[str], ours: frozenset[int]
-) -> frozenset[int]:
-    """Return the rules for interfaces that are known from elsewhere: next to ours, or where ours are nothing else.
-
-    With TPROXY, our rules in nat PREROUTING are nothing but those; the first, and what follows it directly, is ours.
+    They follow others of ours, or stand alone: with TPROXY, ours in nat PREROUTING may be nothing but those.
     """
-    named = [excluded_interface(table, chain, rule) for rule in rules]
-    before = ours or {next((position - 1 for position, name in enumerate(named) if name in interfaces), len(rules))}
-    found: set[int] = set()
-    for position in before:
-        after = position + 1
-        while after < len(rules) and named[after] in interfaces:
-            found.add(after)
-            after += 1
-    return frozenset(found)
+    if not ours:
+        first = known.index(True) if True in known else len(rules)
+        return frozenset(_until_twin(rules, range(first, len(rules)), known))
+    standing = {rules[position] for position in ours}
+    is_new = [each and rule not in standing for each, rule in zip(known, rules, strict=True)]
+    return frozenset(
+        after for position in ours for after in _until_twin(rules, range(position + 1, len(rules)), is_new)
+    )

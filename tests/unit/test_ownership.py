@@ -129,26 +129,68 @@ class TestInterfaces:
 
     def test_in_a_chain_without_other_rules_of_ours_siblings_tell(self) -> None:
         there = live(
-            mangle="PREROUTING -i eth1 -j RETURN\nPREROUTING -p tcp -j ISTIO_INBOUND",
-            nat="PREROUTING -i eth9 -j RETURN\nPREROUTING -i eth1 -j RETURN\nPREROUTING\nPREROUTING -i eth1 -j RETURN",
+            nat="""
+            OUTPUT -o eth1 -j RETURN
+            OUTPUT -o eth2 -j RETURN
+            OUTPUT -j ISTIO_OUTPUT
+            PREROUTING -i eth9 -j RETURN
+            PREROUTING -i eth1 -j RETURN
+            PREROUTING -i eth2 -j RETURN
+            PREROUTING
+            PREROUTING -i eth1 -j RETURN
+            """
         )
 
-        assert our_rules(there, IPV4)[NAT, PREROUTING] == frozenset({1})
+        assert our_rules(there, IPV4)[NAT, PREROUTING] == frozenset({1, 2})
+
+    def test_siblings_tell_too_of_those_after_others_of_ours(self) -> None:
+        there = live(
+            nat="""
+            OUTPUT -o eth1 -j RETURN
+            OUTPUT -j ISTIO_OUTPUT
+            PREROUTING -i tap0 -j ISTIO_REDIRECT
+            PREROUTING -i tap0 -j RETURN
+            PREROUTING -i eth1 -j RETURN
+            PREROUTING -i eth1 -j RETURN
+            """
+        )
+
+        assert our_rules(there, IPV4)[NAT, PREROUTING] == frozenset({0, 1, 2})
+
+    def test_siblings_in_another_table_may_be_of_another_transaction(self) -> None:
+        there = live(
+            mangle="PREROUTING -i eth1 -j RETURN\nPREROUTING -p tcp -j ISTIO_INBOUND",
+            nat="PREROUTING -i eth1 -j RETURN",
+        )
+
+        assert (NAT, PREROUTING) not in our_rules(there, IPV4)
 
     def test_rerouted_ones_return_right_after_our_jump(self) -> None:
         there = live(
             nat="""
             PREROUTING -i tap0 -j ISTIO_REDIRECT
+            PREROUTING -i tap1 -j ISTIO_REDIRECT
             PREROUTING -i tap0 -j RETURN
-            PREROUTING -i eth1 -j RETURN
+            PREROUTING -i tap1 -j RETURN
+            PREROUTING -i tap0 -j RETURN
             PREROUTING -i eth9 -j RETURN
-            PREROUTING -i tap0 -j RETURN
-            OUTPUT -o eth1 -j RETURN
-            OUTPUT -j ISTIO_OUTPUT
             """
         )
 
-        assert our_rules(there, IPV4)[NAT, PREROUTING] == frozenset({0, 1, 2})
+        assert our_rules(there, IPV4)[NAT, PREROUTING] == frozenset({0, 1, 2, 3})
+
+    def test_of_twins_one_is_somebodys(self) -> None:
+        there = live(
+            nat="""
+            OUTPUT -o eth1 -j RETURN
+            OUTPUT -o eth1 -j RETURN
+            OUTPUT -j ISTIO_OUTPUT
+            PREROUTING -i eth1 -j RETURN
+            PREROUTING -i eth1 -j RETURN
+            """
+        )
+
+        assert our_rules(there, IPV4) == {(NAT, OUTPUT): frozenset({1, 2}), (NAT, PREROUTING): frozenset({0})}
 
     def test_the_raw_table_has_none(self) -> None:
         there = live(raw="OUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")

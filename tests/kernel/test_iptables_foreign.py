@@ -1,0 +1,158 @@
+"""Rules of others stay where they are, byte for byte, whatever we write, replace, clean or are killed at."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from capture.compare import differences
+from capture.config import CaptureConfig
+from capture.model import Ruleset
+from capture.rules import build_ruleset
+from config_strategies import configs
+from iptables_foreign import write_foreign_rules
+from iptables_ways import WAYS, Way
+from pytest_netns import Namespace, NamespaceFactory
+
+pytestmark = pytest.mark.kernel
+
+FOREIGN_RULES = 50
+EXAMPLES = {"netlink": 12, "restore-nft": 12, "restore-legacy": 12, "iptc": 4}
+"""python-iptables takes a third of a second for what the others do in ten milliseconds."""
+
+ways = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+
+
+def is_recognisable(config: CaptureConfig) -> bool:
+    """Return whether our rules can be told from others' without a record.
+
+    A rerouted interface without a network that its traffic is captured for is ``-i eth1 -j RETURN``, and nothing
+    else that would say whose it is; one that is left alone besides is the same rule twice.
+    """
+    rerouted = set(config.rerouted_interfaces)
+    named = {network.family for network in config.outbound_networks.entries}
+    captured = config.outbound_networks.everything or named.issuperset(config.families)
+    return not rerouted or (captured and not rerouted.intersection(config.excluded_interfaces))
+
+
+def write(way: Way, desired: Ruleset, recorded: Ruleset | None = None) -> None:
+    """Make ours be ``desired`` in the namespace of this thread, and check that it is."""
+    driver = way.driver()
+    driver.write(desired, driver.read(), recorded)
+    assert not differences(desired, driver.read())
+
+
+def clean(way: Way, recorded: Ruleset | None = None) -> None:
+    driver = way.driver()
+    driver.clean(driver.read(), recorded)
+
+
+def in_kernel(way: Way, namespace: Namespace) -> list[list[str]]:
+    """Return all that stands in the namespace, as the variant's programs list it, and the tables of nf_tables."""
+    nf_tables = namespace.run(["nft", "list", "chains"]).stdout.splitlines() if way.variant == "nft" else []
+    return [*way.saved_in_both(namespace), nf_tables]
+
+
+@ways
+def test_random_settings_are_read_as_they_were_written_and_leave_nothing(netns: NamespaceFactory, way: Way) -> None:
+    @settings(max_examples=EXAMPLES[way.name])
+    @given(configs, configs, st.integers(0, 2**32))
+    def check(first: CaptureConfig, second: CaptureConfig, seed: int) -> None:
+        with netns() as namespace, namespace.entered():
+            write_foreign_rules(way, namespace, FOREIGN_RULES, seed)
+            before = in_kernel(way, namespace)
+
+            write(way, build_ruleset(first))
+            write(way, build_ruleset(second), build_ruleset(first))
+            clean(way, build_ruleset(second))
+
+            assert in_kernel(way, namespace) == before
+
+    check()
+
+
+@ways
+def test_cleaning_needs_no_record(netns: NamespaceFactory, way: Way) -> None:
+    @settings(max_examples=EXAMPLES[way.name])
+    @given(configs.filter(is_recognisable), st.integers(0, 2**32))
+    def check(config: CaptureConfig, seed: int) -> None:
+        with netns() as namespace, namespace.entered():
+            write_foreign_rules(way, namespace, FOREIGN_RULES, seed)
+            before = in_kernel(way, namespace)
+
+            write(way, build_ruleset(config))
+            clean(way)
+
+            assert in_kernel(way, namespace) == before
+
+    check()
+
+
+@ways
+def test_a_namespace_without_anything_of_ours_is_not_touched(netns: NamespaceFactory, way: Way) -> None:
+    with netns() as namespace, namespace.entered():
+        write_foreign_rules(way, namespace, FOREIGN_RULES, 7)
+        before = in_kernel(way, namespace)
+
+        clean(way)
+
+        assert in_kernel(way, namespace) == before
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way.variant == "nft"], ids=lambda way: way.name)
+def test_a_namespace_without_tables_is_as_empty_as_it_was(netns: NamespaceFactory, way: Way) -> None:
+    with netns() as namespace, namespace.entered():
+        write(way, build_ruleset(CaptureConfig(captures_dns=True, captures_all_dns=True, drops_invalid=True)))
+        clean(way)
+
+        assert namespace.run(["nft", "list", "ruleset"]).stdout == ""
+
+
+@ways
+def test_killed_at_any_moment_the_next_run_succeeds(netns: NamespaceFactory, way: Way) -> None:
+    chosen = random.Random(15001)  # noqa: S311  # no secret
+    rulesets = [
+        build_ruleset(config)
+        for config in (
+            CaptureConfig(captures_dns=True, captures_all_dns=True, drops_invalid=True),
+            CaptureConfig(mode="TPROXY", profile="current", chain_names="underscore", excluded_interfaces=("eth7",)),
+            CaptureConfig(chain_names="underscore"),
+        )
+    ]
+    with netns() as namespace, namespace.entered():
+        write_foreign_rules(way, namespace, FOREIGN_RULES, 1)
+        before = in_kernel(way, namespace)
+        started = time.monotonic()
+        write(way, rulesets[-1])
+        took = time.monotonic() - started
+        for attempt in range(3 * EXAMPLES[way.name]):
+            _write_and_be_killed(way, rulesets[attempt % 3], after=chosen.uniform(0, took))
+            if attempt % 3 == 0:
+                write(way, rulesets[chosen.randrange(3)])
+        clean(way)
+
+        assert in_kernel(way, namespace) == before
+
+
+def _write_and_be_killed(way: Way, desired: Ruleset, after: float) -> None:
+    """Write in a process that is killed with all that it started, after some seconds."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            driver = way.driver()
+            driver.write(desired, driver.read(), None)
+        finally:
+            os._exit(0)
+    time.sleep(after)
+    try:
+        os.killpg(child, signal.SIGKILL)
+    except ProcessLookupError:  # killed before it had a group of its own
+        os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
