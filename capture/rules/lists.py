@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.addresses import FAMILIES, Network, merge
+from capture.addresses import FAMILIES
 from capture.model import MOST_SINGLE_RULES
 
 TYPE_CHECKING = False
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeVar
 
-    from capture.addresses import Family
+    from capture.addresses import Family, Network
     from capture.model import Rule
 
     T = TypeVar("T")
@@ -34,21 +34,8 @@ def of_family(networks: tuple[Network, ...], family: Family) -> tuple[Network, .
     return tuple(network for network in networks if network.family == family)
 
 
-def grouped_networks(networks: tuple[Network, ...], family: Family) -> list[tuple[Network, ...]]:
-    """Return the networks of one family one by one, or all together if they are many.
-
-    Many that hold every address together are said as one that does: tools do not print it, so that it
-    could not be read back as one of a list.
-    """
-    groups = grouped(of_family(networks, family))
-    everything = Network(family, 0, 0)
-    if len(groups) == 1 and merge(groups[0]) == [(everything.first, everything.last)]:
-        return [(everything,)]
-    return groups
-
-
 def per_network(networks: tuple[Network, ...], rule: Callable[[Family, tuple[Network, ...]], Rule]) -> Iterator[Rule]:
     """Yield the rules for networks of both families, those of IPv4 first."""
     for family in FAMILIES:
-        for some in grouped_networks(networks, family):
+        for some in grouped(of_family(networks, family)):
             yield rule(family, some)

@@ -32,7 +32,7 @@ from capture.model import (
     Table,
     only,
 )
-from capture.rules.lists import grouped, grouped_networks, of_family, per_entry, per_network
+from capture.rules.lists import grouped, of_family, per_entry, per_network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def rerouted(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
             yield Rule(Jump(names.redirect), (InInterface(name),), why=f"from {name}: as if outbound")
         return
     for family in FAMILIES:
-        for some in reversed(grouped_networks(networks.entries, family)):
+        for some in reversed(grouped(of_family(networks.entries, family))):
             for name in reversed(config.rerouted_interfaces):
                 matches = (Destination(some), InInterface(name))
                 yield Rule(Jump(names.redirect), matches, family, why=f"from {name}: as if outbound")

@@ -64,9 +64,12 @@ def in_each_chain(ruleset: Ruleset, change: Callable[[Iterable[Rule]], Iterable[
 
 
 def one_rule_an_entry(several: Iterable[Rule]) -> list[Rule]:
-    """Return the rules as iptables has them: a list is one rule an entry, "none of these" one match an entry."""
+    """Return the rules as iptables has them: a list is one rule an entry, "none of these" one match an entry.
+
+    What a list says twice, or in adjacent pieces, is said once.
+    """
     result = []
-    for rule in several:
+    for rule in interval_sets(several):
         matches: list[Match] = []
         spread: Match | None = None
         for match in rule.matches:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from capture import settings as option
-from capture.addresses import collapse
 from capture.model import Destination, DestinationPort, Jump, Log, Return, Rule, Ruleset, Source
 from capture.values import Value
 from fake_pod import IPV4_POD, IPV6_POD, POD, FakePod, ruleset_of
@@ -93,15 +92,6 @@ def test_a_long_list_holds_its_entries() -> None:
         to fd00::/8     -> return
         any             -> ISTIO-REDIRECT
     """)
-
-
-@pytest.mark.parametrize("everything", [["0.0.0.0/0"], ["0.0.0.0/1", "128.0.0.0/1"]])
-def test_a_long_list_of_every_address_is_every_address(everything: list[str]) -> None:
-    texts: Texts = {option.OUTBOUND_NETWORKS: ",".join([*SEVENTEEN_NETWORKS, *everything])}
-    rule = rules_with(ruleset_of(texts), "nat", "ISTIO-OUTPUT", Jump("ISTIO-REDIRECT"))[-1]
-    assert isinstance(rule.matches[0], Destination)
-    assert [str(network) for network in collapse(rule.matches[0].networks)] == ["0.0.0.0/0"]
-    assert len(rule.matches[0].networks) == 1
 
 
 class TestLogs:
