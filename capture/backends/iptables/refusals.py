@@ -48,7 +48,7 @@ NO_NF_TABLES = ("Failed to initialize nft", "Could not fetch rule set generation
 NO_TABLE = ("unable to initialize table", "can't initialize ip", "TABLE_ADD failed", "do you need to insmod")
 NO_CHAIN_TYPE = "CHAIN_ADD failed (No such file or directory)"
 """Only the type of nat chains is a module of its own."""
-NO_LIBRARY = ("Couldn't load match", "Couldn't load target", "unknown option")
+NO_LIBRARY = ("Couldn't load match", "Couldn't load target", "unknown option", "can't find match", "can't find target")
 ABSENT = (
     "No such file or directory",
     "No chain/target/match by that name",
@@ -71,7 +71,8 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
             "Another program holds the lock of iptables, and nothing was changed. Try again; if it stays so,"
             " `fuser -v /run/xtables.lock` names the holder.",
         )
-    if _any_in(NOT_PERMITTED, said):
+    no_table = _any_in(NO_TABLE, said)
+    if _any_in(NOT_PERMITTED, said) or (no_table and not _has_capabilities()):
         return PrivilegeError(
             f"{'read' if name.endswith('save') else 'change'} the tables of {_words(family)} with {name}"
         )
@@ -80,7 +81,7 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
             f"this kernel has no nf_tables, which {name} needs: {said.strip()}",
             "Load the module nf_tables, or use the legacy variant: --force-iptables-binary legacy.",
         )
-    if _any_in(NO_TABLE, said):
+    if no_table:
         return _no_table(name, said, text, family)
     if NO_CHAIN_TYPE in said:
         return UnsupportedError(
@@ -94,6 +95,18 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
     if _any_in(ABSENT, said):
         return _no_extension(name, said, line or text)
     return ToolError(" ".join(command), done.status, f"{said.strip()}\n  it was given: {line}" if line else said)
+
+
+def _has_capabilities() -> bool:
+    """Return whether this thread has what x_tables asks for (proc(5), CapEff). Its programs hide that it was that."""
+    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
+        effective = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
+    return effective & NEEDED_CAPABILITIES == NEEDED_CAPABILITIES
+
+
+NEEDED_CAPABILITIES = (
+    1 << 12 | 1 << 13
+)  # linux/capability.h: CAP_NET_ADMIN to change tables, CAP_NET_RAW for the socket
 
 
 def unreadable(family: Family, table: str) -> UnsupportedError:

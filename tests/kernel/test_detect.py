@@ -1,0 +1,98 @@
+"""Detection in a real namespace: it sees what stands, decides the same each time, and makes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from capture.addresses import IPV4
+from capture.backends.detect import Request, decide, gather, leftovers
+from capture.backends.iptables.tables import legacy_tables
+from capture.backends.nftables.netlink import NetlinkDriver as NativeDriver
+from capture.config import CaptureConfig
+from capture.model import FAMILIES, Ruleset
+from capture.rules import build_ruleset
+from iptables_ways import WAYS, Way
+from pytest_netns import Namespace, NamespaceFactory
+
+pytestmark = pytest.mark.kernel
+
+DESIRED = build_ruleset(CaptureConfig(captures_dns=True, captures_all_dns=True))
+NOTHING = Ruleset(FAMILIES, ())
+BY_VARIANT = {way.variant: way for way in WAYS}
+
+
+@pytest.fixture
+def here(netns: NamespaceFactory) -> Iterator[Namespace]:
+    """A namespace, with the thread of the test in it."""
+    with netns() as namespace, namespace.entered():
+        yield namespace
+
+
+def everything(namespace: Namespace) -> list[str]:
+    """Return what a detection could have made."""
+    return [namespace.run(["nft", "list", "ruleset"]).stdout, *(str(legacy_tables(family)) for family in FAMILIES)]
+
+
+def test_it_makes_nothing(here: Namespace) -> None:
+    before = everything(here)
+
+    for _ in range(3):
+        gather()
+        leftovers()
+        decide(Request())
+
+    assert everything(here) == before == ["", "()", "()"]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+def test_five_times_the_same_answer_and_one_set_of_rules(here: Namespace, way: Way) -> None:
+    driver = way.driver()
+    driver.write(DESIRED, driver.read(), None)
+    before = everything(here)
+    decisions = {decide(Request()) for _ in range(5)}
+
+    (decision,) = decisions
+    assert decision.variant == way.variant
+    (found,) = leftovers()
+    assert (found.variant, set(found.families), found.spellings) == (way.variant, set(FAMILIES), ("dash",))
+    assert everything(here) == before
+
+
+def test_a_legacy_table_that_somebody_listed_changes_no_answer(here: Namespace) -> None:
+    before = decide(Request())
+    here.run(["iptables-legacy", "-t", "nat", "-S"])
+
+    assert legacy_tables(IPV4) == ("nat",)
+    assert decide(Request()) == before
+
+
+def test_legacy_rules_of_others_do(here: Namespace) -> None:
+    here.run(["iptables-legacy", "-t", "nat", "-A", "OUTPUT", "-p", "icmp", "-j", "ACCEPT"])
+
+    assert decide(Request()).variant == "legacy"
+    here.run(["iptables-nft", "-t", "nat", "-A", "OUTPUT", "-p", "icmp", "-j", "ACCEPT"])
+    assert decide(Request()).variant == "nft"
+
+
+def test_sets_in_every_place_are_found(here: Namespace) -> None:
+    for way in (BY_VARIANT["nft"], BY_VARIANT["legacy"]):
+        driver = way.driver()
+        driver.write(DESIRED, driver.read(), None)
+    native = NativeDriver()
+    native.write(DESIRED, native.read(), None)
+
+    assert [(found.backend, found.variant) for found in leftovers()] == [
+        ("iptables", "nft"),
+        ("iptables", "legacy"),
+        ("nftables", ""),
+    ]
+
+
+def test_chains_of_upstream_in_either_spelling_are_found(here: Namespace) -> None:
+    here.run(["iptables-nft", "-t", "nat", "-N", "ISTIO_REDIRECT"])
+    here.run(["ip6tables-nft", "-t", "mangle", "-N", "ISTIO-DIVERT"])
+
+    (found,) = leftovers()
+    assert (set(found.families), set(found.spellings)) == (set(FAMILIES), {"underscore", "dash"})

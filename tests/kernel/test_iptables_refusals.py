@@ -1,0 +1,227 @@
+"""What keeps iptables from being written, made to happen: each is an error that names what is missing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from capture.addresses import IPV4
+from capture.backends.iptables import iptc_driver
+from capture.backends.iptables.iptc_driver import IptcDriver
+from capture.backends.iptables.restore import RestoreDriver
+from capture.backends.iptables.tables import legacy_tables
+from capture.compare import differences
+from capture.config import CaptureConfig
+from capture.errors import KernelError, PrivilegeError, ToolError, UnsupportedError
+from capture.model import FAMILIES, NAT, OUTPUT, RAW, Accept, Chain, Redirect, Rule, Ruleset, Table
+from capture.rules import build_ruleset
+from iptables_cases import TCP
+from iptables_ways import WAYS, Way
+from pytest_netns import Namespace, NamespaceFactory
+
+pytestmark = pytest.mark.kernel
+
+DESIRED = build_ruleset(CaptureConfig())
+NOTHING = Ruleset(FAMILIES, ())
+HOST_LOCK = "/run/xtables.lock"
+
+ways = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+
+
+@pytest.fixture
+def here(netns: NamespaceFactory) -> Iterator[Namespace]:
+    """A namespace, with the thread of the test in it."""
+    with netns() as namespace, namespace.entered():
+        yield namespace
+
+
+def as_nobody(work: Callable[[], object]) -> BaseException | None:
+    """Return what ``work`` raises in a thread without capabilities (credentials(7): they are a thread's own)."""
+    raised: list[BaseException] = []
+
+    def without_capabilities() -> None:
+        import ctypes
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.syscall(117, 65534, 65534, 65534) == 0  # setresuid(2) of this thread alone (x86_64)
+        try:
+            work()
+        except (PrivilegeError, UnsupportedError, ToolError) as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=without_capabilities)
+    thread.start()
+    thread.join()
+    return raised[0] if raised else None
+
+
+def crash() -> str:
+    """End this process as a crash would, but without a core or a trace."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return ""
+
+
+@ways
+def test_without_the_capability(here: Namespace, way: Way) -> None:
+    driver = way.driver()
+    assert isinstance(as_nobody(lambda: driver.write(DESIRED, NOTHING, None)), PrivilegeError)
+    driver.write(DESIRED, NOTHING, None)
+
+    assert isinstance(as_nobody(driver.read), PrivilegeError)
+    assert isinstance(as_nobody(lambda: driver.clean(DESIRED, None)), PrivilegeError)
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way.name != "netlink"], ids=lambda way: way.name)
+def test_without_the_extension_libraries(here: Namespace, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XTABLES_LIBDIR", "/nonexistent")
+
+    with pytest.raises(UnsupportedError, match="extension") as caught:
+        way.driver().write(DESIRED, NOTHING, None)
+
+    assert "Install" in caught.value.remedy
+    assert not way.driver().read().table(NAT) or not differences(NOTHING, way.driver().read())
+
+
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+def test_without_the_programs(here: Namespace, variant: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("capture.backends.iptables.programs.SYSTEM_DIRECTORIES", ())
+    driver = RestoreDriver("nft" if variant == "nft" else "legacy")
+
+    with pytest.raises(UnsupportedError, match=f"iptables-{variant}-restore is not installed"):
+        driver.write(DESIRED, NOTHING, None)
+
+
+def test_ipv6_that_the_kernel_does_not_have(here: Namespace) -> None:
+    with pytest.raises(UnsupportedError, match="no IPv6"):
+        RestoreDriver("nft").write(DESIRED, NOTHING.replace(families=("ipv4",)), None)
+
+
+@ways
+def test_a_rule_that_the_kernel_refuses_changes_nothing(here: Namespace, way: Way) -> None:
+    driver = way.driver()
+    driver.write(DESIRED, driver.read(), None)
+    before = way.saved_in_both(here)
+    # REDIRECT needs a transport protocol, and only the nat table takes it
+    refused = Table(RAW, (Chain(OUTPUT, (Rule(Redirect(1), (TCP,)),)),))
+
+    with pytest.raises((KernelError, ToolError, UnsupportedError)):
+        driver.write(DESIRED.replace(tables=(refused, *DESIRED.tables)), driver.read(), None)
+
+    assert [line for lines in way.saved_in_both(here) for line in lines if "REDIRECT" in line] == [
+        line for lines in before for line in lines if "REDIRECT" in line
+    ]
+    assert not differences(DESIRED, driver.read())
+
+
+class TestTablesThatNftFilled:
+    """iptables-nft cannot show every rule that nft can write into its tables."""
+
+    def fill(self, namespace: Namespace) -> None:
+        namespace.run(
+            ["nft", "-f", "-"],
+            stdin="table ip raw {\n chain OUTPUT {\n type filter hook output priority raw;\n"
+            " numgen random mod 2 == 0 accept;\n }\n}\n",
+        )
+
+    def test_do_not_matter_where_nothing_is_to_be_written(self, here: Namespace) -> None:
+        self.fill(here)
+        driver = RestoreDriver("nft")
+
+        driver.write(DESIRED, driver.read(), None)
+
+        assert not differences(DESIRED, driver.read())
+
+    def test_are_refused_where_something_is(self, here: Namespace) -> None:
+        self.fill(here)
+        driver = RestoreDriver("nft")
+        live = driver.read()
+        in_raw = Ruleset(FAMILIES, (Table(RAW, (Chain(OUTPUT, (Rule(Accept()),)),)),))
+
+        with pytest.raises(UnsupportedError, match="table raw of IPv4 holds rules that nft wrote"):
+            driver.write(in_raw, live, None)
+
+
+class TestLocks:
+    """The lock of the host is nobody's in a pod; that of the namespace is."""
+
+    @ways
+    def test_the_hosts_lock_is_not_waited_for(self, here: Namespace, way: Way) -> None:
+        with open(HOST_LOCK, "a", encoding="ascii") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass  # another test holds it, which does as well
+            started = time.monotonic()
+            driver = way.driver()
+            driver.write(DESIRED, driver.read(), None)
+
+            assert time.monotonic() - started < 5
+            assert not differences(DESIRED, driver.read())
+
+    def test_that_of_the_namespace_is_waited_for(self, here: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("capture.backends.iptables.restore.LOCK_PATIENCE", 1)
+        with open("/proc/thread-self/ns/net", "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(ToolError, match="xtables lock") as caught:
+                RestoreDriver("legacy").write(DESIRED, NOTHING, None)
+
+        assert "Try again" in caught.value.remedy
+        assert "kernel" not in str(caught.value)
+
+    def test_it_leaves_no_file_behind(self, here: Namespace, tmp_path: Path) -> None:
+        files = set(os.listdir("/run")), set(os.listdir("/tmp"))  # noqa: S108  # is what must not change
+        driver = RestoreDriver("legacy")
+        driver.write(DESIRED, driver.read(), None)
+
+        assert {name for name in os.listdir("/run") if "xtables" in name} <= files[0]
+        assert {name for name in os.listdir("/tmp") if "xtables" in name} <= files[1]  # noqa: S108  # as above
+
+
+class TestLegacyTables:
+    """They come to be by being asked for, and stay."""
+
+    @pytest.mark.parametrize("driver", [lambda: RestoreDriver("legacy"), IptcDriver], ids=["restore", "iptc"])
+    def test_reading_makes_none(self, here: Namespace, driver: Callable[[], RestoreDriver | IptcDriver]) -> None:
+        assert driver().read() == NOTHING
+        driver().clean(driver().read(), None)
+
+        assert [legacy_tables(family) for family in FAMILIES] == [(), ()]
+
+    @pytest.mark.parametrize("driver", [lambda: RestoreDriver("legacy"), IptcDriver], ids=["restore", "iptc"])
+    def test_writing_makes_those_that_are_written(
+        self, here: Namespace, driver: Callable[[], RestoreDriver | IptcDriver]
+    ) -> None:
+        driver().write(DESIRED.replace(families=("ipv4",)), NOTHING, None)
+        driver().read()
+
+        assert [legacy_tables(family) for family in FAMILIES] == [("nat",), ()]
+
+
+class TestTheChildOfPythonIptables:
+    def test_a_crash_is_an_error(self) -> None:
+        with pytest.raises(ToolError, match="python-iptables crashed with signal 9"):
+            iptc_driver._in_child("read the tables", crash, IPV4)
+
+    def test_what_it_prints_is_not_ours(self, here: Namespace, capfd: pytest.CaptureFixture[str]) -> None:
+        driver = IptcDriver()
+        driver.write(DESIRED, driver.read(), None)
+        driver.clean(driver.read(), None)
+
+        assert capfd.readouterr() == ("", "")
+
+    def test_it_leaves_no_child_and_no_descriptor(self, here: Namespace) -> None:
+        before = os.listdir("/proc/self/fd")
+        driver = IptcDriver()
+        driver.write(DESIRED, driver.read(), None)
+
+        assert os.listdir("/proc/self/fd") == before
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)

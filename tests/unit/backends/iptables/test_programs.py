@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from capture.addresses import IPV4, IPV6
+from capture.backends.iptables import programs
+from capture.backends.iptables.programs import find, find_program, require, run, variant_of
+from capture.errors import UnsupportedError
+
+
+class TestRun:
+    def test_input_output_errors_and_status(self) -> None:
+        done = run(["/bin/sh", "-c", "cat; echo complaint >&2; exit 3"], "words\n")
+
+        assert (done.status, done.stdout, done.stderr) == (3, "words\n", "complaint\n")
+
+    def test_more_than_a_pipe_holds_both_ways_at_once(self) -> None:
+        words = "".join(f"-A ISTIO_OUTPUT -d 10.{a}.{b}.0/24 -j RETURN\n" for a in range(200) for b in range(200))
+
+        assert run(["/bin/cat"], words).stdout == words
+
+    def test_a_program_that_does_not_read_its_input(self) -> None:
+        done = run(["/bin/sh", "-c", "exec <&-; echo no; exit 2"], "x" * 1_000_000)
+
+        assert (done.status, done.stdout) == (2, "no\n")
+
+    def test_a_program_that_is_killed(self) -> None:
+        assert run(["/bin/sh", "-c", "kill -9 $$"]).status == 128 + signal.SIGKILL
+
+    def test_bytes_that_are_no_text_survive(self) -> None:
+        assert run(["/bin/cat"], "\udcff\udc80 ").stdout == "\udcff\udc80 "
+
+    def test_its_messages_are_english_and_the_environment_is_ours_besides(self) -> None:
+        done = run(["/bin/sh", "-c", 'echo "$LC_ALL $XTABLES_LOCKFILE $HOME"'], "", {"XTABLES_LOCKFILE": "/x"})
+
+        assert done.stdout == f"C /x {os.environ['HOME']}\n"
+
+    def test_no_descriptor_is_left_open_on_either_side(self) -> None:
+        before = os.listdir("/proc/self/fd")
+        inside = run([sys.executable, "-I", "-S", "-c", "import os; print(*os.listdir('/proc/self/fd'))"])
+
+        assert os.listdir("/proc/self/fd") == before
+        assert set(inside.stdout.split()) <= {*before, "0", "1", "2", "3"}  # 3 lists the directory
+
+    def test_a_program_that_is_not_there(self) -> None:
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(FileNotFoundError):
+            run(["/nonexistent"])
+
+        assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that is all of PATH; what is put there is installed, and nothing else is."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(programs, "SYSTEM_DIRECTORIES", ())
+    return tmp_path
+
+
+def install(directory: Path, name: str, version: str = "iptables v1.8.9 (nf_tables)") -> str:
+    path = directory / name
+    path.write_text(f"#!/bin/sh\necho '{version}'\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+class TestFind:
+    def test_by_the_name_with_the_variant(self, installed: Path) -> None:
+        path = install(installed, "ip6tables-legacy-save")
+
+        assert find("legacy", IPV6, "save") == path
+        assert find("legacy", IPV4, "save") is None
+        assert find("nft", IPV6, "save") is None
+
+    @pytest.mark.parametrize(
+        ("version", "variant"),
+        [
+            ("iptables-restore v1.8.9 (nf_tables)", "nft"),
+            ("iptables-restore v1.8.9 (legacy)", "legacy"),
+            ("iptables v1.6.2", "legacy"),
+        ],
+    )
+    def test_by_the_version_where_the_name_says_nothing(self, installed: Path, version: str, variant: str) -> None:
+        path = install(installed, "iptables-restore", version)
+
+        assert variant_of(path) == variant
+        assert find("nft", IPV4, "restore") == (path if variant == "nft" else None)
+        assert find("legacy", IPV4, "restore") == (path if variant == "legacy" else None)
+
+    def test_what_cannot_be_executed_does_not_count(self, installed: Path) -> None:
+        (installed / "iptables-nft-save").mkdir()
+        Path(install(installed, "iptables-nft-restore")).chmod(0o644)
+
+        assert find("nft", IPV4, "save") is None
+        assert find("nft", IPV4, "restore") is None
+
+    def test_in_the_directories_of_the_system_whatever_path_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for path in ("", "/nonexistent"):
+            monkeypatch.setenv("PATH", path)
+            assert find_program("sh") in ("/usr/bin/sh", "/bin/sh")
+
+    def test_what_is_required_and_not_there_is_named_with_its_package(self, installed: Path) -> None:
+        with pytest.raises(UnsupportedError, match="ip6tables-legacy-restore is not installed") as caught:
+            require("legacy", IPV6, "restore")
+
+        assert "package iptables" in caught.value.remedy

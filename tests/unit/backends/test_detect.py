@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from capture.addresses import FAMILIES, IPV4, IPV6
+from capture.backends.detect import (
+    Decision,
+    Facts,
+    Leftover,
+    Program,
+    Request,
+    StandingChain,
+    choose,
+    find_leftovers,
+    without_kernel,
+)
+from capture.errors import ConfigurationError, UnsupportedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from capture.backends.detect import LegacySupport, Place
+    from capture.backends.iptables.tables import Variant
+
+ANYTHING = Request()
+LEGACY: tuple[LegacySupport, ...] = ("present", "loadable", "absent", "unknown")
+
+
+def programs(*variants: Variant, families: Iterable[str] = FAMILIES) -> tuple[Program, ...]:
+    """Return the programs of some variants as installed."""
+    return tuple(
+        Program(variant, family, purpose, f"/usr/sbin/{family}-{variant}-{purpose}")
+        for variant in variants
+        for family in FAMILIES
+        if family in families
+        for purpose in ("save", "restore")
+    )
+
+
+WITH_EVERYTHING = Facts(
+    programs=programs("nft", "legacy"),
+    ipv6=True,
+    nf_tables=True,
+    nft_compat=True,
+    legacy="present",
+    legacy_tables=(),
+    chains=(),
+    python_iptables=True,
+    libnftables=True,
+)
+WITHOUT_NF_TABLES = WITH_EVERYTHING.replace(nf_tables=False, nft_compat=False)
+NATIVE = ("nftables", "netlink", "")
+WITH_NOTHING = Facts((), True, False, False, "absent", (), (), False, False)
+
+
+def chain(place: Place, name: str = "OUTPUT", uses: int = 1, table: str = "nat", family: str = IPV4) -> StandingChain:
+    """Return a chain that stands in the namespace."""
+    return StandingChain(place, family, table, name, uses)
+
+
+def way(facts: Facts, request: Request = ANYTHING) -> tuple[str, str, str]:
+    decision = choose(facts, request)
+    assert decision.reason
+    return decision.backend, decision.driver, decision.variant
+
+
+class TestAuto:
+    @pytest.mark.parametrize(
+        ("facts", "expected"),
+        [
+            (WITH_EVERYTHING, ("iptables", "netlink", "nft")),
+            (WITH_EVERYTHING.replace(programs=()), ("iptables", "netlink", "nft")),
+            (WITH_EVERYTHING.replace(nft_compat=False), ("iptables", "restore", "legacy")),
+            (WITHOUT_NF_TABLES, ("iptables", "restore", "legacy")),
+            (WITH_EVERYTHING.replace(nft_compat=False, legacy="loadable"), ("iptables", "restore", "legacy")),
+            (WITH_EVERYTHING.replace(nft_compat=False, legacy="absent"), NATIVE),
+            (WITH_EVERYTHING.replace(nft_compat=False, programs=()), ("iptables", "iptc", "legacy")),
+            (
+                WITH_EVERYTHING.replace(nft_compat=False, programs=(), python_iptables=False),
+                ("nftables", "netlink", ""),
+            ),
+            # a kernel that might have legacy tables is second to one that has nf_tables, and better than nothing
+            (WITH_EVERYTHING.replace(nft_compat=False, legacy="unknown"), NATIVE),
+            (
+                WITH_EVERYTHING.replace(nf_tables=False, nft_compat=False, legacy="unknown"),
+                ("iptables", "restore", "legacy"),
+            ),
+            # what could not be asked for want of a privilege is tried
+            (WITH_EVERYTHING.replace(nf_tables=None, nft_compat=None), ("iptables", "netlink", "nft")),
+        ],
+    )
+    def test_iptables_where_it_can_be_used(self, facts: Facts, expected: tuple[str, str, str]) -> None:
+        assert way(facts) == expected
+
+    @pytest.mark.parametrize(
+        ("standing", "variant"),
+        [
+            ((), "nft"),
+            ((chain("legacy"),), "legacy"),
+            ((chain("nft"),), "nft"),
+            ((chain("nft"), chain("legacy")), "nft"),
+            ((chain("nft"), chain("legacy", "ISTIO_OUTPUT")), "legacy"),
+            ((chain("legacy"), chain("nft", "ISTIO-OUTPUT")), "nft"),
+            ((chain("legacy", "ISTIO_OUTPUT"), chain("nft", "ISTIO-OUTPUT")), "nft"),
+            ((chain("legacy", uses=0),), "nft"),
+            ((chain("native", table="istio-proxy-nat", family="inet"),), "nft"),
+        ],
+    )
+    def test_within_iptables_where_rules_stand(self, standing: tuple[StandingChain, ...], variant: str) -> None:
+        assert way(WITH_EVERYTHING.replace(chains=standing))[2] == variant
+
+    def test_a_legacy_table_without_rules_says_nothing(self) -> None:
+        listed_once = WITH_EVERYTHING.replace(legacy_tables=((IPV4, "nat"), (IPV6, "nat")))
+
+        assert way(listed_once) == way(WITH_EVERYTHING)
+
+    def test_rules_in_a_variant_that_cannot_be_used_do_not_decide(self) -> None:
+        facts = WITH_EVERYTHING.replace(
+            programs=programs("nft"), python_iptables=False, chains=(chain("legacy", "DOCKER"),)
+        )
+
+        assert way(facts) == ("iptables", "netlink", "nft")
+
+    def test_the_programs_of_a_family_that_the_kernel_lacks_are_not_needed(self) -> None:
+        facts = WITH_EVERYTHING.replace(nft_compat=False, programs=programs("legacy", families=[IPV4]), ipv6=False)
+
+        assert way(facts) == ("iptables", "restore", "legacy")
+        assert way(facts.replace(ipv6=True)) == ("iptables", "iptc", "legacy")
+
+    @pytest.mark.parametrize(
+        ("facts", "reason"),
+        [
+            (
+                WITH_EVERYTHING.replace(chains=(chain("legacy", "ISTIO_OUTPUT"),)),
+                "rules of ours stand in iptables-legacy",
+            ),
+            (WITH_EVERYTHING.replace(chains=(chain("nft"),)), "rules stand in iptables-nft"),
+            (WITH_EVERYTHING.replace(nft_compat=False, legacy="absent"), "takes no matches of iptables"),
+        ],
+    )
+    def test_a_decision_says_its_reason(self, facts: Facts, reason: str) -> None:
+        assert reason in choose(facts, ANYTHING).reason
+
+    def test_where_nothing_works_everything_that_is_missing_is_named(self) -> None:
+        with pytest.raises(UnsupportedError, match=r"neither backend can be used") as caught:
+            choose(WITH_NOTHING, ANYTHING)
+
+        for missing in ("no nf_tables", "no legacy tables", "nftables:"):
+            assert missing in caught.value.message
+
+    def test_nf_tables_is_always_enough(self) -> None:
+        possible = itertools.product(
+            [(), programs("nft"), programs("legacy"), programs("nft", "legacy"), programs("nft", families=[IPV4])],
+            [True, False],
+            [True, False, None],
+            LEGACY,
+            [(), (chain("legacy"),), (chain("nft"),)],
+            [True, False],
+        )
+        for installed, ipv6, nft_compat, legacy, standing, packages in possible:
+            assert way(Facts(installed, ipv6, True, nft_compat, legacy, (), standing, packages, packages))
+
+
+class TestAskedFor:
+    @pytest.mark.parametrize(
+        ("request_", "expected"),
+        [
+            (Request("nftables"), ("nftables", "netlink", "")),
+            (Request("nftables", "libnftables"), ("nftables", "libnftables", "")),
+            (Request(driver="libnftables"), ("nftables", "libnftables", "")),
+            (Request("iptables"), ("iptables", "netlink", "nft")),
+            (Request("iptables", "restore"), ("iptables", "restore", "nft")),
+            (Request(driver="restore"), ("iptables", "restore", "nft")),
+            (Request(driver="restore", variant="legacy"), ("iptables", "restore", "legacy")),
+            (Request(variant="legacy"), ("iptables", "restore", "legacy")),
+            (Request(variant="nft"), ("iptables", "netlink", "nft")),
+            (Request(driver="iptc"), ("iptables", "iptc", "legacy")),
+        ],
+    )
+    def test_it_is_taken(self, request_: Request, expected: tuple[str, str, str]) -> None:
+        assert way(WITH_EVERYTHING, request_) == expected
+
+    @pytest.mark.parametrize(
+        ("facts", "request_", "missing"),
+        [
+            (WITH_EVERYTHING.replace(nf_tables=False), Request("nftables"), "this kernel has no nf_tables"),
+            (WITH_EVERYTHING.replace(libnftables=False), Request(driver="libnftables"), "bindings of libnftables"),
+            (WITH_EVERYTHING.replace(programs=()), Request(driver="restore"), "iptables-nft-save is not installed"),
+            (
+                WITH_EVERYTHING.replace(programs=programs("nft", families=[IPV4])),
+                Request(driver="restore", variant="nft"),
+                "ip6tables-nft-save is not installed",
+            ),
+            (
+                WITH_EVERYTHING.replace(python_iptables=False),
+                Request(driver="iptc"),
+                "python-iptables is not installed",
+            ),
+            (WITH_EVERYTHING.replace(legacy="absent"), Request(variant="legacy"), "no legacy tables"),
+            (WITH_EVERYTHING.replace(nft_compat=False), Request(variant="nft"), "module nft_compat"),
+        ],
+    )
+    def test_or_refused_with_what_is_missing(self, facts: Facts, request_: Request, missing: str) -> None:
+        with pytest.raises(UnsupportedError) as caught:
+            choose(facts, request_)
+
+        assert missing in caught.value.message
+        assert caught.value.remedy
+
+    def test_a_kernel_that_may_have_legacy_tables_is_tried(self) -> None:
+        facts = WITH_EVERYTHING.replace(legacy="unknown")
+
+        assert way(facts, Request(variant="legacy")) == ("iptables", "restore", "legacy")
+
+    def test_the_same_way_is_taken_without_a_kernel_to_ask(self) -> None:
+        for backend, driver, variant in itertools.product(
+            ("auto", "iptables", "nftables"), ("", "restore", "iptc", "libnftables"), ("", "nft", "legacy")
+        ):
+            request = Request(backend, driver, variant)
+            try:
+                expected = choose(WITH_EVERYTHING, request)
+            except ConfigurationError as error:
+                with pytest.raises(ConfigurationError, match=error.value):
+                    without_kernel(request)
+            else:
+                assert without_kernel(request) == expected
+
+    @pytest.mark.parametrize(
+        ("request_", "option"),
+        [
+            (Request("nftables", "restore"), "--driver"),
+            (Request("nftables", "iptc"), "--driver"),
+            (Request("iptables", "libnftables"), "--driver"),
+            (Request("nftables", "", "legacy"), "--force-iptables-binary"),
+            (Request("auto", "libnftables", "nft"), "--force-iptables-binary"),
+            (Request("auto", "iptc", "nft"), "--driver"),
+        ],
+    )
+    def test_what_contradicts_itself_is_bad_usage(self, request_: Request, option: str) -> None:
+        with pytest.raises(ConfigurationError) as caught:
+            choose(WITH_EVERYTHING, request_)
+
+        assert caught.value.option == option
+
+
+class TestLeftovers:
+    def test_places_families_and_spellings(self) -> None:
+        facts = WITH_EVERYTHING.replace(
+            chains=(
+                chain("nft", "OUTPUT"),
+                chain("nft", "ISTIO_OUTPUT"),
+                chain("nft", "ISTIO-INBOUND", uses=0, family=IPV6),
+                chain("legacy", "ISTIO_REDIRECT", family=IPV6),
+                chain("native", "istio-output", table="istio-proxy-nat", family="inet"),
+            )
+        )
+
+        assert [(found.backend, found.variant, found.families, found.spellings) for found in find_leftovers(facts)] == [
+            ("iptables", "nft", (IPV4, IPV6), ("underscore", "dash")),
+            ("iptables", "legacy", (IPV6,), ("underscore",)),
+            ("nftables", "", ("inet",), ()),
+        ]
+
+    def test_chains_of_others_are_none(self) -> None:
+        facts = WITH_EVERYTHING.replace(chains=(chain("nft", "OUTPUT"), chain("legacy", "DOCKER")))
+
+        assert find_leftovers(facts) == ()
+
+    @pytest.mark.parametrize(
+        ("facts", "driver"),
+        [
+            (WITH_EVERYTHING, "restore"),
+            (WITH_EVERYTHING.replace(programs=()), "iptc"),
+            (WITH_EVERYTHING.replace(programs=(), python_iptables=False), "restore"),
+        ],
+    )
+    def test_the_driver_is_one_that_can_be_used(self, facts: Facts, driver: str) -> None:
+        (found,) = find_leftovers(facts.replace(chains=(chain("legacy", "ISTIO_OUTPUT"),)))
+
+        assert found.driver == driver
+
+    def test_they_are_decisions_that_can_be_loaded(self) -> None:
+        assert issubclass(Leftover, Decision)
