@@ -121,6 +121,7 @@ def listings(namespace: Namespace) -> list[str]:
         *([f"{program}-save", "-c"] for program in programs),
         *([program, "-t", table, "-nvL"] for program in programs for table in TABLES),
         ["nft", "list", "ruleset"],
+        ["nft", "--debug=netlink", "list", "ruleset"],
     ]
     return [
         "".join(line for line in namespace.run(command).stdout.splitlines(keepends=True) if not line.startswith("#"))
