@@ -1,0 +1,76 @@
+"""Errors speak to the person who reads them: exit codes, sentences, what to do."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from capture import errors
+from capture.errors import (
+    CaptureError,
+    ConfigurationError,
+    HostNamespaceError,
+    KernelError,
+    NamespaceError,
+    PrivilegeError,
+    ToolError,
+    UnsupportedError,
+    ValidationError,
+)
+
+EXIT_CODES: dict[type[CaptureError], int] = {
+    CaptureError: 1,
+    NamespaceError: 1,
+    KernelError: 1,
+    ToolError: 1,
+    ConfigurationError: 2,
+    HostNamespaceError: 2,
+    UnsupportedError: 3,
+    PrivilegeError: 3,
+    ValidationError: 126,
+}
+
+
+def test_every_kind_of_error_has_its_exit_code() -> None:
+    kinds = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CaptureError)}
+    assert {kind: kind.exit_code for kind in kinds} == EXIT_CODES
+    assert (errors.EXIT_DONE, errors.EXIT_DRIFT) == (0, 4)
+
+
+def test_the_tree_in_the_description_is_the_one_that_is_there() -> None:
+    described = {
+        line.split()[1]: int(line.split()[2].rstrip(":"))
+        for line in (errors.__doc__ or "").splitlines()
+        if line.startswith(("├── ", "└── "))
+    }
+    assert described == {kind.__name__: code for kind, code in EXIT_CODES.items() if kind is not CaptureError}
+
+
+SENTENCES: list[tuple[CaptureError, str]] = [
+    (CaptureError("it broke"), "it broke"),
+    (CaptureError("it broke", "Mend it."), "it broke\n  Mend it."),
+    (
+        ConfigurationError("--envoy-port", "0", "command line", "a port (1-65535)"),
+        "--envoy-port: '0' is not usable: expected a port (1-65535)",
+    ),
+    (
+        ConfigurationError("--envoy-port", "8\n0", "environment ENVOY_PORT", "a port"),
+        "--envoy-port (environment ENVOY_PORT): '8\\n0' is not usable: expected a port",
+    ),
+    (KernelError("add a rule", errno.EBUSY), "add a rule: Device or resource busy"),
+    (KernelError("add a rule", errno.EINVAL, "no such table"), "add a rule: Invalid argument (no such table)"),
+    (ToolError("nft -f -", 1, "Error: syntax\n"), "`nft -f -` ended with status 1: Error: syntax"),
+    (ToolError("nft -f -", 1, " \n", "Look."), "`nft -f -` ended with status 1: it said nothing\n  Look."),
+]
+
+
+@pytest.mark.parametrize(("error", "sentence"), SENTENCES)
+def test_sentences(error: CaptureError, sentence: str) -> None:
+    assert str(error) == sentence
+
+
+@pytest.mark.parametrize("error", [HostNamespaceError(), PrivilegeError("do it"), NamespaceError("/x", "is none")])
+def test_what_a_person_can_mend_says_how(error: CaptureError) -> None:
+    assert error.remedy.endswith(".")
+    assert error.remedy in str(error)
