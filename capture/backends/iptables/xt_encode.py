@@ -9,6 +9,9 @@ A rule is a list of expressions, in this order whatever the order of its matches
                        counter
     -j                 immediate        a verdict, or a target of x_tables
 
+Releases up to 1.8.7 wrote ports, and up to 1.8.8 marks, as matches of x_tables, and do not see them in rules of
+today when they list them. ``xt_decode`` reads both.
+
 Rules are of one family and without lists, as ``render.expanded`` makes them.
 """
 
