@@ -24,8 +24,15 @@ from capture.backends.nftables.names import MODEL_TABLES
 from capture.chain_names import is_our_chain, spelling_of
 from capture.errors import ConfigurationError, KernelError, PrivilegeError, UnsupportedError
 from capture.model import TABLES
-from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text, u32be
-from capture.netlink.nfnetlink import NFPROTO_UNSPEC, nfgenmsg, open_netfilter, read_generation, read_objects
+from capture.netlink.attributes import decode_fields, decode_number, decode_text
+from capture.netlink.nfnetlink import (
+    COMPAT_MATCH,
+    NFPROTO_UNSPEC,
+    ask_for_extension,
+    open_netfilter,
+    read_generation,
+    read_objects,
+)
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -44,13 +51,8 @@ if TYPE_CHECKING:
     LegacySupport = Literal["present", "loadable", "absent", "unknown"]
 
 NFTA_CHAIN_USE = 6  # linux/netfilter/nf_tables.h: how many rules are in a chain and jump to it
-NFPROTO_FAMILIES: dict[int, Family] = {2: IPV4, 10: IPV6}  # linux/netfilter.h
-
-# linux/netfilter/nf_tables_compat.h, linux/netfilter/nfnetlink.h
-NFNL_SUBSYS_NFT_COMPAT = 11
-NFNL_MSG_COMPAT_GET = 0
-NFTA_COMPAT_NAME, NFTA_COMPAT_REV, NFTA_COMPAT_TYPE = 1, 2, 3
-COMPAT_MATCH, COMPAT_TARGET = 0, 1
+NFPROTO_IPV4, NFPROTO_IPV6 = 2, 10  # linux/netfilter.h
+NFPROTO_FAMILIES: dict[int, Family] = {NFPROTO_IPV4: IPV4, NFPROTO_IPV6: IPV6}
 
 DRIVERS: dict[str, tuple[str, ...]] = {
     "iptables": ("netlink", "restore", "iptc"),
@@ -271,26 +273,17 @@ def _ask_nf_tables() -> tuple[bool | None, bool | None, tuple[StandingChain, ...
     try:
         with open_netfilter() as netfilter:
             read_generation(netfilter)
-            return True, takes_extension(netfilter, "owner", COMPAT_MATCH, 1), tuple(_nf_tables_chains(netfilter))
+            return True, takes_matches(netfilter), tuple(_nf_tables_chains(netfilter))
     except UnsupportedError:
         return False, False, ()
     except PrivilegeError:
         return None, None, ()
 
 
-def takes_extension(netfilter: NetlinkSocket, name: str, kind: int, revision: int) -> bool:
-    """Return whether nf_tables takes a match (COMPAT_MATCH) or target of iptables in this revision.
-
-    The kernel loads the module for it, if it may. Raises PrivilegeError.
-    """
-    asked = (
-        attribute(NFTA_COMPAT_NAME, text(name))
-        + attribute(NFTA_COMPAT_REV, u32be(revision))
-        + attribute(NFTA_COMPAT_TYPE, u32be(kind))
-    )
-    message = NFNL_SUBSYS_NFT_COMPAT << 8 | NFNL_MSG_COMPAT_GET
+def takes_matches(netfilter: NetlinkSocket) -> bool:
+    """Return whether nf_tables takes matches of iptables; the owner match stands for all. Raises PrivilegeError."""
     try:
-        netfilter.request(message, 0, nfgenmsg(2) + asked, f"ask for the extension {name} of iptables")
+        ask_for_extension(netfilter, NFPROTO_IPV4, COMPAT_MATCH, "owner", 1)
     except (KernelError, UnsupportedError):
         return False
     return True

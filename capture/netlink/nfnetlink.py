@@ -5,13 +5,19 @@ from __future__ import annotations
 import errno
 
 from capture.errors import KernelError, UnsupportedError
-from capture.netlink.attributes import decode_fields, decode_number, u8, u16be
+from capture.netlink.attributes import attribute, decode_fields, decode_number, text, u8, u16be, u32be
 from capture.netlink.sockets import NETLINK_NETFILTER, NetlinkSocket
 
 # linux/netfilter/nfnetlink.h
 NFNL_SUBSYS_NFTABLES = 10
 NFNETLINK_V0 = 0
 NFGENMSG_SIZE = 4  # struct nfgenmsg
+
+# linux/netfilter/nf_tables_compat.h
+NFNL_SUBSYS_NFT_COMPAT = 11
+NFNL_MSG_COMPAT_GET = 0
+NFTA_COMPAT_NAME, NFTA_COMPAT_REV, NFTA_COMPAT_TYPE = 1, 2, 3
+COMPAT_MATCH, COMPAT_TARGET = 0, 1
 
 # linux/netfilter/nf_tables.h
 NFT_MSG_GETGEN = 16
@@ -64,3 +70,18 @@ def read_generation(netfilter: NetlinkSocket) -> int:
         remedy = "Load the module nf_tables, or use the iptables backend in its legacy variant."
         raise UnsupportedError("this kernel has no nf_tables", remedy) from error
     return decode_number(decode_fields(body[NFGENMSG_SIZE:])[NFTA_GEN_ID])
+
+
+def ask_for_extension(netfilter: NetlinkSocket, family: int, kind: int, name: str, revision: int) -> None:
+    """Return if nf_tables takes a match (COMPAT_MATCH) or target of iptables in this revision, or else raise.
+
+    The kernel loads the module for it, if it may. Raises KernelError with ENOENT or UnsupportedError if it has no
+    such extension or revision, KernelError with EINVAL if it has no nft_compat, and PrivilegeError.
+    """
+    asked = (
+        attribute(NFTA_COMPAT_NAME, text(name))
+        + attribute(NFTA_COMPAT_REV, u32be(revision))
+        + attribute(NFTA_COMPAT_TYPE, u32be(kind))
+    )
+    message = NFNL_SUBSYS_NFT_COMPAT << 8 | NFNL_MSG_COMPAT_GET
+    netfilter.request(message, 0, nfgenmsg(family) + asked, f"ask for the extension {name} of iptables")

@@ -11,16 +11,8 @@ import errno
 from capture.backends.iptables.xt_encode import NFTA_MATCH_NAME, NFTA_MATCH_REV
 from capture.backends.nftables import constants as nf
 from capture.errors import KernelError, UnsupportedError
-from capture.netlink.attributes import (
-    attribute,
-    decode_elements,
-    decode_fields,
-    decode_number,
-    decode_text,
-    text,
-    u32be,
-)
-from capture.netlink.nfnetlink import nfgenmsg
+from capture.netlink.attributes import decode_elements, decode_fields, decode_number, decode_text
+from capture.netlink.nfnetlink import COMPAT_MATCH, COMPAT_TARGET, ask_for_extension
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -31,11 +23,8 @@ if TYPE_CHECKING:
     from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
 
-# linux/netfilter/nf_tables_compat.h, linux/netfilter/nfnetlink.h
-NFNL_SUBSYS_NFT_COMPAT = 11
-NFNL_MSG_COMPAT_GET = 0
-NFTA_COMPAT_NAME, NFTA_COMPAT_REV, NFTA_COMPAT_TYPE = 1, 2, 3
-KINDS = ("match", "target")  # by NFTA_COMPAT_TYPE
+KINDS = {"match": COMPAT_MATCH, "target": COMPAT_TARGET}
+"""Names of expressions that carry an extension of x_tables."""
 
 ABSENT = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 """What the kernel says of an expression, extension, revision or type of chain that it does not have."""
@@ -97,14 +86,8 @@ def has_extension(netfilter: NetlinkSocket, extension: Extension) -> bool:
 
     Raises UnsupportedError if nf_tables takes no extensions at all, PrivilegeError and KernelError.
     """
-    asked = (
-        attribute(NFTA_COMPAT_NAME, text(extension.name))
-        + attribute(NFTA_COMPAT_REV, u32be(extension.revision))
-        + attribute(NFTA_COMPAT_TYPE, u32be(KINDS.index(extension.kind)))
-    )
-    message = NFNL_SUBSYS_NFT_COMPAT << 8 | NFNL_MSG_COMPAT_GET
     try:
-        netfilter.request(message, 0, nfgenmsg(extension.family) + asked, f"ask for the {extension}")
+        ask_for_extension(netfilter, extension.family, KINDS[extension.kind], extension.name, extension.revision)
     except UnsupportedError:
         return False
     except KernelError as error:
