@@ -12,7 +12,7 @@ way to write and read there. Every driver offers the same five calls, documented
 All of them act on the network namespace of the calling thread. ``recorded`` is the rule set that we
 remember to have applied there, if any: in shared chains it tells our rules from look-alikes.
 ``write`` is called only when ``live`` differs from ``desired``, and is one kernel transaction where the
-backend can do that (nftables: all of it; iptables: each table of each family).
+driver can do that (netlink and libnftables: all of it; the others: each table of each family).
 """
 
 from __future__ import annotations
