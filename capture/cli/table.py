@@ -89,7 +89,7 @@ def listed_chains(table: Table, family: Family) -> Iterator[ListedChain]:
         for rule in chain.rules_for(family):
             target = target_of(rule.verdict)
             references[target] = references.get(target, 0) + 1
-    chains = [chain for chain in table.chains if is_of_family(chain, table.name, family)]
+    chains = [c for c in table.chains if c.name in references or is_of_family(c, table.name, family)]
     for chain in sorted(chains, key=lambda chain: _place(chain, table.name)):
         rows = tuple(row(rule, family) for rule in chain.rules_for(family))
         is_built_in = chain.name in BUILT_IN_CHAINS[table.name]
