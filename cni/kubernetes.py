@@ -49,7 +49,10 @@ REACH = "Is the API server up, and does the node reach it? Try: curl -k {server}
 
 
 class Transient(Exception):  # noqa: N818  # no error yet: another attempt may succeed
-    """An attempt failed, and the next one may succeed. ``error`` is what it comes to if none does."""
+    """An attempt failed, and the next one may succeed. If none does, it says why: the last one that was answered."""
+
+    is_silence = False
+    """Nothing was answered in time."""
 
     def __init__(self, code: int, problem: str, details: str = "", pause: float = 0.0) -> None:
         super().__init__(problem)
@@ -129,16 +132,18 @@ class _Question:
         """Return what ``read`` makes of the answer's body; ask again as long as that may help."""
         started = time.monotonic()
         give_up, pause = started + deadline, FIRST_PAUSE
-        attempts = 0
+        attempts, why = 0, None
         while True:
             attempts += 1
             try:
                 return read(self._ask(min(time.monotonic() + ATTEMPT, give_up)))
             except Transient as failure:
+                # An attempt that the deadline cuts short says less than one before it that was answered.
+                why = why if why is not None and failure.is_silence else failure
                 wait = failure.pause or pause
                 if time.monotonic() + wait >= give_up:
                     tried = f"{attempts} attempts in {time.monotonic() - started:.1f} s"
-                    raise CniError(failure.code, f"{failure.problem} ({tried})", failure.details) from None
+                    raise CniError(why.code, f"{why.problem} ({tried})", why.details) from None
             time.sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -148,7 +153,9 @@ class _Question:
         try:
             received = self._exchange(self._request(token), limit)
         except TimeoutError:
-            raise self._unreachable("no answer in time") from None
+            silence = self._unreachable("no answer in time")
+            silence.is_silence = True
+            raise silence from None
         except ssl.SSLError as error:
             raise self._no_tls(error) from None
         except OSError as error:
