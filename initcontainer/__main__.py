@@ -85,7 +85,9 @@ def _apply(settings: Settings, namespace: str | None, host: PodFromInside) -> No
     warn(applied.warnings)
     print(f"{outcome(applied)}\n")
     dumped = program.dump(namespace)
-    print(listings.table([*listings.parts(dumped)], dumped.verified, is_whole=True), end="", flush=True)
+    # With a read-only root file system, as pods should have it, nothing could be recorded.
+    verified = dumped.verified or program.verify(settings, namespace, host)
+    print(listings.table([*listings.parts(dumped)], verified, is_whole=True), end="", flush=True)
 
 
 def _clean(settings: Settings, namespace: str | None) -> None:

@@ -225,9 +225,10 @@ def _prove(probes: list[Probe], settings: Settings, host: Host, *, transparent: 
         for family, port in dict.fromkeys((probe.destination.family, probe.arrives_on) for probe in probes)
     ]
     clients: dict[Probe, int] = {}
+    stop = os.pipe()
     try:
         for token, probe in awaited.items():
-            clients[probe] = _dial(probe, token, deadline)
+            clients[probe] = _dial(probe, token, deadline, stop)
         while awaited and time.monotonic() < deadline:
             for listener in select.select(listeners, [], [], max(0.0, deadline - time.monotonic()))[0]:
                 _receive(listener, awaited)
@@ -235,6 +236,8 @@ def _prove(probes: list[Probe], settings: Settings, host: Host, *, transparent: 
             probe = next(iter(awaited.values()))
             raise _failure(probe, _last_answer(clients.pop(probe), deadline), settings, host)
     finally:
+        for end in stop:
+            os.close(end)
         for listener in listeners:
             listener.close()
         for process in clients.values():
@@ -315,19 +318,21 @@ def _original_destination(connection: socket.socket) -> tuple[str, int]:
     return socket.inet_ntop(family, packed[start : start + length]), int.from_bytes(packed[2:4], "big")
 
 
-def _dial(probe: Probe, token: bytes, deadline: float) -> int:
-    """Start a process that connects as the probe says, until it is let in or time is over; return its id."""
+def _dial(probe: Probe, token: bytes, deadline: float, stop: tuple[int, int]) -> int:
+    """Start a process that connects as the probe says, until the pipe is closed or time is over; return its id."""
     process = os.fork()
     if process:
         return process
     status = 1
     try:
-        status = _connect(probe, token, deadline)
+        stopped, to_stop = stop
+        os.close(to_stop)
+        status = _connect(probe, token, deadline, stopped)
     finally:
         os._exit(status)
 
 
-def _connect(probe: Probe, token: bytes, deadline: float) -> int:
+def _connect(probe: Probe, token: bytes, deadline: float, stopped: int) -> int:
     """Connect and hand over the token, again and again; return 0 or the number of the last error."""
     if (probe.dialler.uid, probe.dialler.gid) != (os.geteuid(), os.getegid()):
         os.setgroups([])
@@ -345,7 +350,8 @@ def _connect(probe: Probe, token: bytes, deadline: float) -> int:
             last = errno.ETIMEDOUT
         except OSError as error:
             last = error.errno or 0
-        time.sleep(RETRY_AFTER)
+        if select.select([stopped], [], [], RETRY_AFTER)[0]:
+            break
     return last
 
 
@@ -362,7 +368,10 @@ def _last_answer(process: int, deadline: float) -> str:
 
 
 def _end(process: int) -> None:
-    os.kill(process, 9)
+    try:
+        os.kill(process, 9)
+    except PermissionError:
+        pass  # another user's, and we have no CAP_KILL; its pipe is closed, so it ends after this attempt
     os.waitpid(process, 0)
 
 
