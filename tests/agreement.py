@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -50,7 +51,7 @@ ELSEWHERE = ("203.0.113.7", "203.0.113.200", "198.51.100.1", "2001:db8::7", "200
 NETWORKS = ("203.0.113.0/24", "203.0.113.0/25", "203.0.113.7/32", "198.51.100.0/24", "2001:db8::/48", "2001:db8::7/128")
 LOCALHOST = {"ipv4": "127.0.0.1", "ipv6": "::1"}
 PASSTHROUGH = {"ipv4": "127.0.0.6", "ipv6": "::6"}
-QUICK = 0.25
+QUICK = float(os.environ.get("AGREEMENT_PATIENCE", "0.25"))
 """Seconds after which a packet counts as lost; on this machine answers take a fraction of a millisecond."""
 
 
