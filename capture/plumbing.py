@@ -97,14 +97,16 @@ def stale(desired: Ruleset, live: Iterable[Ruleset], recorded: Iterable[PolicyRo
     )
 
 
-def remove(ruleset: Ruleset) -> bool:
-    """Remove the plumbing of the rule set; return whether any was there."""
+def remove(ruleset: Ruleset, kept: Ruleset | None = None) -> bool:
+    """Remove the plumbing of the rule set, but for routes that another needs; return whether any was there."""
     if not ruleset.loopback_addresses and not ruleset.policy_routes:
         return False
+    needed = {(policy.family, policy.table) for policy in kept.policy_routes} if kept else set()
     changed = False
     with open_route() as route:
         for policy in ruleset.policy_routes:
-            changed |= remove_local_route(route, AF[policy.family], policy.table)
+            if (policy.family, policy.table) not in needed:
+                changed |= remove_local_route(route, AF[policy.family], policy.table)
             changed |= remove_mark_rule(route, AF[policy.family], policy.mark, policy.table)
         for address in ruleset.loopback_addresses:
             changed |= remove_address(route, _text(address), address.network.prefix)

@@ -135,7 +135,7 @@ def _make_it_so(settings: Settings, config: CaptureConfig, witness: Witness, *, 
     record.write(kept.replace(stale_routes=stale.policy_routes))
     try:
         changed = plumbing.ensure(desired)
-        if force or not _can_stay(desired, live):
+        if force or not _can_stay(decision, desired, live):
             changed = True
             if captures_transparently(desired) and any(map(redirects_inbound, before)):
                 live = _hand_over(driver, build_handover(config), live, remembered)
@@ -147,7 +147,7 @@ def _make_it_so(settings: Settings, config: CaptureConfig, witness: Witness, *, 
     except CaptureError as error:
         record.put_back(recorded, desired.policy_routes)
         raise explained(error, desired, decision.variant or "nftables") from error
-    if plumbing.remove(stale):
+    if plumbing.remove(stale, desired):
         changed = True
         record.write(kept)
     return decision, changed
@@ -244,13 +244,13 @@ def _place(decision: Decision) -> tuple[str, str]:
     return decision.backend, decision.variant
 
 
-def _can_stay(desired: Ruleset, live: Ruleset) -> bool:
-    """Return whether there is nothing to write."""
+def _can_stay(decision: Decision, desired: Ruleset, live: Ruleset) -> bool:
+    """Return whether there is nothing to write; the tables of nftables are ours with their policies."""
     if live is desired or not live.tables:
         return live is desired
     from capture.compare import can_stay  # not needed in a namespace that is new, nor where nothing has changed
 
-    return can_stay(desired, live)
+    return can_stay(desired, live, writes_policies=decision.backend == "nftables")
 
 
 def _differences(desired: Ruleset, live: Ruleset) -> tuple[Difference, ...]:

@@ -1,0 +1,212 @@
+"""Runs at the same time, runs that fail, and what is left of runs that nobody recorded."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from capture import plumbing, program, record
+from capture import settings as option
+from capture.backends import detect
+from capture.errors import CaptureError
+from capture.rules import build_ruleset
+from capture.turns import NAME, Turn
+from captures import VARIANTS, WAYS, Texts, arguments, settings
+from namespace_state import state
+from pytest_netns import Namespace, NamespaceFactory, Pod, PodPair
+
+pytestmark = pytest.mark.kernel
+
+ISTIO_INIT = Path(sys.executable).with_name("istio-init")
+TPROXY: Texts = {option.INTERCEPTION_MODE: "TPROXY"}
+
+
+# --- one after the other -----------------------------------------------------------------------------
+
+
+def test_runs_at_the_same_time_leave_one_whole_set(pod_pair: PodPair) -> None:
+    pod = pod_pair.pod
+    ways = ["nftables-netlink", "iptables-nft", "iptables-legacy", "nftables-netlink"]
+    variants = ["classic", "TPROXY by other numbers", "current", "DNS"]
+    for _ in range(3):
+        runs = [
+            pod.popen([ISTIO_INIT, *arguments(VARIANTS[variant], WAYS[way])])
+            for way, variant in zip(ways, variants, strict=True)
+        ]
+        assert [run.wait(30) for run in runs] == [0] * len(runs), [run.output() for run in runs]
+        with pod.entered():
+            assert len(detect.leftovers()) == 1
+            verified = program.verify()
+            assert verified.holds, verified
+
+
+def test_a_turn_is_waited_for(netns: NamespaceFactory) -> None:
+    namespace, other = netns(), netns()
+    with namespace.entered():
+        holder = Turn()
+        with holder:
+            began = time.monotonic()
+            with Turn(patience=0.1):
+                assert time.monotonic() - began > 0.1
+            with other.entered(), Turn(patience=0.0):
+                assert time.monotonic() - began < 0.3
+        began = time.monotonic()
+        with Turn(patience=5):
+            assert time.monotonic() - began < 1
+
+
+def test_a_program_that_a_killed_run_has_started_is_waited_for(pod_pair: PodPair) -> None:
+    """It still has rules to write: what it inherits tells the next run so."""
+    pod = pod_pair.pod
+    script = (
+        "import os, sys\n"
+        "from capture.backends.iptables.programs import run\n"
+        "from capture.turns import Turn\n"
+        "with Turn():\n"
+        "    print('begun', flush=True)\n"
+        "    run(['/bin/sleep', '1.5'])\n"
+    )
+    began = time.monotonic()
+    process = pod.popen([sys.executable, "-c", script])
+    while "begun" not in process.output():
+        time.sleep(0.01)
+    time.sleep(0.1)
+    os.kill(process.pid, 9)
+    process.wait()
+    with pod.entered(), Turn():
+        assert time.monotonic() - began > 1.4
+
+
+def test_who_holds_the_name_for_ever_cannot_keep_a_pod_uncaptured(pod_pair: PodPair) -> None:
+    """An app may, by chance or by intent."""
+    pod = pod_pair.pod
+    with pod.entered(), socket.socket(socket.AF_UNIX) as stranger:
+        stranger.bind(NAME)
+        with Turn(patience=0.05):
+            assert program.render(settings())
+
+
+# --- runs that fail -----------------------------------------------------------------------------------
+
+
+def test_a_run_that_fails_leaves_rules_and_record_as_they_were(netns: NamespaceFactory) -> None:
+    pod = netns.pod(ipv6=None)
+    with pod.entered():
+        program.apply(settings(VARIANTS["lists"], WAYS["nftables-netlink"]))
+    before = state(pod)
+    for name in ("all", "default", "lo"):
+        pod.sysctl(f"net.ipv6.conf.{name}.disable_ipv6", 1)
+    switched_off = state(pod)
+    with pod.entered():
+        kept = record.read()
+        with pytest.raises(CaptureError, match="IPv6 is switched off"):
+            program.apply(settings({option.DUAL_STACK: "true"}, WAYS["nftables-netlink"]))
+        assert record.read() == kept
+        assert program.verify().holds
+    assert state(pod) == switched_off
+    assert switched_off["nft"] == before["nft"]
+
+
+def test_a_first_run_that_fails_leaves_no_record(netns: NamespaceFactory) -> None:
+    pod = netns.pod(ipv6=None)
+    for name in ("all", "default", "lo"):
+        pod.sysctl(f"net.ipv6.conf.{name}.disable_ipv6", 1)
+    with pod.entered():
+        with pytest.raises(CaptureError):
+            program.apply(settings({option.DUAL_STACK: "true"}))
+        assert record.read() is None
+        assert not program.clean()
+
+
+# --- what nobody recorded ------------------------------------------------------------------------------
+
+
+def plumbing_of(pod: Pod) -> list[str]:
+    """Return the lines of policy rules, of routes and of addresses that a capture may need."""
+    seen = state(pod)
+    lines = [line for name, text in seen.items() if name.startswith("ip -") for line in text.splitlines()]
+    return [line for line in lines if "fwmark" in line or "dev lo table 133" in line or " ::6" in line]
+
+
+@pytest.mark.parametrize("way", ["nftables-netlink", "iptables-nft"])
+@pytest.mark.parametrize("then", ["apply", "clean"])
+def test_routes_of_a_run_that_was_killed_before_its_rules_stood(pod_pair: PodPair, way: str, then: str) -> None:
+    pod = pod_pair.pod
+    with pod.entered():
+        desired = build_ruleset(program.apply(settings(TPROXY, WAYS[way])).config)
+        program.clean()
+        plumbing.ensure(desired)
+        record.forget()
+    assert len(plumbing_of(pod)) > 4
+    with pod.entered():
+        if then == "apply":
+            assert program.apply(settings(WAYS[way])).changed
+            assert [line for line in plumbing_of(pod) if " ::6" not in line] == []
+        assert program.clean()
+    assert plumbing_of(pod) == []
+
+
+def test_half_of_a_policy(pod_pair: PodPair) -> None:
+    """A policy rule whose route is not there yet, or any more."""
+    pod = pod_pair.pod
+    pod.ip("rule add fwmark 1337 lookup 133")
+    with pod.entered():
+        assert program.clean()
+    assert plumbing_of(pod) == []
+
+
+def test_a_family_that_is_captured_no_more(netns: NamespaceFactory) -> None:
+    pod = netns.pod(ipv6=None)
+    for way in ("nftables-netlink", "iptables-nft"):
+        with pod.entered():
+            program.apply(settings({option.DUAL_STACK: "true"}, TPROXY, WAYS[way]))
+            record.forget()
+            program.apply(settings(WAYS[way]))
+        assert plumbing_of(pod) == []
+        assert "ISTIO" not in pod.run(["ip6tables-nft-save"]).stdout
+
+
+def test_routes_with_numbers_of_their_own_are_told_by_the_rules(pod_pair: PodPair) -> None:
+    pod = pod_pair.pod
+    for then in ("classic", "TPROXY"):
+        with pod.entered():
+            program.apply(settings(VARIANTS["TPROXY by other numbers"]))
+            record.forget()
+            program.apply(settings(VARIANTS[then]))
+        assert "0x4d" not in pod.run(["ip", "rule"]).stdout
+        assert pod.run(["ip", "route", "show", "table", "88"], check=False).stdout == ""
+
+
+def test_a_table_that_two_marks_lead_to(pod_pair: PodPair) -> None:
+    """Of settings that change the mark alone, the route stays."""
+    pod = pod_pair.pod
+    with pod.entered():
+        program.apply(settings(TPROXY, {option.TPROXY_MARK: "77"}))
+        program.apply(settings(TPROXY))
+        assert program.verify().holds
+    assert "0x4d" not in pod.run(["ip", "rule"]).stdout
+
+
+def test_other_policies_stay(pod_pair: PodPair) -> None:
+    pod = pod_pair.pod
+    pod.ip(
+        "rule add fwmark 1337/0xfff lookup 133",
+        "rule add fwmark 1337 lookup 134",
+        "rule add fwmark 1337 uidrange 0-5 lookup 133",
+        "rule add from 10.9.9.9 fwmark 1337 lookup 133",
+        "route add local default dev lo table 134",
+    )
+    before = state(pod)
+    run_and_clean(pod)
+    assert state(pod) == before
+
+
+def run_and_clean(namespace: Namespace) -> None:
+    with namespace.entered():
+        program.apply(settings(WAYS["nftables-netlink"]))
+        program.clean()
