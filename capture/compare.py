@@ -69,11 +69,15 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
     return found
 
 
-def can_stay(desired: Ruleset, live: Ruleset) -> bool:
-    """Return whether writing the rules again would change nothing: a policy is nothing that we write."""
+def can_stay(desired: Ruleset, live: Ruleset, *, writes_policies: bool = False) -> bool:
+    """Return whether writing the rules again would change nothing.
+
+    In tables that are shared a policy is somebody else's, and is nothing that we write.
+    """
     if not live.tables:
         return False
-    return desired.comments == live.comments and all(d.kind == "policy" for d in differences(desired, live))
+    found = [d for d in differences(desired, live) if writes_policies or d.kind != "policy"]
+    return desired.comments == live.comments and not found
 
 
 def _chain_differences(

@@ -58,8 +58,13 @@ class Option(Parsed[T]):
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Return the environment variables that set it; the first one found counts."""
-        own = (self.flag.upper().replace("-", "_"),) if self.flag else ()
+        """Return the environment variables that set it; the first one found counts.
+
+        Flags of upstream's, and those that have no variable named here, are looked up by their own name. Ours for
+        how it is done have names that no image uses for something else, such as PROFILE.
+        """
+        is_prefixed = any(variable.startswith("CAPTURE_") for variable in self.environment)
+        own = (self.flag.upper().replace("-", "_"),) if self.flag and not is_prefixed else ()
         return own + self.environment
 
 

@@ -92,7 +92,7 @@ class TestTable:
             (settings.DROP_INVALID, ("DROP_INVALID", "INVALID_DROP")),
             (settings.DUAL_STACK, ("DUAL_STACK", "ISTIO_DUAL_STACK")),
             (settings.OWNER_GROUPS, ("ISTIO_OUTBOUND_OWNER_GROUPS",)),
-            (settings.PROFILE, ("PROFILE", "CAPTURE_PROFILE")),
+            (settings.PROFILE, ("CAPTURE_PROFILE",)),
         ],
     )
     def test_variables(self, option: Option[Any], variables: tuple[str, ...]) -> None:
