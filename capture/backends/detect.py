@@ -166,7 +166,14 @@ def look(request: Request, desired: Ruleset | None = None) -> tuple[Decision, tu
     Programs and packages are looked for only where they matter to the request or to what stands.
     """
     facts = gather(request, desired)
-    decision = choose(facts, request)
+    try:
+        decision = choose(facts, request)
+    except UnsupportedError as error:
+        if facts.lacking:
+            raise  # and they are named
+        from capture.backends.modules import explained  # where something failed
+
+        raise explained(error, desired, "nftables" if _backend_asked_for(request) == "nftables" else "nft") from error
     place = decision.variant or "native"
     return decision.replace(is_empty=all(chain.place != place for chain in facts.chains)), find_leftovers(facts)
 
@@ -313,12 +320,12 @@ def _legacy_support() -> LegacySupport:
     """Return whether the kernel has legacy tables, or could load them."""
     if has_legacy(IPV4):
         return "present"
-    from capture.backends.modules import look_up  # not needed where a request leaves nothing open
+    from capture.backends.modules import can_load, look_up  # not needed where a request leaves nothing open
 
     inventory = look_up(("iptable_nat",))
     if not inventory.is_indexed:
         return "unknown"
-    return "absent" if inventory.absent else "loadable"
+    return "absent" if inventory.absent or not can_load() else "loadable"
 
 
 def _legacy_chains(

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import os
 
-from capture.addresses import IPV4, IPV6
-from capture.errors import KernelError, UnsupportedError
+from capture.addresses import FAMILIES, IPV4, IPV6
+from capture.errors import KernelError, PrivilegeError, UnsupportedError
 from capture.model import (
     NAT,
     ConnectionMark,
@@ -261,14 +261,16 @@ def can_load() -> bool:
 # --- what to say ---------------------------------------------------------------------------------
 
 
-def explained(error: CaptureError, desired: Ruleset, way: Way) -> CaptureError:
-    """Return the error with which a rule set was refused, in words that name the modules that are missing.
+def explained(error: CaptureError, desired: Ruleset | None, way: Way) -> CaptureError:
+    """Return the error with which a rule set, or any, was refused, in words that name the modules that are missing.
 
     An error that has nothing to do with modules is returned as it is.
     """
     if not _may_be_a_module(error):
         return error
-    wanted = needed(desired, desired.families, way)
+    if desired is not None and IPV6 in desired.families and not os.path.exists(IPV6_SETTINGS):
+        return error  # it is IPv6 that this kernel lacks
+    wanted = _needed_by(desired, way)
     inventory = look_up(wanted)
     unloaded = ", ".join(inventory.unloaded)
     if not unloaded:
@@ -283,17 +285,20 @@ def explained(error: CaptureError, desired: Ruleset, way: Way) -> CaptureError:
     if inventory.is_indexed:
         words = f"this kernel has these modules, but could not load them: {unloaded}"
         return UnsupportedError(f"{words}: {error.message}", remedy_for_unloaded(inventory.unloaded))
+    if isinstance(error, UnsupportedError):
+        return error  # it names what it was that could not be had
     suspicion = f"{WAYS[way]} needs kernel modules that are not loaded and may be missing: {unloaded}."
-    remedy = error.remedy or remedy_for_unloaded(inventory.unloaded)
-    return UnsupportedError(error.message, f"{suspicion} {remedy}")
+    return UnsupportedError(error.message, f"{suspicion} {remedy_for_unloaded(inventory.unloaded)}")
 
 
 def _may_be_a_module(error: CaptureError) -> bool:
     import errno  # only here: where something has failed already
 
+    if isinstance(error, PrivilegeError):
+        return not can_load()  # modprobe is not permitted to, nor is root
     if isinstance(error, KernelError):
         return error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
-    return isinstance(error, UnsupportedError)
+    return isinstance(error, UnsupportedError) and "this kernel" in error.message
 
 
 def remedy_for(absent: Iterable[str]) -> str:
@@ -305,9 +310,13 @@ def remedy_for(absent: Iterable[str]) -> str:
     )
 
 
-def _others(desired: Ruleset, way: Way) -> str:
+def _needed_by(desired: Ruleset | None, way: Way) -> dict[str, str]:
+    return needed(desired, FAMILIES if desired is None else desired.families, way)
+
+
+def _others(desired: Ruleset | None, way: Way) -> str:
     """Return which other ways lack no module, in words; only where the modules of this kernel are known."""
-    others = [other for other in FLAGS if other != way and not look_up(needed(desired, desired.families, other)).absent]
+    others = [other for other in FLAGS if other != way and not look_up(_needed_by(desired, other)).absent]
     words = ", ".join(f"{WAYS[other]} ({FLAGS[other]})" for other in others)
     return f" Or choose another way, of which no module is missing: {words}." if others else ""
 

@@ -187,11 +187,19 @@ def test_where_nobody_knows_it_is_a_suspicion(kernel: Path) -> None:
     assert error.remedy.startswith("nftables needs kernel modules that are not loaded and may be missing: nft_redir.")
 
 
-def test_the_remedy_of_the_refusal_is_kept_where_nobody_knows(kernel: Path) -> None:
-    assert said(UnsupportedError("no such match", "Load xt_owner.")).endswith("Load xt_owner.")
+def test_where_nobody_knows_a_refusal_that_names_something_stays(kernel: Path) -> None:
+    error = UnsupportedError("this kernel lacks the match owner", "Load xt_owner.")
+    assert explained(error, DEFAULT, "nftables") is error
 
 
-@pytest.mark.parametrize("error", [KernelError("write", errno.EBUSY), CaptureError("something else")])
+def test_a_missing_family_is_not_blamed_on_modules(kernel: Path) -> None:
+    offer(kernel)
+    (kernel / "ipv6").rmdir()
+    error = UnsupportedError("this kernel has no IPv6")
+    assert explained(error, DEFAULT, "nft") is error
+
+
+@pytest.mark.parametrize("error", [KernelError("write", errno.EBUSY), UnsupportedError("a program is missing")])
 def test_other_errors_stay_as_they_are(kernel: Path, error: CaptureError) -> None:
     offer(kernel)
     assert explained(error, DEFAULT, "nftables") is error
