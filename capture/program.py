@@ -15,7 +15,6 @@ import time
 
 from capture import plumbing, record
 from capture.backends import detect, load
-from capture.backends.modules import explained
 from capture.config import CaptureConfig, resolve
 from capture.errors import CaptureError, ConfigurationError
 from capture.host import AnyPod, PodFromInside, PodFromOutside
@@ -146,6 +145,8 @@ def _make_it_so(settings: Settings, config: CaptureConfig, witness: Witness, *, 
             other.clean(ruleset, remembered)
     except CaptureError as error:
         record.put_back(recorded, desired.policy_routes)
+        from capture.backends.modules import explained  # where something failed
+
         raise explained(error, desired, decision.variant or "nftables") from error
     if plumbing.remove(stale, desired):
         changed = True
