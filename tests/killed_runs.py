@@ -27,9 +27,11 @@ from system_calls import run_stepped
 Choice = tuple[str, str]
 """A way and a variant."""
 
-# asm/unistd_64.h; the plugin and its programs use no others to change anything.
-SENDTO, SENDMSG, WRITE, RENAME, UNLINK, VFORK, CLONE, CLONE3, FORK = 44, 46, 1, 82, 87, 58, 56, 435, 57
-CHANGING_CALLS = {WRITE, RENAME, UNLINK, VFORK, CLONE, CLONE3, FORK}
+# asm/unistd_64.h; our programs use no others to change anything. A program that is started changes nothing yet: its
+# rules are written to it. A process that is forked has them already.
+SENDTO, SENDMSG, WRITE, RENAME, UNLINK, FORK, CLONE = 44, 46, 1, 82, 87, 57, 56
+CHANGING_CALLS = {WRITE, RENAME, UNLINK, FORK, CLONE}
+CLONE_VFORK = 0x4000  # linux/sched.h: how posix_spawn(3) starts a program
 # linux/rtnetlink.h: new and deleted addresses, routes, rules; linux/netfilter/nfnetlink.h: the beginning of a batch
 CHANGING_MESSAGES = {20, 21, 24, 25, 32, 33, 0x10}
 
@@ -66,7 +68,7 @@ def is_change(pid: int) -> bool:
         return False
     call = int(number)
     if call not in (SENDTO, SENDMSG):
-        return call in CHANGING_CALLS
+        return call in CHANGING_CALLS and not (call == CLONE and int(words[0], 16) & CLONE_VFORK)
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
 
         def word_at(address: int, size: int) -> int:
