@@ -53,8 +53,12 @@ table inet others {
 
 @pytest.fixture
 def pair(netns: NamespaceFactory) -> PodPair:
-    """A pod that others have programmed: all kinds of rules, policy rules, routes and addresses."""
-    pair = netns.pod_pair()
+    """A pod that others have programmed."""
+    return programmed_by_others(netns.pod_pair())
+
+
+def programmed_by_others(pair: PodPair) -> PodPair:
+    """Put in all kinds of rules, policy rules, routes and addresses."""
     pod = pair.pod
     for command in ("iptables", "ip6tables"):
         for variant in ("nft", "legacy"):
@@ -160,5 +164,21 @@ def test_clean_undoes_everything(pair: PodPair, way: str, *, remembers: bool) ->
             program.apply(settings(texts, WAYS[way]))
             if not remembers:
                 record.forget()
+            assert program.clean()
+        assert state(pod) == pristine, variant
+
+
+@pytest.mark.parametrize("way", ["nftables-netlink", "iptables-netlink", "iptables-nft"])
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_clean_undoes_everything_in_pods_of_one_family(netns: NamespaceFactory, family: str, way: str) -> None:
+    none = (None, None)
+    made = netns.pod_pair(ipv6=none) if family == "ipv4" else netns.pod_pair(ipv4=none)
+    pod = programmed_by_others(made).pod
+    pristine = state(pod)
+    for variant in ("classic", "TPROXY", "TPROXY by other numbers", "DNS"):
+        with pod.entered():
+            applied = program.apply(settings(VARIANTS[variant], WAYS[way]))
+            assert applied.ruleset.families == (family,)
+            record.forget()
             assert program.clean()
         assert state(pod) == pristine, variant
