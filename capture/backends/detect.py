@@ -447,7 +447,7 @@ def _obstacle(facts: Facts, driver: str, variant: Variant, *, certain: bool) -> 
     if variant == "nft" and facts.nf_tables is False:
         return "this kernel has no nf_tables"
     if variant == "nft" and facts.nft_compat is False:
-        return "nf_tables of this kernel takes no matches of iptables (module nft_compat)"
+        return "nf_tables of this kernel takes no matches of iptables (module nft_compat, or xt_owner)"
     if variant == "legacy" and facts.legacy == "absent":
         return "this kernel has no legacy tables (modules ip_tables, iptable_nat)"
     if variant == "legacy" and facts.legacy == "unknown" and certain and facts.nf_tables is not False:

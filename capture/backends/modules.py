@@ -8,7 +8,8 @@ what needs what: names and dependencies are those of Linux 6.1 (``modinfo -F dep
 
 Whether a module is there is read, never tried: /sys/module has what is loaded, /lib/modules of the
 host what could be (depmod(8): modules.dep; modules.builtin has what is no module in this kernel). In a
-container /lib/modules is usually missing. Then nobody knows, and ``Inventory.is_indexed`` says so.
+container /lib/modules is usually missing. Then nobody knows, and ``Inventory.is_indexed`` says so. What is a module
+and is loaded has a file ``initstate`` there; what is built in has not.
 """
 
 from __future__ import annotations
@@ -285,10 +286,10 @@ def explained(error: CaptureError, desired: Ruleset | None, way: Way) -> Capture
     if inventory.is_indexed:
         words = f"this kernel has these modules, but could not load them: {unloaded}"
         return UnsupportedError(f"{words}: {error.message}", remedy_for_unloaded(inventory.unloaded))
-    if isinstance(error, UnsupportedError):
-        return error  # it names what it was that could not be had
-    suspicion = f"{WAYS[way]} needs kernel modules that are not loaded and may be missing: {unloaded}."
-    return UnsupportedError(error.message, f"{suspicion} {remedy_for_unloaded(inventory.unloaded)}")
+    if not any(os.path.exists(f"{LOADED}/{name}/initstate") for name in wanted):
+        return error  # this kernel has them built in, for all that can be seen
+    suspicion = f"Not loaded, and {WAYS[way]} needs them: {unloaded}; one of these modules is probably missing."
+    return UnsupportedError(error.message, f"{suspicion} {error.remedy or remedy_for_unloaded(inventory.unloaded)}")
 
 
 def _may_be_a_module(error: CaptureError) -> bool:

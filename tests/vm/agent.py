@@ -3,7 +3,8 @@
 One JSON object per line, both ways. Standard input and output are a serial port; what the kernel and
 this program have to complain about goes to the console.
 
-    in:  {"command": ["nft", "list", "ruleset"], "stdin": "", "environment": {}, "timeout": 20.0, "entry": ""}
+    in:  {"command": ["nft", "list", "ruleset"], "stdin": "", "environment": {}, "directory": "/", "timeout": 20.0,
+          "entry": ""}
     out: {"status": 0, "stdout": "...", "stderr": "...", "seconds": 0.07}
 
 A command that is not done in time is killed with all that it started; its status is null.
@@ -44,7 +45,7 @@ def answer(line: str) -> dict[str, object]:
         files = (stdin, stdout, stderr)
         environment = {**os.environ, **asked["environment"]}
         try:
-            child = fork(asked, files, environment) if asked["entry"] else start(asked["command"], files, environment)
+            child = fork(asked, files, environment) if asked["entry"] else start(asked, files, environment)
             status = wait(child, asked["timeout"])
         except OSError as error:
             status = 127
@@ -53,11 +54,17 @@ def answer(line: str) -> dict[str, object]:
         return {"status": status, "stdout": read(stdout), "stderr": read(stderr), "seconds": seconds}
 
 
-def start(command: list[str], files: tuple[IO[bytes], ...], environment: dict[str, str]) -> int:
+def start(asked: dict[str, Any], files: tuple[IO[bytes], ...], environment: dict[str, str]) -> int:
     """Start a program; return its process id."""
     stdin, stdout, stderr = files
     process = subprocess.Popen(
-        command, stdin=stdin, stdout=stdout, stderr=stderr, env=environment, start_new_session=True
+        asked["command"],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env=environment,
+        cwd=asked["directory"],
+        start_new_session=True,
     )
     process.returncode = 0  # so that it is we who wait for it
     return process.pid
@@ -69,6 +76,7 @@ def fork(asked: dict[str, Any], files: tuple[IO[bytes], ...], environment: dict[
     if child:
         return child
     os.setsid()
+    os.chdir(asked["directory"])
     for number, file in enumerate(files):
         os.dup2(file.fileno(), number)
     os.environ.clear()

@@ -166,6 +166,7 @@ class Guest:
         *,
         stdin: str = "",
         environment: Mapping[str, str] | None = None,
+        directory: str = "/",
         timeout: float = 60.0,
         check: bool = False,
         entry: str = "",
@@ -174,9 +175,16 @@ class Guest:
 
         ``entry`` names the entry point of a program of ours; it saves a second, see ``agent``.
         """
-        asked = {"command": command, "stdin": stdin, "timeout": timeout, "entry": entry}
+        asked = {
+            "command": command,
+            "stdin": stdin,
+            "environment": dict(environment or {}),
+            "directory": directory,
+            "timeout": timeout,
+            "entry": entry,
+        }
         assert self._qemu.stdin is not None
-        self._qemu.stdin.write(json.dumps({**asked, "environment": dict(environment or {})}).encode() + b"\n")
+        self._qemu.stdin.write(json.dumps(asked).encode() + b"\n")
         self._qemu.stdin.flush()
         answer: dict[str, Any] = json.loads(self._line(timeout + GRACE))
         done = Finished(tuple(command), **answer)

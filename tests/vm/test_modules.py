@@ -7,6 +7,8 @@ kernel: what it loads for a rule set is what we say that the rule set needs. The
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from capture.host import AnyPod
 from capture.model import FAMILIES
 from capture.rules import build_ruleset
 from capture.settings import from_environment
-from vm.guest import Finished, Guest
+from vm.guest import Finished, Guest, kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,3 +138,37 @@ def drivers_that_need(module: str) -> list[tuple[Way, str]]:
     if module not in {required for modules in REQUIRES.values() for required in modules}:
         return needing
     return [(way, driver) for way, driver in needing if driver == FIRST[way]]
+
+
+@pytest.mark.parametrize(
+    ("way", "driver", "module"), [("nftables", "netlink", "nft_redir"), ("nft", "restore", "xt_owner")]
+)
+def test_in_a_container_the_module_is_named_too(guest: Guest, way: Way, driver: str, module: str) -> None:
+    """An init container has two capabilities, and no /lib/modules to look into."""
+    guest.hide_modules(module)
+    new_pod(guest)
+    setpriv = "/usr/bin/setpriv --bounding-set=-all,+net_admin,+net_raw"
+    container = f'mount -t tmpfs none /lib/modules && exec {setpriv} -- "$@"'
+    init = [str(Path(sys.prefix) / "bin" / "istio-init"), *flags(way, driver)]
+    command = ["ip", "netns", "exec", "pod", "/bin/busybox", "sh", "-euc", container, "init", *init]
+
+    refused = guest.run(command, environment=SAID, timeout=PATIENCE)
+
+    assert refused.status == UNSUPPORTED, refused
+    assert module in refused.stderr, refused
+
+
+def test_a_kernel_that_loads_no_more_modules() -> None:
+    with Guest(kernel()) as closed:
+        closed.run(["sysctl", "-w", "kernel.modules_disabled=1"], check=True)
+        new_pod(closed)
+
+        finding = findings(closed)["modules"]
+        refused = istio_init(closed)
+
+    assert (finding["state"], "nft_redir" in finding["says"]) == ("missing", True)
+    assert refused.status == UNSUPPORTED, refused
+    for said in (finding["says"], refused.stderr):
+        assert "kernel.modules_disabled=1" in said
+    for said in (finding["remedy"], refused.stderr):
+        assert "/etc/modules-load.d" in said

@@ -178,18 +178,31 @@ def test_a_kernel_that_loads_no_more_says_so(kernel: Path) -> None:
     assert "kernel.modules_disabled=1" not in said(REFUSED)
 
 
+def load(kernel: Path, *names: str) -> None:
+    for name in names:
+        (kernel / "loaded" / name).mkdir()
+        (kernel / "loaded" / name / "initstate").write_text("live\n")
+
+
 def test_where_nobody_knows_it_is_a_suspicion(kernel: Path) -> None:
-    for name in needed(DEFAULT, FAMILIES, "nftables"):
-        if name != "nft_redir":
-            (kernel / "loaded" / name).mkdir()
+    load(kernel, *(name for name in needed(DEFAULT, FAMILIES, "nftables") if name != "nft_redir"))
     error = explained(REFUSED, DEFAULT, "nftables")
     assert error.message == REFUSED.message
-    assert error.remedy.startswith("nftables needs kernel modules that are not loaded and may be missing: nft_redir.")
+    assert error.remedy.startswith("Not loaded, and nftables needs them: nft_redir; ")
+    assert "modprobe -a nft_redir" in error.remedy
 
 
-def test_where_nobody_knows_a_refusal_that_names_something_stays(kernel: Path) -> None:
-    error = UnsupportedError("this kernel lacks the match owner", "Load xt_owner.")
-    assert explained(error, DEFAULT, "nftables") is error
+def test_a_refusal_that_names_something_keeps_its_words(kernel: Path) -> None:
+    load(kernel, "x_tables")
+    error = explained(UnsupportedError("this kernel lacks the match owner", "Load xt_owner."), DEFAULT, "nft")
+    assert error.message == "this kernel lacks the match owner"
+    assert "xt_owner" in error.remedy.partition(";")[0]
+    assert error.remedy.endswith("Load xt_owner.")
+
+
+def test_a_kernel_that_has_everything_built_in_is_not_suspected(kernel: Path) -> None:
+    (kernel / "loaded" / "nf_conntrack").mkdir()  # it has parameters
+    assert explained(REFUSED, DEFAULT, "nftables") is REFUSED
 
 
 def test_a_missing_family_is_not_blamed_on_modules(kernel: Path) -> None:

@@ -1,0 +1,40 @@
+"""A part of the kernel tests, in a guest that has all modules: every driver writes, reads back and captures."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from vm.guest import Guest
+from vm.image import CHECKOUT
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+
+PARTS = {
+    "every driver and real packets": ["test_agreement.py"],
+    "every driver and the commands": ["test_cli_capture.py", "-k", "known_table"],
+    "iptables": ["test_iptables_cases.py", "test_core_namespaces.py"],
+    "nftables": ["test_nftables_drivers.py", "-k", "not many_networks and not same_time and not bindings"],
+    "netlink": ["test_netlink.py", "-k", "not 200000 and not TestLookup"],
+}
+"""What an emulated processor does in less than a minute; left out is what takes long, or other programs."""
+
+ENVIRONMENT = {
+    "CI": "1",  # what cannot run is a failure
+    "AGREEMENT_CAPTURES": "2",
+    "AGREEMENT_PATIENCE": "2.0",
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_kernel_tests_pass(guest: Guest, part: str) -> None:
+    guest.hide_modules()
+    files = [f"tests/kernel/{word}" if word.endswith(".py") else word for word in PARTS[part]]
+    options = ["-m", "kernel and not long", "-o", "timeout=300", "-p", "no:cacheprovider"]
+    quiet = ["-q", "--color=no", "--tb=short"]
+
+    command = [sys.executable, "-m", "pytest", *options, *quiet, *files]
+    done = guest.run(command, environment=ENVIRONMENT, directory=str(CHECKOUT), timeout=500.0)
+
+    assert done.status == 0, done
