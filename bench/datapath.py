@@ -1,4 +1,4 @@
-"""What excluded networks cost a connection: connection set-up rate with 0, 10, 1,000 and 10,000 of them.
+"""What excluded networks cost a connection: connection set-up rate with 0, 10, 1,000 and 8,000 of them.
 
     client namespace -- veth -- server namespace
 

@@ -1,4 +1,4 @@
-"""Long lists: loading, verifying and dumping 10,000 excluded networks, against nft with the same set."""
+"""Long lists: loading, verifying and dumping thousands of excluded networks, against nft with the same set."""
 
 from __future__ import annotations
 
