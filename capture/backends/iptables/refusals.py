@@ -49,12 +49,14 @@ NO_TABLE = ("unable to initialize table", "can't initialize ip", "TABLE_ADD fail
 NO_CHAIN_TYPE = "CHAIN_ADD failed (No such file or directory)"
 """Only the type of nat chains is a module of its own."""
 NO_LIBRARY = ("Couldn't load match", "Couldn't load target", "unknown option", "can't find match", "can't find target")
+NOT_IN_KERNEL = "missing kernel module"
+"""Said of an extension that the kernel lacks; its oldest revision is then tried, which lacks many an option."""
 ABSENT = (
     "No such file or directory",
     "No chain/target/match by that name",
     "Operation not supported",
     "Protocol not supported",
-    "missing kernel module",
+    NOT_IN_KERNEL,
 )
 """How programs name ENOENT, EOPNOTSUPP and EPROTONOSUPPORT when the kernel has no such extension."""
 
@@ -90,7 +92,7 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
             " --force-iptables-binary legacy.",
         )
     line = _refused_line(said, text)
-    if _any_in(NO_LIBRARY, said):
+    if _any_in(NO_LIBRARY, said) and NOT_IN_KERNEL not in said:
         return _no_library(name, said, line)
     if _any_in(ABSENT, said):
         return _no_extension(name, said, line or text)

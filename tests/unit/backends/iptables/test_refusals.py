@@ -69,6 +69,11 @@ def test_a_lock_that_stays_held_is_worth_another_try(said: str) -> None:
         ),
         ("line 3: RULE_APPEND failed (Operation not supported): rule in chain ISTIO_OUTPUT", "nft_compat"),
         ("Warning: Extension owner revision 0 not supported, missing kernel module?", "xt_owner"),
+        (
+            'Warning: Extension REDIRECT revision 0 not supported, missing kernel module?\nunknown option "--to-ports"\n',
+            "xt_REDIRECT",
+        ),
+        ("line 5: CHAIN_ADD failed (No such file or directory): chain OUTPUT", "modprobe nft_chain_nat"),
         ("Couldn't load match `owner':No such file or directory\n\nError occurred at line: 3\n", "package iptables"),
         ('unknown option "--to-ports"\nError occurred at line: 3\n', "package iptables"),
     ],
