@@ -70,7 +70,7 @@ def test_a_lock_that_stays_held_is_worth_another_try(said: str) -> None:
         ("line 3: RULE_APPEND failed (Operation not supported): rule in chain ISTIO_OUTPUT", "nft_compat"),
         ("Warning: Extension owner revision 0 not supported, missing kernel module?", "xt_owner"),
         (
-            'Warning: Extension REDIRECT revision 0 not supported, missing kernel module?\nunknown option "--to-ports"\n',
+            'Warning: Extension REDIRECT revision 0 not supported, missing kernel module?\nunknown option "--to"\n',
             "xt_REDIRECT",
         ),
         ("line 5: CHAIN_ADD failed (No such file or directory): chain OUTPUT", "modprobe nft_chain_nat"),
