@@ -103,4 +103,6 @@ def test_nothing_gets_past_between_mangle_and_nat(under_load: UnderLoad, way: st
         for variant in ["TPROXY", "classic"] * 100:
             program.apply(settings(VARIANTS[variant], WAYS[way]))
 
-    assert set(into_pod.stop().answered()) == {"proxy, inbound"}
+    answered = into_pod.stop().answered()
+    assert answered["proxy, inbound"] > 1000
+    assert "app" not in answered  # some may be lost, since so many rules keep the machine busy
