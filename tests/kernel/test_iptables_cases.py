@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import pytest
 
-from capture.addresses import FAMILIES
+from capture.addresses import FAMILIES, IPV4
 from capture.backends.iptables.iptc_driver import IptcDriver
 from capture.backends.iptables.restore import RestoreDriver
 from capture.canonical import canonical
-from capture.model import TABLES, Chain, Return, Rule, Ruleset, Table
-from iptables_cases import OURS, TO_CHAIN, Case
+from capture.model import (
+    NAT,
+    TABLES,
+    Chain,
+    Destination,
+    DestinationPort,
+    Return,
+    Rule,
+    Ruleset,
+    Source,
+    SourcePort,
+    Table,
+    only,
+)
+from iptables_cases import OURS, TCP, TO_CHAIN, Case, networks
 from iptables_ways import WAYS, Way
 from pytest_netns import NamespaceFactory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.addresses import Family
+    from capture.model import Match
 
 pytestmark = pytest.mark.kernel
 
@@ -57,6 +71,27 @@ def test_what_is_written_is_what_is_listed_and_read(netns: NamespaceFactory, way
             listed = [line.removeprefix(f"-A {CHAIN}").strip() for line in of_table if line.startswith(f"-A {CHAIN}")]
             assert listed == [case.text for case in cases_of(table, family)]
         assert canonical(live, family) == canonical(desired, family)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+@pytest.mark.parametrize(
+    "matches",
+    [
+        (Source(networks("0.0.0.0/0"), negated=True),),
+        (Destination(networks("0.0.0.0/0", "10.0.0.0/8"), negated=True),),
+        (TCP, SourcePort((only(1),), negated=True), DestinationPort((only(2),), negated=True)),
+    ],
+    ids=["no source", "no destination", "two ports"],
+)
+def test_what_iptables_says_wrongly_is_said_otherwise(
+    netns: NamespaceFactory, way: Way, matches: tuple[Match, ...]
+) -> None:
+    chain = Chain(CHAIN, (Rule(Return(), matches, IPV4),))
+    desired, driver = Ruleset((IPV4,), (Table(NAT, (chain,)),)), way.driver()
+    with netns().entered():
+        driver.write(desired, driver.read(), None)
+
+        assert canonical(driver.read(), IPV4) == canonical(desired, IPV4)
 
 
 def test_python_iptables_makes_the_same_state_as_iptables_restore(netns: NamespaceFactory) -> None:

@@ -284,7 +284,7 @@ def _header_words(header: Any, family: Family) -> Iterator[str]:
     fields = ((header.src, header.smsk, "-s", INV_SRCIP), (header.dst, header.dmsk, "-d", INV_DSTIP))
     for address, mask, option, flag in fields:
         network = _network(bytes(address), bytes(mask), family)
-        if network:
+        if header.invflags & flag or not network.endswith("/0"):
             yield f"{_not(header, flag)}{option} {network}"
     interfaces = (("iniface", "-i", INV_VIA_IN), ("outiface", "-o", INV_VIA_OUT))
     for field, option, flag in interfaces:
@@ -302,11 +302,9 @@ def _not(header: Any, flag: int) -> str:
 
 
 def _network(address: bytes, mask: bytes, family: Family) -> str:
-    """Return address and prefix length, or the mask in full if it is none; "" for a mask of zero."""
+    """Return address and prefix length, or the mask in full if it is none."""
     bits = BITS[family]
     number = int.from_bytes(mask, "big")
-    if not number:
-        return ""
     prefix = number.bit_count()
     shown = address_text(family, int.from_bytes(address, "big"))
     if number == ((1 << prefix) - 1) << (bits - prefix):

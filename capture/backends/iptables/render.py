@@ -185,9 +185,10 @@ def comment(why: str) -> str:
 def _own_options(matches: tuple[Match, ...]) -> Iterator[Option]:
     """Yield the options that need no extension, in the order of iptables-save."""
     for kind, name in ((Source, "-s"), (Destination, "-d")):
-        first = next((match for match in matches if isinstance(match, kind)), None)
-        if first is not None:
-            yield Option(name, str(first.networks[0]), first.negated)
+        own, _ = _networks(matches, kind)
+        if own is not None:
+            network, negated = own
+            yield Option(name, str(network), negated)
     for interface_kind, name in ((InInterface, "-i"), (OutInterface, "-o")):
         for match in matches:
             if isinstance(match, interface_kind):
@@ -236,7 +237,10 @@ def _ports(matches: tuple[Match, ...]) -> Iterator[Clause]:
         for match in ports
         if len(match.ports) == 1
     )
-    if single:
+    if len(single) == 2 and all(option.negated for option in single):
+        # iptables-nft up to 1.8.9 compares both in one piece, which excludes the pair and not each of them
+        yield from (Clause(protocol, (option,)) for option in single)
+    elif single:
         yield Clause(protocol, single)
     for match in ports:
         if len(match.ports) > 1:
@@ -264,11 +268,23 @@ def slots(ports: tuple[Span, ...]) -> Iterator[list[Span]]:
 
 
 def _further_networks(matches: tuple[Match, ...]) -> Iterator[Clause]:
-    """Yield the excluded networks beyond the first, which ``-s`` and ``-d`` have no room for."""
+    """Yield the excluded networks that ``-s`` and ``-d`` have no room for."""
     for kind, option in ((Source, "--src-range"), (Destination, "--dst-range")):
-        named = [(network, match.negated) for match in matches if isinstance(match, kind) for network in match.networks]
-        for network, negated in named[1:]:
+        for network, negated in _networks(matches, kind)[1]:
             yield Clause("iprange", (Option(option, _address_range(network), negated),))
+
+
+def _networks(
+    matches: tuple[Match, ...], kind: type[Source | Destination]
+) -> tuple[tuple[Network, bool] | None, list[tuple[Network, bool]]]:
+    """Return the network for ``-s`` or ``-d`` and those beyond it, each with whether it is excluded.
+
+    iptables-nft 1.8.9 fails on ``! -s 0.0.0.0/0``, so that is not for ``-s``.
+    """
+    named = [(network, match.negated) for match in matches if isinstance(match, kind) for network in match.networks]
+    if not named or (named[0][0].is_everything and named[0][1]):
+        return None, named
+    return named[0], named[1:]
 
 
 def _address_range(network: Network) -> str:

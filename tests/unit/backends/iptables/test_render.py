@@ -8,6 +8,7 @@ import pytest
 
 from capture import model
 from capture.addresses import IPV4, IPV6
+from capture.backends.iptables.parse import parse_rule
 from capture.backends.iptables.render import check_writable, comment, expanded, quoted, rule_text, save_text
 from capture.model import (
     NAT,
@@ -50,6 +51,19 @@ def _members(union: str) -> set[str]:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == union:
             return {name.id for name in ast.walk(node.value) if isinstance(name, ast.Name)}
     raise AssertionError(f"the model has no union {union}")
+
+
+def test_two_excluded_ports_are_said_one_by_one() -> None:
+    rule = Rule(Return(), (TCP, SourcePort((only(1),), negated=True), DestinationPort((only(2),), negated=True)), IPV4)
+
+    assert rule_text(rule) == "-p tcp -m tcp ! --sport 1 -m tcp ! --dport 2 -j RETURN"
+
+
+def test_to_exclude_every_network_takes_a_range() -> None:
+    rule = Rule(Return(), (Source(networks("0.0.0.0/0"), negated=True),), IPV4)
+
+    assert rule_text(rule) == "-m iprange ! --src-range 0.0.0.0-255.255.255.255 -j RETURN"
+    assert parse_rule(f"-A OUTPUT {rule_text(rule)}", IPV4, ())[1] == rule
 
 
 class TestExpanded:

@@ -1,0 +1,67 @@
+"""Any rule set that capture could write, by each driver of iptables: read back as it was meant, listed as rendered."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given, settings
+
+from capture.addresses import Network
+from capture.backends.iptables.render import save_text
+from capture.canonical import canonical
+from capture.compare import differences
+from capture.model import FAMILIES, Destination, OwnerGid, OwnerUid, Rule, Ruleset, Source
+from iptables_ways import WAYS, Way
+from pytest_netns import NamespaceFactory
+from strategies import rulesets
+
+pytestmark = pytest.mark.kernel
+
+EXAMPLES = {"netlink": 60, "restore-nft": 25, "restore-legacy": 40, "iptc": 6}
+
+
+def rules_in(lines: list[str]) -> list[str]:
+    """Return the rules of a listing; programs list tables in any order, and join what we say twice."""
+    joined = (re.sub(r"-m (tcp|udp) (! --sport \S+) -m \1 (! --dport)", r"-m \1 \2 \3", line) for line in lines)
+    return sorted(line for line in joined if line.startswith("-A "))
+
+
+def as_people_write(ruleset: Ruleset) -> Ruleset:
+    """Return the rule set without rules of more than the 4 kB that nf_tables takes (struct nft_rule, dlen)."""
+    tables = []
+    for table in ruleset.tables:
+        chains = (chain.replace(rules=tuple(filter(is_usual, chain.rules))) for chain in table.chains)
+        tables.append(table.replace(chains=tuple(chains)))
+    return ruleset.replace(tables=tuple(tables))
+
+
+def is_usual(rule: Rule) -> bool:
+    """Return whether a rule excludes few entries: each network and id takes a match of its own.
+
+    To exclude every network, as nobody would, drivers have different words.
+    """
+    lists = [match for match in rule.matches if isinstance(match, Source | Destination | OwnerUid | OwnerGid)]
+    excluded = [entry for match in lists if match.negated for entry in getattr(match, match.__match_args__[0])]
+    return len(excluded) <= 8 and not any(isinstance(entry, Network) and entry.is_everything for entry in excluded)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+def test_what_is_written_is_what_is_read(netns: NamespaceFactory, way: Way) -> None:
+    @settings(max_examples=EXAMPLES[way.name])
+    @given(rulesets().map(as_people_write), rulesets().map(as_people_write))
+    def check(first: Ruleset, second: Ruleset) -> None:
+        with netns() as namespace, namespace.entered():
+            driver = way.driver()
+            for desired, recorded in ((first, None), (second, first)):
+                driver.write(desired, driver.read(), recorded)
+                live = driver.read()
+
+                assert not differences(desired, live)
+                assert live.comments == desired.comments or not live.comments
+                for family in FAMILIES:
+                    assert canonical(live, family) == canonical(desired, family)
+                    rendered = save_text(live, family, comments=True).splitlines()
+                    assert rules_in(way.saved(namespace, family)) == rules_in(rendered)
+
+    check()
