@@ -18,7 +18,7 @@ from strategies import rulesets
 
 pytestmark = pytest.mark.kernel
 
-EXAMPLES = {"netlink": 60, "restore-nft": 25, "restore-legacy": 40, "iptc": 6}
+EXAMPLES = {"netlink": 20, "restore-nft": 12, "restore-legacy": 15, "iptc": 4}
 
 
 def rules_in(lines: list[str]) -> list[str]:
