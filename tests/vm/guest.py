@@ -98,7 +98,9 @@ def _unpacked(package: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-                subprocess.run(["apt-get", "download", real], cwd=scratch, check=True, capture_output=True, timeout=600)
+                command = ["apt-get", "download", real]
+                fetched = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=600, check=False)
+                require(fetched.returncode == 0, f"{' '.join(command)}: {fetched.stderr}")
                 (archive,) = Path(scratch).glob("*.deb")
                 subprocess.run(["dpkg-deb", "-x", archive, f"{scratch}/unpacked"], check=True, timeout=600)
                 os.rename(f"{scratch}/unpacked", folder)

@@ -37,4 +37,4 @@ def test_kernel_tests_pass(guest: Guest, part: str) -> None:
     command = [sys.executable, "-m", "pytest", *options, *quiet, *files]
     done = guest.run(command, environment=ENVIRONMENT, directory=str(CHECKOUT), timeout=500.0)
 
-    assert done.status == 0, done
+    assert done.status == 0, str(done)

@@ -103,10 +103,10 @@ def test_what_the_kernel_loads_is_what_is_needed(guest: Guest, way: Way, driver:
 
     done = apply(guest, way, driver)
 
-    assert done.status == 0, done
+    assert done.status == 0, str(done)
     assert guest.loaded_modules() - WITHOUT_MEANING - LOOKED_AT == NEEDED[way].keys() - LOOKED_AT
     verified = capture(guest, "verify", "--netns", POD)
-    assert verified.status == 0, verified
+    assert verified.status == 0, str(verified)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -120,16 +120,16 @@ def test_a_module_that_is_missing_is_named(guest: Guest, module: str) -> None:
     for way, driver in drivers_that_need(module):
         new_pod(guest)
         refused = apply(guest, way, driver)
-        assert refused.status == UNSUPPORTED, refused
-        assert module in refused.stderr, refused
+        assert refused.status == UNSUPPORTED, str(refused)
+        assert module in refused.stderr, str(refused)
 
     new_pod(guest)
     done = istio_init(guest)
     if any(module not in modules for modules in NEEDED.values()):
         assert done.status == 0, f"there is a way without {module}: {done}"
     else:
-        assert done.status == UNSUPPORTED, done
-        assert module in done.stderr, done
+        assert done.status == UNSUPPORTED, str(done)
+        assert module in done.stderr, str(done)
 
 
 def drivers_that_need(module: str) -> list[tuple[Way, str]]:
@@ -154,8 +154,8 @@ def test_in_a_container_the_module_is_named_too(guest: Guest, way: Way, driver: 
 
     refused = guest.run(command, environment=SAID, timeout=PATIENCE)
 
-    assert refused.status == UNSUPPORTED, refused
-    assert module in refused.stderr, refused
+    assert refused.status == UNSUPPORTED, str(refused)
+    assert module in refused.stderr, str(refused)
 
 
 def test_a_kernel_that_loads_no_more_modules() -> None:
@@ -167,7 +167,7 @@ def test_a_kernel_that_loads_no_more_modules() -> None:
         refused = istio_init(closed)
 
     assert (finding["state"], "nft_redir" in finding["says"]) == ("missing", True)
-    assert refused.status == UNSUPPORTED, refused
+    assert refused.status == UNSUPPORTED, str(refused)
     for said in (finding["says"], refused.stderr):
         assert "kernel.modules_disabled=1" in said
     for said in (finding["remedy"], refused.stderr):
