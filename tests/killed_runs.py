@@ -56,7 +56,8 @@ def standing() -> str:
     with open_route() as route:
         marks = sorted((rule.family, rule.mark, rule.table) for rule in read_mark_rules(route))
         tables = [t for t in (133, 88) for family in (AF_INET, AF_INET6) if has_local_route(route, family, t)]
-        seen += [marks, tables, sorted(address.address for address in read_addresses(route))]
+        addresses = sorted(address.address for address in read_addresses(route))
+        seen += [marks, tables, [address for address in addresses if not address.startswith("fe80:")]]
     return repr(seen)
 
 

@@ -8,6 +8,8 @@ from capture.backends.iptables.tables import legacy_tables
 from pytest_netns import Namespace
 
 COUNTERS = re.compile(r"\[\d+:\d+\]")
+COMES_LATE = re.compile(r"\bfe80:|\bff00:|valid_lft")
+"""What the kernel adds by itself, some time after an interface has come up."""
 
 
 def state(namespace: Namespace) -> dict[str, str]:
@@ -26,8 +28,9 @@ def state(namespace: Namespace) -> dict[str, str]:
             seen[program] = _without_noise(namespace.run([program]).stdout)
         option = f"-{family[-1]}"
         seen[f"ip {option} rule"] = namespace.run(["ip", option, "rule", "show"]).stdout
-        seen[f"ip {option} route"] = namespace.run(["ip", option, "route", "show", "table", "all"]).stdout
-        seen[f"ip {option} address"] = namespace.run(["ip", option, "address", "show"]).stdout
+        for what in (["route", "show", "table", "all"], ["address", "show"]):
+            lines = namespace.run(["ip", option, *what]).stdout.splitlines(keepends=True)
+            seen[f"ip {option} {what[0]}"] = "".join(line for line in lines if not COMES_LATE.search(line))
     return seen
 
 
