@@ -372,24 +372,31 @@ def choose(facts: Facts, request: Request) -> Decision:
     backend = _backend_asked_for(request)
     if backend == "nftables":
         return _nftables(facts, request.driver or "netlink", "asked for")
-    obstacles: list[str] = []
+    obstacles: dict[tuple[str, str], list[str]] = {}
     for driver, variant in _iptables_ways(facts, request):
         obstacle = _obstacle(facts, driver, variant, certain=not backend)
         if obstacle is None:
-            reason = "; ".join((_why_variant(facts, request, variant), *obstacles))
+            reason = "; ".join((_why_variant(facts, request, variant), *_in_words(obstacles)))
             return Decision("iptables", driver, variant, reason)
-        obstacles.append(f"{driver} ({variant}): {obstacle}")
+        obstacles.setdefault((variant, obstacle), []).append(driver)
+    in_the_way = "; ".join(_in_words(obstacles))
     if backend == "iptables":
         raise UnsupportedError(
-            f"iptables cannot be used here: {'; '.join(obstacles)}",
+            f"iptables cannot be used here: {in_the_way}",
             "Install or load what is missing, or leave the choice open (--backend auto).",
         )
     try:
-        return _nftables(facts, request.driver or "netlink", f"iptables cannot be used here: {'; '.join(obstacles)}")
+        return _nftables(facts, request.driver or "netlink", f"iptables cannot be used here: {in_the_way}")
     except UnsupportedError as error:
         raise UnsupportedError(
-            f"neither backend can be used here. {'; '.join(obstacles)}; nftables: {error.message}", error.remedy
+            f"neither backend can be used here. {in_the_way}; nftables: {error.message}", error.remedy
         ) from error
+
+
+def _in_words(obstacles: dict[tuple[str, str], list[str]]) -> Iterator[str]:
+    """Yield what keeps variants of iptables from being used, and with which drivers."""
+    for (variant, obstacle), drivers in obstacles.items():
+        yield f"{', '.join(drivers)} ({variant}): {obstacle}"
 
 
 def _backend_asked_for(request: Request) -> str:
