@@ -190,7 +190,8 @@ def _column(match: Match) -> tuple[str, str] | None:
         return "protocol", match.name
     if isinstance(match, Source | Destination):
         column = "source" if isinstance(match, Source) else "destination"
-        return column, sign + _networks(match.networks[:1] if match.negated else match.networks)
+        shown = _networks_of_column(match)
+        return (column, sign + _networks(shown)) if shown else None
     if isinstance(match, InInterface | OutInterface):
         column = "in_interface" if isinstance(match, InInterface) else "out_interface"
         return column, sign + match.name
@@ -209,6 +210,16 @@ def _column_of_others(text: str) -> tuple[str, str] | None:
     if option == "-f" and not values:
         return "options", f"{sign or '-'}f"
     return None
+
+
+def _networks_of_column(match: Source | Destination) -> tuple[Network, ...]:
+    """Return the networks that the column shows: of excluded ones the first, unless that is everything.
+
+    ``! -s 0.0.0.0/0`` is written as a range, because iptables-nft 1.8.9 fails on it.
+    """
+    if not match.negated:
+        return match.networks
+    return match.networks[: 0 if match.networks[0].is_everything else 1]
 
 
 def _networks(networks: tuple[Network, ...]) -> str:
@@ -273,11 +284,11 @@ def _single_text(match: Match) -> Iterator[str]:
 
 
 def _further_networks(matches: tuple[Match, ...]) -> Iterator[str]:
-    """Yield the excluded networks for which the columns have no room: all but the first."""
+    """Yield the excluded networks that the columns do not show."""
     for match in matches:
         if isinstance(match, Source | Destination) and match.negated:
             column = "source" if isinstance(match, Source) else "destination"
-            for network in match.networks[1:]:
+            for network in match.networks[len(_networks_of_column(match)) :]:
                 first, last = (address_text(network.family, end) for end in (network.first, network.last))
                 yield f"{column} IP range ! {first}-{last}"
 

@@ -6,13 +6,13 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import HealthCheck, example, given, reject, settings
 
-from capture.addresses import FAMILIES
+from capture.addresses import FAMILIES, Network
 from capture.backends.iptables.restore import RestoreDriver
 from capture.cli.table import listing
 from capture.errors import ToolError
-from capture.model import Ruleset
+from capture.model import Chain, Return, Rule, Ruleset, Source, Table
 from pytest_netns import Namespace, NamespaceFactory
 from strategies import rulesets
 
@@ -46,6 +46,13 @@ OTHERS = """\
 [0:0] -A DOCKER -m connmark --mark 0x539 -g OTHER
 COMMIT
 """
+
+
+EVERYTHING = Network("ipv4", 0, 0)
+EVERYTHING_EXCLUDED = Ruleset(
+    ("ipv4",),
+    (Table("nat", (Chain("OUTPUT", (Rule(Return(), (Source((EVERYTHING,), negated=True),), "ipv4"),), "ACCEPT"),)),),
+)
 
 
 def chains(text: str) -> dict[str, list[str]]:
@@ -82,6 +89,7 @@ def compare(namespace: Namespace, variant: Variant) -> None:
 
 @pytest.mark.parametrize("variant", ["nft", "legacy"])
 @given(ruleset=rulesets())
+@example(ruleset=EVERYTHING_EXCLUDED)
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_random_rules(variant: Variant, ruleset: Ruleset) -> None:
     with NamespaceFactory() as netns:
