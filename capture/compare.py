@@ -2,7 +2,7 @@
 
 In our own chains, in either spelling, every rule counts, in order. In built-in chains ours must be there in
 order; what nobody else writes is ours, as a second set is; and a rule of somebody else counts when it stands
-before ours and may take traffic away from them. Counters and comments never count.
+before ours and may take traffic away from them, or change a mark that they ask for. Counters and comments never count.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from capture.canonical import CanonicalChain, canonical
 from capture.chain_names import is_our_chain
 from capture.model import FAMILIES
-from capture.ownership import CERTAIN, shape, takes_away
+from capture.ownership import CERTAIN, marks_asked_for, may_disturb, shape
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -34,8 +34,9 @@ class Difference(Value):
     """One difference: where, of what kind, and which rule; position counts from 1, in the live chain if it is there.
 
     Kinds: a rule of ours is ``missing``; a rule in our chain, or one of ours elsewhere, is ``unexpected``; a
-    ``foreign`` rule stands before ours and may take traffic away; a built-in chain has another ``policy``;
-    a ``family`` is captured that should not be. ``example`` is a packet that goes elsewhere because of it.
+    ``foreign`` rule stands before ours and may take traffic away or change its marks; a built-in chain has
+    another ``policy``; a ``family`` is captured that should not be. ``example`` is a packet that goes elsewhere
+    because of it.
     """
 
     not_compared = ("example",)
@@ -65,7 +66,7 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
             continue
         wanted = canonical(desired, family)
         for place in dict.fromkeys((*wanted, *there)):
-            found += _chain_differences(family, place, wanted.get(place, EMPTY), there.get(place, EMPTY))
+            found += _chain_differences(family, place, wanted, there)
     return found
 
 
@@ -81,8 +82,9 @@ def can_stay(desired: Ruleset, live: Ruleset, *, writes_policies: bool = False) 
 
 
 def _chain_differences(
-    family: Family, place: tuple[TableName, str], wanted: CanonicalChain, there: CanonicalChain
+    family: Family, place: tuple[TableName, str], all_wanted: CanonicalTables, all_there: CanonicalTables
 ) -> Iterator[Difference]:
+    wanted, there = all_wanted.get(place, EMPTY), all_there.get(place, EMPTY)
     if wanted == there:
         return
     table, name = place
@@ -91,7 +93,11 @@ def _chain_differences(
     missing, extra = _only_in_one(wanted.rules, there.rules)
     none: Numbered = []
     ours_alone = is_our_chain(name) or is_hooked_elsewhere(name)
-    told_apart = (extra, none) if ours_alone else _told_apart(table, name, extra, len(there.rules))
+    if ours_alone:
+        told_apart = extra, none
+    else:
+        asked = marks_asked_for(name, lambda chain: all_wanted.get((table, chain), EMPTY).rules)
+        told_apart = _told_apart(table, name, extra, len(there.rules), asked)
     kinds: tuple[Kind, ...] = ("missing", "unexpected", "foreign")
     for kind, rules in zip(kinds, (missing, *told_apart), strict=True):
         for position, rule in rules:
@@ -103,14 +109,16 @@ def is_hooked_elsewhere(name: str) -> bool:
     return name.endswith(")")
 
 
-def _told_apart(table: TableName, name: str, extra: Numbered, length: int) -> tuple[Numbered, Numbered]:
+def _told_apart(
+    table: TableName, name: str, extra: Numbered, length: int, asked: frozenset[type]
+) -> tuple[Numbered, Numbered]:
     """Return which of the other rules of a shared chain are ours, and which of somebody else's matter."""
     last_of_ours = max({*range(1, length + 1)} - {position for position, _ in extra}, default=0)
     ours = [(position, rule) for position, rule in extra if shape(table, name, rule) == CERTAIN]
     return ours, [
         (position, rule)
         for position, rule in extra
-        if (position, rule) not in ours and position < last_of_ours and takes_away(rule)
+        if (position, rule) not in ours and position < last_of_ours and may_disturb(rule, asked)
     ]
 
 

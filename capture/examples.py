@@ -7,8 +7,11 @@ set: the first and the last of every range, and what lies just outside.
 
 from __future__ import annotations
 
+from itertools import islice
+
 from capture.addresses import BITS, IPV4, IPV6, Network
 from capture.model import (
+    NAT,
     OUTPUT,
     PREROUTING,
     ConnectionMark,
@@ -22,7 +25,10 @@ from capture.model import (
     OwnerGid,
     OwnerUid,
     Protocol,
+    RestoreMark,
     Rule,
+    SaveMark,
+    SetMark,
     Source,
     SourcePort,
     Span,
@@ -33,12 +39,20 @@ from capture.values import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Literal
 
     from capture.addresses import Family
     from capture.model import Match, ProtocolName, Ruleset, TableName
 
+    Way = Literal["inbound", "over lo", "outbound"]
+
+INBOUND: Way = "inbound"
+OVER_LO: Way = "over lo"
+"""Sent by the pod to itself, as it comes in again."""
+OUTBOUND: Way = "outbound"
+
 MOST_TRIES = 6000
-"""Packets that are tried for one difference; a trace takes some 20 microseconds."""
+"""Packets that are tried for one difference and way of a packet; a trace takes some 20 microseconds."""
 
 APP_ID = 1000
 EPHEMERAL_PORT = 45000
@@ -51,6 +65,12 @@ class Example(Value):
     packet: Packet
     asked: Trace
     live: Trace
+
+    @property
+    def is_plain(self) -> bool:
+        """Return whether it ends elsewhere beyond doubt; else only its mark is another, or it may meet another rule."""
+        elsewhere = (self.asked.outcome, self.asked.port) != (self.live.outcome, self.live.port)
+        return elsewhere and self.asked.certain and self.live.certain
 
 
 class Surroundings(Value):
@@ -76,18 +96,22 @@ def example(
     rule: Rule | None,
     surroundings: Surroundings,
 ) -> Example | None:
-    """Return a packet that matches the rule and goes elsewhere by the live rules; None if none is found.
+    """Return a packet that matches the rule and fares otherwise by the live rules, a plain example if there is one.
 
-    Without a rule, a whole chain is in question (its policy): any packet of its hook will do.
+    None if no packet is found. Without a rule, a whole chain is in question (its policy): any packet of its hook
+    will do.
     """
     boundaries = _Boundaries((desired, live), family, surroundings)
-    for tries, packet in enumerate(boundaries.packets(rule, _hooks(desired, live, table, chain))):
-        if tries == MOST_TRIES:
-            break
-        asked, there = trace(desired, packet), trace(live, packet)
-        if (asked.outcome, asked.port) != (there.outcome, there.port) and asked.certain and there.certain:
-            return Example(packet, asked, there)
-    return None
+    first: Example | None = None
+    for way in _ways(table, _hooks(desired, live, table, chain)):
+        for packet in islice(boundaries.packets(rule, way), MOST_TRIES):
+            asked, there = trace(desired, packet), trace(live, packet)
+            if asked.fate != there.fate:
+                found = Example(packet, asked, there)
+                if found.is_plain:
+                    return found
+                first = first or found
+    return first
 
 
 def diverted(desired: Ruleset, other: Ruleset, surroundings: Surroundings) -> Example | None:
@@ -98,13 +122,18 @@ def diverted(desired: Ruleset, other: Ruleset, surroundings: Surroundings) -> Ex
     """
     for family in other.families:
         boundaries = _Boundaries((desired, other), family, surroundings)
-        for tries, packet in enumerate(boundaries.packets(None, (PREROUTING, OUTPUT))):
-            if tries == MOST_TRIES:
-                break
-            asked, there = trace(desired, packet), trace(other, packet)
-            if there.outcome != "direct" and (asked.outcome, asked.port) != (there.outcome, there.port):
-                return Example(packet, asked, there)
+        for way in (INBOUND, OUTBOUND):
+            for packet in islice(boundaries.packets(None, way), MOST_TRIES):
+                asked, there = trace(desired, packet), trace(other, packet)
+                if there.outcome != "direct" and (asked.outcome, asked.port) != (there.outcome, there.port):
+                    return Example(packet, asked, there)
     return None
+
+
+def _ways(table: TableName, hooks: tuple[str, ...]) -> tuple[Way, ...]:
+    """Return by which ways packets come to a table at these hooks; nat is not asked again about what came over lo."""
+    inbound: tuple[Way, ...] = (INBOUND,) if table == NAT else (INBOUND, OVER_LO)
+    return (inbound if PREROUTING in hooks else ()) + ((OUTBOUND,) if OUTPUT in hooks else ())
 
 
 def _hooks(desired: Ruleset, live: Ruleset, table: TableName, chain: str) -> tuple[str, ...]:
@@ -148,6 +177,8 @@ class _Boundaries:
         self.ports = dict.fromkeys([PORT_IN_QUESTION])
         self.ids = dict.fromkeys([APP_ID])
         self.in_interfaces = dict.fromkeys([surroundings.interface])
+        self.marks: dict[int, None] = {}
+        self.connection_marks: dict[int, None] = {}
         self.protocols: tuple[ProtocolName, ...] = ("tcp", "udp")
         for ruleset in rulesets:
             for table in ruleset.tables:
@@ -168,6 +199,10 @@ class _Boundaries:
                 self.ids.update(dict.fromkeys(_edges(spans, 0, 0xFFFF_FFFE)))
             case InInterface(name=name):
                 self.in_interfaces[name.replace("+", "0")] = None
+            case Mark(value=value):
+                self.marks[value] = None
+            case ConnectionMark(value=value):
+                self.connection_marks[value] = None
             case _:
                 pass
 
@@ -179,16 +214,23 @@ class _Boundaries:
                 if network.family == self.family and 0 < address < (1 << bits) - 1:
                     yield Network(self.family, address, bits)
 
-    def packets(self, rule: Rule | None, hooks: tuple[str, ...]) -> Iterator[Packet]:
-        """Yield packets that match the rule as far as its own matches can be met."""
+    def packets(self, rule: Rule | None, way: Way) -> Iterator[Packet]:
+        """Yield packets of one way that match the rule as far as its own matches can be met."""
         wanted = rule.matches if rule else ()
         protocols = [m.name for m in wanted if isinstance(m, Protocol)] or self.protocols
-        for hook in hooks:
-            for protocol in protocols:
-                makers = self._outbound_packets if hook == OUTPUT else self._inbound_packets
-                for packet in makers(protocol, wanted):
-                    if rule is None or _may_hold(wanted, packet):
+        make = self._inbound_packets if way == INBOUND else self._outbound_packets
+        changes_marks = rule is not None and isinstance(rule.verdict, SetMark | RestoreMark | SaveMark)
+        for protocol in protocols:
+            for made in make(protocol, wanted):
+                for packet in self._with_marks(made) if changes_marks and way != INBOUND else (made,):
+                    if _may_hold(wanted, packet, way):
                         yield packet
+
+    def _with_marks(self, packet: Packet) -> Iterator[Packet]:
+        """Yield what the pod sends, and with each mark that some rule asks for: its own, or its connection's."""
+        yield packet
+        yield from (packet.replace(mark=mark) for mark in self.marks)
+        yield from (packet.replace(connection_mark=mark, state="ESTABLISHED") for mark in self.connection_marks)
 
     def _inbound_packets(self, protocol: ProtocolName, wanted: tuple[Match, ...]) -> Iterator[Packet]:
         for port in self._some_ports(wanted):
@@ -274,7 +316,13 @@ def _edges(spans: tuple[Span, ...], lowest: int, highest: int) -> Iterator[int]:
                 yield number
 
 
-def _may_hold(matches: tuple[Match, ...], packet: Packet) -> bool:
+def _may_hold(matches: tuple[Match, ...], packet: Packet, way: Way) -> bool:
+    """Return whether a packet may fulfil the matches of a rule to which it comes this way."""
+    if way == OVER_LO:
+        if packet.out_interface != LOOPBACK:
+            return False
+        packet = packet.replace(in_interface=LOOPBACK, out_interface=None)
+        matches = tuple(match for match in matches if not isinstance(match, Mark))  # which it may get before
     return judge(Rule(Jump(""), matches), packet) is not False
 
 

@@ -56,7 +56,7 @@ from capture.model import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from capture.addresses import Family
     from capture.model import Match, TableName, Verdict
@@ -70,7 +70,10 @@ AGENT_DNS_PORT = 15053
 PROXY_TO_SELF_MARK = 1338
 
 GO_ON = (Continue, Log, SetMark, SaveMark, RestoreMark)
-"""Verdicts after which a packet goes on to the next rule, as if nothing had been."""
+"""Verdicts after which a packet goes on to the next rule, as if nothing had been but a change of marks."""
+
+MARKS_CHANGED: dict[type, type] = {SetMark: Mark, RestoreMark: Mark, SaveMark: ConnectionMark}
+"""Which mark a verdict changes, as the match that asks for it."""
 
 
 def jumps_to_ours(rule: Rule) -> bool:
@@ -84,9 +87,30 @@ def takes_away(rule: Rule) -> bool:
     """Return whether a rule of others, standing before ours, may keep packets from them or change what ours do.
 
     Verdicts may, jumps to chains that may hold verdicts, and targets we do not know. So does a conntrack zone: the
-    first one that a packet gets stays (xt_CT.c). Marking, logging and counting do not.
+    first one that a packet gets stays (xt_CT.c). Logging and counting do not; for marking see ``may_disturb``.
     """
     return not isinstance(rule.verdict, GO_ON)
+
+
+def may_disturb(rule: Rule, asked: frozenset[type]) -> bool:
+    """Return whether a rule of others, standing before ours, may take packets away or change a mark they are told by.
+
+    ``asked`` are the marks that ours ask for (``marks_asked_for``): that of the packet, of its connection, or both.
+    """
+    return takes_away(rule) or MARKS_CHANGED.get(type(rule.verdict)) in asked
+
+
+def marks_asked_for(chain: str, rules_of: Callable[[str], Iterable[Rule]]) -> frozenset[type]:
+    """Return which of Mark and ConnectionMark are asked for by rules that a packet in the chain may come to."""
+    asked: set[type] = set()
+    entered, ahead = {chain}, [chain]
+    while ahead:
+        for rule in rules_of(ahead.pop()):
+            asked.update(type(match) for match in rule.matches if isinstance(match, Mark | ConnectionMark))
+            if isinstance(rule.verdict, Jump) and rule.verdict.chain not in entered:
+                entered.add(rule.verdict.chain)
+                ahead.append(rule.verdict.chain)
+    return frozenset(asked)
 
 
 def ours_only(ruleset: Ruleset, recorded: Ruleset | None = None) -> Ruleset:

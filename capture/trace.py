@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 LOOPBACK = "lo"
 ASKED_OF_NAT = ("NEW", "RELATED")
 """Connection states in which the nat table is asked; later packets follow the first one."""
+OF_KNOWN_CONNECTIONS = ("RELATED", "ESTABLISHED")
 
 REDIRECTED_BY = {
     "ISTIO_REDIRECT": "proxy-outbound",
@@ -116,7 +117,10 @@ class Step(Value):
 
 
 class Trace(Value):
-    """Where the packet ends and how it came there; ``step`` is the rule that decided, None for a policy."""
+    """Where the packet ends and how it came there; ``step`` is the rule that decided, None for a policy.
+
+    ``marked`` is whether a transparent capture's mark leads it, or what else its connection sends, to the proxy.
+    """
 
     packet: Packet
     outcome: Outcome
@@ -124,6 +128,12 @@ class Trace(Value):
     step: Step | None
     path: tuple[Step, ...]
     transparent: bool = False
+    marked: bool = False
+
+    @property
+    def fate(self) -> tuple[str, int, bool]:
+        """Return all that a packet and its connection notice of the rules."""
+        return self.outcome, self.port, self.marked
 
     @property
     def certain(self) -> bool:
@@ -244,6 +254,8 @@ class _Walk:
             outcome, step, port = _meaning(self.redirect), self.redirect, self.packet.port
         elif self._goes_to_the_transparent_socket():
             outcome, port = "proxy-inbound", self._transparent_port()
+        elif self._is_answered_in_vain():
+            outcome = "dropped"
         return Trace(
             self.first,
             outcome,
@@ -251,6 +263,7 @@ class _Walk:
             step,
             tuple(self.path),
             transparent=outcome == "proxy-inbound" and not self.redirect,
+            marked=self._is_marked(),
         )
 
     def _last_decision(self) -> Step | None:
@@ -265,9 +278,26 @@ class _Walk:
 
     def _goes_to_the_transparent_socket(self) -> bool:
         """Return whether a packet of a known connection got a mark that routes it to the proxy's socket."""
-        marks = {policy.mark for policy in self.ruleset.policy_routes} or self._transparent_marks()
-        arrives = self.first.in_interface not in (None, LOOPBACK)
-        return arrives and self.packet.mark in marks and self.first.mark != self.packet.mark
+        is_known = self.first.state in OF_KNOWN_CONNECTIONS
+        marked = self.packet.mark in self._routed_marks() and self.first.mark != self.packet.mark
+        return is_known and self._arrives() and marked
+
+    def _is_answered_in_vain(self) -> bool:
+        """Return whether a connection goes past the proxy to the app, but is one whose answers go to the proxy."""
+        is_new = self.first.state not in OF_KNOWN_CONNECTIONS
+        return is_new and self._arrives() and self.packet.connection_mark in self._routed_marks()
+
+    def _arrives(self) -> bool:
+        return self.first.in_interface not in (None, LOOPBACK)
+
+    def _is_marked(self) -> bool:
+        """Return whether it leaves with a mark that leads back to the proxy, or its connection has kept one."""
+        leaves = self.packet.out_interface not in (None, LOOPBACK)
+        marks = self._routed_marks()
+        return (leaves and self.packet.mark in marks) or self.packet.connection_mark in marks
+
+    def _routed_marks(self) -> set[int]:
+        return {policy.mark for policy in self.ruleset.policy_routes} or self._transparent_marks()
 
     def _transparent_rules(self) -> list[TransparentProxy]:
         mangle = self.ruleset.table(MANGLE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.backends.iptables.render import expanded, rule_text
 from capture.cli.packet_words import packet_in_words
-from capture.model import LoopbackAddress
+from capture.model import LoopbackAddress, RestoreMark, SaveMark, SetMark
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 FAMILY_NAMES: dict[Family, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
 
+TAKES_AWAY = "belongs to somebody else, and takes traffic away before it reaches ours"
+CHANGES_MARKS = "belongs to somebody else, and changes a mark by which ours tell packets apart"
 MEANINGS = {
     "missing": "is missing",
     "unexpected": "should not be there",
-    "foreign": "belongs to somebody else, and takes traffic away before it reaches ours",
     "family": "captures a family that should not be captured",
 }
 
@@ -49,7 +50,14 @@ def _sentence(difference: Difference) -> str:
         where = f"{FAMILY_NAMES[difference.family]} {difference.table} {difference.chain}"
         return f"{where}: the policy is {difference.policy}, and should be ACCEPT"
     rule = text_of(difference.rule, difference.family)
-    return f"{_place(difference)} {MEANINGS[difference.kind]}: {rule}{_example_in_words(difference.example)}"
+    return f"{_place(difference)} {_meaning(difference)}: {rule}{_example_in_words(difference.example)}"
+
+
+def _meaning(difference: Difference) -> str:
+    if difference.kind == "foreign" and difference.rule is not None:
+        changes_marks = isinstance(difference.rule.verdict, SetMark | SaveMark | RestoreMark)
+        return CHANGES_MARKS if changes_marks else TAKES_AWAY
+    return MEANINGS[difference.kind]
 
 
 def _place(difference: Difference) -> str:

@@ -20,7 +20,9 @@ def packet_in_words(packet: Packet) -> str:
     else:
         way = f"out by {packet.out_interface}, of user {packet.uid}, group {packet.gid}"
     state = "" if packet.state == "NEW" else f", {packet.state}"
-    return f"{packet.protocol} to {where}{source}, {way}{state}"
+    mark = f", mark {packet.mark:#x}" if packet.mark else ""
+    kept = f", connection mark {packet.connection_mark:#x}" if packet.connection_mark else ""
+    return f"{packet.protocol} to {where}{source}, {way}{state}{mark}{kept}"
 
 
 def _endpoint(address: str, port: int | None) -> str:

@@ -44,8 +44,8 @@ def verify(
     """Compare the live rules with what the options ask for; exit code 4 if they differ.
 
     Without options of the capture: with what was applied there, if that is known. Order counts, and so does each
-    family; counters do not. A rule of somebody else that takes traffic away before it reaches ours is a difference.
-    With --family and --table, only what differs there counts.
+    family; counters do not. A rule of somebody else that takes traffic away before it reaches ours, or changes a
+    mark by which ours tell packets apart, is a difference. With --family and --table, only what differs there counts.
     """
     settings = said(ctx)
     verified = part_of(program.verify(settings, namespace, prefer_recorded=not flags(ctx)), family, table_name)

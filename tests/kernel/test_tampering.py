@@ -16,6 +16,7 @@ from capture.settings import (
     EXCLUDED_INBOUND_PORTS,
     EXCLUDED_OUTBOUND_NETWORKS,
     FORCE_IPTABLES_BINARY,
+    INTERCEPTION_MODE,
     PROFILE,
     PROXY_PORT,
     Option,
@@ -171,6 +172,43 @@ def test_tampering_is_drift_with_a_packet_that_truly_goes_elsewhere(
     for example in shown[:3]:
         assert ends(pair, example.packet) == word(example), example
         assert word(example) != example.asked.outcome or example.live.port != example.asked.port
+
+
+TPROXY = {
+    "nftables": (
+        NFTABLES,
+        nft("insert rule inet istio-proxy-mangle prerouting tcp dport 8080 counter meta mark set 1337"),
+    ),
+    **{
+        variant: (
+            IPTABLES[variant],
+            iptables(variant, "-t mangle -I PREROUTING -p tcp --dport 8080 -j MARK --set-mark 1337"),
+        )
+        for variant in IPTABLES
+    },
+}
+
+
+@pytest.mark.parametrize(("settings", "tamper"), TPROXY.values(), ids=TPROXY)
+def test_a_mark_that_passes_by_the_transparent_proxy_is_drift(
+    pair: PodPair, settings: Settings, tamper: Callable[[Pod], None]
+) -> None:
+    asked = settings.but(INTERCEPTION_MODE, "TPROXY", "test")
+    with pair.pod.entered():
+        program.apply(asked)
+        assert program.verify(asked).holds
+    tamper(pair.pod)
+
+    with pair.pod.entered():
+        verified = program.verify(asked)
+
+    (example,) = [d.example for d in verified.differences if d.example and d.family == "ipv4"]
+    assert (example.asked.outcome, example.live.outcome) == ("proxy-inbound", "dropped")
+    assert ends(pair, example.packet) == "dropped", "the app has it, but its answers go to the proxy"
+    with pair.pod.entered():
+        program.apply(asked)
+        assert program.verify(asked).holds, "ours stand before it, or alone"
+        assert not program.apply(asked).changed
 
 
 def word(example: Example) -> str:

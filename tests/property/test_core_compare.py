@@ -26,10 +26,12 @@ from capture.model import (
     OwnerGid,
     OwnerUid,
     Protocol,
+    RestoreMark,
     Return,
     Rule,
     Ruleset,
     SaveMark,
+    SetMark,
     Source,
     Table,
     UnknownMatch,
@@ -48,7 +50,8 @@ if TYPE_CHECKING:
     from capture.config import CaptureConfig
     from capture.model import Match, TableName, Verdict
 
-HARMLESS: list[Verdict] = [Continue(), Log("x"), SaveMark()]
+HARMLESS: list[Verdict] = [Continue(), Log("x")]
+MARKING: list[Verdict] = [SetMark(7), RestoreMark(), SaveMark()]
 TAKING: list[Verdict] = [Return(), Accept(), Jump("DOCKER"), UnknownVerdict("DNAT --to-destination 10.0.0.1")]
 
 
@@ -118,7 +121,7 @@ class TestNoDifference:
         assert differences(asked, live) == []
 
     @given(configs, st.data())
-    def test_foreign_rules_that_only_count_log_or_mark_do_not_count(
+    def test_foreign_rules_that_only_count_or_log_do_not_count(
         self, config: CaptureConfig, data: st.DataObject
     ) -> None:
         asked = build_ruleset(config)
@@ -126,6 +129,17 @@ class TestNoDifference:
         harmless = Rule(data.draw(st.sampled_from(HARMLESS)), (UnknownMatch("-m statistic"),))
         several = list(rules_in(asked, table, chain))
         several.insert(data.draw(st.integers(0, len(several))), harmless)
+        assert differences(asked, put(asked, table, chain, tuple(several))) == []
+
+    @given(configs, st.data())
+    def test_foreign_marks_do_not_count_where_ours_ask_for_none(
+        self, config: CaptureConfig, data: st.DataObject
+    ) -> None:
+        asked = build_ruleset(config)
+        table, chain = data.draw(st.sampled_from([place for place in places(asked) if is_built_in(place)]))
+        assume(table != MANGLE)
+        several = list(rules_in(asked, table, chain))
+        several.insert(data.draw(st.integers(0, len(several))), Rule(data.draw(st.sampled_from(MARKING))))
         assert differences(asked, put(asked, table, chain, tuple(several))) == []
 
     @given(configs, st.lists(rules(Place("mangle", OUTPUT)), max_size=3))

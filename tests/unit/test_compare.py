@@ -16,6 +16,7 @@ from capture.model import (
     Jump,
     Log,
     Protocol,
+    RestoreMark,
     Return,
     Rule,
     Ruleset,
@@ -33,7 +34,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from capture.model import TableName
+    from capture.model import TableName, Verdict
 
 
 def nat(change: Callable[[str, tuple[Rule, ...]], tuple[Rule, ...]], ruleset: Ruleset | None = None) -> Ruleset:
@@ -187,6 +188,40 @@ class TestFamilies:
         live = inserted("OUTPUT", 0, Rule(Accept(), family="ipv6")).replace(families=("ipv4", "ipv6"))
         ours_in_ipv4 = nat(lambda _, there: tuple(r.replace(family=r.family or "ipv4") for r in there), live)
         assert differences(ASKED, ours_in_ipv4) == []
+
+
+class TestMarks:
+    """Transparent rules tell packets apart by marks, which somebody else may have changed before."""
+
+    ASKED = ruleset_of({option.INTERCEPTION_MODE: "TPROXY"}, IPV4_POD)
+
+    @pytest.mark.parametrize(
+        ("chain", "verdict", "counts"),
+        [
+            ("PREROUTING", SetMark(5), True),
+            ("PREROUTING", RestoreMark(), True),
+            ("PREROUTING", SaveMark(), False),  # on this way ours ask for the packet's own mark alone
+            ("PREROUTING", Log("seen "), False),
+            ("OUTPUT", SetMark(5), True),
+            ("OUTPUT", SaveMark(), True),
+        ],
+    )
+    def test_changed_before_ours_ask_for_it(self, chain: str, verdict: Verdict, *, counts: bool) -> None:
+        live = in_mangle(self.ASKED, chain, lambda ours: (Rule(verdict), *ours))
+        assert [(each.chain, each.position) for each in differences(self.ASKED, live)] == [(chain, 1)] * counts
+        assert can_stay(self.ASKED, live) is not counts
+
+    def test_changed_after_ours(self) -> None:
+        live = in_mangle(self.ASKED, "OUTPUT", lambda ours: (*ours, Rule(SetMark(5))))
+        assert differences(self.ASKED, live) == []
+
+
+def in_mangle(ruleset: Ruleset, name: str, change: Callable[[tuple[Rule, ...]], tuple[Rule, ...]]) -> Ruleset:
+    """Return the rule set with the rules of one chain of the mangle table changed."""
+    table = ruleset.table("mangle")
+    assert table is not None
+    chains = tuple(c.replace(rules=change(c.rules)) if c.name == name else c for c in table.chains)
+    return ruleset.replace(tables=tuple(t.replace(chains=chains) if t is table else t for t in ruleset.tables))
 
 
 def test_an_empty_namespace_lacks_everything() -> None:

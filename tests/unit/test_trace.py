@@ -7,8 +7,10 @@ import pytest
 from capture.addresses import parse_address, parse_network
 from capture.config import CaptureConfig
 from capture.model import (
+    MANGLE,
     NAT,
     OUTPUT,
+    PREROUTING,
     Accept,
     Chain,
     DestinationPort,
@@ -19,6 +21,7 @@ from capture.model import (
     Return,
     Rule,
     Ruleset,
+    SetMark,
     UnknownMatch,
     UnknownVerdict,
     only,
@@ -195,6 +198,18 @@ def test_a_foreign_rule_before_ours(
 def test_what_cannot_be_judged_is_said(rule: Rule) -> None:
     assert not trace(with_foreign(rule), outbound(ELSEWHERE["ipv4"], 443)).certain
     assert trace(with_foreign(rule), outbound(ELSEWHERE["ipv4"], 80)).certain
+
+
+@pytest.mark.parametrize(("state", "outcome"), [("NEW", "dropped"), ("ESTABLISHED", "proxy-inbound")])
+def test_a_mark_alone_leads_to_the_proxy_only_in_connections_that_it_has(state: str, outcome: str) -> None:
+    rules = build_ruleset(CaptureConfig(mode="TPROXY"))
+    mangle = rules.table(MANGLE)
+    assert mangle is not None
+    marks = Rule(SetMark(1337), (Protocol("tcp"),))
+    chains = tuple(c.replace(rules=(marks, *c.rules)) if c.name == PREROUTING else c for c in mangle.chains)
+    marked = rules.replace(tables=tuple(t.replace(chains=chains) if t is mangle else t for t in rules.tables))
+
+    assert trace(marked, inbound(OWN["ipv4"], state=state)).outcome == outcome
 
 
 def test_a_policy_decides_when_no_rule_does() -> None:

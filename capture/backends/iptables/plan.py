@@ -8,7 +8,7 @@ takes effect at once (iptables commits table by table). Where nothing has to cha
 2. **Built-in chains** are shared. Our rules there stay if they are the right ones in the right place; else
    they are removed and put in anew, all together. Foreign rules are neither moved nor rewritten.
 3. **The place** of ours: where they stood; but before the first foreign rule that may take captured traffic
-   away; and at the end where no such rule exists, as upstream appends.
+   away, or change a mark that ours ask for; and at the end where no such rule exists, as upstream appends.
 4. **The order of tables** leaves no moment without capture when REDIRECT and TPROXY replace each other:
    whichever of nat and mangle captures inbound from now on comes first.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 from capture.backends.iptables.render import check_writable, expanded, rule_text
 from capture.chain_names import is_our_chain
 from capture.model import BUILT_IN_CHAINS, MANGLE, NAT, RAW, Jump, Rule, Ruleset, TransparentProxy, UnknownVerdict
-from capture.ownership import our_rules, takes_away
+from capture.ownership import marks_asked_for, may_disturb, our_rules
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -181,8 +181,9 @@ def _shared_chain_changes(
     rules = live.rules(chain)
     ours = sorted(places.get((live.table, chain), ()))
     wanted = desired.rules(chain)
+    asked = marks_asked_for(chain, desired.rules)
     first_obstacle = next(
-        (place for place, rule in enumerate(rules) if place not in ours and takes_away(rule)), len(rules)
+        (place for place, rule in enumerate(rules) if place not in ours and may_disturb(rule, asked)), len(rules)
     )
     stands_well = not ours or ours[-1] < first_obstacle or not wanted
     if stands_well and [rule_text(rules[place]) for place in ours] == [rule_text(rule) for rule in wanted]:

@@ -3,9 +3,11 @@ from __future__ import annotations
 from capture.addresses import parse_address, parse_network
 from capture.backends.detect import Decision
 from capture.cli.differences import as_plain, in_words, notes_in_words, text_of
+from capture.cli.packet_words import packet_in_words
 from capture.compare import Difference
 from capture.examples import Example
 from capture.model import (
+    MANGLE,
     NAT,
     Accept,
     Destination,
@@ -17,6 +19,7 @@ from capture.model import (
     Return,
     Rule,
     Ruleset,
+    SetMark,
     only,
 )
 from capture.program import Other, Verified
@@ -103,3 +106,15 @@ def test_a_list_is_told_by_its_first_rule() -> None:
 
     assert text_of(Rule(Return(), (Destination(networks),)), "ipv4") == "-d 10.0.0.0/16 -j RETURN (and 19 more like it)"
     assert text_of(Rule(Return()), "ipv4") == "-j RETURN"
+
+
+def test_a_changed_mark_is_not_traffic_taken_away() -> None:
+    found = verified(Difference("ipv4", MANGLE, "PREROUTING", "foreign", Rule(SetMark(5), (TCP,)), 1))
+
+    (sentence,) = in_words(found)
+    assert "belongs to somebody else, and changes a mark by which ours tell packets apart: -p tcp -j MARK" in sentence
+
+
+def test_marks_of_a_packet_are_said() -> None:
+    assert packet_in_words(PACKET.replace(mark=0x539)).endswith("group 1000, mark 0x539")
+    assert packet_in_words(PACKET.replace(connection_mark=7)).endswith("group 1000, connection mark 0x7")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from capture.addresses import FAMILIES, IPV4, IPV6
@@ -15,7 +17,9 @@ from capture.model import (
     PREROUTING,
     RAW,
     Chain,
+    ConnectionMark,
     Jump,
+    Mark,
     OutInterface,
     Redirect,
     Return,
@@ -28,6 +32,9 @@ from capture.model import (
 )
 from iptables_cases import TCP, UDP
 from iptables_simulation import Tables
+
+if TYPE_CHECKING:
+    from capture.model import Match
 
 NOTHING = Ruleset(FAMILIES, ())
 
@@ -112,6 +119,14 @@ class TestPlace:
         live = standing("-p icmp", obstacle, "-p icmp -j LOG")
 
         assert output_after(live, ruleset()) == ["-p icmp", *OURS, obstacle, "-p icmp -j LOG"]
+
+    @pytest.mark.parametrize(("asks", "before"), [((Mark(7),), True), ((ConnectionMark(7),), False), ((), False)])
+    def test_before_a_change_of_the_mark_they_ask_for(self, asks: tuple[Match, ...], *, before: bool) -> None:
+        mark = "-j MARK --set-xmark 0x1/0xffffffff"
+
+        after = output_after(standing(mark), ruleset(Rule(Redirect(1), (TCP, *asks))))
+
+        assert after == ([*OURS, mark] if before else [mark, *OURS])
 
     def test_where_they_stood(self) -> None:
         live = standing("-p icmp -j LOG", "-p tcp -j ISTIO_OUTPUT", "-p icmp -j LOG")
