@@ -1,7 +1,8 @@
 """What differences do: each with a packet that goes elsewhere, and what cannot change any packet set apart.
 
 Our own rules must be as asked, whether or not a packet notices. A rule of somebody else is drift only if
-it changes where a packet goes; otherwise it is worth a note. What we cannot judge counts as drift.
+it changes where a packet goes; otherwise it is worth a note. What we cannot judge counts as drift: a rule
+that asks for something unknown, and a rule behind one that does, if it would divert a packet that comes past.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def judged(
         if shown is None and difference.kind == "foreign" and _is_understood(difference, live):
             notes.append(difference)
         else:
-            drift.append(difference.replace(example=shown))
+            drift.append(difference.replace(example=shown if shown and shown.is_plain else None))
     return tuple(drift), tuple(notes)
 
 
