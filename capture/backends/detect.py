@@ -173,7 +173,7 @@ def look(request: Request, desired: Ruleset | None = None) -> tuple[Decision, tu
             raise  # and they are named
         from capture.backends.modules import explained  # where something failed
 
-        raise explained(error, desired, "nftables" if _backend_asked_for(request) == "nftables" else "nft") from error
+        raise explained(error, desired, _ways_allowed(request)[0]) from error
     place = decision.variant or "native"
     return decision.replace(is_empty=all(chain.place != place for chain in facts.chains)), find_leftovers(facts)
 
@@ -206,8 +206,10 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
     """Return the facts of the host and of the namespace we are in, without what a request does not need. Reads only."""
     nf_tables, nft_compat, chains = _ask_nf_tables()
     tables = tuple((family, table) for family in families_here() for table in _legacy_tables(family))
-    is_open = request is None or not _backend_asked_for(request)
-    lacking = tuple(_lacking(desired)) if is_open or nf_tables is False or nft_compat is False else ()
+    ways = BY_PREFERENCE if request is None else _ways_allowed(request)
+    is_open = "nftables" in ways[1:]
+    is_in_doubt = is_open or ways[0] == "legacy" or nf_tables is False or nft_compat is False
+    lacking = tuple(_lacking(desired, ways)) if is_in_doubt else ()
     has_compat = nft_compat is True and not lacking
     if request is not None and not tables and _needs_nothing_installed(request, has_compat=has_compat):
         return Facts(
@@ -245,17 +247,27 @@ def _needs_nothing_installed(request: Request, *, has_compat: bool) -> bool:
     return request.backend == "nftables" or (request.variant in ("", "nft") and has_compat)
 
 
-def _lacking(desired: Ruleset | None) -> Iterator[tuple[Way, tuple[str, ...]]]:
-    """Yield the ways that lack modules. If the first choice does not, the others are not looked at: it takes time."""
+def _lacking(desired: Ruleset | None, ways: tuple[Way, ...]) -> Iterator[tuple[Way, tuple[str, ...]]]:
+    """Yield which of the ways lack modules. If the first one does not, the others are not looked at: it takes time."""
     from capture.backends.modules import look_up, needed  # not needed where a request leaves nothing open
 
     families = families_here() if desired is None else desired.families
-    for way in BY_PREFERENCE:
+    for way in ways:
         absent = look_up(needed(desired, families, way)).absent
         if absent:
             yield way, absent
-        elif way == BY_PREFERENCE[0]:
+        elif way == ways[0]:
             return
+
+
+def _ways_allowed(request: Request) -> tuple[Way, ...]:
+    """Return the ways that a request leaves open, the first choice first."""
+    backend = _backend_asked_for(request)
+    if backend == "nftables":
+        return ("nftables",)
+    fitting = VARIANTS_OF.get(request.driver, VARIANTS)
+    variants = tuple(variant for variant in VARIANTS if variant in fitting and request.variant in ("", variant))
+    return variants if backend else (*variants, "nftables")
 
 
 BY_PREFERENCE: tuple[Way, ...] = ("nft", "legacy", "nftables")
@@ -381,16 +393,24 @@ def choose(facts: Facts, request: Request) -> Decision:
         obstacles.setdefault((variant, obstacle), []).append(driver)
     in_the_way = "; ".join(_in_words(obstacles))
     if backend == "iptables":
-        raise UnsupportedError(
-            f"iptables cannot be used here: {in_the_way}",
-            "Install or load what is missing, or leave the choice open (--backend auto).",
-        )
+        raise UnsupportedError(f"iptables cannot be used here: {in_the_way}", _remedy(facts, obstacles))
     try:
         return _nftables(facts, request.driver or "netlink", f"iptables cannot be used here: {in_the_way}")
     except UnsupportedError as error:
         raise UnsupportedError(
             f"neither backend can be used here. {in_the_way}; nftables: {error.message}", error.remedy
         ) from error
+
+
+def _remedy(facts: Facts, obstacles: dict[tuple[str, str], list[str]]) -> str:
+    """Return what to do about the obstacles: what helps the best variant first, if it is known to lack modules."""
+    lacking = dict(facts.lacking)
+    for variant, _ in obstacles:
+        if variant in lacking:
+            from capture.backends.modules import remedy_for  # where something failed
+
+            return f"{remedy_for(lacking[variant])} Or leave the choice open (--backend auto)."
+    return "Install or load what is missing, or leave the choice open (--backend auto)."
 
 
 def _in_words(obstacles: dict[tuple[str, str], list[str]]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 
 from capture.addresses import FAMILIES, IPV4, IPV6
-from capture.errors import KernelError, PrivilegeError, UnsupportedError
+from capture.errors import KernelError, PrivilegeError, ToolError, UnsupportedError
 from capture.model import (
     NAT,
     ConnectionMark,
@@ -62,6 +62,9 @@ WAYS: dict[Way, str] = {"nftables": "nftables", "nft": "iptables-nft", "legacy":
 OLDEST = (5, 2)
 """The first kernel whose modules are called as they are here."""
 
+SINCE = {"nf_log_syslog": (5, 13)}
+"""Modules that are younger than that, and the first kernel that has them."""
+
 REQUIRES: dict[str, tuple[str, ...]] = {
     "nf_tables": ("nfnetlink",),
     "nft_compat": ("nf_tables", "x_tables"),
@@ -69,7 +72,7 @@ REQUIRES: dict[str, tuple[str, ...]] = {
     "nft_redir": ("nf_tables", "nf_nat"),
     "nft_tproxy": ("nf_tables", "nf_tproxy_ipv4", "nf_tproxy_ipv6", "nf_defrag_ipv4", "nf_defrag_ipv6"),
     "nft_ct": ("nf_tables", "nf_conntrack"),
-    "nft_log": ("nf_tables",),
+    "nft_log": ("nf_tables", "nf_log_syslog"),
     "nf_nat": ("nf_conntrack",),
     "nf_conntrack": ("nf_defrag_ipv4", "nf_defrag_ipv6"),
     "ip_tables": ("x_tables",),
@@ -91,7 +94,7 @@ REQUIRES: dict[str, tuple[str, ...]] = {
     "xt_multiport": ("x_tables",),
     "xt_iprange": ("x_tables",),
     "xt_comment": ("x_tables",),
-    "xt_LOG": ("x_tables",),
+    "xt_LOG": ("x_tables", "nf_log_syslog"),
 }
 """What each module needs in turn."""
 
@@ -159,6 +162,13 @@ def _is_excluded_list(match: Match) -> bool:
     return isinstance(match, Source | Destination) and match.negated and len(match.networks) > 1
 
 
+def with_required(names: Iterable[str]) -> tuple[str, ...]:
+    """Return these modules and those that they need in turn."""
+    found: dict[str, str] = {}
+    _add(found, ((name, "") for name in names))
+    return tuple(found)
+
+
 def _add(found: dict[str, str], modules: Iterable[tuple[str, str]]) -> None:
     for module, purpose in modules:
         if module not in found:
@@ -213,11 +223,16 @@ class Inventory(Value):
 def look_up(names: Iterable[str]) -> Inventory:
     """Return what is there of these modules."""
     has_ipv6 = os.path.exists(IPV6_SETTINGS)
-    unloaded = tuple(
-        name for name in names if (has_ipv6 or name not in ONLY_IPV6) and not os.path.exists(f"{LOADED}/{name}")
-    )
     release = os.uname().release
-    index = _read_index(f"{INDEXES}/{release}") if unloaded and _is_known(release) else None
+    version = _version(release)
+    unloaded = tuple(
+        name
+        for name in names
+        if (has_ipv6 or name not in ONLY_IPV6)
+        and version >= SINCE.get(name, ())
+        and not os.path.exists(f"{LOADED}/{name}")
+    )
+    index = _read_index(f"{INDEXES}/{release}") if unloaded and version >= OLDEST else None
     if index is None:
         return Inventory(unloaded, is_indexed=not unloaded)
     loadable, builtin = index
@@ -226,11 +241,11 @@ def look_up(names: Iterable[str]) -> Inventory:
     return Inventory(not_built_in, absent, is_indexed=True)
 
 
-def _is_known(release: str) -> bool:
-    """Return whether a kernel of this release has modules that are called as they are here."""
+def _version(release: str) -> tuple[int, ...]:
+    """Return the first two numbers of a kernel's release, or none if they cannot be told."""
     major, _, rest = release.partition(".")
     minor = rest.partition(".")[0].partition("-")[0]
-    return major.isdecimal() and minor.isdecimal() and (int(major), int(minor)) >= OLDEST
+    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else ()
 
 
 def _read_index(directory: str) -> tuple[bytes, bytes] | None:
@@ -265,7 +280,8 @@ def can_load() -> bool:
 def explained(error: CaptureError, desired: Ruleset | None, way: Way) -> CaptureError:
     """Return the error with which a rule set, or any, was refused, in words that name the modules that are missing.
 
-    An error that has nothing to do with modules is returned as it is.
+    Where a module is known to be absent, that is all there is to say: which rule met it first, and what a tool makes
+    of it, is chance. An error that has nothing to do with modules is returned as it is.
     """
     if not _may_be_a_module(error):
         return error
@@ -279,7 +295,7 @@ def explained(error: CaptureError, desired: Ruleset | None, way: Way) -> Capture
     if inventory.absent:
         lacking = ", ".join(f"{name} (for {wanted[name]})" for name in inventory.absent)
         words = f"this kernel has no module {lacking}, which {WAYS[way]} needs"
-        return UnsupportedError(f"{words}: {error.message}", remedy_for(inventory.absent) + _others(desired, way))
+        return UnsupportedError(words, remedy_for(inventory.absent) + _others(desired, way))
     if not can_load():
         words = f"these modules are not loaded, and kernel.modules_disabled=1 lets no more be loaded: {unloaded}"
         return UnsupportedError(f"{words}: {error.message}", remedy_for_closed(inventory.unloaded))
@@ -299,7 +315,17 @@ def _may_be_a_module(error: CaptureError) -> bool:
         return not can_load()  # modprobe is not permitted to, nor is root
     if isinstance(error, KernelError):
         return error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
+    if isinstance(error, ToolError):
+        return _gives_no_reason(error.stderr.strip())
     return isinstance(error, UnsupportedError) and "this kernel" in error.message
+
+
+def _gives_no_reason(said: str) -> bool:
+    """Return whether a program says no more than that the kernel refused: "iptables-restore: line 14 failed".
+
+    So iptables-legacy does when a module fails to find another one.
+    """
+    return ": line " in said and said.endswith(" failed") and "\n" not in said
 
 
 def remedy_for(absent: Iterable[str]) -> str:

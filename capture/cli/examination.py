@@ -14,14 +14,32 @@ from capture.backends import detect
 from capture.backends.detect import PURPOSES
 from capture.backends.iptables.programs import COMMANDS, find_program, run
 from capture.backends.iptables.tables import VARIANTS
-from capture.backends.modules import WAYS, can_load, look_up, needed, remedy_for, remedy_for_closed
+from capture.backends.modules import (
+    WAYS,
+    can_load,
+    look_up,
+    needed,
+    remedy_for,
+    remedy_for_closed,
+    with_required,
+)
 from capture.config import resolve
 from capture.errors import CaptureError
 from capture.host import AnyPod, PodFromInside
 from capture.netns import ONLY_ON_HOST, namespace_id
 from capture.record import STATE_DIRECTORY
 from capture.rules import build_ruleset
-from capture.settings import CAPTURE_ALL_DNS, DROP_INVALID, INTERCEPTION_MODE, REDIRECT_DNS, Said, Settings
+from capture.settings import (
+    CAPTURE_ALL_DNS,
+    DROP_INVALID,
+    INTERCEPTION_MODE,
+    PROFILE,
+    REDIRECT_DNS,
+    RULE_COMMENTS,
+    RULE_LOGS,
+    Said,
+    Settings,
+)
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -45,6 +63,9 @@ EVERYTHING = Settings(
         REDIRECT_DNS: Said("true", "doctor"),
         CAPTURE_ALL_DNS: Said("true", "doctor"),
         DROP_INVALID: Said("true", "doctor"),
+        PROFILE: Said("current", "doctor"),
+        RULE_COMMENTS: Said("true", "doctor"),
+        RULE_LOGS: Said("true", "doctor"),
     }
 )
 """Settings whose rules need every module that a capture may need."""
@@ -180,7 +201,7 @@ def findings(examined: Examined) -> list[Finding]:
     return [
         *_decision(examined),
         *_namespace(examined),
-        *_kernel(examined.facts),
+        *_kernel(examined.facts, examined.modules.absent),
         *_modules(examined),
         *_host(examined),
     ]
@@ -228,16 +249,9 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
     yield Finding("namespace", "what was asked", "ok" if examined.is_recorded else "note", recorded)
 
 
-def _kernel(facts: Facts) -> Iterator[Finding]:
-    yield _of_kernel(
-        "nf_tables",
-        "for nftables and for iptables-nft",
-        "modprobe nf_tables nft_chain_nat nft_redir",
-        present=facts.nf_tables,
-    )
-    yield _of_kernel(
-        "nft_compat and xt_owner", "for iptables-nft", "modprobe nft_compat xt_owner", present=facts.nft_compat
-    )
+def _kernel(facts: Facts, absent: tuple[str, ...]) -> Iterator[Finding]:
+    yield _of_kernel(("nf_tables",), "for nftables and for iptables-nft", absent, present=facts.nf_tables)
+    yield _of_kernel(("nft_compat", "xt_owner"), "for iptables-nft", absent, present=facts.nft_compat)
     state: State = "ok" if facts.legacy in ("present", "loadable") else "note"
     yield Finding("kernel", "legacy tables", state, LEGACY[facts.legacy])
     for family, table in facts.legacy_tables:
@@ -264,12 +278,18 @@ def _modules(examined: Examined) -> Iterator[Finding]:
         yield Finding("kernel", "modules", "ok", "all that a capture may need are there")
 
 
-def _of_kernel(name: str, use: str, command: str, *, present: bool | None) -> Finding:
+def _of_kernel(modules: tuple[str, ...], use: str, absent: tuple[str, ...], *, present: bool | None) -> Finding:
+    name = " and ".join(modules)
     if present is None:
         return Finding("kernel", name, "note", "not permitted to ask", "Run as root.")
     if present:
         return Finding("kernel", name, "ok", f"present, {use}")
-    return Finding("kernel", name, "missing", f"absent; needed {use}", f"On the host: {command}")
+    says = f"absent; needed {use}"
+    to_blame = tuple(module for module in with_required(modules) if module in absent)
+    if to_blame:
+        says += f"; this kernel has no module {', '.join(to_blame)}"
+    remedy = remedy_for(to_blame) if to_blame else f"On the host: modprobe -a {' '.join(modules)}"
+    return Finding("kernel", name, "missing", says, remedy)
 
 
 def _host(examined: Examined) -> Iterator[Finding]:

@@ -210,6 +210,13 @@ class TestAskedFor:
         assert missing in caught.value.message
         assert caught.value.remedy
 
+    def test_a_module_that_is_missing_comes_with_what_has_it(self) -> None:
+        facts = WITH_EVERYTHING.replace(lacking=(("nft", ("nft_compat",)), ("legacy", ("iptable_nat",))))
+        for variant, module in (("nft", "nft_compat"), ("legacy", "iptable_nat")):
+            with pytest.raises(UnsupportedError, match=f"this kernel has no module {module}") as caught:
+                choose(facts, Request(variant=variant))
+            assert f"Install what has {module} for kernel " in caught.value.remedy
+
     def test_a_kernel_that_may_have_legacy_tables_is_tried(self) -> None:
         facts = WITH_EVERYTHING.replace(legacy="unknown")
 

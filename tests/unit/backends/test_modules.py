@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import types
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from capture.backends import modules
 from capture.backends.iptables.refusals import MODULES
 from capture.backends.iptables.restore import RestoreDriver
 from capture.backends.modules import REQUIRES, VOCABULARY, WAYS, Inventory, explained, look_up, needed
-from capture.errors import CaptureError, KernelError, UnsupportedError
+from capture.errors import CaptureError, KernelError, ToolError, UnsupportedError
 from capture.model import FAMILIES
 from capture.values import Value
 from fake_pod import ruleset_of
@@ -83,7 +84,9 @@ def test_no_match_and_no_verdict_is_forgotten() -> None:
 
 
 def test_requirements_are_known_themselves() -> None:
-    leaves = {"nfnetlink", "x_tables", "nf_defrag_ipv4", "nf_defrag_ipv6", "nf_tproxy_ipv4", "nf_tproxy_ipv6"}
+    leaves = {"nfnetlink", "x_tables", "nf_log_syslog"} | {
+        *("nf_defrag_ipv4", "nf_defrag_ipv6", "nf_tproxy_ipv4", "nf_tproxy_ipv6")
+    }
     assert {name for needs in REQUIRES.values() for name in needs} <= {*REQUIRES, *leaves}
 
 
@@ -132,14 +135,32 @@ def test_a_kernel_without_ipv6_need_not_have_its_modules(kernel: Path) -> None:
     assert look_up(("nf_defrag_ipv6", "nf_nat")).absent == ("nf_nat",)
 
 
+def boot(kernel: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
+    """Have a kernel of another release, with an index that lists nothing."""
+    (kernel / "indexes" / release).mkdir(exist_ok=True)
+    for name in ("modules.dep", "modules.builtin"):
+        (kernel / "indexes" / release / name).write_text("")
+    monkeypatch.setattr(os, "uname", lambda: types.SimpleNamespace(release=release))
+
+
 @pytest.mark.parametrize("release", ["6.1.0-56-cloud-amd64", "5.2", "5.2-rc1", "5.10.0"])
-def test_names_of_newer_kernels_are_known(release: str) -> None:
-    assert modules._is_known(release)
+def test_names_of_newer_kernels_are_known(kernel: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
+    boot(kernel, monkeypatch, release)
+    assert look_up(("nft_redir",)).absent == ("nft_redir",)
 
 
 @pytest.mark.parametrize("release", ["5.1.21", "4.18.0-513.el8.x86_64", "nonsense", ""])
-def test_older_kernels_have_other_names(release: str) -> None:
-    assert not modules._is_known(release)
+def test_older_kernels_have_other_names(kernel: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> None:
+    boot(kernel, monkeypatch, release)
+    assert not look_up(("nft_redir",)).is_indexed
+
+
+@pytest.mark.parametrize(("release", "absent"), [("5.12.9", ()), ("5.13.0", ("nf_log_syslog",))])
+def test_a_module_is_not_missed_before_there_was_one(
+    kernel: Path, monkeypatch: pytest.MonkeyPatch, release: str, absent: tuple[str, ...]
+) -> None:
+    boot(kernel, monkeypatch, release)
+    assert look_up(("nf_log_syslog",)).absent == absent
 
 
 REFUSED = KernelError("add rule 1 to chain c", errno.ENOENT)
@@ -154,9 +175,7 @@ def test_an_absent_module_is_named_with_what_needs_it(kernel: Path) -> None:
     offer(kernel, *(name for name in needed(DEFAULT, FAMILIES, "nftables") if name != "nft_redir"))
     error = explained(REFUSED, DEFAULT, "nftables")
     assert isinstance(error, UnsupportedError)
-    assert error.message.startswith(
-        "this kernel has no module nft_redir (for REDIRECT), which nftables needs: add rule"
-    )
+    assert error.message == "this kernel has no module nft_redir (for REDIRECT), which nftables needs"
     assert f"linux-modules-extra-{os.uname().release}" in error.remedy
 
 
@@ -212,7 +231,21 @@ def test_a_missing_family_is_not_blamed_on_modules(kernel: Path) -> None:
     assert explained(error, DEFAULT, "nft") is error
 
 
-@pytest.mark.parametrize("error", [KernelError("write", errno.EBUSY), UnsupportedError("a program is missing")])
+def test_a_program_that_gives_no_reason_may_have_met_a_missing_module(kernel: Path) -> None:
+    load(kernel, "x_tables")
+    error = ToolError("iptables-legacy-restore", 1, "iptables-restore: line 14 failed\n")
+    assert "xt_owner" in explained(error, DEFAULT, "legacy").remedy
+
+
+OTHERS = [
+    KernelError("write", errno.EBUSY),
+    UnsupportedError("a program is missing"),
+    ToolError("iptables-legacy-restore", 1, "iptables-restore: line 14 failed\n  it was given: -A INPUT"),
+    ToolError("iptables-legacy-restore", 1, "invalid port"),
+]
+
+
+@pytest.mark.parametrize("error", OTHERS)
 def test_other_errors_stay_as_they_are(kernel: Path, error: CaptureError) -> None:
     offer(kernel)
     assert explained(error, DEFAULT, "nftables") is error

@@ -141,6 +141,14 @@ def test_a_module_that_is_missing_is_named_with_who_needs_it_and_what_helps() ->
     assert "modules: all that a capture may need are there" not in said(examined, "ok")
 
 
+def test_what_is_absent_for_want_of_a_module_says_which() -> None:
+    facts = GOOD.facts.replace(nft_compat=False)
+    examined = GOOD.replace(facts=facts, modules=Inventory(("x_tables",), ("x_tables",), is_indexed=True))
+    (finding,) = (finding for finding in findings(examined) if finding.name == "nft_compat and xt_owner")
+    assert finding.says.endswith("this kernel has no module x_tables")
+    assert finding.remedy.startswith("Install what has x_tables for kernel ")
+
+
 def test_modules_that_are_not_loaded_are_no_matter_unless_nothing_is_loaded_any_more() -> None:
     examined = GOOD.replace(modules=Inventory(("nft_redir",), (), is_indexed=True))
     assert "modules: all that a capture may need are there" in said(examined, "ok")
