@@ -7,6 +7,7 @@ kernel: what it loads for a rule set is what we say that the rule set needs. The
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ SAID = {
     "REDIRECT_DNS": "true",
     "CAPTURE_ALL_DNS": "true",
     "DROP_INVALID": "true",
+    "CAPTURE_PROFILE": "current",
+    "RULE_COMMENTS": "true",
+    "RULE_LOGS": "true",
 }
 """A configuration that needs every module there is a use for; as an environment, so that all programs take it."""
 
@@ -121,15 +125,24 @@ def test_a_module_that_is_missing_is_named(guest: Guest, module: str) -> None:
         new_pod(guest)
         refused = apply(guest, way, driver)
         assert refused.status == UNSUPPORTED, str(refused)
-        assert module in refused.stderr, str(refused)
+        assert is_named(module, refused.stderr), str(refused)
+        assert guest.kernel.release in refused.stderr, f"no word of what has it: {refused}"
 
     new_pod(guest)
     done = istio_init(guest)
     if any(module not in modules for modules in NEEDED.values()):
         assert done.status == 0, f"there is a way without {module}: {done}"
+        verified = capture(guest, "verify", "--netns", POD)
+        assert verified.status == 0, str(verified)
     else:
         assert done.status == UNSUPPORTED, str(done)
-        assert module in done.stderr, str(done)
+        assert is_named(module, done.stderr), str(done)
+
+
+def is_named(module: str, text: str) -> bool:
+    """Return whether a text says that the kernel does not have this module, and of no other that it does not."""
+    named = re.findall(r"kernel has no module (.+?)(?: \(for [^)]+\), which|;|$)", text, re.MULTILINE)
+    return set(named) == {module}
 
 
 def drivers_that_need(module: str) -> list[tuple[Way, str]]:
