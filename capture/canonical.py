@@ -7,6 +7,9 @@ are one rule each, in their order, as people want their counters; more are joine
 or spans, and these are one rule each again if they are 16 at most, else one rule together. Kernels and tools
 differ in exactly these points: iptables writes each entry as a rule, an interval set of nftables joins
 overlapping and adjacent entries.
+
+No packet tells a rule set from its form. So rules are not joined where a packet that meets two of them goes
+through a chain twice, and rules that ask for something unknown stay as they are: some matches count or limit.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from capture.model import (
     Destination,
     DestinationPort,
     InInterface,
+    Jump,
     Mark,
     OutInterface,
     OwnerGid,
@@ -29,6 +33,7 @@ from capture.model import (
     SourcePort,
     Span,
     UnknownMatch,
+    UnknownVerdict,
 )
 from capture.values import Value
 
@@ -38,7 +43,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.addresses import Family
-    from capture.model import Match, Ruleset, TableName
+    from capture.model import Match, Ruleset, TableName, Verdict
 
     Listed = Source | Destination | SourcePort | DestinationPort | OwnerUid | OwnerGid
     """Matches with several entries."""
@@ -167,8 +172,12 @@ def _with_lists_joined(rules: Iterable[Rule]) -> Iterator[Rule]:
 def _with_one_list(rule: Rule) -> Iterator[Rule]:
     """Yield the rule with one list at most: its first, which others may keep in a set; of the rest one entry each.
 
-    iptables has a rule for each combination, in which the entries of the first list change fastest.
+    iptables has a rule for each combination, in which the entries of the first list change fastest. It makes no
+    difference which one is kept: no packet fulfils two of the combinations.
     """
+    if _asks_for_unknown(rule):
+        yield rule
+        return
     kept = _list_of(rule)
     for match in reversed(rule.matches):
         if match is kept or not isinstance(
@@ -184,7 +193,13 @@ def _with_one_list(rule: Rule) -> Iterator[Rule]:
     yield rule
 
 
+def _asks_for_unknown(rule: Rule) -> bool:
+    return any(isinstance(match, UnknownMatch) for match in rule.matches)
+
+
 def _list_of(rule: Rule) -> Listed | None:
+    if _asks_for_unknown(rule):
+        return None
     for match in rule.matches:
         if isinstance(match, SPREAD_OVER_RULES) and not match.negated:
             return match
@@ -195,9 +210,9 @@ def _one_form(run: list[tuple[Rule, Listed]]) -> Iterator[Rule]:
     """Yield a run of rules that differ in the entries of one list only: an entry each if they are few, else joined."""
     first, list_of_first = run[0]
     lists = [listed for _, listed in run]
-    if _count(lists) > MOST_SINGLE_RULES:
+    if _count(lists) > MOST_SINGLE_RULES and _may_be_one(first.verdict, lists):
         lists = [_united(lists)]
-    if _count(lists) <= MOST_SINGLE_RULES:
+    if len(lists) > 1 or _count(lists) <= MOST_SINGLE_RULES:
         lists = [_with_entries(listed, (entry,)) for listed in lists for entry in _entries(listed)]
     for listed in lists:
         matches = tuple(listed if match is list_of_first else match for match in first.matches)
@@ -206,6 +221,22 @@ def _one_form(run: list[tuple[Rule, Listed]]) -> Iterator[Rule]:
 
 def _count(lists: Iterable[Listed]) -> int:
     return sum(len(_entries(listed)) for listed in lists)
+
+
+def _may_be_one(verdict: Verdict, lists: list[Listed]) -> bool:
+    """Return whether a packet that fulfils several of these matches fares as if it fulfilled one.
+
+    What ends a table ends it at the first, and a mark is set twice to the same; but a chain may do another thing
+    each time, and so may what we do not know.
+    """
+    if len(lists) == 1 or not isinstance(verdict, Jump | UnknownVerdict):
+        return True
+    reached = -1
+    for first, last in sorted((entry.first, entry.last) for listed in lists for entry in _entries(listed)):
+        if first <= reached:
+            return False
+        reached = last
+    return True
 
 
 def _entries(listed: Listed) -> tuple[Any, ...]:

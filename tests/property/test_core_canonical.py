@@ -7,35 +7,42 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.addresses import FAMILIES, collapse
+from capture.addresses import FAMILIES, IPV4, Network, collapse
 from capture.canonical import canonical, canonical_rule, canonical_rules, joined_spans
 from capture.model import (
     MOST_SINGLE_RULES,
     NAT,
     OUTPUT,
+    Accept,
     Chain,
     Counters,
     Destination,
     DestinationPort,
+    Drop,
     Jump,
+    Mark,
     OwnerGid,
     OwnerUid,
     Protocol,
+    Redirect,
     Return,
     Rule,
     Ruleset,
+    SetMark,
     Source,
     SourcePort,
     Span,
     Table,
+    only,
 )
 from capture.rules import build_ruleset
+from capture.trace import Packet, trace
 from config_strategies import configs, many_networks, many_ports, seeds
 from strategies import Place, rules, rulesets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from random import Random
 
     from capture.addresses import Family
@@ -150,6 +157,73 @@ class TestOneForm:
         assert canonical(shuffled, family) == canonical(ruleset, family)
 
 
+# --- a small world, in which every packet can be tried ---------------------------------------------
+
+ADDRESSES = range(0x0A000000, 0x0A000008)
+PORTS = range(1, 25)
+IDS = range(1, 4)
+
+COUNTING = "COUNTING"
+"""A chain that adds one to the mark of each packet, each time it comes through."""
+ADD_ONE = Chain(COUNTING, tuple(Rule(SetMark(mark + 1), (Mark(mark),)) for mark in reversed(range(60))))
+AFTERWARDS = tuple(Rule(Redirect(60000 + mark), (Mark(mark),)) for mark in range(61))
+"""Rules by which it shows which mark a packet got."""
+
+spans = st.builds(lambda a, b: Span(min(a, b), max(a, b)), st.sampled_from(PORTS), st.sampled_from(PORTS))
+singles = st.sampled_from(PORTS).map(only)
+small_networks = st.builds(
+    lambda address, prefix: Network(IPV4, address >> (32 - prefix) << (32 - prefix), prefix),
+    st.sampled_from(ADDRESSES),
+    st.sampled_from((32, 32, 31, 30, 29)),
+)
+listed = st.one_of(
+    st.builds(DestinationPort, st.lists(singles | spans, min_size=1, max_size=5).map(tuple), st.booleans()),
+    st.builds(SourcePort, st.lists(singles, min_size=1, max_size=24).map(tuple), st.booleans()),
+    st.builds(Destination, st.lists(small_networks, min_size=1, max_size=4).map(tuple), st.booleans()),
+    st.builds(OwnerUid, st.lists(st.sampled_from(IDS).map(only), min_size=1, max_size=2).map(tuple), st.booleans()),
+)
+verdicts = st.sampled_from([Jump(COUNTING), Jump(COUNTING), SetMark(1), SetMark(2), Return(), Accept(), Drop()])
+single_rules = st.builds(
+    lambda verdict, matches: [Rule(verdict, tuple(matches))], verdicts, st.lists(listed, min_size=1, max_size=4)
+)
+runs_of_rules = st.builds(
+    lambda verdict, besides, ports: [Rule(verdict, (*besides, DestinationPort((port,)))) for port in ports],
+    verdicts,
+    st.lists(listed, max_size=1),
+    st.lists(singles | spans, min_size=14, max_size=28),
+)
+small_chains = st.lists(single_rules | runs_of_rules, min_size=1, max_size=3).map(
+    lambda several: [rule for some in several for rule in some]
+)
+
+
+def small_packets(random: Random) -> Iterator[Packet]:
+    """Yield a packet to each port and address of the small world, the rest by chance."""
+    for port in PORTS:
+        for address in ADDRESSES:
+            yield Packet(
+                "tcp",
+                Network(IPV4, address, 32),
+                port,
+                source_port=random.choice(PORTS),
+                uid=random.choice(IDS),
+                out_interface="eth0",
+            )
+
+
+class TestMeaning:
+    """No packet tells rules from their form; so two rule sets of one form mean the same."""
+
+    @given(small_chains, st.randoms(use_true_random=False))
+    def test_every_packet_goes_where_it_went(self, several: list[Rule], random: Random) -> None:
+        def with_rules(chosen: Iterable[Rule]) -> Ruleset:
+            return Ruleset((IPV4,), (Table(NAT, (Chain(OUTPUT, (*chosen, *AFTERWARDS)), ADD_ONE)),))
+
+        as_said, in_form = with_rules(several), with_rules(canonical_rules(several))
+        for packet in small_packets(random):
+            assert trace(in_form, packet).fate == trace(as_said, packet).fate
+
+
 class TestBackends:
     """The way that capture's own rules take: written by one backend, listed by it, compared with what was asked."""
 
@@ -179,7 +253,7 @@ class TestLists:
 
     @given(seeds.filter(lambda seed: seed % 2 == 0))
     def test_networks_as_well(self, seed: int) -> None:
-        networks = tuple(network for network in many_networks(seed) if not network.is_everything)
+        networks = collapse(tuple(network for network in many_networks(seed) if not network.is_everything))
         singles = [Rule(Jump("ISTIO_REDIRECT"), (Destination((network,)),)) for network in networks]
         together = Rule(Jump("ISTIO_REDIRECT"), (Destination(networks),))
         assert canonical_rules(singles) == canonical_rules([together])

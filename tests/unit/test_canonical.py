@@ -22,6 +22,7 @@ from capture.model import (
     Source,
     Span,
     Table,
+    UnknownMatch,
     only,
 )
 from rule_notation import lines, rule_line
@@ -92,6 +93,14 @@ EQUIVALENT = {
         f"tcp & port {','.join(map(str, range(2, 40, 2)))} -> return",
     ),
     "a long list that joins to a short one": ([returning(TCP, port(*range(1, 40)))], "tcp & port 1-39 -> return"),
+    "not where a packet comes through a chain twice": (
+        [Rule(Jump("A"), (TCP, port(number))) for number in (*range(2, 40, 2), 8)],
+        "\n".join(f"tcp & port {number} -> A" for number in (*range(2, 40, 2), 8)),
+    ),
+    "nor where something unknown may count": (
+        [returning(TCP, port(7, 9), UnknownMatch("-m quota")), returning(UnknownMatch("-m limit"), to("10.0.0.0/8"))],
+        "tcp & port 7,9 & ?-m quota -> return\nto 10.0.0.0/8 & ?-m limit -> return",
+    ),
     "a list that joins to every address meets the list after it": (
         [
             *[returning(to(f"{first}.0.0.0/4")) for first in range(0, 256, 16)],
