@@ -144,7 +144,7 @@ class Facts(Value):
     libnftables: bool
     """The bindings of libnftables are installed for this interpreter: what the driver libnftables needs."""
     lacking: tuple[tuple[Way, tuple[str, ...]], ...] = ()
-    """The modules that each way needs and this kernel is known not to have; of ways that lack nothing, none."""
+    """The modules that each way needs and this kernel is known not to have, or may not load; of other ways, none."""
 
     def uses(self, place: Place, *, ours: bool = False) -> int:
         """Return how many rules stand in a place, or of ours there."""
@@ -253,9 +253,9 @@ def _lacking(desired: Ruleset | None, ways: tuple[Way, ...]) -> Iterator[tuple[W
 
     families = families_here() if desired is None else desired.families
     for way in ways:
-        absent = look_up(needed(desired, families, way)).absent
-        if absent:
-            yield way, absent
+        lacking = look_up(needed(desired, families, way)).lacking
+        if lacking:
+            yield way, lacking
         elif way == ways[0]:
             return
 
@@ -337,7 +337,7 @@ def _legacy_support() -> LegacySupport:
     inventory = look_up(("iptable_nat",))
     if not inventory.is_indexed:
         return "unknown"
-    return "absent" if inventory.absent or not can_load() else "loadable"
+    return "absent" if inventory.lacking or not can_load() else "loadable"
 
 
 def _legacy_chains(
@@ -468,9 +468,9 @@ def _obstacle(facts: Facts, driver: str, variant: Variant, *, certain: bool) -> 
 
     ``certain``: a kernel that might have legacy tables does not count as one that has.
     """
-    absent = dict(facts.lacking).get(variant)
-    if absent:
-        return f"this kernel has no module {', '.join(absent)}"
+    lacking = dict(facts.lacking).get(variant)
+    if lacking:
+        return f"this kernel cannot load the module {', '.join(lacking)}"
     if variant == "nft" and facts.nf_tables is False:
         return "this kernel has no nf_tables"
     if variant == "nft" and facts.nft_compat is False:
@@ -494,11 +494,11 @@ def _missing_program(facts: Facts, variant: Variant) -> str | None:
 
 
 def _nftables(facts: Facts, driver: str, reason: str) -> Decision:
-    absent = dict(facts.lacking).get("nftables")
-    if absent:
+    lacking = dict(facts.lacking).get("nftables")
+    if lacking:
         from capture.backends.modules import remedy_for
 
-        raise UnsupportedError(f"this kernel has no module {', '.join(absent)}", remedy_for(absent))
+        raise UnsupportedError(f"this kernel cannot load the module {', '.join(lacking)}", remedy_for(lacking))
     if facts.nf_tables is False:
         raise UnsupportedError(
             "this kernel has no nf_tables", "Load the module nf_tables, or use the legacy variant of iptables."

@@ -55,6 +55,8 @@ LOADED = "/sys/module"
 INDEXES = "/lib/modules"
 IPV6_SETTINGS = "/proc/sys/net/ipv6"
 NO_MORE = "/proc/sys/kernel/modules_disabled"
+MODPROBE = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
+"""What modprobe is told, in files *.conf: modprobe.d(5)."""
 
 WAYS: dict[Way, str] = {"nftables": "nftables", "nft": "iptables-nft", "legacy": "iptables-legacy"}
 """What to call them."""
@@ -212,12 +214,19 @@ class Inventory(Value):
     """What of some modules is there.
 
     ``unloaded`` are those that are not loaded; in a kernel that has them built in, they look the same unless an
-    index says so. ``absent`` are those of them that this kernel does not have at all; none if nobody knows.
+    index says so. ``absent`` are those of them that this kernel does not have at all, ``forbidden`` those that
+    modprobe is told not to load; none if nobody knows.
     """
 
     unloaded: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
     is_indexed: bool = False
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Return the modules that are not there and cannot be loaded."""
+        return self.absent + self.forbidden
 
 
 def look_up(names: Iterable[str]) -> Inventory:
@@ -238,7 +247,9 @@ def look_up(names: Iterable[str]) -> Inventory:
     loadable, builtin = index
     not_built_in = tuple(name for name in unloaded if not _lists(builtin, name))
     absent = tuple(name for name in not_built_in if not _lists(loadable, name))
-    return Inventory(not_built_in, absent, is_indexed=True)
+    prohibitions = _prohibitions() if not_built_in else {}
+    forbidden = tuple(name for name in not_built_in if name in prohibitions and name not in absent)
+    return Inventory(not_built_in, absent, forbidden, is_indexed=True)
 
 
 def _version(release: str) -> tuple[int, ...]:
@@ -263,6 +274,44 @@ def _read_index(directory: str) -> tuple[bytes, bytes] | None:
 def _lists(index: bytes, name: str) -> bool:
     """Return whether an index has the module: kernel/net/netfilter/xt_owner.ko, or compressed as .ko.xz."""
     return f"/{name}.ko".encode() in index
+
+
+def _prohibitions() -> dict[str, str]:
+    """Return the modules that modprobe is told not to load, and the file that says so.
+
+    "install" with a program that does nothing forbids a module altogether; "blacklist" only where it is asked for
+    by another name, as the kernel asks for matches and targets, and not where another module needs it.
+    """
+    found: dict[str, str] = {}
+    for path in _files_of_modprobe():
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                for line in file:
+                    words = line.split()
+                    if len(words) > 1 and _forbids(words):
+                        found.setdefault(words[1].replace("-", "_"), path)
+        except OSError:
+            continue
+    return found
+
+
+def _files_of_modprobe() -> Iterator[str]:
+    for directory in MODPROBE:
+        try:
+            names = sorted(os.listdir(directory))
+        except OSError:
+            continue
+        yield from (f"{directory}/{name}" for name in names if name.endswith(".conf"))
+
+
+def _forbids(words: list[str]) -> bool:
+    if words[0] == "install":
+        return len(words) > 2 and words[2].rpartition("/")[2] in ("true", "false")
+    return words[0] == "blacklist" and words[1].startswith(ASKED_BY_ANOTHER_NAME)
+
+
+ASKED_BY_ANOTHER_NAME = ("nft_", "xt_", "nf_tables", "nfnetlink", "nf_log_syslog")
+"""What modules begin with that the kernel asks for by what they are for: nft-expr-1-redir, ipt_owner."""
 
 
 def can_load() -> bool:
@@ -292,15 +341,16 @@ def explained(error: CaptureError, desired: Ruleset | None, way: Way) -> Capture
     unloaded = ", ".join(inventory.unloaded)
     if not unloaded:
         return error
-    if inventory.absent:
-        lacking = ", ".join(f"{name} (for {wanted[name]})" for name in inventory.absent)
-        words = f"this kernel has no module {lacking}, which {WAYS[way]} needs"
-        return UnsupportedError(words, remedy_for(inventory.absent) + _others(desired, way))
+    if inventory.lacking:
+        lacking = ", ".join(f"{name} (for {wanted[name]})" for name in inventory.lacking)
+        verb = "has no" if inventory.absent else "may not load the"
+        words = f"this kernel {verb} module {lacking}, which {WAYS[way]} needs"
+        return UnsupportedError(words, remedy_for(inventory.lacking) + _others(desired, way))
     if not can_load():
         words = f"these modules are not loaded, and kernel.modules_disabled=1 lets no more be loaded: {unloaded}"
         return UnsupportedError(f"{words}: {error.message}", remedy_for_closed(inventory.unloaded))
     if inventory.is_indexed:
-        words = f"this kernel has these modules, but could not load them: {unloaded}"
+        words = f"these modules are not loaded, though this kernel has them: {unloaded}"
         return UnsupportedError(f"{words}: {error.message}", remedy_for_unloaded(inventory.unloaded))
     if not any(os.path.exists(f"{LOADED}/{name}/initstate") for name in wanted):
         return error  # this kernel has them built in, for all that can be seen
@@ -328,13 +378,27 @@ def _gives_no_reason(said: str) -> bool:
     return ": line " in said and said.endswith(" failed") and "\n" not in said
 
 
-def remedy_for(absent: Iterable[str]) -> str:
-    """Return what to do about modules that a kernel does not have."""
+def remedy_for(lacking: Iterable[str]) -> str:
+    """Return what to do about modules that a kernel does not have, or that modprobe is told not to load."""
+    names = tuple(lacking)
+    forbidden = look_up(names).forbidden
+    absent = tuple(name for name in names if name not in forbidden)
+    return " ".join((*_remedy_for_absent(absent), *_remedy_for_forbidden(forbidden)))
+
+
+def _remedy_for_absent(names: tuple[str, ...]) -> Iterator[str]:
     release = os.uname().release
-    return (
-        f"Install what has {_them(absent)} for kernel {release} on the host (Ubuntu: linux-modules-extra-{release};"
-        f" Red Hat: kernel-modules-extra-{release}), or boot a kernel that does."
-    )
+    if names:
+        yield (
+            f"Install what has {_them(names)} for kernel {release} on the host (Ubuntu: linux-modules-extra-{release};"
+            f" Red Hat: kernel-modules-extra-{release}), or boot a kernel that does."
+        )
+
+
+def _remedy_for_forbidden(names: tuple[str, ...]) -> Iterator[str]:
+    prohibitions = _prohibitions() if names else {}
+    for name in names:
+        yield f"{prohibitions[name]} on the host forbids {name}: take that line out."
 
 
 def _needed_by(desired: Ruleset | None, way: Way) -> dict[str, str]:
@@ -343,7 +407,7 @@ def _needed_by(desired: Ruleset | None, way: Way) -> dict[str, str]:
 
 def _others(desired: Ruleset | None, way: Way) -> str:
     """Return which other ways lack no module, in words; only where the modules of this kernel are known."""
-    others = [other for other in FLAGS if other != way and not look_up(_needed_by(desired, other)).absent]
+    others = [other for other in FLAGS if other != way and not look_up(_needed_by(desired, other)).lacking]
     words = ", ".join(f"{WAYS[other]} ({FLAGS[other]})" for other in others)
     return f" Or choose another way, of which no module is missing: {words}." if others else ""
 

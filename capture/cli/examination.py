@@ -201,7 +201,7 @@ def findings(examined: Examined) -> list[Finding]:
     return [
         *_decision(examined),
         *_namespace(examined),
-        *_kernel(examined.facts, examined.modules.absent),
+        *_kernel(examined.facts, examined.modules.lacking),
         *_modules(examined),
         *_host(examined),
     ]
@@ -249,9 +249,9 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
     yield Finding("namespace", "what was asked", "ok" if examined.is_recorded else "note", recorded)
 
 
-def _kernel(facts: Facts, absent: tuple[str, ...]) -> Iterator[Finding]:
-    yield _of_kernel(("nf_tables",), "for nftables and for iptables-nft", absent, present=facts.nf_tables)
-    yield _of_kernel(("nft_compat", "xt_owner"), "for iptables-nft", absent, present=facts.nft_compat)
+def _kernel(facts: Facts, lacking: tuple[str, ...]) -> Iterator[Finding]:
+    yield _of_kernel(("nf_tables",), "for nftables and for iptables-nft", lacking, present=facts.nf_tables)
+    yield _of_kernel(("nft_compat", "xt_owner"), "for iptables-nft", lacking, present=facts.nft_compat)
     state: State = "ok" if facts.legacy in ("present", "loadable") else "note"
     yield Finding("kernel", "legacy tables", state, LEGACY[facts.legacy])
     for family, table in facts.legacy_tables:
@@ -264,30 +264,31 @@ def _kernel(facts: Facts, absent: tuple[str, ...]) -> Iterator[Finding]:
 
 def _modules(examined: Examined) -> Iterator[Finding]:
     """Yield the modules that are missing, each with who needs it; or that none is; or that nobody knows."""
-    absent, purposes = examined.modules.absent, _purposes()
-    for name in absent:
-        yield Finding("kernel", name, "missing", f"no such module; needed by {purposes[name]}", remedy_for((name,)))
-    others = tuple(name for name in examined.modules.unloaded if name not in absent)
+    lacking, purposes = examined.modules.lacking, _purposes()
+    for name in lacking:
+        why = "no such module" if name in examined.modules.absent else "modprobe is told not to load it"
+        yield Finding("kernel", name, "missing", f"{why}; needed by {purposes[name]}", remedy_for((name,)))
+    others = tuple(name for name in examined.modules.unloaded if name not in lacking)
     if not examined.modules.is_indexed:
         says = f"what could be loaded is not to be seen here: no /lib/modules/{examined.kernel} with an index we know"
         yield Finding("kernel", "modules", "note", says)
     elif others and not examined.loads_modules:
         says = f"not loaded, and kernel.modules_disabled=1 lets no more be loaded: {', '.join(others)}"
         yield Finding("kernel", "modules", "missing", says, remedy_for_closed(others))
-    elif not absent:
+    elif not lacking:
         yield Finding("kernel", "modules", "ok", "all that a capture may need are there")
 
 
-def _of_kernel(modules: tuple[str, ...], use: str, absent: tuple[str, ...], *, present: bool | None) -> Finding:
+def _of_kernel(modules: tuple[str, ...], use: str, lacking: tuple[str, ...], *, present: bool | None) -> Finding:
     name = " and ".join(modules)
     if present is None:
         return Finding("kernel", name, "note", "not permitted to ask", "Run as root.")
     if present:
         return Finding("kernel", name, "ok", f"present, {use}")
     says = f"absent; needed {use}"
-    to_blame = tuple(module for module in with_required(modules) if module in absent)
+    to_blame = tuple(module for module in with_required(modules) if module in lacking)
     if to_blame:
-        says += f"; this kernel has no module {', '.join(to_blame)}"
+        says += f"; this kernel cannot load the module {', '.join(to_blame)}"
     remedy = remedy_for(to_blame) if to_blame else f"On the host: modprobe -a {' '.join(modules)}"
     return Finding("kernel", name, "missing", says, remedy)
 

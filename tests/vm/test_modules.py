@@ -52,6 +52,12 @@ DRIVERS: list[tuple[Way, str]] = [
 
 FIRST = dict(reversed(DRIVERS))
 
+FORBIDDEN: list[tuple[Way, str, str]] = [
+    ("nft", "netlink", "xt_owner"),
+    ("legacy", "restore", "xt_REDIRECT"),
+    ("legacy", "restore", "nf_log_syslog"),
+]
+
 WITHOUT_MEANING = {"libcrc32c"}
 """What code of the kernel needs in this release, and in others not."""
 LOOKED_AT = {"nf_tables", "nfnetlink", "nft_compat", "x_tables", "xt_owner", "xt_tcpudp"}
@@ -140,9 +146,13 @@ def test_a_module_that_is_missing_is_named(guest: Guest, module: str) -> None:
 
 
 def is_named(module: str, text: str) -> bool:
-    """Return whether a text says that the kernel does not have this module, and of no other that it does not."""
-    named = re.findall(r"kernel has no module (.+?)(?: \(for [^)]+\), which|;|$)", text, re.MULTILINE)
+    """Return whether a text says that the kernel cannot have this module, and of no other that it cannot."""
+    named = re.findall(f"kernel {CANNOT} module (.+?){END}", text, re.MULTILINE)
     return set(named) == {module}
+
+
+CANNOT = "(?:has no|may not load the|cannot load the)"
+END = r"(?: \(for [^)]+\), which|;|$)"
 
 
 def drivers_that_need(module: str) -> list[tuple[Way, str]]:
@@ -169,6 +179,34 @@ def test_in_a_container_the_module_is_named_too(guest: Guest, way: Way, driver: 
 
     assert refused.status == UNSUPPORTED, str(refused)
     assert module in refused.stderr, str(refused)
+
+
+@pytest.mark.parametrize(("way", "driver", "module"), [("nftables", "netlink", "nft_redir"), *FORBIDDEN])
+def test_a_module_that_may_not_be_loaded_is_named(guest: Guest, way: Way, driver: str, module: str) -> None:
+    """As a hardened host has it: the module is there, and modprobe is told not to load it."""
+    guest.hide_modules()
+    new_pod(guest)
+    forbid(guest, module)
+
+    refused = apply(guest, way, driver)
+    finding = findings(guest)[module]
+    done = istio_init(guest)
+    forbid(guest)
+
+    assert refused.status == UNSUPPORTED, str(refused)
+    assert is_named(module, refused.stderr), str(refused)
+    assert finding["state"] == "missing"
+    for remedy in (refused.stderr, finding["remedy"]):
+        assert "/etc/modprobe.d/forbidden.conf" in remedy
+    is_everywhere = all(module in modules for modules in NEEDED.values())
+    assert done.status == (UNSUPPORTED if is_everywhere else 0), str(done)
+
+
+def forbid(guest: Guest, *modules: str) -> None:
+    """Keep modprobe from loading these modules, and no others."""
+    lines = "".join(f"install {module} /bin/false\n" for module in modules)
+    write = ["/bin/busybox", "sh", "-euc", "mkdir -p /etc/modprobe.d && cat > /etc/modprobe.d/forbidden.conf"]
+    guest.run(write, stdin=lines, check=True)
 
 
 def test_a_kernel_that_loads_no_more_modules() -> None:

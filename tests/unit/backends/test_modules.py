@@ -99,6 +99,8 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "index").symlink_to(index)
     monkeypatch.setattr(modules, "LOADED", str(tmp_path / "loaded"))
     monkeypatch.setattr(modules, "INDEXES", str(tmp_path / "indexes"))
+    (tmp_path / "modprobe.d").mkdir()
+    monkeypatch.setattr(modules, "MODPROBE", (str(tmp_path / "missing"), str(tmp_path / "modprobe.d")))
     (tmp_path / "ipv6").mkdir()
     monkeypatch.setattr(modules, "IPV6_SETTINGS", str(tmp_path / "ipv6"))
     monkeypatch.setattr(modules, "NO_MORE", str(tmp_path / "modules_disabled"))
@@ -184,8 +186,28 @@ def test_a_module_that_could_not_be_loaded_is_named(kernel: Path) -> None:
     for name in needed(DEFAULT, FAMILIES, "nftables"):
         if name != "nft_redir":
             (kernel / "loaded" / name).mkdir()
-    assert "has these modules, but could not load them: nft_redir" in said(REFUSED)
+    assert "these modules are not loaded, though this kernel has them: nft_redir" in said(REFUSED)
     assert "modprobe -a nft_redir" in said(REFUSED)
+
+
+@pytest.mark.parametrize(
+    "line", ["install nft-redir /bin/false", "blacklist nft_redir", "install nft_redir /bin/true #"]
+)
+def test_a_module_that_modprobe_may_not_load_is_named_with_the_file_that_says_so(kernel: Path, line: str) -> None:
+    offer(kernel, *needed(DEFAULT, FAMILIES, "nftables"))
+    hardened = kernel / "modprobe.d" / "hardened.conf"
+    hardened.write_text(f"# nothing\n\ninstall nft_ct /sbin/modprobe nft_ct\n{line}\n")
+    error = explained(REFUSED, DEFAULT, "nftables")
+    assert error.message == "this kernel may not load the module nft_redir (for REDIRECT), which nftables needs"
+    assert error.remedy == f"{hardened} on the host forbids nft_redir: take that line out."
+
+
+def test_what_another_module_needs_is_loaded_though_it_is_blacklisted(kernel: Path) -> None:
+    offer(kernel, "nf_nat")
+    (kernel / "modprobe.d" / "a.conf").write_text("blacklist nf_nat\n")
+    assert look_up(("nf_nat",)) == Inventory(unloaded=("nf_nat",), is_indexed=True)
+    (kernel / "modprobe.d" / "b.conf").write_text("install nf_nat /bin/false\n")
+    assert look_up(("nf_nat",)).lacking == ("nf_nat",)
 
 
 def test_a_kernel_that_loads_no_more_says_so(kernel: Path) -> None:
