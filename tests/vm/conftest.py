@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -10,7 +10,24 @@ from vm.guest import Guest, kernel
 
 
 @pytest.fixture(scope="session")
-def guest() -> Iterator[Guest]:
+def running() -> Iterator[Callable[[], Guest]]:
+    """Return the guest, booted at the first call, and again if a test left it without an answer."""
+    booted = kernel()
+    guests: list[Guest] = []
+
+    def guest() -> Guest:
+        if guests and guests[-1].is_waiting:
+            guests.pop().close()
+        if not guests:
+            guests.append(Guest(booted))
+        return guests[-1]
+
+    yield guest
+    for each in guests:
+        each.close()
+
+
+@pytest.fixture
+def guest(running: Callable[[], Guest]) -> Guest:
     """A running guest. Tests leave it as they like; ``hide_modules`` starts anew."""
-    with Guest(kernel()) as running:
-        yield running
+    return running()

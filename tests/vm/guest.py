@@ -89,30 +89,52 @@ def kernel() -> Kernel:
     return Kernel(images[-1], modules[-1])
 
 
+class AptError(Exception):
+    """A package cannot be downloaded; the message has apt's words."""
+
+
 def _unpacked(package: str) -> Path:
     """Return the directory in which the package is unpacked, after downloading it if need be."""
-    real = _package_of_image(package)
+    require(shutil.which("apt-get"), "kernels for guests come from Debian's packages, and there is no apt here")
     CACHE.mkdir(parents=True, exist_ok=True)
-    folder = CACHE / real
     with (CACHE / "lock").open("w") as lock:  # workers of pytest-xdist take turns
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-                command = ["apt-get", "download", real]
-                fetched = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=600, check=False)
-                require(fetched.returncode == 0, f"{' '.join(command)}: {fetched.stderr}")
-                (archive,) = Path(scratch).glob("*.deb")
-                subprocess.run(["dpkg-deb", "-x", archive, f"{scratch}/unpacked"], check=True, timeout=600)
-                os.rename(f"{scratch}/unpacked", folder)
+        try:
+            return _fetched(package)
+        except AptError:  # perhaps the lists of packages are missing, or older than what there is
+            _apt(["apt-get", "update"], CACHE)
+        try:
+            return _fetched(package)
+        except AptError as error:
+            require(condition=False, reason=f"{error}; name a kernel with CAPTURE_VM_KERNEL")
+            raise
+
+
+def _fetched(package: str) -> Path:
+    """Return where the package is unpacked. Raises AptError if it has to be downloaded, and cannot be."""
+    real = _package_of_image(package)
+    folder = CACHE / real
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+            _apt(["apt-get", "download", real], Path(scratch))
+            (archive,) = Path(scratch).glob("*.deb")
+            subprocess.run(["dpkg-deb", "-x", archive, f"{scratch}/unpacked"], check=True, timeout=600)
+            os.rename(f"{scratch}/unpacked", folder)
     return folder
 
 
 def _package_of_image(package: str) -> str:
     """Return the package that has the kernel itself: ``linux-image-cloud-amd64`` only depends on it."""
-    require(shutil.which("apt-cache"), "kernels for guests come from Debian's packages, and there is no apt here")
-    told = subprocess.run(["apt-cache", "depends", package], capture_output=True, text=True, check=False).stdout
-    require(told, f"apt knows no package {package}; name a kernel with CAPTURE_VM_KERNEL")
+    told = _apt(["apt-cache", "depends", package], CACHE)
     return next(iter(re.findall(r"Depends: (linux-image-\S+)", told)), package)
+
+
+def _apt(command: Sequence[str], folder: Path) -> str:
+    """Return what one of apt's programs prints. Raises AptError if it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode != 0:
+        raise AptError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 class Guest:
@@ -122,6 +144,8 @@ class Guest:
         require(shutil.which(QEMU), f"the program {QEMU} is missing")
         started = time.monotonic()
         self.kernel = booted
+        self.is_waiting = False
+        """A command was not answered: what comes is not the answer to the next one."""
         self._hidden: frozenset[str] = frozenset()
         self._heard = b""
         self._folder = tempfile.TemporaryDirectory(prefix="capture-vm-")
@@ -186,9 +210,11 @@ class Guest:
             "entry": entry,
         }
         assert self._qemu.stdin is not None
+        self.is_waiting = True
         self._qemu.stdin.write(json.dumps(asked).encode() + b"\n")
         self._qemu.stdin.flush()
         answer: dict[str, Any] = json.loads(self._line(timeout + GRACE))
+        self.is_waiting = False
         done = Finished(tuple(command), **answer)
         if check and done.status != 0:
             raise AssertionError(str(done))
