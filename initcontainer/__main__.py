@@ -31,7 +31,7 @@ from capture.settings import (
     from_environment,
     with_flags,
 )
-from initcontainer.arguments import HelpWanted, parse
+from initcontainer.arguments import HelpWanted, VersionWanted, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +51,11 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         from initcontainer.help import usage  # textwrap costs milliseconds
 
         print(usage(), end="")
+        return EXIT_DONE
+    except VersionWanted:
+        from capture.version import version_text
+
+        print(version_text("istio-init"))
         return EXIT_DONE
     _say_settings(settings)
     namespace = settings[NETWORK_NAMESPACE] or None

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SUBCOMMAND = "istio-iptables"
 """The word with which pods are injected to call upstream's program."""
+VERSION_SUBCOMMAND = "version"
+"""The word beside it, of the program that holds upstream's (pilot-agent)."""
 
 
 class UsageError(CaptureError):
@@ -34,6 +36,10 @@ class UsageError(CaptureError):
 
 class HelpWanted(Exception):  # noqa: N818  # no error: somebody wants to know
     """The command line asks what there is to say."""
+
+
+class VersionWanted(Exception):  # noqa: N818  # no error either
+    """The command line asks which version this is."""
 
 
 class Words:
@@ -54,10 +60,15 @@ class Words:
 
 
 def parse(arguments: Sequence[str], options: Iterable[Option[Any]]) -> dict[Option[Any], str]:
-    """Return the text that each flag was given; UsageError for what is no flag of ours."""
+    """Return the text that each flag was given; UsageError for what is no flag of ours.
+
+    Raises HelpWanted or VersionWanted where that is asked for.
+    """
     by_long = {option.flag: option for option in options if option.flag}
     by_short = {option.short: option for option in by_long.values() if option.short}
     said: dict[Option[Any], str] = {}
+    if arguments[:1] == [VERSION_SUBCOMMAND]:
+        raise VersionWanted
     words = Words(arguments[1:] if arguments[:1] == [SUBCOMMAND] else arguments)
     for word in words:
         if word.startswith("--") and len(word) > 2:
@@ -75,6 +86,8 @@ def _long(word: str, words: Words, by_long: dict[str, Option[Any]], said: dict[O
     name, equals, value = word[2:].partition("=")
     if name == "help":
         raise HelpWanted
+    if name == "version":
+        raise VersionWanted
     option = by_long.get(name)
     if option is None:
         raise UsageError(f"unknown flag --{name}")

@@ -18,6 +18,7 @@ Examples:
   istio-init istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -x "" -b '*' -d 15090,15021,15020
   istio-init --dry-run --backend nftables
   istio-init --cleanup-only
+  istio-init --version
 
 Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 this kernel or host cannot, 126 validation failed.
 """

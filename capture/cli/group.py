@@ -43,11 +43,29 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
 
+def _say_version(ctx: click.Context, _option: click.Parameter, wanted: object) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from capture.version import version_text
+
+        click.echo(version_text("capture"))
+        ctx.exit()
+
+
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 this kernel or host cannot, 4 drift, "
     "126 validation failed.",
+    params=[
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_say_version,
+            help="Say which version this is, and end.",
+        )
+    ],
 )
 def capture() -> None:
     """Capture the traffic of pods for Istio's sidecar proxy, and look at how it is captured."""

@@ -10,6 +10,7 @@ import pytest
 
 from capture.cli.group import COMMANDS, capture, run
 from capture.cli.options import CaptureCommand, SettingOption, spelled_out
+from capture.version import VERSION
 
 PROGRAM = Path(sys.executable).with_name("capture")
 
@@ -31,6 +32,13 @@ def test_options_are_told_by_topic_with_their_variables(capsys: pytest.CaptureFi
         assert part in told
     assert "[env: ENVOY_PORT]" in told
     assert "ISTIO_OUTBOUND_OWNER_GROUPS=GROUPS" in told
+
+
+@pytest.mark.parametrize("program", ["capture", "istio-init"])
+def test_a_program_says_its_name_and_version(program: str) -> None:
+    done = subprocess.run([PROGRAM.with_name(program), "--version"], capture_output=True, text=True, check=True)
+
+    assert done.stdout == f"{program} {VERSION}\n"
 
 
 def test_the_commands_are_listed_without_importing_them() -> None:

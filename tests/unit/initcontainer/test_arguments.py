@@ -11,7 +11,7 @@ from capture.settings import (
     PROXY_PORT,
     PROXY_UID,
 )
-from initcontainer.arguments import HelpWanted, UsageError, parse
+from initcontainer.arguments import HelpWanted, UsageError, VersionWanted, parse
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,12 @@ def test_what_is_no_flag(arguments: list[str], message: str) -> None:
 @pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["istio-iptables", "--help"], ["-p", "1", "-h"]])
 def test_a_question(arguments: list[str]) -> None:
     with pytest.raises(HelpWanted):
+        parse(arguments, OPTIONS)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["version"], ["istio-iptables", "--version"]])
+def test_another_question(arguments: list[str]) -> None:
+    with pytest.raises(VersionWanted):
         parse(arguments, OPTIONS)
 
 
