@@ -14,11 +14,13 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 SLOW = ("many_networks", "same_time", "bindings", "drift", "200000", "Lookup", "PolicyRouting")
 PARTS = {
     "every driver and real packets": ["test_agreement.py"],
+    "every driver and TPROXY": ["test_tproxy_traffic.py"],
     "every driver and the commands": ["test_cli_capture.py", "-k", "known_table"],
+    "choices and refusals": ["test_detect.py", "test_iptables_refusals.py"],
     "iptables": ["test_iptables_cases.py", "test_core_namespaces.py"],
     "nftables": ["test_nftables_drivers.py", "test_netlink.py", "-k", f"not ({' or '.join(SLOW)})"],
 }
-"""What an emulated processor does in half a minute each; left out is what takes long, or asks for other programs."""
+"""What an emulated processor does in a minute each; left out is what takes long, or asks for other programs."""
 
 ENVIRONMENT = {
     "CI": "1",  # what cannot run is a failure
