@@ -11,6 +11,7 @@ from itertools import islice
 
 from capture.addresses import BITS, IPV4, IPV6, Network
 from capture.model import (
+    MANGLE,
     NAT,
     OUTPUT,
     PREROUTING,
@@ -27,6 +28,7 @@ from capture.model import (
     Protocol,
     RestoreMark,
     Rule,
+    Ruleset,
     SaveMark,
     SetMark,
     Source,
@@ -42,7 +44,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.addresses import Family
-    from capture.model import Match, ProtocolName, Ruleset, TableName
+    from capture.bystanders import Bystander
+    from capture.model import Match, ProtocolName, TableName
 
     Way = Literal["inbound", "over lo", "outbound"]
 
@@ -112,6 +115,41 @@ def example(
                     return found
                 first = first or found
     return first
+
+
+def disturbance(
+    desired: Ruleset, bystander: Bystander, rule: Rule | None, surroundings: Surroundings
+) -> Example | None:
+    """Return a packet that is captured by our rules alone and fares otherwise where a bystander's own rule meets it.
+
+    Without a rule: by the bystander's policy. A plain example if there is one; None if no packet is found.
+    """
+    first: Example | None = None
+    harmless = () if rule else (_accepting(bystander),)
+    for family in bystander.families:
+        if family not in desired.families or (rule is not None and rule.family not in (None, family)):
+            continue
+        boundaries = _Boundaries((desired, Ruleset((family,), (bystander.contents,))), family, surroundings)
+        for way in _ways(NAT if bystander.is_nat else MANGLE, (bystander.hook,)):
+            for packet in islice(boundaries.packets(rule, way), MOST_TRIES):
+                asked = trace(desired, packet, harmless)
+                if asked.outcome == "direct" and not asked.marked:
+                    continue
+                there = trace(desired, packet, (bystander,))
+                is_met = rule is None or any(step.rule is rule for step in there.path)
+                if is_met and asked.fate != there.fate:
+                    found = Example(packet, asked, there)
+                    if found.is_plain:
+                        return found
+                    first = first or found
+    return first
+
+
+def _accepting(bystander: Bystander) -> Bystander:
+    """Return the bystander with another policy."""
+    entry, *others = bystander.contents.chains
+    accepting = entry.replace(policy="ACCEPT", ipv6_policy=None)
+    return bystander.replace(contents=bystander.contents.replace(chains=(accepting, *others)))
 
 
 def diverted(desired: Ruleset, other: Ruleset, surroundings: Surroundings) -> Example | None:

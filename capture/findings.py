@@ -7,15 +7,42 @@ that asks for something unknown, and a rule behind one that does, if it would di
 
 from __future__ import annotations
 
-from capture.examples import Surroundings, example
-from capture.model import Jump, Rule, Ruleset, UnknownMatch, UnknownVerdict
+from capture.examples import disturbance, example
+from capture.model import (
+    Accept,
+    Continue,
+    Drop,
+    Jump,
+    Log,
+    Return,
+    Rule,
+    Ruleset,
+    UnknownMatch,
+    UnknownVerdict,
+)
+from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+    from capture.bystanders import Bystander
     from capture.compare import Difference
+    from capture.examples import Example, Surroundings
     from capture.model import Table
+
+LETS_PASS = (Accept, Return, Continue, Log)
+"""Verdicts of a bystander after which a packet comes to us as it was."""
+
+
+class Obstacle(Value):
+    """A rule of a bystander before ours, or with None its policy; ``example`` is a packet that it takes from us."""
+
+    not_compared = ("example",)
+
+    bystander: Bystander
+    rule: Rule | None = None
+    example: Example | None = None
 
 
 def judged(
@@ -48,3 +75,60 @@ def _all_understood(rule: Rule, table: Table, seen: frozenset[str]) -> bool:
     target = table.chain(rule.verdict.chain)
     inner = seen | {rule.verdict.chain}
     return all(_all_understood(each, table, inner) for each in (target.rules if target else ()))
+
+
+# --- bystanders ----------------------------------------------------------------------------------
+
+
+def obstacles(
+    desired: Ruleset, bystanders: Iterable[Bystander], surroundings: Surroundings
+) -> tuple[tuple[Obstacle, ...], tuple[Obstacle, ...]]:
+    """Return what of chains beside ours is drift, with examples where there are any, and what is worth a note.
+
+    It is drift if it changes what happens to a packet that we capture, or may do so by what we do not understand.
+    """
+    drift, notes = [], []
+    for bystander in bystanders:
+        if not _comes_before(bystander, desired):
+            continue
+        for place in _suspects(bystander):
+            rule = None if place is None else bystander.entry.rules[place]
+            feared = bystander if place is None else _feared(bystander, place)
+            shown = disturbance(desired, feared, rule and feared.entry.rules[-1], surroundings)
+            if shown is None:
+                notes.append(Obstacle(bystander, rule))
+            else:
+                is_sure = shown.is_plain and (rule is None or _all_understood(rule, bystander.contents, frozenset()))
+                drift.append(Obstacle(bystander, rule, shown if is_sure else None))
+    return tuple(drift), tuple(notes)
+
+
+def _comes_before(bystander: Bystander, desired: Ruleset) -> bool:
+    """Return whether a bystander stands before one of our base chains."""
+    return any(bystander.is_before(table.name) for table in desired.tables if table.chain(bystander.hook) is not None)
+
+
+def _suspects(bystander: Bystander) -> Iterator[int | None]:
+    """Yield the places of rules that may keep packets from us or change them, and None for a policy that does."""
+    for place, rule in enumerate(bystander.entry.rules):
+        if not isinstance(rule.verdict, LETS_PASS):
+            yield place
+    if any(bystander.entry.policy_for(family) == "DROP" for family in bystander.families):
+        yield None
+
+
+def _feared(bystander: Bystander, place: int) -> Bystander:
+    """Return the bystander up to a rule, as if what is unknown in it, or in what it jumps to, were the worst."""
+    entry, *others = bystander.contents.chains
+    suspect = entry.rules[place]
+    rules = (*entry.rules[:place], _worst(suspect))
+    if isinstance(suspect.verdict, Jump):
+        others = [chain.replace(rules=tuple(map(_worst, chain.rules))) for chain in others]
+    entry = entry.replace(rules=rules, policy="ACCEPT", ipv6_policy=None)
+    return bystander.replace(contents=bystander.contents.replace(chains=(entry, *others)))
+
+
+def _worst(rule: Rule) -> Rule:
+    """Return a rule as it would be if its unknown matches held, and its unknown verdict threw packets away."""
+    verdict = Drop() if isinstance(rule.verdict, UnknownVerdict) else rule.verdict
+    return rule.replace(verdict=verdict, matches=tuple(m for m in rule.matches if not isinstance(m, UnknownMatch)))

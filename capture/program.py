@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from capture.addresses import Family
     from capture.backends import Driver
     from capture.backends.detect import Decision, Leftover, Request
+    from capture.bystanders import Bystander
     from capture.compare import Difference
     from capture.config import Host
     from capture.examples import Example
+    from capture.findings import Obstacle
     from capture.trace import Packet, Trace
 
 
@@ -63,7 +65,8 @@ class Other(Value):
 class Verified(Value):
     """How the live rules compare: differences of rules, and what is missing besides rules.
 
-    ``notes`` are foreign rules before ours that change no packet's way; they are no drift.
+    ``notes`` are foreign rules before ours that change no packet's way, and ``harmless`` those in tables of their
+    own; they are no drift. ``obstacles`` are those in tables of their own that may take packets from ours.
     """
 
     decision: Decision
@@ -73,13 +76,15 @@ class Verified(Value):
     missing: tuple[LoopbackAddress | PolicyRoute, ...] = ()
     notes: tuple[Difference, ...] = ()
     others: tuple[Other, ...] = ()
+    obstacles: tuple[Obstacle, ...] = ()
+    harmless: tuple[Obstacle, ...] = ()
     from_record: bool = False
     """Whether ``asked`` is what we remember to have applied, and not what somebody says now."""
 
     @property
     def holds(self) -> bool:
         """Return whether the namespace is as it was asked for."""
-        return not self.differences and not self.missing and not self.others
+        return not self.differences and not self.missing and not self.others and not self.obstacles
 
 
 class Standing(Value):
@@ -218,6 +223,7 @@ def verify_here(desired: Ruleset, request: Request) -> Verified:
     live = desired if driver.holds(desired) else driver.read()
     found = _differences(desired, live) if live is not desired else ()
     drift, notes = _judged(desired, live, found) if found else ((), ())
+    obstacles, harmless = _beside(desired, decision, standing)
     return Verified(
         decision,
         desired,
@@ -226,6 +232,8 @@ def verify_here(desired: Ruleset, request: Request) -> Verified:
         tuple(plumbing.missing(desired)),
         notes,
         tuple(_others(decision, standing, desired)),
+        obstacles,
+        harmless,
     )
 
 
@@ -238,6 +246,26 @@ def _others(decision: Decision, standing: Iterable[Leftover], desired: Ruleset) 
             from capture.surroundings import read_surroundings
 
             yield Other(found, diverted(desired, load(found).read(), read_surroundings()))
+
+
+def _beside(
+    desired: Ruleset, decision: Decision, standing: Iterable[Leftover]
+) -> tuple[tuple[Obstacle, ...], tuple[Obstacle, ...]]:
+    """Return what chains of others in tables of their own do to what we capture: what takes it away, and what not."""
+    bystanders = _bystanders([_place(decision), *map(_place, standing)])
+    if not bystanders:
+        return (), ()
+    from capture.findings import obstacles
+    from capture.surroundings import read_surroundings
+
+    return obstacles(desired, bystanders, read_surroundings())
+
+
+def _bystanders(ours: Iterable[tuple[str, str]]) -> tuple[Bystander, ...]:
+    """Return the chains of others that stand elsewhere in nf_tables than where sets of ours do."""
+    from capture.backends.nftables.foreign import read_bystanders  # not when milliseconds count
+
+    return read_bystanders(tuple(ours))
 
 
 def _place(decision: Decision) -> tuple[str, str]:
@@ -294,7 +322,8 @@ def trace(
 
     with Entered(namespace):
         sent = routed(packet)
-        traces = [walk(ruleset, sent) for ruleset in _rulesets(settings, host or host_of(namespace))]
+        beside = _bystanders(map(_place, detect.leftovers())) if settings is None else ()
+        traces = [walk(ruleset, sent, beside) for ruleset in _rulesets(settings, host or host_of(namespace))]
         return next((traced for traced in traces if traced.outcome != "direct"), traces[0])
 
 

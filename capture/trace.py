@@ -9,7 +9,7 @@
 nat is asked about the first packet of a connection, and once: what came through nat OUTPUT does not
 meet nat PREROUTING when it comes back over ``lo`` (nf_nat_core.c: one destination manipulation per
 connection). A redirect in OUTPUT makes the destination the loopback address; in PREROUTING it stays
-in the pod.
+in the pod. Bystanders, chains of others in tables of their own, are met by their priorities.
 """
 
 from __future__ import annotations
@@ -54,10 +54,11 @@ from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
     from typing import Literal
 
     from capture.addresses import Family
+    from capture.bystanders import Bystander
     from capture.model import Chain, Match, ProtocolName, Ruleset, Table, TableName, Verdict
 
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected"]
@@ -105,10 +106,11 @@ class Packet(Value):
 class Step(Value):
     """One rule that the packet met and matched; ``position`` counts from 1 within the chain, in its family.
 
-    ``certain`` is False where the rule asks for something that we cannot judge.
+    ``table`` is one of ours, or that of a bystander. ``certain`` is False where the rule asks for something that we
+    cannot judge.
     """
 
-    table: TableName
+    table: str
     chain: str
     position: int
     rule: Rule
@@ -141,9 +143,18 @@ class Trace(Value):
         return all(step.certain for step in self.path)
 
 
-def trace(ruleset: Ruleset, packet: Packet) -> Trace:
-    """Return what the rules do to the packet."""
-    walk = _Walk(ruleset, packet)
+class _Station(Value):
+    """A base chain where a packet comes by: ``table`` is what a step there calls it."""
+
+    table: str
+    entry: Chain
+    contents: Table
+    is_nat: bool
+
+
+def trace(ruleset: Ruleset, packet: Packet, bystanders: tuple[Bystander, ...] = ()) -> Trace:
+    """Return what the rules do to the packet, and those of others on its way."""
+    walk = _Walk(ruleset, packet, bystanders)
     if packet.in_interface is not None:
         walk.through(PREROUTING, (RAW, MANGLE, NAT))
     else:
@@ -157,8 +168,9 @@ def trace(ruleset: Ruleset, packet: Packet) -> Trace:
 class _Walk:
     """A packet on its way; it changes as rules act on it."""
 
-    def __init__(self, ruleset: Ruleset, packet: Packet) -> None:
+    def __init__(self, ruleset: Ruleset, packet: Packet, bystanders: tuple[Bystander, ...]) -> None:
         self.ruleset = ruleset
+        self.bystanders = bystanders
         self.first = packet
         self.packet = packet
         self.path: list[Step] = []
@@ -166,34 +178,46 @@ class _Walk:
         self.transparent: Step | None = None
         self.is_dropped = False
 
-    def through(self, hook: str, tables: Iterable[TableName]) -> None:
+    def through(self, hook: str, tables: tuple[TableName, ...]) -> None:
         """Take the packet through the tables at one hook."""
-        for name in tables:
-            table = self.ruleset.table(name)
-            chain = table.chain(hook) if table else None
-            if table is None or chain is None or self.is_dropped:
+        for station in self._stations(hook, tables):
+            if self.is_dropped:
+                return
+            if station.is_nat and (self.packet.state not in ASKED_OF_NAT or self.redirect):
                 continue
-            if name == NAT and self.packet.state not in ASKED_OF_NAT:
-                continue
-            decided = self._chain(table, chain, 0)
-            if not decided and chain.policy_for(self.packet.family) == "DROP":
+            decided = self._chain(station, station.entry, 0)
+            if not decided and station.entry.policy_for(self.packet.family) == "DROP":
                 self.is_dropped = True
 
-    def _chain(self, table: Table, chain: Chain, depth: int) -> bool:
+    def _stations(self, hook: str, tables: tuple[TableName, ...]) -> Iterator[_Station]:
+        """Yield the base chains of a hook, as the packet comes to them."""
+        beside = [each for each in self.bystanders if each.hook == hook and self.packet.family in each.families]
+        if NAT not in tables:  # nat has been asked about this packet already
+            beside = [each for each in beside if not each.is_nat]
+        for name in tables:
+            while beside and beside[0].is_before(name):
+                yield _station_of(beside.pop(0))
+            table = self.ruleset.table(name)
+            chain = table.chain(hook) if table else None
+            if table is not None and chain is not None:
+                yield _Station(name, chain, table, name == NAT)
+        yield from map(_station_of, beside)
+
+    def _chain(self, station: _Station, chain: Chain, depth: int) -> bool:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
         for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
             matched = judge(rule, self.packet)
             if matched is False:
                 continue
-            step = Step(table.name, chain.name, position, rule, depth, matched is True)
+            step = Step(station.table, chain.name, position, rule, depth, matched is True)
             if matched is None:
                 self._note_uncertain(step)
                 continue
             self.path.append(step)
             match rule.verdict:
                 case Jump(chain=target):
-                    called = table.chain(target)
-                    if called is not None and self._chain(table, called, depth + 1):
+                    called = station.contents.chain(target)
+                    if called is not None and self._chain(station, called, depth + 1):
                         return True
                 case Return():
                     return depth == 0 and self._end_of_built_in(chain)
@@ -309,6 +333,10 @@ class _Walk:
 
     def _transparent_port(self) -> int:
         return next((verdict.port for verdict in self._transparent_rules()), self.first.port)
+
+
+def _station_of(bystander: Bystander) -> _Station:
+    return _Station(bystander.table, bystander.entry, bystander.contents, bystander.is_nat)
 
 
 def _redirected(packet: Packet, port: int) -> Packet:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from capture.addresses import Family
     from capture.compare import Difference
     from capture.examples import Example
+    from capture.findings import Obstacle
     from capture.model import PolicyRoute, Rule
     from capture.program import Other, Verified
 
@@ -20,6 +21,8 @@ FAMILY_NAMES: dict[Family, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
 
 TAKES_AWAY = "belongs to somebody else, and takes traffic away before it reaches ours"
 CHANGES_MARKS = "belongs to somebody else, and changes a mark by which ours tell packets apart"
+TAKES_NOTHING = "belongs to somebody else, and takes no traffic away from us"
+MARKING = (SetMark, SaveMark, RestoreMark)
 MEANINGS = {
     "missing": "is missing",
     "unexpected": "should not be there",
@@ -35,6 +38,8 @@ def in_words(verified: Verified) -> Iterator[str]:
         yield f"{_need(need)} is missing"
     for other in verified.others:
         yield f"{_second_set(other)}{_example_in_words(other.example)}"
+    for obstacle in verified.obstacles:
+        yield f"{_obstacle(obstacle)}{_example_in_words(obstacle.example)}"
 
 
 def notes_in_words(verified: Verified) -> Iterator[str]:
@@ -42,7 +47,9 @@ def notes_in_words(verified: Verified) -> Iterator[str]:
     for note in verified.notes:
         if note.rule is not None:
             rule = text_of(note.rule, note.family)
-            yield f"{_place(note)} belongs to somebody else, and takes no traffic away from us: {rule}"
+            yield f"{_place(note)} {TAKES_NOTHING}: {rule}"
+    for obstacle in verified.harmless:
+        yield f"{_place_beside(obstacle)} {TAKES_NOTHING}: {_rule_beside(obstacle)}"
 
 
 def _sentence(difference: Difference) -> str:
@@ -55,8 +62,7 @@ def _sentence(difference: Difference) -> str:
 
 def _meaning(difference: Difference) -> str:
     if difference.kind == "foreign" and difference.rule is not None:
-        changes_marks = isinstance(difference.rule.verdict, SetMark | SaveMark | RestoreMark)
-        return CHANGES_MARKS if changes_marks else TAKES_AWAY
+        return CHANGES_MARKS if isinstance(difference.rule.verdict, MARKING) else TAKES_AWAY
     return MEANINGS[difference.kind]
 
 
@@ -68,6 +74,23 @@ def _place(difference: Difference) -> str:
 def _second_set(other: Other) -> str:
     variant = f" {other.where.variant}" if other.where.variant else ""
     return f"a second set of rules stands in {other.where.backend}{variant}"
+
+
+def _obstacle(obstacle: Obstacle) -> str:
+    meaning = CHANGES_MARKS if obstacle.rule and isinstance(obstacle.rule.verdict, MARKING) else TAKES_AWAY
+    return f"{_place_beside(obstacle)} {meaning}: {_rule_beside(obstacle)}"
+
+
+def _place_beside(obstacle: Obstacle) -> str:
+    there = obstacle.bystander
+    return f"table {there.table}, chain {there.entry.name} ({there.hook}, priority {there.priority}): a rule"
+
+
+def _rule_beside(obstacle: Obstacle) -> str:
+    """Return the rule in the words of nft(8), if they are known."""
+    if obstacle.rule is None:
+        return "the policy DROP"
+    return obstacle.rule.why or text_of(obstacle.rule, obstacle.rule.family or obstacle.bystander.families[0])
 
 
 def _example_in_words(example: Example | None) -> str:
@@ -116,6 +139,17 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
     found += [
         {"kind": "second set", "example": _example_as_plain(other.example), "message": _second_set(other)}
         for other in verified.others
+    ]
+    found += [
+        {
+            "kind": "foreign",
+            "table": obstacle.bystander.table,
+            "chain": obstacle.bystander.entry.name,
+            "rule": _rule_beside(obstacle),
+            "example": _example_as_plain(obstacle.example),
+            "message": f"{_obstacle(obstacle)}{_example_in_words(obstacle.example)}",
+        }
+        for obstacle in verified.obstacles
     ]
     return found
 

@@ -9,6 +9,7 @@ from capture.cli.differences import text_of
 from capture.cli.options import CaptureCommand, capture_options, format_option, namespace_options, said
 from capture.cli.packet_words import packet_in_words
 from capture.cli.packets import packet_from, packet_options
+from capture.model import TABLES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,4 +113,5 @@ def in_words(traced: Trace) -> Iterator[str]:
 
 
 def _rule_text(step: Step, traced: Trace) -> str:
-    return f"-t {step.table} -A {step.chain} {text_of(step.rule, traced.packet.family)}"
+    text = text_of(step.rule, traced.packet.family)
+    return f"-t {step.table} -A {step.chain} {text}" if step.table in TABLES else f"{step.table} {step.chain}: {text}"

@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.addresses import Family
     from capture.compare import Difference
+    from capture.findings import Obstacle
     from capture.model import PolicyRoute, TableName
     from capture.program import Verified
 
@@ -76,11 +77,17 @@ def part_of(verified: Verified, family: Family | None, table_name: TableName | N
         notes=tuple(found for found in verified.notes if _is_in(found, family, table_name)),
         missing=tuple(need for need in verified.missing if family in (None, _family_of(need)) and table_name is None),
         others=verified.others if family is None and table_name is None else (),
+        obstacles=tuple(found for found in verified.obstacles if _is_beside(found, family, table_name)),
+        harmless=tuple(found for found in verified.harmless if _is_beside(found, family, table_name)),
     )
 
 
 def _is_in(found: Difference, family: Family | None, table_name: TableName | None) -> bool:
     return family in (None, found.family) and table_name in (None, found.table)
+
+
+def _is_beside(found: Obstacle, family: Family | None, table_name: TableName | None) -> bool:
+    return table_name is None and (family is None or family in found.bystander.families)
 
 
 def _family_of(need: LoopbackAddress | PolicyRoute) -> Family:

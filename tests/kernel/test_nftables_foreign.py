@@ -1,32 +1,47 @@
-"""Chains of others beside ours: seen in the order in which packets meet them, with what they take away."""
+"""Chains of others beside ours: read in the order in which packets meet them, and judged by where packets go."""
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import pytest
 
-from capture.addresses import FAMILIES, IPV4
-from capture.backends.nftables.foreign import ForeignChain, read_foreign_chains
-from capture.backends.nftables.names import HOOKS, Hook
+from capture import program
+from capture.addresses import FAMILIES, IPV4, IPV6, address_text
+from capture.backends.nftables.foreign import read_bystanders
 from capture.backends.nftables.netlink import NetlinkDriver
+from capture.bystanders import Bystander
 from capture.config import CaptureConfig
 from capture.model import (
-    NAT,
     OUTPUT,
     PREROUTING,
+    Chain,
     Destination,
     DestinationPort,
     Drop,
+    Jump,
+    Log,
+    OwnerUid,
     Protocol,
     Redirect,
     Rule,
     Ruleset,
-    UnknownMatch,
-    UnknownVerdict,
     only,
 )
 from capture.rules import build_ruleset
+from capture.settings import INTERCEPTION_MODE, Settings
+from captures import WAYS, settings
 from nftables_cases import networks
-from pytest_netns import Namespace, NamespaceFactory
+from pytest_netns import Kind, Namespace, NamespaceFactory, PodPair
+
+if TYPE_CHECKING:
+    from capture.findings import Obstacle
+    from capture.trace import Packet
+
+PROGRAM = str(Path(sys.executable).with_name("capture"))
 
 pytestmark = pytest.mark.kernel
 
@@ -36,12 +51,16 @@ table ip theirs {
     chain first {
         type filter hook output priority -200
         ip daddr @blocked drop
-        ip daddr 192.0.2.2 drop
+        log prefix "seen" drop
+        jump more
         accept
     }
     chain last {
         type nat hook output priority -50
         tcp dport 80 redirect to :8080
+    }
+    chain more {
+        ip daddr 192.0.2.2 drop
     }
 }
 table inet theirs {
@@ -51,11 +70,16 @@ table inet theirs {
     }
     chain harmless {
         type filter hook prerouting priority -150
-        meta mark set 5
         counter accept
     }
 }
 table ip6 closed {
+    chain everything {
+        type filter hook prerouting priority -310; policy drop
+    }
+}
+table inet asleep {
+    flags dormant
     chain everything {
         type filter hook prerouting priority -310; policy drop
     }
@@ -68,83 +92,239 @@ def namespace(netns: NamespaceFactory) -> Namespace:
     return netns("shared")
 
 
-def read(namespace: Namespace) -> dict[str, ForeignChain]:
-    chains = namespace.call(read_foreign_chains)
-    return {f"{chain.family} {chain.table} {chain.name}": chain for chain in chains}
+def iptables(namespace: Namespace, words: str) -> None:
+    namespace.run(["iptables-nft", *words.split()])
 
 
-def test_ours_are_not_foreign(namespace: Namespace) -> None:
-    namespace.call(NetlinkDriver().write, build_ruleset(CaptureConfig()), Ruleset(FAMILIES, ()), None)
-
-    assert read(namespace) == {}
-
-
-def test_chains_in_the_order_of_packets(namespace: Namespace) -> None:
-    namespace.run(["nft", "-f", "-"], stdin=THEIRS)
-    chains = read(namespace)
-
-    assert list(chains) == ["ip theirs first", "ip theirs last", "ip6 closed everything", "inet theirs harmless"]
-    assert chains["ip theirs first"].hook == Hook("filter", "output", -200)
-    assert [rule.rule for rule in chains["ip theirs first"].rules[:2]] == [
-        Rule(Drop(), (UnknownMatch("ip daddr @blocked"),), IPV4),
-        Rule(Drop(), (Destination(networks("192.0.2.2")),), IPV4),
-    ]
-    assert [rule.rule for rule in chains["ip theirs last"].rules] == [
-        Rule(Redirect(8080), (Protocol("tcp"), DestinationPort((only(80),))), IPV4)
-    ]
+def read(namespace: Namespace, *ours: tuple[str, str]) -> dict[str, Bystander]:
+    chains = namespace.call(read_bystanders, ours)
+    return {f"{chain.table} {chain.entry.name}": chain for chain in chains}
 
 
-def test_what_they_take_away(namespace: Namespace) -> None:
-    namespace.run(["nft", "-f", "-"], stdin=THEIRS)
-    chains = read(namespace)
+class TestRead:
+    def test_ours_are_not_foreign(self, namespace: Namespace) -> None:
+        namespace.call(NetlinkDriver().write, build_ruleset(CaptureConfig()), Ruleset(FAMILIES, ()), None)
 
-    assert {name for name, chain in chains.items() if chain.takes_away} == {
-        "ip theirs first",
-        "ip theirs last",
-        "ip6 closed everything",
-    }
-    assert [rule.words for rule in chains["ip theirs first"].takers()] == [
-        "ip daddr @blocked drop",
-        "ip daddr 192.0.2.2 drop",
-    ]
+        assert read(namespace) == {}
 
+    def test_chains_in_the_order_of_packets(self, namespace: Namespace) -> None:
+        namespace.run(["nft", "-f", "-"], stdin=THEIRS)
+        chains = read(namespace)
 
-def test_what_is_before_ours(namespace: Namespace) -> None:
-    namespace.run(["nft", "-f", "-"], stdin=THEIRS)
-    chains = read(namespace)
-
-    assert [name for name, chain in chains.items() if chain.is_before(HOOKS[NAT, OUTPUT])] == ["ip theirs first"]
-    assert [name for name, chain in chains.items() if chain.is_before(HOOKS[NAT, PREROUTING])] == [
-        "ip6 closed everything",
-        "inet theirs harmless",
-    ]
-
-
-def test_rules_of_iptables_are_said_to_be_unknown(namespace: Namespace) -> None:
-    namespace.run(
-        [
-            "iptables-nft",
-            "-t",
-            "nat",
-            "-A",
-            "OUTPUT",
-            "-p",
-            "tcp",
-            "-m",
-            "owner",
-            "--uid-owner",
-            "0",
-            "-j",
-            "REDIRECT",
-            "--to-ports",
-            "1",
+        assert [(name, c.hook, c.priority, c.is_nat, c.families) for name, c in chains.items()] == [
+            ("ip6 closed everything", PREROUTING, -310, False, (IPV6,)),
+            ("ip theirs first", OUTPUT, -200, False, (IPV4,)),
+            ("inet theirs harmless", PREROUTING, -150, False, FAMILIES),
+            ("ip theirs last", OUTPUT, -50, True, (IPV4,)),
         ]
-    )
 
-    (chain,) = read(namespace).values()
+    def test_rules_in_our_words_and_in_theirs(self, namespace: Namespace) -> None:
+        namespace.run(["nft", "-f", "-"], stdin=THEIRS)
+        chains = read(namespace)
 
-    assert (chain.family, chain.table, chain.name, chain.hook) == ("ip", "nat", "OUTPUT", HOOKS[NAT, OUTPUT])
-    (rule,) = chain.takers()
-    assert isinstance(rule.rule.verdict, UnknownVerdict)
-    assert "owner" in rule.words
-    assert "REDIRECT" in rule.words
+        first = chains["ip theirs first"]
+        assert [(rule, rule.why) for rule in first.entry.rules[:4]] == [
+            (Rule(Drop(), (Destination(networks("192.0.2.1", "192.0.2.7")),), IPV4), BLOCKED),
+            (Rule(Log("seen"), (), IPV4), 'log prefix "seen" drop'),
+            (Rule(Drop(), (), IPV4), 'log prefix "seen" drop'),
+            (Rule(Jump("more"), (), IPV4), "jump more"),
+        ]
+        assert first.contents.chain("more") == Chain(
+            "more", (Rule(Drop(), (Destination(networks("192.0.2.2")),), IPV4),)
+        )
+        assert chains["ip theirs last"].entry.rules == (
+            Rule(Redirect(8080), (Protocol("tcp"), DestinationPort((only(80),))), IPV4),
+        )
+        assert chains["ip6 closed everything"].entry.policy == "DROP"
+
+    def test_rules_of_iptables_in_its_own_words(self, namespace: Namespace) -> None:
+        iptables(namespace, "-t nat -A OUTPUT -m owner --uid-owner 0 -j ACCEPT")
+
+        assert read(namespace, ("iptables", "nft")) == {}
+        chain = read(namespace)["nat of iptables OUTPUT"]
+        assert (chain.hook, chain.is_nat, chain.priority) == (OUTPUT, True, -100)
+        assert [rule.matches for rule in chain.entry.rules] == [(OwnerUid((only(0),)),)]
+
+    def test_in_a_namespace_without_any(self, namespace: Namespace) -> None:
+        assert read(namespace) == {}
+
+
+BLOCKED = "ip daddr { 192.0.2.1, 192.0.2.7 } drop"
+
+
+# --- what verify and trace make of them -------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(netns: NamespaceFactory) -> PodPair:
+    made = netns.pod_pair()
+    made.peer.own_every_address()
+    for port, label in ((15001, "proxy-outbound"), (15006, "proxy-inbound"), (15009, "redirected")):
+        made.pod.listener(("0.0.0.0", port), ("::", port), label=label, uid=1337)
+    return made
+
+
+def chain(base: str, *lines: str, family: str = "inet") -> str:
+    """Return the script of a table with one base chain, and of what else is in the table before it."""
+    *others, rules = lines
+    return "\n".join([f"table {family} other {{", *others, "chain x {", f"type {base};", rules, "}", "}", ""])
+
+
+TAKING = {
+    "redirect": chain("nat hook output priority -150", "tcp dport 80 redirect to :15009", family="ip"),
+    "of one priority": chain("nat hook output priority -100", "tcp dport 80 counter redirect to :15009", family="ip"),
+    "drop": chain("filter hook output priority -200", "ip daddr 203.0.113.0/24 drop"),
+    "drop behind a jump": chain(
+        "filter hook prerouting priority -300",
+        "chain more { tcp dport { 80, 8080 } counter drop; }",
+        'iifname != "lo" jump more',
+    ),
+    "by a set": chain(
+        "filter hook output priority -300",
+        "set ports { type inet_service; elements = { 80, 443 }; }",
+        "tcp dport @ports drop",
+    ),
+    "policy": chain(
+        "filter hook output priority -150; policy drop",
+        'meta skuid 1337 accept\noifname "lo" accept',
+        family="ip6",
+    ),
+}
+
+LEAVING = {
+    "accepts": chain("filter hook output priority -200", "accept"),
+    "after ours": chain("nat hook output priority 0", "tcp dport 80 redirect to :15009"),
+    "what is not captured": chain("filter hook output priority -200", "udp dport 123 drop"),
+    "ports left alone": chain("filter hook prerouting priority -200", "tcp dport 15090 drop"),
+    "forwarded": chain("filter hook forward priority -200; policy drop", ""),
+}
+
+
+@pytest.fixture(params=["nftables-netlink", "iptables-netlink", "iptables-legacy"])
+def captured(pair: PodPair, request: pytest.FixtureRequest) -> Settings:
+    asked = settings({}, WAYS[request.param])
+    with pair.pod.entered():
+        program.apply(asked)
+        assert program.verify(asked).holds
+    return asked
+
+
+@pytest.mark.parametrize("script", TAKING.values(), ids=TAKING)
+def test_what_takes_packets_away_is_drift_with_one_that_truly_goes_elsewhere(
+    pair: PodPair, captured: Settings, script: str
+) -> None:
+    pair.pod.run(["nft", "-f", "-"], stdin=script)
+
+    with pair.pod.entered():
+        verified = program.verify(captured)
+        if script == TAKING["of one priority"] and verified.decision.variant == "legacy":
+            assert verified.holds, "nobody can tell which comes first"
+            return
+        (obstacle,) = verified.obstacles
+        example = obstacle.example
+        assert example is not None
+        traced = program.trace(example.packet)
+
+    assert not verified.holds
+    assert verified.differences == ()
+    assert example.live.outcome in (traced.outcome, "redirected")
+    assert ends(pair, example.packet) == example.live.outcome != example.asked.outcome
+
+
+def ends(pair: PodPair, packet: Packet) -> str:
+    """Send the packet, with nobody listening where it is addressed to, and return who answers."""
+    assert packet.protocol == "tcp"
+    destination = address_text(packet.family, packet.destination.first)
+    if packet.in_interface is not None:
+        client, source = pair.peer.client(), ""
+    else:
+        assert packet.uid is not None
+        assert packet.source is not None
+        client, source = pair.pod.client(packet.uid, packet.gid), address_text(packet.family, packet.source.first)
+    outcome = client.connect(destination, packet.port, source=source, timeout=0.3)
+    return "dropped" if outcome.kind in (Kind.TIMED_OUT, Kind.FORBIDDEN) else outcome.label or str(outcome.kind)
+
+
+@pytest.mark.parametrize("script", LEAVING.values(), ids=LEAVING)
+def test_what_takes_nothing_of_ours_away_is_none(pair: PodPair, captured: Settings, script: str) -> None:
+    pair.pod.run(["nft", "-f", "-"], stdin=script)
+
+    with pair.pod.entered():
+        assert program.verify(captured).holds
+
+
+def test_what_nobody_can_judge_is_drift_without_an_example(pair: PodPair) -> None:
+    apply_in_nftables(pair)
+    pair.pod.run(["nft", "-f", "-"], stdin=UNKNOWN)
+
+    obstacles, harmless = beside(pair)
+
+    assert [(obstacle.example, "numgen" in why(obstacle)) for obstacle in obstacles] == [(None, True)]
+    assert [why(each) for each in harmless if "udp dport 123" in why(each)] != []
+
+
+UNKNOWN = chain(
+    "filter hook output priority -200", "udp dport 123 numgen random mod 2 0 drop\nnumgen random mod 2 0 drop"
+)
+
+
+def apply_in_nftables(pair: PodPair) -> None:
+    with pair.pod.entered():
+        program.apply(settings({}, WAYS["nftables-netlink"]))
+
+
+def beside(pair: PodPair) -> tuple[tuple[Obstacle, ...], tuple[Obstacle, ...]]:
+    with pair.pod.entered():
+        verified = program.verify(settings({}, WAYS["nftables-netlink"]))
+    return verified.obstacles, verified.harmless
+
+
+def why(obstacle: Obstacle) -> str:
+    return obstacle.rule.why if obstacle.rule else ""
+
+
+def test_rules_in_iptables_beside_ours_in_nftables(pair: PodPair) -> None:
+    apply_in_nftables(pair)
+    iptables(pair.pod, "-t mangle -A OUTPUT -p tcp --dport 80 -m owner --uid-owner 1000 -j DROP")
+
+    (obstacle,), _ = beside(pair)
+
+    assert obstacle.example is not None
+    assert ends(pair, obstacle.example.packet) == "dropped"
+
+
+def test_of_one_priority_what_was_there_before_comes_after(pair: PodPair) -> None:
+    pair.pod.run(["nft", "-f", "-"], stdin=TAKING["of one priority"])
+    apply_in_nftables(pair)
+
+    assert beside(pair) == ((), ())
+    assert pair.pod.client(1000).connect("203.0.113.7", 80).label == "proxy-outbound"
+
+
+def test_a_mark_before_the_transparent_proxy(pair: PodPair) -> None:
+    asked = settings({INTERCEPTION_MODE: "TPROXY"}, WAYS["nftables-netlink"])
+    with pair.pod.entered():
+        program.apply(asked)
+    pair.pod.run(["nft", "-f", "-"], stdin=chain("filter hook prerouting priority -200", "meta mark set 1337"))
+
+    with pair.pod.entered():
+        (obstacle,) = program.verify(asked).obstacles
+
+    assert obstacle.example is not None
+    assert ends(pair, obstacle.example.packet) == obstacle.example.live.outcome == "dropped"
+
+
+def test_in_words_and_as_json(pair: PodPair) -> None:
+    apply_in_nftables(pair)
+    pair.pod.run(["nft", "-f", "-"], stdin=TAKING["redirect"])
+
+    said = pair.pod.run([PROGRAM, "verify"], check=False)
+    plain = json.loads(pair.pod.run([PROGRAM, "verify", "--format", "json"], check=False).stdout)
+    traced = pair.pod.run([PROGRAM, "trace", "tcp", "203.0.113.7:80", "--uid", "1000"])
+
+    assert said.returncode == 4
+    assert "table ip other, chain x (OUTPUT, priority -150): a rule belongs to somebody else" in said.stdout
+    assert "redirected instead of proxy-outbound" in said.stdout
+    (difference,) = plain["differences"]
+    assert (difference["kind"], difference["table"], difference["chain"]) == ("foreign", "ip other", "x")
+    assert "because of ip other x: -p tcp" in traced.stdout

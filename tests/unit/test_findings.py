@@ -5,22 +5,30 @@ from __future__ import annotations
 import pytest
 
 from capture import settings as option
+from capture.addresses import FAMILIES
+from capture.bystanders import Bystander
 from capture.compare import differences
 from capture.examples import Surroundings
-from capture.findings import judged
+from capture.findings import judged, obstacles
 from capture.model import (
     MANGLE,
     NAT,
     OUTPUT,
     PREROUTING,
     Accept,
+    Chain,
     DestinationPort,
+    Drop,
     InInterface,
+    Jump,
+    Log,
     Protocol,
+    Redirect,
     RestoreMark,
     Rule,
     SaveMark,
     SetMark,
+    Table,
     UnknownMatch,
     UnknownVerdict,
     only,
@@ -31,6 +39,7 @@ from rule_notation import rule_line
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.compare import Difference
+    from capture.findings import Obstacle
     from capture.model import Ruleset, TableName
 
 REDIRECT = ruleset_of({})
@@ -120,3 +129,93 @@ class TestMarks:
         (drift,), _ = judge(TPROXY, MANGLE, PREROUTING, Rule(SetMark(1337), (UNKNOWN,)))
 
         assert drift.example is None
+
+
+# --- chains of others in tables of their own -------------------------------------------------------
+
+
+def bystander(
+    *rules: Rule, hook: str = OUTPUT, priority: int = -200, is_nat: bool = False, policy: str = "ACCEPT"
+) -> Bystander:
+    """Return a chain beside ours, whose rules may jump to one that drops HTTPS."""
+    more = Chain("more", (Rule(Accept(), TIME), Rule(Drop(), HTTPS)))
+    table = Table(NAT if is_nat else MANGLE, (Chain("x", rules, policy), more))
+    return Bystander("inet other", FAMILIES, hook, priority, is_nat, table)
+
+
+def beside(there: Bystander, asked: Ruleset = REDIRECT) -> tuple[tuple[Obstacle, ...], tuple[Obstacle, ...]]:
+    return obstacles(asked, (there,), Surroundings())
+
+
+def outcomes(found: tuple[Obstacle, ...]) -> list[tuple[str, str] | None]:
+    return [(each.example.asked.outcome, each.example.live.outcome) if each.example else None for each in found]
+
+
+class TestBystanders:
+    @pytest.mark.parametrize(
+        ("there", "outcome"),
+        [
+            (bystander(Rule(Drop(), HTTPS)), "dropped"),
+            (bystander(Rule(Redirect(1), HTTPS), is_nat=True), "redirected"),
+            (bystander(Rule(Redirect(1), HTTPS), is_nat=True, priority=-100), "redirected"),
+            (bystander(Rule(Jump("more"))), "dropped"),
+            (bystander(Rule(Accept(), TIME), policy="DROP"), "dropped"),
+            (bystander(Rule(Drop(), (InInterface("lo"),)), hook=PREROUTING), "dropped"),
+        ],
+    )
+    def test_what_takes_from_us_is_drift(self, there: Bystander, outcome: str) -> None:
+        drift, notes = beside(there)
+
+        assert [found and found[1] for found in outcomes(drift)] == [outcome]
+        assert notes == ()
+
+    @pytest.mark.parametrize(
+        "there",
+        [
+            bystander(Rule(Drop(), HTTPS), priority=-50),
+            bystander(Rule(Redirect(1), HTTPS), is_nat=True, priority=-99),
+            bystander(Rule(Accept()), Rule(Log("seen")), policy="DROP", priority=0),
+            bystander(Rule(Accept(), (UNKNOWN,))),
+        ],
+    )
+    def test_neither_what_stands_behind_ours_nor_what_accepts_is_worth_a_word(self, there: Bystander) -> None:
+        assert beside(there) == ((), ())
+
+    def test_what_we_do_not_capture_is_worth_a_note(self) -> None:
+        drift, notes = beside(bystander(Rule(Drop(), TIME), Rule(SetMark(1337)), Rule(Jump("nowhere"))))
+
+        assert drift == ()
+        assert len(notes) == 3
+
+    def test_each_is_blamed_for_what_it_does_itself(self) -> None:
+        """The first rule lets nothing come to the second, and the jump does no harm."""
+        port_80 = Rule(Drop(), (Protocol("tcp"), DestinationPort((only(80),))))
+
+        drift, notes = beside(bystander(port_80, port_80, Rule(Accept(), HTTPS), Rule(Jump("more"))))
+
+        assert [each.rule for each in drift] == [port_80]
+        assert len(notes) == 2
+
+    @pytest.mark.parametrize(
+        "rule",
+        [Rule(UnknownVerdict("queue to 1"), HTTPS), Rule(Drop(), (UNKNOWN,)), Rule(UnknownVerdict("goto elsewhere"))],
+    )
+    def test_what_nobody_can_judge_is_drift_if_it_may_meet_what_is_captured(self, rule: Rule) -> None:
+        drift, _ = beside(bystander(rule))
+
+        assert [each.example for each in drift] == [None]
+
+    def test_else_it_is_worth_a_note(self) -> None:
+        drift, notes = beside(bystander(Rule(UnknownVerdict("queue to 1"), TIME)))
+
+        assert (drift, len(notes)) == ((), 1)
+
+    def test_a_mark_by_which_a_transparent_capture_tells_packets_apart(self) -> None:
+        there = bystander(Rule(SetMark(1337), HTTPS), hook=PREROUTING)
+
+        assert outcomes(beside(there, TPROXY)[0]) == [("proxy-inbound", "dropped")]
+
+    def test_a_family_that_is_not_captured(self) -> None:
+        asked = REDIRECT.replace(families=("ipv4",))
+
+        assert beside(bystander(Rule(Drop(), HTTPS, "ipv6")), asked)[0] == ()

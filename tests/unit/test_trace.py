@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.addresses import parse_address, parse_network
+from capture.bystanders import Bystander
 from capture.config import CaptureConfig
 from capture.model import (
     MANGLE,
@@ -22,6 +23,7 @@ from capture.model import (
     Rule,
     Ruleset,
     SetMark,
+    Table,
     UnknownMatch,
     UnknownVerdict,
     only,
@@ -198,6 +200,38 @@ def test_a_foreign_rule_before_ours(
 def test_what_cannot_be_judged_is_said(rule: Rule) -> None:
     assert not trace(with_foreign(rule), outbound(ELSEWHERE["ipv4"], 443)).certain
     assert trace(with_foreign(rule), outbound(ELSEWHERE["ipv4"], 80)).certain
+
+
+def beside(*rules: Rule, priority: int, is_nat: bool = False) -> Bystander:
+    """Return a chain of somebody else's on the way out."""
+    table = Table(NAT if is_nat else MANGLE, (Chain("x", rules, "ACCEPT"),))
+    return Bystander("ip other", ("ipv4",), OUTPUT, priority, is_nat, table)
+
+
+@pytest.mark.parametrize(
+    ("bystander", "expected"),
+    [
+        (beside(Rule(Accept()), priority=-200), ("proxy-outbound", 15001)),
+        (beside(Rule(Drop()), priority=-200), ("dropped", 443)),
+        (beside(Rule(Redirect(1)), priority=-100, is_nat=True), ("redirected", 1)),
+        (beside(Rule(Redirect(1)), priority=-99, is_nat=True), ("proxy-outbound", 15001)),
+        (beside(Rule(Drop(), HTTPS), priority=0), ("proxy-outbound", 15001)),  # redirected before it is asked
+    ],
+)
+def test_a_bystander_is_met_by_its_priority(bystander: Bystander, expected: tuple[str, int]) -> None:
+    traced = trace(build_ruleset(CaptureConfig()), outbound(ELSEWHERE["ipv4"], 443), (bystander,))
+
+    assert (traced.outcome, traced.port) == expected
+    assert trace(build_ruleset(CaptureConfig()), outbound(ELSEWHERE["ipv6"], 443), (bystander,)).port == 15001
+
+
+def test_a_step_names_the_table_of_a_bystander() -> None:
+    drops = beside(Rule(Drop()), priority=-200)
+
+    step = trace(build_ruleset(CaptureConfig()), outbound(ELSEWHERE["ipv4"]), (drops,)).step
+
+    assert step is not None
+    assert (step.table, step.chain, step.position) == ("ip other", "x", 1)
 
 
 @pytest.mark.parametrize(("state", "outcome"), [("NEW", "dropped"), ("ESTABLISHED", "proxy-inbound")])

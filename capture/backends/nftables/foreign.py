@@ -1,122 +1,178 @@
-"""Chains of others on the way that our packets take: what stands before ours and may take them away.
+"""Base chains of others in nf_tables, read as bystanders of ours.
 
-Tables of nf_tables do not know of each other, but at each place of a packet's path their base chains are
-entered in the order of their priorities; those of iptables-nft are among them::
-
-    output     ip theirs first, -200   ->   our nat output, -100   ->   inet theirs last, 0
-               drop: it is gone             redirect to the proxy       of no concern for the capture
-               accept: it goes on
+What iptables-nft writes is in tables of nf_tables too. Its rules are read in its own words, where they are not
+those that we compare with ours anyway.
 """
 
 from __future__ import annotations
 
+import errno
+import sys
+
+from capture.addresses import FAMILIES
 from capture.backends.nftables import constants as nf
 from capture.backends.nftables.decode import NativeSet, decode_hook, decode_table
 from capture.backends.nftables.lift import lift_rules
-from capture.backends.nftables.names import MODEL_TABLES, Hook
-from capture.backends.nftables.native import NFPROTO_NUMBERS
+from capture.backends.nftables.names import MODEL_TABLES, model_target
+from capture.backends.nftables.native import NFPROTO_NUMBERS, Proxy
+from capture.backends.nftables.netlink import ATTEMPTS, never_quiet, read_set
 from capture.backends.nftables.text import described
-from capture.model import Accept, Continue, Log, RestoreMark, Return, SaveMark, SetMark
-from capture.netlink.attributes import attribute, decode_fields, decode_text, text
-from capture.netlink.nfnetlink import open_netfilter, read_objects
+from capture.bystanders import PRIORITIES, Bystander
+from capture.errors import KernelError, UnsupportedError
+from capture.model import MANGLE, NAT, OUTPUT, PREROUTING, Chain, Table
+from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
+from capture.netlink.nfnetlink import open_netfilter, read_generation, read_objects
 from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterator
 
     from capture.addresses import Family
+    from capture.backends.nftables.native import NativeChain, NativeRule
     from capture.model import Rule
     from capture.netlink.sockets import NetlinkSocket
 
 FAMILY_WORDS = {nf.NFPROTO_INET: "inet", NFPROTO_NUMBERS["ipv4"]: "ip", NFPROTO_NUMBERS["ipv6"]: "ip6"}
-FAMILIES: dict[int, Family] = {number: family for family, number in NFPROTO_NUMBERS.items()}
-PLACES = ("prerouting", "output")
-
-HARMLESS = (Accept, Return, Continue, Log, SetMark, SaveMark, RestoreMark)
-"""Verdicts after which a packet still comes to the chains behind this one."""
-
-
-class ForeignRule(Value):
-    """A rule of somebody else, and its words in the manner of nft(8)."""
-
-    rule: Rule
-    words: str
+ONE_FAMILY: dict[int, Family] = {number: family for family, number in NFPROTO_NUMBERS.items()}
+NFTA_TABLE_HANDLE = 4
+"""linux/netfilter/nf_tables.h. Tables of a namespace are numbered as they are made, in all families."""
+HOOKS = {"prerouting": PREROUTING, "output": OUTPUT}
 
 
-class ForeignChain(Value):
-    """A base chain of somebody else: ``family`` is ip, ip6 or inet."""
+class Place(Value):
+    """A table as it was listed: its family, its name, its number among all, and the attributes of its chains."""
 
-    family: str
-    table: str
+    family: int
     name: str
-    hook: Hook
-    policy: str
-    rules: tuple[ForeignRule, ...]
+    handle: int
+    chains: tuple[bytes, ...]
 
     @property
-    def takes_away(self) -> bool:
-        """Whether packets may not come to the chains behind this one."""
-        return self.policy != "accept" or any(self.takers())
+    def is_native(self) -> bool:
+        """Whether it is one of our own tables."""
+        return self.family == nf.NFPROTO_INET and self.name in MODEL_TABLES
 
-    def is_before(self, ours: Hook) -> bool:
-        """Return whether packets come here first. Of two with one priority nobody knows: it may be so."""
-        return self.hook.place == ours.place and self.hook.priority <= ours.priority
-
-    def takers(self) -> Iterator[ForeignRule]:
-        """Yield the rules that may keep packets from the chains behind this one."""
-        for rule in self.rules:
-            if not isinstance(rule.rule.verdict, HARMLESS):
-                yield rule
+    @property
+    def is_of_iptables(self) -> bool:
+        """Whether it has the name of one that iptables-nft writes."""
+        return self.family in ONE_FAMILY and self.name in PRIORITIES
 
 
-def read_foreign_chains() -> tuple[ForeignChain, ...]:
-    """Return the base chains of others at prerouting and output, in the order in which packets meet them."""
+def read_bystanders(ours: Collection[tuple[str, str]]) -> tuple[Bystander, ...]:
+    """Return the base chains of others at PREROUTING and OUTPUT, in the order in which packets meet them.
+
+    ``ours`` are the backends, with variants, where sets of ours stand: those of iptables-nft are not others' if ours
+    are among them. None where there is no nf_tables.
+    """
     with open_netfilter() as netfilter:
-        chains = [chain for family in FAMILY_WORDS for chain in _of_family(netfilter, family)]
-    return tuple(sorted(chains, key=lambda chain: (chain.hook.place, chain.hook.priority)))
+        for _ in range(ATTEMPTS):
+            try:
+                generation = read_generation(netfilter)
+                found = list(_read(netfilter, ours))
+            except UnsupportedError:
+                return ()
+            except KernelError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                continue  # a table went before its rules were read
+            if read_generation(netfilter) == generation:
+                return tuple(sorted(found, key=lambda each: each.priority))
+    raise never_quiet("read the chains of others in nf_tables")
 
 
-def _of_family(netfilter: NetlinkSocket, family: int) -> Iterator[ForeignChain]:
+def _read(netfilter: NetlinkSocket, ours: Collection[tuple[str, str]]) -> Iterator[Bystander]:
+    places = [place for family in FAMILY_WORDS for place in _places(netfilter, family)]
+    of_iptables = [place for place in places if place.is_of_iptables]
+    own = [place for place in places if place.is_native]
+    own += of_iptables if ("iptables", "nft") in ours else ()
+    # Beside ours in legacy tables nobody can tell; what is taken for older is not blamed without need.
+    first = min((place.handle for place in own), default=sys.maxsize)
+    for place in places:
+        if not place.is_native and not place.is_of_iptables:
+            yield from _of_table(netfilter, place, first)
+    if of_iptables and ("iptables", "nft") not in ours:
+        yield from _of_iptables(of_iptables, first)
+
+
+def _places(netfilter: NetlinkSocket, family: int) -> Iterator[Place]:
+    """Yield the tables of a family that packets come to. In a dormant one no chain is entered."""
     by_table: dict[bytes, list[bytes]] = {}
+    reached = set()
     for _, chain in read_objects(netfilter, nf.NFT_MSG_GETCHAIN, family, b"", "read the chains of nf_tables"):
         fields = decode_fields(chain)
+        by_table.setdefault(fields[nf.NFTA_CHAIN_TABLE], []).append(chain)
         hook = decode_hook(fields)
-        if hook is not None and hook.place in PLACES and not _is_ours(family, fields[nf.NFTA_CHAIN_TABLE]):
-            by_table.setdefault(fields[nf.NFTA_CHAIN_TABLE], []).append(chain)
-    for table, chains in by_table.items():
-        yield from _of_table(netfilter, family, decode_text(table), chains)
+        if hook is not None and hook.place in HOOKS:
+            reached.add(fields[nf.NFTA_CHAIN_TABLE])
+    if not reached:
+        return
+    for _, table in read_objects(netfilter, nf.NFT_MSG_GETTABLE, family, b"", "read the tables of nf_tables"):
+        fields = decode_fields(table)
+        name = fields[nf.NFTA_TABLE_NAME]
+        is_dormant = decode_number(fields.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT
+        if name in reached and not is_dormant:
+            handle = decode_number(fields.get(NFTA_TABLE_HANDLE, b""))
+            yield Place(family, decode_text(name), handle, tuple(by_table[name]))
 
 
-def _is_ours(family: int, table: bytes) -> bool:
-    return family == nf.NFPROTO_INET and decode_text(table) in MODEL_TABLES
-
-
-def _of_table(netfilter: NetlinkSocket, family: int, name: str, chains: Iterable[bytes]) -> Iterator[ForeignChain]:
+def _of_table(netfilter: NetlinkSocket, place: Place, first_of_ours: int) -> Iterator[Bystander]:
+    family, name = place.family, place.name
+    words = f"{FAMILY_WORDS[family]} {name}"
     of_table = attribute(nf.NFTA_RULE_TABLE, text(name))
-    doing = f"read the rules of table {FAMILY_WORDS[family]} {name}"
-    rules = read_objects(netfilter, nf.NFT_MSG_GETRULE, family, of_table, doing)
+    rules = read_objects(netfilter, nf.NFT_MSG_GETRULE, family, of_table, f"read the rules of table {words}")
+
+    def find_set(wanted: str) -> NativeSet:
+        return read_set(netfilter, name, wanted, family)
+
     itself = attribute(nf.NFTA_TABLE_NAME, text(name))
-    table = decode_table(itself, chains, [rule for _, rule in rules], _unread_set, FAMILIES.get(family))
+    table = decode_table(itself, place.chains, [rule for _, rule in rules], find_set, ONE_FAMILY.get(family))
+    called = tuple(_chain(chain, family) for chain in table.chains if chain.hook is None)
     for chain in table.chains:
-        if chain.hook is not None:
-            words = [described(*rule.conditions, *rule.actions) for rule in chain.rules]
-            lifted = [_for_family(next(lift_rules([rule])), FAMILIES.get(family)) for rule in chain.rules]
-            yield ForeignChain(
-                FAMILY_WORDS[family],
-                name,
-                chain.name,
-                chain.hook,
-                chain.policy or "accept",
-                tuple(map(ForeignRule, lifted, words)),
+        if chain.hook is not None and chain.hook.place in HOOKS:
+            is_nat = chain.hook.kind == "nat"
+            yield Bystander(
+                words,
+                (ONE_FAMILY[family],) if family in ONE_FAMILY else FAMILIES,
+                HOOKS[chain.hook.place],
+                chain.hook.priority,
+                is_nat,
+                Table(NAT if is_nat else MANGLE, (_chain(chain, family), *called)),
+                is_older=place.handle < first_of_ours,
             )
 
 
-def _for_family(rule: Rule, family: Family | None) -> Rule:
-    """Return a rule with the family that its table is for."""
-    return rule if rule.family or family is None else rule.replace(family=family)
+def _chain(chain: NativeChain, family: int) -> Chain:
+    """Return a chain in the model's words; each of our names is that of a chain that is jumped to."""
+    rules = tuple(rule for native in chain.rules for rule in _rules(native, ONE_FAMILY.get(family)))
+    policy = chain.policy.upper() if chain.policy else None
+    return Chain(chain.name if chain.hook is not None else model_target(chain.name), rules, policy)
 
 
-def _unread_set(_name: str) -> NativeSet:
-    """Return a set that is not understood, so that a rule names it instead of listing what is in it."""
-    return NativeSet(0, 0, (), (), understood=False)
+def _rules(native: NativeRule, family: Family | None) -> Iterator[Rule]:
+    """Yield a rule of the model for each action, all with the words of the whole; nobody else counts them."""
+    words = described(*native.conditions, *native.actions)
+    together = len(native.actions) < 2 or any(isinstance(action, Proxy) for action in native.actions)
+    for actions in (native.actions,) if together else ((action,) for action in native.actions):
+        (rule,) = lift_rules([native.replace(actions=actions)])
+        yield rule.replace(why=words, counters=None, family=rule.family or family)
+
+
+def _of_iptables(places: list[Place], first_of_ours: int) -> Iterator[Bystander]:
+    from capture.backends.iptables import netlink  # another backend, which only this needs
+
+    ruleset = netlink.NetlinkDriver().read()
+    for table in ruleset.tables:
+        for chain in table.chains:
+            if chain.name in HOOKS.values():
+                entry = chain.replace(rules=tuple(rule.replace(why="", counters=None) for rule in chain.rules))
+                others = tuple(each for each in table.chains if each is not chain)
+                yield Bystander(
+                    f"{table.name} of iptables",
+                    ruleset.families,
+                    chain.name,
+                    PRIORITIES[table.name],
+                    table.name == NAT,
+                    table.replace(chains=(entry, *others)),
+                    is_older=all(place.handle < first_of_ours for place in places if place.name == table.name),
+                )

@@ -84,10 +84,11 @@ def _change(doing: str, changes: Callable[[plan.Standing], Iterable[Change]]) ->
                 return commit(netfilter, list(changes(standing)), generation, doing)
             except RulesetChangedError:
                 continue
-    raise _never_quiet(doing)
+    raise never_quiet(doing)
 
 
-def _never_quiet(doing: str) -> KernelError:
+def never_quiet(doing: str) -> KernelError:
+    """Return the error of who has read, or would have written, in vain ``ATTEMPTS`` times."""
     return KernelError(
         doing, errno.EINTR, f"the ruleset changed during each of {ATTEMPTS} attempts; who keeps writing?"
     )
@@ -105,7 +106,7 @@ def _read_tables(netfilter: NetlinkSocket) -> list[NativeTable]:
             continue  # a set went before its elements were read
         if read_generation(netfilter) == generation:
             return tables
-    raise _never_quiet("read the rules of capture")
+    raise never_quiet("read the rules of capture")
 
 
 def _our_tables(netfilter: NetlinkSocket) -> list[bytes]:
@@ -126,7 +127,7 @@ def _read_table(netfilter: NetlinkSocket, table: bytes) -> NativeTable:
 
     def find_set(wanted: str) -> NativeSet:
         if wanted not in sets:
-            sets[wanted] = _read_set(netfilter, name, wanted)
+            sets[wanted] = read_set(netfilter, name, wanted)
         return sets[wanted]
 
     return decode_table(table, _read_chains(netfilter, name), [rule for _, rule in rules], find_set)
@@ -139,13 +140,14 @@ def _read_chains(netfilter: NetlinkSocket, table: str) -> list[bytes]:
     return [chain for _, chain in chains if decode_fields(chain)[nf.NFTA_CHAIN_TABLE] == name]
 
 
-def _read_set(netfilter: NetlinkSocket, table: str, name: str) -> NativeSet:
+def read_set(netfilter: NetlinkSocket, table: str, name: str, family: int = nf.NFPROTO_INET) -> NativeSet:
+    """Return a set of a table, of our own if no other family is said."""
     from capture.backends.nftables.decode import decode_set
 
-    doing = f"read the set {name} of table inet {table}"
+    doing = f"read the set {name} of table {table}"
     of_set = attribute(nf.NFTA_SET_TABLE, text(table)) + attribute(nf.NFTA_SET_NAME, text(name))
-    (body,) = netfilter.request(message_type(nf.NFT_MSG_GETSET), 0, nfgenmsg(nf.NFPROTO_INET) + of_set, doing)
-    elements = read_objects(netfilter, nf.NFT_MSG_GETSETELEM, nf.NFPROTO_INET, of_set, doing)
+    (body,) = netfilter.request(message_type(nf.NFT_MSG_GETSET), 0, nfgenmsg(family) + of_set, doing)
+    elements = read_objects(netfilter, nf.NFT_MSG_GETSETELEM, family, of_set, doing)
     return decode_set(body[NFGENMSG_SIZE:], [element for _, element in elements])
 
 

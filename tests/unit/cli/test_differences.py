@@ -2,14 +2,17 @@ from __future__ import annotations
 
 from capture.addresses import parse_address, parse_network
 from capture.backends.detect import Decision
+from capture.bystanders import Bystander
 from capture.cli.differences import as_plain, in_words, notes_in_words, text_of
 from capture.cli.packet_words import packet_in_words
 from capture.compare import Difference
 from capture.examples import Example
+from capture.findings import Obstacle
 from capture.model import (
     MANGLE,
     NAT,
     Accept,
+    Chain,
     Destination,
     DestinationPort,
     Jump,
@@ -20,6 +23,7 @@ from capture.model import (
     Rule,
     Ruleset,
     SetMark,
+    Table,
     only,
 )
 from capture.program import Other, Verified
@@ -99,6 +103,26 @@ def test_a_note_is_no_difference() -> None:
     (sentence,) = notes_in_words(found)
     assert sentence.startswith("IPv4 nat OUTPUT: rule 1 belongs to somebody else, and takes no traffic away from us: ")
     assert sentence.endswith("-p tcp -m tcp --dport 80 -j ACCEPT")
+
+
+def test_a_chain_beside_ours_is_named_with_its_rule_in_its_own_words() -> None:
+    table = Table(MANGLE, (Chain("x", (TAKEN,), "ACCEPT"),))
+    there = Bystander("ip other", ("ipv4",), "OUTPUT", -200, is_nat=False, contents=table)
+    in_nft = Obstacle(there, TAKEN.replace(why="tcp dport 80 drop"), EXAMPLE)
+    found = verified(obstacles=(in_nft, Obstacle(there)), harmless=(Obstacle(there, TAKEN),))
+
+    place = "table ip other, chain x (OUTPUT, priority -200): a rule belongs to somebody else, and takes"
+    first, second = in_words(found)
+    assert first.startswith(
+        f"{place} traffic away before it reaches ours: tcp dport 80 drop (so that tcp to 203.0.113.7"
+    )
+    assert second == f"{place} traffic away before it reaches ours: the policy DROP"
+    (note,) = notes_in_words(found)
+    assert note == f"{place} no traffic away from us: -p tcp -m tcp --dport 80 -j ACCEPT"
+    assert not found.holds
+    plain, _ = as_plain(found)
+    assert (plain["kind"], plain["table"], plain["chain"]) == ("foreign", "ip other", "x")
+    assert plain["message"] == first
 
 
 def test_a_list_is_told_by_its_first_rule() -> None:
