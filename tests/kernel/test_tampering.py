@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agreement import QUICK
-from capture import program, record
+from capture import program
 from capture.addresses import address_text
 from capture.settings import (
     BACKEND,
@@ -27,8 +27,6 @@ from capture.trace import Packet
 from pytest_netns import Kind, NamespaceFactory, Pod, PodPair
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from capture.examples import Example
 
 pytestmark = pytest.mark.kernel
@@ -49,8 +47,7 @@ IPTABLES = {
 
 
 @pytest.fixture
-def pair(netns: NamespaceFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PodPair:
-    monkeypatch.setattr(record, "STATE_DIRECTORY", str(tmp_path))
+def pair(netns: NamespaceFactory) -> PodPair:
     made = netns.pod_pair()
     made.peer.own_every_address()
     for port, label in ((15001, "proxy-outbound"), (15006, "proxy-inbound"), (15009, "other"), (15007, "other")):

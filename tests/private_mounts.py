@@ -1,0 +1,36 @@
+"""What tests keep under /run belongs to their process: it goes when that ends, in whatever way.
+
+The programs under test keep records under /run/istio-capture, and are not told another place: nobody could tell
+them in a pod. So each pytest process, and with it all that it starts, has a mount namespace of its own with an
+empty directory there, and one for the names of namespaces. Of a run that is killed nothing is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+
+CLONE_NEWNS = 0x00020000  # linux/sched.h
+MS_REC, MS_PRIVATE = 1 << 14, 1 << 18  # linux/mount.h
+
+PLACES = ("/run/istio-capture", "/run/netns")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def make_private() -> None:
+    """Give this process its own directories, if it may have them; without root no test keeps anything there."""
+    if os.geteuid() == 0:
+        with contextlib.suppress(PermissionError):  # root of a container, where tests that need more say so
+            _check(_libc.unshare(CLONE_NEWNS))
+            _check(_libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
+            for place in PLACES:
+                os.makedirs(place, mode=0o700, exist_ok=True)
+                _check(_libc.mount(b"tests", place.encode(), b"tmpfs", 0, b"mode=700"))
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
