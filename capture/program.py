@@ -359,6 +359,7 @@ def clean(namespace: str | None = None, *, allow_host: bool = False) -> bool:
             for driver, ruleset in standing:
                 driver.clean(ruleset, recorded.ruleset() if recorded else None)
             record.forget()
+            record.forget_ended()
         return removed or bool(standing)
 
 

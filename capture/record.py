@@ -8,6 +8,7 @@ Records are a help, not a need: a file system that cannot be written loses us no
 from __future__ import annotations
 
 import os
+import time
 
 from capture.addresses import BITS, FAMILIES, IPV4, IPV6, Network, parse_address
 from capture.config import resolve
@@ -281,3 +282,44 @@ def forget(directory: str = STATE_DIRECTORY) -> None:
         os.unlink(path_of(namespace_id(), directory))
     except OSError:
         pass
+
+
+LONG_WRITTEN = 60.0
+"""Seconds; a record is written in a thousandth of one, so that who began it so long ago was killed."""
+
+
+def forget_ended(directory: str = STATE_DIRECTORY) -> None:
+    """Remove records of namespaces that are known to have ended, and what killed writers left.
+
+    Inode numbers are used again and cookies are not, so that of several records with one inode all but the one with
+    the highest cookie are of namespaces that are no more. Who else has ended, no cheap look tells.
+    """
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return
+    newest: dict[str, int] = {}
+    for inode, cookie in filter(None, map(_parts, names)):
+        newest[inode] = max(cookie, newest.get(inode, cookie))
+    for name in names:
+        parts = _parts(name)
+        if (parts and parts[1] < newest[parts[0]]) or _is_abandoned(f"{directory}/{name}", name):
+            try:
+                os.unlink(f"{directory}/{name}")
+            except OSError:
+                pass
+
+
+def _parts(name: str) -> tuple[str, int] | None:
+    """Return the inode and the cookie in the name of a record; None if it has not both."""
+    inode, dash, cookie = name.removesuffix(".json").partition("-")
+    is_record = name.endswith(".json") and dash and inode.isdecimal() and cookie.isdecimal()
+    return (inode, int(cookie)) if is_record else None
+
+
+def _is_abandoned(path: str, name: str) -> bool:
+    """Return whether a file was never renamed to the record that it was to be."""
+    try:
+        return ".json." in name and os.stat(path).st_mtime < time.time() - LONG_WRITTEN
+    except OSError:
+        return False

@@ -72,9 +72,12 @@ def delete(request: Request) -> None:
 
 
 def collect_garbage(request: Request) -> None:
-    """Forget the attachments of this network that are gone."""
+    """Forget the attachments of this network that are gone, and what is recorded of namespaces that are."""
+    from capture.record import forget_ended
+
     valid = {(attachment.container_id, attachment.interface) for attachment in request.valid_attachments}
     _say(request, "forgotten what is gone", containers=attachments.forget_others(request.network, valid))
+    forget_ended()
 
 
 def status(request: Request) -> None:

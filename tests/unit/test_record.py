@@ -296,3 +296,29 @@ class TestNamespaces:
         command = ["unshare", "--net", sys.executable, "-c", "from capture.netns import *; print(namespace_id())"]
         identities = [subprocess.check_output(command, text=True).strip() for _ in range(5)]
         assert len({identity.split("-")[1] for identity in identities}) == 5
+
+
+class TestEnded:
+    """What is recorded of namespaces that are known to be no more."""
+
+    def test_of_one_inode_only_the_newest_cookie_can_be_there(self, tmp_path: Path) -> None:
+        kept = ["4026532841-77.json", "4026532842-9.json", "4026532843.json", "strange.json", "x-9.json", "attachments"]
+        for name in (*kept, "4026532841-9.json", "4026532841-76.json"):
+            (tmp_path / name).touch()
+
+        record.forget_ended(str(tmp_path))
+
+        assert {path.name for path in tmp_path.iterdir()} == set(kept)
+
+    def test_what_a_killed_writer_left(self, tmp_path: Path) -> None:
+        old, fresh = tmp_path / "4026532841-77.json.0a1b2c", tmp_path / "4026532841-77.json.3d4e5f"
+        for path in (old, fresh):
+            path.touch()
+        os.utime(old, (0, 0))
+
+        record.forget_ended(str(tmp_path))
+
+        assert [path.name for path in tmp_path.iterdir()] == [fresh.name]
+
+    def test_where_there_is_no_directory(self, tmp_path: Path) -> None:
+        record.forget_ended(str(tmp_path / "missing"))
