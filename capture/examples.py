@@ -35,7 +35,7 @@ from capture.model import (
     SourcePort,
     Span,
 )
-from capture.trace import LOOPBACK, Packet, Trace, judge, trace
+from capture.trace import LOOPBACK, Packet, Trace, is_inside, judge, trace
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -105,15 +105,21 @@ def example(
     will do.
     """
     boundaries = _Boundaries((desired, live), family, surroundings)
+    return _best(
+        Example(packet, trace(desired, packet), trace(live, packet))
+        for way in _ways(table, _hooks(desired, live, table, chain))
+        for packet in islice(boundaries.packets(rule, way), MOST_TRIES)
+    )
+
+
+def _best(tried: Iterable[Example]) -> Example | None:
+    """Return the first plain example of those whose packet fares otherwise; else the first of them."""
     first: Example | None = None
-    for way in _ways(table, _hooks(desired, live, table, chain)):
-        for packet in islice(boundaries.packets(rule, way), MOST_TRIES):
-            asked, there = trace(desired, packet), trace(live, packet)
-            if asked.fate != there.fate:
-                found = Example(packet, asked, there)
-                if found.is_plain:
-                    return found
-                first = first or found
+    for each in tried:
+        if each.asked.fate != each.live.fate:
+            if each.is_plain:
+                return each
+            first = first or each
     return first
 
 
@@ -124,25 +130,27 @@ def disturbance(
 
     Without a rule: by the bystander's policy. A plain example if there is one; None if no packet is found.
     """
-    first: Example | None = None
+    return _best(
+        tried
+        for family in bystander.families
+        if family in desired.families and (rule is None or rule.family in (None, family))
+        for tried in _beside(desired, bystander, rule, family, surroundings)
+    )
+
+
+def _beside(
+    desired: Ruleset, bystander: Bystander, rule: Rule | None, family: Family, surroundings: Surroundings
+) -> Iterator[Example]:
+    """Yield what becomes of packets that are captured, where the rule meets them."""
     harmless = () if rule else (_accepting(bystander),)
-    for family in bystander.families:
-        if family not in desired.families or (rule is not None and rule.family not in (None, family)):
-            continue
-        boundaries = _Boundaries((desired, Ruleset((family,), (bystander.contents,))), family, surroundings)
-        for way in _ways(NAT if bystander.is_nat else MANGLE, (bystander.hook,)):
-            for packet in islice(boundaries.packets(rule, way), MOST_TRIES):
-                asked = trace(desired, packet, harmless)
-                if asked.outcome == "direct" and not asked.marked:
-                    continue
+    boundaries = _Boundaries((desired, Ruleset((family,), (bystander.contents,))), family, surroundings)
+    for way in _ways(NAT if bystander.is_nat else MANGLE, (bystander.hook,)):
+        for packet in islice(boundaries.packets(rule, way), MOST_TRIES):
+            asked = trace(desired, packet, harmless)
+            if asked.outcome != "direct" or asked.marked:
                 there = trace(desired, packet, (bystander,))
-                is_met = rule is None or any(step.rule is rule for step in there.path)
-                if is_met and asked.fate != there.fate:
-                    found = Example(packet, asked, there)
-                    if found.is_plain:
-                        return found
-                    first = first or found
-    return first
+                if rule is None or any(step.rule is rule for step in there.path):
+                    yield Example(packet, asked, there)
 
 
 def _accepting(bystander: Bystander) -> Bystander:
@@ -322,7 +330,7 @@ class _Boundaries:
         """Return addresses that meet the rule's own match, or all boundaries."""
         for match in wanted:
             if isinstance(match, kind):
-                return [address for address in pool if _inside(address, match.networks) != match.negated]
+                return [address for address in pool if is_inside(address, match.networks) != match.negated]
         return list(pool)
 
     def _some_ports(self, wanted: tuple[Match, ...]) -> list[int]:
@@ -341,10 +349,6 @@ class _Boundaries:
                 gids = [number for number in gids if any(s.contains(number) for s in match.ids) != match.negated]
         yield from ((number, number) for number in uids if number in gids)
         yield from ((uid, gid) for uid in uids for gid in gids if uid != gid)
-
-
-def _inside(address: Network, networks: tuple[Network, ...]) -> bool:
-    return any(network.family == address.family and network.contains(address.first) for network in networks)
 
 
 def _edges(spans: tuple[Span, ...], lowest: int, highest: int) -> Iterator[int]:

@@ -375,9 +375,9 @@ def _holds(match: Match, packet: Packet) -> bool | None:  # noqa: C901, PLR0911,
         case Protocol(name=name):
             return packet.protocol == name
         case Source(networks=networks, negated=negated):
-            return packet.source is not None and _inside(packet.source, networks) != negated
+            return packet.source is not None and is_inside(packet.source, networks) != negated
         case Destination(networks=networks, negated=negated):
-            return _inside(packet.destination, networks) != negated
+            return is_inside(packet.destination, networks) != negated
         case InInterface(name=name, negated=negated):
             return _is_interface(name, packet.in_interface) != negated
         case OutInterface(name=name, negated=negated):
@@ -400,7 +400,8 @@ def _holds(match: Match, packet: Packet) -> bool | None:  # noqa: C901, PLR0911,
             return None
 
 
-def _inside(address: Network, networks: tuple[Network, ...]) -> bool:
+def is_inside(address: Network, networks: tuple[Network, ...]) -> bool:
+    """Return whether an address lies in one of the networks."""
     return any(network.family == address.family and network.contains(address.first) for network in networks)
 
 

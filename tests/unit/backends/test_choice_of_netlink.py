@@ -7,7 +7,6 @@ import pytest
 from capture.backends import load
 from capture.backends.detect import (
     Decision,
-    Facts,
     Program,
     Request,
     StandingChain,
@@ -17,28 +16,13 @@ from capture.backends.detect import (
 )
 from capture.backends.iptables.netlink import NetlinkDriver
 from capture.errors import ConfigurationError, UnsupportedError
+from hosts import WITH_EVERYTHING
 
-PROGRAMS = tuple(
-    Program(variant, family, purpose, f"/sbin/{variant}-{family}-{purpose}")
-    for variant in ("nft", "legacy")
-    for family in ("ipv4", "ipv6")
-    for purpose in ("save", "restore")
-)
-KERNEL = Facts(
-    programs=(),
-    ipv6=True,
-    nf_tables=True,
-    nft_compat=True,
-    legacy="present",
-    legacy_tables=(),
-    chains=(),
-    python_iptables=False,
-    libnftables=False,
-)
+KERNEL = WITH_EVERYTHING.replace(programs=(), python_iptables=False, libnftables=False)
 BY_NETLINK = Decision("iptables", "netlink", "nft")
 
 
-@pytest.mark.parametrize("programs", [(), PROGRAMS], ids=["no programs", "all programs"])
+@pytest.mark.parametrize("programs", [(), WITH_EVERYTHING.programs], ids=["no programs", "all programs"])
 @pytest.mark.parametrize(
     "request_",
     [
@@ -56,7 +40,7 @@ def test_it_is_taken_with_and_without_programs(programs: tuple[Program, ...], re
 
 
 def test_without_compat_it_cannot_be_taken() -> None:
-    facts = KERNEL.replace(nft_compat=False, programs=PROGRAMS)
+    facts = KERNEL.replace(nft_compat=False, programs=WITH_EVERYTHING.programs)
     assert choose(facts, Request()) == Decision("iptables", "restore", "legacy")
     assert choose(facts, Request("auto", "netlink")) == Decision("nftables", "netlink", "")
     with pytest.raises(UnsupportedError, match=r"netlink \(nft\): nf_tables of this kernel takes no matches"):
@@ -65,7 +49,7 @@ def test_without_compat_it_cannot_be_taken() -> None:
 
 def test_rules_of_ours_in_legacy_are_followed() -> None:
     chain = StandingChain("legacy", "ipv4", "nat", "ISTIO_OUTPUT", 1)
-    facts = KERNEL.replace(programs=PROGRAMS, chains=(chain,), legacy_tables=(("ipv4", "nat"),))
+    facts = KERNEL.replace(programs=WITH_EVERYTHING.programs, chains=(chain,), legacy_tables=(("ipv4", "nat"),))
     assert choose(facts, Request()) == Decision("iptables", "restore", "legacy")
 
 

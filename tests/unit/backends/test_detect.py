@@ -4,12 +4,11 @@ import itertools
 
 import pytest
 
-from capture.addresses import FAMILIES, IPV4, IPV6
+from capture.addresses import IPV4, IPV6
 from capture.backends.detect import (
     Decision,
     Facts,
     Leftover,
-    Program,
     Request,
     StandingChain,
     choose,
@@ -17,40 +16,16 @@ from capture.backends.detect import (
     without_kernel,
 )
 from capture.errors import ConfigurationError, UnsupportedError
+from hosts import WITH_EVERYTHING, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from capture.backends.detect import LegacySupport, Place
-    from capture.backends.iptables.tables import Variant
 
 ANYTHING = Request()
 LEGACY: tuple[LegacySupport, ...] = ("present", "loadable", "absent", "unknown")
 
 
-def programs(*variants: Variant, families: Iterable[str] = FAMILIES) -> tuple[Program, ...]:
-    """Return the programs of some variants as installed."""
-    return tuple(
-        Program(variant, family, purpose, f"/usr/sbin/{family}-{variant}-{purpose}")
-        for variant in variants
-        for family in FAMILIES
-        if family in families
-        for purpose in ("save", "restore")
-    )
-
-
-WITH_EVERYTHING = Facts(
-    programs=programs("nft", "legacy"),
-    ipv6=True,
-    nf_tables=True,
-    nft_compat=True,
-    legacy="present",
-    legacy_tables=(),
-    chains=(),
-    python_iptables=True,
-    libnftables=True,
-)
 WITHOUT_NF_TABLES = WITH_EVERYTHING.replace(nf_tables=False, nft_compat=False)
 NATIVE = ("nftables", "netlink", "")
 WITH_NOTHING = Facts((), True, False, False, "absent", (), (), False, False)

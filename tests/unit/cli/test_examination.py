@@ -1,40 +1,16 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from capture.addresses import FAMILIES
-from capture.backends.detect import Decision, Facts, Leftover, Program
-from capture.backends.iptables.tables import VARIANTS
+from capture.backends.detect import Decision, Leftover
 from capture.backends.modules import Inventory
 from capture.cli.examination import CAPABILITIES, Examined, can_work, findings
 from capture.errors import UnsupportedError
-
-if TYPE_CHECKING:
-    from capture.addresses import Family
+from hosts import WITH_EVERYTHING
 
 ALL = sum(1 << bit for bit in CAPABILITIES.values())
-COMMANDS: dict[Family, str] = {"ipv4": "iptables", "ipv6": "ip6tables"}
-INSTALLED = tuple(
-    Program(variant, family, purpose, f"/usr/sbin/{COMMANDS[family]}-{variant}-{purpose}")
-    for variant in VARIANTS
-    for family in FAMILIES
-    for purpose in ("save", "restore")
-)
-
 GOOD = Examined(
-    facts=Facts(
-        programs=INSTALLED,
-        ipv6=True,
-        nf_tables=True,
-        nft_compat=True,
-        legacy="present",
-        legacy_tables=(),
-        chains=(),
-        python_iptables=True,
-        libnftables=True,
-    ),
+    facts=WITH_EVERYTHING,
     decision=Decision("iptables", "restore", "nft", "that is what there is"),
     leftovers=(),
     namespace="4026532177-17",
@@ -95,7 +71,7 @@ def test_what_is_worth_saying_of_host_and_namespace(changes: dict[str, object], 
         ({"python_iptables": False}, "note", "python-iptables: not installed; the driver iptc needs it"),
         ({"libnftables": False}, "note", "libnftables: not installed"),
         (
-            {"programs": tuple(program for program in INSTALLED if program.family == "ipv4")},
+            {"programs": tuple(program for program in WITH_EVERYTHING.programs if program.family == "ipv4")},
             "note",
             "iptables-nft: not installed: ip6tables-nft-save, ip6tables-nft-restore; nftables needs none of it",
         ),

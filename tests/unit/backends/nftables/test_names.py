@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from capture.backends.nftables.names import HOOKS, TABLE_NAMES, Hook, model_chain, native_chain
+from capture.bystanders import PRIORITIES
 from capture.model import MANGLE, NAT, OUTPUT, PREROUTING, RAW
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model import TableName
 
 
 def test_tables_have_the_names_of_upstreams_native_mode() -> None:
@@ -44,6 +49,11 @@ def test_hooks_have_the_turns_of_iptables() -> None:
     assert HOOKS[MANGLE, OUTPUT] == Hook("route", "output", -150)
     assert HOOKS[NAT, PREROUTING] == Hook("nat", "prerouting", -100)
     assert HOOKS[NAT, OUTPUT] == Hook("nat", "output", -100)
+
+
+@pytest.mark.parametrize("table", PRIORITIES)
+def test_bystanders_are_told_before_from_after_by_the_same_turns(table: TableName) -> None:
+    assert {HOOKS[table, chain].priority for chain in (PREROUTING, OUTPUT)} == {PRIORITIES[table]}
 
 
 @pytest.mark.parametrize(

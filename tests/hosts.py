@@ -1,0 +1,39 @@
+"""Facts of hosts, as detection finds them, without a host."""
+
+from __future__ import annotations
+
+from capture.addresses import FAMILIES
+from capture.backends.detect import Facts, Program
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from capture.backends.iptables.tables import Variant
+
+COMMANDS = {"ipv4": "iptables", "ipv6": "ip6tables"}
+
+
+def programs(*variants: Variant, families: Iterable[str] = FAMILIES) -> tuple[Program, ...]:
+    """Return the programs of some variants as installed."""
+    return tuple(
+        Program(variant, family, purpose, f"/usr/sbin/{COMMANDS[family]}-{variant}-{purpose}")
+        for variant in variants
+        for family in FAMILIES
+        if family in families
+        for purpose in ("save", "restore")
+    )
+
+
+WITH_EVERYTHING = Facts(
+    programs=programs("nft", "legacy"),
+    ipv6=True,
+    nf_tables=True,
+    nft_compat=True,
+    legacy="present",
+    legacy_tables=(),
+    chains=(),
+    python_iptables=True,
+    libnftables=True,
+)
+"""Nothing is missing, and nothing stands there."""
