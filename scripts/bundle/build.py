@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import _imp
 import argparse
-import importlib.util
 import marshal
 import os
 import re
@@ -23,6 +22,8 @@ import sysconfig
 import tempfile
 from modulefinder import ModuleFinder
 from pathlib import Path
+
+from freeze import code_of, links_between
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -98,22 +99,18 @@ def find_modules() -> tuple[dict[str, tuple[bytes, bool]], list[Path]]:
         if file is None or _imp.is_frozen(name):  # Python's own frozen modules need no unmarshalling
             continue
         if file.endswith(".py"):
-            modules[name] = (code_of(Path(file), name), bool(vars(module)["__path__"]))
+            modules[name] = (code_of(Path(file), name, ours=is_ours(name)), bool(vars(module)["__path__"]))
         elif file.endswith(".so"):
             extensions.append(Path(file))
-    modules["bundle_start"] = (code_of(HERE / "bundle_start.py", "bundle_start"), False)
+    links = links_between({name: Path(vars(finder.modules[name])["__file__"]) for name in modules if is_ours(name)})
+    modules["bundle_links"] = (marshal.dumps(compile(f"LINKS = {links!r}", "<bundle_links>", "exec")), False)
+    modules["bundle_start"] = (code_of(HERE / "bundle_start.py", "bundle_start", ours=True), False)
     return modules, extensions
 
 
-WITH_DOCSTRINGS = ("capture.cli", "initcontainer", "click")
-"""Modules whose docstrings are shown by --help; elsewhere they would only be read."""
-
-
-def code_of(path: Path, name: str) -> bytes:
-    """Return the code of a module as ``marshal`` writes it."""
-    source = importlib.util.decode_source(path.read_bytes())
-    shown = name.startswith(WITH_DOCSTRINGS)
-    return marshal.dumps(compile(source, f"<{name}>", "exec", dont_inherit=True, optimize=0 if shown else 2))
+def is_ours(name: str) -> bool:
+    """Return whether a module belongs to this project."""
+    return name.partition(".")[0] in OWN_PACKAGES
 
 
 def write_frozen(path: Path, modules: dict[str, tuple[bytes, bool]]) -> None:
@@ -159,17 +156,21 @@ def compile_interpreter(scratch: Path, target: Path) -> None:
 
 
 def compile_launcher(directory: Path) -> None:
-    """Compile the launcher and give it its names."""
+    """Compile the launcher and give it its names.
+
+    With musl if it is there: glibc asks the processor for the sizes of its caches before ``main``, which a virtual
+    machine answers slowly (CPUID leaves it each time): it takes a millisecond.
+    """
     first, *others = PROGRAMS
-    compiler("-static", str(HERE / "launcher.c"), "-o", str(directory / first))
+    compiler("-static", str(HERE / "launcher.c"), "-o", str(directory / first), prefer="musl-gcc")
     strip(directory / first)
     for name in others:
         os.link(directory / first, directory / name)
 
 
-def compiler(*arguments: str) -> None:
+def compiler(*arguments: str, prefer: str = "cc") -> None:
     """Run the C compiler."""
-    command = shutil.which("cc") or shutil.which("gcc")
+    command = shutil.which(prefer) or shutil.which("cc") or shutil.which("gcc")
     if command is None:
         raise BuildError("no C compiler: install gcc and libc6-dev (Debian, Ubuntu)")
     done = subprocess.run([command, "-O2", *arguments], capture_output=True, text=True, check=False)

@@ -2,11 +2,60 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from _imp import get_frozen_object
+
+from bundle_links import LINKS
+
+gc.disable()  # all programs end within seconds, and what is imported never becomes garbage
 
 if not hasattr(os, "setns"):  # before Python 3.12; the interpreter of the bundle brings it
     os.__dict__["setns"] = __import__("bundle_calls").setns
+
+Module = type(sys)
+
+
+class Linker:
+    """Brings what a module of ours imports before it is imported itself, without a search for each.
+
+    What the builder found (``LINKS``) says what there is and in which order: a module comes after those that it
+    imports. The module asked for is left to the importer of frozen modules.
+    """
+
+    @staticmethod
+    def find_spec(name: str, _path: object = None, _target: object = None) -> None:
+        """Import what the module imports; find nothing."""
+        if name in LINKS:
+            _import_all(LINKS[name][0])
+
+
+def _import_all(names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in sys.modules:
+            _import(name)
+
+
+def _import(name: str) -> None:
+    imported, is_package = LINKS[name]
+    _import_all(imported)
+    package, _, own_name = name.rpartition(".")
+    module = Module(name)
+    module.__package__ = name if is_package else package
+    if is_package:
+        module.__path__ = []
+    sys.modules[name] = module
+    try:
+        exec(get_frozen_object(name), vars(module))  # noqa: S102  # the code of a module, as any importer runs it
+    except BaseException:
+        del sys.modules[name]
+        raise
+    if package:
+        setattr(sys.modules[package], own_name, module)
+
+
+sys.meta_path.insert(0, Linker)
 
 
 def run(module: str) -> int:

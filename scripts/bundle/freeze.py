@@ -1,0 +1,101 @@
+"""What becomes of a source file of ours in the bundle: code without what only people read, and what it imports.
+
+A process of the plugin lives for milliseconds. Making annotations that nobody looks at, and asking for each of
+sixty modules where it is, would be a tenth of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import marshal
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+WITH_DOCSTRINGS = ("capture.cli", "initcontainer", "click")
+"""Modules whose docstrings are shown by --help; elsewhere they would only be read."""
+
+
+def code_of(path: Path, name: str, *, ours: bool) -> bytes:
+    """Return the code of a module as ``marshal`` writes it. Others' modules may have a use for their annotations."""
+    tree = WithoutAnnotations().visit(_tree(path)) if ours else _tree(path)
+    shown = name.startswith(WITH_DOCSTRINGS)
+    return marshal.dumps(compile(tree, f"<{name}>", "exec", dont_inherit=True, optimize=0 if shown else 2))
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(importlib.util.decode_source(path.read_bytes()))
+
+
+class WithoutAnnotations(ast.NodeTransformer):
+    """Takes the annotations of functions and of a module's variables away; a class may be made from its own."""
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
+        """Leave the annotations of a class, not those of its methods."""
+        node.body = [each if isinstance(each, ast.AnnAssign) else self.visit(each) for each in node.body]
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        """Take away what a function says of its parameters and its result."""
+        node.returns = None
+        self.generic_visit(node)
+        return node
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AsyncFunctionDef:
+        """Take away what a function says of its parameters and its result."""
+        node.returns = None
+        self.generic_visit(node)
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        """Take away what is said of a parameter."""
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        """Leave a plain assignment."""
+        if node.value is None:
+            return node  # in a function it makes the variable local
+        return ast.copy_location(ast.Assign([node.target], self.visit(node.value)), node)
+
+
+# --- what imports what -----------------------------------------------------------------------------
+
+
+def links_between(files: Mapping[str, Path]) -> dict[str, tuple[tuple[str, ...], bool]]:
+    """Return for each module which of the others it imports as it starts, its package first; and if it is a package.
+
+    A package does not count as importing what is inside it: that needs the package first.
+    """
+    return {
+        name: (tuple(_imported_first(name, path, files)), path.name == "__init__.py") for name, path in files.items()
+    }
+
+
+def _imported_first(name: str, path: Path, files: Mapping[str, Path]) -> Iterable[str]:
+    """Return the other modules that must be there before a module starts, each once."""
+    return dict.fromkeys(other for other in _imported(name, path) if other in files and not _within(other, name))
+
+
+def _within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def _imported(name: str, path: Path) -> Iterator[str]:
+    """Yield what a module imports whenever it is imported itself, not what it imports in functions or for mypy."""
+    yield from _with_parents(name)
+    for statement in _tree(path).body:
+        if isinstance(statement, ast.Import):
+            for alias in statement.names:
+                yield from _with_parents(alias.name)
+        elif isinstance(statement, ast.ImportFrom) and statement.module:
+            yield from _with_parents(statement.module)
+            for alias in statement.names:
+                yield f"{statement.module}.{alias.name}"  # a module, or a name in one, which is no file
+
+
+def _with_parents(name: str) -> Iterator[str]:
+    """Yield the packages of a module from the outside in, then the module."""
+    parts = name.split(".")
+    for length in range(1, len(parts) + 1):
+        yield ".".join(parts[:length])
