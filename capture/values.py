@@ -66,10 +66,12 @@ class Value(metaclass=ValueType):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         fields = self.__match_args__
         put = object.__setattr__
-        if len(args) > len(fields):
-            raise TypeError(f"{type(self).__name__} takes {len(fields)} values, got {len(args)}")
         for field, value in zip(fields, args, strict=False):
             put(self, field, value)
+        if len(args) == len(fields) and not kwargs:
+            return
+        if len(args) > len(fields):
+            raise TypeError(f"{type(self).__name__} takes {len(fields)} values, got {len(args)}")
         for field in fields[len(args) :]:
             if field in kwargs:
                 put(self, field, kwargs.pop(field))
@@ -83,8 +85,9 @@ class Value(metaclass=ValueType):
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy in which the named fields have other values."""
-        kept = {field: getattr(self, field) for field in self.__match_args__}
-        return type(self)(**(kept | changes))
+        pop = changes.pop
+        values = [pop(field) if field in changes else getattr(self, field) for field in self.__match_args__]
+        return type(self)(*values, **changes)
 
     def identity(self) -> tuple[object, ...]:
         """Return what makes this value equal to another: its type and its compared fields."""

@@ -66,7 +66,6 @@ class NetlinkSocket:
 
     def __init__(self, socket: _socket.socket) -> None:
         self._socket = socket
-        self._buffer = bytearray(RECEIVE_SIZE)
         self._sequence = 0
 
     @classmethod
@@ -169,10 +168,10 @@ class NetlinkSocket:
 
     def _receive(self, doing: str) -> bytes:
         """Return the next datagram. Raises OSError; BlockingIOError if there is none."""
-        length = self._socket.recv_into(self._buffer, 0, _socket.MSG_DONTWAIT | _socket.MSG_TRUNC)
-        if length > len(self._buffer):
-            raise KernelError(doing, errno.EMSGSIZE, f"an answer of {length} bytes, we read {len(self._buffer)}")
-        return bytes(memoryview(self._buffer)[:length])
+        datagram = self._socket.recv(RECEIVE_SIZE, _socket.MSG_DONTWAIT | _socket.MSG_TRUNC)
+        if len(datagram) > RECEIVE_SIZE:  # MSG_TRUNC: it has the length of what was sent, not of what was read
+            raise KernelError(doing, errno.EMSGSIZE, f"an answer of {len(datagram)} bytes, we read {RECEIVE_SIZE}")
+        return datagram
 
     def _send_or_grow(self, datagram: bytes) -> None:
         try:

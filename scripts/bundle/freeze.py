@@ -5,6 +5,7 @@ sixty modules where it is, would be a tenth of them.
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 import importlib.util
@@ -20,7 +21,9 @@ def code_of(path: Path, name: str, *, ours: bool) -> bytes:
     """Return the code of a module as ``marshal`` writes it. Others' modules may have a use for their annotations."""
     tree = WithoutAnnotations().visit(_tree(path)) if ours else _tree(path)
     shown = name.startswith(WITH_DOCSTRINGS)
-    return marshal.dumps(compile(tree, f"<{name}>", "exec", dont_inherit=True, optimize=0 if shown else 2))
+    flags = __future__.annotations.compiler_flag if ours else 0
+    code = compile(tree, f"<{name}>", "exec", flags=flags, dont_inherit=True, optimize=0 if shown else 2)
+    return marshal.dumps(code)
 
 
 def _tree(path: Path) -> ast.Module:
@@ -28,7 +31,14 @@ def _tree(path: Path) -> ast.Module:
 
 
 class WithoutAnnotations(ast.NodeTransformer):
-    """Takes the annotations of functions and of a module's variables away; a class may be made from its own."""
+    """Takes the annotations of functions and of a module's variables away; a class may be made from its own.
+
+    So goes ``from __future__ import annotations``, which is an option of the compiler as well.
+    """
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom | None:
+        """Leave other imports."""
+        return None if node.module == "__future__" else node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
         """Leave the annotations of a class, not those of its methods."""

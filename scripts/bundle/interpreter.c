@@ -9,6 +9,8 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "frozen.h"
 
@@ -36,6 +38,21 @@ static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, .m_name = "bundle_cal
 static PyObject *make_calls(void)
 {
     return PyModule_Create(&MODULE);
+}
+
+/* Python's own code and types are counted objects in the data of this executable, of which nearly every page is
+ * written to as it starts. Copying them all at once saves some 300 page faults, half a millisecond in a virtual
+ * machine. A kernel before 5.14 does not know the advice; then pages come one by one.
+ */
+static void copy_data_at_once(void)
+{
+#ifdef MADV_POPULATE_WRITE
+    extern char __data_start, _edata; /* set by the linker */
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t start = (uintptr_t)&__data_start & ~(page - 1);
+    uintptr_t end = ((uintptr_t)&_edata + page - 1) & ~(page - 1);
+    madvise((void *)start, end - start, MADV_POPULATE_WRITE);
+#endif
 }
 
 static const char *entry_module(const char *name)
@@ -93,6 +110,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "error: called as %s: the programs of this bundle are capture-cni, istio-init and capture\n", argv[0]);
         return 2;
     }
+    copy_data_at_once();
     PyPreConfig_InitIsolatedConfig(&preconfig);
     preconfig.utf8_mode = 1;
     check(Py_PreInitialize(&preconfig));

@@ -136,9 +136,8 @@ class TableView:
         """Return the rules as they are written: one family, one entry each, the reason only as a comment."""
         if chain not in self._rules:
             found = self._table.chain(chain) if self._table else None
-            rules = expanded(found.rules, self._family) if found else ()
-            silent = not self._comments
-            self._rules[chain] = tuple(rule.replace(why="") if silent and rule.why else rule for rule in rules)
+            rules = found.rules if found else ()
+            self._rules[chain] = tuple(expanded(rules, self._family, comments=self._comments))
         return self._rules[chain]
 
     def texts(self, chain: str) -> list[str]:

@@ -109,8 +109,8 @@ class Arguments(Value):
 # --- one rule for each entry ---------------------------------------------------------------------
 
 
-def expanded(rules: Iterable[Rule], family: Family) -> Iterator[Rule]:
-    """Yield the rules of one family, with lists spread over rules.
+def expanded(rules: Iterable[Rule], family: Family, *, comments: bool = True) -> Iterator[Rule]:
+    """Yield the rules of one family, with lists spread over rules; if wanted, without their reasons.
 
     What a list says twice, or in adjacent pieces, is said once. Of several lists in a rule, the entries of the
     first (in the order of ``canonical.MATCH_ORDER``) change fastest; if those are a few ports, they stay together.
@@ -118,13 +118,16 @@ def expanded(rules: Iterable[Rule], family: Family) -> Iterator[Rule]:
     for rule in rules:
         if rule.family is None or rule.family == family:
             for matches in _spread(rule.matches):
-                yield rule.replace(matches=matches, family=family)
+                yield Rule(rule.verdict, matches, family, rule.why if comments else "", rule.counters)
 
 
 def _spread(matches: tuple[Match, ...]) -> Iterator[tuple[Match, ...]]:
     """Yield the matches with each list reduced to one of its entries, in all combinations."""
+    if not any(map(_is_list, matches)):
+        yield matches
+        return
     matches = tuple(_said_once(match) for match in matches)
-    lists = [match for match in matches if len(_parts(match)) > 1]
+    lists = [match for match in matches if _is_list(match)]
     if not lists:
         yield matches
         return
@@ -137,26 +140,38 @@ def _spread(matches: tuple[Match, ...]) -> Iterator[tuple[Match, ...]]:
         yield from _spread(with_part) if len(lists) > 1 else [with_part]
 
 
+ENTRIES: dict[type[Match], str] = {
+    Source: "networks",
+    Destination: "networks",
+    SourcePort: "ports",
+    DestinationPort: "ports",
+    OwnerUid: "ids",
+    OwnerGid: "ids",
+}
+"""Where matches keep their entries, of which iptables takes one."""
+
+
+def _is_list(match: Match) -> bool:
+    """Return whether a match has several entries; an excluded list is one match."""
+    field = ENTRIES.get(type(match))
+    return field is not None and len(getattr(match, field)) > 1 and not getattr(match, "negated", False)
+
+
 def _said_once(match: Match) -> Match:
-    """Return the match with the fewest entries; those of an excluded list stay as they are."""
-    if isinstance(match, Source | Destination) and not match.negated:
-        return match.replace(networks=collapse(match.networks))
-    if isinstance(match, SourcePort | DestinationPort) and not match.negated:
-        return match.replace(ports=joined_spans(match.ports))
-    if isinstance(match, OwnerUid | OwnerGid) and not match.negated:
-        return match.replace(ids=joined_spans(match.ids))
-    return match
+    """Return the match with the fewest entries."""
+    if not _is_list(match):
+        return match
+    field = ENTRIES[type(match)]
+    entries = getattr(match, field)
+    return match.replace(**{field: collapse(entries) if field == "networks" else joined_spans(entries)})
 
 
 def _parts(match: Match) -> list[Match]:
-    """Return the match for each of its entries; an excluded list is one match."""
-    if isinstance(match, Source | Destination) and not match.negated:
-        return [match.replace(networks=(network,)) for network in match.networks]
-    if isinstance(match, SourcePort | DestinationPort) and not match.negated:
-        return [match.replace(ports=(span,)) for span in match.ports]
-    if isinstance(match, OwnerUid | OwnerGid) and not match.negated:
-        return [match.replace(ids=(span,)) for span in match.ids]
-    return [match]
+    """Return the match for each of its entries."""
+    if not _is_list(match):
+        return [match]
+    field = ENTRIES[type(match)]
+    return [match.replace(**{field: (entry,)}) for entry in getattr(match, field)]
 
 
 # --- arguments -----------------------------------------------------------------------------------

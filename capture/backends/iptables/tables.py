@@ -42,8 +42,8 @@ def has_legacy(family: Family) -> bool:
 def legacy_tables(family: Family) -> tuple[str, ...]:
     """Return the legacy tables that exist in this namespace. Raise PrivilegeError if only root may know."""
     try:
-        with open(NAMES_FILES[family], encoding="ascii") as names:
-            return tuple(names.read().split())
+        with open(NAMES_FILES[family], "rb", buffering=0) as names:  # as text it would cost the import of a codec
+            return tuple(names.read().decode().split())
     except FileNotFoundError:
         return ()
     except PermissionError as error:
