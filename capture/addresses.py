@@ -81,33 +81,45 @@ def address_text(family: Family, address: int) -> str:
 
 def parse_address(text: str) -> Network:
     """Return one address as a network of full length; ValueError if it is none."""
+    family, address = _address(text)
+    return Network(family, address, BITS[family])
+
+
+def _address(text: str) -> tuple[Family, int]:
     for family in FAMILIES:
         try:
-            packed = _socket.inet_pton(AF[family], text)
+            return family, int.from_bytes(_socket.inet_pton(AF[family], text), "big")
         except (OSError, ValueError):
             continue
-        return Network(family, int.from_bytes(packed, "big"), BITS[family])
     raise ValueError(f"not an IP address: {text!r}")
 
 
-def parse_network(text: str) -> tuple[Network, bool]:
-    """Return the network that ``text`` names, and whether host bits were set and have been cleared.
+def parse_network(text: str) -> Network:
+    """Return the network that ``text`` names; host bits are cleared.
 
     A single address is a network of one. ValueError for anything else; prefix lengths are plain
     ASCII digits, because ``int()`` would also take signs, blanks, underscores and other scripts' digits.
     """
-    address_part, slash, prefix_part = text.partition("/")
-    address = parse_address(address_part)
+    address_text, slash, prefix_text = text.partition("/")
+    family, address = _address(address_text)
+    bits = BITS[family]
     if not slash:
-        return address, False
-    if not is_decimal(prefix_part, 3):
-        raise ValueError(f"not a prefix length: {prefix_part!r}")
-    prefix = int(prefix_part)
-    bits = BITS[address.family]
+        return Network(family, address, bits)
+    if not is_decimal(prefix_text, 3):
+        raise ValueError(f"not a prefix length: {prefix_text!r}")
+    prefix = int(prefix_text)
     if prefix > bits:
         raise ValueError(f"prefix length {prefix} is longer than {bits} bits")
-    first = address.first >> (bits - prefix) << (bits - prefix)
-    return Network(address.family, first, prefix), first != address.first
+    return Network(family, address >> bits - prefix << bits - prefix, prefix)
+
+
+def has_host_bits(text: str) -> bool:
+    """Return whether a text that names a network names an address in it that is not its first."""
+    address_text, slash, prefix_text = text.partition("/")
+    if not slash:
+        return False
+    family, address = _address(address_text)
+    return bool(address & (1 << BITS[family] - int(prefix_text)) - 1)
 
 
 def is_decimal(text: str, most_digits: int) -> bool:

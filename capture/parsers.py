@@ -128,7 +128,7 @@ def user_or_group(text: str) -> str | Span:
 
 def network(text: str) -> Network:
     """Return a network; host bits are cleared (the settings warn about that)."""
-    return parse_network(text)[0]
+    return parse_network(text)
 
 
 def ipv4_loopback(text: str) -> Network:

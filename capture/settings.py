@@ -7,7 +7,7 @@ Names and short flags are those of upstream's ``istio-iptables``, so that its us
 from __future__ import annotations
 
 from capture import parsers
-from capture.addresses import parse_network
+from capture.addresses import has_host_bits, parse_network
 from capture.errors import ConfigurationError
 from capture.values import Value
 
@@ -378,6 +378,10 @@ class Said(Value):
     origin: str
 
 
+_LAST_READ: dict[str, tuple[str, Any]] = {}
+"""What the last text of each option means: it is asked for several times, and may be a list of thousands."""
+
+
 class Settings(Value):
     """What was said, option by option; what was not said has its default."""
 
@@ -385,7 +389,15 @@ class Settings(Value):
 
     def __getitem__(self, option: Option[T]) -> T:
         """Return the value of an option; ConfigurationError if its text cannot be used."""
-        text, origin = self.text(option), self.origin(option)
+        text = self.text(option)
+        known = _LAST_READ.get(option.name)
+        if known is not None and known[0] == text:
+            return known[1]  # type: ignore[no-any-return]  # it is what this option's parser made of the text
+        value = _LAST_READ[option.name] = text, self._parsed(option, text)
+        return value[1]
+
+    def _parsed(self, option: Option[T], text: str) -> T:
+        origin = self.origin(option)
         if not text.isprintable():
             raise ConfigurationError(option.name, text, origin, f"{option.expected}; no control characters")
         try:
@@ -438,10 +450,7 @@ def host_bits_warnings(settings: Settings) -> list[str]:
     warnings = []
     for option in NETWORK_OPTIONS:
         for entry in parsers.entries_of(settings.text(option)):
-            if entry == "*":
-                continue
-            network, had_host_bits = parse_network(entry)
-            if had_host_bits:
+            if has_host_bits(entry):
                 where = f"{option.name} ({settings.origin(option)})"
-                warnings.append(f"{where}: {entry} has host bits set, and is taken as {network}")
+                warnings.append(f"{where}: {entry} has host bits set, and is taken as {parse_network(entry)}")
     return warnings

@@ -182,7 +182,7 @@ def _addresses_of(request: Request) -> tuple[Network, ...]:
     """Return the addresses that the plugins before us gave the pod (SPEC, "ADD Success")."""
     entries = (request.previous_result or {}).get("ips") or []
     try:
-        return tuple(parse_network(entry["address"])[0] for entry in entries)
+        return tuple(parse_network(entry["address"]) for entry in entries)
     except (TypeError, KeyError, ValueError, AttributeError):
         raise CniError(
             INVALID_CONFIGURATION,

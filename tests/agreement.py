@@ -85,7 +85,7 @@ ports = st.sampled_from(PORTS).map(only) | st.just(Span(8000, 8002))
 protocols: st.SearchStrategy[ProtocolName] = st.sampled_from(["tcp", "udp"])
 families: st.SearchStrategy[Family] = st.sampled_from(["ipv4", "ipv6"])
 port_lists = st.lists(ports, max_size=3, unique=True).map(tuple)
-networks = st.sampled_from(NETWORKS).map(lambda text: parse_network(text)[0])
+networks = st.sampled_from(NETWORKS).map(parse_network)
 network_lists = st.lists(networks, max_size=3, unique=True).map(tuple)
 ids = st.sampled_from(IDS).map(only)
 
@@ -132,8 +132,8 @@ def configs(draw: st.DrawFn) -> CaptureConfig:
 
 
 def _peer_networks() -> Iterator[tuple[Network, ...]]:
-    yield (parse_network("10.77.0.0/24")[0],)
-    yield (parse_network("fd77::/64")[0], parse_network("10.77.0.1/32")[0])
+    yield (parse_network("10.77.0.0/24"),)
+    yield (parse_network("fd77::/64"), parse_network("10.77.0.1/32"))
 
 
 @st.composite

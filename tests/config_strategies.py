@@ -28,10 +28,10 @@ PORTS = [*map(only, (1, 22, 53, 80, 443, 15001, 15008, 15020, 65535)), Span(1, 6
 IDS = [*map(only, (0, 1, 1000, 1337, 4444, HIGHEST_ID)), Span(0, HIGHEST_ID), Span(1000, 1999), Span(2000, 2001)]
 IPV4_NETWORKS = "0.0.0.0/0 0.0.0.0/1 128.0.0.0/1 10.0.0.0/8 10.0.0.0/9 10.128.0.0/9 127.0.0.0/8 127.0.0.1 192.0.2.7"
 IPV6_NETWORKS = "::/0 ::/1 8000::/1 fd00::/8 fd00::/9 ::1 ::1:0/112 2001:db8::7 fe80::/10"
-NETWORKS = [parse_network(text)[0] for text in f"{IPV4_NETWORKS} {IPV6_NETWORKS}".split()]
+NETWORKS = [parse_network(text) for text in f"{IPV4_NETWORKS} {IPV6_NETWORKS}".split()]
 SERVERS = [parse_address(text) for text in ("10.96.0.10", "127.0.0.53", "8.8.8.8", "fd00::a", "::1", "2001:db8::8")]
 INTERFACES = ["eth0", "eth1", "net1", "vif+", "lo"]
-LOOPBACKS = [parse_network(text)[0] for text in ("127.0.0.1", "127.0.0.0/8", "127.1.0.0/16")]
+LOOPBACKS = [parse_network(text) for text in ("127.0.0.1", "127.0.0.0/8", "127.1.0.0/16")]
 
 EVERYTHING: Selection[object] = Selection(everything=True)
 

@@ -72,7 +72,7 @@ class Case:
 
 def networks(*texts: str) -> tuple[Network, ...]:
     """Return networks by their texts."""
-    return tuple(parse_network(text)[0] for text in texts)
+    return tuple(parse_network(text) for text in texts)
 
 
 def _case(

@@ -55,7 +55,7 @@ OURS = "ISTIO_OURS"
 
 def networks(*texts: str) -> tuple[Network, ...]:
     """Return networks from their texts."""
-    return tuple(parse_network(text)[0] for text in texts)
+    return tuple(parse_network(text) for text in texts)
 
 
 class Case(Value):

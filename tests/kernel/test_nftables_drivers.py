@@ -257,6 +257,23 @@ def test_a_proxy_that_lets_pass_what_nobody_takes_is_drift(namespace: Namespace,
     assert differs(namespace, driver, PROXIES)
 
 
+def test_a_long_list_is_known_again_and_so_is_what_is_changed_in_it(namespace: Namespace) -> None:
+    every_other = tuple(Network(IPV4, 10 << 24 | number << 9, 24) for number in range(5000))
+    of_ipv6 = tuple(Network(IPV6, 0xFD << 120 | number << 65, 64) for number in range(5000))
+    driver = NetlinkDriver()
+    excluded = build_ruleset(CaptureConfig(excluded_outbound_networks=every_other + of_ipv6))
+    one_less = build_ruleset(CaptureConfig(excluded_outbound_networks=every_other + of_ipv6[1:]))
+    one_wider = build_ruleset(CaptureConfig(excluded_outbound_networks=(Network(IPV4, 10 << 24, 23), *every_other[1:])))
+    write(namespace, driver, excluded)
+
+    assert namespace.call(driver.holds, excluded)
+    assert not namespace.call(driver.holds, one_less)
+    write(namespace, driver, one_less)
+    assert namespace.call(driver.holds, one_less)
+    assert not namespace.call(driver.holds, excluded)
+    assert not namespace.call(driver.holds, one_wider)
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 

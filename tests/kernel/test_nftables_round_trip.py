@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 
 from capture.addresses import FAMILIES
 from capture.backends.nftables.libnftables import LibnftablesDriver
+from capture.backends.nftables.lower import lower
 from capture.backends.nftables.netlink import NetlinkDriver
 from capture.backends.nftables.text import render_text
 from capture.canonical import canonical
@@ -53,6 +54,17 @@ def test_what_is_written_is_read_by_every_driver(written: Namespace, driver: Dri
         live = written.call(reader.read)
         for family in FAMILIES:
             assert canonical(live, family) == canonical(ruleset, family), (reader.name, family)
+
+
+@in_one_namespace
+@given(ruleset=rulesets(), other=rulesets())
+def test_what_is_written_is_known_again_to_the_byte(written: Namespace, ruleset: Ruleset, other: Ruleset) -> None:
+    driver = NetlinkDriver()
+    written.call(driver.write, ruleset, NOTHING, None)
+
+    assert written.call(driver.holds, ruleset)
+    if lower(other) != lower(ruleset):
+        assert not written.call(driver.holds, other)
 
 
 @in_one_namespace

@@ -183,7 +183,7 @@ def test_only_what_is_asked_for_needs_more_than_nat(config: CaptureConfig) -> No
     assert (ruleset.table(MANGLE) is not None) == (config.mode == "TPROXY" or config.drops_invalid)
     assert bool(ruleset.policy_routes) == (config.mode == "TPROXY" and bool(config.inbound_ports))
     assert [address.network for address in ruleset.loopback_addresses] == (
-        [parse_network("::6")[0]] if "ipv6" in config.families else []
+        [parse_network("::6")] if "ipv6" in config.families else []
     )
     assert ruleset.comments == config.rule_comments
 

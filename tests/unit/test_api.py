@@ -21,7 +21,7 @@ def test_values_of_python_become_what_a_flag_would_say() -> None:
 
     assert settings[PROXY_PORT] == 16001
     assert settings[EXCLUDED_INBOUND_PORTS] == (Span(22, 22), Span(80, 90))
-    assert settings[OUTBOUND_NETWORKS].entries == (parse_network("10.0.0.0/8")[0], parse_network("fd00::/8")[0])
+    assert settings[OUTBOUND_NETWORKS].entries == (parse_network("10.0.0.0/8"), parse_network("fd00::/8"))
     assert settings[REDIRECT_DNS] is True
     assert len(settings.said) == 4
 

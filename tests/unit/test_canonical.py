@@ -35,7 +35,7 @@ TCP = Protocol("tcp")
 
 
 def to(*texts: str, negated: bool = False) -> Destination:
-    return Destination(tuple(parse_network(text)[0] for text in texts), negated)
+    return Destination(tuple(parse_network(text) for text in texts), negated)
 
 
 def port(*spans: int | Span, negated: bool = False) -> DestinationPort:

@@ -77,16 +77,16 @@ def test_everything_said() -> None:
             tproxy_route_table=200,
             inbound_ports=Selection((only(80), Span(8000, 8100))),
             excluded_inbound_ports=(only(9090),),
-            excluded_inbound_networks=(parse_network("192.0.2.0/24")[0],),
+            excluded_inbound_networks=(parse_network("192.0.2.0/24"),),
             excluded_interfaces=("eth1",),
-            outbound_networks=Selection((parse_network("10.0.0.0/8")[0], parse_network("fd00::/8")[0])),
-            excluded_outbound_networks=(parse_network("10.1.0.0/16")[0],),
+            outbound_networks=Selection((parse_network("10.0.0.0/8"), parse_network("fd00::/8"))),
+            excluded_outbound_networks=(parse_network("10.1.0.0/16"),),
             outbound_ports=(only(9200),),
             excluded_outbound_ports=(only(15020),),
             uid_port_exclusions=(UidPorts("tcp", (only(443),), (only(0),)),),
             rerouted_interfaces=("net1",),
             owner_groups=Selection((only(202),)),
-            ipv4_loopback=parse_network("127.0.0.0/8")[0],
+            ipv4_loopback=parse_network("127.0.0.0/8"),
             captures_dns=True,
             name_servers=(parse_address("10.96.0.10"),),
             drops_invalid=True,
@@ -279,7 +279,7 @@ def test_networks_with_host_bits_are_told_after_the_rest() -> None:
         "--capture-all-dns does nothing without --redirect-dns",
         "--istio-service-cidr (command line): 10.1.2.3/8 has host bits set, and is taken as 10.0.0.0/8",
     ]
-    assert config_of(texts).outbound_networks == Selection((parse_network("10.0.0.0/8")[0],))
+    assert config_of(texts).outbound_networks == Selection((parse_network("10.0.0.0/8"),))
 
 
 @pytest.mark.parametrize("which", OPTIONS, ids=lambda which: which.name)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def ipv4(text: str) -> Network:
-    return parse_network(text)[0]
+    return parse_network(text)
 
 
 GOOD: list[tuple[Callable[[str], object], str, object]] = [

@@ -85,7 +85,7 @@ def test_what_stays_in_the_pod_is_direct(family: str) -> None:
 
 @FAMILIES
 def test_excluded_ports_and_networks_are_direct(family: str) -> None:
-    network = parse_network("203.0.113.0/24" if family == "ipv4" else "2001:db8::/32")[0]
+    network = parse_network("203.0.113.0/24" if family == "ipv4" else "2001:db8::/32")
     config = CaptureConfig(
         excluded_inbound_ports=(only(15021),),
         excluded_outbound_ports=(only(5432),),

@@ -183,7 +183,7 @@ def _fill_header(header: Any, family: Family | None, described: Arguments) -> No
     for option in own[0].options if own else ():
         value = option.value or ""
         if option.name in ("-s", "-d"):
-            network = parse_network(value)[0]
+            network = parse_network(value)
             bits = BITS[network.family]
             mask = ((1 << network.prefix) - 1) << (bits - network.prefix)
             address_field, mask_field = (header.src, header.smsk) if option.name == "-s" else (header.dst, header.dmsk)

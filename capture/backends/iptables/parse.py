@@ -251,7 +251,7 @@ PROTOCOLS = {"tcp": Protocol("tcp"), "6": Protocol("tcp"), "udp": Protocol("udp"
 
 
 def _network(text: str) -> Network:
-    return parse_network(text)[0]
+    return parse_network(text)
 
 
 def _options(words: Sequence[Word]) -> list[Option]:

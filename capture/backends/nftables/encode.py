@@ -152,11 +152,26 @@ def needs_set(condition: Condition) -> TypeGuard[Among]:
     return type(condition) is Among and len(condition.ranges) > 1
 
 
-def conditions_of(rule: NativeRule) -> bytes | None:
-    """Return the expressions of all conditions; None if one needs a set, whose name the kernel chooses."""
-    if any(map(needs_set, rule.conditions)):
-        return None
-    return b"".join([EXPRESSIONS[type(condition)](condition) for condition in rule.conditions])
+def conditions_of(rule: NativeRule, set_names: Iterator[str]) -> bytes:
+    """Return the expressions of all conditions as they come back from the kernel: lookups know the names of sets."""
+    return b"".join(
+        [
+            _lookup_by_name(condition, next(set_names))
+            if needs_set(condition)
+            else EXPRESSIONS[type(condition)](condition)
+            for condition in rule.conditions
+        ]
+    )
+
+
+def sets_of(table: NativeTable) -> Iterator[tuple[str, Among]]:
+    """Yield the lists of a table that are in sets, and the names that the kernel gives them in a new table.
+
+    It takes the lowest free number for each (nf_tables_set_alloc_name in net/netfilter/nf_tables_api.c).
+    """
+    conditions = (condition for chain in table.chains for rule in chain.rules for condition in rule.conditions)
+    for number, condition in enumerate(filter(needs_set, conditions)):
+        yield ANONYMOUS % number, condition
 
 
 def actions_of(rule: NativeRule) -> bytes:
@@ -371,7 +386,8 @@ def _set_zone(action: SetZone) -> bytes:
 
 
 def _log(action: Log) -> bytes:
-    return _expression("log", attribute(nf.NFTA_LOG_PREFIX, text(action.prefix)))
+    level = attribute(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING))  # the default, which the kernel tells
+    return _expression("log", attribute(nf.NFTA_LOG_PREFIX, text(action.prefix)), level)
 
 
 def _fixed(expressions: bytes) -> Callable[[object], bytes]:
@@ -414,9 +430,7 @@ KEY_TYPES |= {field: {"ipv4": 7, "ipv6": 8}[family] for field, family in ADDRESS
 
 
 def _lookup(condition: Among, number: int) -> bytes:
-    field = condition.field
-    load = LOADS[field] + TO_NETWORK_ORDER if field in HOST_ORDER else LOADS[field]
-    return load + _expression(
+    return _load_for_set(condition.field) + _expression(
         "lookup",
         attribute(nf.NFTA_LOOKUP_SREG, REGISTER),
         attribute(nf.NFTA_LOOKUP_SET, text(ANONYMOUS)),
@@ -425,19 +439,28 @@ def _lookup(condition: Among, number: int) -> bytes:
     )
 
 
+def _load_for_set(field: str) -> bytes:
+    return LOADS[field] + TO_NETWORK_ORDER if field in HOST_ORDER else LOADS[field]
+
+
+def _lookup_by_name(condition: Among, name: str) -> bytes:
+    return _load_for_set(condition.field) + _expression(
+        "lookup",
+        attribute(nf.NFTA_LOOKUP_SET, text(name)),
+        attribute(nf.NFTA_LOOKUP_SREG, REGISTER),
+        attribute(nf.NFTA_LOOKUP_FLAGS, u32be(nf.NFT_LOOKUP_F_INV if condition.negated else 0)),
+    )
+
+
 def _add_set(table: str, condition: Among, number: int, doing: str) -> Iterator[Change]:
     """Yield the messages that make the anonymous set of a list and put its elements in."""
-    field, ranges = condition.field, condition.ranges
-    size = SIZES[field]
-    plain = field not in HOST_ORDER and all(first == last for first, last in ranges)
-    elements = _numbers(ranges, size) if plain else _intervals(ranges, size)
-    flags = nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | (0 if plain else nf.NFT_SET_INTERVAL)
+    flags, elements = flags_of(condition), elements_of(condition)
     description = (
         attribute(nf.NFTA_SET_TABLE, text(table)),
         attribute(nf.NFTA_SET_NAME, text(ANONYMOUS)),
         attribute(nf.NFTA_SET_FLAGS, u32be(flags)),
-        attribute(nf.NFTA_SET_KEY_TYPE, u32be(KEY_TYPES[field])),
-        attribute(nf.NFTA_SET_KEY_LEN, u32be(size)),
+        attribute(nf.NFTA_SET_KEY_TYPE, u32be(KEY_TYPES[condition.field])),
+        attribute(nf.NFTA_SET_KEY_LEN, u32be(SIZES[condition.field])),
         attribute(nf.NFTA_SET_ID, u32be(number)),
         nest(nf.NFTA_SET_DESC, attribute(nf.NFTA_SET_DESC_SIZE, u32be(len(elements)))),
     )
@@ -449,8 +472,24 @@ def _add_set(table: str, condition: Among, number: int, doing: str) -> Iterator[
     )
     for start in range(0, len(elements), MOST_ELEMENTS):
         part = nest(nf.NFTA_SET_ELEM_LIST_ELEMENTS, *elements[start : start + MOST_ELEMENTS])
-        elements_of = f"{doing}, elements {start + 1} and on of its set"
-        yield Change(nf.NFT_MSG_NEWSETELEM, nf.NFPROTO_INET, where + part, elements_of, NLM_F_CREATE)
+        what = f"{doing}, elements {start + 1} and on of its set"
+        yield Change(nf.NFT_MSG_NEWSETELEM, nf.NFPROTO_INET, where + part, what, NLM_F_CREATE)
+
+
+def flags_of(condition: Among) -> int:
+    """Return the flags of the set for a list."""
+    return nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | (0 if _is_plain(condition) else nf.NFT_SET_INTERVAL)
+
+
+def elements_of(condition: Among) -> list[bytes]:
+    """Return the elements of the set for a list, in ascending order."""
+    size = SIZES[condition.field]
+    return _numbers(condition.ranges, size) if _is_plain(condition) else _intervals(condition.ranges, size)
+
+
+def _is_plain(condition: Among) -> bool:
+    """Return whether a list is of numbers, and not of ranges."""
+    return condition.field not in HOST_ORDER and all(first == last for first, last in condition.ranges)
 
 
 def _element_frame(size: int, *after_key: bytes) -> tuple[bytes, bytes]:

@@ -1,8 +1,9 @@
 """Whether the kernel holds exactly what we would write, to the byte: a quick "yes", or "look closer".
 
 What comes back from the kernel is what was sent, in the same order of attributes, but for counters. So nothing
-has to be decoded to see that all is well, which is how it nearly always is. A rule with a set is looked
-up by a name that the kernel chose: there the answer is always "look closer".
+has to be decoded to see that all is well, which is how it nearly always is. The elements of a set of intervals
+come in descending order (nft_rbtree_walk in net/netfilter/nft_set_rbtree.c), those of another in no order that we
+know. Where a kernel does something of this differently, the answer is "look closer", every time.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ from __future__ import annotations
 from capture.backends.nftables import constants as nf
 from capture.backends.nftables import encode
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
-from capture.netlink.nfnetlink import read_objects
+from capture.netlink.nfnetlink import NFGENMSG_SIZE, message_type, nfgenmsg, read_objects
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from capture.backends.nftables.native import NativeRule, NativeTable
+    from capture.backends.nftables.native import Among, NativeRule, NativeTable
     from capture.netlink.sockets import NetlinkSocket
+
+    FoundRules = dict[tuple[str, str], list[dict[int, bytes]]]
+    """The attributes of rules, by their table and chain."""
 
 COMPARED_OF_CHAIN = (nf.NFTA_CHAIN_HOOK, nf.NFTA_CHAIN_TYPE, nf.NFTA_CHAIN_POLICY)
 
@@ -25,12 +29,21 @@ COMPARED_OF_CHAIN = (nf.NFTA_CHAIN_HOOK, nf.NFTA_CHAIN_TYPE, nf.NFTA_CHAIN_POLIC
 def stands_exactly(netfilter: NetlinkSocket, wanted: Iterable[NativeTable], our_tables: frozenset[str]) -> bool:
     """Return whether our tables that stand are the wanted ones, to the byte; False does not mean that they differ."""
     wanted = tuple(wanted)
-    expected = {(table.name, chain.name): chain.rules for table in wanted for chain in table.chains}
+    expected = {(table.name, chain.name) for table in wanted for chain in table.chains}
     found = _chains(netfilter, our_tables)
-    if found is None or found.keys() != expected.keys() or not _chains_are(wanted, found):
+    if found is None or found.keys() != expected or not _chains_are(wanted, found):
         return False
     rules = _rules(netfilter, our_tables)
-    return all(_rules_are(expected[place], rules.get(place, [])) for place in expected)
+    return all(_table_is(netfilter, table, rules) for table in wanted)
+
+
+def _table_is(netfilter: NetlinkSocket, table: NativeTable, found: FoundRules) -> bool:
+    """Return whether a table holds the wanted rules, and its sets what they look up there."""
+    sets = dict(encode.sets_of(table))
+    names = iter(sets)
+    return all(
+        _rules_are(chain.rules, found.get((table.name, chain.name), []), names) for chain in table.chains
+    ) and all(_set_is(netfilter, table.name, name, condition) for name, condition in sets.items())
 
 
 def _chains(netfilter: NetlinkSocket, our_tables: frozenset[str]) -> dict[tuple[str, str], dict[int, bytes]] | None:
@@ -68,10 +81,10 @@ def _chains_are(wanted: Iterable[NativeTable], found: dict[tuple[str, str], dict
     )
 
 
-def _rules(netfilter: NetlinkSocket, our_tables: frozenset[str]) -> dict[tuple[str, str], list[dict[int, bytes]]]:
+def _rules(netfilter: NetlinkSocket, our_tables: frozenset[str]) -> FoundRules:
     """Return the attributes of the rules of our tables, by table and chain, in order."""
     tables = {text(name): name for name in our_tables}
-    rules: dict[tuple[str, str], list[dict[int, bytes]]] = {}
+    rules: FoundRules = {}
     for _, attributes in read_objects(
         netfilter, nf.NFT_MSG_GETRULE, nf.NFPROTO_INET, b"", "read the rules of nf_tables"
     ):
@@ -82,15 +95,13 @@ def _rules(netfilter: NetlinkSocket, our_tables: frozenset[str]) -> dict[tuple[s
     return rules
 
 
-def _rules_are(wanted: tuple[NativeRule, ...], found: list[dict[int, bytes]]) -> bool:
-    return len(wanted) == len(found) and all(map(_rule_is, wanted, found))
+def _rules_are(wanted: tuple[NativeRule, ...], found: list[dict[int, bytes]], set_names: Iterator[str]) -> bool:
+    return len(wanted) == len(found) and all(_rule_is(*both, set_names) for both in zip(wanted, found, strict=True))
 
 
-def _rule_is(wanted: NativeRule, found: dict[int, bytes]) -> bool:
+def _rule_is(wanted: NativeRule, found: dict[int, bytes], set_names: Iterator[str]) -> bool:
     """Return whether a rule came back as it was sent: conditions, a counter of any value, actions, comment."""
-    before, after = encode.conditions_of(wanted), encode.actions_of(wanted)
-    if before is None:
-        return False
+    before, after = encode.conditions_of(wanted, set_names), encode.actions_of(wanted)
     expressions = found[nf.NFTA_RULE_EXPRESSIONS]
     comment = attribute(nf.NFTA_RULE_USERDATA, found[nf.NFTA_RULE_USERDATA]) if nf.NFTA_RULE_USERDATA in found else b""
     return (
@@ -103,3 +114,24 @@ def _rule_is(wanted: NativeRule, found: dict[int, bytes]) -> bool:
 
 COUNTER_HEAD = encode.COUNTER[: encode.COUNTER.index(b"counter\0") + len(b"counter\0")]
 """The counter expression up to its name; what follows are its values."""
+
+
+# --- sets ----------------------------------------------------------------------------------------
+
+
+def _set_is(netfilter: NetlinkSocket, table: str, name: str, wanted: Among) -> bool:
+    """Return whether a set is of the wanted kind and holds the wanted elements and no others."""
+    doing = f"read the set {name} of table inet {table}"
+    of_set = attribute(nf.NFTA_SET_TABLE, text(table)) + attribute(nf.NFTA_SET_NAME, text(name))
+    (body,) = netfilter.request(message_type(nf.NFT_MSG_GETSET), 0, nfgenmsg(nf.NFPROTO_INET) + of_set, doing)
+    description = decode_fields(body[NFGENMSG_SIZE:])
+    flags, size = (decode_number(description.get(kind, b"")) for kind in (nf.NFTA_SET_FLAGS, nf.NFTA_SET_KEY_LEN))
+    if (flags, size) != (encode.flags_of(wanted), encode.SIZES[wanted.field]):
+        return False
+    messages = read_objects(netfilter, nf.NFT_MSG_GETSETELEM, nf.NFPROTO_INET, of_set, doing)
+    found = b"".join([decode_fields(each).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for _, each in messages])
+    elements = encode.elements_of(wanted)
+    if flags & nf.NFT_SET_INTERVAL:
+        return found == b"".join(reversed(elements))
+    length = len(elements[0])
+    return sorted(found[start : start + length] for start in range(0, len(found), length)) == elements

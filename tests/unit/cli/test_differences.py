@@ -51,7 +51,7 @@ def test_each_kind_has_its_sentence() -> None:
         Difference("ipv4", NAT, "OUTPUT", "policy", policy="DROP"),
         Difference("ipv6", NAT, "OUTPUT", "family", ours, 1),
         missing=(
-            LoopbackAddress(parse_network("::6")[0]),
+            LoopbackAddress(parse_network("::6")),
             PolicyRoute("ipv6", 1337, 133),
         ),
         others=(Other(Decision("nftables", "netlink", "")),),
@@ -126,7 +126,7 @@ def test_a_chain_beside_ours_is_named_with_its_rule_in_its_own_words() -> None:
 
 
 def test_a_list_is_told_by_its_first_rule() -> None:
-    networks = tuple(parse_network(f"10.{2 * number}.0.0/16")[0] for number in range(20))
+    networks = tuple(parse_network(f"10.{2 * number}.0.0/16") for number in range(20))
 
     assert text_of(Rule(Return(), (Destination(networks),)), "ipv4") == "-d 10.0.0.0/16 -j RETURN (and 19 more like it)"
     assert text_of(Rule(Return()), "ipv4") == "-j RETURN"

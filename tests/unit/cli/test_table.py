@@ -48,7 +48,7 @@ UDP = Protocol("udp")
 
 
 def networks(*texts: str) -> tuple[Network, ...]:
-    return tuple(parse_network(text)[0] for text in texts)
+    return tuple(parse_network(text) for text in texts)
 
 
 # A rule, its columns from the target on, and what stands after them; words as in iptables 1.8.9.

@@ -82,7 +82,7 @@ def payload(base: int, offset: int, length: int) -> bytes:
 
 
 def network(prefix: str) -> tuple[Network, ...]:
-    return (parse_network(prefix)[0],)
+    return (parse_network(prefix),)
 
 
 def extension(kind: str, name: str, revision: int, structure: bytes) -> bytes:

@@ -43,7 +43,7 @@ little_endian = pytest.mark.skipif(sys.byteorder != "little", reason="the bytes 
 
 
 def network(text: str) -> tuple[Network, ...]:
-    return (parse_network(text)[0],)
+    return (parse_network(text),)
 
 
 def shown(*matches: Match, family: Family = IPV4) -> list[str]:

@@ -217,10 +217,10 @@ def number(value: int) -> ctypes.Array[c_uint8]:
 
 
 def address(text: str) -> ctypes.Array[c_uint8]:
-    return Address(*parse_network(text)[0].packed.ljust(16, b"\0"))
+    return Address(*parse_network(text).packed.ljust(16, b"\0"))
 
 
-NETWORK4, NETWORK6 = parse_network("172.16.0.0/12")[0], parse_network("fd00::/16")[0]
+NETWORK4, NETWORK6 = parse_network("172.16.0.0/12"), parse_network("fd00::/16")
 
 MATCHES = {
     "a user": (
