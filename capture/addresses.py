@@ -32,6 +32,16 @@ class Network(Value):
     first: int
     prefix: int
 
+    def __init__(self, family: Family, first: int, prefix: int) -> None:
+        # What every value can do, spelled out: lists hold thousands of these.
+        put = object.__setattr__
+        put(self, "family", family)
+        put(self, "first", first)
+        put(self, "prefix", prefix)
+
+    def __hash__(self) -> int:
+        return hash((self.first, self.prefix))
+
     @property
     def last(self) -> int:
         """Return the highest address of the network, as an integer."""
@@ -86,28 +96,33 @@ def parse_address(text: str) -> Network:
 
 
 def _address(text: str) -> tuple[Family, int]:
-    for family in FAMILIES:
-        try:
-            return family, int.from_bytes(_socket.inet_pton(AF[family], text), "big")
-        except (OSError, ValueError):
-            continue
-    raise ValueError(f"not an IP address: {text!r}")
+    try:
+        return IPV4, int.from_bytes(_socket.inet_pton(_socket.AF_INET, text), "big")
+    except (OSError, ValueError):
+        pass
+    try:
+        return IPV6, int.from_bytes(_socket.inet_pton(_socket.AF_INET6, text), "big")
+    except (OSError, ValueError):
+        raise ValueError(f"not an IP address: {text!r}") from None
+
+
+PREFIX_LENGTHS = {str(length): length for length in range(129)}
+"""Prefix lengths as they are written; ``int()`` would also take signs, blanks and other scripts' digits."""
 
 
 def parse_network(text: str) -> Network:
     """Return the network that ``text`` names; host bits are cleared.
 
-    A single address is a network of one. ValueError for anything else; prefix lengths are plain
-    ASCII digits, because ``int()`` would also take signs, blanks, underscores and other scripts' digits.
+    A single address is a network of one. ValueError for anything else.
     """
     address_text, slash, prefix_text = text.partition("/")
     family, address = _address(address_text)
     bits = BITS[family]
     if not slash:
         return Network(family, address, bits)
-    if not is_decimal(prefix_text, 3):
+    prefix = PREFIX_LENGTHS.get(prefix_text)
+    if prefix is None:
         raise ValueError(f"not a prefix length: {prefix_text!r}")
-    prefix = int(prefix_text)
     if prefix > bits:
         raise ValueError(f"prefix length {prefix} is longer than {bits} bits")
     return Network(family, address >> bits - prefix << bits - prefix, prefix)
@@ -119,7 +134,7 @@ def has_host_bits(text: str) -> bool:
     if not slash:
         return False
     family, address = _address(address_text)
-    return bool(address & (1 << BITS[family] - int(prefix_text)) - 1)
+    return bool(address & (1 << BITS[family] - PREFIX_LENGTHS[prefix_text]) - 1)
 
 
 def is_decimal(text: str, most_digits: int) -> bool:

@@ -62,8 +62,8 @@ if TYPE_CHECKING:
 
     from capture.backends.nftables.native import Condition, NativeChain, NativeRule, NativeTable, Range
 
-MOST_ELEMENTS = 1500
-"""Of one message: an attribute has 16 bits of length, and an element of an IPv6 set up to 36 bytes."""
+MOST_RANGES = 750
+"""Of one message: an attribute has 16 bits of length, and the two elements of a range of IPv6 64 bytes."""
 
 ANONYMOUS = "__set%d"
 """The kernel puts a number in; the rule refers to the set by its id in the batch."""
@@ -462,7 +462,7 @@ def _add_set(table: str, condition: Among, number: int, doing: str) -> Iterator[
         attribute(nf.NFTA_SET_KEY_TYPE, u32be(KEY_TYPES[condition.field])),
         attribute(nf.NFTA_SET_KEY_LEN, u32be(SIZES[condition.field])),
         attribute(nf.NFTA_SET_ID, u32be(number)),
-        nest(nf.NFTA_SET_DESC, attribute(nf.NFTA_SET_DESC_SIZE, u32be(len(elements)))),
+        nest(nf.NFTA_SET_DESC, attribute(nf.NFTA_SET_DESC_SIZE, u32be(_element_count(condition)))),
     )
     yield Change(nf.NFT_MSG_NEWSET, nf.NFPROTO_INET, b"".join(description), f"{doing}, its set", NLM_F_CREATE)
     where = (
@@ -470,9 +470,9 @@ def _add_set(table: str, condition: Among, number: int, doing: str) -> Iterator[
         + attribute(nf.NFTA_SET_ELEM_LIST_SET, text(ANONYMOUS))
         + attribute(nf.NFTA_SET_ELEM_LIST_SET_ID, u32be(number))
     )
-    for start in range(0, len(elements), MOST_ELEMENTS):
-        part = nest(nf.NFTA_SET_ELEM_LIST_ELEMENTS, *elements[start : start + MOST_ELEMENTS])
-        what = f"{doing}, elements {start + 1} and on of its set"
+    for start in range(0, len(elements), MOST_RANGES):
+        part = nest(nf.NFTA_SET_ELEM_LIST_ELEMENTS, *elements[start : start + MOST_RANGES])
+        what = f"{doing}, ranges {start + 1} and on of its set"
         yield Change(nf.NFT_MSG_NEWSETELEM, nf.NFPROTO_INET, where + part, what, NLM_F_CREATE)
 
 
@@ -482,9 +482,22 @@ def flags_of(condition: Among) -> int:
 
 
 def elements_of(condition: Among) -> list[bytes]:
-    """Return the elements of the set for a list, in ascending order."""
+    """Return the elements of the set for a list, in ascending order: those of one range together."""
     size = SIZES[condition.field]
     return _numbers(condition.ranges, size) if _is_plain(condition) else _intervals(condition.ranges, size)
+
+
+def elements_descending(condition: Among) -> bytes:
+    """Return the elements of a set of intervals from the highest to the lowest."""
+    return b"".join(_intervals(condition.ranges, SIZES[condition.field], descending=True))
+
+
+def _element_count(condition: Among) -> int:
+    """Return how many elements there are: of an interval its beginning and its end."""
+    ranges = condition.ranges
+    if _is_plain(condition):
+        return len(ranges)
+    return 2 * len(ranges) + (ranges[0][0] > 0) - (ranges[-1][1] + 1 == 1 << SIZES[condition.field] * 8)
 
 
 def _is_plain(condition: Among) -> bool:
@@ -504,19 +517,37 @@ def _numbers(ranges: tuple[Range, ...], size: int) -> list[bytes]:
     return [before + first.to_bytes(size, "big") + after for first, _ in ranges]
 
 
-def _intervals(ranges: tuple[Range, ...], size: int) -> list[bytes]:
-    """Return an element where each range begins, and one marked as an end where it has ended.
+def _intervals(ranges: tuple[Range, ...], size: int, *, descending: bool = False) -> list[bytes]:
+    """Return an element where each range begins, and one marked as an end where it has ended; the two together.
 
     As nft does, the part before the first range is an end too, and a range that reaches the highest
     number has none.
     """
-    before_start, after_start = _element_frame(size)
+    start, after_start = _element_frame(size)
     is_end = attribute(nf.NFTA_SET_ELEM_FLAGS, u32be(nf.NFT_SET_ELEM_INTERVAL_END))
-    before_end, after_end = _element_frame(size, is_end)
+    end, after_end = _element_frame(size, is_end)
+    before = [end + bytes(size) + after_end] if ranges[0][0] > 0 else []
     beyond = 1 << size * 8
-    elements = [before_end + bytes(size) + after_end] if ranges[0][0] > 0 else []
-    for first, last in ranges:
-        elements.append(before_start + first.to_bytes(size, "big") + after_start)
-        if last + 1 < beyond:
-            elements.append(before_end + (last + 1).to_bytes(size, "big") + after_end)
-    return elements
+    unended = []
+    if ranges[-1][1] + 1 == beyond:
+        unended = [start + ranges[-1][0].to_bytes(size, "big") + after_start]
+        ranges = ranges[:-1]
+    if descending:
+        between = after_end + start
+        return [
+            *unended,
+            *[
+                end + (last + 1).to_bytes(size, "big") + between + first.to_bytes(size, "big") + after_start
+                for first, last in reversed(ranges)
+            ],
+            *before,
+        ]
+    between = after_start + end
+    return [
+        *before,
+        *[
+            start + first.to_bytes(size, "big") + between + (last + 1).to_bytes(size, "big") + after_end
+            for first, last in ranges
+        ],
+        *unended,
+    ]

@@ -130,8 +130,8 @@ def _set_is(netfilter: NetlinkSocket, table: str, name: str, wanted: Among) -> b
         return False
     messages = read_objects(netfilter, nf.NFT_MSG_GETSETELEM, nf.NFPROTO_INET, of_set, doing)
     found = b"".join([decode_fields(each).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for _, each in messages])
-    elements = encode.elements_of(wanted)
     if flags & nf.NFT_SET_INTERVAL:
-        return found == b"".join(reversed(elements))
+        return found == encode.elements_descending(wanted)
+    elements = encode.elements_of(wanted)
     length = len(elements[0])
     return sorted(found[start : start + length] for start in range(0, len(found), length)) == elements

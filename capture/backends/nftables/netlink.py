@@ -44,6 +44,9 @@ class NetlinkDriver:
     backend = "nftables"
     name = "netlink"
 
+    def __init__(self) -> None:
+        self._lowered: tuple[Ruleset, tuple[NativeTable, ...]] | None = None
+
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
         """Return the rule set as an nft script, which says the same as the messages and can be read."""
         from capture.backends.nftables.text import render_text  # not needed to write
@@ -60,18 +63,24 @@ class NetlinkDriver:
     def holds(self, desired: Ruleset) -> bool:
         """Return whether our tables are to the byte what ``write`` makes; no means no more than "read it"."""
         with open_netfilter() as netfilter:
-            return stands_exactly(netfilter, lower(desired), OUR_TABLES)
+            return stands_exactly(netfilter, self._native(desired), OUR_TABLES)
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make our tables be ``desired`` in one transaction, whatever stands in them: they are ours alone."""
         del live, recorded
-        wanted = lower(desired)
+        wanted = self._native(desired)
         _change("replace the rules of capture", lambda standing: plan.replace(wanted, standing, encode))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         """Delete our tables."""
         del live, recorded
         _change("remove the rules of capture", lambda standing: plan.remove(standing, encode))
+
+    def _native(self, desired: Ruleset) -> tuple[NativeTable, ...]:
+        """Return the native tables of a rule set; what is written is looked for right afterwards."""
+        if self._lowered is None or self._lowered[0] is not desired:
+            self._lowered = desired, lower(desired)
+        return self._lowered[1]
 
 
 def _change(doing: str, changes: Callable[[plan.Standing], Iterable[Change]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.backends.nftables import constants as nf
-from capture.backends.nftables.encode import MOST_ELEMENTS, add_chain, add_rules, add_table, delete_chain, flush_table
+from capture.backends.nftables.encode import MOST_RANGES, add_chain, add_rules, add_table, delete_chain, flush_table
 from capture.backends.nftables.lower import lower
 from capture.model import (
     NAT,
@@ -45,7 +45,7 @@ def test_a_long_list_is_split_into_messages() -> None:
     elements = of_kind(messages(Table(NAT, (Chain(OUTPUT, (rule,)),))), nf.NFT_MSG_NEWSETELEM)
 
     lists = [decode_elements(message[nf.NFTA_SET_ELEM_LIST_ELEMENTS]) for message in elements]
-    assert max(map(len, lists)) == MOST_ELEMENTS
+    assert max(map(len, lists)) == 2 * MOST_RANGES
     assert sum(map(len, lists)) == 1 + 2 * len(networks)  # all before the first, and both ends of each
     assert all(len(message[nf.NFTA_SET_ELEM_LIST_ELEMENTS]) < 2**16 for message in elements)
 
@@ -99,7 +99,7 @@ def test_every_message_says_what_it_does() -> None:
         "add table inet istio-proxy-nat",
         "add chain OURS to table inet istio-proxy-nat",
         "add rule 1 to chain OURS of table inet istio-proxy-nat, its set",
-        "add rule 1 to chain OURS of table inet istio-proxy-nat, elements 1 and on of its set",
+        "add rule 1 to chain OURS of table inet istio-proxy-nat, ranges 1 and on of its set",
         "add rule 1 to chain OURS of table inet istio-proxy-nat",
         "flush table inet t",
         "delete chain c of table inet t",
