@@ -10,7 +10,7 @@ from __future__ import annotations
 from capture.canonical import CanonicalChain, canonical
 from capture.chain_names import is_our_chain
 from capture.model import FAMILIES
-from capture.ownership import CERTAIN, marks_asked_for, may_disturb, shape
+from capture.ownership import CERTAIN, changes_marks, marks_asked_for, may_disturb, shape
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     """Rules with their places in a chain, which count from 1."""
 
 EMPTY = CanonicalChain("ACCEPT", ())
+NOTHING: frozenset[type] = frozenset()
 
 
 class Difference(Value):
@@ -96,7 +97,8 @@ def _chain_differences(
     if ours_alone:
         told_apart = extra, none
     else:
-        asked = marks_asked_for(name, lambda chain: all_wanted.get((table, chain), EMPTY).rules)
+        marked = any(changes_marks(rule) for _, rule in extra)
+        asked = marks_asked_for(name, lambda chain: all_wanted.get((table, chain), EMPTY).rules) if marked else NOTHING
         told_apart = _told_apart(table, name, extra, len(there.rules), asked)
     kinds: tuple[Kind, ...] = ("missing", "unexpected", "foreign")
     for kind, rules in zip(kinds, (missing, *told_apart), strict=True):

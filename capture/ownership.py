@@ -92,6 +92,11 @@ def takes_away(rule: Rule) -> bool:
     return not isinstance(rule.verdict, GO_ON)
 
 
+def changes_marks(rule: Rule) -> bool:
+    """Return whether a rule changes the mark of packets or of connections, and lets them go on."""
+    return type(rule.verdict) in MARKS_CHANGED
+
+
 def may_disturb(rule: Rule, asked: frozenset[type]) -> bool:
     """Return whether a rule of others, standing before ours, may take packets away or change a mark they are told by.
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from capture.backends.iptables.render import check_writable, expanded, rule_text
 from capture.chain_names import is_our_chain
 from capture.model import BUILT_IN_CHAINS, MANGLE, NAT, RAW, Jump, Rule, Ruleset, TransparentProxy, UnknownVerdict
-from capture.ownership import marks_asked_for, may_disturb, our_rules
+from capture.ownership import changes_marks, marks_asked_for, may_disturb, our_rules
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -180,7 +180,7 @@ def _shared_chain_changes(
     rules = live.rules(chain)
     ours = sorted(places.get((live.table, chain), ()))
     wanted = desired.rules(chain)
-    asked = marks_asked_for(chain, desired.rules)
+    asked = marks_asked_for(chain, desired.rules) if any(map(changes_marks, rules)) else frozenset()
     first_obstacle = next(
         (place for place, rule in enumerate(rules) if place not in ours and may_disturb(rule, asked)), len(rules)
     )
