@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from capture.addresses import FAMILIES
+from capture.backends.iptables.entries import expanded
 from capture.backends.iptables.families import merged
 from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule, TableEdit
-from capture.backends.iptables.render import expanded
 from capture.model import BUILT_IN_CHAINS, TABLES, Chain, Jump, Rule, Ruleset, Table
 
 TYPE_CHECKING = False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from capture.backends.iptables.render import expanded, rule_text
+from capture.backends.iptables.entries import expanded
+from capture.backends.iptables.render import rule_text
 from capture.cli.packet_words import packet_in_words
 from capture.model import LoopbackAddress, RestoreMark, SaveMark, SetMark
 

@@ -10,7 +10,7 @@ rule shows them in one line, since they share one counter.
 from __future__ import annotations
 
 from capture.addresses import IPV4, address_text
-from capture.backends.iptables.render import slots
+from capture.backends.iptables.entries import slots
 from capture.model import (
     ALL_BITS,
     BUILT_IN_CHAINS,

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.addresses import IPV4
+from capture.backends.iptables.entries import comment
 from capture.backends.iptables.parse import parse_rule, parse_save, words_of
-from capture.backends.iptables.render import comment, quoted, rule_text, save_text, word
+from capture.backends.iptables.render import quoted, rule_text, save_text, word
 from capture.canonical import canonical
 from capture.model import Continue, InInterface, Log, Return, Rule, Ruleset
 from strategies import rulesets

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from capture.addresses import FAMILIES
 from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.render import comment, expanded
+from capture.backends.iptables.entries import comment, expanded
 from capture.backends.iptables.xt_decode import Reader
 from capture.backends.iptables.xt_encode import NFTA_RULE_HANDLE, TableMessages
 from capture.backends.iptables.xt_words import match_words, target_words

@@ -5,7 +5,6 @@ from __future__ import annotations
 from capture.addresses import FAMILIES
 from capture.backends.iptables.families import merged
 from capture.backends.iptables.plan import plan
-from capture.backends.iptables.restore_text import restore_text
 from capture.backends.iptables.tables import families_here
 from capture.errors import UnsupportedError
 from capture.model import Ruleset
@@ -26,6 +25,8 @@ class IptablesDriver:
 
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
         """Return the input of ip(6)tables-restore for an empty namespace, by family."""
+        from capture.backends.iptables.restore_text import restore_text  # text, which netlink does without
+
         edits = plan(Ruleset(ruleset.families, ()), ruleset)
         return [(self.title(family), restore_text(of_family)) for family, of_family in by_family(edits)]
 

@@ -15,7 +15,7 @@ takes effect at once (iptables commits table by table). Where nothing has to cha
 
 from __future__ import annotations
 
-from capture.backends.iptables.render import check_writable, expanded, rule_text
+from capture.backends.iptables.entries import check_writable, expanded
 from capture.chain_names import is_our_chain
 from capture.model import BUILT_IN_CHAINS, MANGLE, NAT, RAW, Jump, Rule, Ruleset, TransparentProxy, UnknownVerdict
 from capture.ownership import changes_marks, marks_asked_for, may_disturb, our_rules
@@ -23,7 +23,7 @@ from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from capture.addresses import Family
     from capture.model import Chain, Table, TableName
@@ -141,12 +141,23 @@ class TableView:
         return self._rules[chain]
 
     def texts(self, chain: str) -> list[str]:
-        return [rule_text(rule) for rule in self.rules(chain)]
+        return _texts(self.rules(chain))
 
     def our_chains(self) -> list[str]:
         """Return the chains of ours that this family needs: those that hold rules, or to which something jumps."""
         targets = {_target(rule) for chain in self.chains() for rule in self.rules(chain.name)}
         return [c.name for c in self.chains() if is_our_chain(c.name) and (c.name in targets or self.rules(c.name))]
+
+
+def _are_alike(some: Sequence[Rule], others: Sequence[Rule]) -> bool:
+    """Return whether rules are the same to iptables."""
+    return len(some) == len(others) and (not some or _texts(some) == _texts(others))
+
+
+def _texts(rules: Iterable[Rule]) -> list[str]:
+    from capture.backends.iptables.render import rule_text  # not needed in a new pod, where nothing stands
+
+    return [rule_text(rule) for rule in rules]
 
 
 def _target(rule: Rule) -> str:
@@ -185,7 +196,7 @@ def _shared_chain_changes(
         (place for place, rule in enumerate(rules) if place not in ours and may_disturb(rule, asked)), len(rules)
     )
     stands_well = not ours or ours[-1] < first_obstacle or not wanted
-    if stands_well and [rule_text(rules[place]) for place in ours] == [rule_text(rule) for rule in wanted]:
+    if stands_well and _are_alike([rules[place] for place in ours], wanted):
         return [], []
     if wanted:  # a chain from which ours only go may be called anything
         check_writable(chain, wanted)

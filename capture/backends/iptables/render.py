@@ -2,9 +2,8 @@
 
 Arguments come as structure first (``arguments``), because python-iptables takes them one by one, and as
 text after that (``rule_text``), in the words and the order of iptables-save: what we write is what is
-read back. iptables has hardly any lists, so a rule with a list becomes one rule for each entry
-(``expanded``), except for a few ports; lists that are excluded always stay in one rule, since
-"neither a nor b" takes two matches::
+read back. Rules have at most one entry of each list (``entries``), except for a few ports and what is
+excluded::
 
     several ports           -m multiport ! --dports 53,15008      up to 15 entries each (xt_multiport.h)
     several users           -m owner ! --uid-owner 3 -m owner ! --uid-owner 4
@@ -16,12 +15,11 @@ break, a chain that is called like an option) is refused with ValueError.
 
 from __future__ import annotations
 
-from capture.addresses import IPV4, address_text, collapse
-from capture.canonical import MATCH_ORDER, joined_spans
+from capture.addresses import IPV4, address_text
+from capture.backends.iptables.entries import comment, expanded, slots
 from capture.model import (
     ALL_BITS,
     BUILT_IN_CHAINS,
-    MOST_SINGLE_RULES,
     Accept,
     ConnectionMark,
     ConnectionState,
@@ -54,23 +52,16 @@ from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from capture.addresses import Family, Network
     from capture.model import Counters, Match, Ruleset, Span, Verdict
 
-MULTIPORT_SLOTS = 15
-"""Ports in one multiport match; a range takes two (linux/netfilter/xt_multiport.h)."""
-MOST_COMMENT_BYTES = 255
-"""linux/netfilter/xt_comment.h, without the closing NUL."""
 MOST_LOG_PREFIX_BYTES = 29
 """linux/netfilter/xt_LOG.h, without the closing NUL."""
-MOST_CHAIN_NAME_BYTES = 28
-"""linux/netfilter/x_tables.h, XT_EXTENSION_MAXNAMELEN without the closing NUL."""
 
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 """What iptables-save prints without quotes (xtables_save_string in libxtables)."""
-CHAIN_NAME = PLAIN | frozenset(".:+")
 
 
 class Option(Value):
@@ -106,74 +97,6 @@ class Arguments(Value):
     target: Clause | Foreign | None
 
 
-# --- one rule for each entry ---------------------------------------------------------------------
-
-
-def expanded(rules: Iterable[Rule], family: Family, *, comments: bool = True) -> Iterator[Rule]:
-    """Yield the rules of one family, with lists spread over rules; if wanted, without their reasons.
-
-    What a list says twice, or in adjacent pieces, is said once. Of several lists in a rule, the entries of the
-    first (in the order of ``canonical.MATCH_ORDER``) change fastest; if those are a few ports, they stay together.
-    """
-    for rule in rules:
-        if rule.family is None or rule.family == family:
-            for matches in _spread(rule.matches):
-                yield Rule(rule.verdict, matches, family, rule.why if comments else "", rule.counters)
-
-
-def _spread(matches: tuple[Match, ...]) -> Iterator[tuple[Match, ...]]:
-    """Yield the matches with each list reduced to one of its entries, in all combinations."""
-    if not any(map(_is_list, matches)):
-        yield matches
-        return
-    matches = tuple(_said_once(match) for match in matches)
-    lists = [match for match in matches if _is_list(match)]
-    if not lists:
-        yield matches
-        return
-    slowest = max(lists, key=lambda match: MATCH_ORDER[type(match)])
-    parts = _parts(slowest)
-    if len(lists) == 1 and isinstance(slowest, SourcePort | DestinationPort) and len(parts) <= MOST_SINGLE_RULES:
-        parts = [slowest.replace(ports=tuple(some)) for some in slots(slowest.ports)]
-    for part in parts:
-        with_part = tuple(part if match is slowest else match for match in matches)
-        yield from _spread(with_part) if len(lists) > 1 else [with_part]
-
-
-ENTRIES: dict[type[Match], str] = {
-    Source: "networks",
-    Destination: "networks",
-    SourcePort: "ports",
-    DestinationPort: "ports",
-    OwnerUid: "ids",
-    OwnerGid: "ids",
-}
-"""Where matches keep their entries, of which iptables takes one."""
-
-
-def _is_list(match: Match) -> bool:
-    """Return whether a match has several entries; an excluded list is one match."""
-    field = ENTRIES.get(type(match))
-    return field is not None and len(getattr(match, field)) > 1 and not getattr(match, "negated", False)
-
-
-def _said_once(match: Match) -> Match:
-    """Return the match with the fewest entries."""
-    if not _is_list(match):
-        return match
-    field = ENTRIES[type(match)]
-    entries = getattr(match, field)
-    return match.replace(**{field: collapse(entries) if field == "networks" else joined_spans(entries)})
-
-
-def _parts(match: Match) -> list[Match]:
-    """Return the match for each of its entries."""
-    if not _is_list(match):
-        return [match]
-    field = ENTRIES[type(match)]
-    return [match.replace(**{field: (entry,)}) for entry in getattr(match, field)]
-
-
 # --- arguments -----------------------------------------------------------------------------------
 
 
@@ -189,12 +112,6 @@ def arguments(rule: Rule) -> Arguments:
     if rule.why:
         clauses.append(Clause("comment", (Option("--comment", comment(rule.why), quoted=True),)))
     return Arguments(tuple(clauses), _target(rule.verdict, rule.family))
-
-
-def comment(why: str) -> str:
-    """Return a reason as the kernel takes it: one line, at most 255 bytes of UTF-8."""
-    line = "".join(character if character.isprintable() else " " for character in why)
-    return line.encode()[:MOST_COMMENT_BYTES].decode(errors="ignore")
 
 
 def _own_options(matches: tuple[Match, ...]) -> Iterator[Option]:
@@ -266,20 +183,6 @@ def _ports(matches: tuple[Match, ...]) -> Iterator[Clause]:
 
 def _port_span(span: Span) -> str:
     return str(span.first) if span.first == span.last else f"{span.first}:{span.last}"
-
-
-def slots(ports: tuple[Span, ...]) -> Iterator[list[Span]]:
-    """Yield the ports in as few lists as multiport can hold."""
-    some: list[Span] = []
-    room = MULTIPORT_SLOTS
-    for span in ports:
-        needed = 1 if span.first == span.last else 2
-        if needed > room:
-            yield some
-            some, room = [], MULTIPORT_SLOTS
-        some.append(span)
-        room -= needed
-    yield some
 
 
 def _further_networks(matches: tuple[Match, ...]) -> Iterator[Clause]:
@@ -419,21 +322,3 @@ def save_text(ruleset: Ruleset, family: Family, *, counters: bool = False, comme
 
 def _counters_text(counters: Counters | None) -> str:
     return f"[{counters.packets}:{counters.bytes}]" if counters else "[0:0]"
-
-
-# --- what must not be written --------------------------------------------------------------------
-
-
-def check_writable(chain: str, rules: Iterable[Rule]) -> None:
-    """Raise ValueError for what can be shown but not written: words of others, names that are no chain's."""
-    _check_chain_name(chain)
-    for rule in rules:
-        if isinstance(rule.verdict, UnknownVerdict) or any(isinstance(match, UnknownMatch) for match in rule.matches):
-            raise ValueError(f"a rule of others can be kept, but not written: {rule}")
-        if isinstance(rule.verdict, Jump):
-            _check_chain_name(rule.verdict.chain)
-
-
-def _check_chain_name(name: str) -> None:
-    if not name or name[0] == "-" or not CHAIN_NAME.issuperset(name) or len(name) > MOST_CHAIN_NAME_BYTES:
-        raise ValueError(f"not the name of a chain: {name!r}")

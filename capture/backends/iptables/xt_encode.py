@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from capture.addresses import BITS, IPV4, IPV6
 from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.render import comment, slots
+from capture.backends.iptables.entries import comment, slots
 from capture.backends.nftables import constants as nf
 from capture.backends.nftables.names import HOOKS
 from capture.model import (

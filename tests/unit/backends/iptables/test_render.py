@@ -8,8 +8,9 @@ import pytest
 
 from capture import model
 from capture.addresses import IPV4, IPV6
+from capture.backends.iptables.entries import check_writable, comment, expanded
 from capture.backends.iptables.parse import parse_rule
-from capture.backends.iptables.render import check_writable, comment, expanded, quoted, rule_text, save_text
+from capture.backends.iptables.render import quoted, rule_text, save_text
 from capture.model import (
     NAT,
     Chain,
