@@ -1,4 +1,4 @@
-"""What excluded networks cost a connection: connection set-up rate with 0, 10, 1,000 and 8,000 of them.
+"""What excluded networks cost a connection: connection set-up rate with 0, 10, 1,000 and 10,000 of them.
 
     client namespace -- veth -- server namespace
 
@@ -17,9 +17,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from cold import BUNDLE
-from measure import Command, Namespace, NamespaceFactory, run
+from measure import Namespace, NamespaceFactory
 from networks import networks
+
+from capture.program import apply
+from capture.settings import BACKEND, EXCLUDED_OUTBOUND_NETWORKS, FORCE_IPTABLES_BINARY, Settings
 
 HERE = Path(__file__).resolve().parent
 PORT = 8080
@@ -67,7 +69,7 @@ def compiled(name: str, directory: Path) -> Path:
 def program(pod: Namespace, backend: str, variant: str, count: int) -> None:
     """Exclude so many networks and, after them, the address that is connected to, so that nothing is redirected."""
     excluded = ",".join([*networks(count), "10.77.0.0/24"])
-    variables = {"ISTIO_SERVICE_EXCLUDE_CIDR": excluded}
+    settings = Settings({}).but(EXCLUDED_OUTBOUND_NETWORKS, excluded, "bench").but(BACKEND, backend, "bench")
     if variant:
-        variables["FORCE_IPTABLES_BINARY"] = variant
-    run(Command([str(BUNDLE / "capture"), "apply", "--backend", backend], environment=variables), pod)
+        settings = settings.but(FORCE_IPTABLES_BINARY, variant, "bench")
+    pod.call(apply, settings)  # as a library: so many do not fit into a variable of the environment

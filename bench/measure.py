@@ -17,6 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+TAKEN_APART = 0.5
+"""Seconds after which namespaces that were deleted are gone."""
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -101,17 +104,21 @@ def _entered(namespace: Namespace | None) -> contextlib.AbstractContextManager[o
 def interleaved(
     variants: Mapping[str, Callable[[Namespace], Command]], rounds: int, progress: str = ""
 ) -> dict[str, Result]:
-    """Time every variant ``rounds`` times, each run in a fresh namespace, in another order each round."""
+    """Time every variant ``rounds`` times, each run in a fresh namespace, in another order each round.
+
+    Namespaces go between rounds: the kernel takes them apart in the background, which slows down who comes next.
+    """
     samples: dict[str, list[Sample]] = {name: [] for name in variants}
     order = list(variants)
     for number in range(rounds + 1):
         random.shuffle(order)
-        for name in order:
-            with NamespaceFactory() as namespaces:
+        with NamespaceFactory() as namespaces:
+            for name in order:
                 namespace = namespaces.pod()
                 sample = run(variants[name](namespace), namespace)
-            if number:  # the first round warms caches
-                samples[name].append(sample)
+                if number:  # the first round warms caches
+                    samples[name].append(sample)
+        time.sleep(TAKEN_APART)
         if progress:
             print(f"\r{progress}: {number}/{rounds}", end="", file=sys.stderr, flush=True)
     if progress:

@@ -60,14 +60,14 @@ class UidPorts(Value):
 
 def entries_of(text: str) -> list[str]:
     """Return the entries of a comma-separated list without the blanks around them; empty ones do not count."""
-    return [entry.strip(" \t") for entry in text.split(",") if entry.strip(" \t")]
+    return [entry for padded in text.split(",") if (entry := padded.strip(" \t"))]
 
 
 def list_of(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
     """Return a parser for comma-separated lists; an empty text is an empty list, repeated entries count once."""
 
     def parse_list(text: str) -> tuple[T, ...]:
-        return tuple(dict.fromkeys(parse(entry) for entry in entries_of(text)))
+        return tuple(dict.fromkeys(map(parse, entries_of(text))))
 
     return parse_list
 
@@ -126,14 +126,9 @@ def user_or_group(text: str) -> str | Span:
     return text
 
 
-def network(text: str) -> Network:
-    """Return a network; host bits are cleared (the settings warn about that)."""
-    return parse_network(text)
-
-
 def ipv4_loopback(text: str) -> Network:
     """Return a network within 127.0.0.0/8. A wider one would exempt real destinations from capture."""
-    parsed = network(text)
+    parsed = parse_network(text)
     if parsed.family != "ipv4" or not parsed.is_loopback or parsed.prefix < 8:
         raise ValueError(text)
     return parsed

@@ -125,7 +125,7 @@ EXCLUDED_INBOUND_PORTS = Option(
     short="d", annotations=(TRAFFIC + "excludeInboundPorts",), metavar="PORTS", topic=NOT_CAPTURED,
 )  # fmt: skip
 EXCLUDED_INBOUND_NETWORKS = Option(
-    "exclude-inbound-cidrs", "", parsers.list_of(parsers.network), NETWORKS,
+    "exclude-inbound-cidrs", "", parsers.list_of(parse_network), NETWORKS,
     "Sources whose inbound connections are left alone. Beyond upstream.",
     metavar="CIDRS", topic=NOT_CAPTURED,
 )  # fmt: skip
@@ -135,12 +135,12 @@ EXCLUDED_INTERFACES = Option(
     short="c", annotations=(TRAFFIC + "excludeInterfaces",), metavar="NAMES", topic=NOT_CAPTURED,
 )  # fmt: skip
 OUTBOUND_NETWORKS = Option(
-    "istio-service-cidr", "*", parsers.selection_of(parsers.network), f"'*', or {NETWORKS}",
+    "istio-service-cidr", "*", parsers.selection_of(parse_network), f"'*', or {NETWORKS}",
     "Outbound destinations to capture; '*' for all, empty for none.",
     short="i", annotations=(TRAFFIC + "includeOutboundIPRanges",), metavar="CIDRS",
 )  # fmt: skip
 EXCLUDED_OUTBOUND_NETWORKS = Option(
-    "istio-service-exclude-cidr", "", parsers.list_of(parsers.network), NETWORKS,
+    "istio-service-exclude-cidr", "", parsers.list_of(parse_network), NETWORKS,
     "Outbound destinations left alone.",
     short="x", annotations=(TRAFFIC + "excludeOutboundIPRanges",), metavar="CIDRS", topic=NOT_CAPTURED,
 )  # fmt: skip

@@ -31,7 +31,7 @@ def per_entry(entries: tuple[T, ...], rule: Callable[[tuple[T, ...]], Rule]) -> 
 
 def of_family(networks: tuple[Network, ...], family: Family) -> tuple[Network, ...]:
     """Return the networks of one family."""
-    return tuple(network for network in networks if network.family == family)
+    return tuple([network for network in networks if network.family == family])
 
 
 def per_network(networks: tuple[Network, ...], rule: Callable[[Family, tuple[Network, ...]], Rule]) -> Iterator[Rule]:
