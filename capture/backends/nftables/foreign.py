@@ -63,15 +63,21 @@ def read_bystanders(ours: Collection[tuple[str, str]]) -> tuple[Bystander, ...]:
     """Return the base chains of others at PREROUTING and OUTPUT, in the order in which packets meet them.
 
     ``ours`` are the backends, with variants, where sets of ours stand: those of iptables-nft are not others' if ours
-    are among them. None where there is no nf_tables.
+    are among them. None where there is no nf_tables, or no nfnetlink to ask for it.
     """
+    try:
+        return _read_in_quiet(ours)
+    except UnsupportedError:
+        return ()
+
+
+def _read_in_quiet(ours: Collection[tuple[str, str]]) -> tuple[Bystander, ...]:
+    """Return what is read while nobody changes anything."""
     with open_netfilter() as netfilter:
         for _ in range(ATTEMPTS):
             try:
                 generation = read_generation(netfilter)
                 found = list(_read(netfilter, ours))
-            except UnsupportedError:
-                return ()
             except KernelError as error:
                 if error.errno != errno.ENOENT:
                     raise
