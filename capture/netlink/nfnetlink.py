@@ -26,6 +26,9 @@ NFTA_GEN_ID = 1
 # linux/netfilter.h
 NFPROTO_UNSPEC = 0
 
+ATTEMPTS = 10
+"""Of reading or writing what somebody else writes at the same time."""
+
 
 def open_netfilter() -> NetlinkSocket:
     """Open a netfilter socket in the current namespace. Raise UnsupportedError if the kernel has no nfnetlink."""
@@ -70,6 +73,13 @@ def read_generation(netfilter: NetlinkSocket) -> int:
         remedy = "Load the module nf_tables, or use the iptables backend in its legacy variant."
         raise UnsupportedError("this kernel has no nf_tables", remedy) from error
     return decode_number(decode_fields(body[NFGENMSG_SIZE:])[NFTA_GEN_ID])
+
+
+def never_quiet(doing: str) -> KernelError:
+    """Return the error of who has read, or would have written, in vain ``ATTEMPTS`` times."""
+    return KernelError(
+        doing, errno.EINTR, f"the ruleset changed during each of {ATTEMPTS} attempts; who keeps writing?"
+    )
 
 
 def ask_for_extension(netfilter: NetlinkSocket, family: int, kind: int, name: str, revision: int) -> None:

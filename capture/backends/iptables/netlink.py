@@ -6,8 +6,6 @@ ip6tables-nft write themselves, so people see it with ``iptables -t nat -nvL`` a
 
 from __future__ import annotations
 
-import errno
-
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import changes
@@ -19,7 +17,14 @@ from capture.errors import KernelError, UnsupportedError
 from capture.model import TABLES
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
 from capture.netlink.batch import RulesetChangedError, commit
-from capture.netlink.nfnetlink import NFPROTO_UNSPEC, open_netfilter, read_generation, read_objects
+from capture.netlink.nfnetlink import (
+    ATTEMPTS,
+    NFPROTO_UNSPEC,
+    never_quiet,
+    open_netfilter,
+    read_generation,
+    read_objects,
+)
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -34,8 +39,6 @@ if TYPE_CHECKING:
     from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
 
-ATTEMPTS = 10
-"""Of reading or writing while somebody else writes."""
 WRITING = "change the tables of iptables"
 
 NFTA_TABLE_USE = 3  # linux/netfilter/nf_tables.h
@@ -118,7 +121,7 @@ class NetlinkDriver(IptablesDriver):
                 return
             finally:
                 self._reading = None
-        raise _never_quiet(WRITING)
+        raise never_quiet(WRITING)
 
 
 def _commit(netfilter: NetlinkSocket, batch: list[Change], generation: int) -> None:
@@ -130,12 +133,6 @@ def _commit(netfilter: NetlinkSocket, batch: list[Change], generation: int) -> N
         from capture.backends.iptables.xt_support import explained  # only needed when the kernel refuses
 
         raise explained(netfilter, error, batch) from error
-
-
-def _never_quiet(doing: str) -> KernelError:
-    return KernelError(
-        doing, errno.EINTR, f"the ruleset changed during each of {ATTEMPTS} attempts; who keeps writing?"
-    )
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -150,7 +147,7 @@ def _read(netfilter: NetlinkSocket) -> Reading:
         standing = _read_contents(netfilter, tables) if tables else {}
         if read_generation(netfilter) == generation:
             return Reading(ruleset_of(families, standing), standing, generation)
-    raise _never_quiet("read the tables of iptables")
+    raise never_quiet("read the tables of iptables")
 
 
 def _read_tables(netfilter: NetlinkSocket, families: Sequence[Family]) -> dict[tuple[Family, TableName], int]:

@@ -8,8 +8,11 @@ know. Where a kernel does something of this differently, the answer is "look clo
 
 from __future__ import annotations
 
+import errno
+
 from capture.backends.nftables import constants as nf
 from capture.backends.nftables import encode
+from capture.errors import KernelError
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
 from capture.netlink.nfnetlink import NFGENMSG_SIZE, message_type, nfgenmsg, read_objects
 
@@ -28,7 +31,15 @@ COMPARED_OF_CHAIN = (nf.NFTA_CHAIN_HOOK, nf.NFTA_CHAIN_TYPE, nf.NFTA_CHAIN_POLIC
 
 def stands_exactly(netfilter: NetlinkSocket, wanted: Iterable[NativeTable], our_tables: frozenset[str]) -> bool:
     """Return whether our tables that stand are the wanted ones, to the byte; False does not mean that they differ."""
-    wanted = tuple(wanted)
+    try:
+        return _stands(netfilter, tuple(wanted), our_tables)
+    except KernelError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False  # a set went before it was read
+
+
+def _stands(netfilter: NetlinkSocket, wanted: tuple[NativeTable, ...], our_tables: frozenset[str]) -> bool:
     expected = {(table.name, chain.name) for table in wanted for chain in table.chains}
     found = _chains(netfilter, our_tables)
     if found is None or found.keys() != expected or not _chains_are(wanted, found):

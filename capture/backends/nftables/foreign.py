@@ -15,13 +15,13 @@ from capture.backends.nftables.decode import NativeSet, decode_hook, decode_tabl
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, model_target
 from capture.backends.nftables.native import NFPROTO_NUMBERS, Proxy
-from capture.backends.nftables.netlink import ATTEMPTS, never_quiet, read_set
+from capture.backends.nftables.netlink import read_set
 from capture.backends.nftables.text import described
 from capture.bystanders import PRIORITIES, Bystander
 from capture.errors import KernelError, UnsupportedError
 from capture.model import MANGLE, NAT, OUTPUT, PREROUTING, Chain, Table
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
-from capture.netlink.nfnetlink import open_netfilter, read_generation, read_objects
+from capture.netlink.nfnetlink import ATTEMPTS, never_quiet, open_netfilter, read_generation, read_objects
 from capture.values import Value
 
 TYPE_CHECKING = False

@@ -13,8 +13,10 @@ from capture.errors import KernelError
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
 from capture.netlink.batch import RulesetChangedError, commit
 from capture.netlink.nfnetlink import (
+    ATTEMPTS,
     NFGENMSG_SIZE,
     message_type,
+    never_quiet,
     nfgenmsg,
     open_netfilter,
     read_generation,
@@ -33,9 +35,6 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 OUR_TABLES = frozenset(MODEL_TABLES)
-
-ATTEMPTS = 10
-"""Of reading or writing while somebody else writes."""
 
 
 class NetlinkDriver:
@@ -94,13 +93,6 @@ def _change(doing: str, changes: Callable[[plan.Standing], Iterable[Change]]) ->
             except RulesetChangedError:
                 continue
     raise never_quiet(doing)
-
-
-def never_quiet(doing: str) -> KernelError:
-    """Return the error of who has read, or would have written, in vain ``ATTEMPTS`` times."""
-    return KernelError(
-        doing, errno.EINTR, f"the ruleset changed during each of {ATTEMPTS} attempts; who keeps writing?"
-    )
 
 
 def _read_tables(netfilter: NetlinkSocket) -> list[NativeTable]:
