@@ -5,10 +5,12 @@ Settings that have reasons are commented; they are also right on ordinary machin
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from oci_image import write_image
 from pytest_netns import NamespaceFactory, require
 from runtime_networks import bridge, capture, network
 
+ROOT = Path(cni.__file__).parents[1]
 IMAGE = "capture.test/waiting:1"
 PLUGIN_DIRECTORIES = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
 """Where Debian, Kubernetes and Fedora put the reference plugins."""
@@ -110,3 +113,20 @@ def cri(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CriCli
     node.run(["ctr", "--address", socket, "--namespace", "k8s.io", "images", "import", node.directory / "image.tar"])
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the programs as they are now; test processes of one run share it."""
+    require(shutil.which("gcc"), "the bundle needs a C compiler (gcc)")
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    target = shared / "bundle"
+    with open(shared / "bundle.lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            command = [sys.executable, str(ROOT / "scripts/bundle/build.py"), "--output", str(target)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            require(done.returncode != 3, f"the bundle cannot be built here: {done.stderr}")
+            assert done.returncode == 0, done.stderr
+    return target

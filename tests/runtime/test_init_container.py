@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -37,18 +36,6 @@ ARGUMENTS = [
 ]
 CONFINED = ["--cap-drop", "all", "--security-opt", "no-new-privileges", "--read-only", "--read-only-tmpfs=false"]
 CAPABILITIES = ("NET_ADMIN", "NET_RAW")
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of the programs as they are now."""
-    require(shutil.which("gcc"), "the bundle needs a C compiler (gcc)")
-    target = tmp_path_factory.mktemp("bundle") / "bundle"
-    command = [sys.executable, str(ROOT / "scripts/bundle/build.py"), "--output", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    require(done.returncode != 3, f"the bundle cannot be built here: {done.stderr}")
-    assert done.returncode == 0, done.stderr
-    return target
 
 
 @pytest.fixture(scope="module")
