@@ -151,6 +151,7 @@ def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
     """Write the rules in the pod's namespace; return what was done, and whether it is remembered."""
     from capture.netns import CURRENT, Entered, namespace_id, refuse_host
     from capture.program import apply_here
+    from cni import loopback
 
     host = _host(request)
     own = os.stat(CURRENT)
@@ -160,6 +161,7 @@ def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
         refuse_host(allowed=False)
         # Before the rules: who is killed while writing them has left nothing that DEL does not find.
         is_kept = attachments.keep(request.network, request.container_id, request.interface, namespace_id())
+        loopback.let_it_come_up()
         return apply_here(settings, host), is_kept
 
 

@@ -1,0 +1,44 @@
+"""Waiting for ``lo``: containerd starts the plugin "loopback" beside the plugins of the network, in no order.
+
+That plugin sets ``lo`` up, and refuses it if an address stands there that is none of a loopback interface
+(plugins/main/loopback of containernetworking), as ``::6`` is, which we put there. We mostly come much later::
+
+    loopback    lo up, ::1 appears -> lists addresses -> done
+    bridge      ......................................... -> we: ::6
+
+Where ``lo`` is down, it has yet to come, or no such plugin is part of it and ``lo`` stays down.
+"""
+
+from __future__ import annotations
+
+import time
+
+ADDRESSES = "/proc/thread-self/net/if_inet6"
+OF_LOOPBACK = b"00000000000000000000000000000001 "
+"""``::1``, which the kernel puts on ``lo`` as that comes up."""
+
+PATIENCE = 1.0
+"""Seconds to wait for ``lo``; who uses no such plugin and leaves ``lo`` down waits them in vain."""
+PAUSE = 0.01
+TIME_TO_LIST = 0.05
+"""Seconds that the plugin may take from setting ``lo`` up to having seen its addresses."""
+
+
+def let_it_come_up() -> None:
+    """Return when ``lo`` of the namespace we are in is up, or has been down for long enough."""
+    if _is_up():
+        return
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        time.sleep(PAUSE)
+        if _is_up():
+            time.sleep(TIME_TO_LIST)
+            return
+
+
+def _is_up() -> bool:
+    try:
+        with open(ADDRESSES, "rb", buffering=0) as addresses:
+            return OF_LOOPBACK in addresses.read()
+    except FileNotFoundError:  # no IPv6: no address that could be in the way
+        return True
