@@ -111,7 +111,12 @@ PREFIX_LENGTHS = {str(length): length for length in range(129)}
 
 
 def parse_network(text: str) -> Network:
-    """Return the network that ``text`` names; host bits are cleared.
+    """Return the network that ``text`` names; host bits are cleared. ValueError as ``read_network``."""
+    return read_network(text)[0]
+
+
+def read_network(text: str) -> tuple[Network, bool]:
+    """Return the network that ``text`` names, and whether host bits were set and have been cleared.
 
     A single address is a network of one. ValueError for anything else.
     """
@@ -119,22 +124,14 @@ def parse_network(text: str) -> Network:
     family, address = _address(address_text)
     bits = BITS[family]
     if not slash:
-        return Network(family, address, bits)
+        return Network(family, address, bits), False
     prefix = PREFIX_LENGTHS.get(prefix_text)
     if prefix is None:
         raise ValueError(f"not a prefix length: {prefix_text!r}")
     if prefix > bits:
         raise ValueError(f"prefix length {prefix} is longer than {bits} bits")
-    return Network(family, address >> bits - prefix << bits - prefix, prefix)
-
-
-def has_host_bits(text: str) -> bool:
-    """Return whether a text that names a network names an address in it that is not its first."""
-    address_text, slash, prefix_text = text.partition("/")
-    if not slash:
-        return False
-    family, address = _address(address_text)
-    return bool(address & (1 << BITS[family] - PREFIX_LENGTHS[prefix_text]) - 1)
+    first = address >> bits - prefix << bits - prefix
+    return Network(family, first, prefix), first != address
 
 
 def is_decimal(text: str, most_digits: int) -> bool:
@@ -144,7 +141,8 @@ def is_decimal(text: str, most_digits: int) -> bool:
 
 def merge(networks: Iterable[Network]) -> list[tuple[int, int]]:
     """Return networks of one family as sorted ranges (first, last), overlapping and adjacent ones joined."""
-    return merge_ranges([(network.first, network.last) for network in networks])
+    bits = BITS
+    return merge_ranges([(each.first, each.first | (1 << bits[each.family] - each.prefix) - 1) for each in networks])
 
 
 def merge_ranges(given: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

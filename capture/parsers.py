@@ -7,7 +7,7 @@ Digits are ASCII digits: ``int()`` alone would also take signs, blanks, undersco
 
 from __future__ import annotations
 
-from capture.addresses import Network, is_decimal, parse_network
+from capture.addresses import Network, is_decimal, parse_network, read_network
 from capture.model import Span
 from capture.values import Value
 
@@ -72,9 +72,30 @@ def list_of(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
     return parse_list
 
 
-def selection_of(parse: Callable[[str], T]) -> Callable[[str], Selection[T]]:
-    """Return a parser for ``*`` or a comma-separated list."""
-    parse_list = list_of(parse)
+class Networks(tuple[Network, ...]):  # noqa: SLOT001  # a tuple cannot have slots with something in them
+    """Networks in the order in which they were said, each once."""
+
+    with_host_bits: tuple[str, ...] = ()
+    """The texts among them that name another address of a network than its first."""
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Return a list of networks; host bits are cleared (the settings warn about that)."""
+    found: dict[Network, None] = {}
+    with_host_bits = []
+    for entry in entries_of(text):
+        network, has_host_bits = read_network(entry)
+        found[network] = None
+        if has_host_bits:
+            with_host_bits.append(entry)
+    said = Networks(found)
+    if with_host_bits:
+        said.with_host_bits = tuple(with_host_bits)
+    return said
+
+
+def selection_of(parse_list: Callable[[str], tuple[T, ...]]) -> Callable[[str], Selection[T]]:
+    """Return a parser for ``*`` or a list."""
 
     def parse_selection(text: str) -> Selection[T]:
         if text.strip(" \t") == "*":

@@ -7,7 +7,7 @@ Names and short flags are those of upstream's ``istio-iptables``, so that its us
 from __future__ import annotations
 
 from capture import parsers
-from capture.addresses import has_host_bits, parse_network
+from capture.addresses import Network, parse_network, read_network
 from capture.errors import ConfigurationError
 from capture.values import Value
 
@@ -115,7 +115,7 @@ INTERCEPTION_MODE = Option(
     empty_means_default=True,
 )  # fmt: skip
 INBOUND_PORTS = Option(
-    "istio-inbound-ports", "*", parsers.selection_of(parsers.ports), f"'*', or {PORTS}",
+    "istio-inbound-ports", "*", parsers.selection_of(parsers.list_of(parsers.ports)), f"'*', or {PORTS}",
     "Inbound ports to capture; '*' for all, empty for none.",
     short="b", annotations=(TRAFFIC + "includeInboundPorts",), metavar="PORTS",
 )  # fmt: skip
@@ -125,7 +125,7 @@ EXCLUDED_INBOUND_PORTS = Option(
     short="d", annotations=(TRAFFIC + "excludeInboundPorts",), metavar="PORTS", topic=NOT_CAPTURED,
 )  # fmt: skip
 EXCLUDED_INBOUND_NETWORKS = Option(
-    "exclude-inbound-cidrs", "", parsers.list_of(parse_network), NETWORKS,
+    "exclude-inbound-cidrs", "", parsers.networks, NETWORKS,
     "Sources whose inbound connections are left alone. Beyond upstream.",
     metavar="CIDRS", topic=NOT_CAPTURED,
 )  # fmt: skip
@@ -135,12 +135,12 @@ EXCLUDED_INTERFACES = Option(
     short="c", annotations=(TRAFFIC + "excludeInterfaces",), metavar="NAMES", topic=NOT_CAPTURED,
 )  # fmt: skip
 OUTBOUND_NETWORKS = Option(
-    "istio-service-cidr", "*", parsers.selection_of(parse_network), f"'*', or {NETWORKS}",
+    "istio-service-cidr", "*", parsers.selection_of(parsers.networks), f"'*', or {NETWORKS}",
     "Outbound destinations to capture; '*' for all, empty for none.",
     short="i", annotations=(TRAFFIC + "includeOutboundIPRanges",), metavar="CIDRS",
 )  # fmt: skip
 EXCLUDED_OUTBOUND_NETWORKS = Option(
-    "istio-service-exclude-cidr", "", parsers.list_of(parse_network), NETWORKS,
+    "istio-service-exclude-cidr", "", parsers.networks, NETWORKS,
     "Outbound destinations left alone.",
     short="x", annotations=(TRAFFIC + "excludeOutboundIPRanges",), metavar="CIDRS", topic=NOT_CAPTURED,
 )  # fmt: skip
@@ -166,7 +166,7 @@ REROUTED_INTERFACES = Option(
     short="k", annotations=("istio.io/reroute-virtual-interfaces", TRAFFIC + "kubevirtInterfaces"), metavar="NAMES",
 )  # fmt: skip
 OWNER_GROUPS = Option(
-    "", "*", parsers.selection_of(parsers.user_or_group), f"'*', or {GROUPS}",
+    "", "*", parsers.selection_of(parsers.list_of(parsers.user_or_group)), f"'*', or {GROUPS}",
     "Groups whose outbound traffic is captured; '*' for all, empty for none.",
     environment=("ISTIO_OUTBOUND_OWNER_GROUPS",), metavar="GROUPS",
 )  # fmt: skip
@@ -447,10 +447,17 @@ def with_flags(settings: Settings, flags: Mapping[Option[Any], str]) -> Settings
 
 def host_bits_warnings(settings: Settings) -> list[str]:
     """Return a warning for each network that was said with host bits set, and is taken as its network."""
-    warnings = []
-    for option in NETWORK_OPTIONS:
-        for entry in parsers.entries_of(settings.text(option)):
-            if has_host_bits(entry):
-                where = f"{option.name} ({settings.origin(option)})"
-                warnings.append(f"{where}: {entry} has host bits set, and is taken as {parse_network(entry)}")
-    return warnings
+    return [
+        f"{option.name} ({settings.origin(option)}): {entry} has host bits set, and is taken as {parse_network(entry)}"
+        for option in NETWORK_OPTIONS
+        for entry in _with_host_bits(settings, option)
+    ]
+
+
+def _with_host_bits(settings: Settings, option: Option[Any]) -> tuple[str, ...]:
+    value = settings[option]
+    if isinstance(value, Network):
+        text = settings.text(option)
+        return (text,) if read_network(text)[1] else ()
+    networks = value.entries if isinstance(value, parsers.Selection) else value
+    return networks.with_host_bits if isinstance(networks, parsers.Networks) else ()

@@ -35,10 +35,10 @@ GOOD: list[tuple[Callable[[str], object], str, object]] = [
     (parsers.user_or_group, "pc01$", "pc01$"),
     (parsers.user_or_group, "Domain.Users", "Domain.Users"),
     (parsers.user_or_group, "a" * 32, "a" * 32),
-    (parse_network, "10.1.2.3/8", ipv4("10.0.0.0/8")),
-    (parse_network, "10.1.2.3", ipv4("10.1.2.3/32")),
-    (parse_network, "::/0", ipv4("::/0")),
-    (parse_network, "FD00::1/128", ipv4("fd00::1/128")),
+    (parsers.networks, "10.1.2.3/8", (ipv4("10.0.0.0/8"),)),
+    (parsers.networks, "10.1.2.3", (ipv4("10.1.2.3/32"),)),
+    (parsers.networks, "::/0", (ipv4("::/0"),)),
+    (parsers.networks, "FD00::1/128", (ipv4("fd00::1/128"),)),
     (parsers.ipv4_loopback, "127.0.0.1/32", ipv4("127.0.0.1/32")),
     (parsers.ipv4_loopback, "127.0.0.1/8", ipv4("127.0.0.0/8")),
     (parsers.ipv4_loopback, "127.0.0.53", ipv4("127.0.0.53/32")),
@@ -89,9 +89,9 @@ BAD: list[tuple[Callable[[str], object], str, list[str]]] = [
         ["", "a b", "a\nb", "a" * 33],
     ),
     (
-        parse_network,
+        parsers.networks,
         "10.0.0.0/33 10.0.0.0/ /8 10.0.0.0/8/8 10.0.0/8 ::/129 10.0.0.0/-1 10.0.0.0/08 * x",
-        ["", "::/0 "],
+        ["10.0.0.0 /8", "10.0.0.0/8 fd00::/8", "10.0.0.0/8\n"],
     ),
     (
         parsers.ipv4_loopback,
@@ -150,8 +150,8 @@ def test_every_parser_has_good_and_bad_texts() -> None:
         name
         for name, value in vars(parsers).items()
         if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == parsers.__name__
-    } | {parse_network.__name__}
-    helpers = {"entries_of", "list_of", "selection_of", "number", "span", "Selection", "UidPorts"}
+    }
+    helpers = {"entries_of", "list_of", "selection_of", "number", "span", "Networks", "Selection", "UidPorts"}
     in_good, in_bad = ({name_of(parse) for parse, *_ in table} for table in (GOOD, BAD))
     assert in_bad == public - helpers - {"plain_text"}, "plain_text takes everything"
     assert in_good == public - helpers - {"boolean"}, "boolean has tests of its own"
@@ -198,7 +198,7 @@ class TestLists:
 
 
 class TestSelections:
-    parse = staticmethod(parsers.selection_of(parsers.port))
+    parse = staticmethod(parsers.selection_of(parsers.list_of(parsers.port)))
 
     @pytest.mark.parametrize("text", ["*", " * ", "\t*"])
     def test_everything(self, text: str) -> None:
