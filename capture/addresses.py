@@ -111,12 +111,13 @@ PREFIX_LENGTHS = {str(length): length for length in range(129)}
 
 
 def parse_network(text: str) -> Network:
-    """Return the network that ``text`` names; host bits are cleared. ValueError as ``read_network``."""
-    return read_network(text)[0]
+    """Return the network that ``text`` names; host bits are cleared. ValueError as ``network_parts``."""
+    family, first, prefix, _ = network_parts(text)
+    return Network(family, first, prefix)
 
 
-def read_network(text: str) -> tuple[Network, bool]:
-    """Return the network that ``text`` names, and whether host bits were set and have been cleared.
+def network_parts(text: str) -> tuple[Family, int, int, bool]:
+    """Return family, first address and prefix length of a network, and whether host bits were set and are cleared.
 
     A single address is a network of one. ValueError for anything else.
     """
@@ -124,14 +125,14 @@ def read_network(text: str) -> tuple[Network, bool]:
     family, address = _address(address_text)
     bits = BITS[family]
     if not slash:
-        return Network(family, address, bits), False
+        return family, address, bits, False
     prefix = PREFIX_LENGTHS.get(prefix_text)
     if prefix is None:
         raise ValueError(f"not a prefix length: {prefix_text!r}")
     if prefix > bits:
         raise ValueError(f"prefix length {prefix} is longer than {bits} bits")
     first = address >> bits - prefix << bits - prefix
-    return Network(family, first, prefix), first != address
+    return family, first, prefix, first != address
 
 
 def is_decimal(text: str, most_digits: int) -> bool:
@@ -148,12 +149,14 @@ def merge(networks: Iterable[Network]) -> list[tuple[int, int]]:
 def merge_ranges(given: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return ranges (first, last) in order, overlapping and adjacent ones joined."""
     ranges: list[tuple[int, int]] = []
+    end = -2  # of the last range
     for first, last in sorted(given):
-        if ranges and first <= ranges[-1][1] + 1:
-            if last > ranges[-1][1]:
-                ranges[-1] = (ranges[-1][0], last)
-        else:
+        if first > end + 1:
             ranges.append((first, last))
+            end = last
+        elif last > end:
+            ranges[-1] = (ranges[-1][0], last)
+            end = last
     return ranges
 
 

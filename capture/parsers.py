@@ -7,7 +7,7 @@ Digits are ASCII digits: ``int()`` alone would also take signs, blanks, undersco
 
 from __future__ import annotations
 
-from capture.addresses import Network, is_decimal, parse_network, read_network
+from capture.addresses import Network, is_decimal, network_parts, parse_network
 from capture.model import Span
 from capture.values import Value
 
@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Generic, Literal, TypeVar
+
+    from capture.addresses import Family
 
     T = TypeVar("T")
     Mode = Literal["REDIRECT", "TPROXY"]
@@ -81,14 +83,14 @@ class Networks(tuple[Network, ...]):  # noqa: SLOT001  # a tuple cannot have slo
 
 def networks(text: str) -> tuple[Network, ...]:
     """Return a list of networks; host bits are cleared (the settings warn about that)."""
-    found: dict[Network, None] = {}
+    found: dict[tuple[Family, int, int], None] = {}
     with_host_bits = []
     for entry in entries_of(text):
-        network, has_host_bits = read_network(entry)
-        found[network] = None
+        family, first, prefix, has_host_bits = network_parts(entry)
+        found[family, first, prefix] = None
         if has_host_bits:
             with_host_bits.append(entry)
-    said = Networks(found)
+    said = Networks([Network(*parts) for parts in found])
     if with_host_bits:
         said.with_host_bits = tuple(with_host_bits)
     return said

@@ -7,7 +7,7 @@ Names and short flags are those of upstream's ``istio-iptables``, so that its us
 from __future__ import annotations
 
 from capture import parsers
-from capture.addresses import Network, parse_network, read_network
+from capture.addresses import Network, network_parts, parse_network
 from capture.errors import ConfigurationError
 from capture.values import Value
 
@@ -458,6 +458,6 @@ def _with_host_bits(settings: Settings, option: Option[Any]) -> tuple[str, ...]:
     value = settings[option]
     if isinstance(value, Network):
         text = settings.text(option)
-        return (text,) if read_network(text)[1] else ()
+        return (text,) if network_parts(text)[3] else ()
     networks = value.entries if isinstance(value, parsers.Selection) else value
     return networks.with_host_bits if isinstance(networks, parsers.Networks) else ()
