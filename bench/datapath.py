@@ -9,6 +9,7 @@ the rules are what is measured.
 
 from __future__ import annotations
 
+import random
 import shutil
 import statistics
 import subprocess
@@ -46,7 +47,7 @@ def measure(counts: tuple[int, ...], seconds: float, rounds: int) -> list[Rate]:
         pod.sysctl("net.ipv4.ip_local_port_range", "1024 65000")
         peer.popen([str(programs["server"]), str(PORT)], ports=[PORT])
         for number in range(rounds):
-            for count in counts:
+            for count in random.sample(counts, len(counts)):
                 for backend, variant in BACKENDS:
                     program(pod, backend, variant, count)
                     pod.run(["conntrack", "-F"])  # a port that was used before is to be a new connection
@@ -56,7 +57,7 @@ def measure(counts: tuple[int, ...], seconds: float, rounds: int) -> list[Rate]:
                     taken.setdefault((f"{backend} {variant}".strip(), count), []).append(rate)
             print(f"\rdata path: {number + 1}/{rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    return [Rate(backend, count, statistics.median(rates)) for (backend, count), rates in taken.items()]
+    return [Rate(backend, count, statistics.median(rates)) for (backend, count), rates in sorted(taken.items())]
 
 
 def compiled(name: str, directory: Path) -> Path:

@@ -34,8 +34,8 @@ def main() -> int:
         return 2
     starts = cold.measure(3 if quick else 21)
     loads = {f"{b} by {d}": many.measure(16 if quick else 200, b, d) for b, d in cold.DRIVERS}
-    lists = networks.measure(MANY, 2 if quick else 7)
-    rates = datapath.measure(COUNTS, 0.3 if quick else 1.0, 1 if quick else 5)
+    lists = networks.measure(MANY, 2 if quick else 15)
+    rates = datapath.measure(COUNTS, 0.3 if quick else 1.0, 1 if quick else 9)
     report = "\n".join(
         [machine(), *starts_report(starts), *loads_report(loads), *lists_report(lists), *rates_report(rates)]
     )

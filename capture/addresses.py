@@ -112,12 +112,11 @@ PREFIX_LENGTHS = {str(length): length for length in range(129)}
 
 def parse_network(text: str) -> Network:
     """Return the network that ``text`` names; host bits are cleared. ValueError as ``network_parts``."""
-    family, first, prefix, _ = network_parts(text)
-    return Network(family, first, prefix)
+    return Network(*network_parts(text)[0])
 
 
-def network_parts(text: str) -> tuple[Family, int, int, bool]:
-    """Return family, first address and prefix length of a network, and whether host bits were set and are cleared.
+def network_parts(text: str) -> tuple[tuple[Family, int, int], bool]:
+    """Return what a network is made of that ``text`` names, and whether host bits were set and are cleared.
 
     A single address is a network of one. ValueError for anything else.
     """
@@ -125,14 +124,14 @@ def network_parts(text: str) -> tuple[Family, int, int, bool]:
     family, address = _address(address_text)
     bits = BITS[family]
     if not slash:
-        return family, address, bits, False
+        return (family, address, bits), False
     prefix = PREFIX_LENGTHS.get(prefix_text)
     if prefix is None:
         raise ValueError(f"not a prefix length: {prefix_text!r}")
     if prefix > bits:
         raise ValueError(f"prefix length {prefix} is longer than {bits} bits")
     first = address >> bits - prefix << bits - prefix
-    return family, first, prefix, first != address
+    return (family, first, prefix), first != address
 
 
 def is_decimal(text: str, most_digits: int) -> bool:

@@ -86,8 +86,8 @@ def networks(text: str) -> tuple[Network, ...]:
     found: dict[tuple[Family, int, int], None] = {}
     with_host_bits = []
     for entry in entries_of(text):
-        family, first, prefix, has_host_bits = network_parts(entry)
-        found[family, first, prefix] = None
+        parts, has_host_bits = network_parts(entry)
+        found[parts] = None
         if has_host_bits:
             with_host_bits.append(entry)
     said = Networks([Network(*parts) for parts in found])

@@ -458,6 +458,6 @@ def _with_host_bits(settings: Settings, option: Option[Any]) -> tuple[str, ...]:
     value = settings[option]
     if isinstance(value, Network):
         text = settings.text(option)
-        return (text,) if network_parts(text)[3] else ()
+        return (text,) if network_parts(text)[1] else ()
     networks = value.entries if isinstance(value, parsers.Selection) else value
     return networks.with_host_bits if isinstance(networks, parsers.Networks) else ()
