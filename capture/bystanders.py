@@ -14,13 +14,16 @@ So accepting ends nothing but that chain. The first redirect is the only one (nf
 
 from __future__ import annotations
 
-from capture.model import MANGLE, NAT, RAW
+from capture.model import MANGLE, NAT, OUTPUT, PREROUTING, RAW
+from capture.ownership import CERTAIN, shape
 from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from capture.addresses import Family
-    from capture.model import Chain, Table, TableName
+    from capture.model import Chain, Ruleset, Table, TableName
 
 PRIORITIES: dict[TableName, int] = {RAW: -300, MANGLE: -150, NAT: -100}
 """Of our own base chains at PREROUTING and OUTPUT (linux/netfilter_ipv4.h, enum nf_ip_hook_priorities)."""
@@ -55,3 +58,37 @@ class Bystander(Value):
         A chain may have been put into an old table later than ours; that is not told from outside.
         """
         return self.priority < PRIORITIES[table] or (self.priority == PRIORITIES[table] and not self.is_older)
+
+
+def in_tables_of_iptables(ruleset: Ruleset, is_older: Callable[[TableName], bool]) -> Iterator[Bystander]:
+    """Yield the chains at PREROUTING and OUTPUT of a rule set of iptables, whoever's their rules are."""
+    for table in ruleset.tables:
+        for chain in table.chains:
+            if chain.name in (PREROUTING, OUTPUT):
+                entry = chain.replace(rules=tuple(rule.replace(why="", counters=None) for rule in chain.rules))
+                others = tuple(each for each in table.chains if each is not chain)
+                yield Bystander(
+                    f"{table.name} of iptables",
+                    ruleset.families,
+                    chain.name,
+                    PRIORITIES[table.name],
+                    table.name == NAT,
+                    table.replace(chains=(entry, *others)),
+                    is_older(table.name),
+                )
+
+
+def in_tables_without_ours(live: Ruleset, desired: Ruleset) -> Iterator[Bystander]:
+    """Yield the chains with rules of others in tables of iptables where we ask for no rules.
+
+    Where we do, and what policies do, is a difference (``compare``).
+    """
+    for each in in_tables_of_iptables(live, is_older=lambda _: True):
+        table = each.contents.name
+        asked = desired.table(table)
+        wanted = asked.chain(each.hook) if asked else None
+        foreign = tuple(rule for rule in each.entry.rules if shape(table, each.hook, rule) != CERTAIN)
+        if foreign and not (wanted and wanted.rules):
+            _, *others = each.contents.chains
+            entry = each.entry.replace(rules=foreign, policy="ACCEPT", ipv6_policy=None)
+            yield each.replace(contents=each.contents.replace(chains=(entry, *others)))

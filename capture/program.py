@@ -223,7 +223,7 @@ def verify_here(desired: Ruleset, request: Request) -> Verified:
     live = desired if driver.holds(desired) else driver.read()
     found = _differences(desired, live) if live is not desired else ()
     drift, notes = _judged(desired, live, found) if found else ((), ())
-    obstacles, harmless = _beside(desired, decision, standing)
+    obstacles, harmless = _beside(desired, live, decision, standing)
     return Verified(
         decision,
         desired,
@@ -249,10 +249,14 @@ def _others(decision: Decision, standing: Iterable[Leftover], desired: Ruleset) 
 
 
 def _beside(
-    desired: Ruleset, decision: Decision, standing: Iterable[Leftover]
+    desired: Ruleset, live: Ruleset, decision: Decision, standing: Iterable[Leftover]
 ) -> tuple[tuple[Obstacle, ...], tuple[Obstacle, ...]]:
-    """Return what chains of others in tables of their own do to what we capture: what takes it away, and what not."""
+    """Return what chains of others in other tables do to what we capture: what takes it away, and what does not."""
     bystanders = _bystanders([_place(decision), *map(_place, standing)])
+    if decision.backend == "iptables" and live is not desired:
+        from capture.bystanders import in_tables_without_ours  # what holds to the byte has no rules of others
+
+        bystanders += tuple(in_tables_without_ours(live, desired))
     if not bystanders:
         return (), ()
     from capture.findings import obstacles

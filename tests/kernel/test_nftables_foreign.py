@@ -283,14 +283,40 @@ def why(obstacle: Obstacle) -> str:
     return obstacle.rule.why if obstacle.rule else ""
 
 
-def test_rules_in_iptables_beside_ours_in_nftables(pair: PodPair) -> None:
-    apply_in_nftables(pair)
-    iptables(pair.pod, "-t mangle -A OUTPUT -p tcp --dport 80 -m owner --uid-owner 1000 -j DROP")
+@pytest.mark.parametrize(
+    ("way", "tool"),
+    [
+        ("nftables-netlink", "iptables-nft"),
+        ("iptables-netlink", "iptables-nft"),
+        ("iptables-nft", "iptables-nft"),
+        ("iptables-legacy", "iptables-legacy"),
+    ],
+)
+def test_rules_in_a_table_of_iptables_that_we_do_not_need(pair: PodPair, way: str, tool: str) -> None:
+    asked = settings({}, WAYS[way])
+    with pair.pod.entered():
+        program.apply(asked)
+    pair.pod.run([tool, "-t", "mangle", "-A", "OUTPUT", "-p", "tcp", "--dport", "443", "-j", "ACCEPT"])
+    with pair.pod.entered():
+        assert program.verify(asked).holds
+    pair.pod.run(
+        [
+            tool,
+            "-t",
+            "mangle",
+            *["-A", "OUTPUT", "-p", "tcp", "--dport", "80", "-m", "owner", "--uid-owner", "1000", "-j", "DROP"],
+        ]
+    )
 
-    (obstacle,), _ = beside(pair)
+    with pair.pod.entered():
+        verified = program.verify(asked)
+        changed = program.apply(asked).changed
 
+    assert verified.differences == ()
+    (obstacle,) = verified.obstacles
     assert obstacle.example is not None
     assert ends(pair, obstacle.example.packet) == "dropped"
+    assert not changed, "nothing that we could write would stand before it"
 
 
 def test_of_one_priority_what_was_there_before_comes_after(pair: PodPair) -> None:

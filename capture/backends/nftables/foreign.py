@@ -17,7 +17,7 @@ from capture.backends.nftables.names import MODEL_TABLES, model_target
 from capture.backends.nftables.native import NFPROTO_NUMBERS, Proxy
 from capture.backends.nftables.netlink import read_set
 from capture.backends.nftables.text import described
-from capture.bystanders import PRIORITIES, Bystander
+from capture.bystanders import PRIORITIES, Bystander, in_tables_of_iptables
 from capture.errors import KernelError, UnsupportedError
 from capture.model import MANGLE, NAT, OUTPUT, PREROUTING, Chain, Table
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from capture.addresses import Family
     from capture.backends.nftables.native import NativeChain, NativeRule
-    from capture.model import Rule
+    from capture.model import Rule, TableName
     from capture.netlink.sockets import NetlinkSocket
 
 FAMILY_WORDS = {nf.NFPROTO_INET: "inet", NFPROTO_NUMBERS["ipv4"]: "ip", NFPROTO_NUMBERS["ipv6"]: "ip6"}
@@ -167,18 +167,7 @@ def _rules(native: NativeRule, family: Family | None) -> Iterator[Rule]:
 def _of_iptables(places: list[Place], first_of_ours: int) -> Iterator[Bystander]:
     from capture.backends.iptables import netlink  # another backend, which only this needs
 
-    ruleset = netlink.NetlinkDriver().read()
-    for table in ruleset.tables:
-        for chain in table.chains:
-            if chain.name in HOOKS.values():
-                entry = chain.replace(rules=tuple(rule.replace(why="", counters=None) for rule in chain.rules))
-                others = tuple(each for each in table.chains if each is not chain)
-                yield Bystander(
-                    f"{table.name} of iptables",
-                    ruleset.families,
-                    chain.name,
-                    PRIORITIES[table.name],
-                    table.name == NAT,
-                    table.replace(chains=(entry, *others)),
-                    is_older=all(place.handle < first_of_ours for place in places if place.name == table.name),
-                )
+    def is_older(table: TableName) -> bool:
+        return all(place.handle < first_of_ours for place in places if place.name == table)
+
+    return in_tables_of_iptables(netlink.NetlinkDriver().read(), is_older)
