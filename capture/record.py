@@ -291,30 +291,40 @@ LONG_WRITTEN = 60.0
 def forget_ended(directory: str = STATE_DIRECTORY) -> None:
     """Remove records of namespaces that are known to have ended, and what killed writers left.
 
-    Inode numbers are used again and cookies are not, so that of several records with one inode all but the one with
-    the highest cookie are of namespaces that are no more. Who else has ended, no cheap look tells.
+    A namespace has its inode number alone as long as it is there. So of several records with one inode, all but the
+    one that was written last are of namespaces that are no more. (Cookies do not tell: each processor counts its
+    own, see gen_cookie_next in linux/cookie.h.) Who else has ended, no cheap look tells.
     """
     try:
         names = os.listdir(directory)
     except OSError:
         return
-    newest: dict[str, int] = {}
-    for inode, cookie in filter(None, map(_parts, names)):
-        newest[inode] = max(cookie, newest.get(inode, cookie))
+    written: dict[str, dict[str, int]] = {}
     for name in names:
-        parts = _parts(name)
-        if (parts and parts[1] < newest[parts[0]]) or _is_abandoned(f"{directory}/{name}", name):
-            try:
-                os.unlink(f"{directory}/{name}")
-            except OSError:
-                pass
+        inode = _inode(name)
+        if inode:
+            written.setdefault(inode, {})[name] = _written(f"{directory}/{name}")
+    ended = [name for of_one in written.values() for name, when in of_one.items() if when < max(of_one.values())]
+    abandoned = [name for name in names if _is_abandoned(f"{directory}/{name}", name)]
+    for name in (*ended, *abandoned):
+        try:
+            os.unlink(f"{directory}/{name}")
+        except OSError:
+            pass
 
 
-def _parts(name: str) -> tuple[str, int] | None:
-    """Return the inode and the cookie in the name of a record; None if it has not both."""
+def _inode(name: str) -> str:
+    """Return the inode in the name of a record; nothing if it is none."""
     inode, dash, cookie = name.removesuffix(".json").partition("-")
-    is_record = name.endswith(".json") and dash and inode.isdecimal() and cookie.isdecimal()
-    return (inode, int(cookie)) if is_record else None
+    return inode if name.endswith(".json") and dash and inode.isdecimal() and cookie.isdecimal() else ""
+
+
+def _written(path: str) -> int:
+    """Return when a record was written, in nanoseconds; one that goes meanwhile was never."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _is_abandoned(path: str, name: str) -> bool:

@@ -301,10 +301,11 @@ class TestNamespaces:
 class TestEnded:
     """What is recorded of namespaces that are known to be no more."""
 
-    def test_of_one_inode_only_the_newest_cookie_can_be_there(self, tmp_path: Path) -> None:
-        kept = ["4026532841-77.json", "4026532842-9.json", "4026532843.json", "strange.json", "x-9.json", "attachments"]
-        for name in (*kept, "4026532841-9.json", "4026532841-76.json"):
+    def test_of_one_inode_only_what_was_written_last_can_be_there(self, tmp_path: Path) -> None:
+        kept = ["4026532841-9.json", "4026532842-9.json", "4026532843.json", "strange.json", "x-9.json", "attachments"]
+        for moment, name in enumerate(("4026532841-77.json", "4026532841-8.json", *kept)):
             (tmp_path / name).touch()
+            os.utime(tmp_path / name, (moment, moment))
 
         record.forget_ended(str(tmp_path))
 

@@ -87,7 +87,12 @@ def _change(doing: str, changes: Callable[[plan.Standing], Iterable[Change]]) ->
     with open_netfilter() as netfilter:
         for _ in range(ATTEMPTS):
             generation = read_generation(netfilter)
-            standing = _read_standing(netfilter)
+            try:
+                standing = _read_standing(netfilter)
+            except KernelError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                continue  # a table went before its sets were read
             try:
                 return commit(netfilter, list(changes(standing)), generation, doing)
             except RulesetChangedError:
