@@ -17,7 +17,9 @@ import cold
 import datapath
 import many
 import networks
+import phases
 from measure import ROOT, Result
+from one_add import PHASES
 
 DOCS = ROOT / "docs"
 MANY = 10_000
@@ -33,16 +35,24 @@ def main() -> int:
         print("bench: dist/bundle is missing: run `make bundle` first", file=sys.stderr)
         return 2
     starts = cold.measure(3 if quick else 21)
+    shares = phases.measure(3 if quick else 21, cold.DRIVERS)
     loads = {f"{b} by {d}": many.measure(16 if quick else 200, b, d) for b, d in cold.DRIVERS}
     lists = networks.measure(MANY, 2 if quick else 15)
     rates = datapath.measure(COUNTS, 0.3 if quick else 1.0, 1 if quick else 9)
     report = "\n".join(
-        [machine(), *starts_report(starts), *loads_report(loads), *lists_report(lists), *rates_report(rates)]
+        [
+            machine(),
+            *starts_report(starts),
+            *shares_report(shares),
+            *loads_report(loads),
+            *lists_report(lists),
+            *rates_report(rates),
+        ]
     )
     print(report)
     if not quick:
         DOCS.joinpath("performance.md").write_text(INTRODUCTION + report + "\n")
-        plots(starts, rates)
+        plots(starts, shares, rates)
     return 0
 
 
@@ -90,6 +100,21 @@ def starts_report(results: dict[str, Result]) -> list[str]:
     return ["## One pod", "", *table(headings, rows), "![cold starts](performance-cold.svg)", ""]
 
 
+def shares_report(shares: dict[str, dict[str, float]]) -> list[str]:
+    """Return the section on where the milliseconds of an ADD go."""
+    rows = [(phase, phases.MEANING[phase], *(f"{of[phase]:.1f}" for of in shares.values())) for phase in PHASES]
+    rows.append(("all", "", *(f"{sum(of.values()):.1f}" for of in shares.values())))
+    return [
+        "## Where the milliseconds of an ADD go",
+        "",
+        "Of the plugin run by `python -I -S` from its source directory; the bundle takes less for start and imports.",
+        "",
+        *table(("phase", "what happens", *(f"{name}, ms" for name in shares)), rows),
+        "![phases](performance-phases.svg)",
+        "",
+    ]
+
+
 def loads_report(loads: dict[str, list[many.Load]]) -> list[str]:
     """Return the section on many pods."""
     rows = [
@@ -129,8 +154,8 @@ def rates_report(rates: list[datapath.Rate]) -> list[str]:
     return ["## What a list costs a connection", "", *table(headings, rows), "![data path](performance-lists.svg)", ""]
 
 
-def plots(starts: dict[str, Result], rates: list[datapath.Rate]) -> None:
-    """Draw the two plots."""
+def plots(starts: dict[str, Result], shares: dict[str, dict[str, float]], rates: list[datapath.Rate]) -> None:
+    """Draw the plots."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -142,6 +167,16 @@ def plots(starts: dict[str, Result], rates: list[datapath.Rate]) -> None:
     axes.barh([result.name for result in results], [result.wall for result in results])
     axes.set_xlabel("milliseconds, median of cold processes")
     figure.savefig(DOCS / "performance-cold.svg", metadata={"Date": None})
+
+    figure, axes = plt.subplots(figsize=(8, 2.5), layout="constrained")
+    reached = dict.fromkeys(shares, 0.0)
+    for phase in PHASES:
+        lengths = [of[phase] for of in shares.values()]
+        axes.barh(list(shares), lengths, left=list(reached.values()), label=phase)
+        reached = {name: reached[name] + length for name, length in zip(shares, lengths, strict=True)}
+    axes.set_xlabel("milliseconds of an ADD")
+    axes.legend(ncols=len(PHASES), fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1))
+    figure.savefig(DOCS / "performance-phases.svg", metadata={"Date": None})
 
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for backend in dict.fromkeys(rate.backend for rate in rates):

@@ -15,7 +15,6 @@ So accepting ends nothing but that chain. The first redirect is the only one (nf
 from __future__ import annotations
 
 from capture.model import MANGLE, NAT, OUTPUT, PREROUTING, RAW
-from capture.ownership import CERTAIN, shape
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -83,6 +82,8 @@ def in_tables_without_ours(live: Ruleset, desired: Ruleset) -> Iterator[Bystande
 
     Where we do, and what policies do, is a difference (``compare``).
     """
+    from capture.ownership import CERTAIN, shape  # needed only where rules are not exactly ours
+
     for each in in_tables_of_iptables(live, is_older=lambda _: True):
         table = each.contents.name
         asked = desired.table(table)
