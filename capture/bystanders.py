@@ -75,21 +75,3 @@ def in_tables_of_iptables(ruleset: Ruleset, is_older: Callable[[TableName], bool
                     table.replace(chains=(entry, *others)),
                     is_older(table.name),
                 )
-
-
-def in_tables_without_ours(live: Ruleset, desired: Ruleset) -> Iterator[Bystander]:
-    """Yield the chains with rules of others in tables of iptables where we ask for no rules.
-
-    Where we do, and what policies do, is a difference (``compare``).
-    """
-    from capture.ownership import CERTAIN, shape  # needed only where rules are not exactly ours
-
-    for each in in_tables_of_iptables(live, is_older=lambda _: True):
-        table = each.contents.name
-        asked = desired.table(table)
-        wanted = asked.chain(each.hook) if asked else None
-        foreign = tuple(rule for rule in each.entry.rules if shape(table, each.hook, rule) != CERTAIN)
-        if foreign and not (wanted and wanted.rules):
-            _, *others = each.contents.chains
-            entry = each.entry.replace(rules=foreign, policy="ACCEPT", ipv6_policy=None)
-            yield each.replace(contents=each.contents.replace(chains=(entry, *others)))

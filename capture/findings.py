@@ -7,6 +7,7 @@ that asks for something unknown, and a rule behind one that does, if it would di
 
 from __future__ import annotations
 
+from capture.bystanders import in_tables_of_iptables
 from capture.examples import disturbance, example
 from capture.model import (
     Accept,
@@ -20,6 +21,7 @@ from capture.model import (
     UnknownMatch,
     UnknownVerdict,
 )
+from capture.ownership import CERTAIN, shape
 from capture.values import Value
 
 TYPE_CHECKING = False
@@ -78,6 +80,22 @@ def _all_understood(rule: Rule, table: Table, seen: frozenset[str]) -> bool:
 
 
 # --- bystanders ----------------------------------------------------------------------------------
+
+
+def in_tables_without_ours(live: Ruleset, desired: Ruleset) -> Iterator[Bystander]:
+    """Yield the chains with rules of others in tables of iptables where we ask for no rules.
+
+    Where we do, and what policies do, is a difference (``compare``).
+    """
+    for each in in_tables_of_iptables(live, is_older=lambda _: True):
+        table = each.contents.name
+        asked = desired.table(table)
+        wanted = asked.chain(each.hook) if asked else None
+        foreign = tuple(rule for rule in each.entry.rules if shape(table, each.hook, rule) != CERTAIN)
+        if foreign and not (wanted and wanted.rules):
+            _, *others = each.contents.chains
+            entry = each.entry.replace(rules=foreign, policy="ACCEPT", ipv6_policy=None)
+            yield each.replace(contents=each.contents.replace(chains=(entry, *others)))
 
 
 def obstacles(

@@ -254,7 +254,7 @@ def _beside(
     """Return what chains of others in other tables do to what we capture: what takes it away, and what does not."""
     bystanders = _bystanders([_place(decision), *map(_place, standing)])
     if decision.backend == "iptables" and live is not desired:
-        from capture.bystanders import in_tables_without_ours  # what holds to the byte has no rules of others
+        from capture.findings import in_tables_without_ours  # what holds to the byte has no rules of others
 
         bystanders += tuple(in_tables_without_ours(live, desired))
     if not bystanders:

@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "capture.explain": PURE,
     "capture.examples": (*PURE, "capture.bystanders", "capture.trace"),
     "capture.compare": (*PURE, "capture.canonical", "capture.ownership", "capture.examples"),
-    "capture.findings": (*PURE, "capture.bystanders", "capture.compare", "capture.examples"),
+    "capture.findings": (*PURE, "capture.bystanders", "capture.compare", "capture.examples", "capture.ownership"),
     # how a kernel is told
     "capture.netlink": ("capture.values", "capture.errors", "capture.netlink"),
     "capture.backends": (
