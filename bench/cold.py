@@ -108,6 +108,8 @@ def variants(directory: Path) -> dict[str, Callable[[Namespace], Command]]:
             compared[f"{command}, {backend} by {driver}"] = _call(command, backend, driver)
         compared[f"istio-init, {backend} by {driver}"] = _init(backend, driver)
     compared["istio-init, iptables by restore"] = _init("iptables", "restore")
+    compared["capture --help"] = lambda _: Command([str(BUNDLE / "capture"), "--help"])
+    compared["capture dump"] = _dump
     return compared
 
 
@@ -120,6 +122,11 @@ def _call(command: str, backend: str, driver: str) -> Callable[[Namespace], Comm
         return replace(made, before=lambda: run(added))
 
     return call
+
+
+def _dump(namespace: Namespace) -> Command:
+    added = plugin(namespace, "ADD", "nftables", "netlink")
+    return Command([str(BUNDLE / "capture"), "dump"], before=lambda: run(added))
 
 
 def _init(backend: str, driver: str) -> Callable[[Namespace], Command]:
