@@ -102,7 +102,7 @@ def starts_report(results: dict[str, Result]) -> list[str]:
 
 def shares_report(shares: dict[str, dict[str, float]]) -> list[str]:
     """Return the section on where the milliseconds of an ADD go."""
-    rows = [(phase, phases.MEANING[phase], *(f"{of[phase]:.1f}" for of in shares.values())) for phase in PHASES]
+    rows = [(f"{phase}: {phases.MEANING[phase]}", *(f"{of[phase]:.1f}" for of in shares.values())) for phase in PHASES]
     rows.append(("all", *(f"{sum(of.values()):.1f}" for of in shares.values())))
     return [
         "## Where the milliseconds of an ADD go",
