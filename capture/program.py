@@ -11,8 +11,6 @@ nothing here but the order of steps::
 
 from __future__ import annotations
 
-import time
-
 from capture import plumbing, record
 from capture.backends import detect, load
 from capture.config import CaptureConfig, resolve
@@ -39,10 +37,6 @@ if TYPE_CHECKING:
     from capture.examples import Example
     from capture.findings import Obstacle
     from capture.trace import Packet, Trace
-
-
-UNDER_WAY = 0.02
-"""Seconds; by far longer than a packet takes from one hook of netfilter to the next."""
 
 
 class Applied(Value):
@@ -172,8 +166,10 @@ def _read(driver: Driver) -> tuple[Driver, Ruleset]:
 
 def _hand_over(driver: Driver, both: Ruleset, live: Ruleset, remembered: Ruleset | None) -> Ruleset:
     """Capture in the old way and in the new one until every packet that is under way has met either; return it read."""
+    from capture.under_way import let_all_pass  # not in a new pod
+
     driver.write(both, live, remembered)
-    time.sleep(UNDER_WAY)
+    let_all_pass()
     return driver.read()
 
 

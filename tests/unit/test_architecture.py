@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "capture.errors": (),
     "capture.json_text": (),
     "capture.turns": (),
+    "capture.under_way": (),
     "capture.addresses": ("capture.values",),
     "capture.model": ("capture.values", "capture.addresses"),
     "capture.chain_names": ("capture.values",),
