@@ -37,8 +37,22 @@ def let_it_come_up() -> None:
 
 
 def _is_up() -> bool:
+    return _has_its_address() or _is_set_up()
+
+
+def _has_its_address() -> bool:
+    """Return whether ``::1`` is there, which is quickly seen and nearly always so."""
     try:
         with open(ADDRESSES, "rb", buffering=0) as addresses:
             return OF_LOOPBACK in addresses.read()
     except FileNotFoundError:  # no IPv6: no address that could be in the way
         return True
+
+
+def _is_set_up() -> bool:
+    """Return whether ``lo`` is up; where ``disable_ipv6`` is set, it has no address of IPv6 then either."""
+    from capture.netlink.interfaces import read_links
+    from capture.netlink.rtnetlink import open_route
+
+    with open_route() as route:
+        return any(link.is_loopback and link.is_up for link in read_links(route))

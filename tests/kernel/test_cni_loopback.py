@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from cni import loopback
 from cni_calls import INJECTED, call, configuration
 from pytest_netns import NamespaceFactory, Pod, require
 
@@ -58,11 +59,21 @@ def test_a_loopback_plugin_that_comes_late_finds_lo_as_it_should_be(new_pod: Pod
     with ThreadPoolExecutor(1) as worker:
         added = worker.submit(add, new_pod)
         time.sleep(LATE)
-        loopback = add_loopback(new_pod)
+        other = add_loopback(new_pod)
 
-    assert loopback.returncode == 0, loopback.stdout
+    assert other.returncode == 0, other.stdout
     assert added.result().returncode == 0, added.result().stdout
     assert has_our_address(new_pod)
+
+
+def test_where_ipv6_is_disabled_lo_is_up_without_its_address(new_pod: Pod) -> None:
+    new_pod.sysctl("net.ipv6.conf.all.disable_ipv6", "1")
+    assert not new_pod.call(loopback._is_up)
+
+    new_pod.ip("link set lo up")
+
+    assert not new_pod.call(loopback._has_its_address)
+    assert new_pod.call(loopback._is_up)
 
 
 def test_where_lo_stays_down_the_pod_is_captured_nevertheless(new_pod: Pod) -> None:
