@@ -35,7 +35,8 @@ from capture.model import (
     SourcePort,
     Span,
 )
-from capture.trace import LOOPBACK, Packet, Trace, is_inside, judge, trace
+from capture.analysis.stations import LOOPBACK
+from capture.trace import Packet, Trace, is_inside, judge, trace
 from capture.values import Value
 
 TYPE_CHECKING = False

@@ -7,7 +7,7 @@ from capture.examples import Surroundings
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.routing import RTN_LOCAL, look_up_route
 from capture.netlink.rtnetlink import open_route
-from capture.trace import LOOPBACK
+from capture.analysis.stations import LOOPBACK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
