@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from capture.addresses import BITS, IPV4, Network
 from capture.analysis.decision_list import Box, DecisionList
+from capture.analysis.diagram import TooLargeError
 from capture.analysis.meaning import Goto, Translate, Untrack, meaning
-from capture.analysis.space import DESTINATION, IN, NONE, OUT, PORT, STATE, gathered
+from capture.analysis.space import DESTINATION, IN, LISTED, NONE, OUT, PORT, STATE, gathered
 from capture.analysis.stations import LOOPBACK
 from capture.model import (
     ALL_BITS,
@@ -55,12 +56,17 @@ OUTBOUND: Direction = "outbound"
 
 ANYTHING = "anything"
 """The value where a verdict that nobody understands may have done whatever it likes."""
+OTHER_MARK = "other"
 NO_EFFECT = (Log, Continue, SetZone)
 CHANGES = (SetMark, SaveMark, RestoreMark, Untrack)
 """Verdicts after which a packet goes on changed."""
 DECIDES = (Return, Accept, Drop, Redirect, TransparentProxy, Translate, Goto)
-SHORT = 8
+SHORT = 32
 """A run of fewer rules is folded rule by rule."""
+MAX_CASES = 5000
+"""Different verdicts, or chains that are called, of one run of rules."""
+LONG_LIST = 8
+"""And so is a rule with a list of more entries: those behind it would be looked at in each of its pieces."""
 
 
 class Held(Value):
@@ -104,9 +110,17 @@ class Compiler:
         self._ends = self._end
         return self._root(direction)
 
-    def connection_mark_is(self, direction: Direction, value: int) -> int:
-        """Return from which packets a connection gets a mark, or keeps it, in one pass through the rules."""
-        self._ends = lambda _: self.space.marked("connection", value, ALL_BITS)
+    def connection_mark(self, direction: Direction, marks: Sequence[int]) -> int:
+        """Return the function to the mark that a packet leaves on its connection: one of some, or OTHER_MARK.
+
+        It is None for packets that are dropped: there is no connection.
+        """
+        found = self.diagrams.leaf(OTHER_MARK)
+        for mark in marks:
+            found = self.diagrams.choose(
+                self.space.marked("connection", mark, ALL_BITS), self.diagrams.leaf(mark), found
+            )
+        self._ends = lambda _: found
         return self._root(direction)
 
     def _root(self, direction: Direction) -> int:
@@ -115,6 +129,8 @@ class Compiler:
         is_inbound = direction == INBOUND
         found = self._pass("in" if is_inbound else "out", Held())
         found = self.diagrams.restricted(found, OUT if is_inbound else IN, NONE)
+        if not self.routed:
+            return found
         return self.diagrams.moved(found, self.space.renamed("first", "mark"), "first is mark")
 
     # --- the way -----------------------------------------------------------------------------------
@@ -196,7 +212,7 @@ class Compiler:
     def _fate(self, fate: Fate) -> int:
         """Return a fate, for packets that carry a mark of the transparent proxy and for those that do not."""
         if self._ends != self._end:
-            return self.diagrams.no  # dropped before there is a connection
+            return self.diagrams.leaf(None)
         key = ("fate", fate)
         found = self._known.get(key)
         if found is None:
@@ -351,6 +367,10 @@ class _ChainCompiler:
     def _may_be_listed(self, rule: Rule) -> bool:
         """Return whether what a rule asks for can be known before the rules that come before it are met."""
         verdict = meaning(rule.verdict)
+        if any(
+            type(match) in LISTED and len(getattr(match, LISTED[type(match)][1])) > LONG_LIST for match in rule.matches
+        ):
+            return False
         if isinstance(verdict, Jump):
             return not self.compiler.changes_packets(self.station.contents, verdict.chain)
         return isinstance(verdict, (*DECIDES, *NO_EFFECT))
@@ -387,7 +407,10 @@ class _ChainCompiler:
         ]
         lists = self.compiler.lists.diagram(boxes)
         functions = {}
-        for leaf in self.diagrams.leaves(lists):
+        leaves = self.diagrams.leaves(lists)
+        if len(leaves) > MAX_CASES:
+            raise TooLargeError
+        for leaf in leaves:
             found = after
             for verdict in reversed(self.compiler.lists.verdicts(leaf)):
                 found = self._then(verdict, found)

@@ -33,6 +33,8 @@ class Box(Value):
     ranges: dict[int, Ranges]
     rest: int
     verdict: Verdict
+    weight: int = 0
+    """How many ranges it has: what it costs to look at it once more."""
 
     def __init__(self, ranges: dict[int, Ranges], rest: int, verdict: Verdict) -> None:
         # What every value can do, spelled out: there may be many thousands.
@@ -40,6 +42,7 @@ class Box(Value):
         put(self, "ranges", ranges)
         put(self, "rest", rest)
         put(self, "verdict", verdict)
+        put(self, "weight", sum(map(len, ranges.values())))
 
 
 class DecisionList:
@@ -86,10 +89,11 @@ class DecisionList:
     ) -> list[tuple[int, Places]] | None:
         """Return the pieces of a field, as the last number of each, and which boxes reach it; None if too many do."""
         anywhere = [place for place in places if level not in boxes[place].ranges]
-        budget = OVERLAP * len(places) + SPARE
+        weight_anywhere = sum([boxes[place].weight for place in anywhere])
+        budget = OVERLAP * (weight_anywhere + sum([boxes[place].weight for place in asking])) + SPARE
         pieces = []
         for end, active in self._sweep(boxes, asking, level):
-            budget -= len(active) + len(anywhere)
+            budget -= weight_anywhere + sum([boxes[place].weight for place in active])
             if budget < 0 and len(places) > 1:
                 return None
             pieces.append((end, tuple(sorted((*anywhere, *active)) if anywhere else active)))

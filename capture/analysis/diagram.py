@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LEAF_LEVEL = 1 << 30
 """Below every field."""
-MAX_EDGES = 4_000_000
+MAX_EDGES = 12_000_000
 """More than any rule set needs that people write; some 200 MB."""
 
 
@@ -199,12 +199,12 @@ class Diagrams:
         key = (condition, then, otherwise)
         found = self._chosen.get(key)
         if found is None:
-            level, bounds, columns = self._aligned(key)
+            level, bounds, columns = self.aligned(key)
             local = {each: self.choose(*each) for each in set(columns)}
             found = self._chosen[key] = self.node(level, bounds, [local[each] for each in columns])
         return found
 
-    def _aligned(self, nodes: tuple[int, ...]) -> tuple[int, Sequence[int], list[tuple[int, ...]]]:
+    def aligned(self, nodes: tuple[int, ...]) -> tuple[int, Sequence[int], list[tuple[int, ...]]]:
         """Return the topmost level of some nodes, all their bounds there, and where each leads in each interval."""
         level = min([self._levels[node] for node in nodes])
         here = {node for node in nodes if self._levels[node] == level}
@@ -247,7 +247,7 @@ class Diagrams:
                 return known
             found = memo.get(pair)
             if found is None:
-                level, bounds, columns = self._aligned(pair)
+                level, bounds, columns = self.aligned(pair)
                 local = {each: combined((each[0], each[1])) for each in set(columns)}
                 found = memo[pair] = self.node(level, bounds, [local[each] for each in columns])
             return found

@@ -51,9 +51,9 @@ HIGHEST_ID = 0xFFFF_FFFE
 MARK_BITS = 32
 INTERFACE_BYTES = 15
 
-FIELDS = ("protocol", "in", "out", "state", "port", "source port", "uid", "gid", "destination", "source")
+FIELDS = ("protocol", "in", "out", "state", "port", "destination", "source port", "uid", "gid", "source")
 """In the order in which diagrams ask for them; marks come after them, what is unknown comes last."""
-PROTOCOL, IN, OUT, STATE, PORT, SOURCE_PORT, UID, GID, DESTINATION, SOURCE = range(len(FIELDS))
+PROTOCOL, IN, OUT, STATE, PORT, DESTINATION, SOURCE_PORT, UID, GID, SOURCE = range(len(FIELDS))
 LISTED: dict[type, tuple[int, str]] = {
     Source: (SOURCE, "networks"),
     Destination: (DESTINATION, "networks"),
@@ -84,10 +84,10 @@ class PacketSpace:
             (NONE, top),
             (0, len(CONNECTION_STATES) - 1),
             (0, HIGHEST_PORT),
+            (0, highest_address),
             (NONE, HIGHEST_PORT),
             (NONE, HIGHEST_ID),
             (NONE, HIGHEST_ID),
-            (0, highest_address),
             (NONE, highest_address),
         ]
         for bits in self.groups:
@@ -226,10 +226,10 @@ class PacketSpace:
             self.interface(packet.out_interface),
             CONNECTION_STATES.index(packet.state),
             packet.port,
+            packet.destination.first,
             NONE if packet.source_port is None else packet.source_port,
             NONE if packet.uid is None else packet.uid,
             NONE if packet.gid is None else packet.gid,
-            packet.destination.first,
             packet.source.first if packet.source else NONE,
         ]
         for bits in self.groups:
