@@ -61,10 +61,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "capture.netns": ("capture.errors",),
     "capture.host": ("capture.addresses", "capture.netlink"),
+    "capture.state.directory": ("capture.errors",),
     "capture.surroundings": ("capture.addresses", "capture.examples", "capture.trace", "capture.netlink"),
     "capture.plumbing": (*PURE, "capture.errors", "capture.netlink", "capture.rules"),
     "capture.record": (
-        *SAID, "capture.config", "capture.rules", "capture.json_text", "capture.netns",
+        *SAID, "capture.config", "capture.rules", "capture.json_text", "capture.netns", "capture.state.directory",
     ),
 }  # fmt: skip
 """What modules, or packages with all that is in them, may import of the project: also for types, also in functions.
