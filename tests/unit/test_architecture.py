@@ -56,8 +56,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # how a kernel is told
     "capture.netlink": ("capture.values", "capture.errors", "capture.netlink"),
     "capture.backends": (
-        *PURE, "capture.errors", "capture.turns", "capture.bystanders", "capture.netlink", "capture.canonical",
-        "capture.ownership", "capture.backends",
+        *PURE, "capture.errors", "capture.turns", "capture.netns", "capture.bystanders", "capture.netlink",
+        "capture.canonical", "capture.ownership", "capture.backends",
     ),
     "capture.netns": ("capture.errors",),
     "capture.host": ("capture.addresses", "capture.netlink"),
