@@ -1,12 +1,12 @@
-"""The verbs: apply, verify, dump, trace, clean, render. Everybody calls these: init container, plugin, command line.
+"""The verbs: apply, verify, dump, trace, clean, render. Init container, plugin and command line call these.
 
-Each enters the namespace it is told, and comes back. Between the settings and the kernel there is
+Each enters the namespace that it is given, and comes back. Between the settings and the kernel there is
 nothing here but the order of steps::
 
-    settings -> configuration -> rules (pure)
-    live rules read -> equal? done
+    settings -> configuration -> desired rules (pure)
+    live rules read -> equal: done
                     -> different: recorded, written, read again, compared
-    sets of ours elsewhere (the other backend) removed, now that the new one stands; then routes of no more use
+    sets of ours elsewhere (the other backend) removed, now that the new one captures; then stale routes
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from capture.settings.settings import Settings
 from capture.state import record, routes
 from capture.state.lock import NamespaceLock
 from capture.state.netns import Entered, refuse_host
-from capture.state.record import Record, RecordingHost
+from capture.state.record import Journal, Record, RecordingHost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,6 +107,26 @@ class Dumped(Value):
     verified: Verified | None = None
 
 
+class Existing(Value):
+    """What a namespace has before a change."""
+
+    driver: Driver
+    """The one that will write; it knows what it has read."""
+    current: Ruleset
+    """What is where the rules will go."""
+    elsewhere: tuple[tuple[Driver, Ruleset], ...]
+    """Sets of ours in other places, each with the driver that removes it."""
+    recorded: Record | None
+    recorded_rules: Ruleset | None
+    stale_routes: Ruleset
+    """Routes and addresses of an earlier set that the desired one has no use for."""
+
+    @property
+    def rulesets(self) -> tuple[Ruleset, ...]:
+        """Return all rule sets of ours."""
+        return (self.current, *(ruleset for _, ruleset in self.elsewhere))
+
+
 def apply(
     settings: Settings, namespace: str | None = None, host: Host | None = None, *, force: bool = False
 ) -> Applied:
@@ -121,66 +141,83 @@ def apply(
 def apply_here(settings: Settings, host: Host, *, force: bool = False) -> Applied:
     """Do what ``apply`` does, in the namespace we are in."""
     refuse_host(allowed=settings[ALLOW_HOST])
-    witness = RecordingHost(host)
-    config, warnings = resolve(settings, witness)
-    with NamespaceLock():
-        decision, changed = _make_it_so(settings, config, witness, force=force)
-    return Applied(changed, decision, config, build_ruleset(config), tuple(warnings))
-
-
-def _make_it_so(
-    settings: Settings, config: CaptureConfig, witness: RecordingHost, *, force: bool
-) -> tuple[Decision, bool]:
-    """Do what must be done; return the way that was taken, and whether anything was written."""
+    facts = RecordingHost(host)
+    config, warnings = resolve(settings, facts)
     desired = build_ruleset(config)
-    decision, standing = detect.look(request_of(settings), desired)
-    driver = load(decision)
+    with NamespaceLock():
+        target, standing = detect.look(request_of(settings), desired)
+        existing = _read_existing(target, standing, desired)
+        journal = Journal(Record(settings, facts.facts(), target.backend, target.driver, target.variant))
+        journal.begin(existing.stale_routes)
+        try:
+            changed = routes.ensure(desired)
+            changed |= _replace_rules(target, existing, config, desired, force=force)
+            changed |= _remove_elsewhere(existing)
+        except CaptureError as error:
+            journal.roll_back(existing.recorded, desired)
+            from capture.backends.kernel_modules import explained  # where something failed
+
+            raise explained(error, desired, target.variant or "nftables") from error
+        if routes.remove(existing.stale_routes, desired):
+            changed = True
+            journal.commit()
+    return Applied(changed, target, config, desired, tuple(warnings))
+
+
+def _read_existing(target: Decision, standing: Iterable[Leftover], desired: Ruleset) -> Existing:
+    """Return what is in the namespace we are in."""
+    driver = load(target)
+    current = _read_current(target, driver, desired)
+    elsewhere = tuple(_read(load(found)) for found in standing if _place(found) != _place(target))
     recorded = record.read()
-    remembered = recorded.ruleset() if recorded else None
-    live = _standing_rules(decision, driver, desired)
-    others = [_read(load(other)) for other in standing if _place(other) != _place(decision)]
-    before = (live, *(ruleset for _, ruleset in others))
-    stale = routes.stale(desired, before, recorded.routes() if recorded else ())
-    kept = Record(settings, witness.facts(), decision.backend, decision.driver, decision.variant)
-    record.write(kept.replace(stale_routes=stale.policy_routes))
-    try:
-        changed = routes.ensure(desired)
-        if force or not _can_stay(decision, desired, live):
-            changed = True
-            if captures_transparently(desired) and any(map(redirects_inbound, before)):
-                live = _hand_over(driver, build_handover(config), live, remembered)
-            driver.write(desired, live, remembered)
-            _ensure_written(driver, desired)
-        for other, ruleset in others:
-            changed = True
-            other.clean(ruleset, remembered)
-    except CaptureError as error:
-        record.put_back(recorded, desired.policy_routes)
-        from capture.backends.kernel_modules import explained  # where something failed
-
-        raise explained(error, desired, decision.variant or "nftables") from error
-    if routes.remove(stale, desired):
-        changed = True
-        record.write(kept)
-    return decision, changed
+    rulesets = (current, *(ruleset for _, ruleset in elsewhere))
+    return Existing(
+        driver,
+        current,
+        elsewhere,
+        recorded,
+        recorded.ruleset() if recorded else None,
+        routes.stale(desired, rulesets, recorded.routes() if recorded else ()),
+    )
 
 
-def _standing_rules(decision: Decision, driver: Driver, desired: Ruleset) -> Ruleset:
-    """Return what stands where the rules go: read only if it is neither nothing nor exactly what is desired."""
-    if decision.is_empty:
+def _read_current(target: Decision, driver: Driver, desired: Ruleset) -> Ruleset:
+    """Return what is where the rules go: read only if it is neither nothing nor exactly what is desired."""
+    if target.is_empty:
         return Ruleset(desired.families, ())
     return desired if driver.holds(desired) else driver.read()
+
+
+def _replace_rules(
+    target: Decision, existing: Existing, config: CaptureConfig, desired: Ruleset, *, force: bool
+) -> bool:
+    """Make the live rules the desired ones; return whether anything was written."""
+    if not force and _can_stay(target, desired, existing.current):
+        return False
+    driver, live = existing.driver, existing.current
+    if captures_transparently(desired) and any(map(redirects_inbound, existing.rulesets)):
+        live = _hand_over(driver, build_handover(config), live, existing.recorded_rules)
+    driver.write(desired, live, existing.recorded_rules)
+    _ensure_written(driver, desired)
+    return True
+
+
+def _remove_elsewhere(existing: Existing) -> bool:
+    """Remove the sets of ours in other places, now that the new one captures; return whether there were any."""
+    for driver, ruleset in existing.elsewhere:
+        driver.clean(ruleset, existing.recorded_rules)
+    return bool(existing.elsewhere)
 
 
 def _read(driver: Driver) -> tuple[Driver, Ruleset]:
     return driver, driver.read()
 
 
-def _hand_over(driver: Driver, both: Ruleset, live: Ruleset, remembered: Ruleset | None) -> Ruleset:
+def _hand_over(driver: Driver, both: Ruleset, live: Ruleset, recorded: Ruleset | None) -> Ruleset:
     """Capture in the old way and in the new one until every packet that is under way has met either; return it read."""
     from capture.state.barrier import wait_for_packets_in_flight  # not in a new pod
 
-    driver.write(both, live, remembered)
+    driver.write(both, live, recorded)
     wait_for_packets_in_flight()
     return driver.read()
 

@@ -255,12 +255,26 @@ def write(record: Record, directory: str = STATE_DIRECTORY) -> bool:
     return True
 
 
-def put_back(record: Record | None, stale_routes: tuple[PolicyRoute, ...]) -> None:
-    """Keep again what was kept before, because the new one failed; its routes may be there already."""
-    if record is None:
-        forget()
-    else:
-        write(record.replace(stale_routes=(*record.stale_routes, *stale_routes)))
+class Journal:
+    """The record of one change, from before it begins until nothing of what it replaced is left."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def begin(self, stale: Ruleset) -> None:
+        """Keep the record, with the routes that are there until the change is over."""
+        write(self._record.replace(stale_routes=stale.policy_routes))
+
+    def roll_back(self, recorded: Record | None, desired: Ruleset) -> None:
+        """Keep what was recorded before, because the change failed; routes of the desired set may be there already."""
+        if recorded is None:
+            forget()
+        else:
+            write(recorded.replace(stale_routes=(*recorded.stale_routes, *desired.policy_routes)))
+
+    def commit(self) -> None:
+        """Keep the record without stale routes: they are gone."""
+        write(self._record)
 
 
 def _content(path: str) -> bytes:
