@@ -37,12 +37,12 @@ class Seen:
     @classmethod
     def decode(cls, body: bytes | str) -> Seen:
         """Read the application's answer."""
-        said = json.loads(body)
+        answer = json.loads(body)
         return cls(
-            label=said["label"],
-            local=Endpoint(*said["local"]),
-            peer=Endpoint(*said["peer"]),
-            passed=tuple(said["headers"].get(HEADER, ())),
+            label=answer["label"],
+            local=Endpoint(*answer["local"]),
+            peer=Endpoint(*answer["peer"]),
+            passed=tuple(answer["headers"].get(HEADER, ())),
         )
 
 

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import pytest
 
-from capture import program
-from capture import settings as option
+from capture import operations
+from capture.settings import options as option
 from captures import Texts, settings
 from envoy_bootstrap import HEALTH_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT, Service, Sidecar
 from envoy_proxy import PROXY_UID, Envoy, LogLine, start_envoy
@@ -149,7 +149,7 @@ def shared(pods: tuple[Pod, Pod], request: pytest.FixtureRequest) -> Iterator[Sc
     a, b = pods
     for pod in pods:
         with pod.entered():
-            program.apply(settings(WRITERS[writer], {option.INTERCEPTION_MODE: mode}))
+            operations.apply(settings(WRITERS[writer], {option.INTERCEPTION_MODE: mode}))
     transparent = mode == "TPROXY"
     sidecar = Sidecar(services=services(), http_ports=(NOBODY,), tcp_ports=(TCP,), transparent=transparent)
     envoy_a, envoy_b = (start_envoy(pod, sidecar) for pod in pods)
@@ -157,7 +157,7 @@ def shared(pods: tuple[Pod, Pod], request: pytest.FixtureRequest) -> Iterator[Sc
     for pod, envoy in ((a, envoy_a), (b, envoy_b)):
         envoy.process.stop()
         with pod.entered():
-            program.clean()
+            operations.clean()
 
 
 @pytest.fixture
@@ -354,7 +354,7 @@ def status_line(connection: socket.socket) -> bytes:
 def test_verify_agrees(scene: Scene) -> None:
     for pod in (scene.a, scene.b):
         with pod.entered():
-            assert program.verify().holds
+            assert operations.verify().holds
 
 
 def test_the_format_is_that_of_the_description() -> None:
