@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import os
 
-from capture.json_text import JsonError, decode
-from capture.values import Value
+from capture.model.values import Value
+from capture.state.json_text import JsonError, decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

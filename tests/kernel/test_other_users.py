@@ -10,9 +10,10 @@ import sys
 import pytest
 
 from capture.errors import UnsupportedError
-from capture.netns import is_of_this_user_namespace
-from capture.program import apply
-from capture.settings import BACKEND, Said, Settings
+from capture.operations import apply
+from capture.settings.options import BACKEND
+from capture.settings.settings import Given, Settings
+from capture.state.netns import is_of_this_user_namespace
 from cni_calls import INJECTED, RESULT, call, configuration
 from pytest_netns import NamespaceFactory, PodPair
 
@@ -44,7 +45,7 @@ def test_whose_namespace_it_is(pair: PodPair) -> None:
     pod, peer = pair
     assert not pod.call(is_of_this_user_namespace)
     assert peer.call(is_of_this_user_namespace)
-    inside = [sys.executable, "-c", "from capture.netns import *; print(is_of_this_user_namespace())"]
+    inside = [sys.executable, "-c", "from capture.state.netns import *; print(is_of_this_user_namespace())"]
     seen = subprocess.check_output(["unshare", "--user", "--map-root-user", *inside], text=True)
     assert seen == "False\n"  # the owner is above: not shown
     assert subprocess.check_output(["unshare", "--user", "--net", "--map-root-user", *inside], text=True) == "True\n"
@@ -62,7 +63,7 @@ def test_the_plugin_captures_such_a_pod(pair: PodPair) -> None:
 
 
 def test_iptables_says_why_it_cannot(pair: PodPair) -> None:
-    settings = Settings({BACKEND: Said("iptables", "test")})
+    settings = Settings({BACKEND: Given("iptables", "test")})
     with pytest.raises(UnsupportedError, match="hostUsers: false"):
         apply(settings, pair.pod.path)
     assert pair.pod.run(["nft", "list", "ruleset"]).stdout == ""

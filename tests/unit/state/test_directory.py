@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from capture import record
 from capture.errors import StateDirectoryError
-from capture.netns import namespace_id
-from capture.record import Facts, Record
-from capture.settings import Settings
-from capture.state import directory
+from capture.settings.settings import Settings
+from capture.state import directory, record
+from capture.state.netns import namespace_id
+from capture.state.record import Facts, Record
 from cni import attachments
 from pytest_netns import require
 
