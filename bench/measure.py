@@ -27,17 +27,9 @@ from fake_kubernetes import FakeKubernetes  # noqa: E402  # found by the line ab
 from pytest_netns import Namespace, NamespaceFactory  # noqa: E402  # likewise
 
 __all__ = [
-    "ROOT",
-    "Command",
-    "FakeKubernetes",
-    "Namespace",
-    "NamespaceFactory",
-    "Result",
-    "Sample",
-    "children_cpu",
-    "interleaved",
-    "run",
-]
+    "ROOT", "Command", "FakeKubernetes", "Namespace", "NamespaceFactory", "Result", "Sample", "children_cpu",
+    "interleaved", "run",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
