@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from capture.addresses import is_decimal
-from capture.values import Value
+from capture.model.addresses import is_decimal
+from capture.model.values import Value
 
 MAX_HEAD = 64 * 1024
 """Bytes before the body; servers send some hundred."""

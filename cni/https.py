@@ -15,8 +15,8 @@ import _thread
 import os
 import time
 
-from capture.addresses import is_decimal
-from capture.values import Value
+from capture.model.addresses import is_decimal
+from capture.model.values import Value
 from cni import http_answer
 
 TYPE_CHECKING = False

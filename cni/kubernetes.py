@@ -13,8 +13,8 @@ from __future__ import annotations
 import binascii
 import time
 
-from capture.addresses import is_decimal
-from capture.json_text import JsonError, decode
+from capture.model.addresses import is_decimal
+from capture.state.json_text import JsonError, decode
 from cni import https
 from cni import kubeconfig as kubeconfigs
 from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
