@@ -2,7 +2,8 @@
 
 What a pod says stands in its annotations, and in the user and the environment of its proxy container. Names,
 defaults and additions are upstream's (istio/istio, ``cni/pkg/plugin/sidecar_redirect.go``), so that a pod gets the
-rules it would get there. Other than upstream, whatever cannot be understood is an error, never a default.
+rules it would get there. Truth values are read as upstream reads them: one that cannot be read is ignored, with a
+warning. Other than upstream, a list, network, port or user that cannot be understood is an error, never a default.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from capture.settings import (
     RULE_OPTIONS,
     Said,
     Settings,
+    is_readable,
+    unreadable,
 )
 from capture.values import Value
 
@@ -82,13 +85,14 @@ def settings_of(pod: Pod, base: Settings) -> Settings:
         PROXY_GID: _id(pod.proxy.gid, "runAsGroup"),
     }
     said |= _from_annotations(pod.annotations)
-    said |= _from_environment(pod.proxy.environment)
+    from_proxy = _from_environment(pod.proxy.environment)
+    said |= from_proxy.said
     for option, what in said.items():
         _check(option, what)
     said[EXCLUDED_INBOUND_PORTS] = _with_proxy_ports(said.get(EXCLUDED_INBOUND_PORTS))
     if Settings(said)[REDIRECT_DNS]:
         said[CAPTURE_ALL_DNS] = said[REDIRECT_DNS]  # the pod's own resolv.conf(5) is not known outside of it
-    return Settings({**base.said, **said})
+    return Settings({**base.said, **said}, base.warnings + from_proxy.warnings)
 
 
 def _id(number: int | None, field: str) -> Said:
@@ -108,13 +112,17 @@ def _from_annotations(annotations: Mapping[str, str]) -> dict[Option[Any], Said]
     return said
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[Option[Any], Said]:
-    return {
-        option: Said(environment[variable], f"environment {variable} of container {PROXY_CONTAINER}")
-        for option in ENVIRONMENT_OPTIONS
-        for variable in option.environment
-        if variable in environment
-    }
+def _from_environment(environment: Mapping[str, str]) -> Settings:
+    said: dict[Option[Any], Said] = {}
+    warnings: list[str] = []
+    for option in ENVIRONMENT_OPTIONS:
+        for variable in option.environment:
+            text, origin = environment.get(variable, ""), f"environment {variable} of container {PROXY_CONTAINER}"
+            if is_readable(option, text):
+                said[option] = Said(text, origin)
+            elif text:
+                warnings.append(unreadable(option, text, origin))
+    return Settings(said, tuple(warnings))
 
 
 def _check(option: Option[Any], what: Said) -> None:

@@ -58,7 +58,7 @@ class Option(Parsed[T]):
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Return the environment variables that set it; the first one found counts.
+        """Return the environment variables that set it; of several the last one counts, as upstream has it.
 
         Flags of upstream's, and those that have no variable named here, are looked up by their own name. Ours for
         how it is done have names that no image uses for something else, such as PROFILE.
@@ -73,7 +73,7 @@ NETWORKS = "networks such as 10.0.0.0/8 or fd00::/8, separated by commas"
 USERS = "user ids, ranges of ids, or names of users that exist, separated by commas"
 GROUPS = "group ids, ranges of ids, or names of groups that exist, separated by commas"
 INTERFACES = "interface names (at most 15 bytes, no blank, no '/'; a trailing '+' for any ending), separated by commas"
-YES_OR_NO = "true or false"
+YES_OR_NO = "true or false (or 1, 0, t, f)"
 TRAFFIC = "traffic.sidecar.istio.io/"
 
 PORT_OF = "where it is sent"
@@ -82,6 +82,7 @@ DNS = "DNS"
 TRANSPARENT = "TPROXY"
 HOW = "how it is done"
 CHECKING = "checking"
+OUTPUT = "output"
 
 PROXY_PORT = Option(
     "envoy-port", "15001", parsers.port, "a port (1-65535)",
@@ -310,6 +311,18 @@ PROBE_TIMEOUT = Option(
     metavar="DURATION", topic=CHECKING,
 )  # fmt: skip
 
+LOG_OUTPUT_LEVEL = Option(
+    "log_output_level", "default:info", parsers.log_level,
+    "debug, info, warn, error, fatal or none, for a scope such as default:warn or for all; separated by commas",
+    "What istio-init prints at least; the scopes default and all count.",
+    metavar="LEVELS", topic=OUTPUT, empty_means_default=True,
+)  # fmt: skip
+LOG_AS_JSON = Option(
+    "log_as_json", "false", parsers.boolean, YES_OR_NO,
+    "Print lines of JSON, with the keys of Istio's log: level, time and msg.",
+    topic=OUTPUT, is_switch=True,
+)  # fmt: skip
+
 RULE_OPTIONS: tuple[Option[Any], ...] = (
     PROXY_PORT,
     INBOUND_CAPTURE_PORT,
@@ -358,6 +371,8 @@ INIT_OPTIONS: tuple[Option[Any], ...] = (
     RUN_VALIDATION,
     PROBE_PORT,
     PROBE_TIMEOUT,
+    LOG_OUTPUT_LEVEL,
+    LOG_AS_JSON,
 )
 """What ``istio-init`` takes besides."""
 
@@ -385,7 +400,11 @@ _LAST_READ: dict[str, tuple[str, Any]] = {}
 class Settings(Value):
     """What was said, option by option; what was not said has its default."""
 
+    not_compared = ("warnings",)
+
     said: Mapping[Option[Any], Said]
+    warnings: tuple[str, ...] = ()
+    """What was said and does not count, in words."""
 
     def __getitem__(self, option: Option[T]) -> T:
         """Return the value of an option; ConfigurationError if its text cannot be used."""
@@ -425,24 +444,51 @@ class Settings(Value):
 
     def but(self, option: Option[Any], text: str, origin: str) -> Settings:
         """Return settings in which one option says something else."""
-        return Settings({**self.said, option: Said(text, origin)})
+        return self.replace(said={**self.said, option: Said(text, origin)})
 
 
 def from_environment(environ: Mapping[str, str], options: Iterable[Option[Any]] = OPTIONS) -> Settings:
-    """Return what the environment says."""
-    said = {}
-    for option in options:
-        for variable in option.variables:
-            if variable in environ:
-                said[option] = Said(environ[variable], f"environment {variable}")
-                break
-    return Settings(said)
+    """Return what the environment says; a truth value that cannot be read is as if it were not said."""
+    said = {
+        option: Said(environ[variable], f"environment {variable}")
+        for option in options
+        for variable in option.variables
+        if variable in environ and is_readable(option, environ[variable])
+    }
+    warnings = [
+        unreadable(option, environ[variable], f"environment {variable}")
+        for option in options
+        for variable in option.variables
+        if environ.get(variable) and not is_readable(option, environ[variable])
+    ]
+    return Settings(said, tuple(warnings))
+
+
+def is_readable(option: Option[Any], text: str) -> bool:
+    """Return whether a text from the environment counts: of truth values only those that can be read.
+
+    Upstream gives a variable to pflag's Set and drops the error (istio/istio, pkg/flag/flag.go). So is the level of
+    our own output treated: no reason to keep a pod from starting.
+    """
+    if not option.is_switch and option is not LOG_OUTPUT_LEVEL:
+        return True
+    try:
+        option.parse(text)
+    except ValueError:
+        return False
+    return bool(text)
+
+
+def unreadable(option: Option[Any], text: str, origin: str) -> str:
+    """Return the warning about a text that does not count."""
+    shown = text if len(text) <= 80 else f"{text[:77]}..."
+    return f"{origin}: {shown!r} is ignored: expected {option.expected}"
 
 
 def with_flags(settings: Settings, flags: Mapping[Option[Any], str]) -> Settings:
     """Return the settings with flags on top, which beat what was said before."""
     said = {option: Said(text, "command line") for option, text in flags.items()}
-    return Settings({**settings.said, **said})
+    return settings.replace(said={**settings.said, **said})
 
 
 def host_bits_warnings(settings: Settings) -> list[str]:
