@@ -8,16 +8,15 @@ from __future__ import annotations
 import os
 import sys
 
-from capture import program
+from capture import operations
 from capture.backends import detect
-from capture.cli import listings
-from capture.cli.outcome import outcome
-from capture.cli.output import ended
-from capture.config import resolve
 from capture.errors import EXIT_DONE, UnsupportedError
-from capture.host import PodFromInside, PodFromOutside
-from capture.netns import Entered
-from capture.settings import (
+from capture.report import listings
+from capture.report.outcome import outcome
+from capture.report.output import ended
+from capture.settings.config import resolve
+from capture.settings.host import PodFromInside, PodFromOutside
+from capture.settings.options import (
     ALLOW_HOST,
     CLEANUP_ONLY,
     CNI_MODE,
@@ -27,10 +26,9 @@ from capture.settings import (
     OPTIONS,
     RUN_VALIDATION,
     SKIP_RULE_APPLY,
-    Settings,
-    from_environment,
-    with_flags,
 )
+from capture.settings.settings import Settings, from_environment, with_flags
+from capture.state.netns import Entered
 from initcontainer.arguments import CommandLine, HelpWanted, VersionWanted, parse
 from initcontainer.printer import Printer
 
@@ -95,28 +93,28 @@ def _settings(arguments: Sequence[str], environ: Mapping[str, str], printer: Pri
 def _say_settings(settings: Settings, printer: Printer) -> None:
     """Print what was said, and where; the rest has its default."""
     for option in OPTIONS:
-        if option in settings.said:
+        if option in settings.explicit:
             printer.show(f"{option.name} {settings.text(option)!r} ({settings.origin(option)})")
 
 
 def _apply(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
-    applied = program.apply(settings, namespace, host, force=settings[FORCE_APPLY])
+    applied = operations.apply(settings, namespace, host, force=settings[FORCE_APPLY])
     printer.warn(applied.warnings)
     printer.show(f"{outcome(applied)}\n")
-    dumped = program.dump(namespace)
+    dumped = operations.dump(namespace)
     # With a read-only root file system, as pods should have it, nothing could be recorded.
-    verified = dumped.verified or program.verify(settings, namespace, host)
+    verified = dumped.verified or operations.verify(settings, namespace, host)
     printer.show(listings.table([*listings.parts(dumped)], verified, is_whole=True).removesuffix("\n"))
 
 
 def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
     """Remove what is ours; in a dry run, show it."""
     if settings[DRY_RUN]:
-        dumped = program.dump(namespace)
+        dumped = operations.dump(namespace)
         printer.show("to be removed: whatever of this is ours\n" if dumped.standing else "nothing of ours stands there")
         printer.show(listings.table([*listings.parts(dumped)], None, is_whole=True).removesuffix("\n"))
         return
-    removed = program.clean(namespace, allow_host=settings[ALLOW_HOST])
+    removed = operations.clean(namespace, allow_host=settings[ALLOW_HOST])
     printer.show("removed: nothing is captured any more" if removed else "unchanged: there was nothing of ours")
 
 
@@ -126,10 +124,10 @@ def _dry_run(settings: Settings, namespace: str | None, host: PodFromInside, pri
         printer.warn(resolve(settings, host)[1])
         decision = None
         try:
-            decision = detect.decide(program.request_of(settings))
+            decision = detect.decide(operations.request_of(settings))
         except UnsupportedError as error:
             printer.warn([error.message])
-        texts = program.render(settings, host, decision=decision)
+        texts = operations.render(settings, host, decision=decision)
     printer.show("\n".join(f"# {title}\n{text}" for title, text in texts).removesuffix("\n"))
 
 

@@ -11,7 +11,7 @@ The last of several is what counts. Pure: what is wrong comes as an UsageError.
 from __future__ import annotations
 
 from capture.errors import EXIT_USAGE, CaptureError
-from capture.settings import CLEANUP_ONLY
+from capture.settings.options import CLEANUP_ONLY
 from initcontainer.upstream_flags import SHORT, UPSTREAM_FLAGS
 
 TYPE_CHECKING = False
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
-    from capture.settings import Option
+    from capture.settings.options import Option
 
 SUBCOMMAND = "istio-iptables"
 """The word with which pods are injected to call upstream's program."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 import time
 
-from capture.cli import output
-from capture.json_text import encode
-from capture.parsers import LOG_LEVELS
-from capture.settings import LOG_AS_JSON, LOG_OUTPUT_LEVEL
+from capture.report import output
+from capture.settings.options import LOG_AS_JSON, LOG_OUTPUT_LEVEL
+from capture.settings.parsers import LOG_LEVELS
+from capture.state.json_text import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from capture.errors import CaptureError
-    from capture.settings import Settings
+    from capture.settings.settings import Settings
 
 FATAL, WARN, INFO = (LOG_LEVELS.index(name) for name in ("fatal", "warn", "info"))
 

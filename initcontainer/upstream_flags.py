@@ -6,7 +6,7 @@ commands), ``tools/istio-iptables/pkg/cmd/root.go`` of the releases 1.4 to 1.31.
 
 from __future__ import annotations
 
-from capture.values import Value
+from capture.model.values import Value
 
 
 class UpstreamFlag(Value):

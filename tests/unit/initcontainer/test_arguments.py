@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.settings import (
+from capture.settings.options import (
     CLEANUP_ONLY,
     DRY_RUN,
     DUAL_STACK,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.errors import CaptureError, ConfigurationError
-from capture.settings import LOG_AS_JSON, LOG_OUTPUT_LEVEL
-from fake_pod import said
+from capture.settings.options import LOG_AS_JSON, LOG_OUTPUT_LEVEL
+from fake_pod import explicit as said
 from initcontainer.printer import Printer
 
 if TYPE_CHECKING:
