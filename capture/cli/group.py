@@ -18,6 +18,7 @@ COMMANDS = {
     "clean": ("capture.cli.clean:clean", "Remove everything that is ours."),
     "render": ("capture.cli.render:render", "Print what would be sent to the kernel."),
     "doctor": ("capture.cli.doctor:doctor", "Say what this kernel and host can do, and how to mend what is missing."),
+    "sidecar": ("sidecar.commands:sidecar", "Print Envoy's bootstrap for a captured pod, from the mesh's objects."),
     "cni": ("capture.cli.cni:cni_group", "Put the CNI plugin on a node, or take it away."),
 }
 """Each command: where it is, and what it does in a line."""
