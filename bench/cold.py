@@ -70,12 +70,13 @@ def plugin(namespace: Namespace, command: str, backend: str, driver: str) -> Com
 
 def rules_of(directory: Path) -> tuple[Path, Path, Path]:
     """Return files with the rules of one pod: nft script, and iptables-restore input of both families."""
-    from capture import program
-    from capture.settings import BACKEND, DRIVER, Said, Settings
+    from capture import operations
+    from capture.settings.options import BACKEND, DRIVER
+    from capture.settings.settings import Given, Settings
 
     def rendered(backend: str, driver: str) -> list[tuple[str, str]]:
-        said = {BACKEND: Said(backend, "bench"), DRIVER: Said(driver, "bench")}
-        return program.render(Settings(said))
+        explicit = {BACKEND: Given(backend, "bench"), DRIVER: Given(driver, "bench")}
+        return operations.render(Settings(explicit))
 
     files = (directory / "rules.nft", directory / "rules.v4", directory / "rules.v6")
     texts = [*rendered("nftables", "netlink"), *rendered("iptables", "restore")]

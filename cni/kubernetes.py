@@ -21,8 +21,8 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from capture.addresses import is_decimal
-from capture.json_text import JsonError, decode
+from capture.model.addresses import is_decimal
+from capture.state.json_text import JsonError, decode
 from cni import kubeconfig as kubeconfigs
 from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
 from cni.pod_object import is_the_same
@@ -42,7 +42,7 @@ DEADLINE = 10.0
 ATTEMPT = 4.0
 """Seconds for one question and its answer."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
-MOST_BYTES = 16 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 """Ten times what etcd stores of one object."""
 
 REACH = "Is the API server up, and does the node reach it? Try: curl -k {server}/version"
@@ -205,7 +205,7 @@ class _Question:
             while True:
                 connection.settimeout(_left(limit))  # also against a server that sends a byte now and then
                 chunk = connection.recv(65536)
-                if not chunk or len(received) > MOST_BYTES:
+                if not chunk or len(received) > MAX_BYTES:
                     return bytes(received)
                 received += chunk
 
@@ -380,7 +380,7 @@ def _file(path: str, kubeconfig_path: str) -> bytes:
     """Return the content of a file that the kubeconfig is or names."""
     try:
         with open(path, "rb") as file:
-            return file.read(MOST_BYTES)
+            return file.read(MAX_BYTES)
     except OSError as error:
         what = "cannot be read" if path == kubeconfig_path else f"{path}, which it names, cannot be read"
         raise CniError(

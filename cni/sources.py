@@ -16,7 +16,7 @@ from cni.protocol import CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.pod import Pod
+    from capture.settings.pod import Pod
     from cni.conf import Configuration
     from cni.log import Log
     from cni.pod import Identity

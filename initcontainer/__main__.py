@@ -8,16 +8,15 @@ from __future__ import annotations
 import os
 import sys
 
-from capture import program
+from capture import operations
 from capture.backends import detect
-from capture.cli import listings
-from capture.cli.outcome import outcome
-from capture.cli.output import ended, warn
-from capture.config import resolve
 from capture.errors import EXIT_DONE, UnsupportedError
-from capture.host import PodFromInside, PodFromOutside
-from capture.netns import Entered
-from capture.settings import (
+from capture.report import listings
+from capture.report.outcome import outcome
+from capture.report.output import ended, warn
+from capture.settings.config import resolve
+from capture.settings.host import PodFromInside, PodFromOutside
+from capture.settings.options import (
     ALLOW_HOST,
     CLEANUP_ONLY,
     CNI_MODE,
@@ -27,10 +26,9 @@ from capture.settings import (
     OPTIONS,
     RUN_VALIDATION,
     SKIP_RULE_APPLY,
-    Settings,
-    from_environment,
-    with_flags,
 )
+from capture.settings.settings import Settings, from_environment, with_flags
+from capture.state.netns import Entered
 from initcontainer.arguments import HelpWanted, VersionWanted, parse
 
 TYPE_CHECKING = False
@@ -81,28 +79,28 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 def _say_settings(settings: Settings) -> None:
     """Print what was said, and where; the rest has its default."""
     for option in OPTIONS:
-        if option in settings.said:
+        if option in settings.explicit:
             print(f"{option.name} {settings.text(option)!r} ({settings.origin(option)})")
 
 
 def _apply(settings: Settings, namespace: str | None, host: PodFromInside) -> None:
-    applied = program.apply(settings, namespace, host, force=settings[FORCE_APPLY])
+    applied = operations.apply(settings, namespace, host, force=settings[FORCE_APPLY])
     warn(applied.warnings)
     print(f"{outcome(applied)}\n")
-    dumped = program.dump(namespace)
+    dumped = operations.dump(namespace)
     # With a read-only root file system, as pods should have it, nothing could be recorded.
-    verified = dumped.verified or program.verify(settings, namespace, host)
+    verified = dumped.verified or operations.verify(settings, namespace, host)
     print(listings.table([*listings.parts(dumped)], verified, is_whole=True), end="", flush=True)
 
 
 def _clean(settings: Settings, namespace: str | None) -> None:
     """Remove what is ours; in a dry run, show it."""
     if settings[DRY_RUN]:
-        dumped = program.dump(namespace)
+        dumped = operations.dump(namespace)
         print("to be removed: whatever of this is ours\n" if dumped.standing else "nothing of ours stands there")
         print(listings.table([*listings.parts(dumped)], None, is_whole=True), end="")
         return
-    removed = program.clean(namespace, allow_host=settings[ALLOW_HOST])
+    removed = operations.clean(namespace, allow_host=settings[ALLOW_HOST])
     print("removed: nothing is captured any more" if removed else "unchanged: there was nothing of ours")
 
 
@@ -112,10 +110,10 @@ def _dry_run(settings: Settings, namespace: str | None, host: PodFromInside) -> 
         warn(resolve(settings, host)[1])
         decision = None
         try:
-            decision = detect.decide(program.request_of(settings))
+            decision = detect.decide(operations.request_of(settings))
         except UnsupportedError as error:
             warn([error.message])
-        texts = program.render(settings, host, decision=decision)
+        texts = operations.render(settings, host, decision=decision)
     print("\n".join(f"# {title}\n{text}" for title, text in texts), end="")
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
-    from capture.settings import Option
+    from capture.settings.options import Option
 
 SUBCOMMAND = "istio-iptables"
 """The word with which pods are injected to call upstream's program."""
@@ -66,23 +66,23 @@ def parse(arguments: Sequence[str], options: Iterable[Option[Any]]) -> dict[Opti
     """
     by_long = {option.flag: option for option in options if option.flag}
     by_short = {option.short: option for option in by_long.values() if option.short}
-    said: dict[Option[Any], str] = {}
+    explicit: dict[Option[Any], str] = {}
     if arguments[:1] == [VERSION_SUBCOMMAND]:
         raise VersionWanted
     words = Words(arguments[1:] if arguments[:1] == [SUBCOMMAND] else arguments)
     for word in words:
         if word.startswith("--") and len(word) > 2:
-            _long(word, words, by_long, said)
+            _long(word, words, by_long, explicit)
         elif word.startswith("-") and len(word) > 1 and word != "--":
-            _short(word, words, by_short, said)
+            _short(word, words, by_short, explicit)
         else:
             rest = [*words] if word == "--" else [word]
             if rest:
                 raise UsageError(f"unexpected argument {rest[0]!r}")
-    return said
+    return explicit
 
 
-def _long(word: str, words: Words, by_long: dict[str, Option[Any]], said: dict[Option[Any], str]) -> None:
+def _long(word: str, words: Words, by_long: dict[str, Option[Any]], explicit: dict[Option[Any], str]) -> None:
     name, equals, value = word[2:].partition("=")
     if name == "help":
         raise HelpWanted
@@ -93,10 +93,10 @@ def _long(word: str, words: Words, by_long: dict[str, Option[Any]], said: dict[O
         raise UsageError(f"unknown flag --{name}")
     if not equals:
         value = "true" if option.is_switch else words.value_of(f"--{name}")
-    said[option] = value
+    explicit[option] = value
 
 
-def _short(word: str, words: Words, by_short: dict[str, Option[Any]], said: dict[Option[Any], str]) -> None:
+def _short(word: str, words: Words, by_short: dict[str, Option[Any]], explicit: dict[Option[Any], str]) -> None:
     letters = word[1:]
     while letters:
         letter, letters = letters[0], letters[1:]
@@ -106,7 +106,7 @@ def _short(word: str, words: Words, by_short: dict[str, Option[Any]], said: dict
         if option is None:
             raise UsageError(f"unknown flag -{letter}" + (f" in {word}" if len(word) > 2 else ""))
         if option.is_switch and not letters.startswith("="):
-            said[option] = "true"
+            explicit[option] = "true"
             continue
-        said[option] = letters.removeprefix("=") if letters else words.value_of(f"-{letter}")
+        explicit[option] = letters.removeprefix("=") if letters else words.value_of(f"-{letter}")
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.values import Value
+from capture.model.values import Value
 from sidecar.fields import FieldError
 from sidecar.objects import CLUSTER_DOMAIN, includes, metadata_of
 
@@ -81,7 +81,7 @@ def read_rule(document: Document) -> Rule:
     """Return a DestinationRule; a host without a dot is in the rule's own namespace."""
     fields = document.fields("apiVersion", "kind", "metadata", "spec", "status")
     namespace, _, _ = metadata_of(fields)
-    spec = fields.object("spec", "host", "trafficPolicy", "subsets")
+    spec = fields.inner("spec", "host", "trafficPolicy", "subsets")
     host = spec.text("host")
     if not host:
         raise spec.error("host", "missing: expected the name of a service")
@@ -104,13 +104,13 @@ def _subset(fields: Fields) -> Subset:
 def _policy(fields: Fields) -> Policy | None:
     if "trafficPolicy" not in fields:
         return None
-    traffic = fields.object("trafficPolicy", "loadBalancer")
-    balancer = traffic.object("loadBalancer", "simple", "consistentHash")
+    traffic = fields.inner("trafficPolicy", "loadBalancer")
+    balancer = traffic.inner("loadBalancer", "simple", "consistentHash")
     if "consistentHash" not in balancer:
         return Policy(SIMPLE[balancer.one_of("simple", *SIMPLE)])
     if "simple" in balancer:
         raise balancer.error("consistentHash", "simple and consistentHash exclude each other")
-    return _consistent(balancer.object("consistentHash", *HASH_KEYS, "ringHash", "maglev", "minimumRingSize"))
+    return _consistent(balancer.inner("consistentHash", *HASH_KEYS, "ringHash", "maglev", "minimumRingSize"))
 
 
 def _consistent(fields: Fields) -> Policy:
@@ -118,12 +118,12 @@ def _consistent(fields: Fields) -> Policy:
     if "maglev" in fields.plain():
         if "ringHash" in fields.plain() or "minimumRingSize" in fields:
             raise fields.error("maglev", "ringHash and maglev exclude each other")
-        maglev = fields.object("maglev", "tableSize")
+        maglev = fields.inner("maglev", "tableSize")
         size = maglev.number("tableSize", 0, 1, MAX_TABLE_SIZE)
         if "tableSize" in maglev and not _is_prime(size):
             raise maglev.error("tableSize", "expected a prime number")
         return Policy("MAGLEV", {"maglev_lb_config": {"table_size": size}} if size else {}, key)
-    ring = fields.object("ringHash", "minimumRingSize") if "ringHash" in fields else fields
+    ring = fields.inner("ringHash", "minimumRingSize") if "ringHash" in fields else fields
     size = ring.number("minimumRingSize", 1024, 1, MAX_RING_SIZE)
     return Policy("RING_HASH", {"ring_hash_lb_config": {"minimum_ring_size": size}}, key)
 
@@ -138,7 +138,7 @@ def _hash_key(fields: Fields) -> Mapping[str, object]:
     if given == ["httpQueryParameterName"]:
         return {"query_parameter": {"name": fields.text("httpQueryParameterName")}}
     if given == ["httpCookie"]:
-        cookie = fields.object("httpCookie", "name", "path", "ttl")
+        cookie = fields.inner("httpCookie", "name", "path", "ttl")
         made = {"name": cookie.text("name"), "ttl": cookie.duration("ttl", "0s")}
         return {"cookie": made | ({"path": cookie.text("path")} if "path" in cookie else {})}
     if not fields.flag("useSourceIp"):

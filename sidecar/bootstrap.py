@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.values import Value
+from capture.model.values import Value
 from sidecar.access_log import rendered
 from sidecar.balancing import Policy, read_rule, rule_for
 from sidecar.endpoints import in_bootstrap, in_directory
@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from capture.config import CaptureConfig
+    from capture.settings.config import CaptureConfig
     from sidecar.balancing import Rule
     from sidecar.documents import Document
     from sidecar.envoy import Json

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from capture.errors import EXIT_USAGE, CaptureError
-from capture.values import Value
+from capture.model.values import Value
 from sidecar.fields import FieldError, Fields
 
 TYPE_CHECKING = False
@@ -102,6 +102,6 @@ def _documents(plain: object, origin: str) -> Iterator[Document]:
 
 
 def _name(kind: str, fields: Fields) -> str:
-    metadata = fields.object("metadata")
+    metadata = fields.inner("metadata")
     name = metadata.text("name")
     return f"{kind} {metadata.text('namespace', 'default')}/{name}" if name else ""

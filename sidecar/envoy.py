@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-    from capture.addresses import Family
+    from capture.model.addresses import Family
 
     Json = dict[str, Any]
 
@@ -28,7 +28,7 @@ UNLIMITED = {
 """Without it Envoy allows 1024 connections to a cluster; all outbound traffic of a pod may be one cluster."""
 
 HTTP_PROTOCOLS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-LOOKS_LIKE_HTTP = {"transport_protocol": "raw_buffer", "application_protocols": ["http/1.1", "h2c"]}
+LOOKS_LIKE_HTTP: Json = {"transport_protocol": "raw_buffer", "application_protocols": ["http/1.1", "h2c"]}
 
 
 def typed(name: str, kind: str, **fields: object) -> Json:
@@ -50,7 +50,7 @@ def listening_on(families: Iterable[Family], port: int) -> Json:
 # --- clusters ------------------------------------------------------------------------------------
 
 
-def cluster(name: str, kind: str, *, http2: bool | None = None, **fields: object) -> Json:
+def cluster(name: str, kind: str, *, http2: bool | None = None, **fields: Any) -> Json:
     """Return a cluster; ``http2`` None: upstream is spoken what is spoken downstream."""
     if http2 is None:
         options: Json = {"use_downstream_protocol_config": {"http_protocol_options": {}, "http2_protocol_options": {}}}
@@ -67,7 +67,7 @@ def cluster(name: str, kind: str, *, http2: bool | None = None, **fields: object
     }
 
 
-def original_destination(name: str, **fields: object) -> Json:
+def original_destination(name: str, **fields: Any) -> Json:
     """Return a cluster that goes where the connection was addressed to before it was captured."""
     return cluster(name, "ORIGINAL_DST", lb_policy="CLUSTER_PROVIDED", **fields)
 

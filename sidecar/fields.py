@@ -6,7 +6,8 @@ from capture.errors import EXIT_USAGE, CaptureError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
+    from typing import Any
 
 
 class FieldError(CaptureError):
@@ -122,10 +123,10 @@ class Fields:
 
     def labels(self, key: str) -> dict[str, str]:
         """Return a mapping of texts."""
-        inner = self.object(key)
+        inner = self.inner(key)
         return {name: inner.text(name) for name in inner.keys()}  # noqa: SIM118  # not a mapping
 
-    def object(self, key: str, *known: str) -> Fields:
+    def inner(self, key: str, *known: str) -> Fields:
         """Return an inner object; an empty one if there is none."""
         return Fields(self._plain.get(key), self.document, self.path_of(key), known)
 
@@ -134,11 +135,11 @@ class Fields:
         for position, value in enumerate(self._list(key)):
             yield Fields(value, self.document, f"{self.path_of(key)}[{position}]", known)
 
-    def plain(self) -> Mapping[str, object]:
+    def plain(self) -> dict[str, Any]:
         """Return the mapping itself."""
         return self._plain
 
-    def _list(self, key: str) -> list[object] | list[str]:
+    def _list(self, key: str) -> list[Any]:
         value = self._plain.get(key)
         if value is None:
             return []

@@ -19,8 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from capture.addresses import Family
-    from capture.config import CaptureConfig
+    from capture.model.addresses import Family
+    from capture.settings.config import CaptureConfig
     from sidecar.envoy import Json
     from sidecar.objects import Pod, Service
 
@@ -84,16 +84,16 @@ def _chains(family: Family, logs: list[Json]) -> list[Json]:
     Envoy does not go back from a chain that asks for raw_buffer to one that does not, so each transport has its own.
     """
     name = CLUSTERS[family]
-    match = {"prefix_ranges": [{"address_prefix": ANY_ADDRESS[family], "prefix_len": 0}]}
-    http = {
+    match: Json = {"prefix_ranges": [{"address_prefix": ANY_ADDRESS[family], "prefix_len": 0}]}
+    http: Json = {
         "name": f"virtualInbound-http-{family}",
-        "filter_chain_match": {**match, **LOOKS_LIKE_HTTP},
+        "filter_chain_match": match | LOOKS_LIKE_HTTP,
         "filters": http_manager(name, [virtual_host("inbound|http|0", ["*"], name)], logs),
     }
-    others = [
+    others: list[Json] = [
         {
             "name": f"virtualInbound-{transport}-{family}",
-            "filter_chain_match": {**match, "transport_protocol": transport},
+            "filter_chain_match": match | {"transport_protocol": transport},
             "filters": tcp_proxy(name, name, logs),
         }
         for transport in ("raw_buffer", "tls")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.values import Value
+from capture.model.values import Value
 from sidecar.documents import MESH_CONFIG, load_yaml
 from sidecar.fields import FieldError, Fields
 
@@ -63,7 +63,7 @@ def _candidates(document: Document) -> list[Fields]:
         return [_inner(fields.knows("mesh", "meshNetworks"))]
     if document.kind == "ConfigMap":
         fields.knows("apiVersion", "kind", "metadata", "data", "immutable")
-        return [_inner(fields.object("data", "mesh", "meshNetworks"))]
+        return [_inner(fields.inner("data", "mesh", "meshNetworks"))]
     return []
 
 
@@ -81,7 +81,7 @@ def _inner(fields: Fields) -> Fields:
 
 def _mesh(fields: Fields) -> Mesh:
     fields.knows(*MESH_FIELDS)
-    policy = fields.object("outboundTrafficPolicy", "mode").one_of("mode", "ALLOW_ANY", "REGISTRY_ONLY")
+    policy = fields.inner("outboundTrafficPolicy", "mode").one_of("mode", "ALLOW_ANY", "REGISTRY_ONLY")
     own = FileLog(
         fields.text("accessLogFile") or STDOUT,
         *_format(fields, "accessLogFormat", is_json=fields.one_of("accessLogEncoding", "TEXT", "JSON") == "JSON"),
@@ -90,7 +90,7 @@ def _mesh(fields: Fields) -> Mesh:
         logs_to_file=bool(fields.text("accessLogFile")),
         own_log=own,
         providers=dict(_provider(provider) for provider in fields.objects("extensionProviders")),
-        default_providers=tuple(fields.object("defaultProviders", "accessLogging").texts("accessLogging")),
+        default_providers=tuple(fields.inner("defaultProviders", "accessLogging").texts("accessLogging")),
         registry_only=policy == "REGISTRY_ONLY",
         detection_timeout=fields.duration("protocolDetectionTimeout", DETECTION_TIMEOUT),
         root_namespace=fields.text("rootNamespace") or ROOT_NAMESPACE,
@@ -120,9 +120,9 @@ def _provider(fields: Fields) -> tuple[str, FileLog]:
         raise fields.error("name", "missing: expected the provider's name")
     if "envoyFileAccessLog" not in fields:
         raise fields.error("envoyFileAccessLog", "missing: only providers that log to a file are supported")
-    file = fields.object("envoyFileAccessLog", "path", "logFormat")
-    form = file.object("logFormat", "text", "labels")
-    names = form.object("labels").plain() if "labels" in form else None
+    file = fields.inner("envoyFileAccessLog", "path", "logFormat")
+    form = file.inner("logFormat", "text", "labels")
+    names = form.inner("labels").plain() if "labels" in form else None
     if names is not None and "text" in form:
         raise form.error("labels", "text and labels exclude each other")
     return fields.text("name"), FileLog(

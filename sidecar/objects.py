@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from capture.addresses import FAMILIES, Network, parse_address
-from capture.values import Value
+from capture.model.addresses import FAMILIES, Network, parse_address
+from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Literal
 
-    from capture.addresses import Family
+    from capture.model.addresses import Family
     from sidecar.documents import Document
     from sidecar.fields import Fields
 
@@ -108,7 +108,7 @@ def includes(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
 
 def metadata_of(fields: Fields) -> tuple[str, str, dict[str, str]]:
     """Return namespace, name and labels."""
-    metadata = fields.object("metadata", *METADATA)
+    metadata = fields.inner("metadata", *METADATA)
     if "name" not in metadata and "generateName" not in metadata:
         raise metadata.error("name", "missing: expected the name of the object")
     name = metadata.text("name") or metadata.text("generateName")
@@ -119,7 +119,7 @@ def read_pod(document: Document) -> Pod:
     """Return what a Pod says about its sidecar; its specification is for kubelet and is not checked here."""
     fields = document.fields("apiVersion", "kind", "metadata", "spec", "status")
     namespace, name, labels = metadata_of(fields)
-    spec = fields.object("spec")
+    spec = fields.inner("spec")
     ports = {
         port.text("name"): port.port("containerPort")
         for key in ("initContainers", "containers")
@@ -134,7 +134,7 @@ def read_service(document: Document) -> Service:
     """Return a Service (core/v1) with its TCP ports."""
     fields = document.fields("apiVersion", "kind", "metadata", "spec", "status")
     namespace, name, _ = metadata_of(fields)
-    spec = fields.object("spec", *SERVICE_SPEC)
+    spec = fields.inner("spec", *SERVICE_SPEC)
     listed = spec.texts("clusterIPs") or [spec.text("clusterIP")]
     addresses = [address for address in listed if address not in ("", "None")]
     for address in addresses:
@@ -170,7 +170,7 @@ def read_slice(document: Document) -> Slice:
     fields = document.fields("apiVersion", "kind", "metadata", "addressType", "ports", "endpoints")
     namespace, _, labels = metadata_of(fields)
     if SERVICE_NAME not in labels:
-        raise fields.object("metadata").error("labels", f"no label {SERVICE_NAME} that names the service")
+        raise fields.inner("metadata").error("labels", f"no label {SERVICE_NAME} that names the service")
     ready = [endpoint for endpoint in fields.objects("endpoints") if _is_ready(endpoint)]
     found = [(address, _pod_behind(endpoint)) for endpoint in ready for address in endpoint.texts("addresses")]
     families = {family for address, _ in found for family in [_family(address)]}
@@ -189,12 +189,12 @@ ENDPOINT = ("addresses", "conditions", "hostname", "targetRef", "nodeName", "zon
 
 
 def _is_ready(endpoint: Fields) -> bool:
-    conditions = endpoint.knows(*ENDPOINT).object("conditions", "ready", "serving", "terminating")
+    conditions = endpoint.knows(*ENDPOINT).inner("conditions", "ready", "serving", "terminating")
     return "ready" not in conditions or conditions.flag("ready")
 
 
 def _pod_behind(endpoint: Fields) -> str:
-    target = endpoint.object("targetRef")
+    target = endpoint.inner("targetRef")
     return f"{target.text('namespace', DEFAULT_NAMESPACE)}/{target.text('name')}" if "name" in target else ""
 
 

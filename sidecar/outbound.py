@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from capture.values import Value
+from capture.model.values import Value
 from sidecar.envoy import (
     BLACK_HOLE,
     LOOKS_LIKE_HTTP,
@@ -26,7 +26,7 @@ from sidecar.envoy import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.config import CaptureConfig
+    from capture.settings.config import CaptureConfig
     from sidecar.balancing import Policy
     from sidecar.envoy import Json
     from sidecar.objects import Endpoint, Pod, Service, ServicePort
@@ -74,13 +74,9 @@ def destination_cluster(destination: Destination, endpoints: Json) -> Json:
     if destination.policy.passes_through:
         return original_destination(destination.name)
     protocol = destination.port.protocol
-    return cluster(
-        destination.name,
-        http2=None if protocol == "auto" else protocol == "http2",
-        lb_policy=destination.policy.lb_policy,
-        **destination.policy.settings,
-        **endpoints,
-    )
+    balancing = {"lb_policy": destination.policy.lb_policy, **destination.policy.settings}
+    http2 = None if protocol == "auto" else protocol == "http2"
+    return cluster(destination.name, http2=http2, **endpoints) | balancing
 
 
 def outbound_listeners(outbound: Outbound) -> list[Json]:
@@ -124,7 +120,7 @@ def _captured(outbound: Outbound) -> Json:
 def _by_address(outbound: Outbound, destination: Destination, address: str) -> Json:
     """Return the listener of a TCP port; where nothing is declared, the first bytes tell whether it is HTTP."""
     name, port = destination.name, destination.port
-    by_source = {"hash_policy": [{"source_ip": {}}]} if destination.policy.by_source else {}
+    by_source: Json = {"hash_policy": [{"source_ip": {}}]} if destination.policy.by_source else {}
     listener = {
         "name": f"{address}_{port.number}",
         "address": socket_address(address, port.number),

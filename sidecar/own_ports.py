@@ -21,8 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from capture.addresses import Family
-    from capture.config import CaptureConfig
+    from capture.model.addresses import Family
+    from capture.settings.config import CaptureConfig
     from sidecar.envoy import Json
     from sidecar.objects import Service
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.values import Value
+from capture.model.values import Value
 from sidecar.fields import FieldError
 from sidecar.mesh import BUILT_IN_PROVIDER
 from sidecar.objects import includes, metadata_of
@@ -56,15 +56,15 @@ def read_telemetry(document: Document) -> Telemetry:
     """Return a Telemetry."""
     fields = document.fields("apiVersion", "kind", "metadata", "spec", "status")
     namespace, _, _ = metadata_of(fields)
-    spec = fields.object("spec", "selector", "accessLogging")
-    selector = spec.object("selector", "matchLabels").labels("matchLabels")
+    spec = fields.inner("spec", "selector", "accessLogging")
+    selector = spec.inner("selector", "matchLabels").labels("matchLabels")
     return Telemetry(document.origin, namespace, selector, tuple(map(_entry, spec.objects("accessLogging"))))
 
 
 def _entry(fields: Fields) -> Entry:
     fields.knows("providers", "disabled", "filter")
     names = tuple(provider.text("name") for provider in fields.objects("providers", "name"))
-    return Entry(names, fields.flag("disabled"), fields.object("filter", "expression").text("expression"), fields)
+    return Entry(names, fields.flag("disabled"), fields.inner("filter", "expression").text("expression"), fields)
 
 
 def access_logs(mesh: Mesh, telemetries: Iterable[Telemetry], pod: Pod) -> tuple[AccessLog, ...]:

@@ -69,8 +69,8 @@ class Proxy:
 def _flow(line: str) -> Flow | None:
     """Return the flow that a line of either proxy's log tells of, if it does."""
     try:
-        said = json.loads(line)
-        return Flow(said["side"], Endpoint(*said["client"]), Endpoint(*said["destination"]))
+        explicit = json.loads(line)
+        return Flow(explicit["side"], Endpoint(*explicit["client"]), Endpoint(*explicit["destination"]))
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -88,12 +88,12 @@ class Seen:
     @classmethod
     def decode(cls, body: bytes | str) -> Seen:
         """Read the application's answer."""
-        said = json.loads(body)
+        explicit = json.loads(body)
         return cls(
-            label=said["label"],
-            local=Endpoint(*said["local"]),
-            peer=Endpoint(*said["peer"]),
-            passed=tuple(said["headers"].get(HEADER, ())),
+            label=explicit["label"],
+            local=Endpoint(*explicit["local"]),
+            peer=Endpoint(*explicit["peer"]),
+            passed=tuple(explicit["headers"].get(HEADER, ())),
         )
 
 

@@ -202,13 +202,13 @@ class Answer:
     @classmethod
     def decode(cls, text: bytes) -> Answer:
         """Return the answer in what a listener sent; the inverse of ``encode``."""
-        said = json.loads(text)
+        explicit = json.loads(text)
         return cls(
-            label=said["label"],
-            port=said["port"],
-            local=Endpoint(*said["local"]),
-            original=Endpoint(*said["original"]) if said["original"] else None,
-            peer=Endpoint(*said["peer"]),
+            label=explicit["label"],
+            port=explicit["port"],
+            local=Endpoint(*explicit["local"]),
+            original=Endpoint(*explicit["original"]) if explicit["original"] else None,
+            peer=Endpoint(*explicit["peer"]),
         )
 
     def encode(self) -> bytes:
@@ -331,14 +331,14 @@ class Client:
     def _listen(connection: socket.socket, address: str, port: int) -> Outcome:
         connection.connect((address, port))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        said = b""
+        explicit = b""
         try:
             while chunk := connection.recv(4096):
-                said += chunk
+                explicit += chunk
         except TimeoutError:
             return Outcome(Kind.SILENT)
         try:
-            return Outcome(Kind.ANSWERED, Answer.decode(said))
+            return Outcome(Kind.ANSWERED, Answer.decode(explicit))
         except (ValueError, KeyError):
             return Outcome(Kind.SILENT)
 

@@ -12,7 +12,6 @@ What is asked for is taken, or refused with what is missing; never replaced by s
 
 from __future__ import annotations
 
-from capture.addresses import IPV4, IPV6
 from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
 from capture.backends.nftables.constants import (
     NFPROTO_INET,
@@ -21,9 +20,11 @@ from capture.backends.nftables.constants import (
     NFTA_CHAIN_TABLE,
 )
 from capture.backends.nftables.names import MODEL_TABLES
-from capture.chain_names import is_our_chain, spelling_of
 from capture.errors import ConfigurationError, KernelError, PrivilegeError, UnsupportedError
-from capture.model import TABLES
+from capture.model.addresses import IPV4, IPV6
+from capture.model.chain_names import is_our_chain, spelling_of
+from capture.model.ruleset import TABLES
+from capture.model.values import Value
 from capture.netlink.attributes import decode_fields, decode_number, decode_text
 from capture.netlink.nfnetlink import (
     COMPAT_MATCH,
@@ -33,18 +34,17 @@ from capture.netlink.nfnetlink import (
     read_generation,
     read_objects,
 )
-from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Literal
 
-    from capture.addresses import Family
     from capture.backends.iptables.tables import Variant
-    from capture.backends.modules import Way
-    from capture.chain_names import Spelling
-    from capture.model import Ruleset
+    from capture.backends.kernel_modules import Way
+    from capture.model.addresses import Family
+    from capture.model.chain_names import Spelling
+    from capture.model.ruleset import Ruleset
     from capture.netlink.sockets import NetlinkSocket
 
     Place = Literal["nft", "legacy", "native"]
@@ -171,7 +171,7 @@ def look(request: Request, desired: Ruleset | None = None) -> tuple[Decision, tu
     except UnsupportedError as error:
         if facts.lacking:
             raise  # and they are named
-        from capture.backends.modules import explained  # where something failed
+        from capture.backends.kernel_modules import explained  # where something failed
 
         raise explained(error, desired, _ways_allowed(request)[0]) from error
     place = decision.variant or "native"
@@ -249,7 +249,7 @@ def _needs_nothing_installed(request: Request, *, has_compat: bool) -> bool:
 
 def _lacking(desired: Ruleset | None, ways: tuple[Way, ...]) -> Iterator[tuple[Way, tuple[str, ...]]]:
     """Yield which of the ways lack modules. If the first one does not, the others are not looked at: it takes time."""
-    from capture.backends.modules import look_up, needed  # not needed where a request leaves nothing open
+    from capture.backends.kernel_modules import look_up, needed  # not needed where a request leaves nothing open
 
     families = families_here() if desired is None else desired.families
     for way in ways:
@@ -332,7 +332,7 @@ def _legacy_support() -> LegacySupport:
     """Return whether the kernel has legacy tables, or could load them."""
     if has_legacy(IPV4):
         return "present"
-    from capture.backends.modules import can_load, look_up  # not needed where a request leaves nothing open
+    from capture.backends.kernel_modules import can_load, look_up  # not needed where a request leaves nothing open
 
     inventory = look_up(("iptable_nat",))
     if not inventory.is_indexed:
@@ -407,7 +407,7 @@ def _remedy(facts: Facts, obstacles: dict[tuple[str, str], list[str]]) -> str:
     lacking = dict(facts.lacking)
     for variant, _ in obstacles:
         if variant in lacking:
-            from capture.backends.modules import remedy_for  # where something failed
+            from capture.backends.kernel_modules import remedy_for  # where something failed
 
             return f"{remedy_for(lacking[variant])} Or leave the choice open (--backend auto)."
     return "Install or load what is missing, or leave the choice open (--backend auto)."
@@ -496,7 +496,7 @@ def _missing_program(facts: Facts, variant: Variant) -> str | None:
 def _nftables(facts: Facts, driver: str, reason: str) -> Decision:
     lacking = dict(facts.lacking).get("nftables")
     if lacking:
-        from capture.backends.modules import remedy_for
+        from capture.backends.kernel_modules import remedy_for
 
         raise UnsupportedError(f"this kernel cannot load the module {', '.join(lacking)}", remedy_for(lacking))
     if facts.nf_tables is False:

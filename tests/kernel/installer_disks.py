@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from capture.install import InstallError, install, uninstall
+from cni.install import InstallError, install, uninstall
 
 MAIN = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}
 ENTERED = {**MAIN, "plugins": [{"type": "bridge"}, {"type": "capture-cni"}]}

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from capture.netns import namespace_id
-from capture.record import path_of
+from capture.state.netns import namespace_id
+from capture.state.record import path_of
 from cni import codes, protocol
 from cni.attachments import STATE_DIRECTORY
 from cni.conf import ANNOTATIONS_CAPABILITY

@@ -44,9 +44,9 @@ def run(root: Path, *words: str, stdin: str = "", **environ: str) -> subprocess.
 
 def call(root: Path, command: str, pod: Pod, backend: str) -> subprocess.CompletedProcess[str]:
     """Call the plugin as a runtime does."""
-    said = json.dumps(configuration(INJECTED, backend=backend))
+    explicit = json.dumps(configuration(INJECTED, backend=backend))
     environ = ENVIRON | {"CNI_COMMAND": command, "CNI_NETNS": pod.path, "CNI_CONTAINERID": f"bundle-{pod.inode}"}
-    return run(root, "/opt/cni/bin/capture-cni", stdin=said, **environ)
+    return run(root, "/opt/cni/bin/capture-cni", stdin=explicit, **environ)
 
 
 @pytest.mark.parametrize("backend", LISTINGS)

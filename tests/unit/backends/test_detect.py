@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 
-from capture.addresses import IPV4, IPV6
 from capture.backends.detect import (
     Decision,
     Facts,
@@ -16,6 +15,7 @@ from capture.backends.detect import (
     without_kernel,
 )
 from capture.errors import ConfigurationError, UnsupportedError
+from capture.model.addresses import IPV4, IPV6
 from hosts import WITH_EVERYTHING, programs
 
 TYPE_CHECKING = False

@@ -36,7 +36,7 @@ def test_every_key_is_explained() -> None:
 
 
 def test_the_examples_are_what_the_plugin_takes() -> None:
-    from capture.json_text import decode
+    from capture.state.json_text import decode
 
     examples = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
     assert len(examples) == 3

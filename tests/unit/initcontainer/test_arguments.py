@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture.settings import (
+from capture.settings.options import (
     DRY_RUN,
     DUAL_STACK,
     EXCLUDED_OUTBOUND_NETWORKS,
