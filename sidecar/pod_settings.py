@@ -38,7 +38,7 @@ def _of_init_container(container: Fields) -> Settings:
     environment = {
         variable.text("name"): variable.text("value") for variable in container.objects("env") if "value" in variable
     }
-    flags = parse(container.texts("args"), OPTIONS)
+    flags = parse(container.texts("args"), OPTIONS).flags
     given = {**from_environment(environment).explicit}
     given |= {option: Given(text, f"arguments of {INIT_CONTAINER}") for option, text in flags.items()}
     return Settings({option: what for option, what in given.items() if option not in INIT_OPTIONS}).checked()

