@@ -74,9 +74,10 @@ def test_whose_namespace_it_is(pair: PodPair) -> None:
     assert subprocess.check_output(["unshare", "--user", "--net", "--map-root-user", *inside], text=True) == "True\n"
 
 
-def test_the_plugin_captures_such_a_pod(pair: PodPair) -> None:
+@pytest.mark.parametrize("backend", ["auto", "iptables", "nftables"])
+def test_the_plugin_captures_such_a_pod(pair: PodPair, backend: str) -> None:
     container = f"other-users-{os.getpid()}"
-    done = call(configuration(INJECTED), CNI_NETNS=pair.pod.path, CNI_CONTAINERID=container)
+    done = call(configuration(INJECTED, backend=backend), CNI_NETNS=pair.pod.path, CNI_CONTAINERID=container)
     assert (done.returncode, json.loads(done.stdout)) == (0, RESULT)
     assert_captured(pair)
     for command in ("CHECK", "DEL"):
