@@ -11,6 +11,9 @@ because the CNI plugin imports this package once per pod.
 
 from __future__ import annotations
 
+__version__ = "0.1.0"
+"""The version of everything here: of the package, whose metadata has it from this line, and of each program."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.errors import CaptureError, ConfigurationError

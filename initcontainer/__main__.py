@@ -53,9 +53,9 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
         print(usage(), end="")
         return EXIT_DONE
     except VersionWanted:
-        from capture.version import version_text
+        from capture import __version__
 
-        print(version_text("istio-init"))
+        print(f"istio-init {__version__}")
         return EXIT_DONE
     _say_settings(settings, printer)
     namespace = settings[NETWORK_NAMESPACE] or None
