@@ -2,6 +2,7 @@
 
 ::
 
+    floor 9   sidecar   injection                    the proxy, and who gets one
     floor 8   cli   cni   initcontainer              who calls the verbs
     floor 7   report                                 what people and machines read
     floor 6   operations                             the verbs
@@ -25,7 +26,7 @@ import pytest
 import capture
 
 ROOT = Path(capture.__file__).parents[1]
-PACKAGES = ("capture", "cni", "initcontainer")
+PACKAGES = ("capture", "cni", "initcontainer", "injection", "sidecar")
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("capture.model", "capture.errors"),
@@ -38,6 +39,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("capture.report",),
     ("capture.cli", "initcontainer"),
     ("cni",),
+    ("sidecar",),
+    ("injection",),
     ("capture",),
 )
 """The rooms, floor by floor from the ground: a room imports only from floors below it, also for types and in functions.
@@ -188,8 +191,9 @@ def test_a_backend_knows_no_settings(backend: str) -> None:
 @pytest.mark.parametrize(
     ("package", "who"),
     [
-        ("click", ("capture.cli", "cni.commands")),
+        ("click", ("capture.cli", "cni.commands", "sidecar.commands", "injection.commands")),
         ("pyroute2", ("capture.cli.doctor",)),
+        ("yaml", ("sidecar.documents",)),
         ("iptc", ("capture.backends.iptables.iptc_child",)),
         ("nftables", ("capture.backends.nftables.libnftables",)),
     ],
