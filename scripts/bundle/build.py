@@ -33,7 +33,7 @@ import shared_files  # noqa: E402  # it is beside this directory
 
 ROOT = HERE.parent.parent
 PROGRAMS = {"capture-cni": "cni.__main__", "istio-init": "initcontainer.__main__", "capture": "capture.cli"}
-OWN_PACKAGES = ("capture", "cni", "initcontainer")
+OWN_PACKAGES = ("capture", "cni", "initcontainer", "injection", "sidecar")
 ALWAYS = ("encodings.utf_8", "encodings.ascii", "encodings.latin_1", "encodings.idna", "encodings.aliases")
 """Codecs are looked up by name when text is first decoded, which no import statement shows."""
 LEFT_OUT = (
