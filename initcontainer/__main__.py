@@ -97,7 +97,7 @@ def _clean(settings: Settings, namespace: str | None) -> None:
     """Remove what is ours; in a dry run, show it."""
     if settings[DRY_RUN]:
         dumped = operations.dump(namespace)
-        print("to be removed: whatever of this is ours\n" if dumped.standing else "nothing of ours stands there")
+        print("to be removed: whatever of this is ours\n" if dumped.live_sets else "nothing of ours stands there")
         print(listings.table([*listings.parts(dumped)], None, is_whole=True), end="")
         return
     removed = operations.clean(namespace, allow_host=settings[ALLOW_HOST])
