@@ -32,6 +32,7 @@ from cni.protocol import (
     INVALID_CONFIGURATION,
     INVALID_ENVIRONMENT,
     NOT_AVAILABLE,
+    NOT_AVAILABLE_LIMITED,
     UNKNOWN_CONTAINER,
     CniError,
 )
@@ -48,7 +49,9 @@ if TYPE_CHECKING:
     from cni.protocol import Request
 
 STATUS_DEADLINE = 3.0
-"""Seconds for the API server to answer when STATUS asks."""
+"""Seconds for the API server to answer when STATUS depends on it."""
+LOOK_DEADLINE = 1.0
+"""Seconds for the API server to answer when STATUS only logs its state: a runtime calls STATUS every few seconds."""
 
 CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21  # linux/capability.h
 
@@ -81,9 +84,9 @@ def collect_garbage(request: Request) -> None:
 
 
 def status(request: Request) -> None:
-    """Raise ``CniError`` with code 50 if ADD could not work now."""
+    """Raise ``CniError`` if ADD could not work now: code 50, or 51 if only the API server is away."""
     configuration = conf.parse(request.configuration)
-    _logged(request, configuration, lambda _journal: _status(request, configuration))
+    _logged(request, configuration, lambda journal: _status(request, configuration, journal))
 
 
 COMMANDS: dict[str, Callable[[Request], None]] = {
@@ -229,7 +232,12 @@ def _drift(verified: Verified, namespace: str) -> CniError:
 # --- STATUS ----------------------------------------------------------------------------------------------------
 
 
-def _status(request: Request, configuration: Configuration) -> None:
+def _status(request: Request, configuration: Configuration, journal: Log) -> None:
+    """Answer for this node: kernel, privileges and configuration.
+
+    An error here stops every pod of the node, in the mesh or not, and gets the node a taint. So the API server counts
+    only where no pod starts without it; elsewhere its state goes to the log.
+    """
     from capture.backends import detect
     from capture.operations import request_of
 
@@ -244,14 +252,34 @@ def _status(request: Request, configuration: Configuration) -> None:
         )
     try:
         detect.decide(request_of(configuration.settings))
-        if KUBERNETES in configuration.pod_sources:
-            from cni import kubernetes
-
-            kubernetes.check_server(kubernetes.read_kubeconfig(configuration.kubeconfig), STATUS_DEADLINE)
     except CaptureError as error:
         raise CniError(NOT_AVAILABLE, error.message, error.remedy) from None
+    if configuration.pod_sources == (KUBERNETES,):
+        _require_api_server(configuration)
+    elif KUBERNETES in configuration.pod_sources and journal.path:
+        _log_api_server(configuration, journal)
+
+
+def _require_api_server(configuration: Configuration) -> None:
+    from cni import kubernetes
+
+    try:
+        kubernetes.check_server(kubernetes.read_kubeconfig(configuration.kubeconfig), STATUS_DEADLINE)
     except CniError as error:
-        raise CniError(NOT_AVAILABLE, error.message, error.details) from None
+        raise CniError(NOT_AVAILABLE_LIMITED, error.message, error.details) from None
+
+
+def _log_api_server(configuration: Configuration, journal: Log) -> None:
+    from cni import kubernetes
+
+    try:
+        kubernetes.check_server(kubernetes.read_kubeconfig(configuration.kubeconfig), LOOK_DEADLINE)
+    except CniError as error:
+        journal.warn(
+            f"pods of the mesh may not start now: {error.message}", api_server=error.code, details=error.details
+        )
+    else:
+        journal.debug("the API server answers")
 
 
 def _asks_for_annotations(request: Request) -> bool:

@@ -48,7 +48,7 @@ def warn(warnings: Iterable[str]) -> None:
         print(f"{painted('warning:', YELLOW, sys.stderr)} {warning}", file=sys.stderr)
 
 
-def ended(program: Callable[[], int]) -> int:
+def ended(program: Callable[[], int], report: Callable[[CaptureError], None] = report) -> int:
     """Run a program and return its exit code; errors of ours, Ctrl-C and a reader that has gone end it in words."""
     try:
         code = program()

@@ -99,7 +99,7 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
 
     Raises ConfigurationError that names option, value, origin and what is expected.
     """
-    warnings: list[str] = []
+    warnings = [*settings.warnings]
     profile: Profile = "current" if settings[option.PROFILE] == "current" else "classic"
     proxy_uids = _ids(settings, option.PROXY_UID, host.user_id) or _default_proxy(host)
     config = CaptureConfig(

@@ -56,7 +56,7 @@ class Option(Parsed[T]):
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Return the environment variables that set it; the first one found counts.
+        """Return the environment variables that set it; of several the last one counts, as upstream has it.
 
         Flags of upstream's, and those that have no variable named here, are looked up by their own name. Ours for
         how it is done have names that no image uses for something else, such as PROFILE.
@@ -71,7 +71,7 @@ NETWORKS = "networks such as 10.0.0.0/8 or fd00::/8, separated by commas"
 USERS = "user ids, ranges of ids, or names of users that exist, separated by commas"
 GROUPS = "group ids, ranges of ids, or names of groups that exist, separated by commas"
 INTERFACES = "interface names (at most 15 bytes, no blank, no '/'; a trailing '+' for any ending), separated by commas"
-YES_OR_NO = "true or false"
+YES_OR_NO = "true or false (or 1, 0, t, f)"
 TRAFFIC = "traffic.sidecar.istio.io/"
 
 PORT_OF = "where it is sent"
@@ -80,6 +80,7 @@ DNS = "DNS"
 TRANSPARENT = "TPROXY"
 HOW = "how it is done"
 CHECKING = "checking"
+OUTPUT = "output"
 
 PROXY_PORT = Option(
     "envoy-port", "15001", parsers.port, "a port (1-65535)",
@@ -308,6 +309,18 @@ PROBE_TIMEOUT = Option(
     metavar="DURATION", topic=CHECKING,
 )  # fmt: skip
 
+LOG_OUTPUT_LEVEL = Option(
+    "log_output_level", "default:info", parsers.log_level,
+    "debug, info, warn, error, fatal or none, for a scope such as default:warn or for all; separated by commas",
+    "What istio-init prints at least; the scopes default and all count.",
+    metavar="LEVELS", topic=OUTPUT, empty_means_default=True,
+)  # fmt: skip
+LOG_AS_JSON = Option(
+    "log_as_json", "false", parsers.boolean, YES_OR_NO,
+    "Print lines of JSON, with the keys of Istio's log: level, time and msg.",
+    topic=OUTPUT, is_switch=True,
+)  # fmt: skip
+
 RULE_OPTIONS: tuple[Option[Any], ...] = (
     PROXY_PORT,
     INBOUND_CAPTURE_PORT,
@@ -356,6 +369,8 @@ INIT_OPTIONS: tuple[Option[Any], ...] = (
     RUN_VALIDATION,
     PROBE_PORT,
     PROBE_TIMEOUT,
+    LOG_OUTPUT_LEVEL,
+    LOG_AS_JSON,
 )
 """What ``istio-init`` takes besides."""
 

@@ -201,14 +201,39 @@ def route_table(text: str) -> int:
     return value
 
 
+TRUE = ("1", "t", "T", "true", "TRUE", "True")
+FALSE = ("0", "f", "F", "false", "FALSE", "False")
+"""The truth values of Go's strconv.ParseBool: what Istio's programs read, and no other word."""
+
+
 def boolean(text: str) -> bool:
     """Return a truth value; empty means no."""
-    word = text.lower()
-    if word in ("true", "1", "t", "yes", "on"):
+    if text in TRUE:
         return True
-    if word in ("", "false", "0", "f", "no", "off"):
+    if text in FALSE or not text:
         return False
     raise ValueError(text)
+
+
+LOG_LEVELS = ("none", "fatal", "error", "warn", "info", "debug")
+"""From silent to talkative (istio/istio, pkg/log/options.go)."""
+
+
+def log_level(text: str) -> int:
+    """Return the index in LOG_LEVELS that ``LEVEL`` or ``SCOPE:LEVEL,...`` sets for us: scope ``default`` or ``all``.
+
+    Other scopes are those of parts that we do not have; the last entry counts.
+    """
+    chosen = "info"
+    for entry in text.split(","):
+        scope, colon, level = entry.partition(":")
+        if not colon:
+            scope, level = "default", entry
+        if level not in LOG_LEVELS:
+            raise ValueError(text)
+        if scope in ("default", "all"):
+            chosen = level
+    return LOG_LEVELS.index(chosen)
 
 
 def seconds(text: str) -> float:

@@ -2,7 +2,8 @@
 
 What a pod says stands in its annotations, and in the user and the environment of its proxy container. Names,
 defaults and additions are upstream's (istio/istio, ``cni/pkg/plugin/sidecar_redirect.go``), so that a pod gets the
-rules it would get there. Other than upstream, whatever cannot be understood is an error, never a default.
+rules it would get there. Truth values are read as upstream reads them: one that cannot be read is ignored, with a
+warning. Other than upstream, a list, network, port or user that cannot be understood is an error, never a default.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from capture.settings.options import (
     REDIRECT_DNS,
     RULE_OPTIONS,
 )
-from capture.settings.settings import Given, Settings
+from capture.settings.settings import Given, Settings, is_readable, unreadable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,13 +82,14 @@ def settings_of(pod: Pod, base: Settings) -> Settings:
         PROXY_GID: _id(pod.proxy.gid, "runAsGroup"),
     }
     explicit |= _from_annotations(pod.annotations)
-    explicit |= _from_environment(pod.proxy.environment)
+    from_proxy = _from_environment(pod.proxy.environment)
+    explicit |= from_proxy.explicit
     for option, what in explicit.items():
         _check(option, what)
     explicit[EXCLUDED_INBOUND_PORTS] = _with_proxy_ports(explicit.get(EXCLUDED_INBOUND_PORTS))
     if Settings(explicit)[REDIRECT_DNS]:
         explicit[CAPTURE_ALL_DNS] = explicit[REDIRECT_DNS]  # the pod's own resolv.conf(5) is not known outside of it
-    return Settings({**base.explicit, **explicit})
+    return Settings({**base.explicit, **explicit}, base.warnings + from_proxy.warnings)
 
 
 def _id(number: int | None, field: str) -> Given:
@@ -107,13 +109,17 @@ def _from_annotations(annotations: Mapping[str, str]) -> dict[Option[Any], Given
     return explicit
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[Option[Any], Given]:
-    return {
-        option: Given(environment[variable], f"environment {variable} of container {PROXY_CONTAINER}")
-        for option in ENVIRONMENT_OPTIONS
-        for variable in option.environment
-        if variable in environment
-    }
+def _from_environment(environment: Mapping[str, str]) -> Settings:
+    explicit: dict[Option[Any], Given] = {}
+    warnings: list[str] = []
+    for option in ENVIRONMENT_OPTIONS:
+        for variable in option.environment:
+            text, origin = environment.get(variable, ""), f"environment {variable} of container {PROXY_CONTAINER}"
+            if is_readable(option, text):
+                explicit[option] = Given(text, origin)
+            elif text:
+                warnings.append(unreadable(option, text, origin))
+    return Settings(explicit, tuple(warnings))
 
 
 def _check(option: Option[Any], what: Given) -> None:

@@ -6,7 +6,7 @@ from capture.errors import ConfigurationError
 from capture.model.addresses import Network, network_parts, parse_network
 from capture.model.values import Value
 from capture.settings import parsers
-from capture.settings.options import NETWORK_OPTIONS, OPTIONS
+from capture.settings.options import LOG_OUTPUT_LEVEL, NETWORK_OPTIONS, OPTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,11 @@ _LAST_READ: dict[str, tuple[str, Any]] = {}
 class Settings(Value):
     """What was said, option by option; what was not said has its default."""
 
+    not_compared = ("warnings",)
+
     explicit: Mapping[Option[Any], Given]
+    warnings: tuple[str, ...] = ()
+    """What was given and does not count, in words."""
 
     def __getitem__(self, option: Option[T]) -> T:
         """Return the value of an option; ConfigurationError if its text cannot be used."""
@@ -72,24 +76,50 @@ class Settings(Value):
 
     def with_option(self, option: Option[Any], text: str, origin: str) -> Settings:
         """Return settings in which one option says something else."""
-        return Settings({**self.explicit, option: Given(text, origin)})
+        return self.replace(explicit={**self.explicit, option: Given(text, origin)})
 
 
 def from_environment(environ: Mapping[str, str], options: Iterable[Option[Any]] = OPTIONS) -> Settings:
-    """Return what the environment says."""
+    """Return what the environment says; a truth value that cannot be read is as if it were not there."""
     explicit = {}
+    warnings = []
     for option in options:
         for variable in option.variables:
-            if variable in environ:
-                explicit[option] = Given(environ[variable], f"environment {variable}")
-                break
-    return Settings(explicit)
+            text, origin = environ.get(variable), f"environment {variable}"
+            if text is None:
+                continue
+            if is_readable(option, text):
+                explicit[option] = Given(text, origin)
+            elif text:
+                warnings.append(unreadable(option, text, origin))
+    return Settings(explicit, tuple(warnings))
+
+
+def is_readable(option: Option[Any], text: str) -> bool:
+    """Return whether a text from the environment counts: of truth values only those that can be read.
+
+    Upstream gives a variable to pflag's Set and drops the error (istio/istio, pkg/flag/flag.go). The level of our own
+    output is treated alike: it is no reason to keep a pod from starting.
+    """
+    if not option.is_switch and option is not LOG_OUTPUT_LEVEL:
+        return True
+    try:
+        option.parse(text)
+    except ValueError:
+        return False
+    return bool(text)
+
+
+def unreadable(option: Option[Any], text: str, origin: str) -> str:
+    """Return the warning about a text that does not count."""
+    shown = text if len(text) <= 80 else f"{text[:77]}..."
+    return f"{origin}: {shown!r} is ignored: expected {option.expected}"
 
 
 def with_flags(settings: Settings, flags: Mapping[Option[Any], str]) -> Settings:
     """Return the settings with flags on top, which beat what was said before."""
     explicit = {option: Given(text, "command line") for option, text in flags.items()}
-    return Settings({**settings.explicit, **explicit})
+    return settings.replace(explicit={**settings.explicit, **explicit})
 
 
 def host_bits_warnings(settings: Settings) -> list[str]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import subprocess
 from collections.abc import Iterator
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
+
+USERS_OF_A_NAMESPACE = 65536
+"""How many ids a pod gets from kubelet with ``hostUsers: false``."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -34,6 +38,24 @@ def open_new() -> int:
             _checked(_libc.setns(home, CLONE_NEWNET), "setns back")
     finally:
         os.close(home)
+
+
+def open_new_of(first_user: int) -> int:
+    """Return a descriptor of a new network namespace that belongs to a new user namespace.
+
+    Its user 0 is ``first_user`` here.
+    """
+    with subprocess.Popen(
+        ["unshare", "--user", "--net", "sh", "-c", "echo made; read end"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        for ids in ("uid_map", "gid_map"):
+            with open(f"/proc/{owner.pid}/{ids}", "w", encoding="ascii") as mapping:
+                mapping.write(f"0 {first_user} {USERS_OF_A_NAMESPACE}")
+        return os.open(f"/proc/{owner.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 @contextlib.contextmanager

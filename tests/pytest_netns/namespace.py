@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ParamSpec, Self, TypeVar
 
 from pytest_netns.client import Client
-from pytest_netns.kernel import in_namespace, open_new
+from pytest_netns.kernel import in_namespace, open_new, open_new_of
 from pytest_netns.listener import Listener
 from pytest_netns.process import CommandError, Process, command_line
 
@@ -26,12 +26,15 @@ UDP_BOUND = "07"  # TCP_CLOSE, which is what an unconnected UDP socket shows
 
 
 class Namespace:
-    """A network namespace with ``lo`` up, and what a test started in it."""
+    """A network namespace with ``lo`` up, and what a test started in it.
 
-    def __init__(self, name: str = "netns") -> None:
+    With ``first_user`` it belongs to a user namespace of its own, whose 0 is that user here.
+    """
+
+    def __init__(self, name: str = "netns", *, first_user: int = 0) -> None:
         self.name = name
         self._open: list[Process | Listener] = []
-        self._descriptor = open_new()
+        self._descriptor = open_new_of(first_user) if first_user else open_new()
         # No duplicate address detection: an address is usable at once.
         self.sysctl("net.ipv6.conf.default.accept_dad", "0")
         self.ip("link set lo up")
@@ -246,8 +249,8 @@ class Pod(Namespace):
 
     interface = "eth0"
 
-    def __init__(self, name: str, ipv4: str | None, ipv6: str | None) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, ipv4: str | None, ipv6: str | None, *, first_user: int = 0) -> None:
+        super().__init__(name, first_user=first_user)
         self.addresses = tuple(address for address in (ipv4, ipv6) if address)
         self.ipv4 = ipv4.partition("/")[0] if ipv4 else ""
         self.ipv6 = ipv6.partition("/")[0] if ipv6 else ""
@@ -303,9 +306,9 @@ class NamespaceFactory:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __call__(self, name: str = "netns") -> Namespace:
+    def __call__(self, name: str = "netns", *, first_user: int = 0) -> Namespace:
         """Return a new namespace; the name is for messages and need not be unique."""
-        return self._made.enter_context(Namespace(name))
+        return self._made.enter_context(Namespace(name, first_user=first_user))
 
     def pod(
         self,
@@ -323,9 +326,13 @@ class NamespaceFactory:
         *,
         ipv4: tuple[str | None, str | None] = ("10.77.0.2/24", "10.77.0.3/24"),
         ipv6: tuple[str | None, str | None] = ("fd77::2/64", "fd77::3/64"),
+        first_user: int = 0,
     ) -> PodPair:
-        """Return two pods that reach each other, with the addresses given for the first and the second."""
-        pod = self._made.enter_context(Pod(name, ipv4[0], ipv6[0]))
+        """Return two pods that reach each other, with the addresses given for the first and the second.
+
+        With ``first_user`` the first is like one with ``hostUsers: false``, whose root is that user here.
+        """
+        pod = self._made.enter_context(Pod(name, ipv4[0], ipv6[0], first_user=first_user))
         peer = self._made.enter_context(Pod(f"{name}-peer", ipv4[1], ipv6[1]))
         make_veth(pod, peer)
         for one in (pod, peer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -58,6 +59,9 @@ class Process:
         self.namespace = namespace
         self.command = [os.fspath(word) for word in command]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the process
+        # A program may open /dev/stdout anew, as its own user, and write beside what stderr writes.
+        os.fchmod(self._log.fileno(), 0o666)
+        fcntl.fcntl(self._log.fileno(), fcntl.F_SETFL, os.O_APPEND)
         self._popen = _spawner.submit(self._start, words, env, cwd).result(timeout=10)
         self.pid = self._popen.pid
 

@@ -10,7 +10,7 @@ import pytest
 from cni import codes, conf, protocol
 
 TEXT = Path(__file__).parents[3].joinpath("docs", "cni.md").read_text()
-NOT_ANSWERED = {"FIRST_OWN_CODE", "UNSUPPORTED_FIELD", "NOT_AVAILABLE_LIMITED"}
+NOT_ANSWERED = {"FIRST_OWN_CODE", "UNSUPPORTED_FIELD"}
 """A bound, and codes that the plugin never answers with."""
 
 

@@ -57,6 +57,8 @@ GOOD: list[tuple[Callable[[str], object], str, object]] = [
     (parsers.route_table, "133", 133),
     (parsers.route_table, "252", 252),
     (parsers.route_table, "256", 256),
+    (parsers.log_level, "default:info,grpc:none", 4),
+    (parsers.log_level, "all:none,warn", 3),
     (parsers.seconds, "5s", 5.0),
     (parsers.seconds, "500ms", 0.5),
     (parsers.seconds, "1m30s", 90.0),
@@ -113,7 +115,8 @@ BAD: list[tuple[Callable[[str], object], str, list[str]]] = [
         [""],
     ),
     (parsers.route_table, "0 253 254 255 -1 4294967296 main 0x85 0133", [""]),
-    (parsers.boolean, "y n tru 2 -1 null enabled \uff54\uff52\uff55\uff45", [" true", "true\n"]),
+    (parsers.log_level, "loud INFO default: default:loud a:b:c info,loud :info:", ["", " info", "info,"]),
+    (parsers.boolean, "y n yes no on off YES tRUE tru 2 -1 null enabled \uff54\uff52\uff55\uff45", [" true", "true\n"]),
     (
         parsers.seconds,
         "0 0s s 5x -5s +5s 5s5 1e3s inf nan infs 1.2.3s .s ..s 24h1s 86401 1_0s \u0665s 0x5s ms",
@@ -161,12 +164,12 @@ def name_of(parse: Callable[[str], object]) -> str:
     return getattr(parse, "__name__", "").replace("parse_word", "one_of")
 
 
-@pytest.mark.parametrize("text", ["true", "1", "t", "yes", "on", "TRUE", "True", "T", "Yes", "ON"])
+@pytest.mark.parametrize("text", ["true", "1", "t", "TRUE", "True", "T"])
 def test_yes(text: str) -> None:
     assert parsers.boolean(text) is True
 
 
-@pytest.mark.parametrize("text", ["", "false", "0", "f", "no", "off", "FALSE", "False", "F", "No", "OFF"])
+@pytest.mark.parametrize("text", ["", "false", "0", "f", "FALSE", "False", "F"])
 def test_no(text: str) -> None:
     assert parsers.boolean(text) is False
 

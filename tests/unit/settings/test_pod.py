@@ -165,9 +165,10 @@ def test_a_user_that_cannot_be_is_refused(uid: dict[str, Any], field: str) -> No
 def test_the_proxys_environment(variable: str, which: Option[bool]) -> None:
     for text, value in {"true": True, "1": True, "false": False, "0": False, "": False}.items():
         assert explicit(environment={variable: text})[which] is value
-    error = refused(environment={variable: "maybe"})
-    assert error.origin == f"environment {variable} of container istio-proxy"
-    assert error.value == "maybe"
+    unread = explicit(environment={variable: "yes"})
+    assert unread == explicit()
+    assert len(unread.warnings) == 1
+    assert unread.warnings[0].startswith(f"environment {variable} of container istio-proxy: 'yes' is ignored")
 
 
 def test_other_variables_of_the_proxy_say_nothing() -> None:

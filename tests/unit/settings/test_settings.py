@@ -51,6 +51,7 @@ SHORT_FLAGS = """
 SWITCHES = """
     --redirect-dns --capture-all-dns --drop-invalid --dual-stack --cni-mode --reconcile --cleanup-only --force-apply
     --native-nftables --dry-run --skip-rule-apply --run-validation --allow-host --rule-comments --rule-logs
+    --log_as_json
 """
 
 
@@ -129,13 +130,14 @@ class TestPrecedence:
     @pytest.mark.parametrize(
         ("environ", "value", "origin"),
         [
-            ({"REDIRECT_DNS": "true", "ISTIO_META_DNS_CAPTURE": "false"}, True, "environment REDIRECT_DNS"),
-            ({"ISTIO_META_DNS_CAPTURE": "true"}, True, "environment ISTIO_META_DNS_CAPTURE"),
-            ({"REDIRECT_DNS": "", "ISTIO_META_DNS_CAPTURE": "true"}, False, "environment REDIRECT_DNS"),
+            ({"REDIRECT_DNS": "true", "ISTIO_META_DNS_CAPTURE": "0"}, False, "environment ISTIO_META_DNS_CAPTURE"),
+            ({"ISTIO_META_DNS_CAPTURE": "T"}, True, "environment ISTIO_META_DNS_CAPTURE"),
+            ({"REDIRECT_DNS": "true", "ISTIO_META_DNS_CAPTURE": ""}, True, "environment REDIRECT_DNS"),
+            ({"REDIRECT_DNS": "true", "ISTIO_META_DNS_CAPTURE": "no"}, True, "environment REDIRECT_DNS"),
             ({}, False, "default"),
         ],
     )
-    def test_of_several_variables_the_first_one_found_counts(
+    def test_of_several_variables_the_last_one_that_can_be_read_counts(
         self,
         environ: dict[str, str],
         value: object,
@@ -144,6 +146,17 @@ class TestPrecedence:
         found = from_environment(environ)
         assert found[options.REDIRECT_DNS] is value
         assert found.origin(options.REDIRECT_DNS) == origin
+
+    @pytest.mark.parametrize("text", ["yes", "on", "TrUe", "2", "enabled", " true"])
+    @pytest.mark.parametrize("option", [option for option in OPTIONS if option.is_switch], ids=lambda o: o.name)
+    def test_a_truth_value_that_cannot_be_read_is_not_said_and_warned_of(self, option: Option[bool], text: str) -> None:
+        variable = option.variables[-1]
+        found = from_environment({variable: text})
+        assert found == from_environment({})
+        (warning,) = with_flags(found, {options.PROXY_PORT: "1"}).warnings
+        assert warning.startswith(f"environment {variable}: {text!r} is ignored: ")
+        with pytest.raises(ConfigurationError):
+            with_flags(found, {option: text}).checked()
 
     def test_only_the_options_asked_for_are_looked_up(self) -> None:
         found = from_environment({"ENVOY_PORT": "1", "DRY_RUN": "true"}, RULE_OPTIONS)
