@@ -79,6 +79,8 @@ class Keywords(TypedDict, total=False):
     run_validation: Switch | None
     probe_port: Number | None
     probe_timeout: str | None
+    log_output_level: str | None
+    log_as_json: Switch | None
 
 
 def make_settings(**options: Unpack[Keywords]) -> Settings:
