@@ -111,7 +111,9 @@ def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
     """Remove what is ours; in a dry run, show it."""
     if settings[DRY_RUN]:
         dumped = operations.dump(namespace)
-        printer.show("to be removed: whatever of this is ours\n" if dumped.standing else "nothing of ours stands there")
+        printer.show(
+            "to be removed: whatever of this is ours\n" if dumped.live_sets else "nothing of ours stands there"
+        )
         printer.show(listings.table([*listings.parts(dumped)], None, is_whole=True).removesuffix("\n"))
         return
     removed = operations.clean(namespace, allow_host=settings[ALLOW_HOST])
