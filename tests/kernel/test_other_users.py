@@ -123,7 +123,7 @@ def test_every_driver_captures_such_a_pod(pair: PodPair, backend: str, driver: s
     assert (applied.changed, applied.decision.driver) == (True, driver)
     assert verify(settings, path).holds
     assert not apply(settings, path).changed
-    (shown,) = dump(path).standing
+    (shown,) = dump(path).live_sets
     assert OwnerUid((only(1337),)) in {match for rule in rules_of(shown.live) for match in rule.matches}
     if mode == "REDIRECT":  # a transparent proxy needs a capability that the listeners of the tests have not
         assert_captured(pair)
@@ -131,7 +131,7 @@ def test_every_driver_captures_such_a_pod(pair: PodPair, backend: str, driver: s
     assert apply(changed, path).changed
     assert verify(changed, path).holds
     assert clean(path)
-    assert dump(path).standing == ()
+    assert dump(path).live_sets == ()
 
 
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
