@@ -19,8 +19,16 @@ from capture.host import AnyPod, PodFromInside, PodFromOutside
 from capture.model import FAMILIES, LoopbackAddress, PolicyRoute, Ruleset
 from capture.netns import Entered, refuse_host
 from capture.record import Record, Witness
-from capture.rules import build_handover, build_ruleset, captures_transparently, redirects_inbound
+from capture.rules import (
+    build_handover,
+    build_ruleset,
+    build_tracking,
+    captures_transparently,
+    redirects_inbound,
+    tracks_connections,
+)
 from capture.settings import ALLOW_HOST, BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES, Settings
+from capture.state import connections
 from capture.turns import Turn
 from capture.values import Value
 
@@ -114,12 +122,15 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False) -> Applie
     witness = Witness(host)
     config, warnings = resolve(settings, witness)
     with Turn():
-        decision, changed = _make_it_so(settings, config, witness, force=force)
-    return Applied(changed, decision, config, build_ruleset(config), tuple(warnings))
+        decision, changed, losses = _make_it_so(settings, config, witness, force=force)
+    return Applied(changed, decision, config, build_ruleset(config), (*warnings, *losses))
 
 
-def _make_it_so(settings: Settings, config: CaptureConfig, witness: Witness, *, force: bool) -> tuple[Decision, bool]:
-    """Do what must be done; return the way that was taken, and whether anything was written."""
+def _make_it_so(
+    settings: Settings, config: CaptureConfig, witness: Witness, *, force: bool
+) -> tuple[Decision, bool, tuple[str, ...]]:
+    """Do what must be done; return the way that was taken, whether anything was written, and warnings."""
+    losses: tuple[str, ...] = ()
     desired = build_ruleset(config)
     decision, standing = detect.look(request_of(settings), desired)
     driver = load(decision)
@@ -137,7 +148,7 @@ def _make_it_so(settings: Settings, config: CaptureConfig, witness: Witness, *, 
             changed = True
             if captures_transparently(desired) and any(map(redirects_inbound, before)):
                 live = _hand_over(driver, build_handover(config), live, remembered)
-            driver.write(desired, live, remembered)
+            losses = _write(driver, config, live, before, remembered)
             _demand(driver, desired)
         for other, ruleset in others:
             changed = True
@@ -150,7 +161,29 @@ def _make_it_so(settings: Settings, config: CaptureConfig, witness: Witness, *, 
     if plumbing.remove(stale, desired):
         changed = True
         record.write(kept)
-    return decision, changed
+    return decision, changed, losses
+
+
+def _write(
+    driver: Driver,
+    config: CaptureConfig,
+    live: Ruleset,
+    before: Iterable[Ruleset],
+    remembered: Ruleset | None,
+) -> tuple[str, ...]:
+    """Put the rules in the place of the live ones; return warnings about standing connections that may be cut."""
+    desired = build_ruleset(config)
+    is_tracked = all(tracks_connections(before, family) for family in desired.families)
+    if is_tracked or not connections.has_sockets():
+        driver.write(desired, live, remembered)
+        return () if is_tracked or not connections.has_sockets() else connections.track()
+    connections.track()
+    if not any(tracks_connections(before, family) for family in desired.families):
+        driver.write(build_tracking(config), live, remembered)
+        connections.track()
+        live = driver.read()
+    driver.write(desired, live, remembered)
+    return connections.track()
 
 
 def _standing_rules(decision: Decision, driver: Driver, desired: Ruleset) -> Ruleset:

@@ -1,0 +1,99 @@
+"""Connections that stand when the first rules come, and those that end when the last rules go.
+
+Connection tracking works in a namespace only while a rule needs it. To the first rule every standing connection is
+new: tracking takes a packet from its middle for its first (``tcp_loose``, tcp_new in nf_conntrack_proto_tcp.c), nat
+redirects that, and where it arrives no such connection is known. A connection that has an entry is not redirected
+(nf_nat_inet_fn in nf_nat_core.c asks rules for new ones only). So each gets one, before the first rule.
+
+Connections that begin meanwhile need more than a second look: that comes too late for those that talk. So rules that
+track and redirect nothing (``rules.build_tracking``) come between. From there on whatever passes has an entry::
+
+    sockets listed, entries made  ->  tracking rules  ->  sockets listed, entries made  ->  the rules
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from capture.errors import CaptureError
+from capture.netlink import conntrack, sock_diag
+from capture.netlink.conntrack import Flow
+from capture.netlink.nfnetlink import open_netfilter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.netlink.sock_diag import TcpSocket
+
+SOCKET_COUNTS = ("/proc/thread-self/net/sockstat", "/proc/thread-self/net/sockstat6")
+
+STATES = {
+    sock_diag.TCP_SYN_SENT: conntrack.TCP_CONNTRACK_SYN_SENT,
+    sock_diag.TCP_SYN_RECV: conntrack.TCP_CONNTRACK_SYN_RECV,
+    # Half-closed connections too: who tracks them as such forgets them after a minute without packets.
+    sock_diag.TCP_ESTABLISHED: conntrack.TCP_CONNTRACK_ESTABLISHED,
+    sock_diag.TCP_FIN_WAIT1: conntrack.TCP_CONNTRACK_ESTABLISHED,
+    sock_diag.TCP_FIN_WAIT2: conntrack.TCP_CONNTRACK_ESTABLISHED,
+    sock_diag.TCP_CLOSE_WAIT: conntrack.TCP_CONNTRACK_ESTABLISHED,
+    sock_diag.TCP_LAST_ACK: conntrack.TCP_CONNTRACK_ESTABLISHED,
+    sock_diag.TCP_CLOSING: conntrack.TCP_CONNTRACK_ESTABLISHED,
+}
+"""In which state a socket's connection is tracked."""
+
+
+ANSWERED = (errno.EEXIST, errno.EBUSY)
+"""Refusals for connections that are tracked already, translated or further on than the socket was when listed."""
+
+
+def has_sockets() -> bool:
+    """Return whether the namespace has any TCP socket; costs microseconds, where a list costs a walk of all hashes."""
+    try:
+        return any(_count(path) for path in SOCKET_COUNTS)
+    except (OSError, ValueError):
+        return True  # /proc is not there to say otherwise
+
+
+def _count(path: str) -> int:
+    """Return how many TCP sockets a file like ``TCP: inuse 5 orphan 0 ...`` counts; 0 without that family."""
+    try:
+        with open(path, encoding="ascii") as file:
+            lines = file.readlines()
+    except FileNotFoundError:
+        if os.path.exists("/proc/thread-self"):
+            return 0
+        raise
+    return sum(int(line.split()[2]) for line in lines if line.startswith(("TCP:", "TCP6:")))
+
+
+def track() -> tuple[str, ...]:
+    """Make entries for all standing connections; return a warning if some could not get one."""
+    try:
+        with sock_diag.open_sock_diag() as diag:
+            entries = [*_entries(list(sock_diag.read_tcp_sockets(diag, (*STATES, sock_diag.TCP_LISTEN))))]
+        if not entries:
+            return ()
+        with open_netfilter() as netfilter:
+            refused = conntrack.put_entries(netfilter, entries)
+    except CaptureError as error:
+        return (f"connections that stand now may be cut: {error.message}",)
+    lost = [refusal for refusal in refused if refusal.errno not in ANSWERED]
+    if not lost:
+        return ()
+    reason = "conntrack's table is full" if lost[0].errno == errno.ENOMEM else os.strerror(lost[0].errno)
+    return (f"{len(lost)} of {len(entries)} connections that stand now may be cut: they cannot be tracked: {reason}",)
+
+
+def _entries(sockets: list[TcpSocket]) -> Iterator[tuple[Flow, int]]:
+    """Yield for each connection what it looks like from where it began, and its state; both ends of one may be here."""
+    listening = {socket.local_port for socket in sockets if socket.state == sock_diag.TCP_LISTEN}
+    flows: dict[Flow, int] = {}
+    for socket in sockets:
+        if socket.state not in STATES:
+            continue
+        flow = Flow(socket.local, socket.local_port, socket.remote, socket.remote_port)
+        if socket.local_port in listening:
+            flow = flow.reversed
+        flows[flow] = max(STATES[socket.state], flows.get(flow, 0))
+    return iter(flows.items())
