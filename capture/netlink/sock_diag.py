@@ -9,10 +9,10 @@ linux/inet_diag.h::
 
 from __future__ import annotations
 
+from capture.model.values import Value
 from capture.netlink.attributes import u32
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sockets import NetlinkSocket
-from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

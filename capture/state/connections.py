@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from capture.netlink.sock_diag import TcpSocket
 
-SOCKET_COUNTS = ("/proc/thread-self/net/sockstat", "/proc/thread-self/net/sockstat6")
-
 STATES = {
     sock_diag.TCP_SYN_SENT: conntrack.TCP_CONNTRACK_SYN_SENT,
     sock_diag.TCP_SYN_RECV: conntrack.TCP_CONNTRACK_SYN_RECV,
@@ -45,26 +43,6 @@ STATES = {
 
 ANSWERED = (errno.EEXIST, errno.EBUSY)
 """Refusals for connections that are tracked already, translated or further on than the socket was when listed."""
-
-
-def has_sockets() -> bool:
-    """Return whether the namespace has any TCP socket; costs microseconds, where a list costs a walk of all hashes."""
-    try:
-        return any(_count(path) for path in SOCKET_COUNTS)
-    except (OSError, ValueError):
-        return True  # /proc is not there to say otherwise
-
-
-def _count(path: str) -> int:
-    """Return how many TCP sockets a file like ``TCP: inuse 5 orphan 0 ...`` counts; 0 without that family."""
-    try:
-        with open(path, encoding="ascii") as file:
-            lines = file.readlines()
-    except FileNotFoundError:
-        if os.path.exists("/proc/thread-self"):
-            return 0
-        raise
-    return sum(int(line.split()[2]) for line in lines if line.startswith(("TCP:", "TCP6:")))
 
 
 def track() -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from typing import Self
 
 import pytest
 
-from capture import program
-from capture import settings as option
+from capture import operations
+from capture.settings import options as option
 from captures import WAYS, Texts, settings
 from pytest_netns import Pod, PodPair
 
@@ -155,7 +155,7 @@ def talk(pod_pair: PodPair) -> Iterator[Talk]:
 def test_connections_that_stand_stay(talk: Talk, pod_pair: PodPair, way: str, mode: str) -> None:
     pod, peer = pod_pair
     with pod.entered():
-        applied = program.apply(settings(MODES[mode], WAYS[way]))
+        applied = operations.apply(settings(MODES[mode], WAYS[way]))
     talk.go_on()
     assert applied.warnings == ()
     assert talk.count == (4 * EACH, 0)
@@ -172,22 +172,22 @@ def test_connections_that_begin_meanwhile_stay_too(pod_pair: PodPair, way: str) 
     pod, peer = pod_pair
     began = threading.Event()
 
-    def open_and_open() -> None:
+    def open_and_open(talking: Talk) -> None:
         with contextlib.suppress(OSError):
-            while len(talk.alive) < 500:
-                talk.open(pod, peer.ipv4)
+            while len(talking.alive) < 500:
+                talking.open(pod, peer.ipv4)
                 began.set()
                 time.sleep(0.001)
 
-    with Echo(pod), Echo(peer), Talk() as talk:
-        opener = threading.Thread(target=open_and_open, daemon=True)
+    with Echo(pod), Echo(peer), Talk() as talking:
+        opener = threading.Thread(target=open_and_open, args=(talking,), daemon=True)
         opener.start()
         assert began.wait(5)
         with pod.entered():
-            program.apply(settings(WAYS[way]))
+            operations.apply(settings(WAYS[way]))
         opener.join(5)
-        talk.go_on()
-        opened, lost = talk.count
+        talking.go_on()
+        opened, lost = talking.count
         assert opened
         assert lost == 0
 
@@ -233,7 +233,7 @@ def test_ten_thousand_connections_stay(pod_pair: PodPair, way: str) -> None:
         server = start(peer, "listen", "10000")
         client = start(pod, peer.ipv4, "10000")
         with pod.entered():
-            program.apply(settings(WAYS[way]))
+            operations.apply(settings(WAYS[way]))
         assert client.communicate("go\n", timeout=30)[0] == "alive\n"
         assert server.wait(timeout=10) == 0
 
