@@ -237,7 +237,7 @@ def _write(existing: Existing, config: CaptureConfig, desired: Ruleset, live: Ru
     if is_running:
         from capture.state import connections  # not in a new pod
 
-        connections.track()
+        connections.track(None if any(tracked) else desired)
         if not any(tracked):
             driver.write(build_tracking(config), live, recorded)
             connections.track()
@@ -509,6 +509,14 @@ def clean(namespace: Namespace = None, *, allow_host: bool = False, lock_timeout
             record.forget()
             record.forget_ended()
         return removed or bool(standing)
+
+
+def captured_connections(namespace: Namespace = None) -> int:
+    """Return how many connections pass the proxy now; ``clean`` cuts them. Raises CaptureError if it cannot be told."""
+    from capture.state import connections
+
+    with Entered(namespace):
+        return connections.captured([load(found).read() for found in detect.leftovers()])
 
 
 def render(

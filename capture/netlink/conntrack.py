@@ -110,7 +110,9 @@ def put_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -
         part = entries[start : start + AT_ONCE]
         first = netfilter.next_sequences(len(part))
         kind, flags = _message(IPCTNL_MSG_CT_NEW), NLM_F_REQUEST | NLM_F_CREATE
-        messages = [encode_message(kind, flags, first + place, _entry(*entry)) for place, entry in enumerate(part)]
+        messages = [
+            encode_message(kind, flags, first + place, encode_entry(*entry)) for place, entry in enumerate(part)
+        ]
         netfilter.send(b"".join(messages), doing)
         for message in netfilter.drain(doing):
             refusal = decode_refusal(message) if message.kind == NLMSG_ERROR else None
@@ -123,7 +125,7 @@ def read_entries(netfilter: NetlinkSocket) -> Iterator[Entry]:
     """Yield the TCP connections that are tracked, of both families. Raises KernelError, PrivilegeError."""
     for family in (AF_INET, AF_INET6):
         for body in netfilter.dump(_message(IPCTNL_MSG_CT_GET), nfgenmsg(family), "list tracked connections"):
-            entry = _decode_entry(decode_fields(body[NFGENMSG_SIZE:]))
+            entry = decode_entry(body)
             if entry is not None:
                 yield entry
 
@@ -150,7 +152,8 @@ def _family(address: bytes) -> int:
 LIBERAL = bytes((IP_CT_TCP_FLAG_BE_LIBERAL, IP_CT_TCP_FLAG_BE_LIBERAL))  # struct nf_ct_tcp_flags: flags, mask
 
 
-def _entry(flow: Flow, state: int) -> bytes:
+def encode_entry(flow: Flow, state: int) -> bytes:
+    """Return the body of a message that makes an entry, in a TCP_CONNTRACK_... state."""
     return (
         nfgenmsg(_family(flow.source))
         + _tuple(CTA_TUPLE_ORIG, flow)
@@ -188,8 +191,9 @@ def _tuple(kind: int, flow: Flow) -> bytes:
     )
 
 
-def _decode_entry(fields: dict[int, bytes]) -> Entry | None:
-    """Return the entry of a TCP connection; None for other protocols."""
+def decode_entry(body: bytes) -> Entry | None:
+    """Return the entry that a message tells of; None for other protocols than TCP."""
+    fields = decode_fields(body[NFGENMSG_SIZE:])
     original, reply = _decode_tuple(fields[CTA_TUPLE_ORIG]), _decode_tuple(fields[CTA_TUPLE_REPLY])
     if original is None or reply is None:
         return None

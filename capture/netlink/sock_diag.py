@@ -62,10 +62,11 @@ def read_tcp_sockets(diag: NetlinkSocket, states: Iterable[int]) -> Iterator[Tcp
     for family in (AF_INET, AF_INET6):
         request = bytes((family, IPPROTO_TCP, 0, 0)) + wanted + bytes(SOCKID_SIZE)
         for body in diag.dump(SOCK_DIAG_BY_FAMILY, request, "list the TCP sockets"):
-            yield _decode(body)
+            yield decode_socket(body)
 
 
-def _decode(body: bytes) -> TcpSocket:
+def decode_socket(body: bytes) -> TcpSocket:
+    """Return the socket of a struct inet_diag_msg."""
     source, destination = body[8:24], body[24:40]
     if body[0] == AF_INET:
         source, destination = source[:4], destination[:4]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Self
 import pytest
 
 from capture import operations
+from capture.report.outcome import cut_by_cleaning
 from capture.settings import options as option
 from captures import WAYS, Texts, settings
 from pytest_netns import Pod, PodPair
@@ -134,6 +136,7 @@ class Talk:
                     answered = False
                 if not answered:
                     self.alive.remove(one)
+                    one.close()
                     self._lost += 1
             self.rounds += 1
             time.sleep(0.001)
@@ -236,6 +239,50 @@ def test_ten_thousand_connections_stay(pod_pair: PodPair, way: str) -> None:
             operations.apply(settings(WAYS[way]))
         assert client.communicate("go\n", timeout=30)[0] == "alive\n"
         assert server.wait(timeout=10) == 0
+
+
+@pytest.mark.parametrize("way", ["nftables-netlink", "iptables-netlink"])
+def test_clean_counts_the_connections_that_it_cuts(pod_pair: PodPair, way: str) -> None:
+    """Those through the proxy, once each; not those that are older than the rules, nor those that have ended."""
+    pod, peer = pod_pair
+    with Echo(pod), Echo(peer), Echo(pod, 15001), Echo(pod, 15006), Talk() as talk:
+        talk.open(peer, pod.ipv4)
+        with pod.entered():
+            operations.apply(settings(WAYS[way]))
+            for to_pod, to_peer in ((pod.ipv4, peer.ipv4), (pod.ipv6, peer.ipv6)):
+                talk.open(peer, to_pod, 2)
+                talk.open(pod, to_peer, 2)
+            peer.client().connect(pod.ipv4, APP, timeout=0.1)  # answered by nothing, and ended by a reset
+            assert operations.captured_connections() == 8
+            assert cut_by_cleaning(None) == ["8 connections through the proxy will be cut"]
+            operations.clean()
+            assert operations.captured_connections() == 0
+        talk.go_on()
+        assert talk.count == (1, 8)
+
+
+def test_what_was_redirected_once_is_not_redirected_for_ever(pod_pair: PodPair) -> None:
+    """Tracking remembers connections for days, even those that ended while no rule let it look."""
+    pod, peer = pod_pair
+    with Echo(pod), Echo(peer), Echo(pod, 15001), Talk() as talk, pod.entered():
+        operations.apply(settings())
+        with opened(pod, peer.ipv4) as redirected:
+            source = redirected.getsockname()
+            operations.clean()
+        talk.alive.append(opened(pod, peer.ipv4, source))
+        operations.apply(settings())
+        talk.go_on()
+        assert talk.count == (1, 0)
+
+
+def opened(pod: Pod, address: str, source: tuple[str, int] = ("", 0)) -> socket.socket:
+    """Connect, from an address and port; closed, it leaves nothing behind that would keep the port."""
+    one = pod.client(uid=1000).open_socket(socket.AF_INET, socket.SOCK_STREAM)
+    one.settimeout(2)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    one.bind(source)
+    one.connect((address, APP))
+    return one
 
 
 @contextlib.contextmanager
