@@ -19,6 +19,7 @@ COMMANDS = {
     "render": ("capture.cli.render:render", "Print what would be sent to the kernel."),
     "doctor": ("capture.cli.doctor:doctor", "Say what this kernel and host can do, and how to mend what is missing."),
     "cni": ("capture.cli.cni:cni_group", "Put the CNI plugin on a node, or take it away."),
+    "node": ("cni.agent.commands:node_group", "Run the agent of a Kubernetes node, or ask it."),
 }
 """Each command: where it is, and what it does in a line."""
 

@@ -90,6 +90,8 @@ HOT_PATH = (
     "cni.plugin",
     "cni.decision",
     "cni.sources",
+    "cni.agent_socket",
+    "cni.leaving",
 )
 """With ``cni.kubernetes`` left out: who asks a server over TLS has 50 ms more to wait anyway."""
 
@@ -195,7 +197,12 @@ def test_a_backend_has_nothing_of_what_was_said(backend: str) -> None:
 @pytest.mark.parametrize(
     ("package", "who"),
     [
-        ("click", ("capture.cli",)),
+        ("click", ("capture.cli", "cni.agent.commands")),
+        ("grpc", ("cni.agent.runtime",)),
+        ("httpx", ("cni.agent.api",)),
+        ("inotify_simple", ("cni.agent.directories",)),
+        ("lightkube", ("cni.agent",)),
+        ("prometheus_client", ("cni.agent.metrics",)),
         ("pyroute2", ("capture.cli.examination",)),
         ("iptc", ("capture.backends.iptables.iptc_child",)),
         ("nftables", ("capture.backends.nftables.libnftables",)),
