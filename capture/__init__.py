@@ -13,11 +13,18 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.api import make_settings, trace_packet
     from capture.errors import CaptureError, ConfigurationError
-    from capture.host import PodFromInside, PodFromOutside
-    from capture.program import apply, clean, dump, render, verify
-    from capture.settings import Settings
+    from capture.operations import (
+        apply,
+        clean,
+        dump,
+        render,
+        trace_packet,
+        verify,
+    )
+    from capture.settings.host import PodFromInside, PodFromOutside
+    from capture.settings.keywords import make_settings
+    from capture.settings.settings import Settings
 
 __all__ = [
     "CaptureError",
@@ -37,16 +44,16 @@ __all__ = [
 _HOMES = {
     "CaptureError": "capture.errors",
     "ConfigurationError": "capture.errors",
-    "PodFromInside": "capture.host",
-    "PodFromOutside": "capture.host",
-    "Settings": "capture.settings",
-    "apply": "capture.program",
-    "clean": "capture.program",
-    "dump": "capture.program",
-    "make_settings": "capture.api",
-    "render": "capture.program",
-    "trace_packet": "capture.api",
-    "verify": "capture.program",
+    "PodFromInside": "capture.settings.host",
+    "PodFromOutside": "capture.settings.host",
+    "Settings": "capture.settings.options",
+    "apply": "capture.operations",
+    "clean": "capture.operations",
+    "dump": "capture.operations",
+    "make_settings": "capture.settings.keywords",
+    "render": "capture.operations",
+    "trace_packet": "capture.settings.keywords",
+    "verify": "capture.operations",
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import _socket
 import time
 
-from capture.json_text import JsonError, decode, encode
+from capture.state.json_text import JsonError, decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ in a pod without capture.
 
 from __future__ import annotations
 
-from capture import settings
 from capture.errors import ConfigurationError
-from capture.json_text import encode
-from capture.settings import Said, Settings
-from capture.values import Value
+from capture.model.values import Value
+from capture.settings import options
+from capture.settings.settings import Given, Settings
+from capture.state.json_text import encode
 from cni.log import LEVELS
 from cni.protocol import INVALID_CONFIGURATION, CniError
 
@@ -45,10 +45,10 @@ ANNOTATIONS_CAPABILITY = "io.kubernetes.cri.pod-annotations"
 """What containerd calls the annotations of a pod, in ``capabilities`` and in ``runtimeConfig``."""
 
 CAPTURE_OPTIONS = {
-    "profile": settings.PROFILE,
-    "chain_names": settings.CHAIN_NAMES,
-    "backend": settings.BACKEND,
-    "driver": settings.DRIVER,
+    "profile": options.PROFILE,
+    "chain_names": options.CHAIN_NAMES,
+    "backend": options.BACKEND,
+    "driver": options.DRIVER,
 }
 
 
@@ -103,11 +103,11 @@ def parse(configuration: Mapping[str, Any]) -> Configuration:
 
 
 def _capture_settings(configuration: Mapping[str, Any]) -> Settings:
-    said = {}
+    explicit = {}
     for key, option in CAPTURE_OPTIONS.items():
         if configuration.get(key) is not None:
-            said[option] = Said(_text(configuration, key, option.expected), f"the network configuration's {key!r}")
-    spoken = Settings(said)
+            explicit[option] = Given(_text(configuration, key, option.expected), f"the network configuration's {key!r}")
+    spoken = Settings(explicit)
     for key, option in CAPTURE_OPTIONS.items():
         try:
             spoken[option]

@@ -49,7 +49,7 @@ def ended(container_id: str, mark: str = MARK, remembered: str = REMEMBERED) -> 
 
 
 def _remove(bin_dir: str, mark: str) -> list[str]:
-    from capture.install import remove_plugin
+    from cni.install import remove_plugin
 
     stay(mark)
     return [change.path for change in remove_plugin(bin_dir)]
@@ -59,7 +59,7 @@ def _containers(remembered: str) -> Iterator[str]:
     """Yield the containers whose configuration names the plugin, as libcni remembers them."""
     from binascii import a2b_base64
 
-    from capture.json_text import JsonError, decode
+    from capture.state.json_text import JsonError, decode
 
     try:
         names = os.listdir(remembered)

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import TCPServer
@@ -130,7 +131,8 @@ def raw(answer: bytes) -> Behaviour:
 
 def html(code: int) -> Behaviour:
     """Answer as a web server that knows nothing of Kubernetes."""
-    return raw(b"HTTP/1.1 %d Whatever\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\r\n<html></html>" % code)
+    first = f"HTTP/1.1 {code} {HTTPStatus(code).phrase}".encode()
+    return raw(first + b"\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\r\n<html></html>")
 
 
 def cut_off() -> Behaviour:

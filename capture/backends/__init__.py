@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from capture.backends.detect import Decision
-    from capture.model import Ruleset
+    from capture.model.ruleset import Ruleset
 
     class Driver(Protocol):
         """See the module's description."""

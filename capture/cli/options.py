@@ -6,20 +6,18 @@ import os
 
 import click
 
-from capture.cli.listings import SHOWN_TABLES
-from capture.cli.option_texts import by_topic, flags_text, heading, help_text
-from capture.model import FAMILIES
-from capture.netns import path_of_process
-from capture.settings import (
+from capture.model.ruleset import FAMILIES
+from capture.report.listings import SHOWN_TABLES
+from capture.report.option_texts import by_topic, flags_text, heading, help_text
+from capture.settings.options import (
     ALLOW_HOST,
     BACKEND_OPTIONS,
     FORCE_APPLY,
     RULE_OPTIONS,
     Option,
-    Settings,
-    from_environment,
-    with_flags,
 )
+from capture.settings.settings import Settings, from_environment, with_flags
+from capture.state.netns import path_of_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,7 +102,7 @@ def capture_options(*besides: Option[Any]) -> list[click.Parameter]:
     return [SettingOption(setting) for setting in (*RULE_OPTIONS, *BACKEND_OPTIONS, *besides) if setting.flag]
 
 
-def said(ctx: click.Context) -> Settings:
+def explicit(ctx: click.Context) -> Settings:
     """Return what flags and environment say; every value is looked at now, before anything is done with one.
 
     Raises ConfigurationError.

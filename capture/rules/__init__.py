@@ -5,9 +5,9 @@ The order of the rules is upstream's, and is part of the contract: tests hold it
 
 from __future__ import annotations
 
-from capture.addresses import IPV6
-from capture.chain_names import BY_SPELLING, ChainNames
-from capture.model import (
+from capture.model.addresses import IPV6
+from capture.model.chain_names import BY_SPELLING, ChainNames
+from capture.model.ruleset import (
     BUILT_IN_CHAINS,
     MANGLE,
     NAT,
@@ -29,7 +29,7 @@ from capture.rules.raw import raw_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.config import CaptureConfig
+    from capture.settings.config import CaptureConfig
 
 __all__ = ["ChainNames", "build_handover", "build_ruleset", "captures_transparently", "redirects_inbound"]
 

@@ -1,6 +1,6 @@
 """The API server, through lightkube: what its client leaves out is added here, in the transport below it.
 
-lightkube 0.22 never asks for bookmarks, so that a quiet watch has to begin anew after every 410; reads a watch
+lightkube 1.0 never asks for bookmarks, so that a quiet watch has to begin anew after every 410; reads a watch
 without a time limit, so that a connection which died in silence is never noticed; lists from etcd rather than from
 the API server's cache; and asks again at once when a watch ends, however often that happens. All four are decided
 by what a request says and when it goes out, so they are mended where requests go out.
@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Self
 
-import httpx
+import httpx2 as httpx
 from lightkube import ApiError, Client, ConfigError, KubeConfig
 from lightkube.config.client_adapter import verify_cluster
 from lightkube.generic_resource import create_global_resource, create_namespaced_resource
@@ -67,10 +67,6 @@ class Transport:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def __deepcopy__(self, _memo: object) -> Self:
-        """Return the transport itself: lightkube copies its parameters, and connections have no copies."""
-        return self
 
     def close(self) -> None:
         """Close the connections."""

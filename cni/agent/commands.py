@@ -10,10 +10,10 @@ import click
 
 from capture.cli.options import CaptureCommand
 from capture.errors import EXIT_FAILED, CaptureError
-from capture.install import OWN_CONFIG, PLUGIN
-from capture.json_text import encode
+from capture.state.json_text import encode
 from cni import agent_socket, conf
 from cni.agent.options import BIN_DIR, CONF_DIR, LOG_FILE, SERVICE_ACCOUNT, Options
+from cni.install import OWN_CONFIG, PLUGIN
 from cni.log import LEVELS
 from cni.protocol import CniError
 

@@ -10,8 +10,8 @@ import binascii
 import os
 import time
 
-from capture.json_text import JsonError, decode, encode
-from capture.values import Value
+from capture.model.values import Value
+from capture.state.json_text import JsonError, decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ from __future__ import annotations
 import os
 import time
 
-from capture import install as installer
 from capture.errors import CaptureError
-from capture.install import PLUGIN
+from cni import install as installer
 from cni.agent import credentials, rivals
 from cni.agent.directories import Directories
 from cni.agent.fight import Fight
 from cni.agent.runtime import RuntimeSilentError
 from cni.conf import POD_SOURCES, RUNTIME
+from cni.install import PLUGIN
 from cni.protocol import SUPPORTED_VERSIONS
 
 TYPE_CHECKING = False

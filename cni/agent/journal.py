@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from capture.json_text import encode
+from capture.state.json_text import encode
 from cni.log import LEVELS, timestamp
 
 TYPE_CHECKING = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from capture.values import Value
+from capture.model.values import Value
 from cni.conf import AGENT_SOCKET
 
 TYPE_CHECKING = False

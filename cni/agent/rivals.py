@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 
-from capture import install as installer
 from capture.errors import CaptureError
+from cni import install as installer
 
 UNKNOWN = "an unknown program"
 

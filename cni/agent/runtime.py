@@ -10,8 +10,8 @@ import os
 
 import grpc
 
-from capture.json_text import JsonError, decode
-from capture.values import Value
+from capture.model.values import Value
+from capture.state.json_text import JsonError, decode
 from cni.agent import protobuf
 
 TYPE_CHECKING = False

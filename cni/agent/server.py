@@ -17,7 +17,7 @@ import socketserver
 import struct
 import threading
 
-from capture.json_text import JsonError, decode, encode
+from capture.state.json_text import JsonError, decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from capture import install as installer
+from cni import install as installer
 from cni import leaving
 from cni.agent import credentials
 

@@ -21,14 +21,14 @@ from capture.backends.iptables.programs import COMMANDS, Finished
 from capture.backends.iptables.refusals import refusal
 from capture.backends.iptables.restore_text import restore_text
 from capture.backends.iptables.tables import legacy_tables
-from capture.model import TABLES, Ruleset
+from capture.model.ruleset import TABLES, Ruleset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from capture.addresses import Family
     from capture.backends.iptables.plan import TableEdit
+    from capture.model.addresses import Family
 
 
 class IptcDriver(IptablesDriver):

@@ -11,7 +11,6 @@ expressions stand in many rules, so each is understood once (``Reader`` remember
 
 from __future__ import annotations
 
-from capture.addresses import BITS, Network
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.xt_encode import (
     ADDRESS_OFFSETS,
@@ -24,7 +23,8 @@ from capture.backends.iptables.xt_encode import (
 )
 from capture.backends.nftables import constants as nf
 from capture.backends.nftables.names import Hook
-from capture.model import (
+from capture.model.addresses import BITS, Network
+from capture.model.ruleset import (
     ALL_BITS,
     Accept,
     Continue,
@@ -48,6 +48,7 @@ from capture.model import (
     UnknownMatch,
     UnknownVerdict,
 )
+from capture.model.values import Value
 from capture.netlink.attributes import (
     MalformedMessageError,
     decode_elements,
@@ -56,14 +57,13 @@ from capture.netlink.attributes import (
     decode_number,
     decode_text,
 )
-from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from capture.addresses import Family
-    from capture.model import Match, Verdict
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match, Verdict
 
     Fields = dict[int, bytes]
 
@@ -184,7 +184,7 @@ class Store(Value):
     name: str
 
 
-class Said(Value):
+class Given(Value):
     """A comment."""
 
     text: str
@@ -192,7 +192,7 @@ class Said(Value):
 
 if TYPE_CHECKING:
     Placed = tuple[int, Match]
-    Step = Load | Constant | Mask | Bounds | Store | Said | Counters | Verdict | tuple[Placed, ...]
+    Step = Load | Constant | Mask | Bounds | Store | Given | Counters | Verdict | tuple[Placed, ...]
 
 
 class Reader:
@@ -240,7 +240,7 @@ class _Reading:
             self._compare(step, expression)
         elif isinstance(step, Counters):
             self.counters = step
-        elif isinstance(step, Said):
+        elif isinstance(step, Given):
             self.why = step.text
         elif isinstance(step, Constant):
             self._registers[step.register] = step.value, expression
@@ -428,7 +428,7 @@ def _read_immediate(fields: Fields, _family: Family) -> Step:
 def _read_match(fields: Fields, family: Family) -> Step:
     name, revision, structure = _extension(fields)
     if name == "comment":
-        return Said(xt_layouts.read_comment(structure))
+        return Given(xt_layouts.read_comment(structure))
     read = xt_layouts.MATCH_READERS.get((name, revision))
     matches = read(structure, family) if read else None
     if matches is None:

@@ -17,12 +17,12 @@ Rules are of one family and without lists, as ``render.expanded`` makes them.
 
 from __future__ import annotations
 
-from capture.addresses import BITS, IPV4, IPV6
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.entries import comment, slots
 from capture.backends.nftables import constants as nf
 from capture.backends.nftables.names import HOOKS
-from capture.model import (
+from capture.model.addresses import BITS, IPV4, IPV6
+from capture.model.ruleset import (
     ALL_BITS,
     Accept,
     ConnectionMark,
@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from capture.addresses import Family, Network
-    from capture.model import ProtocolName, Rule, Span, TableName
+    from capture.model.addresses import Family, Network
+    from capture.model.ruleset import ProtocolName, Rule, Span, TableName
 
 NFPROTO: dict[Family, int] = {IPV4: 2, IPV6: 10}  # linux/netfilter.h
 TABLE_FAMILIES: dict[Family, str] = {IPV4: "ip", IPV6: "ip6"}

@@ -17,7 +17,7 @@ from capture.backends.iptables.xt_encode import (
     verdict_of,
 )
 from capture.backends.nftables import constants as nf
-from capture.model import BUILT_IN_CHAINS, TABLES
+from capture.model.ruleset import BUILT_IN_CHAINS, TABLES
 from capture.netlink.attributes import attribute, decode_fields, decode_text, text
 from capture.netlink.nfnetlink import NFPROTO_UNSPEC, read_objects
 
@@ -25,8 +25,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.addresses import Family
-    from capture.model import Rule, Ruleset, TableName
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Rule, Ruleset, TableName
     from capture.netlink.sockets import NetlinkSocket
 
     Fields = dict[int, bytes]

@@ -8,7 +8,6 @@ loaded with, and what was done to it since, decides what a comparison means.
 
 from __future__ import annotations
 
-from capture.addresses import BITS
 from capture.backends.nftables import constants as nf
 from capture.backends.nftables.encode import ADDRESS_OFFSETS, HOST_ORDER, PORT_SIZE, SIZES
 from capture.backends.nftables.names import Hook
@@ -35,7 +34,8 @@ from capture.backends.nftables.native import (
     NativeTable,
     Proxy,
 )
-from capture.model import (
+from capture.model.addresses import BITS
+from capture.model.ruleset import (
     ALL_BITS,
     Accept,
     Counters,
@@ -51,6 +51,7 @@ from capture.model import (
     UnknownMatch,
     UnknownVerdict,
 )
+from capture.model.values import Value
 from capture.netlink.attributes import (
     BYTE_ORDER,
     decode,
@@ -60,16 +61,15 @@ from capture.netlink.attributes import (
     decode_text,
     u32be,
 )
-from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Literal
 
-    from capture.addresses import Family
     from capture.backends.nftables.native import Action, Condition, Range
-    from capture.model import ProtocolName
+    from capture.model.addresses import Family
+    from capture.model.ruleset import ProtocolName
 
     ByteOrder = Literal["little", "big"]
     Fields = dict[int, bytes]

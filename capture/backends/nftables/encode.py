@@ -15,7 +15,6 @@ of ids for big endian, so those are always sets of intervals, whose keys really 
 
 from __future__ import annotations
 
-from capture.addresses import BITS
 from capture.backends.nftables import constants as nf
 from capture.backends.nftables.native import (
     ADDRESS_FAMILIES,
@@ -37,7 +36,8 @@ from capture.backends.nftables.native import (
     Proxy,
     is_network,
 )
-from capture.model import (
+from capture.model.addresses import BITS
+from capture.model.ruleset import (
     ALL_BITS,
     Accept,
     Drop,
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
     from capture.backends.nftables.native import Condition, NativeChain, NativeRule, NativeTable, Range
 
-MOST_RANGES = 750
+MAX_RANGES = 750
 """Of one message: an attribute has 16 bits of length, and the two elements of a range of IPv6 64 bytes."""
 
 ANONYMOUS = "__set%d"
@@ -470,8 +470,8 @@ def _add_set(table: str, condition: Among, number: int, doing: str) -> Iterator[
         + attribute(nf.NFTA_SET_ELEM_LIST_SET, text(ANONYMOUS))
         + attribute(nf.NFTA_SET_ELEM_LIST_SET_ID, u32be(number))
     )
-    for start in range(0, len(elements), MOST_RANGES):
-        part = nest(nf.NFTA_SET_ELEM_LIST_ELEMENTS, *elements[start : start + MOST_RANGES])
+    for start in range(0, len(elements), MAX_RANGES):
+        part = nest(nf.NFTA_SET_ELEM_LIST_ELEMENTS, *elements[start : start + MAX_RANGES])
         what = f"{doing}, ranges {start + 1} and on of its set"
         yield Change(nf.NFT_MSG_NEWSETELEM, nf.NFPROTO_INET, where + part, what, NLM_F_CREATE)
 

@@ -7,14 +7,25 @@ nat ISTIO-INBOUND     inet istio-proxy-nat, chain ISTIO-INBOUND
 
 from __future__ import annotations
 
-from capture.model import BUILT_IN_CHAINS, FORWARD, INPUT, MANGLE, NAT, OUTPUT, POSTROUTING, PREROUTING, RAW, TABLES
-from capture.values import Value
+from capture.model.ruleset import (
+    BUILT_IN_CHAINS,
+    FORWARD,
+    INPUT,
+    MANGLE,
+    NAT,
+    OUTPUT,
+    POSTROUTING,
+    PREROUTING,
+    RAW,
+    TABLES,
+)
+from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    from capture.model import TableName
+    from capture.model.ruleset import TableName
 
     ChainType = Literal["filter", "nat", "route"]
 

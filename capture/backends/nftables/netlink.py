@@ -16,11 +16,11 @@ from capture.netlink.nfnetlink import (
     ATTEMPTS,
     NFGENMSG_SIZE,
     message_type,
-    never_quiet,
     nfgenmsg,
     open_netfilter,
     read_generation,
     read_objects,
+    ruleset_busy,
 )
 
 TYPE_CHECKING = False
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from capture.backends.nftables.decode import NativeSet
     from capture.backends.nftables.names import Hook
     from capture.backends.nftables.native import NativeTable
-    from capture.model import Ruleset
+    from capture.model.ruleset import Ruleset
     from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
 
@@ -82,7 +82,7 @@ class NetlinkDriver:
         return self._lowered[1]
 
 
-def _change(doing: str, changes: Callable[[plan.Standing], Iterable[Change]]) -> None:
+def _change(doing: str, changes: Callable[[plan.LiveSet], Iterable[Change]]) -> None:
     """Commit the changes of what stands, in one transaction and only if nobody changes it meanwhile."""
     with open_netfilter() as netfilter:
         for _ in range(ATTEMPTS):
@@ -97,7 +97,7 @@ def _change(doing: str, changes: Callable[[plan.Standing], Iterable[Change]]) ->
                 return commit(netfilter, list(changes(standing)), generation, doing)
             except RulesetChangedError:
                 continue
-    raise never_quiet(doing)
+    raise ruleset_busy(doing)
 
 
 def _read_tables(netfilter: NetlinkSocket) -> list[NativeTable]:
@@ -112,7 +112,7 @@ def _read_tables(netfilter: NetlinkSocket) -> list[NativeTable]:
             continue  # a set went before its elements were read
         if read_generation(netfilter) == generation:
             return tables
-    raise never_quiet("read the rules of capture")
+    raise ruleset_busy("read the rules of capture")
 
 
 def _our_tables(netfilter: NetlinkSocket) -> list[bytes]:
@@ -157,7 +157,7 @@ def read_set(netfilter: NetlinkSocket, table: str, name: str, family: int = nf.N
     return decode_set(body[NFGENMSG_SIZE:], [element for _, element in elements])
 
 
-def _read_standing(netfilter: NetlinkSocket) -> plan.Standing:
+def _read_standing(netfilter: NetlinkSocket) -> plan.LiveSet:
     """Return our tables that stand, with the hooks of their chains."""
     standing: dict[str, dict[str, Hook | None] | None] = {}
     tables = _our_tables(netfilter)

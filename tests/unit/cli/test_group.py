@@ -54,8 +54,9 @@ def test_the_commands_are_listed_without_importing_them() -> None:
         "capture",
         "capture.cli",
         "capture.cli.group",
-        "capture.cli.output",
         "capture.errors",
+        "capture.report",
+        "capture.report.output",
     ]
 
 

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from capture.addresses import IPV4, IPV6, parse_network
 from capture.backends.iptables import xt_encode as enc
 from capture.backends.iptables.xt_decode import FoundChain, Reader, decode_chain
 from capture.backends.nftables import constants as nf
 from capture.backends.nftables.names import Hook
-from capture.model import (
+from capture.model.addresses import IPV4, IPV6, parse_network
+from capture.model.ruleset import (
     Accept,
     ConnectionMark,
     ConnectionState,
@@ -37,7 +37,7 @@ from capture.netlink.attributes import attribute, nested, text, u8, u16be, u32, 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.addresses import Family, Network
+    from capture.model.addresses import Family, Network
 
 TCP = Protocol("tcp")
 OF_TCP = enc.OF_PROTOCOL["tcp"]

@@ -20,7 +20,14 @@ from capture.backends.nftables.native import (
     NativeRule,
     Proxy,
 )
-from capture.model import Counters, Drop, Log, SetMark, UnknownMatch, UnknownVerdict
+from capture.model.ruleset import (
+    Counters,
+    Drop,
+    Log,
+    SetMark,
+    UnknownMatch,
+    UnknownVerdict,
+)
 
 CT = {"ct": {"key": "state"}}
 META_MARK = {"meta": {"key": "mark"}}

@@ -1,0 +1,27 @@
+"""What became of a request to capture, in a line."""
+
+from __future__ import annotations
+
+from capture.report.differences import FAMILY_NAMES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.operations import Applied
+
+
+def outcome(applied: Applied) -> str:
+    """Return in a line what ``apply`` did."""
+    families = applied.ruleset.families
+    count = sum(
+        len([*chain.rules_for(family)])
+        for table in applied.ruleset.tables
+        for chain in table.chains
+        for family in families
+    )
+    decision = applied.decision
+    variant = f" {decision.variant}" if decision.variant else ""
+    return (
+        f"{'programmed' if applied.changed else 'unchanged'}: {count} rules for "
+        f"{' and '.join(FAMILY_NAMES[family] for family in families)}, "
+        f"backend {decision.backend}{variant}, driver {decision.driver}"
+    )
