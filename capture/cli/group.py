@@ -50,9 +50,9 @@ class LazyGroup(click.Group):
 
 def _say_version(ctx: click.Context, _option: click.Parameter, wanted: object) -> None:
     if wanted and not ctx.resilient_parsing:
-        from capture.version import version_text
+        from capture import __version__
 
-        click.echo(version_text("capture"))
+        click.echo(f"capture {__version__}")
         ctx.exit()
 
 

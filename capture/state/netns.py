@@ -15,6 +15,8 @@ from capture.errors import CaptureError, HostNamespaceError, NamespaceError, Pri
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    Path = str | os.PathLike[str]
+
     from types import TracebackType
     from typing import Self
 
@@ -39,8 +41,8 @@ class Entered:
     Raises NamespaceError if there is no namespace at the path, PrivilegeError without CAP_SYS_ADMIN.
     """
 
-    def __init__(self, path: str | None) -> None:
-        self.path = path
+    def __init__(self, path: Path | None) -> None:
+        self.path = None if path is None else _text(path)
         self._home = -1
 
     def __enter__(self) -> Self:
@@ -118,6 +120,16 @@ def refuse_host(*, allowed: bool) -> None:
 def path_of_process(pid: int) -> str:
     """Return the path of the network namespace of a process."""
     return f"/proc/{pid}/ns/net"
+
+
+def _text(path: Path) -> str:
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        raise NamespaceError(repr(path), "is no path") from None
+    if not isinstance(text, str) or "\0" in text:
+        raise NamespaceError(repr(text), "is no path")
+    return text
 
 
 def _open(path: str) -> int:

@@ -29,7 +29,7 @@ ROOT = Path(capture.__file__).parents[1]
 PACKAGES = ("capture", "cni", "initcontainer", "injection", "sidecar")
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("capture.model", "capture.errors", "capture.version"),
+    ("capture.model", "capture.errors"),
     ("capture.netlink",),
     ("capture.settings",),
     ("capture.rules", "capture.analysis"),
@@ -110,6 +110,8 @@ class Imports(ast.NodeVisitor):
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         for alias in node.names:
+            if alias.name == "__version__":
+                continue  # the one thing of the interface that all may know
             whole = f"{node.module}.{alias.name}"
             self._note(whole if whole in MODULES else node.module or "")
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.xt_decode import FoundChain
-    from capture.backends.iptables.xt_tables import LiveSet
+    from capture.backends.iptables.xt_tables import LiveTables
     from capture.model.addresses import Family
     from capture.model.ruleset import Ruleset, TableName
     from capture.netlink.batch import Change
@@ -50,7 +50,7 @@ class Reading(Value):
     """What stood at one moment: as rules, as handles to change it by, and the number of that moment."""
 
     ruleset: Ruleset
-    standing: LiveSet
+    standing: LiveTables
     generation: int
 
 
@@ -163,7 +163,7 @@ def _read_tables(netfilter: NetlinkSocket, families: Sequence[Family]) -> dict[t
     return tables
 
 
-def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, TableName], int]) -> LiveSet:
+def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, TableName], int]) -> LiveTables:
     """Return the tables with their chains and rules."""
     from capture.backends.iptables.xt_decode import Reader, decode_chain  # not needed in a new pod, where nothing is
 

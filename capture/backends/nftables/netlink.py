@@ -82,7 +82,7 @@ class NetlinkDriver:
         return self._lowered[1]
 
 
-def _change(doing: str, changes: Callable[[plan.LiveSet], Iterable[Change]]) -> None:
+def _change(doing: str, changes: Callable[[plan.LiveTables], Iterable[Change]]) -> None:
     """Commit the changes of what stands, in one transaction and only if nobody changes it meanwhile."""
     with open_netfilter() as netfilter:
         for _ in range(ATTEMPTS):
@@ -157,7 +157,7 @@ def read_set(netfilter: NetlinkSocket, table: str, name: str, family: int = nf.N
     return decode_set(body[NFGENMSG_SIZE:], [element for _, element in elements])
 
 
-def _read_standing(netfilter: NetlinkSocket) -> plan.LiveSet:
+def _read_standing(netfilter: NetlinkSocket) -> plan.LiveTables:
     """Return our tables that stand, with the hooks of their chains."""
     standing: dict[str, dict[str, Hook | None] | None] = {}
     tables = _our_tables(netfilter)

@@ -40,7 +40,7 @@ class Words:
                 yield f"add {len(chain.rules)} rules {table.name} {chain.name}"
 
 
-def replaced(standing: plan.LiveSet) -> list[str]:
+def replaced(standing: plan.LiveTables) -> list[str]:
     return list(plan.replace((NAT,), standing, Words()))
 
 
