@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from capture.version import VERSION
+from capture import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Health:
         with self._lock:
             return {
                 "schema": SCHEMA,
-                "version": VERSION,
+                "version": __version__,
                 "ready": not any(problem for problem, _ in self._problems.values()),
                 "problems": {
                     part: {"problem": problem, "since": since}

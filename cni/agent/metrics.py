@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from capture.version import VERSION
+from capture import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class AgentCollector(Collector):
         """Yield the metrics."""
         health = self._health
         info = GaugeMetricFamily("capture_agent_info", "The agent", labels=["version"])
-        info.add_metric([VERSION], 1)
+        info.add_metric([__version__], 1)
         yield info
         yield _gauge("capture_agent_ready", "Whether pods that start now are captured", health.is_ready)
         installed = not any(part in health.as_plain()["problems"] for part in ("plugin", "entry", "loaded"))
