@@ -39,6 +39,7 @@ ALWAYS = ("encodings.utf_8", "encodings.ascii", "encodings.latin_1", "encodings.
 LEFT_OUT = (
     *("iptc", "nftables", "pyroute2", "distutils", "setuptools", "pip"),
     *("test", "unittest", "doctest", "pdb", "pydoc", "curses", "readline", "tkinter", "sqlite3", "lib2to3"),
+    *("grpc", "httpx2", "inotify_simple", "lightkube", "prometheus_client"),
     *("asyncio", "concurrent", "multiprocessing", "xml", "xmlrpc", "colorama", "ctypes.macholib"),
 )
 """Extras that a node has no use for: other drivers, and what the standard library offers to developers."""

@@ -73,6 +73,8 @@ HOT_PATH = (
     "cni.plugin",
     "cni.decision",
     "cni.sources",
+    "cni.agent_socket",
+    "cni.leaving",
 )
 
 LOOK_UP = COLD_START | {"_ssl", "_thread", "binascii"}
@@ -191,7 +193,12 @@ def test_a_backend_knows_no_settings(backend: str) -> None:
 @pytest.mark.parametrize(
     ("package", "who"),
     [
-        ("click", ("capture.cli", "cni.commands", "sidecar.commands", "injection.commands")),
+        ("click", ("capture.cli", "cni.commands", "cni.agent.commands", "sidecar.commands", "injection.commands")),
+        ("grpc", ("cni.agent.runtime",)),
+        ("httpx2", ("cni.agent.api",)),
+        ("inotify_simple", ("cni.agent.directories",)),
+        ("lightkube", ("cni.agent",)),
+        ("prometheus_client", ("cni.agent.metrics",)),
         ("pyroute2", ("capture.cli.doctor",)),
         ("yaml", ("sidecar.documents",)),
         ("iptc", ("capture.backends.iptables.iptc_child",)),
