@@ -19,6 +19,7 @@ from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.netlink import NetlinkDriver
 from capture.backends.iptables.restore import RestoreDriver
 from capture.backends.iptables.xt_support import Extension, has_extension
+from capture.backends.nf_tables import expressions
 from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.errors import CaptureError, KernelError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
