@@ -15,7 +15,7 @@ What is asked for is taken, or refused with what is missing; never replaced by s
 from __future__ import annotations
 
 from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
-from capture.backends.nftables.constants import (
+from capture.backends.nf_tables.constants import (
     NFPROTO_INET,
     NFT_MSG_GETCHAIN,
     NFTA_CHAIN_NAME,
