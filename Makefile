@@ -5,15 +5,15 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH):/usr/sbin:/sbin
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-vm bundle image bench lint format clean
+.PHONY: help setup demo test test-vm bundle release image bench lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Install what demo and test need: system packages (apt) and .venv
+setup: ## Install what `make test` needs: system packages (apt) and .venv
 	@scripts/setup test
 
-demo: ## Capture a pod's traffic with istio-init and show it pass a real proxy
+demo: ## Capture a pod and show requests pass a real Envoy; VERBOSE=1 for the tables
 	@scripts/setup demo
 	@PYTHONPATH=tests $(VENV)/bin/python scripts/demo.py
 
@@ -23,12 +23,16 @@ test: ## Lint, then every layer of tests; ARGS="-k name" to choose, WORKERS=0 fo
 	$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m "not long and not vm" $(ARGS)
 
 test-vm: ## Boot small virtual machines whose netfilter is made of modules: kernel tests there, and each module missing
-	@scripts/setup vm
+	@scripts/setup test-vm
 	$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m vm tests/vm $(ARGS)
 
 bundle: ## dist/bundle: our programs with an interpreter of their own, for nodes without Python
 	@scripts/setup bundle
 	@$(VENV)/bin/python scripts/bundle/build.py
+
+release: ## dist/release: wheel, sdist, bundle, SBOM, checksums; building twice gives the same bytes
+	@scripts/setup release
+	@$(VENV)/bin/python scripts/release.py
 
 image: bundle ## The init container's image istio-init, by podman; BASE=IMAGE for one that has iptables (else: none)
 	podman build --tag istio-init --build-arg BASE=$(or $(BASE),scratch) --file initcontainer/Dockerfile dist/bundle

@@ -12,13 +12,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from measure import ROOT, Command, Namespace, Result, interleaved, run
+from measure import ROOT, Command, FakeKubernetes, Namespace, Result, interleaved, run
 
 BUNDLE = ROOT / "dist" / "bundle"
 PYTHON = f"/usr/bin/python{sysconfig.get_python_version()}"
 BARE = "bare interpreter"
 DRIVERS = (("nftables", "netlink"), ("iptables", "netlink"))
 STATUS = '{"initContainers":["istio-validation"],"containers":["istio-proxy"]}'
+POD = {
+    "metadata": {"name": "web-0", "annotations": {"sidecar.istio.io/status": STATUS}},
+    "spec": {"containers": [{"name": "web"}, {"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
+}
 
 UPSTREAM_SEQUENCE = """
 for family in ip ip6; do
@@ -70,12 +74,13 @@ def plugin(namespace: Namespace, command: str, backend: str, driver: str) -> Com
 
 def rules_of(directory: Path) -> tuple[Path, Path, Path]:
     """Return files with the rules of one pod: nft script, and iptables-restore input of both families."""
-    from capture import program
-    from capture.settings import BACKEND, DRIVER, Said, Settings
+    from capture import operations
+    from capture.settings.options import BACKEND, DRIVER
+    from capture.settings.settings import Given, Settings
 
     def rendered(backend: str, driver: str) -> list[tuple[str, str]]:
-        said = {BACKEND: Said(backend, "bench"), DRIVER: Said(driver, "bench")}
-        return program.render(Settings(said))
+        explicit = {BACKEND: Given(backend, "bench"), DRIVER: Given(driver, "bench")}
+        return operations.render(Settings(explicit))
 
     files = (directory / "rules.nft", directory / "rules.v4", directory / "rules.v6")
     texts = [*rendered("nftables", "netlink"), *rendered("iptables", "restore")]
@@ -84,7 +89,7 @@ def rules_of(directory: Path) -> tuple[Path, Path, Path]:
     return files
 
 
-def variants(directory: Path) -> dict[str, Callable[[Namespace], Command]]:
+def variants(directory: Path, kubeconfig: Path) -> dict[str, Callable[[Namespace], Command]]:
     """Return everything that is compared."""
     script, ipv4, ipv6 = rules_of(directory)
     sequence = directory / "sequence.sh"
@@ -104,6 +109,7 @@ def variants(directory: Path) -> dict[str, Callable[[Namespace], Command]]:
         "upstream's processes": lambda _: Command(["sh", str(sequence), str(ipv4), str(ipv6)]),
     }
     for backend, driver in DRIVERS:
+        compared[f"ADD that asks the API server, {backend} by {driver}"] = _look_up(kubeconfig, backend, driver)
         for command in ("ADD", "CHECK", "DEL"):
             compared[f"{command}, {backend} by {driver}"] = _call(command, backend, driver)
         compared[f"istio-init, {backend} by {driver}"] = _init(backend, driver)
@@ -111,6 +117,17 @@ def variants(directory: Path) -> dict[str, Callable[[Namespace], Command]]:
     compared["capture --help"] = lambda _: Command([str(BUNDLE / "capture"), "--help"])
     compared["capture dump"] = _dump
     return compared
+
+
+def _look_up(kubeconfig: Path, backend: str, driver: str) -> Callable[[Namespace], Command]:
+    """Return ADDs that learn of the pod from a server on loopback, over TLS, and not from the runtime."""
+
+    def call(namespace: Namespace) -> Command:
+        made = plugin(namespace, "ADD", backend, driver)
+        asking = json.loads(made.stdin) | {"pod_sources": ["kubernetes"], "kubeconfig": str(kubeconfig)}
+        return replace(made, stdin=json.dumps(asking))
+
+    return call
 
 
 def _call(command: str, backend: str, driver: str) -> Callable[[Namespace], Command]:
@@ -148,5 +165,9 @@ def _init(backend: str, driver: str) -> Callable[[Namespace], Command]:
 
 def measure(rounds: int) -> dict[str, Result]:
     """Return the results of all variants."""
-    with tempfile.TemporaryDirectory() as directory:
-        return interleaved(variants(Path(directory)), rounds, "cold starts")
+    with tempfile.TemporaryDirectory() as directory, FakeKubernetes() as server:
+        server.pods["bench", "web-0"] = POD
+        server.accepts("secret" * 150)
+        kubeconfig = Path(directory) / "kubeconfig"
+        kubeconfig.write_text(server.kubeconfig({"token": "secret" * 150}))
+        return interleaved(variants(Path(directory), kubeconfig), rounds, "cold starts")

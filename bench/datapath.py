@@ -21,8 +21,9 @@ from pathlib import Path
 from measure import Namespace, NamespaceFactory
 from networks import networks
 
-from capture.program import apply
-from capture.settings import BACKEND, EXCLUDED_OUTBOUND_NETWORKS, FORCE_IPTABLES_BINARY, Settings
+from capture.operations import apply
+from capture.settings.options import BACKEND, EXCLUDED_OUTBOUND_NETWORKS, FORCE_IPTABLES_BINARY
+from capture.settings.settings import Settings
 
 HERE = Path(__file__).resolve().parent
 PORT = 8080
@@ -70,7 +71,9 @@ def compiled(name: str, directory: Path) -> Path:
 def program(pod: Namespace, backend: str, variant: str, count: int) -> None:
     """Exclude so many networks and, after them, the address that is connected to, so that nothing is redirected."""
     excluded = ",".join([*networks(count), "10.77.0.0/24"])
-    settings = Settings({}).but(EXCLUDED_OUTBOUND_NETWORKS, excluded, "bench").but(BACKEND, backend, "bench")
+    settings = (
+        Settings({}).with_option(EXCLUDED_OUTBOUND_NETWORKS, excluded, "bench").with_option(BACKEND, backend, "bench")
+    )
     if variant:
-        settings = settings.but(FORCE_IPTABLES_BINARY, variant, "bench")
+        settings = settings.with_option(FORCE_IPTABLES_BINARY, variant, "bench")
     pod.call(apply, settings)  # as a library: so many do not fit into a variable of the environment

@@ -23,9 +23,13 @@ TAKEN_APART = 0.5
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from pytest_netns import Namespace, NamespaceFactory  # noqa: E402  # found by the line above
+from fake_kubernetes import FakeKubernetes  # noqa: E402  # found by the line above
+from pytest_netns import Namespace, NamespaceFactory  # noqa: E402  # likewise
 
-__all__ = ["ROOT", "Command", "Namespace", "NamespaceFactory", "Result", "Sample", "children_cpu", "interleaved", "run"]
+__all__ = [
+    "ROOT", "Command", "FakeKubernetes", "Namespace", "NamespaceFactory", "Result", "Sample", "children_cpu",
+    "interleaved", "run",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ pod without capture, or one without a proxy with it.
 from __future__ import annotations
 
 from capture.errors import ConfigurationError
-from capture.pod import INIT_CONTAINER, PROXY_CONTAINER
-from capture.values import Value
+from capture.model.values import Value
+from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
 from cni.pod import DISABLE_ENVOY, STATUS_ANNOTATION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from capture.pod import Pod
+    from capture.settings.pod import Pod
     from cni.conf import Configuration
     from cni.pod import Identity
 
@@ -50,8 +50,8 @@ def _programs_itself(pod: Pod) -> bool:
 
 
 def _runs_no_envoy(pod: Pod) -> bool:
-    said = pod.proxy.environment.get(DISABLE_ENVOY, "")
-    return _is_true(said, DISABLE_ENVOY, f"environment {DISABLE_ENVOY} of container {PROXY_CONTAINER}")
+    explicit = pod.proxy.environment.get(DISABLE_ENVOY, "")
+    return _is_true(explicit, DISABLE_ENVOY, f"environment {DISABLE_ENVOY} of container {PROXY_CONTAINER}")
 
 
 def _has_no_proxy(pod: Pod) -> bool:
@@ -63,8 +63,8 @@ def _is_no_sidecar(pod: Pod) -> bool:
 
 
 def _refuses_injection(pod: Pod) -> bool:
-    kind, said = ("label", pod.labels) if INJECT in pod.labels else ("annotation", pod.annotations)
-    return bool(said.get(INJECT)) and not _is_true(said[INJECT], INJECT, f"{kind} {INJECT}")
+    kind, explicit = ("label", pod.labels) if INJECT in pod.labels else ("annotation", pod.annotations)
+    return bool(explicit.get(INJECT)) and not _is_true(explicit[INJECT], INJECT, f"{kind} {INJECT}")
 
 
 def _has_no_status(pod: Pod) -> bool:

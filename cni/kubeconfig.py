@@ -9,8 +9,8 @@ Sources: Kubernetes, ``client-go/tools/clientcmd/api/v1`` for the fields; YAML 1
 
 from __future__ import annotations
 
-from capture.json_text import JsonError, decode
-from capture.values import Value
+from capture.model.values import Value
+from capture.state.json_text import JsonError, decode
 from cni.codes import BAD_KUBECONFIG
 from cni.protocol import CniError
 
@@ -153,8 +153,8 @@ class _Line(Value):
 
 
 PLAIN_WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
-MOST_LINES = 10_000
-MOST_LEVELS = 32
+MAX_LINES = 10_000
+MAX_LEVELS = 32
 
 
 def decode_yaml(text: str) -> Any:
@@ -164,8 +164,8 @@ def decode_yaml(text: str) -> Any:
         del lines[0]
     if not lines:
         raise YamlError(1, "there is nothing in it")
-    if len(lines) > MOST_LINES:
-        raise YamlError(MOST_LINES, "too long for a kubeconfig")
+    if len(lines) > MAX_LINES:
+        raise YamlError(MAX_LINES, "too long for a kubeconfig")
     value, rest = _block(lines, 0, 0)
     if rest < len(lines):
         raise YamlError(lines[rest].number, "this indentation belongs to nothing above")
@@ -196,7 +196,7 @@ def _without_comment(text: str) -> str:
 
 def _block(lines: list[_Line], start: int, level: int) -> tuple[Any, int]:
     """Return the mapping or list that starts on a line, and the number of the line after it."""
-    if level > MOST_LEVELS:
+    if level > MAX_LEVELS:
         raise YamlError(lines[start].number, "nested too deeply")
     if _is_entry(lines[start].text):
         return _list(lines, start, level)

@@ -5,35 +5,33 @@
                      └────────────┼────────────────────────────────────────────<──┘ until the deadline
                                   └─ 401, 403, a wrong certificate, no API ────────> error at once
 
-Nothing is imported from here unless a pod has to be asked about: TLS and HTTP cost some 50 ms.
+Nothing is imported from here unless a pod has to be asked about: loading OpenSSL costs some milliseconds.
 """
 
 from __future__ import annotations
 
 import binascii
-import contextlib
-import http.client
-import io
-import os
-import socket
-import ssl
 import time
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from capture.addresses import is_decimal
-from capture.json_text import JsonError, decode
+from capture.model.addresses import is_decimal
+from capture.state.json_text import JsonError, decode
+from cni import https
 from cni import kubeconfig as kubeconfigs
 from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
+from cni.files import read_file
+from cni.http_answer import CutOffError, NotHttpError
 from cni.pod_object import is_the_same
 from cni.protocol import INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import _ssl
+    from collections.abc import Callable
     from typing import Any, TypeVar
 
     T = TypeVar("T")
 
+    from cni.http_answer import Answer
     from cni.kubeconfig import Kubeconfig
     from cni.pod import Identity
 
@@ -42,8 +40,11 @@ DEADLINE = 10.0
 ATTEMPT = 4.0
 """Seconds for one question and its answer."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
-MOST_BYTES = 16 * 1024 * 1024
-"""Ten times what etcd stores of one object."""
+MAX_FILE = 1024 * 1024
+"""Bytes of a kubeconfig, a token, a certificate."""
+
+# RFC 9110, 15
+OK, UNAUTHORIZED_STATUS, FORBIDDEN_STATUS, NOT_FOUND, TOO_MANY_REQUESTS, SERVER_ERROR = 200, 401, 403, 404, 429, 500
 
 REACH = "Is the API server up, and does the node reach it? Try: curl -k {server}/version"
 
@@ -64,7 +65,7 @@ class Transient(Exception):  # noqa: N818  # no error yet: another attempt may s
 
 def read_kubeconfig(path: str) -> Kubeconfig:
     """Return what a kubeconfig says; raise ``CniError``."""
-    text = _file(path, path).decode("utf-8", "replace")
+    text = _content(path, path).decode("utf-8", "replace")
     return kubeconfigs.parse(text, path)
 
 
@@ -106,17 +107,12 @@ class _Question:
 
     def __init__(self, kubeconfig: Kubeconfig, path: str) -> None:
         self.kubeconfig = kubeconfig
-        try:
-            url = urlsplit(kubeconfig.server)
-            self.host, port = url.hostname or "", url.port
-        except ValueError:
-            raise self._bad_server() from None
-        if url.scheme not in ("http", "https") or not self.host or url.username or url.query or url.fragment:
+        server = https.parse_url(kubeconfig.server)
+        if server is None:
             raise self._bad_server()
-        self.port = port or (443 if url.scheme == "https" else 80)
-        self.authority = url.netloc
-        self.target = url.path.rstrip("/") + path
-        self.tls = _tls_context(kubeconfig) if url.scheme == "https" else None
+        self.server = server
+        self.target = server.path + path
+        self.tls = _tls_context(kubeconfig) if server.scheme == "https" else None
         if self.tls is None and (kubeconfig.token or kubeconfig.token_file):
             raise kubeconfigs.unusable(
                 kubeconfig.path,
@@ -151,28 +147,32 @@ class _Question:
         """Ask once and return the body of a good answer; raise Transient or ``CniError`` for any other."""
         token = self._token()
         try:
-            received = self._exchange(self._request(token), limit)
-        except TimeoutError:
-            silence = self._unreachable("no answer in time")
+            name = self.kubeconfig.tls_server_name or self.server.host
+            answer = https.exchange(self.server, self.tls, name, self._request(token), limit)
+        except TimeoutError as error:
+            silence = self._unreachable(str(error) if isinstance(error, https.UnresolvedError) else "no answer in time")
             silence.is_silence = True
             raise silence from None
-        except ssl.SSLError as error:
+        except https.TlsError as error:
             raise self._no_tls(error) from None
         except OSError as error:
-            raise self._unreachable(error.strerror or str(error)) from None
-        status, retry_after, body = self._parsed(received)
-        if status == http.HTTPStatus.OK:
-            return body
-        if status == http.HTTPStatus.UNAUTHORIZED and token != self._token():
+            raise self._unreachable(error.strerror or "it closed the connection without an answer") from None
+        except CutOffError:
+            raise Transient(BAD_ANSWER, "the API server's answer is cut off", self._reach()) from None
+        except NotHttpError:
+            raise self._no_api("its answer is not HTTP") from None
+        if answer.status == OK:
+            return answer.body
+        if answer.status == UNAUTHORIZED_STATUS and token != self._token():
             raise Transient(UNAUTHORIZED, "the API server does not accept the token", pause=FIRST_PAUSE)
-        raise self._refusal(status, retry_after, body)
+        raise self._refusal(answer)
 
     def _token(self) -> str:
         """Return the token as it is now: kubelet and others renew the file."""
         config = self.kubeconfig
         token = config.token
         if config.token_file:
-            token = _file(config.token_file, config.path).decode("ascii", "replace").strip()
+            token = _content(config.token_file, config.path).decode("ascii", "replace").strip()
             if not token:
                 raise kubeconfigs.unusable(config.path, f"the token in {config.token_file} is empty")
         if not token.isascii() or not token.isprintable() or " " in token:
@@ -182,7 +182,7 @@ class _Question:
     def _request(self, token: str) -> bytes:
         lines = [
             f"GET {self.target} HTTP/1.1",
-            f"Host: {self.authority}",
+            f"Host: {self.server.authority}",
             "Accept: application/json",
             "User-Agent: capture-cni",
             "Connection: close",
@@ -191,72 +191,40 @@ class _Question:
             lines.append(f"Authorization: Bearer {token}")
         return "\r\n".join([*lines, "", ""]).encode("ascii", "replace")
 
-    def _exchange(self, request: bytes, limit: float) -> bytes:
-        """Send a request and return all that comes until the server closes; OSError and its kinds otherwise."""
-        with contextlib.ExitStack() as open_sockets:
-            plain = socket.create_connection((self.host, self.port), _left(limit))
-            connection = open_sockets.enter_context(plain)
-            if self.tls is not None:
-                name = self.kubeconfig.tls_server_name or self.host
-                connection = open_sockets.enter_context(self.tls.wrap_socket(plain, server_hostname=name))
-            connection.settimeout(_left(limit))
-            connection.sendall(request)
-            received = bytearray()
-            while True:
-                connection.settimeout(_left(limit))  # also against a server that sends a byte now and then
-                chunk = connection.recv(65536)
-                if not chunk or len(received) > MOST_BYTES:
-                    return bytes(received)
-                received += chunk
-
-    def _parsed(self, received: bytes) -> tuple[int, float, bytes]:
-        """Return status, the pause that the server asks for, and the body of an HTTP answer."""
-        if not received:
-            raise self._unreachable("it closed the connection without an answer")
-        try:
-            response = http.client.HTTPResponse(_Received(received))  # type: ignore[arg-type]  # all it needs of a socket
-            response.begin()
-            after = response.getheader("Retry-After", "")
-            return response.status, float(after) if is_decimal(after, 6) else 0.0, response.read()
-        except http.client.IncompleteRead:
-            raise Transient(BAD_ANSWER, "the API server's answer is cut off", self._reach()) from None
-        except http.client.HTTPException:
-            raise self._no_api(f"it starts with {received[:40]!r}") from None
-
-    def _refusal(self, status: int, retry_after: float, body: bytes) -> CniError | Transient:
+    def _refusal(self, answer: Answer) -> CniError | Transient:
         """Return what a status other than 200 means."""
-        said = _message_of(body)
-        what = f"{status} {said or http.client.responses.get(status, '')}"
-        if status == http.HTTPStatus.UNAUTHORIZED:
+        status, said = answer.status, _message_of(answer.body)
+        what = f"{status} {said or answer.reason}"
+        if status == UNAUTHORIZED_STATUS:
             return CniError(
                 UNAUTHORIZED,
                 f"the API server does not accept our credentials: {what}",
                 f"The token or client certificate in {self.kubeconfig.path} is wrong or has expired."
                 " Tokens of service accounts live for an hour: name a 'tokenFile' that something renews.",
             )
-        if status == http.HTTPStatus.FORBIDDEN:
+        if status == FORBIDDEN_STATUS:
             return CniError(
                 FORBIDDEN,
                 f"the API server lets us not read pods: {what}",
                 "Give the account a ClusterRole with the verb 'get' on 'pods', by a ClusterRoleBinding.",
             )
-        if status == http.HTTPStatus.NOT_FOUND and said is not None:
+        if status == NOT_FOUND and said is not None:
             return Transient(
                 POD_NOT_FOUND,
                 f"the API server does not have the pod: {what}",
                 "It has been deleted meanwhile, or 'server' in the kubeconfig is another cluster's.",
             )
-        if status == http.HTTPStatus.TOO_MANY_REQUESTS or status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
-            return Transient(
-                TRY_AGAIN_LATER, f"the API server cannot answer now: {what}", self._reach(), pause=retry_after
-            )
+        if status == TOO_MANY_REQUESTS or status >= SERVER_ERROR:
+            after = answer.headers.get("retry-after", "")
+            pause = float(after) if is_decimal(after, 6) else 0.0
+            return Transient(TRY_AGAIN_LATER, f"the API server cannot answer now: {what}", self._reach(), pause=pause)
         return self._no_api(f"it says {what}")
 
-    def _no_tls(self, error: ssl.SSLError) -> CniError | Transient:
+    def _no_tls(self, error: _ssl.SSLError) -> CniError | Transient:
         """Return what an error of TLS means: a certificate that is not trusted, or a connection that ended."""
-        if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        if isinstance(error, https.HangupError):
             return self._unreachable("it closed the connection")
-        if isinstance(error, ssl.SSLCertVerificationError):
+        if isinstance(error, https.CertificateError):
             return CniError(
                 NOT_TRUSTED,
                 f"the certificate of {self.kubeconfig.server} is not trusted: {error.verify_message}",
@@ -283,24 +251,6 @@ class _Question:
         return REACH.format(server=self.kubeconfig.server)
 
 
-class _Received:
-    """What ``http.client`` takes for a socket: an answer that is here already."""
-
-    def __init__(self, received: bytes) -> None:
-        self._received = received
-
-    def makefile(self, _mode: str) -> io.BytesIO:
-        return io.BytesIO(self._received)
-
-
-def _left(limit: float) -> float:
-    """Return the seconds until a point in time; TimeoutError if it has passed."""
-    left = limit - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
-
-
 def _json(body: bytes) -> dict[str, Any]:
     """Return the JSON object in a body; Transient if there is none: half an answer without a length looks so."""
     try:
@@ -324,63 +274,38 @@ def _message_of(body: bytes) -> str | None:
 # --- certificates and files ------------------------------------------------------------------------------------
 
 
-def _tls_context(config: Kubeconfig) -> ssl.SSLContext:
+def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
     """Return how the server is verified, and what we show it."""
+    authority = _data_or_content(config, config.authority_data, config.authority_file)
+    certificate = _data_or_content(config, config.certificate_data, config.certificate_file)
+    key = _data_or_content(config, config.key_data, config.key_file)
+    if (certificate is None) != (key is None):
+        raise kubeconfigs.unusable(config.path, "client-certificate and client-key belong together; one is missing")
     try:
-        context = ssl.create_default_context(
-            cafile=config.authority_file if not config.authority_data else None,
-            cadata=_decoded(config, config.authority_data).decode("ascii") if config.authority_data else None,
+        return https.tls_context(
+            authority.decode("ascii", "replace") if authority is not None else None,
+            verifies=not config.skips_verification,
+            client=(certificate, key) if certificate is not None and key is not None else None,
         )
-        # Python 3.13 demands key identifiers, which authorities of older clusters lack; Go's clients do not.
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        if config.skips_verification:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        _show_certificate(context, config)
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+    except (OSError, ValueError) as error:  # https.TlsError is an OSError
         problem = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise kubeconfigs.unusable(config.path, f"its certificates cannot be used: {problem}") from None
-    return context
 
 
-def _show_certificate(context: ssl.SSLContext, config: Kubeconfig) -> None:
-    has_certificate = bool(config.certificate_data or config.certificate_file)
-    if has_certificate != bool(config.key_data or config.key_file):
-        raise kubeconfigs.unusable(config.path, "client-certificate and client-key belong together; one is missing")
-    if has_certificate:
-        with (
-            _path_of(config, config.certificate_data, config.certificate_file) as certificate,
-            _path_of(config, config.key_data, config.key_file) as key,
-        ):
-            context.load_cert_chain(certificate, key)
-
-
-@contextlib.contextmanager
-def _path_of(config: Kubeconfig, data: str, file: str) -> Iterator[str]:
-    """Give the path of a file, or of one in memory with the data: OpenSSL reads keys from files, and none may stay."""
+def _data_or_content(config: Kubeconfig, data: str, path: str) -> bytes | None:
+    """Return what is in place (``-data``, base64), or in a file; None if neither is there."""
     if not data:
-        yield file
-        return
-    memory = os.memfd_create("kubeconfig", os.MFD_CLOEXEC)
-    try:
-        os.write(memory, _decoded(config, data))
-        yield f"/proc/self/fd/{memory}"
-    finally:
-        os.close(memory)
-
-
-def _decoded(config: Kubeconfig, data: str) -> bytes:
+        return _content(path, config.path) if path else None
     try:
         return binascii.a2b_base64(data, strict_mode=True)
     except ValueError:
         raise kubeconfigs.unusable(config.path, "a certificate or key in it is no base64") from None
 
 
-def _file(path: str, kubeconfig_path: str) -> bytes:
+def _content(path: str, kubeconfig_path: str) -> bytes:
     """Return the content of a file that the kubeconfig is or names."""
     try:
-        with open(path, "rb") as file:
-            return file.read(MOST_BYTES)
+        return read_file(path, MAX_FILE)
     except OSError as error:
         what = "cannot be read" if path == kubeconfig_path else f"{path}, which it names, cannot be read"
         raise CniError(

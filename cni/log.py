@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 
-from capture.json_text import encode
+from capture.state.json_text import encode
 from cni.protocol import one_line
 
 TYPE_CHECKING = False

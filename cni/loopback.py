@@ -24,7 +24,7 @@ TIME_TO_LIST = 0.05
 """Seconds that the plugin may take from setting ``lo`` up to having seen its addresses."""
 
 
-def let_it_come_up() -> None:
+def wait_for_loopback() -> None:
     """Return when ``lo`` of the namespace we are in is up, or has been down for long enough."""
     if _is_up():
         return

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 
-from capture.addresses import parse_network
 from capture.errors import (
     CaptureError,
     ConfigurationError,
@@ -22,6 +21,7 @@ from capture.errors import (
     PrivilegeError,
     UnsupportedError,
 )
+from capture.model.addresses import parse_network
 from cni import attachments, conf
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
 from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME
@@ -32,6 +32,7 @@ from cni.protocol import (
     INVALID_CONFIGURATION,
     INVALID_ENVIRONMENT,
     NOT_AVAILABLE,
+    NOT_AVAILABLE_LIMITED,
     UNKNOWN_CONTAINER,
     CniError,
 )
@@ -40,15 +41,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from capture.addresses import Network
-    from capture.config import Host
-    from capture.program import Applied, Verified
-    from capture.settings import Settings
+    from capture.model.addresses import Network
+    from capture.operations import Applied, Verified
+    from capture.settings.config import Host
+    from capture.settings.settings import Settings
     from cni.conf import Configuration
     from cni.protocol import Request
 
 STATUS_DEADLINE = 3.0
-"""Seconds for the API server to answer when STATUS asks."""
+"""Seconds for the API server to answer when STATUS depends on it."""
+LOOK_DEADLINE = 1.0
+"""Seconds for the API server to answer when STATUS only logs its state: a runtime calls STATUS every few seconds."""
 
 CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21  # linux/capability.h
 
@@ -67,13 +70,16 @@ def check(request: Request) -> None:
 
 def delete(request: Request) -> None:
     """Forget the attachment. Its rules go with its namespace; nothing here fails."""
+    from cni import leaving
+
     attachments.forget(request.network, request.container_id, request.interface)
     _say(request, "forgotten")
+    leaving.ended(request.container_id)
 
 
 def collect_garbage(request: Request) -> None:
     """Forget the attachments of this network that are gone, and what is recorded of namespaces that are."""
-    from capture.record import forget_ended
+    from capture.state.record import forget_ended
 
     valid = {(attachment.container_id, attachment.interface) for attachment in request.valid_attachments}
     _say(request, "forgotten what is gone", containers=attachments.forget_others(request.network, valid))
@@ -81,10 +87,13 @@ def collect_garbage(request: Request) -> None:
 
 
 def status(request: Request) -> None:
-    """Raise ``CniError`` with code 50 if ADD could not work now."""
+    """Raise ``CniError`` if ADD could not work now: code 50, or 51 if only the API server is away."""
     configuration = conf.parse(request.configuration)
-    _logged(request, configuration, lambda _journal: _status(request, configuration))
+    _logged(request, configuration, lambda journal: _status(request, configuration, journal))
 
+
+IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
+"""What turns out to be wrong in the pod's namespace only: with ``hostUsers: false`` it has users of its own."""
 
 COMMANDS: dict[str, Callable[[Request], None]] = {
     "ADD": add,
@@ -128,7 +137,7 @@ def _wanted(request: Request, configuration: Configuration, journal: Log) -> tup
     reason = reason_by_name(identity, configuration)
     if reason or identity is None:
         return None, reason
-    from capture.pod import settings_of  # most pods of a node may have no part in the mesh
+    from capture.settings.pod import settings_of  # most pods of a node may have no part in the mesh
     from cni.sources import learn
 
     try:
@@ -149,8 +158,8 @@ def _wanted(request: Request, configuration: Configuration, journal: Log) -> tup
 
 def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
     """Write the rules in the pod's namespace; return what was done, and whether it is remembered."""
-    from capture.netns import CURRENT, Entered, namespace_id, refuse_host
-    from capture.program import apply_here
+    from capture.operations import apply_here
+    from capture.state.netns import CURRENT, Entered, namespace_id, refuse_host
     from cni import loopback
 
     host = _host(request)
@@ -161,13 +170,13 @@ def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
         refuse_host(allowed=False)
         # Before the rules: who is killed while writing them has left nothing that DEL does not find.
         is_kept = attachments.keep(request.network, request.container_id, request.interface, namespace_id())
-        loopback.let_it_come_up()
+        loopback.wait_for_loopback()
         return apply_here(settings, host), is_kept
 
 
 def _host(request: Request) -> Host:
     """Return the pod as seen from outside, with the addresses that it is to have."""
-    from capture.host import PodFromOutside
+    from capture.settings.host import PodFromOutside
 
     addresses = _addresses_of(request)
 
@@ -197,9 +206,9 @@ def _addresses_of(request: Request) -> tuple[Network, ...]:
 
 
 def _check(request: Request, configuration: Configuration, journal: Log) -> None:
-    from capture.netns import Entered
-    from capture.program import verify
-    from capture.record import read
+    from capture.operations import verify
+    from capture.state.netns import Entered
+    from capture.state.record import read
 
     with Entered(request.namespace):
         is_recorded = read() is not None
@@ -215,7 +224,7 @@ def _check(request: Request, configuration: Configuration, journal: Log) -> None
 
 
 def _drift(verified: Verified, namespace: str) -> CniError:
-    from capture.cli.differences import in_words
+    from capture.report.differences import in_words
 
     sentences = list(in_words(verified))
     more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
@@ -229,9 +238,14 @@ def _drift(verified: Verified, namespace: str) -> CniError:
 # --- STATUS ----------------------------------------------------------------------------------------------------
 
 
-def _status(request: Request, configuration: Configuration) -> None:
+def _status(request: Request, configuration: Configuration, journal: Log) -> None:
+    """Answer for this node: kernel, privileges and configuration.
+
+    An error here stops every pod of the node, in the mesh or not, and gets the node a taint. So the API server counts
+    only where no pod starts without it; elsewhere its state goes to the log.
+    """
     from capture.backends import detect
-    from capture.program import request_of
+    from capture.operations import request_of
 
     lacking = [name for name, bit in (("NET_ADMIN", CAP_NET_ADMIN), ("SYS_ADMIN", CAP_SYS_ADMIN)) if not _may(bit)]
     if lacking:
@@ -244,14 +258,34 @@ def _status(request: Request, configuration: Configuration) -> None:
         )
     try:
         detect.decide(request_of(configuration.settings))
-        if KUBERNETES in configuration.pod_sources:
-            from cni import kubernetes
-
-            kubernetes.check_server(kubernetes.read_kubeconfig(configuration.kubeconfig), STATUS_DEADLINE)
     except CaptureError as error:
         raise CniError(NOT_AVAILABLE, error.message, error.remedy) from None
+    if configuration.pod_sources == (KUBERNETES,):
+        _require_api_server(configuration)
+    elif KUBERNETES in configuration.pod_sources and journal.path:
+        _log_api_server(configuration, journal)
+
+
+def _require_api_server(configuration: Configuration) -> None:
+    from cni import kubernetes
+
+    try:
+        kubernetes.check_server(kubernetes.read_kubeconfig(configuration.kubeconfig), STATUS_DEADLINE)
     except CniError as error:
-        raise CniError(NOT_AVAILABLE, error.message, error.details) from None
+        raise CniError(NOT_AVAILABLE_LIMITED, error.message, error.details) from None
+
+
+def _log_api_server(configuration: Configuration, journal: Log) -> None:
+    from cni import kubernetes
+
+    try:
+        kubernetes.check_server(kubernetes.read_kubeconfig(configuration.kubeconfig), LOOK_DEADLINE)
+    except CniError as error:
+        journal.warn(
+            f"pods of the mesh may not start now: {error.message}", api_server=error.code, details=error.details
+        )
+    else:
+        journal.debug("the API server answers")
 
 
 def _asks_for_annotations(request: Request) -> bool:
@@ -307,7 +341,11 @@ def _logged(request: Request, configuration: Configuration, work: Callable[[Log]
 
 def _as_cni_error(error: CaptureError, request: Request) -> CniError:
     """Return an error of ours as one of the specification."""
-    if isinstance(error, ConfigurationError):  # what the pod says has been refused before
+    if isinstance(error, ConfigurationError) and error.option in IDS_OF_THE_PROXY:
+        pod = f"{request.arguments.get('K8S_POD_NAMESPACE')}/{request.arguments.get('K8S_POD_NAME')}"
+        remedy = "Give istio-proxy a runAsUser and runAsGroup that the pod's user namespace has."
+        return CniError(VALUE_REFUSED, f"pod {pod}: {error.message}", remedy)
+    if isinstance(error, ConfigurationError):  # what else the pod says has been refused before
         return CniError(INVALID_CONFIGURATION, f"network configuration: {error.message}", error.remedy)
     if isinstance(error, HostNamespaceError):
         return CniError(

@@ -11,9 +11,9 @@ All of it is pure. Who asks, and in what order, is in ``cni.sources``.
 from __future__ import annotations
 
 from capture.errors import ConfigurationError
-from capture.json_text import JsonError, decode
-from capture.pod import Pod, Proxy
-from capture.values import Value
+from capture.model.values import Value
+from capture.settings.pod import Pod, Proxy
+from capture.state.json_text import JsonError, decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.pod import DEFAULT_PROXY_ID, PROXY_CONTAINER, Pod, Proxy
+from capture.settings.pod import DEFAULT_PROXY_ID, PROXY_CONTAINER, Pod, Proxy
 from cni.codes import BAD_ANSWER
 from cni.protocol import CniError
 

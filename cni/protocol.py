@@ -12,8 +12,8 @@ Sources: SPEC.md of containernetworking/cni in the versions 0.3.0 to 1.1.0, sect
 
 from __future__ import annotations
 
-from capture.json_text import JsonError, decode_object, encode
-from capture.values import Value
+from capture.model.values import Value
+from capture.state.json_text import JsonError, decode_object, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,16 +8,15 @@ from __future__ import annotations
 import os
 import sys
 
-from capture import program
+from capture import operations
 from capture.backends import detect
-from capture.cli import listings
-from capture.cli.outcome import outcome
-from capture.cli.output import ended, warn
-from capture.config import resolve
 from capture.errors import EXIT_DONE, UnsupportedError
-from capture.host import PodFromInside, PodFromOutside
-from capture.netns import Entered
-from capture.settings import (
+from capture.report import listings
+from capture.report.outcome import cut_by_cleaning, outcome
+from capture.report.output import ended
+from capture.settings.config import resolve
+from capture.settings.host import PodFromInside, PodFromOutside
+from capture.settings.options import (
     ALLOW_HOST,
     CLEANUP_ONLY,
     CNI_MODE,
@@ -27,11 +26,11 @@ from capture.settings import (
     OPTIONS,
     RUN_VALIDATION,
     SKIP_RULE_APPLY,
-    Settings,
-    from_environment,
-    with_flags,
 )
-from initcontainer.arguments import HelpWanted, VersionWanted, parse
+from capture.settings.settings import Settings, from_environment, with_flags
+from capture.state.netns import Entered
+from initcontainer.arguments import CommandLine, HelpWanted, VersionWanted, parse
+from initcontainer.printer import Printer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,83 +39,99 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Run with the arguments and the environment of the process; return the exit code."""
-    return ended(lambda: run(sys.argv[1:], os.environ))
+    printer = Printer()
+    return ended(lambda: run(sys.argv[1:], os.environ, printer), printer.report)
 
 
-def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) -> int:
     """Do what arguments and environment ask for and return the exit code. Raises CaptureError."""
     try:
-        settings = with_flags(from_environment(environ), parse(arguments, OPTIONS)).checked()
+        settings = _settings(arguments, environ, printer)
     except HelpWanted:
         from initcontainer.help import usage  # textwrap costs milliseconds
 
         print(usage(), end="")
         return EXIT_DONE
     except VersionWanted:
-        from capture.version import version_text
+        from capture import __version__
 
-        print(version_text("istio-init"))
+        print(f"istio-init {__version__}")
         return EXIT_DONE
-    _say_settings(settings)
+    _say_settings(settings, printer)
     namespace = settings[NETWORK_NAMESPACE] or None
     host = PodFromOutside(environ) if settings[CNI_MODE] else PodFromInside(environ)
     if settings[CLEANUP_ONLY]:
-        _clean(settings, namespace)
+        _clean(settings, namespace, printer)
         return EXIT_DONE
     if settings[DRY_RUN]:
-        _dry_run(settings, namespace, host)
+        _dry_run(settings, namespace, host, printer)
         return EXIT_DONE
     if settings[SKIP_RULE_APPLY]:
-        print("no rule is written: --skip-rule-apply")
+        printer.show("no rule is written: --skip-rule-apply")
     else:
-        _apply(settings, namespace, host)
+        _apply(settings, namespace, host, printer)
     if settings[RUN_VALIDATION]:
         from initcontainer.validation import validate  # few runs do it
 
         for line in validate(settings, namespace, host):
-            print(line)
+            printer.show(line)
     return EXIT_DONE
 
 
-def _say_settings(settings: Settings) -> None:
+def _settings(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) -> Settings:
+    """Return what environment and arguments say, and let the printer obey, also where an argument is wrong."""
+    in_environment = from_environment(environ)
+    found = CommandLine()
+    try:
+        parse(arguments, OPTIONS, found)
+    finally:
+        printer.obey(with_flags(in_environment, found.flags))
+    printer.warn([*in_environment.warnings, *found.warnings])
+    return with_flags(in_environment.replace(warnings=()), found.flags).checked()
+
+
+def _say_settings(settings: Settings, printer: Printer) -> None:
     """Print what was said, and where; the rest has its default."""
     for option in OPTIONS:
-        if option in settings.said:
-            print(f"{option.name} {settings.text(option)!r} ({settings.origin(option)})")
+        if option in settings.explicit:
+            printer.show(f"{option.name} {settings.text(option)!r} ({settings.origin(option)})")
 
 
-def _apply(settings: Settings, namespace: str | None, host: PodFromInside) -> None:
-    applied = program.apply(settings, namespace, host, force=settings[FORCE_APPLY])
-    warn(applied.warnings)
-    print(f"{outcome(applied)}\n")
-    dumped = program.dump(namespace)
+def _apply(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
+    applied = operations.apply(settings, namespace, host, force=settings[FORCE_APPLY])
+    printer.warn(applied.warnings)
+    printer.show(f"{outcome(applied)}\n")
+    dumped = operations.dump(namespace)
     # With a read-only root file system, as pods should have it, nothing could be recorded.
-    verified = dumped.verified or program.verify(settings, namespace, host)
-    print(listings.table([*listings.parts(dumped)], verified, is_whole=True), end="", flush=True)
+    verified = dumped.verified or operations.verify(settings, namespace, host)
+    printer.show(listings.table([*listings.parts(dumped)], verified, is_whole=True).removesuffix("\n"))
 
 
-def _clean(settings: Settings, namespace: str | None) -> None:
+def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
     """Remove what is ours; in a dry run, show it."""
     if settings[DRY_RUN]:
-        dumped = program.dump(namespace)
-        print("to be removed: whatever of this is ours\n" if dumped.standing else "nothing of ours stands there")
-        print(listings.table([*listings.parts(dumped)], None, is_whole=True), end="")
+        dumped = operations.dump(namespace)
+        printer.show(
+            "to be removed: whatever of this is ours\n" if dumped.live_sets else "nothing of ours stands there"
+        )
+        printer.show(listings.table([*listings.parts(dumped)], None, is_whole=True).removesuffix("\n"))
         return
-    removed = program.clean(namespace, allow_host=settings[ALLOW_HOST])
-    print("removed: nothing is captured any more" if removed else "unchanged: there was nothing of ours")
+    printer.warn(cut_by_cleaning(namespace))
+    removed = operations.clean(namespace, allow_host=settings[ALLOW_HOST])
+    printer.show("removed: nothing is captured any more" if removed else "unchanged: there was nothing of ours")
 
 
-def _dry_run(settings: Settings, namespace: str | None, host: PodFromInside) -> None:
+def _dry_run(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
     """Print what would be sent into this pod if nothing stood there."""
     with Entered(namespace):
-        warn(resolve(settings, host)[1])
+        printer.warn(resolve(settings, host)[1])
         decision = None
         try:
-            decision = detect.decide(program.request_of(settings))
+            decision = detect.decide(operations.request_of(settings))
         except UnsupportedError as error:
-            warn([error.message])
-        texts = program.render(settings, host, decision=decision)
-    print("\n".join(f"# {title}\n{text}" for title, text in texts), end="")
+            printer.warn([error.message])
+        texts = operations.render(settings, host, decision=decision)
+    printer.show("\n".join(f"# {title}\n{text}" for title, text in texts).removesuffix("\n"))
 
 
 if __name__ == "__main__":

@@ -11,16 +11,20 @@ The last of several is what counts. Pure: what is wrong comes as an UsageError.
 from __future__ import annotations
 
 from capture.errors import EXIT_USAGE, CaptureError
+from capture.settings.options import CLEANUP_ONLY
+from initcontainer.upstream_flags import SHORT, UPSTREAM_FLAGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
-    from capture.settings import Option
+    from capture.settings.options import Option
 
 SUBCOMMAND = "istio-iptables"
 """The word with which pods are injected to call upstream's program."""
+CLEAN_SUBCOMMAND = "istio-clean-iptables"
+"""The word of Istio 1.5 to 1.24 for removing the rules."""
 VERSION_SUBCOMMAND = "version"
 """The word beside it, of the program that holds upstream's (pilot-agent)."""
 
@@ -59,54 +63,96 @@ class Words:
         return self._words.pop(0)
 
 
-def parse(arguments: Sequence[str], options: Iterable[Option[Any]]) -> dict[Option[Any], str]:
-    """Return the text that each flag was given; UsageError for what is no flag of ours.
+class CommandLine:
+    """What a command line says: the text of each flag, and what there is to remark about it."""
 
-    Raises HelpWanted or VersionWanted where that is asked for.
+    def __init__(self) -> None:
+        self.flags: dict[Option[Any], str] = {}
+        self.warnings: list[str] = []
+
+
+def parse(arguments: Sequence[str], options: Iterable[Option[Any]], found: CommandLine | None = None) -> CommandLine:
+    """Return what the arguments say; UsageError for what is no flag of ours or of upstream's.
+
+    Raises HelpWanted or VersionWanted where that is asked for. ``found`` is filled in as far as reading comes.
     """
-    by_long = {option.flag: option for option in options if option.flag}
-    by_short = {option.short: option for option in by_long.values() if option.short}
-    said: dict[Option[Any], str] = {}
-    if arguments[:1] == [VERSION_SUBCOMMAND]:
+    found = found or CommandLine()
+    command, rest = _command(arguments)
+    if command == VERSION_SUBCOMMAND:
         raise VersionWanted
-    words = Words(arguments[1:] if arguments[:1] == [SUBCOMMAND] else arguments)
-    for word in words:
-        if word.startswith("--") and len(word) > 2:
-            _long(word, words, by_long, said)
-        elif word.startswith("-") and len(word) > 1 and word != "--":
-            _short(word, words, by_short, said)
-        else:
-            rest = [*words] if word == "--" else [word]
-            if rest:
-                raise UsageError(f"unexpected argument {rest[0]!r}")
-    return said
+    if command == CLEAN_SUBCOMMAND:
+        found.flags[CLEANUP_ONLY] = "true"
+        found.warnings.append(f"{CLEAN_SUBCOMMAND} is a word of Istio before 1.25, and means --cleanup-only")
+    reader = _Reader(Words(rest), options, found)
+    reader.read()
+    return found
 
 
-def _long(word: str, words: Words, by_long: dict[str, Option[Any]], said: dict[Option[Any], str]) -> None:
-    name, equals, value = word[2:].partition("=")
-    if name == "help":
-        raise HelpWanted
-    if name == "version":
-        raise VersionWanted
-    option = by_long.get(name)
-    if option is None:
-        raise UsageError(f"unknown flag --{name}")
-    if not equals:
-        value = "true" if option.is_switch else words.value_of(f"--{name}")
-    said[option] = value
+def _command(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return the leading word, if it is one, and what follows."""
+    if arguments and arguments[0] in (SUBCOMMAND, CLEAN_SUBCOMMAND, VERSION_SUBCOMMAND):
+        return arguments[0], arguments[1:]
+    return "", arguments
 
 
-def _short(word: str, words: Words, by_short: dict[str, Option[Any]], said: dict[Option[Any], str]) -> None:
-    letters = word[1:]
-    while letters:
-        letter, letters = letters[0], letters[1:]
-        option = by_short.get(letter)
-        if letter == "h" and option is None:
+class _Reader:
+    """Reads words into a command line."""
+
+    def __init__(self, words: Words, options: Iterable[Option[Any]], found: CommandLine) -> None:
+        self._words = words
+        self._found = found
+        self._by_long = {option.flag: option for option in options if option.flag}
+        self._by_short = {option.short: option for option in self._by_long.values() if option.short}
+
+    def read(self) -> None:
+        for word in self._words:
+            if word.startswith("--") and len(word) > 2:
+                self._long(word)
+            elif word.startswith("-") and len(word) > 1 and word != "--":
+                self._short(word)
+            else:
+                rest = [*self._words] if word == "--" else [word]
+                if rest:
+                    raise UsageError(f"unexpected argument {rest[0]!r}")
+
+    def _long(self, word: str) -> None:
+        name, equals, value = word[2:].partition("=")
+        if name == "help":
             raise HelpWanted
-        if option is None:
-            raise UsageError(f"unknown flag -{letter}" + (f" in {word}" if len(word) > 2 else ""))
-        if option.is_switch and not letters.startswith("="):
-            said[option] = "true"
-            continue
-        said[option] = letters.removeprefix("=") if letters else words.value_of(f"-{letter}")
-        return
+        if name == "version":
+            raise VersionWanted
+        option, upstream = self._by_long.get(name), UPSTREAM_FLAGS.get(name)
+        if option is not None:
+            takes_value = not option.is_switch
+        elif upstream is not None:
+            takes_value = upstream.takes_value
+            self._remark(f"--{name}", upstream.because)
+        else:
+            raise UsageError(f"unknown flag --{name}")
+        if not equals:
+            value = self._words.value_of(f"--{name}") if takes_value else "true"
+        if option is not None:
+            self._found.flags[option] = value
+
+    def _short(self, word: str) -> None:
+        letters = word[1:]
+        while letters:
+            letter, letters = letters[0], letters[1:]
+            option = self._by_short.get(letter)
+            if letter == "h" and option is None:
+                raise HelpWanted
+            if option is None and letter not in SHORT:
+                raise UsageError(f"unknown flag -{letter}" + (f" in {word}" if len(word) > 2 else ""))
+            if option is None:
+                self._remark(f"-{letter}", UPSTREAM_FLAGS[SHORT[letter]].because)
+                if letters.startswith("="):
+                    return
+            elif option.is_switch and not letters.startswith("="):
+                self._found.flags[option] = "true"
+            else:
+                self._found.flags[option] = letters.removeprefix("=") if letters else self._words.value_of(f"-{letter}")
+                return
+
+    def _remark(self, flag: str, because: str) -> None:
+        if because:
+            self._found.warnings.append(f"{flag} has no effect: {because}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from capture.cli.option_texts import by_topic, flags_text, heading, help_text
-from capture.settings import OPTIONS
+from capture.report.option_texts import by_topic, flags_text, heading, help_text
+from capture.settings.options import OPTIONS
 
 USAGE = """\
 Usage: istio-init [istio-iptables] [FLAGS]

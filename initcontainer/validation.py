@@ -6,7 +6,7 @@
     inbound    a process with the proxy's user dials the pod's own address -> must arrive on 15006
 
 Each connection brings a random token, so that we know it for ours, and must have been meant for what was
-dialled (SO_ORIGINAL_DST). What is dialled is chosen by asking the rules themselves (``capture.trace``), so
+dialled (SO_ORIGINAL_DST). What is dialled is chosen by asking the rules themselves (``capture.analysis.trace``), so
 that ports and networks that are left alone do not spoil the proof.
 
 From inside a pod nobody can send through PREROUTING, so where the rules can be read, they are compared too.
@@ -22,27 +22,35 @@ import socket
 import time
 from itertools import product
 
-from capture import program
-from capture.addresses import AF, IPV4, IPV6, Network, address_text, parse_address
-from capture.cli.differences import FAMILY_NAMES, in_words
-from capture.config import resolve
+from capture import operations
+from capture.analysis.pod_network import NO_WAY_OUT, routed
+from capture.analysis.trace import trace
 from capture.errors import CaptureError, ValidationError
-from capture.netns import Entered
+from capture.model.addresses import (
+    AF,
+    IPV4,
+    IPV6,
+    Network,
+    address_text,
+    parse_address,
+)
+from capture.model.packet import Packet
+from capture.model.values import Value
+from capture.report.differences import FAMILY_NAMES, in_words
 from capture.rules import build_ruleset
-from capture.settings import PROBE_PORT, PROBE_TIMEOUT, SKIP_RULE_APPLY
-from capture.surroundings import NO_WAY_OUT, routed
-from capture.trace import Packet, trace
-from capture.values import Value
+from capture.settings.config import resolve
+from capture.settings.options import PROBE_PORT, PROBE_TIMEOUT, SKIP_RULE_APPLY
+from capture.state.netns import Entered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Literal
 
-    from capture.addresses import Family
-    from capture.config import CaptureConfig, Host
-    from capture.model import Ruleset, Span
-    from capture.settings import Settings
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Ruleset, Span
+    from capture.settings.config import CaptureConfig, Host
+    from capture.settings.settings import Settings
 
     Side = Literal["outbound", "inbound"]
 
@@ -385,7 +393,7 @@ def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> Valid
         f" {settings[PROBE_TIMEOUT]:g} s nothing arrived on port {probe.arrives_on} ({answer})"
     )
     try:
-        first = next(in_words(program.verify(settings, None, host)), None)
+        first = next(in_words(operations.verify(settings, None, host)), None)
     except CaptureError as error:
         return ValidationError(message, f"The rules cannot be read here: {error.message}. {_author(settings)}")
     if first is None:
@@ -400,7 +408,7 @@ def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> Valid
 def _compare_rules(settings: Settings, host: Host, words: list[str]) -> None:
     """Raise ValidationError if a rule is missing that no connection from inside can prove; note what is unreadable."""
     try:
-        verified = program.verify(settings, None, host)
+        verified = operations.verify(settings, None, host)
     except CaptureError as error:
         words.append(f"not validated: connections from outside the pod: the rules cannot be read here: {error.message}")
         return

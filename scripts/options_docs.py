@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from capture.api import OPTIONS_BY_NAME
-from capture.cli.option_texts import as_markdown
+from capture.report.option_texts import as_markdown
+from capture.settings.keywords import OPTIONS_BY_NAME
 
 PAGE = Path(__file__).parents[1] / "docs" / "options.md"
 

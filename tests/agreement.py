@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hypothesis import strategies as st
 
-from capture.addresses import Network, parse_address, parse_network
-from capture.config import CaptureConfig
-from capture.model import (
+from capture.model.addresses import Network, parse_address, parse_network
+from capture.model.packet import Packet
+from capture.model.ruleset import (
     MANGLE,
     NAT,
     OUTPUT,
@@ -31,13 +31,13 @@ from capture.model import (
     Span,
     only,
 )
-from capture.parsers import Selection, UidPorts
-from capture.trace import Packet
+from capture.settings.config import CaptureConfig
+from capture.settings.parsers import Selection, UidPorts
 from pytest_netns import Kind, Pod, PodPair
 
 if TYPE_CHECKING:
-    from capture.addresses import Family
-    from capture.model import Match, ProtocolName, TableName, Verdict
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match, ProtocolName, TableName, Verdict
 
 Entry = TypeVar("Entry")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from capture import settings as option
-from capture.settings import Said, Settings
+from capture.settings import options as option
+from capture.settings.settings import Given, Settings
 
 Texts = dict[Any, str]
 """What is said, by option; options of all types are keys, which no type but Any says."""
@@ -69,7 +69,7 @@ WAYS: dict[str, Texts] = {
 
 def settings(*texts: Texts) -> Settings:
     """Return settings that say all of these; the last word counts."""
-    return Settings({each: Said(text, "command line") for some in texts for each, text in some.items()})
+    return Settings({each: Given(text, "command line") for some in texts for each, text in some.items()})
 
 
 def arguments(*texts: Texts) -> list[str]:

@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hypothesis import strategies as st
 
-from capture.addresses import FAMILIES, IPV4, IPV6, Network, parse_address, parse_network
-from capture.config import CaptureConfig
-from capture.model import Span, only
-from capture.parsers import Selection, UidPorts
+from capture.model.addresses import (
+    FAMILIES,
+    IPV4,
+    IPV6,
+    Network,
+    parse_address,
+    parse_network,
+)
+from capture.model.ruleset import Span, only
+from capture.settings.config import CaptureConfig
+from capture.settings.parsers import Selection, UidPorts
 from strategies import HIGHEST_ID
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from capture.addresses import Family
+    from capture.model.addresses import Family
 
 T = TypeVar("T")
 

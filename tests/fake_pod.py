@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from capture.addresses import Network, parse_address
-from capture.config import resolve
+from capture.model.addresses import Network, parse_address
 from capture.rules import build_ruleset
-from capture.settings import Said, Settings
+from capture.settings.config import resolve
+from capture.settings.settings import Given, Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from capture.config import CaptureConfig
-    from capture.model import Ruleset
+    from capture.model.ruleset import Ruleset
+    from capture.settings.config import CaptureConfig
 
     Texts = dict[Any, str]
     """What is said, by option; options of all types are keys, which no type but Any says."""
@@ -55,14 +55,14 @@ IPV4_POD = FakePod(addresses=("127.0.0.1", "10.0.0.5"))
 IPV6_POD = FakePod(addresses=("::1", "fd00::5"))
 
 
-def said(texts: Texts) -> Settings:
+def explicit(texts: Texts) -> Settings:
     """Return settings that say these texts on the command line."""
-    return Settings({option: Said(text, "command line") for option, text in texts.items()})
+    return Settings({option: Given(text, "command line") for option, text in texts.items()})
 
 
 def config_of(texts: Texts, pod: FakePod = POD) -> CaptureConfig:
     """Return the configuration that these texts give in the pod."""
-    return resolve(said(texts), pod)[0]
+    return resolve(explicit(texts), pod)[0]
 
 
 def ruleset_of(texts: Texts, pod: FakePod = POD) -> Ruleset:

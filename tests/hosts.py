@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from capture.addresses import FAMILIES
 from capture.backends.detect import Facts, Program
+from capture.model.addresses import FAMILIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from capture.addresses import IPV4, IPV6, parse_network
-from capture.model import (
+from capture.model.addresses import IPV4, IPV6, parse_network
+from capture.model.ruleset import (
     MANGLE,
     NAT,
     RAW,
@@ -45,8 +45,8 @@ from capture.model import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.addresses import Family, Network
-    from capture.model import TableName
+    from capture.model.addresses import Family, Network
+    from capture.model.ruleset import TableName
 
 TCP = Protocol("tcp")
 UDP = Protocol("udp")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 
-from capture.addresses import FAMILIES, IPV4
-from capture.model import BUILT_IN_CHAINS, MANGLE, NAT, RAW
+from capture.model.addresses import FAMILIES, IPV4
+from capture.model.ruleset import BUILT_IN_CHAINS, MANGLE, NAT, RAW
 from iptables_ways import Way
 from pytest_netns import Namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.addresses import Family
-    from capture.model import TableName
+    from capture.model.addresses import Family
+    from capture.model.ruleset import TableName
 
 EVERYWHERE = (
     "-p tcp -m tcp --dport 9999 -j RETURN",

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from capture.addresses import FAMILIES
 from capture.backends.iptables.entries import expanded
 from capture.backends.iptables.families import merged
 from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule, TableEdit
-from capture.model import BUILT_IN_CHAINS, TABLES, Chain, Jump, Rule, Ruleset, Table
+from capture.model.addresses import FAMILIES
+from capture.model.ruleset import (
+    BUILT_IN_CHAINS,
+    TABLES,
+    Chain,
+    Jump,
+    Rule,
+    Ruleset,
+    Table,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from capture.addresses import Family
-    from capture.model import TableName
+    from capture.model.addresses import Family
+    from capture.model.ruleset import TableName
 
     Chains = dict[str, list[Rule]]
 

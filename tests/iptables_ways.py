@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from capture.addresses import FAMILIES, IPV4
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.iptc_driver import IptcDriver
 from capture.backends.iptables.netlink import NetlinkDriver
 from capture.backends.iptables.restore import RestoreDriver
+from capture.model.addresses import FAMILIES, IPV4
 from pytest_netns import Namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.addresses import Family
+    from capture.model.addresses import Family
 
 
 @dataclasses.dataclass(frozen=True)

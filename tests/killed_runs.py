@@ -15,9 +15,9 @@ import signal
 import sys
 from functools import partial
 
-from capture import program
-from capture.canonical import canonical
-from capture.model import FAMILIES
+from capture import operations
+from capture.analysis.canonical import canonical
+from capture.model.ruleset import FAMILIES
 from capture.netlink.interfaces import read_addresses
 from capture.netlink.routing import has_local_route, read_mark_rules
 from capture.netlink.rtnetlink import AF_INET, AF_INET6, open_route
@@ -39,13 +39,13 @@ CHANGING_MESSAGES = {20, 21, 24, 25, 32, 33, 0x10}
 def apply(choice: Choice) -> None:
     """Make the pod's rules those of a way and a variant."""
     way, variant = choice
-    program.apply(settings(VARIANTS[variant], WAYS[way]))
+    operations.apply(settings(VARIANTS[variant], WAYS[way]))
 
 
 def standing() -> str:
     """Return all that stands in the namespace and is ours, in words that do not depend on how it came to be."""
     seen: list[object] = []
-    for found in program.dump().standing:
+    for found in operations.dump().live_sets:
         # Built-in chains may be there and be empty: iptables-nft makes them, and a run that is killed leaves them.
         chains = [(table.name, c.name) for table in found.live.tables for c in table.chains if c.rules or not c.policy]
         rules = [
@@ -118,5 +118,5 @@ ROUND = (("there", "there"), ("back", "there"), ("back", "back"))
 
 
 if __name__ == "__main__":
-    said = json.loads(sys.argv[1])
-    print(json.dumps(kill_everywhere(tuple(said["before"]), tuple(said["killed"]), said["expected"])))  # noqa: T201  # for the test
+    explicit = json.loads(sys.argv[1])
+    print(json.dumps(kill_everywhere(tuple(explicit["before"]), tuple(explicit["killed"]), explicit["expected"])))  # noqa: T201  # for the test

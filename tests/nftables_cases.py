@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from capture.addresses import FAMILIES, IPV4, IPV6, Network, parse_network
-from capture.model import (
+from capture.model.addresses import (
+    FAMILIES,
+    IPV4,
+    IPV6,
+    Network,
+    parse_network,
+)
+from capture.model.ruleset import (
     MANGLE,
     NAT,
     OUTPUT,
@@ -42,11 +48,11 @@ from capture.model import (
     TransparentProxy,
     only,
 )
-from capture.values import Value
+from capture.model.values import Value
 
 if TYPE_CHECKING:
-    from capture.addresses import Family
-    from capture.model import Match, TableName
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match, TableName
 
 TCP = Protocol("tcp")
 UDP = Protocol("udp")

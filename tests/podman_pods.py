@@ -53,8 +53,8 @@ def podman_in(node: Node) -> Podman:
     }
     captured = {"standalone": {"annotations": INJECTED}}
     refused = {"standalone": {"annotations": INJECTED | {"traffic.sidecar.istio.io/excludeInboundPorts": "ssh"}}}
-    for subnet, (name, said) in enumerate({"plain": {}, "captured": captured, "refused": refused}.items(), 20):
-        conflist = network(name, bridge(directory, subnet), capture(directory, **said))
+    for subnet, (name, explicit) in enumerate({"plain": {}, "captured": captured, "refused": refused}.items(), 20):
+        conflist = network(name, bridge(directory, subnet), capture(directory, **explicit))
         node.write(f"podman-networks/{name}.conflist", conflist)
 
     def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

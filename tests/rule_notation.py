@@ -11,7 +11,7 @@ Chains without a rule for the family are left out. Blanks are for the eye: compa
 
 from __future__ import annotations
 
-from capture.model import (
+from capture.model.ruleset import (
     ALL_BITS,
     Accept,
     ConnectionMark,
@@ -43,8 +43,14 @@ from capture.model import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.addresses import Family, Network
-    from capture.model import Match, Rule, Ruleset, TableName, Verdict
+    from capture.model.addresses import Family, Network
+    from capture.model.ruleset import (
+        Match,
+        Rule,
+        Ruleset,
+        TableName,
+        Verdict,
+    )
 
 WORDS: dict[type, str] = {
     Source: "from",

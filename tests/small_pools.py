@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from random import Random
 
-from capture.addresses import IPV4, Network, parse_address
+from capture.analysis.foreign import PRIORITIES, ForeignChain
 from capture.analysis.stations import PodNetwork, Situation
-from capture.bystanders import Bystander
-from capture.model import (
+from capture.model.addresses import IPV4, Network, parse_address
+from capture.model.packet import Packet
+from capture.model.ruleset import (
     CONNECTION_STATES,
     MANGLE,
     NAT,
@@ -50,14 +51,13 @@ from capture.model import (
     UnknownVerdict,
     only,
 )
-from capture.trace import Packet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.addresses import Family
-    from capture.model import Match, TableName, Verdict
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match, TableName, Verdict
 
 ADDRESSES: dict[Family, tuple[Network, ...]] = {
     "ipv4": tuple(map(parse_address, ("127.0.0.1", "10.0.0.2", "203.0.113.7", "203.0.113.8"))),
@@ -86,7 +86,9 @@ class Pools:
         random = self.random
         tables = tuple(self.table(name) for name in (RAW, MANGLE, NAT) if name == NAT or random.random() < 0.7)
         marks = [PolicyRoute(self.family, 1337, 133)] if random.random() < 0.5 else []
-        beside = sorted((self.foreign(number) for number in range(random.randrange(chains))), key=lambda b: b.priority)
+        beside = sorted(
+            (self.foreign(number) for number in range(random.randrange(chains + 1))), key=lambda b: b.priority
+        )
         ruleset = Ruleset((self.family,), tables, policy_routes=tuple(marks))
         return Situation(ruleset, tuple(beside), is_native=random.random() < 0.5, network=OWN)
 
@@ -94,30 +96,34 @@ class Pools:
         """Return a table whose chains jump to those behind them."""
         targets = (*OURS[: self.random.randint(1, 4)], LAST)
         chains = [
-            Chain(hook, self.rules(name, hook, targets), self.random.choice(("ACCEPT",) * 5 + ("DROP",)))
+            Chain(hook, self.rules(name, hook, targets), self.random.choice(("ACCEPT",) * 9 + ("DROP",)))
             for hook in (PREROUTING, OUTPUT)
         ]
         chains += [Chain(each, self.rules(name, "", targets[place + 1 :])) for place, each in enumerate(targets)]
         return Table(name, tuple(chains))
 
-    def foreign(self, number: int) -> Bystander:
+    def foreign(self, number: int) -> ForeignChain:
         """Return a base chain of another table."""
         random = self.random
-        is_nat = random.random() < 0.6
+        is_nat = random.random() < 0.4
         kind: TableName = NAT if is_nat else MANGLE
         hook = random.choice((PREROUTING, OUTPUT))
-        own = Chain(f"base{number}", self.rules(kind, hook, (LAST,)), random.choice(("ACCEPT",) * 6 + ("DROP",)))
-        contents = Table(kind, (own, Chain(LAST, self.rules(kind, "", ()))))
-        priority = random.choice((-199, -160, -110, -100, -90, 0) if is_nat else (-310, -300, -200, -150, -120, 0))
+        priority = random.choice((-199, -160, -110, -100, -90, 0) if is_nat else (-310, -300, -200, -150, -90, 0, 0, 0))
+        is_late = not is_nat and priority > PRIORITIES[NAT]
+        policy = random.choice(("ACCEPT",) * 9 + ("DROP",))
+        own = Chain(f"base{number}", self.rules(kind, hook, (LAST,), is_late=is_late), policy)
+        contents = Table(kind, (own, Chain(LAST, self.rules(kind, "", (), is_late=is_late))))
         is_older, is_native = random.random() < 0.5, random.random() < 0.5
         families: tuple[Family, ...] = (self.family,)
         name = f"ip table{number}"
-        return Bystander(name, families, hook, priority, is_nat, contents, is_older, is_native=is_native)
+        return ForeignChain(name, families, hook, priority, is_nat, contents, is_older, is_native=is_native)
 
-    def rules(self, table: TableName, hook: str, targets: tuple[str, ...]) -> tuple[Rule, ...]:
+    def rules(
+        self, table: TableName, hook: str, targets: tuple[str, ...], *, is_late: bool = False
+    ) -> tuple[Rule, ...]:
         """Return a few rules, now and then so many that they are not folded one by one."""
         count = self.random.choice((0, 1, 2, 3, 4, 12))
-        return tuple(Rule(self.verdict(table, targets), self.matches(hook)) for _ in range(count))
+        return tuple(Rule(self.verdict(table, targets, is_late=is_late), self.matches(hook)) for _ in range(count))
 
     def matches(self, hook: str) -> tuple[Match, ...]:
         """Return up to two questions."""
@@ -135,6 +141,7 @@ class Pools:
             OwnerUid((only(random.choice(IDS)),), negated),
             OwnerGid((only(random.choice(IDS)),), negated),
         ]
+        possible += [match for match in possible if isinstance(match, Destination | DestinationPort)] * 2
         if hook != OUTPUT:
             possible.append(InInterface(random.choice(INTERFACES), negated))
         if hook != PREROUTING:
@@ -145,10 +152,10 @@ class Pools:
             possible = [UnknownMatch(f"-m statistic {random.randrange(2)}")]
         return tuple(random.sample(possible, min(random.randint(0, 2), len(possible))))
 
-    def verdict(self, table: TableName, targets: tuple[str, ...]) -> Verdict:
+    def verdict(self, table: TableName, targets: tuple[str, ...], *, is_late: bool) -> Verdict:
         """Return a verdict, in nat mostly one that maps."""
         random = self.random
-        possible: list[Verdict] = [Return(), Accept(), Drop(), Log("x"), UnknownVerdict("REJECT"), SetMark(1, 0x1)]
+        possible: list[Verdict] = [Return(), Accept(), Log("x"), SetMark(1, 0x1)]
         possible += [SetMark(random.choice(MARKS), 0xFFFF_FFFF), SetMark(0, 0x539), SaveMark(), RestoreMark()]
         possible += [Jump(target) for target in targets for _ in range(2)]
         possible += [UnknownVerdict(f"-g {target}") for target in targets[-1:]]
@@ -158,10 +165,14 @@ class Pools:
             port = random.choice(("", ":443"))
             possible += [
                 UnknownVerdict(f"DNAT --to-destination {f'[{address}]' if ':' in address else address}{port}"),
-                UnknownVerdict(f"dnat to {f'[{address}]' if port else address}{port}" if ":" in address else "dnat to :80"),
+                UnknownVerdict(
+                    f"dnat to {f'[{address}]' if port else address}{port}" if ":" in address else "dnat to :80"
+                ),
             ]
         else:
             possible += [TransparentProxy(15006, random.choice(MARKS)), UnknownVerdict("CT --notrack")]
+        if random.random() < (0.5 if is_late else 0.05):
+            return random.choice((Drop(), UnknownVerdict("REJECT")))
         if self.unknown and random.random() < 0.2:
             return UnknownVerdict("NFQUEUE --queue-num 1")
         return random.choice(possible)

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hypothesis import strategies as st
 
-from capture.addresses import BITS, FAMILIES, Network
-from capture.model import (
+from capture.model.addresses import BITS, FAMILIES, Network
+from capture.model.ruleset import (
     ALL_BITS,
     CONNECTION_STATES,
     MANGLE,
@@ -68,13 +68,13 @@ from capture.model import (
     Table,
     TransparentProxy,
 )
-from capture.values import Value
+from capture.model.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from capture.addresses import Family
-    from capture.model import Match, ProtocolName, TableName, Verdict
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match, ProtocolName, TableName, Verdict
 
 Entry = TypeVar("Entry", Network, Span)
 

@@ -47,8 +47,8 @@ class Load:
         return Counts({_split(name): Counter(counts) for name, counts in self._said().items()})
 
     def _said(self) -> dict[str, dict[str, int]]:
-        said: dict[str, dict[str, int]] = json.loads(self.process.output().splitlines()[-1])
-        return said
+        explicit: dict[str, dict[str, int]] = json.loads(self.process.output().splitlines()[-1])
+        return explicit
 
 
 @dataclass(frozen=True)

@@ -116,11 +116,11 @@ class Connector:
         for key, _ in self.selector.select(timeout):
             attempt: Attempt = key.data
             try:
-                said = attempt.connection.recv(100).decode() or "closed"
+                explicit = attempt.connection.recv(100).decode() or "closed"
             except OSError as error:
-                said = NAMES.get(error.errno or 0) or os.strerror(error.errno or 0)
+                explicit = NAMES.get(error.errno or 0) or os.strerror(error.errno or 0)
             self.selector.unregister(attempt.connection)
-            self.end(attempt, said)
+            self.end(attempt, explicit)
 
     def give_up(self, before: float) -> None:
         """Stop waiting for connections that were begun before a time."""

@@ -1,7 +1,7 @@
 """A proxy that stands where Envoy stands in TPROXY mode, and leaves both addresses of a connection as they are.
 
 It accepts what is addressed to others (IP_TRANSPARENT), and calls the app from the client's own address, with
-the mark by which the answers find back. HAProxy and mitmdump do neither. As upstream injects it in this mode, it
+the mark by which the answers find back. As upstream injects it in this mode, it
 runs as root (it needs CAP_NET_ADMIN) and is known by its group.
 """
 

@@ -28,7 +28,7 @@ case "$ID-$VERSION_ID" in
         dnf install --assumeyes --quiet epel-release # iptables-legacy is there
         dnf install --assumeyes --quiet python3.11 python3.11-devel gcc \
             iptables-nft iptables-legacy nftables iproute procps-ng util-linux \
-            conntrack-tools haproxy jq strace
+            conntrack-tools
         ;;
     *)
         echo "packages.sh knows no $ID $VERSION_ID" >&2

@@ -8,13 +8,14 @@ what PREROUTING makes of it.
 
 from __future__ import annotations
 
-from capture.addresses import BITS, IPV4, Network
 from capture.analysis.decision_list import Box, DecisionList
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.meaning import Goto, Translate, Untrack, meaning
 from capture.analysis.space import DESTINATION, IN, LISTED, NONE, OUT, PORT, STATE, gathered
-from capture.analysis.stations import LOOPBACK
-from capture.model import (
+from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS, REDIRECTED_BY, Fate
+from capture.model.addresses import BITS, IPV4, Network
+from capture.model.packet import LOOPBACK
+from capture.model.ruleset import (
     ALL_BITS,
     CONNECTION_STATES,
     MANGLE,
@@ -34,8 +35,7 @@ from capture.model import (
     TransparentProxy,
     UnknownVerdict,
 )
-from capture.trace import ASKED_OF_NAT, OF_KNOWN_CONNECTIONS, REDIRECTED_BY, Fate
-from capture.values import Value
+from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from capture.analysis.meaning import Meaning
     from capture.analysis.space import PacketSpace, Ranges
     from capture.analysis.stations import Situation, Station
-    from capture.model import Chain, Rule, Ruleset, Table
+    from capture.model.ruleset import Chain, Rule, Ruleset, Table
 
     Direction = Literal["inbound", "outbound"]
     Way = Literal["in", "out", "lo"]
@@ -178,7 +178,7 @@ class Compiler:
         drops = station.entry.policy_for(self.space.family) == "DROP"
         falls = self._fate(Fate("dropped")) if drops else after
         found = self._chain(station, station.entry, falls, place)
-        return self.diagrams.choose(self.space.state_in(*ASKED_OF_NAT), found, after) if station.is_nat else found
+        return self.diagrams.choose(self.space.state_in(*NAT_STATES), found, after) if station.is_nat else found
 
     # --- the end -----------------------------------------------------------------------------------
 

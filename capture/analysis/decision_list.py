@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import insort
 
-from capture.values import Value
+from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,18 +10,19 @@ from capture.analysis.compiler import ANYTHING, INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import in_words, parts, simplified, witness
 from capture.analysis.space import GID, STATE, UID, PacketSpace
-from capture.model import ALL_BITS, CONNECTION_STATES
-from capture.trace import Fate, whole_way
-from capture.values import Value
+from capture.analysis.trace import Fate, whole_way
+from capture.model.ruleset import ALL_BITS, CONNECTION_STATES
+from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
-    from capture.addresses import Family
     from capture.analysis.compiler import Direction
     from capture.analysis.stations import Situation
-    from capture.trace import Packet, Trace
+    from capture.analysis.trace import Trace
+    from capture.model.addresses import Family
+    from capture.model.packet import Packet
 
 CAPTURED = ("proxy-outbound", "proxy-inbound", "dns")
 NEW = CONNECTION_STATES.index("NEW")
@@ -92,6 +93,11 @@ class Comparison:
                     yield from self._effects(direction, framed, frame)
                     break
 
+    def is_realistic(self, packet: Packet) -> bool:
+        """Return whether a kernel can show a packet."""
+        direction = INBOUND if packet.in_interface is not None else OUTBOUND
+        return self.diagrams.at(self._realistic[direction], self.space.numbers_of(packet)) is True
+
     def _frames(self) -> Iterator[int]:
         """Yield sets of packets, the most ordinary ones first."""
         new = self.space.state_in("NEW")
@@ -123,6 +129,7 @@ class Comparison:
     def _settled(self, node: int) -> int:
         """Return the function with what is unknown folded into its values."""
         diagrams = self.diagrams
+
         def change(each: int) -> int | None:
             if diagrams.level(each) < self.space.first_unknown:
                 return None

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 
-from capture.addresses import Network, parse_address
-from capture.model import Continue, Drop, UnknownVerdict
-from capture.values import Value
+from capture.model.addresses import Network, parse_address
+from capture.model.ruleset import Continue, Drop, UnknownVerdict
+from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.model import ProtocolName, Verdict
+    from capture.model.ruleset import ProtocolName, Verdict
 
 
 class Translate(Value):

@@ -6,7 +6,6 @@ over lo, the first packet of a connection has a socket and no mark on its connec
 
 from __future__ import annotations
 
-from capture.addresses import BITS, Network, merge
 from capture.analysis.compiler import INBOUND, OTHER_MARK, OUTBOUND, routed_marks
 from capture.analysis.space import (
     DESTINATION,
@@ -22,8 +21,10 @@ from capture.analysis.space import (
     SOURCE_PORT,
     UID,
 )
-from capture.analysis.stations import LOOPBACK
-from capture.model import (
+from capture.analysis.trace import OF_KNOWN_CONNECTIONS
+from capture.model.addresses import BITS, Network, merge
+from capture.model.packet import LOOPBACK
+from capture.model.ruleset import (
     ALL_BITS,
     ConnectionMark,
     InInterface,
@@ -33,17 +34,16 @@ from capture.model import (
     SetMark,
     TransparentProxy,
 )
-from capture.trace import OF_KNOWN_CONNECTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from capture.addresses import Family
     from capture.analysis.compiler import Compiler, Direction
     from capture.analysis.space import PacketSpace
     from capture.analysis.stations import Situation
-    from capture.model import Rule
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Rule
 
 LOOPBACK_NETWORKS: dict[Family, Network] = {"ipv4": Network("ipv4", 127 << 24, 8), "ipv6": Network("ipv6", 1, 128)}
 NO_HOSTS: dict[Family, tuple[Network, ...]] = {

@@ -5,7 +5,6 @@ A set is told as far as it matters among the packets that exist: what a realisti
 
 from __future__ import annotations
 
-from capture.addresses import BITS, IPV4, address_text, split
 from capture.analysis.space import (
     DESTINATION,
     FIELDS,
@@ -23,17 +22,18 @@ from capture.analysis.space import (
     UID,
     scattered,
 )
-from capture.analysis.stations import LOOPBACK
-from capture.model import CONNECTION_STATES
+from capture.model.addresses import BITS, IPV4, address_text, split
+from capture.model.packet import LOOPBACK
+from capture.model.ruleset import CONNECTION_STATES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from capture.addresses import Family
     from capture.analysis.compiler import Direction
     from capture.analysis.space import MarkKind, PacketSpace
     from capture.analysis.stations import PodNetwork
+    from capture.model.addresses import Family
 
     Ranges = tuple[tuple[int, int], ...]
     Path = dict[int, Ranges]
@@ -157,7 +157,7 @@ def _filled(kids: list[int], ends: list[int]) -> list[int]:
     for begin, end, kid in zip([-1, *ends], ends, kids, strict=False):
         sizes[kid] = sizes.get(kid, 0) + end - begin
     sizes.pop(FREE, None)
-    usual = max(sizes, key=lambda kid: sizes[kid])
+    usual = max(sizes, key=lambda kid: (sizes[kid], kid))
     return [usual if kid == FREE else kid for kid in kids]
 
 
@@ -294,11 +294,11 @@ def _interfaces(space: PacketSpace, level: int, ranges: Ranges | None) -> str:
     """Return by which interfaces; to leave the pod by any goes without saying."""
     if ranges is None:
         return ""
-    names = [space.interfaces[n] for first, last in ranges for n in range(max(first, 0), last + 1)]
+    inside = [space.interfaces[n] for first, last in ranges for n in range(max(first, 0), last + 1)]
+    names = [name for name in inside if name in space.known_interfaces] or inside
     if names == [LOOPBACK]:
         return "over lo"
-    others = [name for name in space.interfaces if name != LOOPBACK]
-    if not names or not set(others) - set(names):
+    if not names or not space.known_interfaces - {LOOPBACK} - set(names):
         return ""
     direction = "in by" if level == IN else "out by"
     return f"{direction} {_listed(names)}"

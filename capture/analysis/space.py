@@ -7,11 +7,11 @@ Numbers are those of the packet. -1 is "none" or "not known" of ports, sources, 
 
 from __future__ import annotations
 
-from capture.addresses import BITS, Network, merge, merge_ranges
 from capture.analysis.diagram import Diagrams
 from capture.analysis.meaning import holds_for, is_pure
-from capture.analysis.stations import LOOPBACK
-from capture.model import (
+from capture.model.addresses import BITS, Network, merge, merge_ranges
+from capture.model.packet import LOOPBACK, Packet
+from capture.model.ruleset import (
     CONNECTION_STATES,
     ConnectionMark,
     ConnectionState,
@@ -29,16 +29,15 @@ from capture.model import (
     TransparentProxy,
     UnknownMatch,
 )
-from capture.trace import Packet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
     from typing import Literal
 
-    from capture.addresses import Family
     from capture.analysis.stations import Situation
-    from capture.model import Match, ProtocolName, Rule, Table
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match, ProtocolName, Rule, Table
 
     Ranges = Sequence[tuple[int, int]]
     MarkKind = Literal["first", "mark", "connection"]
@@ -75,6 +74,10 @@ class PacketSpace:
         self.diagrams = Diagrams()
         tables = list(_tables(situations))
         self.interfaces, self._stand_ins = _interfaces(tables, situations)
+        self.known_interfaces = {LOOPBACK}
+        """Those that exist."""
+        for situation in situations:
+            self.known_interfaces |= {situation.network.interface, *situation.network.others}
         self.groups = _mark_groups(tables)
         top = len(self.interfaces) - 1
         highest_address = (1 << BITS[family]) - 1

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 from itertools import product
 
-from capture.addresses import IPV4, IPV6, Network
-from capture.bystanders import PRIORITIES, Bystander
-from capture.model import NAT, TABLES, Chain, Ruleset, Table
-from capture.values import Value
+from capture.analysis.foreign import PRIORITIES, ForeignChain
+from capture.model.addresses import IPV4, IPV6, Network
+from capture.model.ruleset import NAT, TABLES, Chain, Ruleset, Table
+from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.addresses import Family
-    from capture.model import PolicyRoute
+    from capture.model.addresses import Family
+    from capture.model.ruleset import PolicyRoute
 
-LOOPBACK = "lo"
 MAX_UNKNOWN_ORDERS = 3
 """More foreign chains whose order nobody can tell are taken as they are listed."""
 
@@ -36,7 +35,7 @@ class Station(Value):
     is_nat: bool
     is_native: bool
     """Whether it is written in nf_tables' own expressions, which differ where a packet has no socket."""
-    foreign: Bystander | None = None
+    foreign: ForeignChain | None = None
 
 
 class PodNetwork(Value):
@@ -54,6 +53,10 @@ class PodNetwork(Value):
         """Return the pod's addresses of a family."""
         return tuple(address for address in self.own if address.family == family)
 
+    def own_address(self, family: Family) -> Network | None:
+        """Return the pod's first address of a family."""
+        return next(iter(self.own_addresses(family)), None)
+
     def is_local(self, address: Network) -> bool:
         """Return whether packets to an address stay in the namespace."""
         return address.is_loopback or address in self.own
@@ -67,7 +70,7 @@ class Situation(Value):
     """
 
     ruleset: Ruleset
-    beside: tuple[Bystander, ...] = ()
+    beside: tuple[ForeignChain, ...] = ()
     is_native: bool = False
     """Whether the capture is in native tables of nf_tables."""
     network: PodNetwork = PodNetwork()
@@ -112,7 +115,7 @@ def _in_order(
     return tuple(station for _, station in sorted(found, key=lambda pair: pair[0]))
 
 
-def _place(each: Bystander, *, is_first: bool) -> tuple[int, int, int, int]:
+def _place(each: ForeignChain, *, is_first: bool) -> tuple[int, int, int, int]:
     """Return what orders a chain: the priority of its kernel entry, then its own, then its age."""
     age = -1 if is_first else 1
     if each.is_nat:
@@ -120,7 +123,7 @@ def _place(each: Bystander, *, is_first: bool) -> tuple[int, int, int, int]:
     return each.priority, age, 0, 0
 
 
-def _is_tied(situation: Situation, each: Bystander) -> bool:
+def _is_tied(situation: Situation, each: ForeignChain) -> bool:
     """Return whether a chain has the priority of one of the capture's at its hook."""
     tables = [table.name for table in situation.ruleset.tables if table.chain(each.hook) is not None]
     if each.is_nat:
@@ -128,5 +131,5 @@ def _is_tied(situation: Situation, each: Bystander) -> bool:
     return each.priority in [PRIORITIES[name] for name in tables]
 
 
-def _station_of(each: Bystander) -> Station:
+def _station_of(each: ForeignChain) -> Station:
     return Station(each.table, each.entry, each.contents, each.is_nat, each.is_native, each)

@@ -4,7 +4,9 @@ Facts are gathered by reading only. Nothing here makes a table, and no legacy pr
 namespace without legacy tables: it would make them, and the next detection would answer differently.
 ``choose`` is pure. Its rules, when nothing is asked for:
 
-1. iptables where it can be used, since people look with ``iptables -t nat -nvL``; else nftables.
+1. iptables where it can be used, since people look with ``iptables -t nat -nvL``; else nftables. In a network
+   namespace of another user namespace (a pod with ``hostUsers: false``) nftables, unless sets of ours stand in
+   iptables there: iptables takes the owner match only from a process in that user namespace.
 2. Within iptables the variant in which our rules stand, or else any rules; else nft, else legacy.
 
 What is asked for is taken, or refused with what is missing; never replaced by something else.
@@ -12,18 +14,19 @@ What is asked for is taken, or refused with what is missing; never replaced by s
 
 from __future__ import annotations
 
-from capture.addresses import IPV4, IPV6
 from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
-from capture.backends.nftables.constants import (
+from capture.backends.nf_tables.constants import (
     NFPROTO_INET,
     NFT_MSG_GETCHAIN,
     NFTA_CHAIN_NAME,
     NFTA_CHAIN_TABLE,
 )
 from capture.backends.nftables.names import MODEL_TABLES
-from capture.chain_names import is_our_chain, spelling_of
 from capture.errors import ConfigurationError, KernelError, PrivilegeError, UnsupportedError
-from capture.model import TABLES
+from capture.model.addresses import IPV4, IPV6
+from capture.model.chain_names import is_our_chain, spelling_of
+from capture.model.ruleset import TABLES
+from capture.model.values import Value
 from capture.netlink.attributes import decode_fields, decode_number, decode_text
 from capture.netlink.nfnetlink import (
     COMPAT_MATCH,
@@ -33,18 +36,18 @@ from capture.netlink.nfnetlink import (
     read_generation,
     read_objects,
 )
-from capture.values import Value
+from capture.state.netns import is_of_this_user_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Literal
 
-    from capture.addresses import Family
     from capture.backends.iptables.tables import Variant
-    from capture.backends.modules import Way
-    from capture.chain_names import Spelling
-    from capture.model import Ruleset
+    from capture.backends.kernel_modules import Way
+    from capture.model.addresses import Family
+    from capture.model.chain_names import Spelling
+    from capture.model.ruleset import Ruleset
     from capture.netlink.sockets import NetlinkSocket
 
     Place = Literal["nft", "legacy", "native"]
@@ -74,7 +77,7 @@ class Request(Value):
 class Decision(Value):
     """The way that is taken: ``variant`` is "nft" or "legacy" of iptables, and "" of nftables."""
 
-    not_compared = ("reason", "is_empty")
+    not_compared = ("reason", "is_empty", "own_users")
 
     backend: str
     driver: str
@@ -82,6 +85,8 @@ class Decision(Value):
     reason: str = ""
     is_empty: bool = False
     """Whether no chain of anybody stands where the rules will go, so that nothing needs to be read there."""
+    own_users: bool = True
+    """Whether the network namespace belongs to our user namespace, so that iptables can be told from here."""
 
 
 class Leftover(Decision):
@@ -143,6 +148,8 @@ class Facts(Value):
     """The package python-iptables is installed for this interpreter: what the driver iptc needs."""
     libnftables: bool
     """The bindings of libnftables are installed for this interpreter: what the driver libnftables needs."""
+    own_users: bool = True
+    """The network namespace belongs to our user namespace; that of a pod with ``hostUsers: false`` does not."""
     lacking: tuple[tuple[Way, tuple[str, ...]], ...] = ()
     """The modules that each way needs and this kernel is known not to have, or may not load; of other ways, none."""
 
@@ -171,11 +178,12 @@ def look(request: Request, desired: Ruleset | None = None) -> tuple[Decision, tu
     except UnsupportedError as error:
         if facts.lacking:
             raise  # and they are named
-        from capture.backends.modules import explained  # where something failed
+        from capture.backends.kernel_modules import explained  # where something failed
 
         raise explained(error, desired, _ways_allowed(request)[0]) from error
     place = decision.variant or "native"
-    return decision.replace(is_empty=all(chain.place != place for chain in facts.chains)), find_leftovers(facts)
+    is_empty = all(chain.place != place for chain in facts.chains)
+    return decision.replace(is_empty=is_empty, own_users=facts.own_users), find_leftovers(facts)
 
 
 def leftovers() -> tuple[Leftover, ...]:
@@ -211,6 +219,7 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
     is_in_doubt = is_open or ways[0] == "legacy" or nf_tables is False or nft_compat is False
     lacking = tuple(_lacking(desired, ways)) if is_in_doubt else ()
     has_compat = nft_compat is True and not lacking
+    own_users = is_of_this_user_namespace()
     if request is not None and not tables and _needs_nothing_installed(request, has_compat=has_compat):
         return Facts(
             programs=(),
@@ -222,6 +231,7 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
             chains=chains,
             python_iptables=False,
             libnftables=False,
+            own_users=own_users,
             lacking=lacking,
         )
     programs = tuple(_installed_programs())
@@ -236,6 +246,7 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
         chains=(*chains, *_legacy_chains(tables, programs, has_python_iptables=has_python_iptables)),
         python_iptables=has_python_iptables,
         libnftables=_is_importable("nftables"),
+        own_users=own_users,
         lacking=lacking,
     )
 
@@ -249,7 +260,7 @@ def _needs_nothing_installed(request: Request, *, has_compat: bool) -> bool:
 
 def _lacking(desired: Ruleset | None, ways: tuple[Way, ...]) -> Iterator[tuple[Way, tuple[str, ...]]]:
     """Yield which of the ways lack modules. If the first one does not, the others are not looked at: it takes time."""
-    from capture.backends.modules import look_up, needed  # not needed where a request leaves nothing open
+    from capture.backends.kernel_modules import look_up, needed  # not needed where a request leaves nothing open
 
     families = families_here() if desired is None else desired.families
     for way in ways:
@@ -332,7 +343,7 @@ def _legacy_support() -> LegacySupport:
     """Return whether the kernel has legacy tables, or could load them."""
     if has_legacy(IPV4):
         return "present"
-    from capture.backends.modules import can_load, look_up  # not needed where a request leaves nothing open
+    from capture.backends.kernel_modules import can_load, look_up  # not needed where a request leaves nothing open
 
     inventory = look_up(("iptable_nat",))
     if not inventory.is_indexed:
@@ -384,6 +395,8 @@ def choose(facts: Facts, request: Request) -> Decision:
     backend = _backend_asked_for(request)
     if backend == "nftables":
         return _nftables(facts, request.driver or "netlink", "asked for")
+    if not backend and not facts.own_users and facts.nf_tables and not _has_ours_in_iptables(facts):
+        return _nftables(facts, request.driver or "netlink", OTHER_USERS)
     obstacles: dict[tuple[str, str], list[str]] = {}
     for driver, variant in _iptables_ways(facts, request):
         obstacle = _obstacle(facts, driver, variant, certain=not backend)
@@ -407,7 +420,7 @@ def _remedy(facts: Facts, obstacles: dict[tuple[str, str], list[str]]) -> str:
     lacking = dict(facts.lacking)
     for variant, _ in obstacles:
         if variant in lacking:
-            from capture.backends.modules import remedy_for  # where something failed
+            from capture.backends.kernel_modules import remedy_for  # where something failed
 
             return f"{remedy_for(lacking[variant])} Or leave the choice open (--backend auto)."
     return "Install or load what is missing, or leave the choice open (--backend auto)."
@@ -480,8 +493,19 @@ def _obstacle(facts: Facts, driver: str, variant: Variant, *, certain: bool) -> 
     if variant == "legacy" and facts.legacy == "unknown" and certain and facts.nf_tables is not False:
         return "nobody knows whether this kernel has legacy tables: none are loaded, and /lib/modules is not here"
     if driver == "iptc" and not facts.python_iptables:
-        return "the package python-iptables is not installed (extra [iptc])"
+        return "the package python-iptables is not installed"
     return _missing_program(facts, variant) if driver == "restore" else None
+
+
+OTHER_USERS = (
+    "this network namespace belongs to another user namespace (a pod with hostUsers: false); nftables can be told from"
+    " here, while iptables takes its owner match only from a process in that one"
+)
+"""``owner_check`` in net/netfilter/xt_owner.c; nft's ``meta skuid`` has no such condition."""
+
+
+def _has_ours_in_iptables(facts: Facts) -> bool:
+    return any(facts.uses(variant, ours=True) for variant in VARIANTS)
 
 
 def _missing_program(facts: Facts, variant: Variant) -> str | None:
@@ -496,7 +520,7 @@ def _missing_program(facts: Facts, variant: Variant) -> str | None:
 def _nftables(facts: Facts, driver: str, reason: str) -> Decision:
     lacking = dict(facts.lacking).get("nftables")
     if lacking:
-        from capture.backends.modules import remedy_for
+        from capture.backends.kernel_modules import remedy_for
 
         raise UnsupportedError(f"this kernel cannot load the module {', '.join(lacking)}", remedy_for(lacking))
     if facts.nf_tables is False:
@@ -522,7 +546,7 @@ def find_leftovers(facts: Facts) -> tuple[Leftover, ...]:
         if ours:
             families = tuple(dict.fromkeys(chain.family for chain in ours))
             spellings = tuple(dict.fromkeys(spelling for chain in ours if (spelling := spelling_of(chain.chain))))
-            found.append(_leftover(facts, place, families, spellings))
+            found.append(_leftover(facts, place, families, spellings).replace(own_users=facts.own_users))
     return tuple(found)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from capture import program
-from capture.cli.options import CaptureCommand, capture_options, namespace_options, said
-from capture.cli.outcome import outcome
-from capture.cli.output import warn
-from capture.settings import ALLOW_HOST, FORCE_APPLY
+from capture import operations
+from capture.cli.options import CaptureCommand, capture_options, explicit, namespace_options
+from capture.report.outcome import outcome
+from capture.report.output import warn
+from capture.settings.options import ALLOW_HOST, FORCE_APPLY
 
 EXAMPLES = """
 capture apply --netns /run/netns/pod
@@ -27,8 +27,8 @@ def apply(ctx: click.Context, namespace: str | None) -> int:
     Rules that are so already are left as they are; other rules of ours are replaced, and never in a way that lets a
     connection escape in between. Rules of others stay.
     """
-    settings = said(ctx)
-    applied = program.apply(settings, namespace, force=settings[FORCE_APPLY])
+    settings = explicit(ctx)
+    applied = operations.apply(settings, namespace, force=settings[FORCE_APPLY])
     warn(applied.warnings)
     click.echo(outcome(applied))
     return 0

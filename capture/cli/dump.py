@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from capture import program
-from capture.cli import listings
+from capture import operations
 from capture.cli.options import CaptureCommand, format_option, namespace_options, part_options
+from capture.report import listings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.addresses import Family
-    from capture.model import TableName
+    from capture.model.addresses import Family
+    from capture.model.ruleset import TableName
 
 EXAMPLES = """
 capture dump --netns /run/netns/pod
@@ -33,7 +33,7 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     --table it is exactly the listing that iptables -t TABLE -nvL gives. In a namespace that was programmed by us, the
     last line says whether the rules are what was asked for.
     """
-    dumped = program.dump(namespace)
+    dumped = operations.dump(namespace)
     shown = list(listings.parts(dumped, family, table_name))
     if not shown and form != "json":
         click.echo("nothing of ours stands there", err=True)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import click
 
-from capture import program
-from capture.cli.differences import FAMILY_NAMES
-from capture.cli.options import CaptureCommand, capture_options, format_option, namespace_options, said
-from capture.explain import explain as statements_of
-from capture.model import FAMILIES
+from capture import operations
+from capture.analysis.policy import explain as statements_of
+from capture.cli.options import CaptureCommand, capture_options, explicit, format_option, namespace_options
+from capture.model.ruleset import FAMILIES
+from capture.report.differences import FAMILY_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.addresses import Family
-    from capture.explain import Statement
+    from capture.analysis.policy import Statement
+    from capture.model.addresses import Family
 
 EXAMPLES = """
 capture explain --pid 4711
@@ -44,7 +44,7 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
 
     The first line that fits a connection is the one that counts.
     """
-    ruleset = program.policy(said(ctx) if from_options else None, namespace)
+    ruleset = operations.policy(explicit(ctx) if from_options else None, namespace)
     families = (family,) if family else ruleset.families
     policies = {each: statements_of(ruleset, each) for each in families}
     if form == "json":

@@ -6,24 +6,24 @@ import os
 
 import click
 
-from capture.cli.listings import SHOWN_TABLES
-from capture.cli.option_texts import by_topic, flags_text, heading, help_text
-from capture.model import FAMILIES
-from capture.netns import path_of_process
-from capture.settings import (
+from capture.model.ruleset import FAMILIES
+from capture.report.listings import SHOWN_TABLES
+from capture.report.option_texts import by_topic, flags_text, heading, help_text
+from capture.settings.options import (
     ALLOW_HOST,
     BACKEND_OPTIONS,
     FORCE_APPLY,
     RULE_OPTIONS,
     Option,
-    Settings,
-    from_environment,
-    with_flags,
 )
+from capture.settings.settings import Settings, from_environment, with_flags
+from capture.state.netns import path_of_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from click.shell_completion import CompletionItem
 
 SAID = "capture.options.said"
 """Where a click context keeps the flags of the option table that were given."""
@@ -45,6 +45,11 @@ class SettingOption(click.Option):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
         return flags_text(self.setting), help_text(self.setting)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from capture.cli import completion
+
+        return completion.beginning(completion.values_of(self.setting), incomplete)
 
 
 class CaptureCommand(click.Command):
@@ -104,7 +109,7 @@ def capture_options(*besides: Option[Any]) -> list[click.Parameter]:
     return [SettingOption(setting) for setting in (*RULE_OPTIONS, *BACKEND_OPTIONS, *besides) if setting.flag]
 
 
-def said(ctx: click.Context) -> Settings:
+def explicit(ctx: click.Context) -> Settings:
     """Return what flags and environment say; every value is looked at now, before anything is done with one.
 
     Raises ConfigurationError.
@@ -129,6 +134,7 @@ def namespace_options() -> list[click.Parameter]:
             ["--netns", "namespace"],
             metavar="PATH",
             is_eager=True,
+            shell_complete=_namespaces,
             help="Act on this network namespace, such as /run/netns/pod.  [default: the one we are in]",
         ),
         click.Option(
@@ -140,6 +146,12 @@ def namespace_options() -> list[click.Parameter]:
             help="Act on the network namespace of this process.",
         ),
     ]
+
+
+def _namespaces(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from capture.cli import completion
+
+    return completion.namespaces(ctx, param, incomplete)
 
 
 def _of_process(ctx: click.Context, _param: click.Parameter, pid: int | None) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from capture.addresses import Network, parse_address
-from capture.model import CONNECTION_STATES
-from capture.parsers import MOST_ID, interface, port
-from capture.settings import TPROXY_MARK
-from capture.trace import Packet
+from capture.model.addresses import Network, parse_address
+from capture.model.packet import Packet
+from capture.model.ruleset import CONNECTION_STATES
+from capture.settings.options import TPROXY_MARK
+from capture.settings.parsers import MAX_ID, interface, port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _split(text: str) -> tuple[str, str]:
 
 def packet_options() -> list[click.Parameter]:
     """Return the arguments and options that describe a packet."""
-    ids = click.IntRange(0, MOST_ID)
+    ids = click.IntRange(0, MAX_ID)
     return [
         click.Argument(["protocol"], type=click.Choice(("tcp", "udp"))),
         click.Argument(["destination"], type=address_and_port, metavar="ADDRESS:PORT"),

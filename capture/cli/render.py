@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import click
 
-from capture import program
-from capture.addresses import FAMILIES
-from capture.cli.options import CaptureCommand, capture_options, said
-from capture.cli.output import warn
-from capture.config import resolve
-from capture.host import AnyPod
-from capture.settings import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
+from capture import operations
+from capture.cli.options import CaptureCommand, capture_options, explicit
+from capture.model.addresses import FAMILIES
+from capture.report.output import warn
+from capture.settings.config import resolve
+from capture.settings.host import AnyPod
+from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.addresses import Family
-    from capture.settings import Settings
+    from capture.model.addresses import Family
+    from capture.settings.settings import Settings
 
 EXAMPLES = """
 capture render -p 15001 -z 15006 -u 1337
@@ -40,10 +40,10 @@ def render(ctx: click.Context, family: Family | None) -> None:
     the output for one backend (and for iptables: of one family) can be piped to iptables-restore, ip6tables-restore
     or nft.
     """
-    settings = said(ctx)
+    settings = explicit(ctx)
     warn(resolve(settings, AnyPod())[1])
     families = (family,) if family else FAMILIES
-    texts = [text for choice in _choices(settings) for text in program.render(choice, families=families)]
+    texts = [text for choice in _choices(settings) for text in operations.render(choice, families=families)]
     click.echo("\n".join(f"# {title}\n{text}" for title, text in texts), nl=False)
 
 
@@ -52,4 +52,4 @@ def _choices(settings: Settings) -> list[Settings]:
     chosen = settings[BACKEND] != "auto" or settings[NATIVE_NFTABLES]
     if chosen or settings[DRIVER] or settings[FORCE_IPTABLES_BINARY]:
         return [settings]
-    return [settings.but(BACKEND, backend, "default") for backend in ("iptables", "nftables")]
+    return [settings.with_option(BACKEND, backend, "default") for backend in ("iptables", "nftables")]

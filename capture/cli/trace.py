@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import click
 
-from capture import program
-from capture.cli.differences import text_of
-from capture.cli.options import CaptureCommand, capture_options, format_option, namespace_options, said
-from capture.cli.packet_words import packet_in_words
+from capture import operations
+from capture.cli.options import CaptureCommand, capture_options, explicit, format_option, namespace_options
 from capture.cli.packets import packet_from, packet_options
-from capture.model import TABLES
+from capture.model.ruleset import TABLES
+from capture.report.differences import text_of
+from capture.report.packet_words import packet_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from capture.trace import Step, Trace
+    from capture.analysis.trace import Step, Trace
 
 EXAMPLES = """
 capture trace tcp 10.1.2.3:80 --uid 1000
@@ -55,8 +55,8 @@ def trace(ctx: click.Context, /, namespace: str | None, form: str, *, from_optio
     A packet with --in comes into the pod; any other is sent by a process in it, to where its routes lead.
     """
     packet = packet_from(options, ctx)
-    settings = said(ctx) if from_options else None
-    traced = program.trace(packet, settings, namespace)
+    settings = explicit(ctx) if from_options else None
+    traced = operations.trace(packet, settings, namespace)
     if form == "json":
         import json  # 7 ms, for this format only
 

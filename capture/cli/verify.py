@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import click
 
-from capture import program
-from capture.cli.differences import as_plain, in_words, notes_in_words
+from capture import operations
 from capture.cli.options import (
     CaptureCommand,
     capture_options,
+    explicit,
     flags,
     format_option,
     namespace_options,
     part_options,
-    said,
 )
 from capture.errors import EXIT_DONE, EXIT_DRIFT
-from capture.model import LoopbackAddress
+from capture.model.ruleset import LoopbackAddress
+from capture.report.differences import as_plain, in_words, notes_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.addresses import Family
-    from capture.compare import Difference
-    from capture.findings import Obstacle
-    from capture.model import PolicyRoute, TableName
-    from capture.program import Verified
+    from capture.analysis.compare import Difference
+    from capture.analysis.findings import Obstacle
+    from capture.model.addresses import Family
+    from capture.model.ruleset import PolicyRoute, TableName
+    from capture.operations import Verified
 
 EXAMPLES = """
 capture verify --netns /run/netns/pod
@@ -48,8 +48,8 @@ def verify(
     family; counters do not. A rule of somebody else that takes traffic away before it reaches ours, or changes a
     mark by which ours tell packets apart, is a difference. With --family and --table, only what differs there counts.
     """
-    settings = said(ctx)
-    verified = part_of(program.verify(settings, namespace, prefer_recorded=not flags(ctx)), family, table_name)
+    settings = explicit(ctx)
+    verified = part_of(operations.verify(settings, namespace, prefer_recorded=not flags(ctx)), family, table_name)
     asked = "was applied here" if verified.from_record else "the options ask for"
     if form == "json":
         import json  # 7 ms, for this format only
@@ -87,7 +87,7 @@ def _is_in(found: Difference, family: Family | None, table_name: TableName | Non
 
 
 def _is_beside(found: Obstacle, family: Family | None, table_name: TableName | None) -> bool:
-    return table_name is None and (family is None or family in found.bystander.families)
+    return table_name is None and (family is None or family in found.foreign_chain.families)
 
 
 def _family_of(need: LoopbackAddress | PolicyRoute) -> Family:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import errno
 
 from capture.errors import KernelError
+from capture.model.values import Value
 from capture.netlink.attributes import attribute, u32be
 from capture.netlink.messages import NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, decode_refusal, encode_message
 from capture.netlink.nfnetlink import NFNL_SUBSYS_NFTABLES, NFPROTO_UNSPEC, message_type, nfgenmsg
 from capture.netlink.sockets import NO_ANSWER, failure
-from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ Layout (linux/netlink.h, struct nlmsghdr), in the byte order of the machine:
 
 from __future__ import annotations
 
+from capture.model.values import Value
 from capture.netlink.attributes import BYTE_ORDER, MalformedMessageError, decode_fields, decode_host_number, decode_text
-from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -75,7 +75,7 @@ def read_generation(netfilter: NetlinkSocket) -> int:
     return decode_number(decode_fields(body[NFGENMSG_SIZE:])[NFTA_GEN_ID])
 
 
-def never_quiet(doing: str) -> KernelError:
+def ruleset_busy(doing: str) -> KernelError:
     """Return the error of who has read, or would have written, in vain ``ATTEMPTS`` times."""
     return KernelError(
         doing, errno.EINTR, f"the ruleset changed during each of {ATTEMPTS} attempts; who keeps writing?"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 
 from capture.errors import KernelError
+from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_host_number, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
 from capture.netlink.rtnetlink import (
@@ -26,7 +27,6 @@ from capture.netlink.rtnetlink import (
     address_text,
     pack_address,
 )
-from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from capture.addresses import FAMILIES
-from capture.model import MOST_SINGLE_RULES
+from capture.model.addresses import FAMILIES
+from capture.model.ruleset import MAX_SINGLE_RULES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeVar
 
-    from capture.addresses import Family, Network
-    from capture.model import Rule
+    from capture.model.addresses import Family, Network
+    from capture.model.ruleset import Rule
 
     T = TypeVar("T")
 
 
 def grouped(entries: tuple[T, ...]) -> list[tuple[T, ...]]:
     """Return the entries one by one, or all together if they are many."""
-    if len(entries) > MOST_SINGLE_RULES:
+    if len(entries) > MAX_SINGLE_RULES:
         return [entries]
     return [(entry,) for entry in entries]
 

@@ -11,8 +11,8 @@ A transparent proxy accepts connections that are addressed to others, so packets
 
 from __future__ import annotations
 
-from capture.addresses import FAMILIES
-from capture.model import (
+from capture.model.addresses import FAMILIES
+from capture.model.ruleset import (
     MANGLE,
     OUTPUT,
     PREROUTING,
@@ -38,16 +38,16 @@ from capture.model import (
     Table,
     TransparentProxy,
 )
-from capture.parsers import PROXY_TO_SELF_MARK
 from capture.rules.lists import grouped
 from capture.rules.nat import ON_LO, PASSTHROUGH_SOURCE, TCP, loopback, uncaptured_inbound
+from capture.settings.parsers import PROXY_TO_SELF_MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.chain_names import ChainNames
-    from capture.config import CaptureConfig
+    from capture.model.chain_names import ChainNames
+    from capture.settings.config import CaptureConfig
 
 FROM_LO = InInterface("lo")
 OF_KNOWN_CONNECTION = ConnectionState(("RELATED", "ESTABLISHED"))

@@ -11,8 +11,8 @@ most of the rules are about::
 
 from __future__ import annotations
 
-from capture.addresses import FAMILIES, IPV4, IPV6, Network
-from capture.model import (
+from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.model.ruleset import (
     NAT,
     OUTPUT,
     PREROUTING,
@@ -38,9 +38,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.addresses import Family
-    from capture.chain_names import ChainNames
-    from capture.config import CaptureConfig
+    from capture.model.addresses import Family
+    from capture.model.chain_names import ChainNames
+    from capture.settings.config import CaptureConfig
 
 TCP = Protocol("tcp")
 UDP = Protocol("udp")

@@ -9,8 +9,8 @@ both conversations may have the same addresses and ports, and one is mistaken fo
 
 from __future__ import annotations
 
-from capture.addresses import FAMILIES
-from capture.model import (
+from capture.model.addresses import FAMILIES
+from capture.model.ruleset import (
     OUTPUT,
     PREROUTING,
     RAW,
@@ -34,8 +34,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.chain_names import ChainNames
-    from capture.config import CaptureConfig
+    from capture.model.chain_names import ChainNames
+    from capture.settings.config import CaptureConfig
 
 AGENT_TO_SERVER = SetZone(1)
 APP_TO_AGENT = SetZone(2)

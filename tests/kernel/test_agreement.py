@@ -26,13 +26,14 @@ from agreement import (
     ports_of,
     serve,
 )
-from capture import plumbing
+from capture.analysis.trace import trace
 from capture.backends import load
 from capture.backends.detect import Decision
-from capture.config import CaptureConfig
-from capture.model import Rule, Ruleset
+from capture.model.packet import Packet
+from capture.model.ruleset import Rule, Ruleset
 from capture.rules import build_ruleset
-from capture.trace import Packet, trace
+from capture.settings.config import CaptureConfig
+from capture.state import routes
 from pytest_netns import NamespaceFactory, PodPair
 
 if TYPE_CHECKING:
@@ -100,8 +101,8 @@ class Captured:
         """Make the rules be these, and return what is read back."""
         with self.pair.pod.entered():
             if self.before is not None:
-                plumbing.remove(self.before)
-            plumbing.ensure(desired)
+                routes.remove(self.before)
+            routes.ensure(desired)
             self.driver.clean(self.driver.read(), self.before)
             self.driver.write(desired, self.driver.read(), None)
             self.before = desired

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from injected_arguments import INJECTED, LOG_FLAGS
 from pytest_netns import NamespaceFactory, PodPair
 
 if TYPE_CHECKING:
@@ -245,3 +247,34 @@ def test_after_the_proxy_has_started(pod_pair: PodPair) -> None:
 
     assert "cannot listen on port 15001 (IPv4): Address already in use" in refused
     assert "Validate before the proxy starts" in refused
+
+
+def test_the_injector_s_flags_of_the_log_give_the_same_rules(netns: NamespaceFactory) -> None:
+    plain, with_flags = netns("plain"), netns("flags")
+    for name in ("plain", "TPROXY", "networks and ports"):
+        init(plain, *INJECTED[name])
+        told = init(with_flags, *INJECTED[name], *LOG_FLAGS[0])
+        assert "\nprogrammed: " in told.stdout
+        assert "log_" not in told.stderr
+        assert save(plain) == save(with_flags)
+
+
+def test_its_output_as_json_and_in_silence(netns: NamespaceFactory) -> None:
+    namespace = netns()
+    told = init(
+        namespace, *INJECTED["plain"], "--log_as_json", "--restore-format", env={"ISTIO_META_DNS_CAPTURE": "yes"}
+    )
+    lines = [json.loads(line) for line in (told.stdout + told.stderr).splitlines()]
+    assert {line["level"] for line in lines} == {"info", "warn"}
+    assert any(line["msg"].startswith("programmed: ") for line in lines)
+    assert [line["msg"].split(":")[0] for line in lines if line["level"] == "warn"] == [
+        "environment ISTIO_META_DNS_CAPTURE",
+        "--restore-format has no effect",
+    ]
+    failed = init(namespace, "--log_as_json", "-p", "0", code=2)
+    assert json.loads(failed.stderr)["level"] == "error"
+    assert "ISTIO" in save(namespace)
+
+    silent = init(namespace, "istio-clean-iptables", "--log_output_level=error")
+    assert silent.stdout + silent.stderr == ""
+    assert "ISTIO" not in save(namespace)

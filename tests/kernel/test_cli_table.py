@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, example, given, reject, settings
 
-from capture.addresses import FAMILIES, Network
 from capture.backends.iptables.restore import RestoreDriver
-from capture.cli.table import listing
 from capture.errors import ToolError
-from capture.model import Chain, Return, Rule, Ruleset, Source, Table
+from capture.model.addresses import FAMILIES, Network
+from capture.model.ruleset import (
+    Chain,
+    Return,
+    Rule,
+    Ruleset,
+    Source,
+    Table,
+)
+from capture.report.table import listing
 from pytest_netns import Namespace, NamespaceFactory
 from strategies import rulesets
 

@@ -28,7 +28,7 @@ HEAVY = {
     "functools", "http", "inspect", "ipaddress", "json", "logging", "pathlib", "pyroute2", "re", "shutil", "signal",
     "site", "socket", "ssl", "struct", "subprocess", "tempfile", "threading", "traceback", "typing", "urllib", "uuid",
 }  # fmt: skip
-RULES = ("capture.rules", "capture.program", "capture.backends", "capture.netlink")
+RULES = ("capture.rules", "capture.operations", "capture.backends", "capture.netlink")
 
 
 def start(command: str, pod: Pod, stdin: dict[str, object], *options: str) -> subprocess.CompletedProcess[str]:
@@ -67,8 +67,10 @@ def test_a_pod_that_is_left_alone_costs_no_rules(pod_pair: PodPair) -> None:
 def test_version_costs_the_protocol_alone(pod_pair: PodPair) -> None:
     imported = imports_of("VERSION", pod_pair.pod, configuration({}))
     assert {name for name in imported if name.startswith(("capture.", "cni."))} == {
-        "capture.json_text",
-        "capture.values",
+        "capture.model",
+        "capture.model.values",
+        "capture.state",
+        "capture.state.json_text",
         "cni.__main__",
         "cni.protocol",
     }

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from capture.netns import namespace_id
-from capture.record import path_of
+from capture.state.netns import namespace_id
+from capture.state.record import path_of
 from cni import codes, protocol
 from cni.attachments import STATE_DIRECTORY
 from cni.conf import ANNOTATIONS_CAPABILITY
@@ -167,7 +167,7 @@ def test_the_api_server_tells_the_proxys_user(attachment: Attachment, pod_pair: 
 
 
 READ_ONLY_STATE = """
-mount -t tmpfs -o ro tmpfs "$0"
+mount -t tmpfs -o ro,mode=700 tmpfs "$0"
 exec "$@"
 """
 
@@ -185,6 +185,25 @@ def test_where_nothing_can_be_remembered_the_pod_is_captured_all_the_same(
     assert (warning["level"], STATE_DIRECTORY in warning["message"]) == ("warn", True)
     assert captured["message"] == "captured"
     assert attachment("CHECK", configuration(INJECTED)).returncode == 0
+
+
+WIDE_STATE = """
+mount -t tmpfs -o mode=755 tmpfs "$0"
+exec "$@"
+"""
+
+
+def test_where_others_could_write_what_is_remembered_no_rule_is_written(attachment: Attachment) -> None:
+    prefix = ["unshare", "--mount", "--", "sh", "-ec", WIDE_STATE, STATE_DIRECTORY]
+    done = call(configuration(INJECTED), prefix, CNI_NETNS=attachment.pod.path)
+    error = error_of(done)
+    assert (error["code"], error["msg"]) == (
+        codes.NOT_APPLIED,
+        f"state directory {STATE_DIRECTORY}: its mode is 0755; expected 0700",
+    )
+    assert "chmod 0700" in error["details"]
+    assert attachment.rules() == ""
+    assert call(configuration(INJECTED), prefix, CNI_COMMAND="DEL", CNI_NETNS=attachment.pod.path).returncode == 0
 
 
 HOSTILE = [
@@ -366,12 +385,10 @@ def test_status_is_silent_when_add_would_work() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_status_says_why_add_would_not_work(tmp_path: Path) -> None:
-    kubeconfig = str(tmp_path / "kubeconfig")
+def test_status_says_why_add_would_not_work() -> None:
     cases: list[tuple[dict[str, object], str]] = [
         ({}, "no source of facts about pods"),
         (CAPABLE | {"backend": "nftables", "driver": "restore"}, "--driver"),
-        (CAPABLE | {"kubeconfig": kubeconfig}, f"kubeconfig {kubeconfig}: cannot be read"),
     ]
     for keys, message in cases:
         error = error_of(ask_status(**keys))
@@ -379,10 +396,26 @@ def test_status_says_why_add_would_not_work(tmp_path: Path) -> None:
         assert message in error["msg"]
 
 
-def test_status_asks_the_api_server(tmp_path: Path) -> None:
+def test_status_depends_on_the_api_server_only_where_all_pods_do(tmp_path: Path) -> None:
+    kubeconfig, log = tmp_path / "kubeconfig", tmp_path / "cni.log"
+    keys: dict[str, object] = CAPABLE | {"kubeconfig": str(kubeconfig), "log_file": str(log), "log_level": "debug"}
+    alone = keys | {"pod_sources": ["kubernetes"]}
+    reasons = ["cannot be read"]
     with FakeKubernetes() as server:
-        (tmp_path / "kubeconfig").write_text(server.kubeconfig({"token": "t"}))
-        assert ask_status(kubeconfig=str(tmp_path / "kubeconfig")).returncode == 0
+        assert ask_status(**keys).returncode == 0
+        assert error_of(ask_status(**alone))["code"] == protocol.NOT_AVAILABLE_LIMITED
+        kubeconfig.write_text(server.kubeconfig({"token": "t"}))
+        assert ask_status(**keys).returncode == ask_status(**alone).returncode == 0
         server.accepts("another")
-        error = error_of(ask_status(kubeconfig=str(tmp_path / "kubeconfig")))
-    assert (error["code"], "does not accept our credentials" in error["msg"]) == (protocol.NOT_AVAILABLE, True)
+        reasons.append("does not accept our credentials")
+        assert ask_status(**keys).returncode == 0
+        assert reasons[-1] in error_of(ask_status(**alone))["msg"]
+    reasons.append("Connection refused")
+    assert ask_status(**keys).returncode == 0
+    error = error_of(ask_status(**alone))
+    assert (error["code"], reasons[-1] in error["msg"]) == (protocol.NOT_AVAILABLE_LIMITED, True)
+    warnings = [
+        entry["message"] for line in log.read_text().splitlines() if (entry := json.loads(line))["level"] == "warn"
+    ]
+    assert len(warnings) == len(reasons)
+    assert all(reason in warning for reason, warning in zip(reasons, warnings, strict=True))

@@ -9,10 +9,16 @@ import threading
 
 import pytest
 
-from capture import netns as capture_netns
 from capture.errors import EXIT_FAILED, EXIT_UNSUPPORTED, EXIT_USAGE, HostNamespaceError, NamespaceError, PrivilegeError
-from capture.host import PodFromInside
-from capture.netns import CURRENT, Entered, namespace_id, path_of_process, refuse_host
+from capture.settings.host import PodFromInside
+from capture.state import netns as capture_netns
+from capture.state.netns import (
+    CURRENT,
+    Entered,
+    namespace_id,
+    path_of_process,
+    refuse_host,
+)
 from pytest_netns import Namespace, NamespaceFactory
 
 TYPE_CHECKING = False
@@ -102,7 +108,7 @@ class TestEntered:
         program = f"""
 import sys; sys.path.insert(0, {os.getcwd()!r})
 from capture.errors import PrivilegeError
-from capture.netns import Entered
+from capture.state.netns import Entered
 try:
     with Entered("/proc/self/ns/net"):
         print("entered")
@@ -141,7 +147,7 @@ class TestHost:
         program = """
 import sys
 from capture.errors import HostNamespaceError
-from capture.netns import Entered, refuse_host
+from capture.state.netns import Entered, refuse_host
 for path in (sys.argv[1], None):
     with Entered(path):
         try:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from capture.addresses import IPV4
 from capture.backends.detect import Request, decide, gather, leftovers
 from capture.backends.iptables.tables import legacy_tables
 from capture.backends.nftables.netlink import NetlinkDriver as NativeDriver
-from capture.config import CaptureConfig
-from capture.model import FAMILIES, Ruleset
+from capture.model.addresses import IPV4
+from capture.model.ruleset import FAMILIES, Ruleset
 from capture.rules import build_ruleset
+from capture.settings.config import CaptureConfig
 from iptables_ways import WAYS, Way
 from pytest_netns import Namespace, NamespaceFactory
 

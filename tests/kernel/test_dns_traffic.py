@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from capture import program
-from capture import settings as option
+from capture import operations
+from capture.settings import options as option
 from captures import WAYS, Texts, settings
 from fake_pod import FakePod
 from pytest_netns import Answer, Client, Pod, PodPair
@@ -61,10 +61,10 @@ def captured(pair: PodPair, request: pytest.FixtureRequest) -> Iterator[tuple[Po
     way, how = request.param
     host = FakePod(servers=(*SERVERS, ON_LOCALHOST))
     with pair.pod.entered():
-        program.apply(settings(WAYS[way], HOW[how]), host=host)
+        operations.apply(settings(WAYS[way], HOW[how]), host=host)
     yield pair, how.startswith("all")
     with pair.pod.entered():
-        program.clean()
+        operations.clean()
 
 
 def forget_connections(pod: Pod) -> None:
@@ -88,7 +88,7 @@ class Asking:
     """A user who asks name servers from few source ports, one question after the other."""
 
     client: Client
-    said: Counter[str] = field(default_factory=Counter)
+    explicit: Counter[str] = field(default_factory=Counter)
 
     def ask(self, server: str, source_port: int) -> str:
         """Return who answers a question by UDP."""
@@ -102,7 +102,7 @@ class Asking:
                 label = Answer.decode(question.recv(4096)).label
             except (TimeoutError, ConnectionRefusedError) as error:
                 label = type(error).__name__
-        self.said[label] += 1
+        self.explicit[label] += 1
         return label
 
 
@@ -115,7 +115,7 @@ def converse(pod: Pod, rounds: int) -> tuple[Counter[str], Counter[str]]:
         first, second = (app, agent) if number % 3 else (agent, app)
         first.ask(server, port)
         second.ask(server, port)
-    return app.said, agent.said
+    return app.explicit, agent.explicit
 
 
 def test_each_question_reaches_whom_it_should(captured: tuple[PodPair, bool]) -> None:
@@ -133,7 +133,7 @@ def test_ten_thousand_questions(pod_pair: PodPair, way: str) -> None:
     pod = pod_pair.pod
     serve(pod_pair)
     with pod.entered():
-        program.apply(settings(WAYS[way], HOW["servers, classic"]), host=FakePod(servers=SERVERS))
+        operations.apply(settings(WAYS[way], HOW["servers, classic"]), host=FakePod(servers=SERVERS))
     app, agent = converse(pod, 5000)
 
     assert app == {"agent": 5000}
@@ -145,7 +145,7 @@ def test_without_zones_they_would_not(pod_pair: PodPair) -> None:
     pod = pod_pair.pod
     serve(pod_pair)
     with pod.entered():
-        program.apply(settings(WAYS["nftables-netlink"], HOW["servers, classic"]), host=FakePod(servers=SERVERS))
+        operations.apply(settings(WAYS["nftables-netlink"], HOW["servers, classic"]), host=FakePod(servers=SERVERS))
     pod.run(["nft", "delete", "table", "inet", "istio-proxy-raw"])
     _, agent = converse(pod, 30)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from capture.addresses import FAMILIES, IPV4
+from capture.analysis.canonical import canonical
 from capture.backends.iptables.iptc_driver import IptcDriver
 from capture.backends.iptables.restore import RestoreDriver
-from capture.canonical import canonical
-from capture.model import (
+from capture.model.addresses import FAMILIES, IPV4
+from capture.model.ruleset import (
     NAT,
     TABLES,
     Chain,
@@ -28,8 +28,8 @@ from pytest_netns import NamespaceFactory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.addresses import Family
-    from capture.model import Match
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match
 
 pytestmark = pytest.mark.kernel
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capture.compare import differences
-from capture.config import CaptureConfig
-from capture.model import Ruleset
+from capture.analysis.compare import differences
+from capture.model.ruleset import Ruleset
 from capture.rules import build_ruleset
+from capture.settings.config import CaptureConfig
 from config_strategies import configs
 from iptables_foreign import write_foreign_rules
 from iptables_ways import WAYS, Way

@@ -11,19 +11,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from capture.addresses import FAMILIES, IPV4, IPV6, Network
-from capture.backends.iptables import xt_encode, xt_layouts
+from capture.analysis.canonical import canonical
+from capture.analysis.compare import differences
+from capture.analysis.ownership import ours_only
+from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.netlink import NetlinkDriver
 from capture.backends.iptables.restore import RestoreDriver
 from capture.backends.iptables.xt_support import Extension, has_extension
-from capture.backends.nftables.names import HOOKS, Hook
-from capture.canonical import canonical
-from capture.compare import differences
-from capture.config import resolve
+from capture.backends.nf_tables import expressions
+from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.errors import CaptureError, KernelError, UnsupportedError
-from capture.host import AnyPod
-from capture.model import (
+from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.model.ruleset import (
     NAT,
     OUTPUT,
     PREROUTING,
@@ -45,16 +45,24 @@ from capture.model import (
 from capture.netlink.attributes import attribute, decode
 from capture.netlink.batch import RulesetChangedError
 from capture.netlink.nfnetlink import NFPROTO_UNSPEC, open_netfilter, read_objects
-from capture.ownership import ours_only
 from capture.rules import build_ruleset
-from capture.settings import DROP_INVALID, INTERCEPTION_MODE, REDIRECT_DNS, RULE_COMMENTS, RULE_LOGS, Said, Settings
+from capture.settings.config import resolve
+from capture.settings.host import AnyPod
+from capture.settings.options import (
+    DROP_INVALID,
+    INTERCEPTION_MODE,
+    REDIRECT_DNS,
+    RULE_COMMENTS,
+    RULE_LOGS,
+)
+from capture.settings.settings import Given, Settings
 from iptables_cases import CASES, OURS, TO_CHAIN, Case
 from pytest_netns import Namespace, NamespaceFactory, PodPair
 from strategies import rulesets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.model import TableName
+    from capture.model.ruleset import TableName
 
 pytestmark = pytest.mark.kernel
 
@@ -70,11 +78,11 @@ TRANSPARENT_DNS = build_ruleset(
     resolve(
         Settings(
             {
-                INTERCEPTION_MODE: Said("TPROXY", "test"),
-                REDIRECT_DNS: Said("true", "test"),
-                DROP_INVALID: Said("true", "test"),
-                RULE_COMMENTS: Said("true", "test"),
-                RULE_LOGS: Said("true", "test"),
+                INTERCEPTION_MODE: Given("TPROXY", "test"),
+                REDIRECT_DNS: Given("true", "test"),
+                DROP_INVALID: Given("true", "test"),
+                RULE_COMMENTS: Given("true", "test"),
+                RULE_LOGS: Given("true", "test"),
             }
         ),
         AnyPod(),
@@ -235,7 +243,7 @@ def handles_of_rules(namespace: Namespace) -> list[str]:
 
 
 def write(namespace: Namespace, driver: IptablesDriver, ruleset: Ruleset, recorded: Ruleset | None = None) -> None:
-    """Make ours be a rule set, as ``capture.program`` does."""
+    """Make ours be a rule set, as ``capture.operations`` does."""
     with namespace.entered():
         driver.write(ruleset, driver.read(), recorded)
 
@@ -553,14 +561,14 @@ class TestWhatTheKernelLacks:
 
     def test_a_match_is_named_with_its_module(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(xt_layouts.MATCH_REVISIONS, "owner", 77)
-        monkeypatch.setattr(xt_encode, "_FRAMES", {})
+        monkeypatch.setattr(expressions, "_FRAMES", {})
         with pytest.raises(UnsupportedError, match=r"lacks .* match owner \(revision 77\)") as raised:
             netns().call(NetlinkDriver().write, SIDECAR, NOTHING, None)
         assert "modprobe xt_owner" in raised.value.remedy
 
     def test_a_target_is_named_with_its_module(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(xt_layouts.TARGET_REVISIONS, "REDIRECT", 77)
-        monkeypatch.setattr(xt_encode, "_FRAMES", {})
+        monkeypatch.setattr(expressions, "_FRAMES", {})
         with pytest.raises(UnsupportedError, match=r"lacks .* target REDIRECT \(revision 77\)") as raised:
             netns().call(NetlinkDriver().write, SIDECAR, NOTHING, None)
         assert "modprobe xt_REDIRECT" in raised.value.remedy
@@ -591,7 +599,7 @@ class TestWhatTheKernelLacks:
             import sys; sys.path[:0] = [sys.argv[1]]
             from capture.backends.iptables.netlink import NetlinkDriver
             from capture.errors import CaptureError
-            from capture.model import FAMILIES, Chain, Return, Rule, Ruleset, Table
+            from capture.model.ruleset import FAMILIES, Chain, Return, Rule, Ruleset, Table
             chains = (Chain("OUTPUT", (Rule(Return()),)),)
             try:
                 NetlinkDriver().write(Ruleset(FAMILIES, (Table("nat", chains),)), Ruleset(FAMILIES, ()), None)

@@ -12,16 +12,27 @@ from pathlib import Path
 
 import pytest
 
-from capture.addresses import IPV4
+from capture.analysis.compare import differences
 from capture.backends.iptables import iptc_driver
 from capture.backends.iptables.iptc_driver import IptcDriver
 from capture.backends.iptables.restore import RestoreDriver
 from capture.backends.iptables.tables import legacy_tables
-from capture.compare import differences
-from capture.config import CaptureConfig
 from capture.errors import KernelError, PrivilegeError, ToolError, UnsupportedError
-from capture.model import FAMILIES, NAT, OUTPUT, RAW, Accept, Chain, Redirect, Rule, Ruleset, Table
+from capture.model.addresses import IPV4
+from capture.model.ruleset import (
+    FAMILIES,
+    NAT,
+    OUTPUT,
+    RAW,
+    Accept,
+    Chain,
+    Redirect,
+    Rule,
+    Ruleset,
+    Table,
+)
 from capture.rules import build_ruleset
+from capture.settings.config import CaptureConfig
 from iptables_cases import TCP
 from iptables_ways import WAYS, Way
 from pytest_netns import Namespace, NamespaceFactory

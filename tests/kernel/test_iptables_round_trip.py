@@ -7,11 +7,19 @@ import re
 import pytest
 from hypothesis import given, settings
 
-from capture.addresses import Network
+from capture.analysis.canonical import canonical
+from capture.analysis.compare import differences
 from capture.backends.iptables.render import save_text
-from capture.canonical import canonical
-from capture.compare import differences
-from capture.model import FAMILIES, Destination, OwnerGid, OwnerUid, Rule, Ruleset, Source
+from capture.model.addresses import Network
+from capture.model.ruleset import (
+    FAMILIES,
+    Destination,
+    OwnerGid,
+    OwnerUid,
+    Rule,
+    Ruleset,
+    Source,
+)
 from iptables_ways import WAYS, Way
 from pytest_netns import NamespaceFactory
 from strategies import rulesets

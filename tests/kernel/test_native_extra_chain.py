@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from capture.analysis.compare import differences
 from capture.backends.nftables.netlink import NetlinkDriver
-from capture.compare import differences
-from capture.config import CaptureConfig
 from capture.rules import build_ruleset
+from capture.settings.config import CaptureConfig
 from pytest_netns import NamespaceFactory
 
 pytestmark = pytest.mark.kernel

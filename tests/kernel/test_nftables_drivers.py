@@ -10,15 +10,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from capture.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.analysis.canonical import canonical
 from capture.backends.nftables import libnftables
 from capture.backends.nftables.libnftables import LibnftablesDriver
 from capture.backends.nftables.netlink import NetlinkDriver
 from capture.backends.nftables.text import render_text
-from capture.canonical import canonical
-from capture.config import CaptureConfig
 from capture.errors import CaptureError, PrivilegeError, UnsupportedError
-from capture.model import (
+from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.model.ruleset import (
     NAT,
     OUTPUT,
     PREROUTING,
@@ -37,6 +36,7 @@ from capture.model import (
     only,
 )
 from capture.rules import build_ruleset
+from capture.settings.config import CaptureConfig
 from pytest_netns import Namespace, NamespaceFactory, PodPair
 
 pytestmark = pytest.mark.kernel

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture import program
-from capture.addresses import FAMILIES, IPV4, IPV6, address_text
-from capture.backends.nftables.foreign import read_bystanders
+from capture import operations
+from capture.analysis.foreign import ForeignChain
+from capture.backends.nftables.foreign import read_foreign_chains
 from capture.backends.nftables.netlink import NetlinkDriver
-from capture.bystanders import Bystander
-from capture.config import CaptureConfig
-from capture.model import (
+from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text
+from capture.model.ruleset import (
     OUTPUT,
     PREROUTING,
     Chain,
@@ -32,14 +31,16 @@ from capture.model import (
     only,
 )
 from capture.rules import build_ruleset
-from capture.settings import INTERCEPTION_MODE, Settings
+from capture.settings.config import CaptureConfig
+from capture.settings.options import INTERCEPTION_MODE
+from capture.settings.settings import Settings
 from captures import WAYS, settings
 from nftables_cases import networks
 from pytest_netns import Kind, Namespace, NamespaceFactory, PodPair
 
 if TYPE_CHECKING:
-    from capture.findings import Obstacle
-    from capture.trace import Packet
+    from capture.analysis.findings import Obstacle
+    from capture.model.packet import Packet
 
 PROGRAM = str(Path(sys.executable).with_name("capture"))
 
@@ -96,8 +97,8 @@ def iptables(namespace: Namespace, words: str) -> None:
     namespace.run(["iptables-nft", *words.split()])
 
 
-def read(namespace: Namespace, *ours: tuple[str, str]) -> dict[str, Bystander]:
-    chains = namespace.call(read_bystanders, ours)
+def read(namespace: Namespace, *ours: tuple[str, str]) -> dict[str, ForeignChain]:
+    chains = namespace.call(read_foreign_chains, ours)
     return {f"{chain.table} {chain.entry.name}": chain for chain in chains}
 
 
@@ -204,8 +205,8 @@ LEAVING = {
 def captured(pair: PodPair, request: pytest.FixtureRequest) -> Settings:
     asked = settings({}, WAYS[request.param])
     with pair.pod.entered():
-        program.apply(asked)
-        assert program.verify(asked).holds
+        operations.apply(asked)
+        assert operations.verify(asked).holds
     return asked
 
 
@@ -216,14 +217,14 @@ def test_what_takes_packets_away_is_drift_with_one_that_truly_goes_elsewhere(
     pair.pod.run(["nft", "-f", "-"], stdin=script)
 
     with pair.pod.entered():
-        verified = program.verify(captured)
+        verified = operations.verify(captured)
         if script == TAKING["of one priority"] and verified.decision.variant == "legacy":
             assert verified.holds, "nobody can tell which comes first"
             return
         (obstacle,) = verified.obstacles
         example = obstacle.example
         assert example is not None
-        traced = program.trace(example.packet)
+        traced = operations.trace(example.packet)
 
     assert not verified.holds
     assert verified.differences == ()
@@ -250,7 +251,7 @@ def test_what_takes_nothing_of_ours_away_is_none(pair: PodPair, captured: Settin
     pair.pod.run(["nft", "-f", "-"], stdin=script)
 
     with pair.pod.entered():
-        assert program.verify(captured).holds
+        assert operations.verify(captured).holds
 
 
 def test_what_nobody_can_judge_is_drift_without_an_example(pair: PodPair) -> None:
@@ -270,12 +271,12 @@ UNKNOWN = chain(
 
 def apply_in_nftables(pair: PodPair) -> None:
     with pair.pod.entered():
-        program.apply(settings({}, WAYS["nftables-netlink"]))
+        operations.apply(settings({}, WAYS["nftables-netlink"]))
 
 
 def beside(pair: PodPair) -> tuple[tuple[Obstacle, ...], tuple[Obstacle, ...]]:
     with pair.pod.entered():
-        verified = program.verify(settings({}, WAYS["nftables-netlink"]))
+        verified = operations.verify(settings({}, WAYS["nftables-netlink"]))
     return verified.obstacles, verified.harmless
 
 
@@ -295,10 +296,10 @@ def why(obstacle: Obstacle) -> str:
 def test_rules_in_a_table_of_iptables_that_we_do_not_need(pair: PodPair, way: str, tool: str) -> None:
     asked = settings({}, WAYS[way])
     with pair.pod.entered():
-        program.apply(asked)
+        operations.apply(asked)
     pair.pod.run([tool, "-t", "mangle", "-A", "OUTPUT", "-p", "tcp", "--dport", "443", "-j", "ACCEPT"])
     with pair.pod.entered():
-        assert program.verify(asked).holds
+        assert operations.verify(asked).holds
     pair.pod.run(
         [
             tool,
@@ -309,8 +310,8 @@ def test_rules_in_a_table_of_iptables_that_we_do_not_need(pair: PodPair, way: st
     )
 
     with pair.pod.entered():
-        verified = program.verify(asked)
-        changed = program.apply(asked).changed
+        verified = operations.verify(asked)
+        changed = operations.apply(asked).changed
 
     assert verified.differences == ()
     (obstacle,) = verified.obstacles
@@ -330,11 +331,11 @@ def test_of_one_priority_what_was_there_before_comes_after(pair: PodPair) -> Non
 def test_a_mark_before_the_transparent_proxy(pair: PodPair) -> None:
     asked = settings({INTERCEPTION_MODE: "TPROXY"}, WAYS["nftables-netlink"])
     with pair.pod.entered():
-        program.apply(asked)
+        operations.apply(asked)
     pair.pod.run(["nft", "-f", "-"], stdin=chain("filter hook prerouting priority -200", "meta mark set 1337"))
 
     with pair.pod.entered():
-        (obstacle,) = program.verify(asked).obstacles
+        (obstacle,) = operations.verify(asked).obstacles
 
     assert obstacle.example is not None
     assert ends(pair, obstacle.example.packet) == obstacle.example.live.outcome == "dropped"
@@ -344,13 +345,13 @@ def test_in_words_and_as_json(pair: PodPair) -> None:
     apply_in_nftables(pair)
     pair.pod.run(["nft", "-f", "-"], stdin=TAKING["redirect"])
 
-    said = pair.pod.run([PROGRAM, "verify"], check=False)
+    explicit = pair.pod.run([PROGRAM, "verify"], check=False)
     plain = json.loads(pair.pod.run([PROGRAM, "verify", "--format", "json"], check=False).stdout)
     traced = pair.pod.run([PROGRAM, "trace", "tcp", "203.0.113.7:80", "--uid", "1000"])
 
-    assert said.returncode == 4
-    assert "table ip other, chain x (OUTPUT, priority -150): a rule belongs to somebody else" in said.stdout
-    assert "redirected instead of proxy-outbound" in said.stdout
+    assert explicit.returncode == 4
+    assert "table ip other, chain x (OUTPUT, priority -150): a rule belongs to somebody else" in explicit.stdout
+    assert "redirected instead of proxy-outbound" in explicit.stdout
     (difference,) = plain["differences"]
     assert (difference["kind"], difference["table"], difference["chain"]) == ("foreign", "ip other", "x")
     assert "because of ip other x: -p tcp" in traced.stdout

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.addresses import FAMILIES, IPV4, IPV6
-from capture.backends.nftables import constants as nf
+from capture.analysis.canonical import canonical
+from capture.backends.nf_tables import constants as nf
 from capture.backends.nftables.libnftables import LibnftablesDriver
 from capture.backends.nftables.netlink import NetlinkDriver
 from capture.backends.nftables.text import render_text
-from capture.canonical import canonical
-from capture.model import (
+from capture.model.addresses import FAMILIES, IPV4, IPV6
+from capture.model.ruleset import (
     Accept,
     ConnectionMark,
     ConnectionState,
@@ -47,8 +47,8 @@ from nftables_cases import CASES, Case, networks
 from pytest_netns import Namespace, NamespaceFactory
 
 if TYPE_CHECKING:
-    from capture.addresses import Family
-    from capture.model import Match, Verdict
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match, Verdict
 
 pytestmark = pytest.mark.kernel
 
@@ -125,8 +125,8 @@ def test_both_drivers_read_it_back(namespace: Namespace, case: Case) -> None:
         live = namespace.call(driver.read)
         for family in case.families:
             assert canonical(live, family) == canonical(case.ruleset, family)
-        said = " ".join(case.rule.why.replace('"', "'").split()) if case.comments else ""
-        assert [rule.why for rule in live.tables[0].chains[0].rules] == [said]
+        explicit = " ".join(case.rule.why.replace('"', "'").split()) if case.comments else ""
+        assert [rule.why for rule in live.tables[0].chains[0].rules] == [explicit]
 
 
 # --- the forms that others write -----------------------------------------------------------------

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from capture.addresses import FAMILIES
+from capture.analysis.canonical import canonical
 from capture.backends.nftables.libnftables import LibnftablesDriver
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.netlink import NetlinkDriver
 from capture.backends.nftables.text import render_text
-from capture.canonical import canonical
-from capture.model import Ruleset
+from capture.model.addresses import FAMILIES
+from capture.model.ruleset import Ruleset
 from pytest_netns import Namespace, NamespaceFactory
 from strategies import rulesets
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from capture import program
-from capture import settings as option
+from capture import operations
+from capture.settings import options as option
 from captures import WAYS, Texts, settings
 from pytest_netns import Client, NamespaceFactory, Pod, PodPair
 
@@ -46,16 +46,16 @@ def way(pair: PodPair, request: pytest.FixtureRequest) -> Iterator[Texts]:
     """A way to program the pod, which is cleaned afterwards."""
     yield WAYS[request.param]
     with pair.pod.entered():
-        program.clean()
+        operations.clean()
 
 
 def apply(pod: Pod, *texts: Texts) -> None:
     """Apply, and demand that what stands is what was asked for, and that the same again changes nothing."""
     with pod.entered():
-        program.apply(settings(*texts))
-        verified = program.verify()
+        operations.apply(settings(*texts))
+        verified = operations.verify()
         assert verified.holds, verified
-        assert not program.apply(settings(*texts)).changed
+        assert not operations.apply(settings(*texts)).changed
 
 
 def ends(client: Client, address: str, port: int, protocol: str = "tcp") -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import killed_runs
-from capture import program
+from capture import operations
 from captures import VARIANTS, WAYS, arguments, environment
 from killed_runs import Choice, apply, standing
 from namespace_state import state
@@ -55,7 +55,7 @@ def test_killed_at_each_moment(under_load: UnderLoad, before: Choice, killed: Ch
     expected = {}
     with pod.entered():
         for choice in (killed, before):
-            program.clean()
+            operations.clean()
             apply(choice)
             expected[choice[1]] = standing()
     under_load.begin()
@@ -69,8 +69,8 @@ def test_killed_at_each_moment(under_load: UnderLoad, before: Choice, killed: Ch
     assert set(inbound) == {"proxy, inbound"}, inbound
     assert under_load.escaped() == 0
     with pod.entered():
-        program.clean()
-        assert program.dump().standing == ()
+        operations.clean()
+        assert operations.dump().live_sets == ()
     left = state(pod)
     assert {name: left[name] for name in left if name.startswith("ip -")} == {
         name: pristine[name] for name in pristine if name.startswith("ip -")
@@ -119,9 +119,9 @@ def killed_at_random(under_load: UnderLoad, ways: list[str], times: int) -> None
         assert again.wait(30) == 0, again.output()
         durations.append(time.monotonic() - began)
         with pod.entered():
-            verified = program.verify()
+            verified = operations.verify()
             assert verified.holds, verified
-            assert len(program.dump().standing) == 1
+            assert len(operations.dump().live_sets) == 1
     outbound, inbound = under_load.end()
     assert set(outbound) == {"proxy, outbound"}, outbound
     assert set(inbound) == {"proxy, inbound"}, inbound

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from capture import program, record
+from capture import operations
 from capture.backends import detect
+from capture.state import record
 from captures import OUTSIDE, VARIANTS, WAYS, settings
 from leftovers import LEFTOVERS, put
 from namespace_state import state
@@ -100,25 +101,25 @@ def test_a_leftover_is_taken_over(pair: PodPair, name: str) -> None:
     pristine = state(pod)
     for way in QUICK:
         with pod.entered():
-            program.apply(settings(WAYS[way]))
+            operations.apply(settings(WAYS[way]))
             applied = state(pod)
-            assert program.clean()
+            assert operations.clean()
         assert state(pod) == pristine
 
         put(pod, name)
         with pod.entered():
             assert len(detect.leftovers()) == 1
 
-            program.apply(settings(WAYS[way]))
+            operations.apply(settings(WAYS[way]))
 
             (left,) = detect.leftovers()
             assert (left.backend, left.variant) == PLACES[way]
-            verified = program.verify()
+            verified = operations.verify()
             assert verified.holds, verified
         demand_captured(pair)
         assert in_any_order(state(pod)) == in_any_order(applied), "not what a run gives that finds nothing"
         with pod.entered():
-            assert program.clean()
+            assert operations.clean()
         assert state(pod) == pristine
 
 
@@ -134,11 +135,11 @@ def test_a_leftover_is_cleaned(pair: PodPair, name: str) -> None:
     put(pod, name)
 
     with pod.entered():
-        assert program.clean()
+        assert operations.clean()
 
     assert state(pod) == pristine
     with pod.entered():
-        assert not program.clean()
+        assert not operations.clean()
 
 
 def test_sets_in_all_places_at_once_are_cleaned_and_taken_over(pair: PodPair) -> None:
@@ -148,9 +149,9 @@ def test_sets_in_all_places_at_once_are_cleaned_and_taken_over(pair: PodPair) ->
         put(pod, name)
     with pod.entered():
         assert len(detect.leftovers()) == 3
-        program.apply(settings(WAYS["iptables-nft"]))
+        operations.apply(settings(WAYS["iptables-nft"]))
         assert len(detect.leftovers()) == 1
-        assert program.clean()
+        assert operations.clean()
     assert state(pod) == pristine
 
 
@@ -161,10 +162,10 @@ def test_clean_undoes_everything(pair: PodPair, way: str, *, remembers: bool) ->
     pristine = state(pod)
     for variant, texts in VARIANTS.items():
         with pod.entered():
-            program.apply(settings(texts, WAYS[way]))
+            operations.apply(settings(texts, WAYS[way]))
             if not remembers:
                 record.forget()
-            assert program.clean()
+            assert operations.clean()
         assert state(pod) == pristine, variant
 
 
@@ -177,8 +178,8 @@ def test_clean_undoes_everything_in_pods_of_one_family(netns: NamespaceFactory, 
     pristine = state(pod)
     for variant in ("classic", "TPROXY", "TPROXY by other numbers", "DNS"):
         with pod.entered():
-            applied = program.apply(settings(VARIANTS[variant], WAYS[way]))
+            applied = operations.apply(settings(VARIANTS[variant], WAYS[way]))
             assert applied.ruleset.families == (family,)
             record.forget()
-            assert program.clean()
+            assert operations.clean()
         assert state(pod) == pristine, variant

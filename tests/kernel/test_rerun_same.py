@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from capture import program
+from capture import operations
 from capture.netlink.nfnetlink import open_netfilter, read_generation
-from capture.netns import namespace_id
-from capture.record import path_of
+from capture.state.netns import namespace_id
+from capture.state.record import path_of
 from captures import APP_PORT, OUTSIDE, VARIANTS, WAYS, Texts, settings
 from namespace_state import state
 from pytest_netns import PodPair
@@ -51,7 +51,7 @@ def test_the_same_again_writes_nothing(pod_pair: PodPair, way: str) -> None:
             continue
         demand_nothing_written(pod_pair, texts, WAYS[way])
     with pod.entered():
-        program.clean()
+        operations.clean()
     if "legacy" not in way and "iptc" not in way:
         assert state(pod) == looked_at
 
@@ -59,7 +59,7 @@ def test_the_same_again_writes_nothing(pod_pair: PodPair, way: str) -> None:
 def demand_nothing_written(pair: PodPair, *texts: Texts) -> None:
     pod, peer = pair
     with pod.entered():
-        assert program.apply(settings(*texts)).changed
+        assert operations.apply(settings(*texts)).changed
     for address, port in OUTSIDE:
         pod.client(uid=1000).connect(address, port, timeout=0.05)  # something to count
     peer.client().connect(pod.ipv4, APP_PORT, timeout=0.05)
@@ -68,7 +68,7 @@ def demand_nothing_written(pair: PodPair, *texts: Texts) -> None:
         record = path_of(namespace_id())
         stamped = generation(), os.stat(record).st_mtime_ns
 
-        assert not program.apply(settings(*texts)).changed
+        assert not operations.apply(settings(*texts)).changed
 
         assert (generation(), os.stat(record).st_mtime_ns) == stamped, texts
     assert are_kept(before, counters(pair))
@@ -78,15 +78,15 @@ def demand_nothing_written(pair: PodPair, *texts: Texts) -> None:
 def test_the_tests_can_see_that_something_is_written(pod_pair: PodPair) -> None:
     pod = pod_pair.pod
     with pod.entered():
-        program.apply(settings(WAYS["nftables-netlink"]))
+        operations.apply(settings(WAYS["nftables-netlink"]))
         written = generation()
-        assert program.apply(settings(WAYS["nftables-netlink"]), force=True).changed
+        assert operations.apply(settings(WAYS["nftables-netlink"]), force=True).changed
         assert generation() > written
-        program.apply(settings(WAYS["iptables-legacy"]))
+        operations.apply(settings(WAYS["iptables-legacy"]))
         pod.client(uid=1000).connect(pod.ipv4, 9, timeout=0.05)
         before = counters(pod_pair)
-        program.clean()
-        program.apply(settings(WAYS["iptables-legacy"]))
+        operations.clean()
+        operations.apply(settings(WAYS["iptables-legacy"]))
     assert not are_kept(before, counters(pod_pair))
 
 
@@ -95,7 +95,7 @@ def test_looking_writes_nothing(pod_pair: PodPair, way: str) -> None:
     pod = pod_pair.pod
     with pod.entered():
         pristine = state(pod), generation()
-        program.verify(settings(WAYS[way]))
-        program.dump()
-        assert not program.clean()
+        operations.verify(settings(WAYS[way]))
+        operations.dump()
+        assert not operations.clean()
         assert (state(pod), generation()) == pristine

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from capture import program
+from capture import operations
 from capture.backends import detect
 from captures import APP_PORT, VARIANTS, WAYS, settings
 from pytest_netns import NamespaceFactory
@@ -52,11 +52,11 @@ def test_nothing_gets_past_for_long(under_load: UnderLoad, seed: int) -> None:
 
 def change_under_load(scene: UnderLoad, ways: list[str], length: int, seed: int = 0) -> None:
     with scene.pod.entered():
-        program.apply(settings(VARIANTS["classic"], WAYS[ways[0]]))
+        operations.apply(settings(VARIANTS["classic"], WAYS[ways[0]]))
     scene.begin()
     with scene.pod.entered():
         for variant, way in changes(f"{ways}{seed}", length, ways):
-            program.apply(settings(VARIANTS[variant], WAYS[way]))
+            operations.apply(settings(VARIANTS[variant], WAYS[way]))
             assert len(ways) == 1 or len(detect.leftovers()) == 1, "two sets at once"
     outbound, inbound = scene.end()
 
@@ -69,12 +69,12 @@ def test_a_gap_would_be_seen(under_load: UnderLoad) -> None:
     """The load itself, tested: whoever cleans before applying anew lets connections through."""
     pod = under_load.pod
     with pod.entered():
-        program.apply(settings(WAYS["nftables-netlink"]))
+        operations.apply(settings(WAYS["nftables-netlink"]))
     under_load.begin()
     with pod.entered():
         for _ in range(20):
-            program.clean()
-            program.apply(settings(WAYS["nftables-netlink"]))
+            operations.clean()
+            operations.apply(settings(WAYS["nftables-netlink"]))
     outbound, inbound = under_load.end()
 
     assert outbound["outside"] > 0
@@ -97,11 +97,11 @@ def test_nothing_gets_past_between_mangle_and_nat(under_load: UnderLoad, way: st
     )
     under_load.pod.run(["nft", "-f", "-"], stdin=rules)
     with under_load.pod.entered():
-        program.apply(settings(WAYS[way]))
+        operations.apply(settings(WAYS[way]))
     into_pod = start_load(under_load.peer, (under_load.pod.ipv4, APP_PORT), per_second=1000)
     with under_load.pod.entered():
         for variant in ["TPROXY", "classic"] * 100:
-            program.apply(settings(VARIANTS[variant], WAYS[way]))
+            operations.apply(settings(VARIANTS[variant], WAYS[way]))
 
     answered = into_pod.stop().answered()
     assert answered["proxy, inbound"] > 1000

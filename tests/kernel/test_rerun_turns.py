@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from capture import plumbing, program, record
-from capture import settings as option
+from capture import operations
 from capture.backends import detect
 from capture.errors import CaptureError
 from capture.rules import build_ruleset
-from capture.turns import NAME, Turn
+from capture.settings import options as option
+from capture.state import record, routes
+from capture.state.lock import NAME, NamespaceLock
 from captures import VARIANTS, WAYS, Texts, arguments, settings
 from namespace_state import state
 from pytest_netns import Namespace, NamespaceFactory, Pod, PodPair
@@ -41,22 +42,22 @@ def test_runs_at_the_same_time_leave_one_whole_set(pod_pair: PodPair) -> None:
         assert [run.wait(30) for run in runs] == [0] * len(runs), [run.output() for run in runs]
         with pod.entered():
             assert len(detect.leftovers()) == 1
-            verified = program.verify()
+            verified = operations.verify()
             assert verified.holds, verified
 
 
 def test_a_turn_is_waited_for(netns: NamespaceFactory) -> None:
     namespace, other = netns(), netns()
     with namespace.entered():
-        holder = Turn()
+        holder = NamespaceLock()
         with holder:
             began = time.monotonic()
-            with Turn(patience=0.1):
+            with NamespaceLock(patience=0.1):
                 assert time.monotonic() - began > 0.1
-            with other.entered(), Turn(patience=0.0):
+            with other.entered(), NamespaceLock(patience=0.0):
                 assert time.monotonic() - began < 0.3
         began = time.monotonic()
-        with Turn(patience=5):
+        with NamespaceLock(patience=5):
             assert time.monotonic() - began < 1
 
 
@@ -66,8 +67,8 @@ def test_a_program_that_a_killed_run_has_started_is_waited_for(pod_pair: PodPair
     script = (
         "import os, sys\n"
         "from capture.backends.iptables.programs import run\n"
-        "from capture.turns import Turn\n"
-        "with Turn():\n"
+        "from capture.state.lock import NamespaceLock\n"
+        "with NamespaceLock():\n"
         "    print('begun', flush=True)\n"
         "    run(['/bin/sleep', '1.5'])\n"
     )
@@ -78,7 +79,7 @@ def test_a_program_that_a_killed_run_has_started_is_waited_for(pod_pair: PodPair
     time.sleep(0.1)
     os.kill(process.pid, 9)
     process.wait()
-    with pod.entered(), Turn():
+    with pod.entered(), NamespaceLock():
         assert time.monotonic() - began > 1.4
 
 
@@ -87,8 +88,8 @@ def test_who_holds_the_name_for_ever_cannot_keep_a_pod_uncaptured(pod_pair: PodP
     pod = pod_pair.pod
     with pod.entered(), socket.socket(socket.AF_UNIX) as stranger:
         stranger.bind(NAME)
-        with Turn(patience=0.05):
-            assert program.render(settings())
+        with NamespaceLock(patience=0.05):
+            assert operations.render(settings())
 
 
 # --- runs that fail -----------------------------------------------------------------------------------
@@ -97,7 +98,7 @@ def test_who_holds_the_name_for_ever_cannot_keep_a_pod_uncaptured(pod_pair: PodP
 def test_a_run_that_fails_leaves_rules_and_record_as_they_were(netns: NamespaceFactory) -> None:
     pod = netns.pod(ipv6=None)
     with pod.entered():
-        program.apply(settings(VARIANTS["lists"], WAYS["nftables-netlink"]))
+        operations.apply(settings(VARIANTS["lists"], WAYS["nftables-netlink"]))
     before = state(pod)
     for name in ("all", "default", "lo"):
         pod.sysctl(f"net.ipv6.conf.{name}.disable_ipv6", 1)
@@ -105,9 +106,9 @@ def test_a_run_that_fails_leaves_rules_and_record_as_they_were(netns: NamespaceF
     with pod.entered():
         kept = record.read()
         with pytest.raises(CaptureError, match="IPv6 is switched off"):
-            program.apply(settings({option.DUAL_STACK: "true"}, WAYS["nftables-netlink"]))
+            operations.apply(settings({option.DUAL_STACK: "true"}, WAYS["nftables-netlink"]))
         assert record.read() == kept
-        assert program.verify().holds
+        assert operations.verify().holds
     assert state(pod) == switched_off
     assert switched_off["nft"] == before["nft"]
 
@@ -118,9 +119,9 @@ def test_a_first_run_that_fails_leaves_no_record(netns: NamespaceFactory) -> Non
         pod.sysctl(f"net.ipv6.conf.{name}.disable_ipv6", 1)
     with pod.entered():
         with pytest.raises(CaptureError):
-            program.apply(settings({option.DUAL_STACK: "true"}))
+            operations.apply(settings({option.DUAL_STACK: "true"}))
         assert record.read() is None
-        assert not program.clean()
+        assert not operations.clean()
 
 
 # --- what nobody recorded ------------------------------------------------------------------------------
@@ -138,16 +139,16 @@ def plumbing_of(pod: Pod) -> list[str]:
 def test_routes_of_a_run_that_was_killed_before_its_rules_stood(pod_pair: PodPair, way: str, then: str) -> None:
     pod = pod_pair.pod
     with pod.entered():
-        desired = build_ruleset(program.apply(settings(TPROXY, WAYS[way])).config)
-        program.clean()
-        plumbing.ensure(desired)
+        desired = build_ruleset(operations.apply(settings(TPROXY, WAYS[way])).config)
+        operations.clean()
+        routes.ensure(desired)
         record.forget()
     assert len(plumbing_of(pod)) > 4
     with pod.entered():
         if then == "apply":
-            assert program.apply(settings(WAYS[way])).changed
+            assert operations.apply(settings(WAYS[way])).changed
             assert [line for line in plumbing_of(pod) if " ::6" not in line] == []
-        assert program.clean()
+        assert operations.clean()
     assert plumbing_of(pod) == []
 
 
@@ -156,7 +157,7 @@ def test_half_of_a_policy(pod_pair: PodPair) -> None:
     pod = pod_pair.pod
     pod.ip("rule add fwmark 1337 lookup 133")
     with pod.entered():
-        assert program.clean()
+        assert operations.clean()
     assert plumbing_of(pod) == []
 
 
@@ -164,9 +165,9 @@ def test_a_family_that_is_captured_no_more(netns: NamespaceFactory) -> None:
     pod = netns.pod(ipv6=None)
     for way in ("nftables-netlink", "iptables-nft"):
         with pod.entered():
-            program.apply(settings({option.DUAL_STACK: "true"}, TPROXY, WAYS[way]))
+            operations.apply(settings({option.DUAL_STACK: "true"}, TPROXY, WAYS[way]))
             record.forget()
-            program.apply(settings(WAYS[way]))
+            operations.apply(settings(WAYS[way]))
         assert plumbing_of(pod) == []
         assert "ISTIO" not in pod.run(["ip6tables-nft-save"]).stdout
 
@@ -175,9 +176,9 @@ def test_routes_with_numbers_of_their_own_are_told_by_the_rules(pod_pair: PodPai
     pod = pod_pair.pod
     for then in ("classic", "TPROXY"):
         with pod.entered():
-            program.apply(settings(VARIANTS["TPROXY by other numbers"]))
+            operations.apply(settings(VARIANTS["TPROXY by other numbers"]))
             record.forget()
-            program.apply(settings(VARIANTS[then]))
+            operations.apply(settings(VARIANTS[then]))
         assert "0x4d" not in pod.run(["ip", "rule"]).stdout
         assert pod.run(["ip", "route", "show", "table", "88"], check=False).stdout == ""
 
@@ -186,9 +187,9 @@ def test_a_table_that_two_marks_lead_to(pod_pair: PodPair) -> None:
     """Of settings that change the mark alone, the route stays."""
     pod = pod_pair.pod
     with pod.entered():
-        program.apply(settings(TPROXY, {option.TPROXY_MARK: "77"}))
-        program.apply(settings(TPROXY))
-        assert program.verify().holds
+        operations.apply(settings(TPROXY, {option.TPROXY_MARK: "77"}))
+        operations.apply(settings(TPROXY))
+        assert operations.verify().holds
     assert "0x4d" not in pod.run(["ip", "rule"]).stdout
 
 
@@ -208,5 +209,5 @@ def test_other_policies_stay(pod_pair: PodPair) -> None:
 
 def run_and_clean(namespace: Namespace) -> None:
     with namespace.entered():
-        program.apply(settings(WAYS["nftables-netlink"]))
-        program.clean()
+        operations.apply(settings(WAYS["nftables-netlink"]))
+        operations.clean()

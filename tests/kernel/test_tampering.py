@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agreement import QUICK
-from capture import program
-from capture.addresses import address_text
-from capture.settings import (
+from capture import operations
+from capture.model.addresses import address_text
+from capture.model.packet import Packet
+from capture.settings.options import (
     BACKEND,
     EXCLUDED_INBOUND_PORTS,
     EXCLUDED_OUTBOUND_NETWORKS,
@@ -20,28 +21,26 @@ from capture.settings import (
     PROFILE,
     PROXY_PORT,
     Option,
-    Said,
-    Settings,
 )
-from capture.trace import Packet
+from capture.settings.settings import Given, Settings
 from pytest_netns import Kind, NamespaceFactory, Pod, PodPair
 
 if TYPE_CHECKING:
-    from capture.examples import Example
+    from capture.analysis.examples import Example
 
 pytestmark = pytest.mark.kernel
 
 MANY_NETWORKS = ",".join(f"198.18.{number}.0/24" for number in range(0, 60, 2))
 """More than 16, so that nftables holds them in a set."""
 
-ASKED: dict[Option[Any], Said] = {
-    EXCLUDED_INBOUND_PORTS: Said("15090,15021,15020", "test"),
-    EXCLUDED_OUTBOUND_NETWORKS: Said(MANY_NETWORKS, "test"),
-    PROFILE: Said("classic", "test"),
+ASKED: dict[Option[Any], Given] = {
+    EXCLUDED_INBOUND_PORTS: Given("15090,15021,15020", "test"),
+    EXCLUDED_OUTBOUND_NETWORKS: Given(MANY_NETWORKS, "test"),
+    PROFILE: Given("classic", "test"),
 }
-NFTABLES = Settings({**ASKED, BACKEND: Said("nftables", "test")})
+NFTABLES = Settings({**ASKED, BACKEND: Given("nftables", "test")})
 IPTABLES = {
-    variant: Settings({**ASKED, BACKEND: Said("iptables", "test"), FORCE_IPTABLES_BINARY: Said(variant, "test")})
+    variant: Settings({**ASKED, BACKEND: Given("iptables", "test"), FORCE_IPTABLES_BINARY: Given(variant, "test")})
     for variant in ("nft", "legacy")
 }
 
@@ -156,12 +155,12 @@ def test_tampering_is_drift_with_a_packet_that_truly_goes_elsewhere(
     pair: PodPair, settings: Settings, tamper: Callable[[Pod], None]
 ) -> None:
     with pair.pod.entered():
-        program.apply(settings)
-        assert program.verify().holds
+        operations.apply(settings)
+        assert operations.verify().holds
     tamper(pair.pod)
 
     with pair.pod.entered():
-        verified = program.verify()
+        verified = operations.verify()
 
     assert not verified.holds
     shown = [difference.example for difference in verified.differences if difference.example]
@@ -190,22 +189,22 @@ TPROXY = {
 def test_a_mark_that_passes_by_the_transparent_proxy_is_drift(
     pair: PodPair, settings: Settings, tamper: Callable[[Pod], None]
 ) -> None:
-    asked = settings.but(INTERCEPTION_MODE, "TPROXY", "test")
+    asked = settings.with_option(INTERCEPTION_MODE, "TPROXY", "test")
     with pair.pod.entered():
-        program.apply(asked)
-        assert program.verify(asked).holds
+        operations.apply(asked)
+        assert operations.verify(asked).holds
     tamper(pair.pod)
 
     with pair.pod.entered():
-        verified = program.verify(asked)
+        verified = operations.verify(asked)
 
     (example,) = [d.example for d in verified.differences if d.example and d.family == "ipv4"]
     assert (example.asked.outcome, example.live.outcome) == ("proxy-inbound", "dropped")
     assert ends(pair, example.packet) == "dropped", "the app has it, but its answers go to the proxy"
     with pair.pod.entered():
-        program.apply(asked)
-        assert program.verify(asked).holds, "ours stand before it, or alone"
-        assert not program.apply(asked).changed
+        operations.apply(asked)
+        assert operations.verify(asked).holds, "ours stand before it, or alone"
+        assert not operations.apply(asked).changed
 
 
 def word(example: Example) -> str:
@@ -239,12 +238,12 @@ def ends(pair: PodPair, packet: Packet) -> str:
 @pytest.mark.parametrize(("first", "second"), [(IPTABLES["nft"], NFTABLES), (IPTABLES["legacy"], NFTABLES)])
 def test_a_second_set_in_the_other_backend_is_drift(pair: PodPair, first: Settings, second: Settings) -> None:
     with pair.pod.entered():
-        program.apply(first)
-        script = program.render(second.but(PROXY_PORT, "15009", "test"))[0][1]
+        operations.apply(first)
+        script = operations.render(second.with_option(PROXY_PORT, "15009", "test"))[0][1]
     pair.pod.run(["nft", "-f", "-"], stdin=script)
 
     with pair.pod.entered():
-        verified = program.verify()
+        verified = operations.verify()
 
     assert not verified.holds
     (other,) = verified.others
@@ -255,11 +254,11 @@ def test_a_second_set_in_the_other_backend_is_drift(pair: PodPair, first: Settin
 
 def test_a_foreign_rule_that_no_captured_packet_meets_is_a_note(pair: PodPair) -> None:
     with pair.pod.entered():
-        program.apply(IPTABLES["nft"])
+        operations.apply(IPTABLES["nft"])
     pair.pod.run(["iptables-nft", "-t", "nat", "-I", "OUTPUT", "-p", "udp", "--dport", "123", "-j", "ACCEPT"])
 
     with pair.pod.entered():
-        verified = program.verify()
+        verified = operations.verify()
 
     assert verified.holds
     assert [note.kind for note in verified.notes] == ["foreign"]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from capture import program
-from capture import settings as option
+from capture import operations
+from capture.settings import options as option
 from captures import WAYS, Texts, settings
 from proxies import get, start_app
 from pytest_netns import Endpoint, Kind, Pod, PodPair
@@ -42,10 +42,10 @@ def pair(module_pod_pair: PodPair) -> PodPair:
 @pytest.fixture(params=WAYS)
 def captured(pair: PodPair, request: pytest.FixtureRequest) -> Iterator[PodPair]:
     with pair.pod.entered():
-        program.apply(settings(TPROXY, WAYS[request.param]))
+        operations.apply(settings(TPROXY, WAYS[request.param]))
     yield pair
     with pair.pod.entered():
-        program.clean()
+        operations.clean()
 
 
 def addresses(pod: Pod) -> tuple[str, str]:
@@ -133,11 +133,11 @@ def echo(listener: socket.socket) -> None:
             connection.sendall(piece)
 
 
-def echoed(connection: socket.socket, said: bytes) -> int:
+def echoed(connection: socket.socket, explicit: bytes) -> int:
     """Return how many bytes come back."""
 
     def say() -> None:
-        connection.sendall(said)
+        connection.sendall(explicit)
         connection.shutdown(socket.SHUT_WR)
 
     writer = threading.Thread(target=say)
@@ -153,13 +153,13 @@ def echoed(connection: socket.socket, said: bytes) -> int:
 def test_other_marks_tables_and_ports(pair: PodPair, way: str) -> None:
     pod, peer = pair
     with pod.entered():
-        program.apply(settings(TPROXY, OTHER_NUMBERS, WAYS[way]))
+        operations.apply(settings(TPROXY, OTHER_NUMBERS, WAYS[way]))
     with TransparentProxy(pod, port=16006, mark=0x4D4D) as proxy:
         for to, own in zip(addresses(pod), addresses(peer), strict=True):
             assert ask(peer, to, own).startswith(f"{own} ")
         assert len(proxy.passed) == 2
     with pod.entered():
-        program.clean()
+        operations.clean()
     assert "300" not in pod.run(["ip", "rule"]).stdout
 
 

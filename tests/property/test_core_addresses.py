@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from capture.addresses import (
+from capture.model.addresses import (
     BITS,
     FAMILIES,
     Network,
@@ -25,7 +25,7 @@ from capture.addresses import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.addresses import Family
+    from capture.model.addresses import Family
 
     StandardNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -7,10 +7,12 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.addresses import FAMILIES, IPV4, Network, collapse
-from capture.canonical import canonical, canonical_rule, canonical_rules, joined_spans
-from capture.model import (
-    MOST_SINGLE_RULES,
+from capture.analysis.canonical import canonical, canonical_rule, canonical_rules, joined_spans
+from capture.analysis.trace import trace
+from capture.model.addresses import FAMILIES, IPV4, Network, collapse
+from capture.model.packet import Packet
+from capture.model.ruleset import (
+    MAX_SINGLE_RULES,
     NAT,
     OUTPUT,
     Accept,
@@ -36,7 +38,6 @@ from capture.model import (
     only,
 )
 from capture.rules import build_ruleset
-from capture.trace import Packet, trace
 from config_strategies import configs, many_networks, many_ports, seeds
 from strategies import Place, rules, rulesets
 
@@ -45,9 +46,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from random import Random
 
-    from capture.addresses import Family
-    from capture.config import CaptureConfig
-    from capture.model import Match
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match
+    from capture.settings.config import CaptureConfig
 
 FIELDS: dict[type, str] = {
     Source: "networks",
@@ -249,7 +250,7 @@ class TestLists:
         random.shuffle(singles)
         together = Rule(Return(), (Protocol("tcp"), DestinationPort(tuple(ports))))
         assert canonical_rules(singles) == canonical_rules([together])
-        assert len(canonical_rules(singles)) == 1 or len(joined_spans(ports)) <= MOST_SINGLE_RULES
+        assert len(canonical_rules(singles)) == 1 or len(joined_spans(ports)) <= MAX_SINGLE_RULES
 
     @given(seeds.filter(lambda seed: seed % 2 == 0))
     def test_networks_as_well(self, seed: int) -> None:

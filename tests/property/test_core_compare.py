@@ -5,11 +5,13 @@ from __future__ import annotations
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from capture.addresses import BITS, FAMILIES, Network
-from capture.canonical import canonical
-from capture.chain_names import is_our_chain
-from capture.compare import can_stay, differences
-from capture.model import (
+from capture.analysis.canonical import canonical
+from capture.analysis.compare import can_stay, differences
+from capture.analysis.trace import trace
+from capture.model.addresses import BITS, FAMILIES, Network
+from capture.model.chain_names import is_our_chain
+from capture.model.packet import Packet
+from capture.model.ruleset import (
     BUILT_IN_CHAINS,
     MANGLE,
     OUTPUT,
@@ -38,7 +40,6 @@ from capture.model import (
     UnknownVerdict,
 )
 from capture.rules import build_ruleset
-from capture.trace import Packet, trace
 from config_strategies import configs
 from strategies import Place, rules, rulesets
 
@@ -46,9 +47,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from random import Random
 
-    from capture.addresses import Family
-    from capture.config import CaptureConfig
-    from capture.model import Match, TableName, Verdict
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match, TableName, Verdict
+    from capture.settings.config import CaptureConfig
 
 HARMLESS: list[Verdict] = [Continue(), Log("x")]
 MARKING: list[Verdict] = [SetMark(7), RestoreMark(), SaveMark()]

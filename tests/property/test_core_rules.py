@@ -5,11 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.addresses import FAMILIES, Network, parse_network
-from capture.canonical import canonical
-from capture.chain_names import BY_SPELLING
-from capture.compare import differences
-from capture.model import (
+from capture.analysis.canonical import canonical
+from capture.analysis.compare import differences
+from capture.analysis.trace import trace
+from capture.model.addresses import FAMILIES, Network, parse_network
+from capture.model.chain_names import BY_SPELLING
+from capture.model.packet import Packet
+from capture.model.ruleset import (
     BUILT_IN_CHAINS,
     MANGLE,
     NAT,
@@ -35,16 +37,15 @@ from capture.model import (
     only,
 )
 from capture.rules import build_ruleset
-from capture.trace import Packet, trace
 from config_strategies import configs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from capture.addresses import Family
-    from capture.config import CaptureConfig
-    from capture.model import Chain
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Chain
+    from capture.settings.config import CaptureConfig
 
 TCP = Protocol("tcp")
 
@@ -142,8 +143,8 @@ def test_classic_differs_from_current_in_exactly_three_things(config: CaptureCon
             tunnel = only(config.inbound_tunnel_port)
             before = next((m.ports for m in rule.matches if isinstance(m, DestinationPort)), ())
             others = tuple(m for m in rule.matches if not isinstance(m, Protocol | DestinationPort))
-            but = DestinationPort((*before, tunnel), negated=True)
-            return rule.replace(matches=(*others[:-1], TCP, but, others[-1]))
+            with_option = DestinationPort((*before, tunnel), negated=True)
+            return rule.replace(matches=(*others[:-1], TCP, with_option, others[-1]))
         return rule
 
     assert with_rules(classic, as_current) == current

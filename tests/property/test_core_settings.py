@@ -6,21 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture import settings as option
-from capture.config import resolve
 from capture.errors import ConfigurationError
-from capture.model import Span
-from capture.parsers import RESERVED_ROUTE_TABLES
+from capture.model.ruleset import Span
 from capture.rules import build_ruleset
-from capture.settings import OPTIONS, RULE_OPTIONS
-from fake_pod import POD, FakePod, said
+from capture.settings import options as option
+from capture.settings.config import resolve
+from capture.settings.options import OPTIONS, RULE_OPTIONS
+from capture.settings.parsers import RESERVED_ROUTE_TABLES
+from fake_pod import POD, FakePod, explicit
 from rule_notation import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from capture.settings import Option
+    from capture.settings.options import Option
 
 options = st.sampled_from(OPTIONS)
 blanks = st.sampled_from(["", " ", "  "])
@@ -37,8 +37,8 @@ UNPRINTABLE = st.characters(categories=["Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"
 def refusal(which: Option[Any], text: str) -> ConfigurationError | None:
     """Return the error that a text gives, or None if it is taken."""
     try:
-        resolve(said({which: text}), POD)
-        said({which: text})[which]
+        resolve(explicit({which: text}), POD)
+        explicit({which: text})[which]
     except ConfigurationError as error:
         return error
     return None
@@ -58,14 +58,14 @@ def test_any_text_is_a_value_or_an_error_that_names_it(which: Option[Any], text:
 @given(options, texts, UNPRINTABLE, texts)
 def test_what_does_not_print_is_refused_everywhere(which: Option[Any], before: str, bad: str, after: str) -> None:
     with pytest.raises(ConfigurationError, match="no control characters"):
-        said({which: before + bad + after})[which]
+        explicit({which: before + bad + after})[which]
 
 
 @given(st.sampled_from(RULE_OPTIONS), texts)
 def test_a_rule_holds_values_and_never_the_text(which: Option[Any], text: str) -> None:
     """Whatever is accepted ends as numbers, networks and names of a few letters."""
     try:
-        config, _ = resolve(said({which: text}), FakePod(groups={"java": 202}, users={"java": 202}))
+        config, _ = resolve(explicit({which: text}), FakePod(groups={"java": 202}, users={"java": 202}))
     except ConfigurationError:
         return
     allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .:/,-_+=?@>&'")
@@ -84,7 +84,7 @@ spans = st.tuples(ports, ports).map(lambda pair: Span(min(pair), max(pair)))
 def test_lists_of_ports(several: list[Span], data: st.DataObject) -> None:
     separators = data.draw(st.lists(st.tuples(blanks, blanks), min_size=len(several), max_size=len(several)))
     text = ",".join(f"{before}{span}{after}" for span, (before, after) in zip(several, separators, strict=True))
-    assert said({option.OUTBOUND_PORTS: text})[option.OUTBOUND_PORTS] == tuple(dict.fromkeys(several))
+    assert explicit({option.OUTBOUND_PORTS: text})[option.OUTBOUND_PORTS] == tuple(dict.fromkeys(several))
 
 
 @given(
@@ -111,7 +111,7 @@ def test_a_number_in_disguise_is_refused(which: Option[Any], number: int, data: 
         )
     )
     with pytest.raises(ConfigurationError, match="is not usable"):
-        said({which: disguised})[which]
+        explicit({which: disguised})[which]
 
 
 @given(st.integers(0, 2**34))
@@ -124,20 +124,20 @@ def test_numbers_count_within_their_bounds_only(number: int) -> None:
     ]
     for which, good in bounds:
         if good:
-            assert said({which: str(number)})[which] in (number, (Span(number, number),))
+            assert explicit({which: str(number)})[which] in (number, (Span(number, number),))
         else:
             with pytest.raises(ConfigurationError):
-                said({which: str(number)})[which]
+                explicit({which: str(number)})[which]
 
 
 @given(st.text("abcXYZ019_.-", min_size=1, max_size=20))
 def test_an_interface_of_harmless_letters_is_taken_if_a_kernel_would(name: str) -> None:
     kernel_takes_it = len(name) <= 15 and name not in (".", "..")
     if kernel_takes_it and not name.startswith("-"):
-        assert said({option.EXCLUDED_INTERFACES: name})[option.EXCLUDED_INTERFACES] == (name,)
+        assert explicit({option.EXCLUDED_INTERFACES: name})[option.EXCLUDED_INTERFACES] == (name,)
     else:
         with pytest.raises(ConfigurationError):
-            said({option.EXCLUDED_INTERFACES: name})[option.EXCLUDED_INTERFACES]
+            explicit({option.EXCLUDED_INTERFACES: name})[option.EXCLUDED_INTERFACES]
 
 
 @given(st.text(letters, min_size=1, max_size=12))

@@ -12,11 +12,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agreement import configs
-from capture.addresses import IPV4, IPV6, parse_address
-from capture.config import CaptureConfig
-from capture.model import MANGLE, NAT, RAW, Ruleset, only
+from capture.analysis.trace import trace
+from capture.model.addresses import IPV4, IPV6, parse_address
+from capture.model.packet import Packet
+from capture.model.ruleset import (
+    MANGLE,
+    NAT,
+    RAW,
+    Ruleset,
+    only,
+)
 from capture.rules import build_handover, build_ruleset, captures_transparently, redirects_inbound
-from capture.trace import Packet, trace
+from capture.settings.config import CaptureConfig
 
 SOURCES = {IPV4: "192.0.2.7", IPV6: "2001:db8::7"}
 DESTINATIONS = {IPV4: "10.77.0.2", IPV6: "fd77::2"}

@@ -5,13 +5,24 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capture.addresses import FAMILIES, IPV4, IPV6
+from capture.analysis.canonical import canonical
+from capture.analysis.compare import differences
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.plan import plan
-from capture.canonical import canonical
-from capture.chain_names import is_our_chain
-from capture.compare import differences
-from capture.model import BUILT_IN_CHAINS, MANGLE, NAT, OUTPUT, PREROUTING, RAW, TABLES, Chain, Ruleset, Table
+from capture.model.addresses import FAMILIES, IPV4, IPV6
+from capture.model.chain_names import is_our_chain
+from capture.model.ruleset import (
+    BUILT_IN_CHAINS,
+    MANGLE,
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    RAW,
+    TABLES,
+    Chain,
+    Ruleset,
+    Table,
+)
 from iptables_simulation import Tables
 from strategies import rulesets
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.addresses import IPV4
+from capture.analysis.canonical import canonical
 from capture.backends.iptables.entries import comment
 from capture.backends.iptables.parse import parse_rule, parse_save, words_of
 from capture.backends.iptables.render import quoted, rule_text, save_text, word
-from capture.canonical import canonical
-from capture.model import Continue, InInterface, Log, Return, Rule, Ruleset
+from capture.model.addresses import IPV4
+from capture.model.ruleset import (
+    Continue,
+    InInterface,
+    Log,
+    Return,
+    Rule,
+    Ruleset,
+)
 from strategies import rulesets
 
 LINE = st.text(st.characters(exclude_characters="\n\r\0", exclude_categories=["Cs"]))

@@ -8,7 +8,7 @@ from typing import NoReturn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.json_text import JsonError, decode, decode_object, encode
+from capture.state.json_text import JsonError, decode, decode_object, encode
 
 # Lone surrogates are characters of a JSON string too, when they are escaped.
 characters = st.characters() | st.characters(categories=["Cs"])

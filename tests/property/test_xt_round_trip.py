@@ -5,22 +5,30 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.addresses import FAMILIES
+from capture.analysis.canonical import canonical_rule
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.entries import comment, expanded
 from capture.backends.iptables.xt_decode import Reader
 from capture.backends.iptables.xt_encode import NFTA_RULE_HANDLE, TableMessages
 from capture.backends.iptables.xt_words import match_words, target_words
-from capture.backends.nftables import constants as nf
-from capture.canonical import canonical_rule
-from capture.model import MANGLE, NAT, OUTPUT, PREROUTING, RAW, Continue, Rule
+from capture.backends.nf_tables import constants as nf
+from capture.model.addresses import FAMILIES
+from capture.model.ruleset import (
+    MANGLE,
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    RAW,
+    Continue,
+    Rule,
+)
 from capture.netlink.attributes import attribute, decode, nested, text, u64be
 from strategies import Place, rules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.addresses import Family
-    from capture.model import TableName
+    from capture.model.addresses import Family
+    from capture.model.ruleset import TableName
 
 TABLES: list[TableName] = [NAT, MANGLE, RAW]
 PLACES = [Place(table, side, ("ISTIO_OUTPUT",)) for table in TABLES for side in (PREROUTING, OUTPUT)]

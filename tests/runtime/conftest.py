@@ -40,7 +40,7 @@ from cni.__main__ import main
 main()
 """
 
-INSTALL = "import json, sys; from capture.install import install; install(**json.load(sys.stdin))"
+INSTALL = "import json, sys; from cni.install import install; install(**json.load(sys.stdin))"
 
 CONTAINERD = """\
 version = 2

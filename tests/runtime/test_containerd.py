@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -15,15 +14,12 @@ from cni import codes
 from cni_calls import INJECTED
 from container_node import Node
 from cri_client import Container, CriClient, RuntimeRefusedError, Sandbox
+from envoy_bootstrap import HEADER, INBOUND_PORT, OUTBOUND_PORT, Sidecar
+from envoy_proxy import envoy_command
 from proxies import (
-    HEADER,
-    INBOUND_PORT,
-    OUTBOUND_PORT,
     Seen,
     app_command,
     get,
-    mitmdump_command,
-    mitmdump_environment,
 )
 from pytest_netns import Namespace
 from runtime_networks import PROGRAMS
@@ -32,6 +28,8 @@ pytestmark = pytest.mark.runtime
 
 TRAFFIC = "traffic.sidecar.istio.io/"
 APP_PORT = 8080
+SIDECAR = Sidecar(http_ports=(APP_PORT,), log="/dev/null")
+"""A container's standard output belongs to root, and Envoy opens it anew."""
 
 RunPod = Callable[..., Sandbox]
 
@@ -94,8 +92,7 @@ def start_app(pod: Sandbox, namespace: Namespace) -> Container:
 
 
 def start_proxy(pod: Sandbox, namespace: Namespace) -> Container:
-    home = Path("/tmp/mitmproxy")  # noqa: S108  # of the container, which has it for itself
-    proxy = pod.start("istio-proxy", mitmdump_command(home), 1337, PROGRAMS, mitmdump_environment(home))
+    proxy = pod.start("istio-proxy", envoy_command(SIDECAR), 1337, PROGRAMS)
     for port in (OUTBOUND_PORT, INBOUND_PORT):
         namespace.wait_for_port(port, timeout=30)
     return proxy

@@ -92,7 +92,7 @@ class InitPod(PodmanPod):
         words += [word for name in capabilities for word in ("--cap-add", name)]
         self.podman(*words, *CONFINED, image, *arguments)
 
-    def said(self) -> str:
+    def explicit(self) -> str:
         """Return what the init container has said."""
         done = self.podman("logs", f"{self.name}-init")
         return done.stdout + done.stderr
@@ -149,10 +149,10 @@ def test_the_init_container_captures_its_pod(
     inside = pod.start()
 
     demand_captured(node, pod, inside)
-    said = pod.said()
-    assert "programmed: 38 rules for IPv4 and IPv6, " in said
-    assert way in said
-    assert "# The rules are what was asked for." in said
+    explicit = pod.explicit()
+    assert "programmed: 38 rules for IPv4 and IPv6, " in explicit
+    assert way in explicit
+    assert "# The rules are what was asked for." in explicit
     inspected = json.loads(pod.podman("inspect", f"{pod.name}-init").stdout)[0]
     assert inspected["State"]["ExitCode"] == 0
     assert inspected["EffectiveCaps"] == ["CAP_NET_ADMIN", "CAP_NET_RAW"]
@@ -177,7 +177,7 @@ def test_on_a_base_by_debootstrap(node: Node, podman: Podman, bundle: Path, make
     pod.add_init(*ARGUMENTS, "--driver", "restore", image=image)
     demand_captured(node, pod, pod.start())
 
-    assert "backend iptables nft, driver restore" in pod.said()
+    assert "backend iptables nft, driver restore" in pod.explicit()
     look = ["run", "--rm", "--pod", pod.name, "--cap-drop", "all", "--cap-add", "NET_ADMIN", "--entrypoint", "iptables"]
     assert "Chain ISTIO-OUTPUT (1 references)" in podman(*look, image, "-t", "nat", "-nvL").stdout
 
@@ -221,7 +221,7 @@ def test_tproxy_and_dns_and_a_second_run(node: Node, make_pod: MakePod) -> None:
     first = pod.start()
     assert "fwmark 0x539 lookup 133" in first.run(["ip", "rule"]).stdout
     pod.podman("start", "--attach", f"{pod.name}-init")
-    assert "unchanged: " in pod.said()
+    assert "unchanged: " in pod.explicit()
 
     pod.podman("pod", "stop", "--time", "0", pod.name)
     second = pod.start()
@@ -235,10 +235,10 @@ def test_validation_before_the_app_starts(make_pod: MakePod, capabilities: tuple
     pod = make_pod("valid")
     pod.add_init(*ARGUMENTS, "--run-validation", capabilities=capabilities)
     pod.start()
-    said = pod.said()
-    assert "validated: IPv4 outbound" in said
-    assert "validated: IPv6 outbound" in said
-    assert ("not validated: IPv4 inbound: not permitted to act as another user" in said) == (
+    explicit = pod.explicit()
+    assert "validated: IPv4 outbound" in explicit
+    assert "validated: IPv6 outbound" in explicit
+    assert ("not validated: IPv4 inbound: not permitted to act as another user" in explicit) == (
         capabilities == CAPABILITIES
     )
 
@@ -256,11 +256,11 @@ def test_a_pod_whose_init_container_fails_does_not_start(make_pod: MakePod, argu
     pod = make_pod("refused")
     pod.add_init(*arguments)
     assert pod.podman("pod", "start", pod.name, check=False).returncode != 0
-    assert words in pod.said()
+    assert words in pod.explicit()
 
 
 def test_without_the_capability_it_says_so(make_pod: MakePod) -> None:
     pod = make_pod("powerless")
     pod.add_init(*ARGUMENTS, capabilities=("NET_RAW",))
     assert pod.podman("pod", "start", pod.name, check=False).returncode != 0
-    assert "NET_ADMIN" in pod.said()
+    assert "NET_ADMIN" in pod.explicit()

@@ -5,26 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from container_node import Node
+from envoy_bootstrap import INBOUND_PORT, OUTBOUND_PORT, Sidecar
+from envoy_proxy import envoy_command
 from podman_pods import IMAGE, Podman, PodmanPod, podman_in
 from proxies import (
-    INBOUND_PORT,
-    OUTBOUND_PORT,
     Seen,
     app_command,
     get,
-    mitmdump_command,
-    mitmdump_environment,
 )
 from pytest_netns import Namespace
 
 pytestmark = pytest.mark.runtime
 
 APP_PORT = 8080
+SIDECAR = Sidecar(http_ports=(APP_PORT,), log="/dev/null")
+"""A container's standard output belongs to root, and Envoy opens it anew."""
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +75,7 @@ def test_a_pod_is_captured_before_its_first_container_starts(node: Node, make_po
 def test_in_and_out_through_a_real_proxy_in_a_pod_without_capabilities(node: Node, make_pod: MakePod) -> None:
     pod, peer = make_pod("web"), make_pod("peer", "plain")
     inside, outside = pod.start(), peer.start()
-    home = Path("/tmp/mitmproxy")  # noqa: S108  # of the container, which has it for itself
-    pod.run("proxy", 1337, mitmdump_command(home), mitmdump_environment(home), "--detach")
+    pod.run("proxy", 1337, envoy_command(SIDECAR), None, "--detach")
     pod.run("app", 1000, app_command("web", APP_PORT), None, "--detach")
     peer.run("app", 1000, app_command("peer", APP_PORT), None, "--detach")
     for namespace, port in ((inside, OUTBOUND_PORT), (inside, INBOUND_PORT), (inside, APP_PORT), (outside, APP_PORT)):

@@ -29,7 +29,7 @@ import tty
 from typing import IO, Any
 
 IMPORTED_ALWAYS = (
-    *("capture.cli.apply", "capture.cli.doctor", "capture.cli.verify", "initcontainer.__main__"),
+    *("capture.cli.apply", "capture.cli.doctor.command", "capture.cli.verify", "initcontainer.__main__"),
     *("capture.backends.nftables.netlink", "capture.backends.iptables.restore"),
 )
 """Modules that our programs import when they need them, and that this process imports once."""

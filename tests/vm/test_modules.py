@@ -1,6 +1,6 @@
 """Kernel modules, taken away one at a time: what is missing gets a name, and nothing waits for it.
 
-What needs which module is known to ``capture.backends.modules``. The first test holds that against the
+What needs which module is known to ``capture.backends.kernel_modules``. The first test holds that against the
 kernel: what it loads for a rule set is what we say that the rule set needs. The others rely on it.
 """
 
@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 
 from capture.backends import detect
-from capture.backends.modules import REQUIRES, WAYS, needed
-from capture.config import resolve
-from capture.host import AnyPod
-from capture.model import FAMILIES
+from capture.backends.kernel_modules import REQUIRES, WAYS, needed
+from capture.model.ruleset import FAMILIES
 from capture.rules import build_ruleset
-from capture.settings import from_environment
+from capture.settings.config import resolve
+from capture.settings.host import AnyPod
+from capture.settings.settings import from_environment
 from vm.guest import Finished, Guest, kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.backends.modules import Way
+    from capture.backends.kernel_modules import Way
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
@@ -219,7 +219,7 @@ def test_a_kernel_that_loads_no_more_modules() -> None:
 
     assert (finding["state"], "nft_redir" in finding["says"]) == ("missing", True)
     assert refused.status == UNSUPPORTED, str(refused)
-    for said in (finding["says"], refused.stderr):
-        assert "kernel.modules_disabled=1" in said
-    for said in (finding["remedy"], refused.stderr):
-        assert "/etc/modules-load.d" in said
+    for explicit in (finding["says"], refused.stderr):
+        assert "kernel.modules_disabled=1" in explicit
+    for explicit in (finding["remedy"], refused.stderr):
+        assert "/etc/modules-load.d" in explicit

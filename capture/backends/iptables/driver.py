@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from capture.addresses import FAMILIES
 from capture.backends.iptables.families import merged
 from capture.backends.iptables.plan import plan
 from capture.backends.iptables.tables import families_here
 from capture.errors import UnsupportedError
-from capture.model import Ruleset
+from capture.model.addresses import FAMILIES
+from capture.model.ruleset import Ruleset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from capture.addresses import Family
     from capture.backends.iptables.plan import TableEdit
+    from capture.model.addresses import Family
 
 
 class IptablesDriver:

@@ -6,10 +6,10 @@ few ports. Lists that are excluded always stay in one rule, since "neither a nor
 
 from __future__ import annotations
 
-from capture.addresses import collapse
-from capture.canonical import MATCH_ORDER, joined_spans
-from capture.model import (
-    MOST_SINGLE_RULES,
+from capture.analysis.canonical import MATCH_ORDER, joined_spans
+from capture.model.addresses import collapse
+from capture.model.ruleset import (
+    MAX_SINGLE_RULES,
     Destination,
     DestinationPort,
     Jump,
@@ -26,14 +26,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from capture.addresses import Family
-    from capture.model import Match, Span
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match, Span
 
 MULTIPORT_SLOTS = 15
 """Ports in one multiport match; a range takes two (linux/netfilter/xt_multiport.h)."""
-MOST_COMMENT_BYTES = 255
+MAX_COMMENT_BYTES = 255
 """linux/netfilter/xt_comment.h, without the closing NUL."""
-MOST_CHAIN_NAME_BYTES = 28
+MAX_CHAIN_NAME_BYTES = 28
 """linux/netfilter/x_tables.h, XT_EXTENSION_MAXNAMELEN without the closing NUL."""
 
 CHAIN_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:+")
@@ -56,14 +56,14 @@ def _spread(matches: tuple[Match, ...]) -> Iterator[tuple[Match, ...]]:
     if not any(map(_is_list, matches)):
         yield matches
         return
-    matches = tuple(_said_once(match) for match in matches)
+    matches = tuple(_stated_once(match) for match in matches)
     lists = [match for match in matches if _is_list(match)]
     if not lists:
         yield matches
         return
     slowest = max(lists, key=lambda match: MATCH_ORDER[type(match)])
     parts = _parts(slowest)
-    if len(lists) == 1 and isinstance(slowest, SourcePort | DestinationPort) and len(parts) <= MOST_SINGLE_RULES:
+    if len(lists) == 1 and isinstance(slowest, SourcePort | DestinationPort) and len(parts) <= MAX_SINGLE_RULES:
         parts = [slowest.replace(ports=tuple(some)) for some in slots(slowest.ports)]
     for part in parts:
         with_part = tuple(part if match is slowest else match for match in matches)
@@ -87,7 +87,7 @@ def _is_list(match: Match) -> bool:
     return field is not None and len(getattr(match, field)) > 1 and not getattr(match, "negated", False)
 
 
-def _said_once(match: Match) -> Match:
+def _stated_once(match: Match) -> Match:
     """Return the match with the fewest entries."""
     if not _is_list(match):
         return match
@@ -121,7 +121,7 @@ def slots(ports: tuple[Span, ...]) -> Iterator[list[Span]]:
 def comment(why: str) -> str:
     """Return a reason as the kernel takes it: one line, at most 255 bytes of UTF-8."""
     line = "".join(character if character.isprintable() else " " for character in why)
-    return line.encode()[:MOST_COMMENT_BYTES].decode(errors="ignore")
+    return line.encode()[:MAX_COMMENT_BYTES].decode(errors="ignore")
 
 
 def check_writable(chain: str, rules: Iterable[Rule]) -> None:
@@ -135,5 +135,5 @@ def check_writable(chain: str, rules: Iterable[Rule]) -> None:
 
 
 def _check_chain_name(name: str) -> None:
-    if not name or name[0] == "-" or not CHAIN_NAME.issuperset(name) or len(name) > MOST_CHAIN_NAME_BYTES:
+    if not name or name[0] == "-" or not CHAIN_NAME.issuperset(name) or len(name) > MAX_CHAIN_NAME_BYTES:
         raise ValueError(f"not the name of a chain: {name!r}")

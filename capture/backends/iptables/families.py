@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from capture.addresses import IPV4, IPV6
-from capture.chain_names import is_our_chain
-from capture.model import BUILT_IN_CHAINS, TABLES, Chain, Ruleset, Table
-from capture.ownership import jumps_to_ours
+from capture.analysis.ownership import jumps_to_ours
+from capture.model.addresses import IPV4, IPV6
+from capture.model.chain_names import is_our_chain
+from capture.model.ruleset import (
+    BUILT_IN_CHAINS,
+    TABLES,
+    Chain,
+    Ruleset,
+    Table,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from capture.addresses import Family
-    from capture.model import TableName
+    from capture.model.addresses import Family
+    from capture.model.ruleset import TableName
 
 
 def of_one_family(family: Family, chains: Mapping[TableName, Iterable[Chain]]) -> Ruleset:

@@ -22,19 +22,19 @@ import os
 import sys
 import warnings
 
-from capture.addresses import BITS, IPV4, address_text, parse_network
 from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule
 from capture.backends.iptables.render import Clause, arguments
+from capture.model.addresses import BITS, IPV4, address_text, parse_network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
-    from capture.addresses import Family
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.render import Arguments, Option
-    from capture.model import Rule
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Rule
 
 NAMESPACE_LOCK = "/proc/self/ns/net"
 """python-iptables takes no lock; this is the one that the driver ``restore`` takes."""

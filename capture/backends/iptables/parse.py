@@ -13,9 +13,9 @@ because rules hold meaning. Whatever our vocabulary lacks stays as the words tha
 
 from __future__ import annotations
 
-from capture.addresses import is_decimal, parse_address, parse_network, split
 from capture.backends.iptables.families import of_one_family
-from capture.model import (
+from capture.model.addresses import is_decimal, parse_address, parse_network, split
+from capture.model.ruleset import (
     ALL_BITS,
     CONNECTION_STATES,
     TABLES,
@@ -51,14 +51,14 @@ from capture.model import (
     UnknownMatch,
     UnknownVerdict,
 )
-from capture.values import Value
+from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-    from capture.addresses import Family, Network
-    from capture.model import Match, TableName, Verdict
+    from capture.model.addresses import Family, Network
+    from capture.model.ruleset import Match, TableName, Verdict
 
 
 class Word(Value):

@@ -15,19 +15,29 @@ takes effect at once (iptables commits table by table). Where nothing has to cha
 
 from __future__ import annotations
 
+from capture.analysis.ownership import changes_marks, marks_asked_for, may_disturb, our_rules
 from capture.backends.iptables.entries import check_writable, expanded
-from capture.chain_names import is_our_chain
-from capture.model import BUILT_IN_CHAINS, MANGLE, NAT, RAW, Jump, Rule, Ruleset, TransparentProxy, UnknownVerdict
-from capture.ownership import changes_marks, marks_asked_for, may_disturb, our_rules
-from capture.values import Value
+from capture.model.chain_names import is_our_chain
+from capture.model.ruleset import (
+    BUILT_IN_CHAINS,
+    MANGLE,
+    NAT,
+    RAW,
+    Jump,
+    Rule,
+    Ruleset,
+    TransparentProxy,
+    UnknownVerdict,
+)
+from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from capture.addresses import Family
-    from capture.model import Chain, Table, TableName
-    from capture.ownership import Places
+    from capture.analysis.ownership import Places
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Chain, Table, TableName
 
 
 class PutChain(Value):

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import os
 
-from capture.addresses import FAMILIES, IPV4
 from capture.errors import UnsupportedError
-from capture.turns import descriptors
-from capture.values import Value
+from capture.model.addresses import FAMILIES, IPV4
+from capture.model.values import Value
+from capture.state.lock import descriptors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Literal
 
-    from capture.addresses import Family
     from capture.backends.iptables.tables import Variant
+    from capture.model.addresses import Family
 
     Purpose = Literal["save", "restore"]
 

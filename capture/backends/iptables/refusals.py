@@ -12,16 +12,16 @@ The programs say little, and different things for the same cause; what is unders
 
 from __future__ import annotations
 
-from capture.addresses import IPV4
 from capture.backends.iptables.parse import words_of
 from capture.errors import CaptureError, PrivilegeError, ToolError, UnsupportedError
+from capture.model.addresses import IPV4
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from capture.addresses import Family
     from capture.backends.iptables.programs import Finished
+    from capture.model.addresses import Family
 
 MODULES = {
     "tcp": "xt_tcpudp",

@@ -15,9 +15,9 @@ break, a chain that is called like an option) is refused with ValueError.
 
 from __future__ import annotations
 
-from capture.addresses import IPV4, address_text
 from capture.backends.iptables.entries import comment, expanded, slots
-from capture.model import (
+from capture.model.addresses import IPV4, address_text
+from capture.model.ruleset import (
     ALL_BITS,
     BUILT_IN_CHAINS,
     Accept,
@@ -48,16 +48,22 @@ from capture.model import (
     UnknownMatch,
     UnknownVerdict,
 )
-from capture.values import Value
+from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.addresses import Family, Network
-    from capture.model import Counters, Match, Ruleset, Span, Verdict
+    from capture.model.addresses import Family, Network
+    from capture.model.ruleset import (
+        Counters,
+        Match,
+        Ruleset,
+        Span,
+        Verdict,
+    )
 
-MOST_LOG_PREFIX_BYTES = 29
+MAX_LOG_PREFIX_BYTES = 29
 """linux/netfilter/xt_LOG.h, without the closing NUL."""
 
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
@@ -246,8 +252,8 @@ def _changed_bits(value: int, mask: int) -> str:
 
 
 def _log_prefix(prefix: str) -> str:
-    if len(prefix.encode()) > MOST_LOG_PREFIX_BYTES:
-        raise ValueError(f"a log prefix has at most {MOST_LOG_PREFIX_BYTES} bytes: {prefix!r}")
+    if len(prefix.encode()) > MAX_LOG_PREFIX_BYTES:
+        raise ValueError(f"a log prefix has at most {MAX_LOG_PREFIX_BYTES} bytes: {prefix!r}")
     return prefix
 
 

@@ -22,17 +22,17 @@ from capture.backends.iptables.refusals import refusal, unreadable
 from capture.backends.iptables.restore_text import restore_text
 from capture.backends.iptables.tables import legacy_tables
 from capture.backends.iptables.tidy import tidy
-from capture.model import Ruleset
+from capture.model.ruleset import Ruleset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Literal
 
-    from capture.addresses import Family
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.programs import Purpose
     from capture.backends.iptables.tables import Variant
+    from capture.model.addresses import Family
 
 NAMESPACE_LOCK = "/proc/self/ns/net"
 LOCK_PATIENCE = 10

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 
-from capture.addresses import FAMILIES, IPV4, IPV6
 from capture.errors import PrivilegeError
+from capture.model.addresses import FAMILIES, IPV4, IPV6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    from capture.addresses import Family
+    from capture.model.addresses import Family
 
     Variant = Literal["nft", "legacy"]
 

@@ -10,9 +10,8 @@ of the ruleset that was read, and refused by the kernel if anything has changed 
 
 from __future__ import annotations
 
-from capture.addresses import IPV4, IPV6
 from capture.backends.iptables.plan import DropChain, RemoveRule
-from capture.backends.nftables.constants import (
+from capture.backends.nf_tables.constants import (
     NFT_MSG_DELCHAIN,
     NFT_MSG_DELTABLE,
     NFT_MSG_GETCHAIN,
@@ -23,17 +22,18 @@ from capture.backends.nftables.constants import (
     NFTA_CHAIN_TABLE,
     NFTA_TABLE_NAME,
 )
+from capture.model.addresses import IPV4, IPV6
+from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
 from capture.netlink.batch import Change, RulesetChangedError, commit
 from capture.netlink.nfnetlink import NFPROTO_UNSPEC, open_netfilter, read_generation, read_objects
-from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from capture.addresses import Family
     from capture.backends.iptables.plan import TableEdit
+    from capture.model.addresses import Family
     from capture.netlink.sockets import NetlinkSocket
 
 PROTOCOL_FAMILIES: dict[Family, int] = {IPV4: 2, IPV6: 10}  # linux/netfilter.h

@@ -13,8 +13,8 @@ Readers return None for what the model has no word for: ``xt_words`` has words t
 
 from __future__ import annotations
 
-from capture.addresses import IPV4, split
-from capture.model import (
+from capture.model.addresses import IPV4, split
+from capture.model.ruleset import (
     ALL_BITS,
     CONNECTION_STATES,
     ConnectionMark,
@@ -41,8 +41,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from capture.addresses import Family, Network
-    from capture.model import Match, Verdict
+    from capture.model.addresses import Family, Network
+    from capture.model.ruleset import Match, Verdict
 
     MatchReader = Callable[[bytes, Family], tuple[Match, ...] | None]
     TargetReader = Callable[[bytes, Family], Verdict | None]

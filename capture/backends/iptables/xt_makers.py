@@ -13,9 +13,9 @@ time still stands.
 
 from __future__ import annotations
 
-from capture.backends.nftables.names import HOOKS
-from capture.chain_names import is_our_chain
-from capture.model import OUTPUT, PREROUTING
+from capture.backends.nf_tables.hooks import HOOKS
+from capture.model.chain_names import is_our_chain
+from capture.model.ruleset import OUTPUT, PREROUTING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from capture.backends.iptables.xt_decode import FoundChain
     from capture.backends.iptables.xt_tables import StandingTable
-    from capture.model import TableName
+    from capture.model.ruleset import TableName
 
 CHAINS_WE_USE = (PREROUTING, OUTPUT)
 """The built-in chains that rule sets of ours and of upstream's have rules in."""

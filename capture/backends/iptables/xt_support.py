@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 
 from capture.backends.iptables.xt_encode import NFTA_MATCH_NAME, NFTA_MATCH_REV
-from capture.backends.nftables import constants as nf
+from capture.backends.nf_tables import constants as nf
 from capture.errors import KernelError, UnsupportedError
+from capture.model.values import Value
 from capture.netlink.attributes import decode_elements, decode_fields, decode_number, decode_text
 from capture.netlink.nfnetlink import COMPAT_MATCH, COMPAT_TARGET, ask_for_extension
-from capture.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ KINDS = {"match": COMPAT_MATCH, "target": COMPAT_TARGET}
 
 ABSENT = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 """What the kernel says of an expression, extension, revision or type of chain that it does not have."""
-MOST_EXPRESSIONS = 128
+MAX_EXPRESSIONS = 128
 """Of one rule: NFT_RULE_MAXEXPRS in net/netfilter/nf_tables_api.c. All of them together take at most 4 kB (EFBIG)."""
 
 
@@ -78,7 +78,7 @@ def explained(netfilter: NetlinkSocket, error: KernelError | UnsupportedError, b
 def _is_too_large(error: KernelError, batch: Sequence[Change]) -> bool:
     if error.errno != errno.EINVAL:
         return error.errno == errno.EFBIG
-    return any(change.kind == nf.NFT_MSG_NEWRULE and len(_expressions(change)) > MOST_EXPRESSIONS for change in batch)
+    return any(change.kind == nf.NFT_MSG_NEWRULE and len(_expressions(change)) > MAX_EXPRESSIONS for change in batch)
 
 
 def has_extension(netfilter: NetlinkSocket, extension: Extension) -> bool:

@@ -6,18 +6,18 @@ know is shown by name and bytes: ``-m recent [ revision 1, 0x01020000... ]``. On
 
 from __future__ import annotations
 
-from capture.addresses import BITS, IPV4, address_text
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.render import quoted
 from capture.backends.iptables.xt_layouts import be16_at, u16_at, u32_at
-from capture.model import IPV6
+from capture.model.addresses import BITS, IPV4, address_text
+from capture.model.ruleset import IPV6
 from capture.netlink.attributes import decode_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from capture.addresses import Family
+    from capture.model.addresses import Family
 
 PROTOCOL_WORDS = {
     1: "icmp",

@@ -9,28 +9,36 @@ from __future__ import annotations
 import errno
 import sys
 
-from capture.addresses import FAMILIES
-from capture.backends.nftables import constants as nf
-from capture.backends.nftables.decode import NativeSet, decode_hook, decode_table
+from capture.analysis.foreign import PRIORITIES, ForeignChain, in_tables_of_iptables
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.hooks import decode_hook
+from capture.backends.nftables.decode import NativeSet, decode_table
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, model_target
 from capture.backends.nftables.native import NFPROTO_NUMBERS, Proxy
 from capture.backends.nftables.netlink import read_set
 from capture.backends.nftables.text import described
-from capture.bystanders import PRIORITIES, Bystander, in_tables_of_iptables
 from capture.errors import KernelError, UnsupportedError
-from capture.model import MANGLE, NAT, OUTPUT, PREROUTING, Chain, Table
+from capture.model.addresses import FAMILIES
+from capture.model.ruleset import (
+    MANGLE,
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    Chain,
+    Table,
+)
+from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
-from capture.netlink.nfnetlink import ATTEMPTS, never_quiet, open_netfilter, read_generation, read_objects
-from capture.values import Value
+from capture.netlink.nfnetlink import ATTEMPTS, open_netfilter, read_generation, read_objects, ruleset_busy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from capture.addresses import Family
     from capture.backends.nftables.native import NativeChain, NativeRule
-    from capture.model import Rule, TableName
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Rule, TableName
     from capture.netlink.sockets import NetlinkSocket
 
 FAMILY_WORDS = {nf.NFPROTO_INET: "inet", NFPROTO_NUMBERS["ipv4"]: "ip", NFPROTO_NUMBERS["ipv6"]: "ip6"}
@@ -59,19 +67,19 @@ class Place(Value):
         return self.family in ONE_FAMILY and self.name in PRIORITIES
 
 
-def read_bystanders(ours: Collection[tuple[str, str]]) -> tuple[Bystander, ...]:
+def read_foreign_chains(ours: Collection[tuple[str, str]]) -> tuple[ForeignChain, ...]:
     """Return the base chains of others at PREROUTING and OUTPUT, in the order in which packets meet them.
 
     ``ours`` are the backends, with variants, where sets of ours stand: those of iptables-nft are not others' if ours
     are among them. None where there is no nf_tables, or no nfnetlink to ask for it.
     """
     try:
-        return _read_in_quiet(ours)
+        return _read_consistently(ours)
     except UnsupportedError:
         return ()
 
 
-def _read_in_quiet(ours: Collection[tuple[str, str]]) -> tuple[Bystander, ...]:
+def _read_consistently(ours: Collection[tuple[str, str]]) -> tuple[ForeignChain, ...]:
     """Return what is read while nobody changes anything."""
     with open_netfilter() as netfilter:
         for _ in range(ATTEMPTS):
@@ -84,10 +92,10 @@ def _read_in_quiet(ours: Collection[tuple[str, str]]) -> tuple[Bystander, ...]:
                 continue  # a table went before its rules were read
             if read_generation(netfilter) == generation:
                 return tuple(sorted(found, key=lambda each: each.priority))
-    raise never_quiet("read the chains of others in nf_tables")
+    raise ruleset_busy("read the chains of others in nf_tables")
 
 
-def _read(netfilter: NetlinkSocket, ours: Collection[tuple[str, str]]) -> Iterator[Bystander]:
+def _read(netfilter: NetlinkSocket, ours: Collection[tuple[str, str]]) -> Iterator[ForeignChain]:
     places = [place for family in FAMILY_WORDS for place in _places(netfilter, family)]
     of_iptables = [place for place in places if place.is_of_iptables]
     own = [place for place in places if place.is_native]
@@ -122,7 +130,7 @@ def _places(netfilter: NetlinkSocket, family: int) -> Iterator[Place]:
             yield Place(family, decode_text(name), handle, tuple(by_table[name]))
 
 
-def _of_table(netfilter: NetlinkSocket, place: Place, first_of_ours: int) -> Iterator[Bystander]:
+def _of_table(netfilter: NetlinkSocket, place: Place, first_of_ours: int) -> Iterator[ForeignChain]:
     family, name = place.family, place.name
     words = f"{FAMILY_WORDS[family]} {name}"
     of_table = attribute(nf.NFTA_RULE_TABLE, text(name))
@@ -137,7 +145,7 @@ def _of_table(netfilter: NetlinkSocket, place: Place, first_of_ours: int) -> Ite
     for chain in table.chains:
         if chain.hook is not None and chain.hook.place in HOOKS:
             is_nat = chain.hook.kind == "nat"
-            yield Bystander(
+            yield ForeignChain(
                 words,
                 (ONE_FAMILY[family],) if family in ONE_FAMILY else FAMILIES,
                 HOOKS[chain.hook.place],
@@ -164,7 +172,7 @@ def _rules(native: NativeRule, family: Family | None) -> Iterator[Rule]:
         yield rule.replace(why=words, counters=None, family=rule.family or family)
 
 
-def _of_iptables(places: list[Place], first_of_ours: int) -> Iterator[Bystander]:
+def _of_iptables(places: list[Place], first_of_ours: int) -> Iterator[ForeignChain]:
     from capture.backends.iptables import netlink  # another backend, which only this needs
 
     def is_older(table: TableName) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from capture.model import Ruleset
+    from capture.model.ruleset import Ruleset
 
 BINDINGS = (
     "/usr/lib/python3/dist-packages/nftables/__init__.py",  # Debian and Ubuntu

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 
-from capture.addresses import address_text, parse_address, split
+from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nftables.encode import SIZES
-from capture.backends.nftables.names import Hook
 from capture.backends.nftables.native import (
     ADDRESS_FAMILIES,
     CT_MARK,
@@ -33,7 +32,8 @@ from capture.backends.nftables.native import (
     Proxy,
 )
 from capture.backends.nftables.text import WORDS, kept_apart
-from capture.model import (
+from capture.model.addresses import address_text, parse_address, split
+from capture.model.ruleset import (
     ALL_BITS,
     Accept,
     Counters,
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from capture.addresses import Family
     from capture.backends.nftables.native import Action, Condition, Range
+    from capture.model.addresses import Family
 
     Object = dict[str, Any]
     Sets = dict[str, list[Any]]

@@ -5,7 +5,6 @@ What our vocabulary has no word for becomes an ``UnknownMatch`` or ``UnknownVerd
 
 from __future__ import annotations
 
-from capture.addresses import BITS, FAMILIES, Network, split
 from capture.backends.nftables.names import MODEL_TABLES, model_chain, model_target
 from capture.backends.nftables.native import (
     ADDRESS_FAMILIES,
@@ -31,7 +30,8 @@ from capture.backends.nftables.native import (
     Proxy,
     is_network,
 )
-from capture.model import (
+from capture.model.addresses import BITS, FAMILIES, Network, split
+from capture.model.ruleset import (
     ALL_BITS,
     BUILT_IN_CHAINS,
     CONNECTION_STATES,
@@ -67,9 +67,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import TypeVar
 
-    from capture.addresses import Family
     from capture.backends.nftables.native import Condition, NativeRule, NativeTable, Range
-    from capture.model import Match, ProtocolName, TableName, Verdict
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match, ProtocolName, TableName, Verdict
 
     T = TypeVar("T")
 

@@ -13,8 +13,8 @@ What nf_tables does differently from iptables, and how it is made equal here:
 
 from __future__ import annotations
 
-from capture.addresses import merge
-from capture.backends.nftables.names import HOOKS, TABLE_NAMES, native_chain
+from capture.backends.nf_tables.hooks import HOOKS
+from capture.backends.nftables.names import TABLE_NAMES, native_chain
 from capture.backends.nftables.native import (
     CT_MARK,
     CT_STATE,
@@ -40,7 +40,8 @@ from capture.backends.nftables.native import (
     NativeTable,
     Proxy,
 )
-from capture.model import (
+from capture.model.addresses import merge
+from capture.model.ruleset import (
     ALL_BITS,
     Accept,
     ConnectionMark,
@@ -69,14 +70,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from capture.addresses import Family
     from capture.backends.nftables.native import Action, Condition, Range
-    from capture.model import Chain, Match, ProtocolName, Rule, Ruleset, Span, Table, Verdict
+    from capture.model.addresses import Family
+    from capture.model.ruleset import (
+        Chain,
+        Match,
+        ProtocolName,
+        Rule,
+        Ruleset,
+        Span,
+        Table,
+        Verdict,
+    )
 
 COMMENT_MAXIMUM = 127
 """Bytes of a comment; nft(8) allows 128 with the NUL at the end."""
 
-NOBODY_LISTENS = "nobody listens on that port: drop, so that nothing gets past the proxy"
+NOT_LISTENING = "nobody listens on that port: drop, so that nothing gets past the proxy"
 
 ASK_FOR_FAMILY = {family: Among(NFPROTO, ((number, number),)) for family, number in NFPROTO_NUMBERS.items()}
 ASK_FOR_PROTOCOL = {name: Among(L4PROTO, ((number, number),)) for name, number in PROTOCOL_NUMBERS.items()}
@@ -118,7 +128,7 @@ def lower_rule(rule: Rule, ruleset: Ruleset) -> Iterator[NativeRule]:
     comment = _comment(rule.why) if ruleset.comments and rule.why else ""
     yield NativeRule(conditions, _actions(rule.verdict, family), None, comment)
     if type(rule.verdict) is TransparentProxy:
-        yield NativeRule(conditions, (Drop(),), None, NOBODY_LISTENS if ruleset.comments else "")
+        yield NativeRule(conditions, (Drop(),), None, NOT_LISTENING if ruleset.comments else "")
 
 
 def _family_of(rule: Rule) -> Family | None:

@@ -12,13 +12,13 @@ them only has to spell a dozen words::
 
 from __future__ import annotations
 
-from capture.values import Value
+from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.addresses import Family
-    from capture.backends.nftables.names import Hook
-    from capture.model import (
+    from capture.backends.nf_tables.hooks import Hook
+    from capture.model.addresses import Family
+    from capture.model.ruleset import (
         Accept,
         Counters,
         Drop,

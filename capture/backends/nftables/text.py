@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from capture.addresses import Network, address_text, split
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.native import (
     ADDRESS_FAMILIES,
@@ -20,7 +19,8 @@ from capture.backends.nftables.native import (
     Named,
     Proxy,
 )
-from capture.model import (
+from capture.model.addresses import Network, address_text, split
+from capture.model.ruleset import (
     ALL_BITS,
     Accept,
     Drop,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.backends.nftables.native import Action, Condition, NativeChain, NativeRule, NativeTable, Range
-    from capture.model import Ruleset
+    from capture.model.ruleset import Ruleset
 
 WORDS: dict[str, dict[int, str]] = {
     NFPROTO: {number: family for family, number in NFPROTO_NUMBERS.items()},

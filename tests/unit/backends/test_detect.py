@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 
-from capture.addresses import IPV4, IPV6
 from capture.backends.detect import (
     Decision,
     Facts,
@@ -16,6 +15,7 @@ from capture.backends.detect import (
     without_kernel,
 )
 from capture.errors import ConfigurationError, UnsupportedError
+from capture.model.addresses import IPV4, IPV6
 from hosts import WITH_EVERYTHING, programs
 
 TYPE_CHECKING = False
@@ -40,6 +40,29 @@ def way(facts: Facts, request: Request = ANYTHING) -> tuple[str, str, str]:
     decision = choose(facts, request)
     assert decision.reason
     return decision.backend, decision.driver, decision.variant
+
+
+class TestOtherUsers:
+    """The namespace of a pod with ``hostUsers: false``."""
+
+    FACTS = WITH_EVERYTHING.replace(own_users=False)
+
+    def test_auto_takes_nftables_and_says_why(self) -> None:
+        decision = choose(self.FACTS, ANYTHING)
+        assert way(self.FACTS) == NATIVE
+        assert decision.reason.count("hostUsers: false") == 1
+
+    @pytest.mark.parametrize("request_", [Request("iptables"), Request(driver="restore"), Request(variant="legacy")])
+    def test_iptables_is_taken_where_it_is_named(self, request_: Request) -> None:
+        assert choose(self.FACTS, request_).backend == "iptables"
+
+    def test_iptables_is_taken_where_sets_of_ours_are_in_it(self) -> None:
+        facts = self.FACTS.replace(chains=(chain("nft", "ISTIO-OUTPUT", 9),))
+        assert way(facts) == ("iptables", "netlink", "nft")
+
+    def test_iptables_is_taken_where_there_is_no_nf_tables(self) -> None:
+        facts = self.FACTS.replace(nf_tables=False, nft_compat=False)
+        assert way(facts) == ("iptables", "restore", "legacy")
 
 
 class TestAuto:

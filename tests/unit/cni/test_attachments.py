@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from capture import record
+from capture.state import record
 from cni import attachments
 
 

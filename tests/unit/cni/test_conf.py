@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from capture import settings
-from capture.settings import Settings
+from capture.settings import options
+from capture.settings.settings import Settings
 from cni import conf
 from cni.conf import AgentPod, Configuration
 from cni.protocol import DETAILS_LIMIT, INVALID_CONFIGURATION, MESSAGE_LIMIT, CniError
@@ -63,13 +63,13 @@ def test_everything_that_can_be_said() -> None:
             "runtimeConfig": {"io.kubernetes.cri.pod-annotations": {"a": "b"}, "portMappings": []},
         }
     )
-    said = parsed.settings
-    assert said[settings.PROFILE] == "current"
-    assert said[settings.CHAIN_NAMES] == "dash"
-    assert said[settings.BACKEND] == "nftables"
-    assert said[settings.DRIVER] == "netlink"
-    assert said.origin(settings.PROFILE) == "the network configuration's 'profile'"
-    assert said.origin(settings.PROXY_PORT) == "default"
+    explicit = parsed.settings
+    assert explicit[options.PROFILE] == "current"
+    assert explicit[options.CHAIN_NAMES] == "dash"
+    assert explicit[options.BACKEND] == "nftables"
+    assert explicit[options.DRIVER] == "netlink"
+    assert explicit.origin(options.PROFILE) == "the network configuration's 'profile'"
+    assert explicit.origin(options.PROXY_PORT) == "default"
     assert parsed.replace(settings=Settings({})) == Configuration(
         settings=Settings({}),
         exclude_namespaces=("kube-system", "istio-system"),
@@ -117,7 +117,7 @@ UNUSABLE: list[tuple[str, object]] = [
     ("exclude_namespaces", {"a": 1}),
     ("pod_sources", "runtime"),
     ("pod_sources", []),
-    ("pod_sources", ["agent"]),
+    ("pod_sources", ["operator"]),
     ("pod_sources", ["runtime", "runtime"]),
     ("pod_sources", [["runtime"]]),
     ("pod_sources", ["kubernetes"]),  # and no kubeconfig

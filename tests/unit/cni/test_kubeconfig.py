@@ -102,9 +102,9 @@ def test_a_context_may_have_no_user() -> None:
     assert parse(json.dumps(config), PATH) == Kubeconfig(PATH, "https://10.0.0.1")
 
 
-@pytest.mark.parametrize("said", [True, "true"])
-def test_verification_is_left_out_only_where_that_is_said(said: object) -> None:
-    assert parse(json.dumps(a_config({"insecure-skip-tls-verify": said})), PATH).skips_verification
+@pytest.mark.parametrize("explicit", [True, "true"])
+def test_verification_is_left_out_only_where_that_is_said(explicit: object) -> None:
+    assert parse(json.dumps(a_config({"insecure-skip-tls-verify": explicit})), PATH).skips_verification
     for otherwise in (False, None, "false"):
         assert not parse(json.dumps(a_config({"insecure-skip-tls-verify": otherwise})), PATH).skips_verification
 

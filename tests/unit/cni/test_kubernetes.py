@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import json
 import os
 import socket
 import threading
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cni import https
 from cni import kubeconfig as kubeconfigs
 from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
 from cni.kubernetes import check_server, read_kubeconfig, read_pod
@@ -98,6 +101,25 @@ def test_a_server_without_tls_is_asked_if_there_is_no_token_to_lose() -> None:
         assert "secret" not in error.message + error.details
 
 
+@pytest.mark.parametrize("size", [1, 10, 5000])
+def test_an_answer_in_chunks(server: FakeKubernetes, size: int) -> None:
+    text = json.dumps(POD).encode()
+    chunks = [text[place : place + size] for place in range(0, len(text), size)]
+    body = b"".join(b"%x;extension\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
+    head = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for end in (b"0\r\n\r\n", b"0\r\nTrailer: x\r\n\r\n"):
+        server.will(raw(head + body + end))
+        assert ask(server) == POD
+
+
+def test_the_request_does_not_wait_for_an_answer_to_the_handshake(server: FakeKubernetes) -> None:
+    """Nagle's algorithm holds a second small packet back until the first is acknowledged (RFC 896): 40 ms."""
+    where = https.parse_url(server.url)
+    assert where is not None
+    with contextlib.closing(https.connected(where, time.monotonic() + 5)) as connection:
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_big_pod_comes_whole(server: FakeKubernetes) -> None:
     server.pods["shop", "web-0"] = big = POD | {"more": "x" * 3_000_000}
     assert ask(server) == big
@@ -158,9 +180,15 @@ def test_a_client_certificate_from_files_and_in_place(tmp_path: Path) -> None:
         {"client-certificate-data": "Y2VydGlmaWNhdGU=", "client-key-data": "a2V5"},
         {"client-certificate-data": "not base64", "client-key-data": "a2V5"},
         {"client-certificate": "/does/not/exist", "client-key": "/does/not/exist"},
+        {"tokenFile": "FIFO"},
+        {"client-certificate": "FIFO", "client-key": "FIFO"},
     ],
 )
-def test_credentials_that_cannot_be_used_are_not_sent(server: FakeKubernetes, user: dict[str, object]) -> None:
+def test_credentials_that_cannot_be_used_are_not_sent(
+    server: FakeKubernetes, user: dict[str, object], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    user = {key: str(tmp_path / "fifo") if value == "FIFO" else value for key, value in user.items()}
     assert refused(server, user).code == BAD_KUBECONFIG
     assert server.requests == []
 
@@ -220,6 +248,7 @@ LASTING: list[tuple[Behaviour, int, str]] = [
     (dribble(), TRY_AGAIN_LATER, "no answer in time"),
     (raw(b"HTTP/1.1 200 OK\r\n\r\n[]"), BAD_ANSWER, "no JSON object"),
     (raw(b"HTTP/1.1 200 OK\r\n\r\n\xff"), BAD_ANSWER, "no JSON"),
+    (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}"), BAD_ANSWER, "answer is cut off"),
 ]
 
 
@@ -245,8 +274,10 @@ FINAL: list[tuple[Behaviour, int, str]] = [
     (html(404), BAD_ANSWER, "does not answer as an API server of Kubernetes: it says 404 Not Found"),
     (html(301), BAD_ANSWER, "it says 301 Moved Permanently"),
     (status(400, "bad"), BAD_ANSWER, "it says 400 bad"),
-    (raw(b"SSH-2.0-OpenSSH_9.2\r\n"), BAD_ANSWER, "it starts with b'SSH-2.0"),
-    (raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000), BAD_ANSWER, "it starts with"),
+    (raw(b"SSH-2.0-OpenSSH_9.2\r\n"), BAD_ANSWER, "its answer is not HTTP"),
+    (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%s\r\n" % (b"f" * 17)), BAD_ANSWER, "is not HTTP"),
+    (raw(b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n" % (b"9" * 5000)), BAD_ANSWER, "is not HTTP"),
+    (raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20000), BAD_ANSWER, "its answer is not HTTP"),
 ]
 
 
@@ -420,6 +451,11 @@ def test_reading_the_kubeconfig(server: FakeKubernetes, tmp_path: Path) -> None:
         read_kubeconfig(str(file))
     assert error.value.code == BAD_KUBECONFIG
     assert error.value.message == f"kubeconfig {file}: cannot be read: No such file or directory"
+    os.mkfifo(file)
+    with pytest.raises(CniError) as error:
+        read_kubeconfig(str(file))
+    assert error.value.message == f"kubeconfig {file}: cannot be read: it is no regular file"
+    file.unlink()
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(CniError) as error:
         read_kubeconfig(str(file))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from capture.errors import ConfigurationError
-from capture.pod import Pod, Proxy
+from capture.settings.pod import Pod, Proxy
 from cni.pod import Identity, from_annotations, identity_of
 
 WEB = Identity("shop", "web-0", "uid-1")

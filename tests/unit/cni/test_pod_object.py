@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from capture.pod import Pod, Proxy
+from capture.settings.pod import Pod, Proxy
 from cni.codes import BAD_ANSWER
 from cni.pod import Identity
 from cni.pod_object import from_object, is_the_same

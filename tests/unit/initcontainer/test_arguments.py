@@ -1,17 +1,29 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from capture.settings import (
+from capture.settings.options import (
+    CLEANUP_ONLY,
     DRY_RUN,
     DUAL_STACK,
     EXCLUDED_OUTBOUND_NETWORKS,
     INBOUND_PORTS,
+    LOG_AS_JSON,
+    LOG_OUTPUT_LEVEL,
     OPTIONS,
     PROXY_PORT,
     PROXY_UID,
 )
-from initcontainer.arguments import HelpWanted, UsageError, VersionWanted, parse
+from initcontainer.arguments import CommandLine, HelpWanted, UsageError, VersionWanted, parse
+from initcontainer.upstream_flags import PAST, PERSISTENT, UPSTREAM_FLAGS
+from injected_arguments import INJECTED, LOG_FLAGS
+
+if TYPE_CHECKING:
+    from initcontainer.upstream_flags import UpstreamFlag
+
+LOG_OPTIONS = {LOG_OUTPUT_LEVEL, LOG_AS_JSON}
 
 
 @pytest.mark.parametrize(
@@ -42,7 +54,7 @@ from initcontainer.arguments import HelpWanted, UsageError, VersionWanted, parse
     ],
 )
 def test_flags(arguments: list[str], expected: object) -> None:
-    assert parse(arguments, OPTIONS) == expected
+    assert parse(arguments, OPTIONS).flags == expected
 
 
 @pytest.mark.parametrize(
@@ -84,6 +96,58 @@ def test_another_question(arguments: list[str]) -> None:
 def test_every_flag_of_the_table_is_taken() -> None:
     for option in OPTIONS:
         if option.flag:
-            assert parse([f"--{option.flag}=x"], OPTIONS) == {option: "x"}
+            assert parse([f"--{option.flag}=x"], OPTIONS).flags == {option: "x"}
         if option.short:
-            assert parse([f"-{option.short}=x"], OPTIONS) == {option: "x"}
+            assert parse([f"-{option.short}=x"], OPTIONS).flags == {option: "x"}
+
+
+@pytest.mark.parametrize("log_flags", LOG_FLAGS, ids=" ".join)
+@pytest.mark.parametrize("arguments", INJECTED.values(), ids=INJECTED)
+def test_flags_of_the_log_change_nothing_else_and_are_no_news(arguments: list[str], log_flags: list[str]) -> None:
+    expected = parse(arguments, OPTIONS)
+    for where in ([*arguments, *log_flags], [arguments[0], *log_flags, *arguments[1:]]):
+        found = parse(where, OPTIONS)
+        assert {option: text for option, text in found.flags.items() if option not in LOG_OPTIONS} == expected.flags
+        assert found.warnings == expected.warnings == []
+
+
+def test_what_the_log_is_to_do_is_said() -> None:
+    flags = parse(["--log_output_level", "warn", "--log_as_json"], OPTIONS).flags
+    assert flags == {LOG_OUTPUT_LEVEL: "warn", LOG_AS_JSON: "true"}
+
+
+@pytest.mark.parametrize(("name", "flag"), PAST.items(), ids=PAST)
+def test_a_flag_of_another_version_of_upstream_is_warned_of(name: str, flag: UpstreamFlag) -> None:
+    for words in ([f"--{name}=x"], [f"--{name}", "x"] if flag.takes_value else [f"--{name}"]):
+        found = parse([*words, "-p", "1"], OPTIONS)
+        assert found.flags == {PROXY_PORT: "1"}
+        (warning,) = found.warnings
+        assert warning.startswith(f"--{name} has no effect: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flags"), [(["-f"], {}), (["-fn"], {DRY_RUN: "true"}), (["-nf=false"], {DRY_RUN: "true"})]
+)
+def test_a_short_flag_of_another_version(arguments: list[str], flags: object) -> None:
+    found = parse(arguments, OPTIONS)
+    assert found.flags == flags
+    assert [warning.split(":")[0] for warning in found.warnings] == ["-f has no effect"]
+
+
+def test_the_old_word_for_cleaning() -> None:
+    found = parse(["istio-clean-iptables", "-n"], OPTIONS)
+    assert found.flags == {CLEANUP_ONLY: "true", DRY_RUN: "true"}
+    assert "--cleanup-only" in found.warnings[0]
+
+
+def test_upstream_s_flags_without_effect_are_none_of_the_table() -> None:
+    assert {option.flag for option in OPTIONS} & set(UPSTREAM_FLAGS) == set()
+    assert not any(flag.because for flag in PERSISTENT.values())
+
+
+def test_what_was_read_before_an_error_is_known() -> None:
+    found = CommandLine()
+    with pytest.raises(UsageError):
+        parse(["--log_as_json", "-f", "--no-such", "-p", "1"], OPTIONS, found)
+    assert found.flags == {LOG_AS_JSON: "true"}
+    assert len(found.warnings) == 1

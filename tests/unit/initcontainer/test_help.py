@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from capture.settings import OPTIONS
+from capture.settings.options import OPTIONS
 from initcontainer.help import usage
 
 

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from capture import settings as option
-from capture.model import Destination, DestinationPort, Jump, Log, Return, Rule, Ruleset, Source
-from capture.values import Value
+from capture.model.ruleset import (
+    Destination,
+    DestinationPort,
+    Jump,
+    Log,
+    Return,
+    Rule,
+    Ruleset,
+    Source,
+)
+from capture.model.values import Value
+from capture.settings import options as option
 from fake_pod import IPV4_POD, IPV6_POD, POD, FakePod, ruleset_of
 from rule_notation import chain_lines, lines
 
@@ -14,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from capture.model import TableName, Verdict
+    from capture.model.ruleset import TableName, Verdict
     from fake_pod import Texts
 
 SIXTEEN_PORTS = [str(port) for port in range(9000, 9032, 2)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture import settings as option
+from capture.settings import options as option
 from fake_pod import IPV4_POD, POD, ruleset_of
 from rule_notation import lines, shown
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from capture import settings as option
+from capture.settings import options as option
 from fake_pod import IPV4_POD, POD, ruleset_of
 from rule_notation import chain_lines, lines, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.addresses import Family
+    from capture.model.addresses import Family
     from fake_pod import Texts
 
 TRANSPARENT: Texts = {option.INTERCEPTION_MODE: "TPROXY"}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from capture import settings as option
+from capture.settings import options as option
 from fake_pod import POD, FakePod, ruleset_of
 from rule_notation import lines, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.addresses import Family
+    from capture.model.addresses import Family
     from fake_pod import Texts
 
 CAPTURED: Texts = {option.REDIRECT_DNS: "true"}

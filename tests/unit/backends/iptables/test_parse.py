@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from capture.addresses import IPV4, IPV6
+from capture.analysis.canonical import canonical_rule
 from capture.backends.iptables.families import merged
 from capture.backends.iptables.parse import parse_rule, parse_save, words_of
-from capture.canonical import canonical_rule
-from capture.model import (
+from capture.model.addresses import IPV4, IPV6
+from capture.model.ruleset import (
     FORWARD,
     MANGLE,
     NAT,

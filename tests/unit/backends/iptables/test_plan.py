@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.addresses import FAMILIES, IPV4, IPV6
 from capture.backends.iptables.families import merged
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule, TableEdit, plan
 from capture.backends.iptables.render import rule_text, save_text
 from capture.backends.iptables.restore_text import restore_text
-from capture.model import (
+from capture.model.addresses import FAMILIES, IPV4, IPV6
+from capture.model.ruleset import (
     MANGLE,
     NAT,
     OUTPUT,
@@ -34,7 +34,7 @@ from iptables_cases import TCP, UDP
 from iptables_simulation import Tables
 
 if TYPE_CHECKING:
-    from capture.model import Match
+    from capture.model.ruleset import Match
 
 NOTHING = Ruleset(FAMILIES, ())
 

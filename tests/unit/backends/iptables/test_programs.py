@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from capture.addresses import IPV4, IPV6
 from capture.backends.iptables import programs
 from capture.backends.iptables.programs import find, find_program, require, run, variant_of
 from capture.errors import UnsupportedError
+from capture.model.addresses import IPV4, IPV6
 
 
 class TestRun:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from capture.addresses import IPV4, IPV6
 from capture.backends.iptables.programs import Finished
 from capture.backends.iptables.refusals import refusal, unreadable
 from capture.errors import CaptureError, PrivilegeError, ToolError, UnsupportedError
+from capture.model.addresses import IPV4, IPV6
 
 INPUT = """\
 *nat

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from capture import model
-from capture.addresses import IPV4, IPV6
 from capture.backends.iptables.entries import check_writable, comment, expanded
 from capture.backends.iptables.parse import parse_rule
 from capture.backends.iptables.render import quoted, rule_text, save_text
-from capture.model import (
+from capture.model import ruleset
+from capture.model.addresses import IPV4, IPV6
+from capture.model.ruleset import (
     NAT,
     Chain,
     Counters,
@@ -48,7 +48,7 @@ def test_every_match_and_verdict_of_the_model_has_a_row() -> None:
 
 def _members(union: str) -> set[str]:
     """Return the names in a union of the model, which only type checkers see as a value."""
-    for node in ast.walk(ast.parse(Path(model.__file__).read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(Path(ruleset.__file__).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == union:
             return {name.id for name in ast.walk(node.value) if isinstance(name, ast.Name)}
     raise AssertionError(f"the model has no union {union}")

@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
-from capture.addresses import IPV4, IPV6, parse_network
-from capture.backends.iptables.xt_encode import COUNTER, TableMessages, expressions, matches_of, verdict_of
-from capture.backends.nftables import constants as nf
-from capture.model import (
+from capture.backends.iptables.xt_encode import TableMessages, expressions, matches_of, verdict_of
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.expressions import COUNTER
+from capture.model.addresses import IPV4, IPV6, parse_network
+from capture.model.ruleset import (
     NAT,
     Destination,
     DestinationPort,
@@ -35,8 +36,8 @@ from capture.netlink.batch import Change
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.addresses import Family, Network
-    from capture.model import Match
+    from capture.model.addresses import Family, Network
+    from capture.model.ruleset import Match
 
 TCP = Protocol("tcp")
 little_endian = pytest.mark.skipif(sys.byteorder != "little", reason="the bytes were noted on such a machine")

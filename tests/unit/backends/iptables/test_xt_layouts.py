@@ -7,9 +7,9 @@ from ctypes import c_char, c_uint8, c_uint16, c_uint32, c_void_p
 
 import pytest
 
-from capture.addresses import IPV4, IPV6, parse_network
 from capture.backends.iptables import xt_layouts
-from capture.model import (
+from capture.model.addresses import IPV4, IPV6, parse_network
+from capture.model.ruleset import (
     ConnectionMark,
     ConnectionState,
     Destination,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from capture.addresses import FAMILIES, IPV4, IPV6, Network
-from capture.backends.nftables import constants as nf
-from capture.backends.nftables.encode import MOST_RANGES, add_chain, add_rules, add_table, delete_chain, flush_table
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nftables.encode import MAX_RANGES, add_chain, add_rules, add_table, delete_chain, flush_table
 from capture.backends.nftables.lower import lower
-from capture.model import (
+from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.model.ruleset import (
     NAT,
     OUTPUT,
     RAW,
@@ -45,7 +45,7 @@ def test_a_long_list_is_split_into_messages() -> None:
     elements = of_kind(messages(Table(NAT, (Chain(OUTPUT, (rule,)),))), nf.NFT_MSG_NEWSETELEM)
 
     lists = [decode_elements(message[nf.NFTA_SET_ELEM_LIST_ELEMENTS]) for message in elements]
-    assert max(map(len, lists)) == 2 * MOST_RANGES
+    assert max(map(len, lists)) == 2 * MAX_RANGES
     assert sum(map(len, lists)) == 1 + 2 * len(networks)  # all before the first, and both ends of each
     assert all(len(message[nf.NFTA_SET_ELEM_LIST_ELEMENTS]) < 2**16 for message in elements)
 

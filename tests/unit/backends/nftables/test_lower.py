@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.addresses import FAMILIES, IPV4, IPV6
 from capture.backends.nftables.lower import COMMENT_MAXIMUM, lower, lower_rule
 from capture.backends.nftables.native import Among
-from capture.model import (
+from capture.model.addresses import FAMILIES, IPV4, IPV6
+from capture.model.ruleset import (
     INPUT,
     MANGLE,
     NAT,
@@ -36,7 +36,7 @@ from capture.model import (
 from nftables_cases import networks
 
 if TYPE_CHECKING:
-    from capture.model import Match
+    from capture.model.ruleset import Match
 
 BOTH = Ruleset(FAMILIES, ())
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from capture.backends.nftables.names import HOOKS, TABLE_NAMES, Hook, model_chain, native_chain
-from capture.bystanders import PRIORITIES
-from capture.model import MANGLE, NAT, OUTPUT, PREROUTING, RAW
+from capture.analysis.foreign import PRIORITIES
+from capture.backends.nf_tables.hooks import HOOKS, Hook
+from capture.backends.nftables.names import TABLE_NAMES, model_chain, native_chain
+from capture.model.ruleset import (
+    MANGLE,
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    RAW,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.model import TableName
+    from capture.model.ruleset import TableName
 
 
 def test_tables_have_the_names_of_upstreams_native_mode() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nftables import plan
-from capture.backends.nftables.names import Hook
 from capture.backends.nftables.native import NativeChain, NativeRule, NativeTable
-from capture.model import Return
+from capture.model.ruleset import Return
 
 HOOK = Hook("nat", "output", -100)
 RULE = NativeRule((), (Return(),))
@@ -40,7 +40,7 @@ class Words:
                 yield f"add {len(chain.rules)} rules {table.name} {chain.name}"
 
 
-def replaced(standing: plan.Standing) -> list[str]:
+def replaced(standing: plan.LiveTables) -> list[str]:
     return list(plan.replace((NAT,), standing, Words()))
 
 

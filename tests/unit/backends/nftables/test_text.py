@@ -7,12 +7,24 @@ import inspect
 
 import pytest
 
-from capture import model
-from capture.addresses import FAMILIES
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.native import Named, NativeRule
 from capture.backends.nftables.text import quoted, render_text, rule_text
-from capture.model import NAT, OUTPUT, Chain, Jump, Log, Return, Rule, Ruleset, Table, UnknownMatch, UnknownVerdict
+from capture.model import ruleset
+from capture.model.addresses import FAMILIES
+from capture.model.ruleset import (
+    NAT,
+    OUTPUT,
+    Chain,
+    Jump,
+    Log,
+    Return,
+    Rule,
+    Ruleset,
+    Table,
+    UnknownMatch,
+    UnknownVerdict,
+)
 from nftables_cases import CASES, MATCHES, VERDICTS, Case
 
 NEVER_WRITTEN = {UnknownMatch, UnknownVerdict}
@@ -27,9 +39,9 @@ def test_rule(case: Case) -> None:
 
 def members_of(union: str) -> set[type]:
     """Return the classes of a union that exists for type checkers only."""
-    for node in ast.walk(ast.parse(inspect.getsource(model))):
+    for node in ast.walk(ast.parse(inspect.getsource(ruleset))):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == union:
-            return {getattr(model, name) for name in ast.unparse(node.value).split(" | ")}
+            return {getattr(ruleset, name) for name in ast.unparse(node.value).split(" | ")}
     raise AssertionError(f"the model has no union {union}")
 
 

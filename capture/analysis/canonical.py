@@ -1,0 +1,266 @@
+"""One form for all rule sets that mean the same, so that what was asked and what is read can be compared.
+
+A rule set is looked at family by family. In each, rules lose what does not decide on packets (reasons,
+counters), matches stand in one order, and lists have one form. Each list is said with the fewest networks or
+spans, in order. Rules in a row that differ in the entries of one list only are a list too. Up to 16 entries
+are one rule each, in their order, as people want their counters; more are joined into the fewest networks
+or spans, and these are one rule each again if they are 16 at most, else one rule together. Kernels and tools
+differ in exactly these points: iptables writes each entry as a rule, an interval set of nftables joins
+overlapping and adjacent entries.
+
+No packet tells a rule set from its form. So rules are not joined where a packet that meets two of them goes
+through a chain twice, and rules that ask for something unknown stay as they are: some matches count or limit.
+"""
+
+from __future__ import annotations
+
+from capture.model.addresses import collapse
+from capture.model.ruleset import (
+    MAX_SINGLE_RULES,
+    ConnectionMark,
+    ConnectionState,
+    Destination,
+    DestinationPort,
+    InInterface,
+    Jump,
+    Mark,
+    OutInterface,
+    OwnerGid,
+    OwnerUid,
+    Protocol,
+    Rule,
+    Source,
+    SourcePort,
+    Span,
+    UnknownMatch,
+    UnknownVerdict,
+)
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match, Ruleset, TableName, Verdict
+
+    Listed = Source | Destination | SourcePort | DestinationPort | OwnerUid | OwnerGid
+    """Matches with several entries."""
+
+MATCH_ORDER: dict[type, int] = {
+    kind: place
+    for place, kind in enumerate(
+        (
+            Source,
+            Destination,
+            InInterface,
+            OutInterface,
+            Protocol,
+            SourcePort,
+            DestinationPort,
+            OwnerUid,
+            OwnerGid,
+            Mark,
+            ConnectionMark,
+            ConnectionState,
+            UnknownMatch,
+        )
+    )
+}
+
+ENTRIES = {
+    Source: "networks",
+    Destination: "networks",
+    SourcePort: "ports",
+    DestinationPort: "ports",
+    OwnerUid: "ids",
+    OwnerGid: "ids",
+}
+"""Where the matches with several entries keep them."""
+
+SPREAD_OVER_RULES = (Source, Destination, SourcePort, DestinationPort)
+"""Matches whose entries may be spread over rules, in the order in which they are looked at."""
+
+
+class CanonicalChain(Value):
+    """A chain as one family sees it."""
+
+    policy: str
+    rules: tuple[Rule, ...]
+
+
+if TYPE_CHECKING:
+    CanonicalTables = dict[tuple[TableName, str], CanonicalChain]
+
+
+def canonical(ruleset: Ruleset, family: Family) -> CanonicalTables:
+    """Return what a packet of the family meets, by table and chain; chains that nobody notices are left out.
+
+    Those are chains without rules for the family, unless they are built in and have another policy than ACCEPT.
+    A family that the rule set is not for meets nothing.
+    """
+    chains: CanonicalTables = {}
+    if family not in ruleset.families:
+        return chains
+    for table in ruleset.tables:
+        for chain in table.chains:
+            rules = canonical_rules(chain.rules_for(family))
+            policy = chain.policy_for(family) or "ACCEPT"
+            if rules or policy != "ACCEPT":
+                chains[table.name, chain.name] = CanonicalChain(policy, rules)
+    return chains
+
+
+def canonical_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """Return rules that decide the same on every packet, in their one form."""
+    before: list[Rule] = []
+    after = [single for rule in rules for single in _with_one_list(canonical_rule(rule))]
+    while after != before:  # entries that join to every address leave a rule that may belong to another list
+        before, after = after, list(_with_lists_joined(after))
+    return tuple(after)
+
+
+def canonical_rule(rule: Rule) -> Rule:
+    """Return the rule with its matches in order, without those that every packet fulfils."""
+    matches = sorted(_joined_matches(rule.matches), key=lambda match: MATCH_ORDER[type(match)])
+    return Rule(rule.verdict, tuple(match for match in matches if not _holds_always(match)))
+
+
+def _holds_always(match: Match) -> bool:
+    if isinstance(match, Source | Destination):
+        return not match.negated and any(network.is_everything for network in match.networks)
+    return False
+
+
+def _joined_matches(matches: tuple[Match, ...]) -> Iterator[Match]:
+    """Yield the matches with their entries in order; "not a" and "not b" of one kind become "neither a nor b"."""
+    negated: dict[type, list[Listed]] = {}
+    for match in matches:
+        if not isinstance(match, Source | Destination | SourcePort | DestinationPort | OwnerUid | OwnerGid):
+            yield match
+        elif match.negated:
+            negated.setdefault(type(match), []).append(match)
+        else:
+            yield _united([match])
+    for several in negated.values():
+        yield _united(several)
+
+
+# --- lists ---------------------------------------------------------------------------------------
+
+
+def _with_lists_joined(rules: Iterable[Rule]) -> Iterator[Rule]:
+    """Yield the rules, those of one list in the list's one form."""
+    run: list[tuple[Rule, Listed]] = []
+    run_shape = None
+    for rule in rules:
+        listed = _list_of(rule)
+        shape = listed and (rule.verdict, type(listed), [match for match in rule.matches if match is not listed])
+        if run and shape != run_shape:
+            yield from _one_form(run)
+            run = []
+        if listed is None:
+            yield rule
+        else:
+            run.append((rule, listed))
+            run_shape = shape
+    if run:
+        yield from _one_form(run)
+
+
+def _with_one_list(rule: Rule) -> Iterator[Rule]:
+    """Yield the rule with one list at most: its first, which others may keep in a set; of the rest one entry each.
+
+    iptables has a rule for each combination, in which the entries of the first list change fastest. It makes no
+    difference which one is kept: no packet fulfils two of the combinations.
+    """
+    if _asks_for_unknown(rule):
+        yield rule
+        return
+    kept = _list_of(rule)
+    for match in reversed(rule.matches):
+        if match is kept or not isinstance(
+            match, Source | Destination | SourcePort | DestinationPort | OwnerUid | OwnerGid
+        ):
+            continue
+        if not match.negated and len(_entries(match)) > 1:
+            for entry in _entries(match):
+                single = _with_entries(match, (entry,))
+                matches = tuple(single if each is match else each for each in rule.matches)
+                yield from _with_one_list(rule.replace(matches=matches))
+            return
+    yield rule
+
+
+def _asks_for_unknown(rule: Rule) -> bool:
+    return any(isinstance(match, UnknownMatch) for match in rule.matches)
+
+
+def _list_of(rule: Rule) -> Listed | None:
+    if _asks_for_unknown(rule):
+        return None
+    for match in rule.matches:
+        if isinstance(match, SPREAD_OVER_RULES) and not match.negated:
+            return match
+    return None
+
+
+def _one_form(run: list[tuple[Rule, Listed]]) -> Iterator[Rule]:
+    """Yield a run of rules that differ in the entries of one list only: an entry each if they are few, else joined."""
+    first, list_of_first = run[0]
+    lists = [listed for _, listed in run]
+    if _count(lists) > MAX_SINGLE_RULES and _may_be_one(first.verdict, lists):
+        lists = [_united(lists)]
+    if len(lists) > 1 or _count(lists) <= MAX_SINGLE_RULES:
+        lists = [_with_entries(listed, (entry,)) for listed in lists for entry in _entries(listed)]
+    for listed in lists:
+        matches = tuple(listed if match is list_of_first else match for match in first.matches)
+        yield Rule(first.verdict, tuple(match for match in matches if not _holds_always(match)))
+
+
+def _count(lists: Iterable[Listed]) -> int:
+    return sum(len(_entries(listed)) for listed in lists)
+
+
+def _may_be_one(verdict: Verdict, lists: list[Listed]) -> bool:
+    """Return whether a packet that fulfils several of these matches fares as if it fulfilled one.
+
+    What ends a table ends it at the first, and a mark is set twice to the same; but a chain may do another thing
+    each time, and so may what we do not know.
+    """
+    if len(lists) == 1 or not isinstance(verdict, Jump | UnknownVerdict):
+        return True
+    reached = -1
+    for first, last in sorted((entry.first, entry.last) for listed in lists for entry in _entries(listed)):
+        if first <= reached:
+            return False
+        reached = last
+    return True
+
+
+def _entries(listed: Listed) -> tuple[Any, ...]:
+    entries: tuple[Any, ...] = getattr(listed, ENTRIES[type(listed)])
+    return entries
+
+
+def _with_entries(listed: Listed, entries: tuple[Any, ...]) -> Listed:
+    return listed.replace(**{ENTRIES[type(listed)]: entries})
+
+
+def _united(several: list[Listed]) -> Listed:
+    """Return one match for the entries of several of one kind: in order, overlapping and adjacent ones joined."""
+    entries = [entry for listed in several for entry in _entries(listed)]
+    join = collapse if isinstance(several[0], Source | Destination) else joined_spans
+    return _with_entries(several[0], join(entries))
+
+
+def joined_spans(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """Return the fewest spans, in order, that hold the same numbers."""
+    result: list[Span] = []
+    for span in sorted(spans, key=lambda span: (span.first, span.last)):
+        if result and span.first <= result[-1].last + 1:
+            result[-1] = Span(result[-1].first, max(result[-1].last, span.last))
+        else:
+            result.append(span)
+    return tuple(result)

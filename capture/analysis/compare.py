@@ -1,0 +1,171 @@
+"""What differs between the rules that were asked for and the rules that are there.
+
+In our own chains, in either spelling, every rule counts, in order. In built-in chains ours must be there in
+order; what nobody else writes is ours, as a second set is; and a rule of somebody else counts when it stands
+before ours and may take traffic away from them, or change a mark that they ask for. Counters and comments never count.
+"""
+
+from __future__ import annotations
+
+from capture.analysis.canonical import CanonicalChain, canonical
+from capture.analysis.ownership import (
+    CERTAIN,
+    changes_marks,
+    marks_asked_for,
+    may_disturb,
+    shape,
+)
+from capture.model.chain_names import is_our_chain
+from capture.model.ruleset import FAMILIES
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Literal
+
+    from capture.analysis.canonical import CanonicalTables
+    from capture.analysis.examples import Example
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Rule, Ruleset, TableName
+
+    Kind = Literal["missing", "unexpected", "foreign", "policy", "family"]
+    Numbered = list[tuple[int, Rule]]
+    """Rules with their places in a chain, which count from 1."""
+
+EMPTY = CanonicalChain("ACCEPT", ())
+NOTHING: frozenset[type] = frozenset()
+
+
+class Difference(Value):
+    """One difference: where, of what kind, and which rule; position counts from 1, in the live chain if it is there.
+
+    Kinds: a rule of ours is ``missing``; a rule in our chain, or one of ours elsewhere, is ``unexpected``; a
+    ``foreign`` rule stands before ours and may take traffic away or change its marks; a built-in chain has
+    another ``policy``; a ``family`` is captured that should not be. ``example`` is a packet that goes elsewhere
+    because of it.
+    """
+
+    not_compared = ("example",)
+
+    family: Family
+    table: TableName
+    chain: str
+    kind: Kind
+    rule: Rule | None = None
+    position: int = 0
+    policy: str = ""
+    example: Example | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        """Return whether it is about a rule of ours, not about what somebody else did beside it."""
+        return self.kind in ("missing", "unexpected", "family")
+
+
+def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
+    """Return every difference that can matter to a packet, in the order of the tables."""
+    found: list[Difference] = []
+    for family in FAMILIES:
+        there = canonical(live, family)
+        if family not in desired.families:
+            found += _captured_family(family, there)
+            continue
+        wanted = canonical(desired, family)
+        for place in dict.fromkeys((*wanted, *there)):
+            found += _chain_differences(family, place, wanted, there)
+    return found
+
+
+def can_stay(desired: Ruleset, live: Ruleset, *, writes_policies: bool = False) -> bool:
+    """Return whether writing the rules again would change nothing.
+
+    In tables that are shared a policy is somebody else's, and is nothing that we write.
+    """
+    if not live.tables:
+        return False
+    found = [d for d in differences(desired, live) if writes_policies or d.kind != "policy"]
+    return desired.comments == live.comments and not found
+
+
+def _chain_differences(
+    family: Family, place: tuple[TableName, str], all_wanted: CanonicalTables, all_there: CanonicalTables
+) -> Iterator[Difference]:
+    wanted, there = all_wanted.get(place, EMPTY), all_there.get(place, EMPTY)
+    if wanted == there:
+        return
+    table, name = place
+    if there.policy != wanted.policy:
+        yield Difference(family, table, name, "policy", policy=there.policy)
+    missing, extra = _only_in_one(wanted.rules, there.rules)
+    none: Numbered = []
+    ours_alone = is_our_chain(name) or is_hooked_elsewhere(name)
+    if ours_alone:
+        told_apart = extra, none
+    else:
+        marked = any(changes_marks(rule) for _, rule in extra)
+        asked = marks_asked_for(name, lambda chain: all_wanted.get((table, chain), EMPTY).rules) if marked else NOTHING
+        told_apart = _told_apart(table, name, extra, len(there.rules), asked)
+    kinds: tuple[Kind, ...] = ("missing", "unexpected", "foreign")
+    for kind, rules in zip(kinds, (missing, *told_apart), strict=True):
+        for position, rule in rules:
+            yield Difference(family, table, name, kind, rule, position)
+
+
+def is_hooked_elsewhere(name: str) -> bool:
+    """Return whether a name is that of a base chain in our own tables which is entered where we enter none."""
+    return name.endswith(")")
+
+
+def _told_apart(
+    table: TableName, name: str, extra: Numbered, length: int, asked: frozenset[type]
+) -> tuple[Numbered, Numbered]:
+    """Return which of the other rules of a shared chain are ours, and which of somebody else's matter."""
+    last_of_ours = max({*range(1, length + 1)} - {position for position, _ in extra}, default=0)
+    ours = [(position, rule) for position, rule in extra if shape(table, name, rule) == CERTAIN]
+    return ours, [
+        (position, rule)
+        for position, rule in extra
+        if (position, rule) not in ours and position < last_of_ours and may_disturb(rule, asked)
+    ]
+
+
+def _captured_family(family: Family, live: CanonicalTables) -> Iterator[Difference]:
+    for (table, name), chain in live.items():
+        if not is_our_chain(name):
+            for position, rule in enumerate(chain.rules, 1):
+                if shape(table, name, rule) == CERTAIN:
+                    yield Difference(family, table, name, "family", rule, position)
+
+
+def _only_in_one(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[Numbered, Numbered]:
+    """Return what of each is no part of a longest order that both share."""
+    start, end = 0, 0
+    shortest = min(len(first), len(second))
+    while start < shortest and first[start] == second[start]:
+        start += 1
+    while end < shortest - start and first[-1 - end] == second[-1 - end]:
+        end += 1
+    return _beside_the_longest(start, first[start : len(first) - end], second[start : len(second) - end])
+
+
+def _beside_the_longest(start: int, first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[Numbered, Numbered]:
+    """Return what of each is no part of a longest common subsequence; the places before ``start`` are taken."""
+    lengths = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
+    for i in range(len(first) - 1, -1, -1):
+        for j in range(len(second) - 1, -1, -1):
+            same = first[i] == second[j]
+            lengths[i][j] = lengths[i + 1][j + 1] + 1 if same else max(lengths[i + 1][j], lengths[i][j + 1])
+    only_first: Numbered = []
+    only_second: Numbered = []
+    i = j = 0
+    while i < len(first) or j < len(second):
+        if i < len(first) and j < len(second) and first[i] == second[j]:
+            i, j = i + 1, j + 1
+        elif j == len(second) or (i < len(first) and lengths[i + 1][j] >= lengths[i][j + 1]):
+            only_first.append((start + i + 1, first[i]))
+            i += 1
+        else:
+            only_second.append((start + j + 1, second[j]))
+            j += 1
+    return only_first, only_second

@@ -1,0 +1,88 @@
+"""Chains of others that stand beside ours, in tables of their own, on the way that our packets take.
+
+Tables of nf_tables do not know of each other, but at each hook of a packet's path the kernel enters their base
+chains in the order of their priorities, ours among them::
+
+    output     ip theirs first, -200   ->   our nat OUTPUT, -100   ->   inet theirs last, 0
+               drop: it is gone             redirect to the proxy       of no concern for the capture
+               redirect: decided
+               accept: it goes on
+
+Of two with one priority, the one that was registered last is entered first (nf_hook_entries_grow in core.c).
+So accepting ends nothing but that chain. The first redirect is the only one (nf_nat_inet_fn in nf_nat_core.c).
+"""
+
+from __future__ import annotations
+
+from capture.model.ruleset import (
+    MANGLE,
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    RAW,
+)
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Chain, Ruleset, Table, TableName
+
+PRIORITIES: dict[TableName, int] = {RAW: -300, MANGLE: -150, NAT: -100}
+"""Of our own base chains at PREROUTING and OUTPUT (linux/netfilter_ipv4.h, enum nf_ip_hook_priorities)."""
+
+
+class ForeignChain(Value):
+    """A base chain of somebody else.
+
+    ``table`` is what nft(8) calls its table, like "ip theirs". ``contents`` are its rules in the words of our model,
+    and what nft(8) calls them as ``why``: the base chain first, then those that one can jump to.
+    """
+
+    table: str
+    families: tuple[Family, ...]
+    hook: str
+    """PREROUTING or OUTPUT."""
+    priority: int
+    is_nat: bool
+    """Whether it is asked about the first packet of a connection only, and never about one that is redirected."""
+    contents: Table
+    is_older: bool = False
+    """Whether its table was there before ours. Of chains with one priority the kernel enters the newest first."""
+    is_of_any_age: bool = False
+    """Whether nobody can tell if it is older: between legacy tables and nf_tables nothing does."""
+    is_native: bool = True
+    """Whether it is written in nf_tables' own expressions, not in those of iptables."""
+
+    @property
+    def entry(self) -> Chain:
+        """Return the base chain itself."""
+        return self.contents.chains[0]
+
+    def is_before(self, table: TableName) -> bool:
+        """Return whether packets come here before our table, or may do so.
+
+        A chain may have been put into an old table later than ours; that is not told from outside.
+        """
+        return self.priority < PRIORITIES[table] or (self.priority == PRIORITIES[table] and not self.is_older)
+
+
+def in_tables_of_iptables(ruleset: Ruleset, is_older: Callable[[TableName], bool]) -> Iterator[ForeignChain]:
+    """Yield the chains at PREROUTING and OUTPUT of a rule set of iptables, whoever's their rules are."""
+    for table in ruleset.tables:
+        for chain in table.chains:
+            if chain.name in (PREROUTING, OUTPUT):
+                entry = chain.replace(rules=tuple(rule.replace(why="", counters=None) for rule in chain.rules))
+                others = tuple(each for each in table.chains if each is not chain)
+                yield ForeignChain(
+                    f"{table.name} of iptables",
+                    ruleset.families,
+                    chain.name,
+                    PRIORITIES[table.name],
+                    table.name == NAT,
+                    table.replace(chains=(entry, *others)),
+                    is_older(table.name),
+                    is_native=False,
+                )

@@ -1,0 +1,46 @@
+"""What a namespace has for packets to go by: the pod's own addresses, and the interface that leads out."""
+
+from __future__ import annotations
+
+from capture.analysis.stations import PodNetwork
+from capture.model.addresses import address_text, parse_address
+from capture.model.packet import LOOPBACK
+from capture.netlink.interfaces import read_addresses, read_links
+from capture.netlink.routing import RTN_LOCAL, look_up_route
+from capture.netlink.rtnetlink import open_route
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model.packet import Packet
+
+NO_WAY_OUT = "none"
+"""Where no route leads: rules are asked all the same, since they come before the packet is given up."""
+
+
+def read_pod_network() -> PodNetwork:
+    """Return what the namespace we are in has; where it has none, plausible stand-ins."""
+    with open_route() as route:
+        links = {link.index: link for link in read_links(route) if not link.is_loopback}
+        addresses = [address for address in read_addresses(route) if address.interface in links]
+    own = tuple(parse_address(address.address) for address in addresses)
+    global_ones = tuple(address for address in own if not address.is_link_local)
+    default = PodNetwork()
+    up = [link.name for link in links.values() if link.is_up]
+    return PodNetwork(
+        own=global_ones + tuple(a for a in default.own if a.family not in {o.family for o in global_ones}),
+        interface=next(iter(up), default.interface),
+    )
+
+
+def routed(packet: Packet) -> Packet:
+    """Return the packet with the interface and the source that the namespace's routes give what it sends itself."""
+    if packet.in_interface is not None or packet.out_interface is not None:
+        return packet
+    destination = address_text(packet.family, packet.destination.first)
+    source = address_text(packet.family, packet.source.first) if packet.source else ""
+    with open_route() as route:
+        found = look_up_route(route, destination, source, packet.mark, packet.uid)
+        names = {link.index: link.name for link in read_links(route)}
+    interface = LOOPBACK if found.kind == RTN_LOCAL else names.get(found.interface, NO_WAY_OUT)
+    known = packet.source or (parse_address(found.source) if found.source else None)
+    return packet.replace(out_interface=interface, source=known)

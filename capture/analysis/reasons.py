@@ -1,0 +1,38 @@
+"""Reasons for rules that were read from a kernel, which keeps none unless it is asked to."""
+
+from __future__ import annotations
+
+from capture.analysis.canonical import canonical_rule
+from capture.model.ruleset import FAMILIES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model.ruleset import Rule, Ruleset, TableName
+
+
+def with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
+    """Return the live rules, each with the reason of the same rule in a rule set that we built."""
+    reasons: dict[tuple[TableName, str, Rule], str] = {}
+    for table in known.tables:
+        for chain in table.chains:
+            for family in FAMILIES:
+                for rule in chain.rules_for(family):
+                    reasons.setdefault((table.name, chain.name, canonical_rule(rule)), rule.why)
+    return live.replace(
+        tables=tuple(
+            table.replace(
+                chains=tuple(
+                    chain.replace(
+                        rules=tuple(
+                            rule.replace(
+                                why=rule.why or reasons.get((table.name, chain.name, canonical_rule(rule)), "")
+                            )
+                            for rule in chain.rules
+                        )
+                    )
+                    for chain in table.chains
+                )
+            )
+            for table in live.tables
+        )
+    )

@@ -1,0 +1,441 @@
+"""Kernel modules: which ones a rule set needs in each backend, which of them this kernel lacks, what helps.
+
+A distribution's netfilter is made of modules. The kernel loads what a rule asks for when it asks
+(request_module in net/netfilter/nf_tables_api.c and x_tables.c), with modprobe(8) of the host,
+whoever asks. If that fails, the answer is "No such file or directory", and names nothing. So here stands
+what needs what: names and dependencies are those of Linux 6.1 (``modinfo -F depends``), and hold since
+5.2, which brought nft_chain_nat.
+
+Whether a module is there is read, never tried: /sys/module has what is loaded, /lib/modules of the
+host what could be (depmod(8): modules.dep; modules.builtin has what is no module in this kernel). In a
+container /lib/modules is usually missing. Then nobody knows, and ``Inventory.is_indexed`` says so. What is a module
+and is loaded has a file ``initstate`` there; what is built in has not.
+"""
+
+from __future__ import annotations
+
+import os
+
+from capture.errors import KernelError, PrivilegeError, ToolError, UnsupportedError
+from capture.model.addresses import FAMILIES, IPV4, IPV6
+from capture.model.ruleset import (
+    NAT,
+    ConnectionMark,
+    ConnectionState,
+    Destination,
+    DestinationPort,
+    Log,
+    Mark,
+    OwnerGid,
+    OwnerUid,
+    Redirect,
+    RestoreMark,
+    SaveMark,
+    SetMark,
+    SetZone,
+    Source,
+    SourcePort,
+    TransparentProxy,
+)
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Literal
+
+    from capture.errors import CaptureError
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match, Ruleset, TableName
+
+    Way = Literal["nftables", "nft", "legacy"]
+    """nftables, or a variant of iptables."""
+
+LOADED = "/sys/module"
+INDEXES = "/lib/modules"
+IPV6_SETTINGS = "/proc/sys/net/ipv6"
+NO_MORE = "/proc/sys/kernel/modules_disabled"
+MODPROBE = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
+"""What modprobe is told, in files *.conf: modprobe.d(5)."""
+
+WAYS: dict[Way, str] = {"nftables": "nftables", "nft": "iptables-nft", "legacy": "iptables-legacy"}
+"""What to call them."""
+
+OLDEST = (5, 2)
+"""The first kernel whose modules are called as they are here."""
+
+SINCE = {"nf_log_syslog": (5, 13)}
+"""Modules that are younger than that, and the first kernel that has them."""
+
+REQUIRES: dict[str, tuple[str, ...]] = {
+    "nf_tables": ("nfnetlink",),
+    "nft_compat": ("nf_tables", "x_tables"),
+    "nft_chain_nat": ("nf_tables", "nf_nat"),
+    "nft_redir": ("nf_tables", "nf_nat"),
+    "nft_tproxy": ("nf_tables", "nf_tproxy_ipv4", "nf_tproxy_ipv6", "nf_defrag_ipv4", "nf_defrag_ipv6"),
+    "nft_ct": ("nf_tables", "nf_conntrack"),
+    "nft_log": ("nf_tables", "nf_log_syslog"),
+    "nf_nat": ("nf_conntrack",),
+    "nf_conntrack": ("nf_defrag_ipv4", "nf_defrag_ipv6"),
+    "ip_tables": ("x_tables",),
+    "ip6_tables": ("x_tables",),
+    "iptable_nat": ("ip_tables", "nf_nat"),
+    "iptable_mangle": ("ip_tables",),
+    "iptable_raw": ("ip_tables",),
+    "ip6table_nat": ("ip6_tables", "nf_nat"),
+    "ip6table_mangle": ("ip6_tables",),
+    "ip6table_raw": ("ip6_tables",),
+    "xt_REDIRECT": ("x_tables", "nf_nat"),
+    "xt_TPROXY": ("x_tables", "nf_tproxy_ipv4", "nf_tproxy_ipv6", "nf_defrag_ipv4", "nf_defrag_ipv6"),
+    "xt_CT": ("x_tables", "nf_conntrack"),
+    "xt_conntrack": ("x_tables", "nf_conntrack"),
+    "xt_connmark": ("x_tables", "nf_conntrack"),
+    "xt_owner": ("x_tables",),
+    "xt_mark": ("x_tables",),
+    "xt_tcpudp": ("x_tables",),
+    "xt_multiport": ("x_tables",),
+    "xt_iprange": ("x_tables",),
+    "xt_comment": ("x_tables",),
+    "xt_LOG": ("x_tables", "nf_log_syslog"),
+}
+"""What each module needs in turn."""
+
+ONLY_IPV6 = ("nf_tproxy_ipv6", "nf_defrag_ipv6", "ip6_tables", "ip6table_nat", "ip6table_mangle", "ip6table_raw")
+"""Modules that a kernel without IPv6 neither has nor needs."""
+
+VOCABULARY: dict[type, tuple[str, str, str]] = {
+    SourcePort: ("ports", "", "xt_tcpudp"),
+    DestinationPort: ("ports", "", "xt_tcpudp"),
+    OwnerUid: ("the owner match", "", "xt_owner"),
+    OwnerGid: ("the owner match", "", "xt_owner"),
+    Mark: ("marks", "", "xt_mark"),
+    SetMark: ("marks", "", "xt_mark"),
+    ConnectionMark: ("connection marks", "nft_ct", "xt_connmark"),
+    SaveMark: ("connection marks", "nft_ct", "xt_connmark"),
+    RestoreMark: ("connection marks", "nft_ct", "xt_connmark"),
+    ConnectionState: ("connection states", "nft_ct", "xt_conntrack"),
+    SetZone: ("conntrack zones", "nft_ct", "xt_CT"),
+    Redirect: ("REDIRECT", "nft_redir", "xt_REDIRECT"),
+    TransparentProxy: ("TPROXY", "nft_tproxy", "xt_TPROXY"),
+    Log: ("LOG", "nft_log", "xt_LOG"),
+}
+"""What to call it, its module in nftables ("" if nf_tables itself can), its module in iptables."""
+
+
+# --- what is needed: pure ------------------------------------------------------------------------
+
+
+def needed(desired: Ruleset | None, families: Iterable[Family], way: Way) -> dict[str, str]:
+    """Return the modules that a rule set needs, those that they need in turn included, and what for.
+
+    Without a rule set: those that every capture of these families needs.
+    """
+    found: dict[str, str] = {}
+    tables = (NAT,) if desired is None else tuple(table.name for table in desired.tables)
+    for table in tables:
+        _add(found, _of_table(table, tuple(families), way))
+    if desired is not None and desired.comments and way != "nftables":
+        _add(found, (("xt_comment", "comments"),))
+    for kind in EVERY_CAPTURE if desired is None else dict.fromkeys(_kinds(desired)):
+        _add(found, _of_kind(kind, way))
+    return found
+
+
+EVERY_CAPTURE: tuple[tuple[type, bool], ...] = ((DestinationPort, False), (OwnerUid, False), (Redirect, False))
+"""Kinds of matches and verdicts, as ``_kinds`` yields them."""
+
+
+def _kinds(desired: Ruleset) -> Iterator[tuple[type, bool]]:
+    """Yield the kinds of matches and verdicts, and whether it is one with a list that is excluded.
+
+    Such a list is one match in every backend; others, iptables has not.
+    """
+    for table in desired.tables:
+        for chain in table.chains:
+            for rule in chain.rules:
+                yield type(rule.verdict), False
+                for match in rule.matches:
+                    yield type(match), _is_excluded_list(match)
+
+
+def _is_excluded_list(match: Match) -> bool:
+    if isinstance(match, SourcePort | DestinationPort):
+        return match.negated and len(match.ports) > 1
+    return isinstance(match, Source | Destination) and match.negated and len(match.networks) > 1
+
+
+def with_required(names: Iterable[str]) -> tuple[str, ...]:
+    """Return these modules and those that they need in turn."""
+    found: dict[str, str] = {}
+    _add(found, ((name, "") for name in names))
+    return tuple(found)
+
+
+def _add(found: dict[str, str], modules: Iterable[tuple[str, str]]) -> None:
+    for module, purpose in modules:
+        if module not in found:
+            found[module] = purpose
+            _add(found, ((required, purpose) for required in REQUIRES.get(module, ())))
+
+
+def _of_table(table: TableName, families: tuple[Family, ...], way: Way) -> Iterator[tuple[str, str]]:
+    if way == "legacy":
+        for family, prefix in ((IPV4, "iptable"), (IPV6, "ip6table")):
+            if family in families:
+                yield f"{prefix}_{table}", f"the table {table} of {family.replace('ip', 'IP')}"
+        return
+    yield "nf_tables", "every rule"
+    if way == "nft":
+        yield "nft_compat", "matches and targets of iptables"
+    if table == NAT:
+        yield "nft_chain_nat", "the table nat"
+
+
+def _of_kind(kind: tuple[type, bool], way: Way) -> Iterator[tuple[str, str]]:
+    part, is_excluded_list = kind
+    purpose, native, extension = VOCABULARY.get(part, ("", "", ""))
+    if is_excluded_list:
+        if way != "nftables":
+            yield ("xt_multiport", "lists of ports") if extension else ("xt_iprange", "lists of networks")
+        return
+    module = native if way == "nftables" else extension
+    if module and (module, way) not in DISPENSABLE:
+        yield module, purpose
+
+
+DISPENSABLE: tuple[tuple[str, Way], ...] = (("xt_tcpudp", "nft"),)
+"""Since 1.8.9 iptables-nft warns that it is not there, and lets nf_tables itself compare the ports."""
+
+
+# --- what is there: reading ----------------------------------------------------------------------
+
+
+class Inventory(Value):
+    """What of some modules is there.
+
+    ``unloaded`` are those that are not loaded; in a kernel that has them built in, they look the same unless an
+    index says so. ``absent`` are those of them that this kernel does not have at all, ``forbidden`` those that
+    modprobe is told not to load; none if nobody knows.
+    """
+
+    unloaded: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
+    is_indexed: bool = False
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Return the modules that are not there and cannot be loaded."""
+        return self.absent + self.forbidden
+
+
+def look_up(names: Iterable[str]) -> Inventory:
+    """Return what is there of these modules."""
+    has_ipv6 = os.path.exists(IPV6_SETTINGS)
+    release = os.uname().release
+    version = _version(release)
+    unloaded = tuple(
+        name
+        for name in names
+        if (has_ipv6 or name not in ONLY_IPV6)
+        and version >= SINCE.get(name, ())
+        and not os.path.exists(f"{LOADED}/{name}")
+    )
+    index = _read_index(f"{INDEXES}/{release}") if unloaded and version >= OLDEST else None
+    if index is None:
+        return Inventory(unloaded, is_indexed=not unloaded)
+    loadable, builtin = index
+    not_built_in = tuple(name for name in unloaded if not _lists(builtin, name))
+    absent = tuple(name for name in not_built_in if not _lists(loadable, name))
+    prohibitions = _prohibitions() if not_built_in else {}
+    forbidden = tuple(name for name in not_built_in if name in prohibitions and name not in absent)
+    return Inventory(not_built_in, absent, forbidden, is_indexed=True)
+
+
+def _version(release: str) -> tuple[int, ...]:
+    """Return the first two numbers of a kernel's release, or none if they cannot be told."""
+    major, _, rest = release.partition(".")
+    minor = rest.partition(".")[0].partition("-")[0]
+    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else ()
+
+
+def _read_index(directory: str) -> tuple[bytes, bytes] | None:
+    """Return modules.dep and modules.builtin of a kernel; None unless both are there."""
+    contents = []
+    for name in ("modules.dep", "modules.builtin"):
+        try:
+            with open(f"{directory}/{name}", "rb") as index:
+                contents.append(index.read())
+        except OSError:
+            return None
+    return contents[0], contents[1]
+
+
+def _lists(index: bytes, name: str) -> bool:
+    """Return whether an index has the module: kernel/net/netfilter/xt_owner.ko, or compressed as .ko.xz."""
+    return f"/{name}.ko".encode() in index
+
+
+def _prohibitions() -> dict[str, str]:
+    """Return the modules that modprobe is told not to load, and the file that says so.
+
+    "install" with a program that does nothing forbids a module altogether; "blacklist" only where it is asked for
+    by another name, as the kernel asks for matches and targets, and not where another module needs it.
+    """
+    found: dict[str, str] = {}
+    for path in _files_of_modprobe():
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                for line in file:
+                    words = line.split()
+                    if len(words) > 1 and _forbids(words):
+                        found.setdefault(words[1].replace("-", "_"), path)
+        except OSError:
+            continue
+    return found
+
+
+def _files_of_modprobe() -> Iterator[str]:
+    for directory in MODPROBE:
+        try:
+            names = sorted(os.listdir(directory))
+        except OSError:
+            continue
+        yield from (f"{directory}/{name}" for name in names if name.endswith(".conf"))
+
+
+def _forbids(words: list[str]) -> bool:
+    if words[0] == "install":
+        return len(words) > 2 and words[2].rpartition("/")[2] in ("true", "false")
+    return words[0] == "blacklist" and words[1].startswith(ASKED_BY_ANOTHER_NAME)
+
+
+ASKED_BY_ANOTHER_NAME = ("nft_", "xt_", "nf_tables", "nfnetlink", "nf_log_syslog")
+"""What modules begin with that the kernel asks for by what they are for: nft-expr-1-redir, ipt_owner."""
+
+
+def can_load() -> bool:
+    """Return whether the kernel loads modules at all (modules_disabled in admin-guide/sysctl/kernel.rst)."""
+    try:
+        with open(NO_MORE, encoding="ascii") as switch:
+            return switch.read().strip() != "1"
+    except FileNotFoundError:
+        return True
+
+
+# --- what to say ---------------------------------------------------------------------------------
+
+
+def explained(error: CaptureError, desired: Ruleset | None, way: Way) -> CaptureError:
+    """Return the error with which a rule set, or any, was refused, in words that name the modules that are missing.
+
+    Where a module is known to be absent, that is all there is to say: which rule met it first, and what a tool makes
+    of it, is chance. An error that has nothing to do with modules is returned as it is.
+    """
+    if not _may_be_a_module(error):
+        return error
+    if desired is not None and IPV6 in desired.families and not os.path.exists(IPV6_SETTINGS):
+        return error  # it is IPv6 that this kernel lacks
+    wanted = _needed_by(desired, way)
+    inventory = look_up(wanted)
+    unloaded = ", ".join(inventory.unloaded)
+    if not unloaded:
+        return error
+    if inventory.lacking:
+        lacking = ", ".join(f"{name} (for {wanted[name]})" for name in inventory.lacking)
+        verb = "has no" if inventory.absent else "may not load the"
+        words = f"this kernel {verb} module {lacking}, which {WAYS[way]} needs"
+        return UnsupportedError(words, remedy_for(inventory.lacking) + _others(desired, way))
+    if not can_load():
+        words = f"these modules are not loaded, and kernel.modules_disabled=1 lets no more be loaded: {unloaded}"
+        return UnsupportedError(f"{words}: {error.message}", remedy_for_closed(inventory.unloaded))
+    if inventory.is_indexed:
+        words = f"these modules are not loaded, though this kernel has them: {unloaded}"
+        return UnsupportedError(f"{words}: {error.message}", remedy_for_unloaded(inventory.unloaded))
+    if not any(os.path.exists(f"{LOADED}/{name}/initstate") for name in wanted):
+        return error  # this kernel has them built in, for all that can be seen
+    suspicion = f"Not loaded, and {WAYS[way]} needs them: {unloaded}; one of these modules is probably missing."
+    return UnsupportedError(error.message, f"{suspicion} {error.remedy or remedy_for_unloaded(inventory.unloaded)}")
+
+
+def _may_be_a_module(error: CaptureError) -> bool:
+    import errno  # only here: where something has failed already
+
+    if isinstance(error, PrivilegeError):
+        return not can_load()  # modprobe is not permitted to, nor is root
+    if isinstance(error, KernelError):
+        return error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
+    if isinstance(error, ToolError):
+        return _gives_no_reason(error.stderr.strip())
+    return isinstance(error, UnsupportedError) and "this kernel" in error.message
+
+
+def _gives_no_reason(said: str) -> bool:
+    """Return whether a program says no more than that the kernel refused: "iptables-restore: line 14 failed".
+
+    So iptables-legacy does when a module fails to find another one.
+    """
+    return ": line " in said and said.endswith(" failed") and "\n" not in said
+
+
+def remedy_for(lacking: Iterable[str]) -> str:
+    """Return what to do about modules that a kernel does not have, or that modprobe is told not to load."""
+    names = tuple(lacking)
+    forbidden = look_up(names).forbidden
+    absent = tuple(name for name in names if name not in forbidden)
+    return " ".join((*_remedy_for_absent(absent), *_remedy_for_forbidden(forbidden)))
+
+
+def _remedy_for_absent(names: tuple[str, ...]) -> Iterator[str]:
+    release = os.uname().release
+    if names:
+        yield (
+            f"Install what has {_them(names)} for kernel {release} on the host (Ubuntu: linux-modules-extra-{release};"
+            f" Red Hat: kernel-modules-extra-{release}), or boot a kernel that does."
+        )
+
+
+def _remedy_for_forbidden(names: tuple[str, ...]) -> Iterator[str]:
+    prohibitions = _prohibitions() if names else {}
+    for name in names:
+        yield f"{prohibitions[name]} on the host forbids {name}: take that line out."
+
+
+def _needed_by(desired: Ruleset | None, way: Way) -> dict[str, str]:
+    return needed(desired, FAMILIES if desired is None else desired.families, way)
+
+
+def _others(desired: Ruleset | None, way: Way) -> str:
+    """Return which other ways lack no module, in words; only where the modules of this kernel are known."""
+    others = [other for other in FLAGS if other != way and not look_up(_needed_by(desired, other)).lacking]
+    words = ", ".join(f"{WAYS[other]} ({FLAGS[other]})" for other in others)
+    return f" Or choose another way, of which no module is missing: {words}." if others else ""
+
+
+FLAGS: dict[Way, str] = {
+    "nftables": "--backend nftables",
+    "nft": "--backend iptables --force-iptables-binary nft",
+    "legacy": "--backend iptables --force-iptables-binary legacy",
+}
+
+
+def remedy_for_unloaded(names: Iterable[str]) -> str:
+    """Return what to do about modules that were not loaded."""
+    together = " ".join(names)
+    return (
+        f"On the host, as root: `modprobe -a {together}`, which says what is wrong; a blacklist in /etc/modprobe.d is,"
+        " often. To have them at each boot: a file in /etc/modules-load.d."
+    )
+
+
+def remedy_for_closed(names: Iterable[str]) -> str:
+    """Return what to do where no module can be loaded any more."""
+    return (
+        f"Nothing helps but a reboot: name {', '.join(names)} in a file of /etc/modules-load.d on the host, so that"
+        " they are loaded before sysctl sets kernel.modules_disabled."
+    )
+
+
+def _them(names: Iterable[str]) -> str:
+    together = tuple(names)
+    return together[0] if len(together) == 1 else "them"

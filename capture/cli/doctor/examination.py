@@ -1,0 +1,369 @@
+"""What ``capture doctor`` looks at and what it makes of it. Looking changes nothing; judging is pure.
+
+The one thing that asking may do is let the kernel load a module: whether it takes the owner match of
+iptables, it can only know by trying to have it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from capture.backends import detect
+from capture.backends.detect import PURPOSES
+from capture.backends.iptables.programs import COMMANDS, find_program, run
+from capture.backends.iptables.tables import VARIANTS
+from capture.backends.kernel_modules import (
+    WAYS,
+    can_load,
+    look_up,
+    needed,
+    remedy_for,
+    remedy_for_closed,
+    with_required,
+)
+from capture.errors import CaptureError, StateDirectoryError
+from capture.model.addresses import FAMILIES, IPV4
+from capture.model.values import Value
+from capture.rules import build_ruleset
+from capture.settings.config import resolve
+from capture.settings.host import AnyPod, PodFromInside
+from capture.settings.options import (
+    CAPTURE_ALL_DNS,
+    DROP_INVALID,
+    INTERCEPTION_MODE,
+    PROFILE,
+    REDIRECT_DNS,
+    RULE_COMMENTS,
+    RULE_LOGS,
+)
+from capture.settings.settings import Given, Settings
+from capture.state import record
+from capture.state.directory import is_private, require_private
+from capture.state.netns import ONLY_ON_HOST, namespace_id
+from capture.state.record import STATE_DIRECTORY
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Literal
+
+    from capture.backends.detect import Decision, Facts, Leftover
+    from capture.backends.kernel_modules import Inventory
+
+    State = Literal["ok", "missing", "bad", "note"]
+
+CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21}
+"""linux/capability.h"""
+
+XTABLES_LOCK = "/run/xtables.lock"
+
+EVERYTHING = Settings(
+    {
+        INTERCEPTION_MODE: Given("TPROXY", "doctor"),
+        REDIRECT_DNS: Given("true", "doctor"),
+        CAPTURE_ALL_DNS: Given("true", "doctor"),
+        DROP_INVALID: Given("true", "doctor"),
+        PROFILE: Given("current", "doctor"),
+        RULE_COMMENTS: Given("true", "doctor"),
+        RULE_LOGS: Given("true", "doctor"),
+    }
+)
+"""Settings whose rules need every module that a capture may need."""
+
+
+class Examined(Value):
+    """Everything that was looked at, in the namespace that it is about."""
+
+    facts: Facts
+    decision: Decision | CaptureError
+    leftovers: tuple[Leftover, ...]
+    namespace: str
+    is_host: bool
+    addresses: tuple[str, ...]
+    capabilities: int
+    kernel: str
+    versions: dict[str, str]
+    """What programs say of their version, by path."""
+    lock_holder: int | None
+    """The process that holds the lock of legacy iptables, if any."""
+    state_directory: Literal["usable", "to be made", "not writable"] | StateDirectoryError
+    is_recorded: bool
+    modules: Inventory
+    """What of the kernel modules that any capture may need is there."""
+    loads_modules: bool
+    """The kernel loads modules at all."""
+
+
+class Finding(Value):
+    """One line of the report: ``bad`` keeps capture from working, ``missing`` takes one way of it away."""
+
+    topic: str
+    name: str
+    state: State
+    says: str
+    remedy: str = ""
+
+
+# --- looking -------------------------------------------------------------------------------------
+
+
+def examine() -> Examined:
+    """Look at the host, the kernel and the namespace we are in."""
+    facts = detect.gather()
+    decision: Decision | CaptureError
+    try:
+        decision = detect.choose(facts, detect.Request())
+    except CaptureError as error:
+        decision = error
+    return Examined(
+        facts=facts,
+        decision=decision,
+        leftovers=detect.find_leftovers(facts),
+        namespace=namespace_id(),
+        is_host=os.path.exists(ONLY_ON_HOST),
+        addresses=tuple(str(address) for address in PodFromInside().pod_addresses()),
+        capabilities=_capabilities(),
+        kernel=os.uname().release,
+        versions={path: _version(path) for path in _programs(facts)},
+        lock_holder=_lock_holder(),
+        state_directory=_state_directory(),
+        is_recorded=is_private(STATE_DIRECTORY) and record.read() is not None,
+        modules=look_up(_purposes()),
+        loads_modules=can_load(),
+    )
+
+
+def _purposes() -> dict[str, str]:
+    """Return every module that a capture may need, and which ways need it for what; in words."""
+    desired = build_ruleset(resolve(EVERYTHING, AnyPod())[0])
+    found: dict[str, list[str]] = {}
+    for way, name in WAYS.items():
+        for module, purpose in needed(desired, FAMILIES, way).items():
+            found.setdefault(module, []).append(f"{name} for {purpose}")
+    return {module: ", ".join(purposes) for module, purposes in found.items()}
+
+
+def _capabilities() -> int:
+    """Return the effective capabilities as the kernel prints them (proc(5), CapEff)."""
+    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
+        return next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+
+
+def _programs(facts: Facts) -> Iterator[str]:
+    """Yield the paths of the programs whose versions tell everything: one of each variant of iptables, and nft."""
+    yield from {program.variant: program.path for program in reversed(facts.programs)}.values()
+    nft = find_program("nft")
+    if nft is not None:
+        yield nft
+
+
+def _version(path: str) -> str:
+    return run([path, "--version"]).stdout.partition("\n")[0]
+
+
+def _lock_holder() -> int | None:
+    """Return who holds the lock file of legacy iptables (proc(5), /proc/locks), None if nobody does."""
+    try:
+        inode = os.stat(XTABLES_LOCK).st_ino
+        with open("/proc/locks", encoding="ascii") as locks:
+            for line in locks:
+                words = line.split()
+                if words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
+                    return int(words[4])
+    except FileNotFoundError:
+        return None
+    return None
+
+
+def _state_directory() -> Literal["usable", "to be made", "not writable"] | StateDirectoryError:
+    try:
+        require_private(STATE_DIRECTORY)
+    except StateDirectoryError as error:
+        return error
+    if os.path.isdir(STATE_DIRECTORY):
+        return "usable" if os.access(STATE_DIRECTORY, os.W_OK) else "not writable"
+    return "to be made" if os.access(os.path.dirname(STATE_DIRECTORY), os.W_OK) else "not writable"
+
+
+LEGACY = {
+    "present": "present, for iptables-legacy",
+    "loadable": "can be loaded, for iptables-legacy",
+    "absent": "absent: iptables-legacy cannot be used, and need not be",
+    "unknown": "none are loaded, and without /lib/modules nobody can say whether they could be",
+}
+
+# --- judging -------------------------------------------------------------------------------------
+
+
+def can_work(examined: Examined) -> bool:
+    """Return whether capture can work here at all."""
+    return not any(finding.state == "bad" for finding in findings(examined))
+
+
+def findings(examined: Examined) -> list[Finding]:
+    """Return what is to be said, in the order in which a person would ask."""
+    return [
+        *_decision(examined),
+        *_namespace(examined),
+        *_kernel(examined.facts, examined.modules.lacking),
+        *_modules(examined),
+        *_host(examined),
+    ]
+
+
+def _decision(examined: Examined) -> Iterator[Finding]:
+    decision = examined.decision
+    if isinstance(decision, CaptureError):
+        yield Finding("choice", "backend", "bad", decision.message, decision.remedy)
+    else:
+        variant = f" {decision.variant}" if decision.variant else ""
+        says = f"auto takes {decision.backend}{variant} with the driver {decision.driver}: {decision.reason}"
+        yield Finding("choice", "backend", "ok", says)
+    for leftover in examined.leftovers:
+        variant = f" {leftover.variant}" if leftover.variant else ""
+        says = f"rules of ours or of upstream's stand in {leftover.backend}{variant} ({', '.join(leftover.families)})"
+        yield Finding("choice", "standing rules", "note", says)
+    if len(examined.leftovers) > 1:
+        yield Finding(
+            "choice",
+            "standing rules",
+            "missing",
+            "there are several sets of rules, where one is right",
+            "`capture apply` leaves the one that it writes; `capture clean` removes all.",
+        )
+
+
+def _namespace(examined: Examined) -> Iterator[Finding]:
+    if examined.is_host:
+        yield Finding(
+            "namespace",
+            "identity",
+            "note",
+            f"{examined.namespace}: the host's own, which is not captured without --allow-host",
+            "Name a pod's namespace with --netns PATH or --pid N.",
+        )
+    else:
+        yield Finding("namespace", "identity", "ok", f"{examined.namespace}: not the host's own")
+    if not examined.facts.own_users:
+        says = (
+            "another one than ours (a pod with hostUsers: false): auto takes nftables; iptables writes from within it"
+        )
+        yield Finding("namespace", "user namespace", "note", says)
+    if examined.addresses:
+        yield Finding("namespace", "addresses", "ok", ", ".join(examined.addresses))
+    else:
+        says = "none yet; both families would be programmed"
+        yield Finding("namespace", "addresses", "note", says)
+    recorded = "known" if examined.is_recorded else "not known: nothing was applied here by us, or it was forgotten"
+    yield Finding("namespace", "what was asked", "ok" if examined.is_recorded else "note", recorded)
+
+
+def _kernel(facts: Facts, lacking: tuple[str, ...]) -> Iterator[Finding]:
+    yield _of_kernel(("nf_tables",), "for nftables and for iptables-nft", lacking, present=facts.nf_tables)
+    yield _of_kernel(("nft_compat", "xt_owner"), "for iptables-nft", lacking, present=facts.nft_compat)
+    state: State = "ok" if facts.legacy in ("present", "loadable") else "note"
+    yield Finding("kernel", "legacy tables", state, LEGACY[facts.legacy])
+    for family, table in facts.legacy_tables:
+        yield Finding("kernel", "legacy tables", "note", f"the table {table} of {family} exists in this namespace")
+    if facts.ipv6:
+        yield Finding("kernel", "IPv6", "ok", "present")
+    else:
+        yield Finding("kernel", "IPv6", "note", "absent (ipv6.disable=1?): IPv4 alone is programmed")
+
+
+def _modules(examined: Examined) -> Iterator[Finding]:
+    """Yield the modules that are missing, each with who needs it; or that none is; or that nobody knows."""
+    lacking, purposes = examined.modules.lacking, _purposes()
+    for name in lacking:
+        why = "no such module" if name in examined.modules.absent else "modprobe is told not to load it"
+        yield Finding("kernel", name, "missing", f"{why}; needed by {purposes[name]}", remedy_for((name,)))
+    others = tuple(name for name in examined.modules.unloaded if name not in lacking)
+    if not examined.modules.is_indexed:
+        says = f"what could be loaded is not to be seen here: no /lib/modules/{examined.kernel} with an index we know"
+        yield Finding("kernel", "modules", "note", says)
+    elif others and not examined.loads_modules:
+        says = f"not loaded, and kernel.modules_disabled=1 lets no more be loaded: {', '.join(others)}"
+        yield Finding("kernel", "modules", "missing", says, remedy_for_closed(others))
+    elif not lacking:
+        yield Finding("kernel", "modules", "ok", "all that a capture may need are there")
+
+
+def _of_kernel(modules: tuple[str, ...], use: str, lacking: tuple[str, ...], *, present: bool | None) -> Finding:
+    name = " and ".join(modules)
+    if present is None:
+        return Finding("kernel", name, "note", "not permitted to ask", "Run as root.")
+    if present:
+        return Finding("kernel", name, "ok", f"present, {use}")
+    says = f"absent; needed {use}"
+    to_blame = tuple(module for module in with_required(modules) if module in lacking)
+    if to_blame:
+        says += f"; this kernel cannot load the module {', '.join(to_blame)}"
+    remedy = remedy_for(to_blame) if to_blame else f"On the host: modprobe -a {' '.join(modules)}"
+    return Finding("kernel", name, "missing", says, remedy)
+
+
+def _host(examined: Examined) -> Iterator[Finding]:
+    yield from _privileges(examined.capabilities)
+    yield Finding("host", "kernel", "ok", examined.kernel)
+    for path, version in examined.versions.items():
+        yield Finding("host", os.path.basename(path), "ok", f"{version} ({path})")
+    yield from _missing_programs(examined.facts)
+    yield _optional(
+        "python-iptables", "the driver iptc", "python-iptables setuptools", present=examined.facts.python_iptables
+    )
+    yield _optional("libnftables", "the driver libnftables", "pip-nftables", present=examined.facts.libnftables)
+    if examined.lock_holder is not None:
+        says = f"{XTABLES_LOCK} is held by process {examined.lock_holder}; we do not wait for it, other programs do"
+        yield Finding("host", "lock", "note", says)
+    yield _state(examined.state_directory)
+
+
+def _state(state: Literal["usable", "to be made", "not writable"] | StateDirectoryError) -> Finding:
+    if isinstance(state, StateDirectoryError):
+        return Finding("host", "state", "bad", state.message, state.remedy)
+    if state == "not writable":
+        return Finding(
+            "host",
+            "state",
+            "missing",
+            f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` will not know what was asked for",
+            "Mount a writable directory of mode 0700 there, or name the options when you verify.",
+        )
+    return Finding("host", "state", "ok", f"{STATE_DIRECTORY}, {state}")
+
+
+def _privileges(capabilities: int) -> Iterator[Finding]:
+    held = [name for name, bit in CAPABILITIES.items() if capabilities >> bit & 1]
+    if "NET_ADMIN" in held:
+        yield Finding("host", "privileges", "ok", ", ".join(held))
+    else:
+        says = f"NET_ADMIN is not held (held: {', '.join(held) or 'none of those that matter'})"
+        yield Finding("host", "privileges", "bad", says, "Run as root, or add the capabilities NET_ADMIN and NET_RAW.")
+    if "SYS_ADMIN" not in held:
+        yield Finding("host", "privileges", "note", "without SYS_ADMIN, --netns and --pid cannot enter a namespace")
+
+
+def _missing_programs(facts: Facts) -> Iterator[Finding]:
+    installed = {(program.variant, program.family, program.purpose) for program in facts.programs}
+    families = FAMILIES if facts.ipv6 else (IPV4,)
+    for variant in VARIANTS:
+        absent = [
+            f"{COMMANDS[family]}-{variant}-{purpose}"
+            for family in families
+            for purpose in PURPOSES
+            if (variant, family, purpose) not in installed
+        ]
+        if absent:
+            yield Finding(
+                "host",
+                f"iptables-{variant}",
+                "note",
+                f"not installed: {', '.join(absent)}; nftables needs none of it",
+                f"To use iptables-{variant}: apt-get install iptables, or dnf install iptables-{variant}",
+            )
+
+
+def _optional(name: str, use: str, packages: str, *, present: bool) -> Finding:
+    if present:
+        return Finding("host", name, "ok", f"installed, for {use}")
+    return Finding("host", name, "note", f"not installed; {use} needs it, and nothing else", f"pip install {packages}")

@@ -1,0 +1,190 @@
+"""Networks of both families as values, without the cost of importing ``ipaddress`` (5 ms).
+
+A network is its family, its first address as an integer, and a prefix length in bits. Text is read
+and written by the C library (inet_pton(3), inet_ntop(3)), so that what we print is canonical.
+"""
+
+from __future__ import annotations
+
+import _socket
+
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Literal
+
+    Family = Literal["ipv4", "ipv6"]
+
+IPV4: Family = "ipv4"
+IPV6: Family = "ipv6"
+FAMILIES: tuple[Family, ...] = (IPV4, IPV6)
+
+BITS = {IPV4: 32, IPV6: 128}
+AF = {IPV4: _socket.AF_INET, IPV6: _socket.AF_INET6}
+
+
+class Network(Value):
+    """A range of addresses that share a prefix; one address is a network with all bits fixed."""
+
+    family: Family
+    first: int
+    prefix: int
+
+    def __init__(self, family: Family, first: int, prefix: int) -> None:
+        # What every value can do, spelled out: lists hold thousands of these.
+        put = object.__setattr__
+        put(self, "family", family)
+        put(self, "first", first)
+        put(self, "prefix", prefix)
+
+    def __hash__(self) -> int:
+        return hash((self.first, self.prefix))
+
+    @property
+    def last(self) -> int:
+        """Return the highest address of the network, as an integer."""
+        return self.first | ((1 << (BITS[self.family] - self.prefix)) - 1)
+
+    @property
+    def packed(self) -> bytes:
+        """Return the first address in network byte order."""
+        return self.first.to_bytes(BITS[self.family] // 8, "big")
+
+    @property
+    def is_address(self) -> bool:
+        """Return whether the network holds a single address."""
+        return self.prefix == BITS[self.family]
+
+    @property
+    def is_everything(self) -> bool:
+        """Return whether the network holds every address of its family."""
+        return self.prefix == 0
+
+    @property
+    def is_loopback(self) -> bool:
+        """Return whether the network starts in 127.0.0.0/8 or is ::1 (RFC 1122 3.2.1.3, RFC 4291 2.5.3)."""
+        if self.family == IPV4:
+            return self.first >> 24 == 127
+        return self.first == 1
+
+    @property
+    def is_link_local(self) -> bool:
+        """Return whether the network starts in 169.254.0.0/16 or fe80::/10 (RFC 3927, RFC 4291 2.5.6)."""
+        if self.family == IPV4:
+            return self.first >> 16 == 0xA9FE
+        return self.first >> 118 == 0xFE80 >> 6
+
+    def contains(self, address: int) -> bool:
+        """Return whether an address of the same family, as an integer, lies in the network."""
+        return self.first <= address <= self.last
+
+    def __str__(self) -> str:
+        return f"{address_text(self.family, self.first)}/{self.prefix}"
+
+
+def address_text(family: Family, address: int) -> str:
+    """Return an address as people write it: 127.0.0.1, ::1."""
+    return _socket.inet_ntop(AF[family], address.to_bytes(BITS[family] // 8, "big"))
+
+
+def parse_address(text: str) -> Network:
+    """Return one address as a network of full length; ValueError if it is none."""
+    family, address = _address(text)
+    return Network(family, address, BITS[family])
+
+
+def _address(text: str) -> tuple[Family, int]:
+    try:
+        return IPV4, int.from_bytes(_socket.inet_pton(_socket.AF_INET, text), "big")
+    except (OSError, ValueError):
+        pass
+    try:
+        return IPV6, int.from_bytes(_socket.inet_pton(_socket.AF_INET6, text), "big")
+    except (OSError, ValueError):
+        raise ValueError(f"not an IP address: {text!r}") from None
+
+
+PREFIX_LENGTHS = {str(length): length for length in range(129)}
+"""Prefix lengths as they are written; ``int()`` would also take signs, blanks and other scripts' digits."""
+
+
+def parse_network(text: str) -> Network:
+    """Return the network that ``text`` names; host bits are cleared. ValueError as ``network_parts``."""
+    return Network(*network_parts(text)[0])
+
+
+def network_parts(text: str) -> tuple[tuple[Family, int, int], bool]:
+    """Return what a network is made of that ``text`` names, and whether host bits were set and are cleared.
+
+    A single address is a network of one. ValueError for anything else.
+    """
+    address_text, slash, prefix_text = text.partition("/")
+    family, address = _address(address_text)
+    bits = BITS[family]
+    if not slash:
+        return (family, address, bits), False
+    prefix = PREFIX_LENGTHS.get(prefix_text)
+    if prefix is None:
+        raise ValueError(f"not a prefix length: {prefix_text!r}")
+    if prefix > bits:
+        raise ValueError(f"prefix length {prefix} is longer than {bits} bits")
+    first = address >> bits - prefix << bits - prefix
+    return (family, first, prefix), first != address
+
+
+def is_decimal(text: str, max_digits: int) -> bool:
+    """Return whether ``text`` is 1 to ``most_digits`` ASCII digits without a superfluous leading zero."""
+    return text.isascii() and text.isdigit() and len(text) <= max_digits and (text[0] != "0" or len(text) == 1)
+
+
+def merge(networks: Iterable[Network]) -> list[tuple[int, int]]:
+    """Return networks of one family as sorted ranges (first, last), overlapping and adjacent ones joined."""
+    bits = BITS
+    return merge_ranges([(each.first, each.first | (1 << bits[each.family] - each.prefix) - 1) for each in networks])
+
+
+def merge_ranges(given: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ranges (first, last) in order, overlapping and adjacent ones joined."""
+    ranges: list[tuple[int, int]] = []
+    end = -2  # of the last range
+    for first, last in sorted(given):
+        if first > end + 1:
+            ranges.append((first, last))
+            end = last
+        elif last > end:
+            ranges[-1] = (ranges[-1][0], last)
+            end = last
+    return ranges
+
+
+def split(family: Family, first: int, last: int) -> Iterator[Network]:
+    """Yield the fewest networks that together are the range from ``first`` to ``last``."""
+    bits = BITS[family]
+    while first <= last:
+        alignment = (first & -first).bit_length() - 1 if first else bits
+        size = min(alignment, (last - first + 1).bit_length() - 1)
+        yield Network(family, first, bits - size)
+        first += 1 << size
+
+
+def collapse(networks: Iterable[Network]) -> tuple[Network, ...]:
+    """Return the fewest networks, in order, that hold the same addresses as ``networks`` of one family.
+
+    Most lists hold few networks that touch each other, and long lists are compared often: what stays as it is, is
+    not made anew.
+    """
+    networks = tuple(networks)
+    if len(networks) < 2:
+        return networks
+    family = networks[0].family
+    known = {(network.first, network.last): network for network in networks}
+    collapsed: list[Network] = []
+    for first, last in merge_ranges(known):
+        same = known.get((first, last))
+        if same is not None:
+            collapsed.append(same)
+        else:
+            collapsed += split(family, first, last)
+    return tuple(collapsed)

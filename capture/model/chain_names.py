@@ -1,0 +1,58 @@
+"""The names of our chains, in the two spellings that meshes use: by them a chain is ours.
+
+Upstream writes ISTIO_OUTPUT; older listings print ISTIO-OUTPUT.
+"""
+
+from __future__ import annotations
+
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Spelling = Literal["dash", "underscore"]
+
+
+class ChainNames(Value):
+    """Our chains by what they do; how they are spelled is the user's choice."""
+
+    inbound: str
+    in_redirect: str
+    output: str
+    output_dns: str
+    redirect: str
+    divert: str
+    tproxy: str
+    drop: str
+
+
+UNDERSCORE = ChainNames(
+    inbound="ISTIO_INBOUND",
+    in_redirect="ISTIO_IN_REDIRECT",
+    output="ISTIO_OUTPUT",
+    output_dns="ISTIO_OUTPUT_DNS",
+    redirect="ISTIO_REDIRECT",
+    divert="ISTIO_DIVERT",
+    tproxy="ISTIO_TPROXY",
+    drop="ISTIO_DROP",
+)
+
+DASH = ChainNames(*(getattr(UNDERSCORE, field).replace("_", "-") for field in ChainNames.__match_args__))
+
+BY_SPELLING: dict[Spelling, ChainNames] = {"underscore": UNDERSCORE, "dash": DASH}
+
+OURS: dict[str, Spelling] = {
+    getattr(names, field): spelling for spelling, names in BY_SPELLING.items() for field in ChainNames.__match_args__
+}
+"""How the name of each chain of ours is spelled."""
+
+
+def is_our_chain(name: str) -> bool:
+    """Return whether a chain of this name is ours."""
+    return name in OURS
+
+
+def spelling_of(chain: str) -> Spelling | None:
+    """Return how the name of one of our chains is spelled; None if the chain is not ours."""
+    return OURS.get(chain)

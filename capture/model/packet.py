@@ -1,0 +1,39 @@
+"""A packet, as the rules and the kernel's tables see it."""
+
+from __future__ import annotations
+
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model.addresses import Family, Network
+    from capture.model.ruleset import ProtocolName
+
+LOOPBACK = "lo"
+
+
+class Packet(Value):
+    """A packet as the first table sees it.
+
+    With ``in_interface`` it comes in, else the process with ``uid`` and ``gid`` sends it through
+    ``out_interface``. Addresses are networks of a single address; a source that is not known matches no rule
+    that asks for one. Marks are numbers; ``state`` is one of CONNECTION_STATES.
+    """
+
+    protocol: ProtocolName
+    destination: Network
+    port: int
+    source: Network | None = None
+    source_port: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    in_interface: str | None = None
+    out_interface: str | None = None
+    mark: int = 0
+    connection_mark: int = 0
+    state: str = "NEW"
+
+    @property
+    def family(self) -> Family:
+        """Return the packet's address family."""
+        return self.destination.family

@@ -1,0 +1,389 @@
+"""The rule model: what a rule set says, without a word about who enforces it.
+
+This file is the manual of the domain. A packet of a family meets *tables*, each table has *chains*,
+a chain is an ordered list of *rules*, a rule has *matches* (all must hold) and a *verdict*.
+Built-in chains are entered by the kernel at a hook; the others only by a jump.
+
+::
+
+    inbound    -> raw PREROUTING -> mangle PREROUTING -> nat PREROUTING -> (routing) -> INPUT -> socket
+    outbound   socket -> (routing) -> raw OUTPUT -> mangle OUTPUT -> nat OUTPUT -> (re-routing) -> POSTROUTING
+    on lo      outbound first, then the same packet comes in again (but nat sees a connection's first packet once)
+
+Rules of this file: values only, no input or output, and no backend is mentioned by name except where
+a fact needs its source. Words are those of iptables(8): they are what people see in listings.
+Numbers are plain integers (ports, ids, marks), times are seconds.
+"""
+
+from __future__ import annotations
+
+from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Literal
+
+    from capture.model.addresses import Family
+
+    TableName = Literal["raw", "mangle", "nat"]
+    ProtocolName = Literal["tcp", "udp"]
+
+__all__ = ["FAMILIES", "IPV4", "IPV6"]
+
+RAW: TableName = "raw"
+MANGLE: TableName = "mangle"
+NAT: TableName = "nat"
+TABLES: tuple[TableName, ...] = (RAW, MANGLE, NAT)
+"""In the order in which a packet meets them at PREROUTING and OUTPUT (netfilter_ipv4.h, NF_IP_PRI_*)."""
+
+PREROUTING = "PREROUTING"
+INPUT = "INPUT"
+FORWARD = "FORWARD"
+OUTPUT = "OUTPUT"
+POSTROUTING = "POSTROUTING"
+
+BUILT_IN_CHAINS: dict[TableName, tuple[str, ...]] = {
+    RAW: (PREROUTING, OUTPUT),
+    MANGLE: (PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING),
+    NAT: (PREROUTING, INPUT, OUTPUT, POSTROUTING),
+}
+"""The chains the kernel enters by itself, in the order of ``iptables -L``."""
+
+ALL_BITS = 0xFFFF_FFFF
+
+MAX_SINGLE_RULES = 16
+"""Up to so many entries of a list are one rule each, so that each has a counter of its own; more are one rule."""
+
+CONNECTION_STATES = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED")
+"""In the order in which iptables-save prints them (libxt_conntrack.c prints bits upwards)."""
+
+
+class Span(Value):
+    """Numbers from ``first`` to ``last``, both included: ports, user ids, group ids."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+    def contains(self, number: int) -> bool:
+        """Return whether ``number`` is one of the span's."""
+        return self.first <= number <= self.last
+
+
+def only(number: int) -> Span:
+    """Return the span of a single number."""
+    return Span(number, number)
+
+
+# --- matches: what a packet must be like -------------------------------------------------------
+
+
+class Protocol(Value):
+    """The transport protocol is this one (``-p tcp``)."""
+
+    name: ProtocolName
+
+
+class Source(Value):
+    """The source address lies in one of the networks, all of one family (``-s``)."""
+
+    networks: tuple[Network, ...]
+    negated: bool = False
+
+
+class Destination(Value):
+    """The destination address lies in one of the networks, all of one family (``-d``)."""
+
+    networks: tuple[Network, ...]
+    negated: bool = False
+
+
+class InInterface(Value):
+    """The packet came in through this interface (``-i``); a trailing ``+`` stands for any ending."""
+
+    name: str
+    negated: bool = False
+
+
+class OutInterface(Value):
+    """The packet leaves through this interface (``-o``); a trailing ``+`` stands for any ending."""
+
+    name: str
+    negated: bool = False
+
+
+class SourcePort(Value):
+    """The source port is one of these; only in a rule that also says which protocol (``--sport``)."""
+
+    ports: tuple[Span, ...]
+    negated: bool = False
+
+
+class DestinationPort(Value):
+    """The destination port is one of these; only in a rule that also says which protocol (``--dport``)."""
+
+    ports: tuple[Span, ...]
+    negated: bool = False
+
+
+class OwnerUid(Value):
+    """The sending socket belongs to one of these user ids (``-m owner --uid-owner``).
+
+    A packet without a socket belongs to nobody and fails the plain match. The negated match holds for
+    it in iptables (xt_owner.c) and does not in nftables (nft_meta.c breaks off the rule); the first
+    packet of a connection, which is what nat looks at, always has a socket.
+    """
+
+    ids: tuple[Span, ...]
+    negated: bool = False
+
+
+class OwnerGid(Value):
+    """The sending socket belongs to one of these group ids (``-m owner --gid-owner``)."""
+
+    ids: tuple[Span, ...]
+    negated: bool = False
+
+
+class Mark(Value):
+    """The packet's mark, under the mask, is this value (``-m mark``)."""
+
+    value: int
+    mask: int = ALL_BITS
+    negated: bool = False
+
+
+class ConnectionMark(Value):
+    """The connection's mark, under the mask, is this value (``-m connmark``)."""
+
+    value: int
+    mask: int = ALL_BITS
+    negated: bool = False
+
+
+class ConnectionState(Value):
+    """The connection is in one of these states, in the order of CONNECTION_STATES (``--ctstate``)."""
+
+    states: tuple[str, ...]
+    negated: bool = False
+
+
+class UnknownMatch(Value):
+    """Something a rule of somebody else asks for and our vocabulary lacks, as the backend prints it."""
+
+    text: str
+
+
+# --- verdicts: what happens to a packet that matches ---------------------------------------------
+
+
+class Jump(Value):
+    """Go through another chain of the same table, and come back unless it decides."""
+
+    chain: str
+
+
+class Return(Value):
+    """Go back to the calling chain; in a built-in chain, let the policy decide."""
+
+
+class Accept(Value):
+    """Leave this table; the packet goes on to the next one."""
+
+
+class Drop(Value):
+    """Throw the packet away."""
+
+
+class Redirect(Value):
+    """Send the connection to this port of the machine itself (``-j REDIRECT --to-ports``)."""
+
+    port: int
+
+
+class TransparentProxy(Value):
+    """Hand the packet to the local socket on this port, its addresses unchanged, and mark it (``-j TPROXY``)."""
+
+    port: int
+    mark: int
+    mask: int = ALL_BITS
+
+
+class SetMark(Value):
+    """Replace the bits of ``mask`` in the packet's mark, then go on with the next rule (``-j MARK``)."""
+
+    value: int
+    mask: int = ALL_BITS
+
+
+class SaveMark(Value):
+    """Copy the packet's mark to its connection, then go on (``-j CONNMARK --save-mark``)."""
+
+
+class RestoreMark(Value):
+    """Copy the connection's mark to the packet, then go on (``-j CONNMARK --restore-mark``)."""
+
+
+class SetZone(Value):
+    """Track the packet in this conntrack zone, then go on (``-j CT --zone``)."""
+
+    zone: int
+
+
+class Log(Value):
+    """Write a line to the kernel's log, then go on (``-j LOG --log-prefix``)."""
+
+    prefix: str
+
+
+class Continue(Value):
+    """Count the packet and go on: a rule without a target."""
+
+
+class UnknownVerdict(Value):
+    """A target of somebody else's rule that our vocabulary lacks, as the backend prints it."""
+
+    text: str
+
+
+if TYPE_CHECKING:
+    Match = (
+        Protocol
+        | Source
+        | Destination
+        | InInterface
+        | OutInterface
+        | SourcePort
+        | DestinationPort
+        | OwnerUid
+        | OwnerGid
+        | Mark
+        | ConnectionMark
+        | ConnectionState
+        | UnknownMatch
+    )
+    Verdict = (
+        Jump
+        | Return
+        | Accept
+        | Drop
+        | Redirect
+        | TransparentProxy
+        | SetMark
+        | SaveMark
+        | RestoreMark
+        | SetZone
+        | Log
+        | Continue
+        | UnknownVerdict
+    )
+
+
+# --- rules, chains, tables -----------------------------------------------------------------------
+
+
+class Counters(Value):
+    """How many packets and bytes a rule, or a policy, has decided on."""
+
+    packets: int
+    bytes: int
+
+
+class Rule(Value):
+    """All matches must hold for the verdict to happen; for one family, or for both (``family`` None).
+
+    ``why`` is the reason in words, for comments on request and for ``trace``; ``counters`` are what a
+    kernel reports. Neither is part of what makes two rules the same.
+    """
+
+    not_compared = ("why", "counters")
+
+    verdict: Verdict
+    matches: tuple[Match, ...] = ()
+    family: Family | None = None
+    why: str = ""
+    counters: Counters | None = None
+
+
+class Chain(Value):
+    """Rules in order. A built-in chain has a policy ("ACCEPT" or "DROP"), ours have none.
+
+    iptables keeps its tables by family, so the policy of IPv6 may be another one than that of IPv4;
+    where there is one chain for both, ``ipv6_policy`` and ``ipv6_counters`` are None.
+    """
+
+    not_compared = ("counters", "ipv6_counters")
+
+    name: str
+    rules: tuple[Rule, ...] = ()
+    policy: str | None = None
+    counters: Counters | None = None
+    ipv6_policy: str | None = None
+    ipv6_counters: Counters | None = None
+
+    def policy_for(self, family: Family) -> str | None:
+        """Return the policy that a packet of the family meets."""
+        return self.ipv6_policy if family == IPV6 and self.ipv6_policy is not None else self.policy
+
+    def counters_for(self, family: Family) -> Counters | None:
+        """Return what the policy has decided on for the family, or for both where there is one chain for both."""
+        return self.ipv6_counters if family == IPV6 and self.ipv6_policy is not None else self.counters
+
+    def rules_for(self, family: Family) -> Iterator[Rule]:
+        """Yield the rules that a packet of the family meets."""
+        for rule in self.rules:
+            if rule.family is None or rule.family == family:
+                yield rule
+
+
+class Table(Value):
+    """The chains of one table: built-in ones first, then the others in the order of the listing."""
+
+    name: TableName
+    chains: tuple[Chain, ...]
+
+    def chain(self, name: str) -> Chain | None:
+        """Return the chain of that name, or None."""
+        for chain in self.chains:
+            if chain.name == name:
+                return chain
+        return None
+
+
+class LoopbackAddress(Value):
+    """An address on ``lo`` that the capture needs; prefix of full length."""
+
+    network: Network
+
+
+class PolicyRoute(Value):
+    """Packets with this mark are looked up in this routing table, where everything is local to ``lo``."""
+
+    family: Family
+    mark: int
+    table: int
+
+
+class Ruleset(Value):
+    """A whole capture: the families it is for, its tables, and what it needs besides rules.
+
+    A rule with family None stands in every family of ``families``.
+    """
+
+    families: tuple[Family, ...]
+    tables: tuple[Table, ...]
+    loopback_addresses: tuple[LoopbackAddress, ...] = ()
+    policy_routes: tuple[PolicyRoute, ...] = ()
+    comments: bool = False
+    """Whether each rule carries its reason as a comment in the kernel."""
+
+    def table(self, name: TableName) -> Table | None:
+        """Return the table of that name, or None."""
+        for table in self.tables:
+            if table.name == name:
+                return table
+        return None

@@ -1,0 +1,206 @@
+"""What stands in a namespace, in the four formats of ``capture dump``; ``istio-init`` ends with the first of them."""
+
+from __future__ import annotations
+
+from capture.analysis.ownership import our_rules, ours_only
+from capture.model.chain_names import is_our_chain
+from capture.model.ruleset import (
+    FAMILIES,
+    MANGLE,
+    NAT,
+    RAW,
+    UnknownMatch,
+    UnknownVerdict,
+)
+from capture.model.values import Value
+from capture.report.differences import FAMILY_NAMES, as_plain, in_words, text_of
+from capture.report.table import is_of_family, listed_chains, listing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from capture.model.addresses import Family
+    from capture.model.ruleset import (
+        Chain,
+        Rule,
+        Ruleset,
+        Table,
+        TableName,
+    )
+    from capture.operations import Dumped, LiveSet, Verified
+    from capture.report.table import ListedChain, Row
+
+SHOWN_TABLES = (NAT, MANGLE, RAW)
+"""In the order in which they matter to a reader."""
+
+
+class Shown(Value):
+    """One table of one family in one place of the kernel, which is to be shown."""
+
+    live_set: LiveSet
+    family: Family
+    table: TableName
+
+    @property
+    def heading(self) -> str:
+        """Return where this is, in words."""
+        variant = f" ({self.live_set.variant})" if self.live_set.variant else ""
+        return f"# {self.live_set.backend}{variant}, {FAMILY_NAMES[self.family]}, table {self.table}"
+
+
+def parts(dumped: Dumped, family: Family | None = None, table_name: TableName | None = None) -> Iterator[Shown]:
+    """Yield what to show: all that holds rules of ours, or what was asked for of it."""
+    for live_set in dumped.live_sets:
+        for shown_family in [family] if family else FAMILIES:
+            for shown_table in [table_name] if table_name else SHOWN_TABLES:
+                if _holds_ours(live_set.live, shown_family, shown_table):
+                    yield Shown(live_set, shown_family, shown_table)
+
+
+def _holds_ours(live: Ruleset, family: Family, table_name: TableName) -> bool:
+    """Return whether a table has a chain or a rule of ours for the family."""
+    whole = live.table(table_name)
+    if whole is None or family not in live.families:
+        return False
+    if any(is_our_chain(chain.name) and is_of_family(chain, table_name, family) for chain in whole.chains):
+        return True
+    return any(place[0] == table_name for place in our_rules(live.replace(families=(family,)), family))
+
+
+# --- table ---------------------------------------------------------------------------------------
+
+
+def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool) -> str:
+    """Return the listings; several ones with headings, and, of a whole namespace, whether it is as asked."""
+    listings = []
+    for part in shown:
+        listed = listing(part.live_set.live, part.family, part.table)
+        listings.append(listed if len(shown) == 1 and not is_whole else f"{part.heading}\n{listed}")
+    if is_whole and verified is not None:
+        listings.append("".join(f"# {line}\n" for line in _judgement(verified)))
+    return "\n".join(listings)
+
+
+def _judgement(verified: Verified) -> Iterator[str]:
+    if verified.holds:
+        yield "The rules are what was asked for."
+        return
+    yield "The rules are not what was asked for:"
+    for sentence in in_words(verified):
+        yield f"  {sentence}"
+
+
+# --- save and nft --------------------------------------------------------------------------------
+
+
+def save(shown: list[Shown]) -> str:
+    """Return what iptables-save would print, with counters."""
+    from capture.backends.iptables.render import save_text
+
+    texts = []
+    for part in shown:
+        only = _only(part.live_set.live, (part.table,), part.family)
+        left_out = ""
+        if part.live_set.backend != "iptables":
+            only, left_out = _without_words_of(only, part.live_set.backend)
+        texts.append(f"{part.heading}\n{left_out}{save_text(only, part.family, counters=True)}")
+    return "\n".join(texts)
+
+
+def nft(shown: list[Shown]) -> str:
+    """Return nft scripts that make these rules in our tables, where there is no place for rules of others."""
+    from capture.backends.nftables.text import render_text
+
+    texts = []
+    for live_set in dict.fromkeys(part.live_set for part in shown):
+        of_it = [part for part in shown if part.live_set is live_set]
+        families = tuple(dict.fromkeys(part.family for part in of_it))
+        live = live_set.live if live_set.backend == "nftables" else ours_only(live_set.live)
+        only, left_out = _without_words_of(_only(live, {part.table for part in of_it}), live_set.backend)
+        texts.append(left_out + render_text(only.replace(families=families)))
+    return "\n".join(texts)
+
+
+def _only(live: Ruleset, names: Collection[TableName], family: Family | None = None) -> Ruleset:
+    """Return the tables of these names, with the chains of one family if that is given."""
+    tables = [table for table in live.tables if table.name in names]
+    if family is not None:
+        tables = [
+            table.replace(chains=tuple(chain for chain in table.chains if is_of_family(chain, table.name, family)))
+            for table in tables
+        ]
+    return live.replace(tables=tuple(tables))
+
+
+def _without_words_of(live: Ruleset, backend: str) -> tuple[Ruleset, str]:
+    """Return the rules that can be said in any backend's words, and comments about those that cannot."""
+    left_out: list[str] = []
+
+    def kept(table: Table, chain: Chain) -> Chain:
+        rules = tuple(rule for rule in chain.rules if not _is_in_words_of_others(rule))
+        for rule in chain.rules:
+            if _is_in_words_of_others(rule):
+                words = text_of(rule, rule.family or live.families[0])
+                left_out.append(f"# left out, since only {backend} can say it: {table.name} {chain.name} {words}\n")
+        return chain.replace(rules=rules)
+
+    tables = tuple(table.replace(chains=tuple(kept(table, chain) for chain in table.chains)) for table in live.tables)
+    return live.replace(tables=tables), "".join(left_out)
+
+
+def _is_in_words_of_others(rule: Rule) -> bool:
+    return isinstance(rule.verdict, UnknownVerdict) or any(isinstance(match, UnknownMatch) for match in rule.matches)
+
+
+# --- json ----------------------------------------------------------------------------------------
+
+
+def as_json(dumped: Dumped, shown: list[Shown]) -> dict[str, object]:
+    """Return what ``--format json`` prints; docs/commands.md describes it."""
+    verified = dumped.verified
+    return {
+        "as_asked": None if verified is None else verified.holds,
+        "differences": [] if verified is None else as_plain(verified),
+        "tables": [_table_as_json(part) for part in shown],
+    }
+
+
+def _table_as_json(part: Shown) -> dict[str, object]:
+    whole = part.live_set.live.table(part.table)
+    chains = listed_chains(whole, part.family) if whole else ()
+    return {
+        "backend": part.live_set.backend,
+        "driver": part.live_set.driver,
+        "variant": part.live_set.variant or None,
+        "family": part.family,
+        "table": part.table,
+        "chains": [_chain_as_json(chain, part.family) for chain in chains],
+    }
+
+
+def _chain_as_json(chain: ListedChain, family: Family) -> dict[str, object]:
+    plain: dict[str, object] = {"chain": chain.name, "rules": [_row_as_json(row, family) for row in chain.rows]}
+    if chain.policy is None:
+        return plain | {"references": chain.references}
+    return plain | {
+        "policy": chain.policy,
+        "packets": chain.counters.packets if chain.counters else None,
+        "bytes": chain.counters.bytes if chain.counters else None,
+    }
+
+
+def _row_as_json(row: Row, family: Family) -> dict[str, object]:
+    return {
+        "packets": row.counters.packets if row.counters else None,
+        "bytes": row.counters.bytes if row.counters else None,
+        "target": row.target,
+        "prot": row.protocol,
+        "opt": row.options,
+        "in": row.in_interface,
+        "out": row.out_interface,
+        "source": row.source,
+        "destination": row.destination,
+        "extra": row.extra,
+        "rule": text_of(row.rule, family),
+    }

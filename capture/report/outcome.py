@@ -1,0 +1,38 @@
+"""What became of a request to capture, in a line."""
+
+from __future__ import annotations
+
+from capture import operations
+from capture.errors import CaptureError
+from capture.report.differences import FAMILY_NAMES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.operations import Applied
+
+
+def outcome(applied: Applied) -> str:
+    """Return in a line what ``apply`` did."""
+    families = applied.ruleset.families
+    count = sum(
+        len([*chain.rules_for(family)])
+        for table in applied.ruleset.tables
+        for chain in table.chains
+        for family in families
+    )
+    decision = applied.decision
+    variant = f" {decision.variant}" if decision.variant else ""
+    return (
+        f"{'programmed' if applied.changed else 'unchanged'}: {count} rules for "
+        f"{' and '.join(FAMILY_NAMES[family] for family in families)}, "
+        f"backend {decision.backend}{variant}, driver {decision.driver}"
+    )
+
+
+def cut_by_cleaning(namespace: str | None) -> list[str]:
+    """Return in at most one line what removing the rules does to connections."""
+    try:
+        count = operations.captured_connections(namespace)
+    except CaptureError as error:
+        return [f"connections that pass the proxy will be cut; how many cannot be told: {error.message}"]
+    return [f"{count} {'connection' if count == 1 else 'connections'} through the proxy will be cut"] if count else []

@@ -1,0 +1,31 @@
+"""A packet in words. Without click: the CNI plugin, which has no packages, speaks of packets too."""
+
+from __future__ import annotations
+
+from capture.model.addresses import address_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model.packet import Packet
+
+
+def packet_in_words(packet: Packet) -> str:
+    """Return what the packet is, in a line."""
+    where = _endpoint(address_text(packet.family, packet.destination.first), packet.port)
+    source = ""
+    if packet.source is not None:
+        source = f" from {_endpoint(address_text(packet.family, packet.source.first), packet.source_port)}"
+    if packet.in_interface is not None:
+        way = f"in by {packet.in_interface}"
+    else:
+        way = f"out by {packet.out_interface}, of user {packet.uid}, group {packet.gid}"
+    state = "" if packet.state == "NEW" else f", {packet.state}"
+    mark = f", mark {packet.mark:#x}" if packet.mark else ""
+    kept = f", connection mark {packet.connection_mark:#x}" if packet.connection_mark else ""
+    return f"{packet.protocol} to {where}{source}, {way}{state}{mark}{kept}"
+
+
+def _endpoint(address: str, port: int | None) -> str:
+    if port is None:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

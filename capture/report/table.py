@@ -1,0 +1,375 @@
+"""Rule sets in the layout of ``iptables -nvL``; pure.
+
+Columns, widths and words are those of iptables(8) and of the extensions it prints with (print_header and
+print_rule_details in iptables/nft-shared.c, ``.print`` in extensions/libxt_*.c, version 1.8.9), with two
+liberties: protocols are words in every version, and no line ends in blanks. Chains of others stand
+where their names sort; the kernel's own chains come first. A backend that lists several networks in one
+rule shows them in one line, since they share one counter.
+"""
+
+from __future__ import annotations
+
+from capture.backends.iptables.entries import slots
+from capture.model.addresses import IPV4, address_text
+from capture.model.ruleset import (
+    ALL_BITS,
+    BUILT_IN_CHAINS,
+    Accept,
+    ConnectionMark,
+    ConnectionState,
+    Continue,
+    Counters,
+    Destination,
+    DestinationPort,
+    Drop,
+    InInterface,
+    Jump,
+    Log,
+    Mark,
+    OutInterface,
+    OwnerGid,
+    OwnerUid,
+    Protocol,
+    Redirect,
+    RestoreMark,
+    Return,
+    SaveMark,
+    SetMark,
+    SetZone,
+    Source,
+    SourcePort,
+    TransparentProxy,
+    UnknownMatch,
+    UnknownVerdict,
+)
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.model.addresses import Family, Network
+    from capture.model.ruleset import (
+        Chain,
+        Match,
+        Rule,
+        Ruleset,
+        Span,
+        Table,
+        TableName,
+        Verdict,
+    )
+
+EVERYWHERE = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
+GOTO = "-g "
+"""How a rule of others names a chain that it goes to and does not come back from."""
+GOTO_SIGN = "[goto]"
+
+
+class Row(Value):
+    """One rule as the columns of a listing; counters are None where the backend has none for it."""
+
+    counters: Counters | None
+    target: str
+    protocol: str
+    options: str
+    in_interface: str
+    out_interface: str
+    source: str
+    destination: str
+    extra: str
+    rule: Rule
+
+
+class ListedChain(Value):
+    """A chain as one family sees it: its rows, its policy if the kernel enters it by itself, who jumps to it."""
+
+    name: str
+    policy: str | None
+    counters: Counters | None
+    references: int
+    rows: tuple[Row, ...]
+
+
+def listed_chains(table: Table, family: Family) -> Iterator[ListedChain]:
+    """Yield the chains of a table as one family sees them, in the order of a listing."""
+    references: dict[str, int] = {}
+    for chain in table.chains:
+        for rule in chain.rules_for(family):
+            target = target_of(rule.verdict)
+            references[target] = references.get(target, 0) + 1
+    chains = [c for c in table.chains if c.name in references or is_of_family(c, table.name, family)]
+    for chain in sorted(chains, key=lambda chain: _place(chain, table.name)):
+        rows = tuple(row(rule, family) for rule in chain.rules_for(family))
+        is_built_in = chain.name in BUILT_IN_CHAINS[table.name]
+        policy = (chain.policy_for(family) or "ACCEPT") if is_built_in else None
+        yield ListedChain(chain.name, policy, chain.counters_for(family), references.get(chain.name, 0), rows)
+
+
+def is_of_family(chain: Chain, table: TableName, family: Family) -> bool:
+    """Return whether a chain is there for the family: one whose rules are all for the other is there only."""
+    return chain.name in BUILT_IN_CHAINS[table] or not chain.rules or any(chain.rules_for(family))
+
+
+def _place(chain: Chain, table: TableName) -> tuple[int, str]:
+    """Return where a chain is listed: IN_REDIRECT after INBOUND, in either spelling."""
+    built_in = BUILT_IN_CHAINS[table]
+    if chain.name in built_in:
+        return built_in.index(chain.name), ""
+    return len(built_in), chain.name.replace("-", "_")
+
+
+def listing(ruleset: Ruleset, family: Family, table_name: TableName) -> str:
+    """Return what ``iptables -t TABLE -nvL`` (or ``ip6tables``) would print; "" if there is no such table."""
+    table = ruleset.table(table_name)
+    if table is None or family not in ruleset.families:
+        return ""
+    return "\n".join(map(_chain_text, listed_chains(table, family)))
+
+
+def _chain_text(chain: ListedChain) -> str:
+    """Return a chain's heading, the names of the columns, and its rules."""
+    if chain.policy is None:
+        about = f"{chain.references} references"
+    elif chain.counters is None:
+        about = f"policy {chain.policy}"
+    else:
+        packets, size = amount(chain.counters.packets).strip(), amount(chain.counters.bytes).strip()
+        about = f"policy {chain.policy} {packets} packets, {size} bytes"
+    lines = [
+        f"Chain {chain.name} ({about})",
+        " pkts bytes target     prot opt in     out     source               destination",
+        *map(row_text, chain.rows),
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def row_text(row: Row) -> str:
+    """Return one line of a listing, without the blanks at its end."""
+    packets, size = (amount(row.counters.packets), amount(row.counters.bytes)) if row.counters else ("    -", "    -")
+    columns = (
+        f"{packets} {size} {row.target:<9} {_signed(row.protocol, 4)} {row.options:<3} "
+        f"{row.in_interface:<6} {row.out_interface:<6} {_signed(row.source, 19)} {_signed(row.destination, 19)} "
+    )
+    if row.extra.startswith(GOTO_SIGN):  # it stands one column to the left
+        return f"{columns}{GOTO_SIGN} {row.extra.removeprefix(GOTO_SIGN)}".rstrip()
+    return f"{columns} {row.extra}".rstrip()
+
+
+def _signed(text: str, width: int) -> str:
+    """Return a column that begins with a place for "!"."""
+    sign, rest = ("!", text[1:]) if text.startswith("!") else (" ", text)
+    return f"{sign}{rest:<{width}}"
+
+
+def amount(number: int) -> str:
+    """Return a counter as xtables_print_num() of libxtables prints it: 99999, 100K, 10M, in five columns."""
+    if number <= 99999:
+        return f"{number:>5}"
+    for unit in "KMG":
+        number = (number + 500) // 1000
+        if number <= 9999:
+            return f"{number:>4}{unit}"
+    return f"{(number + 500) // 1000:>4}T"
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def row(rule: Rule, family: Family) -> Row:
+    """Return the columns of a rule as one family sees it."""
+    columns = {"protocol": "all", "options": "--", "in_interface": "*", "out_interface": "*"}
+    columns["source"] = columns["destination"] = EVERYWHERE[family]
+    for match in rule.matches:
+        named = _column(match)
+        if named:
+            columns[named[0]] = named[1]
+    extras = [GOTO_SIGN] if isinstance(rule.verdict, UnknownVerdict) and rule.verdict.text.startswith(GOTO) else []
+    extras += _extras(rule.matches)
+    if rule.why:
+        extras.append(f"/* {rule.why} */")
+    extras += _target_extras(rule.verdict, family)
+    return Row(counters=rule.counters, target=target_of(rule.verdict), extra=" ".join(extras), rule=rule, **columns)
+
+
+def _column(match: Match) -> tuple[str, str] | None:
+    """Return the column that a match has of its own, and what stands there; None if it is told at the end."""
+    sign = "!" if getattr(match, "negated", False) else ""
+    if isinstance(match, Protocol):
+        return "protocol", match.name
+    if isinstance(match, Source | Destination):
+        column = "source" if isinstance(match, Source) else "destination"
+        shown = _networks_of_column(match)
+        return (column, sign + _networks(shown)) if shown else None
+    if isinstance(match, InInterface | OutInterface):
+        column = "in_interface" if isinstance(match, InInterface) else "out_interface"
+        return column, sign + match.name
+    if isinstance(match, UnknownMatch):
+        return _column_of_others(match.text)
+    return None
+
+
+def _column_of_others(text: str) -> tuple[str, str] | None:
+    """Return the column of what others ask for by ``-p`` and ``-f``, the options of iptables that the model lacks."""
+    words = text.split(" ")
+    sign = "!" if words[0] == "!" else ""
+    option, *values = words[len(sign) :]
+    if option == "-p" and len(values) == 1:
+        return "protocol", sign + values[0]
+    if option == "-f" and not values:
+        return "options", f"{sign or '-'}f"
+    return None
+
+
+def _networks_of_column(match: Source | Destination) -> tuple[Network, ...]:
+    """Return the networks that the column shows: of excluded ones the first, unless that is everything.
+
+    ``! -s 0.0.0.0/0`` is written as a range, because iptables-nft 1.8.9 fails on it.
+    """
+    if not match.negated:
+        return match.networks
+    return match.networks[: 0 if match.networks[0].is_everything else 1]
+
+
+def _networks(networks: tuple[Network, ...]) -> str:
+    texts = [str(network).partition("/")[0] if network.is_address else str(network) for network in networks]
+    return texts[0] if len(texts) == 1 else f"{{{','.join(texts)}}}"
+
+
+def target_of(verdict: Verdict) -> str:
+    """Return the name of the target or chain, as the column shows it."""
+    if isinstance(verdict, Jump):
+        return verdict.chain
+    if isinstance(verdict, UnknownVerdict):
+        return verdict.text.removeprefix(GOTO).split(" ")[0]
+    return TARGETS[type(verdict)]
+
+
+TARGETS: dict[type, str] = {
+    Return: "RETURN",
+    Accept: "ACCEPT",
+    Drop: "DROP",
+    Redirect: "REDIRECT",
+    TransparentProxy: "TPROXY",
+    SetMark: "MARK",
+    SaveMark: "CONNMARK",
+    RestoreMark: "CONNMARK",
+    SetZone: "CT",
+    Log: "LOG",
+    Continue: "",
+}
+
+
+# --- what stands after the columns ---------------------------------------------------------------
+
+
+def _extras(matches: tuple[Match, ...]) -> Iterator[str]:
+    """Yield what iptables prints after the columns, match by match."""
+    ports = [match for match in matches if isinstance(match, SourcePort | DestinationPort)]
+    if not ports:
+        yield from _further_networks(matches)
+    for match in matches:
+        if isinstance(match, SourcePort | DestinationPort):
+            yield from _port_texts(match, matches)
+            if match is ports[-1]:
+                yield from _further_networks(matches)
+        elif isinstance(match, OwnerUid | OwnerGid):
+            yield from _owner_texts(match)
+        else:
+            yield from _single_text(match)
+
+
+def _single_text(match: Match) -> Iterator[str]:
+    """Yield what a match of one value is printed as, unless it has a column."""
+    negation = "!" if getattr(match, "negated", False) else ""
+    if isinstance(match, Mark):
+        yield f"mark match {negation and '! '}{_bits(match.value, match.mask)}"
+    elif isinstance(match, ConnectionMark):
+        yield f"connmark match {negation} {_bits(match.value, match.mask)}"
+    elif isinstance(match, ConnectionState):
+        yield f"{negation and '! '}ctstate {','.join(match.states)}"
+    elif isinstance(match, UnknownMatch) and _column_of_others(match.text) is None:
+        yield match.text
+
+
+def _further_networks(matches: tuple[Match, ...]) -> Iterator[str]:
+    """Yield the excluded networks that the columns do not show."""
+    for match in matches:
+        if isinstance(match, Source | Destination) and match.negated:
+            column = "source" if isinstance(match, Source) else "destination"
+            for network in match.networks[len(_networks_of_column(match)) :]:
+                first, last = (address_text(network.family, end) for end in (network.first, network.last))
+                yield f"{column} IP range ! {first}-{last}"
+
+
+def _port_texts(match: SourcePort | DestinationPort, matches: tuple[Match, ...]) -> Iterator[str]:
+    """Yield what is said of ports: single ones of both ends together, by the extension of their protocol.
+
+    A list is said by multiport, which holds 15 ports; excluded ones may need several.
+    """
+    if len(match.ports) > 1:
+        name = "sports" if isinstance(match, SourcePort) else "dports"
+        for some in slots(match.ports) if match.negated else [match.ports]:
+            yield f"multiport {name} {' !' if match.negated else ''}{','.join(map(_span, some))}"
+        return
+    single = [other for other in matches if isinstance(other, SourcePort | DestinationPort) and len(other.ports) == 1]
+    if match is single[0]:
+        protocol = next((other.name for other in matches if isinstance(other, Protocol)), "all")
+        yield " ".join((protocol, *map(_single_port_text, single)))
+
+
+def _single_port_text(match: SourcePort | DestinationPort) -> str:
+    name = "spt" if isinstance(match, SourcePort) else "dpt"
+    span = match.ports[0]
+    plural = "" if span.first == span.last else "s"
+    return f"{name}{plural}:{'!' if match.negated else ''}{_span(span)}"
+
+
+def _span(span: Span) -> str:
+    return str(span.first) if span.first == span.last else f"{span.first}:{span.last}"
+
+
+def _owner_texts(match: OwnerUid | OwnerGid) -> Iterator[str]:
+    """Yield one text for each user that is excluded, as iptables needs one match for each; one for a list."""
+    label = "owner UID match" if isinstance(match, OwnerUid) else "owner GID match"
+    if match.negated:
+        for span in match.ids:
+            yield f"! {label} {span}"
+    else:
+        yield f"{label} {','.join(map(str, match.ids))}"
+
+
+def _bits(value: int, mask: int) -> str:
+    return f"{value:#x}" if mask == ALL_BITS else f"{value:#x}/{mask:#x}"
+
+
+def _target_extras(verdict: Verdict, family: Family) -> list[str]:
+    """Return what the target's extension prints after the matches."""
+    if isinstance(verdict, Redirect):
+        return [f"redir ports {verdict.port}"]
+    if isinstance(verdict, TransparentProxy):
+        address = "0.0.0.0" if family == IPV4 else "::"
+        return [f"TPROXY redirect {address}:{verdict.port} mark {verdict.mark:#x}/{verdict.mask:#x}"]
+    if isinstance(verdict, SetMark):
+        return [_set_mark_text(verdict)]
+    if isinstance(verdict, SaveMark | RestoreMark):
+        return ["CONNMARK save" if isinstance(verdict, SaveMark) else "CONNMARK restore"]
+    if isinstance(verdict, SetZone):
+        return [f"CT zone {verdict.zone}" if verdict.zone else "CT"]
+    if isinstance(verdict, Log):
+        prefix = f' prefix "{verdict.prefix}"' if verdict.prefix else ""
+        return [f"LOG flags 0 level 4{prefix}"]
+    if isinstance(verdict, UnknownVerdict):
+        return [] if verdict.text.startswith(GOTO) else verdict.text.split(" ", 1)[1:]
+    return []
+
+
+def _set_mark_text(verdict: SetMark) -> str:
+    """Return how mark_tg_print() in extensions/libxt_MARK.c says it: by the simplest word that is true."""
+    if verdict.value == 0:
+        return f"MARK and {ALL_BITS & ~verdict.mask:#x}"
+    if verdict.value == verdict.mask:
+        return f"MARK or {verdict.value:#x}"
+    if verdict.mask == ALL_BITS:
+        return f"MARK set {verdict.value:#x}"
+    return f"MARK xset {verdict.value:#x}/{verdict.mask:#x}"

@@ -1,0 +1,227 @@
+"""What is true in this pod: settings and the facts of the host, resolved into one value.
+
+``resolve`` is the only place where names become ids, and where the families to program are decided.
+After it everything is pure.
+"""
+
+from __future__ import annotations
+
+from capture.errors import ConfigurationError
+from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.model.ruleset import Span, only
+from capture.model.values import Value
+from capture.settings import options as option
+from capture.settings.parsers import Selection, UidPorts
+from capture.settings.settings import host_bits_warnings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Literal, Protocol
+
+    from capture.model.addresses import Family
+    from capture.model.chain_names import Spelling
+    from capture.settings.options import Option
+    from capture.settings.parsers import Mode
+    from capture.settings.settings import Settings
+
+    Profile = Literal["classic", "current"]
+
+    class Host(Protocol):
+        """The facts that ``resolve`` asks for. ``capture.settings.host`` has the real ones."""
+
+        def user_id(self, name: str) -> int | None:
+            """Return the id of a user, or None if there is none of that name."""
+
+        def group_id(self, name: str) -> int | None:
+            """Return the id of a group, or None if there is none of that name."""
+
+        def default_proxy_user(self) -> str:
+            """Return the name of the user that runs the proxy, if it exists."""
+
+        def pod_addresses(self) -> tuple[Network, ...]:
+            """Return the addresses of the namespace, loopback and link-local ones included."""
+
+        def has_ipv6(self) -> bool:
+            """Return whether this kernel speaks IPv6."""
+
+        def name_servers(self) -> tuple[Network, ...]:
+            """Return the name servers of resolv.conf(5)."""
+
+
+DEFAULT_PROXY_ID = only(1337)
+MAX_OWNER_GROUPS = 64
+"""Upstream's bound: they all stand in one rule."""
+
+
+class CaptureConfig(Value):
+    """Everything that the rules depend on, and nothing else. The defaults are those of the options."""
+
+    families: tuple[Family, ...] = FAMILIES
+    profile: Profile = "classic"
+    chain_names: Spelling = "dash"
+    proxy_port: int = 15001
+    inbound_capture_port: int = 15006
+    inbound_tunnel_port: int = 15008
+    proxy_uids: tuple[Span, ...] = (DEFAULT_PROXY_ID,)
+    proxy_gids: tuple[Span, ...] = (DEFAULT_PROXY_ID,)
+    mode: Mode = "REDIRECT"
+    tproxy_mark: int = 1337
+    tproxy_route_table: int = 133
+    inbound_ports: Selection[Span] = Selection(everything=True)
+    excluded_inbound_ports: tuple[Span, ...] = (only(15090), only(15021), only(15020))
+    excluded_inbound_networks: tuple[Network, ...] = ()
+    excluded_interfaces: tuple[str, ...] = ()
+    outbound_networks: Selection[Network] = Selection(everything=True)
+    excluded_outbound_networks: tuple[Network, ...] = ()
+    outbound_ports: tuple[Span, ...] = ()
+    excluded_outbound_ports: tuple[Span, ...] = ()
+    uid_port_exclusions: tuple[UidPorts, ...] = ()
+    rerouted_interfaces: tuple[str, ...] = ()
+    owner_groups: Selection[Span] = Selection(everything=True)
+    excluded_owner_groups: tuple[Span, ...] = ()
+    ipv4_loopback: Network = Network(IPV4, 0x7F000001, 32)
+    captures_dns: bool = False
+    captures_all_dns: bool = False
+    name_servers: tuple[Network, ...] = ()
+    drops_invalid: bool = False
+    rule_comments: bool = False
+    rule_logs: bool = False
+
+    @property
+    def is_transparent(self) -> bool:
+        """Return whether inbound connections reach the proxy with their addresses unchanged (TPROXY)."""
+        return self.mode == "TPROXY"
+
+
+def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
+    """Return what is true in the pod, and warnings about what was said.
+
+    Raises ConfigurationError that names option, value, origin and what is expected.
+    """
+    warnings = [*settings.warnings]
+    profile: Profile = "current" if settings[option.PROFILE] == "current" else "classic"
+    proxy_uids = _ids(settings, option.PROXY_UID, host.user_id) or _default_proxy(host)
+    config = CaptureConfig(
+        families=_families(settings, host, warnings),
+        profile=profile,
+        chain_names=_spelling(settings, profile),
+        proxy_port=settings[option.PROXY_PORT],
+        inbound_capture_port=settings[option.INBOUND_CAPTURE_PORT],
+        inbound_tunnel_port=settings[option.INBOUND_TUNNEL_PORT],
+        proxy_uids=proxy_uids,
+        proxy_gids=_ids(settings, option.PROXY_GID, host.group_id) or proxy_uids,
+        mode=settings[option.INTERCEPTION_MODE],
+        tproxy_mark=settings[option.TPROXY_MARK],
+        tproxy_route_table=settings[option.TPROXY_ROUTE_TABLE],
+        inbound_ports=settings[option.INBOUND_PORTS],
+        excluded_inbound_ports=settings[option.EXCLUDED_INBOUND_PORTS],
+        excluded_inbound_networks=settings[option.EXCLUDED_INBOUND_NETWORKS],
+        excluded_interfaces=settings[option.EXCLUDED_INTERFACES],
+        outbound_networks=settings[option.OUTBOUND_NETWORKS],
+        excluded_outbound_networks=settings[option.EXCLUDED_OUTBOUND_NETWORKS],
+        outbound_ports=settings[option.OUTBOUND_PORTS],
+        excluded_outbound_ports=settings[option.EXCLUDED_OUTBOUND_PORTS],
+        uid_port_exclusions=settings[option.UID_PORT_EXCLUSIONS],
+        rerouted_interfaces=settings[option.REROUTED_INTERFACES],
+        owner_groups=_owner_groups(settings, host),
+        excluded_owner_groups=_excluded_owner_groups(settings, host),
+        ipv4_loopback=settings[option.IPV4_LOOPBACK],
+        drops_invalid=settings[option.DROP_INVALID],
+        rule_comments=settings[option.RULE_COMMENTS],
+        rule_logs=settings[option.RULE_LOGS],
+        **_dns(settings, host, warnings),
+    )
+    warnings += host_bits_warnings(settings)
+    return config, warnings
+
+
+def _families(settings: Settings, host: Host, warnings: list[str]) -> tuple[Family, ...]:
+    """Return the families to program: those the pod has an address of, or all that was asked for.
+
+    A pod without any address of its own gets both: it may get one later, and must not start uncaptured.
+    """
+    addresses = [a for a in host.pod_addresses() if not a.is_loopback and not a.is_link_local]
+    present = tuple(family for family in FAMILIES if any(address.family == family for address in addresses))
+    wanted = FAMILIES if settings[option.DUAL_STACK] or not present else present
+    if IPV6 in wanted and not host.has_ipv6():
+        warnings.append("this kernel has no IPv6: IPv4 alone is programmed")
+        return (IPV4,)
+    return wanted
+
+
+def _spelling(settings: Settings, profile: Profile) -> Spelling:
+    explicit = settings[option.CHAIN_NAMES]
+    if explicit:
+        return "dash" if explicit == "dash" else "underscore"
+    return "dash" if profile == "classic" else "underscore"
+
+
+def _ids(
+    settings: Settings, which: Option[tuple[str | Span, ...]], look_up: Callable[[str], int | None]
+) -> tuple[Span, ...]:
+    return tuple(_id(entry, settings, which, look_up) for entry in settings[which])
+
+
+def _id(entry: str | Span, settings: Settings, which: Option[Any], look_up: Callable[[str], int | None]) -> Span:
+    """Return an entry as numbers: a name is looked up, and one that does not exist is an error."""
+    if isinstance(entry, Span):
+        return entry
+    found = look_up(entry)
+    if found is None:
+        raise ConfigurationError(which.name, entry, settings.origin(which), which.expected)
+    return only(found)
+
+
+def _default_proxy(host: Host) -> tuple[Span, ...]:
+    found = host.user_id(host.default_proxy_user())
+    return (DEFAULT_PROXY_ID,) if found is None else (only(found),)
+
+
+def _owner_groups(settings: Settings, host: Host) -> Selection[Span]:
+    which = option.OWNER_GROUPS
+    explicit = settings[which]
+    if len(explicit.entries) > MAX_OWNER_GROUPS:
+        raise ConfigurationError(
+            which.name, settings.text(which), settings.origin(which), f"at most {MAX_OWNER_GROUPS} groups"
+        )
+    return Selection(
+        tuple(_id(entry, settings, which, host.group_id) for entry in explicit.entries), explicit.everything
+    )
+
+
+def _excluded_owner_groups(settings: Settings, host: Host) -> tuple[Span, ...]:
+    which = option.EXCLUDED_OWNER_GROUPS
+    groups = _ids(settings, which, host.group_id)
+    if groups and not settings[option.OWNER_GROUPS].everything:
+        raise ConfigurationError(
+            which.name,
+            settings.text(which),
+            settings.origin(which),
+            f"nothing, because {option.OWNER_GROUPS.name} already names the groups to capture",
+        )
+    return groups
+
+
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class _Dns(TypedDict):
+        captures_dns: bool
+        captures_all_dns: bool
+        name_servers: tuple[Network, ...]
+
+
+def _dns(settings: Settings, host: Host, warnings: list[str]) -> _Dns:
+    """Return what is captured of DNS: all of it, that for the servers of resolv.conf, or none."""
+    wanted, everything = settings[option.REDIRECT_DNS], settings[option.CAPTURE_ALL_DNS]
+    if everything and not wanted:
+        warnings.append(f"{option.CAPTURE_ALL_DNS.name} does nothing without {option.REDIRECT_DNS.name}")
+    servers = host.name_servers() if wanted and not everything else ()
+    if wanted and not everything and not servers:
+        warnings.append(
+            f"{option.REDIRECT_DNS.name}: /etc/resolv.conf names no server, so DNS is not captured;"
+            f" say {option.CAPTURE_ALL_DNS.name} to capture all of it"
+        )
+        wanted = False
+    return {"captures_dns": wanted, "captures_all_dns": wanted and everything, "name_servers": servers}

@@ -1,0 +1,110 @@
+"""The facts about a host and a pod that settings are resolved with, read where they are."""
+
+from __future__ import annotations
+
+import _socket
+import os
+
+from capture.model.addresses import Network, parse_address
+from capture.netlink.interfaces import read_addresses
+from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RESOLV_CONF = "/etc/resolv.conf"
+DEFAULT_PROXY_USER = "istio-proxy"
+
+
+class PodFromInside:
+    """We run in the pod, as the init container does: its files are ours."""
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        self.environ = os.environ if environ is None else environ
+
+    def user_id(self, name: str) -> int | None:
+        """Look the user up, by passwd(5) or whatever nsswitch.conf(5) says."""
+        import pwd
+
+        try:
+            return pwd.getpwnam(name).pw_uid
+        except KeyError:
+            return None
+
+    def group_id(self, name: str) -> int | None:
+        """Look the group up, by group(5) or whatever nsswitch.conf(5) says."""
+        import grp
+
+        try:
+            return grp.getgrnam(name).gr_gid
+        except KeyError:
+            return None
+
+    def default_proxy_user(self) -> str:
+        """Return $ENVOY_USER, as upstream calls it."""
+        return self.environ.get("ENVOY_USER") or DEFAULT_PROXY_USER
+
+    def pod_addresses(self) -> tuple[Network, ...]:
+        """Return the addresses of the namespace we are in, without those on ``lo``: we put one there ourselves."""
+        with open_route() as route:
+            own = [address for address in read_addresses(route) if address.interface != LOOPBACK_INDEX]
+        return tuple(parse_address(address.address) for address in own)
+
+    def has_ipv6(self) -> bool:
+        """Return whether the kernel makes IPv6 sockets; with ``ipv6.disable=1`` it does not."""
+        try:
+            _socket.socket(_socket.AF_INET6, _socket.SOCK_DGRAM).close()
+        except OSError:
+            return False
+        return True
+
+    def name_servers(self) -> tuple[Network, ...]:
+        """Return the servers that resolv.conf(5) names; IPv6 ones without their zone."""
+        try:
+            with open(RESOLV_CONF, encoding="utf-8", errors="replace") as file:
+                lines = file.readlines()
+        except OSError:
+            return ()
+        return tuple(servers_of(lines))
+
+
+class PodFromOutside(PodFromInside):
+    """We run on the host and look into the pod's network namespace: files here say nothing about the pod."""
+
+    def user_id(self, _name: str) -> int | None:
+        """Return None: a user of the host is not the pod's."""
+        return None
+
+    def group_id(self, _name: str) -> int | None:
+        """Return None: a group of the host is not the pod's."""
+        return None
+
+    def name_servers(self) -> tuple[Network, ...]:
+        """Return nothing: the pod's resolv.conf is not known here."""
+        return ()
+
+
+class AnyPod(PodFromInside):
+    """No pod at all: what ``render`` shows depends on what is said, not on where it runs."""
+
+    def pod_addresses(self) -> tuple[Network, ...]:
+        """Return nothing, so that both families are shown."""
+        return ()
+
+    def has_ipv6(self) -> bool:
+        """Return that there is IPv6."""
+        return True
+
+
+def servers_of(lines: list[str]) -> list[Network]:
+    """Return the name servers of the lines of a resolv.conf(5), each once; what is no address does not count."""
+    servers: dict[Network, None] = {}
+    for line in lines:
+        keyword, *values = line.split() or [""]
+        if keyword == "nameserver" and values:
+            try:
+                servers[parse_address(values[0].partition("%")[0])] = None
+            except ValueError:
+                continue
+    return list(servers)

@@ -1,0 +1,384 @@
+"""Every option once: names, default, parser, help. Flags, environment, annotations and docs come from here.
+
+What was given for them is in ``capture.settings.settings``; what holds in a pod, in ``capture.settings.config``.
+Names and short flags are those of upstream's ``istio-iptables``, so that its users find them again.
+"""
+
+from __future__ import annotations
+
+from capture.model.values import Value
+from capture.settings import parsers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Generic, TypeVar
+
+    T = TypeVar("T")
+
+    class Parsed(Value, Generic[T]):
+        """A base that makes Option generic for the type checker."""
+
+else:
+    T = "T"
+    Parsed = {T: Value}  # subscripting this is all that happens at run time
+
+
+class Option(Parsed[T]):
+    """One option: how it is called everywhere, and how its text becomes a value.
+
+    ``flag`` is the long flag without dashes; it is also the name in the environment, in upper case with
+    underscores. An option without a flag has ``environment`` names only.
+    """
+
+    not_compared = (
+        "default", "parse", "expected", "help", "short", "annotations", "metavar", "topic", "is_switch",
+        "empty_means_default",
+    )  # fmt: skip
+
+    flag: str
+    default: str
+    parse: Callable[[str], T]
+    expected: str
+    help: str
+    short: str = ""
+    environment: tuple[str, ...] = ()
+    annotations: tuple[str, ...] = ()
+    metavar: str = ""
+    topic: str = "what is captured"
+    is_switch: bool = False
+    empty_means_default: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return how an error names the option: its flag, or its variable."""
+        return f"--{self.flag}" if self.flag else self.environment[0]
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Return the environment variables that set it; of several the last one counts, as upstream has it.
+
+        Flags of upstream's, and those that have no variable named here, are looked up by their own name. Ours for
+        how it is done have names that no image uses for something else, such as PROFILE.
+        """
+        is_prefixed = any(variable.startswith("CAPTURE_") for variable in self.environment)
+        own = (self.flag.upper().replace("-", "_"),) if self.flag and not is_prefixed else ()
+        return own + self.environment
+
+
+PORTS = "ports (1-65535) or ranges such as 8000-8100, separated by commas"
+NETWORKS = "networks such as 10.0.0.0/8 or fd00::/8, separated by commas"
+USERS = "user ids, ranges of ids, or names of users that exist, separated by commas"
+GROUPS = "group ids, ranges of ids, or names of groups that exist, separated by commas"
+INTERFACES = "interface names (at most 15 bytes, no blank, no '/'; a trailing '+' for any ending), separated by commas"
+YES_OR_NO = "true or false (or 1, 0, t, f)"
+TRAFFIC = "traffic.sidecar.istio.io/"
+
+PORT_OF = "where it is sent"
+NOT_CAPTURED = "what is left alone"
+DNS = "DNS"
+TRANSPARENT = "TPROXY"
+HOW = "how it is done"
+CHECKING = "checking"
+OUTPUT = "output"
+
+PROXY_PORT = Option(
+    "envoy-port", "15001", parsers.port, "a port (1-65535)",
+    "Port to which outbound TCP is sent.",
+    short="p", metavar="PORT", topic=PORT_OF,
+)  # fmt: skip
+INBOUND_CAPTURE_PORT = Option(
+    "inbound-capture-port", "15006", parsers.port, "a port (1-65535)",
+    "Port to which inbound TCP is sent.",
+    short="z", metavar="PORT", topic=PORT_OF,
+)  # fmt: skip
+INBOUND_TUNNEL_PORT = Option(
+    "inbound-tunnel-port", "15008", parsers.port, "a port (1-65535)",
+    "The proxy's tunnel port, never redirected.",
+    short="e", metavar="PORT", topic=PORT_OF,
+)  # fmt: skip
+PROXY_UID = Option(
+    "proxy-uid", "", parsers.list_of(parsers.user_or_group), USERS,
+    "Users whose traffic is not captured: the proxy. Default: the user $ENVOY_USER if it exists, else 1337.",
+    short="u", metavar="UIDS", topic=NOT_CAPTURED, empty_means_default=True,
+)  # fmt: skip
+PROXY_GID = Option(
+    "proxy-gid", "", parsers.list_of(parsers.user_or_group), GROUPS,
+    "Groups whose traffic is not captured. Default: as --proxy-uid.",
+    short="g", metavar="GIDS", topic=NOT_CAPTURED, empty_means_default=True,
+)  # fmt: skip
+INTERCEPTION_MODE = Option(
+    "istio-inbound-interception-mode", "REDIRECT", parsers.interception_mode, "REDIRECT or TPROXY",
+    "How inbound connections reach the proxy; TPROXY keeps the client's address.",
+    short="m", annotations=("sidecar.istio.io/interceptionMode",), metavar="MODE", topic=TRANSPARENT,
+    empty_means_default=True,
+)  # fmt: skip
+INBOUND_PORTS = Option(
+    "istio-inbound-ports", "*", parsers.selection_of(parsers.list_of(parsers.ports)), f"'*', or {PORTS}",
+    "Inbound ports to capture; '*' for all, empty for none.",
+    short="b", annotations=(TRAFFIC + "includeInboundPorts",), metavar="PORTS",
+)  # fmt: skip
+EXCLUDED_INBOUND_PORTS = Option(
+    "istio-local-exclude-ports", "15090,15021,15020", parsers.list_of(parsers.ports), PORTS,
+    "Inbound ports left alone when all are captured.",
+    short="d", annotations=(TRAFFIC + "excludeInboundPorts",), metavar="PORTS", topic=NOT_CAPTURED,
+)  # fmt: skip
+EXCLUDED_INBOUND_NETWORKS = Option(
+    "exclude-inbound-cidrs", "", parsers.networks, NETWORKS,
+    "Sources whose inbound connections are left alone. Beyond upstream.",
+    metavar="CIDRS", topic=NOT_CAPTURED,
+)  # fmt: skip
+EXCLUDED_INTERFACES = Option(
+    "istio-exclude-interfaces", "", parsers.list_of(parsers.interface), INTERFACES,
+    "Interfaces left alone, both ways.",
+    short="c", annotations=(TRAFFIC + "excludeInterfaces",), metavar="NAMES", topic=NOT_CAPTURED,
+)  # fmt: skip
+OUTBOUND_NETWORKS = Option(
+    "istio-service-cidr", "*", parsers.selection_of(parsers.networks), f"'*', or {NETWORKS}",
+    "Outbound destinations to capture; '*' for all, empty for none.",
+    short="i", annotations=(TRAFFIC + "includeOutboundIPRanges",), metavar="CIDRS",
+)  # fmt: skip
+EXCLUDED_OUTBOUND_NETWORKS = Option(
+    "istio-service-exclude-cidr", "", parsers.networks, NETWORKS,
+    "Outbound destinations left alone.",
+    short="x", annotations=(TRAFFIC + "excludeOutboundIPRanges",), metavar="CIDRS", topic=NOT_CAPTURED,
+)  # fmt: skip
+OUTBOUND_PORTS = Option(
+    "istio-outbound-ports", "", parsers.list_of(parsers.ports), PORTS,
+    "Outbound ports captured besides, whatever the destination.",
+    short="q", annotations=(TRAFFIC + "includeOutboundPorts",), metavar="PORTS",
+)  # fmt: skip
+EXCLUDED_OUTBOUND_PORTS = Option(
+    "istio-local-outbound-ports-exclude", "", parsers.list_of(parsers.ports), PORTS,
+    "Outbound ports left alone.",
+    short="o", annotations=(TRAFFIC + "excludeOutboundPorts",), metavar="PORTS", topic=NOT_CAPTURED,
+)  # fmt: skip
+UID_PORT_EXCLUSIONS = Option(
+    "exclude-outbound-ports-for-uids", "", parsers.list_of(parsers.uid_ports),
+    "PROTOCOL:PORTS:UIDS such as tcp:443:1000-2000, '*' for all ports, separated by commas",
+    "Outbound ports that certain users reach by themselves. Beyond upstream.",
+    metavar="RULES", topic=NOT_CAPTURED,
+)  # fmt: skip
+REROUTED_INTERFACES = Option(
+    "kube-virt-interfaces", "", parsers.list_of(parsers.interface), INTERFACES,
+    "Interfaces whose inbound traffic counts as outbound: those of virtual machines.",
+    short="k", annotations=("istio.io/reroute-virtual-interfaces", TRAFFIC + "kubevirtInterfaces"), metavar="NAMES",
+)  # fmt: skip
+OWNER_GROUPS = Option(
+    "", "*", parsers.selection_of(parsers.list_of(parsers.user_or_group)), f"'*', or {GROUPS}",
+    "Groups whose outbound traffic is captured; '*' for all, empty for none.",
+    environment=("ISTIO_OUTBOUND_OWNER_GROUPS",), metavar="GROUPS",
+)  # fmt: skip
+EXCLUDED_OWNER_GROUPS = Option(
+    "", "", parsers.list_of(parsers.user_or_group), GROUPS,
+    "Groups whose outbound traffic is left alone; only while ISTIO_OUTBOUND_OWNER_GROUPS is '*'.",
+    environment=("ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",), metavar="GROUPS", topic=NOT_CAPTURED,
+)  # fmt: skip
+IPV4_LOOPBACK = Option(
+    "", "127.0.0.1/32", parsers.ipv4_loopback, "a network within 127.0.0.0/8 such as 127.0.0.1/32",
+    "IPv4 destinations that count as the pod talking to itself.",
+    environment=("ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR",), metavar="CIDR", topic=NOT_CAPTURED,
+)  # fmt: skip
+TPROXY_MARK = Option(
+    "istio-inbound-tproxy-mark", "1337", parsers.mark,
+    "a number from 1 to 4294967295, decimal or 0x..., but not 1338 (what the proxy sends to its own pod)",
+    "Mark of packets that belong to the transparent proxy.",
+    short="t", metavar="MARK", topic=TRANSPARENT,
+)  # fmt: skip
+TPROXY_ROUTE_TABLE = Option(
+    "istio-inbound-tproxy-route-table", "133", parsers.route_table,
+    "a number from 1 to 4294967295, but not 253, 254 or 255 (default, main, local)",
+    "Routing table in which marked packets find everything local.",
+    short="r", metavar="TABLE", topic=TRANSPARENT,
+)  # fmt: skip
+REDIRECT_DNS = Option(
+    "redirect-dns", "false", parsers.boolean, YES_OR_NO,
+    "Send DNS to the agent on port 15053: that for the servers of /etc/resolv.conf.",
+    environment=("ISTIO_META_DNS_CAPTURE",), topic=DNS, is_switch=True,
+)  # fmt: skip
+CAPTURE_ALL_DNS = Option(
+    "capture-all-dns", "false", parsers.boolean, YES_OR_NO,
+    "With --redirect-dns: DNS for any server, not only those of /etc/resolv.conf.",
+    topic=DNS, is_switch=True,
+)  # fmt: skip
+DROP_INVALID = Option(
+    "drop-invalid", "false", parsers.boolean, YES_OR_NO,
+    "Drop packets that belong to no connection, instead of letting the kernel answer them with a reset.",
+    environment=("INVALID_DROP",), is_switch=True,
+)  # fmt: skip
+DUAL_STACK = Option(
+    "dual-stack", "false", parsers.boolean, YES_OR_NO,
+    "Program IPv4 and IPv6 whatever addresses the pod has now.",
+    environment=("ISTIO_DUAL_STACK",), is_switch=True,
+)  # fmt: skip
+RULE_COMMENTS = Option(
+    "rule-comments", "false", parsers.boolean, YES_OR_NO,
+    "Give each rule a comment that says what it is for. Beyond upstream.",
+    topic=CHECKING, is_switch=True,
+)  # fmt: skip
+RULE_LOGS = Option(
+    "rule-logs", "false", parsers.boolean, YES_OR_NO,
+    "Log what enters each of our chains (in a pod: with net.netfilter.nf_log_all_netns=1). Beyond upstream.",
+    topic=CHECKING, is_switch=True,
+)  # fmt: skip
+PROFILE = Option(
+    "profile", "classic", parsers.one_of("classic", "current"), "classic or current",
+    "Layout of the rules: classic (Istio 1.8) or current (Istio 1.30).",
+    environment=("CAPTURE_PROFILE",), metavar="NAME", topic=HOW, empty_means_default=True,
+)  # fmt: skip
+CHAIN_NAMES = Option(
+    "chain-names", "", parsers.one_of("", "dash", "underscore"), "dash or underscore",
+    "Spelling of the chain names: ISTIO-INBOUND (as in classic) or ISTIO_INBOUND (as in current).",
+    environment=("CAPTURE_CHAIN_NAMES",), metavar="SPELLING", topic=HOW, empty_means_default=True,
+)  # fmt: skip
+BACKEND = Option(
+    "backend", "auto", parsers.one_of("auto", "iptables", "nftables"), "auto, iptables or nftables",
+    "Where the rules live in the kernel; auto takes iptables where it can be used, else nftables.",
+    environment=("CAPTURE_BACKEND",), metavar="NAME", topic=HOW, empty_means_default=True,
+)  # fmt: skip
+DRIVER = Option(
+    "driver", "", parsers.one_of("", "restore", "iptc", "netlink", "libnftables"),
+    "netlink or libnftables (nftables); restore, netlink or iptc (iptables)",
+    "How the kernel is told. Default: the fastest that works here.",
+    environment=("CAPTURE_DRIVER",), metavar="NAME", topic=HOW, empty_means_default=True,
+)  # fmt: skip
+NATIVE_NFTABLES = Option(
+    "native-nftables", "false", parsers.boolean, YES_OR_NO,
+    "Use nftables: upstream's word for --backend nftables.",
+    topic=HOW, is_switch=True,
+)  # fmt: skip
+FORCE_IPTABLES_BINARY = Option(
+    "force-iptables-binary", "", parsers.one_of("", "nft", "legacy", "iptables-nft", "iptables-legacy"),
+    "nft or legacy",
+    "Variant of iptables to use, whatever detection says.",
+    metavar="VARIANT", topic=HOW, empty_means_default=True,
+)  # fmt: skip
+NETWORK_NAMESPACE = Option(
+    "network-namespace", "", parsers.plain_text, "the path of a network namespace",
+    "Network namespace to program. Default: the one we are in.",
+    metavar="PATH", topic=HOW,
+)  # fmt: skip
+CNI_MODE = Option(
+    "cni-mode", "false", parsers.boolean, YES_OR_NO,
+    "Act from the host on a pod's namespace: users and resolv.conf of the host say nothing about the pod.",
+    topic=HOW, is_switch=True,
+)  # fmt: skip
+ALLOW_HOST = Option(
+    "allow-host", "false", parsers.boolean, YES_OR_NO,
+    "Program the host's own network namespace. A captured node is a dead node.",
+    topic=HOW, is_switch=True,
+)  # fmt: skip
+DRY_RUN = Option(
+    "dry-run", "false", parsers.boolean, YES_OR_NO,
+    "Print what would be sent to the kernel, and change nothing.",
+    short="n", topic=HOW, is_switch=True,
+)  # fmt: skip
+RECONCILE = Option(
+    "reconcile", "false", parsers.boolean, YES_OR_NO,
+    "Replace rules that differ. Ours always does, without a gap; accepted because upstream needs it said.",
+    topic=HOW, is_switch=True,
+)  # fmt: skip
+CLEANUP_ONLY = Option(
+    "cleanup-only", "false", parsers.boolean, YES_OR_NO,
+    "Remove all rules of ours, and stop.",
+    topic=HOW, is_switch=True,
+)  # fmt: skip
+FORCE_APPLY = Option(
+    "force-apply", "false", parsers.boolean, YES_OR_NO,
+    "Write the rules even if they are already in place.",
+    topic=HOW, is_switch=True,
+)  # fmt: skip
+SKIP_RULE_APPLY = Option(
+    "skip-rule-apply", "false", parsers.boolean, YES_OR_NO,
+    "Write no rules; for --run-validation in a pod that the CNI plugin has programmed.",
+    topic=CHECKING, is_switch=True,
+)  # fmt: skip
+RUN_VALIDATION = Option(
+    "run-validation", "false", parsers.boolean, YES_OR_NO,
+    "Prove with connections of our own that capture works; exit code 126 if it does not.",
+    topic=CHECKING, is_switch=True,
+)  # fmt: skip
+PROBE_PORT = Option(
+    "iptables-probe-port", "15002", parsers.port, "a port (1-65535)",
+    "Port to which the validation connects; nothing listens there.",
+    metavar="PORT", topic=CHECKING,
+)  # fmt: skip
+PROBE_TIMEOUT = Option(
+    "probe-timeout", "5s", parsers.seconds, "a duration such as 5s or 500ms",
+    "How long the validation may take.",
+    metavar="DURATION", topic=CHECKING,
+)  # fmt: skip
+
+LOG_OUTPUT_LEVEL = Option(
+    "log_output_level", "default:info", parsers.log_level,
+    "debug, info, warn, error, fatal or none, for a scope such as default:warn or for all; separated by commas",
+    "What istio-init prints at least; the scopes default and all count.",
+    metavar="LEVELS", topic=OUTPUT, empty_means_default=True,
+)  # fmt: skip
+LOG_AS_JSON = Option(
+    "log_as_json", "false", parsers.boolean, YES_OR_NO,
+    "Print lines of JSON, with the keys of Istio's log: level, time and msg.",
+    topic=OUTPUT, is_switch=True,
+)  # fmt: skip
+
+RULE_OPTIONS: tuple[Option[Any], ...] = (
+    PROXY_PORT,
+    INBOUND_CAPTURE_PORT,
+    INBOUND_TUNNEL_PORT,
+    PROXY_UID,
+    PROXY_GID,
+    INTERCEPTION_MODE,
+    INBOUND_PORTS,
+    EXCLUDED_INBOUND_PORTS,
+    EXCLUDED_INBOUND_NETWORKS,
+    EXCLUDED_INTERFACES,
+    OUTBOUND_NETWORKS,
+    EXCLUDED_OUTBOUND_NETWORKS,
+    OUTBOUND_PORTS,
+    EXCLUDED_OUTBOUND_PORTS,
+    UID_PORT_EXCLUSIONS,
+    REROUTED_INTERFACES,
+    OWNER_GROUPS,
+    EXCLUDED_OWNER_GROUPS,
+    IPV4_LOOPBACK,
+    TPROXY_MARK,
+    TPROXY_ROUTE_TABLE,
+    REDIRECT_DNS,
+    CAPTURE_ALL_DNS,
+    DROP_INVALID,
+    DUAL_STACK,
+    RULE_COMMENTS,
+    RULE_LOGS,
+    PROFILE,
+    CHAIN_NAMES,
+)
+"""What decides on the rules: every entry point takes these."""
+
+BACKEND_OPTIONS: tuple[Option[Any], ...] = (BACKEND, DRIVER, NATIVE_NFTABLES, FORCE_IPTABLES_BINARY)
+"""What decides on how the kernel is told."""
+
+INIT_OPTIONS: tuple[Option[Any], ...] = (
+    NETWORK_NAMESPACE,
+    CNI_MODE,
+    ALLOW_HOST,
+    DRY_RUN,
+    RECONCILE,
+    CLEANUP_ONLY,
+    FORCE_APPLY,
+    SKIP_RULE_APPLY,
+    RUN_VALIDATION,
+    PROBE_PORT,
+    PROBE_TIMEOUT,
+    LOG_OUTPUT_LEVEL,
+    LOG_AS_JSON,
+)
+"""What ``istio-init`` takes besides."""
+
+OPTIONS = RULE_OPTIONS + BACKEND_OPTIONS + INIT_OPTIONS
+
+NETWORK_OPTIONS: tuple[Option[Any], ...] = (
+    EXCLUDED_INBOUND_NETWORKS,
+    OUTBOUND_NETWORKS,
+    EXCLUDED_OUTBOUND_NETWORKS,
+    IPV4_LOOPBACK,
+)

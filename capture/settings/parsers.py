@@ -1,0 +1,283 @@
+"""From the text of an option to its value, strictly.
+
+Each parser takes text and returns a value or raises ValueError. The caller knows which option the
+text belongs to, where it came from and what is expected, and says so (``ConfigurationError``).
+Digits are ASCII digits: ``int()`` alone would also take signs, blanks, underscores and other scripts.
+"""
+
+from __future__ import annotations
+
+from capture.model.addresses import Network, is_decimal, network_parts, parse_network
+from capture.model.ruleset import Span
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Generic, Literal, TypeVar
+
+    from capture.model.addresses import Family
+
+    T = TypeVar("T")
+    Mode = Literal["REDIRECT", "TPROXY"]
+
+    class Entries(Value, Generic[T]):
+        """A base that makes Selection generic for the type checker."""
+
+else:
+    T = "T"
+    Entries = {T: Value}  # subscripting this is all that happens at run time
+
+MAX_INTERFACE_BYTES = 15
+"""linux/if.h: IFNAMSIZ is 16 with the closing zero."""
+
+MAX_ID = 0xFFFF_FFFE
+"""The highest user or group id; 2**32-1 means "no id" (chown(2))."""
+
+RESERVED_ROUTE_TABLES = (0, 253, 254, 255)
+"""linux/rtnetlink.h: unspec, default, main, local. A route to ``lo`` for everything there cuts the pod off."""
+
+
+PROXY_TO_SELF_MARK = 1338
+"""0x53a: what a transparent proxy sends to its own pod. With the proxy's own mark the same, it would not come in."""
+
+
+class Selection(Entries[T]):
+    """Everything (``*``), or just the entries."""
+
+    entries: tuple[T, ...] = ()
+    everything: bool = False
+
+    def __bool__(self) -> bool:
+        return self.everything or bool(self.entries)
+
+
+class UidPorts(Value):
+    """Ports of a protocol that these users reach without the proxy."""
+
+    protocol: Literal["tcp", "udp"]
+    ports: tuple[Span, ...]
+    uids: tuple[Span, ...]
+
+
+def entries_of(text: str) -> list[str]:
+    """Return the entries of a comma-separated list without the blanks around them; empty ones do not count."""
+    return [entry for padded in text.split(",") if (entry := padded.strip(" \t"))]
+
+
+def list_of(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+    """Return a parser for comma-separated lists; an empty text is an empty list, repeated entries count once."""
+
+    def parse_list(text: str) -> tuple[T, ...]:
+        return tuple(dict.fromkeys(map(parse, entries_of(text))))
+
+    return parse_list
+
+
+class Networks(tuple[Network, ...]):  # noqa: SLOT001  # a tuple cannot have slots with something in them
+    """Networks in the order in which they were said, each once."""
+
+    with_host_bits: tuple[str, ...] = ()
+    """The texts among them that name another address of a network than its first."""
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Return a list of networks; host bits are cleared (the settings warn about that)."""
+    found: dict[tuple[Family, int, int], None] = {}
+    with_host_bits = []
+    for entry in entries_of(text):
+        parts, has_host_bits = network_parts(entry)
+        found[parts] = None
+        if has_host_bits:
+            with_host_bits.append(entry)
+    explicit = Networks([Network(*parts) for parts in found])
+    if with_host_bits:
+        explicit.with_host_bits = tuple(with_host_bits)
+    return explicit
+
+
+def selection_of(parse_list: Callable[[str], tuple[T, ...]]) -> Callable[[str], Selection[T]]:
+    """Return a parser for ``*`` or a list."""
+
+    def parse_selection(text: str) -> Selection[T]:
+        if text.strip(" \t") == "*":
+            return Selection(everything=True)
+        return Selection(parse_list(text))
+
+    return parse_selection
+
+
+def number(text: str, lowest: int, highest: int) -> int:
+    """Return a decimal number within bounds."""
+    if not is_decimal(text, len(str(highest))) or not lowest <= int(text) <= highest:
+        raise ValueError(text)
+    return int(text)
+
+
+def port(text: str) -> int:
+    """Return a port, 1 to 65535."""
+    return number(text, 1, 65535)
+
+
+def ports(text: str) -> Span:
+    """Return a port or a range of ports (``8000-8100``)."""
+    return span(text, port)
+
+
+def ids(text: str) -> Span:
+    """Return a numeric user or group id or a range of them."""
+    return span(text, lambda part: number(part, 0, MAX_ID))
+
+
+def span(text: str, parse: Callable[[str], int]) -> Span:
+    """Return one number or a range ``first-last`` that does not run backwards."""
+    first_text, dash, last_text = text.partition("-")
+    first = parse(first_text)
+    last = parse(last_text) if dash else first
+    if last < first:
+        raise ValueError(text)
+    return Span(first, last)
+
+
+def user_or_group(text: str) -> str | Span:
+    """Return an id, a range of ids, or a name to look up (useradd(8): the portable characters)."""
+    if text[:1].isdigit():
+        return ids(text)
+    allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-$"
+    if not text or len(text) > 32 or text[0] in "-.$" or any(letter not in allowed for letter in text):
+        raise ValueError(text)
+    return text
+
+
+def ipv4_loopback(text: str) -> Network:
+    """Return a network within 127.0.0.0/8. A wider one would exempt real destinations from capture."""
+    parsed = parse_network(text)
+    if parsed.family != "ipv4" or not parsed.is_loopback or parsed.prefix < 8:
+        raise ValueError(text)
+    return parsed
+
+
+def interface(text: str) -> str:
+    """Return an interface name; a trailing ``+`` stands for any ending (iptables(8), ``-i``).
+
+    The kernel's rule is dev_valid_name() in net/core/dev.c: up to 15 bytes, no ``/``, ``:`` or blanks,
+    not ``.`` or ``..``. Quotes and the like are legal there but in no pod, and are refused.
+    """
+    forbidden = " \t/:\"'`\\!*;,&|<>()[]{}$#%^~"
+    printable = text.isascii() and text.isprintable()
+    if not text or len(text) > MAX_INTERFACE_BYTES or not printable or text in (".", "..", "+"):
+        raise ValueError(text)
+    if text[0] == "-" or "+" in text[:-1] or any(letter in forbidden for letter in text):
+        raise ValueError(text)
+    return text
+
+
+def interception_mode(text: str) -> Mode:
+    """Return REDIRECT or TPROXY; an empty text means REDIRECT."""
+    if text == "TPROXY":
+        return "TPROXY"
+    if text in ("", "REDIRECT"):
+        return "REDIRECT"
+    raise ValueError(text)
+
+
+def mark(text: str) -> int:
+    """Return a packet mark, decimal or hexadecimal (0x539), not zero (which is "no mark") nor PROXY_TO_SELF_MARK."""
+    digits = text[2:]
+    if text[:2] == "0x" and 0 < len(digits) <= 8 and all(digit in "0123456789abcdefABCDEF" for digit in digits):
+        value = int(digits, 16)
+    else:
+        value = number(text, 1, 0xFFFF_FFFF)
+    if value in (0, PROXY_TO_SELF_MARK):
+        raise ValueError(text)
+    return value
+
+
+def route_table(text: str) -> int:
+    """Return the number of a routing table of one's own."""
+    value = number(text, 1, 0xFFFF_FFFF)
+    if value in RESERVED_ROUTE_TABLES:
+        raise ValueError(text)
+    return value
+
+
+TRUE = ("1", "t", "T", "true", "TRUE", "True")
+FALSE = ("0", "f", "F", "false", "FALSE", "False")
+"""The truth values of Go's strconv.ParseBool: what Istio's programs read, and no other word."""
+
+
+def boolean(text: str) -> bool:
+    """Return a truth value; empty means no."""
+    if text in TRUE:
+        return True
+    if text in FALSE or not text:
+        return False
+    raise ValueError(text)
+
+
+LOG_LEVELS = ("none", "fatal", "error", "warn", "info", "debug")
+"""From silent to talkative (istio/istio, pkg/log/options.go)."""
+
+
+def log_level(text: str) -> int:
+    """Return the index in LOG_LEVELS that ``LEVEL`` or ``SCOPE:LEVEL,...`` sets for us: scope ``default`` or ``all``.
+
+    Other scopes are those of parts that we do not have; the last entry counts.
+    """
+    chosen = "info"
+    for entry in text.split(","):
+        scope, colon, level = entry.partition(":")
+        if not colon:
+            scope, level = "default", entry
+        if level not in LOG_LEVELS:
+            raise ValueError(text)
+        if scope in ("default", "all"):
+            chosen = level
+    return LOG_LEVELS.index(chosen)
+
+
+def seconds(text: str) -> float:
+    """Return a duration in seconds: ``5s``, ``500ms``, ``1m30s``, or plain seconds."""
+    if not text.isascii():
+        raise ValueError(text)
+    total, digits, rest = 0.0, "", text
+    if is_decimal(text, 6):
+        total, rest = float(text), ""
+    units = (("ms", 0.001), ("h", 3600.0), ("m", 60.0), ("s", 1.0))
+    while rest:
+        digits = rest[: len(rest) - len(rest.lstrip("0123456789."))]
+        rest = rest[len(digits) :]
+        unit, factor = next(((unit, factor) for unit, factor in units if rest.startswith(unit)), ("", 0.0))
+        if not unit or not digits or digits.count(".") > 1 or digits.strip(".") == "":
+            raise ValueError(text)
+        total += float(digits) * factor
+        rest = rest[len(unit) :]
+    if not 0 < total <= 86400:
+        raise ValueError(text)
+    return total
+
+
+def uid_ports(text: str) -> UidPorts:
+    """Return ports that users reach by themselves: ``tcp:443:1000-2000``; ``*`` stands for all ports."""
+    protocol, _, rest = text.partition(":")
+    ports_text, _, uids_text = rest.partition(":")
+    if protocol not in ("tcp", "udp"):
+        raise ValueError(text)
+    ports_given = (Span(1, 65535),) if ports_text == "*" else (ports(ports_text),)
+    return UidPorts("tcp" if protocol == "tcp" else "udp", ports_given, (ids(uids_text),))
+
+
+def plain_text(text: str) -> str:
+    """Return the text as it is: a path, a name."""
+    return text
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Return a parser that takes one of these words."""
+
+    def parse_word(text: str) -> str:
+        if text not in words:
+            raise ValueError(text)
+        return text
+
+    return parse_word

@@ -1,0 +1,138 @@
+"""From a pod to settings: one function for everybody who programs a pod from what Kubernetes says about it.
+
+What a pod says stands in its annotations, and in the user and the environment of its proxy container. Names,
+defaults and additions are upstream's (istio/istio, ``cni/pkg/plugin/sidecar_redirect.go``), so that a pod gets the
+rules it would get there. Truth values are read as upstream reads them: one that cannot be read is ignored, with a
+warning. Other than upstream, a list, network, port or user that cannot be understood is an error, never a default.
+"""
+
+from __future__ import annotations
+
+from capture.errors import ConfigurationError
+from capture.model.values import Value
+from capture.settings.options import (
+    CAPTURE_ALL_DNS,
+    DROP_INVALID,
+    DUAL_STACK,
+    EXCLUDED_INBOUND_PORTS,
+    EXCLUDED_OUTBOUND_PORTS,
+    PROXY_GID,
+    PROXY_UID,
+    REDIRECT_DNS,
+    RULE_OPTIONS,
+)
+from capture.settings.settings import Given, Settings, is_readable, unreadable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from capture.settings.options import Option
+
+INIT_CONTAINER = "istio-init"
+PROXY_CONTAINER = "istio-proxy"
+
+DEFAULT_PROXY_ID = "1337"
+PROXY_PORTS = "15020,15021,15090"
+"""Inbound ports of the proxy itself, never captured: metrics of the agent, health, metrics of Envoy."""
+DEFAULT_EXCLUDED_OUTBOUND_PORTS = "15020"
+
+MAX_CHARACTERS = 256 * 1024
+"""What Kubernetes allows all annotations of a pod together (apimachinery, TotalAnnotationSizeLimitB)."""
+
+ANNOTATED_OPTIONS = tuple(option for option in RULE_OPTIONS if option.annotations)
+ENVIRONMENT_OPTIONS = (REDIRECT_DNS, DUAL_STACK, DROP_INVALID)
+
+
+class Proxy(Value):
+    """The proxy's container, as far as it is known; what is not known is as if it were not said."""
+
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = {}  # nobody changes it
+    uid: int | None = None
+    gid: int | None = None
+
+
+class Pod(Value):
+    """What is known about a pod."""
+
+    namespace: str
+    name: str
+    annotations: Mapping[str, str]
+    labels: Mapping[str, str] = {}  # nobody changes it
+    containers: tuple[str, ...] | None = None
+    """Names of all containers, init containers included; None if nobody named them."""
+    proxy: Proxy = Proxy()
+    same_user: tuple[str, ...] = ()
+    """Containers that run as the proxy's user, and so are not captured."""
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def settings_of(pod: Pod, base: Settings) -> Settings:
+    """Return what the pod says, on top of what is said for all pods.
+
+    Raises ConfigurationError whose ``origin`` names the annotation, the variable or the field.
+    """
+    explicit: dict[Option[Any], Given] = {
+        EXCLUDED_OUTBOUND_PORTS: Given(DEFAULT_EXCLUDED_OUTBOUND_PORTS, "default"),
+        PROXY_UID: _id(pod.proxy.uid, "runAsUser"),
+        PROXY_GID: _id(pod.proxy.gid, "runAsGroup"),
+    }
+    explicit |= _from_annotations(pod.annotations)
+    from_proxy = _from_environment(pod.proxy.environment)
+    explicit |= from_proxy.explicit
+    for option, what in explicit.items():
+        _check(option, what)
+    explicit[EXCLUDED_INBOUND_PORTS] = _with_proxy_ports(explicit.get(EXCLUDED_INBOUND_PORTS))
+    if Settings(explicit)[REDIRECT_DNS]:
+        explicit[CAPTURE_ALL_DNS] = explicit[REDIRECT_DNS]  # the pod's own resolv.conf(5) is not known outside of it
+    return Settings({**base.explicit, **explicit}, base.warnings + from_proxy.warnings)
+
+
+def _id(number: int | None, field: str) -> Given:
+    """Return the user or group of the proxy; 0 is no statement, as upstream has it."""
+    if number:
+        return Given(str(number), f"{field} of container {PROXY_CONTAINER}")
+    return Given(DEFAULT_PROXY_ID, "default")
+
+
+def _from_annotations(annotations: Mapping[str, str]) -> dict[Option[Any], Given]:
+    explicit: dict[Option[Any], Given] = {}
+    for option in ANNOTATED_OPTIONS:
+        for name in option.annotations:
+            if name in annotations:
+                explicit[option] = Given(annotations[name], f"annotation {name}")
+                break
+    return explicit
+
+
+def _from_environment(environment: Mapping[str, str]) -> Settings:
+    explicit: dict[Option[Any], Given] = {}
+    warnings: list[str] = []
+    for option in ENVIRONMENT_OPTIONS:
+        for variable in option.environment:
+            text, origin = environment.get(variable, ""), f"environment {variable} of container {PROXY_CONTAINER}"
+            if is_readable(option, text):
+                explicit[option] = Given(text, origin)
+            elif text:
+                warnings.append(unreadable(option, text, origin))
+    return Settings(explicit, tuple(warnings))
+
+
+def _check(option: Option[Any], what: Given) -> None:
+    """Raise ConfigurationError unless the text can be used; while it is as the pod has it, to be shown so."""
+    if len(what.text) > MAX_CHARACTERS:
+        raise ConfigurationError(
+            option.name, what.text, what.origin, f"{option.expected}; at most {MAX_CHARACTERS} characters"
+        )
+    Settings({option: what})[option]
+
+
+def _with_proxy_ports(excluded: Given | None) -> Given:
+    """Return the excluded inbound ports with the proxy's own after them; each counts once, where it comes first."""
+    if excluded is None:
+        return Given(PROXY_PORTS, "default")
+    return Given(f"{excluded.text},{PROXY_PORTS}", f"{excluded.origin}, and the proxy's own ports")

@@ -1,0 +1,140 @@
+"""What was given for the options, and where: by flag, environment, annotation or argument; the rest has its default."""
+
+from __future__ import annotations
+
+from capture.errors import ConfigurationError
+from capture.model.addresses import Network, network_parts, parse_network
+from capture.model.values import Value
+from capture.settings import parsers
+from capture.settings.options import LOG_OUTPUT_LEVEL, NETWORK_OPTIONS, OPTIONS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any, TypeVar
+
+    from capture.settings.options import Option
+
+    T = TypeVar("T")
+
+
+class Given(Value):
+    """What was said about one option, and where: ``flag -b``, ``environment ISTIO_INBOUND_PORTS``, ..."""
+
+    text: str
+    origin: str
+
+
+_LAST_READ: dict[str, tuple[str, Any]] = {}
+"""What the last text of each option means: it is asked for several times, and may be a list of thousands."""
+
+
+class Settings(Value):
+    """What was said, option by option; what was not said has its default."""
+
+    not_compared = ("warnings",)
+
+    explicit: Mapping[Option[Any], Given]
+    warnings: tuple[str, ...] = ()
+    """What was given and does not count, in words."""
+
+    def __getitem__(self, option: Option[T]) -> T:
+        """Return the value of an option; ConfigurationError if its text cannot be used."""
+        text = self.text(option)
+        known = _LAST_READ.get(option.name)
+        if known is not None and known[0] == text:
+            return known[1]  # type: ignore[no-any-return]  # it is what this option's parser made of the text
+        value = _LAST_READ[option.name] = text, self._parsed(option, text)
+        return value[1]
+
+    def _parsed(self, option: Option[T], text: str) -> T:
+        origin = self.origin(option)
+        if not text.isprintable():
+            raise ConfigurationError(option.name, text, origin, f"{option.expected}; no control characters")
+        try:
+            return option.parse(text)
+        except ValueError:
+            raise ConfigurationError(option.name, text, origin, option.expected) from None
+
+    def checked(self) -> Settings:
+        """Return these settings if every value that was said can be used; ConfigurationError if one cannot."""
+        for option in self.explicit:
+            self[option]
+        return self
+
+    def text(self, option: Option[Any]) -> str:
+        """Return the text that counts for an option."""
+        explicit = self.explicit.get(option)
+        if explicit is None or (not explicit.text and option.empty_means_default):
+            return option.default
+        return explicit.text
+
+    def origin(self, option: Option[Any]) -> str:
+        """Return where the text of an option comes from, in words."""
+        explicit = self.explicit.get(option)
+        return explicit.origin if explicit else "default"
+
+    def with_option(self, option: Option[Any], text: str, origin: str) -> Settings:
+        """Return settings in which one option says something else."""
+        return self.replace(explicit={**self.explicit, option: Given(text, origin)})
+
+
+def from_environment(environ: Mapping[str, str], options: Iterable[Option[Any]] = OPTIONS) -> Settings:
+    """Return what the environment says; a truth value that cannot be read is as if it were not there."""
+    explicit = {}
+    warnings = []
+    for option in options:
+        for variable in option.variables:
+            text, origin = environ.get(variable), f"environment {variable}"
+            if text is None:
+                continue
+            if is_readable(option, text):
+                explicit[option] = Given(text, origin)
+            elif text:
+                warnings.append(unreadable(option, text, origin))
+    return Settings(explicit, tuple(warnings))
+
+
+def is_readable(option: Option[Any], text: str) -> bool:
+    """Return whether a text from the environment counts: of truth values only those that can be read.
+
+    Upstream gives a variable to pflag's Set and drops the error (istio/istio, pkg/flag/flag.go). The level of our own
+    output is treated alike: it is no reason to keep a pod from starting.
+    """
+    if not option.is_switch and option is not LOG_OUTPUT_LEVEL:
+        return True
+    try:
+        option.parse(text)
+    except ValueError:
+        return False
+    return bool(text)
+
+
+def unreadable(option: Option[Any], text: str, origin: str) -> str:
+    """Return the warning about a text that does not count."""
+    shown = text if len(text) <= 80 else f"{text[:77]}..."
+    return f"{origin}: {shown!r} is ignored: expected {option.expected}"
+
+
+def with_flags(settings: Settings, flags: Mapping[Option[Any], str]) -> Settings:
+    """Return the settings with flags on top, which beat what was said before."""
+    explicit = {option: Given(text, "command line") for option, text in flags.items()}
+    return settings.replace(explicit={**settings.explicit, **explicit})
+
+
+def host_bits_warnings(settings: Settings) -> list[str]:
+    """Return a warning for each network that was said with host bits set, and is taken as its network."""
+    return [
+        f"{option.name} ({settings.origin(option)}): {entry} has host bits set, and is taken as {parse_network(entry)}"
+        for option in NETWORK_OPTIONS
+        for entry in _with_host_bits(settings, option)
+    ]
+
+
+def _with_host_bits(settings: Settings, option: Option[Any]) -> tuple[str, ...]:
+    value = settings[option]
+    if isinstance(value, Network):
+        text = settings.text(option)
+        return (text,) if network_parts(text)[1] else ()
+    networks = value.entries if isinstance(value, parsers.Selection) else value
+    return networks.with_host_bits if isinstance(networks, parsers.Networks) else ()

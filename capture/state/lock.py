@@ -1,0 +1,61 @@
+"""One after the other: of several programs of ours that would change a namespace, one does.
+
+Each step of a change is safe by itself, but two programs that both see "nothing there" would write two sets, and
+one that has read the rules may be overtaken before it writes. So whoever changes a namespace holds a name
+in it: an abstract unix socket (unix(7)), which belongs to the network namespace, is a file nowhere, and is given
+back by the kernel however its holder ends. The programs of iptables that the holder starts inherit it, so that
+one which outlives a killed holder, and has its rules still to write, is waited for.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+NAME = b"\0istio-capture"
+PATIENCE = 10.0
+"""Seconds; then we go on. Anybody in the pod can hold the name, and must not keep the pod uncaptured by it."""
+PAUSE = 0.005
+
+_held: set[int] = set()
+
+
+def descriptors() -> tuple[int, ...]:
+    """Return what a program must inherit that we start to change a namespace in our turn."""
+    return tuple(_held)
+
+
+class NamespaceLock:
+    """A context in which no other program of ours changes the network namespace that we are in."""
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self._patience = patience
+
+    def __enter__(self) -> Self:
+        self._holder = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0)
+        give_up = time.monotonic() + self._patience
+        while not self._take() and time.monotonic() < give_up:
+            time.sleep(PAUSE)
+        _held.add(self._holder.fileno())
+        return self
+
+    def _take(self) -> bool:
+        try:
+            self._holder.bind(NAME)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise
+        return True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _held.discard(self._holder.fileno())
+        self._holder.close()

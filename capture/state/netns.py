@@ -1,0 +1,210 @@
+"""Network namespaces: entering one and coming back, and telling the host's own from a pod's.
+
+A namespace is entered by the calling thread alone (setns(2)); sockets and child processes made while in
+it stay there.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import sys
+
+from capture.errors import CaptureError, HostNamespaceError, NamespaceError, PrivilegeError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Path = str | os.PathLike[str]
+
+    from types import TracebackType
+    from typing import Self
+
+CLONE_NEWNET, CLONE_NEWUSER = 0x4000_0000, 0x1000_0000
+"""linux/sched.h"""
+
+SO_NETNS_COOKIE = 71
+"""asm-generic/socket.h"""
+
+NS_GET_USERNS = 0xB701
+"""linux/nsfs.h"""
+
+SOCKET_COUNTS = ("/proc/thread-self/net/sockstat", "/proc/thread-self/net/sockstat6")
+CURRENT = "/proc/thread-self/ns/net"
+CURRENT_USER = "/proc/thread-self/ns/user"
+ONLY_ON_HOST = "/proc/sys/net/core/netdev_budget"
+"""A setting of the whole machine: the kernel shows it in its first namespace only (net/core/sysctl_net_core.c)."""
+
+
+class Entered:
+    """A context in which the calling thread is in the namespace at ``path``; without a path, where it is.
+
+    Raises NamespaceError if there is no namespace at the path, PrivilegeError without CAP_SYS_ADMIN.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = None if path is None else _text(path)
+        self._home = -1
+
+    def __enter__(self) -> Self:
+        if self.path is None:
+            return self
+        target = _open(self.path)
+        try:
+            home = _open(CURRENT)
+            try:
+                _enter(target, self.path)
+            except CaptureError:
+                os.close(home)
+                raise
+        finally:
+            os.close(target)
+        self._home = home
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._home < 0:
+            return
+        home, self._home = self._home, -1
+        try:
+            _enter(home, CURRENT)
+        finally:
+            os.close(home)
+
+
+def namespace_id() -> str:
+    """Return what tells the namespace we are in from every other since the machine started.
+
+    That is its inode number, which is used again after its end, and its cookie, which is not
+    (SO_NETNS_COOKIE, socket(7), Linux 5.14; older kernels give the inode alone).
+    """
+    inode = os.stat(CURRENT).st_ino
+    probe = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, 0)
+    try:
+        cookie = int.from_bytes(probe.getsockopt(_socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
+    except OSError:
+        return f"{inode}"
+    finally:
+        probe.close()
+    return f"{inode}-{cookie}"
+
+
+def is_of_this_user_namespace() -> bool:
+    """Return whether the network namespace we are in belongs to the user namespace we are in.
+
+    That of a pod with ``hostUsers: false`` belongs to the pod's. Kernels that cannot tell have no such pods.
+    """
+    try:
+        owner = open_owner()
+    except OSError as error:
+        return error.errno != errno.EPERM
+    try:
+        return os.path.samestat(os.fstat(owner), os.stat(CURRENT_USER))
+    finally:
+        os.close(owner)
+
+
+def open_owner() -> int:
+    """Return a descriptor of the user namespace that the network namespace we are in belongs to.
+
+    NS_GET_USERNS, ioctl_ns(2), Linux 4.9. Raises OSError: EPERM if that is no descendant of ours.
+    """
+    import fcntl  # on the way of every pod, but shared with nothing else there
+
+    network = os.open(CURRENT, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return fcntl.ioctl(network, NS_GET_USERNS)
+    finally:
+        os.close(network)
+
+
+def refuse_host(*, allowed: bool) -> None:
+    """Raise HostNamespaceError if we are in the host's own network namespace, unless that is allowed."""
+    if not allowed and os.path.exists(ONLY_ON_HOST):
+        raise HostNamespaceError
+
+
+def has_tcp_sockets() -> bool:
+    """Return whether the namespace we are in has any TCP socket.
+
+    That costs microseconds, where sock_diag walks all hash tables. (``inuse`` counts by namespace, see
+    sockstat_seq_show in net/ipv4/proc.c.)
+    """
+    return any(map(_has_sockets, SOCKET_COUNTS))
+
+
+def _has_sockets(path: str) -> bool:
+    """Return what a file with lines like ``TCP: inuse 5 orphan 0 tw 0 alloc 7 mem 1`` says; True without one."""
+    try:
+        with open(path, encoding="ascii") as file:
+            counts = [line.split()[2] for line in file if line.startswith(("TCP:", "TCP6:"))]
+    except OSError:
+        return path != SOCKET_COUNTS[1]  # a kernel without IPv6 has no such file
+    return counts != ["0"]
+
+
+def path_of_process(pid: int) -> str:
+    """Return the path of the network namespace of a process."""
+    return f"/proc/{pid}/ns/net"
+
+
+def _text(path: Path) -> str:
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        raise NamespaceError(repr(path), "is no path") from None
+    if not isinstance(text, str) or "\0" in text:
+        raise NamespaceError(repr(text), "is no path")
+    return text
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NamespaceError(path, "does not exist") from None
+    except PermissionError:
+        raise PrivilegeError(f"open {path}") from None
+    except OSError as error:
+        raise NamespaceError(path, os.strerror(error.errno or 0)) from None
+
+
+def _enter(descriptor: int, path: str) -> None:
+    """Let the calling thread enter the namespace behind a descriptor."""
+    try:
+        call_setns(descriptor, CLONE_NEWNET)
+    except OSError as error:
+        raise _refusal(error, path) from None
+
+
+def _refusal(error: OSError, path: str) -> CaptureError:
+    if error.errno == errno.EPERM:
+        return PrivilegeError(f"enter {path}")
+    if error.errno == errno.EINVAL:
+        return NamespaceError(path, "is no network namespace")
+    return NamespaceError(path, os.strerror(error.errno or 0))
+
+
+def call_setns(descriptor: int, kind: int) -> None:
+    """Call setns(2); ``os`` has it from Python 3.12 on. Raises OSError."""
+    setns = getattr(os, "setns", None)
+    if setns is not None:
+        setns(descriptor, kind)
+        return
+    # ctypes costs 3 ms at import, its C half 0.4 ms; the first is needed only to learn errno.
+    import _ctypes
+
+    library = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # None is the program itself, as for dlopen(3)
+    if _ctypes.call_function(_ctypes.dlsym(library, "setns"), (descriptor, kind)):
+        _setns_with_errno(descriptor, kind)
+
+
+def _setns_with_errno(descriptor: int, kind: int) -> None:
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.setns(descriptor, kind):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

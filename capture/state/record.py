@@ -1,0 +1,364 @@
+"""What we applied to a namespace, kept under /run, so that later calls know what was asked for there.
+
+A record holds what was said and the facts that it was resolved with; both together give the rule set
+again. It is for reading by people too: JSON, one file per namespace, in a directory that only root sees.
+Records are a help, not a need: a file system that cannot be written loses us nothing but them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from capture.errors import ConfigurationError
+from capture.model.addresses import (
+    BITS,
+    FAMILIES,
+    IPV4,
+    IPV6,
+    Network,
+    parse_address,
+)
+from capture.model.ruleset import PolicyRoute
+from capture.model.values import Value
+from capture.rules import build_ruleset
+from capture.settings.config import resolve
+from capture.settings.options import RULE_OPTIONS
+from capture.settings.settings import Given, Settings
+from capture.state.directory import ensure, is_private, require_private
+from capture.state.json_text import JsonError, decode, encode
+from capture.state.netns import namespace_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Ruleset
+    from capture.settings.config import Host
+
+STATE_DIRECTORY = "/run/istio-capture"
+VERSION = 1
+OPTIONS_BY_NAME = {option.name: option for option in RULE_OPTIONS}
+
+
+class Facts(Value):
+    """The answers of a host, as ``resolve`` got them; they are a host themselves."""
+
+    users: dict[str, int | None]
+    groups: dict[str, int | None]
+    proxy_user: str
+    families: tuple[Family, ...]
+    ipv6: bool
+    servers: tuple[Network, ...]
+
+    def user_id(self, name: str) -> int | None:
+        """Return the id that the user had."""
+        return self.users.get(name)
+
+    def group_id(self, name: str) -> int | None:
+        """Return the id that the group had."""
+        return self.groups.get(name)
+
+    def default_proxy_user(self) -> str:
+        """Return the name that was asked for."""
+        return self.proxy_user
+
+    def pod_addresses(self) -> tuple[Network, ...]:
+        """Return one address for each family that the pod had one of."""
+        return tuple(Network(family, 1 << (BITS[family] - 1), BITS[family]) for family in self.families)
+
+    def has_ipv6(self) -> bool:
+        """Return whether the kernel had IPv6."""
+        return self.ipv6
+
+    def name_servers(self) -> tuple[Network, ...]:
+        """Return the name servers that there were."""
+        return self.servers
+
+
+class RecordingHost:
+    """A host that notes what it is asked, so that the answers can be recorded."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.users: dict[str, int | None] = {}
+        self.groups: dict[str, int | None] = {}
+        self._addresses: tuple[Network, ...] | None = None
+        self._servers: tuple[Network, ...] = ()
+
+    def user_id(self, name: str) -> int | None:
+        """Ask, and note the answer."""
+        return self.users.setdefault(name, self._host.user_id(name))
+
+    def group_id(self, name: str) -> int | None:
+        """Ask, and note the answer."""
+        return self.groups.setdefault(name, self._host.group_id(name))
+
+    def default_proxy_user(self) -> str:
+        """Ask."""
+        return self._host.default_proxy_user()
+
+    def pod_addresses(self) -> tuple[Network, ...]:
+        """Ask once."""
+        if self._addresses is None:
+            self._addresses = self._host.pod_addresses()
+        return self._addresses
+
+    def has_ipv6(self) -> bool:
+        """Ask."""
+        return self._host.has_ipv6()
+
+    def name_servers(self) -> tuple[Network, ...]:
+        """Ask, and note the answer."""
+        self._servers = self._host.name_servers()
+        return self._servers
+
+    def facts(self) -> Facts:
+        """Return all that was answered."""
+        own = [a for a in self.pod_addresses() if not a.is_loopback and not a.is_link_local]
+        return Facts(
+            users=self.users,
+            groups=self.groups,
+            proxy_user=self.default_proxy_user(),
+            families=tuple(family for family in FAMILIES if any(address.family == family for address in own)),
+            ipv6=self.has_ipv6(),
+            servers=self._servers,
+        )
+
+
+class Record(Value):
+    """What was applied to a namespace: what was said, the facts then, and how the kernel was told.
+
+    It is written before anything else is, so that what was begun is known if it never comes to an end;
+    ``stale_routes`` are those of what stood before, as long as they may be there.
+    """
+
+    settings: Settings
+    facts: Facts
+    backend: str
+    driver: str
+    variant: str = ""
+    stale_routes: tuple[PolicyRoute, ...] = ()
+
+    def ruleset(self) -> Ruleset:
+        """Return the rule set that was applied."""
+        config, _ = resolve(self.settings, self.facts)
+        return build_ruleset(config)
+
+    def routes(self) -> tuple[PolicyRoute, ...]:
+        """Return the policy routes of ours that may stand in the namespace."""
+        return (*self.ruleset().policy_routes, *self.stale_routes)
+
+
+def as_json(record: Record) -> str:
+    """Return the record as JSON."""
+    facts = record.facts
+    return encode(
+        {
+            "version": VERSION,
+            "backend": record.backend,
+            "driver": record.driver,
+            "variant": record.variant,
+            "settings": {
+                option.name: [explicit.text, explicit.origin]
+                for option, explicit in record.settings.explicit.items()
+                if option.name in OPTIONS_BY_NAME
+            },
+            "facts": {
+                "users": facts.users,
+                "groups": facts.groups,
+                "proxy_user": facts.proxy_user,
+                "families": facts.families,
+                "ipv6": facts.ipv6,
+                "name_servers": [str(server).partition("/")[0] for server in facts.servers],
+            },
+            "stale_routes": [[route.family, route.mark, route.table] for route in record.stale_routes],
+        }
+    )
+
+
+def from_json(text: str) -> Record | None:
+    """Return the record that a text holds; None if it is not one, or one that gives no rule set (any more)."""
+    try:
+        plain = decode(text)
+        if plain["version"] != VERSION:
+            return None
+        record = _record(plain)
+        record.ruleset()
+    except (JsonError, ConfigurationError, AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return record
+
+
+def _record(plain: dict[str, Any]) -> Record:
+    facts = plain["facts"]
+    return Record(
+        settings=Settings(
+            {OPTIONS_BY_NAME[name]: Given(*map(_text, explicit)) for name, explicit in plain["settings"].items()}
+        ),
+        facts=Facts(
+            users=facts["users"],
+            groups=facts["groups"],
+            proxy_user=facts["proxy_user"],
+            families=tuple(facts["families"]),
+            ipv6=facts["ipv6"],
+            servers=tuple(parse_address(server) for server in facts["name_servers"]),
+        ),
+        stale_routes=tuple(_route(*route) for route in plain.get("stale_routes", ())),
+        **{how: _text(plain[how]) for how in ("backend", "driver", "variant")},
+    )
+
+
+def _route(family: object, mark: object, table: object) -> PolicyRoute:
+    if family not in FAMILIES or not isinstance(mark, int) or not isinstance(table, int):
+        raise ValueError(family, mark, table)
+    return PolicyRoute(IPV4 if family == IPV4 else IPV6, mark, table)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def path_of(namespace: str, directory: str = STATE_DIRECTORY) -> str:
+    """Return where the record of a namespace is kept."""
+    return f"{directory}/{namespace}.json"
+
+
+def read(directory: str = STATE_DIRECTORY) -> Record | None:
+    """Return the record of the namespace we are in, if there is one.
+
+    Raises StateDirectoryError if others could have written it.
+    """
+    require_private(directory)
+    try:
+        with open(path_of(namespace_id(), directory), encoding="utf-8") as file:
+            return from_json(file.read())
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def write(record: Record, directory: str = STATE_DIRECTORY) -> bool:
+    """Keep the record of the namespace we are in; return whether that was possible.
+
+    Readers see the old record or the new one, whole; of two writers the last one's stays. What is kept already is not
+    written again. Raises StateDirectoryError if others could write there, too.
+    """
+    try:
+        ensure(directory)
+        path = path_of(namespace_id(), directory)
+        content = as_json(record).encode()
+        if _content(path) != content:
+            _put(path, content)
+    except OSError:
+        return False
+    return True
+
+
+class Journal:
+    """The record of one change, from before it begins until nothing of what it replaced is left."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def begin(self, stale: Ruleset) -> None:
+        """Keep the record, with the routes that are there until the change is over."""
+        write(self._record.replace(stale_routes=stale.policy_routes))
+
+    def roll_back(self, recorded: Record | None, desired: Ruleset) -> None:
+        """Keep what was recorded before, because the change failed; routes of the desired set may be there already."""
+        if recorded is None:
+            forget()
+        else:
+            write(recorded.replace(stale_routes=(*recorded.stale_routes, *desired.policy_routes)))
+
+    def commit(self) -> None:
+        """Keep the record without stale routes: they are gone."""
+        write(self._record)
+
+
+def _content(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
+def _put(path: str, content: bytes) -> None:
+    temporary = f"{path}.{os.urandom(6).hex()}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            while content:
+                content = content[os.write(descriptor, content) :]
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
+
+
+def forget(directory: str = STATE_DIRECTORY) -> None:
+    """Remove the record of the namespace we are in, if there is one."""
+    try:
+        os.unlink(path_of(namespace_id(), directory))
+    except OSError:
+        pass
+
+
+LONG_WRITTEN = 60.0
+"""Seconds; a record is written in a thousandth of one, so that who began it so long ago was killed."""
+
+
+def forget_ended(directory: str = STATE_DIRECTORY) -> None:
+    """Remove records of namespaces that are known to have ended, and what killed writers left.
+
+    A namespace has its inode number alone as long as it is there. So of several records with one inode, all but the
+    one that was written last are of namespaces that are no more. (Cookies do not tell: each processor counts its
+    own, see gen_cookie_next in linux/cookie.h.) Who else has ended, no cheap look tells.
+    """
+    try:
+        names = os.listdir(directory) if is_private(directory) else []
+    except OSError:
+        return
+    written: dict[str, dict[str, int]] = {}
+    for name in names:
+        inode = _inode(name)
+        if inode:
+            written.setdefault(inode, {})[name] = _written(f"{directory}/{name}")
+    ended = [name for of_one in written.values() for name, when in of_one.items() if when < max(of_one.values())]
+    abandoned = [name for name in names if _is_abandoned(f"{directory}/{name}", name)]
+    for name in (*ended, *abandoned):
+        try:
+            os.unlink(f"{directory}/{name}")
+        except OSError:
+            pass
+
+
+def _inode(name: str) -> str:
+    """Return the inode in the name of a record; nothing if it is none."""
+    inode, dash, cookie = name.removesuffix(".json").partition("-")
+    return inode if name.endswith(".json") and dash and inode.isdecimal() and cookie.isdecimal() else ""
+
+
+def _written(path: str) -> int:
+    """Return when a record was written, in nanoseconds; one that goes meanwhile was never."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _is_abandoned(path: str, name: str) -> bool:
+    """Return whether a file was never renamed to the record that it was to be."""
+    try:
+        return ".json." in name and os.stat(path).st_mtime < time.time() - LONG_WRITTEN
+    except OSError:
+        return False

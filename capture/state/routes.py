@@ -1,0 +1,152 @@
+"""What a capture needs besides rules: an address on ``lo``, and the routes of TPROXY. Read, added, removed."""
+
+from __future__ import annotations
+
+from capture.errors import UnsupportedError
+from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text
+from capture.model.ruleset import (
+    MANGLE,
+    LoopbackAddress,
+    PolicyRoute,
+    Ruleset,
+    TransparentProxy,
+)
+from capture.netlink.interfaces import add_address, read_addresses, remove_address
+from capture.netlink.routing import (
+    add_local_route,
+    add_mark_rule,
+    has_local_route,
+    has_mark_rule,
+    read_mark_rules,
+    remove_local_route,
+    remove_mark_rule,
+)
+from capture.netlink.rtnetlink import AF_INET, AF_INET6, LOOPBACK_INDEX, open_route
+from capture.rules.nat import PASSTHROUGH_SOURCE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from capture.model.addresses import Family
+    from capture.netlink.sockets import NetlinkSocket
+
+AF = {"ipv4": AF_INET, "ipv6": AF_INET6}
+FAMILY_OF: dict[int, Family] = {AF_INET: IPV4, AF_INET6: IPV6}
+DEFAULT_MARK, DEFAULT_TABLE = 1337, 133
+"""Upstream's: what is there with these numbers is upstream's or ours."""
+
+
+def ensure(ruleset: Ruleset) -> bool:
+    """Add what the rule set needs and is not there; return whether anything was missing."""
+    if not ruleset.loopback_addresses and not ruleset.policy_routes:
+        return False
+    changed = False
+    with open_route() as route:
+        for address in ruleset.loopback_addresses:
+            changed |= add_address(route, _text(address), address.network.prefix)
+        for policy in ruleset.policy_routes:
+            # The rule first, and last when removed: by it a table is known to be ours, wherever we were killed.
+            changed |= add_mark_rule(route, AF[policy.family], policy.mark, policy.table)
+            changed |= add_local_route(route, AF[policy.family], policy.table)
+    return changed
+
+
+def missing(ruleset: Ruleset) -> list[LoopbackAddress | PolicyRoute]:
+    """Return what the rule set needs and is not there."""
+    if not ruleset.loopback_addresses and not ruleset.policy_routes:
+        return []
+    with open_route() as route:
+        return [
+            *[address for address in ruleset.loopback_addresses if not _has_address(route, address)],
+            *[policy for policy in ruleset.policy_routes if not all(_halves(route, policy))],
+        ]
+
+
+def present(live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset:
+    """Return a rule set without tables that holds the plumbing of ours, or of upstream's, that stands in the namespace.
+
+    The routes are those that we recorded, those of the marks that live rules speak of, and upstream's defaults.
+    """
+    marks = {mark for ruleset in live for mark in _transparent_marks(ruleset)}
+    with open_route() as route:
+        passthrough = LoopbackAddress(PASSTHROUGH_SOURCE[IPV6])
+        return Ruleset(
+            families=FAMILIES,
+            tables=(),
+            loopback_addresses=(passthrough,) if _has_address(route, passthrough) else (),
+            policy_routes=tuple(dict.fromkeys(_routes_present(route, marks, recorded))),
+        )
+
+
+def _routes_present(route: NetlinkSocket, marks: set[int], recorded: Iterable[PolicyRoute]) -> Iterator[PolicyRoute]:
+    known = tuple(recorded)
+    followed: set[tuple[Family, int]] = set()
+    for rule in read_mark_rules(route):
+        policy = PolicyRoute(FAMILY_OF[rule.family], rule.mark, rule.table)
+        of_upstream = (policy.mark, policy.table) == (DEFAULT_MARK, DEFAULT_TABLE)
+        if of_upstream or policy in known or (policy.mark in marks and _halves(route, policy)[1]):
+            followed.add((policy.family, policy.mark))
+            yield policy
+    routes_alone = [PolicyRoute(family, mark, DEFAULT_TABLE) for family in FAMILIES for mark in sorted(marks)]
+    for policy in (*known, *routes_alone):
+        if (policy.family, policy.mark) not in followed and _halves(route, policy)[1]:
+            yield policy
+
+
+def stale(desired: Ruleset, live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset:
+    """Return the plumbing of an earlier rule set of ours that the desired one has no use for."""
+    there = present(live, recorded)
+    return there.replace(
+        loopback_addresses=tuple(a for a in there.loopback_addresses if a not in desired.loopback_addresses),
+        policy_routes=tuple(policy for policy in there.policy_routes if policy not in desired.policy_routes),
+    )
+
+
+def remove(ruleset: Ruleset, kept: Ruleset | None = None) -> bool:
+    """Remove the plumbing of the rule set, but for routes that another needs; return whether any was there."""
+    if not ruleset.loopback_addresses and not ruleset.policy_routes:
+        return False
+    needed = {(policy.family, policy.table) for policy in kept.policy_routes} if kept else set()
+    changed = False
+    with open_route() as route:
+        for policy in ruleset.policy_routes:
+            if (policy.family, policy.table) not in needed:
+                changed |= remove_local_route(route, AF[policy.family], policy.table)
+            changed |= remove_mark_rule(route, AF[policy.family], policy.mark, policy.table)
+        for address in ruleset.loopback_addresses:
+            changed |= remove_address(route, _text(address), address.network.prefix)
+    return changed
+
+
+def _text(address: LoopbackAddress) -> str:
+    return address_text(address.network.family, address.network.first)
+
+
+def _has_address(route: NetlinkSocket, wanted: LoopbackAddress) -> bool:
+    family = AF[wanted.network.family]
+    return any(
+        address.interface == LOOPBACK_INDEX and address.address == _text(wanted)
+        for address in read_addresses(route, family)
+    )
+
+
+def _halves(route: NetlinkSocket, policy: PolicyRoute) -> tuple[bool, bool]:
+    """Return whether the rule and whether the route of a policy are there."""
+    family = AF[policy.family]
+    try:
+        return (
+            has_mark_rule(route, family, policy.mark, policy.table),
+            has_local_route(route, family, policy.table),
+        )
+    except UnsupportedError:
+        return False, False  # a kernel without this family, or without policy routing, has none of ours
+
+
+def _transparent_marks(live: Ruleset) -> Iterator[int]:
+    """Yield the marks of the transparent proxy rules of a live rule set."""
+    mangle = live.table(MANGLE)
+    for chain in mangle.chains if mangle else ():
+        for rule in chain.rules:
+            if isinstance(rule.verdict, TransparentProxy):
+                yield rule.verdict.mark

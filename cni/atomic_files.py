@@ -1,0 +1,278 @@
+"""Files that others write too: changed whole, or not at all, and never over somebody else's change.
+
+A new content is written to a temporary file beside the old one and made durable; then the two change places
+(``renameat2(2)`` with RENAME_EXCHANGE). Whoever opens the file by its name, at any moment, killed or not, finds
+the whole old content or the whole new one. What comes out of the exchange is compared with what was read before:
+if it is not the same, somebody else has written in between, and it is put back.
+
+What is left: a program that is killed between such an exchange and the putting back, some microseconds, has
+replaced the other's change. On file systems that cannot exchange (NFS, some FUSE), the comparison comes before the
+rename and leaves that gap to live programs as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+TEMPORARY = ".capture-tmp"
+"""How the names of our temporary files end; container runtimes read no such files."""
+
+WRITERS_PATIENCE = 1.0
+"""Seconds to wait for a program that has a replaced file open for writing."""
+
+
+class ChangedMeanwhileError(Exception):
+    """Somebody else has changed the file since it was read: read it again, and decide again."""
+
+
+class Snapshot(Value):
+    """A file as it was at one moment."""
+
+    path: str
+    content: bytes
+    mode: int
+    uid: int
+    gid: int
+    version: tuple[int, int, int, int]
+    """Device, inode, size, time of the last change in nanoseconds: no two versions of a file share them."""
+
+
+def snapshot(path: str) -> Snapshot:
+    """Return the file as it is; raise ``OSError`` if it cannot be read."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _snapshot_of(file, path)
+    finally:
+        os.close(file)
+
+
+def _snapshot_of(file: int, path: str) -> Snapshot:
+    while True:
+        before = os.fstat(file)
+        content = b"".join(_read(file))
+        after = os.fstat(file)
+        if _version(before) == _version(after):
+            return Snapshot(path, content, stat.S_IMODE(after.st_mode), after.st_uid, after.st_gid, _version(after))
+        os.lseek(file, 0, os.SEEK_SET)
+
+
+def _read(file: int) -> Iterator[bytes]:
+    while chunk := os.read(file, 1 << 20):
+        yield chunk
+
+
+def _version(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def create(path: str, content: bytes, mode: int, uid: int, gid: int) -> None:
+    """Make a file that is not there yet; raise ``FileExistsError`` if it is."""
+    temporary = _write_beside(path, content, mode, uid, gid)
+    try:
+        os.link(temporary, path)
+    finally:
+        os.unlink(temporary)
+    sync_directory(os.path.dirname(path))
+
+
+def replace(old: Snapshot, content: bytes) -> None:
+    """Give the file another content, with the mode and owner it had.
+
+    Raise ``ChangedMeanwhileError``, and leave the file alone, if it is not what ``old`` says.
+    """
+    temporary = _write_beside(old.path, content, old.mode, old.uid, old.gid)
+    try:
+        new = snapshot(temporary)
+        if snapshot(old.path) != old:
+            raise ChangedMeanwhileError(old.path)
+        if _exchange(temporary, old.path):
+            _undo_unless_it_was(old, new, temporary)
+        else:
+            os.rename(temporary, old.path)
+    except FileNotFoundError:
+        raise ChangedMeanwhileError(old.path) from None
+    finally:
+        _unlink_if_there(temporary)
+    sync_directory(os.path.dirname(old.path))
+
+
+def _undo_unless_it_was(old: Snapshot, new: Snapshot, displaced: str) -> None:
+    """Keep the exchange if the file that ``new`` took the place of is ``old``; else undo it, and raise.
+
+    Yet another version may come while it is undone. The two change places until what comes back is what was put
+    there: then the newest stands, and nothing of anybody's is lost.
+    """
+    _wait_for_writers(displaced)
+    if _same_file(snapshot(displaced), old):
+        return
+    put = new
+    while True:
+        back = snapshot(displaced)
+        if not _exchange(displaced, old.path) or _same_file(snapshot(displaced), put):
+            raise ChangedMeanwhileError(old.path)
+        put = back
+
+
+def _same_file(one: Snapshot, other: Snapshot) -> bool:
+    """Whether these are the same file with the same content, whatever it is called by now."""
+    return one.replace(path=other.path) == other
+
+
+def remove(old: Snapshot) -> None:
+    """Remove the file; raise ``ChangedMeanwhileError``, and leave it, if it is not what ``old`` says."""
+    aside = temporary_name(old.path)
+    try:
+        os.rename(old.path, aside)
+    except FileNotFoundError:
+        raise ChangedMeanwhileError(old.path) from None
+    _wait_for_writers(aside)
+    if not _same_file(snapshot(aside), old):
+        try:
+            os.link(aside, old.path)
+        except FileExistsError:  # there is a newer one by now
+            pass
+        os.unlink(aside)
+        raise ChangedMeanwhileError(old.path)
+    os.unlink(aside)
+    sync_directory(os.path.dirname(old.path))
+
+
+def replace_link(path: str, target: str) -> None:
+    """Make ``path`` a symbolic link to ``target``, whatever it was before."""
+    temporary = temporary_name(path)
+    os.symlink(target, temporary)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
+    sync_directory(os.path.dirname(path))
+
+
+def put_in_place(temporary: str, path: str) -> None:
+    """Give a temporary file its name, whatever had it before."""
+    os.rename(temporary, path)
+    sync_directory(os.path.dirname(path))
+
+
+def copy_durably(source: str, path: str, mode: int) -> None:
+    """Copy a file to a new one, and wait until the disk has it."""
+    reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _write_new(path, _read(reading), mode)
+    finally:
+        os.close(reading)
+
+
+def temporary_directory_in(directory: str, name: str) -> str:
+    """Make a directory whose name says that it is temporary, and return its path."""
+    path = temporary_name(os.path.join(directory, name))
+    os.mkdir(path, 0o700)
+    return path
+
+
+def leftovers(directory: str) -> list[str]:
+    """Return the temporary files that a killed program of ours has left, as paths."""
+    return [os.path.join(directory, name) for name in os.listdir(directory) if name.endswith(TEMPORARY)]
+
+
+def sync_directory(path: str) -> None:
+    """Wait until the disk has the names in the directory; without this a crash can bring an old one back."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # file systems that have nothing to wait for say so
+            raise
+    finally:
+        os.close(directory)
+
+
+def _write_beside(path: str, content: bytes, mode: int, uid: int, gid: int) -> str:
+    temporary = temporary_name(path)
+    try:
+        _write_new(temporary, [content], mode, (uid, gid))
+    except OSError as error:
+        _unlink_if_there(temporary)
+        raise OSError(error.errno, error.strerror, path) from error
+    return temporary
+
+
+def _write_new(path: str, chunks: Iterable[bytes], mode: int, owner: tuple[int, int] | None = None) -> None:
+    """Make a new file and wait until the disk has it."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        for chunk in chunks:
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[os.write(file, rest) :]
+        if owner:
+            os.fchown(file, *owner)
+        os.fchmod(file, mode)  # after fchown, which clears the set-uid bits
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def temporary_name(path: str) -> str:
+    """Return a new name beside the path, by which leftovers of a killed program are known."""
+    directory, name = os.path.split(path)
+    return os.path.join(directory, f".{name}.{os.urandom(6).hex()}{TEMPORARY}")
+
+
+def _unlink_if_there(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _wait_for_writers(path: str) -> None:
+    """Wait until nobody has the file open for writing, or patience ends.
+
+    Programs that write in place may have opened it before it was replaced. The kernel grants a read lease only
+    while no one does (``fcntl(2)``, F_SETLEASE); where there are no leases, there is no waiting.
+    """
+    import fcntl
+
+    deadline = time.monotonic() + WRITERS_PATIENCE
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while time.monotonic() < deadline:
+            try:
+                fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            except BlockingIOError:
+                time.sleep(0.005)
+            else:
+                fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+                return
+    except OSError:
+        return
+    finally:
+        os.close(file)
+
+
+def _exchange(one: str, other: str) -> bool:
+    """Let two files change places, at once; return False where kernel or file system cannot."""
+    import ctypes
+
+    at_fdcwd, rename_exchange = -100, 2  # linux/fcntl.h, linux/fs.h
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:  # a C library older than glibc 2.28 or musl 1.2.6
+        return False
+    if renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}:
+        return False
+    raise OSError(number, os.strerror(number), one, None, other)

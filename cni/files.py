@@ -1,0 +1,26 @@
+"""Reads small files that a configuration names, without ever waiting for one.
+
+A path may name a FIFO or a device, by mistake or on purpose: opening one can wait for ever (fifo(7)).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+REGULAR, TYPE = 0o100000, 0o170000
+"""S_IFREG and S_IFMT of inode(7); the module ``stat`` has more than is needed here."""
+
+
+def read_file(path: str, limit: int) -> bytes:
+    """Return the content of a regular file, at most ``limit`` bytes of it; raise OSError."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        if os.fstat(file).st_mode & TYPE != REGULAR:
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        content = bytearray()
+        while len(content) < limit and (chunk := os.read(file, min(1 << 16, limit - len(content)))):
+            content += chunk
+        return bytes(content)
+    finally:
+        os.close(file)

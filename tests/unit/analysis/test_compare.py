@@ -1,0 +1,238 @@
+"""Differences by example; the laws are in ``tests/property``, the packets that notice in ``tests/kernel``."""
+
+from __future__ import annotations
+
+import pytest
+
+from capture.analysis.compare import Difference, can_stay, differences
+from capture.model.ruleset import (
+    Accept,
+    Chain,
+    Continue,
+    Counters,
+    DestinationPort,
+    InInterface,
+    Jump,
+    Log,
+    Protocol,
+    RestoreMark,
+    Return,
+    Rule,
+    Ruleset,
+    SaveMark,
+    SetMark,
+    Table,
+    UnknownMatch,
+    UnknownVerdict,
+    only,
+)
+from capture.settings import options as option
+from fake_pod import IPV4_POD, POD, ruleset_of
+from rule_notation import lines, rule_line
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from capture.model.ruleset import TableName, Verdict
+
+
+def nat(change: Callable[[str, tuple[Rule, ...]], tuple[Rule, ...]], ruleset: Ruleset | None = None) -> Ruleset:
+    """Return the rule set with the rules of each chain of the nat table changed."""
+    ruleset = ruleset or ASKED
+    table = ruleset.table("nat")
+    assert table is not None
+    chains = tuple(chain.replace(rules=change(chain.name, chain.rules)) for chain in table.chains)
+    return ruleset.replace(tables=tuple(t.replace(chains=chains) if t is table else t for t in ruleset.tables))
+
+
+ASKED = nat(lambda _, there: tuple(rule for rule in there if rule.family != "ipv6"), ruleset_of({}, IPV4_POD))
+"""What an IPv4 pod gets, without the rules that are for IPv6."""
+
+
+def inserted(chain: str, place: int, *rules: Rule) -> Ruleset:
+    return nat(lambda name, there: (*there[:place], *rules, *there[place:]) if name == chain else there)
+
+
+def without(chain: str, place: int) -> Ruleset:
+    return nat(lambda name, there: there[:place] + there[place + 1 :] if name == chain else there)
+
+
+def with_table(ruleset: Ruleset, name: TableName, *chains: Chain) -> Ruleset:
+    return ruleset.replace(tables=(*ruleset.tables, Table(name, chains)))
+
+
+def said_of(found: list[Difference]) -> list[str]:
+    """Return differences as lines: kind, place, rule."""
+    return [
+        f"{each.kind} {each.table} {each.chain} {each.position}: "
+        + (rule_line(each.rule) if each.rule else each.policy)
+        for each in found
+    ]
+
+
+PORT_80 = (Protocol("tcp"), DestinationPort((only(80),)))
+TAKES_ALL = Rule(Accept())
+
+TAMPERED = {
+    "a rule of ours deleted": (without("ISTIO-INBOUND", 1), "missing nat ISTIO-INBOUND 2: tcp & port 22 -> return"),
+    "our jump deleted": (without("OUTPUT", 0), "missing nat OUTPUT 1: tcp -> ISTIO-OUTPUT"),
+    "a rule put into our chain": (
+        inserted("ISTIO-OUTPUT", 0, Rule(Return(), PORT_80)),
+        "unexpected nat ISTIO-OUTPUT 1: tcp & port 80 -> return",
+    ),
+    "also one that decides nothing": (
+        inserted("ISTIO-OUTPUT", 9, Rule(Continue())),
+        "unexpected nat ISTIO-OUTPUT 10: any -> go on",
+    ),
+    "a rule altered": (
+        nat(lambda name, there: (Rule(Accept(), there[0].matches), *there[1:]) if name == "ISTIO-INBOUND" else there),
+        """
+        missing nat ISTIO-INBOUND 1: tcp & port 15008 -> return
+        unexpected nat ISTIO-INBOUND 1: tcp & port 15008 -> accept
+        """,
+    ),
+    "two rules changed places": (
+        nat(lambda name, there: (there[1], there[0], *there[2:]) if name == "ISTIO-OUTPUT" else there),
+        """
+        missing nat ISTIO-OUTPUT 1: from 127.0.0.6 & out lo -> return
+        unexpected nat ISTIO-OUTPUT 2: from 127.0.0.6 & out lo -> return
+        """,
+    ),
+    "our jump twice": (
+        inserted("OUTPUT", 1, Rule(Jump("ISTIO-OUTPUT"), (Protocol("tcp"),))),
+        "unexpected nat OUTPUT 2: tcp -> ISTIO-OUTPUT",
+    ),
+    "a jump to the other spelling": (
+        inserted("OUTPUT", 1, Rule(Jump("ISTIO_OUTPUT"))),
+        "unexpected nat OUTPUT 2: any -> ISTIO_OUTPUT",
+    ),
+    "and from a chain of others": (
+        nat(lambda _, there: there).replace(
+            tables=(Table("nat", (*ASKED.tables[0].chains, Chain("DOCKER", (Rule(Jump("ISTIO_INBOUND")),)))),)
+        ),
+        "unexpected nat DOCKER 1: any -> ISTIO_INBOUND",
+    ),
+    "marks of an earlier TPROXY run": (
+        with_table(
+            ASKED, "mangle", *(ruleset_of({option.INTERCEPTION_MODE: "TPROXY"}, IPV4_POD).tables[0].chains[1:2])
+        ),
+        """
+        unexpected mangle OUTPUT 2: not to 127.0.0.1 & out lo & tcp & uid 1337 -> set mark 0x53a
+        unexpected mangle OUTPUT 3: not to 127.0.0.1 & out lo & tcp & gid 1337 -> set mark 0x53a
+        """,
+    ),
+    "a chain of ours in a table that needs none": (
+        with_table(ASKED, "mangle", Chain("ISTIO_DIVERT", (Rule(Accept()),))),
+        "unexpected mangle ISTIO_DIVERT 1: any -> accept",
+    ),
+    "a foreign rule before ours": (inserted("OUTPUT", 0, TAKES_ALL), "foreign nat OUTPUT 1: any -> accept"),
+    "a foreign target that we do not know": (
+        inserted("PREROUTING", 0, Rule(UnknownVerdict("DNAT --to-destination 10.0.0.1"))),
+        "foreign nat PREROUTING 1: any -> unknownverdict 'DNAT --to-destination 10.0.0.1'",
+    ),
+    "a foreign jump": (inserted("OUTPUT", 0, Rule(Jump("DOCKER"))), "foreign nat OUTPUT 1: any -> DOCKER"),
+    "a policy": (
+        ASKED.replace(tables=(Table("nat", (Chain("INPUT", (), "DROP"), *ASKED.tables[0].chains)),)),
+        "policy nat INPUT 0: DROP",
+    ),
+}
+
+
+@pytest.mark.parametrize(("live", "expected"), TAMPERED.values(), ids=TAMPERED)
+def test_difference(live: Ruleset, expected: str) -> None:
+    assert said_of(differences(ASKED, live)) == lines(expected)
+    assert can_stay(ASKED, live) is expected.startswith("policy")
+
+
+SAME = {
+    "foreign rule after ours": inserted("OUTPUT", 1, TAKES_ALL),
+    "foreign rule that counts, before ours": inserted("OUTPUT", 0, Rule(Continue(), (UnknownMatch("-m quota"),))),
+    "foreign log": inserted("PREROUTING", 0, Rule(Log("new: "))),
+    "foreign mark": inserted("PREROUTING", 0, Rule(SetMark(1)), Rule(SaveMark())),
+    "foreign chain": with_table(ASKED, "mangle", Chain("DOCKER", (TAKES_ALL,))),
+    "foreign table": with_table(ASKED, "mangle", Chain("OUTPUT", (TAKES_ALL,), "ACCEPT")),
+    "an interface of others left alone": with_table(
+        ASKED, "mangle", Chain("PREROUTING", (Rule(Return(), (InInterface("eth7"),)),), "ACCEPT")
+    ),
+    "counters and reasons": nat(
+        lambda _, there: tuple(rule.replace(counters=Counters(1, 60), why="because") for rule in there)
+    ),
+    "one rule a family": nat(lambda _, there: tuple(r.replace(family="ipv4") for r in there)),
+    "an empty chain of ours": with_table(ASKED, "raw", Chain("ISTIO-INBOUND")),
+}
+
+
+@pytest.mark.parametrize("live", SAME.values(), ids=SAME)
+def test_no_difference(live: Ruleset) -> None:
+    assert said_of(differences(ASKED, live)) == []
+    assert can_stay(ASKED, live)
+
+
+class TestFamilies:
+    def test_one_that_is_lost(self) -> None:
+        both = ruleset_of({}, POD)
+        found = differences(both, both.replace(families=("ipv4",)))
+        assert {(each.family, each.kind) for each in found} == {("ipv6", "missing")}
+        assert len(found) == 19
+
+    def test_one_that_was_not_asked_for_is_named_by_its_jumps(self) -> None:
+        found = differences(ASKED, ruleset_of({}, POD))
+        assert {each.family for each in found} == {"ipv6"}
+        assert said_of(found) == lines("""
+            family nat PREROUTING 1: tcp -> ISTIO-INBOUND
+            family nat OUTPUT 1: tcp -> ISTIO-OUTPUT
+        """)
+
+    def test_rules_of_others_in_a_family_that_is_not_captured(self) -> None:
+        live = inserted("OUTPUT", 0, Rule(Accept(), family="ipv6")).replace(families=("ipv4", "ipv6"))
+        ours_in_ipv4 = nat(lambda _, there: tuple(r.replace(family=r.family or "ipv4") for r in there), live)
+        assert differences(ASKED, ours_in_ipv4) == []
+
+
+class TestMarks:
+    """Transparent rules tell packets apart by marks, which somebody else may have changed before."""
+
+    ASKED = ruleset_of({option.INTERCEPTION_MODE: "TPROXY"}, IPV4_POD)
+
+    @pytest.mark.parametrize(
+        ("chain", "verdict", "counts"),
+        [
+            ("PREROUTING", SetMark(5), True),
+            ("PREROUTING", RestoreMark(), True),
+            ("PREROUTING", SaveMark(), False),  # on this way ours ask for the packet's own mark alone
+            ("PREROUTING", Log("seen "), False),
+            ("OUTPUT", SetMark(5), True),
+            ("OUTPUT", SaveMark(), True),
+        ],
+    )
+    def test_changed_before_ours_ask_for_it(self, chain: str, verdict: Verdict, *, counts: bool) -> None:
+        live = in_mangle(self.ASKED, chain, lambda ours: (Rule(verdict), *ours))
+        assert [(each.chain, each.position) for each in differences(self.ASKED, live)] == [(chain, 1)] * counts
+        assert can_stay(self.ASKED, live) is not counts
+
+    def test_changed_after_ours(self) -> None:
+        live = in_mangle(self.ASKED, "OUTPUT", lambda ours: (*ours, Rule(SetMark(5))))
+        assert differences(self.ASKED, live) == []
+
+
+def in_mangle(ruleset: Ruleset, name: str, change: Callable[[tuple[Rule, ...]], tuple[Rule, ...]]) -> Ruleset:
+    """Return the rule set with the rules of one chain of the mangle table changed."""
+    table = ruleset.table("mangle")
+    assert table is not None
+    chains = tuple(c.replace(rules=change(c.rules)) if c.name == name else c for c in table.chains)
+    return ruleset.replace(tables=tuple(t.replace(chains=chains) if t is table else t for t in ruleset.tables))
+
+
+def test_an_empty_namespace_lacks_everything() -> None:
+    empty = Ruleset(("ipv4", "ipv6"), ())
+    found = differences(ASKED, empty)
+    assert [each.kind for each in found] == ["missing"] * 19
+    assert not can_stay(ASKED, empty)
+
+
+def test_comments_do_not_count_but_are_written_when_they_are_wanted() -> None:
+    commented = ASKED.replace(comments=True)
+    assert differences(commented, ASKED) == []
+    assert not can_stay(commented, ASKED)
+    assert not can_stay(ASKED, commented)

@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import pytest
+
+from capture.analysis.ownership import our_rules, ours_only, takes_away
+from capture.backends.iptables.families import merged
+from capture.backends.iptables.parse import parse_save
+from capture.backends.iptables.render import rule_text
+from capture.model.addresses import IPV4, IPV6
+from capture.model.chain_names import DASH, UNDERSCORE, is_our_chain, spelling_of
+from capture.model.ruleset import (
+    MANGLE,
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    RAW,
+    TABLES,
+    Continue,
+    Log,
+    RestoreMark,
+    Ruleset,
+    SaveMark,
+    SetMark,
+)
+from iptables_cases import FOREIGN, VERDICTS, Case
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model.ruleset import TableName
+
+
+def live(**tables: str) -> Ruleset:
+    """Return what stands in a namespace; ours are the chains that jumps go to."""
+    text = ""
+    for table in TABLES:
+        rules = [line.strip() for line in tables.get(table, "").strip().splitlines()]
+        chains = dict.fromkeys(
+            word for rule in rules for word in rule.split() if word.startswith(("ISTIO", "DOCKER")) and "_" in word
+        )
+        built_in = dict.fromkeys(rule.split()[0] for rule in rules if rule.split()[0].isalpha())
+        text += "\n".join(
+            [
+                f"*{table}",
+                *(f":{chain} ACCEPT [0:0]" for chain in built_in),
+                *(f":{chain} - [0:0]" for chain in chains),
+                *(f"-A {rule}" for rule in rules),
+                "COMMIT\n",
+            ]
+        )
+    return parse_save(text, IPV4)
+
+
+def ours(ruleset: Ruleset, table: TableName, chain: str, recorded: Ruleset | None = None) -> list[str]:
+    """Return the rules of a chain that are ours."""
+    positions = our_rules(ruleset, IPV4, recorded).get((table, chain), frozenset())
+    found = ruleset.table(table)
+    assert found is not None
+    standing = found.chain(chain)
+    assert standing is not None
+    return [rule_text(rule) for position, rule in enumerate(standing.rules) if position in positions]
+
+
+class TestNames:
+    def test_both_spellings_of_the_chains_that_the_rules_have_are_ours(self) -> None:
+        for names, spelling in ((UNDERSCORE, "underscore"), (DASH, "dash")):
+            for field in names.__match_args__:
+                assert is_our_chain(getattr(names, field))
+                assert spelling_of(getattr(names, field)) == spelling
+
+    @pytest.mark.parametrize(
+        "name", ["OUTPUT", "ISTIO", "ISTIO_OTHER", "ISTIO-IN_REDIRECT", "istio_output", "MY_ISTIO_OUTPUT"]
+    )
+    def test_other_names_are_not(self, name: str) -> None:
+        assert not is_our_chain(name)
+        assert spelling_of(name) is None
+
+
+@pytest.mark.parametrize("case", VERDICTS + FOREIGN, ids=lambda case: case.name)
+def test_after_a_verdict_or_an_unknown_target_ours_may_never_be_met(case: Case) -> None:
+    goes_on = isinstance(case.rule.verdict, SetMark | SaveMark | RestoreMark | Log | Continue)
+
+    assert takes_away(case.rule) is not goes_on
+
+
+class TestJumps:
+    def test_whatever_jumps_to_our_chains_is_ours_in_any_table_chain_and_spelling(self) -> None:
+        there = live(
+            nat="""
+            OUTPUT -p tcp -j ISTIO_OUTPUT
+            OUTPUT -p udp -m udp --dport 53 -j ISTIO-OUTPUT_
+            OUTPUT -j DOCKER_OUTPUT
+            OUTPUT -g ISTIO_REDIRECT
+            DOCKER_OUTPUT -j ISTIO_REDIRECT
+            DOCKER_OUTPUT -j RETURN
+            """
+        )
+
+        assert ours(there, NAT, OUTPUT) == ["-p tcp -j ISTIO_OUTPUT", "-g ISTIO_REDIRECT"]
+        assert ours(there, NAT, "DOCKER_OUTPUT") == ["-j ISTIO_REDIRECT"]
+
+    def test_rules_in_our_own_chains_are_not_asked_about(self) -> None:
+        there = live(nat="OUTPUT -j ISTIO_OUTPUT\nISTIO_OUTPUT -j ISTIO_REDIRECT")
+
+        assert our_rules(there, IPV4) == {(NAT, OUTPUT): frozenset({0})}
+
+
+class TestInterfaces:
+    def test_left_alone_directly_before_our_jump_is_ours(self) -> None:
+        there = live(nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -o eth2 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
+
+        assert len(ours(there, NAT, OUTPUT)) == 3
+
+    @pytest.mark.parametrize(
+        "rules",
+        [
+            "OUTPUT -o eth1 -j RETURN\nOUTPUT -p icmp -j ACCEPT\nOUTPUT -j ISTIO_OUTPUT",
+            "OUTPUT -j ISTIO_OUTPUT\nOUTPUT -o eth1 -j RETURN",
+            "OUTPUT ! -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT",
+            "OUTPUT -o eth1 -p tcp -j RETURN\nOUTPUT -j ISTIO_OUTPUT",
+            "OUTPUT -o eth1 -j ACCEPT\nOUTPUT -j ISTIO_OUTPUT",
+            "PREROUTING -o eth1 -j RETURN\nPREROUTING -j ISTIO_INBOUND",
+        ],
+    )
+    def test_anything_else_is_somebodys(self, rules: str) -> None:
+        there = live(nat=rules)
+        chain = rules.split(maxsplit=1)[0]
+
+        assert ours(there, NAT, chain) == [f"-j {'ISTIO_OUTPUT' if chain == OUTPUT else 'ISTIO_INBOUND'}"]
+
+    def test_in_a_chain_without_other_rules_of_ours_siblings_tell(self) -> None:
+        there = live(
+            nat="""
+            OUTPUT -o eth1 -j RETURN
+            OUTPUT -o eth2 -j RETURN
+            OUTPUT -j ISTIO_OUTPUT
+            PREROUTING -i eth9 -j RETURN
+            PREROUTING -i eth1 -j RETURN
+            PREROUTING -i eth2 -j RETURN
+            PREROUTING
+            PREROUTING -i eth1 -j RETURN
+            """
+        )
+
+        assert our_rules(there, IPV4)[NAT, PREROUTING] == frozenset({1, 2})
+
+    def test_siblings_tell_too_of_those_after_others_of_ours(self) -> None:
+        there = live(
+            nat="""
+            OUTPUT -o eth1 -j RETURN
+            OUTPUT -j ISTIO_OUTPUT
+            PREROUTING -i tap0 -j ISTIO_REDIRECT
+            PREROUTING -i tap0 -j RETURN
+            PREROUTING -i eth1 -j RETURN
+            PREROUTING -i eth1 -j RETURN
+            """
+        )
+
+        assert our_rules(there, IPV4)[NAT, PREROUTING] == frozenset({0, 1, 2})
+
+    def test_siblings_in_another_table_may_be_of_another_transaction(self) -> None:
+        there = live(
+            mangle="PREROUTING -i eth1 -j RETURN\nPREROUTING -p tcp -j ISTIO_INBOUND",
+            nat="PREROUTING -i eth1 -j RETURN",
+        )
+
+        assert (NAT, PREROUTING) not in our_rules(there, IPV4)
+
+    def test_rerouted_ones_return_right_after_our_jump(self) -> None:
+        there = live(
+            nat="""
+            PREROUTING -i tap0 -j ISTIO_REDIRECT
+            PREROUTING -i tap1 -j ISTIO_REDIRECT
+            PREROUTING -i tap0 -j RETURN
+            PREROUTING -i tap1 -j RETURN
+            PREROUTING -i tap0 -j RETURN
+            PREROUTING -i eth9 -j RETURN
+            """
+        )
+
+        assert our_rules(there, IPV4)[NAT, PREROUTING] == frozenset({0, 1, 2, 3})
+
+    def test_of_twins_one_is_somebodys(self) -> None:
+        there = live(
+            nat="""
+            OUTPUT -o eth1 -j RETURN
+            OUTPUT -o eth1 -j RETURN
+            OUTPUT -j ISTIO_OUTPUT
+            PREROUTING -i eth1 -j RETURN
+            PREROUTING -i eth1 -j RETURN
+            """
+        )
+
+        assert our_rules(there, IPV4) == {(NAT, OUTPUT): frozenset({1, 2}), (NAT, PREROUTING): frozenset({0})}
+
+    def test_the_raw_table_has_none(self) -> None:
+        there = live(raw="OUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
+
+        assert ours(there, RAW, OUTPUT) == ["-j ISTIO_OUTPUT"]
+
+
+class TestTransparentProxy:
+    rules = live(
+        mangle="""
+        PREROUTING -i eth1 -j RETURN
+        PREROUTING -p tcp -j ISTIO_INBOUND
+        PREROUTING -p tcp -m mark --mark 0x539 -j CONNMARK --save-mark
+        PREROUTING -p tcp -m mark --mark 0x7 -j CONNMARK --save-mark
+        OUTPUT -o eth1 -j RETURN
+        OUTPUT -o lo -p tcp -m mark --mark 0x539 -j RETURN
+        OUTPUT ! -d 127.0.0.1/32 -o lo -p tcp -m owner --uid-owner 1337 -j MARK --set-xmark 0x53a/0xffffffff
+        OUTPUT ! -d 127.0.0.1/32 -o lo -p tcp -m owner --gid-owner 1337 -j MARK --set-xmark 0x53a/0xffffffff
+        OUTPUT -p tcp -m connmark --mark 0x539 -j CONNMARK --restore-mark
+        OUTPUT -p tcp -m connmark --mark 0x7 -j CONNMARK --restore-mark
+        OUTPUT -o lo -p tcp -m mark --mark 0x7 -j RETURN
+        OUTPUT -o lo -p tcp -m owner --gid-owner 1337 -j MARK --set-xmark 0x53a/0xffffffff
+        OUTPUT -p tcp -m mark --mark 0x539 -j LOG
+        OUTPUT -p udp -m connmark --mark 0x539 -j CONNMARK --restore-mark
+        ISTIO_INBOUND -p tcp -m mark --mark 0x539 -j RETURN
+        """
+    )
+
+    def test_marks_that_our_chains_ask_for_are_ours(self) -> None:
+        assert our_rules(self.rules, IPV4) == {
+            (MANGLE, PREROUTING): frozenset({0, 1, 2}),
+            (MANGLE, OUTPUT): frozenset({0, 1, 2, 3, 4}),
+        }
+
+
+class TestOlderUpstream:
+    def test_dns_rules_in_the_built_in_chains(self) -> None:
+        there = live(
+            nat="""
+            OUTPUT -p tcp -j ISTIO_OUTPUT
+            OUTPUT -p udp -m udp --dport 53 -m owner --uid-owner 1337 -j RETURN
+            OUTPUT -p udp -m udp --dport 53 -m owner --gid-owner 1337 -j RETURN
+            OUTPUT -d 10.96.0.10/32 -p udp -m udp --dport 53 -j REDIRECT --to-ports 15053
+            OUTPUT -p udp -m udp --dport 53 -m owner --uid-owner 0 -j RETURN
+            OUTPUT -p udp -m udp --dport 53 -j REDIRECT --to-ports 53
+            OUTPUT -s 10.0.0.1/32 -p udp -m udp --dport 53 -j REDIRECT --to-ports 15053
+            """,
+            raw="""
+            OUTPUT -p udp -m udp --dport 53 -m owner --uid-owner 1337 -j CT --zone 1
+            OUTPUT -p udp -m udp --sport 15053 -m owner --uid-owner 1337 -j CT --zone 2
+            OUTPUT -p udp -m udp --dport 53 -m owner --gid-owner 1337 -j CT --zone 1
+            OUTPUT -p udp -m udp --sport 15053 -m owner --gid-owner 1337 -j CT --zone 2
+            OUTPUT -d 10.96.0.10/32 -p udp -m udp --dport 53 -j CT --zone 2
+            OUTPUT -p udp -m udp --sport 53 --dport 53 -j CT --zone 2
+            OUTPUT -p udp -m udp --dport 53 -j CT --zone 3
+            OUTPUT -p udp -m udp --dport 67 -j CT --zone 2
+            OUTPUT -p tcp -m tcp --dport 53 -j CT --zone 2
+            PREROUTING -s 10.96.0.10/32 -p udp -m udp --sport 53 -j CT --zone 1
+            PREROUTING -p udp -m udp --sport 5353 -j CT --zone 1
+            PREROUTING -i eth0 -p udp -m udp --sport 53 -j CT --zone 1
+            PREROUTING -p tcp -m tcp --sport 53 -j CT --zone 1
+            """,
+        )
+
+        assert our_rules(there, IPV4) == {
+            (NAT, OUTPUT): frozenset({0, 1, 2, 3}),
+            (RAW, OUTPUT): frozenset({0, 1, 2, 3, 4}),
+            (RAW, PREROUTING): frozenset({0}),
+        }
+
+    def test_dropping_what_is_invalid(self) -> None:
+        before_ours = live(
+            mangle="PREROUTING -m conntrack --ctstate INVALID -j DROP\nPREROUTING -p tcp -j ISTIO_INBOUND"
+        )
+        alone = live(mangle="PREROUTING -m conntrack --ctstate INVALID -j DROP\nPREROUTING -p icmp -j ACCEPT")
+
+        assert len(ours(before_ours, MANGLE, PREROUTING)) == 2
+        assert not ours(alone, MANGLE, PREROUTING)
+
+
+class TestRecorded:
+    recorded = live(nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
+
+    def test_it_tells_ours_from_a_look_alike_in_front(self) -> None:
+        there = live(nat="OUTPUT -o eth7 -j RETURN\nOUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
+
+        assert len(ours(there, NAT, OUTPUT)) == 3
+        assert ours(there, NAT, OUTPUT, self.recorded) == ["-o eth1 -j RETURN", "-j ISTIO_OUTPUT"]
+
+    def test_of_twins_the_one_with_our_other_rules_is_ours(self) -> None:
+        there = live(
+            nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -p icmp -j LOG\nOUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT"
+        )
+
+        assert our_rules(there, IPV4, self.recorded)[NAT, OUTPUT] == frozenset({2, 3})
+
+    def test_a_rule_in_between_does_not_hide_ours(self) -> None:
+        there = live(nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -p icmp -j ACCEPT\nOUTPUT -j ISTIO_OUTPUT")
+
+        assert our_rules(there, IPV4, self.recorded)[NAT, OUTPUT] == frozenset({0, 2})
+
+    def test_rules_that_only_a_record_can_tell(self) -> None:
+        recorded = live(nat="PREROUTING -i eth1 -j RETURN")
+        there = live(nat="PREROUTING -i eth0 -j RETURN\nPREROUTING -i eth1 -j RETURN\nPREROUTING -p icmp -j ACCEPT")
+
+        assert not our_rules(there, IPV4)
+        assert our_rules(there, IPV4, recorded) == {(NAT, PREROUTING): frozenset({1})}
+
+    def test_a_record_of_other_rules_than_those_that_stand_is_not_believed(self) -> None:
+        there = live(nat="OUTPUT -o eth2 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
+
+        assert len(ours(there, NAT, OUTPUT, self.recorded)) == 2
+
+    def test_a_record_of_another_family_says_nothing(self) -> None:
+        there = live(nat="OUTPUT -o eth7 -j RETURN\nOUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
+        recorded = self.recorded.replace(families=(IPV6,))
+
+        assert len(ours(there, NAT, OUTPUT, recorded)) == 3
+
+
+class TestOursOnly:
+    def test_foreign_rules_chains_and_tables_are_left_out(self) -> None:
+        there = live(
+            nat="OUTPUT -p icmp -j ACCEPT\nOUTPUT -j ISTIO_OUTPUT\nPREROUTING -j DOCKER_IN\nISTIO_OUTPUT -j RETURN",
+            raw="OUTPUT -j ACCEPT",
+        )
+
+        mine = ours_only(there)
+
+        assert [table.name for table in mine.tables] == [NAT]
+        chains = {chain.name: [rule_text(rule) for rule in chain.rules] for chain in mine.tables[0].chains}
+        assert chains == {OUTPUT: ["-j ISTIO_OUTPUT"], "ISTIO_OUTPUT": ["-j RETURN"]}
+
+    def test_each_family_is_looked_at_by_itself(self) -> None:
+        ipv4 = live(nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
+        ipv6 = parse_save("*nat\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -o eth1 -j RETURN\nCOMMIT\n", IPV6)
+
+        (table,) = ours_only(merged([ipv4, ipv6])).tables
+        output = table.chain(OUTPUT)
+
+        assert output is not None
+        assert [rule.family for rule in output.rules] == [IPV4, IPV4]

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from capture.errors import CaptureError
+from cni import conf
+from cni.commands import cni_group
+from cni.conf import AgentPod
+from fake_plugin import write_plugin
+
+MAIN = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}
+
+
+class Node:
+    def __init__(self, root: Path) -> None:
+        self.bin_dir, self.conf_dir, self.plugin = root / "bin", root / "net.d", root / "capture-cni"
+        self.bin_dir.mkdir()
+        self.conf_dir.mkdir()
+        write_plugin(self.plugin)
+        (self.conf_dir / "10-main.conflist").write_text(json.dumps(MAIN))
+
+    def run(self, command: str, *arguments: str) -> Result:
+        directories = ["--bin-dir", str(self.bin_dir), "--conf-dir", str(self.conf_dir)]
+        plugin = ["--plugin", str(self.plugin)] if command == "install" else ["--grace", "0"]
+        return CliRunner().invoke(cni_group, [command, *directories, *plugin, *arguments])
+
+    def entry(self, name: str = "10-main.conflist") -> dict[str, object]:
+        entry = json.loads((self.conf_dir / name).read_text())["plugins"][-1]
+        assert entry.pop("type") == "capture-cni"
+        assert entry.pop("capabilities") == {"io.kubernetes.cri.pod-annotations": True}
+        return dict(entry)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+def test_install_and_uninstall_say_what_they_change(node: Node) -> None:
+    path, plugin = node.conf_dir / "10-main.conflist", node.bin_dir / "capture-cni"
+    done = node.run("install")
+    assert done.exit_code == 0, done.output
+    assert done.output == f"{plugin}: copied from {node.plugin}\n{path}: entry added\n"
+    assert node.entry() == {}
+    assert node.run("install").output == "unchanged: the plugin and its entry are in place\n"
+    assert node.run("uninstall").output == f"{path}: entry removed\n{plugin}: removed\n"
+    assert json.loads(path.read_text()) == MAIN
+    assert node.run("uninstall").output == "unchanged: there was nothing of ours\n"
+
+
+KUBECONFIG: dict[str, Any] = {
+    "current-context": "node",
+    "contexts": [{"name": "node", "context": {"cluster": "here", "user": "plugin"}}],
+    "clusters": [{"name": "here", "cluster": {"server": "https://10.0.0.1:6443", "certificate-authority": "ca.crt"}}],
+    "users": [{"name": "plugin", "user": {"tokenFile": "token"}}],
+}
+
+
+def write_kubeconfig(directory: Path) -> str:
+    """Write a kubeconfig and what it names; return its path."""
+    (directory / "ca.crt").write_text("a certificate")
+    (directory / "token").write_text("a token")
+    (directory / "kubeconfig").write_text(json.dumps(KUBECONFIG))
+    return str(directory / "kubeconfig")
+
+
+def test_every_option_reaches_the_plugin(node: Node, tmp_path: Path) -> None:
+    kubeconfig = write_kubeconfig(tmp_path)
+    done = node.run(
+        "install",
+        *["--kubeconfig", kubeconfig, "--pod-source", "kubernetes", "--pod-source", "runtime"],
+        *["--exclude-namespace", "kube-system", "--exclude-namespace", "istio-system"],
+        *["--agent-pod", "istio-system/capture-agent-", "--log-file", "/var/log/cni.log", "--log-level", "debug"],
+        *["--profile", "current", "--chain-names", "dash", "--backend", "nftables", "--driver", "netlink"],
+    )
+    assert done.exit_code == 0, done.output
+    entry = node.entry()
+    read = conf.parse(entry)
+    assert read.kubeconfig == kubeconfig
+    assert read.pod_sources == ("kubernetes", "runtime")
+    assert read.exclude_namespaces == ("kube-system", "istio-system")
+    assert read.agent_pod == AgentPod("istio-system", "capture-agent-")
+    assert (read.log_file, read.log_level) == ("/var/log/cni.log", "debug")
+    assert [read.settings.text(option) for option in conf.CAPTURE_OPTIONS.values()] == [
+        "current",
+        "dash",
+        "nftables",
+        "netlink",
+    ]
+
+
+def test_a_list_of_our_own_has_a_name_unless_it_gets_one(node: Node) -> None:
+    node.run("install", "--own-config")
+    assert node.entry("00-capture.conflist") == {"own_config": True}
+    node.run("uninstall")
+    node.run("install", "--own-config", "01-ours.conflist")
+    assert sorted(path.name for path in node.conf_dir.iterdir()) == ["01-ours.conflist", "10-main.conflist"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--own-config", "ours.conf"], "ends with .conflist"),
+        (["--own-config", "../ours.conflist"], "ends with .conflist"),
+        (["--profile", "modern"], "expected classic or current"),
+        (["--kubeconfig", "etc/kubeconfig"], "an absolute path"),
+        (["--log-file", "/dev/stdout"], "a file, no device"),
+        (["--agent-pod", "capture-agent"], "name_prefix"),
+        (["--pod-source", "kubernetes"], "no 'kubeconfig'"),
+        (["--pod-source", "operator"], "not one of"),
+        (["--exclude-namespace", "Kube System"], "namespaces of Kubernetes"),
+    ],
+)
+def test_a_mistake_shows_before_anything_is_written(node: Node, arguments: list[str], words: str) -> None:
+    done = node.run("install", *arguments)
+    assert done.exit_code == 2
+    assert words in " ".join(done.output.split())
+    assert list(node.bin_dir.iterdir()) == []
+    assert json.loads((node.conf_dir / "10-main.conflist").read_text()) == MAIN
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda directory: (directory / "kubeconfig").unlink(), "kubeconfig: "),
+        (lambda directory: (directory / "kubeconfig").write_text("{"), "Nothing was installed"),
+        (lambda directory: (directory / "kubeconfig").write_text("kind: Config"), "current-context"),
+        (lambda directory: (directory / "ca.crt").unlink(), "ca.crt, which it names, is missing"),
+        (lambda directory: (directory / "token").write_text(""), "token, which it names, is empty"),
+    ],
+)
+def test_a_kubeconfig_that_the_plugin_could_not_use_is_refused(
+    node: Node, tmp_path: Path, spoil: Callable[[Path], object], words: str
+) -> None:
+    kubeconfig = write_kubeconfig(tmp_path)
+    spoil(tmp_path)
+    done = node.run("install", "--kubeconfig", kubeconfig)
+    assert isinstance(done.exception, CaptureError)
+    assert words in str(done.exception)
+    assert list(node.bin_dir.iterdir()) == []
+    assert json.loads((node.conf_dir / "10-main.conflist").read_text()) == MAIN
+
+
+def test_the_plugin_beside_this_program_is_the_default(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    directories = ["--bin-dir", str(node.bin_dir), "--conf-dir", str(node.conf_dir)]
+    monkeypatch.setattr("sys.argv", [str(node.plugin.parent / "capture")])
+    assert CliRunner().invoke(cni_group, ["install", *directories]).exit_code == 0
+    assert (node.bin_dir / "capture-cni").exists()
+    monkeypatch.setattr("sys.argv", ["/nowhere/capture"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    done = CliRunner().invoke(cni_group, ["install", *directories])
+    assert done.exit_code == 2
+    assert "name it with --plugin PATH" in done.output
+
+
+@pytest.mark.parametrize("command", ["install", "uninstall"])
+def test_help_shows_examples_that_work(node: Node, command: str) -> None:
+    text = CliRunner().invoke(cni_group, [command, "--help"]).output
+    examples = [line.partition("#")[0].split() for line in text.splitlines() if line.startswith("  capture cni")]
+    assert len(examples) > 1
+    for _, _, name, *arguments in examples:
+        assert name == command
+        if not {"--bin-dir", "--kubeconfig"} & set(arguments):  # those files are not here
+            assert node.run(command, *arguments).exit_code == 0, arguments

@@ -1,0 +1,85 @@
+"""The installer, killed or overtaken by another program before each of its system calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cni import install
+from fake_plugin import write_plugin
+from system_calls import run_alone
+
+FAULTS = Path(__file__).with_name("installer_faults.py")
+
+
+@pytest.mark.parametrize("scenario", ["list", "single", "own", "to-own", "uninstall", "uninstall-own"])
+def test_killed_anywhere_it_leaves_the_old_or_the_new_and_the_next_run_succeeds(scenario: str, tmp_path: Path) -> None:
+    done = run_alone(FAULTS, "kill", scenario, "-", str(tmp_path))
+    assert isinstance(done["system_calls"], int)
+    assert done["system_calls"] > 80
+
+
+@pytest.mark.parametrize(
+    ("scenario", "style"),
+    [
+        ("list", "rename"),
+        ("list", "in-place"),
+        ("list", "slow"),
+        ("single", "rename"),
+        ("single", "slow"),
+        ("own", "rename"),
+        ("to-own", "slow"),
+        ("uninstall", "rename"),
+        ("uninstall", "slow"),
+    ],
+)
+def test_what_another_writes_at_any_moment_stays(scenario: str, style: str, tmp_path: Path) -> None:
+    done = run_alone(FAULTS, "rival", scenario, style, str(tmp_path))
+    assert isinstance(done["acted"], int)
+    assert done["acted"] > 80
+
+
+RIVAL = """
+import json, os, sys, time
+path, rounds = sys.argv[1], int(sys.argv[2])
+for round in range(1, rounds + 1):
+    time.sleep(0.1)
+    new = {"cniVersion": "1.0.0", "name": "pods", "round": round, "plugins": [{"type": "bridge"}]}
+    with open(path + ".rival", "w") as file:
+        json.dump(new, file)
+    os.rename(path + ".rival", path)
+"""
+
+
+def test_a_rival_that_writes_every_100_ms_loses_nothing_and_does_not_win(tmp_path: Path) -> None:
+    plugin, bin_dir, conf_dir = tmp_path / "capture-cni", tmp_path / "bin", tmp_path / "net.d"
+    write_plugin(plugin)
+    bin_dir.mkdir()
+    conf_dir.mkdir()
+    path = conf_dir / "10-main.conflist"
+    path.write_text('{"cniVersion": "1.0.0", "name": "pods", "round": 0, "plugins": [{"type": "bridge"}]}')
+    rival = subprocess.Popen([sys.executable, "-c", RIVAL, str(path), "15"])
+    rounds, entered = [0], 0
+    while rival.poll() is None:
+        install.install(str(plugin), str(bin_dir), str(conf_dir), {}, ("1.0.0",))
+        network = json.loads(path.read_text())
+        rounds.append(network["round"])
+        entered += network["plugins"] == [{"type": "bridge"}, {"type": "capture-cni"}]
+        time.sleep(0.001)
+    install.install(str(plugin), str(bin_dir), str(conf_dir), {}, ("1.0.0",))
+    assert rival.wait() == 0
+    assert rounds == sorted(rounds)
+    assert entered > 15
+    assert json.loads(path.read_text()) == {
+        "cniVersion": "1.0.0",
+        "name": "pods",
+        "round": 15,
+        "plugins": [{"type": "bridge"}, {"type": "capture-cni"}],
+    }
+    assert os.listdir(conf_dir) == ["10-main.conflist"]

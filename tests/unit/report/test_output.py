@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import io
+import os
+import pty
+
+import pytest
+
+from capture.errors import CaptureError, UnsupportedError
+from capture.report.output import RED, ended, painted
+
+
+def test_errors_end_a_program_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    def program() -> int:
+        raise UnsupportedError("this kernel cannot", "Take another one.")
+
+    assert ended(program) == 3
+    assert capsys.readouterr().err == "error: this kernel cannot\n  Take another one.\n"
+
+
+def test_an_error_may_have_no_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    def program() -> int:
+        raise CaptureError("it failed")
+
+    assert ended(program) == 1
+    assert capsys.readouterr().err == "error: it failed\n"
+
+
+def test_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+    def program() -> int:
+        raise KeyboardInterrupt
+
+    assert ended(program) == 130
+
+
+def test_a_mistake_of_ours_is_not_hidden() -> None:
+    def program() -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        ended(program)
+
+
+def test_colour_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    leader, follower = pty.openpty()
+    with open(leader, "rb"), open(follower, "w", encoding="ascii") as terminal:
+        assert os.isatty(follower)
+        assert painted("error:", RED, terminal) == "\033[31merror:\033[0m"
+        assert painted("note", "", terminal) == "note"
+        monkeypatch.setenv("NO_COLOR", "1")
+        assert painted("error:", RED, terminal) == "error:"
+    assert painted("error:", RED, io.StringIO()) == "error:"

@@ -1,0 +1,81 @@
+"""The facts of a host: what its files say, and what they cannot say about a pod."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from capture.settings import host
+from capture.settings.host import AnyPod, PodFromInside, PodFromOutside, servers_of
+
+RESOLV_CONF = """
+# nameserver 192.0.2.1
+; nameserver 192.0.2.2
+search default.svc.cluster.local
+nameserver 10.96.0.10
+nameserver\tfd00::a   # trailing words do not matter
+nameserver fe80::1%eth0
+nameserver dns.example
+nameserver
+nameserver 10.96.0.10
+options ndots:5
+nameserverx 192.0.2.3
+"""
+
+
+class TestNameServers:
+    def test_addresses_in_order_each_once(self) -> None:
+        assert [str(server) for server in servers_of(RESOLV_CONF.splitlines())] == [
+            "10.96.0.10/32",
+            "fd00::a/128",
+            "fe80::1/128",
+        ]
+
+    @pytest.mark.parametrize(
+        ("content", "servers"),
+        [
+            (b"", []),
+            (b"nameserver 10.0.0.1", ["10.0.0.1/32"]),
+            (b"nameserver 10.0.0.1\r\nnameserver ::1\r\n", ["10.0.0.1/32", "::1/128"]),
+            (b"\xff\xfe\nnameserver 10.0.0.1\n", ["10.0.0.1/32"]),
+            (b"nameserver 10.0.0.256\nnameserver 010.0.0.1\n", []),
+        ],
+    )
+    def test_from_the_file(
+        self, content: bytes, servers: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = tmp_path / "resolv.conf"
+        file.write_bytes(content)
+        monkeypatch.setattr(host, "RESOLV_CONF", str(file))
+        assert [str(server) for server in PodFromInside({}).name_servers()] == servers
+        assert PodFromOutside({}).name_servers() == ()
+
+    def test_no_file_no_server(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(host, "RESOLV_CONF", str(tmp_path / "nothing"))
+        assert PodFromInside({}).name_servers() == ()
+
+
+class TestUsers:
+    def test_inside_they_are_looked_up(self) -> None:
+        assert PodFromInside({}).user_id("root") == 0
+        assert PodFromInside({}).group_id("root") == 0
+        assert PodFromInside({}).user_id("nobody-of-that-name") is None
+        assert PodFromInside({}).group_id("nobody-of-that-name") is None
+
+    def test_from_outside_nobody_is_known(self) -> None:
+        """Even root: the host's users are not the pod's."""
+        assert PodFromOutside({}).user_id("root") is None
+        assert PodFromOutside({}).group_id("root") is None
+
+    @pytest.mark.parametrize(
+        ("environ", "name"),
+        [({}, "istio-proxy"), ({"ENVOY_USER": ""}, "istio-proxy"), ({"ENVOY_USER": "envoy"}, "envoy")],
+    )
+    def test_who_runs_the_proxy(self, environ: dict[str, str], name: str) -> None:
+        assert PodFromInside(environ).default_proxy_user() == name
+
+
+def test_any_pod_has_both_families() -> None:
+    assert AnyPod({}).pod_addresses() == ()
+    assert AnyPod({}).has_ipv6()

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from capture.state.json_text import JsonError, decode, decode_object, encode
+
+# text, why it is no JSON, line, column
+NOT_JSON = [
+    ("", "expected a value", 1, 1),
+    ("  ", "expected a value", 1, 3),
+    ("nul", "expected a value", 1, 1),
+    ("1 2", "expected the end", 1, 3),
+    ("[1 2]", "delimiter", 1, 4),
+    ('{"a" 1}', "", 1, 6),
+    ('{"a":1', "", 1, 7),
+    ('{"a":\n  tru}', "expected a value", 2, 3),
+    ("01", "expected the end", 1, 2),
+    ("+1", "expected a value", 1, 1),
+    (".5", "expected a value", 1, 1),
+    ("'a'", "expected a value", 1, 1),
+    ('"a\nb"', "control character", 1, 3),
+    ('"\\x41"', "", 1, 2),
+    ('"\\u12"', "", 1, 3),
+    ('"open', "Unterminated string", 1, 1),
+    ("NaN", "NaN is no JSON number", 1, 1),
+    ("Infinity", "Infinity is no JSON number", 1, 1),
+    ("[-Infinity]", "-Infinity is no JSON number", 1, 1),
+    ("\u0663", "expected a value", 1, 1),  # ARABIC-INDIC DIGIT THREE
+    ("1\u0663", "expected the end", 1, 2),
+    ("\ufeff{}", "expected a value", 1, 1),  # a byte order mark
+    ("9" * 5000, "limit", 1, 1),
+]
+
+
+@pytest.mark.parametrize(("text", "reason", "line", "column"), NOT_JSON)
+def test_what_is_no_json_is_refused_with_its_place(text: str, reason: str, line: int, column: int) -> None:
+    with pytest.raises(JsonError) as refused:
+        decode(text)
+    assert reason in refused.value.reason
+    assert (refused.value.line, refused.value.column) == (line, column)
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":'])
+def test_nesting_without_end_is_refused(opening: str) -> None:
+    with pytest.raises(JsonError, match="nested too deeply"):
+        decode(opening * 100_000)
+    with pytest.raises(JsonError, match="nested too deeply"):
+        decode_object('{"outer":' + opening * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[1]", "expected an object"),
+        ("", "expected an object"),
+        ("{", "expected the name of a member"),
+        ('{"a":1,}', "expected the name of a member"),
+        ("{,}", "expected the name of a member"),
+        ('{"a"}', "expected : after"),
+        ('{"a":}', "expected a value"),
+        ('{"a":1', "expected , or }"),
+        ('{"a":1;"b":2}', "expected , or }"),
+        ('{"a":1}}', "expected the end"),
+        ('{"a":[1}', "delimiter"),
+        ('{"a', "Unterminated string"),
+    ],
+)
+def test_what_is_no_object_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(JsonError, match=reason):
+        decode_object(text)
+
+
+def test_the_text_of_a_member_is_kept_to_the_letter() -> None:
+    values, texts = decode_object(
+        ' {"price" : 1.10 , "big":1e400,"deep": { "a" : [1 , 2 ] }\n, "name":"\\u0041\\/", "none":null}\t'
+    )
+    assert values == {"price": 1.1, "big": float("inf"), "deep": {"a": [1, 2]}, "name": "A/", "none": None}
+    assert texts == {
+        "price": "1.10",
+        "big": "1e400",
+        "deep": '{ "a" : [1 , 2 ] }',
+        "name": '"\\u0041\\/"',
+        "none": "null",
+    }
+
+
+def test_of_members_with_one_name_the_last_counts() -> None:
+    assert decode_object('{"a": 1, "a": 2}') == ({"a": 2}, {"a": "2"})
+
+
+def test_half_a_surrogate_pair_survives() -> None:
+    assert encode(decode('"\\ud83d"')) == '"\\ud83d"'
+    assert decode('"\\ud83d\\ude00"') == "\U0001f600"
+
+
+def test_what_json_cannot_say_is_not_written() -> None:
+    for number in (float("nan"), float("inf"), float("-inf")):
+        with pytest.raises(ValueError, match="no JSON number"):
+            encode([number])
+    for value in (b"bytes", {1, 2}, object()):
+        with pytest.raises(TypeError, match="type"):
+            encode({"a": value})
+    with pytest.raises(TypeError, match="names"):
+        encode({1: "a"})
+
+
+IMPORTS = """
+import sys
+from capture.state.json_text import JsonError, decode, decode_object, encode
+encode(decode_object('{"a": [1, 2.5, "x"]}')[0])
+print(*sorted({"re", "json", "json.decoder", "enum", "functools"} & set(sys.modules)))
+try:
+    decode('{"a": 1')  # the C scanner looks for its exception in json.decoder, and finds nothing up to Python 3.12
+except JsonError as refused:
+    print(refused)
+"""
+
+
+def test_valid_texts_need_neither_json_nor_re_and_bad_ones_still_have_a_reason() -> None:
+    loaded, refused = _run(IMPORTS)
+    assert loaded == ""
+    assert refused == "line 1 column 8: Expecting ',' delimiter"
+
+
+WITHOUT_ACCELERATOR = (
+    """
+import sys
+sys.modules["_json"] = None
+"""
+    + IMPORTS
+    + """
+for digits in ("1\\u0663", "[\\u0663]"):
+    try:
+        print(decode(digits))
+    except JsonError:
+        print("refused")
+print(encode(decode('["\\\\ud83d", 12345678901234567890, -0.0, true, null]')))
+"""
+)
+
+
+def test_the_json_package_takes_the_place_of_a_missing_accelerator() -> None:
+    assert _run(WITHOUT_ACCELERATOR)[1:] == [
+        "line 1 column 8: Expecting ',' delimiter",
+        "refused",
+        "refused",
+        '["\\ud83d", 12345678901234567890, -0.0, true, null]',
+    ]
+
+
+def _run(program: str) -> list[str]:
+    import capture
+
+    root = capture.__path__[0].rpartition("/")[0]
+    program = f"import sys; sys.path.insert(0, {root!r})\n{program}"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()

@@ -1,0 +1,331 @@
+"""Records: what was applied, written so that the same rules come of it again, and read with distrust."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capture.model.addresses import parse_address
+from capture.model.ruleset import PolicyRoute
+from capture.rules import build_ruleset
+from capture.settings import options as option
+from capture.settings.config import resolve
+from capture.settings.settings import Given, Settings
+from capture.state import record
+from capture.state.netns import namespace_id
+from capture.state.record import (
+    Facts,
+    Record,
+    RecordingHost,
+    as_json,
+    from_json,
+)
+from fake_pod import POD, FakePod, explicit
+from pytest_netns import NamespaceFactory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fake_pod import Texts
+
+NOTHING_SAID = Facts(users={}, groups={}, proxy_user="istio-proxy", families=("ipv4", "ipv6"), ipv6=True, servers=())
+PLAIN = Record(Settings({}), NOTHING_SAID, "nftables", "netlink")
+
+
+def applied(texts: Texts, pod: FakePod) -> Record:
+    """Return the record of a run, as ``apply`` makes it."""
+    witness = RecordingHost(pod)
+    resolve(explicit(texts), witness)
+    return Record(explicit(texts), witness.facts(), "iptables", "restore", "nft")
+
+
+RICH_POD = FakePod(
+    servers=("10.96.0.10", "fd00::a"), users={"envoy": 1500}, groups={"java": 202}, proxy_user="envoy", ipv6=True
+)
+RICH: Texts = {
+    option.PROXY_GID: "java,5-9",
+    option.REDIRECT_DNS: "true",
+    option.EXCLUDED_OWNER_GROUPS: "java",
+    option.OUTBOUND_NETWORKS: "10.1.2.3/8,fd00::/8",
+    option.INTERCEPTION_MODE: "TPROXY",
+    option.PROFILE: "current",
+}
+
+
+class TestFacts:
+    @pytest.mark.parametrize(
+        "pod",
+        [
+            POD,
+            RICH_POD,
+            FakePod(addresses=("10.0.0.5",)),
+            FakePod(addresses=("fd00::5", "169.254.0.1")),
+            FakePod(addresses=()),
+            FakePod(ipv6=False),
+            FakePod(users={"istio-proxy": 1400}),
+        ],
+    )
+    @pytest.mark.parametrize("texts", [{}, {option.REDIRECT_DNS: "true"}, {option.DUAL_STACK: "true"}])
+    def test_resolving_with_the_facts_gives_what_resolving_in_the_pod_gave(self, texts: Texts, pod: FakePod) -> None:
+        kept = applied(texts, pod)
+        assert resolve(kept.settings, kept.facts) == resolve(explicit(texts), pod)
+        assert kept.ruleset() == build_ruleset(resolve(explicit(texts), pod)[0])
+
+    def test_they_hold_what_was_asked_and_nothing_else(self) -> None:
+        facts = applied(RICH, RICH_POD).facts
+        assert (facts.users, facts.groups, facts.proxy_user) == ({"envoy": 1500}, {"java": 202}, "envoy")
+        assert facts.families == ("ipv4", "ipv6")
+        assert facts.servers == (parse_address("10.96.0.10"), parse_address("fd00::a"))
+
+    def test_a_name_that_nobody_has_is_remembered_as_such(self) -> None:
+        assert applied({}, POD).facts.users == {"istio-proxy": None}
+
+
+class TestJson:
+    @pytest.mark.parametrize("kept", [PLAIN, applied({}, POD), applied(RICH, RICH_POD)])
+    def test_what_is_written_is_read(self, kept: Record) -> None:
+        assert from_json(as_json(kept)) == kept
+
+    def test_routes_left_over(self) -> None:
+        kept = PLAIN.replace(stale_routes=(PolicyRoute("ipv4", 1337, 133), PolicyRoute("ipv6", 7, 200)))
+        assert from_json(as_json(kept)) == kept
+        assert kept.routes() == kept.stale_routes
+        assert applied(RICH, RICH_POD).routes() == (PolicyRoute("ipv4", 1337, 133), PolicyRoute("ipv6", 1337, 133))
+
+    def test_people_can_read_it(self) -> None:
+        plain = json.loads(as_json(applied(RICH, RICH_POD)))
+        assert plain["settings"]["--istio-service-cidr"] == ["10.1.2.3/8,fd00::/8", "command line"]
+        assert plain["facts"]["name_servers"] == ["10.96.0.10", "fd00::a"]
+        assert (plain["backend"], plain["driver"], plain["variant"]) == ("iptables", "restore", "nft")
+
+    def test_only_what_decides_on_rules_is_kept(self) -> None:
+        settings = explicit({option.DRY_RUN: "true", option.PROXY_PORT: "16001"})
+        kept = from_json(as_json(PLAIN.replace(settings=settings)))
+        assert kept is not None
+        assert set(kept.settings.explicit) == {option.PROXY_PORT}
+
+    @given(st.text(), st.text())
+    def test_any_text_that_was_said_comes_back(self, text: str, origin: str) -> None:
+        """Unless it is one that resolves to nothing, which is no record."""
+        settings = Settings({option.INBOUND_PORTS: Given(text, origin)})
+        read = from_json(as_json(PLAIN.replace(settings=settings)))
+        assert read is None or read.settings == settings
+
+
+def broken(**changes: Any) -> str:
+    return json.dumps({**json.loads(as_json(PLAIN)), **changes})
+
+
+def broken_facts(**changes: Any) -> str:
+    return broken(facts={**json.loads(as_json(PLAIN))["facts"], **changes})
+
+
+NO_RECORDS = {
+    "empty": "",
+    "cut short": as_json(PLAIN)[:-20],
+    "not JSON": "ISTIO_OUTPUT",
+    "a list": "[]",
+    "a number": "1",
+    "null": "null",
+    "an empty object": "{}",
+    "nested too deeply": "[" * 100_000,
+    "another version": broken(version=2),
+    "no version": json.dumps({k: v for k, v in json.loads(as_json(PLAIN)).items() if k != "version"}),
+    "settings are a list": broken(settings=[]),
+    "settings are null": broken(settings=None),
+    "an unknown option": broken(settings={"--no-such-option": ["1", "x"]}),
+    "an option of another kind": broken(settings={"--dry-run": ["true", "x"]}),
+    "a text without origin": broken(settings={"--envoy-port": ["1"]}),
+    "a text that is a number": broken(settings={"--envoy-port": [1, "x"]}),
+    "a text that is no port": broken(settings={"--envoy-port": ["http", "x"]}),
+    "a name that was never looked up": broken(settings={"--proxy-uid": ["nobody-here", "x"]}),
+    "facts are a list": broken(facts=[]),
+    "no facts": broken(facts={}),
+    "users are a list": broken_facts(users=[]),
+    "users are a text": broken_facts(users="x"),
+    "a family of its own": broken_facts(families=["ipv5"]),
+    "families are a number": broken_facts(families=4),
+    "servers are no addresses": broken_facts(name_servers=["dns.example"]),
+    "a server is a number": broken_facts(name_servers=[1]),
+    "the backend is a number": broken(backend=1),
+    "the variant is null": broken(variant=None),
+    "routes are numbers": broken(stale_routes=[1]),
+    "a route of no family": broken(stale_routes=[["ipv5", 1, 2]]),
+    "a route with too much": broken(stale_routes=[["ipv4", 1, 2, 3]]),
+    "a route whose mark is a text": broken(stale_routes=[["ipv4", "1", 2]]),
+}
+
+
+@pytest.mark.parametrize("text", NO_RECORDS.values(), ids=NO_RECORDS)
+def test_what_is_no_record_is_none(text: str) -> None:
+    assert from_json(text) is None
+
+
+scalars = st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "ipv4", "1337", "x"])
+names = st.sampled_from(["--proxy-uid", "a"])
+anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3))
+MEMBERS = [name for name in json.loads(as_json(PLAIN)) if name != "facts"]
+FACTS = list(json.loads(as_json(PLAIN))["facts"])
+
+
+@given(anything, st.sampled_from([*MEMBERS, *FACTS, "facts"]))
+def test_a_record_with_anything_in_it_is_one_or_none(value: object, where: str) -> None:
+    kept = from_json(broken_facts(**{where: value}) if where in FACTS else broken(**{where: value}))
+    if kept is not None:
+        kept.ruleset()
+        kept.routes()
+        from_json(as_json(kept))
+
+
+class TestFiles:
+    def test_written_read_forgotten(self, tmp_path: Path) -> None:
+        state = str(tmp_path / "state")
+        assert record.read(state) is None
+        assert record.write(PLAIN, state)
+        assert record.read(state) == PLAIN
+        other = applied(RICH, RICH_POD)
+        assert record.write(other, state)
+        assert record.read(state) == other
+        record.forget(state)
+        assert record.read(state) is None
+        record.forget(state)
+        assert os.listdir(state) == []
+
+    def test_only_root_may_look(self, tmp_path: Path) -> None:
+        state = tmp_path / "state"
+        before = os.umask(0)
+        try:
+            record.write(PLAIN, str(state))
+        finally:
+            os.umask(before)
+        assert state.stat().st_mode & 0o777 == 0o700
+        (kept,) = state.iterdir()
+        assert kept.name == f"{namespace_id()}.json"
+        assert kept.stat().st_mode & 0o777 == 0o600
+
+    def test_the_same_again_is_not_written_again(self, tmp_path: Path) -> None:
+        record.write(PLAIN, str(tmp_path))
+        (kept,) = tmp_path.iterdir()
+        before = kept.stat().st_ino
+        record.write(PLAIN, str(tmp_path))
+        assert kept.stat().st_ino == before
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"version": 1}', bytes(range(256))])
+    def test_a_file_of_somebody_else_is_no_record_and_is_replaced(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / f"{namespace_id()}.json").write_bytes(content)
+        assert record.read(str(tmp_path)) is None
+        assert record.write(PLAIN, str(tmp_path))
+        assert record.read(str(tmp_path)) == PLAIN
+
+    def test_where_nothing_can_be_kept_nothing_is(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        state = str(tmp_path / "file" / "state")
+        assert record.write(PLAIN, state) is False
+        assert record.read(state) is None
+        record.forget(state)
+
+    def test_a_directory_in_its_place_is_left_alone(self, tmp_path: Path) -> None:
+        (tmp_path / f"{namespace_id()}.json").mkdir()
+        assert record.read(str(tmp_path)) is None
+        assert record.write(PLAIN, str(tmp_path)) is False
+        assert [path.name for path in tmp_path.iterdir()] == [f"{namespace_id()}.json"]
+
+    def test_a_full_disk_leaves_the_old_record_and_no_other_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        record.write(PLAIN, str(tmp_path))
+
+        def full(_descriptor: int, _content: bytes) -> int:
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+        monkeypatch.setattr(os, "write", full)
+        assert record.write(applied(RICH, RICH_POD), str(tmp_path)) is False
+        monkeypatch.undo()
+        assert len(os.listdir(tmp_path)) == 1
+        assert record.read(str(tmp_path)) == PLAIN
+
+    def test_a_disk_that_takes_little_at_a_time(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write = os.write
+        monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:7]))
+        assert record.write(PLAIN, str(tmp_path))
+        assert record.read(str(tmp_path)) == PLAIN
+
+    def test_many_writers_leave_one_whole_record(self, tmp_path: Path) -> None:
+        records = [PLAIN.replace(driver=f"driver {number} " * (number * 100)) for number in range(8)]
+        seen: list[Record | None] = []
+        stop = threading.Event()
+
+        def watch() -> None:
+            while not stop.is_set():
+                seen.append(record.read(str(tmp_path)))
+
+        watcher = threading.Thread(target=watch)
+        writers = [
+            threading.Thread(target=lambda kept=kept: [record.write(kept, str(tmp_path)) for _ in range(30)])
+            for kept in records
+        ]
+        record.write(records[0], str(tmp_path))
+        for thread in (watcher, *writers):
+            thread.start()
+        for thread in writers:
+            thread.join()
+        stop.set()
+        watcher.join()
+        assert len(os.listdir(tmp_path)) == 1
+        assert record.read(str(tmp_path)) in records
+        assert all(kept in records for kept in seen), "a reader saw half a record"
+
+
+@pytest.mark.kernel
+class TestNamespaces:
+    def test_each_has_its_own(self, netns: NamespaceFactory, tmp_path: Path) -> None:
+        one, two = netns(), netns()
+        state = str(tmp_path)
+        assert one.call(record.write, PLAIN, state)
+        assert two.call(record.read, state) is None
+        assert one.call(record.read, state) == PLAIN
+        two.call(record.forget, state)
+        assert one.call(record.read, state) == PLAIN
+
+    def test_a_new_namespace_never_has_the_record_of_one_that_is_gone(self) -> None:
+        """Inode numbers come again; the kernel's cookie does not."""
+        command = ["unshare", "--net", sys.executable, "-c", "from capture.state.netns import *; print(namespace_id())"]
+        identities = [subprocess.check_output(command, text=True).strip() for _ in range(5)]
+        assert len({identity.split("-")[1] for identity in identities}) == 5
+
+
+class TestEnded:
+    """What is recorded of namespaces that are known to be no more."""
+
+    def test_of_one_inode_only_what_was_written_last_can_be_there(self, tmp_path: Path) -> None:
+        kept = ["4026532841-9.json", "4026532842-9.json", "4026532843.json", "strange.json", "x-9.json", "attachments"]
+        for moment, name in enumerate(("4026532841-77.json", "4026532841-8.json", *kept)):
+            (tmp_path / name).touch()
+            os.utime(tmp_path / name, (moment, moment))
+
+        record.forget_ended(str(tmp_path))
+
+        assert {path.name for path in tmp_path.iterdir()} == set(kept)
+
+    def test_what_a_killed_writer_left(self, tmp_path: Path) -> None:
+        old, fresh = tmp_path / "4026532841-77.json.0a1b2c", tmp_path / "4026532841-77.json.3d4e5f"
+        for path in (old, fresh):
+            path.touch()
+        os.utime(old, (0, 0))
+
+        record.forget_ended(str(tmp_path))
+
+        assert [path.name for path in tmp_path.iterdir()] == [fresh.name]
+
+    def test_where_there_is_no_directory(self, tmp_path: Path) -> None:
+        record.forget_ended(str(tmp_path / "missing"))
