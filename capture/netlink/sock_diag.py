@@ -58,7 +58,8 @@ class TcpSocket(Value):
 class Listener(Value):
     """A socket that takes TCP connections, or an unconnected UDP socket, and the user who made it.
 
-    ``address`` is packed; all zero is any address. ``is_dual`` is whether a socket of IPv6 takes IPv4 as well.
+    ``address`` is packed; all zero is any address. ``is_dual`` is whether one of IPv6 takes IPv4 as well. ``inode``
+    is its number in /proc/PID/fd.
     """
 
     protocol: int
@@ -68,6 +69,9 @@ class Listener(Value):
     uid: int
     transparent: bool = False
     is_dual: bool = False
+    inode: int = 0
+
+    not_compared = ("inode",)
 
     def takes(self, family: int) -> bool:
         """Return whether connections of the family, AF_INET or AF_INET6, reach it."""
@@ -126,4 +130,5 @@ def decode_listener(body: bytes, protocol: int) -> Listener:
         decode_host_number(body[UID_OFFSET : UID_OFFSET + 4]),
         bool(options & SOCKOPT_TRANSPARENT),
         family == AF_INET6 and attributes.get(INET_DIAG_SKV6ONLY) == b"\0",
+        decode_host_number(body[UID_OFFSET + 4 : UID_OFFSET + 8]),
     )
