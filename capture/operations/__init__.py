@@ -172,6 +172,10 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_time
     desired = build_ruleset(config)
     with NamespaceLock(lock_timeout):
         target, standing = detect.look(request_of(settings), desired)
+        if not target.own_users:
+            from capture.state.known_ids import require_known_ids  # most pods share the node's users
+
+            require_known_ids(settings, config)
         existing = _read_existing(target, standing, desired)
         journal = Journal(Record(settings, facts.facts(), target.backend, target.driver, target.variant))
         journal.begin(existing.stale_routes)
