@@ -48,6 +48,7 @@ from capture.model.ruleset import (
     UnknownMatch,
     UnknownVerdict,
 )
+from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.netlink.attributes import (
     MalformedMessageError,
@@ -241,7 +242,7 @@ class _Reading:
         elif isinstance(step, Counters):
             self.counters = step
         elif isinstance(step, Given):
-            self.why = step.text
+            self.why = without_line_ends(step.text)
         elif isinstance(step, Constant):
             self._registers[step.register] = step.value, expression
         elif isinstance(step, Mask):
@@ -283,7 +284,7 @@ def _comment(userdata: bytes) -> str:
     while place + 2 <= len(userdata):
         kind, length = userdata[place], userdata[place + 1]
         if kind == nf.NFTNL_UDATA_RULE_COMMENT:
-            return decode_text(userdata[place + 2 : place + 2 + length])
+            return without_line_ends(decode_text(userdata[place + 2 : place + 2 + length]))
         place += 2 + length
     return ""
 

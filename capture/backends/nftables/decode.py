@@ -51,6 +51,7 @@ from capture.model.ruleset import (
     UnknownMatch,
     UnknownVerdict,
 )
+from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.netlink.attributes import (
     BYTE_ORDER,
@@ -198,7 +199,7 @@ def _comment(userdata: bytes) -> str:
     while offset + 2 <= len(userdata):
         kind, length = userdata[offset], userdata[offset + 1]
         if kind == nf.NFTNL_UDATA_RULE_COMMENT:
-            return decode_text(userdata[offset + 2 : offset + 2 + length])
+            return without_line_ends(decode_text(userdata[offset + 2 : offset + 2 + length]))
         offset += 2 + length
     return ""
 
