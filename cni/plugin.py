@@ -92,6 +92,9 @@ def status(request: Request) -> None:
     _logged(request, configuration, lambda journal: _status(request, configuration, journal))
 
 
+IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
+"""What turns out to be wrong in the pod's namespace only: with ``hostUsers: false`` it has users of its own."""
+
 COMMANDS: dict[str, Callable[[Request], None]] = {
     "ADD": add,
     "CHECK": check,
@@ -338,7 +341,11 @@ def _logged(request: Request, configuration: Configuration, work: Callable[[Log]
 
 def _as_cni_error(error: CaptureError, request: Request) -> CniError:
     """Return an error of ours as one of the specification."""
-    if isinstance(error, ConfigurationError):  # what the pod says has been refused before
+    if isinstance(error, ConfigurationError) and error.option in IDS_OF_THE_PROXY:
+        pod = f"{request.arguments.get('K8S_POD_NAMESPACE')}/{request.arguments.get('K8S_POD_NAME')}"
+        remedy = "Give istio-proxy a runAsUser and runAsGroup that the pod's user namespace has."
+        return CniError(VALUE_REFUSED, f"pod {pod}: {error.message}", remedy)
+    if isinstance(error, ConfigurationError):  # what else the pod says has been refused before
         return CniError(INVALID_CONFIGURATION, f"network configuration: {error.message}", error.remedy)
     if isinstance(error, HostNamespaceError):
         return CniError(

@@ -14,6 +14,7 @@ COMMANDS = {
     "dump": ("capture.cli.dump:dump", "Show the live rules, with counters."),
     "verify": ("capture.cli.verify:verify", "Compare the live rules with what was asked for."),
     "trace": ("capture.cli.trace:trace", "Say what happens to a packet, and which rule decides."),
+    "why": ("capture.cli.why:why", "Say why a connection does not reach the proxy, or what is wrong with this pod."),
     "explain": ("capture.cli.explain:explain", "Print the policy in words: what is captured, what is not, and why."),
     "clean": ("capture.cli.clean:clean", "Remove everything that is ours."),
     "render": ("capture.cli.render:render", "Print what would be sent to the kernel."),
