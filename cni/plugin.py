@@ -71,8 +71,11 @@ def check(request: Request) -> None:
 
 def delete(request: Request) -> None:
     """Forget the attachment. Its rules go with its namespace; nothing here fails."""
+    from cni import leaving
+
     attachments.forget(request.network, request.container_id, request.interface)
     _say(request, "forgotten")
+    leaving.ended(request.container_id)
 
 
 def collect_garbage(request: Request) -> None:
@@ -89,6 +92,9 @@ def status(request: Request) -> None:
     configuration = conf.parse(request.configuration)
     _logged(request, configuration, lambda journal: _status(request, configuration, journal))
 
+
+IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
+"""What turns out to be wrong in the pod's namespace only: with ``hostUsers: false`` it has users of its own."""
 
 COMMANDS: dict[str, Callable[[Request], None]] = {
     "ADD": add,
@@ -341,7 +347,11 @@ def _logged(request: Request, configuration: Configuration, work: Callable[[Log]
 
 def _as_cni_error(error: CaptureError, request: Request) -> CniError:
     """Return an error of ours as one of the specification."""
-    if isinstance(error, ConfigurationError):  # what the pod says has been refused before
+    if isinstance(error, ConfigurationError) and error.option in IDS_OF_THE_PROXY:
+        pod = f"{request.arguments.get('K8S_POD_NAMESPACE')}/{request.arguments.get('K8S_POD_NAME')}"
+        remedy = "Give istio-proxy a runAsUser and runAsGroup that the pod's user namespace has."
+        return CniError(VALUE_REFUSED, f"pod {pod}: {error.message}", remedy)
+    if isinstance(error, ConfigurationError):  # what else the pod says has been refused before
         return CniError(INVALID_CONFIGURATION, f"network configuration: {error.message}", error.remedy)
     if isinstance(error, HostNamespaceError):
         return CniError(

@@ -15,6 +15,7 @@ COMMANDS = {
     "dump": ("capture.cli.dump:dump", "Show the live rules, with counters."),
     "verify": ("capture.cli.verify:verify", "Compare the live rules with what was asked for."),
     "trace": ("capture.cli.trace:trace", "Say what happens to a packet, and which rule decides."),
+    "why": ("capture.cli.why:why", "Say why a connection does not reach the proxy, or what is wrong with this pod."),
     "explain": ("capture.cli.explain:explain", "Print the policy in words: what is captured, what is not, and why."),
     "clean": ("capture.cli.clean:clean", "Remove everything that is ours."),
     "render": ("capture.cli.render:render", "Print what would be sent to the kernel."),
@@ -22,7 +23,9 @@ COMMANDS = {
         "capture.cli.doctor.command:doctor",
         "Say what this kernel and host can do, and how to mend what is missing.",
     ),
+    "sidecar": ("sidecar.commands:sidecar", "Print Envoy's bootstrap for a captured pod, from the mesh's objects."),
     "cni": ("cni.commands:cni_group", "Put the CNI plugin on a node, or take it away."),
+    "node": ("cni.agent.commands:node_group", "Run the agent of a Kubernetes node, or ask it."),
 }
 """Each command: where it is, and what it does in a line."""
 
@@ -52,9 +55,9 @@ class LazyGroup(click.Group):
 
 def _say_version(ctx: click.Context, _option: click.Parameter, wanted: object) -> None:
     if wanted and not ctx.resilient_parsing:
-        from capture.version import version_text
+        from capture import __version__
 
-        click.echo(version_text("capture"))
+        click.echo(f"capture {__version__}")
         ctx.exit()
 
 

@@ -15,10 +15,12 @@ from capture.errors import CaptureError, HostNamespaceError, NamespaceError, Pri
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    Path = str | os.PathLike[str]
+
     from types import TracebackType
     from typing import Self
 
-CLONE_NEWNET = 0x4000_0000
+CLONE_NEWNET, CLONE_NEWUSER = 0x4000_0000, 0x1000_0000
 """linux/sched.h"""
 
 SO_NETNS_COOKIE = 71
@@ -27,6 +29,7 @@ SO_NETNS_COOKIE = 71
 NS_GET_USERNS = 0xB701
 """linux/nsfs.h"""
 
+SOCKET_COUNTS = ("/proc/thread-self/net/sockstat", "/proc/thread-self/net/sockstat6")
 CURRENT = "/proc/thread-self/ns/net"
 CURRENT_USER = "/proc/thread-self/ns/user"
 ONLY_ON_HOST = "/proc/sys/net/core/netdev_budget"
@@ -39,8 +42,8 @@ class Entered:
     Raises NamespaceError if there is no namespace at the path, PrivilegeError without CAP_SYS_ADMIN.
     """
 
-    def __init__(self, path: str | None) -> None:
-        self.path = path
+    def __init__(self, path: Path | None) -> None:
+        self.path = None if path is None else _text(path)
         self._home = -1
 
     def __enter__(self) -> Self:
@@ -105,22 +108,30 @@ def namespace_id() -> str:
 def is_of_this_user_namespace() -> bool:
     """Return whether the network namespace we are in belongs to the user namespace we are in.
 
-    That of a pod with ``hostUsers: false`` belongs to the pod's (NS_GET_USERNS, ioctl_ns(2), Linux 4.9; an owner
-    that is no descendant of ours is not shown, which is EPERM). Kernels that cannot tell have no such pods.
+    That of a pod with ``hostUsers: false`` belongs to the pod's. Kernels that cannot tell have no such pods.
+    """
+    try:
+        owner = open_owner()
+    except OSError as error:
+        return error.errno != errno.EPERM
+    try:
+        return os.path.samestat(os.fstat(owner), os.stat(CURRENT_USER))
+    finally:
+        os.close(owner)
+
+
+def open_owner() -> int:
+    """Return a descriptor of the user namespace that the network namespace we are in belongs to.
+
+    NS_GET_USERNS, ioctl_ns(2), Linux 4.9. Raises OSError: EPERM if that is no descendant of ours.
     """
     import fcntl  # on the way of every pod, but shared with nothing else there
 
     network = os.open(CURRENT, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        owner = fcntl.ioctl(network, NS_GET_USERNS)
-    except OSError as error:
-        return error.errno != errno.EPERM
+        return fcntl.ioctl(network, NS_GET_USERNS)
     finally:
         os.close(network)
-    try:
-        return os.path.samestat(os.fstat(owner), os.stat(CURRENT_USER))
-    finally:
-        os.close(owner)
 
 
 def refuse_host(*, allowed: bool) -> None:
@@ -132,9 +143,38 @@ def refuse_host(*, allowed: bool) -> None:
         raise HostNamespaceError
 
 
+def has_tcp_sockets() -> bool:
+    """Return whether the namespace we are in has any TCP socket.
+
+    That costs microseconds, where sock_diag walks all hash tables. (``inuse`` counts by namespace, see
+    sockstat_seq_show in net/ipv4/proc.c.)
+    """
+    return any(map(_has_sockets, SOCKET_COUNTS))
+
+
+def _has_sockets(path: str) -> bool:
+    """Return what a file with lines like ``TCP: inuse 5 orphan 0 tw 0 alloc 7 mem 1`` says; True without one."""
+    try:
+        with open(path, encoding="ascii") as file:
+            counts = [line.split()[2] for line in file if line.startswith(("TCP:", "TCP6:"))]
+    except OSError:
+        return path != SOCKET_COUNTS[1]  # a kernel without IPv6 has no such file
+    return counts != ["0"]
+
+
 def path_of_process(pid: int) -> str:
     """Return the path of the network namespace of a process."""
     return f"/proc/{pid}/ns/net"
+
+
+def _text(path: Path) -> str:
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        raise NamespaceError(repr(path), "is no path") from None
+    if not isinstance(text, str) or "\0" in text:
+        raise NamespaceError(repr(text), "is no path")
+    return text
 
 
 def _open(path: str) -> int:
@@ -153,7 +193,7 @@ def _open(path: str) -> int:
 def _enter(descriptor: int, path: str) -> None:
     """Let the calling thread enter the namespace behind a descriptor."""
     try:
-        _setns(descriptor)
+        call_setns(descriptor, CLONE_NEWNET)
     except OSError as error:
         raise _refusal(error, path) from None
 
@@ -166,24 +206,24 @@ def _refusal(error: OSError, path: str) -> CaptureError:
     return NamespaceError(path, os.strerror(error.errno or 0))
 
 
-def _setns(descriptor: int) -> None:
-    """Call setns(2); ``os`` has it from Python 3.12 on."""
+def call_setns(descriptor: int, kind: int) -> None:
+    """Call setns(2); ``os`` has it from Python 3.12 on. Raises OSError."""
     setns = getattr(os, "setns", None)
     if setns is not None:
-        setns(descriptor, CLONE_NEWNET)
+        setns(descriptor, kind)
         return
     # ctypes costs 3 ms at import, its C half 0.4 ms; the first is needed only to learn errno.
     import _ctypes
 
     library = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # None is the program itself, as for dlopen(3)
-    if _ctypes.call_function(_ctypes.dlsym(library, "setns"), (descriptor, CLONE_NEWNET)):
-        _setns_with_errno(descriptor)
+    if _ctypes.call_function(_ctypes.dlsym(library, "setns"), (descriptor, kind)):
+        _setns_with_errno(descriptor, kind)
 
 
-def _setns_with_errno(descriptor: int) -> None:
+def _setns_with_errno(descriptor: int, kind: int) -> None:
     import ctypes
 
     library = ctypes.CDLL(None, use_errno=True)
-    if library.setns(descriptor, CLONE_NEWNET):
+    if library.setns(descriptor, kind):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
