@@ -7,6 +7,7 @@ import re
 
 from click.shell_completion import CompletionItem
 
+from capture.cli.options import NAMED_NAMESPACES
 from capture.errors import CaptureError
 
 TYPE_CHECKING = False
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
     from capture.settings.options import Option
 
-NAMED_NAMESPACES = "/run/netns"
+from capture.cli.options import NAMED_NAMESPACES
+
 """Where iproute2 and container runtimes name network namespaces (ip-netns(8))."""
 
 
