@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 
     from capture.settings.options import Option
 
-from capture.cli.options import NAMED_NAMESPACES
-
-"""Where iproute2 and container runtimes name network namespaces (ip-netns(8))."""
-
 
 def values_of(option: Option[Any]) -> list[str]:
     """Return the words that an option takes; none where it takes numbers, names or lists.
