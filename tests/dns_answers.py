@@ -1,4 +1,4 @@
-"""What Istio's agent does at port 15053 of loopback: answers questions about names, by UDP and TCP. All are one here."""
+"""What Istio's agent does at port 15053 of loopback: answers questions about names, by UDP and TCP."""
 
 from __future__ import annotations
 

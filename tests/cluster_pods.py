@@ -14,7 +14,7 @@ from envoy_bootstrap import HEALTH_PORT, Sidecar
 from envoy_proxy import envoy_command
 from kubernetes_node import IMAGE
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 APP_PORT, HOST_PORT = 8080, 18080
 LOCKED: dict[str, Any] = {"allowPrivilegeEscalation": False, "runAsNonRoot": True, "capabilities": {"drop": ["ALL"]}}
 PYTHON = "/usr/bin/python3"
@@ -38,7 +38,7 @@ def proxy(*, transparent: bool = False, uid: int = 1337, dns: bool = False) -> d
         }  # fmt: skip
     command = envoy_command(Sidecar(transparent=transparent, http_ports=(APP_PORT,)))
     if dns:
-        program = f"{PYTHON} {ROOT}/tests/cluster/dns_answers.py & exec "
+        program = f"{PYTHON} {ROOT}/tests/dns_answers.py & exec "
         command = ["/usr/bin/sh", "-c", f'{program}"$0" "$@"', *command]
     probe = {"httpGet": {"path": "/healthz/ready", "port": HEALTH_PORT}, "periodSeconds": 1, "failureThreshold": 60}
     return container(
@@ -88,7 +88,9 @@ def pod(
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": "default", "labels": {"app": name} | (labels or {}), "annotations": written},
+        "metadata": {
+            "name": name, "namespace": "default", "labels": {"app": name} | (labels or {}), "annotations": written,
+        },
         "spec": {
             "containers": containers, "initContainers": inits, "volumes": VOLUMES, "terminationGracePeriodSeconds": 1,
             "enableServiceLinks": False,

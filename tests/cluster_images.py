@@ -16,7 +16,7 @@ def write_agent(path: Path, name: str, root: Path) -> None:
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as archive:
         archive.add(root, arcname=".", filter=_as_root)
-    config = {
+    config: dict[str, object] = {
         "Entrypoint": [f"{AGENT}/python", "-sP", "-m", "capture", "node", "agent"],
         "Env": [
             f"PATH={AGENT}:/usr/libexec/istio-capture:/usr/sbin:/usr/bin:/sbin:/bin",

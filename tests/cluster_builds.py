@@ -1,6 +1,6 @@
 """The programs of a Kubernetes node: taken from PATH, or built once from Go modules into ``build/cluster``.
 
-    python tests/cluster/builds.py          builds what is missing: ten minutes on two cores, 6 GB below GOPATH
+    python tests/cluster_builds.py          builds what is missing: ten minutes on two cores, 6 GB below GOPATH
 
 ``CAPTURE_CLUSTER_BIN`` names directories (separated by colons) that are looked into first. Go's module proxy is the
 only server that is asked.
@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / "build" / "cluster"
 
 KUBERNETES = "1.34.4"
@@ -96,7 +96,8 @@ def _main() -> str:
         imports.append(f'\tp{number} "{package}"')
         cases.append(f'\t\t"{name}": func() *cobra.Command {{ return p{number}.New{function} }},')
     text = (
-        "package main\n\nimport (\n\t%s\n\n%s\n)\n\nfunc main() {\n\tcommands := map[string]func() *cobra.Command{\n%s\n\t}\n"
+        "package main\n\nimport (\n\t%s\n\n%s\n)\n\n"
+        "func main() {\n\tcommands := map[string]func() *cobra.Command{\n%s\n\t}\n"
         "\tcommand, known := commands[filepath.Base(os.Args[0])]\n\tif !known {\n\t\tos.Exit(2)\n\t}\n"
         "\tos.Exit(cli.Run(command()))\n}\n"
     )

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import builds
+import cluster_builds as builds
 from fake_kubernetes import Authority, Certificate
 from oci_image import write_image
 
@@ -97,7 +97,9 @@ KUBELET: dict[str, object] = {
     "cgroupRoot": f"/{CGROUP}",
     "enforceNodeAllocatable": [],
     "localStorageCapacityIsolation": False,
-    "evictionHard": {"nodefs.available": "0%", "imagefs.available": "0%", "nodefs.inodesFree": "0%", "memory.available": "1Mi"},
+    "evictionHard": {
+        "nodefs.available": "0%", "imagefs.available": "0%", "nodefs.inodesFree": "0%", "memory.available": "1Mi",
+    },
     "imageGCHighThresholdPercent": 100,
     "failSwapOn": False,
     "oomScoreAdj": 0,
@@ -231,8 +233,14 @@ class KubernetesNode:
         """Write the main network configuration, as its owner does: without anything of others."""
         ranges = [[{"subnet": PODS[family]}] for family in self.families]
         routes = [{"dst": ANY[family]} for family in self.families]
-        bridge = {"type": "bridge", "bridge": "cni0", "isGateway": True, "ipMasq": True, "hairpinMode": True}
-        bridge["ipam"] = {"type": "host-local", "ranges": ranges, "routes": routes}  # type: ignore[assignment]
+        bridge: dict[str, Any] = {
+            "type": "bridge",
+            "bridge": "cni0",
+            "isGateway": True,
+            "ipMasq": True,
+            "hairpinMode": True,
+        }
+        bridge["ipam"] = {"type": "host-local", "ranges": ranges, "routes": routes}
         plugins = [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}]
         new = self.disk / "etc-cni" / "new"
         new.write_text(json.dumps({"cniVersion": self.cni_version, "name": "lab", "plugins": plugins}))
@@ -320,7 +328,9 @@ class KubernetesNode:
             "resolvConf": f"{disk}/resolv.conf",
         }
         kubelet["authentication"] = {
-            "anonymous": {"enabled": False}, "webhook": {"enabled": True}, "x509": {"clientCAFile": f"{disk}/pki/ca.crt"},
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": True},
+            "x509": {"clientCAFile": f"{disk}/pki/ca.crt"},
         }  # fmt: skip
         (disk / "kubelet.json").write_text(json.dumps(kubelet))
         (disk / "resolv.conf").write_text(f"nameserver {ADDRESSES[self.families[0]]}\n")
@@ -355,7 +365,12 @@ class KubernetesNode:
         services = ",".join(SERVICES[family] for family in self.families)
         match name:
             case "etcd":
-                urls = ["--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379"]
+                urls = [
+                    "--listen-client-urls",
+                    "http://127.0.0.1:2379",
+                    "--advertise-client-urls",
+                    "http://127.0.0.1:2379",
+                ]
                 return [program, "--data-dir", f"{disk}/etcd", *urls, "--listen-peer-urls", "http://127.0.0.1:2380",
                         "--unsafe-no-fsync", "--log-level", "warn"]  # fmt: skip
             case "containerd":
@@ -365,13 +380,16 @@ class KubernetesNode:
             case "kube-apiserver":
                 return [
                     program, "--etcd-servers", "http://127.0.0.1:2379", "--advertise-address", own[0],
-                    "--secure-port", "6443", "--service-cluster-ip-range", services, "--client-ca-file", f"{pki}/ca.crt",
+                    "--secure-port", "6443", "--service-cluster-ip-range", services,
+                    "--client-ca-file", f"{pki}/ca.crt",
                     "--tls-cert-file", f"{pki}/apiserver.crt", "--tls-private-key-file", f"{pki}/apiserver.key",
                     "--service-account-issuer", "https://kubernetes.default.svc.cluster.local",
-                    "--service-account-key-file", f"{pki}/sa.crt", "--service-account-signing-key-file", f"{pki}/sa.key",
+                    "--service-account-key-file", f"{pki}/sa.crt",
+                    "--service-account-signing-key-file", f"{pki}/sa.key",
                     "--kubelet-client-certificate", f"{pki}/kubelet-client.crt",
                     "--kubelet-client-key", f"{pki}/kubelet-client.key",
-                    "--kubelet-certificate-authority", f"{pki}/ca.crt", "--kubelet-preferred-address-types", "InternalIP",
+                    "--kubelet-certificate-authority", f"{pki}/ca.crt",
+                    "--kubelet-preferred-address-types", "InternalIP",
                     "--authorization-mode", "Node,RBAC", "--enable-admission-plugins", "NodeRestriction",
                     "--allow-privileged", "--cert-dir", f"{pki}",
                 ]  # fmt: skip
@@ -380,7 +398,14 @@ class KubernetesNode:
                         "--service-account-private-key-file", f"{pki}/sa.key", "--root-ca-file", f"{pki}/ca.crt",
                         "--leader-elect=false", "--cert-dir", f"{pki}"]  # fmt: skip
             case "kube-scheduler":
-                return [program, "--kubeconfig", f"{pki}/scheduler.json", "--leader-elect=false", "--cert-dir", f"{pki}"]
+                return [
+                    program,
+                    "--kubeconfig",
+                    f"{pki}/scheduler.json",
+                    "--leader-elect=false",
+                    "--cert-dir",
+                    f"{pki}",
+                ]
             case "kubelet":
                 return [program, "--kubeconfig", f"{pki}/kubelet.json", "--config", f"{disk}/kubelet.json",
                         "--hostname-override", NAME, "--node-ip", ",".join(own), "--cert-dir", f"{pki}"]  # fmt: skip
