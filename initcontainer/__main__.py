@@ -12,7 +12,7 @@ from capture import operations
 from capture.backends import detect
 from capture.errors import EXIT_DONE, UnsupportedError
 from capture.report import listings
-from capture.report.outcome import outcome
+from capture.report.outcome import cut_by_cleaning, outcome
 from capture.report.output import ended
 from capture.settings.config import resolve
 from capture.settings.host import PodFromInside, PodFromOutside
@@ -116,6 +116,7 @@ def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
         )
         printer.show(listings.table([*listings.parts(dumped)], None, is_whole=True).removesuffix("\n"))
         return
+    printer.warn(cut_by_cleaning(namespace))
     removed = operations.clean(namespace, allow_host=settings[ALLOW_HOST])
     printer.show("removed: nothing is captured any more" if removed else "unchanged: there was nothing of ours")
 

@@ -10,9 +10,9 @@ from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import changes
 from capture.backends.iptables.xt_encode import NFPROTO, TABLE_FAMILIES
-from capture.backends.iptables.xt_exact import stands_exactly
+from capture.backends.iptables.xt_exact import holds_exactly
 from capture.backends.iptables.xt_tables import ruleset_of, standing_table
-from capture.backends.nftables import constants as nf
+from capture.backends.nf_tables import constants as nf
 from capture.errors import KernelError, UnsupportedError
 from capture.model.ruleset import TABLES
 from capture.model.values import Value
@@ -66,7 +66,7 @@ class NetlinkDriver(IptablesDriver):
     def holds(self, desired: Ruleset) -> bool:
         """Return whether the tables hold the desired rules to the byte and nothing else; no means "read it"."""
         with open_netfilter() as netfilter:
-            return stands_exactly(netfilter, desired)
+            return holds_exactly(netfilter, desired)
 
     def read(self) -> Ruleset:
         """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. Nothing comes to be by it.

@@ -6,7 +6,7 @@ Two views of one thing: rules by their meaning, and the handles by which the ker
 from __future__ import annotations
 
 from capture.backends.iptables.families import merged, of_one_family
-from capture.backends.nftables.names import HOOKS
+from capture.backends.nf_tables.hooks import HOOKS
 from capture.model.ruleset import BUILT_IN_CHAINS, Chain, Counters
 from capture.model.values import Value
 

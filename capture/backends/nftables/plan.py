@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Protocol, TypeVar
 
-    from capture.backends.nftables.names import Hook
+    from capture.backends.nf_tables.hooks import Hook
     from capture.backends.nftables.native import NativeChain, NativeTable
 
     T_co = TypeVar("T_co", covariant=True)

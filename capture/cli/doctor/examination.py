@@ -245,7 +245,9 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
     else:
         yield Finding("namespace", "identity", "ok", f"{examined.namespace}: not the host's own")
     if not examined.facts.own_users:
-        says = "another one than ours (a pod with hostUsers: false): nftables can be used, iptables cannot"
+        says = (
+            "another one than ours (a pod with hostUsers: false): auto takes nftables; iptables writes from within it"
+        )
         yield Finding("namespace", "user namespace", "note", says)
     if examined.addresses:
         yield Finding("namespace", "addresses", "ok", ", ".join(examined.addresses))

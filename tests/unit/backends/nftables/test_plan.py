@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nftables import plan
-from capture.backends.nftables.names import Hook
 from capture.backends.nftables.native import NativeChain, NativeRule, NativeTable
 from capture.model.ruleset import Return
 

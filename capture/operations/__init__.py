@@ -17,7 +17,14 @@ from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import FAMILIES, LoopbackAddress, PolicyRoute, Ruleset
 from capture.model.values import Value
-from capture.rules import build_handover, build_ruleset, captures_transparently, redirects_inbound
+from capture.rules import (
+    build_handover,
+    build_ruleset,
+    build_tracking,
+    captures_transparently,
+    redirects_inbound,
+    tracks_connections,
+)
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.host import AnyPod, PodFromInside, PodFromOutside
 from capture.settings.options import (
@@ -31,7 +38,7 @@ from capture.settings.settings import Settings
 from capture.state import record, routes
 from capture.state.lock import PATIENCE as LOCK_TIMEOUT
 from capture.state.lock import NamespaceLock
-from capture.state.netns import Entered, refuse_host
+from capture.state.netns import Entered, has_tcp_sockets, refuse_host
 from capture.state.record import Journal, Record, RecordingHost
 
 MAX_PORT = 0xFFFF
@@ -165,12 +172,17 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_time
     desired = build_ruleset(config)
     with NamespaceLock(lock_timeout):
         target, standing = detect.look(request_of(settings), desired)
+        if not target.own_users:
+            from capture.state.known_ids import require_known_ids  # most pods share the node's users
+
+            require_known_ids(settings, config)
         existing = _read_existing(target, standing, desired)
         journal = Journal(Record(settings, facts.facts(), target.backend, target.driver, target.variant))
         journal.begin(existing.stale_routes)
         try:
             changed = routes.ensure(desired)
-            changed |= _replace_rules(target, existing, config, desired, force=force)
+            replaced, losses = _replace_rules(target, existing, config, desired, force=force)
+            changed |= replaced
             changed |= _remove_elsewhere(existing)
         except CaptureError as error:
             journal.roll_back(existing.recorded, desired)
@@ -180,7 +192,7 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_time
         if routes.remove(existing.stale_routes, desired):
             changed = True
             journal.commit()
-    return Applied(changed, target, config, desired, tuple(warnings))
+    return Applied(changed, target, config, desired, (*warnings, *losses))
 
 
 def _read_existing(target: Decision, standing: Iterable[Leftover], desired: Ruleset) -> Existing:
@@ -209,16 +221,37 @@ def _read_current(target: Decision, driver: Driver, desired: Ruleset) -> Ruleset
 
 def _replace_rules(
     target: Decision, existing: Existing, config: CaptureConfig, desired: Ruleset, *, force: bool
-) -> bool:
-    """Make the live rules the desired ones; return whether anything was written."""
+) -> tuple[bool, tuple[str, ...]]:
+    """Make the live rules the desired ones; return whether anything was written, and warnings."""
     if not force and _can_stay(target, desired, existing.current):
-        return False
+        return False, ()
     driver, live = existing.driver, existing.current
     if captures_transparently(desired) and any(map(redirects_inbound, existing.rulesets)):
         live = _hand_over(driver, build_handover(config), live, existing.recorded_rules)
-    driver.write(desired, live, existing.recorded_rules)
+    losses = _write(existing, config, desired, live)
     _ensure_written(driver, desired)
-    return True
+    return True, losses
+
+
+def _write(existing: Existing, config: CaptureConfig, desired: Ruleset, live: Ruleset) -> tuple[str, ...]:
+    """Write the desired rules, and keep standing connections; return warnings about those that may be cut."""
+    driver, recorded = existing.driver, existing.recorded_rules
+    tracked = [tracks_connections(existing.rulesets, family) for family in desired.families]
+    is_running = has_tcp_sockets() and not all(tracked)
+    if is_running:
+        from capture.state import connections  # not in a new pod
+
+        connections.track(None if any(tracked) else desired)
+        if not any(tracked):
+            driver.write(build_tracking(config), live, recorded)
+            connections.track()
+            live = driver.read()
+    driver.write(desired, live, recorded)
+    if all(tracked) or not (is_running or has_tcp_sockets()):
+        return ()
+    from capture.state import connections
+
+    return connections.track()
 
 
 def _remove_elsewhere(existing: Existing) -> bool:
@@ -480,6 +513,14 @@ def clean(namespace: Namespace = None, *, allow_host: bool = False, lock_timeout
             record.forget()
             record.forget_ended()
         return removed or bool(standing)
+
+
+def captured_connections(namespace: Namespace = None) -> int:
+    """Return how many connections pass the proxy now; ``clean`` cuts them. Raises CaptureError if it cannot be told."""
+    from capture.state import connections
+
+    with Entered(namespace):
+        return connections.captured([load(found).read() for found in detect.leftovers()])
 
 
 def render(
