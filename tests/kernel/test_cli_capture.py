@@ -304,7 +304,7 @@ def test_a_foreign_rule_and_a_missing_one(netns: NamespaceFactory) -> None:
     told = run(namespace, "capture", "verify", code=4).stdout
     foreign, missing = told.splitlines()[1:]
     assert foreign.startswith("  IPv4 nat OUTPUT: rule 1: foreign rule precedes ours and diverts captured traffic")
-    assert "-p tcp -m tcp --dport 443 -j ACCEPT (so that tcp to " in foreign
+    assert "-p tcp -m tcp --dport 443 -j ACCEPT (tcp, port 443, user other than 1337" in foreign
     assert missing.startswith("  IPv6 nat ISTIO-INBOUND: rule 1 is missing: -p tcp -m tcp --dport 15008 -j RETURN")
 
     assert run(namespace, "capture", "verify", "--family", "ipv6", code=4).stdout.splitlines()[1:] == [missing]
@@ -427,10 +427,10 @@ def test_what_is_rendered_can_be_piped(netns: NamespaceFactory, profile: str) ->
     native.run(["nft", "-f", "-"], stdin=run(namespace, "capture", "render", "--backend", "nftables", *options).stdout)
 
     run(namespace, "capture", "apply", "--backend", "iptables", *options)
-    shown = run(namespace, "capture", "dump").stdout.partition("\n# The rules")[0]
+    shown = run(namespace, "capture", "dump").stdout.partition("\n# in sync")[0]
     assert run(iptables, "capture", "dump").stdout.rstrip() == shown.rstrip()
     run(namespace, "capture", "apply", "--backend", "nftables", *options)
-    shown = run(namespace, "capture", "dump").stdout.partition("\n# The rules")[0]
+    shown = run(namespace, "capture", "dump").stdout.partition("\n# in sync")[0]
     assert run(native, "capture", "dump").stdout.rstrip() == shown.rstrip()
 
 
@@ -462,7 +462,7 @@ def test_doctor_sees_rules_of_ours_in_two_places(netns: NamespaceFactory) -> Non
 
     assert "second-set" in told
     assert "there are several sets of rules, where one is right" in told
-    assert "a second set of rules stands in iptables nft" in run(namespace, "capture", "verify", code=4).stdout
+    assert "a second set of capture rules is in iptables nft" in run(namespace, "capture", "verify", code=4).stdout
 
 
 # --- how programs end -------------------------------------------------------------------------------
