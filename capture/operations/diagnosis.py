@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from capture.analysis.causes import Capture, Cause, causes_of_pod, causes_of_proxy
 from capture.analysis.connection import Ways, causes_of_connection
+from capture.analysis.filters import filtered
 from capture.analysis.pod_network import NO_WAY_OUT
 from capture.backends import detect
+from capture.backends.nftables.foreign import read_filters
 from capture.errors import CaptureError
 from capture.model.ruleset import LoopbackAddress
 from capture.model.values import Value
@@ -78,7 +80,12 @@ def _of_connection(
 ) -> Diagnosis:
     live = trace(packet)
     explicit = settings or (recorded.settings if recorded else None)
-    ways = Ways(live, trace(packet, explicit) if explicit else None, live.packet.out_interface != NO_WAY_OUT)
+    ways = Ways(
+        live,
+        trace(packet, explicit) if explicit else None,
+        live.packet.out_interface != NO_WAY_OUT,
+        filtered(live, read_filters()),
+    )
     found = [*causes, *causes_of_connection(ways, facts, capture)]
     notes = [] if recorded or settings else [_no_record()]
     return Diagnosis(packet, live, tuple(found), tuple(notes), live.certain)
