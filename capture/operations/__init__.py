@@ -47,7 +47,7 @@ MAX_ID = 0xFFFF_FFFE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from ipaddress import IPv4Address, IPv6Address
 
     from capture.analysis.compare import Difference
@@ -170,7 +170,7 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_time
     facts = RecordingHost(host)
     config, warnings = resolve(settings, facts)
     desired = build_ruleset(config)
-    with NamespaceLock(lock_timeout):
+    with NamespaceLock(lock_timeout) as lock:
         target, standing = detect.look(request_of(settings), desired)
         if not target.own_users:
             from capture.state.known_ids import require_known_ids  # most pods share the node's users
@@ -192,7 +192,7 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_time
         if routes.remove(existing.stale_routes, desired):
             changed = True
             journal.commit()
-    return Applied(changed, target, config, desired, (*warnings, *losses))
+    return Applied(changed, target, config, desired, (*warnings, *losses, *lock.warnings))
 
 
 def _read_existing(target: Decision, standing: Iterable[Leftover], desired: Ruleset) -> Existing:
@@ -495,14 +495,23 @@ def _rulesets(settings: Settings | None, host: Host) -> list[Ruleset]:
     return [with_reasons(ruleset, known) for ruleset in live] or [Ruleset(FAMILIES, ())]
 
 
-def clean(namespace: Namespace = None, *, allow_host: bool = False, lock_timeout: float = LOCK_TIMEOUT) -> bool:
+def clean(
+    namespace: Namespace = None,
+    *,
+    allow_host: bool = False,
+    lock_timeout: float = LOCK_TIMEOUT,
+    warn: Callable[[str], None] | None = None,
+) -> bool:
     """Remove all that is ours from the namespace, in every backend and spelling; return whether there was any.
 
-    ``lock_timeout`` is that of ``apply``, in seconds.
+    ``lock_timeout`` is that of ``apply``, in seconds. ``warn`` is told if the lock was not to be had.
     """
     with Entered(namespace):
         refuse_host(allowed=allow_host)
-        with NamespaceLock(lock_timeout):
+        with NamespaceLock(lock_timeout) as lock:
+            for warning in lock.warnings:
+                if warn is not None:
+                    warn(warning)
             recorded = record.read()
             standing = [_read(load(found)) for found in detect.leftovers()]
             # Routes go first: what they are of, the rules tell, should we not come to the rules.
