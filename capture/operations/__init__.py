@@ -39,6 +39,7 @@ from capture.state import record, routes
 from capture.state.lock import PATIENCE as LOCK_TIMEOUT
 from capture.state.lock import NamespaceLock
 from capture.state.netns import Entered, has_tcp_sockets, refuse_host
+from capture.state.node import refuse_node
 from capture.state.record import Journal, Record, RecordingHost
 
 MAX_PORT = 0xFFFF
@@ -161,6 +162,7 @@ def apply(
     Raises CaptureError and its kinds; then either the old rules are in place or the new ones.
     """
     with Entered(namespace):
+        refuse_node(allowed=settings[ALLOW_HOST])
         return apply_here(settings, host or host_of(namespace), force=force, lock_timeout=lock_timeout)
 
 
@@ -507,7 +509,7 @@ def clean(
     ``lock_timeout`` is that of ``apply``, in seconds. ``warn`` is told if the lock was not to be had.
     """
     with Entered(namespace):
-        refuse_host(allowed=allow_host)
+        refuse_node(allowed=allow_host)
         with NamespaceLock(lock_timeout) as lock:
             for warning in lock.warnings:
                 if warn is not None:
