@@ -14,7 +14,7 @@ pytestmark = pytest.mark.kernel
 CAPTURE = Path(sys.executable).with_name("capture")
 OWN = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc"]
 IS_AWAY = 'until [ "$(readlink /proc/$!/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.02; done'
-START = 'mount -t tmpfs none /run && mkdir /run/netns && ip link set lo up && "$@"'
+START = 'mount -t tmpfs none /run; mkdir /run/netns; ip link set lo up; "$@"'
 
 
 def in_container(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
