@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+import capture
 from capture import apply, clean, dump, make_settings, verify
 from pytest_netns import NamespaceFactory
 
 pytestmark = pytest.mark.kernel
 
+ROOT = Path(capture.__file__).parents[1]
+
 
 @pytest.mark.parametrize(
-    ("backend", "driver"), [("nftables", "netlink"), ("iptables", "netlink"), ("iptables", "restore")]
+    ("backend", "driver"),
+    [("nftables", "netlink"), ("nftables", "libnftables"), ("iptables", "netlink"), ("iptables", "restore")],
 )
 def test_threads_work_on_several_namespaces_at_once(netns: NamespaceFactory, backend: str, driver: str) -> None:
     paths = [str(netns.pod().path) for _ in range(6)]
@@ -25,6 +31,27 @@ def test_threads_work_on_several_namespaces_at_once(netns: NamespaceFactory, bac
 
     assert [result.changed for result in applied] == [True] * len(paths)
     assert [result.holds for result in verified] == [True] * len(paths)
+
+
+FIRST_USE = """
+import sys, threading
+from capture.backends.nftables.libnftables import LibnftablesDriver
+sys.setswitchinterval(1e-6)
+start, tables = threading.Barrier(8), []
+def read():
+    start.wait()
+    tables.append(LibnftablesDriver().read().tables)
+threads = [threading.Thread(target=read) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert tables == [()] * 8
+"""
+
+
+def test_the_bindings_of_libnftables_are_loaded_by_one_thread(netns: NamespaceFactory) -> None:
+    """In processes of their own: what is there at first is an empty module."""
+    for _ in range(3):
+        netns.pod().run([sys.executable, "-c", FIRST_USE], cwd=ROOT)
 
 
 def test_threads_on_one_namespace_take_turns(netns: NamespaceFactory) -> None:
