@@ -139,7 +139,7 @@ def opened_meanwhile(file, operation, argument):
     if (operation, argument) == (fcntl.F_SETLEASE, fcntl.F_RDLCK):
         if os.fork() == 0:
             try:
-                os.open(sys.argv[1], os.O_WRONLY | os.O_NONBLOCK)
+                os.open(f"/proc/self/fd/{file}", os.O_WRONLY | os.O_NONBLOCK)
             except BlockingIOError:
                 os._exit(0)
             os._exit(1)
