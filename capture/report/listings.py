@@ -12,13 +12,14 @@ from capture.model.ruleset import (
     UnknownMatch,
     UnknownVerdict,
 )
+from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.report.differences import FAMILY_NAMES, as_plain, in_words, text_of
 from capture.report.table import is_of_family, listed_chains, listing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from capture.model.addresses import Family
     from capture.model.ruleset import (
@@ -38,24 +39,24 @@ SHOWN_TABLES = (NAT, MANGLE, RAW)
 class Shown(Value):
     """One table of one family in one place of the kernel, which is to be shown."""
 
-    standing: LiveSet
+    live_set: LiveSet
     family: Family
     table: TableName
 
     @property
     def heading(self) -> str:
         """Return where this is, in words."""
-        variant = f" ({self.standing.variant})" if self.standing.variant else ""
-        return f"# {self.standing.backend}{variant}, {FAMILY_NAMES[self.family]}, table {self.table}"
+        variant = f" ({self.live_set.variant})" if self.live_set.variant else ""
+        return f"# {self.live_set.backend}{variant}, {FAMILY_NAMES[self.family]}, table {self.table}"
 
 
 def parts(dumped: Dumped, family: Family | None = None, table_name: TableName | None = None) -> Iterator[Shown]:
     """Yield what to show: all that holds rules of ours, or what was asked for of it."""
-    for standing in dumped.standing:
+    for live_set in dumped.live_sets:
         for shown_family in [family] if family else FAMILIES:
             for shown_table in [table_name] if table_name else SHOWN_TABLES:
-                if _holds_ours(standing.live, shown_family, shown_table):
-                    yield Shown(standing, shown_family, shown_table)
+                if _holds_ours(live_set.live, shown_family, shown_table):
+                    yield Shown(live_set, shown_family, shown_table)
 
 
 def _holds_ours(live: Ruleset, family: Family, table_name: TableName) -> bool:
@@ -75,7 +76,7 @@ def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool) -> s
     """Return the listings; several ones with headings, and, of a whole namespace, whether it is as asked."""
     listings = []
     for part in shown:
-        listed = listing(part.standing.live, part.family, part.table)
+        listed = listing(part.live_set.live, part.family, part.table)
         listings.append(listed if len(shown) == 1 and not is_whole else f"{part.heading}\n{listed}")
     if is_whole and verified is not None:
         listings.append("".join(f"# {line}\n" for line in _judgement(verified)))
@@ -96,15 +97,18 @@ def _judgement(verified: Verified) -> Iterator[str]:
 
 def save(shown: list[Shown]) -> str:
     """Return what iptables-save would print, with counters."""
+    import functools
+
     from capture.backends.iptables.render import save_text
 
     texts = []
     for part in shown:
-        only = _only(part.standing.live, (part.table,), part.family)
+        only = _only(part.live_set.live, (part.table,), part.family)
         left_out = ""
-        if part.standing.backend != "iptables":
-            only, left_out = _without_words_of(only, part.standing.backend)
-        texts.append(f"{part.heading}\n{left_out}{save_text(only, part.family, counters=True)}")
+        if part.live_set.backend != "iptables":
+            only, left_out = _without_words_of(only, part.live_set.backend)
+        text, unsayable = _said_by(functools.partial(save_text, family=part.family, counters=True), only)
+        texts.append(f"{part.heading}\n{left_out}{unsayable}{text}")
     return "\n".join(texts)
 
 
@@ -113,13 +117,33 @@ def nft(shown: list[Shown]) -> str:
     from capture.backends.nftables.text import render_text
 
     texts = []
-    for standing in dict.fromkeys(part.standing for part in shown):
-        of_it = [part for part in shown if part.standing is standing]
+    for live_set in dict.fromkeys(part.live_set for part in shown):
+        of_it = [part for part in shown if part.live_set is live_set]
         families = tuple(dict.fromkeys(part.family for part in of_it))
-        live = standing.live if standing.backend == "nftables" else ours_only(standing.live)
-        only, left_out = _without_words_of(_only(live, {part.table for part in of_it}), standing.backend)
-        texts.append(left_out + render_text(only.replace(families=families)))
+        live = live_set.live if live_set.backend == "nftables" else ours_only(live_set.live)
+        only, left_out = _without_words_of(_only(live, {part.table for part in of_it}), live_set.backend)
+        text, unsayable = _said_by(render_text, only.replace(families=families))
+        texts.append(left_out + unsayable + text)
     return "\n".join(texts)
+
+
+def _said_by(render: Callable[[Ruleset], str], live: Ruleset) -> tuple[str, str]:
+    """Return the text of rules, and comments about those that it has no words for, such as a quote in nft's."""
+    try:
+        return render(live), ""
+    except ValueError:
+        pass
+
+    def problem(table: Table, chain: Chain, rule: Rule) -> str:
+        alone = live.replace(tables=(table.replace(chains=(chain.replace(rules=(rule,)),)),))
+        try:
+            render(alone)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    kept, left_out = _without(live, problem)
+    return render(kept), left_out
 
 
 def _only(live: Ruleset, names: Collection[TableName], family: Family | None = None) -> Ruleset:
@@ -135,15 +159,23 @@ def _only(live: Ruleset, names: Collection[TableName], family: Family | None = N
 
 def _without_words_of(live: Ruleset, backend: str) -> tuple[Ruleset, str]:
     """Return the rules that can be said in any backend's words, and comments about those that cannot."""
+    problem = f"since only {backend} can say it"
+    return _without(live, lambda _table, _chain, rule: problem if _is_in_words_of_others(rule) else "")
+
+
+def _without(live: Ruleset, problem: Callable[[Table, Chain, Rule], str]) -> tuple[Ruleset, str]:
+    """Return the rules that have no problem, and comments about the others."""
     left_out: list[str] = []
 
     def kept(table: Table, chain: Chain) -> Chain:
-        rules = tuple(rule for rule in chain.rules if not _is_in_words_of_others(rule))
+        rules = []
         for rule in chain.rules:
-            if _is_in_words_of_others(rule):
+            if found := problem(table, chain, rule):
                 words = text_of(rule, rule.family or live.families[0])
-                left_out.append(f"# left out, since only {backend} can say it: {table.name} {chain.name} {words}\n")
-        return chain.replace(rules=rules)
+                left_out.append(f"# left out, {without_line_ends(found)}: {table.name} {chain.name} {words}\n")
+            else:
+                rules.append(rule)
+        return chain.replace(rules=tuple(rules))
 
     tables = tuple(table.replace(chains=tuple(kept(table, chain) for chain in table.chains)) for table in live.tables)
     return live.replace(tables=tables), "".join(left_out)
@@ -167,12 +199,12 @@ def as_json(dumped: Dumped, shown: list[Shown]) -> dict[str, object]:
 
 
 def _table_as_json(part: Shown) -> dict[str, object]:
-    whole = part.standing.live.table(part.table)
+    whole = part.live_set.live.table(part.table)
     chains = listed_chains(whole, part.family) if whole else ()
     return {
-        "backend": part.standing.backend,
-        "driver": part.standing.driver,
-        "variant": part.standing.variant or None,
+        "backend": part.live_set.backend,
+        "driver": part.live_set.driver,
+        "variant": part.live_set.variant or None,
         "family": part.family,
         "table": part.table,
         "chains": [_chain_as_json(chain, part.family) for chain in chains],

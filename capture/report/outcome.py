@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from capture import operations
+from capture.errors import CaptureError
 from capture.report.differences import FAMILY_NAMES
 
 TYPE_CHECKING = False
@@ -25,3 +27,12 @@ def outcome(applied: Applied) -> str:
         f"{' and '.join(FAMILY_NAMES[family] for family in families)}, "
         f"backend {decision.backend}{variant}, driver {decision.driver}"
     )
+
+
+def cut_by_cleaning(namespace: str | None) -> list[str]:
+    """Return in at most one line what removing the rules does to connections."""
+    try:
+        count = operations.captured_connections(namespace)
+    except CaptureError as error:
+        return [f"connections that pass the proxy will be cut; how many cannot be told: {error.message}"]
+    return [f"{count} {'connection' if count == 1 else 'connections'} through the proxy will be cut"] if count else []

@@ -11,14 +11,16 @@ import errno
 import os
 import sys
 
-from capture.errors import CaptureError, HostNamespaceError, NamespaceError, PrivilegeError
+from capture.errors import CaptureError, HostNamespaceError, NamespaceError, PrivilegeError, UnsupportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    Path = str | os.PathLike[str]
+
     from types import TracebackType
     from typing import Self
 
-CLONE_NEWNET = 0x4000_0000
+CLONE_NEWNET, CLONE_NEWUSER = 0x4000_0000, 0x1000_0000
 """linux/sched.h"""
 
 SO_NETNS_COOKIE = 71
@@ -27,6 +29,7 @@ SO_NETNS_COOKIE = 71
 NS_GET_USERNS = 0xB701
 """linux/nsfs.h"""
 
+SOCKET_COUNTS = ("/proc/thread-self/net/sockstat", "/proc/thread-self/net/sockstat6")
 CURRENT = "/proc/thread-self/ns/net"
 CURRENT_USER = "/proc/thread-self/ns/user"
 ONLY_ON_HOST = "/proc/sys/net/core/netdev_budget"
@@ -39,8 +42,8 @@ class Entered:
     Raises NamespaceError if there is no namespace at the path, PrivilegeError without CAP_SYS_ADMIN.
     """
 
-    def __init__(self, path: str | None) -> None:
-        self.path = path
+    def __init__(self, path: Path | None) -> None:
+        self.path = None if path is None else _text(path)
         self._home = -1
 
     def __enter__(self) -> Self:
@@ -71,13 +74,27 @@ class Entered:
             os.close(home)
 
 
+def own_namespace() -> os.stat_result:
+    """Return what identifies the namespace we are in: its device and inode. Raises UnsupportedError without /proc."""
+    try:
+        return os.stat(CURRENT)
+    except FileNotFoundError:
+        raise _no_proc() from None
+
+
+def _no_proc() -> UnsupportedError:
+    return UnsupportedError(
+        f"{CURRENT} does not exist: /proc is not mounted here", "Mount it: `mount -t proc proc /proc`."
+    )
+
+
 def namespace_id() -> str:
     """Return what tells the namespace we are in from every other since the machine started.
 
     That is its inode number, which is used again after its end, and its cookie, which is not
     (SO_NETNS_COOKIE, socket(7), Linux 5.14; older kernels give the inode alone).
     """
-    inode = os.stat(CURRENT).st_ino
+    inode = own_namespace().st_ino
     probe = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, 0)
     try:
         cookie = int.from_bytes(probe.getsockopt(_socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
@@ -91,28 +108,58 @@ def namespace_id() -> str:
 def is_of_this_user_namespace() -> bool:
     """Return whether the network namespace we are in belongs to the user namespace we are in.
 
-    That of a pod with ``hostUsers: false`` belongs to the pod's (NS_GET_USERNS, ioctl_ns(2), Linux 4.9; an owner
-    that is no descendant of ours is not shown, which is EPERM). Kernels that cannot tell have no such pods.
+    That of a pod with ``hostUsers: false`` belongs to the pod's. Kernels that cannot tell have no such pods.
     """
-    import fcntl  # on the way of every pod, but shared with nothing else there
-
-    network = os.open(CURRENT, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        owner = fcntl.ioctl(network, NS_GET_USERNS)
+        owner = open_owner()
     except OSError as error:
         return error.errno != errno.EPERM
-    finally:
-        os.close(network)
     try:
         return os.path.samestat(os.fstat(owner), os.stat(CURRENT_USER))
     finally:
         os.close(owner)
 
 
+def open_owner() -> int:
+    """Return a descriptor of the user namespace that the network namespace we are in belongs to.
+
+    NS_GET_USERNS, ioctl_ns(2), Linux 4.9. Raises OSError: EPERM if that is no descendant of ours.
+    """
+    import fcntl  # on the way of every pod, but shared with nothing else there
+
+    network = os.open(CURRENT, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return fcntl.ioctl(network, NS_GET_USERNS)
+    finally:
+        os.close(network)
+
+
 def refuse_host(*, allowed: bool) -> None:
     """Raise HostNamespaceError if we are in the host's own network namespace, unless that is allowed."""
-    if not allowed and os.path.exists(ONLY_ON_HOST):
+    if allowed:
+        return
+    own_namespace()  # without /proc nothing would tell the host
+    if os.path.exists(ONLY_ON_HOST):
         raise HostNamespaceError
+
+
+def has_tcp_sockets() -> bool:
+    """Return whether the namespace we are in has any TCP socket.
+
+    That costs microseconds, where sock_diag walks all hash tables. (``inuse`` counts by namespace, see
+    sockstat_seq_show in net/ipv4/proc.c.)
+    """
+    return any(map(_has_sockets, SOCKET_COUNTS))
+
+
+def _has_sockets(path: str) -> bool:
+    """Return what a file with lines like ``TCP: inuse 5 orphan 0 tw 0 alloc 7 mem 1`` says; True without one."""
+    try:
+        with open(path, encoding="ascii") as file:
+            counts = [line.split()[2] for line in file if line.startswith(("TCP:", "TCP6:"))]
+    except OSError:
+        return path != SOCKET_COUNTS[1]  # a kernel without IPv6 has no such file
+    return counts != ["0"]
 
 
 def path_of_process(pid: int) -> str:
@@ -120,10 +167,22 @@ def path_of_process(pid: int) -> str:
     return f"/proc/{pid}/ns/net"
 
 
+def _text(path: Path) -> str:
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        raise NamespaceError(repr(path), "is no path") from None
+    if not isinstance(text, str) or "\0" in text:
+        raise NamespaceError(repr(text), "is no path")
+    return text
+
+
 def _open(path: str) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait for a writer
     except FileNotFoundError:
+        if path == CURRENT:
+            raise _no_proc() from None
         raise NamespaceError(path, "does not exist") from None
     except PermissionError:
         raise PrivilegeError(f"open {path}") from None
@@ -134,7 +193,7 @@ def _open(path: str) -> int:
 def _enter(descriptor: int, path: str) -> None:
     """Let the calling thread enter the namespace behind a descriptor."""
     try:
-        _setns(descriptor)
+        call_setns(descriptor, CLONE_NEWNET)
     except OSError as error:
         raise _refusal(error, path) from None
 
@@ -147,24 +206,24 @@ def _refusal(error: OSError, path: str) -> CaptureError:
     return NamespaceError(path, os.strerror(error.errno or 0))
 
 
-def _setns(descriptor: int) -> None:
-    """Call setns(2); ``os`` has it from Python 3.12 on."""
+def call_setns(descriptor: int, kind: int) -> None:
+    """Call setns(2); ``os`` has it from Python 3.12 on. Raises OSError."""
     setns = getattr(os, "setns", None)
     if setns is not None:
-        setns(descriptor, CLONE_NEWNET)
+        setns(descriptor, kind)
         return
     # ctypes costs 3 ms at import, its C half 0.4 ms; the first is needed only to learn errno.
     import _ctypes
 
     library = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # None is the program itself, as for dlopen(3)
-    if _ctypes.call_function(_ctypes.dlsym(library, "setns"), (descriptor, CLONE_NEWNET)):
-        _setns_with_errno(descriptor)
+    if _ctypes.call_function(_ctypes.dlsym(library, "setns"), (descriptor, kind)):
+        _setns_with_errno(descriptor, kind)
 
 
-def _setns_with_errno(descriptor: int) -> None:
+def _setns_with_errno(descriptor: int, kind: int) -> None:
     import ctypes
 
     library = ctypes.CDLL(None, use_errno=True)
-    if library.setns(descriptor, CLONE_NEWNET):
+    if library.setns(descriptor, kind):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

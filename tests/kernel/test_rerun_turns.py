@@ -67,8 +67,8 @@ def test_a_program_that_a_killed_run_has_started_is_waited_for(pod_pair: PodPair
     script = (
         "import os, sys\n"
         "from capture.backends.iptables.programs import run\n"
-        "from capture.state.lock import Turn\n"
-        "with Turn():\n"
+        "from capture.state.lock import NamespaceLock\n"
+        "with NamespaceLock():\n"
         "    print('begun', flush=True)\n"
         "    run(['/bin/sleep', '1.5'])\n"
     )
