@@ -45,7 +45,7 @@ INJECT = "sidecar.istio.io/inject"
     ],
 )
 def test_the_first_thing_that_holds_counts(
-    metadata: dict[str, Any], spec: dict[str, Any], namespace: str, injected: bool, reason: str
+    metadata: dict[str, Any], spec: dict[str, Any], namespace: str, *, injected: bool, reason: str
 ) -> None:
     decision = decide(metadata, spec, namespace)
 
