@@ -20,7 +20,7 @@ demo: ## Capture a pod and show requests pass a real Envoy; VERBOSE=1 for the ta
 test: ## Lint, then every layer of tests; ARGS="-k name" to choose, WORKERS=0 for one process
 	@scripts/setup test
 	@$(MAKE) --no-print-directory lint
-	$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m "not long and not vm" $(ARGS)
+	$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m "not long and not vm and not cluster" $(ARGS)
 
 test-vm: ## Boot small virtual machines whose netfilter is made of modules: kernel tests there, and each module missing
 	@scripts/setup test-vm

@@ -15,8 +15,10 @@ from capture.report.output import warn
 from injection.check import in_words, report
 from injection.inject import inject as inject_text
 from injection.inject import remove
+from injection.policy import VERSIONS, policy_objects
 from injection.settings import parse_set
 from injection.template import ENVOY_IMAGE, INIT_IMAGE, InjectionError, Template, read_fragment, read_world_of
+from injection.yaml_text import as_yaml
 from sidecar.documents import origin_of, text_of
 
 TYPE_CHECKING = False
@@ -34,6 +36,7 @@ capture inject -f deployment.yaml --proxy-file haproxy.yaml --set istio-service-
 capture inject -f deployment.yaml --mesh-file mesh.yaml --mesh-file services.yaml
 capture inject -f deployment.yaml --check
 capture inject -f injected.yaml --remove
+capture inject --policy | kubectl apply -f -       # then: kubectl label namespace shop istio-injection=enabled
 """
 
 
@@ -79,6 +82,14 @@ class Request(Value):
 )
 @click.option("--cluster", is_flag=True, help="With --check: say it of the pods that run, by kubectl.")
 @click.option("--remove", "removes", is_flag=True, help="Take out what was injected.")
+@click.option("--policy", is_flag=True, help="Print a MutatingAdmissionPolicy that does the same in the API server.")
+@click.option(
+    "--api-version",
+    type=click.Choice(VERSIONS),
+    default=VERSIONS[0],
+    show_default=True,
+    help="Of the policy: v1 from Kubernetes 1.36; v1beta1 in 1.34 and 1.35, with its feature gate.",
+)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How --check prints.")
 def inject(
     filenames: tuple[str, ...],
@@ -88,6 +99,8 @@ def inject(
     cluster: bool,
     removes: bool,
     form: str,
+    policy: bool,
+    api_version: str,
     **given: Any,
 ) -> int:
     """Put the sidecar and what captures its traffic into the pods of a manifest.
@@ -101,6 +114,12 @@ def inject(
         from injection.cluster import running
 
         _print_check(running(), form)
+        return EXIT_DONE
+    if policy:
+        if filenames:
+            raise click.UsageError("--policy takes no files: it is about pods to come")
+        request = _request(**given)
+        _write([as_yaml(policy_objects(request.template, request.base, api_version))], output)
         return EXIT_DONE
     if not filenames:
         raise click.UsageError("nothing to inject: give a manifest with -f FILE, or -f - for standard input")

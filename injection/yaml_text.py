@@ -202,20 +202,30 @@ def flow(value: object) -> str:
 
 def block(value: object, indentation: str, newline: str) -> str:
     """Return a value in block style, each line indented; every string is in one line."""
+    return "".join(f"{indentation}{line}{newline}" for line in _dumped(value, '"').splitlines())
+
+
+def as_yaml(documents: Iterable[object]) -> str:
+    """Return documents in block style, long texts line by line."""
+    return "---\n".join(_dumped(document, "|") for document in documents)
+
+
+def _dumped(value: object, style_of_lines: str) -> str:
+    """Return a value in block style; ``style_of_lines`` is that of strings with line breaks."""
     yaml: Any = yaml_module()
 
     class Dumper(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML has no types
-        """Writes strings with line breaks in double quotes, and everything in full."""
+        """Writes everything in full."""
 
         def ignore_aliases(self, _data: object) -> bool:
             return True
 
     def represent(dumper: Any, text: str) -> Any:
-        style = '"' if "\n" in text else None
+        style = style_of_lines if "\n" in text else None
         return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
     Dumper.add_representer(str, represent)
-    dumped = yaml.dump(
+    dumped: str = yaml.dump(
         value, Dumper=Dumper, default_flow_style=False, sort_keys=False, allow_unicode=True, width=float("inf")
     )
-    return "".join(f"{indentation}{line}{newline}" for line in dumped.splitlines())
+    return dumped
