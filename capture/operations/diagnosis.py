@@ -70,6 +70,18 @@ def why(packet: Packet | None = None, settings: Settings | None = None, namespac
         return _of_connection(packet, settings, recorded, facts, capture, causes)
 
 
+def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
+    """Return where Envoy's listeners, told by its admin interface, do not fit the capture. Raises CaptureError."""
+    from capture.analysis.envoy import causes_of_listeners, listeners_of
+    from capture.state.proxy_admin import read_config_dump
+
+    with Entered(namespace):
+        recorded = record.read()
+        mark = _config(settings, recorded, namespace).tproxy_mark
+        listeners = tuple(listeners_of(read_config_dump(url)))
+        return tuple(causes_of_listeners(listeners, _capture(settings, recorded, namespace), mark))
+
+
 def _of_connection(
     packet: Packet,
     settings: Settings | None,
