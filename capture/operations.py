@@ -36,10 +36,12 @@ from capture.settings.options import (
 )
 from capture.settings.settings import Settings
 from capture.state import record, routes
+from capture.state.impediments import impediments, switches_to_change
 from capture.state.lock import PATIENCE as LOCK_TIMEOUT
 from capture.state.lock import NamespaceLock
 from capture.state.netns import Entered, has_tcp_sockets, refuse_host
 from capture.state.record import Journal, Record, RecordingHost
+from capture.state.sysctls import restore, switch_off
 
 MAX_PORT = 0xFFFF
 MAX_ID = 0xFFFF_FFFE
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family, Network
     from capture.model.ruleset import ProtocolName
     from capture.settings.config import Host
+    from capture.state.impediments import Impediment
     from capture.state.netns import Path
 
     IpAddress = IPv4Address | IPv6Address
@@ -100,13 +103,15 @@ class Verified(Value):
     others: tuple[Other, ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
     harmless: tuple[Obstacle, ...] = ()
+    impediments: tuple[Impediment, ...] = ()
+    """What loses captured packets although the rules are in place."""
     from_record: bool = False
     """Whether ``asked`` is what we remember to have applied, and not what somebody says now."""
 
     @property
     def holds(self) -> bool:
         """Return whether the namespace is as it was asked for."""
-        return not self.differences and not self.missing and not self.others and not self.obstacles
+        return not (self.differences or self.missing or self.others or self.obstacles or self.impediments)
 
 
 class LiveSet(Value):
@@ -177,22 +182,28 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_time
 
             require_known_ids(settings, config)
         existing = _read_existing(target, standing, desired)
-        journal = Journal(Record(settings, facts.facts(), target.backend, target.driver, target.variant))
-        journal.begin(existing.stale_routes)
+        switches = switches_to_change(desired)
+        journal = Journal(
+            Record(settings, facts.facts(), target.backend, target.driver, target.variant, sysctls=switches)
+        )
+        journal.begin(existing.stale_routes, existing.recorded)
         try:
-            changed = routes.ensure(desired)
+            changed = routes.ensure(desired) | switch_off(switches)
             replaced, losses = _replace_rules(target, existing, config, desired, force=force)
             changed |= replaced
             changed |= _remove_elsewhere(existing)
         except CaptureError as error:
+            restore(switches)
             journal.roll_back(existing.recorded, desired)
             from capture.backends.kernel_modules import explained  # where something failed
 
             raise explained(error, desired, target.variant or "nftables") from error
-        if routes.remove(existing.stale_routes, desired):
+        restored = not desired.policy_routes and journal.restore_sysctls()
+        if routes.remove(existing.stale_routes, desired) or restored:
             changed = True
             journal.commit()
-    return Applied(changed, target, config, desired, (*warnings, *losses))
+    lost = [f"{found.says}. {found.remedy}" for found in impediments(desired)]
+    return Applied(changed, target, config, desired, (*warnings, *losses, *lost))
 
 
 def _read_existing(target: Decision, standing: Iterable[Leftover], desired: Ruleset) -> Existing:
@@ -331,6 +342,7 @@ def verify_here(desired: Ruleset, request: Request) -> Verified:
         tuple(_others(decision, standing, desired)),
         obstacles,
         harmless,
+        impediments=impediments(desired),
     )
 
 
@@ -510,9 +522,10 @@ def clean(namespace: Namespace = None, *, allow_host: bool = False, lock_timeout
             removed = routes.remove(routes.present(live, recorded.routes() if recorded else ()))
             for driver, ruleset in standing:
                 driver.clean(ruleset, recorded.ruleset() if recorded else None)
+            restored = restore(recorded.sysctls) if recorded else False
             record.forget()
             record.forget_ended()
-        return removed or bool(standing)
+        return removed or restored or bool(standing)
 
 
 def captured_connections(namespace: Namespace = None) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from capture.backends import detect
+from capture.backends import detect, load
 from capture.backends.detect import PURPOSES
 from capture.backends.iptables.programs import COMMANDS, find_program, run
 from capture.backends.iptables.tables import VARIANTS
@@ -37,8 +37,9 @@ from capture.settings.options import (
     RULE_LOGS,
 )
 from capture.settings.settings import Given, Settings
-from capture.state import record
+from capture.state import record, routes
 from capture.state.directory import is_private, require_private
+from capture.state.impediments import impediments
 from capture.state.netns import ONLY_ON_HOST, namespace_id
 from capture.state.record import STATE_DIRECTORY
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from capture.backends.detect import Decision, Facts, Leftover
     from capture.backends.kernel_modules import Inventory
+    from capture.state.impediments import Impediment
 
     State = Literal["ok", "missing", "bad", "note"]
 
@@ -92,6 +94,8 @@ class Examined(Value):
     """What of the kernel modules that any capture may need is there."""
     loads_modules: bool
     """The kernel loads modules at all."""
+    impediments: tuple[Impediment, ...] = ()
+    """What loses captured packets in a namespace with rules of ours."""
 
 
 class Finding(Value):
@@ -115,10 +119,11 @@ def examine() -> Examined:
         decision = detect.choose(facts, detect.Request())
     except CaptureError as error:
         decision = error
+    leftovers = detect.find_leftovers(facts)
     return Examined(
         facts=facts,
         decision=decision,
-        leftovers=detect.find_leftovers(facts),
+        leftovers=leftovers,
         namespace=namespace_id(),
         is_host=os.path.exists(ONLY_ON_HOST),
         addresses=tuple(str(address) for address in PodFromInside().pod_addresses()),
@@ -130,7 +135,20 @@ def examine() -> Examined:
         is_recorded=is_private(STATE_DIRECTORY) and record.read() is not None,
         modules=look_up(_purposes()),
         loads_modules=can_load(),
+        impediments=_impediments(leftovers),
     )
+
+
+def _impediments(leftovers: tuple[Leftover, ...]) -> tuple[Impediment, ...]:
+    """Return what loses captured packets, by the rules that were recorded, else by those that are there."""
+    if not leftovers:
+        return ()
+    try:
+        recorded = record.read() if is_private(STATE_DIRECTORY) else None
+        live = () if recorded else [load(found).read() for found in leftovers]
+        return impediments(recorded.ruleset() if recorded else routes.present(live, ()))
+    except CaptureError:
+        return ()  # for want of a privilege; that is said elsewhere
 
 
 def _purposes() -> dict[str, str]:
@@ -256,6 +274,8 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
         yield Finding("namespace", "addresses", "note", says)
     recorded = "known" if examined.is_recorded else "not known: nothing was applied here by us, or it was forgotten"
     yield Finding("namespace", "what was asked", "ok" if examined.is_recorded else "note", recorded)
+    for found in examined.impediments:
+        yield Finding("namespace", found.kind, "bad", found.says, found.remedy)
 
 
 def _kernel(facts: Facts, lacking: tuple[str, ...]) -> Iterator[Finding]:
