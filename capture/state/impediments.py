@@ -13,6 +13,7 @@ from capture.state.routes import AF, LOOPBACK_DOWN_REMEDY, PREFERENCE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Literal
 
     from capture.model.addresses import Family
     from capture.model.ruleset import PolicyRoute, Ruleset
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
     from capture.state.sysctls import Sysctl
 
+    Kind = Literal["lo-down", "policy-route", "sysctl"]
+
 
 class Impediment(Value):
-    """Something beside the rules by which captured traffic is lost; ``family`` is None if it concerns both.
+    """Something beside the rules by which captured traffic is lost; ``family`` is None if it concerns both."""
 
-    ``kind`` is "loopback", "policy rule" or "sysctl".
-    """
-
-    kind: str
+    kind: Kind
     says: str
     remedy: str
     family: Family | None = None
@@ -42,8 +42,9 @@ def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
     return (*found, *_switches(ruleset)) if ruleset.policy_routes else tuple(found)
 
 
+LO_DOWN: Literal["lo-down"] = "lo-down"
 LOOPBACK_DOWN = Impediment(
-    "loopback", "the interface lo is down: nothing that is sent to the proxy arrives", LOOPBACK_DOWN_REMEDY
+    LO_DOWN, "the interface lo is down: nothing that is sent to the proxy arrives", LOOPBACK_DOWN_REMEDY
 )
 
 
@@ -63,7 +64,7 @@ def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impedim
         if rule.looks_up and not rules.has_routes(route, AF[policy.family], rule.table):
             continue
         yield Impediment(
-            "policy rule",
+            "policy-route",
             f"the policy rule `{rule}` precedes ours and routes packets with mark {policy.mark:#x} away from the proxy",
             f"Apply again, which gives ours preference {PREFERENCE}; a rule that had it before needs a greater one.",
             policy.family,

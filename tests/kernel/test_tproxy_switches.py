@@ -16,6 +16,9 @@ import pytest
 
 from capture import operations
 from capture.cli.doctor.examination import examine, findings
+from capture.model.addresses import parse_address
+from capture.model.packet import Packet
+from capture.operations.diagnosis import why
 from capture.settings import options as option
 from capture.state import sysctls
 from captures import WAYS, Texts, settings
@@ -180,6 +183,8 @@ def test_verify_knows_connections_that_take_over_marks(pod_pair: PodPair) -> Non
         (found,) = operations.verify().impediments
         assert found.says.startswith("net.ipv4.tcp_fwmark_accept is 1")
         assert arrives(pod_pair) == {"ipv4": False, "ipv6": False}
+        packet = Packet("tcp", parse_address(pod.ipv4), APP, in_interface="eth0")
+        assert "sysctl" in [cause.kind for cause in why(packet).causes]
         assert any("tcp_fwmark_accept" in finding.says for finding in findings(examine()))
         operations.apply(settings(TPROXY))
         assert arrives(pod_pair) == {"ipv4": True, "ipv6": True}
