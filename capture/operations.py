@@ -84,11 +84,16 @@ class Verified(Value):
     harmless: tuple[Obstacle, ...] = ()
     from_record: bool = False
     """Whether ``asked`` is what we remember to have applied, and not what somebody says now."""
+    uncaptured: tuple[str, ...] = ()
+    """What the rules should capture by their settings, and do not: a family that has an address, in words."""
+    remarks: tuple[str, ...] = ()
+    """What the settings leave uncaptured on purpose, though the pod has it, in words."""
 
     @property
     def holds(self) -> bool:
         """Return whether the namespace is as it was asked for."""
-        return not self.differences and not self.missing and not self.others and not self.obstacles
+        drift = (self.differences, self.missing, self.others, self.obstacles, self.uncaptured)
+        return not any(drift)
 
 
 class LiveSet(Value):

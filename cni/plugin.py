@@ -170,6 +170,7 @@ def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
 
 def _host(request: Request) -> Host:
     """Return the pod as seen from outside, with the addresses that it is to have."""
+    from capture.settings.families import global_addresses
     from capture.settings.host import PodFromOutside
 
     addresses = _addresses_of(request)
@@ -179,6 +180,9 @@ def _host(request: Request) -> Host:
 
         def pod_addresses(self) -> tuple[Network, ...]:
             return addresses + super().pod_addresses()
+
+        def primary_address(self) -> Network | None:
+            return next(iter(global_addresses(addresses)), None) or super().primary_address()
 
     return Attached()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from capture.model.addresses import Network, parse_address
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
+from capture.settings.families import global_addresses
 from capture.settings.settings import Given, Settings
 
 TYPE_CHECKING = False
@@ -42,6 +43,9 @@ class FakePod:
 
     def pod_addresses(self) -> tuple[Network, ...]:
         return tuple(parse_address(address) for address in self.addresses)
+
+    def primary_address(self) -> Network | None:
+        return next(iter(global_addresses(self.pod_addresses())), None)
 
     def has_ipv6(self) -> bool:
         return self.ipv6

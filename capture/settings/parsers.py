@@ -281,3 +281,16 @@ def one_of(*words: str) -> Callable[[str], str]:
         return text
 
     return parse_word
+
+
+PROFILES = ("1.8", "1.30")
+"""Versions of Istio whose layout of the rules we write: those that changed it. The newest is last."""
+PROFILE_ALIASES = {"classic": PROFILES[0], "current": PROFILES[-1]}
+
+
+def profile(text: str) -> str:
+    """Return the version of Istio that a profile is named after."""
+    version = PROFILE_ALIASES.get(text, text)
+    if version not in PROFILES:
+        raise ValueError(text)
+    return version

@@ -65,7 +65,7 @@ def test_everything_said() -> None:
     assert resolve(explicit(texts), pod) == (
         CaptureConfig(
             families=BOTH,
-            profile="current",
+            profile="1.30",
             chain_names="dash",
             proxy_port=16001,
             inbound_capture_port=16006,
