@@ -6,6 +6,7 @@ CaptureError                    exit code 1: the operation failed
 ├── UnsupportedError            3: this kernel or host cannot
 ├── PrivilegeError              3: a capability is missing
 ├── NamespaceError              1: the namespace is not there or cannot be entered
+├── StateDirectoryError         1: others could have written what we remember
 ├── KernelError                 1: the kernel refused a message
 ├── ToolError                   1: a program we started failed
 └── ValidationError           126: the rules stand, but traffic does not go their way
@@ -88,6 +89,18 @@ class NamespaceError(CaptureError):
         super().__init__(
             f"network namespace {path}: {reason}",
             "Look with `ls /run/netns` or `lsns -t net`; a pod's namespace ends with its last process.",
+        )
+        self.path = path
+
+
+class StateDirectoryError(CaptureError):
+    """The directory of our records is not private, so that what is in it cannot be relied on."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(
+            f"state directory {path}: {problem}",
+            "Others may have written there, so it is neither read nor written. Look what is in it, then remove it, or"
+            f" make it private: chown root: {path} && chmod 0700 {path}",
         )
         self.path = path
 

@@ -129,7 +129,7 @@ def _same_file(one: Snapshot, other: Snapshot) -> bool:
 
 def remove(old: Snapshot) -> None:
     """Remove the file; raise ``ChangedMeanwhileError``, and leave it, if it is not what ``old`` says."""
-    aside = _beside(old.path)
+    aside = temporary_name(old.path)
     try:
         os.rename(old.path, aside)
     except FileNotFoundError:
@@ -148,7 +148,7 @@ def remove(old: Snapshot) -> None:
 
 def replace_link(path: str, target: str) -> None:
     """Make ``path`` a symbolic link to ``target``, whatever it was before."""
-    temporary = _beside(path)
+    temporary = temporary_name(path)
     os.symlink(target, temporary)
     try:
         os.rename(temporary, path)
@@ -158,15 +158,9 @@ def replace_link(path: str, target: str) -> None:
     sync_directory(os.path.dirname(path))
 
 
-def copy_over(source: str, path: str, mode: int) -> None:
-    """Put a copy of the file ``source`` at ``path``, whatever was there before."""
-    temporary = _beside(path)
-    try:
-        copy_durably(source, temporary, mode)
-        os.rename(temporary, path)
-    except OSError as error:
-        _unlink_if_there(temporary)
-        raise OSError(error.errno, error.strerror, path) from error
+def put_in_place(temporary: str, path: str) -> None:
+    """Give a temporary file its name, whatever had it before."""
+    os.rename(temporary, path)
     sync_directory(os.path.dirname(path))
 
 
@@ -181,7 +175,7 @@ def copy_durably(source: str, path: str, mode: int) -> None:
 
 def temporary_directory_in(directory: str, name: str) -> str:
     """Make a directory whose name says that it is temporary, and return its path."""
-    path = _beside(os.path.join(directory, name))
+    path = temporary_name(os.path.join(directory, name))
     os.mkdir(path, 0o700)
     return path
 
@@ -204,7 +198,7 @@ def sync_directory(path: str) -> None:
 
 
 def _write_beside(path: str, content: bytes, mode: int, uid: int, gid: int) -> str:
-    temporary = _beside(path)
+    temporary = temporary_name(path)
     try:
         _write_new(temporary, [content], mode, (uid, gid))
     except OSError as error:
@@ -229,7 +223,8 @@ def _write_new(path: str, chunks: Iterable[bytes], mode: int, owner: tuple[int, 
         os.close(file)
 
 
-def _beside(path: str) -> str:
+def temporary_name(path: str) -> str:
+    """Return a new name beside the path, by which leftovers of a killed program are known."""
     directory, name = os.path.split(path)
     return os.path.join(directory, f".{name}.{os.urandom(6).hex()}{TEMPORARY}")
 

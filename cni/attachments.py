@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 
+from capture.state.directory import ensure, is_private
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -22,11 +24,15 @@ ATTACHMENTS = "attachments"
 
 
 def keep(network: str, container_id: str, interface: str, namespace: str, directory: str = STATE_DIRECTORY) -> bool:
-    """Remember the namespace (``netns.namespace_id``) of an attachment; return whether that was possible."""
+    """Remember the namespace (``netns.namespace_id``) of an attachment; return whether that was possible.
+
+    Raises StateDirectoryError if others could write there, too.
+    """
     link = _link(network, container_id, interface, directory)
     temporary = f"{link}:{os.getpid()}"
     try:
-        os.makedirs(os.path.dirname(link), mode=0o700, exist_ok=True)
+        ensure(directory)
+        ensure(os.path.dirname(link))
         os.symlink(f"../{namespace}.json", temporary)
         os.rename(temporary, link)  # also over an older one: containers have started twice under one id
     except OSError:
@@ -35,7 +41,12 @@ def keep(network: str, container_id: str, interface: str, namespace: str, direct
 
 
 def forget(network: str, container_id: str, interface: str, directory: str = STATE_DIRECTORY) -> None:
-    """Forget an attachment, and the record of its namespace if this was the last one there."""
+    """Forget an attachment, and the record of its namespace if this was the last one there.
+
+    Links that others could have made are not followed.
+    """
+    if not is_private(directory):
+        return
     link = _link(network, container_id, interface, directory)
     folder = os.path.dirname(link)
     try:

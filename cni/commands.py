@@ -9,6 +9,7 @@ import sys
 import click
 
 from capture.cli.options import CaptureCommand
+from capture.errors import CaptureError
 from cni import conf
 from cni import install as installer
 from cni.install import OWN_CONFIG, PLUGIN, Change
@@ -108,11 +109,14 @@ def install(bin_dir: str, conf_dir: str, plugin: str | None, own_config: str, **
     """
     if own_config and (os.path.basename(own_config) != own_config or not own_config.endswith(".conflist")):
         raise click.BadParameter("expected a file name that ends with .conflist", param_hint="--own-config")
+    entry = _entry(values)
+    if values["kubeconfig"]:
+        _require_usable(values["kubeconfig"])
     changes = installer.install(
         plugin or _installed_plugin(),
         os.path.abspath(bin_dir),
         os.path.abspath(conf_dir),
-        _entry(values),
+        entry,
         SUPPORTED_VERSIONS,
         own_config,
     )
@@ -158,12 +162,40 @@ def _entry(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _installed_plugin() -> str:
-    """Return the plugin that was installed together with this program."""
-    beside = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), PLUGIN)
-    found = beside if os.access(beside, os.X_OK) else shutil.which(PLUGIN)
+    """Return the plugin that came together with this program."""
+    beside = [os.path.join(directory, PLUGIN) for directory in (_bundle(), _own_directory()) if directory]
+    found = next((path for path in beside if os.access(path, os.X_OK)), None) or shutil.which(PLUGIN)
     if not found:
         raise click.UsageError(f"there is no {PLUGIN} beside this program or in PATH; name it with --plugin PATH")
     return found
+
+
+def _own_directory() -> str:
+    return os.path.dirname(os.path.abspath(sys.argv[0])) if "/" in sys.argv[0] else ""
+
+
+def _bundle() -> str:
+    """Return the bundle that this program runs from, if it does: what the kernel has started is its dynamic linker."""
+    started = os.readlink("/proc/self/exe")
+    directory, _, rest = started.rpartition(f"/{installer.BUNDLE_MARK}")
+    return directory if directory and not rest else ""
+
+
+def _require_usable(kubeconfig: str) -> None:
+    """Raise unless the plugin can read the kubeconfig and what it names: else every pod of the mesh would fail."""
+    from cni import kubernetes
+
+    try:
+        found = kubernetes.read_kubeconfig(kubeconfig)
+    except CniError as error:
+        raise CaptureError(error.message, f"{error.details} Nothing was installed.") from None
+    for path in (found.authority_file, found.token_file, found.certificate_file, found.key_file):
+        if path and not (os.path.isfile(path) and os.path.getsize(path)):
+            problem = "is empty" if os.path.isfile(path) else "is missing, or no file"
+            raise CaptureError(
+                f"kubeconfig {kubeconfig}: {path}, which it names, {problem}",
+                "Write it first: the plugin reads it for each pod. Nothing was installed.",
+            )
 
 
 def _say(changes: Sequence[Change], nothing: str) -> None:

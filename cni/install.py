@@ -18,7 +18,9 @@ from functools import partial
 
 from capture.errors import CaptureError
 from capture.model.values import Value
+from capture.state.directory import tighten
 from capture.state.json_text import JsonError, decode
+from capture.state.record import STATE_DIRECTORY
 from cni import atomic_files
 from cni.atomic_files import ChangedMeanwhileError, Snapshot
 
@@ -35,6 +37,8 @@ PLUGIN = "capture-cni"
 OWN_CONFIG = "00-capture.conflist"
 OWN_CONFIG_MARK = "own_config"
 BUNDLE = f"{PLUGIN}.bundle-"
+BUNDLE_MARK = "lib/ld.so"
+"""What a bundle's launcher starts, beside it: without that it is nothing."""
 READ_BY_RUNTIMES = (".conflist", ".conf", ".json")
 
 PATIENCE = 5.0
@@ -104,7 +108,8 @@ def install(
 ) -> list[Change]:
     """Put the plugin into ``bin_dir`` and ``entry`` into the network configuration; return what has changed.
 
-    ``plugin`` is an executable, or a directory that has one called ``capture-cni`` and everything it needs.
+    ``plugin`` is an executable, or a directory that has one called ``capture-cni`` and everything it needs; of a file
+    in such a directory the whole directory is taken. It has to answer VERSION where it lies before it gets its name.
     ``entry`` goes into the list that sorts first in ``conf_dir``, or, as the last entry, into a copy of that list
     called ``own_config``, which has to sort before it. Doing it again changes nothing.
     Raise ``InstallError`` if that cannot be done; the network configuration is then what it was.
@@ -118,9 +123,15 @@ def install(
 
     with _Lock(conf_dir, bin_dir):
         _clean_up(conf_dir, bin_dir)
-        changes = _install_plugin(plugin, bin_dir)
+        changes = _make_state_private() + _install_plugin(plugin, bin_dir)
         target, entered = _retry_on_conflict(enter, conf_dir)
         return changes + entered + _take_out(conf_dir, all_but=target)
+
+
+def _make_state_private() -> list[Change]:
+    """Mend what an older version made too wide; the plugin would refuse it, and with it every pod of the mesh."""
+    mended = tighten(STATE_DIRECTORY)
+    return [Change(STATE_DIRECTORY, "made private, mode 0700")] if mended else []
 
 
 def uninstall(bin_dir: str, conf_dir: str, grace: float = 0.0, *, keep_plugin: bool = False) -> list[Change]:
@@ -353,15 +364,41 @@ def _written(path: str, configuration: dict[str, Any]) -> bytes:
 
 
 def _install_plugin(source: str, bin_dir: str) -> list[Change]:
+    """Copy the plugin, try the copy, and give it its name only then: an entry of before may be calling that name."""
     if os.path.isdir(source):
         return _install_bundle(source, bin_dir)
     _check_executable(source)
+    bundle = os.path.dirname(os.path.realpath(source))
+    if os.path.isfile(os.path.join(bundle, BUNDLE_MARK)):
+        return _install_bundle(bundle, bin_dir)
     path = os.path.join(bin_dir, PLUGIN)
     if _is_copy(path, source):
+        _try(path, path)
         return []
     previous = _bundle_in_use(bin_dir)
-    atomic_files.copy_over(source, path, stat.S_IMODE(os.stat(source).st_mode))
+    _copy_file(source, path)
     return [Change(path, f"copied from {source}"), *_remove_bundles(bin_dir, keep=(previous,))]
+
+
+def _try(path: str, called: str) -> None:
+    """Raise ``InstallError`` about ``called`` unless the plugin can be called where it lies."""
+    from cni import trial
+
+    tried = trial.run(path)
+    if tried.problem:
+        raise InstallError(called, tried.problem, tried.remedy)
+
+
+def _copy_file(source: str, path: str) -> None:
+    temporary = atomic_files.temporary_name(path)
+    try:
+        atomic_files.copy_durably(source, temporary, stat.S_IMODE(os.stat(source).st_mode))
+        _try(temporary, path)
+        atomic_files.put_in_place(temporary, path)
+    except (OSError, InstallError):
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
 
 
 def _check_executable(path: str) -> None:
@@ -388,20 +425,32 @@ def _install_bundle(source: str, bin_dir: str) -> list[Change]:
     bundle, link = os.path.join(bin_dir, name), os.path.join(bin_dir, PLUGIN)
     target = os.path.join(name, PLUGIN)
     previous = _bundle_in_use(bin_dir)
-    if previous == name and os.path.isdir(bundle):
-        return []
-    if not os.path.isdir(bundle):
-        temporary = atomic_files.temporary_directory_in(bin_dir, name)
-        try:
-            _copy_tree(source, temporary)
-            os.rename(temporary, bundle)
-        except (OSError, InstallError):
-            _remove_tree(temporary)
-            raise
-        atomic_files.sync_directory(bin_dir)
+    is_whole = os.path.isdir(bundle) and _digest(bundle) == name.removeprefix(BUNDLE)
+    if is_whole:
+        _try(os.path.join(bundle, PLUGIN), link)
+        if previous == name:
+            return []
+    else:
+        _copy_bundle(source, bundle)
     atomic_files.replace_link(link, target)
     changes = [Change(bundle, f"copied from {source}"), Change(link, f"points to {target}")]
     return changes + _remove_bundles(bin_dir, keep=(name, previous))
+
+
+def _copy_bundle(source: str, bundle: str) -> None:
+    """Copy a bundle and try the copy; what is left of a damaged one of the same name gives way."""
+    bin_dir, name = os.path.split(bundle)
+    temporary = atomic_files.temporary_directory_in(bin_dir, name)
+    try:
+        _copy_tree(source, temporary)
+        _try(os.path.join(temporary, PLUGIN), os.path.join(bin_dir, PLUGIN))
+        if os.path.lexists(bundle):
+            os.rename(bundle, atomic_files.temporary_name(bundle))  # the next installer removes it
+        os.rename(temporary, bundle)
+    except (OSError, InstallError):
+        _remove_tree(temporary)
+        raise
+    atomic_files.sync_directory(bin_dir)
 
 
 def _bundle_in_use(bin_dir: str) -> str:

@@ -589,21 +589,48 @@ class Process:
 # ---------------------------------------------------------------------------------------------
 
 
-class Namespace:
-    """A network namespace with ``lo`` up, and what a test started in it."""
+def _make_namespace() -> int:
+    """Return the descriptor of a new network namespace."""
+    home = _open_current()
+    try:
+        _checked(_libc.unshare(CLONE_NEWNET), "unshare")
+        try:
+            return _open_current()
+        finally:
+            _checked(_libc.setns(home, CLONE_NEWNET), "setns back")
+    finally:
+        os.close(home)
 
-    def __init__(self, name: str = "netns") -> None:
+
+def _make_namespace_of(first_user: int) -> int:
+    """Return the descriptor of a new network namespace that belongs to a new user namespace."""
+    with subprocess.Popen(
+        ["unshare", "--user", "--net", "sh", "-c", "echo made; read end"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        for ids in ("uid_map", "gid_map"):
+            with open(f"/proc/{owner.pid}/{ids}", "w", encoding="ascii") as mapping:
+                mapping.write(f"0 {first_user} {USERS_OF_A_NAMESPACE}")
+        return os.open(f"/proc/{owner.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+USERS_OF_A_NAMESPACE = 65536
+"""How many ids a pod gets from kubelet with ``hostUsers: false``."""
+
+
+class Namespace:
+    """A network namespace with ``lo`` up, and what a test started in it.
+
+    With ``first_user`` it belongs to a user namespace of its own, whose 0 is that user here.
+    """
+
+    def __init__(self, name: str = "netns", *, first_user: int = 0) -> None:
         self.name = name
         self._open: list[Process | Listener] = []
-        home = _open_current()
-        try:
-            _checked(_libc.unshare(CLONE_NEWNET), "unshare")
-            try:
-                self._descriptor = _open_current()
-            finally:
-                _checked(_libc.setns(home, CLONE_NEWNET), "setns back")
-        finally:
-            os.close(home)
+        self._descriptor = _make_namespace_of(first_user) if first_user else _make_namespace()
         # No duplicate address detection: an address is usable at once.
         self.sysctl("net.ipv6.conf.default.accept_dad", "0")
         self.ip("link set lo up")
@@ -818,8 +845,8 @@ class Pod(Namespace):
 
     interface = "eth0"
 
-    def __init__(self, name: str, ipv4: str | None, ipv6: str | None) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, ipv4: str | None, ipv6: str | None, *, first_user: int = 0) -> None:
+        super().__init__(name, first_user=first_user)
         self.addresses = tuple(address for address in (ipv4, ipv6) if address)
         self.ipv4 = ipv4.partition("/")[0] if ipv4 else ""
         self.ipv6 = ipv6.partition("/")[0] if ipv6 else ""
@@ -875,9 +902,9 @@ class NamespaceFactory:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __call__(self, name: str = "netns") -> Namespace:
+    def __call__(self, name: str = "netns", *, first_user: int = 0) -> Namespace:
         """Return a new namespace; the name is for messages and need not be unique."""
-        return self._made.enter_context(Namespace(name))
+        return self._made.enter_context(Namespace(name, first_user=first_user))
 
     def pod(
         self,
@@ -895,9 +922,13 @@ class NamespaceFactory:
         *,
         ipv4: tuple[str | None, str | None] = ("10.77.0.2/24", "10.77.0.3/24"),
         ipv6: tuple[str | None, str | None] = ("fd77::2/64", "fd77::3/64"),
+        first_user: int = 0,
     ) -> PodPair:
-        """Return two pods that reach each other, with the addresses given for the first and the second."""
-        pod = self._made.enter_context(Pod(name, ipv4[0], ipv6[0]))
+        """Return two pods that reach each other, with the addresses given for the first and the second.
+
+        With ``first_user`` the first is like one with ``hostUsers: false``, whose root is that user here.
+        """
+        pod = self._made.enter_context(Pod(name, ipv4[0], ipv6[0], first_user=first_user))
         peer = self._made.enter_context(Pod(f"{name}-peer", ipv4[1], ipv6[1]))
         make_veth(pod, peer)
         for one in (pod, peer):

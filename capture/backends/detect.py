@@ -4,7 +4,8 @@ Facts are gathered by reading only. Nothing here makes a table, and no legacy pr
 namespace without legacy tables: it would make them, and the next detection would answer differently.
 ``choose`` is pure. Its rules, when nothing is asked for:
 
-1. iptables where it can be used, since people look with ``iptables -t nat -nvL``; else nftables.
+1. iptables where it can be used, since people look with ``iptables -t nat -nvL``; else nftables. In a network
+   namespace of another user namespace (a pod with ``hostUsers: false``) iptables cannot be used.
 2. Within iptables the variant in which our rules stand, or else any rules; else nft, else legacy.
 
 What is asked for is taken, or refused with what is missing; never replaced by something else.
@@ -34,6 +35,7 @@ from capture.netlink.nfnetlink import (
     read_generation,
     read_objects,
 )
+from capture.state.netns import is_of_this_user_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,6 +145,8 @@ class Facts(Value):
     """The package python-iptables is installed for this interpreter: what the driver iptc needs."""
     libnftables: bool
     """The bindings of libnftables are installed for this interpreter: what the driver libnftables needs."""
+    own_users: bool = True
+    """The network namespace belongs to our user namespace; that of a pod with ``hostUsers: false`` does not."""
     lacking: tuple[tuple[Way, tuple[str, ...]], ...] = ()
     """The modules that each way needs and this kernel is known not to have, or may not load; of other ways, none."""
 
@@ -211,6 +215,7 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
     is_in_doubt = is_open or ways[0] == "legacy" or nf_tables is False or nft_compat is False
     lacking = tuple(_lacking(desired, ways)) if is_in_doubt else ()
     has_compat = nft_compat is True and not lacking
+    own_users = is_of_this_user_namespace()
     if request is not None and not tables and _needs_nothing_installed(request, has_compat=has_compat):
         return Facts(
             programs=(),
@@ -222,6 +227,7 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
             chains=chains,
             python_iptables=False,
             libnftables=False,
+            own_users=own_users,
             lacking=lacking,
         )
     programs = tuple(_installed_programs())
@@ -236,6 +242,7 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
         chains=(*chains, *_legacy_chains(tables, programs, has_python_iptables=has_python_iptables)),
         python_iptables=has_python_iptables,
         libnftables=_is_importable("nftables"),
+        own_users=own_users,
         lacking=lacking,
     )
 
@@ -391,7 +398,7 @@ def choose(facts: Facts, request: Request) -> Decision:
             reason = "; ".join((_why_variant(facts, request, variant), *_in_words(obstacles)))
             return Decision("iptables", driver, variant, reason)
         obstacles.setdefault((variant, obstacle), []).append(driver)
-    in_the_way = "; ".join(_in_words(obstacles))
+    in_the_way = "; ".join(_in_words(obstacles)) if facts.own_users else OTHER_USERS
     if backend == "iptables":
         raise UnsupportedError(f"iptables cannot be used here: {in_the_way}", _remedy(facts, obstacles))
     try:
@@ -404,6 +411,8 @@ def choose(facts: Facts, request: Request) -> Decision:
 
 def _remedy(facts: Facts, obstacles: dict[tuple[str, str], list[str]]) -> str:
     """Return what to do about the obstacles: what helps the best variant first, if it is known to lack modules."""
+    if not facts.own_users:
+        return "Leave the choice open (--backend auto), or name --backend nftables."
     lacking = dict(facts.lacking)
     for variant, _ in obstacles:
         if variant in lacking:
@@ -468,6 +477,8 @@ def _obstacle(facts: Facts, driver: str, variant: Variant, *, certain: bool) -> 
 
     ``certain``: a kernel that might have legacy tables does not count as one that has.
     """
+    if not facts.own_users:
+        return OTHER_USERS
     lacking = dict(facts.lacking).get(variant)
     if lacking:
         return f"this kernel cannot load the module {', '.join(lacking)}"
@@ -482,6 +493,13 @@ def _obstacle(facts: Facts, driver: str, variant: Variant, *, certain: bool) -> 
     if driver == "iptc" and not facts.python_iptables:
         return "the package python-iptables is not installed (extra [iptc])"
     return _missing_program(facts, variant) if driver == "restore" else None
+
+
+OTHER_USERS = (
+    "this network namespace belongs to another user namespace (a pod with hostUsers: false), and the kernel takes"
+    " the owner match of iptables only from a process in that one"
+)
+"""``owner_check`` in net/netfilter/xt_owner.c; nft's ``meta skuid`` has no such condition."""
 
 
 def _missing_program(facts: Facts, variant: Variant) -> str | None:

@@ -24,7 +24,11 @@ CLONE_NEWNET = 0x4000_0000
 SO_NETNS_COOKIE = 71
 """asm-generic/socket.h"""
 
+NS_GET_USERNS = 0xB701
+"""linux/nsfs.h"""
+
 CURRENT = "/proc/thread-self/ns/net"
+CURRENT_USER = "/proc/thread-self/ns/user"
 ONLY_ON_HOST = "/proc/sys/net/core/netdev_budget"
 """A setting of the whole machine: the kernel shows it in its first namespace only (net/core/sysctl_net_core.c)."""
 
@@ -82,6 +86,27 @@ def namespace_id() -> str:
     finally:
         probe.close()
     return f"{inode}-{cookie}"
+
+
+def is_of_this_user_namespace() -> bool:
+    """Return whether the network namespace we are in belongs to the user namespace we are in.
+
+    That of a pod with ``hostUsers: false`` belongs to the pod's (NS_GET_USERNS, ioctl_ns(2), Linux 4.9; an owner
+    that is no descendant of ours is not shown, which is EPERM). Kernels that cannot tell have no such pods.
+    """
+    import fcntl  # on the way of every pod, but shared with nothing else there
+
+    network = os.open(CURRENT, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        owner = fcntl.ioctl(network, NS_GET_USERNS)
+    except OSError as error:
+        return error.errno != errno.EPERM
+    finally:
+        os.close(network)
+    try:
+        return os.path.samestat(os.fstat(owner), os.stat(CURRENT_USER))
+    finally:
+        os.close(owner)
 
 
 def refuse_host(*, allowed: bool) -> None:

@@ -25,6 +25,7 @@ from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.options import RULE_OPTIONS
 from capture.settings.settings import Given, Settings
+from capture.state.directory import ensure, is_private, require_private
 from capture.state.json_text import JsonError, decode, encode
 from capture.state.netns import namespace_id
 
@@ -257,7 +258,11 @@ def path_of(namespace: str, directory: str = STATE_DIRECTORY) -> str:
 
 
 def read(directory: str = STATE_DIRECTORY) -> Record | None:
-    """Return the record of the namespace we are in, if there is one."""
+    """Return the record of the namespace we are in, if there is one.
+
+    Raises StateDirectoryError if others could have written it.
+    """
+    require_private(directory)
     try:
         with open(path_of(namespace_id(), directory), encoding="utf-8") as file:
             return from_json(file.read())
@@ -269,13 +274,13 @@ def write(record: Record, directory: str = STATE_DIRECTORY) -> bool:
     """Keep the record of the namespace we are in; return whether that was possible.
 
     Readers see the old record or the new one, whole; of two writers the last one's stays. What is kept already is not
-    written again.
+    written again. Raises StateDirectoryError if others could write there, too.
     """
     try:
+        ensure(directory)
         path = path_of(namespace_id(), directory)
         content = as_json(record).encode()
         if _content(path) != content:
-            os.makedirs(directory, mode=0o700, exist_ok=True)
             _put(path, content)
     except OSError:
         return False
@@ -347,7 +352,7 @@ def forget_ended(directory: str = STATE_DIRECTORY) -> None:
     own, see gen_cookie_next in linux/cookie.h.) Who else has ended, no cheap look tells.
     """
     try:
-        names = os.listdir(directory)
+        names = os.listdir(directory) if is_private(directory) else []
     except OSError:
         return
     written: dict[str, dict[str, int]] = {}

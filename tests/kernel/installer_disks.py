@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cni.install import InstallError, install, uninstall
+from fake_plugin import SCRIPT
 
 MAIN = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}
 ENTERED = {**MAIN, "plugins": [{"type": "bridge"}, {"type": "capture-cni"}]}
 PAGE = os.sysconf("SC_PAGE_SIZE")
-PLUGIN = b"#!/bin/sh\n" + b"#" * 3 * PAGE
+PLUGIN = SCRIPT.encode() + b"#" * 3 * PAGE
 
 
 @contextmanager
@@ -92,6 +93,12 @@ def read_only_configuration(root: Path) -> str:
             subprocess.run(["umount", directory], check=True)
 
 
+def noexec(root: Path) -> str:
+    with disk(root, "size=1m") as mounted:
+        subprocess.run(["mount", "-o", "remount,noexec", str(mounted)], check=True)
+        return act(root, mounted)
+
+
 def main(root: Path) -> None:
     """Try all disks."""
     (root / "capture-cni").write_bytes(PLUGIN)
@@ -101,6 +108,7 @@ def main(root: Path) -> None:
         "names": [with_names_for(root, files) for files in range(4)],
         "read_only": read_only(root),
         "read_only_configuration": read_only_configuration(root),
+        "noexec": noexec(root),
     }
     sys.stdout.write(json.dumps(outcomes))
 

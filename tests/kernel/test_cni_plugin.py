@@ -167,7 +167,7 @@ def test_the_api_server_tells_the_proxys_user(attachment: Attachment, pod_pair: 
 
 
 READ_ONLY_STATE = """
-mount -t tmpfs -o ro tmpfs "$0"
+mount -t tmpfs -o ro,mode=700 tmpfs "$0"
 exec "$@"
 """
 
@@ -185,6 +185,25 @@ def test_where_nothing_can_be_remembered_the_pod_is_captured_all_the_same(
     assert (warning["level"], STATE_DIRECTORY in warning["message"]) == ("warn", True)
     assert captured["message"] == "captured"
     assert attachment("CHECK", configuration(INJECTED)).returncode == 0
+
+
+WIDE_STATE = """
+mount -t tmpfs -o mode=755 tmpfs "$0"
+exec "$@"
+"""
+
+
+def test_where_others_could_write_what_is_remembered_no_rule_is_written(attachment: Attachment) -> None:
+    prefix = ["unshare", "--mount", "--", "sh", "-ec", WIDE_STATE, STATE_DIRECTORY]
+    done = call(configuration(INJECTED), prefix, CNI_NETNS=attachment.pod.path)
+    error = error_of(done)
+    assert (error["code"], error["msg"]) == (
+        codes.NOT_APPLIED,
+        f"state directory {STATE_DIRECTORY}: its mode is 0755; expected 0700",
+    )
+    assert "chmod 0700" in error["details"]
+    assert attachment.rules() == ""
+    assert call(configuration(INJECTED), prefix, CNI_COMMAND="DEL", CNI_NETNS=attachment.pod.path).returncode == 0
 
 
 HOSTILE = [

@@ -24,4 +24,5 @@ def test_a_full_or_read_only_disk_keeps_what_it_has(tmp_path: Path) -> None:
         "names": [full] * 2 + ["done"] * 2,  # one temporary file at a time, and the plugin's own
         "read_only": [read_only, "done", "done", read_only],
         "read_only_configuration": read_only,
+        "noexec": "cannot be started: the file system that it is on is mounted noexec",
     }

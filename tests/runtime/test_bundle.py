@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,23 @@ def test_each_program_says_what_it_is(root: Path, program: str) -> None:
         done = run(root, *words, "--help")
         assert done.stdout.startswith(f"Usage: {program}")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--plugin", "/opt/cni/bin/capture-cni"]], ids=["itself", "a file"])
+def test_it_installs_itself_whole(root: Path, arguments: list[str]) -> None:
+    node = Path(tempfile.mkdtemp(dir=root))
+    for name in ("bin", "net.d"):
+        (node / name).mkdir()
+    networks = node / "net.d" / "10-main.conflist"
+    networks.write_text(json.dumps({"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}))
+    directories = [f"--bin-dir=/{node.name}/bin", f"--conf-dir=/{node.name}/net.d"]
+
+    done = run(root, "/opt/cni/bin/capture", "cni", "install", *directories, *arguments)
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(networks.read_text())["plugins"][1]["type"] == "capture-cni"
+    answer = run(root, f"/{node.name}/bin/capture-cni", CNI_COMMAND="VERSION")
+    assert "1.0.0" in json.loads(answer.stdout)["supportedVersions"]
 
 
 def test_an_error_is_the_same_as_elsewhere(root: Path) -> None:

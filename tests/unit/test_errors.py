@@ -14,6 +14,7 @@ from capture.errors import (
     KernelError,
     NamespaceError,
     PrivilegeError,
+    StateDirectoryError,
     ToolError,
     UnsupportedError,
     ValidationError,
@@ -22,6 +23,7 @@ from capture.errors import (
 EXIT_CODES: dict[type[CaptureError], int] = {
     CaptureError: 1,
     NamespaceError: 1,
+    StateDirectoryError: 1,
     KernelError: 1,
     ToolError: 1,
     ConfigurationError: 2,

@@ -21,7 +21,7 @@ from capture.backends.kernel_modules import (
     remedy_for_closed,
     with_required,
 )
-from capture.errors import CaptureError
+from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
 from capture.rules import build_ruleset
@@ -38,6 +38,7 @@ from capture.settings.options import (
 )
 from capture.settings.settings import Given, Settings
 from capture.state import record
+from capture.state.directory import is_private, require_private
 from capture.state.netns import ONLY_ON_HOST, namespace_id
 from capture.state.record import STATE_DIRECTORY
 
@@ -85,7 +86,7 @@ class Examined(Value):
     """What programs say of their version, by path."""
     lock_holder: int | None
     """The process that holds the lock of legacy iptables, if any."""
-    state_directory: Literal["usable", "to be made", "not writable"]
+    state_directory: Literal["usable", "to be made", "not writable"] | StateDirectoryError
     is_recorded: bool
     modules: Inventory
     """What of the kernel modules that any capture may need is there."""
@@ -126,7 +127,7 @@ def examine() -> Examined:
         versions={path: _version(path) for path in _programs(facts)},
         lock_holder=_lock_holder(),
         state_directory=_state_directory(),
-        is_recorded=record.read() is not None,
+        is_recorded=is_private(STATE_DIRECTORY) and record.read() is not None,
         modules=look_up(_purposes()),
         loads_modules=can_load(),
     )
@@ -174,7 +175,11 @@ def _lock_holder() -> int | None:
     return None
 
 
-def _state_directory() -> Literal["usable", "to be made", "not writable"]:
+def _state_directory() -> Literal["usable", "to be made", "not writable"] | StateDirectoryError:
+    try:
+        require_private(STATE_DIRECTORY)
+    except StateDirectoryError as error:
+        return error
     if os.path.isdir(STATE_DIRECTORY):
         return "usable" if os.access(STATE_DIRECTORY, os.W_OK) else "not writable"
     return "to be made" if os.access(os.path.dirname(STATE_DIRECTORY), os.W_OK) else "not writable"
@@ -239,6 +244,9 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
         )
     else:
         yield Finding("namespace", "identity", "ok", f"{examined.namespace}: not the host's own")
+    if not examined.facts.own_users:
+        says = "another one than ours (a pod with hostUsers: false): nftables can be used, iptables cannot"
+        yield Finding("namespace", "user namespace", "note", says)
     if examined.addresses:
         yield Finding("namespace", "addresses", "ok", ", ".join(examined.addresses))
     else:
@@ -303,16 +311,21 @@ def _host(examined: Examined) -> Iterator[Finding]:
     if examined.lock_holder is not None:
         says = f"{XTABLES_LOCK} is held by process {examined.lock_holder}; we do not wait for it, other programs do"
         yield Finding("host", "lock", "note", says)
-    if examined.state_directory == "not writable":
-        yield Finding(
+    yield _state(examined.state_directory)
+
+
+def _state(state: Literal["usable", "to be made", "not writable"] | StateDirectoryError) -> Finding:
+    if isinstance(state, StateDirectoryError):
+        return Finding("host", "state", "bad", state.message, state.remedy)
+    if state == "not writable":
+        return Finding(
             "host",
             "state",
             "missing",
             f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` will not know what was asked for",
-            "Mount a writable directory there, or name the options when you verify.",
+            "Mount a writable directory of mode 0700 there, or name the options when you verify.",
         )
-    else:
-        yield Finding("host", "state", "ok", f"{STATE_DIRECTORY}, {examined.state_directory}")
+    return Finding("host", "state", "ok", f"{STATE_DIRECTORY}, {state}")
 
 
 def _privileges(capabilities: int) -> Iterator[Finding]:

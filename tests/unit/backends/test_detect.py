@@ -42,6 +42,23 @@ def way(facts: Facts, request: Request = ANYTHING) -> tuple[str, str, str]:
     return decision.backend, decision.driver, decision.variant
 
 
+class TestOtherUsers:
+    """The namespace of a pod with ``hostUsers: false``."""
+
+    FACTS = WITH_EVERYTHING.replace(own_users=False)
+
+    def test_auto_takes_nftables_and_says_why(self) -> None:
+        decision = choose(self.FACTS, ANYTHING)
+        assert way(self.FACTS) == NATIVE
+        assert decision.reason.count("hostUsers: false") == 1
+
+    @pytest.mark.parametrize("request_", [Request("iptables"), Request(driver="restore"), Request(variant="legacy")])
+    def test_iptables_is_refused_with_the_way_out(self, request_: Request) -> None:
+        with pytest.raises(UnsupportedError, match="owner match") as refused:
+            choose(self.FACTS, request_)
+        assert "--backend nftables" in refused.value.remedy
+
+
 class TestAuto:
     @pytest.mark.parametrize(
         ("facts", "expected"),

@@ -12,14 +12,15 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cni import install
+from cni import install, trial
+from fake_plugin import write_plugin
 from system_calls import kill_before, run_stepped
 
 READ_BY_RUNTIMES = (".conf", ".conflist", ".json")
@@ -42,8 +43,7 @@ class Node:
         self.bundle = root / "bundle"
         for directory in (self.bin_dir, self.conf_dir, self.bundle):
             directory.mkdir()
-        (self.bundle / "capture-cni").write_text("#!/bin/sh\n")
-        (self.bundle / "capture-cni").chmod(0o755)
+        write_plugin(self.bundle / "capture-cni")
         (self.bundle / "module.py").write_text("x = 1\n")
         scenario.prepare(self)
 
@@ -251,6 +251,11 @@ def _counter(network: dict[str, Any]) -> object:
     return network.get("counter", network.get("plugins", [{}])[0].get("counter"))
 
 
+def tried_without_a_process(path: str, through: Sequence[str] = ()) -> trial.Trial:
+    """Stand in for starting the plugin, which takes half of all system calls and changes nothing that others see."""
+    return trial.Trial(("1.0.0",)) if os.access(path, os.X_OK) and not through else trial.Trial((), "missing")
+
+
 @contextmanager
 def fresh(scenario: Scenario) -> Iterator[Node]:
     """Make a node for one try; the directory of a try that went wrong stays to be looked at."""
@@ -260,6 +265,7 @@ def fresh(scenario: Scenario) -> Iterator[Node]:
 
 
 if __name__ == "__main__":
+    trial.run = tried_without_a_process
     what, scenario, style, tempfile.tempdir = sys.argv[1:]
     tried = kill_everywhere(SCENARIOS[scenario]) if what == "kill" else write_everywhere(SCENARIOS[scenario], style)
     sys.stdout.write(json.dumps(tried))

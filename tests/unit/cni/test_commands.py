@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from capture.errors import CaptureError
 from cni import conf
 from cni.commands import cni_group
 from cni.conf import AgentPod
+from fake_plugin import write_plugin
 
 MAIN = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}
 
@@ -18,8 +22,7 @@ class Node:
         self.bin_dir, self.conf_dir, self.plugin = root / "bin", root / "net.d", root / "capture-cni"
         self.bin_dir.mkdir()
         self.conf_dir.mkdir()
-        self.plugin.write_text("#!/bin/sh\n")
-        self.plugin.chmod(0o755)
+        write_plugin(self.plugin)
         (self.conf_dir / "10-main.conflist").write_text(json.dumps(MAIN))
 
     def run(self, command: str, *arguments: str) -> Result:
@@ -51,10 +54,27 @@ def test_install_and_uninstall_say_what_they_change(node: Node) -> None:
     assert node.run("uninstall").output == "unchanged: there was nothing of ours\n"
 
 
-def test_every_option_reaches_the_plugin(node: Node) -> None:
+KUBECONFIG: dict[str, Any] = {
+    "current-context": "node",
+    "contexts": [{"name": "node", "context": {"cluster": "here", "user": "plugin"}}],
+    "clusters": [{"name": "here", "cluster": {"server": "https://10.0.0.1:6443", "certificate-authority": "ca.crt"}}],
+    "users": [{"name": "plugin", "user": {"tokenFile": "token"}}],
+}
+
+
+def write_kubeconfig(directory: Path) -> str:
+    """Write a kubeconfig and what it names; return its path."""
+    (directory / "ca.crt").write_text("a certificate")
+    (directory / "token").write_text("a token")
+    (directory / "kubeconfig").write_text(json.dumps(KUBECONFIG))
+    return str(directory / "kubeconfig")
+
+
+def test_every_option_reaches_the_plugin(node: Node, tmp_path: Path) -> None:
+    kubeconfig = write_kubeconfig(tmp_path)
     done = node.run(
         "install",
-        *["--kubeconfig", "/etc/cni/net.d/kubeconfig", "--pod-source", "kubernetes", "--pod-source", "runtime"],
+        *["--kubeconfig", kubeconfig, "--pod-source", "kubernetes", "--pod-source", "runtime"],
         *["--exclude-namespace", "kube-system", "--exclude-namespace", "istio-system"],
         *["--agent-pod", "istio-system/capture-agent-", "--log-file", "/var/log/cni.log", "--log-level", "debug"],
         *["--profile", "current", "--chain-names", "dash", "--backend", "nftables", "--driver", "netlink"],
@@ -62,7 +82,7 @@ def test_every_option_reaches_the_plugin(node: Node) -> None:
     assert done.exit_code == 0, done.output
     entry = node.entry()
     read = conf.parse(entry)
-    assert read.kubeconfig == "/etc/cni/net.d/kubeconfig"
+    assert read.kubeconfig == kubeconfig
     assert read.pod_sources == ("kubernetes", "runtime")
     assert read.exclude_namespaces == ("kube-system", "istio-system")
     assert read.agent_pod == AgentPod("istio-system", "capture-agent-")
@@ -105,6 +125,28 @@ def test_a_mistake_shows_before_anything_is_written(node: Node, arguments: list[
     assert json.loads((node.conf_dir / "10-main.conflist").read_text()) == MAIN
 
 
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda directory: (directory / "kubeconfig").unlink(), "kubeconfig: "),
+        (lambda directory: (directory / "kubeconfig").write_text("{"), "Nothing was installed"),
+        (lambda directory: (directory / "kubeconfig").write_text("kind: Config"), "current-context"),
+        (lambda directory: (directory / "ca.crt").unlink(), "ca.crt, which it names, is missing"),
+        (lambda directory: (directory / "token").write_text(""), "token, which it names, is empty"),
+    ],
+)
+def test_a_kubeconfig_that_the_plugin_could_not_use_is_refused(
+    node: Node, tmp_path: Path, spoil: Callable[[Path], object], words: str
+) -> None:
+    kubeconfig = write_kubeconfig(tmp_path)
+    spoil(tmp_path)
+    done = node.run("install", "--kubeconfig", kubeconfig)
+    assert isinstance(done.exception, CaptureError)
+    assert words in str(done.exception)
+    assert list(node.bin_dir.iterdir()) == []
+    assert json.loads((node.conf_dir / "10-main.conflist").read_text()) == MAIN
+
+
 def test_the_plugin_beside_this_program_is_the_default(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     directories = ["--bin-dir", str(node.bin_dir), "--conf-dir", str(node.conf_dir)]
     monkeypatch.setattr("sys.argv", [str(node.plugin.parent / "capture")])
@@ -124,5 +166,5 @@ def test_help_shows_examples_that_work(node: Node, command: str) -> None:
     assert len(examples) > 1
     for _, _, name, *arguments in examples:
         assert name == command
-        if "--bin-dir" not in arguments:  # those directories are not here
+        if not {"--bin-dir", "--kubeconfig"} & set(arguments):  # those files are not here
             assert node.run(command, *arguments).exit_code == 0, arguments

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from capture.errors import StateDirectoryError
 from cni import atomic_files, install
 from cni.install import Change, InstallError, with_entry
+from fake_plugin import SCRIPT, write_plugin
 
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0")
 ENTRY: dict[str, Any] = {"capabilities": {"io.kubernetes.cri.pod-annotations": True}, "profile": "current"}
@@ -26,8 +28,7 @@ class Node:
         self.bin_dir, self.conf_dir, self.plugin = root / "bin", root / "net.d", root / "capture-cni"
         self.bin_dir.mkdir()
         self.conf_dir.mkdir()
-        self.plugin.write_text("#!/bin/sh\necho one\n")
-        self.plugin.chmod(0o755)
+        write_plugin(self.plugin, "one")
 
     def install(self, entry: dict[str, Any] | None = None, own_config: str = "") -> list[str]:
         changes = install.install(
@@ -415,11 +416,11 @@ def test_a_new_plugin_takes_the_place_of_the_old_one(node: Node) -> None:
     node.write("10-main.conflist", network(BRIDGE))
     node.install()
     with (node.bin_dir / "capture-cni").open() as running:
-        node.plugin.write_text("#!/bin/sh\necho two\n")
+        write_plugin(node.plugin, "two")
         node.plugin.chmod(0o700)
         assert node.install() == ["bin/capture-cni: copied from capture-cni"]
-        assert running.read() == "#!/bin/sh\necho one\n"
-    assert (node.bin_dir / "capture-cni").read_text() == "#!/bin/sh\necho two\n"
+        assert running.read().endswith("# one\n")
+    assert (node.bin_dir / "capture-cni").read_text().endswith("# two\n")
     assert stat.S_IMODE((node.bin_dir / "capture-cni").stat().st_mode) == 0o700
 
 
@@ -443,8 +444,7 @@ def bundle(node: Node, text: str) -> None:
         node.plugin.unlink()
         (node.plugin / "lib").mkdir(parents=True)
         (node.plugin / "lib" / "latest").symlink_to("module.py")
-    (node.plugin / "capture-cni").write_text("#!/bin/sh\n")
-    (node.plugin / "capture-cni").chmod(0o755)
+    write_plugin(node.plugin / "capture-cni")
     (node.plugin / "lib" / "module.py").write_text(text)
     (node.plugin / "lib" / "module.py").chmod(0o640)
 
@@ -485,8 +485,7 @@ def test_a_bundle_gives_way_to_a_single_file_and_back(node: Node) -> None:
     node.install()
     assert (node.bin_dir / "capture-cni").is_symlink()
     other = node.plugin.parent / "single"
-    other.write_text("#!/bin/sh\n")
-    other.chmod(0o755)
+    write_plugin(other)
     node.plugin = other
     node.install()
     assert not (node.bin_dir / "capture-cni").is_symlink()
@@ -499,6 +498,97 @@ def test_a_bundle_with_something_strange_is_refused(node: Node) -> None:
     with pytest.raises(InstallError, match="expected a file, a directory or a symbolic link"):
         node.install()
     assert node.plugins() == []
+
+
+# --- what cannot be called is not installed -----------------------------------------------------------------------
+
+
+def launcher(node: Node) -> Path:
+    """Make the plugin one that needs its bundle, as that of ``make bundle`` does; return the bundle."""
+    node.plugin.unlink()
+    bundle = node.plugin
+    (bundle / "lib").mkdir(parents=True)
+    write_plugin(bundle / "lib" / "ld.so")
+    (bundle / "capture-cni").write_text('#!/bin/sh\nexec "$(dirname "$(readlink -f "$0")")/lib/ld.so"\n')
+    (bundle / "capture-cni").chmod(0o755)
+    return bundle
+
+
+@pytest.mark.parametrize("name", ["capture-cni", "link"])
+def test_a_file_of_a_bundle_is_taken_as_the_whole_bundle(node: Node, name: str) -> None:
+    node.write("10-main.conflist", network(BRIDGE))
+    bundle = launcher(node)
+    (bundle.parent / "link").symlink_to(bundle / "capture-cni")
+    node.plugin = (bundle if name == "capture-cni" else bundle.parent) / name
+    node.install()
+    assert (node.bin_dir / "capture-cni").is_symlink()
+    assert ((node.bin_dir / "capture-cni").resolve().parent / "lib" / "ld.so").exists()
+
+
+def test_half_a_bundle_is_refused_and_what_is_installed_stays(node: Node) -> None:
+    node.write("10-main.conflist", network(BRIDGE))
+    bundle = launcher(node)
+    node.install()
+    before = node.state()
+    (bundle / "lib" / "ld.so").unlink()
+    with pytest.raises(InstallError, match=r"capture-cni: started, but does not answer VERSION: status 127.*ld\.so"):
+        node.install()
+    assert node.state() == before
+
+
+def test_a_bundle_that_was_damaged_where_it_lies_is_mended(node: Node) -> None:
+    node.write("10-main.conflist", network(BRIDGE))
+    launcher(node)
+    node.install()
+    ((node.bin_dir / "capture-cni").resolve().parent / "lib" / "ld.so").unlink()
+    node.install()
+    assert ((node.bin_dir / "capture-cni").resolve().parent / "lib" / "ld.so").exists()
+    node.install()
+    assert len(node.plugins()) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("#!/no/such/python -IS\n", "its interpreter /no/such/python is missing here"),
+        ("\x7fELF and nothing more", "no program for this machine"),
+        ("#!/bin/sh\nexit 3\n", "does not answer VERSION: status 3, no output"),
+        ("#!/bin/sh\necho '{}'\n", "does not answer VERSION: status 0, {}"),
+        ("#!/bin/sh\nsleep 9\n", "no answer to VERSION within 0.2 s"),
+    ],
+)
+def test_what_does_not_answer_gets_no_entry(
+    node: Node, content: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cni.trial.PATIENCE", 0.2)
+    node.write("10-main.conflist", network(BRIDGE))
+    before = node.state()
+    node.plugin.write_text(content)
+    with pytest.raises(InstallError) as refused:
+        node.install()
+    assert problem in refused.value.message
+    assert "The network configuration was not changed" in refused.value.remedy
+    assert node.state() == before
+
+
+def test_the_plugin_is_tried_as_a_runtime_calls_it(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what the shell of a person happens to have."""
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    node.write("10-main.conflist", network(BRIDGE))
+    node.plugin.write_text('#!/bin/sh\n[ -z "$PYTHONPATH" ] && [ "$CNI_COMMAND" = VERSION ] || exit 1\n' + SCRIPT)
+    node.install()
+
+
+def test_a_state_directory_that_an_older_version_made_is_mended(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = node.conf_dir.parent / "state"
+    state.mkdir()
+    state.chmod(0o755)
+    monkeypatch.setattr(install, "STATE_DIRECTORY", str(state))
+    node.write("10-main.conflist", network(BRIDGE))
+    assert node.install()[0] == "state: made private, mode 0700"
+    state.chmod(0o777)
+    with pytest.raises(StateDirectoryError):
+        node.install()
 
 
 # --- others at the same time ------------------------------------------------------------------------------------

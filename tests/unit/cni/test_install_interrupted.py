@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cni import install
+from fake_plugin import write_plugin
 from system_calls import run_alone
 
 FAULTS = Path(__file__).with_name("installer_faults.py")
@@ -58,8 +59,7 @@ for round in range(1, rounds + 1):
 
 def test_a_rival_that_writes_every_100_ms_loses_nothing_and_does_not_win(tmp_path: Path) -> None:
     plugin, bin_dir, conf_dir = tmp_path / "capture-cni", tmp_path / "bin", tmp_path / "net.d"
-    plugin.write_text("#!/bin/sh\n")
-    plugin.chmod(0o755)
+    write_plugin(plugin)
     bin_dir.mkdir()
     conf_dir.mkdir()
     path = conf_dir / "10-main.conflist"

@@ -1,0 +1,109 @@
+"""Runs the plugin where it lies, as a runtime will, before any network configuration names it.
+
+A file that is there and executable may still not start: on a file system that is mounted noexec, without its
+interpreter, as a part of a bundle. Then every pod of the node would fail to start, and none could be ended.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from capture.model.values import Value
+from capture.state.json_text import JsonError, decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PATIENCE = 20.0
+"""Seconds; a node that boots may need some for what takes milliseconds else."""
+
+ENVIRONMENT = {"CNI_COMMAND": "VERSION", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+"""What a runtime that systemd started has, and what the specification adds for VERSION."""
+
+NOTHING_CHANGED = "The network configuration was not changed."
+
+
+class Trial(Value):
+    """What came of it: the versions that the plugin can be called in, or why it cannot be called."""
+
+    versions: tuple[str, ...] = ()
+    problem: str = ""
+    remedy: str = ""
+
+
+def run(path: str, through: Sequence[str] = ()) -> Trial:
+    """Ask the plugin for its versions (SPEC, "VERSION: probe plugin version support").
+
+    ``through`` is a command that runs another one, such as ``nsenter --mount=/proc/1/ns/mnt``.
+    """
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            [*through, path],
+            input=b'{"cniVersion": "1.0.0"}',
+            env=ENVIRONMENT,
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except OSError as error:
+        return _not_started(path, error)
+    except subprocess.TimeoutExpired:
+        return Trial((), f"no answer to VERSION within {PATIENCE:g} s", f"{NOTHING_CHANGED} Start it by hand and look.")
+    versions = _versions(done.stdout)
+    if done.returncode == 0 and versions:
+        return Trial(versions)
+    words = " ".join((done.stderr or done.stdout).decode("utf-8", "replace").split())
+    return Trial(
+        (),
+        f"started, but does not answer VERSION: status {done.returncode}, {words[:400] or 'no output'}",
+        f"{NOTHING_CHANGED} Install the whole bundle: --plugin DIRECTORY.",
+    )
+
+
+def _versions(answer: bytes) -> tuple[str, ...]:
+    try:
+        plain = decode(answer.decode())
+    except (JsonError, UnicodeDecodeError):
+        return ()
+    versions = plain.get("supportedVersions") if isinstance(plain, dict) else None
+    return tuple(str(version) for version in versions) if isinstance(versions, list) else ()
+
+
+def _not_started(path: str, error: OSError) -> Trial:
+    """Say why execve(2) refused, as far as the file and where it lies tell."""
+    interpreter = _interpreter(path)
+    if error.errno == errno.EACCES and os.statvfs(path).f_flag & os.ST_NOEXEC:
+        return Trial(
+            (),
+            "cannot be started: the file system that it is on is mounted noexec",
+            f"{NOTHING_CHANGED} Remount it with exec, or name another directory that the container runtime looks in.",
+        )
+    if error.errno == errno.ENOENT and interpreter:
+        return Trial(
+            (),
+            f"cannot be started: its interpreter {interpreter} is missing here",
+            f"{NOTHING_CHANGED} Install the bundle (`make bundle`), which brings its own: --plugin DIRECTORY.",
+        )
+    if error.errno == errno.ENOEXEC:
+        return Trial((), "cannot be started: it is no program for this machine", NOTHING_CHANGED)
+    return Trial((), f"cannot be started: {error.strerror}", NOTHING_CHANGED)
+
+
+def _interpreter(path: str) -> str:
+    """Return the interpreter that a program names, by ``#!`` or in ELF's PT_INTERP; nothing if it names none."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4096)
+    except OSError:
+        return ""
+    if start.startswith(b"#!"):
+        words = start[2:].partition(b"\n")[0].split()
+        return os.fsdecode(words[0]) if words else ""
+    if start.startswith(b"\x7fELF"):
+        place = start.find(b"/lib", 64)  # the text of PT_INTERP follows the program headers
+        return os.fsdecode(start[place:].partition(b"\0")[0]) if place >= 0 else ""
+    return ""

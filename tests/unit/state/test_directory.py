@@ -1,0 +1,110 @@
+"""The state directory is private, whoever makes it; one that is not is refused, and says why."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from capture.errors import StateDirectoryError
+from capture.settings.settings import Settings
+from capture.state import directory, record
+from capture.state.netns import namespace_id
+from capture.state.record import Facts, Record
+from cni import attachments
+from pytest_netns import require
+
+PLAIN = Record(
+    Settings({}), Facts(users={}, groups={}, proxy_user="p", families=(), ipv6=True, servers=()), "nftables", "netlink"
+)
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("mask", [0, 0o022, 0o077, 0o777])
+def test_every_directory_that_is_made_is_private(tmp_path: Path, mask: int) -> None:
+    state = tmp_path / "run" / "istio-capture"
+    with umask(mask):
+        assert attachments.keep("pods", "cafe", "eth0", "11-1", str(state))
+        assert record.write(PLAIN, str(state))
+    assert [mode(path) for path in (state.parent, state, state / "attachments")] == [0o700] * 3
+    assert record.read(str(state)) == PLAIN
+
+
+@pytest.mark.parametrize("wider", [0o701, 0o710, 0o755, 0o770, 0o777, 0o1777])
+def test_a_wider_mode_is_refused_and_nothing_is_written(tmp_path: Path, wider: int) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(wider)
+    with pytest.raises(StateDirectoryError, match=rf"{state}: its mode is {wider:04o}; expected 0700"):
+        record.write(PLAIN, str(state))
+    with pytest.raises(StateDirectoryError, match="chmod 0700"):
+        attachments.keep("pods", "cafe", "eth0", "11-1", str(state))
+    assert os.listdir(state) == []
+
+
+def test_another_owner_is_refused(tmp_path: Path) -> None:
+    require(os.geteuid() == 0, "only root may give a directory away")
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    os.chown(state, 1337, 1337)
+    with pytest.raises(StateDirectoryError, match="its owner is uid 1337; expected uid 0"):
+        record.write(PLAIN, str(state))
+
+
+@pytest.mark.parametrize("other", ["file", "link"])
+def test_what_is_no_directory_is_refused(tmp_path: Path, other: str) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    state = tmp_path / "state"
+    if other == "file":
+        state.touch(0o600)
+    else:
+        state.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StateDirectoryError, match="expected a directory"):
+        record.write(PLAIN, str(state))
+
+
+def test_what_others_could_have_written_is_neither_read_nor_followed(tmp_path: Path) -> None:
+    state, victim = tmp_path / "state", tmp_path / "victim.json"
+    victim.touch()
+    record.write(PLAIN, str(state))
+    attachments.keep("pods", "cafe", "eth0", "11-1", str(state))
+    state.chmod(0o777)
+    link = state / "attachments" / "pods:cafe:eth0"
+    link.unlink()
+    link.symlink_to(victim)
+    with pytest.raises(StateDirectoryError):
+        record.read(str(state))
+    attachments.forget("pods", "cafe", "eth0", str(state))
+    record.forget_ended(str(state))
+    assert victim.exists()
+    assert (state / f"{namespace_id()}.json").exists()
+
+
+def test_an_installer_tightens_what_an_older_version_made(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    assert directory.tighten(str(state)) is False
+    state.mkdir()
+    state.chmod(0o755)
+    assert directory.tighten(str(state)) is True
+    assert mode(state) == 0o700
+    assert directory.tighten(str(state)) is False
+    state.chmod(0o777)  # here others may have left something
+    with pytest.raises(StateDirectoryError):
+        directory.tighten(str(state))
+    assert mode(state) == 0o777
