@@ -12,13 +12,14 @@ nothing here but the order of steps::
 from __future__ import annotations
 
 from capture.backends import detect, load
-from capture.errors import CaptureError, ConfigurationError
-from capture.model.addresses import parse_address
+from capture.errors import CaptureError, ConfigurationError, KernelError, ToolError, UnsupportedError
+from capture.model.addresses import IPV6, parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import FAMILIES, LoopbackAddress, PolicyRoute, Ruleset
 from capture.model.values import Value
 from capture.rules import build_handover, build_ruleset, captures_transparently, redirects_inbound
 from capture.settings.config import CaptureConfig, resolve
+from capture.settings.families import global_addresses, judge_families
 from capture.settings.host import AnyPod, PodFromInside, PodFromOutside
 from capture.settings.options import (
     ALLOW_HOST,
@@ -26,6 +27,7 @@ from capture.settings.options import (
     DRIVER,
     FORCE_IPTABLES_BINARY,
     NATIVE_NFTABLES,
+    PROFILE,
 )
 from capture.settings.settings import Settings
 from capture.state import record, routes
@@ -148,11 +150,26 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False) -> Applie
     refuse_host(allowed=settings[ALLOW_HOST])
     facts = RecordingHost(host)
     config, warnings = resolve(settings, facts)
+    try:
+        return _apply(settings, facts, config, warnings, force=force)
+    except (UnsupportedError, KernelError, ToolError):
+        # A kernel without NAT for IPv6 must not keep a pod from starting that nobody reaches by IPv6.
+        if IPV6 not in config.families or config.is_reached_by_ipv6:
+            raise
+    facts.forget_ipv6()
+    config, warnings = resolve(settings, facts)
+    return _apply(settings, facts, config, warnings, force=force)
+
+
+def _apply(
+    settings: Settings, facts: RecordingHost, config: CaptureConfig, warnings: list[str], *, force: bool
+) -> Applied:
     desired = build_ruleset(config)
     with NamespaceLock():
         target, standing = detect.look(request_of(settings), desired)
         existing = _read_existing(target, standing, desired)
-        journal = Journal(Record(settings, facts.facts(), target.backend, target.driver, target.variant))
+        kept = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
+        journal = Journal(Record(kept, facts.facts(), target.backend, target.driver, target.variant))
         journal.begin(existing.stale_routes)
         try:
             changed = routes.ensure(desired)
@@ -166,6 +183,11 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False) -> Applie
         if routes.remove(existing.stale_routes, desired):
             changed = True
             journal.commit()
+    if desired.loopback_addresses and not routes.takes_ipv6_addresses():
+        warnings.append(
+            "IPv6 is disabled on lo (net.ipv6.conf.lo.disable_ipv6), which therefore cannot have the address ::6:"
+            " inbound IPv6 connections fail until it is enabled and the rules are applied again"
+        )
     return Applied(changed, target, config, desired, tuple(warnings))
 
 
@@ -256,12 +278,19 @@ def verify(
             return _verify_recorded(recorded)
         explicit = settings or Settings({})
         config, _ = resolve(explicit, host or host_of(namespace))
-        return verify_here(build_ruleset(config), request_of(explicit))
+        return _with_families(verify_here(build_ruleset(config), request_of(explicit)), explicit)
 
 
 def _verify_recorded(recorded: Record) -> Verified:
     request = detect.Request(recorded.backend, recorded.driver, recorded.variant)
-    return verify_here(recorded.ruleset(), request).replace(from_record=True)
+    desired = routes.with_loopback_address(recorded.ruleset(), global_addresses(PodFromOutside().pod_addresses()))
+    return _with_families(verify_here(desired, request), recorded.settings).replace(from_record=True)
+
+
+def _with_families(verified: Verified, settings: Settings) -> Verified:
+    """Return the comparison with what there is to say about addresses of families without rules."""
+    uncaptured, remarks = judge_families(verified.asked.families, settings, PodFromOutside().pod_addresses())
+    return verified.replace(uncaptured=uncaptured, remarks=remarks)
 
 
 def verify_here(desired: Ruleset, request: Request) -> Verified:

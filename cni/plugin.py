@@ -114,7 +114,10 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
         journal.warn(f"nothing can be kept under {attachments.STATE_DIRECTORY}: CHECK has to ask about the pod again")
     journal.info(
         "captured",
+        profile=applied.config.profile,
+        profile_from=settings.origin(conf.CAPTURE_OPTIONS["profile"]),
         families=applied.config.families,
+        families_from=applied.config.families_because,
         backend=applied.decision.backend,
         driver=applied.decision.driver,
         changed=applied.changed,
@@ -218,6 +221,8 @@ def _check(request: Request, configuration: Configuration, journal: Log) -> None
         verified = verify(settings, request.namespace, _host(request))
     if not verified.holds:
         raise _drift(verified, request.namespace)
+    for remark in verified.remarks:
+        journal.info(remark)
     journal.info("unchanged", recorded=is_recorded)
 
 

@@ -8,6 +8,7 @@ from capture.model.addresses import Network, parse_address
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.families import global_addresses
+from capture.settings.options import IP_FAMILIES
 from capture.settings.settings import Given, Settings
 
 TYPE_CHECKING = False
@@ -55,6 +56,7 @@ class FakePod:
 
 
 POD = FakePod()
+IPV4_ALONE: Texts = {IP_FAMILIES: "ipv4"}
 IPV4_POD = FakePod(addresses=("127.0.0.1", "10.0.0.5"))
 IPV6_POD = FakePod(addresses=("::1", "fd00::5"))
 

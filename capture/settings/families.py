@@ -40,8 +40,8 @@ def choose_families(settings: Settings, host: Host) -> ChosenFamilies:
     warnings = _contradictions(settings)
     if wants_ipv6 and not host.has_ipv6():
         wants_ipv6 = False
-        because = f"{because}; this kernel has no IPv6"
-        warnings.append("this kernel has no IPv6: only IPv4 is captured")
+        because = f"{because}; this kernel cannot capture IPv6"
+        warnings.append("this kernel cannot capture IPv6: only IPv4 is captured")
     chosen = FAMILIES if wants_ipv6 else (IPV4,)
     warnings += uncaptured_warnings(settings, chosen, addresses)
     is_reached_by_ipv6 = any(address.family == IPV6 for address in addresses)
@@ -106,3 +106,18 @@ def link_local_note(chosen: tuple[Family, ...], addresses: Iterable[Network]) ->
     if IPV6 in chosen or not ipv6 or global_addresses(ipv6):
         return ""
     return "IPv6 is not captured: what comes to fe80:: addresses on the pod's own link goes straight to the app"
+
+
+def judge_families(
+    captured: tuple[Family, ...], settings: Settings, addresses: tuple[Network, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what is drift, and what is a remark, about families with an address and without rules, in words.
+
+    Where both families were asked for, it is drift.
+    """
+    uncaptured = tuple(uncaptured_warnings(settings, captured, addresses))
+    note = link_local_note(captured, addresses)
+    remarks = (note,) if note else ()
+    if settings[IP_FAMILIES] == "both":
+        return uncaptured, remarks
+    return (), (*uncaptured, *remarks)

@@ -213,8 +213,8 @@ DUAL_STACK = Option(
 )  # fmt: skip
 IP_FAMILIES = Option(
     "ip-families", "both", parsers.one_of("both", "mesh", "ipv4"), "both, mesh or ipv4",
-    "Families to capture: both; as Istio does (IPv6 too if the mesh is dual stack, or the pod's primary address is IPv6,"
-    " or there is no address yet, or nobody knows the proxy's environment); or IPv4 alone.",
+    "Families to capture: both; as Istio does (mesh: IPv6 too if the mesh is dual stack, the pod's primary address is"
+    " IPv6, there is no address yet, or nobody knows the proxy's environment); or IPv4 alone.",
     environment=("CAPTURE_IP_FAMILIES",), metavar="FAMILIES", empty_means_default=True,
 )  # fmt: skip
 OTHER_FAMILY = Option(
@@ -233,7 +233,7 @@ RULE_LOGS = Option(
     topic=CHECKING, is_switch=True,
 )  # fmt: skip
 PROFILE = Option(
-    "profile", "1.8", parsers.profile, "1.8 (or classic) or 1.30 (or current)",
+    "profile", "1.8", parsers.profile, "1.8 (classic) or 1.30 (current)",
     "Layout of the rules, named after the version of Istio that brought it; classic is 1.8, current the newest.",
     environment=("CAPTURE_PROFILE",), metavar="NAME", topic=HOW, empty_means_default=True,
 )  # fmt: skip

@@ -97,6 +97,7 @@ class RecordingHost:
         self._addresses: tuple[Network, ...] | None = None
         self._primary: Network | None = None
         self._servers: tuple[Network, ...] = ()
+        self._has_ipv6: bool | None = None
 
     def user_id(self, name: str) -> int | None:
         """Ask, and note the answer."""
@@ -122,8 +123,12 @@ class RecordingHost:
         return self._primary
 
     def has_ipv6(self) -> bool:
-        """Ask."""
-        return self._host.has_ipv6()
+        """Ask, unless it is known by now."""
+        return self._host.has_ipv6() if self._has_ipv6 is None else self._has_ipv6
+
+    def forget_ipv6(self) -> None:
+        """Answer from now on that there is no IPv6: the kernel has shown that it cannot capture it."""
+        self._has_ipv6 = False
 
     def name_servers(self) -> tuple[Network, ...]:
         """Ask, and note the answer."""

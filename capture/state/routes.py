@@ -28,7 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from capture.model.addresses import Family
+    from capture.model.addresses import Family, Network
     from capture.netlink.sockets import NetlinkSocket
 
 AF = {"ipv4": AF_INET, "ipv6": AF_INET6}
@@ -62,6 +62,14 @@ def missing(ruleset: Ruleset) -> list[LoopbackAddress | PolicyRoute]:
             *[address for address in _possible(ruleset) if not _has_address(route, address)],
             *[policy for policy in ruleset.policy_routes if not all(_halves(route, policy))],
         ]
+
+
+def with_loopback_address(recorded: Ruleset, addresses: Iterable[Network]) -> Ruleset:
+    """Return the recorded rule set with what it needs now: ::6 on lo, if the pod is reached by IPv6 since."""
+    is_reached = any(address.family == IPV6 for address in addresses)
+    if recorded.loopback_addresses or IPV6 not in recorded.families or not is_reached:
+        return recorded
+    return recorded.replace(loopback_addresses=(LoopbackAddress(PASSTHROUGH_SOURCE[IPV6]),))
 
 
 def _possible(ruleset: Ruleset) -> tuple[LoopbackAddress, ...]:

@@ -180,7 +180,7 @@ def test_other_variables_of_the_proxy_say_nothing() -> None:
 def test_what_holds_for_all_pods_stays_unless_the_pod_says_otherwise() -> None:
     base = Settings({option.PROFILE: Given("current", "the file"), option.PROXY_UID: Given("5", "the file")})
     settings = settings_of(Pod("shop", "web-0", {}, proxy=Proxy(uid=7)), base)
-    assert settings[option.PROFILE] == "current"
+    assert settings[option.PROFILE] == "1.30"
     assert settings[option.PROXY_UID] == spans(7)
 
 
