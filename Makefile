@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH):/usr/sbin:/sbin
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-vm bundle image bench lint format clean
+.PHONY: help setup demo test test-vm bundle release image bench lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ test-vm: ## Boot small virtual machines whose netfilter is made of modules: kern
 bundle: ## dist/bundle: our programs with an interpreter of their own, for nodes without Python
 	@scripts/setup bundle
 	@$(VENV)/bin/python scripts/bundle/build.py
+
+release: ## dist/release: wheel, sdist, bundle, SBOM, checksums; building twice gives the same bytes
+	@scripts/setup release
+	@$(VENV)/bin/python scripts/release.py
 
 image: bundle ## The init container's image istio-init, by podman; BASE=IMAGE for one that has iptables (else: none)
 	podman build --tag istio-init --build-arg BASE=$(or $(BASE),scratch) --file initcontainer/Dockerfile dist/bundle

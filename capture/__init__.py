@@ -3,35 +3,95 @@
     from capture import apply, make_settings
 
     applied = apply(make_settings(proxy_port=15001, excluded_outbound_networks=["10.96.0.0/12"]), "/run/netns/pod")
-    print(applied.changed, applied.decision.backend)
+    print(applied)
 
-The names below are the interface; docs/library.md shows each at work. They are imported when they are used,
+The names below are the interface; docs/library.md shows each function at work. They are imported when they are used,
 because the CNI plugin imports this package once per pod.
 """
 
 from __future__ import annotations
 
+__version__ = "0.1.0"
+"""The version of everything here: of the package, whose metadata has it from this line, and of each program."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.errors import CaptureError, ConfigurationError
-    from capture.operations import (
-        apply,
-        clean,
-        dump,
-        render,
-        trace_packet,
-        verify,
+    from capture.analysis.compare import Difference
+    from capture.analysis.trace import Step, Trace
+    from capture.errors import (
+        CaptureError,
+        ConfigurationError,
+        HostNamespaceError,
+        KernelError,
+        NamespaceError,
+        PrivilegeError,
+        ToolError,
+        UnsupportedError,
+        ValidationError,
     )
+    from capture.model.packet import Packet
+    from capture.model.ruleset import Ruleset
+    from capture.operations import Applied, Dumped, LiveSet, Verified, apply, clean, dump, render, trace_packet, verify
     from capture.settings.host import PodFromInside, PodFromOutside
     from capture.settings.keywords import make_settings
     from capture.settings.settings import Settings
 
+_HOMES = {
+    "capture.analysis.compare": ("Difference",),
+    "capture.analysis.trace": ("Step", "Trace"),
+    "capture.errors": (
+        "CaptureError",
+        "ConfigurationError",
+        "HostNamespaceError",
+        "KernelError",
+        "NamespaceError",
+        "PrivilegeError",
+        "ToolError",
+        "UnsupportedError",
+        "ValidationError",
+    ),
+    "capture.model.packet": ("Packet",),
+    "capture.model.ruleset": ("Ruleset",),
+    "capture.operations": (
+        "Applied",
+        "Dumped",
+        "LiveSet",
+        "Verified",
+        "apply",
+        "clean",
+        "dump",
+        "render",
+        "trace_packet",
+        "verify",
+    ),
+    "capture.settings.host": ("PodFromInside", "PodFromOutside"),
+    "capture.settings.keywords": ("make_settings",),
+    "capture.settings.settings": ("Settings",),
+}
+"""The interface: where each name is defined."""
+
 __all__ = [
+    "Applied",
     "CaptureError",
     "ConfigurationError",
+    "Difference",
+    "Dumped",
+    "HostNamespaceError",
+    "KernelError",
+    "LiveSet",
+    "NamespaceError",
+    "Packet",
     "PodFromInside",
     "PodFromOutside",
+    "PrivilegeError",
+    "Ruleset",
     "Settings",
+    "Step",
+    "ToolError",
+    "Trace",
+    "UnsupportedError",
+    "ValidationError",
+    "Verified",
     "apply",
     "clean",
     "dump",
@@ -41,30 +101,16 @@ __all__ = [
     "verify",
 ]
 
-_HOMES = {
-    "CaptureError": "capture.errors",
-    "ConfigurationError": "capture.errors",
-    "PodFromInside": "capture.settings.host",
-    "PodFromOutside": "capture.settings.host",
-    "Settings": "capture.settings.options",
-    "apply": "capture.operations",
-    "clean": "capture.operations",
-    "dump": "capture.operations",
-    "make_settings": "capture.settings.keywords",
-    "render": "capture.operations",
-    "trace_packet": "capture.settings.keywords",
-    "verify": "capture.operations",
-}
-
 
 def __getattr__(name: str) -> object:
     """Import a name of the interface when it is used for the first time (PEP 562)."""
-    home = _HOMES.get(name)
+    home = next((home for home, names in _HOMES.items() if name in names), None)
     if home is None:
         raise AttributeError(f"module 'capture' has no attribute {name!r}")
     import sys
 
     __import__(home)
+    __import__("capture.report.words")
     found = globals()[name] = getattr(sys.modules[home], name)
     return found
 

@@ -17,7 +17,14 @@ from capture.model.addresses import IPV6, parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import FAMILIES, LoopbackAddress, PolicyRoute, Ruleset
 from capture.model.values import Value
-from capture.rules import build_handover, build_ruleset, captures_transparently, redirects_inbound
+from capture.rules import (
+    build_handover,
+    build_ruleset,
+    build_tracking,
+    captures_transparently,
+    redirects_inbound,
+    tracks_connections,
+)
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.families import global_addresses, judge_families
 from capture.settings.host import AnyPod, PodFromInside, PodFromOutside
@@ -31,13 +38,19 @@ from capture.settings.options import (
 )
 from capture.settings.settings import Settings
 from capture.state import record, routes
+from capture.state.lock import PATIENCE as LOCK_TIMEOUT
 from capture.state.lock import NamespaceLock
-from capture.state.netns import Entered, refuse_host
+from capture.state.netns import Entered, has_tcp_sockets, refuse_host
 from capture.state.record import Journal, Record, RecordingHost
+
+MAX_PORT = 0xFFFF
+MAX_ID = 0xFFFF_FFFE
+"""Of users and groups; the highest number means "no change" (chown(2))."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from ipaddress import IPv4Address, IPv6Address
 
     from capture.analysis.compare import Difference
     from capture.analysis.examples import Example
@@ -46,9 +59,14 @@ if TYPE_CHECKING:
     from capture.analysis.trace import Trace
     from capture.backends import Driver
     from capture.backends.detect import Decision, Leftover, Request
-    from capture.model.addresses import Family
+    from capture.model.addresses import Family, Network
     from capture.model.ruleset import ProtocolName
     from capture.settings.config import Host
+    from capture.state.netns import Path
+
+    IpAddress = IPv4Address | IPv6Address
+    Namespace = Path | None
+    """The path of a network namespace; None is the one of the calling thread."""
 
 
 class Applied(Value):
@@ -110,7 +128,7 @@ class LiveSet(Value):
 class Dumped(Value):
     """All that stands in a namespace, and how it compares with what was asked for, if that is recorded."""
 
-    standing: tuple[LiveSet, ...]
+    live_sets: tuple[LiveSet, ...]
     verified: Verified | None = None
 
 
@@ -135,37 +153,50 @@ class Existing(Value):
 
 
 def apply(
-    settings: Settings, namespace: str | None = None, host: Host | None = None, *, force: bool = False
+    settings: Settings,
+    namespace: Namespace = None,
+    host: Host | None = None,
+    *,
+    force: bool = False,
+    lock_timeout: float = LOCK_TIMEOUT,
 ) -> Applied:
     """Make the rules of the namespace those that the settings ask for; equal rules are left as they are.
 
-    Raises CaptureError and its kinds; then either the old rules stand or the new ones.
+    ``lock_timeout`` is in seconds: how long to wait for another program of ours that changes the namespace, before
+    going on without the lock.
+
+    Raises CaptureError and its kinds; then either the old rules are in place or the new ones.
     """
     with Entered(namespace):
-        return apply_here(settings, host or host_of(namespace), force=force)
+        return apply_here(settings, host or host_of(namespace), force=force, lock_timeout=lock_timeout)
 
 
-def apply_here(settings: Settings, host: Host, *, force: bool = False) -> Applied:
+def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_timeout: float = LOCK_TIMEOUT) -> Applied:
     """Do what ``apply`` does, in the namespace we are in."""
     refuse_host(allowed=settings[ALLOW_HOST])
     facts = RecordingHost(host)
-    config, warnings = resolve(settings, facts)
+    resolved = resolve(settings, facts)
     try:
-        return _apply(settings, facts, config, warnings, force=force)
+        return _apply(settings, facts, resolved, force=force, lock_timeout=lock_timeout)
     except (UnsupportedError, KernelError, ToolError):
         # A kernel without NAT for IPv6 must not keep a pod from starting that nobody reaches by IPv6.
-        if IPV6 not in config.families or config.is_reached_by_ipv6:
+        if IPV6 not in resolved[0].families or resolved[0].is_reached_by_ipv6:
             raise
     facts.forget_ipv6()
-    config, warnings = resolve(settings, facts)
-    return _apply(settings, facts, config, warnings, force=force)
+    return _apply(settings, facts, resolve(settings, facts), force=force, lock_timeout=lock_timeout)
 
 
 def _apply(
-    settings: Settings, facts: RecordingHost, config: CaptureConfig, warnings: list[str], *, force: bool
+    settings: Settings,
+    facts: RecordingHost,
+    resolved: tuple[CaptureConfig, list[str]],
+    *,
+    force: bool,
+    lock_timeout: float,
 ) -> Applied:
+    config, warnings = resolved
     desired = build_ruleset(config)
-    with NamespaceLock():
+    with NamespaceLock(lock_timeout):
         target, standing = detect.look(request_of(settings), desired)
         existing = _read_existing(target, standing, desired)
         kept = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
@@ -173,7 +204,8 @@ def _apply(
         journal.begin(existing.stale_routes)
         try:
             changed = routes.ensure(desired)
-            changed |= _replace_rules(target, existing, config, desired, force=force)
+            replaced, losses = _replace_rules(target, existing, config, desired, force=force)
+            changed |= replaced
             changed |= _remove_elsewhere(existing)
         except CaptureError as error:
             journal.roll_back(existing.recorded, desired)
@@ -184,11 +216,8 @@ def _apply(
             changed = True
             journal.commit()
     if desired.loopback_addresses and not routes.takes_ipv6_addresses():
-        warnings.append(
-            "IPv6 is disabled on lo (net.ipv6.conf.lo.disable_ipv6), which therefore cannot have the address ::6:"
-            " inbound IPv6 connections fail until it is enabled and the rules are applied again"
-        )
-    return Applied(changed, target, config, desired, tuple(warnings))
+        warnings.append(routes.NO_IPV6_ON_LO)
+    return Applied(changed, target, config, desired, (*warnings, *losses))
 
 
 def _read_existing(target: Decision, standing: Iterable[Leftover], desired: Ruleset) -> Existing:
@@ -217,16 +246,37 @@ def _read_current(target: Decision, driver: Driver, desired: Ruleset) -> Ruleset
 
 def _replace_rules(
     target: Decision, existing: Existing, config: CaptureConfig, desired: Ruleset, *, force: bool
-) -> bool:
-    """Make the live rules the desired ones; return whether anything was written."""
+) -> tuple[bool, tuple[str, ...]]:
+    """Make the live rules the desired ones; return whether anything was written, and warnings."""
     if not force and _can_stay(target, desired, existing.current):
-        return False
+        return False, ()
     driver, live = existing.driver, existing.current
     if captures_transparently(desired) and any(map(redirects_inbound, existing.rulesets)):
         live = _hand_over(driver, build_handover(config), live, existing.recorded_rules)
-    driver.write(desired, live, existing.recorded_rules)
+    losses = _write(existing, config, desired, live)
     _ensure_written(driver, desired)
-    return True
+    return True, losses
+
+
+def _write(existing: Existing, config: CaptureConfig, desired: Ruleset, live: Ruleset) -> tuple[str, ...]:
+    """Write the desired rules, and keep standing connections; return warnings about those that may be cut."""
+    driver, recorded = existing.driver, existing.recorded_rules
+    tracked = [tracks_connections(existing.rulesets, family) for family in desired.families]
+    is_running = has_tcp_sockets() and not all(tracked)
+    if is_running:
+        from capture.state import connections  # not in a new pod
+
+        connections.track(None if any(tracked) else desired)
+        if not any(tracked):
+            driver.write(build_tracking(config), live, recorded)
+            connections.track()
+            live = driver.read()
+    driver.write(desired, live, recorded)
+    if all(tracked) or not (is_running or has_tcp_sockets()):
+        return ()
+    from capture.state import connections
+
+    return connections.track()
 
 
 def _remove_elsewhere(existing: Existing) -> bool:
@@ -263,7 +313,7 @@ def _ensure_written(driver: Driver, desired: Ruleset) -> None:
 
 def verify(
     settings: Settings | None = None,
-    namespace: str | None = None,
+    namespace: Namespace = None,
     host: Host | None = None,
     *,
     prefer_recorded: bool = False,
@@ -384,7 +434,7 @@ def _judged(
     return judged(desired, live, found, read_pod_network())
 
 
-def dump(namespace: str | None = None) -> Dumped:
+def dump(namespace: Namespace = None) -> Dumped:
     """Return all sets of ours that stand in the namespace, with counters."""
     with Entered(namespace):
         standing = tuple(
@@ -395,7 +445,7 @@ def dump(namespace: str | None = None) -> Dumped:
 
 
 def trace(
-    packet: Packet, settings: Settings | None = None, namespace: str | None = None, host: Host | None = None
+    packet: Packet, settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None
 ) -> Trace:
     """Return what happens to a packet: by the live rules, or by those that the settings would give.
 
@@ -413,37 +463,52 @@ def trace(
 
 
 def trace_packet(  # noqa: PLR0913  # a packet has this many sides; all but the first two are named
-    destination: str,
+    destination: str | IpAddress,
     port: int,
     settings: Settings | None = None,
-    namespace: str | None = None,
+    namespace: Namespace = None,
     host: Host | None = None,
     *,
     protocol: ProtocolName = "tcp",
     uid: int = 1000,
     gid: int | None = None,
-    source: str | None = None,
+    source: str | IpAddress | None = None,
     in_interface: str | None = None,
 ) -> Trace:
     """Return what happens to the first packet of a connection: the outcome, the port, and the rule that decides.
 
     By the live rules of the namespace, or by those that the settings would give. With ``in_interface`` the packet
-    comes in, else a process with ``uid`` and ``gid`` (default: the same number) sends it.
+    comes in, else a process with ``uid`` and ``gid`` (default: the same number) sends it. An address is a text or an
+    object of ``ipaddress``. Raises ConfigurationError for one that is none, and for a number out of range.
     """
     is_outbound = in_interface is None
     packet = Packet(
         protocol,
-        parse_address(destination),
-        port,
-        source=parse_address(source) if source else None,
-        uid=uid if is_outbound else None,
-        gid=(uid if gid is None else gid) if is_outbound else None,
+        _address("destination", destination),
+        _number("port", port, MAX_PORT),
+        source=None if source is None else _address("source", source),
+        uid=_number("uid", uid, MAX_ID) if is_outbound else None,
+        gid=_number("gid", uid if gid is None else gid, MAX_ID) if is_outbound else None,
         in_interface=in_interface,
     )
     return trace(packet, settings, namespace, host)
 
 
-def policy(settings: Settings | None = None, namespace: str | None = None, host: Host | None = None) -> Ruleset:
+def _address(name: str, value: object) -> Network:
+    try:
+        return parse_address(str(value))
+    except ValueError:
+        raise ConfigurationError("trace_packet()", str(value), f"the argument {name}", "an IP address") from None
+
+
+def _number(name: str, value: object, highest: int) -> int:
+    if isinstance(value, int) and 0 <= value <= highest:
+        return value
+    expected = f"a number from 0 to {highest}"
+    raise ConfigurationError("trace_packet()", repr(value), f"the argument {name}", expected)
+
+
+def policy(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Ruleset:
     """Return the rules of which ``capture explain`` speaks: the live ones, or those that the settings would give."""
     with Entered(namespace):
         return _rulesets(settings, host or host_of(namespace))[0]
@@ -462,11 +527,14 @@ def _rulesets(settings: Settings | None, host: Host) -> list[Ruleset]:
     return [with_reasons(ruleset, known) for ruleset in live] or [Ruleset(FAMILIES, ())]
 
 
-def clean(namespace: str | None = None, *, allow_host: bool = False) -> bool:
-    """Remove all that is ours from the namespace, in every backend and spelling; return whether there was any."""
+def clean(namespace: Namespace = None, *, allow_host: bool = False, lock_timeout: float = LOCK_TIMEOUT) -> bool:
+    """Remove all that is ours from the namespace, in every backend and spelling; return whether there was any.
+
+    ``lock_timeout`` is that of ``apply``, in seconds.
+    """
     with Entered(namespace):
         refuse_host(allowed=allow_host)
-        with NamespaceLock():
+        with NamespaceLock(lock_timeout):
             recorded = record.read()
             standing = [_read(load(found)) for found in detect.leftovers()]
             # Routes go first: what they are of, the rules tell, should we not come to the rules.
@@ -477,6 +545,14 @@ def clean(namespace: str | None = None, *, allow_host: bool = False) -> bool:
             record.forget()
             record.forget_ended()
         return removed or bool(standing)
+
+
+def captured_connections(namespace: Namespace = None) -> int:
+    """Return how many connections pass the proxy now; ``clean`` cuts them. Raises CaptureError if it cannot be told."""
+    from capture.state import connections
+
+    with Entered(namespace):
+        return connections.captured([load(found).read() for found in detect.leftovers()])
 
 
 def render(
@@ -494,7 +570,7 @@ def render(
     return load(decision or detect.without_kernel(request_of(settings))).render(build_ruleset(config))
 
 
-def host_of(namespace: str | None) -> Host:
+def host_of(namespace: Namespace) -> Host:
     """Return who knows about users and name servers: in a pod its own files, for another namespace nobody."""
     return PodFromInside() if namespace is None else PodFromOutside()
 

@@ -6,7 +6,8 @@
       "profile": "1.30", "chain_names": "underscore", "backend": "auto", "driver": "netlink",
       "ip_families": "mesh", "other_family": "pass",
       "exclude_namespaces": ["kube-system"],
-      "pod_sources": ["runtime", "kubernetes"],
+      "pod_sources": ["runtime", "agent", "kubernetes"],
+      "agent_socket": "/run/istio-capture/agent/socket",
       "kubeconfig": "/etc/cni/net.d/capture-kubeconfig",
       "agent_pod": {"namespace": "istio-system", "name_prefix": "capture-agent-"},
       "standalone": {"annotations": {"sidecar.istio.io/status": "true"}},
@@ -34,8 +35,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 RUNTIME = "runtime"
+AGENT = "agent"
 KUBERNETES = "kubernetes"
-POD_SOURCES = (RUNTIME, KUBERNETES)
+POD_SOURCES = (RUNTIME, AGENT, KUBERNETES)
+
+AGENT_SOCKET = "/run/istio-capture/agent/socket"
+"""Where the node's agent listens."""
 
 ANNOTATIONS_CAPABILITY = "io.kubernetes.cri.pod-annotations"
 """What containerd calls the annotations of a pod, in ``capabilities`` and in ``runtimeConfig``."""
@@ -77,6 +82,8 @@ class Configuration(Value):
     """Empty: no log."""
     annotations: dict[str, str] | None
     """The pod's annotations, if the runtime hands them over (capability ``io.kubernetes.cri.pod-annotations``)."""
+    agent_socket: str = AGENT_SOCKET
+    """Where the node's agent listens, if it is among the sources."""
     standalone: dict[str, str] | None = None
     """The annotations of whatever is no pod of Kubernetes; None: it is left alone. For podman and its like."""
 
@@ -89,6 +96,7 @@ def parse(configuration: Mapping[str, Any]) -> Configuration:
         exclude_namespaces=_namespaces(configuration, "exclude_namespaces"),
         pod_sources=_pod_sources(configuration, kubeconfig),
         kubeconfig=kubeconfig,
+        agent_socket=_path(configuration, "agent_socket") or AGENT_SOCKET,
         agent_pod=_agent_pod(configuration),
         log_level=_word(configuration, "log_level", tuple(LEVELS), "info"),
         log_file=_log_file(configuration),
@@ -116,7 +124,7 @@ def _pod_sources(configuration: Mapping[str, Any], kubeconfig: str) -> tuple[str
     expected = f"a list of {' and '.join(map(repr, POD_SOURCES))}, each once"
     sources = _texts(configuration, "pod_sources", expected)
     if sources is None:
-        return POD_SOURCES if kubeconfig else (RUNTIME,)
+        return (RUNTIME, KUBERNETES) if kubeconfig else (RUNTIME,)
     if not sources or not set(sources) <= set(POD_SOURCES) or len(set(sources)) < len(sources):
         raise _unusable("pod_sources", configuration["pod_sources"], expected)
     if KUBERNETES in sources and not kubeconfig:

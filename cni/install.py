@@ -114,18 +114,35 @@ def install(
     called ``own_config``, which has to sort before it. Doing it again changes nothing.
     Raise ``InstallError`` if that cannot be done; the network configuration is then what it was.
     """
+    with _Lock(conf_dir, bin_dir):
+        _clean_up(conf_dir, bin_dir)
+        changes = _make_state_private() + _install_plugin(plugin, bin_dir)
+        return changes + _put_entry(conf_dir, entry, supported_versions, own_config)
+
+
+def enter(
+    conf_dir: str, entry: dict[str, Any], supported_versions: Container[str], own_config: str = ""
+) -> list[Change]:
+    """Put ``entry`` into the network configuration as ``install`` does, for a plugin that is in its place already.
+
+    It costs a millisecond: nothing is hashed. Raises ``InstallError``.
+    """
+    with _Lock(conf_dir):
+        return _put_entry(conf_dir, entry, supported_versions, own_config)
+
+
+def _put_entry(
+    conf_dir: str, entry: dict[str, Any], supported_versions: Container[str], own_config: str
+) -> list[Change]:
     entry = {"type": PLUGIN} | entry
 
-    def enter() -> tuple[str, list[Change]]:
+    def put() -> tuple[str, list[Change]]:
         if own_config:
             return _write_own_list(conf_dir, own_config, entry, supported_versions)
         return _enter(conf_dir, entry, supported_versions)
 
-    with _Lock(conf_dir, bin_dir):
-        _clean_up(conf_dir, bin_dir)
-        changes = _make_state_private() + _install_plugin(plugin, bin_dir)
-        target, entered = _retry_on_conflict(enter, conf_dir)
-        return changes + entered + _take_out(conf_dir, all_but=target)
+    target, changes = _retry_on_conflict(put, conf_dir)
+    return changes + _take_out(conf_dir, all_but=target)
 
 
 def _make_state_private() -> list[Change]:
@@ -147,7 +164,7 @@ def uninstall(bin_dir: str, conf_dir: str, grace: float = 0.0, *, keep_plugin: b
             return changes
         if changes:
             time.sleep(grace)
-        return changes + _remove_plugin(bin_dir)
+        return changes + remove_plugin(bin_dir)
 
 
 # --- the network configuration: which file ----------------------------------------------------------------------
@@ -503,7 +520,8 @@ def _copy_tree(source: str, destination: str) -> None:
         os.chmod(directory, mode)
 
 
-def _remove_plugin(bin_dir: str) -> list[Change]:
+def remove_plugin(bin_dir: str) -> list[Change]:
+    """Remove the plugin and its bundles; return what was there."""
     path = os.path.join(bin_dir, PLUGIN)
     changes = []
     if os.path.lexists(path):

@@ -70,8 +70,11 @@ def check(request: Request) -> None:
 
 def delete(request: Request) -> None:
     """Forget the attachment. Its rules go with its namespace; nothing here fails."""
+    from cni import leaving
+
     attachments.forget(request.network, request.container_id, request.interface)
     _say(request, "forgotten")
+    leaving.ended(request.container_id)
 
 
 def collect_garbage(request: Request) -> None:

@@ -9,7 +9,7 @@ or if what the others could add would not change its answer.
 from __future__ import annotations
 
 from cni.codes import POD_UNKNOWN
-from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME
+from cni.conf import AGENT, ANNOTATIONS_CAPABILITY, RUNTIME
 from cni.decision import REFUSES_INJECTION, first_line
 from cni.pod import from_annotations
 from cni.protocol import CniError
@@ -40,7 +40,7 @@ def learn(identity: Identity, configuration: Configuration, journal: Log) -> tup
             continue
         line = first_line(pod)
         # A label can overrule an annotation, and the runtime hands over no labels.
-        is_certain = source == KUBERNETES or (line is not None and line is not REFUSES_INJECTION)
+        is_certain = source != RUNTIME or (line is not None and line is not REFUSES_INJECTION)
         if is_certain or source == sources[-1]:
             return pod, line.reason if line else ""
     raise CniError(POD_UNKNOWN, f"pod {identity}: the runtime hands over no annotations of the pod", HOW_TO_BE_TOLD)
@@ -52,6 +52,12 @@ def _ask(source: str, identity: Identity, configuration: Configuration, journal:
         if configuration.annotations is None:
             return None
         return from_annotations(identity, configuration.annotations)
+    if source == AGENT:
+        from cni import agent_socket
+        from cni.pod_object import from_object
+
+        known = agent_socket.pod(configuration.agent_socket, identity)
+        return from_object(identity, known) if known else None
     from cni import kubernetes  # OpenSSL costs 5 ms
     from cni.pod_object import from_object
 

@@ -12,7 +12,7 @@ from capture import operations
 from capture.backends import detect
 from capture.errors import EXIT_DONE, UnsupportedError
 from capture.report import listings
-from capture.report.outcome import outcome, start_line
+from capture.report.outcome import cut_by_cleaning, outcome, start_line
 from capture.report.output import ended
 from capture.settings.config import resolve
 from capture.settings.families import link_local_note
@@ -54,9 +54,9 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
         print(usage(), end="")
         return EXIT_DONE
     except VersionWanted:
-        from capture.version import version_text
+        from capture import __version__
 
-        print(version_text("istio-init"))
+        print(f"istio-init {__version__}")
         return EXIT_DONE
     _say_settings(settings, printer)
     namespace = settings[NETWORK_NAMESPACE] or None
@@ -123,9 +123,12 @@ def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
     """Remove what is ours; in a dry run, show it."""
     if settings[DRY_RUN]:
         dumped = operations.dump(namespace)
-        printer.show("to be removed: whatever of this is ours\n" if dumped.standing else "nothing of ours stands there")
+        printer.show(
+            "to be removed: whatever of this is ours\n" if dumped.live_sets else "nothing of ours stands there"
+        )
         printer.show(listings.table([*listings.parts(dumped)], None, is_whole=True).removesuffix("\n"))
         return
+    printer.warn(cut_by_cleaning(namespace))
     removed = operations.clean(namespace, allow_host=settings[ALLOW_HOST])
     printer.show("removed: nothing is captured any more" if removed else "unchanged: there was nothing of ours")
 

@@ -6,7 +6,7 @@ import hypothesis
 
 import private_mounts
 
-pytest_plugins = ["pytest_netns"]
+pytest_plugins = ["pytest_netns.fixtures"]
 
 # Examples that program a kernel take as long as the kernel takes; pytest-timeout bounds each test.
 hypothesis.settings.register_profile("kernel", deadline=None, print_blob=True)

@@ -261,7 +261,7 @@ def _cluster(name: str, kind: str, **fields: object) -> Json:
         "name": name,
         "type": kind,
         "lb_policy": "CLUSTER_PROVIDED" if kind == "ORIGINAL_DST" else "ROUND_ROBIN",
-        "connect_timeout": "1s",
+        "connect_timeout": "0.5s",
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocols},
         **fields,
     }

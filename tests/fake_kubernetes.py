@@ -27,6 +27,7 @@ from pathlib import Path
 from socketserver import TCPServer
 from tempfile import TemporaryDirectory
 from typing import Any, Self
+from urllib.parse import parse_qsl
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -220,11 +221,22 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer_well()
 
+    def do_POST(self) -> None:
+        self.close_connection = True
+        sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.fake.posted.append((self.path, sent))
+        self.answer(201, sent)
+
     def _answer_well(self) -> None:
         fake = self.server.fake
-        path = self.path.removeprefix(fake.prefix)
+        path, _, query = self.path.removeprefix(fake.prefix).partition("?")
         parts = path.split("/")
-        if path == "/version":
+        if path == "/api/v1/pods":
+            wanted = dict(parse_qsl(query))
+            fake.history.stream(self, wanted) if wanted.get("watch") == "true" else fake.history.answer_list(self)
+        elif path in fake.objects:
+            self.answer(200, fake.objects[path])
+        elif path == "/version":
             self.answer(200, {"major": "1", "minor": "30"})
         elif parts[:4] == ["", "api", "v1", "namespaces"] and (pod := fake.pods.get((parts[4], parts[6]))):
             self.answer(200, pod)
@@ -245,6 +257,75 @@ class _Handler(BaseHTTPRequestHandler):
         """Be quiet."""
 
 
+class History:
+    """What happened to the pods: a list, and watches from any version that is not forgotten."""
+
+    def __init__(self, pods: dict[tuple[str, str], object]) -> None:
+        self._pods = pods
+        self._changed = threading.Condition()
+        self._events: list[tuple[int, str, object]] = []
+        self._cuts = 0
+        self.version = 1000
+        self.oldest = 0
+
+    def happens(self, kind: str, pod: dict[str, Any]) -> None:
+        """Let a pod be ADDED, MODIFIED or DELETED."""
+        with self._changed:
+            self.version += 1
+            pod = pod | {"metadata": pod["metadata"] | {"resourceVersion": str(self.version)}}
+            key = pod["metadata"]["namespace"], pod["metadata"]["name"]
+            if kind == "DELETED":
+                self._pods.pop(key, None)
+            else:
+                self._pods[key] = pod
+            self._events.append((self.version, kind, pod))
+            self._changed.notify_all()
+
+    def bookmark(self) -> None:
+        """Tell watches the version, and nothing else."""
+        with self._changed:
+            self.version += 1
+            self._events.append((self.version, "BOOKMARK", {"metadata": {"resourceVersion": str(self.version)}}))
+            self._changed.notify_all()
+
+    def cut(self) -> None:
+        """Close the connections of all watches."""
+        with self._changed:
+            self._cuts += 1
+            self._changed.notify_all()
+
+    def forget(self) -> None:
+        """Answer 410 to watches that want what happened before now."""
+        with self._changed:
+            self.version += 1
+            self.oldest = self.version
+        self.cut()
+
+    def answer_list(self, handler: _Handler) -> None:
+        """Answer with all pods."""
+        with self._changed:
+            items, version = list(self._pods.values()), str(self.version)
+        handler.answer(200, {"kind": "PodList", "metadata": {"resourceVersion": version}, "items": items})
+
+    def stream(self, handler: _Handler, wanted: dict[str, str]) -> None:
+        """Answer with what happens after a version, until the test cuts it off."""
+        version = int(wanted.get("resourceVersion", "0"))
+        handler.send_response(200)
+        handler.end_headers()
+        if version < self.oldest:
+            gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+            handler.wfile.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
+            return
+        with self._changed:
+            cuts = self._cuts
+            while self._cuts == cuts and not handler.server.stopping.is_set():
+                for number, kind, pod in self._events:
+                    if number > version and (kind != "BOOKMARK" or "allowWatchBookmarks" in wanted):
+                        handler.wfile.write(json.dumps({"type": kind, "object": pod}).encode() + b"\n")
+                        version = number
+                self._changed.wait(0.1)
+
+
 class FakeKubernetes:
     """See the module's description. ``certificate`` None means no TLS; ``prefix`` comes before the paths of the API."""
 
@@ -257,6 +338,10 @@ class FakeKubernetes:
         address: str = "127.0.0.1",
     ) -> None:
         self.pods: dict[tuple[str, str], object] = {}
+        self.history = History(self.pods)
+        self.objects: dict[str, object] = {}
+        """What else there is, by its path."""
+        self.posted: list[tuple[str, dict[str, Any]]] = []
         self.requests: list[Asked] = []
         self.token: str | None = None
         self.prefix = prefix

@@ -45,7 +45,7 @@ def apply(choice: Choice) -> None:
 def standing() -> str:
     """Return all that stands in the namespace and is ours, in words that do not depend on how it came to be."""
     seen: list[object] = []
-    for found in operations.dump().standing:
+    for found in operations.dump().live_sets:
         # Built-in chains may be there and be empty: iptables-nft makes them, and a run that is killed leaves them.
         chains = [(table.name, c.name) for table in found.live.tables for c in table.chains if c.rules or not c.policy]
         rules = [

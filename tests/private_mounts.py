@@ -24,10 +24,31 @@ def make_private() -> None:
     if os.geteuid() == 0:
         with contextlib.suppress(PermissionError):  # root of a container, where tests that need more say so
             _check(_libc.unshare(CLONE_NEWNS))
-            _check(_libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
+            _stop_propagation()
             for place in PLACES:
                 os.makedirs(place, mode=0o700, exist_ok=True)
                 _check(_libc.mount(b"tests", place.encode(), b"tmpfs", 0, b"mode=700"))
+
+
+def _stop_propagation() -> None:
+    """Make every mount of the namespace private.
+
+    That is said of mount points, and the root directory of a chroot is none. So go up to the root of the namespace
+    for a moment: ``..`` ends at the root directory only if that is above the working directory (chroot(2)).
+    """
+    root, here = os.open("/", os.O_PATH), os.open(".", os.O_PATH)
+    try:
+        os.chroot("/run")
+        os.fchdir(root)
+        while not os.path.samestat(os.stat("."), os.stat("..")):
+            os.chdir("..")
+        _check(_libc.mount(b"none", b".", None, MS_REC | MS_PRIVATE, None))
+    finally:
+        os.fchdir(root)
+        os.chroot(".")
+        os.fchdir(here)
+        os.close(root)
+        os.close(here)
 
 
 def _check(result: int) -> None:

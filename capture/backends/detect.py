@@ -14,7 +14,7 @@ What is asked for is taken, or refused with what is missing; never replaced by s
 from __future__ import annotations
 
 from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
-from capture.backends.nftables.constants import (
+from capture.backends.nf_tables.constants import (
     NFPROTO_INET,
     NFT_MSG_GETCHAIN,
     NFTA_CHAIN_NAME,
@@ -491,7 +491,7 @@ def _obstacle(facts: Facts, driver: str, variant: Variant, *, certain: bool) -> 
     if variant == "legacy" and facts.legacy == "unknown" and certain and facts.nf_tables is not False:
         return "nobody knows whether this kernel has legacy tables: none are loaded, and /lib/modules is not here"
     if driver == "iptc" and not facts.python_iptables:
-        return "the package python-iptables is not installed (extra [iptc])"
+        return "the package python-iptables is not installed"
     return _missing_program(facts, variant) if driver == "restore" else None
 
 

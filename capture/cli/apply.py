@@ -29,7 +29,7 @@ def apply(ctx: click.Context, namespace: str | None) -> int:
     """
     settings = explicit(ctx)
     applied = operations.apply(settings, namespace, force=settings[FORCE_APPLY])
-    click.echo(start_line(settings, applied.config))
     warn(applied.warnings)
     click.echo(outcome(applied))
+    click.echo(start_line(settings, applied.config))
     return 0

@@ -6,6 +6,8 @@ import click
 
 from capture import operations
 from capture.cli.options import CaptureCommand, namespace_options
+from capture.report.outcome import cut_by_cleaning
+from capture.report.output import warn
 
 EXAMPLES = """
 capture clean --netns /run/netns/pod
@@ -26,7 +28,10 @@ def clean(namespace: str | None, *, allow_host: bool) -> int:
 
     That is: the rules in every backend, in either spelling, of this version, of older ones and of upstream's, the
     address on lo, and the routes of TPROXY. No option is needed to find them. Rules of others stay.
+
+    Connections that pass the proxy end with the rules; a warning counts them.
     """
+    warn(cut_by_cleaning(namespace))
     removed = operations.clean(namespace, allow_host=allow_host)
     click.echo("removed: nothing is captured any more" if removed else "unchanged: there was nothing of ours")
     return 0

@@ -21,7 +21,9 @@ COMMANDS = {
         "capture.cli.doctor.command:doctor",
         "Say what this kernel and host can do, and how to mend what is missing.",
     ),
+    "sidecar": ("sidecar.commands:sidecar", "Print Envoy's bootstrap for a captured pod, from the mesh's objects."),
     "cni": ("cni.commands:cni_group", "Put the CNI plugin on a node, or take it away."),
+    "node": ("cni.agent.commands:node_group", "Run the agent of a Kubernetes node, or ask it."),
 }
 """Each command: where it is, and what it does in a line."""
 
@@ -48,9 +50,9 @@ class LazyGroup(click.Group):
 
 def _say_version(ctx: click.Context, _option: click.Parameter, wanted: object) -> None:
     if wanted and not ctx.resilient_parsing:
-        from capture.version import version_text
+        from capture import __version__
 
-        click.echo(version_text("capture"))
+        click.echo(f"capture {__version__}")
         ctx.exit()
 
 

@@ -23,6 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from click.shell_completion import CompletionItem
+
 SAID = "capture.options.said"
 """Where a click context keeps the flags of the option table that were given."""
 
@@ -43,6 +45,11 @@ class SettingOption(click.Option):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
         return flags_text(self.setting), help_text(self.setting)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from capture.cli import completion
+
+        return completion.beginning(completion.values_of(self.setting), incomplete)
 
 
 class CaptureCommand(click.Command):
@@ -127,6 +134,7 @@ def namespace_options() -> list[click.Parameter]:
             ["--netns", "namespace"],
             metavar="PATH",
             is_eager=True,
+            shell_complete=_namespaces,
             help="Act on this network namespace, such as /run/netns/pod.  [default: the one we are in]",
         ),
         click.Option(
@@ -138,6 +146,12 @@ def namespace_options() -> list[click.Parameter]:
             help="Act on the network namespace of this process.",
         ),
     ]
+
+
+def _namespaces(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from capture.cli import completion
+
+    return completion.namespaces(ctx, param, incomplete)
 
 
 def _of_process(ctx: click.Context, _param: click.Parameter, pid: int | None) -> None:

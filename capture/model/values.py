@@ -17,6 +17,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, ClassVar, Self, dataclass_transform
 else:
 
@@ -51,6 +52,10 @@ class ValueType(type):
         __match_args__: tuple[str, ...]
         _defaults: dict[str, object]
         _compared: tuple[str, ...]
+
+
+WORDS: dict[type, Callable[[Any], str]] = {}
+"""How values read to a person, by their class; ``capture.report.words`` fills it for the library's users."""
 
 
 class Value(metaclass=ValueType):
@@ -98,6 +103,10 @@ class Value(metaclass=ValueType):
 
     def __hash__(self) -> int:
         return hash(self.identity())
+
+    def __str__(self) -> str:
+        words = WORDS.get(type(self))
+        return words(self) if words else repr(self)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{field}={getattr(self, field)!r}" for field in self.__match_args__)

@@ -33,7 +33,7 @@ MEANINGS = {
 def in_words(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each difference."""
     for difference in verified.differences:
-        yield _sentence(difference)
+        yield difference_in_words(difference)
     for need in verified.missing:
         yield f"{_need(need)} is missing"
     for other in verified.others:
@@ -54,7 +54,8 @@ def notes_in_words(verified: Verified) -> Iterator[str]:
     yield from verified.remarks
 
 
-def _sentence(difference: Difference) -> str:
+def difference_in_words(difference: Difference) -> str:
+    """Return a difference in a sentence."""
     if difference.rule is None:
         where = f"{FAMILY_NAMES[difference.family]} {difference.table} {difference.chain}"
         return f"{where}: the policy is {difference.policy}, and should be ACCEPT"
@@ -133,7 +134,7 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
             "rule": text_of(difference.rule, difference.family) if difference.rule else None,
             "policy": difference.policy or None,
             "example": _example_as_plain(difference.example),
-            "message": _sentence(difference),
+            "message": difference_in_words(difference),
         }
         for difference in verified.differences
     ]

@@ -39,24 +39,24 @@ SHOWN_TABLES = (NAT, MANGLE, RAW)
 class Shown(Value):
     """One table of one family in one place of the kernel, which is to be shown."""
 
-    standing: LiveSet
+    live_set: LiveSet
     family: Family
     table: TableName
 
     @property
     def heading(self) -> str:
         """Return where this is, in words."""
-        variant = f" ({self.standing.variant})" if self.standing.variant else ""
-        return f"# {self.standing.backend}{variant}, {FAMILY_NAMES[self.family]}, table {self.table}"
+        variant = f" ({self.live_set.variant})" if self.live_set.variant else ""
+        return f"# {self.live_set.backend}{variant}, {FAMILY_NAMES[self.family]}, table {self.table}"
 
 
 def parts(dumped: Dumped, family: Family | None = None, table_name: TableName | None = None) -> Iterator[Shown]:
     """Yield what to show: all that holds rules of ours, or what was asked for of it."""
-    for standing in dumped.standing:
+    for live_set in dumped.live_sets:
         for shown_family in [family] if family else FAMILIES:
             for shown_table in [table_name] if table_name else SHOWN_TABLES:
-                if _holds_ours(standing.live, shown_family, shown_table):
-                    yield Shown(standing, shown_family, shown_table)
+                if _holds_ours(live_set.live, shown_family, shown_table):
+                    yield Shown(live_set, shown_family, shown_table)
 
 
 def _holds_ours(live: Ruleset, family: Family, table_name: TableName) -> bool:
@@ -76,7 +76,7 @@ def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool) -> s
     """Return the listings; several ones with headings, and, of a whole namespace, whether it is as asked."""
     listings = []
     for part in shown:
-        listed = listing(part.standing.live, part.family, part.table)
+        listed = listing(part.live_set.live, part.family, part.table)
         listings.append(listed if len(shown) == 1 and not is_whole else f"{part.heading}\n{listed}")
     if is_whole and verified is not None:
         listings.append("".join(f"# {line}\n" for line in _judgement(verified)))
@@ -101,10 +101,10 @@ def save(shown: list[Shown]) -> str:
 
     texts = []
     for part in shown:
-        only = _only(part.standing.live, (part.table,), part.family)
+        only = _only(part.live_set.live, (part.table,), part.family)
         left_out = ""
-        if part.standing.backend != "iptables":
-            only, left_out = _without_words_of(only, part.standing.backend)
+        if part.live_set.backend != "iptables":
+            only, left_out = _without_words_of(only, part.live_set.backend)
         texts.append(f"{part.heading}\n{left_out}{save_text(only, part.family, counters=True)}")
     return "\n".join(texts)
 
@@ -114,11 +114,11 @@ def nft(shown: list[Shown]) -> str:
     from capture.backends.nftables.text import render_text
 
     texts = []
-    for standing in dict.fromkeys(part.standing for part in shown):
-        of_it = [part for part in shown if part.standing is standing]
+    for live_set in dict.fromkeys(part.live_set for part in shown):
+        of_it = [part for part in shown if part.live_set is live_set]
         families = tuple(dict.fromkeys(part.family for part in of_it))
-        live = standing.live if standing.backend == "nftables" else ours_only(standing.live)
-        only, left_out = _without_words_of(_only(live, {part.table for part in of_it}), standing.backend)
+        live = live_set.live if live_set.backend == "nftables" else ours_only(live_set.live)
+        only, left_out = _without_words_of(_only(live, {part.table for part in of_it}), live_set.backend)
         texts.append(left_out + render_text(only.replace(families=families)))
     return "\n".join(texts)
 
@@ -168,12 +168,12 @@ def as_json(dumped: Dumped, shown: list[Shown]) -> dict[str, object]:
 
 
 def _table_as_json(part: Shown) -> dict[str, object]:
-    whole = part.standing.live.table(part.table)
+    whole = part.live_set.live.table(part.table)
     chains = listed_chains(whole, part.family) if whole else ()
     return {
-        "backend": part.standing.backend,
-        "driver": part.standing.driver,
-        "variant": part.standing.variant or None,
+        "backend": part.live_set.backend,
+        "driver": part.live_set.driver,
+        "variant": part.live_set.variant or None,
         "family": part.family,
         "table": part.table,
         "chains": [_chain_as_json(chain, part.family) for chain in chains],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from capture import operations
+from capture.errors import CaptureError
 from capture.settings.families import FAMILY_NAMES
 from capture.settings.options import PROFILE
 
@@ -34,3 +36,12 @@ def outcome(applied: Applied) -> str:
         f"{' and '.join(FAMILY_NAMES[family] for family in families)}, "
         f"backend {decision.backend}{variant}, driver {decision.driver}"
     )
+
+
+def cut_by_cleaning(namespace: str | None) -> list[str]:
+    """Return in at most one line what removing the rules does to connections."""
+    try:
+        count = operations.captured_connections(namespace)
+    except CaptureError as error:
+        return [f"connections that pass the proxy will be cut; how many cannot be told: {error.message}"]
+    return [f"{count} {'connection' if count == 1 else 'connections'} through the proxy will be cut"] if count else []

@@ -11,15 +11,22 @@ from capture.model.ruleset import (
     BUILT_IN_CHAINS,
     MANGLE,
     NAT,
+    OUTPUT,
     PREROUTING,
     Chain,
+    ConnectionMark,
+    ConnectionState,
     Jump,
     Log,
     LoopbackAddress,
     Mark,
     PolicyRoute,
+    Redirect,
+    RestoreMark,
+    Return,
     Rule,
     Ruleset,
+    SaveMark,
     Table,
     TransparentProxy,
 )
@@ -29,9 +36,20 @@ from capture.rules.raw import raw_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from capture.model.addresses import Family
     from capture.settings.config import CaptureConfig
 
-__all__ = ["ChainNames", "build_handover", "build_ruleset", "captures_transparently", "redirects_inbound"]
+__all__ = [
+    "ChainNames",
+    "build_handover",
+    "build_ruleset",
+    "build_tracking",
+    "captures_transparently",
+    "redirects_inbound",
+    "tracks_connections",
+]
 
 
 def build_ruleset(config: CaptureConfig) -> Ruleset:
@@ -72,6 +90,28 @@ def build_handover(config: CaptureConfig) -> Ruleset:
     tables = [table for table in desired.tables if table.name != NAT]
     nat = [table for table in redirecting.tables if table.name == NAT]
     return desired.replace(tables=(*tables, *(t.replace(chains=tuple(map(leaving_marked, t.chains))) for t in nat)))
+
+
+def build_tracking(config: CaptureConfig) -> Ruleset:
+    """Return the rule set of the moment before the first rules: it lets the kernel track connections, and no more."""
+    names = BY_SPELLING[config.chain_names]
+    asking = Rule(Return(), (ConnectionState(("INVALID",)),), why="connections are tracked before they are captured")
+    chains = (Chain(OUTPUT, (Rule(Jump(names.output)),)), Chain(names.output, (asking,)))
+    return build_ruleset(config).replace(tables=(Table(NAT, chains),))
+
+
+def tracks_connections(rulesets: Iterable[Ruleset], family: Family) -> bool:
+    """Return whether the kernel tracks connections of a family for any of these rules."""
+    return any(
+        isinstance(rule.verdict, TRACKING) or any(isinstance(match, TRACKING) for match in rule.matches)
+        for ruleset in rulesets
+        for table in ruleset.tables
+        for chain in table.chains
+        for rule in chain.rules_for(family)
+    )
+
+
+TRACKING = (Redirect, SaveMark, RestoreMark, ConnectionMark, ConnectionState)
 
 
 def captures_transparently(ruleset: Ruleset) -> bool:

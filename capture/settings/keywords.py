@@ -2,52 +2,144 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Any, TypedDict
+
+from capture.errors import ConfigurationError
 from capture.settings import options as table
 from capture.settings.options import Option
 from capture.settings.settings import Given, Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
-
-    Plain = str | int | bool | Iterable[str | int] | None
+    from typing import Unpack
 
 OPTIONS_BY_NAME: dict[str, Option[Any]] = {
     name.lower(): value for name, value in vars(table).items() if isinstance(value, Option)
 }
 """The options by the names that they have in ``capture.settings.options``, in lower case."""
 
+IpObject = IPv4Address | IPv4Interface | IPv4Network | IPv6Address | IPv6Interface | IPv6Network
 
-def make_settings(**options: Plain) -> Settings:
-    """Return settings in which the named options say what is given; the others have their defaults.
+Number = int | str
+Numbers = int | str | Iterable[int | str]
+"""Ports, users, groups: numbers, names, and texts such as ``8000-8100``."""
+Network = str | IpObject
+Networks = str | IpObject | Iterable[str | IpObject]
+Names = str | Iterable[str]
+Switch = bool | str
+
+
+class Keywords(TypedDict, total=False):
+    """What ``make_settings`` takes, one key for each option of the table; None is as if it were left out."""
+
+    proxy_port: Number | None
+    inbound_capture_port: Number | None
+    inbound_tunnel_port: Number | None
+    proxy_uid: Numbers | None
+    proxy_gid: Numbers | None
+    interception_mode: str | None
+    inbound_ports: Numbers | None
+    excluded_inbound_ports: Numbers | None
+    excluded_inbound_networks: Networks | None
+    excluded_interfaces: Names | None
+    outbound_networks: Networks | None
+    excluded_outbound_networks: Networks | None
+    outbound_ports: Numbers | None
+    excluded_outbound_ports: Numbers | None
+    uid_port_exclusions: Names | None
+    rerouted_interfaces: Names | None
+    owner_groups: Numbers | None
+    excluded_owner_groups: Numbers | None
+    ipv4_loopback: Network | None
+    tproxy_mark: Number | None
+    tproxy_route_table: Number | None
+    redirect_dns: Switch | None
+    capture_all_dns: Switch | None
+    drop_invalid: Switch | None
+    dual_stack: Switch | None
+    rule_comments: Switch | None
+    rule_logs: Switch | None
+    profile: str | None
+    chain_names: str | None
+    backend: str | None
+    driver: str | None
+    native_nftables: Switch | None
+    force_iptables_binary: str | None
+    network_namespace: str | os.PathLike[str] | None
+    cni_mode: Switch | None
+    allow_host: Switch | None
+    dry_run: Switch | None
+    reconcile: Switch | None
+    cleanup_only: Switch | None
+    force_apply: Switch | None
+    skip_rule_apply: Switch | None
+    run_validation: Switch | None
+    probe_port: Number | None
+    probe_timeout: str | None
+    log_output_level: str | None
+    log_as_json: Switch | None
+
+
+def make_settings(**options: Unpack[Keywords]) -> Settings:
+    """Return settings with the given values; options that are left out, or None, have their defaults.
 
     Names are those of docs/options.md (``proxy_port``, ``excluded_outbound_networks``). A value is the text that a
-    flag would be given, or a number, a truth value, or several of them for a list; an empty list is "none", and
-    None is as good as leaving the option out. Every value is looked at here.
+    flag would be given, or a number, a truth value, a path, an object of ``ipaddress``, or several of them for a
+    list; an empty list is "none". Every value is checked here.
 
-    Raises TypeError for a name that is no option, and ConfigurationError for a value that cannot be used.
+    Raises ConfigurationError for a name that is no option, and for a value that cannot be used.
     """
+    given: Mapping[str, object] = options
     explicit = {}
-    for name, value in options.items():
+    for name, value in given.items():
         option = OPTIONS_BY_NAME.get(name)
         if option is None:
-            raise TypeError(f"make_settings() has no option {name!r}{_similar(name)}")
+            raise ConfigurationError("make_settings()", name, "keyword", f"the name of an option{_similar(name)}")
         if value is not None:
-            explicit[option] = Given(_text(value), f"the argument {name}")
+            explicit[option] = Given(_text(option, name, value), _origin(name))
     return Settings(explicit).checked()
+
+
+def _origin(name: str) -> str:
+    return f"the argument {name}"
 
 
 def _similar(name: str) -> str:
     import difflib  # only where something is wrong
 
     similar = difflib.get_close_matches(name, OPTIONS_BY_NAME, n=1)
-    return f"; is {similar[0]!r} meant?" if similar else ""
+    return f"; did you mean {similar[0]!r}?" if similar else ""
 
 
-def _text(value: str | int | Iterable[str | int]) -> str:
+def _text(option: Option[Any], name: str, value: object) -> str:
+    """Return the text that a flag would be given for the value."""
+    text = _single(value)
+    if text is None and isinstance(value, Iterable) and not isinstance(value, Mapping | bytes | bytearray | memoryview):
+        entries = [_single(entry) for entry in value]
+        if None not in entries:
+            text = ",".join(entry for entry in entries if entry is not None)
+    if text is None:
+        raise ConfigurationError(option.name, _shown(value), _origin(name), option.expected)
+    return text
+
+
+def _shown(value: object) -> str:
+    return type(value).__name__ if isinstance(value, int) else repr(value)
+
+
+def _single(value: object) -> str | None:
+    """Return the text of one value; None for a list, and for what no option can mean (bytes, floats, None)."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str | int):
-        return str(value)
-    return ",".join(map(str, value))
+    if isinstance(value, str | int | IpObject):
+        try:
+            return str(value)
+        except ValueError:
+            return None  # an int of more than 4,300 digits (sys.set_int_max_str_digits)
+    if isinstance(value, os.PathLike):
+        path = os.fspath(value)
+        return path if isinstance(path, str) else None
+    return None

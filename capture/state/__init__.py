@@ -1,0 +1,1 @@
+"""What a capture needs and remembers besides rules."""

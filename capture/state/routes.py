@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 AF = {"ipv4": AF_INET, "ipv6": AF_INET6}
 FAMILY_OF: dict[int, Family] = {AF_INET: IPV4, AF_INET6: IPV6}
 DISABLE_IPV6_ON_LO = "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
+NO_IPV6_ON_LO = (
+    "IPv6 is disabled on lo (net.ipv6.conf.lo.disable_ipv6), which therefore cannot have the address ::6:"
+    " inbound IPv6 connections fail until it is enabled and the rules are applied again"
+)
 DEFAULT_MARK, DEFAULT_TABLE = 1337, 133
 """Upstream's: what is there with these numbers is upstream's or ours."""
 

@@ -4,6 +4,7 @@
     dist/bundle/lib/ld.so, libc.so.6, ...          the C library of the machine it was built on
     dist/bundle/lib/interpreter                    Python, with all modules of ours and of its library frozen in
     dist/bundle/lib/dynload/                       what Python has as shared objects
+    dist/bundle/share/                             manual pages, and completion for shells
 
 Needs a C compiler, the static library of Python (Debian: libpython3-dev) and click.
 """
@@ -26,14 +27,19 @@ from pathlib import Path
 from freeze import code_of, links_between
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import shared_files  # noqa: E402  # it is beside this directory
+
 ROOT = HERE.parent.parent
 PROGRAMS = {"capture-cni": "cni.__main__", "istio-init": "initcontainer.__main__", "capture": "capture.cli"}
-OWN_PACKAGES = ("capture", "cni", "initcontainer")
+OWN_PACKAGES = ("capture", "cni", "initcontainer", "injection", "sidecar")
 ALWAYS = ("encodings.utf_8", "encodings.ascii", "encodings.latin_1", "encodings.idna", "encodings.aliases")
 """Codecs are looked up by name when text is first decoded, which no import statement shows."""
 LEFT_OUT = (
     *("iptc", "nftables", "pyroute2", "distutils", "setuptools", "pip"),
     *("test", "unittest", "doctest", "pdb", "pydoc", "curses", "readline", "tkinter", "sqlite3", "lib2to3"),
+    *("grpc", "httpx2", "inotify_simple", "lightkube", "prometheus_client"),
     *("asyncio", "concurrent", "multiprocessing", "xml", "xmlrpc", "colorama", "ctypes.macholib"),
 )
 """Extras that a node has no use for: other drivers, and what the standard library offers to developers."""
@@ -76,6 +82,7 @@ def build(output: Path) -> None:
     for extension in extensions:
         shutil.copy2(extension, library / "dynload")
     copy_shared_libraries([library / "interpreter", *extensions], library)
+    shared_files.write(fresh / "share")
     shutil.rmtree(output, ignore_errors=True)
     fresh.rename(output)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file() and not file.is_symlink())

@@ -13,7 +13,7 @@ import marshal
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-WITH_DOCSTRINGS = ("capture.cli", "cni.commands", "initcontainer", "click")
+WITH_DOCSTRINGS = ("capture.cli", "cni.commands", "injection.commands", "sidecar.commands", "initcontainer", "click")
 """Modules whose docstrings are shown by --help; elsewhere they would only be read."""
 
 

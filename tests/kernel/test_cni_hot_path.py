@@ -67,8 +67,10 @@ def test_a_pod_that_is_left_alone_costs_no_rules(pod_pair: PodPair) -> None:
 def test_version_costs_the_protocol_alone(pod_pair: PodPair) -> None:
     imported = imports_of("VERSION", pod_pair.pod, configuration({}))
     assert {name for name in imported if name.startswith(("capture.", "cni."))} == {
-        "capture.state.json_text",
+        "capture.model",
         "capture.model.values",
+        "capture.state",
+        "capture.state.json_text",
         "cni.__main__",
         "cni.protocol",
     }

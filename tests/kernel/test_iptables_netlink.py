@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import differences
 from capture.analysis.ownership import ours_only
-from capture.backends.iptables import xt_encode, xt_layouts
+from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.netlink import NetlinkDriver
 from capture.backends.iptables.restore import RestoreDriver
 from capture.backends.iptables.xt_support import Extension, has_extension
-from capture.backends.nftables.names import HOOKS, Hook
+from capture.backends.nf_tables import expressions
+from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.errors import CaptureError, KernelError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.model.ruleset import (
@@ -560,14 +561,14 @@ class TestWhatTheKernelLacks:
 
     def test_a_match_is_named_with_its_module(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(xt_layouts.MATCH_REVISIONS, "owner", 77)
-        monkeypatch.setattr(xt_encode, "_FRAMES", {})
+        monkeypatch.setattr(expressions, "_FRAMES", {})
         with pytest.raises(UnsupportedError, match=r"lacks .* match owner \(revision 77\)") as raised:
             netns().call(NetlinkDriver().write, SIDECAR, NOTHING, None)
         assert "modprobe xt_owner" in raised.value.remedy
 
     def test_a_target_is_named_with_its_module(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(xt_layouts.TARGET_REVISIONS, "REDIRECT", 77)
-        monkeypatch.setattr(xt_encode, "_FRAMES", {})
+        monkeypatch.setattr(expressions, "_FRAMES", {})
         with pytest.raises(UnsupportedError, match=r"lacks .* target REDIRECT \(revision 77\)") as raised:
             netns().call(NetlinkDriver().write, SIDECAR, NOTHING, None)
         assert "modprobe xt_REDIRECT" in raised.value.remedy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import subprocess
 import sys
@@ -22,11 +23,24 @@ def test_the_examples_of_the_guide(netns: NamespaceFactory) -> None:
     pod.run([sys.executable, "-m", "doctest", "-o", "NORMALIZE_WHITESPACE", GUIDE])
 
 
-def test_every_name_has_an_example() -> None:
-    imported = re.findall(r"^>>> from capture import (.+)$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+def test_the_examples_of_the_guide_have_the_types_that_a_caller_sees(tmp_path: Path) -> None:
+    examples = doctest.DocTestParser().get_examples(GUIDE.read_text(encoding="utf-8"))
+    program = tmp_path / "guide.py"
+    program.write_text("".join(example.source for example in examples), encoding="utf-8")
 
-    assert sorted(name for line in imported for name in line.split(", ")) == sorted(capture.__all__)
-    assert len(capture.__all__) <= 12
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", f"--cache-dir={tmp_path}", program],
+        capture_output=True, text=True, check=False, cwd=GUIDE.parents[1],
+    )  # fmt: skip
+
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_every_function_has_an_example() -> None:
+    imported = re.findall(r"^>>> from capture import (.+)$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+    functions = {name for name in capture.__all__ if name.islower()}
+
+    assert functions <= {name for line in imported for name in line.split(", ")}
 
 
 def test_every_name_is_there() -> None:

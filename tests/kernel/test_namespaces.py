@@ -417,7 +417,7 @@ def test_a_killed_pytest_leaves_nothing_behind(netns: NamespaceFactory, tmp_path
     report = tmp_path / "report"
     (tmp_path / "test_killed.py").write_text(textwrap.dedent(KILLED_TEST), encoding="utf-8")
     pytest_process = outside.popen(
-        [sys.executable, "-m", "pytest", "-p", "pytest_netns", "-n", workers, "--rootdir", tmp_path, tmp_path],
+        [sys.executable, "-m", "pytest", "-p", "pytest_netns.fixtures", "-n", workers, "--rootdir", tmp_path, tmp_path],
         cwd=tmp_path,
         env={
             "PATH": os.environ["PATH"],

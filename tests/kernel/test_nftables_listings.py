@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.analysis.canonical import canonical
-from capture.backends.nftables import constants as nf
+from capture.backends.nf_tables import constants as nf
 from capture.backends.nftables.libnftables import LibnftablesDriver
 from capture.backends.nftables.netlink import NetlinkDriver
 from capture.backends.nftables.text import render_text

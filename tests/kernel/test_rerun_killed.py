@@ -70,7 +70,7 @@ def test_killed_at_each_moment(under_load: UnderLoad, before: Choice, killed: Ch
     assert under_load.escaped() == 0
     with pod.entered():
         operations.clean()
-        assert operations.dump().standing == ()
+        assert operations.dump().live_sets == ()
     left = state(pod)
     assert {name: left[name] for name in left if name.startswith("ip -")} == {
         name: pristine[name] for name in pristine if name.startswith("ip -")
@@ -121,7 +121,7 @@ def killed_at_random(under_load: UnderLoad, ways: list[str], times: int) -> None
         with pod.entered():
             verified = operations.verify()
             assert verified.holds, verified
-            assert len(operations.dump().standing) == 1
+            assert len(operations.dump().live_sets) == 1
     outbound, inbound = under_load.end()
     assert set(outbound) == {"proxy, outbound"}, outbound
     assert set(inbound) == {"proxy, inbound"}, inbound

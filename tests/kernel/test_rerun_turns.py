@@ -67,8 +67,8 @@ def test_a_program_that_a_killed_run_has_started_is_waited_for(pod_pair: PodPair
     script = (
         "import os, sys\n"
         "from capture.backends.iptables.programs import run\n"
-        "from capture.state.lock import Turn\n"
-        "with Turn():\n"
+        "from capture.state.lock import NamespaceLock\n"
+        "with NamespaceLock():\n"
         "    print('begun', flush=True)\n"
         "    run(['/bin/sleep', '1.5'])\n"
     )
@@ -167,7 +167,7 @@ def test_a_family_that_is_captured_no_more(netns: NamespaceFactory) -> None:
         with pod.entered():
             operations.apply(settings({option.DUAL_STACK: "true"}, TPROXY, WAYS[way]))
             record.forget()
-            operations.apply(settings(WAYS[way]))
+            operations.apply(settings({option.IP_FAMILIES: "ipv4"}, WAYS[way]))
         assert plumbing_of(pod) == []
         assert "ISTIO" not in pod.run(["ip6tables-nft-save"]).stdout
 

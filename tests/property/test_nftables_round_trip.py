@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
-from capture.backends.nftables import constants as nf
+from capture.backends.nf_tables import constants as nf
 from capture.backends.nftables import libnftables_json, plan
 from capture.backends.nftables.decode import NativeSet, decode_set, decode_table
 from capture.backends.nftables.encode import add_chain, add_rules, add_table

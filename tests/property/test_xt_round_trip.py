@@ -11,7 +11,7 @@ from capture.backends.iptables.entries import comment, expanded
 from capture.backends.iptables.xt_decode import Reader
 from capture.backends.iptables.xt_encode import NFTA_RULE_HANDLE, TableMessages
 from capture.backends.iptables.xt_words import match_words, target_words
-from capture.backends.nftables import constants as nf
+from capture.backends.nf_tables import constants as nf
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
     MANGLE,

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pytest_netns
 from pytest_netns import Answer, CommandError, Endpoint, Kind, Outcome, require
+from pytest_netns.listener import read_endpoint
+from pytest_netns.namespace import gateway_of
+from pytest_netns.process import command_line
 
 endpoints = st.builds(Endpoint, st.ip_addresses().map(str), st.integers(0, 65535))
 
@@ -53,8 +55,8 @@ def test_socket_addresses_of_the_kernel_are_read_in_both_families() -> None:
     ipv4 = struct.pack("=H", socket.AF_INET) + struct.pack("!H", 80) + socket.inet_pton(socket.AF_INET, "10.1.2.3")
     ipv6 = struct.pack("=H", socket.AF_INET6) + struct.pack("!H4x", 443) + socket.inet_pton(socket.AF_INET6, "fd00::1")
 
-    assert pytest_netns._endpoint(ipv4 + bytes(8), socket.AF_INET) == Endpoint("10.1.2.3", 80)
-    assert pytest_netns._endpoint(ipv6 + bytes(4), socket.AF_INET6) == Endpoint("fd00::1", 443)
+    assert read_endpoint(ipv4 + bytes(8), socket.AF_INET) == Endpoint("10.1.2.3", 80)
+    assert read_endpoint(ipv6 + bytes(4), socket.AF_INET6) == Endpoint("fd00::1", 443)
 
 
 def test_an_endpoint_reads_as_one_writes_it() -> None:
@@ -73,7 +75,7 @@ def test_an_endpoint_reads_as_one_writes_it() -> None:
     ],
 )
 def test_a_gateway_is_the_first_other_address(address: str | None, gateway: str | None) -> None:
-    assert pytest_netns._neighbour(address) == gateway
+    assert gateway_of(address) == gateway
 
 
 def test_a_failed_command_says_what_it_printed() -> None:
@@ -84,8 +86,8 @@ def test_a_failed_command_says_what_it_printed() -> None:
 
 
 def test_a_command_drops_its_groups_and_keeps_only_the_capability_it_asked_for() -> None:
-    plain = pytest_netns._command(["true"], 1337, None, reads_everything=False)
-    reader = pytest_netns._command(["true"], 1337, None, reads_everything=True)
+    plain = command_line(["true"], 1337, None, reads_everything=False)
+    reader = command_line(["true"], 1337, None, reads_everything=True)
 
     assert plain[plain.index("--reuid") + 1] == plain[plain.index("--regid") + 1] == "1337"
     assert "--clear-groups" in plain
@@ -94,7 +96,7 @@ def test_a_command_drops_its_groups_and_keeps_only_the_capability_it_asked_for()
 
 def test_a_program_that_is_not_there_is_named() -> None:
     with pytest.raises(FileNotFoundError, match="no-such-program"):
-        pytest_netns._command(["no-such-program"], None, None, reads_everything=False)
+        command_line(["no-such-program"], None, None, reads_everything=False)
 
 
 class TestRequire:

@@ -10,9 +10,9 @@ from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import changes
 from capture.backends.iptables.xt_encode import NFPROTO, TABLE_FAMILIES
-from capture.backends.iptables.xt_exact import stands_exactly
+from capture.backends.iptables.xt_exact import holds_exactly
 from capture.backends.iptables.xt_tables import ruleset_of, standing_table
-from capture.backends.nftables import constants as nf
+from capture.backends.nf_tables import constants as nf
 from capture.errors import KernelError, UnsupportedError
 from capture.model.ruleset import TABLES
 from capture.model.values import Value
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.xt_decode import FoundChain
-    from capture.backends.iptables.xt_tables import LiveSet
+    from capture.backends.iptables.xt_tables import LiveTables
     from capture.model.addresses import Family
     from capture.model.ruleset import Ruleset, TableName
     from capture.netlink.batch import Change
@@ -50,7 +50,7 @@ class Reading(Value):
     """What stood at one moment: as rules, as handles to change it by, and the number of that moment."""
 
     ruleset: Ruleset
-    standing: LiveSet
+    standing: LiveTables
     generation: int
 
 
@@ -66,7 +66,7 @@ class NetlinkDriver(IptablesDriver):
     def holds(self, desired: Ruleset) -> bool:
         """Return whether the tables hold the desired rules to the byte and nothing else; no means "read it"."""
         with open_netfilter() as netfilter:
-            return stands_exactly(netfilter, desired)
+            return holds_exactly(netfilter, desired)
 
     def read(self) -> Ruleset:
         """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. Nothing comes to be by it.
@@ -163,7 +163,7 @@ def _read_tables(netfilter: NetlinkSocket, families: Sequence[Family]) -> dict[t
     return tables
 
 
-def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, TableName], int]) -> LiveSet:
+def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, TableName], int]) -> LiveTables:
     """Return the tables with their chains and rules."""
     from capture.backends.iptables.xt_decode import Reader, decode_chain  # not needed in a new pod, where nothing is
 

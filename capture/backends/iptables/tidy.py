@@ -11,7 +11,7 @@ of the ruleset that was read, and refused by the kernel if anything has changed 
 from __future__ import annotations
 
 from capture.backends.iptables.plan import DropChain, RemoveRule
-from capture.backends.nftables.constants import (
+from capture.backends.nf_tables.constants import (
     NFT_MSG_DELCHAIN,
     NFT_MSG_DELTABLE,
     NFT_MSG_GETCHAIN,

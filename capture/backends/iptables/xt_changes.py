@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from capture.backends.iptables.plan import TableEdit
-    from capture.backends.iptables.xt_tables import LiveSet
+    from capture.backends.iptables.xt_tables import LiveTables
     from capture.model.ruleset import Rule
     from capture.netlink.batch import Change
 
 NO_TABLE = StandingTable(0, {})
 
 
-def changes(edits: Iterable[TableEdit], standing: LiveSet) -> Iterator[Change]:
+def changes(edits: Iterable[TableEdit], standing: LiveTables) -> Iterator[Change]:
     """Yield the messages that do what a plan for what stands says.
 
     Raises ValueError for a rule that iptables cannot express, and CaptureError where a chain stands in the

@@ -21,17 +21,23 @@ from capture.backends.iptables.xt_encode import (
     NFTA_RULE_HANDLE,
     PROTOCOLS,
 )
-from capture.backends.nftables import constants as nf
-from capture.backends.nftables.names import Hook
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.hooks import decode_hook
+from capture.backends.nf_tables.reading import (
+    VERDICTS,
+    name_and_data,
+    read_comment,
+    read_counters,
+    read_fields,
+    read_verdict,
+)
 from capture.model.addresses import BITS, Network
 from capture.model.ruleset import (
     ALL_BITS,
-    Accept,
     Continue,
     Counters,
     Destination,
     DestinationPort,
-    Drop,
     InInterface,
     Jump,
     Mark,
@@ -39,7 +45,6 @@ from capture.model.ruleset import (
     OwnerGid,
     OwnerUid,
     Protocol,
-    Return,
     Rule,
     SetMark,
     Source,
@@ -62,6 +67,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from capture.backends.nf_tables.hooks import Hook
     from capture.model.addresses import Family
     from capture.model.ruleset import Match, Verdict
 
@@ -78,13 +84,6 @@ PROTOCOL_OFFSETS: dict[Family, int] = {"ipv4": 9, "ipv6": 6}
 
 # The place of a match in the listing: first the options of ip(6)tables itself, then extensions as they stand.
 OF_SOURCE, OF_DESTINATION, OF_IN_INTERFACE, OF_OUT_INTERFACE, OF_PROTOCOL, OF_EXTENSION = range(6)
-
-STANDARD_VERDICTS: dict[int, Verdict] = {
-    nf.NF_ACCEPT: Accept(),
-    nf.NF_DROP: Drop(),
-    nf.NFT_RETURN: Return(),
-}
-
 
 # --- chains --------------------------------------------------------------------------------------
 
@@ -113,24 +112,13 @@ def decode_chain(attributes: bytes) -> FoundChain:
     fields = decode_fields(attributes)
     table, name = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
     handle = decode_number(fields[NFTA_CHAIN_HANDLE])
-    if nf.NFTA_CHAIN_HOOK not in fields:
+    hook = decode_hook(fields)
+    if hook is None:
         return FoundChain(table, name, handle)
     policy = "DROP" if decode_number(fields.get(nf.NFTA_CHAIN_POLICY, b"\1")) == nf.NF_DROP else "ACCEPT"
     counted = fields.get(NFTA_CHAIN_COUNTERS)
-    counters = Counters(0, 0) if counted is None else _counters(decode_fields(counted))
-    return FoundChain(table, name, handle, _hook(fields), policy, counters)
-
-
-def _hook(fields: Fields) -> Hook:
-    hook = decode_fields(fields[nf.NFTA_CHAIN_HOOK])
-    number = decode_number(hook[nf.NFTA_HOOK_HOOKNUM])
-    place = nf.HOOK_PLACES[number] if number < len(nf.HOOK_PLACES) else str(number)
-    priority = int.from_bytes(hook[nf.NFTA_HOOK_PRIORITY], "big", signed=True)
-    return Hook(decode_text(fields.get(nf.NFTA_CHAIN_TYPE, b"filter")), place, priority)
-
-
-def _counters(fields: Fields) -> Counters:
-    return Counters(decode_number(fields[nf.NFTA_COUNTER_PACKETS]), decode_number(fields[nf.NFTA_COUNTER_BYTES]))
+    counters = Counters(0, 0) if counted is None else read_counters(decode_fields(counted))
+    return FoundChain(table, name, handle, hook, policy, counters)
 
 
 # --- rules ---------------------------------------------------------------------------------------
@@ -212,7 +200,7 @@ class Reader:
             if step is None:
                 step = self._steps[expression] = _step(expression, self._family)
             reading.take(step, expression)
-        why = reading.why or _comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
+        why = reading.why or read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
         rule = Rule(reading.verdict or Continue(), _in_order(reading.matches), self._family, why, reading.counters)
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[NFTA_RULE_HANDLE]), rule)
 
@@ -277,17 +265,6 @@ def _masked(held: Field | bytes, mask: bytes) -> Field:
     return held.replace(mask=mask) if isinstance(held, Field) and held.mask is None else UNNAMED
 
 
-def _comment(userdata: bytes) -> str:
-    """Return the comment that nft, and iptables up to 1.8.3, keep beside the rule (libnftnl/udata.h)."""
-    place = 0
-    while place + 2 <= len(userdata):
-        kind, length = userdata[place], userdata[place + 1]
-        if kind == nf.NFTNL_UDATA_RULE_COMMENT:
-            return decode_text(userdata[place + 2 : place + 2 + length])
-        place += 2 + length
-    return ""
-
-
 def _in_order(placed: Sequence[Placed]) -> tuple[Match, ...]:
     """Return matches in the order of iptables-save, with "not a" and "not b" of one kind as "neither a nor b"."""
     matches: list[Match] = []
@@ -334,13 +311,12 @@ def _unknown(words: str) -> UnknownMatch:
 
 def _step(expression: bytes, family: Family) -> Step:
     """Return what an expression does."""
-    fields = decode_fields(expression)
-    name = decode_text(fields[nf.NFTA_EXPR_NAME])
+    name, data = name_and_data(expression)
     read = EXPRESSIONS.get(name)
     if read is None:
         return _other(name)
     try:
-        return read(decode_fields(fields[nf.NFTA_EXPR_DATA]), family)
+        return read(read_fields(name, data), family)
     except (KeyError, IndexError, ValueError, MalformedMessageError):  # another kernel than those we know writes so
         return _other(name)
 
@@ -380,17 +356,13 @@ def _read_payload(fields: Fields, _family: Family) -> Step:
 
 def _read_bitwise(fields: Fields, _family: Family) -> Step:
     source, register = decode_number(fields[nf.NFTA_BITWISE_SREG]), decode_number(fields[nf.NFTA_BITWISE_DREG])
-    mask, flip = _value(fields[nf.NFTA_BITWISE_MASK]), _value(fields[nf.NFTA_BITWISE_XOR])
+    mask, flip = fields[nf.NFTA_BITWISE_MASK], fields[nf.NFTA_BITWISE_XOR]
     return Load(register, UNNAMED) if any(flip) else Mask(source, register, mask)
-
-
-def _value(data: bytes) -> bytes:
-    return decode_fields(data)[nf.NFTA_DATA_VALUE]
 
 
 def _read_cmp(fields: Fields, _family: Family) -> Step:
     register, operator = decode_number(fields[nf.NFTA_CMP_SREG]), decode_number(fields[nf.NFTA_CMP_OP])
-    value = _value(fields[nf.NFTA_CMP_DATA])
+    value = fields[nf.NFTA_CMP_DATA]
     if operator in (nf.NFT_CMP_EQ, nf.NFT_CMP_NEQ):
         return Bounds(register, value, value, operator == nf.NFT_CMP_NEQ)
     # "less than" is "not greater or equal": bytes compare like big-endian numbers
@@ -403,26 +375,24 @@ def _read_cmp(fields: Fields, _family: Family) -> Step:
 def _read_range(fields: Fields, _family: Family) -> Step:
     return Bounds(
         decode_number(fields[nf.NFTA_RANGE_SREG]),
-        _value(fields[nf.NFTA_RANGE_FROM_DATA]),
-        _value(fields[nf.NFTA_RANGE_TO_DATA]),
+        fields[nf.NFTA_RANGE_FROM_DATA],
+        fields[nf.NFTA_RANGE_TO_DATA],
         decode_number(fields[nf.NFTA_RANGE_OP]) == nf.NFT_RANGE_NEQ,
     )
 
 
 def _read_counter(fields: Fields, _family: Family) -> Step:
-    return _counters(fields)
+    return read_counters(fields)
 
 
 def _read_immediate(fields: Fields, _family: Family) -> Step:
     data = decode_fields(fields[nf.NFTA_IMMEDIATE_DATA])
     if nf.NFTA_DATA_VERDICT not in data:
         return Constant(decode_number(fields[nf.NFTA_IMMEDIATE_DREG]), data[nf.NFTA_DATA_VALUE])
-    verdict = decode_fields(data[nf.NFTA_DATA_VERDICT])
-    code = int.from_bytes(verdict[nf.NFTA_VERDICT_CODE], "big", signed=True)
+    code, chain = read_verdict(decode_fields(data[nf.NFTA_DATA_VERDICT]))
     if code in (nf.NFT_JUMP, nf.NFT_GOTO):
-        chain = decode_text(verdict[nf.NFTA_VERDICT_CHAIN])
         return Jump(chain) if code == nf.NFT_JUMP else UnknownVerdict(f"-g {chain}")
-    return STANDARD_VERDICTS.get(code) or UnknownVerdict(f"[ verdict {code} ]")
+    return VERDICTS.get(code) or UnknownVerdict(f"[ verdict {code} ]")
 
 
 def _read_match(fields: Fields, family: Family) -> Step:

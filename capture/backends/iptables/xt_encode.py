@@ -19,9 +19,25 @@ from __future__ import annotations
 
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.entries import comment, slots
-from capture.backends.nftables import constants as nf
-from capture.backends.nftables.names import HOOKS
-from capture.model.addresses import BITS, IPV4, IPV6
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.expressions import (
+    COUNTER,
+    PORT_SIZE,
+    bitwise,
+    compare,
+    equality,
+    expression,
+    framed,
+    in_network,
+    in_range,
+    jump,
+    load_meta,
+    load_payload,
+    nest,
+)
+from capture.backends.nf_tables.expressions import verdict as verdict_expression
+from capture.backends.nf_tables.hooks import HOOKS, encode_hook
+from capture.model.addresses import IPV4, IPV6
 from capture.model.ruleset import (
     ALL_BITS,
     Accept,
@@ -51,7 +67,7 @@ from capture.model.ruleset import (
     UnknownMatch,
     UnknownVerdict,
 )
-from capture.netlink.attributes import attribute, s32be, text, u32, u32be, u64be
+from capture.netlink.attributes import attribute, text, u32, u32be, u64be
 from capture.netlink.batch import Change
 from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
 
@@ -83,7 +99,6 @@ ADDRESS_OFFSETS: dict[tuple[type, Family], int] = {
     (Destination, IPV6): 24,
 }
 """Places in the header (RFC 791 3.1, RFC 8200 3)."""
-PORT_SIZE = 2  # RFC 9293 3.1, RFC 768: both ports are the first four bytes
 LAST_PORT = 0xFFFF
 
 NEVER_MATCHING_INTERFACE = b"INVAL/D\0"
@@ -116,11 +131,7 @@ class TableMessages:
         hook = HOOKS.get((self._table, chain))
         parts = self._name + attribute(nf.NFTA_CHAIN_NAME, text(chain))
         if hook is not None:
-            parts += _nest(
-                nf.NFTA_CHAIN_HOOK,
-                attribute(nf.NFTA_HOOK_HOOKNUM, u32be(nf.HOOK_PLACES.index(hook.place))),
-                attribute(nf.NFTA_HOOK_PRIORITY, s32be(hook.priority)),
-            )
+            parts += encode_hook(hook)
             parts += attribute(nf.NFTA_CHAIN_POLICY, u32be(nf.NF_ACCEPT))
             parts += attribute(nf.NFTA_CHAIN_TYPE, text(hook.kind))
         doing = f"add chain {chain} to table {self._shown}"
@@ -158,14 +169,6 @@ class TableMessages:
             parts += attribute(NFTA_RULE_POSITION, u64be(before))
         doing = f"add a rule to chain {chain} of table {self._shown}"
         return Change(nf.NFT_MSG_NEWRULE, self._nfproto, parts, doing, flags)
-
-
-def _nest(kind: int, *parts: bytes) -> bytes:
-    """Return attributes in an attribute as nf_tables dumps them: without NLA_F_NESTED, which it does not ask for.
-
-    So what comes back can be compared with what was sent (``xt_exact``).
-    """
-    return attribute(kind, b"".join(parts))
 
 
 def _of_chain(chain: str) -> bytes:
@@ -212,98 +215,13 @@ def verdict_of(rule: Rule, family: Family) -> bytes:
 
 # --- expressions ---------------------------------------------------------------------------------
 
-REGISTER = u32be(nf.NFT_REG_1)
-
-
-def _expression(name: str, *attributes: bytes) -> bytes:
-    data = _nest(nf.NFTA_EXPR_DATA, *attributes)
-    return _nest(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, text(name)), data)
-
-
-_FRAMES: dict[tuple[object, ...], bytes] = {}
-
-
-def _framed(key: tuple[object, ...], payload: bytes, make: Callable[[bytes], bytes]) -> bytes:
-    """Return ``make(payload)``, an expression that ends with its payload.
-
-    What stands before it depends on its size alone, and is made once for each ``key``, of which that is part.
-    """
-    frame = _FRAMES.get(key)
-    padding = -len(payload) & 3
-    if frame is None:
-        whole = make(payload)
-        frame = _FRAMES[key] = whole[: len(whole) - len(payload) - padding]
-    return frame + payload + b"\0\0\0"[:padding]
-
-
-def _meta(key: int) -> bytes:
-    return _expression("meta", attribute(nf.NFTA_META_KEY, u32be(key)), attribute(nf.NFTA_META_DREG, REGISTER))
-
-
-def _payload(base: int, offset: int, length: int) -> bytes:
-    key = ("payload", base, offset, length)
-    found = _FRAMES.get(key)
-    if found is None:
-        found = _FRAMES[key] = _expression(
-            "payload",
-            attribute(nf.NFTA_PAYLOAD_DREG, REGISTER),
-            attribute(nf.NFTA_PAYLOAD_BASE, u32be(base)),
-            attribute(nf.NFTA_PAYLOAD_OFFSET, u32be(offset)),
-            attribute(nf.NFTA_PAYLOAD_LEN, u32be(length)),
-        )
-    return found
-
-
-def _data(kind: int, value: bytes) -> bytes:
-    return _nest(kind, attribute(nf.NFTA_DATA_VALUE, value))
-
-
-def _compare(operator: int, value: bytes) -> bytes:
-    return _framed(
-        ("cmp", operator, len(value)),
-        value,
-        lambda value: _expression(
-            "cmp",
-            attribute(nf.NFTA_CMP_SREG, REGISTER),
-            attribute(nf.NFTA_CMP_OP, u32be(operator)),
-            _data(nf.NFTA_CMP_DATA, value),
-        ),
-    )
-
-
-def _equality(negated: bool) -> int:  # noqa: FBT001  # a match's field, handed on
-    return nf.NFT_CMP_NEQ if negated else nf.NFT_CMP_EQ
-
-
-def _bitwise(mask: bytes) -> bytes:
-    """Return: register = register & mask."""
-    return _expression(
-        "bitwise",
-        attribute(nf.NFTA_BITWISE_SREG, REGISTER),
-        attribute(nf.NFTA_BITWISE_DREG, REGISTER),
-        attribute(nf.NFTA_BITWISE_LEN, u32be(len(mask))),
-        attribute(nf.NFTA_BITWISE_OP, u32be(nf.NFT_BITWISE_MASK_XOR)),  # unknown before Linux 5.6, and skipped there
-        _data(nf.NFTA_BITWISE_MASK, mask),
-        _data(nf.NFTA_BITWISE_XOR, bytes(len(mask))),
-    )
-
-
-def _range(first: bytes, last: bytes, negated: bool) -> bytes:  # noqa: FBT001  # a match's field, handed on
-    return _expression(
-        "range",
-        attribute(nf.NFTA_RANGE_SREG, REGISTER),
-        attribute(nf.NFTA_RANGE_OP, u32be(nf.NFT_RANGE_NEQ if negated else nf.NFT_RANGE_EQ)),
-        _data(nf.NFTA_RANGE_FROM_DATA, first),
-        _data(nf.NFTA_RANGE_TO_DATA, last),
-    )
-
 
 def _extension(kind: str, name: str, revision: int, structure: bytes) -> bytes:
     """Return a match or target of x_tables."""
-    return _framed(
+    return framed(
         (kind, name, len(structure)),
         structure,
-        lambda structure: _expression(
+        lambda structure: expression(
             kind,
             attribute(NFTA_MATCH_NAME, text(name)),
             attribute(NFTA_MATCH_REV, u32be(revision)),
@@ -320,17 +238,8 @@ def _target(name: str, structure: bytes) -> bytes:
     return _extension("target", name, xt_layouts.TARGET_REVISIONS[name], structure)
 
 
-def _verdict(code: int, chain: bytes = b"") -> bytes:
-    verdict = _nest(nf.NFTA_DATA_VERDICT, attribute(nf.NFTA_VERDICT_CODE, s32be(code)), chain)
-    register = attribute(nf.NFTA_IMMEDIATE_DREG, u32be(nf.NFT_REG_VERDICT))
-    return _expression("immediate", register, _nest(nf.NFTA_IMMEDIATE_DATA, verdict))
-
-
-COUNTER = _expression(
-    "counter", attribute(nf.NFTA_COUNTER_BYTES, u64be(0)), attribute(nf.NFTA_COUNTER_PACKETS, u64be(0))
-)
 COMPAT = {
-    name: _nest(
+    name: nest(
         NFTA_RULE_COMPAT,
         attribute(NFTA_RULE_COMPAT_PROTO, u32be(number)),
         attribute(NFTA_RULE_COMPAT_FLAGS, u32be(0)),
@@ -341,10 +250,14 @@ COMPAT = {
 
 # --- matches of ip(6)tables itself ---------------------------------------------------------------
 
-LOAD_MARK = _meta(nf.NFT_META_MARK)
-LOAD_INTERFACE: dict[type, bytes] = {InInterface: _meta(nf.NFT_META_IIFNAME), OutInterface: _meta(nf.NFT_META_OIFNAME)}
+LOAD_MARK = load_meta(nf.NFT_META_MARK)
+LOAD_INTERFACE: dict[type, bytes] = {
+    InInterface: load_meta(nf.NFT_META_IIFNAME),
+    OutInterface: load_meta(nf.NFT_META_OIFNAME),
+}
 OF_PROTOCOL = {
-    name: _meta(nf.NFT_META_L4PROTO) + _compare(nf.NFT_CMP_EQ, bytes((number,))) for name, number in PROTOCOLS.items()
+    name: load_meta(nf.NFT_META_L4PROTO) + compare(nf.NFT_CMP_EQ, bytes((number,)))
+    for name, number in PROTOCOLS.items()
 }
 
 
@@ -355,26 +268,19 @@ def _interface(kind: type, match: InInterface | OutInterface) -> bytes:
     """Return the comparison with a name and the NUL at its end, or with its beginning."""
     name = match.name
     if name == "+":
-        return LOAD_INTERFACE[kind] + (_compare(nf.NFT_CMP_EQ, NEVER_MATCHING_INTERFACE) if match.negated else b"")
+        return LOAD_INTERFACE[kind] + (compare(nf.NFT_CMP_EQ, NEVER_MATCHING_INTERFACE) if match.negated else b"")
     compared = name[:-1].encode("utf-8", "surrogateescape") if name.endswith("+") else text(name)
-    return LOAD_INTERFACE[kind] + _compare(_equality(match.negated), compared)
+    return LOAD_INTERFACE[kind] + compare(equality(negated=match.negated), compared)
 
 
 def _network(kind: type, network: Network, negated: bool, family: Family) -> bytes:  # noqa: FBT001  # a match's field
     """Return the comparison with the bytes of a prefix, if it has whole ones, else with the address under a mask."""
     if network.family != family:
         raise ValueError(f"a rule for {family} compares with an address of {network.family}: {network}")
-    offset, size = ADDRESS_OFFSETS[kind, family], BITS[family] // 8
-    equality = _equality(negated)
-    if network.prefix % 8 == 0 and (network.prefix or not negated):
-        length = network.prefix // 8
-        if not length:
-            return b""
-        load = _payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, length)
-        return load + _compare(equality, network.packed[:length])
-    load = _payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, size)
-    mask = ((1 << network.prefix) - 1 << size * 8 - network.prefix).to_bytes(size, "big")
-    return load + _bitwise(mask) + _compare(equality, network.packed)
+    if not network.prefix and not negated:
+        return b""
+    operator = equality(negated=negated)
+    return in_network(ADDRESS_OFFSETS[kind, family], network.packed, network.prefix, operator)
 
 
 def _address_range(kind: type[Source | Destination], network: Network, negated: bool) -> bytes:  # noqa: FBT001  # as above
@@ -393,7 +299,7 @@ def _ports(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
     singles = [match for match in ports if len(match.ports) == 1]
     if len(singles) > 1 and _is_one_load(singles):
         both = b"".join(match.ports[0].first.to_bytes(PORT_SIZE, "big") for match in singles)
-        yield _payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2 * PORT_SIZE) + _compare(nf.NFT_CMP_EQ, both)
+        yield load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2 * PORT_SIZE) + compare(nf.NFT_CMP_EQ, both)
     else:
         for match in singles:
             yield _port(match.ports[0], PORT_SIZE * (type(match) is DestinationPort), match.negated)
@@ -416,15 +322,15 @@ def _is_one_load(ports: list[SourcePort | DestinationPort]) -> bool:
 
 
 def _port(ports: Span, offset: int, negated: bool) -> bytes:  # noqa: FBT001  # a match's field, handed on
-    load = _payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, offset, PORT_SIZE)
+    load = load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, offset, PORT_SIZE)
     first, last = ports.first.to_bytes(PORT_SIZE, "big"), ports.last.to_bytes(PORT_SIZE, "big")
     if first == last:
-        return load + _compare(_equality(negated), first)
+        return load + compare(equality(negated=negated), first)
     if ports.first == 0 and ports.last == LAST_PORT:
-        return load + _range(first, last, negated) if negated else b""
+        return load + in_range(first, last, negated=negated) if negated else b""
     if ports.first == 0:
-        return load + _compare(nf.NFT_CMP_GT if negated else nf.NFT_CMP_LTE, last)
-    return load + _range(first, last, negated)
+        return load + compare(nf.NFT_CMP_GT if negated else nf.NFT_CMP_LTE, last)
+    return load + in_range(first, last, negated=negated)
 
 
 # --- extensions ----------------------------------------------------------------------------------
@@ -435,8 +341,8 @@ def _owner(match: OwnerUid | OwnerGid) -> bytes:
 
 
 def _mark(match: Mark) -> bytes:
-    masked = b"" if match.mask == ALL_BITS else _bitwise(u32(match.mask))
-    return LOAD_MARK + masked + _compare(_equality(match.negated), u32(match.value))
+    masked = b"" if match.mask == ALL_BITS else bitwise(u32(match.mask))
+    return LOAD_MARK + masked + compare(equality(negated=match.negated), u32(match.value))
 
 
 def _connection_mark(match: ConnectionMark) -> bytes:
@@ -466,10 +372,7 @@ EXTENSIONS: dict[type, Callable[[Any], bytes]] = {
 
 
 def _jump(verdict: Jump, _family: Family) -> bytes:
-    chain = text(verdict.chain)
-    return _framed(
-        ("jump", len(chain)), chain, lambda chain: _verdict(nf.NFT_JUMP, attribute(nf.NFTA_VERDICT_CHAIN, chain))
-    )
+    return jump(verdict.chain)
 
 
 def _redirect(verdict: Redirect, family: Family) -> bytes:
@@ -509,9 +412,9 @@ def _fixed(expression: bytes) -> Callable[[Any, Family], bytes]:
 
 
 VERDICTS: dict[type, Callable[[Any, Family], bytes]] = {
-    Accept: _fixed(_verdict(nf.NF_ACCEPT)),
-    Drop: _fixed(_verdict(nf.NF_DROP)),
-    Return: _fixed(_verdict(nf.NFT_RETURN)),
+    Accept: _fixed(verdict_expression(nf.NF_ACCEPT)),
+    Drop: _fixed(verdict_expression(nf.NF_DROP)),
+    Return: _fixed(verdict_expression(nf.NFT_RETURN)),
     Continue: _fixed(b""),
     Jump: _jump,
     Redirect: _redirect,

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from capture.backends.iptables.plan import TableView
 from capture.backends.iptables.xt_encode import (
-    COUNTER,
     NFPROTO,
     TABLE_FAMILIES,
     TableMessages,
     matches_of,
     verdict_of,
 )
-from capture.backends.nftables import constants as nf
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.exact import compared_of_chain, rule_is
 from capture.model.ruleset import BUILT_IN_CHAINS, TABLES
 from capture.netlink.attributes import attribute, decode_fields, decode_text, text
 from capture.netlink.nfnetlink import NFPROTO_UNSPEC, read_objects
@@ -33,10 +33,8 @@ if TYPE_CHECKING:
     Chains = dict[tuple[int, str, str], Fields]
     """What is compared of chains, by the number of their family, table and name."""
 
-COMPARED_OF_CHAIN = (nf.NFTA_CHAIN_HOOK, nf.NFTA_CHAIN_TYPE, nf.NFTA_CHAIN_POLICY)
 
-
-def stands_exactly(netfilter: NetlinkSocket, desired: Ruleset) -> bool:
+def holds_exactly(netfilter: NetlinkSocket, desired: Ruleset) -> bool:
     """Return whether the tables of iptables are the desired ones, to the byte; False does not mean that they differ."""
     found = _found_chains(netfilter)
     if not found:
@@ -59,7 +57,7 @@ def _found_chains(netfilter: NetlinkSocket) -> Chains:
         fields = decode_fields(attributes)
         table = decode_text(fields[nf.NFTA_CHAIN_TABLE])
         if number in NFPROTO.values() and table in TABLES:
-            chains[number, table, decode_text(fields[nf.NFTA_CHAIN_NAME])] = _compared(fields)
+            chains[number, table, decode_text(fields[nf.NFTA_CHAIN_NAME])] = compared_of_chain(fields)
     return chains
 
 
@@ -68,11 +66,7 @@ def _wanted_chains(family: Family, table: TableName, view: TableView) -> Iterato
     say = TableMessages(family, table)
     used = [chain for chain in BUILT_IN_CHAINS[table] if view.rules(chain)]
     for chain in (*used, *view.our_chains()):
-        yield (NFPROTO[family], table, chain), _compared(decode_fields(say.add_chain(chain).attributes))
-
-
-def _compared(fields: Fields) -> Fields:
-    return {kind: fields[kind] for kind in COMPARED_OF_CHAIN if kind in fields}
+        yield (NFPROTO[family], table, chain), compared_of_chain(decode_fields(say.add_chain(chain).attributes))
 
 
 def _rules_are(netfilter: NetlinkSocket, family: Family, table: TableName, view: TableView) -> bool:
@@ -94,14 +88,4 @@ def _rules_are(netfilter: NetlinkSocket, family: Family, table: TableName, view:
 def _rule_is(wanted: Rule, family: Family, found: Fields) -> bool:
     """Return whether a rule came back as it was sent: matches, a counter of any value, a verdict."""
     before, after = matches_of(wanted, family), verdict_of(wanted, family)
-    expressions = found[nf.NFTA_RULE_EXPRESSIONS]
-    return (
-        len(expressions) == len(before) + len(COUNTER) + len(after)
-        and expressions.startswith(before + COUNTER_HEAD)
-        and expressions.endswith(after)
-        and nf.NFTA_RULE_USERDATA not in found
-    )
-
-
-COUNTER_HEAD = COUNTER[: COUNTER.index(b"counter\0") + len(b"counter\0")]
-"""The counter expression up to its name; what follows are its values."""
+    return rule_is(found, before, after)

@@ -13,7 +13,7 @@ time still stands.
 
 from __future__ import annotations
 
-from capture.backends.nftables.names import HOOKS
+from capture.backends.nf_tables.hooks import HOOKS
 from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import OUTPUT, PREROUTING
 

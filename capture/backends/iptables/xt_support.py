@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 
 from capture.backends.iptables.xt_encode import NFTA_MATCH_NAME, NFTA_MATCH_REV
-from capture.backends.nftables import constants as nf
+from capture.backends.nf_tables import constants as nf
 from capture.errors import KernelError, UnsupportedError
 from capture.model.values import Value
 from capture.netlink.attributes import decode_elements, decode_fields, decode_number, decode_text

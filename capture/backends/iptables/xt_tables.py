@@ -6,7 +6,7 @@ Two views of one thing: rules by their meaning, and the handles by which the ker
 from __future__ import annotations
 
 from capture.backends.iptables.families import merged, of_one_family
-from capture.backends.nftables.names import HOOKS
+from capture.backends.nf_tables.hooks import HOOKS
 from capture.model.ruleset import BUILT_IN_CHAINS, Chain, Counters
 from capture.model.values import Value
 
@@ -36,7 +36,7 @@ class StandingTable(Value):
 
 
 if TYPE_CHECKING:
-    LiveSet = Mapping[tuple[Family, TableName], StandingTable]
+    LiveTables = Mapping[tuple[Family, TableName], StandingTable]
 
 
 def standing_table(
@@ -63,7 +63,7 @@ def model_name(table: TableName, chain: FoundChain) -> str:
     return f"{chain.name}({f'{hook.kind} {hook.place} {hook.priority}' if hook else 'not hooked'})"
 
 
-def ruleset_of(families: Sequence[Family], standing: LiveSet) -> Ruleset:
+def ruleset_of(families: Sequence[Family], standing: LiveTables) -> Ruleset:
     """Return the rule set of all families."""
     of_each = (
         of_one_family(family, {name: _chains(name, table) for (of, name), table in standing.items() if of == family})

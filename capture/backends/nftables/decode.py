@@ -8,9 +8,11 @@ loaded with, and what was done to it since, decides what a comparison means.
 
 from __future__ import annotations
 
-from capture.backends.nftables import constants as nf
-from capture.backends.nftables.encode import ADDRESS_OFFSETS, HOST_ORDER, PORT_SIZE, SIZES
-from capture.backends.nftables.names import Hook
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.expressions import PORT_SIZE
+from capture.backends.nf_tables.hooks import decode_hook
+from capture.backends.nf_tables.reading import VERDICTS, read_comment, read_counters, read_expression, read_verdict
+from capture.backends.nftables.encode import ADDRESS_OFFSETS, HOST_ORDER, SIZES
 from capture.backends.nftables.native import (
     ADDRESS_FAMILIES,
     CT_MARK,
@@ -37,14 +39,11 @@ from capture.backends.nftables.native import (
 from capture.model.addresses import BITS
 from capture.model.ruleset import (
     ALL_BITS,
-    Accept,
     Counters,
-    Drop,
     Jump,
     Log,
     Redirect,
     RestoreMark,
-    Return,
     SaveMark,
     SetMark,
     SetZone,
@@ -172,54 +171,14 @@ def _chain(fields: Fields, rules: dict[bytes, list[NativeRule]]) -> NativeChain:
     return NativeChain(decode_text(name), own, hook, policy)
 
 
-def decode_hook(chain: Fields) -> Hook | None:
-    """Return where the kernel enters a base chain; None for another chain."""
-    if nf.NFTA_CHAIN_HOOK not in chain:
-        return None
-    hook = decode_fields(chain[nf.NFTA_CHAIN_HOOK])
-    number = decode_number(hook[nf.NFTA_HOOK_HOOKNUM])
-    priority = int.from_bytes(hook[nf.NFTA_HOOK_PRIORITY], "big", signed=True)
-    return Hook(decode_text(chain[nf.NFTA_CHAIN_TYPE]), nf.HOOK_PLACES[number], priority)
-
-
 def _rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, Fields]]) -> NativeRule:
     for _, expression in decode(fields.get(nf.NFTA_RULE_EXPRESSIONS, b"")):
         decoded = known.get(expression)  # rules repeat themselves: most of their expressions were seen before
         if decoded is None:
-            decoded = known[expression] = _expression(expression)
+            decoded = known[expression] = read_expression(expression)
         program.run(*decoded)
-    comment = _comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
+    comment = read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
     return NativeRule(tuple(program.conditions), tuple(program.actions), program.counters, comment)
-
-
-def _comment(userdata: bytes) -> str:
-    """Return the comment among a rule's userdata, records of a byte of type, a byte of length, and that many bytes."""
-    offset = 0
-    while offset + 2 <= len(userdata):
-        kind, length = userdata[offset], userdata[offset + 1]
-        if kind == nf.NFTNL_UDATA_RULE_COMMENT:
-            return decode_text(userdata[offset + 2 : offset + 2 + length])
-        offset += 2 + length
-    return ""
-
-
-VALUES = {
-    "cmp": (nf.NFTA_CMP_DATA,),
-    "range": (nf.NFTA_RANGE_FROM_DATA, nf.NFTA_RANGE_TO_DATA),
-    "bitwise": (nf.NFTA_BITWISE_MASK, nf.NFTA_BITWISE_XOR),
-}
-"""Attributes that hold nothing but a nested value."""
-
-
-def _expression(expression: bytes) -> tuple[str, Fields]:
-    """Return the name and the fields of an expression, values unwrapped."""
-    outer = decode_fields(expression)
-    name = decode_text(outer[nf.NFTA_EXPR_NAME])
-    fields = decode_fields(outer.get(nf.NFTA_EXPR_DATA, b""))
-    for kind in VALUES.get(name, ()):
-        if kind in fields:
-            fields[kind] = decode_fields(fields[kind]).get(nf.NFTA_DATA_VALUE, b"")
-    return name, fields
 
 
 # --- sets ----------------------------------------------------------------------------------------
@@ -485,8 +444,7 @@ class Program:
     def counter(self, fields: Fields) -> bool:
         """``counter``: how many packets came this far."""
         if self.counters is None:
-            packets, octets = fields[nf.NFTA_COUNTER_PACKETS], fields[nf.NFTA_COUNTER_BYTES]
-            self.counters = Counters(decode_number(packets), decode_number(octets))
+            self.counters = read_counters(fields)
         return True
 
     def redir(self, fields: Fields) -> bool:
@@ -596,12 +554,8 @@ def _mark_action(value: Register | bytes | None) -> Action | None:
     return None
 
 
-VERDICTS: dict[int, Action] = {nf.NF_ACCEPT: Accept(), nf.NF_DROP: Drop(), nf.NFT_RETURN: Return()}
-
-
 def _verdict(fields: Fields) -> Action:
-    code = int.from_bytes(fields[nf.NFTA_VERDICT_CODE], "big", signed=True)
-    chain = decode_text(fields.get(nf.NFTA_VERDICT_CHAIN, b""))
+    code, chain = read_verdict(fields)
     if code == nf.NFT_JUMP:
         return Jump(chain)
     if code == nf.NFT_GOTO:

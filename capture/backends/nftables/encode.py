@@ -15,7 +15,29 @@ of ids for big endian, so those are always sets of intervals, whose keys really 
 
 from __future__ import annotations
 
-from capture.backends.nftables import constants as nf
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.expressions import (
+    COUNTER,
+    PORT_SIZE,
+    REGISTER,
+    bitwise,
+    compare,
+    data,
+    equality,
+    expression,
+    immediate,
+    in_network,
+    in_range,
+    jump,
+    load_ct,
+    load_meta,
+    load_payload,
+    nest,
+    store_ct,
+    store_meta,
+    verdict,
+)
+from capture.backends.nf_tables.hooks import encode_hook
 from capture.backends.nftables.native import (
     ADDRESS_FAMILIES,
     CT_MARK,
@@ -50,7 +72,7 @@ from capture.model.ruleset import (
     SetMark,
     SetZone,
 )
-from capture.netlink.attributes import BYTE_ORDER, attribute, s32be, text, u8, u16be, u32, u32be, u64be
+from capture.netlink.attributes import BYTE_ORDER, attribute, text, u8, u16be, u32, u32be
 from capture.netlink.batch import Change
 from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
 from capture.netlink.nfnetlink import NFPROTO_UNSPEC
@@ -69,15 +91,6 @@ ANONYMOUS = "__set%d"
 """The kernel puts a number in; the rule refers to the set by its id in the batch."""
 
 INTERFACE_NAME_SIZE = 16  # IFNAMSIZ in linux/if.h
-
-
-def nest(kind: int, *parts: bytes) -> bytes:
-    """Return attributes in an attribute as the kernel writes it for nf_tables: without the flag NLA_F_NESTED.
-
-    Its parser does not ask for the flag (nla_parse_nested_deprecated in net/netfilter/nf_tables_api.c), and
-    without it what comes back can be compared with what was sent (``exact``).
-    """
-    return attribute(kind, b"".join(parts))
 
 
 # --- tables, chains, rules -----------------------------------------------------------------------
@@ -105,11 +118,7 @@ def add_chain(table: str, chain: NativeChain) -> Change:
     """Return the message that makes a chain; of a base chain that stands there already, it sets the policy."""
     parts = _chain_name(table, chain.name)
     if chain.hook is not None and chain.policy is not None:
-        parts += nest(
-            nf.NFTA_CHAIN_HOOK,
-            attribute(nf.NFTA_HOOK_HOOKNUM, u32be(nf.HOOK_PLACES.index(chain.hook.place))),
-            attribute(nf.NFTA_HOOK_PRIORITY, s32be(chain.hook.priority)),
-        )
+        parts += encode_hook(chain.hook)
         parts += attribute(nf.NFTA_CHAIN_TYPE, text(chain.hook.kind))
         parts += attribute(nf.NFTA_CHAIN_POLICY, u32be(nf.POLICIES.index(chain.policy)))
     doing = f"add chain {chain.name} to table inet {table}"
@@ -189,64 +198,25 @@ def comment_of(rule: NativeRule) -> bytes:
 
 # --- expressions ---------------------------------------------------------------------------------
 
-
-def _expression(name: str, *attributes: bytes) -> bytes:
-    return nest(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, text(name)), nest(nf.NFTA_EXPR_DATA, *attributes))
-
-
-REGISTER = u32be(nf.NFT_REG_1)
-
-COUNTER = _expression(
-    "counter", attribute(nf.NFTA_COUNTER_BYTES, u64be(0)), attribute(nf.NFTA_COUNTER_PACKETS, u64be(0))
-)
-
-
-def _load_meta(key: int) -> bytes:
-    return _expression("meta", attribute(nf.NFTA_META_KEY, u32be(key)), attribute(nf.NFTA_META_DREG, REGISTER))
-
-
-def _store_meta(key: int) -> bytes:
-    return _expression("meta", attribute(nf.NFTA_META_KEY, u32be(key)), attribute(nf.NFTA_META_SREG, REGISTER))
-
-
-def _load_ct(key: int) -> bytes:
-    return _expression("ct", attribute(nf.NFTA_CT_DREG, REGISTER), attribute(nf.NFTA_CT_KEY, u32be(key)))
-
-
-def _store_ct(key: int) -> bytes:
-    return _expression("ct", attribute(nf.NFTA_CT_SREG, REGISTER), attribute(nf.NFTA_CT_KEY, u32be(key)))
-
-
-def _load_payload(base: int, offset: int, length: int) -> bytes:
-    return _expression(
-        "payload",
-        attribute(nf.NFTA_PAYLOAD_DREG, REGISTER),
-        attribute(nf.NFTA_PAYLOAD_BASE, u32be(base)),
-        attribute(nf.NFTA_PAYLOAD_OFFSET, u32be(offset)),
-        attribute(nf.NFTA_PAYLOAD_LEN, u32be(length)),
-    )
-
-
 ADDRESS_OFFSETS = {"ip saddr": 12, "ip daddr": 16, "ip6 saddr": 8, "ip6 daddr": 24}  # RFC 791 3.1, RFC 8200 3
-PORT_SIZE = 2  # RFC 9293 3.1, RFC 768: both ports are the first four bytes
 
 LOADS: dict[str, bytes] = {
-    NFPROTO: _load_meta(nf.NFT_META_NFPROTO),
-    L4PROTO: _load_meta(nf.NFT_META_L4PROTO),
-    IIFNAME: _load_meta(nf.NFT_META_IIFNAME),
-    OIFNAME: _load_meta(nf.NFT_META_OIFNAME),
-    SKUID: _load_meta(nf.NFT_META_SKUID),
-    SKGID: _load_meta(nf.NFT_META_SKGID),
-    MARK: _load_meta(nf.NFT_META_MARK),
-    CT_MARK: _load_ct(nf.NFT_CT_MARK),
-    CT_STATE: _load_ct(nf.NFT_CT_STATE),
+    NFPROTO: load_meta(nf.NFT_META_NFPROTO),
+    L4PROTO: load_meta(nf.NFT_META_L4PROTO),
+    IIFNAME: load_meta(nf.NFT_META_IIFNAME),
+    OIFNAME: load_meta(nf.NFT_META_OIFNAME),
+    SKUID: load_meta(nf.NFT_META_SKUID),
+    SKGID: load_meta(nf.NFT_META_SKGID),
+    MARK: load_meta(nf.NFT_META_MARK),
+    CT_MARK: load_ct(nf.NFT_CT_MARK),
+    CT_STATE: load_ct(nf.NFT_CT_STATE),
 } | {
-    field: _load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, BITS[ADDRESS_FAMILIES[field]] // 8)
+    field: load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, BITS[ADDRESS_FAMILIES[field]] // 8)
     for field, offset in ADDRESS_OFFSETS.items()
 }
 for _protocol in SPORT:
-    LOADS[SPORT[_protocol]] = _load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, 0, PORT_SIZE)
-    LOADS[DPORT[_protocol]] = _load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, PORT_SIZE, PORT_SIZE)
+    LOADS[SPORT[_protocol]] = load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, 0, PORT_SIZE)
+    LOADS[DPORT[_protocol]] = load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, PORT_SIZE, PORT_SIZE)
 
 SIZES = {NFPROTO: 1, L4PROTO: 1, SKUID: 4, SKGID: 4, MARK: 4, CT_MARK: 4, CT_STATE: 4}
 SIZES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), PORT_SIZE)
@@ -255,7 +225,7 @@ SIZES |= {field: BITS[family] // 8 for field, family in ADDRESS_FAMILIES.items()
 HOST_ORDER = frozenset((SKUID, SKGID, MARK, CT_MARK, CT_STATE))
 """Fields that lie in a register in the byte order of the machine."""
 
-TO_NETWORK_ORDER = _expression(
+TO_NETWORK_ORDER = expression(
     "byteorder",
     attribute(nf.NFTA_BYTEORDER_SREG, REGISTER),
     attribute(nf.NFTA_BYTEORDER_DREG, REGISTER),
@@ -273,102 +243,44 @@ def _among(condition: Among) -> bytes:
     size = SIZES[field]
     if first == last:
         order = BYTE_ORDER if field in HOST_ORDER else "big"
-        return LOADS[field] + _compare(_equality(condition), first.to_bytes(size, order))
+        return LOADS[field] + compare(_equality(condition), first.to_bytes(size, order))
     if field in ADDRESS_FAMILIES and is_network(first, last):
-        return _network(condition, first, (last - first).bit_length())
+        prefix = size * 8 - (last - first).bit_length()
+        return in_network(ADDRESS_OFFSETS[field], first.to_bytes(size, "big"), prefix, _equality(condition))
     load = LOADS[field] + TO_NETWORK_ORDER if field in HOST_ORDER else LOADS[field]
     low, high = first.to_bytes(size, "big"), last.to_bytes(size, "big")
     if condition.negated:
-        return load + _not_in_range(low, high)
-    return load + _compare(nf.NFT_CMP_GTE, low) + _compare(nf.NFT_CMP_LTE, high)
-
-
-def _network(condition: Among, first: int, host_bits: int) -> bytes:
-    """Return the comparison with a prefix: of its bytes if it has whole ones, else of the address under a mask."""
-    field = condition.field
-    size = SIZES[field]
-    equality = _equality(condition)
-    prefix = size * 8 - host_bits
-    if prefix % 8 == 0 and prefix > 0:
-        load = _load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, ADDRESS_OFFSETS[field], prefix // 8)
-        return load + _compare(equality, (first >> host_bits).to_bytes(prefix // 8, "big"))
-    mask = ((1 << prefix) - 1 << host_bits).to_bytes(size, "big")
-    return LOADS[field] + _bitwise(mask, bytes(size)) + _compare(equality, first.to_bytes(size, "big"))
+        return load + in_range(low, high, negated=True)
+    return load + compare(nf.NFT_CMP_GTE, low) + compare(nf.NFT_CMP_LTE, high)
 
 
 def _masked(condition: Masked) -> bytes:
-    compare = _compare(_equality(condition), u32(condition.value))
-    return LOADS[condition.field] + _bitwise(u32(condition.mask), u32(0)) + compare
+    is_value = compare(_equality(condition), u32(condition.value))
+    return LOADS[condition.field] + bitwise(u32(condition.mask)) + is_value
 
 
 def _named(condition: Named) -> bytes:
     """Return the comparison with a name: padded with NUL it is the whole name, else its beginning."""
     name = condition.name.encode("utf-8", "surrogateescape")
     whole = name if condition.any_ending else name.ljust(INTERFACE_NAME_SIZE, b"\0")
-    return LOADS[condition.field] + _compare(_equality(condition), whole)
+    return LOADS[condition.field] + compare(_equality(condition), whole)
 
 
 def _equality(condition: Among | Masked | Named) -> int:
-    return nf.NFT_CMP_NEQ if condition.negated else nf.NFT_CMP_EQ
-
-
-def _data(kind: int, value: bytes) -> bytes:
-    return nest(kind, attribute(nf.NFTA_DATA_VALUE, value))
-
-
-def _compare(operator: int, value: bytes) -> bytes:
-    return _expression(
-        "cmp",
-        attribute(nf.NFTA_CMP_SREG, REGISTER),
-        attribute(nf.NFTA_CMP_OP, u32be(operator)),
-        _data(nf.NFTA_CMP_DATA, value),
-    )
-
-
-def _not_in_range(low: bytes, high: bytes) -> bytes:
-    return _expression(
-        "range",
-        attribute(nf.NFTA_RANGE_SREG, REGISTER),
-        attribute(nf.NFTA_RANGE_OP, u32be(nf.NFT_RANGE_NEQ)),
-        _data(nf.NFTA_RANGE_FROM_DATA, low),
-        _data(nf.NFTA_RANGE_TO_DATA, high),
-    )
-
-
-def _bitwise(mask: bytes, flip: bytes) -> bytes:
-    """Return: register = register & mask ^ flip."""
-    return _expression(
-        "bitwise",
-        attribute(nf.NFTA_BITWISE_SREG, REGISTER),
-        attribute(nf.NFTA_BITWISE_DREG, REGISTER),
-        attribute(nf.NFTA_BITWISE_LEN, u32be(len(mask))),
-        attribute(nf.NFTA_BITWISE_OP, u32be(nf.NFT_BITWISE_MASK_XOR)),  # unknown before Linux 5.6, and skipped there
-        _data(nf.NFTA_BITWISE_MASK, mask),
-        _data(nf.NFTA_BITWISE_XOR, flip),
-    )
-
-
-def _immediate(value: bytes) -> bytes:
-    return _expression("immediate", attribute(nf.NFTA_IMMEDIATE_DREG, REGISTER), _data(nf.NFTA_IMMEDIATE_DATA, value))
-
-
-def _verdict(code: int, chain: bytes = b"") -> bytes:
-    verdict = nest(nf.NFTA_DATA_VERDICT, attribute(nf.NFTA_VERDICT_CODE, s32be(code)), chain)
-    register = attribute(nf.NFTA_IMMEDIATE_DREG, u32be(nf.NFT_REG_VERDICT))
-    return _expression("immediate", register, nest(nf.NFTA_IMMEDIATE_DATA, verdict))
+    return equality(negated=condition.negated)
 
 
 def _jump(action: Jump) -> bytes:
-    return _verdict(nf.NFT_JUMP, attribute(nf.NFTA_VERDICT_CHAIN, text(action.chain)))
+    return jump(action.chain)
 
 
 def _redirect(action: Redirect) -> bytes:
-    return _immediate(u16be(action.port)) + REDIRECT
+    return immediate(u16be(action.port)) + REDIRECT
 
 
 def _proxy(action: Proxy) -> bytes:
     family = NFPROTO_NUMBERS[action.family] if action.family else NFPROTO_UNSPEC
-    return _immediate(u16be(action.port)) + _expression(
+    return immediate(u16be(action.port)) + expression(
         "tproxy",
         attribute(nf.NFTA_TPROXY_FAMILY, u32be(family)),
         attribute(nf.NFTA_TPROXY_REG_PORT, REGISTER),
@@ -377,26 +289,26 @@ def _proxy(action: Proxy) -> bytes:
 
 def _set_mark(action: SetMark) -> bytes:
     if action.mask == ALL_BITS:
-        return _immediate(u32(action.value)) + STORE_MARK
-    return LOADS[MARK] + _bitwise(u32(ALL_BITS & ~action.mask), u32(action.value & action.mask)) + STORE_MARK
+        return immediate(u32(action.value)) + STORE_MARK
+    return LOADS[MARK] + bitwise(u32(ALL_BITS & ~action.mask), u32(action.value & action.mask)) + STORE_MARK
 
 
 def _set_zone(action: SetZone) -> bytes:
-    return _immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE
+    return immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE
 
 
 def _log(action: Log) -> bytes:
     level = attribute(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING))  # the default, which the kernel tells
-    return _expression("log", attribute(nf.NFTA_LOG_PREFIX, text(action.prefix)), level)
+    return expression("log", attribute(nf.NFTA_LOG_PREFIX, text(action.prefix)), level)
 
 
 def _fixed(expressions: bytes) -> Callable[[object], bytes]:
     return lambda _: expressions
 
 
-STORE_MARK = _store_meta(nf.NFT_META_MARK)
-STORE_ZONE = _store_ct(nf.NFT_CT_ZONE)
-REDIRECT = _expression(
+STORE_MARK = store_meta(nf.NFT_META_MARK)
+STORE_ZONE = store_ct(nf.NFT_CT_ZONE)
+REDIRECT = expression(
     "redir",
     attribute(nf.NFTA_REDIR_REG_PROTO_MIN, REGISTER),
     attribute(nf.NFTA_REDIR_REG_PROTO_MAX, REGISTER),  # without it the kernel takes the same, and says so afterwards
@@ -407,14 +319,14 @@ EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
     Among: _among,
     Masked: _masked,
     Named: _named,
-    Accept: _fixed(_verdict(nf.NF_ACCEPT)),
-    Drop: _fixed(_verdict(nf.NF_DROP)),
-    Return: _fixed(_verdict(nf.NFT_RETURN)),
+    Accept: _fixed(verdict(nf.NF_ACCEPT)),
+    Drop: _fixed(verdict(nf.NF_DROP)),
+    Return: _fixed(verdict(nf.NFT_RETURN)),
     Jump: _jump,
     Redirect: _redirect,
     Proxy: _proxy,
     SetMark: _set_mark,
-    SaveMark: _fixed(LOADS[MARK] + _store_ct(nf.NFT_CT_MARK)),
+    SaveMark: _fixed(LOADS[MARK] + store_ct(nf.NFT_CT_MARK)),
     RestoreMark: _fixed(LOADS[CT_MARK] + STORE_MARK),
     SetZone: _set_zone,
     Log: _log,
@@ -430,7 +342,7 @@ KEY_TYPES |= {field: {"ipv4": 7, "ipv6": 8}[family] for field, family in ADDRESS
 
 
 def _lookup(condition: Among, number: int) -> bytes:
-    return _load_for_set(condition.field) + _expression(
+    return _load_for_set(condition.field) + expression(
         "lookup",
         attribute(nf.NFTA_LOOKUP_SREG, REGISTER),
         attribute(nf.NFTA_LOOKUP_SET, text(ANONYMOUS)),
@@ -444,7 +356,7 @@ def _load_for_set(field: str) -> bytes:
 
 
 def _lookup_by_name(condition: Among, name: str) -> bytes:
-    return _load_for_set(condition.field) + _expression(
+    return _load_for_set(condition.field) + expression(
         "lookup",
         attribute(nf.NFTA_LOOKUP_SET, text(name)),
         attribute(nf.NFTA_LOOKUP_SREG, REGISTER),
@@ -507,7 +419,7 @@ def _is_plain(condition: Among) -> bool:
 
 def _element_frame(size: int, *after_key: bytes) -> tuple[bytes, bytes]:
     """Return what stands before and after the key of an element; elements differ in nothing else."""
-    element = nest(nf.NFTA_LIST_ELEM, _data(nf.NFTA_SET_ELEM_KEY, bytes(size)), *after_key)
+    element = nest(nf.NFTA_LIST_ELEM, data(nf.NFTA_SET_ELEM_KEY, bytes(size)), *after_key)
     key_end = len(element) - len(b"".join(after_key)) - (-size & 3)
     return element[: key_end - size], element[key_end:]
 

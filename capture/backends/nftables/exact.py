@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import errno
 
-from capture.backends.nftables import constants as nf
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.exact import compared_of_chain, rule_is
 from capture.backends.nftables import encode
 from capture.errors import KernelError
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
     FoundRules = dict[tuple[str, str], list[dict[int, bytes]]]
     """The attributes of rules, by their table and chain."""
 
-COMPARED_OF_CHAIN = (nf.NFTA_CHAIN_HOOK, nf.NFTA_CHAIN_TYPE, nf.NFTA_CHAIN_POLICY)
 
-
-def stands_exactly(netfilter: NetlinkSocket, wanted: Iterable[NativeTable], our_tables: frozenset[str]) -> bool:
+def holds_exactly(netfilter: NetlinkSocket, wanted: Iterable[NativeTable], our_tables: frozenset[str]) -> bool:
     """Return whether our tables that stand are the wanted ones, to the byte; False does not mean that they differ."""
     try:
         return _stands(netfilter, tuple(wanted), our_tables)
@@ -76,17 +75,14 @@ def _chains(netfilter: NetlinkSocket, our_tables: frozenset[str]) -> dict[tuple[
             fields = decode_fields(attributes)
             table = tables.get(fields[nf.NFTA_CHAIN_TABLE])
             if table is not None:
-                chains[table, decode_text(fields[nf.NFTA_CHAIN_NAME])] = _compared(fields)
+                chains[table, decode_text(fields[nf.NFTA_CHAIN_NAME])] = compared_of_chain(fields)
     return chains if ours == {table for table, _ in chains} else None
-
-
-def _compared(fields: dict[int, bytes]) -> dict[int, bytes]:
-    return {kind: fields[kind] for kind in COMPARED_OF_CHAIN if kind in fields}
 
 
 def _chains_are(wanted: Iterable[NativeTable], found: dict[tuple[str, str], dict[int, bytes]]) -> bool:
     return all(
-        _compared(decode_fields(encode.add_chain(table.name, chain).attributes)) == found[table.name, chain.name]
+        compared_of_chain(decode_fields(encode.add_chain(table.name, chain).attributes))
+        == found[table.name, chain.name]
         for table in wanted
         for chain in table.chains
     )
@@ -113,18 +109,7 @@ def _rules_are(wanted: tuple[NativeRule, ...], found: list[dict[int, bytes]], se
 def _rule_is(wanted: NativeRule, found: dict[int, bytes], set_names: Iterator[str]) -> bool:
     """Return whether a rule came back as it was sent: conditions, a counter of any value, actions, comment."""
     before, after = encode.conditions_of(wanted, set_names), encode.actions_of(wanted)
-    expressions = found[nf.NFTA_RULE_EXPRESSIONS]
-    comment = attribute(nf.NFTA_RULE_USERDATA, found[nf.NFTA_RULE_USERDATA]) if nf.NFTA_RULE_USERDATA in found else b""
-    return (
-        len(expressions) == len(before) + len(encode.COUNTER) + len(after)
-        and expressions.startswith(before + COUNTER_HEAD)
-        and expressions.endswith(after)
-        and comment == encode.comment_of(wanted)
-    )
-
-
-COUNTER_HEAD = encode.COUNTER[: encode.COUNTER.index(b"counter\0") + len(b"counter\0")]
-"""The counter expression up to its name; what follows are its values."""
+    return rule_is(found, before, after, encode.comment_of(wanted))
 
 
 # --- sets ----------------------------------------------------------------------------------------

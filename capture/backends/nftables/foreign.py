@@ -10,8 +10,9 @@ import errno
 import sys
 
 from capture.analysis.foreign import PRIORITIES, ForeignChain, in_tables_of_iptables
-from capture.backends.nftables import constants as nf
-from capture.backends.nftables.decode import NativeSet, decode_hook, decode_table
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.hooks import decode_hook
+from capture.backends.nftables.decode import NativeSet, decode_table
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, model_target
 from capture.backends.nftables.native import NFPROTO_NUMBERS, Proxy

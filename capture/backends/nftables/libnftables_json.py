@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 
+from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nftables.encode import SIZES
-from capture.backends.nftables.names import Hook
 from capture.backends.nftables.native import (
     ADDRESS_FAMILIES,
     CT_MARK,

@@ -13,7 +13,8 @@ What nf_tables does differently from iptables, and how it is made equal here:
 
 from __future__ import annotations
 
-from capture.backends.nftables.names import HOOKS, TABLE_NAMES, native_chain
+from capture.backends.nf_tables.hooks import HOOKS
+from capture.backends.nftables.names import TABLE_NAMES, native_chain
 from capture.backends.nftables.native import (
     CT_MARK,
     CT_STATE,

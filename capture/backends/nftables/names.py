@@ -7,24 +7,21 @@ nat ISTIO-INBOUND     inet istio-proxy-nat, chain ISTIO-INBOUND
 
 from __future__ import annotations
 
+from capture.backends.nf_tables.hooks import HOOKS
 from capture.model.ruleset import (
-    BUILT_IN_CHAINS,
     FORWARD,
     INPUT,
-    MANGLE,
-    NAT,
     OUTPUT,
     POSTROUTING,
     PREROUTING,
-    RAW,
     TABLES,
 )
-from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
+    from capture.backends.nf_tables.hooks import Hook
     from capture.model.ruleset import TableName
 
     ChainType = Literal["filter", "nat", "route"]
@@ -34,39 +31,6 @@ TABLE_NAMES: dict[TableName, str] = {table: f"istio-proxy-{table}" for table in 
 
 MODEL_TABLES: dict[str, TableName] = {native: table for table, native in TABLE_NAMES.items()}
 
-
-class Hook(Value):
-    """Where the kernel enters a base chain: a place on the packet's path, and a turn among the chains there.
-
-    ``place`` is a name of the hook in lower case. Lower priorities come first.
-    """
-
-    kind: str
-    place: str
-    priority: int
-
-
-# linux/netfilter_ipv4.h, enum nf_ip_hook_priorities: the same turns as the tables of iptables have.
-NF_IP_PRI_RAW = -300
-NF_IP_PRI_MANGLE = -150
-NF_IP_PRI_NAT_DST = -100
-NF_IP_PRI_NAT_SRC = 100
-
-
-def _hook(table: TableName, chain: str) -> Hook:
-    place = chain.lower()
-    if table == RAW:
-        return Hook("filter", place, NF_IP_PRI_RAW)
-    if table == MANGLE:
-        # Type route: a packet whose mark was changed is routed again, as iptables' mangle OUTPUT does.
-        return Hook("route" if chain == OUTPUT else "filter", place, NF_IP_PRI_MANGLE)
-    return Hook("nat", place, NF_IP_PRI_NAT_SRC if chain in (INPUT, POSTROUTING) else NF_IP_PRI_NAT_DST)
-
-
-HOOKS: dict[tuple[TableName, str], Hook] = {
-    (table, chain): _hook(table, chain) for table in (RAW, MANGLE, NAT) for chain in BUILT_IN_CHAINS[table]
-}
-"""The built-in chains of the model as base chains, by table and chain."""
 
 BASE_CHAIN_NAMES = {chain: chain.lower() for chain in (PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING)}
 _RESERVED = {*BASE_CHAIN_NAMES, *BASE_CHAIN_NAMES.values()}

@@ -16,7 +16,7 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.backends.nftables.names import Hook
+    from capture.backends.nf_tables.hooks import Hook
     from capture.model.addresses import Family
     from capture.model.ruleset import (
         Accept,

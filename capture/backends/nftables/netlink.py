@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 
-from capture.backends.nftables import constants as nf
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.hooks import decode_hook
 from capture.backends.nftables import encode, plan
-from capture.backends.nftables.exact import stands_exactly
+from capture.backends.nftables.exact import holds_exactly
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.names import MODEL_TABLES
 from capture.errors import KernelError
@@ -27,8 +28,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from capture.backends.nf_tables.hooks import Hook
     from capture.backends.nftables.decode import NativeSet
-    from capture.backends.nftables.names import Hook
     from capture.backends.nftables.native import NativeTable
     from capture.model.ruleset import Ruleset
     from capture.netlink.batch import Change
@@ -62,7 +63,7 @@ class NetlinkDriver:
     def holds(self, desired: Ruleset) -> bool:
         """Return whether our tables are to the byte what ``write`` makes; no means no more than "read it"."""
         with open_netfilter() as netfilter:
-            return stands_exactly(netfilter, self._native(desired), OUR_TABLES)
+            return holds_exactly(netfilter, self._native(desired), OUR_TABLES)
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make our tables be ``desired`` in one transaction, whatever stands in them: they are ours alone."""
@@ -82,7 +83,7 @@ class NetlinkDriver:
         return self._lowered[1]
 
 
-def _change(doing: str, changes: Callable[[plan.LiveSet], Iterable[Change]]) -> None:
+def _change(doing: str, changes: Callable[[plan.LiveTables], Iterable[Change]]) -> None:
     """Commit the changes of what stands, in one transaction and only if nobody changes it meanwhile."""
     with open_netfilter() as netfilter:
         for _ in range(ATTEMPTS):
@@ -157,14 +158,12 @@ def read_set(netfilter: NetlinkSocket, table: str, name: str, family: int = nf.N
     return decode_set(body[NFGENMSG_SIZE:], [element for _, element in elements])
 
 
-def _read_standing(netfilter: NetlinkSocket) -> plan.LiveSet:
+def _read_standing(netfilter: NetlinkSocket) -> plan.LiveTables:
     """Return our tables that stand, with the hooks of their chains."""
     standing: dict[str, dict[str, Hook | None] | None] = {}
     tables = _our_tables(netfilter)
     if not tables:
         return standing
-    from capture.backends.nftables.decode import decode_hook  # not needed in a namespace that is new
-
     for table in map(decode_fields, tables):
         name = decode_text(table[nf.NFTA_TABLE_NAME])
         chains = [decode_fields(chain) for chain in _read_chains(netfilter, name)]

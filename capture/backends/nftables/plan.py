@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Protocol, TypeVar
 
-    from capture.backends.nftables.names import Hook
+    from capture.backends.nf_tables.hooks import Hook
     from capture.backends.nftables.native import NativeChain, NativeTable
 
     T_co = TypeVar("T_co", covariant=True)
 
-    LiveSet = Mapping[str, Mapping[str, Hook | None] | None]
+    LiveTables = Mapping[str, Mapping[str, Hook | None] | None]
     """The hooks of the chains that stand, by table and chain; None for a table that must go as a whole."""
 
     class Language(Protocol[T_co]):
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-def replace(wanted: Sequence[NativeTable], standing: LiveSet, language: Language[T]) -> Iterator[T]:
+def replace(wanted: Sequence[NativeTable], standing: LiveTables, language: Language[T]) -> Iterator[T]:
     """Yield the changes that make the wanted tables of what stands, and delete the other ones that stand."""
     for table in wanted:
         chains = standing.get(table.name)

@@ -306,8 +306,10 @@ def _host(examined: Examined) -> Iterator[Finding]:
     for path, version in examined.versions.items():
         yield Finding("host", os.path.basename(path), "ok", f"{version} ({path})")
     yield from _missing_programs(examined.facts)
-    yield _optional("python-iptables", "the driver iptc", "iptc", present=examined.facts.python_iptables)
-    yield _optional("libnftables", "the driver libnftables", "libnftables", present=examined.facts.libnftables)
+    yield _optional(
+        "python-iptables", "the driver iptc", "python-iptables setuptools", present=examined.facts.python_iptables
+    )
+    yield _optional("libnftables", "the driver libnftables", "pip-nftables", present=examined.facts.libnftables)
     if examined.lock_holder is not None:
         says = f"{XTABLES_LOCK} is held by process {examined.lock_holder}; we do not wait for it, other programs do"
         yield Finding("host", "lock", "note", says)
@@ -359,9 +361,7 @@ def _missing_programs(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _optional(name: str, use: str, extra: str, *, present: bool) -> Finding:
+def _optional(name: str, use: str, packages: str, *, present: bool) -> Finding:
     if present:
         return Finding("host", name, "ok", f"installed, for {use}")
-    return Finding(
-        "host", name, "note", f"not installed; {use} needs it, and nothing else", f"pip install istio-capture[{extra}]"
-    )
+    return Finding("host", name, "note", f"not installed; {use} needs it, and nothing else", f"pip install {packages}")

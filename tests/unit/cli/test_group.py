@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 import pytest
 
+from capture import __version__
 from capture.cli.group import COMMANDS, capture, run
 from capture.cli.options import CaptureCommand, SettingOption, spelled_out
-from capture.version import VERSION
 
 PROGRAM = Path(sys.executable).with_name("capture")
 
@@ -21,7 +21,7 @@ def test_every_command_is_there_and_has_help_with_examples(name: str, capsys: py
 
     told = capsys.readouterr().out
     assert told.startswith(f"Usage: capture {name}")
-    assert f"capture {name}" in told.partition("Examples:")[2] or name == "cni"
+    assert f"capture {name}" in told.partition("Examples:")[2] or name in {"cni", "node"}
 
 
 def test_options_are_told_by_topic_with_their_variables(capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,7 +38,7 @@ def test_options_are_told_by_topic_with_their_variables(capsys: pytest.CaptureFi
 def test_a_program_says_its_name_and_version(program: str) -> None:
     done = subprocess.run([PROGRAM.with_name(program), "--version"], capture_output=True, text=True, check=True)
 
-    assert done.stdout == f"{program} {VERSION}\n"
+    assert done.stdout == f"{program} {__version__}\n"
 
 
 def test_the_commands_are_listed_without_importing_them() -> None:

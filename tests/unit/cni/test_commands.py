@@ -116,7 +116,7 @@ def test_a_list_of_our_own_has_a_name_unless_it_gets_one(node: Node) -> None:
         (["--log-file", "/dev/stdout"], "a file, no device"),
         (["--agent-pod", "capture-agent"], "name_prefix"),
         (["--pod-source", "kubernetes"], "no 'kubeconfig'"),
-        (["--pod-source", "agent"], "not one of"),
+        (["--pod-source", "operator"], "not one of"),
         (["--exclude-namespace", "Kube System"], "namespaces of Kubernetes"),
     ],
 )

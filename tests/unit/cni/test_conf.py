@@ -124,7 +124,7 @@ UNUSABLE: list[tuple[str, object]] = [
     ("exclude_namespaces", {"a": 1}),
     ("pod_sources", "runtime"),
     ("pod_sources", []),
-    ("pod_sources", ["agent"]),
+    ("pod_sources", ["operator"]),
     ("pod_sources", ["runtime", "runtime"]),
     ("pod_sources", [["runtime"]]),
     ("pod_sources", ["kubernetes"]),  # and no kubeconfig

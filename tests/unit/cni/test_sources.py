@@ -122,3 +122,51 @@ def test_a_server_that_is_not_verified_is_worth_a_line(ask: Any, tmp_path: Path)
         assert ask("kubernetes") == (1000670000, "")
     line = json.loads((tmp_path / "log").read_text())
     assert (line["level"], "is not verified" in line["message"]) == ("warn", True)
+
+
+# --- the node's agent --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """An agent that answers what the test puts here, by the pod's name."""
+    from cni.agent.server import Server
+
+    known: dict[str, Any] = {}
+    server = Server(str(tmp_path / "run" / "socket"), {"pod": lambda question: {"pod": known.get(question["name"])}})
+    yield known
+    server.close()
+
+
+def from_agent(tmp_path: Path, *sources: str) -> tuple[int | None, str]:
+    configuration = conf.parse(
+        {
+            "pod_sources": list(sources),
+            "kubeconfig": str(tmp_path / "kubeconfig"),
+            "agent_socket": str(tmp_path / "run" / "socket"),
+            "runtimeConfig": {CAPABILITY: INJECTED},
+        }
+    )
+    pod, reason = learn(WEB, configuration, Log(""))
+    return pod.proxy.uid, reason
+
+
+def test_what_the_agent_knows_needs_no_api_server(
+    tmp_path: Path, agent: dict[str, Any], server: FakeKubernetes
+) -> None:
+    agent["web-0"] = a_pod()
+    assert from_agent(tmp_path, "runtime", "agent", "kubernetes") == (1000670000, "")
+    assert server.requests == []
+
+
+def test_what_the_agent_does_not_know_the_api_server_does(
+    tmp_path: Path, agent: dict[str, Any], server: FakeKubernetes
+) -> None:
+    server.pods["shop", "web-0"] = a_pod(labels={INJECT: "false"})
+    assert from_agent(tmp_path, "runtime", "agent", "kubernetes")[1] == f"{INJECT} says false"
+
+
+def test_without_agent_and_api_server_nothing_is_certain(tmp_path: Path) -> None:
+    with pytest.raises(CniError) as error:
+        from_agent(tmp_path, "runtime", "agent")
+    assert error.value.code == POD_UNKNOWN

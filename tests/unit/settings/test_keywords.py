@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import ipaddress
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from capture.errors import ConfigurationError
 from capture.model.addresses import parse_network
 from capture.model.ruleset import Span
-from capture.operations import trace_packet
 from capture.settings import options as table
-from capture.settings.keywords import OPTIONS_BY_NAME, make_settings
+from capture.settings.keywords import OPTIONS_BY_NAME, Keywords, make_settings
 from capture.settings.options import EXCLUDED_INBOUND_PORTS, OUTBOUND_NETWORKS, PROXY_PORT, REDIRECT_DNS
 from capture.settings.settings import Settings
 
@@ -42,16 +45,58 @@ def test_a_value_that_cannot_be_used_names_the_argument() -> None:
 
 
 def test_a_name_that_is_no_option_is_refused_with_the_one_that_may_be_meant() -> None:
-    with pytest.raises(TypeError, match=r"no option 'proxy_prot'; is 'proxy_port' meant"):
-        make_settings(proxy_prot=1)
-    with pytest.raises(TypeError, match=r"no option 'zzz'$"):
-        make_settings(zzz=1)
+    wrong: dict[str, Any] = {"proxy_prot": 1}
+    with pytest.raises(ConfigurationError, match=r"did you mean 'proxy_port'"):
+        make_settings(**wrong)
+    unlike: dict[str, Any] = {"zzz": 1}
+    with pytest.raises(ConfigurationError, match=r"the name of an option$"):
+        make_settings(**unlike)
 
 
-def test_every_option_of_the_table_has_a_name() -> None:
+def test_every_option_of_the_table_has_a_keyword() -> None:
     assert set(OPTIONS_BY_NAME.values()) == set(table.OPTIONS)
+    assert list(Keywords.__annotations__) == list(OPTIONS_BY_NAME)
 
 
-def test_an_address_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="not an IP address"):
-        trace_packet("example.org", 80)
+@pytest.mark.parametrize(
+    ("name", "value", "same"),
+    [
+        ("outbound_networks", ipaddress.ip_network("10.0.0.0/16"), "10.0.0.0/16"),
+        ("outbound_networks", [ipaddress.ip_address("10.0.0.1"), "fd00::/8"], "10.0.0.1/32,fd00::/8"),
+        ("ipv4_loopback", ipaddress.ip_network("127.0.0.6"), "127.0.0.6/32"),
+        ("proxy_uid", range(1337, 1340), "1337,1338,1339"),
+        ("excluded_inbound_ports", {22}, "22"),
+        ("excluded_interfaces", (name for name in ("net1", "net2")), "net1,net2"),
+        ("network_namespace", Path("/run/netns/pod"), "/run/netns/pod"),
+    ],
+)
+def test_values_of_other_types_are_taken_where_they_make_sense(name: str, value: Any, same: str) -> None:
+    option = OPTIONS_BY_NAME[name]
+    assert make_settings(**{name: value})[option] == make_settings(**{name: same})[option]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("excluded_inbound_ports", b"22"),
+        ("excluded_inbound_ports", [b"22"]),
+        ("excluded_inbound_ports", [[22]]),
+        ("excluded_inbound_ports", [None]),
+        ("excluded_inbound_ports", {22: "ssh"}),
+        ("proxy_port", 15001.0),
+        pytest.param("proxy_port", 10**4300, id="huge"),
+        ("proxy_port", -1),
+        ("proxy_port", True),
+        ("proxy_uid", 2**32),
+        ("outbound_networks", object()),
+        ("network_namespace", b"/run/netns/pod"),
+        ("profile", 1),
+    ],
+)
+def test_everything_else_is_a_configuration_error(name: str, value: object) -> None:
+    wrong: dict[str, Any] = {name: value}
+    with pytest.raises(ConfigurationError) as caught:
+        make_settings(**wrong)
+
+    assert caught.value.option == OPTIONS_BY_NAME[name].name
+    assert caught.value.origin == f"the argument {name}"

@@ -9,7 +9,7 @@ from capture.backends.iptables.xt_changes import changes
 from capture.backends.iptables.xt_decode import FoundChain, FoundRule
 from capture.backends.iptables.xt_makers import made_by_us
 from capture.backends.iptables.xt_tables import StandingTable, model_name, ruleset_of, standing_table
-from capture.backends.nftables.names import HOOKS, Hook
+from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.errors import CaptureError
 from capture.model.addresses import IPV4, IPV6
 from capture.model.ruleset import (

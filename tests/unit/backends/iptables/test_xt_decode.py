@@ -8,8 +8,9 @@ import pytest
 
 from capture.backends.iptables import xt_encode as enc
 from capture.backends.iptables.xt_decode import FoundChain, Reader, decode_chain
-from capture.backends.nftables import constants as nf
-from capture.backends.nftables.names import Hook
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables import expressions as kernel
+from capture.backends.nf_tables.hooks import Hook
 from capture.model.addresses import IPV4, IPV6, parse_network
 from capture.model.ruleset import (
     Accept,
@@ -78,7 +79,7 @@ def compare(value: bytes, operator: int = EQ, register: int = 1) -> bytes:
 
 
 def payload(base: int, offset: int, length: int) -> bytes:
-    return enc._payload(base, offset, length)
+    return kernel.load_payload(base, offset, length)
 
 
 def network(prefix: str) -> tuple[Network, ...]:
@@ -108,7 +109,7 @@ class TestOlderReleases:
         assert read(payload(1, 6, 1) + compare(b"\6"), IPV6).matches == (TCP,)
 
     def test_a_whole_address_under_a_mask(self) -> None:
-        expressions = payload(1, 16, 4) + enc._bitwise(b"\xff\0\0\0") + compare(b"\n\0\0\0", NEQ)
+        expressions = payload(1, 16, 4) + kernel.bitwise(b"\xff\0\0\0") + compare(b"\n\0\0\0", NEQ)
         assert read(expressions).matches == (Destination(network("10.0.0.0/8"), negated=True),)
 
     def test_a_comment_beside_the_rule(self) -> None:
@@ -168,8 +169,8 @@ class TestNft:
             (payload(2, 0, 4) + compare(b"\0\1\0\2", NEQ), "[ not (th sport 1 and th dport 2) ]"),
             (payload(2, 2, 2) + compare(u16be(53)), "[ th dport == 53 ]"),
             (payload(2, 0, 2) + compare(u16be(53), NEQ), "[ th sport != 53 ]"),
-            (meta(3) + enc._bitwise(bytes(4)) * 2 + compare(bytes(4)), "[ register == 0x00000000 ]"),
-            (payload(1, 12, 4) + enc._bitwise(b"\xff\0\0\0") + compare(b"\n\1\0\0"), None),
+            (meta(3) + kernel.bitwise(bytes(4)) * 2 + compare(bytes(4)), "[ register == 0x00000000 ]"),
+            (payload(1, 12, 4) + kernel.bitwise(b"\xff\0\0\0") + compare(b"\n\1\0\0"), None),
         ],
     )
     def test_what_iptables_could_not_say(self, expressions: bytes, shown: str | None) -> None:
@@ -189,7 +190,9 @@ class TestNft:
 
 class TestWords:
     def test_of_iptables_where_it_has_any(self) -> None:
-        rule = read(enc._meta(nf.NFT_META_L4PROTO) + compare(b"\1") + extension("target", "MASQUERADE", 0, bytes(24)))
+        rule = read(
+            kernel.load_meta(nf.NFT_META_L4PROTO) + compare(b"\1") + extension("target", "MASQUERADE", 0, bytes(24))
+        )
         assert rule == Rule(UnknownVerdict("MASQUERADE"), (UnknownMatch("-p icmp"),), IPV4)
 
     def test_bytes_where_nobody_knows(self) -> None:

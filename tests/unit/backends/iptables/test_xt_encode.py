@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from capture.backends.iptables.xt_encode import COUNTER, TableMessages, expressions, matches_of, verdict_of
-from capture.backends.nftables import constants as nf
+from capture.backends.iptables.xt_encode import TableMessages, expressions, matches_of, verdict_of
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.expressions import COUNTER
 from capture.model.addresses import IPV4, IPV6, parse_network
 from capture.model.ruleset import (
     NAT,

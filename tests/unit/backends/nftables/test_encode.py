@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.backends.nftables import constants as nf
+from capture.backends.nf_tables import constants as nf
 from capture.backends.nftables.encode import MAX_RANGES, add_chain, add_rules, add_table, delete_chain, flush_table
 from capture.backends.nftables.lower import lower
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nftables.libnftables_json import parse_tables
-from capture.backends.nftables.names import Hook
 from capture.backends.nftables.native import (
     CT_MARK,
     CT_STATE,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.foreign import PRIORITIES
-from capture.backends.nftables.names import HOOKS, TABLE_NAMES, Hook, model_chain, native_chain
+from capture.backends.nf_tables.hooks import HOOKS, Hook
+from capture.backends.nftables.names import TABLE_NAMES, model_chain, native_chain
 from capture.model.ruleset import (
     MANGLE,
     NAT,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nftables import plan
-from capture.backends.nftables.names import Hook
 from capture.backends.nftables.native import NativeChain, NativeRule, NativeTable
 from capture.model.ruleset import Return
 
@@ -40,7 +40,7 @@ class Words:
                 yield f"add {len(chain.rules)} rules {table.name} {chain.name}"
 
 
-def replaced(standing: plan.LiveSet) -> list[str]:
+def replaced(standing: plan.LiveTables) -> list[str]:
     return list(plan.replace((NAT,), standing, Words()))
 
 

@@ -1,0 +1,67 @@
+"""Where the kernel enters base chains: the hooks of the model's built-in chains, and how a message says them."""
+
+from __future__ import annotations
+
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.expressions import nest
+from capture.model.ruleset import BUILT_IN_CHAINS, INPUT, MANGLE, NAT, OUTPUT, POSTROUTING, RAW
+from capture.model.values import Value
+from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, s32be, u32be
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model.ruleset import TableName
+
+
+class Hook(Value):
+    """Where the kernel enters a base chain: a place on the packet's path, and a turn among the chains there.
+
+    ``place`` is a name of the hook in lower case. Lower priorities come first.
+    """
+
+    kind: str
+    place: str
+    priority: int
+
+
+# linux/netfilter_ipv4.h, enum nf_ip_hook_priorities: the same turns as the tables of iptables have.
+NF_IP_PRI_RAW = -300
+NF_IP_PRI_MANGLE = -150
+NF_IP_PRI_NAT_DST = -100
+NF_IP_PRI_NAT_SRC = 100
+
+
+def _hook(table: TableName, chain: str) -> Hook:
+    place = chain.lower()
+    if table == RAW:
+        return Hook("filter", place, NF_IP_PRI_RAW)
+    if table == MANGLE:
+        # Type route: a packet whose mark was changed is routed again, as iptables' mangle OUTPUT does.
+        return Hook("route" if chain == OUTPUT else "filter", place, NF_IP_PRI_MANGLE)
+    return Hook("nat", place, NF_IP_PRI_NAT_SRC if chain in (INPUT, POSTROUTING) else NF_IP_PRI_NAT_DST)
+
+
+HOOKS: dict[tuple[TableName, str], Hook] = {
+    (table, chain): _hook(table, chain) for table in (RAW, MANGLE, NAT) for chain in BUILT_IN_CHAINS[table]
+}
+"""The built-in chains of the model as base chains, by table and chain."""
+
+
+def encode_hook(hook: Hook) -> bytes:
+    """Return the attribute that says where a base chain is entered."""
+    return nest(
+        nf.NFTA_CHAIN_HOOK,
+        attribute(nf.NFTA_HOOK_HOOKNUM, u32be(nf.HOOK_PLACES.index(hook.place))),
+        attribute(nf.NFTA_HOOK_PRIORITY, s32be(hook.priority)),
+    )
+
+
+def decode_hook(chain: dict[int, bytes]) -> Hook | None:
+    """Return where the kernel enters a base chain, from the chain's attributes; None for another chain."""
+    if nf.NFTA_CHAIN_HOOK not in chain:
+        return None
+    fields = decode_fields(chain[nf.NFTA_CHAIN_HOOK])
+    number = decode_number(fields[nf.NFTA_HOOK_HOOKNUM])
+    place = nf.HOOK_PLACES[number] if number < len(nf.HOOK_PLACES) else str(number)
+    priority = int.from_bytes(fields[nf.NFTA_HOOK_PRIORITY], "big", signed=True)
+    return Hook(decode_text(chain.get(nf.NFTA_CHAIN_TYPE, b"filter")), place, priority)

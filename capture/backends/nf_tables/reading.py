@@ -1,0 +1,67 @@
+"""What the readers of both backends ask of a message: the parts of an expression, a rule's comment. Pure."""
+
+from __future__ import annotations
+
+from capture.backends.nf_tables import constants as nf
+from capture.model.ruleset import Accept, Counters, Drop, Return
+from capture.netlink.attributes import decode_fields, decode_number, decode_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Fields = dict[int, bytes]
+
+VALUES = {
+    "cmp": (nf.NFTA_CMP_DATA,),
+    "range": (nf.NFTA_RANGE_FROM_DATA, nf.NFTA_RANGE_TO_DATA),
+    "bitwise": (nf.NFTA_BITWISE_MASK, nf.NFTA_BITWISE_XOR),
+}
+"""Attributes that hold nothing but a nested value."""
+
+VERDICTS: dict[int, Accept | Drop | Return] = {nf.NF_ACCEPT: Accept(), nf.NF_DROP: Drop(), nf.NFT_RETURN: Return()}
+"""The verdicts without a chain, by their codes."""
+
+
+def read_expression(expression: bytes) -> tuple[str, Fields]:
+    """Return the name and the fields of an expression, values unwrapped."""
+    name, data = name_and_data(expression)
+    return name, read_fields(name, data)
+
+
+def name_and_data(expression: bytes) -> tuple[str, bytes]:
+    """Return the name of an expression, and its fields still encoded."""
+    outer = decode_fields(expression)
+    return decode_text(outer[nf.NFTA_EXPR_NAME]), outer.get(nf.NFTA_EXPR_DATA, b"")
+
+
+def read_fields(name: str, data: bytes) -> Fields:
+    """Return the fields of an expression, values unwrapped."""
+    fields = decode_fields(data)
+    for kind in VALUES.get(name, ()):
+        if kind in fields:
+            fields[kind] = decode_fields(fields[kind]).get(nf.NFTA_DATA_VALUE, b"")
+    return fields
+
+
+def read_counters(fields: Fields) -> Counters:
+    """Return what a counter has counted."""
+    return Counters(decode_number(fields[nf.NFTA_COUNTER_PACKETS]), decode_number(fields[nf.NFTA_COUNTER_BYTES]))
+
+
+def read_verdict(fields: Fields) -> tuple[int, str]:
+    """Return the code of a verdict, and the chain to which it leads, if any."""
+    code = int.from_bytes(fields[nf.NFTA_VERDICT_CODE], "big", signed=True)
+    return code, decode_text(fields.get(nf.NFTA_VERDICT_CHAIN, b""))
+
+
+def read_comment(userdata: bytes) -> str:
+    """Return the comment among a rule's userdata (libnftnl/udata.h).
+
+    It holds records: a byte of type, a byte of length, and that many bytes.
+    """
+    offset = 0
+    while offset + 2 <= len(userdata):
+        kind, length = userdata[offset], userdata[offset + 1]
+        if kind == nf.NFTNL_UDATA_RULE_COMMENT:
+            return decode_text(userdata[offset + 2 : offset + 2 + length])
+        offset += 2 + length
+    return ""

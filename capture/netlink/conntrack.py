@@ -1,0 +1,221 @@
+"""Entries of connection tracking in the current namespace, by ctnetlink: made, listed, removed.
+
+linux/netfilter/nfnetlink_conntrack.h. An entry has two tuples, what packets look like each way::
+
+    original   source -> destination       of who began the connection
+    reply      destination -> source       another than the reverse where NAT translates
+
+Numbers in attributes are big endian.
+"""
+
+from __future__ import annotations
+
+from capture.errors import KernelError
+from capture.model.values import Value
+from capture.netlink.attributes import attribute, decode_fields, decode_number, nested, u8, u16be, u32be
+from capture.netlink.messages import (
+    NLM_F_CREATE,
+    NLM_F_REQUEST,
+    NLMSG_ERROR,
+    decode_refusal,
+    encode_message,
+)
+from capture.netlink.nfnetlink import NFGENMSG_SIZE, nfgenmsg
+from capture.netlink.rtnetlink import AF_INET, AF_INET6
+from capture.netlink.sock_diag import IPPROTO_TCP
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from capture.netlink.messages import Refusal
+    from capture.netlink.sockets import NetlinkSocket
+
+NFNL_SUBSYS_CTNETLINK = 1  # linux/netfilter/nfnetlink.h
+IPCTNL_MSG_CT_NEW = 0
+IPCTNL_MSG_CT_GET = 1
+IPCTNL_MSG_CT_DELETE = 2
+
+CTA_TUPLE_ORIG = 1
+CTA_TUPLE_REPLY = 2
+CTA_STATUS = 3
+CTA_PROTOINFO = 4
+CTA_TIMEOUT = 7
+CTA_MARK = 8
+CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
+CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 2, 3, 4
+CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT = 1, 2, 3
+CTA_PROTOINFO_TCP = 1
+CTA_PROTOINFO_TCP_STATE, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY = 1, 4, 5
+
+# linux/netfilter/nf_conntrack_common.h
+IPS_SEEN_REPLY = 1 << 1
+IPS_ASSURED = 1 << 2
+IPS_CONFIRMED = 1 << 3
+IPS_DST_NAT = 1 << 5
+
+# linux/netfilter/nf_conntrack_tcp.h
+TCP_CONNTRACK_SYN_SENT = 1
+TCP_CONNTRACK_SYN_RECV = 2
+TCP_CONNTRACK_ESTABLISHED = 3
+IP_CT_TCP_FLAG_BE_LIBERAL = 0x08
+
+SECONDS = {TCP_CONNTRACK_SYN_SENT: 120, TCP_CONNTRACK_SYN_RECV: 60, TCP_CONNTRACK_ESTABLISHED: 432_000}
+"""How long an entry lives without a packet: the kernel's own defaults (tcp_timeouts in nf_conntrack_proto_tcp.c)."""
+
+STATUS = {
+    TCP_CONNTRACK_SYN_SENT: IPS_CONFIRMED,
+    TCP_CONNTRACK_SYN_RECV: IPS_CONFIRMED | IPS_SEEN_REPLY,
+    TCP_CONNTRACK_ESTABLISHED: IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED,
+}
+"""An entry is in the table (confirmed) before its status is set: to take that away is refused (EBUSY)."""
+
+AT_ONCE = 100
+"""Entries in one datagram. Each refusal takes a place in the receive buffer, whose default has room for some 250."""
+
+
+class Flow(Value):
+    """A TCP connection as its packets look in one direction; addresses are packed."""
+
+    source: bytes
+    source_port: int
+    destination: bytes
+    destination_port: int
+
+    @property
+    def reversed(self) -> Flow:
+        """Return the other direction, where nothing is translated."""
+        return Flow(self.destination, self.destination_port, self.source, self.source_port)
+
+
+class Entry(Value):
+    """A TCP connection that is tracked; ``status`` are IPS_... bits, ``state`` is a TCP_CONNTRACK_... number."""
+
+    original: Flow
+    reply: Flow
+    status: int
+    state: int
+    mark: int
+
+
+def put_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -> list[Refusal]:
+    """Track connections, each in a TCP_CONNTRACK_... state, as if they had been since they began; no NAT.
+
+    Those that are tracked already are told the state, and keep their translation. Returns why the kernel refused
+    some. Raises PrivilegeError or UnsupportedError if it refuses all, without having tried.
+    """
+    refused: list[Refusal] = []
+    doing = "track standing connections"
+    for start in range(0, len(entries), AT_ONCE):
+        part = entries[start : start + AT_ONCE]
+        first = netfilter.next_sequences(len(part))
+        kind, flags = _message(IPCTNL_MSG_CT_NEW), NLM_F_REQUEST | NLM_F_CREATE
+        messages = [
+            encode_message(kind, flags, first + place, encode_entry(*entry)) for place, entry in enumerate(part)
+        ]
+        netfilter.send(b"".join(messages), doing)
+        for message in netfilter.drain(doing):
+            refusal = decode_refusal(message) if message.kind == NLMSG_ERROR else None
+            if refusal:
+                refused.append(refusal)
+    return refused
+
+
+def read_entries(netfilter: NetlinkSocket) -> Iterator[Entry]:
+    """Yield the TCP connections that are tracked, of both families. Raises KernelError, PrivilegeError."""
+    for family in (AF_INET, AF_INET6):
+        for body in netfilter.dump(_message(IPCTNL_MSG_CT_GET), nfgenmsg(family), "list tracked connections"):
+            entry = decode_entry(body)
+            if entry is not None:
+                yield entry
+
+
+def remove_entry(netfilter: NetlinkSocket, original: Flow) -> bool:
+    """Forget a connection; return whether it was there."""
+    body = nfgenmsg(_family(original.source)) + _tuple(CTA_TUPLE_ORIG, original)
+    try:
+        netfilter.request(_message(IPCTNL_MSG_CT_DELETE), 0, body, "forget a tracked connection")
+    except KernelError:
+        return False
+    return True
+
+
+def _message(kind: int) -> int:
+    return NFNL_SUBSYS_CTNETLINK << 8 | kind
+
+
+def _family(address: bytes) -> int:
+    return AF_INET if len(address) == 4 else AF_INET6
+
+
+# Whether packets fit the window cannot be judged by who has not seen the connection begin.
+LIBERAL = bytes((IP_CT_TCP_FLAG_BE_LIBERAL, IP_CT_TCP_FLAG_BE_LIBERAL))  # struct nf_ct_tcp_flags: flags, mask
+
+
+def encode_entry(flow: Flow, state: int) -> bytes:
+    """Return the body of a message that makes an entry, in a TCP_CONNTRACK_... state."""
+    return (
+        nfgenmsg(_family(flow.source))
+        + _tuple(CTA_TUPLE_ORIG, flow)
+        + _tuple(CTA_TUPLE_REPLY, flow.reversed)
+        + _in_state(state)
+    )
+
+
+def _in_state(state: int) -> bytes:
+    """Return what an entry in a state has besides its tuples."""
+    tcp = nested(
+        CTA_PROTOINFO_TCP,
+        attribute(CTA_PROTOINFO_TCP_STATE, u8(state)),
+        attribute(CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, LIBERAL),
+        attribute(CTA_PROTOINFO_TCP_FLAGS_REPLY, LIBERAL),
+    )
+    return (
+        attribute(CTA_STATUS, u32be(STATUS[state]))
+        + attribute(CTA_TIMEOUT, u32be(SECONDS[state]))
+        + nested(CTA_PROTOINFO, tcp)
+    )
+
+
+def _tuple(kind: int, flow: Flow) -> bytes:
+    source, destination = (CTA_IP_V4_SRC, CTA_IP_V4_DST) if len(flow.source) == 4 else (CTA_IP_V6_SRC, CTA_IP_V6_DST)
+    return nested(
+        kind,
+        nested(CTA_TUPLE_IP, attribute(source, flow.source), attribute(destination, flow.destination)),
+        nested(
+            CTA_TUPLE_PROTO,
+            attribute(CTA_PROTO_NUM, u8(IPPROTO_TCP)),
+            attribute(CTA_PROTO_SRC_PORT, u16be(flow.source_port)),
+            attribute(CTA_PROTO_DST_PORT, u16be(flow.destination_port)),
+        ),
+    )
+
+
+def decode_entry(body: bytes) -> Entry | None:
+    """Return the entry that a message tells of; None for other protocols than TCP."""
+    fields = decode_fields(body[NFGENMSG_SIZE:])
+    original, reply = _decode_tuple(fields[CTA_TUPLE_ORIG]), _decode_tuple(fields[CTA_TUPLE_REPLY])
+    if original is None or reply is None:
+        return None
+    tcp = decode_fields(decode_fields(fields.get(CTA_PROTOINFO, b"")).get(CTA_PROTOINFO_TCP, b""))
+    return Entry(
+        original,
+        reply,
+        decode_number(fields.get(CTA_STATUS, b"")),
+        decode_number(tcp.get(CTA_PROTOINFO_TCP_STATE, b"")),
+        decode_number(fields.get(CTA_MARK, b"")),
+    )
+
+
+def _decode_tuple(data: bytes) -> Flow | None:
+    parts = decode_fields(data)
+    protocol = decode_fields(parts[CTA_TUPLE_PROTO])
+    if protocol[CTA_PROTO_NUM] != u8(IPPROTO_TCP):
+        return None
+    addresses = decode_fields(parts[CTA_TUPLE_IP])
+    return Flow(
+        addresses.get(CTA_IP_V4_SRC) or addresses[CTA_IP_V6_SRC],
+        decode_number(protocol[CTA_PROTO_SRC_PORT]),
+        addresses.get(CTA_IP_V4_DST) or addresses[CTA_IP_V6_DST],
+        decode_number(protocol[CTA_PROTO_DST_PORT]),
+    )

@@ -1,0 +1,18 @@
+"""What ``str()`` of the library's results says: the same as the command line, from the same functions.
+
+Importing this module fills ``capture.model.values.WORDS``. The plugin does without it.
+"""
+
+from __future__ import annotations
+
+from capture.analysis.compare import Difference
+from capture.model.packet import Packet
+from capture.model.values import WORDS
+from capture.operations import Applied
+from capture.report.differences import difference_in_words
+from capture.report.outcome import outcome
+from capture.report.packet_words import packet_in_words
+
+WORDS[Applied] = outcome
+WORDS[Difference] = difference_in_words
+WORDS[Packet] = packet_in_words

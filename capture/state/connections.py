@@ -1,0 +1,134 @@
+"""Connections that stand when the first rules come, and those that end when the last rules go.
+
+Connection tracking works in a namespace only while a rule needs it. To the first rule every standing connection is
+new: tracking takes a packet from its middle for its first (``tcp_loose``, tcp_new in nf_conntrack_proto_tcp.c), nat
+redirects that, and where it arrives no such connection is known. A connection that has an entry is not redirected
+(nf_nat_inet_fn in nf_nat_core.c asks rules for new ones only). So each gets one, before the first rule.
+
+Connections that begin meanwhile need more than a second look: that comes too late for those that talk. So rules that
+track and redirect nothing (``rules.build_tracking``) come between. From there on whatever passes has an entry::
+
+    sockets listed, entries made  ->  tracking rules  ->  sockets listed, entries made  ->  the rules
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from capture.errors import CaptureError
+from capture.model.ruleset import Redirect, TransparentProxy
+from capture.netlink import conntrack, sock_diag
+from capture.netlink.conntrack import Flow
+from capture.netlink.nfnetlink import open_netfilter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from capture.model.ruleset import Ruleset
+    from capture.netlink.conntrack import Entry
+    from capture.netlink.sock_diag import TcpSocket
+    from capture.netlink.sockets import NetlinkSocket
+
+STATES = {
+    sock_diag.TCP_SYN_SENT: conntrack.TCP_CONNTRACK_SYN_SENT,
+    sock_diag.TCP_SYN_RECV: conntrack.TCP_CONNTRACK_SYN_RECV,
+    # Half-closed connections too: who tracks them as such forgets them after a minute without packets.
+    sock_diag.TCP_ESTABLISHED: conntrack.TCP_CONNTRACK_ESTABLISHED,
+    sock_diag.TCP_FIN_WAIT1: conntrack.TCP_CONNTRACK_ESTABLISHED,
+    sock_diag.TCP_FIN_WAIT2: conntrack.TCP_CONNTRACK_ESTABLISHED,
+    sock_diag.TCP_CLOSE_WAIT: conntrack.TCP_CONNTRACK_ESTABLISHED,
+    sock_diag.TCP_LAST_ACK: conntrack.TCP_CONNTRACK_ESTABLISHED,
+    sock_diag.TCP_CLOSING: conntrack.TCP_CONNTRACK_ESTABLISHED,
+}
+"""In which state a socket's connection is tracked."""
+
+
+ANSWERED = (errno.EEXIST, errno.EBUSY)
+"""Refusals for connections that are tracked already, translated or further on than the socket was when listed."""
+
+
+def captured(rulesets: Iterable[Ruleset]) -> int:
+    """Return how many standing connections pass the proxy by rules like these: those that end with the rules.
+
+    Raises CaptureError where they cannot be listed.
+    """
+    ports, marks = _where_to(rulesets)
+    if not ports and not marks:
+        return 0
+    with sock_diag.open_sock_diag() as diag:
+        ends = {_flow(socket) for socket in sock_diag.read_tcp_sockets(diag, STATES)}
+    with open_netfilter() as netfilter:
+        entries = list(conntrack.read_entries(netfilter))
+    # An entry outlives its connection by days, if nothing told it of the end. The replies' source has the socket.
+    return sum(1 for entry in entries if _is_captured(entry, ports, marks) and entry.reply in ends)
+
+
+def _where_to(rulesets: Iterable[Ruleset]) -> tuple[frozenset[int], frozenset[int]]:
+    """Return the ports that rules redirect to, and the marks of what they hand to a transparent proxy."""
+    verdicts = {
+        rule.verdict
+        for ruleset in rulesets
+        for table in ruleset.tables
+        for chain in table.chains
+        for rule in chain.rules
+    }
+    return (
+        frozenset(verdict.port for verdict in verdicts if isinstance(verdict, Redirect)),
+        frozenset(verdict.mark for verdict in verdicts if isinstance(verdict, TransparentProxy)),
+    )
+
+
+def _is_captured(entry: Entry, ports: frozenset[int], marks: frozenset[int]) -> bool:
+    is_redirected = bool(entry.status & conntrack.IPS_DST_NAT) and entry.reply.source_port in ports
+    return is_redirected or entry.mark in marks
+
+
+def track(first: Ruleset | None = None) -> tuple[str, ...]:
+    """Make entries for all standing connections; return a warning if some could not get one.
+
+    Before the first rules, which are given then, entries of connections that earlier rules redirected are forgotten:
+    those have ended, and a connection of now may have the same addresses and ports.
+    """
+    try:
+        with sock_diag.open_sock_diag() as diag:
+            entries = [*_entries(list(sock_diag.read_tcp_sockets(diag, (*STATES, sock_diag.TCP_LISTEN))))]
+        if not entries:
+            return ()
+        with open_netfilter() as netfilter:
+            if first is not None:
+                _forget_redirected(netfilter, _where_to([first])[0])
+            refused = conntrack.put_entries(netfilter, entries)
+    except CaptureError as error:
+        return (f"connections that stand now may be cut: {error.message}",)
+    lost = [refusal for refusal in refused if refusal.errno not in ANSWERED]
+    if not lost:
+        return ()
+    reason = "conntrack's table is full" if lost[0].errno == errno.ENOMEM else os.strerror(lost[0].errno)
+    return (f"{len(lost)} of {len(entries)} connections that stand now may be cut: they cannot be tracked: {reason}",)
+
+
+def _forget_redirected(netfilter: NetlinkSocket, ports: frozenset[int]) -> None:
+    for entry in list(conntrack.read_entries(netfilter)):
+        if _is_captured(entry, ports, frozenset()):
+            conntrack.remove_entry(netfilter, entry.original)
+
+
+def _entries(sockets: list[TcpSocket]) -> Iterator[tuple[Flow, int]]:
+    """Yield for each connection what it looks like from where it began, and its state; both ends of one may be here."""
+    listening = {socket.local_port for socket in sockets if socket.state == sock_diag.TCP_LISTEN}
+    flows: dict[Flow, int] = {}
+    for socket in sockets:
+        if socket.state not in STATES:
+            continue
+        flow = _flow(socket)
+        if socket.local_port in listening:
+            flow = flow.reversed
+        flows[flow] = max(STATES[socket.state], flows.get(flow, 0))
+    return iter(flows.items())
+
+
+def _flow(socket: TcpSocket) -> Flow:
+    """Return what the packets look like that a socket sends."""
+    return Flow(socket.local, socket.local_port, socket.remote, socket.remote_port)

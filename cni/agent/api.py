@@ -1,0 +1,121 @@
+"""The API server, through lightkube: what its client leaves out is added here, in the transport below it.
+
+lightkube 1.0 never asks for bookmarks, so that a quiet watch has to begin anew after every 410; reads a watch
+without a time limit, so that a connection which died in silence is never noticed; lists from etcd rather than from
+the API server's cache; and asks again at once when a watch ends, however often that happens. All four are decided
+by what a request says and when it goes out, so they are mended where requests go out.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx2 as httpx
+from lightkube import ApiError, Client, ConfigError, KubeConfig
+from lightkube.config.client_adapter import verify_cluster
+from lightkube.generic_resource import create_global_resource, create_namespaced_resource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Pod = create_namespaced_resource("", "v1", "Pod", "pods")
+Node = create_global_resource("", "v1", "Node", "nodes")
+Event = create_namespaced_resource("", "v1", "Event", "events")
+DaemonSet = create_namespaced_resource("apps", "v1", "DaemonSet", "daemonsets")
+
+PAGE = 50
+WATCH_SECONDS = 290
+"""How long the API server lets a watch last; client-go uses five to ten minutes."""
+SILENCE = 330.0
+"""Seconds after which a watch that says nothing is dead: later than the server would have ended it."""
+TIMEOUT = 10.0
+MIN_INTERVAL = 0.5
+"""Seconds between two lists or watches, whatever happens."""
+
+Unreachable = (httpx.HTTPError, OSError, ValueError, KeyError, ConfigError)
+"""What calls raise when the API server cannot be reached, refuses (ApiError), or sends what is no answer of one."""
+
+
+class Transport:
+    """Sends requests of lightkube with what they lack; see the module's description."""
+
+    def __init__(self, verify: Any) -> None:
+        self._below = httpx.HTTPTransport(verify=verify)
+        self._lock = threading.Lock()
+        self._next = 0.0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        parameters = request.url.params
+        if parameters.get("watch") == "true":
+            request.url = request.url.copy_merge_params({"allowWatchBookmarks": "true"})
+            request.extensions = request.extensions | {"timeout": httpx.Timeout(TIMEOUT, read=SILENCE).as_dict()}
+            self._wait_for_turn()
+        elif "limit" in parameters and "continue" not in parameters:
+            # "Any" version is what the cache has; "resourceVersionMatch" keeps the pages.
+            request.url = request.url.copy_merge_params(
+                {"resourceVersion": "0", "resourceVersionMatch": "NotOlderThan"}
+            )
+            self._wait_for_turn()
+        return self._below.handle_request(request)
+
+    def __enter__(self) -> Self:
+        self._below.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._below.close()
+
+    def _wait_for_turn(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            at = max(now, self._next)
+            self._next = at + MIN_INTERVAL
+        time.sleep(at - now)
+
+
+def connect(service_account: str = "", kubeconfig: str = "") -> Client:
+    """Return a client with the rights of a service account, or those of a kubeconfig.
+
+    Raises ``lightkube.ConfigError`` and OSError.
+    """
+    config = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_service_account(service_account)
+    single: Any = config.get()
+    verify = verify_cluster(single.cluster, single.user, single.abs_file, trust_env=False)
+    transport: Any = Transport(verify)  # what httpx needs of a transport
+    return Client(single, timeout=httpx.Timeout(TIMEOUT), transport=transport)
+
+
+def list_pods(client: Client, node: str) -> tuple[list[dict[str, Any]], str]:
+    """Return the pods of a node and the version of the list, page by page from the API server's cache."""
+    listed = client.list(Pod, namespace="*", fields={"spec.nodeName": node}, chunk_size=PAGE)
+    pods: list[dict[str, Any]] = [*listed]
+    return pods, str(listed.resourceVersion)
+
+
+def watch_pods(client: Client, node: str, version: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what happens to the pods of a node after a version: a kind of event and the pod, or a bookmark."""
+    seconds = WATCH_SECONDS + random.randrange(20)  # noqa: S311  # so that a thousand agents do not begin anew at once
+    yield from client.watch(
+        Pod, namespace="*", fields={"spec.nodeName": node}, server_timeout=seconds, resource_version=version
+    )
+
+
+def code_of(error: Exception) -> int:
+    """Return the HTTP status of an answer; 0 if there was none."""
+    if isinstance(error, ApiError):
+        return int(error.status.code or 0)
+    return error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
+
+
+def in_words(error: Exception) -> str:
+    """Return why a call failed, in a line."""
+    if isinstance(error, ApiError):
+        return f"{error.status.code} {error.status.message}"
+    return str(error) or type(error).__name__

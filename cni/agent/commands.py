@@ -1,0 +1,245 @@
+"""``capture node agent|status|uninstall``: the agent of a Kubernetes node."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+import click
+
+from capture.cli.options import CaptureCommand
+from capture.errors import EXIT_FAILED, CaptureError
+from capture.state.json_text import encode
+from cni import agent_socket, conf
+from cni.agent.options import BIN_DIR, CONF_DIR, LOG_FILE, SERVICE_ACCOUNT, Options
+from cni.install import OWN_CONFIG, PLUGIN
+from cni.log import LEVELS
+from cni.protocol import CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    Function = TypeVar("Function", bound=Callable[..., Any])
+
+AGENT_EXAMPLES = """
+capture node agent --node "$NODE_NAME" --exclude-namespace kube-system     # as the chart's DaemonSet starts it
+capture node agent --bin-dir /home/kubernetes/bin --metrics-address 127.0.0.1:15014
+"""
+STATUS_EXAMPLES = """
+capture node status                         # on the node, or by kubectl exec in the agent's pod
+capture node status --format json
+capture node status --ready                 # for a readiness probe: exit code 0 or 1, no output
+"""
+UNINSTALL_EXAMPLES = """
+capture node uninstall                      # on the node
+"""
+REPAIRS = ("report", "apply", "evict")
+STATUS_PATIENCE = 3.0
+
+
+@click.group("node", context_settings={"help_option_names": ["-h", "--help"]})
+def node_group() -> None:
+    """Run the agent of a Kubernetes node, ask it, or take away what it has installed."""
+
+
+def _directories(function: Function) -> Function:
+    options = [
+        click.option("--bin-dir", metavar="DIR", default=BIN_DIR, show_default=True, envvar="CAPTURE_BIN_DIR",
+                     help="Where the container runtime looks for plugins."),
+        click.option("--conf-dir", metavar="DIR", default=CONF_DIR, show_default=True, envvar="CAPTURE_CONF_DIR",
+                     help="Where it looks for network configurations."),
+        click.option("--credentials-dir", metavar="DIR", default="", envvar="CAPTURE_CREDENTIALS_DIR",
+                     help="Where the plugin's credentials are kept.  [default: istio-capture beside --conf-dir]"),
+        click.option("--socket", metavar="PATH", default=conf.AGENT_SOCKET, show_default=True,
+                     envvar="CAPTURE_AGENT_SOCKET",
+                     help="Where the agent listens for the plugin and for `capture node status`."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _entry_options(function: Function) -> Function:
+    for key, option in reversed(conf.CAPTURE_OPTIONS.items()):
+        function = click.option(f"--{key.replace('_', '-')}", key, metavar="NAME", help=option.help)(function)
+    return function
+
+
+@node_group.command("agent", cls=CaptureCommand, examples=AGENT_EXAMPLES)
+@_directories
+@_entry_options
+@click.option(
+    "--node",
+    metavar="NAME",
+    default="",
+    envvar="NODE_NAME",
+    help="The node's name in Kubernetes; without it the API server is not asked.",
+)
+@click.option(
+    "--plugin",
+    metavar="PATH",
+    default="",
+    envvar="CAPTURE_PLUGIN",
+    help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]",
+)
+@click.option(
+    "--own-config",
+    metavar="[NAME]",
+    is_flag=False,
+    flag_value=OWN_CONFIG,
+    default="",
+    help=f"Write a list of our own, {OWN_CONFIG} or NAME, instead of an entry into the list that sorts first.",
+)
+@click.option(
+    "--runtime-socket",
+    metavar="PATH",
+    default="",
+    envvar="CAPTURE_RUNTIME_SOCKET",
+    help="Where the container runtime listens for CRI.  [default: the first known one that is there]",
+)
+@click.option(
+    "--service-account",
+    metavar="DIR",
+    default=SERVICE_ACCOUNT,
+    show_default=True,
+    help="The token and CA that kubelet renews for this pod.",
+)
+@click.option(
+    "--api-server", metavar="URL", default="", help="How the node reaches the API server.  [default: as the pod does]"
+)
+@click.option(
+    "--daemon-set",
+    metavar="NAMESPACE/NAME",
+    default="",
+    envvar="CAPTURE_DAEMON_SET",
+    help="The DaemonSet of this agent: when it is deleted, the plugin is uninstalled.",
+)
+@click.option(
+    "--exclude-namespace",
+    "exclude_namespaces",
+    metavar="NAMESPACE",
+    multiple=True,
+    help="Kubernetes namespace whose pods are left alone; repeat it.",
+)
+@click.option(
+    "--pod-source",
+    "pod_sources",
+    type=click.Choice(conf.POD_SOURCES),
+    multiple=True,
+    help="Whom the plugin asks about a pod, in this order; repeat it.  [default: runtime, agent, kubernetes]",
+)
+@click.option(
+    "--log-file",
+    metavar="PATH",
+    default=LOG_FILE,
+    show_default=True,
+    help="Where the plugin logs to, on the node; the agent repeats it. Empty: nowhere.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(list(LEVELS)),
+    default="info",
+    show_default=True,
+    help="How much plugin and agent log.",
+)
+@click.option(
+    "--metrics-address",
+    metavar="HOST:PORT",
+    default="",
+    envvar="CAPTURE_METRICS_ADDRESS",
+    help="Where Prometheus and probes are answered.  [default: nowhere]",
+)
+def agent(**values: Any) -> int:  # fmt: skip
+    """Install the plugin, keep it and its entry in place, and answer it.
+
+    It runs until SIGTERM, which leaves plugin and entry where they are; only if --daemon-set is deleted, they go.
+    """
+    options = _options(values)
+    try:
+        from cni.agent.process import Agent
+    except ImportError as missing:
+        raise CaptureError(
+            f"the agent needs the Python package {missing.name}",
+            "Install the extra: pip install 'istio-capture[agent]', or use the image that `make image-node` builds.",
+        ) from None
+    return Agent(options).run()
+
+
+@node_group.command("status", cls=CaptureCommand, examples=STATUS_EXAMPLES)
+@click.option(
+    "--socket",
+    metavar="PATH",
+    default=conf.AGENT_SOCKET,
+    show_default=True,
+    envvar="CAPTURE_AGENT_SOCKET",
+    help="Where the agent listens.",
+)
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print it."
+)
+@click.option("--ready", is_flag=True, help="Print nothing; exit code 0 if pods that start now are captured, else 1.")
+def status(socket: str, form: str, *, ready: bool) -> int:  # fmt: skip
+    """Show what this node's agent knows. Exit code 1 if pods that start now may run uncaptured."""
+    try:
+        told = agent_socket.ask(socket, {"ask": "status"}, STATUS_PATIENCE)
+    except agent_socket.AgentAwayError as away:
+        if ready:
+            return EXIT_FAILED
+        raise CaptureError(
+            f"no agent answers: {away}", "Is it running? Without it, see `capture cni status` on the node."
+        ) from None
+    if form == "json" and not ready:
+        click.echo(encode(told))
+    elif not ready:
+        from cni.agent.status_text import lines
+
+        for line in lines(told):
+            click.echo(line)
+    return 0 if told.get("ready") else EXIT_FAILED
+
+
+@node_group.command("uninstall", cls=CaptureCommand, examples=UNINSTALL_EXAMPLES)
+@_directories
+def uninstall(**values: Any) -> int:
+    """Take entry and credentials away, and the plugin as soon as no pod needs it.
+
+    Pods that run stay captured. The plugin stays until the last pod that was started with it has ended, since the
+    container runtime calls it then, and goes by itself.
+    """
+    from cni.agent.uninstall import uninstall as take_away
+
+    for change in take_away(_options(values)) or ["nothing to remove"]:
+        click.echo(change)
+    return 0
+
+
+def _options(values: dict[str, Any]) -> Options:
+    """Return the options; the entry is read as the plugin will read it, so that a mistake shows now."""
+    of_entry = (*conf.CAPTURE_OPTIONS, "exclude_namespaces", "pod_sources", "log_file", "log_level")
+    entry: dict[str, Any] = {"capabilities": {conf.ANNOTATIONS_CAPABILITY: True}}
+    for key in of_entry:
+        if value := values.get(key):
+            entry[key] = list(value) if isinstance(value, tuple) else value
+    try:
+        conf.parse(entry | {"kubeconfig": "/checked/later"})
+    except CniError as error:
+        raise click.UsageError(error.message) from None
+    others = {key: value for key, value in values.items() if key not in of_entry}
+    paths = {key: os.path.abspath(others[key]) for key in ("bin_dir", "conf_dir") if key in others}
+    if "plugin" in others:
+        others["plugin"] = others["plugin"] or _installed_plugin()
+    return Options(
+        **({"node": "", "plugin": "", "entry": entry, "log_level": values.get("log_level", "info")} | others | paths)
+    )
+
+
+def _installed_plugin() -> str:
+    """Return the plugin that was installed together with this program."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), PLUGIN)
+    found = beside if os.access(beside, os.X_OK) else shutil.which(PLUGIN)
+    if not found:
+        raise click.UsageError(f"there is no {PLUGIN} beside this program or in PATH; name it with --plugin PATH")
+    return found

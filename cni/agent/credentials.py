@@ -1,0 +1,131 @@
+"""Gives the plugin a kubeconfig, a token and the cluster's CA, and keeps them as kubelet renews them.
+
+A token of a service account lives for an hour, and ends with the pod that it is bound to. Kubelet renews it in the
+agent's pod by a rename (``..data``, projected volumes), so that a watch on that directory sees it at once.
+"""
+
+from __future__ import annotations
+
+import binascii
+import os
+import time
+
+from capture.model.values import Value
+from capture.state.json_text import JsonError, decode, encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cni.agent.options import Options
+
+PRIVATE = 0o600
+LITTLE = 0.1
+"""Part of a token's life that is left when something is wrong with its renewal: kubelet renews at 0.2."""
+
+
+class Token(Value):
+    """The times in a token, seconds since the epoch; 0 if it has none."""
+
+    issued: float
+    expires: float
+
+    def left(self, now: float) -> float:
+        """Return the seconds until it ends; infinite if it never does."""
+        return self.expires - now if self.expires else float("inf")
+
+    def is_short(self, now: float) -> bool:
+        """Whether less is left than kubelet ever lets it come to."""
+        return bool(self.expires) and self.left(now) < LITTLE * (self.expires - self.issued)
+
+
+def renew(options: Options, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Write what differs from the service account's; return the paths that were written. Raises OSError."""
+    source, target = options.service_account, options.credentials
+    os.makedirs(target, mode=0o700, exist_ok=True)
+    with open(os.path.join(source, "token"), "rb") as file:
+        token = file.read().strip()
+    with open(os.path.join(source, "ca.crt"), "rb") as file:
+        authority = file.read()
+    wanted = {
+        "ca.crt": authority,
+        "token": token,
+        "kubeconfig": _kubeconfig(target, options.api_server or api_server(environment)).encode(),
+    }
+    return [path for name, content in wanted.items() if _put(path := os.path.join(target, name), content)]
+
+
+def remove(options: Options) -> list[str]:
+    """Remove what ``renew`` has written; return what was there."""
+    removed = []
+    for name in ("kubeconfig", "token", "ca.crt"):
+        path = os.path.join(options.credentials, name)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            continue
+        removed.append(path)
+    try:
+        os.rmdir(options.credentials)
+    except OSError:  # it was never there, or another program keeps files in it
+        pass
+    return removed
+
+
+def token_in(path: str) -> Token:
+    """Return the times in a JSON Web Token (RFC 7519, "exp" and "iat"). Raises OSError; other texts have no times."""
+    with open(path, "rb") as file:
+        parts = file.read().strip().split(b".")
+    if len(parts) != 3:
+        return Token(0.0, 0.0)
+    padded = parts[1].replace(b"-", b"+").replace(b"_", b"/") + b"=" * (-len(parts[1]) % 4)
+    try:
+        claims = decode(binascii.a2b_base64(padded).decode())
+        return Token(float(claims.get("iat", 0)), float(claims.get("exp", 0)))
+    except (ValueError, JsonError, AttributeError, TypeError):
+        return Token(0.0, 0.0)
+
+
+def age(path: str) -> float:
+    """Return the seconds since a file was written. Raises OSError."""
+    return time.time() - os.stat(path).st_mtime
+
+
+def api_server(environment: Mapping[str, str]) -> str:
+    """Return the URL of the API server as kubelet tells it to pods."""
+    host, port = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("KUBERNETES_SERVICE_PORT", "443")
+    return f"https://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _kubeconfig(directory: str, server: str) -> str:
+    cluster = {"server": server, "certificate-authority": os.path.join(directory, "ca.crt")}
+    return encode(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "cluster", "cluster": cluster}],
+            "users": [{"name": "capture-cni", "user": {"tokenFile": os.path.join(directory, "token")}}],
+            "contexts": [{"name": "capture", "context": {"cluster": "cluster", "user": "capture-cni"}}],
+            "current-context": "capture",
+        }
+    )
+
+
+def _put(path: str, content: bytes) -> bool:
+    """Let the file have this content, for root alone; return whether that was a change."""
+    try:
+        with open(path, "rb") as file:
+            if file.read() == content and os.fstat(file.fileno()).st_mode & 0o777 == PRIVATE:
+                return False
+    except FileNotFoundError:
+        pass
+    temporary = f"{path}.new"
+    file_descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE)
+    try:
+        os.fchmod(file_descriptor, PRIVATE)
+        os.write(file_descriptor, content)
+        os.fsync(file_descriptor)
+    finally:
+        os.close(file_descriptor)
+    os.rename(temporary, path)
+    return True

@@ -1,0 +1,44 @@
+"""When another program keeps taking our entry out: how long to wait before it is put back. Pure."""
+
+from __future__ import annotations
+
+WINDOW = 60.0
+"""Seconds over which losses are counted."""
+PEACEFUL = 5
+"""Losses in that time that are answered at once."""
+LONGEST_PAUSE = 60.0
+
+
+class Fight:
+    """Counts losses of the entry. Times are seconds of a clock that only goes forward."""
+
+    def __init__(self) -> None:
+        self._losses: list[float] = []
+        self._pause = 0.0
+        self._last = float("-inf")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether losses come so fast that they are answered late."""
+        return self._pause > 0
+
+    def lost(self, now: float) -> float:
+        """Note that the entry was taken out; return the seconds to wait before it is put back.
+
+        Five in a minute are answered at once, more of them after 1, 2, 4 ... 60 seconds.
+        """
+        self.rest(now)
+        self._last = now
+        self._losses = [loss for loss in self._losses if now - loss < WINDOW] + [now]
+        if self._pause:
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        elif len(self._losses) > PEACEFUL:
+            self._pause = 1.0
+        return self._pause
+
+    def rest(self, now: float) -> bool:
+        """Note that the entry is in place; return whether a fight has ended by that: a minute without a loss."""
+        if not self._pause or now - self._last < WINDOW + self._pause:
+            return False
+        self._pause, self._losses = 0.0, []
+        return True

@@ -1,0 +1,64 @@
+"""One agent of a node acts, also while an update runs two of them: the newest.
+
+The one that acts holds a lock, which ends with its process. A newer one writes a claim; the older sees it, lets go and
+only watches from then on. If the newer one dies, the lock is free, and the older takes it again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+
+CLAIM_LASTS = 30.0
+"""Seconds for the claimant to take a lock that is free, before another may."""
+
+
+class Handover:
+    """Who of the agents acts. ``directory`` is on the node; ``name`` tells this agent from the others."""
+
+    def __init__(self, directory: str, name: str) -> None:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        self.directory, self.name = directory, name
+        self._claim = os.path.join(directory, "claim")
+        self._lock = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.acts = False
+        self._write_claim()
+
+    def look(self) -> bool:
+        """Take the lock or let it go, as the claim says; return whether this agent acts."""
+        claimed_by_other, is_old = self._claim_of_other()
+        if self.acts and claimed_by_other and not is_old:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self.acts = False
+        elif not self.acts and (not claimed_by_other or is_old):
+            self.acts = self._take()
+        return self.acts
+
+    def close(self) -> None:
+        """Let go."""
+        os.close(self._lock)
+        self.acts = False
+
+    def _take(self) -> bool:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _claim_of_other(self) -> tuple[bool, bool]:
+        """Return whether another agent claims to act, and whether that claim is so old that it should have by now."""
+        try:
+            with open(self._claim, encoding="utf-8", errors="replace") as file:
+                name = file.read()
+            age = time.time() - os.stat(self._claim).st_mtime
+        except OSError:
+            return False, False
+        return name != self.name, age > CLAIM_LASTS
+
+    def _write_claim(self) -> None:
+        temporary = f"{self._claim}.{os.getpid()}"
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(self.name)
+        os.rename(temporary, self._claim)

@@ -1,0 +1,88 @@
+"""What the agent knows about itself, told by its threads and read by probes, metrics and ``capture node status``."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from capture import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+SCHEMA = "capture/v1"
+STARTING = "starting"
+LOOP_LIMIT = 60.0
+"""Seconds without a turn of the main loop after which the agent counts as stuck."""
+
+
+class Health:
+    """Facts by name, and for each part of the agent what is wrong with it; "" is well. For all threads."""
+
+    def __init__(self, parts: tuple[str, ...] = (), clock: Callable[[], float] = time.time) -> None:
+        self._lock = threading.Lock()
+        self._clock = clock
+        self._problems: dict[str, tuple[str, float]] = dict.fromkeys(parts, (STARTING, clock()))
+        self._facts: dict[str, Any] = {}
+        self._counts: dict[tuple[str, str], int] = {}
+        self._turn = time.monotonic()
+
+    def says(self, part: str, problem: str = "") -> bool:
+        """Note what is wrong with a part, or that it is well; return whether that is news."""
+        with self._lock:
+            before, since = self._problems.get(part, (STARTING, 0.0))
+            self._problems[part] = (problem, since if before == problem else self._clock())
+            return before != problem
+
+    def note(self, **facts: object) -> None:
+        """Remember facts for the status."""
+        with self._lock:
+            self._facts |= facts
+
+    def count(self, name: str, label: str = "") -> None:
+        """Count an event."""
+        with self._lock:
+            self._counts[name, label] = self._counts.get((name, label), 0) + 1
+
+    def turned(self) -> None:
+        """Note that the main loop has come round."""
+        self._turn = time.monotonic()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether pods that start now are captured."""
+        with self._lock:
+            return not any(problem for problem, _ in self._problems.values())
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the main loop turns; the API server has no part in it."""
+        return time.monotonic() - self._turn < LOOP_LIMIT
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Return the events counted, by name and label."""
+        with self._lock:
+            return dict(self._counts)
+
+    def fact(self, name: str) -> Any:
+        """Return a fact; None if nothing told it."""
+        with self._lock:
+            return self._facts.get(name)
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return everything, for JSON."""
+        with self._lock:
+            return {
+                "schema": SCHEMA,
+                "version": __version__,
+                "ready": not any(problem for problem, _ in self._problems.values()),
+                "problems": {
+                    part: {"problem": problem, "since": since}
+                    for part, (problem, since) in self._problems.items()
+                    if problem
+                },
+                "parts": sorted(self._problems),
+                "counts": {" ".join(filter(None, key)): value for key, value in sorted(self._counts.items())},
+            } | self._facts

@@ -1,0 +1,271 @@
+"""Puts the plugin and its entry onto the node, and the entry back whenever another program takes it out.
+
+    directories ──> look ─┬─ entry in place ──> wait
+                          └─ lost ──> restore at once; after five times a minute: pause, and name the rival
+
+The plugin is copied and tried once at the start, and when its file has changed: hashing it takes 60 ms, writing the
+entry 3 ms, and a runtime loads a rival's list within 1 ms.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from capture.errors import CaptureError
+from cni import install as installer
+from cni.agent import credentials, rivals
+from cni.agent.directories import Directories
+from cni.agent.fight import Fight
+from cni.agent.runtime import RuntimeSilentError
+from cni.conf import POD_SOURCES, RUNTIME
+from cni.install import PLUGIN
+from cni.protocol import SUPPORTED_VERSIONS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from cni.agent.handover import Handover
+    from cni.agent.health import Health
+    from cni.agent.journal import Journal
+    from cni.agent.options import Options
+    from cni.agent.runtime import Runtime
+
+EVERY = 10.0
+"""Seconds between looks when nothing happens."""
+HANDOVER_EVERY = 1.0
+"""Seconds between looks of an agent that waits for its turn."""
+RUNTIME_PATIENCE = 15.0
+"""Seconds for a runtime to load what is in its directory."""
+
+PARTS = ("plugin", "entry", "loaded", "credentials")
+
+
+class Installation:
+    """The plugin on the node, kept in place. ``tell`` publishes what the owner of the node should know."""
+
+    def __init__(
+        self,
+        options: Options,
+        health: Health,
+        journal: Journal,
+        runtime: Runtime | None = None,
+        tell: Callable[[str, str], None] = lambda _reason, _message: None,
+    ) -> None:
+        self.options = options
+        self.health = health
+        self.journal = journal
+        self.runtime = runtime
+        self.tell = tell
+        self.fight = Fight()
+        self.directories = Directories(
+            [options.conf_dir, options.bin_dir, options.service_account, os.path.dirname(options.socket)]
+        )
+        self._plugin: tuple[int, ...] = ()
+        self._restore_at = 0.0
+        self._was_in_place = False
+        self._unloaded_since: float | None = None
+
+    def run(self, stop: threading.Event, handover: Handover) -> None:
+        """Keep everything in place until ``stop``, which leaves it there; only while this agent acts."""
+        while not stop.is_set():
+            self.health.turned()
+            if handover.look():
+                self.health.says("handover")
+                self.turn(time.monotonic())
+                self.directories.wait(self._pause(time.monotonic()))
+            else:
+                self.health.says("handover", "another agent of this node acts")
+                self.directories.wait(HANDOVER_EVERY)
+
+    def turn(self, now: float) -> None:
+        """Look at everything once, and mend what is not as it should be."""
+        self._keep_entry(now)  # first: between a rival's rewrite and this, pods run uncaptured
+        self._renew_credentials()
+        self._keep_plugin()
+        self._keep_entry(now)
+        self._ask_runtime(now)
+
+    def _pause(self, now: float) -> float:
+        if self._restore_at > now:
+            return self._restore_at - now
+        return 0.5 if self._unloaded_since is not None else EVERY
+
+    # --- the plugin -----------------------------------------------------------------------------------------
+
+    def _keep_plugin(self) -> None:
+        link = os.path.join(self.options.bin_dir, PLUGIN)
+        found = _version_of(link)
+        if found and found == self._plugin:
+            return
+        try:
+            changes = installer.install(
+                self.options.plugin,
+                self.options.bin_dir,
+                self.options.conf_dir,
+                self.entry(),
+                SUPPORTED_VERSIONS,
+                self.options.own_config,
+            )
+        except CaptureError as error:
+            self._fails("plugin", error)
+            return
+        for change in changes:
+            self.journal.info("installed", path=change.path, what=change.what)
+        self._plugin = _version_of(link)
+        self._was_in_place = True
+        self.health.says("plugin")
+        self.health.count("installs", "success")
+
+    # --- the entry ------------------------------------------------------------------------------------------
+
+    def entry(self) -> dict[str, object]:
+        """Return what goes into the network configuration."""
+        entry = dict(self.options.entry)
+        if self.options.node:
+            entry |= {"kubeconfig": self.options.kubeconfig, "agent_socket": self.options.socket}
+        entry.setdefault("pod_sources", list(POD_SOURCES if self.options.node else (RUNTIME,)))
+        return entry
+
+    def _keep_entry(self, now: float) -> None:
+        if not self._plugin:
+            return  # an entry that names no plugin would stop every pod of the node
+        try:
+            if self._is_in_place():
+                self._follow_main_list()
+                self._in_place(now)
+            elif self._was_in_place:
+                self._answer_loss(now)
+            elif now >= self._restore_at:
+                self._enter(now)
+        except FileNotFoundError:  # a file or the directory went while it was read: the watch tells of the next one
+            self._was_in_place = False
+        except CaptureError as error:
+            self._was_in_place = False
+            self._fails("entry", error)
+
+    def _enter(self, now: float) -> None:
+        options = self.options
+        changes = installer.enter(options.conf_dir, self.entry(), SUPPORTED_VERSIONS, options.own_config)
+        self._was_in_place = True
+        for change in changes:
+            self.journal.info("entry restored", path=change.path, what=change.what)
+        self.health.note(restored=time.time())
+        self._in_place(now)
+
+    def _follow_main_list(self) -> None:
+        """Let a list of our own be what the main one is now: an address range or an MTU may have changed."""
+        if self.options.own_config:
+            options = self.options
+            for change in installer.enter(options.conf_dir, self.entry(), SUPPORTED_VERSIONS, options.own_config):
+                self.journal.info("list of our own renewed", path=change.path, what=change.what)
+
+    def _is_in_place(self) -> bool:
+        """Return whether the list that a runtime takes has exactly our entry; reading alone, 0.1 ms."""
+        wanted = {"type": PLUGIN} | self.entry()
+        if self.options.own_config:
+            wanted[installer.OWN_CONFIG_MARK] = True
+        first = next(installer.networks(self.options.conf_dir), None)
+        return first is not None and first.entries == [wanted]
+
+    def _in_place(self, now: float) -> None:
+        if self.fight.rest(now):
+            self.journal.info("no program has rewritten the network configuration for a minute")
+        if not self.fight.is_on:
+            self.health.says("entry")
+
+    def _answer_loss(self, now: float) -> None:
+        """Put the entry back, at once while there is peace; then tell who took it out."""
+        self._was_in_place = False
+        pause = self.fight.lost(now)
+        self._restore_at = now + pause
+        if not pause:
+            self._enter(now)
+        rival = rivals.name(self.options.conf_dir)
+        self.health.count("list_rewrites", rival)
+        self.health.note(lost=time.time(), rival=rival)
+        self.journal.warn("another program rewrote the network configuration", rival=rival, pause_seconds=pause)
+        if pause:
+            self._tell_fight(rival, pause)
+
+    def _tell_fight(self, rival: str, pause: float) -> None:
+        problem = (
+            f"{rival} keeps rewriting the network configuration in {self.options.conf_dir}: the entry is put back "
+            f"after {pause:g} s, and until then pods start uncaptured. Make it leave other plugins in (cilium: "
+            "cni.exclusive=false), or use a list of our own (--own-config; chart: cni.ownConfig)."
+        )
+        if self.health.says("entry", problem):
+            self.tell("CaptureListRewritten", problem)
+
+    # --- what the runtime has loaded ------------------------------------------------------------------------
+
+    def _ask_runtime(self, now: float) -> None:
+        if self.runtime is None:
+            self.health.says("loaded")
+            return
+        try:
+            loaded = self.runtime.loaded()
+        except RuntimeSilentError as error:
+            self.health.says("loaded", f"cannot tell what the container runtime has loaded: {error}")
+            return
+        if loaded is None:  # this runtime does not tell: the file is all there is
+            self.health.says("loaded")
+            return
+        self.health.note(loaded={"network": loaded.network, "plugins": loaded.plugins, "directory": loaded.conf_dir})
+        if PLUGIN in loaded.plugins:
+            self._unloaded_since = None
+            self.health.note(loaded_at=time.time())
+            self.health.says("loaded")
+            return
+        self._unloaded_since = now if self._unloaded_since is None else self._unloaded_since
+        self.health.says("loaded", self._why_not_loaded(loaded.conf_dir, loaded.network, loaded.bin_dirs, now))
+
+    def _why_not_loaded(self, conf_dir: str, network: str, bin_dirs: tuple[str, ...], now: float) -> str:
+        if conf_dir and os.path.normpath(conf_dir) != os.path.normpath(self.options.conf_dir):
+            return (
+                f"the container runtime reads {conf_dir}, and the entry is in {self.options.conf_dir}: "
+                f"name its directory (--conf-dir; chart: cni.confDir)"
+            )
+        if bin_dirs and os.path.normpath(self.options.bin_dir) not in map(os.path.normpath, bin_dirs):
+            return (
+                f"the container runtime looks for plugins in {', '.join(bin_dirs)}, and {PLUGIN} is in "
+                f"{self.options.bin_dir}: name its directory (--bin-dir; chart: cni.binDir)"
+            )
+        waited = now - (self._unloaded_since or now)
+        hint = f"; after {waited:.0f} s: look into its log" if waited > RUNTIME_PATIENCE else ""
+        return f"the container runtime has loaded the network {network or '(none)'} without {PLUGIN}{hint}"
+
+    # --- credentials ----------------------------------------------------------------------------------------
+
+    def _renew_credentials(self) -> None:
+        if not self.options.node:
+            self.health.says("credentials")
+            return
+        try:
+            written = credentials.renew(self.options)
+            token = credentials.token_in(os.path.join(self.options.credentials, "token"))
+        except OSError as error:
+            self.health.says("credentials", f"{error.filename}: {error.strerror}")
+            return
+        for path in written:
+            self.journal.info("credentials written", path=path)
+        self.health.note(token_expires=token.expires)
+        short = token.is_short(time.time())
+        self.health.says("credentials", "the token is about to end: kubelet does not renew it" if short else "")
+
+    def _fails(self, part: str, error: CaptureError) -> None:
+        self.health.count("installs", "failure")
+        if self.health.says(part, f"{error.message}. {error.remedy}".strip(". ")):
+            self.journal.error(error.message, remedy=error.remedy)
+            self.tell("CaptureNotInstalled", str(error))
+
+
+def _version_of(path: str) -> tuple[int, ...]:
+    """Return what tells one version of a file from another, behind links; () if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,68 @@
+"""Passes the plugin's log on to the agent's: what ``kubectl logs`` shows is then all that happens on the node.
+
+The plugin writes whole lines, and renames the file when it has grown (``cni.log``). So the file is read to its end,
+and then the one that has its name by now.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator
+
+    from cni.agent.journal import Journal
+
+CHUNK = 1 << 16
+EVERY = 1.0
+"""Seconds between looks."""
+
+
+class LogFollower:
+    """Reads what is added to ``path`` from now on."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file = -1
+        self._rest = b""
+        self._open(at_end=True)
+
+    def run(self, journal: Journal, stop: threading.Event) -> None:
+        """Pass lines on until ``stop``."""
+        while not stop.wait(EVERY):
+            for line in self.lines():
+                journal.pass_on(line)
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the whole lines that have come since the last call."""
+        while True:
+            yield from self._read_all()
+            if not self._is_replaced():
+                return
+            self._open(at_end=False)
+
+    def _read_all(self) -> Iterator[bytes]:
+        while self._file >= 0 and (chunk := os.read(self._file, CHUNK)):
+            *lines, self._rest = (self._rest + chunk).split(b"\n")
+            yield from (line + b"\n" for line in lines)
+
+    def _is_replaced(self) -> bool:
+        try:
+            now = os.stat(self.path)
+        except OSError:
+            return False
+        return self._file < 0 or now.st_ino != os.fstat(self._file).st_ino
+
+    def _open(self, *, at_end: bool) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._rest = b""
+        try:
+            self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            self._file = -1
+            return
+        if at_end:
+            os.lseek(self._file, 0, os.SEEK_END)

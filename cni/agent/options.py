@@ -1,0 +1,67 @@
+"""What the agent is told: a value, made by ``cni.agent.commands`` from flags and environment."""
+
+from __future__ import annotations
+
+import os
+
+from capture.model.values import Value
+from cni.conf import AGENT_SOCKET
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+BIN_DIR, CONF_DIR = "/opt/cni/bin", "/etc/cni/net.d"
+SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+"""Where kubelet puts the token, the CA and the namespace of a pod's service account."""
+CREDENTIALS = "istio-capture"
+"""The folder for the plugin's credentials, in the parent of the configuration directory."""
+LOG_FILE = "/var/log/istio-capture/cni.log"
+RUNTIME_SOCKETS = (
+    "/run/containerd/containerd.sock",
+    "/run/crio/crio.sock",
+    "/run/k3s/containerd/containerd.sock",
+    "/var/snap/microk8s/common/run/containerd.sock",
+)
+"""Where runtimes listen for CRI: containerd, CRI-O, k3s and MicroK8s as they are set up by default."""
+
+
+class Options(Value):
+    """Where things are on the node, and what goes into the network configuration."""
+
+    node: str
+    """The node's name in the API; empty: the agent asks the API server nothing."""
+    plugin: str
+    """The executable, or the directory with it and everything that it needs."""
+    entry: dict[str, Any]
+    """The plugin's entry, without what the agent adds: kubeconfig and sources."""
+    bin_dir: str = BIN_DIR
+    conf_dir: str = CONF_DIR
+    own_config: str = ""
+    network: str = ""
+    runtime_socket: str = ""
+    service_account: str = SERVICE_ACCOUNT
+    credentials_dir: str = ""
+    api_server: str = ""
+    """How the node reaches the API server; empty: as the pod does (KUBERNETES_SERVICE_HOST)."""
+    socket: str = AGENT_SOCKET
+    daemon_set: str = ""
+    """NAMESPACE/NAME of the DaemonSet that runs the agent; when it is gone, the plugin goes, too."""
+    metrics_address: str = ""
+    """ADDRESS:PORT for Prometheus; empty: none."""
+    repair_starting: str = "report"
+    repair_running: str = "report"
+    repairs_per_minute: int = 10
+    taint: str = ""
+    """Key of the taint that is removed from this node once pods are captured; empty: none."""
+    log_level: str = "info"
+
+    @property
+    def credentials(self) -> str:
+        """The folder that holds kubeconfig, token and CA for the plugin."""
+        return self.credentials_dir or os.path.join(os.path.dirname(self.conf_dir.rstrip("/")), CREDENTIALS)
+
+    @property
+    def kubeconfig(self) -> str:
+        """The path of the plugin's kubeconfig."""
+        return os.path.join(self.credentials, "kubeconfig")

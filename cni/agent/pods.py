@@ -1,0 +1,137 @@
+"""The pods of this node as the API server has them, for the plugin: found by name and UID, in microseconds.
+
+Of each pod is kept what decides on its capture, a kilobyte in place of ten. An answer is as certain as the API
+server's own: the UID has to be the pod's, and the watch has to be young. A pod that kubelet knows already and our
+watch does not is waited for a moment.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from cni.pod_object import is_the_same
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
+
+    from cni.pod import Identity
+
+    Plain = dict[str, Any]
+    Key = tuple[str, str]
+
+YOUNG = 90.0
+"""Seconds since the API server was last heard in which what is here counts: bookmarks come each minute."""
+WAIT = 0.2
+"""Seconds to wait for a pod that is not here yet."""
+
+CONTAINER_FIELDS = ("name", "args", "env", "securityContext")
+METADATA_FIELDS = ("namespace", "name", "uid", "labels", "annotations", "creationTimestamp", "deletionTimestamp")
+
+
+def reduced(pod: Mapping[str, Any]) -> Plain:
+    """Return what decides on a pod's capture and its repair, in the form of the API."""
+    metadata, spec, status = (pod.get(part) or {} for part in ("metadata", "spec", "status"))
+    kept_spec: Plain = {key: spec[key] for key in ("hostNetwork", "securityContext") if key in spec}
+    for kind in ("initContainers", "containers"):
+        containers = spec.get(kind) or []
+        kept_spec[kind] = [{key: each[key] for key in CONTAINER_FIELDS if key in each} for each in containers]
+    ready: Plain = next((each for each in status.get("conditions") or [] if each.get("type") == "Ready"), {})
+    return {
+        "metadata": {key: metadata[key] for key in METADATA_FIELDS if key in metadata},
+        "spec": kept_spec,
+        "status": {
+            "phase": status.get("phase", ""),
+            "ready": ready.get("status") == "True",
+            "readySince": ready.get("lastTransitionTime", ""),
+        },
+    }
+
+
+class Pods:
+    """A table for several threads; one of them fills it from a list and a watch."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._pods: dict[Key, Plain] = {}
+        self._heard = float("-inf")
+        self._is_synced = False
+
+    # --- filled by the watch ---------------------------------------------------------------------------------
+
+    def replace_all(self, pods: Iterable[Mapping[str, Any]]) -> None:
+        """Take a whole list: pods that are not in it have gone."""
+        fresh = {_key(pod): reduced(pod) for pod in pods}
+        with self._changed:
+            self._pods = fresh
+            self._is_synced = True
+            self._hear()
+
+    def put(self, pod: Mapping[str, Any]) -> None:
+        """Take a pod that is new or has changed."""
+        kept = reduced(pod)
+        with self._changed:
+            self._pods[_key(pod)] = kept
+            self._hear()
+
+    def remove(self, pod: Mapping[str, Any]) -> None:
+        """Forget a pod, unless another one has its name by now."""
+        key = _key(pod)
+        with self._changed:
+            known = self._pods.get(key)
+            if known is not None and known["metadata"].get("uid") == (pod.get("metadata") or {}).get("uid"):
+                del self._pods[key]
+            self._hear()
+
+    def heard(self) -> None:
+        """Note that the API server was heard, and has nothing new (a bookmark)."""
+        with self._changed:
+            self._hear()
+
+    def lost_touch(self) -> None:
+        """Note that the API server cannot be heard: nothing here is certain until the next list."""
+        with self._changed:
+            self._is_synced = False
+
+    def _hear(self) -> None:
+        self._heard = self._clock()
+        self._changed.notify_all()
+
+    # --- asked by the plugin -----------------------------------------------------------------------------------
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether what is here is as certain as what the API server would say."""
+        return self._is_synced and self._clock() - self._heard < YOUNG
+
+    def find(self, identity: Identity, wait: float = WAIT) -> Plain | None:
+        """Return the very pod, also if it comes within ``wait`` seconds; None if that cannot be told for certain."""
+        if not identity.uid:
+            return None
+        until = self._clock() + wait
+        with self._changed:
+            while self.is_fresh:
+                pod = self._pods.get((identity.namespace, identity.name))
+                if pod is not None and is_the_same(identity, pod):
+                    return pod
+                if not self._changed.wait(until - self._clock()) and self._clock() >= until:
+                    return None
+        return None
+
+    def all(self) -> list[Plain]:
+        """Return every pod of the node."""
+        with self._changed:
+            return list(self._pods.values())
+
+    def get(self, namespace: str, name: str) -> Plain | None:
+        """Return the pod of that name, however old what is known of it is."""
+        with self._changed:
+            return self._pods.get((namespace, name))
+
+
+def _key(pod: Mapping[str, Any]) -> Key:
+    metadata = pod.get("metadata") or {}
+    return str(metadata.get("namespace", "")), str(metadata.get("name", ""))

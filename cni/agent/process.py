@@ -1,0 +1,147 @@
+"""The agent's process: its threads, and what becomes of them.
+
+    main        installation: directories, entry, credentials        (this thread; liveness is that it turns)
+    reflector   the node's pods, from the API server
+    socket      answers the plugin and people
+    log         passes the plugin's log on
+    metrics     Prometheus and probes
+
+SIGTERM leaves everything in place: an update, a drain and a reboot must open no gap. Only when the agent's DaemonSet
+is gone, everything goes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+from cni import leaving
+from cni.agent import runtime as runtimes
+from cni.agent import uninstall
+from cni.agent.handover import Handover
+from cni.agent.health import Health
+from cni.agent.installation import PARTS, Installation
+from cni.agent.journal import Journal
+from cni.agent.log_follower import LogFollower
+from cni.agent.options import RUNTIME_SOCKETS
+from cni.agent.pods import Pods
+from cni.agent.server import Server
+from cni.pod import Identity
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from lightkube import Client
+
+    from cni.agent.options import Options
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+
+
+class Agent:
+    """Everything that runs on the node; ``run`` returns when SIGTERM or SIGINT has come."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.journal = Journal(options.log_level)
+        self.health = Health(PARTS)
+        self.pods = Pods()
+        self.stop = threading.Event()
+        self.runtime = runtimes.find(options.runtime_socket, RUNTIME_SOCKETS)
+        self.client = self._connect()
+        self.handover = Handover(os.path.dirname(options.socket), f"{os.getpid()} {time.time()}")
+        self.installation = Installation(options, self.health, self.journal, self.runtime, self._tell)
+        self.health.note(node=options.node, api_connected=None)
+
+    def run(self) -> int:
+        """Run until a signal ends it; return the exit status."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+        leaving.stay()
+        server = Server(self.options.socket, {"pod": self._answer_pod, "status": lambda _question: self.status()})
+        self._start_threads()
+        self.journal.info("started", node=self.options.node, runtime=self.runtime.socket if self.runtime else "")
+        self.installation.run(self.stop, self.handover)
+        self._leave()
+        server.close()
+        self.handover.close()
+        return 0
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``capture node status`` shows."""
+        return self.health.as_plain() | {"acts": self.handover.acts, "pods_known": len(self.pods.all())}
+
+    # --- threads --------------------------------------------------------------------------------------------
+
+    def _start_threads(self) -> None:
+        if self.options.metrics_address:
+            from cni.agent.metrics import MetricsServer
+
+            MetricsServer(self.options.metrics_address, self.health)
+        if log_file := self.options.entry.get("log_file"):
+            follower = LogFollower(log_file)
+            self._start("log", lambda: follower.run(self.journal, self.stop))
+        if self.client is not None:
+            from cni.agent.reflector import Reflector
+
+            reflector = Reflector(self.client, self.options.node, self.pods, self.health, self.journal)
+            self._start("reflector", lambda: reflector.run(self.stop))
+
+    def _start(self, name: str, work: Callable[[], None]) -> None:
+        """Let a thread do the work, again when it ends by a defect."""
+
+        def run() -> None:
+            pause = FIRST_PAUSE
+            while not self.stop.is_set():
+                try:
+                    work()
+                except Exception as defect:  # noqa: BLE001  # one part must not take the others down
+                    self.journal.error(f"defect in {name}: {type(defect).__name__}: {defect}")
+                    self.health.count("defects", name)
+                    self.stop.wait(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+
+        threading.Thread(target=run, name=name, daemon=True).start()
+
+    # --- what it answers and tells --------------------------------------------------------------------------
+
+    def _answer_pod(self, question: dict[str, Any]) -> object:
+        namespace, name, uid = (question.get(key) for key in ("namespace", "name", "uid"))
+        if not (isinstance(namespace, str) and isinstance(name, str) and isinstance(uid, str)):
+            return {"error": "expected the texts 'namespace', 'name' and 'uid'"}
+        found = self.pods.find(Identity(namespace, name, uid))
+        self.health.count("pod_questions", "known" if found else "unknown")
+        return {"pod": found}
+
+    def _tell(self, reason: str, message: str) -> None:
+        if self.client is not None:
+            from cni.agent import events
+
+            threading.Thread(target=events.on_node, args=(self.client, self.options.node, reason, message)).start()
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def _end(self, _number: int, _frame: object) -> None:
+        self.stop.set()
+        self.installation.directories.wake()
+
+    def _leave(self) -> None:
+        """Leave everything in place, unless the agent's DaemonSet is gone."""
+        if self.client is None or not self.options.daemon_set:
+            return
+        if not uninstall.is_gone(self.client, self.options.daemon_set):
+            self.journal.info("ending; plugin and entry stay", daemon_set=self.options.daemon_set)
+            return
+        for change in uninstall.uninstall(self.options):
+            self.journal.info("uninstalled", what=change)
+
+    def _connect(self) -> Client | None:
+        if not self.options.node:
+            return None
+        from cni.agent import api
+
+        return api.connect(self.options.service_account)

@@ -1,0 +1,101 @@
+"""Keeps a table of the node's pods like the API server's, whatever becomes of the connection.
+
+    list ──> watch ─┬─ the connection ends ──> watch from the last version that was heard
+      ^             ├─ 410: too old ─────────> list, which also tells who has gone
+      └─────────────┴─ 401, 5xx, silence ────> pause, 1 to 60 s with jitter, then the same
+
+lightkube's own watch starts without a version after a 410, and then never tells who has gone; client-go's reflector
+is the model of this one.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+
+from cni.agent import api
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import threading
+
+    from lightkube import Client
+
+    from cni.agent.health import Health
+    from cni.agent.journal import Journal
+    from cni.agent.pods import Pods
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+GONE = 410
+
+
+class Reflector:
+    """Fills ``pods`` with those of ``node`` until ``stop`` is set."""
+
+    def __init__(self, client: Client, node: str, pods: Pods, health: Health, journal: Journal) -> None:
+        self.client, self.node, self.pods = client, node, pods
+        self.health, self.journal = health, journal
+        self._version = ""
+        self._failures = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """List and watch until ``stop``; a failure is told, and followed by a pause."""
+        while not stop.is_set():
+            pause = self.turn(stop)
+            stop.wait(pause)
+
+    def turn(self, stop: threading.Event) -> float:
+        """List if need be, and watch until that ends; return the seconds to wait before the next turn."""
+        try:
+            if not self._version:
+                self._list()
+            self._watch(stop)
+        except api.Unreachable as error:
+            return self._failed(error)
+        return 0.0
+
+    def _list(self) -> None:
+        pods, version = api.list_pods(self.client, self.node)
+        self.pods.replace_all(pods)
+        self._version = version
+        self._works()
+
+    def _watch(self, stop: threading.Event) -> None:
+        for kind, pod in api.watch_pods(self.client, self.node, self._version):
+            self._works()
+            self._version = pod["metadata"]["resourceVersion"]
+            if kind == "BOOKMARK":
+                self.pods.heard()
+            elif kind == "DELETED":
+                self.pods.remove(pod)
+            else:
+                self.pods.put(pod)
+            if stop.is_set():
+                return
+
+    def _works(self) -> None:
+        self._failures = 0
+        if self.health.fact("api_away_since") or self.health.fact("api_connected") is None:
+            self.health.note(api_connected=True, api_away_since=None, api_problem="")
+            self.journal.info("the API server answers")
+
+    def _failed(self, error: Exception) -> float:
+        """Note a failure; return the pause after it."""
+        code = api.code_of(error)
+        self.health.count("watch_restarts", str(code or type(error).__name__))
+        if code == GONE:
+            self._version = ""
+            return 0.0
+        self._failures += 1
+        if self._failures > 1:  # a watch that ends is no news, a second failure is
+            self._is_away(api.in_words(error))
+        pause = min(FIRST_PAUSE * 2.0 ** (self._failures - 1), LONGEST_PAUSE)
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311  # so that a thousand agents do not ask at once
+
+    def _is_away(self, problem: str) -> None:
+        self.pods.lost_touch()
+        self._version = ""
+        if not self.health.fact("api_away_since"):
+            self.health.note(api_connected=False, api_away_since=time.time())
+            self.journal.warn("the API server does not answer", problem=problem)
+        self.health.note(api_problem=problem)

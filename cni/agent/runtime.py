@@ -1,0 +1,131 @@
+"""What the container runtime says over CRI: which network configuration it has loaded, and which pods it runs.
+
+A file in the right directory is no proof: containerd and CRI-O choose by different rules, and load by themselves. The
+runtime's answer is. Numbers of fields are those of kubernetes/cri-api, runtime/v1/api.proto.
+"""
+
+from __future__ import annotations
+
+import os
+
+import grpc
+
+from capture.model.values import Value
+from capture.state.json_text import JsonError, decode
+from cni.agent import protobuf
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+TIMEOUT = 5.0
+SANDBOX_READY = 0
+SERVICE = "/runtime.v1.RuntimeService/"
+POD_INTERFACE = "eth0"
+"""What containerd calls a pod's first interface (go-cni, DefaultPrefix)."""
+
+
+class RuntimeSilentError(Exception):
+    """The runtime does not answer, or not as one; the message says why."""
+
+
+class Loaded(Value):
+    """The network configuration that a runtime has loaded."""
+
+    plugins: tuple[str, ...]
+    """Types of the plugins of the pods' network, in order; empty if the runtime has none."""
+    network: str
+    conf_dir: str
+    bin_dirs: tuple[str, ...]
+
+
+class Sandbox(Value):
+    """A pod that the runtime runs."""
+
+    id: str
+    namespace: str
+    name: str
+    uid: str
+    created: int
+    """Nanoseconds since the epoch."""
+
+
+class Runtime:
+    """A connection with the runtime that listens at ``socket``."""
+
+    def __init__(self, socket: str) -> None:
+        self.socket = socket
+        options = [("grpc.enable_http_proxy", 0), ("grpc.default_authority", "localhost")]
+        self._channel = grpc.insecure_channel(f"unix://{socket}", options=options)
+
+    def loaded(self) -> Loaded | None:
+        """Return what is loaded; None if this runtime does not tell (CRI-O). Raises RuntimeSilentError."""
+        answer = self._call("Status", protobuf.message(f1=True))
+        told = protobuf.text_map(answer, 2).get("cniconfig")
+        if not told:
+            return None
+        try:
+            return _loaded(decode(told))
+        except (JsonError, KeyError, TypeError, AttributeError):
+            raise RuntimeSilentError(f"{self.socket}: its cniconfig is not understood: {told[:200]}") from None
+
+    def sandboxes(self) -> list[Sandbox]:
+        """Return the pods that run. Raises RuntimeSilentError."""
+        answer = self._call("ListPodSandbox", b"")
+        listed = protobuf.submessages(answer, 1)
+        return [_sandbox(item) for item in listed if protobuf.integer(item, 3) == SANDBOX_READY]
+
+    def network_namespace(self, sandbox_id: str) -> str:
+        """Return the path of a pod's network namespace; "" for a pod of the host's. Raises RuntimeSilentError."""
+        answer = self._call("PodSandboxStatus", protobuf.message(f1=sandbox_id, f2=True))
+        try:
+            info: Any = decode(protobuf.text_map(answer, 2).get("info", "{}"))
+            namespaces = info["runtimeSpec"]["linux"]["namespaces"]
+            return next((str(each.get("path", "")) for each in namespaces if each.get("type") == "network"), "")
+        except (JsonError, KeyError, TypeError):
+            raise RuntimeSilentError(f"{self.socket}: it does not tell the namespace of {sandbox_id}") from None
+
+    def _call(self, method: str, request: bytes) -> bytes:
+        call = self._channel.unary_unary(SERVICE + method, _unchanged, _unchanged)
+        try:
+            answer: bytes = call(request, timeout=TIMEOUT)
+        except grpc.RpcError as error:
+            raise RuntimeSilentError(f"{self.socket}: {method}: {error.code().name}: {error.details()}") from None
+        return answer
+
+    def close(self) -> None:
+        """End the connection."""
+        self._channel.close()
+
+
+def find(socket: str, candidates: tuple[str, ...]) -> Runtime | None:
+    """Return the runtime at ``socket``, or, if that is not given, at the first of the candidates that is there."""
+    path = socket or next((candidate for candidate in candidates if os.path.exists(candidate)), "")
+    return Runtime(path) if path else None
+
+
+def _unchanged(content: bytes) -> bytes:
+    return content
+
+
+def _loaded(plain: dict[str, Any]) -> Loaded:
+    """Return what containerd's ``cniconfig`` tells (go-cni, ConfigResult)."""
+    networks = [each["Config"] for each in plain.get("Networks") or [] if each.get("IFName") != "lo"]
+    config = networks[0] if networks else {}
+    return Loaded(
+        plugins=tuple(plugin["Network"]["type"] for plugin in config.get("Plugins") or []),
+        network=str(config.get("Name", "")),
+        conf_dir=str(plain.get("PluginConfDir", "")),
+        bin_dirs=tuple(plain.get("PluginDirs") or ()),
+    )
+
+
+def _sandbox(item: bytes) -> Sandbox:
+    metadata = next(iter(protobuf.submessages(item, 2)), b"")
+    return Sandbox(
+        id=protobuf.text(item, 1),
+        namespace=protobuf.text(metadata, 3),
+        name=protobuf.text(metadata, 1),
+        uid=protobuf.text(metadata, 2),
+        created=protobuf.integer(item, 4),
+    )

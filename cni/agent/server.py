@@ -1,0 +1,99 @@
+"""Answers questions over a unix socket: the plugin's about a pod, a person's about the agent.
+
+One line of JSON comes, one goes, and the connection ends::
+
+    {"ask": "pod", "namespace": "shop", "name": "web-0", "uid": "..."}  ->  {"pod": {...}} or {"pod": null}
+    {"ask": "status"}                                                   ->  {"schema": "capture/v1", ...}
+
+Only root can reach it: the socket has mode 0600 in a directory of mode 0700, and the kernel says who calls
+(SO_PEERCRED, unix(7)); root of another user namespace is another uid here.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import socketserver
+import struct
+import threading
+
+from capture.state.json_text import JsonError, decode, encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    Answers = Mapping[str, Callable[[dict[str, Any]], object]]
+
+LIMIT = 64 * 1024
+TIMEOUT = 5.0
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    timeout = TIMEOUT
+    server: _Server
+
+    def handle(self) -> None:
+        if _peer_uid(self.connection) != 0:
+            return
+        try:
+            answer = self.server.answer(self.rfile.readline(LIMIT))
+            self.wfile.write(encode(answer).encode() + b"\n")
+        except OSError:  # the caller did not wait
+            return
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 128
+    answers: Answers
+
+    def answer(self, line: bytes) -> object:
+        """Return what is to be said to a question."""
+        try:
+            question = decode(line.decode())
+            ask = self.answers[question["ask"]]
+        except (JsonError, UnicodeDecodeError, KeyError, TypeError):
+            return {"error": f"expected a line of JSON with 'ask' among {', '.join(sorted(self.answers))}"}
+        return ask(question)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A caller that has gone is no error of ours."""
+
+
+class Server:
+    """Listens at ``path`` from the moment it is made until ``close``."""
+
+    def __init__(self, path: str, answers: Answers) -> None:
+        self.path = path
+        directory = os.path.dirname(path)
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        os.chmod(directory, 0o700)
+        temporary = f"{path}.{os.getpid()}"
+        before = os.umask(0o177)
+        try:
+            self._server = _Server(temporary, _Handler)
+        finally:
+            os.umask(before)
+        self._server.answers = answers
+        os.rename(temporary, path)  # from an agent that ends to the one that follows without a moment in between
+        self._identity = os.stat(path).st_ino
+        self._thread = threading.Thread(target=self._server.serve_forever, name="socket", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening; the path goes, unless another agent has taken it over."""
+        self._server.shutdown()
+        self._server.server_close()
+        try:
+            if os.stat(self.path).st_ino == self._identity:
+                os.unlink(self.path)
+        except FileNotFoundError:
+            pass
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    """Return the user id of the process at the other end, as it is in our user namespace."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])

@@ -1,0 +1,42 @@
+"""``capture node status`` in words."""
+
+from __future__ import annotations
+
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+WELL = ("captured", "left-alone", "host-network")
+
+
+def lines(status: Mapping[str, Any], now: float | None = None) -> Iterator[str]:
+    """Yield the lines; ``status`` is what the agent answers."""
+    now = time.time() if now is None else now
+    ready = "ready: pods that start now are captured" if status.get("ready") else "NOT ready"
+    yield f"agent {status.get('version', '?')} on node {status.get('node') or '(none)'}: {ready}"
+    for part, told in sorted((status.get("problems") or {}).items()):
+        yield f"  {part}: {told['problem']} (for {_duration(now - told['since'])})"
+    if loaded := status.get("loaded"):
+        yield f"runtime: network {loaded['network']} with {', '.join(loaded['plugins'])}, from {loaded['directory']}"
+    if expires := status.get("token_expires"):
+        yield f"token: ends in {_duration(expires - now)}"
+    if since := status.get("api_away_since"):
+        yield f"API server: away for {_duration(now - since)}: {status.get('api_problem', '')}"
+    elif status.get("api_connected"):
+        yield f"API server: connected, {status.get('pods_known', 0)} pods known"
+    if status.get("lost"):
+        yield f"entry: lost {_duration(now - status['lost'])} ago to {status.get('rival', '?')}"
+    for state, pods in sorted((status.get("pod_states") or {}).items()):
+        named = "" if state in WELL else f": {', '.join(pods)}"
+        yield f"pods {state}: {len(pods)}{named}"
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration as a person says it: ``45 s``, ``12 min``, ``3 h``, ``2 d``."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if abs(seconds) >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,50 @@
+"""Takes everything that the agent has put onto a node away again; pods that run stay captured and can be ended."""
+
+from __future__ import annotations
+
+import os
+
+from cni import install as installer
+from cni import leaving
+from cni.agent import credentials
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lightkube import Client
+
+    from cni.agent.options import Options
+
+NOT_FOUND = 404
+
+
+def uninstall(options: Options) -> list[str]:
+    """Remove entry and credentials at once, and the plugin when no pod needs it; return what has changed.
+
+    Raises InstallError.
+    """
+    changes = [str(change) for change in installer.uninstall(options.bin_dir, options.conf_dir, keep_plugin=True)]
+    changes += [f"{path}: removed" for path in credentials.remove(options)]
+    if not os.path.lexists(os.path.join(options.bin_dir, installer.PLUGIN)):
+        return changes
+    removed = leaving.leave(options.bin_dir)
+    changes += [f"{path}: removed" for path in removed]
+    if not removed:
+        changes.append(
+            f"{options.bin_dir}/{installer.PLUGIN}: stays until the last pod that was started with it has ended"
+        )
+    return changes
+
+
+def is_gone(client: Client, daemon_set: str) -> bool:
+    """Return whether the agent's DaemonSet has been deleted, or is about to be.
+
+    On doubt it is not: an API server that does not answer, or refuses since the account went first, proves nothing.
+    """
+    from cni.agent import api
+
+    namespace, _, name = daemon_set.partition("/")
+    try:
+        found = client.get(api.DaemonSet, name, namespace=namespace)
+    except api.Unreachable as error:
+        return api.code_of(error) == NOT_FOUND
+    return bool((found.get("metadata") or {}).get("deletionTimestamp"))

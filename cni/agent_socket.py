@@ -1,0 +1,79 @@
+"""Asks the node's agent, over its unix socket: the plugin about a pod, ``capture node status`` about the agent.
+
+Whatever is wrong there, the plugin goes on without: an agent that is away costs it nothing measurable, one that hangs
+costs it ``PATIENCE``. Nothing is imported here that the plugin does not have anyway.
+"""
+
+from __future__ import annotations
+
+import _socket
+import time
+
+from capture.state.json_text import JsonError, decode, encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from cni.pod import Identity
+
+PATIENCE = 0.5
+"""Seconds: the agent itself waits 0.2 for a pod that its watch has not seen yet."""
+LIMIT = 16 * 1024 * 1024
+SO_PEERCRED = 17
+"""asm-generic/socket.h"""
+
+
+class AgentAwayError(Exception):
+    """The agent does not answer; the message says why."""
+
+
+def pod(socket: str, identity: Identity, patience: float = PATIENCE) -> dict[str, Any] | None:
+    """Return the pod as the agent knows it, in the form of the API; None if it does not, or does not answer."""
+    question = {"ask": "pod", "namespace": identity.namespace, "name": identity.name, "uid": identity.uid}
+    try:
+        found = ask(socket, question, patience).get("pod")
+    except AgentAwayError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def ask(socket: str, question: Mapping[str, object], patience: float) -> dict[str, Any]:
+    """Return the agent's answer. Raises AgentAwayError if there is none within ``patience`` seconds."""
+    limit = time.monotonic() + patience
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        # A full queue of a server that hangs would hold a connect(2) back; an accepted one is at once.
+        connection.setblocking(False)
+        connection.connect(socket)
+        credentials = connection.getsockopt(_socket.SOL_SOCKET, SO_PEERCRED, 12)
+        if credentials[4:8] != b"\0\0\0\0":
+            raise AgentAwayError(f"{socket}: root does not listen there")
+        connection.settimeout(patience)
+        connection.send(encode(question).encode() + b"\n")
+        return _answer(connection, limit, socket)
+    except OSError as error:
+        raise AgentAwayError(f"{socket}: {error.strerror or 'no answer'}") from None
+    finally:
+        connection.close()
+
+
+def _answer(connection: _socket.socket, limit: float, socket: str) -> dict[str, Any]:
+    received = bytearray()
+    while not received.endswith(b"\n"):
+        left = limit - time.monotonic()
+        if left <= 0 or len(received) > LIMIT:
+            raise AgentAwayError(f"{socket}: no answer in time")
+        connection.settimeout(left)
+        chunk = connection.recv(1 << 18)
+        if not chunk:
+            break
+        received += chunk
+    try:
+        answer = decode(received.decode())
+    except (JsonError, UnicodeDecodeError):
+        raise AgentAwayError(f"{socket}: its answer is no JSON") from None
+    if not isinstance(answer, dict):
+        raise AgentAwayError(f"{socket}: its answer is no object")
+    return answer

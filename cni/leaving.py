@@ -1,0 +1,75 @@
+"""The plugin after its uninstallation: it ends the pods that were started with it, then goes by itself.
+
+Runtimes remember the network configuration that a pod was started with, and call every plugin of it when the pod ends
+(libcni keeps it under /var/lib/cni/results). Without the plugin such a pod stays in Terminating for ever, also one that
+has no part in the mesh. So the entry goes at once, and the plugin with the last pod that remembers it.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MARK = "/run/istio-capture/leaving"
+"""A file that holds the plugin's directory; it is there from the uninstallation until the plugin has gone."""
+REMEMBERED = "/var/lib/cni/results"
+"""Where libcni keeps what it was called with (``CacheDir``): JSON with ``containerId``, and ``config`` in base64."""
+
+
+def leave(bin_dir: str, mark: str = MARK, remembered: str = REMEMBERED) -> list[str]:
+    """Remove the plugin if no pod remembers it, else let it go with the last one; return what was removed."""
+    if any(_containers(remembered)) or not os.path.isdir(remembered):
+        os.makedirs(os.path.dirname(mark), mode=0o700, exist_ok=True)
+        with open(mark, "w", encoding="utf-8") as file:
+            file.write(bin_dir)
+        return []
+    return _remove(bin_dir, mark)
+
+
+def stay(mark: str = MARK) -> None:
+    """Take an uninstallation back: the plugin is installed again."""
+    try:
+        os.unlink(mark)
+    except FileNotFoundError:
+        pass
+
+
+def ended(container_id: str, mark: str = MARK, remembered: str = REMEMBERED) -> None:
+    """Note that a container ends; the plugin goes if it is uninstalled and this was the last one that remembers it."""
+    try:
+        with open(mark, encoding="utf-8") as file:
+            bin_dir = file.read()
+    except OSError:
+        return
+    if bin_dir and all(container == container_id for container in _containers(remembered)):
+        _remove(bin_dir, mark)
+
+
+def _remove(bin_dir: str, mark: str) -> list[str]:
+    from cni.install import remove_plugin
+
+    stay(mark)
+    return [change.path for change in remove_plugin(bin_dir)]
+
+
+def _containers(remembered: str) -> Iterator[str]:
+    """Yield the containers whose configuration names the plugin, as libcni remembers them."""
+    from binascii import a2b_base64
+
+    from capture.state.json_text import JsonError, decode
+
+    try:
+        names = os.listdir(remembered)
+    except OSError:
+        return
+    for name in names:
+        try:
+            with open(os.path.join(remembered, name), "rb") as file:
+                kept = decode(file.read().decode())
+            if b'"capture-cni"' in a2b_base64(kept["config"]):
+                yield str(kept["containerId"])
+        except (OSError, ValueError, JsonError, KeyError, TypeError):
+            continue  # another program's file, or one that has just gone

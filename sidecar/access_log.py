@@ -1,0 +1,84 @@
+"""Access logs in Envoy's words. The usual format is that of Istio 1.8 to today."""
+
+from __future__ import annotations
+
+from sidecar.envoy import typed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sidecar.envoy import Json
+    from sidecar.mesh import FileLog
+    from sidecar.telemetry import AccessLog
+
+FIELDS = {
+    "start_time": "%START_TIME%",
+    "method": "%REQ(:METHOD)%",
+    "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+    "protocol": "%PROTOCOL%",
+    "response_code": "%RESPONSE_CODE%",
+    "response_flags": "%RESPONSE_FLAGS%",
+    "response_code_details": "%RESPONSE_CODE_DETAILS%",
+    "connection_termination_details": "%CONNECTION_TERMINATION_DETAILS%",
+    "upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    "bytes_received": "%BYTES_RECEIVED%",
+    "bytes_sent": "%BYTES_SENT%",
+    "duration": "%DURATION%",
+    "upstream_service_time": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
+    "x_forwarded_for": "%REQ(X-FORWARDED-FOR)%",
+    "user_agent": "%REQ(USER-AGENT)%",
+    "request_id": "%REQ(X-REQUEST-ID)%",
+    "authority": "%REQ(:AUTHORITY)%",
+    "upstream_host": "%UPSTREAM_HOST%",
+    "upstream_cluster": "%UPSTREAM_CLUSTER_RAW%",
+    "upstream_local_address": "%UPSTREAM_LOCAL_ADDRESS%",
+    "downstream_local_address": "%DOWNSTREAM_LOCAL_ADDRESS%",
+    "downstream_remote_address": "%DOWNSTREAM_REMOTE_ADDRESS%",
+    "requested_server_name": "%REQUESTED_SERVER_NAME%",
+    "route_name": "%ROUTE_NAME%",
+}
+"""What the usual format tells of a request, under the names that it has in JSON."""
+
+QUOTED = {
+    "upstream_transport_failure_reason", "x_forwarded_for", "user_agent", "request_id", "authority", "upstream_host",
+}  # fmt: skip
+
+STREAMS = {"/dev/stdout": "Stdout", "/dev/stderr": "Stderr"}
+
+
+def default_text() -> str:
+    """Return the usual format as a line of text."""
+    head = '[{start_time}] "{method} {path} {protocol}"'.format_map(FIELDS)
+    rest = [f'"{FIELDS[name]}"' if name in QUOTED else FIELDS[name] for name in list(FIELDS)[4:]]
+    return " ".join([head, *rest]) + "\n"
+
+
+def rendered(logs: Iterable[AccessLog]) -> list[Json]:
+    """Return access logs as a filter has them."""
+    return [_rendered(log) for log in logs]
+
+
+def _rendered(log: AccessLog) -> Json:
+    made = _writer(log.file)
+    if log.expression:
+        kind = "extensions.access_loggers.filters.cel.v3.ExpressionFilter"
+        made["filter"] = {"extension_filter": typed("cel", kind, expression=log.expression)}
+    return made
+
+
+def _writer(file: FileLog) -> Json:
+    """Return what writes; standard output is not opened again, which a pipe of another user would forbid."""
+    if file.path in STREAMS:
+        stream = STREAMS[file.path]
+        kind = f"extensions.access_loggers.stream.v3.{stream}AccessLog"
+        return typed(f"envoy.access_loggers.{stream.lower()}", kind, log_format=_format(file))
+    kind = "extensions.access_loggers.file.v3.FileAccessLog"
+    return typed("envoy.access_loggers.file", kind, path=file.path, log_format=_format(file))
+
+
+def _format(file: FileLog) -> Json:
+    if file.is_json:
+        return {"json_format": dict(file.names or FIELDS)}
+    text = file.text or default_text()
+    return {"text_format_source": {"inline_string": text if text.endswith("\n") else f"{text}\n"}}

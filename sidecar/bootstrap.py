@@ -1,0 +1,132 @@
+"""Envoy's bootstrap for one pod: what the capture's settings and the mesh's objects say together. Pure."""
+
+from __future__ import annotations
+
+from capture.model.values import Value
+from sidecar.access_log import rendered
+from sidecar.balancing import Policy, read_rule, rule_for
+from sidecar.endpoints import in_bootstrap, in_directory
+from sidecar.envoy import ADMIN_PORT, HEALTH_PORT, METRICS_PORT, socket_address
+from sidecar.fields import FieldError
+from sidecar.inbound import declared_tcp_ports, inbound_clusters, inbound_listener
+from sidecar.mesh import Mesh, read_mesh
+from sidecar.objects import endpoints_of, read_pod, read_service, read_slice
+from sidecar.outbound import Destination, Outbound, destination_cluster, fixed_clusters, outbound_listeners
+from sidecar.own_ports import admin_cluster, dns_clusters, dns_listeners, status_listeners
+from sidecar.telemetry import access_logs, read_telemetry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from capture.settings.config import CaptureConfig
+    from sidecar.balancing import Rule
+    from sidecar.documents import Document
+    from sidecar.envoy import Json
+    from sidecar.objects import Pod, Service, Slice
+    from sidecar.telemetry import Telemetry
+
+
+class World(Value):
+    """What the documents say."""
+
+    mesh: Mesh = Mesh()
+    telemetries: tuple[Telemetry, ...] = ()
+    services: tuple[Service, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    pods: tuple[Pod, ...] = ()
+
+
+def read_world(documents: Sequence[Document]) -> World:
+    """Return what documents say; FieldError for what cannot be used, is not supported, or is there twice."""
+
+    def of(kind: str) -> list[Document]:
+        return [document for document in documents if document.kind == kind]
+
+    _refuse_duplicates(documents)
+    return World(
+        mesh=read_mesh(documents),
+        telemetries=tuple(map(read_telemetry, of("Telemetry"))),
+        services=tuple(map(read_service, of("Service"))),
+        slices=tuple(map(read_slice, of("EndpointSlice"))),
+        rules=tuple(map(read_rule, of("DestinationRule"))),
+        pods=tuple(map(read_pod, of("Pod"))),
+    )
+
+
+def _refuse_duplicates(documents: Sequence[Document]) -> None:
+    seen: dict[str, str] = {}
+    for document in documents:
+        if document.name and seen.setdefault(document.name, document.origin) != document.origin:
+            raise FieldError(document.origin, "metadata.name", f"given twice; the first is in {seen[document.name]}")
+
+
+def render(
+    config: CaptureConfig, world: World, pod: Pod, *, directory: str = "", resolvers: Sequence[str] = ()
+) -> Json:
+    """Return the bootstrap; with a directory, endpoints are read from its files, which ``endpoints.write`` makes."""
+    logs = rendered(access_logs(world.mesh, world.telemetries, pod))
+    found = destinations(config, world, pod)
+    outbound = Outbound(
+        config,
+        pod,
+        tuple(destination for destination in found if not destination.subset),
+        logs,
+        world.mesh.registry_only,
+        world.mesh.detection_timeout,
+    )
+    inbound = inbound_listener(config, declared_tcp_ports(world.services, pod), logs, world.mesh.detection_timeout)
+    captures_dns = config.captures_dns
+    return {
+        "node": {"id": f"sidecar~{pod.name}.{pod.namespace}", "cluster": pod.labels.get("app", pod.name)},
+        "admin": {"address": socket_address("127.0.0.1", ADMIN_PORT)},
+        "static_resources": {
+            "listeners": [
+                *outbound_listeners(outbound),
+                inbound,
+                *status_listeners(config),
+                *(dns_listeners(config, world.services, resolvers) if captures_dns else ()),
+            ],
+            "clusters": [
+                *fixed_clusters(),
+                *(
+                    destination_cluster(
+                        destination,
+                        in_directory(destination, directory) if directory else in_bootstrap(destination),
+                    )
+                    for destination in found
+                ),
+                *inbound_clusters(config),
+                admin_cluster(),
+                *(dns_clusters(resolvers) if captures_dns else ()),
+            ],
+        },
+    }
+
+
+def destinations(config: CaptureConfig, world: World, pod: Pod) -> tuple[Destination, ...]:
+    """Return every port of every service, each followed by its subsets. FieldError for a port of the proxy."""
+    own = {config.proxy_port, config.inbound_capture_port, HEALTH_PORT, METRICS_PORT}
+    found = tuple(_destinations(config, world, pod))
+    for destination in found:
+        if destination.port.number in own:
+            raise FieldError(
+                f"Service {destination.service.namespace}/{destination.service.name}",
+                "spec.ports",
+                f"port {destination.port.number} is one of the proxy's own ({', '.join(map(str, sorted(own)))})",
+            )
+    return found
+
+
+def _destinations(config: CaptureConfig, world: World, pod: Pod) -> Iterator[Destination]:
+    pods = {other.full_name: other for other in world.pods}
+    for service in world.services:
+        rule = rule_for(service, world.rules, pod, world.mesh.root_namespace)
+        policy = rule.policy or Policy()
+        for port in service.ports:
+            endpoints = endpoints_of(service, port, world.slices, config.families)
+            yield Destination(service, port, policy, endpoints)
+            for subset in rule.subsets:
+                those = tuple(endpoint for endpoint in endpoints if subset.holds(endpoint, pods))
+                yield Destination(service, port, subset.policy or policy, those, subset.name)

@@ -1,0 +1,145 @@
+"""``capture sidecar``."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import click
+
+from capture.cli.options import CaptureCommand, capture_options, explicit, flags, namespace_options
+from capture.errors import CaptureError
+from capture.model.addresses import parse_address
+from capture.report.output import warn
+from capture.settings.config import resolve
+from capture.settings.host import AnyPod
+from capture.settings.settings import Settings, with_flags
+from capture.state import record
+from capture.state.netns import Entered
+from sidecar import endpoints
+from sidecar.bootstrap import destinations, read_world, render
+from sidecar.documents import read_files
+from sidecar.objects import DEFAULT_NAMESPACE, Pod
+from sidecar.pod_settings import settings_of_object
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.settings.config import CaptureConfig
+    from sidecar.bootstrap import World
+    from sidecar.documents import Document
+
+EXAMPLES = """
+capture sidecar --filename mesh.yaml --filename services.yaml --pod default/productpage > envoy.json
+kubectl get services,endpointslices,pods -o yaml | capture sidecar --filename - --pod default/productpage
+capture sidecar --pid 4711 --filename services.yaml --endpoints /run/envoy/endpoints > envoy.json
+capture sidecar -m TPROXY --redirect-dns --capture-all-dns --resolver 10.96.0.10
+"""
+
+
+def _resolver(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        try:
+            parse_address(value)
+        except ValueError:
+            raise click.BadParameter(f"{value!r}: expected an IP address") from None
+    return values
+
+
+@click.command(
+    cls=CaptureCommand,
+    params=[
+        *capture_options(),
+        *namespace_options(),
+        click.Option(
+            ["--filename", "-f", "filenames"],
+            metavar="FILE",
+            multiple=True,
+            help="Mesh config, Telemetry, Service, EndpointSlice, DestinationRule, Pod as YAML; - for standard input;"
+            " repeat it.",
+        ),
+        click.Option(["--pod", "name"], metavar="NAMESPACE/NAME", help="The pod whose sidecar it is."),
+        click.Option(
+            ["--endpoints", "directory"],
+            metavar="DIR",
+            help="Write the endpoints as files there, which Envoy watches: run it again when they change.",
+        ),
+        click.Option(
+            ["--resolver", "resolvers"],
+            metavar="ADDRESS",
+            multiple=True,
+            callback=_resolver,
+            help="Name server for what is no service, where DNS is captured; repeat it.",
+        ),
+        click.Option(["--compact"], is_flag=True, help="Print it in one line."),
+    ],
+    examples=EXAMPLES,
+)
+@click.pass_context
+def sidecar(
+    ctx: click.Context,
+    /,
+    namespace: str | None,
+    filenames: tuple[str, ...],
+    name: str | None,
+    directory: str | None,
+    resolvers: tuple[str, ...],
+    *,
+    compact: bool,
+) -> int:
+    """Print Envoy's bootstrap for a captured pod.
+
+    Ports, mode and families come from where the rules come from, so that the two agree: with --netns or --pid from
+    what was applied there; else from the pod, if it is among the files; options of the capture beat it. A field of
+    the files that is not supported is an error that names its path.
+    """
+    documents = read_files(filenames)
+    world = read_world(documents)
+    pod, document = _pod(world, documents, name)
+    config = _config(ctx, namespace, document)
+    path = os.path.abspath(directory) if directory else ""
+    plain = render(config, world, pod, directory=path, resolvers=resolvers or _recorded_servers(config))
+    if path:
+        endpoints.write(destinations(config, world, pod), path)
+    click.echo(json.dumps(plain, separators=(",", ":")) if compact else json.dumps(plain, indent=1))
+    return 0
+
+
+def _pod(world: World, documents: list[Document], name: str | None) -> tuple[Pod, Document | None]:
+    """Return the pod and its object, if it is among the documents; the only one there needs no name."""
+    objects = {f"Pod {pod.full_name}": pod for pod in world.pods}
+    if name is None and len(world.pods) == 1:
+        name = world.pods[0].full_name
+    namespace, slash, short = (name or "pod").rpartition("/")
+    title = f"Pod {namespace if slash else DEFAULT_NAMESPACE}/{short}"
+    document = next((document for document in documents if document.name == title), None)
+    return objects.get(title, Pod(namespace or DEFAULT_NAMESPACE, short)), document
+
+
+def _config(ctx: click.Context, namespace: str | None, document: Document | None) -> CaptureConfig:
+    """Return what the capture is: as recorded, or as the pod, the environment and the options ask for."""
+    if namespace is not None:
+        if flags(ctx):
+            raise click.UsageError("--netns and --pid take what was applied there; options of the capture exclude them")
+        return _recorded(namespace)
+    settings = explicit(ctx)
+    if document is not None:
+        own = settings_of_object(document.plain, document.origin)
+        settings = with_flags(Settings({**settings.explicit, **own.explicit}), flags(ctx))
+    config, warnings = resolve(settings, AnyPod())
+    warn(warnings)
+    return config
+
+
+def _recorded(namespace: str) -> CaptureConfig:
+    with Entered(namespace):
+        found = record.read()
+    if found is None:
+        raise CaptureError(
+            f"nothing is recorded for the network namespace {namespace}",
+            "Leave out --netns and --pid, and give the options with which it was captured.",
+        )
+    return resolve(found.settings, found.facts)[0]
+
+
+def _recorded_servers(config: CaptureConfig) -> tuple[str, ...]:
+    return tuple(str(server).partition("/")[0] for server in config.name_servers)

@@ -1,0 +1,107 @@
+"""YAML and JSON documents of files, told apart by their kind."""
+
+from __future__ import annotations
+
+import sys
+
+from capture.errors import EXIT_USAGE, CaptureError
+from capture.model.values import Value
+from sidecar.fields import FieldError, Fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+MESH_CONFIG = "mesh config"
+KINDS = (MESH_CONFIG, "ConfigMap", "Telemetry", "Service", "EndpointSlice", "DestinationRule", "Pod")
+
+
+class DocumentError(CaptureError):
+    """A file that cannot be read, or is not YAML."""
+
+    exit_code = EXIT_USAGE
+
+
+class Document(Value):
+    """One document: its kind, its name ("" if it has none), where it comes from (for errors), and its content."""
+
+    kind: str
+    name: str
+    origin: str
+    plain: dict[str, object]
+
+    def fields(self, *known: str) -> Fields:
+        """Return its content for strict reading."""
+        return Fields(self.plain, self.origin, "", known)
+
+
+def load_yaml(text: str, origin: str) -> list[object]:
+    """Return the documents of a YAML stream; DocumentError names file and line."""
+    yaml = yaml_module()
+    try:
+        return list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    except yaml.YAMLError as error:
+        raise DocumentError(f"{origin}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def yaml_module() -> Any:
+    """Return PyYAML; DocumentError says how to get it."""
+    try:
+        import yaml
+    except ImportError:
+        raise DocumentError(
+            "PyYAML is missing, and documents cannot be read without it",
+            "Install it with `pip install PyYAML`, or the package python3-yaml of the distribution.",
+        ) from None
+    return yaml
+
+
+def read_files(names: Iterable[str]) -> list[Document]:
+    """Return the documents of files; ``-`` is standard input. Lists are taken apart."""
+    return [document for name in names for document in documents(text_of(name), origin_of(name))]
+
+
+def origin_of(name: str) -> str:
+    """Return how an error names a file."""
+    return "standard input" if name == "-" else name
+
+
+def text_of(name: str) -> str:
+    """Return the text of a file, or of standard input; DocumentError if it cannot be read."""
+    try:
+        if name == "-":
+            return sys.stdin.buffer.read().decode()
+        with open(name, "rb") as file:
+            return file.read().decode()
+    except OSError as error:
+        raise DocumentError(f"cannot read {name}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"{origin_of(name)}: not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def documents(text: str, origin: str) -> Iterator[Document]:
+    """Yield the documents of a text, items of a List one by one; FieldError for a kind that is not supported."""
+    for number, plain in enumerate(load_yaml(text, origin), 1):
+        if plain is not None:
+            yield from _documents(plain, f"{origin}, document {number}")
+
+
+def _documents(plain: object, origin: str) -> Iterator[Document]:
+    fields = Fields(plain, origin)
+    kind = fields.text("kind", MESH_CONFIG)
+    if kind == "List" or (kind.endswith("List") and "items" in fields):
+        for position, item in enumerate(fields.objects("items")):
+            yield from _documents(item.plain(), f"{origin}, item {position + 1}")
+        return
+    if kind not in KINDS:
+        raise FieldError(origin, "kind", f"{kind} is not supported; supported here: {', '.join(KINDS[1:])}")
+    content = dict(fields.plain())
+    name = "" if kind == MESH_CONFIG else _name(kind, fields)
+    yield Document(kind, name, f"{name or kind} ({origin})", content)
+
+
+def _name(kind: str, fields: Fields) -> str:
+    metadata = fields.inner("metadata")
+    name = metadata.text("name")
+    return f"{kind} {metadata.text('namespace', 'default')}/{name}" if name else ""

@@ -1,0 +1,103 @@
+"""Endpoints as files that a running Envoy watches: a change needs neither a restart nor a server (EDS by path)."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+
+from capture.errors import CaptureError
+from sidecar.envoy import TYPE_PREFIX, assignment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sidecar.envoy import Json
+    from sidecar.outbound import Destination
+
+PREFIX = "outbound_"
+SUFFIX = ".json"
+RESOURCE = TYPE_PREFIX + "config.endpoint.v3.ClusterLoadAssignment"
+
+
+def in_bootstrap(destination: Destination) -> Json:
+    """Return the fields of a cluster whose endpoints are in the bootstrap itself."""
+    return {"kind": "STATIC", "load_assignment": _assignment(destination)}
+
+
+def in_directory(destination: Destination, directory: str) -> Json:
+    """Return the fields of a cluster whose endpoints are in a file of a directory."""
+    path = os.path.join(directory, file_name(destination))
+    source = {"path": path, "watched_directory": {"path": directory}}
+    return {
+        "kind": "EDS",
+        "eds_cluster_config": {
+            "service_name": destination.name,
+            "eds_config": {"path_config_source": source, "resource_api_version": "V3"},
+        },
+    }
+
+
+def file_name(destination: Destination) -> str:
+    """Return the name of the file with the endpoints of a destination."""
+    return f"{destination.name.replace('|', '_')}{SUFFIX}"
+
+
+def write(destinations: Iterable[Destination], directory: str) -> int:
+    """Write the endpoints of the destinations and return how many files changed.
+
+    Each file is replaced as a whole, which is what Envoy notices. The file of a service that is gone loses its
+    endpoints: a running Envoy still has the cluster. CaptureError if the directory cannot be written.
+    """
+    wanted = {
+        file_name(destination): _response(_assignment(destination))
+        for destination in destinations
+        if not destination.policy.passes_through
+    }
+    try:
+        os.makedirs(directory, exist_ok=True)
+        for name in os.listdir(directory):
+            if name.startswith(PREFIX) and name.endswith(SUFFIX) and name not in wanted:
+                wanted[name] = _emptied(os.path.join(directory, name))
+        return sum(_replace(os.path.join(directory, name), content) for name, content in wanted.items())
+    except OSError as error:
+        raise CaptureError(f"cannot write endpoints to {directory}: {error.strerror}") from None
+
+
+def _assignment(destination: Destination) -> Json:
+    return assignment(destination.name, [(endpoint.address, endpoint.port) for endpoint in destination.endpoints])
+
+
+def _response(load: Json) -> str:
+    """Return a discovery response (service.discovery.v3.DiscoveryResponse) with one resource."""
+    return json.dumps({"resources": [{"@type": RESOURCE, **load}]}, indent=1) + "\n"
+
+
+def _emptied(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        content = file.read()
+    try:
+        return _response(assignment(json.loads(content)["resources"][0]["cluster_name"], []))
+    except (ValueError, LookupError, TypeError):
+        return content  # not a file of ours
+
+
+def _replace(path: str, content: str) -> bool:
+    """Replace a file by rename(2) unless it has this content; the proxy's user may read it."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            if file.read() == content:
+                return False
+    except OSError:
+        pass
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
+    return True

@@ -1,0 +1,130 @@
+"""Mesh config: what holds for all sidecars (istio.mesh.v1alpha1.MeshConfig), as far as a sidecar needs it."""
+
+from __future__ import annotations
+
+from capture.model.values import Value
+from sidecar.documents import MESH_CONFIG, load_yaml
+from sidecar.fields import FieldError, Fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sidecar.documents import Document
+
+ROOT_NAMESPACE = "istio-system"
+STDOUT = "/dev/stdout"
+BUILT_IN_PROVIDER = "envoy"
+DETECTION_TIMEOUT = "0.1s"
+"""How long the first bytes may take before a connection counts as TCP. Istio's own default, 0s, waits for ever:
+a server that speaks first at a port that is not declared TCP would never be heard."""
+
+MESH_FIELDS = (
+    "accessLogFile", "accessLogFormat", "accessLogEncoding", "extensionProviders", "outboundTrafficPolicy",
+    "protocolDetectionTimeout", "defaultProviders", "rootNamespace",
+)  # fmt: skip
+
+
+class FileLog(Value):
+    """An access log: where it goes, and its format: a text, or names and values (JSON). None: the usual one."""
+
+    path: str = STDOUT
+    text: str | None = None
+    names: Mapping[str, object] | None = None
+    is_json: bool = False
+
+
+class Mesh(Value):
+    """The mesh config."""
+
+    logs_to_file: bool = False
+    own_log: FileLog = FileLog()
+    """The log of the mesh config itself, which is also the built-in provider ``envoy``."""
+    providers: Mapping[str, FileLog] = {}  # nobody changes it
+    default_providers: tuple[str, ...] = ()
+    registry_only: bool = False
+    detection_timeout: str = DETECTION_TIMEOUT
+    root_namespace: str = ROOT_NAMESPACE
+
+
+def read_mesh(documents: Sequence[Document]) -> Mesh:
+    """Return the mesh config among documents: plain, under ``mesh`` as text, or in the ConfigMap ``istio``."""
+    found = [fields for document in documents for fields in _candidates(document)]
+    if len(found) > 1:
+        raise FieldError(found[1].document, "", f"a second mesh config; the first is {found[0].document}")
+    return _mesh(found[0]) if found else Mesh()
+
+
+def _candidates(document: Document) -> list[Fields]:
+    fields = document.fields()
+    if document.kind == MESH_CONFIG:
+        if "mesh" not in fields:
+            return [fields]
+        return [_inner(fields.knows("mesh", "meshNetworks"))]
+    if document.kind == "ConfigMap":
+        fields.knows("apiVersion", "kind", "metadata", "data", "immutable")
+        return [_inner(fields.inner("data", "mesh", "meshNetworks"))]
+    return []
+
+
+def _inner(fields: Fields) -> Fields:
+    """Return what ``mesh`` holds: a mapping, or YAML as text."""
+    networks = fields.plain().get("meshNetworks")
+    if networks and load_yaml(str(networks), fields.document) != [{"networks": {}}]:
+        raise fields.error("meshNetworks", "not supported")
+    plain = fields.plain().get("mesh")
+    if isinstance(plain, str):
+        loaded = load_yaml(plain, f"{fields.document}: {fields.path_of('mesh')}")
+        plain = loaded[0] if loaded else None
+    return Fields(plain, fields.document, fields.path_of("mesh"))
+
+
+def _mesh(fields: Fields) -> Mesh:
+    fields.knows(*MESH_FIELDS)
+    policy = fields.inner("outboundTrafficPolicy", "mode").one_of("mode", "ALLOW_ANY", "REGISTRY_ONLY")
+    own = FileLog(
+        fields.text("accessLogFile") or STDOUT,
+        *_format(fields, "accessLogFormat", is_json=fields.one_of("accessLogEncoding", "TEXT", "JSON") == "JSON"),
+    )
+    return Mesh(
+        logs_to_file=bool(fields.text("accessLogFile")),
+        own_log=own,
+        providers=dict(_provider(provider) for provider in fields.objects("extensionProviders")),
+        default_providers=tuple(fields.inner("defaultProviders", "accessLogging").texts("accessLogging")),
+        registry_only=policy == "REGISTRY_ONLY",
+        detection_timeout=fields.duration("protocolDetectionTimeout", DETECTION_TIMEOUT),
+        root_namespace=fields.text("rootNamespace") or ROOT_NAMESPACE,
+    )
+
+
+def _format(fields: Fields, key: str, *, is_json: bool) -> tuple[str | None, Mapping[str, object] | None, bool]:
+    """Return a format of the mesh config: a text, or for JSON a text that is itself a JSON object."""
+    text = fields.text(key)
+    if not text or not is_json:
+        return (text or None, None, is_json)
+    import json
+
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    if not isinstance(names, dict):
+        raise fields.error(key, "expected a JSON object, because accessLogEncoding is JSON")
+    return (None, names, True)
+
+
+def _provider(fields: Fields) -> tuple[str, FileLog]:
+    """Return a provider of access logs to a file, by its name."""
+    fields.knows("name", "envoyFileAccessLog")
+    if "name" not in fields:
+        raise fields.error("name", "missing: expected the provider's name")
+    if "envoyFileAccessLog" not in fields:
+        raise fields.error("envoyFileAccessLog", "missing: only providers that log to a file are supported")
+    file = fields.inner("envoyFileAccessLog", "path", "logFormat")
+    form = file.inner("logFormat", "text", "labels")
+    names = form.inner("labels").plain() if "labels" in form else None
+    if names is not None and "text" in form:
+        raise form.error("labels", "text and labels exclude each other")
+    return fields.text("name"), FileLog(
+        file.text("path") or STDOUT, form.text("text") or None, names, names is not None
+    )

@@ -1,0 +1,49 @@
+"""The capture's settings of a pod object: the arguments of its ``istio-init``, or else what the plugin reads."""
+
+from __future__ import annotations
+
+from capture.errors import CaptureError
+from capture.settings.options import INIT_OPTIONS, OPTIONS
+from capture.settings.pod import INIT_CONTAINER, settings_of
+from capture.settings.settings import Given, Settings, from_environment
+from cni.pod import Identity
+from cni.pod_object import from_object
+from cni.protocol import CniError
+from initcontainer.arguments import parse
+from sidecar.fields import FieldError, Fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def settings_of_object(plain: Mapping[str, object], origin: str) -> Settings:
+    """Return the settings that give the rules of a pod: core/v1, Pod, or a template with metadata and spec.
+
+    FieldError names the container or annotation whose value cannot be used.
+    """
+    fields = Fields(dict(plain), origin)
+    init = next(
+        (one for one in fields.inner("spec").objects("initContainers") if one.text("name") == INIT_CONTAINER), None
+    )
+    try:
+        return _of_init_container(init) if init else _of_annotations(plain)
+    except FieldError:
+        raise
+    except (CaptureError, CniError) as error:
+        raise FieldError(origin, init.path if init else "metadata.annotations", error.message) from None
+
+
+def _of_init_container(container: Fields) -> Settings:
+    environment = {
+        variable.text("name"): variable.text("value") for variable in container.objects("env") if "value" in variable
+    }
+    flags = parse(container.texts("args"), OPTIONS).flags
+    given = {**from_environment(environment).explicit}
+    given |= {option: Given(text, f"arguments of {INIT_CONTAINER}") for option, text in flags.items()}
+    return Settings({option: what for option, what in given.items() if option not in INIT_OPTIONS}).checked()
+
+
+def _of_annotations(plain: Mapping[str, object]) -> Settings:
+    pod = from_object(Identity("", ""), {"metadata": plain.get("metadata") or {}, "spec": plain.get("spec") or {}})
+    return settings_of(pod, Settings({}))

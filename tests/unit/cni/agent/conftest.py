@@ -1,0 +1,17 @@
+"""The agent's own packages come with the extra ``agent``; without them its tests cannot run."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from pytest_netns import require
+
+PACKAGES = ("grpc", "inotify_simple", "lightkube", "prometheus_client")
+
+
+@pytest.fixture(autouse=True)
+def agent_packages() -> None:
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    require(not missing, f"pip install '.[agent]': {', '.join(missing)} missing")

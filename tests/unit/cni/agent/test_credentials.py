@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import base64
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cni import kubeconfig
+from cni.agent import credentials
+from cni.agent.credentials import Token
+from cni.agent.options import Options
+
+ADDRESS = {"KUBERNETES_SERVICE_HOST": "fd00:96::1", "KUBERNETES_SERVICE_PORT": "443"}
+
+
+def jwt(**claims: object) -> str:
+    parts = [{"alg": "RS256"}, claims]
+    coded = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
+    return ".".join([*coded, "signature"])
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    account = tmp_path / "account"
+    account.mkdir()
+    (account / "token").write_text(jwt(iat=1000, exp=4600) + "\n")
+    (account / "ca.crt").write_text("an authority")
+    return Options("node-1", "", {}, conf_dir=str(tmp_path / "cni" / "net.d"), service_account=str(account))
+
+
+def test_the_plugin_gets_what_it_needs_for_root_alone_and_outside_of_the_runtimes_directory(options: Options) -> None:
+    written = credentials.renew(options, ADDRESS)
+    assert [os.path.relpath(path, options.credentials) for path in written] == ["ca.crt", "token", "kubeconfig"]
+    assert os.path.dirname(options.credentials) == os.path.dirname(options.conf_dir)
+    assert [os.stat(path).st_mode & 0o777 for path in (*written, options.credentials)] == [0o600] * 3 + [0o700]
+    with open(options.kubeconfig) as file:
+        config = kubeconfig.parse(file.read(), options.kubeconfig)
+    assert (config.server, config.token_file) == ("https://[fd00:96::1]:443", f"{options.credentials}/token")
+
+
+def test_what_has_not_changed_is_not_written(options: Options) -> None:
+    credentials.renew(options, ADDRESS)
+    assert credentials.renew(options, ADDRESS) == []
+
+
+def test_a_renewed_token_is_passed_on(options: Options) -> None:
+    credentials.renew(options, ADDRESS)
+    Path(options.service_account, "token").write_text(jwt(iat=2000, exp=5600))
+    assert credentials.renew(options, ADDRESS) == [f"{options.credentials}/token"]
+    assert credentials.token_in(f"{options.credentials}/token") == Token(2000.0, 5600.0)
+
+
+def test_a_file_that_others_could_read_is_written_again(options: Options) -> None:
+    credentials.renew(options, ADDRESS)
+    os.chmod(f"{options.credentials}/token", 0o644)
+    assert credentials.renew(options, ADDRESS) == [f"{options.credentials}/token"]
+
+
+def test_a_token_is_short_when_kubelet_should_have_renewed_it() -> None:
+    token = Token(1000.0, 4600.0)
+    assert not token.is_short(4600 - 720)  # kubelet renews at a fifth
+    assert token.is_short(4600 - 350)
+    assert token.left(4000) == 600
+    assert not Token(0.0, 0.0).is_short(1e12)
+
+
+@pytest.mark.parametrize("text", ["", "a.b", "a.!.c", "a.bnVsbA.c", "a.e30.c"])
+def test_other_tokens_have_no_times(tmp_path: Path, text: str) -> None:
+    (tmp_path / "token").write_text(text)
+    assert credentials.token_in(str(tmp_path / "token")) == Token(0.0, 0.0)
+
+
+def test_all_of_it_goes(options: Options) -> None:
+    credentials.renew(options, ADDRESS)
+    assert len(credentials.remove(options)) == 3
+    assert not os.path.exists(options.credentials)
+    assert credentials.remove(options) == []

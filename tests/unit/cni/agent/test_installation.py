@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cni.agent.handover import Handover
+from cni.agent.health import Health
+from cni.agent.installation import PARTS, Installation
+from cni.agent.journal import Journal
+from cni.agent.options import Options
+from cni.agent.runtime import Loaded, RuntimeSilentError
+
+BRIDGE = {"type": "bridge"}
+PLUGIN = '#!/bin/sh\ncat > /dev/null; echo \'{"cniVersion": "1.0.0", "supportedVersions": ["1.0.0", "1.1.0"]}\'\n'
+
+
+class Node:
+    """A node's directories, and an agent's installation on it."""
+
+    def __init__(self, root: Path, **more: Any) -> None:
+        self.bin_dir, self.conf_dir = root / "opt" / "bin", root / "etc" / "net.d"
+        account, plugin = root / "account", root / "capture-cni"
+        for directory in (self.bin_dir, self.conf_dir, account):
+            directory.mkdir(parents=True)
+        (account / "token").write_text("a token")
+        (account / "ca.crt").write_text("an authority")
+        plugin.write_text(PLUGIN)
+        plugin.chmod(0o755)
+        self.told: list[tuple[str, str]] = []
+        self.health = Health(PARTS)
+        self.options = Options(
+            node="node-1", plugin=str(plugin), entry={"exclude_namespaces": ["kube-system"]},
+            bin_dir=str(self.bin_dir), conf_dir=str(self.conf_dir), service_account=str(account),
+            socket=str(root / "run" / "socket"), **more,
+        )  # fmt: skip
+        self.list = self.conf_dir / "10-lab.conflist"
+        self.installation = Installation(
+            self.options, self.health, Journal(descriptor=-1), tell=lambda *words: self.told.append(words)
+        )
+
+    def write(self, *plugins: dict[str, Any], name: str = "10-lab.conflist") -> None:
+        """Write the list as its owner does: whole, by a rename."""
+        new = self.conf_dir.parent / "new"
+        new.write_text(json.dumps({"cniVersion": "1.0.0", "name": "lab", "plugins": plugins or [BRIDGE]}))
+        new.rename(self.conf_dir / name)
+
+    def types(self, name: str = "10-lab.conflist") -> list[str]:
+        return [plugin["type"] for plugin in json.loads((self.conf_dir / name).read_text())["plugins"]]
+
+    def problems(self) -> dict[str, Any]:
+        problems: dict[str, Any] = self.health.as_plain()["problems"]
+        return problems
+
+
+@pytest.fixture
+def node(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Node]:
+    made = Node(tmp_path, **getattr(request, "param", {}))
+    yield made
+    made.installation.directories.close()
+
+
+@pytest.fixture
+def running(node: Node) -> Iterator[Node]:
+    node.write()
+    stop = threading.Event()
+    handover = Handover(str(Path(node.options.socket).parent), "agent")
+    thread = threading.Thread(target=node.installation.run, args=(stop, handover))
+    thread.start()
+    wait_until(lambda: node.health.is_ready)
+    yield node
+    stop.set()
+    node.installation.directories.wake()
+    thread.join(10)
+
+
+def wait_until(expected: Any, seconds: float = 10) -> None:
+    give_up = time.monotonic() + seconds
+    while not expected():
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
+
+
+def test_plugin_entry_and_credentials_are_put_onto_the_node(node: Node) -> None:
+    node.write()
+    node.installation.turn(0)
+    entry = json.loads(node.list.read_text())["plugins"][1]
+    assert entry == {
+        "type": "capture-cni",
+        "exclude_namespaces": ["kube-system"],
+        "kubeconfig": f"{node.conf_dir.parent}/istio-capture/kubeconfig",
+        "agent_socket": node.options.socket,
+        "pod_sources": ["runtime", "agent", "kubernetes"],
+    }
+    assert os.path.exists(entry["kubeconfig"])
+    assert (node.bin_dir / "capture-cni").exists()
+    assert node.health.is_ready
+
+
+def test_a_node_whose_network_comes_later(running: Node) -> None:
+    running.list.unlink()
+    wait_until(lambda: "entry" in running.problems())
+    assert not running.health.is_ready
+    running.write()
+    wait_until(lambda: "capture-cni" in running.types())
+    wait_until(lambda: running.health.is_ready)
+
+
+def test_a_rewritten_list_has_the_entry_again_at_once(running: Node) -> None:
+    gaps = []
+    for _ in range(5):
+        time.sleep(0.05)
+        running.write({"type": "bridge", "mtu": 1450})
+        started = time.monotonic()
+        wait_until(lambda: "capture-cni" in running.types())
+        gaps.append(time.monotonic() - started)
+    assert min(gaps) < 0.02
+    rival = "list_rewrites", "the owner of 10-lab.conflist (plugin bridge)"
+    wait_until(lambda: running.health.counts().get(rival) == 5)
+    assert running.told == []
+
+
+def test_a_fight_is_not_fought_and_its_rival_is_named(running: Node) -> None:
+    for _ in range(6):
+        wait_until(lambda: "capture-cni" in running.types())
+        running.write({"type": "cilium-cni"})
+        time.sleep(0.05)
+    wait_until(lambda: running.told)
+    assert "capture-cni" not in running.types()
+    assert not running.health.is_ready
+    assert running.told[0][0] == "CaptureListRewritten"
+    assert "plugin cilium-cni" in running.told[0][1]
+    wait_until(lambda: "capture-cni" in running.types())  # after a second
+
+
+def test_a_directory_that_was_made_anew(running: Node) -> None:
+    running.conf_dir.rename(running.conf_dir.with_name("old"))
+    running.conf_dir.mkdir()
+    running.write()
+    wait_until(lambda: "capture-cni" in running.types())
+
+
+def test_a_plugin_that_was_removed_comes_back(running: Node) -> None:
+    (running.bin_dir / "capture-cni").unlink()
+    wait_until((running.bin_dir / "capture-cni").exists)
+
+
+def test_a_renewed_token_reaches_the_plugin_at_once(running: Node) -> None:
+    account = Path(running.options.service_account)
+    (account / "new").write_text("a newer token")
+    (account / "new").rename(account / "token")  # as kubelet: one rename
+    wait_until(lambda: Path(running.options.credentials, "token").read_text() == "a newer token", 1)
+
+
+@pytest.mark.parametrize("node", [{"own_config": "00-capture.conflist"}], indirect=True)
+def test_a_list_of_our_own_follows_the_main_one(node: Node) -> None:
+    node.write()
+    node.installation.turn(0)
+    assert (node.types(), node.types("00-capture.conflist")) == (["bridge"], ["bridge", "capture-cni"])
+    node.write({"type": "bridge", "mtu": 1450})
+    node.installation.turn(1)
+    own = json.loads((node.conf_dir / "00-capture.conflist").read_text())
+    assert own["plugins"][0] == {"type": "bridge", "mtu": 1450}
+    assert node.problems() == {}
+
+
+class FakeRuntime:
+    """What a runtime says it has loaded."""
+
+    def __init__(self, loaded: Loaded | None) -> None:
+        self.answer = loaded
+
+    def loaded(self) -> Loaded | None:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("conf_dir", "bin_dir", "plugins", "problem"),
+    [
+        ("CONF", "BIN", ("bridge", "capture-cni"), ""),
+        ("CONF", "BIN", ("bridge",), "without capture-cni"),
+        ("CONF", "BIN", (), "the network lab without"),
+        ("/var/lib/rancher/k3s/agent/etc/cni/net.d", "BIN", ("bridge",), "reads /var/lib/rancher"),
+        ("CONF", "/home/kubernetes/bin", ("bridge",), "looks for plugins in /home/kubernetes/bin"),
+    ],
+)
+def test_ready_is_what_the_runtime_has_loaded(
+    node: Node, conf_dir: str, bin_dir: str, plugins: tuple[str, ...], problem: str
+) -> None:
+    conf, binary = conf_dir.replace("CONF", str(node.conf_dir)), bin_dir.replace("BIN", str(node.bin_dir))
+    node.installation.runtime = FakeRuntime(Loaded(plugins, "lab", conf, (binary,)))  # type: ignore[assignment]
+    node.write()
+    node.installation.turn(1)
+    assert problem in node.problems().get("loaded", {}).get("problem", "")
+    assert node.health.is_ready == (not problem)
+
+
+def test_a_runtime_that_is_silent_is_a_problem_and_one_that_does_not_tell_is_none(node: Node) -> None:
+    class Silent(FakeRuntime):
+        def loaded(self) -> Loaded | None:
+            raise RuntimeSilentError("/run/x.sock: Status: UNAVAILABLE")
+
+    node.write()
+    node.installation.runtime = Silent(None)  # type: ignore[assignment]
+    node.installation.turn(1)
+    assert "UNAVAILABLE" in node.problems()["loaded"]["problem"]
+    node.installation.runtime = FakeRuntime(None)  # type: ignore[assignment]
+    node.installation.turn(2)
+    assert node.health.is_ready

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from cni import log
+from cni.agent.log_follower import LogFollower
+
+
+def test_lines_are_passed_on_across_rotations_and_none_twice(tmp_path: Path) -> None:
+    path = tmp_path / "cni.log"
+    path.write_bytes(b"before the agent\n")
+    follower = LogFollower(str(path))
+    seen: list[bytes] = []
+    for number in range(100):
+        log.append(str(path), b"line %d\n" % number, rotate_at=300)
+        if number % 3 == 0:
+            seen += follower.lines()
+    seen += follower.lines()
+    assert seen == [b"line %d\n" % number for number in range(100)]
+    assert (tmp_path / "cni.log.1").exists()
+
+
+def test_a_line_comes_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "cni.log"
+    follower = LogFollower(str(path))
+    assert [*follower.lines()] == []
+    with path.open("ab", buffering=0) as file:
+        file.write(b"half")
+        assert [*follower.lines()] == []
+        file.write(b" a line\n")
+        assert [*follower.lines()] == [b"half a line\n"]

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cni.agent import protobuf
+from cni.agent.protobuf import MessageError, fields, integer, message, submessages, text, text_map
+
+
+def test_what_is_known_of_the_encoding() -> None:
+    """protobuf.dev, "Encoding": the examples of its text."""
+    assert message(f2="testing") == b"\x12\x07testing"
+    assert [*fields(b"\x08\x96\x01")] == [(1, 150)]
+    assert [*fields(b"\x1a\x03\x08\x96\x01")] == [(3, b"\x08\x96\x01")]
+
+
+@given(st.text(), st.binary(max_size=300), st.booleans())
+def test_what_is_written_is_read(words: str, content: bytes, flag: bool) -> None:  # noqa: FBT001  # drawn
+    received = message(f1=words, f16=content, f200=flag)
+    assert (text(received, 1), submessages(received, 16), integer(received, 200)) == (words, [content], int(flag))
+
+
+def test_fields_of_other_kinds_are_passed_over() -> None:
+    fixed = b"\x09" + b"\1" * 8 + b"\x15" + b"\2" * 4  # field 1 of 64 bits, field 2 of 32
+    assert text(fixed + message(f3="here"), 3) == "here"
+
+
+def test_maps() -> None:
+    entries = b"".join(message(f2=message(f1=key, f2=value)) for key, value in {"a": "1", "b": "2"}.items())
+    assert text_map(entries, 2) == {"a": "1", "b": "2"}
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_read_or_refused(content: bytes) -> None:
+    with contextlib.suppress(MessageError):
+        assert all(number >= 0 for number, _ in fields(content))
+
+
+@pytest.mark.parametrize("content", [b"\x0a\x05abc", b"\x08", b"\xff" * 11, b"\x0b"])
+def test_what_is_cut_off_is_refused(content: bytes) -> None:
+    with pytest.raises(MessageError):
+        [*protobuf.fields(content)]

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fake_kubernetes
+from cni.agent.health import Health
+from cni.agent.journal import Journal
+from cni.agent.pods import Pods
+from fake_kubernetes import FakeKubernetes
+
+
+def a_pod(name: str, **metadata: Any) -> dict[str, Any]:
+    return {"metadata": {"namespace": "shop", "name": name, "uid": f"uid of {name}"} | metadata, "spec": {}}
+
+
+class Watching:
+    """A reflector in a thread, and what it knows."""
+
+    def __init__(self, server: FakeKubernetes, kubeconfig: Path) -> None:
+        from cni.agent import api
+        from cni.agent.reflector import Reflector
+
+        self.server = server
+        self.pods, self.health, self.stop = Pods(), Health(), threading.Event()
+        kubeconfig.write_text(server.kubeconfig({"tokenFile": str(kubeconfig.with_name("token"))}))
+        self.client = api.connect(kubeconfig=str(kubeconfig))
+        reflector = Reflector(self.client, "node-1", self.pods, self.health, Journal(descriptor=-1))
+        self.thread = threading.Thread(target=reflector.run, args=(self.stop,), daemon=True)
+        self.thread.start()
+
+    def names(self) -> set[str]:
+        return {pod["metadata"]["name"] for pod in self.pods.all()}
+
+    def comes_to(self, expected: Callable[[], bool], seconds: float = 10) -> None:
+        give_up = time.monotonic() + seconds
+        while not expected():
+            assert time.monotonic() < give_up, (self.names(), self.health.as_plain(), self.server.requests[-5:])
+            time.sleep(0.01)
+
+
+@contextmanager
+def watching(tmp_path: Path, *names: str) -> Iterator[Watching]:
+    (tmp_path / "token").write_text("first")
+    with FakeKubernetes() as server:
+        for name in names:
+            server.history.happens("ADDED", a_pod(name))
+        watched = Watching(server, tmp_path / "kubeconfig")
+        try:
+            watched.comes_to(lambda: watched.pods.is_fresh)
+            yield watched
+        finally:
+            watched.stop.set()
+            server.history.happens("ADDED", a_pod("the last one"))  # ends the wait for something to happen
+            watched.thread.join(10)
+            watched.client.close()
+
+
+def test_pods_come_and_go(tmp_path: Path) -> None:
+    with watching(tmp_path, "a", "b") as watched:
+        assert watched.names() == {"a", "b"}
+        watched.server.history.happens("ADDED", a_pod("c"))
+        watched.server.history.happens("DELETED", a_pod("a"))
+        watched.comes_to(lambda: watched.names() == {"b", "c"})
+
+
+def test_the_list_is_the_caches_and_the_watch_has_bookmarks_and_an_end(tmp_path: Path) -> None:
+    with watching(tmp_path, "a") as watched:
+        watched.comes_to(lambda: len(watched.server.requests) > 1)
+        first, second = (request.path for request in watched.server.requests[:2])
+        assert "resourceVersion=0" in first
+        assert "limit=50" in first
+        assert "fieldSelector=spec.nodeName%3Dnode-1" in first
+        assert "allowWatchBookmarks=true" in second
+        assert "timeoutSeconds=" in second
+
+
+def test_a_watch_that_was_cut_goes_on_where_it_was(tmp_path: Path) -> None:
+    with watching(tmp_path, "a") as watched:
+        watched.server.history.bookmark()
+        watched.comes_to(lambda: len(watched.server.requests) == 2)
+        version = watched.server.history.version
+        time.sleep(0.2)
+        watched.server.history.cut()
+        watched.server.history.happens("ADDED", a_pod("b"))
+        watched.comes_to(lambda: watched.names() == {"a", "b"})
+        lists = [request for request in watched.server.requests if "watch=true" not in request.path]
+        assert len(lists) == 1
+        assert f"resourceVersion={version}" in watched.server.requests[-1].path
+
+
+def test_after_410_who_has_gone_is_gone(tmp_path: Path) -> None:
+    with watching(tmp_path, "a", "b") as watched:
+        del watched.server.pods["shop", "a"]  # while it was not looking
+        watched.server.history.forget()
+        watched.comes_to(lambda: watched.names() == {"b"})
+
+
+def test_a_token_that_was_renewed_is_used(tmp_path: Path) -> None:
+    with watching(tmp_path, "a") as watched:
+        (tmp_path / "token").write_text("second")
+        watched.server.accepts("second")
+        watched.server.history.forget()
+        watched.server.history.happens("ADDED", a_pod("b"))
+        watched.comes_to(lambda: watched.names() == {"a", "b"})
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *map(fake_kubernetes.status, (401, 403, 429, 500)),
+        fake_kubernetes.nothing(), fake_kubernetes.html(200), fake_kubernetes.cut_off(),
+        fake_kubernetes.raw(b"HTTP/1.1 200 OK\r\n\r\n"),
+    ],
+    ids=["401", "403", "429", "500", "closed", "html", "half", "empty"],
+)  # fmt: skip
+def test_no_fault_makes_it_ask_more_than_twice_a_second(tmp_path: Path, fault: fake_kubernetes.Behaviour) -> None:
+    with watching(tmp_path, "a") as watched:
+        watched.server.always(fault)
+        watched.server.history.cut()
+        before = len(watched.server.requests)
+        time.sleep(2.0)
+        assert len(watched.server.requests) - before <= 6  # 401 reads the token and asks once more
+        watched.server.always(None)
+        watched.server.history.happens("ADDED", a_pod("b"))
+        watched.comes_to(lambda: watched.names() == {"a", "b"}, 20)
+
+
+def test_while_the_api_server_is_away_nothing_is_certain_and_the_status_says_since_when(tmp_path: Path) -> None:
+    with watching(tmp_path, "a") as watched:
+        watched.server.always(fake_kubernetes.nothing())
+        watched.server.history.cut()
+        watched.comes_to(lambda: bool(watched.health.fact("api_away_since")))
+        assert not watched.pods.is_fresh
+        assert watched.names() == {"a"}
+        watched.server.always(None)
+        watched.comes_to(lambda: watched.pods.is_fresh)
+        assert watched.health.fact("api_away_since") is None

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cni import agent_socket
+from cni.agent.server import Server
+from cni.agent_socket import AgentAwayError
+from cni.pod import Identity
+
+WEB = Identity("shop", "web-0", "uid-1")
+POD = {"metadata": {"uid": "uid-1"}, "spec": {}}
+
+
+def answer_pod(question: dict[str, Any]) -> object:
+    return {"pod": POD if question["uid"] == "uid-1" else None}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    running = Server(str(tmp_path / "agent" / "socket"), {"pod": answer_pod, "big": lambda _: {"is": "x" * 3_000_000}})
+    yield running
+    running.close()
+
+
+def test_the_plugin_gets_the_very_pod_or_none(server: Server) -> None:
+    assert agent_socket.pod(server.path, WEB) == POD
+    assert agent_socket.pod(server.path, WEB.replace(uid="other")) is None
+
+
+def test_only_root_reaches_it(server: Server) -> None:
+    assert stat.S_IMODE(os.stat(server.path).st_mode) == 0o600
+    assert stat.S_IMODE(os.stat(os.path.dirname(server.path)).st_mode) == 0o700
+
+
+def test_large_answers_come_whole(server: Server) -> None:
+    assert len(agent_socket.ask(server.path, {"ask": "big"}, 5)["is"]) == 3_000_000
+
+
+def test_questions_that_are_none_are_answered_with_what_is_expected(server: Server) -> None:
+    assert "'ask' among big, pod" in agent_socket.ask(server.path, {"ask": "sudo"}, 5)["error"]
+
+
+def test_a_new_agent_takes_the_path_over_without_a_moment_in_between(server: Server) -> None:
+    new = Server(server.path, {"pod": lambda _: {"pod": {"new": True}}})
+    try:
+        server.close()
+        assert agent_socket.pod(server.path, WEB) == {"new": True}
+    finally:
+        new.close()
+    assert not os.path.exists(server.path)
+
+
+def test_an_agent_that_is_away_costs_nothing(tmp_path: Path) -> None:
+    started = time.monotonic()
+    assert agent_socket.pod(str(tmp_path / "socket"), WEB) is None
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "socket"))  # as after an end by SIGKILL: the file is left, and nothing listens
+        assert agent_socket.pod(str(tmp_path / "socket"), WEB) is None
+    assert time.monotonic() - started < 0.1
+
+
+@pytest.mark.parametrize("queue", ["free", "full"])
+def test_an_agent_that_hangs_is_left_after_a_moment(tmp_path: Path, queue: str) -> None:
+    path = str(tmp_path / "socket")
+    waiting: list[socket.socket] = []
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(path)
+        hanging.listen(0)
+        while queue == "full":
+            waiting.append(socket.socket(socket.AF_UNIX))
+            waiting[-1].setblocking(False)
+            try:
+                waiting[-1].connect(path)
+            except BlockingIOError:
+                break
+        started = time.monotonic()
+        assert agent_socket.pod(path, WEB, patience=0.1) is None
+        assert time.monotonic() - started < 1
+        for each in waiting:
+            each.close()
+
+
+@pytest.mark.parametrize("answer", [b"", b"nonsense\n", b"[1]\n", b'{"pod": 3}\n', b'{"pod"'])
+def test_an_agent_that_talks_nonsense_is_as_good_as_away(tmp_path: Path, answer: bytes) -> None:
+    import threading
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        listening.listen()
+
+        def talk() -> None:
+            connection, _ = listening.accept()
+            connection.recv(4096)
+            connection.sendall(answer)
+            connection.close()
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        assert agent_socket.pod(str(tmp_path / "socket"), WEB) is None
+        thread.join()
+
+
+def test_who_asks_gets_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(AgentAwayError, match="No such file"):
+        agent_socket.ask(str(tmp_path / "socket"), {"ask": "status"}, 1)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+import fake_kubernetes
+from cni import leaving
+from cni.agent import uninstall
+from fake_kubernetes import FakeKubernetes
+
+DAEMON_SETS = "/apis/apps/v1/namespaces/kube-system/daemonsets"
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    for name in ("bin", "results", "run"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "bin" / "capture-cni").write_text("a plugin")
+    return tmp_path
+
+
+def remember(node: Path, container: str, plugin: str = "capture-cni") -> Path:
+    config = json.dumps({"plugins": [{"type": "bridge"}, {"type": plugin}]}).replace(": ", ":").encode()
+    kept = {"kind": "cniCacheV1", "containerId": container, "config": base64.b64encode(config).decode()}
+    path = node / "results" / f"lab-{container}-eth0"
+    path.write_text(json.dumps(kept))
+    return path
+
+
+def leave(node: Path) -> list[str]:
+    return leaving.leave(str(node / "bin"), str(node / "run" / "leaving"), str(node / "results"))
+
+
+def ends(node: Path, container: str) -> None:
+    leaving.ended(container, str(node / "run" / "leaving"), str(node / "results"))
+
+
+def test_the_plugin_goes_at_once_where_no_pod_remembers_it(node: Path) -> None:
+    remember(node, "other", plugin="portmap")
+    (node / "results" / "nonsense").write_text("{")
+    assert leave(node) == [f"{node}/bin/capture-cni"]
+    assert [*(node / "bin").iterdir()] == [*(node / "run").iterdir()] == []
+
+
+def test_the_plugin_goes_with_the_last_pod_that_remembers_it(node: Path) -> None:
+    """Also one that was left alone: the runtime calls every plugin of the list that the pod was started with."""
+    first, last = remember(node, "c1"), remember(node, "c2")
+    assert leave(node) == []
+    ends(node, "c1")  # libcni forgets after all plugins were called
+    assert (node / "bin" / "capture-cni").exists()
+    first.unlink()
+    ends(node, "c2")
+    last.unlink()
+    assert [*(node / "bin").iterdir()] == [*(node / "run").iterdir()] == []
+
+
+def test_nothing_goes_while_the_plugin_is_installed(node: Path) -> None:
+    remember(node, "c1")
+    leave(node)
+    leaving.stay(str(node / "run" / "leaving"))
+    ends(node, "c1")
+    assert (node / "bin" / "capture-cni").exists()
+
+
+def test_on_doubt_the_plugin_stays(node: Path) -> None:
+    (node / "results").rmdir()
+    assert leave(node) == []
+    assert (node / "bin" / "capture-cni").exists()
+
+
+@pytest.mark.parametrize(
+    ("objects", "behaviour", "gone"),
+    [
+        ({"/capture-agent": {"metadata": {"name": "capture-agent"}}}, None, False),
+        ({"/capture-agent": {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}}, None, True),
+        ({}, None, True),
+        ({}, fake_kubernetes.status(401), False),
+        ({}, fake_kubernetes.status(403), False),
+        ({}, fake_kubernetes.status(503), False),
+        ({}, fake_kubernetes.nothing(), False),
+    ],
+    ids=["there", "deleting", "404", "401", "403", "503", "silent"],
+)
+def test_only_a_daemon_set_that_is_certainly_gone_is_gone(
+    tmp_path: Path,
+    objects: dict[str, object],
+    behaviour: fake_kubernetes.Behaviour | None,
+    gone: bool,  # noqa: FBT001
+) -> None:
+    from cni.agent import api
+
+    with FakeKubernetes() as server:
+        server.objects |= {DAEMON_SETS + name: found for name, found in objects.items()}
+        server.always(behaviour)
+        (tmp_path / "kubeconfig").write_text(server.kubeconfig({"token": "secret"}))
+        with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as client:
+            assert uninstall.is_gone(client, "kube-system/capture-agent") is gone

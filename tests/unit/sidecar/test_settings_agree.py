@@ -1,0 +1,77 @@
+"""The bootstrap follows from the settings that give the rules, from wherever they come."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capture.cli.group import run
+
+INIT = """
+kind: Pod
+metadata: {{name: p, namespace: n}}
+spec:
+  initContainers:
+  - name: istio-init
+    args: [istio-iptables, -p, "15001", -z, "15006", -m, {mode}, -t, "77", --redirect-dns, --capture-all-dns]
+  containers: [{{name: istio-proxy}}, {{name: app, ports: [{{name: db, containerPort: 3306}}]}}]
+"""
+ANNOTATED = """
+kind: Pod
+metadata: {{name: p, namespace: n, annotations: {{sidecar.istio.io/interceptionMode: {mode}}}}}
+spec: {{containers: [{{name: istio-proxy, env: [{{name: ISTIO_META_DNS_CAPTURE, value: "true"}}]}}]}}
+"""
+
+
+def bootstrap(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert run(["sidecar", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def listener(plain: Any, name: str) -> Any:
+    return next(one for one in plain["static_resources"]["listeners"] if one["name"] == name)
+
+
+@pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
+def test_flags_arguments_and_annotations_give_the_same(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, mode: str
+) -> None:
+    init, annotated = tmp_path / "init.yaml", tmp_path / "annotated.yaml"
+    init.write_text(INIT.format(mode=mode))
+    annotated.write_text(ANNOTATED.format(mode=mode))
+    dns = ("--redirect-dns", "--capture-all-dns")
+
+    by_flags = bootstrap(capsys, "--pod", "n/p", "-m", mode, *dns, "-t", "77")
+
+    assert bootstrap(capsys, "-f", str(init), "--pod", "n/p") == by_flags
+    assert bootstrap(capsys, "-f", str(annotated), "-t", "77") == by_flags
+    assert listener(by_flags, "virtualInbound").get("transparent", False) == (mode == "TPROXY")
+    assert ('"mark": 77' in json.dumps(by_flags)) == (mode == "TPROXY")
+
+
+def test_ports_are_those_of_the_rules(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = bootstrap(capsys, "-p", "16001", "-z", "16006")
+
+    assert listener(plain, "virtualOutbound")["address"]["socket_address"]["port_value"] == 16001
+    assert listener(plain, "virtualInbound")["address"]["socket_address"]["port_value"] == 16006
+
+
+def test_a_service_at_a_port_of_the_proxy_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "service.yaml"
+    file.write_text("kind: Service\nmetadata: {name: s}\nspec: {clusterIP: 10.0.0.1, ports: [{port: 15021}]}")
+
+    assert run(["sidecar", "-f", str(file)]) == 2
+    assert "port 15021 is one of the proxy's own" in capsys.readouterr().err
+
+
+def test_arguments_that_cannot_be_used_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "pod.yaml"
+    file.write_text(INIT.format(mode="SOMETIMES"))
+
+    assert run(["sidecar", "-f", str(file)]) == 2
+    assert "Pod n/p" in (error := capsys.readouterr().err)
+    assert "spec.initContainers[0]" in error
+    assert "SOMETIMES" in error
