@@ -32,6 +32,7 @@ class FakePod:
     groups: dict[str, int] = field(default_factory=dict)
     proxy_user: str = "istio-proxy"
     ipv6: bool = True
+    interfaces: tuple[str, ...] | None = None
 
     def user_id(self, name: str) -> int | None:
         return self.users.get(name)
@@ -47,6 +48,9 @@ class FakePod:
 
     def primary_address(self) -> Network | None:
         return next(iter(global_addresses(self.pod_addresses())), None)
+
+    def interface_names(self) -> tuple[str, ...] | None:
+        return self.interfaces
 
     def has_ipv6(self) -> bool:
         return self.ipv6

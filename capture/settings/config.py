@@ -11,6 +11,7 @@ from capture.model.addresses import FAMILIES, IPV4, Network
 from capture.model.ruleset import Span, only
 from capture.model.values import Value
 from capture.settings import options as option
+from capture.settings.cautions import cautions
 from capture.settings.families import choose_families
 from capture.settings.parsers import Selection, UidPorts
 from capture.settings.settings import host_bits_warnings
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 
         def primary_address(self) -> Network | None:
             """Return the address that Kubernetes knows the pod by; None if it has no global address yet."""
+
+        def interface_names(self) -> tuple[str, ...] | None:
+            """Return the interfaces of the namespace but ``lo``; None if nobody knows."""
 
         def has_ipv6(self) -> bool:
             """Return whether this kernel speaks IPv6."""
@@ -147,6 +151,7 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
         **_dns(settings, host, warnings),
     )
     warnings += host_bits_warnings(settings)
+    warnings += cautions(settings, config, host)
     return config, warnings
 
 

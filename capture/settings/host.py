@@ -6,7 +6,7 @@ import _socket
 import os
 
 from capture.model.addresses import FAMILIES, Network, parse_address
-from capture.netlink.interfaces import read_addresses
+from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.routing import look_up_route
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 
@@ -71,6 +71,11 @@ class PodFromInside:
         with_default = [own for interface, own in by_family if interface in defaults]
         return next(iter([*with_default, *[own for _, own in by_family]]), None)
 
+    def interface_names(self) -> tuple[str, ...] | None:
+        """Return the interfaces of the namespace we are in but ``lo``."""
+        with open_route() as route:
+            return tuple(link.name for link in read_links(route) if not link.is_loopback)
+
     def has_ipv6(self) -> bool:
         """Return whether the kernel makes IPv6 sockets; with ``ipv6.disable=1`` it does not."""
         try:
@@ -114,6 +119,10 @@ class AnyPod(PodFromInside):
 
     def primary_address(self) -> None:
         """Return that there is none."""
+        return
+
+    def interface_names(self) -> None:
+        """Return that nobody knows."""
         return
 
     def has_ipv6(self) -> bool:

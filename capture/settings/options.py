@@ -114,12 +114,12 @@ INTERCEPTION_MODE = Option(
     empty_means_default=True,
 )  # fmt: skip
 INBOUND_PORTS = Option(
-    "istio-inbound-ports", "*", parsers.selection_of(parsers.list_of(parsers.ports)), f"'*', or {PORTS}",
+    "istio-inbound-ports", "*", parsers.selection_of(parsers.port_list), f"'*', or {PORTS}",
     "Inbound ports to capture; '*' for all, empty for none.",
     short="b", annotations=(TRAFFIC + "includeInboundPorts",), metavar="PORTS",
 )  # fmt: skip
 EXCLUDED_INBOUND_PORTS = Option(
-    "istio-local-exclude-ports", "15090,15021,15020", parsers.list_of(parsers.ports), PORTS,
+    "istio-local-exclude-ports", "15090,15021,15020", parsers.port_list, PORTS,
     "Inbound ports left alone when all are captured.",
     short="d", annotations=(TRAFFIC + "excludeInboundPorts",), metavar="PORTS", topic=NOT_CAPTURED,
 )  # fmt: skip
@@ -144,12 +144,12 @@ EXCLUDED_OUTBOUND_NETWORKS = Option(
     short="x", annotations=(TRAFFIC + "excludeOutboundIPRanges",), metavar="CIDRS", topic=NOT_CAPTURED,
 )  # fmt: skip
 OUTBOUND_PORTS = Option(
-    "istio-outbound-ports", "", parsers.list_of(parsers.ports), PORTS,
+    "istio-outbound-ports", "", parsers.port_list, PORTS,
     "Outbound ports captured besides, whatever the destination.",
     short="q", annotations=(TRAFFIC + "includeOutboundPorts",), metavar="PORTS",
 )  # fmt: skip
 EXCLUDED_OUTBOUND_PORTS = Option(
-    "istio-local-outbound-ports-exclude", "", parsers.list_of(parsers.ports), PORTS,
+    "istio-local-outbound-ports-exclude", "", parsers.port_list, PORTS,
     "Outbound ports left alone.",
     short="o", annotations=(TRAFFIC + "excludeOutboundPorts",), metavar="PORTS", topic=NOT_CAPTURED,
 )  # fmt: skip

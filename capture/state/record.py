@@ -74,6 +74,10 @@ class Facts(Value):
         """Return an address of the family that the primary one was of."""
         return None if self.primary is None else _any_address(self.primary)
 
+    def interface_names(self) -> None:
+        """Return that nobody knows: they matter for warnings only."""
+        return
+
     def has_ipv6(self) -> bool:
         """Return whether the kernel had IPv6."""
         return self.ipv6
@@ -121,6 +125,10 @@ class RecordingHost:
         """Ask, and note the answer."""
         self._primary = self._host.primary_address()
         return self._primary
+
+    def interface_names(self) -> tuple[str, ...] | None:
+        """Ask."""
+        return self._host.interface_names()
 
     def has_ipv6(self) -> bool:
         """Ask, unless it is known by now."""
