@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from private_mounts import OWN_MOUNTS
 from pytest_netns import CommandError, Namespace, NamespaceFactory
 
 CGROUP = "capture-test-"
@@ -44,7 +45,7 @@ class Node:
         self._joined: list[Namespace] = []
         self.cgroup = f"{CGROUP}{os.getpid()}-{self.network.inode}"
         _remove_cgroups_of_the_dead()
-        unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
+        unshare = [*OWN_MOUNTS, "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
         self._keeper = self.network.popen([*unshare, "sh", "-c", SET_UP, directory])
         self.pid = self._wait_for_first_process()
 

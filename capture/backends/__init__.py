@@ -39,6 +39,14 @@ if TYPE_CHECKING:
 
 def load(decision: Decision) -> Driver:
     """Return the driver that a decision names; only its module is imported."""
+    if decision.own_users or decision.backend == "nftables":
+        return _load(decision)
+    from capture.backends.iptables.other_users import DriverForOtherUsers
+
+    return DriverForOtherUsers(_load(decision))
+
+
+def _load(decision: Decision) -> Driver:
     if decision.backend == "nftables":
         if decision.driver == "libnftables":
             from capture.backends.nftables.libnftables import LibnftablesDriver

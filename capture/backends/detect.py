@@ -5,7 +5,8 @@ namespace without legacy tables: it would make them, and the next detection woul
 ``choose`` is pure. Its rules, when nothing is asked for:
 
 1. iptables where it can be used, since people look with ``iptables -t nat -nvL``; else nftables. In a network
-   namespace of another user namespace (a pod with ``hostUsers: false``) iptables cannot be used.
+   namespace of another user namespace (a pod with ``hostUsers: false``) nftables, unless sets of ours stand in
+   iptables there: iptables takes the owner match only from a process in that user namespace.
 2. Within iptables the variant in which our rules stand, or else any rules; else nft, else legacy.
 
 What is asked for is taken, or refused with what is missing; never replaced by something else.
@@ -76,7 +77,7 @@ class Request(Value):
 class Decision(Value):
     """The way that is taken: ``variant`` is "nft" or "legacy" of iptables, and "" of nftables."""
 
-    not_compared = ("reason", "is_empty")
+    not_compared = ("reason", "is_empty", "own_users")
 
     backend: str
     driver: str
@@ -84,6 +85,8 @@ class Decision(Value):
     reason: str = ""
     is_empty: bool = False
     """Whether no chain of anybody stands where the rules will go, so that nothing needs to be read there."""
+    own_users: bool = True
+    """Whether the network namespace belongs to our user namespace, so that iptables can be told from here."""
 
 
 class Leftover(Decision):
@@ -179,7 +182,8 @@ def look(request: Request, desired: Ruleset | None = None) -> tuple[Decision, tu
 
         raise explained(error, desired, _ways_allowed(request)[0]) from error
     place = decision.variant or "native"
-    return decision.replace(is_empty=all(chain.place != place for chain in facts.chains)), find_leftovers(facts)
+    is_empty = all(chain.place != place for chain in facts.chains)
+    return decision.replace(is_empty=is_empty, own_users=facts.own_users), find_leftovers(facts)
 
 
 def leftovers() -> tuple[Leftover, ...]:
@@ -391,6 +395,8 @@ def choose(facts: Facts, request: Request) -> Decision:
     backend = _backend_asked_for(request)
     if backend == "nftables":
         return _nftables(facts, request.driver or "netlink", "asked for")
+    if not backend and not facts.own_users and facts.nf_tables and not _has_ours_in_iptables(facts):
+        return _nftables(facts, request.driver or "netlink", OTHER_USERS)
     obstacles: dict[tuple[str, str], list[str]] = {}
     for driver, variant in _iptables_ways(facts, request):
         obstacle = _obstacle(facts, driver, variant, certain=not backend)
@@ -398,7 +404,7 @@ def choose(facts: Facts, request: Request) -> Decision:
             reason = "; ".join((_why_variant(facts, request, variant), *_in_words(obstacles)))
             return Decision("iptables", driver, variant, reason)
         obstacles.setdefault((variant, obstacle), []).append(driver)
-    in_the_way = "; ".join(_in_words(obstacles)) if facts.own_users else OTHER_USERS
+    in_the_way = "; ".join(_in_words(obstacles))
     if backend == "iptables":
         raise UnsupportedError(f"iptables cannot be used here: {in_the_way}", _remedy(facts, obstacles))
     try:
@@ -411,8 +417,6 @@ def choose(facts: Facts, request: Request) -> Decision:
 
 def _remedy(facts: Facts, obstacles: dict[tuple[str, str], list[str]]) -> str:
     """Return what to do about the obstacles: what helps the best variant first, if it is known to lack modules."""
-    if not facts.own_users:
-        return "Leave the choice open (--backend auto), or name --backend nftables."
     lacking = dict(facts.lacking)
     for variant, _ in obstacles:
         if variant in lacking:
@@ -477,8 +481,6 @@ def _obstacle(facts: Facts, driver: str, variant: Variant, *, certain: bool) -> 
 
     ``certain``: a kernel that might have legacy tables does not count as one that has.
     """
-    if not facts.own_users:
-        return OTHER_USERS
     lacking = dict(facts.lacking).get(variant)
     if lacking:
         return f"this kernel cannot load the module {', '.join(lacking)}"
@@ -496,10 +498,14 @@ def _obstacle(facts: Facts, driver: str, variant: Variant, *, certain: bool) -> 
 
 
 OTHER_USERS = (
-    "this network namespace belongs to another user namespace (a pod with hostUsers: false), and the kernel takes"
-    " the owner match of iptables only from a process in that one"
+    "this network namespace belongs to another user namespace (a pod with hostUsers: false); nftables can be told from"
+    " here, while iptables takes its owner match only from a process in that one"
 )
 """``owner_check`` in net/netfilter/xt_owner.c; nft's ``meta skuid`` has no such condition."""
+
+
+def _has_ours_in_iptables(facts: Facts) -> bool:
+    return any(facts.uses(variant, ours=True) for variant in VARIANTS)
 
 
 def _missing_program(facts: Facts, variant: Variant) -> str | None:
@@ -540,7 +546,7 @@ def find_leftovers(facts: Facts) -> tuple[Leftover, ...]:
         if ours:
             families = tuple(dict.fromkeys(chain.family for chain in ours))
             spellings = tuple(dict.fromkeys(spelling for chain in ours if (spelling := spelling_of(chain.chain))))
-            found.append(_leftover(facts, place, families, spellings))
+            found.append(_leftover(facts, place, families, spellings).replace(own_users=facts.own_users))
     return tuple(found)
 
 

@@ -11,7 +11,7 @@ import errno
 import os
 import sys
 
-from capture.errors import CaptureError, HostNamespaceError, NamespaceError, PrivilegeError
+from capture.errors import CaptureError, HostNamespaceError, NamespaceError, PrivilegeError, UnsupportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-CLONE_NEWNET = 0x4000_0000
+CLONE_NEWNET, CLONE_NEWUSER = 0x4000_0000, 0x1000_0000
 """linux/sched.h"""
 
 SO_NETNS_COOKIE = 71
@@ -74,13 +74,27 @@ class Entered:
             os.close(home)
 
 
+def own_namespace() -> os.stat_result:
+    """Return what identifies the namespace we are in: its device and inode. Raises UnsupportedError without /proc."""
+    try:
+        return os.stat(CURRENT)
+    except FileNotFoundError:
+        raise _no_proc() from None
+
+
+def _no_proc() -> UnsupportedError:
+    return UnsupportedError(
+        f"{CURRENT} does not exist: /proc is not mounted here", "Mount it: `mount -t proc proc /proc`."
+    )
+
+
 def namespace_id() -> str:
     """Return what tells the namespace we are in from every other since the machine started.
 
     That is its inode number, which is used again after its end, and its cookie, which is not
     (SO_NETNS_COOKIE, socket(7), Linux 5.14; older kernels give the inode alone).
     """
-    inode = os.stat(CURRENT).st_ino
+    inode = own_namespace().st_ino
     probe = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, 0)
     try:
         cookie = int.from_bytes(probe.getsockopt(_socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
@@ -94,27 +108,38 @@ def namespace_id() -> str:
 def is_of_this_user_namespace() -> bool:
     """Return whether the network namespace we are in belongs to the user namespace we are in.
 
-    That of a pod with ``hostUsers: false`` belongs to the pod's (NS_GET_USERNS, ioctl_ns(2), Linux 4.9; an owner
-    that is no descendant of ours is not shown, which is EPERM). Kernels that cannot tell have no such pods.
+    That of a pod with ``hostUsers: false`` belongs to the pod's. Kernels that cannot tell have no such pods.
     """
-    import fcntl  # on the way of every pod, but shared with nothing else there
-
-    network = os.open(CURRENT, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        owner = fcntl.ioctl(network, NS_GET_USERNS)
+        owner = open_owner()
     except OSError as error:
         return error.errno != errno.EPERM
-    finally:
-        os.close(network)
     try:
         return os.path.samestat(os.fstat(owner), os.stat(CURRENT_USER))
     finally:
         os.close(owner)
 
 
+def open_owner() -> int:
+    """Return a descriptor of the user namespace that the network namespace we are in belongs to.
+
+    NS_GET_USERNS, ioctl_ns(2), Linux 4.9. Raises OSError: EPERM if that is no descendant of ours.
+    """
+    import fcntl  # on the way of every pod, but shared with nothing else there
+
+    network = os.open(CURRENT, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return fcntl.ioctl(network, NS_GET_USERNS)
+    finally:
+        os.close(network)
+
+
 def refuse_host(*, allowed: bool) -> None:
     """Raise HostNamespaceError if we are in the host's own network namespace, unless that is allowed."""
-    if not allowed and os.path.exists(ONLY_ON_HOST):
+    if allowed:
+        return
+    own_namespace()  # without /proc nothing would tell the host
+    if os.path.exists(ONLY_ON_HOST):
         raise HostNamespaceError
 
 
@@ -154,8 +179,10 @@ def _text(path: Path) -> str:
 
 def _open(path: str) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait for a writer
     except FileNotFoundError:
+        if path == CURRENT:
+            raise _no_proc() from None
         raise NamespaceError(path, "does not exist") from None
     except PermissionError:
         raise PrivilegeError(f"open {path}") from None
@@ -166,7 +193,7 @@ def _open(path: str) -> int:
 def _enter(descriptor: int, path: str) -> None:
     """Let the calling thread enter the namespace behind a descriptor."""
     try:
-        _setns(descriptor)
+        call_setns(descriptor, CLONE_NEWNET)
     except OSError as error:
         raise _refusal(error, path) from None
 
@@ -179,24 +206,24 @@ def _refusal(error: OSError, path: str) -> CaptureError:
     return NamespaceError(path, os.strerror(error.errno or 0))
 
 
-def _setns(descriptor: int) -> None:
-    """Call setns(2); ``os`` has it from Python 3.12 on."""
+def call_setns(descriptor: int, kind: int) -> None:
+    """Call setns(2); ``os`` has it from Python 3.12 on. Raises OSError."""
     setns = getattr(os, "setns", None)
     if setns is not None:
-        setns(descriptor, CLONE_NEWNET)
+        setns(descriptor, kind)
         return
     # ctypes costs 3 ms at import, its C half 0.4 ms; the first is needed only to learn errno.
     import _ctypes
 
     library = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # None is the program itself, as for dlopen(3)
-    if _ctypes.call_function(_ctypes.dlsym(library, "setns"), (descriptor, CLONE_NEWNET)):
-        _setns_with_errno(descriptor)
+    if _ctypes.call_function(_ctypes.dlsym(library, "setns"), (descriptor, kind)):
+        _setns_with_errno(descriptor, kind)
 
 
-def _setns_with_errno(descriptor: int) -> None:
+def _setns_with_errno(descriptor: int, kind: int) -> None:
     import ctypes
 
     library = ctypes.CDLL(None, use_errno=True)
-    if library.setns(descriptor, CLONE_NEWNET):
+    if library.setns(descriptor, kind):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -9,13 +9,36 @@ import sys
 
 import pytest
 
-from capture.errors import UnsupportedError
-from capture.operations import apply
-from capture.settings.options import BACKEND
+from capture.errors import ConfigurationError, KernelError
+from capture.model.ruleset import OwnerUid, only
+from capture.operations import apply, clean, dump, verify
+from capture.settings.options import (
+    BACKEND,
+    CAPTURE_ALL_DNS,
+    DRIVER,
+    DROP_INVALID,
+    EXCLUDED_OWNER_GROUPS,
+    FORCE_IPTABLES_BINARY,
+    INTERCEPTION_MODE,
+    OWNER_GROUPS,
+    PROXY_GID,
+    PROXY_UID,
+    REDIRECT_DNS,
+    UID_PORT_EXCLUSIONS,
+)
 from capture.settings.settings import Given, Settings
 from capture.state.netns import is_of_this_user_namespace
+from capture.state.user_namespace import act_as_owner
 from cni_calls import INJECTED, RESULT, call, configuration
 from pytest_netns import NamespaceFactory, PodPair
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from capture.model.ruleset import Rule, Ruleset
+    from capture.settings.options import Option
 
 pytestmark = pytest.mark.kernel
 
@@ -51,9 +74,10 @@ def test_whose_namespace_it_is(pair: PodPair) -> None:
     assert subprocess.check_output(["unshare", "--user", "--net", "--map-root-user", *inside], text=True) == "True\n"
 
 
-def test_the_plugin_captures_such_a_pod(pair: PodPair) -> None:
+@pytest.mark.parametrize("backend", ["auto", "iptables", "nftables"])
+def test_the_plugin_captures_such_a_pod(pair: PodPair, backend: str) -> None:
     container = f"other-users-{os.getpid()}"
-    done = call(configuration(INJECTED), CNI_NETNS=pair.pod.path, CNI_CONTAINERID=container)
+    done = call(configuration(INJECTED, backend=backend), CNI_NETNS=pair.pod.path, CNI_CONTAINERID=container)
     assert (done.returncode, json.loads(done.stdout)) == (0, RESULT)
     assert_captured(pair)
     for command in ("CHECK", "DEL"):
@@ -62,8 +86,86 @@ def test_the_plugin_captures_such_a_pod(pair: PodPair) -> None:
         ).returncode == 0  # fmt: skip
 
 
-def test_iptables_says_why_it_cannot(pair: PodPair) -> None:
-    settings = Settings({BACKEND: Given("iptables", "test")})
-    with pytest.raises(UnsupportedError, match="hostUsers: false"):
-        apply(settings, pair.pod.path)
+def rules_of(ruleset: Ruleset) -> Iterator[Rule]:
+    return (rule for table in ruleset.tables for chain in table.chains for rule in chain.rules)
+
+
+def explicit(options: dict[Option[Any], str]) -> Settings:
+    return Settings({option: Given(text, "test") for option, text in options.items()})
+
+
+@pytest.mark.parametrize(
+    ("backend", "driver", "variant"),
+    [
+        ("nftables", "netlink", ""),
+        ("nftables", "libnftables", ""),
+        ("iptables", "netlink", "nft"),
+        ("iptables", "restore", "nft"),
+        ("iptables", "restore", "legacy"),
+        ("iptables", "iptc", "legacy"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
+def test_every_driver_captures_such_a_pod(pair: PodPair, backend: str, driver: str, variant: str, mode: str) -> None:
+    settings = explicit(
+        {
+            BACKEND: backend,
+            DRIVER: driver,
+            FORCE_IPTABLES_BINARY: variant,
+            INTERCEPTION_MODE: mode,
+            REDIRECT_DNS: "true",
+            CAPTURE_ALL_DNS: "true",
+            DROP_INVALID: "true",
+        }
+    )
+    path = pair.pod.path
+    applied = apply(settings, path)
+    assert (applied.changed, applied.decision.driver) == (True, driver)
+    assert verify(settings, path).holds
+    assert not apply(settings, path).changed
+    (shown,) = dump(path).live_sets
+    assert OwnerUid((only(1337),)) in {match for rule in rules_of(shown.live) for match in rule.matches}
+    if mode == "REDIRECT":  # a transparent proxy needs a capability that the listeners of the tests have not
+        assert_captured(pair)
+    changed = settings.with_option(PROXY_UID, "1500", "test")
+    assert apply(changed, path).changed
+    assert verify(changed, path).holds
+    assert clean(path)
+    assert dump(path).live_sets == ()
+
+
+@pytest.mark.parametrize("backend", ["iptables", "nftables"])
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        (PROXY_UID, "1337,70000"),
+        (PROXY_GID, "70000"),
+        (OWNER_GROUPS, "70000"),
+        (EXCLUDED_OWNER_GROUPS, "5-70000"),
+        (UID_PORT_EXCLUSIONS, "tcp:443:70000"),
+    ],
+)
+def test_an_id_that_the_pod_has_not_is_refused_before_anything_is_written(
+    pair: PodPair, backend: str, option: Option[Any], text: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"70000'.*hostUsers: false.*which has 0-65535") as refused:
+        apply(explicit({BACKEND: backend, option: text}), pair.pod.path)
+    assert refused.value.option == option.name
     assert pair.pod.run(["nft", "list", "ruleset"]).stdout == ""
+
+
+def test_what_stands_in_iptables_there_stays_in_iptables(pair: PodPair) -> None:
+    apply(explicit({BACKEND: "iptables"}), pair.pod.path)
+    assert apply(explicit({PROXY_UID: "1500"}), pair.pod.path).decision.backend == "iptables"
+    assert verify(explicit({PROXY_UID: "1500"}), pair.pod.path).holds
+
+
+def test_what_the_kernel_refuses_there_is_the_same_error(pair: PodPair) -> None:
+    """The child's error arrives with its kind and words: here a chain of another program is in the way."""
+
+    def fail() -> None:
+        raise KernelError("add a rule", 22, "words of the kernel")
+
+    with pytest.raises(KernelError, match=r"add a rule: Invalid argument \(words of the kernel\)") as raised:
+        pair.pod.call(act_as_owner, fail, starts_programs=False)
+    assert raised.value.errno == 22

@@ -22,6 +22,7 @@ from capture.backends.iptables.refusals import refusal
 from capture.backends.iptables.restore_text import restore_text
 from capture.backends.iptables.tables import legacy_tables
 from capture.model.ruleset import TABLES, Ruleset
+from capture.state.user_namespace import fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _in_child(doing: str, work: Callable[[], str], family: Family, text: str = "
     """Return what ``work`` returns in a forked child. Raises UnsupportedError, PrivilegeError or ToolError."""
     answer, noise, complaint = (os.memfd_create(name) for name in ("answer", "noise", "complaint"))
     try:
-        child = _fork()
+        child = fork()
         if child == 0:
             _be_child(work, answer, noise, complaint)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -81,15 +82,6 @@ def _in_child(doing: str, work: Callable[[], str], family: Family, text: str = "
     finally:
         for file in (answer, noise, complaint):
             os.close(file)
-
-
-def _fork() -> int:
-    """Fork. Python 3.12 and later warn where other threads run; the child uses nothing that they might hold."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
 
 
 def _be_child(work: Callable[[], str], answer: int, noise: int, complaint: int) -> None:

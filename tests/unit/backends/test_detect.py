@@ -53,10 +53,16 @@ class TestOtherUsers:
         assert decision.reason.count("hostUsers: false") == 1
 
     @pytest.mark.parametrize("request_", [Request("iptables"), Request(driver="restore"), Request(variant="legacy")])
-    def test_iptables_is_refused_with_the_way_out(self, request_: Request) -> None:
-        with pytest.raises(UnsupportedError, match="owner match") as refused:
-            choose(self.FACTS, request_)
-        assert "--backend nftables" in refused.value.remedy
+    def test_iptables_is_taken_where_it_is_named(self, request_: Request) -> None:
+        assert choose(self.FACTS, request_).backend == "iptables"
+
+    def test_iptables_is_taken_where_sets_of_ours_are_in_it(self) -> None:
+        facts = self.FACTS.replace(chains=(chain("nft", "ISTIO-OUTPUT", 9),))
+        assert way(facts) == ("iptables", "netlink", "nft")
+
+    def test_iptables_is_taken_where_there_is_no_nf_tables(self) -> None:
+        facts = self.FACTS.replace(nf_tables=False, nft_compat=False)
+        assert way(facts) == ("iptables", "restore", "legacy")
 
 
 class TestAuto:

@@ -198,6 +198,10 @@ def _apply(
     desired = build_ruleset(config)
     with NamespaceLock(lock_timeout):
         target, standing = detect.look(request_of(settings), desired)
+        if not target.own_users:
+            from capture.state.known_ids import require_known_ids  # most pods share the node's users
+
+            require_known_ids(settings, config)
         existing = _read_existing(target, standing, desired)
         kept = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
         journal = Journal(Record(kept, facts.facts(), target.backend, target.driver, target.variant))

@@ -1,0 +1,156 @@
+"""The user namespace that a network namespace belongs to: which ids it knows, and how to act as one of its processes.
+
+A pod with ``hostUsers: false`` has one of its own. Its network namespace takes the owner match of iptables only
+from a process in that user namespace (``owner_check`` in net/netfilter/xt_owner.c), and ids in rules are the pod's.
+
+A process enters a user namespace for good, and only with a single thread (setns(2)). So a forked child enters, and
+keeps the files, and the user id, of the caller: the caller's user is none of the pod's, but has all capabilities there.
+"""
+
+from __future__ import annotations
+
+import os
+
+from capture import errors
+from capture.errors import CaptureError, PrivilegeError
+from capture.model.values import Value
+from capture.state.json_text import decode, encode
+from capture.state.netns import CLONE_NEWUSER, call_setns, open_owner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from capture.model.ruleset import Span
+
+CAP_NET_ADMIN, CAP_NET_RAW = 12, 13  # linux/capability.h
+CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 47, 2  # linux/prctl.h
+
+
+class IdMaps(Value):
+    """Which ids the user namespace has: spans of users and of groups, as its own processes see them."""
+
+    users: tuple[tuple[int, int], ...]
+    groups: tuple[tuple[int, int], ...]
+
+    def has_users(self, span: Span) -> bool:
+        """Return whether the ends of a span are users there; that is what the kernel asks for."""
+        return _has(self.users, span.first) and _has(self.users, span.last)
+
+    def has_groups(self, span: Span) -> bool:
+        """Return whether the ends of a span are groups there."""
+        return _has(self.groups, span.first) and _has(self.groups, span.last)
+
+
+def _has(spans: tuple[tuple[int, int], ...], number: int) -> bool:
+    return any(first <= number <= last for first, last in spans)
+
+
+def read_id_maps() -> IdMaps:
+    """Return the ids of the user namespace that the network namespace we are in belongs to (user_namespaces(7))."""
+    text = _in_child(lambda: f"{_read('/proc/self/uid_map')}\0{_read('/proc/self/gid_map')}")
+    users, _, groups = text.partition("\0")
+    return IdMaps(_spans(users), _spans(groups))
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()
+
+
+def _spans(text: str) -> tuple[tuple[int, int], ...]:
+    """Return the ids of a map: each line has the first id inside, the first outside, and how many."""
+    lines = [tuple(map(int, line.split())) for line in text.splitlines()]
+    return tuple((first, first + count - 1) for first, _, count in lines)
+
+
+def act_as_owner(work: Callable[[], None], *, starts_programs: bool) -> None:
+    """Do the work in a child process that is in the owner's user namespace.
+
+    Raises what the work raises, as far as it is a CaptureError: with its kind, message, remedy and errno.
+    """
+
+    def do() -> str:
+        if starts_programs:
+            _keep_capabilities_for_programs()
+        work()
+        return ""
+
+    _in_child(do)
+
+
+def _in_child(work: Callable[[], str]) -> str:
+    """Return what ``work`` returns in a child that has entered the owner's user namespace."""
+    answer = os.memfd_create("answer")
+    try:
+        child = fork()
+        if child == 0:
+            _be_child(work, answer)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said = os.pread(answer, os.fstat(answer).st_size, 0).decode("utf-8", "surrogateescape")
+    finally:
+        os.close(answer)
+    if status == 0:
+        return said
+    raise _raised(said) if said else CaptureError(f"the process in the pod's user namespace ended with status {status}")
+
+
+def fork() -> int:
+    """Fork. Python 3.12 and later warn where other threads run; the children here use nothing that they might hold."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _be_child(work: Callable[[], str], answer: int) -> None:
+    """Enter, do the work and end the process; whatever goes wrong is written to ``answer``."""
+    status = 1
+    try:
+        _enter()
+        text = work()
+        status = 0
+    except CaptureError as error:
+        text = encode([type(error).__name__, error.message, error.remedy, getattr(error, "errno", 0)])
+    except BaseException as error:  # noqa: BLE001  # this process ends here; the parent raises what is written
+        text = encode(["CaptureError", f"{type(error).__name__}: {error}", "", 0])
+    finally:
+        os.write(answer, text.encode("utf-8", "surrogateescape"))
+        os._exit(status)
+
+
+def _enter() -> None:
+    try:
+        call_setns(open_owner(), CLONE_NEWUSER)
+    except PermissionError:
+        raise PrivilegeError("enter the user namespace that this network namespace belongs to") from None
+
+
+def _raised(text: str) -> CaptureError:
+    """Return the error of the child; each kind makes its message in its own way, so this one is put together."""
+    kind, message, remedy, number = decode(text)
+    error: CaptureError = CaptureError.__new__(getattr(errors, kind, CaptureError))
+    CaptureError.__init__(error, message, remedy)
+    if number:
+        vars(error)["errno"] = number
+    return error
+
+
+def _keep_capabilities_for_programs() -> None:
+    """Let started programs have the capabilities: the user of this process is none there, so exec(2) would take them.
+
+    Ambient capabilities (capabilities(7), Linux 4.3) are those that programs get all the same.
+    """
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then the upper halves
+    library.capget(header, sets)
+    wanted = 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW
+    sets[2] |= wanted & sets[1]
+    library.capset(header, sets)
+    for capability in (CAP_NET_ADMIN, CAP_NET_RAW):
+        library.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
