@@ -54,6 +54,10 @@ STATUS_DEADLINE = 3.0
 LOOK_DEADLINE = 1.0
 """Seconds for the API server to answer when STATUS only logs its state: a runtime calls STATUS every few seconds."""
 
+NO_MESH_SETTINGS = (
+    "what holds for the whole mesh: the runtime's annotations do not tell meshConfig.defaultConfig.proxyMetadata, with"
+    " ISTIO_META_DNS_CAPTURE and ISTIO_DUAL_STACK"
+)
 CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21  # linux/capability.h
 
 
@@ -128,6 +132,7 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
         backend=applied.decision.backend,
         driver=applied.decision.driver,
         changed=applied.changed,
+        **({} if settings.knows_proxy_environment else {"unknown": NO_MESH_SETTINGS}),
     )
 
 

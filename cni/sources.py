@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from cni.log import Log
     from cni.pod import Identity
 
-NO_MESH_SETTINGS = (
-    "the runtime's annotations do not tell what holds for the whole mesh: meshConfig.defaultConfig.proxyMetadata, with"
-    " ISTIO_META_DNS_CAPTURE and ISTIO_DUAL_STACK"
-)
 HOW_TO_BE_TOLD = (
     f'Let the entry of the plugin say "capabilities": {{"{ANNOTATIONS_CAPABILITY}": true}}, which containerd and CRI-O'
     " answer with the annotations; for other runtimes name a 'kubeconfig' and have 'kubernetes' in 'pod_sources'."
@@ -48,8 +44,6 @@ def learn(identity: Identity, configuration: Configuration, journal: Log) -> tup
             line = first_line(pod)
             for warning in warnings_about(pod, line):
                 journal.warn(warning)
-            if line is None and source == RUNTIME:
-                journal.info(NO_MESH_SETTINGS)
             return pod, line.reason if line else ""
     raise CniError(POD_UNKNOWN, f"pod {identity}: the runtime hands over no annotations of the pod", HOW_TO_BE_TOLD)
 

@@ -69,7 +69,7 @@ def _wants_ipv6(settings: Settings, host: Host, addresses: list[Network]) -> tup
     if primary.family == IPV6:
         return True, f"mesh, {origin}: the pod's primary address is IPv6"
     has_ipv6 = any(address.family == IPV6 for address in addresses)
-    if has_ipv6 and not settings.knows_proxy_environment:
+    if has_ipv6 and not settings.knows_proxy_environment and DUAL_STACK not in settings.explicit:
         return True, f"mesh, {origin}: whether the proxy is dual stack is not known, and the pod has an IPv6 address"
     return False, f"mesh, {origin}: the pod's primary address is IPv4"
 

@@ -99,7 +99,7 @@ def settings_of(pod: Pod, base: Settings) -> Settings:
     return Settings(
         {**base.explicit, **explicit},
         (*base.warnings, *from_proxy.warnings, *_misspelt(pod.annotations)),
-        knows_proxy_environment=pod.knows_environment or DUAL_STACK in explicit,
+        knows_proxy_environment=pod.knows_environment,
     )
 
 
