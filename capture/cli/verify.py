@@ -102,6 +102,7 @@ def part_of(verified: Verified, family: Family | None, table_name: TableName | N
         impediments=tuple(found for found in verified.impediments if _concerns(found, family, table_name)),
         others=verified.others if family is None and table_name is None else (),
         obstacles=tuple(found for found in verified.obstacles if _is_beside(found, family, table_name)),
+        uncaptured=verified.uncaptured if table_name is None and family in (None, "ipv6") else (),
         harmless=tuple(found for found in verified.harmless if _is_beside(found, family, table_name)),
     )
 

@@ -12,8 +12,8 @@ nothing here but the order of steps::
 from __future__ import annotations
 
 from capture.backends import detect, load
-from capture.errors import CaptureError, ConfigurationError
-from capture.model.addresses import parse_address
+from capture.errors import CaptureError, ConfigurationError, KernelError, ToolError, UnsupportedError
+from capture.model.addresses import IPV6, parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import FAMILIES, LoopbackAddress, PolicyRoute, Ruleset
 from capture.model.values import Value
@@ -26,6 +26,7 @@ from capture.rules import (
     tracks_connections,
 )
 from capture.settings.config import CaptureConfig, resolve
+from capture.settings.families import global_addresses, judge_families
 from capture.settings.host import AnyPod, PodFromInside, PodFromOutside
 from capture.settings.options import (
     ALLOW_HOST,
@@ -33,6 +34,7 @@ from capture.settings.options import (
     DRIVER,
     FORCE_IPTABLES_BINARY,
     NATIVE_NFTABLES,
+    PROFILE,
 )
 from capture.settings.settings import Settings
 from capture.state import record, routes
@@ -108,11 +110,16 @@ class Verified(Value):
     """What loses captured packets although the rules are in place."""
     from_record: bool = False
     """Whether ``asked`` is what we remember to have applied, and not what somebody says now."""
+    uncaptured: tuple[str, ...] = ()
+    """What the rules should capture by their settings, and do not: a family that has an address, in words."""
+    remarks: tuple[str, ...] = ()
+    """What the settings leave uncaptured on purpose, though the pod has it, in words."""
 
     @property
     def holds(self) -> bool:
         """Return whether the namespace is as it was asked for."""
-        return not (self.differences or self.missing or self.others or self.obstacles or self.impediments)
+        drift = (self.differences, self.missing, self.others, self.obstacles, self.impediments, self.uncaptured)
+        return not any(drift)
 
 
 class LiveSet(Value):
@@ -175,7 +182,26 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_time
     """Do what ``apply`` does, in the namespace we are in."""
     refuse_host(allowed=settings[ALLOW_HOST])
     facts = RecordingHost(host)
-    config, warnings = resolve(settings, facts)
+    resolved = resolve(settings, facts)
+    try:
+        return _apply(settings, facts, resolved, force=force, lock_timeout=lock_timeout)
+    except (UnsupportedError, KernelError, ToolError):
+        # A kernel without NAT for IPv6 must not keep a pod from starting that nobody reaches by IPv6.
+        if IPV6 not in resolved[0].families or resolved[0].is_reached_by_ipv6:
+            raise
+    facts.forget_ipv6()
+    return _apply(settings, facts, resolve(settings, facts), force=force, lock_timeout=lock_timeout)
+
+
+def _apply(
+    settings: Settings,
+    facts: RecordingHost,
+    resolved: tuple[CaptureConfig, list[str]],
+    *,
+    force: bool,
+    lock_timeout: float,
+) -> Applied:
+    config, warnings = resolved
     desired = build_ruleset(config)
     with NamespaceLock(lock_timeout) as lock:
         target, standing = detect.look(request_of(settings), desired)
@@ -184,10 +210,9 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_time
 
             require_known_ids(settings, config)
         existing = _read_existing(target, standing, desired)
+        kept = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
         switches = switches_to_change(desired)
-        journal = Journal(
-            Record(settings, facts.facts(), target.backend, target.driver, target.variant, sysctls=switches)
-        )
+        journal = Journal(Record(kept, facts.facts(), target.backend, target.driver, target.variant, sysctls=switches))
         journal.begin(existing.stale_routes, existing.recorded)
         try:
             changed = routes.ensure(desired) | switch_off(switches)
@@ -204,6 +229,8 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_time
         if routes.remove(existing.stale_routes, desired) or restored:
             changed = True
             journal.commit()
+    if desired.loopback_addresses and not routes.takes_ipv6_addresses():
+        warnings.append(routes.NO_IPV6_ON_LO)
     lost = [f"{found.says}. {found.remedy}" for found in impediments(desired)]
     return Applied(changed, target, config, desired, (*warnings, *losses, *lost, *lock.warnings))
 
@@ -316,12 +343,19 @@ def verify(
             return _verify_recorded(recorded)
         explicit = settings or Settings({})
         config, _ = resolve(explicit, host or host_of(namespace))
-        return verify_here(build_ruleset(config), request_of(explicit))
+        return _with_families(verify_here(build_ruleset(config), request_of(explicit)), explicit)
 
 
 def _verify_recorded(recorded: Record) -> Verified:
     request = detect.Request(recorded.backend, recorded.driver, recorded.variant)
-    return verify_here(recorded.ruleset(), request).replace(from_record=True)
+    desired = routes.with_loopback_address(recorded.ruleset(), global_addresses(PodFromOutside().pod_addresses()))
+    return _with_families(verify_here(desired, request), recorded.settings).replace(from_record=True)
+
+
+def _with_families(verified: Verified, settings: Settings) -> Verified:
+    """Return the comparison with what there is to say about addresses of families without rules."""
+    uncaptured, remarks = judge_families(verified.asked.families, settings, PodFromOutside().pod_addresses())
+    return verified.replace(uncaptured=uncaptured, remarks=remarks)
 
 
 def verify_here(desired: Ruleset, request: Request) -> Verified:

@@ -6,6 +6,7 @@ from capture.backends.iptables.entries import expanded
 from capture.backends.iptables.render import rule_text
 from capture.model.ruleset import LoopbackAddress, RestoreMark, SaveMark, SetMark
 from capture.report.packet_words import packet_in_words
+from capture.settings.families import FAMILY_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
     from capture.model.ruleset import PolicyRoute, Rule
     from capture.operations import Other, Verified
-
-FAMILY_NAMES: dict[Family, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
 
 TAKES_AWAY = "belongs to somebody else, and takes traffic away before it reaches ours"
 CHANGES_MARKS = "belongs to somebody else, and changes a mark by which ours tell packets apart"
@@ -43,6 +42,7 @@ def in_words(verified: Verified) -> Iterator[str]:
         yield f"{_second_set(other)}{_example_in_words(other.example)}"
     for obstacle in verified.obstacles:
         yield f"{_obstacle(obstacle)}{_example_in_words(obstacle.example)}"
+    yield from verified.uncaptured
 
 
 def notes_in_words(verified: Verified) -> Iterator[str]:
@@ -53,6 +53,7 @@ def notes_in_words(verified: Verified) -> Iterator[str]:
             yield f"{_place(note)} {TAKES_NOTHING}: {rule}"
     for obstacle in verified.harmless:
         yield f"{_place_beside(obstacle)} {TAKES_NOTHING}: {_rule_beside(obstacle)}"
+    yield from verified.remarks
 
 
 def difference_in_words(difference: Difference) -> str:
@@ -162,6 +163,7 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
         }
         for obstacle in verified.obstacles
     ]
+    found += [{"kind": "uncaptured family", "message": sentence} for sentence in verified.uncaptured]
     return found
 
 
