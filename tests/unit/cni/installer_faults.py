@@ -123,6 +123,9 @@ SCENARIOS = {
         entered(MAIN, own_config=True),
     ),
     "uninstall": Scenario(prepared_with("10-main.conflist", MAIN, installed=""), Node.uninstall, entered(MAIN), MAIN),
+    "uninstall-single": Scenario(
+        prepared_with("10-main.conf", SINGLE, installed=""), Node.uninstall, OF_SINGLE, SINGLE
+    ),
     "uninstall-own": Scenario(
         prepared_with("10-main.conflist", MAIN, installed=OWN), Node.uninstall, entered(MAIN, own_config=True), MAIN
     ),
