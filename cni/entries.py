@@ -12,6 +12,7 @@ import shutil
 from capture.errors import CaptureError
 from capture.state.directory import ensure
 from cni import atomic_files
+from cni.atomic_files import ChangedMeanwhileError
 from cni.install_error import InstallError, unexpected
 from cni.networks import PLUGIN, Network, network_in
 from cni.plugin_files import Change
@@ -184,7 +185,12 @@ def _give_back(network: Network, others: list[dict[str, Any]]) -> list[Change]:
             continue
         if original == kept:
             shutil.move(kept, owners)  # runtimes read this one from now on
-        atomic_files.remove(network.file)
+        try:
+            atomic_files.remove(network.file)
+        except ChangedMeanwhileError:
+            if original == kept:
+                shutil.move(owners, kept)  # the list is its owner's newest word
+            raise
         return [Change(owners, "as it was"), Change(network.path, "removed")]
     return []
 

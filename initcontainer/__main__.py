@@ -117,7 +117,7 @@ def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
         printer.show(listings.table([*listings.parts(dumped)], None, is_whole=True).removesuffix("\n"))
         return
     printer.warn(cut_by_cleaning(namespace))
-    removed = operations.clean(namespace, allow_host=settings[ALLOW_HOST])
+    removed = operations.clean(namespace, allow_host=settings[ALLOW_HOST], warn=lambda warning: printer.warn([warning]))
     printer.show("removed: nothing is captured any more" if removed else "unchanged: there was nothing of ours")
 
 

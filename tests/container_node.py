@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from private_mounts import OWN_MOUNTS
 from pytest_netns import CommandError, Namespace, NamespaceFactory
 
 CGROUP = "capture-test-"
@@ -44,7 +45,7 @@ class Node:
         self._joined: list[Namespace] = []
         self.cgroup = f"{CGROUP}{os.getpid()}-{self.network.inode}"
         _remove_cgroups_of_the_dead()
-        unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
+        unshare = [*OWN_MOUNTS, "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
         self._keeper = self.network.popen([*unshare, "sh", "-c", SET_UP, directory])
         self.pid = self._wait_for_first_process()
 
@@ -154,7 +155,7 @@ class Joined(Namespace):
     def __init__(self, path: str) -> None:
         self.name = path
         self._open = []
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _remove_cgroups_of_the_dead() -> None:

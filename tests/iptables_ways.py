@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import subprocess
 from collections.abc import Callable
 
 from capture.backends.iptables.driver import IptablesDriver
@@ -15,6 +17,16 @@ from pytest_netns import Namespace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.model.addresses import Family
+
+
+def writes_as_we_do() -> bool:
+    """Return whether the iptables-nft that is installed writes the same bytes as our driver: those of 1.8.9.
+
+    Later ones put addresses before interfaces, compare ``ip protocol`` and let base chains count: the same rules.
+    """
+    said = subprocess.run(["iptables-nft", "--version"], capture_output=True, text=True, check=True).stdout
+    numbers = re.findall(r"\d+", said)
+    return tuple(map(int, numbers[:3])) < (1, 8, 10)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,9 @@ MS_REC, MS_PRIVATE = 1 << 14, 1 << 18  # linux/mount.h
 
 PLACES = ("/run/istio-capture", "/run/netns")
 
+OWN_MOUNTS = ("unshare", "--mount", "--propagation", "unchanged")
+"""Runs a command with mounts of its own. Those of this process are private; to say so again fails in a chroot."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

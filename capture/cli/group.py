@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 
 import click
 
@@ -14,6 +15,7 @@ COMMANDS = {
     "dump": ("capture.cli.dump:dump", "Show the live rules, with counters."),
     "verify": ("capture.cli.verify:verify", "Compare the live rules with what was asked for."),
     "trace": ("capture.cli.trace:trace", "Say what happens to a packet, and which rule decides."),
+    "why": ("capture.cli.why:why", "Say why a connection does not reach the proxy, or what is wrong with this pod."),
     "explain": ("capture.cli.explain:explain", "Print the policy in words: what is captured, what is not, and why."),
     "clean": ("capture.cli.clean:clean", "Remove everything that is ours."),
     "render": ("capture.cli.render:render", "Print what would be sent to the kernel."),
@@ -21,11 +23,15 @@ COMMANDS = {
         "capture.cli.doctor.command:doctor",
         "Say what this kernel and host can do, and how to mend what is missing.",
     ),
+    "inject": ("injection.commands:inject", "Put the sidecar and its capture into the pods of a manifest."),
     "sidecar": ("sidecar.commands:sidecar", "Print Envoy's bootstrap for a captured pod, from the mesh's objects."),
     "cni": ("cni.commands:cni_group", "Put the CNI plugin on a node, or take it away."),
     "node": ("cni.agent.commands:node_group", "Run the agent of a Kubernetes node, or ask it."),
 }
 """Each command: where it is, and what it does in a line."""
+
+FOR_THEIR_OUTPUT = ("dump", "trace", "explain", "render", "doctor")
+"""Commands that have failed if their output cannot be written; the exit code of the others tells of the rules."""
 
 
 class LazyGroup(click.Group):
@@ -78,7 +84,8 @@ def capture() -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    return ended(lambda: _run(arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    return ended(lambda: _run(arguments), needs_output=any(word in FOR_THEIR_OUTPUT for word in words[:1]))
 
 
 def _run(arguments: list[str] | None) -> int:

@@ -93,13 +93,8 @@ def as_plain(traced: Trace) -> dict[str, object]:
 
 def in_words(traced: Trace) -> Iterator[str]:
     """Yield the lines for a person: the packet, the rules it met, where it ends and why."""
-    family = traced.packet.family
     yield packet_in_words(traced.packet)
-    for step in traced.path:
-        mark = "=>" if step == traced.step else "? " if not step.certain else "  "
-        why = f"   # {step.rule.why}" if step.rule.why else ""
-        place = f"{step.table} {step.chain} {step.position}"
-        yield f"  {mark} {'  ' * step.depth}{place}: {text_of(step.rule, family)}{why}"
+    yield from path_in_words(traced)
     transparent = ", its addresses unchanged" if traced.transparent else ""
     yield f"{traced.outcome}: it {OUTCOMES[traced.outcome].format(port=traced.port)}{transparent}"
     if traced.step is not None:
@@ -110,6 +105,16 @@ def in_words(traced: Trace) -> Iterator[str]:
         yield "because no rule speaks of it"
     if not traced.certain:
         yield "rules marked with ? ask for something that cannot be judged here; they may decide otherwise"
+
+
+def path_in_words(traced: Trace) -> Iterator[str]:
+    """Yield a line for each rule that the packet met; `=>` marks the one that decides."""
+    family = traced.packet.family
+    for step in traced.path:
+        mark = "=>" if step == traced.step else "? " if not step.certain else "  "
+        why = f"   # {step.rule.why}" if step.rule.why else ""
+        place = f"{step.table} {step.chain} {step.position}"
+        yield f"  {mark} {'  ' * step.depth}{place}: {text_of(step.rule, family)}{why}"
 
 
 def _rule_text(step: Step, traced: Trace) -> str:

@@ -10,7 +10,7 @@ linux/inet_diag.h::
 from __future__ import annotations
 
 from capture.model.values import Value
-from capture.netlink.attributes import u32
+from capture.netlink.attributes import decode_fields, decode_host_number, u32
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sockets import NetlinkSocket
 
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 NETLINK_SOCK_DIAG = 4  # linux/netlink.h
 SOCK_DIAG_BY_FAMILY = 20  # linux/sock_diag.h
 IPPROTO_TCP = 6
+IPPROTO_UDP = 17
 SOCKID_SIZE = 48
+UID_OFFSET, MESSAGE_SIZE = 64, 72
+"""Of struct inet_diag_msg: after the sockid come expires, rqueue and wqueue, then uid and inode, then attributes."""
+INET_DIAG_SKV6ONLY, INET_DIAG_SOCKOPT = 11, 22
+SOCKOPT_TRANSPARENT = 1 << 5
+"""In the first byte of struct inet_diag_sockopt; bit fields begin with the lowest bit on little-endian machines."""
 
 # include/net/tcp_states.h
 TCP_ESTABLISHED = 1
@@ -29,6 +35,7 @@ TCP_SYN_SENT = 2
 TCP_SYN_RECV = 3
 TCP_FIN_WAIT1 = 4
 TCP_FIN_WAIT2 = 5
+TCP_CLOSE = 7
 TCP_CLOSE_WAIT = 8
 TCP_LAST_ACK = 9
 TCP_LISTEN = 10
@@ -46,6 +53,29 @@ class TcpSocket(Value):
     local_port: int
     remote: bytes
     remote_port: int
+
+
+class Listener(Value):
+    """A socket that takes TCP connections, or an unconnected UDP socket, and the user who made it.
+
+    ``address`` is packed; all zero is any address. ``is_dual`` is whether one of IPv6 takes IPv4 as well. ``inode``
+    is its number in /proc/PID/fd.
+    """
+
+    protocol: int
+    family: int
+    address: bytes
+    port: int
+    uid: int
+    transparent: bool = False
+    is_dual: bool = False
+    inode: int = 0
+
+    not_compared = ("inode",)
+
+    def takes(self, family: int) -> bool:
+        """Return whether connections of the family, AF_INET or AF_INET6, reach it."""
+        return self.family == family or self.is_dual
 
 
 def open_sock_diag() -> NetlinkSocket:
@@ -73,3 +103,32 @@ def decode_socket(body: bytes) -> TcpSocket:
     elif destination.startswith(IPV4_MAPPED):
         source, destination = source[12:], destination[12:]
     return TcpSocket(body[1], source, int.from_bytes(body[4:6], "big"), destination, int.from_bytes(body[6:8], "big"))
+
+
+def read_listeners(diag: NetlinkSocket, protocol: int) -> Iterator[Listener]:
+    """Yield the sockets of a protocol, IPPROTO_TCP or IPPROTO_UDP, that wait for connections or datagrams.
+
+    Raises KernelError without the module tcp_diag or udp_diag.
+    """
+    state = TCP_LISTEN if protocol == IPPROTO_TCP else TCP_CLOSE  # an unconnected UDP socket shows the latter
+    for family in (AF_INET, AF_INET6):
+        request = bytes((family, protocol, 0, 0)) + u32(1 << state) + bytes(SOCKID_SIZE)
+        for body in diag.dump(SOCK_DIAG_BY_FAMILY, request, "list the listening sockets"):
+            yield decode_listener(body, protocol)
+
+
+def decode_listener(body: bytes, protocol: int) -> Listener:
+    """Return the listener of a struct inet_diag_msg and its attributes."""
+    family = body[0]
+    attributes = decode_fields(body[MESSAGE_SIZE:])
+    options = attributes.get(INET_DIAG_SOCKOPT, b"\0")[0]
+    return Listener(
+        protocol,
+        family,
+        body[8:24] if family == AF_INET6 else body[8:12],
+        int.from_bytes(body[4:6], "big"),
+        decode_host_number(body[UID_OFFSET : UID_OFFSET + 4]),
+        bool(options & SOCKOPT_TRANSPARENT),
+        family == AF_INET6 and attributes.get(INET_DIAG_SKV6ONLY) == b"\0",
+        decode_host_number(body[UID_OFFSET + 4 : UID_OFFSET + 8]),
+    )

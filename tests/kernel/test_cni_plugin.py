@@ -18,6 +18,7 @@ from cni.attachments import STATE_DIRECTORY
 from cni.conf import ANNOTATIONS_CAPABILITY
 from cni_calls import INJECTED, RESULT, call, configuration, error_of
 from fake_kubernetes import FakeKubernetes, status
+from private_mounts import OWN_MOUNTS
 from pytest_netns import Kind, NamespaceFactory, Pod, PodPair
 
 pytestmark = pytest.mark.kernel
@@ -176,7 +177,7 @@ def test_where_nothing_can_be_remembered_the_pod_is_captured_all_the_same(
     attachment: Attachment, tmp_path: Path
 ) -> None:
     os.makedirs(STATE_DIRECTORY, mode=0o700, exist_ok=True)
-    prefix = ["unshare", "--mount", "--", "sh", "-ec", READ_ONLY_STATE, STATE_DIRECTORY]
+    prefix = [*OWN_MOUNTS, "--", "sh", "-ec", READ_ONLY_STATE, STATE_DIRECTORY]
     log = str(tmp_path / "log")
     done = call(configuration(INJECTED, log_file=log), prefix, CNI_NETNS=attachment.pod.path)
     assert (done.returncode, json.loads(done.stdout)) == (0, RESULT)
@@ -194,7 +195,7 @@ exec "$@"
 
 
 def test_where_others_could_write_what_is_remembered_no_rule_is_written(attachment: Attachment) -> None:
-    prefix = ["unshare", "--mount", "--", "sh", "-ec", WIDE_STATE, STATE_DIRECTORY]
+    prefix = [*OWN_MOUNTS, "--", "sh", "-ec", WIDE_STATE, STATE_DIRECTORY]
     done = call(configuration(INJECTED), prefix, CNI_NETNS=attachment.pod.path)
     error = error_of(done)
     assert (error["code"], error["msg"]) == (

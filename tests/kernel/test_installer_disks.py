@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from private_mounts import OWN_MOUNTS
 from pytest_netns import require
 from system_calls import run_alone
 
@@ -17,7 +18,7 @@ DISKS = Path(__file__).with_name("installer_disks.py")
 
 def test_a_full_or_read_only_disk_keeps_what_it_has(tmp_path: Path) -> None:
     require(os.geteuid() == 0, "mounting small disks needs root")
-    done = run_alone(DISKS, str(tmp_path), through=["unshare", "--mount", "--propagation", "private"])
+    done = run_alone(DISKS, str(tmp_path), through=OWN_MOUNTS)
     full, read_only = "No space left on device", "Read-only file system"
     assert done == {
         "room": [full] * 5 + ["done"] * 3,  # four pages for the plugin, one for the new list

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib.util
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import capture
-from pytest_netns import NamespaceFactory
+from pytest_netns import NamespaceFactory, require
 
 GUIDE = Path(__file__).parents[2] / "docs" / "library.md"
 
@@ -24,6 +25,7 @@ def test_the_examples_of_the_guide(netns: NamespaceFactory) -> None:
 
 
 def test_the_examples_of_the_guide_have_the_types_that_a_caller_sees(tmp_path: Path) -> None:
+    require(importlib.util.find_spec("mypy"), "the package mypy is missing")
     examples = doctest.DocTestParser().get_examples(GUIDE.read_text(encoding="utf-8"))
     program = tmp_path / "guide.py"
     program.write_text("".join(example.source for example in examples), encoding="utf-8")

@@ -46,6 +46,21 @@ def test_runs_at_the_same_time_leave_one_whole_set(pod_pair: PodPair) -> None:
             assert verified.holds, verified
 
 
+def test_who_holds_the_lock_is_told_and_that_we_went_on(netns: NamespaceFactory) -> None:
+    pod = netns.pod()
+    with pod.entered():
+        squatter = socket.socket(socket.AF_UNIX)
+        squatter.bind(NAME)
+    with squatter, pod.entered():
+        applied = operations.apply(settings({}), lock_timeout=0.1)
+        said: list[str] = []
+        operations.clean(lock_timeout=0.1, warn=said.append)
+    for (warning,) in (applied.warnings, said):
+        assert "@istio-capture) was not released within 0.1 s" in warning
+        assert f"process {os.getpid()} (" in warning
+        assert warning.endswith("holds it; continued without the lock")
+
+
 def test_a_turn_is_waited_for(netns: NamespaceFactory) -> None:
     namespace, other = netns(), netns()
     with namespace.entered():

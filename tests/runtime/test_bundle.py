@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cni_calls import ENVIRON, INJECTED, configuration
+from private_mounts import OWN_MOUNTS
 from pytest_netns import NamespaceFactory, Pod
 
 pytestmark = pytest.mark.runtime
@@ -33,7 +34,7 @@ def root(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(root: Path, *words: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
     """Run a program of the bundle there."""
     return subprocess.run(
-        ["unshare", "--mount", "sh", "-c", ENTER, str(root), *words],
+        [*OWN_MOUNTS, "sh", "-c", ENTER, str(root), *words],
         input=stdin,
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"} | environ,
         capture_output=True,

@@ -17,6 +17,7 @@ import pytest
 import initcontainer
 from container_node import Node
 from podman_pods import Podman, PodmanPod, podman_in
+from private_mounts import OWN_MOUNTS
 from pytest_netns import Namespace, require
 
 pytestmark = pytest.mark.runtime
@@ -166,7 +167,7 @@ def test_on_a_base_by_debootstrap(node: Node, podman: Podman, bundle: Path, make
     require(shutil.which("debootstrap"), "the program debootstrap is missing")
     root, archive = tmp_path / "root", node.outside(node.directory / "debian.tar")
     install = ["debootstrap", "--variant=minbase", "--include=iptables", "stable", str(root)]
-    subprocess.run(["unshare", "--mount", *install], check=True, capture_output=True)  # its /proc stays its own
+    subprocess.run([*OWN_MOUNTS, *install], check=True, capture_output=True)  # its /proc stays its own
     with tarfile.open(archive, "w") as tar:
         tar.add(root, arcname=".", filter=lambda entry: None if entry.ischr() or entry.isblk() else entry)
     image, base = "capture.test/istio-init:debian", "capture.test/debian:1"

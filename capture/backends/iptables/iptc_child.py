@@ -94,6 +94,31 @@ def _import_iptc() -> tuple[Any, Any]:
 iptc, libxtables = _import_iptc()
 
 
+# An option of an extension since iptables 1.8.10 (struct xt_option_entry in xtables.h): a field more.
+_LongerEntry = type("_LongerEntry", (libxtables.xt_option_entry,), {"_fields_": (("base", ctypes.c_uint),)})
+SMALLEST_ADDRESS = 4096
+
+
+def _option_named(_tables: object, entries: Any, name: bytes) -> Any:
+    """Return the option with this name, or None: python-iptables itself knows the table of iptables up to 1.8.9 only.
+
+    Both versions call themselves libxtables.so.12. What follows the older entry in memory is the address of the next
+    name; in the newer one it is ``base``, a small number, and padding.
+    """
+    entry_type = libxtables.xt_option_entry
+    address = ctypes.cast(entries, ctypes.c_void_p).value or 0
+    follows = ctypes.c_void_p.from_address(address + ctypes.sizeof(entry_type)).value or 0
+    stride = ctypes.sizeof(entry_type if follows >= SMALLEST_ADDRESS else _LongerEntry)
+    while (entry := entry_type.from_address(address)).name:
+        if entry.name == name:
+            return entry
+        address += stride
+    return None
+
+
+libxtables.xtables._option_lookup = _option_named  # noqa: SLF001  # it is the only place where entries are counted
+
+
 class _Tables:
     """The tables of one family, one at a time."""
 

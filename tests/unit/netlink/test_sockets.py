@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,7 @@ from capture.errors import CaptureError, KernelError, PrivilegeError, Unsupporte
 from capture.netlink.attributes import u32
 from capture.netlink.messages import NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, Refusal, encode_message
 from capture.netlink.sockets import DUMP_ATTEMPTS, RECEIVE_SIZE, NetlinkSocket, failure
+from pytest_netns import require
 
 GETRULE, NEWRULE = 34, 32
 DONE = u32(0)
@@ -99,8 +101,9 @@ def test_no_answer_is_an_error_and_no_wait(pair: tuple[NetlinkSocket, Peer]) -> 
 
 
 def test_an_answer_that_does_not_fit_is_no_half_answer(pair: tuple[NetlinkSocket, Peer]) -> None:
+    require(os.geteuid() == 0, "only root may send so much at once")
     netlink, peer = pair
-    peer.socket.setsockopt(_socket.SOL_SOCKET, 32, 4 * RECEIVE_SIZE)  # SO_SNDBUFFORCE; SO_SNDBUF if unprivileged
+    peer.socket.setsockopt(_socket.SOL_SOCKET, 32, 4 * RECEIVE_SIZE)  # SO_SNDBUFFORCE
     peer.answer(1, bytes(RECEIVE_SIZE))
     with pytest.raises(KernelError, match=f"an answer of {RECEIVE_SIZE + 16} bytes"):
         netlink.request(GETRULE, 0, b"", "get a rule")

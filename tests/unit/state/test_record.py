@@ -30,7 +30,7 @@ from capture.state.record import (
     from_json,
 )
 from fake_pod import POD, FakePod, explicit
-from pytest_netns import NamespaceFactory
+from pytest_netns import NamespaceFactory, require
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -299,6 +299,7 @@ class TestNamespaces:
 
     def test_a_new_namespace_never_has_the_record_of_one_that_is_gone(self) -> None:
         """Inode numbers come again; the kernel's cookie does not."""
+        require(os.geteuid() == 0, "only root may have a network namespace")
         command = ["unshare", "--net", sys.executable, "-c", "from capture.state.netns import *; print(namespace_id())"]
         identities = [subprocess.check_output(command, text=True).strip() for _ in range(5)]
         assert len({identity.split("-")[1] for identity in identities}) == 5

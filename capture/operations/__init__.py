@@ -39,6 +39,7 @@ from capture.state import record, routes
 from capture.state.lock import PATIENCE as LOCK_TIMEOUT
 from capture.state.lock import NamespaceLock
 from capture.state.netns import Entered, has_tcp_sockets, refuse_host
+from capture.state.node import refuse_node
 from capture.state.record import Journal, Record, RecordingHost
 
 MAX_PORT = 0xFFFF
@@ -47,7 +48,7 @@ MAX_ID = 0xFFFF_FFFE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from ipaddress import IPv4Address, IPv6Address
 
     from capture.analysis.compare import Difference
@@ -161,6 +162,7 @@ def apply(
     Raises CaptureError and its kinds; then either the old rules are in place or the new ones.
     """
     with Entered(namespace):
+        refuse_node(allowed=settings[ALLOW_HOST])
         return apply_here(settings, host or host_of(namespace), force=force, lock_timeout=lock_timeout)
 
 
@@ -170,7 +172,7 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_time
     facts = RecordingHost(host)
     config, warnings = resolve(settings, facts)
     desired = build_ruleset(config)
-    with NamespaceLock(lock_timeout):
+    with NamespaceLock(lock_timeout) as lock:
         target, standing = detect.look(request_of(settings), desired)
         if not target.own_users:
             from capture.state.known_ids import require_known_ids  # most pods share the node's users
@@ -192,7 +194,7 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_time
         if routes.remove(existing.stale_routes, desired):
             changed = True
             journal.commit()
-    return Applied(changed, target, config, desired, (*warnings, *losses))
+    return Applied(changed, target, config, desired, (*warnings, *losses, *lock.warnings))
 
 
 def _read_existing(target: Decision, standing: Iterable[Leftover], desired: Ruleset) -> Existing:
@@ -495,14 +497,23 @@ def _rulesets(settings: Settings | None, host: Host) -> list[Ruleset]:
     return [with_reasons(ruleset, known) for ruleset in live] or [Ruleset(FAMILIES, ())]
 
 
-def clean(namespace: Namespace = None, *, allow_host: bool = False, lock_timeout: float = LOCK_TIMEOUT) -> bool:
+def clean(
+    namespace: Namespace = None,
+    *,
+    allow_host: bool = False,
+    lock_timeout: float = LOCK_TIMEOUT,
+    warn: Callable[[str], None] | None = None,
+) -> bool:
     """Remove all that is ours from the namespace, in every backend and spelling; return whether there was any.
 
-    ``lock_timeout`` is that of ``apply``, in seconds.
+    ``lock_timeout`` is that of ``apply``, in seconds. ``warn`` is told if the lock was not to be had.
     """
     with Entered(namespace):
-        refuse_host(allowed=allow_host)
-        with NamespaceLock(lock_timeout):
+        refuse_node(allowed=allow_host)
+        with NamespaceLock(lock_timeout) as lock:
+            for warning in lock.warnings:
+                if warn is not None:
+                    warn(warning)
             recorded = record.read()
             standing = [_read(load(found)) for found in detect.leftovers()]
             # Routes go first: what they are of, the rules tell, should we not come to the rules.

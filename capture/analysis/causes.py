@@ -1,0 +1,181 @@
+"""Why a connection does not reach a proxy that listens: causes, each with what to do about it. Pure.
+
+A cause is looked for where a packet's way may break::
+
+    address, route -> rules (ours, foreign) -> a filter after the redirect -> a listener: port, family, user, mode
+
+What holds for the whole pod (``lo`` down, a full conntrack table, an interface that is missing) comes besides.
+"""
+
+from __future__ import annotations
+
+from capture.model.addresses import FAMILIES, IPV4, IPV6
+from capture.model.values import Value
+from capture.netlink.rtnetlink import AF_INET, AF_INET6
+from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Literal
+
+    from capture.model.addresses import Family, Network
+    from capture.model.ruleset import Span
+    from capture.netlink.interfaces import Link
+    from capture.netlink.sock_diag import Listener
+
+    Kind = Literal[
+        "no-rules", "rule-missing", "foreign-rule", "second-set", "nat-first", "excluded", "proxy-user",
+        "proxy-wrong-user", "proxy-mode", "not-listening", "filtered", "family-not-captured", "dns-not-captured",
+        "not-tcp", "no-route", "route-missing", "policy-route", "sysctl", "lo-down", "interface-missing", "left-alone",
+        "translated-before", "conntrack-full", "privileged",
+    ]  # fmt: skip
+
+AF: dict[Family, int] = {IPV4: AF_INET, IPV6: AF_INET6}
+FAMILY_NAMES: dict[Family, str] = {IPV4: "IPv4", IPV6: "IPv6"}
+PORT_OF = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
+NEARLY_FULL = 0.95
+"""Of the conntrack table: above it new connections are about to fail, and some already do."""
+
+
+class Cause(Value):
+    """One reason: its kind, what is the case, what to do about it, and where it is (a rule, a port, a setting)."""
+
+    kind: Kind
+    says: str
+    remedy: str
+    where: str = ""
+
+
+class Capture(Value):
+    """What the rules expect of the proxy: ports, the users that are not captured, and the mode."""
+
+    outbound_port: int
+    inbound_port: int
+    dns_port: int | None
+    uids: tuple[Span, ...]
+    gids: tuple[Span, ...]
+    is_transparent: bool
+    families: tuple[Family, ...]
+    excluded_interfaces: tuple[str, ...] = ()
+
+
+class PodFacts(Value):
+    """What a namespace has besides rules.
+
+    ``listeners`` is None where the kernel does not list them. ``gid_of`` has the group of the process behind a
+    listener whose user is not the proxy's. ``tracked`` and ``max_tracked`` count connections; 0 is unknown.
+    """
+
+    links: tuple[Link, ...]
+    addresses: tuple[Network, ...]
+    listeners: tuple[Listener, ...] | None
+    gid_of: dict[int, int]
+    tracked: int = 0
+    max_tracked: int = 0
+
+
+# --- the whole pod -------------------------------------------------------------------------------
+
+
+def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+    """Yield what is wrong with the pod, whatever connection is meant."""
+    names = {link.name for link in facts.links}
+    if any(link.is_loopback and not link.is_up for link in facts.links):
+        yield Cause(
+            "lo-down",
+            "the interface lo is down: redirected connections are delivered over it",
+            "Set it up: `ip link set lo up` in the pod's namespace; the loopback CNI plugin does that.",
+            "lo",
+        )
+    for name in capture.excluded_interfaces:
+        if not name.endswith("+") and name not in names:
+            yield Cause(
+                "interface-missing",
+                f"the excluded interface {name} does not exist; there are: {', '.join(sorted(names))}",
+                "Correct --istio-exclude-interfaces, or the annotation excludeInterfaces.",
+                name,
+            )
+    if facts.max_tracked and facts.tracked >= NEARLY_FULL * facts.max_tracked:
+        yield Cause(
+            "conntrack-full",
+            f"the conntrack table is full: {facts.tracked} of {facts.max_tracked} connections",
+            "Raise net.netfilter.nf_conntrack_max on the node; a captured connection takes two entries.",
+            "net.netfilter.nf_conntrack_max",
+        )
+
+
+def causes_of_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+    """Yield what is wrong with the proxy: nothing listens on a port, or not as the rules expect it."""
+    for family in capture.families:
+        if any(address.family == family for address in facts.addresses):
+            for outcome, port in (("proxy-outbound", capture.outbound_port), ("proxy-inbound", capture.inbound_port)):
+                yield from causes_at_port(facts, capture, outcome, port, family)
+    if capture.dns_port is not None:
+        yield from causes_at_port(facts, capture, "dns", capture.dns_port, IPV4, IPPROTO_UDP)
+
+
+# --- one port ------------------------------------------------------------------------------------
+
+
+def causes_at_port(
+    facts: PodFacts, capture: Capture, outcome: str, port: int, family: Family, protocol: int = IPPROTO_TCP
+) -> Iterator[Cause]:
+    """Yield why what the rules send to a port of this pod is not served there."""
+    if facts.listeners is None:
+        return
+    on_port = [each for each in facts.listeners if (each.protocol, each.port) == (protocol, port)]
+    serving = [each for each in on_port if each.takes(AF[family])]
+    if not serving:
+        yield _not_listening(on_port, outcome, port, family, protocol)
+        return
+    if all(_is_captured(each, facts, capture) for each in serving):
+        yield _wrong_user(serving[0], capture, port)
+    if outcome == "proxy-inbound" and all(each.transparent != capture.is_transparent for each in serving):
+        yield _wrong_mode(capture, port)
+
+
+def _not_listening(on_port: list[Listener], outcome: str, port: int, family: Family, protocol: int) -> Cause:
+    name, where = FAMILY_NAMES[family], f"{'udp' if protocol == IPPROTO_UDP else 'tcp'} port {port}"
+    if on_port:
+        other = FAMILY_NAMES[next(each for each in FAMILIES if each != family)]
+        says = f"the listener on {where} takes {other} only, and {name} is captured, too"
+        remedy = f"Let the proxy listen on {'::' if family == IPV6 else '0.0.0.0'} as well, or capture {other} only."
+    else:
+        says = f"no process listens on {where}, to which {PORT_OF.get(outcome, '')} connections are sent ({name})"
+        remedy = "Start the proxy, or look why it ended: kubectl logs POD -c istio-proxy."
+    return Cause("not-listening", says, remedy, where)
+
+
+def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:
+    """Return whether what the listener's process sends is captured, and so comes back to it for ever."""
+    gid = facts.gid_of.get(listener.inode)
+    return not among(listener.uid, capture.uids) and not (gid is not None and among(gid, capture.gids))
+
+
+def _wrong_user(listener: Listener, capture: Capture, port: int) -> Cause:
+    expected = ",".join(map(str, capture.uids))
+    return Cause(
+        "proxy-wrong-user",
+        f"the listener on port {port} runs as user {listener.uid}, and the rules leave out user {expected}:"
+        " what the proxy sends is captured again",
+        f"Run the proxy as user {expected} (runAsUser), or apply the rules with --proxy-uid {listener.uid}.",
+        f"tcp port {port}",
+    )
+
+
+def _wrong_mode(capture: Capture, port: int) -> Cause:
+    mode, other = ("TPROXY", "REDIRECT") if capture.is_transparent else ("REDIRECT", "TPROXY")
+    return Cause(
+        "proxy-mode",
+        f"the rules use {mode}, and the listener on port {port} is configured for {other}"
+        f" ({'not ' if capture.is_transparent else ''}transparent)",
+        f"Configure the proxy for {mode}, or apply the rules with -m {other}: annotation"
+        " sidecar.istio.io/interceptionMode sets both.",
+        f"tcp port {port}",
+    )
+
+
+def among(number: int | None, spans: tuple[Span, ...]) -> bool:
+    """Return whether a user or group is one of these."""
+    return number is not None and any(span.first <= number <= span.last for span in spans)

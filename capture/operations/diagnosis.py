@@ -1,0 +1,188 @@
+"""``why``: whether a connection reaches a proxy that listens, and if not, why not."""
+
+from __future__ import annotations
+
+from capture.analysis.causes import Capture, Cause, causes_of_pod, causes_of_proxy
+from capture.analysis.connection import Ways, causes_of_connection
+from capture.analysis.filters import filtered
+from capture.analysis.pod_network import NO_WAY_OUT
+from capture.backends import detect
+from capture.backends.nftables.foreign import read_filters
+from capture.errors import CaptureError
+from capture.model.ruleset import LoopbackAddress
+from capture.model.values import Value
+from capture.operations import host_of, trace, verify
+from capture.rules.nat import AGENT_DNS_PORT
+from capture.settings.config import CaptureConfig, resolve
+from capture.settings.settings import Settings
+from capture.state import record
+from capture.state.facts import read_facts
+from capture.state.netns import Entered
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.analysis.causes import PodFacts
+    from capture.analysis.trace import Trace
+    from capture.model.packet import Packet
+    from capture.model.ruleset import PolicyRoute
+    from capture.operations import Namespace, Verified
+    from capture.state.record import Record
+
+
+class Diagnosis(Value):
+    """What was found: ``causes`` break the connection (or, without one, the pod), ``notes`` do not.
+
+    ``is_certain`` is False where a rule on the way cannot be judged, and no cause was found.
+    """
+
+    packet: Packet | None
+    trace: Trace | None
+    causes: tuple[Cause, ...]
+    notes: tuple[Cause, ...] = ()
+    is_certain: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """Return in a word what becomes of the connection, or of the pod."""
+        if not self.causes:
+            return "captured" if self.is_certain else "cannot be told"
+        return "not captured" if self.trace is None or self.trace.outcome == "direct" else "broken"
+
+
+def why(packet: Packet | None = None, settings: Settings | None = None, namespace: Namespace = None) -> Diagnosis:
+    """Return why a connection does not reach the proxy; without one, everything that is wrong with the pod.
+
+    What should be is what the settings ask for, else what is recorded, else the defaults. Raises CaptureError.
+    """
+    with Entered(namespace):
+        recorded = record.read()
+        capture = _capture(settings, recorded, namespace)
+        facts = read_facts(capture)
+        causes = list(causes_of_pod(facts, capture))
+        if not detect.leftovers():
+            return Diagnosis(packet, None, (*causes, _no_rules()))
+        if packet is None:
+            causes += causes_of_proxy(facts, capture)
+            causes += _drift(verify(settings, prefer_recorded=settings is None)) if settings or recorded else ()
+            return Diagnosis(None, None, tuple(causes))
+        return _of_connection(packet, settings, recorded, facts, capture, causes)
+
+
+def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
+    """Return where Envoy's listeners, told by its admin interface, do not fit the capture. Raises CaptureError."""
+    from capture.analysis.envoy import causes_of_listeners, listeners_of
+    from capture.state.proxy_admin import read_config_dump
+
+    with Entered(namespace):
+        recorded = record.read()
+        mark = _config(settings, recorded, namespace).tproxy_mark
+        listeners = tuple(listeners_of(read_config_dump(url)))
+        return tuple(causes_of_listeners(listeners, _capture(settings, recorded, namespace), mark))
+
+
+def _of_connection(
+    packet: Packet,
+    settings: Settings | None,
+    recorded: Record | None,
+    facts: PodFacts,
+    capture: Capture,
+    causes: list[Cause],
+) -> Diagnosis:
+    live = trace(packet)
+    explicit = settings or (recorded.settings if recorded else None)
+    ways = Ways(
+        live,
+        trace(packet, explicit) if explicit else None,
+        live.packet.out_interface != NO_WAY_OUT,
+        filtered(live, read_filters()),
+    )
+    found = [*causes, *causes_of_connection(ways, facts, capture)]
+    notes = [] if recorded or settings else [_no_record()]
+    return Diagnosis(packet, live, tuple(found), tuple(notes), live.certain)
+
+
+def _capture(settings: Settings | None, recorded: Record | None, namespace: Namespace) -> Capture:
+    config = _config(settings, recorded, namespace)
+    return Capture(
+        config.proxy_port,
+        config.inbound_capture_port,
+        AGENT_DNS_PORT if config.captures_dns else None,
+        config.proxy_uids,
+        config.proxy_gids,
+        config.is_transparent,
+        config.families,
+        config.excluded_interfaces,
+    )
+
+
+def _config(settings: Settings | None, recorded: Record | None, namespace: Namespace) -> CaptureConfig:
+    if settings is not None:
+        return resolve(settings, host_of(namespace))[0]
+    if recorded is not None:
+        return resolve(recorded.settings, recorded.facts)[0]
+    try:
+        return resolve(Settings({}), host_of(namespace))[0]
+    except CaptureError:
+        return CaptureConfig()
+
+
+def _drift(verified: Verified) -> Iterator[Cause]:
+    """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
+    own = [found for found in verified.differences if found.is_ours]
+    if own:
+        yield Cause(
+            "rule-missing",
+            f"{len(own)} of the live rules differ from the applied ones",
+            "Run `capture verify` for details, and `capture apply` again, or recreate the pod.",
+            f"{own[0].table} {own[0].chain}",
+        )
+    foreign = [f"{found.table} {found.chain}" for found in verified.differences if not found.is_ours]
+    foreign += [f"{found.foreign_chain.table} {found.foreign_chain.entry.name}" for found in verified.obstacles]
+    for where in dict.fromkeys(foreign):
+        yield Cause(
+            "foreign-rule",
+            "a foreign rule precedes ours and diverts captured traffic",
+            "Remove it, or let its program put it behind ours. Run `capture verify` for the rule.",
+            where,
+        )
+    for other in verified.others:
+        place = " ".join(filter(None, (other.where.backend, other.where.variant)))
+        yield Cause(
+            "second-set",
+            f"a second set of capture rules is in {place}",
+            "Run `capture apply` again: it removes every set but the one it writes.",
+            place,
+        )
+    for need in verified.missing:
+        yield _missing(need)
+
+
+def _missing(need: LoopbackAddress | PolicyRoute) -> Cause:
+    if isinstance(need, LoopbackAddress):
+        says = f"the address {need.network} is missing on lo"
+        return Cause("rule-missing", says, "Run `capture apply` again.", "lo")
+    return Cause(
+        "route-missing",
+        f"the policy rule or the route for mark {need.mark:#x} is missing (table {need.table}, {need.family})",
+        "Run `capture apply` again: TPROXY delivers inbound connections by them.",
+        f"table {need.table}",
+    )
+
+
+def _no_rules() -> Cause:
+    return Cause(
+        "no-rules",
+        "nothing is applied here: the namespace has no rules of the capture",
+        "Recreate the pod, so that istio-init or the CNI plugin captures it; `capture cni status` looks at the node."
+        " For a pod that runs: `capture apply`.",
+    )
+
+
+def _no_record() -> Cause:
+    return Cause(
+        "rule-missing",
+        "no record here: whether a rule of the capture is missing cannot be told",
+        "Give the pod's settings as options, or run this where the rules were applied.",
+    )

@@ -1,0 +1,84 @@
+"""The facts of a pod besides its rules, read where they are: links, addresses, listeners, counts."""
+
+from __future__ import annotations
+
+import os
+
+from capture.analysis.causes import PodFacts
+from capture.errors import CaptureError
+from capture.model.addresses import parse_address
+from capture.netlink.interfaces import read_addresses, read_links
+from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
+from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, open_sock_diag, read_listeners
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.analysis.causes import Capture
+    from capture.netlink.sock_diag import Listener
+
+CONNTRACK = "/proc/sys/net/netfilter/nf_conntrack_"
+
+
+def read_facts(capture: Capture) -> PodFacts:
+    """Return the facts of the namespace we are in; what the kernel does not tell is left out."""
+    with open_route() as route:
+        links = tuple(read_links(route))
+        addresses = [address for address in read_addresses(route) if address.interface != LOOPBACK_INDEX]
+    parsed = (parse_address(address.address) for address in addresses)
+    listeners = _listeners()
+    strangers = {
+        listener.inode
+        for listener in listeners or ()
+        if not any(span.first <= listener.uid <= span.last for span in capture.uids)
+    }
+    return PodFacts(
+        links,
+        tuple(address for address in parsed if not address.is_link_local),
+        listeners,
+        _groups_of(strangers),
+        _number("count"),
+        _number("max"),
+    )
+
+
+def _listeners() -> tuple[Listener, ...] | None:
+    found: list[Listener] = []
+    try:
+        with open_sock_diag() as diag:
+            for protocol in (IPPROTO_TCP, IPPROTO_UDP):
+                found += read_listeners(diag, protocol)
+    except CaptureError:
+        return None
+    return tuple(found)
+
+
+def _number(name: str) -> int:
+    try:
+        with open(f"{CONNTRACK}{name}", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0
+
+
+def _groups_of(sockets: set[int]) -> dict[int, int]:
+    """Return the group of the process that holds each socket, as far as /proc shows it."""
+    groups: dict[int, int] = {}
+    wanted = {f"socket:[{inode}]": inode for inode in sockets}
+    for process in filter(str.isdecimal, os.listdir("/proc")) if wanted else ():
+        for target in _open_files(process):
+            if target in wanted:
+                try:
+                    groups[wanted[target]] = os.stat(f"/proc/{process}").st_gid
+                except OSError:
+                    continue  # it has ended
+    return groups
+
+
+def _open_files(process: str) -> Iterator[str]:
+    try:
+        for name in os.listdir(f"/proc/{process}/fd"):
+            yield os.readlink(f"/proc/{process}/fd/{name}")
+    except OSError:
+        return  # it has ended, or is not ours to look into

@@ -1,0 +1,256 @@
+"""``capture why``: in each broken situation it names the cause, and traffic agrees; in a healthy pod, none."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_netns import Kind, Pod, PodPair
+
+pytestmark = pytest.mark.kernel
+
+CAPTURE = Path(sys.executable).with_name("capture")
+ELSEWHERE = "203.0.113.9"
+BACKENDS = pytest.mark.parametrize("backend", ["nftables", "iptables"])
+OUT = ("tcp", f"{ELSEWHERE}:80", "--uid", "1000")
+
+
+def apply(pod: Pod, *arguments: str, backend: str = "nftables") -> None:
+    pod.run([CAPTURE, "apply", "--backend", backend, *arguments])
+
+
+def why(pod: Pod, *connection: str) -> dict[str, Any]:
+    done = pod.run([CAPTURE, "why", *connection, "--format", "json"], check=False)
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == (4 if found["causes"] else 0), done.stderr
+    assert found["schema"] == "capture/v1"
+    return found
+
+
+def kinds(pod: Pod, *connection: str) -> list[str]:
+    return [cause["kind"] for cause in why(pod, *connection)["causes"]]
+
+
+def with_proxy(pair: PodPair, uid: int = 1337, *, addresses: tuple[str, ...] = ("0.0.0.0", "::")) -> Pod:
+    """Return a pod with a proxy on both ports, and the outside world behind it."""
+    pod, peer = pair
+    peer.own_every_address()
+    peer.listener(("0.0.0.0", 80), ("::", 80), label="world")
+    pod.listener(*((address, port) for address in addresses for port in (15001, 15006)), label="proxy", uid=uid)
+    return pod
+
+
+def reached(pod: Pod, uid: int = 1000) -> str:
+    return pod.client(uid=uid).connect(ELSEWHERE, 80, timeout=0.3).label
+
+
+@BACKENDS
+@pytest.mark.parametrize("arguments", [(), ("--profile", "current"), ("-x", "10.0.0.0/8"), ("-o", "443,8443")])
+def test_a_healthy_pod_has_no_cause(pod_pair: PodPair, backend: str, arguments: tuple[str, ...]) -> None:
+    pod = with_proxy(pod_pair)
+    apply(pod, *arguments, backend=backend)
+
+    assert kinds(pod) == []
+    assert kinds(pod, *OUT) == []
+    assert kinds(pod, "tcp", "[2001:db8::9]:80", "--uid", "1000") == []
+    assert kinds(pod, "tcp", f"{pod.ipv4}:8080", "--in", "eth0", "--src", pod_pair.peer.ipv4) == []
+    assert reached(pod) == "proxy"
+
+
+def test_a_pod_without_rules(pod_pair: PodPair) -> None:
+    pod = with_proxy(pod_pair)
+
+    assert kinds(pod, *OUT) == ["no-rules"]
+    assert kinds(pod) == ["no-rules"]
+    assert reached(pod) == "world"
+
+
+@BACKENDS
+def test_nobody_listens(pod_pair: PodPair, backend: str) -> None:
+    pod, peer = pod_pair
+    peer.own_every_address()
+    apply(pod, backend=backend)
+
+    assert kinds(pod, *OUT) == ["not-listening"]
+    assert set(kinds(pod)) == {"not-listening"}
+    assert pod.client(uid=1000).connect(ELSEWHERE, 80, timeout=0.3).kind is Kind.REFUSED
+
+
+def test_the_proxy_listens_in_one_family_only(pod_pair: PodPair) -> None:
+    pod = with_proxy(pod_pair, addresses=("0.0.0.0",))
+    apply(pod)
+
+    assert kinds(pod, *OUT) == []
+    (cause,) = why(pod, "tcp", "[2001:db8::9]:80", "--uid", "1000")["causes"]
+    assert cause["kind"] == "not-listening"
+    assert "takes IPv4 only" in cause["says"]
+    assert pod.client(uid=1000).connect("2001:db8::9", 80, timeout=0.3).kind is Kind.REFUSED
+
+
+@BACKENDS
+def test_the_proxy_runs_as_another_user(pod_pair: PodPair, backend: str) -> None:
+    pod = with_proxy(pod_pair, uid=2000)
+    apply(pod, backend=backend)
+
+    assert kinds(pod, *OUT) == ["proxy-wrong-user"]
+    assert reached(pod, uid=2000) == "proxy"  # in circles
+    apply(pod, "-u", "2000", backend=backend)
+    assert kinds(pod, *OUT) == []
+    assert reached(pod, uid=2000) == "world"
+
+
+def test_the_mode_of_the_proxy_is_not_that_of_the_rules(pod_pair: PodPair) -> None:
+    pod = with_proxy(pod_pair)
+    inbound = ("tcp", f"{pod.ipv4}:8080", "--in", "eth0", "--src", pod_pair.peer.ipv4)
+    apply(pod, "-m", "TPROXY")
+
+    assert kinds(pod, *inbound) == ["proxy-mode"]
+    assert pod_pair.peer.client().connect(pod.ipv4, 8080, timeout=0.3).label != "proxy"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "connection", "kind"),
+    [
+        (("-x", f"{ELSEWHERE}/32"), OUT, "excluded"),
+        (("-o", "80"), OUT, "excluded"),
+        (("-i", "10.0.0.0/8"), OUT, "excluded"),
+        ((), ("tcp", f"{ELSEWHERE}:80", "--uid", "1337"), "proxy-user"),
+        ((), ("tcp", f"{ELSEWHERE}:80", "--uid", "0", "--gid", "1337"), "proxy-user"),
+        ((), ("udp", f"{ELSEWHERE}:53"), "dns-not-captured"),
+        ((), ("udp", f"{ELSEWHERE}:4433"), "not-tcp"),
+    ],
+)
+def test_what_the_settings_leave_out(
+    pod_pair: PodPair, arguments: tuple[str, ...], connection: tuple[str, ...], kind: str
+) -> None:
+    pod = with_proxy(pod_pair)
+    pod_pair.peer.listener((ELSEWHERE, 53), (ELSEWHERE, 4433), label="world", protocols=("udp",))
+    apply(pod, *arguments)
+
+    assert kinds(pod, *connection) == [kind]
+    protocol, _, port = connection[0], *connection[1].split(":")
+    uid, gid = (
+        int(connection[connection.index(flag) + 1]) if flag in connection else 1000 for flag in ("--uid", "--gid")
+    )
+    client = pod.client(uid=uid, gid=gid if "--gid" in connection else uid)
+    assert client.connect(ELSEWHERE, int(port), protocol, timeout=0.3).label == "world"
+
+
+Break = Callable[[Pod], object]
+
+NATIVE = ("inet", "istio-proxy-nat")
+
+BROKEN: dict[str, tuple[str, Break]] = {
+    "a rule deleted": ("rule-missing", lambda pod: pod.run(["nft", "flush", "chain", *NATIVE, "ISTIO-OUTPUT"])),
+    "a jump deleted": ("rule-missing", lambda pod: pod.run(["nft", "flush", "chain", *NATIVE, "output"])),
+    "accepted before": (
+        "foreign-rule",
+        lambda pod: pod.run(["nft", "insert", "rule", *NATIVE, "output", "tcp", "dport", "80", "accept"]),
+    ),
+    "redirected before": ("nat-first", lambda pod: chain_before(pod, "nat", -110, "redirect to :9999")),
+    "dropped before": ("filtered", lambda pod: chain_before(pod, "filter", -200, "drop")),
+    "dropped behind": ("filtered", lambda pod: filter_port(pod, "nft add rule ip filter INPUT tcp dport 15001 drop")),
+    "rejected behind": (
+        "filtered",
+        lambda pod: filter_port(pod, "nft add rule ip filter INPUT tcp dport 15001 reject"),
+    ),
+    "iptables drops": (
+        "filtered",
+        lambda pod: iptables(pod, "-A INPUT -i lo -p tcp --dport 15001 -j DROP"),
+    ),
+    "iptables rejects": (
+        "filtered",
+        lambda pod: iptables(pod, "-A OUTPUT -p tcp --dport 15001 -j REJECT"),
+    ),
+    "lo down": ("lo-down", lambda pod: pod.ip("link set lo down")),
+}
+
+
+def iptables(pod: Pod, words: str) -> None:
+    pod.run(["iptables-nft", *words.split()])
+
+
+def filter_port(pod: Pod, rule: str) -> None:
+    chain = "nft add chain ip filter INPUT '{ type filter hook input priority 0; }'"
+    pod.run(["sh", "-c", f"nft add table ip filter; {chain}; {rule}"])
+
+
+def chain_before(pod: Pod, kind: str, priority: int, verdict: str) -> None:
+    """Put a foreign chain before ours that does something with connections to port 80."""
+    pod.run(["nft", "-f", "-"], stdin=f"""
+        table ip other {{
+            chain out {{
+                type {kind} hook output priority {priority}
+                tcp dport 80 {verdict}
+            }}
+        }}
+    """)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_others_break(pod_pair: PodPair, name: str) -> None:
+    kind, break_it = BROKEN[name]
+    pod = with_proxy(pod_pair)
+    apply(pod)
+    assert kinds(pod, *OUT) == []
+
+    break_it(pod)
+
+    assert kind in kinds(pod, *OUT)
+    assert reached(pod) != "proxy"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "-A INPUT -p tcp --dport 80 -j DROP",
+        "-A OUTPUT -p tcp --dport 443 -j DROP",
+        "-A INPUT -i eth0 -j DROP",
+    ],
+)
+def test_a_filter_that_the_connection_does_not_meet_is_no_cause(pod_pair: PodPair, rule: str) -> None:
+    pod = with_proxy(pod_pair)
+    apply(pod)
+    iptables(pod, rule)
+
+    assert kinds(pod, *OUT) == []
+    assert reached(pod) == "proxy"
+
+
+def test_no_route(pod_pair: PodPair) -> None:
+    pod = with_proxy(pod_pair)
+    apply(pod)
+    pod.ip("route del default")
+
+    assert kinds(pod, *OUT) == ["no-route"]
+    assert pod.client(uid=1000).connect(ELSEWHERE, 80, timeout=0.3).kind is Kind.UNREACHABLE
+
+
+def test_an_interface_that_does_not_exist(pod_pair: PodPair) -> None:
+    pod = with_proxy(pod_pair)
+    apply(pod, "-c", "net7")
+
+    (cause,) = why(pod)["causes"]
+    assert (cause["kind"], cause["where"]) == ("interface-missing", "net7")
+
+
+def test_a_second_set(pod_pair: PodPair) -> None:
+    pod = with_proxy(pod_pair)
+    apply(pod, backend="nftables")
+    to_another_port = "-A ISTIO_OUTPUT -p tcp -j REDIRECT --to-ports 16001"
+    for words in ("-N ISTIO_OUTPUT", to_another_port, "-A OUTPUT -p tcp -j ISTIO_OUTPUT"):
+        iptables(pod, f"-t nat {words}")
+
+    assert "second-set" in kinds(pod)
+
+
+def test_half_a_connection_is_a_usage_error(pod_pair: PodPair) -> None:
+    done = pod_pair.pod.run([CAPTURE, "why", "tcp"], check=False)
+
+    assert done.returncode == 2
+    assert "name a protocol and a destination" in done.stderr
