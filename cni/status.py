@@ -11,7 +11,7 @@ from cni import istio_cni, kubernetes, trial
 from cni.conf import KUBERNETES
 from cni.entries import as_list
 from cni.networks import PLUGIN, Candidate, candidates, choose
-from cni.protocol import CniError
+from cni.protocol import NOT_AVAILABLE_LIMITED, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,9 +153,9 @@ def _about_plugin(path: str, taken: Network | None, entry: dict[str, Any] | None
         says = f"the list's cniVersion is {taken.configuration.get('cniVersion')!r}, which it does not know"
         yield Finding("plugin", "version", "error", says)
     if entry is not None:
-        problem = trial.status(path, {**entry, "cniVersion": "1.1.0", "name": taken.name if taken else ""})
-        says = problem or "a pod could be captured now"
-        yield Finding("plugin", "STATUS", "error" if problem else "ok", says)
+        code, problem = trial.status(path, {**entry, "cniVersion": "1.1.0", "name": taken.name if taken else ""})
+        answer: State = "ok" if not code else "warning" if code == NOT_AVAILABLE_LIMITED else "error"
+        yield Finding("plugin", "STATUS", answer, problem or "a pod could be captured now")
 
 
 # --- who is asked about pods -----------------------------------------------------------------------------------

@@ -65,8 +65,8 @@ def run(path: str, through: Sequence[str] = ()) -> Trial:
     )
 
 
-def status(path: str, configuration: dict[str, Any]) -> str:
-    """Return why the plugin could not capture a pod now; nothing if it could (SPEC, "STATUS")."""
+def status(path: str, configuration: dict[str, Any]) -> tuple[int, str]:
+    """Return code and message of why the plugin could not capture a pod now; 0 if it could (SPEC, "STATUS")."""
     import subprocess
 
     done = subprocess.run(
@@ -78,12 +78,12 @@ def status(path: str, configuration: dict[str, Any]) -> str:
         check=False,
     )
     if done.returncode == 0:
-        return ""
+        return 0, ""
     try:
         plain = decode(done.stdout.decode())
-        return f"{plain['msg']} (code {plain['code']})"
-    except (JsonError, UnicodeDecodeError, KeyError, TypeError):
-        return f"no answer to STATUS: {done.stderr.decode('utf-8', 'replace').strip()[:400]}"
+        return int(plain["code"]), f"{plain['msg']} (code {plain['code']})"
+    except (JsonError, ValueError, KeyError, TypeError):
+        return done.returncode, f"no answer to STATUS: {done.stderr.decode('utf-8', 'replace').strip()[:400]}"
 
 
 def _versions(answer: bytes) -> tuple[str, ...]:
