@@ -11,6 +11,8 @@ import click
 from capture.cli.options import CaptureCommand
 from capture.errors import EXIT_DRIFT, CaptureError
 from capture.report.output import warn
+from capture.settings.options import PROFILE
+from capture.settings.parsers import PROFILES
 from cni import conf, entries, istio_cni, kubeconfig_file, runtimes
 from cni import install as installer
 from cni.install import OWN_CONFIG, PLUGIN, Change
@@ -248,13 +250,13 @@ def _upstream(conf_dir: str, choice: Choice) -> istio_cni.Upstream | None:
 def _entry(values: dict[str, Any], upstream: dict[str, Any]) -> dict[str, Any]:
     """Return the plugin's entry; it is read as the plugin will read it, so that a mistake shows now."""
     explicit = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value}
-    newest = {"profile": str(conf.CAPTURE_OPTIONS["profile"].parse("current"))}
+    newest = {"profile": PROFILES[-1]}
     entry = {"capabilities": {conf.ANNOTATIONS_CAPABILITY: True}} | newest | upstream | explicit
     if "agent_pod" in entry:
         namespace, _, prefix = str(entry["agent_pod"]).partition("/")
         entry["agent_pod"] = {"namespace": namespace, "name_prefix": prefix}
     try:
-        conf.parse(entry)
+        entry["profile"] = conf.parse(entry).settings[PROFILE]  # the version, which stays what it is
     except CniError as error:
         raise click.UsageError(error.message) from None
     return entry
