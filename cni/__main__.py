@@ -9,7 +9,7 @@ import gc
 import os
 import sys
 
-from cni.protocol import COMMANDS, STDIN_LIMIT, CniError, Request, dispatch, failure
+from cni.protocol import COMMANDS, IO_FAILURE, STDIN_LIMIT, CniError, Request, dispatch, failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,16 +32,34 @@ def main() -> NoReturn:
 def _answer() -> int:
     """Answer on standard output and return the exit status."""
     command = os.environ.get("CNI_COMMAND", "")
-    stdin = _read_stdin() if command in COMMANDS else b""  # somebody at a terminal gets an answer at once
-    answer = dispatch(os.environ, stdin, dict.fromkeys(COMMANDS, _work), KNOWN_ARGUMENTS)
+    stdin = b""
+    try:
+        _check_output(command)
+        if command in COMMANDS:  # somebody at a terminal gets an answer at once
+            stdin = _read_stdin()
+    except CniError as error:
+        answer = failure(error, "")
+    else:
+        answer = dispatch(os.environ, stdin, dict.fromkeys(COMMANDS, _work), KNOWN_ARGUMENTS)
     if answer.error is not None:
         from cni.log import complain
 
         complain(command, answer.error.message)
         if command == "DEL":
             return 0  # a pod that cannot be taken down is worse than anything that is left behind
-    _write(answer.stdout)
-    return answer.exit_status
+    return answer.exit_status if _is_written(command, answer.stdout) else 1
+
+
+def _check_output(command: str) -> None:
+    """Raise ``CniError`` if standard output is closed: no rule is written whose result nobody can get."""
+    try:
+        for descriptor in (0, 1, 2):
+            os.fstat(descriptor)
+    except OSError:
+        from capture.report.streams import keep_standard_descriptors
+
+        if 1 in keep_standard_descriptors() and command != "DEL":
+            raise CniError(IO_FAILURE, "standard output is closed", "A runtime reads the result there.") from None
 
 
 def _work(request: Request) -> None:
@@ -52,14 +70,36 @@ def _work(request: Request) -> None:
 
 def _read_stdin() -> bytes:
     received = b""
-    while len(received) <= STDIN_LIMIT and (chunk := os.read(0, 1 << 20)):
-        received += chunk
+    try:
+        while len(received) <= STDIN_LIMIT and (chunk := _read_some()):
+            received += chunk
+    except OSError as error:
+        raise CniError(IO_FAILURE, f"standard input cannot be read: {error.strerror}") from None
     return received
 
 
-def _write(text: bytes) -> None:
-    while text:
-        text = text[os.write(1, text) :]
+def _read_some() -> bytes:
+    try:
+        return os.read(0, 1 << 20)
+    except BlockingIOError:  # whoever gave us the descriptor does not wait on it, we do
+        os.set_blocking(0, True)  # the name of the function says it
+        return os.read(0, 1 << 20)
+
+
+def _is_written(command: str, text: bytes) -> bool:
+    """Write to standard output; return whether that was possible, and complain otherwise."""
+    try:
+        while text:
+            try:
+                text = text[os.write(1, text) :]
+            except BlockingIOError:
+                os.set_blocking(1, True)  # as above
+    except OSError as error:
+        from cni.log import complain
+
+        complain(command, f"the result cannot be written: {error.strerror}")
+        return False
+    return True
 
 
 def _report_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -75,7 +115,7 @@ def _report_defect(kind: type[BaseException], error: BaseException, trace: Trace
     if command == "DEL":
         os._exit(0)
     details = "".join(traceback.format_exception(kind, error, trace))
-    _write(failure(CniError(DEFECT, summary, details[-4000:]), "").stdout)
+    _is_written(command, failure(CniError(DEFECT, summary, details[-4000:]), "").stdout)
 
 
 if __name__ == "__main__":

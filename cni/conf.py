@@ -24,9 +24,8 @@ from capture.errors import ConfigurationError
 from capture.model.values import Value
 from capture.settings import options
 from capture.settings.settings import Given, Settings
-from capture.state.json_text import encode
 from cni.log import LEVELS
-from cni.protocol import INVALID_CONFIGURATION, CniError
+from cni.protocol import INVALID_CONFIGURATION, CniError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -248,13 +247,8 @@ def _is_encodable(path: str) -> bool:
 
 
 def _unusable(key: str, value: object, expected: str) -> CniError:
-    try:
-        shown = encode(value)
-    except RecursionError:
-        shown = "nested too deeply to show"
-    shown = shown if len(shown) <= 80 else f"{shown[:77]}... ({len(shown)} characters)"
     return CniError(
         INVALID_CONFIGURATION,
-        f"network configuration: {key!r} is {shown}; expected {expected}",
+        f"network configuration: {key!r} is {shown(value)}; expected {expected}",
         f"Look at the plugin's entry in the network configuration list on the node; {key!r} may also be left out.",
     )

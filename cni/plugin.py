@@ -31,6 +31,7 @@ from cni.pod import Identity, identity_of
 from cni.protocol import (
     INVALID_CONFIGURATION,
     INVALID_ENVIRONMENT,
+    IO_FAILURE,
     NOT_AVAILABLE,
     NOT_AVAILABLE_LIMITED,
     UNKNOWN_CONTAINER,
@@ -159,13 +160,13 @@ def _wanted(request: Request, configuration: Configuration, journal: Log) -> tup
 def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
     """Write the rules in the pod's namespace; return what was done, and whether it is remembered."""
     from capture.operations import apply_here
-    from capture.state.netns import CURRENT, Entered, namespace_id, refuse_host
+    from capture.state.netns import Entered, namespace_id, own_namespace, refuse_host
     from cni import loopback
 
     host = _host(request)
-    own = os.stat(CURRENT)
+    own = own_namespace()
     with Entered(request.namespace):
-        if os.path.samestat(own, os.stat(CURRENT)):
+        if os.path.samestat(own, own_namespace()):
             raise HostNamespaceError
         refuse_host(allowed=False)
         # Before the rules: who is killed while writing them has left nothing that DEL does not find.
@@ -247,6 +248,8 @@ def _status(request: Request, configuration: Configuration, journal: Log) -> Non
     from capture.backends import detect
     from capture.operations import request_of
 
+    if not os.path.exists("/proc/self/status"):
+        raise CniError(NOT_AVAILABLE, "/proc is not mounted here", "Mount it: `mount -t proc proc /proc`.")
     lacking = [name for name, bit in (("NET_ADMIN", CAP_NET_ADMIN), ("SYS_ADMIN", CAP_SYS_ADMIN)) if not _may(bit)]
     if lacking:
         raise CniError(NOT_AVAILABLE, f"the plugin has not the capability {' and '.join(lacking)}", "Run it as root.")
@@ -334,6 +337,9 @@ def _logged(request: Request, configuration: Configuration, work: Callable[[Log]
             work(journal)
         except CaptureError as error:
             raise _as_cni_error(error, request) from None
+        except OSError as error:
+            about = f"{error.filename}: " if error.filename else ""
+            raise CniError(IO_FAILURE, f"{about}{error.strerror}") from None
     except CniError as error:
         journal.error(error.message, code=error.code, details=error.details)
         raise

@@ -12,6 +12,7 @@ Sources: SPEC.md of containernetworking/cni in the versions 0.3.0 to 1.1.0, sect
 
 from __future__ import annotations
 
+from capture.model.text import printable
 from capture.model.values import Value
 from capture.state.json_text import JsonError, decode_object, encode
 
@@ -56,7 +57,7 @@ class CniError(Exception):
         super().__init__(message)
         self.code = code
         self.message = _shortened(one_line(message), MESSAGE_LIMIT)
-        self.details = _shortened(details, DETAILS_LIMIT)
+        self.details = _shortened(printable(details, "\n\t"), DETAILS_LIMIT)
 
 
 class Attachment(Value):
@@ -199,7 +200,7 @@ def _version_of(configuration: dict[str, Any]) -> str:
     version = configuration.get("cniVersion", "0.1.0")
     if not isinstance(version, str):
         raise CniError(
-            DECODING_FAILURE, f"cniVersion is {_shown(version)}; expected a string such as {NEWEST_VERSION!r}"
+            DECODING_FAILURE, f"cniVersion is {shown(version)}; expected a string such as {NEWEST_VERSION!r}"
         )
     return version
 
@@ -239,7 +240,7 @@ def _network_of(command: str, configuration: dict[str, Any]) -> str:
         return ""
     raise CniError(
         INVALID_CONFIGURATION,
-        f"the network configuration's name is {_shown(name)}; expected letters, digits, _ . and -, "
+        f"the network configuration's name is {shown(name)}; expected letters, digits, _ . and -, "
         "with a letter or digit first",
     )
 
@@ -252,12 +253,12 @@ def _previous_result_of(command: str, configuration: dict[str, Any]) -> dict[str
     if command not in {"ADD", "CHECK"}:
         return None
     if previous_result is not None:
-        raise CniError(INVALID_CONFIGURATION, f"prevResult is {_shown(previous_result)}; expected a JSON object")
+        raise CniError(INVALID_CONFIGURATION, f"prevResult is {shown(previous_result)}; expected a JSON object")
     raise CniError(
         INVALID_CONFIGURATION,
         "there is no prevResult: this plugin makes no network of its own and must be chained after one that does",
         'In the network configuration list, put it behind the main plugin: "plugins": [{"type": "bridge", …}, '
-        f'{{"type": {_shown(configuration.get("type", "capture-cni"))}, …}}].',
+        f'{{"type": {shown(configuration.get("type", "capture-cni"))}, …}}].',
     )
 
 
@@ -278,7 +279,7 @@ def _as_list(key: str, value: object) -> list[object]:
         return []
     if isinstance(value, list):
         return value
-    raise CniError(INVALID_CONFIGURATION, f"{key} is {_shown(value)}; expected a list")
+    raise CniError(INVALID_CONFIGURATION, f"{key} is {shown(value)}; expected a list")
 
 
 def _attachment(key: str, entry: object) -> Attachment:
@@ -288,7 +289,7 @@ def _attachment(key: str, entry: object) -> Attachment:
             return Attachment(container_id, interface)
     raise CniError(
         INVALID_CONFIGURATION,
-        f'{key} has {_shown(entry)}; expected {{"containerID": "…", "ifname": "…"}}',
+        f'{key} has {shown(entry)}; expected {{"containerID": "…", "ifname": "…"}}',
     )
 
 
@@ -313,10 +314,10 @@ def dispatch(
         configuration, texts = _decode_configuration(stdin)
         version = _version_of(configuration)
         request = _request(command, version, environ, configuration, known_arguments)
+        # Before the work: a result that cannot be written must not be noticed when the rules are there.
+        result = _result(request, texts["prevResult"]) if command == "ADD" else b""
         handlers[command](request)
-        if command != "ADD":
-            return Answer(b"", 0)
-        return Answer(_result(request, texts["prevResult"]), 0)
+        return Answer(result, 0)
     except CniError as error:
         return failure(error, version)
 
@@ -399,6 +400,8 @@ def _result(request: Request, text: str) -> bytes:
         return _printed(_in_version(previous_result, request.version))
     except RecursionError:
         raise CniError(INVALID_CONFIGURATION, "prevResult is nested too deeply") from None
+    except ValueError as error:  # such as 1e999, which has become infinite
+        raise CniError(INVALID_CONFIGURATION, f"prevResult in another version cannot be written: {error}") from None
 
 
 def _in_version(result: dict[str, Any], version: str) -> dict[str, Any]:
@@ -426,12 +429,14 @@ def _in_style(address: Any, *, explicit: bool) -> Any:
 # --- texts -----------------------------------------------------------------------------------------------------
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Return a decoded value as JSON again, short enough for a message."""
     try:
         return _shortened(encode(value), 80)
     except RecursionError:
         return "nested too deeply to show"
+    except ValueError as error:  # such as 1e999, which has become infinite
+        return str(error)
 
 
 def _printed(content: dict[str, object]) -> bytes:
@@ -444,7 +449,7 @@ def _only_name_characters(value: str) -> bool:
 
 def one_line(text: str) -> str:
     """Return ``text`` with blanks and line breaks as single spaces, and what cannot be printed escaped."""
-    return "".join([char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(text.split())])
+    return printable(" ".join(text.split()))
 
 
 def _shortened(text: str, limit: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 
 import click
 
@@ -27,6 +28,9 @@ COMMANDS = {
     "node": ("cni.agent.commands:node_group", "Run the agent of a Kubernetes node, or ask it."),
 }
 """Each command: where it is, and what it does in a line."""
+
+FOR_THEIR_OUTPUT = ("dump", "trace", "explain", "render", "doctor")
+"""Commands that have failed if their output cannot be written; the exit code of the others tells of the rules."""
 
 
 class LazyGroup(click.Group):
@@ -79,7 +83,8 @@ def capture() -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    return ended(lambda: _run(arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    return ended(lambda: _run(arguments), needs_output=any(word in FOR_THEIR_OUTPUT for word in words[:1]))
 
 
 def _run(arguments: list[str] | None) -> int:

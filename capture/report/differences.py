@@ -107,7 +107,10 @@ def text_of(rule: Rule, family: Family) -> str:
     """Return a rule as iptables-save would print it; a list that takes many rules there by the first of them."""
     of_family = rule.replace(family=family, why="")
     single, *others = expanded([of_family], family)
-    text = rule_text(single) or "(any packet)"
+    try:
+        text = rule_text(single) or "(any packet)"
+    except ValueError as error:  # live rules may have what iptables has no words for
+        return f"({error})"
     return f"{text} (and {len(others)} more like it)" if others else text
 
 

@@ -12,13 +12,14 @@ from capture.model.ruleset import (
     UnknownMatch,
     UnknownVerdict,
 )
+from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.report.differences import FAMILY_NAMES, as_plain, in_words, text_of
 from capture.report.table import is_of_family, listed_chains, listing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from capture.model.addresses import Family
     from capture.model.ruleset import (
@@ -96,6 +97,8 @@ def _judgement(verified: Verified) -> Iterator[str]:
 
 def save(shown: list[Shown]) -> str:
     """Return what iptables-save would print, with counters."""
+    import functools
+
     from capture.backends.iptables.render import save_text
 
     texts = []
@@ -104,7 +107,8 @@ def save(shown: list[Shown]) -> str:
         left_out = ""
         if part.live_set.backend != "iptables":
             only, left_out = _without_words_of(only, part.live_set.backend)
-        texts.append(f"{part.heading}\n{left_out}{save_text(only, part.family, counters=True)}")
+        text, unsayable = _said_by(functools.partial(save_text, family=part.family, counters=True), only)
+        texts.append(f"{part.heading}\n{left_out}{unsayable}{text}")
     return "\n".join(texts)
 
 
@@ -118,8 +122,28 @@ def nft(shown: list[Shown]) -> str:
         families = tuple(dict.fromkeys(part.family for part in of_it))
         live = live_set.live if live_set.backend == "nftables" else ours_only(live_set.live)
         only, left_out = _without_words_of(_only(live, {part.table for part in of_it}), live_set.backend)
-        texts.append(left_out + render_text(only.replace(families=families)))
+        text, unsayable = _said_by(render_text, only.replace(families=families))
+        texts.append(left_out + unsayable + text)
     return "\n".join(texts)
+
+
+def _said_by(render: Callable[[Ruleset], str], live: Ruleset) -> tuple[str, str]:
+    """Return the text of rules, and comments about those that it has no words for, such as a quote in nft's."""
+    try:
+        return render(live), ""
+    except ValueError:
+        pass
+
+    def problem(table: Table, chain: Chain, rule: Rule) -> str:
+        alone = live.replace(tables=(table.replace(chains=(chain.replace(rules=(rule,)),)),))
+        try:
+            render(alone)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    kept, left_out = _without(live, problem)
+    return render(kept), left_out
 
 
 def _only(live: Ruleset, names: Collection[TableName], family: Family | None = None) -> Ruleset:
@@ -135,15 +159,23 @@ def _only(live: Ruleset, names: Collection[TableName], family: Family | None = N
 
 def _without_words_of(live: Ruleset, backend: str) -> tuple[Ruleset, str]:
     """Return the rules that can be said in any backend's words, and comments about those that cannot."""
+    problem = f"since only {backend} can say it"
+    return _without(live, lambda _table, _chain, rule: problem if _is_in_words_of_others(rule) else "")
+
+
+def _without(live: Ruleset, problem: Callable[[Table, Chain, Rule], str]) -> tuple[Ruleset, str]:
+    """Return the rules that have no problem, and comments about the others."""
     left_out: list[str] = []
 
     def kept(table: Table, chain: Chain) -> Chain:
-        rules = tuple(rule for rule in chain.rules if not _is_in_words_of_others(rule))
+        rules = []
         for rule in chain.rules:
-            if _is_in_words_of_others(rule):
+            if found := problem(table, chain, rule):
                 words = text_of(rule, rule.family or live.families[0])
-                left_out.append(f"# left out, since only {backend} can say it: {table.name} {chain.name} {words}\n")
-        return chain.replace(rules=rules)
+                left_out.append(f"# left out, {without_line_ends(found)}: {table.name} {chain.name} {words}\n")
+            else:
+                rules.append(rule)
+        return chain.replace(rules=tuple(rules))
 
     tables = tuple(table.replace(chains=tuple(kept(table, chain) for chain in table.chains)) for table in live.tables)
     return live.replace(tables=tables), "".join(left_out)

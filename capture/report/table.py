@@ -42,6 +42,7 @@ from capture.model.ruleset import (
     UnknownMatch,
     UnknownVerdict,
 )
+from capture.model.text import without_line_ends
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -137,7 +138,7 @@ def _chain_text(chain: ListedChain) -> str:
         packets, size = amount(chain.counters.packets).strip(), amount(chain.counters.bytes).strip()
         about = f"policy {chain.policy} {packets} packets, {size} bytes"
     lines = [
-        f"Chain {chain.name} ({about})",
+        f"Chain {without_line_ends(chain.name)} ({about})",
         " pkts bytes target     prot opt in     out     source               destination",
         *map(row_text, chain.rows),
     ]
@@ -189,7 +190,13 @@ def row(rule: Rule, family: Family) -> Row:
     if rule.why:
         extras.append(f"/* {rule.why} */")
     extras += _target_extras(rule.verdict, family)
-    return Row(counters=rule.counters, target=target_of(rule.verdict), extra=" ".join(extras), rule=rule, **columns)
+    return Row(
+        counters=rule.counters,
+        target=without_line_ends(target_of(rule.verdict)),
+        extra=without_line_ends(" ".join(extras)),
+        rule=rule,
+        **columns,
+    )
 
 
 def _column(match: Match) -> tuple[str, str] | None:

@@ -11,7 +11,7 @@ import errno
 import os
 import sys
 
-from capture.errors import CaptureError, HostNamespaceError, NamespaceError, PrivilegeError
+from capture.errors import CaptureError, HostNamespaceError, NamespaceError, PrivilegeError, UnsupportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,13 +74,27 @@ class Entered:
             os.close(home)
 
 
+def own_namespace() -> os.stat_result:
+    """Return what identifies the namespace we are in: its device and inode. Raises UnsupportedError without /proc."""
+    try:
+        return os.stat(CURRENT)
+    except FileNotFoundError:
+        raise _no_proc() from None
+
+
+def _no_proc() -> UnsupportedError:
+    return UnsupportedError(
+        f"{CURRENT} does not exist: /proc is not mounted here", "Mount it: `mount -t proc proc /proc`."
+    )
+
+
 def namespace_id() -> str:
     """Return what tells the namespace we are in from every other since the machine started.
 
     That is its inode number, which is used again after its end, and its cookie, which is not
     (SO_NETNS_COOKIE, socket(7), Linux 5.14; older kernels give the inode alone).
     """
-    inode = os.stat(CURRENT).st_ino
+    inode = own_namespace().st_ino
     probe = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, 0)
     try:
         cookie = int.from_bytes(probe.getsockopt(_socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
@@ -122,7 +136,10 @@ def open_owner() -> int:
 
 def refuse_host(*, allowed: bool) -> None:
     """Raise HostNamespaceError if we are in the host's own network namespace, unless that is allowed."""
-    if not allowed and os.path.exists(ONLY_ON_HOST):
+    if allowed:
+        return
+    own_namespace()  # without /proc nothing would tell the host
+    if os.path.exists(ONLY_ON_HOST):
         raise HostNamespaceError
 
 
@@ -162,8 +179,10 @@ def _text(path: Path) -> str:
 
 def _open(path: str) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait for a writer
     except FileNotFoundError:
+        if path == CURRENT:
+            raise _no_proc() from None
         raise NamespaceError(path, "does not exist") from None
     except PermissionError:
         raise PrivilegeError(f"open {path}") from None

@@ -68,6 +68,7 @@ def test_version_costs_the_protocol_alone(pod_pair: PodPair) -> None:
     imported = imports_of("VERSION", pod_pair.pod, configuration({}))
     assert {name for name in imported if name.startswith(("capture.", "cni."))} == {
         "capture.model",
+        "capture.model.text",
         "capture.model.values",
         "capture.state",
         "capture.state.json_text",

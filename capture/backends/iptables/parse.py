@@ -51,6 +51,7 @@ from capture.model.ruleset import (
     UnknownMatch,
     UnknownVerdict,
 )
+from capture.model.text import without_line_ends
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -152,7 +153,7 @@ def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str,
         elif kind == "-g":
             verdict = UnknownVerdict(_printed(clause))
         elif _is_comment(clause):
-            why = clause[3].said
+            why = without_line_ends(clause[3].said)
         else:
             matches += _matches(clause)
     return words[1].said, Rule(verdict, _joined(matches), family, why, counters)

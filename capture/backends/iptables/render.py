@@ -48,6 +48,7 @@ from capture.model.ruleset import (
     UnknownMatch,
     UnknownVerdict,
 )
+from capture.model.text import without_line_ends
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -285,7 +286,7 @@ def _clause_text(clause: Clause | Foreign, introduction: str) -> str:
 
 def quoted(text: str) -> str:
     """Return free text as iptables-save prints it (xtables_save_string)."""
-    _must_be_one_line(text)
+    text = without_line_ends(text)  # a line end would begin another rule
     if text and PLAIN.issuperset(text):
         return text
     escaped = "".join(f"\\{character}" if character in "\"'\\" else character for character in text)
@@ -297,11 +298,6 @@ def word(text: str) -> str:
     if text and not any(character.isspace() or character in "\"'\\" for character in text):
         return text
     return quoted(text)
-
-
-def _must_be_one_line(text: str) -> None:
-    if any(character in text for character in "\n\r\0"):
-        raise ValueError(f"a line break or NUL cannot be written to iptables: {text!r}")
 
 
 def save_text(ruleset: Ruleset, family: Family, *, counters: bool = False, comments: bool = False) -> str:

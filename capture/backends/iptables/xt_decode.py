@@ -53,6 +53,7 @@ from capture.model.ruleset import (
     UnknownMatch,
     UnknownVerdict,
 )
+from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.netlink.attributes import (
     MalformedMessageError,
@@ -229,7 +230,7 @@ class _Reading:
         elif isinstance(step, Counters):
             self.counters = step
         elif isinstance(step, Given):
-            self.why = step.text
+            self.why = without_line_ends(step.text)
         elif isinstance(step, Constant):
             self._registers[step.register] = step.value, expression
         elif isinstance(step, Mask):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.model.ruleset import Accept, Counters, Drop, Return
+from capture.model.text import without_line_ends
 from capture.netlink.attributes import decode_fields, decode_number, decode_text
 
 TYPE_CHECKING = False
@@ -62,6 +63,6 @@ def read_comment(userdata: bytes) -> str:
     while offset + 2 <= len(userdata):
         kind, length = userdata[offset], userdata[offset + 1]
         if kind == nf.NFTNL_UDATA_RULE_COMMENT:
-            return decode_text(userdata[offset + 2 : offset + 2 + length])
+            return without_line_ends(decode_text(userdata[offset + 2 : offset + 2 + length]))
         offset += 2 + length
     return ""

@@ -35,6 +35,7 @@ from capture.model.ruleset import (
     UnknownMatch,
     UnknownVerdict,
 )
+from capture.model.text import without_line_ends
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,10 +110,10 @@ def kept_apart(conditions: Sequence[Condition]) -> Iterator[Condition]:
 
 
 def quoted(words: str) -> str:
-    """Return a string as nft reads it. Raises ValueError for one that nft has no way to write."""
-    if '"' in words or "\n" in words:
-        raise ValueError(f"nft cannot write quotes and line ends: {words!r}")
-    return f'"{words}"'
+    """Return a string as nft reads it. Raises ValueError for quotes, which nft has no way to write."""
+    if '"' in words:
+        raise ValueError(f"nft cannot write quotes: {words!r}")
+    return f'"{without_line_ends(words)}"'
 
 
 # --- conditions ----------------------------------------------------------------------------------

@@ -55,8 +55,11 @@ def test_the_commands_are_listed_without_importing_them() -> None:
         "capture.cli",
         "capture.cli.group",
         "capture.errors",
+        "capture.model",
+        "capture.model.text",
         "capture.report",
         "capture.report.output",
+        "capture.report.streams",
     ]
 
 

@@ -33,12 +33,19 @@ def test_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(program) == 130
 
 
-def test_a_mistake_of_ours_is_not_hidden() -> None:
+def test_a_defect_is_told_in_words_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:
     def program() -> int:
-        raise ZeroDivisionError
+        return 1 // 0
 
-    with pytest.raises(ZeroDivisionError):
-        ended(program)
+    assert ended(program) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "error: a defect of this program: ZeroDivisionError: integer division or modulo by zero"
+    assert "test_output.py, line" in second
+
+
+def test_an_error_of_the_system_is_told_with_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(lambda: os.open("/does/not/exist", os.O_RDONLY)) == 1
+    assert capsys.readouterr().err == "error: /does/not/exist: No such file or directory\n"
 
 
 def test_colour_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,13 +146,16 @@ class TestExpanded:
         ]
 
 
+def test_a_line_end_begins_no_other_rule() -> None:
+    assert rule_text(Rule(Return(), (InInterface("a\nb"),), IPV4)) == '-i "a\\\\nb" -j RETURN'
+    assert rule_text(Rule(Log("a\nCOMMIT\r\0"), (), IPV4)) == '-j LOG --log-prefix "a\\\\nCOMMIT\\\\r\\\\0"'
+
+
 class TestWhatCannotBeWritten:
     @pytest.mark.parametrize(
         ("rule", "message"),
         [
             (Rule(Return(), (InInterface("!"),), IPV4), "cannot be named"),
-            (Rule(Return(), (InInterface("a\nb"),), IPV4), "line break"),
-            (Rule(Log("a\nCOMMIT"), (), IPV4), "line break"),
             (Rule(Log("x" * 30), (), IPV4), "at most 29 bytes"),
             (Rule(Log("ü" * 15), (), IPV4), "at most 29 bytes"),
             (Rule(SetMark(0x10, 0xF), (), IPV4), "outside of its mask"),

@@ -1,0 +1,147 @@
+"""Standard output and standard error, as our programs print to them.
+
+What is printed never drives a terminal and never ends a program: text that is not printable is escaped, in every
+locale, and output that cannot be written (a full disk, a reader that has gone, a closed descriptor) is forgotten
+and remembered as ``failure``. The exit code then tells what became of the rules. A program that is there for its
+output ends at once instead, by LostOutputError.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from capture.model.text import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self, TextIO
+
+COLOUR = "\ud800"
+"""Begins a colour of ours in text on its way to a stream: no text that was decoded from bytes can have it."""
+
+
+class LostOutputError(Exception):
+    """The output that a program is there for cannot be written."""
+
+
+class Stream:
+    """Takes what is printed in place of ``sys.stdout`` or ``sys.stderr``."""
+
+    def __init__(self, sink: TextIO | None, *, is_needed: bool = False) -> None:
+        self.failure: OSError | None = None
+        self._is_needed = is_needed
+        self._sink = sink
+        if sink is None:  # so Python starts where the descriptor is closed
+            self.failure = OSError(errno.EBADF, "it is closed")
+        elif hasattr(sink, "reconfigure"):
+            sink.reconfigure(errors="backslashreplace")
+
+    encoding = "utf-8"
+    """What it takes; what the locale has no code for is escaped."""
+    errors = "backslashreplace"
+
+    @property
+    def buffer(self) -> BytesWriter:
+        """Return where click writes completions, which are bytes."""
+        return BytesWriter(self)
+
+    def write(self, text: str) -> int:
+        """Print a text, or forget it if that has become impossible."""
+        if not isinstance(text, str):
+            raise TypeError("a stream of text takes no bytes")
+        if self._sink is not None and self.failure is None:
+            try:
+                self._sink.write(printable(text, "\n\t" + COLOUR).replace(COLOUR, "\033["))
+            except (OSError, ValueError) as error:
+                self._fail(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is still held back."""
+        if self._sink is not None and self.failure is None:
+            try:
+                self._sink.flush()
+            except (OSError, ValueError) as error:
+                self._fail(error)
+
+    def _fail(self, error: OSError | ValueError) -> None:
+        """Remember the error, and send what Python still holds back nowhere: it would stumble over it as it ends."""
+        self.failure = error if isinstance(error, OSError) else OSError(errno.EBADF, "it is closed")
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+        except (OSError, ValueError):
+            pass
+        if self._is_needed:
+            raise LostOutputError
+
+    def isatty(self) -> bool:
+        """Return whether a person is likely to look at it."""
+        return self._sink is not None and self.failure is None and self._sink.isatty()
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        if self._sink is None:
+            raise OSError(errno.EBADF, "it is closed")
+        return self._sink.fileno()
+
+
+class BytesWriter:
+    """Takes bytes of UTF-8 for a stream of text."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def write(self, data: bytes) -> int:
+        """Print them."""
+        self._stream.write(data.decode("utf-8", "backslashreplace"))
+        return len(data)
+
+    def flush(self) -> None:
+        """Write what is still held back."""
+        self._stream.flush()
+
+
+class Streams:
+    """A context in which ``sys.stdout`` and ``sys.stderr`` are such streams."""
+
+    def __init__(self, *, needs_output: bool = False) -> None:
+        self.output, self.errors = Stream(sys.stdout, is_needed=needs_output), Stream(sys.stderr)
+
+    def __enter__(self) -> Self:
+        self._before = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = self.output, self.errors
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        sys.stdout, sys.stderr = self._before
+        self.errors.flush()
+
+
+def keep_standard_descriptors() -> tuple[int, ...]:
+    """Open ``/dev/null`` in place of the standard descriptors that are closed; return which were.
+
+    Otherwise the next file or socket gets the number, and what is printed, also by a child process, goes there.
+    """
+    closed = tuple([number for number in (0, 1, 2) if not _is_open(number)])
+    for _ in closed:
+        try:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+            os.set_inheritable(opened, True)  # as it is for standard descriptors
+        except OSError:  # no /dev: nothing that could be done
+            break
+    return closed
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
