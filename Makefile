@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH):/usr/sbin:/sbin
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-vm bundle release image bench lint format clean
+.PHONY: help setup demo test test-vm test-cluster manifest bundle release image image-node bench lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,11 +20,20 @@ demo: ## Capture a pod and show requests pass a real Envoy; VERBOSE=1 for the ta
 test: ## Lint, then every layer of tests; ARGS="-k name" to choose, WORKERS=0 for one process
 	@scripts/setup test
 	@$(MAKE) --no-print-directory lint
-	$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m "not long and not vm" $(ARGS)
+	$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m "not long and not vm and not cluster" $(ARGS)
 
 test-vm: ## Boot small virtual machines whose netfilter is made of modules: kernel tests there, and each module missing
 	@scripts/setup test-vm
 	$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m vm tests/vm $(ARGS)
+
+test-cluster: bundle ## Boot Kubernetes nodes of four kinds, install the agent, run every row of docs/tested.md and write it
+	@scripts/setup test-cluster
+	@$(VENV)/bin/python scripts/bundle/node.py
+	@PATH="$(PATH):/usr/local/go/bin" PYTHONPATH=tests $(VENV)/bin/python tests/cluster_builds.py
+	CAPTURE_WRITE_TESTED=1 $(VENV)/bin/pytest -m cluster --timeout 600 tests/cluster $(ARGS)
+
+manifest: ## Render deploy/istio-capture.yaml from the chart; needs helm
+	@$(VENV)/bin/python scripts/manifest.py
 
 bundle: ## dist/bundle: our programs with an interpreter of their own, for nodes without Python
 	@scripts/setup bundle
@@ -36,6 +45,12 @@ release: ## dist/release: wheel, sdist, bundle, SBOM, checksums; building twice 
 
 image: bundle ## The init container's image istio-init, by podman; BASE=IMAGE for one that has iptables (else: none)
 	podman build --tag istio-init --build-arg BASE=$(or $(BASE),scratch) --file initcontainer/Dockerfile dist/bundle
+
+image-node: bundle ## The node agent's image capture-node, by podman; BASE=IMAGE for one that is not empty
+	@scripts/setup image-node
+	@$(VENV)/bin/python scripts/bundle/node.py
+	podman build --tag capture-node --build-arg BASE=$(or $(BASE),scratch) --build-arg VERSION=$$(git describe --tags --always) \
+		--build-arg REVISION=$$(git rev-parse HEAD) --file cni/Dockerfile dist/node
 
 bench: bundle ## Time everything and write docs/performance.md
 	@scripts/setup bench

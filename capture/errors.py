@@ -57,9 +57,10 @@ class HostNamespaceError(CaptureError):
 
     exit_code = EXIT_USAGE
 
-    def __init__(self) -> None:
+    def __init__(self, evidence: str = "") -> None:
+        whose = f"that of a node, since {evidence}" if evidence else "the host's own"
         super().__init__(
-            "refused: this is the host's own network namespace, and a captured node is a dead node",
+            f"refused: this network namespace is {whose}, and a captured node is a dead node",
             "Name the pod's namespace with --netns PATH or --pid N, or say --allow-host if you mean the host.",
         )
 

@@ -240,13 +240,16 @@ def _wait_for_writers(path: str) -> None:
     """Wait until nobody has the file open for writing, or patience ends.
 
     Programs that write in place may have opened it before it was replaced. The kernel grants a read lease only
-    while no one does (``fcntl(2)``, F_SETLEASE); where there are no leases, there is no waiting.
+    while no one does (``fcntl(2)``, F_SETLEASE); where there are no leases, there is no waiting. Who opens the file
+    while we have the lease makes the kernel send a signal: not SIGIO, which would end us, but one that is ignored.
     """
     import fcntl
+    import signal
 
     deadline = time.monotonic() + WRITERS_PATIENCE
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
         while time.monotonic() < deadline:
             try:
                 fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)

@@ -10,6 +10,8 @@ import click
 
 from capture.cli.options import CaptureCommand
 from capture.errors import CaptureError
+from capture.settings.options import PROFILE
+from capture.settings.parsers import PROFILES
 from cni import conf
 from cni import install as installer
 from cni.install import OWN_CONFIG, PLUGIN, Change
@@ -96,7 +98,15 @@ def _directories(function: Function) -> Function:
 )
 @click.option("--log-file", metavar="PATH", help="Where the plugin logs to, on the node.  [default: nowhere]")
 @click.option("--log-level", type=click.Choice(list(LEVELS)), help="How much it logs.  [default: info]")
-@click.option("--profile", metavar="NAME", help=conf.CAPTURE_OPTIONS["profile"].help)
+@click.option(
+    "--profile",
+    metavar="NAME",
+    default=PROFILES[-1],
+    show_default=True,
+    help=conf.CAPTURE_OPTIONS["profile"].help,
+)
+@click.option("--ip-families", metavar="FAMILIES", help=conf.CAPTURE_OPTIONS["ip_families"].help)
+@click.option("--other-family", metavar="WHAT", help=conf.CAPTURE_OPTIONS["other_family"].help)
 @click.option("--chain-names", metavar="SPELLING", help=conf.CAPTURE_OPTIONS["chain_names"].help)
 @click.option("--backend", metavar="NAME", help=conf.CAPTURE_OPTIONS["backend"].help)
 @click.option("--driver", metavar="NAME", help=conf.CAPTURE_OPTIONS["driver"].help)
@@ -155,7 +165,7 @@ def _entry(values: dict[str, Any]) -> dict[str, Any]:
         namespace, _, prefix = str(entry["agent_pod"]).partition("/")
         entry["agent_pod"] = {"namespace": namespace, "name_prefix": prefix}
     try:
-        conf.parse(entry)
+        entry["profile"] = conf.parse(entry).settings[PROFILE]  # the version, which stays what it is
     except CniError as error:
         raise click.UsageError(error.message) from None
     return entry

@@ -12,9 +12,10 @@ from capture import operations
 from capture.backends import detect
 from capture.errors import EXIT_DONE, UnsupportedError
 from capture.report import listings
-from capture.report.outcome import cut_by_cleaning, outcome
+from capture.report.outcome import cut_by_cleaning, outcome, start_line
 from capture.report.output import ended
 from capture.settings.config import resolve
+from capture.settings.families import link_local_note
 from capture.settings.host import PodFromInside, PodFromOutside
 from capture.settings.options import (
     ALLOW_HOST,
@@ -63,6 +64,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
     if settings[CLEANUP_ONLY]:
         _clean(settings, namespace, printer)
         return EXIT_DONE
+    _show_start(settings, namespace, host, printer)
     if settings[DRY_RUN]:
         _dry_run(settings, namespace, host, printer)
         return EXIT_DONE
@@ -97,6 +99,16 @@ def _say_settings(settings: Settings, printer: Printer) -> None:
             printer.show(f"{option.name} {settings.text(option)!r} ({settings.origin(option)})")
 
 
+def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
+    """Print which profile and which families, and where both come from."""
+    with Entered(namespace):
+        config, _ = resolve(settings, host)
+        printer.show(start_line(settings, config))
+        note = link_local_note(config.families, host.pod_addresses())
+        if note:
+            printer.show(note)
+
+
 def _apply(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
     applied = operations.apply(settings, namespace, host, force=settings[FORCE_APPLY])
     printer.warn(applied.warnings)
@@ -117,7 +129,7 @@ def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
         printer.show(listings.table([*listings.parts(dumped)], None, is_whole=True).removesuffix("\n"))
         return
     printer.warn(cut_by_cleaning(namespace))
-    removed = operations.clean(namespace, allow_host=settings[ALLOW_HOST])
+    removed = operations.clean(namespace, allow_host=settings[ALLOW_HOST], warn=lambda warning: printer.warn([warning]))
     printer.show("removed: nothing is captured any more" if removed else "unchanged: there was nothing of ours")
 
 

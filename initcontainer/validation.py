@@ -36,9 +36,10 @@ from capture.model.addresses import (
 )
 from capture.model.packet import Packet
 from capture.model.values import Value
-from capture.report.differences import FAMILY_NAMES, in_words
+from capture.report.differences import in_words
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
+from capture.settings.families import FAMILY_NAMES
 from capture.settings.options import PROBE_PORT, PROBE_TIMEOUT, SKIP_RULE_APPLY
 from capture.state.netns import Entered
 

@@ -56,10 +56,13 @@ class Authority:
         )
         self.pem = self._signed(certificate)
 
-    def issue(self, name: str, *addresses: str, names: tuple[str, ...] = (), expired: bool = False) -> Certificate:
+    def issue(
+        self, name: str, *addresses: str, names: tuple[str, ...] = (), expired: bool = False, group: str = ""
+    ) -> Certificate:
         """Return a certificate for a server at these addresses, or for a client."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        groups = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group)] if group else []
+        subject = x509.Name([*groups, x509.NameAttribute(NameOID.COMMON_NAME, name)])
         alternatives: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address(text)) for text in addresses]
         alternatives += [x509.DNSName(text) for text in names]
         certificate = self._build(subject, key, expired=expired)

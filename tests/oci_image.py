@@ -29,18 +29,20 @@ DIRECTORIES = {"usr": 0o755, "etc": 0o755, "proc": 0o555, "sys": 0o555, "dev": 0
 
 def write_image(path: Path, name: str, waiting_program: Path) -> None:
     """Write an image of this name whose containers wait, by a static program with the option ``-P`` (catatonit)."""
-    layer = _layer(waiting_program)
+    waiting: dict[str, object] = {
+        "Entrypoint": ["/pause", "-P"],
+        "Env": ["PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+    }
+    write_archive(path, name, _layer(waiting_program), waiting)
+
+
+def write_archive(path: Path, name: str, layer: bytes, of_container: dict[str, object]) -> None:
+    """Write an image of one layer, a tar archive, whose containers are started as ``of_container`` says."""
     platform = {
         "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine),
         "os": "linux",
     }
-    config = _json(
-        platform
-        | {
-            "config": {"Entrypoint": ["/pause", "-P"], "Env": ["PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},
-            "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
-        }
-    )
+    config = _json(platform | {"config": of_container, "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]}})
     manifest = _json(
         {
             "schemaVersion": 2,

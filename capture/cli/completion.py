@@ -7,6 +7,7 @@ import re
 
 from click.shell_completion import CompletionItem
 
+from capture.cli.options import NAMED_NAMESPACES
 from capture.errors import CaptureError
 
 TYPE_CHECKING = False
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     import click
 
     from capture.settings.options import Option
-
-NAMED_NAMESPACES = "/run/netns"
-"""Where iproute2 and container runtimes name network namespaces (ip-netns(8))."""
 
 
 def values_of(option: Option[Any]) -> list[str]:

@@ -23,6 +23,7 @@ COMMANDS = {
         "capture.cli.doctor.command:doctor",
         "Say what this kernel and host can do, and how to mend what is missing.",
     ),
+    "inject": ("injection.commands:inject", "Put the sidecar and its capture into the pods of a manifest."),
     "sidecar": ("sidecar.commands:sidecar", "Print Envoy's bootstrap for a captured pod, from the mesh's objects."),
     "cni": ("cni.commands:cni_group", "Put the CNI plugin on a node, or take it away."),
     "node": ("cni.agent.commands:node_group", "Run the agent of a Kubernetes node, or ask it."),

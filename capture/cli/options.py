@@ -19,6 +19,9 @@ from capture.settings.options import (
 from capture.settings.settings import Settings, from_environment, with_flags
 from capture.state.netns import path_of_process
 
+NAMED_NAMESPACES = "/run/netns"
+"""Where iproute2 and container runtimes name network namespaces (ip-netns(8))."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -132,10 +135,11 @@ def namespace_options() -> list[click.Parameter]:
     return [
         click.Option(
             ["--netns", "namespace"],
-            metavar="PATH",
+            metavar="PATH|NAME",
             is_eager=True,
+            callback=_by_name,
             shell_complete=_namespaces,
-            help="Act on this network namespace, such as /run/netns/pod.  [default: the one we are in]",
+            help="Act on this network namespace: a path, or a name of `ip netns`.  [default: the one we are in]",
         ),
         click.Option(
             ["--pid"],
@@ -146,6 +150,11 @@ def namespace_options() -> list[click.Parameter]:
             help="Act on the network namespace of this process.",
         ),
     ]
+
+
+def _by_name(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Return the path of a namespace; a name without a slash is one of ip-netns(8)."""
+    return f"{NAMED_NAMESPACES}/{value}" if value and "/" not in value else value
 
 
 def _namespaces(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

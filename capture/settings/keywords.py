@@ -60,6 +60,8 @@ class Keywords(TypedDict, total=False):
     capture_all_dns: Switch | None
     drop_invalid: Switch | None
     dual_stack: Switch | None
+    ip_families: str | None
+    other_family: str | None
     rule_comments: Switch | None
     rule_logs: Switch | None
     profile: str | None

@@ -7,7 +7,7 @@ Digits are ASCII digits: ``int()`` alone would also take signs, blanks, undersco
 
 from __future__ import annotations
 
-from capture.model.addresses import Network, is_decimal, network_parts, parse_network
+from capture.model.addresses import Network, is_decimal, merge_ranges, network_parts, parse_network
 from capture.model.ruleset import Span
 from capture.model.values import Value
 
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 else:
     T = "T"
     Entries = {T: Value}  # subscripting this is all that happens at run time
+
+MAX_PORT = 65535
+MAX_UNMERGED_PORTS = 256
+"""Up to so many entries a list of ports keeps its entries and their order; each may be a rule of its own."""
 
 MAX_INTERFACE_BYTES = 15
 """linux/if.h: IFNAMSIZ is 16 with the closing zero."""
@@ -116,12 +120,35 @@ def number(text: str, lowest: int, highest: int) -> int:
 
 def port(text: str) -> int:
     """Return a port, 1 to 65535."""
-    return number(text, 1, 65535)
+    return number(text, 1, MAX_PORT)
 
 
 def ports(text: str) -> Span:
-    """Return a port or a range of ports (``8000-8100``)."""
-    return span(text, port)
+    """Return a port or a range of ports: ``8000-8100``, or ``8000:8100`` as iptables(8) writes it."""
+    return span(text.replace(":", "-", 1), port)
+
+
+def port_list(text: str) -> tuple[Span, ...]:
+    """Return ports and ranges in the order in which they were given, each once; 0 stands for none.
+
+    A list so long that nobody reads it rule by rule is merged into ranges.
+    """
+    entries = entries_of(text)
+    if len(entries) <= MAX_UNMERGED_PORTS:
+        return tuple(dict.fromkeys(ports(entry) for entry in entries if entry != "0"))
+    return tuple(Span(first, last) for first, last in merge_ranges(_port_ranges(entries)))
+
+
+def _port_ranges(entries: list[str]) -> list[tuple[int, int]]:
+    """Return (first, last) of each entry: of thousands, so what is plainly numbers is not looked at one by one."""
+    try:
+        numbers = set(map(int, entries))
+    except ValueError:
+        spans = [ports(entry) for entry in dict.fromkeys(entries) if entry != "0"]
+        return [(each.first, each.last) for each in spans]
+    if min(numbers) < 0 or max(numbers) > MAX_PORT or set(map(str, numbers)) != set(entries):
+        raise ValueError(entries)  # a sign, a blank, an underscore, another script's digits, or no port
+    return [(number, number) for number in numbers if number]
 
 
 def ids(text: str) -> Span:
@@ -281,3 +308,16 @@ def one_of(*words: str) -> Callable[[str], str]:
         return text
 
     return parse_word
+
+
+PROFILES = ("1.8", "1.30")
+"""Versions of Istio whose layout of the rules we write: those that changed it. The newest is last."""
+PROFILE_ALIASES = {"classic": PROFILES[0], "current": PROFILES[-1]}
+
+
+def profile(text: str) -> str:
+    """Return the version of Istio that a profile is named after."""
+    version = PROFILE_ALIASES.get(text, text)
+    if version not in PROFILES:
+        raise ValueError(text)
+    return version

@@ -35,6 +35,7 @@ capture node status --ready                 # for a readiness probe: exit code 0
 """
 UNINSTALL_EXAMPLES = """
 capture node uninstall                      # on the node
+capture node uninstall --all-nodes --daemon-set istio-capture/capture-agent     # in a pod, as the chart's hook does
 """
 REPAIRS = ("report", "apply", "evict")
 STATUS_PATIENCE = 3.0
@@ -181,16 +182,19 @@ def agent(**values: Any) -> int:  # fmt: skip
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print it."
 )
 @click.option("--ready", is_flag=True, help="Print nothing; exit code 0 if pods that start now are captured, else 1.")
-def status(socket: str, form: str, *, ready: bool) -> int:  # fmt: skip
+@click.option("--live", is_flag=True, help="Print nothing; exit code 0 if the agent turns, else 1.")
+def status(socket: str, form: str, *, ready: bool, live: bool) -> int:  # fmt: skip
     """Show what this node's agent knows. Exit code 1 if pods that start now may run uncaptured."""
     try:
         told = agent_socket.ask(socket, {"ask": "status"}, STATUS_PATIENCE)
     except agent_socket.AgentAwayError as away:
-        if ready:
+        if ready or live:
             return EXIT_FAILED
         raise CaptureError(
             f"no agent answers: {away}", "Is it running? Without it, see `capture cni status` on the node."
         ) from None
+    if live:
+        return 0 if told.get("live") else EXIT_FAILED
     if form == "json" and not ready:
         click.echo(encode(told))
     elif not ready:
@@ -203,14 +207,43 @@ def status(socket: str, form: str, *, ready: bool) -> int:  # fmt: skip
 
 @node_group.command("uninstall", cls=CaptureCommand, examples=UNINSTALL_EXAMPLES)
 @_directories
-def uninstall(**values: Any) -> int:
+@click.option(
+    "--all-nodes",
+    is_flag=True,
+    help="Delete the DaemonSet that --daemon-set names, so that every node's agent uninstalls; wait for it.",
+)
+@click.option(
+    "--daemon-set",
+    metavar="NAMESPACE/NAME",
+    default="",
+    envvar="CAPTURE_DAEMON_SET",
+    help="The DaemonSet of the agents, for --all-nodes.",
+)
+@click.option(
+    "--service-account",
+    metavar="DIR",
+    default=SERVICE_ACCOUNT,
+    show_default=True,
+    help="The token and CA for --all-nodes, which runs in a pod.",
+)
+def uninstall(service_account: str, daemon_set: str, *, all_nodes: bool, **values: Any) -> int:  # fmt: skip
     """Take entry and credentials away, and the plugin as soon as no pod needs it.
 
     Pods that run stay captured. The plugin stays until the last pod that was started with it has ended, since the
     container runtime calls it then, and goes by itself.
     """
+    from cni.agent.uninstall import from_all_nodes
     from cni.agent.uninstall import uninstall as take_away
 
+    if all_nodes:
+        if "/" not in daemon_set:
+            raise click.UsageError("--all-nodes needs --daemon-set NAMESPACE/NAME")
+        from cni.agent import api
+
+        with api.connect(service_account) as client:
+            from_all_nodes(client, daemon_set)
+        click.echo(f"{daemon_set}: deleted, and every agent has uninstalled")
+        return 0
     for change in take_away(_options(values)) or ["nothing to remove"]:
         click.echo(change)
     return 0

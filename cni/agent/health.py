@@ -77,6 +77,7 @@ class Health:
             return {
                 "schema": SCHEMA,
                 "version": __version__,
+                "live": self.is_live,
                 "ready": not any(problem for problem, _ in self._problems.values()),
                 "problems": {
                     part: {"problem": problem, "since": since}

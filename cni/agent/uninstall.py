@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 
+from capture.errors import CaptureError
 from cni import install as installer
 from cni import leaving
 from cni.agent import credentials
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from cni.agent.options import Options
 
 NOT_FOUND = 404
+PATIENCE = 240.0
+REMEDY = "Look at its pods; a node that is gone for good holds its pod: delete that with --force."
 
 
 def uninstall(options: Options) -> list[str]:
@@ -33,6 +37,30 @@ def uninstall(options: Options) -> list[str]:
             f"{options.bin_dir}/{installer.PLUGIN}: stays until the last pod that was started with it has ended"
         )
     return changes
+
+
+def from_all_nodes(client: Client, daemon_set: str, patience: float = PATIENCE) -> None:
+    """Delete the agents' DaemonSet, whose agents then uninstall, and wait until the last of them has ended.
+
+    Foreground deletion: the DaemonSet is there, marked as deleted, for as long as one of its pods is.
+    Raises CaptureError.
+    """
+    from lightkube.types import CascadeType
+
+    from cni.agent import api
+
+    namespace, _, name = daemon_set.partition("/")
+    until = time.monotonic() + patience
+    try:
+        client.delete(api.DaemonSet, name, namespace=namespace, cascade=CascadeType.FOREGROUND)
+        while time.monotonic() < until:
+            client.get(api.DaemonSet, name, namespace=namespace)
+            time.sleep(1)
+    except api.Unreachable as error:
+        if api.code_of(error) == NOT_FOUND:
+            return
+        raise CaptureError(f"DaemonSet {daemon_set}: {api.in_words(error)}", REMEDY) from None
+    raise CaptureError(f"DaemonSet {daemon_set} is still there after {patience:g} s: agents do not end", REMEDY)
 
 
 def is_gone(client: Client, daemon_set: str) -> bool:

@@ -154,8 +154,30 @@ BROKEN: dict[str, tuple[str, Break]] = {
     ),
     "redirected before": ("nat-first", lambda pod: chain_before(pod, "nat", -110, "redirect to :9999")),
     "dropped before": ("filtered", lambda pod: chain_before(pod, "filter", -200, "drop")),
+    "dropped behind": ("filtered", lambda pod: filter_port(pod, "nft add rule ip filter INPUT tcp dport 15001 drop")),
+    "rejected behind": (
+        "filtered",
+        lambda pod: filter_port(pod, "nft add rule ip filter INPUT tcp dport 15001 reject"),
+    ),
+    "iptables drops": (
+        "filtered",
+        lambda pod: iptables(pod, "-A INPUT -i lo -p tcp --dport 15001 -j DROP"),
+    ),
+    "iptables rejects": (
+        "filtered",
+        lambda pod: iptables(pod, "-A OUTPUT -p tcp --dport 15001 -j REJECT"),
+    ),
     "lo down": ("lo-down", lambda pod: pod.ip("link set lo down")),
 }
+
+
+def iptables(pod: Pod, words: str) -> None:
+    pod.run(["iptables-nft", *words.split()])
+
+
+def filter_port(pod: Pod, rule: str) -> None:
+    chain = "nft add chain ip filter INPUT '{ type filter hook input priority 0; }'"
+    pod.run(["sh", "-c", f"nft add table ip filter; {chain}; {rule}"])
 
 
 def chain_before(pod: Pod, kind: str, priority: int, verdict: str) -> None:
@@ -183,6 +205,23 @@ def test_what_others_break(pod_pair: PodPair, name: str) -> None:
     assert reached(pod) != "proxy"
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "-A INPUT -p tcp --dport 80 -j DROP",
+        "-A OUTPUT -p tcp --dport 443 -j DROP",
+        "-A INPUT -i eth0 -j DROP",
+    ],
+)
+def test_a_filter_that_the_connection_does_not_meet_is_no_cause(pod_pair: PodPair, rule: str) -> None:
+    pod = with_proxy(pod_pair)
+    apply(pod)
+    iptables(pod, rule)
+
+    assert kinds(pod, *OUT) == []
+    assert reached(pod) == "proxy"
+
+
 def test_no_route(pod_pair: PodPair) -> None:
     pod = with_proxy(pod_pair)
     apply(pod)
@@ -205,7 +244,7 @@ def test_a_second_set(pod_pair: PodPair) -> None:
     apply(pod, backend="nftables")
     to_another_port = "-A ISTIO_OUTPUT -p tcp -j REDIRECT --to-ports 16001"
     for words in ("-N ISTIO_OUTPUT", to_another_port, "-A OUTPUT -p tcp -j ISTIO_OUTPUT"):
-        pod.run(["iptables-nft", "-t", "nat", *words.split()])
+        iptables(pod, f"-t nat {words}")
 
     assert "second-set" in kinds(pod)
 

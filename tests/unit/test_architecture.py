@@ -199,7 +199,7 @@ def test_a_backend_knows_no_settings(backend: str) -> None:
         ("inotify_simple", ("cni.agent.directories",)),
         ("lightkube", ("cni.agent",)),
         ("prometheus_client", ("cni.agent.metrics",)),
-        ("pyroute2", ("capture.cli.doctor",)),
+        ("pyroute2", ()),
         ("yaml", ("sidecar.documents",)),
         ("iptc", ("capture.backends.iptables.iptc_child",)),
         ("nftables", ("capture.backends.nftables.libnftables",)),

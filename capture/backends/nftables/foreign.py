@@ -21,6 +21,7 @@ from capture.backends.nftables.text import described
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
+    INPUT,
     MANGLE,
     NAT,
     OUTPUT,
@@ -34,7 +35,7 @@ from capture.netlink.nfnetlink import ATTEMPTS, open_netfilter, read_generation,
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from capture.backends.nftables.native import NativeChain, NativeRule
     from capture.model.addresses import Family
@@ -46,6 +47,8 @@ ONE_FAMILY: dict[int, Family] = {number: family for family, number in NFPROTO_NU
 NFTA_TABLE_HANDLE = 4
 """linux/netfilter/nf_tables.h. Tables of a namespace are numbered as they are made, in all families."""
 HOOKS = {"prerouting": PREROUTING, "output": OUTPUT}
+FILTER_HOOKS = {"input": INPUT, "output": OUTPUT}
+"""Where a packet can be filtered after a redirect to a port of this pod."""
 
 
 class Place(Value):
@@ -74,18 +77,34 @@ def read_foreign_chains(ours: Collection[tuple[str, str]]) -> tuple[ForeignChain
     are among them. None where there is no nf_tables, or no nfnetlink to ask for it.
     """
     try:
-        return _read_consistently(ours)
+        return _read_consistently(lambda netfilter: _read(netfilter, ours))
     except UnsupportedError:
         return ()
 
 
-def _read_consistently(ours: Collection[tuple[str, str]]) -> tuple[ForeignChain, ...]:
+def read_filters() -> tuple[ForeignChain, ...]:
+    """Return the base chains of others that filter packets at INPUT and OUTPUT, in any table of nf_tables."""
+    try:
+        return _read_consistently(_read_filters)
+    except UnsupportedError:
+        return ()
+
+
+def _read_filters(netfilter: NetlinkSocket) -> Iterator[ForeignChain]:
+    for family in FAMILY_WORDS:
+        for place in _places(netfilter, family, FILTER_HOOKS):
+            for chain in _of_table(netfilter, place, 0, FILTER_HOOKS):
+                if not chain.is_nat and not place.is_native:
+                    yield chain
+
+
+def _read_consistently(read: Callable[[NetlinkSocket], Iterator[ForeignChain]]) -> tuple[ForeignChain, ...]:
     """Return what is read while nobody changes anything."""
     with open_netfilter() as netfilter:
         for _ in range(ATTEMPTS):
             try:
                 generation = read_generation(netfilter)
-                found = list(_read(netfilter, ours))
+                found = list(read(netfilter))
             except KernelError as error:
                 if error.errno != errno.ENOENT:
                     raise
@@ -109,7 +128,7 @@ def _read(netfilter: NetlinkSocket, ours: Collection[tuple[str, str]]) -> Iterat
         yield from _of_iptables(of_iptables, first)
 
 
-def _places(netfilter: NetlinkSocket, family: int) -> Iterator[Place]:
+def _places(netfilter: NetlinkSocket, family: int, hooks: Mapping[str, str] = HOOKS) -> Iterator[Place]:
     """Yield the tables of a family that packets come to. In a dormant one no chain is entered."""
     by_table: dict[bytes, list[bytes]] = {}
     reached = set()
@@ -117,7 +136,7 @@ def _places(netfilter: NetlinkSocket, family: int) -> Iterator[Place]:
         fields = decode_fields(chain)
         by_table.setdefault(fields[nf.NFTA_CHAIN_TABLE], []).append(chain)
         hook = decode_hook(fields)
-        if hook is not None and hook.place in HOOKS:
+        if hook is not None and hook.place in hooks:
             reached.add(fields[nf.NFTA_CHAIN_TABLE])
     if not reached:
         return
@@ -130,7 +149,9 @@ def _places(netfilter: NetlinkSocket, family: int) -> Iterator[Place]:
             yield Place(family, decode_text(name), handle, tuple(by_table[name]))
 
 
-def _of_table(netfilter: NetlinkSocket, place: Place, first_of_ours: int) -> Iterator[ForeignChain]:
+def _of_table(
+    netfilter: NetlinkSocket, place: Place, first_of_ours: int, hooks: Mapping[str, str] = HOOKS
+) -> Iterator[ForeignChain]:
     family, name = place.family, place.name
     words = f"{FAMILY_WORDS[family]} {name}"
     of_table = attribute(nf.NFTA_RULE_TABLE, text(name))
@@ -143,12 +164,12 @@ def _of_table(netfilter: NetlinkSocket, place: Place, first_of_ours: int) -> Ite
     table = decode_table(itself, place.chains, [rule for _, rule in rules], find_set, ONE_FAMILY.get(family))
     called = tuple(_chain(chain, family) for chain in table.chains if chain.hook is None)
     for chain in table.chains:
-        if chain.hook is not None and chain.hook.place in HOOKS:
+        if chain.hook is not None and chain.hook.place in hooks:
             is_nat = chain.hook.kind == "nat"
             yield ForeignChain(
                 words,
                 (ONE_FAMILY[family],) if family in ONE_FAMILY else FAMILIES,
-                HOOKS[chain.hook.place],
+                hooks[chain.hook.place],
                 chain.hook.priority,
                 is_nat,
                 Table(NAT if is_nat else MANGLE, (_chain(chain, family), *called)),

@@ -47,7 +47,7 @@ def test_install_and_uninstall_say_what_they_change(node: Node) -> None:
     done = node.run("install")
     assert done.exit_code == 0, done.output
     assert done.output == f"{plugin}: copied from {node.plugin}\n{path}: entry added\n"
-    assert node.entry() == {}
+    assert node.entry() == {"profile": "1.30"}
     assert node.run("install").output == "unchanged: the plugin and its entry are in place\n"
     assert node.run("uninstall").output == f"{path}: entry removed\n{plugin}: removed\n"
     assert json.loads(path.read_text()) == MAIN
@@ -78,6 +78,7 @@ def test_every_option_reaches_the_plugin(node: Node, tmp_path: Path) -> None:
         *["--exclude-namespace", "kube-system", "--exclude-namespace", "istio-system"],
         *["--agent-pod", "istio-system/capture-agent-", "--log-file", "/var/log/cni.log", "--log-level", "debug"],
         *["--profile", "current", "--chain-names", "dash", "--backend", "nftables", "--driver", "netlink"],
+        *["--ip-families", "mesh", "--other-family", "reject"],
     )
     assert done.exit_code == 0, done.output
     entry = node.entry()
@@ -88,16 +89,18 @@ def test_every_option_reaches_the_plugin(node: Node, tmp_path: Path) -> None:
     assert read.agent_pod == AgentPod("istio-system", "capture-agent-")
     assert (read.log_file, read.log_level) == ("/var/log/cni.log", "debug")
     assert [read.settings.text(option) for option in conf.CAPTURE_OPTIONS.values()] == [
-        "current",
+        "1.30",
         "dash",
         "nftables",
         "netlink",
+        "mesh",
+        "reject",
     ]
 
 
 def test_a_list_of_our_own_has_a_name_unless_it_gets_one(node: Node) -> None:
     node.run("install", "--own-config")
-    assert node.entry("00-capture.conflist") == {"own_config": True}
+    assert node.entry("00-capture.conflist") == {"own_config": True, "profile": "1.30"}
     node.run("uninstall")
     node.run("install", "--own-config", "01-ours.conflist")
     assert sorted(path.name for path in node.conf_dir.iterdir()) == ["01-ours.conflist", "10-main.conflist"]
@@ -108,7 +111,7 @@ def test_a_list_of_our_own_has_a_name_unless_it_gets_one(node: Node) -> None:
     [
         (["--own-config", "ours.conf"], "ends with .conflist"),
         (["--own-config", "../ours.conflist"], "ends with .conflist"),
-        (["--profile", "modern"], "expected classic or current"),
+        (["--profile", "modern"], "expected 1.8 (classic) or 1.30 (current)"),
         (["--kubeconfig", "etc/kubeconfig"], "an absolute path"),
         (["--log-file", "/dev/stdout"], "a file, no device"),
         (["--agent-pod", "capture-agent"], "name_prefix"),

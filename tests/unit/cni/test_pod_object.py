@@ -82,14 +82,34 @@ def test_a_native_sidecar_is_an_init_container() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "same_user"),
     [
+        ("spec.initContainers.0.securityContext", {"runAsUser": 1000670000}, ()),
         ("spec.containers.0.securityContext", {"runAsUser": 1000670000}, ("web",)),
         ("spec.containers.0.securityContext", {"runAsUser": 1337}, ()),
         ("spec.containers.1.securityContext", {"runAsUser": 1000}, ("web",)),
-        ("spec.securityContext", {"runAsUser": 1000670000}, ("istio-validation",)),
+        ("spec.securityContext", {"runAsUser": 1000670000}, ()),
     ],
 )
 def test_containers_that_run_as_the_proxys_user(path: str, value: object, same_user: tuple[str, ...]) -> None:
     assert from_object(WEB, changed(path, value)).same_user == same_user
+
+
+@pytest.mark.parametrize(
+    ("own", "of_pod", "uid", "gid"),
+    [
+        ({}, {"runAsUser": 5000, "runAsGroup": 5001}, 5000, 5001),
+        ({"runAsUser": 7}, {"runAsUser": 5000, "runAsGroup": 5001}, 7, 5001),
+        ({"runAsUser": 0, "runAsGroup": None}, {"runAsUser": 5000, "runAsGroup": 5001}, 0, 5001),
+        ({"runAsUser": 7, "runAsGroup": 8}, {"runAsUser": 5000, "runAsGroup": 5001}, 7, 8),
+        ({}, {}, None, None),
+    ],
+)
+def test_the_user_is_the_container_s_else_the_pod_s(
+    own: dict[str, Any], of_pod: dict[str, Any], uid: object, gid: object
+) -> None:
+    plain = changed("spec.containers.1.securityContext", own)
+    plain["spec"]["securityContext"] = of_pod
+    proxy = from_object(WEB, plain).proxy
+    assert (proxy.uid, proxy.gid) == (uid, gid)
 
 
 NO_POD = [

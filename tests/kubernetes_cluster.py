@@ -1,0 +1,40 @@
+"""A Kubernetes node with the agent on it, installed as a person would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cluster_builds as builds
+from kubernetes_node import KubernetesNode
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMESPACE = "istio-capture"
+
+
+class Cluster(KubernetesNode):
+    """A node with the agent."""
+
+    kind = ""
+
+    def helm(self, *arguments: str, check: bool = True) -> str:
+        """Run helm as the cluster's administrator."""
+        helm = builds.find("helm")
+        assert helm
+        return self.run([helm, f"--kubeconfig={self.disk}/pki/admin.json", *arguments], check=check, timeout=300)
+
+    def install(self, *values: str) -> None:
+        """Install or upgrade the chart, and wait until the agent is ready."""
+        settings = [word for value in ("image.pullPolicy=Never", *values) for word in ("--set", value)]
+        self.helm(
+            "upgrade", "--install", "istio-capture", f"{ROOT}/deploy/chart", "-n", NAMESPACE, "--create-namespace",
+            *settings, "--wait", "--timeout", "120s",
+        )  # fmt: skip
+
+    def install_manifest(self) -> None:
+        """Apply the plain manifest, and wait until the agent is ready."""
+        self.kubectl("apply", "-f", f"{ROOT}/deploy/istio-capture.yaml")
+        self.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/capture-agent", "--timeout=120s")
+
+    def in_agent(self, *command: str, check: bool = True) -> str:
+        """Run a command in the agent's pod."""
+        return self.kubectl("-n", NAMESPACE, "exec", "daemonset/capture-agent", "--", *command, check=check)

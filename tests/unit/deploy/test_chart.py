@@ -1,0 +1,92 @@
+"""The chart and the manifest, as far as no helm is needed; `make test-cluster` installs both on a real node."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import cluster_builds as builds
+
+ROOT = Path(__file__).resolve().parents[3]
+CHART, MANIFEST = ROOT / "deploy" / "chart", ROOT / "deploy" / "istio-capture.yaml"
+
+
+def objects(kind: str) -> list[Any]:
+    return [each for each in yaml.safe_load_all(MANIFEST.read_text()) if each and each["kind"] == kind]
+
+
+def test_the_manifest_was_made_from_this_chart() -> None:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        import manifest
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
+    assert f"# chart: {manifest.digest()}\n" in MANIFEST.read_text(), "run `make manifest`"
+
+
+def test_helm_renders_the_manifest() -> None:
+    helm = builds.find("helm")
+    if helm is None:
+        pytest.skip("no helm here; the digest in the manifest was compared")
+    command = [sys.executable, str(ROOT / "scripts" / "manifest.py"), "--helm", str(helm), "--check"]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_every_value_is_in_the_schema_and_the_other_way_round() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert_described(values, schema, "values")
+
+
+def assert_described(values: Any, schema: Any, where: str) -> None:
+    if "properties" not in schema:
+        return
+    assert schema["additionalProperties"] is False, where
+    assert values.keys() == schema["properties"].keys(), where
+    for key, value in values.items():
+        described = schema["properties"][key]
+        kinds = {"string": str, "boolean": bool, "object": dict, "array": list, "integer": int}
+        assert isinstance(value, kinds[described["type"]]), f"{where}.{key}"
+        assert "enum" not in described or value in described["enum"], f"{where}.{key}"
+        if isinstance(value, dict):
+            assert_described(value, described, f"{where}.{key}")
+
+
+def test_the_agent_has_no_privilege() -> None:
+    [daemon_set] = objects("DaemonSet")
+    [container] = daemon_set["spec"]["template"]["spec"]["containers"]
+    context = container["securityContext"]
+    assert (context["privileged"], context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"]) == (
+        False,
+        False,
+        True,
+    )
+    assert context["capabilities"]["drop"] == ["ALL"]
+    assert "ports" not in container  # a host port, with which an update could not start a second agent
+
+
+def test_the_agent_may_look_at_pods_and_tell() -> None:
+    rules = [rule for each in objects("ClusterRole") for rule in each["rules"]]
+    assert sorted((*rule["resources"], *rule["verbs"]) for rule in rules) == [
+        ("events", "create"),
+        ("pods", "get", "list", "watch"),
+    ]
+
+
+def test_the_arguments_are_those_of_the_program() -> None:
+    from click.testing import CliRunner
+
+    from cni.agent.commands import agent
+
+    [daemon_set] = objects("DaemonSet")
+    arguments = daemon_set["spec"]["template"]["spec"]["containers"][0]["args"]
+    result = CliRunner().invoke(agent, [*arguments, "--help"])
+    assert result.exit_code == 0
+    known = {flag for parameter in agent.params for flag in parameter.opts}
+    assert {argument.partition("=")[0] for argument in arguments} <= known
