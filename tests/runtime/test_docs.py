@@ -45,6 +45,19 @@ mkdir -p /etc/cni/net.d /opt/cni/bin
 printf '%s' "$1" >/etc/cni/net.d/10-pods.conflist
 exec sleep 1000
 """
+DEPLOYMENT = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: nginx-deployment, labels: {app: nginx}}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: nginx}}
+  template:
+    metadata: {labels: {app: nginx}}
+    spec:
+      containers:
+      - {name: nginx, image: "nginx:1.14.2", ports: [{containerPort: 80}]}
+"""
 NETWORK = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge", "bridge": "cni0", "ipam": {}}]}
 
 
@@ -90,7 +103,7 @@ class Reader:
         if POD_PID not in command:  # what names a process of the pod is typed on the node, everything else in the pod
             entered.append("--net")
         return subprocess.run(
-            [*entered, "bash", "-c", text],
+            [*entered, "bash", "-o", "pipefail", "-c", text],
             env=environ,
             capture_output=True,
             text=True,
@@ -111,6 +124,7 @@ def reader(netns: NamespaceFactory, tmp_path: Path) -> Iterator[Reader]:
     start_app(pod, 8080)
     start_envoy(pod, Sidecar())
     made = Reader(pod, tmp_path)
+    (made.directory / "deployment.yaml").write_text(DEPLOYMENT)
     (made.directory / "mesh.yaml").write_text("accessLogFile: /dev/null\n")
     (made.directory / "objects.yaml").write_text(SERVICES)
     made.run("capture apply")
@@ -156,8 +170,18 @@ def check(example: Example, reader: Reader) -> None:
         assert done.returncode == 0, f"{example}: {done.stderr}"
 
 
+NEED_A_CLUSTER = ("kubectl ", "helm ", "podman push ")
+"""What the tests of the agent and of injection do with an API server: here, what a page names has to exist."""
+APPLY = "| kubectl apply -f -"
+READ_OBJECTS = "| python3 -c 'import sys, yaml; assert all(yaml.safe_load_all(sys.stdin))'"
+
+
 def check_command(example: Example, command: Command, reader: Reader) -> None:
-    text = command.text
+    text = command.text.replace(APPLY, READ_OBJECTS)
+    if text.startswith(NEED_A_CLUSTER):
+        named = [word for word in shlex.split(text, comments=True) if word.startswith("deploy/")]
+        assert [word for word in named if not (ROOT / word).exists()] == [], f"{example}: {text}"
+        return
     if text.startswith("make "):  # what they do has tests of its own
         text = text.replace("make ", "make --dry-run ", 1)
     if text.startswith("envoy "):  # the pod has one, and a second would serve for ever: is the configuration right?
