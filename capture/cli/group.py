@@ -30,7 +30,7 @@ COMMANDS = {
 }
 """Each command: where it is, and what it does in a line."""
 
-FOR_THEIR_OUTPUT = ("dump", "trace", "explain", "render", "doctor")
+FOR_THEIR_OUTPUT = ("dump", "trace", "explain", "render", "doctor", "inject", "sidecar")
 """Commands that have failed if their output cannot be written; the exit code of the others tells of the rules."""
 
 
