@@ -152,7 +152,7 @@ def uninstall(bin_dir: str, conf_dir: str, grace: float, *, keep_plugin: bool) -
     when the pod ends; on such a node drain it first, or keep the plugin.
     """
     changes = installer.uninstall(os.path.abspath(bin_dir), os.path.abspath(conf_dir), grace, keep_plugin=keep_plugin)
-    _say(changes, "unchanged: there was nothing of ours")
+    _say(changes, "nothing to remove")
     return 0
 
 
