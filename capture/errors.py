@@ -9,7 +9,8 @@ CaptureError                    exit code 1: the operation failed
 ├── StateDirectoryError         1: others could have written what we remember
 ├── KernelError                 1: the kernel refused a message
 ├── ToolError                   1: a program we started failed
-└── ValidationError           126: the rules stand, but traffic does not go their way
+├── ValidationError           126: the rules are in place, but traffic does not go their way
+└── NotProvenError            125: whether it does could not be proven, though that was required
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ EXIT_USAGE = 2
 EXIT_UNSUPPORTED = 3
 EXIT_DRIFT = 4
 EXIT_UNKNOWN = 5
+EXIT_NOT_PROVEN = 125
 EXIT_VALIDATION = 126
 
 
@@ -132,3 +134,16 @@ class ValidationError(CaptureError):
     """Rules are in place, or should be, but a connection did not go where they send it."""
 
     exit_code = EXIT_VALIDATION
+
+
+class NotProvenError(CaptureError):
+    """Not everything could be validated, and that was required; ``unproven`` has a line for each."""
+
+    exit_code = EXIT_NOT_PROVEN
+
+    def __init__(self, unproven: tuple[str, ...]) -> None:
+        super().__init__(
+            f"validation incomplete: {'; '.join(unproven)}",
+            "Give the container the missing capabilities, or do without --require-proof.",
+        )
+        self.unproven = unproven

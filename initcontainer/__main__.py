@@ -76,8 +76,10 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
     if settings[RUN_VALIDATION]:
         from initcontainer.validation import validate  # few runs do it
 
-        for line in validate(settings, namespace, host):
+        validation = validate(settings, namespace, host)
+        for line in validation.lines():
             printer.show(line)
+        validation.require(settings)
     return EXIT_DONE
 
 

@@ -86,6 +86,14 @@ def read_links(route: NetlinkSocket) -> list[Link]:
     return [_decode_link(body) for body in route.dump(RTM_GETLINK, header + wanted, "list interfaces")]
 
 
+def is_loopback_up(route: NetlinkSocket) -> bool:
+    """Return whether ``lo`` is set up."""
+    header = bytes(4) + u32(LOOPBACK_INDEX) + bytes(8)
+    wanted = attribute(IFLA_EXT_MASK, u32(RTEXT_FILTER_SKIP_STATS))
+    (body,) = route.request(RTM_GETLINK, 0, header + wanted, "read the state of lo")
+    return _decode_link(body).is_up
+
+
 def read_addresses(route: NetlinkSocket, family: int = AF_UNSPEC) -> list[Address]:
     """Return the addresses of all interfaces, of one family or of both."""
     bodies = route.dump(RTM_GETADDR, _address_header(family, 0, 0, 0, 0), "list addresses")

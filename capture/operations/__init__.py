@@ -39,11 +39,13 @@ from capture.settings.options import (
 )
 from capture.settings.settings import Settings
 from capture.state import record, routes
+from capture.state.impediments import impediments, switches_to_change
 from capture.state.lock import PATIENCE as LOCK_TIMEOUT
 from capture.state.lock import NamespaceLock
 from capture.state.netns import Entered, has_tcp_sockets, refuse_host
 from capture.state.node import refuse_node
 from capture.state.record import Journal, Record, RecordingHost
+from capture.state.sysctls import restore, switch_off
 
 MAX_PORT = 0xFFFF
 MAX_ID = 0xFFFF_FFFE
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family, Network
     from capture.model.ruleset import ProtocolName
     from capture.settings.config import Host
+    from capture.state.impediments import Impediment
     from capture.state.netns import Path
 
     IpAddress = IPv4Address | IPv6Address
@@ -104,6 +107,8 @@ class Verified(Value):
     others: tuple[Other, ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
     harmless: tuple[Obstacle, ...] = ()
+    impediments: tuple[Impediment, ...] = ()
+    """What loses captured packets although the rules are in place."""
     from_record: bool = False
     """Whether ``asked`` is what we remember to have applied, and not what somebody says now."""
     uncaptured: tuple[str, ...] = ()
@@ -114,7 +119,7 @@ class Verified(Value):
     @property
     def holds(self) -> bool:
         """Return whether the namespace is as it was asked for."""
-        drift = (self.differences, self.missing, self.others, self.obstacles, self.uncaptured)
+        drift = (self.differences, self.missing, self.others, self.obstacles, self.impediments, self.uncaptured)
         return not any(drift)
 
 
@@ -207,24 +212,29 @@ def _apply(
             require_known_ids(settings, config)
         existing = _read_existing(target, standing, desired)
         kept = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
-        journal = Journal(Record(kept, facts.facts(), target.backend, target.driver, target.variant))
-        journal.begin(existing.stale_routes)
+        switches = switches_to_change(desired)
+        journal = Journal(Record(kept, facts.facts(), target.backend, target.driver, target.variant, sysctls=switches))
+        journal.begin(existing.stale_routes, existing.recorded)
         try:
-            changed = routes.ensure(desired) | other_family.ensure(wanted=config.rejects_ipv6)
+            changed = routes.ensure(desired) | switch_off(switches)
             replaced, losses = _replace_rules(target, existing, config, desired, force=force)
             changed |= replaced
             changed |= _remove_elsewhere(existing)
+            changed |= other_family.ensure(wanted=config.rejects_ipv6)  # last: what it rejected may be captured now
         except CaptureError as error:
+            restore(switches)
             journal.roll_back(existing.recorded, desired)
             from capture.backends.kernel_modules import explained  # where something failed
 
             raise explained(error, desired, target.variant or "nftables") from error
-        if routes.remove(existing.stale_routes, desired):
+        restored = not desired.policy_routes and journal.restore_sysctls()
+        if routes.remove(existing.stale_routes, desired) or restored:
             changed = True
             journal.commit()
     if desired.loopback_addresses and not routes.takes_ipv6_addresses():
         warnings.append(routes.NO_IPV6_ON_LO)
-    return Applied(changed, target, config, desired, (*warnings, *losses, *lock.warnings))
+    lost = [f"{found.says}. {found.remedy}" for found in impediments(desired)]
+    return Applied(changed, target, config, desired, (*warnings, *losses, *lost, *lock.warnings))
 
 
 def _read_existing(target: Decision, standing: Iterable[Leftover], desired: Ruleset) -> Existing:
@@ -375,6 +385,7 @@ def verify_here(desired: Ruleset, request: Request) -> Verified:
         tuple(_others(decision, standing, desired)),
         obstacles,
         harmless,
+        impediments=impediments(desired),
     )
 
 
@@ -564,9 +575,10 @@ def clean(
             removed |= other_family.ensure(wanted=False)
             for driver, ruleset in standing:
                 driver.clean(ruleset, recorded.ruleset() if recorded else None)
+            restored = restore(recorded.sysctls) if recorded else False
             record.forget()
             record.forget_ended()
-        return removed or bool(standing)
+        return removed or restored or bool(standing)
 
 
 def captured_connections(namespace: Namespace = None) -> int:

@@ -36,6 +36,8 @@ def in_words(verified: Verified) -> Iterator[str]:
         yield difference_in_words(difference)
     for need in verified.missing:
         yield f"{_need(need)} is missing"
+    for impediment in verified.impediments:
+        yield impediment.says
     for other in verified.others:
         yield f"{_second_set(other)}{_example_in_words(other.example)}"
     for obstacle in verified.obstacles:
@@ -142,6 +144,10 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
         for difference in verified.differences
     ]
     found += [{"kind": "plumbing", "message": f"{_need(need)} is missing"} for need in verified.missing]
+    found += [
+        {"kind": each.kind, "family": each.family, "message": each.says, "remedy": each.remedy}
+        for each in verified.impediments
+    ]
     found += [
         {"kind": "second set", "example": _example_as_plain(other.example), "message": _second_set(other)}
         for other in verified.others

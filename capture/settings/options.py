@@ -319,6 +319,16 @@ PROBE_TIMEOUT = Option(
     "How long the validation may take.",
     metavar="DURATION", topic=CHECKING,
 )  # fmt: skip
+REQUIRE_PROOF = Option(
+    "require-proof", "false", parsers.boolean, YES_OR_NO,
+    "With --run-validation: exit code 125 if something could not be proven, such as for want of a capability.",
+    topic=CHECKING, is_switch=True,
+)  # fmt: skip
+PROBE_FROM_OUTSIDE = Option(
+    "probe-from-outside", "false", parsers.boolean, YES_OR_NO,
+    "With --run-validation: prove the way in by a veth pair of our own (capabilities NET_ADMIN and SYS_ADMIN).",
+    topic=CHECKING, is_switch=True,
+)  # fmt: skip
 
 LOG_OUTPUT_LEVEL = Option(
     "log_output_level", "default:info", parsers.log_level,
@@ -382,6 +392,8 @@ INIT_OPTIONS: tuple[Option[Any], ...] = (
     RUN_VALIDATION,
     PROBE_PORT,
     PROBE_TIMEOUT,
+    REQUIRE_PROOF,
+    PROBE_FROM_OUTSIDE,
     LOG_OUTPUT_LEVEL,
     LOG_AS_JSON,
 )

@@ -28,6 +28,7 @@ from capture.settings.settings import Given, Settings
 from capture.state.directory import ensure, is_private, require_private
 from capture.state.json_text import JsonError, decode, encode
 from capture.state.netns import namespace_id
+from capture.state.sysctls import Sysctl, restore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -170,6 +171,8 @@ class Record(Value):
     driver: str
     variant: str = ""
     stale_routes: tuple[PolicyRoute, ...] = ()
+    sysctls: tuple[Sysctl, ...] = ()
+    """The kernel's switches that we changed, with the values of before."""
 
     def ruleset(self) -> Ruleset:
         """Return the rule set that was applied."""
@@ -206,6 +209,7 @@ def as_json(record: Record) -> str:
                 "name_servers": [str(server).partition("/")[0] for server in facts.servers],
             },
             "stale_routes": [[route.family, route.mark, route.table] for route in record.stale_routes],
+            "sysctls": {sysctl.path: sysctl.value for sysctl in record.sysctls},
         }
     )
 
@@ -240,6 +244,7 @@ def _record(plain: dict[str, Any]) -> Record:
             primary=_family(facts["primary"]) if facts["primary"] is not None else None,
         ),
         stale_routes=tuple(_route(*route) for route in plain.get("stale_routes", ())),
+        sysctls=tuple(Sysctl(_text(path), _text(value)) for path, value in plain.get("sysctls", {}).items()),
         **{how: _text(plain[how]) for how in ("backend", "driver", "variant")},
     )
 
@@ -306,8 +311,11 @@ class Journal:
     def __init__(self, record: Record) -> None:
         self._record = record
 
-    def begin(self, stale: Ruleset) -> None:
-        """Keep the record, with the routes that are there until the change is over."""
+    def begin(self, stale: Ruleset, recorded: Record | None) -> None:
+        """Keep the record, with the routes that are there until the change is over, and switches changed earlier."""
+        changed = {sysctl.path: sysctl for sysctl in self._record.sysctls}
+        changed |= {sysctl.path: sysctl for sysctl in (recorded.sysctls if recorded else ())}
+        self._record = self._record.replace(sysctls=tuple(changed.values()))
         write(self._record.replace(stale_routes=stale.policy_routes))
 
     def roll_back(self, recorded: Record | None, desired: Ruleset) -> None:
@@ -320,6 +328,12 @@ class Journal:
     def commit(self) -> None:
         """Keep the record without stale routes: they are gone."""
         write(self._record)
+
+    def restore_sysctls(self) -> bool:
+        """Give switches back, for which the rules have no use any more; return whether any was ours."""
+        remembered = self._record.sysctls
+        self._record = self._record.replace(sysctls=())
+        return restore(remembered)
 
 
 def _content(path: str) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from capture.errors import UnsupportedError
+import errno
+
+from capture.errors import CaptureError, KernelError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text
 from capture.model.ruleset import (
     MANGLE,
@@ -14,9 +16,9 @@ from capture.model.ruleset import (
 from capture.netlink.interfaces import add_address, read_addresses, remove_address
 from capture.netlink.routing import (
     add_local_route,
-    add_mark_rule,
     has_local_route,
     has_mark_rule,
+    put_mark_rule,
     read_mark_rules,
     remove_local_route,
     remove_mark_rule,
@@ -42,6 +44,16 @@ DEFAULT_MARK, DEFAULT_TABLE = 1337, 133
 """Upstream's: what is there with these numbers is upstream's or ours."""
 
 
+PREFERENCE = 0
+"""Of our policy rule: asked right after that for the pod's own addresses, which has 0 too and was there first.
+
+Source-based routing (Multus) and VPNs mostly let the kernel choose. It takes one less than the second rule of the list
+has, so that a later rule precedes every earlier one. Only where that one has 0, the later rule has 0 as well and comes
+after it (fib_default_rule_pref and fib_nl_newrule in net/core/fib_rules.c).
+"""
+LOOPBACK_DOWN_REMEDY = "Set it up: `ip link set lo up`. Container runtimes do so with the CNI plugin `loopback`."
+
+
 def ensure(ruleset: Ruleset) -> bool:
     """Add what the rule set needs and is not there; return whether anything was missing."""
     if not ruleset.loopback_addresses and not ruleset.policy_routes:
@@ -52,9 +64,18 @@ def ensure(ruleset: Ruleset) -> bool:
             changed |= add_address(route, _text(address), address.network.prefix)
         for policy in ruleset.policy_routes:
             # The rule first, and last when removed: by it a table is known to be ours, wherever we were killed.
-            changed |= add_mark_rule(route, AF[policy.family], policy.mark, policy.table)
-            changed |= add_local_route(route, AF[policy.family], policy.table)
+            changed |= put_mark_rule(route, AF[policy.family], policy.mark, policy.table, PREFERENCE)
+            changed |= _add_local_route(route, policy)
     return changed
+
+
+def _add_local_route(route: NetlinkSocket, policy: PolicyRoute) -> bool:
+    try:
+        return add_local_route(route, AF[policy.family], policy.table)
+    except KernelError as error:
+        if error.errno != errno.ENETDOWN:
+            raise
+        raise CaptureError(f"{error.message}: lo is down", LOOPBACK_DOWN_REMEDY) from error
 
 
 def missing(ruleset: Ruleset) -> list[LoopbackAddress | PolicyRoute]:

@@ -51,7 +51,7 @@ SHORT_FLAGS = """
 SWITCHES = """
     --redirect-dns --capture-all-dns --drop-invalid --dual-stack --cni-mode --reconcile --cleanup-only --force-apply
     --native-nftables --dry-run --skip-rule-apply --run-validation --allow-host --rule-comments --rule-logs
-    --log_as_json
+    --log_as_json --require-proof --probe-from-outside
 """
 
 
