@@ -129,14 +129,12 @@ def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
     """Remove what is ours; in a dry run, show it."""
     if settings[DRY_RUN]:
         dumped = operations.dump(namespace)
-        printer.show(
-            "to be removed: whatever of this is ours\n" if dumped.live_sets else "nothing of ours stands there"
-        )
+        printer.show("would remove our rules among these\n" if dumped.live_sets else "nothing of ours stands there")
         printer.show(listings.table([*listings.parts(dumped)], None, is_whole=True).removesuffix("\n"))
         return
     printer.warn(cut_by_cleaning(namespace))
     removed = operations.clean(namespace, allow_host=settings[ALLOW_HOST], warn=lambda warning: printer.warn([warning]))
-    printer.show("removed: nothing is captured any more" if removed else "unchanged: there was nothing of ours")
+    printer.show("removed: nothing is captured any more" if removed else "nothing to remove")
 
 
 def _dry_run(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
