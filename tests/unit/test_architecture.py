@@ -200,7 +200,7 @@ def test_a_backend_knows_no_settings(backend: str) -> None:
         ("lightkube", ("cni.agent",)),
         ("prometheus_client", ("cni.agent.metrics",)),
         ("pyroute2", ()),
-        ("yaml", ("sidecar.documents",)),
+        ("yaml", ("sidecar.documents", "cni.kubeconfig_file")),
         ("iptc", ("capture.backends.iptables.iptc_child",)),
         ("nftables", ("capture.backends.nftables.libnftables",)),
     ],
