@@ -47,7 +47,7 @@ class ConfigurationError(CaptureError):
     def __init__(self, option: str, value: str, origin: str, expected: str) -> None:
         shown = value if len(value) <= 80 else f"{value[:77]}... ({len(value)} characters)"
         came_from = f" ({origin})" if origin != "command line" else ""
-        super().__init__(f"{option}{came_from}: {shown!r} is not usable: expected {expected}")
+        super().__init__(f"{option}{came_from}: invalid value {shown!r}: expected {expected}")
         self.option = option
         self.value = value
         self.origin = origin
@@ -62,7 +62,7 @@ class HostNamespaceError(CaptureError):
     def __init__(self, evidence: str = "") -> None:
         whose = f"that of a node, since {evidence}" if evidence else "the host's own"
         super().__init__(
-            f"refused: this network namespace is {whose}, and a captured node is a dead node",
+            f"refused: this network namespace is {whose}, and capturing it would cut the node off",
             "Name the pod's namespace with --netns PATH or --pid N, or say --allow-host if you mean the host.",
         )
 

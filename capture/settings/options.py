@@ -45,7 +45,7 @@ class Option(Parsed[T]):
     environment: tuple[str, ...] = ()
     annotations: tuple[str, ...] = ()
     metavar: str = ""
-    topic: str = "what is captured"
+    topic: str = "Capture"
     is_switch: bool = False
     empty_means_default: bool = False
 
@@ -74,11 +74,11 @@ INTERFACES = "interface names (at most 15 bytes, no blank, no '/'; a trailing '+
 YES_OR_NO = "true or false (or 1, 0, t, f)"
 TRAFFIC = "traffic.sidecar.istio.io/"
 
-PORT_OF = "where it is sent"
-NOT_CAPTURED = "what is left alone"
+PORT_OF = "Redirect ports"
+NOT_CAPTURED = "Exclusions"
 DNS = "DNS"
 TRANSPARENT = "TPROXY"
-HOW = "how it is done"
+HOW = "Backend"
 CHECKING = "checking"
 OUTPUT = "output"
 
@@ -276,7 +276,7 @@ CNI_MODE = Option(
 )  # fmt: skip
 ALLOW_HOST = Option(
     "allow-host", "false", parsers.boolean, YES_OR_NO,
-    "Program the host's own network namespace. A captured node is a dead node.",
+    "Program the host's own network namespace. Capturing it cuts the node off.",
     topic=HOW, is_switch=True,
 )  # fmt: skip
 DRY_RUN = Option(

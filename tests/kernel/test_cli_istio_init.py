@@ -102,7 +102,7 @@ def test_another_namespace_as_the_plugin_would(netns: NamespaceFactory) -> None:
     target = ["--network-namespace", f"/proc/{process.pid}/ns/net"]
 
     refused = init(here, *target, "--cni-mode", "-u", "www-data", code=2)  # a user of the host is not the pod's
-    assert "--proxy-uid: 'www-data' is not usable" in refused.stderr
+    assert "--proxy-uid: invalid value 'www-data'" in refused.stderr
     init(here, *target, "--cni-mode", "-u", "1337")
 
     assert "ISTIO" not in save(here)
