@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family, Network
     from capture.model.ruleset import PolicyRoute, TableName
     from capture.operations import Verified
+    from capture.state.impediments import Impediment
 
 EXAMPLES = """
 capture verify --netns /run/netns/pod
@@ -144,8 +145,10 @@ def part_of(verified: Verified, family: Family | None, table_name: TableName | N
         differences=tuple(found for found in verified.differences if _is_in(found, family, table_name)),
         notes=tuple(found for found in verified.notes if _is_in(found, family, table_name)),
         missing=tuple(need for need in verified.missing if family in (None, _family_of(need)) and table_name is None),
+        impediments=tuple(found for found in verified.impediments if _concerns(found, family, table_name)),
         others=verified.others if family is None and table_name is None else (),
         obstacles=tuple(found for found in verified.obstacles if _is_beside(found, family, table_name)),
+        uncaptured=verified.uncaptured if table_name is None and family in (None, "ipv6") else (),
         harmless=tuple(found for found in verified.harmless if _is_beside(found, family, table_name)),
         unjudged=tuple(found for found in verified.unjudged if _is_part(found, family, table_name)),
     )
@@ -163,6 +166,10 @@ def _is_in(found: Difference, family: Family | None, table_name: TableName | Non
 
 def _is_beside(found: Obstacle, family: Family | None, table_name: TableName | None) -> bool:
     return table_name is None and (family is None or family in found.foreign_chain.families)
+
+
+def _concerns(found: Impediment, family: Family | None, table_name: TableName | None) -> bool:
+    return table_name is None and (family is None or found.family in (None, family))
 
 
 def _family_of(need: LoopbackAddress | PolicyRoute) -> Family:

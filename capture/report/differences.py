@@ -7,6 +7,7 @@ from capture.backends.iptables.render import rule_text
 from capture.model.addresses import address_text
 from capture.model.ruleset import LoopbackAddress, RestoreMark, SaveMark, SetMark
 from capture.report.packet_words import packet_in_words
+from capture.settings.families import FAMILY_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
     from capture.model.ruleset import PolicyRoute, Rule
     from capture.operations import Other, Verified
-
-FAMILY_NAMES: dict[Family, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
 
 DIVERTS = "foreign rule precedes ours and diverts captured traffic"
 CHANGES_MARKS = "foreign rule precedes ours and changes a mark that they depend on"
@@ -46,10 +45,13 @@ def in_words(verified: Verified) -> Iterator[str]:
     yield from _grouped(verified.differences, difference_in_words)
     for need in verified.missing:
         yield f"{_need(need)} is missing"
+    for impediment in verified.impediments:
+        yield impediment.says
     for other in verified.others:
         yield f"{_second_set(other)}{effect_in_words(other.effect)}"
     for obstacle in verified.obstacles:
         yield f"{_obstacle(obstacle)}{effect_in_words(obstacle.effect)}"
+    yield from verified.uncaptured
 
 
 def doubts_in_words(verified: Verified) -> Iterator[str]:
@@ -69,6 +71,7 @@ def doubts_in_words(verified: Verified) -> Iterator[str]:
 
 def notes_in_words(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each foreign rule that is worth a note, and no difference."""
+    yield from verified.remarks
     yield from _grouped(verified.notes, _note)
     if len(verified.harmless) > MAX_SINGLE:
         places = [_place_beside(each) for each in verified.harmless]
@@ -206,6 +209,10 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
     ]
     found += [{"kind": "plumbing", "message": f"{_need(need)} is missing"} for need in verified.missing]
     found += [
+        {"kind": each.kind, "family": each.family, "message": each.says, "remedy": each.remedy}
+        for each in verified.impediments
+    ]
+    found += [
         {
             "kind": "second set",
             "example": _example_as_plain(other.effect),
@@ -226,6 +233,7 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
         }
         for obstacle in verified.obstacles
     ]
+    found += [{"kind": "uncaptured family", "message": sentence} for sentence in verified.uncaptured]
     return found
 
 

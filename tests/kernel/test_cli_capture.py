@@ -147,7 +147,7 @@ BAD_VALUES = [
     (["-r", "254"], "--istio-inbound-tproxy-route-table", "'254'", "not 253, 254 or 255"),
     (["-m", "NAT"], "--istio-inbound-interception-mode", "'NAT'", "REDIRECT or TPROXY"),
     (["--dual-stack=maybe"], "--dual-stack", "'maybe'", "true or false"),
-    (["--profile", "new"], "--profile", "'new'", "classic or current"),
+    (["--profile", "new"], "--profile", "'new'", "1.8 (classic) or 1.30 (current)"),
     (["--backend", "ipfw"], "--backend", "'ipfw'", "auto, iptables or nftables"),
     (["--backend", "nftables", "--driver", "restore"], "--driver", "'restore'", "netlink or libnftables"),
     (["--native-nftables", "--backend", "iptables"], "--backend", "'iptables'", "--native-nftables"),
