@@ -75,7 +75,7 @@ def delete(request: Request) -> None:
 
     attachments.forget(request.network, request.container_id, request.interface)
     _say(request, "forgotten")
-    leaving.ended(request.container_id)
+    leaving.ended()
 
 
 def collect_garbage(request: Request) -> None:
@@ -250,7 +250,9 @@ def _status(request: Request, configuration: Configuration, journal: Log) -> Non
 
     if not os.path.exists("/proc/self/status"):
         raise CniError(NOT_AVAILABLE, "/proc is not mounted here", "Mount it: `mount -t proc proc /proc`.")
-    lacking = [name for name, bit in (("NET_ADMIN", CAP_NET_ADMIN), ("SYS_ADMIN", CAP_SYS_ADMIN)) if not _may(bit)]
+    lacking = [
+        name for name, bit in (("NET_ADMIN", CAP_NET_ADMIN), ("SYS_ADMIN", CAP_SYS_ADMIN)) if not has_capability(bit)
+    ]
     if lacking:
         raise CniError(NOT_AVAILABLE, f"the plugin has not the capability {' and '.join(lacking)}", "Run it as root.")
     if configuration.pod_sources == (RUNTIME,) and not _asks_for_annotations(request):
@@ -296,7 +298,7 @@ def _asks_for_annotations(request: Request) -> bool:
     return isinstance(capabilities, dict) and capabilities.get(ANNOTATIONS_CAPABILITY) is True
 
 
-def _may(capability: int) -> bool:
+def has_capability(capability: int) -> bool:
     """Return whether this process has a capability (proc(5), "CapEff" in /proc/[pid]/status)."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
         effective = next((line.split()[1] for line in lines if line.startswith("CapEff:")), "0")
