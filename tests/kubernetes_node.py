@@ -243,7 +243,7 @@ class KubernetesNode:
         }
         bridge["ipam"] = {"type": "host-local", "ranges": ranges, "routes": routes}
         plugins = [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}]
-        new = self.disk / "etc-cni" / "new"
+        new = self.list_file.with_name(".new")  # containerd overlooks a file that is renamed in from elsewhere
         new.write_text(json.dumps({"cniVersion": self.cni_version, "name": "lab", "plugins": plugins}))
         new.rename(self.list_file)
 
