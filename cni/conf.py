@@ -3,7 +3,8 @@
     {
       "type": "capture-cni",
       "capabilities": {"io.kubernetes.cri.pod-annotations": true},
-      "profile": "current", "chain_names": "underscore", "backend": "auto", "driver": "netlink",
+      "profile": "1.30", "chain_names": "underscore", "backend": "auto", "driver": "netlink",
+      "ip_families": "mesh", "other_family": "pass",
       "exclude_namespaces": ["kube-system"],
       "pod_sources": ["runtime", "agent", "kubernetes"],
       "agent_socket": "/run/istio-capture/agent/socket",
@@ -48,6 +49,8 @@ CAPTURE_OPTIONS = {
     "chain_names": options.CHAIN_NAMES,
     "backend": options.BACKEND,
     "driver": options.DRIVER,
+    "ip_families": options.IP_FAMILIES,
+    "other_family": options.OTHER_FAMILY,
 }
 
 

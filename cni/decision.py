@@ -1,14 +1,14 @@
 """Which pods are captured: a list of reasons to leave one alone, of which the first that holds counts.
 
 Upstream's list (istio/istio, ``cni/pkg/plugin/plugin.go``), in its order. What a source of facts does not know is
-as if it were not said. A truth value that is neither true nor false is an error: taking it for either could leave a
-pod without capture, or one without a proxy with it.
+as if it were not said, and so is a truth value that Go's ParseBool cannot read, as upstream has it. One line is not
+upstream's plugin's but its injector's, which leaves the capture out where the interception mode is NONE.
 """
 
 from __future__ import annotations
 
-from capture.errors import ConfigurationError
 from capture.model.values import Value
+from capture.settings.parsers import FALSE, TRUE
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
 from cni.pod import DISABLE_ENVOY, STATUS_ANNOTATION
 
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from cni.pod import Identity
 
 INJECT = "sidecar.istio.io/inject"
-
-# What Go's strconv.ParseBool takes, with which upstream's parts read these values.
-TRUE = ("1", "t", "T", "true", "TRUE", "True")
-FALSE = ("0", "f", "F", "false", "FALSE", "False")
+INTERCEPTION_MODE = "sidecar.istio.io/interceptionMode"
 
 
 class Line(Value):
@@ -50,8 +47,7 @@ def _programs_itself(pod: Pod) -> bool:
 
 
 def _runs_no_envoy(pod: Pod) -> bool:
-    explicit = pod.proxy.environment.get(DISABLE_ENVOY, "")
-    return _is_true(explicit, DISABLE_ENVOY, f"environment {DISABLE_ENVOY} of container {PROXY_CONTAINER}")
+    return pod.proxy.environment.get(DISABLE_ENVOY) in TRUE
 
 
 def _has_no_proxy(pod: Pod) -> bool:
@@ -63,8 +59,18 @@ def _is_no_sidecar(pod: Pod) -> bool:
 
 
 def _refuses_injection(pod: Pod) -> bool:
-    kind, explicit = ("label", pod.labels) if INJECT in pod.labels else ("annotation", pod.annotations)
-    return bool(explicit.get(INJECT)) and not _is_true(explicit[INJECT], INJECT, f"{kind} {INJECT}")
+    return _injection(pod)[1] in FALSE
+
+
+def _injection(pod: Pod) -> tuple[str, str]:
+    """Return what the pod says about its injection, and where: the label counts, even an empty one."""
+    if INJECT in pod.labels:
+        return f"label {INJECT}", pod.labels[INJECT]
+    return f"annotation {INJECT}", pod.annotations.get(INJECT, "")
+
+
+def _wants_no_capture(pod: Pod) -> bool:
+    return pod.annotations.get(INTERCEPTION_MODE) == "NONE"
 
 
 def _has_no_status(pod: Pod) -> bool:
@@ -79,22 +85,26 @@ LINES = (
     Line(f"it has no container {PROXY_CONTAINER}", _has_no_proxy),
     Line("its proxy is no sidecar", _is_no_sidecar),
     REFUSES_INJECTION,
+    Line(f"{INTERCEPTION_MODE} is NONE", _wants_no_capture),
     Line(f"it has no annotation {STATUS_ANNOTATION}", _has_no_status),
 )
 
 
 def first_line(pod: Pod) -> Line | None:
-    """Return the first line that holds for the pod; None if the pod is to be captured.
-
-    Raises ConfigurationError for a truth value that is none, with its ``origin``.
-    """
+    """Return the first line that holds for the pod; None if the pod is to be captured."""
     return next((line for line in LINES if line.holds(pod)), None)
 
 
-def _is_true(text: str, name: str, origin: str) -> bool:
-    """Return a truth value; nothing said is false."""
-    if text in TRUE:
-        return True
-    if text in FALSE or not text:
-        return False
-    raise ConfigurationError(name, text, origin, "true or false")
+def warnings_about(pod: Pod, line: Line | None) -> list[str]:
+    """Return what is probably not meant: truth values that count for nothing, and a proxy without capture."""
+    origin, text = _injection(pod)
+    envoy = pod.proxy.environment.get(DISABLE_ENVOY, "")
+    said = ((origin, text), (f"environment {DISABLE_ENVOY} of {pod.proxy.environment_from}", envoy))
+    warnings = [
+        f"{where}: {word!r} is ignored: expected true or false (or 1, 0, t, f), as Istio reads it"
+        for where, word in said
+        if word and word not in TRUE + FALSE
+    ]
+    if line is REFUSES_INJECTION and STATUS_ANNOTATION in pod.annotations and not _has_no_proxy(pod):
+        warnings.append(f"{origin} is {text!r}, but the pod was injected: it runs with a proxy and without capture")
+    return warnings

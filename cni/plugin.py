@@ -54,6 +54,10 @@ STATUS_DEADLINE = 3.0
 LOOK_DEADLINE = 1.0
 """Seconds for the API server to answer when STATUS only logs its state: a runtime calls STATUS every few seconds."""
 
+NO_MESH_SETTINGS = (
+    "what holds for the whole mesh: the runtime's annotations do not tell meshConfig.defaultConfig.proxyMetadata, with"
+    " ISTIO_META_DNS_CAPTURE and ISTIO_DUAL_STACK"
+)
 CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21  # linux/capability.h
 
 
@@ -121,10 +125,14 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
         journal.warn(f"nothing can be kept under {attachments.STATE_DIRECTORY}: CHECK has to ask about the pod again")
     journal.info(
         "captured",
+        profile=applied.config.profile,
+        profile_from=settings.origin(conf.CAPTURE_OPTIONS["profile"]),
         families=applied.config.families,
+        families_from=applied.config.families_because,
         backend=applied.decision.backend,
         driver=applied.decision.driver,
         changed=applied.changed,
+        **({} if settings.knows_proxy_environment else {"unknown": NO_MESH_SETTINGS}),
     )
 
 
@@ -152,8 +160,8 @@ def _wanted(request: Request, configuration: Configuration, journal: Log) -> tup
             f"pod {identity}: {error.message}",
             "Correct it where the pod is made (its Deployment or the like), and the pod starts.",
         ) from None
-    if pod.same_user:
-        journal.warn("containers that run as the proxy's user are not captured", containers=pod.same_user)
+    for warning in pod.escapes:
+        journal.warn(warning)
     return settings, ""
 
 
@@ -177,6 +185,7 @@ def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
 
 def _host(request: Request) -> Host:
     """Return the pod as seen from outside, with the addresses that it is to have."""
+    from capture.settings.families import global_addresses
     from capture.settings.host import PodFromOutside
 
     addresses = _addresses_of(request)
@@ -186,6 +195,9 @@ def _host(request: Request) -> Host:
 
         def pod_addresses(self) -> tuple[Network, ...]:
             return addresses + super().pod_addresses()
+
+        def primary_address(self) -> Network | None:
+            return next(iter(global_addresses(addresses)), None) or super().primary_address()
 
     return Attached()
 
@@ -221,6 +233,8 @@ def _check(request: Request, configuration: Configuration, journal: Log) -> None
         verified = verify(settings, request.namespace, _host(request))
     if not verified.holds:
         raise _drift(verified, request.namespace)
+    for remark in verified.remarks:
+        journal.info(remark)
     journal.info("unchanged", recorded=is_recorded)
 
 
@@ -232,7 +246,12 @@ def _drift(verified: Verified, namespace: str) -> CniError:
     return CniError(
         DRIFT,
         f"the namespace is not as it was left: {sentences[0]}{more}",
-        "\n".join([*sentences, f"`capture verify --netns {namespace}` shows it again; a new pod mends it, or ADD."]),
+        "\n".join(
+            [
+                *sentences,
+                f"`capture verify --netns {namespace}` for details; recreate the pod, or run ADD again, to repair.",
+            ]
+        ),
     )
 
 
@@ -254,7 +273,7 @@ def _status(request: Request, configuration: Configuration, journal: Log) -> Non
         name for name, bit in (("NET_ADMIN", CAP_NET_ADMIN), ("SYS_ADMIN", CAP_SYS_ADMIN)) if not has_capability(bit)
     ]
     if lacking:
-        raise CniError(NOT_AVAILABLE, f"the plugin has not the capability {' and '.join(lacking)}", "Run it as root.")
+        raise CniError(NOT_AVAILABLE, f"missing capability {' and '.join(lacking)}", "Run it as root.")
     if configuration.pod_sources == (RUNTIME,) and not _asks_for_annotations(request):
         raise CniError(
             NOT_AVAILABLE,
@@ -359,7 +378,7 @@ def _as_cni_error(error: CaptureError, request: Request) -> CniError:
         return CniError(
             HOST_NAMESPACE,
             f"refused: CNI_NETNS={request.namespace} is the node's own network namespace",
-            "A captured node is a dead node. Pods with hostNetwork get no CNI plugin; look who called this one.",
+            "Capturing it cuts the node off. Pods with hostNetwork get no CNI plugin; look who called this one.",
         )
     if isinstance(error, NamespaceError):
         code = UNKNOWN_CONTAINER if request.command == "CHECK" else INVALID_ENVIRONMENT

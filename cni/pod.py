@@ -14,6 +14,7 @@ from capture.errors import ConfigurationError
 from capture.model.values import Value
 from capture.settings.pod import Pod, Proxy
 from capture.state.json_text import JsonError, decode
+from cni.proxy_config import PROXY_CONFIG_ANNOTATION, proxy_metadata
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,12 +56,18 @@ def from_annotations(identity: Identity, annotations: Mapping[str, str]) -> Pod:
     proxy = Proxy()
     for template in annotations.get(TEMPLATES_ANNOTATION, "").split(","):
         proxy = PROXY_OF_TEMPLATE.get(template.strip(), proxy)
+    if PROXY_CONFIG_ANNOTATION in annotations:
+        proxy = proxy.replace(
+            environment={**proxy_metadata(annotations[PROXY_CONFIG_ANNOTATION]), **proxy.environment},
+            environment_from=f"annotation {PROXY_CONFIG_ANNOTATION}",
+        )
     return Pod(
         namespace=identity.namespace,
         name=identity.name,
         annotations=annotations,
         containers=_injected(annotations.get(STATUS_ANNOTATION)),
         proxy=proxy,
+        knows_environment=False,
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from capture.settings.pod import DEFAULT_PROXY_ID, PROXY_CONTAINER, Pod, Proxy
+from capture.settings.pod import PROXY_CONTAINER, Pod, Proxy
 from cni.codes import BAD_ANSWER
+from cni.escapes import escapes
 from cni.protocol import CniError
 
 TYPE_CHECKING = False
@@ -26,7 +27,10 @@ def from_object(identity: Identity, plain: object) -> Pod:
         for container in _list(spec.get(key), f"spec.{key}")
     ]
     names = tuple(_text(container.get("name"), "the name of a container") for container in containers)
-    proxy = _proxy(containers[names.index(PROXY_CONTAINER)]) if PROXY_CONTAINER in names else Proxy()
+    for name, container in zip(names, containers, strict=True):
+        _object(container.get("securityContext") or {}, f"securityContext of container {name}")
+    of_pod = _object(spec.get("securityContext") or {}, "spec.securityContext")
+    proxy = _proxy(containers[names.index(PROXY_CONTAINER)], of_pod) if PROXY_CONTAINER in names else Proxy()
     return Pod(
         namespace=identity.namespace,
         name=identity.name,
@@ -34,7 +38,7 @@ def from_object(identity: Identity, plain: object) -> Pod:
         labels=_texts(metadata.get("labels"), "metadata.labels"),
         containers=names,
         proxy=proxy,
-        same_user=_same_user(spec, containers, proxy),
+        escapes=escapes(spec, containers, proxy),
     )
 
 
@@ -51,7 +55,7 @@ def is_the_same(identity: Identity, plain: object) -> bool:
     return identity.uid in [metadata.get("uid"), *[named.get(name) for name in ANNOTATIONS_WITH_UID]]
 
 
-def _proxy(container: dict[str, Any]) -> Proxy:
+def _proxy(container: dict[str, Any], of_pod: dict[str, Any]) -> Proxy:
     where = f"container {PROXY_CONTAINER}"
     context = _object(container.get("securityContext") or {}, f"securityContext of {where}")
     variables = [_object(entry, f"env of {where}") for entry in _list(container.get("env"), f"env of {where}")]
@@ -64,21 +68,15 @@ def _proxy(container: dict[str, Any]) -> Proxy:
             _text(variable.get("name"), f"env of {where}"): _text(variable.get("value") or "", f"env of {where}")
             for variable in variables
         },
-        uid=_number(context.get("runAsUser"), f"runAsUser of {where}"),
-        gid=_number(context.get("runAsGroup"), f"runAsGroup of {where}"),
+        uid=_effective("runAsUser", context, of_pod, where),
+        gid=_effective("runAsGroup", context, of_pod, where),
     )
 
 
-def _same_user(spec: dict[str, Any], containers: list[dict[str, Any]], proxy: Proxy) -> tuple[str, ...]:
-    """Return the containers besides the proxy that run as its user, by their own or the pod's ``runAsUser``."""
-    proxy_uid = proxy.uid or int(DEFAULT_PROXY_ID)
-    of_pod = _object(spec.get("securityContext") or {}, "spec.securityContext").get("runAsUser")
-    return tuple(
-        container["name"]
-        for container in containers
-        if container["name"] != PROXY_CONTAINER
-        and _object(container.get("securityContext") or {}, "securityContext").get("runAsUser", of_pod) == proxy_uid
-    )
+def _effective(field: str, context: dict[str, Any], of_pod: dict[str, Any], where: str) -> int | None:
+    """Return the user or group that a container runs as: its own, else the pod's (core/v1, PodSecurityContext)."""
+    own = _number(context.get(field), f"{field} of {where}")
+    return _number(of_pod.get(field), f"{field} of the pod") if own is None else own
 
 
 def _object(value: object, where: str) -> dict[str, Any]:

@@ -1,17 +1,17 @@
 """Whom to ask about a pod, and in what order; and what follows for the pod.
 
-Two facts make the order. What the runtime hands over is free, and enough to see that a pod has no part in the mesh:
-such pods start whatever the API server does. About a pod that has a part, the API server knows more: labels, and the
-proxy's user and environment. So a source that does not know all has the last word only if it is the last one asked,
-or if what the others could add would not change its answer.
+Two facts make the order. What the runtime hands over is free, and enough to see that a pod was not injected: such
+pods start whatever the API server does. About any other pod the API server knows more: labels, containers, and the
+proxy's user and environment. So the runtime has the last word only if it is the last one asked.
 """
 
 from __future__ import annotations
 
+from capture.errors import ConfigurationError
 from cni.codes import POD_UNKNOWN
 from cni.conf import AGENT, ANNOTATIONS_CAPABILITY, RUNTIME
-from cni.decision import REFUSES_INJECTION, first_line
-from cni.pod import from_annotations
+from cni.decision import first_line, warnings_about
+from cni.pod import STATUS_ANNOTATION, from_annotations
 from cni.protocol import CniError
 
 TYPE_CHECKING = False
@@ -34,24 +34,32 @@ def learn(identity: Identity, configuration: Configuration, journal: Log) -> tup
     """
     sources = configuration.pod_sources
     for source in sources:
+        is_last = source == sources[-1]
         with journal.step(source):
-            pod = _ask(source, identity, configuration, journal)
+            pod = _ask(source, identity, configuration, journal, is_last=is_last)
         if pod is None:
             continue
-        line = first_line(pod)
-        # A label can overrule an annotation, and the runtime hands over no labels.
-        is_certain = source != RUNTIME or (line is not None and line is not REFUSES_INJECTION)
-        if is_certain or source == sources[-1]:
+        # A pod without this annotation was not injected, whatever labels and containers there are.
+        if source != RUNTIME or is_last or STATUS_ANNOTATION not in pod.annotations:
+            line = first_line(pod)
+            for warning in warnings_about(pod, line):
+                journal.warn(warning)
             return pod, line.reason if line else ""
     raise CniError(POD_UNKNOWN, f"pod {identity}: the runtime hands over no annotations of the pod", HOW_TO_BE_TOLD)
 
 
-def _ask(source: str, identity: Identity, configuration: Configuration, journal: Log) -> Pod | None:
-    """Return what a source knows about the pod; None if it knows nothing."""
+def _ask(source: str, identity: Identity, configuration: Configuration, journal: Log, *, is_last: bool) -> Pod | None:
+    """Return what a source knows about the pod; None if it knows nothing, or nothing that can be read."""
     if source == RUNTIME:
         if configuration.annotations is None:
             return None
-        return from_annotations(identity, configuration.annotations)
+        try:
+            return from_annotations(identity, configuration.annotations)
+        except ConfigurationError as error:
+            if is_last:
+                raise
+            journal.info("another source is asked", reason=error.message)
+            return None
     if source == AGENT:
         from cni import agent_socket
         from cni.pod_object import from_object

@@ -104,7 +104,7 @@ def configs(draw: st.DrawFn) -> CaptureConfig:
     servers = draw(st.lists(st.sampled_from(ELSEWHERE).map(parse_address), min_size=1, max_size=2, unique=True))
     profile = draw(st.sampled_from(["classic", "current"]))
     return CaptureConfig(
-        profile="current" if profile == "current" else "classic",
+        profile="1.30" if profile == "current" else "1.8",
         chain_names="dash" if profile == "classic" else "underscore",
         mode=draw(st.sampled_from(["REDIRECT", "REDIRECT", "TPROXY"])),
         proxy_uids=draw(st.sampled_from([(only(PROXY),), (only(PROXY), only(4444))])),

@@ -90,7 +90,7 @@ uid_ports = st.builds(
 _drawn = st.builds(
     CaptureConfig,
     families=st.sampled_from([FAMILIES, (IPV4,), (IPV6,)]),
-    profile=st.sampled_from(["classic", "current"]),
+    profile=st.sampled_from(["1.8", "1.30"]),
     chain_names=st.sampled_from(["dash", "underscore"]),
     proxy_port=st.sampled_from([15001, 1]),
     inbound_capture_port=st.sampled_from([15006, 65535]),

@@ -155,7 +155,7 @@ class Joined(Namespace):
     def __init__(self, path: str) -> None:
         self.name = path
         self._open = []
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _remove_cgroups_of_the_dead() -> None:

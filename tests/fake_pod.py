@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from capture.model.addresses import Network, parse_address
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
+from capture.settings.families import global_addresses
+from capture.settings.options import IP_FAMILIES
 from capture.settings.settings import Given, Settings
 
 TYPE_CHECKING = False
@@ -30,6 +32,7 @@ class FakePod:
     groups: dict[str, int] = field(default_factory=dict)
     proxy_user: str = "istio-proxy"
     ipv6: bool = True
+    interfaces: tuple[str, ...] | None = None
 
     def user_id(self, name: str) -> int | None:
         return self.users.get(name)
@@ -43,6 +46,12 @@ class FakePod:
     def pod_addresses(self) -> tuple[Network, ...]:
         return tuple(parse_address(address) for address in self.addresses)
 
+    def primary_address(self) -> Network | None:
+        return next(iter(global_addresses(self.pod_addresses())), None)
+
+    def interface_names(self) -> tuple[str, ...] | None:
+        return self.interfaces
+
     def has_ipv6(self) -> bool:
         return self.ipv6
 
@@ -51,6 +60,7 @@ class FakePod:
 
 
 POD = FakePod()
+IPV4_ALONE: Texts = {IP_FAMILIES: "ipv4"}
 IPV4_POD = FakePod(addresses=("127.0.0.1", "10.0.0.5"))
 IPV6_POD = FakePod(addresses=("::1", "fd00::5"))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import islice
 
 from capture.analysis.trace import Trace, is_inside, judge, trace
-from capture.model.addresses import BITS, IPV4, IPV6, Network
+from capture.model.addresses import BITS, IPV4, Network
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.ruleset import (
     MANGLE,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.analysis.foreign import ForeignChain
+    from capture.analysis.stations import PodNetwork
     from capture.model.addresses import Family
     from capture.model.ruleset import Match, ProtocolName, TableName
 
@@ -75,20 +76,6 @@ class Example(Value):
         """Return whether it ends elsewhere beyond doubt; else only its mark is another, or it may meet another rule."""
         elsewhere = (self.asked.outcome, self.asked.port) != (self.live.outcome, self.live.port)
         return elsewhere and self.asked.certain and self.live.certain
-
-
-class PodNetwork(Value):
-    """What a namespace has: the pod's own addresses, and the interface that leads out."""
-
-    own: tuple[Network, ...] = (
-        Network(IPV4, 0x0AFFFF02, 32),  # 10.255.255.2
-        Network(IPV6, 0xFD00 << 112 | 2, 128),  # fd00::2
-    )
-    interface: str = "eth0"
-
-    def own_address(self, family: Family) -> Network | None:
-        """Return the pod's first address of a family."""
-        return next((address for address in self.own if address.family == family), None)
 
 
 def example(

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from capture.analysis.compare import Difference
-    from capture.analysis.examples import Example, PodNetwork
+    from capture.analysis.examples import Example
     from capture.analysis.foreign import ForeignChain
+    from capture.analysis.stations import PodNetwork
     from capture.model.ruleset import Table
 
 LETS_PASS = (Accept, Return, Continue, Log)

@@ -51,6 +51,10 @@ class ForeignChain(Value):
     contents: Table
     is_older: bool = False
     """Whether its table was there before ours. Of chains with one priority the kernel enters the newest first."""
+    is_of_any_age: bool = False
+    """Whether nobody can tell if it is older: between legacy tables and nf_tables nothing does."""
+    is_native: bool = True
+    """Whether it is written in nf_tables' own expressions, not in those of iptables."""
 
     @property
     def entry(self) -> Chain:
@@ -80,4 +84,5 @@ def in_tables_of_iptables(ruleset: Ruleset, is_older: Callable[[TableName], bool
                     table.name == NAT,
                     table.replace(chains=(entry, *others)),
                     is_older(table.name),
+                    is_native=False,
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.examples import PodNetwork
+from capture.analysis.stations import PodNetwork
 from capture.model.addresses import address_text, parse_address
 from capture.model.packet import LOOPBACK
 from capture.netlink.interfaces import read_addresses, read_links

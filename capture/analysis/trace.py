@@ -7,13 +7,15 @@
     inbound    raw PREROUTING -> mangle PREROUTING -> nat PREROUTING -> socket
 
 nat is asked about the first packet of a connection, and once: what came through nat OUTPUT does not
-meet nat PREROUTING when it comes back over ``lo`` (nf_nat_core.c: one destination manipulation per
-connection). A redirect in OUTPUT makes the destination the loopback address; in PREROUTING it stays
-in the pod. Bystanders, chains of others in tables of their own, are met by their priorities.
+meet nat PREROUTING when it comes back over ``lo``, and behind the first rule that maps the destination no
+other is asked (nf_nat_core.c). A redirect in OUTPUT makes the destination the loopback address; in PREROUTING
+it stays in the pod. Foreign chains are met where ``stations`` has them.
 """
 
 from __future__ import annotations
 
+from capture.analysis.meaning import Goto, Translate, Untrack, holds_for, meaning
+from capture.analysis.stations import Situation
 from capture.model.addresses import BITS, IPV4, Network
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.ruleset import (
@@ -21,7 +23,6 @@ from capture.model.ruleset import (
     NAT,
     OUTPUT,
     PREROUTING,
-    RAW,
     Accept,
     ConnectionMark,
     ConnectionState,
@@ -43,7 +44,6 @@ from capture.model.ruleset import (
     Rule,
     SaveMark,
     SetMark,
-    SetZone,
     Source,
     SourcePort,
     Span,
@@ -55,18 +55,12 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Literal
 
     from capture.analysis.foreign import ForeignChain
-    from capture.model.ruleset import (
-        Chain,
-        Match,
-        Ruleset,
-        Table,
-        TableName,
-        Verdict,
-    )
+    from capture.analysis.meaning import Meaning
+    from capture.analysis.stations import Station
+    from capture.model.ruleset import Chain, Match, PolicyRoute, Ruleset
 
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected"]
 
@@ -74,7 +68,7 @@ NAT_STATES = ("NEW", "RELATED")
 """Connection states in which the nat table is asked; later packets follow the first one."""
 OF_KNOWN_CONNECTIONS = ("RELATED", "ESTABLISHED")
 
-REDIRECTED_BY = {
+REDIRECTED_BY: dict[str, Outcome] = {
     "ISTIO_REDIRECT": "proxy-outbound",
     "ISTIO_IN_REDIRECT": "proxy-inbound",
     "ISTIO_OUTPUT_DNS": "dns",
@@ -85,9 +79,11 @@ REDIRECTED_BY = {
 class Step(Value):
     """One rule that the packet met and matched; ``position`` counts from 1 within the chain, in its family.
 
-    ``table`` is one of ours, or that of a bystander. ``certain`` is False where the rule asks for something that we
-    cannot judge.
+    ``table`` is one of ours, or what a foreign chain's table is called. ``certain`` is False where the rule asks for
+    something that we cannot judge. ``station`` is the base chain from which the rule was reached.
     """
+
+    not_compared = ("station",)
 
     table: str
     chain: str
@@ -95,12 +91,28 @@ class Step(Value):
     rule: Rule
     depth: int = 0
     certain: bool = True
+    station: Station | None = None
+
+
+class Fate(Value):
+    """All that a packet and its connection notice of rules.
+
+    ``port`` and ``address`` are None where they stay what the packet is addressed to. ``marked`` is whether a
+    transparent capture's mark leads it, or what else its connection sends, to the proxy.
+    """
+
+    outcome: Outcome
+    port: int | None = None
+    address: Network | None = None
+    marked: bool = False
 
 
 class Trace(Value):
     """Where the packet ends and how it came there; ``step`` is the rule that decided, None for a policy.
 
+    ``translated`` is what a rule made of where the packet was addressed to.
     ``marked`` is whether a transparent capture's mark leads it, or what else its connection sends, to the proxy.
+    ``lacks`` are routes that the outcome depends on and the namespace does not have.
     """
 
     packet: Packet
@@ -110,94 +122,92 @@ class Trace(Value):
     path: tuple[Step, ...]
     transparent: bool = False
     marked: bool = False
+    translated: Translate | None = None
+    lacks: tuple[PolicyRoute, ...] = ()
 
     @property
-    def fate(self) -> tuple[str, int, bool]:
+    def address(self) -> Network | None:
+        """Return where the packet goes in place of where it was addressed to; None if no rule translated that."""
+        return self.translated.address if self.translated else None
+
+    @property
+    def fate(self) -> Fate:
         """Return all that a packet and its connection notice of the rules."""
-        return self.outcome, self.port, self.marked
+        if self.outcome not in ("direct", "dropped"):
+            return Fate(self.outcome, self.port, None, self.marked)
+        if self.translated is not None:
+            return Fate(self.outcome, self.translated.port, self.translated.address, self.marked)
+        return Fate(self.outcome, None, None, self.marked)
 
     @property
     def certain(self) -> bool:
-        """Return whether no rule on the way was beyond our judgement."""
+        """Return whether every rule on the way could be judged."""
         return all(step.certain for step in self.path)
 
 
-class _Station(Value):
-    """A base chain where a packet comes by: ``table`` is what a step there calls it."""
-
-    table: str
-    entry: Chain
-    contents: Table
-    is_nat: bool
+def trace(
+    ruleset: Ruleset, packet: Packet, foreign_chains: tuple[ForeignChain, ...] = (), *, is_native: bool = False
+) -> Trace:
+    """Return what the rules do to the packet, and foreign ones on its way."""
+    return whole_way(packet, Situation(ruleset, foreign_chains, is_native))
 
 
-def trace(ruleset: Ruleset, packet: Packet, foreign_chains: tuple[ForeignChain, ...] = ()) -> Trace:
-    """Return what the rules do to the packet, and those of others on its way."""
-    walk = _Walk(ruleset, packet, foreign_chains)
+def whole_way(packet: Packet, situation: Situation) -> Trace:
+    """Return what becomes of a packet in a situation: all tables on its way, second captures and foreign chains."""
+    walk = _Walk(situation, packet)
     if packet.in_interface is not None:
-        walk.through(PREROUTING, (RAW, MANGLE, NAT))
+        walk.through(PREROUTING)
     else:
-        walk.through(OUTPUT, (RAW, MANGLE, NAT))
+        walk.through(OUTPUT)
         if walk.packet.out_interface == LOOPBACK and not walk.is_dropped:
             walk.packet = walk.packet.replace(in_interface=LOOPBACK, out_interface=None)
-            walk.through(PREROUTING, (RAW, MANGLE))
+            walk.through(PREROUTING, with_nat=False)
     return walk.result()
 
 
 class _Walk:
     """A packet on its way; it changes as rules act on it."""
 
-    def __init__(self, ruleset: Ruleset, packet: Packet, foreign_chains: tuple[ForeignChain, ...]) -> None:
-        self.ruleset = ruleset
-        self.foreign_chains = foreign_chains
+    def __init__(self, situation: Situation, packet: Packet) -> None:
+        self.situation = situation
+        self.ruleset = situation.ruleset
         self.first = packet
         self.packet = packet
         self.path: list[Step] = []
-        self.redirect: Step | None = None
+        self.mapped: Step | None = None
+        """The rule of nat that decided on the connection; there is one at most."""
         self.transparent: Step | None = None
         self.is_dropped = False
+        self._entered: list[str] = []
 
-    def through(self, hook: str, tables: tuple[TableName, ...]) -> None:
-        """Take the packet through the tables at one hook."""
-        for station in self._stations(hook, tables):
+    def through(self, hook: str, *, with_nat: bool = True) -> None:
+        """Take the packet through the base chains at one hook."""
+        for station in self.situation.stations(hook, self.packet.family, with_nat=with_nat):
             if self.is_dropped:
                 return
-            if station.is_nat and (self.packet.state not in NAT_STATES or self.redirect):
+            if station.is_nat and (self.packet.state not in NAT_STATES or self.mapped):
                 continue
             decided = self._chain(station, station.entry, 0)
             if not decided and station.entry.policy_for(self.packet.family) == "DROP":
                 self.is_dropped = True
 
-    def _stations(self, hook: str, tables: tuple[TableName, ...]) -> Iterator[_Station]:
-        """Yield the base chains of a hook, as the packet comes to them."""
-        beside = [each for each in self.foreign_chains if each.hook == hook and self.packet.family in each.families]
-        if NAT not in tables:  # nat has been asked about this packet already
-            beside = [each for each in beside if not each.is_nat]
-        for name in tables:
-            while beside and beside[0].is_before(name):
-                yield _station_of(beside.pop(0))
-            table = self.ruleset.table(name)
-            chain = table.chain(hook) if table else None
-            if table is not None and chain is not None:
-                yield _Station(name, chain, table, name == NAT)
-        yield from map(_station_of, beside)
-
-    def _chain(self, station: _Station, chain: Chain, depth: int) -> bool:
+    def _chain(self, station: Station, chain: Chain, depth: int) -> bool:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
         for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
-            matched = judge(rule, self.packet)
+            matched = judge(rule, self.packet, is_native=station.is_native)
             if matched is False:
                 continue
-            step = Step(station.table, chain.name, position, rule, depth, matched is True)
+            step = Step(station.table, chain.name, position, rule, depth, matched is True, station)
             if matched is None:
                 self._note_uncertain(step)
                 continue
             self.path.append(step)
-            match rule.verdict:
+            match meaning(rule.verdict):
                 case Jump(chain=target):
-                    called = station.contents.chain(target)
-                    if called is not None and self._chain(station, called, depth + 1):
+                    if self._called(station, target, depth):
                         return True
+                case Goto(chain=target):
+                    return self._called(station, target, depth) or (depth == 0 and self._end_of_built_in(chain))
                 case Return():
                     return depth == 0 and self._end_of_built_in(chain)
                 case UnknownVerdict():
@@ -207,6 +217,15 @@ class _Walk:
                         return True
         return False
 
+    def _called(self, station: Station, target: str, depth: int) -> bool:
+        called = station.contents.chain(target)
+        if called is None or target in self._entered:  # a loop, which no kernel takes
+            return False
+        self._entered.append(target)
+        decided = self._chain(station, called, depth + 1)
+        self._entered.pop()
+        return decided
+
     def _end_of_built_in(self, chain: Chain) -> bool:
         """Leave a built-in chain by RETURN: its policy decides."""
         if chain.policy_for(self.packet.family) == "DROP":
@@ -215,35 +234,43 @@ class _Walk:
 
     def _note_uncertain(self, step: Step) -> None:
         """Note a rule that might have matched, if that would have mattered."""
-        if not isinstance(step.rule.verdict, Log | Continue):
+        if not isinstance(meaning(step.rule.verdict), Log | Continue):
             self.path.append(step)
 
-    def _act(self, verdict: Verdict, step: Step) -> bool:
+    def _act(self, verdict: Meaning, step: Step) -> bool:
         """Do to the packet what a verdict says; return whether that ends the table."""
         packet = self.packet
         match verdict:
             case Accept():
-                return True
+                pass
             case Drop():
                 self.is_dropped = True
-                return True
             case Redirect(port=port):
-                self.redirect = step
+                self.mapped = step
                 self.packet = _redirected(packet, port)
-                return True
+            case Translate():
+                self.mapped = step
+                self.packet = _translated(packet, verdict, self.situation)
             case TransparentProxy(mark=mark, mask=mask):
                 self.transparent = step
                 self.packet = packet.replace(mark=packet.mark & ~mask | mark)
-                return True
+            case _:
+                self._go_on(verdict)
+                return False
+        return True
+
+    def _go_on(self, verdict: Meaning) -> None:
+        """Do to the packet what a verdict does after which it goes on to the next rule."""
+        packet = self.packet
+        match verdict:
             case SetMark(value=value, mask=mask):
                 self.packet = packet.replace(mark=packet.mark & ~mask | value)
             case SaveMark():
                 self.packet = packet.replace(connection_mark=packet.mark)
             case RestoreMark():
                 self.packet = packet.replace(mark=packet.connection_mark)
-            case SetZone() | Log() | Continue():
-                pass
-        return False
+            case Untrack():
+                self.packet = packet.replace(state="UNTRACKED")
 
     def result(self) -> Trace:
         """Return where the packet is now."""
@@ -253,20 +280,24 @@ class _Walk:
             outcome = "dropped"
         elif self.transparent is not None and isinstance(self.transparent.rule.verdict, TransparentProxy):
             outcome, step, port = "proxy-inbound", self.transparent, self.transparent.rule.verdict.port
-        elif self.redirect is not None:
-            outcome, step, port = _meaning(self.redirect), self.redirect, self.packet.port
+        elif self.mapped is not None:
+            outcome, step, port = _meaning(self.mapped), self.mapped, self.packet.port
         elif self._goes_to_the_transparent_socket():
             outcome, port = "proxy-inbound", self._transparent_port()
         elif self._reply_bypasses_proxy():
             outcome = "dropped"
+        mapping = meaning(self.mapped.rule.verdict) if self.mapped and outcome == "direct" else None
+        is_transparent = outcome == "proxy-inbound" and not self.mapped
         return Trace(
             self.first,
             outcome,
             port,
             step,
             tuple(self.path),
-            transparent=outcome == "proxy-inbound" and not self.redirect,
+            transparent=is_transparent,
             marked=self._is_marked(),
+            translated=mapping if isinstance(mapping, Translate) else None,
+            lacks=self.situation.without if is_transparent else (),
         )
 
     def _last_decision(self) -> Step | None:
@@ -281,13 +312,13 @@ class _Walk:
 
     def _goes_to_the_transparent_socket(self) -> bool:
         """Return whether a packet of a known connection got a mark that routes it to the proxy's socket."""
-        is_known = self.first.state in OF_KNOWN_CONNECTIONS
+        is_known = self.packet.state in OF_KNOWN_CONNECTIONS
         marked = self.packet.mark in self._routed_marks() and self.first.mark != self.packet.mark
-        return is_known and self._arrives() and marked
+        return is_known and self._arrives() and marked and bool(self._transparent_rules())
 
     def _reply_bypasses_proxy(self) -> bool:
         """Return whether a connection goes past the proxy to the app, but is one whose answers go to the proxy."""
-        is_new = self.first.state not in OF_KNOWN_CONNECTIONS
+        is_new = self.packet.state not in OF_KNOWN_CONNECTIONS
         return is_new and self._arrives() and self.packet.connection_mark in self._routed_marks()
 
     def _arrives(self) -> bool:
@@ -314,10 +345,6 @@ class _Walk:
         return next((verdict.port for verdict in self._transparent_rules()), self.first.port)
 
 
-def _station_of(foreign_chain: ForeignChain) -> _Station:
-    return _Station(foreign_chain.table, foreign_chain.entry, foreign_chain.contents, foreign_chain.is_nat)
-
-
 def _redirected(packet: Packet, port: int) -> Packet:
     """Return the packet with a destination in the pod: the loopback address for what goes out."""
     if packet.in_interface is not None:
@@ -327,8 +354,22 @@ def _redirected(packet: Packet, port: int) -> Packet:
     return packet.replace(port=port, destination=here, out_interface=LOOPBACK)
 
 
+def _translated(packet: Packet, verdict: Translate, situation: Situation) -> Packet:
+    """Return the packet with another destination, to which the pod's routes lead."""
+    address = verdict.address or packet.destination
+    changed = packet.replace(destination=address, port=verdict.port or packet.port)
+    if packet.in_interface is not None or verdict.address is None:
+        return changed
+    if situation.network.is_local(address):
+        return changed.replace(out_interface=LOOPBACK)
+    interface = situation.network.interface if packet.out_interface == LOOPBACK else packet.out_interface
+    return changed.replace(out_interface=interface)
+
+
 def _meaning(step: Step) -> Outcome:
     """Return what a redirect means, by the chain that it stands in."""
+    if not isinstance(step.rule.verdict, Redirect):
+        return "direct"
     outcome = REDIRECTED_BY.get(step.chain.replace("-", "_"))
     if outcome == "proxy-outbound":
         return "proxy-outbound"
@@ -340,15 +381,18 @@ def _meaning(step: Step) -> Outcome:
 # --- does a rule match? --------------------------------------------------------------------------
 
 
-def judge(rule: Rule, packet: Packet) -> bool | None:
-    """Return whether the packet fulfils all matches of the rule; None if that cannot be known."""
-    answers = [_holds(match, packet) for match in rule.matches]
+def judge(rule: Rule, packet: Packet, *, is_native: bool = False) -> bool | None:
+    """Return whether the packet fulfils all matches of the rule; None if that cannot be known.
+
+    ``is_native`` is whether nf_tables' own expressions ask, which know no owner of a packet without a socket.
+    """
+    answers = [_holds(match, packet, is_native=is_native) for match in rule.matches]
     if False in answers:
         return False
     return None if None in answers else True
 
 
-def _holds(match: Match, packet: Packet) -> bool | None:  # noqa: C901, PLR0911, PLR0912  # one case for each match
+def _holds(match: Match, packet: Packet, *, is_native: bool) -> bool | None:  # noqa: C901, PLR0911, PLR0912  # one case for each match
     """Return whether one match holds; None for what we cannot judge."""
     match match:
         case Protocol(name=name):
@@ -366,17 +410,17 @@ def _holds(match: Match, packet: Packet) -> bool | None:  # noqa: C901, PLR0911,
         case DestinationPort(ports=ports, negated=negated):
             return _among(packet.port, ports) != negated
         case OwnerUid(ids=ids, negated=negated):
-            return packet.uid is not None and _among(packet.uid, ids) != negated
+            return _is_owner(packet.uid, ids, negated=negated, is_native=is_native)
         case OwnerGid(ids=ids, negated=negated):
-            return packet.gid is not None and _among(packet.gid, ids) != negated
+            return _is_owner(packet.gid, ids, negated=negated, is_native=is_native)
         case Mark(value=value, mask=mask, negated=negated):
             return (packet.mark & mask == value) != negated
         case ConnectionMark(value=value, mask=mask, negated=negated):
             return (packet.connection_mark & mask == value) != negated
         case ConnectionState(states=states, negated=negated):
             return (packet.state in states) != negated
-        case UnknownMatch():
-            return None
+        case UnknownMatch(text=text):
+            return holds_for(text, packet.protocol)
 
 
 def is_inside(address: Network, networks: tuple[Network, ...]) -> bool:
@@ -386,6 +430,13 @@ def is_inside(address: Network, networks: tuple[Network, ...]) -> bool:
 
 def _among(number: int, spans: tuple[Span, ...]) -> bool:
     return any(span.contains(number) for span in spans)
+
+
+def _is_owner(number: int | None, ids: tuple[Span, ...], *, negated: bool, is_native: bool) -> bool:
+    """Return whether an owner match holds. A packet without a socket fulfils the negated one in iptables alone."""
+    if number is None:
+        return negated and not is_native  # owner_mt in xt_owner.c; nft_meta_get_eval_skugid in nft_meta.c
+    return _among(number, ids) != negated
 
 
 def _is_interface(pattern: str, name: str | None) -> bool:

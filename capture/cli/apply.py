@@ -6,7 +6,7 @@ import click
 
 from capture import operations
 from capture.cli.options import CaptureCommand, capture_options, explicit, namespace_options
-from capture.report.outcome import outcome
+from capture.report.outcome import outcome, start_line
 from capture.report.output import warn
 from capture.settings.options import ALLOW_HOST, FORCE_APPLY
 
@@ -31,4 +31,5 @@ def apply(ctx: click.Context, namespace: str | None) -> int:
     applied = operations.apply(settings, namespace, force=settings[FORCE_APPLY])
     warn(applied.warnings)
     click.echo(outcome(applied))
+    click.echo(start_line(settings, applied.config))
     return 0

@@ -32,6 +32,6 @@ def clean(namespace: str | None, *, allow_host: bool) -> int:
     Connections that pass the proxy end with the rules; a warning counts them.
     """
     warn(cut_by_cleaning(namespace))
-    removed = operations.clean(namespace, allow_host=allow_host)
-    click.echo("removed: nothing is captured any more" if removed else "unchanged: there was nothing of ours")
+    removed = operations.clean(namespace, allow_host=allow_host, warn=lambda warning: warn([warning]))
+    click.echo("removed: nothing is captured any more" if removed else "nothing to remove")
     return 0

@@ -8,7 +8,7 @@ from capture import operations
 from capture.analysis.policy import explain as statements_of
 from capture.cli.options import CaptureCommand, capture_options, explicit, format_option, namespace_options
 from capture.model.ruleset import FAMILIES
-from capture.report.differences import FAMILY_NAMES
+from capture.settings.families import FAMILY_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,8 +14,10 @@ from capture.cli.options import (
     namespace_options,
     part_options,
 )
+from capture.cli.why import cause_as_plain, causes_in_words
 from capture.errors import EXIT_DONE, EXIT_DRIFT
 from capture.model.ruleset import LoopbackAddress
+from capture.operations.diagnosis import check_proxy
 from capture.report.differences import as_plain, in_words, notes_in_words
 
 TYPE_CHECKING = False
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
     from capture.model.ruleset import PolicyRoute, TableName
     from capture.operations import Verified
+    from capture.state.impediments import Impediment
 
 EXAMPLES = """
 capture verify --netns /run/netns/pod
@@ -35,12 +38,28 @@ capture verify --format json | jq -r '.differences[].message'
 
 @click.command(
     cls=CaptureCommand,
-    params=[*capture_options(), *namespace_options(), *part_options(), format_option("table", "json")],
+    params=[
+        *capture_options(),
+        *namespace_options(),
+        *part_options(),
+        click.Option(
+            ["--proxy-admin"],
+            metavar="URL",
+            help="Compare Envoy's listeners with the capture, too: its admin interface, http://127.0.0.1:15000.",
+        ),
+        format_option("table", "json"),
+    ],
     examples=EXAMPLES,
 )
 @click.pass_context
 def verify(
-    ctx: click.Context, /, namespace: str | None, form: str, family: Family | None, table_name: TableName | None
+    ctx: click.Context,
+    /,
+    namespace: str | None,
+    form: str,
+    family: Family | None,
+    table_name: TableName | None,
+    proxy_admin: str | None,
 ) -> int:
     """Compare the live rules with what the options ask for; exit code 4 if they differ.
 
@@ -50,12 +69,14 @@ def verify(
     """
     settings = explicit(ctx)
     verified = part_of(operations.verify(settings, namespace, prefer_recorded=not flags(ctx)), family, table_name)
+    causes = check_proxy(proxy_admin, settings if flags(ctx) else None, namespace) if proxy_admin else ()
     asked = "was applied here" if verified.from_record else "the options ask for"
     if form == "json":
         import json  # 7 ms, for this format only
 
         plain = {"as_asked": verified.holds, "compared_with": asked, "differences": as_plain(verified)}
         plain["notes"] = list(notes_in_words(verified))
+        plain["proxy"] = [cause_as_plain(cause) for cause in causes]
         click.echo(json.dumps(plain, indent=1))
     elif verified.holds:
         click.echo(f"as asked: the live rules are what {asked}")
@@ -67,7 +88,9 @@ def verify(
     if form == "table":
         for sentence in notes_in_words(verified):
             click.echo(f"note: {sentence}")
-    return EXIT_DONE if verified.holds else EXIT_DRIFT
+        for line in causes_in_words(causes):
+            click.echo(line)
+    return EXIT_DONE if verified.holds and not causes else EXIT_DRIFT
 
 
 def part_of(verified: Verified, family: Family | None, table_name: TableName | None) -> Verified:
@@ -76,8 +99,10 @@ def part_of(verified: Verified, family: Family | None, table_name: TableName | N
         differences=tuple(found for found in verified.differences if _is_in(found, family, table_name)),
         notes=tuple(found for found in verified.notes if _is_in(found, family, table_name)),
         missing=tuple(need for need in verified.missing if family in (None, _family_of(need)) and table_name is None),
+        impediments=tuple(found for found in verified.impediments if _concerns(found, family, table_name)),
         others=verified.others if family is None and table_name is None else (),
         obstacles=tuple(found for found in verified.obstacles if _is_beside(found, family, table_name)),
+        uncaptured=verified.uncaptured if table_name is None and family in (None, "ipv6") else (),
         harmless=tuple(found for found in verified.harmless if _is_beside(found, family, table_name)),
     )
 
@@ -88,6 +113,10 @@ def _is_in(found: Difference, family: Family | None, table_name: TableName | Non
 
 def _is_beside(found: Obstacle, family: Family | None, table_name: TableName | None) -> bool:
     return table_name is None and (family is None or family in found.foreign_chain.families)
+
+
+def _concerns(found: Impediment, family: Family | None, table_name: TableName | None) -> bool:
+    return table_name is None and (family is None or found.family in (None, family))
 
 
 def _family_of(need: LoopbackAddress | PolicyRoute) -> Family:

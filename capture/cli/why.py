@@ -17,7 +17,7 @@ from capture.report.packet_words import packet_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from capture.analysis.causes import Cause
@@ -72,13 +72,14 @@ def as_plain(found: Diagnosis) -> dict[str, object]:
         "schema": "capture/v1",
         "connection": packet_in_words(found.packet) if found.packet else None,
         "verdict": found.verdict,
-        "causes": [_cause_as_plain(cause) for cause in found.causes],
-        "notes": [_cause_as_plain(note) for note in found.notes],
+        "causes": [cause_as_plain(cause) for cause in found.causes],
+        "notes": [cause_as_plain(note) for note in found.notes],
         "trace": trace_as_plain(found.trace) if found.trace else None,
     }
 
 
-def _cause_as_plain(cause: Cause) -> dict[str, str]:
+def cause_as_plain(cause: Cause) -> dict[str, str]:
+    """Return a cause as plain values for JSON."""
     return {"kind": cause.kind, "says": cause.says, "remedy": cause.remedy, "where": cause.where}
 
 
@@ -87,12 +88,17 @@ def in_words(found: Diagnosis) -> Iterator[str]:
     yield f"{painted(found.verdict, COLOURS[found.verdict], sys.stdout)}: {_subject(found)}"
     if found.trace is not None:
         yield from path_in_words(found.trace)
-    for cause in found.causes:
+    yield from causes_in_words(found.causes)
+    for note in found.notes:
+        yield f"note: {note.says}"
+
+
+def causes_in_words(causes: Iterable[Cause]) -> Iterator[str]:
+    """Yield two lines for each cause: what is the case, and what to do."""
+    for cause in causes:
         where = f" ({cause.where})" if cause.where else ""
         yield f"{painted('cause', RED, sys.stdout)} {cause.kind}: {cause.says}{where}"
         yield f"  {cause.remedy}"
-    for note in found.notes:
-        yield f"note: {note.says}"
 
 
 def _subject(found: Diagnosis) -> str:

@@ -37,6 +37,7 @@ IFINFOMSG_SIZE = 16
 # linux/if_link.h and linux/if.h
 IFLA_IFNAME = 3
 IFLA_EXT_MASK = 29
+IFLA_LINK_NETNSID = 37
 IFF_UP = 1 << 0
 IFF_LOOPBACK = 1 << 3
 
@@ -49,11 +50,12 @@ IFA_F_NODAD = 0x02
 
 
 class Link(Value):
-    """An interface; ``flags`` are IFF_... bits."""
+    """An interface; ``flags`` are IFF_... bits. ``peer_namespace`` is the number of the namespace of its other end."""
 
     index: int
     name: str
     flags: int
+    peer_namespace: int | None = None
 
     @property
     def is_up(self) -> bool:
@@ -82,6 +84,14 @@ def read_links(route: NetlinkSocket) -> list[Link]:
     header = bytes(IFINFOMSG_SIZE)
     wanted = attribute(IFLA_EXT_MASK, u32(RTEXT_FILTER_SKIP_STATS))
     return [_decode_link(body) for body in route.dump(RTM_GETLINK, header + wanted, "list interfaces")]
+
+
+def is_loopback_up(route: NetlinkSocket) -> bool:
+    """Return whether ``lo`` is set up."""
+    header = bytes(4) + u32(LOOPBACK_INDEX) + bytes(8)
+    wanted = attribute(IFLA_EXT_MASK, u32(RTEXT_FILTER_SKIP_STATS))
+    (body,) = route.request(RTM_GETLINK, 0, header + wanted, "read the state of lo")
+    return _decode_link(body).is_up
 
 
 def read_addresses(route: NetlinkSocket, family: int = AF_UNSPEC) -> list[Address]:
@@ -149,8 +159,10 @@ def _decode_address(body: bytes) -> Address:
 
 def _decode_link(body: bytes) -> Link:
     """Return the interface of an RTM_NEWLINK (struct ifinfomsg: family, pad, type, index, flags, change)."""
+    fields = decode_fields(body[IFINFOMSG_SIZE:])
     return Link(
         index=decode_host_number(body[4:8]),
-        name=decode_text(decode_fields(body[IFINFOMSG_SIZE:])[IFLA_IFNAME]),
+        name=decode_text(fields[IFLA_IFNAME]),
         flags=decode_host_number(body[8:12]),
+        peer_namespace=decode_host_number(fields[IFLA_LINK_NETNSID]) if IFLA_LINK_NETNSID in fields else None,
     )

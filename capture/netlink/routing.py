@@ -121,13 +121,19 @@ def has_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -> b
     return bool(_priorities(route, family, mark, table))
 
 
-def add_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -> bool:
-    """Add the policy rule `fwmark MARK lookup TABLE`, before the rules for all packets."""
-    if has_mark_rule(route, family, mark, table):
-        return False
+def put_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, preference: int) -> bool:
+    """Let the policy rule `fwmark MARK lookup TABLE` be there with this preference, and with no other."""
+    found = _priorities(route, family, mark, table)
+    added = u32(preference) not in found and _add_mark_rule(route, family, mark, table, preference)
+    elsewhere = [priority for priority in found if priority != u32(preference)]
+    return _remove_mark_rules(route, family, mark, table, elsewhere) or added
+
+
+def _add_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, preference: int) -> bool:
     doing = f"add {_family_name(family)} policy rule fwmark {mark} lookup {table}"
+    body = _rule_body(family, mark, table) + attribute(FRA_PRIORITY, u32(preference))
     try:
-        route.request(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, _rule_body(family, mark, table), doing)
+        route.request(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, body, doing)
     except KernelError as error:
         if error.errno == errno.EEXIST:  # somebody was faster
             return False
@@ -137,9 +143,13 @@ def add_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -> b
 
 def remove_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -> bool:
     """Remove every policy rule that is exactly `fwmark MARK lookup TABLE`, and none that says more."""
+    return _remove_mark_rules(route, family, mark, table, _priorities(route, family, mark, table))
+
+
+def _remove_mark_rules(route: NetlinkSocket, family: int, mark: int, table: int, priorities: list[bytes]) -> bool:
     doing = f"remove {_family_name(family)} policy rule fwmark {mark} lookup {table}"
     removed = False
-    for priority in _priorities(route, family, mark, table):
+    for priority in priorities:
         body = _rule_body(family, mark, table) + attribute(FRA_PRIORITY, priority)
         removed = _remove(route, RTM_DELRULE, body, doing, errno.ENOENT) or removed
     return removed

@@ -11,9 +11,9 @@ nothing here but the order of steps::
 
 from __future__ import annotations
 
-from capture.backends import detect, load
-from capture.errors import CaptureError, ConfigurationError
-from capture.model.addresses import parse_address
+from capture.backends import detect, load, other_family
+from capture.errors import CaptureError, ConfigurationError, KernelError, ToolError, UnsupportedError
+from capture.model.addresses import IPV6, parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import FAMILIES, LoopbackAddress, PolicyRoute, Ruleset
 from capture.model.values import Value
@@ -26,6 +26,7 @@ from capture.rules import (
     tracks_connections,
 )
 from capture.settings.config import CaptureConfig, resolve
+from capture.settings.families import global_addresses, judge_families
 from capture.settings.host import AnyPod, PodFromInside, PodFromOutside
 from capture.settings.options import (
     ALLOW_HOST,
@@ -33,13 +34,18 @@ from capture.settings.options import (
     DRIVER,
     FORCE_IPTABLES_BINARY,
     NATIVE_NFTABLES,
+    OTHER_FAMILY,
+    PROFILE,
 )
 from capture.settings.settings import Settings
 from capture.state import record, routes
+from capture.state.impediments import impediments, switches_to_change
 from capture.state.lock import PATIENCE as LOCK_TIMEOUT
 from capture.state.lock import NamespaceLock
 from capture.state.netns import Entered, has_tcp_sockets, refuse_host
+from capture.state.node import refuse_node
 from capture.state.record import Journal, Record, RecordingHost
+from capture.state.sysctls import restore, switch_off
 
 MAX_PORT = 0xFFFF
 MAX_ID = 0xFFFF_FFFE
@@ -47,7 +53,7 @@ MAX_ID = 0xFFFF_FFFE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from ipaddress import IPv4Address, IPv6Address
 
     from capture.analysis.compare import Difference
@@ -60,6 +66,7 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family, Network
     from capture.model.ruleset import ProtocolName
     from capture.settings.config import Host
+    from capture.state.impediments import Impediment
     from capture.state.netns import Path
 
     IpAddress = IPv4Address | IPv6Address
@@ -100,13 +107,20 @@ class Verified(Value):
     others: tuple[Other, ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
     harmless: tuple[Obstacle, ...] = ()
+    impediments: tuple[Impediment, ...] = ()
+    """What loses captured packets although the rules are in place."""
     from_record: bool = False
     """Whether ``asked`` is what we remember to have applied, and not what somebody says now."""
+    uncaptured: tuple[str, ...] = ()
+    """What is wrong with a family as a whole, in words: it has an address and no rules, or is not rejected."""
+    remarks: tuple[str, ...] = ()
+    """What the settings leave uncaptured on purpose, though the pod has it, in words."""
 
     @property
     def holds(self) -> bool:
         """Return whether the namespace is as it was asked for."""
-        return not self.differences and not self.missing and not self.others and not self.obstacles
+        drift = (self.differences, self.missing, self.others, self.obstacles, self.impediments, self.uncaptured)
+        return not any(drift)
 
 
 class LiveSet(Value):
@@ -161,6 +175,7 @@ def apply(
     Raises CaptureError and its kinds; then either the old rules are in place or the new ones.
     """
     with Entered(namespace):
+        refuse_node(allowed=settings[ALLOW_HOST])
         return apply_here(settings, host or host_of(namespace), force=force, lock_timeout=lock_timeout)
 
 
@@ -168,31 +183,58 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_time
     """Do what ``apply`` does, in the namespace we are in."""
     refuse_host(allowed=settings[ALLOW_HOST])
     facts = RecordingHost(host)
-    config, warnings = resolve(settings, facts)
+    resolved = resolve(settings, facts)
+    try:
+        return _apply(settings, facts, resolved, force=force, lock_timeout=lock_timeout)
+    except (UnsupportedError, KernelError, ToolError):
+        # A kernel without NAT for IPv6 must not keep a pod from starting that nobody reaches by IPv6.
+        if IPV6 not in resolved[0].families or resolved[0].is_reached_by_ipv6:
+            raise
+    facts.forget_ipv6()
+    return _apply(settings, facts, resolve(settings, facts), force=force, lock_timeout=lock_timeout)
+
+
+def _apply(
+    settings: Settings,
+    facts: RecordingHost,
+    resolved: tuple[CaptureConfig, list[str]],
+    *,
+    force: bool,
+    lock_timeout: float,
+) -> Applied:
+    config, warnings = resolved
     desired = build_ruleset(config)
-    with NamespaceLock(lock_timeout):
+    with NamespaceLock(lock_timeout) as lock:
         target, standing = detect.look(request_of(settings), desired)
         if not target.own_users:
             from capture.state.known_ids import require_known_ids  # most pods share the node's users
 
             require_known_ids(settings, config)
         existing = _read_existing(target, standing, desired)
-        journal = Journal(Record(settings, facts.facts(), target.backend, target.driver, target.variant))
-        journal.begin(existing.stale_routes)
+        kept = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
+        switches = switches_to_change(desired)
+        journal = Journal(Record(kept, facts.facts(), target.backend, target.driver, target.variant, sysctls=switches))
+        journal.begin(existing.stale_routes, existing.recorded)
         try:
-            changed = routes.ensure(desired)
+            changed = routes.ensure(desired) | switch_off(switches)
             replaced, losses = _replace_rules(target, existing, config, desired, force=force)
             changed |= replaced
             changed |= _remove_elsewhere(existing)
+            changed |= other_family.ensure(wanted=config.rejects_ipv6)  # last: what it rejected may be captured now
         except CaptureError as error:
+            restore(switches)
             journal.roll_back(existing.recorded, desired)
             from capture.backends.kernel_modules import explained  # where something failed
 
             raise explained(error, desired, target.variant or "nftables") from error
-        if routes.remove(existing.stale_routes, desired):
+        restored = not desired.policy_routes and journal.restore_sysctls()
+        if routes.remove(existing.stale_routes, desired) or restored:
             changed = True
             journal.commit()
-    return Applied(changed, target, config, desired, (*warnings, *losses))
+    if desired.loopback_addresses and not routes.takes_ipv6_addresses():
+        warnings.append(routes.NO_IPV6_ON_LO)
+    lost = [f"{found.says}. {found.remedy}" for found in impediments(desired)]
+    return Applied(changed, target, config, desired, (*warnings, *losses, *lost, *lock.warnings))
 
 
 def _read_existing(target: Decision, standing: Iterable[Leftover], desired: Ruleset) -> Existing:
@@ -303,12 +345,24 @@ def verify(
             return _verify_recorded(recorded)
         explicit = settings or Settings({})
         config, _ = resolve(explicit, host or host_of(namespace))
-        return verify_here(build_ruleset(config), request_of(explicit))
+        return _with_families(verify_here(build_ruleset(config), request_of(explicit)), explicit)
 
 
 def _verify_recorded(recorded: Record) -> Verified:
     request = detect.Request(recorded.backend, recorded.driver, recorded.variant)
-    return verify_here(recorded.ruleset(), request).replace(from_record=True)
+    desired = routes.with_loopback_address(recorded.ruleset(), global_addresses(PodFromOutside().pod_addresses()))
+    return _with_families(verify_here(desired, request), recorded.settings).replace(from_record=True)
+
+
+def _with_families(verified: Verified, settings: Settings) -> Verified:
+    """Return the comparison with what there is to say about addresses of families without rules."""
+    families = verified.asked.families
+    uncaptured, remarks = judge_families(families, settings, PodFromOutside().pod_addresses())
+    is_wanted = IPV6 not in families and settings[OTHER_FAMILY] == "reject"
+    if is_wanted != other_family.is_present():
+        state = "is missing, or not as it was written" if is_wanted else "rejects IPv6, and no setting asks for that"
+        uncaptured = (*uncaptured, f"table inet {other_family.TABLE} {state}")
+    return verified.replace(uncaptured=uncaptured, remarks=remarks)
 
 
 def verify_here(desired: Ruleset, request: Request) -> Verified:
@@ -331,6 +385,7 @@ def verify_here(desired: Ruleset, request: Request) -> Verified:
         tuple(_others(decision, standing, desired)),
         obstacles,
         harmless,
+        impediments=impediments(desired),
     )
 
 
@@ -495,24 +550,35 @@ def _rulesets(settings: Settings | None, host: Host) -> list[Ruleset]:
     return [with_reasons(ruleset, known) for ruleset in live] or [Ruleset(FAMILIES, ())]
 
 
-def clean(namespace: Namespace = None, *, allow_host: bool = False, lock_timeout: float = LOCK_TIMEOUT) -> bool:
+def clean(
+    namespace: Namespace = None,
+    *,
+    allow_host: bool = False,
+    lock_timeout: float = LOCK_TIMEOUT,
+    warn: Callable[[str], None] | None = None,
+) -> bool:
     """Remove all that is ours from the namespace, in every backend and spelling; return whether there was any.
 
-    ``lock_timeout`` is that of ``apply``, in seconds.
+    ``lock_timeout`` is that of ``apply``, in seconds. ``warn`` is told if the lock was not to be had.
     """
     with Entered(namespace):
-        refuse_host(allowed=allow_host)
-        with NamespaceLock(lock_timeout):
+        refuse_node(allowed=allow_host)
+        with NamespaceLock(lock_timeout) as lock:
+            for warning in lock.warnings:
+                if warn is not None:
+                    warn(warning)
             recorded = record.read()
             standing = [_read(load(found)) for found in detect.leftovers()]
             # Routes go first: what they are of, the rules tell, should we not come to the rules.
             live = [ruleset for _, ruleset in standing]
             removed = routes.remove(routes.present(live, recorded.routes() if recorded else ()))
+            removed |= other_family.ensure(wanted=False)
             for driver, ruleset in standing:
                 driver.clean(ruleset, recorded.ruleset() if recorded else None)
+            restored = restore(recorded.sysctls) if recorded else False
             record.forget()
             record.forget_ended()
-        return removed or bool(standing)
+        return removed or restored or bool(standing)
 
 
 def captured_connections(namespace: Namespace = None) -> int:

@@ -12,22 +12,25 @@ from capture.errors import CaptureError
 from capture.model.ruleset import LoopbackAddress
 from capture.model.values import Value
 from capture.operations import host_of, trace, verify
+from capture.rules import build_ruleset
 from capture.rules.nat import AGENT_DNS_PORT
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.settings import Settings
 from capture.state import record
 from capture.state.facts import read_facts
+from capture.state.impediments import LO_DOWN, impediments
 from capture.state.netns import Entered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from capture.analysis.causes import PodFacts
     from capture.analysis.trace import Trace
     from capture.model.packet import Packet
     from capture.model.ruleset import PolicyRoute
     from capture.operations import Namespace, Verified
+    from capture.state.impediments import Impediment
     from capture.state.record import Record
 
 
@@ -70,6 +73,18 @@ def why(packet: Packet | None = None, settings: Settings | None = None, namespac
         return _of_connection(packet, settings, recorded, facts, capture, causes)
 
 
+def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
+    """Return where Envoy's listeners, told by its admin interface, do not fit the capture. Raises CaptureError."""
+    from capture.analysis.envoy import causes_of_listeners, listeners_of
+    from capture.state.proxy_admin import read_config_dump
+
+    with Entered(namespace):
+        recorded = record.read()
+        mark = _config(settings, recorded, namespace).tproxy_mark
+        listeners = tuple(listeners_of(read_config_dump(url)))
+        return tuple(causes_of_listeners(listeners, _capture(settings, recorded, namespace), mark))
+
+
 def _of_connection(
     packet: Packet,
     settings: Settings | None,
@@ -87,6 +102,9 @@ def _of_connection(
         filtered(live, read_filters()),
     )
     found = [*causes, *causes_of_connection(ways, facts, capture)]
+    if packet.in_interface is not None and explicit is not None:
+        config, _ = resolve(explicit, recorded.facts if recorded else host_of(None))
+        found += _impeded(one for one in impediments(build_ruleset(config)) if one.family in (None, packet.family))
     notes = [] if recorded or settings else [_no_record()]
     return Diagnosis(packet, live, tuple(found), tuple(notes), live.certain)
 
@@ -145,6 +163,14 @@ def _drift(verified: Verified) -> Iterator[Cause]:
         )
     for need in verified.missing:
         yield _missing(need)
+    yield from _impeded(verified.impediments)
+
+
+def _impeded(found: Iterable[Impediment]) -> Iterator[Cause]:
+    """Yield what loses captured packets beside the rules; that lo is down is a fact of the pod already."""
+    for each in found:
+        if each.kind != LO_DOWN:
+            yield Cause(each.kind, each.says, each.remedy)
 
 
 def _missing(need: LoopbackAddress | PolicyRoute) -> Cause:

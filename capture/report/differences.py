@@ -6,6 +6,7 @@ from capture.backends.iptables.entries import expanded
 from capture.backends.iptables.render import rule_text
 from capture.model.ruleset import LoopbackAddress, RestoreMark, SaveMark, SetMark
 from capture.report.packet_words import packet_in_words
+from capture.settings.families import FAMILY_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
     from capture.model.ruleset import PolicyRoute, Rule
     from capture.operations import Other, Verified
-
-FAMILY_NAMES: dict[Family, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
 
 TAKES_AWAY = "belongs to somebody else, and takes traffic away before it reaches ours"
 CHANGES_MARKS = "belongs to somebody else, and changes a mark by which ours tell packets apart"
@@ -37,10 +36,13 @@ def in_words(verified: Verified) -> Iterator[str]:
         yield difference_in_words(difference)
     for need in verified.missing:
         yield f"{_need(need)} is missing"
+    for impediment in verified.impediments:
+        yield impediment.says
     for other in verified.others:
         yield f"{_second_set(other)}{_example_in_words(other.example)}"
     for obstacle in verified.obstacles:
         yield f"{_obstacle(obstacle)}{_example_in_words(obstacle.example)}"
+    yield from verified.uncaptured
 
 
 def notes_in_words(verified: Verified) -> Iterator[str]:
@@ -51,6 +53,7 @@ def notes_in_words(verified: Verified) -> Iterator[str]:
             yield f"{_place(note)} {TAKES_NOTHING}: {rule}"
     for obstacle in verified.harmless:
         yield f"{_place_beside(obstacle)} {TAKES_NOTHING}: {_rule_beside(obstacle)}"
+    yield from verified.remarks
 
 
 def difference_in_words(difference: Difference) -> str:
@@ -142,6 +145,10 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
     ]
     found += [{"kind": "plumbing", "message": f"{_need(need)} is missing"} for need in verified.missing]
     found += [
+        {"kind": each.kind, "family": each.family, "message": each.says, "remedy": each.remedy}
+        for each in verified.impediments
+    ]
+    found += [
         {"kind": "second set", "example": _example_as_plain(other.example), "message": _second_set(other)}
         for other in verified.others
     ]
@@ -156,6 +163,7 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
         }
         for obstacle in verified.obstacles
     ]
+    found += [{"kind": "uncaptured family", "message": sentence} for sentence in verified.uncaptured]
     return found
 
 

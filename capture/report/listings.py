@@ -14,8 +14,9 @@ from capture.model.ruleset import (
 )
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.report.differences import FAMILY_NAMES, as_plain, in_words, text_of
+from capture.report.differences import as_plain, in_words, text_of
 from capture.report.table import is_of_family, listed_chains, listing
+from capture.settings.families import FAMILY_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from capture import operations
 from capture.errors import CaptureError
-from capture.report.differences import FAMILY_NAMES
+from capture.settings.families import FAMILY_NAMES
+from capture.settings.options import PROFILE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.operations import Applied
+    from capture.settings.config import CaptureConfig
+    from capture.settings.settings import Settings
+
+
+def start_line(settings: Settings, config: CaptureConfig) -> str:
+    """Return the line with which every program starts: profile and families, and where both come from."""
+    families = " and ".join(FAMILY_NAMES[family] for family in config.families)
+    return f"profile {config.profile} ({settings.origin(PROFILE)}), families {families} ({config.families_because})"
 
 
 def outcome(applied: Applied) -> str:

@@ -132,8 +132,13 @@ TO_INBOUND = tuple(Jump(names.inbound) for names in BY_SPELLING.values())
 
 
 def loopback_addresses(config: CaptureConfig) -> tuple[LoopbackAddress, ...]:
-    """Return the addresses that ``lo`` needs: ::6, as IPv6 has one loopback address where IPv4 has 127.0.0.0/8."""
-    return (LoopbackAddress(PASSTHROUGH_SOURCE[IPV6]),) if IPV6 in config.families else ()
+    """Return the addresses that ``lo`` needs: ::6, as IPv6 has one loopback address where IPv4 has 127.0.0.0/8.
+
+    Only in a pod that is reached by IPv6: the plugin "loopback" fails where it finds the address before it has run.
+    """
+    if IPV6 not in config.families or not config.is_reached_by_ipv6:
+        return ()
+    return (LoopbackAddress(PASSTHROUGH_SOURCE[IPV6]),)
 
 
 def policy_routes(config: CaptureConfig) -> tuple[PolicyRoute, ...]:

@@ -106,7 +106,7 @@ def output(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
     """Yield what happens to packets that go out, in the built-in chain."""
     for name in config.excluded_interfaces:
         yield Rule(Return(), (OutInterface(name),), why=f"interface {name} is left alone")
-    if config.profile == "current":
+    if config.profile != "1.8":
         yield Rule(Jump(names.output), why="outbound connections")
         return
     yield Rule(Jump(names.output), (TCP,), why="outbound connections")
@@ -134,7 +134,7 @@ def uncaptured_inbound(config: CaptureConfig) -> Iterator[Rule]:
     )
     if not config.inbound_ports.everything:
         return
-    if config.profile == "classic":
+    if config.profile == "1.8":
         yield Rule(Return(), (TCP, DestinationPort((SSH_PORT,))), why="ssh is left alone")
     yield from per_entry(
         config.excluded_inbound_ports,
@@ -216,7 +216,7 @@ def ports_of_calls_to_self(
     ports = []
     if config.captures_dns and isinstance(owner, OwnerUid):
         ports.append(DNS_PORT)
-    if config.profile == "current":
+    if config.profile != "1.8":
         ports.append(only(config.inbound_tunnel_port))
     return (TCP, DestinationPort(tuple(ports), negated=True)) if ports else ()
 

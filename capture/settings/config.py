@@ -11,6 +11,8 @@ from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.model.ruleset import Span, only
 from capture.model.values import Value
 from capture.settings import options as option
+from capture.settings.cautions import cautions
+from capture.settings.families import choose_families
 from capture.settings.parsers import Selection, UidPorts
 from capture.settings.settings import host_bits_warnings
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from capture.settings.parsers import Mode
     from capture.settings.settings import Settings
 
-    Profile = Literal["classic", "current"]
+    Profile = Literal["1.8", "1.30"]
 
     class Host(Protocol):
         """The facts that ``resolve`` asks for. ``capture.settings.host`` has the real ones."""
@@ -42,6 +44,12 @@ if TYPE_CHECKING:
         def pod_addresses(self) -> tuple[Network, ...]:
             """Return the addresses of the namespace, loopback and link-local ones included."""
 
+        def primary_address(self) -> Network | None:
+            """Return the address that Kubernetes knows the pod by; None if it has no global address yet."""
+
+        def interface_names(self) -> tuple[str, ...] | None:
+            """Return the interfaces of the namespace but ``lo``; None if nobody knows."""
+
         def has_ipv6(self) -> bool:
             """Return whether this kernel speaks IPv6."""
 
@@ -57,8 +65,10 @@ MAX_OWNER_GROUPS = 64
 class CaptureConfig(Value):
     """Everything that the rules depend on, and nothing else. The defaults are those of the options."""
 
+    not_compared = ("families_because",)
+
     families: tuple[Family, ...] = FAMILIES
-    profile: Profile = "classic"
+    profile: Profile = "1.8"
     chain_names: Spelling = "dash"
     proxy_port: int = 15001
     inbound_capture_port: int = 15006
@@ -87,6 +97,12 @@ class CaptureConfig(Value):
     drops_invalid: bool = False
     rule_comments: bool = False
     rule_logs: bool = False
+    rejects_ipv6: bool = False
+    """Whether TCP over IPv6, which is not captured then, is answered with a reset."""
+    is_reached_by_ipv6: bool = True
+    """Whether the pod has a global IPv6 address."""
+    families_because: str = "both, default"
+    """Which setting made the families what they are, and where it was given."""
 
     @property
     def is_transparent(self) -> bool:
@@ -100,10 +116,15 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
     Raises ConfigurationError that names option, value, origin and what is expected.
     """
     warnings = [*settings.warnings]
-    profile: Profile = "current" if settings[option.PROFILE] == "current" else "classic"
+    profile: Profile = "1.30" if settings[option.PROFILE] == "1.30" else "1.8"
+    families = choose_families(settings, host)
+    warnings += families.warnings
     proxy_uids = _ids(settings, option.PROXY_UID, host.user_id) or _default_proxy(host)
     config = CaptureConfig(
-        families=_families(settings, host, warnings),
+        families=families.chosen,
+        is_reached_by_ipv6=families.is_reached_by_ipv6,
+        rejects_ipv6=settings[option.OTHER_FAMILY] == "reject" and IPV6 not in families.chosen and host.has_ipv6(),
+        families_because=families.because,
         profile=profile,
         chain_names=_spelling(settings, profile),
         proxy_port=settings[option.PROXY_PORT],
@@ -133,28 +154,15 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
         **_dns(settings, host, warnings),
     )
     warnings += host_bits_warnings(settings)
+    warnings += cautions(settings, config, host)
     return config, warnings
-
-
-def _families(settings: Settings, host: Host, warnings: list[str]) -> tuple[Family, ...]:
-    """Return the families to program: those the pod has an address of, or all that was asked for.
-
-    A pod without any address of its own gets both: it may get one later, and must not start uncaptured.
-    """
-    addresses = [a for a in host.pod_addresses() if not a.is_loopback and not a.is_link_local]
-    present = tuple(family for family in FAMILIES if any(address.family == family for address in addresses))
-    wanted = FAMILIES if settings[option.DUAL_STACK] or not present else present
-    if IPV6 in wanted and not host.has_ipv6():
-        warnings.append("this kernel has no IPv6: IPv4 alone is programmed")
-        return (IPV4,)
-    return wanted
 
 
 def _spelling(settings: Settings, profile: Profile) -> Spelling:
     explicit = settings[option.CHAIN_NAMES]
     if explicit:
         return "dash" if explicit == "dash" else "underscore"
-    return "dash" if profile == "classic" else "underscore"
+    return "dash" if profile == "1.8" else "underscore"
 
 
 def _ids(

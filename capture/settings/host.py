@@ -5,14 +5,17 @@ from __future__ import annotations
 import _socket
 import os
 
-from capture.model.addresses import Network, parse_address
-from capture.netlink.interfaces import read_addresses
+from capture.model.addresses import FAMILIES, Network, parse_address
+from capture.netlink.interfaces import read_addresses, read_links
+from capture.netlink.routing import look_up_route
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+BEYOND = ("192.0.2.1", "2001:db8::1")
+"""Addresses for documentation (RFC 5737, RFC 3849): only a default route leads there."""
 RESOLV_CONF = "/etc/resolv.conf"
 DEFAULT_PROXY_USER = "istio-proxy"
 
@@ -50,6 +53,28 @@ class PodFromInside:
         with open_route() as route:
             own = [address for address in read_addresses(route) if address.interface != LOOPBACK_INDEX]
         return tuple(parse_address(address.address) for address in own)
+
+    def primary_address(self) -> Network | None:
+        """Return the address that Kubernetes knows the pod by: a global one of the interface of the default route.
+
+        IPv4 comes first where both families have one, as in upstream's look-up. None without any global address.
+        """
+        with open_route() as route:
+            defaults = [look_up_route(route, destination).interface for destination in BEYOND]
+            found = [
+                (address.interface, parse_address(address.address))
+                for address in read_addresses(route)
+                if address.interface != LOOPBACK_INDEX
+            ]
+        reachable = [(interface, own) for interface, own in found if not own.is_link_local and not own.is_loopback]
+        by_family = sorted(reachable, key=lambda each: FAMILIES.index(each[1].family))
+        with_default = [own for interface, own in by_family if interface in defaults]
+        return next(iter([*with_default, *[own for _, own in by_family]]), None)
+
+    def interface_names(self) -> tuple[str, ...] | None:
+        """Return the interfaces of the namespace we are in but ``lo``."""
+        with open_route() as route:
+            return tuple(link.name for link in read_links(route) if not link.is_loopback)
 
     def has_ipv6(self) -> bool:
         """Return whether the kernel makes IPv6 sockets; with ``ipv6.disable=1`` it does not."""
@@ -91,6 +116,14 @@ class AnyPod(PodFromInside):
     def pod_addresses(self) -> tuple[Network, ...]:
         """Return nothing, so that both families are shown."""
         return ()
+
+    def primary_address(self) -> None:
+        """Return that there is none."""
+        return
+
+    def interface_names(self) -> None:
+        """Return that nobody knows."""
+        return
 
     def has_ipv6(self) -> bool:
         """Return that there is IPv6."""

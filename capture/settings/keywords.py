@@ -60,6 +60,8 @@ class Keywords(TypedDict, total=False):
     capture_all_dns: Switch | None
     drop_invalid: Switch | None
     dual_stack: Switch | None
+    ip_families: str | None
+    other_family: str | None
     rule_comments: Switch | None
     rule_logs: Switch | None
     profile: str | None
@@ -79,6 +81,8 @@ class Keywords(TypedDict, total=False):
     run_validation: Switch | None
     probe_port: Number | None
     probe_timeout: str | None
+    require_proof: Switch | None
+    probe_from_outside: Switch | None
     log_output_level: str | None
     log_as_json: Switch | None
 

@@ -45,7 +45,7 @@ class Option(Parsed[T]):
     environment: tuple[str, ...] = ()
     annotations: tuple[str, ...] = ()
     metavar: str = ""
-    topic: str = "what is captured"
+    topic: str = "Capture"
     is_switch: bool = False
     empty_means_default: bool = False
 
@@ -74,11 +74,11 @@ INTERFACES = "interface names (at most 15 bytes, no blank, no '/'; a trailing '+
 YES_OR_NO = "true or false (or 1, 0, t, f)"
 TRAFFIC = "traffic.sidecar.istio.io/"
 
-PORT_OF = "where it is sent"
-NOT_CAPTURED = "what is left alone"
+PORT_OF = "Redirect ports"
+NOT_CAPTURED = "Exclusions"
 DNS = "DNS"
 TRANSPARENT = "TPROXY"
-HOW = "how it is done"
+HOW = "Backend"
 CHECKING = "checking"
 OUTPUT = "output"
 
@@ -114,12 +114,12 @@ INTERCEPTION_MODE = Option(
     empty_means_default=True,
 )  # fmt: skip
 INBOUND_PORTS = Option(
-    "istio-inbound-ports", "*", parsers.selection_of(parsers.list_of(parsers.ports)), f"'*', or {PORTS}",
+    "istio-inbound-ports", "*", parsers.selection_of(parsers.port_list), f"'*', or {PORTS}",
     "Inbound ports to capture; '*' for all, empty for none.",
     short="b", annotations=(TRAFFIC + "includeInboundPorts",), metavar="PORTS",
 )  # fmt: skip
 EXCLUDED_INBOUND_PORTS = Option(
-    "istio-local-exclude-ports", "15090,15021,15020", parsers.list_of(parsers.ports), PORTS,
+    "istio-local-exclude-ports", "15090,15021,15020", parsers.port_list, PORTS,
     "Inbound ports left alone when all are captured.",
     short="d", annotations=(TRAFFIC + "excludeInboundPorts",), metavar="PORTS", topic=NOT_CAPTURED,
 )  # fmt: skip
@@ -144,12 +144,12 @@ EXCLUDED_OUTBOUND_NETWORKS = Option(
     short="x", annotations=(TRAFFIC + "excludeOutboundIPRanges",), metavar="CIDRS", topic=NOT_CAPTURED,
 )  # fmt: skip
 OUTBOUND_PORTS = Option(
-    "istio-outbound-ports", "", parsers.list_of(parsers.ports), PORTS,
+    "istio-outbound-ports", "", parsers.port_list, PORTS,
     "Outbound ports captured besides, whatever the destination.",
     short="q", annotations=(TRAFFIC + "includeOutboundPorts",), metavar="PORTS",
 )  # fmt: skip
 EXCLUDED_OUTBOUND_PORTS = Option(
-    "istio-local-outbound-ports-exclude", "", parsers.list_of(parsers.ports), PORTS,
+    "istio-local-outbound-ports-exclude", "", parsers.port_list, PORTS,
     "Outbound ports left alone.",
     short="o", annotations=(TRAFFIC + "excludeOutboundPorts",), metavar="PORTS", topic=NOT_CAPTURED,
 )  # fmt: skip
@@ -208,8 +208,19 @@ DROP_INVALID = Option(
 )  # fmt: skip
 DUAL_STACK = Option(
     "dual-stack", "false", parsers.boolean, YES_OR_NO,
-    "Program IPv4 and IPv6 whatever addresses the pod has now.",
+    "The mesh is dual stack: with --ip-families mesh, IPv6 is captured whatever the pod's primary address is.",
     environment=("ISTIO_DUAL_STACK",), is_switch=True,
+)  # fmt: skip
+IP_FAMILIES = Option(
+    "ip-families", "both", parsers.one_of("both", "mesh", "ipv4"), "both, mesh or ipv4",
+    "Families to capture: both; as Istio does (mesh: IPv6 too if the mesh is dual stack, the pod's primary address is"
+    " IPv6, there is no address yet, or nobody knows the proxy's environment); or IPv4 alone.",
+    environment=("CAPTURE_IP_FAMILIES",), metavar="FAMILIES", empty_means_default=True,
+)  # fmt: skip
+OTHER_FAMILY = Option(
+    "other-family", "pass", parsers.one_of("pass", "reject"), "pass or reject",
+    "TCP of a family that is not captured: let it pass by the proxy, or answer it with a reset (except over lo).",
+    environment=("CAPTURE_OTHER_FAMILY",), metavar="WHAT", empty_means_default=True,
 )  # fmt: skip
 RULE_COMMENTS = Option(
     "rule-comments", "false", parsers.boolean, YES_OR_NO,
@@ -222,13 +233,13 @@ RULE_LOGS = Option(
     topic=CHECKING, is_switch=True,
 )  # fmt: skip
 PROFILE = Option(
-    "profile", "classic", parsers.one_of("classic", "current"), "classic or current",
-    "Layout of the rules: classic (Istio 1.8) or current (Istio 1.30).",
+    "profile", "1.8", parsers.profile, "1.8 (classic) or 1.30 (current)",
+    "Layout of the rules, named after the version of Istio that brought it; classic is 1.8, current the newest.",
     environment=("CAPTURE_PROFILE",), metavar="NAME", topic=HOW, empty_means_default=True,
 )  # fmt: skip
 CHAIN_NAMES = Option(
     "chain-names", "", parsers.one_of("", "dash", "underscore"), "dash or underscore",
-    "Spelling of the chain names: ISTIO-INBOUND (as in classic) or ISTIO_INBOUND (as in current).",
+    "Spelling of the chain names: ISTIO-INBOUND (as in 1.8) or ISTIO_INBOUND (as in later profiles).",
     environment=("CAPTURE_CHAIN_NAMES",), metavar="SPELLING", topic=HOW, empty_means_default=True,
 )  # fmt: skip
 BACKEND = Option(
@@ -265,7 +276,7 @@ CNI_MODE = Option(
 )  # fmt: skip
 ALLOW_HOST = Option(
     "allow-host", "false", parsers.boolean, YES_OR_NO,
-    "Program the host's own network namespace. A captured node is a dead node.",
+    "Program the host's own network namespace. Capturing it cuts the node off.",
     topic=HOW, is_switch=True,
 )  # fmt: skip
 DRY_RUN = Option(
@@ -308,6 +319,16 @@ PROBE_TIMEOUT = Option(
     "How long the validation may take.",
     metavar="DURATION", topic=CHECKING,
 )  # fmt: skip
+REQUIRE_PROOF = Option(
+    "require-proof", "false", parsers.boolean, YES_OR_NO,
+    "With --run-validation: exit code 125 if something could not be proven, such as for want of a capability.",
+    topic=CHECKING, is_switch=True,
+)  # fmt: skip
+PROBE_FROM_OUTSIDE = Option(
+    "probe-from-outside", "false", parsers.boolean, YES_OR_NO,
+    "With --run-validation: prove the way in by a veth pair of our own (capabilities NET_ADMIN and SYS_ADMIN).",
+    topic=CHECKING, is_switch=True,
+)  # fmt: skip
 
 LOG_OUTPUT_LEVEL = Option(
     "log_output_level", "default:info", parsers.log_level,
@@ -347,6 +368,8 @@ RULE_OPTIONS: tuple[Option[Any], ...] = (
     CAPTURE_ALL_DNS,
     DROP_INVALID,
     DUAL_STACK,
+    IP_FAMILIES,
+    OTHER_FAMILY,
     RULE_COMMENTS,
     RULE_LOGS,
     PROFILE,
@@ -369,6 +392,8 @@ INIT_OPTIONS: tuple[Option[Any], ...] = (
     RUN_VALIDATION,
     PROBE_PORT,
     PROBE_TIMEOUT,
+    REQUIRE_PROOF,
+    PROBE_FROM_OUTSIDE,
     LOG_OUTPUT_LEVEL,
     LOG_AS_JSON,
 )

@@ -7,7 +7,7 @@ Digits are ASCII digits: ``int()`` alone would also take signs, blanks, undersco
 
 from __future__ import annotations
 
-from capture.model.addresses import Network, is_decimal, network_parts, parse_network
+from capture.model.addresses import Network, is_decimal, merge_ranges, network_parts, parse_network
 from capture.model.ruleset import Span
 from capture.model.values import Value
 
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 else:
     T = "T"
     Entries = {T: Value}  # subscripting this is all that happens at run time
+
+MAX_PORT = 65535
+MAX_UNMERGED_PORTS = 256
+"""Up to so many entries a list of ports keeps its entries and their order; each may be a rule of its own."""
 
 MAX_INTERFACE_BYTES = 15
 """linux/if.h: IFNAMSIZ is 16 with the closing zero."""
@@ -116,12 +120,39 @@ def number(text: str, lowest: int, highest: int) -> int:
 
 def port(text: str) -> int:
     """Return a port, 1 to 65535."""
-    return number(text, 1, 65535)
+    return number(text, 1, MAX_PORT)
 
 
 def ports(text: str) -> Span:
-    """Return a port or a range of ports (``8000-8100``)."""
-    return span(text, port)
+    """Return a port or a range of ports: ``8000-8100``, or ``8000:8100`` as iptables(8) writes it."""
+    return span(text.replace(":", "-", 1), port)
+
+
+def port_list(text: str) -> tuple[Span, ...]:
+    """Return ports and ranges in the order in which they were given, each once; 0 stands for none.
+
+    A list so long that nobody reads it rule by rule is merged into ranges.
+    """
+    entries = entries_of(text)
+    if len(entries) <= MAX_UNMERGED_PORTS:
+        return tuple(dict.fromkeys(ports(entry) for entry in entries if entry != "0"))
+    distinct = set(entries)
+    distinct.discard("0")
+    try:
+        numbers = sorted(map(int, distinct))
+    except ValueError:
+        spans = [ports(entry) for entry in distinct]
+        return tuple(Span(first, last) for first, last in merge_ranges([(each.first, each.last) for each in spans]))
+    if (numbers and not 0 < numbers[0] <= numbers[-1] <= MAX_PORT) or not distinct.issubset(map(str, numbers)):
+        raise ValueError(text)  # no port, or a sign, an underscore, a leading zero, another script's digits
+    return _merged(numbers)
+
+
+def _merged(numbers: list[int]) -> tuple[Span, ...]:
+    """Return sorted numbers as ranges."""
+    starts = [0, *(place for place in range(1, len(numbers)) if numbers[place] != numbers[place - 1] + 1)]
+    ends = [place - 1 for place in starts[1:]] + [len(numbers) - 1]
+    return tuple(Span(numbers[first], numbers[last]) for first, last in zip(starts, ends, strict=True) if numbers)
 
 
 def ids(text: str) -> Span:
@@ -281,3 +312,16 @@ def one_of(*words: str) -> Callable[[str], str]:
         return text
 
     return parse_word
+
+
+PROFILES = ("1.8", "1.30")
+"""Versions of Istio whose layout of the rules we write: those that changed it. The newest is last."""
+PROFILE_ALIASES = {"classic": PROFILES[0], "current": PROFILES[-1]}
+
+
+def profile(text: str) -> str:
+    """Return the version of Istio that a profile is named after."""
+    version = PROFILE_ALIASES.get(text, text)
+    if version not in PROFILES:
+        raise ValueError(text)
+    return version

@@ -20,6 +20,7 @@ from capture.settings.options import (
     PROXY_UID,
     REDIRECT_DNS,
     RULE_OPTIONS,
+    TRAFFIC,
 )
 from capture.settings.settings import Given, Settings, is_readable, unreadable
 
@@ -42,6 +43,7 @@ MAX_CHARACTERS = 256 * 1024
 """What Kubernetes allows all annotations of a pod together (apimachinery, TotalAnnotationSizeLimitB)."""
 
 ANNOTATED_OPTIONS = tuple(option for option in RULE_OPTIONS if option.annotations)
+ANNOTATION_NAMES = tuple(name for option in ANNOTATED_OPTIONS for name in option.annotations)
 ENVIRONMENT_OPTIONS = (REDIRECT_DNS, DUAL_STACK, DROP_INVALID)
 
 
@@ -50,12 +52,15 @@ class Proxy(Value):
 
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = {}  # nobody changes it
+    environment_from: str = f"container {PROXY_CONTAINER}"
     uid: int | None = None
     gid: int | None = None
 
 
 class Pod(Value):
     """What is known about a pod."""
+
+    not_compared = ("knows_environment",)
 
     namespace: str
     name: str
@@ -64,8 +69,10 @@ class Pod(Value):
     containers: tuple[str, ...] | None = None
     """Names of all containers, init containers included; None if nobody named them."""
     proxy: Proxy = Proxy()
-    same_user: tuple[str, ...] = ()
-    """Containers that run as the proxy's user, and so are not captured."""
+    escapes: tuple[str, ...] = ()
+    """The ways round the capture that its containers have, a warning for each."""
+    knows_environment: bool = True
+    """Whether the whole environment of the proxy is known."""
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
@@ -82,14 +89,18 @@ def settings_of(pod: Pod, base: Settings) -> Settings:
         PROXY_GID: _id(pod.proxy.gid, "runAsGroup"),
     }
     explicit |= _from_annotations(pod.annotations)
-    from_proxy = _from_environment(pod.proxy.environment)
+    from_proxy = _from_environment(pod.proxy)
     explicit |= from_proxy.explicit
     for option, what in explicit.items():
         _check(option, what)
     explicit[EXCLUDED_INBOUND_PORTS] = _with_proxy_ports(explicit.get(EXCLUDED_INBOUND_PORTS))
     if Settings(explicit)[REDIRECT_DNS]:
         explicit[CAPTURE_ALL_DNS] = explicit[REDIRECT_DNS]  # the pod's own resolv.conf(5) is not known outside of it
-    return Settings({**base.explicit, **explicit}, base.warnings + from_proxy.warnings)
+    return Settings(
+        {**base.explicit, **explicit},
+        (*base.warnings, *from_proxy.warnings, *_misspelt(pod.annotations)),
+        knows_proxy_environment=pod.knows_environment,
+    )
 
 
 def _id(number: int | None, field: str) -> Given:
@@ -109,17 +120,43 @@ def _from_annotations(annotations: Mapping[str, str]) -> dict[Option[Any], Given
     return explicit
 
 
-def _from_environment(environment: Mapping[str, str]) -> Settings:
+def _from_environment(proxy: Proxy) -> Settings:
     explicit: dict[Option[Any], Given] = {}
     warnings: list[str] = []
     for option in ENVIRONMENT_OPTIONS:
         for variable in option.environment:
-            text, origin = environment.get(variable, ""), f"environment {variable} of container {PROXY_CONTAINER}"
+            text = proxy.environment.get(variable, "")
+            origin = f"environment {variable} of {proxy.environment_from}"
             if is_readable(option, text):
                 explicit[option] = Given(text, origin)
             elif text:
                 warnings.append(unreadable(option, text, origin))
     return Settings(explicit, tuple(warnings))
+
+
+def _misspelt(annotations: Mapping[str, str]) -> list[str]:
+    """Return a warning for each annotation that looks as if one of those that count was meant."""
+    return [
+        f"annotation {name} has no effect; is {known} meant?"
+        for name in annotations
+        if name not in ANNOTATION_NAMES and (known := _meant_by(name))
+    ]
+
+
+def _meant_by(name: str) -> str:
+    """Return the annotation that is probably meant by another name; "" if none is."""
+    last = _letters(name.rpartition("/")[2])
+    same = next((known for known in ANNOTATION_NAMES if _letters(known.rpartition("/")[2]) == last), "")
+    if same or not name.startswith(TRAFFIC):
+        return same
+    import difflib  # only where something is wrong
+
+    return next(iter(difflib.get_close_matches(name, ANNOTATION_NAMES, n=1)), "one of Istio's other annotations")
+
+
+def _letters(text: str) -> str:
+    """Return a name without what people write in one way or another: case, dashes, underscores."""
+    return text.replace("-", "").replace("_", "").lower()
 
 
 def _check(option: Option[Any], what: Given) -> None:

@@ -37,6 +37,8 @@ class Settings(Value):
     explicit: Mapping[Option[Any], Given]
     warnings: tuple[str, ...] = ()
     """What was given and does not count, in words."""
+    knows_proxy_environment: bool = True
+    """False where dual stack is not given only because nobody could read the environment of the proxy."""
 
     def __getitem__(self, option: Option[T]) -> T:
         """Return the value of an option; ConfigurationError if its text cannot be used."""

@@ -32,15 +32,22 @@ def descriptors() -> tuple[int, ...]:
 
 
 class NamespaceLock:
-    """A context in which no other program of ours changes the network namespace that we are in."""
+    """A context in which no other program of ours changes the network namespace that we are in.
+
+    If the lock is not given back in time, ``warnings`` says who holds it, and that we went on without it.
+    """
 
     def __init__(self, patience: float = PATIENCE) -> None:
+        self.warnings: tuple[str, ...] = ()
         self._patience = patience
 
     def __enter__(self) -> Self:
         self._holder = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0)
         give_up = time.monotonic() + self._patience
-        while not self._take() and time.monotonic() < give_up:
+        while not self._take():
+            if time.monotonic() >= give_up:
+                self.warnings = (_continued_without(self._patience),)
+                break
             time.sleep(PAUSE)
         _held.add(self._holder.fileno())
         return self
@@ -59,3 +66,12 @@ class NamespaceLock:
     ) -> None:
         _held.discard(self._holder.fileno())
         self._holder.close()
+
+
+def _continued_without(seconds: float) -> str:
+    from capture.state.lock_holder import holder_of  # only where something is odd
+
+    return (
+        f"the lock of this network namespace (unix socket @{NAME[1:].decode()}) was not released within {seconds:g} s:"
+        f" {holder_of(NAME)} holds it; continued without the lock"
+    )

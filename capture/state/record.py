@@ -28,6 +28,7 @@ from capture.settings.settings import Given, Settings
 from capture.state.directory import ensure, is_private, require_private
 from capture.state.json_text import JsonError, decode, encode
 from capture.state.netns import namespace_id
+from capture.state.sysctls import Sysctl, restore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Facts(Value):
     families: tuple[Family, ...]
     ipv6: bool
     servers: tuple[Network, ...]
+    primary: Family | None = None
+    """Of the pod's primary address; None if nobody asked, or there was none."""
 
     def user_id(self, name: str) -> int | None:
         """Return the id that the user had."""
@@ -66,7 +69,15 @@ class Facts(Value):
 
     def pod_addresses(self) -> tuple[Network, ...]:
         """Return one address for each family that the pod had one of."""
-        return tuple(Network(family, 1 << (BITS[family] - 1), BITS[family]) for family in self.families)
+        return tuple(map(_any_address, self.families))
+
+    def primary_address(self) -> Network | None:
+        """Return an address of the family that the primary one was of."""
+        return None if self.primary is None else _any_address(self.primary)
+
+    def interface_names(self) -> None:
+        """Return that nobody knows: they matter for warnings only."""
+        return
 
     def has_ipv6(self) -> bool:
         """Return whether the kernel had IPv6."""
@@ -77,6 +88,10 @@ class Facts(Value):
         return self.servers
 
 
+def _any_address(family: Family) -> Network:
+    return Network(family, 1 << (BITS[family] - 1), BITS[family])
+
+
 class RecordingHost:
     """A host that notes what it is asked, so that the answers can be recorded."""
 
@@ -85,7 +100,9 @@ class RecordingHost:
         self.users: dict[str, int | None] = {}
         self.groups: dict[str, int | None] = {}
         self._addresses: tuple[Network, ...] | None = None
+        self._primary: Network | None = None
         self._servers: tuple[Network, ...] = ()
+        self._has_ipv6: bool | None = None
 
     def user_id(self, name: str) -> int | None:
         """Ask, and note the answer."""
@@ -105,9 +122,22 @@ class RecordingHost:
             self._addresses = self._host.pod_addresses()
         return self._addresses
 
-    def has_ipv6(self) -> bool:
+    def primary_address(self) -> Network | None:
+        """Ask, and note the answer."""
+        self._primary = self._host.primary_address()
+        return self._primary
+
+    def interface_names(self) -> tuple[str, ...] | None:
         """Ask."""
-        return self._host.has_ipv6()
+        return self._host.interface_names()
+
+    def has_ipv6(self) -> bool:
+        """Ask, unless it is known by now."""
+        return self._host.has_ipv6() if self._has_ipv6 is None else self._has_ipv6
+
+    def forget_ipv6(self) -> None:
+        """Answer from now on that there is no IPv6: the kernel has shown that it cannot capture it."""
+        self._has_ipv6 = False
 
     def name_servers(self) -> tuple[Network, ...]:
         """Ask, and note the answer."""
@@ -124,6 +154,7 @@ class RecordingHost:
             families=tuple(family for family in FAMILIES if any(address.family == family for address in own)),
             ipv6=self.has_ipv6(),
             servers=self._servers,
+            primary=self._primary.family if self._primary else None,
         )
 
 
@@ -140,6 +171,8 @@ class Record(Value):
     driver: str
     variant: str = ""
     stale_routes: tuple[PolicyRoute, ...] = ()
+    sysctls: tuple[Sysctl, ...] = ()
+    """The kernel's switches that we changed, with the values of before."""
 
     def ruleset(self) -> Ruleset:
         """Return the rule set that was applied."""
@@ -171,9 +204,12 @@ def as_json(record: Record) -> str:
                 "proxy_user": facts.proxy_user,
                 "families": facts.families,
                 "ipv6": facts.ipv6,
+                "primary": facts.primary,
+                "knows_proxy_environment": record.settings.knows_proxy_environment,
                 "name_servers": [str(server).partition("/")[0] for server in facts.servers],
             },
             "stale_routes": [[route.family, route.mark, route.table] for route in record.stale_routes],
+            "sysctls": {sysctl.path: sysctl.value for sysctl in record.sysctls},
         }
     )
 
@@ -195,7 +231,8 @@ def _record(plain: dict[str, Any]) -> Record:
     facts = plain["facts"]
     return Record(
         settings=Settings(
-            {OPTIONS_BY_NAME[name]: Given(*map(_text, explicit)) for name, explicit in plain["settings"].items()}
+            {OPTIONS_BY_NAME[name]: Given(*map(_text, explicit)) for name, explicit in plain["settings"].items()},
+            knows_proxy_environment=facts["knows_proxy_environment"] is not False,
         ),
         facts=Facts(
             users=facts["users"],
@@ -204,16 +241,24 @@ def _record(plain: dict[str, Any]) -> Record:
             families=tuple(facts["families"]),
             ipv6=facts["ipv6"],
             servers=tuple(parse_address(server) for server in facts["name_servers"]),
+            primary=_family(facts["primary"]) if facts["primary"] is not None else None,
         ),
         stale_routes=tuple(_route(*route) for route in plain.get("stale_routes", ())),
+        sysctls=tuple(Sysctl(_text(path), _text(value)) for path, value in plain.get("sysctls", {}).items()),
         **{how: _text(plain[how]) for how in ("backend", "driver", "variant")},
     )
 
 
 def _route(family: object, mark: object, table: object) -> PolicyRoute:
-    if family not in FAMILIES or not isinstance(mark, int) or not isinstance(table, int):
-        raise ValueError(family, mark, table)
-    return PolicyRoute(IPV4 if family == IPV4 else IPV6, mark, table)
+    if not isinstance(mark, int) or not isinstance(table, int):
+        raise ValueError(mark, table)  # noqa: TRY004  # what is wrong with a record is a ValueError
+    return PolicyRoute(_family(family), mark, table)
+
+
+def _family(value: object) -> Family:
+    if value not in FAMILIES:
+        raise ValueError(value)
+    return IPV4 if value == IPV4 else IPV6
 
 
 def _text(value: object) -> str:
@@ -266,8 +311,11 @@ class Journal:
     def __init__(self, record: Record) -> None:
         self._record = record
 
-    def begin(self, stale: Ruleset) -> None:
-        """Keep the record, with the routes that are there until the change is over."""
+    def begin(self, stale: Ruleset, recorded: Record | None) -> None:
+        """Keep the record, with the routes that are there until the change is over, and switches changed earlier."""
+        changed = {sysctl.path: sysctl for sysctl in self._record.sysctls}
+        changed |= {sysctl.path: sysctl for sysctl in (recorded.sysctls if recorded else ())}
+        self._record = self._record.replace(sysctls=tuple(changed.values()))
         write(self._record.replace(stale_routes=stale.policy_routes))
 
     def roll_back(self, recorded: Record | None, desired: Ruleset) -> None:
@@ -280,6 +328,12 @@ class Journal:
     def commit(self) -> None:
         """Keep the record without stale routes: they are gone."""
         write(self._record)
+
+    def restore_sysctls(self) -> bool:
+        """Give switches back, for which the rules have no use any more; return whether any was ours."""
+        remembered = self._record.sysctls
+        self._record = self._record.replace(sysctls=())
+        return restore(remembered)
 
 
 def _content(path: str) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from capture.errors import UnsupportedError
+import errno
+
+from capture.errors import CaptureError, KernelError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text
 from capture.model.ruleset import (
     MANGLE,
@@ -14,9 +16,9 @@ from capture.model.ruleset import (
 from capture.netlink.interfaces import add_address, read_addresses, remove_address
 from capture.netlink.routing import (
     add_local_route,
-    add_mark_rule,
     has_local_route,
     has_mark_rule,
+    put_mark_rule,
     read_mark_rules,
     remove_local_route,
     remove_mark_rule,
@@ -28,13 +30,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from capture.model.addresses import Family
+    from capture.model.addresses import Family, Network
     from capture.netlink.sockets import NetlinkSocket
 
 AF = {"ipv4": AF_INET, "ipv6": AF_INET6}
 FAMILY_OF: dict[int, Family] = {AF_INET: IPV4, AF_INET6: IPV6}
+DISABLE_IPV6_ON_LO = "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
+NO_IPV6_ON_LO = (
+    "IPv6 is disabled on lo (net.ipv6.conf.lo.disable_ipv6), which therefore cannot have the address ::6:"
+    " inbound IPv6 connections fail until it is enabled and the rules are applied again"
+)
 DEFAULT_MARK, DEFAULT_TABLE = 1337, 133
 """Upstream's: what is there with these numbers is upstream's or ours."""
+
+
+PREFERENCE = 0
+"""Of our policy rule: asked right after that for the pod's own addresses, which has 0 too and was there first.
+
+Source-based routing (Multus) and VPNs mostly let the kernel choose. It takes one less than the second rule of the list
+has, so that a later rule precedes every earlier one. Only where that one has 0, the later rule has 0 as well and comes
+after it (fib_default_rule_pref and fib_nl_newrule in net/core/fib_rules.c).
+"""
+LOOPBACK_DOWN_REMEDY = "Set it up: `ip link set lo up`. Container runtimes do so with the CNI plugin `loopback`."
 
 
 def ensure(ruleset: Ruleset) -> bool:
@@ -43,13 +60,22 @@ def ensure(ruleset: Ruleset) -> bool:
         return False
     changed = False
     with open_route() as route:
-        for address in ruleset.loopback_addresses:
+        for address in _possible(ruleset):
             changed |= add_address(route, _text(address), address.network.prefix)
         for policy in ruleset.policy_routes:
             # The rule first, and last when removed: by it a table is known to be ours, wherever we were killed.
-            changed |= add_mark_rule(route, AF[policy.family], policy.mark, policy.table)
-            changed |= add_local_route(route, AF[policy.family], policy.table)
+            changed |= put_mark_rule(route, AF[policy.family], policy.mark, policy.table, PREFERENCE)
+            changed |= _add_local_route(route, policy)
     return changed
+
+
+def _add_local_route(route: NetlinkSocket, policy: PolicyRoute) -> bool:
+    try:
+        return add_local_route(route, AF[policy.family], policy.table)
+    except KernelError as error:
+        if error.errno != errno.ENETDOWN:
+            raise
+        raise CaptureError(f"{error.message}: lo is down", LOOPBACK_DOWN_REMEDY) from error
 
 
 def missing(ruleset: Ruleset) -> list[LoopbackAddress | PolicyRoute]:
@@ -58,9 +84,33 @@ def missing(ruleset: Ruleset) -> list[LoopbackAddress | PolicyRoute]:
         return []
     with open_route() as route:
         return [
-            *[address for address in ruleset.loopback_addresses if not _has_address(route, address)],
+            *[address for address in _possible(ruleset) if not _has_address(route, address)],
             *[policy for policy in ruleset.policy_routes if not all(_halves(route, policy))],
         ]
+
+
+def with_loopback_address(recorded: Ruleset, addresses: Iterable[Network]) -> Ruleset:
+    """Return the recorded rule set with what it needs now: ::6 on lo, if the pod is reached by IPv6 since."""
+    is_reached = any(address.family == IPV6 for address in addresses)
+    if recorded.loopback_addresses or IPV6 not in recorded.families or not is_reached:
+        return recorded
+    return recorded.replace(loopback_addresses=(LoopbackAddress(PASSTHROUGH_SOURCE[IPV6]),))
+
+
+def _possible(ruleset: Ruleset) -> tuple[LoopbackAddress, ...]:
+    """Return the addresses that ``lo`` can have: none of IPv6 while that is disabled there."""
+    if takes_ipv6_addresses():
+        return ruleset.loopback_addresses
+    return tuple(address for address in ruleset.loopback_addresses if address.network.family != IPV6)
+
+
+def takes_ipv6_addresses() -> bool:
+    """Return whether ``lo`` takes IPv6 addresses (ipv6_add_addr() in net/ipv6/addrconf.c looks at the same switch)."""
+    try:
+        with open(DISABLE_IPV6_ON_LO, "rb", buffering=0) as switch:
+            return switch.read().strip() != b"1"
+    except OSError:  # no /proc/sys: the kernel answers when it is asked
+        return True
 
 
 def present(live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset:

@@ -44,6 +44,7 @@ ALWAYS = ("encodings.utf_8", "encodings.ascii", "encodings.latin_1", "encodings.
 LEFT_OUT = (
     *("iptc", "nftables", "pyroute2", "distutils", "setuptools", "pip"),
     *("test", "unittest", "doctest", "pdb", "pydoc", "curses", "readline", "tkinter", "sqlite3", "lib2to3"),
+    *("yaml._yaml", "yaml.cyaml"),
     *("grpc", "httpx2", "inotify_simple", "lightkube", "prometheus_client"),
     *("asyncio", "concurrent", "multiprocessing", "xml", "xmlrpc", "colorama", "ctypes.macholib"),
 )

@@ -147,7 +147,7 @@ BAD_VALUES = [
     (["-r", "254"], "--istio-inbound-tproxy-route-table", "'254'", "not 253, 254 or 255"),
     (["-m", "NAT"], "--istio-inbound-interception-mode", "'NAT'", "REDIRECT or TPROXY"),
     (["--dual-stack=maybe"], "--dual-stack", "'maybe'", "true or false"),
-    (["--profile", "new"], "--profile", "'new'", "classic or current"),
+    (["--profile", "new"], "--profile", "'new'", "1.8 (classic) or 1.30 (current)"),
     (["--backend", "ipfw"], "--backend", "'ipfw'", "auto, iptables or nftables"),
     (["--backend", "nftables", "--driver", "restore"], "--driver", "'restore'", "netlink or libnftables"),
     (["--native-nftables", "--backend", "iptables"], "--backend", "'iptables'", "--native-nftables"),
@@ -454,8 +454,9 @@ def test_doctor_sees_rules_of_ours_in_two_places(netns: NamespaceFactory) -> Non
     rules = run(namespace, "capture", "render", "--backend", "iptables", "--family", "ipv4").stdout
     namespace.run(["iptables-restore", "--noflush"], stdin=rules)
 
-    told = run(namespace, "capture", "doctor").stdout
+    told = run(namespace, "capture", "doctor", code=4).stdout
 
+    assert "second-set" in told
     assert "there are several sets of rules, where one is right" in told
     assert "a second set of rules stands in iptables nft" in run(namespace, "capture", "verify", code=4).stdout
 

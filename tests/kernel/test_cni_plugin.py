@@ -96,18 +96,18 @@ def test_a_pod_is_captured_both_ways_in_both_families(attachment: Attachment, po
         assert peer.client(1000).connect(here, 80).label == "inbound"
 
 
-def test_families_are_those_of_the_result_and_of_the_namespace(netns: NamespaceFactory) -> None:
+def test_families_of_a_mesh_are_those_of_the_primary_address(netns: NamespaceFactory) -> None:
     """An address may be on the way, as the result says, or come from elsewhere, as the namespace shows."""
     cases = [
         (netns.pod("v4", ipv6=None), RESULT, {"ipv4"}),
         (netns.pod("v4 and more to come", ipv6=None), FD77, {"ipv4", "ipv6"}),
-        (netns.pod("v6", ipv4=None), {"cniVersion": "1.0.0", "ips": [{"address": "fd77::2/64"}]}, {"ipv6"}),
-        (netns.pod("nothing said", ipv4=None), {"cniVersion": "1.0.0"}, {"ipv6"}),
+        (netns.pod("v6", ipv4=None), {"cniVersion": "1.0.0", "ips": [{"address": "fd77::2/64"}]}, {"ipv4", "ipv6"}),
+        (netns.pod("nothing said", ipv4=None), {"cniVersion": "1.0.0"}, {"ipv4", "ipv6"}),
         (netns.pod("nothing yet", ipv4=None, ipv6=None), {"cniVersion": "1.0.0"}, {"ipv4", "ipv6"}),
     ]
     for number, (pod, result, families) in enumerate(cases):
         attachment = Attachment(pod, f"families-{os.getpid()}-{number}")
-        attachment.add(prevResult=result, backend="iptables")
+        attachment.add(prevResult=result, backend="iptables", ip_families="mesh")
         tables = set(pod.run(["nft", "list", "tables"]).stdout.split("\n"))
         found = {family for family, table in (("ipv4", "table ip nat"), ("ipv6", "table ip6 nat")) if table in tables}
         attachment("DEL", configuration(), namespace="")

@@ -121,7 +121,7 @@ def test_killed_at_any_moment_the_next_run_succeeds(netns: NamespaceFactory, way
         build_ruleset(config)
         for config in (
             CaptureConfig(captures_dns=True, captures_all_dns=True, drops_invalid=True),
-            CaptureConfig(mode="TPROXY", profile="current", chain_names="underscore", excluded_interfaces=("eth7",)),
+            CaptureConfig(mode="TPROXY", profile="1.30", chain_names="underscore", excluded_interfaces=("eth7",)),
             CaptureConfig(chain_names="underscore"),
         )
     ]

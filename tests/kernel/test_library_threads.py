@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+import capture
 from capture import apply, clean, dump, make_settings, verify
 from pytest_netns import NamespaceFactory
 
 pytestmark = pytest.mark.kernel
 
+ROOT = Path(capture.__file__).parents[1]
+
 
 @pytest.mark.parametrize(
-    ("backend", "driver"), [("nftables", "netlink"), ("iptables", "netlink"), ("iptables", "restore")]
+    ("backend", "driver"),
+    [("nftables", "netlink"), ("nftables", "libnftables"), ("iptables", "netlink"), ("iptables", "restore")],
 )
 def test_threads_work_on_several_namespaces_at_once(netns: NamespaceFactory, backend: str, driver: str) -> None:
     paths = [str(netns.pod().path) for _ in range(6)]
@@ -25,6 +31,30 @@ def test_threads_work_on_several_namespaces_at_once(netns: NamespaceFactory, bac
 
     assert [result.changed for result in applied] == [True] * len(paths)
     assert [result.holds for result in verified] == [True] * len(paths)
+
+
+FIRST_USE = """
+import pathlib, sys, threading, time
+from capture.backends.nftables import libnftables
+slow = pathlib.Path(sys.argv[1])
+slow.write_text("import time; time.sleep(0.5)\\n" + pathlib.Path(libnftables.find_bindings()).read_text())
+libnftables.find_bindings = lambda: str(slow)
+tables = []
+def read():
+    tables.append(libnftables.LibnftablesDriver().read().tables)
+threads = [threading.Thread(target=read) for _ in range(4)]
+for thread in threads:
+    thread.start()
+    time.sleep(0.1)
+for thread in threads:
+    thread.join()
+assert tables == [()] * len(threads), tables
+"""
+
+
+def test_the_bindings_of_libnftables_are_loaded_by_one_thread(netns: NamespaceFactory, tmp_path: Path) -> None:
+    """What is there at first is an empty module, and a slow disk makes that long."""
+    netns.pod().run([sys.executable, "-c", FIRST_USE, tmp_path / "bindings.py"], cwd=ROOT)
 
 
 def test_threads_on_one_namespace_take_turns(netns: NamespaceFactory) -> None:

@@ -45,7 +45,7 @@ Driver = NetlinkDriver | LibnftablesDriver
 
 NOTHING = Ruleset(FAMILIES, ())
 REDIRECTS = build_ruleset(CaptureConfig(excluded_inbound_ports=(only(15020), only(15090))))
-PROXIES = build_ruleset(CaptureConfig(mode="TPROXY", chain_names="underscore", profile="current"))
+PROXIES = build_ruleset(CaptureConfig(mode="TPROXY", chain_names="underscore", profile="1.30"))
 
 FOREIGN = """
 table ip nat {

@@ -46,6 +46,21 @@ def test_runs_at_the_same_time_leave_one_whole_set(pod_pair: PodPair) -> None:
             assert verified.holds, verified
 
 
+def test_who_holds_the_lock_is_told_and_that_we_went_on(netns: NamespaceFactory) -> None:
+    pod = netns.pod()
+    with pod.entered():
+        squatter = socket.socket(socket.AF_UNIX)
+        squatter.bind(NAME)
+    with squatter, pod.entered():
+        applied = operations.apply(settings({}), lock_timeout=0.1)
+        said: list[str] = []
+        operations.clean(lock_timeout=0.1, warn=said.append)
+    for (warning,) in (applied.warnings, said):
+        assert "@istio-capture) was not released within 0.1 s" in warning
+        assert f"process {os.getpid()} (" in warning
+        assert warning.endswith("holds it; continued without the lock")
+
+
 def test_a_turn_is_waited_for(netns: NamespaceFactory) -> None:
     namespace, other = netns(), netns()
     with namespace.entered():
@@ -95,33 +110,35 @@ def test_who_holds_the_name_for_ever_cannot_keep_a_pod_uncaptured(pod_pair: PodP
 # --- runs that fail -----------------------------------------------------------------------------------
 
 
+ROUTE_IN_THE_WAY = "route add blackhole default table 133"
+"""With it the route of TPROXY cannot be added."""
+
+
 def test_a_run_that_fails_leaves_rules_and_record_as_they_were(netns: NamespaceFactory) -> None:
     pod = netns.pod(ipv6=None)
     with pod.entered():
         operations.apply(settings(VARIANTS["lists"], WAYS["nftables-netlink"]))
     before = state(pod)
-    for name in ("all", "default", "lo"):
-        pod.sysctl(f"net.ipv6.conf.{name}.disable_ipv6", 1)
-    switched_off = state(pod)
+    pod.ip(ROUTE_IN_THE_WAY)
     with pod.entered():
         kept = record.read()
-        with pytest.raises(CaptureError, match="IPv6 is switched off"):
-            operations.apply(settings({option.DUAL_STACK: "true"}, WAYS["nftables-netlink"]))
-        assert record.read() == kept
+        with pytest.raises(CaptureError, match="table 133"):
+            operations.apply(settings(TPROXY, WAYS["nftables-netlink"]))
+        found = record.read()
+        assert kept is not None
+        assert found is not None
+        assert found.replace(stale_routes=()) == kept
         assert operations.verify().holds
-    assert state(pod) == switched_off
-    assert switched_off["nft"] == before["nft"]
+    assert state(pod)["nft"] == before["nft"]
 
 
 def test_a_first_run_that_fails_leaves_no_record(netns: NamespaceFactory) -> None:
     pod = netns.pod(ipv6=None)
-    for name in ("all", "default", "lo"):
-        pod.sysctl(f"net.ipv6.conf.{name}.disable_ipv6", 1)
+    pod.ip(ROUTE_IN_THE_WAY)
     with pod.entered():
         with pytest.raises(CaptureError):
-            operations.apply(settings({option.DUAL_STACK: "true"}))
+            operations.apply(settings(TPROXY))
         assert record.read() is None
-        assert not operations.clean()
 
 
 # --- what nobody recorded ------------------------------------------------------------------------------
@@ -167,7 +184,7 @@ def test_a_family_that_is_captured_no_more(netns: NamespaceFactory) -> None:
         with pod.entered():
             operations.apply(settings({option.DUAL_STACK: "true"}, TPROXY, WAYS[way]))
             record.forget()
-            operations.apply(settings(WAYS[way]))
+            operations.apply(settings({option.IP_FAMILIES: "ipv4"}, WAYS[way]))
         assert plumbing_of(pod) == []
         assert "ISTIO" not in pod.run(["ip6tables-nft-save"]).stdout
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
+
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -365,3 +368,31 @@ def wished(match: Match) -> dict[str, object]:
 def outcome(ruleset: Ruleset, packet: Packet) -> tuple[str, int]:
     walked = trace(ruleset, packet)
     return walked.outcome, walked.port
+
+
+@given(st.lists(st.integers(0, 6), max_size=12), st.lists(st.integers(0, 6), max_size=12))
+def test_as_many_rules_as_possible_are_the_same(desired: list[int], live: list[int]) -> None:
+    """The judge is the table of all prefixes: simple, and quadratic."""
+    common = [[0] * (len(live) + 1) for _ in range(len(desired) + 1)]
+    for i, wanted in enumerate(desired):
+        for j, there in enumerate(live):
+            longest = max(common[i][j + 1], common[i + 1][j])
+            common[i + 1][j + 1] = common[i][j] + 1 if wanted == there else longest
+
+    found = differences(of_numbers(desired), of_numbers(live))
+
+    assert len([d for d in found if d.kind == "missing"]) == len(desired) - common[-1][-1]
+    assert len([d for d in found if d.kind == "unexpected"]) == len(live) - common[-1][-1]
+
+
+def test_thousands_of_changed_rules_are_compared_at_once() -> None:
+    started = time.process_time()
+    assert len(differences(of_numbers(range(2000)), of_numbers(range(2000, 4000)))) == 4000
+    assert len(differences(of_numbers(range(2000)), of_numbers(range(1999, -1, -1)))) == 2 * 1999
+    assert time.process_time() - started < 3, "seconds for each million pairs of rules that are looked at"
+
+
+def of_numbers(numbers: Iterable[int]) -> Ruleset:
+    """Return a chain of ours with a rule for each number."""
+    rules = tuple(Rule(Jump(f"ISTIO-{number}")) for number in numbers)
+    return Ruleset(("ipv4",), (Table("nat", (Chain("ISTIO-OUTPUT", rules),)),))

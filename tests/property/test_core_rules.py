@@ -131,8 +131,8 @@ def sides_of(table: Table, chain: str) -> set[str]:
 @given(configs)
 def test_classic_differs_from_current_in_exactly_three_things(config: CaptureConfig) -> None:
     names = BY_SPELLING[config.chain_names]
-    classic = build_ruleset(config.replace(profile="classic", rule_logs=False))
-    current = build_ruleset(config.replace(profile="current", rule_logs=False))
+    classic = build_ruleset(config.replace(profile="1.8", rule_logs=False))
+    current = build_ruleset(config.replace(profile="1.30", rule_logs=False))
 
     def as_current(table: Table, chain: Chain, rule: Rule) -> Rule | None:
         if table.name == NAT and chain.name == OUTPUT and rule.verdict == Jump(names.output):

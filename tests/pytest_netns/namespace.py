@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import ipaddress
 import os
 import signal
@@ -13,6 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ParamSpec, Self, TypeVar
 
+from pyroute2 import IPRoute
+
 from pytest_netns.client import Client
 from pytest_netns.kernel import in_namespace, open_new, open_new_of
 from pytest_netns.listener import Listener
@@ -21,6 +24,7 @@ from pytest_netns.process import CommandError, Process, command_line
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
+IFA_F_NODAD = 0x02  # linux/if_addr.h
 TCP_LISTEN = "0A"  # include/net/tcp_states.h, as /proc/net/tcp prints it
 UDP_BOUND = "07"  # TCP_CLOSE, which is what an unconnected UDP socket shows
 
@@ -34,10 +38,10 @@ class Namespace:
     def __init__(self, name: str = "netns", *, first_user: int = 0) -> None:
         self.name = name
         self._open: list[Process | Listener] = []
-        self._descriptor = open_new_of(first_user) if first_user else open_new()
+        self.descriptor = open_new_of(first_user) if first_user else open_new()
         # No duplicate address detection: an address is usable at once.
         self.sysctl("net.ipv6.conf.default.accept_dad", "0")
-        self.ip("link set lo up")
+        self.set_up("lo")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} {self.path}>"
@@ -55,9 +59,11 @@ class Namespace:
             self._open.pop().close()
         if started_processes:
             self._kill_the_rest()
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        if "route" in self.__dict__:
+            self.route.close()
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
 
     def _kill_the_rest(self) -> None:
         """Kill what background processes left behind: it would keep the namespace."""
@@ -71,19 +77,19 @@ class Namespace:
     @property
     def path(self) -> str:
         """A path that names the namespace, as ``nsenter --net=`` and ``CNI_NETNS`` take one."""
-        return f"/proc/{os.getpid()}/fd/{self._descriptor}"
+        return f"/proc/{os.getpid()}/fd/{self.descriptor}"
 
     @property
     def inode(self) -> int:
         """The number that identifies the namespace, as in ``net:[4026531840]``."""
-        return os.fstat(self._descriptor).st_ino
+        return os.fstat(self.descriptor).st_ino
 
     # -- doing something in it
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         """Put the calling thread into the namespace for the length of a block."""
-        with in_namespace(self._descriptor):
+        with in_namespace(self.descriptor):
             yield
 
     def call(
@@ -179,6 +185,20 @@ class Namespace:
 
     # -- links, addresses, settings
 
+    @functools.cached_property
+    def route(self) -> IPRoute:
+        """rtnetlink(7) in this namespace, by pyroute2: ``namespace.route.get_links()``."""
+        with self.entered():
+            return IPRoute()
+
+    def index_of(self, interface: str) -> int:
+        """Return the number of an interface."""
+        return int(self.route.link_lookup(ifname=interface)[0])
+
+    def set_up(self, interface: str) -> None:
+        """Set an interface up."""
+        self.route.link("set", index=self.index_of(interface), state="up")
+
     def ip(self, *lines: str) -> str:
         """Run lines of ``ip -batch`` in one process: ``ip("link set eth0 up", "route show table all")``.
 
@@ -198,7 +218,9 @@ class Namespace:
 
     def add_address(self, address: str, interface: str = "eth0") -> None:
         """Add an address with its prefix length, such as ``10.1.2.3/24``; IPv6 is usable at once."""
-        self.ip(f"address add {address} dev {interface}{' nodad' if ':' in address else ''}")
+        host, _, prefix = address.partition("/")
+        flags = IFA_F_NODAD if ":" in host else 0
+        self.route.addr("add", index=self.index_of(interface), address=host, prefixlen=int(prefix), flags=flags)
 
     def own_every_address(self) -> None:
         """Take every address that is not routed elsewhere for this namespace's own.
@@ -259,10 +281,9 @@ class Pod(Namespace):
 
     def route_through(self, gateway: Pod) -> None:
         """Make the other pod the default route of every family both have."""
-        if self.ipv4 and gateway.ipv4:
-            self.ip(f"route add default via {gateway.ipv4}")
-        if self.ipv6 and gateway.ipv6:
-            self.ip(f"route add default via {gateway.ipv6}")
+        for own, other in ((self.ipv4, gateway.ipv4), (self.ipv6, gateway.ipv6)):
+            if own and other:
+                self.route.route("add", dst="default", gateway=other)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -278,11 +299,10 @@ class PodPair:
 
 def make_veth(left: Namespace, right: Namespace, left_name: str = "eth0", right_name: str = "eth0") -> None:
     """Join two namespaces by a veth pair and set both ends up."""
-    left.ip(
-        f"link add {left_name} type veth peer name {right_name} netns {right.path}",
-        f"link set {left_name} up",
-    )
-    right.ip(f"link set {right_name} up")
+    peer = {"ifname": right_name, "net_ns_fd": right.descriptor}
+    left.route.link("add", ifname=left_name, kind="veth", peer=peer)
+    left.set_up(left_name)
+    right.set_up(right_name)
 
 
 def gateway_of(address: str | None) -> str | None:

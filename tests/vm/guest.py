@@ -6,7 +6,7 @@ talked to through its second serial port, one command after the other::
 
     with Guest(kernel()) as guest:
         guest.hide_modules("xt_owner")
-        done = guest.run(["capture", "doctor"])
+        done = guest.run(["capture", "doctor", "--all"])
 
 The first serial port is the kernel's console; what it said is in every error.
 """

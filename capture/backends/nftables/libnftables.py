@@ -6,6 +6,7 @@ own Python looks. They are a single module that needs nothing else, so ours load
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import errno
 import glob
@@ -36,6 +37,10 @@ LIBRARY = "libnftables.so.1"
 REMEDY = (
     "Install python3-nftables (on PyPI: pip-nftables) and libnftables1, or use the driver netlink, which needs neither."
 )
+
+
+_one_at_a_time = _thread.allocate_lock()
+"""libnftables keeps state outside of its contexts, and a module is there before all of it is: one thread at a time."""
 
 
 class LibnftablesDriver:
@@ -104,14 +109,15 @@ def _run(doing: str, command: str | dict[str, Any]) -> str:
 
     A context belongs to the namespace in which it was made, so each call makes its own.
     """
-    bindings = _bindings()
-    try:
-        ctypes.CDLL(LIBRARY)  # the bindings load it too, but do not fail well
-    except OSError as error:
-        raise UnsupportedError(f"{LIBRARY} cannot be loaded: {error}", REMEDY) from error
-    context = bindings.Nftables(LIBRARY)
-    context.set_json_output(not isinstance(command, str))
-    status, output, words = context.cmd(command if isinstance(command, str) else json.dumps(command))
+    with _one_at_a_time:
+        bindings = _bindings()
+        try:
+            ctypes.CDLL(LIBRARY)  # the bindings load it too, but do not fail well
+        except OSError as error:
+            raise UnsupportedError(f"{LIBRARY} cannot be loaded: {error}", REMEDY) from error
+        context = bindings.Nftables(LIBRARY)
+        context.set_json_output(not isinstance(command, str))
+        status, output, words = context.cmd(command if isinstance(command, str) else json.dumps(command))
     if status != 0:
         raise _failure(doing, words)
     return str(output)

@@ -24,6 +24,7 @@ from capture.backends.kernel_modules import (
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
+from capture.operations import diagnosis
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod, PodFromInside
@@ -49,8 +50,9 @@ if TYPE_CHECKING:
 
     from capture.backends.detect import Decision, Facts, Leftover
     from capture.backends.kernel_modules import Inventory
+    from capture.operations.diagnosis import Diagnosis
 
-    State = Literal["ok", "missing", "bad", "note"]
+    State = Literal["ok", "warning", "error", "note"]
 
 CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21}
 """linux/capability.h"""
@@ -92,16 +94,20 @@ class Examined(Value):
     """What of the kernel modules that any capture may need is there."""
     loads_modules: bool
     """The kernel loads modules at all."""
+    diagnosis: Diagnosis | None = None
+    """What is wrong with the pod; None where nothing is applied, and none is recorded."""
 
 
 class Finding(Value):
-    """One line of the report: ``bad`` keeps capture from working, ``missing`` takes one way of it away."""
+    """One line of the report: ``error``: capture cannot work, ``warning``: one backend unavailable."""
 
     topic: str
     name: str
     state: State
     says: str
     remedy: str = ""
+    kind: str = ""
+    """Of a cause, as ``capture why`` has it."""
 
 
 # --- looking -------------------------------------------------------------------------------------
@@ -130,7 +136,18 @@ def examine() -> Examined:
         is_recorded=is_private(STATE_DIRECTORY) and record.read() is not None,
         modules=look_up(_purposes()),
         loads_modules=can_load(),
+        diagnosis=_diagnosis(),
     )
+
+
+def _diagnosis() -> Diagnosis | None:
+    """Return what is wrong with the pod whose namespace we are in, if it is captured or should be."""
+    try:
+        found = diagnosis.why()
+    except CaptureError:
+        return None  # the rest of the report says what is missing
+    is_captured = not any(cause.kind == "no-rules" for cause in found.causes)
+    return found if is_captured or (is_private(STATE_DIRECTORY) and record.read() is not None) else None
 
 
 def _purposes() -> dict[str, str]:
@@ -197,24 +214,43 @@ LEGACY = {
 
 def can_work(examined: Examined) -> bool:
     """Return whether capture can work here at all."""
-    return not any(finding.state == "bad" for finding in findings(examined))
+    return not any(finding.state == "error" and finding.topic != POD for finding in findings(examined))
+
+
+POD = "pod"
+DRIVERS = ("kernel", "host")
+"""Topics about what drivers need, which a person wants to see where something is wrong, or with --all."""
 
 
 def findings(examined: Examined) -> list[Finding]:
-    """Return what is to be said, in the order in which a person would ask."""
+    """Return the findings in the order in which a person would ask: the pod, its namespace, the choice, drivers."""
     return [
-        *_decision(examined),
+        *_pod(examined.diagnosis),
         *_namespace(examined),
+        *_decision(examined),
         *_kernel(examined.facts, examined.modules.lacking),
         *_modules(examined),
         *_host(examined),
     ]
 
 
+def _pod(found: Diagnosis | None) -> Iterator[Finding]:
+    if found is None:
+        yield Finding(POD, "capture", "note", "nothing is applied here")
+        return
+    for cause in found.causes:
+        says = f"{cause.says}{f' ({cause.where})' if cause.where else ''}"
+        yield Finding(POD, cause.kind, "error", says, cause.remedy, cause.kind)
+    if not found.causes:
+        yield Finding(POD, "capture", "ok", "the rules are in place, and the proxy listens")
+    for note in found.notes:
+        yield Finding(POD, note.kind, "note", note.says, note.remedy, note.kind)
+
+
 def _decision(examined: Examined) -> Iterator[Finding]:
     decision = examined.decision
     if isinstance(decision, CaptureError):
-        yield Finding("choice", "backend", "bad", decision.message, decision.remedy)
+        yield Finding("choice", "backend", "error", decision.message, decision.remedy)
     else:
         variant = f" {decision.variant}" if decision.variant else ""
         says = f"auto takes {decision.backend}{variant} with the driver {decision.driver}: {decision.reason}"
@@ -227,7 +263,7 @@ def _decision(examined: Examined) -> Iterator[Finding]:
         yield Finding(
             "choice",
             "standing rules",
-            "missing",
+            "warning",
             "there are several sets of rules, where one is right",
             "`capture apply` leaves the one that it writes; `capture clean` removes all.",
         )
@@ -276,14 +312,14 @@ def _modules(examined: Examined) -> Iterator[Finding]:
     lacking, purposes = examined.modules.lacking, _purposes()
     for name in lacking:
         why = "no such module" if name in examined.modules.absent else "modprobe is told not to load it"
-        yield Finding("kernel", name, "missing", f"{why}; needed by {purposes[name]}", remedy_for((name,)))
+        yield Finding("kernel", name, "warning", f"{why}; needed by {purposes[name]}", remedy_for((name,)))
     others = tuple(name for name in examined.modules.unloaded if name not in lacking)
     if not examined.modules.is_indexed:
         says = f"what could be loaded is not to be seen here: no /lib/modules/{examined.kernel} with an index we know"
         yield Finding("kernel", "modules", "note", says)
     elif others and not examined.loads_modules:
         says = f"not loaded, and kernel.modules_disabled=1 lets no more be loaded: {', '.join(others)}"
-        yield Finding("kernel", "modules", "missing", says, remedy_for_closed(others))
+        yield Finding("kernel", "modules", "warning", says, remedy_for_closed(others))
     elif not lacking:
         yield Finding("kernel", "modules", "ok", "all that a capture may need are there")
 
@@ -299,7 +335,7 @@ def _of_kernel(modules: tuple[str, ...], use: str, lacking: tuple[str, ...], *, 
     if to_blame:
         says += f"; this kernel cannot load the module {', '.join(to_blame)}"
     remedy = remedy_for(to_blame) if to_blame else f"On the host: modprobe -a {' '.join(modules)}"
-    return Finding("kernel", name, "missing", says, remedy)
+    return Finding("kernel", name, "warning", says, remedy)
 
 
 def _host(examined: Examined) -> Iterator[Finding]:
@@ -320,12 +356,12 @@ def _host(examined: Examined) -> Iterator[Finding]:
 
 def _state(state: Literal["usable", "to be made", "not writable"] | StateDirectoryError) -> Finding:
     if isinstance(state, StateDirectoryError):
-        return Finding("host", "state", "bad", state.message, state.remedy)
+        return Finding("host", "state", "error", state.message, state.remedy)
     if state == "not writable":
         return Finding(
             "host",
             "state",
-            "missing",
+            "warning",
             f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` will not know what was asked for",
             "Mount a writable directory of mode 0700 there, or name the options when you verify.",
         )
@@ -338,7 +374,9 @@ def _privileges(capabilities: int) -> Iterator[Finding]:
         yield Finding("host", "privileges", "ok", ", ".join(held))
     else:
         says = f"NET_ADMIN is not held (held: {', '.join(held) or 'none of those that matter'})"
-        yield Finding("host", "privileges", "bad", says, "Run as root, or add the capabilities NET_ADMIN and NET_RAW.")
+        yield Finding(
+            "host", "privileges", "error", says, "Run as root, or add the capabilities NET_ADMIN and NET_RAW."
+        )
     if "SYS_ADMIN" not in held:
         yield Finding("host", "privileges", "note", "without SYS_ADMIN, --netns and --pid cannot enter a namespace")
 

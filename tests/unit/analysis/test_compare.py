@@ -27,7 +27,7 @@ from capture.model.ruleset import (
     only,
 )
 from capture.settings import options as option
-from fake_pod import IPV4_POD, POD, ruleset_of
+from fake_pod import IPV4_ALONE, POD, ruleset_of
 from rule_notation import lines, rule_line
 
 TYPE_CHECKING = False
@@ -46,7 +46,7 @@ def nat(change: Callable[[str, tuple[Rule, ...]], tuple[Rule, ...]], ruleset: Ru
     return ruleset.replace(tables=tuple(t.replace(chains=chains) if t is table else t for t in ruleset.tables))
 
 
-ASKED = nat(lambda _, there: tuple(rule for rule in there if rule.family != "ipv6"), ruleset_of({}, IPV4_POD))
+ASKED = nat(lambda _, there: tuple(rule for rule in there if rule.family != "ipv6"), ruleset_of(IPV4_ALONE))
 """What an IPv4 pod gets, without the rules that are for IPv6."""
 
 
@@ -115,7 +115,7 @@ TAMPERED = {
     ),
     "marks of an earlier TPROXY run": (
         with_table(
-            ASKED, "mangle", *(ruleset_of({option.INTERCEPTION_MODE: "TPROXY"}, IPV4_POD).tables[0].chains[1:2])
+            ASKED, "mangle", *(ruleset_of({option.INTERCEPTION_MODE: "TPROXY", **IPV4_ALONE}).tables[0].chains[1:2])
         ),
         """
         unexpected mangle OUTPUT 2: not to 127.0.0.1 & out lo & tcp & uid 1337 -> set mark 0x53a
@@ -193,7 +193,7 @@ class TestFamilies:
 class TestMarks:
     """Transparent rules tell packets apart by marks, which somebody else may have changed before."""
 
-    ASKED = ruleset_of({option.INTERCEPTION_MODE: "TPROXY"}, IPV4_POD)
+    ASKED = ruleset_of({option.INTERCEPTION_MODE: "TPROXY", **IPV4_ALONE})
 
     @pytest.mark.parametrize(
         ("chain", "verdict", "counts"),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.analysis.compare import differences
-from capture.analysis.examples import Example, PodNetwork, example
+from capture.analysis.examples import Example, example
+from capture.analysis.stations import PodNetwork
 from capture.analysis.trace import trace
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.compare import differences
-from capture.analysis.examples import PodNetwork
 from capture.analysis.findings import judged, obstacles
 from capture.analysis.foreign import ForeignChain
+from capture.analysis.stations import PodNetwork
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
     MANGLE,

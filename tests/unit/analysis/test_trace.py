@@ -67,7 +67,7 @@ def outcome(config: CaptureConfig, packet: Packet) -> tuple[str, int]:
 @FAMILIES
 @pytest.mark.parametrize("profile", ["classic", "current"])
 def test_the_four_journeys_of_a_captured_pod(family: str, profile: str) -> None:
-    config = CaptureConfig(profile="current" if profile == "current" else "classic")
+    config = CaptureConfig(profile="1.30" if profile == "current" else "1.8")
 
     assert outcome(config, outbound(ELSEWHERE[family])) == ("proxy-outbound", 15001)
     assert outcome(config, outbound(ELSEWHERE[family], uid=PROXY)) == ("direct", 80)
@@ -100,8 +100,8 @@ def test_excluded_ports_and_networks_are_direct(family: str) -> None:
 
 
 def test_only_ssh_tells_the_profiles_apart_inbound() -> None:
-    assert outcome(CaptureConfig(profile="classic"), inbound(OWN["ipv4"], 22)) == ("direct", 22)
-    assert outcome(CaptureConfig(profile="current"), inbound(OWN["ipv4"], 22)) == ("proxy-inbound", 15006)
+    assert outcome(CaptureConfig(profile="1.8"), inbound(OWN["ipv4"], 22)) == ("direct", 22)
+    assert outcome(CaptureConfig(profile="1.30"), inbound(OWN["ipv4"], 22)) == ("proxy-inbound", 15006)
 
 
 @FAMILIES

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import cni
 from cni import atomic_files
 from cni.atomic_files import ChangedMeanwhileError, snapshot
+
+ROOT = Path(cni.__file__).parents[1]
 
 
 @pytest.fixture
@@ -123,3 +128,31 @@ def test_an_error_names_the_file_that_was_meant(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as error:
         atomic_files.create(missing, b"", 0o600, 0, 0)
     assert error.value.filename == missing
+
+
+OPENED_MEANWHILE = """
+import fcntl, os, sys
+from cni import atomic_files
+real = fcntl.fcntl
+def opened_meanwhile(file, operation, argument):
+    answer = real(file, operation, argument)
+    if (operation, argument) == (fcntl.F_SETLEASE, fcntl.F_RDLCK):
+        if os.fork() == 0:
+            try:
+                os.open(f"/proc/self/fd/{file}", os.O_WRONLY | os.O_NONBLOCK)
+            except BlockingIOError:
+                os._exit(0)
+            os._exit(1)
+        assert os.wait()[1] == 0
+    return answer
+fcntl.fcntl = opened_meanwhile
+atomic_files.replace(atomic_files.snapshot(sys.argv[1]), b"new")
+"""
+
+
+def test_who_opens_the_file_while_we_look_does_not_end_us(tmp_path: Path) -> None:
+    """The kernel tells the holder of a lease by a signal, whose default is to end the process (fcntl(2))."""
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+    done = subprocess.run([sys.executable, "-c", OPENED_MEANWHILE, file], cwd=ROOT, check=False)
+    assert (done.returncode, file.read_bytes()) == (0, b"new")

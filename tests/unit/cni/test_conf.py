@@ -53,6 +53,8 @@ def test_everything_that_can_be_said() -> None:
             "chain_names": "dash",
             "backend": "nftables",
             "driver": "netlink",
+            "ip_families": "mesh",
+            "other_family": "reject",
             "exclude_namespaces": ["kube-system", "istio-system"],
             "pod_sources": ["kubernetes", "runtime"],
             "kubeconfig": "/etc/cni/net.d/capture-kubeconfig",
@@ -64,10 +66,12 @@ def test_everything_that_can_be_said() -> None:
         }
     )
     explicit = parsed.settings
-    assert explicit[options.PROFILE] == "current"
+    assert explicit[options.PROFILE] == "1.30"
     assert explicit[options.CHAIN_NAMES] == "dash"
     assert explicit[options.BACKEND] == "nftables"
     assert explicit[options.DRIVER] == "netlink"
+    assert explicit[options.IP_FAMILIES] == "mesh"
+    assert explicit[options.OTHER_FAMILY] == "reject"
     assert explicit.origin(options.PROFILE) == "the network configuration's 'profile'"
     assert explicit.origin(options.PROXY_PORT) == "default"
     assert parsed.replace(settings=Settings({})) == Configuration(
@@ -101,6 +105,9 @@ UNUSABLE: list[tuple[str, object]] = [
     ("profile", "modern"),
     ("profile", 3),
     ("profile", ["classic"]),
+    ("ip_families", "ipv6"),
+    ("ip_families", ["ipv4"]),
+    ("other_family", "drop"),
     ("chain_names", "DASH"),
     ("backend", "ebpf"),
     ("backend", True),
@@ -161,7 +168,8 @@ def test_every_key_has_been_tried() -> None:
 
 def test_the_message_says_what_there_is_and_what_is_expected() -> None:
     assert (
-        refused({"profile": "modern"}) == "network configuration: 'profile' is \"modern\"; expected classic or current"
+        refused({"profile": "modern"})
+        == "network configuration: 'profile' is \"modern\"; expected 1.8 (classic) or 1.30 (current)"
     )
     assert "'pod_sources' has 'kubernetes', but there is no 'kubeconfig'" in refused({"pod_sources": ["kubernetes"]})
     assert "(1000002 characters)" in refused({"kubeconfig": "x" * 1_000_000})

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from capture.errors import ConfigurationError
+from capture.settings.pod import Pod
 from cni import conf
-from cni.decision import LINES, first_line, reason_by_name
+from cni.decision import LINES, first_line, reason_by_name, warnings_about
 from cni.pod import Identity, from_annotations
 from cni.pod_object import from_object
 
 WEB = Identity("shop", "web-0")
 STATUS = "sidecar.istio.io/status"
 INJECT = "sidecar.istio.io/inject"
+MODE = "sidecar.istio.io/interceptionMode"
 SIDECAR = {"name": "istio-proxy", "args": ["proxy", "sidecar"]}
 
 
@@ -28,17 +29,21 @@ def by_runtime(annotations: dict[str, str]) -> str:
     return line.reason if line else ""
 
 
-def by_kubernetes(
+def object_pod(
     annotations: dict[str, str] | None = None,
     labels: dict[str, str] | None = None,
     proxy: dict[str, Any] | None = None,
     init_containers: list[dict[str, Any]] | None = None,
     containers: list[dict[str, Any]] | None = None,
-) -> str:
+) -> Pod:
     metadata = {"annotations": {STATUS: "{}"} if annotations is None else annotations, "labels": labels}
     all_containers = containers if containers is not None else [{"name": "web"}, SIDECAR | (proxy or {})]
     spec = {"initContainers": init_containers, "containers": all_containers}
-    line = first_line(from_object(WEB, {"metadata": metadata, "spec": spec}))
+    return from_object(WEB, {"metadata": metadata, "spec": spec})
+
+
+def by_kubernetes(**facts: Any) -> str:
+    line = first_line(object_pod(**facts))
     return line.reason if line else ""
 
 
@@ -47,6 +52,7 @@ NO_ENVOY = "its proxy runs no Envoy (DISABLE_ENVOY)"
 NO_PROXY = "it has no container istio-proxy"
 NO_SIDECAR = "its proxy is no sidecar"
 NOT_INJECTED = "sidecar.istio.io/inject says false"
+NO_CAPTURE = "sidecar.istio.io/interceptionMode is NONE"
 NO_STATUS = "it has no annotation sidecar.istio.io/status"
 CAPTURED = ""
 
@@ -97,6 +103,8 @@ BY_RUNTIME: list[tuple[dict[str, str], str]] = [
     (status([], ["istio-proxy"]) | {INJECT: "false"}, NOT_INJECTED),
     (status([], ["istio-proxy"]) | {INJECT: "true"}, CAPTURED),
     (status([], ["istio-proxy"]) | {INJECT: ""}, CAPTURED),
+    (status([], ["istio-proxy"]) | {INJECT: "yes"}, CAPTURED),
+    (status([], ["istio-proxy"]) | {MODE: "NONE"}, NO_CAPTURE),
 ]
 
 BY_KUBERNETES: list[tuple[dict[str, Any], str]] = [
@@ -123,6 +131,8 @@ BY_KUBERNETES: list[tuple[dict[str, Any], str]] = [
     ({"labels": {INJECT: "true"}, "annotations": {STATUS: "{}", INJECT: "false"}}, CAPTURED),
     ({"labels": {INJECT: "false"}, "annotations": {STATUS: "{}", INJECT: "true"}}, NOT_INJECTED),
     ({"labels": {INJECT: ""}, "annotations": {STATUS: "{}", INJECT: "false"}}, CAPTURED),
+    ({"annotations": {STATUS: "{}", MODE: "NONE"}}, NO_CAPTURE),
+    ({"annotations": {STATUS: "{}", MODE: "TPROXY"}}, CAPTURED),
     ({"annotations": {}}, NO_STATUS),
     ({"annotations": {STATUS: ""}}, CAPTURED),
 ]
@@ -182,19 +192,31 @@ NO_TRUTH = [
 
 
 @pytest.mark.parametrize("text", NO_TRUTH, ids=range(len(NO_TRUTH)))
-def test_what_is_neither_true_nor_false_is_refused(text: str) -> None:
+def test_what_is_neither_true_nor_false_is_as_if_not_said_and_warned_of(text: str) -> None:
     places: list[tuple[dict[str, Any], str]] = [
         ({"labels": {INJECT: text}}, f"label {INJECT}"),
         ({"annotations": {STATUS: "{}", INJECT: text}}, f"annotation {INJECT}"),
         ({"proxy": environment(text)}, "environment DISABLE_ENVOY of container istio-proxy"),
     ]
     for facts, origin in places:
-        with pytest.raises(ConfigurationError) as error:
-            by_kubernetes(**facts)
-        assert error.value.origin == origin
-        assert error.value.value == text
-    with pytest.raises(ConfigurationError):
-        by_runtime(status([], ["istio-proxy"]) | {INJECT: text})
+        pod = object_pod(**facts)
+        assert first_line(pod) is None
+        (warning,) = warnings_about(pod, None)
+        assert warning.startswith(f"{origin}: ")
+        assert "is ignored" in warning
+    assert by_runtime(status([], ["istio-proxy"]) | {INJECT: text}) == CAPTURED
+
+
+@pytest.mark.parametrize("text", ["false", "False", "0", "F"])
+def test_a_proxy_that_runs_uncaptured_is_warned_of(text: str) -> None:
+    for pod in (object_pod(labels={INJECT: text}), object_pod(annotations={STATUS: "{}", INJECT: text})):
+        line = first_line(pod)
+        assert line is not None
+        assert line.reason == NOT_INJECTED
+        (warning,) = warnings_about(pod, line)
+        assert f"is {text!r}, but the pod was injected" in warning
+    bare = object_pod(annotations={INJECT: text})
+    assert warnings_about(bare, first_line(bare)) == []
 
 
 @pytest.mark.parametrize("text", NO_TRUTH, ids=range(len(NO_TRUTH)))

@@ -85,3 +85,27 @@ def test_a_status_that_cannot_be_read_is_refused(text: str) -> None:
 )
 def test_the_templates_tell_what_kind_of_proxy_was_injected(templates: str, proxy: Proxy) -> None:
     assert from_annotations(WEB, {TEMPLATES: templates}).proxy == proxy
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"proxyMetadata": {"ISTIO_META_DNS_CAPTURE": "true"}}',
+        '{"proxyMetadata": {"ISTIO_META_DNS_CAPTURE": true}, "holdApplicationUntilProxyStarts": true}',
+        'proxyMetadata:\n  ISTIO_META_DNS_CAPTURE: "true"\n',
+        "concurrency: 2\nproxyMetadata:\n    # all\n\n    A: b\n    ISTIO_META_DNS_CAPTURE: 'true' # yes\nimage: {}\n",
+        "proxyMetadata: {A: b, ISTIO_META_DNS_CAPTURE: true}",
+        "  proxyMetadata:\n    ISTIO_META_DNS_CAPTURE: true\n  tracing:\n    ISTIO_META_DNS_CAPTURE: no",
+    ],
+)
+def test_the_environment_that_the_annotation_for_the_proxy_gives_it(config: str) -> None:
+    proxy = from_annotations(WEB, {"proxy.istio.io/config": config}).proxy
+    assert proxy.environment["ISTIO_META_DNS_CAPTURE"] == "true"
+    assert proxy.environment_from == "annotation proxy.istio.io/config"
+
+
+@pytest.mark.parametrize(
+    "config", ["", "{", "[]", "proxyMetadata", "proxyMetadata: 3", "a:\n  proxyMetadata: x", "- a"]
+)
+def test_what_cannot_be_read_of_it_gives_nothing(config: str) -> None:
+    assert from_annotations(WEB, {"proxy.istio.io/config": config}).proxy.environment == {}

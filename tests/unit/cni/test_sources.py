@@ -107,11 +107,34 @@ def test_nobody_knows_the_pod(ask: Any) -> None:
     assert CAPABILITY in error.value.details
 
 
-def test_what_cannot_be_read_is_an_error_and_no_reason_to_ask_somebody_else(ask: Any, server: FakeKubernetes) -> None:
-    for unreadable in ({STATUS: "{"}, INJECTED | {INJECT: "maybe"}):
-        with pytest.raises(ConfigurationError):
-            ask("runtime", "kubernetes", annotations=unreadable)
-    assert server.requests == []
+NOT_CERTAIN = {
+    "an empty status": {STATUS: "{}"},
+    "a status that cannot be read": {STATUS: "{"},
+    "other containers": {STATUS: json.dumps({"containers": ["other"]})},
+    "an init container that may be gone": {STATUS: json.dumps({"initContainers": ["istio-init"]})},
+    "a gateway's template": INJECTED | {"inject.istio.io/templates": "sidecar,gateway"},
+    "a truth value that is none": INJECTED | {INJECT: "maybe"},
+}
+
+
+@pytest.mark.parametrize("annotations", NOT_CERTAIN.values(), ids=NOT_CERTAIN)
+def test_what_is_not_certain_from_annotations_is_asked_of_the_next_source(
+    ask: Any, server: FakeKubernetes, annotations: dict[str, str]
+) -> None:
+    server.pods["shop", "web-0"] = a_pod()
+    assert ask("runtime", "kubernetes", annotations=annotations) == (1000670000, "")
+
+
+def test_a_status_that_cannot_be_read_is_an_error_where_nobody_else_can_be_asked(ask: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        ask("runtime", annotations={STATUS: "{"})
+
+
+def test_a_truth_value_that_is_none_is_worth_a_line(ask: Any, tmp_path: Path) -> None:
+    assert ask("runtime", annotations=INJECTED | {INJECT: "maybe"}) == (None, "")
+    (line,) = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert line["level"] == "warn"
+    assert "'maybe' is ignored" in line["message"]
 
 
 def test_a_server_that_is_not_verified_is_worth_a_line(ask: Any, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from capture.model.ruleset import (
 )
 from capture.model.values import Value
 from capture.settings import options as option
-from fake_pod import IPV4_POD, IPV6_POD, POD, FakePod, ruleset_of
+from fake_pod import IPV4_ALONE, IPV4_POD, IPV6_POD, POD, FakePod, ruleset_of
 from rule_notation import chain_lines, lines
 
 TYPE_CHECKING = False
@@ -86,7 +86,7 @@ LISTS = {
 @pytest.mark.parametrize(("entries", "times"), [(0, 0), (1, 1), (16, 16), (17, 1)])
 @pytest.mark.parametrize("case", LISTS.values(), ids=LISTS)
 def test_up_to_sixteen_entries_are_one_rule_each_and_more_are_one(case: Listed, entries: int, times: int) -> None:
-    ruleset = ruleset_of(case.texts(entries), IPV4_POD)
+    ruleset = ruleset_of({**case.texts(entries), **IPV4_ALONE})
     found = rules_with(ruleset, case.table, case.chain, case.verdict)
     assert len(found) - case.others == times * case.rules_an_entry
 

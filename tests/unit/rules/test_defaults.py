@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.settings import options as option
-from fake_pod import IPV4_POD, POD, ruleset_of
+from fake_pod import IPV4_ALONE, POD, ruleset_of
 from rule_notation import lines, shown
 
 TYPE_CHECKING = False
@@ -132,7 +132,7 @@ def test_ports_users_and_groups_are_those_that_were_said() -> None:
 
 
 def test_a_pod_of_one_family_has_rules_of_that_family() -> None:
-    ruleset = ruleset_of({}, IPV4_POD)
+    ruleset = ruleset_of(IPV4_ALONE)
     assert ruleset.families == ("ipv4",)
     assert shown(ruleset, "ipv4") == lines(CLASSIC_IPV4)
     assert shown(ruleset, "ipv6") == []

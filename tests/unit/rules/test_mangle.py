@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.settings import options as option
-from fake_pod import IPV4_POD, POD, ruleset_of
+from fake_pod import IPV4_ALONE, POD, ruleset_of
 from rule_notation import chain_lines, lines, shown
 
 TYPE_CHECKING = False
@@ -190,5 +190,5 @@ def test_routes_by_mark_in_each_family() -> None:
     texts = {**TRANSPARENT, option.TPROXY_MARK: "7", option.TPROXY_ROUTE_TABLE: "200"}
     routes = [(route.family, route.mark, route.table) for route in ruleset_of(texts, POD).policy_routes]
     assert routes == [("ipv4", 7, 200), ("ipv6", 7, 200)]
-    assert [route.family for route in ruleset_of(texts, IPV4_POD).policy_routes] == ["ipv4"]
+    assert [route.family for route in ruleset_of({**texts, **IPV4_ALONE}).policy_routes] == ["ipv4"]
     assert ruleset_of({}).policy_routes == ()

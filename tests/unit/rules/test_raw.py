@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.settings import options as option
-from fake_pod import POD, FakePod, ruleset_of
+from fake_pod import IPV4_ALONE, POD, FakePod, ruleset_of
 from rule_notation import lines, shown
 
 TYPE_CHECKING = False
@@ -104,6 +104,6 @@ def test_servers_of_resolv_conf(servers: tuple[str, ...], ipv4: str, ipv6: str) 
 
 def test_servers_of_a_family_that_the_pod_has_not() -> None:
     pod = FakePod(addresses=("10.0.0.5",), servers=("10.96.0.10", "fd00::a"))
-    ruleset = ruleset_of(CAPTURED, pod)
+    ruleset = ruleset_of({**CAPTURED, **IPV4_ALONE}, pod)
     assert ruleset.families == ("ipv4",)
     assert shown(ruleset, "ipv6") == []

@@ -11,7 +11,7 @@ from capture.settings import options as option
 from capture.settings.config import MAX_OWNER_GROUPS, CaptureConfig, resolve
 from capture.settings.options import OPTIONS
 from capture.settings.parsers import Selection, UidPorts
-from fake_pod import IPV4_POD, IPV6_POD, POD, FakePod, config_of, explicit
+from fake_pod import POD, FakePod, config_of, explicit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def test_everything_said() -> None:
     assert resolve(explicit(texts), pod) == (
         CaptureConfig(
             families=BOTH,
-            profile="current",
+            profile="1.30",
             chain_names="dash",
             proxy_port=16001,
             inbound_capture_port=16006,
@@ -169,57 +169,17 @@ class TestOwnerGroups:
         assert caught.value.option == "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE"
 
 
-class TestFamilies:
-    @pytest.mark.parametrize(
-        ("addresses", "families"),
-        [
-            (("10.0.0.5",), ("ipv4",)),
-            (("fd00::5",), ("ipv6",)),
-            (("10.0.0.5", "fd00::5"), BOTH),
-            (("fd00::5", "10.0.0.5"), BOTH),
-            (("10.0.0.5", "10.0.0.6", "2001:db8::1"), BOTH),
-            (("127.0.0.1", "::1", "10.0.0.5"), ("ipv4",)),
-            (("10.0.0.5", "fe80::5"), ("ipv4",)),
-            (("169.254.1.1", "fd00::5"), ("ipv6",)),
-            (("10.0.0.5", "::1"), ("ipv4",)),
-        ],
-    )
-    def test_those_of_which_the_pod_has_an_address(
-        self, addresses: tuple[str, ...], families: tuple[Family, ...]
-    ) -> None:
-        assert config_of({}, FakePod(addresses=addresses)).families == families
-
-    @pytest.mark.parametrize("addresses", [(), ("127.0.0.1", "::1"), ("fe80::5", "169.254.1.1")])
-    def test_a_pod_without_an_address_gets_both_in_case_it_gets_one(self, addresses: tuple[str, ...]) -> None:
-        assert config_of({}, FakePod(addresses=addresses)).families == BOTH
-
-    @pytest.mark.parametrize("pod", [IPV4_POD, IPV6_POD, POD])
-    def test_dual_stack_asks_for_both(self, pod: FakePod) -> None:
-        assert config_of({option.DUAL_STACK: "true"}, pod).families == BOTH
-
-    @pytest.mark.parametrize(
-        ("texts", "addresses"), [({option.DUAL_STACK: "true"}, ("10.0.0.5",)), ({}, ()), ({}, ("10.0.0.5", "fd00::5"))]
-    )
-    def test_a_kernel_without_ipv6_gets_ipv4_and_a_line_that_says_so(
-        self, texts: Texts, addresses: tuple[str, ...]
-    ) -> None:
-        pod = FakePod(addresses=addresses, ipv6=False)
-        assert config_of(texts, pod).families == ("ipv4",)
-        assert warnings_of(texts, pod) == ["this kernel has no IPv6: IPv4 alone is programmed"]
-
-    def test_where_ipv6_is_not_wanted_nothing_is_said_of_it(self) -> None:
-        assert warnings_of({}, FakePod(addresses=("10.0.0.5",), ipv6=False)) == []
-
-
 class TestProfile:
     @pytest.mark.parametrize(
         ("profile", "names", "expected"),
         [
-            ("", "", ("classic", "dash")),
-            ("classic", "", ("classic", "dash")),
-            ("current", "", ("current", "underscore")),
-            ("classic", "underscore", ("classic", "underscore")),
-            ("current", "dash", ("current", "dash")),
+            ("", "", ("1.8", "dash")),
+            ("1.8", "", ("1.8", "dash")),
+            ("1.30", "", ("1.30", "underscore")),
+            ("classic", "", ("1.8", "dash")),
+            ("current", "", ("1.30", "underscore")),
+            ("classic", "underscore", ("1.8", "underscore")),
+            ("current", "dash", ("1.30", "dash")),
         ],
     )
     def test_profile_decides_on_the_spelling_unless_it_is_said(

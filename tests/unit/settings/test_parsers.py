@@ -18,6 +18,9 @@ def ipv4(text: str) -> Network:
     return parse_network(text)
 
 
+BAD_PORTS = ("-1", "+1", "65536", "070000", "1_0", "\u0661", "0x1", "1-", "080", "1.0")
+
+
 GOOD: list[tuple[Callable[[str], object], str, object]] = [
     (parsers.port, "1", 1),
     (parsers.port, "65535", 65535),
@@ -25,6 +28,12 @@ GOOD: list[tuple[Callable[[str], object], str, object]] = [
     (parsers.ports, "8000-8100", Span(8000, 8100)),
     (parsers.ports, "80-80", Span(80, 80)),
     (parsers.ports, "1-65535", Span(1, 65535)),
+    (parsers.ports, "8000:8100", Span(8000, 8100)),
+    (parsers.port_list, "", ()),
+    (parsers.port_list, "0", ()),
+    (parsers.port_list, " 443, 0,80 ,443,8000:8100", (Span(443, 443), Span(80, 80), Span(8000, 8100))),
+    (parsers.port_list, ",".join(map(str, [*range(65535, 1, -1), 0, 7])), (Span(2, 65535),)),
+    (parsers.port_list, "100-200,201:300," * 200 + "90", (Span(90, 90), Span(100, 300))),
     (parsers.ids, "0", Span(0, 0)),
     (parsers.ids, "4294967294", Span(4294967294, 4294967294)),
     (parsers.ids, "1000-1999", Span(1000, 1999)),
@@ -71,6 +80,9 @@ GOOD: list[tuple[Callable[[str], object], str, object]] = [
     (parsers.uid_ports, "tcp:1-9:5", UidPorts("tcp", (Span(1, 9),), (Span(5, 5),))),
     (parsers.plain_text, "/run/netns/a b", "/run/netns/a b"),
     (parsers.one_of("a", "b"), "b", "b"),
+    (parsers.profile, "classic", "1.8"),
+    (parsers.profile, "1.30", "1.30"),
+    (parsers.profile, "current", parsers.PROFILES[-1]),
 ]
 
 BAD: list[tuple[Callable[[str], object], str, list[str]]] = [
@@ -81,7 +93,7 @@ BAD: list[tuple[Callable[[str], object], str, list[str]]] = [
     ),
     (
         parsers.ports,
-        "- 80- -80 90-80 80-90-100 80:90 80--90 0-5 1-65536 80, * 80-x 080-090",
+        "- 80- -80 90-80 80-90-100 80:90:100 80:90-100 80--90 :80 0 0-5 1-65536 80, * 80-x 080-090",
         ["", "80 - 90", "80-90\n"],
     ),
     (parsers.ids, "-1 4294967295 99999999999 1000- 2-1 01 1,2 root *", [""]),
@@ -115,6 +127,7 @@ BAD: list[tuple[Callable[[str], object], str, list[str]]] = [
         [""],
     ),
     (parsers.route_table, "0 253 254 255 -1 4294967296 main 0x85 0133", [""]),
+    (parsers.port_list, "65536 80;90 http 1-0 80:x " + " ".join("1," * 300 + bad for bad in BAD_PORTS), ["8 0"]),
     (parsers.log_level, "loud INFO default: default:loud a:b:c info,loud :info:", ["", " info", "info,"]),
     (parsers.boolean, "y n yes no on off YES tRUE tru 2 -1 null enabled \uff54\uff52\uff55\uff45", [" true", "true\n"]),
     (
@@ -131,6 +144,7 @@ BAD: list[tuple[Callable[[str], object], str, list[str]]] = [
         ["", " tcp:443:1", "tcp: 443:1"],
     ),
     (parsers.one_of("a", "b"), "A ab c", ["", "a "]),
+    (parsers.profile, "1.9 30 1.3 Classic newest", ["", " 1.8"]),
 ]
 """For each parser: texts between blanks, and texts with blanks."""
 

@@ -14,6 +14,7 @@ from capture.settings.options import Option
 from capture.settings.parsers import Selection
 from capture.settings.pod import (
     ANNOTATED_OPTIONS,
+    ANNOTATION_NAMES,
     MAX_CHARACTERS,
     Pod,
     Proxy,
@@ -180,7 +181,7 @@ def test_other_variables_of_the_proxy_say_nothing() -> None:
 def test_what_holds_for_all_pods_stays_unless_the_pod_says_otherwise() -> None:
     base = Settings({option.PROFILE: Given("current", "the file"), option.PROXY_UID: Given("5", "the file")})
     settings = settings_of(Pod("shop", "web-0", {}, proxy=Proxy(uid=7)), base)
-    assert settings[option.PROFILE] == "current"
+    assert settings[option.PROFILE] == "1.30"
     assert settings[option.PROXY_UID] == spans(7)
 
 
@@ -197,3 +198,29 @@ def test_hostile_annotations_are_refused_by_name_and_value(name: str, text: str)
 def test_an_annotation_longer_than_kubernetes_allows_is_refused_even_if_it_can_be_read() -> None:
     error = refused({TRAFFIC + "excludeInboundPorts": "80," * (MAX_CHARACTERS // 3 + 1)})
     assert f"at most {MAX_CHARACTERS} characters" in error.expected
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        (TRAFFIC + "excludeOutboundIpRanges", TRAFFIC + "excludeOutboundIPRanges"),
+        (TRAFFIC + "exclude-inbound-ports", TRAFFIC + "excludeInboundPorts"),
+        (TRAFFIC + "excludeOutboundPort", TRAFFIC + "excludeOutboundPorts"),
+        ("sidecar.istio.io/includeInboundPorts", TRAFFIC + "includeInboundPorts"),
+        ("sidecar.istio.io/InterceptionMode", "sidecar.istio.io/interceptionMode"),
+    ],
+)
+def test_a_misspelt_annotation_is_warned_of(name: str, meant: str) -> None:
+    (warning,) = explicit({name: "80"}).warnings
+    assert warning == f"annotation {name} has no effect; is {meant} meant?"
+
+
+def test_other_annotations_are_none_of_our_business() -> None:
+    others = [
+        "sidecar.istio.io/status",
+        "sidecar.istio.io/proxyCPU",
+        "prometheus.io/port",
+        "proxy.istio.io/config",
+        "x",
+    ]
+    assert explicit(dict.fromkeys((*others, *ANNOTATION_NAMES[:1]), "REDIRECT")).warnings == ()

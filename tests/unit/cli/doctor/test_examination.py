@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from capture.analysis.causes import Cause
 from capture.backends.detect import Decision, Leftover
 from capture.backends.kernel_modules import Inventory
 from capture.cli.doctor.examination import CAPABILITIES, Examined, can_work, findings
 from capture.errors import UnsupportedError
+from capture.operations.diagnosis import Diagnosis
 from hosts import WITH_EVERYTHING
 
 ALL = sum(1 << bit for bit in CAPABILITIES.values())
@@ -24,17 +26,18 @@ GOOD = Examined(
     is_recorded=True,
     modules=Inventory(is_indexed=True),
     loads_modules=True,
+    diagnosis=Diagnosis(None, None, ()),
 )
 
 
-def explicit(examined: Examined, state: str) -> list[str]:
+def listed(examined: Examined, state: str) -> list[str]:
     return [f"{finding.name}: {finding.says}" for finding in findings(examined) if finding.state == state]
 
 
 def test_where_all_is_well_everything_is_ok() -> None:
     assert can_work(GOOD)
     assert {finding.state for finding in findings(GOOD)} == {"ok"}
-    assert "backend: auto takes iptables nft with the driver restore: that is what there is" in explicit(GOOD, "ok")
+    assert "backend: auto takes iptables nft with the driver restore: that is what there is" in listed(GOOD, "ok")
 
 
 @pytest.mark.parametrize(
@@ -44,25 +47,25 @@ def test_where_all_is_well_everything_is_ok() -> None:
         ({"addresses": ()}, "note", "none yet; both families would be programmed"),
         ({"is_recorded": False}, "note", "nothing was applied here by us"),
         ({"lock_holder": 4711}, "note", "/run/xtables.lock is held by process 4711"),
-        ({"state_directory": "not writable"}, "missing", "will not know what was asked for"),
-        ({"capabilities": 0}, "bad", "NET_ADMIN is not held (held: none of those that matter)"),
+        ({"state_directory": "not writable"}, "warning", "will not know what was asked for"),
+        ({"capabilities": 0}, "error", "NET_ADMIN is not held (held: none of those that matter)"),
         ({"capabilities": 1 << CAPABILITIES["NET_ADMIN"]}, "note", "without SYS_ADMIN"),
-        ({"decision": UnsupportedError("no way", "Take another.")}, "bad", "backend: no way"),
+        ({"decision": UnsupportedError("no way", "Take another.")}, "error", "backend: no way"),
     ],
 )
 def test_what_is_worth_saying_of_host_and_namespace(changes: dict[str, object], state: str, words: str) -> None:
     examined = GOOD.replace(**changes)
 
-    assert any(words in each for each in explicit(examined, state))
-    assert can_work(examined) == (state != "bad")
+    assert any(words in each for each in listed(examined, state))
+    assert can_work(examined) == (state != "error")
 
 
 @pytest.mark.parametrize(
     ("changes", "state", "words"),
     [
-        ({"nf_tables": False}, "missing", "nf_tables: absent; needed for nftables and for iptables-nft"),
+        ({"nf_tables": False}, "warning", "nf_tables: absent; needed for nftables and for iptables-nft"),
         ({"nf_tables": None}, "note", "nf_tables: not permitted to ask"),
-        ({"nft_compat": False}, "missing", "nft_compat and xt_owner: absent"),
+        ({"nft_compat": False}, "warning", "nft_compat and xt_owner: absent"),
         ({"legacy": "absent"}, "note", "legacy tables: absent"),
         ({"legacy": "unknown"}, "note", "legacy tables: none are loaded"),
         ({"legacy": "loadable"}, "ok", "legacy tables: can be loaded"),
@@ -81,7 +84,7 @@ def test_what_is_worth_saying_of_host_and_namespace(changes: dict[str, object], 
 def test_what_is_worth_saying_of_the_kernel(changes: dict[str, object], state: str, words: str) -> None:
     examined = GOOD.replace(facts=GOOD.facts.replace(**changes))
 
-    assert any(words in each for each in explicit(examined, state))
+    assert any(words in each for each in listed(examined, state))
 
 
 def test_whatever_is_missing_or_bad_comes_with_a_remedy() -> None:
@@ -92,29 +95,29 @@ def test_whatever_is_missing_or_bad_comes_with_a_remedy() -> None:
         state_directory="not writable",
     )
 
-    assert all(finding.remedy for finding in findings(worst) if finding.state in ("missing", "bad"))
+    assert all(finding.remedy for finding in findings(worst) if finding.state in ("warning", "error"))
 
 
 def test_sets_of_ours_that_stand() -> None:
     one = Leftover("iptables", "restore", "nft", families=("ipv4", "ipv6"), spellings=("dash",))
     other = Leftover("nftables", "netlink", "", families=("inet",), spellings=("dash",))
 
-    assert explicit(GOOD.replace(leftovers=(one,)), "note") == [
+    assert listed(GOOD.replace(leftovers=(one,)), "note") == [
         "standing rules: rules of ours or of upstream's stand in iptables nft (ipv4, ipv6)"
     ]
-    assert explicit(GOOD.replace(leftovers=(one, other)), "missing") == [
+    assert listed(GOOD.replace(leftovers=(one, other)), "warning") == [
         "standing rules: there are several sets of rules, where one is right"
     ]
 
 
 def test_a_module_that_is_missing_is_named_with_who_needs_it_and_what_helps() -> None:
     examined = GOOD.replace(modules=Inventory(("nft_redir", "xt_TPROXY"), ("xt_TPROXY",), is_indexed=True))
-    assert explicit(examined, "missing") == [
+    assert listed(examined, "warning") == [
         "xt_TPROXY: no such module; needed by iptables-nft for TPROXY, iptables-legacy for TPROXY"
     ]
     (finding,) = (finding for finding in findings(examined) if finding.name == "xt_TPROXY")
     assert "kernel-modules-extra" in finding.remedy
-    assert "modules: all that a capture may need are there" not in explicit(examined, "ok")
+    assert "modules: all that a capture may need are there" not in listed(examined, "ok")
 
 
 def test_what_is_absent_for_want_of_a_module_says_which() -> None:
@@ -127,13 +130,26 @@ def test_what_is_absent_for_want_of_a_module_says_which() -> None:
 
 def test_modules_that_are_not_loaded_are_no_matter_unless_nothing_is_loaded_any_more() -> None:
     examined = GOOD.replace(modules=Inventory(("nft_redir",), (), is_indexed=True))
-    assert "modules: all that a capture may need are there" in explicit(examined, "ok")
+    assert "modules: all that a capture may need are there" in listed(examined, "ok")
     (finding,) = (f for f in findings(examined.replace(loads_modules=False)) if f.name == "modules")
-    assert (finding.state, finding.says.rpartition(": ")[2]) == ("missing", "nft_redir")
+    assert (finding.state, finding.says.rpartition(": ")[2]) == ("warning", "nft_redir")
     assert "modules_disabled" in finding.says
     assert "/etc/modules-load.d" in finding.remedy
 
 
 def test_without_an_index_of_modules_nobody_knows() -> None:
-    (note,) = explicit(GOOD.replace(modules=Inventory(("nft_redir",))), "note")
+    (note,) = listed(GOOD.replace(modules=Inventory(("nft_redir",))), "note")
     assert note.startswith("modules: what could be loaded is not to be seen here: no /lib/modules/6.1.0")
+
+
+def test_what_is_wrong_with_the_pod_comes_first_and_is_not_for_want_of_drivers() -> None:
+    cause = Cause("not-listening", "no process listens on tcp port 15001", "Start the proxy.", "tcp port 15001")
+    examined = GOOD.replace(diagnosis=Diagnosis(None, None, (cause,)))
+
+    first = findings(examined)[0]
+    assert (first.topic, first.state, first.kind) == ("pod", "error", "not-listening")
+    assert can_work(examined)
+
+
+def test_where_nothing_is_applied_there_is_nothing_wrong() -> None:
+    assert "capture: nothing is applied here" in listed(GOOD.replace(diagnosis=None), "note")

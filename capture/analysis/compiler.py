@@ -1,0 +1,455 @@
+"""All rules of a situation as two functions: what becomes of each packet that comes in, and of each that is sent.
+
+The semantics are those of ``trace``; the tests hold one against the other. A packet's way is compiled from its end:
+what a rule does is a change of the function of all that comes after it. A verdict chooses another function, a mark
+that is set fixes fields of the rest, a redirect fixes port and address of what later tables see, and lo leads on to
+what PREROUTING makes of it.
+"""
+
+from __future__ import annotations
+
+from capture.analysis.decision_list import Box, DecisionList
+from capture.analysis.diagram import TooLargeError
+from capture.analysis.meaning import Goto, Translate, Untrack, meaning
+from capture.analysis.space import DESTINATION, IN, LISTED, NONE, OUT, PORT, STATE, gathered
+from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS, REDIRECTED_BY, Fate
+from capture.model.addresses import BITS, IPV4, Network
+from capture.model.packet import LOOPBACK
+from capture.model.ruleset import (
+    ALL_BITS,
+    CONNECTION_STATES,
+    MANGLE,
+    OUTPUT,
+    PREROUTING,
+    Accept,
+    Continue,
+    Drop,
+    Jump,
+    Log,
+    Redirect,
+    RestoreMark,
+    Return,
+    SaveMark,
+    SetMark,
+    SetZone,
+    TransparentProxy,
+    UnknownVerdict,
+)
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+    from typing import Literal
+
+    from capture.analysis.meaning import Meaning
+    from capture.analysis.space import PacketSpace, Ranges
+    from capture.analysis.stations import Situation, Station
+    from capture.model.ruleset import Chain, Rule, Ruleset, Table
+
+    Direction = Literal["inbound", "outbound"]
+    Way = Literal["in", "out", "lo"]
+    End = Callable[["Held"], int]
+
+INBOUND: Direction = "inbound"
+OUTBOUND: Direction = "outbound"
+
+ANYTHING = "anything"
+"""The value where a verdict that nobody understands may have done whatever it likes."""
+OTHER_MARK = "other"
+NO_EFFECT = (Log, Continue, SetZone)
+CHANGES = (SetMark, SaveMark, RestoreMark, Untrack)
+"""Verdicts after which a packet goes on changed."""
+DECIDES = (Return, Accept, Drop, Redirect, TransparentProxy, Translate, Goto)
+SHORT = 32
+"""A run of fewer rules is folded rule by rule."""
+MAX_CASES = 5000
+"""Different verdicts, or chains that are called, of one run of rules."""
+LONG_LIST = 8
+"""And so is a rule with a list of more entries: those behind it would be looked at in each of its pieces."""
+
+
+class Held(Value):
+    """What is decided about a packet on its way: what nat mapped it to, and the port of a transparent proxy."""
+
+    mapped: Fate | None = None
+    transparent: int | None = None
+
+
+class Place(Value):
+    """Where on its way a packet is: by which way, in which order of base chains, at which of them."""
+
+    way: Way
+    order: int
+    number: int
+    held: Held
+
+
+class Compiler:
+    """The functions of one situation."""
+
+    def __init__(self, space: PacketSpace, situation: Situation) -> None:
+        self.space = space
+        self.diagrams = space.diagrams
+        self.situation = situation
+        self.routed = sorted(routed_marks(situation.ruleset))
+        self._orders = {
+            "in": list(situation.orders(PREROUTING, space.family)),
+            "out": list(situation.orders(OUTPUT, space.family)),
+            "lo": list(situation.orders(PREROUTING, space.family, with_nat=False)),
+        }
+        self.lists = DecisionList(self.diagrams, lambda level: space.domains[level], _stops)
+        self._direction: Direction = INBOUND
+        self._ends: End = self._end
+        self._known: dict[Hashable, int] = {}
+        self._changing: dict[tuple[int, str], bool] = {}
+        self._entered: list[tuple[Place, str]] = []
+
+    def fates(self, direction: Direction) -> int:
+        """Return the function to ``Fate``, or to ANYTHING, of packets that come in or are sent."""
+        self._ends = self._end
+        return self._root(direction)
+
+    def connection_mark(self, direction: Direction, marks: Sequence[int]) -> int:
+        """Return the function to the mark that a packet leaves on its connection: one of some, or OTHER_MARK.
+
+        It is None for packets that are dropped: there is no connection.
+        """
+        found = self.diagrams.leaf(OTHER_MARK)
+        for mark in marks:
+            found = self.diagrams.choose(
+                self.space.marked("connection", mark, ALL_BITS), self.diagrams.leaf(mark), found
+            )
+        self._ends = lambda _: found
+        return self._root(direction)
+
+    def _root(self, direction: Direction) -> int:
+        self._direction = direction
+        self._known.clear()
+        is_inbound = direction == INBOUND
+        found = self._pass("in" if is_inbound else "out", Held())
+        found = self.diagrams.restricted(found, OUT if is_inbound else IN, NONE)
+        if not self.routed:
+            return found
+        return self.diagrams.moved(found, self.space.renamed("first", "mark"), "first is mark")
+
+    # --- the way -----------------------------------------------------------------------------------
+
+    def _pass(self, way: Way, held: Held) -> int:
+        """Return what becomes of packets at a hook; where nobody knows which chain is first, by a truth value."""
+        found = {
+            tuple(sorted(told.items())): self._at(Place(way, order, 0, held))
+            for order, (told, _) in enumerate(self._orders[way])
+        }
+        while len(found) > 1:
+            merged = {}
+            for told, node in found.items():
+                *others, (number, is_first) = told
+                if is_first:
+                    is_before = self.space.unknown(("order", number))
+                    merged[tuple(others)] = self.diagrams.choose(is_before, node, found[(*others, (number, False))])
+            found = merged
+        (node,) = found.values()
+        return node
+
+    def _at(self, place: Place) -> int:
+        """Return what becomes of packets that have come to one of the base chains."""
+        found = self._known.get(place)
+        if found is None:
+            stations = self._orders[place.way][place.order][1]
+            at_end = place.number == len(stations)
+            found = self._behind_all(place) if at_end else self._station(stations[place.number], place)
+            self._known[place] = found
+        return found
+
+    def _behind_all(self, place: Place) -> int:
+        ends = self._ends(place.held)
+        if place.way != "out":
+            return ends
+        lo = self.space.interface(LOOPBACK)
+        again = self._pass("lo", place.held)
+        again = self.diagrams.restricted(self.diagrams.restricted(again, IN, lo), OUT, NONE)
+        return self.diagrams.choose(self.space.numbers(OUT, [(lo, lo)]), again, ends)
+
+    def _station(self, station: Station, place: Place) -> int:
+        after = self._at(place.replace(number=place.number + 1))
+        if station.is_nat and place.held.mapped is not None:
+            return after
+        drops = station.entry.policy_for(self.space.family) == "DROP"
+        falls = self._fate(Fate("dropped")) if drops else after
+        found = self._chain(station, station.entry, falls, place)
+        return self.diagrams.choose(self.space.state_in(*NAT_STATES), found, after) if station.is_nat else found
+
+    # --- the end -----------------------------------------------------------------------------------
+
+    def _end(self, held: Held) -> int:
+        """Return what becomes of packets behind all tables."""
+        if held.transparent is not None:
+            return self._fate(Fate("proxy-inbound", held.transparent))
+        if held.mapped is not None:
+            return self._fate(held.mapped)
+        direct = self._fate(Fate("direct"))
+        return direct if self._direction == OUTBOUND or not self.routed else self._by_marks(direct)
+
+    def _by_marks(self, direct: int) -> int:
+        """Return the end of packets of a transparent capture that no rule of it has taken."""
+        choose, both = self.diagrams.choose, self.diagrams.both
+        lo = self.space.interface(LOOPBACK)
+        arrives = self.diagrams.negation(self.space.numbers(IN, [(NONE, NONE), (lo, lo)] if lo else [(NONE, lo)]))
+        known = self.space.state_in(*OF_KNOWN_CONNECTIONS)
+        in_vain = both(both(arrives, self.diagrams.negation(known)), self._is_routed("connection"))
+        found = choose(in_vain, self._fate(Fate("dropped")), direct)
+        ports = _transparent_ports(self.situation.ruleset)
+        if not ports:
+            return found
+        to_proxy = self._fate(Fate("proxy-inbound", ports[0]))
+        for mark in self.routed:
+            is_new = self.diagrams.negation(self.space.marked("first", mark, ALL_BITS))
+            got = both(self.space.marked("mark", mark, ALL_BITS), is_new)
+            found = choose(both(both(arrives, known), got), to_proxy, found)
+        return found
+
+    def _fate(self, fate: Fate) -> int:
+        """Return a fate, for packets that carry a mark of the transparent proxy and for those that do not."""
+        if self._ends != self._end:
+            return self.diagrams.leaf(None)
+        key = ("fate", fate)
+        found = self._known.get(key)
+        if found is None:
+            marked, plain = self.diagrams.leaf(fate.replace(marked=True)), self.diagrams.leaf(fate)
+            found = self._known[key] = self.diagrams.choose(self._is_marked(), marked, plain)
+        return found
+
+    def _is_marked(self) -> int:
+        if not self.routed:
+            return self.diagrams.no
+        lo = self.space.interface(LOOPBACK)
+        leaves = self.diagrams.negation(self.space.numbers(OUT, [(NONE, NONE), (lo, lo)] if lo else [(NONE, lo)]))
+        return self.diagrams.either(self.diagrams.both(leaves, self._is_routed("mark")), self._is_routed("connection"))
+
+    def _is_routed(self, kind: Literal["mark", "connection"]) -> int:
+        found = self.diagrams.no
+        for mark in self.routed:
+            found = self.diagrams.either(found, self.space.marked(kind, mark, ALL_BITS))
+        return found
+
+    # --- chains ------------------------------------------------------------------------------------
+
+    def _chain(self, station: Station, chain: Chain, falls: int, place: Place) -> int:
+        """Return what becomes of packets that enter a chain; ``falls`` is what does of those that leave it."""
+        key = (place, station.table, chain.name, falls)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = _ChainCompiler(self, station, chain, falls, place).node()
+        return found
+
+    def called(self, station: Station, name: str, falls: int, place: Place) -> int:
+        """Return what becomes of packets that jump to a chain."""
+        chain = station.contents.chain(name)
+        entry = (place, name)
+        if chain is None or entry in self._entered:  # a loop, which no kernel takes
+            return falls
+        self._entered.append(entry)
+        found = self._chain(station, chain, falls, place)
+        self._entered.pop()
+        return found
+
+    def changes_packets(self, contents: Table, name: str) -> bool:
+        """Return whether a packet may come back changed from a chain."""
+        key = (id(contents), name)
+        if key not in self._changing:
+            self._changing[key] = False  # should it lead to itself
+            chain = contents.chain(name)
+            verdicts = [meaning(rule.verdict) for rule in (chain.rules if chain else ())]
+            targets = [verdict.chain for verdict in verdicts if isinstance(verdict, Jump | Goto)]
+            self._changing[key] = any(isinstance(verdict, CHANGES) for verdict in verdicts) or any(
+                self.changes_packets(contents, target) for target in targets
+            )
+        return self._changing[key]
+
+    # --- verdicts ----------------------------------------------------------------------------------
+
+    def decided(self, verdict: Meaning, chain: str, falls: int, place: Place, station: Station) -> int:
+        """Return what becomes of packets by a verdict that ends a chain."""
+        following = place.replace(number=place.number + 1)
+        match verdict:
+            case Return():
+                return falls
+            case Goto(chain=target):
+                return self.called(station, target, falls, place)
+            case Drop():
+                return self._fate(Fate("dropped"))
+            case Redirect(port=port):
+                outcome = REDIRECTED_BY.get(chain.replace("-", "_"), "redirected")
+                held = place.held.replace(mapped=Fate(outcome, port))
+                return self._redirected(self._at(following.replace(held=held)), port, place)
+            case Translate(address=address, port=port):
+                held = place.held.replace(mapped=Fate("direct", port, address))
+                return self._translated(self._at(following.replace(held=held)), verdict, place)
+            case TransparentProxy(port=port, mark=mark, mask=mask):
+                held = place.held.replace(transparent=port)
+                return self.with_mark(self._at(following.replace(held=held)), mark, mask)
+            case _:
+                return self._at(following)
+
+    def _redirected(self, node: int, port: int, place: Place) -> int:
+        node = self.diagrams.restricted(node, PORT, port)
+        if place.way != "out":
+            return node
+        here = 0x7F000001 if self.space.family == IPV4 else 1
+        return self._sent_to(node, Network(self.space.family, here, BITS[self.space.family]))
+
+    def _translated(self, node: int, verdict: Translate, place: Place) -> int:
+        if verdict.port is not None:
+            node = self.diagrams.restricted(node, PORT, verdict.port)
+        if verdict.address is None:
+            return node
+        if place.way == "out":
+            return self._sent_to(node, verdict.address)
+        return self.diagrams.restricted(node, DESTINATION, verdict.address.first)
+
+    def _sent_to(self, node: int, address: Network) -> int:
+        """Return what becomes of packets whose destination was changed, so that they leave by another interface."""
+        node = self.diagrams.restricted(node, DESTINATION, address.first)
+        lo = self.space.interface(LOOPBACK)
+        if self.situation.network.is_local(address):
+            return self.diagrams.restricted(node, OUT, lo)
+        outward = self.diagrams.restricted(node, OUT, self.space.interface(self.situation.network.interface))
+        return self.diagrams.choose(self.space.numbers(OUT, [(lo, lo)]), outward, node)
+
+    def with_mark(self, node: int, value: int, mask: int) -> int:
+        """Return what becomes of packets after the bits of a mark were replaced."""
+        for group, bits in enumerate(self.space.groups):
+            if (value | mask) >> bits[0] & 1:
+                node = self.diagrams.restricted(node, self.space.mark_level("mark", group), gathered(value, bits))
+        return node
+
+    def changed(self, verdict: Meaning, node: int) -> int:
+        """Return what becomes of packets by a verdict that changes them and lets them go on."""
+        match verdict:
+            case SetMark(value=value, mask=mask):
+                return self.with_mark(node, value, mask)
+            case SaveMark():
+                return self.diagrams.moved(node, self.space.renamed("connection", "mark"), "save mark")
+            case RestoreMark():
+                return self.diagrams.moved(node, self.space.renamed("mark", "connection"), "restore mark")
+            case _:
+                return self.diagrams.restricted(node, STATE, CONNECTION_STATES.index("UNTRACKED"))
+
+
+class _ChainCompiler:
+    """One chain, from its last rule to its first."""
+
+    def __init__(self, compiler: Compiler, station: Station, chain: Chain, falls: int, place: Place) -> None:
+        self.compiler = compiler
+        self.space = compiler.space
+        self.diagrams = compiler.diagrams
+        self.station = station
+        self.chain = chain
+        self.falls = falls
+        self.place = place
+
+    def node(self) -> int:
+        """Return what becomes of packets that enter the chain."""
+        rules = list(enumerate(self.chain.rules_for(self.space.family), 1))
+        found = self.falls
+        while rules:
+            start = len(rules)
+            while start and self._may_be_listed(rules[start - 1][1]):
+                start -= 1
+            if len(rules) - start >= SHORT:
+                found = self._run(rules[start:], found)
+                del rules[start:]
+            else:
+                found = self._step(*rules.pop(), found)
+        return found
+
+    def _may_be_listed(self, rule: Rule) -> bool:
+        """Return whether what a rule asks for can be known before the rules that come before it are met."""
+        verdict = meaning(rule.verdict)
+        if any(
+            type(match) in LISTED and len(getattr(match, LISTED[type(match)][1])) > LONG_LIST for match in rule.matches
+        ):
+            return False
+        if isinstance(verdict, Jump):
+            return not self.compiler.changes_packets(self.station.contents, verdict.chain)
+        return isinstance(verdict, (*DECIDES, *NO_EFFECT))
+
+    def _step(self, position: int, rule: Rule, after: int) -> int:
+        """Return what becomes of packets that come to a rule; ``after`` is what does of those that come past it."""
+        verdict = meaning(rule.verdict)
+        if isinstance(verdict, NO_EFFECT):
+            return after
+        if isinstance(verdict, UnknownVerdict):
+            may = self.space.unknown(("verdict", self._occurrence(position)))
+            then = self.diagrams.choose(may, self.diagrams.leaf(ANYTHING), after)
+        elif isinstance(verdict, CHANGES):
+            then = self.compiler.changed(verdict, after)
+        else:
+            then = self._then(verdict, after)
+        return self.diagrams.choose(self._condition(position, rule), then, after)
+
+    def _then(self, verdict: Meaning, after: int) -> int:
+        if isinstance(verdict, Jump):
+            return self.compiler.called(self.station, verdict.chain, after, self.place)
+        return self.compiler.decided(verdict, self.chain.name, self.falls, self.place, self.station)
+
+    def _condition(self, position: int, rule: Rule) -> int:
+        return self.space.rule(rule, self._occurrence(position), is_native=self.station.is_native)
+
+    def _occurrence(self, position: int) -> Hashable:
+        return self.place.way, self.station.table, self.chain.name, position
+
+    def _run(self, rules: Sequence[tuple[int, Rule]], after: int) -> int:
+        """Return what becomes of packets that come to many rules in a row."""
+        boxes = [
+            self._box(position, rule) for position, rule in rules if not isinstance(meaning(rule.verdict), NO_EFFECT)
+        ]
+        lists = self.compiler.lists.diagram(boxes)
+        functions = {}
+        leaves = self.diagrams.leaves(lists)
+        if len(leaves) > MAX_CASES:
+            raise TooLargeError
+        for leaf in leaves:
+            found = after
+            for verdict in reversed(self.compiler.lists.verdicts(leaf)):
+                found = self._then(verdict, found)
+            functions[leaf] = found
+        return self.diagrams.cases(lists, functions)
+
+    def _box(self, position: int, rule: Rule) -> Box:
+        ranges: dict[int, Ranges] = {}
+        rest = self.diagrams.yes
+        for match in rule.matches:
+            asked = self.space.ranges(match, is_native=self.station.is_native)
+            if asked is None:
+                rest = self.diagrams.both(rest, self.space.other(match, self._occurrence(position)))
+            else:
+                level, inside = asked
+                ranges[level] = _common(ranges[level], inside) if level in ranges else inside
+        return Box(ranges, rest, meaning(rule.verdict))
+
+
+def _common(some: Ranges, others: Ranges) -> Ranges:
+    """Return what lies in ranges of both."""
+    common = ((max(a, c), min(b, d)) for a, b in some for c, d in others)
+    return sorted((first, last) for first, last in common if first <= last)
+
+
+def _stops(verdict: Meaning) -> bool:
+    return not isinstance(verdict, Jump)
+
+
+def routed_marks(ruleset: Ruleset) -> set[int]:
+    """Return the marks that lead packets to a transparent proxy."""
+    return {policy.mark for policy in ruleset.policy_routes} or {each.mark for each in _transparent_rules(ruleset)}
+
+
+def _transparent_rules(ruleset: Ruleset) -> list[TransparentProxy]:
+    mangle = ruleset.table(MANGLE)
+    rules = [rule for chain in mangle.chains for rule in chain.rules] if mangle else []
+    return [rule.verdict for rule in rules if isinstance(rule.verdict, TransparentProxy)]
+
+
+def _transparent_ports(ruleset: Ruleset) -> list[int]:
+    return [verdict.port for verdict in _transparent_rules(ruleset)]

@@ -1,0 +1,159 @@
+"""A list of rules as a diagram whose values are the verdicts that a packet meets, in order, up to one that stops it.
+
+Rules are boxes: for some fields the ranges that they must lie in. A list is not built rule by rule, which takes
+time by the square of its length, but field by field: the ends of all ranges cut the field, and in each piece only
+the rules count that reach it. Where rules overlap so much that this would cost more than it saves, the list is
+cut in two, and the halves are joined.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from capture.analysis.diagram import Diagrams
+    from capture.analysis.meaning import Meaning as Verdict
+
+    Ranges = Sequence[tuple[int, int]]
+    Places = tuple[int, ...]
+
+OVERLAP = 8
+"""How many rules may reach each piece of a field, on average, before the list is cut in two instead."""
+SPARE = 2000
+
+
+class Box(Value):
+    """A rule: its ranges by level, in order and apart; ``rest`` is a diagram of what else must hold, further down."""
+
+    ranges: dict[int, Ranges]
+    rest: int
+    verdict: Verdict
+    weight: int = 0
+    """How many ranges it has: what it costs to look at it once more."""
+
+    def __init__(self, ranges: dict[int, Ranges], rest: int, verdict: Verdict) -> None:
+        # What every value can do, spelled out: there may be many thousands.
+        put = object.__setattr__
+        put(self, "ranges", ranges)
+        put(self, "rest", rest)
+        put(self, "verdict", verdict)
+        put(self, "weight", sum(map(len, ranges.values())))
+
+
+class DecisionList:
+    """How boxes become a diagram; ``stops`` says of a verdict whether the rules behind it are met no more."""
+
+    def __init__(
+        self, diagrams: Diagrams, domain: Callable[[int], tuple[int, int]], stops: Callable[[Verdict], bool]
+    ) -> None:
+        self.diagrams = diagrams
+        self.domain = domain
+        self.stops = stops
+        self.nothing = diagrams.leaf(())
+
+    def diagram(self, boxes: Sequence[Box]) -> int:
+        """Return the function from packets to the tuple of verdicts that they meet."""
+        levels = sorted({level for box in boxes for level in box.ranges})
+        return self._of(boxes, tuple(range(len(boxes))), levels)
+
+    def _of(self, boxes: Sequence[Box], places: Places, levels: Sequence[int]) -> int:
+        """Return the diagram of the boxes at some places, as far as these levels are concerned."""
+        if not places:
+            return self.nothing
+        if not levels:
+            return self._of_rests([boxes[place] for place in places])
+        level = levels[0]
+        asking = [place for place in places if level in boxes[place].ranges]
+        if not asking:
+            return self._of(boxes, places, levels[1:])
+        pieces = self._pieces(boxes, places, asking, level)
+        if pieces is None:
+            half = len(places) // 2
+            return self._joined(self._of(boxes, places[:half], levels), self._of(boxes, places[half:], levels))
+        known: dict[Places, int] = {}
+        bounds, kids = [], []
+        for end, active in pieces:
+            if active not in known:
+                known[active] = self._of(boxes, active, levels[1:])
+            bounds.append(end)
+            kids.append(known[active])
+        return self.diagrams.node(level, bounds[:-1], kids)
+
+    def _pieces(
+        self, boxes: Sequence[Box], places: Places, asking: list[int], level: int
+    ) -> list[tuple[int, Places]] | None:
+        """Return the pieces of a field, as the last number of each, and which boxes reach it; None if too many do."""
+        anywhere = [place for place in places if level not in boxes[place].ranges]
+        weight_anywhere = sum([boxes[place].weight for place in anywhere])
+        budget = OVERLAP * (weight_anywhere + sum([boxes[place].weight for place in asking])) + SPARE
+        pieces = []
+        for end, active in self._sweep(boxes, asking, level):
+            budget -= weight_anywhere + sum([boxes[place].weight for place in active])
+            if budget < 0 and len(places) > 1:
+                return None
+            pieces.append((end, tuple(sorted((*anywhere, *active)) if anywhere else active)))
+        return pieces
+
+    def _sweep(self, boxes: Sequence[Box], asking: list[int], level: int) -> Iterator[tuple[int, list[int]]]:
+        """Yield the last number of each piece with the boxes that ask for it and reach it."""
+        low, high = self.domain(level)
+        begins: dict[int, list[int]] = {}
+        ends: dict[int, list[int]] = {}
+        for place in asking:
+            for first, last in boxes[place].ranges[level]:
+                if last >= low and first <= high:
+                    begins.setdefault(max(first, low), []).append(place)
+                    ends.setdefault(min(last, high) + 1, []).append(place)
+        active: list[int] = []
+        cuts = sorted({low, *begins, *ends} - {high + 1})
+        for cut, following in zip(cuts, [*cuts[1:], high + 1], strict=True):
+            for place in ends.get(cut, ()):
+                active.remove(place)
+            for place in begins.get(cut, ()):
+                insort(active, place)
+            yield following - 1, active
+
+    def _of_rests(self, boxes: Sequence[Box]) -> int:
+        """Return the diagram of boxes that are all reached, by what else they ask for."""
+        found = self.nothing
+        for box in reversed(boxes[: self._first_stop(boxes) + 1]):
+            found = self.diagrams.choose(box.rest, self._before(box.verdict, found), found)
+        return found
+
+    def _first_stop(self, boxes: Sequence[Box]) -> int:
+        """Return the place of the first box that lets nothing come to those behind it."""
+        for place, box in enumerate(boxes):
+            if box.rest == self.diagrams.yes and self.stops(box.verdict):
+                return place
+        return len(boxes)
+
+    def _before(self, verdict: Verdict, behind: int) -> int:
+        """Return the verdict alone if it stops, else followed by those behind it."""
+        if self.stops(verdict):
+            return self.diagrams.leaf((verdict,))
+        return self._joined(self.diagrams.leaf((verdict,)), behind)
+
+    def _joined(self, first: int, second: int) -> int:
+        """Return two lists, one after the other."""
+        diagrams = self.diagrams
+
+        def join(one: int, other: int) -> int | None:
+            if self.nothing in (one, other):
+                return other if one == self.nothing else one
+            if not diagrams.is_leaf(one):
+                return None
+            if self.stops(self.verdicts(one)[-1]):
+                return one
+            return diagrams.leaf((*self.verdicts(one), *self.verdicts(other))) if diagrams.is_leaf(other) else None
+
+        return diagrams.combine(first, second, join, "joined lists")
+
+    def verdicts(self, leaf: int) -> tuple[Verdict, ...]:
+        """Return what packets meet that come to a leaf."""
+        verdicts = self.diagrams.value(leaf)
+        return verdicts if isinstance(verdicts, tuple) else ()

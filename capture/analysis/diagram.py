@@ -1,0 +1,399 @@
+"""Interval decision diagrams: functions of numbered fields, exact for every assignment. A pure data structure.
+
+A node asks for one field and leads, by the interval that the field's number lies in, to another node or to a leaf
+with a value. Fields are asked in one order, from level 0 on, and equal functions are one node::
+
+    level 0   port    0-79 -> B | 80 -> A | 81-65535 -> B
+    level 1   user    A: 0-1336 -> "captured" | 1337 -> "direct" | ...
+
+So whether two functions are equal is whether two numbers are. This is the firewall decision diagram (Gouda and Liu,
+"Structured firewall design", 2007), reduced, with memoised operations (Bryant 1986). Nodes are numbers into lists,
+which is what makes it fast in Python.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from capture.errors import CaptureError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+
+    Bounds = tuple[int, ...]
+
+LEAF_LEVEL = 1 << 30
+"""Below every field."""
+MAX_EDGES = 12_000_000
+"""More than any rule set needs that people write; some 200 MB."""
+
+
+class TooLargeError(CaptureError):
+    """The function has no diagram of bearable size: nothing can be told of it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"the rules are too entangled to be judged exactly: more than {MAX_EDGES} intervals",
+            "Fewer rules that combine several wide ranges each would help.",
+        )
+
+
+class Diagrams:
+    """A store of diagrams, in which equal functions are one number."""
+
+    def __init__(self) -> None:
+        self._levels: list[int] = []
+        self._bounds: list[Bounds] = []
+        """For each node the last number of each interval but the last."""
+        self._kids: list[tuple[int, ...]] = []
+        self._values: dict[int, Hashable] = {}
+        self._leaves: dict[tuple[type, Hashable], int] = {}
+        self._unique: dict[tuple[int, Bounds, tuple[int, ...]], int] = {}
+        self._edges = 0
+        self._chosen: dict[tuple[int, int, int], int] = {}
+        self._memos: dict[Hashable, dict[Hashable, int]] = {}
+        self.no = self.leaf(False)
+        self.yes = self.leaf(True)
+
+    # --- making nodes --------------------------------------------------------------------------
+
+    def leaf(self, value: Hashable) -> int:
+        """Return the constant function."""
+        key = (type(value), value)
+        node = self._leaves.get(key)
+        if node is None:
+            node = self._leaves[key] = self._add(LEAF_LEVEL, (), ())
+            self._values[node] = value
+        return node
+
+    def node(self, level: int, bounds: Sequence[int], kids: Sequence[int]) -> int:
+        """Return the function that asks for a field: ``kids`` are those of its intervals, one more than bounds."""
+        kept: list[int] = []
+        leads_to = [kids[0]]
+        last = kids[0]
+        for bound, kid in zip(bounds, kids[1:], strict=True):
+            if kid != last:
+                kept.append(bound)
+                leads_to.append(kid)
+                last = kid
+        if not kept:
+            return last
+        key = (level, tuple(kept), tuple(leads_to))
+        node = self._unique.get(key)
+        if node is None:
+            node = self._unique[key] = self._add(*key)
+        return node
+
+    def _add(self, level: int, bounds: Bounds, kids: tuple[int, ...]) -> int:
+        self._edges += len(kids)
+        if self._edges > MAX_EDGES:
+            raise TooLargeError
+        self._levels.append(level)
+        self._bounds.append(bounds)
+        self._kids.append(kids)
+        return len(self._levels) - 1
+
+    def inside(self, level: int, ranges: Iterable[tuple[int, int]], low: int, high: int) -> int:
+        """Return whether a field of the domain ``low`` to ``high`` lies in ranges, which are in order and apart."""
+        bounds: list[int] = []
+        kids: list[int] = []
+        at = low
+        for first, last in ranges:
+            begin, end = max(first, low), min(last, high)
+            if begin > end:
+                continue
+            if begin > at:
+                bounds.append(begin - 1)
+                kids.append(self.no)
+            bounds.append(end)
+            kids.append(self.yes)
+            at = end + 1
+        if at <= high:
+            kids.append(self.no)
+        else:
+            bounds.pop()
+        return self.node(level, bounds, kids)
+
+    # --- looking at them -----------------------------------------------------------------------
+
+    def level(self, node: int) -> int:
+        """Return which field a node asks for; LEAF_LEVEL for a leaf."""
+        return self._levels[node]
+
+    def is_leaf(self, node: int) -> bool:
+        """Return whether a node is a constant."""
+        return self._levels[node] == LEAF_LEVEL
+
+    def value(self, leaf: int) -> Hashable:
+        """Return the value of a leaf."""
+        return self._values[leaf]
+
+    def edges(self, node: int) -> zip[tuple[int | None, int]]:
+        """Return the intervals of a node, as the last number of each (None: the highest), and where they lead."""
+        return zip((*self._bounds[node], None), self._kids[node], strict=True)
+
+    def kid(self, node: int, number: int) -> int:
+        """Return where a number of its field leads from a node."""
+        return self._kids[node][bisect_left(self._bounds[node], number)]
+
+    def kids(self, node: int) -> set[int]:
+        """Return where a node leads."""
+        return set(self._kids[node])
+
+    def at(self, node: int, numbers: Sequence[int]) -> Hashable:
+        """Return the value for one assignment: a number for each level."""
+        while self._levels[node] != LEAF_LEVEL:
+            node = self.kid(node, numbers[self._levels[node]])
+        return self._values[node]
+
+    def leaves(self, node: int) -> list[int]:
+        """Return the leaves that a function has, in the order in which they are met."""
+        seen: set[int] = set()
+        ahead, found = [node], []
+        while ahead:
+            each = ahead.pop()
+            if each in seen:
+                continue
+            seen.add(each)
+            if self._levels[each] == LEAF_LEVEL:
+                found.append(each)
+            else:
+                ahead += reversed(self._kids[each])
+        return found
+
+    def size(self, *roots: int) -> tuple[int, int]:
+        """Return how many nodes and edges there are below some nodes, each counted once."""
+        seen: set[int] = set()
+        ahead, edges = list(roots), 0
+        while ahead:
+            each = ahead.pop()
+            if each not in seen:
+                seen.add(each)
+                edges += len(self._kids[each])
+                ahead += set(self._kids[each])
+        return len(seen), edges
+
+    # --- truth values --------------------------------------------------------------------------
+
+    def negation(self, node: int) -> int:
+        """Return what is true where a function is false."""
+        return self.choose(node, self.no, self.yes)
+
+    def both(self, first: int, second: int) -> int:
+        """Return what is true where both are."""
+        return self.choose(first, second, self.no)
+
+    def either(self, first: int, second: int) -> int:
+        """Return what is true where one is, or both."""
+        return self.choose(first, self.yes, second)
+
+    def choose(self, condition: int, then: int, otherwise: int) -> int:
+        """Return ``then`` where the condition is true, and ``otherwise`` elsewhere."""
+        if condition == self.yes or then == otherwise:
+            return then
+        if condition == self.no:
+            return otherwise
+        if then == self.yes and otherwise == self.no:
+            return condition
+        key = (condition, then, otherwise)
+        found = self._chosen.get(key)
+        if found is None:
+            level, bounds, columns = self.aligned(key)
+            local = {each: self.choose(*each) for each in set(columns)}
+            found = self._chosen[key] = self.node(level, bounds, [local[each] for each in columns])
+        return found
+
+    def aligned(self, nodes: tuple[int, ...]) -> tuple[int, Sequence[int], list[tuple[int, ...]]]:
+        """Return the topmost level of some nodes, all their bounds there, and where each leads in each interval."""
+        level = min([self._levels[node] for node in nodes])
+        here = {node for node in nodes if self._levels[node] == level}
+        if len(here) == 1:
+            (only,) = here
+            bounds: Sequence[int] = self._bounds[only]
+        else:
+            bounds = sorted(set().union(*[self._bounds[node] for node in here]))
+        columns = [self._column(node, level, bounds) for node in nodes]
+        return level, bounds, list(zip(*columns, strict=True))
+
+    def _column(self, node: int, level: int, cuts: Sequence[int]) -> Sequence[int]:
+        """Return where a node leads in each of the intervals that the cuts make."""
+        if self._levels[node] != level:
+            return [node] * (len(cuts) + 1)
+        bounds, kids = self._bounds[node], self._kids[node]
+        if len(bounds) == len(cuts):
+            return kids
+        column = []
+        place, end = 0, len(bounds)
+        for cut in cuts:
+            column.append(kids[place])
+            if place < end and bounds[place] == cut:
+                place += 1
+        column.append(kids[place])
+        return column
+
+    # --- other operations ----------------------------------------------------------------------
+
+    def combine(self, first: int, second: int, join: Callable[[int, int], int | None], name: Hashable) -> int:
+        """Return a function of two others: ``join`` says the node for two nodes, None where it has to look deeper.
+
+        For two leaves it has to know. ``name`` is that of the operation; results are kept under it.
+        """
+        memo = self._memos.setdefault(name, {})
+
+        def combined(pair: tuple[int, int]) -> int:
+            known = join(*pair)
+            if known is not None:
+                return known
+            found = memo.get(pair)
+            if found is None:
+                level, bounds, columns = self.aligned(pair)
+                local = {each: combined((each[0], each[1])) for each in set(columns)}
+                found = memo[pair] = self.node(level, bounds, [local[each] for each in columns])
+            return found
+
+        return combined((first, second))
+
+    def differing(self, first: int, second: int) -> int:
+        """Return None where two functions are equal, else the pair of their values."""
+        same = self.leaf(None)
+
+        def join(one: int, other: int) -> int | None:
+            if one == other:
+                return same
+            if self.is_leaf(one) and self.is_leaf(other):
+                return self.leaf((self._values[one], self._values[other]))
+            return None
+
+        return self.combine(first, second, join, "differing")
+
+    def changed(self, node: int, change: Callable[[int], int | None], name: Hashable) -> int:
+        """Return a function with some nodes replaced; ``change`` says by what, None where it has to look deeper.
+
+        For a leaf it has to know. ``name`` is that of the operation; results are kept under it.
+        """
+        memo = self._memos.setdefault(name, {})
+
+        def result(each: int) -> int:
+            known = change(each)
+            if known is not None:
+                return known
+            found = memo.get(each)
+            if found is None:
+                local = {kid: result(kid) for kid in set(self._kids[each])}
+                kids = [local[kid] for kid in self._kids[each]]
+                found = memo[each] = self.node(self._levels[each], self._bounds[each], kids)
+            return found
+
+        return result(node)
+
+    def mapped(self, node: int, function: Callable[[Hashable], Hashable], name: Hashable) -> int:
+        """Return a function with its values replaced."""
+
+        def change(each: int) -> int | None:
+            return self.leaf(function(self._values[each])) if self.is_leaf(each) else None
+
+        return self.changed(node, change, ("mapped", name))
+
+    def restricted(self, node: int, level: int, number: int) -> int:
+        """Return the function with one field fixed."""
+
+        def change(each: int) -> int | None:
+            if self._levels[each] > level:
+                return each
+            return self.kid(each, number) if self._levels[each] == level else None
+
+        return self.changed(node, change, ("restricted", level, number))
+
+    def moved(self, node: int, levels: Mapping[int, int], name: Hashable) -> int:
+        """Return the function that asks for another field wherever it asked for one of ``levels``.
+
+        Levels may move up or down, and onto each other.
+        """
+        memo = self._memos.setdefault(("moved", name), {})
+        lowest = max(levels)
+        highest = min((*levels, *levels.values()))
+
+        def result(each: int) -> int:
+            level = self._levels[each]
+            if level > lowest:
+                return each
+            found = memo.get(each)
+            if found is None:
+                local = {kid: result(kid) for kid in set(self._kids[each])}
+                kids = [local[kid] for kid in self._kids[each]]
+                if level < highest:
+                    found = self.node(level, self._bounds[each], kids)
+                else:
+                    found = self._put_above(levels.get(level, level), self._bounds[each], kids)
+                memo[each] = found
+            return found
+
+        return result(node)
+
+    def _put_above(self, level: int, bounds: Bounds, kids: Sequence[int]) -> int:
+        """Return a node whose kids may ask for the fields above it."""
+        found = kids[-1]
+        for bound, kid in zip(reversed(bounds), reversed(kids[:-1]), strict=True):
+            found = self.choose(self.node(level, (bound,), (self.yes, self.no)), kid, found)
+        return found
+
+    def possible(self, node: int, levels: Collection[int]) -> int:
+        """Return where a truth value is true for some numbers of the fields of ``levels``."""
+        lowest = max(levels)
+        memo = self._memos.setdefault(("possible", frozenset(levels)), {})
+
+        def result(each: int) -> int:
+            level = self._levels[each]
+            if level > lowest:
+                return each
+            found = memo.get(each)
+            if found is None:
+                local = {kid: result(kid) for kid in set(self._kids[each])}
+                if level in levels:
+                    found = self.no
+                    for kid in local.values():
+                        found = self.either(found, kid)
+                else:
+                    found = self.node(level, self._bounds[each], [local[kid] for kid in self._kids[each]])
+                memo[each] = found
+            return found
+
+        return result(node)
+
+    def cases(self, node: int, functions: Mapping[int, int]) -> int:
+        """Return a function with leaves replaced by functions, which may ask for any field."""
+        used = [leaf for leaf in self.leaves(node) if leaf in functions]
+        top = min((self._levels[functions[leaf]] for leaf in used), default=LEAF_LEVEL)
+
+        def change(each: int) -> int | None:
+            if self.is_leaf(each):
+                return functions.get(each, each)
+            return None if self._levels[each] < top else self._cases_by_halves(each, functions)
+
+        name = ("cases", tuple((leaf, functions[leaf]) for leaf in used))
+        found = self.changed(node, change, name)
+        self._memos.pop(name, None)
+        return found
+
+    def _cases_by_halves(self, node: int, functions: Mapping[int, int]) -> int:
+        leaves = self.leaves(node)
+        if len(leaves) == 1:
+            return functions.get(leaves[0], leaves[0])
+        half = frozenset(leaves[: len(leaves) // 2])
+
+        def is_first(each: int) -> int | None:
+            return (self.yes if each in half else self.no) if self.is_leaf(each) else None
+
+        def only(kept: Callable[[int], bool], name: Hashable) -> int:
+            spare = next(leaf for leaf in leaves if kept(leaf))
+
+            def change(each: int) -> int | None:
+                return (each if kept(each) else spare) if self.is_leaf(each) else None
+
+            return self._cases_by_halves(self.changed(node, change, (name, node, half)), functions)
+
+        condition = self.changed(node, is_first, ("is first", node, half))
+        first = only(lambda leaf: leaf in half, "first half")
+        second = only(lambda leaf: leaf not in half, "second half")
+        return self.choose(condition, first, second)

@@ -1,0 +1,176 @@
+"""What two situations do differently: to which packets, exactly, with the most ordinary packet of each difference.
+
+Every value of the difference is one of three: the packet fares alike, it fares otherwise for certain, or it hangs on
+a match, a verdict or an order of chains that nobody here can judge. The third spreads no further than it matters.
+"""
+
+from __future__ import annotations
+
+from capture.analysis.compiler import ANYTHING, INBOUND, OUTBOUND, Compiler
+from capture.analysis.realistic import realistic
+from capture.analysis.regions import in_words, parts, simplified, witness
+from capture.analysis.space import GID, STATE, UID, PacketSpace
+from capture.analysis.trace import Fate, whole_way
+from capture.model.ruleset import ALL_BITS, CONNECTION_STATES
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator
+
+    from capture.analysis.compiler import Direction
+    from capture.analysis.stations import Situation
+    from capture.analysis.trace import Trace
+    from capture.model.addresses import Family
+    from capture.model.packet import Packet
+
+CAPTURED = ("proxy-outbound", "proxy-inbound", "dns")
+NEW = CONNECTION_STATES.index("NEW")
+
+
+class Change(Value):
+    """What becomes of packets before and after; ``after`` is None where that is certain to differ, but not how."""
+
+    before: Fate
+    after: Fate | None
+
+
+class Unjudged(Value):
+    """What becomes of packets before; after, it hangs on something unknown whether they fare otherwise."""
+
+    before: Fate
+
+
+class Effect(Value):
+    """Packets that fare otherwise, all in the same way.
+
+    ``packet`` is the witness, ``before`` and ``after`` its way in both situations, ``regions`` are the packets in
+    words. ``is_certain`` is False where it hangs on something unknown.
+    """
+
+    not_compared = ("before", "after")
+
+    family: Family
+    direction: Direction
+    packet: Packet
+    before: Trace
+    after: Trace
+    change: Change | Unjudged
+    regions: tuple[str, ...]
+
+    @property
+    def is_certain(self) -> bool:
+        """Return whether the packets fare otherwise for certain."""
+        return isinstance(self.change, Change)
+
+
+class Comparison:
+    """Two situations, as packets of one family meet them. The first one's network and rules say what is realistic.
+
+    Raises TooLargeError where rules are too entangled to be judged.
+    """
+
+    def __init__(self, family: Family, before: Situation, after: Situation) -> None:
+        self.family = family
+        self.space = PacketSpace(family, (before, after))
+        self.diagrams = self.space.diagrams
+        self.situations = before, after
+        self._compilers = Compiler(self.space, before), Compiler(self.space, after)
+        self._realistic = realistic(self.space, self._compilers)
+        self._nothing = self.diagrams.leaf(None)
+
+    def effects(self, *, only_captured: bool = False) -> Iterator[Effect]:
+        """Yield what differs: for first packets of connections without a mark if there it does, else for others.
+
+        With ``only_captured`` packets are in question that are captured, would be if another user sent them, or
+        belong to a connection that is.
+        """
+        for direction in (INBOUND, OUTBOUND):
+            found = self.differing(direction, only_captured=only_captured)
+            for frame in self._frames() if found != self._nothing else ():
+                framed = self.diagrams.choose(frame, found, self._nothing)
+                if framed != self._nothing:
+                    yield from self._effects(direction, framed, frame)
+                    break
+
+    def is_realistic(self, packet: Packet) -> bool:
+        """Return whether a kernel can show a packet."""
+        direction = INBOUND if packet.in_interface is not None else OUTBOUND
+        return self.diagrams.at(self._realistic[direction], self.space.numbers_of(packet)) is True
+
+    def _frames(self) -> Iterator[int]:
+        """Yield sets of packets, the most ordinary ones first."""
+        new = self.space.state_in("NEW")
+        yield self.diagrams.both(new, self.space.marked("mark", 0, ALL_BITS))
+        yield new
+        yield self.diagrams.yes
+
+    def differing(self, direction: Direction, *, only_captured: bool = False) -> int:
+        """Return the function to None where packets fare alike, else to a Change or Unjudged."""
+        before, after = (compiler.fates(direction) for compiler in self._compilers)
+        if before == after:
+            return self._nothing
+        among = self._realistic[direction]
+        if only_captured:
+            among = self.diagrams.both(among, self._in_question(direction, before, after))
+        raw = self.diagrams.choose(among, self.diagrams.differing(before, after), self._nothing)
+        return self._settled(raw)
+
+    def _in_question(self, direction: Direction, before: int, after: int) -> int:
+        """Return packets of which the capture takes care: also the proxy's own, and those that follow a first one."""
+        diagrams, space = self.diagrams, self.space
+        captured = diagrams.both(diagrams.mapped(before, _is_captured, "captured"), self._realistic[direction])
+        owners = [UID, GID, *(space.mark_level("connection", group) for group in range(len(space.groups)))]
+        by_anybody = diagrams.possible(captured, owners)
+        follows = diagrams.both(space.state_in("ESTABLISHED", "RELATED"), diagrams.restricted(by_anybody, STATE, NEW))
+        newly = diagrams.mapped(after, _is_captured, "captured")
+        return diagrams.either(diagrams.either(by_anybody, follows), newly)
+
+    def _settled(self, node: int) -> int:
+        """Return the function with what is unknown folded into its values."""
+        diagrams = self.diagrams
+
+        def change(each: int) -> int | None:
+            if diagrams.level(each) < self.space.first_unknown:
+                return None
+            return diagrams.leaf(_verdict([diagrams.value(leaf) for leaf in diagrams.leaves(each)]))
+
+        return diagrams.changed(node, change, "settled")
+
+    def _effects(self, direction: Direction, found: int, frame: int) -> Iterator[Effect]:
+        among = self.diagrams.both(self._realistic[direction], frame)
+        for leaf in self.diagrams.leaves(found):
+            verdict = self.diagrams.value(leaf)
+            if isinstance(verdict, Change | Unjudged):
+                packets = self.diagrams.mapped(found, verdict.__eq__, ("is", verdict))
+                yield self._effect(direction, verdict, packets, among)
+
+    def _effect(self, direction: Direction, verdict: Change | Unjudged, packets: int, among: int) -> Effect:
+        before, after = self.situations
+        packet = self.space.packet(witness(self.space, packets, before.network, direction))
+        told = simplified(self.space, packets, among)
+        return Effect(
+            self.family,
+            direction,
+            packet,
+            whole_way(packet, before),
+            whole_way(packet, after),
+            verdict,
+            tuple(in_words(self.space, part) for part in parts(self.space, told)),
+        )
+
+
+def _is_captured(fate: Hashable) -> bool:
+    return isinstance(fate, Fate) and (fate.outcome in CAPTURED or fate.marked)
+
+
+def _verdict(values: list[Hashable]) -> Change | Unjudged | None:
+    """Return what all the values that are possible for some packets come to."""
+    pairs = [value for value in values if isinstance(value, tuple)]
+    if not pairs:
+        return None
+    before = pairs[0][0]
+    afters = {after for _, after in pairs}
+    if len(pairs) < len(values) or ANYTHING in afters or not isinstance(before, Fate):
+        return Unjudged(before if isinstance(before, Fate) else Fate("direct"))
+    return Change(before, next(iter(afters)) if len(afters) == 1 else None)

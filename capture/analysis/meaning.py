@@ -1,0 +1,104 @@
+"""What foreign rules do where the model has no word for it, told from the words in which both backends print them.
+
+Only what is certain is told: DNAT to one address, REJECT, goto, NOTRACK, targets that let a packet go on, and
+questions for protocols that are neither TCP nor UDP. Everything else stays unknown.
+"""
+
+from __future__ import annotations
+
+import re
+
+from capture.model.addresses import Network, parse_address
+from capture.model.ruleset import Continue, Drop, UnknownVerdict
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model.ruleset import ProtocolName, Verdict
+
+
+class Translate(Value):
+    """Send the connection to another address, or another port, or both (``-j DNAT``); None stays as it is."""
+
+    address: Network | None
+    port: int | None
+
+
+class Goto(Value):
+    """Go through another chain, and from its end back to whoever called this one (``-g``)."""
+
+    chain: str
+
+
+class Untrack(Value):
+    """Keep the packet out of connection tracking, then go on (``-j CT --notrack``): nat never sees it."""
+
+
+if TYPE_CHECKING:
+    Meaning = Verdict | Translate | Goto | Untrack
+
+GO_ON = (
+    *("NFLOG", "ULOG", "TRACE", "AUDIT", "CLASSIFY", "DSCP", "TOS", "TTL", "HL", "ECN", "CHECKSUM", "TCPMSS"),
+    *("TCPOPTSTRIP", "LED", "IDLETIMER", "RATEEST", "log", "meter", "SET"),
+)
+"""Targets after which a packet goes on unchanged in all that the model knows (XT_CONTINUE in net/netfilter/xt_*.c)."""
+REFUSE = ("REJECT", "reject", "TARPIT")
+DO_NOT_TRACK = ("NOTRACK", "CT --notrack", "notrack")
+OF_IPTABLES = re.compile(r"DNAT --to-destination (\[?[0-9a-fA-F.:]+?\]?)(?::(\d+))?(?: |$)")
+OF_NFT = re.compile(r"dnat (?:ip6? )?to (\[[0-9a-fA-F:]+\]|[0-9.]+|[0-9a-fA-F:]+?:[0-9a-fA-F:]+|)(?::(\d+))?(?: |$)")
+PROTOCOLS = re.compile(r"(!)? ?-p (\S+)$|(?:meta l4proto|ip protocol|ip6 nexthdr) (!=)? ?(?:\{ (.+) \}|(\S+))$")
+NUMBERS = {"6": "tcp", "17": "udp"}
+
+
+def meaning(verdict: Verdict) -> Meaning:
+    """Return what a verdict does; itself if the model has a word for it, or if it stays unknown."""
+    if not isinstance(verdict, UnknownVerdict):
+        return verdict
+    words = verdict.text
+    first = words.split(" ", 1)[0]
+    if first in REFUSE:
+        return Drop()
+    if words.startswith(DO_NOT_TRACK):
+        return Untrack()
+    if first in ("-g", "goto"):
+        return Goto(words.split(" ")[1])
+    if first in GO_ON:
+        return Continue()
+    return _translation(words) or verdict
+
+
+def _translation(words: str) -> Translate | None:
+    """Return where a DNAT leads, if that is one address and one port at most."""
+    found = OF_IPTABLES.match(words) or OF_NFT.match(words)
+    if found is None or not any(found.groups()):
+        return None
+    address, port = found.groups()
+    try:
+        parsed = parse_address(address.strip("[]")) if address else None
+    except ValueError:
+        return None
+    return Translate(parsed, int(port) if port else None)
+
+
+def holds_for(words: str, protocol: ProtocolName) -> bool | None:
+    """Return whether a match that the model lacks holds for every packet of a protocol, or for none; else None."""
+    found = PROTOCOLS.match(words)
+    if found is None:
+        return None
+    not_before, option, not_behind, several, single = found.groups()
+    names = [name.strip() for name in (several or single or option).split(",")]
+    if any("-" in name and name[0].isdigit() for name in names):
+        return None
+    return (protocol in [NUMBERS.get(name, name) for name in names]) != bool(not_before or not_behind)
+
+
+def is_pure(words: str) -> bool:
+    """Return whether a match that the model lacks gives one answer for one packet, wherever it is asked."""
+    return not any(each in words for each in IMPURE)
+
+
+IMPURE = (
+    *("statistic", "limit", "recent", "quota", "connlimit", "connbytes", "time", "random", "numgen", "hashlimit"),
+    *("rateest", "u32", "bpf", "nth", "ct count", "meta hour", "meta day", "jhash"),
+)
+"""Of matches that count, or ask for the time."""

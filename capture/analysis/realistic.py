@@ -1,0 +1,205 @@
+"""Which packets a kernel can show in a pod: the others are no witness of anything.
+
+The fields of a packet depend on each other in ways that rules do not know: a packet to an address of the pod goes
+over lo, the first packet of a connection has a socket and no mark on its connection, what comes in is for the pod.
+"""
+
+from __future__ import annotations
+
+from capture.analysis.compiler import INBOUND, OTHER_MARK, OUTBOUND, routed_marks
+from capture.analysis.space import (
+    DESTINATION,
+    GID,
+    HIGHEST_ID,
+    HIGHEST_PORT,
+    IN,
+    NONE,
+    OUT,
+    PORT,
+    PROTOCOL,
+    SOURCE,
+    SOURCE_PORT,
+    UID,
+)
+from capture.analysis.trace import OF_KNOWN_CONNECTIONS
+from capture.model.addresses import BITS, Network, merge
+from capture.model.packet import LOOPBACK
+from capture.model.ruleset import (
+    ALL_BITS,
+    ConnectionMark,
+    InInterface,
+    Mark,
+    OutInterface,
+    SaveMark,
+    SetMark,
+    TransparentProxy,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from capture.analysis.compiler import Compiler, Direction
+    from capture.analysis.space import PacketSpace
+    from capture.analysis.stations import Situation
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Rule
+
+LOOPBACK_NETWORKS: dict[Family, Network] = {"ipv4": Network("ipv4", 127 << 24, 8), "ipv6": Network("ipv6", 1, 128)}
+NO_HOSTS: dict[Family, tuple[Network, ...]] = {
+    "ipv4": (Network("ipv4", 0, 8), Network("ipv4", 0xE000_0000, 3)),  # RFC 1122 3.2.1.3, RFC 5771
+    "ipv6": (Network("ipv6", 0, 128), Network("ipv6", 0xFF << 120, 8)),  # RFC 4291 2.5.2, 2.7
+}
+"""To which nobody can connect by TCP."""
+
+
+def realistic(space: PacketSpace, compilers: Sequence[Compiler]) -> dict[Direction, int]:
+    """Return for both directions whether a kernel can show a packet, in the network of the first situation."""
+    packets = _Packets(space, compilers[0].situation)
+    possible = {INBOUND: packets.coming_in(), OUTBOUND: packets.sent()}
+    no_mark = space.marked("connection", 0, ALL_BITS)
+    kept = _kept_marks(space, compilers, possible)
+    mark = space.diagrams.choose(space.state_in(*OF_KNOWN_CONNECTIONS), kept, no_mark)
+    return {direction: space.diagrams.both(each, mark) for direction, each in possible.items()}
+
+
+class _Packets:
+    """Packets of one family, without what their connections remember."""
+
+    def __init__(self, space: PacketSpace, situation: Situation) -> None:
+        self.space = space
+        self.diagrams = space.diagrams
+        self.situation = situation
+        self.family = space.family
+        self.lo = space.interface(LOOPBACK)
+        needed = [each.network for each in situation.ruleset.loopback_addresses if each.network.family == self.family]
+        self.own = situation.network.own_addresses(self.family)
+        self.local = (*self.own, *needed, LOOPBACK_NETWORKS[self.family])
+
+    def coming_in(self) -> int:
+        """Return packets from outside, for the pod's own addresses. What sits behind other interfaces may route."""
+        space = self.space
+        outward = space.interface(self.situation.network.interface)
+        for_us = self._inside(DESTINATION, self.own)
+        elsewhere = self.diagrams.negation(self._inside(DESTINATION, (LOOPBACK_NETWORKS[self.family],)))
+        is_outward = space.numbers(IN, [(outward, outward)])
+        return self._all(
+            self._through(IN, InInterface),
+            space.numbers(OUT, [(NONE, NONE)]),
+            self.diagrams.choose(is_outward, for_us, elsewhere),
+            space.numbers(SOURCE, [(0, (1 << BITS[self.family]) - 1)]),
+            self.diagrams.negation(self._inside(SOURCE, (*self.local, *NO_HOSTS[self.family]))),
+            space.numbers(UID, [(NONE, NONE)]),
+            space.numbers(GID, [(NONE, NONE)]),
+            space.marked("mark", 0, ALL_BITS),
+            self._common(),
+        )
+
+    def sent(self) -> int:
+        """Return packets that processes of the pod send, from its own addresses."""
+        space, choose = self.space, self.diagrams.choose
+        stays = self._inside(DESTINATION, self.local)
+        over_lo = space.numbers(OUT, [(self.lo, self.lo)])
+        from_pod = choose(over_lo, self._inside(SOURCE, self.local), self._inside(SOURCE, self.own))
+        return self._all(
+            space.numbers(IN, [(NONE, NONE)]),
+            choose(stays, over_lo, self._through(OUT, OutInterface)),
+            self.diagrams.either(from_pod, self._sent_by_transparent_proxy(over_lo)),
+            choose(space.state_in("NEW", "RELATED"), self._has_owner(), self.diagrams.yes),
+            self._common(),
+        )
+
+    def _sent_by_transparent_proxy(self, over_lo: int) -> int:
+        """Return what a transparent proxy sends to the app, with its mark and from the client's address."""
+        found = self.diagrams.no
+        for mark in routed_marks(self.situation.ruleset):
+            found = self.diagrams.either(found, self.space.marked("mark", mark, ALL_BITS))
+        known = self.space.numbers(SOURCE, [(0, (1 << BITS[self.family]) - 1)])
+        return self.diagrams.both(self.diagrams.both(found, over_lo), known)
+
+    def _has_owner(self) -> int:
+        known = [(0, HIGHEST_ID)]
+        return self.diagrams.both(self.space.numbers(UID, known), self.space.numbers(GID, known))
+
+    def _common(self) -> int:
+        """Return what holds for all packets: ports, a destination that can be, a state that tracking gives."""
+        space = self.space
+        udp = space.numbers(PROTOCOL, [(1, 1)])
+        nobody = self._inside(DESTINATION, NO_HOSTS[self.family])
+        return self._all(
+            space.state_in("INVALID", "NEW", "RELATED", "ESTABLISHED"),
+            space.numbers(PORT, [(1, HIGHEST_PORT)]),
+            space.numbers(SOURCE_PORT, [(1, HIGHEST_PORT)]),
+            self.diagrams.either(udp, self.diagrams.negation(nobody)),
+        )
+
+    def _through(self, level: int, kind: type[InInterface | OutInterface]) -> int:
+        """Return whether a packet uses an interface that exists, or that our own rules name, but not lo."""
+        network = self.situation.network
+        names = {network.interface, *network.others}
+        for rule in _rules(self.situation):
+            names |= {match.name for match in rule.matches if isinstance(match, kind)}
+        found = self.diagrams.no
+        for name in sorted(names):
+            found = self.diagrams.either(found, self.space.numbers(level, self.space.interface_ranges(name)))
+        return self.diagrams.both(found, self.diagrams.negation(self.space.numbers(level, [(self.lo, self.lo)])))
+
+    def _inside(self, level: int, networks: Iterable[Network]) -> int:
+        return self.space.numbers(level, merge(networks))
+
+    def _all(self, *conditions: int) -> int:
+        found = self.diagrams.yes
+        for condition in conditions:
+            found = self.diagrams.both(found, condition)
+        return found
+
+
+def _rules(situation: Situation) -> Iterator[Rule]:
+    for table in (*situation.ruleset.tables, *(each.contents for each in situation.beside)):
+        for chain in table.chains:
+            yield from chain.rules
+
+
+# --- marks of connections ------------------------------------------------------------------------
+
+
+def _kept_marks(space: PacketSpace, compilers: Sequence[Compiler], possible: dict[Direction, int]) -> int:
+    """Return which marks connections can have: those that packets leave there, in any of the situations.
+
+    That is the least set that holds 0 and, with a mark, every mark that rules make of it. If rules keep marks that
+    are no constants of theirs, it is every mark.
+    """
+    diagrams = space.diagrams
+    found = space.marked("connection", 0, ALL_BITS)
+    rules = [rule for compiler in compilers for rule in _rules(compiler.situation)]
+    if not any(isinstance(rule.verdict, SaveMark) for rule in rules):
+        return found
+    constants = sorted({0} | {mark for rule in rules for mark in _marks(rule)})
+    made = [
+        (compiler.connection_mark(direction, constants), packets)
+        for compiler in compilers
+        for direction, packets in possible.items()
+    ]
+    kept = diagrams.no
+    while kept != found:
+        kept = found
+        for marks, packets in made:
+            met = diagrams.choose(diagrams.both(packets, kept), marks, diagrams.leaf(None))
+            for leaf in diagrams.leaves(met):
+                mark = diagrams.value(leaf)
+                if mark == OTHER_MARK:
+                    return diagrams.yes
+                if isinstance(mark, int):
+                    found = diagrams.either(found, space.marked("connection", mark, ALL_BITS))
+    return kept
+
+
+def _marks(rule: Rule) -> Iterator[int]:
+    """Yield the marks that a rule speaks of."""
+    for match in rule.matches:
+        if isinstance(match, Mark | ConnectionMark):
+            yield match.value
+    if isinstance(rule.verdict, SetMark):
+        yield rule.verdict.value
+    if isinstance(rule.verdict, TransparentProxy):
+        yield rule.verdict.mark

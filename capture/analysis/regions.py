@@ -1,0 +1,335 @@
+"""Sets of packets in words, and the most ordinary packet of each.
+
+A set is told as far as it matters among the packets that exist: what a realistic packet fulfils anyway is left out.
+"""
+
+from __future__ import annotations
+
+from capture.analysis.space import (
+    DESTINATION,
+    FIELDS,
+    GID,
+    IN,
+    KINDS,
+    NONE,
+    OUT,
+    PORT,
+    PROTOCOL,
+    PROTOCOLS,
+    SOURCE,
+    SOURCE_PORT,
+    STATE,
+    UID,
+    scattered,
+)
+from capture.model.addresses import BITS, IPV4, address_text, split
+from capture.model.packet import LOOPBACK
+from capture.model.ruleset import CONNECTION_STATES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from capture.analysis.compiler import Direction
+    from capture.analysis.space import MarkKind, PacketSpace
+    from capture.analysis.stations import PodNetwork
+    from capture.model.addresses import Family
+
+    Ranges = tuple[tuple[int, int], ...]
+    Path = dict[int, Ranges]
+    """What the packets of a part of a set have in common: ranges by level."""
+
+MAX_NAMED = 6
+"""A list of more entries than this is told by its first ones and a count."""
+MAX_PARTS = 2000
+"""Parts of a set that are looked at to tell it."""
+
+OUTSIDE = {"ipv4": (0xCB007107, 0xC6336407), "ipv6": (0x20010DB8 << 96 | 7, 0x20010DB8 << 96 | 9)}
+"""203.0.113.7 and 198.51.100.7, 2001:db8::7 and 2001:db8::9: a destination and a source for examples (RFC 5737)."""
+ORDINARY_PORTS = (80, 443, 8080)
+ORDINARY_IDS = (1000, 1337, 0)
+EPHEMERAL_PORT = 45000
+
+
+# --- the most ordinary packet --------------------------------------------------------------------
+
+
+def witness(space: PacketSpace, packets: int, network: PodNetwork, direction: Direction) -> list[int]:
+    """Return the numbers of the most ordinary packet of a set that is not empty, field by field."""
+    numbers: list[int] = []
+    node = packets
+    for level, domain in enumerate(space.domains):
+        wishes = (*_ordinary(space, level, numbers, network, direction), 0, domain[0])
+        if space.diagrams.level(node) != level:
+            numbers.append(next(wish for wish in wishes if domain[0] <= wish <= domain[1]))
+            continue
+        number = _nearest(space, node, wishes, domain[0])
+        numbers.append(number)
+        node = space.diagrams.kid(node, number)
+    return numbers
+
+
+def _nearest(space: PacketSpace, node: int, wishes: Sequence[int], low: int) -> int:
+    """Return the first wish that a node lets pass, else the lowest number."""
+    diagrams = space.diagrams
+    for wish in wishes:
+        if wish >= low and diagrams.kid(node, wish) != diagrams.no:
+            return wish
+    begins = low
+    for end, kid in diagrams.edges(node):
+        if kid != diagrams.no:
+            break
+        begins = begins if end is None else end + 1
+    return begins
+
+
+def _ordinary(
+    space: PacketSpace, level: int, before: Sequence[int], network: PodNetwork, direction: Direction
+) -> tuple[int, ...]:
+    """Return what a field mostly is, the most ordinary first."""
+    outside = OUTSIDE[space.family]
+    own = tuple(address.first for address in network.own_addresses(space.family))
+    here = (*own, 0x7F000001 if space.family == IPV4 else 1)
+    is_inbound = direction == "inbound"
+    if level in (IN, OUT):
+        return (space.interface(network.interface),)
+    if level == STATE:
+        return CONNECTION_STATES.index("NEW"), CONNECTION_STATES.index("ESTABLISHED")
+    if level == PORT:
+        return ORDINARY_PORTS
+    if level == SOURCE_PORT:
+        return (EPHEMERAL_PORT,)
+    if level in (UID, GID):
+        return (before[UID], *ORDINARY_IDS) if level == GID else ORDINARY_IDS
+    if level == DESTINATION:
+        return here if is_inbound else (outside[0], *here)
+    if level == SOURCE:
+        return (outside[1], outside[0]) if is_inbound else (*here, outside[1])
+    return ()
+
+
+# --- a set without what goes without saying ------------------------------------------------------
+
+
+def simplified(space: PacketSpace, packets: int, among: int) -> int:
+    """Return a simpler set that holds the same packets of those among which it is told.
+
+    What lies outside is free to be in it or not (the operator restrict of Coudert and Madre, 1990).
+    """
+    diagrams = space.diagrams
+
+    def join(one: int, other: int) -> int | None:
+        if other == diagrams.no:
+            return FREE
+        return one if other == diagrams.yes or diagrams.is_leaf(one) else None
+
+    memo: dict[tuple[int, int], int] = {}
+
+    def result(one: int, other: int) -> int:
+        known = join(one, other)
+        if known is not None:
+            return known
+        found = memo.get((one, other))
+        if found is None:
+            found = memo[one, other] = deeper(one, other)
+        return found
+
+    def deeper(one: int, other: int) -> int:
+        level, bounds, columns = diagrams.aligned((one, other))
+        if diagrams.level(one) != level:  # a question that only the frame asks
+            wider = diagrams.no
+            for kid in diagrams.kids(other):
+                wider = diagrams.either(wider, kid)
+            return result(one, wider)
+        kids = [result(*pair) for pair in columns]
+        return diagrams.node(level, bounds, _filled(kids, [*bounds, space.domains[level][1]]))
+
+    found = result(packets, among)
+    return diagrams.no if found == FREE else found
+
+
+FREE = -1
+
+
+def _filled(kids: list[int], ends: list[int]) -> list[int]:
+    """Return the kids with free ones like the one that has most numbers."""
+    sizes: dict[int, int] = {}
+    for begin, end, kid in zip([-1, *ends], ends, kids, strict=False):
+        sizes[kid] = sizes.get(kid, 0) + end - begin
+    sizes.pop(FREE, None)
+    usual = max(sizes, key=lambda kid: (sizes[kid], kid))
+    return [usual if kid == FREE else kid for kid in kids]
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def parts(space: PacketSpace, packets: int) -> list[Path]:
+    """Return the parts of a set, joined where they differ in one field only; at most MAX_PARTS are looked at."""
+    found = []
+    for path in _paths(space, packets, {}):
+        found.append(path)
+        if len(found) >= MAX_PARTS:
+            break
+    return _joined(found)
+
+
+def _paths(space: PacketSpace, node: int, path: Path) -> Iterator[Path]:
+    diagrams = space.diagrams
+    if node == diagrams.no:
+        return
+    level = diagrams.level(node)
+    if diagrams.is_leaf(node):
+        yield path
+        return
+    leads: dict[int, list[tuple[int, int]]] = {}
+    low, high = space.domains[level]
+    for end, kid in diagrams.edges(node):
+        last = high if end is None else end
+        leads.setdefault(kid, []).append((low, last))
+        low = last + 1
+    for kid, ranges in leads.items():
+        yield from _paths(space, kid, {**path, level: tuple(ranges)})
+
+
+def _joined(paths: list[Path]) -> list[Path]:
+    """Return the parts with those joined that differ in one field only."""
+    for level in sorted({level for path in paths for level in path}, reverse=True):
+        alike: dict[tuple[tuple[int, Ranges], ...], Path] = {}
+        for path in paths:
+            rest = tuple(sorted((other, ranges) for other, ranges in path.items() if other != level))
+            known = alike.get(rest)
+            if known is None:
+                alike[rest] = path
+            elif level in known and level in path:
+                alike[rest] = {**known, level: _merged((*known[level], *path[level]))}
+            else:
+                alike[rest] = dict(rest)
+        paths = list(alike.values())
+    return paths
+
+
+def _merged(ranges: Ranges) -> Ranges:
+    found: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        else:
+            found.append((first, last))
+    return tuple(found)
+
+
+def in_words(space: PacketSpace, path: Path) -> str:
+    """Return a part of a set in words: "tcp to 203.0.113.0/24, port 80, user 1337"."""
+    protocol = path.get(PROTOCOL)
+    first = "tcp and udp" if protocol is None or len(protocol) > 1 else PROTOCOLS[protocol[0][0]]
+    if protocol is not None and protocol[0][0] != protocol[0][1]:
+        first = "tcp and udp"
+    to = _addresses(space, path.get(DESTINATION))
+    words = [f"{first} to {to}" if to else first]
+    words += [f"port {text}"] if (text := _numbers(space, PORT, path)) else []
+    words += [f"from {text}"] if (text := _addresses(space, path.get(SOURCE))) else []
+    words += [f"from port {text}"] if (text := _numbers(space, SOURCE_PORT, path)) else []
+    words += [f"user {text}"] if (text := _numbers(space, UID, path)) else []
+    words += [f"group {text}"] if (text := _numbers(space, GID, path)) else []
+    words += [text for level in (IN, OUT) if (text := _interfaces(space, level, path.get(level)))]
+    words += [text for text in (_states(path.get(STATE)), *_marks(space, path)) if text]
+    return ", ".join(words)
+
+
+def _numbers(space: PacketSpace, level: int, path: Path) -> str:
+    """Return ranges of numbers, or those that are left out where they are fewer."""
+    ranges = path.get(level)
+    if ranges is None:
+        return ""
+    if ranges == ((NONE, NONE),):
+        return "unknown"
+    shown = tuple((max(first, 0), last) for first, last in ranges if last >= 0)
+    left_out = _complement(shown, 0, space.domains[level][1])
+    if len(left_out) < len(shown) or (len(left_out) == len(shown) and shown[-1][1] == space.domains[level][1]):
+        return f"other than {_listed([_span(each) for each in left_out])}" if left_out else ""
+    return _listed([_span(each) for each in shown])
+
+
+def _span(span: tuple[int, int]) -> str:
+    return str(span[0]) if span[0] == span[1] else f"{span[0]}-{span[1]}"
+
+
+def _complement(ranges: Ranges, low: int, high: int) -> Ranges:
+    found = []
+    for first, last in ranges:
+        if first > low:
+            found.append((low, first - 1))
+        low = last + 1
+    return (*found, (low, high)) if low <= high else tuple(found)
+
+
+def _addresses(space: PacketSpace, ranges: Ranges | None) -> str:
+    if ranges is None:
+        return ""
+    highest = (1 << BITS[space.family]) - 1
+    shown = tuple((max(first, 0), last) for first, last in ranges if last >= 0)
+    left_out = _complement(shown, 0, highest)
+    if not shown:
+        return "unknown"
+    if left_out and (len(left_out) < len(shown) or _size(left_out) < _size(shown)):
+        return f"other than {_listed(list(_networks(space.family, left_out)))}"
+    return _listed(list(_networks(space.family, shown))) if left_out else ""
+
+
+def _size(ranges: Ranges) -> int:
+    return sum(last - first + 1 for first, last in ranges)
+
+
+def _networks(family: Family, ranges: Ranges) -> Iterator[str]:
+    for first, last in ranges:
+        networks = list(split(family, first, last))
+        if len(networks) > 2:  # a range says more than many networks
+            yield f"{address_text(family, first)}-{address_text(family, last)}"
+        else:
+            yield from (str(each).partition("/")[0] if each.is_address else str(each) for each in networks)
+
+
+def _interfaces(space: PacketSpace, level: int, ranges: Ranges | None) -> str:
+    """Return by which interfaces; to leave the pod by any goes without saying."""
+    if ranges is None:
+        return ""
+    inside = [space.interfaces[n] for first, last in ranges for n in range(max(first, 0), last + 1)]
+    names = [name for name in inside if name in space.known_interfaces] or inside
+    if names == [LOOPBACK]:
+        return "over lo"
+    if not names or not space.known_interfaces - {LOOPBACK} - set(names):
+        return ""
+    direction = "in by" if level == IN else "out by"
+    return f"{direction} {_listed(names)}"
+
+
+def _states(ranges: Ranges | None) -> str:
+    if ranges is None:
+        return ""
+    states = [CONNECTION_STATES[n] for first, last in ranges for n in range(first, last + 1)]
+    usual = [state for state in states if state != "UNTRACKED"]
+    return "" if len(usual) >= len(CONNECTION_STATES) - 1 else f"of a connection that is {' or '.join(usual)}"
+
+
+def _marks(space: PacketSpace, path: Path) -> Iterator[str]:
+    """Yield which marks the packet and its connection have, in those bits that matter."""
+    told: tuple[tuple[MarkKind, str], ...] = (("mark", "mark"), ("connection", "connection mark"))
+    for kind, words in told:
+        value = mask = 0
+        is_plain = True
+        for group, bits in enumerate(space.groups):
+            ranges = path.get(len(FIELDS) + len(KINDS) * group + KINDS.index(kind))
+            if ranges is not None:
+                is_plain &= len(ranges) == 1 and ranges[0][0] == ranges[0][1]
+                value |= scattered(ranges[0][0], bits)
+                mask |= scattered((1 << len(bits)) - 1, bits)
+        if mask:
+            shown = f"{value:#x}" if mask == 0xFFFF_FFFF else f"{value:#x}/{mask:#x}"  # all bits
+            yield f"{words} {shown}" if is_plain else f"some {words}s"
+
+
+def _listed(names: list[str]) -> str:
+    if len(names) > MAX_NAMED:
+        return f"{', '.join(names[:MAX_NAMED])} and {len(names) - MAX_NAMED} more"
+    return ", ".join(names)

@@ -1,0 +1,339 @@
+"""The fields of a packet as levels of a diagram, and what rules ask of them as functions.
+
+One space serves all rule sets that are compared, because two things depend on all of them: interfaces, of which
+only those count that rules tell apart, and marks, whose bits are one field where every mask treats them alike.
+Numbers are those of the packet. -1 is "none" or "not known" of ports, sources, owners and interfaces.
+"""
+
+from __future__ import annotations
+
+from capture.analysis.diagram import Diagrams
+from capture.analysis.meaning import holds_for, is_pure
+from capture.model.addresses import BITS, Network, merge, merge_ranges
+from capture.model.packet import LOOPBACK, Packet
+from capture.model.ruleset import (
+    CONNECTION_STATES,
+    ConnectionMark,
+    ConnectionState,
+    Destination,
+    DestinationPort,
+    InInterface,
+    Mark,
+    OutInterface,
+    OwnerGid,
+    OwnerUid,
+    Protocol,
+    SetMark,
+    Source,
+    SourcePort,
+    TransparentProxy,
+    UnknownMatch,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
+    from typing import Literal
+
+    from capture.analysis.stations import Situation
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match, ProtocolName, Rule, Table
+
+    Ranges = Sequence[tuple[int, int]]
+    MarkKind = Literal["first", "mark", "connection"]
+
+NONE = -1
+PROTOCOLS: tuple[ProtocolName, ...] = ("tcp", "udp")
+HIGHEST_PORT = 0xFFFF
+HIGHEST_ID = 0xFFFF_FFFE
+"""2**32 - 1 is no id (credentials(7))."""
+MARK_BITS = 32
+INTERFACE_BYTES = 15
+
+FIELDS = ("protocol", "in", "out", "state", "port", "destination", "source port", "uid", "gid", "source")
+"""In the order in which diagrams ask for them; marks come after them, what is unknown comes last."""
+PROTOCOL, IN, OUT, STATE, PORT, DESTINATION, SOURCE_PORT, UID, GID, SOURCE = range(len(FIELDS))
+LISTED: dict[type, tuple[int, str]] = {
+    Source: (SOURCE, "networks"),
+    Destination: (DESTINATION, "networks"),
+    SourcePort: (SOURCE_PORT, "ports"),
+    DestinationPort: (PORT, "ports"),
+    OwnerUid: (UID, "ids"),
+    OwnerGid: (GID, "ids"),
+}
+"""Matches with several entries: the level they ask for, and where they keep their entries."""
+ENDINGS = ("", "eth0", "0", "1", "2", "-", "_", "x", "y", "z", "00", "zz", "000", "q.q", "~")
+"""One of these makes an interface of which a prefix in a rule is the longest."""
+
+
+class PacketSpace:
+    """Levels and their domains for packets of one family, as some situations tell them apart."""
+
+    def __init__(self, family: Family, situations: Sequence[Situation]) -> None:
+        self.family = family
+        self.diagrams = Diagrams()
+        tables = list(_tables(situations))
+        self.interfaces, self._stand_ins = _interfaces(tables, situations)
+        self.known_interfaces = {LOOPBACK}
+        """Those that exist."""
+        for situation in situations:
+            self.known_interfaces |= {situation.network.interface, *situation.network.others}
+        self.groups = _mark_groups(tables)
+        top = len(self.interfaces) - 1
+        highest_address = (1 << BITS[family]) - 1
+        self.domains: list[tuple[int, int]] = [
+            (0, len(PROTOCOLS) - 1),
+            (NONE, top),
+            (NONE, top),
+            (0, len(CONNECTION_STATES) - 1),
+            (0, HIGHEST_PORT),
+            (0, highest_address),
+            (NONE, HIGHEST_PORT),
+            (NONE, HIGHEST_ID),
+            (NONE, HIGHEST_ID),
+            (NONE, highest_address),
+        ]
+        for bits in self.groups:
+            self.domains += [(0, (1 << len(bits)) - 1)] * len(KINDS)
+        self.first_unknown = len(self.domains)
+        self._unknown: dict[Hashable, int] = {}
+
+    # --- marks -----------------------------------------------------------------------------------
+
+    def mark_level(self, kind: MarkKind, group: int) -> int:
+        """Return the level of a group of mark bits: the packet's, as it began and as it is now, or its connection's."""
+        return len(FIELDS) + len(KINDS) * group + KINDS.index(kind)
+
+    def renamed(self, old: MarkKind, new: MarkKind) -> dict[int, int]:
+        """Return which level takes the place of which, where one mark is copied to another."""
+        return {self.mark_level(old, group): self.mark_level(new, group) for group in range(len(self.groups))}
+
+    def marked(self, kind: MarkKind, value: int, mask: int) -> int:
+        """Return whether the bits of a mark under a mask are a value."""
+        if value & ~mask:
+            return self.diagrams.no
+        found = self.diagrams.yes
+        for group in reversed(range(len(self.groups))):
+            bits = self.groups[group]
+            if mask >> bits[0] & 1:
+                number = gathered(value, bits)
+                found = self.diagrams.both(self.numbers(self.mark_level(kind, group), [(number, number)]), found)
+        return found
+
+    # --- what rules ask for ----------------------------------------------------------------------
+
+    def numbers(self, level: int, ranges: Ranges) -> int:
+        """Return whether a field lies in ranges, which are in order and apart."""
+        return self.diagrams.inside(level, ranges, *self.domains[level])
+
+    def state_in(self, *states: str) -> int:
+        """Return whether the connection is in one of these states."""
+        return self.numbers(STATE, merge_ranges((i, i) for i, name in enumerate(CONNECTION_STATES) if name in states))
+
+    def interface_ranges(self, pattern: str) -> Ranges:
+        """Return the interfaces that a name in a rule stands for."""
+        prefix = pattern[:-1] if pattern.endswith("+") else None
+        named = (
+            number
+            for number, name in enumerate(self.interfaces)
+            if (name == pattern if prefix is None else name.startswith(prefix))
+        )
+        return merge_ranges((number, number) for number in named)
+
+    def interface(self, name: str | None) -> int:
+        """Return the number of an interface, or of one that no rule tells from it."""
+        if name is None:
+            return NONE
+        if name not in self.interfaces:
+            name = self._stand_ins[_longest_prefix(name, self._stand_ins)]
+        return self.interfaces.index(name)
+
+    def ranges(self, match: Match, *, is_native: bool) -> tuple[int, Ranges] | None:
+        """Return the level that a match asks for and the ranges it lets pass; None if it is no such match."""
+        if isinstance(match, Protocol):
+            number = PROTOCOLS.index(match.name)
+            return PROTOCOL, [(number, number)]
+        if isinstance(match, InInterface | OutInterface):
+            level = IN if isinstance(match, InInterface) else OUT
+            inside = self.interface_ranges(match.name)
+            return level, self._outside(level, inside, lowest=NONE) if match.negated else inside
+        if isinstance(match, ConnectionState):
+            numbers = [i for i, name in enumerate(CONNECTION_STATES) if (name in match.states) != match.negated]
+            return STATE, merge_ranges((number, number) for number in numbers)
+        if isinstance(match, UnknownMatch):
+            return self._protocols(match.text)
+        listed = LISTED.get(type(match))
+        return None if listed is None else (listed[0], self._listed(match, *listed, is_native=is_native))
+
+    def _protocols(self, words: str) -> tuple[int, Ranges] | None:
+        """Return for which protocols a match holds that the model lacks, if it is about nothing else."""
+        answers = [holds_for(words, protocol) for protocol in PROTOCOLS]
+        if None in answers:
+            return None
+        return PROTOCOL, merge_ranges((number, number) for number, holds in enumerate(answers) if holds)
+
+    def _listed(self, match: Match, level: int, entries: str, *, is_native: bool) -> Ranges:
+        """Return the ranges of a list. What is not known lies in none, nor outside of one, but for owners (model)."""
+        given = getattr(match, entries)
+        if entries == "networks":
+            inside = merge([network for network in given if network.family == self.family])
+        else:
+            inside = merge_ranges((span.first, span.last) for span in given)
+        if not match.negated:  # type: ignore[union-attr]  # every list has it
+            return inside
+        holds_for_none = level in (UID, GID) and not is_native
+        return self._outside(level, inside, lowest=NONE if holds_for_none else 0)
+
+    def _outside(self, level: int, ranges: Ranges, *, lowest: int) -> Ranges:
+        at, highest = lowest, self.domains[level][1]
+        found = []
+        for first, last in ranges:
+            if first > at:
+                found.append((at, first - 1))
+            at = max(at, last + 1)
+        return [*found, (at, highest)] if at <= highest else found
+
+    def other(self, match: Match, occurrence: Hashable) -> int:
+        """Return whether a match holds that is about marks, or that the model lacks."""
+        if isinstance(match, Mark | ConnectionMark):
+            kind: MarkKind = "mark" if isinstance(match, Mark) else "connection"
+            found = self.marked(kind, match.value, match.mask)
+            return self.diagrams.negation(found) if match.negated else found
+        text = match.text if isinstance(match, UnknownMatch) else ""
+        return self.unknown(text if is_pure(text) else (text, occurrence))
+
+    def unknown(self, what: Hashable) -> int:
+        """Return a truth value that nobody knows: the same wherever ``what`` is the same."""
+        level = self._unknown.get(what)
+        if level is None:
+            level = self._unknown[what] = len(self.domains)
+            self.domains.append((0, 1))
+        return self.diagrams.node(level, (0,), (self.diagrams.no, self.diagrams.yes))
+
+    def rule(self, rule: Rule, occurrence: Hashable, *, is_native: bool) -> int:
+        """Return whether a packet fulfils all matches of a rule."""
+        found = self.diagrams.yes
+        for match in rule.matches:
+            asked = self.ranges(match, is_native=is_native)
+            holds = self.other(match, occurrence) if asked is None else self.numbers(*asked)
+            found = self.diagrams.both(found, holds)
+        return found
+
+    # --- packets ---------------------------------------------------------------------------------
+
+    def numbers_of(self, packet: Packet, unknown: int = 0) -> list[int]:
+        """Return the number of each field of a packet; what is unknown is all true (1) or all false."""
+        numbers = [
+            PROTOCOLS.index(packet.protocol),
+            self.interface(packet.in_interface),
+            self.interface(packet.out_interface),
+            CONNECTION_STATES.index(packet.state),
+            packet.port,
+            packet.destination.first,
+            NONE if packet.source_port is None else packet.source_port,
+            NONE if packet.uid is None else packet.uid,
+            NONE if packet.gid is None else packet.gid,
+            packet.source.first if packet.source else NONE,
+        ]
+        for bits in self.groups:
+            numbers += [gathered(packet.mark, bits), gathered(packet.mark, bits)]
+            numbers.append(gathered(packet.connection_mark, bits))
+        return numbers + [unknown] * (len(self.domains) - self.first_unknown)
+
+    def packet(self, numbers: Sequence[int]) -> Packet:
+        """Return the packet whose fields have these numbers."""
+        bits = BITS[self.family]
+        source = numbers[SOURCE]
+        groups = range(len(self.groups))
+        marks = [scattered(numbers[self.mark_level("mark", group)], self.groups[group]) for group in groups]
+        kept = [scattered(numbers[self.mark_level("connection", group)], self.groups[group]) for group in groups]
+        return Packet(
+            PROTOCOLS[numbers[PROTOCOL]],
+            Network(self.family, numbers[DESTINATION], bits),
+            numbers[PORT],
+            source=None if source == NONE else Network(self.family, source, bits),
+            source_port=_known(numbers[SOURCE_PORT]),
+            uid=_known(numbers[UID]),
+            gid=_known(numbers[GID]),
+            in_interface=None if numbers[IN] == NONE else self.interfaces[numbers[IN]],
+            out_interface=None if numbers[OUT] == NONE else self.interfaces[numbers[OUT]],
+            mark=sum(marks),
+            connection_mark=sum(kept),
+            state=CONNECTION_STATES[numbers[STATE]],
+        )
+
+
+KINDS: tuple[MarkKind, ...] = ("first", "mark", "connection")
+
+
+def _known(number: int) -> int | None:
+    return None if number == NONE else number
+
+
+def gathered(number: int, bits: Sequence[int]) -> int:
+    """Return the number that some bits of another one make, the first of them lowest."""
+    return sum((number >> bit & 1) << place for place, bit in enumerate(bits))
+
+
+def scattered(number: int, bits: Sequence[int]) -> int:
+    """Return the number whose bits at some places are those of another one: the inverse of ``gathered``."""
+    return sum((number >> place & 1) << bit for place, bit in enumerate(bits))
+
+
+def _tables(situations: Iterable[Situation]) -> Iterator[Table]:
+    for situation in situations:
+        yield from situation.ruleset.tables
+        yield from (each.contents for each in situation.beside)
+
+
+def _rules(tables: Iterable[Table]) -> Iterator[Rule]:
+    for table in tables:
+        for chain in table.chains:
+            yield from chain.rules
+
+
+def _mark_groups(tables: Iterable[Table]) -> list[list[int]]:
+    """Return the bits of marks, those together that every mask in every rule treats alike."""
+    masks: set[int] = set()
+    for rule in _rules(tables):
+        masks.update(match.mask for match in rule.matches if isinstance(match, Mark | ConnectionMark))
+        if isinstance(rule.verdict, SetMark):
+            masks.add(rule.verdict.value | rule.verdict.mask)
+        if isinstance(rule.verdict, TransparentProxy):
+            masks.add(rule.verdict.mark | rule.verdict.mask)
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for bit in range(MARK_BITS):
+        alike.setdefault(tuple(mask >> bit & 1 for mask in sorted(masks)), []).append(bit)
+    return list(alike.values())
+
+
+def _interfaces(tables: Iterable[Table], situations: Iterable[Situation]) -> tuple[list[str], dict[str, str]]:
+    """Return one interface for each that rules can tell apart, and by prefix the one that stands for all others."""
+    names = {LOOPBACK: None}
+    for situation in situations:
+        names |= dict.fromkeys((situation.network.interface, *situation.network.others))
+    prefixes = {"": None}
+    for rule in _rules(tables):
+        for match in rule.matches:
+            if isinstance(match, InInterface | OutInterface):
+                if match.name.endswith("+"):
+                    prefixes[match.name[:-1]] = None
+                else:
+                    names[match.name] = None
+    stand_ins = {}
+    for prefix in prefixes:
+        possible = [prefix + ending for ending in ENDINGS]
+        new = [name for name in possible if _is_new(name, prefix, names, prefixes)]
+        stand_ins[prefix] = next(iter(new), LOOPBACK)
+        names[stand_ins[prefix]] = None
+    return list(names), stand_ins
+
+
+def _is_new(name: str, prefix: str, names: Iterable[str], prefixes: Iterable[str]) -> bool:
+    """Return whether a name can stand for all interfaces of which a prefix is the longest in a rule."""
+    fits = 0 < len(name) <= INTERFACE_BYTES and name not in names
+    return fits and _longest_prefix(name, prefixes) == prefix
+
+
+def _longest_prefix(name: str, prefixes: Iterable[str]) -> str:
+    return max((each for each in prefixes if name.startswith(each)), key=len)

@@ -1,0 +1,135 @@
+"""All base chains that packets of a namespace meet, in the order in which the kernel enters them.
+
+At each hook these are entered by their priorities. Base chains of type nat are special (nf_nat_core.c): the kernel
+has one entry of its own for all of them, at priority -100, and asks them there in the order of their priorities,
+for the first packet of a connection, until one maps it. So a nat chain of priority -160 comes after mangle (-150).
+Of chains with one priority the newest is entered first (nf_hook_entries_grow in net/netfilter/core.c).
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+from capture.analysis.foreign import PRIORITIES, ForeignChain
+from capture.model.addresses import IPV4, IPV6, Network
+from capture.model.ruleset import NAT, TABLES, Chain, Ruleset, Table
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.model.addresses import Family
+    from capture.model.ruleset import PolicyRoute
+
+MAX_UNKNOWN_ORDERS = 3
+"""More foreign chains whose order nobody can tell are taken as they are listed."""
+
+
+class Station(Value):
+    """A base chain on a packet's way. ``table`` is what it is called in listings, ``contents`` the table it is in."""
+
+    table: str
+    entry: Chain
+    contents: Table
+    is_nat: bool
+    is_native: bool
+    """Whether it is written in nf_tables' own expressions, which differ where a packet has no socket."""
+    foreign: ForeignChain | None = None
+
+
+class PodNetwork(Value):
+    """What a namespace has for packets to go by: addresses of its own, and the interface that leads out."""
+
+    own: tuple[Network, ...] = (
+        Network(IPV4, 0x0AFFFF02, 32),  # 10.255.255.2
+        Network(IPV6, 0xFD00 << 112 | 2, 128),  # fd00::2
+    )
+    interface: str = "eth0"
+    others: tuple[str, ...] = ()
+    """Further interfaces besides ``lo``."""
+
+    def own_addresses(self, family: Family) -> tuple[Network, ...]:
+        """Return the pod's addresses of a family."""
+        return tuple(address for address in self.own if address.family == family)
+
+    def own_address(self, family: Family) -> Network | None:
+        """Return the pod's first address of a family."""
+        return next(iter(self.own_addresses(family)), None)
+
+    def is_local(self, address: Network) -> bool:
+        """Return whether packets to an address stay in the namespace."""
+        return address.is_loopback or address in self.own
+
+
+class Situation(Value):
+    """All that decides on the packets of a namespace.
+
+    ``ruleset`` is the capture with all rules in its tables, foreign ones too; ``beside`` are the base chains in all
+    other tables, those of a second capture and of the other variant of iptables among them.
+    """
+
+    ruleset: Ruleset
+    beside: tuple[ForeignChain, ...] = ()
+    is_native: bool = False
+    """Whether the capture is in native tables of nf_tables."""
+    network: PodNetwork = PodNetwork()
+    without: tuple[PolicyRoute, ...] = ()
+    """Routes that the capture needs and the namespace lacks."""
+
+    def stations(self, hook: str, family: Family, *, with_nat: bool = True) -> tuple[Station, ...]:
+        """Return the base chains at a hook, as packets of a family meet them, by what is known of their order."""
+        return _in_order(self, hook, family, {}, with_nat=with_nat)
+
+    def orders(
+        self, hook: str, family: Family, *, with_nat: bool = True
+    ) -> Iterator[tuple[dict[int, bool], tuple[Station, ...]]]:
+        """Yield each possible order of the base chains, and for those whose place nobody can tell whether it is first.
+
+        Those are named by their places in ``beside``.
+        """
+        free = [
+            place
+            for place, each in enumerate(self.beside)
+            if each.hook == hook and family in each.families and each.is_of_any_age and _is_tied(self, each)
+        ][:MAX_UNKNOWN_ORDERS]
+        for first in product((False, True), repeat=len(free)):
+            told = dict(zip(free, first, strict=True))
+            yield told, _in_order(self, hook, family, told, with_nat=with_nat)
+
+
+def _in_order(
+    situation: Situation, hook: str, family: Family, told: dict[int, bool], *, with_nat: bool
+) -> tuple[Station, ...]:
+    found: list[tuple[tuple[int, int, int, int], Station]] = []
+    for name in TABLES:
+        table = situation.ruleset.table(name)
+        chain = table.chain(hook) if table else None
+        if table is not None and chain is not None and (with_nat or name != NAT):
+            place = (PRIORITIES[name], 0, PRIORITIES[name] if name == NAT else 0, 0)
+            found.append((place, Station(name, chain, table, name == NAT, situation.is_native)))
+    for number, each in enumerate(situation.beside):
+        if each.hook == hook and family in each.families and (with_nat or not each.is_nat):
+            is_first = told.get(number, not each.is_older)
+            found.append((_place(each, is_first=is_first), _station_of(each)))
+    return tuple(station for _, station in sorted(found, key=lambda pair: pair[0]))
+
+
+def _place(each: ForeignChain, *, is_first: bool) -> tuple[int, int, int, int]:
+    """Return what orders a chain: the priority of its kernel entry, then its own, then its age."""
+    age = -1 if is_first else 1
+    if each.is_nat:
+        return PRIORITIES[NAT], 0, each.priority, age
+    return each.priority, age, 0, 0
+
+
+def _is_tied(situation: Situation, each: ForeignChain) -> bool:
+    """Return whether a chain has the priority of one of the capture's at its hook."""
+    tables = [table.name for table in situation.ruleset.tables if table.chain(each.hook) is not None]
+    if each.is_nat:
+        return NAT in tables and each.priority == PRIORITIES[NAT]
+    return each.priority in [PRIORITIES[name] for name in tables]
+
+
+def _station_of(each: ForeignChain) -> Station:
+    return Station(each.table, each.entry, each.contents, each.is_nat, each.is_native, each)

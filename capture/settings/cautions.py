@@ -1,0 +1,75 @@
+"""Warnings about settings that can be used and are probably not meant: what cancels the capture, what is not there."""
+
+from __future__ import annotations
+
+from capture.model.addresses import BITS, merge, merge_ranges
+from capture.settings import options as option
+from capture.settings.families import FAMILY_NAMES
+from capture.settings.parsers import MAX_PORT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from capture.model.addresses import Network
+    from capture.model.ruleset import Span
+    from capture.settings.config import CaptureConfig, Host
+    from capture.settings.options import Option
+    from capture.settings.settings import Settings
+
+
+def cautions(settings: Settings, config: CaptureConfig, host: Host) -> list[str]:
+    """Return a warning for each setting that leaves everything alone, or names an interface that is not there."""
+    found = [f"{_where(settings, which)} {what}" for which, what in _cancelling(config)]
+    return [*found, *_missing_interfaces(settings, host)]
+
+
+def _where(settings: Settings, which: Option[Any]) -> str:
+    text = settings.text(which)
+    shown = text if len(text) <= 80 else f"{text[:77]}..."
+    return f"{which.name} {shown} ({settings.origin(which)})"
+
+
+def _cancelling(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
+    """Yield the options that leave everything alone, and what follows."""
+    for family in config.families:
+        name = FAMILY_NAMES[family]
+        if _is_everything(config.excluded_outbound_networks, family):
+            yield option.EXCLUDED_OUTBOUND_NETWORKS, f"holds every {name} address: no outbound {name} is captured"
+        if _is_everything(config.excluded_inbound_networks, family):
+            yield option.EXCLUDED_INBOUND_NETWORKS, f"holds every {name} address: no inbound {name} is captured"
+    if _are_all_ports(config.excluded_outbound_ports):
+        yield option.EXCLUDED_OUTBOUND_PORTS, "holds every port: nothing outbound is captured"
+    if config.inbound_ports.everything and _are_all_ports(config.excluded_inbound_ports):
+        yield option.EXCLUDED_INBOUND_PORTS, "holds every port: nothing inbound is captured"
+
+
+def _is_everything(networks: Iterable[Network], family: str) -> bool:
+    of_family = [network for network in networks if network.family == family]
+    return bool(of_family) and merge(of_family) == [(0, (1 << BITS[of_family[0].family]) - 1)]
+
+
+def _are_all_ports(ports: Iterable[Span]) -> bool:
+    return merge_ranges([(each.first, each.last) for each in ports]) == [(1, MAX_PORT)]
+
+
+def _missing_interfaces(settings: Settings, host: Host) -> Iterator[str]:
+    """Yield a warning for each interface that is named and that the pod does not have."""
+    options = (option.EXCLUDED_INTERFACES, option.REROUTED_INTERFACES)
+    if not any(settings[which] for which in options):
+        return
+    present = host.interface_names()
+    if present is None:
+        return
+    for which in options:
+        for name in settings[which]:
+            if not any(_matches(name, interface) for interface in present):
+                yield (
+                    f"{which.name} ({settings.origin(which)}): the pod has no interface {name} now"
+                    f" (it has: {', '.join(present) or 'none'})"
+                )
+
+
+def _matches(name: str, interface: str) -> bool:
+    return interface.startswith(name[:-1]) if name.endswith("+") else interface == name

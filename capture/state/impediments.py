@@ -1,0 +1,125 @@
+"""What keeps captured packets from the proxy although every rule is in place: routing, and the kernel's switches."""
+
+from __future__ import annotations
+
+from capture.errors import UnsupportedError
+from capture.model.addresses import IPV4
+from capture.model.ruleset import MANGLE, PREROUTING, InInterface, Return
+from capture.model.values import Value
+from capture.netlink.interfaces import is_loopback_up
+from capture.netlink.rtnetlink import open_route
+from capture.state.routes import AF, LOOPBACK_DOWN_REMEDY, PREFERENCE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Literal
+
+    from capture.model.addresses import Family
+    from capture.model.ruleset import PolicyRoute, Ruleset
+    from capture.netlink.policy_rules import PolicyRule
+    from capture.netlink.sockets import NetlinkSocket
+    from capture.state.sysctls import Sysctl
+
+    Kind = Literal["lo-down", "policy-route", "sysctl"]
+
+
+class Impediment(Value):
+    """Something beside the rules by which captured traffic is lost; ``family`` is None if it concerns both."""
+
+    kind: Kind
+    says: str
+    remedy: str
+    family: Family | None = None
+
+
+def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
+    """Return what in the namespace we are in keeps packets from the proxy, for a rule set of ours."""
+    with open_route() as route:
+        found = [] if is_loopback_up(route) else [LOOPBACK_DOWN]
+        for policy in ruleset.policy_routes:
+            found += _rules_before(route, policy)
+    return (*found, *_switches(ruleset)) if ruleset.policy_routes else tuple(found)
+
+
+LO_DOWN: Literal["lo-down"] = "lo-down"
+LOOPBACK_DOWN = Impediment(
+    LO_DOWN, "the interface lo is down: nothing that is sent to the proxy arrives", LOOPBACK_DOWN_REMEDY
+)
+
+
+def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
+    """Yield the policy rules before ours that may send marked packets elsewhere."""
+    from capture.netlink import policy_rules as rules  # TPROXY only
+
+    try:
+        listed = rules.read_policy_rules(route, AF[policy.family])
+    except UnsupportedError:
+        return  # a kernel without policy routing; that our rule is missing is said elsewhere
+    ours = [rule.is_for_mark(policy.mark, policy.table) for rule in listed]
+    for rule in listed[: ours.index(True)] if any(ours) else ():
+        decides = rule.action != rules.FR_ACT_NOP and rule.table != rules.RT_TABLE_LOCAL
+        if not decides or not rule.may_match_mark(policy.mark):
+            continue
+        if rule.looks_up and not rules.has_routes(route, AF[policy.family], rule.table):
+            continue
+        yield Impediment(
+            "policy-route",
+            f"the policy rule `{rule}` precedes ours and routes packets with mark {policy.mark:#x} away from the proxy",
+            f"Apply again, which gives ours preference {PREFERENCE}; a rule that had it before needs a greater one.",
+            policy.family,
+        )
+
+
+def needs_source_validation(route: NetlinkSocket) -> PolicyRule | None:
+    """Return the policy rule, as VPNs have it (`not fwmark ...`), for which sources are validated with their mark."""
+    from capture.netlink.policy_rules import read_policy_rules
+
+    rules = read_policy_rules(route, AF[IPV4])
+    return next((rule for rule in rules if rule.is_inverted and rule.mask), None)
+
+
+def _switches(ruleset: Ruleset) -> Iterator[Impediment]:
+    from capture.state import sysctls  # TPROXY only
+
+    accepts = sysctls.accepts_marks()
+    if accepts:
+        says = f"{accepts.name} is {accepts.value}: answers of the proxy get its own mark and do not reach the client"
+        yield Impediment("sysctl", says, f"Set {accepts.name} to 0 in the pod's network namespace.")
+    if not any(policy.family == IPV4 for policy in ruleset.policy_routes):
+        return
+    for refuses in sysctls.refuses_marked_sources(_interfaces_left_alone(ruleset)):
+        says = f"{refuses.name} is {refuses.value}: captured inbound packets are dropped as martians"
+        yield Impediment("sysctl", says, _remedy(refuses.name), IPV4)
+
+
+def switches_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
+    """Return the switches to be off for a rule set, that are on and that nothing in the namespace needs."""
+    from capture.state.sysctls import in_the_way
+
+    if not ruleset.policy_routes:
+        return ()
+    with open_route() as route:
+        return in_the_way(validates_source=needs_source_validation(route) is None)
+
+
+def _remedy(name: str) -> str:
+    with open_route() as route:
+        vpn = needs_source_validation(route)
+    if vpn is None:
+        return f"Set {name} to 0 in the pod's network namespace, or capture by REDIRECT."
+    return (
+        f"The VPN's policy rule `{vpn}` needs it, so that it was left alone. Set net.ipv4.conf.all.accept_local to 1"
+        " with rp_filter 0 or 2, or capture by REDIRECT."
+    )
+
+
+def _interfaces_left_alone(ruleset: Ruleset) -> list[str]:
+    mangle = ruleset.table(MANGLE)
+    chain = mangle.chain(PREROUTING) if mangle else None
+    return [
+        match.name
+        for rule in (chain.rules if chain else ())
+        for match in rule.matches
+        if rule.verdict == Return() and isinstance(match, InInterface) and len(rule.matches) == 1
+    ]

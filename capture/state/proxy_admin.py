@@ -1,0 +1,49 @@
+"""Envoy's admin interface: its configuration, as it runs."""
+
+from __future__ import annotations
+
+from capture.errors import CaptureError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+TIMEOUT = 5.0
+"""Seconds."""
+MAX_BYTES = 64 * 1024 * 1024
+
+
+def read_config_dump(url: str, timeout: float = TIMEOUT) -> dict[str, Any]:
+    """Return ``/config_dump`` of the admin interface at the URL, asked in the namespace we are in.
+
+    ``timeout`` is in seconds. Raises CaptureError.
+    """
+    import http.client
+
+    remedy = "Name the admin interface as http://127.0.0.1:15000; it listens in the pod's namespace (--netns, --pid)."
+    try:
+        return _ask(url, timeout)
+    except (OSError, ValueError, TypeError, http.client.HTTPException) as error:
+        raise CaptureError(f"Envoy's admin interface {url}: {error}", remedy) from None
+
+
+def _ask(url: str, timeout: float) -> dict[str, Any]:
+    import http.client
+    import json
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError("no http URL with a host")
+    connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout)
+    try:
+        connection.request("GET", f"{parts.path.rstrip('/')}/config_dump")
+        answer = connection.getresponse()
+        if answer.status != http.client.OK:
+            raise ValueError(f"it answers {answer.status} {answer.reason}")
+        dump = json.loads(answer.read(MAX_BYTES))
+    finally:
+        connection.close()
+    if not isinstance(dump, dict):
+        raise TypeError("its answer is no object")
+    return dump

@@ -1,0 +1,125 @@
+"""The kernel's switches that keep marked packets from a transparent proxy: found, switched off, given back.
+
+Two matter; docs/how-capture-works.md has the verdict on each that looks at marks:
+
+``net.ipv4.conf.*.src_valid_mark``   the source of a packet is validated with its mark (__fib_validate_source in
+    net/ipv4/fib_frontend.c). By our policy rule every address is local then, and a local source is refused, unless
+    ``accept_local`` is on and the strict ``rp_filter`` (1) is not. IPv4 alone; on for ``all`` is on for each interface.
+``net.ipv4.tcp_fwmark_accept``       a connection takes over the mark of its first packet (inet_request_mark in
+    linux/inet_sock.h). The proxy's answers to the client have it then, and are routed to the proxy. Both families.
+
+A network namespace takes over those of the first one when it is made, so that a VPN on the node is enough.
+"""
+
+from __future__ import annotations
+
+import os
+
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+DIRECTORY = "/proc/sys/net"
+"""What is in it depends on the namespace of the thread that opens it."""
+INTERFACES = "ipv4/conf"
+FWMARK_ACCEPT = "ipv4/tcp_fwmark_accept"
+MARK_ON_SOURCE = "src_valid_mark"
+OFF = "0"
+NOT_INTERFACES = ("all", "default", "lo")
+"""``lo`` keeps the route of what it carries (loopback_xmit), so that no source is validated there."""
+
+
+class Sysctl(Value):
+    """A switch with the value that it has or had; ``path`` is below /proc/sys/net."""
+
+    path: str
+    value: str
+
+    @property
+    def name(self) -> str:
+        """Return the name as sysctl(8) writes it: a dot in an interface's name is a slash there."""
+        return "net." + self.path.translate(SWAPPED)
+
+
+SWAPPED = str.maketrans("./", "/.")
+
+
+def in_the_way(*, validates_source: bool = True) -> tuple[Sysctl, ...]:
+    """Return the switches that are on and should be off; without those of source validation where they have to stay."""
+    paths = [FWMARK_ACCEPT]
+    if validates_source:
+        paths += [f"{INTERFACES}/{interface}/{MARK_ON_SOURCE}" for interface in _interfaces()]
+    found = (Sysctl(path, _read(path)) for path in paths)
+    return tuple(sysctl for sysctl in found if sysctl.value not in ("", OFF))
+
+
+def switch_off(sysctls: Iterable[Sysctl]) -> bool:
+    """Switch off what can be written; return whether anything was. In most containers /proc/sys is read-only."""
+    return bool([sysctl for sysctl in sysctls if _write(sysctl.path, OFF)])
+
+
+def restore(sysctls: Iterable[Sysctl]) -> bool:
+    """Give back the values of before, but for those that were changed since we switched them off."""
+    ours = [sysctl for sysctl in sysctls if is_known(sysctl.path) and _read(sysctl.path) == OFF]
+    return bool([sysctl for sysctl in ours if _write(sysctl.path, sysctl.value)])
+
+
+def is_known(path: str) -> bool:
+    """Return whether this is one of the switches that we change."""
+    folder, _, rest = path.removeprefix(f"{INTERFACES}/").partition("/")
+    return path == FWMARK_ACCEPT or (path.startswith(f"{INTERFACES}/") and rest == MARK_ON_SOURCE and folder != "..")
+
+
+def accepts_marks() -> Sysctl | None:
+    """Return the switch by which connections take over marks, if it is on."""
+    value = _read(FWMARK_ACCEPT)
+    return Sysctl(FWMARK_ACCEPT, value) if value not in ("", OFF) else None
+
+
+def refuses_marked_sources(excluded: Iterable[str] = ()) -> Iterator[Sysctl]:
+    """Yield the switches because of which interfaces, but for the excluded ones, refuse marked packets."""
+    general = {name: _read(f"{INTERFACES}/all/{name}") for name in (MARK_ON_SOURCE, "accept_local", "rp_filter")}
+    left_alone = (*NOT_INTERFACES, *excluded)
+    named: set[str] = set()
+    for interface in (name for name in _interfaces() if name not in left_alone):
+        own = {name: _read(f"{INTERFACES}/{interface}/{name}") for name in general}
+        accepts_local = "1" in (general["accept_local"], own["accept_local"])
+        is_strict = max(general["rp_filter"], own["rp_filter"]) == "1"
+        if accepts_local and not is_strict:
+            continue
+        for owner, values in (("all", general), (interface, own)):
+            if values[MARK_ON_SOURCE] not in ("", OFF) and owner not in named:
+                named.add(owner)
+                yield Sysctl(f"{INTERFACES}/{owner}/{MARK_ON_SOURCE}", values[MARK_ON_SOURCE])
+
+
+def _interfaces() -> list[str]:
+    try:
+        return sorted(os.listdir(f"{DIRECTORY}/{INTERFACES}"))
+    except OSError:
+        return []
+
+
+def _read(path: str) -> str:
+    """Return the value; nothing if this kernel, or this container, has no such switch."""
+    try:
+        with open(f"{DIRECTORY}/{path}", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _write(path: str, value: str) -> bool:
+    try:
+        descriptor = os.open(f"{DIRECTORY}/{path}", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.write(descriptor, value.encode())
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

@@ -1,0 +1,66 @@
+"""``capture inject --check``: what would be captured, by which way, under which level, and what is dangerous."""
+
+from __future__ import annotations
+
+from injection.plan import with_plan
+from injection.security import level_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from injection.inject import Outcome
+    from injection.plan import Plan
+    from injection.template import Template
+
+BY_INIT = "by istio-init"
+BY_PLUGIN = "by the CNI plugin"
+MAX_SHOWN = 3
+
+
+def report(origin: str, outcome: Outcome, template: Template) -> dict[str, Any]:
+    """Return what there is to say of a workload of a file."""
+    plan = outcome.plan
+    line: dict[str, Any] = {
+        "origin": f"{origin}, document {outcome.document}",
+        "workload": str(outcome.workload),
+        "injected": outcome.injected,
+        "reason": outcome.reason,
+        "warnings": list(outcome.warnings),
+    }
+    if plan is not None:
+        pod = with_plan(outcome.workload.pod, plan, "")
+        level, against = level_of(pod["spec"])
+        way = BY_PLUGIN if template.uses_plugin else BY_INIT
+        line |= {
+            "captured": way if plan.settings.is_captured else "",
+            "capture": _settings_in_words(plan),
+            "pod_security": level,
+            "stricter_level_refused_for": against,
+        }
+    return line
+
+
+def _settings_in_words(plan: Plan) -> dict[str, str]:
+    words = plan.settings.arguments()[1:]
+    return dict(zip(words[::2], words[1::2], strict=False))
+
+
+def in_words(line: dict[str, Any]) -> str:
+    """Return what there is to say as lines of text."""
+    head = f"{line['origin']}: {line['workload']}: " if line.get("origin") else f"{line['workload']}: "
+    if not line["injected"]:
+        head += f"not injected: {line['reason']}" if "origin" in line else f"not captured: {line['reason']}"
+    else:
+        head += f"captured {line['captured']}" if line["captured"] else "not captured"
+        if "pod_security" in line:
+            head += f"; starts under Pod Security {line['pod_security']}{_because(line)}"
+    return "\n".join([head, *(f"  warning: {warning}" for warning in line["warnings"])])
+
+
+def _because(line: dict[str, Any]) -> str:
+    against = line["stricter_level_refused_for"]
+    if not against:
+        return ""
+    more = f", and {len(against) - MAX_SHOWN} more" if len(against) > MAX_SHOWN else ""
+    return f" ({'; '.join(against[:MAX_SHOWN])}{more})"

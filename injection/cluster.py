@@ -1,0 +1,77 @@
+"""``capture inject --check --cluster``: which running pods are captured, and by which way; kubectl lists them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+from capture.errors import CaptureError, ToolError, UnsupportedError
+from capture.settings.pod import INIT_CONTAINER
+from capture.settings.settings import Settings
+from cni.decision import first_line
+from cni.pod import Identity
+from cni.pod_object import from_object
+from cni.protocol import CniError
+from injection.check import BY_INIT, BY_PLUGIN
+from injection.plan import pod_settings
+from injection.pods import containers_of, workloads
+from injection.template import Template
+from injection.warnings import dangers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from injection.pods import Workload
+    from injection.settings import PodSettings
+
+COMMAND = ["kubectl", "get", "pods", "--all-namespaces", "--output=json"]
+
+
+def running() -> list[dict[str, Any]]:
+    """Return what there is to say of each pod that runs. ToolError or UnsupportedError if kubectl cannot tell."""
+    try:
+        done = subprocess.run(COMMAND, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise UnsupportedError(
+            "kubectl is missing, which lists the pods", "Install it, or check manifests with -f."
+        ) from None
+    if done.returncode:
+        raise ToolError(" ".join(COMMAND), done.returncode, done.stderr)
+    return [_report(workload) for workload in workloads(json.loads(done.stdout))]
+
+
+def _report(workload: Workload) -> dict[str, Any]:
+    way, reason = _way(workload)
+    warnings: tuple[str, ...] = ()
+    if way:
+        settings = _settings(workload)
+        warnings = dangers(workload, settings) if settings else ("its capture's settings cannot be read",)
+    return {
+        "workload": str(workload),
+        "injected": bool(way),
+        "captured": way,
+        "reason": reason,
+        "warnings": list(warnings),
+    }
+
+
+def _way(workload: Workload) -> tuple[str, str]:
+    """Return the way in which a pod is captured, or "" and why it is not."""
+    names = [one.get("name") for one in containers_of(workload.pod["spec"])]
+    if workload.pod["spec"].get("hostNetwork"):
+        return "", "it uses the node's network (hostNetwork)"
+    if INIT_CONTAINER in names:
+        return BY_INIT, ""
+    try:
+        line = first_line(from_object(Identity(workload.namespace, workload.name), workload.pod))
+    except (CaptureError, CniError) as error:
+        return "", error.message
+    return ("", line.reason) if line else (BY_PLUGIN, "")
+
+
+def _settings(workload: Workload) -> PodSettings | None:
+    try:
+        return pod_settings(workload, Template(), Settings({}))
+    except CaptureError:
+        return None

@@ -1,0 +1,205 @@
+"""``capture inject``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import click
+
+from capture.cli.options import CaptureCommand
+from capture.errors import EXIT_DONE
+from capture.model.values import Value
+from capture.report.output import warn
+from injection.check import in_words, report
+from injection.inject import inject as inject_text
+from injection.inject import remove
+from injection.policy import VERSIONS, policy_objects
+from injection.settings import parse_set
+from injection.template import ENVOY_IMAGE, INIT_IMAGE, InjectionError, Template, read_fragment, read_world_of
+from injection.yaml_text import as_yaml
+from sidecar.documents import origin_of, text_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from capture.settings.settings import Settings
+    from injection.inject import Outcome
+
+EXAMPLES = """
+capture inject -f deployment.yaml | kubectl apply -f -
+kubectl get deployment nginx -o yaml | capture inject -f - --cni | kubectl apply -f -
+capture inject -f deployment.yaml --proxy-file haproxy.yaml --set istio-service-exclude-cidr=10.0.0.0/8
+capture inject -f deployment.yaml --mesh-file mesh.yaml --mesh-file services.yaml
+capture inject -f deployment.yaml --check
+capture inject -f injected.yaml --remove
+capture inject --policy | kubectl apply -f -       # then: kubectl label namespace shop istio-injection=enabled
+"""
+
+
+class Request(Value):
+    """What the command line asks for."""
+
+    template: Template
+    base: Settings
+    namespace: str
+
+
+@click.command(cls=CaptureCommand, examples=EXAMPLES)
+@click.option(
+    "-f", "--filename", "filenames", metavar="FILE", multiple=True, help="A manifest; - for standard input; repeat it."
+)
+@click.option("-o", "--output", metavar="FILE", help="Write the result there instead of standard output.")
+@click.option(
+    "--cni", is_flag=True, help="Leave the rules to the CNI plugin: no istio-init, but a container that proves them."
+)
+@click.option("--proxy-file", metavar="FILE", help="Containers and volumes to add, with istio-proxy; instead of Envoy.")
+@click.option(
+    "--mesh-file",
+    "mesh_files",
+    metavar="FILE",
+    multiple=True,
+    help="Objects for Envoy's bootstrap; as for `capture sidecar`.",
+)
+@click.option("--no-native", is_flag=True, help="Put the proxy among the containers (Kubernetes before 1.29).")
+@click.option("--image", default=ENVOY_IMAGE, show_default=True, metavar="IMAGE", help="Envoy's image.")
+@click.option("--init-image", default=INIT_IMAGE, show_default=True, metavar="IMAGE", help="The image of istio-init.")
+@click.option(
+    "--set",
+    "sets",
+    metavar="OPTION=VALUE",
+    multiple=True,
+    help="An option of the capture for all pods; annotations beat it.",
+)
+@click.option(
+    "-n", "--namespace", default="default", show_default=True, metavar="NAME", help="Namespace of what names none."
+)
+@click.option(
+    "--check", is_flag=True, help="Write nothing; say for each workload what would be captured, and what is dangerous."
+)
+@click.option("--cluster", is_flag=True, help="With --check: say it of the pods that run, by kubectl.")
+@click.option("--remove", "removes", is_flag=True, help="Take out what was injected.")
+@click.option("--policy", is_flag=True, help="Print a MutatingAdmissionPolicy that does the same in the API server.")
+@click.option(
+    "--api-version",
+    type=click.Choice(VERSIONS),
+    default=VERSIONS[0],
+    show_default=True,
+    help="Of the policy: v1 from Kubernetes 1.36; v1beta1 in 1.34 and 1.35, with its feature gate.",
+)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How --check prints.")
+def inject(
+    filenames: tuple[str, ...],
+    output: str | None,
+    *,
+    check: bool,
+    cluster: bool,
+    removes: bool,
+    form: str,
+    policy: bool,
+    api_version: str,
+    **given: Any,
+) -> int:
+    """Put the sidecar and what captures its traffic into the pods of a manifest.
+
+    Bytes that are not touched stay as they are, comments and layout among them. Doing it twice is doing it once;
+    --remove gives the original back.
+    """
+    if cluster:
+        if not check or filenames:
+            raise click.UsageError("--cluster goes with --check, and takes no files")
+        from injection.cluster import running
+
+        _print_check(running(), form)
+        return EXIT_DONE
+    if policy:
+        if filenames:
+            raise click.UsageError("--policy takes no files: it is about pods to come")
+        request = _request(**given)
+        _write([as_yaml(policy_objects(request.template, request.base, api_version))], output)
+        return EXIT_DONE
+    if not filenames:
+        raise click.UsageError("nothing to inject: give a manifest with -f FILE, or -f - for standard input")
+    if removes:
+        _write([remove(text_of(name), origin_of(name)) for name in filenames], output)
+        return EXIT_DONE
+    request = _request(**given)
+    if check:
+        _print_check([line for name in filenames for line in _checked(name, request)], form)
+    else:
+        _write([_injected(name, request) for name in filenames], output)
+    return EXIT_DONE
+
+
+def _request(  # each is an option
+    *,
+    cni: bool,
+    no_native: bool,
+    image: str,
+    init_image: str,
+    proxy_file: str | None,
+    mesh_files: tuple[str, ...],
+    sets: tuple[str, ...],
+    namespace: str,
+) -> Request:
+    template = Template(
+        uses_plugin=cni,
+        is_native=not no_native,
+        image=image,
+        init_image=init_image,
+        fragment=read_fragment(proxy_file) if proxy_file else None,
+        world=read_world_of(mesh_files),
+    )
+    return Request(template, parse_set(sets), namespace)
+
+
+def _injected(name: str, request: Request) -> str:
+    result = inject_text(text_of(name), origin_of(name), request.template, request.base, request.namespace)
+    for outcome in result.outcomes:
+        _summarise(name, outcome)
+    return result.text
+
+
+def _summarise(name: str, outcome: Outcome) -> None:
+    """Say on stderr what became of a workload."""
+    where = f"{origin_of(name)}: {outcome.workload}"
+    click.echo(f"{where}: {'injected' if outcome.injected else f'skipped: {outcome.reason}'}", err=True)
+    warn(f"{where}: {warning}" for warning in outcome.warnings)
+
+
+def _checked(name: str, request: Request) -> list[dict[str, object]]:
+    result = inject_text(text_of(name), origin_of(name), request.template, request.base, request.namespace)
+    return [report(origin_of(name), outcome, request.template) for outcome in result.outcomes]
+
+
+def _print_check(lines: Sequence[dict[str, object]], form: str) -> None:
+    if form == "json":
+        click.echo(json.dumps({"schema": "capture/v1", "workloads": lines}, indent=1))
+    else:
+        click.echo("\n".join(in_words(line) for line in lines) or "no workload")
+
+
+def _write(texts: list[str], output: str | None) -> None:
+    """Write the results one after the other, as separate documents, to a file as a whole or to standard output."""
+    data = _joined(texts).encode()
+    if output is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    temporary = f"{output}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+        os.replace(temporary, output)
+    except OSError as error:
+        raise InjectionError(f"cannot write {output}: {error.strerror}") from None
+
+
+def _joined(texts: list[str]) -> str:
+    joined = texts[0]
+    for text in texts[1:]:
+        joined += ("" if joined.endswith("\n") else "\n") + ("" if text.startswith("---") else "---\n") + text
+    return joined

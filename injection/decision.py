@@ -1,0 +1,79 @@
+"""Who gets a sidecar: what the API server's selectors say, and what the injector says of the pod it is shown.
+
+Both are Istio's (``manifests/charts/istio-control/istio-discovery/templates/mutatingwebhook.yaml`` and
+``pkg/kube/inject/inject.go``, injectRequired), so that labels and annotations mean what they mean there. Pure.
+"""
+
+from __future__ import annotations
+
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Literal
+
+    Texts = Mapping[str, str]
+    Policy = Literal["enabled", "disabled"]
+
+INJECT = "sidecar.istio.io/inject"
+INJECTION_LABEL = "istio-injection"
+REVISION_LABEL = "istio.io/rev"
+DEFAULT_REVISION = "default"
+
+SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease", "local-path-storage")
+"""Istio's list (pkg/kube/inject, IgnoredNamespaces)."""
+
+
+class Decision(Value):
+    """Whether a pod gets a sidecar, why, and what there is to say about it."""
+
+    inject: bool
+    reason: str
+    warnings: tuple[str, ...] = ()
+
+
+def is_selected(namespace_labels: Texts, pod_labels: Texts, revision: str = DEFAULT_REVISION) -> bool:
+    """Return whether the API server hands the pod to the injector.
+
+    The namespace's word counts first, and its older label (``istio-injection``) before its revision; only a namespace
+    that has neither leaves it to the pod's labels. A value that is neither true nor false decides nothing.
+    """
+    own = pod_labels.get(INJECT)
+    if own == "false":
+        return False
+    if INJECTION_LABEL in namespace_labels:
+        return namespace_labels[INJECTION_LABEL] == "enabled" and revision == DEFAULT_REVISION
+    if REVISION_LABEL in namespace_labels:
+        return namespace_labels[REVISION_LABEL] == revision
+    if REVISION_LABEL in pod_labels:
+        return pod_labels[REVISION_LABEL] == revision
+    return own == "true" and revision == DEFAULT_REVISION
+
+
+def decide(
+    metadata: Mapping[str, Any], spec: Mapping[str, Any], namespace: str, policy: Policy = "enabled"
+) -> Decision:
+    """Return whether a pod that the injector is shown gets a sidecar; the first thing that holds counts.
+
+    Only the exact words true and false are words here.
+    """
+    if spec.get("hostNetwork"):
+        return Decision(inject=False, reason="it uses the node's network (hostNetwork)")
+    if namespace in SYSTEM_NAMESPACES:
+        return Decision(inject=False, reason=f"{namespace} is a namespace of the system")
+    kind, value = _own_word(metadata)
+    if value in ("true", "false"):
+        return Decision(inject=value == "true", reason=f"{kind} {INJECT} is {value}")
+    reason = "injection is the default" if policy == "enabled" else "injection is off unless a pod asks for it"
+    warnings = (f"{kind} {INJECT}: {value!r} is neither true nor false, and decides nothing",) if kind else ()
+    return Decision(inject=policy == "enabled", reason=reason, warnings=warnings)
+
+
+def _own_word(metadata: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what the pod says itself: its label if it is there, even empty; else its annotation."""
+    for kind, key in (("label", "labels"), ("annotation", "annotations")):
+        texts = metadata.get(key) or {}
+        if INJECT in texts:
+            return kind, str(texts[INJECT])
+    return "", ""

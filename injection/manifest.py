@@ -1,0 +1,162 @@
+"""Changes of a pod in a manifest's text: what is added, where, and how it is taken out again. Pure.
+
+What is added goes before what is there (or after it, for lists that are appended to), in whole lines where the text is
+in block style, and inside the brackets where it is in flow style. Only what cannot be added to (a null, an alias, a
+container that is laid over ours, an annotation with another value) is written anew; its text is kept, so that it can
+be put back.
+"""
+
+from __future__ import annotations
+
+from injection.yaml_text import (
+    Edit,
+    above_comments,
+    begins_its_line,
+    block,
+    content_end,
+    content_start,
+    dash_of,
+    flow,
+    is_alias,
+    is_collection,
+    is_null,
+    line_end,
+    line_start,
+    pair,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from injection.yaml_text import Node
+
+
+class Text:
+    """The text of a manifest, and the edits that are to be made in it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.newline = "\r\n" if "\r\n" in text else "\n"
+        self.edits: list[Edit] = []
+
+    def insert(self, position: int, text: str) -> None:
+        """Insert text at a position; a missing last newline stays missing."""
+        if position == len(self.text) and not self.text.endswith("\n") and text.endswith(self.newline):
+            text = self.newline + text.removesuffix(self.newline)
+        self.edits.append(Edit(position, position, text))
+
+    def replace(self, start: int, end: int, text: str) -> None:
+        """Replace a piece of text."""
+        self.edits.append(Edit(start, end, text))
+
+    def remove_lines(self, start: int, end: int) -> None:
+        """Remove whole lines; at the end of a text without last newline, the newline before them."""
+        first, last = line_start(self.text, start), line_end(self.text, end)
+        if last == len(self.text) and not self.text.endswith("\n") and first:
+            first -= len(self.newline)
+        self.replace(first, last, "")
+
+    # -- mappings
+
+    def add_pairs(self, mapping: Node, pairs: dict[str, Any], before: str = "") -> None:
+        """Add keys to a mapping: in block style before another key, or the first."""
+        if mapping.flow_style or not mapping.value:
+            inner = ", ".join(f"{flow(key)}: {flow(value)}" for key, value in pairs.items())
+            self.insert(content_start(self.text, mapping) + 1, inner + (", " if mapping.value else ""))
+            return
+        keys = [name for name, _ in mapping.value if begins_its_line(self.text, name.start_mark.index)]
+        anchor = next((name for name in keys if name.value == before), keys[0] if keys else None)
+        if anchor is None:
+            raise ValueError(pairs)
+        position = above_comments(self.text, anchor.start_mark.index)
+        self.insert(position, block(pairs, " " * anchor.start_mark.column, self.newline))
+
+    def remove_pair(self, mapping: Node, key: str) -> None:
+        """Remove a key that ``add_pair`` added."""
+        found = pair(mapping, key)
+        if found is None:
+            return
+        name, value = found
+        start, end = name.start_mark.index, content_end(self.text, value)
+        if not mapping.flow_style:
+            self.remove_lines(start, end)
+        else:
+            self.replace(start, end + (2 if self.text[end : end + 2] == ", " else 0), "")
+
+    # -- lists
+
+    def add_items(self, sequence: Node, items: list[Any], *, first: bool) -> None:
+        """Add items to a list, before or after those that are there."""
+        if sequence.flow_style or not sequence.value:
+            inner = ", ".join(map(flow, items))
+            if not sequence.value or first:
+                self.insert(content_start(self.text, sequence) + 1, inner + (", " if sequence.value else ""))
+            else:
+                self.insert(content_end(self.text, sequence.value[-1]), f", {inner}")
+            return
+        dash = dash_of(self.text, sequence, sequence.value[0])
+        if not begins_its_line(self.text, dash):
+            raise ValueError(items)
+        indentation = self.text[line_start(self.text, dash) : dash]
+        position = above_comments(self.text, dash) if first else line_end(self.text, content_end(self.text, sequence))
+        self.insert(position, block(items, indentation, self.newline))
+
+    def remove_items(self, sequence: Node, names: list[str]) -> None:
+        """Remove the items with these names, which ``add_items`` added."""
+        for first, last in _runs([number for number, item in enumerate(sequence.value) if _name(item) in names]):
+            items = sequence.value
+            start, end = items[first].start_mark.index, content_end(self.text, items[last])
+            if not sequence.flow_style:
+                self.remove_lines(dash_of(self.text, sequence, items[first]), end)
+            elif last + 1 < len(items):
+                self.replace(start, end + (2 if self.text[end : end + 2] == ", " else 0), "")
+            else:
+                self.replace(content_end(self.text, items[first - 1]) if first else start, end, "")
+
+    # -- values
+
+    def original(self, node: Node) -> str:
+        """Return the text of a value that is to be written anew."""
+        return self.text[node.start_mark.index : content_end(self.text, node)]
+
+    def write_anew(self, node: Node, value: object, *, alias: bool = False) -> None:
+        """Write a value anew, in one line."""
+        start, end = node.start_mark.index, content_end(self.text, node)
+        text = flow(value)
+        if alias and isinstance(value, dict):
+            text = (
+                "{<<: *" + str(node.value) + "".join(f", {flow(key)}: {flow(one)}" for key, one in value.items()) + "}"
+            )
+        self.replace(start, end, f" {text}" if start == end else text)
+
+    def put_back(self, node: Node, text: str) -> None:
+        """Put back the text of a value that was written anew."""
+        start, end = node.start_mark.index, content_end(self.text, node)
+        self.replace(start - 1 if not text else start, end, text)
+
+
+def can_be_added_to(node: Node) -> bool:
+    """Return whether a value is a mapping or list in its own place."""
+    return is_collection(node) and not is_alias(node)
+
+
+def needs_writing_anew(node: Node | None) -> bool:
+    """Return whether a value is there and cannot be added to."""
+    return node is not None and (is_null(node) or is_alias(node))
+
+
+def _name(item: Node) -> str:
+    found = pair(item, "name")
+    return str(found[1].value) if found else ""
+
+
+def _runs(numbers: list[int]) -> list[tuple[int, int]]:
+    """Return numbers as ranges of those that follow each other."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return runs

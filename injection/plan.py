@@ -1,0 +1,229 @@
+"""What is to be done to one pod, as data: from a workload and a template. Pure.
+
+The plan is made for plain data. ``with_plan`` carries it out there, ``injection.inject`` in a manifest's text; both
+give the same pod.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from capture.errors import CaptureError
+from capture.model.values import Value
+from capture.settings import options as option
+from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
+from cni.pod import STATUS_ANNOTATION
+from injection.pods import containers_of
+from injection.settings import PodSettings
+from injection.template import (
+    AUTO,
+    VALIDATION_CONTAINER,
+    InjectionError,
+    as_native,
+    init_container,
+    validation_container,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from capture.settings.settings import Settings
+    from injection.pods import Workload
+    from injection.template import Container, Template
+
+NATIVE_ANNOTATION = "sidecar.istio.io/nativeSidecar"
+MERGE_KEYS = {"env": "name", "ports": "containerPort", "volumeMounts": "mountPath", "volumeDevices": "devicePath"}
+"""By what the entries of a container's lists are told apart (core/v1, patchMergeKey)."""
+LISTS = ("initContainers", "containers", "volumes")
+
+
+class Plan(Value):
+    """What is added to a pod, and what of it is replaced."""
+
+    annotations: dict[str, str]
+    """All but the status."""
+    first: dict[str, list[Container]]
+    """What comes before the entries of each list."""
+    last: dict[str, list[Container]]
+    merged: dict[str, Container]
+    """Containers of the user's that ours are laid under, by name."""
+    settings: PodSettings
+
+
+def make_plan(workload: Workload, template: Template, base: Settings) -> Plan:
+    """Return the plan for a pod that is to be injected.
+
+    Raises InjectionError or ConfigurationError whose text names the workload and the annotation.
+    """
+    spec = workload.pod["spec"]
+    own = {one["name"]: one for one in containers_of(spec) if one.get("name")}
+    if template.uses_plugin and INIT_CONTAINER in own:
+        raise InjectionError(
+            f"{workload}: container {INIT_CONTAINER}: the CNI plugin leaves pods alone that have one",
+            "Remove it, or inject without --cni.",
+        )
+    settings = pod_settings(workload, template, base)
+    try:
+        proxy = template.proxy(workload, settings)
+        return _Planner(workload, template, settings, own).plan(proxy)
+    except InjectionError:
+        raise
+    except CaptureError as error:
+        raise InjectionError(f"{workload}: {error.message}", error.remedy) from None
+
+
+def pod_settings(workload: Workload, template: Template, base: Settings) -> PodSettings:
+    """Return what is asked for in a pod; InjectionError names the annotation that cannot be used."""
+    own = next((one for one in containers_of(workload.pod["spec"]) if one.get("name") == PROXY_CONTAINER), {})
+    fragment = template.proxy_of_fragment()
+    context = {**(fragment.get("securityContext") or {}), **(own.get("securityContext") or {})}
+    environment = {**_environment(fragment), **_environment(own)}
+    for name, value in workload.annotations.items():
+        if not isinstance(value, str):
+            raise InjectionError(
+                f"{workload}: annotation {name}: invalid value {value!r}: expected a text; put it in quotes"
+            )
+    try:
+        uid = context.get("runAsUser") or _number(base, option.PROXY_UID, 1337)
+        gid = context.get("runAsGroup") or _number(base, option.PROXY_GID, uid)
+        settings = PodSettings(base, workload.annotations, environment, uid, gid)
+        settings.checked()
+    except CaptureError as error:
+        raise InjectionError(f"{workload}: {error.message}", error.remedy) from None
+    return settings
+
+
+def _number(base: Settings, which: Any, default: int) -> int:
+    """Return the one user or group of the proxy."""
+    if which not in base.explicit or not base.text(which):
+        return default
+    text = base.text(which)
+    if not text.isdecimal():
+        raise InjectionError(f"{which.name}: invalid value {text!r} ({base.origin(which)}): expected one number")
+    return int(text)
+
+
+def _environment(container: Mapping[str, Any]) -> dict[str, str]:
+    return {one["name"]: one["value"] for one in container.get("env") or [] if isinstance(one.get("value"), str)}
+
+
+class _Planner:
+    """Puts containers where they belong: into the user's own of the same name, or before or after the others."""
+
+    def __init__(
+        self, workload: Workload, template: Template, settings: PodSettings, own: dict[str, Container]
+    ) -> None:
+        self._workload = workload
+        self._template = template
+        self._settings = settings
+        self._own = own
+        self._first: dict[str, list[Container]] = {key: [] for key in LISTS}
+        self._last: dict[str, list[Container]] = {key: [] for key in LISTS}
+        self._merged: dict[str, Container] = {}
+
+    def plan(self, proxy: Container) -> Plan:
+        native = self._is_native()
+        self._before(native=native)
+        others = self._template.others()
+        for one in others.init_containers:
+            self._put(self._first["initContainers"], one)
+        self._put(
+            self._first["initContainers"] if native else self._last["containers"], as_native(proxy) if native else proxy
+        )
+        for one in others.containers:
+            self._put(self._last["containers"], one)
+        volumes = {one.get("name") for one in self._workload.pod["spec"].get("volumes") or []}
+        self._last["volumes"] += [one for one in others.volumes if one["name"] not in volumes]
+        annotations = self._settings.plugin_annotations() if self._template.uses_plugin else {}
+        return Plan(annotations, self._first, self._last, self._merged, self._settings)
+
+    def _is_native(self) -> bool:
+        word = self._workload.annotations.get(NATIVE_ANNOTATION)
+        return self._template.is_native if word not in ("true", "false") else word == "true"
+
+    def _before(self, *, native: bool) -> None:
+        """Put what writes the rules, or proves them, before the proxy; without native sidecars as late as can be."""
+        if not self._settings.is_captured:
+            return
+        if self._template.uses_plugin:
+            container = validation_container(self._template.init_image, self._settings)
+        else:
+            container = init_container(self._template.init_image, self._settings)
+        early = native or self._template.uses_plugin
+        self._put((self._first if early else self._last)["initContainers"], container)
+
+    def _put(self, target: list[Container], container: Container) -> None:
+        own = self._own.get(container["name"])
+        if own is None:
+            target.append(container)
+            return
+        if container["name"] == PROXY_CONTAINER and own in (self._workload.pod["spec"].get("containers") or []):
+            container = {key: value for key, value in container.items() if key not in ("restartPolicy", "startupProbe")}
+        self._merged[container["name"]] = merged(container, own)
+
+
+def merged(ours: Any, users: Any) -> Any:
+    """Return the user's container laid over ours: the user's fields count, lists by name; ``image: auto`` is ours."""
+    result = copy.deepcopy(ours)
+    for key, value in users.items():
+        if key == "image" and value == AUTO:
+            continue
+        if isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = merged(result[key], value)
+        elif key in MERGE_KEYS and isinstance(value, list) and isinstance(result.get(key), list):
+            result[key] = _merged_list(result[key], value, MERGE_KEYS[key])
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
+
+
+def _merged_list(ours: list[Any], users: list[Any], key: str) -> list[Any]:
+    entries = {one.get(key): one for one in ours}
+    for one in users:
+        entries[one.get(key)] = merged(entries[one.get(key)], one) if one.get(key) in entries else copy.deepcopy(one)
+    return list(entries.values())
+
+
+def with_plan(pod: dict[str, Any], plan: Plan, status: str) -> dict[str, Any]:
+    """Return the pod with the plan carried out."""
+    pod = copy.deepcopy(pod)
+    metadata = pod.get("metadata") or {}
+    metadata["annotations"] = {**(metadata.get("annotations") or {}), **plan.annotations, STATUS_ANNOTATION: status}
+    pod["metadata"] = metadata
+    spec = pod["spec"]
+    for key in LISTS:
+        existing = [_replaced(one, plan.merged) for one in spec.get(key) or []]
+        entries = [*plan.first[key], *existing, *plan.last[key]]
+        if entries or key in spec:
+            spec[key] = entries or spec[key]
+    return pod
+
+
+def _replaced(entry: Any, merged_ones: Mapping[str, Container]) -> Any:
+    return merged_ones.get(str(entry.get("name")), entry) if isinstance(entry, dict) else entry
+
+
+WRITES_RULES = (INIT_CONTAINER, VALIDATION_CONTAINER)
+
+
+def status_of(plan: Plan, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the status in Istio's form, which the CNI plugin and istioctl read; and notes for taking it out again."""
+
+    def names(key: str) -> list[str]:
+        return [one["name"] for one in (*plan.first[key], *plan.last[key])]
+
+    def all_names(key: str, merged_names: Iterable[str]) -> list[str] | None:
+        return [*names(key), *merged_names] or None
+
+    init_names = [name for name in plan.merged if name in WRITES_RULES]
+    others = [name for name in plan.merged if name not in WRITES_RULES]
+    return {
+        "initContainers": all_names("initContainers", init_names),
+        "containers": all_names("containers", others),
+        "volumes": all_names("volumes", ()),
+        "imagePullSecrets": None,
+        "revision": "default",
+        **notes,
+    }

@@ -1,0 +1,88 @@
+"""Where workloads keep their pods: the kinds that are injected, and the path to the pod in each. Pure."""
+
+from __future__ import annotations
+
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+Path = tuple["str | int", ...]
+
+TEMPLATE: Path = ("spec", "template")
+POD_OF: dict[str, Path] = {
+    "Pod": (),
+    "Deployment": TEMPLATE,
+    "StatefulSet": TEMPLATE,
+    "DaemonSet": TEMPLATE,
+    "ReplicaSet": TEMPLATE,
+    "ReplicationController": TEMPLATE,
+    "DeploymentConfig": TEMPLATE,
+    "Job": TEMPLATE,
+    "CronJob": ("spec", "jobTemplate", "spec", "template"),
+}
+"""The kinds of core/v1, apps/v1, batch/v1 and apps.openshift.io/v1; all others stay as they are."""
+
+RUNS_TO_COMPLETION = ("Job", "CronJob")
+
+
+class Workload(Value):
+    """A workload of a document: its kind and name, and where its pod is (metadata and spec)."""
+
+    kind: str
+    namespace: str
+    name: str
+    path: Path
+    pod: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Return the labels of the pod."""
+        return (self.pod.get("metadata") or {}).get("labels") or {}
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """Return the annotations of the pod."""
+        return (self.pod.get("metadata") or {}).get("annotations") or {}
+
+
+def workloads(document: object, default_namespace: str = "default", path: Path = ()) -> Iterator[Workload]:
+    """Yield the workloads of a document; those of a List one by one."""
+    if not isinstance(document, dict):
+        return
+    kind, items = document.get("kind"), document.get("items")
+    if isinstance(items, list) and isinstance(kind, str) and kind.endswith("List"):
+        for position, item in enumerate(items):
+            yield from workloads(item, default_namespace, (*path, "items", position))
+        return
+    if kind not in POD_OF:
+        return
+    pod = at(document, POD_OF[kind])
+    if not isinstance(pod, dict) or not isinstance(pod.get("spec"), dict):
+        return
+    metadata = document.get("metadata") or {}
+    name = str(metadata.get("name") or metadata.get("generateName") or "")
+    # A template's own namespace would be ignored by Kubernetes; the workload's counts.
+    yield Workload(kind, str(metadata.get("namespace") or default_namespace), name, (*path, *POD_OF[kind]), pod)
+
+
+def at(plain: Any, path: Path) -> Any:
+    """Return what is at a path; None if there is nothing."""
+    for step in path:
+        if isinstance(plain, dict):
+            plain = plain.get(step)
+        elif isinstance(plain, list) and isinstance(step, int) and step < len(plain):
+            plain = plain[step]
+        else:
+            return None
+    return plain
+
+
+def containers_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return all containers of a pod, init containers first."""
+    return [one for key in ("initContainers", "containers") for one in spec.get(key) or [] if isinstance(one, dict)]

@@ -1,0 +1,406 @@
+"""Injection by the API server itself: a MutatingAdmissionPolicy, its binding, and its parameters (KEP-3962).
+
+No server, certificate or outage: the expressions (CEL) run where pods are created. They say what ``decision``,
+``settings`` and ``template`` say, and are held to it by tests on a real API server. JSON is a literal of CEL, so
+containers are written as JSON in which only what depends on the pod or the parameters is an expression.
+"""
+
+from __future__ import annotations
+
+import json
+
+from capture.model.values import Value
+from capture.settings import options as option
+from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
+from cni.pod import STATUS_ANNOTATION
+from initcontainer.arguments import SUBCOMMAND
+from injection import decision
+from injection.plan import NATIVE_ANNOTATION
+from injection.pods import Workload
+from injection.settings import (
+    DEFAULT_STATUS_PORT,
+    ENVOY_PORTS,
+    IF_GIVEN,
+    NO_CAPTURE,
+    OPTIONS_BY_FLAG,
+    STATUS_PORT,
+    PodSettings,
+)
+from injection.template import (
+    VALIDATION_CONTAINER,
+    InjectionError,
+    as_native,
+    init_container,
+    validation_container,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from capture.settings.options import Option
+    from capture.settings.settings import Settings
+    from injection.template import Template
+
+NAME = "istio-capture-injection"
+NAMESPACE = "kube-system"
+"""Where the parameters are: whoever can write them decides which image runs beside every application."""
+GROUP = "admissionregistration.k8s.io"
+VERSIONS = ("v1", "v1beta1")
+"""Stable from Kubernetes 1.36; v1beta1 in 1.34 and 1.35, behind the feature gate MutatingAdmissionPolicy."""
+
+ANNOTATIONS = "variables.annotations"
+MARK = "\x00"
+"""Around an expression within a literal; no text of Kubernetes has it."""
+
+
+def expression(text: str) -> str:
+    """Return a text that stands for an expression in what ``literal`` is given."""
+    return f"{MARK}{text}{MARK}"
+
+
+def literal(value: object) -> str:
+    """Return a value as CEL; texts made by ``expression`` are put in as they are.
+
+    A map's values are ``dyn``: Kubernetes wants those of a literal to have one type.
+    """
+    if isinstance(value, str):
+        whole = value.startswith(MARK) and value.endswith(MARK) and len(value) > 1
+        return value[1:-1] if whole else json.dumps(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)}: dyn({literal(one)})" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(literal, value)) + "]"
+    return json.dumps(value)
+
+
+class Variable(Value):
+    """A named expression, which later ones may use as ``variables.NAME``."""
+
+    name: str
+    expression: str
+
+
+def policy_objects(template: Template, base: Settings, version: str = "v1") -> list[dict[str, Any]]:
+    """Return the policy, its binding and the ConfigMap with its parameters.
+
+    InjectionError for what differs from pod to pod and cannot be said here.
+    """
+    _refuse_what_needs_the_pod(template)
+    policy = _Policy(template, base)
+    api = f"{GROUP}/{version}"
+    return [
+        {"apiVersion": api, "kind": "MutatingAdmissionPolicy", "metadata": {"name": NAME}, "spec": policy.spec()},
+        {
+            "apiVersion": api,
+            "kind": "MutatingAdmissionPolicyBinding",
+            "metadata": {"name": NAME},
+            "spec": {
+                "policyName": NAME,
+                "paramRef": {"name": NAME, "namespace": NAMESPACE, "parameterNotFoundAction": "Deny"},
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": NAME, "namespace": NAMESPACE},
+            "data": policy.parameters(),
+        },
+    ]
+
+
+def _refuse_what_needs_the_pod(template: Template) -> None:
+    for telemetry in template.world.telemetries:
+        if telemetry.selector:
+            raise InjectionError(
+                f"{telemetry.origin}: spec.selector: one bootstrap is for all pods here",
+                "Inject the workload's manifest instead, or drop the selector.",
+            )
+
+
+class _Policy:
+    """Writes the expressions for one template."""
+
+    def __init__(self, template: Template, base: Settings) -> None:
+        self._template = template
+        self._base = base
+        self._any = Workload("Pod", "default", "pod", (), {"metadata": {}, "spec": {}})
+        self._fixed = PodSettings(base, {}, {}, *self._proxy_ids())
+        self._fixed.checked()
+        if template.uses_plugin:
+            self._fixed.plugin_annotations()  # refuses what the plugin cannot be told
+
+    def _proxy_ids(self) -> tuple[int, int]:
+        context = self._template.proxy_of_fragment().get("securityContext") or {}
+        settings = PodSettings(self._base, {})
+        uid = context.get("runAsUser") or _single(self._base, option.PROXY_UID, settings.uid)
+        return uid, context.get("runAsGroup") or _single(self._base, option.PROXY_GID, uid)
+
+    def spec(self) -> dict[str, Any]:
+        """Return the policy's specification."""
+        return {
+            "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+            "failurePolicy": "Fail",
+            "reinvocationPolicy": "IfNeeded",
+            "matchConstraints": {
+                "resourceRules": [
+                    {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+                ],
+                "namespaceSelector": {
+                    "matchExpressions": [
+                        {
+                            "key": "kubernetes.io/metadata.name",
+                            "operator": "NotIn",
+                            "values": list(decision.SYSTEM_NAMESPACES),
+                        }
+                    ]
+                },
+            },
+            "variables": [{"name": one.name, "expression": one.expression} for one in self._variables()],
+            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": self._patches()}}],
+        }
+
+    def parameters(self) -> dict[str, str]:
+        """Return the parameters: images, and Envoy's bootstraps."""
+        given = {"init-image": self._template.init_image}
+        if self._template.fragment is None:
+            given["image"] = self._template.image
+            for name, mode in (("bootstrap", "REDIRECT"), ("bootstrap-tproxy", "TPROXY")):
+                given[name] = self._template.proxy(self._any, self._settings(mode))["args"][1]
+        return given
+
+    def _settings(self, mode: str) -> PodSettings:
+        annotations = {option.INTERCEPTION_MODE.annotations[0]: mode}
+        return PodSettings(self._base, annotations, {}, self._fixed.uid, self._fixed.gid)
+
+    # -- who, and with what settings
+
+    def _variables(self) -> list[Variable]:
+        said = _annotation(option.EXCLUDED_INBOUND_PORTS, self._more_ports())
+        return [
+            Variable("labels", "has(object.metadata.labels) ? object.metadata.labels : {}"),
+            Variable("annotations", "has(object.metadata.annotations) ? object.metadata.annotations : {}"),
+            Variable("namespaceLabels", "has(namespaceObject.metadata.labels) ? namespaceObject.metadata.labels : {}"),
+            Variable("containers", _ALL_CONTAINERS),
+            Variable("injects", _injects()),
+            Variable("mode", _annotation(option.INTERCEPTION_MODE, self._fixed.mode)),
+            Variable("native", _native(default=self._template.is_native)),
+            Variable("uid", _own_uid(self._fixed.uid)),
+            Variable("statusPort", f"{_named(STATUS_PORT, DEFAULT_STATUS_PORT)}.trim()"),
+            Variable("said", said),
+            Variable("more", _WITH_STATUS_PORT),
+            Variable("excluded", f"variables.more == '' ? '{ENVOY_PORTS}' : '{ENVOY_PORTS},' + variables.more"),
+            Variable("arguments", self._arguments()),
+            Variable("first", literal(self._first())),
+            Variable("proxy", self._proxy(native=False)),
+            Variable("nativeProxy", self._proxy(native=True)),
+        ]
+
+    def _more_ports(self) -> str:
+        given = self._base.explicit.get(option.EXCLUDED_INBOUND_PORTS)
+        return given.text if given else ""
+
+    def _arguments(self) -> str:
+        """Return the arguments of ``istio-init`` as a list, in the order of ``PodSettings.arguments``."""
+        fixed = self._fixed
+        ports: tuple[Option[Any], ...] = (option.PROXY_PORT, option.INBOUND_CAPTURE_PORT)
+        chosen: tuple[Option[Any], ...] = IF_GIVEN
+        networks = (option.OUTBOUND_NETWORKS, option.EXCLUDED_OUTBOUND_NETWORKS, option.INBOUND_PORTS)
+        always = [SUBCOMMAND, *(word for one in ports for word in (f"-{one.short}", fixed.text(one)))]
+        always += ["-u", expression("variables.uid"), "-m", expression("variables.mode")]
+        for one in networks:
+            always += [f"-{one.short}", expression(_annotation(one, self._base.text(one)))]
+        always += ["-d", expression("variables.excluded")]
+        parts = [literal(always), *map(self._if_given, chosen)]
+        if fixed.gid != fixed.uid:
+            parts.append(literal(["-g", str(fixed.gid)]))
+        rest = [word for word in fixed.arguments() if word.startswith("--")]
+        return " + ".join([*parts, *([literal(rest)] if rest else [])])
+
+    def _if_given(self, one: Option[Any]) -> str:
+        pair = literal([f"-{one.short}", expression(_annotation(one, self._base.text(one)))])
+        if one in self._base.explicit:
+            return pair
+        given = " || ".join(f"'{name}' in {ANNOTATIONS}" for name in one.annotations)
+        return f"({given} ? {pair} : [])"
+
+    # -- what is put in
+
+    def _first(self) -> dict[str, Any]:
+        make = validation_container if self._template.uses_plugin else init_container
+        container = make("", self._fixed)
+        arguments = "variables.arguments"
+        if self._template.uses_plugin:
+            arguments += " + ['--run-validation', '--skip-rule-apply']"
+        container["image"] = expression("string(params.data['init-image'])")
+        container["args"] = expression(arguments)
+        return container
+
+    def _proxy(self, *, native: bool) -> str:
+        if self._template.fragment is not None:
+            own = self._template.proxy_of_fragment()
+            return literal(as_native(own) if native else own)
+        made = {}
+        for mode, parameter in (("REDIRECT", "bootstrap"), ("TPROXY", "bootstrap-tproxy")):
+            proxy = self._template.proxy(self._any, self._settings(mode))
+            proxy["image"] = expression("string(params.data['image'])")
+            proxy["args"][1] = expression(f"string(params.data['{parameter}'])")
+            made[mode] = literal(as_native(proxy) if native else proxy)
+        return f"variables.mode == 'TPROXY' ? {made['TPROXY']} : {made['REDIRECT']}"
+
+    def _patches(self) -> str:
+        """Return the list of patches, or an empty one."""
+        first = VALIDATION_CONTAINER if self._template.uses_plugin else INIT_CONTAINER
+        captured = f"variables.mode != '{NO_CAPTURE}' && {_is_missing(first)}"
+        missing = _is_missing(PROXY_CONTAINER)
+        early = "true" if self._template.uses_plugin else "variables.native"
+        parts = [
+            _if("!has(object.spec.initContainers)", _add("/spec/initContainers", "[]")),
+            *self._of_fragment(),
+            _if(f"{missing} && variables.native", _add("/spec/initContainers/0", "variables.nativeProxy")),
+            _if(f"{captured} && {early}", _add("/spec/initContainers/0", "variables.first")),
+            _if(f"{captured} && !{early}", _add("/spec/initContainers/-", "variables.first")),
+            _if(f"{missing} && !variables.native", _add("/spec/containers/-", "variables.proxy")),
+            _if("!has(object.metadata.annotations)", _add("/metadata/annotations", "{}")),
+            *self._annotations(),
+            _add_annotation(STATUS_ANNOTATION, self._status(first)),
+        ]
+        return "variables.injects ? (" + "\n + ".join(parts) + ") : []"
+
+    def _of_fragment(self) -> list[str]:
+        others = self._template.others()
+        parts = [
+            _if(_is_missing(one["name"]), _add("/spec/initContainers/0", literal(one)))
+            for one in reversed(others.init_containers)
+        ]
+        parts += [_if(_is_missing(one["name"]), _add("/spec/containers/-", literal(one))) for one in others.containers]
+        if others.volumes:
+            parts.append(_if("!has(object.spec.volumes)", _add("/spec/volumes", "[]")))
+        return parts + [
+            _if(f"!has(object.spec.volumes) || !object.spec.volumes.exists(v, v.name == '{one['name']}')",
+                _add("/spec/volumes/-", literal(one)))
+            for one in others.volumes
+        ]  # fmt: skip
+
+    def _annotations(self) -> list[str]:
+        """Return the patches that tell the plugin what it cannot know; as ``PodSettings.plugin_annotations``."""
+        if not self._template.uses_plugin:
+            return []
+        needed = self._fixed.plugin_annotations()
+        ports = option.EXCLUDED_INBOUND_PORTS.annotations[0]
+        needed.pop(ports, None)
+        captured = f"variables.mode != '{NO_CAPTURE}'"
+        parts = [
+            _if(
+                " && ".join([captured, *(f"!('{other}' in {ANNOTATIONS})" for other in _names_of(name))]),
+                _add_annotation(name, literal(value)),
+            )
+            for name, value in needed.items()
+        ]
+        differs = f"{captured} && variables.more != {_named(ports, '')} && variables.more != '{DEFAULT_STATUS_PORT}'"
+        return [*parts, _if(differs, _add_annotation(ports, "variables.more"))]
+
+    def _status(self, first: str) -> str:
+        """Return the status in Istio's form, as an expression."""
+        others = self._template.others()
+
+        def text(*, native: bool, captured: bool) -> str:
+            init = [one["name"] for one in others.init_containers] + ([PROXY_CONTAINER] if native else [])
+            late = [one["name"] for one in others.containers] + ([] if native else [PROXY_CONTAINER])
+            names = ([first] if captured else []) + init
+            status = {
+                "initContainers": names or None,
+                "containers": late or None,
+                "volumes": [one["name"] for one in others.volumes] or None,
+                "imagePullSecrets": None,
+                "revision": decision.DEFAULT_REVISION,
+            }
+            return literal(json.dumps(status))
+
+        def by_mode(*, native: bool) -> str:
+            off, on = text(native=native, captured=False), text(native=native, captured=True)
+            return f"(variables.mode == '{NO_CAPTURE}' ? {off} : {on})"
+
+        return f"(variables.native ? {by_mode(native=True)} : {by_mode(native=False)})"
+
+
+def _single(base: Settings, which: Option[Any], default: int) -> int:
+    text = base.text(which) if which in base.explicit else ""
+    return int(text) if text.isdecimal() else default
+
+
+# --- expressions ---------------------------------------------------------------------------------
+
+_ALL_CONTAINERS = (
+    "(has(object.spec.initContainers) ? object.spec.initContainers.map(c, c.name) : [])"
+    " + object.spec.containers.map(c, c.name)"
+)
+_WITH_STATUS_PORT = (
+    "variables.statusPort in ['', '0'] || variables.statusPort in variables.said.split(',') ? variables.said :"
+    " (variables.said.split(',').map(p, p.trim()).filter(p, p != '') + [variables.statusPort]).join(',')"
+)
+
+
+def _named(name: str, default: str) -> str:
+    return f"('{name}' in {ANNOTATIONS} ? string({ANNOTATIONS}['{name}']) : {json.dumps(default)})"
+
+
+def _annotation(one: Option[Any], default: str) -> str:
+    """Return the text of the first annotation of an option that is there, else the default."""
+    text = json.dumps(default)
+    for name in reversed(one.annotations):
+        text = f"('{name}' in {ANNOTATIONS} ? string({ANNOTATIONS}['{name}']) : {text})"
+    return text
+
+
+def _names_of(annotation: str) -> tuple[str, ...]:
+    """Return all names of the option that has this annotation."""
+    return next((one.annotations for one in OPTIONS_BY_FLAG.values() if annotation in one.annotations), (annotation,))
+
+
+def _injects() -> str:
+    """Return who gets a sidecar: ``decision.is_selected``, then ``decision.decide``; nobody gets one twice."""
+    inject, label, revision = decision.INJECT, decision.INJECTION_LABEL, decision.REVISION_LABEL
+    own = f"('{inject}' in variables.labels ? string(variables.labels['{inject}']) : '')"
+    word = f"('{inject}' in variables.labels ? {own} : {_named(inject, '')})"
+    default = decision.DEFAULT_REVISION
+    selected = (
+        f"({own} == 'false' ? false"
+        f" : '{label}' in variables.namespaceLabels ? string(variables.namespaceLabels['{label}']) == 'enabled'"
+        f" : '{revision}' in variables.namespaceLabels ? string(variables.namespaceLabels['{revision}']) == '{default}'"
+        f" : '{revision}' in variables.labels ? string(variables.labels['{revision}']) == '{default}'"
+        f" : {own} == 'true')"
+    )
+    host = "(has(object.spec.hostNetwork) && object.spec.hostNetwork)"
+    return f"{selected} && {word} != 'false' && !{host} && !('{STATUS_ANNOTATION}' in {ANNOTATIONS})"
+
+
+def _native(*, default: bool) -> str:
+    word = _named(NATIVE_ANNOTATION, "")
+    return f"{word} in ['true', 'false'] ? {word} == 'true' : {json.dumps(default)}"
+
+
+def _own_uid(default: int) -> str:
+    """Return the user of the pod's own ``istio-proxy``, else ours."""
+    found = (
+        "((has(object.spec.initContainers) ? object.spec.initContainers : []) + object.spec.containers)"
+        f".filter(c, c.name == '{PROXY_CONTAINER}' && has(c.securityContext) && has(c.securityContext.runAsUser)"
+        " && c.securityContext.runAsUser != 0).map(c, string(c.securityContext.runAsUser))"
+    )
+    return f"({found} + ['{default}'])[0]"
+
+
+def _is_missing(name: str) -> str:
+    return f"!('{name}' in variables.containers)"
+
+
+def _add(path: str, value: str) -> str:
+    return f'[JSONPatch{{op: "add", path: "{path}", value: {value}}}]'
+
+
+def _add_annotation(name: str, value: str) -> str:
+    return _add(f"/metadata/annotations/{name.replace('~', '~0').replace('/', '~1')}", value)
+
+
+def _if(condition: str, patches: str) -> str:
+    return f"({condition} ? {patches} : [])"

@@ -1,0 +1,172 @@
+"""The capture's settings of a pod as its two carriers take them: arguments of ``istio-init``, or annotations.
+
+Arguments are Istio's, in Istio's order (files/injection-template.yaml). The CNI plugin sees nothing but annotations,
+the proxy's user and its environment, so all that is no default of the plugin's is written out for it.
+"""
+
+from __future__ import annotations
+
+from capture.errors import ConfigurationError
+from capture.model.values import Value
+from capture.settings import options as option
+from capture.settings.options import OPTIONS, RULE_OPTIONS
+from capture.settings.settings import Given, Settings, from_environment
+from initcontainer.arguments import SUBCOMMAND, parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from capture.settings.options import Option
+
+STATUS_PORT = "status.sidecar.istio.io/port"
+DEFAULT_STATUS_PORT = "15020"
+DEFAULT_UID = 1337
+ENVOY_PORTS = "15090,15021"
+NO_CAPTURE = "NONE"
+"""The interception mode of pods whose traffic is not captured: a proxy, but no ``istio-init``."""
+
+OPTIONS_BY_FLAG = {one.flag: one for one in RULE_OPTIONS if one.flag}
+
+ALWAYS = (
+    option.PROXY_PORT, option.INBOUND_CAPTURE_PORT, option.PROXY_UID, option.INTERCEPTION_MODE,
+    option.OUTBOUND_NETWORKS, option.EXCLUDED_OUTBOUND_NETWORKS, option.INBOUND_PORTS, option.EXCLUDED_INBOUND_PORTS,
+)  # fmt: skip
+IF_GIVEN = (
+    option.OUTBOUND_PORTS, option.EXCLUDED_OUTBOUND_PORTS, option.REROUTED_INTERFACES, option.EXCLUDED_INTERFACES,
+)  # fmt: skip
+"""What Istio's template passes, in its order; the second group only if it is given."""
+
+BY_THE_PROXY = (option.PROXY_UID, option.PROXY_GID)
+"""What the plugin reads from the proxy's container."""
+BY_ENVIRONMENT = (option.REDIRECT_DNS, option.DUAL_STACK, option.DROP_INVALID)
+
+
+def parse_set(texts: tuple[str, ...]) -> Settings:
+    """Return what ``--set OPTION=VALUE`` gives: flags of the option table. ConfigurationError for any other."""
+    explicit: dict[Option[Any], Given] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        found = OPTIONS_BY_FLAG.get(name.removeprefix("--"))
+        if found is None or not equals:
+            raise ConfigurationError("--set", text, "command line", "OPTION=VALUE with an option that decides on rules")
+        explicit[found] = Given(value, f"--set {found.flag}")
+    return Settings(explicit).checked()
+
+
+class PodSettings(Value):
+    """What is asked for in one pod: for all pods (``--set``), in its annotations, and in its proxy's environment."""
+
+    base: Settings
+    annotations: Mapping[str, str]
+    environment: Mapping[str, str] = {}  # nobody changes it
+    uid: int = DEFAULT_UID
+    gid: int = DEFAULT_UID
+
+    @property
+    def mode(self) -> str:
+        """Return REDIRECT, TPROXY or NONE."""
+        return self.text(option.INTERCEPTION_MODE) or "REDIRECT"
+
+    @property
+    def is_captured(self) -> bool:
+        """Return whether anything is captured at all."""
+        return self.mode != NO_CAPTURE
+
+    def annotated(self, which: Option[Any]) -> str | None:
+        """Return what the pod's annotations say about an option."""
+        return next((self.annotations[name] for name in which.annotations if name in self.annotations), None)
+
+    def is_given(self, which: Option[Any]) -> bool:
+        """Return whether anybody says something about an option."""
+        return self.annotated(which) is not None or which in self.base.explicit
+
+    def text(self, which: Option[Any]) -> str:
+        """Return the text that counts for an option of Istio's template."""
+        if which is option.EXCLUDED_INBOUND_PORTS:
+            return self._excluded_inbound_ports()
+        if which is option.PROXY_UID:
+            return str(self.uid)
+        said = self.annotated(which)
+        return self.base.text(which) if said is None else said
+
+    def _excluded_inbound_ports(self) -> str:
+        more = self._with_status_port()
+        return f"{ENVOY_PORTS},{more}" if more else ENVOY_PORTS
+
+    def _with_status_port(self) -> str:
+        """Return the ports that are left alone besides Envoy's own, with the status port at the end; 0 is none."""
+        said = self.annotated(option.EXCLUDED_INBOUND_PORTS)
+        if said is None:
+            given = self.base.explicit.get(option.EXCLUDED_INBOUND_PORTS)
+            said = given.text if given else ""
+        status = self.annotations.get(STATUS_PORT, DEFAULT_STATUS_PORT).strip()
+        ports = said.split(",")
+        if status in ("", "0") or status in ports:
+            return said
+        return ",".join([*filter(None, map(str.strip, ports)), status])
+
+    # -- the two carriers
+
+    def arguments(self) -> list[str]:
+        """Return the arguments of ``istio-init``; ConfigurationError for a value that cannot be used."""
+        words = [SUBCOMMAND]
+        for one in (*ALWAYS, *(one for one in IF_GIVEN if self.is_given(one))):
+            words += [f"-{one.short}", self.text(one)]
+        if self.gid != self.uid:
+            words += ["-g", str(self.gid)]
+        for one, given in self.base.explicit.items():
+            if one not in (*ALWAYS, *IF_GIVEN, option.PROXY_GID):
+                words.append(f"--{one.flag}={given.text}")
+        return words
+
+    def plugin_annotations(self) -> dict[str, str]:
+        """Return the annotations that the pod lacks, so that the CNI plugin does the same.
+
+        ConfigurationError for a setting that cannot be told to the plugin.
+        """
+        needed: dict[str, str] = {}
+        if self.mode == NO_CAPTURE:
+            return needed
+        if self.mode == "TPROXY" and self.uid != DEFAULT_UID:
+            # Then the proxy is root, of whom the plugin learns no other number.
+            self._refuse(option.PROXY_UID, self.base.explicit.get(option.PROXY_UID, Given(str(self.uid), "runAsUser")))
+        for one, given in self.base.explicit.items():
+            if one.annotations and self.annotated(one) is None and one is not option.EXCLUDED_INBOUND_PORTS:
+                needed[one.annotations[0]] = given.text
+            elif not one.annotations and one not in BY_THE_PROXY and given.text != one.default:
+                self._refuse(one, given)
+        if not self.is_given(option.EXCLUDED_OUTBOUND_PORTS):
+            needed[option.EXCLUDED_OUTBOUND_PORTS.annotations[0]] = ""  # the plugin's default is 15020
+        ports = self._with_status_port()
+        if ports != (self.annotated(option.EXCLUDED_INBOUND_PORTS) or "") and ports != DEFAULT_STATUS_PORT:
+            needed[option.EXCLUDED_INBOUND_PORTS.annotations[0]] = ports
+        return needed
+
+    def _refuse(self, one: Option[Any], given: Given) -> None:
+        raise ConfigurationError(
+            one.name,
+            given.text,
+            given.origin,
+            "nothing, because the CNI plugin cannot be told by a pod; put it into the plugin's network configuration",
+        )
+
+    @property
+    def plugin_leaves_more(self) -> bool:
+        """Return whether the plugin leaves port 15020 alone although the arguments would not."""
+        return DEFAULT_STATUS_PORT not in self.text(option.EXCLUDED_INBOUND_PORTS).split(",")
+
+    def checked(self) -> Settings:
+        """Return the settings that the arguments mean; ConfigurationError whose origin names the annotation."""
+        flags = parse(self.arguments(), OPTIONS).flags
+        explicit = {**from_environment(self.environment, BY_ENVIRONMENT).explicit}
+        for one, text in flags.items():
+            explicit[one] = Given(text, self._origin(one))
+        if self.mode == NO_CAPTURE:
+            explicit[option.INTERCEPTION_MODE] = Given("REDIRECT", "default")
+        return Settings(explicit).checked()
+
+    def _origin(self, one: Option[Any]) -> str:
+        name = next((name for name in one.annotations if name in self.annotations), "")
+        return f"annotation {name}" if name else self.base.origin(one)

@@ -1,0 +1,218 @@
+"""What is put into a pod: the sidecar (Envoy, or a fragment that somebody wrote), and the container before it.
+
+Without a fragment the proxy is a plain Envoy whose whole bootstrap is in its arguments, so that neither a ConfigMap
+nor an image of its own is needed.
+"""
+
+from __future__ import annotations
+
+import json
+
+from capture.errors import EXIT_USAGE, CaptureError
+from capture.model.values import Value
+from capture.settings.config import resolve
+from capture.settings.host import AnyPod
+from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
+from injection.settings import BY_ENVIRONMENT
+from sidecar.bootstrap import World, render
+from sidecar.documents import documents, load_yaml, origin_of, text_of
+from sidecar.fields import Fields
+from sidecar.objects import Pod
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from injection.pods import Workload
+    from injection.settings import PodSettings
+
+    Container = dict[str, Any]
+
+VALIDATION_CONTAINER = "istio-validation"
+ENVOY_IMAGE = "envoyproxy/envoy:distroless-v1.40.0"
+INIT_IMAGE = "istio-init"
+AUTO = "auto"
+MAX_ARGUMENT = 128 * 1024
+"""What the kernel allows one argument (MAX_ARG_STRLEN, linux/binfmts.h)."""
+
+READY = {"httpGet": {"path": "/healthz/ready", "port": 15021}}
+CONFINED = {"allowPrivilegeEscalation": False, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+class InjectionError(CaptureError):
+    """A pod that cannot be injected, or a file that cannot be."""
+
+    exit_code = EXIT_USAGE
+
+
+class Fragment(Value):
+    """Part of a pod: containers of both lists, and volumes."""
+
+    init_containers: tuple[Container, ...] = ()
+    containers: tuple[Container, ...] = ()
+    volumes: tuple[dict[str, Any], ...] = ()
+
+
+class Template(Value):
+    """How pods are injected."""
+
+    uses_plugin: bool = False
+    is_native: bool = True
+    image: str = ENVOY_IMAGE
+    init_image: str = INIT_IMAGE
+    fragment: Fragment | None = None
+    world: World = World()
+
+    def proxy(self, workload: Workload, settings: PodSettings) -> Container:
+        """Return the proxy's container."""
+        if self.fragment is not None:
+            return self.proxy_of_fragment()
+        return _envoy(self.image, _bootstrap(self.world, workload, settings), settings)
+
+    def others(self) -> Fragment:
+        """Return what a fragment brings besides the proxy."""
+        if self.fragment is None:
+            return Fragment()
+        return self.fragment.replace(
+            init_containers=tuple(one for one in self.fragment.init_containers if one["name"] != PROXY_CONTAINER),
+            containers=tuple(one for one in self.fragment.containers if one["name"] != PROXY_CONTAINER),
+        )
+
+    def proxy_of_fragment(self) -> Container:
+        """Return the proxy of the fragment; nothing without a fragment."""
+        fragment = self.fragment or Fragment()
+        found = [one for one in (*fragment.init_containers, *fragment.containers) if one["name"] == PROXY_CONTAINER]
+        return dict(found[0]) if found else {}
+
+
+def read_fragment(name: str) -> Fragment:
+    """Return the fragment of a file: the ``spec`` of a pod, or only what it adds to one. It has the proxy in it."""
+    loaded = load_yaml(text_of(name), origin_of(name))
+    fields = Fields(loaded[0] if loaded else None, origin_of(name))
+    if "spec" in fields:
+        fields = fields.inner("spec")
+    fields.knows("initContainers", "containers", "volumes")
+    lists = {
+        key: [dict(one.plain()) for one in fields.objects(key)] for key in ("initContainers", "containers", "volumes")
+    }
+    for key, entries in lists.items():
+        if any(not isinstance(one.get("name"), str) for one in entries):
+            raise fields.error(key, "expected a name in each")
+    fragment = Fragment(tuple(lists["initContainers"]), tuple(lists["containers"]), tuple(lists["volumes"]))
+    proxies = [one for one in (*fragment.init_containers, *fragment.containers) if one["name"] == PROXY_CONTAINER]
+    if len(proxies) != 1:
+        raise InjectionError(f"{origin_of(name)}: expected one container {PROXY_CONTAINER}, found {len(proxies)}")
+    if not proxies[0].get("image"):
+        raise InjectionError(f"{origin_of(name)}: container {PROXY_CONTAINER} names no image")
+    return fragment
+
+
+def read_world_of(names: tuple[str, ...]) -> World:
+    """Return the mesh objects of files, for the bootstrap."""
+    from sidecar.bootstrap import read_world
+
+    return read_world([one for name in names for one in documents(text_of(name), origin_of(name))])
+
+
+# --- the proxy -----------------------------------------------------------------------------------
+
+
+def _bootstrap(world: World, workload: Workload, settings: PodSettings) -> str:
+    config, _ = resolve(settings.checked(), AnyPod())
+    pod = Pod(workload.namespace, workload.name or "pod", workload.labels)
+    text = json.dumps(render(config, world, pod), separators=(",", ":"))
+    if len(text.encode()) >= MAX_ARGUMENT:
+        raise InjectionError(
+            f"{workload}: Envoy's bootstrap has {len(text.encode())} bytes; an argument has at most {MAX_ARGUMENT - 1}",
+            "Put the output of `capture sidecar` into a ConfigMap, and mount it by a template (--proxy-file).",
+        )
+    return text.replace("$(", "$$(")  # kubelet replaces $(NAME) in arguments
+
+
+def _envoy(image: str, bootstrap: str, settings: PodSettings) -> Container:
+    transparent = settings.mode == "TPROXY"
+    return {
+        "name": PROXY_CONTAINER,
+        "image": image,
+        "command": ["envoy"],
+        "args": [
+            *("--config-yaml", bootstrap),
+            "--disable-hot-restart",  # its shared memory is writable by the first user only
+            *("--log-level", "warning", "--concurrency", "2", "--file-flush-interval-msec", "1000"),
+        ],
+        "ports": [{"containerPort": 15090, "name": "http-envoy-prom", "protocol": "TCP"}],
+        "readinessProbe": {**READY, "periodSeconds": 15, "timeoutSeconds": 3, "failureThreshold": 4},
+        "securityContext": proxy_security(settings, transparent=transparent),
+    }
+
+
+def proxy_security(settings: PodSettings, *, transparent: bool) -> dict[str, Any]:
+    """Return the security context of the proxy: no capability; for TPROXY root with NET_ADMIN, as Istio has it."""
+    capabilities: dict[str, Any] = {"drop": ["ALL"]}
+    if transparent:
+        capabilities["add"] = ["NET_ADMIN"]
+    return {
+        **CONFINED,
+        "capabilities": capabilities,
+        "readOnlyRootFilesystem": True,
+        "runAsGroup": settings.gid,
+        "runAsNonRoot": not transparent,
+        "runAsUser": 0 if transparent else settings.uid,
+    }
+
+
+def as_native(proxy: Container) -> Container:
+    """Return the proxy as a native sidecar: an init container that goes on, and is ready before the application."""
+    probe = proxy.get("readinessProbe") or READY
+    started = {key: value for key, value in probe.items() if key in ("httpGet", "tcpSocket", "exec", "grpc")}
+    return {
+        **proxy,
+        "restartPolicy": "Always",
+        "startupProbe": proxy.get("startupProbe") or {**started, "periodSeconds": 1, "failureThreshold": 600},
+    }
+
+
+# --- before the proxy ----------------------------------------------------------------------------
+
+
+def init_container(image: str, settings: PodSettings) -> Container:
+    """Return ``istio-init``, which writes the rules."""
+    return {
+        "name": INIT_CONTAINER,
+        "image": image,
+        "args": settings.arguments(),
+        **_environment(settings),
+        "securityContext": {
+            **CONFINED,
+            "capabilities": {"add": ["NET_ADMIN", "NET_RAW"], "drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+            "runAsGroup": 0,
+            "runAsNonRoot": False,
+            "runAsUser": 0,
+        },
+    }
+
+
+def validation_container(image: str, settings: PodSettings) -> Container:
+    """Return ``istio-validation``, which fails where the plugin has written no rules: nothing runs uncaptured."""
+    return {
+        "name": VALIDATION_CONTAINER,
+        "image": image,
+        "args": [*settings.arguments(), "--run-validation", "--skip-rule-apply"],
+        **_environment(settings),
+        "securityContext": {
+            **CONFINED,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+            "runAsGroup": settings.gid,
+            "runAsNonRoot": True,
+            "runAsUser": settings.uid,
+        },
+    }
+
+
+def _environment(settings: PodSettings) -> dict[str, Any]:
+    """Return what of the proxy's environment is about capture."""
+    names = [name for one in BY_ENVIRONMENT for name in one.environment if name in settings.environment]
+    variables = [{"name": name, "value": settings.environment[name]} for name in names]
+    return {"env": variables} if variables else {}

@@ -1,0 +1,188 @@
+"""Families by traffic: who answers when addresses of a family are there, come later, or are disabled.
+
+pod  eth0 ---- eth0  peer        app 1000 and proxy 1337 in the pod; servers on every address at both ends
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from capture import operations
+from capture.report.differences import in_words
+from capture.settings.options import (
+    BACKEND,
+    DUAL_STACK,
+    INTERCEPTION_MODE,
+    IP_FAMILIES,
+    OTHER_FAMILY,
+)
+from fake_pod import explicit
+from pytest_netns import Kind, Namespace, NamespaceFactory, PodPair
+
+if TYPE_CHECKING:
+    from capture.operations import Verified
+    from fake_pod import Texts
+
+pytestmark = pytest.mark.kernel
+
+PORT = 80
+LATE = {"pod": "2001:db8:7::2", "peer": "2001:db8:7::3"}
+ELSEWHERE = {"ipv4": "203.0.113.9", "ipv6": "2001:db8:9::9"}
+
+
+@pytest.fixture(params=["iptables", "nftables"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def serve(pair: PodPair) -> None:
+    """Let the peer answer for every address, and pod and proxy on theirs."""
+    pair.peer.own_every_address()
+    pair.peer.listener(("0.0.0.0", PORT), ("::", PORT), label="outside", protocols=("tcp",))
+    pair.pod.listener(("0.0.0.0", PORT), ("::", PORT), label="app", protocols=("tcp",), uid=1000)
+    for port, label in ((15001, "proxy-outbound"), (15006, "proxy-inbound")):
+        pair.pod.listener(("0.0.0.0", port), ("::", port), label=label, protocols=("tcp",), uid=1337)
+
+
+def outbound(pair: PodPair, family: str) -> str:
+    """Return who answers the app when it calls an address elsewhere."""
+    return pair.pod.client(uid=1000).connect(ELSEWHERE[family], PORT, timeout=5).label
+
+
+def inbound(pair: PodPair, address: str) -> str:
+    """Return who answers the peer when it calls the pod."""
+    return pair.peer.client().connect(address, PORT, timeout=5).label
+
+
+def apply(namespace: Namespace, texts: Texts, backend: str) -> operations.Applied:
+    return operations.apply(explicit({BACKEND: backend, **texts}), namespace.path)
+
+
+def verify(namespace: Namespace) -> Verified:
+    return operations.verify(None, namespace.path)
+
+
+def give_ipv6(pair: PodPair) -> None:
+    """Give both an IPv6 address, and the pod a way out by it, as a router advertisement would."""
+    pair.peer.ip(f"address add {LATE['peer']}/64 dev eth0 nodad")
+    pair.pod.ip(f"address add {LATE['pod']}/64 dev eth0 nodad", f"route replace default via {LATE['peer']}")
+
+
+@pytest.fixture
+def only_ipv4(netns: NamespaceFactory) -> PodPair:
+    pair = netns.pod_pair(ipv6=(None, None))
+    serve(pair)
+    return pair
+
+
+@pytest.mark.parametrize("families", ["both", "mesh"])
+def test_link_local_ipv4_beside_global_ipv6_is_captured(netns: NamespaceFactory, backend: str, families: str) -> None:
+    """As every pod of an EKS cluster of IPv6 has it: 169.254.172.x is the way to IPv4 services."""
+    pair = netns.pod_pair(ipv4=("169.254.172.2/22", "169.254.172.3/22"))
+    serve(pair)
+    apply(pair.pod, {IP_FAMILIES: families}, backend)
+
+    for family in ("ipv4", "ipv6"):
+        assert outbound(pair, family) == "proxy-outbound"
+    assert inbound(pair, "169.254.172.2") == inbound(pair, "fd77::2") == "proxy-inbound"
+
+
+@pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
+def test_an_address_that_comes_later_is_captured_under_both(only_ipv4: PodPair, backend: str, mode: str) -> None:
+    pod = only_ipv4.pod
+    applied = apply(pod, {INTERCEPTION_MODE: mode}, backend)
+    assert applied.ruleset.families == ("ipv4", "ipv6")
+    assert "::6" not in pod.ip("address show dev lo")
+    assert verify(pod).holds
+
+    give_ipv6(only_ipv4)
+    assert outbound(only_ipv4, "ipv6") == "proxy-outbound"
+    if mode == "REDIRECT":
+        assert inbound(only_ipv4, LATE["pod"]) == "proxy-inbound"
+    assert list(in_words(verify(pod))) == ["the address ::6/128 on lo is missing"]
+
+    assert apply(pod, {INTERCEPTION_MODE: mode}, backend).changed
+    assert "inet6 ::6/128" in pod.ip("address show dev lo")
+    assert verify(pod).holds
+
+
+def test_an_address_that_comes_later_is_a_note_under_mesh(only_ipv4: PodPair, backend: str) -> None:
+    pod = only_ipv4.pod
+    apply(pod, {IP_FAMILIES: "mesh"}, backend)
+    assert [line for line in verify(pod).remarks if "fe80::" in line]
+
+    give_ipv6(only_ipv4)
+    assert outbound(only_ipv4, "ipv6") == "outside"
+    verified = verify(pod)
+    assert verified.holds
+    assert [line for line in verified.remarks if LATE["pod"] in line]
+
+
+@pytest.mark.parametrize("switch", ["all", "lo"])
+def test_where_ipv6_is_disabled_both_families_are_captured_all_the_same(
+    netns: NamespaceFactory, backend: str, switch: str
+) -> None:
+    pair = netns.pod_pair(ipv6=(None, None)) if switch == "all" else netns.pod_pair()
+    pair.pod.sysctl(f"net.ipv6.conf.{switch}.disable_ipv6", "1")
+    serve(pair) if switch == "lo" else serve_ipv4(pair)
+
+    applied = apply(pair.pod, {DUAL_STACK: "true"}, backend)
+
+    assert applied.ruleset.families == ("ipv4", "ipv6")
+    assert outbound(pair, "ipv4") == "proxy-outbound"
+    assert verify(pair.pod).holds
+    if switch == "lo":
+        assert [line for line in applied.warnings if "disable_ipv6" in line]
+        pair.pod.sysctl("net.ipv6.conf.lo.disable_ipv6", "0")
+        assert list(in_words(verify(pair.pod))) == ["the address ::6/128 on lo is missing"]
+        assert apply(pair.pod, {DUAL_STACK: "true"}, backend).changed
+    assert verify(pair.pod).holds
+
+
+def serve_ipv4(pair: PodPair) -> None:
+    pair.peer.own_every_address()
+    pair.peer.listener(("0.0.0.0", PORT), label="outside", protocols=("tcp",))
+    pair.pod.listener(("0.0.0.0", 15001), label="proxy-outbound", protocols=("tcp",), uid=1337)
+
+
+@pytest.mark.parametrize(("texts", "is_captured"), [({}, False), ({DUAL_STACK: "true"}, True)])
+def test_a_dual_stack_pod_in_a_mesh_that_is_or_is_not(
+    pod_pair: PodPair, backend: str, texts: Texts, is_captured: object
+) -> None:
+    serve(pod_pair)
+    applied = apply(pod_pair.pod, {IP_FAMILIES: "mesh", **texts}, backend)
+
+    assert (outbound(pod_pair, "ipv6"), inbound(pod_pair, "fd77::2")) == (
+        ("proxy-outbound", "proxy-inbound") if is_captured else ("outside", "app")
+    )
+    assert (outbound(pod_pair, "ipv4"), inbound(pod_pair, "10.77.0.2")) == ("proxy-outbound", "proxy-inbound")
+    assert bool(applied.warnings) is not is_captured
+    assert verify(pod_pair.pod).holds
+
+
+def test_the_other_family_is_rejected_both_ways_but_not_over_lo(pod_pair: PodPair, backend: str) -> None:
+    serve(pod_pair)
+    pod = pod_pair.pod
+    texts = {IP_FAMILIES: "ipv4", OTHER_FAMILY: "reject"}
+    assert apply(pod, texts, backend).changed
+
+    assert pod.client(uid=1000).connect(ELSEWHERE["ipv6"], PORT, timeout=5).kind is Kind.REFUSED
+    assert pod_pair.peer.client().connect("fd77::2", PORT, timeout=5).kind is Kind.REFUSED
+    assert pod.client(uid=1000).connect("::1", PORT).label == "app"
+    assert pod.client(uid=1000).connect("fd77::2", PORT).label == "app"
+    assert (outbound(pod_pair, "ipv4"), inbound(pod_pair, "10.77.0.2")) == ("proxy-outbound", "proxy-inbound")
+
+    assert not apply(pod, texts, backend).changed
+    assert verify(pod).holds
+    pod.run(["nft", "flush", "chain", "inet", "istio-proxy-reject", "input"])
+    assert [line for line in in_words(verify(pod)) if "istio-proxy-reject is missing" in line]
+    assert apply(pod, texts, backend).changed
+    assert verify(pod).holds
+
+    assert apply(pod, {IP_FAMILIES: "ipv4"}, backend).changed
+    assert outbound(pod_pair, "ipv6") == "outside"
+    apply(pod, texts, backend)
+    assert operations.clean(pod.path)
+    assert "istio-proxy" not in pod.run(["nft", "list", "tables"]).stdout

@@ -1,0 +1,52 @@
+"""``verify --proxy-admin``: a real Envoy's listeners against the capture."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from envoy_bootstrap import ADMIN_PORT, Sidecar
+from envoy_proxy import start_envoy
+from pytest_netns import Pod, PodPair
+
+pytestmark = pytest.mark.kernel
+
+CAPTURE = Path(sys.executable).with_name("capture")
+ADMIN = f"http://127.0.0.1:{ADMIN_PORT}"
+
+
+def proxy_causes(pod: Pod, *arguments: str) -> list[tuple[str, str]]:
+    pod.run([CAPTURE, "apply", "--backend", "nftables", *arguments])
+    done = pod.run([CAPTURE, "verify", "--proxy-admin", ADMIN, "--format", "json"], check=False)
+    causes = json.loads(done.stdout)["proxy"]
+    assert done.returncode == (4 if causes else 0), done.stdout
+    return [(cause["kind"], cause["where"]) for cause in causes]
+
+
+def test_an_envoy_that_fits_and_one_that_does_not(pod_pair: PodPair) -> None:
+    pod = pod_pair.pod
+    start_envoy(pod, Sidecar())
+
+    assert proxy_causes(pod) == []
+    assert proxy_causes(pod, "-m", "TPROXY") == [("proxy-mode", "tcp port 15006")]
+    assert proxy_causes(pod, "-p", "16001") == [("not-listening", "tcp port 16001")] * 2
+
+
+def test_a_transparent_envoy(pod_pair: PodPair) -> None:
+    pod = pod_pair.pod
+    start_envoy(pod, Sidecar(transparent=True))
+
+    assert proxy_causes(pod, "-m", "TPROXY") == []
+    assert proxy_causes(pod, "-m", "TPROXY", "-t", "7") == [("proxy-mode", "tcp port 15006")]
+    assert proxy_causes(pod) == [("proxy-mode", "tcp port 15006")]
+
+
+def test_no_admin_interface_is_an_error_with_a_remedy(pod_pair: PodPair) -> None:
+    done = pod_pair.pod.run([CAPTURE, "verify", "--proxy-admin", ADMIN], check=False)
+
+    assert done.returncode == 1
+    assert f"Envoy's admin interface {ADMIN}: " in done.stderr
+    assert "--netns" in done.stderr

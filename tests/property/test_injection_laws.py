@@ -1,0 +1,128 @@
+"""Laws of injection, for manifests in every layout."""
+
+from __future__ import annotations
+
+import yaml
+from hypothesis import Phase, given, reject, settings
+from hypothesis import strategies as st
+
+from capture.model.ruleset import only
+from capture.settings.config import CaptureConfig, resolve
+from capture.settings.host import AnyPod
+from capture.settings.settings import Settings
+from injection.inject import Result, inject, remove
+from injection.pods import workloads
+from injection.settings import parse_set
+from injection.template import Fragment, InjectionError, Template
+from injection.yaml_text import without_tabs
+from manifests import manifests
+from sidecar.pod_settings import settings_of_object
+
+SMALL = Fragment(
+    containers=({"name": "istio-proxy", "image": "proxy:1", "args": ['it\'s "quoted"', "two\nlines"]},),
+    init_containers=({"name": "prepare", "image": "proxy:1"},),
+    volumes=({"name": "sockets", "emptyDir": {}},),
+)
+TEMPLATES = tuple(
+    Template(uses_plugin=plugin, is_native=native, fragment=SMALL)
+    for plugin in (False, True)
+    for native in (False, True)
+)
+templates = st.sampled_from(TEMPLATES)
+NOTHING = Settings({})
+slow = settings(max_examples=60, phases=[Phase.explicit, Phase.generate])
+
+
+def injected(text: str, template: Template, base: Settings = NOTHING) -> Result:
+    """Inject; what cannot be told to the plugin is another example's business."""
+    try:
+        return inject(text, "m", template, base)
+    except InjectionError as error:
+        if template.uses_plugin and ("the CNI plugin leaves" in str(error) or "--proxy-uid" in str(error)):
+            reject()
+        raise
+
+
+@slow
+@given(manifests, templates, templates)
+def test_twice_is_once_and_removing_gives_the_original_back(text: str, template: Template, other: Template) -> None:
+    once = injected(text, template).text
+
+    assert injected(once, template).text == once
+    assert remove(once, "m") == text
+    assert injected(once, other).text == injected(text, other).text
+
+
+@slow
+@given(manifests, templates)
+def test_what_is_not_injected_stays(text: str, template: Template) -> None:
+    result = injected(text, template)
+    before, after = list(yaml.safe_load_all(without_tabs(text))), list(yaml.safe_load_all(without_tabs(result.text)))
+    untouched = {outcome.document for outcome in result.outcomes if not outcome.injected}
+    touched = {outcome.document for outcome in result.outcomes if outcome.injected}
+
+    assert len(before) == len(after)
+    for number, (old, new) in enumerate(zip(before, after, strict=True), 1):
+        if number in touched:
+            _assert_grown(old, new)
+        elif number in untouched or old == new:
+            assert old == new
+    if not touched:
+        assert result.text == text
+
+
+def _assert_grown(old: object, new: object) -> None:
+    """Everything that is not a container of ours, or null, is in the new document, too."""
+    if isinstance(old, dict) and old.get("name") not in ("istio-proxy", "istio-init"):
+        assert isinstance(new, dict)
+        for key, value in old.items():
+            if value is not None and key != "traffic.sidecar.istio.io/excludeInboundPorts":
+                _assert_grown(value, new[key])
+    elif isinstance(old, list) and old and isinstance(old[0], dict) and "name" in old[0]:
+        assert isinstance(new, list)
+        names = [one["name"] for one in new]
+        assert len(set(names)) == len(names)
+        for one in old:
+            _assert_grown(one, new[names.index(one["name"])])
+    elif not isinstance(old, dict):
+        assert old == new or isinstance(old, list)
+
+
+@slow
+@given(
+    manifests,
+    st.booleans(),
+    st.lists(
+        st.sampled_from((
+            "istio-service-exclude-cidr=10.0.0.0/8",
+            "istio-local-exclude-ports=9000",
+            "istio-inbound-interception-mode=TPROXY",
+            "istio-local-outbound-ports-exclude=15020,3306",
+            "proxy-uid=2000",
+            "istio-inbound-ports=80,443",
+        )),
+        max_size=3,
+        unique_by=lambda text: text.partition("=")[0],
+    ),
+)  # fmt: skip
+def test_arguments_and_annotations_say_the_same(text: str, native: bool, sets: list[str]) -> None:  # noqa: FBT001
+    base = parse_set(tuple(sets))
+    by_plugin = injected(text, Template(is_native=native, uses_plugin=True), base)
+    by_init = injected(text, Template(is_native=native), base)
+
+    pods = zip(_pods(by_init.text), _pods(by_plugin.text), by_init.outcomes, strict=True)
+    for init, plugin, outcome in pods:
+        if outcome.injected:
+            assert _config(init) == _config(plugin)
+
+
+def _pods(text: str) -> list[dict[str, object]]:
+    documents = yaml.safe_load_all(without_tabs(text))
+    return [workload.pod for document in documents for workload in workloads(document)]
+
+
+def _config(pod: dict[str, object]) -> CaptureConfig:
+    config = resolve(settings_of_object(pod, "m"), AnyPod())[0]
+    # The order says nothing, and the plugin always leaves 15020 alone.
+    ports = tuple(sorted({*config.excluded_inbound_ports, only(15020)}, key=repr))
+    return config.replace(excluded_inbound_ports=ports)

@@ -1,0 +1,221 @@
+"""The compiled rules against ``trace``, packet by packet; and whether the packets would show a wrong compiler."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from capture.analysis import compiler, space, stations
+from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
+from capture.analysis.foreign import PRIORITIES
+from capture.analysis.space import DESTINATION, IN, OUT, PORT, PacketSpace
+from capture.analysis.trace import whole_way
+from capture.model.addresses import Network
+from capture.model.packet import LOOPBACK
+from capture.model.ruleset import RestoreMark, Return, TransparentProxy
+from small_pools import Pools
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from capture.analysis.compiler import Place
+    from capture.analysis.meaning import Meaning
+    from capture.analysis.stations import Station
+    from capture.analysis.trace import Fate, Trace
+    from capture.model.addresses import Family
+
+PACKETS = 40
+SAMPLE, ALL = range(120), range(120, 1120)
+
+
+def compared(seed: int, packets: int = PACKETS) -> Iterator[tuple[object, Fate, Trace]]:
+    """Yield what the compiled rules make of packets, and what the trace does."""
+    pools = Pools(seed)
+    situation = pools.situation()
+    fields = PacketSpace(pools.family, (situation,))
+    compiled = Compiler(fields, situation)
+    roots = {True: compiled.fates(INBOUND), False: compiled.fates(OUTBOUND)}
+    for packet in pools.packets(packets):
+        traced = whole_way(packet, situation)
+        yield fields.diagrams.at(roots[packet.in_interface is not None], fields.numbers_of(packet)), traced.fate, traced
+
+
+def wrong(seeds: range) -> int:
+    """Return of how many packets the compiler thinks otherwise than the trace."""
+    return sum(found != fate for seed in seeds for found, fate, _ in compared(seed))
+
+
+def test_every_packet_fares_as_its_trace_says() -> None:
+    assert wrong(SAMPLE) == 0
+
+
+@pytest.mark.long
+def test_in_a_thousand_situations_too() -> None:
+    assert wrong(ALL) == 0
+
+
+def test_the_pools_reach_what_is_rare() -> None:
+    """Packets that come in again over lo, that a second nat chain would map, and that get a mark back."""
+    met: Counter[str] = Counter()
+    for seed in SAMPLE:
+        for _, _, traced in compared(seed, 20):
+            hooks = [step.station.entry for step in traced.path if step.station]
+            nats = {step.station.table for step in traced.path if step.station and step.station.is_nat}
+            went_out = traced.packet.in_interface is None
+            met["over lo"] += went_out and len({id(entry) for entry in hooks}) > 1 and traced.path[-1].table != "nat"
+            met["second nat"] += len(nats) > 1
+            met["mark restored"] += any(isinstance(step.rule.verdict, RestoreMark) for step in traced.path)
+            met["translated"] += traced.translated is not None
+    assert min(met[each] for each in ("over lo", "second nat", "mark restored", "translated")) > 10
+
+
+# --- wrong compilers -------------------------------------------------------------------------------
+
+Patch = pytest.MonkeyPatch
+
+
+def asks_nat_again(patch: Patch) -> None:
+    right = Compiler._station
+
+    def station(self: Compiler, at: Station, place: Place) -> int:
+        return right(self, at.replace(is_nat=False), place) if place.held.mapped else right(self, at, place)
+
+    patch.setattr(Compiler, "_station", station)
+
+
+def keeps_the_port(patch: Patch) -> None:
+    right = Compiler._redirected
+
+    def redirected(self: Compiler, node: int, port: int, place: Place) -> int:
+        restricted = self.diagrams.restricted
+
+        def changed(node: int, level: int, number: int) -> int:
+            return node if level == PORT else restricted(node, level, number)
+
+        with pytest.MonkeyPatch.context() as within:
+            within.setattr(self.diagrams, "restricted", changed)
+            return right(self, node, port, place)
+
+    patch.setattr(Compiler, "_redirected", redirected)
+
+
+def sends_inbound_to_loopback(patch: Patch) -> None:
+    def redirected(self: Compiler, node: int, port: int, _place: Place) -> int:
+        here = 0x7F000001 if self.space.family == "ipv4" else 1
+        node = self.diagrams.restricted(node, PORT, port)
+        return self._sent_to(node, Network(self.space.family, here, 32 if self.space.family == "ipv4" else 128))
+
+    patch.setattr(Compiler, "_redirected", redirected)
+
+
+def needs_an_interface(patch: Patch) -> None:
+    right = PacketSpace._outside
+
+    def outside(self: PacketSpace, level: int, ranges: space.Ranges, *, lowest: int) -> space.Ranges:
+        return right(self, level, ranges, lowest=0 if level in (IN, OUT) else lowest)
+
+    patch.setattr(PacketSpace, "_outside", outside)
+
+
+def forgets_lo(patch: Patch) -> None:
+    patch.setattr(Compiler, "_behind_all", lambda self, place: self._ends(place.held))
+
+
+def asks_nat_over_lo(patch: Patch) -> None:
+    right = stations.Situation.orders
+    patch.setattr(stations.Situation, "orders", lambda self, hook, family, **_: right(self, hook, family))
+
+
+def asks_nat_about_all(patch: Patch) -> None:
+    patch.setattr(compiler, "NAT_STATES", ("NEW", "RELATED", "ESTABLISHED"))
+
+
+def lets_return_pass_a_policy(patch: Patch) -> None:
+    right = Compiler.decided
+
+    def decided(
+        self: Compiler, verdict: Meaning, chain: str, falls: int, place: Place, station: stations.Station
+    ) -> int:
+        is_base = isinstance(verdict, Return) and chain == station.entry.name
+        following = place.replace(number=place.number + 1)
+        return self._at(following) if is_base else right(self, verdict, chain, falls, place, station)
+
+    patch.setattr(Compiler, "decided", decided)
+
+
+def ignores_masks(patch: Patch) -> None:
+    right = Compiler.with_mark
+    patch.setattr(Compiler, "with_mark", lambda self, node, value, _mask: right(self, node, value, 0xFFFF_FFFF))
+
+
+def swaps_marks(patch: Patch) -> None:
+    right = PacketSpace.renamed
+    patch.setattr(PacketSpace, "renamed", lambda self, old, new: right(self, new, old))
+
+
+def takes_owners_of_nobody_alike(patch: Patch) -> None:
+    right = PacketSpace.ranges
+    patch.setattr(
+        PacketSpace, "ranges", lambda self, match, is_native: right(self, match, is_native=not is_native)
+    )  # swapped
+
+
+def marks_nothing_for_the_proxy(patch: Patch) -> None:
+    right = Compiler.decided
+
+    def decided(
+        self: Compiler, verdict: Meaning, chain: str, falls: int, place: Place, station: stations.Station
+    ) -> int:
+        if isinstance(verdict, TransparentProxy):
+            held = place.held.replace(transparent=verdict.port)
+            return self._at(place.replace(number=place.number + 1, held=held))
+        return right(self, verdict, chain, falls, place, station)
+
+    patch.setattr(Compiler, "decided", decided)
+
+
+def enters_nat_by_priority_alone(patch: Patch) -> None:
+    right = stations.Situation.orders
+
+    def key(station: Station) -> int:
+        return station.foreign.priority if station.foreign else PRIORITIES[station.contents.name]
+
+    def orders(self: stations.Situation, hook: str, family: Family, *, with_nat: bool = True) -> object:
+        found = right(self, hook, family, with_nat=with_nat)
+        return [(told, tuple(sorted(order, key=key))) for told, order in found]
+
+    patch.setattr(stations.Situation, "orders", orders)
+
+
+def leaves_the_pod_by_lo(patch: Patch) -> None:
+    def sent_to(self: Compiler, node: int, address: Network) -> int:
+        node = self.diagrams.restricted(node, DESTINATION, address.first)
+        return self.diagrams.restricted(node, OUT, self.space.interface(LOOPBACK))
+
+    patch.setattr(Compiler, "_sent_to", sent_to)
+
+
+MUTANTS = (
+    asks_nat_again,
+    keeps_the_port,
+    sends_inbound_to_loopback,
+    needs_an_interface,
+    forgets_lo,
+    asks_nat_over_lo,
+    asks_nat_about_all,
+    lets_return_pass_a_policy,
+    ignores_masks,
+    swaps_marks,
+    takes_owners_of_nobody_alike,
+    marks_nothing_for_the_proxy,
+    enters_nat_by_priority_alone,
+    leaves_the_pod_by_lo,
+)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_wrong_compiler_is_seen(mutant: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    mutant(monkeypatch)
+    assert any(found != fate for seed in SAMPLE for found, fate, _ in compared(seed, 100))

@@ -1,0 +1,281 @@
+"""What two situations do differently, for all packets: the cases that a search for examples overlooked, and laws."""
+
+from __future__ import annotations
+
+import pytest
+
+from capture.analysis.effects import Comparison, Unjudged
+from capture.analysis.foreign import ForeignChain
+from capture.analysis.stations import Situation
+from capture.analysis.trace import whole_way
+from capture.model.addresses import FAMILIES, parse_address, parse_network
+from capture.model.ruleset import (
+    MANGLE,
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    Accept,
+    Chain,
+    ConnectionMark,
+    ConnectionState,
+    Destination,
+    DestinationPort,
+    Drop,
+    Jump,
+    OwnerUid,
+    Protocol,
+    Redirect,
+    Return,
+    Rule,
+    SetMark,
+    Table,
+    UnknownMatch,
+    UnknownVerdict,
+    only,
+)
+from capture.rules import build_ruleset
+from capture.settings.config import CaptureConfig
+from capture.settings.parsers import Selection, UidPorts
+from small_pools import Pools
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from capture.analysis.effects import Effect
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Ruleset, TableName
+
+TCP = Protocol("tcp")
+UDP = Protocol("udp")
+HTTPS = (TCP, DestinationPort((only(443),)))
+PROXY = OwnerUid((only(1337),))
+PROXY_RETURNS = Rule(Return(), (PROXY,))
+UNKNOWN = UnknownMatch("-m statistic --mode random")
+DEFAULT = build_ruleset(CaptureConfig())
+TPROXY = build_ruleset(CaptureConfig(mode="TPROXY"))
+
+GROUPS = tuple(only(5000 + 10 * number) for number in range(64))
+NETWORKS = tuple(parse_network(f"20.{number}.0.0/24") for number in range(64))
+
+
+def ports(count: int) -> tuple:  # type: ignore[type-arg]  # of spans
+    return tuple(only(10000 + 3 * number) for number in range(count))
+
+
+def before(ruleset: Ruleset, rules: Iterable[Rule], table: TableName = NAT, chain: str = OUTPUT) -> Ruleset:
+    """Return a rule set with foreign rules at the top of a built-in chain."""
+    tables = []
+    for each in ruleset.tables:
+        chains = [c.replace(rules=(*rules, *c.rules)) if c.name == chain else c for c in each.chains]
+        tables.append(each.replace(chains=tuple(chains)) if each.name == table else each)
+    return ruleset.replace(tables=tuple(tables))
+
+
+def effects(ruleset: Ruleset, *rules: Rule, table: TableName = NAT, chain: str = OUTPUT) -> list[Effect]:
+    """Return what foreign rules at the top of a chain do to captured packets of IPv4."""
+    return found(Situation(ruleset), Situation(before(ruleset, rules, table, chain)))
+
+
+def found(asked: Situation, live: Situation, family: Family = "ipv4") -> list[Effect]:
+    """Return what differs, and see that every witness truly fares so."""
+    effects = list(Comparison(family, asked, live).effects(only_captured=True))
+    for effect in effects:
+        assert not effect.is_certain or effect.before.fate != effect.after.fate
+        assert whole_way(effect.packet, live).fate == effect.after.fate
+    return effects
+
+
+def lines(effects: list[Effect]) -> list[str]:
+    return [f"{effect.regions[0]}: {effect.before.outcome} -> {effect.after.outcome}" for effect in effects]
+
+
+def beside(*rules: Rule, hook: str = OUTPUT, priority: int = -200, is_nat: bool = False, **more: bool) -> ForeignChain:
+    contents = Table(NAT if is_nat else MANGLE, (Chain("x", rules, "ACCEPT"),))
+    return ForeignChain("ip other", FAMILIES, hook, priority, is_nat, contents, **more)
+
+
+class TestOverlookedBefore:
+    """Rules that take the proxy's traffic to its own pod, or that of apps, and were called harmless."""
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            CaptureConfig(owner_groups=Selection(entries=GROUPS), excluded_outbound_ports=ports(11)),
+            CaptureConfig(excluded_outbound_ports=ports(496)),
+            CaptureConfig(excluded_outbound_ports=ports(3000)),
+            CaptureConfig(
+                uid_port_exclusions=tuple(UidPorts("tcp", (each,), (each,)) for each in GROUPS),
+                excluded_outbound_ports=ports(64),
+                excluded_outbound_networks=NETWORKS,
+            ),
+        ],
+    )
+    def test_the_proxy_calls_its_own_pod(self, config: CaptureConfig) -> None:
+        (effect,) = effects(build_ruleset(config), PROXY_RETURNS)
+
+        assert (effect.before.fate.port, effect.after.outcome) == (15006, "direct")
+        assert effect.packet.uid == 1337
+
+    def test_the_last_of_many_networks(self) -> None:
+        drops = Rule(Drop(), (Destination((*NETWORKS, parse_network("20.64.0.0/24"))),))
+        ruleset = build_ruleset(CaptureConfig(excluded_outbound_networks=NETWORKS))
+
+        assert "tcp to 20.64.0.0/24, user other than 1337, group other than 1337: proxy-outbound -> dropped" in lines(
+            effects(ruleset, drops)
+        )
+
+    def test_in_a_table_of_its_own(self) -> None:
+        users = tuple(UidPorts("tcp", (each,), (only(2000 + each.first),)) for each in ports(21))
+        ruleset = build_ruleset(CaptureConfig(uid_port_exclusions=users, excluded_outbound_ports=ports(40)))
+
+        outcomes = found(Situation(ruleset), Situation(ruleset, (beside(Rule(Drop(), (PROXY,))),)))
+
+        assert ("proxy-inbound", "dropped") in [(each.before.outcome, each.after.outcome) for each in outcomes]
+        assert ("direct", "dropped") in [(each.before.outcome, each.after.outcome) for each in outcomes]
+
+
+class TestHarmless:
+    @pytest.mark.parametrize(
+        "rules",
+        [
+            (Rule(Return(), (UDP,)),),
+            (Rule(Accept(), (UDP, UNKNOWN)),),
+            (Rule(Drop(), (UDP, DestinationPort((only(123),)))),),
+            (Rule(UnknownVerdict("NFQUEUE --queue-num 1"), (UDP,)),),
+            (Rule(Drop(), (UnknownMatch("-p icmp"),)),),
+            (Rule(UnknownVerdict("NFLOG --nflog-group 1")),),
+            (Rule(SetMark(7)),),
+            (Rule(Jump("nowhere")),),
+        ],
+    )
+    def test_for_every_packet(self, rules: tuple[Rule, ...]) -> None:
+        assert effects(DEFAULT, *rules) == []
+
+    def test_behind_what_covers_it(self) -> None:
+        """The difference is the first rule's alone."""
+        with_both = before(DEFAULT, (Rule(Return(), HTTPS), Rule(Drop(), HTTPS)))
+        assert found(Situation(before(DEFAULT, (Rule(Return(), HTTPS),))), Situation(with_both)) == []
+
+    def test_an_unknown_question_about_what_is_left_alone_anyway(self) -> None:
+        ruleset = build_ruleset(CaptureConfig(excluded_outbound_ports=(only(443),)))
+        of_apps = OwnerUid((only(1000),))
+        assert effects(ruleset, Rule(Return(), (*HTTPS, of_apps, UNKNOWN))) == []
+
+
+class TestUnjudged:
+    def test_it_spreads_no_further_than_it_matters(self) -> None:
+        certain, unjudged = effects(DEFAULT, Rule(Return(), (TCP, PROXY)), Rule(Return(), (*HTTPS, UNKNOWN)))
+
+        assert certain.is_certain
+        assert isinstance(unjudged.change, Unjudged)
+        assert lines([unjudged])[0].startswith("tcp, port 443, user other than 1337, group other than 1337: ")
+
+    def test_whatever_an_unknown_verdict_does(self) -> None:
+        assert {each.is_certain for each in effects(DEFAULT, Rule(UnknownVerdict("NFQUEUE"), HTTPS))} == {False}
+
+    def test_both_answers_to_one_question(self) -> None:
+        """Whatever holds, one of the two takes the packet."""
+        asked = UnknownMatch("-m mac --mac-source 00:00:00:00:00:01")
+        always = (Rule(Return(), (*HTTPS, asked)), Rule(Return(), HTTPS))
+        assert {each.is_certain for each in effects(DEFAULT, *always)} == {True}
+
+    def test_two_throws_of_the_dice_are_two(self) -> None:
+        dice = Rule(Return(), (*HTTPS, UNKNOWN))
+        assert found(Situation(before(DEFAULT, (dice,))), Situation(before(DEFAULT, (dice, dice)))) != []
+
+    @pytest.mark.parametrize(("is_of_any_age", "outcome"), [(False, [True]), (True, [False])])
+    def test_the_order_of_chains_of_one_priority(self, outcome: list[bool], *, is_of_any_age: bool) -> None:
+        there = beside(Rule(Redirect(1), HTTPS), priority=-100, is_nat=True, is_of_any_age=is_of_any_age)
+
+        captured = [
+            each
+            for each in found(Situation(DEFAULT), Situation(DEFAULT, (there,)))
+            if each.before.outcome == "proxy-outbound"
+        ]
+
+        assert [each.is_certain for each in captured] == outcome
+
+
+class TestWhatAKernelCanShow:
+    def test_no_mark_of_a_connection_that_nobody_keeps(self) -> None:
+        assert effects(DEFAULT, Rule(Drop(), (ConnectionMark(7),)), table=NAT) == []
+        kept = Rule(Drop(), (ConnectionMark(1337), ConnectionState(("ESTABLISHED",))))
+        assert effects(TPROXY, kept, table=MANGLE) != []
+        other = Rule(Drop(), (ConnectionMark(7), ConnectionState(("ESTABLISHED",))))
+        assert effects(TPROXY, other, table=MANGLE) == []
+
+    def test_a_negated_owner_match_without_a_socket(self) -> None:
+        """Of a packet that no process sends, such as the answer of a closed connection: iptables lets it hold."""
+        drops = Rule(Drop(), (OwnerUid((only(0),), negated=True), OwnerUid((only(1),), negated=True)))
+        known = beside(drops, hook=OUTPUT, priority=-150, is_native=False)
+        native = known.replace(is_native=True)
+        (effect, *_) = [
+            each
+            for each in Comparison("ipv4", Situation(DEFAULT, (native,)), Situation(DEFAULT, (known,))).effects()
+            if each.direction == "outbound"
+        ]
+        assert (effect.packet.uid, effect.after.outcome) == (None, "dropped")
+
+    def test_established_packets_only_where_first_ones_fare_alike(self) -> None:
+        new, *others = effects(DEFAULT, Rule(Drop(), HTTPS))
+        assert {each.packet.state for each in (new, *others)} == {"NEW"}
+        drops = Rule(Drop(), (*HTTPS, ConnectionState(("ESTABLISHED",))))
+        late = found(Situation(DEFAULT), Situation(DEFAULT, (beside(drops, hook=PREROUTING),)))
+        assert [each.packet.state for each in late] == ["ESTABLISHED"] * len(late) != []
+
+    def test_no_packet_to_the_pod_by_another_way_than_lo(self) -> None:
+        own = Destination((parse_address("10.255.255.2"),))
+        assert all(each.packet.out_interface == "lo" for each in effects(DEFAULT, Rule(Drop(), (own,))))
+
+    def test_a_nat_chain_before_mangle_is_asked_behind_it(self) -> None:
+        """Of priority -160, but the kernel asks all chains of type nat at -100."""
+        redirects = beside(Rule(Redirect(9), HTTPS), priority=-160, is_nat=True)
+        sees = beside(Rule(Drop(), (TCP, DestinationPort((only(9),)))), priority=-150)
+        drops = Situation(DEFAULT, (redirects, sees))
+        assert found(Situation(DEFAULT, (redirects,)), drops) == [] or all(
+            each.packet.port == 9 for each in found(Situation(DEFAULT, (redirects,)), drops)
+        )
+
+    def test_a_loop_of_jumps_ends(self) -> None:
+        live = before(DEFAULT, (Rule(Jump("round")),))
+        nat = live.tables[0]
+        round_and_round = Chain("round", (Rule(Jump("round")), Rule(Return(), HTTPS)))
+        live = live.replace(tables=(nat.replace(chains=(*nat.chains, round_and_round)), *live.tables[1:]))
+        assert found(Situation(DEFAULT), Situation(live)) == []
+
+
+def test_dnat_leads_elsewhere() -> None:
+    """The first mapping of nat is the only one."""
+    translates = Rule(UnknownVerdict("DNAT --to-destination 10.1.2.3:8443"), HTTPS)
+
+    captured = [each for each in effects(DEFAULT, translates) if each.before.outcome == "proxy-outbound"]
+
+    assert [(each.after.outcome, str(each.after.address), each.after.port) for each in captured] == [
+        ("direct", "10.1.2.3/32", 8443)
+    ]
+
+
+@pytest.mark.parametrize("seed", [*range(12), *[pytest.param(n, marks=pytest.mark.long) for n in range(12, 500)]])
+def test_a_difference_is_found_exactly_if_a_packet_shows_it(seed: int) -> None:
+    """Two situations, the second with one foreign chain less; every packet of the pools that a kernel can show."""
+    pools = Pools(seed)
+    situation = pools.situation(chains=6)
+    others = situation.replace(beside=situation.beside[1:])
+    comparison = Comparison(pools.family, situation, others)
+    diagrams, space = comparison.diagrams, comparison.space
+    inbound, outbound = (comparison.differing(direction) for direction in ("inbound", "outbound"))
+
+    shown = 0
+    for packet in pools.packets(300):
+        numbers = space.numbers_of(packet)
+        is_inbound = packet.in_interface is not None
+        differs = whole_way(packet, situation).fate != whole_way(packet, others).fate
+        if comparison.is_realistic(packet):
+            shown += differs
+            assert (diagrams.at(inbound if is_inbound else outbound, numbers) is not None) == differs
+    for effect in comparison.effects():
+        assert comparison.is_realistic(effect.packet)
+        assert effect.before.fate != effect.after.fate
+    if shown:
+        assert list(comparison.effects())

@@ -1,0 +1,337 @@
+"""Injection into texts: what it adds, where, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from capture.cli.group import run
+from capture.settings.settings import Settings
+from injection.inject import inject, remove
+from injection.settings import PodSettings, parse_set
+from injection.template import Fragment, InjectionError, Template
+
+FILE_1 = """apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: nginx-deployment
+  labels:
+    app: nginx
+spec:
+  replicas: 3
+  selector:
+    matchLabels:
+      app: nginx
+  template:
+    metadata:
+      labels:
+        app: nginx
+    spec:
+      containers:
+      - name: nginx
+        image: nginx:1.14.2
+        ports:
+        - containerPort: 80
+"""
+SMALL = Fragment(containers=({"name": "istio-proxy", "image": "proxy:1"},))
+NOTHING = Settings({})
+
+
+def annotated(name: str, value: str) -> str:
+    """Return the seed's deployment with an annotation of its pods."""
+    return FILE_1.replace("    metadata:\n", f"    metadata:\n      annotations: {{{name}: {json.dumps(value)}}}\n")
+
+
+def template_of(text: str, *path: str) -> Any:
+    document = yaml.safe_load(text)
+    for step in path or ("spec", "template"):
+        document = document[step]
+    return document
+
+
+def names(spec: Any) -> tuple[list[str], list[str]]:
+    return [one["name"] for one in spec.get("initContainers", [])], [one["name"] for one in spec["containers"]]
+
+
+def test_the_seeds_deployment_gets_what_the_seed_shows() -> None:
+    pod = template_of(inject(FILE_1, "f", Template(), NOTHING).text)
+    init, proxy = pod["spec"]["initContainers"]
+
+    assert init["args"] == [
+        "istio-iptables", "-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-x", "", "-b", "*",
+        "-d", "15090,15021,15020",
+    ]  # fmt: skip
+    assert init["securityContext"]["capabilities"] == {"add": ["NET_ADMIN", "NET_RAW"], "drop": ["ALL"]}
+    assert proxy["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+        "runAsGroup": 1337,
+        "runAsNonRoot": True,
+        "runAsUser": 1337,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert proxy["restartPolicy"] == "Always"
+    assert json.loads(proxy["args"][1])["node"]["id"] == "sidecar~nginx-deployment.default"
+    status = json.loads(pod["metadata"]["annotations"]["sidecar.istio.io/status"])
+    assert status["initContainers"] == ["istio-init", "istio-proxy"]
+    assert status["containers"] is None
+
+
+@pytest.mark.parametrize(
+    ("template", "init", "containers"),
+    [
+        (Template(fragment=SMALL), ["istio-init", "istio-proxy", "first"], ["app"]),
+        (Template(fragment=SMALL, is_native=False), ["first", "istio-init"], ["app", "istio-proxy"]),
+        (Template(fragment=SMALL, uses_plugin=True), ["istio-validation", "istio-proxy", "first"], ["app"]),
+        (
+            Template(fragment=SMALL, uses_plugin=True, is_native=False),
+            ["istio-validation", "first"],
+            ["app", "istio-proxy"],
+        ),
+    ],
+)
+def test_the_order_of_containers(template: Template, init: list[str], containers: list[str]) -> None:
+    text = "kind: Pod\nmetadata: {name: p}\nspec: {initContainers: [{name: first}], containers: [{name: app}]}\n"
+
+    assert names(template_of(inject(text, "f", template, NOTHING).text, "spec")) == (init, containers)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "arguments"),
+    [
+        ({"traffic.sidecar.istio.io/excludeInboundPorts": "22"}, {"-d": "15090,15021,22,15020"}),
+        ({"traffic.sidecar.istio.io/excludeInboundPorts": "22 , 9000"}, {"-d": "15090,15021,22,9000,15020"}),
+        ({"traffic.sidecar.istio.io/excludeInboundPorts": "15020, 22"}, {"-d": "15090,15021,15020, 22"}),
+        ({"status.sidecar.istio.io/port": "0"}, {"-d": "15090,15021"}),
+        ({"status.sidecar.istio.io/port": "15099"}, {"-d": "15090,15021,15099"}),
+        ({"traffic.sidecar.istio.io/includeOutboundPorts": "443"}, {"-q": "443"}),
+        ({"traffic.sidecar.istio.io/excludeOutboundPorts": ""}, {"-o": ""}),
+        ({"traffic.sidecar.istio.io/kubevirtInterfaces": "tap0"}, {"-k": "tap0"}),
+        (
+            {"traffic.sidecar.istio.io/kubevirtInterfaces": "tap0", "istio.io/reroute-virtual-interfaces": "tap1"},
+            {"-k": "tap1"},
+        ),
+        ({"traffic.sidecar.istio.io/excludeInterfaces": "eth1"}, {"-c": "eth1"}),
+        ({"sidecar.istio.io/interceptionMode": "TPROXY"}, {"-m": "TPROXY"}),
+    ],
+)
+def test_arguments_follow_the_annotations_as_istios_do(annotations: dict[str, str], arguments: dict[str, str]) -> None:
+    words = PodSettings(NOTHING, annotations).arguments()
+    given = dict(zip(words[1::2], words[2::2], strict=True))
+
+    assert given.items() >= arguments.items()
+    assert list(given) == [f"-{letter}" for letter in "pzumixbdqokc" if f"-{letter}" in given]
+
+
+def test_without_capture_there_is_a_proxy_only() -> None:
+    text = annotated("sidecar.istio.io/interceptionMode", "NONE")
+    result = inject(text, "f", Template(fragment=SMALL), NOTHING)
+
+    assert names(template_of(result.text)["spec"])[0] == ["istio-proxy"]
+    assert "nothing is captured" in result.outcomes[0].warnings[0]
+
+
+def test_what_the_plugin_cannot_know_is_written_out() -> None:
+    base = parse_set(("istio-service-exclude-cidr=10.0.0.0/8", "istio-inbound-interception-mode=TPROXY"))
+    pod = template_of(inject(FILE_1, "f", Template(uses_plugin=True, fragment=SMALL), base).text)
+
+    annotations = pod["metadata"]["annotations"]
+    assert annotations["traffic.sidecar.istio.io/excludeOutboundIPRanges"] == "10.0.0.0/8"
+    assert annotations["sidecar.istio.io/interceptionMode"] == "TPROXY"
+    assert annotations["traffic.sidecar.istio.io/excludeOutboundPorts"] == ""
+    with pytest.raises(InjectionError, match=r"f, document 1: Deployment default/nginx-deployment: --envoy-port"):
+        inject(FILE_1, "f", Template(uses_plugin=True, fragment=SMALL), parse_set(("envoy-port=16001",)))
+
+
+def test_a_cronjobs_pods_have_the_status() -> None:
+    text = """kind: CronJob
+metadata: {name: c}
+spec:
+  jobTemplate:
+    spec:
+      template:
+        spec:
+          restartPolicy: Never
+          containers: [{name: job}]
+"""
+    result = inject(text, "f", Template(fragment=SMALL), NOTHING)
+
+    job = yaml.safe_load(result.text)["spec"]["jobTemplate"]
+    assert "sidecar.istio.io/status" in job["spec"]["template"]["metadata"]["annotations"]
+    assert "metadata" not in job
+    assert result.outcomes[0].warnings == ()
+    classic = inject(text, "f", Template(fragment=SMALL, is_native=False), NOTHING)
+    assert "keeps a Job from ending" in classic.outcomes[0].warnings[0]
+
+
+def test_a_users_own_proxy_is_laid_over_ours() -> None:
+    text = """kind: Pod
+metadata: {name: p}
+spec:
+  containers:
+  - name: app
+  - name: istio-proxy   # mine
+    image: auto
+    securityContext: {runAsUser: 2000}
+    env: [{name: MINE, value: "1"}]
+"""
+    fragment = Fragment(
+        containers=(
+            {
+                "name": "istio-proxy",
+                "image": "proxy:1",
+                "env": [{"name": "MINE", "value": "0"}, {"name": "OTHER", "value": "2"}],
+                "securityContext": {"runAsUser": 1337, "readOnlyRootFilesystem": True},
+            },
+        )
+    )
+    once = inject(text, "f", Template(fragment=fragment), NOTHING).text
+    spec = template_of(once, "spec")
+    proxy = spec["containers"][1]
+
+    assert names(spec) == (["istio-init"], ["app", "istio-proxy"])
+    assert proxy["image"] == "proxy:1"
+    assert proxy["env"] == [{"name": "MINE", "value": "1"}, {"name": "OTHER", "value": "2"}]
+    assert proxy["securityContext"] == {"runAsUser": 2000, "readOnlyRootFilesystem": True}
+    assert spec["initContainers"][0]["args"][6] == "2000"
+    assert remove(once, "f") == text
+
+
+def test_a_pod_that_lost_its_annotations_gets_nothing_twice() -> None:
+    """As `kubectl debug --copy-to` makes it."""
+    injected = template_of(inject(FILE_1, "f", Template(), NOTHING).text)
+    copy = yaml.safe_dump({"kind": "Pod", "metadata": {"name": "copy"}, "spec": injected["spec"]})
+    again = template_of(inject(copy, "f", Template(), NOTHING).text, "spec")
+
+    assert names(again) == (["istio-init", "istio-proxy"], ["nginx"])
+
+
+def test_what_another_injector_made_is_left_alone() -> None:
+    text = annotated("sidecar.istio.io/status", '{"containers": ["istio-proxy"]}')
+    result = inject(text, "f", Template(), NOTHING)
+
+    assert result.text == text == remove(text, "f")
+    assert "another injector" in result.outcomes[0].reason
+
+
+ALIASED = """kind: List
+items:
+- kind: Pod
+  metadata: {name: a, annotations: &notes {note: x}}
+  spec: {containers: &apps [{name: app}]}
+- kind: Service
+  metadata: {name: s, annotations: *notes}
+"""
+
+
+def test_a_value_that_something_else_shares_is_not_changed() -> None:
+    with pytest.raises(InjectionError, match="anchor"):
+        inject(ALIASED, "f", Template(fragment=SMALL), NOTHING)
+
+
+def test_aliases_are_written_out_where_something_is_added() -> None:
+    text = """notes: &notes {note: x}
+first: &first
+- name: first
+kind: Pod
+metadata: {name: a, annotations: *notes}
+spec:
+  initContainers: *first
+  containers: [{name: app}]
+"""
+    result = inject(text, "f", Template(fragment=SMALL), NOTHING).text
+    pod = yaml.safe_load(result)
+
+    assert pod["metadata"]["annotations"]["note"] == "x"
+    assert pod["notes"] == {"note": "x"}
+    assert names(pod["spec"])[0] == ["istio-init", "istio-proxy", "first"]
+    assert remove(result, "f") == text
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "problem"),
+    [
+        ("traffic.sidecar.istio.io/includeInboundPorts", "http", "'http'"),
+        ("traffic.sidecar.istio.io/excludeOutboundIPRanges", "10.0.0.0/99", "10.0.0.0/99"),
+        ("sidecar.istio.io/interceptionMode", "SOMETIMES", "SOMETIMES"),
+    ],
+)
+def test_an_annotation_that_cannot_be_used_is_refused_before_anything_is_written(
+    annotation: str, value: str, problem: str
+) -> None:
+    text = FILE_1.replace(
+        "    metadata:\n      labels:", f'    metadata:\n      annotations: {{{annotation}: "{value}"}}\n      labels:'
+    )
+    with pytest.raises(InjectionError, match=f"f, document 1: Deployment .*annotation {annotation}.*{problem}"):
+        inject(text, "f", Template(), NOTHING)
+
+
+def test_dangers_are_named() -> None:
+    text = """kind: Pod
+metadata: {name: p, labels: {sidecar.istio.io/inject: "yes"}}
+spec:
+  securityContext: {runAsUser: 1337}
+  containers:
+  - name: app
+    ports: [{containerPort: 15006}]
+    readinessProbe: {tcpSocket: {port: 80}}
+    securityContext: {capabilities: {add: [NET_ADMIN]}, runAsGroup: 1337}
+"""
+    (outcome,) = inject(text, "f", Template(fragment=SMALL), NOTHING).outcomes
+
+    for part in (
+        "neither true nor false",
+        "proxy's user 1337",
+        "proxy's group 1337",
+        "NET_ADMIN",
+        "15006",
+        "tcpSocket",
+    ):
+        assert [warning for warning in outcome.warnings if part in warning], part
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_the_command_pipes_and_undoes(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    source, injected = tmp_path / "in.yaml", tmp_path / "out.yaml"
+    source.write_text(FILE_1)
+
+    assert run(["inject", "-f", str(source), "-o", str(injected)]) == 0
+    assert b"Deployment default/nginx-deployment: injected" in capfdbinary.readouterr().err
+    assert run(["inject", "-f", str(injected), "--remove"]) == 0
+    assert capfdbinary.readouterr().out.decode() == FILE_1
+
+
+CHECKED = (
+    "Deployment default/nginx-deployment: captured by istio-init;"
+    " starts under Pod Security privileged (container istio-init adds NET_ADMIN, NET_RAW)"
+)
+
+
+def test_check_says_way_level_and_dangers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in.yaml"
+    source.write_text(FILE_1 + "---\nkind: Pod\nmetadata: {name: h}\nspec: {hostNetwork: true, containers: []}\n")
+
+    assert run(["inject", "-f", str(source), "--check"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{source}, document 1: {CHECKED}",
+        f"{source}, document 2: Pod default/h: not injected: it uses the node's network (hostNetwork)",
+    ]
+    assert run(["inject", "-f", str(source), "--check", "--cni", "--format", "json"]) == 0
+    first = json.loads(capsys.readouterr().out)["workloads"][0]
+    assert (first["captured"], first["pod_security"]) == ("by the CNI plugin", "baseline")
+    assert all("container nginx" in reason for reason in first["stricter_level_refused_for"])
+
+
+def test_a_template_needs_a_proxy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fragment = tmp_path / "fragment.yaml"
+    fragment.write_text("containers: [{name: proxy, image: haproxy}]\n")
+
+    assert run(["inject", "-f", "-", "--proxy-file", str(fragment)]) == 2
+    assert "expected one container istio-proxy, found 0" in capsys.readouterr().err

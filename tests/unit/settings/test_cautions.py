@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from capture.settings import options as option
+from capture.settings.config import resolve
+from fake_pod import FakePod, explicit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.settings.options import Option
+
+
+def warnings_of(which: Option[object], text: str, pod: FakePod) -> list[str]:
+    return resolve(explicit({which: text, option.IP_FAMILIES: "both"}), pod)[1]
+
+
+@pytest.mark.parametrize(
+    ("which", "text", "words"),
+    [
+        (option.EXCLUDED_OUTBOUND_NETWORKS, "0.0.0.0/0", "no outbound IPv4 is captured"),
+        (option.EXCLUDED_OUTBOUND_NETWORKS, "128.0.0.0/1,10.0.0.0/8,0.0.0.0/1", "no outbound IPv4 is captured"),
+        (option.EXCLUDED_OUTBOUND_NETWORKS, "::/0", "no outbound IPv6 is captured"),
+        (option.EXCLUDED_INBOUND_NETWORKS, "0.0.0.0/0", "no inbound IPv4 is captured"),
+        (option.EXCLUDED_OUTBOUND_PORTS, "1-65535", "nothing outbound is captured"),
+        (option.EXCLUDED_OUTBOUND_PORTS, "30000-65535,1:29999", "nothing outbound is captured"),
+        (option.EXCLUDED_INBOUND_PORTS, "1-65535", "nothing inbound is captured"),
+    ],
+)
+def test_what_cancels_the_capture_is_warned_of(which: Option[object], text: str, words: str) -> None:
+    (warning,) = warnings_of(which, text, FakePod())
+    assert warning.startswith(f"{which.name} {text} (command line) holds every ")
+    assert warning.endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("which", "text"),
+    [
+        (option.EXCLUDED_OUTBOUND_NETWORKS, "0.0.0.0/1,10.0.0.0/8"),
+        (option.EXCLUDED_OUTBOUND_PORTS, "2-65535"),
+        (option.EXCLUDED_OUTBOUND_PORTS, ""),
+    ],
+)
+def test_what_leaves_something_to_capture_is_not(which: Option[object], text: str) -> None:
+    assert warnings_of(which, text, FakePod()) == []
+
+
+@pytest.mark.parametrize("which", [option.EXCLUDED_INTERFACES, option.REROUTED_INTERFACES])
+def test_an_interface_that_is_not_there_is_warned_of(which: Option[object]) -> None:
+    pod = FakePod(interfaces=("eth0", "net1"))
+    assert warnings_of(which, "net1,eth+", pod) == []
+    assert warnings_of(which, "net1@if12,vif+", pod) == [
+        f"{which.name} (command line): the pod has no interface {name} now (it has: eth0, net1)"
+        for name in ("net1@if12", "vif+")
+    ]
+    assert warnings_of(which, "net7", FakePod(interfaces=None)) == []
