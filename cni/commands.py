@@ -223,7 +223,7 @@ def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, *, keep_p
     bin_path, conf_path = _paths(_runtime("auto"), bin_dir, conf_dir)
     changes = installer.uninstall(bin_path, conf_path, grace, keep_plugin=keep_plugin)
     changes += kubeconfig_file.remove(entries.own_directory(conf_path))
-    _say(changes, "unchanged: there was nothing of ours")
+    _say(changes, "nothing to remove")
     return 0
 
 

@@ -255,7 +255,12 @@ def _drift(verified: Verified, namespace: str) -> CniError:
     return CniError(
         DRIFT,
         f"the namespace is not as it was left: {sentences[0]}{more}",
-        "\n".join([*sentences, f"`capture verify --netns {namespace}` shows it again; a new pod mends it, or ADD."]),
+        "\n".join(
+            [
+                *sentences,
+                f"`capture verify --netns {namespace}` for details; recreate the pod, or run ADD again, to repair.",
+            ]
+        ),
     )
 
 
@@ -275,7 +280,7 @@ def _status(request: Request, configuration: Configuration, journal: Log) -> Non
         raise CniError(NOT_AVAILABLE, "/proc is not mounted here", "Mount it: `mount -t proc proc /proc`.")
     lacking = [name for name, bit in (("NET_ADMIN", CAP_NET_ADMIN), ("SYS_ADMIN", CAP_SYS_ADMIN)) if not _may(bit)]
     if lacking:
-        raise CniError(NOT_AVAILABLE, f"the plugin has not the capability {' and '.join(lacking)}", "Run it as root.")
+        raise CniError(NOT_AVAILABLE, f"missing capability {' and '.join(lacking)}", "Run it as root.")
     if configuration.pod_sources == (RUNTIME,) and not conf.asks_for_annotations(request.configuration):
         raise CniError(
             NOT_AVAILABLE,
@@ -375,7 +380,7 @@ def _as_cni_error(error: CaptureError, request: Request) -> CniError:
         return CniError(
             HOST_NAMESPACE,
             f"refused: CNI_NETNS={request.namespace} is the node's own network namespace",
-            "A captured node is a dead node. Pods with hostNetwork get no CNI plugin; look who called this one.",
+            "Capturing it cuts the node off. Pods with hostNetwork get no CNI plugin; look who called this one.",
         )
     if isinstance(error, NamespaceError):
         code = UNKNOWN_CONTAINER if request.command == "CHECK" else INVALID_ENVIRONMENT

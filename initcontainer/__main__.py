@@ -75,8 +75,10 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
     if settings[RUN_VALIDATION]:
         from initcontainer.validation import validate  # few runs do it
 
-        for line in validate(settings, namespace, host):
+        validation = validate(settings, namespace, host)
+        for line in validation.lines():
             printer.show(line)
+        validation.require(settings)
     return EXIT_DONE
 
 
@@ -123,14 +125,12 @@ def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
     """Remove what is ours; in a dry run, show it."""
     if settings[DRY_RUN]:
         dumped = operations.dump(namespace)
-        printer.show(
-            "to be removed: whatever of this is ours\n" if dumped.live_sets else "nothing of ours stands there"
-        )
+        printer.show("would remove our rules among these\n" if dumped.live_sets else "nothing of ours stands there")
         printer.show(listings.table([*listings.parts(dumped)], None, is_whole=True).removesuffix("\n"))
         return
     printer.warn(cut_by_cleaning(namespace))
     removed = operations.clean(namespace, allow_host=settings[ALLOW_HOST], warn=lambda warning: printer.warn([warning]))
-    printer.show("removed: nothing is captured any more" if removed else "unchanged: there was nothing of ours")
+    printer.show("removed: nothing is captured any more" if removed else "nothing to remove")
 
 
 def _dry_run(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:

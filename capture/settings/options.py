@@ -45,7 +45,7 @@ class Option(Parsed[T]):
     environment: tuple[str, ...] = ()
     annotations: tuple[str, ...] = ()
     metavar: str = ""
-    topic: str = "what is captured"
+    topic: str = "Capture"
     is_switch: bool = False
     empty_means_default: bool = False
 
@@ -74,11 +74,11 @@ INTERFACES = "interface names (at most 15 bytes, no blank, no '/'; a trailing '+
 YES_OR_NO = "true or false (or 1, 0, t, f)"
 TRAFFIC = "traffic.sidecar.istio.io/"
 
-PORT_OF = "where it is sent"
-NOT_CAPTURED = "what is left alone"
+PORT_OF = "Redirect ports"
+NOT_CAPTURED = "Exclusions"
 DNS = "DNS"
 TRANSPARENT = "TPROXY"
-HOW = "how it is done"
+HOW = "Backend"
 CHECKING = "checking"
 OUTPUT = "output"
 
@@ -276,7 +276,7 @@ CNI_MODE = Option(
 )  # fmt: skip
 ALLOW_HOST = Option(
     "allow-host", "false", parsers.boolean, YES_OR_NO,
-    "Program the host's own network namespace. A captured node is a dead node.",
+    "Program the host's own network namespace. Capturing it cuts the node off.",
     topic=HOW, is_switch=True,
 )  # fmt: skip
 DRY_RUN = Option(
@@ -318,6 +318,16 @@ PROBE_TIMEOUT = Option(
     "probe-timeout", "5s", parsers.seconds, "a duration such as 5s or 500ms",
     "How long the validation may take.",
     metavar="DURATION", topic=CHECKING,
+)  # fmt: skip
+REQUIRE_PROOF = Option(
+    "require-proof", "false", parsers.boolean, YES_OR_NO,
+    "With --run-validation: exit code 125 if something could not be proven, such as for want of a capability.",
+    topic=CHECKING, is_switch=True,
+)  # fmt: skip
+PROBE_FROM_OUTSIDE = Option(
+    "probe-from-outside", "false", parsers.boolean, YES_OR_NO,
+    "With --run-validation: prove the way in by a veth pair of our own (capabilities NET_ADMIN and SYS_ADMIN).",
+    topic=CHECKING, is_switch=True,
 )  # fmt: skip
 
 LOG_OUTPUT_LEVEL = Option(
@@ -382,6 +392,8 @@ INIT_OPTIONS: tuple[Option[Any], ...] = (
     RUN_VALIDATION,
     PROBE_PORT,
     PROBE_TIMEOUT,
+    REQUIRE_PROOF,
+    PROBE_FROM_OUTSIDE,
     LOG_OUTPUT_LEVEL,
     LOG_AS_JSON,
 )

@@ -540,7 +540,9 @@ class TestAllOrNothing:
             raise RulesetChangedError("write")
 
         monkeypatch.setattr(driver, "execute", changed)
-        with pytest.raises(KernelError, match="the ruleset changed during each of 10 attempts; who keeps writing"):
+        with pytest.raises(
+            KernelError, match="the ruleset changed during each of 10 attempts: another process keeps modifying it"
+        ):
             namespace.call(driver.write, SIDECAR, NOTHING, None)
 
     def test_a_chain_of_somebody_in_the_way_is_named(self, netns: NamespaceFactory) -> None:

@@ -247,7 +247,7 @@ def test_validation_before_the_app_starts(make_pod: MakePod, capabilities: tuple
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-p", "http"], "--envoy-port: 'http' is not usable: expected a port (1-65535)"),
+        (["-p", "http"], "--envoy-port: invalid value 'http': expected a port (1-65535)"),
         (["--no-such-flag"], "unknown flag --no-such-flag"),
         (["--force-iptables-binary", "nft", "--driver", "restore"], "is not installed"),
     ],

@@ -28,7 +28,13 @@ def test_options_are_told_by_topic_with_their_variables(capsys: pytest.CaptureFi
     run(["apply", "--help"])
 
     told = capsys.readouterr().out
-    for part in ("What is captured:\n", "TPROXY:\n", "In the environment only:\n", "-b, --istio-inbound-ports PORTS\n"):
+    for part in (
+        "Capture:\n",
+        "Redirect ports:\n",
+        "TPROXY:\n",
+        "In the environment only:\n",
+        "-b, --istio-inbound-ports PORTS\n",
+    ):
         assert part in told
     assert "[env: ENVOY_PORT]" in told
     assert "ISTIO_OUTBOUND_OWNER_GROUPS=GROUPS" in told

@@ -54,7 +54,7 @@ def test_install_and_uninstall_say_what_they_change(node: Node) -> None:
     assert node.run("install").output == "unchanged: the plugin and its entry are in place\n"
     assert node.run("uninstall").output == f"{path}: entry removed\n{plugin}: removed\n"
     assert json.loads(path.read_text()) == MAIN
-    assert node.run("uninstall").output == "unchanged: there was nothing of ours\n"
+    assert node.run("uninstall").output == "nothing to remove\n"
 
 
 KUBECONFIG: dict[str, Any] = {

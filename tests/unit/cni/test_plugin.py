@@ -65,17 +65,17 @@ REFUSED: list[tuple[dict[str, object], int, str]] = [
     (
         configuration(INJECTED | {"traffic.sidecar.istio.io/includeInboundPorts": "80\n-j ACCEPT"}),
         codes.VALUE_REFUSED,
-        "(annotation traffic.sidecar.istio.io/includeInboundPorts): '80\\n-j ACCEPT' is not usable: expected '*', or",
+        "(annotation traffic.sidecar.istio.io/includeInboundPorts): invalid value '80\\n-j ACCEPT': expected '*', or",
     ),
     (
         configuration(INJECTED | {"traffic.sidecar.istio.io/excludeOutboundIPRanges": "1" * 1_000_000}),
         codes.VALUE_REFUSED,
-        "excludeOutboundIPRanges): '11111",
+        "excludeOutboundIPRanges): invalid value '11111",
     ),
     (
         configuration({STATUS_ANNOTATION: "injected"}),
         codes.VALUE_REFUSED,
-        "io/status): 'injected' is not usable",
+        "io/status): invalid value 'injected'",
     ),
     (configuration(INJECTED), protocol.INVALID_ENVIRONMENT, "CNI_NETNS: network namespace /does/not/exist"),
     (configuration(INJECTED, profile="modern"), protocol.INVALID_CONFIGURATION, "'profile' is \"modern\""),
