@@ -169,8 +169,8 @@ def _wanted(request: Request, configuration: Configuration, journal: Log) -> tup
             f"pod {identity}: {error.message}",
             "Correct it where the pod is made (its Deployment or the like), and the pod starts.",
         ) from None
-    if pod.same_user:
-        journal.warn("containers that run as the proxy's user are not captured", containers=pod.same_user)
+    for warning in pod.escapes:
+        journal.warn(warning)
     return settings, ""
 
 

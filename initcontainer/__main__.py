@@ -32,6 +32,7 @@ from capture.settings.settings import Settings, from_environment, with_flags
 from capture.state.netns import Entered
 from initcontainer.arguments import CommandLine, HelpWanted, VersionWanted, parse
 from initcontainer.printer import Printer
+from initcontainer.upstream_flags import newer_mesh
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,6 +107,9 @@ def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, 
     with Entered(namespace):
         config, _ = resolve(settings, host)
         printer.show(start_line(settings, config))
+        older = newer_mesh(settings)
+        if older:
+            printer.remark(older)
         note = link_local_note(config.families, host.pod_addresses())
         if note:
             printer.show(note)

@@ -11,7 +11,7 @@ nothing here but the order of steps::
 
 from __future__ import annotations
 
-from capture.backends import detect, load
+from capture.backends import detect, load, other_family
 from capture.errors import CaptureError, ConfigurationError, KernelError, ToolError, UnsupportedError
 from capture.model.addresses import IPV6, parse_address
 from capture.model.packet import Packet
@@ -34,6 +34,7 @@ from capture.settings.options import (
     DRIVER,
     FORCE_IPTABLES_BINARY,
     NATIVE_NFTABLES,
+    OTHER_FAMILY,
     PROFILE,
 )
 from capture.settings.settings import Settings
@@ -111,7 +112,7 @@ class Verified(Value):
     from_record: bool = False
     """Whether ``asked`` is what we remember to have applied, and not what somebody says now."""
     uncaptured: tuple[str, ...] = ()
-    """What the rules should capture by their settings, and do not: a family that has an address, in words."""
+    """What is wrong with a family as a whole, in words: it has an address and no rules, or is not rejected."""
     remarks: tuple[str, ...] = ()
     """What the settings leave uncaptured on purpose, though the pod has it, in words."""
 
@@ -219,6 +220,7 @@ def _apply(
             replaced, losses = _replace_rules(target, existing, config, desired, force=force)
             changed |= replaced
             changed |= _remove_elsewhere(existing)
+            changed |= other_family.ensure(wanted=config.rejects_ipv6)  # last: what it rejected may be captured now
         except CaptureError as error:
             restore(switches)
             journal.roll_back(existing.recorded, desired)
@@ -354,7 +356,12 @@ def _verify_recorded(recorded: Record) -> Verified:
 
 def _with_families(verified: Verified, settings: Settings) -> Verified:
     """Return the comparison with what there is to say about addresses of families without rules."""
-    uncaptured, remarks = judge_families(verified.asked.families, settings, PodFromOutside().pod_addresses())
+    families = verified.asked.families
+    uncaptured, remarks = judge_families(families, settings, PodFromOutside().pod_addresses())
+    is_wanted = IPV6 not in families and settings[OTHER_FAMILY] == "reject"
+    if is_wanted != other_family.is_present():
+        state = "is missing, or not as it was written" if is_wanted else "rejects IPv6, and no setting asks for that"
+        uncaptured = (*uncaptured, f"table inet {other_family.TABLE} {state}")
     return verified.replace(uncaptured=uncaptured, remarks=remarks)
 
 
@@ -565,6 +572,7 @@ def clean(
             # Routes go first: what they are of, the rules tell, should we not come to the rules.
             live = [ruleset for _, ruleset in standing]
             removed = routes.remove(routes.present(live, recorded.routes() if recorded else ()))
+            removed |= other_family.ensure(wanted=False)
             for driver, ruleset in standing:
                 driver.clean(ruleset, recorded.ruleset() if recorded else None)
             restored = restore(recorded.sysctls) if recorded else False

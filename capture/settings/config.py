@@ -7,7 +7,7 @@ After it everything is pure.
 from __future__ import annotations
 
 from capture.errors import ConfigurationError
-from capture.model.addresses import FAMILIES, IPV4, Network
+from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.model.ruleset import Span, only
 from capture.model.values import Value
 from capture.settings import options as option
@@ -97,6 +97,8 @@ class CaptureConfig(Value):
     drops_invalid: bool = False
     rule_comments: bool = False
     rule_logs: bool = False
+    rejects_ipv6: bool = False
+    """Whether TCP over IPv6, which is not captured then, is answered with a reset."""
     is_reached_by_ipv6: bool = True
     """Whether the pod has a global IPv6 address."""
     families_because: str = "both, default"
@@ -121,6 +123,7 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
     config = CaptureConfig(
         families=families.chosen,
         is_reached_by_ipv6=families.is_reached_by_ipv6,
+        rejects_ipv6=settings[option.OTHER_FAMILY] == "reject" and IPV6 not in families.chosen and host.has_ipv6(),
         families_because=families.because,
         profile=profile,
         chain_names=_spelling(settings, profile),

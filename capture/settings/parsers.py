@@ -136,19 +136,23 @@ def port_list(text: str) -> tuple[Span, ...]:
     entries = entries_of(text)
     if len(entries) <= MAX_UNMERGED_PORTS:
         return tuple(dict.fromkeys(ports(entry) for entry in entries if entry != "0"))
-    return tuple(Span(first, last) for first, last in merge_ranges(_port_ranges(entries)))
-
-
-def _port_ranges(entries: list[str]) -> list[tuple[int, int]]:
-    """Return (first, last) of each entry: of thousands, so what is plainly numbers is not looked at one by one."""
+    distinct = set(entries)
+    distinct.discard("0")
     try:
-        numbers = set(map(int, entries))
+        numbers = sorted(map(int, distinct))
     except ValueError:
-        spans = [ports(entry) for entry in dict.fromkeys(entries) if entry != "0"]
-        return [(each.first, each.last) for each in spans]
-    if min(numbers) < 0 or max(numbers) > MAX_PORT or set(map(str, numbers)) != set(entries):
-        raise ValueError(entries)  # a sign, a blank, an underscore, another script's digits, or no port
-    return [(number, number) for number in numbers if number]
+        spans = [ports(entry) for entry in distinct]
+        return tuple(Span(first, last) for first, last in merge_ranges([(each.first, each.last) for each in spans]))
+    if (numbers and not 0 < numbers[0] <= numbers[-1] <= MAX_PORT) or not distinct.issubset(map(str, numbers)):
+        raise ValueError(text)  # no port, or a sign, an underscore, a leading zero, another script's digits
+    return _merged(numbers)
+
+
+def _merged(numbers: list[int]) -> tuple[Span, ...]:
+    """Return sorted numbers as ranges."""
+    starts = [0, *(place for place in range(1, len(numbers)) if numbers[place] != numbers[place - 1] + 1)]
+    ends = [place - 1 for place in starts[1:]] + [len(numbers) - 1]
+    return tuple(Span(numbers[first], numbers[last]) for first, last in zip(starts, ends, strict=True) if numbers)
 
 
 def ids(text: str) -> Span:

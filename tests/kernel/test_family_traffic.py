@@ -16,9 +16,10 @@ from capture.settings.options import (
     DUAL_STACK,
     INTERCEPTION_MODE,
     IP_FAMILIES,
+    OTHER_FAMILY,
 )
 from fake_pod import explicit
-from pytest_netns import Namespace, NamespaceFactory, PodPair
+from pytest_netns import Kind, Namespace, NamespaceFactory, PodPair
 
 if TYPE_CHECKING:
     from capture.operations import Verified
@@ -159,3 +160,29 @@ def test_a_dual_stack_pod_in_a_mesh_that_is_or_is_not(
     assert (outbound(pod_pair, "ipv4"), inbound(pod_pair, "10.77.0.2")) == ("proxy-outbound", "proxy-inbound")
     assert bool(applied.warnings) is not is_captured
     assert verify(pod_pair.pod).holds
+
+
+def test_the_other_family_is_rejected_both_ways_but_not_over_lo(pod_pair: PodPair, backend: str) -> None:
+    serve(pod_pair)
+    pod = pod_pair.pod
+    texts = {IP_FAMILIES: "ipv4", OTHER_FAMILY: "reject"}
+    assert apply(pod, texts, backend).changed
+
+    assert pod.client(uid=1000).connect(ELSEWHERE["ipv6"], PORT, timeout=5).kind is Kind.REFUSED
+    assert pod_pair.peer.client().connect("fd77::2", PORT, timeout=5).kind is Kind.REFUSED
+    assert pod.client(uid=1000).connect("::1", PORT).label == "app"
+    assert pod.client(uid=1000).connect("fd77::2", PORT).label == "app"
+    assert (outbound(pod_pair, "ipv4"), inbound(pod_pair, "10.77.0.2")) == ("proxy-outbound", "proxy-inbound")
+
+    assert not apply(pod, texts, backend).changed
+    assert verify(pod).holds
+    pod.run(["nft", "flush", "chain", "inet", "istio-proxy-reject", "input"])
+    assert [line for line in in_words(verify(pod)) if "istio-proxy-reject is missing" in line]
+    assert apply(pod, texts, backend).changed
+    assert verify(pod).holds
+
+    assert apply(pod, {IP_FAMILIES: "ipv4"}, backend).changed
+    assert outbound(pod_pair, "ipv6") == "outside"
+    apply(pod, texts, backend)
+    assert operations.clean(pod.path)
+    assert "istio-proxy" not in pod.run(["nft", "list", "tables"]).stdout
