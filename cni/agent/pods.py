@@ -34,7 +34,7 @@ METADATA_FIELDS = ("namespace", "name", "uid", "labels", "annotations", "creatio
 def reduced(pod: Mapping[str, Any]) -> Plain:
     """Return what decides on a pod's capture and its repair, in the form of the API."""
     metadata, spec, status = (pod.get(part) or {} for part in ("metadata", "spec", "status"))
-    kept_spec: Plain = {key: spec[key] for key in ("hostNetwork", "securityContext") if key in spec}
+    kept_spec: Plain = {key: spec[key] for key in ("hostNetwork", "runtimeClassName", "securityContext") if key in spec}
     for kind in ("initContainers", "containers"):
         containers = spec.get(kind) or []
         kept_spec[kind] = [{key: each[key] for key in CONTAINER_FIELDS if key in each} for each in containers]
