@@ -97,6 +97,11 @@ def status(request: Request) -> None:
     _logged(request, configuration, lambda journal: _status(request, configuration, journal))
 
 
+TOLD_NOTHING = (
+    "the runtime hands over no annotations of pods, and the network configuration names no other source; name a"
+    " kubeconfig, or install the node's agent"
+)
+
 IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
 """What turns out to be wrong in the pod's namespace only: with ``hostUsers: false`` it has users of its own."""
 
@@ -146,6 +151,10 @@ def _wanted(request: Request, configuration: Configuration, journal: Log) -> tup
     reason = reason_by_name(identity, configuration)
     if reason or identity is None:
         return None, reason
+    if configuration.annotations is None and conf.is_told_nothing(request.configuration):
+        # Such a runtime never tells: failing would stop every pod of the node, in the mesh or not.
+        journal.error(f"pod {identity} is left alone: {TOLD_NOTHING}")
+        return None, TOLD_NOTHING
     from capture.settings.pod import settings_of  # most pods of a node may have no part in the mesh
     from cni.sources import learn
 
@@ -274,7 +283,7 @@ def _status(request: Request, configuration: Configuration, journal: Log) -> Non
     ]
     if lacking:
         raise CniError(NOT_AVAILABLE, f"missing capability {' and '.join(lacking)}", "Run it as root.")
-    if configuration.pod_sources == (RUNTIME,) and not _asks_for_annotations(request):
+    if configuration.pod_sources == (RUNTIME,) and not conf.asks_for_annotations(request.configuration):
         raise CniError(
             NOT_AVAILABLE,
             f"no source of facts about pods: the entry does not ask for {ANNOTATIONS_CAPABILITY}",
@@ -310,11 +319,6 @@ def _log_api_server(configuration: Configuration, journal: Log) -> None:
         )
     else:
         journal.debug("the API server answers")
-
-
-def _asks_for_annotations(request: Request) -> bool:
-    capabilities = request.configuration.get("capabilities")
-    return isinstance(capabilities, dict) and capabilities.get(ANNOTATIONS_CAPABILITY) is True
 
 
 def has_capability(capability: int) -> bool:

@@ -94,7 +94,7 @@ def test_started_in_a_gap(audited: Cluster) -> None:
 def test_foreign_rule(audited: Cluster) -> None:
     """A foreign rule before ours that takes traffic away."""
     run = in_namespace(audited, "client")
-    run("nft", "add table ip foreign; add chain ip foreign out { type nat hook output priority -200; }; "
+    run("nft", "add table ip foreign; add chain ip foreign out { type nat hook output priority -150; }; "
         f"add rule ip foreign out tcp dport {APP_PORT} redirect to :9")  # fmt: skip
     found(audited, "client", "foreign-rule")
     run("nft", "delete", "table", "ip", "foreign")
@@ -112,7 +112,7 @@ def test_why_by_kubectl(audited: Cluster) -> None:
     """`kubectl capture why POD` and `verify POD` answer for a pod by its name."""
     where = f"{address(audited, 'web').strip('[]')}:{APP_PORT}"
     assert "captured" in audited.kubectl_capture("why", "client", "tcp", where, "--uid", "1000")
-    assert "in sync" in audited.kubectl_capture("verify", "client")
+    assert ": the live rules" in audited.kubectl_capture("verify", "client")
     assert "captured" in audited.kubectl_capture("status")
     report = audited.kubectl_capture("report", "client")
     assert "--- dump" in report
