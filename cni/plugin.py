@@ -79,7 +79,7 @@ def delete(request: Request) -> None:
 
     attachments.forget(request.network, request.container_id, request.interface)
     _say(request, "forgotten")
-    leaving.ended(request.container_id)
+    leaving.ended()
 
 
 def collect_garbage(request: Request) -> None:
@@ -278,7 +278,9 @@ def _status(request: Request, configuration: Configuration, journal: Log) -> Non
 
     if not os.path.exists("/proc/self/status"):
         raise CniError(NOT_AVAILABLE, "/proc is not mounted here", "Mount it: `mount -t proc proc /proc`.")
-    lacking = [name for name, bit in (("NET_ADMIN", CAP_NET_ADMIN), ("SYS_ADMIN", CAP_SYS_ADMIN)) if not _may(bit)]
+    lacking = [
+        name for name, bit in (("NET_ADMIN", CAP_NET_ADMIN), ("SYS_ADMIN", CAP_SYS_ADMIN)) if not has_capability(bit)
+    ]
     if lacking:
         raise CniError(NOT_AVAILABLE, f"missing capability {' and '.join(lacking)}", "Run it as root.")
     if configuration.pod_sources == (RUNTIME,) and not conf.asks_for_annotations(request.configuration):
@@ -319,7 +321,7 @@ def _log_api_server(configuration: Configuration, journal: Log) -> None:
         journal.debug("the API server answers")
 
 
-def _may(capability: int) -> bool:
+def has_capability(capability: int) -> bool:
     """Return whether this process has a capability (proc(5), "CapEff" in /proc/[pid]/status)."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
         effective = next((line.split()[1] for line in lines if line.startswith("CapEff:")), "0")

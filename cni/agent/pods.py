@@ -59,6 +59,8 @@ class Pods:
         self._pods: dict[Key, Plain] = {}
         self._heard = float("-inf")
         self._is_synced = False
+        self.version = 0
+        """Another number after each change."""
 
     # --- filled by the watch ---------------------------------------------------------------------------------
 
@@ -97,8 +99,16 @@ class Pods:
             self._is_synced = False
 
     def _hear(self) -> None:
+        self.version += 1
         self._heard = self._clock()
         self._changed.notify_all()
+
+    def wait_until_filled(self, stop: threading.Event) -> bool:
+        """Wait for the first list; return False if ``stop`` comes before."""
+        with self._changed:
+            while not self._is_synced and not stop.is_set():
+                self._changed.wait(1)
+            return self._is_synced
 
     # --- asked by the plugin -----------------------------------------------------------------------------------
 

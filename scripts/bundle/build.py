@@ -32,7 +32,12 @@ sys.path.insert(0, str(HERE.parent))
 import shared_files  # noqa: E402  # it is beside this directory
 
 ROOT = HERE.parent.parent
-PROGRAMS = {"capture-cni": "cni.__main__", "istio-init": "initcontainer.__main__", "capture": "capture.cli"}
+PROGRAMS = {
+    "capture-cni": "cni.__main__",
+    "istio-init": "initcontainer.__main__",
+    "capture": "capture.cli",
+    "kubectl-capture": "cni.agent.kubectl",
+}
 OWN_PACKAGES = ("capture", "cni", "initcontainer", "injection", "sidecar")
 ALWAYS = ("encodings.utf_8", "encodings.ascii", "encodings.latin_1", "encodings.idna", "encodings.aliases")
 """Codecs are looked up by name when text is first decoded, which no import statement shows."""
