@@ -14,6 +14,7 @@ from __future__ import annotations
 from capture.backends import detect, load, other_family
 from capture.errors import CaptureError, ConfigurationError, KernelError, ToolError, UnsupportedError
 from capture.model.addresses import IPV6, parse_address
+from capture.model.chain_names import is_our_chain
 from capture.model.packet import Packet
 from capture.model.ruleset import FAMILIES, LoopbackAddress, PolicyRoute, Ruleset
 from capture.model.values import Value
@@ -57,14 +58,15 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
     from capture.analysis.compare import Difference
-    from capture.analysis.examples import Example
-    from capture.analysis.findings import Obstacle
-    from capture.analysis.foreign import ForeignChain
+    from capture.analysis.effects import Effect
+    from capture.analysis.judgement import Obstacle
+    from capture.analysis.stations import PodNetwork, Situation
     from capture.analysis.trace import Trace
     from capture.backends import Driver
     from capture.backends.detect import Decision, Leftover, Request
     from capture.model.addresses import Family, Network
     from capture.model.ruleset import ProtocolName
+    from capture.operations.situation import Beside
     from capture.settings.config import Host
     from capture.state.impediments import Impediment
     from capture.state.netns import Path
@@ -85,21 +87,24 @@ class Applied(Value):
 
 
 class Other(Value):
-    """A second set of ours, or of upstream's, beside the one that was asked for, and a packet that it diverts."""
+    """A second set of ours, or of upstream's, and what it does to captured packets, if that is known."""
+
+    not_compared = ("effect",)
 
     where: Decision
-    example: Example | None = None
+    effect: Effect | None = None
 
 
 class Verified(Value):
-    """How the live rules compare: differences of rules, and what is missing besides rules.
+    """How the live rules compare with the desired ones.
 
-    ``notes`` are foreign rules before ours that change no packet's way, and ``harmless`` those in tables of their
-    own; they are no drift. ``obstacles`` are those in tables of their own that may take packets from ours.
+    ``differences`` are drift in our own tables, ``obstacles`` foreign rules in others that divert captured traffic.
+    ``notes`` and ``harmless`` are foreign rules without effect on it, ``unjudged`` those that may have one, and
+    ``doubts`` say in words what else cannot be told.
     """
 
     decision: Decision
-    asked: Ruleset
+    desired: Ruleset
     live: Ruleset
     differences: tuple[Difference, ...] = ()
     missing: tuple[LoopbackAddress | PolicyRoute, ...] = ()
@@ -107,10 +112,14 @@ class Verified(Value):
     others: tuple[Other, ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
     harmless: tuple[Obstacle, ...] = ()
+    unjudged: tuple[Difference | Obstacle, ...] = ()
+    doubts: tuple[str, ...] = ()
     impediments: tuple[Impediment, ...] = ()
     """What loses captured packets although the rules are in place."""
     from_record: bool = False
-    """Whether ``asked`` is what we remember to have applied, and not what somebody says now."""
+    """Whether ``desired`` is what we remember to have applied, and not what somebody says now."""
+    has_reference: bool = True
+    """Whether anything says what our rules should be; else ``desired`` are the live ones."""
     uncaptured: tuple[str, ...] = ()
     """What is wrong with a family as a whole, in words: it has an address and no rules, or is not rejected."""
     remarks: tuple[str, ...] = ()
@@ -118,9 +127,21 @@ class Verified(Value):
 
     @property
     def holds(self) -> bool:
-        """Return whether the namespace is as it was asked for."""
+        """Return whether nothing is certain to differ."""
         drift = (self.differences, self.missing, self.others, self.obstacles, self.impediments, self.uncaptured)
         return not any(drift)
+
+    @property
+    def is_certain(self) -> bool:
+        """Return whether everything could be judged."""
+        return self.has_reference and not self.unjudged and not self.doubts
+
+    @property
+    def is_nothing_applied(self) -> bool:
+        """Return whether the namespace has no rules of ours where they should be, though some are desired."""
+        is_missing = any(each.kind == "missing" for each in self.differences) or not self.has_reference
+        has_ours = any(is_our_chain(chain.name) for table in self.live.tables for chain in table.chains)
+        return is_missing and not has_ours and not self.others
 
 
 class LiveSet(Value):
@@ -344,6 +365,8 @@ def verify(
         if recorded is not None:
             return _verify_recorded(recorded)
         explicit = settings or Settings({})
+        if settings is None or (prefer_recorded and not explicit.explicit):
+            return verify_without_reference()
         config, _ = resolve(explicit, host or host_of(namespace))
         return _with_families(verify_here(build_ruleset(config), request_of(explicit)), explicit)
 
@@ -356,13 +379,29 @@ def _verify_recorded(recorded: Record) -> Verified:
 
 def _with_families(verified: Verified, settings: Settings) -> Verified:
     """Return the comparison with what there is to say about addresses of families without rules."""
-    families = verified.asked.families
+    families = verified.desired.families
     uncaptured, remarks = judge_families(families, settings, PodFromOutside().pod_addresses())
     is_wanted = IPV6 not in families and settings[OTHER_FAMILY] == "reject"
     if is_wanted != other_family.is_present():
         state = "is missing, or not as it was written" if is_wanted else "rejects IPv6, and no setting asks for that"
         uncaptured = (*uncaptured, f"table inet {other_family.TABLE} {state}")
     return verified.replace(uncaptured=uncaptured, remarks=remarks)
+
+
+def verify_without_reference() -> Verified:
+    """Judge what is foreign in the namespace we are in, where nothing says what our own rules should be."""
+    from capture.analysis.ownership import ours_only
+
+    decision, standing = detect.look(detect.Request())
+    if not standing:
+        empty = Ruleset(FAMILIES, ())
+        return Verified(decision, empty, empty, has_reference=False)
+    from capture.operations.situation import read_beside
+
+    live = load(standing[0]).read()
+    own = ours_only(live)
+    beside = read_beside(_place(standing[0]))
+    return _judged(own, live, (), beside, standing[0], standing).replace(has_reference=False)
 
 
 def verify_here(desired: Ruleset, request: Request) -> Verified:
@@ -372,56 +411,57 @@ def verify_here(desired: Ruleset, request: Request) -> Verified:
         decision = standing[0]
     driver = load(decision)
     live = desired if driver.holds(desired) else driver.read()
+    from capture.operations.situation import read_beside  # not when pods are made
+
+    beside = read_beside(_place(decision))
+    if live is desired and not beside.chains:
+        missing = tuple(routes.missing(desired))
+        return Verified(
+            decision, desired, live, missing=missing, doubts=beside.doubts, impediments=impediments(desired)
+        )
     found = _differences(desired, live) if live is not desired else ()
-    drift, notes = _judged(desired, live, found) if found else ((), ())
-    obstacles, harmless = _beside(desired, live, decision, standing)
+    return _judged(desired, live, found, beside, decision, standing)
+
+
+def _judged(
+    desired: Ruleset,
+    live: Ruleset,
+    found: tuple[Difference, ...],
+    beside: Beside,
+    decision: Decision,
+    standing: Iterable[Leftover],
+) -> Verified:
+    """Return what differs, judged by what it does to packets."""
+    from capture.analysis.judgement import judge
+    from capture.analysis.pod_network import read_pod_network
+
+    network = read_pod_network()
+    judged = judge(desired, live, found, beside.foreign, network, is_native=decision.backend == "nftables")
     return Verified(
         decision,
         desired,
         live,
-        drift,
+        judged.differences,
         tuple(routes.missing(desired)),
-        notes,
-        tuple(_others(decision, standing, desired)),
-        obstacles,
-        harmless,
-        impediments=impediments(desired),
+        judged.notes,
+        tuple(_others(decision, standing, desired, beside, network)),
+        judged.obstacles,
+        judged.harmless,
+        judged.unjudged,
+        (*beside.doubts, *judged.doubts),
+        impediments(desired),
     )
 
 
-def _others(decision: Decision, standing: Iterable[Leftover], desired: Ruleset) -> Iterator[Other]:
+def _others(
+    decision: Decision, standing: Iterable[Leftover], desired: Ruleset, beside: Beside, network: PodNetwork
+) -> Iterator[Other]:
     """Yield the sets that stand elsewhere than the decision's, each with a packet that it sends elsewhere."""
+    from capture.analysis.judgement import second_set_effect
+
     for found in standing:
         if _place(found) != _place(decision):
-            # Needed only where something is wrong, which is not when milliseconds count.
-            from capture.analysis.examples import diverted
-            from capture.analysis.pod_network import read_pod_network
-
-            yield Other(found, diverted(desired, load(found).read(), read_pod_network()))
-
-
-def _beside(
-    desired: Ruleset, live: Ruleset, decision: Decision, standing: Iterable[Leftover]
-) -> tuple[tuple[Obstacle, ...], tuple[Obstacle, ...]]:
-    """Return what chains of others in other tables do to what we capture: what takes it away, and what does not."""
-    foreign_chains = _foreign_chains([_place(decision), *map(_place, standing)])
-    if decision.backend == "iptables" and live is not desired:
-        from capture.analysis.findings import in_tables_without_ours  # what holds to the byte has no rules of others
-
-        foreign_chains += tuple(in_tables_without_ours(live, desired))
-    if not foreign_chains:
-        return (), ()
-    from capture.analysis.findings import obstacles
-    from capture.analysis.pod_network import read_pod_network
-
-    return obstacles(desired, foreign_chains, read_pod_network())
-
-
-def _foreign_chains(ours: Iterable[tuple[str, str]]) -> tuple[ForeignChain, ...]:
-    """Return the chains of others that stand elsewhere in nf_tables than where sets of ours do."""
-    from capture.backends.nftables.foreign import read_foreign_chains  # not when milliseconds count
-
-    return read_foreign_chains(tuple(ours))
+            yield Other(found, second_set_effect(desired, beside.of(_place(found)), network))
 
 
 def _place(decision: Decision) -> tuple[str, str]:
@@ -446,17 +486,6 @@ def _differences(desired: Ruleset, live: Ruleset) -> tuple[Difference, ...]:
     return tuple(differences(desired, live))
 
 
-def _judged(
-    desired: Ruleset, live: Ruleset, found: tuple[Difference, ...]
-) -> tuple[tuple[Difference, ...], tuple[Difference, ...]]:
-    """Return which differences are drift, with examples, and which are notes."""
-    # Needed only where something is wrong, which is not when milliseconds count.
-    from capture.analysis.findings import judged
-    from capture.analysis.pod_network import read_pod_network
-
-    return judged(desired, live, found, read_pod_network())
-
-
 def dump(namespace: Namespace = None) -> Dumped:
     """Return all sets of ours that stand in the namespace, with counters."""
     with Entered(namespace):
@@ -477,12 +506,27 @@ def trace(
     """
     from capture.analysis.pod_network import routed
     from capture.analysis.trace import trace as walk
+    from capture.analysis.trace import whole_way
 
     with Entered(namespace):
         sent = routed(packet)
-        beside = _foreign_chains(map(_place, detect.leftovers())) if settings is None else ()
-        traces = [walk(ruleset, sent, beside) for ruleset in _rulesets(settings, host or host_of(namespace))]
-        return next((traced for traced in traces if traced.outcome != "direct"), traces[0])
+        if settings is not None:
+            (desired,) = _rulesets(settings, host or host_of(namespace))
+            return walk(desired, sent)
+        return whole_way(sent, live_situation())
+
+
+def live_situation() -> Situation:
+    """Return all that decides on packets in the namespace we are in: every set of ours, and every foreign chain."""
+    from capture.analysis.reasons import with_reasons
+    from capture.operations.situation import read_situation
+
+    recorded = record.read()
+    known = recorded.ruleset() if recorded else build_ruleset(CaptureConfig())
+    found = detect.leftovers()
+    decision = found[0] if found else detect.look(detect.Request())[0]
+    live = with_reasons(load(decision).read(), known) if found or not decision.is_empty else Ruleset(FAMILIES, ())
+    return read_situation(live, _place(decision), recorded.ruleset() if recorded else live)
 
 
 def trace_packet(  # noqa: PLR0913  # a packet has this many sides; all but the first two are named
@@ -604,9 +648,9 @@ def render(
     return load(decision or detect.without_kernel(request_of(settings))).render(build_ruleset(config))
 
 
-def host_of(namespace: Namespace) -> Host:
-    """Return who knows about users and name servers: in a pod its own files, for another namespace nobody."""
-    return PodFromInside() if namespace is None else PodFromOutside()
+def host_of(namespace: Namespace, servers: tuple[Network, ...] = ()) -> Host:
+    """Return what knows about users and name servers: in a pod its own files, elsewhere nothing but ``servers``."""
+    return PodFromInside(servers=servers) if namespace is None else PodFromOutside(servers=servers)
 
 
 def request_of(settings: Settings) -> Request:

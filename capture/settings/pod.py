@@ -69,8 +69,8 @@ class Pod(Value):
     containers: tuple[str, ...] | None = None
     """Names of all containers, init containers included; None if they are not known."""
     proxy: Proxy = Proxy()
-    same_user: tuple[str, ...] = ()
-    """Containers that run as the proxy's user, and so are not captured."""
+    escapes: tuple[str, ...] = ()
+    """The ways round the capture that its containers have, a warning for each."""
     knows_environment: bool = True
     """Whether the whole environment of the proxy is known."""
 

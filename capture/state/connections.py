@@ -101,7 +101,7 @@ def track(first: Ruleset | None = None) -> tuple[str, ...]:
                 _forget_redirected(netfilter, _where_to([first])[0])
             refused = conntrack.put_entries(netfilter, entries)
     except CaptureError as error:
-        return (f"connections that stand now may be cut: {error.message}",)
+        return (f"connections that stand now may be cut: {error.message} (modules tcp_diag, nf_conntrack_netlink)",)
     lost = [refusal for refusal in refused if refusal.errno not in ANSWERED]
     if not lost:
         return ()

@@ -50,7 +50,7 @@ def test_it_ends_with_the_rules(netns: NamespaceFactory) -> None:
 
     assert "programmed: 38 rules for IPv4 and IPv6, backend iptables nft" in told
     assert "# iptables (nft), IPv6, table nat\nChain PREROUTING" in told
-    assert told.endswith("\n# The rules are what was asked for.\n")
+    assert told.endswith("\n# in sync: live rules match the applied configuration\n")
 
 
 def test_a_dry_run_says_what_and_changes_nothing(netns: NamespaceFactory) -> None:
