@@ -263,14 +263,14 @@ def _entry(values: dict[str, Any], upstream: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_source(runtime: Runtime, conf_dir: str, entry: dict[str, Any], values: dict[str, Any]) -> None:
-    """Raise where the plugin would know nothing about any pod: then no pod of the node would start."""
+    """Raise where the plugin would know nothing about any pod."""
     why = runtime.without_annotations
     if "multus" in conf_dir.split("/"):
         why = f"{conf_dir} is for networks that Multus delegates to, and Multus hands them no annotations of pods"
     if why and not entry.get("kubeconfig") and not values["pod_sources"]:
         raise CaptureError(
-            f"{why}: without another source every pod of this node would fail to start. Nothing was installed.",
-            "Name a kubeconfig (--kubeconfig), or install the node's agent; --pod-source runtime insists.",
+            f"{why}: without another source nothing would be known about any pod of this node. Nothing was installed.",
+            "Name a kubeconfig (--kubeconfig), or install the node's agent.",
         )
 
 

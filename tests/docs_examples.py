@@ -9,6 +9,7 @@ A comment before a block, which readers do not see, says what is needed for it::
 
     <!-- before: iptables-nft -t nat -I OUTPUT -j ACCEPT -->    commands that come first
     <!-- shape of: capture dump --format json -->               the block has keys of what this prints, not its values
+    <!-- elsewhere: a node with containerd -->                  what it prints is of a place that is not here
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _BLOCK = re.compile(
     r"(?P<comments>(?:^<!-- .*? -->\n)*)^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
-_COMMENT = re.compile(r"^<!-- (before|shape of): (.*?) -->$", re.MULTILINE | re.DOTALL)
+_COMMENT = re.compile(r"^<!-- (before|shape of|elsewhere): (.*?) -->$", re.MULTILINE | re.DOTALL)
 
 NORMALISERS = {
     "time of day": (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?Z?", "TIME"),
@@ -55,6 +56,7 @@ class Example:
     text: str
     before: tuple[str, ...]
     shape_of: str
+    elsewhere: str
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
@@ -93,6 +95,7 @@ def examples(path: Path) -> list[Example]:
                 text=re.sub(f"^{block['indent']}", "", block["text"], flags=re.MULTILINE),
                 before=tuple(what for kind, what in said if kind == "before"),
                 shape_of=next((what for kind, what in said if kind == "shape of"), ""),
+                elsewhere=next((what for kind, what in said if kind == "elsewhere"), ""),
             )
         )
     return found

@@ -13,7 +13,7 @@ from capture.report.output import ended, say_error
 COMMANDS = {
     "apply": ("capture.cli.apply:apply", "Capture the traffic of a network namespace."),
     "dump": ("capture.cli.dump:dump", "Show the live rules, with counters."),
-    "verify": ("capture.cli.verify:verify", "Compare the live rules with what was asked for."),
+    "verify": ("capture.cli.verify:verify", "Compare the live rules with the applied configuration."),
     "trace": ("capture.cli.trace:trace", "Say what happens to a packet, and which rule decides."),
     "why": ("capture.cli.why:why", "Say why a connection does not reach the proxy, or what is wrong with this pod."),
     "explain": ("capture.cli.explain:explain", "Print the policy in words: what is captured, what is not, and why."),

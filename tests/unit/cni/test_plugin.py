@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cni import codes, plugin, protocol
+from cni import codes, conf, plugin, protocol
 from cni_calls import ENVIRON, INJECTED, RESULT, STATUS_ANNOTATION, call, configuration, error_of
 from cni_calls import POD_ARGUMENTS as POD
 from pytest_netns import require
@@ -32,6 +33,17 @@ from pytest_netns import require
 def test_a_pod_that_is_left_alone_gets_the_result_it_came_with(stdin: object, arguments: str) -> None:
     done = call(stdin, CNI_ARGS=arguments)
     assert (done.returncode, json.loads(done.stdout)) == (0, RESULT)
+
+
+def test_a_runtime_that_hands_over_nothing_does_not_stop_the_node(tmp_path: Path) -> None:
+    asks: dict[str, Any] = {"capabilities": {conf.ANNOTATIONS_CAPABILITY: True}, "log_file": str(tmp_path / "log")}
+    done = call(configuration(**asks))
+    assert (done.returncode, json.loads(done.stdout)) == (0, RESULT)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line["level"] for line in lines] == ["error", "info"]
+    assert "pod shop/web-0 is left alone: the runtime hands over no annotations" in lines[0]["message"]
+    insisting = call(configuration(**asks, pod_sources=["runtime"]))
+    assert error_of(insisting)["code"] == codes.POD_UNKNOWN
 
 
 @pytest.mark.parametrize(
