@@ -252,7 +252,11 @@ def _previous_result_of(command: str, configuration: dict[str, Any]) -> dict[str
         return previous_result
     if command not in {"ADD", "CHECK"}:
         return None
-    raise CniError(INVALID_CONFIGURATION, f"prevResult is {shown(previous_result)}; expected a JSON object")
+    raise CniError(
+        INVALID_CONFIGURATION,
+        f"prevResult is {shown(previous_result)}; expected a JSON object",
+        "Look at the plugin before this one in the network configuration list: its result is wrong.",
+    )
 
 
 def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[Attachment, ...]:

@@ -336,7 +336,7 @@ def test_without_a_prevresult_the_result_is_empty(version: str) -> None:
     for configuration in ({}, {"prevResult": None}):
         stdin = json.dumps({"cniVersion": version, "name": "net", "type": "capture-cni"} | configuration)
         requests: list[Request] = []
-        answer = dispatch(ENVIRON | {"CNI_IFNAME": "net1"}, stdin.encode(), {"ADD": requests.append})
+        answer = dispatch(ENVIRON | {"CNI_IFNAME": "net1", "CNI_ARGS": ""}, stdin.encode(), {"ADD": requests.append})
         assert (json.loads(answer.stdout), answer.exit_status) == ({"cniVersion": version}, 0)
         assert requests[0].previous_result is None
 
