@@ -31,6 +31,7 @@ test-cluster: bundle ## Boot Kubernetes nodes of four kinds, install the agent, 
 	@$(VENV)/bin/python scripts/bundle/node.py
 	@PATH="$(PATH):/usr/local/go/bin" PYTHONPATH=tests $(VENV)/bin/python tests/cluster_builds.py
 	CAPTURE_WRITE_TESTED=1 $(VENV)/bin/pytest -m cluster --timeout 600 tests/cluster $(ARGS)
+	$(VENV)/bin/pytest -m cluster --timeout 600 tests/cluster_injection $(ARGS)
 
 manifest: ## Render deploy/istio-capture.yaml from the chart; needs helm
 	@$(VENV)/bin/python scripts/manifest.py

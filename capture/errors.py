@@ -9,7 +9,8 @@ CaptureError                    exit code 1: the operation failed
 ├── StateDirectoryError         1: others could have written what we remember
 ├── KernelError                 1: the kernel refused a message
 ├── ToolError                   1: a program we started failed
-└── ValidationError           126: the rules stand, but traffic does not go their way
+├── ValidationError           126: the rules are in place, but traffic does not go their way
+└── NotProvenError            125: whether it does could not be proven, though that was required
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ EXIT_USAGE = 2
 EXIT_UNSUPPORTED = 3
 EXIT_DRIFT = 4
 EXIT_UNKNOWN = 5
+EXIT_NOT_PROVEN = 125
 EXIT_VALIDATION = 126
 
 
@@ -45,7 +47,7 @@ class ConfigurationError(CaptureError):
     def __init__(self, option: str, value: str, origin: str, expected: str) -> None:
         shown = value if len(value) <= 80 else f"{value[:77]}... ({len(value)} characters)"
         came_from = f" ({origin})" if origin != "command line" else ""
-        super().__init__(f"{option}{came_from}: {shown!r} is not usable: expected {expected}")
+        super().__init__(f"{option}{came_from}: invalid value {shown!r}: expected {expected}")
         self.option = option
         self.value = value
         self.origin = origin
@@ -60,7 +62,7 @@ class HostNamespaceError(CaptureError):
     def __init__(self, evidence: str = "") -> None:
         whose = f"that of a node, since {evidence}" if evidence else "the host's own"
         super().__init__(
-            f"refused: this network namespace is {whose}, and a captured node is a dead node",
+            f"refused: this network namespace is {whose}, and capturing it would cut the node off",
             "Name the pod's namespace with --netns PATH or --pid N, or say --allow-host if you mean the host.",
         )
 
@@ -132,3 +134,16 @@ class ValidationError(CaptureError):
     """Rules are in place, or should be, but a connection did not go where they send it."""
 
     exit_code = EXIT_VALIDATION
+
+
+class NotProvenError(CaptureError):
+    """Not everything could be validated, and that was required; ``unproven`` has a line for each."""
+
+    exit_code = EXIT_NOT_PROVEN
+
+    def __init__(self, unproven: tuple[str, ...]) -> None:
+        super().__init__(
+            f"validation incomplete: {'; '.join(unproven)}",
+            "Give the container the missing capabilities, or do without --require-proof.",
+        )
+        self.unproven = unproven

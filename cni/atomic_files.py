@@ -146,6 +146,25 @@ def remove(old: Snapshot) -> None:
     sync_directory(os.path.dirname(old.path))
 
 
+def set_aside(old: Snapshot, path: str) -> None:
+    """Give the file another name, over whatever has that; raise ``ChangedMeanwhileError`` as ``remove`` does.
+
+    It has both names for a moment, so that killed anywhere it has one. On another file system it is a copy.
+    """
+    link = temporary_name(path)
+    try:
+        os.link(old.path, link, follow_symlinks=False)
+    except FileNotFoundError:
+        raise ChangedMeanwhileError(old.path) from None
+    except OSError as error:
+        if error.errno not in {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP}:
+            raise
+        _write_new(link, [old.content], old.mode, (old.uid, old.gid))
+    os.rename(link, path)
+    _unlink_if_there(link)  # of two names of one file, rename(2) leaves both
+    remove(old)
+
+
 def replace_link(path: str, target: str) -> None:
     """Make ``path`` a symbolic link to ``target``, whatever it was before."""
     temporary = temporary_name(path)

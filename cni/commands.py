@@ -1,4 +1,4 @@
-"""``capture cni install`` and ``capture cni uninstall``: the plugin on a node."""
+"""``capture cni install``, ``status`` and ``uninstall``: the plugin on a node."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import sys
 import click
 
 from capture.cli.options import CaptureCommand
-from capture.errors import CaptureError
+from capture.errors import EXIT_DRIFT, CaptureError
+from capture.report.output import warn
 from capture.settings.options import PROFILE
 from capture.settings.parsers import PROFILES
-from cni import conf
+from cni import conf, entries, istio_cni, kubeconfig_file, runtimes
 from cni import install as installer
 from cni.install import OWN_CONFIG, PLUGIN, Change
 from cni.log import LEVELS
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, TypeVar
 
+    from cni.networks import Choice
+    from cni.runtimes import Runtime
+
     Function = TypeVar("Function", bound=Callable[..., Any])
 
 INSTALL_EXAMPLES = """
@@ -30,6 +34,10 @@ capture cni install --exclude-namespace kube-system
 capture cni install --kubeconfig /etc/cni/net.d/capture-kubeconfig --log-file /var/log/istio-capture/cni.log
 capture cni install --own-config            # a list of our own, which others do not rewrite
 capture cni install --bin-dir /var/lib/rancher/k3s/data/cni --conf-dir /var/lib/rancher/k3s/agent/etc/cni/net.d
+"""
+STATUS_EXAMPLES = """
+capture cni status
+capture cni status --format json | jq '.findings[] | select(.state == "error")'
 """
 UNINSTALL_EXAMPLES = """
 capture cni uninstall
@@ -39,7 +47,7 @@ capture cni uninstall --grace 30            # pods that end just now can still b
 
 @click.group("cni", context_settings={"help_option_names": ["-h", "--help"]})
 def cni_group() -> None:
-    """Put the CNI plugin on a node, or take it away."""
+    """Put the CNI plugin on a node, look at it, or take it away."""
 
 
 def _directories(function: Function) -> Function:
@@ -47,22 +55,45 @@ def _directories(function: Function) -> Function:
     add_bin = click.option(
         "--bin-dir",
         metavar="DIR",
-        default="/opt/cni/bin",
-        show_default=True,
-        help="Where the container runtime looks for plugins.",
+        help=f"Where the container runtime looks for plugins.  [default: {runtimes.BIN_DIR}, or CRI-O's]",
     )
     add_conf = click.option(
         "--conf-dir",
         metavar="DIR",
-        default="/etc/cni/net.d",
-        show_default=True,
-        help="Where it looks for network configurations.",
+        help=f"Where it looks for network configurations.  [default: {runtimes.CONF_DIR}, or CRI-O's]",
     )
     return add_bin(add_conf(function))
 
 
+def _choice_options(function: Function) -> Function:
+    """Add the options that say which network is meant."""
+    add_runtime = click.option(
+        "--runtime",
+        "runtime_name",
+        type=click.Choice(["auto", "containerd", "crio"]),
+        default="auto",
+        show_default=True,
+        help="Whose rules decide which list is taken.",
+    )
+    add_network = click.option(
+        "--network",
+        metavar="NAME",
+        default="",
+        help="The network of this name.  [default: the one that the container runtime takes]",
+    )
+    return add_runtime(add_network(function))
+
+
+def _entry_options(function: Function) -> Function:
+    """Add the options that go into the entry as they are."""
+    for key, option in reversed(conf.CAPTURE_OPTIONS.items()):
+        function = click.option(f"--{key.replace('_', '-')}", key, metavar="NAME", help=option.help)(function)
+    return function
+
+
 @cni_group.command("install", cls=CaptureCommand, examples=INSTALL_EXAMPLES)
 @_directories
+@_choice_options
 @click.option(
     "--plugin",
     metavar="PATH",
@@ -74,9 +105,11 @@ def _directories(function: Function) -> Function:
     is_flag=False,
     flag_value=OWN_CONFIG,
     default="",
-    help=f"Write a list of our own, {OWN_CONFIG} or NAME, instead of an entry into the list that sorts first.",
+    help=f"Write a list of our own, {OWN_CONFIG} or NAME, that sorts before the one that is taken.",
 )
-@click.option("--kubeconfig", metavar="PATH", help="How the plugin reaches the API server; a path on the node.")
+@click.option(
+    "--kubeconfig", metavar="PATH", help="How the plugin reaches the API server: JSON, or YAML, which is converted."
+)
 @click.option(
     "--pod-source",
     "pod_sources",
@@ -98,40 +131,76 @@ def _directories(function: Function) -> Function:
 )
 @click.option("--log-file", metavar="PATH", help="Where the plugin logs to, on the node.  [default: nowhere]")
 @click.option("--log-level", type=click.Choice(list(LEVELS)), help="How much it logs.  [default: info]")
-@click.option(
-    "--profile",
-    metavar="NAME",
-    default=PROFILES[-1],
-    show_default=True,
-    help=conf.CAPTURE_OPTIONS["profile"].help,
-)
-@click.option("--ip-families", metavar="FAMILIES", help=conf.CAPTURE_OPTIONS["ip_families"].help)
-@click.option("--other-family", metavar="WHAT", help=conf.CAPTURE_OPTIONS["other_family"].help)
-@click.option("--chain-names", metavar="SPELLING", help=conf.CAPTURE_OPTIONS["chain_names"].help)
-@click.option("--backend", metavar="NAME", help=conf.CAPTURE_OPTIONS["backend"].help)
-@click.option("--driver", metavar="NAME", help=conf.CAPTURE_OPTIONS["driver"].help)
-def install(bin_dir: str, conf_dir: str, plugin: str | None, own_config: str, **values: Any) -> int:
+@_entry_options
+def install(
+    bin_dir: str | None,
+    conf_dir: str | None,
+    runtime_name: str,
+    network: str,
+    plugin: str | None,
+    own_config: str,
+    **values: Any,
+) -> int:
     """Put the plugin into the bin directory, and its entry into the network configuration.
 
-    The entry goes into the list that sorts first among the files of the configuration directory; a single plugin
-    becomes a list. Files are replaced as a whole, with mode and owner, and never over a change that another program
-    makes meanwhile. Doing it again changes nothing.
+    The entry goes into the list that the container runtime takes; a single plugin becomes a list, until the entry
+    goes. An entry of Istio's own plugin gives way, with what was configured in it. Files are replaced as a whole, with
+    mode and owner, and never over a change that another program makes meanwhile. Doing it again changes nothing.
     """
     if own_config and (os.path.basename(own_config) != own_config or not own_config.endswith(".conflist")):
         raise click.BadParameter("expected a file name that ends with .conflist", param_hint="--own-config")
-    entry = _entry(values)
-    if values["kubeconfig"]:
-        _require_usable(values["kubeconfig"])
-    changes = installer.install(
-        plugin or _installed_plugin(),
-        os.path.abspath(bin_dir),
-        os.path.abspath(conf_dir),
+    runtime = _runtime(runtime_name)
+    bin_path, conf_path = _paths(runtime, bin_dir, conf_dir)
+    choice = runtime.choice(network, bin_path)
+    source = plugin or _installed_plugin()
+    upstream = _upstream(conf_path, choice)
+    entry = _entry(values, upstream.entry if upstream else {})
+    _require_source(runtime, conf_path, entry, values)
+    changes, warnings = _with_kubeconfig(entry, conf_path)
+    changes += installer.install(
+        source,
+        bin_path,
+        conf_path,
         entry,
         SUPPORTED_VERSIONS,
         own_config,
+        choice=choice,
+        replaced=(istio_cni.TYPE,) if upstream and not upstream.stays else (),
     )
+    warn([*warnings, *(upstream.notes if upstream else ())])
     _say(changes, "unchanged: the plugin and its entry are in place")
     return 0
+
+
+@cni_group.command("status", cls=CaptureCommand, examples=STATUS_EXAMPLES)
+@_directories
+@_choice_options
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to print it.",
+)
+def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network: str, form: str) -> int:
+    """Say which list the runtime takes and why, and whether entry, plugin, kubeconfig and token are in order.
+
+    It changes nothing. The exit code is 4 if something keeps pods from being captured or from starting.
+    """
+    import json
+
+    from cni import status as node
+    from cni.install_error import explained
+
+    runtime = _runtime(runtime_name)
+    bin_path, conf_path = _paths(runtime, bin_dir, conf_dir)
+    try:
+        found = node.look(bin_path, conf_path, runtime, network)
+    except OSError as error:
+        raise explained(error, conf_path) from None
+    click.echo(json.dumps(node.as_plain(found), indent=2) if form == "json" else node.as_text(found))
+    return 0 if found.works else EXIT_DRIFT
 
 
 @cni_group.command("uninstall", cls=CaptureCommand, examples=UNINSTALL_EXAMPLES)
@@ -145,22 +214,44 @@ def install(bin_dir: str, conf_dir: str, plugin: str | None, own_config: str, **
     show_default=True,
     help="How long runtimes may still call the plugin after its entry is gone.",
 )
-def uninstall(bin_dir: str, conf_dir: str, grace: float, *, keep_plugin: bool) -> int:
+def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, *, keep_plugin: bool) -> int:
     """Take the plugin's entry out of the network configuration, then remove the plugin.
 
     Pods that run keep their rules. A runtime that has cached the configuration of a pod (CRI-O does) calls the plugin
     when the pod ends; on such a node drain it first, or keep the plugin.
     """
-    changes = installer.uninstall(os.path.abspath(bin_dir), os.path.abspath(conf_dir), grace, keep_plugin=keep_plugin)
-    _say(changes, "unchanged: there was nothing of ours")
+    bin_path, conf_path = _paths(_runtime("auto"), bin_dir, conf_dir)
+    changes = installer.uninstall(bin_path, conf_path, grace, keep_plugin=keep_plugin)
+    changes += kubeconfig_file.remove(entries.own_directory(conf_path))
+    _say(changes, "nothing to remove")
     return 0
 
 
-def _entry(values: dict[str, Any]) -> dict[str, Any]:
+def _runtime(name: str) -> Runtime:
+    if name == "crio":
+        return runtimes.crio()
+    return runtimes.detect() if name == "auto" else runtimes.Runtime("containerd", "--runtime")
+
+
+def _paths(runtime: Runtime, bin_dir: str | None, conf_dir: str | None) -> tuple[str, str]:
+    """Return the two directories; of several for plugins the first that can be written."""
+    writable = [each for each in runtime.bin_dirs if os.access(each, os.W_OK)]
+    return os.path.abspath(bin_dir or [*writable, *runtime.bin_dirs][0]), os.path.abspath(conf_dir or runtime.conf_dir)
+
+
+def _upstream(conf_dir: str, choice: Choice) -> istio_cni.Upstream | None:
+    """Return what Istio's plugin is told in the list that will have our entry; errors are told by installing."""
+    try:
+        return istio_cni.read(installer.main_network(conf_dir, choice))
+    except (CaptureError, OSError):
+        return None
+
+
+def _entry(values: dict[str, Any], upstream: dict[str, Any]) -> dict[str, Any]:
     """Return the plugin's entry; it is read as the plugin will read it, so that a mistake shows now."""
-    entry = {"capabilities": {conf.ANNOTATIONS_CAPABILITY: True}} | {
-        name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value
-    }
+    explicit = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value}
+    newest = {"profile": PROFILES[-1]}
+    entry = {"capabilities": {conf.ANNOTATIONS_CAPABILITY: True}} | newest | upstream | explicit
     if "agent_pod" in entry:
         namespace, _, prefix = str(entry["agent_pod"]).partition("/")
         entry["agent_pod"] = {"namespace": namespace, "name_prefix": prefix}
@@ -169,6 +260,29 @@ def _entry(values: dict[str, Any]) -> dict[str, Any]:
     except CniError as error:
         raise click.UsageError(error.message) from None
     return entry
+
+
+def _require_source(runtime: Runtime, conf_dir: str, entry: dict[str, Any], values: dict[str, Any]) -> None:
+    """Raise where the plugin would know nothing about any pod."""
+    why = runtime.without_annotations
+    if "multus" in conf_dir.split("/"):
+        why = f"{conf_dir} is for networks that Multus delegates to, and Multus hands them no annotations of pods"
+    if why and not entry.get("kubeconfig") and not values["pod_sources"]:
+        raise CaptureError(
+            f"{why}: without another source nothing would be known about any pod of this node. Nothing was installed.",
+            "Name a kubeconfig (--kubeconfig), or install the node's agent.",
+        )
+
+
+def _with_kubeconfig(entry: dict[str, Any], conf_dir: str) -> tuple[list[Change], list[str]]:
+    """Let the entry name a kubeconfig that the plugin can use; return what was written, and warnings."""
+    if not entry.get("kubeconfig"):
+        return [], []
+    path, changes, warnings = kubeconfig_file.as_read_by_plugin(
+        str(entry["kubeconfig"]), entries.own_directory(conf_dir)
+    )
+    entry["kubeconfig"] = path
+    return changes, warnings
 
 
 def _installed_plugin() -> str:
@@ -189,23 +303,6 @@ def _bundle() -> str:
     started = os.readlink("/proc/self/exe")
     directory, _, rest = started.rpartition(f"/{installer.BUNDLE_MARK}")
     return directory if directory and not rest else ""
-
-
-def _require_usable(kubeconfig: str) -> None:
-    """Raise unless the plugin can read the kubeconfig and what it names: else every pod of the mesh would fail."""
-    from cni import kubernetes
-
-    try:
-        found = kubernetes.read_kubeconfig(kubeconfig)
-    except CniError as error:
-        raise CaptureError(error.message, f"{error.details} Nothing was installed.") from None
-    for path in (found.authority_file, found.token_file, found.certificate_file, found.key_file):
-        if path and not (os.path.isfile(path) and os.path.getsize(path)):
-            problem = "is empty" if os.path.isfile(path) else "is missing, or no file"
-            raise CaptureError(
-                f"kubeconfig {kubeconfig}: {path}, which it names, {problem}",
-                "Write it first: the plugin reads it for each pod. Nothing was installed.",
-            )
 
 
 def _say(changes: Sequence[Change], nothing: str) -> None:

@@ -104,6 +104,18 @@ def parse(configuration: Mapping[str, Any]) -> Configuration:
     )
 
 
+def asks_for_annotations(configuration: Mapping[str, Any]) -> bool:
+    """Return whether the entry has the capability that makes runtimes hand over annotations."""
+    capabilities = configuration.get("capabilities")
+    return isinstance(capabilities, dict) and capabilities.get(ANNOTATIONS_CAPABILITY) is True
+
+
+def is_told_nothing(configuration: Mapping[str, Any]) -> bool:
+    """Return whether the entry asks for annotations and names no other source, and the runtime hands over none."""
+    names_a_source = bool(configuration.get("kubeconfig")) or configuration.get("pod_sources") is not None
+    return not names_a_source and asks_for_annotations(configuration) and _annotations(configuration) is None
+
+
 def _capture_settings(configuration: Mapping[str, Any]) -> Settings:
     explicit = {}
     for key, option in CAPTURE_OPTIONS.items():

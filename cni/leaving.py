@@ -8,6 +8,7 @@ has no part in the mesh. So the entry goes at once, and the plugin with the last
 from __future__ import annotations
 
 import os
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ MARK = "/run/istio-capture/leaving"
 """A file that holds the plugin's directory; it is there from the uninstallation until the plugin has gone."""
 REMEMBERED = "/var/lib/cni/results"
 """Where libcni keeps what it was called with (``CacheDir``): JSON with ``containerId``, and ``config`` in base64."""
+
+PATIENCE, PAUSE = 20.0, 0.2
+"""Seconds for a runtime to end a pod after it has called the plugin; the next pod that ends has as many again."""
 
 
 def leave(bin_dir: str, mark: str = MARK, remembered: str = REMEMBERED) -> list[str]:
@@ -37,15 +41,37 @@ def stay(mark: str = MARK) -> None:
         pass
 
 
-def ended(container_id: str, mark: str = MARK, remembered: str = REMEMBERED) -> None:
-    """Note that a container ends; the plugin goes if it is uninstalled and this was the last one that remembers it."""
-    try:
-        with open(mark, encoding="utf-8") as file:
-            bin_dir = file.read()
-    except OSError:
+def ended(mark: str = MARK, remembered: str = REMEMBERED) -> None:
+    """Note that a container ends: if the plugin is uninstalled, it goes once no pod remembers it any more.
+
+    libcni forgets a pod after all plugins have been called, and several pods may end at once: so a process of its own
+    waits for that, while the runtime goes on.
+    """
+    if not os.path.exists(mark) or os.fork():
         return
-    if bin_dir and all(container == container_id for container in _containers(remembered)):
-        _remove(bin_dir, mark)
+    try:
+        os.setsid()
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):  # the runtime reads to the end of what the plugin prints
+            os.dup2(nowhere, descriptor)
+        go_when_forgotten(mark, remembered)
+    finally:
+        os._exit(0)
+
+
+def go_when_forgotten(mark: str = MARK, remembered: str = REMEMBERED, patience: float = PATIENCE) -> bool:
+    """Remove the plugin when no pod remembers it; return whether that came within ``patience`` seconds."""
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        if not any(_containers(remembered)):
+            try:
+                with open(mark, encoding="utf-8") as file:
+                    _remove(file.read(), mark)
+            except FileNotFoundError:  # it was installed again, or another one was quicker
+                return False
+            return True
+        time.sleep(PAUSE)
+    return False
 
 
 def _remove(bin_dir: str, mark: str) -> list[str]:

@@ -86,7 +86,7 @@ def delete(request: Request) -> None:
     attachments.forget(request.network, request.container_id, request.interface)
     decisions.forget(request.network, request.container_id, request.interface)
     _say(request, "forgotten")
-    leaving.ended(request.container_id)
+    leaving.ended()
 
 
 def collect_garbage(request: Request) -> None:
@@ -104,6 +104,11 @@ def status(request: Request) -> None:
     configuration = conf.parse(request.configuration)
     _logged(request, configuration, lambda journal: _status(request, configuration, journal))
 
+
+TOLD_NOTHING = (
+    "the runtime hands over no annotations of pods, and the network configuration names no other source; name a"
+    " kubeconfig, or install the node's agent"
+)
 
 IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
 """What turns out to be wrong in the pod's namespace only: with ``hostUsers: false`` it has users of its own."""
@@ -180,6 +185,10 @@ def _wanted(request: Request, configuration: Configuration, journal: Log) -> tup
     reason = reason_by_name(identity, configuration)
     if reason or identity is None:
         return None, reason
+    if configuration.annotations is None and conf.is_told_nothing(request.configuration):
+        # Such a runtime never tells: failing would stop every pod of the node, in the mesh or not.
+        journal.error(f"pod {identity} is left alone: {TOLD_NOTHING}")
+        return None, TOLD_NOTHING
     from capture.settings.pod import settings_of  # most pods of a node may have no part in the mesh
     from cni.sources import learn
 
@@ -194,8 +203,8 @@ def _wanted(request: Request, configuration: Configuration, journal: Log) -> tup
             f"pod {identity}: {error.message}",
             "Correct it where the pod is made (its Deployment or the like), and the pod starts.",
         ) from None
-    if pod.same_user:
-        journal.warn("containers that run as the proxy's user are not captured", containers=pod.same_user)
+    for warning in pod.escapes:
+        journal.warn(warning)
     return settings, ""
 
 
@@ -280,7 +289,12 @@ def _drift(verified: Verified, namespace: str) -> CniError:
     return CniError(
         DRIFT,
         f"the namespace is not as it was left: {sentences[0]}{more}",
-        "\n".join([*sentences, f"`capture verify --netns {namespace}` shows it again; a new pod mends it, or ADD."]),
+        "\n".join(
+            [
+                *sentences,
+                f"`capture verify --netns {namespace}` for details; recreate the pod, or run ADD again, to repair.",
+            ]
+        ),
     )
 
 
@@ -298,10 +312,12 @@ def _status(request: Request, configuration: Configuration, journal: Log) -> Non
 
     if not os.path.exists("/proc/self/status"):
         raise CniError(NOT_AVAILABLE, "/proc is not mounted here", "Mount it: `mount -t proc proc /proc`.")
-    lacking = [name for name, bit in (("NET_ADMIN", CAP_NET_ADMIN), ("SYS_ADMIN", CAP_SYS_ADMIN)) if not _may(bit)]
+    lacking = [
+        name for name, bit in (("NET_ADMIN", CAP_NET_ADMIN), ("SYS_ADMIN", CAP_SYS_ADMIN)) if not has_capability(bit)
+    ]
     if lacking:
-        raise CniError(NOT_AVAILABLE, f"the plugin has not the capability {' and '.join(lacking)}", "Run it as root.")
-    if configuration.pod_sources == (RUNTIME,) and not _asks_for_annotations(request):
+        raise CniError(NOT_AVAILABLE, f"missing capability {' and '.join(lacking)}", "Run it as root.")
+    if configuration.pod_sources == (RUNTIME,) and not conf.asks_for_annotations(request.configuration):
         raise CniError(
             NOT_AVAILABLE,
             f"no source of facts about pods: the entry does not ask for {ANNOTATIONS_CAPABILITY}",
@@ -339,12 +355,7 @@ def _log_api_server(configuration: Configuration, journal: Log) -> None:
         journal.debug("the API server answers")
 
 
-def _asks_for_annotations(request: Request) -> bool:
-    capabilities = request.configuration.get("capabilities")
-    return isinstance(capabilities, dict) and capabilities.get(ANNOTATIONS_CAPABILITY) is True
-
-
-def _may(capability: int) -> bool:
+def has_capability(capability: int) -> bool:
     """Return whether this process has a capability (proc(5), "CapEff" in /proc/[pid]/status)."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
         effective = next((line.split()[1] for line in lines if line.startswith("CapEff:")), "0")
@@ -405,7 +416,7 @@ def _as_cni_error(error: CaptureError, request: Request) -> CniError:
         return CniError(
             HOST_NAMESPACE,
             f"refused: CNI_NETNS={request.namespace} is the node's own network namespace",
-            "A captured node is a dead node. Pods with hostNetwork get no CNI plugin; look who called this one.",
+            "Capturing it cuts the node off. Pods with hostNetwork get no CNI plugin; look who called this one.",
         )
     if isinstance(error, NamespaceError):
         code = UNKNOWN_CONTAINER if request.command == "CHECK" else INVALID_ENVIRONMENT

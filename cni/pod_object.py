@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from capture.settings.pod import DEFAULT_PROXY_ID, INIT_CONTAINER, PROXY_CONTAINER, Pod, Proxy
+from capture.settings.pod import PROXY_CONTAINER, Pod, Proxy
 from cni.codes import BAD_ANSWER
+from cni.escapes import escapes
 from cni.protocol import CniError
 
 TYPE_CHECKING = False
@@ -11,9 +12,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cni.pod import Identity
-
-ISTIO_CONTAINERS = (PROXY_CONTAINER, INIT_CONTAINER, "istio-validation", "enable-core-dump")
-"""What Istio injects: that these run as the proxy's user is no news."""
 
 # Kubelet makes pods from files itself; to the API server it shows a copy that has another uid, and names the first.
 ANNOTATIONS_WITH_UID = ("kubernetes.io/config.mirror", "kubernetes.io/config.hash")
@@ -29,6 +27,8 @@ def from_object(identity: Identity, plain: object) -> Pod:
         for container in _list(spec.get(key), f"spec.{key}")
     ]
     names = tuple(_text(container.get("name"), "the name of a container") for container in containers)
+    for name, container in zip(names, containers, strict=True):
+        _object(container.get("securityContext") or {}, f"securityContext of container {name}")
     of_pod = _object(spec.get("securityContext") or {}, "spec.securityContext")
     proxy = _proxy(containers[names.index(PROXY_CONTAINER)], of_pod) if PROXY_CONTAINER in names else Proxy()
     return Pod(
@@ -38,7 +38,7 @@ def from_object(identity: Identity, plain: object) -> Pod:
         labels=_texts(metadata.get("labels"), "metadata.labels"),
         containers=names,
         proxy=proxy,
-        same_user=_same_user(of_pod, containers, proxy),
+        escapes=escapes(spec, containers, proxy),
     )
 
 
@@ -77,21 +77,6 @@ def _effective(field: str, context: dict[str, Any], of_pod: dict[str, Any], wher
     """Return the user or group that a container runs as: its own, else the pod's (core/v1, PodSecurityContext)."""
     own = _number(context.get(field), f"{field} of {where}")
     return _number(of_pod.get(field), f"{field} of the pod") if own is None else own
-
-
-def _same_user(of_pod: dict[str, Any], containers: list[dict[str, Any]], proxy: Proxy) -> tuple[str, ...]:
-    """Return the containers besides Istio's own that run as the proxy's user."""
-    proxy_uid = proxy.uid or int(DEFAULT_PROXY_ID)
-    return tuple(
-        container["name"]
-        for container in containers
-        if container["name"] not in ISTIO_CONTAINERS
-        and _effective("runAsUser", _context(container), of_pod, f"container {container['name']}") == proxy_uid
-    )
-
-
-def _context(container: dict[str, Any]) -> dict[str, Any]:
-    return _object(container.get("securityContext") or {}, f"securityContext of container {container['name']}")
 
 
 def _object(value: object, where: str) -> dict[str, Any]:

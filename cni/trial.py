@@ -10,11 +10,12 @@ import errno
 import os
 
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode
+from capture.state.json_text import JsonError, decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 PATIENCE = 20.0
 """Seconds; a node that boots may need some for what takes milliseconds else."""
@@ -64,6 +65,27 @@ def run(path: str, through: Sequence[str] = ()) -> Trial:
     )
 
 
+def status(path: str, configuration: dict[str, Any]) -> tuple[int, str]:
+    """Return code and message of why the plugin could not capture a pod now; 0 if it could (SPEC, "STATUS")."""
+    import subprocess
+
+    done = subprocess.run(
+        [path],
+        input=encode(configuration).encode(),
+        env={**ENVIRONMENT, "CNI_COMMAND": "STATUS", "CNI_PATH": os.path.dirname(path)},
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    if done.returncode == 0:
+        return 0, ""
+    try:
+        plain = decode(done.stdout.decode())
+        return int(plain["code"]), f"{plain['msg']} (code {plain['code']})"
+    except (JsonError, ValueError, KeyError, TypeError):
+        return done.returncode, f"no answer to STATUS: {done.stderr.decode('utf-8', 'replace').strip()[:400]}"
+
+
 def _versions(answer: bytes) -> tuple[str, ...]:
     try:
         plain = decode(answer.decode())
@@ -75,7 +97,7 @@ def _versions(answer: bytes) -> tuple[str, ...]:
 
 def _not_started(path: str, error: OSError) -> Trial:
     """Say why execve(2) refused, as far as the file and where it lies tell."""
-    interpreter = _interpreter(path)
+    interpreter = interpreter_of(path)
     if error.errno == errno.EACCES and os.statvfs(path).f_flag & os.ST_NOEXEC:
         return Trial(
             (),
@@ -93,7 +115,7 @@ def _not_started(path: str, error: OSError) -> Trial:
     return Trial((), f"cannot be started: {error.strerror}", NOTHING_CHANGED)
 
 
-def _interpreter(path: str) -> str:
+def interpreter_of(path: str) -> str:
     """Return the interpreter that a program names, by ``#!`` or in ELF's PT_INTERP; nothing if it names none."""
     try:
         with open(path, "rb") as file:

@@ -1,6 +1,6 @@
 """``istio-init``: the init container. Flags and environment as upstream's ``istio-iptables``, and more.
 
-It says what it was told and from where, does it, and ends with the rules that then stand.
+It prints its settings and where they come from, applies them, and ends with the live rules.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from capture.settings.settings import Settings, from_environment, with_flags
 from capture.state.netns import Entered
 from initcontainer.arguments import CommandLine, HelpWanted, VersionWanted, parse
 from initcontainer.printer import Printer
+from initcontainer.upstream_flags import newer_mesh
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,8 +76,10 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
     if settings[RUN_VALIDATION]:
         from initcontainer.validation import validate  # few runs do it
 
-        for line in validate(settings, namespace, host):
+        validation = validate(settings, namespace, host)
+        for line in validation.lines():
             printer.show(line)
+        validation.require(settings)
     return EXIT_DONE
 
 
@@ -93,7 +96,7 @@ def _settings(arguments: Sequence[str], environ: Mapping[str, str], printer: Pri
 
 
 def _say_settings(settings: Settings, printer: Printer) -> None:
-    """Print what was said, and where; the rest has its default."""
+    """Print what was given, and where; the rest has its default."""
     for option in OPTIONS:
         if option in settings.explicit:
             printer.show(f"{option.name} {settings.text(option)!r} ({settings.origin(option)})")
@@ -104,6 +107,9 @@ def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, 
     with Entered(namespace):
         config, _ = resolve(settings, host)
         printer.show(start_line(settings, config))
+        older = newer_mesh(settings)
+        if older:
+            printer.remark(older)
         note = link_local_note(config.families, host.pod_addresses())
         if note:
             printer.show(note)
@@ -123,14 +129,12 @@ def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
     """Remove what is ours; in a dry run, show it."""
     if settings[DRY_RUN]:
         dumped = operations.dump(namespace)
-        printer.show(
-            "to be removed: whatever of this is ours\n" if dumped.live_sets else "nothing of ours stands there"
-        )
+        printer.show("would remove our rules among these\n" if dumped.live_sets else "nothing of ours is there")
         printer.show(listings.table([*listings.parts(dumped)], None, is_whole=True).removesuffix("\n"))
         return
     printer.warn(cut_by_cleaning(namespace))
     removed = operations.clean(namespace, allow_host=settings[ALLOW_HOST], warn=lambda warning: printer.warn([warning]))
-    printer.show("removed: nothing is captured any more" if removed else "unchanged: there was nothing of ours")
+    printer.show("removed: nothing is captured any more" if removed else "nothing to remove")
 
 
 def _dry_run(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:

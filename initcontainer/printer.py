@@ -56,6 +56,15 @@ class Printer:
         for warning in warnings:
             _print_json(sys.stderr, "warn", warning)
 
+    def remark(self, text: str) -> None:
+        """Print a warning among what is printed on stdout: about what was left to a default, not about a value."""
+        if self._level < WARN:
+            return
+        if self._is_json:
+            _print_json(sys.stdout, "warn", text)
+        else:
+            print(f"warning: {text}")
+
     def report(self, error: CaptureError) -> None:
         """Print the error that ends the program, and what to do about it."""
         if self._level < FATAL:

@@ -7,6 +7,23 @@ commands), ``tools/istio-iptables/pkg/cmd/root.go`` of the releases 1.4 to 1.31.
 from __future__ import annotations
 
 from capture.model.values import Value
+from capture.settings.options import (
+    DUAL_STACK,
+    FORCE_APPLY,
+    FORCE_IPTABLES_BINARY,
+    INBOUND_CAPTURE_PORT,
+    LOG_OUTPUT_LEVEL,
+    NATIVE_NFTABLES,
+    PROFILE,
+    RECONCILE,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from capture.settings.options import Option
+    from capture.settings.settings import Settings
 
 
 class UpstreamFlag(Value):
@@ -14,7 +31,7 @@ class UpstreamFlag(Value):
 
     takes_value: bool
     because: str = ""
-    """Why nobody needs it any more, for a warning; empty: no word about it."""
+    """Why it is not needed any more, for a warning; empty: no warning."""
 
 
 _VALUE = UpstreamFlag(takes_value=True)
@@ -44,6 +61,30 @@ PAST = {
     ),
 }
 """Flags of some versions between 1.1 and today."""
+
+NEWER_THAN_CLASSIC: dict[Option[Any], str] = {
+    LOG_OUTPUT_LEVEL: "1.15",
+    DUAL_STACK: "1.16",
+    FORCE_APPLY: "1.24",
+    RECONCILE: "1.24",
+    NATIVE_NFTABLES: "1.27",
+    FORCE_IPTABLES_BINARY: "1.28",
+}
+"""Options that injection gives to the init container, and the version of Istio that began to."""
+
+
+def newer_mesh(settings: Settings) -> str:
+    """Return a warning if the rules are those of 1.8 by default, and what was given shows a newer Istio; else ""."""
+    shown = next((option for option in NEWER_THAN_CLASSIC if option in settings.explicit), None)
+    if shown is None or PROFILE in settings.explicit:
+        return ""
+    evidence = f"{shown.name} ({settings.origin(shown)}) shows Istio {NEWER_THAN_CLASSIC[shown]} or later"
+    return (
+        f"{evidence}, but the rules are those of {settings[PROFILE]} ({PROFILE.name}, default): inbound port 22 is not"
+        f" captured, and what the proxy sends to its own tunnel port goes to port {settings[INBOUND_CAPTURE_PORT]};"
+        f" {PROFILE.name} current has today's layout"
+    )
+
 
 UPSTREAM_FLAGS = PERSISTENT | PAST
 SHORT = {"f": "restore-format"}

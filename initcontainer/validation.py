@@ -1,396 +1,177 @@
-"""Proof that capture works, by connections of our own. Runs before the proxy does, on the ports of the proxy.
+"""Whether capture works, by its effect: connections of our own, and where none can be made, the live rules.
 
 ::
 
     outbound   a process that is not the proxy dials an address outside    -> must arrive on 15001
     inbound    a process with the proxy's user dials the pod's own address -> must arrive on 15006
+    inbound    from outside: by a veth pair of our own, on request         -> must arrive on 15006
+               else a packet is walked through the live rules, if we may read them
 
-Each connection brings a random token, so that we know it for ours, and must have been meant for what was
-dialled (SO_ORIGINAL_DST). What is dialled is chosen by asking the rules themselves (``capture.analysis.trace``), so
-that ports and networks that are left alone do not spoil the proof.
-
-From inside a pod nobody can send through PREROUTING, so where the rules can be read, they are compared too.
+What is dialled is chosen by asking the rules of the settings (``capture.analysis.trace``), so that ports and networks
+that are left alone do not spoil the proof. How the live rules are written does not matter, only where traffic goes.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import secrets
-import select
-import socket
 import time
-from itertools import product
+from contextlib import ExitStack
 
 from capture import operations
-from capture.analysis.pod_network import NO_WAY_OUT, routed
-from capture.analysis.trace import trace
-from capture.errors import CaptureError, ValidationError
-from capture.model.addresses import (
-    AF,
-    IPV4,
-    IPV6,
-    Network,
-    address_text,
-    parse_address,
-)
-from capture.model.packet import Packet
+from capture.errors import CaptureError, NotProvenError, ValidationError
+from capture.model.addresses import AF, address_text
+from capture.model.ruleset import PolicyRoute
 from capture.model.values import Value
+from capture.netlink.interfaces import read_addresses, read_links
+from capture.netlink.rtnetlink import open_route
 from capture.report.differences import in_words
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.families import FAMILY_NAMES
-from capture.settings.options import PROBE_PORT, PROBE_TIMEOUT, SKIP_RULE_APPLY
+from capture.settings.options import PROBE_FROM_OUTSIDE, PROBE_PORT, PROBE_TIMEOUT, REQUIRE_PROOF, SKIP_RULE_APPLY
+from capture.state.impediments import impediments
 from capture.state.netns import Entered
+from capture.state.routes import missing
+from initcontainer.outside import Outside
+from initcontainer.probes import DOCUMENTATION, Chooser, Probe, captured_sides
+from initcontainer.proof import Prover, endpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from typing import Literal
+    from collections.abc import Iterator
 
     from capture.model.addresses import Family
-    from capture.model.ruleset import Ruleset, Span
+    from capture.model.ruleset import Ruleset
     from capture.settings.config import CaptureConfig, Host
     from capture.settings.settings import Settings
 
-    Side = Literal["outbound", "inbound"]
-
-TOKEN_BYTES = 16
-SO_ORIGINAL_DST = 80
-"""linux/netfilter_ipv4.h, and linux/netfilter_ipv6/ip6_tables.h"""
-IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75
-"""linux/in.h, linux/in6.h"""
-CAP_SETGID, CAP_SETUID = 6, 7
-"""linux/capability.h"""
-
-RETRY_AFTER = 0.05
-"""Seconds between two attempts of a connection."""
-PATIENCE = 1.0
-"""Seconds that one attempt may take, where nothing comes back."""
-
-OUTSIDE = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
-"""Addresses for documentation, where nobody is (RFC 5737, RFC 3849)."""
-PASSTHROUGH = {IPV4: "127.0.0.6", IPV6: "::6"}
-"""Addresses of the pod itself that every captured pod has."""
-OTHER_PORTS = (80, 443, 8080, 9080, 3306, 5432)
-ORDINARY_IDS = (65534, 1000, 12345)
-"""Users and groups to act as, where ours is the proxy's or is left alone."""
+FROM_OUTSIDE = "connections from outside the pod"
 
 
-class Identity(Value):
-    """A user and a group to connect as."""
+class Validation(Value):
+    """What was proven, and what could not be, a line for each."""
 
-    uid: int
-    gid: int
+    proven: tuple[str, ...]
+    unproven: tuple[str, ...]
 
+    def lines(self) -> Iterator[str]:
+        """Yield what there is to say."""
+        yield from (f"validated: {line}" for line in self.proven)
+        yield from (f"not validated: {line}" for line in self.unproven)
 
-class Probe(Value):
-    """One connection: who dials what, and where it must arrive."""
-
-    side: Side
-    destination: Network
-    port: int
-    dialler: Identity
-    arrives_on: int
-
-    @property
-    def dialled(self) -> tuple[str, int]:
-        """Return address and port as a socket takes them."""
-        return address_text(self.destination.family, self.destination.first), self.port
-
-    def __str__(self) -> str:
-        return f"{FAMILY_NAMES[self.destination.family]} {self.side}"
+    def require(self, settings: Settings) -> None:
+        """Raise NotProvenError if proof is required and something could not be proven."""
+        if settings[REQUIRE_PROOF] and self.unproven:
+            raise NotProvenError(self.unproven)
 
 
-def validate(settings: Settings, namespace: str | None, host: Host) -> list[str]:
-    """Prove that capture works in a namespace, and return in words what was proven and what could not be.
+def validate(settings: Settings, namespace: str | None, host: Host) -> Validation:
+    """Prove that capture works in a namespace. Raises ValidationError if traffic goes wrong.
 
-    Raises ValidationError if a connection does not arrive, if a rule is missing, or if nothing can be proven.
+    What cannot be proven, for want of a capability or because nothing is captured, is no error.
     """
     with Entered(namespace):
         config, _ = resolve(settings, host)
-        ruleset = build_ruleset(config)
-        chosen: list[Probe] = []
-        words: list[str] = []
-        for family in config.families:
-            for side in _captured_sides(config):
-                probe = _choose(side, family, config, ruleset, settings[PROBE_PORT], host)
-                if isinstance(probe, Probe):
-                    chosen.append(probe)
-                else:
-                    words.append(f"not validated: {FAMILY_NAMES[family]} {side}: {probe}")
-        if not chosen:
-            reasons = "; ".join(words) or "the settings capture nothing"
-            raise ValidationError(f"validation failed: nothing could be proven: {reasons}")
-        _prove(chosen, settings, host, transparent=config.is_transparent)
-        _compare_rules(settings, host, words)
-        done = [
-            f"validated: {probe}: user {probe.dialler.uid} dialled {_endpoint(*probe.dialled)}"
-            f" and arrived on port {probe.arrives_on}"
-            for probe in chosen
-        ]
-        return done + words
+        desired = build_ruleset(config)
+        _look_beside_the_rules(desired, settings)
+        chooser = Chooser(config, desired, host.pod_addresses(), settings[PROBE_PORT])
+        with ExitStack() as made:
+            proven, unproven = _by_connections(settings, host, config, chooser, made)
+        if config.inbound_ports and not settings[PROBE_FROM_OUTSIDE]:
+            by_rules, unknown = _by_rules(settings, chooser)
+            proven, unproven = [*proven, *by_rules], [*unproven, *unknown]
+        return Validation(tuple(proven), tuple(unproven))
 
 
-def _captured_sides(config: CaptureConfig) -> Iterator[Side]:
-    if config.outbound_networks or config.outbound_ports:
-        yield "outbound"
-    if config.inbound_ports:
-        yield "inbound"
+def _look_beside_the_rules(desired: Ruleset, settings: Settings) -> None:
+    """Raise ValidationError for what loses packets that the rules send to the proxy; to read it takes no privilege."""
+    for found in impediments(desired):
+        raise ValidationError(f"validation failed: {found.says}", found.remedy)
+    for need in missing(desired):
+        if isinstance(need, PolicyRoute):
+            says = (
+                f"the policy rule or the route for mark {need.mark:#x} is missing (table {need.table}, {need.family})"
+            )
+            raise ValidationError(f"validation failed: {says}: TPROXY delivers by them", _author(settings))
 
 
-# --- what to dial --------------------------------------------------------------------------------
+def _by_connections(
+    settings: Settings, host: Host, config: CaptureConfig, chooser: Chooser, made: ExitStack
+) -> tuple[list[str], list[str]]:
+    """Return what connections proved, and what they could not."""
+    chosen: list[Probe] = []
+    unproven: list[str] = [] if any(captured_sides(config)) else ["the settings capture nothing"]
+    for family in chooser.families():
+        for side in captured_sides(config):
+            probe = chooser.choose(side, family)
+            if isinstance(probe, Probe):
+                chosen.append(probe)
+            else:
+                unproven.append(f"{FAMILY_NAMES[family]} {side}: {probe}")
+    if settings[PROBE_FROM_OUTSIDE] and config.inbound_ports:
+        for outcome in _from_outside(chooser, made):
+            (chosen if isinstance(outcome, Probe) else unproven).append(outcome)  # type: ignore[arg-type]
 
+    def fail(probe: Probe, answer: str) -> ValidationError:
+        return _failure(probe, answer, settings, host)
 
-def _choose(side: Side, family: Family, config: CaptureConfig, ruleset: Ruleset, port: int, host: Host) -> Probe | str:
-    """Return a connection that the rules would capture, or why there is none that can be made here."""
-    own = [address for address in host.pod_addresses() if address.family == family and not address.is_link_local]
-    if side == "outbound":
-        destinations = [*_outside(config, family, own)]
-        identities = [*_ordinary(config)]
-    else:
-        destinations = [*own, parse_address(PASSTHROUGH[family])]
-        identities = [*_proxies(config)]
-    if not identities:
-        return "not permitted to act as another user (capabilities SETUID and SETGID)"
-    is_reachable = False
-    for destination, dialled_port, identity in product(destinations, _ports(config, port), identities):
-        packet = routed(Packet("tcp", destination, dialled_port, uid=identity.uid, gid=identity.gid))
-        if packet.out_interface == NO_WAY_OUT:
-            continue
-        is_reachable = True
-        traced = trace(ruleset, packet)
-        if traced.outcome == f"proxy-{side}":
-            return Probe(side, destination, dialled_port, identity, traced.port)
-    return "nothing that could be dialled from here is captured" if is_reachable else "no route leads anywhere"
-
-
-def _outside(config: CaptureConfig, family: Family, own: Iterable[Network]) -> Iterator[Network]:
-    """Yield destinations that are not the pod: in what is captured, in nobody's networks, beside the pod."""
-    for network in config.outbound_networks.entries:
-        if network.family == family:
-            yield _within(network)
-    for text in OUTSIDE:
-        address = parse_address(text)
-        if address.family == family:
-            yield address
-    for address in own:
-        yield address.replace(first=address.first ^ 1)
-
-
-def _within(network: Network) -> Network:
-    """Return an address of a network that is more than its name."""
-    first = network.first if network.is_address else network.first + 1
-    return parse_address(address_text(network.family, first))
-
-
-def _ports(config: CaptureConfig, port: int) -> list[int]:
-    return list(dict.fromkeys((port, *(span.first for span in config.outbound_ports), *OTHER_PORTS)))
-
-
-def _ordinary(config: CaptureConfig) -> Iterator[Identity]:
-    """Yield who we are, and whom else we may be, but for the proxy."""
-    ours = Identity(os.geteuid(), os.getegid())
-    groups = [span.first for span in config.owner_groups.entries]
-    for identity in (ours, *_others(ORDINARY_IDS, (*groups, *ORDINARY_IDS))):
-        if not _is_among(identity.uid, config.proxy_uids) and not _is_among(identity.gid, config.proxy_gids):
-            yield identity
-
-
-def _proxies(config: CaptureConfig) -> Iterator[Identity]:
-    """Yield the proxy's identities that we have or may take."""
-    ours = Identity(os.geteuid(), os.getegid())
-    if _is_among(ours.uid, config.proxy_uids):
-        yield ours
-    uids = [span.first for span in config.proxy_uids]
-    yield from _others(uids, (*(span.first for span in config.proxy_gids), *ORDINARY_IDS))
-
-
-def _others(uids: Iterable[int], gids: Iterable[int]) -> Iterator[Identity]:
-    if _may_change_identity():
-        for uid, gid in product(uids, gids):
-            yield Identity(uid, gid)
-
-
-def _is_among(number: int, spans: Iterable[Span]) -> bool:
-    return any(span.contains(number) for span in spans)
-
-
-def _may_change_identity() -> bool:
-    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
-        held = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
-    return bool(held >> CAP_SETUID & held >> CAP_SETGID & 1)
-
-
-# --- the proof -----------------------------------------------------------------------------------
-
-
-def _prove(probes: list[Probe], settings: Settings, host: Host, *, transparent: bool) -> None:
-    """Make the connections, all at once, and raise ValidationError unless each arrives where it must."""
     deadline = time.monotonic() + settings[PROBE_TIMEOUT]
-    awaited = {secrets.token_bytes(TOKEN_BYTES): probe for probe in probes}
-    listeners = [
-        _listener(family, port, transparent=transparent)
-        for family, port in dict.fromkeys((probe.destination.family, probe.arrives_on) for probe in probes)
-    ]
-    clients: dict[Probe, int] = {}
-    stop = os.pipe()
+    proofs = Prover(deadline, transparent=config.is_transparent, fail=fail).prove(chosen)
+    proven = [f"{proof.probe}: {proof.says}" for proof in proofs if proof.is_proven]
+    return proven, [*unproven, *(f"{proof.probe}: {proof.says}" for proof in proofs if not proof.is_proven)]
+
+
+def _from_outside(chooser: Chooser, made: ExitStack) -> Iterator[Probe | str]:
+    """Yield a connection from outside for each family, or why there is none."""
+    families = tuple(family for family in chooser.families() if any(chooser.own(family)))
     try:
-        for token, probe in awaited.items():
-            clients[probe] = _dial(probe, token, deadline, stop)
-        while awaited and time.monotonic() < deadline:
-            for listener in select.select(listeners, [], [], max(0.0, deadline - time.monotonic()))[0]:
-                _receive(listener, awaited)
-        if awaited:
-            probe = next(iter(awaited.values()))
-            raise _failure(probe, _last_answer(clients.pop(probe), deadline), settings, host)
-    finally:
-        for end in stop:
-            os.close(end)
-        for listener in listeners:
-            listener.close()
-        for process in clients.values():
-            _end(process)
-
-
-def _listener(family: Family, port: int, *, transparent: bool) -> socket.socket:
-    """Return a listening socket on a port of the proxy, for every address of the family."""
-    listener = socket.socket(AF[family], socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == IPV6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if transparent:
-            _make_transparent(listener, family)
-        listener.bind(("::" if family == IPV6 else "0.0.0.0", port))
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        reason = os.strerror(error.errno or 0)
-        raise ValidationError(
-            f"validation failed: cannot listen on port {port} ({FAMILY_NAMES[family]}): {reason}",
-            "Validate before the proxy starts: the port has to be free, since connections to it are the proof."
-            if error.errno == errno.EADDRINUSE
-            else "",
-        ) from None
-    return listener
-
-
-def _make_transparent(listener: socket.socket, family: Family) -> None:
-    """Let the socket accept what is addressed to others, if we may; without, only redirected connections arrive."""
-    level, option = (socket.IPPROTO_IPV6, IPV6_TRANSPARENT) if family == IPV6 else (socket.IPPROTO_IP, IP_TRANSPARENT)
-    try:
-        listener.setsockopt(level, option, 1)
-    except PermissionError:
+        outside = made.enter_context(Outside(families))
+    except CaptureError as error:
+        yield f"{FROM_OUTSIDE}: {error.message}"
         return
+    for family in families:
+        probe = chooser.by(outside, family)
+        yield probe if isinstance(probe, Probe) else f"{FAMILY_NAMES[family]} inbound from outside: {probe}"
 
 
-def _receive(listener: socket.socket, awaited: dict[bytes, Probe]) -> None:
-    """Take one connection; if it brings a token, check where it arrived and what it was meant for."""
-    connection, _ = listener.accept()
-    with connection:
-        connection.settimeout(PATIENCE)
+def _by_rules(settings: Settings, chooser: Chooser) -> tuple[list[str], list[str]]:
+    """Return what the live rules tell of packets that come in. Raises ValidationError if one would miss the proxy."""
+    proven: list[str] = []
+    unproven: list[str] = []
+    for family in chooser.families():
+        name = f"{FAMILY_NAMES[family]} inbound from outside"
+        source = next(text for text in DOCUMENTATION if (":" in text) == (AF[family] != AF["ipv4"]))
+        found = chooser.from_outside(family, _interface(family), source)
+        if found is None:
+            unproven.append(f"{name}: nothing that comes in is captured")
+            continue
+        packet, port = found
+        dialled = endpoint(address_text(family, packet.destination.first), packet.port)
         try:
-            token = connection.recv(TOKEN_BYTES, socket.MSG_WAITALL)
-        except OSError:
-            return
-        probe = awaited.get(token)
-        if probe is None:
-            return  # somebody else's, such as a probe of the kubelet
-        port = listener.getsockname()[1]
-        if port != probe.arrives_on:
+            traced = operations.trace(packet)
+        except CaptureError as error:
+            return proven, [*unproven, f"{FROM_OUTSIDE}: the rules cannot be read here: {error.message}"]
+        if (traced.outcome, traced.port) != ("proxy-inbound", port):
             raise ValidationError(
-                f"validation failed: {probe}: {_endpoint(*probe.dialled)} arrived on port {port}"
-                f" instead of {probe.arrives_on}"
+                f"validation failed: {name}: what is sent to {dialled} does not reach port {port}:"
+                f" by the live rules it is {traced.outcome}",
+                f"`capture trace tcp {dialled} --in {packet.in_interface}` shows why. {_author(settings)}",
             )
-        meant = _original_destination(connection)
-        if meant != probe.dialled:
-            raise ValidationError(
-                f"validation failed: {probe}: {_endpoint(*probe.dialled)} arrived as {_endpoint(*meant)}",
-                "The proxy would go on to there. Something else translates addresses in this pod.",
-            )
-        del awaited[token]
+        proven.append(f"{name}: by the live rules, {dialled} is sent to port {port}")
+    return proven, unproven
 
 
-def _original_destination(connection: socket.socket) -> tuple[str, int]:
-    """Return what a connection was meant for, before it was redirected."""
-    is_ipv6 = connection.family == socket.AF_INET6
-    level, size = (socket.IPPROTO_IPV6, 28) if is_ipv6 else (socket.IPPROTO_IP, 16)
-    try:
-        # struct sockaddr_in: family, port, address; struct sockaddr_in6: family, port, flow, address, scope
-        packed = connection.getsockopt(level, SO_ORIGINAL_DST, size)
-    except OSError:  # not translated: it came with its own destination
-        address, port = connection.getsockname()[:2]
-        return address, port
-    start, length = (8, 16) if is_ipv6 else (4, 4)
-    family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
-    return socket.inet_ntop(family, packed[start : start + length]), int.from_bytes(packed[2:4], "big")
-
-
-def _dial(probe: Probe, token: bytes, deadline: float, stop: tuple[int, int]) -> int:
-    """Start a process that connects as the probe says, until the pipe is closed or time is over; return its id."""
-    process = os.fork()
-    if process:
-        return process
-    status = 1
-    try:
-        stopped, to_stop = stop
-        os.close(to_stop)
-        status = _connect(probe, token, deadline, stopped)
-    finally:
-        os._exit(status)
-
-
-def _connect(probe: Probe, token: bytes, deadline: float, stopped: int) -> int:
-    """Connect and hand over the token, again and again; return 0 or the number of the last error."""
-    if (probe.dialler.uid, probe.dialler.gid) != (os.geteuid(), os.getegid()):
-        os.setgroups([])
-        os.setresgid(probe.dialler.gid, probe.dialler.gid, probe.dialler.gid)
-        os.setresuid(probe.dialler.uid, probe.dialler.uid, probe.dialler.uid)
-    last = 0
-    while time.monotonic() < deadline:
-        try:
-            with socket.socket(AF[probe.destination.family], socket.SOCK_STREAM) as connection:
-                connection.settimeout(min(PATIENCE, max(RETRY_AFTER, deadline - time.monotonic())))
-                connection.connect(probe.dialled)
-                connection.sendall(token)
-                connection.recv(1)  # closed by who read it
-        except TimeoutError:
-            last = errno.ETIMEDOUT
-        except OSError as error:
-            last = error.errno or 0
-        if select.select([stopped], [], [], RETRY_AFTER)[0]:
-            break
-    return last
-
-
-def _last_answer(process: int, deadline: float) -> str:
-    """Wait for a process that dials, whose time is over, and return what its last attempt ended with."""
-    while time.monotonic() < deadline + PATIENCE + 2 * RETRY_AFTER:
-        ended, status = os.waitpid(process, os.WNOHANG)
-        if ended:
-            number = os.waitstatus_to_exitcode(status)
-            return os.strerror(number) if number > 0 else "it was let in, by somebody else"
-        time.sleep(RETRY_AFTER)
-    _end(process)
-    return "no answer"
-
-
-def _end(process: int) -> None:
-    try:
-        os.kill(process, 9)
-    except PermissionError:
-        pass  # another user's, and we have no CAP_KILL; its pipe is closed, so it ends after this attempt
-    os.waitpid(process, 0)
-
-
-# --- what is wrong -------------------------------------------------------------------------------
+def _interface(family: Family) -> str:
+    """Return the interface by which connections come in: the first that has an address of the family."""
+    with open_route() as route:
+        names = {link.index: link.name for link in read_links(route) if not link.is_loopback}
+        with_address = [names[a.interface] for a in read_addresses(route, AF[family]) if a.interface in names]
+    return next(iter(with_address), next(iter(names.values()), "eth0"))
 
 
 def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> ValidationError:
     """Return the error for a connection that did not arrive, with the first rule that is missing."""
     message = (
-        f"validation failed: {probe}: user {probe.dialler.uid} dialled {_endpoint(*probe.dialled)}, and within"
+        f"validation failed: {probe}: user {probe.dialler.uid} dialled {endpoint(*probe.dialled)}, and within"
         f" {settings[PROBE_TIMEOUT]:g} s nothing arrived on port {probe.arrives_on} ({answer})"
     )
     try:
@@ -406,21 +187,6 @@ def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> Valid
     return ValidationError(message, f"First of what is wrong: {first}. {_author(settings)}")
 
 
-def _compare_rules(settings: Settings, host: Host, words: list[str]) -> None:
-    """Raise ValidationError if a rule is missing that no connection from inside can prove; note what is unreadable."""
-    try:
-        verified = operations.verify(settings, None, host)
-    except CaptureError as error:
-        words.append(f"not validated: connections from outside the pod: the rules cannot be read here: {error.message}")
-        return
-    first = next(in_words(verified), None)
-    if first is not None:
-        raise ValidationError(
-            "validation failed: our own connections are captured, but the rules are not what they should be",
-            f"First of what is wrong: {first}. {_author(settings)}",
-        )
-
-
 def _author(settings: Settings) -> str:
     """Return who should have written the rules, and where to look."""
     if settings[SKIP_RULE_APPLY]:
@@ -429,7 +195,3 @@ def _author(settings: Settings) -> str:
             " node, and at `capture dump` there."
         )
     return "istio-init should have written the rules: look at what it printed, or run it again."
-
-
-def _endpoint(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -106,14 +106,15 @@ def bill_of_materials(bundle: Path) -> dict[str, Any]:
 
 
 def _frozen() -> Iterator[Component]:
-    click = importlib.metadata.metadata("click")
-    yield {
-        "type": "library",
-        "name": "click",
-        "version": click["Version"],
-        "licenses": _licence("BSD-3-Clause"),
-        "purl": f"pkg:pypi/click@{click['Version']}",
-    }
+    for name, licence in (("click", "BSD-3-Clause"), ("PyYAML", "MIT")):
+        version = importlib.metadata.version(name)
+        yield {
+            "type": "library",
+            "name": name,
+            "version": version,
+            "licenses": _licence(licence),
+            "purl": f"pkg:pypi/{name.lower()}@{version}",
+        }
     version = platform.python_version()
     yield {"type": "library", "name": "cpython", "version": version, "licenses": _licence("PSF-2.0")}
     yield from _of_packages(["zlib1g-dev", "libexpat1-dev"])  # linked into the interpreter

@@ -64,6 +64,11 @@ def _resolver(_ctx: click.Context, _param: click.Parameter, values: tuple[str, .
             help="Write the endpoints as files there, which Envoy watches: run it again when they change.",
         ),
         click.Option(
+            ["--endpoints-path", "path_for_envoy"],
+            metavar="DIR",
+            help="Where Envoy finds that directory, such as the mount of a ConfigMap.  [default: the same]",
+        ),
+        click.Option(
             ["--resolver", "resolvers"],
             metavar="ADDRESS",
             multiple=True,
@@ -82,6 +87,7 @@ def sidecar(
     filenames: tuple[str, ...],
     name: str | None,
     directory: str | None,
+    path_for_envoy: str | None,
     resolvers: tuple[str, ...],
     *,
     compact: bool,
@@ -96,10 +102,10 @@ def sidecar(
     world = read_world(documents)
     pod, document = _pod(world, documents, name)
     config = _config(ctx, namespace, document)
-    path = os.path.abspath(directory) if directory else ""
+    path = path_for_envoy or (os.path.abspath(directory) if directory else "")
     plain = render(config, world, pod, directory=path, resolvers=resolvers or _recorded_servers(config))
-    if path:
-        endpoints.write(destinations(config, world, pod), path)
+    if directory:
+        endpoints.write(destinations(config, world, pod), directory)
     click.echo(json.dumps(plain, separators=(",", ":")) if compact else json.dumps(plain, indent=1))
     return 0
 

@@ -15,6 +15,8 @@ class Cluster(KubernetesNode):
     """A node with the agent."""
 
     kind = ""
+    method = "chart"
+    """What it was installed with: ``chart`` or ``manifest``."""
 
     def helm(self, *arguments: str, check: bool = True) -> str:
         """Run helm as the cluster's administrator."""
@@ -34,6 +36,15 @@ class Cluster(KubernetesNode):
         """Apply the plain manifest, and wait until the agent is ready."""
         self.kubectl("apply", "-f", f"{ROOT}/deploy/istio-capture.yaml")
         self.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/capture-agent", "--timeout=120s")
+
+    def kubectl_capture(self, *arguments: str) -> str:
+        """Run ``kubectl capture`` as the administrator."""
+        kubectl = builds.find("kubectl")
+        assert kubectl
+        return self.run(
+            ["env", f"PATH={kubectl.parent}:{ROOT}/.venv/bin:/usr/bin:/bin", f"KUBECONFIG={self.disk}/pki/admin.json",
+             "kubectl", "capture", *arguments], check=False,
+        )  # fmt: skip
 
     def in_agent(self, *command: str, check: bool = True) -> str:
         """Run a command in the agent's pod."""

@@ -38,7 +38,8 @@ ANY = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
 IMAGE = "capture.test/waiting:1"
 CONTAINERD = "/run/containerd/containerd.sock"
 LIST = "10-lab.conflist"
-CGROUP = "capture-cluster"
+CGROUP = "capture-cluster-"
+"""How the names of nodes' control groups begin: several nodes may run on a machine."""
 
 FOLDERS = {
     "etc-cni": "/etc/cni", "opt-cni": "/opt/cni", "var-lib-cni": "/var/lib/cni", "kubelet": "/var/lib/kubelet",
@@ -94,7 +95,6 @@ KUBELET: dict[str, object] = {
     "authorization": {"mode": "Webhook"},
     "containerRuntimeEndpoint": f"unix://{CONTAINERD}",
     "cgroupDriver": "cgroupfs",
-    "cgroupRoot": f"/{CGROUP}",
     "enforceNodeAllocatable": [],
     "localStorageCapacityIsolation": False,
     "evictionHard": {
@@ -125,6 +125,7 @@ class KubernetesNode:
         self.runtime = runtime
         self.cni_version = cni_version
         self.pid = 0
+        self.cgroup = f"{CGROUP}{os.getpid()}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         for folder in (*FOLDERS, "log", "pki", "manifests", "etc-cni/net.d", "opt-cni/bin", "etcd"):
             (self.disk / folder).mkdir(parents=True, exist_ok=True)
@@ -142,7 +143,7 @@ class KubernetesNode:
     def start(self) -> None:
         """Boot the node and wait until it is Ready."""
         self._make_namespaces()
-        _make_cgroups()
+        _make_cgroups(self.cgroup)
         if not (self.disk / "pki" / "admin.json").exists():
             self._write_credentials()
         self._write_configuration()
@@ -173,7 +174,7 @@ class KubernetesNode:
         for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
             if (path := line.split()[1]).startswith(f"{self.disk}/"):
                 subprocess.run(["umount", "-l", path], check=False)
-        _remove_cgroups()
+        _remove_cgroups(self.cgroup)
 
     def reboot(self) -> None:
         """Kill everything and boot again from the disk; /run is empty then."""
@@ -242,7 +243,7 @@ class KubernetesNode:
         }
         bridge["ipam"] = {"type": "host-local", "ranges": ranges, "routes": routes}
         plugins = [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}]
-        new = self.disk / "etc-cni" / "new"
+        new = self.list_file.with_name(".new")  # containerd overlooks a file that is renamed in from elsewhere
         new.write_text(json.dumps({"cniVersion": self.cni_version, "name": "lab", "plugins": plugins}))
         new.rename(self.list_file)
 
@@ -321,6 +322,7 @@ class KubernetesNode:
         disk = self.disk
         (disk / "containerd.toml").write_text(CONTAINERD_TOML.format(disk=disk))
         kubelet = KUBELET | {
+            "cgroupRoot": f"/{self.cgroup}",
             "tlsCertFile": f"{disk}/pki/kubelet-server.crt",
             "tlsPrivateKeyFile": f"{disk}/pki/kubelet-server.key",
             "staticPodPath": f"{disk}/manifests",
@@ -430,20 +432,20 @@ def _put(directory: Path, name: str, issued: Certificate) -> None:
     (directory / f"{name}.key").write_bytes(issued.key)
 
 
-def _make_cgroups() -> None:
+def _make_cgroups(name: str) -> None:
     """Give the node control groups of its own in each hierarchy of version 1; version 2 needs none."""
     for hierarchy in Path("/sys/fs/cgroup").iterdir():
         if not (hierarchy / "cgroup.procs").exists() or hierarchy.name == "unified":
             continue
-        group = hierarchy / CGROUP
+        group = hierarchy / name
         group.mkdir(exist_ok=True)
         for setting in ("cpuset.cpus", "cpuset.mems"):
             if (hierarchy / setting).exists():
                 (group / setting).write_text((hierarchy / setting).read_text())
 
 
-def _remove_cgroups() -> None:
-    for group in Path("/sys/fs/cgroup").glob(f"*/{CGROUP}"):
+def _remove_cgroups(name: str) -> None:
+    for group in Path("/sys/fs/cgroup").glob(f"*/{name}"):
         for directory, _, _ in os.walk(group, topdown=False):
             for _ in range(50):
                 try:

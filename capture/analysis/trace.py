@@ -112,8 +112,11 @@ class Trace(Value):
 
     ``translated`` is what a rule made of where the packet was addressed to.
     ``marked`` is whether a transparent capture's mark leads it, or what else its connection sends, to the proxy.
-    ``lacks`` are routes that the outcome depends on and the namespace does not have.
+    ``lacks`` are routes that the outcome depends on and the namespace does not have. ``policy`` is the base chain
+    whose policy dropped the packet.
     """
+
+    not_compared = ("policy",)
 
     packet: Packet
     outcome: Outcome
@@ -124,6 +127,7 @@ class Trace(Value):
     marked: bool = False
     translated: Translate | None = None
     lacks: tuple[PolicyRoute, ...] = ()
+    policy: Station | None = None
 
     @property
     def address(self) -> Network | None:
@@ -178,6 +182,7 @@ class _Walk:
         """The rule of nat that decided on the connection; there is one at most."""
         self.transparent: Step | None = None
         self.is_dropped = False
+        self.policy: Station | None = None
         self._entered: list[str] = []
 
     def through(self, hook: str, *, with_nat: bool = True) -> None:
@@ -190,6 +195,7 @@ class _Walk:
             decided = self._chain(station, station.entry, 0)
             if not decided and station.entry.policy_for(self.packet.family) == "DROP":
                 self.is_dropped = True
+                self.policy = station
 
     def _chain(self, station: Station, chain: Chain, depth: int) -> bool:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
@@ -207,9 +213,9 @@ class _Walk:
                     if self._called(station, target, depth):
                         return True
                 case Goto(chain=target):
-                    return self._called(station, target, depth) or (depth == 0 and self._end_of_built_in(chain))
+                    return self._called(station, target, depth) or (depth == 0 and self._end_of_built_in(station))
                 case Return():
-                    return depth == 0 and self._end_of_built_in(chain)
+                    return depth == 0 and self._end_of_built_in(station)
                 case UnknownVerdict():
                     self.path[-1] = step.replace(certain=False)
                 case verdict:
@@ -226,10 +232,11 @@ class _Walk:
         self._entered.pop()
         return decided
 
-    def _end_of_built_in(self, chain: Chain) -> bool:
+    def _end_of_built_in(self, station: Station) -> bool:
         """Leave a built-in chain by RETURN: its policy decides."""
-        if chain.policy_for(self.packet.family) == "DROP":
+        if station.entry.policy_for(self.packet.family) == "DROP":
             self.is_dropped = True
+            self.policy = station
         return True
 
     def _note_uncertain(self, step: Step) -> None:
@@ -298,6 +305,7 @@ class _Walk:
             marked=self._is_marked(),
             translated=mapping if isinstance(mapping, Translate) else None,
             lacks=self.situation.without if is_transparent else (),
+            policy=self.policy,
         )
 
     def _last_decision(self) -> Step | None:
@@ -312,7 +320,7 @@ class _Walk:
 
     def _goes_to_the_transparent_socket(self) -> bool:
         """Return whether a packet of a known connection got a mark that routes it to the proxy's socket."""
-        is_known = self.packet.state in OF_KNOWN_CONNECTIONS
+        is_known = self.packet.state in OF_KNOWN_CONNECTIONS and self.packet.protocol == "tcp"
         marked = self.packet.mark in self._routed_marks() and self.first.mark != self.packet.mark
         return is_known and self._arrives() and marked and bool(self._transparent_rules())
 

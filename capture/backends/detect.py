@@ -491,7 +491,7 @@ def _obstacle(facts: Facts, driver: str, variant: Variant, *, certain: bool) -> 
     if variant == "legacy" and facts.legacy == "absent":
         return "this kernel has no legacy tables (modules ip_tables, iptable_nat)"
     if variant == "legacy" and facts.legacy == "unknown" and certain and facts.nf_tables is not False:
-        return "nobody knows whether this kernel has legacy tables: none are loaded, and /lib/modules is not here"
+        return "cannot tell whether this kernel supports legacy tables: none is loaded, and /lib/modules is missing"
     if driver == "iptc" and not facts.python_iptables:
         return "the package python-iptables is not installed"
     return _missing_program(facts, variant) if driver == "restore" else None

@@ -343,8 +343,10 @@ def explained(error: CaptureError, desired: Ruleset | None, way: Way) -> Capture
         return error
     if inventory.lacking:
         lacking = ", ".join(f"{name} (for {wanted[name]})" for name in inventory.lacking)
-        verb = "has no" if inventory.absent else "may not load the"
-        words = f"this kernel {verb} module {lacking}, which {WAYS[way]} needs"
+        if inventory.absent:
+            words = f"this kernel has no module {lacking}, which {WAYS[way]} needs"
+        else:
+            words = f"loading module {lacking} is forbidden by modprobe's configuration; {WAYS[way]} needs it"
         return UnsupportedError(words, remedy_for(inventory.lacking) + _others(desired, way))
     if not can_load():
         words = f"these modules are not loaded, and kernel.modules_disabled=1 lets no more be loaded: {unloaded}"

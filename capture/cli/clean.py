@@ -33,5 +33,5 @@ def clean(namespace: str | None, *, allow_host: bool) -> int:
     """
     warn(cut_by_cleaning(namespace))
     removed = operations.clean(namespace, allow_host=allow_host, warn=lambda warning: warn([warning]))
-    click.echo("removed: nothing is captured any more" if removed else "unchanged: there was nothing of ours")
+    click.echo("removed: nothing is captured any more" if removed else "nothing to remove")
     return 0

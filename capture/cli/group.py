@@ -13,7 +13,7 @@ from capture.report.output import ended, say_error
 COMMANDS = {
     "apply": ("capture.cli.apply:apply", "Capture the traffic of a network namespace."),
     "dump": ("capture.cli.dump:dump", "Show the live rules, with counters."),
-    "verify": ("capture.cli.verify:verify", "Compare the live rules with what was asked for."),
+    "verify": ("capture.cli.verify:verify", "Compare the live rules with the applied configuration."),
     "trace": ("capture.cli.trace:trace", "Say what happens to a packet, and which rule decides."),
     "why": ("capture.cli.why:why", "Say why a connection does not reach the proxy, or what is wrong with this pod."),
     "explain": ("capture.cli.explain:explain", "Print the policy in words: what is captured, what is not, and why."),
@@ -30,7 +30,7 @@ COMMANDS = {
 }
 """Each command: where it is, and what it does in a line."""
 
-FOR_THEIR_OUTPUT = ("dump", "trace", "explain", "render", "doctor")
+FOR_THEIR_OUTPUT = ("dump", "trace", "explain", "render", "doctor", "inject", "sidecar")
 """Commands that have failed if their output cannot be written; the exit code of the others tells of the rules."""
 
 
@@ -39,6 +39,17 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib  # only for a name that is not there
+
+            similar = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean {similar[0]!r}?" if similar else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:

@@ -6,6 +6,7 @@ import os
 
 import click
 
+from capture.model.addresses import Network, parse_address
 from capture.model.ruleset import FAMILIES
 from capture.report.listings import SHOWN_TABLES
 from capture.report.option_texts import by_topic, flags_text, heading, help_text
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 SAID = "capture.options.said"
 """Where a click context keeps the flags of the option table that were given."""
-
-TARGET = "which namespace, and how it is shown"
 
 
 class SettingOption(click.Option):
@@ -71,23 +70,54 @@ class CaptureCommand(click.Command):
         with_values = {flag for param in self.params if _takes_value(param) for flag in param.opts}
         return super().parse_args(ctx, spelled_out(args, switches, with_values - switches))
 
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what a person looks for first: the purpose, examples, the command's own options."""
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples.strip().splitlines():
+                    formatter.write(f"{'':>{formatter.current_indent}}{line.strip()}\n")
+        self.format_options(ctx, formatter)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        own = [param for param in self.get_params(ctx) if type(param) is click.Option]
+        with formatter.section("Options"):
+            formatter.write_dl([record for param in own if (record := param.get_help_record(ctx))])
         settings = [param.setting for param in self.params if isinstance(param, SettingOption)]
+        if not settings:
+            return
+        if not ctx.meta.get(HELP_ALL):
+            formatter.write_paragraph()
+            formatter.write_text(f"{len(settings)} capture options, as of istio-init: {ctx.command_path} --help-all")
+            return
         if any(setting in RULE_OPTIONS for setting in settings):
             settings += [setting for setting in RULE_OPTIONS if not setting.flag]
         for topic, options in by_topic(settings).items():
             with formatter.section(heading(topic)):
                 formatter.write_dl([(flags_text(option), help_text(option)) for option in options])
-        own = [param for param in self.get_params(ctx) if not isinstance(param, SettingOption)]
-        records = [record for param in own if (record := param.get_help_record(ctx))]
-        with formatter.section("Options" if not settings else heading(TARGET)):
-            formatter.write_dl(records)
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        if self.examples:
-            with formatter.section("Examples"):
-                for line in self.examples.strip().splitlines():
-                    formatter.write(f"{'':>{formatter.current_indent}}{line.strip()}\n")
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        params = super().get_params(ctx)
+        return [*params, HELP_ALL_OPTION] if any(isinstance(param, SettingOption) for param in self.params) else params
+
+
+def _help_all(ctx: click.Context, _param: click.Parameter, wanted: object) -> None:
+    if wanted and not ctx.resilient_parsing:
+        ctx.meta[HELP_ALL] = True
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
+HELP_ALL = "capture.help-all"
+HELP_ALL_OPTION = click.Option(
+    ["--help-all"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_help_all,
+    help="Show this help with the capture options, and exit.",
+)
 
 
 def _takes_value(param: click.Parameter) -> bool:
@@ -188,3 +218,24 @@ def part_options() -> list[click.Parameter]:
         click.Option(["--family"], type=click.Choice(FAMILIES), help="Show this family only."),
         click.Option(["--table", "table_name"], type=click.Choice(SHOWN_TABLES), help="Show this table only."),
     ]
+
+
+# --- the pod's name servers ----------------------------------------------------------------------
+
+
+def dns_servers_option() -> click.Parameter:
+    """Return ``--dns-servers``; a command gets it as ``dns_servers``, a tuple of addresses."""
+    return click.Option(
+        ["--dns-servers"],
+        metavar="LIST",
+        default="",
+        callback=_addresses,
+        help="The pod's name servers, for captures of DNS by server.  [default: those of resolv.conf in the pod]",
+    )
+
+
+def _addresses(ctx: click.Context, _param: click.Parameter, text: str) -> tuple[Network, ...]:
+    try:
+        return tuple(parse_address(each.strip()) for each in text.split(",") if each.strip())
+    except ValueError:
+        raise click.BadParameter(f"invalid value {text!r}: expected addresses, separated by commas", ctx) from None

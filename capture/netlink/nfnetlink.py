@@ -78,7 +78,9 @@ def read_generation(netfilter: NetlinkSocket) -> int:
 def ruleset_busy(doing: str) -> KernelError:
     """Return the error of who has read, or would have written, in vain ``ATTEMPTS`` times."""
     return KernelError(
-        doing, errno.EINTR, f"the ruleset changed during each of {ATTEMPTS} attempts; who keeps writing?"
+        doing,
+        errno.EINTR,
+        f"the ruleset changed during each of {ATTEMPTS} attempts: another process keeps modifying it",
     )
 
 

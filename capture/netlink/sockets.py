@@ -108,7 +108,11 @@ class NetlinkSocket:
             bodies, consistent = self._answers(sequence, doing)
             if consistent:
                 return bodies
-        raise KernelError(doing, errno.EINTR, f"it changed during each of {DUMP_ATTEMPTS} readings; who keeps writing?")
+        raise KernelError(
+            doing,
+            errno.EINTR,
+            f"it changed during each of {DUMP_ATTEMPTS} readings: another process keeps modifying it",
+        )
 
     def next_sequences(self, count: int) -> int:
         """Reserve sequence numbers for a batch and return the first."""

@@ -86,9 +86,9 @@ def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool) -> s
 
 def _judgement(verified: Verified) -> Iterator[str]:
     if verified.holds:
-        yield "The rules are what was asked for."
+        yield "in sync: live rules match the applied configuration"
         return
-    yield "The rules are not what was asked for:"
+    yield "drift: live rules differ from the applied configuration:"
     for sentence in in_words(verified):
         yield f"  {sentence}"
 

@@ -81,6 +81,8 @@ class Keywords(TypedDict, total=False):
     run_validation: Switch | None
     probe_port: Number | None
     probe_timeout: str | None
+    require_proof: Switch | None
+    probe_from_outside: Switch | None
     log_output_level: str | None
     log_as_json: Switch | None
 

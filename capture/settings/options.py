@@ -45,7 +45,7 @@ class Option(Parsed[T]):
     environment: tuple[str, ...] = ()
     annotations: tuple[str, ...] = ()
     metavar: str = ""
-    topic: str = "what is captured"
+    topic: str = "Capture"
     is_switch: bool = False
     empty_means_default: bool = False
 
@@ -74,11 +74,11 @@ INTERFACES = "interface names (at most 15 bytes, no blank, no '/'; a trailing '+
 YES_OR_NO = "true or false (or 1, 0, t, f)"
 TRAFFIC = "traffic.sidecar.istio.io/"
 
-PORT_OF = "where it is sent"
-NOT_CAPTURED = "what is left alone"
+PORT_OF = "Redirect ports"
+NOT_CAPTURED = "Exclusions"
 DNS = "DNS"
 TRANSPARENT = "TPROXY"
-HOW = "how it is done"
+HOW = "Backend"
 CHECKING = "checking"
 OUTPUT = "output"
 
@@ -145,7 +145,7 @@ EXCLUDED_OUTBOUND_NETWORKS = Option(
 )  # fmt: skip
 OUTBOUND_PORTS = Option(
     "istio-outbound-ports", "", parsers.port_list, PORTS,
-    "Outbound ports captured besides, whatever the destination.",
+    "Outbound ports captured as well, whatever the destination.",
     short="q", annotations=(TRAFFIC + "includeOutboundPorts",), metavar="PORTS",
 )  # fmt: skip
 EXCLUDED_OUTBOUND_PORTS = Option(
@@ -214,7 +214,7 @@ DUAL_STACK = Option(
 IP_FAMILIES = Option(
     "ip-families", "both", parsers.one_of("both", "mesh", "ipv4"), "both, mesh or ipv4",
     "Families to capture: both; as Istio does (mesh: IPv6 too if the mesh is dual stack, the pod's primary address is"
-    " IPv6, there is no address yet, or nobody knows the proxy's environment); or IPv4 alone.",
+    " IPv6, there is no address yet, or the proxy's environment is not known); or IPv4 alone.",
     environment=("CAPTURE_IP_FAMILIES",), metavar="FAMILIES", empty_means_default=True,
 )  # fmt: skip
 OTHER_FAMILY = Option(
@@ -276,7 +276,7 @@ CNI_MODE = Option(
 )  # fmt: skip
 ALLOW_HOST = Option(
     "allow-host", "false", parsers.boolean, YES_OR_NO,
-    "Program the host's own network namespace. A captured node is a dead node.",
+    "Program the host's own network namespace. Capturing it cuts the node off.",
     topic=HOW, is_switch=True,
 )  # fmt: skip
 DRY_RUN = Option(
@@ -286,7 +286,7 @@ DRY_RUN = Option(
 )  # fmt: skip
 RECONCILE = Option(
     "reconcile", "false", parsers.boolean, YES_OR_NO,
-    "Replace rules that differ. Ours always does, without a gap; accepted because upstream needs it said.",
+    "Replace rules that differ. Ours always does, without a gap; accepted because upstream needs it.",
     topic=HOW, is_switch=True,
 )  # fmt: skip
 CLEANUP_ONLY = Option(
@@ -318,6 +318,16 @@ PROBE_TIMEOUT = Option(
     "probe-timeout", "5s", parsers.seconds, "a duration such as 5s or 500ms",
     "How long the validation may take.",
     metavar="DURATION", topic=CHECKING,
+)  # fmt: skip
+REQUIRE_PROOF = Option(
+    "require-proof", "false", parsers.boolean, YES_OR_NO,
+    "With --run-validation: exit code 125 if something could not be proven, such as for want of a capability.",
+    topic=CHECKING, is_switch=True,
+)  # fmt: skip
+PROBE_FROM_OUTSIDE = Option(
+    "probe-from-outside", "false", parsers.boolean, YES_OR_NO,
+    "With --run-validation: prove the way in by a veth pair of our own (capabilities NET_ADMIN and SYS_ADMIN).",
+    topic=CHECKING, is_switch=True,
 )  # fmt: skip
 
 LOG_OUTPUT_LEVEL = Option(
@@ -382,10 +392,12 @@ INIT_OPTIONS: tuple[Option[Any], ...] = (
     RUN_VALIDATION,
     PROBE_PORT,
     PROBE_TIMEOUT,
+    REQUIRE_PROOF,
+    PROBE_FROM_OUTSIDE,
     LOG_OUTPUT_LEVEL,
     LOG_AS_JSON,
 )
-"""What ``istio-init`` takes besides."""
+"""What ``istio-init`` takes as well."""
 
 OPTIONS = RULE_OPTIONS + BACKEND_OPTIONS + INIT_OPTIONS
 

@@ -79,7 +79,7 @@ def list_of(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
 
 
 class Networks(tuple[Network, ...]):  # noqa: SLOT001  # a tuple cannot have slots with something in them
-    """Networks in the order in which they were said, each once."""
+    """Networks in the order of the list, each once."""
 
     with_host_bits: tuple[str, ...] = ()
     """The texts among them that name another address of a network than its first."""
@@ -129,26 +129,30 @@ def ports(text: str) -> Span:
 
 
 def port_list(text: str) -> tuple[Span, ...]:
-    """Return ports and ranges in the order in which they were given, each once; 0 stands for none.
+    """Return ports and ranges in the order of the list, each once; 0 means none.
 
-    A list so long that nobody reads it rule by rule is merged into ranges.
+    A list that is too long to be read rule by rule is merged into ranges.
     """
     entries = entries_of(text)
     if len(entries) <= MAX_UNMERGED_PORTS:
         return tuple(dict.fromkeys(ports(entry) for entry in entries if entry != "0"))
-    return tuple(Span(first, last) for first, last in merge_ranges(_port_ranges(entries)))
-
-
-def _port_ranges(entries: list[str]) -> list[tuple[int, int]]:
-    """Return (first, last) of each entry: of thousands, so what is plainly numbers is not looked at one by one."""
+    distinct = set(entries)
+    distinct.discard("0")
     try:
-        numbers = set(map(int, entries))
+        numbers = sorted(map(int, distinct))
     except ValueError:
-        spans = [ports(entry) for entry in dict.fromkeys(entries) if entry != "0"]
-        return [(each.first, each.last) for each in spans]
-    if min(numbers) < 0 or max(numbers) > MAX_PORT or set(map(str, numbers)) != set(entries):
-        raise ValueError(entries)  # a sign, a blank, an underscore, another script's digits, or no port
-    return [(number, number) for number in numbers if number]
+        spans = [ports(entry) for entry in distinct]
+        return tuple(Span(first, last) for first, last in merge_ranges([(each.first, each.last) for each in spans]))
+    if (numbers and not 0 < numbers[0] <= numbers[-1] <= MAX_PORT) or not distinct.issubset(map(str, numbers)):
+        raise ValueError(text)  # no port, or a sign, an underscore, a leading zero, another script's digits
+    return _merged(numbers)
+
+
+def _merged(numbers: list[int]) -> tuple[Span, ...]:
+    """Return sorted numbers as ranges."""
+    starts = [0, *(place for place in range(1, len(numbers)) if numbers[place] != numbers[place - 1] + 1)]
+    ends = [place - 1 for place in starts[1:]] + [len(numbers) - 1]
+    return tuple(Span(numbers[first], numbers[last]) for first, last in zip(starts, ends, strict=True) if numbers)
 
 
 def ids(text: str) -> Span:
@@ -185,7 +189,7 @@ def ipv4_loopback(text: str) -> Network:
 
 
 def interface(text: str) -> str:
-    """Return an interface name; a trailing ``+`` stands for any ending (iptables(8), ``-i``).
+    """Return an interface name; a trailing ``+`` means any ending (iptables(8), ``-i``).
 
     The kernel's rule is dev_valid_name() in net/core/dev.c: up to 15 bytes, no ``/``, ``:`` or blanks,
     not ``.`` or ``..``. Quotes and the like are legal there but in no pod, and are refused.
@@ -285,7 +289,7 @@ def seconds(text: str) -> float:
 
 
 def uid_ports(text: str) -> UidPorts:
-    """Return ports that users reach by themselves: ``tcp:443:1000-2000``; ``*`` stands for all ports."""
+    """Return ports that users reach by themselves: ``tcp:443:1000-2000``; ``*`` means all ports."""
     protocol, _, rest = text.partition(":")
     ports_text, _, uids_text = rest.partition(":")
     if protocol not in ("tcp", "udp"):

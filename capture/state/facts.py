@@ -10,6 +10,7 @@ from capture.model.addresses import parse_address
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, open_sock_diag, read_listeners
+from capture.state.user_namespace import foreign_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.causes import Capture
     from capture.netlink.sock_diag import Listener
+    from capture.state.user_namespace import IdMaps
 
 CONNTRACK = "/proc/sys/net/netfilter/nf_conntrack_"
 
@@ -27,7 +29,8 @@ def read_facts(capture: Capture) -> PodFacts:
         links = tuple(read_links(route))
         addresses = [address for address in read_addresses(route) if address.interface != LOOPBACK_INDEX]
     parsed = (parse_address(address.address) for address in addresses)
-    listeners = _listeners()
+    ids = foreign_ids()
+    listeners = _listeners(ids)
     strangers = {
         listener.inode
         for listener in listeners or ()
@@ -37,13 +40,14 @@ def read_facts(capture: Capture) -> PodFacts:
         links,
         tuple(address for address in parsed if not address.is_link_local),
         listeners,
-        _groups_of(strangers),
+        _groups_of(strangers, ids),
         _number("count"),
         _number("max"),
     )
 
 
-def _listeners() -> tuple[Listener, ...] | None:
+def _listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
+    """Return the listening sockets, with the users as the pod sees them; the kernel tells them as we see them."""
     found: list[Listener] = []
     try:
         with open_sock_diag() as diag:
@@ -51,7 +55,7 @@ def _listeners() -> tuple[Listener, ...] | None:
                 found += read_listeners(diag, protocol)
     except CaptureError:
         return None
-    return tuple(found)
+    return tuple(found if ids is None else (each.replace(uid=ids.user_inside(each.uid)) for each in found))
 
 
 def _number(name: str) -> int:
@@ -62,15 +66,16 @@ def _number(name: str) -> int:
         return 0
 
 
-def _groups_of(sockets: set[int]) -> dict[int, int]:
-    """Return the group of the process that holds each socket, as far as /proc shows it."""
+def _groups_of(sockets: set[int], ids: IdMaps | None) -> dict[int, int]:
+    """Return the group of the process that holds each socket, as far as /proc shows it, as the pod sees it."""
     groups: dict[int, int] = {}
     wanted = {f"socket:[{inode}]": inode for inode in sockets}
     for process in filter(str.isdecimal, os.listdir("/proc")) if wanted else ():
         for target in _open_files(process):
             if target in wanted:
                 try:
-                    groups[wanted[target]] = os.stat(f"/proc/{process}").st_gid
+                    group = os.stat(f"/proc/{process}").st_gid
+                    groups[wanted[target]] = group if ids is None else ids.group_inside(group)
                 except OSError:
                     continue  # it has ended
     return groups

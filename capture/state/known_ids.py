@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from capture.settings.config import CaptureConfig
     from capture.settings.options import Option
     from capture.settings.settings import Settings
+    from capture.state.user_namespace import IdRange
 
 
 def require_known_ids(settings: Settings, config: CaptureConfig) -> None:
@@ -48,9 +49,7 @@ def _groups(config: CaptureConfig) -> Iterator[tuple[Option[Any], Span]]:
         yield EXCLUDED_OWNER_GROUPS, span
 
 
-def _unknown(
-    settings: Settings, option: Option[Any], span: Span, ids: tuple[tuple[int, int], ...]
-) -> ConfigurationError:
-    there = ", ".join(f"{first}-{last}" for first, last in ids) or "none"
+def _unknown(settings: Settings, option: Option[Any], span: Span, ids: tuple[IdRange, ...]) -> ConfigurationError:
+    there = ", ".join(map(str, ids)) or "none"
     expected = f"ids of the pod's own user namespace (hostUsers: false), which has {there}"
     return ConfigurationError(option.name, str(span), settings.origin(option), expected)

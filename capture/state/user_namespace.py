@@ -15,7 +15,7 @@ from capture import errors
 from capture.errors import CaptureError, PrivilegeError
 from capture.model.values import Value
 from capture.state.json_text import decode, encode
-from capture.state.netns import CLONE_NEWUSER, call_setns, open_owner
+from capture.state.netns import CLONE_NEWUSER, call_setns, is_of_this_user_namespace, open_owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,14 +25,27 @@ if TYPE_CHECKING:
 
 CAP_NET_ADMIN, CAP_NET_RAW = 12, 13  # linux/capability.h
 CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
+OVERFLOW_ID = 65534
+"""What the kernel shows for a user that a user namespace has not (/proc/sys/kernel/overflowuid)."""
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 47, 2  # linux/prctl.h
 
 
-class IdMaps(Value):
-    """Which ids the user namespace has: spans of users and of groups, as its own processes see them."""
+class IdRange(Value):
+    """Ids that follow each other: the first one as the user namespace's own processes see it, and as we do."""
 
-    users: tuple[tuple[int, int], ...]
-    groups: tuple[tuple[int, int], ...]
+    inside: int
+    outside: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.inside}-{self.inside + self.count - 1}"
+
+
+class IdMaps(Value):
+    """Which ids the user namespace has."""
+
+    users: tuple[IdRange, ...]
+    groups: tuple[IdRange, ...]
 
     def has_users(self, span: Span) -> bool:
         """Return whether the ends of a span are users there; that is what the kernel asks for."""
@@ -42,16 +55,41 @@ class IdMaps(Value):
         """Return whether the ends of a span are groups there."""
         return _has(self.groups, span.first) and _has(self.groups, span.last)
 
+    def user_inside(self, user: int) -> int:
+        """Return the pod's number of one of our users; the kernel's "nobody" for one that the pod has not."""
+        return _inside(self.users, user)
 
-def _has(spans: tuple[tuple[int, int], ...], number: int) -> bool:
-    return any(first <= number <= last for first, last in spans)
+    def group_inside(self, group: int) -> int:
+        """Return the pod's number of one of our groups."""
+        return _inside(self.groups, group)
+
+
+def _inside(ranges: tuple[IdRange, ...], number: int) -> int:
+    for ids in ranges:
+        if 0 <= number - ids.outside < ids.count:
+            return ids.inside + number - ids.outside
+    return OVERFLOW_ID
+
+
+def _has(ranges: tuple[IdRange, ...], number: int) -> bool:
+    return any(0 <= number - ids.inside < ids.count for ids in ranges)
 
 
 def read_id_maps() -> IdMaps:
     """Return the ids of the user namespace that the network namespace we are in belongs to (user_namespaces(7))."""
     text = _in_child(lambda: f"{_read('/proc/self/uid_map')}\0{_read('/proc/self/gid_map')}")
     users, _, groups = text.partition("\0")
-    return IdMaps(_spans(users), _spans(groups))
+    return IdMaps(_ranges(users), _ranges(groups))
+
+
+def foreign_ids() -> IdMaps | None:
+    """Return the ids of the network namespace's owner; None if that is our own user namespace, or cannot be entered."""
+    if is_of_this_user_namespace():
+        return None
+    try:
+        return read_id_maps()
+    except PrivilegeError:
+        return None
 
 
 def _read(path: str) -> str:
@@ -59,10 +97,9 @@ def _read(path: str) -> str:
         return file.read()
 
 
-def _spans(text: str) -> tuple[tuple[int, int], ...]:
+def _ranges(text: str) -> tuple[IdRange, ...]:
     """Return the ids of a map: each line has the first id inside, the first outside, and how many."""
-    lines = [tuple(map(int, line.split())) for line in text.splitlines()]
-    return tuple((first, first + count - 1) for first, _, count in lines)
+    return tuple(IdRange(*map(int, line.split())) for line in text.splitlines())
 
 
 def act_as_owner(work: Callable[[], None], *, starts_programs: bool) -> None:

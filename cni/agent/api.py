@@ -17,6 +17,7 @@ import httpx2 as httpx
 from lightkube import ApiError, Client, ConfigError, KubeConfig
 from lightkube.config.client_adapter import verify_cluster
 from lightkube.generic_resource import create_global_resource, create_namespaced_resource
+from lightkube.types import PatchType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,6 +106,35 @@ def watch_pods(client: Client, node: str, version: str) -> Iterator[tuple[str, d
     yield from client.watch(
         Pod, namespace="*", fields={"spec.nodeName": node}, server_timeout=seconds, resource_version=version
     )
+
+
+def taints_of(client: Client, node: str) -> list[dict[str, Any]]:
+    """Return the taints of a node."""
+    found = client.get(Node, node)
+    return list((found.get("spec") or {}).get("taints") or [])
+
+
+def patch_node(client: Client, node: str, operations: list[dict[str, Any]]) -> None:
+    """Change a node by a JSON patch (RFC 6902)."""
+    patch: Any = operations
+    client.patch(Node, node, patch, patch_type=PatchType.JSON)
+
+
+def evict(client: Client, namespace: str, name: str, uid: str) -> str:
+    """Ask for the end of a pod, if it is the very one; return why it is refused, "" if it is not.
+
+    A PodDisruptionBudget refuses with 429.
+    """
+    from lightkube.models.meta_v1 import DeleteOptions, ObjectMeta, Preconditions
+    from lightkube.resources.core_v1 import PodEviction
+
+    options = DeleteOptions(preconditions=Preconditions(uid=uid))
+    eviction: Any = PodEviction(metadata=ObjectMeta(name=name, namespace=namespace), deleteOptions=options)
+    try:
+        client.create(eviction, name, namespace=namespace)
+    except Unreachable as error:
+        return in_words(error)
+    return ""
 
 
 def code_of(error: Exception) -> int:

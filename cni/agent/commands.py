@@ -9,7 +9,7 @@ import sys
 import click
 
 from capture.cli.options import CaptureCommand
-from capture.errors import EXIT_FAILED, CaptureError
+from capture.errors import EXIT_DRIFT, EXIT_FAILED, CaptureError
 from capture.state.json_text import encode
 from cni import agent_socket, conf
 from cni.agent.options import BIN_DIR, CONF_DIR, LOG_FILE, SERVICE_ACCOUNT, Options
@@ -37,6 +37,16 @@ UNINSTALL_EXAMPLES = """
 capture node uninstall                      # on the node
 capture node uninstall --all-nodes --daemon-set istio-capture/capture-agent     # in a pod, as the chart's hook does
 """
+PODS_EXAMPLES = """
+capture node pods
+capture node pods --pod shop/web-0 --format json
+"""
+POD_EXAMPLES = """
+capture node pod shop/web-0 verify
+capture node pod shop/web-0 why tcp 203.0.113.9:80 --uid 1000
+"""
+POD_COMMANDS = ("why", "trace", "verify", "dump", "explain", "doctor")
+GOOD_STATES = ("captured", "left-alone", "host-network", "unknown")
 REPAIRS = ("report", "apply", "evict")
 STATUS_PATIENCE = 3.0
 
@@ -61,6 +71,17 @@ def _directories(function: Function) -> Function:
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def _socket_option(function: Function) -> Function:
+    return click.option(
+        "--socket",
+        metavar="PATH",
+        default=conf.AGENT_SOCKET,
+        show_default=True,
+        envvar="CAPTURE_AGENT_SOCKET",
+        help="Where the agent listens.",
+    )(function)
 
 
 def _entry_options(function: Function) -> Function:
@@ -133,6 +154,41 @@ def _entry_options(function: Function) -> Function:
     help="Whom the plugin asks about a pod, in this order; repeat it.  [default: runtime, agent, kubernetes]",
 )
 @click.option(
+    "--audit/--no-audit",
+    default=True,
+    show_default=True,
+    help="Look whether the pods of the node are captured; needs NET_ADMIN and SYS_ADMIN.",
+)
+@click.option(
+    "--repair-starting",
+    type=click.Choice(REPAIRS[:2]),
+    default="report",
+    show_default=True,
+    help="What to do about a pod without its rules that is not ready yet.",
+)
+@click.option(
+    "--repair-running",
+    type=click.Choice(REPAIRS),
+    default="report",
+    show_default=True,
+    help="What to do about one that is ready.",
+)
+@click.option(
+    "--repairs-per-minute",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="How many pods are repaired in a minute at most.",
+)
+@click.option(
+    "--remove-taint",
+    "taints",
+    metavar="KEY",
+    multiple=True,
+    help="Taint to take off this node once pods are captured; repeat it.",
+)
+@click.option(
     "--log-file",
     metavar="PATH",
     default=LOG_FILE,
@@ -203,6 +259,70 @@ def status(socket: str, form: str, *, ready: bool, live: bool) -> int:  # fmt: s
         for line in lines(told):
             click.echo(line)
     return 0 if told.get("ready") else EXIT_FAILED
+
+
+@node_group.command("pods", cls=CaptureCommand, examples=PODS_EXAMPLES)
+@_socket_option
+@click.option("--pod", metavar="NAMESPACE/NAME", default="", help="This pod only.")
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print it."
+)
+def pods(socket: str, pod: str, form: str) -> int:
+    """List the pods of this node, each with its state: captured, left alone, or what is wrong with it.
+
+    Exit code 4 if something is wrong with one of them.
+    """
+    told = _ask_agent(socket, {"ask": "pods"} | _named(pod))
+    found = told.get("pods") or []
+    if form == "json":
+        click.echo(encode({"schema": "capture/v1"} | told))
+    elif not found:
+        click.echo(f"no pod is known; the audit is {told.get('audit')}")
+    else:
+        from cni.agent.status_text import pod_lines
+
+        for line in pod_lines(found):
+            click.echo(line)
+    return EXIT_DRIFT if any(each["state"] not in GOOD_STATES for each in found) else 0
+
+
+@node_group.command(
+    "pod",
+    cls=CaptureCommand,
+    examples=POD_EXAMPLES,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@_socket_option
+@click.argument("pod", metavar="NAMESPACE/NAME")
+@click.argument("command", type=click.Choice(POD_COMMANDS))
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def of_pod(socket: str, pod: str, command: str, words: tuple[str, ...]) -> int:
+    """Run a command of `capture` in the network namespace of a pod of this node."""
+    from capture.cli.group import run
+
+    found = _ask_agent(socket, {"ask": "pods"} | _named(pod)).get("pods") or []
+    path = next((each["namespace_path"] for each in found if each["namespace_path"]), "")
+    if not path:
+        raise CaptureError(
+            f"the agent of this node knows no namespace of {pod}", "`capture node pods` lists what it knows."
+        )
+    return run([command, "--netns", path, *words])
+
+
+def _named(pod: str) -> dict[str, str]:
+    namespace, slash, name = pod.partition("/")
+    if pod and not slash:
+        raise click.UsageError(f"{pod!r} is no pod: expected NAMESPACE/NAME")
+    return {"namespace": namespace, "name": name}
+
+
+def _ask_agent(socket: str, question: dict[str, str]) -> dict[str, Any]:
+    try:
+        return agent_socket.ask(socket, question, STATUS_PATIENCE)
+    except agent_socket.AgentAwayError as away:
+        raise CaptureError(
+            f"no agent answers: {away}", "Is it running? Without it, see `capture cni status` on the node."
+        ) from None
 
 
 @node_group.command("uninstall", cls=CaptureCommand, examples=UNINSTALL_EXAMPLES)

@@ -27,6 +27,7 @@ COUNTERS = {
     "list_rewrites": ("capture_list_rewrites", "Rewrites of the network configuration by others", "writer"),
     "watch_restarts": ("capture_watch_restarts", "Watches of the API server that ended with an error", "reason"),
     "pod_questions": ("capture_pod_questions", "Questions of the plugin about a pod, by answer", "answer"),
+    "defects": ("capture_agent_defects", "Parts of the agent that failed and were started again", "part"),
     "repairs": ("capture_repairs", "Repairs of pods, by action and result", "result"),
 }
 UPSTREAM_COUNTERS = {

@@ -52,8 +52,10 @@ class Options(Value):
     repair_starting: str = "report"
     repair_running: str = "report"
     repairs_per_minute: int = 10
-    taint: str = ""
-    """Key of the taint that is removed from this node once pods are captured; empty: none."""
+    taints: tuple[str, ...] = ()
+    """Keys of the taints that are removed from this node once pods are captured."""
+    audit: bool = True
+    """Whether the pods of the node are looked at, where the capabilities for it are there."""
     log_level: str = "info"
 
     @property

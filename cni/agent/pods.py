@@ -34,7 +34,7 @@ METADATA_FIELDS = ("namespace", "name", "uid", "labels", "annotations", "creatio
 def reduced(pod: Mapping[str, Any]) -> Plain:
     """Return what decides on a pod's capture and its repair, in the form of the API."""
     metadata, spec, status = (pod.get(part) or {} for part in ("metadata", "spec", "status"))
-    kept_spec: Plain = {key: spec[key] for key in ("hostNetwork", "securityContext") if key in spec}
+    kept_spec: Plain = {key: spec[key] for key in ("hostNetwork", "runtimeClassName", "securityContext") if key in spec}
     for kind in ("initContainers", "containers"):
         containers = spec.get(kind) or []
         kept_spec[kind] = [{key: each[key] for key in CONTAINER_FIELDS if key in each} for each in containers]
@@ -59,6 +59,8 @@ class Pods:
         self._pods: dict[Key, Plain] = {}
         self._heard = float("-inf")
         self._is_synced = False
+        self.version = 0
+        """Another number after each change."""
 
     # --- filled by the watch ---------------------------------------------------------------------------------
 
@@ -97,8 +99,16 @@ class Pods:
             self._is_synced = False
 
     def _hear(self) -> None:
+        self.version += 1
         self._heard = self._clock()
         self._changed.notify_all()
+
+    def wait_until_filled(self, stop: threading.Event) -> bool:
+        """Wait for the first list; return False if ``stop`` comes before."""
+        with self._changed:
+            while not self._is_synced and not stop.is_set():
+                self._changed.wait(1)
+            return self._is_synced
 
     # --- asked by the plugin -----------------------------------------------------------------------------------
 

@@ -17,7 +17,8 @@ import signal
 import threading
 import time
 
-from cni import leaving
+from capture.state.netns import own_namespace
+from cni import conf, leaving
 from cni.agent import runtime as runtimes
 from cni.agent import uninstall
 from cni.agent.handover import Handover
@@ -28,6 +29,7 @@ from cni.agent.log_follower import LogFollower
 from cni.agent.options import RUNTIME_SOCKETS
 from cni.agent.pods import Pods
 from cni.agent.server import Server
+from cni.plugin import has_capability
 from cni.pod import Identity
 
 TYPE_CHECKING = False
@@ -37,9 +39,13 @@ if TYPE_CHECKING:
 
     from lightkube import Client
 
+    from cni.agent.audit import Audit
     from cni.agent.options import Options
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+EXIT_LOST = 70
+NEEDED_CAPABILITIES = (("NET_ADMIN", 12), ("SYS_ADMIN", 21))
+"""For entering the network namespaces of pods and reading their rules (linux/capability.h)."""
 
 
 class Agent:
@@ -55,6 +61,7 @@ class Agent:
         self.client = self._connect()
         self.handover = Handover(os.path.dirname(options.socket), f"{os.getpid()} {time.time()}")
         self.installation = Installation(options, self.health, self.journal, self.runtime, self._tell)
+        self.audit = self._make_audit()
         self.health.note(node=options.node, api_connected=None)
 
     def run(self) -> int:
@@ -62,7 +69,8 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
         leaving.stay()
-        server = Server(self.options.socket, {"pod": self._answer_pod, "status": lambda _question: self.status()})
+        answers = {"pod": self._answer_pod, "status": lambda _question: self.status(), "pods": self._answer_pods}
+        server = Server(self.options.socket, answers)
         self._start_threads()
         self.journal.info("started", node=self.options.node, runtime=self.runtime.socket if self.runtime else "")
         self.installation.run(self.stop, self.handover)
@@ -90,6 +98,10 @@ class Agent:
 
             reflector = Reflector(self.client, self.options.node, self.pods, self.health, self.journal)
             self._start("reflector", lambda: reflector.run(self.stop))
+            if self.options.taints:
+                self._start("taints", self._remove_taints)
+        if self.audit is not None:
+            self._start("audit", self._run_audit)
 
     def _start(self, name: str, work: Callable[[], None]) -> None:
         """Let a thread do the work, again when it ends by a defect."""
@@ -107,6 +119,47 @@ class Agent:
 
         threading.Thread(target=run, name=name, daemon=True).start()
 
+    def _make_audit(self) -> Audit | None:
+        """Return what looks at the node's pods; None where that is not wanted, or cannot be done."""
+        lacking = [name for name, bit in NEEDED_CAPABILITIES if not has_capability(bit)]
+        if not (self.options.audit and self.options.node and self.runtime) or lacking:
+            self.health.note(audit=f"off: missing capability {', '.join(lacking)}" if lacking else "off")
+            return None
+        from cni.agent.audit import Audit
+        from cni.agent.repair import Repair
+
+        self.health.note(audit="on")
+        configuration = conf.parse(self.installation.entry())
+        audit = Audit(self.runtime, self.pods, configuration, self.health, self.journal)
+        audit.on_change = Repair(self.options, configuration, self.client, self.health, self.journal, audit.look)
+        return audit
+
+    def _run_audit(self) -> None:
+        """Audit until the end; a thread that could not come home from a pod's namespace ends the process."""
+        home = own_namespace()
+        try:
+            if self.audit is not None and self.pods.wait_until_filled(self.stop):
+                self.audit.run(self.stop)
+        finally:
+            if not os.path.samestat(home, own_namespace()):
+                os._exit(EXIT_LOST)
+
+    def _remove_taints(self) -> None:
+        """Wait until pods are captured, then take the taints off the node."""
+        from cni.agent import taint
+
+        pause = FIRST_PAUSE
+        while self.client is not None and not self.stop.wait(pause):
+            if not self.health.is_ready:
+                continue
+            done, problem = taint.remove(self.client, self.options.node, self.options.taints)
+            if done:
+                self.journal.info("the node has none of the taints", taints=self.options.taints)
+                self.stop.wait()
+            elif self.health.says("taints", ""):
+                self.journal.warn("the taints cannot be removed", problem=problem)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
     # --- what it answers and tells --------------------------------------------------------------------------
 
     def _answer_pod(self, question: dict[str, Any]) -> object:
@@ -116,6 +169,10 @@ class Agent:
         found = self.pods.find(Identity(namespace, name, uid))
         self.health.count("pod_questions", "known" if found else "unknown")
         return {"pod": found}
+
+    def _answer_pods(self, question: dict[str, Any]) -> object:
+        namespace, name = str(question.get("namespace", "")), str(question.get("name", ""))
+        return {"pods": self.audit.as_plain(namespace, name) if self.audit else [], "audit": self.health.fact("audit")}
 
     def _tell(self, reason: str, message: str) -> None:
         if self.client is not None:

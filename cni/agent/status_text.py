@@ -6,7 +6,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
 WELL = ("captured", "left-alone", "host-network")
@@ -32,6 +32,16 @@ def lines(status: Mapping[str, Any], now: float | None = None) -> Iterator[str]:
     for state, pods in sorted((status.get("pod_states") or {}).items()):
         named = "" if state in WELL else f": {', '.join(pods)}"
         yield f"pods {state}: {len(pods)}{named}"
+
+
+def pod_lines(pods: Iterable[Mapping[str, Any]], now: float | None = None) -> Iterator[str]:
+    """Yield a line for each pod, what is wrong first."""
+    now = time.time() if now is None else now
+    for pod in sorted(pods, key=lambda each: (each["state"] in WELL, each["state"], each["pod"])):
+        says = f": {pod['says']}" if pod["says"] else ""
+        yield f"{pod['state']:<20} {pod['pod']} (for {_duration(now - pod['since'])}){says}"
+        if pod["remedy"] and pod["state"] not in WELL:
+            yield f"{'':<20} {pod['remedy']}"
 
 
 def _duration(seconds: float) -> str:

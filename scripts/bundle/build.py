@@ -32,13 +32,19 @@ sys.path.insert(0, str(HERE.parent))
 import shared_files  # noqa: E402  # it is beside this directory
 
 ROOT = HERE.parent.parent
-PROGRAMS = {"capture-cni": "cni.__main__", "istio-init": "initcontainer.__main__", "capture": "capture.cli"}
+PROGRAMS = {
+    "capture-cni": "cni.__main__",
+    "istio-init": "initcontainer.__main__",
+    "capture": "capture.cli",
+    "kubectl-capture": "cni.agent.kubectl",
+}
 OWN_PACKAGES = ("capture", "cni", "initcontainer", "injection", "sidecar")
 ALWAYS = ("encodings.utf_8", "encodings.ascii", "encodings.latin_1", "encodings.idna", "encodings.aliases")
 """Codecs are looked up by name when text is first decoded, which no import statement shows."""
 LEFT_OUT = (
     *("iptc", "nftables", "pyroute2", "distutils", "setuptools", "pip"),
     *("test", "unittest", "doctest", "pdb", "pydoc", "curses", "readline", "tkinter", "sqlite3", "lib2to3"),
+    *("yaml._yaml", "yaml.cyaml"),
     *("grpc", "httpx2", "inotify_simple", "lightkube", "prometheus_client"),
     *("asyncio", "concurrent", "multiprocessing", "xml", "xmlrpc", "colorama", "ctypes.macholib"),
 )
@@ -127,8 +133,8 @@ def write_frozen(path: Path, modules: dict[str, tuple[bytes, bool]]) -> None:
             header.write(f"static const unsigned char module_{place}[] = {{{','.join(map(str, code))}}};\n")
         header.write("static const struct _frozen FROZEN_MODULES[] = {\n")
         for place, (name, (code, is_package)) in enumerate(modules.items()):
-            header.write(f'    {{"{name}", module_{place}, {len(code)}, {int(is_package)}, NULL}},\n')
-        header.write("    {NULL, NULL, 0, 0, NULL},\n};\n")
+            header.write(f'    {{"{name}", module_{place}, {len(code)}, {int(is_package)}}},\n')
+        header.write("    {NULL, NULL, 0, 0},\n};\n")
         header.write("struct program { const char *name, *module; };\nstatic const struct program PROGRAMS[] = {\n")
         for name, module in PROGRAMS.items():
             header.write(f'    {{"{name}", "{module}"}},\n')
@@ -153,6 +159,7 @@ def compile_interpreter(scratch: Path, target: Path) -> None:
         f"-I{sysconfig.get_path('include')}",
         str(HERE / "interpreter.c"),
         "-Wl,-export-dynamic",
+        *(["-Wl,--unresolved-symbols=ignore-in-object-files"] if _lacks_hashes(Path(directory), flags) else []),
         str(archive),
         *libraries,
         *("-Wl,-Bstatic", *LINKED_STATICALLY, "-Wl,-Bdynamic"),
@@ -160,6 +167,15 @@ def compile_interpreter(scratch: Path, target: Path) -> None:
         str(target),
     )
     strip(target)
+
+
+def _lacks_hashes(directory: Path, flags: list[str]) -> bool:
+    """Return whether a library of hashes that Python was linked with is not there: Debian 13 does not pack it.
+
+    The module that would call it is left out by ``interpreter.c``; OpenSSL has the same hashes.
+    """
+    own = [Path(flag).name for group in flags for flag in group.split() if flag.endswith(".a")]
+    return any(name.startswith("libHacl") and not (directory / name).exists() for name in own)
 
 
 def compile_launcher(directory: Path) -> None:

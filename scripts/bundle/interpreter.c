@@ -132,6 +132,17 @@ static void configure(PyConfig *config, int argc, char **argv, const char *execu
     PyMem_RawFree(extensions);
 }
 
+/* Python's own SHA-2 is in a library that may be missing (build.py): hashlib and random then take OpenSSL's. */
+static void leave_out(const char *module)
+{
+    struct _inittab *entry = PyImport_Inittab;
+
+    while (entry->name && strcmp(entry->name, module) != 0)
+        entry++;
+    for (; entry->name; entry++)
+        entry[0] = entry[1];
+}
+
 int main(int argc, char **argv)
 {
     const char *linker = (const char *)getauxval(AT_EXECFN); /* it lies beside this executable */
@@ -151,6 +162,7 @@ int main(int argc, char **argv)
     preconfig.utf8_mode = 1;
     check(Py_PreInitialize(&preconfig));
     PyImport_FrozenModules = FROZEN_MODULES;
+    leave_out("_sha2");
     PyImport_AppendInittab("bundle_calls", make_calls);
     configure(&config, argc, argv, linker);
     check(Py_InitializeFromConfig(&config));

@@ -38,7 +38,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     require(not newer or runtime, "containerd 2 is missing: `make test-cluster` builds it")
     image = _agent_image(tmp_path_factory)
     node = Cluster(tmp_path_factory.mktemp("node"), families, runtime, "1.1.0" if newer else "1.0.0")
-    node.kind = request.param
+    node.kind, node.method = request.param, method
     try:
         node.start()
         node.load_image(image)

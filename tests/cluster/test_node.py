@@ -30,8 +30,8 @@ def entries(cluster: Cluster) -> int:
 
 def decisions(cluster: Cluster) -> dict[str, str]:
     """Return the plugin's last word on each pod, by the pod's name."""
-    log = (cluster.disk / "capture-log" / "cni.log").read_text().splitlines()
-    lines = [json.loads(line) for line in log]
+    log = cluster.disk / "capture-log" / "cni.log"
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     return {line["pod"]: line["message"] for line in lines if line.get("command") == "ADD"}
 
 
@@ -63,11 +63,11 @@ def test_loaded(cluster: Cluster) -> None:
 
 
 def test_privileges(cluster: Cluster) -> None:
-    """The agent's container has no capability, is not privileged, and cannot write to its own file system."""
+    """The agent's container is not privileged, and has the capabilities of the audit alone."""
     [made] = cluster.get("-n", NAMESPACE, "pods", "-l", "app=capture-agent")["items"]
     context = made["spec"]["containers"][0]["securityContext"]
     assert (context["privileged"], context["readOnlyRootFilesystem"]) == (False, True)
-    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN", "NET_BROADCAST"]}
 
 
 def test_rival(cluster: Cluster) -> None:
@@ -201,6 +201,7 @@ def test_reboot(cluster: Cluster) -> None:
     names = [each["metadata"]["name"] for each in cluster.get("pods", "-l", "app=rebooted")["items"]]
     wait_for(lambda: all(decisions(cluster).get(name) == "captured" for name in names), 60, str(decisions(cluster)))
     cluster.kubectl("delete", "deployment", "rebooted", "--wait")
+    wait_for(lambda: status_by_socket(cluster).get("ready"), 60, "the agent does not come back")
 
 
 def test_size(cluster: Cluster) -> None:
@@ -229,6 +230,7 @@ def test_uninstall(cluster: Cluster) -> None:
     plugin = cluster.disk / "opt-cni" / "bin" / "capture-cni"
     assert os.path.lexists(plugin)  # two pods were started with it
     cluster.kubectl("delete", "pod", "--all", "-A", "--wait", "--timeout=60s", timeout=90)
-    wait_for(lambda: not os.path.lexists(plugin), 20, "the plugin stays")
+    remembered = cluster.disk / "var-lib-cni" / "results"
+    wait_for(lambda: not os.path.lexists(plugin), 30, f"the plugin stays: {[*remembered.iterdir()]}")
     left = [path for path in Path(cluster.disk, "opt-cni", "bin").iterdir() if "capture" in path.name]
     assert left == []

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from cluster_pods import APP_PORT, HOST_PORT, PYTHON, ROOT, container, deployment, pod, service
+from cluster_traffic import BOTH, IN, NONE, OUT, address, seen, service_address, way
 from kubernetes_cluster import Cluster
 
 pytestmark = pytest.mark.cluster
 
 TRAFFIC = "traffic.sidecar.istio.io"
 PROXIED_FROM = {"127.0.0.6", "::6", "::ffff:127.0.0.6"}
-OUT, IN = "outbound", "inbound"
-BOTH: list[str] = [OUT, IN]
-NONE: list[str] = []
 
 
 @pytest.fixture(scope="module")
@@ -36,30 +33,6 @@ def mesh(cluster: Cluster) -> Iterator[Cluster]:
     cluster.kubectl("wait", "pod", "--all", "--for=condition=Ready", "--timeout=120s")
     yield cluster
     cluster.kubectl("delete", "pod,service,job,deployment", "-l", "app", "--grace-period=1", "--wait")
-
-
-def address(cluster: Cluster, name: str, family: str = "") -> str:
-    """Return an address of a pod; of the first family of the cluster, unless another one is wanted."""
-    found = [each["ip"] for each in cluster.get("pod", name)["status"]["podIPs"]]
-    wanted = family or cluster.families[0]
-    return next(f"[{ip}]" if ":" in ip else ip for ip in found if (":" in ip) == (wanted == "ipv6"))
-
-
-def service_address(cluster: Cluster, name: str, family: str) -> str:
-    found = cluster.get("service", name)["spec"]["clusterIPs"]
-    return next(f"[{ip}]" if ":" in ip else ip for ip in found if (":" in ip) == (family == "ipv6"))
-
-
-def seen(cluster: Cluster, source: str, where: str, port: int = APP_PORT) -> dict[str, Any]:
-    """Ask an application from a pod, and return what it saw."""
-    url = f"http://{where}:{port}/"
-    told: dict[str, Any] = json.loads(cluster.kubectl("exec", source, "-c", "app", "--", "curl", "-gsS", "-m8", url))
-    return told
-
-
-def way(told: dict[str, Any]) -> list[str]:
-    """Return the sides of proxies that a request passed."""
-    return list(told["headers"].get("x-capture-proxy") or [])
 
 
 def test_pod_to_pod(mesh: Cluster) -> None:

@@ -136,7 +136,7 @@ class TestHost:
     def test_the_machine_s_own_namespace_is_refused(self) -> None:
         """Where the tests themselves run in a container, that is not to be seen, and there is nothing to refuse."""
         if os.path.exists(capture_netns.ONLY_ON_HOST):
-            with pytest.raises(HostNamespaceError, match="a captured node is a dead node") as caught:
+            with pytest.raises(HostNamespaceError, match="would cut the node off") as caught:
                 refuse_host(allowed=False)
             assert caught.value.exit_code == EXIT_USAGE
             assert "--allow-host" in str(caught.value)

@@ -5,22 +5,27 @@ pod  eth0 ---- eth0  peer        app 1000 and proxy 1337 in the pod; servers on 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import errno
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from capture import operations
+from capture.backends.nftables.netlink import NetlinkDriver
+from capture.errors import CaptureError, KernelError
 from capture.report.differences import in_words
 from capture.settings.options import (
     BACKEND,
     DUAL_STACK,
     INTERCEPTION_MODE,
     IP_FAMILIES,
+    OTHER_FAMILY,
 )
 from fake_pod import explicit
-from pytest_netns import Namespace, NamespaceFactory, PodPair
+from pytest_netns import Kind, Namespace, NamespaceFactory, PodPair
 
 if TYPE_CHECKING:
+    from capture.model.ruleset import Ruleset
     from capture.operations import Verified
     from fake_pod import Texts
 
@@ -159,3 +164,55 @@ def test_a_dual_stack_pod_in_a_mesh_that_is_or_is_not(
     assert (outbound(pod_pair, "ipv4"), inbound(pod_pair, "10.77.0.2")) == ("proxy-outbound", "proxy-inbound")
     assert bool(applied.warnings) is not is_captured
     assert verify(pod_pair.pod).holds
+
+
+def test_the_other_family_is_rejected_both_ways_but_not_over_lo(pod_pair: PodPair, backend: str) -> None:
+    serve(pod_pair)
+    pod = pod_pair.pod
+    texts = {IP_FAMILIES: "ipv4", OTHER_FAMILY: "reject"}
+    assert apply(pod, texts, backend).changed
+
+    assert pod.client(uid=1000).connect(ELSEWHERE["ipv6"], PORT, timeout=5).kind is Kind.REFUSED
+    assert pod_pair.peer.client().connect("fd77::2", PORT, timeout=5).kind is Kind.REFUSED
+    assert pod.client(uid=1000).connect("::1", PORT).label == "app"
+    assert pod.client(uid=1000).connect("fd77::2", PORT).label == "app"
+    assert (outbound(pod_pair, "ipv4"), inbound(pod_pair, "10.77.0.2")) == ("proxy-outbound", "proxy-inbound")
+
+    assert not apply(pod, texts, backend).changed
+    assert verify(pod).holds
+    pod.run(["nft", "flush", "chain", "inet", "istio-proxy-reject", "input"])
+    assert [line for line in in_words(verify(pod)) if "istio-proxy-reject is missing" in line]
+    assert apply(pod, texts, backend).changed
+    assert verify(pod).holds
+
+    assert apply(pod, {IP_FAMILIES: "ipv4"}, backend).changed
+    assert outbound(pod_pair, "ipv6") == "outside"
+    apply(pod, texts, backend)
+    assert operations.clean(pod.path)
+    assert "istio-proxy" not in pod.run(["nft", "list", "tables"]).stdout
+
+
+def test_a_kernel_without_nat_for_ipv6_is_an_error_only_in_a_pod_that_has_ipv6(
+    netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This kernel has it: the refusal is the one of a kernel that has not."""
+    write = NetlinkDriver.write
+
+    def refuse_ipv6(driver: NetlinkDriver, desired: Ruleset, *others: Any) -> None:
+        if "ipv6" in desired.families:
+            raise KernelError("add chain PREROUTING to table ip6 nat", errno.EOPNOTSUPP)
+        write(driver, desired, *others)
+
+    monkeypatch.setattr(NetlinkDriver, "write", refuse_ipv6)
+    alone, dual = netns.pod("alone", ipv6=None), netns.pod("dual")
+
+    applied = apply(alone, {}, "nftables")
+    assert applied.ruleset.families == ("ipv4",)
+    assert "this kernel cannot capture IPv6: only IPv4 is captured" in applied.warnings
+    assert verify(alone).holds
+    with pytest.raises(CaptureError):
+        apply(dual, {}, "nftables")
+    assert apply(dual, {IP_FAMILIES: "ipv4"}, "nftables").changed
+
+    alone.ip("address add 2001:db8:7::2/64 dev eth0 nodad")
+    assert [line for line in in_words(verify(alone)) if "2001:db8:7::2" in line]

@@ -335,7 +335,7 @@ class TestTheSameAsIptables:
             ("iptables", "nat", "-m limit --limit 5/min -j ACCEPT"),
             ("iptables", "nat", "-m limit --limit 7/sec --limit-burst 9 -j ACCEPT"),
             ("iptables", "nat", "! -p tcp ! -s 10.0.0.0/8 ! -i eth0 -j ACCEPT"),
-            ("iptables", "nat", "-p gre -j ACCEPT"),
+            ("iptables", "nat", "-p esp -j ACCEPT"),
             ("iptables", "nat", "-p 99 -j ACCEPT"),
             ("iptables", "nat", "-p tcp -m tcp ! --tcp-flags SYN,ACK NONE -j ACCEPT"),
             ("iptables", "nat", "-p tcp -m tcp --sport 53 --dport 53 -j ACCEPT"),
@@ -540,7 +540,9 @@ class TestAllOrNothing:
             raise RulesetChangedError("write")
 
         monkeypatch.setattr(driver, "execute", changed)
-        with pytest.raises(KernelError, match="the ruleset changed during each of 10 attempts; who keeps writing"):
+        with pytest.raises(
+            KernelError, match="the ruleset changed during each of 10 attempts: another process keeps modifying it"
+        ):
             namespace.call(driver.write, SIDECAR, NOTHING, None)
 
     def test_a_chain_of_somebody_in_the_way_is_named(self, netns: NamespaceFactory) -> None:

@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
+from capture.analysis.causes import Capture
 from capture.errors import ConfigurationError, KernelError
-from capture.model.ruleset import OwnerUid, only
+from capture.model.ruleset import FAMILIES, OwnerUid, only
 from capture.operations import apply, clean, dump, verify
 from capture.settings.options import (
     BACKEND,
@@ -27,6 +28,7 @@ from capture.settings.options import (
     UID_PORT_EXCLUSIONS,
 )
 from capture.settings.settings import Given, Settings
+from capture.state.facts import read_facts
 from capture.state.netns import is_of_this_user_namespace
 from capture.state.user_namespace import act_as_owner
 from cni_calls import INJECTED, RESULT, call, configuration
@@ -158,6 +160,17 @@ def test_what_stands_in_iptables_there_stays_in_iptables(pair: PodPair) -> None:
     apply(explicit({BACKEND: "iptables"}), pair.pod.path)
     assert apply(explicit({PROXY_UID: "1500"}), pair.pod.path).decision.backend == "iptables"
     assert verify(explicit({PROXY_UID: "1500"}), pair.pod.path).holds
+
+
+def test_listeners_have_the_users_that_the_pod_sees(pair: PodPair) -> None:
+    pod = pair.pod
+    apply(explicit({BACKEND: "iptables"}), pod.path)
+    pod.listener(("0.0.0.0", 15001), ("::", 15001), label="outbound", uid=PROXY)
+    pod.listener(("0.0.0.0", 15006), ("::", 15006), label="inbound", uid=FIRST + 1500)
+    proxy = (only(1337),)
+    with pod.entered():
+        facts = read_facts(Capture(15001, 15006, None, proxy, proxy, is_transparent=False, families=FAMILIES))
+    assert {listener.port: listener.uid for listener in facts.listeners or ()} == {15001: 1337, 15006: 1500}
 
 
 def test_what_the_kernel_refuses_there_is_the_same_error(pair: PodPair) -> None:

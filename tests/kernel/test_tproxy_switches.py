@@ -22,6 +22,9 @@ from capture.operations.diagnosis import why
 from capture.settings import options as option
 from capture.state import sysctls
 from captures import WAYS, Texts, settings
+from envoy_bootstrap import Sidecar
+from envoy_proxy import start_envoy
+from proxies import get, start_app
 from pytest_netns import NamespaceFactory, Pod, PodPair
 from transparent_proxy import TransparentProxy
 
@@ -103,7 +106,7 @@ def check(factory: NamespaceFactory, case: dict[str, str]) -> None:
 
     needs_what_kills = case["vpn"] == "before" and bool(case["src_valid_mark"])
     is_dead = needs_what_kills and not (case["accept_local"] == "1" and case["rp_filter"] != "1")
-    assert arrives(pair) == {"ipv4": not is_dead, "ipv6": True}
+    assert_arrives(pair, {"ipv4": not is_dead, "ipv6": True})
     with pod.entered():
         verified = operations.verify()
         assert {found.family for found in verified.impediments} == ({"ipv4"} if is_dead else set())
@@ -116,18 +119,18 @@ def check(factory: NamespaceFactory, case: dict[str, str]) -> None:
     peer.close()
 
 
-def arrives(pair: PodPair) -> dict[str, bool]:
-    """Return for each family whether a call from the peer reaches the app, as from the peer's own address."""
+def assert_arrives(pair: PodPair, expected: dict[str, bool]) -> None:
+    """Call the app from the peer in each family: it is reached, as from the peer, exactly where expected."""
     pod, peer = pair
     app = pod.listener(("0.0.0.0", APP), ("::", APP), label="app", uid=1000)
     found = {}
     with TransparentProxy(pod) as proxy:
         for family, to, own in (("ipv4", pod.ipv4, peer.ipv4), ("ipv6", pod.ipv6, peer.ipv6)):
             proxy.passed.clear()
-            answer = peer.client().connect(to, APP, timeout=0.4).answer
+            answer = peer.client().connect(to, APP, timeout=5 if expected[family] else 0.4).answer
             found[family] = bool(answer and answer.peer.address == own and proxy.passed)
     app.close()
-    return found
+    assert found == expected
 
 
 def route_by_source(pair: PodPair) -> None:
@@ -162,6 +165,20 @@ def switches(pod: Pod) -> dict[str, str]:
         return {path: Path(sysctls.DIRECTORY, path).read_text() for path in paths}
 
 
+@pytest.mark.parametrize("way", FACTORS["way"])
+def test_a_real_envoy_keeps_the_clients_address_under_all_of_them(pod_pair: PodPair, way: str) -> None:
+    pod, peer = pod_pair
+    put(pod, {ALL_SVM: "1", ETH_SVM: "1", RP_FILTER: "1", FWMARK_ACCEPT: "1"})
+    with pod.entered():
+        operations.apply(settings(TPROXY, WAYS[way]))
+    route_by_source(pod_pair)
+    start_app(pod, APP)
+    envoy = start_envoy(pod, Sidecar(transparent=True))
+    for to, own in ((pod.ipv4, peer.ipv4), (pod.ipv6, peer.ipv6)):
+        assert get(peer.client(), to, APP).peer.address == own
+    assert [flow.side for flow in envoy.flows(2)] == ["inbound", "inbound"]
+
+
 @pytest.mark.parametrize("accept_local", ["0", "1"])
 @pytest.mark.parametrize("rp_filter", ["0", "1", "2"])
 @pytest.mark.parametrize("owner", ["all", "eth0", "lo"])
@@ -172,7 +189,7 @@ def test_verify_tells_what_becomes_of_calls_when_switches_change_later(
     with pod.entered():
         operations.apply(settings(TPROXY))
         put(pod, {f"ipv4/conf/{owner}/src_valid_mark": "1", ACCEPT_LOCAL: accept_local, RP_FILTER: rp_filter})
-        assert {"ipv4": operations.verify().holds, "ipv6": True} == arrives(pod_pair)
+        assert_arrives(pod_pair, {"ipv4": operations.verify().holds, "ipv6": True})
 
 
 def test_verify_knows_connections_that_take_over_marks(pod_pair: PodPair) -> None:
@@ -182,12 +199,12 @@ def test_verify_knows_connections_that_take_over_marks(pod_pair: PodPair) -> Non
         put(pod, {FWMARK_ACCEPT: "1"})
         (found,) = operations.verify().impediments
         assert found.says.startswith("net.ipv4.tcp_fwmark_accept is 1")
-        assert arrives(pod_pair) == {"ipv4": False, "ipv6": False}
+        assert_arrives(pod_pair, {"ipv4": False, "ipv6": False})
         packet = Packet("tcp", parse_address(pod.ipv4), APP, in_interface="eth0")
         assert "sysctl" in [cause.kind for cause in why(packet).causes]
         assert any("tcp_fwmark_accept" in finding.says for finding in findings(examine()))
         operations.apply(settings(TPROXY))
-        assert arrives(pod_pair) == {"ipv4": True, "ipv6": True}
+        assert_arrives(pod_pair, {"ipv4": True, "ipv6": True})
 
 
 def test_the_rule_of_upstream_is_taken_over(pod_pair: PodPair) -> None:
@@ -202,10 +219,10 @@ def test_the_rule_of_upstream_is_taken_over(pod_pair: PodPair) -> None:
         route_by_source(pod_pair)
         (found,) = operations.verify().impediments
         assert f"from {pod.ipv4}/32 lookup 100" in found.says
-        assert arrives(pod_pair) == {"ipv4": False, "ipv6": True}
+        assert_arrives(pod_pair, {"ipv4": False, "ipv6": True})
         assert operations.apply(settings(TPROXY)).changed
         assert operations.verify().holds
-    assert arrives(pod_pair) == {"ipv4": True, "ipv6": True}
+    assert_arrives(pod_pair, {"ipv4": True, "ipv6": True})
 
 
 def test_rules_before_ours_that_decide_nothing_do_no_harm(pod_pair: PodPair) -> None:
@@ -215,11 +232,11 @@ def test_rules_before_ours_that_decide_nothing_do_no_harm(pod_pair: PodPair) -> 
         operations.apply(settings(TPROXY))
         pod.ip("rule add pref 0 lookup main")
         assert operations.verify().holds
-        assert arrives(pod_pair) == {"ipv4": True, "ipv6": True}
+        assert_arrives(pod_pair, {"ipv4": True, "ipv6": True})
         operations.clean()
         operations.apply(settings(TPROXY))
         assert not operations.verify().holds
-    assert arrives(pod_pair) == {"ipv4": False, "ipv6": True}
+    assert_arrives(pod_pair, {"ipv4": False, "ipv6": True})
 
 
 def test_what_somebody_changed_meanwhile_is_not_given_back(pod_pair: PodPair) -> None:
@@ -247,9 +264,11 @@ def test_where_proc_is_read_only_the_switch_is_named(pod_pair: PodPair) -> None:
         env=dict(os.environ),
     )
     assert "warning: net.ipv4.conf.all.src_valid_mark is 1" in ran.stderr
-    assert Path(sysctls.DIRECTORY).exists()
     with pod.entered():
         assert any("src_valid_mark" in finding.says for finding in findings(examine()))
+        put(pod, {ALL_SVM: "0"})  # what another sets then is not given back
+        operations.clean()
+        assert Path(sysctls.DIRECTORY, ALL_SVM).read_text() == "0\n"
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])

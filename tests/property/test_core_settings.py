@@ -110,7 +110,7 @@ def test_a_number_in_disguise_is_refused(which: Option[Any], number: int, data: 
             ]
         )
     )
-    with pytest.raises(ConfigurationError, match="is not usable"):
+    with pytest.raises(ConfigurationError, match="invalid value"):
         explicit({which: disguised})[which]
 
 

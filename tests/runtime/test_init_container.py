@@ -153,7 +153,7 @@ def test_the_init_container_captures_its_pod(
     explicit = pod.explicit()
     assert "programmed: 38 rules for IPv4 and IPv6, " in explicit
     assert way in explicit
-    assert "# The rules are what was asked for." in explicit
+    assert "# in sync: live rules match the applied configuration" in explicit
     inspected = json.loads(pod.podman("inspect", f"{pod.name}-init").stdout)[0]
     assert inspected["State"]["ExitCode"] == 0
     assert inspected["EffectiveCaps"] == ["CAP_NET_ADMIN", "CAP_NET_RAW"]
@@ -247,7 +247,7 @@ def test_validation_before_the_app_starts(make_pod: MakePod, capabilities: tuple
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-p", "http"], "--envoy-port: 'http' is not usable: expected a port (1-65535)"),
+        (["-p", "http"], "--envoy-port: invalid value 'http': expected a port (1-65535)"),
         (["--no-such-flag"], "unknown flag --no-such-flag"),
         (["--force-iptables-binary", "nft", "--driver", "restore"], "is not installed"),
     ],

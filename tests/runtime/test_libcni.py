@@ -103,7 +103,7 @@ def test_the_life_of_an_attachment(node: Node, call: Call, namespace: Namespace,
     refused = call("check", conflist, check=False)
     assert refused.returncode == 1
     assert "the namespace is not as it was left: IPv4 nat " in refused.stderr
-    assert "belongs to somebody else, and takes traffic away before it reaches ours" in refused.stderr
+    assert "foreign rule precedes ours and diverts captured traffic" in refused.stderr
 
     for path in ("/run/netns/libcni", "", "/run/netns/gone", ""):
         call("del", conflist, path)
@@ -158,7 +158,7 @@ def test_a_failed_add_is_taken_back(node: Node, call: Call, namespace: Namespace
     conflist = network("libcni", bridge(node.directory, 7), capture(node.directory, **handed_over))
     refused = call("add", conflist, check=False)
     assert refused.returncode == 1
-    assert "(annotation sidecar.istio.io/interceptionMode): 'x' is not usable: expected REDIRECT" in refused.stderr
+    assert "(annotation sidecar.istio.io/interceptionMode): invalid value 'x': expected REDIRECT" in refused.stderr
     call("del", conflist)
     assert state_of(node) == set()
     assert namespace.run(["nft", "list", "ruleset"]).stdout == ""

@@ -119,7 +119,7 @@ def test_a_pod_that_is_refused_does_not_start(node: Node, make_pod: MakePod) -> 
     before = set(node.outside("/run/netns").iterdir())
     done = pod.podman("pod", "start", "barred", check=False)
     assert done.returncode != 0
-    assert "(annotation traffic.sidecar.istio.io/excludeInboundPorts): 'ssh' is not usable" in done.stderr
+    assert "(annotation traffic.sidecar.istio.io/excludeInboundPorts): invalid value 'ssh'" in done.stderr
     assert set(node.outside("/run/netns").iterdir()) == before
     lines = [json.loads(line) for line in node.read("capture.log").splitlines()]
     commands = [line["command"] for line in lines if line["pod"].startswith("barred")]

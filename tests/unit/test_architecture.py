@@ -193,14 +193,24 @@ def test_a_backend_knows_no_settings(backend: str) -> None:
 @pytest.mark.parametrize(
     ("package", "who"),
     [
-        ("click", ("capture.cli", "cni.commands", "cni.agent.commands", "sidecar.commands", "injection.commands")),
+        (
+            "click",
+            (
+                "capture.cli",
+                "cni.commands",
+                "cni.agent.commands",
+                "cni.agent.kubectl",
+                "sidecar.commands",
+                "injection.commands",
+            ),
+        ),
         ("grpc", ("cni.agent.runtime",)),
         ("httpx2", ("cni.agent.api",)),
         ("inotify_simple", ("cni.agent.directories",)),
         ("lightkube", ("cni.agent",)),
         ("prometheus_client", ("cni.agent.metrics",)),
         ("pyroute2", ()),
-        ("yaml", ("sidecar.documents",)),
+        ("yaml", ("sidecar.documents", "cni.kubeconfig_file")),
         ("iptc", ("capture.backends.iptables.iptc_child",)),
         ("nftables", ("capture.backends.nftables.libnftables",)),
     ],

@@ -54,11 +54,11 @@ SENTENCES: list[tuple[CaptureError, str]] = [
     (CaptureError("it broke", "Mend it."), "it broke\n  Mend it."),
     (
         ConfigurationError("--envoy-port", "0", "command line", "a port (1-65535)"),
-        "--envoy-port: '0' is not usable: expected a port (1-65535)",
+        "--envoy-port: invalid value '0': expected a port (1-65535)",
     ),
     (
         ConfigurationError("--envoy-port", "8\n0", "environment ENVOY_PORT", "a port"),
-        "--envoy-port (environment ENVOY_PORT): '8\\n0' is not usable: expected a port",
+        "--envoy-port (environment ENVOY_PORT): invalid value '8\\n0': expected a port",
     ),
     (KernelError("add a rule", errno.EBUSY), "add a rule: Device or resource busy"),
     (KernelError("add a rule", errno.EINVAL, "no such table"), "add a rule: Invalid argument (no such table)"),

@@ -206,7 +206,10 @@ def test_a_module_that_modprobe_may_not_load_is_named_with_the_file_that_says_so
     hardened = kernel / "modprobe.d" / "hardened.conf"
     hardened.write_text(f"# nothing\n\ninstall nft_ct /sbin/modprobe nft_ct\n{line}\n")
     error = explained(REFUSED, DEFAULT, "nftables")
-    assert error.message == "this kernel may not load the module nft_redir (for REDIRECT), which nftables needs"
+    assert (
+        error.message
+        == "loading module nft_redir (for REDIRECT) is forbidden by modprobe's configuration; nftables needs it"
+    )
     assert error.remedy == f"{hardened} on the host forbids nft_redir: take that line out."
 
 

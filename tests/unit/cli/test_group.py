@@ -25,10 +25,16 @@ def test_every_command_is_there_and_has_help_with_examples(name: str, capsys: py
 
 
 def test_options_are_told_by_topic_with_their_variables(capsys: pytest.CaptureFixture[str]) -> None:
-    run(["apply", "--help"])
+    run(["apply", "--help-all"])
 
     told = capsys.readouterr().out
-    for part in ("What is captured:\n", "TPROXY:\n", "In the environment only:\n", "-b, --istio-inbound-ports PORTS\n"):
+    for part in (
+        "Capture:\n",
+        "Redirect ports:\n",
+        "TPROXY:\n",
+        "In the environment only:\n",
+        "-b, --istio-inbound-ports PORTS\n",
+    ):
         assert part in told
     assert "[env: ENVOY_PORT]" in told
     assert "ISTIO_OUTBOUND_OWNER_GROUPS=GROUPS" in told
@@ -115,6 +121,21 @@ def test_completion() -> None:
 def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([]) == 2
     assert "Commands:" in capsys.readouterr().err
+
+
+def test_help_shows_purpose_examples_and_own_options_first(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["verify", "--help"])
+
+    told = capsys.readouterr().out
+    assert told.index("Compare the live rules") < told.index("Examples:") < told.index("Options:\n")
+    assert "--istio-inbound-ports" not in told
+    assert "capture verify --help-all" in told
+    assert len(told.splitlines()) < 60
+
+
+def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["dumpp"]) == 2
+    assert "Did you mean 'dump'?" in capsys.readouterr().err
 
 
 def test_a_mistyped_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,6 +123,9 @@ SCENARIOS = {
         entered(MAIN, own_config=True),
     ),
     "uninstall": Scenario(prepared_with("10-main.conflist", MAIN, installed=""), Node.uninstall, entered(MAIN), MAIN),
+    "uninstall-single": Scenario(
+        prepared_with("10-main.conf", SINGLE, installed=""), Node.uninstall, OF_SINGLE, SINGLE
+    ),
     "uninstall-own": Scenario(
         prepared_with("10-main.conflist", MAIN, installed=OWN), Node.uninstall, entered(MAIN, own_config=True), MAIN
     ),
@@ -240,7 +243,8 @@ def check_rival_survived(node: Node, number: int) -> None:
     node.scenario.act(node)
     if _counter(node.effective()) != 7:
         raise WrongError(f"system call {number}: the runtime does not see the rival's change: {node.networks()}")
-    entries = [plugin for plugin in node.effective()["plugins"] if plugin["type"] == OURS["type"]]
+    effective = node.effective()
+    entries = [plugin for plugin in effective.get("plugins", [effective]) if plugin["type"] == OURS["type"]]
     if len(entries) != (OURS["type"] in json.dumps(node.scenario.after)):
         raise WrongError(f"system call {number}: not one entry: {node.networks()}")
     if not node.is_clean():

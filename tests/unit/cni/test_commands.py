@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from capture.errors import CaptureError
-from cni import conf
+from cni import conf, kubernetes
 from cni.commands import cni_group
 from cni.conf import AgentPod
+from cni.runtimes import Runtime
 from fake_plugin import write_plugin
 
+NEWEST = {"profile": "1.30"}
 MAIN = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}
 
 
@@ -27,7 +30,7 @@ class Node:
 
     def run(self, command: str, *arguments: str) -> Result:
         directories = ["--bin-dir", str(self.bin_dir), "--conf-dir", str(self.conf_dir)]
-        plugin = ["--plugin", str(self.plugin)] if command == "install" else ["--grace", "0"]
+        plugin = {"install": ["--plugin", str(self.plugin)], "uninstall": ["--grace", "0"]}.get(command, [])
         return CliRunner().invoke(cni_group, [command, *directories, *plugin, *arguments])
 
     def entry(self, name: str = "10-main.conflist") -> dict[str, object]:
@@ -51,7 +54,7 @@ def test_install_and_uninstall_say_what_they_change(node: Node) -> None:
     assert node.run("install").output == "unchanged: the plugin and its entry are in place\n"
     assert node.run("uninstall").output == f"{path}: entry removed\n{plugin}: removed\n"
     assert json.loads(path.read_text()) == MAIN
-    assert node.run("uninstall").output == "unchanged: there was nothing of ours\n"
+    assert node.run("uninstall").output == "nothing to remove\n"
 
 
 KUBECONFIG: dict[str, Any] = {
@@ -134,6 +137,7 @@ def test_a_mistake_shows_before_anything_is_written(node: Node, arguments: list[
         (lambda directory: (directory / "kubeconfig").unlink(), "kubeconfig: "),
         (lambda directory: (directory / "kubeconfig").write_text("{"), "Nothing was installed"),
         (lambda directory: (directory / "kubeconfig").write_text("kind: Config"), "current-context"),
+        (lambda directory: (directory / "kubeconfig").write_text("a: [b"), "line 1: "),
         (lambda directory: (directory / "ca.crt").unlink(), "ca.crt, which it names, is missing"),
         (lambda directory: (directory / "token").write_text(""), "token, which it names, is empty"),
     ],
@@ -162,12 +166,130 @@ def test_the_plugin_beside_this_program_is_the_default(node: Node, monkeypatch: 
     assert "name it with --plugin PATH" in done.output
 
 
-@pytest.mark.parametrize("command", ["install", "uninstall"])
+FLOW = """\
+current-context: n
+contexts: [{name: n, context: {cluster: 1, user: u}}]
+users: [{name: u, user: {%s}}]
+clusters: [{name: 1, cluster: {server: 'https://10.0.0.1:6443', certificate-authority: ca.crt}}]
+"""
+BLOCK = """\
+# as tools write it
+apiVersion: v1
+kind: Config
+current-context: n
+contexts:
+- context: {cluster: here, user: u}
+  name: n
+users:
+- name: u
+  user:
+    %s
+clusters:
+- name: here
+  cluster: &cluster
+    server: https://10.0.0.1:6443
+    certificate-authority: ca.crt
+preferences: {}
+"""
+
+
+@pytest.mark.parametrize("text", [FLOW, BLOCK], ids=["flow", "block"])
+def test_a_kubeconfig_in_yaml_is_written_as_the_plugin_reads_it(node: Node, tmp_path: Path, text: str) -> None:
+    original = write_kubeconfig(tmp_path)
+    Path(original).write_text(text % "tokenFile: token")
+    done = node.run("install", "--kubeconfig", original)
+    assert done.exit_code == 0, done.output
+    converted = tmp_path / "istio-capture" / "kubeconfig"
+    assert f"{converted}: converted from {original}" in done.output
+    assert node.entry()["kubeconfig"] == str(converted)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (converted.parent, converted)] == [0o700, 0o600]
+    read = kubernetes.read_kubeconfig(str(converted))
+    assert (read.server, read.token_file) == ("https://10.0.0.1:6443", f"{tmp_path}/token")
+    assert read.authority_file == f"{tmp_path}/ca.crt"
+    assert node.run("install", "--kubeconfig", original).output.startswith("unchanged")
+    node.run("uninstall")
+    assert not converted.parent.exists()
+
+
+def test_a_token_in_a_converted_kubeconfig_is_warned_of(node: Node, tmp_path: Path) -> None:
+    original = write_kubeconfig(tmp_path)
+    Path(original).write_text(BLOCK % "token: eyJ.with#hash")
+    done = node.run("install", "--kubeconfig", original)
+    assert "if something renews it there, name a tokenFile" in done.output
+    assert kubernetes.read_kubeconfig(str(node.entry()["kubeconfig"])).token == "eyJ.with#hash"  # noqa: S105
+
+
+ISTIO: dict[str, object] = {
+    "type": "istio-cni",
+    "plugin_log_level": "default:warn",
+    "exclude_namespaces": ["istio-system", "kube-system"],
+    "native_nftables": True,
+}
+
+
+def test_an_entry_of_upstream_gives_way_with_what_it_says(node: Node, tmp_path: Path) -> None:
+    path = node.conf_dir / "10-main.conflist"
+    original = write_kubeconfig(tmp_path)
+    Path(original).write_text(BLOCK % "tokenFile: token")
+    istio = ISTIO | {"kubernetes": {"kubeconfig": original}}
+    path.write_text(json.dumps(MAIN | {"plugins": [{"type": "bridge"}, istio, {"type": "portmap"}]}))
+    done = node.run("install", "--log-level", "debug")
+    assert done.exit_code == 0, done.output
+    assert "entry of istio-cni replaced" in done.output
+    assert "remove its DaemonSet" in done.output
+    plugins = json.loads(path.read_text())["plugins"]
+    assert [plugin["type"] for plugin in plugins] == ["bridge", "portmap", "capture-cni"]
+    assert plugins[2]["exclude_namespaces"] == ["istio-system", "kube-system"]
+    assert (plugins[2]["backend"], plugins[2]["log_level"]) == ("nftables", "debug")  # what is named counts
+    assert plugins[2]["kubeconfig"] == str(tmp_path / "istio-capture" / "kubeconfig")
+
+
+def test_an_entry_of_upstream_that_handles_ambient_pods_stays(node: Node, tmp_path: Path) -> None:
+    path = node.conf_dir / "10-main.conflist"
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    Path(write_kubeconfig(tmp_path)).rename(run_dir / "istio-cni-kubeconfig")
+    for name in ("ca.crt", "token"):
+        (tmp_path / name).rename(run_dir / name)
+    istio = ISTIO | {"ambient_enabled": True, "cni_agent_run_dir": str(run_dir)}
+    path.write_text(json.dumps(MAIN | {"plugins": [{"type": "bridge"}, istio]}))
+    done = node.run("install")
+    assert "it handles ambient pods, too" in done.output
+    plugins = json.loads(path.read_text())["plugins"]
+    assert [plugin["type"] for plugin in plugins] == ["bridge", "istio-cni", "capture-cni"]
+    assert plugins[2]["kubeconfig"] == str(run_dir / "istio-cni-kubeconfig")
+
+
+def test_the_network_that_is_named_gets_the_entry(node: Node) -> None:
+    other = {"cniVersion": "1.0.0", "name": "other", "plugins": [{"type": "macvlan"}]}
+    (node.conf_dir / "20-other.conflist").write_text(json.dumps(other))
+    assert node.run("install", "--network", "other").exit_code == 0
+    assert node.entry("20-other.conflist") == NEWEST
+    assert json.loads((node.conf_dir / "10-main.conflist").read_text()) == MAIN
+    done = node.run("install", "--network", "missing")
+    assert "its name is pods, and missing is asked for" in str(done.exception)
+
+
+def test_a_runtime_without_annotations_and_no_other_source_is_refused(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shim = Runtime("containerd", "/run/cri-dockerd.sock", without_annotations="cri-dockerd hands over nothing")
+    monkeypatch.setattr("cni.runtimes.detect", lambda: shim)
+    done = node.run("install")
+    assert isinstance(done.exception, CaptureError)
+    assert "nothing would be known about any pod of this node" in str(done.exception)
+    assert json.loads((node.conf_dir / "10-main.conflist").read_text()) == MAIN
+    assert node.run("install", "--kubeconfig", write_kubeconfig(tmp_path)).exit_code == 0
+    assert node.run("uninstall").exit_code == 0
+    assert node.run("install", "--pod-source", "runtime").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["install", "status", "uninstall"])
 def test_help_shows_examples_that_work(node: Node, command: str) -> None:
     text = CliRunner().invoke(cni_group, [command, "--help"]).output
     examples = [line.partition("#")[0].split() for line in text.splitlines() if line.startswith("  capture cni")]
     assert len(examples) > 1
     for _, _, name, *arguments in examples:
         assert name == command
-        if not {"--bin-dir", "--kubeconfig"} & set(arguments):  # those files are not here
+        if command != "status" and not {"--bin-dir", "--kubeconfig"} & set(arguments):  # those files are not here
             assert node.run(command, *arguments).exit_code == 0, arguments

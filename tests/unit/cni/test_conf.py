@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from capture.settings import options
@@ -186,3 +188,21 @@ def test_the_message_says_what_there_is_and_what_is_expected() -> None:
 )
 def test_which_pod_is_our_agent(namespace: str, name: str, *, is_agent: bool) -> None:
     assert AgentPod("istio-system", "capture-agent-").includes(namespace, name) == is_agent
+
+
+ASKS: dict[str, Any] = {"capabilities": {"io.kubernetes.cri.pod-annotations": True}}
+
+
+@pytest.mark.parametrize(
+    ("entry", "told_nothing"),
+    [
+        (ASKS, True),
+        ({}, False),  # it does not ask: a mistake, which is named
+        (ASKS | {"pod_sources": ["runtime"]}, False),  # it insists
+        (ASKS | {"kubeconfig": "/k"}, False),
+        (ASKS | {"runtimeConfig": {"io.kubernetes.cri.pod-annotations": None}}, False),  # a pod that has none
+        (ASKS | {"runtimeConfig": {}}, True),
+    ],
+)
+def test_a_runtime_that_hands_over_nothing_is_known(entry: dict[str, Any], *, told_nothing: bool) -> None:
+    assert conf.is_told_nothing(entry) is told_nothing

@@ -69,7 +69,7 @@ class Node:
 
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
-    monkeypatch.setattr(install, "HALF_WRITTEN_PATIENCE", 0.05)
+    monkeypatch.setattr("cni.networks.HALF_WRITTEN_PATIENCE", 0.05)
     return Node(tmp_path)
 
 
@@ -181,6 +181,65 @@ def test_a_single_plugin_becomes_a_list_and_its_file_goes(node: Node, suffix: st
     assert node.install() == []
 
 
+@pytest.mark.parametrize("suffix", [".conf", ".json"])
+def test_the_file_that_became_a_list_comes_back(node: Node, suffix: str) -> None:
+    path = node.write("10-main" + suffix, '{"cniVersion": "0.4.0", "name": "pods",   "type": "bridge"}\n')
+    path.chmod(0o640)
+    os.utime(path, (5, 5))
+    before = node.state(), path.stat().st_mode, path.stat().st_ino
+    node.install()
+    assert stat.S_IMODE((node.conf_dir / "10-main.conflist").stat().st_mode) == 0o600
+    assert node.uninstall() == [
+        f"net.d/10-main{suffix}: as it was",
+        "net.d/10-main.conflist: removed",
+        "bin/capture-cni: removed",
+    ]
+    assert (node.state(), path.stat().st_mode, path.stat().st_ino) == before
+    assert sorted(path.name for path in node.conf_dir.parent.iterdir()) == ["bin", "capture-cni", "net.d"]
+
+
+def test_a_link_that_became_a_list_comes_back_as_a_link(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "real").write_text(json.dumps({"cniVersion": "0.4.0", "name": "pods", **BRIDGE}))
+    (node.conf_dir / "10-main.conf").symlink_to(tmp_path / "real")
+    node.install()
+    node.uninstall()
+    assert os.readlink(node.conf_dir / "10-main.conf") == str(tmp_path / "real")
+
+
+def test_an_owner_who_writes_the_single_file_again_gets_the_newest_back(node: Node) -> None:
+    single = {"cniVersion": "0.4.0", "name": "pods", **BRIDGE}
+    node.write("10-main.conf", single)
+    node.install()
+    for mtu in (1400, 1300):
+        node.write("10-main.conf", single | {"mtu": mtu})
+        node.install()
+        assert node.files() == ["10-main.conflist"]
+        assert node.read("10-main.conflist")["plugins"] == [BRIDGE | {"mtu": mtu}, OURS]
+    node.uninstall()
+    assert node.files() == ["10-main.conf"]
+    assert node.read("10-main.conf") == single | {"mtu": 1300}
+
+
+def test_what_the_owner_wrote_since_is_what_stays(node: Node) -> None:
+    single = {"cniVersion": "0.4.0", "name": "pods", **BRIDGE}
+    node.write("10-main.conf", single)
+    node.install()
+    node.write("10-main.conf", single)
+    node.uninstall()
+    assert node.files() == ["10-main.conf"]
+
+
+def test_a_list_that_was_changed_since_stays_a_list(node: Node) -> None:
+    node.write("10-main.conf", {"cniVersion": "0.4.0", "name": "pods", **BRIDGE})
+    node.install()
+    made = node.read("10-main.conflist")
+    node.write("10-main.conflist", made | {"plugins": [*made["plugins"], PORTMAP]})
+    node.uninstall()
+    assert node.files() == ["10-main.conflist"]
+    assert node.read("10-main.conflist")["plugins"] == [BRIDGE, PORTMAP]
+    assert not (node.conf_dir.parent / "istio-capture").exists()
+
+
 def test_a_list_that_a_killed_run_has_left_is_made_anew(node: Node) -> None:
     node.write("10-main.conf", {"cniVersion": "0.4.0", "name": "new", **BRIDGE})
     node.write("10-main.conflist", {"cniVersion": "0.4.0", "name": "old", "plugins": [PORTMAP, OURS]})
@@ -221,7 +280,7 @@ def test_a_list_of_our_own_is_what_sorts_first_and_the_entry(node: Node) -> None
     ]
     assert node.read("00-capture.conflist") == own
     assert path.read_bytes() == content
-    assert stat.S_IMODE((node.conf_dir / "00-capture.conflist").stat().st_mode) == 0o640
+    assert stat.S_IMODE((node.conf_dir / "00-capture.conflist").stat().st_mode) == 0o600
     assert node.install(own_config="00-capture.conflist") == []
 
 
@@ -604,7 +663,7 @@ def test_what_a_killed_installer_left_is_cleaned_up(node: Node) -> None:
 
 def test_two_installers_take_turns(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.write("10-main.conflist", network(BRIDGE))
-    monkeypatch.setattr(install, "PATIENCE", 0.1)
+    monkeypatch.setattr("cni.exclusive.PATIENCE", 0.1)
     lock = os.open(node.conf_dir, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     with pytest.raises(InstallError, match="another installer is at work"):
@@ -622,7 +681,7 @@ def test_one_directory_for_both_will_do(node: Node) -> None:
 
 def test_a_file_that_never_comes_to_rest_is_an_error(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.write("10-main.conflist", network(BRIDGE))
-    monkeypatch.setattr(install, "PATIENCE", 0.05)
+    monkeypatch.setattr("cni.exclusive.PATIENCE", 0.05)
 
     def always_changed(old: atomic_files.Snapshot, content: bytes) -> None:
         raise atomic_files.ChangedMeanwhileError(old.path)

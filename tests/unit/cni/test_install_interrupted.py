@@ -18,7 +18,9 @@ from system_calls import run_alone
 FAULTS = Path(__file__).with_name("installer_faults.py")
 
 
-@pytest.mark.parametrize("scenario", ["list", "single", "own", "to-own", "uninstall", "uninstall-own"])
+@pytest.mark.parametrize(
+    "scenario", ["list", "single", "own", "to-own", "uninstall", "uninstall-single", "uninstall-own"]
+)
 def test_killed_anywhere_it_leaves_the_old_or_the_new_and_the_next_run_succeeds(scenario: str, tmp_path: Path) -> None:
     done = run_alone(FAULTS, "kill", scenario, "-", str(tmp_path))
     assert isinstance(done["system_calls"], int)
@@ -37,6 +39,7 @@ def test_killed_anywhere_it_leaves_the_old_or_the_new_and_the_next_run_succeeds(
         ("to-own", "slow"),
         ("uninstall", "rename"),
         ("uninstall", "slow"),
+        ("uninstall-single", "rename"),
     ],
 )
 def test_what_another_writes_at_any_moment_stays(scenario: str, style: str, tmp_path: Path) -> None:

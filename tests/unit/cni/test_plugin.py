@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cni import codes, plugin, protocol
+from cni import codes, conf, plugin, protocol
 from cni_calls import ENVIRON, INJECTED, RESULT, STATUS_ANNOTATION, call, configuration, error_of
 from cni_calls import POD_ARGUMENTS as POD
 from pytest_netns import require
@@ -34,6 +35,17 @@ def test_a_pod_that_is_left_alone_gets_the_result_it_came_with(stdin: object, ar
     assert (done.returncode, json.loads(done.stdout)) == (0, RESULT)
 
 
+def test_a_runtime_that_hands_over_nothing_does_not_stop_the_node(tmp_path: Path) -> None:
+    asks: dict[str, Any] = {"capabilities": {conf.ANNOTATIONS_CAPABILITY: True}, "log_file": str(tmp_path / "log")}
+    done = call(configuration(**asks))
+    assert (done.returncode, json.loads(done.stdout)) == (0, RESULT)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line["level"] for line in lines] == ["error", "info"]
+    assert "pod shop/web-0 is left alone: the runtime hands over no annotations" in lines[0]["message"]
+    insisting = call(configuration(**asks, pod_sources=["runtime"]))
+    assert error_of(insisting)["code"] == codes.POD_UNKNOWN
+
+
 @pytest.mark.parametrize(
     ("arguments", "pod"),
     [("", "standalone/cafe01"), ("IgnoreUnknown=1;K8S_POD_NAME=web", "standalone/web"), (POD, "")],
@@ -53,17 +65,17 @@ REFUSED: list[tuple[dict[str, object], int, str]] = [
     (
         configuration(INJECTED | {"traffic.sidecar.istio.io/includeInboundPorts": "80\n-j ACCEPT"}),
         codes.VALUE_REFUSED,
-        "(annotation traffic.sidecar.istio.io/includeInboundPorts): '80\\n-j ACCEPT' is not usable: expected '*', or",
+        "(annotation traffic.sidecar.istio.io/includeInboundPorts): invalid value '80\\n-j ACCEPT': expected '*', or",
     ),
     (
         configuration(INJECTED | {"traffic.sidecar.istio.io/excludeOutboundIPRanges": "1" * 1_000_000}),
         codes.VALUE_REFUSED,
-        "excludeOutboundIPRanges): '11111",
+        "excludeOutboundIPRanges): invalid value '11111",
     ),
     (
         configuration({STATUS_ANNOTATION: "injected"}),
         codes.VALUE_REFUSED,
-        "io/status): 'injected' is not usable",
+        "io/status): invalid value 'injected'",
     ),
     (configuration(INJECTED), protocol.INVALID_ENVIRONMENT, "CNI_NETNS: network namespace /does/not/exist"),
     (configuration(INJECTED, profile="modern"), protocol.INVALID_CONFIGURATION, "'profile' is \"modern\""),

@@ -79,18 +79,46 @@ def test_a_native_sidecar_is_an_init_container() -> None:
     assert pod.proxy == Proxy(arguments=("proxy", "sidecar"))
 
 
+UID, GID = 1000670000, 1000670001
+WEB_CONTEXT = "spec.containers.0.securityContext"
+
+
 @pytest.mark.parametrize(
-    ("path", "value", "same_user"),
+    ("path", "value", "warnings"),
     [
-        ("spec.initContainers.0.securityContext", {"runAsUser": 1000670000}, ()),
-        ("spec.containers.0.securityContext", {"runAsUser": 1000670000}, ("web",)),
-        ("spec.containers.0.securityContext", {"runAsUser": 1337}, ()),
-        ("spec.containers.1.securityContext", {"runAsUser": 1000}, ("web",)),
-        ("spec.securityContext", {"runAsUser": 1000670000}, ()),
+        ("spec.initContainers.0.securityContext", {"runAsUser": UID, "runAsGroup": GID}, []),
+        (WEB_CONTEXT, {"runAsUser": UID}, [f"container web runs with the proxy's user ({UID})"]),
+        (WEB_CONTEXT, {"runAsUser": 1337, "runAsGroup": 1337}, []),
+        (WEB_CONTEXT, {"runAsGroup": GID}, [f"container web runs with the proxy's group ({GID})"]),
+        ("spec.containers.1.securityContext", {"runAsUser": 1000}, ["container web runs with the proxy's user (1000)"]),
+        ("spec.securityContext", {"runAsUser": UID, "runAsGroup": GID}, ["container web runs with the proxy's group"]),
+        ("spec.securityContext", {"fsGroup": GID}, [f"container web runs with fsGroup or supplementalGroups {GID}"]),
+        ("spec.securityContext", {"supplementalGroups": [5, GID]}, ["container web runs with fsGroup or"]),
+        ("spec.securityContext", {"fsGroup": 5}, []),
+        (WEB_CONTEXT, {"privileged": True}, ["container web is privileged"]),
+        (WEB_CONTEXT, {"capabilities": {"add": ["NET_BIND_SERVICE"]}}, []),
+        (WEB_CONTEXT, {"capabilities": {"add": 5}}, []),
+        (
+            WEB_CONTEXT,
+            {"capabilities": {"add": ["NET_ADMIN", "CAP_NET_RAW", "setuid", "NET_ADMIN"]}},
+            [f"container web has the capability {name}: it can" for name in ("NET_ADMIN", "NET_RAW", "SETUID")],
+        ),
+        ("spec.runtimeClassName", "kata-qemu", ["runtimeClassName kata-qemu: Kata Containers redirects"]),
+        ("spec.runtimeClassName", "gVisor", ["runtimeClassName gVisor: gVisor has a network stack of its own"]),
+        ("spec.runtimeClassName", "nvidia", []),
     ],
-)
-def test_containers_that_run_as_the_proxys_user(path: str, value: object, same_user: tuple[str, ...]) -> None:
-    assert from_object(WEB, changed(path, value)).same_user == same_user
+)  # fmt: skip
+def test_a_warning_for_each_way_round_the_capture(path: str, value: object, warnings: list[str]) -> None:
+    found = from_object(WEB, changed(path, value)).escapes
+    assert len(found) == len(warnings)
+    for warning, begin in zip(found, warnings, strict=True):
+        assert warning.startswith(begin)
+
+
+def test_a_set_gid_program_needs_to_escalate_privileges() -> None:
+    plain = changed(WEB_CONTEXT, {"allowPrivilegeEscalation": False})
+    plain["spec"]["securityContext"] = {"fsGroup": GID}
+    assert from_object(WEB, plain).escapes == ()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,38 @@ def test_the_arguments_are_those_of_the_program() -> None:
     assert result.exit_code == 0
     known = {flag for parameter in agent.params for flag in parameter.opts}
     assert {argument.partition("=")[0] for argument in arguments} <= known
+
+
+# --- alerts and dashboard ------------------------------------------------------------------------------------------
+
+
+def metric_names() -> set[str]:
+    """Return the metrics that an agent publishes, labels left out."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    from cni.agent.health import Health
+    from cni.agent.metrics import COUNTERS, AgentCollector
+
+    health = Health()
+    health.note(token_expires=1.0, pod_states={"no-rules": ["shop/web"]})
+    for name in COUNTERS:
+        health.count(name, "x")
+    registry = CollectorRegistry()
+    registry.register(AgentCollector(health))
+    text = generate_latest(registry).decode()
+    return {re.split(r"[{ ]", line)[0] for line in text.splitlines() if not line.startswith("#")}
+
+
+def test_alerts_and_dashboard_ask_for_metrics_that_there_are() -> None:
+    alerts = json.loads((CHART / "files" / "alerts.json").read_text())["groups"][0]["rules"]
+    board = json.loads((CHART / "files" / "dashboard.json").read_text())
+    asked = [alert["expr"] for alert in alerts] + [panel["targets"][0]["expr"] for panel in board["panels"]]
+    names = {name for text in asked for name in re.findall(r"\bcapture_[a-z_]+", text)}
+    assert names
+    assert names <= metric_names()
+
+
+def test_every_alert_is_explained() -> None:
+    alerts = json.loads((CHART / "files" / "alerts.json").read_text())["groups"][0]["rules"]
+    headings = re.findall(r"^## (\w+)$", (ROOT / "docs" / "alerts.md").read_text(), re.MULTILINE)
+    assert [alert["alert"] for alert in alerts] == headings

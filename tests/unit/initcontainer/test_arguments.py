@@ -13,11 +13,13 @@ from capture.settings.options import (
     LOG_AS_JSON,
     LOG_OUTPUT_LEVEL,
     OPTIONS,
+    PROFILE,
     PROXY_PORT,
     PROXY_UID,
 )
+from fake_pod import explicit
 from initcontainer.arguments import CommandLine, HelpWanted, UsageError, VersionWanted, parse
-from initcontainer.upstream_flags import PAST, PERSISTENT, UPSTREAM_FLAGS
+from initcontainer.upstream_flags import PAST, PERSISTENT, UPSTREAM_FLAGS, newer_mesh
 from injected_arguments import INJECTED, LOG_FLAGS
 
 if TYPE_CHECKING:
@@ -151,3 +153,10 @@ def test_what_was_read_before_an_error_is_known() -> None:
         parse(["--log_as_json", "-f", "--no-such", "-p", "1"], OPTIONS, found)
     assert found.flags == {LOG_AS_JSON: "true"}
     assert len(found.warnings) == 1
+
+
+def test_arguments_of_a_newer_mesh_without_a_profile_are_warned_of() -> None:
+    for flags in ({LOG_OUTPUT_LEVEL: "default:info"}, {DUAL_STACK: "true"}):
+        assert "--profile current has today's layout" in newer_mesh(explicit(flags))
+        assert newer_mesh(explicit({**flags, PROFILE: "1.8"})) == ""
+    assert newer_mesh(explicit({PROXY_PORT: "15001"})) == ""

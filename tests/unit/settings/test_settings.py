@@ -51,7 +51,7 @@ SHORT_FLAGS = """
 SWITCHES = """
     --redirect-dns --capture-all-dns --drop-invalid --dual-stack --cni-mode --reconcile --cleanup-only --force-apply
     --native-nftables --dry-run --skip-rule-apply --run-validation --allow-host --rule-comments --rule-logs
-    --log_as_json
+    --log_as_json --require-proof --probe-from-outside
 """
 
 
@@ -209,7 +209,7 @@ class TestEmpty:
         ],
     )
     def test_what_cannot_be_none_is_an_error(self, option: Option[Any]) -> None:
-        with pytest.raises(ConfigurationError, match="'' is not usable"):
+        with pytest.raises(ConfigurationError, match="invalid value ''"):
             explicit({option: ""})[option]
 
 
@@ -224,18 +224,20 @@ class TestErrors:
             "environment ISTIO_INBOUND_PORTS",
         )
         assert str(error) == (
-            "--istio-inbound-ports (environment ISTIO_INBOUND_PORTS): '80,x' is not usable:"
+            "--istio-inbound-ports (environment ISTIO_INBOUND_PORTS): invalid value '80,x':"
             " expected '*', or ports (1-65535) or ranges such as 8000-8100, separated by commas"
         )
         assert error.exit_code == EXIT_USAGE
 
     def test_of_the_command_line_no_place_is_named(self) -> None:
-        with pytest.raises(ConfigurationError, match=r"^--envoy-port: '0' is not usable: expected a port \(1-65535\)$"):
+        with pytest.raises(ConfigurationError, match=r"^--envoy-port: invalid value '0': expected a port \(1-65535\)$"):
             explicit({options.PROXY_PORT: "0"})[options.PROXY_PORT]
 
     def test_an_option_without_flag_is_named_by_its_variable(self) -> None:
         texts = Settings({options.IPV4_LOOPBACK: Given("::1", "annotation x")})
-        with pytest.raises(ConfigurationError, match=r"^ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR \(annotation x\): '::1'"):
+        with pytest.raises(
+            ConfigurationError, match=r"^ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR \(annotation x\): invalid value '::1'"
+        ):
             texts[options.IPV4_LOOPBACK]
 
     def test_a_long_value_is_cut(self) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -34,8 +36,8 @@ def leave(node: Path) -> list[str]:
     return leaving.leave(str(node / "bin"), str(node / "run" / "leaving"), str(node / "results"))
 
 
-def ends(node: Path, container: str) -> None:
-    leaving.ended(container, str(node / "run" / "leaving"), str(node / "results"))
+def goes(node: Path, patience: float = 0.01) -> bool:
+    return leaving.go_when_forgotten(str(node / "run" / "leaving"), str(node / "results"), patience)
 
 
 def test_the_plugin_goes_at_once_where_no_pod_remembers_it(node: Path) -> None:
@@ -49,19 +51,31 @@ def test_the_plugin_goes_with_the_last_pod_that_remembers_it(node: Path) -> None
     """Also one that was left alone: the runtime calls every plugin of the list that the pod was started with."""
     first, last = remember(node, "c1"), remember(node, "c2")
     assert leave(node) == []
-    ends(node, "c1")  # libcni forgets after all plugins were called
-    assert (node / "bin" / "capture-cni").exists()
     first.unlink()
-    ends(node, "c2")
-    last.unlink()
+    assert not goes(node)
+    threading.Timer(0.1, last.unlink).start()  # libcni forgets after all plugins were called
+    assert goes(node, patience=5)
     assert [*(node / "bin").iterdir()] == [*(node / "run").iterdir()] == []
+
+
+def test_the_runtime_does_not_wait_for_it(node: Path) -> None:
+    last = remember(node, "c1")
+    leave(node)
+    started = time.monotonic()
+    leaving.ended(str(node / "run" / "leaving"), str(node / "results"))
+    assert time.monotonic() - started < 1
+    last.unlink()
+    while (node / "bin" / "capture-cni").exists():
+        assert time.monotonic() - started < 10
+        time.sleep(0.02)
 
 
 def test_nothing_goes_while_the_plugin_is_installed(node: Path) -> None:
     remember(node, "c1")
     leave(node)
+    (node / "results" / "lab-c1-eth0").unlink()
     leaving.stay(str(node / "run" / "leaving"))
-    ends(node, "c1")
+    assert not goes(node)
     assert (node / "bin" / "capture-cni").exists()
 
 

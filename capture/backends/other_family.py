@@ -1,0 +1,134 @@
+"""Rejecting TCP of the family that is not captured: a table of nf_tables of its own, whatever backend captures.
+
+    table inet istio-proxy-reject
+        chain input    meta nfproto ipv6  meta l4proto tcp  iifname != "lo"  tcp flags ! rst  reject with tcp reset
+        chain output   meta nfproto ipv6  meta l4proto tcp  oifname != "lo"  tcp flags ! rst  reject with tcp reset
+
+It captures nothing, so it is no part of the rule model. The family is IPv6, since IPv4 is always captured. Both hooks
+answer with a reset (nf_send_reset6() in net/ipv6/netfilter/nf_reject_ipv6.c), which passes the chain output itself.
+"""
+
+from __future__ import annotations
+
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.expressions import bitwise, compare, expression, load_meta, load_payload, nest
+from capture.backends.nf_tables.hooks import Hook, encode_hook
+from capture.errors import KernelError, UnsupportedError
+from capture.netlink.attributes import attribute, decode_fields, decode_text, text, u8, u32be
+from capture.netlink.batch import Change, commit
+from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
+from capture.netlink.nfnetlink import open_netfilter, read_objects
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.netlink.sockets import NetlinkSocket
+
+TABLE = "istio-proxy-reject"
+BEFORE_OTHER_FILTERS = -200
+NFPROTO_IPV6 = 10  # linux/netfilter.h
+IPPROTO_TCP = 6
+NFTA_REJECT_TYPE, NFT_REJECT_TCP_RST = 1, 1  # linux/netfilter/nf_tables.h
+TCP_FLAGS_AT, RST = 13, 0x04  # RFC 9293 3.1
+LO = b"lo".ljust(16, b"\0")  # IFNAMSIZ in linux/if.h
+CHAINS = {"input": nf.NFT_META_IIFNAME, "output": nf.NFT_META_OIFNAME}
+"""Hooks, and the interface that is looked at there."""
+
+
+def ensure(*, wanted: bool) -> bool:
+    """Make the table, or remove it if it is not wanted; return whether anything was to be done.
+
+    Raises UnsupportedError with what to do instead, if the kernel has no nf_tables or cannot reject.
+    """
+    try:
+        with open_netfilter() as netfilter:
+            if not wanted:
+                return _remove(netfilter)
+            if _is_there(netfilter):
+                return False
+            commit(netfilter, list(_changes()), doing=f"write table inet {TABLE}")
+    except (UnsupportedError, KernelError) as error:
+        if not wanted:
+            return False  # no nf_tables, no table
+        remedy = "Leave --other-family at pass, or load the modules nf_tables and nft_reject_inet."
+        raise UnsupportedError(f"--other-family reject is not possible here: {error.message}", remedy) from error
+    return True
+
+
+def is_present() -> bool:
+    """Return whether the table is there, with exactly its rules."""
+    try:
+        with open_netfilter() as netfilter:
+            return _is_there(netfilter)
+    except UnsupportedError:
+        return False
+
+
+def _remove(netfilter: NetlinkSocket) -> bool:
+    tables = read_objects(netfilter, nf.NFT_MSG_GETTABLE, nf.NFPROTO_INET, b"", "read the tables of nf_tables")
+    if all(decode_text(decode_fields(table)[nf.NFTA_TABLE_NAME]) != TABLE for _, table in tables):
+        return False
+    commit(netfilter, [_delete_table()], doing=f"delete table inet {TABLE}")
+    return True
+
+
+def _is_there(netfilter: NetlinkSocket) -> bool:
+    of_table = attribute(nf.NFTA_RULE_TABLE, text(TABLE))
+    found = [
+        (decode_text(fields[nf.NFTA_RULE_CHAIN]), fields.get(nf.NFTA_RULE_EXPRESSIONS))
+        for _, rule in read_objects(
+            netfilter, nf.NFT_MSG_GETRULE, nf.NFPROTO_INET, of_table, f"read the rules of table inet {TABLE}"
+        )
+        for fields in [decode_fields(rule)]
+    ]
+    return sorted(found) == sorted((chain, _expressions(interface)) for chain, interface in CHAINS.items())
+
+
+def _changes() -> Iterator[Change]:
+    """Yield the messages that make the table anew, in one transaction."""
+    yield _add_table()
+    yield _delete_table()
+    yield _add_table()
+    for chain, interface in CHAINS.items():
+        hook = encode_hook(Hook("filter", chain, BEFORE_OTHER_FILTERS))
+        base = _in_table(nf.NFTA_CHAIN_TABLE) + attribute(nf.NFTA_CHAIN_NAME, text(chain)) + hook
+        base += attribute(nf.NFTA_CHAIN_TYPE, text("filter"))
+        yield Change(
+            nf.NFT_MSG_NEWCHAIN, nf.NFPROTO_INET, base, f"add chain {chain} to table inet {TABLE}", NLM_F_CREATE
+        )
+        rule = _in_table(nf.NFTA_RULE_TABLE) + attribute(nf.NFTA_RULE_CHAIN, text(chain))
+        rule += nest(nf.NFTA_RULE_EXPRESSIONS, _expressions(interface))
+        doing = f"add the rule of chain {chain} of table inet {TABLE}"
+        yield Change(nf.NFT_MSG_NEWRULE, nf.NFPROTO_INET, rule, doing, NLM_F_CREATE | NLM_F_APPEND)
+
+
+def _expressions(interface: int) -> bytes:
+    return b"".join(
+        (
+            load_meta(nf.NFT_META_NFPROTO),
+            compare(nf.NFT_CMP_EQ, u8(NFPROTO_IPV6)),
+            load_meta(nf.NFT_META_L4PROTO),
+            compare(nf.NFT_CMP_EQ, u8(IPPROTO_TCP)),
+            load_meta(interface),
+            compare(nf.NFT_CMP_NEQ, LO),
+            load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, TCP_FLAGS_AT, 1),
+            bitwise(u8(RST)),
+            compare(nf.NFT_CMP_EQ, u8(0)),
+            expression("reject", attribute(NFTA_REJECT_TYPE, u32be(NFT_REJECT_TCP_RST))),
+        )
+    )
+
+
+def _in_table(kind: int) -> bytes:
+    return attribute(kind, text(TABLE))
+
+
+def _add_table() -> Change:
+    name = _in_table(nf.NFTA_TABLE_NAME)
+    return Change(nf.NFT_MSG_NEWTABLE, nf.NFPROTO_INET, name, f"add table inet {TABLE}", NLM_F_CREATE)
+
+
+def _delete_table() -> Change:
+    name = _in_table(nf.NFTA_TABLE_NAME)
+    return Change(nf.NFT_MSG_DELTABLE, nf.NFPROTO_INET, name, f"delete table inet {TABLE}")

@@ -1,0 +1,65 @@
+"""Making and removing interfaces in the current namespace: a veth pair whose other end is in another namespace.
+
+Where start-up time does not count. All functions raise KernelError and PrivilegeError, UnsupportedError without veth.
+"""
+
+from __future__ import annotations
+
+from capture.netlink.attributes import attribute, nested, text, u32
+from capture.netlink.interfaces import IFF_UP, IFLA_IFNAME, RTM_GETLINK
+from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
+from capture.netlink.routing import RTA_GATEWAY, RTA_OIF, RTM_NEWROUTE, RTN_UNICAST, RTPROT_BOOT
+from capture.netlink.rtnetlink import RT_SCOPE_UNIVERSE, pack_address
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.netlink.sockets import NetlinkSocket
+
+# linux/rtnetlink.h, linux/if_link.h, linux/veth.h
+RTM_NEWLINK, RTM_DELLINK = 16, 17
+IFLA_LINKINFO, IFLA_NET_NS_FD = 18, 28
+IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+VETH_INFO_PEER = 1
+RT_TABLE_MAIN = 254
+
+
+def add_veth(route: NetlinkSocket, name: str, peer_name: str, peer_namespace: int) -> None:
+    """Make a veth pair; its peer goes to the namespace behind a file descriptor."""
+    peer = _header() + attribute(IFLA_IFNAME, text(peer_name)) + attribute(IFLA_NET_NS_FD, u32(peer_namespace))
+    info = nested(
+        IFLA_LINKINFO,
+        attribute(IFLA_INFO_KIND, text("veth")),
+        nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, peer)),
+    )
+    body = _header() + attribute(IFLA_IFNAME, text(name)) + info
+    route.request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"make the interface {name}")
+
+
+def set_up(route: NetlinkSocket, index: int) -> None:
+    """Set an interface up."""
+    route.request(RTM_NEWLINK, 0, _header(index, IFF_UP), f"set interface {index} up")
+
+
+def remove_link(route: NetlinkSocket, name: str) -> None:
+    """Remove an interface, and with it the other end of a pair."""
+    route.request(RTM_DELLINK, 0, _header() + attribute(IFLA_IFNAME, text(name)), f"remove the interface {name}")
+
+
+def index_of(route: NetlinkSocket, name: str) -> int:
+    """Return the index of an interface."""
+    wanted = _header() + attribute(IFLA_IFNAME, text(name))
+    (body,) = route.request(RTM_GETLINK, 0, wanted, f"find the interface {name}")
+    return int.from_bytes(body[4:8], "little" if u32(1)[0] else "big")
+
+
+def add_default_route(route: NetlinkSocket, gateway: str, index: int) -> None:
+    """Send everything of the gateway's family to it."""
+    family, packed = pack_address(gateway)
+    header = bytes((family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST)) + u32(0)
+    body = header + attribute(RTA_GATEWAY, packed) + attribute(RTA_OIF, u32(index))
+    route.request(RTM_NEWROUTE, NLM_F_CREATE, body, f"add the default route by {gateway}")
+
+
+def _header(index: int = 0, flags: int = 0) -> bytes:
+    """Return a struct ifinfomsg: family, pad, type, index, flags, and which of those are to be changed."""
+    return bytes(4) + u32(index) + u32(flags) + u32(flags)

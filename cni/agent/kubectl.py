@@ -1,0 +1,185 @@
+"""``kubectl capture``: what `capture` tells of a namespace, for a pod by its name, from anywhere.
+
+    kubectl capture why web-0 -n shop tcp 10.1.2.3:80 --uid 1000
+         └─ the pod's node ─> the agent there ─> capture node pod shop/web-0 why tcp 10.1.2.3:80 --uid 1000
+
+It needs kubectl and the right to exec into the agent's pods, and nothing else: no package of the agent.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+
+from capture.errors import EXIT_USAGE, CaptureError
+from capture.report.output import ended
+from capture.state.json_text import JsonError, decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+CAPTURE = "/usr/libexec/istio-capture/capture"
+"""Where the agent's image has the program."""
+COMMANDS = ("why", "trace", "verify", "dump", "explain", "doctor")
+AGENTS = "app=capture-agent"
+EPILOG = """\b
+Examples:
+  kubectl capture status
+  kubectl capture verify web-0 -n shop
+  kubectl capture why web-0 -n shop tcp 203.0.113.9:80 --uid 1000
+  kubectl capture dump deploy/web -n shop
+"""
+
+
+@click.command(
+    epilog=EPILOG,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": True,
+    },
+)
+@click.option("-n", "--namespace", default="", help="The pod's namespace.  [default: kubectl's]")
+@click.option("--kubeconfig", default="", help="Passed on to kubectl.")
+@click.option("--context", default="", help="Passed on to kubectl.")
+@click.option("-l", "--selector", default="", help="The first pod with these labels, in place of a name.")
+@click.argument("command", type=click.Choice((*COMMANDS, "status", "report")))
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def capture_pod(
+    namespace: str, kubeconfig: str, context: str, selector: str, command: str, words: tuple[str, ...]
+) -> int:
+    """Show how a pod of the cluster is captured; COMMAND is one of `capture`, status (all nodes) or report.
+
+    WORDS are the pod, by name or owner (deploy/web), and what the command takes besides.
+    """
+    kubectl = Kubectl(namespace, kubeconfig, context)
+    if command == "status":
+        return _status(kubectl)
+    rest = list(words)
+    if not rest and not selector:
+        raise click.UsageError("name a pod: kubectl capture COMMAND POD")
+    pod = kubectl.pod(rest.pop(0) if not selector else "", selector)
+    agent = kubectl.agent_of(str(pod["spec"].get("nodeName", "")))
+    name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+    if command == "report":
+        return _report(kubectl, agent, name)
+    return kubectl.run(agent, "node", "pod", name, command, *rest)
+
+
+class Kubectl:
+    """Calls kubectl for the cluster that the user means."""
+
+    def __init__(self, namespace: str, kubeconfig: str, context: str) -> None:
+        given = {"--kubeconfig": kubeconfig, "--context": context}
+        self._base = ["kubectl", *[f"{flag}={value}" for flag, value in given.items() if value]]
+        self._namespace = [f"--namespace={namespace}"] if namespace else []
+
+    def pod(self, name: str, selector: str) -> dict[str, Any]:
+        """Return the pod of a name, of an owner, or the first with the labels."""
+        if selector:
+            return self._first(self.get(*self._namespace, "pods", f"--selector={selector}"), selector)
+        if "/" in name and not name.startswith(("pod/", "pods/", "po/")):
+            owner = self.get(*self._namespace, name)
+            labels = owner["spec"]["selector"].get("matchLabels") or {}
+            wanted = ",".join(f"{key}={value}" for key, value in labels.items())
+            return self._first(self.get(*self._namespace, "pods", f"--selector={wanted}"), name)
+        return self.get(*self._namespace, "pod", name.rpartition("/")[2])
+
+    def agents(self) -> list[dict[str, Any]]:
+        """Return the agents' pods that run."""
+        found = self.get("--all-namespaces", "pods", f"--selector={AGENTS}")["items"]
+        return [pod for pod in found if pod["status"].get("phase") == "Running"]
+
+    def agent_of(self, node: str) -> dict[str, Any]:
+        """Return the agent of a node."""
+        for agent in self.agents():
+            if agent["spec"].get("nodeName") == node:
+                return agent
+        raise CaptureError(
+            f"no agent runs on node {node or '(none: the pod is not scheduled yet)'}",
+            f"Look: kubectl get pods -A -l {AGENTS} -o wide",
+        )
+
+    def get(self, *arguments: str) -> dict[str, Any]:
+        """Return objects. Raises CaptureError with kubectl's own words."""
+        done = self._call([*self._base, "get", "-o", "json", *arguments], capture_output=True)
+        try:
+            plain: dict[str, Any] = decode(done.stdout)
+        except JsonError:
+            raise CaptureError(f"kubectl: {done.stderr.strip()}") from None
+        return plain
+
+    def run(self, agent: dict[str, Any], *arguments: str) -> int:
+        """Run `capture` in an agent's pod, to this terminal; return its exit code."""
+        return self._call(self._exec(agent, arguments)).returncode
+
+    def output(self, agent: dict[str, Any], *arguments: str) -> str:
+        """Run `capture` in an agent's pod and return what it prints."""
+        done = self._call(self._exec(agent, arguments), capture_output=True)
+        return done.stdout + done.stderr
+
+    def _exec(self, agent: dict[str, Any], arguments: Sequence[str]) -> list[str]:
+        metadata = agent["metadata"]
+        return [
+            *self._base,
+            "exec",
+            f"--namespace={metadata['namespace']}",
+            metadata["name"],
+            "--",
+            CAPTURE,
+            *arguments,
+        ]
+
+    @staticmethod
+    def _first(found: dict[str, Any], named: str) -> dict[str, Any]:
+        for pod in found["items"]:
+            if pod["status"].get("phase") in {"Running", "Pending"}:
+                return dict(pod)
+        raise CaptureError(f"no pod of {named} runs")
+
+    @staticmethod
+    def _call(command: list[str], *, capture_output: bool = False) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(command, capture_output=capture_output, text=True, check=False)
+        except FileNotFoundError:
+            raise CaptureError("kubectl is not in PATH", "Install it, or run `capture` on the node.") from None
+
+
+def _status(kubectl: Kubectl) -> int:
+    agents = kubectl.agents()
+    if not agents:
+        raise CaptureError("no agent runs in this cluster", "docs/agent.md says how to install it.")
+    codes = [kubectl.run(agent, "node", "status") for agent in agents]
+    return max(codes)
+
+
+def _report(kubectl: Kubectl, agent: dict[str, Any], pod: str) -> int:
+    """Print everything that a bug report needs; nothing of it is a secret: no token, no certificate, no environment."""
+    steps = {
+        "agent": ("node", "status"),
+        "pod": ("node", "pods", "--pod", pod),
+        "doctor": ("doctor",),
+        **{command: ("node", "pod", pod, command) for command in ("verify", "why", "dump")},
+    }
+    for number, (title, arguments) in enumerate(steps.items(), 1):
+        print(f"[{number}/{len(steps)}] {title}", file=sys.stderr, flush=True)  # noqa: T201  # it takes seconds
+        click.echo(f"--- {title}: capture {' '.join(arguments)}\n{kubectl.output(agent, *arguments)}")
+    return 0
+
+
+def main() -> int:
+    """Run ``kubectl capture`` and return its exit code."""
+    return ended(_run)
+
+
+def _run() -> int:
+    try:
+        code = capture_pod.main(prog_name="kubectl capture", standalone_mode=False)
+    except click.UsageError as error:
+        click.echo(f"error: {error.format_message()}", err=True)
+        return EXIT_USAGE
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,134 @@
+"""What is done about a pod that is not captured: told in any case, and mended as the options allow.
+
+    not ready yet    repair.starting    report | apply
+    ready            repair.running     report | apply | evict
+
+``apply`` writes the rules in place, without a restart. ``evict`` asks the API server to (policy/v1, Eviction), which
+respects PodDisruptionBudgets, and only for the very pod (its UID). Each repair is looked at afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+
+from capture.errors import CaptureError
+from capture.operations import apply
+from capture.settings.pod import settings_of
+from cni.agent import api, events
+from cni.agent.audit import GOOD
+from cni.agent.examination import CAPTURED, UNKNOWN
+from cni.pod import Identity
+from cni.pod_object import from_object
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from lightkube import Client
+
+    from cni.agent.audit import Audited
+    from cni.agent.examination import Finding
+    from cni.agent.health import Health
+    from cni.agent.journal import Journal
+    from cni.agent.options import Options
+    from cni.agent.sandboxes import Place
+    from cni.conf import Configuration
+
+MENDED_BY_RULES = ("no-rules", "rule-missing", "second-set", "family-not-captured", "route-missing")
+"""States that writing the rules again ends; the others need a person."""
+QUIET = 600.0
+"""Seconds between two Events about one pod and state."""
+ATTEMPTS = 5
+
+
+class Repair:
+    """Tells of pods and mends them. ``look`` examines a pod again."""
+
+    def __init__(
+        self,
+        options: Options,
+        configuration: Configuration,
+        client: Client | None,
+        health: Health,
+        journal: Journal,
+        look: Callable[[Place], Finding],
+    ) -> None:
+        self.options, self.configuration, self.client = options, configuration, client
+        self.health, self.journal, self.look = health, journal, look
+        self._told: dict[tuple[str, str], float] = {}
+        self._attempts: dict[str, int] = {}
+        self._recent: list[float] = []
+        self._is_busy = False
+
+    def __call__(self, audited: Audited, pod: dict[str, Any] | None) -> None:
+        """Answer the state of a pod."""
+        state = audited.finding.state
+        if state in GOOD:
+            self._attempts.pop(audited.place.sandbox.id, None)
+            return
+        if self._is_busy or state == UNKNOWN:
+            return
+        action = self._action(audited, pod)
+        if action == "report" or pod is None:
+            self._tell(audited, "CaptureMissing" if state == "no-rules" else "CaptureBroken", audited.finding.says)
+        elif self._may_act(audited):
+            self._is_busy = True  # the look at the result reports here, too
+            try:
+                self._act(action, audited, pod)
+            finally:
+                self._is_busy = False
+
+    def _action(self, audited: Audited, pod: dict[str, Any] | None) -> str:
+        if audited.finding.state not in MENDED_BY_RULES or pod is None:
+            return "report"
+        return self.options.repair_running if pod["status"]["ready"] else self.options.repair_starting
+
+    def _may_act(self, audited: Audited) -> bool:
+        now = time.monotonic()
+        self._recent = [then for then in self._recent if now - then < 60]
+        attempts = self._attempts.get(audited.place.sandbox.id, 0)
+        if attempts >= ATTEMPTS or len(self._recent) >= self.options.repairs_per_minute:
+            return False
+        self._attempts[audited.place.sandbox.id] = attempts + 1
+        self._recent.append(now)
+        return True
+
+    def _act(self, action: str, audited: Audited, pod: dict[str, Any]) -> None:
+        problem = self._apply(audited, pod) if action == "apply" else self._evict(audited)
+        result = "failure" if problem else "success"
+        self.health.count("repairs", result)
+        self.journal.info("repair", pod=audited.key, action=action, was=audited.finding.state, problem=problem)
+        done = "rules written in place" if action == "apply" else "evicted"
+        if problem:
+            self._tell(audited, "CaptureRepairFailed", f"{audited.finding.says}; {action}: {problem}")
+        else:
+            self._tell(audited, "CaptureRepaired", f"{audited.finding.says}; {done}", kind="Normal")
+
+    def _apply(self, audited: Audited, pod: dict[str, Any]) -> str:
+        """Write the rules and look whether they hold; return what is wrong, "" if nothing is."""
+        sandbox = audited.place.sandbox
+        try:
+            described = from_object(Identity(sandbox.namespace, sandbox.name, sandbox.uid), pod)
+            apply(settings_of(described, self.configuration.settings), audited.place.path)
+        except CaptureError as error:
+            return error.message
+        finding = self.look(audited.place)
+        return "" if finding.state == CAPTURED or finding.state not in MENDED_BY_RULES else finding.says
+
+    def _evict(self, audited: Audited) -> str:
+        if self.client is None:
+            return "no API server is known"
+        sandbox = audited.place.sandbox
+        return api.evict(self.client, sandbox.namespace, sandbox.name, sandbox.uid)
+
+    def _tell(self, audited: Audited, reason: str, message: str, kind: str = "Warning") -> None:
+        """Publish an Event about the pod, one in ten minutes for each reason."""
+        now = time.monotonic()
+        key = audited.place.sandbox.id, f"{reason} {audited.finding.state}"
+        if self.client is None or now - self._told.get(key, float("-inf")) < QUIET:
+            return
+        self._told = {told: then for told, then in self._told.items() if now - then < QUIET} | {key: now}
+        sandbox = audited.place.sandbox
+        about = {"namespace": sandbox.namespace, "name": sandbox.name, "uid": sandbox.uid}
+        events.on_pod(self.client, about, reason, f"{audited.finding.state}: {message}", kind)

@@ -1,0 +1,37 @@
+"""Takes the taints off this node that keep pods away until they can be captured.
+
+Who makes the node puts them on (kubelet's --register-with-taints, Karpenter's startupTaints, an autoscaler's node
+template); they are never put on here, so that no fault of an agent can empty a cluster.
+"""
+
+from __future__ import annotations
+
+from cni.agent import api
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lightkube import Client
+
+
+def remove(client: Client, node: str, keys: tuple[str, ...]) -> tuple[bool, str]:
+    """Remove the taints with these keys; return whether the node has none of them now, and what went wrong.
+
+    The patch names what was read (RFC 6902, "test"): taints that another program changes meanwhile are not lost.
+    """
+    try:
+        taints = api.taints_of(client, node)
+        found = [number for number, taint in enumerate(taints) if taint.get("key") in keys]
+        if not found:
+            return True, ""
+        api.patch_node(client, node, operations(taints, found))
+    except api.Unreachable as error:
+        return False, api.in_words(error)
+    return True, ""
+
+
+def operations(taints: list[dict[str, Any]], found: list[int]) -> list[dict[str, Any]]:
+    """Return the JSON patch that removes the taints at these places."""
+    same = [{"op": "test", "path": "/spec/taints", "value": taints}]
+    return same + [{"op": "remove", "path": f"/spec/taints/{number}"} for number in reversed(found)]

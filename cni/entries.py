@@ -1,0 +1,213 @@
+"""Puts the plugin's entry into one file of the network configuration, and takes it out again.
+
+A file with a single plugin becomes a list. Its owner's file is kept in a directory of ours, and comes back when the
+entry goes; the owner may write it again meanwhile, and the next installation begins with that one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from capture.errors import CaptureError
+from capture.state.directory import ensure
+from cni import atomic_files
+from cni.atomic_files import ChangedMeanwhileError
+from cni.install_error import InstallError, unexpected
+from cni.networks import PLUGIN, Network, network_in
+from cni.plugin_files import Change
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container
+    from typing import Any
+
+SINGLE = (".conf", ".json")
+OWN_DIRECTORY = "istio-capture"
+"""What is ours in the parent of the configuration directory, where runtimes read nothing."""
+PRIVATE = 0o600
+"""The mode of files that we make (CIS Kubernetes Benchmark, 1.1.9)."""
+UPSTREAM = "istio-cni"
+
+
+def with_entry(
+    plugins: list[dict[str, Any]], entry: dict[str, Any], replaced: Container[str] = ()
+) -> list[dict[str, Any]]:
+    """Return the plugins with ``entry`` among them once: where ours was before, if that works, or at the end.
+
+    Plugins of the types ``replaced`` are left out: they do the same job.
+    """
+    others = [plugin for plugin in plugins if plugin.get("type") not in (PLUGIN, *_names(replaced, plugins))]
+    before = 0
+    while before < len(plugins) and plugins[before].get("type") != PLUGIN:
+        before += 1
+    position = min(before, len(others)) or len(others)
+    return [*others[:position], entry, *others[position:]]
+
+
+def _names(replaced: Container[str], plugins: list[dict[str, Any]]) -> list[str]:
+    return [str(plugin["type"]) for plugin in plugins if plugin.get("type") in replaced]
+
+
+def enter(network: Network, entry: dict[str, Any], replaced: Container[str] = ()) -> tuple[str, list[Change]]:
+    """Put the entry into a file; return the file that has it then, and what has changed."""
+    plugins = after_others(network, entry, replaced)
+    changes = [Change(network.path, f"entry of {name} replaced") for name in _names(replaced, network.plugins)]
+    if network.is_list:
+        return network.path, changes + rewrite(network, plugins, "entry changed" if network.entries else "entry added")
+    path, turned = _turn_into_list(network, plugins)
+    return path, changes + turned
+
+
+def after_others(network: Network, entry: dict[str, Any], replaced: Container[str] = ()) -> list[dict[str, Any]]:
+    """Return the plugins with the entry. Raises InstallError if there is none that makes the network."""
+    plugins = with_entry(network.plugins, entry, replaced)
+    if len(plugins) == 1:
+        raise unexpected(network.path, f"a plugin that makes the network, for {PLUGIN} to stand behind")
+    return plugins
+
+
+def check_version(network: Network, supported: Container[str]) -> None:
+    """Raise InstallError if the plugin could not be called in this list."""
+    version = network.configuration.get("cniVersion")
+    if version not in supported:
+        raise InstallError(
+            network.path,
+            f"its cniVersion is {version!r}, in which {PLUGIN} could not be called",
+            "Every pod of this node would fail to start, so nothing was changed. Change cniVersion if the other "
+            "plugins support it.",
+        )
+
+
+def rewrite(network: Network, plugins: list[dict[str, Any]], what: str) -> list[Change]:
+    """Give a list these plugins, unless it has them."""
+    if plugins == network.plugins:
+        return []
+    atomic_files.replace(network.file, written(network.path, as_list(network, plugins)))
+    return [Change(network.path, what)]
+
+
+def make(path: str, configuration: dict[str, Any]) -> None:
+    """Make a file of ours that is not there yet; raise ``FileExistsError`` if it is."""
+    atomic_files.create(path, written(path, configuration), PRIVATE, os.geteuid(), os.getegid())
+
+
+def _turn_into_list(network: Network, plugins: list[dict[str, Any]]) -> tuple[str, list[Change]]:
+    """Put a list in the place of a file that holds one plugin; the list sorts after it, so that one is set aside.
+
+    Killed in between, both are there and runtimes still read the old one; the next run begins with it again.
+    """
+    single = network.file
+    path = os.path.splitext(single.path)[0] + ".conflist"
+    try:
+        make(path, as_list(network, plugins))
+    except FileExistsError:
+        stale = network_in(path)
+        if not stale.entries:
+            raise InstallError(
+                single.path,
+                f"there is {path} too, and not from us; runtimes read only the first of the two",
+                "Remove the one that the network plugin does not use, then install again.",
+            ) from None
+        atomic_files.replace(stale.file, written(path, as_list(network, plugins)))
+    ensure(os.path.dirname(kept_original(single.path)))
+    atomic_files.set_aside(single, kept_original(single.path))
+    return path, [
+        Change(path, f"made from {os.path.basename(single.path)}, with the entry"),
+        Change(single.path, "removed"),
+    ]
+
+
+def own_directory(conf_dir: str) -> str:
+    """Return the directory beside a configuration directory that is ours."""
+    return os.path.join(os.path.dirname(conf_dir.rstrip("/")), OWN_DIRECTORY)
+
+
+def kept_original(path: str) -> str:
+    """Return where an owner's file is kept that was turned into a list."""
+    conf_dir, name = os.path.split(path)
+    return os.path.join(own_directory(conf_dir), "originals", name)
+
+
+def as_list(network: Network, plugins: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a network configuration list of ``plugins``, with everything else that ``network`` says."""
+    if network.is_list:
+        return network.configuration | {"plugins": plugins}
+    of_the_list = {key: network.configuration[key] for key in ("cniVersion", "name") if key in network.configuration}
+    if "name" not in of_the_list:
+        raise unexpected(network.path, "a 'name' of the network")
+    return of_the_list | {"plugins": [_without(plugin, of_the_list) for plugin in plugins]}
+
+
+def _without(plugin: dict[str, Any], keys: Container[str]) -> dict[str, Any]:
+    return {key: value for key, value in plugin.items() if key not in keys}
+
+
+def written(path: str, configuration: dict[str, Any]) -> bytes:
+    """Return a configuration as JSON. Raises InstallError about ``path`` where JSON cannot hold it."""
+    import json
+
+    try:
+        return json.dumps(configuration, indent=2, allow_nan=False).encode() + b"\n"
+    except (ValueError, RecursionError):
+        raise unexpected(path, "numbers of a usual size, and no very deep nesting") from None
+
+
+# --- out again -------------------------------------------------------------------------------------------------
+
+
+def take_out(path: str) -> list[Change]:
+    """Take our entries out of a file; if nothing but them is in it, it goes as a whole."""
+    try:
+        network = network_in(path)
+    except FileNotFoundError:
+        return []
+    except InstallError:
+        if PLUGIN.encode() in atomic_files.snapshot(path).content:
+            raise
+        return []  # broken, and nothing of ours
+    if not network.entries:
+        return []
+    others = [plugin for plugin in network.plugins if plugin.get("type") != PLUGIN]
+    if network.is_our_own or not others:
+        atomic_files.remove(network.file)
+        return [Change(path, "removed")]
+    return _give_back(network, others) or rewrite(network, others, "entry removed")
+
+
+def _give_back(network: Network, others: list[dict[str, Any]]) -> list[Change]:
+    """Let the owner's file take the place of the list that was made from it; nothing if the list has changed since."""
+    for suffix in SINGLE:
+        owners = os.path.splitext(network.path)[0] + suffix
+        kept = kept_original(owners)
+        original = owners if os.path.lexists(owners) else kept
+        if not os.path.lexists(original) or not _is_made_from(network, others, original, owners):
+            continue
+        if original == kept:
+            shutil.move(kept, owners)  # runtimes read this one from now on
+        try:
+            atomic_files.remove(network.file)
+        except ChangedMeanwhileError:
+            if original == kept:
+                shutil.move(owners, kept)  # the list is its owner's newest word
+            raise
+        return [Change(owners, "as it was"), Change(network.path, "removed")]
+    return []
+
+
+def _is_made_from(network: Network, others: list[dict[str, Any]], original: str, owners: str) -> bool:
+    try:
+        single = network_in(original, patience=0).replace(path=owners)
+        return as_list(single, single.plugins) == network.configuration | {"plugins": others}
+    except (CaptureError, OSError):
+        return False
+
+
+def forget_originals(conf_dir: str) -> None:
+    """Remove what is kept for lists that are no longer ours to give back, and our directory if it is empty then."""
+    originals = os.path.dirname(kept_original(os.path.join(conf_dir, "any")))
+    shutil.rmtree(originals, ignore_errors=True)
+    try:
+        os.rmdir(os.path.dirname(originals))
+    except OSError:  # it was never there, or has the plugin's credentials
+        pass

@@ -1,0 +1,109 @@
+"""By which ways containers of a pod can get round the capture, as far as the pod's object tells. Pure.
+
+What an owner match knows of a sender is the user and the group of the process that made the socket (xt_owner.c,
+nft_meta.c: ``fsuid`` and ``fsgid``), so whoever can take over the proxy's escapes; docs/what-capture-is-not.md has
+each way, measured. That Istio's own containers run as the proxy's user is no news.
+"""
+
+from __future__ import annotations
+
+from capture.settings.pod import DEFAULT_PROXY_ID, INIT_CONTAINER, PROXY_CONTAINER
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from capture.settings.pod import Proxy
+
+ISTIO_CONTAINERS = (PROXY_CONTAINER, INIT_CONTAINER, "istio-validation", "enable-core-dump")
+
+CAPABILITIES = {
+    "NET_ADMIN": "it can change the rules",
+    "NET_RAW": "it can send frames past the rules (AF_PACKET)",
+    "SETUID": "it can take over the proxy's user",
+    "SETGID": "it can take over the proxy's group",
+    "SYS_ADMIN": "it can take over what it lacks (mounts, namespaces, BPF)",
+    "ALL": "it can change the rules, and take over the proxy's user",
+}
+"""What a container can do with an added capability."""
+
+OWN_NETWORK_STACKS = {
+    "kata": "Kata Containers redirects the pod's interface to a virtual machine (tc), which rules here do not see",
+    "gvisor": "gVisor has a network stack of its own, which rules here do not see",
+    "runsc": "gVisor has a network stack of its own, which rules here do not see",
+}
+"""Runtimes whose pods are not captured, by a part of the name of the runtime class; only the node knows what it is."""
+
+
+def escapes(spec: dict[str, Any], containers: Sequence[dict[str, Any]], proxy: Proxy) -> tuple[str, ...]:
+    """Return a warning for each way past the capture that a pod has, by its ``spec`` and all its containers."""
+    of_pod = _mapping(spec.get("securityContext"))
+    others = [container for container in containers if container.get("name") not in ISTIO_CONTAINERS]
+    return (
+        *_as_the_proxy(others, of_pod, "runAsUser", "user", proxy.uid or int(DEFAULT_PROXY_ID)),
+        *_as_the_proxy(others, of_pod, "runAsGroup", "group", proxy.gid or int(DEFAULT_PROXY_ID)),
+        *_by_set_gid_programs(others, of_pod, proxy.gid or int(DEFAULT_PROXY_ID)),
+        *(warning for container in others for warning in _by_privileges(container)),
+        *_by_runtime(spec.get("runtimeClassName")),
+    )
+
+
+def _as_the_proxy(
+    containers: Sequence[dict[str, Any]], of_pod: dict[str, Any], field: str, word: str, number: int
+) -> Iterator[str]:
+    """Yield which containers run with the user or group of the proxy: what they send is not captured."""
+    names = [
+        c["name"] for c in containers if _mapping(c.get("securityContext")).get(field, of_pod.get(field)) == number
+    ]
+    if names:
+        yield f"{_listed(names)} with the proxy's {word} ({number}): what is sent from there is not captured"
+
+
+def _by_set_gid_programs(containers: Sequence[dict[str, Any]], of_pod: dict[str, Any], group: int) -> Iterator[str]:
+    """Yield who may make a program that runs with the proxy's group, as files of the pod's volumes have it."""
+    if group not in (of_pod.get("fsGroup"), *(of_pod.get("supplementalGroups") or ())):
+        return
+    names = [
+        c["name"] for c in containers if _mapping(c.get("securityContext")).get("allowPrivilegeEscalation") is not False
+    ]
+    if names:
+        yield (
+            f"{_listed(names)} with fsGroup or supplementalGroups {group}, the proxy's group: a set-gid program is not"
+            " captured; allowPrivilegeEscalation: false forbids it"
+        )
+
+
+def _by_privileges(container: dict[str, Any]) -> Iterator[str]:
+    context = _context(container)
+    if context.get("privileged") is True:
+        yield f"container {container['name']} is privileged: it can change the rules, and take over the proxy's user"
+        return
+    added = _items(_mapping(context.get("capabilities")).get("add"))
+    for name in dict.fromkeys(str(each).upper().removeprefix("CAP_") for each in added):
+        if name in CAPABILITIES:
+            yield f"container {container['name']} has the capability {name}: {CAPABILITIES[name]}"
+
+
+def _by_runtime(runtime_class: object) -> Iterator[str]:
+    name = runtime_class.lower() if isinstance(runtime_class, str) else ""
+    reason = next((reason for part, reason in OWN_NETWORK_STACKS.items() if part in name), "")
+    if reason:
+        yield f"runtimeClassName {runtime_class}: {reason}: if it is what its name says, nothing is captured"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"container {names[0]} runs" if len(names) == 1 else f"containers {', '.join(names)} run"
+
+
+def _context(container: dict[str, Any]) -> dict[str, Any]:
+    return _mapping(container.get("securityContext"))
+
+
+def _items(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    """Return an object of the pod; what is none, or not there, is empty."""
+    return value if isinstance(value, dict) else {}

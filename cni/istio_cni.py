@@ -1,0 +1,71 @@
+"""Reads an entry of Istio's own plugin, so that ours can take its place with what was configured there.
+
+Sources: ``Config`` in cni/pkg/plugin/plugin.go of istio/istio, today's and, for the ``kubernetes`` object, that of
+1.24 and before; cni/pkg/constants for the name of the kubeconfig.
+"""
+
+from __future__ import annotations
+
+import os
+
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni.networks import Network
+
+TYPE = "istio-cni"
+KUBECONFIG = "istio-cni-kubeconfig"
+LEVELS = {"debug": "debug", "info": "info", "warn": "warn", "error": "error", "fatal": "error", "none": "error"}
+
+
+class Upstream(Value):
+    """What an entry of Istio's plugin says, in the words of ours."""
+
+    entry: dict[str, Any]
+    notes: tuple[str, ...]
+    """What a person should know about the change."""
+    stays: bool
+    """Whether Istio's plugin has more to do than ours, and must not go."""
+
+
+def read(network: Network) -> Upstream | None:
+    """Return what the list says to Istio's plugin; None if that is not in it."""
+    plugin = next((each for each in network.plugins if each.get("type") == TYPE), None)
+    if plugin is None:
+        return None
+    kubernetes = plugin.get("kubernetes")
+    older: dict[str, Any] = kubernetes if isinstance(kubernetes, dict) else {}
+    entry: dict[str, Any] = {}
+    kubeconfig = _kubeconfig(plugin, older)
+    if kubeconfig:
+        entry["kubeconfig"] = kubeconfig
+    namespaces = plugin.get("exclude_namespaces") or older.get("exclude_namespaces")
+    if isinstance(namespaces, list) and namespaces:
+        entry["exclude_namespaces"] = [str(each) for each in namespaces]
+    level = str(plugin.get("plugin_log_level") or plugin.get("log_level") or "").rpartition(":")[2].lower()
+    if level in LEVELS:
+        entry["log_level"] = LEVELS[level]
+    if plugin.get("native_nftables") is True:
+        entry["backend"] = "nftables"
+    return Upstream(entry, tuple(_notes(plugin)), stays=plugin.get("ambient_enabled") is True)
+
+
+def _kubeconfig(plugin: dict[str, Any], older: dict[str, Any]) -> str:
+    named = older.get("kubeconfig") or plugin.get("kubeconfig")
+    if isinstance(named, str) and named:
+        return named
+    folder = plugin.get("cni_agent_run_dir")
+    usual = os.path.join(folder, KUBECONFIG) if isinstance(folder, str) and folder else ""
+    return usual if usual and os.path.exists(usual) else ""
+
+
+def _notes(plugin: dict[str, Any]) -> list[str]:
+    if plugin.get("ambient_enabled") is True:
+        return [f"{TYPE} stays in the list: it handles ambient pods, too (ambient_enabled), which we leave alone"]
+    return [
+        f"{TYPE} leaves the list; remove its DaemonSet (or set cni.enabled=false), or it will put its entry back",
+        "its kubeconfig is renewed by its DaemonSet only: give us a tokenFile that something else renews",
+    ]

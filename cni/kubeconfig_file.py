@@ -1,0 +1,160 @@
+"""Makes a kubeconfig one that the plugin reads: JSON, with absolute paths, of the current context only.
+
+People and tools write kubeconfigs in any YAML. The plugin starts for each pod and has no YAML library, so what is
+written otherwise is converted when it is installed.
+"""
+
+from __future__ import annotations
+
+import os
+
+from capture.errors import CaptureError
+from capture.state.directory import ensure
+from cni import atomic_files, kubeconfig
+from cni.files import read_file
+from cni.plugin_files import Change
+from cni.protocol import CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni.kubeconfig import Kubeconfig
+
+MAX_FILE = 1024 * 1024
+PRIVATE = 0o600
+NAME = "kubeconfig"
+NOT_INSTALLED = "Nothing was installed."
+
+
+def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[Change], list[str]]:
+    """Return the path to name in the entry, what was written, and warnings; a file that needs no change stays.
+
+    What is converted goes to ``directory``, for root alone. Raises CaptureError for a kubeconfig that the plugin could
+    not use: every pod of the mesh would fail.
+    """
+    text = _content(path)
+    if text.lstrip().startswith("{"):
+        _require_files(_parsed(text, path))
+        return path, [], []
+    found = _parsed(_as_json(text, path), path)
+    _require_files(found)
+    target = os.path.join(directory, NAME)
+    changes = _put(target, _normal(found))
+    warnings = []
+    if found.token:
+        warnings.append(
+            f"{path} has the token itself, of which {target} is a copy: if something renews it there, name a tokenFile"
+            " instead, or install again after each renewal"
+        )
+    return target, [Change(target, f"converted from {path}")] if changes else [], warnings
+
+
+def remove(directory: str) -> list[Change]:
+    """Remove what was converted."""
+    path = os.path.join(directory, NAME)
+    if not os.path.lexists(path) or os.path.exists(os.path.join(directory, "token")):  # the agent's, with its token
+        return []
+    os.unlink(path)
+    if not os.listdir(directory):
+        os.rmdir(directory)
+    return [Change(path, "removed")]
+
+
+def _content(path: str) -> str:
+    try:
+        return read_file(path, MAX_FILE).decode()
+    except OSError as error:
+        raise CaptureError(f"kubeconfig {path}: {error.strerror}", f"Name one that is there. {NOT_INSTALLED}") from None
+    except UnicodeDecodeError:
+        raise CaptureError(f"kubeconfig {path}: it is no text in UTF-8", NOT_INSTALLED) from None
+
+
+def _as_json(text: str, path: str) -> str:
+    import json
+
+    try:
+        import yaml
+    except ImportError:
+        raise CaptureError(
+            f"kubeconfig {path}: it is YAML, and the package PyYAML is not installed",
+            f"Write it as JSON: `kubectl config view --raw -o json`. {NOT_INSTALLED}",
+        ) from None
+    try:
+        plain = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  # the base loader makes texts, lists, mappings
+        return json.dumps(_without_nulls(plain))
+    except yaml.MarkedYAMLError as error:  # its words quote the line, which may have a secret
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise CaptureError(f"kubeconfig {path}: line {line}: {error.problem}", NOT_INSTALLED) from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise CaptureError(f"kubeconfig {path}: it is neither JSON nor YAML", NOT_INSTALLED) from None
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nulls(each) for each in value]
+    return None if value in ("", "null", "~") else value
+
+
+def _parsed(text: str, path: str) -> Kubeconfig:
+    try:
+        return kubeconfig.parse(text, path)
+    except CniError as error:
+        raise CaptureError(error.message, f"{error.details} {NOT_INSTALLED}".strip()) from None
+
+
+def _require_files(found: Kubeconfig) -> None:
+    for path in (found.authority_file, found.token_file, found.certificate_file, found.key_file):
+        if path and not (os.path.isfile(path) and os.path.getsize(path)):
+            problem = "is empty" if os.path.isfile(path) else "is missing, or no file"
+            raise CaptureError(
+                f"kubeconfig {found.path}: {path}, which it names, {problem}",
+                f"Write it first: the plugin reads it for each pod. {NOT_INSTALLED}",
+            )
+
+
+def _normal(found: Kubeconfig) -> bytes:
+    """Return the kubeconfig as JSON, with what the plugin reads of it."""
+    import json
+
+    cluster: dict[str, Any] = {
+        "server": found.server,
+        "tls-server-name": found.tls_server_name,
+        "certificate-authority": found.authority_file,
+        "certificate-authority-data": found.authority_data,
+        "insecure-skip-tls-verify": found.skips_verification,
+    }
+    user = {
+        "token": found.token,
+        "tokenFile": found.token_file,
+        "client-certificate": found.certificate_file,
+        "client-certificate-data": found.certificate_data,
+        "client-key": found.key_file,
+        "client-key-data": found.key_data,
+    }
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "cluster", "cluster": {key: value for key, value in cluster.items() if value}}],
+        "users": [{"name": "user", "user": {key: value for key, value in user.items() if value}}],
+        "contexts": [{"name": "context", "context": {"cluster": "cluster", "user": "user"}}],
+        "current-context": "context",
+    }
+    return json.dumps(config, indent=2).encode() + b"\n"
+
+
+def _put(path: str, content: bytes) -> bool:
+    """Write a file of ours whole, for root alone; return whether it was another one before."""
+    ensure(os.path.dirname(path))
+    try:
+        old = atomic_files.snapshot(path)
+    except FileNotFoundError:
+        atomic_files.create(path, content, PRIVATE, os.geteuid(), os.getegid())
+        return True
+    if old.content == content and old.mode == PRIVATE:
+        return False
+    os.chmod(path, PRIVATE)
+    atomic_files.replace(atomic_files.snapshot(path), content)
+    return True

@@ -1,0 +1,235 @@
+"""The files of a configuration directory, and which of them a container runtime takes.
+
+All runtimes read the files that end with .conflist, .conf and .json, by name, byte by byte (``ConfFiles`` in libcni).
+Then they differ:
+
+=============  =====================================================================================================
+containerd     the first file. If that cannot be loaded, the node has no network (``loadFromConfDir`` in go-cni).
+CRI-O          the first that can be loaded and whose plugins are all there; others are skipped. With
+               ``cni_default_network`` the first of that name (``loadNetworks`` in ocicni).
+libcni         who names a network (nerdctl, cnitool) gets the first list of that name, or else the first single
+               plugin of that name (``LoadNetworkConf``).
+=============  =====================================================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from capture.model.values import Value
+from capture.state.json_text import JsonError, decode
+from cni import atomic_files
+from cni.install_error import InstallError, unexpected
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any, Literal
+
+    from cni.atomic_files import Snapshot
+
+    RuntimeName = Literal["containerd", "crio", "libcni"]
+
+PLUGIN = "capture-cni"
+"""The type of the entry, and therefore (SPEC, "Network configuration format") the name of the executable."""
+
+OWN_CONFIG_MARK = "own_config"
+READ_BY_RUNTIMES = (".conflist", ".conf", ".json")
+
+HALF_WRITTEN_PATIENCE = 1.0
+"""Seconds to wait for a file to become JSON: some programs write in place."""
+
+
+class Network(Value):
+    """A file that runtimes read, and the network configuration in it."""
+
+    path: str
+    file: Snapshot
+    """What ``path`` names; if that is a symbolic link, the file that it leads to."""
+    configuration: dict[str, Any]
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the file holds a list of plugins; the other kinds hold a single one."""
+        return self.path.endswith(".conflist")
+
+    @property
+    def name(self) -> str:
+        """The name of the network; CRI-O takes the file's where there is none."""
+        return str(self.configuration.get("name") or os.path.basename(self.path))
+
+    @property
+    def plugins(self) -> list[dict[str, Any]]:
+        """The plugins, in the order in which they are called."""
+        return self.configuration["plugins"] if self.is_list else [self.configuration]
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """Those of the plugins that are ours."""
+        return [plugin for plugin in self.plugins if plugin.get("type") == PLUGIN]
+
+    @property
+    def is_our_own(self) -> bool:
+        """Whether the file is one that ``install`` made with ``own_config``."""
+        return any(entry.get(OWN_CONFIG_MARK) is True for entry in self.entries)
+
+
+class Choice(Value):
+    """How a network is chosen: by which runtime's rules, and which name was asked for."""
+
+    runtime: RuntimeName = "containerd"
+    network: str = ""
+    bin_dirs: tuple[str, ...] = ()
+    """Where CRI-O looks whether a list's plugins are there; empty: it is not looked at."""
+
+
+FIRST_BY_NAME = Choice()
+"""As containerd chooses."""
+
+
+class Candidate(Value):
+    """A file that runtimes read: the network in it, or why there is none."""
+
+    path: str
+    network: Network | None
+    problem: str = ""
+
+
+class Chosen(Value):
+    """The file that a runtime takes, if it takes any, and what it makes of each."""
+
+    taken: Candidate | None
+    verdicts: tuple[tuple[str, str], ...]
+    """Path and verdict, in the order in which they are read."""
+
+
+def networks(conf_dir: str) -> Iterator[Network]:
+    """Yield what runtimes read, in the order in which they do."""
+    for path in paths_in(conf_dir):
+        yield network_in(path)
+
+
+def paths_in(conf_dir: str) -> list[str]:
+    """Return the files that runtimes read, in the order in which they do."""
+    names = sorted(os.listdir(conf_dir), key=os.fsencode)
+    paths = [os.path.join(conf_dir, name) for name in names if name.endswith(READ_BY_RUNTIMES)]
+    return [path for path in paths if not os.path.isdir(path)]
+
+
+def network_in(path: str, patience: float | None = None) -> Network:
+    """Return the network in a file, waiting a moment if another program seems to be writing it.
+
+    Raises InstallError, or OSError.
+    """
+    if os.path.islink(path) and not os.path.exists(path):
+        raise unexpected(path, "a file; it is a symbolic link to nothing")
+    deadline = time.monotonic() + (HALF_WRITTEN_PATIENCE if patience is None else patience)
+    while True:
+        file = atomic_files.snapshot(os.path.realpath(path) if path.endswith(".conflist") else path)
+        try:
+            return Network(path, file, _checked(path, decode(file.content.decode())))
+        except (JsonError, UnicodeDecodeError) as wrong:
+            if time.monotonic() > deadline:
+                expected = "a network configuration, but it is empty" if not file.content.strip() else f"JSON: {wrong}"
+                raise unexpected(path, expected) from None
+            time.sleep(0.02)
+
+
+def _checked(path: str, configuration: object) -> dict[str, Any]:
+    if not isinstance(configuration, dict):
+        raise unexpected(path, "an object")
+    if not path.endswith(".conflist"):
+        if not isinstance(configuration.get("type"), str):
+            raise unexpected(
+                path, "a plugin with a 'type'; a list of plugins belongs into a file ending with .conflist"
+            )
+        return configuration
+    plugins = configuration.get("plugins")
+    if not isinstance(plugins, list) or not plugins or not all(isinstance(plugin, dict) for plugin in plugins):
+        raise unexpected(path, "'plugins', a list of objects")
+    return configuration
+
+
+# --- which one -------------------------------------------------------------------------------------------------
+
+
+def candidates(conf_dir: str, patience: float | None = None) -> list[Candidate]:
+    """Return the files that runtimes read, with what is in them."""
+    return [_candidate(path, patience) for path in paths_in(conf_dir)]
+
+
+def _candidate(path: str, patience: float | None) -> Candidate:
+    try:
+        return Candidate(path, network_in(path, patience))
+    except InstallError as error:
+        return Candidate(path, None, error.problem)
+    except OSError as error:
+        return Candidate(path, None, error.strerror or str(error))
+
+
+def choose(found: Sequence[Candidate], choice: Choice) -> Chosen:
+    """Return the file that a runtime takes; pure but for looking whether plugins are there."""
+    if choice.runtime == "crio":
+        return _as_crio(found, choice)
+    if choice.network:
+        return _by_name(found, choice.network)
+    return _as_containerd(found)
+
+
+def _as_containerd(found: Sequence[Candidate]) -> Chosen:
+    if not found:
+        return Chosen(None, ())
+    first, *others = found
+    verdict = f"broken: {first.problem}; the node has no network" if first.problem else "taken: it sorts first"
+    rest = [(other.path, "not read: only the file that sorts first is") for other in others]
+    return Chosen(None if first.problem else first, ((first.path, verdict), *rest))
+
+
+def _as_crio(found: Sequence[Candidate], choice: Choice) -> Chosen:
+    taken, verdicts = None, []
+    for candidate in found:
+        obstacle = _obstacle(candidate, choice)
+        if obstacle:
+            verdict = f"skipped: {obstacle}"
+        elif taken is not None:
+            verdict = "not taken: another one sorts before it"
+        else:
+            taken = candidate
+            verdict = f"taken: the first of the name {choice.network}" if choice.network else "taken: the first usable"
+        verdicts.append((candidate.path, verdict))
+    return Chosen(taken, tuple(verdicts))
+
+
+def _obstacle(candidate: Candidate, choice: Choice) -> str:
+    """Return why CRI-O does not take a file; nothing if it may."""
+    network = candidate.network
+    if network is None:
+        return candidate.problem
+    missing = [str(plugin.get("type")) for plugin in network.plugins if not _is_there(plugin, choice.bin_dirs)]
+    if missing:
+        return f"the plugin {', '.join(missing)} is missing in {', '.join(choice.bin_dirs)}"
+    if choice.network and network.name != choice.network:
+        return f"its name is {network.name}, and {choice.network} is asked for"
+    return ""
+
+
+def _is_there(plugin: dict[str, Any], bin_dirs: tuple[str, ...]) -> bool:
+    kind = str(plugin.get("type"))
+    return not bin_dirs or any(os.path.isfile(os.path.join(directory, kind)) for directory in bin_dirs)
+
+
+def _by_name(found: Sequence[Candidate], name: str) -> Chosen:
+    in_order = sorted(found, key=lambda candidate: not candidate.path.endswith(".conflist"))
+    taken = next((each for each in in_order if each.network is not None and each.network.name == name), None)
+    return Chosen(taken, tuple((each.path, _verdict_by_name(each, taken, name)) for each in found))
+
+
+def _verdict_by_name(candidate: Candidate, taken: Candidate | None, name: str) -> str:
+    if candidate is taken:
+        return f"taken: the first of the name {name}; lists come before single plugins"
+    if candidate.network is None:
+        return f"broken: {candidate.problem}"
+    if candidate.network.name == name:
+        return "not taken: another one of the name comes before it"
+    return f"not taken: its name is {candidate.network.name}, and {name} is asked for"

@@ -1,0 +1,284 @@
+"""What is installed on this node, and whether it works: what ``capture cni status`` shows. Looking changes nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from capture.model.values import Value
+from capture.state.json_text import JsonError, decode, encode
+from cni import istio_cni, kubernetes, trial
+from cni.conf import KUBERNETES
+from cni.entries import as_list
+from cni.networks import PLUGIN, Candidate, candidates, choose
+from cni.protocol import NOT_AVAILABLE_LIMITED, CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Literal
+
+    from cni.kubeconfig import Kubeconfig
+    from cni.networks import Chosen, Network
+    from cni.runtimes import Runtime
+
+    State = Literal["ok", "note", "warning", "error"]
+
+DECISIONS = 5
+"""How many of the plugin's last decisions are shown."""
+LOG_END = 256 * 1024
+"""Bytes at the end of the log that are looked at for them."""
+
+
+class Finding(Value):
+    """One line of the report: an ``error`` keeps pods from being captured or from starting."""
+
+    topic: str
+    name: str
+    state: State
+    says: str
+    remedy: str = ""
+
+
+class Status(Value):
+    """Everything that was looked at."""
+
+    runtime: Runtime
+    conf_dir: str
+    bin_dir: str
+    files: tuple[tuple[str, str, bool], ...]
+    """Path, what the runtime makes of it, and whether our entry is in it."""
+    taken: str
+    """The file that the runtime takes; empty: none."""
+    entry: dict[str, Any] | None
+    """Our entry in that file."""
+    decisions: tuple[dict[str, Any], ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def works(self) -> bool:
+        """Whether nothing keeps pods from being captured or from starting."""
+        return not any(finding.state == "error" for finding in self.findings)
+
+
+def look(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> Status:
+    """Look at the node. Raises OSError if the configuration directory cannot be read."""
+    choice = runtime.choice(network, bin_dir)
+    found = candidates(conf_dir, patience=0.2)
+    chosen = choose(found, choice)
+    taken = chosen.taken.network if chosen.taken else None
+    entry = taken.entries[0] if taken and taken.entries else None
+    findings = [
+        *_about_list(found, chosen, taken, conf_dir),
+        *_about_plugin(os.path.join(bin_dir, PLUGIN), taken, entry),
+        *_about_kubeconfig(entry),
+    ]
+    return Status(
+        runtime,
+        conf_dir,
+        bin_dir,
+        tuple((path, says, _has_entry(found, path)) for path, says in chosen.verdicts),
+        taken.path if taken else "",
+        entry,
+        tuple(_decisions(str(entry.get("log_file") or ""))) if entry else (),
+        tuple(findings),
+    )
+
+
+def _has_entry(found: list[Candidate], path: str) -> bool:
+    return any(each.path == path and each.network is not None and bool(each.network.entries) for each in found)
+
+
+# --- the list --------------------------------------------------------------------------------------------------
+
+INSTALL = "`capture cni install`"
+
+
+def _about_list(found: list[Candidate], chosen: Chosen, taken: Network | None, conf_dir: str) -> Iterator[Finding]:
+    if taken is None:
+        says = "; ".join(f"{os.path.basename(path)}: {verdict}" for path, verdict in chosen.verdicts)
+        yield Finding("network", "list", "error", says or f"no network configuration in {conf_dir}")
+        return
+    if not taken.entries:
+        elsewhere = [each.path for each in found if each.network and each.network.entries]
+        says = f"{taken.path} is what the runtime takes, and it has no entry of {PLUGIN}: pods start uncaptured"
+        says += f"; the entry is in {', '.join(elsewhere)}" if elsewhere else ""
+        yield Finding("network", "entry", "error", says, f"{INSTALL} puts it there.")
+        return
+    position = taken.plugins.index(taken.entries[0])
+    says = f"number {position + 1} of {len(taken.plugins)} in {taken.path}"
+    yield Finding("network", "entry", "ok", says)
+    if position == 0:
+        yield Finding("network", "order", "error", f"no plugin before {PLUGIN} makes the network", INSTALL)
+    if istio_cni.read(taken) is not None:
+        says = f"{istio_cni.TYPE} is in the same list: both write rules"
+        yield Finding("network", istio_cni.TYPE, "warning", says, "Remove Istio's own CNI DaemonSet.")
+    yield from _about_own_list(found, taken)
+
+
+def _about_own_list(found: list[Candidate], taken: Network) -> Iterator[Finding]:
+    if not taken.is_our_own:
+        return
+    main = next((each.network for each in found if each.network is not None and not each.network.is_our_own), None)
+    if main is None:
+        yield Finding("network", "own list", "error", "the list that it was made from is gone", INSTALL)
+        return
+    others = [plugin for plugin in taken.plugins if plugin.get("type") != PLUGIN]
+    without_ours = [plugin for plugin in main.plugins if plugin.get("type") != PLUGIN]
+    if as_list(taken, others) != as_list(main.replace(path=taken.path) if main.is_list else main, without_ours):
+        says = f"{main.path} has changed since it was made from that"
+        yield Finding("network", "own list", "warning", says, f"{INSTALL} --own-config makes it anew.")
+
+
+# --- the plugin ------------------------------------------------------------------------------------------------
+
+
+def _about_plugin(path: str, taken: Network | None, entry: dict[str, Any] | None) -> Iterator[Finding]:
+    if not os.path.lexists(path):
+        state: State = "error" if entry else "note"
+        yield Finding("plugin", "file", state, f"{path} is missing", INSTALL)
+        return
+    where = f"{path} -> {os.readlink(path)}" if os.path.islink(path) else path
+    tried = trial.run(path)
+    if tried.problem:
+        yield Finding("plugin", "file", "error", f"{where}: {tried.problem}", f"{INSTALL} puts a whole one there.")
+        return
+    yield Finding("plugin", "file", "ok", f"{where}, answers for CNI {tried.versions[0]} to {tried.versions[-1]}")
+    bundle = os.path.dirname(os.path.realpath(path))
+    interpreter = os.path.join(bundle, "lib", "interpreter")
+    if not os.path.exists(interpreter):
+        interpreter = trial.interpreter_of(path)
+    yield Finding("plugin", "interpreter", "ok", interpreter or "none: it is a program of its own")
+    if taken is not None and taken.configuration.get("cniVersion") not in tried.versions:
+        says = f"the list's cniVersion is {taken.configuration.get('cniVersion')!r}, which it does not know"
+        yield Finding("plugin", "version", "error", says)
+    if entry is not None:
+        code, problem = trial.status(path, {**entry, "cniVersion": "1.1.0", "name": taken.name if taken else ""})
+        answer: State = "ok" if not code else "warning" if code == NOT_AVAILABLE_LIMITED else "error"
+        yield Finding("plugin", "STATUS", answer, problem or "a pod could be captured now")
+
+
+# --- who is asked about pods -----------------------------------------------------------------------------------
+
+
+def _about_kubeconfig(entry: dict[str, Any] | None) -> Iterator[Finding]:
+    path = str((entry or {}).get("kubeconfig") or "")
+    sources = (entry or {}).get("pod_sources")
+    if not path:
+        if isinstance(sources, list) and KUBERNETES in sources:
+            yield Finding("pods", "kubeconfig", "error", "pod_sources has kubernetes, and there is no kubeconfig")
+        return
+    try:
+        config = kubernetes.read_kubeconfig(path)
+    except CniError as error:
+        yield Finding("pods", "kubeconfig", "error", error.message, error.details)
+        return
+    yield Finding("pods", "kubeconfig", "ok", f"{path}, for {config.server}, written {_age_of(path)} ago")
+    yield from _about_files(config)
+
+
+def _about_files(config: Kubeconfig) -> Iterator[Finding]:
+    for name, path in (("certificate authority", config.authority_file), ("certificate", config.certificate_file)):
+        if path and not os.path.isfile(path):
+            yield Finding("pods", name, "error", f"{path} is missing")
+    if config.token_file:
+        yield _about_token(config.token_file)
+
+
+def _about_token(path: str) -> Finding:
+    from cni.agent.credentials import token_in
+
+    try:
+        token = token_in(path)
+        age = _age_of(path)
+    except OSError as error:
+        return Finding("pods", "token", "error", f"{path}: {error.strerror}", "Write a token there.")
+    left = token.left(time.time())
+    if left <= 0:
+        says = f"{path}, written {age} ago, has ended {in_words(-left)} ago: the API server refuses it"
+        return Finding("pods", "token", "error", says, "Renew it; a token of a service account lives for an hour.")
+    ends = f"ends in {in_words(left)}" if token.expires else "never ends, or does not say so"
+    state: State = "warning" if token.is_short(time.time()) else "ok"
+    return Finding("pods", "token", state, f"{path}, written {age} ago, {ends}")
+
+
+def _age_of(path: str) -> str:
+    return in_words(time.time() - os.stat(path).st_mtime)
+
+
+def in_words(seconds: float) -> str:
+    """Return a time as one or two words: 5 s, 12 min, 3 h, 9 days."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+# --- what it has decided ---------------------------------------------------------------------------------------
+
+SHOWN = ("time", "level", "namespace", "pod", "message", "reason", "code")
+
+
+def _decisions(log_file: str) -> Iterator[dict[str, Any]]:
+    """Yield what the plugin's log says of the last pods, the oldest first."""
+    if not log_file:
+        return
+    try:
+        with open(log_file, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_END))
+            lines = file.read().splitlines()
+    except OSError:
+        return
+    found: list[dict[str, Any]] = []
+    for line in reversed(lines):
+        try:
+            plain = decode(line.decode())
+        except (JsonError, UnicodeDecodeError):
+            continue
+        if isinstance(plain, dict) and plain.get("command") == "ADD" and plain.get("level") != "debug":
+            found.append({key: plain[key] for key in SHOWN if plain.get(key) not in (None, "")})
+        if len(found) == DECISIONS:
+            break
+    yield from reversed(found)
+
+
+def as_plain(status: Status) -> dict[str, Any]:
+    """Return the status for JSON."""
+    return {
+        "schema": "capture/v1",
+        "works": status.works,
+        "runtime": {"name": status.runtime.name, "evidence": status.runtime.evidence},
+        "conf_dir": status.conf_dir,
+        "bin_dir": status.bin_dir,
+        "files": [{"path": path, "verdict": says, "has_entry": has} for path, says, has in status.files],
+        "taken": status.taken or None,
+        "entry": status.entry,
+        "findings": [
+            {"topic": each.topic, "name": each.name, "state": each.state, "says": each.says, "remedy": each.remedy}
+            for each in status.findings
+        ],
+        "decisions": list(status.decisions),
+    }
+
+
+def as_text(status: Status) -> str:
+    """Return the status for people."""
+    evidence = (
+        f" ({status.runtime.evidence})" if status.runtime.evidence else " (nothing tells; taken as the usual one)"
+    )
+    lines = [f"runtime: {status.runtime.name}{evidence}", f"networks in {status.conf_dir}:"]
+    lines += [f"  {os.path.basename(path)}: {says}{' [entry]' if has else ''}" for path, says, has in status.files]
+    topic = ""
+    for finding in status.findings:
+        if finding.topic != topic:
+            topic = finding.topic
+            lines.append(f"{topic}:")
+        lines.append(f"  {finding.state:<7} {finding.name}: {finding.says}")
+        if finding.remedy and finding.state != "ok":
+            lines.append(f"          {finding.remedy}")
+    if status.entry is not None:
+        lines.append(f"entry: {encode(status.entry)}")
+    if status.decisions:
+        lines.append("last decisions:")
+        lines += [f"  {' '.join(str(value) for value in each.values())}" for each in status.decisions]
+    return "\n".join(lines)

@@ -1,0 +1,100 @@
+"""An outside for a pod, made for a moment: a namespace that a veth pair joins to it, from which connections come in."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import ExitStack
+
+from capture.errors import CaptureError, NamespaceError, PrivilegeError
+from capture.model.addresses import IPV4, IPV6
+from capture.netlink.interfaces import add_address
+from capture.netlink.links import add_default_route, add_veth, index_of, remove_link, set_up
+from capture.netlink.routing import look_up_route
+from capture.netlink.rtnetlink import open_route
+from capture.state.netns import CLONE_NEWNET, CURRENT, Entered
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from capture.model.addresses import Family
+
+NAME = "capture-probe"
+"""Of the interface in the pod, as long as the probe lasts."""
+PEER = "eth0"
+POD_END = {IPV4: ("198.18.0.1", 30), IPV6: ("2001:2::1", 126)}
+OUTSIDE_END = {IPV4: ("198.18.0.2", 30), IPV6: ("2001:2::2", 126)}
+"""Networks for benchmarks (RFC 2544, RFC 5180), which no pod has."""
+
+
+class Outside:
+    """A context in which the pod we are in has an outside. Raises CaptureError where none can be made.
+
+    That takes the capabilities NET_ADMIN and SYS_ADMIN.
+    """
+
+    def __init__(self, families: tuple[Family, ...]) -> None:
+        self._families = families
+        self._undone = ExitStack()
+        self.path = ""
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undone:
+            descriptor = _new_namespace()
+            undone.callback(os.close, descriptor)
+            self.path = f"/proc/self/fd/{descriptor}"
+            with open_route() as route:
+                add_veth(route, NAME, PEER, descriptor)
+                undone.callback(_remove)
+                self._set_up(NAME, POD_END)
+            with Entered(self.path):
+                index = self._set_up(PEER, OUTSIDE_END)
+                with open_route() as route:
+                    for family in self._families:
+                        add_default_route(route, POD_END[family][0], index)
+            self._undone = undone.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undone.close()
+
+    def answers_come_back(self, family: Family, own: str) -> bool:
+        """Return whether the pod's routes send what answers this outside to it; source-based routing may not."""
+        with open_route() as route:
+            found = look_up_route(route, OUTSIDE_END[family][0], own)
+            return found.interface == index_of(route, NAME)
+
+    def _set_up(self, name: str, addresses: dict[Family, tuple[str, int]]) -> int:
+        with open_route() as route:
+            index = index_of(route, name)
+            set_up(route, index)
+            for family in self._families:
+                add_address(route, *addresses[family], index)
+        return index
+
+
+def _new_namespace() -> int:
+    """Return a descriptor of a new network namespace; the thread stays where it is."""
+    home = os.open(CURRENT, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with Entered(f"/proc/self/fd/{home}"):  # which comes back here
+            if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
+                raise PrivilegeError("make a network namespace (capability SYS_ADMIN)")
+            try:
+                return os.open(CURRENT, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise NamespaceError(CURRENT, os.strerror(error.errno or 0)) from None
+    finally:
+        os.close(home)
+
+
+def _remove() -> None:
+    try:
+        with open_route() as route:
+            remove_link(route, NAME)
+    except CaptureError:
+        pass  # it goes with the namespace of its other end

@@ -1,0 +1,187 @@
+"""What the validation dials: connections that the rules would capture, as users that we may act as."""
+
+from __future__ import annotations
+
+import os
+from itertools import product
+
+from capture.analysis.pod_network import NO_WAY_OUT, routed
+from capture.analysis.trace import trace
+from capture.model.addresses import IPV4, IPV6, Network, address_text, parse_address
+from capture.model.packet import Packet
+from capture.model.values import Value
+from capture.settings.families import FAMILY_NAMES
+from initcontainer.outside import NAME, OUTSIDE_END, Outside
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Literal
+
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Ruleset, Span
+    from capture.settings.config import CaptureConfig
+
+    Side = Literal["outbound", "inbound"]
+
+CAP_SETGID, CAP_SETUID, CAP_NET_ADMIN = 6, 7, 12
+"""linux/capability.h"""
+
+DOCUMENTATION = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
+"""Addresses for documentation, where nobody is (RFC 5737, RFC 3849)."""
+PASSTHROUGH = {IPV4: "127.0.0.6", IPV6: "::6"}
+"""Addresses of the pod itself that every captured pod has."""
+OTHER_PORTS = (80, 443, 8080, 9080, 3306, 5432)
+ORDINARY_IDS = (65534, 1000, 12345)
+"""Users and groups to act as, where ours is the proxy's or is left alone."""
+
+
+class Identity(Value):
+    """A user and a group to connect as."""
+
+    uid: int
+    gid: int
+
+
+class Probe(Value):
+    """One connection: who dials what, and where it must arrive."""
+
+    side: Side
+    destination: Network
+    port: int
+    dialler: Identity
+    arrives_on: int
+    outside: str = ""
+    """The path of the namespace from which it comes; empty for the pod's own."""
+
+    @property
+    def dialled(self) -> tuple[str, int]:
+        """Return address and port as a socket takes them."""
+        return address_text(self.destination.family, self.destination.first), self.port
+
+    def __str__(self) -> str:
+        origin = " from outside" if self.outside else ""
+        return f"{FAMILY_NAMES[self.destination.family]} {self.side}{origin}"
+
+
+def captured_sides(config: CaptureConfig) -> Iterator[Side]:
+    """Yield which ways of connections are captured at all."""
+    if config.outbound_networks or config.outbound_ports:
+        yield "outbound"
+    if config.inbound_ports:
+        yield "inbound"
+
+
+class Chooser:
+    """Knows a capture and the pod's own addresses, and chooses what to dial."""
+
+    def __init__(self, config: CaptureConfig, ruleset: Ruleset, own: Iterable[Network], port: int) -> None:
+        self._config = config
+        self._ruleset = ruleset
+        self._own = [address for address in own if not address.is_link_local]
+        self._port = port
+
+    def families(self) -> list[Family]:
+        """Return the captured families that the pod has addresses of; all of them if it has none yet."""
+        present = {address.family for address in self._own}
+        return [family for family in self._config.families if family in present or not present]
+
+    def own(self, family: Family) -> Iterator[Network]:
+        """Yield the pod's addresses of a family."""
+        yield from (address for address in self._own if address.family == family)
+
+    def choose(self, side: Side, family: Family) -> Probe | str:
+        """Return a connection that the rules would capture, or why there is none that can be made here."""
+        config, own = self._config, list(self.own(family))
+        outbound = side == "outbound"
+        destinations = [*_outside(config, family, own)] if outbound else [*own, parse_address(PASSTHROUGH[family])]
+        identities = [*(_ordinary(config) if outbound else _proxies(config))]
+        if not identities:
+            return "not permitted to act as another user (capabilities SETUID and SETGID)"
+        is_reachable = False
+        for destination, port, identity in product(destinations, self._ports(), identities):
+            packet = routed(Packet("tcp", destination, port, uid=identity.uid, gid=identity.gid))
+            if packet.out_interface == NO_WAY_OUT:
+                continue
+            is_reachable = True
+            traced = trace(self._ruleset, packet)
+            if traced.outcome == f"proxy-{side}":
+                return Probe(side, destination, port, identity, traced.port)
+        return "nothing that could be dialled from here is captured" if is_reachable else "no route leads anywhere"
+
+    def from_outside(self, family: Family, interface: str, source: str) -> tuple[Packet, int] | None:
+        """Return a packet that comes in by an interface and should reach the proxy, and on which port."""
+        for destination, port in product(self.own(family), self._ports()):
+            packet = Packet("tcp", destination, port, source=parse_address(source), in_interface=interface)
+            traced = trace(self._ruleset, packet)
+            if traced.outcome == "proxy-inbound":
+                return packet, traced.port
+        return None
+
+    def by(self, outside: Outside, family: Family) -> Probe | str:
+        """Return a connection from an outside of our own, or why there is none."""
+        found = self.from_outside(family, NAME, OUTSIDE_END[family][0])
+        if found is None:
+            return "nothing that could be dialled from outside is captured"
+        packet, arrives_on = found
+        if not outside.answers_come_back(family, address_text(family, packet.destination.first)):
+            return "the pod's routes send answers elsewhere (source-based routing)"
+        us = Identity(os.geteuid(), os.getegid())
+        return Probe("inbound", packet.destination, packet.port, us, arrives_on, outside.path)
+
+    def _ports(self) -> list[int]:
+        return list(dict.fromkeys((self._port, *(span.first for span in self._config.outbound_ports), *OTHER_PORTS)))
+
+
+def _outside(config: CaptureConfig, family: Family, own: Iterable[Network]) -> Iterator[Network]:
+    """Yield destinations that are not the pod: in what is captured, in nobody's networks, beside the pod."""
+    for network in config.outbound_networks.entries:
+        if network.family == family:
+            yield _within(network)
+    for text in DOCUMENTATION:
+        address = parse_address(text)
+        if address.family == family:
+            yield address
+    for address in own:
+        yield address.replace(first=address.first ^ 1)
+
+
+def _within(network: Network) -> Network:
+    """Return an address of a network that is more than its name."""
+    first = network.first if network.is_address else network.first + 1
+    return parse_address(address_text(network.family, first))
+
+
+def _ordinary(config: CaptureConfig) -> Iterator[Identity]:
+    """Yield who we are, and whom else we may be, but for the proxy."""
+    ours = Identity(os.geteuid(), os.getegid())
+    groups = [span.first for span in config.owner_groups.entries]
+    for identity in (ours, *_others(ORDINARY_IDS, (*groups, *ORDINARY_IDS))):
+        if not _is_among(identity.uid, config.proxy_uids) and not _is_among(identity.gid, config.proxy_gids):
+            yield identity
+
+
+def _proxies(config: CaptureConfig) -> Iterator[Identity]:
+    """Yield the proxy's identities that we have or may take."""
+    ours = Identity(os.geteuid(), os.getegid())
+    if _is_among(ours.uid, config.proxy_uids):
+        yield ours
+    uids = [span.first for span in config.proxy_uids]
+    yield from _others(uids, (*(span.first for span in config.proxy_gids), *ORDINARY_IDS))
+
+
+def _others(uids: Iterable[int], gids: Iterable[int]) -> Iterator[Identity]:
+    if has_capabilities(CAP_SETUID, CAP_SETGID):
+        for uid, gid in product(uids, gids):
+            yield Identity(uid, gid)
+
+
+def _is_among(number: int, spans: Iterable[Span]) -> bool:
+    return any(span.contains(number) for span in spans)
+
+
+def has_capabilities(*numbers: int) -> bool:
+    """Return whether this thread has all of these capabilities."""
+    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
+        held = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    return all(held >> number & 1 for number in numbers)

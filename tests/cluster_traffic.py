@@ -1,0 +1,37 @@
+"""Asking an application in a pod from another pod, and reading which way the request went."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cluster_pods import APP_PORT
+from kubernetes_cluster import Cluster
+
+OUT, IN = "outbound", "inbound"
+BOTH: list[str] = [OUT, IN]
+NONE: list[str] = []
+
+
+def address(cluster: Cluster, name: str, family: str = "") -> str:
+    """Return an address of a pod; of the first family of the cluster, unless another one is wanted."""
+    found = [each["ip"] for each in cluster.get("pod", name)["status"]["podIPs"]]
+    wanted = family or cluster.families[0]
+    return next(f"[{ip}]" if ":" in ip else ip for ip in found if (":" in ip) == (wanted == "ipv6"))
+
+
+def service_address(cluster: Cluster, name: str, family: str) -> str:
+    found = cluster.get("service", name)["spec"]["clusterIPs"]
+    return next(f"[{ip}]" if ":" in ip else ip for ip in found if (":" in ip) == (family == "ipv6"))
+
+
+def seen(cluster: Cluster, source: str, where: str, port: int = APP_PORT) -> dict[str, Any]:
+    """Ask an application from a pod, and return what it saw."""
+    url = f"http://{where}:{port}/"
+    told: dict[str, Any] = json.loads(cluster.kubectl("exec", source, "-c", "app", "--", "curl", "-gsS", "-m8", url))
+    return told
+
+
+def way(told: dict[str, Any]) -> list[str]:
+    """Return the sides of proxies that a request passed."""
+    return list(told["headers"].get("x-capture-proxy") or [])

@@ -1,0 +1,27 @@
+"""``istio-init`` as a process in a namespace."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from pytest_netns import Namespace
+
+PROGRAMS = Path(sys.executable).parent
+AS_PROXY = ["setpriv", "--reuid=1337", "--regid=1337", "--clear-groups", "--inh-caps=-all"]
+
+
+def init(
+    namespace: Namespace,
+    *arguments: str,
+    code: int = 0,
+    env: dict[str, str] | None = None,
+    before: tuple[str, ...] | list[str] = (),
+) -> subprocess.CompletedProcess[str]:
+    """Run istio-init and check its exit code."""
+    command = [*before, PROGRAMS / "istio-init", *arguments]
+    done = namespace.run(command, check=False, env=env, reads_everything=True)
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done

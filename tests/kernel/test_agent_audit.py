@@ -1,0 +1,208 @@
+"""The agent's audit in real namespaces: the kernel tells where something changed, and a look tells what is wrong."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from capture import apply, clean, make_settings
+from capture.state.netns import Entered
+from cni import conf
+from cni.agent import examination
+from cni.agent.audit import Audit, Audited
+from cni.agent.health import Health
+from cni.agent.journal import Journal
+from cni.agent.kernel_events import KernelEvents, namespace_number
+from cni.agent.options import Options
+from cni.agent.pods import Pods
+from cni.agent.repair import Repair
+from cni.agent.runtime import Sandbox
+from pytest_netns import PodPair
+
+pytestmark = pytest.mark.kernel
+
+STATUS = json.dumps({"containers": ["istio-proxy"]})
+LISTENERS = """
+import socket, time
+listening = [socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True) for port in (15001, 15006)]
+time.sleep(1000)
+"""
+
+
+def pod_object(uid: str = "uid-1", *, ready: bool = True, annotated: bool = True) -> dict[str, Any]:
+    annotations = {"sidecar.istio.io/status": STATUS} if annotated else {}
+    return {
+        "metadata": {"namespace": "shop", "name": "web", "uid": uid, "annotations": annotations},
+        "spec": {"containers": [{"name": "istio-proxy", "args": ["proxy", "sidecar"]}]},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": str(ready)}]},
+    }
+
+
+class OnePod:
+    """A container runtime that runs one pod."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def sandboxes(self) -> list[Sandbox]:
+        return [Sandbox("sandbox-1", "shop", "web", "uid-1", 0)]
+
+    def network_namespace(self, _sandbox: str) -> str:
+        return self.path
+
+
+class Watched:
+    """A pod, its node, and an audit there."""
+
+    def __init__(self, pair: PodPair, **options: Any) -> None:
+        self.pod, self.node = pair
+        self.pods, self.health = Pods(), Health()
+        self.seen: list[str] = []
+        configuration = conf.parse({"type": "capture-cni"})
+        runtime: Any = OnePod(str(self.pod.path))
+        self.audit = Audit(runtime, self.pods, configuration, self.health, Journal(descriptor=-1))
+        repair = Repair(
+            Options("node", "", {}, **options),
+            configuration,
+            None,
+            self.health,
+            Journal(descriptor=-1),
+            self.audit.look,
+        )
+
+        def on_change(audited: Audited, pod: dict[str, Any] | None) -> None:
+            self.seen.append(audited.finding.state)
+            repair(audited, pod)
+
+        self.audit.on_change = on_change
+
+    def turn(self, changed: set[int] | None = None) -> str:
+        with Entered(self.node.path):
+            self.audit.turn(changed or set())
+        [known] = self.audit.known.values()
+        return known.finding.state
+
+
+@pytest.fixture
+def watched(pod_pair: PodPair, request: pytest.FixtureRequest) -> Watched:
+    made = Watched(pod_pair, **getattr(request, "param", {}))
+    made.pods.replace_all([pod_object()])
+    return made
+
+
+@pytest.fixture
+def proxy(watched: Watched) -> None:
+    """Something that listens where the proxy does, as its user."""
+    process = watched.pod.popen(["python3", "-c", LISTENERS], uid=1337, gid=1337)
+    for port in (15001, 15006):
+        process.wait_for_port(port)
+
+
+@pytest.fixture
+def events(pod_pair: PodPair) -> Iterator[KernelEvents]:
+    with Entered(pod_pair.peer.path):
+        listening = KernelEvents()
+    yield listening
+    listening.close()
+
+
+def number(watched: Watched) -> int:
+    with Entered(watched.node.path):
+        found = namespace_number(str(watched.pod.path))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("command", ["nft add table inet foreign", "ip -6 addr add 2001:db8::99/64 dev eth0 nodad"])
+def test_the_kernel_tells_in_which_pod_something_changed(watched: Watched, events: KernelEvents, command: str) -> None:
+    of_pod = number(watched)
+    events.wait(0)
+    watched.pod.run(command.split())
+    assert events.wait(2) == {of_pod}
+    assert events.wait(0.01) == set()
+
+
+def test_rules_of_iptables_are_told_of_as_well(watched: Watched, events: KernelEvents) -> None:
+    of_pod = number(watched)
+    events.wait(0)
+    watched.pod.run(["iptables-nft", "-t", "nat", "-A", "OUTPUT", "-j", "ACCEPT"])
+    assert of_pod in events.wait(2)
+
+
+def test_a_pod_without_rules_is_found_and_one_with_them_is_captured(watched: Watched, proxy: None) -> None:
+    assert watched.turn() == "no-rules"
+    apply(make_settings(), watched.pod.path)
+    assert watched.turn({number(watched)}) == examination.CAPTURED
+    assert watched.health.fact("pod_states") == {"captured": ["shop/web"]}
+
+
+def test_who_is_left_alone_is_not_looked_into(watched: Watched) -> None:
+    watched.pods.replace_all([pod_object(annotated=False)])
+    assert watched.turn() == "left-alone"
+    assert watched.audit.as_plain()[0]["says"] == "it has no annotation sidecar.istio.io/status"
+
+
+def test_a_pod_that_the_api_server_has_not_told_of_is_unknown(watched: Watched) -> None:
+    watched.pods.replace_all([pod_object("another uid")])
+    assert watched.turn() == "unknown"
+
+
+def test_a_proxy_that_does_not_listen_is_a_fault_once_the_pod_is_ready(watched: Watched) -> None:
+    apply(make_settings(), watched.pod.path)
+    watched.pods.put(pod_object(ready=False))
+    assert watched.turn() == "captured"
+    watched.pods.put(pod_object(ready=True))
+    assert watched.turn({number(watched)}) == "not-listening"
+
+
+def test_drift_is_found_by_the_kernels_event(watched: Watched, events: KernelEvents, proxy: None) -> None:
+    apply(make_settings(), watched.pod.path)
+    assert watched.turn() == "captured"
+    events.wait(0.1)
+    watched.pod.run(["nft", "flush", "ruleset"])
+    assert watched.turn(events.wait(2)) == "no-rules"
+    assert watched.seen == ["captured", "no-rules"]
+
+
+@pytest.mark.parametrize("watched", [{"repair_starting": "apply"}], indirect=True)
+def test_a_pod_that_starts_without_rules_gets_them_in_place(watched: Watched) -> None:
+    watched.pods.put(pod_object(ready=False))
+    assert watched.turn() == "captured"
+    assert watched.seen[:2] == ["no-rules", "captured"]
+    assert watched.health.counts()["repairs", "success"] == 1
+
+
+@pytest.mark.parametrize("watched", [{"repair_starting": "apply"}], indirect=True)
+def test_a_pod_that_runs_is_left_as_it_is_where_that_is_not_allowed(watched: Watched) -> None:
+    assert watched.turn() == "no-rules"
+    assert watched.turn() == "no-rules"
+    assert watched.health.counts() == {}
+
+
+@pytest.mark.parametrize("watched", [{"repair_running": "apply", "repairs_per_minute": 2}], indirect=True)
+def test_repairs_are_limited(watched: Watched, proxy: None) -> None:
+    for _ in range(4):
+        clean(watched.pod.path)
+        watched.turn({number(watched)})
+    assert watched.health.counts() == {("repairs", "success"): 2}
+    assert watched.turn() == "no-rules"
+
+
+def test_a_look_at_a_pod_in_which_nothing_changed_costs_little(watched: Watched, proxy: None) -> None:
+    """An interleaved ratio: a look by signature against a diagnosis."""
+    apply(make_settings(), watched.pod.path)
+    watched.turn()
+    [known] = watched.audit.known.values()
+    looks, diagnoses = [], []
+    for _ in range(10):
+        started = time.perf_counter()
+        examination.signature(known.place.path)
+        looks.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        examination.diagnose(known.place.path, make_settings(), is_starting=False)
+        diagnoses.append(time.perf_counter() - started)
+    assert min(looks) < 0.5 * min(diagnoses)

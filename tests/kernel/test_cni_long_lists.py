@@ -1,0 +1,73 @@
+"""Annotations as long as Kubernetes allows them: what they cost, next to a pod without any, in one interleaved run."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from capture.settings.pod import MAX_CHARACTERS
+from cni_calls import ENVIRON, INJECTED, configuration
+from pytest_netns import NamespaceFactory
+
+if TYPE_CHECKING:
+    from pytest_netns import Pod
+
+pytestmark = pytest.mark.kernel
+
+PORTS = "traffic.sidecar.istio.io/excludeOutboundPorts"
+ROUNDS = 3
+MEMORY = 40 * 1024
+"""Kilobytes that one ADD may take."""
+MEASURED = """
+import cni.__main__, re, sys
+code = cni.__main__._answer()
+peak = re.search("VmHWM:\\s+([0-9]+)", open("/proc/self/status").read())
+sys.stderr.write(f"\\n{peak[1]}")
+sys.exit(code)
+"""
+"""The plugin, and then the most memory that it had: of the process, where getrusage(2) counts the parent's, too."""
+
+
+def longest(entries: range) -> str:
+    """Return a list of ports that is as long as it may be."""
+    text = ",".join(map(str, entries))
+    return text[:MAX_CHARACTERS].rpartition(",")[0]
+
+
+def add(pod: Pod, annotations: dict[str, str], backend: str) -> tuple[float, int]:
+    """Let the plugin capture a pod; return seconds and kilobytes."""
+    stdin = json.dumps(configuration(INJECTED | annotations, backend=backend))
+    environ = {**ENVIRON, "CNI_NETNS": pod.path, "CNI_CONTAINERID": f"long{pod.inode}", "PATH": os.environ["PATH"]}
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED], input=stdin, env=environ, capture_output=True, text=True, check=False
+    )
+    seconds = time.monotonic() - began
+    assert done.returncode == 0, done.stdout
+    return seconds, int(done.stderr.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("backend", "ports"),
+    [
+        ("iptables", range(20000, 65536)),
+        ("nftables", range(20000, 65536)),
+        pytest.param("nftables", range(20001, 65536, 2), id="nftables, no two adjacent"),
+    ],
+)
+def test_a_list_of_250_kb_costs_at_most_20_times_as_much(netns: NamespaceFactory, backend: str, ports: range) -> None:
+    text = longest(ports)
+    plain, long = [], []
+    for number in range(ROUNDS):
+        plain.append(add(netns.pod(f"plain{number}"), {}, backend))
+        long.append(add(netns.pod(f"long{number}"), {PORTS: text}, backend))
+    ratio = statistics.median(seconds for seconds, _ in long) / statistics.median(seconds for seconds, _ in plain)
+    assert ratio <= 20
+    assert max(kilobytes for _, kilobytes in long) <= MEMORY

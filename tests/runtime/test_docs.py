@@ -1,0 +1,225 @@
+"""What README and docs show is done, in a captured pod of a node and prints what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import release
+
+import capture
+from docs_examples import Command, Example, examples, is_printed, key_paths
+from envoy_bootstrap import Sidecar
+from envoy_proxy import envoy_program, start_envoy
+from private_mounts import OWN_MOUNTS
+from proxies import start_app
+from pytest_netns import NamespaceFactory, Pod, require
+from sidecar_lab import SERVICES
+
+pytestmark = pytest.mark.runtime
+
+ROOT = Path(capture.__file__).parents[1]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+FOLLOWED_BY = {"sidecar.md": "tests/kernel/test_seed.py", "library.md": "tests/kernel/test_library.py"}
+"""Pages that a test of their own follows from step to step."""
+LANGUAGES = {"console", "json", "yaml", "python", "text", "mermaid"}
+POD_PID = "4711"
+"""The process id that stands in the docs for one of the pod."""
+
+# /etc and /opt are the node's own: what is written there goes with its mounts.
+SET_UP = """
+mount -t tmpfs tmpfs "$0"
+mkdir "$0/etc" "$0/work"
+mount -t overlay overlay -o "lowerdir=/etc,upperdir=$0/etc,workdir=$0/work" /etc
+mount -t tmpfs tmpfs /opt
+mkdir -p /etc/cni/net.d /opt/cni/bin
+printf '%s' "$1" >/etc/cni/net.d/10-pods.conflist
+exec sleep 1000
+"""
+DEPLOYMENT = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: nginx-deployment, labels: {app: nginx}}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: nginx}}
+  template:
+    metadata: {labels: {app: nginx}}
+    spec:
+      containers:
+      - {name: nginx, image: "nginx:1.14.2", ports: [{containerPort: 80}]}
+"""
+NETWORK = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge", "bridge": "cni0", "ipam": {}}]}
+
+
+class Reader:
+    """Somebody who types what a page says: on the node, in the pod's network namespace, in a directory with files."""
+
+    def __init__(self, pod: Pod, directory: Path) -> None:
+        self.directory = directory / "work"
+        self.directory.mkdir()
+        node = directory / "node"
+        node.mkdir()
+        named = Path("/run/netns/pod")
+        named.touch()
+        subprocess.run(["mount", "--bind", pod.path, named], check=True)
+        words = ["sh", "-ec", SET_UP, str(node), json.dumps(NETWORK)]
+        self.process = pod.popen([*OWN_MOUNTS, *words])
+        self.pod = pod
+        self._wait()
+
+    def _wait(self) -> None:
+        give_up = time.monotonic() + 10
+        while Path(f"/proc/{self.process.pid}/comm").read_text() != "sleep\n":
+            assert self.process.returncode is None, self.process.output()
+            assert time.monotonic() < give_up, "the node does not come up"
+            time.sleep(0.01)
+
+    def run(self, command: str, *, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run a command by a shell, with the pod's process id where the docs have their own."""
+        text = f"cd {self.directory}\n{command.replace(POD_PID, str(self.process.pid))}"
+        programs = Path(sys.executable).parent
+        environ = {
+            **os.environ,
+            "PATH": f"{programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "COLUMNS": "120",
+            # What is installed comes from here, and needs no network.
+            "PIP_NO_INDEX": "1",
+            "PIP_NO_DEPS": "1",
+            "PIP_NO_BUILD_ISOLATION": "0",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PYTHONPATH": str(next((programs.parent / "lib").glob("python3*/site-packages"))),
+        }
+        entered = ["nsenter", "--target", str(self.process.pid), "--mount"]
+        if POD_PID not in command:  # what names a process of the pod is typed on the node, everything else in the pod
+            entered.append("--net")
+        return subprocess.run(
+            [*entered, "bash", "-o", "pipefail", "-c", text],
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def close(self) -> None:
+        subprocess.run(["umount", "/run/netns/pod"], check=True)
+        Path("/run/netns/pod").unlink()
+
+
+@pytest.fixture
+def reader(netns: NamespaceFactory, tmp_path: Path) -> Iterator[Reader]:
+    """Reads one page, in a pod that is captured as [File 2] of the seed says."""
+    require(shutil.which("nsenter"), "the program nsenter is missing")
+    pod = netns.pod()
+    start_app(pod, 8080)
+    start_envoy(pod, Sidecar())
+    made = Reader(pod, tmp_path)
+    (made.directory / "deployment.yaml").write_text(DEPLOYMENT)
+    (made.directory / "mesh.yaml").write_text("accessLogFile: /dev/null\n")
+    (made.directory / "objects.yaml").write_text(SERVICES)
+    made.run("capture apply")
+    yield made
+    made.close()
+
+
+@pytest.mark.timeout(300)  # one page builds the bundle and installs the package
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_example_is_true(page: Path, reader: Reader, request: pytest.FixtureRequest) -> None:
+    if page.name in FOLLOWED_BY:
+        assert page.name in (ROOT / FOLLOWED_BY[page.name]).read_text()
+        return
+    lay_out_a_clone(reader.directory)
+    if page.name == "README.md":
+        bundle: Path = request.getfixturevalue("bundle")
+        release.pack(bundle, reader.directory / f"{release.BUNDLE_NAME}.tar.gz", 1_700_000_000)
+    for example in examples(page):
+        assert example.language in LANGUAGES, f"{example}: language {example.language!r}"
+        for command in example.before:
+            done = reader.run(command)
+            assert done.returncode == 0, f"{example}: {command}\n{done.stdout}{done.stderr}"
+        check(example, reader)
+
+
+def lay_out_a_clone(directory: Path) -> None:
+    command = ["git", "-c", "safe.directory=*", "ls-files"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target)
+
+
+def check(example: Example, reader: Reader) -> None:
+    """Do what an example shows, by its language."""
+    if example.language == "console":
+        for command in example.commands():
+            check_command(example, command, reader)
+    elif example.language == "json":
+        check_json(example, reader)
+    elif example.language == "yaml":
+        check_yaml(example, reader)
+    elif example.language == "python" and ">>>" not in example.text:  # those with prompts are run by doctest
+        done = reader.run(shlex.join([sys.executable, "-c", example.text]))
+        assert done.returncode == 0, f"{example}: {done.stderr}"
+
+
+NEED_A_CLUSTER = ("kubectl ", "helm ", "podman push ")
+"""What the tests of the agent and of injection do with an API server: here, what a page names has to exist."""
+APPLY = "| kubectl apply -f -"
+READ_OBJECTS = "| python3 -c 'import sys, yaml; assert all(yaml.safe_load_all(sys.stdin))'"
+
+
+def check_command(example: Example, command: Command, reader: Reader) -> None:
+    text = command.text.replace(APPLY, READ_OBJECTS)
+    if text.startswith(NEED_A_CLUSTER):
+        named = [word for word in shlex.split(text, comments=True) if word.startswith("deploy/")]
+        assert [word for word in named if not (ROOT / word).exists()] == [], f"{example}: {text}"
+        return
+    if text.startswith("make "):  # what they do has tests of its own
+        text = text.replace("make ", "make --dry-run ", 1)
+    if text.startswith("envoy "):  # the pod has one, and a second would serve for ever: is the configuration right?
+        text = text.replace("envoy ", f"{envoy_program()} --mode validate ", 1)
+    done = reader.run(text)
+    if example.elsewhere:
+        assert done.returncode in (0, 4), f"{example}: {done.stderr}"
+        return
+    shown = f"{example}: {command.text}\n{done.stdout}{done.stderr}"
+    assert done.returncode in expected_codes(command), f"{shown}exit code {done.returncode}"
+    if command.output:
+        assert is_printed(command.output, done.stdout), shown
+
+
+def expected_codes(command: Command) -> tuple[int, ...]:
+    """Return the exit codes that a page means: 4 where it shows drift; 1 may be if it looks for something."""
+    if "difference" in command.output.partition("\n")[0]:
+        return (4,)
+    return (0, 1) if "| grep" in command.text else (0,)
+
+
+def check_json(example: Example, reader: Reader) -> None:
+    shown = json.loads(example.text)
+    if example.shape_of:
+        done = reader.run(example.shape_of)
+        assert done.returncode in (0, 4), f"{example}: {done.stderr}"
+        assert key_paths(shown) - key_paths(json.loads(done.stdout)) == set(), f"{example}: {done.stdout}"
+
+
+def check_yaml(example: Example, reader: Reader) -> None:
+    """Read it; and run what an init container of ours is told."""
+    yaml = pytest.importorskip("yaml")
+    for document in yaml.safe_load_all(example.text):
+        for container in (document.get("initContainers") or []) if isinstance(document, dict) else []:
+            done = reader.run(shlex.join(["istio-init", *container["args"]]))
+            assert done.returncode == 0, f"{example}: {done.stderr}"

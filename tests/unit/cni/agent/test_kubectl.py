@@ -1,0 +1,99 @@
+"""`kubectl capture` against a kubectl that answers from files and notes how it was called."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cni.agent import kubectl
+
+SCRIPT = """#!/bin/sh
+printf '%s\\n' "$*" >> {log}
+case "$*" in
+*"exec"*) echo "from the agent: $*"; exit 4 ;;
+*"app=capture-agent"*) cat {root}/agents.json ;;
+*"deployment"*|*"deploy/"*) cat {root}/deployment.json ;;
+*"--selector="*) cat {root}/pods.json ;;
+*"pod web"*) cat {root}/pod.json ;;
+*) echo 'Error from server (NotFound): pods "nowhere" not found' >&2; exit 1 ;;
+esac
+"""
+POD = {"metadata": {"namespace": "shop", "name": "web"}, "spec": {"nodeName": "n1"}, "status": {"phase": "Running"}}
+AGENTS = [
+    POD | {"metadata": {"namespace": "istio-capture", "name": f"agent-{n}"}, "spec": {"nodeName": n}}
+    for n in ("n1", "n2")
+]  # fmt: skip
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, content in {
+        "agents": {"items": AGENTS},
+        "pod": POD,
+        "pods": {"items": [POD | {"status": {"phase": "Succeeded"}}, POD]},
+        "deployment": {"spec": {"selector": {"matchLabels": {"app": "web"}}}},
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    program = tmp_path / "kubectl"
+    program.write_text(SCRIPT.format(log=tmp_path / "log", root=tmp_path))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return tmp_path
+
+
+def run(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr("sys.argv", ["kubectl-capture", *arguments])
+    return kubectl.main()
+
+
+def last(cluster: Path) -> str:
+    return (cluster / "log").read_text().splitlines()[-1]
+
+
+def test_a_question_goes_to_the_agent_of_the_pods_node(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = run("why", "web", "-n", "shop", "tcp", "10.1.2.3:80", "--uid", "1000", monkeypatch=monkeypatch)
+    assert code == 4
+    assert "from the agent" in capfd.readouterr().out
+    assert last(cluster) == (
+        "exec --namespace=istio-capture agent-n1 -- /usr/libexec/istio-capture/capture"
+        " node pod shop/web why tcp 10.1.2.3:80 --uid 1000"
+    )
+
+
+@pytest.mark.parametrize("named", [["deploy/web"], ["-l", "app=web"]])
+def test_pods_by_owner_or_label(cluster: Path, monkeypatch: pytest.MonkeyPatch, named: list[str]) -> None:
+    assert run("verify", *named, "-n", "shop", "--context", "far", monkeypatch=monkeypatch) == 4
+    assert last(cluster).startswith("--context=far exec")
+    assert last(cluster).endswith("node pod shop/web verify")
+
+
+def test_the_status_of_all_nodes(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("status", monkeypatch=monkeypatch)
+    asked = [line for line in (cluster / "log").read_text().splitlines() if "exec" in line]
+    assert ["agent-n1" in asked[0], "agent-n2" in asked[1]] == [True, True]
+
+
+def test_a_report_has_every_part(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run("report", "web", "-n", "shop", monkeypatch=monkeypatch) == 0
+    told = capfd.readouterr()
+    assert [line.split()[1] for line in told.out.splitlines() if line.startswith("---")] == [
+        "agent:", "pod:", "doctor:", "verify:", "why:", "dump:",
+    ]  # fmt: skip
+    assert "[6/6] dump" in told.err
+
+
+def test_what_is_wrong_is_told_in_kubectls_words(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run("verify", "nowhere", monkeypatch=monkeypatch) == 1
+    assert 'pods "nowhere" not found' in capfd.readouterr().err
+    (cluster / "agents.json").write_text('{"items": []}')
+    assert run("verify", "web", monkeypatch=monkeypatch) == 1
+    assert "no agent runs on node n1" in capfd.readouterr().err
+    assert run("verify", monkeypatch=monkeypatch) == 2
