@@ -16,8 +16,8 @@ pytestmark = pytest.mark.cluster
 
 def test_uninstall(cluster: Cluster) -> None:
     """Uninstalled, the node is as it was, and pods that run end cleanly."""
-    waiting = {"command": ["/pause", "-P"]}
-    cluster.apply(pod("last", pause_proxy=True, **waiting), pod("last-plain", mesh=False, **waiting))
+    wait = ["/pause", "-P"]
+    cluster.apply(pod("last", pause_proxy=True, command=wait), pod("last-plain", mesh=False, command=wait))
     cluster.kubectl("wait", "pod", "last", "last-plain", "--for=condition=Ready", "--timeout=120s")
     if cluster.method == "chart":
         cluster.helm("uninstall", "istio-capture", "-n", NAMESPACE, "--wait", "--timeout", "280s")
