@@ -1,7 +1,7 @@
 """Which pods are captured: a list of reasons to leave one alone, of which the first that holds counts.
 
 Upstream's list (istio/istio, ``cni/pkg/plugin/plugin.go``), in its order. What a source of facts does not know is
-as if it were not said, and so is a truth value that Go's ParseBool cannot read, as upstream has it. One line is not
+not given, and so is a truth value that Go's ParseBool cannot read, as upstream has it. One line is not
 upstream's plugin's but its injector's, which leaves the capture out where the interception mode is NONE.
 """
 
@@ -32,7 +32,7 @@ class Line(Value):
 
 
 def reason_by_name(identity: Identity | None, configuration: Configuration) -> str:
-    """Return why a pod is left alone whatever it is like, so that nobody need be asked about it; else ""."""
+    """Return why a pod is left alone whatever it is like, so that no source is needed; else ""."""
     if identity is None:
         return "not a pod of Kubernetes: CNI_ARGS name no K8S_POD_NAMESPACE and K8S_POD_NAME"
     if identity.namespace in configuration.exclude_namespaces:
@@ -99,10 +99,10 @@ def warnings_about(pod: Pod, line: Line | None) -> list[str]:
     """Return what is probably not meant: truth values that count for nothing, and a proxy without capture."""
     origin, text = _injection(pod)
     envoy = pod.proxy.environment.get(DISABLE_ENVOY, "")
-    said = ((origin, text), (f"environment {DISABLE_ENVOY} of {pod.proxy.environment_from}", envoy))
+    given = ((origin, text), (f"environment {DISABLE_ENVOY} of {pod.proxy.environment_from}", envoy))
     warnings = [
         f"{where}: {word!r} is ignored: expected true or false (or 1, 0, t, f), as Istio reads it"
-        for where, word in said
+        for where, word in given
         if word and word not in TRUE + FALSE
     ]
     if line is REFUSES_INJECTION and STATUS_ANNOTATION in pod.annotations and not _has_no_proxy(pod):

@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from capture import operations
 from capture.errors import CaptureError, NotProvenError, ValidationError
 from capture.model.addresses import AF, address_text
+from capture.model.ruleset import PolicyRoute
 from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.rtnetlink import open_route
@@ -29,6 +30,7 @@ from capture.settings.families import FAMILY_NAMES
 from capture.settings.options import PROBE_FROM_OUTSIDE, PROBE_PORT, PROBE_TIMEOUT, REQUIRE_PROOF, SKIP_RULE_APPLY
 from capture.state.impediments import impediments
 from capture.state.netns import Entered
+from capture.state.routes import missing
 from initcontainer.outside import Outside
 from initcontainer.probes import DOCUMENTATION, Chooser, Probe, captured_sides
 from initcontainer.proof import Prover, endpoint
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.model.addresses import Family
+    from capture.model.ruleset import Ruleset
     from capture.settings.config import CaptureConfig, Host
     from capture.settings.settings import Settings
 
@@ -69,8 +72,7 @@ def validate(settings: Settings, namespace: str | None, host: Host) -> Validatio
     with Entered(namespace):
         config, _ = resolve(settings, host)
         desired = build_ruleset(config)
-        for found in impediments(desired):
-            raise ValidationError(f"validation failed: {found.says}", found.remedy)
+        _look_beside_the_rules(desired, settings)
         chooser = Chooser(config, desired, host.pod_addresses(), settings[PROBE_PORT])
         with ExitStack() as made:
             proven, unproven = _by_connections(settings, host, config, chooser, made)
@@ -78,6 +80,18 @@ def validate(settings: Settings, namespace: str | None, host: Host) -> Validatio
             by_rules, unknown = _by_rules(settings, chooser)
             proven, unproven = [*proven, *by_rules], [*unproven, *unknown]
         return Validation(tuple(proven), tuple(unproven))
+
+
+def _look_beside_the_rules(desired: Ruleset, settings: Settings) -> None:
+    """Raise ValidationError for what loses packets that the rules send to the proxy; to read it takes no privilege."""
+    for found in impediments(desired):
+        raise ValidationError(f"validation failed: {found.says}", found.remedy)
+    for need in missing(desired):
+        if isinstance(need, PolicyRoute):
+            says = (
+                f"the policy rule or the route for mark {need.mark:#x} is missing (table {need.table}, {need.family})"
+            )
+            raise ValidationError(f"validation failed: {says}: TPROXY delivers by them", _author(settings))
 
 
 def _by_connections(

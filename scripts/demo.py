@@ -22,6 +22,7 @@ from pathlib import Path
 
 from envoy_bootstrap import INBOUND_PORT, OUTBOUND_PORT, Service, Sidecar
 from envoy_proxy import PROXY_UID, Envoy, LogLine, start_envoy
+from private_mounts import make_private
 from proxies import APP_UID, Seen, start_app
 from pytest_netns import CommandError, Endpoint, NamespaceFactory, Pod
 
@@ -149,6 +150,7 @@ def main() -> int:
         print("the demo makes network namespaces: run it as root (sudo make demo)", file=sys.stderr)
         return 2
     started = time.monotonic()
+    make_private()  # nothing stays under /run
     try:
         with NamespaceFactory() as netns:
             results = play(netns)

@@ -102,7 +102,7 @@ class Node:
 
     def command(self, command: Sequence[str | os.PathLike[str]]) -> list[str]:
         """Return a command line that runs a command in the node."""
-        enter = ["nsenter", f"--target={self.pid}", "--mount", "--root", "--wd", "--pid", "--net", "--"]
+        enter = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--net", "--"]
         return enter + [os.fspath(word) for word in command]
 
     def run(

@@ -60,7 +60,9 @@ def podman_in(node: Node) -> Podman:
     def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return node.run(["podman", *arguments], env=environ, check=check)
 
-    run("load", "--quiet", "--input", str(directory / "image.tar"))
+    loaded = run("load", "--quiet", "--input", str(directory / "image.tar"), check=False)
+    require("cni support is not enabled" not in loaded.stderr, "this podman was built without CNI, for netavark")
+    assert loaded.returncode == 0, loaded.stderr
     return run
 
 

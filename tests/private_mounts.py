@@ -12,12 +12,14 @@ import ctypes
 import os
 
 CLONE_NEWNS = 0x00020000  # linux/sched.h
-MS_REC, MS_PRIVATE = 1 << 14, 1 << 18  # linux/mount.h
+MS_BIND, MS_REC, MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18  # linux/mount.h
+MNT_DETACH = 2  # linux/fs.h
+PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}  # no function of the C library
 
 PLACES = ("/run/istio-capture", "/run/netns")
 
 OWN_MOUNTS = ("unshare", "--mount", "--propagation", "unchanged")
-"""Runs a command with mounts of its own. Those of this process are private; to say so again fails in a chroot."""
+"""Runs a command with mounts of its own. Those of this process are private already."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -34,24 +36,30 @@ def make_private() -> None:
 
 
 def _stop_propagation() -> None:
-    """Make every mount of the namespace private.
+    """Make every mount of the namespace private, and the root directory of a chroot the root of the namespace.
 
-    That is said of mount points, and the root directory of a chroot is none. So go up to the root of the namespace
-    for a moment: ``..`` ends at the root directory only if that is above the working directory (chroot(2)).
+    Propagation is said of mount points, which the root of a chroot is not; and in a chroot the kernel makes no user
+    namespaces, and runc no containers. So leave it for a moment: ``..`` ends at the root directory only if that is
+    above the working directory (chroot(2)). Then bind the directory to itself, and pivot into it (pivot_root(2)).
     """
-    root, here = os.open("/", os.O_PATH), os.open(".", os.O_PATH)
+    here, root = os.getcwd(), os.open("/", os.O_PATH)
     try:
         os.chroot("/run")
         os.fchdir(root)
         while not os.path.samestat(os.stat("."), os.stat("..")):
             os.chdir("..")
-        _check(_libc.mount(b"none", b".", None, MS_REC | MS_PRIVATE, None))
-    finally:
-        os.fchdir(root)
+        is_chroot = not os.path.samestat(os.stat("."), os.stat(root))
         os.chroot(".")
-        os.fchdir(here)
+        _check(_libc.mount(b"none", b".", None, MS_REC | MS_PRIVATE, None))
+        if is_chroot:
+            place = os.readlink(f"/proc/self/fd/{root}").encode()
+            _check(_libc.mount(place, place, None, MS_BIND | MS_REC, None))
+            os.chdir(place)
+            _check(_libc.syscall(PIVOT_ROOT[os.uname().machine], b".", b"."))
+            _check(_libc.umount2(b".", MNT_DETACH))
+    finally:
         os.close(root)
-        os.close(here)
+        os.chdir(here)
 
 
 def _check(result: int) -> None:

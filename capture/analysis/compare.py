@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.analysis.canonical import CanonicalTables
-    from capture.analysis.examples import Example
+    from capture.analysis.effects import Effect
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule, Ruleset, TableName
 
@@ -44,11 +44,10 @@ class Difference(Value):
 
     Kinds: a rule of ours is ``missing``; a rule in our chain, or one of ours elsewhere, is ``unexpected``; a
     ``foreign`` rule stands before ours and may take traffic away or change its marks; a built-in chain has
-    another ``policy``; a ``family`` is captured that should not be. ``example`` is a packet that goes elsewhere
-    because of it.
+    another ``policy``; a ``family`` is captured that should not be. ``effect`` is what it does to packets.
     """
 
-    not_compared = ("example",)
+    not_compared = ("effect",)
 
     family: Family
     table: TableName
@@ -57,7 +56,7 @@ class Difference(Value):
     rule: Rule | None = None
     position: int = 0
     policy: str = ""
-    example: Example | None = None
+    effect: Effect | None = None
 
     @property
     def is_ours(self) -> bool:
@@ -76,6 +75,19 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
         wanted = canonical(desired, family)
         for place in dict.fromkeys((*wanted, *there)):
             found += _chain_differences(family, place, wanted, there)
+    return found
+
+
+def foreign_places(desired: Ruleset, live: Ruleset, family: Family) -> dict[tuple[TableName, str], frozenset[int]]:
+    """Return where in built-in chains of the live rules, in their canonical form, foreign rules are."""
+    wanted, found = canonical(desired, family), {}
+    for place, there in canonical(live, family).items():
+        table, name = place
+        if not is_our_chain(name) and not is_hooked_elsewhere(name):
+            _, extra = _only_in_one(wanted.get(place, EMPTY).rules, there.rules)
+            positions = frozenset(position for position, rule in extra if shape(table, name, rule) != CERTAIN)
+            if positions:
+                found[place] = positions
     return found
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from capture.analysis.decision_list import Box, DecisionList
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.meaning import Goto, Translate, Untrack, meaning
-from capture.analysis.space import DESTINATION, IN, LISTED, NONE, OUT, PORT, STATE, gathered
+from capture.analysis.space import DESTINATION, IN, LISTED, NONE, OUT, PORT, PROTOCOL, STATE, gathered
 from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS, REDIRECTED_BY, Fate
 from capture.model.addresses import BITS, IPV4, Network
 from capture.model.packet import LOOPBACK
@@ -205,7 +205,7 @@ class Compiler:
         to_proxy = self._fate(Fate("proxy-inbound", ports[0]))
         for mark in self.routed:
             is_new = self.diagrams.negation(self.space.marked("first", mark, ALL_BITS))
-            got = both(self.space.marked("mark", mark, ALL_BITS), is_new)
+            got = both(both(self.space.numbers(PROTOCOL, [(0, 0)]), self.space.marked("mark", mark, ALL_BITS)), is_new)
             found = choose(both(both(arrives, known), got), to_proxy, found)
         return found
 

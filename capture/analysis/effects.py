@@ -9,9 +9,11 @@ from __future__ import annotations
 from capture.analysis.compiler import ANYTHING, INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import in_words, parts, simplified, witness
-from capture.analysis.space import GID, STATE, UID, PacketSpace
+from capture.analysis.space import FIELDS, GID, IN, OUT, STATE, UID, PacketSpace
 from capture.analysis.trace import Fate, whole_way
-from capture.model.ruleset import ALL_BITS, CONNECTION_STATES
+from capture.model.addresses import merge_ranges
+from capture.model.packet import LOOPBACK
+from capture.model.ruleset import ALL_BITS, CONNECTION_STATES, Jump, OwnerGid, OwnerUid
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from capture.analysis.trace import Trace
     from capture.model.addresses import Family
     from capture.model.packet import Packet
+    from capture.model.ruleset import Rule, Ruleset, Span
 
 CAPTURED = ("proxy-outbound", "proxy-inbound", "dns")
 NEW = CONNECTION_STATES.index("NEW")
@@ -59,6 +62,14 @@ class Effect(Value):
     regions: tuple[str, ...]
 
     @property
+    def is_plain(self) -> bool:
+        """Return whether packets go elsewhere; else only a mark is another, or it is not known where they go."""
+        change = self.change
+        if isinstance(change, Unjudged) or change.after is None:
+            return False
+        return change.before.replace(marked=False) != change.after.replace(marked=False)
+
+    @property
     def is_certain(self) -> bool:
         """Return whether the packets fare otherwise for certain."""
         return isinstance(self.change, Change)
@@ -78,20 +89,29 @@ class Comparison:
         self._compilers = Compiler(self.space, before), Compiler(self.space, after)
         self._realistic = realistic(self.space, self._compilers)
         self._nothing = self.diagrams.leaf(None)
+        self._known: dict[Direction, tuple[int, int]] = {}
 
-    def effects(self, *, only_captured: bool = False) -> Iterator[Effect]:
+    def effects(self, *, only_captured: bool = False, among: Rule | None = None) -> Iterator[Effect]:
         """Yield what differs: for first packets of connections without a mark if there it does, else for others.
 
-        With ``only_captured`` packets are in question that are captured, would be if another user sent them, or
-        belong to a connection that is.
+        With ``only_captured`` packets are in question that are captured, that the proxy sends on, or that belong to
+        such a connection. With a rule, only those that it may speak of.
         """
         for direction in (INBOUND, OUTBOUND):
             found = self.differing(direction, only_captured=only_captured)
+            if among is not None and found != self._nothing:
+                found = self.diagrams.choose(self._may_match(among), found, self._nothing)
             for frame in self._frames() if found != self._nothing else ():
                 framed = self.diagrams.choose(frame, found, self._nothing)
                 if framed != self._nothing:
                     yield from self._effects(direction, framed, frame)
                     break
+
+    def _may_match(self, rule: Rule) -> int:
+        """Return packets that a rule may match, wherever on their way they come to it, and with whatever mark."""
+        matches = self.space.rule(rule, ("any", rule), is_native=self.situations[0].is_native)
+        changing = {IN, OUT, *range(len(FIELDS), len(self.space.domains))}
+        return self.diagrams.possible(matches, changing)
 
     def is_realistic(self, packet: Packet) -> bool:
         """Return whether a kernel can show a packet."""
@@ -107,7 +127,7 @@ class Comparison:
 
     def differing(self, direction: Direction, *, only_captured: bool = False) -> int:
         """Return the function to None where packets fare alike, else to a Change or Unjudged."""
-        before, after = (compiler.fates(direction) for compiler in self._compilers)
+        before, after = self._fates(direction)
         if before == after:
             return self._nothing
         among = self._realistic[direction]
@@ -116,15 +136,34 @@ class Comparison:
         raw = self.diagrams.choose(among, self.diagrams.differing(before, after), self._nothing)
         return self._settled(raw)
 
+    def _fates(self, direction: Direction) -> tuple[int, int]:
+        if direction not in self._known:
+            before, after = self._compilers
+            self._known[direction] = before.fates(direction), after.fates(direction)
+        return self._known[direction]
+
     def _in_question(self, direction: Direction, before: int, after: int) -> int:
         """Return packets of which the capture takes care: also the proxy's own, and those that follow a first one."""
         diagrams, space = self.diagrams, self.space
         captured = diagrams.both(diagrams.mapped(before, _is_captured, "captured"), self._realistic[direction])
-        owners = [UID, GID, *(space.mark_level("connection", group) for group in range(len(space.groups)))]
-        by_anybody = diagrams.possible(captured, owners)
-        follows = diagrams.both(space.state_in("ESTABLISHED", "RELATED"), diagrams.restricted(by_anybody, STATE, NEW))
+        marks = [space.mark_level("connection", group) for group in range(len(space.groups))]
+        by_anybody = diagrams.possible(captured, [UID, GID, *marks])
+        first = diagrams.either(diagrams.possible(captured, marks), diagrams.both(by_anybody, self._sent_by_proxy()))
+        lo = space.interface(LOOPBACK)
+        # Over lo those of redirected connections have another destination by then, and none of their own to judge by.
+        stays = diagrams.both(diagrams.mapped(before, _is_redirected, "redirected"), space.numbers(OUT, [(lo, lo)]))
+        later = diagrams.restricted(diagrams.both(first, diagrams.negation(stays)), STATE, NEW)
+        follows = diagrams.both(space.state_in("ESTABLISHED", "RELATED"), later)
         newly = diagrams.mapped(after, _is_captured, "captured")
-        return diagrams.either(diagrams.either(by_anybody, follows), newly)
+        return diagrams.either(diagrams.either(first, follows), newly)
+
+    def _sent_by_proxy(self) -> int:
+        """Return packets of the proxy, by user and group: from it captured connections go on."""
+        found = self.diagrams.yes
+        for kind, level in ((OwnerUid, UID), (OwnerGid, GID)):
+            ids = merge_ranges((span.first, span.last) for span in proxy_ids(self.situations[0].ruleset, kind))
+            found = self.diagrams.both(found, self.space.numbers(level, ids) if ids else self.diagrams.no)
+        return found
 
     def _settled(self, node: int) -> int:
         """Return the function with what is unknown folded into its values."""
@@ -160,8 +199,28 @@ class Comparison:
         )
 
 
+def proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[Span]:
+    """Yield the users, or groups, of the proxy: those whose calls to their own pod are captured."""
+    for table in ruleset.tables:
+        for chain in table.chains:
+            for rule in chain.rules:
+                if isinstance(rule.verdict, Jump) and chain_key(rule.verdict.chain) == "ISTIO_IN_REDIRECT":
+                    for match in rule.matches:
+                        if isinstance(match, kind) and not match.negated:
+                            yield from match.ids
+
+
+def chain_key(name: str) -> str:
+    """Return a chain's name in one spelling."""
+    return name.upper().replace("-", "_")
+
+
 def _is_captured(fate: Hashable) -> bool:
     return isinstance(fate, Fate) and (fate.outcome in CAPTURED or fate.marked)
+
+
+def _is_redirected(fate: Hashable) -> bool:
+    return isinstance(fate, Fate) and fate.port is not None
 
 
 def _verdict(values: list[Hashable]) -> Change | Unjudged | None:

@@ -55,6 +55,8 @@ class ForeignChain(Value):
     """Whether nobody can tell if it is older: between legacy tables and nf_tables nothing does."""
     is_native: bool = True
     """Whether it is written in nf_tables' own expressions, not in those of iptables."""
+    is_worth_notes: bool = True
+    """Whether a rule of it without effect is worth a note."""
 
     @property
     def entry(self) -> Chain:

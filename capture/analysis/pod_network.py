@@ -29,6 +29,7 @@ def read_pod_network() -> PodNetwork:
     return PodNetwork(
         own=global_ones + tuple(a for a in default.own if a.family not in {o.family for o in global_ones}),
         interface=next(iter(up), default.interface),
+        others=tuple(link.name for link in links.values() if link.name not in up[:1]),
     )
 
 

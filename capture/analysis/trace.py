@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from capture.analysis.meaning import Goto, Translate, Untrack, holds_for, meaning
 from capture.analysis.stations import Situation
-from capture.model.addresses import BITS, IPV4, Network
+from capture.model.addresses import BITS, IPV4, IPV6, Network
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.ruleset import (
     MANGLE,
@@ -60,9 +60,9 @@ if TYPE_CHECKING:
     from capture.analysis.foreign import ForeignChain
     from capture.analysis.meaning import Meaning
     from capture.analysis.stations import Station
-    from capture.model.ruleset import Chain, Match, PolicyRoute, Ruleset
+    from capture.model.ruleset import Chain, Match, Ruleset
 
-    Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected"]
+    Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
 
 NAT_STATES = ("NEW", "RELATED")
 """Connection states in which the nat table is asked; later packets follow the first one."""
@@ -112,8 +112,11 @@ class Trace(Value):
 
     ``translated`` is what a rule made of where the packet was addressed to.
     ``marked`` is whether a transparent capture's mark leads it, or what else its connection sends, to the proxy.
-    ``lacks`` are routes that the outcome depends on and the namespace does not have.
+    ``lacks`` says which routes the outcome depends on and the namespace does not have. ``policy`` is the base chain
+    whose policy dropped the packet.
     """
+
+    not_compared = ("policy",)
 
     packet: Packet
     outcome: Outcome
@@ -123,7 +126,8 @@ class Trace(Value):
     transparent: bool = False
     marked: bool = False
     translated: Translate | None = None
-    lacks: tuple[PolicyRoute, ...] = ()
+    lacks: tuple[str, ...] = ()
+    policy: Station | None = None
 
     @property
     def address(self) -> Network | None:
@@ -178,6 +182,7 @@ class _Walk:
         """The rule of nat that decided on the connection; there is one at most."""
         self.transparent: Step | None = None
         self.is_dropped = False
+        self.policy: Station | None = None
         self._entered: list[str] = []
 
     def through(self, hook: str, *, with_nat: bool = True) -> None:
@@ -190,6 +195,7 @@ class _Walk:
             decided = self._chain(station, station.entry, 0)
             if not decided and station.entry.policy_for(self.packet.family) == "DROP":
                 self.is_dropped = True
+                self.policy = station
 
     def _chain(self, station: Station, chain: Chain, depth: int) -> bool:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
@@ -207,9 +213,9 @@ class _Walk:
                     if self._called(station, target, depth):
                         return True
                 case Goto(chain=target):
-                    return self._called(station, target, depth) or (depth == 0 and self._end_of_built_in(chain))
+                    return self._called(station, target, depth) or (depth == 0 and self._end_of_built_in(station))
                 case Return():
-                    return depth == 0 and self._end_of_built_in(chain)
+                    return depth == 0 and self._end_of_built_in(station)
                 case UnknownVerdict():
                     self.path[-1] = step.replace(certain=False)
                 case verdict:
@@ -226,10 +232,11 @@ class _Walk:
         self._entered.pop()
         return decided
 
-    def _end_of_built_in(self, chain: Chain) -> bool:
+    def _end_of_built_in(self, station: Station) -> bool:
         """Leave a built-in chain by RETURN: its policy decides."""
-        if chain.policy_for(self.packet.family) == "DROP":
+        if station.entry.policy_for(self.packet.family) == "DROP":
             self.is_dropped = True
+            self.policy = station
         return True
 
     def _note_uncertain(self, step: Step) -> None:
@@ -297,8 +304,13 @@ class _Walk:
             transparent=is_transparent,
             marked=self._is_marked(),
             translated=mapping if isinstance(mapping, Translate) else None,
-            lacks=self.situation.without if is_transparent else (),
+            lacks=self._lacks() if is_transparent else (),
+            policy=self.policy,
         )
+
+    def _lacks(self) -> tuple[str, ...]:
+        of_ipv6 = self.first.family == IPV6
+        return tuple(command for command in self.situation.without if command.startswith("ip -6") == of_ipv6)
 
     def _last_decision(self) -> Step | None:
         """Return the last rule that let go of the packet or threw it away."""
@@ -312,7 +324,7 @@ class _Walk:
 
     def _goes_to_the_transparent_socket(self) -> bool:
         """Return whether a packet of a known connection got a mark that routes it to the proxy's socket."""
-        is_known = self.packet.state in OF_KNOWN_CONNECTIONS
+        is_known = self.packet.state in OF_KNOWN_CONNECTIONS and self.packet.protocol == "tcp"
         marked = self.packet.mark in self._routed_marks() and self.first.mark != self.packet.mark
         return is_known and self._arrives() and marked and bool(self._transparent_rules())
 

@@ -6,6 +6,7 @@ import os
 
 import click
 
+from capture.model.addresses import Network, parse_address
 from capture.model.ruleset import FAMILIES
 from capture.report.listings import SHOWN_TABLES
 from capture.report.option_texts import by_topic, flags_text, heading, help_text
@@ -217,3 +218,24 @@ def part_options() -> list[click.Parameter]:
         click.Option(["--family"], type=click.Choice(FAMILIES), help="Show this family only."),
         click.Option(["--table", "table_name"], type=click.Choice(SHOWN_TABLES), help="Show this table only."),
     ]
+
+
+# --- the pod's name servers ----------------------------------------------------------------------
+
+
+def dns_servers_option() -> click.Parameter:
+    """Return ``--dns-servers``; a command gets it as ``dns_servers``, a tuple of addresses."""
+    return click.Option(
+        ["--dns-servers"],
+        metavar="LIST",
+        default="",
+        callback=_addresses,
+        help="The pod's name servers, for captures of DNS by server.  [default: those of resolv.conf in the pod]",
+    )
+
+
+def _addresses(ctx: click.Context, _param: click.Parameter, text: str) -> tuple[Network, ...]:
+    try:
+        return tuple(parse_address(each.strip()) for each in text.split(",") if each.strip())
+    except ValueError:
+        raise click.BadParameter(f"invalid value {text!r}: expected addresses, separated by commas", ctx) from None

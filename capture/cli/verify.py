@@ -5,9 +5,11 @@ from __future__ import annotations
 import click
 
 from capture import operations
+from capture.analysis.compare import Difference
 from capture.cli.options import (
     CaptureCommand,
     capture_options,
+    dns_servers_option,
     explicit,
     flags,
     format_option,
@@ -15,16 +17,20 @@ from capture.cli.options import (
     part_options,
 )
 from capture.cli.why import cause_as_plain, causes_in_words
-from capture.errors import EXIT_DONE, EXIT_DRIFT
+from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.model.ruleset import LoopbackAddress
 from capture.operations.diagnosis import check_proxy
-from capture.report.differences import as_plain, in_words, notes_in_words
+from capture.operations.inference import inferred_flags
+from capture.report.differences import NOTHING_APPLIED, as_plain, doubts_in_words, in_words, notes_in_words
+from capture.report.output import SCHEMA
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.analysis.compare import Difference
-    from capture.analysis.findings import Obstacle
-    from capture.model.addresses import Family
+    from collections.abc import Iterator, Sequence
+
+    from capture.analysis.causes import Cause
+    from capture.analysis.judgement import Obstacle
+    from capture.model.addresses import Family, Network
     from capture.model.ruleset import PolicyRoute, TableName
     from capture.operations import Verified
     from capture.state.impediments import Impediment
@@ -47,6 +53,7 @@ capture verify --format json | jq -r '.differences[].message'
             metavar="URL",
             help="Compare Envoy's listeners with the capture, too: its admin interface, http://127.0.0.1:15000.",
         ),
+        dns_servers_option(),
         format_option("table", "json"),
     ],
     examples=EXAMPLES,
@@ -60,37 +67,76 @@ def verify(
     family: Family | None,
     table_name: TableName | None,
     proxy_admin: str | None,
+    dns_servers: tuple[Network, ...],
 ) -> int:
-    """Compare the live rules with what the options ask for; exit code 4 if they differ.
+    """Compare the live rules with the configuration; exit code 4 if they differ, 5 if that cannot be told.
 
-    Without options of the capture: with what was applied there, if that is known. Order counts, and so does each
-    family; counters do not. A rule of somebody else that takes traffic away before it reaches ours, or changes a
-    mark by which ours tell packets apart, is a difference. With --family and --table, only what differs there counts.
+    Without options of the capture: with what was applied there, if that is recorded. In our own chains every rule
+    counts, in order, in each family; counters do not. A foreign rule is a difference exactly if some packet of a
+    captured connection fares otherwise because of it. With --family and --table, only what differs there counts.
     """
     settings = explicit(ctx)
-    verified = part_of(operations.verify(settings, namespace, prefer_recorded=not flags(ctx)), family, table_name)
+    verified = operations.verify(
+        settings, namespace, operations.host_of(namespace, dns_servers), prefer_recorded=not flags(ctx)
+    )
+    verified = part_of(verified, family, table_name)
     causes = check_proxy(proxy_admin, settings if flags(ctx) else None, namespace) if proxy_admin else ()
-    asked = "was applied here" if verified.from_record else "the options ask for"
     if form == "json":
         import json  # 7 ms, for this format only
 
-        plain = {"as_asked": verified.holds, "compared_with": asked, "differences": as_plain(verified)}
-        plain["notes"] = list(notes_in_words(verified))
-        plain["proxy"] = [cause_as_plain(cause) for cause in causes]
-        click.echo(json.dumps(plain, indent=1))
-    elif verified.holds:
-        click.echo(f"as asked: the live rules are what {asked}")
+        click.echo(json.dumps(verified_as_plain(verified, causes), indent=1))
     else:
-        found = list(in_words(verified))
-        click.echo(f"{len(found)} difference{'s' if len(found) > 1 else ''} from what {asked}:")
-        for sentence in found:
-            click.echo(f"  {sentence}")
-    if form == "table":
-        for sentence in notes_in_words(verified):
-            click.echo(f"note: {sentence}")
-        for line in causes_in_words(causes):
+        for line in (*verified_in_words(verified), *causes_in_words(causes)):
             click.echo(line)
-    return EXIT_DONE if verified.holds and not causes else EXIT_DRIFT
+    if not verified.holds or verified.is_nothing_applied or causes:
+        return EXIT_DRIFT
+    return EXIT_DONE if verified.is_certain else EXIT_UNKNOWN
+
+
+def verified_in_words(verified: Verified) -> Iterator[str]:
+    """Yield the summary first, then each difference, what cannot be judged, and notes."""
+    found = list(in_words(verified))
+    reference = _reference(verified)
+    if found == [NOTHING_APPLIED]:
+        yield NOTHING_APPLIED
+    elif found:
+        yield f"drift: {len(found)} difference{'s' if len(found) > 1 else ''} from the {reference}"
+    elif verified.is_certain:
+        yield f"in sync: live rules match the {reference}"
+    elif verified.has_reference:
+        yield f"cannot be judged: live rules match the {reference} as far as can be told"
+    else:
+        yield "consistent, but there is no reference: nothing says what the rules should be"
+    if found == [NOTHING_APPLIED]:
+        return
+    yield from (f"  {sentence}" for sentence in found)
+    for sentence in doubts_in_words(verified):
+        yield f"not judged: {sentence}"
+    if not verified.has_reference and verified.live.tables:
+        yield f"the live rules amount to: {' '.join(inferred_flags(verified.desired)) or 'no capture'}"
+    for sentence in notes_in_words(verified):
+        yield f"note: {sentence}"
+
+
+def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, object]:
+    """Return what verify found, for JSON."""
+    return {
+        "schema": SCHEMA,
+        "as_asked": verified.holds,
+        "certain": verified.is_certain,
+        "compared_with": _reference(verified),
+        "differences": as_plain(verified),
+        "not_judged": list(doubts_in_words(verified)),
+        "notes": list(notes_in_words(verified)),
+        "live_settings": None if verified.has_reference else inferred_flags(verified.desired),
+        "proxy": [cause_as_plain(cause) for cause in causes],
+    }
+
+
+def _reference(verified: Verified) -> str:
+    if not verified.has_reference:
+        return "live rules of the capture"
+    return "applied configuration" if verified.from_record else "configuration that the options ask for"
 
 
 def part_of(verified: Verified, family: Family | None, table_name: TableName | None) -> Verified:
@@ -104,7 +150,14 @@ def part_of(verified: Verified, family: Family | None, table_name: TableName | N
         obstacles=tuple(found for found in verified.obstacles if _is_beside(found, family, table_name)),
         uncaptured=verified.uncaptured if table_name is None and family in (None, "ipv6") else (),
         harmless=tuple(found for found in verified.harmless if _is_beside(found, family, table_name)),
+        unjudged=tuple(found for found in verified.unjudged if _is_part(found, family, table_name)),
     )
+
+
+def _is_part(found: Difference | Obstacle, family: Family | None, table_name: TableName | None) -> bool:
+    if isinstance(found, Difference):
+        return _is_in(found, family, table_name)
+    return _is_beside(found, family, table_name)
 
 
 def _is_in(found: Difference, family: Family | None, table_name: TableName | None) -> bool:

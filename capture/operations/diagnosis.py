@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from capture.analysis.trace import Trace
     from capture.model.packet import Packet
     from capture.model.ruleset import PolicyRoute
-    from capture.operations import Namespace, Verified
+    from capture.operations.results import Verified
+    from capture.operations.target import Namespace
     from capture.state.impediments import Impediment
     from capture.state.record import Record
 

@@ -4,71 +4,115 @@ from __future__ import annotations
 
 from capture.backends.iptables.entries import expanded
 from capture.backends.iptables.render import rule_text
+from capture.model.addresses import address_text
 from capture.model.ruleset import LoopbackAddress, RestoreMark, SaveMark, SetMark
 from capture.report.packet_words import packet_in_words
 from capture.settings.families import FAMILY_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from capture.analysis.compare import Difference
-    from capture.analysis.examples import Example
-    from capture.analysis.findings import Obstacle
+    from capture.analysis.effects import Effect
+    from capture.analysis.judgement import Obstacle
+    from capture.analysis.trace import Fate
     from capture.model.addresses import Family
     from capture.model.ruleset import PolicyRoute, Rule
     from capture.operations import Other, Verified
 
-TAKES_AWAY = "belongs to somebody else, and takes traffic away before it reaches ours"
-CHANGES_MARKS = "belongs to somebody else, and changes a mark by which ours tell packets apart"
-TAKES_NOTHING = "belongs to somebody else, and takes no traffic away from us"
+DIVERTS = "foreign rule precedes ours and diverts captured traffic"
+CHANGES_MARKS = "foreign rule precedes ours and changes a mark that they depend on"
+NO_EFFECT = "foreign rule without effect on captured traffic"
+UNJUDGED = "foreign rule may divert captured traffic, which cannot be judged"
 MARKING = (SetMark, SaveMark, RestoreMark)
 MEANINGS = {
     "missing": "is missing",
-    "unexpected": "should not be there",
+    "unexpected": "is unexpected",
     "family": "captures a family that should not be captured",
 }
+NOTHING_APPLIED = "nothing is applied here: the namespace has no rules of the capture"
+MAX_SINGLE = 20
+"""More differences than these are told by chain."""
+MAX_REGIONS = 3
 
 
 def in_words(verified: Verified) -> Iterator[str]:
-    """Yield a sentence for each difference."""
-    for difference in verified.differences:
-        yield difference_in_words(difference)
+    """Yield a sentence for each difference, or for each chain if they are many; one where nothing is applied."""
+    if verified.is_nothing_applied:
+        yield NOTHING_APPLIED
+        return
+    yield from _grouped(verified.differences, difference_in_words)
     for need in verified.missing:
         yield f"{_need(need)} is missing"
     for impediment in verified.impediments:
         yield impediment.says
     for other in verified.others:
-        yield f"{_second_set(other)}{_example_in_words(other.example)}"
+        yield f"{_second_set(other)}{effect_in_words(other.effect)}"
     for obstacle in verified.obstacles:
-        yield f"{_obstacle(obstacle)}{_example_in_words(obstacle.example)}"
+        yield f"{_obstacle(obstacle)}{effect_in_words(obstacle.effect)}"
     yield from verified.uncaptured
 
 
+def doubts_in_words(verified: Verified) -> Iterator[str]:
+    """Yield a sentence for each thing that cannot be judged."""
+    from capture.analysis.compare import Difference  # where something is to be told
+
+    if not verified.has_reference:
+        yield "no record here: without one, or options, nothing says what our own rules should be"
+    for each in verified.unjudged:
+        if isinstance(each, Difference):
+            place, rule = _place(each), text_of(each.rule, each.family) if each.rule else f"policy {each.policy}"
+        else:
+            place, rule = _place_beside(each), _rule_beside(each)
+        yield f"{place}: {UNJUDGED}: {rule}{effect_in_words(each.effect)}"
+    yield from verified.doubts
+
+
 def notes_in_words(verified: Verified) -> Iterator[str]:
-    """Yield a sentence for each rule of somebody else that is worth a note, and no difference."""
-    for note in verified.notes:
-        if note.rule is not None:
-            rule = text_of(note.rule, note.family)
-            yield f"{_place(note)} {TAKES_NOTHING}: {rule}"
-    for obstacle in verified.harmless:
-        yield f"{_place_beside(obstacle)} {TAKES_NOTHING}: {_rule_beside(obstacle)}"
+    """Yield a sentence for each foreign rule that is worth a note, and no difference."""
     yield from verified.remarks
+    yield from _grouped(verified.notes, _note)
+    if len(verified.harmless) > MAX_SINGLE:
+        places = [_place_beside(each) for each in verified.harmless]
+        for place in dict.fromkeys(places):
+            yield f"{place}: {NO_EFFECT}: {places.count(place)} rules"
+        return
+    for obstacle in verified.harmless:
+        yield f"{_place_beside(obstacle)}: {NO_EFFECT}: {_rule_beside(obstacle)}"
+
+
+def _note(note: Difference) -> str:
+    rule = text_of(note.rule, note.family) if note.rule else ""
+    return f"{_place(note)}: {NO_EFFECT}: {rule}"
+
+
+def _grouped(found: Sequence[Difference], words: Callable[[Difference], str]) -> Iterator[str]:
+    """Yield a sentence for each difference; if there are many, for each chain and kind with the first of them."""
+    if len(found) <= MAX_SINGLE:
+        yield from map(words, found)
+        return
+    groups: dict[tuple[str, ...], list[Difference]] = {}
+    for each in found:
+        groups.setdefault((each.family, each.table, each.chain, each.kind), []).append(each)
+    for several in groups.values():
+        more = f" (and {len(several) - 1} more of this kind in this chain)" if len(several) > 1 else ""
+        yield f"{words(several[0])}{more}"
 
 
 def difference_in_words(difference: Difference) -> str:
     """Return a difference in a sentence."""
     if difference.rule is None:
         where = f"{FAMILY_NAMES[difference.family]} {difference.table} {difference.chain}"
-        return f"{where}: the policy is {difference.policy}, and should be ACCEPT"
+        return f"{where}: the policy is {difference.policy}, and should be ACCEPT{effect_in_words(difference.effect)}"
     rule = text_of(difference.rule, difference.family)
-    return f"{_place(difference)} {_meaning(difference)}: {rule}{_example_in_words(difference.example)}"
+    return f"{_place(difference)}{_meaning(difference)}: {rule}{effect_in_words(difference.effect)}"
 
 
 def _meaning(difference: Difference) -> str:
     if difference.kind == "foreign" and difference.rule is not None:
-        return CHANGES_MARKS if isinstance(difference.rule.verdict, MARKING) else TAKES_AWAY
-    return MEANINGS[difference.kind]
+        return f": {CHANGES_MARKS if isinstance(difference.rule.verdict, MARKING) else DIVERTS}"
+    return f" {MEANINGS[difference.kind]}"
 
 
 def _place(difference: Difference) -> str:
@@ -78,17 +122,17 @@ def _place(difference: Difference) -> str:
 
 def _second_set(other: Other) -> str:
     variant = f" {other.where.variant}" if other.where.variant else ""
-    return f"a second set of rules stands in {other.where.backend}{variant}"
+    return f"a second set of capture rules is in {other.where.backend}{variant}"
 
 
 def _obstacle(obstacle: Obstacle) -> str:
-    meaning = CHANGES_MARKS if obstacle.rule and isinstance(obstacle.rule.verdict, MARKING) else TAKES_AWAY
-    return f"{_place_beside(obstacle)} {meaning}: {_rule_beside(obstacle)}"
+    meaning = CHANGES_MARKS if obstacle.rule and isinstance(obstacle.rule.verdict, MARKING) else DIVERTS
+    return f"{_place_beside(obstacle)}: {meaning}: {_rule_beside(obstacle)}"
 
 
 def _place_beside(obstacle: Obstacle) -> str:
     there = obstacle.foreign_chain
-    return f"table {there.table}, chain {there.entry.name} ({there.hook}, priority {there.priority}): a rule"
+    return f"table {there.table}, chain {there.entry.name} ({there.hook}, priority {there.priority})"
 
 
 def _rule_beside(obstacle: Obstacle) -> str:
@@ -98,12 +142,31 @@ def _rule_beside(obstacle: Obstacle) -> str:
     return obstacle.rule.why or text_of(obstacle.rule, obstacle.rule.family or obstacle.foreign_chain.families[0])
 
 
-def _example_in_words(example: Example | None) -> str:
-    """Return what a difference does to some packet, if a packet was found to which it does anything."""
-    if example is None:
+def effect_in_words(effect: Effect | None) -> str:
+    """Return what a difference does to which packets, with a witness, if it does anything."""
+    if effect is None:
         return ""
-    packet = packet_in_words(example.packet)
-    return f" (so that {packet}: {example.live.outcome} instead of {example.asked.outcome})"
+    shown = effect.regions[:MAX_REGIONS]
+    more = len(effect.regions) - len(shown)
+    regions = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
+    return f" ({regions}: {_change(effect)}; witness: {packet_in_words(effect.packet)})"
+
+
+def _change(effect: Effect) -> str:
+    if not effect.is_certain:
+        return f"{fate_in_words(effect.before.fate)} -> ?"
+    return f"{fate_in_words(effect.before.fate)} -> {fate_in_words(effect.after.fate)}"
+
+
+def fate_in_words(fate: Fate) -> str:
+    """Return what becomes of packets: "proxy-outbound 15001", "direct to 10.1.2.3:80", "dropped"."""
+    where = ""
+    if fate.address is not None:
+        where = address_text(fate.address.family, fate.address.first)
+        where = f" to [{where}]" if ":" in where and fate.port is not None else f" to {where}"
+    if fate.port is not None:
+        where += f":{fate.port}" if fate.address is not None else f" {fate.port}"
+    return f"{fate.outcome}{where}{', marked for the proxy' if fate.marked and fate.outcome == 'direct' else ''}"
 
 
 def text_of(rule: Rule, family: Family) -> str:
@@ -138,7 +201,8 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
             "position": difference.position or None,
             "rule": text_of(difference.rule, difference.family) if difference.rule else None,
             "policy": difference.policy or None,
-            "example": _example_as_plain(difference.example),
+            "example": _example_as_plain(difference.effect),
+            "effect": effect_as_plain(difference.effect),
             "message": difference_in_words(difference),
         }
         for difference in verified.differences
@@ -149,7 +213,12 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
         for each in verified.impediments
     ]
     found += [
-        {"kind": "second set", "example": _example_as_plain(other.example), "message": _second_set(other)}
+        {
+            "kind": "second set",
+            "example": _example_as_plain(other.effect),
+            "effect": effect_as_plain(other.effect),
+            "message": f"{_second_set(other)}{effect_in_words(other.effect)}",
+        }
         for other in verified.others
     ]
     found += [
@@ -158,8 +227,9 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
             "table": obstacle.foreign_chain.table,
             "chain": obstacle.foreign_chain.entry.name,
             "rule": _rule_beside(obstacle),
-            "example": _example_as_plain(obstacle.example),
-            "message": f"{_obstacle(obstacle)}{_example_in_words(obstacle.example)}",
+            "example": _example_as_plain(obstacle.effect),
+            "effect": effect_as_plain(obstacle.effect),
+            "message": f"{_obstacle(obstacle)}{effect_in_words(obstacle.effect)}",
         }
         for obstacle in verified.obstacles
     ]
@@ -167,11 +237,32 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
     return found
 
 
-def _example_as_plain(example: Example | None) -> dict[str, str] | None:
-    if example is None:
+def _example_as_plain(effect: Effect | None) -> dict[str, object] | None:
+    if effect is None:
         return None
     return {
-        "packet": packet_in_words(example.packet),
-        "asked": example.asked.outcome,
-        "live": example.live.outcome,
+        "packet": packet_in_words(effect.packet),
+        "asked": effect.before.outcome,
+        "asked_port": effect.before.port,
+        "live": effect.after.outcome,
+        "live_port": effect.after.port,
     }
+
+
+def effect_as_plain(effect: Effect | None) -> dict[str, object] | None:
+    """Return what a difference does, for JSON: to which packets, and what becomes of them before and after it."""
+    if effect is None:
+        return None
+    return {
+        "direction": effect.direction,
+        "packets": list(effect.regions),
+        "witness": packet_in_words(effect.packet),
+        "before": fate_as_plain(effect.before.fate),
+        "after": fate_as_plain(effect.after.fate) if effect.is_certain else None,
+    }
+
+
+def fate_as_plain(fate: Fate) -> dict[str, object]:
+    """Return what becomes of packets, for JSON; port and address are null where they stay as addressed."""
+    address = fate.address and address_text(fate.address.family, fate.address.first)
+    return {"outcome": fate.outcome, "port": fate.port, "address": address}

@@ -21,6 +21,9 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 """128 and SIGPIPE: the reader of our output has gone."""
 
+SCHEMA = "capture/v1"
+"""What every JSON output calls its layout: keys are added, those that are there keep their meaning."""
+
 RED, GREEN, YELLOW = "31", "32", "33"
 
 

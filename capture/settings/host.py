@@ -23,8 +23,10 @@ DEFAULT_PROXY_USER = "istio-proxy"
 class PodFromInside:
     """We run in the pod, as the init container does: its files are ours."""
 
-    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(self, environ: Mapping[str, str] | None = None, servers: tuple[Network, ...] = ()) -> None:
         self.environ = os.environ if environ is None else environ
+        self.servers = servers
+        """Name servers that are known already."""
 
     def user_id(self, name: str) -> int | None:
         """Look the user up, by passwd(5) or whatever nsswitch.conf(5) says."""
@@ -86,6 +88,8 @@ class PodFromInside:
 
     def name_servers(self) -> tuple[Network, ...]:
         """Return the servers that resolv.conf(5) names; IPv6 ones without their zone."""
+        if self.servers:
+            return self.servers
         try:
             with open(RESOLV_CONF, encoding="utf-8", errors="replace") as file:
                 lines = file.readlines()
@@ -106,8 +110,8 @@ class PodFromOutside(PodFromInside):
         return None
 
     def name_servers(self) -> tuple[Network, ...]:
-        """Return nothing: the pod's resolv.conf is not known here."""
-        return ()
+        """Return nothing but those that are known already: the pod's resolv.conf is not here."""
+        return self.servers
 
 
 class AnyPod(PodFromInside):
@@ -122,7 +126,7 @@ class AnyPod(PodFromInside):
         return
 
     def interface_names(self) -> None:
-        """Return that nobody knows."""
+        """Return None: they are not known."""
         return
 
     def has_ipv6(self) -> bool:

@@ -76,7 +76,7 @@ class Facts(Value):
         return None if self.primary is None else _any_address(self.primary)
 
     def interface_names(self) -> None:
-        """Return that nobody knows: they matter for warnings only."""
+        """Return None: they matter for warnings only, which were printed then."""
         return
 
     def has_ipv6(self) -> bool:

@@ -282,11 +282,15 @@ def test_a_whole_life(netns: NamespaceFactory, backend: str, driver: str, varian
 
     assert run(namespace, "capture", "apply", *flags).stdout.startswith("programmed: 38 rules for IPv4 and IPv6")
     assert run(namespace, "capture", "apply", *flags).stdout.startswith("unchanged: ")
-    assert run(namespace, "capture", "verify").stdout == "as asked: the live rules are what was applied here\n"
-    assert run(namespace, "capture", "verify", "-x", "10.0.0.0/8", code=4).stdout.startswith("1 difference from what")
-    assert run(namespace, "capture", "dump").stdout.endswith("\n# The rules are what was asked for.\n")
+    assert run(namespace, "capture", "verify").stdout == "in sync: live rules match the applied configuration\n"
+    assert run(namespace, "capture", "verify", "-x", "10.0.0.0/8", code=4).stdout.startswith(
+        "drift: 1 difference from the configuration"
+    )
+    assert run(namespace, "capture", "dump").stdout.endswith(
+        "\n# in sync: live rules match the applied configuration\n"
+    )
     assert run(namespace, "capture", "clean").stdout.startswith("removed: ")
-    assert run(namespace, "capture", "clean").stdout.startswith("unchanged: ")
+    assert run(namespace, "capture", "clean").stdout == "nothing to remove\n"
     if variant != "legacy":  # tables of legacy iptables stay, once they were there
         assert state(namespace).replace("table ip nat {\n}\n", "") == before
 
@@ -299,8 +303,8 @@ def test_a_foreign_rule_and_a_missing_one(netns: NamespaceFactory) -> None:
 
     told = run(namespace, "capture", "verify", code=4).stdout
     foreign, missing = told.splitlines()[1:]
-    assert foreign.startswith("  IPv4 nat OUTPUT: rule 1 belongs to somebody else, and takes traffic away")
-    assert "-p tcp -m tcp --dport 443 -j ACCEPT (so that tcp to " in foreign
+    assert foreign.startswith("  IPv4 nat OUTPUT: rule 1: foreign rule precedes ours and diverts captured traffic")
+    assert "-p tcp -m tcp --dport 443 -j ACCEPT (tcp, port 443, user other than 1337" in foreign
     assert missing.startswith("  IPv6 nat ISTIO-INBOUND: rule 1 is missing: -p tcp -m tcp --dport 15008 -j RETURN")
 
     assert run(namespace, "capture", "verify", "--family", "ipv6", code=4).stdout.splitlines()[1:] == [missing]
@@ -315,7 +319,7 @@ def test_a_foreign_rule_and_a_missing_one(netns: NamespaceFactory) -> None:
     assert plain["differences"][0]["example"]["asked"] == "proxy-outbound"
 
     dumped = run(namespace, "capture", "dump").stdout
-    assert "\n# The rules are not what was asked for:\n#   IPv4 nat OUTPUT: rule 1" in dumped
+    assert "\n# drift: live rules differ from the applied configuration:\n#   IPv4 nat OUTPUT: rule 1" in dumped
     run(namespace, "capture", "apply")
     run(namespace, "capture", "verify")
 
@@ -423,10 +427,10 @@ def test_what_is_rendered_can_be_piped(netns: NamespaceFactory, profile: str) ->
     native.run(["nft", "-f", "-"], stdin=run(namespace, "capture", "render", "--backend", "nftables", *options).stdout)
 
     run(namespace, "capture", "apply", "--backend", "iptables", *options)
-    shown = run(namespace, "capture", "dump").stdout.partition("\n# The rules")[0]
+    shown = run(namespace, "capture", "dump").stdout.partition("\n# in sync")[0]
     assert run(iptables, "capture", "dump").stdout.rstrip() == shown.rstrip()
     run(namespace, "capture", "apply", "--backend", "nftables", *options)
-    shown = run(namespace, "capture", "dump").stdout.partition("\n# The rules")[0]
+    shown = run(namespace, "capture", "dump").stdout.partition("\n# in sync")[0]
     assert run(native, "capture", "dump").stdout.rstrip() == shown.rstrip()
 
 
@@ -458,7 +462,7 @@ def test_doctor_sees_rules_of_ours_in_two_places(netns: NamespaceFactory) -> Non
 
     assert "second-set" in told
     assert "there are several sets of rules, where one is right" in told
-    assert "a second set of rules stands in iptables nft" in run(namespace, "capture", "verify", code=4).stdout
+    assert "a second set of capture rules is in iptables nft" in run(namespace, "capture", "verify", code=4).stdout
 
 
 # --- how programs end -------------------------------------------------------------------------------

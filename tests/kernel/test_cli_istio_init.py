@@ -50,7 +50,7 @@ def test_it_ends_with_the_rules(netns: NamespaceFactory) -> None:
 
     assert "programmed: 38 rules for IPv4 and IPv6, backend iptables nft" in told
     assert "# iptables (nft), IPv6, table nat\nChain PREROUTING" in told
-    assert told.endswith("\n# The rules are what was asked for.\n")
+    assert told.endswith("\n# in sync: live rules match the applied configuration\n")
 
 
 def test_a_dry_run_says_what_and_changes_nothing(netns: NamespaceFactory) -> None:
@@ -84,7 +84,7 @@ def test_cleanup(netns: NamespaceFactory) -> None:
     assert "ISTIO" not in namespace.run(["iptables-nft-save"]).stdout
     assert "fwmark" not in namespace.run(["ip", "rule"]).stdout
     assert "unchanged" in init(namespace, "--cleanup-only").stdout
-    assert "nothing of ours stands there" in init(namespace, "--cleanup-only", "--dry-run").stdout
+    assert "nothing of ours is there" in init(namespace, "--cleanup-only", "--dry-run").stdout
 
 
 def test_a_second_run_writes_nothing_unless_forced(netns: NamespaceFactory) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from capture import operations
 from capture.analysis.foreign import ForeignChain
+from capture.analysis.judgement import Obstacle
 from capture.backends.nftables.foreign import read_foreign_chains
 from capture.backends.nftables.netlink import NetlinkDriver
 from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text
@@ -39,7 +40,6 @@ from nftables_cases import networks
 from pytest_netns import Kind, Namespace, NamespaceFactory, PodPair
 
 if TYPE_CHECKING:
-    from capture.analysis.findings import Obstacle
     from capture.model.packet import Packet
 
 PROGRAM = str(Path(sys.executable).with_name("capture"))
@@ -106,7 +106,7 @@ class TestRead:
     def test_ours_are_not_foreign(self, namespace: Namespace) -> None:
         namespace.call(NetlinkDriver().write, build_ruleset(CaptureConfig()), Ruleset(FAMILIES, ()), None)
 
-        assert read(namespace) == {}
+        assert read(namespace, ("nftables", "")) == {}
 
     def test_chains_in_the_order_of_packets(self, namespace: Namespace) -> None:
         namespace.run(["nft", "-f", "-"], stdin=THEIRS)
@@ -185,6 +185,7 @@ TAKING = {
         "set ports { type inet_service; elements = { 80, 443 }; }",
         "tcp dport @ports drop",
     ),
+    "what the proxy sends on": chain("nat hook output priority 0", "tcp dport 80 redirect to :15009", family="ip"),
     "policy": chain(
         "filter hook output priority -150; policy drop",
         'meta skuid 1337 accept\noifname "lo" accept',
@@ -194,7 +195,7 @@ TAKING = {
 
 LEAVING = {
     "accepts": chain("filter hook output priority -200", "accept"),
-    "after ours": chain("nat hook output priority 0", "tcp dport 80 redirect to :15009"),
+    "after ours": chain("nat hook output priority 0", "tcp dport 80 meta skuid 1000 redirect to :15009"),
     "what is not captured": chain("filter hook output priority -200", "udp dport 123 drop"),
     "ports left alone": chain("filter hook prerouting priority -200", "tcp dport 15090 drop"),
     "forwarded": chain("filter hook forward priority -200; policy drop", ""),
@@ -219,17 +220,17 @@ def test_what_takes_packets_away_is_drift_with_one_that_truly_goes_elsewhere(
     with pair.pod.entered():
         verified = operations.verify(captured)
         if script == TAKING["of one priority"] and verified.decision.variant == "legacy":
-            assert verified.holds, "nobody can tell which comes first"
-            return
+            assert {each.effect.before.outcome for each in verified.obstacles if each.effect} == {"direct"}
+            return  # nobody can tell which comes first, but what the proxy sends on is redirected either way
         (obstacle,) = verified.obstacles
-        example = obstacle.example
-        assert example is not None
-        traced = operations.trace(example.packet)
+        effect = obstacle.effect
+        assert effect is not None
+        traced = operations.trace(effect.packet)
 
     assert not verified.holds
     assert verified.differences == ()
-    assert example.live.outcome in (traced.outcome, "redirected")
-    assert ends(pair, example.packet) == example.live.outcome != example.asked.outcome
+    assert effect.after.outcome == traced.outcome
+    assert ends(pair, effect.packet) == effect.after.outcome != effect.before.outcome
 
 
 def ends(pair: PodPair, packet: Packet) -> str:
@@ -254,14 +255,17 @@ def test_what_takes_nothing_of_ours_away_is_none(pair: PodPair, captured: Settin
         assert operations.verify(captured).holds
 
 
-def test_what_nobody_can_judge_is_drift_without_an_example(pair: PodPair) -> None:
+def test_what_nobody_can_judge_is_no_drift_and_no_proof(pair: PodPair) -> None:
     apply_in_nftables(pair)
     pair.pod.run(["nft", "-f", "-"], stdin=UNKNOWN)
 
-    obstacles, harmless = beside(pair)
+    with pair.pod.entered():
+        verified = operations.verify(settings({}, WAYS["nftables-netlink"]))
 
-    assert [(obstacle.example, "numgen" in why(obstacle)) for obstacle in obstacles] == [(None, True)]
-    assert [why(each) for each in harmless if "udp dport 123" in why(each)] != []
+    assert verified.holds
+    assert not verified.is_certain
+    assert ["numgen" in why(each) for each in verified.unjudged if isinstance(each, Obstacle)] == [True]
+    assert [why(each) for each in verified.harmless if "udp dport 123" in why(each)] != []
 
 
 UNKNOWN = chain(
@@ -313,18 +317,18 @@ def test_rules_in_a_table_of_iptables_that_we_do_not_need(pair: PodPair, way: st
         verified = operations.verify(asked)
         changed = operations.apply(asked).changed
 
-    assert verified.differences == ()
-    (obstacle,) = verified.obstacles
-    assert obstacle.example is not None
-    assert ends(pair, obstacle.example.packet) == "dropped"
+    effects = [each.effect for each in verified.differences]
+    (effect,) = effects + [each.effect for each in verified.obstacles]
+    assert effect is not None
+    assert ends(pair, effect.packet) == "dropped"
     assert not changed, "nothing that we could write would stand before it"
 
 
 def test_of_one_priority_what_was_there_before_comes_after(pair: PodPair) -> None:
-    pair.pod.run(["nft", "-f", "-"], stdin=TAKING["of one priority"])
+    pair.pod.run(["nft", "-f", "-"], stdin=TAKING["of one priority"].replace("counter", "meta skuid 1000 counter"))
     apply_in_nftables(pair)
 
-    assert beside(pair) == ((), ())
+    assert beside(pair)[0] == ()
     assert pair.pod.client(1000).connect("203.0.113.7", 80).label == "proxy-outbound"
 
 
@@ -337,8 +341,8 @@ def test_a_mark_before_the_transparent_proxy(pair: PodPair) -> None:
     with pair.pod.entered():
         (obstacle,) = operations.verify(asked).obstacles
 
-    assert obstacle.example is not None
-    assert ends(pair, obstacle.example.packet) == obstacle.example.live.outcome == "dropped"
+    assert obstacle.effect is not None
+    assert ends(pair, obstacle.effect.packet) == obstacle.effect.after.outcome == "dropped"
 
 
 def test_in_words_and_as_json(pair: PodPair) -> None:
@@ -350,8 +354,8 @@ def test_in_words_and_as_json(pair: PodPair) -> None:
     traced = pair.pod.run([PROGRAM, "trace", "tcp", "203.0.113.7:80", "--uid", "1000"])
 
     assert explicit.returncode == 4
-    assert "table ip other, chain x (OUTPUT, priority -150): a rule belongs to somebody else" in explicit.stdout
-    assert "redirected instead of proxy-outbound" in explicit.stdout
+    assert "table ip other, chain x (OUTPUT, priority -150): foreign rule precedes ours and diverts" in explicit.stdout
+    assert "proxy-outbound 15001 -> redirected 15009; witness: tcp to" in explicit.stdout
     (difference,) = plain["differences"]
     assert (difference["kind"], difference["table"], difference["chain"]) == ("foreign", "ip other", "x")
     assert "because of ip other x: -p tcp" in traced.stdout

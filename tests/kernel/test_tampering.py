@@ -26,7 +26,7 @@ from capture.settings.settings import Given, Settings
 from pytest_netns import Kind, NamespaceFactory, Pod, PodPair
 
 if TYPE_CHECKING:
-    from capture.analysis.examples import Example
+    from capture.analysis.effects import Effect
 
 pytestmark = pytest.mark.kernel
 
@@ -163,11 +163,11 @@ def test_tampering_is_drift_with_a_packet_that_truly_goes_elsewhere(
         verified = operations.verify()
 
     assert not verified.holds
-    shown = [difference.example for difference in verified.differences if difference.example]
+    shown = [difference.effect for difference in verified.differences if difference.effect]
     assert shown
-    for example in shown[:3]:
-        assert ends(pair, example.packet) == word(example), example
-        assert word(example) != example.asked.outcome or example.live.port != example.asked.port
+    for effect in shown[:3]:
+        assert ends(pair, effect.packet) == word(effect), effect
+        assert word(effect) != effect.before.outcome or effect.after.port != effect.before.port
 
 
 TPROXY = {
@@ -198,18 +198,18 @@ def test_a_mark_that_passes_by_the_transparent_proxy_is_drift(
     with pair.pod.entered():
         verified = operations.verify(asked)
 
-    (example,) = [d.example for d in verified.differences if d.example and d.family == "ipv4"]
-    assert (example.asked.outcome, example.live.outcome) == ("proxy-inbound", "dropped")
-    assert ends(pair, example.packet) == "dropped", "the app has it, but its answers go to the proxy"
+    (effect,) = [d.effect for d in verified.differences if d.effect and d.family == "ipv4"]
+    assert (effect.before.outcome, effect.after.outcome) == ("proxy-inbound", "dropped")
+    assert ends(pair, effect.packet) == "dropped", "the app has it, but its answers go to the proxy"
     with pair.pod.entered():
         operations.apply(asked)
         assert operations.verify(asked).holds, "ours stand before it, or alone"
         assert not operations.apply(asked).changed
 
 
-def word(example: Example) -> str:
-    """Return where the example ends by the live rules, as the label of who answers there."""
-    return "other" if example.live.port == 15009 else example.live.outcome
+def word(effect: Effect) -> str:
+    """Return where the witness ends by the live rules, as the label of who answers there."""
+    return "other" if effect.after.port == 15009 else effect.after.outcome
 
 
 def ends(pair: PodPair, packet: Packet) -> str:
@@ -248,8 +248,8 @@ def test_a_second_set_in_the_other_backend_is_drift(pair: PodPair, first: Settin
     assert not verified.holds
     (other,) = verified.others
     assert other.where.backend == "nftables"
-    assert other.example is not None
-    assert ends(pair, other.example.packet) == word(other.example) != other.example.asked.outcome
+    assert other.effect is not None
+    assert ends(pair, other.effect.packet) == word(other.effect) != other.effect.before.outcome
 
 
 def test_a_foreign_rule_that_no_captured_packet_meets_is_a_note(pair: PodPair) -> None:

@@ -170,6 +170,17 @@ def test_rules_of_others_in_the_way(pod_pair: PodPair) -> None:
     assert "All rules are in place, so something else is in the way" in refused
 
 
+@pytest.mark.parametrize("before", [[], AS_PROXY], ids=["root", "no capabilities"])
+def test_a_policy_rule_that_is_gone_fails_the_validation(pod_pair: PodPair, before: list[str]) -> None:
+    pod = pod_pair.pod
+    init(pod, "-m", "TPROXY")
+    pod.run(["ip", "rule", "del", "fwmark", "1337"])
+
+    refused = init(pod, "-m", "TPROXY", "--skip-rule-apply", "--run-validation", before=before, code=126).stderr
+
+    assert "the policy rule or the route for mark 0x539 is missing (table 133, ipv4)" in refused
+
+
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
 def test_beside_a_running_proxy(pod_pair: PodPair, mode: str) -> None:
     """Who took a connection is in the kernel's list of sockets."""

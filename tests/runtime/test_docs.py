@@ -101,7 +101,7 @@ class Reader:
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PYTHONPATH": str(next((programs.parent / "lib").glob("python3*/site-packages"))),
         }
-        entered = ["nsenter", "--target", str(self.process.pid), "--mount", "--root"]
+        entered = ["nsenter", "--target", str(self.process.pid), "--mount"]
         if POD_PID not in command:  # what names a process of the pod is typed on the node, everything else in the pod
             entered.append("--net")
         return subprocess.run(

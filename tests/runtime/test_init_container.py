@@ -153,7 +153,7 @@ def test_the_init_container_captures_its_pod(
     explicit = pod.explicit()
     assert "programmed: 38 rules for IPv4 and IPv6, " in explicit
     assert way in explicit
-    assert "# The rules are what was asked for." in explicit
+    assert "# in sync: live rules match the applied configuration" in explicit
     inspected = json.loads(pod.podman("inspect", f"{pod.name}-init").stdout)[0]
     assert inspected["State"]["ExitCode"] == 0
     assert inspected["EffectiveCaps"] == ["CAP_NET_ADMIN", "CAP_NET_RAW"]

@@ -36,7 +36,7 @@ from capture.backends.nftables.native import (
     NativeTable,
     Proxy,
 )
-from capture.model.addresses import BITS
+from capture.model.addresses import BITS, address_text
 from capture.model.ruleset import (
     ALL_BITS,
     Counters,
@@ -133,6 +133,15 @@ CT_FIELDS = {nf.NFT_CT_STATE: CT_STATE, nf.NFT_CT_MARK: CT_MARK}
 FAMILIES_BY_NUMBER = {number: family for family, number in NFPROTO_NUMBERS.items()}
 PROTOCOLS_BY_NUMBER = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 UNDERSTOOD_SETS = nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | nf.NFT_SET_INTERVAL
+# linux/netfilter/nf_tables.h: enum nft_nat_types, enum nft_nat_attributes
+NFT_NAT_DNAT = 1
+NFTA_NAT_TYPE = 1
+NFTA_NAT_FAMILY = 2
+NFTA_NAT_REG_ADDR_MIN = 3
+NFTA_NAT_REG_ADDR_MAX = 4
+NFTA_NAT_REG_PROTO_MIN = 5
+NFTA_NAT_REG_PROTO_MAX = 6
+
 HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
 
 
@@ -457,6 +466,21 @@ class Program:
             return self._do(UnknownVerdict("redirect, not to one port"))
         return self._do(Redirect(decode_number(port)))
 
+    def nat(self, fields: Fields) -> bool:
+        """``nat``: send the connection to another address, which the model has no word for."""
+        if decode_number(fields.get(NFTA_NAT_TYPE, b"\0")) != NFT_NAT_DNAT:
+            return False
+        kinds = (NFTA_NAT_REG_ADDR_MIN, NFTA_NAT_REG_PROTO_MIN)
+        address, port = (self._registers.get(_register(fields[kind])) if kind in fields else b"" for kind in kinds)
+        ranges = ((NFTA_NAT_REG_ADDR_MAX, kinds[0]), (NFTA_NAT_REG_PROTO_MAX, kinds[1]))
+        one_each = all(fields.get(last, fields.get(first)) == fields.get(first) for last, first in ranges)
+        if not isinstance(address, bytes) or not isinstance(port, bytes) or not one_each:
+            return self._do(UnknownVerdict("dnat, not to one address and port"))
+        family = FAMILIES_BY_NUMBER.get(decode_number(fields.get(NFTA_NAT_FAMILY, b"\0")), "ipv4")
+        where = address_text(family, int.from_bytes(address, "big")) if address else ""
+        where = f"[{where}]" if port and ":" in where else where
+        return self._do(UnknownVerdict(f"dnat to {where}{f':{decode_number(port)}' if port else ''}"))
+
     def tproxy(self, fields: Fields) -> bool:
         """``tproxy``: give the packet to a local socket."""
         register = fields.get(nf.NFTA_TPROXY_REG_PORT)
@@ -486,6 +510,7 @@ RUN: dict[str, Callable[[Program, Fields], bool]] = {
     "lookup": Program.lookup,
     "immediate": Program.immediate,
     "counter": Program.counter,
+    "nat": Program.nat,
     "redir": Program.redir,
     "tproxy": Program.tproxy,
     "log": Program.log,

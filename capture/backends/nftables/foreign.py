@@ -7,7 +7,6 @@ those that we compare with ours anyway.
 from __future__ import annotations
 
 import errno
-import sys
 
 from capture.analysis.foreign import PRIORITIES, ForeignChain, in_tables_of_iptables
 from capture.backends import other_family
@@ -75,8 +74,8 @@ class Place(Value):
 def read_foreign_chains(ours: Collection[tuple[str, str]]) -> tuple[ForeignChain, ...]:
     """Return the base chains of others at PREROUTING and OUTPUT, in the order in which packets meet them.
 
-    ``ours`` are the backends, with variants, where sets of ours stand: those of iptables-nft are not others' if ours
-    are among them. None where there is no nf_tables, or no nfnetlink to ask for it.
+    ``ours`` are the backends, with variants, whose tables are left out; chains of other sets of ours are among the
+    foreign ones. None where there is no nf_tables, or no nfnetlink to ask for it.
     """
     try:
         return _read_consistently(lambda netfilter: _read(netfilter, ours))
@@ -119,15 +118,17 @@ def _read_consistently(read: Callable[[NetlinkSocket], Iterator[ForeignChain]]) 
 def _read(netfilter: NetlinkSocket, ours: Collection[tuple[str, str]]) -> Iterator[ForeignChain]:
     places = [place for family in FAMILY_WORDS for place in _places(netfilter, family)]
     of_iptables = [place for place in places if place.is_of_iptables]
-    own = [place for place in places if place.is_native]
-    own += of_iptables if ("iptables", "nft") in ours else ()
-    # Beside ours in legacy tables nobody can tell; what is taken for older is not blamed without need.
-    first = min((place.handle for place in own), default=sys.maxsize)
+    own = [place for place in places if place.is_native] if ("nftables", "") in ours else []
+    own += of_iptables if ("iptables", "nft") in ours else []
+    # Beside ours in legacy tables nobody can tell; they may be the newest.
+    first = min((place.handle for place in own), default=0)
     for place in places:
-        if not place.is_native and not place.is_of_iptables:
-            yield from _of_table(netfilter, place, first)
+        if place not in own and not place.is_of_iptables:
+            for chain in _of_table(netfilter, place, first):
+                yield chain.replace(is_of_any_age=not own)
     if of_iptables and ("iptables", "nft") not in ours:
-        yield from _of_iptables(of_iptables, first)
+        for chain in _of_iptables(of_iptables, first):
+            yield chain.replace(is_of_any_age=not own)
 
 
 def _places(netfilter: NetlinkSocket, family: int, hooks: Mapping[str, str] = HOOKS) -> Iterator[Place]:

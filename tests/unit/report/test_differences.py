@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from capture.analysis.compare import Difference
-from capture.analysis.examples import Example
-from capture.analysis.findings import Obstacle
+from capture.analysis.effects import Change, Effect
 from capture.analysis.foreign import ForeignChain
-from capture.analysis.trace import Trace
+from capture.analysis.judgement import Obstacle
+from capture.analysis.trace import Fate, Trace
 from capture.backends.detect import Decision
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet
@@ -27,20 +27,29 @@ from capture.model.ruleset import (
     only,
 )
 from capture.operations import Other, Verified
-from capture.report.differences import as_plain, in_words, notes_in_words, text_of
+from capture.report.differences import NOTHING_APPLIED, as_plain, fate_in_words, in_words, notes_in_words, text_of
 from capture.report.packet_words import packet_in_words
 
 TCP = Protocol("tcp")
 NOWHERE = Ruleset((), ())
 TAKEN = Rule(Accept(), (TCP, DestinationPort((only(80),))))
 PACKET = Packet("tcp", parse_address("203.0.113.7"), 80, uid=1000, gid=1000, out_interface="eth0")
-EXAMPLE = Example(
-    PACKET, Trace(PACKET, "proxy-outbound", 15001, None, ()), Trace(PACKET, "direct", 80, None, ())
-)  # fmt: skip
+EFFECT = Effect(
+    "ipv4",
+    "outbound",
+    PACKET,
+    Trace(PACKET, "proxy-outbound", 15001, None, ()),
+    Trace(PACKET, "direct", 80, None, ()),
+    Change(Fate("proxy-outbound", 15001), Fate("direct")),
+    ("tcp to 203.0.113.0/24", "tcp, port 80"),
+)
+WITNESS = "witness: tcp to 203.0.113.7:80, out by eth0, of user 1000, group 1000"
+SAYS = f" (tcp to 203.0.113.0/24; tcp, port 80: proxy-outbound 15001 -> direct; {WITNESS})"
 
 
 def verified(*differences: Difference, **besides: object) -> Verified:
-    return Verified(Decision("iptables", "restore", "nft"), NOWHERE, NOWHERE, differences).replace(**besides)
+    live = Ruleset((), (Table(NAT, (Chain("ISTIO-OUTPUT"),)),))
+    return Verified(Decision("iptables", "restore", "nft"), NOWHERE, live, differences).replace(**besides)
 
 
 def test_each_kind_has_its_sentence() -> None:
@@ -48,7 +57,7 @@ def test_each_kind_has_its_sentence() -> None:
     found = verified(
         Difference("ipv4", NAT, "OUTPUT", "missing", ours, 1),
         Difference("ipv6", NAT, "OUTPUT", "unexpected", ours, 2),
-        Difference("ipv4", NAT, "OUTPUT", "foreign", TAKEN, 1, example=EXAMPLE),
+        Difference("ipv4", NAT, "OUTPUT", "foreign", TAKEN, 1, effect=EFFECT),
         Difference("ipv4", NAT, "OUTPUT", "policy", policy="DROP"),
         Difference("ipv6", NAT, "OUTPUT", "family", ours, 1),
         missing=(
@@ -60,25 +69,24 @@ def test_each_kind_has_its_sentence() -> None:
 
     assert list(in_words(found)) == [
         "IPv4 nat OUTPUT: rule 1 is missing: -p tcp -j ISTIO-OUTPUT",
-        "IPv6 nat OUTPUT: rule 2 should not be there: -p tcp -j ISTIO-OUTPUT",
+        "IPv6 nat OUTPUT: rule 2 is unexpected: -p tcp -j ISTIO-OUTPUT",
         (
-            "IPv4 nat OUTPUT: rule 1 belongs to somebody else, and takes traffic away before it reaches ours:"
-            " -p tcp -m tcp --dport 80 -j ACCEPT"
-            " (so that tcp to 203.0.113.7:80, out by eth0, of user 1000, group 1000: direct instead of proxy-outbound)"
+            "IPv4 nat OUTPUT: rule 1: foreign rule precedes ours and diverts captured traffic:"
+            f" -p tcp -m tcp --dport 80 -j ACCEPT{SAYS}"
         ),
         "IPv4 nat OUTPUT: the policy is DROP, and should be ACCEPT",
         "IPv6 nat OUTPUT: rule 1 captures a family that should not be captured: -p tcp -j ISTIO-OUTPUT",
         "the address ::6/128 on lo is missing",
         "`ip -6 rule add fwmark 1337 lookup 133` or `ip -6 route add local default dev lo table 133` is missing",
-        "a second set of rules stands in nftables",
+        "a second set of capture rules is in nftables",
     ]
 
 
 def test_plain_values_say_the_same() -> None:
     found = verified(
-        Difference("ipv4", NAT, "OUTPUT", "foreign", TAKEN, 1, example=EXAMPLE),
+        Difference("ipv4", NAT, "OUTPUT", "foreign", TAKEN, 1, effect=EFFECT),
         missing=(PolicyRoute("ipv4", 1337, 133),),
-        others=(Other(Decision("iptables", "restore", "legacy"), EXAMPLE),),
+        others=(Other(Decision("iptables", "restore", "legacy"), EFFECT),),
     )
 
     foreign, plumbing, second = as_plain(found)
@@ -91,10 +99,20 @@ def test_plain_values_say_the_same() -> None:
     assert foreign["example"] == {
         "packet": "tcp to 203.0.113.7:80, out by eth0, of user 1000, group 1000",
         "asked": "proxy-outbound",
+        "asked_port": 15001,
         "live": "direct",
+        "live_port": 80,
+    }
+    assert foreign["effect"] == {
+        "direction": "outbound",
+        "packets": ["tcp to 203.0.113.0/24", "tcp, port 80"],
+        "witness": "tcp to 203.0.113.7:80, out by eth0, of user 1000, group 1000",
+        "before": {"outcome": "proxy-outbound", "port": 15001, "address": None},
+        "after": {"outcome": "direct", "port": None, "address": None},
     }
     assert plumbing["kind"] == "plumbing"
-    assert (second["kind"], second["message"]) == ("second set", "a second set of rules stands in iptables legacy")
+    assert second["kind"] == "second set"
+    assert second["message"] == f"a second set of capture rules is in iptables legacy{SAYS}"
 
 
 def test_a_note_is_no_difference() -> None:
@@ -102,24 +120,22 @@ def test_a_note_is_no_difference() -> None:
 
     assert found.holds
     (sentence,) = notes_in_words(found)
-    assert sentence.startswith("IPv4 nat OUTPUT: rule 1 belongs to somebody else, and takes no traffic away from us: ")
+    assert sentence.startswith("IPv4 nat OUTPUT: rule 1: foreign rule without effect on captured traffic: ")
     assert sentence.endswith("-p tcp -m tcp --dport 80 -j ACCEPT")
 
 
 def test_a_chain_beside_ours_is_named_with_its_rule_in_its_own_words() -> None:
     table = Table(MANGLE, (Chain("x", (TAKEN,), "ACCEPT"),))
     there = ForeignChain("ip other", ("ipv4",), "OUTPUT", -200, is_nat=False, contents=table)
-    in_nft = Obstacle(there, TAKEN.replace(why="tcp dport 80 drop"), EXAMPLE)
+    in_nft = Obstacle(there, TAKEN.replace(why="tcp dport 80 drop"), EFFECT)
     found = verified(obstacles=(in_nft, Obstacle(there)), harmless=(Obstacle(there, TAKEN),))
 
-    place = "table ip other, chain x (OUTPUT, priority -200): a rule belongs to somebody else, and takes"
+    place = "table ip other, chain x (OUTPUT, priority -200): foreign rule"
     first, second = in_words(found)
-    assert first.startswith(
-        f"{place} traffic away before it reaches ours: tcp dport 80 drop (so that tcp to 203.0.113.7"
-    )
-    assert second == f"{place} traffic away before it reaches ours: the policy DROP"
+    assert first == f"{place} precedes ours and diverts captured traffic: tcp dport 80 drop{SAYS}"
+    assert second == f"{place} precedes ours and diverts captured traffic: the policy DROP"
     (note,) = notes_in_words(found)
-    assert note == f"{place} no traffic away from us: -p tcp -m tcp --dport 80 -j ACCEPT"
+    assert note == f"{place} without effect on captured traffic: -p tcp -m tcp --dport 80 -j ACCEPT"
     assert not found.holds
     plain, _ = as_plain(found)
     assert (plain["kind"], plain["table"], plain["chain"]) == ("foreign", "ip other", "x")
@@ -137,7 +153,28 @@ def test_a_changed_mark_is_not_traffic_taken_away() -> None:
     found = verified(Difference("ipv4", MANGLE, "PREROUTING", "foreign", Rule(SetMark(5), (TCP,)), 1))
 
     (sentence,) = in_words(found)
-    assert "belongs to somebody else, and changes a mark by which ours tell packets apart: -p tcp -j MARK" in sentence
+    assert "foreign rule precedes ours and changes a mark that they depend on: -p tcp -j MARK" in sentence
+
+
+def test_many_differences_are_told_by_chain() -> None:
+    ours = Rule(Jump("ISTIO-OUTPUT"), (TCP,))
+    many = [Difference("ipv4", NAT, "ISTIO-INBOUND", "missing", ours, place) for place in range(1, 31)]
+    live = Ruleset((), (Table(NAT, (Chain("ISTIO-OUTPUT"),)),))
+    found = verified(*many, Difference("ipv6", NAT, "OUTPUT", "unexpected", ours, 2), live=live)
+
+    assert list(in_words(found)) == [
+        "IPv4 nat ISTIO-INBOUND: rule 1 is missing: -p tcp -j ISTIO-OUTPUT (and 29 more of this kind in this chain)",
+        "IPv6 nat OUTPUT: rule 2 is unexpected: -p tcp -j ISTIO-OUTPUT",
+    ]
+    assert list(in_words(found.replace(live=NOWHERE))) == [NOTHING_APPLIED]
+
+
+def test_a_fate_in_words() -> None:
+    elsewhere = parse_address("2001:db8::7")
+    assert fate_in_words(Fate("direct", 81, elsewhere)) == "direct to [2001:db8::7]:81"
+    assert fate_in_words(Fate("direct", None, elsewhere)) == "direct to 2001:db8::7"
+    assert fate_in_words(Fate("dns", 15053)) == "dns 15053"
+    assert fate_in_words(Fate("dropped")) == "dropped"
 
 
 def test_marks_of_a_packet_are_said() -> None:

@@ -1,0 +1,97 @@
+"""What decides on packets besides the capture itself, read from the namespace we are in."""
+
+from __future__ import annotations
+
+from capture.analysis.foreign import in_tables_of_iptables
+from capture.backends import load
+from capture.backends.detect import Decision
+from capture.backends.iptables.tables import legacy_tables
+from capture.errors import CaptureError
+from capture.model.chain_names import is_our_chain
+from capture.model.ruleset import FAMILIES
+from capture.model.values import Value
+from capture.state import routes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.analysis.foreign import ForeignChain
+    from capture.analysis.stations import Situation
+    from capture.model.ruleset import Ruleset
+
+LEGACY = "iptables-legacy"
+OF_PLACES = {("nftables", ""): "inet istio-proxy", ("iptables", "nft"): "of iptables", ("iptables", "legacy"): LEGACY}
+"""How tables are called of sets of ours that are not the one in question, by their backend and variant."""
+
+
+class Beside(Value):
+    """Base chains that are not in the tables of the set in question: ``second`` are those of other sets of ours.
+
+    ``doubts`` say in words what is there and cannot be read.
+    """
+
+    foreign: tuple[ForeignChain, ...] = ()
+    second: tuple[ForeignChain, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def chains(self) -> tuple[ForeignChain, ...]:
+        """Return all of them."""
+        return (*self.foreign, *self.second)
+
+    def of(self, place: tuple[str, str]) -> tuple[ForeignChain, ...]:
+        """Return the chains of the set of ours that is in a place."""
+        name = OF_PLACES[place]
+        return tuple(c for c in self.second if c.table.startswith(name) or c.table.endswith(name))
+
+
+def read_beside(place: tuple[str, str]) -> Beside:
+    """Return what is beside the set of ours that is in a place: a backend, and its variant."""
+    from capture.backends.nftables.foreign import read_foreign_chains  # not when milliseconds count
+
+    chains = list(read_foreign_chains((place,)))
+    doubts: tuple[str, ...] = ()
+    if place != ("iptables", "legacy") and any(map(legacy_tables, FAMILIES)):
+        found = _read_legacy()
+        if found is None:
+            doubts = ("there are tables of iptables-legacy, and neither its programs nor python-iptables to read them",)
+        else:
+            chains += _of_legacy(found)
+    second = tuple(chain for chain in chains if _is_ours(chain))
+    return Beside(tuple(chain for chain in chains if not _is_ours(chain)), second, doubts)
+
+
+def _read_legacy() -> Ruleset | None:
+    for driver in ("restore", "iptc"):
+        try:
+            return load(Decision("iptables", driver, "legacy")).read()
+        except CaptureError:
+            continue
+    return None
+
+
+def _of_legacy(ruleset: Ruleset) -> Iterator[ForeignChain]:
+    for chain in in_tables_of_iptables(ruleset, is_older=lambda _: False):
+        if chain.entry.rules or chain.entry.policy == "DROP" or chain.entry.ipv6_policy == "DROP":
+            yield chain.replace(table=f"{chain.contents.name} of {LEGACY}", is_of_any_age=True)
+
+
+def _is_ours(chain: ForeignChain) -> bool:
+    return chain.table.startswith(OF_PLACES["nftables", ""]) or any(
+        is_our_chain(each.name) for each in chain.contents.chains
+    )
+
+
+def read_situation(ruleset: Ruleset, place: tuple[str, str], needs: Ruleset) -> Situation:
+    """Return all that decides on packets, for a rule set that is in a place; ``needs`` are the routes it depends on."""
+    from capture.analysis.pod_network import read_pod_network
+    from capture.analysis.stations import Situation
+
+    return Situation(
+        ruleset.replace(policy_routes=ruleset.policy_routes or needs.policy_routes),
+        read_beside(place).chains,
+        place[0] == "nftables",
+        read_pod_network(),
+        tuple(routes.missing_halves(needs)),
+    )

@@ -1,0 +1,200 @@
+"""Which foreign rules are drift, which cannot be judged, and which are worth a note; the kernel's word is elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from capture.analysis.compare import Difference, differences
+from capture.analysis.foreign import ForeignChain
+from capture.analysis.judgement import judge
+from capture.analysis.stations import PodNetwork
+from capture.model.addresses import FAMILIES
+from capture.model.ruleset import (
+    MANGLE,
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    Accept,
+    Chain,
+    DestinationPort,
+    Drop,
+    InInterface,
+    Jump,
+    Log,
+    Protocol,
+    Redirect,
+    RestoreMark,
+    Rule,
+    SaveMark,
+    SetMark,
+    Table,
+    UnknownMatch,
+    UnknownVerdict,
+    only,
+)
+from capture.settings import options as option
+from fake_pod import ruleset_of
+from rule_notation import rule_line
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from capture.analysis.judgement import Judgement, Obstacle
+    from capture.model.ruleset import Ruleset, TableName
+
+REDIRECT = ruleset_of({})
+TPROXY = ruleset_of({option.INTERCEPTION_MODE: "TPROXY"})
+
+UNKNOWN = UnknownMatch("-m statistic --mode random")
+HTTPS = (Protocol("tcp"), DestinationPort((only(443),)))
+TIME = (Protocol("udp"), DestinationPort((only(123),)))
+TAKES_HTTPS = Rule(Accept(), HTTPS)
+TAKES_TIME = Rule(Accept(), TIME)
+
+
+def judged(
+    asked: Ruleset, table: TableName = NAT, chain: str = OUTPUT, *foreign: Rule, beside: ForeignChain | None = None
+) -> Judgement:
+    """Return the judgement on rules at the top of a chain of ours, and on a chain beside."""
+    tables = []
+    for each in asked.tables:
+        chains = [c.replace(rules=(*foreign, *c.rules)) if c.name == chain else c for c in each.chains]
+        tables.append(each.replace(chains=tuple(chains)) if each.name == table else each)
+    live = asked.replace(tables=tuple(tables))
+    return judge(asked, live, differences(asked, live), (beside,) if beside else (), PodNetwork(), is_native=False)
+
+
+def lines(found: Iterable[Difference | Obstacle]) -> list[str]:
+    """Return the rules of IPv4, and those of both families."""
+    of_ipv4 = [each for each in found if not isinstance(each, Difference) or each.family == "ipv4"]
+    return [rule_line(each.rule) if each.rule else "policy" for each in of_ipv4]
+
+
+def outcomes(found: Iterable[Difference | Obstacle]) -> list[tuple[str, str]]:
+    return [(each.effect.before.outcome, each.effect.after.outcome) for each in found if each.effect]
+
+
+class TestInOurTables:
+    def test_drift_with_an_effect(self) -> None:
+        judgement = judged(REDIRECT, NAT, OUTPUT, TAKES_HTTPS)
+
+        assert lines(judgement.differences) == [rule_line(TAKES_HTTPS)]
+        assert outcomes(judgement.differences)[0] == ("proxy-outbound", "direct")
+        assert judgement.notes == judgement.unjudged == ()
+
+    def test_a_note_where_nothing_captured_meets_it(self) -> None:
+        judgement = judged(REDIRECT, NAT, OUTPUT, TAKES_TIME)
+
+        assert judgement.differences == ()
+        assert lines(judgement.notes) == [rule_line(TAKES_TIME)]
+
+    @pytest.mark.parametrize("unknown", [Rule(Accept(), (UNKNOWN,)), Rule(UnknownVerdict("NFQUEUE"))])
+    def test_behind_what_is_unknown_it_counts_for_what_comes_past(self, unknown: Rule) -> None:
+        judgement = judged(REDIRECT, NAT, OUTPUT, unknown, TAKES_HTTPS, TAKES_TIME)
+
+        assert rule_line(unknown) in lines(judgement.unjudged)
+        assert lines(judgement.differences) == [rule_line(TAKES_HTTPS)], "either takes HTTPS away, or both"
+        assert lines(judgement.notes) == [rule_line(TAKES_TIME)]
+
+    def test_twins_are_blamed_both(self) -> None:
+        """Without the first the second would do the same."""
+        judgement = judged(REDIRECT, NAT, OUTPUT, TAKES_HTTPS, TAKES_HTTPS)
+        assert lines(judgement.differences) == [rule_line(TAKES_HTTPS)] * 2
+
+    def test_our_own_rule_that_is_missing_counts_though_no_packet_notices(self) -> None:
+        tables = [
+            table.replace(chains=tuple(c.replace(rules=c.rules[:-1]) for c in table.chains))
+            for table in REDIRECT.tables
+        ]
+        live = REDIRECT.replace(tables=tuple(tables))
+        found = differences(REDIRECT, live)
+
+        judgement = judge(REDIRECT, live, found, (), PodNetwork(), is_native=False)
+
+        assert [d.rule for d in judgement.differences] == [d.rule for d in found]
+        assert any(each.effect for each in judgement.differences)
+
+
+class TestMarks:
+    @pytest.mark.parametrize(
+        ("chain", "rule"),
+        [
+            (PREROUTING, Rule(SetMark(1337), HTTPS)),
+            (PREROUTING, Rule(RestoreMark())),
+            (OUTPUT, Rule(SaveMark())),  # so that answers of the app do not come to the proxy
+        ],
+    )
+    def test_drift(self, chain: str, rule: Rule) -> None:
+        judgement = judged(TPROXY, MANGLE, chain, rule)
+
+        assert (lines(judgement.differences), judgement.notes) == ([rule_line(rule)], ())
+
+    @pytest.mark.parametrize("rule", [Rule(SetMark(5), (InInterface("eth0"),)), Rule(SetMark(1337), TIME)])
+    def test_a_note_where_ours_do_the_same(self, rule: Rule) -> None:
+        judgement = judged(TPROXY, MANGLE, PREROUTING, rule)
+
+        assert (judgement.differences, lines(judgement.notes)) == ((), [rule_line(rule)])
+
+
+def chain(
+    *rules: Rule, hook: str = OUTPUT, priority: int = -200, is_nat: bool = False, policy: str = "ACCEPT"
+) -> ForeignChain:
+    """Return a chain beside ours, whose rules may jump to one that drops HTTPS."""
+    more = Chain("more", (Rule(Accept(), TIME), Rule(Drop(), HTTPS)))
+    table = Table(NAT if is_nat else MANGLE, (Chain("x", rules, policy), more))
+    return ForeignChain("inet other", FAMILIES, hook, priority, is_nat, table)
+
+
+class TestBesideOurs:
+    @pytest.mark.parametrize(
+        ("there", "outcome"),
+        [
+            (chain(Rule(Drop(), HTTPS)), "dropped"),
+            (chain(Rule(Redirect(1), HTTPS), is_nat=True), "redirected"),
+            (chain(Rule(Redirect(1), HTTPS), is_nat=True, priority=-100), "redirected"),
+            (chain(Rule(UnknownVerdict("dnat to 10.0.0.9:1"), HTTPS), is_nat=True), "direct"),
+            (chain(Rule(Jump("more"))), "dropped"),
+            (chain(Rule(Accept(), TIME), policy="DROP"), "dropped"),
+            (chain(Rule(Drop(), (InInterface("lo"),)), hook=PREROUTING), "dropped"),
+        ],
+    )
+    def test_what_diverts_captured_traffic_is_drift(self, there: ForeignChain, outcome: str) -> None:
+        judgement = judged(REDIRECT, beside=there)
+
+        assert [after for _, after in outcomes(judgement.obstacles)] == [outcome]
+        assert all(before != "direct" for before, _ in outcomes(judgement.obstacles))
+        assert judgement.harmless == judgement.unjudged == ()
+
+    @pytest.mark.parametrize("rule", [Rule(Accept()), Rule(Log("seen")), Rule(Accept(), (UNKNOWN,))])
+    def test_what_accepts_is_not_worth_a_word(self, rule: Rule) -> None:
+        judgement = judged(REDIRECT, beside=chain(rule))
+
+        assert judgement.obstacles == judgement.harmless == judgement.unjudged == ()
+
+    @pytest.mark.parametrize("rule", [Rule(Drop(), TIME), Rule(SetMark(1337)), Rule(Jump("nowhere"))])
+    def test_what_has_no_effect_on_captured_traffic_is_worth_a_note(self, rule: Rule) -> None:
+        judgement = judged(REDIRECT, beside=chain(rule))
+
+        assert (judgement.obstacles, lines(judgement.harmless)) == ((), [rule_line(rule)])
+
+    @pytest.mark.parametrize("rule", [Rule(UnknownVerdict("queue to 1"), HTTPS), Rule(Drop(), (UNKNOWN,))])
+    def test_what_may_meet_captured_traffic_cannot_be_judged(self, rule: Rule) -> None:
+        judgement = judged(REDIRECT, beside=chain(rule))
+
+        assert (judgement.obstacles, lines(judgement.unjudged)) == ((), [rule_line(rule)])
+
+    def test_else_it_is_worth_a_note(self) -> None:
+        judgement = judged(REDIRECT, beside=chain(Rule(UnknownVerdict("queue to 1"), TIME)))
+
+        assert (judgement.unjudged, len(judgement.harmless)) == ((), 1)
+
+    def test_a_mark_by_which_a_transparent_capture_tells_packets_apart(self) -> None:
+        there = chain(Rule(SetMark(1337), HTTPS), hook=PREROUTING)
+
+        assert ("proxy-inbound", "dropped") in outcomes(judged(TPROXY, beside=there).obstacles)
+
+    def test_a_family_that_is_not_captured(self) -> None:
+        asked = REDIRECT.replace(families=("ipv4",))
+
+        assert judged(asked, beside=chain(Rule(Drop(), HTTPS, "ipv6"))).obstacles == ()
