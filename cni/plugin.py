@@ -128,6 +128,8 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
         journal.warn(warning)
     if not is_kept:
         journal.warn(f"nothing can be kept under {attachments.STATE_DIRECTORY}: CHECK has to ask about the pod again")
+    for remark in applied.remarks:
+        journal.info(remark)
     journal.info(
         "captured",
         profile=applied.config.profile,
