@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 def verified_in_words(verified: Verified) -> Iterator[str]:
     """Yield the summary first, then each difference, what cannot be judged, and notes."""
     found = list(in_words(verified))
-    reference = reference(verified)
+    compared_with = reference(verified)
     if found == [NOTHING_APPLIED]:
         yield NOTHING_APPLIED
     elif found:
-        yield f"drift: {len(found)} difference{'s' if len(found) > 1 else ''} from the {reference}"
+        yield f"drift: {len(found)} difference{'s' if len(found) > 1 else ''} from the {compared_with}"
     elif verified.is_certain:
-        yield f"in sync: live rules match the {reference}"
+        yield f"in sync: live rules match the {compared_with}"
     elif verified.has_reference:
-        yield f"cannot be judged: live rules match the {reference} as far as can be told"
+        yield f"cannot be judged: live rules match the {compared_with} as far as can be told"
     else:
         yield "consistent, but there is no reference: nothing says what the rules should be"
     if found == [NOTHING_APPLIED]:
