@@ -75,15 +75,17 @@ def trace(
     A packet that the pod sends leaves by the interface, and from the address, that the namespace's routes say,
     unless it names them. Two sets at once are asked one after the other, as a kernel would.
     """
-    from capture.analysis.pod_network import routed
+    from capture.analysis.pod_network import NO_WAY_OUT, routed
+    from capture.analysis.trace import Trace, whole_way
     from capture.analysis.trace import trace as walk
-    from capture.analysis.trace import whole_way
 
     with Entered(namespace):
         sent = routed(packet)
         if settings is not None:
             (desired,) = _rulesets(settings, host or host_of(namespace))
             return walk(desired, sent)
+        if sent.out_interface == NO_WAY_OUT:
+            return Trace(sent, "no-route", sent.port, None, ())
         return whole_way(sent, live_situation())
 
 
@@ -146,10 +148,16 @@ def _number(name: str, value: object, highest: int) -> int:
     raise ConfigurationError("trace_packet()", repr(value), f"the argument {name}", expected)
 
 
-def policy(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Ruleset:
-    """Return the rules of which ``capture explain`` speaks: the live ones, or those that the settings would give."""
+def situation(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Situation:
+    """Return all that decides on packets: what is live, or the rules alone that the settings would give."""
+    from capture.analysis.pod_network import read_pod_network
+    from capture.analysis.stations import Situation
+
     with Entered(namespace):
-        return _rulesets(settings, host or host_of(namespace))[0]
+        if settings is None:
+            return live_situation()
+        (desired,) = _rulesets(settings, host or host_of(namespace))
+        return Situation(desired, network=read_pod_network())
 
 
 def _rulesets(settings: Settings | None, host: Host) -> list[Ruleset]:
