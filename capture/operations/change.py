@@ -25,6 +25,7 @@ from capture.rules import (
     tracks_connections,
 )
 from capture.settings.config import CaptureConfig, resolve
+from capture.settings.families import link_local_note
 from capture.settings.options import (
     ALLOW_HOST,
     PROFILE,
@@ -144,7 +145,9 @@ def _apply(
     if desired.loopback_addresses and not routes.takes_ipv6_addresses():
         warnings.append(routes.NO_IPV6_ON_LO)
     lost = [f"{found.says}. {found.remedy}" for found in impediments(desired)]
-    return Applied(changed, target, config, desired, (*warnings, *losses, *lost, *lock.warnings))
+    note = link_local_note(config.families, facts.pod_addresses())
+    remarks = (note,) if note else ()
+    return Applied(changed, target, config, desired, (*warnings, *losses, *lost, *lock.warnings), remarks)
 
 
 def _read_existing(target: Decision, standing: Iterable[Leftover], desired: Ruleset) -> Existing:

@@ -24,6 +24,8 @@ class Applied(Value):
     config: CaptureConfig
     ruleset: Ruleset
     warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """What is as the settings want it, and good to know."""
 
 
 class Other(Value):
