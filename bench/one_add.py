@@ -67,7 +67,7 @@ def one_add(backend: str, started: float) -> None:
     import gc
 
     gc.disable()
-    import capture.operations
+    import capture.operations.change
     import cni.__main__
     import cni.plugin
     from capture.backends import detect
@@ -79,7 +79,7 @@ def one_add(backend: str, started: float) -> None:
     clock.enter("rest")
     builtins.__import__ = clock.during("imports", builtins.__import__)
     begin(clock, cni.plugin, "decide", "_wanted")
-    begin(clock, capture.operations, "build", "resolve", "build_ruleset")
+    begin(clock, capture.operations.change, "build", "resolve", "build_ruleset")
     begin(clock, detect, "look", "look")
     begin(clock, driver, "commit", "write")
     begin(clock, driver, "verify", "holds")

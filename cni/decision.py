@@ -1,8 +1,9 @@
 """Which pods are captured: a list of reasons to leave one alone, of which the first that holds counts.
 
 Upstream's list (istio/istio, ``cni/pkg/plugin/plugin.go``), in its order. What a source of facts does not know is
-as if it were not said, and so is a truth value that Go's ParseBool cannot read, as upstream has it. One line is not
-upstream's plugin's but its injector's, which leaves the capture out where the interception mode is NONE.
+not given, and so is a truth value that Go's ParseBool cannot read, as upstream has it. One line is not
+upstream's plugin's but its injector's, which leaves the capture out where the interception mode is NONE; and the line
+about the ambient mesh says why a pod has no proxy.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 INJECT = "sidecar.istio.io/inject"
 INTERCEPTION_MODE = "sidecar.istio.io/interceptionMode"
+DATAPLANE_MODE = "istio.io/dataplane-mode"
+AMBIENT_REDIRECTION = "ambient.istio.io/redirection"
 
 
 class Line(Value):
@@ -32,7 +35,7 @@ class Line(Value):
 
 
 def reason_by_name(identity: Identity | None, configuration: Configuration) -> str:
-    """Return why a pod is left alone whatever it is like, so that nobody need be asked about it; else ""."""
+    """Return why a pod is left alone whatever it is like, so that no source is needed; else ""."""
     if identity is None:
         return "not a pod of Kubernetes: CNI_ARGS name no K8S_POD_NAMESPACE and K8S_POD_NAME"
     if identity.namespace in configuration.exclude_namespaces:
@@ -52,6 +55,12 @@ def _runs_no_envoy(pod: Pod) -> bool:
 
 def _has_no_proxy(pod: Pod) -> bool:
     return pod.containers is not None and PROXY_CONTAINER not in pod.containers
+
+
+def _is_ambient(pod: Pod) -> bool:
+    """Whether ztunnel has the pod's traffic. A sidecar takes a pod out of the ambient mesh, as upstream has it."""
+    says_so = pod.labels.get(DATAPLANE_MODE) == "ambient" or pod.annotations.get(AMBIENT_REDIRECTION) == "enabled"
+    return says_so and _has_no_proxy(pod)
 
 
 def _is_no_sidecar(pod: Pod) -> bool:
@@ -82,6 +91,7 @@ REFUSES_INJECTION = Line(f"{INJECT} says false", _refuses_injection)
 LINES = (
     Line(f"its container {INIT_CONTAINER} writes the rules", _programs_itself),
     Line(f"its proxy runs no Envoy ({DISABLE_ENVOY})", _runs_no_envoy),
+    Line(f"it belongs to the ambient mesh ({DATAPLANE_MODE}), whose traffic ztunnel redirects", _is_ambient),
     Line(f"it has no container {PROXY_CONTAINER}", _has_no_proxy),
     Line("its proxy is no sidecar", _is_no_sidecar),
     REFUSES_INJECTION,
@@ -99,10 +109,10 @@ def warnings_about(pod: Pod, line: Line | None) -> list[str]:
     """Return what is probably not meant: truth values that count for nothing, and a proxy without capture."""
     origin, text = _injection(pod)
     envoy = pod.proxy.environment.get(DISABLE_ENVOY, "")
-    said = ((origin, text), (f"environment {DISABLE_ENVOY} of {pod.proxy.environment_from}", envoy))
+    given = ((origin, text), (f"environment {DISABLE_ENVOY} of {pod.proxy.environment_from}", envoy))
     warnings = [
         f"{where}: {word!r} is ignored: expected true or false (or 1, 0, t, f), as Istio reads it"
-        for where, word in said
+        for where, word in given
         if word and word not in TRUE + FALSE
     ]
     if line is REFUSES_INJECTION and STATUS_ANNOTATION in pod.annotations and not _has_no_proxy(pod):

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUNDLE_MARK", "OWN_CONFIG", "OWN_CONFIG_MARK", "PLUGIN", "Change", "Choice", "InstallError", "Network",
-    "enter", "install", "main_network", "networks", "remove_plugin", "uninstall", "with_entry",
+    "enter", "install", "main_network", "network_taken", "networks", "remove_plugin", "uninstall", "with_entry",
 ]  # fmt: skip
 
 OWN_CONFIG = "00-capture.conflist"
@@ -107,8 +107,16 @@ def uninstall(bin_dir: str, conf_dir: str, grace: float = 0.0, *, keep_plugin: b
         return changes + remove_plugin(bin_dir)
 
 
+def network_taken(conf_dir: str, choice: Choice = FIRST_BY_NAME) -> Network | None:
+    """Return the network that a runtime takes; None if it takes none. Raises ``InstallError``: a file is broken."""
+    if choice.runtime == "containerd" and not choice.network:
+        return next(networks(conf_dir), None)
+    taken = choose(candidates(conf_dir), choice).taken
+    return taken.network if taken else None
+
+
 def main_network(conf_dir: str, choice: Choice = FIRST_BY_NAME) -> Network:
-    """Return the network that a runtime takes, or would without a list of our own. Raises InstallError."""
+    """Return the network that a runtime would take without a list of our own. Raises ``InstallError``."""
     if choice.runtime == "containerd" and not choice.network:
         others: list[Candidate] = []
         taken = next((network for network in networks(conf_dir) if not network.is_our_own), None)

@@ -2,7 +2,7 @@
 
 Two facts make the order. What the runtime hands over is free, and enough to see that a pod was not injected: such
 pods start whatever the API server does. About any other pod the API server knows more: labels, containers, and the
-proxy's user and environment. So the runtime has the last word only if it is the last one asked.
+proxy's user and environment. So the runtime has the last word only if it is the last source.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HOW_TO_BE_TOLD = (
 def learn(identity: Identity, configuration: Configuration, journal: Log) -> tuple[Pod, str]:
     """Return what is known about a pod, and why it is left alone; "" if it is to be captured.
 
-    Raises ``CniError`` if nobody can say, and ConfigurationError for what the pod says and nobody can read.
+    Raises ``CniError`` if no source knows the pod, and ConfigurationError for a status that cannot be read.
     """
     sources = configuration.pod_sources
     for source in sources:
@@ -58,7 +58,7 @@ def _ask(source: str, identity: Identity, configuration: Configuration, journal:
         except ConfigurationError as error:
             if is_last:
                 raise
-            journal.info("another source is asked", reason=error.message)
+            journal.info("the next source decides", reason=error.message)
             return None
     if source == AGENT:
         from cni import agent_socket

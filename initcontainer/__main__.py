@@ -1,6 +1,6 @@
 """``istio-init``: the init container. Flags and environment as upstream's ``istio-iptables``, and more.
 
-It says what it was told and from where, does it, and ends with the rules that then stand.
+It prints its settings and where they come from, applies them, and ends with the live rules.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _settings(arguments: Sequence[str], environ: Mapping[str, str], printer: Pri
 
 
 def _say_settings(settings: Settings, printer: Printer) -> None:
-    """Print what was said, and where; the rest has its default."""
+    """Print what was given, and where; the rest has its default."""
     for option in OPTIONS:
         if option in settings.explicit:
             printer.show(f"{option.name} {settings.text(option)!r} ({settings.origin(option)})")
@@ -129,7 +129,7 @@ def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
     """Remove what is ours; in a dry run, show it."""
     if settings[DRY_RUN]:
         dumped = operations.dump(namespace)
-        printer.show("would remove our rules among these\n" if dumped.live_sets else "nothing of ours stands there")
+        printer.show("would remove our rules among these\n" if dumped.live_sets else "nothing of ours is there")
         printer.show(listings.table([*listings.parts(dumped)], None, is_whole=True).removesuffix("\n"))
         return
     printer.warn(cut_by_cleaning(namespace))

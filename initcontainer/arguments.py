@@ -26,7 +26,7 @@ SUBCOMMAND = "istio-iptables"
 CLEAN_SUBCOMMAND = "istio-clean-iptables"
 """The word of Istio 1.5 to 1.24 for removing the rules."""
 VERSION_SUBCOMMAND = "version"
-"""The word beside it, of the program that holds upstream's (pilot-agent)."""
+"""The word for the version, of the program that holds upstream's (pilot-agent)."""
 
 
 class UsageError(CaptureError):
@@ -38,8 +38,8 @@ class UsageError(CaptureError):
         super().__init__(message, "See `istio-init --help`.")
 
 
-class HelpWanted(Exception):  # noqa: N818  # no error: somebody wants to know
-    """The command line asks what there is to say."""
+class HelpWanted(Exception):  # noqa: N818  # no error: a question
+    """The command line asks which options there are."""
 
 
 class VersionWanted(Exception):  # noqa: N818  # no error either

@@ -264,15 +264,21 @@ def _connect(probe: Probe, token: bytes, deadline: float, stopped: int, *, trans
 
 
 def _is_taken_on(ports: Iterable[int], connection: socket.socket) -> bool:
-    """Return whether the other end of a connection is in this namespace, on one of the ports."""
+    """Return whether the other end of a connection is in this namespace, on one of the ports.
+
+    The first port is the proxy's. On another, which a transparent proxy takes over, another program must not listen.
+    """
     address, port = connection.getsockname()[:2]
     packed = socket.inet_pton(connection.family, address)
+    proxy_port, *taken_over = ports
     try:
         with sock_diag.open_sock_diag() as diag:
-            sockets = sock_diag.read_tcp_sockets(diag, CONNECTED)
-            return any((s.remote, s.remote_port) == (packed, port) and s.local_port in ports for s in sockets)
+            sockets = list(sock_diag.read_tcp_sockets(diag, (*CONNECTED, sock_diag.TCP_LISTEN)))
     except CaptureError:
         return False
+    listening = {each.local_port for each in sockets if each.state == sock_diag.TCP_LISTEN}
+    fitting = [proxy_port, *(each for each in taken_over if each not in listening)]
+    return any((each.remote, each.remote_port) == (packed, port) and each.local_port in fitting for each in sockets)
 
 
 def _last_answer(process: int, deadline: float) -> str:

@@ -31,7 +31,7 @@ class UpstreamFlag(Value):
 
     takes_value: bool
     because: str = ""
-    """Why nobody needs it any more, for a warning; empty: no word about it."""
+    """Why it is not needed any more, for a warning; empty: no warning."""
 
 
 _VALUE = UpstreamFlag(takes_value=True)

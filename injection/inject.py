@@ -6,9 +6,9 @@ import json
 
 from capture.errors import CaptureError
 from capture.model.values import Value
-from cni.pod import STATUS_ANNOTATION
+from cni.pod import STATUS_ANNOTATION, TEMPLATES_ANNOTATION
 from injection.decision import decide
-from injection.manifest import Text, can_be_added_to, needs_writing_anew
+from injection.manifest import Text, can_be_added_to, item_name, needs_writing_anew
 from injection.plan import LISTS, Plan, make_plan, status_of, with_plan
 from injection.pods import Workload, at, workloads
 from injection.template import InjectionError
@@ -18,13 +18,14 @@ from sidecar.documents import load_yaml
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     from capture.settings.settings import Settings
     from injection.template import Template
     from injection.yaml_text import Node
 
+SIDECAR = "sidecar"
+"""The one template of Istio's that there is here."""
 NOTES = "capture"
 """The key of our notes in the status: by it we know our own."""
 
@@ -80,6 +81,10 @@ def _outcome(number: int, workload: Workload, template: Template, base: Settings
     decision = decide(workload.pod.get("metadata") or {}, workload.pod["spec"], workload.namespace)
     if not decision.inject:
         return Outcome(number, workload, injected=False, reason=decision.reason, warnings=decision.warnings)
+    templates = [name.strip() for name in workload.annotations.get(TEMPLATES_ANNOTATION, SIDECAR).split(",")]
+    if SIDECAR not in templates:
+        reason = f"annotation {TEMPLATES_ANNOTATION} asks for {', '.join(templates)}"
+        return Outcome(number, workload, injected=False, reason=reason, warnings=decision.warnings)
     if STATUS_ANNOTATION in workload.annotations:
         reason = f"another injector has been here: annotation {STATUS_ANNOTATION}"
         return Outcome(number, workload, injected=False, reason=reason, warnings=decision.warnings)
@@ -123,13 +128,12 @@ def _write(target: Text, root: Node, workload: Workload, plan: Plan) -> str:
     was: dict[str, str] = {}
     metadata, annotations = _child(pod, "metadata"), _child(_child(pod, "metadata"), "annotations")
     spec = node_at(pod, ["spec"])
+    changed = [key for key in LISTS if plan.first[key] or plan.last[key] or _taken_from(spec, key, plan)]
     for path, node in (
         ("metadata", metadata),
         ("annotations", annotations),
-        *((key, _child(spec, key)) for key in LISTS),
+        *((key, _child(spec, key)) for key in changed),
     ):
-        if path in LISTS and not (plan.first[path] or plan.last[path]):
-            continue
         if node is None:
             created.append(path)
         elif needs_writing_anew(node):
@@ -138,15 +142,15 @@ def _write(target: Text, root: Node, workload: Workload, plan: Plan) -> str:
         found = pair(annotations, name) if annotations is not None and can_be_added_to(annotations) else None
         if found:
             was[f"annotation {name}"] = target.original(found[1])
-    for name, node in _own_containers(spec, plan):
-        was[f"container {name}"] = target.original(node)
-    notes = {"annotations": list(plan.annotations), "created": created, "was": was}
+    taken = {key: _write_list(target, spec, key, plan, workload) for key in changed}
+    notes = {
+        "annotations": list(plan.annotations),
+        "created": created,
+        "was": was,
+        "taken": {key: texts for key, texts in taken.items() if texts},
+    }
     status = json.dumps(status_of(plan, {NOTES: {key: value for key, value in notes.items() if value}}))
     _write_annotations(target, pod, {**plan.annotations, STATUS_ANNOTATION: status})
-    for key in LISTS:
-        _write_list(target, spec, key, plan, workload)
-    for name, node in _own_containers(spec, plan):
-        target.write_anew(node, plan.merged[name])
     return status
 
 
@@ -156,13 +160,12 @@ def _child(node: Node | None, key: str) -> Node | None:
     return found[1] if found else None
 
 
-def _own_containers(spec: Node, plan: Plan) -> Iterator[tuple[str, Node]]:
-    for key in ("initContainers", "containers"):
-        node = node_at(spec, [key])
-        for item in node.value if node is not None and not is_null(node) else []:
-            found = pair(getattr(item, "target", item), "name")
-            if found and found[1].value in plan.merged:
-                yield str(found[1].value), item
+def _taken_from(spec: Node, key: str, plan: Plan) -> list[int]:
+    """Return the positions of the pod's own containers that were laid over ours."""
+    node = node_at(spec, [key])
+    if key == "volumes" or node is None or is_null(node):
+        return []
+    return [number for number, item in enumerate(node.value) if item_name(item) in plan.taken]
 
 
 def _write_annotations(target: Text, pod: Node, wanted: dict[str, str]) -> None:
@@ -187,22 +190,18 @@ def _write_annotations(target: Text, pod: Node, wanted: dict[str, str]) -> None:
         target.add_pairs(annotations, added)
 
 
-def _write_list(target: Text, spec: Node, key: str, plan: Plan, workload: Workload) -> None:
-    first, last, node = plan.first[key], plan.last[key], _child(spec, key)
-    if not first and not last:
-        return
-    if node is None:
+def _write_list(target: Text, spec: Node, key: str, plan: Plan, workload: Workload) -> list[tuple[int, str]]:
+    """Make the edits for a list, and return what was taken out of it."""
+    first, last, found = plan.first[key], plan.last[key], pair(spec, key)
+    if found is None:
         target.add_pairs(spec, {key: [*first, *last]}, before="containers")
-    elif needs_writing_anew(node):
-        existing = workload.pod["spec"].get(key) or []
+        return []
+    name, node = found
+    if needs_writing_anew(node):
+        existing = [one for one in workload.pod["spec"].get(key) or [] if one.get("name") not in plan.taken]
         target.write_anew(node, [*first, *existing, *last])
-    else:
-        if not node.value:
-            first, last = [*first, *last], []
-        if first:
-            target.add_items(node, first, first=True)
-        if last:
-            target.add_items(node, last, first=False)
+        return []
+    return target.change_list(name, node, first, last, _taken_from(spec, key, plan))
 
 
 # --- removing ------------------------------------------------------------------------------------
@@ -240,6 +239,7 @@ class _Remover:
         self._status = status
         self._created: list[str] = notes.get("created") or []
         self._was: dict[str, str] = notes.get("was") or {}
+        self._taken: dict[str, list[tuple[int, str]]] = notes.get("taken") or {}
         self._annotations: list[str] = [*(notes.get("annotations") or []), STATUS_ANNOTATION]
 
     def remove(self) -> None:
@@ -251,7 +251,8 @@ class _Remover:
     def _remove_annotations(self) -> None:
         metadata = _child(self._pod, "metadata")
         annotations = _child(metadata, "annotations")
-        if self._whole(self._pod, "metadata", metadata, self._only_ours(annotations)):
+        alone = metadata is not None and all(name.value in ("annotations", "<<") for name, _ in metadata.value)
+        if self._whole(self._pod, "metadata", metadata, alone and self._only_ours(annotations)):
             return
         if self._whole(metadata, "annotations", annotations, self._only_ours(annotations)) or annotations is None:
             return
@@ -276,15 +277,11 @@ class _Remover:
         return key in self._was or key in self._created
 
     def _remove_list(self, spec: Node | None, key: str) -> None:
-        node = _child(spec, key)
-        if node is None or not can_be_added_to(node):
+        found = pair(spec, key) if spec is not None else None
+        if found is None or not can_be_added_to(found[1]):
             return
-        names = [name for name in self._status.get(key) or [] if f"container {name}" not in self._was]
-        items = [(found[1].value if (found := pair(item, "name")) else "", item) for item in node.value]
-        only_ours = all(name in names for name, _ in items) or key in self._was
-        if self._whole(spec, key, node, only_ours):
-            return
-        self._target.remove_items(node, names)
-        for name, item in items:
-            if f"container {name}" in self._was:
-                self._target.put_back(item, self._was[f"container {name}"])
+        name, node = found
+        names, taken = self._status.get(key) or [], self._taken.get(key) or []
+        only_ours = all(item_name(item) in names for item in node.value) or key in self._was
+        if not self._whole(spec, key, node, only_ours):
+            self._target.restore_list(name, node, names, [(int(after), str(text)) for after, text in taken])

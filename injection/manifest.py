@@ -86,26 +86,79 @@ class Text:
 
     # -- lists
 
-    def add_items(self, sequence: Node, items: list[Any], *, first: bool) -> None:
-        """Add items to a list, before or after those that are there."""
-        if sequence.flow_style or not sequence.value:
-            inner = ", ".join(map(flow, items))
-            if not sequence.value or first:
-                self.insert(content_start(self.text, sequence) + 1, inner + (", " if sequence.value else ""))
-            else:
-                self.insert(content_end(self.text, sequence.value[-1]), f", {inner}")
-            return
+    def change_list(
+        self, name: Node, sequence: Node, first: list[Any], last: list[Any], gone: list[int]
+    ) -> list[tuple[int, str]]:
+        """Add items before and after those of a list, and take out some; ``name`` is the list's key.
+
+        Returns what was taken out: after how many of the items that stay, and the text, comments before it included.
+        """
+        if not sequence.value:
+            self.insert(content_start(self.text, sequence) + 1, ", ".join(map(flow, [*first, *last])))
+            return []
+        if sequence.flow_style:
+            return self._change_flow(sequence, first, last, gone)
         dash = dash_of(self.text, sequence, sequence.value[0])
         if not begins_its_line(self.text, dash):
-            raise ValueError(items)
+            raise ValueError(first)
         indentation = self.text[line_start(self.text, dash) : dash]
-        position = above_comments(self.text, dash) if first else line_end(self.text, content_end(self.text, sequence))
-        self.insert(position, block(items, indentation, self.newline))
+        begin = line_end(self.text, name.end_mark.index)
+        if first:
+            position = begin if 0 in gone else above_comments(self.text, dash)
+            self.insert(position, block(first, indentation, self.newline))
+        ends = [line_end(self.text, content_end(self.text, item)) for item in sequence.value]
+        taken = self._take_out([*zip([begin, *ends], ends, strict=False)], gone)
+        if last:
+            self.insert(ends[-1], block(last, indentation, self.newline))
+        return taken
 
-    def remove_items(self, sequence: Node, names: list[str]) -> None:
-        """Remove the items with these names, which ``add_items`` added."""
-        for first, last in _runs([number for number, item in enumerate(sequence.value) if _name(item) in names]):
-            items = sequence.value
+    def _change_flow(self, sequence: Node, first: list[Any], last: list[Any], gone: list[int]) -> list[tuple[int, str]]:
+        items = sequence.value
+        starts = [item.start_mark.index for item in items]
+        ends = [content_end(self.text, item) for item in items]
+        if len(gone) == len(items):
+            self.replace(starts[0], ends[-1], ", ".join(map(flow, [*first, *last])))
+            return [(0, self.text[starts[0] : ends[-1]])]
+        if first:
+            self.insert(content_start(self.text, sequence) + 1, ", ".join(map(flow, first)) + ", ")
+        leading = next(number for number in range(len(items)) if number not in gone)
+        ranges = [
+            (starts[number], starts[number + 1]) if number < leading else (ends[number - 1], ends[number])
+            for number in range(len(items))
+        ]
+        taken = self._take_out(ranges, gone)
+        if last:
+            self.insert(ends[-1], "".join(f", {flow(item)}" for item in last))
+        return taken
+
+    def _take_out(self, ranges: list[tuple[int, int]], gone: list[int]) -> list[tuple[int, str]]:
+        taken = []
+        for count, number in enumerate(gone):
+            start, end = ranges[number]
+            taken.append((number - count, self.text[start:end]))
+            self.replace(start, end, "")
+        return taken
+
+    def restore_list(self, name: Node, sequence: Node, ours: list[str], taken: list[tuple[int, str]]) -> None:
+        """Undo ``change_list``: remove the items with these names, and put back what was taken out."""
+        stay = [item for item in sequence.value if item_name(item) not in ours]
+        if taken and not stay and sequence.flow_style:
+            first, last = sequence.value[0], sequence.value[-1]
+            self.replace(first.start_mark.index, content_end(self.text, last), "".join(text for _, text in taken))
+            return
+        for after, text in taken:
+            if sequence.flow_style:
+                position = content_end(self.text, stay[after - 1]) if after else stay[0].start_mark.index
+            else:
+                position = line_end(
+                    self.text, content_end(self.text, stay[after - 1]) if after else name.end_mark.index
+                )
+            self.replace(position, position, text)
+        self._remove_items(sequence, ours)
+
+    def _remove_items(self, sequence: Node, names: list[str]) -> None:
+        items = sequence.value
+        for first, last in _runs([number for number, item in enumerate(items) if item_name(item) in names]):
             start, end = items[first].start_mark.index, content_end(self.text, items[last])
             if not sequence.flow_style:
                 self.remove_lines(dash_of(self.text, sequence, items[first]), end)
@@ -146,7 +199,9 @@ def needs_writing_anew(node: Node | None) -> bool:
     return node is not None and (is_null(node) or is_alias(node))
 
 
-def _name(item: Node) -> str:
+def item_name(item: Node) -> str:
+    """Return the name of a list's item; "" if it has none."""
+    item = getattr(item, "target", item)
     found = pair(item, "name")
     return str(found[1].value) if found else ""
 

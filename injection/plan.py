@@ -17,7 +17,6 @@ from injection.pods import containers_of
 from injection.settings import PodSettings
 from injection.template import (
     AUTO,
-    VALIDATION_CONTAINER,
     InjectionError,
     as_native,
     init_container,
@@ -26,7 +25,7 @@ from injection.template import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     from capture.settings.settings import Settings
@@ -47,8 +46,8 @@ class Plan(Value):
     first: dict[str, list[Container]]
     """What comes before the entries of each list."""
     last: dict[str, list[Container]]
-    merged: dict[str, Container]
-    """Containers of the user's that ours are laid under, by name."""
+    taken: frozenset[str]
+    """Containers of the pod's own that were laid over ours, by name: they are among those that are added."""
     settings: PodSettings
 
 
@@ -121,7 +120,7 @@ class _Planner:
         self._own = own
         self._first: dict[str, list[Container]] = {key: [] for key in LISTS}
         self._last: dict[str, list[Container]] = {key: [] for key in LISTS}
-        self._merged: dict[str, Container] = {}
+        self._taken: set[str] = set()
 
     def plan(self, proxy: Container) -> Plan:
         native = self._is_native()
@@ -137,11 +136,19 @@ class _Planner:
         volumes = {one.get("name") for one in self._workload.pod["spec"].get("volumes") or []}
         self._last["volumes"] += [one for one in others.volumes if one["name"] not in volumes]
         annotations = self._settings.plugin_annotations() if self._template.uses_plugin else {}
-        return Plan(annotations, self._first, self._last, self._merged, self._settings)
+        return Plan(annotations, self._first, self._last, frozenset(self._taken), self._settings)
 
     def _is_native(self) -> bool:
+        """Return whether the proxy is a native sidecar: as the annotation says, or the pod's own proxy is one."""
+        spec, own = self._workload.pod["spec"], self._own.get(PROXY_CONTAINER)
         word = self._workload.annotations.get(NATIVE_ANNOTATION)
-        return self._template.is_native if word not in ("true", "false") else word == "true"
+        if [own] == spec.get("containers"):
+            return False  # a pod needs a container
+        if word in ("true", "false"):
+            return word == "true"
+        if own in (spec.get("initContainers") or []) and own and own.get("restartPolicy") == "Always":
+            return True
+        return self._template.is_native
 
     def _before(self, *, native: bool) -> None:
         """Put what writes the rules, or proves them, before the proxy; without native sidecars as late as can be."""
@@ -156,12 +163,10 @@ class _Planner:
 
     def _put(self, target: list[Container], container: Container) -> None:
         own = self._own.get(container["name"])
-        if own is None:
-            target.append(container)
-            return
-        if container["name"] == PROXY_CONTAINER and own in (self._workload.pod["spec"].get("containers") or []):
-            container = {key: value for key, value in container.items() if key not in ("restartPolicy", "startupProbe")}
-        self._merged[container["name"]] = merged(container, own)
+        if own is not None:
+            self._taken.add(container["name"])
+            container = merged(container, own)
+        target.append(container)
 
 
 def merged(ours: Any, users: Any) -> Any:
@@ -194,35 +199,27 @@ def with_plan(pod: dict[str, Any], plan: Plan, status: str) -> dict[str, Any]:
     pod["metadata"] = metadata
     spec = pod["spec"]
     for key in LISTS:
-        existing = [_replaced(one, plan.merged) for one in spec.get(key) or []]
+        existing = [one for one in spec.get(key) or [] if not _is_taken(one, key, plan)]
         entries = [*plan.first[key], *existing, *plan.last[key]]
         if entries or key in spec:
             spec[key] = entries or spec[key]
     return pod
 
 
-def _replaced(entry: Any, merged_ones: Mapping[str, Container]) -> Any:
-    return merged_ones.get(str(entry.get("name")), entry) if isinstance(entry, dict) else entry
-
-
-WRITES_RULES = (INIT_CONTAINER, VALIDATION_CONTAINER)
+def _is_taken(entry: Any, key: str, plan: Plan) -> bool:
+    return key != "volumes" and isinstance(entry, dict) and entry.get("name") in plan.taken
 
 
 def status_of(plan: Plan, notes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the status in Istio's form, which the CNI plugin and istioctl read; and notes for taking it out again."""
 
-    def names(key: str) -> list[str]:
-        return [one["name"] for one in (*plan.first[key], *plan.last[key])]
+    def names(key: str) -> list[str] | None:
+        return [one["name"] for one in (*plan.first[key], *plan.last[key])] or None
 
-    def all_names(key: str, merged_names: Iterable[str]) -> list[str] | None:
-        return [*names(key), *merged_names] or None
-
-    init_names = [name for name in plan.merged if name in WRITES_RULES]
-    others = [name for name in plan.merged if name not in WRITES_RULES]
     return {
-        "initContainers": all_names("initContainers", init_names),
-        "containers": all_names("containers", others),
-        "volumes": all_names("volumes", ()),
+        "initContainers": names("initContainers"),
+        "containers": names("containers"),
+        "volumes": names("volumes"),
         "imagePullSecrets": None,
         "revision": "default",
         **notes,

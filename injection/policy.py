@@ -12,9 +12,10 @@ import json
 from capture.model.values import Value
 from capture.settings import options as option
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
-from cni.pod import STATUS_ANNOTATION
+from cni.pod import STATUS_ANNOTATION, TEMPLATES_ANNOTATION
 from initcontainer.arguments import SUBCOMMAND
 from injection import decision
+from injection.inject import SIDECAR
 from injection.plan import NATIVE_ANNOTATION
 from injection.pods import Workload
 from injection.settings import (
@@ -371,8 +372,10 @@ def _injects() -> str:
         f" : '{revision}' in variables.labels ? string(variables.labels['{revision}']) == '{default}'"
         f" : {own} == 'true')"
     )
+    templates = _named(TEMPLATES_ANNOTATION, SIDECAR)
+    asked = f"{templates}.split(',').exists(t, t.trim() == '{SIDECAR}')"
     host = "(has(object.spec.hostNetwork) && object.spec.hostNetwork)"
-    return f"{selected} && {word} != 'false' && !{host} && !('{STATUS_ANNOTATION}' in {ANNOTATIONS})"
+    return f"{selected} && {word} != 'false' && !{host} && {asked} && !('{STATUS_ANNOTATION}' in {ANNOTATIONS})"
 
 
 def _native(*, default: bool) -> str:

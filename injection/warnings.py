@@ -29,7 +29,7 @@ ESCAPES = {
 
 def warnings_of(workload: Workload, plan: Plan) -> tuple[str, ...]:
     """Return the warnings about a pod that is injected by a plan."""
-    names = [one.get("name") for one in (*(workload.pod["spec"].get("containers") or []), *plan.last["containers"])]
+    names = [one["name"] for one in plan.last["containers"]]
     lines = list(dangers(workload, plan.settings))
     if workload.kind in RUNS_TO_COMPLETION and PROXY_CONTAINER in names:
         lines.append("a proxy among the containers keeps a Job from ending; let it be a native sidecar")

@@ -224,11 +224,18 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer_well()
 
+    def do_PATCH(self) -> None:
+        self.do_POST()
+
     def do_POST(self) -> None:
         self.close_connection = True
         sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.fake.posted.append((self.path, sent))
-        self.answer(201, sent)
+        behaviour = self.server.fake.next_behaviour(Asked(time.monotonic(), self.path, "", ""))
+        if behaviour is not None:
+            behaviour(self)
+        else:
+            self.answer(201, sent if isinstance(sent, dict) else {})
 
     def _answer_well(self) -> None:
         fake = self.server.fake
@@ -344,7 +351,7 @@ class FakeKubernetes:
         self.history = History(self.pods)
         self.objects: dict[str, object] = {}
         """What else there is, by its path."""
-        self.posted: list[tuple[str, dict[str, Any]]] = []
+        self.posted: list[tuple[str, Any]] = []
         self.requests: list[Asked] = []
         self.token: str | None = None
         self.prefix = prefix

@@ -1,182 +1,126 @@
-"""The policy of a rule set in words: what is captured, what is not, and why, in the order in which rules decide."""
+"""The whole policy in words: what becomes of every connection, by sets of packets that do not overlap, and why.
+
+It is told of first packets of connections that carry no mark, which is all connections but those of programs that
+set one; by everything that decides on them, second captures and foreign chains included.
+"""
 
 from __future__ import annotations
 
-from capture.model.ruleset import (
-    MANGLE,
-    NAT,
-    OUTPUT,
-    PREROUTING,
-    Accept,
-    ConnectionMark,
-    ConnectionState,
-    Destination,
-    DestinationPort,
-    Drop,
-    InInterface,
-    Jump,
-    Mark,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
-    Protocol,
-    Redirect,
-    Return,
-    Rule,
-    Source,
-    SourcePort,
-    TransparentProxy,
-    UnknownMatch,
-    UnknownVerdict,
-)
+from capture.analysis.compiler import ANYTHING, INBOUND, OUTBOUND, Compiler
+from capture.analysis.realistic import realistic
+from capture.analysis.regions import in_words, parts, simplified, witness
+from capture.analysis.space import PacketSpace
+from capture.analysis.trace import Fate, whole_way
+from capture.model.ruleset import ALL_BITS
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Literal
+    from collections.abc import Iterable, Iterator
 
-    from capture.model.addresses import Family, Network
-    from capture.model.ruleset import (
-        Chain,
-        Match,
-        Ruleset,
-        Span,
-        Table,
-        Verdict,
-    )
+    from capture.analysis.compiler import Direction
+    from capture.analysis.stations import Situation
+    from capture.analysis.trace import Trace
+    from capture.model.addresses import Family
 
-    Direction = Literal["inbound", "outbound"]
-
-MAX_NAMED = 6
-"""A list of more entries than this is shown by its first ones and a count."""
+MAX_PARTS = 40
+"""Lines for one outcome; those that are left out are counted."""
+UNKNOWN = "cannot be judged"
 
 
 class Statement(Value):
-    """One line of the policy: this traffic, in this direction, goes there, because."""
+    """One line of the policy: this traffic of these families, in this direction, fares so, because of that.
 
+    ``fate`` is None where it hangs on something that cannot be judged. ``witness`` is the trace of one such packet.
+    """
+
+    not_compared = ("witness",)
+
+    families: tuple[Family, ...]
     direction: Direction
     traffic: str
-    outcome: str
+    fate: Fate | None
     why: str
+    witness: Trace | None = None
 
 
-def explain(ruleset: Ruleset, family: Family) -> list[Statement]:
-    """Return the policy for one family; the first statement that fits a packet is the one that counts."""
-    statements: list[Statement] = []
-    directions: tuple[tuple[Direction, str], ...] = (("inbound", PREROUTING), ("outbound", OUTPUT))
-    for direction, hook in directions:
-        for name in (MANGLE, NAT):
-            table = ruleset.table(name)
-            if table is None:
+def policy(situations: dict[Family, Situation]) -> list[Statement]:
+    """Return the policy of some families; what is said alike of several is said once.
+
+    Raises TooLargeError where rules are too entangled.
+    """
+    joined: dict[tuple[Direction, str, Fate | None, str], Statement] = {}
+    for family, situation in situations.items():
+        for each in _of_family(family, situation):
+            key = (each.direction, each.traffic, each.fate, each.why)
+            known = joined.get(key)
+            joined[key] = known.replace(families=(*known.families, family)) if known else each
+    order = {INBOUND: 0, OUTBOUND: 1}
+    return sorted(joined.values(), key=lambda each: (order[each.direction], _rank(each.fate)))
+
+
+def _rank(fate: Fate | None) -> tuple[int, str]:
+    """Return what orders outcomes: what is captured first, what bypasses the proxy last."""
+    if fate is None:
+        return 2, ""
+    return (0 if fate.port is not None else 1), fate.outcome
+
+
+def _of_family(family: Family, situation: Situation) -> Iterator[Statement]:
+    space = PacketSpace(family, (situation,))
+    compiler = Compiler(space, situation)
+    possible = realistic(space, (compiler,))
+    first = space.diagrams.both(space.state_in("NEW"), space.marked("mark", 0, ALL_BITS))
+    for direction in (INBOUND, OUTBOUND):
+        among = space.diagrams.both(possible[direction], first)
+        fates = space.diagrams.choose(among, _settled(space, compiler.fates(direction)), space.diagrams.leaf(None))
+        for leaf in space.diagrams.leaves(fates):
+            fate = space.diagrams.value(leaf)
+            if fate is None:
                 continue
-            for matches, rule in decisions(table, hook, family):
-                statements.append(Statement(direction, _traffic(matches), _outcome(rule.verdict), rule.why))
-        statements.append(Statement(direction, "everything else", "direct", "no rule speaks of it"))
-    return statements
+            packets = space.diagrams.mapped(fates, fate.__eq__, ("is", fate))
+            yield from _statements(space, situation, direction, packets, among, fate)
 
 
-def decisions(table: Table, hook: str, family: Family) -> Iterator[tuple[tuple[Match, ...], Rule]]:
-    """Yield each rule that decides, with all the matches on the way to it, in the order of the packet's path."""
-    chain = table.chain(hook)
-    yield from _decisions(table, chain.name if chain else "", family, ())
+def _settled(space: PacketSpace, node: int) -> int:
+    """Return the fates with those that hang on something unknown as UNKNOWN."""
+    diagrams = space.diagrams
+
+    def change(each: int) -> int | None:
+        if diagrams.level(each) < space.first_unknown:
+            return None
+        values = {diagrams.value(leaf) for leaf in diagrams.leaves(each)}
+        plain = {value.replace(marked=False) if isinstance(value, Fate) else value for value in values}
+        return diagrams.leaf(UNKNOWN if len(plain) > 1 or ANYTHING in plain else next(iter(plain)))
+
+    return diagrams.changed(node, change, "settled")
 
 
-def _decisions(
-    table: Table, name: str, family: Family, before: tuple[Match, ...]
-) -> Iterator[tuple[tuple[Match, ...], Rule]]:
-    chain = table.chain(name)
-    for rule in chain.rules_for(family) if chain else ():
-        matches = tuple(dict.fromkeys((*before, *rule.matches)))
-        match rule.verdict:
-            case Jump(chain=target):
-                # What a chain of redirects is for is said where it is called.
-                says_why = _only_redirects(table.chain(target))
-                for inner, decided in _decisions(table, target, family, matches):
-                    yield inner, decided.replace(why=rule.why) if says_why else decided
-            case Return() | Accept() | Drop() | Redirect() | TransparentProxy() | UnknownVerdict():
-                yield matches, rule
-            case _:
-                pass
+def _statements(
+    space: PacketSpace, situation: Situation, direction: Direction, packets: int, among: int, fate: object
+) -> Iterator[Statement]:
+    """Yield a line for each part of the packets that fare alike, with the rule that a packet of it meets."""
+    told = parts(space, simplified(space, packets, among))
+    for path in told[:MAX_PARTS]:
+        part = packets
+        for level, ranges in path.items():
+            part = space.diagrams.both(part, space.numbers(level, ranges))
+        packet = space.packet(
+            witness(space, part if part != space.diagrams.no else packets, situation.network, direction)
+        )
+        traced = whole_way(packet, situation)
+        why = (traced.step.rule.why if traced.step else "no rule decides") or _place(traced)
+        known = fate if isinstance(fate, Fate) else None
+        yield Statement((space.family,), direction, in_words(space, path), known, why, traced)
+    if len(told) > MAX_PARTS:
+        rest = f"{len(told) - MAX_PARTS} more sets of packets"
+        yield Statement((space.family,), direction, rest, fate if isinstance(fate, Fate) else None, "")
 
 
-def _only_redirects(chain: Chain | None) -> bool:
-    return chain is not None and all(isinstance(rule.verdict, Redirect | TransparentProxy) for rule in chain.rules)
+def _place(traced: Trace) -> str:
+    return f"{traced.step.table} {traced.step.chain} {traced.step.position}" if traced.step else ""
 
 
-def _traffic(matches: tuple[Match, ...]) -> str:
-    protocol = next((match.name for match in matches if isinstance(match, Protocol)), "")
-    parts = [protocol] if protocol else []
-    parts += [words for match in matches if (words := in_words(match))]
-    return " ".join(parts) or "everything"
-
-
-def in_words(match: Match) -> str:
-    """Return one match as a person would say it; the protocol is said once for the whole rule."""
-    match match:
-        case Source(networks=networks, negated=negated):
-            return f"{_not(negated)}from {_networks(networks)}"
-        case Destination(networks=networks, negated=negated):
-            return f"{_not(negated)}to {_networks(networks)}"
-        case InInterface(name=name, negated=negated):
-            return f"{_not(negated)}in by {name}"
-        case OutInterface(name=name, negated=negated):
-            return f"{_not(negated)}out by {name}"
-        case SourcePort(ports=ports, negated=negated):
-            return f"{_not(negated)}from port {_spans(ports)}"
-        case DestinationPort(ports=ports, negated=negated):
-            return f"{_not(negated)}to port {_spans(ports)}"
-        case OwnerUid(ids=ids, negated=negated):
-            return f"{_not(negated)}of user {_spans(ids)}"
-        case OwnerGid(ids=ids, negated=negated):
-            return f"{_not(negated)}of group {_spans(ids)}"
-        case _:
-            return _state_in_words(match)
-
-
-def _state_in_words(match: Match) -> str:
-    match match:
-        case Mark(value=value, negated=negated):
-            return f"{_not(negated)}marked {value:#x}"
-        case ConnectionMark(value=value, negated=negated):
-            return f"{_not(negated)}of a connection marked {value:#x}"
-        case ConnectionState(states=states, negated=negated):
-            return f"{_not(negated)}of a connection that is {' or '.join(states)}"
-        case UnknownMatch(text=text):
-            return f"if {text}"
-        case _:
-            return ""
-
-
-def _outcome(verdict: Verdict) -> str:
-    match verdict:
-        case Redirect(port=port):
-            return f"to port {port} of the pod"
-        case TransparentProxy(port=port):
-            return f"to port {port} of the pod, addresses unchanged"
-        case Accept():
-            return "on, as marked"
-        case Drop():
-            return "dropped"
-        case UnknownVerdict(text=text):
-            return text
-        case _:
-            return "direct"
-
-
-def _not(negated: bool) -> str:  # noqa: FBT001  # a word for a flag of the model
-    return "not " if negated else ""
-
-
-def _networks(networks: tuple[Network, ...]) -> str:
-    return _listed([str(n).rpartition("/")[0] if n.is_address else str(n) for n in networks])
-
-
-def _spans(spans: tuple[Span, ...]) -> str:
-    return _listed([str(span) for span in spans])
-
-
-def _listed(names: list[str]) -> str:
-    if len(names) > MAX_NAMED:
-        return f"{', '.join(names[:MAX_NAMED])} and {len(names) - MAX_NAMED} more"
-    return ", ".join(names)
+def families_in_words(families: Iterable[Family]) -> str:
+    """Return "IPv4, IPv6"."""
+    return ", ".join({"ipv4": "IPv4", "ipv6": "IPv6"}[family] for family in families)

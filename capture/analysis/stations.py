@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.model.addresses import Family
-    from capture.model.ruleset import PolicyRoute
 
 MAX_UNKNOWN_ORDERS = 3
 """More foreign chains whose order nobody can tell are taken as they are listed."""
@@ -74,8 +73,8 @@ class Situation(Value):
     is_native: bool = False
     """Whether the capture is in native tables of nf_tables."""
     network: PodNetwork = PodNetwork()
-    without: tuple[PolicyRoute, ...] = ()
-    """Routes that the capture needs and the namespace lacks."""
+    without: tuple[str, ...] = ()
+    """Routes that the capture needs and the namespace lacks, as commands that would add them."""
 
     def stations(self, hook: str, family: Family, *, with_nat: bool = True) -> tuple[Station, ...]:
         """Return the base chains at a hook, as packets of a family meet them, by what is known of their order."""

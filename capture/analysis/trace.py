@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from capture.analysis.meaning import Goto, Translate, Untrack, holds_for, meaning
 from capture.analysis.stations import Situation
-from capture.model.addresses import BITS, IPV4, Network
+from capture.model.addresses import BITS, IPV4, IPV6, Network
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.ruleset import (
     MANGLE,
@@ -60,9 +60,9 @@ if TYPE_CHECKING:
     from capture.analysis.foreign import ForeignChain
     from capture.analysis.meaning import Meaning
     from capture.analysis.stations import Station
-    from capture.model.ruleset import Chain, Match, PolicyRoute, Ruleset
+    from capture.model.ruleset import Chain, Match, Ruleset
 
-    Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected"]
+    Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
 
 NAT_STATES = ("NEW", "RELATED")
 """Connection states in which the nat table is asked; later packets follow the first one."""
@@ -112,7 +112,7 @@ class Trace(Value):
 
     ``translated`` is what a rule made of where the packet was addressed to.
     ``marked`` is whether a transparent capture's mark leads it, or what else its connection sends, to the proxy.
-    ``lacks`` are routes that the outcome depends on and the namespace does not have. ``policy`` is the base chain
+    ``lacks`` says which routes the outcome depends on and the namespace does not have. ``policy`` is the base chain
     whose policy dropped the packet.
     """
 
@@ -126,7 +126,7 @@ class Trace(Value):
     transparent: bool = False
     marked: bool = False
     translated: Translate | None = None
-    lacks: tuple[PolicyRoute, ...] = ()
+    lacks: tuple[str, ...] = ()
     policy: Station | None = None
 
     @property
@@ -304,9 +304,13 @@ class _Walk:
             transparent=is_transparent,
             marked=self._is_marked(),
             translated=mapping if isinstance(mapping, Translate) else None,
-            lacks=self.situation.without if is_transparent else (),
+            lacks=self._lacks() if is_transparent else (),
             policy=self.policy,
         )
+
+    def _lacks(self) -> tuple[str, ...]:
+        of_ipv6 = self.first.family == IPV6
+        return tuple(command for command in self.situation.without if command.startswith("ip -6") == of_ipv6)
 
     def _last_decision(self) -> Step | None:
         """Return the last rule that let go of the packet or threw it away."""

@@ -32,4 +32,6 @@ def apply(ctx: click.Context, namespace: str | None) -> int:
     warn(applied.warnings)
     click.echo(outcome(applied))
     click.echo(start_line(settings, applied.config))
+    for remark in applied.remarks:
+        click.echo(remark)
     return 0

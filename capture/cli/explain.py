@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.analysis.policy import explain as statements_of
+from capture.analysis.policy import families_in_words, policy
 from capture.cli.options import CaptureCommand, capture_options, explicit, format_option, namespace_options
 from capture.model.ruleset import FAMILIES
-from capture.settings.families import FAMILY_NAMES
+from capture.report.differences import fate_in_words
+from capture.report.output import SCHEMA
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ capture explain --pid 4711
 capture explain --from-options -p 15001 -z 15006 -u 1337 -x 10.96.0.1/32
 """
 
-HEADINGS = ("", "traffic", "goes", "because")
+HEADINGS = ("direction", "traffic", "goes", "because", "families")
 
 
 @click.command(
@@ -42,27 +43,35 @@ HEADINGS = ("", "traffic", "goes", "because")
 def explain(ctx: click.Context, namespace: str | None, form: str, family: Family | None, *, from_options: bool) -> None:
     """Print the whole policy in words: what is captured, what is not, and why.
 
-    The first line that fits a connection is the one that counts.
+    Each line is a set of connections; no two of them overlap. All tables count, foreign ones and second captures too.
     """
-    ruleset = operations.policy(explicit(ctx) if from_options else None, namespace)
-    families = (family,) if family else ruleset.families
-    policies = {each: statements_of(ruleset, each) for each in families}
+    situation = operations.situation(explicit(ctx) if from_options else None, namespace)
+    families = (family,) if family else situation.ruleset.families
+    statements = policy(dict.fromkeys(families, situation))
     if form == "json":
         import json  # 7 ms, for this format only
 
-        click.echo(json.dumps({each: [_as_plain(s) for s in policy] for each, policy in policies.items()}, indent=1))
+        plain: dict[str, object] = {"schema": SCHEMA}
+        plain |= {each: [_as_plain(s) for s in statements if each in s.families] for each in families}
+        click.echo(json.dumps(plain, indent=1))
         return
-    for each, policy in policies.items():
-        click.echo(FAMILY_NAMES[each])
-        for line in aligned([HEADINGS, *((s.direction, s.traffic, s.outcome, s.why) for s in policy)]):
-            click.echo(f"  {line}")
+    rows = [(s.direction, s.traffic, _goes(s), s.why, families_in_words(s.families)) for s in statements]
+    for line in aligned([HEADINGS, *rows]):
+        click.echo(line)
 
 
-def _as_plain(statement: Statement) -> dict[str, str]:
+def _goes(statement: Statement) -> str:
+    return fate_in_words(statement.fate.replace(marked=False)) if statement.fate else "cannot be judged"
+
+
+def _as_plain(statement: Statement) -> dict[str, str | int | None]:
+    fate = statement.fate
     return {
         "direction": statement.direction,
         "traffic": statement.traffic,
-        "outcome": statement.outcome,
+        "outcome": fate.outcome if fate else None,
+        "port": fate.port if fate else None,
+        "address": str(fate.address).partition("/")[0] if fate and fate.address else None,
         "why": statement.why,
     }
 

@@ -9,6 +9,7 @@ from capture.model.packet import Packet
 from capture.model.ruleset import CONNECTION_STATES
 from capture.settings.options import TPROXY_MARK
 from capture.settings.parsers import MAX_ID, interface, port
+from capture.state.netns import path_of_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +64,26 @@ def _split(text: str) -> tuple[str, str]:
     return host, port_text
 
 
+AS_PROCESS = "capture.packets.process"
+"""Where a click context keeps user and group of the process that sends the packet."""
+
+
+def _as_process(ctx: click.Context, _param: click.Parameter, pid: int | None) -> None:
+    """Take user, group and namespace of a process: the ids by which sockets are owned are those of files (proc(5))."""
+    if pid is None:
+        return
+    if ctx.params.get("namespace") is not None:
+        raise click.UsageError("--as-pid brings the namespace of the process; --netns and --pid exclude it", ctx)
+    path = path_of_process(pid)
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            fields = dict(line.split(":", 1) for line in file if ":" in line)
+    except OSError as error:
+        raise click.BadParameter(f"process {pid} cannot be read: {error.strerror}", ctx) from None
+    ctx.meta[AS_PROCESS] = tuple(int(fields[name].split()[-1]) for name in ("Uid", "Gid"))
+    ctx.params["namespace"] = path
+
+
 def packet_options() -> list[click.Parameter]:
     """Return the arguments and options that describe a packet."""
     ids = click.IntRange(0, MAX_ID)
@@ -81,6 +102,14 @@ def packet_options() -> list[click.Parameter]:
             help="It leaves through this interface.  [default: what the routes say]",
         ),
         click.Option(["--src", "source"], type=address_and_maybe_port, metavar="ADDRESS[:PORT]", help="Its source."),
+        click.Option(
+            ["--as-pid"],
+            type=click.IntRange(min=1),
+            metavar="N",
+            expose_value=False,
+            callback=_as_process,
+            help="User, group and network namespace of this process.",
+        ),
         click.Option(["--mark"], type=mark_number, metavar="MARK", help="The packet's mark."),
         click.Option(["--connection-mark"], type=mark_number, metavar="MARK", help="The mark of its connection."),
         click.Option(
@@ -99,6 +128,8 @@ def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
     destination, port_number = options.pop("destination")
     source, source_port = options.pop("source") or (None, None)
     uid, gid = options.pop("uid"), options.pop("gid")
+    of_process = ctx.meta.get(AS_PROCESS, (None, None))
+    uid, gid = (own if own is not None else known for own, known in zip((uid, gid), of_process, strict=True))
     comes_in, leaves = options.pop("in_interface"), options.pop("out_interface")
     if comes_in and (leaves or uid is not None or gid is not None):
         raise click.UsageError("--in is for packets that come in: they have no --out, --uid or --gid", ctx)

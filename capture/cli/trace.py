@@ -5,10 +5,19 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.cli.options import CaptureCommand, capture_options, explicit, format_option, namespace_options
+from capture.cli.options import (
+    CaptureCommand,
+    capture_options,
+    dns_servers_option,
+    explicit,
+    format_option,
+    namespace_options,
+)
 from capture.cli.packets import packet_from, packet_options
+from capture.model.addresses import address_text
 from capture.model.ruleset import TABLES
-from capture.report.differences import text_of
+from capture.report.differences import fate_in_words, text_of
+from capture.report.output import SCHEMA
 from capture.report.packet_words import packet_in_words
 
 TYPE_CHECKING = False
@@ -17,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.analysis.trace import Step, Trace
+    from capture.model.addresses import Network
 
 EXAMPLES = """
 capture trace tcp 10.1.2.3:80 --uid 1000
@@ -31,7 +41,8 @@ OUTCOMES = {
     "proxy-inbound": "goes to the proxy, as an inbound connection, on port {port}",
     "dns": "goes to the agent's name server on port {port}",
     "dropped": "is dropped",
-    "redirected": "is redirected to port {port} by a rule of somebody else",
+    "redirected": "is redirected to port {port} by a foreign rule",
+    "no-route": "has no route: the connection fails before any rule is asked",
 }
 
 
@@ -44,19 +55,29 @@ OUTCOMES = {
         ),
         *capture_options(),
         *namespace_options(),
+        dns_servers_option(),
         format_option("table", "json"),
     ],
     examples=EXAMPLES,
 )
 @click.pass_context
-def trace(ctx: click.Context, /, namespace: str | None, form: str, *, from_options: bool, **options: Any) -> None:
+def trace(
+    ctx: click.Context,
+    /,
+    namespace: str | None,
+    form: str,
+    dns_servers: tuple[Network, ...],
+    *,
+    from_options: bool,
+    **options: Any,
+) -> None:
     """Say what happens to a packet, and which rule decides.
 
     A packet with --in comes into the pod; any other is sent by a process in it, to where its routes lead.
     """
     packet = packet_from(options, ctx)
     settings = explicit(ctx) if from_options else None
-    traced = operations.trace(packet, settings, namespace)
+    traced = operations.trace(packet, settings, namespace, operations.host_of(namespace, dns_servers))
     if form == "json":
         import json  # 7 ms, for this format only
 
@@ -70,9 +91,12 @@ def as_plain(traced: Trace) -> dict[str, object]:
     """Return a trace as plain values for JSON."""
     family = traced.packet.family
     return {
+        "schema": SCHEMA,
         "packet": packet_in_words(traced.packet),
         "outcome": traced.outcome,
         "port": traced.port,
+        "address": address_text(traced.address.family, traced.address.first) if traced.address else None,
+        "missing_routes": list(traced.lacks),
         "rule": _rule_text(traced.step, traced) if traced.step else None,
         "why": traced.step.rule.why if traced.step else None,
         "transparent": traced.transparent,
@@ -95,8 +119,11 @@ def in_words(traced: Trace) -> Iterator[str]:
     """Yield the lines for a person: the packet, the rules it met, where it ends and why."""
     yield packet_in_words(traced.packet)
     yield from path_in_words(traced)
-    transparent = ", its addresses unchanged" if traced.transparent else ""
-    yield f"{traced.outcome}: it {OUTCOMES[traced.outcome].format(port=traced.port)}{transparent}"
+    yield _verdict(traced)
+    for command in traced.lacks:
+        yield f"but the answers do not come back: `{command}` is missing"
+    if traced.outcome == "no-route":
+        return
     if traced.step is not None:
         yield f"because of {_rule_text(traced.step, traced)}"
     elif traced.path:
@@ -105,6 +132,16 @@ def in_words(traced: Trace) -> Iterator[str]:
         yield "because no rule speaks of it"
     if not traced.certain:
         yield "rules marked with ? ask for something that cannot be judged here; they may decide otherwise"
+
+
+def _verdict(traced: Trace) -> str:
+    if traced.outcome == "no-route":
+        where = address_text(traced.packet.family, traced.packet.destination.first)
+        return f"no route: the namespace has none to {where}, so the connection fails before any rule is asked"
+    if traced.translated is not None:
+        return f"{fate_in_words(traced.fate).replace('direct to', 'direct, to')}, which is not the proxy"
+    transparent = ", its addresses unchanged" if traced.transparent else ""
+    return f"{traced.outcome}: it {OUTCOMES[traced.outcome].format(port=traced.port)}{transparent}"
 
 
 def path_in_words(traced: Trace) -> Iterator[str]:

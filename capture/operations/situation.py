@@ -8,7 +8,7 @@ from capture.backends.detect import Decision
 from capture.backends.iptables.tables import legacy_tables
 from capture.errors import CaptureError
 from capture.model.chain_names import is_our_chain
-from capture.model.ruleset import FAMILIES, PolicyRoute
+from capture.model.ruleset import FAMILIES
 from capture.model.values import Value
 from capture.state import routes
 
@@ -88,11 +88,10 @@ def read_situation(ruleset: Ruleset, place: tuple[str, str], needs: Ruleset) -> 
     from capture.analysis.pod_network import read_pod_network
     from capture.analysis.stations import Situation
 
-    missing = tuple(each for each in routes.missing(needs) if isinstance(each, PolicyRoute))
     return Situation(
         ruleset.replace(policy_routes=ruleset.policy_routes or needs.policy_routes),
         read_beside(place).chains,
         place[0] == "nftables",
         read_pod_network(),
-        missing,
+        tuple(routes.missing_halves(needs)),
     )

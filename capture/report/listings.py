@@ -193,6 +193,7 @@ def as_json(dumped: Dumped, shown: list[Shown]) -> dict[str, object]:
     """Return what ``--format json`` prints; docs/commands.md describes it."""
     verified = dumped.verified
     return {
+        "schema": "capture/v1",
         "as_asked": None if verified is None else verified.holds,
         "differences": [] if verified is None else as_plain(verified),
         "tables": [_table_as_json(part) for part in shown],
@@ -236,4 +237,14 @@ def _row_as_json(row: Row, family: Family) -> dict[str, object]:
         "destination": row.destination,
         "extra": row.extra,
         "rule": text_of(row.rule, family),
+        "more": _more_texts(row.rule, family),
     }
+
+
+def _more_texts(rule: Rule, family: Family) -> list[str]:
+    """Return the further rules of iptables that one of nftables with a list is."""
+    from capture.backends.iptables.entries import expanded
+    from capture.backends.iptables.render import rule_text
+
+    _, *others = expanded([rule.replace(family=family, why="")], family)
+    return [rule_text(each) for each in others]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Profile = Literal["1.8", "1.30"]
 
     class Host(Protocol):
-        """The facts that ``resolve`` asks for. ``capture.settings.host`` has the real ones."""
+        """The facts that ``resolve`` needs. ``capture.settings.host`` has the real ones."""
 
         def user_id(self, name: str) -> int | None:
             """Return the id of a user, or None if there is none of that name."""
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
             """Return the address that Kubernetes knows the pod by; None if it has no global address yet."""
 
         def interface_names(self) -> tuple[str, ...] | None:
-            """Return the interfaces of the namespace but ``lo``; None if nobody knows."""
+            """Return the interfaces of the namespace but ``lo``; None if they are not known."""
 
         def has_ipv6(self) -> bool:
             """Return whether this kernel speaks IPv6."""
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PROXY_ID = only(1337)
 MAX_OWNER_GROUPS = 64
-"""Upstream's bound: they all stand in one rule."""
+"""Upstream's bound: they are all in one rule."""
 
 
 class CaptureConfig(Value):
@@ -111,7 +111,7 @@ class CaptureConfig(Value):
 
 
 def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
-    """Return what is true in the pod, and warnings about what was said.
+    """Return what is true in the pod, and warnings about what was given.
 
     Raises ConfigurationError that names option, value, origin and what is expected.
     """

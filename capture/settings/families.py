@@ -113,7 +113,7 @@ def judge_families(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return what is drift, and what is a remark, about families with an address and without rules, in words.
 
-    Where both families were asked for, it is drift.
+    Where the settings choose both families, it is drift.
     """
     uncaptured = tuple(uncaptured_warnings(settings, captured, addresses))
     note = link_local_note(captured, addresses)

@@ -126,7 +126,7 @@ class AnyPod(PodFromInside):
         return
 
     def interface_names(self) -> None:
-        """Return that nobody knows."""
+        """Return None: they are not known."""
         return
 
     def has_ipv6(self) -> bool:

@@ -145,7 +145,7 @@ EXCLUDED_OUTBOUND_NETWORKS = Option(
 )  # fmt: skip
 OUTBOUND_PORTS = Option(
     "istio-outbound-ports", "", parsers.port_list, PORTS,
-    "Outbound ports captured besides, whatever the destination.",
+    "Outbound ports captured as well, whatever the destination.",
     short="q", annotations=(TRAFFIC + "includeOutboundPorts",), metavar="PORTS",
 )  # fmt: skip
 EXCLUDED_OUTBOUND_PORTS = Option(
@@ -214,7 +214,7 @@ DUAL_STACK = Option(
 IP_FAMILIES = Option(
     "ip-families", "both", parsers.one_of("both", "mesh", "ipv4"), "both, mesh or ipv4",
     "Families to capture: both; as Istio does (mesh: IPv6 too if the mesh is dual stack, the pod's primary address is"
-    " IPv6, there is no address yet, or nobody knows the proxy's environment); or IPv4 alone.",
+    " IPv6, there is no address yet, or the proxy's environment is not known); or IPv4 alone.",
     environment=("CAPTURE_IP_FAMILIES",), metavar="FAMILIES", empty_means_default=True,
 )  # fmt: skip
 OTHER_FAMILY = Option(
@@ -286,7 +286,7 @@ DRY_RUN = Option(
 )  # fmt: skip
 RECONCILE = Option(
     "reconcile", "false", parsers.boolean, YES_OR_NO,
-    "Replace rules that differ. Ours always does, without a gap; accepted because upstream needs it said.",
+    "Replace rules that differ. Ours always does, without a gap; accepted because upstream needs it.",
     topic=HOW, is_switch=True,
 )  # fmt: skip
 CLEANUP_ONLY = Option(
@@ -397,7 +397,7 @@ INIT_OPTIONS: tuple[Option[Any], ...] = (
     LOG_OUTPUT_LEVEL,
     LOG_AS_JSON,
 )
-"""What ``istio-init`` takes besides."""
+"""What ``istio-init`` takes as well."""
 
 OPTIONS = RULE_OPTIONS + BACKEND_OPTIONS + INIT_OPTIONS
 

@@ -79,7 +79,7 @@ def list_of(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
 
 
 class Networks(tuple[Network, ...]):  # noqa: SLOT001  # a tuple cannot have slots with something in them
-    """Networks in the order in which they were said, each once."""
+    """Networks in the order of the list, each once."""
 
     with_host_bits: tuple[str, ...] = ()
     """The texts among them that name another address of a network than its first."""
@@ -129,9 +129,9 @@ def ports(text: str) -> Span:
 
 
 def port_list(text: str) -> tuple[Span, ...]:
-    """Return ports and ranges in the order in which they were given, each once; 0 stands for none.
+    """Return ports and ranges in the order of the list, each once; 0 means none.
 
-    A list so long that nobody reads it rule by rule is merged into ranges.
+    A list that is too long to be read rule by rule is merged into ranges.
     """
     entries = entries_of(text)
     if len(entries) <= MAX_UNMERGED_PORTS:
@@ -189,7 +189,7 @@ def ipv4_loopback(text: str) -> Network:
 
 
 def interface(text: str) -> str:
-    """Return an interface name; a trailing ``+`` stands for any ending (iptables(8), ``-i``).
+    """Return an interface name; a trailing ``+`` means any ending (iptables(8), ``-i``).
 
     The kernel's rule is dev_valid_name() in net/core/dev.c: up to 15 bytes, no ``/``, ``:`` or blanks,
     not ``.`` or ``..``. Quotes and the like are legal there but in no pod, and are refused.
@@ -289,7 +289,7 @@ def seconds(text: str) -> float:
 
 
 def uid_ports(text: str) -> UidPorts:
-    """Return ports that users reach by themselves: ``tcp:443:1000-2000``; ``*`` stands for all ports."""
+    """Return ports that users reach by themselves: ``tcp:443:1000-2000``; ``*`` means all ports."""
     protocol, _, rest = text.partition(":")
     ports_text, _, uids_text = rest.partition(":")
     if protocol not in ("tcp", "udp"):

@@ -1,6 +1,6 @@
 """From a pod to settings: one function for everybody who programs a pod from what Kubernetes says about it.
 
-What a pod says stands in its annotations, and in the user and the environment of its proxy container. Names,
+The settings of a pod are in its annotations, and in the user and the environment of its proxy container. Names,
 defaults and additions are upstream's (istio/istio, ``cni/pkg/plugin/sidecar_redirect.go``), so that a pod gets the
 rules it would get there. Truth values are read as upstream reads them: one that cannot be read is ignored, with a
 warning. Other than upstream, a list, network, port or user that cannot be understood is an error, never a default.
@@ -48,10 +48,10 @@ ENVIRONMENT_OPTIONS = (REDIRECT_DNS, DUAL_STACK, DROP_INVALID)
 
 
 class Proxy(Value):
-    """The proxy's container, as far as it is known; what is not known is as if it were not said."""
+    """The proxy's container, as far as it is known; what is not known counts as not given."""
 
     arguments: tuple[str, ...] = ()
-    environment: Mapping[str, str] = {}  # nobody changes it
+    environment: Mapping[str, str] = {}  # never changed
     environment_from: str = f"container {PROXY_CONTAINER}"
     uid: int | None = None
     gid: int | None = None
@@ -65,9 +65,9 @@ class Pod(Value):
     namespace: str
     name: str
     annotations: Mapping[str, str]
-    labels: Mapping[str, str] = {}  # nobody changes it
+    labels: Mapping[str, str] = {}  # never changed
     containers: tuple[str, ...] | None = None
-    """Names of all containers, init containers included; None if nobody named them."""
+    """Names of all containers, init containers included; None if they are not known."""
     proxy: Proxy = Proxy()
     escapes: tuple[str, ...] = ()
     """The ways round the capture that its containers have, a warning for each."""
@@ -79,7 +79,7 @@ class Pod(Value):
 
 
 def settings_of(pod: Pod, base: Settings) -> Settings:
-    """Return what the pod says, on top of what is said for all pods.
+    """Return the settings of the pod, on top of those of all pods.
 
     Raises ConfigurationError whose ``origin`` names the annotation, the variable or the field.
     """

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 class Given(Value):
-    """What was said about one option, and where: ``flag -b``, ``environment ISTIO_INBOUND_PORTS``, ..."""
+    """The text that was given for one option, and where: ``flag -b``, ``environment ISTIO_INBOUND_PORTS``, ..."""
 
     text: str
     origin: str
 
 
 _LAST_READ: dict[str, tuple[str, Any]] = {}
-"""What the last text of each option means: it is asked for several times, and may be a list of thousands."""
+"""What the last text of each option means: it is read several times, and may be a list of thousands."""
 
 
 class Settings(Value):
-    """What was said, option by option; what was not said has its default."""
+    """The texts that were given, option by option; an option without one has its default."""
 
     not_compared = ("warnings",)
 
@@ -38,7 +38,7 @@ class Settings(Value):
     warnings: tuple[str, ...] = ()
     """What was given and does not count, in words."""
     knows_proxy_environment: bool = True
-    """False where dual stack is not given only because nobody could read the environment of the proxy."""
+    """False where the source of facts about a pod does not know the environment of its proxy."""
 
     def __getitem__(self, option: Option[T]) -> T:
         """Return the value of an option; ConfigurationError if its text cannot be used."""
@@ -59,7 +59,7 @@ class Settings(Value):
             raise ConfigurationError(option.name, text, origin, option.expected) from None
 
     def checked(self) -> Settings:
-        """Return these settings if every value that was said can be used; ConfigurationError if one cannot."""
+        """Return these settings if every value that was given can be used; ConfigurationError if one cannot."""
         for option in self.explicit:
             self[option]
         return self
@@ -119,13 +119,13 @@ def unreadable(option: Option[Any], text: str, origin: str) -> str:
 
 
 def with_flags(settings: Settings, flags: Mapping[Option[Any], str]) -> Settings:
-    """Return the settings with flags on top, which beat what was said before."""
+    """Return the settings with flags on top, which beat what was given before."""
     explicit = {option: Given(text, "command line") for option, text in flags.items()}
     return settings.replace(explicit={**settings.explicit, **explicit})
 
 
 def host_bits_warnings(settings: Settings) -> list[str]:
-    """Return a warning for each network that was said with host bits set, and is taken as its network."""
+    """Return a warning for each network that was given with host bits set, and is taken as its network."""
     return [
         f"{option.name} ({settings.origin(option)}): {entry} has host bits set, and is taken as {parse_network(entry)}"
         for option in NETWORK_OPTIONS

@@ -62,7 +62,7 @@ def captured(rulesets: Iterable[Ruleset]) -> int:
     with open_netfilter() as netfilter:
         entries = list(conntrack.read_entries(netfilter))
     # An entry outlives its connection by days, if nothing told it of the end. The replies' source has the socket.
-    return sum(1 for entry in entries if _is_captured(entry, ports, marks) and entry.reply in ends)
+    return sum(1 for entry in entries if is_captured(entry, ports, marks) and entry.reply in ends)
 
 
 def _where_to(rulesets: Iterable[Ruleset]) -> tuple[frozenset[int], frozenset[int]]:
@@ -80,7 +80,8 @@ def _where_to(rulesets: Iterable[Ruleset]) -> tuple[frozenset[int], frozenset[in
     )
 
 
-def _is_captured(entry: Entry, ports: frozenset[int], marks: frozenset[int]) -> bool:
+def is_captured(entry: Entry, ports: frozenset[int], marks: frozenset[int]) -> bool:
+    """Return whether a connection is redirected to one of these ports, or bears one of these marks."""
     is_redirected = bool(entry.status & conntrack.IPS_DST_NAT) and entry.reply.source_port in ports
     return is_redirected or entry.mark in marks
 
@@ -93,7 +94,7 @@ def track(first: Ruleset | None = None) -> tuple[str, ...]:
     """
     try:
         with sock_diag.open_sock_diag() as diag:
-            entries = [*_entries(list(sock_diag.read_tcp_sockets(diag, (*STATES, sock_diag.TCP_LISTEN))))]
+            entries = [*entries_of(list(sock_diag.read_tcp_sockets(diag, (*STATES, sock_diag.TCP_LISTEN))))]
         if not entries:
             return ()
         with open_netfilter() as netfilter:
@@ -111,11 +112,11 @@ def track(first: Ruleset | None = None) -> tuple[str, ...]:
 
 def _forget_redirected(netfilter: NetlinkSocket, ports: frozenset[int]) -> None:
     for entry in list(conntrack.read_entries(netfilter)):
-        if _is_captured(entry, ports, frozenset()):
+        if is_captured(entry, ports, frozenset()):
             conntrack.remove_entry(netfilter, entry.original)
 
 
-def _entries(sockets: list[TcpSocket]) -> Iterator[tuple[Flow, int]]:
+def entries_of(sockets: list[TcpSocket]) -> Iterator[tuple[Flow, int]]:
     """Yield for each connection what it looks like from where it began, and its state; both ends of one may be here."""
     listening = {socket.local_port for socket in sockets if socket.state == sock_diag.TCP_LISTEN}
     flows: dict[Flow, int] = {}

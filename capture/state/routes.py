@@ -89,6 +89,20 @@ def missing(ruleset: Ruleset) -> list[LoopbackAddress | PolicyRoute]:
         ]
 
 
+def missing_halves(ruleset: Ruleset) -> Iterator[str]:
+    """Yield what of the routes of a transparent capture is not there, as the command that adds it."""
+    if not ruleset.policy_routes:
+        return
+    with open_route() as route:
+        for policy in ruleset.policy_routes:
+            option = "-6 " if policy.family == IPV6 else ""
+            has_rule, has_route = _halves(route, policy)
+            if not has_rule:
+                yield f"ip {option}rule add fwmark {policy.mark} lookup {policy.table}"
+            if not has_route:
+                yield f"ip {option}route add local default dev lo table {policy.table}"
+
+
 def with_loopback_address(recorded: Ruleset, addresses: Iterable[Network]) -> Ruleset:
     """Return the recorded rule set with what it needs now: ::6 on lo, if the pod is reached by IPv6 since."""
     is_reached = any(address.family == IPV6 for address in addresses)

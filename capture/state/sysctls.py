@@ -47,16 +47,20 @@ SWAPPED = str.maketrans("./", "/.")
 
 
 def in_the_way(*, validates_source: bool = True) -> tuple[Sysctl, ...]:
-    """Return the switches that are on and should be off; without those of source validation where they have to stay."""
+    """Return the switches that are on, should be off, and may be written; in most containers /proc/sys is read-only.
+
+    Those of source validation are left out where they have to stay.
+    """
     paths = [FWMARK_ACCEPT]
     if validates_source:
         paths += [f"{INTERFACES}/{interface}/{MARK_ON_SOURCE}" for interface in _interfaces()]
     found = (Sysctl(path, _read(path)) for path in paths)
-    return tuple(sysctl for sysctl in found if sysctl.value not in ("", OFF))
+    on = (sysctl for sysctl in found if sysctl.value not in ("", OFF))
+    return tuple(sysctl for sysctl in on if os.access(f"{DIRECTORY}/{sysctl.path}", os.W_OK))
 
 
 def switch_off(sysctls: Iterable[Sysctl]) -> bool:
-    """Switch off what can be written; return whether anything was. In most containers /proc/sys is read-only."""
+    """Switch them off; return whether any was."""
     return bool([sysctl for sysctl in sysctls if _write(sysctl.path, OFF)])
 
 

@@ -12,7 +12,7 @@ from capture.cli.options import CaptureCommand
 from capture.errors import EXIT_DRIFT, EXIT_FAILED, CaptureError
 from capture.state.json_text import encode
 from cni import agent_socket, conf
-from cni.agent.options import BIN_DIR, CONF_DIR, LOG_FILE, SERVICE_ACCOUNT, Options
+from cni.agent.options import BIN_DIR, CONF_DIR, LOG_FILE, RUNTIME_SOCKETS, SERVICE_ACCOUNT, Options
 from cni.install import OWN_CONFIG, PLUGIN
 from cni.log import LEVELS
 from cni.protocol import CniError
@@ -364,7 +364,13 @@ def uninstall(service_account: str, daemon_set: str, *, all_nodes: bool, **value
             from_all_nodes(client, daemon_set)
         click.echo(f"{daemon_set}: deleted, and every agent has uninstalled")
         return 0
-    for change in take_away(_options(values)) or ["nothing to remove"]:
+    try:
+        from cni.agent import runtime as runtimes
+
+        runtime = runtimes.find("", RUNTIME_SOCKETS)
+    except ImportError:  # without the extra the runtime cannot be asked, and the plugin stays for pods that run
+        runtime = None
+    for change in take_away(_options(values), runtime) or ["nothing to remove"]:
         click.echo(change)
     return 0
 

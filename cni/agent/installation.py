@@ -19,7 +19,7 @@ from cni.agent.directories import Directories
 from cni.agent.fight import Fight
 from cni.agent.runtime import RuntimeSilentError
 from cni.conf import POD_SOURCES, RUNTIME
-from cni.install import PLUGIN
+from cni.install import PLUGIN, Change
 from cni.protocol import SUPPORTED_VERSIONS
 
 TYPE_CHECKING = False
@@ -108,6 +108,7 @@ class Installation:
                 self.entry(),
                 SUPPORTED_VERSIONS,
                 self.options.own_config,
+                choice=self.options.choice,
             )
         except CaptureError as error:
             self._fails("plugin", error)
@@ -147,19 +148,23 @@ class Installation:
             self._fails("entry", error)
 
     def _enter(self, now: float) -> None:
-        options = self.options
-        changes = installer.enter(options.conf_dir, self.entry(), SUPPORTED_VERSIONS, options.own_config)
+        changes = self._put_entry()
         self._was_in_place = True
         for change in changes:
             self.journal.info("entry restored", path=change.path, what=change.what)
         self.health.note(restored=time.time())
         self._in_place(now)
 
+    def _put_entry(self) -> list[Change]:
+        options = self.options
+        return installer.enter(
+            options.conf_dir, self.entry(), SUPPORTED_VERSIONS, options.own_config, choice=options.choice
+        )
+
     def _follow_main_list(self) -> None:
         """Let a list of our own be what the main one is now: an address range or an MTU may have changed."""
         if self.options.own_config:
-            options = self.options
-            for change in installer.enter(options.conf_dir, self.entry(), SUPPORTED_VERSIONS, options.own_config):
+            for change in self._put_entry():
                 self.journal.info("list of our own renewed", path=change.path, what=change.what)
 
     def _is_in_place(self) -> bool:
@@ -167,8 +172,8 @@ class Installation:
         wanted = {"type": PLUGIN} | self.entry()
         if self.options.own_config:
             wanted[installer.OWN_CONFIG_MARK] = True
-        first = next(installer.networks(self.options.conf_dir), None)
-        return first is not None and first.entries == [wanted]
+        taken = installer.network_taken(self.options.conf_dir, self.options.choice)
+        return taken is not None and taken.entries == [wanted]
 
     def _in_place(self, now: float) -> None:
         if self.fight.rest(now):

@@ -6,6 +6,7 @@ import os
 
 from capture.model.values import Value
 from cni.conf import AGENT_SOCKET
+from cni.networks import Choice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +58,15 @@ class Options(Value):
     audit: bool = True
     """Whether the pods of the node are looked at, where the capabilities for it are there."""
     log_level: str = "info"
+
+    @property
+    def choice(self) -> Choice:
+        """How the runtime chooses a network; CRI-O is known by its socket."""
+        known = (each for each in RUNTIME_SOCKETS if os.path.exists(each))
+        socket = self.runtime_socket or next(known, "")
+        if os.path.basename(socket).startswith("crio"):
+            return Choice("crio", self.network)
+        return Choice("libcni" if self.network else "containerd", self.network)
 
     @property
     def credentials(self) -> str:

@@ -193,7 +193,7 @@ class Agent:
         if not uninstall.is_gone(self.client, self.options.daemon_set):
             self.journal.info("ending; plugin and entry stay", daemon_set=self.options.daemon_set)
             return
-        for change in uninstall.uninstall(self.options):
+        for change in uninstall.uninstall(self.options, self.runtime):
             self.journal.info("uninstalled", what=change)
 
     def _connect(self) -> Client | None:

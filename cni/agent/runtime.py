@@ -25,7 +25,7 @@ POD_INTERFACE = "eth0"
 """What containerd calls a pod's first interface (go-cni, DefaultPrefix)."""
 
 
-class RuntimeSilentError(Exception):
+class RuntimeSilentError(OSError):
     """The runtime does not answer, or not as one; the message says why."""
 
 

@@ -15,28 +15,52 @@ if TYPE_CHECKING:
     from lightkube import Client
 
     from cni.agent.options import Options
+    from cni.agent.runtime import Runtime
 
 NOT_FOUND = 404
 PATIENCE = 240.0
+UNLOADED_WITHIN = 10.0
+"""Seconds for a runtime to load the network configuration without the plugin."""
+CALLS_END = 2.0
+"""Seconds for calls that had begun before."""
 REMEDY = "Look at its pods; a node that is gone for good holds its pod: delete that with --force."
 
 
-def uninstall(options: Options) -> list[str]:
-    """Remove entry and credentials at once, and the plugin when no pod needs it; return what has changed.
+def uninstall(options: Options, runtime: Runtime | None = None) -> list[str]:
+    """Remove entry and credentials at once, and the plugin when nothing calls it any more; return what has changed.
 
-    Raises InstallError.
+    containerd ends pods with the configuration that it has loaded now, so there the plugin goes as soon as that is
+    without it. Runtimes that do not tell what they have loaded (CRI-O) end pods with the one that they were started
+    with: the plugin goes with the last of them. Raises InstallError.
     """
     changes = [str(change) for change in installer.uninstall(options.bin_dir, options.conf_dir, keep_plugin=True)]
     changes += [f"{path}: removed" for path in credentials.remove(options)]
     if not os.path.lexists(os.path.join(options.bin_dir, installer.PLUGIN)):
         return changes
+    if runtime is not None and _is_unloaded(runtime):
+        time.sleep(CALLS_END)
+        return changes + [str(change) for change in installer.remove_plugin(options.bin_dir)]
     removed = leaving.leave(options.bin_dir)
     changes += [f"{path}: removed" for path in removed]
     if not removed:
-        changes.append(
-            f"{options.bin_dir}/{installer.PLUGIN}: stays until the last pod that was started with it has ended"
-        )
+        changes.append(f"{options.bin_dir}/{installer.PLUGIN}: stays until the last pod that was started with it ends")
     return changes
+
+
+def _is_unloaded(runtime: Runtime) -> bool:
+    """Wait until the runtime has loaded a configuration without the plugin; return False if it does not tell."""
+    until = time.monotonic() + UNLOADED_WITHIN
+    while time.monotonic() < until:
+        try:
+            loaded = runtime.loaded()
+        except OSError:
+            return False
+        if loaded is None:
+            return False
+        if installer.PLUGIN not in loaded.plugins:
+            return True
+        time.sleep(0.2)
+    return False
 
 
 def from_all_nodes(client: Client, daemon_set: str, patience: float = PATIENCE) -> None:

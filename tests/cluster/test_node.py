@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -212,25 +210,3 @@ def test_size(cluster: Cluster) -> None:
         rollup = cluster.run(["cat", f"/proc/{pid}/smaps_rollup"], check=False)
         total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
     assert 0 < total < 120 * 1024, total
-
-
-def test_uninstall(cluster: Cluster) -> None:
-    """Uninstalled, the node is as it was; pods that run end cleanly, and the plugin goes with the last of them."""
-    cluster.apply(quiet("last"), quiet("last-plain", mesh=False))
-    ready(cluster, "last", "last-plain")
-    if "chart" in str(cluster.helm("list", "-n", NAMESPACE)) or "istio-capture" in cluster.helm(
-        "list", "-n", NAMESPACE
-    ):
-        cluster.helm("uninstall", "istio-capture", "-n", NAMESPACE, "--wait", "--timeout", "280s")
-    else:
-        cluster.kubectl("-n", NAMESPACE, "delete", "daemonset", "capture-agent", "--cascade=foreground", "--wait")
-        cluster.kubectl("delete", "-f", f"{ROOT}/deploy/istio-capture.yaml", "--wait")
-    assert entries(cluster) == 0
-    assert not (cluster.disk / "etc-cni" / "istio-capture").exists()
-    plugin = cluster.disk / "opt-cni" / "bin" / "capture-cni"
-    assert os.path.lexists(plugin)  # two pods were started with it
-    cluster.kubectl("delete", "pod", "--all", "-A", "--wait", "--timeout=60s", timeout=90)
-    remembered = cluster.disk / "var-lib-cni" / "results"
-    wait_for(lambda: not os.path.lexists(plugin), 30, f"the plugin stays: {[*remembered.iterdir()]}")
-    left = [path for path in Path(cluster.disk, "opt-cni", "bin").iterdir() if "capture" in path.name]
-    assert left == []

@@ -5,11 +5,14 @@ pod  eth0 ---- eth0  peer        app 1000 and proxy 1337 in the pod; servers on 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import errno
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from capture import operations
+from capture.backends.nftables.netlink import NetlinkDriver
+from capture.errors import CaptureError, KernelError
 from capture.report.differences import in_words
 from capture.settings.options import (
     BACKEND,
@@ -22,6 +25,7 @@ from fake_pod import explicit
 from pytest_netns import Kind, Namespace, NamespaceFactory, PodPair
 
 if TYPE_CHECKING:
+    from capture.model.ruleset import Ruleset
     from capture.operations import Verified
     from fake_pod import Texts
 
@@ -186,3 +190,29 @@ def test_the_other_family_is_rejected_both_ways_but_not_over_lo(pod_pair: PodPai
     apply(pod, texts, backend)
     assert operations.clean(pod.path)
     assert "istio-proxy" not in pod.run(["nft", "list", "tables"]).stdout
+
+
+def test_a_kernel_without_nat_for_ipv6_is_an_error_only_in_a_pod_that_has_ipv6(
+    netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This kernel has it: the refusal is the one of a kernel that has not."""
+    write = NetlinkDriver.write
+
+    def refuse_ipv6(driver: NetlinkDriver, desired: Ruleset, *others: Any) -> None:
+        if "ipv6" in desired.families:
+            raise KernelError("add chain PREROUTING to table ip6 nat", errno.EOPNOTSUPP)
+        write(driver, desired, *others)
+
+    monkeypatch.setattr(NetlinkDriver, "write", refuse_ipv6)
+    alone, dual = netns.pod("alone", ipv6=None), netns.pod("dual")
+
+    applied = apply(alone, {}, "nftables")
+    assert applied.ruleset.families == ("ipv4",)
+    assert "this kernel cannot capture IPv6: only IPv4 is captured" in applied.warnings
+    assert verify(alone).holds
+    with pytest.raises(CaptureError):
+        apply(dual, {}, "nftables")
+    assert apply(dual, {IP_FAMILIES: "ipv4"}, "nftables").changed
+
+    alone.ip("address add 2001:db8:7::2/64 dev eth0 nodad")
+    assert [line for line in in_words(verify(alone)) if "2001:db8:7::2" in line]

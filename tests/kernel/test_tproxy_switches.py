@@ -22,6 +22,9 @@ from capture.operations.diagnosis import why
 from capture.settings import options as option
 from capture.state import sysctls
 from captures import WAYS, Texts, settings
+from envoy_bootstrap import Sidecar
+from envoy_proxy import start_envoy
+from proxies import get, start_app
 from pytest_netns import NamespaceFactory, Pod, PodPair
 from transparent_proxy import TransparentProxy
 
@@ -162,6 +165,20 @@ def switches(pod: Pod) -> dict[str, str]:
         return {path: Path(sysctls.DIRECTORY, path).read_text() for path in paths}
 
 
+@pytest.mark.parametrize("way", FACTORS["way"])
+def test_a_real_envoy_keeps_the_clients_address_under_all_of_them(pod_pair: PodPair, way: str) -> None:
+    pod, peer = pod_pair
+    put(pod, {ALL_SVM: "1", ETH_SVM: "1", RP_FILTER: "1", FWMARK_ACCEPT: "1"})
+    with pod.entered():
+        operations.apply(settings(TPROXY, WAYS[way]))
+    route_by_source(pod_pair)
+    start_app(pod, APP)
+    envoy = start_envoy(pod, Sidecar(transparent=True))
+    for to, own in ((pod.ipv4, peer.ipv4), (pod.ipv6, peer.ipv6)):
+        assert get(peer.client(), to, APP).peer.address == own
+    assert [flow.side for flow in envoy.flows(2)] == ["inbound", "inbound"]
+
+
 @pytest.mark.parametrize("accept_local", ["0", "1"])
 @pytest.mark.parametrize("rp_filter", ["0", "1", "2"])
 @pytest.mark.parametrize("owner", ["all", "eth0", "lo"])
@@ -247,9 +264,11 @@ def test_where_proc_is_read_only_the_switch_is_named(pod_pair: PodPair) -> None:
         env=dict(os.environ),
     )
     assert "warning: net.ipv4.conf.all.src_valid_mark is 1" in ran.stderr
-    assert Path(sysctls.DIRECTORY).exists()
     with pod.entered():
         assert any("src_valid_mark" in finding.says for finding in findings(examine()))
+        put(pod, {ALL_SVM: "0"})  # what another sets then is not given back
+        operations.clean()
+        assert Path(sysctls.DIRECTORY, ALL_SVM).read_text() == "0\n"
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])

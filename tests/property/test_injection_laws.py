@@ -30,7 +30,7 @@ TEMPLATES = tuple(
 )
 templates = st.sampled_from(TEMPLATES)
 NOTHING = Settings({})
-slow = settings(max_examples=60, phases=[Phase.explicit, Phase.generate])
+slow = settings(max_examples=40, phases=[Phase.explicit, Phase.generate])
 
 
 def injected(text: str, template: Template, base: Settings = NOTHING) -> Result:
@@ -83,6 +83,8 @@ def _assert_grown(old: object, new: object) -> None:
         names = [one["name"] for one in new]
         assert len(set(names)) == len(names)
         for one in old:
+            if one["name"] in ("istio-proxy", "istio-init"):
+                continue  # laid over ours, and maybe elsewhere
             _assert_grown(one, new[names.index(one["name"])])
     elif not isinstance(old, dict):
         assert old == new or isinstance(old, list)

@@ -87,6 +87,10 @@ if TYPE_CHECKING:
 MAX_RANGES = 750
 """Of one message: an attribute has 16 bits of length, and the two elements of a range of IPv6 64 bytes."""
 
+MAX_PLAIN = 1000
+"""Up to so many numbers are a plain set. The kernel keeps one of ports as a bitmap, whose every insertion walks all
+that is there (nft_bitmap_elem_find() in net/netfilter/nft_set_bitmap.c): intervals of 20,000 take an eighth of it."""
+
 ANONYMOUS = "__set%d"
 """The kernel puts a number in; the rule refers to the set by its id in the batch."""
 
@@ -414,7 +418,8 @@ def _element_count(condition: Among) -> int:
 
 def _is_plain(condition: Among) -> bool:
     """Return whether a list is of numbers, and not of ranges."""
-    return condition.field not in HOST_ORDER and all(first == last for first, last in condition.ranges)
+    few = len(condition.ranges) <= MAX_PLAIN
+    return few and condition.field not in HOST_ORDER and all(first == last for first, last in condition.ranges)
 
 
 def _element_frame(size: int, *after_key: bytes) -> tuple[bytes, bytes]:

@@ -1,47 +1,93 @@
-"""The policy in words."""
+"""The policy in words: sets of connections that do not overlap, with what becomes of each."""
 
 from __future__ import annotations
 
-from capture.analysis.policy import explain
+from capture.analysis.policy import policy
+from capture.analysis.stations import Situation
 from capture.model.addresses import parse_network
-from capture.model.ruleset import only
+from capture.model.ruleset import (
+    NAT,
+    OUTPUT,
+    DestinationPort,
+    Protocol,
+    Return,
+    Rule,
+    UnknownMatch,
+    UnknownVerdict,
+    only,
+)
+from capture.report.differences import fate_in_words
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 
+HTTPS = (Protocol("tcp"), DestinationPort((only(443),)))
 
-def lines(config: CaptureConfig) -> list[tuple[str, str, str]]:
-    return [(s.direction, s.traffic, s.outcome) for s in explain(build_ruleset(config), "ipv4")]
+
+def lines(config: CaptureConfig, *foreign: Rule) -> list[tuple[str, str, str]]:
+    ruleset = build_ruleset(config)
+    tables = []
+    for table in ruleset.tables:
+        chains = [
+            chain.replace(rules=(*foreign, *chain.rules)) if (table.name, chain.name) == (NAT, OUTPUT) else chain
+            for chain in table.chains
+        ]
+        tables.append(table.replace(chains=tuple(chains)))
+    situation = Situation(ruleset.replace(tables=tuple(tables)))
+    return [
+        (each.direction, each.traffic, fate_in_words(each.fate) if each.fate else "?")
+        for each in policy({"ipv4": situation})
+    ]
 
 
 def test_the_policy_of_the_default_settings() -> None:
     assert lines(CaptureConfig(excluded_inbound_ports=(only(15021),))) == [
-        ("inbound", "tcp to port 15008", "direct"),
-        ("inbound", "tcp to port 22", "direct"),
-        ("inbound", "tcp to port 15021", "direct"),
-        ("inbound", "tcp", "to port 15006 of the pod"),
-        ("inbound", "everything else", "direct"),
-        ("outbound", "tcp from 127.0.0.6 out by lo", "direct"),
-        ("outbound", "tcp not to 127.0.0.1 out by lo of user 1337", "to port 15006 of the pod"),
-        ("outbound", "tcp out by lo not of user 1337", "direct"),
-        ("outbound", "tcp of user 1337", "direct"),
-        ("outbound", "tcp not to 127.0.0.1 out by lo of group 1337", "to port 15006 of the pod"),
-        ("outbound", "tcp out by lo not of group 1337", "direct"),
-        ("outbound", "tcp of group 1337", "direct"),
-        ("outbound", "tcp to 127.0.0.1", "direct"),
-        ("outbound", "tcp", "to port 15001 of the pod"),
-        ("outbound", "everything else", "direct"),
+        ("inbound", "tcp, port other than 22, 15008, 15021", "proxy-inbound 15006"),
+        ("inbound", "tcp, port 22, 15008, 15021", "direct"),
+        ("inbound", "udp", "direct"),
+        (
+            "outbound",
+            "tcp to other than 127.0.0.1, from other than 127.0.0.6, user 1337, over lo",
+            "proxy-inbound 15006",
+        ),
+        ("outbound", "tcp, user other than 1337, group other than 1337", "proxy-outbound 15001"),
+        ("outbound", "tcp, user other than 1337, group 1337", "direct"),
+        ("outbound", "tcp, user 1337", "direct"),
+        ("outbound", "tcp to other than 127.0.0.1, user other than 1337, over lo", "direct"),
+        ("outbound", "tcp to other than 127.0.0.1, from 127.0.0.6, user 1337, over lo", "direct"),
+        ("outbound", "tcp to 127.0.0.1, over lo", "direct"),
+        ("outbound", "udp", "direct"),
     ]
 
 
-def test_every_statement_of_ours_has_its_reason() -> None:
-    config = CaptureConfig(mode="TPROXY", captures_dns=True, captures_all_dns=True, drops_invalid=True)
+def test_dns_contradicts_nothing() -> None:
+    config = CaptureConfig(captures_dns=True, captures_all_dns=True)
+    dns = [line for line in lines(config) if "udp" in line[1] and line[0] == "outbound"]
 
-    assert all(statement.why for statement in explain(build_ruleset(config), "ipv6"))
+    assert ("outbound", "tcp and udp, port 53, user other than 1337, group other than 1337", "dns 15053") in dns
+    assert {goes for _, _, goes in dns} == {"dns 15053", "direct"}
+
+
+def test_foreign_rules_count() -> None:
+    translated = Rule(UnknownVerdict("DNAT --to-destination 10.1.2.3:81"), HTTPS)
+    unknown = Rule(Return(), (Protocol("tcp"), UnknownMatch("-m time")))
+
+    assert ("outbound", "tcp, port 443", "direct to 10.1.2.3:81") in lines(CaptureConfig(), translated)
+    assert ("outbound", "?") in {(direction, goes) for direction, _, goes in lines(CaptureConfig(), unknown)}
+
+
+def test_every_line_has_its_reason_and_what_is_alike_is_told_once() -> None:
+    config = CaptureConfig(mode="TPROXY", captures_dns=True, captures_all_dns=True, drops_invalid=True)
+    situation = Situation(build_ruleset(config))
+
+    found = policy({"ipv4": situation, "ipv6": situation})
+
+    assert all(statement.why for statement in found)
+    assert ("ipv4", "ipv6") in [statement.families for statement in found]
 
 
 def test_long_lists_are_cut_short() -> None:
     networks = tuple(parse_network(f"10.{number}.0.0/16") for number in range(0, 60, 2))
 
-    (line,) = [t for _, t, _ in lines(CaptureConfig(excluded_outbound_networks=networks)) if "10." in t]
+    (line,) = [t for _, t, _ in lines(CaptureConfig(excluded_outbound_networks=networks)) if t.startswith("tcp to 10.")]
 
     assert line == "tcp to 10.0.0.0/16, 10.2.0.0/16, 10.4.0.0/16, 10.6.0.0/16, 10.8.0.0/16, 10.10.0.0/16 and 24 more"

@@ -192,9 +192,10 @@ spec:
     )
     once = inject(text, "f", Template(fragment=fragment), NOTHING).text
     spec = template_of(once, "spec")
-    proxy = spec["containers"][1]
+    proxy = spec["initContainers"][1]
 
-    assert names(spec) == (["istio-init"], ["app", "istio-proxy"])
+    assert names(spec) == (["istio-init", "istio-proxy"], ["app"])
+    assert proxy["restartPolicy"] == "Always"
     assert proxy["image"] == "proxy:1"
     assert proxy["env"] == [{"name": "MINE", "value": "1"}, {"name": "OTHER", "value": "2"}]
     assert proxy["securityContext"] == {"runAsUser": 2000, "readOnlyRootFilesystem": True}

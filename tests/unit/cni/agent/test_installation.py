@@ -213,3 +213,15 @@ def test_a_runtime_that_is_silent_is_a_problem_and_one_that_does_not_tell_is_non
     node.installation.runtime = FakeRuntime(None)  # type: ignore[assignment]
     node.installation.turn(2)
     assert node.health.is_ready
+
+
+@pytest.mark.parametrize("node", [{"runtime_socket": "/run/crio/crio.sock"}], indirect=True)
+def test_under_crio_the_entry_is_in_the_list_that_crio_takes(node: Node) -> None:
+    node.write()
+    (node.conf_dir / "05-broken.conflist").write_text("{")
+    node.installation.turn(0.0)
+    assert node.types() == ["bridge", "capture-cni"]
+    node.write()
+    node.installation.turn(1.0)
+    assert node.types() == ["bridge", "capture-cni"]
+    assert "entry" not in node.problems()

@@ -11,6 +11,8 @@ import pytest
 import fake_kubernetes
 from cni import leaving
 from cni.agent import uninstall
+from cni.agent.options import Options
+from cni.agent.runtime import Loaded
 from fake_kubernetes import FakeKubernetes
 
 DAEMON_SETS = "/apis/apps/v1/namespaces/kube-system/daemonsets"
@@ -112,3 +114,28 @@ def test_only_a_daemon_set_that_is_certainly_gone_is_gone(
         (tmp_path / "kubeconfig").write_text(server.kubeconfig({"token": "secret"}))
         with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as client:
             assert uninstall.is_gone(client, "kube-system/capture-agent") is gone
+
+
+class Containerd:
+    """A runtime that tells what it has loaded; it needs a moment to see that the entry has gone."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def loaded(self) -> Loaded:
+        self.asked += 1
+        plugins = ("bridge", "capture-cni") if self.asked < 3 else ("bridge",)
+        return Loaded(plugins, "lab", "/etc/cni/net.d", ("/opt/cni/bin",))
+
+
+def test_with_containerd_the_plugin_goes_when_it_is_not_loaded_any_more(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uninstall, "CALLS_END", 0)
+    (node / "net.d").mkdir()
+    remember(node, "c1")
+    runtime = Containerd()
+    options = Options("node-1", "", {}, bin_dir=f"{node}/bin", conf_dir=f"{node}/net.d")
+    uninstall.uninstall(options, runtime)  # type: ignore[arg-type]  # all that is asked of a runtime
+    assert runtime.asked == 3
+    assert [*(node / "bin").iterdir()] == []

@@ -1,0 +1,280 @@
+"""``apply`` and ``clean``: the verbs that change a namespace. Between settings and kernel here is the order of steps::
+
+settings -> configuration -> desired rules (pure)
+live rules read -> equal: done
+                -> different: recorded, written, read again, compared
+sets of ours elsewhere (the other backend) removed, now that the new one captures; then stale routes
+"""
+
+from __future__ import annotations
+
+from capture.backends import detect, load, other_family
+from capture.errors import CaptureError, KernelError, ToolError, UnsupportedError
+from capture.model.addresses import IPV6
+from capture.model.ruleset import Ruleset
+from capture.model.values import Value
+from capture.operations.comparison import can_stay, differences_between
+from capture.operations.results import Applied
+from capture.operations.target import host_of, place, request_of
+from capture.rules import (
+    build_handover,
+    build_ruleset,
+    build_tracking,
+    captures_transparently,
+    redirects_inbound,
+    tracks_connections,
+)
+from capture.settings.config import CaptureConfig, resolve
+from capture.settings.families import link_local_note
+from capture.settings.options import (
+    ALLOW_HOST,
+    PROFILE,
+)
+from capture.state import record, routes
+from capture.state.impediments import impediments, switches_to_change
+from capture.state.lock import PATIENCE as LOCK_TIMEOUT
+from capture.state.lock import NamespaceLock
+from capture.state.netns import Entered, has_tcp_sockets, refuse_host
+from capture.state.node import refuse_node
+from capture.state.record import Journal, Record, RecordingHost
+from capture.state.sysctls import restore, switch_off
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from capture.backends import Driver
+    from capture.backends.detect import Decision, Leftover
+    from capture.operations.target import Namespace
+    from capture.settings.config import Host
+    from capture.settings.settings import Settings
+
+
+class Existing(Value):
+    """What a namespace has before a change."""
+
+    driver: Driver
+    """The one that will write; it knows what it has read."""
+    current: Ruleset
+    """What is where the rules will go."""
+    elsewhere: tuple[tuple[Driver, Ruleset], ...]
+    """Sets of ours in other places, each with the driver that removes it."""
+    recorded: Record | None
+    recorded_rules: Ruleset | None
+    stale_routes: Ruleset
+    """Routes and addresses of an earlier set that the desired one has no use for."""
+
+    @property
+    def rulesets(self) -> tuple[Ruleset, ...]:
+        """Return all rule sets of ours."""
+        return (self.current, *(ruleset for _, ruleset in self.elsewhere))
+
+
+def apply(
+    settings: Settings,
+    namespace: Namespace = None,
+    host: Host | None = None,
+    *,
+    force: bool = False,
+    lock_timeout: float = LOCK_TIMEOUT,
+) -> Applied:
+    """Make the rules of the namespace those that the settings ask for; equal rules are left as they are.
+
+    ``lock_timeout`` is in seconds: how long to wait for another program of ours that changes the namespace, before
+    going on without the lock.
+
+    Raises CaptureError and its kinds; then either the old rules are in place or the new ones.
+    """
+    with Entered(namespace):
+        refuse_node(allowed=settings[ALLOW_HOST])
+        return apply_here(settings, host or host_of(namespace), force=force, lock_timeout=lock_timeout)
+
+
+def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_timeout: float = LOCK_TIMEOUT) -> Applied:
+    """Do what ``apply`` does, in the namespace we are in."""
+    refuse_host(allowed=settings[ALLOW_HOST])
+    facts = RecordingHost(host)
+    resolved = resolve(settings, facts)
+    try:
+        return _apply(settings, facts, resolved, force=force, lock_timeout=lock_timeout)
+    except (UnsupportedError, KernelError, ToolError):
+        # A kernel without NAT for IPv6 must not keep a pod from starting that nobody reaches by IPv6.
+        if IPV6 not in resolved[0].families or resolved[0].is_reached_by_ipv6:
+            raise
+    facts.forget_ipv6()
+    return _apply(settings, facts, resolve(settings, facts), force=force, lock_timeout=lock_timeout)
+
+
+def _apply(
+    settings: Settings,
+    facts: RecordingHost,
+    resolved: tuple[CaptureConfig, list[str]],
+    *,
+    force: bool,
+    lock_timeout: float,
+) -> Applied:
+    config, warnings = resolved
+    desired = build_ruleset(config)
+    with NamespaceLock(lock_timeout) as lock:
+        target, standing = detect.look(request_of(settings), desired)
+        if not target.own_users:
+            from capture.state.known_ids import require_known_ids  # most pods share the node's users
+
+            require_known_ids(settings, config)
+        existing = _read_existing(target, standing, desired)
+        kept = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
+        switches = switches_to_change(desired)
+        journal = Journal(Record(kept, facts.facts(), target.backend, target.driver, target.variant, sysctls=switches))
+        journal.begin(existing.stale_routes, existing.recorded)
+        try:
+            changed = routes.ensure(desired) | switch_off(switches)
+            replaced, losses = _replace_rules(target, existing, config, desired, force=force)
+            changed |= replaced
+            changed |= _remove_elsewhere(existing)
+            changed |= other_family.ensure(wanted=config.rejects_ipv6)  # last: what it rejected may be captured now
+        except CaptureError as error:
+            restore(switches)
+            journal.roll_back(existing.recorded, desired)
+            from capture.backends.kernel_modules import explained  # where something failed
+
+            raise explained(error, desired, target.variant or "nftables") from error
+        restored = not desired.policy_routes and journal.restore_sysctls()
+        if routes.remove(existing.stale_routes, desired) or restored:
+            changed = True
+            journal.commit()
+    if desired.loopback_addresses and not routes.takes_ipv6_addresses():
+        warnings.append(routes.NO_IPV6_ON_LO)
+    lost = [f"{found.says}. {found.remedy}" for found in impediments(desired)]
+    note = link_local_note(config.families, facts.pod_addresses())
+    remarks = (note,) if note else ()
+    return Applied(changed, target, config, desired, (*warnings, *losses, *lost, *lock.warnings), remarks)
+
+
+def _read_existing(target: Decision, standing: Iterable[Leftover], desired: Ruleset) -> Existing:
+    """Return what is in the namespace we are in."""
+    driver = load(target)
+    current = _read_current(target, driver, desired)
+    elsewhere = tuple(_read(load(found)) for found in standing if place(found) != place(target))
+    recorded = record.read()
+    rulesets = (current, *(ruleset for _, ruleset in elsewhere))
+    return Existing(
+        driver,
+        current,
+        elsewhere,
+        recorded,
+        recorded.ruleset() if recorded else None,
+        routes.stale(desired, rulesets, recorded.routes() if recorded else ()),
+    )
+
+
+def _read_current(target: Decision, driver: Driver, desired: Ruleset) -> Ruleset:
+    """Return what is where the rules go: read only if it is neither nothing nor exactly what is desired."""
+    if target.is_empty:
+        return Ruleset(desired.families, ())
+    return desired if driver.holds(desired) else driver.read()
+
+
+def _replace_rules(
+    target: Decision, existing: Existing, config: CaptureConfig, desired: Ruleset, *, force: bool
+) -> tuple[bool, tuple[str, ...]]:
+    """Make the live rules the desired ones; return whether anything was written, and warnings."""
+    if not force and can_stay(target, desired, existing.current):
+        return False, ()
+    driver, live = existing.driver, existing.current
+    if captures_transparently(desired) and any(map(redirects_inbound, existing.rulesets)):
+        live = _hand_over(driver, build_handover(config), live, existing.recorded_rules)
+    losses = _write(existing, config, desired, live)
+    _ensure_written(driver, desired)
+    return True, losses
+
+
+def _write(existing: Existing, config: CaptureConfig, desired: Ruleset, live: Ruleset) -> tuple[str, ...]:
+    """Write the desired rules, and keep standing connections; return warnings about those that may be cut."""
+    driver, recorded = existing.driver, existing.recorded_rules
+    tracked = [tracks_connections(existing.rulesets, family) for family in desired.families]
+    is_running = has_tcp_sockets() and not all(tracked)
+    if is_running:
+        from capture.state import connections  # not in a new pod
+
+        connections.track(None if any(tracked) else desired)
+        if not any(tracked):
+            driver.write(build_tracking(config), live, recorded)
+            connections.track()
+            live = driver.read()
+    driver.write(desired, live, recorded)
+    if all(tracked) or not (is_running or has_tcp_sockets()):
+        return ()
+    from capture.state import connections
+
+    return connections.track()
+
+
+def _remove_elsewhere(existing: Existing) -> bool:
+    """Remove the sets of ours in other places, now that the new one captures; return whether there were any."""
+    for driver, ruleset in existing.elsewhere:
+        driver.clean(ruleset, existing.recorded_rules)
+    return bool(existing.elsewhere)
+
+
+def _read(driver: Driver) -> tuple[Driver, Ruleset]:
+    return driver, driver.read()
+
+
+def _hand_over(driver: Driver, both: Ruleset, live: Ruleset, recorded: Ruleset | None) -> Ruleset:
+    """Capture in the old way and in the new one until every packet that is under way has met either; return it read."""
+    from capture.state.barrier import wait_for_packets_in_flight  # not in a new pod
+
+    driver.write(both, live, recorded)
+    wait_for_packets_in_flight()
+    return driver.read()
+
+
+def _ensure_written(driver: Driver, desired: Ruleset) -> None:
+    """Raise CaptureError unless the rules that were written are there."""
+    if driver.holds(desired):
+        return
+    wrong = [difference for difference in differences_between(desired, driver.read()) if difference.is_ours]
+    if wrong:
+        raise CaptureError(
+            f"the rules were written, but {len(wrong)} of what was read back differ: {wrong[0]!r}",
+            "Someone else changes this namespace at the same time, or the kernel does not keep what it is given.",
+        )
+
+
+def clean(
+    namespace: Namespace = None,
+    *,
+    allow_host: bool = False,
+    lock_timeout: float = LOCK_TIMEOUT,
+    warn: Callable[[str], None] | None = None,
+) -> bool:
+    """Remove all that is ours from the namespace, in every backend and spelling; return whether there was any.
+
+    ``lock_timeout`` is that of ``apply``, in seconds. ``warn`` is told if the lock was not to be had.
+    """
+    with Entered(namespace):
+        refuse_node(allowed=allow_host)
+        with NamespaceLock(lock_timeout) as lock:
+            for warning in lock.warnings:
+                if warn is not None:
+                    warn(warning)
+            recorded = record.read()
+            standing = [_read(load(found)) for found in detect.leftovers()]
+            # Routes go first: what they are of, the rules tell, should we not come to the rules.
+            live = [ruleset for _, ruleset in standing]
+            removed = routes.remove(routes.present(live, recorded.routes() if recorded else ()))
+            removed |= other_family.ensure(wanted=False)
+            for driver, ruleset in standing:
+                driver.clean(ruleset, recorded.ruleset() if recorded else None)
+            restored = restore(recorded.sysctls) if recorded else False
+            record.forget()
+            record.forget_ended()
+        return removed or restored or bool(standing)
+
+
+def captured_connections(namespace: Namespace = None) -> int:
+    """Return how many connections pass the proxy now; ``clean`` cuts them. Raises CaptureError if it cannot be told."""
+    from capture.state import connections
+
+    with Entered(namespace):
+        return connections.captured([load(found).read() for found in detect.leftovers()])

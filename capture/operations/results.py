@@ -1,0 +1,102 @@
+"""What the verbs return."""
+
+from __future__ import annotations
+
+from capture.model.chain_names import is_our_chain
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.analysis.compare import Difference
+    from capture.analysis.effects import Effect
+    from capture.analysis.judgement import Obstacle
+    from capture.backends.detect import Decision
+    from capture.model.ruleset import LoopbackAddress, PolicyRoute, Ruleset
+    from capture.settings.config import CaptureConfig
+    from capture.state.impediments import Impediment
+
+
+class Applied(Value):
+    """What ``apply`` did: whether anything was written, how, what for, and what it wants to say."""
+
+    changed: bool
+    decision: Decision
+    config: CaptureConfig
+    ruleset: Ruleset
+    warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """What is as the settings want it, and good to know."""
+
+
+class Other(Value):
+    """A second set of ours, or of upstream's, and what it does to captured packets, if that is known."""
+
+    not_compared = ("effect",)
+
+    where: Decision
+    effect: Effect | None = None
+
+
+class Verified(Value):
+    """How the live rules compare with the desired ones.
+
+    ``differences`` are drift in our own tables, ``obstacles`` foreign rules in others that divert captured traffic.
+    ``notes`` and ``harmless`` are foreign rules without effect on it, ``unjudged`` those that may have one, and
+    ``doubts`` say in words what else cannot be told.
+    """
+
+    decision: Decision
+    desired: Ruleset
+    live: Ruleset
+    differences: tuple[Difference, ...] = ()
+    missing: tuple[LoopbackAddress | PolicyRoute, ...] = ()
+    notes: tuple[Difference, ...] = ()
+    others: tuple[Other, ...] = ()
+    obstacles: tuple[Obstacle, ...] = ()
+    harmless: tuple[Obstacle, ...] = ()
+    unjudged: tuple[Difference | Obstacle, ...] = ()
+    doubts: tuple[str, ...] = ()
+    impediments: tuple[Impediment, ...] = ()
+    """What loses captured packets although the rules are in place."""
+    from_record: bool = False
+    """Whether ``desired`` is what we remember to have applied, and not what somebody says now."""
+    has_reference: bool = True
+    """Whether anything says what our rules should be; else ``desired`` are the live ones."""
+    uncaptured: tuple[str, ...] = ()
+    """What is wrong with a family as a whole, in words: it has an address and no rules, or is not rejected."""
+    remarks: tuple[str, ...] = ()
+    """What the settings leave uncaptured on purpose, though the pod has it, in words."""
+
+    @property
+    def holds(self) -> bool:
+        """Return whether nothing is certain to differ."""
+        drift = (self.differences, self.missing, self.others, self.obstacles, self.impediments, self.uncaptured)
+        return not any(drift)
+
+    @property
+    def is_certain(self) -> bool:
+        """Return whether everything could be judged."""
+        return self.has_reference and not self.unjudged and not self.doubts
+
+    @property
+    def is_nothing_applied(self) -> bool:
+        """Return whether the namespace has no rules of ours where they should be, though some are desired."""
+        is_missing = any(each.kind == "missing" for each in self.differences) or not self.has_reference
+        has_ours = any(is_our_chain(chain.name) for table in self.live.tables for chain in table.chains)
+        return is_missing and not has_ours and not self.others
+
+
+class LiveSet(Value):
+    """A set of ours that stands in a namespace: where, and everything read there."""
+
+    backend: str
+    driver: str
+    variant: str
+    live: Ruleset
+
+
+class Dumped(Value):
+    """All that stands in a namespace, and how it compares with what was asked for, if that is recorded."""
+
+    live_sets: tuple[LiveSet, ...]
+    verified: Verified | None = None

@@ -1,0 +1,46 @@
+"""Where a verb acts: the host whose facts count, the backend that is asked for, the place of a rule set."""
+
+from __future__ import annotations
+
+from capture.backends import detect
+from capture.errors import ConfigurationError
+from capture.settings.host import PodFromInside, PodFromOutside
+from capture.settings.options import (
+    BACKEND,
+    DRIVER,
+    FORCE_IPTABLES_BINARY,
+    NATIVE_NFTABLES,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.backends.detect import Decision, Request
+    from capture.model.addresses import Network
+    from capture.settings.config import Host
+    from capture.settings.settings import Settings
+    from capture.state.netns import Path
+
+    Namespace = Path | None
+    """The path of a network namespace; None is the one of the calling thread."""
+
+
+def host_of(namespace: Namespace, servers: tuple[Network, ...] = ()) -> Host:
+    """Return what knows about users and name servers: in a pod its own files, elsewhere nothing but ``servers``."""
+    return PodFromInside(servers=servers) if namespace is None else PodFromOutside(servers=servers)
+
+
+def request_of(settings: Settings) -> Request:
+    """Return what the settings ask of the choice of backend and driver; ConfigurationError if they contradict."""
+    backend = settings[BACKEND]
+    if settings[NATIVE_NFTABLES]:
+        if backend == "iptables":
+            expected = f"nftables, because {NATIVE_NFTABLES.name} says so ({settings.origin(NATIVE_NFTABLES)})"
+            raise ConfigurationError(BACKEND.name, backend, settings.origin(BACKEND), expected)
+        backend = "nftables"
+    variant = settings[FORCE_IPTABLES_BINARY].removeprefix("iptables-")
+    return detect.Request(backend, settings[DRIVER], variant)
+
+
+def place(decision: Decision) -> tuple[str, str]:
+    """Return where in the kernel the rules of a decision live, whoever writes them."""
+    return decision.backend, decision.variant

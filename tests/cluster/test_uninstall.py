@@ -1,0 +1,36 @@
+"""The agent goes as it came. The last of the tests of a node, by the name of this file."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster_pods import pod
+from kubernetes_cluster import NAMESPACE, ROOT, Cluster
+
+pytestmark = pytest.mark.cluster
+
+
+def test_uninstall(cluster: Cluster) -> None:
+    """Uninstalled, the node is as it was, and pods that run end cleanly."""
+    wait = ["/pause", "-P"]
+    cluster.apply(pod("last", pause_proxy=True, command=wait), pod("last-plain", mesh=False, command=wait))
+    cluster.kubectl("wait", "pod", "last", "last-plain", "--for=condition=Ready", "--timeout=120s")
+    if cluster.method == "chart":
+        cluster.helm("uninstall", "istio-capture", "-n", NAMESPACE, "--wait", "--timeout", "280s")
+    else:
+        cluster.kubectl("-n", NAMESPACE, "delete", "daemonset", "capture-agent", "--cascade=foreground", "--wait")
+        cluster.kubectl("delete", "-f", f"{ROOT}/deploy/istio-capture.yaml", "--wait")
+    assert "capture-cni" not in cluster.list_file.read_text()
+    assert not (cluster.disk / "etc-cni" / "istio-capture").exists()
+    plugin = cluster.disk / "opt-cni" / "bin" / "capture-cni"
+    give_up = time.monotonic() + 20
+    while os.path.lexists(plugin):
+        assert time.monotonic() < give_up
+        time.sleep(0.2)
+    cluster.kubectl("delete", "pod", "--all", "-A", "--wait", "--timeout=60s", timeout=90)
+    left = [path for path in Path(cluster.disk, "opt-cni", "bin").iterdir() if "capture" in path.name]
+    assert left == []

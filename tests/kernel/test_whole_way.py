@@ -1,0 +1,142 @@
+"""The whole way of a packet: every table, second captures, DNAT, routes; told as the kernel takes it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capture import operations
+from capture.settings.options import PROXY_PORT
+from capture.state import record
+from captures import WAYS, settings
+from pytest_netns import NamespaceFactory, PodPair
+
+PROGRAM = str(Path(sys.executable).with_name("capture"))
+
+pytestmark = pytest.mark.kernel
+
+ELSEWHERE = "203.0.113.7"
+NFT = (
+    "nft add table ip other; add chain ip other x { type nat hook output priority -150; };"
+    " add rule ip other x tcp dport 80 dnat to 203.0.113.200:8080"
+)
+
+
+@pytest.fixture
+def pair(netns: NamespaceFactory) -> PodPair:
+    made = netns.pod_pair()
+    made.peer.own_every_address()
+    for port in (15001, 15009, 15006):
+        made.pod.listener(("0.0.0.0", port), ("::", port), label=str(port), uid=1337)
+    return made
+
+
+def trace(pair: PodPair, *arguments: str) -> dict[str, Any]:
+    done = pair.pod.run([PROGRAM, "trace", *arguments, "--format", "json"])
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["schema"] == "capture/v1"
+    return found
+
+
+@pytest.mark.parametrize("way", ["iptables-netlink", "nftables-netlink", "iptables-legacy"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "iptables-nft -t nat -I OUTPUT -p tcp --dport 80 -j DNAT --to-destination 203.0.113.200:8080",
+        "iptables-legacy -t nat -I OUTPUT -p tcp --dport 80 -j DNAT --to-destination 203.0.113.200:8080",
+        NFT,
+    ],
+)
+def test_dnat_before_ours_in_any_table(pair: PodPair, way: str, command: str) -> None:
+    with pair.pod.entered():
+        operations.apply(settings({}, WAYS[way]))
+    program, *rest = command.split(" ", 1) if command.startswith("nft") else command.split()
+    pair.pod.run([program, *rest])
+    pair.peer.listener(("203.0.113.200", 8080), label="translated")
+
+    found = trace(pair, "tcp", f"{ELSEWHERE}:80")
+    told = pair.pod.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80"]).stdout
+    verified = pair.pod.run([PROGRAM, "verify"], check=False)
+
+    assert pair.pod.client(1000).connect(ELSEWHERE, 80).label == "translated"
+    assert (found["outcome"], found["address"], found["port"]) == ("direct", "203.0.113.200", 8080)
+    assert "direct, to 203.0.113.200:8080" in told
+    assert "because of" in told
+    assert verified.returncode == 4
+    assert "direct to 203.0.113.200:8080" in verified.stdout
+
+
+def test_of_two_captures_the_port_is_told_that_the_kernel_takes(pair: PodPair) -> None:
+    with pair.pod.entered():
+        operations.apply(settings({}, WAYS["iptables-netlink"]))
+        other = settings({PROXY_PORT: "15009"}, WAYS["nftables-netlink"])
+        script = operations.render(other)[0][1]
+    pair.pod.run(["nft", "-f", "-"], stdin=script)
+
+    assert pair.pod.client(1000).connect(ELSEWHERE, 80).label == "15009"
+    assert trace(pair, "tcp", f"{ELSEWHERE}:80")["port"] == 15009
+    assert "proxy-outbound 15009" in pair.pod.run([PROGRAM, "explain"]).stdout
+    assert "proxy-outbound 15001 -> proxy-outbound 15009" in pair.pod.run([PROGRAM, "verify"], check=False).stdout
+
+
+@pytest.mark.parametrize(
+    "command", ["ip rule del fwmark 1337 lookup 133", "ip route del local default dev lo table 133"]
+)
+def test_which_half_of_the_transparent_route_is_missing(pair: PodPair, command: str) -> None:
+    pair.pod.run([PROGRAM, "apply", "-m", "TPROXY"])
+    assert trace(pair, "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0")["missing_routes"] == []
+
+    pair.pod.run(command.split())
+
+    assert trace(pair, "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0")["missing_routes"] == [
+        command.replace(" del ", " add ")
+    ]
+
+
+def test_no_route(netns: NamespaceFactory) -> None:
+    namespace = netns()
+    namespace.run([PROGRAM, "apply"])
+
+    told = namespace.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80"]).stdout
+
+    assert f"no route: the namespace has none to {ELSEWHERE}" in told
+
+
+def test_as_a_process(pair: PodPair) -> None:
+    pair.pod.run([PROGRAM, "apply"])
+    process = pair.pod.popen(["sleep", "60"], uid=1337)
+    time.sleep(0.5)  # until it is that user
+
+    found = pair.peer.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80", "--as-pid", str(process.pid)]).stdout
+
+    assert "of user 1337, group 1337" in found
+    assert "direct: " in found
+
+
+def test_without_a_record_there_is_no_reference(pair: PodPair) -> None:
+    """As on a node for a pod whose init container kept its record in its own /run."""
+    pair.pod.run([PROGRAM, "apply", "-x", "10.96.0.0/12"])
+    with pair.pod.entered():
+        record.forget()
+
+    consistent = pair.pod.run([PROGRAM, "verify"], check=False)
+    pair.pod.run(["iptables", "-t", "nat", "-I", "OUTPUT", "-p", "tcp", "--dport", "80", "-j", "RETURN"])
+    diverted = pair.pod.run([PROGRAM, "verify"], check=False)
+
+    assert consistent.returncode == 5
+    assert "-p 15001 -z 15006 -u 1337 -g 1337 -e 15008 -b '*' -d 15090,15021,15020 -x 10.96.0.0/12" in consistent.stdout
+    assert diverted.returncode == 4
+    assert "proxy-outbound 15001 -> direct" in diverted.stdout
+
+
+def test_nothing_applied_is_one_line(netns: NamespaceFactory) -> None:
+    namespace = netns()
+    done = namespace.run([PROGRAM, "verify", "-p", "15001"], check=False)
+
+    assert done.returncode == 4
+    assert done.stdout == "nothing is applied here: the namespace has no rules of the capture\n"

@@ -1,0 +1,52 @@
+"""``capture diff``: which connections two captures treat differently."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner, Result
+
+from capture.cli.diff import diff
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(diff, list(arguments), standalone_mode=False, catch_exceptions=False)
+
+
+def test_what_differs_with_outcomes_and_a_witness() -> None:
+    done = run("-x 10.96.0.0/12", "-x 10.96.0.0/12 -o 5432")
+
+    assert done.return_value == 4
+    assert "IPv4 outbound: tcp to other than 10.96.0.0/12, port 5432, user other than 1337," in done.stdout
+    assert "proxy-outbound 15001 -> direct" in done.stdout
+    assert "witness: tcp to 203.0.113.7:5432 " in done.stdout
+
+
+def test_the_same_in_other_words_is_equal() -> None:
+    done = run("-x 10.0.0.0/9,10.128.0.0/9", "-x 10.0.0.0/8")
+
+    assert (done.return_value, done.stdout) == (0, "equal: both captures treat every connection alike\n")
+
+
+def test_as_json() -> None:
+    done = run("--profile classic", "--profile current", "--format", "json")
+
+    plain = json.loads(done.stdout)
+    assert (plain["schema"], plain["equal"]) == ("capture/v1", False)
+    assert {
+        "family": "ipv4",
+        "direction": "inbound",
+        "packets": ["tcp, port 22"],
+        "witness": "tcp to 10.255.255.2:22 from 198.51.100.7:45000, in by eth0",
+        "before": {"outcome": "direct", "port": None, "address": None},
+        "after": {"outcome": "proxy-inbound", "port": 15006, "address": None},
+    } in plain["differences"]
+
+
+@pytest.mark.parametrize("wrong", ["nosuch", "-x 10.0.0.0/99", "--nosuch 1", "'"])
+def test_what_is_neither_options_nor_a_file(wrong: str) -> None:
+    from capture.errors import ConfigurationError
+
+    with pytest.raises(ConfigurationError):
+        run("-p 15001", wrong)

@@ -1,0 +1,86 @@
+"""What the agent writes into the API: Events, evictions, taints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lightkube import Client
+
+import fake_kubernetes
+from cni.agent import api, events, taint
+from fake_kubernetes import FakeKubernetes
+
+POD = {"namespace": "shop", "name": "web", "uid": "uid-1"}
+NOT_READY = {"key": "cni.istio.io/not-ready", "effect": "NoSchedule"}
+OTHER = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[FakeKubernetes]:
+    with FakeKubernetes() as fake:
+        (tmp_path / "kubeconfig").write_text(fake.kubeconfig({"token": "secret"}))
+        yield fake
+
+
+@pytest.fixture
+def client(server: FakeKubernetes, tmp_path: Path) -> Iterator[Client]:
+    with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as connected:
+        yield connected
+
+
+def test_an_event_about_a_pod(server: FakeKubernetes, client: Client) -> None:
+    assert events.on_pod(client, POD, "CaptureMissing", "no rules" * 200)
+    [(path, event)] = server.posted
+    assert path == "/api/v1/namespaces/shop/events"
+    assert (event["reason"], event["type"], event["involvedObject"]["uid"]) == ("CaptureMissing", "Warning", "uid-1")
+    assert len(event["message"]) == 1024
+
+
+def test_an_event_that_nobody_takes_is_no_error(server: FakeKubernetes, client: Client) -> None:
+    server.always(fake_kubernetes.status(403))
+    assert not events.on_node(client, "node-1", "CaptureListRewritten", "again")
+
+
+def test_only_the_very_pod_is_evicted(server: FakeKubernetes, client: Client) -> None:
+    assert api.evict(client, "shop", "web", "uid-1") == ""
+    [(path, eviction)] = server.posted
+    assert path == "/api/v1/namespaces/shop/pods/web/eviction"
+    assert eviction["deleteOptions"]["preconditions"] == {"uid": "uid-1"}
+
+
+def test_a_disruption_budget_has_the_last_word(server: FakeKubernetes, client: Client) -> None:
+    server.will(fake_kubernetes.status(429, "Cannot evict pod as it would violate the pod's disruption budget."))
+    assert "disruption budget" in api.evict(client, "shop", "web", "uid-1")
+
+
+@pytest.mark.parametrize(
+    ("taints", "patch"),
+    [
+        ([], None),
+        ([OTHER], None),
+        (
+            [NOT_READY],
+            [{"op": "test", "path": "/spec/taints", "value": [NOT_READY]}, {"op": "remove", "path": "/spec/taints/0"}],
+        ),
+        (
+            [OTHER, NOT_READY],
+            [
+                {"op": "test", "path": "/spec/taints", "value": [OTHER, NOT_READY]},
+                {"op": "remove", "path": "/spec/taints/1"},
+            ],
+        ),
+    ],
+)
+def test_only_the_named_taints_go_and_only_if_nothing_else_has_changed(
+    server: FakeKubernetes, client: Client, taints: list[dict[str, str]], patch: object
+) -> None:
+    server.objects["/api/v1/nodes/node-1"] = {"metadata": {"name": "node-1"}, "spec": {"taints": taints}}
+    assert taint.remove(client, "node-1", ("cni.istio.io/not-ready",)) == (True, "")
+    assert [sent for _, sent in server.posted] == ([patch] if patch else [])
+
+
+def test_taints_that_cannot_be_removed(server: FakeKubernetes, client: Client) -> None:
+    server.always(fake_kubernetes.status(403, "no"))
+    assert taint.remove(client, "node-1", ("x",)) == (False, "403 no")
