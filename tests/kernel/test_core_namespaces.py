@@ -220,9 +220,10 @@ class TestFacts:
     def test_the_primary_address_is_of_the_interface_of_the_default_route(
         self, netns: NamespaceFactory, veth: Veth
     ) -> None:
-        pod = netns.pod(ipv4=None)
-        veth(pod, netns("other"), "net1")
-        pod.ip("address add 192.168.7.2/24 dev net1")
+        pod, other = netns.pod(ipv4=None), netns("other")
+        veth(other, netns("third"))
+        other.ip(f"link set eth0 down name net1 netns {pod.path}")
+        pod.ip("link set net1 up", "address add 192.168.7.2/24 dev net1")
         assert str(pod.call(PodFromInside({}).primary_address)) == "fd77::2/128"
         assert pod.call(PodFromInside({}).interface_names) == ("eth0", "net1")
 
