@@ -21,12 +21,13 @@ from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.model.ruleset import LoopbackAddress
 from capture.operations.diagnosis import check_proxy
 from capture.operations.inference import inferred_flags
-from capture.report.differences import NOTHING_APPLIED, as_plain, doubts_in_words, in_words, notes_in_words
+from capture.report.differences import as_plain, doubts_in_words, notes_in_words
 from capture.report.output import SCHEMA
+from capture.report.verified import reference, verified_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from capture.analysis.causes import Cause
     from capture.analysis.judgement import Obstacle
@@ -93,50 +94,19 @@ def verify(
     return EXIT_DONE if verified.is_certain else EXIT_UNKNOWN
 
 
-def verified_in_words(verified: Verified) -> Iterator[str]:
-    """Yield the summary first, then each difference, what cannot be judged, and notes."""
-    found = list(in_words(verified))
-    reference = _reference(verified)
-    if found == [NOTHING_APPLIED]:
-        yield NOTHING_APPLIED
-    elif found:
-        yield f"drift: {len(found)} difference{'s' if len(found) > 1 else ''} from the {reference}"
-    elif verified.is_certain:
-        yield f"in sync: live rules match the {reference}"
-    elif verified.has_reference:
-        yield f"cannot be judged: live rules match the {reference} as far as can be told"
-    else:
-        yield "consistent, but there is no reference: nothing says what the rules should be"
-    if found == [NOTHING_APPLIED]:
-        return
-    yield from (f"  {sentence}" for sentence in found)
-    for sentence in doubts_in_words(verified):
-        yield f"not judged: {sentence}"
-    if not verified.has_reference and verified.live.tables:
-        yield f"the live rules amount to: {' '.join(inferred_flags(verified.desired)) or 'no capture'}"
-    for sentence in notes_in_words(verified):
-        yield f"note: {sentence}"
-
-
 def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, object]:
     """Return what verify found, for JSON."""
     return {
         "schema": SCHEMA,
         "as_asked": verified.holds,
         "certain": verified.is_certain,
-        "compared_with": _reference(verified),
+        "compared_with": reference(verified),
         "differences": as_plain(verified),
         "not_judged": list(doubts_in_words(verified)),
         "notes": list(notes_in_words(verified)),
         "live_settings": None if verified.has_reference else inferred_flags(verified.desired),
         "proxy": [cause_as_plain(cause) for cause in causes],
     }
-
-
-def _reference(verified: Verified) -> str:
-    if not verified.has_reference:
-        return "live rules of the capture"
-    return "applied configuration" if verified.from_record else "configuration that the options ask for"
 
 
 def part_of(verified: Verified, family: Family | None, table_name: TableName | None) -> Verified:

@@ -8,11 +8,15 @@ from __future__ import annotations
 from capture.analysis.compare import Difference
 from capture.model.packet import Packet
 from capture.model.values import WORDS
-from capture.operations import Applied
+from capture.operations import Applied, Dumped, Verified
+from capture.report import listings
 from capture.report.differences import difference_in_words
 from capture.report.outcome import outcome
 from capture.report.packet_words import packet_in_words
+from capture.report.verified import verified_in_words
 
 WORDS[Applied] = outcome
 WORDS[Difference] = difference_in_words
 WORDS[Packet] = packet_in_words
+WORDS[Verified] = lambda verified: "\n".join(verified_in_words(verified))
+WORDS[Dumped] = lambda dumped: listings.table([*listings.parts(dumped)], dumped.verified, is_whole=True).rstrip("\n")
