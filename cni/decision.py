@@ -2,7 +2,8 @@
 
 Upstream's list (istio/istio, ``cni/pkg/plugin/plugin.go``), in its order. What a source of facts does not know is
 not given, and so is a truth value that Go's ParseBool cannot read, as upstream has it. One line is not
-upstream's plugin's but its injector's, which leaves the capture out where the interception mode is NONE.
+upstream's plugin's but its injector's, which leaves the capture out where the interception mode is NONE; and the line
+about the ambient mesh says why a pod has no proxy.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 INJECT = "sidecar.istio.io/inject"
 INTERCEPTION_MODE = "sidecar.istio.io/interceptionMode"
+DATAPLANE_MODE = "istio.io/dataplane-mode"
+AMBIENT_REDIRECTION = "ambient.istio.io/redirection"
 
 
 class Line(Value):
@@ -54,6 +57,12 @@ def _has_no_proxy(pod: Pod) -> bool:
     return pod.containers is not None and PROXY_CONTAINER not in pod.containers
 
 
+def _is_ambient(pod: Pod) -> bool:
+    """Whether ztunnel has the pod's traffic. A sidecar takes a pod out of the ambient mesh, as upstream has it."""
+    says_so = pod.labels.get(DATAPLANE_MODE) == "ambient" or pod.annotations.get(AMBIENT_REDIRECTION) == "enabled"
+    return says_so and _has_no_proxy(pod)
+
+
 def _is_no_sidecar(pod: Pod) -> bool:
     return len(pod.proxy.arguments) > 1 and pod.proxy.arguments[0] == "proxy" and pod.proxy.arguments[1] != "sidecar"
 
@@ -82,6 +91,7 @@ REFUSES_INJECTION = Line(f"{INJECT} says false", _refuses_injection)
 LINES = (
     Line(f"its container {INIT_CONTAINER} writes the rules", _programs_itself),
     Line(f"its proxy runs no Envoy ({DISABLE_ENVOY})", _runs_no_envoy),
+    Line(f"it belongs to the ambient mesh ({DATAPLANE_MODE}), whose traffic ztunnel redirects", _is_ambient),
     Line(f"it has no container {PROXY_CONTAINER}", _has_no_proxy),
     Line("its proxy is no sidecar", _is_no_sidecar),
     REFUSES_INJECTION,

@@ -12,6 +12,7 @@ Whatever is not understood fails ADD, so that no pod runs without the capture th
 from __future__ import annotations
 
 import os
+import time
 
 from capture.errors import (
     CaptureError,
@@ -22,11 +23,12 @@ from capture.errors import (
     UnsupportedError,
 )
 from capture.model.addresses import parse_network
+from capture.state import decisions
 from cni import attachments, conf
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
 from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME
 from cni.decision import reason_by_name
-from cni.log import Log
+from cni.log import Log, timestamp
 from cni.pod import Identity, identity_of
 from cni.protocol import (
     INVALID_CONFIGURATION,
@@ -64,7 +66,11 @@ CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21  # linux/capability.h
 def add(request: Request) -> None:
     """Capture the pod's traffic, unless it is one to be left alone. Raises ``CniError``."""
     configuration = conf.parse(request.configuration)
-    _logged(request, configuration, lambda journal: _add(request, configuration, journal))
+    try:
+        _logged(request, configuration, lambda journal: _add(request, configuration, journal))
+    except CniError as error:
+        _remember(request, decisions.REFUSED, error.message)
+        raise
 
 
 def check(request: Request) -> None:
@@ -78,6 +84,7 @@ def delete(request: Request) -> None:
     from cni import leaving
 
     attachments.forget(request.network, request.container_id, request.interface)
+    decisions.forget(request.network, request.container_id, request.interface)
     _say(request, "forgotten")
     leaving.ended()
 
@@ -88,6 +95,7 @@ def collect_garbage(request: Request) -> None:
 
     valid = {(attachment.container_id, attachment.interface) for attachment in request.valid_attachments}
     _say(request, "forgotten what is gone", containers=attachments.forget_others(request.network, valid))
+    decisions.forget_others(request.network, valid)
     forget_ended()
 
 
@@ -121,6 +129,7 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
     settings, reason = _wanted(request, configuration, journal)
     if settings is None:
         journal.info("left alone", reason=reason)
+        _remember(request, decisions.LEFT_ALONE, reason)
         return
     with journal.step("apply"):
         applied, is_kept = _apply(request, settings)
@@ -140,6 +149,31 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
         driver=applied.decision.driver,
         changed=applied.changed,
         **({} if settings.knows_proxy_environment else {"unknown": NO_MESH_SETTINGS}),
+    )
+    _remember(request, decisions.CAPTURED, "")
+
+
+def _remember(request: Request, decision: str, reason: str) -> None:
+    """Keep what was decided about the pod, for ``capture why``; what is no pod is not of interest later."""
+    name = request.arguments.get("K8S_POD_NAME", "")
+    if not name:
+        return
+    namespace = request.arguments.get("K8S_POD_NAMESPACE", "")
+    try:
+        inode = os.stat(request.namespace).st_ino
+    except OSError:
+        inode = 0
+    decisions.keep(
+        decisions.Decision(
+            decision=decision,
+            reason=reason,
+            time=timestamp(time.time_ns()),
+            pod=f"{namespace}/{name}" if namespace else name,
+            container=request.container_id,
+            interface=request.interface,
+            network=request.network,
+            inode=inode,
+        )
     )
 
 

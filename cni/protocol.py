@@ -246,19 +246,16 @@ def _network_of(command: str, configuration: dict[str, Any]) -> str:
 
 
 def _previous_result_of(command: str, configuration: dict[str, Any]) -> dict[str, Any] | None:
-    """Return prevResult; ADD and CHECK cannot do without, DEL can (SPEC, "CNI operations")."""
+    """Return prevResult; None without one, as when Multus calls the plugin for a network of its own."""
     previous_result = configuration.get("prevResult")
-    if isinstance(previous_result, dict):
+    if previous_result is None or isinstance(previous_result, dict):
         return previous_result
     if command not in {"ADD", "CHECK"}:
         return None
-    if previous_result is not None:
-        raise CniError(INVALID_CONFIGURATION, f"prevResult is {shown(previous_result)}; expected a JSON object")
     raise CniError(
         INVALID_CONFIGURATION,
-        "there is no prevResult: this plugin makes no network of its own and must be chained after one that does",
-        'In the network configuration list, put it behind the main plugin: "plugins": [{"type": "bridge", …}, '
-        f'{{"type": {shown(configuration.get("type", "capture-cni"))}, …}}].',
+        f"prevResult is {shown(previous_result)}; expected a JSON object",
+        "Look at the plugin before this one in the network configuration list: its result is wrong.",
     )
 
 
@@ -315,7 +312,7 @@ def dispatch(
         version = _version_of(configuration)
         request = _request(command, version, environ, configuration, known_arguments)
         # Before the work: a result that cannot be written must not be noticed when the rules are there.
-        result = _result(request, texts["prevResult"]) if command == "ADD" else b""
+        result = _result(request, texts.get("prevResult", "")) if command == "ADD" else b""
         handlers[command](request)
         return Answer(result, 0)
     except CniError as error:
@@ -392,7 +389,10 @@ def failure(error: CniError, version: str) -> Answer:
 
 
 def _result(request: Request, text: str) -> bytes:
-    """Return the result of ADD: prevResult, to the letter, if it is written in the version that was asked for."""
+    """Return the result of ADD: prevResult, to the letter, if it is written in the version that was asked for.
+
+    Without prevResult it is empty: we make no interface and give no address.
+    """
     previous_result = request.previous_result or {}
     if previous_result.get("cniVersion") == request.version:
         return text.encode() + b"\n"

@@ -16,10 +16,10 @@ from capture.rules import build_ruleset
 from capture.rules.nat import AGENT_DNS_PORT
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.settings import Settings
-from capture.state import record
+from capture.state import decisions, record
 from capture.state.facts import read_facts
 from capture.state.impediments import LO_DOWN, impediments
-from capture.state.netns import Entered
+from capture.state.netns import Entered, own_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -187,9 +187,18 @@ def _missing(need: LoopbackAddress | PolicyRoute) -> Cause:
 
 
 def _no_rules() -> Cause:
+    """Return why nothing is applied here: what the CNI plugin decided last, where that is known."""
+    decided = decisions.of_namespace(own_namespace().st_ino)
+    if decided is not None and decided.decision == decisions.LEFT_ALONE:
+        return Cause(
+            "left-alone",
+            f"the CNI plugin left pod {decided.pod} alone at {decided.time}: {decided.reason}",
+            "If it should be captured, change that in the pod's template and recreate the pod.",
+        )
+    refused = f"; the CNI plugin refused it at {decided.time}: {decided.reason}" if decided and decided.reason else ""
     return Cause(
         "no-rules",
-        "nothing is applied here: the namespace has no rules of the capture",
+        f"nothing is applied here: the namespace has no rules of the capture{refused}",
         "Recreate the pod, so that istio-init or the CNI plugin captures it; `capture cni status` looks at the node."
         " For a pod that runs: `capture apply`.",
     )

@@ -40,6 +40,12 @@ if TYPE_CHECKING:
 
 STATE_DIRECTORY = "/run/istio-capture"
 VERSION = 1
+WAYS = {
+    "backend": ("iptables", "nftables"),
+    "driver": ("netlink", "restore", "iptc", "libnftables"),
+    "variant": ("", "nft", "legacy"),
+}
+"""How rules were written, in the words of this version; a record with others is set aside."""
 OPTIONS_BY_NAME = {option.name: option for option in RULE_OPTIONS}
 
 
@@ -232,7 +238,7 @@ def _record(plain: dict[str, Any]) -> Record:
     return Record(
         settings=Settings(
             {OPTIONS_BY_NAME[name]: Given(*map(_text, explicit)) for name, explicit in plain["settings"].items()},
-            knows_proxy_environment=facts["knows_proxy_environment"] is not False,
+            knows_proxy_environment=facts.get("knows_proxy_environment") is not False,
         ),
         facts=Facts(
             users=facts["users"],
@@ -241,12 +247,19 @@ def _record(plain: dict[str, Any]) -> Record:
             families=tuple(facts["families"]),
             ipv6=facts["ipv6"],
             servers=tuple(parse_address(server) for server in facts["name_servers"]),
-            primary=_family(facts["primary"]) if facts["primary"] is not None else None,
+            primary=_family(facts["primary"]) if facts.get("primary") is not None else None,
         ),
         stale_routes=tuple(_route(*route) for route in plain.get("stale_routes", ())),
         sysctls=tuple(Sysctl(_text(path), _text(value)) for path, value in plain.get("sysctls", {}).items()),
-        **{how: _text(plain[how]) for how in ("backend", "driver", "variant")},
+        **{how: _word(plain[how], words) for how, words in WAYS.items()},
     )
+
+
+def _word(value: object, words: tuple[str, ...]) -> str:
+    """Return a word that this version knows."""
+    if value not in words:
+        raise ValueError(value)
+    return str(value)
 
 
 def _route(family: object, mark: object, table: object) -> PolicyRoute:

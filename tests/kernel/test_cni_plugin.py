@@ -96,6 +96,30 @@ def test_a_pod_is_captured_both_ways_in_both_families(attachment: Attachment, po
         assert peer.client(1000).connect(here, 80).label == "inbound"
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_network_of_its_own_and_an_entry_in_the_list_give_one_set_of_rules(
+    attachment: Attachment, pod_pair: PodPair, backend: str
+) -> None:
+    """Multus calls the plugin for a NetworkAttachmentDefinition as it calls one that makes interfaces."""
+    pod, peer = pod_pair
+    of_multus = configuration(INJECTED, backend=backend, name="istio-cni", cniVersion="0.3.1")
+    del of_multus["prevResult"]
+    done = attachment("ADD", of_multus, interface="net1")
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"cniVersion": "0.3.1"})
+    pod.listener(("0.0.0.0", 15001), ("::", 15001), label="outbound", uid=1337)
+    for there in (peer.ipv4, peer.ipv6):
+        assert pod.client(1000).connect(there, 80).label == "outbound"
+    rules = attachment.rules()
+    attachment.add(backend=backend)
+    assert attachment.rules() == rules
+    assert attachment("CHECK", of_multus | {"cniVersion": "0.4.0"}, interface="net1").returncode == 0
+    assert attachment("DEL", of_multus, interface="net1").returncode == 0
+    assert attachment.record.exists()
+    assert attachment("CHECK", configuration(INJECTED, backend=backend)).returncode == 0
+    assert attachment("DEL", configuration()).returncode == 0
+    assert not attachment.record.exists()
+
+
 def test_families_of_a_mesh_are_those_of_the_primary_address(netns: NamespaceFactory) -> None:
     """An address may be on the way, as the result says, or come from elsewhere, as the namespace shows."""
     cases = [

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cni_calls import call, configuration
 from pytest_netns import Kind, Pod, PodPair
 
 pytestmark = pytest.mark.kernel
@@ -68,6 +69,20 @@ def test_a_pod_without_rules(pod_pair: PodPair) -> None:
     assert kinds(pod, *OUT) == ["no-rules"]
     assert kinds(pod) == ["no-rules"]
     assert reached(pod) == "world"
+
+
+def test_a_pod_that_the_plugin_left_alone_or_refused(pod_pair: PodPair) -> None:
+    pod = with_proxy(pod_pair)
+    call(configuration({}), CNI_NETNS=pod.path)
+    (cause,) = why(pod, *OUT)["causes"]
+    assert cause["kind"] == "left-alone"
+    assert cause["says"].startswith("the CNI plugin left pod shop/web-0 alone at 2")
+    assert cause["says"].endswith(": it has no container istio-proxy")
+    call(configuration({"sidecar.istio.io/status": "injected"}), CNI_NETNS=pod.path)
+    (cause,) = why(pod)["causes"]
+    assert (cause["kind"], "the CNI plugin refused it at" in cause["says"]) == ("no-rules", True)
+    call(configuration({}), CNI_NETNS="", CNI_COMMAND="DEL")
+    assert "the CNI plugin" not in why(pod)["causes"][0]["says"]
 
 
 @BACKENDS

@@ -146,7 +146,7 @@ def _diagnosis() -> Diagnosis | None:
         found = diagnosis.why()
     except CaptureError:
         return None  # the rest of the report says what is missing
-    is_captured = not any(cause.kind == "no-rules" for cause in found.causes)
+    is_captured = not any(cause.kind in ("no-rules", "left-alone") for cause in found.causes)
     return found if is_captured or (is_private(STATE_DIRECTORY) and record.read() is not None) else None
 
 

@@ -49,6 +49,7 @@ def by_kubernetes(**facts: Any) -> str:
 
 INIT = "its container istio-init writes the rules"
 NO_ENVOY = "its proxy runs no Envoy (DISABLE_ENVOY)"
+AMBIENT = "it belongs to the ambient mesh (istio.io/dataplane-mode), whose traffic ztunnel redirects"
 NO_PROXY = "it has no container istio-proxy"
 NO_SIDECAR = "its proxy is no sidecar"
 NOT_INJECTED = "sidecar.istio.io/inject says false"
@@ -118,6 +119,10 @@ BY_KUBERNETES: list[tuple[dict[str, Any], str]] = [
     ({"proxy": environment("")}, CAPTURED),
     ({"containers": [{"name": "web"} | environment("true")]}, NO_PROXY),
     ({"containers": []}, NO_PROXY),
+    ({"containers": [], "labels": {"istio.io/dataplane-mode": "ambient"}}, AMBIENT),
+    ({"containers": [], "annotations": {"ambient.istio.io/redirection": "enabled"}}, AMBIENT),
+    ({"containers": [], "labels": {"istio.io/dataplane-mode": "none"}}, NO_PROXY),
+    ({"labels": {"istio.io/dataplane-mode": "ambient"}}, CAPTURED),
     ({"containers": [{"name": "istio-proxy-2"}]}, NO_PROXY),
     ({"proxy": {"args": ["proxy", "router"]}}, NO_SIDECAR),
     ({"proxy": {"args": ["proxy", "sidecar", "--log_output_level=default:info"]}}, CAPTURED),
@@ -152,7 +157,7 @@ def test_the_tables_walk_every_line() -> None:
     lines = {line.reason for line in LINES}
     assert lines == {reason for _, reason in BY_KUBERNETES if reason}
     # Injection writes the status and the proxy together: for the runtime, a pod without the one has not the other.
-    assert lines - {NO_STATUS} == {reason for _, reason in BY_RUNTIME if reason}
+    assert lines - {NO_STATUS, AMBIENT} == {reason for _, reason in BY_RUNTIME if reason} - {AMBIENT}
 
 
 def test_the_first_line_that_holds_counts() -> None:
@@ -166,6 +171,8 @@ def test_the_first_line_that_holds_counts() -> None:
     everything["init_containers"] = []
     assert by_kubernetes(**everything) == NO_ENVOY
     everything["proxy"] = {"args": ["proxy", "router"]}
+    ambient = {"labels": {"istio.io/dataplane-mode": "ambient"}}
+    assert by_kubernetes(**everything | {"containers": []} | ambient) == AMBIENT
     assert by_kubernetes(**everything | {"containers": []}) == NO_PROXY
     assert by_kubernetes(**everything) == NO_SIDECAR
     everything["proxy"] = {}

@@ -89,7 +89,7 @@ REFUSED: list[tuple[dict[str, object], int, str]] = [
         protocol.INVALID_CONFIGURATION,
         "prevResult: ips is",
     ),
-    (configuration({}, prevResult=None), protocol.INVALID_CONFIGURATION, "prevResult"),
+    (configuration({}, prevResult=[]), protocol.INVALID_CONFIGURATION, "prevResult"),
 ]
 
 

@@ -321,15 +321,24 @@ def test_the_network_needs_a_name(name: object) -> None:
 
 
 @pytest.mark.parametrize("command", ["ADD", "CHECK"])
-@pytest.mark.parametrize("prev_result", [None, [], "x", 3, True])
-def test_add_and_check_need_a_prevresult(command: str, prev_result: object) -> None:
+@pytest.mark.parametrize("prev_result", [[], "x", 3, True])
+def test_a_prevresult_is_an_object(command: str, prev_result: object) -> None:
     answer, request = call({"CNI_COMMAND": command}, {"prevResult": prev_result})
     error = error_of(answer)
     assert error["code"] == protocol.INVALID_CONFIGURATION
     assert "prevResult" in str(error["msg"])
     assert request is None
-    if prev_result is None:
-        assert "chained" in str(error["msg"])
+
+
+@pytest.mark.parametrize("version", protocol.SUPPORTED_VERSIONS)
+def test_without_a_prevresult_the_result_is_empty(version: str) -> None:
+    """As when Multus calls the plugin for a network of its own, and not in a list."""
+    for configuration in ({}, {"prevResult": None}):
+        stdin = json.dumps({"cniVersion": version, "name": "net", "type": "capture-cni"} | configuration)
+        requests: list[Request] = []
+        answer = dispatch(ENVIRON | {"CNI_IFNAME": "net1", "CNI_ARGS": ""}, stdin.encode(), {"ADD": requests.append})
+        assert (json.loads(answer.stdout), answer.exit_status) == ({"cniVersion": version}, 0)
+        assert requests[0].previous_result is None
 
 
 # --- GC ---------------------------------------------------------------------------------------------------------

@@ -158,6 +158,9 @@ NO_RECORDS = {
     "servers are no addresses": broken_facts(name_servers=["dns.example"]),
     "a server is a number": broken_facts(name_servers=[1]),
     "the backend is a number": broken(backend=1),
+    "a backend of another version": broken(backend="ebpf"),
+    "a driver of another version": broken(driver="new"),
+    "a variant of another version": broken(variant="new"),
     "the variant is null": broken(variant=None),
     "routes are numbers": broken(stale_routes=[1]),
     "a route of no family": broken(stale_routes=[["ipv5", 1, 2]]),
@@ -169,6 +172,15 @@ NO_RECORDS = {
 @pytest.mark.parametrize("text", NO_RECORDS.values(), ids=NO_RECORDS)
 def test_what_is_no_record_is_none(text: str) -> None:
     assert from_json(text) is None
+
+
+def test_a_record_without_what_came_later_is_read() -> None:
+    later = ("primary", "knows_proxy_environment")
+    plain = json.loads(as_json(PLAIN))
+    plain["facts"] = {name: fact for name, fact in plain["facts"].items() if name not in later}
+    kept = from_json(json.dumps({name: value for name, value in plain.items() if name != "sysctls"}))
+    assert kept is not None
+    assert kept.ruleset() == PLAIN.ruleset()
 
 
 scalars = st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "ipv4", "1337", "x"])
@@ -261,7 +273,8 @@ class TestFiles:
         assert record.read(str(tmp_path)) == PLAIN
 
     def test_many_writers_leave_one_whole_record(self, tmp_path: Path) -> None:
-        records = [PLAIN.replace(driver=f"driver {number} " * (number * 100)) for number in range(8)]
+        of_lengths = [f"{number} " * (number * 1000) for number in range(8)]
+        records = [PLAIN.replace(facts=PLAIN.facts.replace(proxy_user=text)) for text in of_lengths]
         seen: list[Record | None] = []
         stop = threading.Event()
 

@@ -1,0 +1,125 @@
+"""What the CNI plugin decided about each pod of the node last, and why: for ``capture why``, long after the event.
+
+One file for each attachment, gone with its DEL or GC::
+
+    /run/istio-capture/decisions/NETWORK:CONTAINER:INTERFACE
+    {"schema": "capture/v1", "decision": "left alone", "reason": "it has no container istio-proxy",
+     "time": "2026-03-01T12:00:00.123Z", "pod": "shop/web-0", "container": "cafe01", "interface": "eth0",
+     "network": "pods", "inode": 4026532841}
+
+Like records they are a help and no need: where they cannot be kept, nothing fails. A reader takes what it
+understands and leaves the rest, so that versions may differ.
+"""
+
+from __future__ import annotations
+
+import os
+
+from capture.errors import StateDirectoryError
+from capture.model.values import Value
+from capture.state.directory import ensure, is_private
+from capture.state.json_text import JsonError, decode, encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator
+    from typing import Any
+
+STATE_DIRECTORY = "/run/istio-capture"
+FOLDER = "decisions"
+CAPTURED, LEFT_ALONE, REFUSED = "captured", "left alone", "refused"
+MAX_BYTES = 16 * 1024
+
+
+class Decision(Value):
+    """What was decided, by ADD, about one attachment of a pod."""
+
+    decision: str
+    """``captured``, ``left alone`` or ``refused``: then the pod does not start."""
+    reason: str
+    time: str
+    """RFC 3339, UTC."""
+    pod: str
+    """Namespace and name."""
+    container: str
+    interface: str
+    network: str
+    inode: int
+    """Of the pod's network namespace, which is its number as long as it lives."""
+
+
+def keep(decision: Decision, directory: str = STATE_DIRECTORY) -> bool:
+    """Remember a decision in place of an earlier one; return whether that was possible."""
+    path = _path(directory, decision.network, decision.container, decision.interface)
+    temporary = f"{path}:{os.getpid()}"
+    fields = {field: getattr(decision, field) for field in Decision.__match_args__}
+    content = encode({"schema": "capture/v1"} | fields).encode() + b"\n"
+    try:
+        ensure(directory)
+        ensure(os.path.dirname(path))
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(file, content[:MAX_BYTES])
+        finally:
+            os.close(file)
+        os.rename(temporary, path)
+    except (OSError, StateDirectoryError):
+        return False
+    return True
+
+
+def forget(network: str, container: str, interface: str, directory: str = STATE_DIRECTORY) -> None:
+    """Forget the decision about an attachment."""
+    try:
+        os.unlink(_path(directory, network, container, interface))
+    except OSError:
+        return
+
+
+def forget_others(network: str, valid: Container[tuple[str, str]], directory: str = STATE_DIRECTORY) -> None:
+    """Forget the decisions about all attachments of a network but the valid ones (container and interface)."""
+    for name in _names(directory):
+        of_network, container, interface, *_ = [*name.split(":"), "", ""]
+        if of_network == network and (container, interface) not in valid:
+            forget(network, container, interface, directory)
+
+
+def of_namespace(inode: int, directory: str = STATE_DIRECTORY) -> Decision | None:
+    """Return the last decision about the network namespace with this inode, or None if none is known."""
+    found = [decision for decision in read_all(directory) if decision.inode == inode]
+    return max(found, key=lambda decision: decision.time, default=None)
+
+
+def read_all(directory: str = STATE_DIRECTORY) -> Iterator[Decision]:
+    """Yield all decisions that can be read."""
+    for name in _names(directory):
+        try:
+            with open(f"{directory}/{FOLDER}/{name}", "rb") as file:
+                plain = decode(file.read(MAX_BYTES).decode())
+        except (OSError, UnicodeDecodeError, JsonError):  # gone meanwhile, or another version's
+            continue
+        decision = _decision(plain)
+        if decision is not None:
+            yield decision
+
+
+def _decision(plain: Any) -> Decision | None:
+    if not isinstance(plain, dict):
+        return None
+    fields: list[Any] = [plain.get(field) for field in Decision.__match_args__]
+    *texts, inode = fields
+    if not isinstance(inode, int) or not all(isinstance(text, str) for text in texts):
+        return None
+    return Decision(*fields)
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(f"{directory}/{FOLDER}") if is_private(directory) else []
+    except OSError:
+        return []
+
+
+def _path(directory: str, network: str, container: str, interface: str) -> str:
+    """Return the path of a decision; none of the three can have a colon (CNI specification, "Parameters")."""
+    return f"{directory}/{FOLDER}/{network}:{container}:{interface}"
