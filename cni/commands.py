@@ -152,7 +152,7 @@ def install(
     runtime = _runtime(runtime_name)
     bin_path, conf_path = _paths(runtime, bin_dir, conf_dir)
     choice = runtime.choice(network, bin_path)
-    source = plugin or _installed_plugin()
+    source = plugin or installed_plugin()
     upstream = _upstream(conf_path, choice)
     entry = _entry(values, upstream.entry if upstream else {})
     _require_source(runtime, conf_path, entry, values)
@@ -285,7 +285,7 @@ def _with_kubeconfig(entry: dict[str, Any], conf_dir: str) -> tuple[list[Change]
     return changes, warnings
 
 
-def _installed_plugin() -> str:
+def installed_plugin() -> str:
     """Return the plugin that came together with this program."""
     beside = [os.path.join(directory, PLUGIN) for directory in (_bundle(), _own_directory()) if directory]
     found = next((path for path in beside if os.access(path, os.X_OK)), None) or shutil.which(PLUGIN)
