@@ -16,7 +16,7 @@ from capture.settings.parsers import PROFILES
 from cni import conf, entries, istio_cni, kubeconfig_file, runtimes
 from cni import install as installer
 from cni.install import OWN_CONFIG, PLUGIN, Change
-from cni.log import LEVELS
+from cni.log import DEFAULT_FILE, LEVELS
 from cni.protocol import SUPPORTED_VERSIONS, CniError
 
 TYPE_CHECKING = False
@@ -129,7 +129,13 @@ def _entry_options(function: Function) -> Function:
     metavar="NAMESPACE/PREFIX",
     help="Our node agent's pods, which are left alone: their namespace, and how their names begin.",
 )
-@click.option("--log-file", metavar="PATH", help="Where the plugin logs to, on the node.  [default: nowhere]")
+@click.option(
+    "--log-file",
+    metavar="PATH",
+    default=DEFAULT_FILE,
+    show_default=True,
+    help="Where the plugin logs to, on the node; the file is rotated at 10 MB. Empty: nowhere.",
+)
 @click.option("--log-level", type=click.Choice(list(LEVELS)), help="How much it logs.  [default: info]")
 @_entry_options
 def install(

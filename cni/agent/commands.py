@@ -10,10 +10,10 @@ from capture.cli.options import CaptureCommand
 from capture.errors import EXIT_DRIFT, EXIT_FAILED, CaptureError
 from capture.state.json_text import encode
 from cni import agent_socket, conf
-from cni.agent.options import BIN_DIR, CONF_DIR, LOG_FILE, RUNTIME_SOCKETS, SERVICE_ACCOUNT, Options
+from cni.agent.options import BIN_DIR, CONF_DIR, RUNTIME_SOCKETS, SERVICE_ACCOUNT, Options
 from cni.commands import installed_plugin
 from cni.install import OWN_CONFIG, PLUGIN
-from cni.log import LEVELS
+from cni.log import DEFAULT_FILE, LEVELS
 from cni.protocol import CniError
 
 TYPE_CHECKING = False
@@ -190,7 +190,7 @@ def _entry_options(function: Function) -> Function:
 @click.option(
     "--log-file",
     metavar="PATH",
-    default=LOG_FILE,
+    default=DEFAULT_FILE,
     show_default=True,
     help="Where the plugin logs to, on the node; the agent repeats it. Empty: nowhere.",
 )
