@@ -55,12 +55,12 @@ def _directories(function: Function) -> Function:
     add_bin = click.option(
         "--bin-dir",
         metavar="DIR",
-        help=f"Where the container runtime looks for plugins.  [default: {runtimes.BIN_DIR}, or CRI-O's]",
+        help=f"Where the container runtime looks for plugins.  [default: {runtimes.BIN_DIR}, or the runtime's]",
     )
     add_conf = click.option(
         "--conf-dir",
         metavar="DIR",
-        help=f"Where it looks for network configurations.  [default: {runtimes.CONF_DIR}, or CRI-O's]",
+        help=f"Where it looks for network configurations.  [default: {runtimes.CONF_DIR}, or the runtime's]",
     )
     return add_bin(add_conf(function))
 

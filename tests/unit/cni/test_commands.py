@@ -267,7 +267,7 @@ def test_the_network_that_is_named_gets_the_entry(node: Node) -> None:
     assert node.entry("20-other.conflist") == NEWEST
     assert json.loads((node.conf_dir / "10-main.conflist").read_text()) == MAIN
     done = node.run("install", "--network", "missing")
-    assert "its name is pods, and missing is asked for" in str(done.exception)
+    assert "its name is pods, not missing" in str(done.exception)
 
 
 def test_a_runtime_without_annotations_and_no_other_source_is_refused(
