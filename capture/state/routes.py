@@ -13,7 +13,7 @@ from capture.model.ruleset import (
     Ruleset,
     TransparentProxy,
 )
-from capture.netlink.interfaces import add_address, read_addresses, remove_address
+from capture.netlink.interfaces import add_address, is_loopback_up, read_addresses, remove_address
 from capture.netlink.routing import (
     add_local_route,
     has_local_route,
@@ -76,6 +76,12 @@ def _add_local_route(route: NetlinkSocket, policy: PolicyRoute) -> bool:
         if error.errno != errno.ENETDOWN:
             raise
         raise CaptureError(f"{error.message}: lo is down", LOOPBACK_DOWN_REMEDY) from error
+
+
+def is_lo_up() -> bool:
+    """Return whether ``lo`` of the namespace we are in is set up."""
+    with open_route() as route:
+        return is_loopback_up(route)
 
 
 def missing(ruleset: Ruleset) -> list[LoopbackAddress | PolicyRoute]:
