@@ -210,7 +210,7 @@ def _obstacle(candidate: Candidate, choice: Choice) -> str:
     if missing:
         return f"the plugin {', '.join(missing)} is missing in {', '.join(choice.bin_dirs)}"
     if choice.network and network.name != choice.network:
-        return f"its name is {network.name}, and {choice.network} is asked for"
+        return f"its name is {network.name}, not {choice.network}"
     return ""
 
 
@@ -232,4 +232,4 @@ def _verdict_by_name(candidate: Candidate, taken: Candidate | None, name: str) -
         return f"broken: {candidate.problem}"
     if candidate.network.name == name:
         return "not taken: another one of the name comes before it"
-    return f"not taken: its name is {candidate.network.name}, and {name} is asked for"
+    return f"not taken: its name is {candidate.network.name}, not {name}"

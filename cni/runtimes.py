@@ -1,7 +1,7 @@
 """Which container runtime a node has, as far as its files tell: how it chooses a network, and what it hands to plugins.
 
 CRI-O's configuration (crio.conf(5), ``[crio.network]``) names directories and the default network; containerd's own
-is asked over CRI by the node's agent, and has the usual directories otherwise.
+is asked over CRI by the node's agent, and has the usual directories otherwise: those of k3s and MicroK8s are others.
 """
 
 from __future__ import annotations
@@ -21,11 +21,17 @@ if TYPE_CHECKING:
 
 BIN_DIR, CONF_DIR = "/opt/cni/bin", "/etc/cni/net.d"
 CRIO_SOCKET, CRIO_CONFIGURATION = "run/crio/crio.sock", "etc/crio"
-CONTAINERD_SOCKETS = (
-    "run/containerd/containerd.sock",
-    "run/k3s/containerd/containerd.sock",
-    "var/snap/microk8s/common/run/containerd.sock",
-)
+K3S, MICROK8S = "/var/lib/rancher/k3s", "/var/snap/microk8s/current"
+CONTAINERDS = {
+    "run/k3s/containerd/containerd.sock": (
+        f"{K3S}/agent/etc/cni/net.d",
+        f"{K3S}/data/cni",
+        f"{K3S}/data/current/bin",  # before 1.31
+    ),
+    "var/snap/microk8s/common/run/containerd.sock": (f"{MICROK8S}/args/cni-network", f"{MICROK8S}/opt/cni/bin"),
+    "run/containerd/containerd.sock": (CONF_DIR, BIN_DIR),
+}
+"""The sockets of containerd, with the directories that it has then for networks and for plugins."""
 DOCKER_SHIM_SOCKET = "run/cri-dockerd.sock"
 FIRST_CRIO_WITH_ANNOTATIONS = (1, 28)
 
@@ -56,9 +62,9 @@ def detect(root: str = "/") -> Runtime:
         return Runtime("containerd", f"/{DOCKER_SHIM_SOCKET}", without_annotations=why)
     if os.path.exists(os.path.join(root, CRIO_SOCKET)):
         return crio(root, f"/{CRIO_SOCKET}")
-    for socket in CONTAINERD_SOCKETS:
+    for socket, (conf_dir, *bin_dirs) in CONTAINERDS.items():
         if os.path.exists(os.path.join(root, socket)):
-            return Runtime("containerd", f"/{socket}")
+            return Runtime("containerd", f"/{socket}", conf_dir=conf_dir, bin_dirs=tuple(bin_dirs))
     if os.path.isdir(os.path.join(root, CRIO_CONFIGURATION)):
         return crio(root, f"/{CRIO_CONFIGURATION}")
     return Runtime("containerd", "")

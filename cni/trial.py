@@ -69,14 +69,17 @@ def status(path: str, configuration: dict[str, Any]) -> tuple[int, str]:
     """Return code and message of why the plugin could not capture a pod now; 0 if it could (SPEC, "STATUS")."""
     import subprocess
 
-    done = subprocess.run(
-        [path],
-        input=encode(configuration).encode(),
-        env={**ENVIRONMENT, "CNI_COMMAND": "STATUS", "CNI_PATH": os.path.dirname(path)},
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [path],
+            input=encode(configuration).encode(),
+            env={**ENVIRONMENT, "CNI_COMMAND": "STATUS", "CNI_PATH": os.path.dirname(path)},
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return 1, f"no answer to STATUS: {error}"
     if done.returncode == 0:
         return 0, ""
     try:

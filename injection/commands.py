@@ -14,8 +14,8 @@ from capture.model.values import Value
 from capture.report.output import warn
 from injection.check import in_words, report
 from injection.inject import inject as inject_text
-from injection.inject import remove
 from injection.policy import VERSIONS, policy_objects
+from injection.remove import remove
 from injection.settings import parse_set
 from injection.template import ENVOY_IMAGE, INIT_IMAGE, InjectionError, Template, read_fragment, read_world_of
 from injection.yaml_text import as_yaml

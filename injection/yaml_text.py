@@ -128,6 +128,12 @@ def node_at(root: Node, path: Sequence[str | int]) -> Node | None:
     return getattr(node, "target", node)
 
 
+def child(node: Node | None, key: str) -> Node | None:
+    """Return a value of a mapping, not followed where it is an alias."""
+    found = pair(getattr(node, "target", node), key) if node is not None else None
+    return found[1] if found else None
+
+
 # --- positions -----------------------------------------------------------------------------------
 
 

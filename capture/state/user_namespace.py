@@ -125,12 +125,14 @@ def _in_child(work: Callable[[], str]) -> str:
         if child == 0:
             _be_child(work, answer)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        said = os.pread(answer, os.fstat(answer).st_size, 0).decode("utf-8", "surrogateescape")
+        answered = os.pread(answer, os.fstat(answer).st_size, 0).decode("utf-8", "surrogateescape")
     finally:
         os.close(answer)
     if status == 0:
-        return said
-    raise _raised(said) if said else CaptureError(f"the process in the pod's user namespace ended with status {status}")
+        return answered
+    if answered:
+        raise _raised(answered)
+    raise CaptureError(f"the process in the pod's user namespace ended with status {status}")
 
 
 def fork() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import yaml
 from hypothesis import Phase, given, reject, settings
 from hypothesis import strategies as st
@@ -10,8 +12,9 @@ from capture.model.ruleset import only
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.host import AnyPod
 from capture.settings.settings import Settings
-from injection.inject import Result, inject, remove
+from injection.inject import Result, inject
 from injection.pods import workloads
+from injection.remove import remove
 from injection.settings import parse_set
 from injection.template import Fragment, InjectionError, Template
 from injection.yaml_text import without_tabs
@@ -30,7 +33,7 @@ TEMPLATES = tuple(
 )
 templates = st.sampled_from(TEMPLATES)
 NOTHING = Settings({})
-slow = settings(max_examples=40, phases=[Phase.explicit, Phase.generate])
+slow = settings(max_examples=30, phases=[Phase.explicit, Phase.generate])
 
 
 def injected(text: str, template: Template, base: Settings = NOTHING) -> Result:
@@ -51,6 +54,16 @@ def test_twice_is_once_and_removing_gives_the_original_back(text: str, template:
     assert injected(once, template).text == once
     assert remove(once, "m") == text
     assert injected(once, other).text == injected(text, other).text
+
+
+@settings(slow, max_examples=15)
+@given(manifests, templates)
+def test_what_was_written_anew_means_the_original_without_the_injection(text: str, template: Template) -> None:
+    """As the API server does: nothing of the text is left."""
+    documents = list(yaml.safe_load_all(without_tabs(injected(text, template).text)))
+    for anew in ("\n---\n".join(map(json.dumps, documents)), yaml.safe_dump_all(documents)):
+        assert list(yaml.safe_load_all(without_tabs(remove(anew, "m")))) == list(yaml.safe_load_all(without_tabs(text)))
+        assert injected(injected(anew, template).text, template).text == injected(anew, template).text
 
 
 @slow

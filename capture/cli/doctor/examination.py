@@ -183,7 +183,7 @@ def _version(path: str) -> str:
 
 
 def _lock_holder() -> int | None:
-    """Return who holds the lock file of legacy iptables (proc(5), /proc/locks), None if nobody does."""
+    """Return who holds the lock file of legacy iptables (proc(5), /proc/locks), None if no process does."""
     try:
         inode = os.stat(XTABLES_LOCK).st_ino
         with open("/proc/locks", encoding="ascii") as locks:
@@ -210,7 +210,7 @@ LEGACY = {
     "present": "present, for iptables-legacy",
     "loadable": "can be loaded, for iptables-legacy",
     "absent": "absent: iptables-legacy cannot be used, and need not be",
-    "unknown": "none are loaded, and without /lib/modules nobody can say whether they could be",
+    "unknown": "none are loaded, and without /lib/modules it cannot be told whether they could be",
 }
 
 # --- judging -------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def _kernel(facts: Facts, lacking: tuple[str, ...]) -> Iterator[Finding]:
 
 
 def _modules(examined: Examined) -> Iterator[Finding]:
-    """Yield the modules that are missing, each with who needs it; or that none is; or that nobody knows."""
+    """Yield the modules that are missing, each with who needs it; or that none is; or that it is unknown."""
     lacking, purposes = examined.modules.lacking, _purposes()
     for name in lacking:
         why = "no such module" if name in examined.modules.absent else "modprobe is told not to load it"

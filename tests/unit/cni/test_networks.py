@@ -153,6 +153,15 @@ def test_an_old_crio_hands_over_no_annotations(tmp_path: Path, version: str, *, 
     assert (runtimes.detect(str(tmp_path)).without_annotations == "") == hands_over
 
 
+def test_k3s_has_directories_of_its_own(tmp_path: Path) -> None:
+    for socket in ("run/containerd/containerd.sock", "run/k3s/containerd/containerd.sock"):
+        (tmp_path / socket).parent.mkdir(parents=True)
+        (tmp_path / socket).touch()
+    found = runtimes.detect(str(tmp_path))
+    assert (found.name, found.conf_dir) == ("containerd", "/var/lib/rancher/k3s/agent/etc/cni/net.d")
+    assert found.bin_dirs[0] == "/var/lib/rancher/k3s/data/cni"
+
+
 def test_nor_does_cri_dockerd(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/cri-dockerd.sock").touch()

@@ -11,7 +11,8 @@ import yaml
 
 from capture.cli.group import run
 from capture.settings.settings import Settings
-from injection.inject import inject, remove
+from injection.inject import inject
+from injection.remove import remove
 from injection.settings import PodSettings, parse_set
 from injection.template import Fragment, InjectionError, Template
 

@@ -1,0 +1,213 @@
+"""Taking an injection out again: in the text, by what its status annotation notes; in plain data, to prove it."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+from cni.pod import STATUS_ANNOTATION
+from injection.manifest import Text, can_be_added_to, item_name
+from injection.plan import LISTS
+from injection.pods import at, workloads
+from injection.yaml_text import (
+    Edit,
+    applied,
+    as_yaml,
+    child,
+    compose,
+    line_start,
+    node_at,
+    pair,
+    without_tabs,
+)
+from sidecar.documents import DocumentError, load_yaml
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from injection.pods import Workload
+    from injection.yaml_text import Node
+
+NOTES = "capture"
+"""The key of our notes in the status: by it we know our own."""
+
+
+def remove(text: str, origin: str) -> str:
+    """Return the manifest without what ``inject`` put in: what it was before, to the byte.
+
+    A manifest that was written anew since then (as the API server does) is written anew here, too, where its text no
+    longer fits: it means what it did before.
+    """
+    if STATUS_ANNOTATION not in text:
+        return text
+    target, nodes, documents = Text(text), compose(text, origin), load_yaml(without_tabs(text), origin)
+    expected = unshared(documents)
+    changed = set()
+    for number, (node, document) in enumerate(zip(nodes, documents, strict=True)):
+        for workload in workloads(document):
+            status = own_status(workload)
+            if status is not None:
+                _Remover(target, node_at(node, workload.path), status).remove()
+                put(expected, number, workload, without(workload.pod, status))
+                changed.add(number)
+    try:
+        result = applied(text, target.edits)
+        compose(result, origin)  # stricter about tabs than what loads
+        if load_yaml(without_tabs(result), origin) == expected:
+            return result
+    except (DocumentError, ValueError):
+        pass
+    return _rewritten(text, [(nodes[number], expected[number]) for number in sorted(changed)])
+
+
+def _rewritten(text: str, documents: list[tuple[Node, Any]]) -> str:
+    """Return the text with some documents written anew; JSON stays JSON."""
+    edits = []
+    for node, plain in documents:
+        start, end = node.start_mark.index, node.end_mark.index
+        if node.flow_style:
+            edits.append(Edit(start, end, json.dumps(plain, indent=2, ensure_ascii=False)))
+        else:
+            edits.append(Edit(line_start(text, start), end, as_yaml([plain])))
+    return applied(text, edits)
+
+
+def own_status(workload: Workload) -> dict[str, Any] | None:
+    """Return the status annotation if it is ours."""
+    try:
+        status = json.loads(workload.annotations.get(STATUS_ANNOTATION, ""))
+    except (TypeError, ValueError):
+        return None
+    return status if isinstance(status, dict) and isinstance(status.get(NOTES), dict) else None
+
+
+class _Remover:
+    """Takes one pod's injection out of a text."""
+
+    def __init__(self, target: Text, pod: Node, status: dict[str, Any]) -> None:
+        notes = status[NOTES]
+        self._target = target
+        self._pod = pod
+        self._status = status
+        self._created: list[str] = notes.get("created") or []
+        self._was: dict[str, str] = notes.get("was") or {}
+        self._taken: dict[str, list[tuple[int, str]]] = notes.get("taken") or {}
+        self._annotations: list[str] = [*(notes.get("annotations") or []), STATUS_ANNOTATION]
+
+    def remove(self) -> None:
+        self._remove_annotations()
+        spec = child(self._pod, "spec")
+        for key in LISTS:
+            self._remove_list(spec, key)
+
+    def _remove_annotations(self) -> None:
+        metadata = child(self._pod, "metadata")
+        annotations = child(metadata, "annotations")
+        alone = metadata is not None and all(name.value in ("annotations", "<<") for name, _ in metadata.value)
+        if self._whole(self._pod, "metadata", metadata, alone and self._only_ours(annotations)):
+            return
+        if self._whole(metadata, "annotations", annotations, self._only_ours(annotations)) or annotations is None:
+            return
+        for name in self._annotations:
+            found = pair(annotations, name)
+            if found and f"annotation {name}" in self._was:
+                self._target.put_back(found[1], self._was[f"annotation {name}"])
+            elif found:
+                self._target.remove_pair(annotations, name)
+
+    def _only_ours(self, annotations: Node | None) -> bool:
+        return annotations is None or all(name.value in (*self._annotations, "<<") for name, _ in annotations.value)
+
+    def _whole(self, parent: Node, key: str, node: Node | None, only_ours: bool) -> bool:  # noqa: FBT001  # one caller
+        """Remove or put back a whole value, where it was made or written anew; return whether that is so."""
+        if node is None or not only_ours:
+            return False
+        if key in self._was:
+            self._target.put_back(node, self._was[key])
+        elif key in self._created:
+            self._target.remove_pair(parent, key)
+        return key in self._was or key in self._created
+
+    def _remove_list(self, spec: Node | None, key: str) -> None:
+        found = pair(spec, key) if spec is not None else None
+        if found is None or not can_be_added_to(found[1]):
+            return
+        name, node = found
+        names, taken = self._status.get(key) or [], self._taken.get(key) or []
+        only_ours = all(item_name(item) in names for item in node.value) or key in self._was
+        if not self._whole(spec, key, node, only_ours):
+            self._target.restore_list(name, node, names, [(int(after), str(text)) for after, text in taken])
+
+
+# --- in plain data -------------------------------------------------------------------------------
+
+
+def unshared(value: Any) -> Any:
+    """Return a copy in which nothing is in two places, as aliases make it."""
+    if isinstance(value, dict):
+        return {key: unshared(one) for key, one in value.items()}
+    return [unshared(one) for one in value] if isinstance(value, list) else value
+
+
+def put(documents: list[Any], number: int, workload: Workload, pod: dict[str, Any]) -> None:
+    """Put a pod into its place in the documents."""
+    if not workload.path:
+        documents[number] = pod
+        return
+    at(documents[number], workload.path[:-1])[workload.path[-1]] = pod
+
+
+def without(pod: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
+    """Return a pod without what the status names, as plain data."""
+    pod, notes = copy.deepcopy(pod), status[NOTES]
+    created, was = notes.get("created") or [], notes.get("was") or {}
+    metadata = pod["metadata"]
+    annotations = metadata["annotations"]
+    for name in [*(notes.get("annotations") or []), STATUS_ANNOTATION]:
+        annotations.pop(name, None)
+        if f"annotation {name}" in was:
+            annotations[name] = _parsed(was[f"annotation {name}"])
+    _drop_empty(metadata, "annotations", created, was)
+    _drop_empty(pod, "metadata", created, was)
+    for key in LISTS:
+        _restore(pod["spec"], key, status.get(key) or [], (notes.get("taken") or {}).get(key) or [])
+        _drop_empty(pod["spec"], key, created, was)
+    return pod
+
+
+def _restore(spec: dict[str, Any], key: str, ours: list[str], taken: list[list[Any]]) -> None:
+    """Take ours out of a list, and put back what was taken out of it."""
+    if not isinstance(spec.get(key), list):
+        return
+    items = [one for one in spec[key] if not (isinstance(one, dict) and one.get("name") in ours)]
+    for count, (after, text) in enumerate(taken):
+        items[after + count : after + count] = _parsed_items(text)
+    spec[key] = items
+
+
+def _drop_empty(parent: dict[str, Any], key: str, created: list[str], was: dict[str, str]) -> None:
+    """Drop what was made and is empty now, or make it null again."""
+    if parent.get(key):
+        return
+    if key in created:
+        parent.pop(key, None)
+    elif key in was and not was[key].startswith("*"):
+        parent[key] = None
+
+
+def _parsed(text: str) -> Any:
+    loaded = load_yaml(text, STATUS_ANNOTATION)
+    return loaded[0] if loaded else None
+
+
+def _parsed_items(text: str) -> list[Any]:
+    """Return the items of a piece of a list, in block or in flow style."""
+    inner = text.strip(", \t\r\n")
+    if not inner.startswith(("{", "*", "&", "!")):
+        found = _parsed(text)
+        return found if isinstance(found, list) else [found]
+    try:
+        return list(json.loads(f"[{inner}]"))
+    except ValueError:
+        return list(_parsed(f"[{inner}]"))
