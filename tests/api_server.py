@@ -8,6 +8,7 @@ The programs are taken from the directories of ``CAPTURE_CLUSTER_BIN`` (separate
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -76,6 +77,26 @@ class ApiServer:
                 time.sleep(0.5)
             else:
                 return
+
+    def kubeconfig(self) -> Path:
+        """Write a configuration with which kubectl is an administrator, and return its path."""
+        path = self._directory / "kubeconfig.json"
+        cluster = {"server": "https://127.0.0.1:6443", "insecure-skip-tls-verify": True}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "u", "user": {"token": TOKEN}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        }
+        path.write_text(json.dumps(config))
+        return path
+
+    def run(self, command: Sequence[str]) -> str:
+        """Return what a program prints that uses that configuration."""
+        environment = {"PATH": os.environ["PATH"], "KUBECONFIG": str(self.kubeconfig())}
+        return self._namespace.run(command, timeout=60, env=environment).stdout
 
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
         """Return what kubectl prints as an administrator. CommandError if it fails."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
-from pytest_netns import Namespace
+from pytest_netns import Namespace, require
 
 PROGRAMS = Path(sys.executable).parent
 AS_PROXY = ["setpriv", "--reuid=1337", "--regid=1337", "--clear-groups", "--inh-caps=-all"]
@@ -19,7 +20,9 @@ def init(
     env: dict[str, str] | None = None,
     before: tuple[str, ...] | list[str] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Run istio-init and check its exit code."""
+    """Run istio-init and check its exit code; as another user without capabilities, if all may enter the checkout."""
+    is_open = all(directory.stat().st_mode & stat.S_IXOTH for directory in (PROGRAMS, *PROGRAMS.parents))
+    require(not before or is_open, "this checkout is closed to other users")
     command = [*before, PROGRAMS / "istio-init", *arguments]
     done = namespace.run(command, check=False, env=env, reads_everything=True)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"

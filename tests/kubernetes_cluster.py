@@ -26,7 +26,9 @@ class Cluster(KubernetesNode):
 
     def install(self, *values: str) -> None:
         """Install or upgrade the chart, and wait until the agent is ready."""
-        settings = [word for value in ("image.pullPolicy=Never", *values) for word in ("--set", value)]
+        # Both families are captured here whatever the mesh has, so that each has its row in the report.
+        fixed = ("image.pullPolicy=Never", "cni.ipFamilies=both")
+        settings = [word for value in (*fixed, *values) for word in ("--set", value)]
         self.helm(
             "upgrade", "--install", "istio-capture", f"{ROOT}/deploy/chart", "-n", NAMESPACE, "--create-namespace",
             *settings, "--wait", "--timeout", "120s",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from capture.model.addresses import Network
+    from capture.model.addresses import Family, Network
     from capture.model.ruleset import Span
     from capture.settings.config import CaptureConfig, Host
     from capture.settings.options import Option
@@ -45,13 +45,20 @@ def _cancelling(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
         yield option.EXCLUDED_INBOUND_PORTS, "holds every port: nothing inbound is captured"
 
 
-def _is_everything(networks: Iterable[Network], family: str) -> bool:
+def _is_everything(networks: Iterable[Network], family: Family) -> bool:
+    """Return whether networks hold every address; most lists are too small, which is seen without merging them."""
     of_family = [network for network in networks if network.family == family]
-    return bool(of_family) and merge(of_family) == [(0, (1 << BITS[of_family[0].family]) - 1)]
+    bits = BITS[family]
+    if sum([1 << bits - network.prefix for network in of_family]) < 1 << bits:
+        return False
+    return merge(of_family) == [(0, (1 << bits) - 1)]
 
 
 def _are_all_ports(ports: Iterable[Span]) -> bool:
-    return merge_ranges([(each.first, each.last) for each in ports]) == [(1, MAX_PORT)]
+    ranges = [(each.first, each.last) for each in ports]
+    if sum([last - first + 1 for first, last in ranges]) < MAX_PORT:
+        return False
+    return merge_ranges(ranges) == [(1, MAX_PORT)]
 
 
 def _missing_interfaces(settings: Settings, host: Host) -> Iterator[str]:

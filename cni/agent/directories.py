@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import os
 import select
+import time
 
 from inotify_simple import INotify, flags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from inotify_simple import Event
 
 # Files that are complete: written and closed, renamed in, linked in; and files that go.
 INSIDE = flags.CLOSE_WRITE | flags.CREATE | flags.MOVED_TO | flags.MOVED_FROM | flags.DELETE
@@ -37,18 +40,24 @@ class Directories:
 
         Each call also looks whether the paths still lead to the directories that are watched.
         """
-        if self._watch_all():
-            return True
-        ready, _, _ = select.select([self._inotify.fd, self._ears], [], [], seconds)
-        if not ready:
-            return self._watch_all()
-        self._inotify.read(timeout=0)
-        try:
-            os.read(self._ears, 4096)
-        except BlockingIOError:
-            pass
-        self._watch_all()
-        return True
+        until = time.monotonic() + seconds
+        while True:
+            if self._watch_all():
+                return True
+            left = max(until - time.monotonic(), 0)
+            ready, _, _ = select.select([self._inotify.fd, self._ears], [], [], left)
+            if not ready:
+                return self._watch_all()
+            if self._ears in ready:
+                os.read(self._ears, 4096)
+                return True
+            if any(map(self._is_inside, self._inotify.read(timeout=0))):
+                self._watch_all()
+                return True
+
+    def _is_inside(self, event: Event) -> bool:
+        """Whether an event is about a file in a watched directory, and not about the neighbours of that directory."""
+        return any(self._watches[path][0] == event.wd for path in self.paths if path in self._watches)
 
     def wake(self) -> None:
         """Let ``wait`` return now."""

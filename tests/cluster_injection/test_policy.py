@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,3 +172,28 @@ def test_pod_security_is_what_check_says(server: ApiServer) -> None:
                 with pytest.raises(CommandError, match="violates PodSecurity"):
                     create(server, "none", text)
     server.kubectl("label", "namespace", "none", "pod-security.kubernetes.io/enforce-")
+
+
+def test_check_tells_of_the_pods_that_run(server: ApiServer) -> None:
+    dangerous = pod("by-init", securityContext={"runAsUser": 1337})
+    made = {
+        "by-init": inject(yaml.safe_dump(dangerous), "m", Template(), Settings({})).text,
+        "by-plugin": inject(yaml.safe_dump(pod("by-plugin")), "m", Template(uses_plugin=True), Settings({})).text,
+        "plain": json.dumps(pod("plain")),
+        "host": json.dumps(pod("host", hostNetwork=True)),
+    }
+    for text in made.values():
+        server.kubectl("create", "-n", "none", "-f", "-", stdin=text)
+    capture = str(Path(sys.executable).with_name("capture"))
+    told = json.loads(server.run([capture, "inject", "--check", "--cluster", "--format", "json"]))
+    found = {one["workload"]: (one["captured"], one["reason"]) for one in told["workloads"]}
+
+    assert found == {
+        "Pod none/by-init": ("by istio-init", ""),
+        "Pod none/by-plugin": ("by the CNI plugin", ""),
+        "Pod none/plain": ("", "it has no container istio-proxy"),
+        "Pod none/host": ("", "it uses the node's network (hostNetwork)"),
+    }
+    warnings = {one["workload"]: one["warnings"] for one in told["workloads"]}
+    assert "proxy's user 1337" in warnings["Pod none/by-init"][0]
+    assert not warnings["Pod none/by-plugin"]

@@ -249,9 +249,8 @@ def test_a_namespace_that_is_not_there(netns: NamespaceFactory) -> None:
 
 def test_without_privilege(netns: NamespaceFactory) -> None:
     namespace = netns()
-    unprivileged = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--inh-caps=-all"]
     for program in (["istio-init"], ["capture", "apply"], ["capture", "dump"], ["capture", "doctor"]):
-        done = namespace.run([*unprivileged, PROGRAMS / program[0], *program[1:]], check=False, reads_everything=True)
+        done = namespace.run([PROGRAMS / program[0], *program[1:]], uid=1000, check=False, reads_everything=True)
 
         assert done.returncode == 3, done.stderr
         assert "NET_ADMIN" in done.stdout + done.stderr
@@ -406,9 +405,8 @@ def test_rules_of_others_stay_and_are_shown(netns: NamespaceFactory) -> None:
 def test_render_needs_neither_privilege_nor_kernel(netns: NamespaceFactory) -> None:
     namespace = netns()
     before = state(namespace)
-    unprivileged = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--inh-caps=-all"]
 
-    rendered = namespace.run([*unprivileged, PROGRAMS / "capture", "render"], reads_everything=True).stdout
+    rendered = namespace.run([PROGRAMS / "capture", "render"], uid=1000, reads_everything=True).stdout
 
     headings = [line for line in rendered.splitlines() if line.startswith("# ")]
     assert any("iptables" in heading for heading in headings)

@@ -200,6 +200,33 @@ class TestFacts:
     def test_a_pod_without_any(self, netns: NamespaceFactory) -> None:
         assert netns().call(PodFromInside({}).pod_addresses) == ()
 
+    @pytest.mark.parametrize(
+        ("ipv4", "ipv6", "primary"),
+        [
+            ("10.77.0.2/24", "fd77::2/64", "10.77.0.2/32"),
+            ("10.77.0.2/24", None, "10.77.0.2/32"),
+            (None, "fd77::2/64", "fd77::2/128"),
+            ("169.254.172.2/22", "fd77::2/64", "fd77::2/128"),
+            ("169.254.172.2/22", None, "None"),
+            (None, None, "None"),
+        ],
+    )
+    def test_the_primary_address(
+        self, netns: NamespaceFactory, ipv4: str | None, ipv6: str | None, primary: str
+    ) -> None:
+        pod = netns.pod(ipv4=ipv4, ipv6=ipv6)
+        assert str(pod.call(PodFromInside({}).primary_address)) == primary
+
+    def test_the_primary_address_is_of_the_interface_of_the_default_route(
+        self, netns: NamespaceFactory, veth: Veth
+    ) -> None:
+        pod, other = netns.pod(ipv4=None), netns("other")
+        veth(other, netns("third"))
+        other.ip(f"link set eth0 down name net1 netns {pod.path}")
+        pod.ip("link set net1 up", "address add 192.168.7.2/24 dev net1")
+        assert str(pod.call(PodFromInside({}).primary_address)) == "fd77::2/128"
+        assert pod.call(PodFromInside({}).interface_names) == ("eth0", "net1")
+
     def test_ipv6_is_there_if_the_kernel_has_it(self, netns: NamespaceFactory) -> None:
         status = subprocess.run(["test", "-e", "/proc/net/if_inet6"], check=False).returncode
         assert netns().call(PodFromInside({}).has_ipv6) is (status == 0)

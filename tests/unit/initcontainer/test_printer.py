@@ -8,7 +8,7 @@ import pytest
 
 from capture.errors import CaptureError, ConfigurationError
 from capture.settings.options import LOG_AS_JSON, LOG_OUTPUT_LEVEL
-from fake_pod import explicit as said
+from fake_pod import explicit
 from initcontainer.printer import Printer
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ ERROR = CaptureError("nothing works", "try again")
 def printed(capsys: pytest.CaptureFixture[str], level: str, as_json: str = "false") -> tuple[str, str]:
     """Return what one line of each kind gives on stdout and on stderr."""
     printer = Printer()
-    printer.obey(said({LOG_OUTPUT_LEVEL: level, LOG_AS_JSON: as_json}))
+    printer.obey(explicit({LOG_OUTPUT_LEVEL: level, LOG_AS_JSON: as_json}))
     printer.show("a line")
     printer.warn(["careful", "slowly"])
     printer.report(ERROR)
@@ -59,9 +59,25 @@ def test_json_has_the_keys_of_istio_s_log(capsys: pytest.CaptureFixture[str]) ->
         assert abs(dt.datetime.now(dt.UTC) - time) < dt.timedelta(minutes=1)
 
 
+@pytest.mark.parametrize(
+    ("level", "as_json", "words"),
+    [("warn", "false", "warning: so so"), ("warn", "true", "so so"), ("error", "false", "")],
+)
+def test_a_remark_is_a_warning_on_stdout(
+    capsys: pytest.CaptureFixture[str], level: str, as_json: str, words: str
+) -> None:
+    printer = Printer()
+    printer.obey(explicit({LOG_OUTPUT_LEVEL: level, LOG_AS_JSON: as_json}))
+    printer.remark("so so")
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert words in out
+    assert bool(out) == bool(words)
+
+
 def test_text_of_several_lines_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     printer = Printer()
-    printer.obey(said({LOG_AS_JSON: "true"}))
+    printer.obey(explicit({LOG_AS_JSON: "true"}))
     printer.show("one\ntwo\n")
     assert json.loads(capsys.readouterr().out)["msg"] == "one\ntwo"
 
@@ -69,6 +85,6 @@ def test_text_of_several_lines_is_one_line_of_json(capsys: pytest.CaptureFixture
 def test_a_level_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     printer = Printer()
     with pytest.raises(ConfigurationError) as caught:
-        printer.obey(said({LOG_OUTPUT_LEVEL: "loud", LOG_AS_JSON: "true"}))
+        printer.obey(explicit({LOG_OUTPUT_LEVEL: "loud", LOG_AS_JSON: "true"}))
     printer.report(caught.value)
     assert "--log_output_level" in json.loads(capsys.readouterr().err)["msg"]

@@ -33,6 +33,13 @@ def test_a_file_that_is_renamed_in_is_told_within_milliseconds(watched: tuple[Di
     assert time.monotonic() - started < 1
 
 
+def test_what_happens_beside_the_directory_is_nothing(watched: tuple[Directories, Path]) -> None:
+    """Records of pods come and go beside the agent's own folder."""
+    directories, directory = watched
+    (directory.parent / "neighbour").write_text("x")
+    assert not directories.wait(0.05)
+
+
 def test_a_directory_that_is_moved_away_and_made_again_is_watched_again(watched: tuple[Directories, Path]) -> None:
     directories, directory = watched
     directory.rename(directory.with_name("old"))
