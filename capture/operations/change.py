@@ -31,13 +31,11 @@ from capture.settings.options import (
     PROFILE,
 )
 from capture.state import record, routes
-from capture.state.impediments import impediments, switches_to_change
 from capture.state.lock import PATIENCE as LOCK_TIMEOUT
 from capture.state.lock import NamespaceLock
 from capture.state.netns import Entered, has_tcp_sockets, refuse_host
 from capture.state.node import refuse_node
 from capture.state.record import Journal, Record, RecordingHost
-from capture.state.sysctls import restore, switch_off
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +46,7 @@ if TYPE_CHECKING:
     from capture.operations.target import Namespace
     from capture.settings.config import Host
     from capture.settings.settings import Settings
+    from capture.state.sysctls import Sysctl
 
 
 class Existing(Value):
@@ -98,7 +97,7 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_time
     try:
         return _apply(settings, facts, resolved, force=force, lock_timeout=lock_timeout)
     except (UnsupportedError, KernelError, ToolError):
-        # A kernel without NAT for IPv6 must not keep a pod from starting that nobody reaches by IPv6.
+        # A kernel without NAT for IPv6 must not keep a pod from starting that is not reached by IPv6.
         if IPV6 not in resolved[0].families or resolved[0].is_reached_by_ipv6:
             raise
     facts.forget_ipv6()
@@ -123,17 +122,17 @@ def _apply(
             require_known_ids(settings, config)
         existing = _read_existing(target, standing, desired)
         kept = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
-        switches = switches_to_change(desired)
+        switches = _switches(desired)
         journal = Journal(Record(kept, facts.facts(), target.backend, target.driver, target.variant, sysctls=switches))
         journal.begin(existing.stale_routes, existing.recorded)
         try:
-            changed = routes.ensure(desired) | switch_off(switches)
+            changed = routes.ensure(desired) | _switch_off(switches)
             replaced, losses = _replace_rules(target, existing, config, desired, force=force)
             changed |= replaced
             changed |= _remove_elsewhere(existing)
             changed |= other_family.ensure(wanted=config.rejects_ipv6)  # last: what it rejected may be captured now
         except CaptureError as error:
-            restore(switches)
+            _restore(switches)
             journal.roll_back(existing.recorded, desired)
             from capture.backends.kernel_modules import explained  # where something failed
 
@@ -144,10 +143,44 @@ def _apply(
             journal.commit()
     if desired.loopback_addresses and not routes.takes_ipv6_addresses():
         warnings.append(routes.NO_IPV6_ON_LO)
-    lost = [f"{found.says}. {found.remedy}" for found in impediments(desired)]
+    lost = _impediments(desired)
     note = link_local_note(config.families, facts.pod_addresses())
     remarks = (note,) if note else ()
     return Applied(changed, target, config, desired, (*warnings, *losses, *lost, *lock.warnings), remarks)
+
+
+def _switches(desired: Ruleset) -> tuple[Sysctl, ...]:
+    """Return the kernel's switches that are to be off for a transparent proxy, and are on."""
+    if not desired.policy_routes:
+        return ()
+    from capture.state.impediments import switches_to_change  # TPROXY only
+
+    return switches_to_change(desired)
+
+
+def _switch_off(switches: tuple[Sysctl, ...]) -> bool:
+    if not switches:
+        return False
+    from capture.state.sysctls import switch_off
+
+    return switch_off(switches)
+
+
+def _restore(switches: tuple[Sysctl, ...]) -> bool:
+    if not switches:
+        return False
+    from capture.state.sysctls import restore
+
+    return restore(switches)
+
+
+def _impediments(desired: Ruleset) -> list[str]:
+    """Return warnings about what loses captured packets although the rules are in place."""
+    if not desired.policy_routes and routes.is_lo_up():
+        return []
+    from capture.state.impediments import impediments  # TPROXY, or something is wrong
+
+    return [f"{found.says}. {found.remedy}" for found in impediments(desired)]
 
 
 def _read_existing(target: Decision, standing: Iterable[Leftover], desired: Ruleset) -> Existing:
@@ -266,7 +299,7 @@ def clean(
             removed |= other_family.ensure(wanted=False)
             for driver, ruleset in standing:
                 driver.clean(ruleset, recorded.ruleset() if recorded else None)
-            restored = restore(recorded.sysctls) if recorded else False
+            restored = _restore(recorded.sysctls) if recorded else False
             record.forget()
             record.forget_ended()
         return removed or restored or bool(standing)

@@ -18,7 +18,6 @@ from capture.settings.options import (
 )
 from capture.settings.settings import Settings
 from capture.state import record, routes
-from capture.state.impediments import impediments
 from capture.state.netns import Entered
 
 TYPE_CHECKING = False
@@ -97,6 +96,7 @@ def verify_here(desired: Ruleset, request: Request) -> Verified:
     driver = load(decision)
     live = desired if driver.holds(desired) else driver.read()
     from capture.operations.situation import read_beside  # not when pods are made
+    from capture.state.impediments import impediments
 
     beside = read_beside(place(decision))
     if live is desired and not beside.chains:
@@ -119,6 +119,7 @@ def _judged(
     """Return what differs, judged by what it does to packets."""
     from capture.analysis.judgement import judge
     from capture.analysis.pod_network import read_pod_network
+    from capture.state.impediments import impediments
 
     network = read_pod_network()
     judged = judge(desired, live, found, beside.foreign, network, is_native=decision.backend == "nftables")

@@ -28,7 +28,6 @@ from capture.settings.settings import Given, Settings
 from capture.state.directory import ensure, is_private, require_private
 from capture.state.json_text import JsonError, decode, encode
 from capture.state.netns import namespace_id
-from capture.state.sysctls import Sysctl, restore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
     from capture.model.ruleset import Ruleset
     from capture.settings.config import Host
+    from capture.state.sysctls import Sysctl
 
 STATE_DIRECTORY = "/run/istio-capture"
 VERSION = 1
@@ -59,7 +59,7 @@ class Facts(Value):
     ipv6: bool
     servers: tuple[Network, ...]
     primary: Family | None = None
-    """Of the pod's primary address; None if nobody asked, or there was none."""
+    """Of the pod's primary address; None if it was not asked for, or there was none."""
 
     def user_id(self, name: str) -> int | None:
         """Return the id that the user had."""
@@ -250,7 +250,7 @@ def _record(plain: dict[str, Any]) -> Record:
             primary=_family(facts["primary"]) if facts.get("primary") is not None else None,
         ),
         stale_routes=tuple(_route(*route) for route in plain.get("stale_routes", ())),
-        sysctls=tuple(Sysctl(_text(path), _text(value)) for path, value in plain.get("sysctls", {}).items()),
+        sysctls=_sysctls(plain.get("sysctls", {})),
         **{how: _word(plain[how], words) for how, words in WAYS.items()},
     )
 
@@ -260,6 +260,14 @@ def _word(value: object, words: tuple[str, ...]) -> str:
     if value not in words:
         raise ValueError(value)
     return str(value)
+
+
+def _sysctls(values: dict[str, object]) -> tuple[Sysctl, ...]:
+    if not values:
+        return ()
+    from capture.state.sysctls import Sysctl  # few captures change any
+
+    return tuple(Sysctl(_text(path), _text(value)) for path, value in values.items())
 
 
 def _route(family: object, mark: object, table: object) -> PolicyRoute:
@@ -346,6 +354,10 @@ class Journal:
         """Give switches back, for which the rules have no use any more; return whether any was ours."""
         remembered = self._record.sysctls
         self._record = self._record.replace(sysctls=())
+        if not remembered:
+            return False
+        from capture.state.sysctls import restore
+
         return restore(remembered)
 
 
