@@ -35,7 +35,7 @@ def _answer() -> int:
     stdin = b""
     try:
         _check_output(command)
-        if command in COMMANDS:  # somebody at a terminal gets an answer at once
+        if command in COMMANDS:  # a person at a terminal gets an answer at once
             stdin = _read_stdin()
     except CniError as error:
         answer = failure(error, "")
@@ -51,7 +51,7 @@ def _answer() -> int:
 
 
 def _check_output(command: str) -> None:
-    """Raise ``CniError`` if standard output is closed: no rule is written whose result nobody can get."""
+    """Raise ``CniError`` if standard output is closed: no rule is written whose result is lost."""
     try:
         for descriptor in (0, 1, 2):
             os.fstat(descriptor)
@@ -81,7 +81,7 @@ def _read_stdin() -> bytes:
 def _read_some() -> bytes:
     try:
         return os.read(0, 1 << 20)
-    except BlockingIOError:  # whoever gave us the descriptor does not wait on it, we do
+    except BlockingIOError:  # the giver of the descriptor does not wait on it, we do
         os.set_blocking(0, True)  # the name of the function says it
         return os.read(0, 1 << 20)
 
@@ -103,7 +103,7 @@ def _is_written(command: str, text: bytes) -> bool:
 
 
 def _report_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Answer in place of a command that ended by an exception nobody foresaw; Python ends with status 1 after it."""
+    """Answer in place of a command that ended by an unforeseen exception; Python ends with status 1 after it."""
     import traceback
 
     from cni.codes import DEFECT

@@ -1,9 +1,9 @@
-"""Files that others write too: changed whole, or not at all, and never over somebody else's change.
+"""Files that others write too: changed whole, or not at all, and never over another program's change.
 
 A new content is written to a temporary file beside the old one and made durable; then the two change places
-(``renameat2(2)`` with RENAME_EXCHANGE). Whoever opens the file by its name, at any moment, killed or not, finds
+(``renameat2(2)`` with RENAME_EXCHANGE). A program that opens the file by its name, at any moment, killed or not, finds
 the whole old content or the whole new one. What comes out of the exchange is compared with what was read before:
-if it is not the same, somebody else has written in between, and it is put back.
+if it is not the same, another program has written in between, and it is put back.
 
 What is left: a program that is killed between such an exchange and the putting back, some microseconds, has
 replaced the other's change. On file systems that cannot exchange (NFS, some FUSE), the comparison comes before the
@@ -31,7 +31,7 @@ WRITERS_PATIENCE = 1.0
 
 
 class ChangedMeanwhileError(Exception):
-    """Somebody else has changed the file since it was read: read it again, and decide again."""
+    """Another program has changed the file since it was read: read it again, and decide again."""
 
 
 class Snapshot(Value):
@@ -47,9 +47,11 @@ class Snapshot(Value):
 
 
 def snapshot(path: str) -> Snapshot:
-    """Return the file as it is; raise ``OSError`` if it cannot be read."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """Return the file as it is; raise ``OSError`` if it cannot be read, or is no regular file and could block."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
         return _snapshot_of(file, path)
     finally:
         os.close(file)
@@ -256,7 +258,7 @@ def _unlink_if_there(path: str) -> None:
 
 
 def _wait_for_writers(path: str) -> None:
-    """Wait until nobody has the file open for writing, or patience ends.
+    """Wait until no process has the file open for writing, or patience ends.
 
     Programs that write in place may have opened it before it was replaced. The kernel grants a read lease only
     while no one does (``fcntl(2)``, F_SETLEASE); where there are no leases, there is no waiting. Who opens the file

@@ -16,7 +16,7 @@ from capture.settings.parsers import PROFILES
 from cni import conf, entries, istio_cni, kubeconfig_file, runtimes
 from cni import install as installer
 from cni.install import OWN_CONFIG, PLUGIN, Change
-from cni.log import LEVELS
+from cni.log import DEFAULT_FILE, LEVELS
 from cni.protocol import SUPPORTED_VERSIONS, CniError
 
 TYPE_CHECKING = False
@@ -129,7 +129,13 @@ def _entry_options(function: Function) -> Function:
     metavar="NAMESPACE/PREFIX",
     help="Our node agent's pods, which are left alone: their namespace, and how their names begin.",
 )
-@click.option("--log-file", metavar="PATH", help="Where the plugin logs to, on the node.  [default: nowhere]")
+@click.option(
+    "--log-file",
+    metavar="PATH",
+    default=DEFAULT_FILE,
+    show_default=True,
+    help="Where the plugin logs to, on the node; the file is rotated at 10 MB. Empty: nowhere.",
+)
 @click.option("--log-level", type=click.Choice(list(LEVELS)), help="How much it logs.  [default: info]")
 @_entry_options
 def install(
@@ -152,7 +158,7 @@ def install(
     runtime = _runtime(runtime_name)
     bin_path, conf_path = _paths(runtime, bin_dir, conf_dir)
     choice = runtime.choice(network, bin_path)
-    source = plugin or _installed_plugin()
+    source = plugin or installed_plugin()
     upstream = _upstream(conf_path, choice)
     entry = _entry(values, upstream.entry if upstream else {})
     _require_source(runtime, conf_path, entry, values)
@@ -285,7 +291,7 @@ def _with_kubeconfig(entry: dict[str, Any], conf_dir: str) -> tuple[list[Change]
     return changes, warnings
 
 
-def _installed_plugin() -> str:
+def installed_plugin() -> str:
     """Return the plugin that came together with this program."""
     beside = [os.path.join(directory, PLUGIN) for directory in (_bundle(), _own_directory()) if directory]
     found = next((path for path in beside if os.access(path, os.X_OK)), None) or shutil.which(PLUGIN)

@@ -14,7 +14,7 @@
       "log_level": "info", "log_file": "/var/log/istio-capture/cni.log"
     }
 
-Keys that are not ours belong to somebody else and are ignored (SPEC, "Network configuration format"); null is as
+Keys that are not ours belong to others and are ignored (SPEC, "Network configuration format"); null is as
 good as absent. A key of ours with a value that cannot be used is an error: a misread configuration must not end
 in a pod without capture.
 """

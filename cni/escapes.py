@@ -1,7 +1,7 @@
 """By which ways containers of a pod can get round the capture, as far as the pod's object tells. Pure.
 
 What an owner match knows of a sender is the user and the group of the process that made the socket (xt_owner.c,
-nft_meta.c: ``fsuid`` and ``fsgid``), so whoever can take over the proxy's escapes; docs/what-capture-is-not.md has
+nft_meta.c: ``fsuid`` and ``fsgid``), so who can take over the proxy's escapes; docs/what-capture-is-not.md has
 each way, measured. That Istio's own containers run as the proxy's user is no news.
 """
 

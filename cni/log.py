@@ -4,7 +4,7 @@
      "namespace": "shop", "pod": "web-0", "container": "cafe01", "ms": 4.1, "steps_ms": {"apply": 1.2}}
 
 A node starts many pods at once, so many plugins write to one file, and none may wait for another. Each line is a
-single write(2) with O_APPEND, which Linux does whole. When the file has grown enough, whoever gets the lock renames
+single write(2) with O_APPEND, which Linux does whole. When the file has grown enough, the holder of the lock renames
 it, and the others go on meanwhile. Nothing here ever fails a command: a full disk loses lines, not pods.
 """
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 LEVELS = {"debug": 10, "info": 20, "warn": 30, "error": 40}
+
+DEFAULT_FILE = "/var/log/istio-capture/cni.log"
+"""Where installers let the plugin log to."""
 
 ROTATE_AT = 10 * 1024 * 1024
 KEPT = 3  # old files: log.1 is the youngest
@@ -48,7 +51,7 @@ class Log:
         self._write("info", message, facts)
 
     def warn(self, message: str, **facts: object) -> None:
-        """Write a line on what somebody should look at."""
+        """Write a line that a person should look at."""
         self._write("warn", message, facts)
 
     def error(self, message: str, **facts: object) -> None:
@@ -118,7 +121,7 @@ def append(path: str, line: bytes, rotate_at: int = ROTATE_AT) -> None:
 
 
 def _open(path: str) -> int:
-    # O_NONBLOCK: opening a FIFO that nobody reads would wait for ever.
+    # O_NONBLOCK: opening a FIFO without a reader would wait for ever.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
         return os.open(path, flags, 0o640)

@@ -28,7 +28,7 @@ CAP_SETGID, CAP_SETUID, CAP_NET_ADMIN = 6, 7, 12
 """linux/capability.h"""
 
 DOCUMENTATION = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
-"""Addresses for documentation, where nobody is (RFC 5737, RFC 3849)."""
+"""Addresses for documentation, where no host is (RFC 5737, RFC 3849)."""
 PASSTHROUGH = {IPV4: "127.0.0.6", IPV6: "::6"}
 """Addresses of the pod itself that every captured pod has."""
 OTHER_PORTS = (80, 443, 8080, 9080, 3306, 5432)
@@ -134,7 +134,7 @@ class Chooser:
 
 
 def _outside(config: CaptureConfig, family: Family, own: Iterable[Network]) -> Iterator[Network]:
-    """Yield destinations that are not the pod: in what is captured, in nobody's networks, beside the pod."""
+    """Yield destinations that are not the pod: in what is captured, in networks of no one, beside the pod."""
     for network in config.outbound_networks.entries:
         if network.family == family:
             yield _within(network)

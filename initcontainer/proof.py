@@ -87,7 +87,7 @@ class Prover:
         return self._proofs
 
     def _begin(self, probe: Probe) -> None:
-        """Listen where a probe must arrive, if nobody else does, and start to dial."""
+        """Listen where a probe must arrive, if no other process does, and start to dial."""
         place = (probe.destination.family, probe.arrives_on)
         is_taken = False
         if place not in self._listeners:

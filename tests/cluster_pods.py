@@ -28,6 +28,10 @@ def container(name: str, command: list[str], **more: Any) -> dict[str, Any]:
     return made | {"securityContext": LOCKED | {"runAsUser": 1000}} | more
 
 
+PAUSED = container("istio-proxy", ["/pause", "-P"], securityContext=LOCKED | {"runAsUser": 1337})
+"""A sidecar that does nothing."""
+
+
 def proxy(*, transparent: bool = False, uid: int = 1337, dns: bool = False) -> dict[str, Any]:
     """Return the container istio-proxy: a real Envoy."""
     context = LOCKED | {"runAsUser": uid, "runAsGroup": uid}
@@ -74,9 +78,7 @@ def pod(
     app = container("app", command or [PYTHON, f"{ROOT}/tests/http_app.py", name, str(port)])
     containers, inits, written = [app], list(init or []), dict(annotations or {})
     if mesh:
-        sidecar = proxy(transparent=transparent, uid=uid, dns=dns)
-        if pause_proxy:
-            sidecar = container("istio-proxy", ["/pause", "-P"], securityContext=LOCKED | {"runAsUser": 1337})
+        sidecar = PAUSED if pause_proxy else proxy(transparent=transparent, uid=uid, dns=dns)
         if native:
             inits.insert(0, sidecar | {"restartPolicy": "Always", "startupProbe": sidecar["readinessProbe"]})
         else:

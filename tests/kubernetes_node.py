@@ -364,7 +364,6 @@ class KubernetesNode:
     def _daemon(self, name: str) -> list[str]:
         disk, pki, own = self.disk, self.disk / "pki", [ADDRESSES[family] for family in self.families]
         program = str(builds.find(name) or name)
-        services = ",".join(SERVICES[family] for family in self.families)
         match name:
             case "etcd":
                 urls = [
@@ -380,21 +379,7 @@ class KubernetesNode:
                 runtime = f"{self.runtime}/containerd" if self.runtime else "containerd"
                 return ["env", f"PATH={path}/usr/sbin:/usr/bin:/sbin:/bin", runtime, "-c", f"{disk}/containerd.toml"]
             case "kube-apiserver":
-                return [
-                    program, "--etcd-servers", "http://127.0.0.1:2379", "--advertise-address", own[0],
-                    "--secure-port", "6443", "--service-cluster-ip-range", services,
-                    "--client-ca-file", f"{pki}/ca.crt",
-                    "--tls-cert-file", f"{pki}/apiserver.crt", "--tls-private-key-file", f"{pki}/apiserver.key",
-                    "--service-account-issuer", "https://kubernetes.default.svc.cluster.local",
-                    "--service-account-key-file", f"{pki}/sa.crt",
-                    "--service-account-signing-key-file", f"{pki}/sa.key",
-                    "--kubelet-client-certificate", f"{pki}/kubelet-client.crt",
-                    "--kubelet-client-key", f"{pki}/kubelet-client.key",
-                    "--kubelet-certificate-authority", f"{pki}/ca.crt",
-                    "--kubelet-preferred-address-types", "InternalIP",
-                    "--authorization-mode", "Node,RBAC", "--enable-admission-plugins", "NodeRestriction",
-                    "--allow-privileged", "--cert-dir", f"{pki}",
-                ]  # fmt: skip
+                return self._api_server(program)
             case "kube-controller-manager":
                 return [program, "--kubeconfig", f"{pki}/manager.json", "--use-service-account-credentials",
                         "--service-account-private-key-file", f"{pki}/sa.key", "--root-ca-file", f"{pki}/ca.crt",
@@ -413,6 +398,25 @@ class KubernetesNode:
                         "--hostname-override", NAME, "--node-ip", ",".join(own), "--cert-dir", f"{pki}"]  # fmt: skip
             case _:
                 return [program, "--config", f"{disk}/proxy.json"]
+
+    def _api_server(self, program: str) -> list[str]:
+        pki, own = self.disk / "pki", [ADDRESSES[family] for family in self.families]
+        services = ",".join(SERVICES[family] for family in self.families)
+        return [
+            program, "--etcd-servers", "http://127.0.0.1:2379", "--advertise-address", own[0],
+            "--secure-port", "6443", "--service-cluster-ip-range", services,
+            "--client-ca-file", f"{pki}/ca.crt",
+            "--tls-cert-file", f"{pki}/apiserver.crt", "--tls-private-key-file", f"{pki}/apiserver.key",
+            "--service-account-issuer", "https://kubernetes.default.svc.cluster.local",
+            "--service-account-key-file", f"{pki}/sa.crt",
+            "--service-account-signing-key-file", f"{pki}/sa.key",
+            "--kubelet-client-certificate", f"{pki}/kubelet-client.crt",
+            "--kubelet-client-key", f"{pki}/kubelet-client.key",
+            "--kubelet-certificate-authority", f"{pki}/ca.crt",
+            "--kubelet-preferred-address-types", "InternalIP",
+            "--authorization-mode", "Node,RBAC", "--enable-admission-plugins", "NodeRestriction",
+            "--allow-privileged", "--cert-dir", f"{pki}",
+        ]  # fmt: skip
 
     def _wait(self, what: str, attempt: Callable[[], object], seconds: float = 120) -> None:
         give_up = time.monotonic() + seconds

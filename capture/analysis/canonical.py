@@ -95,7 +95,7 @@ if TYPE_CHECKING:
 
 
 def canonical(ruleset: Ruleset, family: Family) -> CanonicalTables:
-    """Return what a packet of the family meets, by table and chain; chains that nobody notices are left out.
+    """Return what a packet of the family meets, by table and chain; chains without effect are left out.
 
     Those are chains without rules for the family, unless they are built in and have another policy than ACCEPT.
     A family that the rule set is not for meets nothing.

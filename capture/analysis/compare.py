@@ -1,7 +1,7 @@
 """What differs between the rules that were asked for and the rules that are there.
 
 In our own chains, in either spelling, every rule counts, in order. In built-in chains ours must be there in
-order; what nobody else writes is ours, as a second set is; and a rule of somebody else counts when it stands
+order; what no other program writes is ours, as a second set is; and a foreign rule counts when it stands
 before ours and may take traffic away from them, or change a mark that they ask for. Counters and comments never count.
 """
 
@@ -60,7 +60,7 @@ class Difference(Value):
 
     @property
     def is_ours(self) -> bool:
-        """Return whether it is about a rule of ours, not about what somebody else did beside it."""
+        """Return whether it is about a rule of ours, not about what another program did."""
         return self.kind in ("missing", "unexpected", "family")
 
 
@@ -94,7 +94,7 @@ def foreign_places(desired: Ruleset, live: Ruleset, family: Family) -> dict[tupl
 def can_stay(desired: Ruleset, live: Ruleset, *, writes_policies: bool = False) -> bool:
     """Return whether writing the rules again would change nothing.
 
-    In tables that are shared a policy is somebody else's, and is nothing that we write.
+    In tables that are shared a policy is foreign, and is nothing that we write.
     """
     if not live.tables:
         return False
@@ -134,7 +134,7 @@ def is_hooked_elsewhere(name: str) -> bool:
 def _told_apart(
     table: TableName, name: str, extra: Numbered, length: int, asked: frozenset[type]
 ) -> tuple[Numbered, Numbered]:
-    """Return which of the other rules of a shared chain are ours, and which of somebody else's matter."""
+    """Return which of the other rules of a shared chain are ours, and which foreign ones matter."""
     last_of_ours = max({*range(1, length + 1)} - {position for position, _ in extra}, default=0)
     ours = [(position, rule) for position, rule in extra if shape(table, name, rule) == CERTAIN]
     of_ours = {position for position, _ in ours}

@@ -55,7 +55,7 @@ INBOUND: Direction = "inbound"
 OUTBOUND: Direction = "outbound"
 
 ANYTHING = "anything"
-"""The value where a verdict that nobody understands may have done whatever it likes."""
+"""The value where a verdict that is not understood may have done anything."""
 OTHER_MARK = "other"
 NO_EFFECT = (Log, Continue, SetZone)
 CHANGES = (SetMark, SaveMark, RestoreMark, Untrack)
@@ -136,7 +136,7 @@ class Compiler:
     # --- the way -----------------------------------------------------------------------------------
 
     def _pass(self, way: Way, held: Held) -> int:
-        """Return what becomes of packets at a hook; where nobody knows which chain is first, by a truth value."""
+        """Return what becomes of packets at a hook; where it is unknown which chain is first, by a truth value."""
         found = {
             tuple(sorted(told.items())): self._at(Place(way, order, 0, held))
             for order, (told, _) in enumerate(self._orders[way])

@@ -1,7 +1,7 @@
 """What two situations do differently: to which packets, exactly, with the most ordinary packet of each difference.
 
 Every value of the difference is one of three: the packet fares alike, it fares otherwise for certain, or it hangs on
-a match, a verdict or an order of chains that nobody here can judge. The third spreads no further than it matters.
+a match, a verdict or an order of chains that cannot be judged here. The third spreads no further than it matters.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ PRIORITIES: dict[TableName, int] = {RAW: -300, MANGLE: -150, NAT: -100}
 
 
 class ForeignChain(Value):
-    """A base chain of somebody else.
+    """A foreign base chain.
 
     ``table`` is what nft(8) calls its table, like "ip theirs". ``contents`` are its rules in the words of our model,
     and what nft(8) calls them as ``why``: the base chain first, then those that one can jump to.
@@ -52,7 +52,7 @@ class ForeignChain(Value):
     is_older: bool = False
     """Whether its table was there before ours. Of chains with one priority the kernel enters the newest first."""
     is_of_any_age: bool = False
-    """Whether nobody can tell if it is older: between legacy tables and nf_tables nothing does."""
+    """Whether it cannot be told if it is older: between legacy tables and nf_tables nothing does."""
     is_native: bool = True
     """Whether it is written in nf_tables' own expressions, not in those of iptables."""
     is_worth_notes: bool = True
@@ -72,7 +72,7 @@ class ForeignChain(Value):
 
 
 def in_tables_of_iptables(ruleset: Ruleset, is_older: Callable[[TableName], bool]) -> Iterator[ForeignChain]:
-    """Yield the chains at PREROUTING and OUTPUT of a rule set of iptables, whoever's their rules are."""
+    """Yield the chains at PREROUTING and OUTPUT of a rule set of iptables, with all their rules."""
     for table in ruleset.tables:
         for chain in table.chains:
             if chain.name in (PREROUTING, OUTPUT):

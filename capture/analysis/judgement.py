@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Chain, TableName
 
 MAX_CULPRITS = 20
-"""Foreign rules that are named for one family; whoever has more of them needs no longer list."""
+"""Foreign rules that are named for one family; a longer list would not help."""
 MAX_JUDGED = 100
 """Differences of our own that get an effect each."""
 LET_PASS = (Accept, Return, Continue, Log)

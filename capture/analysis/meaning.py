@@ -25,7 +25,7 @@ class Translate(Value):
 
 
 class Goto(Value):
-    """Go through another chain, and from its end back to whoever called this one (``-g``)."""
+    """Go through another chain, and from its end back to the chain that called this one (``-g``)."""
 
     chain: str
 

@@ -185,7 +185,7 @@ def _recorded_rules(recorded: Ruleset | None, table: TableName, chain: str, fami
 def _where_recorded(rules: Sequence[Rule], recorded: Sequence[Rule]) -> frozenset[int] | None:
     """Return where the recorded rules stand; None if they do not, so that they tell us nothing.
 
-    In one piece they are ours beyond doubt. Where somebody has put a rule in between, the last of the
+    In one piece they are ours beyond doubt. Where a foreign rule stands in between, the last of the
     possible places is taken: what others insert later mostly comes before.
     """
     if not recorded:
@@ -247,7 +247,7 @@ def _until_twin(rules: Sequence[Rule], positions: Iterable[int], belongs: Sequen
 def shape(table: TableName, chain: str, rule: Rule, marks: frozenset[int] = NO_MARKS) -> str | None:
     """Return how much a rule in a built-in chain looks like one of ours, or None if it does not at all.
 
-    CERTAIN: nobody else writes this. BEFORE_OURS: ours if a rule of ours follows directly.
+    CERTAIN: no other program writes this. BEFORE_OURS: ours if a rule of ours follows directly.
     BESIDE_OURS: ours if one stands directly before or after it. ``marks`` are those that our chains ask for;
     without them, rules that are told by such a mark look like nothing.
     """

@@ -50,7 +50,7 @@ NO_HOSTS: dict[Family, tuple[Network, ...]] = {
     "ipv4": (Network("ipv4", 0, 8), Network("ipv4", 0xE000_0000, 3)),  # RFC 1122 3.2.1.3, RFC 5771
     "ipv6": (Network("ipv6", 0, 128), Network("ipv6", 0xFF << 120, 8)),  # RFC 4291 2.5.2, 2.7
 }
-"""To which nobody can connect by TCP."""
+"""To which no TCP connection is possible."""
 
 
 def realistic(space: PacketSpace, compilers: Sequence[Compiler]) -> dict[Direction, int]:
@@ -125,12 +125,12 @@ class _Packets:
         """Return what holds for all packets: ports, a destination that can be, a state that tracking gives."""
         space = self.space
         udp = space.numbers(PROTOCOL, [(1, 1)])
-        nobody = self._inside(DESTINATION, NO_HOSTS[self.family])
+        no_hosts = self._inside(DESTINATION, NO_HOSTS[self.family])
         return self._all(
             space.state_in("INVALID", "NEW", "RELATED", "ESTABLISHED"),
             space.numbers(PORT, [(1, HIGHEST_PORT)]),
             space.numbers(SOURCE_PORT, [(1, HIGHEST_PORT)]),
-            self.diagrams.either(udp, self.diagrams.negation(nobody)),
+            self.diagrams.either(udp, self.diagrams.negation(no_hosts)),
         )
 
     def _through(self, level: int, kind: type[InInterface | OutInterface]) -> int:

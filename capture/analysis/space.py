@@ -203,7 +203,7 @@ class PacketSpace:
         return self.unknown(text if is_pure(text) else (text, occurrence))
 
     def unknown(self, what: Hashable) -> int:
-        """Return a truth value that nobody knows: the same wherever ``what`` is the same."""
+        """Return an unknown truth value: the same wherever ``what`` is the same."""
         level = self._unknown.get(what)
         if level is None:
             level = self._unknown[what] = len(self.domains)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
 
 MAX_UNKNOWN_ORDERS = 3
-"""More foreign chains whose order nobody can tell are taken as they are listed."""
+"""More foreign chains whose order is unknown are taken as they are listed."""
 
 
 class Station(Value):
@@ -83,7 +83,7 @@ class Situation(Value):
     def orders(
         self, hook: str, family: Family, *, with_nat: bool = True
     ) -> Iterator[tuple[dict[int, bool], tuple[Station, ...]]]:
-        """Yield each possible order of the base chains, and for those whose place nobody can tell whether it is first.
+        """Yield each possible order of the base chains, and for those of unknown place whether it is first.
 
         Those are named by their places in ``beside``.
         """

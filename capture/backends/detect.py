@@ -67,7 +67,7 @@ VARIANTS_OF: dict[str, tuple[Variant, ...]] = {"netlink": ("nft",), "restore": V
 
 
 class Request(Value):
-    """What somebody asked for; "auto" and "" leave the choice to us."""
+    """What was requested; "auto" and "" leave the choice to us."""
 
     backend: str = "auto"
     driver: str = ""
@@ -139,7 +139,7 @@ class Facts(Value):
     nft_compat: bool | None
     """nf_tables takes matches and targets of iptables (module nft_compat): what iptables-nft needs."""
     legacy: LegacySupport
-    """The kernel has legacy tables: present in the kernel, to be loaded on use, absent, or nobody knows."""
+    """The kernel has legacy tables: present in the kernel, to be loaded on use, absent, or unknown."""
     legacy_tables: tuple[tuple[Family, str], ...]
     """The legacy tables that exist in the namespace."""
     chains: tuple[StandingChain, ...]
@@ -354,7 +354,7 @@ def _legacy_support() -> LegacySupport:
 def _legacy_chains(
     tables: tuple[tuple[Family, str], ...], programs: Iterable[Program], *, has_python_iptables: bool
 ) -> Iterator[StandingChain]:
-    """Yield the chains of legacy tables that exist; of those that nobody here can read, none."""
+    """Yield the chains of legacy tables that exist; of those that cannot be read here, none."""
     if not any(table in TABLES for _, table in tables):
         return
     families = dict.fromkeys(family for family, _ in tables)

@@ -2,13 +2,13 @@
 
 A distribution's netfilter is made of modules. The kernel loads what a rule asks for when it asks
 (request_module in net/netfilter/nf_tables_api.c and x_tables.c), with modprobe(8) of the host,
-whoever asks. If that fails, the answer is "No such file or directory", and names nothing. So here stands
+for any user. If that fails, the answer is "No such file or directory", and names nothing. So here stands
 what needs what: names and dependencies are those of Linux 6.1 (``modinfo -F depends``), and hold since
 5.2, which brought nft_chain_nat.
 
 Whether a module is there is read, never tried: /sys/module has what is loaded, /lib/modules of the
 host what could be (depmod(8): modules.dep; modules.builtin has what is no module in this kernel). In a
-container /lib/modules is usually missing. Then nobody knows, and ``Inventory.is_indexed`` says so. What is a module
+container /lib/modules is usually missing. Then it is unknown, and ``Inventory.is_indexed`` says so. What is a module
 and is loaded has a file ``initstate`` there; what is built in has not.
 """
 
@@ -215,7 +215,7 @@ class Inventory(Value):
 
     ``unloaded`` are those that are not loaded; in a kernel that has them built in, they look the same unless an
     index says so. ``absent`` are those of them that this kernel does not have at all, ``forbidden`` those that
-    modprobe is told not to load; none if nobody knows.
+    modprobe is told not to load; none if that is unknown.
     """
 
     unloaded: tuple[str, ...] = ()

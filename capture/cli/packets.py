@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 DEFAULT_UID = 1000
-"""Somebody who is not the proxy."""
+"""A user who is not the proxy."""
 
 
 def address_and_port(text: str) -> tuple[Network, int]:

@@ -133,7 +133,7 @@ class DestinationPort(Value):
 class OwnerUid(Value):
     """The sending socket belongs to one of these user ids (``-m owner --uid-owner``).
 
-    A packet without a socket belongs to nobody and fails the plain match. The negated match holds for
+    A packet without a socket belongs to no user and fails the plain match. The negated match holds for
     it in iptables (xt_owner.c) and does not in nftables (nft_meta.c breaks off the rule); the first
     packet of a connection, which is what nat looks at, always has a socket.
     """
@@ -173,7 +173,7 @@ class ConnectionState(Value):
 
 
 class UnknownMatch(Value):
-    """Something a rule of somebody else asks for and our vocabulary lacks, as the backend prints it."""
+    """Something that a foreign rule asks for and our vocabulary lacks, as the backend prints it."""
 
     text: str
 
@@ -245,7 +245,7 @@ class Continue(Value):
 
 
 class UnknownVerdict(Value):
-    """A target of somebody else's rule that our vocabulary lacks, as the backend prints it."""
+    """A target of a foreign rule that our vocabulary lacks, as the backend prints it."""
 
     text: str
 

@@ -1,7 +1,7 @@
-"""Text that somebody else wrote, made harmless where it is shown.
+"""Text that another program wrote, made harmless where it is shown.
 
 Names, comments and prefixes in a pod's rules are any bytes that the pod likes: an escape sequence would drive the
-terminal of whoever looks at them, and a line end would forge a line of our output.
+terminal of its reader, and a line end would forge a line of our output.
 """
 
 from __future__ import annotations

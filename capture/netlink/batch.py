@@ -49,7 +49,7 @@ class RulesetChangedError(KernelError):
     """The batch was made for another generation of the ruleset. Nothing was changed; read again and retry."""
 
     def __init__(self, doing: str) -> None:
-        super().__init__(doing, errno.ERESTART, "somebody else changed the ruleset since it was read")
+        super().__init__(doing, errno.ERESTART, "another process changed the ruleset since it was read")
 
 
 def commit(

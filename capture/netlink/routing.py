@@ -135,7 +135,7 @@ def _add_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, pre
     try:
         route.request(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, body, doing)
     except KernelError as error:
-        if error.errno == errno.EEXIST:  # somebody was faster
+        if error.errno == errno.EEXIST:  # another process was faster
             return False
         raise
     return True
@@ -173,7 +173,7 @@ def add_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
 
 
 def remove_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
-    """Remove the route `local default dev lo` from the table, whoever made it.
+    """Remove the route `local default dev lo` from the table, of any maker.
 
     It is read first, because only its metric tells the kernel an IPv6 route from another default route
     by ``lo``, such as an unreachable one (ip6_route_del in net/ipv6/route.c does not look at the type).

@@ -97,7 +97,7 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_time
     try:
         return _apply(settings, facts, resolved, force=force, lock_timeout=lock_timeout)
     except (UnsupportedError, KernelError, ToolError):
-        # A kernel without NAT for IPv6 must not keep a pod from starting that nobody reaches by IPv6.
+        # A kernel without NAT for IPv6 must not keep a pod from starting that is not reached by IPv6.
         if IPV6 not in resolved[0].families or resolved[0].is_reached_by_ipv6:
             raise
     facts.forget_ipv6()

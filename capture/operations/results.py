@@ -59,7 +59,7 @@ class Verified(Value):
     impediments: tuple[Impediment, ...] = ()
     """What loses captured packets although the rules are in place."""
     from_record: bool = False
-    """Whether ``desired`` is what we remember to have applied, and not what somebody says now."""
+    """Whether ``desired`` is what is recorded as applied, and not what options ask for now."""
     has_reference: bool = True
     """Whether anything says what our rules should be; else ``desired`` are the live ones."""
     uncaptured: tuple[str, ...] = ()

@@ -42,5 +42,5 @@ def request_of(settings: Settings) -> Request:
 
 
 def place(decision: Decision) -> tuple[str, str]:
-    """Return where in the kernel the rules of a decision live, whoever writes them."""
+    """Return where in the kernel the rules of a decision live, by whatever driver."""
     return decision.backend, decision.variant

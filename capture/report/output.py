@@ -91,7 +91,7 @@ def _code_of(program: Callable[[], int], report: Callable[[CaptureError], None])
         return EXIT_INTERRUPTED
     except LostOutputError:
         return EXIT_FAILED
-    except Exception as error:  # noqa: BLE001  # nobody should have to read a traceback
+    except Exception as error:  # noqa: BLE001  # no traceback reaches a person
         report(_unforeseen(error))
         return EXIT_FAILED
 

@@ -1,4 +1,4 @@
-"""The state directory: root's alone, whoever makes it, since its records decide what is verified and removed.
+"""The state directory: root's alone, since its records decide what is verified and removed.
 
 What others could write there, they could make us remove or believe: links name files that DEL unlinks, records say
 which policy routes are ours. So a directory with another owner, or one that others may enter, is refused.

@@ -1,7 +1,7 @@
 """One after the other: of several programs of ours that would change a namespace, one does.
 
 Each step of a change is safe by itself, but two programs that both see "nothing there" would write two sets, and
-one that has read the rules may be overtaken before it writes. So whoever changes a namespace holds a name
+one that has read the rules may be overtaken before it writes. So a program that changes a namespace holds a name
 in it: an abstract unix socket (unix(7)), which belongs to the network namespace, is a file nowhere, and is given
 back by the kernel however its holder ends. The programs of iptables that the holder starts inherit it, so that
 one which outlives a killed holder, and has its rules still to write, is waited for.

@@ -59,7 +59,7 @@ class Facts(Value):
     ipv6: bool
     servers: tuple[Network, ...]
     primary: Family | None = None
-    """Of the pod's primary address; None if nobody asked, or there was none."""
+    """Of the pod's primary address; None if it was not asked for, or there was none."""
 
     def user_id(self, name: str) -> int | None:
         """Return the id that the user had."""

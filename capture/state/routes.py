@@ -134,7 +134,7 @@ def takes_ipv6_addresses() -> bool:
 
 
 def present(live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset:
-    """Return a rule set without tables that holds the plumbing of ours, or of upstream's, that stands in the namespace.
+    """Return a rule set without tables that holds the routes and addresses of ours, or of upstream's, in the namespace.
 
     The routes are those that we recorded, those of the marks that live rules speak of, and upstream's defaults.
     """
@@ -165,7 +165,7 @@ def _routes_present(route: NetlinkSocket, marks: set[int], recorded: Iterable[Po
 
 
 def stale(desired: Ruleset, live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset:
-    """Return the plumbing of an earlier rule set of ours that the desired one has no use for."""
+    """Return the routes and addresses of an earlier rule set of ours that the desired one has no use for."""
     there = present(live, recorded)
     return there.replace(
         loopback_addresses=tuple(a for a in there.loopback_addresses if a not in desired.loopback_addresses),
@@ -174,7 +174,7 @@ def stale(desired: Ruleset, live: Iterable[Ruleset], recorded: Iterable[PolicyRo
 
 
 def remove(ruleset: Ruleset, kept: Ruleset | None = None) -> bool:
-    """Remove the plumbing of the rule set, but for routes that another needs; return whether any was there."""
+    """Remove routes and addresses of the rule set, but those that another needs; return whether any was there."""
     if not ruleset.loopback_addresses and not ruleset.policy_routes:
         return False
     needed = {(policy.family, policy.table) for policy in kept.policy_routes} if kept else set()

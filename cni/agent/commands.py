@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 
 import click
 
@@ -12,9 +10,10 @@ from capture.cli.options import CaptureCommand
 from capture.errors import EXIT_DRIFT, EXIT_FAILED, CaptureError
 from capture.state.json_text import encode
 from cni import agent_socket, conf
-from cni.agent.options import BIN_DIR, CONF_DIR, LOG_FILE, RUNTIME_SOCKETS, SERVICE_ACCOUNT, Options
+from cni.agent.options import BIN_DIR, CONF_DIR, RUNTIME_SOCKETS, SERVICE_ACCOUNT, Options
+from cni.commands import installed_plugin
 from cni.install import OWN_CONFIG, PLUGIN
-from cni.log import LEVELS
+from cni.log import DEFAULT_FILE, LEVELS
 from cni.protocol import CniError
 
 TYPE_CHECKING = False
@@ -191,7 +190,7 @@ def _entry_options(function: Function) -> Function:
 @click.option(
     "--log-file",
     metavar="PATH",
-    default=LOG_FILE,
+    default=DEFAULT_FILE,
     show_default=True,
     help="Where the plugin logs to, on the node; the agent repeats it. Empty: nowhere.",
 )
@@ -389,16 +388,7 @@ def _options(values: dict[str, Any]) -> Options:
     others = {key: value for key, value in values.items() if key not in of_entry}
     paths = {key: os.path.abspath(others[key]) for key in ("bin_dir", "conf_dir") if key in others}
     if "plugin" in others:
-        others["plugin"] = others["plugin"] or _installed_plugin()
+        others["plugin"] = others["plugin"] or installed_plugin()
     return Options(
         **({"node": "", "plugin": "", "entry": entry, "log_level": values.get("log_level", "info")} | others | paths)
     )
-
-
-def _installed_plugin() -> str:
-    """Return the plugin that was installed together with this program."""
-    beside = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), PLUGIN)
-    found = beside if os.access(beside, os.X_OK) else shutil.which(PLUGIN)
-    if not found:
-        raise click.UsageError(f"there is no {PLUGIN} beside this program or in PATH; name it with --plugin PATH")
-    return found

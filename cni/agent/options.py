@@ -17,7 +17,6 @@ SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 """Where kubelet puts the token, the CA and the namespace of a pod's service account."""
 CREDENTIALS = "istio-capture"
 """The folder for the plugin's credentials, in the parent of the configuration directory."""
-LOG_FILE = "/var/log/istio-capture/cni.log"
 RUNTIME_SOCKETS = (
     "/run/containerd/containerd.sock",
     "/run/crio/crio.sock",

@@ -116,7 +116,7 @@ class TestBatch:
     def test_a_batch_for_another_generation_changes_nothing(self, space: Namespace, netfilter: NetlinkSocket) -> None:
         generation = read_generation(netfilter)
         space.run(["nft", "add table inet foreign"])
-        with pytest.raises(RulesetChangedError, match=r"^program the pod: .*somebody else changed the ruleset"):
+        with pytest.raises(RulesetChangedError, match=r"^program the pod: .*another process changed the ruleset"):
             commit(netfilter, [CREATE_TABLE, chain("a")], generation, "program the pod")
         assert chains(space) == []
         commit(netfilter, [CREATE_TABLE, chain("a")], read_generation(netfilter))

@@ -77,10 +77,10 @@ class NetlinkDriver(IptablesDriver):
         return self._what_stands().ruleset
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Make ours be ``desired``, in one transaction; if somebody changed what is live, then of what there is now.
+        """Make ours be ``desired``, in one transaction; if another program changed what is live, from that.
 
         Raises UnsupportedError with the name of what the kernel lacks, PrivilegeError, KernelError, or CaptureError
-        if somebody's chain is in the way; nothing is changed then.
+        if a foreign chain is in the way; nothing is changed then.
         """
         write = super().write
         self._on_what_stands(live, lambda now: write(desired, now, recorded))

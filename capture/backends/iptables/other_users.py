@@ -1,6 +1,6 @@
 """Drivers of iptables in the network namespace of another user namespace: a pod with ``hostUsers: false``.
 
-They read from where we are, since ids in rules are the pod's for whoever reads them. They write from a child in the
+They read from where we are, since ids in rules are the pod's for every reader. They write from a child in the
 pod's user namespace: the kernel checks every owner match of what is written, and whose process writes it.
 """
 

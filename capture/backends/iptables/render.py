@@ -92,7 +92,7 @@ class Clause(Value):
 
 
 class Foreign(Value):
-    """Words of somebody else's rule, as they were printed."""
+    """Words of a foreign rule, as they were printed."""
 
     text: str
 
@@ -246,7 +246,7 @@ _STANDARD_TARGETS: dict[type, str] = {Return: "RETURN", Accept: "ACCEPT", Drop: 
 
 
 def _changed_bits(value: int, mask: int) -> str:
-    """Return a mark to set. The kernel flips bits of the value that are outside of the mask; nobody means that."""
+    """Return a mark to set. The kernel flips bits of the value that are outside of the mask, which is never meant."""
     if value & ~mask:
         raise ValueError(f"mark {value:#x} has bits outside of its mask {mask:#x}")
     return f"{value:#x}/{mask:#x}"

@@ -49,7 +49,7 @@ def holds_exactly(netfilter: NetlinkSocket, desired: Ruleset) -> bool:
 
 
 def _found_chains(netfilter: NetlinkSocket) -> Chains:
-    """Return the chains of our tables, whoever's they are."""
+    """Return the chains of our tables, foreign ones too."""
     chains: Chains = {}
     for number, attributes in read_objects(
         netfilter, nf.NFT_MSG_GETCHAIN, NFPROTO_UNSPEC, b"", "read the chains of nf_tables"

@@ -383,7 +383,7 @@ def read_set_mark(structure: bytes, _family: Family) -> Verdict | None:
 
 
 def changed_bits(value: int, mask: int) -> bytes:
-    """Return a mark to set. The kernel flips bits of the value that are outside of the mask; nobody means that."""
+    """Return a mark to set. The kernel flips bits of the value that are outside of the mask, which is never meant."""
     if value & ~mask:
         raise ValueError(f"mark {value:#x} has bits outside of its mask {mask:#x}")
     return _u32(value)

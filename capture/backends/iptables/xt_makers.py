@@ -1,12 +1,12 @@
-"""Who made the built-in chains that stand in a table: we, for a rule of ours, or somebody else. Pure.
+"""Who made the built-in chains that stand in a table: we, for a rule of ours, or another program. Pure.
 
-Nobody writes it down, but handles tell: they count up in a table with everything that is made there, be it chain
+It is written down nowhere, but handles tell: they count up in a table with everything that is made there, be it chain
 or rule, and are never used again. We make a built-in chain when the first rule needs it, as iptables 1.8.9
 does, so at first it is followed by that rule. Later the rule may be gone, and what follows then is whatever of that
 time still stands.
 
-    1 PREROUTING, 2 INPUT, 3 OUTPUT, 4 POSTROUTING, 5 ISTIO_INBOUND, ...    somebody's: chains follow at once
-    1 PREROUTING, 2 a rule of others, 3 OUTPUT, 4 our jump, ...             PREROUTING is somebody's, OUTPUT ours
+    1 PREROUTING, 2 INPUT, 3 OUTPUT, 4 POSTROUTING, 5 ISTIO_INBOUND, ...    foreign: chains follow at once
+    1 PREROUTING, 2 a rule of others, 3 OUTPUT, 4 our jump, ...             PREROUTING is foreign, OUTPUT ours
     1 ISTIO_INBOUND, 2 its rule, 3 PREROUTING, 4 our jump, 5 OUTPUT, ...    ours
     3 PREROUTING, 19 ISTIO-INBOUND, ...                                     ours, of an earlier rule set
 """

@@ -562,7 +562,7 @@ def _words(loaded: Register | bytes | None) -> str:
 
 
 def _behind_action(condition: Condition) -> UnknownVerdict:
-    from capture.backends.nftables.text import described  # only rules of somebody else need words
+    from capture.backends.nftables.text import described  # only foreign rules need words
 
     return UnknownVerdict(described(condition))
 

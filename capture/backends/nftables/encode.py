@@ -7,7 +7,7 @@ everybody's listing of ours reads well. A condition loads a field into register 
     meta skuid 1000-2000    meta load skuid => reg 1, byteorder hton, cmp gte reg 1 1000, cmp lte reg 1 2000
     tcp dport { 53, 15008 } payload load 2b @ transport header + 2 => reg 1, lookup reg 1 set __set0
 
-Lists are anonymous sets. They belong to their rule, nobody can change one behind its back, they go when it
+Lists are anonymous sets. They belong to their rule, no other program can change one unnoticed, they go when it
 goes, and need no names; long ones cost the same as named ones. Tables, chains and sets carry no
 userdata: nft crashes on what another version of nft left there. Without it nft takes the keys of a plain set
 of ids for big endian, so those are always sets of intervals, whose keys really are.

@@ -1,4 +1,4 @@
-"""Base chains of others in nf_tables, read as bystanders of ours.
+"""Base chains of others in nf_tables, read as foreign chains.
 
 What iptables-nft writes is in tables of nf_tables too. Its rules are read in its own words, where they are not
 those that we compare with ours anyway.
@@ -100,7 +100,7 @@ def _read_filters(netfilter: NetlinkSocket) -> Iterator[ForeignChain]:
 
 
 def _read_consistently(read: Callable[[NetlinkSocket], Iterator[ForeignChain]]) -> tuple[ForeignChain, ...]:
-    """Return what is read while nobody changes anything."""
+    """Return what is read while no program changes anything."""
     with open_netfilter() as netfilter:
         for _ in range(ATTEMPTS):
             try:
@@ -120,7 +120,7 @@ def _read(netfilter: NetlinkSocket, ours: Collection[tuple[str, str]]) -> Iterat
     of_iptables = [place for place in places if place.is_of_iptables]
     own = [place for place in places if place.is_native] if ("nftables", "") in ours else []
     own += of_iptables if ("iptables", "nft") in ours else []
-    # Beside ours in legacy tables nobody can tell; they may be the newest.
+    # Beside ours in legacy tables it cannot be told; they may be the newest.
     first = min((place.handle for place in own), default=0)
     for place in places:
         if place not in own and not place.is_of_iptables:
@@ -188,7 +188,7 @@ def _chain(chain: NativeChain, family: int) -> Chain:
 
 
 def _rules(native: NativeRule, family: Family | None) -> Iterator[Rule]:
-    """Yield a rule of the model for each action, all with the words of the whole; nobody else counts them."""
+    """Yield a rule of the model for each action, all with the words of the whole; no one counts them."""
     words = described(*native.conditions, *native.actions)
     together = len(native.actions) < 2 or any(isinstance(action, Proxy) for action in native.actions)
     for actions in (native.actions,) if together else ((action,) for action in native.actions):

@@ -161,7 +161,7 @@ def _match(condition: Condition) -> Match:
 
 
 def _unknown_match(condition: Condition) -> UnknownMatch:
-    from capture.backends.nftables.text import described  # only rules of somebody else need words
+    from capture.backends.nftables.text import described  # only foreign rules need words
 
     return condition if isinstance(condition, UnknownMatch) else UnknownMatch(described(condition))
 
@@ -281,7 +281,7 @@ def _verdict(rule: NativeRule, following: NativeRule | None) -> tuple[Verdict, i
     match actions:
         case (Proxy(port), SetMark(value, mask), Accept()) if _is_drop_for(rule, following):
             return TransparentProxy(port, value, mask), 2
-    from capture.backends.nftables.text import described  # only rules of somebody else need words
+    from capture.backends.nftables.text import described  # only foreign rules need words
 
     return UnknownVerdict(described(*actions)), 1
 

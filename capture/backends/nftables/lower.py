@@ -5,7 +5,7 @@ What nf_tables does differently from iptables, and how it is made equal here:
 - A table of family inet sees both families. A rule for one of them asks for it (``meta nfproto``), where nft
   itself would: just before the first address that implies it, else first of all. In a rule set for one
   family every rule asks, so that the other family is left alone.
-- Its tproxy statement breaks off the rule when nobody listens, and the packet would go on uncaptured;
+- Its tproxy statement breaks off the rule when no process listens, and the packet would go on uncaptured;
   iptables' TPROXY drops it (tproxy_tg4 in net/netfilter/xt_TPROXY.c). So a second rule with the same
   conditions follows and drops.
 - A list of several entries is compared with a set of ranges, which must not overlap.
@@ -86,7 +86,7 @@ if TYPE_CHECKING:
 COMMENT_MAXIMUM = 127
 """Bytes of a comment; nft(8) allows 128 with the NUL at the end."""
 
-NOT_LISTENING = "nobody listens on that port: drop, so that nothing gets past the proxy"
+NOT_LISTENING = "no process listens on that port: drop, so that nothing gets past the proxy"
 
 ASK_FOR_FAMILY = {family: Among(NFPROTO, ((number, number),)) for family, number in NFPROTO_NUMBERS.items()}
 ASK_FOR_PROTOCOL = {name: Among(L4PROTO, ((number, number),)) for name, number in PROTOCOL_NUMBERS.items()}
@@ -96,7 +96,7 @@ def lower(ruleset: Ruleset) -> tuple[NativeTable, ...]:
     """Return the native tables of a rule set, without tables and base chains that do nothing.
 
     Raises ValueError for a rule that nf_tables cannot express: a port without a protocol, a list
-    without entries, a match or verdict that was read from somebody else's rule and not understood.
+    without entries, a match or verdict that was read from a foreign rule and not understood.
     """
     tables = (_table(table, ruleset) for table in ruleset.tables)
     return tuple(table for table in tables if table.chains)
@@ -277,7 +277,7 @@ def _connection_state(match: ConnectionState, _protocol: ProtocolName | None) ->
 
 
 def _not_understood(match: Match, _protocol: ProtocolName | None) -> Condition:
-    raise ValueError(f"a rule of somebody else cannot be written: {match}")
+    raise ValueError(f"a foreign rule cannot be written: {match}")
 
 
 ADDRESSES = (Source, Destination)
@@ -314,5 +314,5 @@ def _actions(verdict: Verdict, family: Family | None) -> tuple[Action, ...]:
     if isinstance(verdict, Continue):
         return ()
     if isinstance(verdict, UnknownVerdict):
-        raise ValueError(f"a rule of somebody else cannot be written: {verdict}")  # noqa: TRY004  # its type is allowed
+        raise ValueError(f"a foreign rule cannot be written: {verdict}")  # noqa: TRY004  # its type is allowed
     return (verdict,)

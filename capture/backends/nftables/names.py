@@ -64,7 +64,7 @@ def model_target(name: str) -> str:
 def _swap_spelling(name: str) -> str:
     """Exchange ISTIO_IN_REDIRECT and istio-in-redirect, and leave all other names as they are.
 
-    An exchange is its own inverse, so two chains never get one name, whatever somebody put there.
+    An exchange is its own inverse, so two chains never get one name, whatever another program put there.
     """
     if not name.isascii():
         return name

@@ -84,7 +84,7 @@ class NetlinkDriver:
 
 
 def _change(doing: str, changes: Callable[[plan.LiveTables], Iterable[Change]]) -> None:
-    """Commit the changes of what stands, in one transaction and only if nobody changes it meanwhile."""
+    """Commit the changes of what stands, in one transaction and only if no program changes it meanwhile."""
     with open_netfilter() as netfilter:
         for _ in range(ATTEMPTS):
             generation = read_generation(netfilter)

@@ -85,7 +85,7 @@ def rule_text(rule: NativeRule) -> str:
 
 
 def described(*parts: Condition | Action) -> str:
-    """Return parts of somebody else's rule for people to read, also where nft could not write them."""
+    """Return parts of a foreign rule for people to read, also where nft could not write them."""
     try:
         return " ".join(TEXTS[type(part)](part) for part in parts)
     except ValueError:

@@ -21,6 +21,7 @@ from capture.backends.kernel_modules import (
     remedy_for_closed,
     with_required,
 )
+from capture.cli.doctor.neighbours import ISTIO, OWN, capturing_plugins
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
@@ -94,6 +95,8 @@ class Examined(Value):
     """What of the kernel modules that any capture may need is there."""
     loads_modules: bool
     """The kernel loads modules at all."""
+    capturing_plugins: dict[str, str]
+    """Plugins that capture pods, Istio's and ours, each with the file that names it."""
     diagnosis: Diagnosis | None = None
     """What is wrong with the pod; None where nothing is applied, and none is recorded."""
 
@@ -136,6 +139,7 @@ def examine() -> Examined:
         is_recorded=is_private(STATE_DIRECTORY) and record.read() is not None,
         modules=look_up(_purposes()),
         loads_modules=can_load(),
+        capturing_plugins=capturing_plugins(),
         diagnosis=_diagnosis(),
     )
 
@@ -179,7 +183,7 @@ def _version(path: str) -> str:
 
 
 def _lock_holder() -> int | None:
-    """Return who holds the lock file of legacy iptables (proc(5), /proc/locks), None if nobody does."""
+    """Return who holds the lock file of legacy iptables (proc(5), /proc/locks), None if no process does."""
     try:
         inode = os.stat(XTABLES_LOCK).st_ino
         with open("/proc/locks", encoding="ascii") as locks:
@@ -206,7 +210,7 @@ LEGACY = {
     "present": "present, for iptables-legacy",
     "loadable": "can be loaded, for iptables-legacy",
     "absent": "absent: iptables-legacy cannot be used, and need not be",
-    "unknown": "none are loaded, and without /lib/modules nobody can say whether they could be",
+    "unknown": "none are loaded, and without /lib/modules it cannot be told whether they could be",
 }
 
 # --- judging -------------------------------------------------------------------------------------
@@ -308,7 +312,7 @@ def _kernel(facts: Facts, lacking: tuple[str, ...]) -> Iterator[Finding]:
 
 
 def _modules(examined: Examined) -> Iterator[Finding]:
-    """Yield the modules that are missing, each with who needs it; or that none is; or that nobody knows."""
+    """Yield the modules that are missing, each with who needs it; or that none is; or that it is unknown."""
     lacking, purposes = examined.modules.lacking, _purposes()
     for name in lacking:
         why = "no such module" if name in examined.modules.absent else "modprobe is told not to load it"
@@ -352,6 +356,25 @@ def _host(examined: Examined) -> Iterator[Finding]:
         says = f"{XTABLES_LOCK} is held by process {examined.lock_holder}; we do not wait for it, other programs do"
         yield Finding("host", "lock", "note", says)
     yield _state(examined.state_directory)
+    yield from _neighbours(examined.capturing_plugins)
+
+
+def _neighbours(plugins: dict[str, str]) -> Iterator[Finding]:
+    """Yield that Istio's own plugin captures pods here, too, or alone."""
+    if ISTIO not in plugins:
+        return
+    says = f"Istio's plugin {ISTIO} is in {plugins[ISTIO]}"
+    if OWN not in plugins:
+        yield Finding("host", ISTIO, "note", f"{says}: it captures the pods of this node")
+        return
+    yield Finding(
+        "host",
+        ISTIO,
+        "warning",
+        f"{says}, and {OWN} in {plugins[OWN]}: both write rules for each pod",
+        "Keep one: uninstall Istio's DaemonSet istio-cni-node, or run `capture cni uninstall`."
+        " A taint cni.istio.io/not-ready that it left keeps pods from the node.",
+    )
 
 
 def _state(state: Literal["usable", "to be made", "not writable"] | StateDirectoryError) -> Finding:

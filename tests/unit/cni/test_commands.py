@@ -16,7 +16,7 @@ from cni.conf import AgentPod
 from cni.runtimes import Runtime
 from fake_plugin import write_plugin
 
-NEWEST = {"profile": "1.30"}
+NEWEST = {"profile": "1.30", "log_file": "/var/log/istio-capture/cni.log"}
 MAIN = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}
 
 
@@ -50,7 +50,7 @@ def test_install_and_uninstall_say_what_they_change(node: Node) -> None:
     done = node.run("install")
     assert done.exit_code == 0, done.output
     assert done.output == f"{plugin}: copied from {node.plugin}\n{path}: entry added\n"
-    assert node.entry() == {"profile": "1.30"}
+    assert node.entry() == NEWEST
     assert node.run("install").output == "unchanged: the plugin and its entry are in place\n"
     assert node.run("uninstall").output == f"{path}: entry removed\n{plugin}: removed\n"
     assert json.loads(path.read_text()) == MAIN
@@ -103,7 +103,7 @@ def test_every_option_reaches_the_plugin(node: Node, tmp_path: Path) -> None:
 
 def test_a_list_of_our_own_has_a_name_unless_it_gets_one(node: Node) -> None:
     node.run("install", "--own-config")
-    assert node.entry("00-capture.conflist") == {"own_config": True, "profile": "1.30"}
+    assert node.entry("00-capture.conflist") == {"own_config": True, **NEWEST}
     node.run("uninstall")
     node.run("install", "--own-config", "01-ours.conflist")
     assert sorted(path.name for path in node.conf_dir.iterdir()) == ["01-ours.conflist", "10-main.conflist"]

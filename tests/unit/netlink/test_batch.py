@@ -76,7 +76,7 @@ def test_the_first_refusal_names_its_change(answers: list[tuple[int, int]], comp
 
 
 def test_another_generation_has_its_own_error() -> None:
-    with pytest.raises(RulesetChangedError, match=r"program the pod: .*somebody else changed the ruleset"):
+    with pytest.raises(RulesetChangedError, match=r"program the pod: .*another process changed the ruleset"):
         commit_answered((1, errno.ERESTART))
 
 
