@@ -47,9 +47,11 @@ class Snapshot(Value):
 
 
 def snapshot(path: str) -> Snapshot:
-    """Return the file as it is; raise ``OSError`` if it cannot be read."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """Return the file as it is; raise ``OSError`` if it cannot be read, or is no regular file and could block."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
         return _snapshot_of(file, path)
     finally:
         os.close(file)

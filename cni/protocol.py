@@ -150,21 +150,27 @@ def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
     of the pod would otherwise make it a container that is none of our business.
     """
     arguments: dict[str, str] = {}
+    ignores_unknown = False
     for pair in text.split(";"):
         if not pair:
             continue
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise _bad_arguments(text, f"{_shortened(pair, 80)!r} is not KEY=VALUE")
-        if arguments.setdefault(key, value) != value:
+        if key == "IgnoreUnknown":
+            ignores_unknown |= _truth(text, value)  # Multus says "true" before what it was given, which says "1"
+        elif arguments.setdefault(key, value) != value:
             raise _bad_arguments(text, f"{key} has two values, {arguments[key]!r} and {value!r}")
-    ignore = arguments.pop("IgnoreUnknown", "0")
-    if ignore.lower() not in {"0", "1", "false", "true"}:
-        raise _bad_arguments(text, f"IgnoreUnknown is {ignore!r}; expected 0, 1, true or false")
     unknown = [key for key in arguments if key not in known]
-    if unknown and ignore.lower() in {"0", "false"}:
+    if unknown and not ignores_unknown:
         raise _bad_arguments(text, f"unknown: {', '.join(unknown)} (IgnoreUnknown=1 would let them pass)")
     return arguments
+
+
+def _truth(text: str, value: str) -> bool:
+    if value.lower() not in {"0", "1", "false", "true"}:
+        raise _bad_arguments(text, f"IgnoreUnknown is {value!r}; expected 0, 1, true or false")
+    return value.lower() in {"1", "true"}
 
 
 def _bad_arguments(text: str, problem: str) -> CniError:

@@ -21,6 +21,7 @@ from capture.backends.kernel_modules import (
     remedy_for_closed,
     with_required,
 )
+from capture.cli.doctor.neighbours import ISTIO, OWN, capturing_plugins
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
@@ -94,6 +95,8 @@ class Examined(Value):
     """What of the kernel modules that any capture may need is there."""
     loads_modules: bool
     """The kernel loads modules at all."""
+    capturing_plugins: dict[str, str]
+    """Plugins that capture pods, Istio's and ours, each with the file that names it."""
     diagnosis: Diagnosis | None = None
     """What is wrong with the pod; None where nothing is applied, and none is recorded."""
 
@@ -136,6 +139,7 @@ def examine() -> Examined:
         is_recorded=is_private(STATE_DIRECTORY) and record.read() is not None,
         modules=look_up(_purposes()),
         loads_modules=can_load(),
+        capturing_plugins=capturing_plugins(),
         diagnosis=_diagnosis(),
     )
 
@@ -352,6 +356,25 @@ def _host(examined: Examined) -> Iterator[Finding]:
         says = f"{XTABLES_LOCK} is held by process {examined.lock_holder}; we do not wait for it, other programs do"
         yield Finding("host", "lock", "note", says)
     yield _state(examined.state_directory)
+    yield from _neighbours(examined.capturing_plugins)
+
+
+def _neighbours(plugins: dict[str, str]) -> Iterator[Finding]:
+    """Yield that Istio's own plugin captures pods here, too, or alone."""
+    if ISTIO not in plugins:
+        return
+    says = f"Istio's plugin {ISTIO} is in {plugins[ISTIO]}"
+    if OWN not in plugins:
+        yield Finding("host", ISTIO, "note", f"{says}: it captures the pods of this node")
+        return
+    yield Finding(
+        "host",
+        ISTIO,
+        "warning",
+        f"{says}, and {OWN} in {plugins[OWN]}: both write rules for each pod",
+        "Keep one: uninstall Istio's DaemonSet istio-cni-node, or run `capture cni uninstall`."
+        " A taint cni.istio.io/not-ready that it left keeps pods from the node.",
+    )
 
 
 def _state(state: Literal["usable", "to be made", "not writable"] | StateDirectoryError) -> Finding:

@@ -156,3 +156,9 @@ def test_who_opens_the_file_while_we_look_does_not_end_us(tmp_path: Path) -> Non
     file.write_bytes(b"old")
     done = subprocess.run([sys.executable, "-c", OPENED_MEANWHILE, file], cwd=ROOT, check=False)
     assert (done.returncode, file.read_bytes()) == (0, b"new")
+
+
+def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="no regular file"):
+        snapshot(str(tmp_path / "fifo"))

@@ -380,6 +380,10 @@ def test_gc_without_a_list_takes_nothing_for_gone() -> None:
         ("", {}),
         ("K8S_POD_NAME=web-0", {"K8S_POD_NAME": "web-0"}),
         ("IgnoreUnknown=1;K8S_POD_NAME=web-0;X=y", {"K8S_POD_NAME": "web-0", "X": "y"}),
+        (
+            "IgnoreUnknown=true;K8S_POD_NAME=web-0;X=y;K8S_POD_NAME=web-0;IgnoreUnknown=1",
+            {"K8S_POD_NAME": "web-0", "X": "y"},
+        ),
         ("X=y;K8S_POD_NAME=web-0;IgnoreUnknown=TRUE", {"K8S_POD_NAME": "web-0", "X": "y"}),
         ("K8S_POD_NAME=web-0;IgnoreUnknown=0", {"K8S_POD_NAME": "web-0"}),
         ("K8S_POD_NAME=a=b;", {"K8S_POD_NAME": "a=b"}),

@@ -6,6 +6,7 @@ from capture.analysis.causes import Cause
 from capture.backends.detect import Decision, Leftover
 from capture.backends.kernel_modules import Inventory
 from capture.cli.doctor.examination import CAPABILITIES, Examined, can_work, findings
+from capture.cli.doctor.neighbours import ISTIO, OWN
 from capture.errors import UnsupportedError
 from capture.operations.diagnosis import Diagnosis
 from hosts import WITH_EVERYTHING
@@ -26,6 +27,7 @@ GOOD = Examined(
     is_recorded=True,
     modules=Inventory(is_indexed=True),
     loads_modules=True,
+    capturing_plugins={},
     diagnosis=Diagnosis(None, None, ()),
 )
 
@@ -153,3 +155,12 @@ def test_what_is_wrong_with_the_pod_comes_first_and_is_not_for_want_of_drivers()
 
 def test_where_nothing_is_applied_there_is_nothing_wrong() -> None:
     assert "capture: nothing is applied here" in listed(GOOD.replace(diagnosis=None), "note")
+
+
+@pytest.mark.parametrize(
+    ("plugins", "state"),
+    [({}, None), ({OWN: "/a"}, None), ({ISTIO: "/a"}, "note"), ({ISTIO: "/a", OWN: "/b"}, "warning")],
+)
+def test_two_programs_that_capture_are_a_warning(plugins: dict[str, str], state: str | None) -> None:
+    found = [each for each in findings(GOOD.replace(capturing_plugins=plugins)) if each.name == ISTIO]
+    assert [each.state for each in found] == ([state] if state else [])

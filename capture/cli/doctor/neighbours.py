@@ -1,0 +1,60 @@
+"""Other programs that capture pods on this node: their entries in the network configuration lists.
+
+Two programs that write rules for the same pods undo each other's work, at each change anew.
+"""
+
+from __future__ import annotations
+
+import os
+
+from capture.state.json_text import JsonError, decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONFIGURATIONS = (
+    "/etc/cni/net.d",
+    "/etc/cni/multus/net.d",
+    "/var/lib/rancher/k3s/agent/etc/cni/net.d",
+    "/var/snap/microk8s/current/args/cni-network",
+)
+ISTIO, OWN = "istio-cni", "capture-cni"
+MAX_BYTES = 1024 * 1024
+
+
+def capturing_plugins(directories: tuple[str, ...] = CONFIGURATIONS) -> dict[str, str]:
+    """Return which of Istio's plugin and ours are in the network configuration of this node, each with one file."""
+    found: dict[str, str] = {}
+    for path in _files(directories):
+        for kind in _types(path):
+            if kind in (ISTIO, OWN):
+                found.setdefault(kind, path)
+    return found
+
+
+def _files(directories: tuple[str, ...]) -> Iterator[str]:
+    """Yield the files that a runtime reads: others, such as backups, count for nothing."""
+    for directory in directories:
+        try:
+            names = sorted(os.listdir(directory))
+        except OSError:
+            continue
+        yield from (f"{directory}/{name}" for name in names if name.endswith((".conflist", ".conf", ".json")))
+
+
+def _types(path: str) -> Iterator[str]:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            plain = decode(os.read(file, MAX_BYTES).decode())
+        finally:
+            os.close(file)
+    except (OSError, UnicodeDecodeError, JsonError):  # what no runtime can read, either
+        return
+    if not isinstance(plain, dict):
+        return
+    plugins = plain.get("plugins")
+    for entry in plugins if isinstance(plugins, list) else [plain]:
+        if isinstance(entry, dict) and isinstance(entry.get("type"), str):
+            yield entry["type"]
