@@ -14,7 +14,7 @@ from injection.pods import workloads
 from injection.remove import NOTES, put, remove, unshared
 from injection.template import InjectionError
 from injection.warnings import warnings_of
-from injection.yaml_text import applied, child, compose, is_null, node_at, pair, without_tabs
+from injection.yaml_text import applied, child, compose, is_collection, is_null, node_at, pair, without_tabs
 from sidecar.documents import load_yaml
 
 TYPE_CHECKING = False
@@ -60,7 +60,12 @@ def inject(text: str, origin: str, template: Template, base: Settings, namespace
     target, outcomes = Text(clean), []
     for number, (node, document) in enumerate(zip(compose(clean, origin), plain, strict=True), 1):
         for workload in workloads(document, namespace):
-            outcome = _with_origin(f"{origin}, document {number}", _outcome, number, workload, template, base)
+            try:
+                outcome = _outcome(number, workload, template, base)
+            except CaptureError as error:
+                line = _line_of(node, workload, error.message)
+                where = f"{origin}, document {number}, line {line}"
+                raise InjectionError(f"{where}: {error.message}", error.remedy) from None
             outcomes.append(outcome)
             if outcome.plan is not None:
                 status = _write(target, node, workload, outcome.plan)
@@ -70,11 +75,13 @@ def inject(text: str, origin: str, template: Template, base: Settings, namespace
     return Result(result, tuple(outcomes))
 
 
-def _with_origin(where: str, function: Any, *arguments: Any) -> Any:
-    try:
-        return function(*arguments)
-    except CaptureError as error:
-        raise InjectionError(f"{where}: {error.message}", error.remedy) from None
+def _line_of(root: Node, workload: Workload, message: str) -> int:
+    """Return the line of the annotation that a message names, else of the pod; counted in the file without ours."""
+    pod = node_at(root, workload.path)
+    annotations = node_at(pod, ["metadata", "annotations"])
+    names = [name for name, _ in annotations.value] if annotations is not None and is_collection(annotations) else []
+    named: Node = next((name for name in names if f"annotation {name.value}" in message), pod)
+    return int(named.start_mark.line) + 1
 
 
 def _outcome(number: int, workload: Workload, template: Template, base: Settings) -> Outcome:

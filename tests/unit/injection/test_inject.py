@@ -145,7 +145,9 @@ def test_what_the_plugin_cannot_know_is_written_out() -> None:
     assert annotations["traffic.sidecar.istio.io/excludeOutboundIPRanges"] == "10.0.0.0/8"
     assert annotations["sidecar.istio.io/interceptionMode"] == "TPROXY"
     assert annotations["traffic.sidecar.istio.io/excludeOutboundPorts"] == ""
-    with pytest.raises(InjectionError, match=r"f, document 1: Deployment default/nginx-deployment: --envoy-port"):
+    with pytest.raises(
+        InjectionError, match=r"f, document 1, line 13: Deployment default/nginx-deployment: --envoy-port"
+    ):
         inject(FILE_1, "f", Template(uses_plugin=True, fragment=SMALL), parse_set(("envoy-port=16001",)))
 
 
@@ -269,7 +271,9 @@ def test_an_annotation_that_cannot_be_used_is_refused_before_anything_is_written
     text = FILE_1.replace(
         "    metadata:\n      labels:", f'    metadata:\n      annotations: {{{annotation}: "{value}"}}\n      labels:'
     )
-    with pytest.raises(InjectionError, match=f"f, document 1: Deployment .*annotation {annotation}.*{problem}"):
+    with pytest.raises(
+        InjectionError, match=f"f, document 1, line 14: Deployment .*annotation {annotation}.*{problem}"
+    ):
         inject(text, "f", Template(), NOTHING)
 
 
