@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 
 from agreement import (
+    IDS,
     PATIENT,
+    PORTS,
     Attempt,
     Foreign,
     attempts,
@@ -26,17 +28,25 @@ from agreement import (
     ports_of,
     serve,
 )
-from capture.analysis.trace import trace
+from capture.analysis.compiler import OUTBOUND, Compiler
+from capture.analysis.realistic import realistic
+from capture.analysis.regions import witness
+from capture.analysis.space import GID, PORT, UID, PacketSpace
+from capture.analysis.stations import PodNetwork, Situation
+from capture.analysis.trace import Fate, trace
 from capture.backends import load
 from capture.backends.detect import Decision
+from capture.model.addresses import FAMILIES, address_text, merge_ranges, parse_address
 from capture.model.packet import Packet
-from capture.model.ruleset import Rule, Ruleset
+from capture.model.ruleset import ALL_BITS, Rule, Ruleset
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.state import routes
 from pytest_netns import NamespaceFactory, PodPair
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from capture.backends import Driver
 
 pytestmark = pytest.mark.kernel
@@ -149,6 +159,50 @@ def check(captured: Captured, config: CaptureConfig, foreign: list[Foreign], tri
         event(in_kernel)
         note(f"{attempt}: asked {by_asked}, read back {by_live}, kernel {in_kernel}")
         assert by_asked == by_live == in_kernel, attempt
+
+
+@settings(max_examples=4, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_a_packet_of_each_region_fares_as_the_engine_says(captured: Captured, data: st.DataObject) -> None:
+    """Of all sets of packets that fare alike by the rules that are read back, the kernel takes one of each."""
+    config = data.draw(configs(), label="capture")
+    foreign = data.draw(st.lists(foreign_rules(), max_size=4), label="foreign")
+    live = captured.apply(among(build_ruleset(config), foreign, comments=config.rule_comments))
+    pod = captured.pair.pod
+    network = PodNetwork((parse_address(pod.ipv4), parse_address(pod.ipv6)))
+    is_native = captured.driver.backend == "nftables"
+    for fate, packet in regions(Situation(live, is_native=is_native, network=network)):
+        source = address_text(packet.family, packet.source.first) if packet.source else ""
+        destination = address_text(packet.family, packet.destination.first)
+        attempt = Attempt(packet.protocol, destination, packet.port, packet.uid, packet.gid, source)
+        in_kernel = outcome_in_kernel(attempt, captured.pair)
+        if in_kernel == "dropped" != fate.outcome:
+            in_kernel = outcome_in_kernel(attempt, captured.pair, PATIENT)
+        note(f"{attempt}: engine {fate}, kernel {in_kernel}")
+        assert in_kernel == fate.outcome, attempt
+
+
+def regions(situation: Situation) -> Iterator[tuple[Fate, Packet]]:
+    """Yield what becomes of packets that processes of the pod send, each time with one to a port that is served."""
+    for family in FAMILIES:
+        space = PacketSpace(family, (situation,))
+        compiler = Compiler(space, situation)
+        diagrams = space.diagrams
+        served = diagrams.both(
+            diagrams.both(
+                space.numbers(PORT, merge_ranges((port, port) for port in PORTS)),
+                space.numbers(UID, merge_ranges((number, number) for number in IDS)),
+            ),
+            space.numbers(GID, merge_ranges((number, number) for number in IDS)),
+        )
+        first = diagrams.both(space.state_in("NEW"), space.marked("mark", 0, ALL_BITS))
+        possible = diagrams.both(realistic(space, (compiler,))[OUTBOUND], diagrams.both(served, first))
+        fates = diagrams.choose(possible, compiler.fates(OUTBOUND), diagrams.leaf(None))
+        for leaf in diagrams.leaves(fates):
+            fate = diagrams.value(leaf)
+            if isinstance(fate, Fate):
+                packets = diagrams.mapped(fates, fate.__eq__, ("is", fate))
+                yield fate, space.packet(witness(space, packets, situation.network, OUTBOUND))
 
 
 def test_foreign_rules_are_placed_as_drawn() -> None:
