@@ -22,7 +22,7 @@ HEADER = """\
 # To uninstall, delete the DaemonSet first, so that each agent takes its plugin away while it still may ask:
 #
 #   kubectl -n istio-capture delete daemonset capture-agent --cascade=foreground
-#   kubectl delete -f istio-capture.yaml
+#   kubectl delete -f istio-capture.yaml --ignore-not-found
 #
 # chart: {digest}
 """

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 
 import cluster_builds as builds
 
+KEPT = builds.CACHE / "results.json"
 RESULTS: dict[tuple[str, str], str] = {}
 MARKS = {"passed": "ok", "failed": "**FAILED**", "skipped": "n/a"}
 
@@ -35,6 +37,15 @@ def note(nodeid: str, outcome: str) -> None:
     """Remember what became of a test, by its name and the kind of node."""
     name, _, kind = nodeid.partition("[")
     RESULTS[name, kind.rstrip("]")] = outcome
+
+
+def keep() -> None:
+    """Add this run's results to those of earlier ones, so that a part of the rows can be run again."""
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    kept |= {" ".join(key): outcome for key, outcome in RESULTS.items()}
+    KEPT.parent.mkdir(parents=True, exist_ok=True)
+    KEPT.write_text(json.dumps(kept, indent=1))
+    RESULTS.update({(key.split()[0], key.split()[1]): outcome for key, outcome in kept.items()})
 
 
 def document(rows: Mapping[str, str], kinds: Sequence[str], revision: str) -> str:

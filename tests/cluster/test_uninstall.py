@@ -23,7 +23,7 @@ def test_uninstall(cluster: Cluster) -> None:
         cluster.helm("uninstall", "istio-capture", "-n", NAMESPACE, "--wait", "--timeout", "280s")
     else:
         cluster.kubectl("-n", NAMESPACE, "delete", "daemonset", "capture-agent", "--cascade=foreground", "--wait")
-        cluster.kubectl("delete", "-f", f"{ROOT}/deploy/istio-capture.yaml", "--wait")
+        cluster.kubectl("delete", "-f", f"{ROOT}/deploy/istio-capture.yaml", "--ignore-not-found", "--wait")
     assert "capture-cni" not in cluster.list_file.read_text()
     assert not (cluster.disk / "etc-cni" / "istio-capture").exists()
     plugin = cluster.disk / "opt-cni" / "bin" / "capture-cni"

@@ -76,7 +76,7 @@ def test_cleanup(netns: NamespaceFactory) -> None:
     init(namespace, "-m", "TPROXY", "--redirect-dns", "--capture-all-dns")
 
     shown = init(namespace, "--cleanup-only", "--dry-run").stdout
-    assert "to be removed" in shown
+    assert "would remove our rules among these" in shown
     assert "ISTIO-TPROXY" in shown
     assert "ISTIO-TPROXY" in namespace.run(["iptables-nft-save"]).stdout
 

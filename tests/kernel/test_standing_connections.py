@@ -20,6 +20,7 @@ from capture.report.outcome import cut_by_cleaning
 from capture.settings import options as option
 from captures import WAYS, Texts, settings
 from pytest_netns import Pod, PodPair
+from transparent_proxy import TransparentProxy
 
 pytestmark = pytest.mark.kernel
 
@@ -259,6 +260,16 @@ def test_clean_counts_the_connections_that_it_cuts(pod_pair: PodPair, way: str) 
             assert operations.captured_connections() == 0
         talk.go_on()
         assert talk.count == (1, 8)
+
+
+def test_clean_counts_connections_through_a_transparent_proxy_by_their_mark(pod_pair: PodPair) -> None:
+    pod, peer = pod_pair
+    with Echo(pod), TransparentProxy(pod), Talk() as talk, pod.entered():
+        operations.apply(settings(MODES["TPROXY"]))
+        talk.open(peer, pod.ipv4, 2)
+        talk.open(peer, pod.ipv6, 2)
+        talk.go_on()
+        assert operations.captured_connections() == 4
 
 
 def test_what_was_redirected_once_is_not_redirected_for_ever(pod_pair: PodPair) -> None:
