@@ -45,6 +45,7 @@ release: ## dist/release: wheel, sdist, bundle, SBOM, checksums; building twice 
 	@$(VENV)/bin/python scripts/release.py
 
 image: bundle ## The init container's image istio-init, by podman; BASE=IMAGE for one that has iptables (else: none)
+	@scripts/setup image
 	podman build --tag istio-init --build-arg BASE=$(or $(BASE),scratch) --file initcontainer/Dockerfile dist/bundle
 
 image-node: bundle ## The node agent's image capture-node, by podman; BASE=IMAGE for one that is not empty

@@ -86,11 +86,11 @@ class Pools:
         random = self.random
         tables = tuple(self.table(name) for name in (RAW, MANGLE, NAT) if name == NAT or random.random() < 0.7)
         marks = [PolicyRoute(self.family, 1337, 133)] if random.random() < 0.5 else []
-        beside = sorted(
+        elsewhere = sorted(
             (self.foreign(number) for number in range(random.randrange(chains + 1))), key=lambda b: b.priority
         )
         ruleset = Ruleset((self.family,), tables, policy_routes=tuple(marks))
-        return Situation(ruleset, tuple(beside), is_native=random.random() < 0.5, network=OWN)
+        return Situation(ruleset, tuple(elsewhere), is_native=random.random() < 0.5, network=OWN)
 
     def table(self, name: TableName) -> Table:
         """Return a table whose chains jump to those behind them."""

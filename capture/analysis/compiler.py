@@ -103,6 +103,7 @@ class Compiler:
         self._ends: End = self._end
         self._known: dict[Hashable, int] = {}
         self._changing: dict[tuple[int, str], bool] = {}
+        self._chains: dict[int, dict[str, Chain]] = {}
         self._entered: list[tuple[Place, str]] = []
 
     def fates(self, direction: Direction) -> int:
@@ -245,7 +246,7 @@ class Compiler:
 
     def called(self, station: Station, name: str, falls: int, place: Place) -> int:
         """Return what becomes of packets that jump to a chain."""
-        chain = station.contents.chain(name)
+        chain = self._chain_of(station.contents, name)
         entry = (place, name)
         if chain is None or entry in self._entered:  # a loop, which no kernel takes
             return falls
@@ -254,12 +255,19 @@ class Compiler:
         self._entered.pop()
         return found
 
+    def _chain_of(self, contents: Table, name: str) -> Chain | None:
+        """Return a chain of a table, which may have thousands."""
+        known = self._chains.get(id(contents))
+        if known is None:
+            known = self._chains[id(contents)] = {chain.name: chain for chain in contents.chains}
+        return known.get(name)
+
     def changes_packets(self, contents: Table, name: str) -> bool:
         """Return whether a packet may come back changed from a chain."""
         key = (id(contents), name)
         if key not in self._changing:
             self._changing[key] = False  # should it lead to itself
-            chain = contents.chain(name)
+            chain = self._chain_of(contents, name)
             verdicts = [meaning(rule.verdict) for rule in (chain.rules if chain else ())]
             targets = [verdict.chain for verdict in verdicts if isinstance(verdict, Jump | Goto)]
             self._changing[key] = any(isinstance(verdict, CHANGES) for verdict in verdicts) or any(

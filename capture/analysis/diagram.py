@@ -363,37 +363,37 @@ class Diagrams:
 
     def cases(self, node: int, functions: Mapping[int, int]) -> int:
         """Return a function with leaves replaced by functions, which may ask for any field."""
-        used = [leaf for leaf in self.leaves(node) if leaf in functions]
-        top = min((self._levels[functions[leaf]] for leaf in used), default=LEAF_LEVEL)
+        memo: dict[tuple[int, frozenset[tuple[int, int]]], int] = {}
 
-        def change(each: int) -> int | None:
-            if self.is_leaf(each):
-                return functions.get(each, each)
-            return None if self._levels[each] < top else self._cases_by_halves(each, functions)
+        def result(each: int, table: dict[int, int]) -> int:
+            leaves = self.leaves(each)
+            if len(leaves) == 1:
+                return table.get(leaves[0], leaves[0])
+            used = {leaf: table.get(leaf, leaf) for leaf in leaves}
+            key = (each, frozenset(used.items()))
+            if key not in memo:
+                memo[key] = self._case_by_case(each, used, result)
+            return memo[key]
 
-        name = ("cases", tuple((leaf, functions[leaf]) for leaf in used))
-        found = self.changed(node, change, name)
-        self._memos.pop(name, None)
-        return found
+        return result(node, dict(functions))
 
-    def _cases_by_halves(self, node: int, functions: Mapping[int, int]) -> int:
-        leaves = self.leaves(node)
-        if len(leaves) == 1:
-            return functions.get(leaves[0], leaves[0])
-        half = frozenset(leaves[: len(leaves) // 2])
+    def _case_by_case(self, node: int, functions: dict[int, int], result: Callable[[int, dict[int, int]], int]) -> int:
+        """Return the cases at the topmost field that is asked for by the node, or by one of the functions."""
+        top = min(self._levels[function] for function in functions.values())
+        level = self._levels[node]
+        if level < top:
+            local = {kid: result(kid, functions) for kid in set(self._kids[node])}
+            return self.node(level, self._bounds[node], [local[kid] for kid in self._kids[node]])
+        asking = [function for function in functions.values() if self._levels[function] == top]
+        here = [node] if level == top else []
+        bounds = sorted(set().union(*[self._bounds[each] for each in {*asking, *here}]))
+        kids = []
+        for place in range(len(bounds) + 1):
+            # Any number of the interval will do.
+            number = bounds[place] if place < len(bounds) else bounds[-1] + 1
+            fixed = {leaf: self._fixed(function, top, number) for leaf, function in functions.items()}
+            kids.append(result(self._fixed(node, top, number), fixed))
+        return self.node(top, bounds, kids)
 
-        def is_first(each: int) -> int | None:
-            return (self.yes if each in half else self.no) if self.is_leaf(each) else None
-
-        def only(kept: Callable[[int], bool], name: Hashable) -> int:
-            spare = next(leaf for leaf in leaves if kept(leaf))
-
-            def change(each: int) -> int | None:
-                return (each if kept(each) else spare) if self.is_leaf(each) else None
-
-            return self._cases_by_halves(self.changed(node, change, (name, node, half)), functions)
-
-        condition = self.changed(node, is_first, ("is first", node, half))
-        first = only(lambda leaf: leaf in half, "first half")
-        second = only(lambda leaf: leaf not in half, "second half")
-        return self.choose(condition, first, second)
+    def _fixed(self, node: int, level: int, number: int) -> int:
+        return self.kid(node, number) if self._levels[node] == level else node

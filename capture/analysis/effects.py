@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Rule, Ruleset, Span
 
 CAPTURED = ("proxy-outbound", "proxy-inbound", "dns")
+MAX_EFFECTS = 24
+"""More ways to fare otherwise in one direction are told by what becomes of the packets before."""
 NEW = CONNECTION_STATES.index("NEW")
 
 
@@ -65,9 +67,9 @@ class Effect(Value):
     def is_plain(self) -> bool:
         """Return whether packets go elsewhere; else only a mark is another, or it is not known where they go."""
         change = self.change
-        if isinstance(change, Unjudged) or change.after is None:
+        if isinstance(change, Unjudged):
             return False
-        return change.before.replace(marked=False) != change.after.replace(marked=False)
+        return change.after is None or change.before.replace(marked=False) != change.after.replace(marked=False)
 
     @property
     def is_certain(self) -> bool:
@@ -178,6 +180,8 @@ class Comparison:
 
     def _effects(self, direction: Direction, found: int, frame: int) -> Iterator[Effect]:
         among = self.diagrams.both(self._realistic[direction], frame)
+        if len(self.diagrams.leaves(found)) > MAX_EFFECTS:
+            found = self.diagrams.mapped(found, _by_before, "by before")
         for leaf in self.diagrams.leaves(found):
             verdict = self.diagrams.value(leaf)
             if isinstance(verdict, Change | Unjudged):
@@ -217,6 +221,10 @@ def chain_key(name: str) -> str:
 
 def _is_captured(fate: Hashable) -> bool:
     return isinstance(fate, Fate) and (fate.outcome in CAPTURED or fate.marked)
+
+
+def _by_before(value: Hashable) -> Hashable:
+    return Change(value.before, None) if isinstance(value, Change) else value
 
 
 def _is_redirected(fate: Hashable) -> bool:

@@ -62,7 +62,7 @@ class Judgement(Value):
 
 
 class Place(Value):
-    """Where a foreign rule is: in a table of ours, or in the chain ``number`` beside. Position 0 is a policy."""
+    """Where a foreign rule is: in a table of ours, or in chain ``number`` of another. Position 0 is a policy."""
 
     table: TableName
     chain: str
@@ -74,7 +74,7 @@ def judge(
     desired: Ruleset,
     live: Ruleset,
     differences: Iterable[Difference],
-    beside: tuple[ForeignChain, ...],
+    elsewhere: tuple[ForeignChain, ...],
     network: PodNetwork,
     *,
     is_native: bool,
@@ -87,7 +87,7 @@ def judge(
     parts = []
     for family in desired.families:
         asked = Situation(of_family(desired, family, desired), (), is_native, network)
-        whole = Situation(of_family(live, family, desired), beside, is_native, network)
+        whole = Situation(of_family(live, family, desired), elsewhere, is_native, network)
         foreign = foreign_places(desired, live, family)
         try:
             parts.append(_Family(family, asked, whole, foreign).judgement([d for d in own if d.family == family]))
@@ -125,7 +125,7 @@ class _Family:
         self.asked = asked
         self.whole = whole
         self.foreign = foreign
-        self.ours_alone = without(whole, foreign).replace(beside=())
+        self.ours_alone = without(whole, foreign).replace(elsewhere=())
 
     def judgement(self, own: Sequence[Difference]) -> Judgement:
         """Return what matters in this family."""
@@ -223,7 +223,7 @@ class _Family:
 
     def _original(self, step: Step, chain: ForeignChain, situation: Situation) -> Place | None:
         number = _number(situation, chain)
-        for position, rule in enumerate(self.whole.beside[number].entry.rules, 1):
+        for position, rule in enumerate(self.whole.elsewhere[number].entry.rules, 1):
             if rule is step.rule:
                 return Place(chain.contents.name, chain.entry.name, position, number)
         return None
@@ -238,18 +238,18 @@ class _Family:
             return chain.replace(rules=tuple(each for each in chain.rules if each is not rule))
 
         if place.number >= 0:
-            beside = list(situation.beside)
-            there = beside[place.number]
+            elsewhere = list(situation.elsewhere)
+            there = elsewhere[place.number]
             entry, *others = there.contents.chains
-            beside[place.number] = there.replace(contents=there.contents.replace(chains=(kept(entry), *others)))
-            return situation.replace(beside=tuple(beside))
+            elsewhere[place.number] = there.replace(contents=there.contents.replace(chains=(kept(entry), *others)))
+            return situation.replace(elsewhere=tuple(elsewhere))
         return situation.replace(ruleset=_changed(situation.ruleset, place.table, place.chain, kept))
 
     def _rule(self, place: Place) -> Rule | None:
         if place.position == 0:
             return None
         if place.number >= 0:
-            return self.whole.beside[place.number].entry.rules[place.position - 1]
+            return self.whole.elsewhere[place.number].entry.rules[place.position - 1]
         table = self.whole.ruleset.table(place.table)
         chain = table.chain(place.chain) if table else None
         return chain.rules[place.position - 1] if chain else None
@@ -264,29 +264,29 @@ class _Family:
     def _with_only(self, place: Place) -> Situation:
         """Return our own live rules and one foreign rule."""
         if place.number >= 0:
-            there = self.whole.beside[place.number]
+            there = self.whole.elsewhere[place.number]
             entry, *others = there.contents.chains
             rule = self._rule(place)
             policy = {} if rule is None else {"policy": "ACCEPT", "ipv6_policy": None}
             only = entry.replace(rules=(rule,) if rule else entry.rules, **policy)
             contents = there.contents.replace(chains=(only, *others))
-            return self.ours_alone.replace(beside=(there.replace(contents=contents),))
+            return self.ours_alone.replace(elsewhere=(there.replace(contents=contents),))
         rest = {
             where: frozenset(p for p in positions if (*where, p) != (place.table, place.chain, place.position))
             for where, positions in self.foreign.items()
         }
-        return without(self.whole, rest).replace(beside=())
+        return without(self.whole, rest).replace(elsewhere=())
 
     # --- all that is foreign -----------------------------------------------------------------------
 
     def _has_foreign(self, situation: Situation) -> bool:
-        return bool(self.foreign) or bool(situation.beside)
+        return bool(self.foreign) or bool(situation.elsewhere)
 
     def _all_foreign(self) -> Iterator[Place]:
         """Yield every foreign rule that is worth a word."""
         for (table, chain), positions in self.foreign.items():
             yield from (Place(table, chain, position) for position in sorted(positions))
-        for number, each in enumerate(self.whole.beside):
+        for number, each in enumerate(self.whole.elsewhere):
             if self.family in each.families and each.is_worth_notes:
                 for position, rule in enumerate(each.entry.rules, 1):
                     is_of_family = rule.family in (None, self.family)
@@ -295,7 +295,7 @@ class _Family:
 
     def _finding(self, place: Place, effect: Effect | None) -> Difference | Obstacle:
         if place.number >= 0:
-            return Obstacle(self.whole.beside[place.number], self._rule(place), effect)
+            return Obstacle(self.whole.elsewhere[place.number], self._rule(place), effect)
         rule = self._rule(place)
         return Difference(self.family, place.table, place.chain, "foreign", rule, place.position, effect=effect)
 
@@ -330,7 +330,7 @@ def _changed(ruleset: Ruleset, table: TableName, name: str, change: Callable[[Ch
 
 
 def _number(situation: Situation, chain: ForeignChain) -> int:
-    return next(number for number, each in enumerate(situation.beside) if each is chain)
+    return next(number for number, each in enumerate(situation.elsewhere) if each is chain)
 
 
 def _told_apart(found: Iterable[Difference | Obstacle]) -> tuple[list[Difference], list[Obstacle]]:
@@ -365,16 +365,16 @@ def _together(parts: Sequence[Judgement]) -> Judgement:
     )
 
 
-def second_set_effect(desired: Ruleset, beside: tuple[ForeignChain, ...], network: PodNetwork) -> Effect | None:
-    """Return what a second capture beside the desired one does to packets, taken for the newest.
+def second_set_effect(desired: Ruleset, elsewhere: tuple[ForeignChain, ...], network: PodNetwork) -> Effect | None:
+    """Return what a second capture does to packets next to the desired one to packets, taken for the newest.
 
     Of hooks with one priority the kernel asks the one first that was registered last.
     """
-    newest = tuple(chain.replace(is_of_any_age=False, is_older=False) for chain in beside)
+    newest = tuple(chain.replace(is_of_any_age=False, is_older=False) for chain in elsewhere)
     for family in desired.families:
         asked = Situation(of_family(desired, family, desired), (), network=network)
         try:
-            effects = list(Comparison(family, asked, asked.replace(beside=newest)).effects())
+            effects = list(Comparison(family, asked, asked.replace(elsewhere=newest)).effects())
         except TooLargeError:
             continue
         plain = [each for each in effects if each.is_certain and each.is_plain]

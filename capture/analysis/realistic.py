@@ -155,7 +155,7 @@ class _Packets:
 
 
 def _rules(situation: Situation) -> Iterator[Rule]:
-    for table in (*situation.ruleset.tables, *(each.contents for each in situation.beside)):
+    for table in (*situation.ruleset.tables, *(each.contents for each in situation.elsewhere)):
         for chain in table.chains:
             yield from chain.rules
 

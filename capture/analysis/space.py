@@ -283,7 +283,7 @@ def scattered(number: int, bits: Sequence[int]) -> int:
 def _tables(situations: Iterable[Situation]) -> Iterator[Table]:
     for situation in situations:
         yield from situation.ruleset.tables
-        yield from (each.contents for each in situation.beside)
+        yield from (each.contents for each in situation.elsewhere)
 
 
 def _rules(tables: Iterable[Table]) -> Iterator[Rule]:

@@ -64,12 +64,12 @@ class PodNetwork(Value):
 class Situation(Value):
     """All that decides on the packets of a namespace.
 
-    ``ruleset`` is the capture with all rules in its tables, foreign ones too; ``beside`` are the base chains in all
+    ``ruleset`` is the capture with all rules in its tables, foreign ones too; ``elsewhere`` are the base chains in all
     other tables, those of a second capture and of the other variant of iptables among them.
     """
 
     ruleset: Ruleset
-    beside: tuple[ForeignChain, ...] = ()
+    elsewhere: tuple[ForeignChain, ...] = ()
     is_native: bool = False
     """Whether the capture is in native tables of nf_tables."""
     network: PodNetwork = PodNetwork()
@@ -85,11 +85,11 @@ class Situation(Value):
     ) -> Iterator[tuple[dict[int, bool], tuple[Station, ...]]]:
         """Yield each possible order of the base chains, and for those of unknown place whether it is first.
 
-        Those are named by their places in ``beside``.
+        Those are named by their places in ``elsewhere``.
         """
         free = [
             place
-            for place, each in enumerate(self.beside)
+            for place, each in enumerate(self.elsewhere)
             if each.hook == hook and family in each.families and each.is_of_any_age and _is_tied(self, each)
         ][:MAX_UNKNOWN_ORDERS]
         for first in product((False, True), repeat=len(free)):
@@ -107,7 +107,7 @@ def _in_order(
         if table is not None and chain is not None and (with_nat or name != NAT):
             place = (PRIORITIES[name], 0, PRIORITIES[name] if name == NAT else 0, 0)
             found.append((place, Station(name, chain, table, name == NAT, situation.is_native)))
-    for number, each in enumerate(situation.beside):
+    for number, each in enumerate(situation.elsewhere):
         if each.hook == hook and family in each.families and (with_nat or not each.is_nat):
             is_first = told.get(number, not each.is_older)
             found.append((_place(each, is_first=is_first), _station_of(each)))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from capture.analysis.compare import Difference
     from capture.analysis.stations import PodNetwork
     from capture.backends.detect import Decision, Leftover, Request
-    from capture.operations.situation import Beside
+    from capture.operations.situation import Elsewhere
     from capture.operations.target import Namespace
     from capture.settings.config import Host
     from capture.state.record import Record
@@ -80,12 +80,12 @@ def verify_without_reference() -> Verified:
     if not standing:
         empty = Ruleset(FAMILIES, ())
         return Verified(decision, empty, empty, has_reference=False)
-    from capture.operations.situation import read_beside
+    from capture.operations.situation import read_elsewhere
 
     live = load(standing[0]).read()
     own = ours_only(live)
-    beside = read_beside(place(standing[0]))
-    return _judged(own, live, (), beside, standing[0], standing).replace(has_reference=False)
+    elsewhere = read_elsewhere(place(standing[0]))
+    return _judged(own, live, (), elsewhere, standing[0], standing).replace(has_reference=False)
 
 
 def verify_here(desired: Ruleset, request: Request) -> Verified:
@@ -95,24 +95,24 @@ def verify_here(desired: Ruleset, request: Request) -> Verified:
         decision = standing[0]
     driver = load(decision)
     live = desired if driver.holds(desired) else driver.read()
-    from capture.operations.situation import read_beside  # not when pods are made
+    from capture.operations.situation import read_elsewhere  # not when pods are made
     from capture.state.impediments import impediments
 
-    beside = read_beside(place(decision))
-    if live is desired and not beside.chains:
+    elsewhere = read_elsewhere(place(decision))
+    if live is desired and not elsewhere.chains:
         missing = tuple(routes.missing(desired))
         return Verified(
-            decision, desired, live, missing=missing, doubts=beside.doubts, impediments=impediments(desired)
+            decision, desired, live, missing=missing, doubts=elsewhere.doubts, impediments=impediments(desired)
         )
     found = differences_between(desired, live) if live is not desired else ()
-    return _judged(desired, live, found, beside, decision, standing)
+    return _judged(desired, live, found, elsewhere, decision, standing)
 
 
 def _judged(
     desired: Ruleset,
     live: Ruleset,
     found: tuple[Difference, ...],
-    beside: Beside,
+    elsewhere: Elsewhere,
     decision: Decision,
     standing: Iterable[Leftover],
 ) -> Verified:
@@ -122,7 +122,7 @@ def _judged(
     from capture.state.impediments import impediments
 
     network = read_pod_network()
-    judged = judge(desired, live, found, beside.foreign, network, is_native=decision.backend == "nftables")
+    judged = judge(desired, live, found, elsewhere.foreign, network, is_native=decision.backend == "nftables")
     return Verified(
         decision,
         desired,
@@ -130,24 +130,24 @@ def _judged(
         judged.differences,
         tuple(routes.missing(desired)),
         judged.notes,
-        tuple(_others(decision, standing, desired, beside, network)),
+        tuple(_others(decision, standing, desired, elsewhere, network)),
         judged.obstacles,
         judged.harmless,
         judged.unjudged,
-        (*beside.doubts, *judged.doubts),
+        (*elsewhere.doubts, *judged.doubts),
         impediments(desired),
     )
 
 
 def _others(
-    decision: Decision, standing: Iterable[Leftover], desired: Ruleset, beside: Beside, network: PodNetwork
+    decision: Decision, standing: Iterable[Leftover], desired: Ruleset, elsewhere: Elsewhere, network: PodNetwork
 ) -> Iterator[Other]:
     """Yield the sets that stand elsewhere than the decision's, each with a packet that it sends elsewhere."""
     from capture.analysis.judgement import second_set_effect
 
     for found in standing:
         if place(found) != place(decision):
-            yield Other(found, second_set_effect(desired, beside.of(place(found)), network))
+            yield Other(found, second_set_effect(desired, elsewhere.of(place(found)), network))
 
 
 def can_stay(decision: Decision, desired: Ruleset, live: Ruleset) -> bool:

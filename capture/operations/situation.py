@@ -25,7 +25,7 @@ OF_PLACES = {("nftables", ""): "inet istio-proxy", ("iptables", "nft"): "of ipta
 """How tables are called of sets of ours that are not the one in question, by their backend and variant."""
 
 
-class Beside(Value):
+class Elsewhere(Value):
     """Base chains that are not in the tables of the set in question: ``second`` are those of other sets of ours.
 
     ``doubts`` say in words what is there and cannot be read.
@@ -46,7 +46,7 @@ class Beside(Value):
         return tuple(c for c in self.second if c.table.startswith(name) or c.table.endswith(name))
 
 
-def read_beside(place: tuple[str, str]) -> Beside:
+def read_elsewhere(place: tuple[str, str]) -> Elsewhere:
     """Return what is beside the set of ours that is in a place: a backend, and its variant."""
     from capture.backends.nftables.foreign import read_foreign_chains  # not when milliseconds count
 
@@ -59,7 +59,7 @@ def read_beside(place: tuple[str, str]) -> Beside:
         else:
             chains += _of_legacy(found)
     second = tuple(chain for chain in chains if _is_ours(chain))
-    return Beside(tuple(chain for chain in chains if not _is_ours(chain)), second, doubts)
+    return Elsewhere(tuple(chain for chain in chains if not _is_ours(chain)), second, doubts)
 
 
 def _read_legacy() -> Ruleset | None:
@@ -90,7 +90,7 @@ def read_situation(ruleset: Ruleset, place: tuple[str, str], needs: Ruleset) -> 
 
     return Situation(
         ruleset.replace(policy_routes=ruleset.policy_routes or needs.policy_routes),
-        read_beside(place).chains,
+        read_elsewhere(place).chains,
         place[0] == "nftables",
         read_pod_network(),
         tuple(routes.missing_halves(needs)),

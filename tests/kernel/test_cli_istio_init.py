@@ -76,14 +76,14 @@ def test_cleanup(netns: NamespaceFactory) -> None:
     init(namespace, "-m", "TPROXY", "--redirect-dns", "--capture-all-dns")
 
     shown = init(namespace, "--cleanup-only", "--dry-run").stdout
-    assert "to be removed" in shown
+    assert "would remove our rules among these" in shown
     assert "ISTIO-TPROXY" in shown
     assert "ISTIO-TPROXY" in namespace.run(["iptables-nft-save"]).stdout
 
     assert "removed: nothing is captured any more" in init(namespace, "--cleanup-only").stdout
     assert "ISTIO" not in namespace.run(["iptables-nft-save"]).stdout
     assert "fwmark" not in namespace.run(["ip", "rule"]).stdout
-    assert "unchanged" in init(namespace, "--cleanup-only").stdout
+    assert "nothing to remove" in init(namespace, "--cleanup-only").stdout
     assert "nothing of ours is there" in init(namespace, "--cleanup-only", "--dry-run").stdout
 
 

@@ -90,7 +90,9 @@ def lines(effects: list[Effect]) -> list[str]:
     return [f"{effect.regions[0]}: {effect.before.outcome} -> {effect.after.outcome}" for effect in effects]
 
 
-def beside(*rules: Rule, hook: str = OUTPUT, priority: int = -200, is_nat: bool = False, **more: bool) -> ForeignChain:
+def foreign_chain(
+    *rules: Rule, hook: str = OUTPUT, priority: int = -200, is_nat: bool = False, **more: bool
+) -> ForeignChain:
     contents = Table(NAT if is_nat else MANGLE, (Chain("x", rules, "ACCEPT"),))
     return ForeignChain("ip other", FAMILIES, hook, priority, is_nat, contents, **more)
 
@@ -129,7 +131,7 @@ class TestOverlookedBefore:
         users = tuple(UidPorts("tcp", (each,), (only(2000 + each.first),)) for each in ports(21))
         ruleset = build_ruleset(CaptureConfig(uid_port_exclusions=users, excluded_outbound_ports=ports(40)))
 
-        outcomes = found(Situation(ruleset), Situation(ruleset, (beside(Rule(Drop(), (PROXY,))),)))
+        outcomes = found(Situation(ruleset), Situation(ruleset, (foreign_chain(Rule(Drop(), (PROXY,))),)))
 
         assert ("proxy-inbound", "dropped") in [(each.before.outcome, each.after.outcome) for each in outcomes]
         assert ("direct", "dropped") in [(each.before.outcome, each.after.outcome) for each in outcomes]
@@ -186,7 +188,7 @@ class TestUnjudged:
 
     @pytest.mark.parametrize(("is_of_any_age", "outcome"), [(False, [True]), (True, [False])])
     def test_the_order_of_chains_of_one_priority(self, outcome: list[bool], *, is_of_any_age: bool) -> None:
-        there = beside(Rule(Redirect(1), HTTPS), priority=-100, is_nat=True, is_of_any_age=is_of_any_age)
+        there = foreign_chain(Rule(Redirect(1), HTTPS), priority=-100, is_nat=True, is_of_any_age=is_of_any_age)
 
         captured = [
             each
@@ -208,7 +210,7 @@ class TestWhatAKernelCanShow:
     def test_a_negated_owner_match_without_a_socket(self) -> None:
         """Of a packet that no process sends, such as the answer of a closed connection: iptables lets it hold."""
         drops = Rule(Drop(), (OwnerUid((only(0),), negated=True), OwnerUid((only(1),), negated=True)))
-        known = beside(drops, hook=OUTPUT, priority=-150, is_native=False)
+        known = foreign_chain(drops, hook=OUTPUT, priority=-150, is_native=False)
         native = known.replace(is_native=True)
         (effect, *_) = [
             each
@@ -221,7 +223,7 @@ class TestWhatAKernelCanShow:
         new, *others = effects(DEFAULT, Rule(Drop(), HTTPS))
         assert {each.packet.state for each in (new, *others)} == {"NEW"}
         drops = Rule(Drop(), (*HTTPS, ConnectionState(("ESTABLISHED",))))
-        late = found(Situation(DEFAULT), Situation(DEFAULT, (beside(drops, hook=PREROUTING),)))
+        late = found(Situation(DEFAULT), Situation(DEFAULT, (foreign_chain(drops, hook=PREROUTING),)))
         assert [each.packet.state for each in late] == ["ESTABLISHED"] * len(late) != []
 
     def test_no_packet_to_the_pod_by_another_way_than_lo(self) -> None:
@@ -230,8 +232,8 @@ class TestWhatAKernelCanShow:
 
     def test_a_nat_chain_before_mangle_is_asked_behind_it(self) -> None:
         """Of priority -160, but the kernel asks all chains of type nat at -100."""
-        redirects = beside(Rule(Redirect(9), HTTPS), priority=-160, is_nat=True)
-        sees = beside(Rule(Drop(), (TCP, DestinationPort((only(9),)))), priority=-150)
+        redirects = foreign_chain(Rule(Redirect(9), HTTPS), priority=-160, is_nat=True)
+        sees = foreign_chain(Rule(Drop(), (TCP, DestinationPort((only(9),)))), priority=-150)
         drops = Situation(DEFAULT, (redirects, sees))
         assert found(Situation(DEFAULT, (redirects,)), drops) == [] or all(
             each.packet.port == 9 for each in found(Situation(DEFAULT, (redirects,)), drops)
@@ -245,7 +247,7 @@ class TestWhatAKernelCanShow:
         assert found(Situation(DEFAULT), Situation(live)) == []
 
 
-def test_dnat_leads_elsewhere() -> None:
+def test_dnat_leads_foreign_chain() -> None:
     """The first mapping of nat is the only one."""
     translates = Rule(UnknownVerdict("DNAT --to-destination 10.1.2.3:8443"), HTTPS)
 
@@ -261,7 +263,7 @@ def test_a_difference_is_found_exactly_if_a_packet_shows_it(seed: int) -> None:
     """Two situations, the second with one foreign chain less; every packet of the pools that a kernel can show."""
     pools = Pools(seed)
     situation = pools.situation(chains=6)
-    others = situation.replace(beside=situation.beside[1:])
+    others = situation.replace(elsewhere=situation.elsewhere[1:])
     comparison = Comparison(pools.family, situation, others)
     diagrams, space = comparison.diagrams, comparison.space
     inbound, outbound = (comparison.differing(direction) for direction in ("inbound", "outbound"))

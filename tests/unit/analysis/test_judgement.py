@@ -54,15 +54,17 @@ TAKES_TIME = Rule(Accept(), TIME)
 
 
 def judged(
-    asked: Ruleset, table: TableName = NAT, chain: str = OUTPUT, *foreign: Rule, beside: ForeignChain | None = None
+    asked: Ruleset, table: TableName = NAT, chain: str = OUTPUT, *foreign: Rule, elsewhere: ForeignChain | None = None
 ) -> Judgement:
-    """Return the judgement on rules at the top of a chain of ours, and on a chain beside."""
+    """Return the judgement on rules at the top of a chain of ours, and on a chain elsewhere."""
     tables = []
     for each in asked.tables:
         chains = [c.replace(rules=(*foreign, *c.rules)) if c.name == chain else c for c in each.chains]
         tables.append(each.replace(chains=tuple(chains)) if each.name == table else each)
     live = asked.replace(tables=tuple(tables))
-    return judge(asked, live, differences(asked, live), (beside,) if beside else (), PodNetwork(), is_native=False)
+    return judge(
+        asked, live, differences(asked, live), (elsewhere,) if elsewhere else (), PodNetwork(), is_native=False
+    )
 
 
 def lines(found: Iterable[Difference | Obstacle]) -> list[str]:
@@ -140,7 +142,7 @@ class TestMarks:
 def chain(
     *rules: Rule, hook: str = OUTPUT, priority: int = -200, is_nat: bool = False, policy: str = "ACCEPT"
 ) -> ForeignChain:
-    """Return a chain beside ours, whose rules may jump to one that drops HTTPS."""
+    """Return a chain elsewhere ours, whose rules may jump to one that drops HTTPS."""
     more = Chain("more", (Rule(Accept(), TIME), Rule(Drop(), HTTPS)))
     table = Table(NAT if is_nat else MANGLE, (Chain("x", rules, policy), more))
     return ForeignChain("inet other", FAMILIES, hook, priority, is_nat, table)
@@ -160,7 +162,7 @@ class TestBesideOurs:
         ],
     )
     def test_what_diverts_captured_traffic_is_drift(self, there: ForeignChain, outcome: str) -> None:
-        judgement = judged(REDIRECT, beside=there)
+        judgement = judged(REDIRECT, elsewhere=there)
 
         assert [after for _, after in outcomes(judgement.obstacles)] == [outcome]
         assert all(before != "direct" for before, _ in outcomes(judgement.obstacles))
@@ -168,33 +170,33 @@ class TestBesideOurs:
 
     @pytest.mark.parametrize("rule", [Rule(Accept()), Rule(Log("seen")), Rule(Accept(), (UNKNOWN,))])
     def test_what_accepts_is_not_worth_a_word(self, rule: Rule) -> None:
-        judgement = judged(REDIRECT, beside=chain(rule))
+        judgement = judged(REDIRECT, elsewhere=chain(rule))
 
         assert judgement.obstacles == judgement.harmless == judgement.unjudged == ()
 
     @pytest.mark.parametrize("rule", [Rule(Drop(), TIME), Rule(SetMark(1337)), Rule(Jump("nowhere"))])
     def test_what_has_no_effect_on_captured_traffic_is_worth_a_note(self, rule: Rule) -> None:
-        judgement = judged(REDIRECT, beside=chain(rule))
+        judgement = judged(REDIRECT, elsewhere=chain(rule))
 
         assert (judgement.obstacles, lines(judgement.harmless)) == ((), [rule_line(rule)])
 
     @pytest.mark.parametrize("rule", [Rule(UnknownVerdict("queue to 1"), HTTPS), Rule(Drop(), (UNKNOWN,))])
     def test_what_may_meet_captured_traffic_cannot_be_judged(self, rule: Rule) -> None:
-        judgement = judged(REDIRECT, beside=chain(rule))
+        judgement = judged(REDIRECT, elsewhere=chain(rule))
 
         assert (judgement.obstacles, lines(judgement.unjudged)) == ((), [rule_line(rule)])
 
     def test_else_it_is_worth_a_note(self) -> None:
-        judgement = judged(REDIRECT, beside=chain(Rule(UnknownVerdict("queue to 1"), TIME)))
+        judgement = judged(REDIRECT, elsewhere=chain(Rule(UnknownVerdict("queue to 1"), TIME)))
 
         assert (judgement.unjudged, len(judgement.harmless)) == ((), 1)
 
     def test_a_mark_by_which_a_transparent_capture_tells_packets_apart(self) -> None:
         there = chain(Rule(SetMark(1337), HTTPS), hook=PREROUTING)
 
-        assert ("proxy-inbound", "dropped") in outcomes(judged(TPROXY, beside=there).obstacles)
+        assert ("proxy-inbound", "dropped") in outcomes(judged(TPROXY, elsewhere=there).obstacles)
 
     def test_a_family_that_is_not_captured(self) -> None:
         asked = REDIRECT.replace(families=("ipv4",))
 
-        assert judged(asked, beside=chain(Rule(Drop(), HTTPS, "ipv6"))).obstacles == ()
+        assert judged(asked, elsewhere=chain(Rule(Drop(), HTTPS, "ipv6"))).obstacles == ()
