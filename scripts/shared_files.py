@@ -58,10 +58,7 @@ def files() -> Iterator[tuple[str, str]]:
     """Return the place below share/ of each file, and its text."""
     yield "man/man1/capture.1", capture_page()
     yield "man/man1/istio-init.1", istio_init_page()
-    yield (
-        "man/man8/capture-cni.8",
-        "\n".join([*_title("capture-cni", 8, "capture pods as a CNI plugin"), *_text(PLUGIN)]),
-    )
+    yield "man/man8/capture-cni.8", plugin_page()
     for shell, place in COMPLETIONS.items():
         of_shell = get_completion_class(shell)
         if of_shell is None:

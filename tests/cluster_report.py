@@ -16,7 +16,9 @@ MARKS = {"passed": "ok", "failed": "**FAILED**", "skipped": "n/a"}
 
 INTRODUCTION = (
     "`make test-cluster` wrote this on {date}, at commit {revision}: Kubernetes {kubernetes}, containerd {first} and "
-    "{second}, Linux {linux}. Traffic goes through real Envoys; what an application saw tells which way a request went."
+    "{second}, Linux {linux}. Traffic goes through real Envoys; what an application saw tells which way a request "
+    "went. "
+    "When a part of the rows is run again, the others keep the result of the run before."
 )
 READ_ONLY = """\
 ## Only read, not run

@@ -67,21 +67,30 @@ def _agent_image(factory: pytest.TempPathFactory) -> Path:
 # --- the report ----------------------------------------------------------------------------------------------------
 
 
+ROWS: dict[str, str] = {}
+"""What each test states, also of those that are not run this time."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Note all rows, before some are deselected."""
+    ROWS.update({item.nodeid.partition("[")[0]: _sentence(item) for item in items if "/cluster/" in item.nodeid})
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Note what became of a test."""
     if report.when == "call" or (report.when == "setup" and not report.passed):
         tested.note(report.nodeid, report.outcome)
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish() -> None:
     """Write docs/tested.md when all rows were run."""
     if os.environ.get("CAPTURE_WRITE_TESTED"):
         revision = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout.strip()
         tested.keep()
-        docs = {item.nodeid.partition("[")[0]: _sentence(item) for item in session.items}
-        (ROOT / "docs" / "tested.md").write_text(tested.document(docs, list(KINDS), revision))
+        (ROOT / "docs" / "tested.md").write_text(tested.document(ROWS, list(KINDS), revision))
 
 
 def _sentence(item: pytest.Item) -> str:

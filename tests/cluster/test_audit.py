@@ -110,9 +110,9 @@ def test_proxy_gone(audited: Cluster) -> None:
 
 def test_why_by_kubectl(audited: Cluster) -> None:
     """`kubectl capture why POD` and `verify POD` answer for a pod by its name."""
-    where = f"{address(audited, 'web').strip('[]')}:{APP_PORT}"
+    where = f"{address(audited, 'web')}:{APP_PORT}"
     assert "captured" in audited.kubectl_capture("why", "client", "tcp", where, "--uid", "1000")
-    assert ": the live rules" in audited.kubectl_capture("verify", "client")
+    assert "in sync" in audited.kubectl_capture("verify", "client")
     assert "captured" in audited.kubectl_capture("status")
     report = audited.kubectl_capture("report", "client")
     assert "--- dump" in report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -97,7 +98,7 @@ def watched(pod_pair: PodPair, request: pytest.FixtureRequest) -> Watched:
 @pytest.fixture
 def proxy(watched: Watched) -> None:
     """Something that listens where the proxy does, as its user."""
-    process = watched.pod.popen(["python3", "-c", LISTENERS], uid=1337, gid=1337)
+    process = watched.pod.popen([sys.executable, "-c", LISTENERS], uid=1337, gid=1337)
     for port in (15001, 15006):
         process.wait_for_port(port)
 

@@ -186,7 +186,8 @@ def test_a_bad_variable_is_named(module_netns: NamespaceFactory, program: str) -
 
     done = run(module_netns(), name, *command, code=2, env={"ISTIO_OUTBOUND_OWNER_GROUPS": "-1"})
 
-    assert done.stderr.startswith("error: ISTIO_OUTBOUND_OWNER_GROUPS (environment ISTIO_OUTBOUND_OWNER_GROUPS): '-1'")
+    where = "ISTIO_OUTBOUND_OWNER_GROUPS (environment ISTIO_OUTBOUND_OWNER_GROUPS)"
+    assert done.stderr.startswith(f"error: {where}: invalid value '-1'")
 
 
 @pytest.mark.parametrize(
@@ -234,7 +235,7 @@ def test_the_host_is_refused() -> None:
         done = subprocess.run([PROGRAMS / program[0], *program[1:]], capture_output=True, text=True, check=False)
 
         assert done.returncode == 2
-        assert done.stderr.startswith("error: refused: this is the host's own network namespace")
+        assert done.stderr.startswith("error: refused: this network namespace is the host's own")
         assert "--allow-host" in done.stderr
 
 
@@ -326,6 +327,7 @@ def test_a_foreign_rule_and_a_missing_one(netns: NamespaceFactory) -> None:
 def test_dump_as_json(netns: NamespaceFactory) -> None:
     namespace = netns()
     assert json.loads(run(namespace, "capture", "dump", "--format", "json").stdout) == {
+        "schema": "capture/v1",
         "as_asked": None,
         "differences": [],
         "tables": [],
@@ -354,6 +356,7 @@ def test_dump_as_json(netns: NamespaceFactory) -> None:
                 "destination": "::/0",
                 "extra": "redir ports 15001",
                 "rule": "-p tcp -j REDIRECT --to-ports 15001",
+                "more": [],
             }
         ],
     }

@@ -83,7 +83,7 @@ def test_cleanup(netns: NamespaceFactory) -> None:
     assert "removed: nothing is captured any more" in init(namespace, "--cleanup-only").stdout
     assert "ISTIO" not in namespace.run(["iptables-nft-save"]).stdout
     assert "fwmark" not in namespace.run(["ip", "rule"]).stdout
-    assert "unchanged" in init(namespace, "--cleanup-only").stdout
+    assert "nothing to remove" in init(namespace, "--cleanup-only").stdout
     assert "nothing of ours is there" in init(namespace, "--cleanup-only", "--dry-run").stdout
 
 

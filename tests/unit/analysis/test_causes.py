@@ -1,0 +1,69 @@
+"""Causes that no test can make in a kernel it shares, and the limits of the others."""
+
+from __future__ import annotations
+
+import pytest
+
+from capture.analysis.causes import Capture, Cause, PodFacts, causes_at_port, causes_of_pod, causes_of_proxy
+from capture.model.addresses import parse_address
+from capture.model.ruleset import only
+from capture.netlink.interfaces import IFF_UP, Link
+from capture.netlink.rtnetlink import AF_INET, AF_INET6
+from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, Listener
+
+PROXY = 1337
+CAPTURE = Capture(15001, 15006, None, (only(PROXY),), (only(PROXY),), is_transparent=False, families=("ipv4", "ipv6"))
+ETH0 = Link(2, "eth0", IFF_UP)
+FACTS = PodFacts((ETH0,), (parse_address("10.0.0.1"), parse_address("fd00::1")), (), {})
+
+
+def listener(port: int, *, family: int = AF_INET, uid: int = PROXY, inode: int = 1, **more: bool) -> Listener:
+    return Listener(IPPROTO_TCP, family, bytes(16 if family == AF_INET6 else 4), port, uid, inode=inode, **more)
+
+
+def kinds(causes: object) -> list[str]:
+    assert hasattr(causes, "__iter__")
+    return [cause.kind for cause in causes if isinstance(cause, Cause)]
+
+
+@pytest.mark.parametrize(
+    ("tracked", "found"), [(0, []), (900, []), (950, ["conntrack-full"]), (1000, ["conntrack-full"])]
+)
+def test_a_full_conntrack_table(tracked: int, found: list[str]) -> None:
+    assert kinds(causes_of_pod(FACTS.replace(tracked=tracked, max_tracked=1000), CAPTURE)) == found
+    assert kinds(causes_of_pod(FACTS.replace(tracked=tracked, max_tracked=0), CAPTURE)) == []
+
+
+@pytest.mark.parametrize(("name", "found"), [("eth0", []), ("net1", ["interface-missing"]), ("net+", [])])
+def test_an_excluded_interface(name: str, found: list[str]) -> None:
+    assert kinds(causes_of_pod(FACTS, CAPTURE.replace(excluded_interfaces=(name,)))) == found
+
+
+def test_one_listener_for_both_families_serves_both() -> None:
+    both = tuple(listener(port, family=AF_INET6, is_dual=True) for port in (15001, 15006))
+    assert kinds(causes_of_proxy(FACTS.replace(listeners=both), CAPTURE)) == []
+    only_ipv6 = tuple(each.replace(is_dual=False) for each in both)
+    assert kinds(causes_of_proxy(FACTS.replace(listeners=only_ipv6), CAPTURE)) == ["not-listening"] * 2
+
+
+def test_a_family_without_an_address_needs_no_listener() -> None:
+    facts = FACTS.replace(addresses=(parse_address("10.0.0.1"),), listeners=(listener(15001), listener(15006)))
+    assert kinds(causes_of_proxy(facts, CAPTURE)) == []
+
+
+def test_a_proxy_of_the_right_group_may_have_another_user() -> None:
+    facts = FACTS.replace(listeners=(listener(15001, uid=0, inode=7),))
+    assert kinds(causes_at_port(facts, CAPTURE, "proxy-outbound", 15001, "ipv4")) == ["proxy-wrong-user"]
+    of_group = facts.replace(gid_of={7: PROXY})
+    assert kinds(causes_at_port(of_group, CAPTURE, "proxy-outbound", 15001, "ipv4")) == []
+
+
+def test_what_cannot_be_listed_is_not_blamed() -> None:
+    assert kinds(causes_of_proxy(FACTS.replace(listeners=None), CAPTURE)) == []
+
+
+def test_dns_needs_a_listener_of_udp() -> None:
+    capture = CAPTURE.replace(dns_port=15053, families=("ipv4",))
+    served = (listener(15001), listener(15006), Listener(IPPROTO_UDP, AF_INET, bytes(4), 15053, PROXY))
+    assert kinds(causes_of_proxy(FACTS.replace(listeners=served), capture)) == []
+    assert kinds(causes_of_proxy(FACTS.replace(listeners=served[:2]), capture)) == ["not-listening"]
