@@ -280,6 +280,11 @@ def _check(request: Request, configuration: Configuration, journal: Log) -> None
         raise _drift(verified, request.namespace)
     for remark in verified.remarks:
         journal.info(remark)
+    if not verified.is_certain:
+        from capture.report.differences import doubts_in_words  # where something is to be told
+
+        for doubt in doubts_in_words(verified):
+            journal.warn("not judged", what=doubt)
     journal.info("unchanged", recorded=is_recorded)
 
 

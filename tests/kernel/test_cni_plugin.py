@@ -314,6 +314,19 @@ PLACES = {
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_check_does_not_fail_for_what_cannot_be_judged(attachment: Attachment, backend: str, tmp_path: Path) -> None:
+    log = tmp_path / "cni.log"
+    attachment.add(backend=backend)
+    command = "nft insert rule {table} {output} tcp dport 80 numgen random mod 2 0 accept"
+    attachment.pod.run(["sh", "-c", command.format(**PLACES[backend])])
+
+    done = attachment("CHECK", configuration(INJECTED, backend=backend, log_file=str(log)))
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "not judged" in log.read_text()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("command", TAMPER.values(), ids=TAMPER.keys())
 def test_check_passes_after_add_and_fails_after_tampering(attachment: Attachment, backend: str, command: str) -> None:
     attachment.add(backend=backend)
