@@ -16,7 +16,7 @@ from capture.analysis.ownership import (
     shape,
 )
 from capture.model.chain_names import is_our_chain
-from capture.model.ruleset import FAMILIES
+from capture.model.ruleset import BUILT_IN_CHAINS, FAMILIES
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -83,7 +83,7 @@ def foreign_places(desired: Ruleset, live: Ruleset, family: Family) -> dict[tupl
     wanted, found = canonical(desired, family), {}
     for place, there in canonical(live, family).items():
         table, name = place
-        if not is_our_chain(name) and not is_hooked_elsewhere(name):
+        if name in BUILT_IN_CHAINS[table]:  # other foreign chains are met by jumps from these
             _, extra = _only_in_one(wanted.get(place, EMPTY).rules, there.rules)
             positions = frozenset(position for position, rule in extra if shape(table, name, rule) != CERTAIN)
             if positions:
