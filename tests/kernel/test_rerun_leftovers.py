@@ -116,7 +116,10 @@ def test_a_leftover_is_taken_over(pair: PodPair, name: str) -> None:
             (left,) = detect.leftovers()
             assert (left.backend, left.variant) == PLACES[way]
             verified = operations.verify()
-            assert verified.holds, verified
+            # Foreign rules do divert the port 9998 from the proxy; of ours nothing may be missing or too much.
+            assert not any(found.is_ours for found in verified.differences), str(verified)
+            assert not verified.missing, str(verified)
+            assert not verified.others, str(verified)
         demand_captured(pair)
         assert in_any_order(state(pod)) == in_any_order(applied), "not what a run gives that finds nothing"
         with pod.entered():

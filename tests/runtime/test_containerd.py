@@ -156,7 +156,9 @@ def test_a_pod_that_cannot_be_understood_does_not_start_and_leaves_nothing(
         cri.run_pod("hostile", INJECTED | {TRAFFIC + "includeInboundPorts": "80\n-A OUTPUT -j ACCEPT"})
     message = str(error.value)
     assert 'plugin type="capture-cni" failed (add): pod shop/hostile: ' in message
-    assert "annotation traffic.sidecar.istio.io/includeInboundPorts): '80\\n-A OUTPUT -j ACCEPT'" in message
+    assert (
+        "annotation traffic.sidecar.istio.io/includeInboundPorts): invalid value '80\\n-A OUTPUT -j ACCEPT'" in message
+    )
 
     add, *rest = log_lines(node, "hostile")
     assert (add["command"], add["level"], add["code"]) == ("ADD", "error", codes.VALUE_REFUSED)

@@ -37,6 +37,7 @@ ARGUMENTS = [
 ]
 CONFINED = ["--cap-drop", "all", "--security-opt", "no-new-privileges", "--read-only", "--read-only-tmpfs=false"]
 CAPABILITIES = ("NET_ADMIN", "NET_RAW")
+SEED = ("--env", "CAPTURE_PROFILE=1.8", "--env", "CAPTURE_IP_FAMILIES=both")
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +89,13 @@ class InitPod(PodmanPod):
         super().__init__(node, podman, name, "plain")
 
     def add_init(self, *arguments: str, image: str = ON_NOTHING, capabilities: Sequence[str] = CAPABILITIES) -> None:
-        """Add the init container, confined as it is in a cluster."""
+        """Add the init container, confined as it is in a cluster, in the seed's layout, for both families.
+
+        The image itself says `current` and `mesh`.
+        """
         words = ["create", "--pod", self.name, "--init-ctr", "always", "--name", f"{self.name}-init"]
         words += [word for name in capabilities for word in ("--cap-add", name)]
-        self.podman(*words, *CONFINED, image, *arguments)
+        self.podman(*words, *CONFINED, *SEED, image, *arguments)
 
     def explicit(self) -> str:
         """Return what the init container has said."""

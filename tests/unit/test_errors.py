@@ -13,6 +13,7 @@ from capture.errors import (
     HostNamespaceError,
     KernelError,
     NamespaceError,
+    NotProvenError,
     PrivilegeError,
     StateDirectoryError,
     ToolError,
@@ -31,6 +32,7 @@ EXIT_CODES: dict[type[CaptureError], int] = {
     UnsupportedError: 3,
     PrivilegeError: 3,
     ValidationError: 126,
+    NotProvenError: 125,
 }
 
 

@@ -95,7 +95,7 @@ def test_a_comment_is_cut_between_characters() -> None:
         (OwnerUid(()), "no numbers"),
         (ConnectionState(()), "no connection states"),
         (InInterface("+"), "an empty name"),
-        (UnknownMatch("fib daddr type local"), "somebody else"),
+        (UnknownMatch("fib daddr type local"), "a foreign rule"),
     ],
 )
 def test_what_nf_tables_cannot_say_is_refused(match: Match, said: str) -> None:
@@ -103,8 +103,8 @@ def test_what_nf_tables_cannot_say_is_refused(match: Match, said: str) -> None:
         list(lower_rule(Rule(Return(), (match,)), BOTH))
 
 
-def test_the_verdict_of_somebody_else_is_refused() -> None:
-    with pytest.raises(ValueError, match="somebody else"):
+def test_the_verdict_of_a_foreign_rule_is_refused() -> None:
+    with pytest.raises(ValueError, match="a foreign rule"):
         list(lower_rule(Rule(UnknownVerdict("queue")), BOTH))
 
 
