@@ -180,7 +180,10 @@ class _Family:
         return certain, unjudged, ()
 
     def _to_blame(self, effect: Effect, situation: Situation) -> list[Place]:
-        """Return the rules without which the witness would fare as it should; all it met, if none does alone."""
+        """Return the rule without which the witness would fare as it should.
+
+        If several rules do the same to it, those that have an effect of their own; all it met, if none has.
+        """
         met = list(self._met(effect.after, situation))
         if not effect.is_certain:
             doubtful = [place for place, is_certain in met if not is_certain]
@@ -188,7 +191,8 @@ class _Family:
         for place, _ in reversed(met):
             if whole_way(effect.packet, self._taken_out(situation, place)).fate != effect.after.fate:
                 return [place]
-        return [place for place, _ in met]
+        places = [place for place, _ in met]
+        return [place for place in places if self._effects_alone(place)] or places
 
     def _met(self, traced: Trace, situation: Situation) -> Iterator[tuple[Place, bool]]:
         """Yield the foreign rules that a packet met in base chains, and whether that is certain; last the policy."""
@@ -256,10 +260,12 @@ class _Family:
 
     def _effect_of(self, place: Place, effect: Effect) -> Effect:
         """Return what a foreign rule does alone; what it does together with others, if alone it does nothing."""
-        kept = self._with_only(place)
-        alone = list(Comparison(self.family, self.ours_alone, kept).effects(only_captured=True))
-        same = [each for each in alone if each.is_certain == effect.is_certain]
+        same = [each for each in self._effects_alone(place) if each.is_certain == effect.is_certain]
         return min(same, key=_rank, default=effect)
+
+    def _effects_alone(self, place: Place) -> list[Effect]:
+        """Return what a foreign rule does where no other is."""
+        return list(Comparison(self.family, self.ours_alone, self._with_only(place)).effects(only_captured=True))
 
     def _with_only(self, place: Place) -> Situation:
         """Return our own live rules and one foreign rule."""
