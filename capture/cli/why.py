@@ -8,12 +8,12 @@ import click
 
 from capture.cli.options import CaptureCommand, capture_options, explicit, flags, format_option, namespace_options
 from capture.cli.packets import packet_from, packet_options
-from capture.cli.trace import as_plain as trace_as_plain
-from capture.cli.trace import path_in_words
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.operations import diagnosis
 from capture.report.output import GREEN, RED, YELLOW, painted
 from capture.report.packet_words import packet_in_words
+from capture.report.traced import as_plain as trace_as_plain
+from capture.report.traced import path_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ Importing this module fills ``capture.model.values.WORDS``. The plugin does with
 from __future__ import annotations
 
 from capture.analysis.compare import Difference
+from capture.analysis.trace import Trace
 from capture.model.packet import Packet
 from capture.model.values import WORDS
 from capture.operations import Applied, Dumped, Verified
@@ -13,6 +14,7 @@ from capture.report import listings
 from capture.report.differences import difference_in_words
 from capture.report.outcome import outcome
 from capture.report.packet_words import packet_in_words
+from capture.report.traced import in_words as trace_in_words
 from capture.report.verified import verified_in_words
 
 WORDS[Applied] = outcome
@@ -20,3 +22,4 @@ WORDS[Difference] = difference_in_words
 WORDS[Packet] = packet_in_words
 WORDS[Verified] = lambda verified: "\n".join(verified_in_words(verified))
 WORDS[Dumped] = lambda dumped: listings.table([*listings.parts(dumped)], dumped.verified, is_whole=True).rstrip("\n")
+WORDS[Trace] = lambda traced: "\n".join(trace_in_words(traced))

@@ -1,0 +1,97 @@
+"""The way of a packet: in lines for a person, and as plain values for JSON."""
+
+from __future__ import annotations
+
+from capture.model.addresses import address_text
+from capture.model.ruleset import TABLES
+from capture.report.differences import fate_in_words, text_of
+from capture.report.output import SCHEMA
+from capture.report.packet_words import packet_in_words
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.analysis.trace import Step, Trace
+
+OUTCOMES = {
+    "direct": "bypasses the proxy",
+    "proxy-outbound": "goes to the proxy, as an outbound connection, on port {port}",
+    "proxy-inbound": "goes to the proxy, as an inbound connection, on port {port}",
+    "dns": "goes to the agent's name server on port {port}",
+    "dropped": "is dropped",
+    "redirected": "is redirected to port {port} by a foreign rule",
+    "no-route": "has no route: the connection fails before any rule is asked",
+}
+
+
+def as_plain(traced: Trace) -> dict[str, object]:
+    """Return a trace as plain values for JSON."""
+    family = traced.packet.family
+    return {
+        "schema": SCHEMA,
+        "packet": packet_in_words(traced.packet),
+        "outcome": traced.outcome,
+        "port": traced.port,
+        "address": address_text(traced.address.family, traced.address.first) if traced.address else None,
+        "missing_routes": list(traced.lacks),
+        "rule": _rule_text(traced.step, traced) if traced.step else None,
+        "why": traced.step.rule.why if traced.step else None,
+        "transparent": traced.transparent,
+        "certain": traced.certain,
+        "path": [
+            {
+                "table": step.table,
+                "chain": step.chain,
+                "position": step.position,
+                "rule": text_of(step.rule, family),
+                "why": step.rule.why,
+                "certain": step.certain,
+            }
+            for step in traced.path
+        ],
+    }
+
+
+def in_words(traced: Trace) -> Iterator[str]:
+    """Yield the lines for a person: the packet, the rules it met, where it ends and why."""
+    yield packet_in_words(traced.packet)
+    yield from path_in_words(traced)
+    yield _verdict(traced)
+    for command in traced.lacks:
+        yield f"but the answers do not come back: `{command}` is missing"
+    if traced.outcome == "no-route":
+        return
+    if traced.step is not None:
+        yield f"because of {_rule_text(traced.step, traced)}"
+    elif traced.path:
+        yield "because no rule on its way decides, and the chain's policy does"
+    else:
+        yield "because no rule speaks of it"
+    if not traced.certain:
+        yield "rules marked with ? ask for something that cannot be judged here; they may decide otherwise"
+
+
+def _verdict(traced: Trace) -> str:
+    if traced.outcome == "no-route":
+        where = address_text(traced.packet.family, traced.packet.destination.first)
+        return f"no route: the namespace has none to {where}, so the connection fails before any rule is asked"
+    if traced.translated is not None:
+        return f"{fate_in_words(traced.fate).replace('direct to', 'direct, to')}, which is not the proxy"
+    transparent = ", its addresses unchanged" if traced.transparent else ""
+    return f"{traced.outcome}: it {OUTCOMES[traced.outcome].format(port=traced.port)}{transparent}"
+
+
+def path_in_words(traced: Trace) -> Iterator[str]:
+    """Yield a line for each rule that the packet met; `=>` marks the one that decides."""
+    family = traced.packet.family
+    for step in traced.path:
+        mark = "=>" if step == traced.step else "? " if not step.certain else "  "
+        why = f"   # {step.rule.why}" if step.rule.why else ""
+        place = f"{step.table} {step.chain} {step.position}"
+        yield f"  {mark} {'  ' * step.depth}{place}: {text_of(step.rule, family)}{why}"
+
+
+def _rule_text(step: Step, traced: Trace) -> str:
+    text = text_of(step.rule, traced.packet.family)
+    return f"-t {step.table} -A {step.chain} {text}" if step.table in TABLES else f"{step.table} {step.chain}: {text}"
