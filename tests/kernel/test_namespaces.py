@@ -434,7 +434,7 @@ def test_a_killed_pytest_leaves_nothing_behind(netns: NamespaceFactory, tmp_path
 
     os.kill(pytest_process.pid, signal.SIGKILL)
 
-    wait_until(lambda: not is_running(worker))
+    wait_until(lambda: not is_running(worker), seconds=30)  # execnet gives a worker five seconds to end by itself
     wait_until(lambda: not is_running(sleeper))
     wait_until(lambda: "from-killed" not in outside.run(["ip", "link"]).stdout)
 
