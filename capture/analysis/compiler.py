@@ -13,7 +13,7 @@ from capture.analysis.diagram import TooLargeError
 from capture.analysis.meaning import Goto, Translate, Untrack, meaning
 from capture.analysis.space import DESTINATION, IN, LISTED, NONE, OUT, PORT, PROTOCOL, STATE, gathered
 from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS, REDIRECTED_BY, Fate
-from capture.model.addresses import BITS, IPV4, Network
+from capture.model.addresses import IPV4, Network
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import (
     ALL_BITS,
@@ -170,6 +170,9 @@ class Compiler:
         lo = self.space.interface(LOOPBACK)
         again = self._pass("lo", place.held)
         again = self.diagrams.restricted(self.diagrams.restricted(again, IN, lo), OUT, NONE)
+        mapped = place.held.mapped
+        if mapped is not None and mapped.outcome != "direct":
+            return again  # redirected, whatever interface it was to leave by
         return self.diagrams.choose(self.space.numbers(OUT, [(lo, lo)]), again, ends)
 
     def _station(self, station: Station, place: Place) -> int:
@@ -304,8 +307,7 @@ class Compiler:
         node = self.diagrams.restricted(node, PORT, port)
         if place.way != "out":
             return node
-        here = 0x7F000001 if self.space.family == IPV4 else 1
-        return self._sent_to(node, Network(self.space.family, here, BITS[self.space.family]))
+        return self.diagrams.restricted(node, DESTINATION, 0x7F000001 if self.space.family == IPV4 else 1)
 
     def _translated(self, node: int, verdict: Translate, place: Place) -> int:
         if verdict.port is not None:

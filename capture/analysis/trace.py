@@ -163,7 +163,7 @@ def whole_way(packet: Packet, situation: Situation) -> Trace:
         walk.through(PREROUTING)
     else:
         walk.through(OUTPUT)
-        if walk.packet.out_interface == LOOPBACK and not walk.is_dropped:
+        if walk.goes_over_lo and not walk.is_dropped:
             walk.packet = walk.packet.replace(in_interface=LOOPBACK, out_interface=None)
             walk.through(PREROUTING, with_nat=False)
     return walk.result()
@@ -182,8 +182,18 @@ class _Walk:
         """The rule of nat that decided on the connection; there is one at most."""
         self.transparent: Step | None = None
         self.is_dropped = False
+        self.is_redirected = False
         self.policy: Station | None = None
         self._entered: list[str] = []
+
+    @property
+    def goes_over_lo(self) -> bool:
+        """Return whether the packet comes back into the pod.
+
+        A redirected one is routed anew, but what follows at OUTPUT still sees the interface by which it was to leave
+        (``state->out`` stays as it was, nf_nat_ipv4_local_fn in net/netfilter/nf_nat_proto.c).
+        """
+        return self.is_redirected or self.packet.out_interface == LOOPBACK
 
     def through(self, hook: str, *, with_nat: bool = True) -> None:
         """Take the packet through the base chains at one hook."""
@@ -254,6 +264,7 @@ class _Walk:
                 self.is_dropped = True
             case Redirect(port=port):
                 self.mapped = step
+                self.is_redirected = True
                 self.packet = _redirected(packet, port)
             case Translate():
                 self.mapped = step
@@ -363,7 +374,7 @@ def _redirected(packet: Packet, port: int) -> Packet:
         return packet.replace(port=port)
     first = 0x7F000001 if packet.family == IPV4 else 1
     here = Network(packet.family, first, BITS[packet.family])
-    return packet.replace(port=port, destination=here, out_interface=LOOPBACK)
+    return packet.replace(port=port, destination=here)
 
 
 def _translated(packet: Packet, verdict: Translate, situation: Situation) -> Packet:

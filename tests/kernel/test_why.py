@@ -225,6 +225,7 @@ def test_what_others_break(pod_pair: PodPair, name: str) -> None:
     [
         "-A INPUT -p tcp --dport 80 -j DROP",
         "-A OUTPUT -p tcp --dport 443 -j DROP",
+        "-A OUTPUT -o lo -p tcp --dport 15001 -j DROP",
         "-A INPUT -i eth0 -j DROP",
     ],
 )
