@@ -110,11 +110,12 @@ def test_endpoints_change_without_a_restart(lab: Lab) -> None:
 
     lab.bootstrap(config, SERVICES.replace(ENDPOINTS[1], "10.77.0.23"), round_robin, directory=str(directory))
     give_up = time.monotonic() + 10
-    while (after := lab.spread(VIP, 6))[ENDPOINTS[1]] and time.monotonic() < give_up:
+    while lab.spread(VIP, 6)[ENDPOINTS[1]] and time.monotonic() < give_up:
         time.sleep(0.05)
 
+    # Counted anew: the change may have come between two of the requests that showed it.
     assert before == dict.fromkeys(ENDPOINTS, 2)
-    assert after == {ENDPOINTS[0]: 3, ENDPOINTS[1]: 0, ENDPOINTS[2]: 3}
+    assert lab.spread(VIP, 6) == {ENDPOINTS[0]: 3, ENDPOINTS[1]: 0, ENDPOINTS[2]: 3}
 
 
 # --- access logs: what the seed's section 1.4 tells --------------------------------------------------
