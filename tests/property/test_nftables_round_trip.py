@@ -21,6 +21,7 @@ from capture.model.addresses import FAMILIES
 from capture.model.ruleset import NAT, Ruleset
 from capture.netlink.attributes import attribute, decode, decode_fields, decode_number, nested, text
 from capture.netlink.batch import Change
+from libnftables_listing import parse_tables
 from strategies import rulesets
 
 
@@ -105,7 +106,7 @@ def test_libnftables_commands_are_read_as_what_they_make(ruleset: Ruleset) -> No
     tables = lower(ruleset)
     commands = list(plan.replace(tables, {}, libnftables_json))
 
-    read = libnftables_json.parse_tables(as_listed(json.loads(json.dumps(commands))))
+    read = parse_tables(as_listed(json.loads(json.dumps(commands))))
 
     assert [table.name for table in read] == [table.name for table in tables]
     for there, here in zip(lift(read).tables, lift(tables).tables, strict=True):

@@ -145,14 +145,8 @@ class NativeChain(Value):
 
 
 class NativeTable(Value):
-    """A table of family inet. A dormant one stands there and does nothing.
-
-    ``has_more``: it holds sets of a name, or objects, which we never write. Not every reader looks for them.
-    """
-
-    not_compared = ("has_more",)
+    """A table of family inet. A dormant one stands there and does nothing."""
 
     name: str
     chains: tuple[NativeChain, ...]
     dormant: bool = False
-    has_more: bool = False

@@ -89,7 +89,7 @@ def _change(doing: str, changes: Callable[[plan.LiveTables], Iterable[Change]]) 
         for _ in range(ATTEMPTS):
             generation = read_generation(netfilter)
             try:
-                standing = _read_standing(netfilter)
+                standing = read_standing(netfilter)
             except KernelError as error:
                 if error.errno != errno.ENOENT:
                     raise
@@ -158,17 +158,15 @@ def read_set(netfilter: NetlinkSocket, table: str, name: str, family: int = nf.N
     return decode_set(body[NFGENMSG_SIZE:], [element for _, element in elements])
 
 
-def _read_standing(netfilter: NetlinkSocket) -> plan.LiveTables:
-    """Return our tables that stand, with the hooks of their chains."""
+def read_standing(netfilter: NetlinkSocket) -> plan.LiveTables:
+    """Return our tables that stand, with the hooks of their chains; None for one that must go as a whole."""
     standing: dict[str, dict[str, Hook | None] | None] = {}
-    tables = _our_tables(netfilter)
-    if not tables:
-        return standing
-    for table in map(decode_fields, tables):
+    for table in map(decode_fields, _our_tables(netfilter)):
         name = decode_text(table[nf.NFTA_TABLE_NAME])
+        is_dormant = decode_number(table.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT
         chains = [decode_fields(chain) for chain in _read_chains(netfilter, name)]
         others = decode_number(table[nf.NFTA_TABLE_USE]) - len(chains)
-        if others and others != _count_anonymous_sets(netfilter, name):
+        if is_dormant or (others and others != _count_anonymous_sets(netfilter, name)):
             standing[name] = None
         else:
             standing[name] = {decode_text(chain[nf.NFTA_CHAIN_NAME]): decode_hook(chain) for chain in chains}
