@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from capture.backends.nf_tables.hooks import Hook
-from capture.backends.nftables.encode import SIZES
 from capture.backends.nftables.libnftables_json import FIELDS, ZONE
 from capture.backends.nftables.lift import lift
 from capture.backends.nftables.names import MODEL_TABLES
@@ -23,6 +22,7 @@ from capture.backends.nftables.native import (
     IIFNAME,
     MARK,
     OIFNAME,
+    SIZES,
     STATE_BITS,
     Among,
     Masked,

@@ -12,7 +12,7 @@ from capture.analysis.foreign import PRIORITIES, ForeignChain, in_tables_of_ipta
 from capture.backends import other_family
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook
-from capture.backends.nftables.decode import NativeSet, decode_table
+from capture.backends.nftables.decode import decode_table
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, model_target
 from capture.backends.nftables.native import NFPROTO_NUMBERS, Proxy
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
     from capture.backends.nftables.native import NativeChain, NativeRule
+    from capture.backends.nftables.sets import NativeSet
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule, TableName
     from capture.netlink.sockets import NetlinkSocket

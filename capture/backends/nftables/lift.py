@@ -8,21 +8,17 @@ from __future__ import annotations
 from capture.backends.nftables.names import MODEL_TABLES, model_chain, model_target
 from capture.backends.nftables.native import (
     ADDRESS_FAMILIES,
-    CT_MARK,
+    ADDRESSES,
     CT_STATE,
-    DADDR,
-    DPORT,
-    IIFNAME,
+    IDS,
+    INTERFACES,
     L4PROTO,
-    MARK,
+    MARKS,
     NFPROTO,
     NFPROTO_NUMBERS,
     PORT_PROTOCOLS,
+    PORTS,
     PROTOCOL_NUMBERS,
-    SADDR,
-    SKGID,
-    SKUID,
-    SPORT,
     STATE_BITS,
     Among,
     Masked,
@@ -37,24 +33,14 @@ from capture.model.ruleset import (
     CONNECTION_STATES,
     Accept,
     Chain,
-    ConnectionMark,
     ConnectionState,
     Continue,
-    Destination,
-    DestinationPort,
     Drop,
-    InInterface,
     Jump,
-    Mark,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
     Protocol,
     Rule,
     Ruleset,
     SetMark,
-    Source,
-    SourcePort,
     Span,
     Table,
     TransparentProxy,
@@ -64,7 +50,7 @@ from capture.model.ruleset import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import TypeVar
 
     from capture.backends.nftables.native import Condition, NativeRule, NativeTable, Range
@@ -151,8 +137,7 @@ def _match(condition: Condition) -> Match:
     """Return the match that a condition is, but for questions for the family or the protocol."""
     match: Match | None = None
     if isinstance(condition, Among):
-        lifted = AMONG.get(condition.field)
-        match = lifted(condition) if lifted else None
+        match = _among(condition)
     elif isinstance(condition, Masked):
         match = _masked(condition)
     elif isinstance(condition, Named):
@@ -166,6 +151,19 @@ def _unknown_match(condition: Condition) -> UnknownMatch:
     return condition if isinstance(condition, UnknownMatch) else UnknownMatch(described(condition))
 
 
+def _among(condition: Among) -> Match | None:
+    field, negated = condition.field, condition.negated
+    if field in MATCHES_OF_ADDRESS:
+        return MATCHES_OF_ADDRESS[field](_networks(condition), negated)
+    if field in MATCHES_OF_NUMBERS:
+        return MATCHES_OF_NUMBERS[field](tuple(Span(*each) for each in condition.ranges), negated)
+    if field == CT_STATE:
+        return _exact_states(condition)
+    value = _single(condition.ranges)
+    kind = MATCHES_OF_MARK.get(field)
+    return kind(value, ALL_BITS, negated) if kind and value is not None else None
+
+
 def _networks(condition: Among) -> tuple[Network, ...]:
     family = ADDRESS_FAMILIES[condition.field]
     bits = BITS[family]
@@ -176,44 +174,6 @@ def _networks(condition: Among) -> tuple[Network, ...]:
         else:
             networks += split(family, first, last)
     return tuple(networks)
-
-
-def _source(condition: Among) -> Match:
-    return Source(_networks(condition), condition.negated)
-
-
-def _destination(condition: Among) -> Match:
-    return Destination(_networks(condition), condition.negated)
-
-
-def _spans(condition: Among) -> tuple[Span, ...]:
-    return tuple(Span(first, last) for first, last in condition.ranges)
-
-
-def _source_port(condition: Among) -> Match:
-    return SourcePort(_spans(condition), condition.negated)
-
-
-def _destination_port(condition: Among) -> Match:
-    return DestinationPort(_spans(condition), condition.negated)
-
-
-def _uid(condition: Among) -> Match:
-    return OwnerUid(_spans(condition), condition.negated)
-
-
-def _gid(condition: Among) -> Match:
-    return OwnerGid(_spans(condition), condition.negated)
-
-
-def _mark(condition: Among) -> Match | None:
-    value = _single(condition.ranges)
-    return None if value is None else Mark(value, ALL_BITS, condition.negated)
-
-
-def _connection_mark(condition: Among) -> Match | None:
-    value = _single(condition.ranges)
-    return None if value is None else ConnectionMark(value, ALL_BITS, condition.negated)
 
 
 def _single(ranges: tuple[Range, ...]) -> int | None:
@@ -237,10 +197,9 @@ def _states(mask: int, *, negated: bool) -> ConnectionState | None:
 
 
 def _masked(condition: Masked) -> Match | None:
-    if condition.field == MARK:
-        return Mark(condition.value, condition.mask, condition.negated)
-    if condition.field == CT_MARK:
-        return ConnectionMark(condition.value, condition.mask, condition.negated)
+    kind = MATCHES_OF_MARK.get(condition.field)
+    if kind is not None:
+        return kind(condition.value, condition.mask, condition.negated)
     if condition.field == CT_STATE and condition.value == 0:
         return _states(condition.mask, negated=not condition.negated)
     return None
@@ -250,21 +209,15 @@ def _interface(condition: Named) -> Match | None:
     if condition.name.endswith("+") and not condition.any_ending:
         return None  # a real plus sign, for which the model has no way to say that it is one
     name = f"{condition.name}+" if condition.any_ending else condition.name
-    kind = InInterface if condition.field == IIFNAME else OutInterface
-    return kind(name, condition.negated)
+    return MATCHES_OF_NAME[condition.field](name, condition.negated)
 
 
-AMONG: dict[str, Callable[[Among], Match | None]] = {
-    **dict.fromkeys(SADDR.values(), _source),
-    **dict.fromkeys(DADDR.values(), _destination),
-    **dict.fromkeys(SPORT.values(), _source_port),
-    **dict.fromkeys(DPORT.values(), _destination_port),
-    SKUID: _uid,
-    SKGID: _gid,
-    MARK: _mark,
-    CT_MARK: _connection_mark,
-    CT_STATE: _exact_states,
+MATCHES_OF_NUMBERS = {field: kind for kind, field in IDS.items()} | {
+    field: kind for kind, fields in PORTS.items() for field in fields.values()
 }
+MATCHES_OF_ADDRESS = {field: kind for kind, fields in ADDRESSES.items() for field in fields.values()}
+MATCHES_OF_MARK = {field: kind for kind, field in MARKS.items()}
+MATCHES_OF_NAME = {field: kind for kind, field in INTERFACES.items()}
 
 
 # --- verdicts ------------------------------------------------------------------------------------

@@ -16,21 +16,16 @@ from __future__ import annotations
 from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nftables.names import TABLE_NAMES, native_chain
 from capture.backends.nftables.native import (
-    CT_MARK,
+    ADDRESSES,
     CT_STATE,
-    DADDR,
-    DPORT,
-    IIFNAME,
+    IDS,
+    INTERFACES,
     L4PROTO,
-    MARK,
+    MARKS,
     NFPROTO,
     NFPROTO_NUMBERS,
-    OIFNAME,
+    PORTS,
     PROTOCOL_NUMBERS,
-    SADDR,
-    SKGID,
-    SKUID,
-    SPORT,
     STATE_BITS,
     Among,
     Masked,
@@ -40,7 +35,7 @@ from capture.backends.nftables.native import (
     NativeTable,
     Proxy,
 )
-from capture.model.addresses import merge
+from capture.model.addresses import merge, merge_ranges
 from capture.model.ruleset import (
     ALL_BITS,
     Accept,
@@ -67,8 +62,7 @@ from capture.model.ruleset import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any
+    from collections.abc import Iterator
 
     from capture.backends.nftables.native import Action, Condition, Range
     from capture.model.addresses import Family
@@ -171,15 +165,41 @@ def _conditions(rule: Rule, family: Family | None) -> Iterator[Condition]:
         if asks_for_family and family is not None and kind in ADDRESSES:
             yield ASK_FOR_FAMILY[family]
             asks_for_family = False
-        yield CONDITIONS[kind](match, protocol)
+        yield _condition(match, protocol)
 
 
 def _place(match: Match) -> int:
     return PLACES[type(match)]
 
 
-def _protocol(match: Protocol, _protocol: ProtocolName | None) -> Among:
-    return ASK_FOR_PROTOCOL[match.name]
+PLACES = {
+    kind: place
+    for place, kind in enumerate(
+        (*INTERFACES, Protocol, *ADDRESSES, *PORTS, *IDS, *MARKS, ConnectionState, UnknownMatch),
+    )
+}
+"""The order in which conditions stand in a rule."""
+
+
+def _condition(match: Match, protocol: ProtocolName | None) -> Condition:  # one for each kind
+    """Return what a match is in nf_tables; ``protocol`` is that of the rule, which ports need."""
+    if isinstance(match, Protocol):
+        return ASK_FOR_PROTOCOL[match.name]
+    if isinstance(match, Source | Destination):
+        return _address(ADDRESSES[type(match)], match)
+    if isinstance(match, SourcePort | DestinationPort):
+        if protocol is None:
+            raise ValueError(f"a port without a protocol: {match}")
+        return Among(PORTS[type(match)][protocol], _ranges(match.ports), match.negated)
+    if isinstance(match, OwnerUid | OwnerGid):
+        return Among(IDS[type(match)], _ranges(match.ids), match.negated)
+    if isinstance(match, InInterface | OutInterface):
+        return _interface(INTERFACES[type(match)], match)
+    if isinstance(match, Mark | ConnectionMark):
+        return _marked(MARKS[type(match)], match)
+    if isinstance(match, ConnectionState):
+        return _connection_state(match)
+    raise ValueError(f"a foreign rule cannot be written: {match}")
 
 
 def _address(fields: dict[Family, str], match: Source | Destination) -> Among:
@@ -191,22 +211,6 @@ def _address(fields: dict[Family, str], match: Source | Destination) -> Among:
     return Among(fields[networks[0].family], ranges, match.negated)
 
 
-def _source(match: Source, _protocol: ProtocolName | None) -> Among:
-    return _address(SADDR, match)
-
-
-def _destination(match: Destination, _protocol: ProtocolName | None) -> Among:
-    return _address(DADDR, match)
-
-
-def _in_interface(match: InInterface, _protocol: ProtocolName | None) -> Named:
-    return _interface(IIFNAME, match)
-
-
-def _out_interface(match: OutInterface, _protocol: ProtocolName | None) -> Named:
-    return _interface(OIFNAME, match)
-
-
 def _interface(field: str, match: InInterface | OutInterface) -> Named:
     any_ending = match.name.endswith("+")
     name = match.name[:-1] if any_ending else match.name
@@ -215,49 +219,13 @@ def _interface(field: str, match: InInterface | OutInterface) -> Named:
     return Named(field, name, any_ending, match.negated)
 
 
-def _source_port(match: SourcePort, protocol: ProtocolName | None) -> Among:
-    return Among(_port_field(SPORT, match, protocol), _ranges(match.ports), match.negated)
-
-
-def _destination_port(match: DestinationPort, protocol: ProtocolName | None) -> Among:
-    return Among(_port_field(DPORT, match, protocol), _ranges(match.ports), match.negated)
-
-
-def _port_field(fields: dict[ProtocolName, str], match: Match, protocol: ProtocolName | None) -> str:
-    if protocol is None:
-        raise ValueError(f"a port without a protocol: {match}")
-    return fields[protocol]
-
-
-def _uid(match: OwnerUid, _protocol: ProtocolName | None) -> Among:
-    return Among(SKUID, _ranges(match.ids), match.negated)
-
-
-def _gid(match: OwnerGid, _protocol: ProtocolName | None) -> Among:
-    return Among(SKGID, _ranges(match.ids), match.negated)
-
-
 def _ranges(spans: tuple[Span, ...]) -> tuple[Range, ...]:
     """Return spans as ranges in order, overlapping and adjacent ones joined."""
     if len(spans) == 1:
         return ((spans[0].first, spans[0].last),)
     if not spans:
         raise ValueError("no numbers to compare with")
-    ranges: list[Range] = []
-    for first, last in sorted((span.first, span.last) for span in spans):
-        if ranges and first <= ranges[-1][1] + 1:
-            ranges[-1] = (ranges[-1][0], max(last, ranges[-1][1]))
-        else:
-            ranges.append((first, last))
-    return tuple(ranges)
-
-
-def _mark(match: Mark, _protocol: ProtocolName | None) -> Among | Masked:
-    return _marked(MARK, match)
-
-
-def _connection_mark(match: ConnectionMark, _protocol: ProtocolName | None) -> Among | Masked:
-    return _marked(CT_MARK, match)
+    return tuple(merge_ranges((span.first, span.last) for span in spans))
 
 
 def _marked(field: str, match: Mark | ConnectionMark) -> Among | Masked:
@@ -266,40 +234,12 @@ def _marked(field: str, match: Mark | ConnectionMark) -> Among | Masked:
     return Masked(field, match.mask, match.value, match.negated)
 
 
-def _connection_state(match: ConnectionState, _protocol: ProtocolName | None) -> Masked:
+def _connection_state(match: ConnectionState) -> Masked:
     """Return that at least one of the states' bits is set: not none of them."""
-    mask = 0
-    for state in match.states:
-        mask |= STATE_BITS[state]
+    mask = sum(STATE_BITS[state] for state in set(match.states))
     if not mask:
         raise ValueError(f"no connection states to compare with: {match}")
     return Masked(CT_STATE, mask, 0, not match.negated)
-
-
-def _not_understood(match: Match, _protocol: ProtocolName | None) -> Condition:
-    raise ValueError(f"a foreign rule cannot be written: {match}")
-
-
-ADDRESSES = (Source, Destination)
-
-CONDITIONS: dict[type, Callable[[Any, ProtocolName | None], Condition]] = {
-    InInterface: _in_interface,
-    OutInterface: _out_interface,
-    Protocol: _protocol,
-    Source: _source,
-    Destination: _destination,
-    SourcePort: _source_port,
-    DestinationPort: _destination_port,
-    OwnerUid: _uid,
-    OwnerGid: _gid,
-    Mark: _mark,
-    ConnectionMark: _connection_mark,
-    ConnectionState: _connection_state,
-    UnknownMatch: _not_understood,
-}
-"""What a match is in nf_tables, in the order in which conditions stand in a rule."""
-
-PLACES = {kind: place for place, kind in enumerate(CONDITIONS)}
 
 
 # --- actions -------------------------------------------------------------------------------------

@@ -12,6 +12,19 @@ them only has to spell a dozen words::
 
 from __future__ import annotations
 
+from capture.model.addresses import BITS
+from capture.model.ruleset import (
+    ConnectionMark,
+    Destination,
+    DestinationPort,
+    InInterface,
+    Mark,
+    OutInterface,
+    OwnerGid,
+    OwnerUid,
+    Source,
+    SourcePort,
+)
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -57,11 +70,27 @@ PORT_PROTOCOLS: dict[str, ProtocolName] = {
     field: protocol for fields in (SPORT, DPORT) for protocol, field in fields.items()
 }
 
+# Which field a match of the model is about.
+ADDRESSES: dict[type[Source | Destination], dict[Family, str]] = {Source: SADDR, Destination: DADDR}
+PORTS: dict[type[SourcePort | DestinationPort], dict[ProtocolName, str]] = {SourcePort: SPORT, DestinationPort: DPORT}
+IDS: dict[type[OwnerUid | OwnerGid], str] = {OwnerUid: SKUID, OwnerGid: SKGID}
+MARKS: dict[type[Mark | ConnectionMark], str] = {Mark: MARK, ConnectionMark: CT_MARK}
+INTERFACES: dict[type[InInterface | OutInterface], str] = {InInterface: IIFNAME, OutInterface: OIFNAME}
+
 NFPROTO_NUMBERS: dict[Family, int] = {"ipv4": 2, "ipv6": 10}  # linux/netfilter.h
 PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
 
 STATE_BITS = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
 """linux/netfilter/nf_conntrack_common.h, NF_CT_STATE_BIT."""
+
+ADDRESS_OFFSETS = {"ip saddr": 12, "ip daddr": 16, "ip6 saddr": 8, "ip6 daddr": 24}  # RFC 791 3.1, RFC 8200 3
+
+SIZES = {NFPROTO: 1, L4PROTO: 1, SKUID: 4, SKGID: 4, MARK: 4, CT_MARK: 4, CT_STATE: 4}
+SIZES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), 2)
+SIZES |= {field: BITS[family] // 8 for field, family in ADDRESS_FAMILIES.items()}
+
+HOST_ORDER = frozenset((SKUID, SKGID, MARK, CT_MARK, CT_STATE))
+"""Fields that lie in a register in the byte order of the machine."""
 
 
 def is_network(first: int, last: int) -> bool:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from capture.backends.nf_tables.hooks import Hook
-    from capture.backends.nftables.decode import NativeSet
     from capture.backends.nftables.native import NativeTable
+    from capture.backends.nftables.sets import NativeSet
     from capture.model.ruleset import Ruleset
     from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
@@ -149,7 +149,7 @@ def _read_chains(netfilter: NetlinkSocket, table: str) -> list[bytes]:
 
 def read_set(netfilter: NetlinkSocket, table: str, name: str, family: int = nf.NFPROTO_INET) -> NativeSet:
     """Return a set of a table, of our own if no other family is said."""
-    from capture.backends.nftables.decode import decode_set
+    from capture.backends.nftables.sets import decode_set
 
     doing = f"read the set {name} of table {table}"
     of_set = attribute(nf.NFTA_SET_TABLE, text(table)) + attribute(nf.NFTA_SET_NAME, text(name))
