@@ -106,7 +106,7 @@ class Program(Value):
     path: str
 
 
-class StandingChain(Value):
+class LiveChain(Value):
     """A chain that stands in the namespace. ``family`` is "ipv4", "ipv6" or "inet".
 
     ``uses`` counts the rules in it and, outside of legacy, the jumps to it.
@@ -142,7 +142,7 @@ class Facts(Value):
     """The kernel has legacy tables: present in the kernel, to be loaded on use, absent, or unknown."""
     legacy_tables: tuple[tuple[Family, str], ...]
     """The legacy tables that exist in the namespace."""
-    chains: tuple[StandingChain, ...]
+    chains: tuple[LiveChain, ...]
     """All chains in tables that we might use, of all places that could be read."""
     python_iptables: bool
     """The package python-iptables is installed for this interpreter: what the driver iptc needs."""
@@ -199,7 +199,7 @@ def without_kernel(request: Request) -> Decision:
 
     Raises ConfigurationError for a request that contradicts itself.
     """
-    backend = _backend_asked_for(request)
+    backend = _requested_backend(request)
     if backend == "nftables":
         return Decision("nftables", request.driver or "netlink", "", "asked for")
     variant: Variant = "legacy" if request.variant == "legacy" or request.driver == "iptc" else "nft"
@@ -273,7 +273,7 @@ def _lacking(desired: Ruleset | None, ways: tuple[Way, ...]) -> Iterator[tuple[W
 
 def _ways_allowed(request: Request) -> tuple[Way, ...]:
     """Return the ways that a request leaves open, the first choice first."""
-    backend = _backend_asked_for(request)
+    backend = _requested_backend(request)
     if backend == "nftables":
         return ("nftables",)
     fitting = VARIANTS_OF.get(request.driver, VARIANTS)
@@ -298,7 +298,7 @@ def _installed_programs() -> Iterator[Program]:
 PURPOSES: tuple[Literal["save", "restore"], ...] = ("save", "restore")
 
 
-def _ask_nf_tables() -> tuple[bool | None, bool | None, tuple[StandingChain, ...]]:
+def _ask_nf_tables() -> tuple[bool | None, bool | None, tuple[LiveChain, ...]]:
     """Return whether the kernel has nf_tables and nft_compat, and the chains of nf_tables."""
     try:
         with open_netfilter() as netfilter:
@@ -319,7 +319,7 @@ def takes_matches(netfilter: NetlinkSocket) -> bool:
     return True
 
 
-def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[StandingChain]:
+def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[LiveChain]:
     """Yield the chains of the tables that iptables-nft has, and of our native ones."""
     chains = read_objects(netfilter, NFT_MSG_GETCHAIN, NFPROTO_UNSPEC, b"", "list the chains of nf_tables")
     for protocol_family, attributes in chains:
@@ -327,9 +327,9 @@ def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[StandingChain]:
         table, chain = decode_text(fields[NFTA_CHAIN_TABLE]), decode_text(fields[NFTA_CHAIN_NAME])
         uses = decode_number(fields.get(NFTA_CHAIN_USE, b""))
         if protocol_family in NFPROTO_FAMILIES and table in TABLES:
-            yield StandingChain("nft", NFPROTO_FAMILIES[protocol_family], table, chain, uses)
+            yield LiveChain("nft", NFPROTO_FAMILIES[protocol_family], table, chain, uses)
         elif protocol_family == NFPROTO_INET and table in MODEL_TABLES:
-            yield StandingChain("native", "inet", table, chain, uses)
+            yield LiveChain("native", "inet", table, chain, uses)
 
 
 def _legacy_tables(family: Family) -> tuple[str, ...]:
@@ -353,7 +353,7 @@ def _legacy_support() -> LegacySupport:
 
 def _legacy_chains(
     tables: tuple[tuple[Family, str], ...], programs: Iterable[Program], *, has_python_iptables: bool
-) -> Iterator[StandingChain]:
+) -> Iterator[LiveChain]:
     """Yield the chains of legacy tables that exist; of those that cannot be read here, none."""
     if not any(table in TABLES for _, table in tables):
         return
@@ -373,7 +373,7 @@ def _legacy_chains(
             for family in families:
                 rules = sum(1 for _ in chain.rules_for(family))
                 if rules or is_our_chain(chain.name):
-                    yield StandingChain("legacy", family, table.name, chain.name, rules)
+                    yield LiveChain("legacy", family, table.name, chain.name, rules)
 
 
 def _is_importable(package: str) -> bool:
@@ -392,10 +392,10 @@ def _has(programs: Iterable[Program], variant: str, family: str, purpose: str) -
 
 def choose(facts: Facts, request: Request) -> Decision:
     """Return the way to take, from facts and what was asked for. Pure; raises as ``decide``."""
-    backend = _backend_asked_for(request)
+    backend = _requested_backend(request)
     if backend == "nftables":
         return _nftables(facts, request.driver or "netlink", "asked for")
-    if not backend and not facts.own_users and facts.nf_tables and not _has_ours_in_iptables(facts):
+    if not backend and not facts.own_users and facts.nf_tables and not _has_own_in_iptables(facts):
         return _nftables(facts, request.driver or "netlink", OTHER_USERS)
     obstacles: dict[tuple[str, str], list[str]] = {}
     for driver, variant in _iptables_ways(facts, request):
@@ -432,14 +432,14 @@ def _in_words(obstacles: dict[tuple[str, str], list[str]]) -> Iterator[str]:
         yield f"{', '.join(drivers)} ({variant}): {obstacle}"
 
 
-def _backend_asked_for(request: Request) -> str:
+def _requested_backend(request: Request) -> str:
     """Return the backend that a request names or implies; "" if it leaves it open. ConfigurationError if it is torn."""
-    asked = "" if request.backend == "auto" else request.backend
+    requested = "" if request.backend == "auto" else request.backend
     implied = [backend for backend, drivers in DRIVERS.items() if request.driver in drivers]
-    if asked and request.driver and asked not in implied:
-        expected = f"{' or '.join(DRIVERS[asked])} with the backend {asked}"
+    if requested and request.driver and requested not in implied:
+        expected = f"{' or '.join(DRIVERS[requested])} with the backend {requested}"
         raise ConfigurationError("--driver", request.driver, "--driver", expected)
-    backend = asked or (implied[0] if len(implied) == 1 else "")
+    backend = requested or (implied[0] if len(implied) == 1 else "")
     if request.variant and backend == "nftables":
         expected = "nothing, because nftables has no variants; or the backend iptables"
         raise ConfigurationError("--force-iptables-binary", request.variant, "--force-iptables-binary", expected)
@@ -504,7 +504,7 @@ OTHER_USERS = (
 """``owner_check`` in net/netfilter/xt_owner.c; nft's ``meta skuid`` has no such condition."""
 
 
-def _has_ours_in_iptables(facts: Facts) -> bool:
+def _has_own_in_iptables(facts: Facts) -> bool:
     return any(facts.uses(variant, ours=True) for variant in VARIANTS)
 
 

@@ -75,10 +75,10 @@ def _in_child(doing: str, work: Callable[[], str], family: Family, text: str = "
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if status == 0:
             return _content(answer)
-        said = _content(complaint).strip()
+        words = _content(complaint).strip()
         if status < 0:
-            said = f"python-iptables crashed with signal {-status}. {said}"
-        raise refusal([f"python-iptables: {doing}"], Finished(status, "", said), text, family)
+            words = f"python-iptables crashed with signal {-status}. {words}"
+        raise refusal([f"python-iptables: {doing}"], Finished(status, "", words), text, family)
     finally:
         for file in (answer, noise, complaint):
             os.close(file)

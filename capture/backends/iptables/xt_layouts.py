@@ -107,14 +107,14 @@ def owner(kind: type[OwnerUid | OwnerGid], ids: Span, *, negated: bool) -> bytes
 
 def read_owner(structure: bytes, _family: Family) -> tuple[Match, ...] | None:
     """Return what ``owner`` wrote, or both at once."""
-    asked, inverted = structure[16], structure[17]
-    if not asked or asked & ~(OWNER_UID | OWNER_GID):
+    flags, inverted = structure[16], structure[17]
+    if not flags or flags & ~(OWNER_UID | OWNER_GID):
         return None
     matches: list[Match] = []
-    if asked & OWNER_UID:
+    if flags & OWNER_UID:
         span = Span(u32_at(structure, 0), u32_at(structure, 4))
         matches.append(OwnerUid((span,), bool(inverted & OWNER_UID)))
-    if asked & OWNER_GID:
+    if flags & OWNER_GID:
         span = Span(u32_at(structure, 8), u32_at(structure, 12))
         matches.append(OwnerGid((span,), bool(inverted & OWNER_GID)))
     return tuple(matches)
@@ -252,8 +252,8 @@ def read_conntrack_1(structure: bytes, _family: Family) -> tuple[Match, ...] | N
 
 
 def _read_states(structure: bytes, bits: int) -> tuple[Match, ...] | None:
-    asked, inverted = u16_at(structure, 146), u16_at(structure, 148)
-    if asked & ~CONNTRACK_STATE_ALIAS != CONNTRACK_STATE or inverted & ~CONNTRACK_STATE:
+    flags, inverted = u16_at(structure, 146), u16_at(structure, 148)
+    if flags & ~CONNTRACK_STATE_ALIAS != CONNTRACK_STATE or inverted & ~CONNTRACK_STATE:
         return None
     states = tuple(state for state in CONNECTION_STATES if bits & STATE_BITS[state])
     if not states or bits & ~sum(STATE_BITS.values()):

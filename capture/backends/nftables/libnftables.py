@@ -66,11 +66,11 @@ class LibnftablesDriver:
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make our tables be ``desired`` in one transaction, whatever stands in them: they are ours alone."""
         del live, recorded
-        standing = {
+        present = {
             table.name: None if table.dormant or table.has_more else {chain.name: chain.hook for chain in table.chains}
             for table in _read_tables()
         }
-        changes = list(plan.replace(lower(desired), standing, libnftables_json))
+        changes = list(plan.replace(lower(desired), present, libnftables_json))
         _run("replace the rules of capture", {"nftables": changes})
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
@@ -125,14 +125,14 @@ def _run(doing: str, command: str | dict[str, Any]) -> str:
 
 def _failure(doing: str, words: str) -> CaptureError:
     """Return the error for what libnftables said; it has no error numbers."""
-    said = " ".join(line.split("Error: ", 1)[-1].strip() for line in words.splitlines() if line.strip())
-    if "Operation not permitted" in said:
+    complaint = " ".join(line.split("Error: ", 1)[-1].strip() for line in words.splitlines() if line.strip())
+    if "Operation not permitted" in complaint:
         return PrivilegeError(doing)
-    if "No such file or directory" in said:
-        return KernelError(doing, errno.ENOENT, f"libnftables says: {said}")
-    if "not supported" in said:
-        return UnsupportedError(f"this kernel cannot {doing} ({said})", "`capture doctor` says what is missing.")
-    return CaptureError(f"{doing}: libnftables says: {said}")
+    if "No such file or directory" in complaint:
+        return KernelError(doing, errno.ENOENT, f"libnftables says: {complaint}")
+    if "not supported" in complaint:
+        return UnsupportedError(f"this kernel cannot {doing} ({complaint})", "`capture doctor` says what is missing.")
+    return CaptureError(f"{doing}: libnftables says: {complaint}")
 
 
 def _our_tables() -> list[str]:

@@ -69,12 +69,12 @@ class NetlinkDriver:
         """Make our tables be ``desired`` in one transaction, whatever stands in them: they are ours alone."""
         del live, recorded
         wanted = self._native(desired)
-        _change("replace the rules of capture", lambda standing: plan.replace(wanted, standing, encode))
+        _change("replace the rules of capture", lambda live: plan.replace(wanted, live, encode))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         """Delete our tables."""
         del live, recorded
-        _change("remove the rules of capture", lambda standing: plan.remove(standing, encode))
+        _change("remove the rules of capture", lambda live: plan.remove(live, encode))
 
     def _native(self, desired: Ruleset) -> tuple[NativeTable, ...]:
         """Return the native tables of a rule set; what is written is looked for right afterwards."""
@@ -89,13 +89,13 @@ def _change(doing: str, changes: Callable[[plan.LiveTables], Iterable[Change]]) 
         for _ in range(ATTEMPTS):
             generation = read_generation(netfilter)
             try:
-                standing = _read_standing(netfilter)
+                live = _read_live(netfilter)
             except KernelError as error:
                 if error.errno != errno.ENOENT:
                     raise
                 continue  # a table went before its sets were read
             try:
-                return commit(netfilter, list(changes(standing)), generation, doing)
+                return commit(netfilter, list(changes(live)), generation, doing)
             except RulesetChangedError:
                 continue
     raise ruleset_busy(doing)
@@ -158,21 +158,21 @@ def read_set(netfilter: NetlinkSocket, table: str, name: str, family: int = nf.N
     return decode_set(body[NFGENMSG_SIZE:], [element for _, element in elements])
 
 
-def _read_standing(netfilter: NetlinkSocket) -> plan.LiveTables:
+def _read_live(netfilter: NetlinkSocket) -> plan.LiveTables:
     """Return our tables that stand, with the hooks of their chains."""
-    standing: dict[str, dict[str, Hook | None] | None] = {}
+    live: dict[str, dict[str, Hook | None] | None] = {}
     tables = _our_tables(netfilter)
     if not tables:
-        return standing
+        return live
     for table in map(decode_fields, tables):
         name = decode_text(table[nf.NFTA_TABLE_NAME])
         chains = [decode_fields(chain) for chain in _read_chains(netfilter, name)]
-        others = decode_number(table[nf.NFTA_TABLE_USE]) - len(chains)
-        if others and others != _count_anonymous_sets(netfilter, name):
-            standing[name] = None
+        rest = decode_number(table[nf.NFTA_TABLE_USE]) - len(chains)
+        if rest and rest != _count_anonymous_sets(netfilter, name):
+            live[name] = None
         else:
-            standing[name] = {decode_text(chain[nf.NFTA_CHAIN_NAME]): decode_hook(chain) for chain in chains}
-    return standing
+            live[name] = {decode_text(chain[nf.NFTA_CHAIN_NAME]): decode_hook(chain) for chain in chains}
+    return live
 
 
 def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-def replace(wanted: Sequence[NativeTable], standing: LiveTables, language: Language[T]) -> Iterator[T]:
+def replace(wanted: Sequence[NativeTable], live: LiveTables, language: Language[T]) -> Iterator[T]:
     """Yield the changes that make the wanted tables of what stands, and delete the other ones that stand."""
     for table in wanted:
-        chains = standing.get(table.name)
-        if chains is None and table.name in standing:
+        chains = live.get(table.name)
+        if chains is None and table.name in live:
             yield language.delete_table(table.name)
         yield language.add_table(table.name)
         if chains is not None:
@@ -50,7 +50,7 @@ def replace(wanted: Sequence[NativeTable], standing: LiveTables, language: Langu
         for chain in table.chains:
             yield language.add_chain(table.name, chain)
     yield from language.add_rules(wanted)
-    yield from remove(standing.keys() - {table.name for table in wanted}, language)
+    yield from remove(live.keys() - {table.name for table in wanted}, language)
 
 
 def remove(tables: Iterable[str], language: Language[T]) -> Iterator[T]:
