@@ -2,14 +2,14 @@
 
 Facts are gathered by reading only. Nothing here makes a table, and no legacy program is started in a
 namespace without legacy tables: it would make them, and the next detection would answer differently.
-``choose`` is pure. Its rules, when nothing is asked for:
+``choose`` is pure. Its rules, when nothing is requested:
 
 1. iptables where it can be used, since people look with ``iptables -t nat -nvL``; else nftables. In a network
-   namespace of another user namespace (a pod with ``hostUsers: false``) nftables, unless sets of ours stand in
+   namespace of another user namespace (a pod with ``hostUsers: false``) nftables, unless sets of ours are in
    iptables there: iptables takes the owner match only from a process in that user namespace.
-2. Within iptables the variant in which our rules stand, or else any rules; else nft, else legacy.
+2. Within iptables the variant that has rules of ours, or else any rules; else nft, else legacy.
 
-What is asked for is taken, or refused with what is missing; never replaced by something else.
+What is requested is taken, or refused with what is missing; never replaced by something else.
 """
 
 from __future__ import annotations
@@ -84,13 +84,13 @@ class Decision(Value):
     variant: Variant | Literal[""]
     reason: str = ""
     is_empty: bool = False
-    """Whether no chain of anybody stands where the rules will go, so that nothing needs to be read there."""
+    """Whether there is no chain at all where the rules will go, so that nothing needs to be read there."""
     own_users: bool = True
     """Whether the network namespace belongs to our user namespace, so that iptables can be told from here."""
 
 
 class Leftover(Decision):
-    """Where a set of ours, or of upstream's, stands, and the driver that can remove it."""
+    """Where a set of ours, or of upstream's, is, and the driver that can remove it."""
 
     families: tuple[str, ...] = ()
     """"ipv4" and "ipv6"; "inet" is both."""
@@ -107,7 +107,7 @@ class Program(Value):
 
 
 class LiveChain(Value):
-    """A chain that stands in the namespace. ``family`` is "ipv4", "ipv6" or "inet".
+    """A live chain of the namespace. ``family`` is "ipv4", "ipv6" or "inet".
 
     ``uses`` counts the rules in it and, outside of legacy, the jumps to it.
     """
@@ -125,9 +125,9 @@ class LiveChain(Value):
 
 
 class Facts(Value):
-    """What this host, kernel and namespace can do, and what stands in the namespace.
+    """What this host, kernel and namespace can do, and what is live in the namespace.
 
-    A bool of None could not be asked, for want of a privilege.
+    A bool of None could not be found out, for want of a privilege.
     """
 
     programs: tuple[Program, ...]
@@ -154,7 +154,7 @@ class Facts(Value):
     """The modules that each way needs and this kernel is known not to have, or may not load; of other ways, none."""
 
     def uses(self, place: Place, *, ours: bool = False) -> int:
-        """Return how many rules stand in a place, or of ours there."""
+        """Return how many rules are in a place, or of ours there."""
         return sum(chain.uses for chain in self.chains if chain.place == place and (chain.is_ours or not ours))
 
 
@@ -168,9 +168,9 @@ def decide(request: Request, desired: Ruleset | None = None) -> Decision:
 
 
 def look(request: Request, desired: Ruleset | None = None) -> tuple[Decision, tuple[Leftover, ...]]:
-    """Return the way to take, and where sets of ours stand already; raises as ``decide``.
+    """Return the way to take, and where sets of ours are already; raises as ``decide``.
 
-    Programs and packages are looked for only where they matter to the request or to what stands.
+    Programs and packages are looked for only where they matter to the request or to what is live.
     """
     facts = gather(request, desired)
     try:
@@ -187,7 +187,7 @@ def look(request: Request, desired: Ruleset | None = None) -> tuple[Decision, tu
 
 
 def leftovers() -> tuple[Leftover, ...]:
-    """Return where sets of ours stand in the namespace we are in. Raise PrivilegeError if we may not know."""
+    """Return where sets of ours are in the namespace we are in. Raise PrivilegeError if we may not know."""
     facts = gather()
     if facts.nf_tables is None:
         raise PrivilegeError("read which rules stand in this network namespace")
@@ -311,7 +311,7 @@ def _ask_nf_tables() -> tuple[bool | None, bool | None, tuple[LiveChain, ...]]:
 
 
 def takes_matches(netfilter: NetlinkSocket) -> bool:
-    """Return whether nf_tables takes matches of iptables; the owner match stands for all. Raises PrivilegeError."""
+    """Return whether nf_tables takes matches of iptables; the owner match is an example of all. Raises PrivilegeError."""
     try:
         ask_for_extension(netfilter, NFPROTO_IPV4, COMPAT_MATCH, "owner", 1)
     except (KernelError, UnsupportedError):
@@ -391,7 +391,7 @@ def _has(programs: Iterable[Program], variant: str, family: str, purpose: str) -
 
 
 def choose(facts: Facts, request: Request) -> Decision:
-    """Return the way to take, from facts and what was asked for. Pure; raises as ``decide``."""
+    """Return the way to take, from facts and a request. Pure; raises as ``decide``."""
     backend = _requested_backend(request)
     if backend == "nftables":
         return _nftables(facts, request.driver or "netlink", "asked for")
@@ -462,7 +462,7 @@ def _iptables_ways(facts: Facts, request: Request) -> Iterator[tuple[str, Varian
 
 
 def _variants_in_order(facts: Facts) -> list[Variant]:
-    """Return the variants: first where ours stand, then where anything stands, then nft."""
+    """Return the variants: first those with rules of ours, then those with any, then nft."""
     return sorted(VARIANTS, key=lambda variant: (not facts.uses(variant, ours=True), not facts.uses(variant)))
 
 
@@ -539,7 +539,7 @@ def _nftables(facts: Facts, driver: str, reason: str) -> Decision:
 
 
 def find_leftovers(facts: Facts) -> tuple[Leftover, ...]:
-    """Return the places where sets of ours or of upstream's stand, in either spelling; pure."""
+    """Return the places that have sets of ours or of upstream's, in either spelling; pure."""
     found = []
     for place in PLACES:
         ours = [chain for chain in facts.chains if chain.place == place and chain.is_ours]

@@ -85,14 +85,14 @@ def _in_child(doing: str, work: Callable[[], str], family: Family, text: str = "
 
 
 def _be_child(work: Callable[[], str], answer: int, noise: int, complaint: int) -> None:
-    """Do the work and end the process; whatever goes wrong is said in ``complaint``."""
+    """Do the work and end the process; ``complaint`` gets what goes wrong."""
     status = 1
     try:
         os.dup2(noise, 1)
         os.dup2(complaint, 2)
         os.write(answer, work().encode("utf-8", "surrogateescape"))
         status = 0
-    except BaseException as error:  # noqa: BLE001  # this process ends here; the parent raises what is said
+    except BaseException as error:  # noqa: BLE001  # this process ends here; the parent raises what is written
         os.write(complaint, f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
     finally:
         os._exit(status)

@@ -1,6 +1,6 @@
 """The driver ``netlink``: what iptables-nft would write, over a netlink socket and without iptables.
 
-Both families and all tables change in one transaction. What stands there afterwards is what iptables-nft and
+Both families and all tables change in one transaction. What is there afterwards is what iptables-nft and
 ip6tables-nft write themselves, so people see it with ``iptables -t nat -nvL`` and change it as they are used to.
 """
 
@@ -47,7 +47,7 @@ TABLES_BY_NAME: dict[str, TableName] = {name: name for name in TABLES}
 
 
 class Reading(Value):
-    """What stood at one moment: as rules, as handles to change it by, and the number of that moment."""
+    """What was live at one moment: as rules, as handles to change it by, and the number of that moment."""
 
     ruleset: Ruleset
     live: LiveTables
@@ -91,7 +91,7 @@ class NetlinkDriver(IptablesDriver):
         self._act(live, lambda now: clean(now, recorded))
 
     def execute(self, edits: Sequence[TableEdit]) -> None:
-        """Carry out all edits in one transaction. Raises RulesetChangedError if what was read stands no more."""
+        """Carry out all edits in one transaction. Raises RulesetChangedError if what was read has changed."""
         if edits:
             reading = self._read()
             with open_netfilter() as netfilter:
@@ -151,7 +151,7 @@ def _read(netfilter: NetlinkSocket) -> Reading:
 
 
 def _read_tables(netfilter: NetlinkSocket, families: Sequence[Family]) -> dict[tuple[Family, TableName], int]:
-    """Return the tables of iptables that stand, but for those we never touch, with how many things are in each."""
+    """Return the live tables of iptables, but for those we never touch, with how many things are in each."""
     tables: dict[tuple[Family, TableName], int] = {}
     for number, attributes in read_objects(
         netfilter, nf.NFT_MSG_GETTABLE, NFPROTO_UNSPEC, b"", "read the tables of nf_tables"

@@ -1,7 +1,7 @@
 """From the text of iptables-save to rules; pure. The opposite of ``render``.
 
 Both variants and both families print the same language, with small differences of age and taste: marks as
-``--set-mark`` or ``--set-xmark``, states in any order, ``-m tcp`` beside ``-p tcp`` or not. Those vanish here,
+``--set-mark`` or ``--set-xmark``, states in any order, ``-m tcp`` in addition to ``-p tcp`` or not. Those vanish here,
 because rules hold meaning. Whatever our vocabulary lacks stays as the words that were printed
 (UnknownMatch, UnknownVerdict): rules of others are shown and reckoned with, and never rewritten.
 
@@ -70,7 +70,7 @@ class Word(Value):
 
 
 class Option(Value):
-    """An option of a match or target with its values, and whether ``!`` stands before it."""
+    """An option of a match or target with its values, and whether ``!`` precedes it."""
 
     name: str
     values: tuple[str, ...]
@@ -223,7 +223,7 @@ def _printed(words: Iterable[Word]) -> str:
 
 
 def _matches(clause: Sequence[Word]) -> list[Match]:
-    """Return what a clause asks for; what our vocabulary lacks as the words that were printed."""
+    """Return what a clause requires; what our vocabulary lacks as the words that were printed."""
     try:
         if clause[0].text == "-m":
             return EXTENSIONS[clause[1].text](_options(clause[2:]))

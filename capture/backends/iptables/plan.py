@@ -7,8 +7,8 @@ takes effect at once (iptables commits table by table). Where nothing has to cha
    or of settings that are no more, are dropped by the same edit that puts the new ones in place.
 2. **Built-in chains** are shared. Our rules there stay if they are the right ones in the right place; else
    they are removed and put in anew, all together. Foreign rules are neither moved nor rewritten.
-3. **The place** of ours: where they stood; but before the first foreign rule that may take captured traffic
-   away, or change a mark that ours ask for; and at the end where no such rule exists, as upstream appends.
+3. **The place** of ours: where they were; but before the first foreign rule that may take captured traffic
+   away, or change a mark that ours test; and at the end where no such rule exists, as upstream appends.
 4. **The order of tables** leaves no moment without capture when REDIRECT and TPROXY replace each other:
    whichever of nat and mangle captures inbound from now on comes first.
 """
@@ -56,7 +56,7 @@ class RemoveRule(Value):
 
 
 class InsertRule(Value):
-    """Insert a rule so that it stands at this position, counted from 0 when the edits before this one are done."""
+    """Insert a rule so that it is at this position, counted from 0 when the edits before this one are done."""
 
     chain: str
     position: int
@@ -109,7 +109,7 @@ def plan(live: Ruleset, desired: Ruleset | None, recorded: Ruleset | None = None
 
 
 def as_written(ruleset: Ruleset) -> Ruleset:
-    """Return the rule set with its rules as they stand in tables: of one family each, one entry each."""
+    """Return the rule set with its rules as they are in tables: of one family each, one entry each."""
     tables = []
     for table in ruleset.tables:
         chains = []
@@ -165,7 +165,7 @@ def _are_alike(some: Sequence[Rule], others: Sequence[Rule]) -> bool:
 
 
 def _texts(rules: Iterable[Rule]) -> list[str]:
-    from capture.backends.iptables.render import rule_text  # not needed in a new pod, where nothing stands
+    from capture.backends.iptables.render import rule_text  # not needed in a new pod, where there is nothing
 
     return [rule_text(rule) for rule in rules]
 

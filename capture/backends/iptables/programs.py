@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
-"""Where iptables may be besides PATH: a container runtime starts plugins with a short one."""
+"""Where iptables may be, apart from PATH: a container runtime starts plugins with a short one."""
 
 COMMANDS: dict[Family, str] = {family: "iptables" if family == IPV4 else "ip6tables" for family in FAMILIES}
 VARIANT_IN_VERSION: dict[Variant, str] = {"nft": "(nf_tables)", "legacy": "(legacy)"}
@@ -34,7 +34,7 @@ PIPE_PIECE = 65536
 
 
 class Finished(Value):
-    """How a program ended: its exit status (128 and the number of the signal that killed it), and what it said."""
+    """How a program ended: its exit status (128 and the number of the signal that killed it), and its output."""
 
     status: int
     stdout: str

@@ -50,7 +50,7 @@ NO_CHAIN_TYPE = "CHAIN_ADD failed (No such file or directory)"
 """Only the type of nat chains is a module of its own."""
 NO_LIBRARY = ("Couldn't load match", "Couldn't load target", "unknown option", "can't find match", "can't find target")
 NOT_IN_KERNEL = "missing kernel module"
-"""Said of an extension that the kernel lacks; its oldest revision is then tried, which lacks many an option."""
+"""The words for an extension that the kernel lacks; its oldest revision is then tried, which lacks many an option."""
 ABSENT = (
     "No such file or directory",
     "No chain/target/match by that name",
@@ -101,7 +101,7 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
 
 
 def _has_capabilities() -> bool:
-    """Return whether this thread has what x_tables asks for (proc(5), CapEff). Its programs hide that it was that."""
+    """Return whether this thread has what x_tables requires (proc(5), CapEff). Its programs hide that it was that."""
     with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
         effective = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
     return effective & NEEDED_CAPABILITIES == NEEDED_CAPABILITIES

@@ -29,9 +29,9 @@ NO_TABLE = LiveTable(0, {})
 
 
 def changes(edits: Iterable[TableEdit], live: LiveTables) -> Iterator[Change]:
-    """Yield the messages that do what a plan for what stands says.
+    """Yield the messages that carry out a plan for live tables.
 
-    Raises ValueError for a rule that iptables cannot express, and CaptureError where a chain stands in the
+    Raises ValueError for a rule that iptables cannot express, and CaptureError where a chain is in the
     place of a built-in one that is none.
     """
     for edit in edits:
@@ -40,7 +40,7 @@ def changes(edits: Iterable[TableEdit], live: LiveTables) -> Iterator[Change]:
 
 
 class _TableChanges:
-    """The messages for one edit, and what stands in the table as they take effect."""
+    """The messages for one edit, and what is in the table as they take effect."""
 
     def __init__(self, edit: TableEdit, table: LiveTable | None) -> None:
         self._edit = edit

@@ -1,7 +1,7 @@
 """What iptables' matches and targets look like to the kernel: C structures, in and out. Pure.
 
 nf_tables carries them as they are ("compat": a name, a revision, a blob), so these are the very structures of
-x_tables. Each function that writes one stands beside the one that reads it. Numbers are in the byte order
+x_tables. Each function that writes one is next to the one that reads it. Numbers are in the byte order
 of the machine unless a header says ``__be16`` or ``__be32``; a structure is padded to a multiple of 8 bytes
 (XT_ALIGN in linux/netfilter/x_tables.h; 4 on 32-bit x86 alone, which no mesh runs on).
 
@@ -75,17 +75,17 @@ def _be16(number: int) -> bytes:
 
 
 def u16_at(structure: bytes, place: int) -> int:
-    """Return the number of 16 bits that stands at a place, in the order of the machine."""
+    """Return the number of 16 bits at a place, in the order of the machine."""
     return int.from_bytes(structure[place : place + 2], BYTE_ORDER)
 
 
 def u32_at(structure: bytes, place: int) -> int:
-    """Return the number of 32 bits that stands at a place, in the order of the machine."""
+    """Return the number of 32 bits at a place, in the order of the machine."""
     return int.from_bytes(structure[place : place + 4], BYTE_ORDER)
 
 
 def be16_at(structure: bytes, place: int) -> int:
-    """Return the big-endian number of 16 bits that stands at a place."""
+    """Return the big-endian number of 16 bits at a place."""
     return int.from_bytes(structure[place : place + 2], "big")
 
 
@@ -186,7 +186,7 @@ def read_udp(structure: bytes, _family: Family) -> tuple[Match, ...] | None:
 
 
 def _ports(structure: bytes, inverted: int) -> tuple[Match, ...]:
-    """Return source and destination ports, where they ask for anything; XT_TCP_INV_SRCPT is 1, _DSTPT is 2."""
+    """Return source and destination ports, where they are tested; XT_TCP_INV_SRCPT is 1, _DSTPT is 2."""
     matches: list[Match] = []
     for direction, kind in enumerate(PORT_KINDS):
         span = Span(u16_at(structure, 4 * direction), u16_at(structure, 4 * direction + 2))

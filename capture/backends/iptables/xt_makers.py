@@ -1,9 +1,9 @@
-"""Who made the built-in chains that stand in a table: we, for a rule of ours, or another program. Pure.
+"""Who made the live built-in chains of a table: we, for a rule of ours, or another program. Pure.
 
 It is written down nowhere, but handles tell: they count up in a table with everything that is made there, be it chain
 or rule, and are never used again. We make a built-in chain when the first rule needs it, as iptables 1.8.9
 does, so at first it is followed by that rule. Later the rule may be gone, and what follows then is whatever of that
-time still stands.
+time is still there.
 
     1 PREROUTING, 2 INPUT, 3 OUTPUT, 4 POSTROUTING, 5 ISTIO_INBOUND, ...    foreign: chains follow at once
     1 PREROUTING, 2 a rule of others, 3 OUTPUT, 4 our jump, ...             PREROUTING is foreign, OUTPUT ours

@@ -1,4 +1,4 @@
-"""The tables of iptables-nft as they stand in the kernel, and as the rule set that they are. Pure.
+"""The tables of iptables-nft as the kernel has them, and as the rule set that they are. Pure.
 
 Two views of one thing: rules by their meaning, and the handles by which the kernel knows them.
 """
@@ -22,14 +22,14 @@ NOT_COUNTED = Counters(0, 0)
 
 
 class LiveChain(Value):
-    """A chain that stands, with its rules in order."""
+    """A live chain, with its rules in order."""
 
     found: FoundChain
     rules: tuple[FoundRule, ...] = ()
 
 
 class LiveTable(Value):
-    """A table that stands: how many chains, sets and other things are in it, and its chains by the model's names."""
+    """A live table: how many chains, sets and other things are in it, and its chains by the model's names."""
 
     uses: int
     chains: Mapping[str, LiveChain]

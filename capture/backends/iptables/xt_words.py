@@ -134,7 +134,7 @@ OWNER_SOCKET = 4  # XT_OWNER_SOCKET in linux/netfilter/xt_owner.h
 
 
 def _owner(structure: bytes, _family: Family) -> str | None:
-    """``--socket-exists``, which asks for nothing else."""
+    """``--socket-exists``, and nothing else."""
     return f"{_not(structure[17] & OWNER_SOCKET)}--socket-exists" if structure[16] == OWNER_SOCKET else None
 
 
@@ -154,7 +154,7 @@ FURTHER_STATES = {64: "SNAT", 128: "DNAT"}  # XT_CONNTRACK_STATE_SNAT, XT_CONNTR
 
 
 def _conntrack(structure: bytes, _family: Family) -> str | None:
-    """``--ctstate NEW,SNAT``, which asks for no addresses and nothing else."""
+    """``--ctstate NEW,SNAT``, without addresses, and nothing else."""
     flags, inverted, bits = (u16_at(structure, place) for place in (146, 148, 150))
     if flags != xt_layouts.CONNTRACK_STATE:
         return None

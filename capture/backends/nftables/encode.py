@@ -101,7 +101,7 @@ INTERFACE_NAME_SIZE = 16  # IFNAMSIZ in linux/if.h
 
 
 def add_table(table: str) -> Change:
-    """Return the message that makes a table; one that stands there already, it only wakes if it is dormant."""
+    """Return the message that makes a table; one that is there already, it only wakes if it is dormant."""
     parts = attribute(nf.NFTA_TABLE_NAME, text(table)) + attribute(nf.NFTA_TABLE_FLAGS, u32be(0))
     return Change(nf.NFT_MSG_NEWTABLE, nf.NFPROTO_INET, parts, f"add table inet {table}", NLM_F_CREATE)
 
@@ -119,7 +119,7 @@ def flush_table(table: str) -> Change:
 
 
 def add_chain(table: str, chain: NativeChain) -> Change:
-    """Return the message that makes a chain; of a base chain that stands there already, it sets the policy."""
+    """Return the message that makes a chain; of a base chain that is there already, it sets the policy."""
     parts = _chain_name(table, chain.name)
     if chain.hook is not None and chain.policy is not None:
         parts += encode_hook(chain.hook)
@@ -423,7 +423,7 @@ def _is_plain(condition: Among) -> bool:
 
 
 def _element_frame(size: int, *after_key: bytes) -> tuple[bytes, bytes]:
-    """Return what stands before and after the key of an element; elements differ in nothing else."""
+    """Return what comes before and after the key of an element; elements differ in nothing else."""
     element = nest(nf.NFTA_LIST_ELEM, data(nf.NFTA_SET_ELEM_KEY, bytes(size)), *after_key)
     key_end = len(element) - len(b"".join(after_key)) - (-size & 3)
     return element[: key_end - size], element[key_end:]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def holds_exactly(netfilter: NetlinkSocket, wanted: Iterable[NativeTable], our_tables: frozenset[str]) -> bool:
-    """Return whether our tables that stand are the wanted ones, to the byte; False does not mean that they differ."""
+    """Return whether our live tables are the wanted ones, to the byte; False does not mean that they differ."""
     try:
         return _hold_exactly(netfilter, tuple(wanted), our_tables)
     except KernelError as error:

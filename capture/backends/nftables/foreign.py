@@ -120,7 +120,7 @@ def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> 
     of_iptables = [place for place in places if place.is_of_iptables]
     own = [place for place in places if place.is_native] if ("nftables", "") in own_places else []
     own += of_iptables if ("iptables", "nft") in own_places else []
-    # Beside ours in legacy tables it cannot be told; they may be the newest.
+    # Next to ours in legacy tables it cannot be told; they may be the newest.
     first = min((place.handle for place in own), default=0)
     for place in places:
         if place not in own and not place.is_of_iptables:

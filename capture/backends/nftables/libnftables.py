@@ -64,7 +64,7 @@ class LibnftablesDriver:
         return lift(_read_tables())
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Make our tables be ``desired`` in one transaction, whatever stands in them: they are ours alone."""
+        """Make our tables be ``desired`` in one transaction, whatever is in them: they are ours alone."""
         del live, recorded
         present = {
             table.name: None if table.dormant or table.has_more else {chain.name: chain.hook for chain in table.chains}
@@ -124,7 +124,7 @@ def _run(doing: str, command: str | dict[str, Any]) -> str:
 
 
 def _failure(doing: str, words: str) -> CaptureError:
-    """Return the error for what libnftables said; it has no error numbers."""
+    """Return the error for a message of libnftables; it has no error numbers."""
     complaint = " ".join(line.split("Error: ", 1)[-1].strip() for line in words.splitlines() if line.strip())
     if "Operation not permitted" in complaint:
         return PrivilegeError(doing)
@@ -136,7 +136,7 @@ def _failure(doing: str, words: str) -> CaptureError:
 
 
 def _our_tables() -> list[str]:
-    """Return the names of our tables that stand."""
+    """Return the names of our live tables."""
     lines = _run("read the tables of nf_tables", "list tables inet").splitlines()
     return [name for line in lines if (name := line.split()[-1]) in MODEL_TABLES]
 
@@ -144,7 +144,7 @@ def _our_tables() -> list[str]:
 def _read_tables() -> tuple[NativeTable, ...]:
     """Return our tables, dormant ones without what is in them.
 
-    libnftables 1.0.6 prints the flags of a table in JSON from memory that is not theirs, so it is asked for
+    libnftables 1.0.6 prints the flags of a table in JSON from memory that is not its own, so it is asked for
     tables that have none, and for no others' tables.
     """
     return tuple(

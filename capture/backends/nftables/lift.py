@@ -117,7 +117,7 @@ def lift_rules(rules: Sequence[NativeRule]) -> Iterator[Rule]:
 
 
 def _matches(rule: NativeRule) -> tuple[tuple[Match, ...], Family | None]:
-    """Return the matches, and the family that the rule asks for or that an address implies."""
+    """Return the matches, and the family that the rule tests or that an address implies."""
     matches: list[Match] = []
     family: Family | None = None
     protocol: ProtocolName | None = None

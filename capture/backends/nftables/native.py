@@ -145,7 +145,7 @@ class NativeChain(Value):
 
 
 class NativeTable(Value):
-    """A table of family inet. A dormant one stands there and does nothing.
+    """A table of family inet. A dormant one is there and does nothing.
 
     ``has_more``: it holds sets of a name, or objects, which we never write. Not every reader looks for them.
     """

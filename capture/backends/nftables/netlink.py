@@ -66,7 +66,7 @@ class NetlinkDriver:
             return holds_exactly(netfilter, self._native(desired), OUR_TABLES)
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Make our tables be ``desired`` in one transaction, whatever stands in them: they are ours alone."""
+        """Make our tables be ``desired`` in one transaction, whatever is in them: they are ours alone."""
         del live, recorded
         wanted = self._native(desired)
         _change("replace the rules of capture", lambda live: plan.replace(wanted, live, encode))
@@ -84,7 +84,7 @@ class NetlinkDriver:
 
 
 def _change(doing: str, changes: Callable[[plan.LiveTables], Iterable[Change]]) -> None:
-    """Commit the changes of what stands, in one transaction and only if no program changes it meanwhile."""
+    """Commit the changes of what is live, in one transaction and only if no program changes it meanwhile."""
     with open_netfilter() as netfilter:
         for _ in range(ATTEMPTS):
             generation = read_generation(netfilter)
@@ -117,7 +117,7 @@ def _read_tables(netfilter: NetlinkSocket) -> list[NativeTable]:
 
 
 def _our_tables(netfilter: NetlinkSocket) -> list[bytes]:
-    """Return the attributes of our tables that stand."""
+    """Return the attributes of our live tables."""
     tables = read_objects(netfilter, nf.NFT_MSG_GETTABLE, nf.NFPROTO_INET, b"", "read the tables of nf_tables")
     return [table for _, table in tables if decode_text(decode_fields(table)[nf.NFTA_TABLE_NAME]) in MODEL_TABLES]
 
@@ -148,7 +148,7 @@ def _read_chains(netfilter: NetlinkSocket, table: str) -> list[bytes]:
 
 
 def read_set(netfilter: NetlinkSocket, table: str, name: str, family: int = nf.NFPROTO_INET) -> NativeSet:
-    """Return a set of a table, of our own if no other family is said."""
+    """Return a set of a table, of our own if no other family is given."""
     from capture.backends.nftables.decode import decode_set
 
     doing = f"read the set {name} of table {table}"
@@ -159,7 +159,7 @@ def read_set(netfilter: NetlinkSocket, table: str, name: str, family: int = nf.N
 
 
 def _read_live(netfilter: NetlinkSocket) -> plan.LiveTables:
-    """Return our tables that stand, with the hooks of their chains."""
+    """Return our live tables, with the hooks of their chains."""
     live: dict[str, dict[str, Hook | None] | None] = {}
     tables = _our_tables(netfilter)
     if not tables:

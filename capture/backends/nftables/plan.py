@@ -1,4 +1,4 @@
-"""What to change so that what stands becomes what is wanted. Pure, and the same for every way to say it.
+"""What to change so that what is live becomes what is wanted. Pure, and the same for every way to say it.
 
 All of it is one transaction, and packets see either all of it or none. Base chains that stay are kept and
 only their rules are exchanged: the kernel decides once per base chain which generation of rules a packet sees, so
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     T_co = TypeVar("T_co", covariant=True)
 
     LiveTables = Mapping[str, Mapping[str, Hook | None] | None]
-    """The hooks of the chains that stand, by table and chain; None for a table that must go as a whole."""
+    """The hooks of the live chains, by table and chain; None for a table that must go as a whole."""
 
     class Language(Protocol[T_co]):
-        """How changes are said: as netlink messages (``encode``) or as commands of libnftables."""
+        """How changes are expressed: as netlink messages (``encode``) or as commands of libnftables."""
 
         def add_table(self, table: str, /) -> T_co: ...
         def delete_table(self, table: str, /) -> T_co: ...
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def replace(wanted: Sequence[NativeTable], live: LiveTables, language: Language[T]) -> Iterator[T]:
-    """Yield the changes that make the wanted tables of what stands, and delete the other ones that stand."""
+    """Yield the changes that make the wanted tables of what is live, and delete the other live ones."""
     for table in wanted:
         chains = live.get(table.name)
         if chains is None and table.name in live:
