@@ -311,7 +311,7 @@ def _ask_nf_tables() -> tuple[bool | None, bool | None, tuple[LiveChain, ...]]:
 
 
 def takes_matches(netfilter: NetlinkSocket) -> bool:
-    """Return whether nf_tables takes matches of iptables; the owner match is an example of all. Raises PrivilegeError."""
+    """Return whether nf_tables takes matches of iptables; tried with the owner match. Raises PrivilegeError."""
     try:
         ask_for_extension(netfilter, NFPROTO_IPV4, COMPAT_MATCH, "owner", 1)
     except (KernelError, UnsupportedError):
