@@ -1,8 +1,8 @@
 """Kernel modules: which ones a rule set needs in each backend, which of them this kernel lacks, what helps.
 
-A distribution's netfilter is made of modules. The kernel loads what a rule asks for when it asks
+A distribution's netfilter is made of modules. The kernel loads what a rule needs when it asks
 (request_module in net/netfilter/nf_tables_api.c and x_tables.c), with modprobe(8) of the host,
-for any user. If that fails, the answer is "No such file or directory", and names nothing. So here stands
+for any user. If that fails, the answer is "No such file or directory", and names nothing. So here is
 what needs what: names and dependencies are those of Linux 6.1 (``modinfo -F depends``), and hold since
 5.2, which brought nft_chain_nat.
 
@@ -347,7 +347,7 @@ def explained(error: CaptureError, desired: Ruleset | None, way: Way) -> Capture
             words = f"this kernel has no module {lacking}, which {WAYS[way]} needs"
         else:
             words = f"loading module {lacking} is forbidden by modprobe's configuration; {WAYS[way]} needs it"
-        return UnsupportedError(words, remedy_for(inventory.lacking) + _others(desired, way))
+        return UnsupportedError(words, remedy_for(inventory.lacking) + _other_ways(desired, way))
     if not can_load():
         words = f"these modules are not loaded, and kernel.modules_disabled=1 lets no more be loaded: {unloaded}"
         return UnsupportedError(f"{words}: {error.message}", remedy_for_closed(inventory.unloaded))
@@ -372,12 +372,12 @@ def _may_be_a_module(error: CaptureError) -> bool:
     return isinstance(error, UnsupportedError) and "this kernel" in error.message
 
 
-def _gives_no_reason(said: str) -> bool:
+def _gives_no_reason(complaint: str) -> bool:
     """Return whether a program says no more than that the kernel refused: "iptables-restore: line 14 failed".
 
     So iptables-legacy does when a module fails to find another one.
     """
-    return ": line " in said and said.endswith(" failed") and "\n" not in said
+    return ": line " in complaint and complaint.endswith(" failed") and "\n" not in complaint
 
 
 def remedy_for(lacking: Iterable[str]) -> str:
@@ -407,11 +407,11 @@ def _needed_by(desired: Ruleset | None, way: Way) -> dict[str, str]:
     return needed(desired, FAMILIES if desired is None else desired.families, way)
 
 
-def _others(desired: Ruleset | None, way: Way) -> str:
+def _other_ways(desired: Ruleset | None, way: Way) -> str:
     """Return which other ways lack no module, in words; only where the modules of this kernel are known."""
-    others = [other for other in FLAGS if other != way and not look_up(_needed_by(desired, other)).lacking]
-    words = ", ".join(f"{WAYS[other]} ({FLAGS[other]})" for other in others)
-    return f" Or choose another way, of which no module is missing: {words}." if others else ""
+    other_ways = [another for another in FLAGS if another != way and not look_up(_needed_by(desired, another)).lacking]
+    words = ", ".join(f"{WAYS[another]} ({FLAGS[another]})" for another in other_ways)
+    return f" Or choose another way, of which no module is missing: {words}." if other_ways else ""
 
 
 FLAGS: dict[Way, str] = {

@@ -1,7 +1,7 @@
 """From the text of iptables-save to rules; pure. The opposite of ``render``.
 
 Both variants and both families print the same language, with small differences of age and taste: marks as
-``--set-mark`` or ``--set-xmark``, states in any order, ``-m tcp`` beside ``-p tcp`` or not. Those vanish here,
+``--set-mark`` or ``--set-xmark``, states in any order, ``-m tcp`` in addition to ``-p tcp`` or not. Those vanish here,
 because rules hold meaning. Whatever our vocabulary lacks stays as the words that were printed
 (UnknownMatch, UnknownVerdict): rules of others are shown and reckoned with, and never rewritten.
 
@@ -65,12 +65,12 @@ if TYPE_CHECKING:
 class Word(Value):
     """One word of a line: what it says, and how it was printed (with its quotes)."""
 
-    said: str
+    text: str
     printed: str
 
 
 class Option(Value):
-    """An option of a match or target with its values, and whether ``!`` stands before it."""
+    """An option of a match or target with its values, and whether ``!`` precedes it."""
 
     name: str
     values: tuple[str, ...]
@@ -141,22 +141,22 @@ def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str,
         printed, _, line = line.partition(" ")
         counters = _counters(printed)
     words = words_of(line)
-    if len(words) < 2 or words[0].said != "-A":
+    if len(words) < 2 or words[0].text != "-A":
         raise ValueError(f"not a rule as iptables-save prints them: {line!r}")
     why = ""
     matches: list[Match] = []
     verdict: Verdict = Continue()
     for clause in _clauses(words[2:]):
-        kind = clause[0].said
+        kind = clause[0].text
         if kind == "-j":
             verdict = _verdict(clause, chains)
         elif kind == "-g":
             verdict = UnknownVerdict(_printed(clause))
         elif _is_comment(clause):
-            why = without_line_ends(clause[3].said)
+            why = without_line_ends(clause[3].text)
         else:
             matches += _matches(clause)
-    return words[1].said, Rule(verdict, _joined(matches), family, why, counters)
+    return words[1].text, Rule(verdict, _joined(matches), family, why, counters)
 
 
 def words_of(line: str) -> list[Word]:
@@ -165,28 +165,28 @@ def words_of(line: str) -> list[Word]:
     Words end at blanks outside of double quotes; inside, a backslash takes the next character as it is.
     """
     words: list[Word] = []
-    said: list[str] = []
+    characters: list[str] = []
     start: int | None = None
     is_quoted = is_escaped = False
     for place, character in enumerate(line):
         if character in " \t" and not is_quoted:
             if start is not None:
-                words.append(Word("".join(said), line[start:place]))
-                said, start = [], None
+                words.append(Word("".join(characters), line[start:place]))
+                characters, start = [], None
             continue
         if start is None:
             start = place
         if is_escaped:
-            said.append(character)
+            characters.append(character)
             is_escaped = False
         elif is_quoted and character == "\\":
             is_escaped = True
         elif character == '"':
             is_quoted = not is_quoted
         else:
-            said.append(character)
+            characters.append(character)
     if start is not None:
-        words.append(Word("".join(said), line[start:]))
+        words.append(Word("".join(characters), line[start:]))
     return words
 
 
@@ -212,7 +212,7 @@ TEXT_OPTIONS = ("--comment", "--log-prefix", "--nflog-prefix", "--string")
 
 
 def _is_comment(clause: Sequence[Word]) -> bool:
-    return len(clause) == 4 and [word.said for word in clause[:3]] == ["-m", "comment", "--comment"]
+    return len(clause) == 4 and [word.text for word in clause[:3]] == ["-m", "comment", "--comment"]
 
 
 def _printed(words: Iterable[Word]) -> str:
@@ -223,18 +223,18 @@ def _printed(words: Iterable[Word]) -> str:
 
 
 def _matches(clause: Sequence[Word]) -> list[Match]:
-    """Return what a clause asks for; what our vocabulary lacks as the words that were printed."""
+    """Return what a clause requires; what our vocabulary lacks as the words that were printed."""
     try:
-        if clause[0].said == "-m":
-            return EXTENSIONS[clause[1].said](_options(clause[2:]))
+        if clause[0].text == "-m":
+            return EXTENSIONS[clause[1].text](_options(clause[2:]))
         return [_own_option(clause)]
     except (KeyError, IndexError, ValueError):
         return [UnknownMatch(_printed(clause))]
 
 
 def _own_option(clause: Sequence[Word]) -> Match:
-    negated = clause[0].said == "!"
-    name, value = (word.said for word in clause[negated:])
+    negated = clause[0].text == "!"
+    name, value = (word.text for word in clause[negated:])
     if name == "-s":
         return Source((_network(value),), negated)
     if name == "-d":
@@ -261,14 +261,14 @@ def _options(words: Sequence[Word]) -> list[Option]:
     negated = False
     for word in words:
         if options and options[-1].name in TEXT_OPTIONS and not options[-1].values:
-            options[-1] = options[-1].replace(values=(word.said,))
+            options[-1] = options[-1].replace(values=(word.text,))
         elif word.printed == "!":
             negated = True
         elif word.printed.startswith("--"):
             options.append(Option(word.printed, (), negated))
             negated = False
         elif options:
-            options[-1] = options[-1].replace(values=(*options[-1].values, word.said))
+            options[-1] = options[-1].replace(values=(*options[-1].values, word.text))
         else:
             raise NotOursError(word.printed)
     return options
@@ -335,10 +335,10 @@ def _marked_bits(text: str) -> tuple[int, int]:
 def _states(*names: str) -> Callable[[Sequence[Option]], list[Match]]:
     def parse(options: Sequence[Option]) -> list[Match]:
         (option,) = options
-        said = _single_value(option).split(",")
-        if option.name not in names or not set(said) <= set(CONNECTION_STATES):
+        states = _single_value(option).split(",")
+        if option.name not in names or not set(states) <= set(CONNECTION_STATES):
             raise NotOursError(option.name)
-        return [ConnectionState(tuple(state for state in CONNECTION_STATES if state in said), option.negated)]
+        return [ConnectionState(tuple(state for state in CONNECTION_STATES if state in states), option.negated)]
 
     return parse
 
@@ -398,7 +398,7 @@ def _joins(one: Match, other: Match) -> bool:
 
 
 def _verdict(clause: Sequence[Word], chains: Collection[str]) -> Verdict:
-    name = "".join(word.said for word in clause[1:2])
+    name = "".join(word.text for word in clause[1:2])
     if name in chains:
         return Jump(name)
     try:

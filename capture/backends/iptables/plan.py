@@ -7,15 +7,15 @@ takes effect at once (iptables commits table by table). Where nothing has to cha
    or of settings that are no more, are dropped by the same edit that puts the new ones in place.
 2. **Built-in chains** are shared. Our rules there stay if they are the right ones in the right place; else
    they are removed and put in anew, all together. Foreign rules are neither moved nor rewritten.
-3. **The place** of ours: where they stood; but before the first foreign rule that may take captured traffic
-   away, or change a mark that ours ask for; and at the end where no such rule exists, as upstream appends.
+3. **The place** of ours: where they were; but before the first foreign rule that may take captured traffic
+   away, or change a mark that ours test; and at the end where no such rule exists, as upstream appends.
 4. **The order of tables** leaves no moment without capture when REDIRECT and TPROXY replace each other:
    whichever of nat and mangle captures inbound from now on comes first.
 """
 
 from __future__ import annotations
 
-from capture.analysis.ownership import changes_marks, marks_asked_for, may_disturb, our_rules
+from capture.analysis.ownership import changes_marks, may_disturb, our_rules, tested_marks
 from capture.backends.iptables.entries import check_writable, expanded
 from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import (
@@ -56,7 +56,7 @@ class RemoveRule(Value):
 
 
 class InsertRule(Value):
-    """Insert a rule so that it stands at this position, counted from 0 when the edits before this one are done."""
+    """Insert a rule so that it is at this position, counted from 0 when the edits before this one are done."""
 
     chain: str
     position: int
@@ -109,7 +109,7 @@ def plan(live: Ruleset, desired: Ruleset | None, recorded: Ruleset | None = None
 
 
 def as_written(ruleset: Ruleset) -> Ruleset:
-    """Return the rule set with its rules as they stand in tables: of one family each, one entry each."""
+    """Return the rule set with its rules as they are in tables: of one family each, one entry each."""
     tables = []
     for table in ruleset.tables:
         chains = []
@@ -165,7 +165,7 @@ def _are_alike(some: Sequence[Rule], others: Sequence[Rule]) -> bool:
 
 
 def _texts(rules: Iterable[Rule]) -> list[str]:
-    from capture.backends.iptables.render import rule_text  # not needed in a new pod, where nothing stands
+    from capture.backends.iptables.render import rule_text  # not needed in a new pod, where there is nothing
 
     return [rule_text(rule) for rule in rules]
 
@@ -179,9 +179,9 @@ def _target(rule: Rule) -> str:
 def _table_changes(live: TableView, desired: TableView, places: Places) -> Iterator[Edit]:
     built_in = BUILT_IN_CHAINS[live.table]
     wanted = desired.our_chains()
-    standing = live.our_chains()
+    present = live.our_chains()
     for chain in wanted:
-        if chain not in standing or live.texts(chain) != desired.texts(chain):
+        if chain not in present or live.texts(chain) != desired.texts(chain):
             check_writable(chain, desired.rules(chain))
             yield PutChain(chain, desired.rules(chain))
     shared = dict.fromkeys((*built_in, *(chain.name for chain in live.chains() if not is_our_chain(chain.name))))
@@ -199,21 +199,21 @@ def _shared_chain_changes(
 ) -> tuple[list[RemoveRule], list[InsertRule] | list[AppendRule]]:
     """Return the removals and insertions for a chain that is not ours, built-in or not."""
     rules = live.rules(chain)
-    ours = sorted(places.get((live.table, chain), ()))
+    own = sorted(places.get((live.table, chain), ()))
     wanted = desired.rules(chain)
-    asked = marks_asked_for(chain, desired.rules) if any(map(changes_marks, rules)) else frozenset()
+    tested = tested_marks(chain, desired.rules) if any(map(changes_marks, rules)) else frozenset()
     first_obstacle = next(
-        (place for place, rule in enumerate(rules) if place not in ours and may_disturb(rule, asked)), len(rules)
+        (place for place, rule in enumerate(rules) if place not in own and may_disturb(rule, tested)), len(rules)
     )
-    stands_well = not ours or ours[-1] < first_obstacle or not wanted
-    if stands_well and _are_alike([rules[place] for place in ours], wanted):
+    is_in_place = not own or own[-1] < first_obstacle or not wanted
+    if is_in_place and _are_alike([rules[place] for place in own], wanted):
         return [], []
     if wanted:  # a chain from which ours only go may be called anything
         check_writable(chain, wanted)
-    removals = [RemoveRule(chain, mine, rules[mine]) for mine in reversed(ours)]
-    place = min(ours[0] if ours else len(rules), first_obstacle)
-    place -= sum(1 for mine in ours if mine < place)
-    if place == len(rules) - len(ours):
+    removals = [RemoveRule(chain, mine, rules[mine]) for mine in reversed(own)]
+    place = min(own[0] if own else len(rules), first_obstacle)
+    place -= sum(1 for mine in own if mine < place)
+    if place == len(rules) - len(own):
         return removals, [AppendRule(chain, rule) for rule in wanted]
     return removals, [InsertRule(chain, place + offset, rule) for offset, rule in enumerate(wanted)]
 

@@ -144,7 +144,7 @@ def _interface(name: str) -> str:
 
 
 def _extensions(matches: tuple[Match, ...]) -> Iterator[Clause | Foreign]:
-    """Yield the matches that need an extension, in the order in which they stand; ports come first, together."""
+    """Yield the matches that need an extension, in the order of the rule; ports come first, together."""
     yield from _ports(matches)
     yield from _further_networks(matches)
     for match in matches:

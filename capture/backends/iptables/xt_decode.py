@@ -6,7 +6,7 @@ UnknownMatch and UnknownVerdict: in the words of iptables-save where it has any,
 ``nft --debug=netlink``.
 
 Expressions are read like a program: a register is loaded with a field, perhaps masked, and compared. Equal
-expressions stand in many rules, so each is understood once (``Reader`` remembers them).
+expressions are in many rules, so each is understood once (``Reader`` remembers them).
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ PROTOCOL_MATCHES = {number: Protocol(name) for name, number in PROTOCOLS.items()
 PROTOCOL_OFFSETS: dict[Family, int] = {"ipv4": 9, "ipv6": 6}
 """Where the header names the protocol (RFC 791 3.1, RFC 8200 3): ip6tables compared it there up to 1.8.2."""
 
-# The place of a match in the listing: first the options of ip(6)tables itself, then extensions as they stand.
+# The place of a match in the listing: first the options of ip(6)tables itself, then extensions in their order.
 OF_SOURCE, OF_DESTINATION, OF_IN_INTERFACE, OF_OUT_INTERFACE, OF_PROTOCOL, OF_EXTENSION = range(6)
 
 # --- chains --------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class FoundChain(Value):
 
 
 class FoundRule(Value):
-    """A rule and where it stands; its handle counts like that of a chain."""
+    """A rule and where it is; its handle counts like that of a chain."""
 
     chain: str
     handle: int
@@ -289,7 +289,7 @@ LISTS = (Source, Destination, SourcePort, DestinationPort, OwnerUid, OwnerGid)
 
 
 def _joins_at(matches: Sequence[Match], match: Match) -> int | None:
-    """Return where an excluded list stands that another one of its kind belongs to."""
+    """Return where an excluded list is that another one of its kind belongs to."""
     if isinstance(match, LISTS) and match.negated:
         for place, other in enumerate(matches):
             if type(other) is type(match) and isinstance(other, LISTS) and other.negated:
@@ -508,13 +508,13 @@ def _payload(field: Field, bounds: Bounds, family: Family) -> tuple[Placed, ...]
 
 
 FRAGMENT: tuple[Family, int, bytes] = ("ipv4", 6, b"\x1f\xff")
-"""Where the header says how far into the packet a fragment begins (RFC 791 3.1): not at 0 is what ``-f`` asks for."""
+"""Where the header says how far into the packet a fragment begins (RFC 791 3.1): ``-f`` means: not at 0."""
 TCP_FLAGS_OFFSET = 13  # RFC 9293 3.1
 
 
 def _port(field: Field, bounds: Bounds) -> tuple[Placed, ...] | None:
     if (field.offset, field.length) == (TCP_FLAGS_OFFSET, 1) and bounds.low == bounds.high:
-        from capture.backends.iptables.xt_words import tcp_flags_words  # our rules ask for no flags
+        from capture.backends.iptables.xt_words import tcp_flags_words  # our rules test no flags
 
         words = tcp_flags_words((field.mask or b"\xff")[0], bounds.low[0], negated=bounds.negated)
         return ((OF_EXTENSION, UnknownMatch(f"-m tcp {words}")),)

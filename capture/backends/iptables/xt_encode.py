@@ -365,7 +365,7 @@ EXTENSIONS: dict[type, Callable[[Any], bytes]] = {
     ConnectionState: _connection_state,
     UnknownMatch: _not_understood,
 }
-"""The matches that stand in the order in which the rule has them."""
+"""The matches that are written in the order in which the rule has them."""
 
 
 # --- verdicts ------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Whether the kernel holds exactly what we would write, to the byte: a quick "yes", or "look closer".
 
 What comes back from the kernel is what was sent, in the same order of attributes, but for counters. So nothing
-has to be decoded to see that all is well, which is how it nearly always is. Where chains of others stand in the
+has to be decoded to see that all is well, which is how it nearly always is. Where foreign chains are in the
 same tables, the answer is always "look closer".
 """
 

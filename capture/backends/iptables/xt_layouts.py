@@ -1,7 +1,7 @@
 """What iptables' matches and targets look like to the kernel: C structures, in and out. Pure.
 
 nf_tables carries them as they are ("compat": a name, a revision, a blob), so these are the very structures of
-x_tables. Each function that writes one stands beside the one that reads it. Numbers are in the byte order
+x_tables. Each function that writes one is next to the one that reads it. Numbers are in the byte order
 of the machine unless a header says ``__be16`` or ``__be32``; a structure is padded to a multiple of 8 bytes
 (XT_ALIGN in linux/netfilter/x_tables.h; 4 on 32-bit x86 alone, which no mesh runs on).
 
@@ -75,17 +75,17 @@ def _be16(number: int) -> bytes:
 
 
 def u16_at(structure: bytes, place: int) -> int:
-    """Return the number of 16 bits that stands at a place, in the order of the machine."""
+    """Return the number of 16 bits at a place, in the order of the machine."""
     return int.from_bytes(structure[place : place + 2], BYTE_ORDER)
 
 
 def u32_at(structure: bytes, place: int) -> int:
-    """Return the number of 32 bits that stands at a place, in the order of the machine."""
+    """Return the number of 32 bits at a place, in the order of the machine."""
     return int.from_bytes(structure[place : place + 4], BYTE_ORDER)
 
 
 def be16_at(structure: bytes, place: int) -> int:
-    """Return the big-endian number of 16 bits that stands at a place."""
+    """Return the big-endian number of 16 bits at a place."""
     return int.from_bytes(structure[place : place + 2], "big")
 
 
@@ -107,14 +107,14 @@ def owner(kind: type[OwnerUid | OwnerGid], ids: Span, *, negated: bool) -> bytes
 
 def read_owner(structure: bytes, _family: Family) -> tuple[Match, ...] | None:
     """Return what ``owner`` wrote, or both at once."""
-    asked, inverted = structure[16], structure[17]
-    if not asked or asked & ~(OWNER_UID | OWNER_GID):
+    flags, inverted = structure[16], structure[17]
+    if not flags or flags & ~(OWNER_UID | OWNER_GID):
         return None
     matches: list[Match] = []
-    if asked & OWNER_UID:
+    if flags & OWNER_UID:
         span = Span(u32_at(structure, 0), u32_at(structure, 4))
         matches.append(OwnerUid((span,), bool(inverted & OWNER_UID)))
-    if asked & OWNER_GID:
+    if flags & OWNER_GID:
         span = Span(u32_at(structure, 8), u32_at(structure, 12))
         matches.append(OwnerGid((span,), bool(inverted & OWNER_GID)))
     return tuple(matches)
@@ -186,7 +186,7 @@ def read_udp(structure: bytes, _family: Family) -> tuple[Match, ...] | None:
 
 
 def _ports(structure: bytes, inverted: int) -> tuple[Match, ...]:
-    """Return source and destination ports, where they ask for anything; XT_TCP_INV_SRCPT is 1, _DSTPT is 2."""
+    """Return source and destination ports, where they are tested; XT_TCP_INV_SRCPT is 1, _DSTPT is 2."""
     matches: list[Match] = []
     for direction, kind in enumerate(PORT_KINDS):
         span = Span(u16_at(structure, 4 * direction), u16_at(structure, 4 * direction + 2))
@@ -252,8 +252,8 @@ def read_conntrack_1(structure: bytes, _family: Family) -> tuple[Match, ...] | N
 
 
 def _read_states(structure: bytes, bits: int) -> tuple[Match, ...] | None:
-    asked, inverted = u16_at(structure, 146), u16_at(structure, 148)
-    if asked & ~CONNTRACK_STATE_ALIAS != CONNTRACK_STATE or inverted & ~CONNTRACK_STATE:
+    flags, inverted = u16_at(structure, 146), u16_at(structure, 148)
+    if flags & ~CONNTRACK_STATE_ALIAS != CONNTRACK_STATE or inverted & ~CONNTRACK_STATE:
         return None
     states = tuple(state for state in CONNECTION_STATES if bits & STATE_BITS[state])
     if not states or bits & ~sum(STATE_BITS.values()):

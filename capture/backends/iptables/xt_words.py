@@ -62,8 +62,8 @@ def target_words(name: str, revision: int, structure: bytes, family: Family) -> 
 
 
 def _bytes(revision: int, structure: bytes) -> str:
-    said = structure.rstrip(b"\0")
-    return f"[ revision {revision}, 0x{said.hex()} ]" if said else f"[ revision {revision} ]"
+    data = structure.rstrip(b"\0")
+    return f"[ revision {revision}, 0x{data.hex()} ]" if data else f"[ revision {revision} ]"
 
 
 # --- matches -------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ OWNER_SOCKET = 4  # XT_OWNER_SOCKET in linux/netfilter/xt_owner.h
 
 
 def _owner(structure: bytes, _family: Family) -> str | None:
-    """``--socket-exists``, which asks for nothing else."""
+    """``--socket-exists``, and nothing else."""
     return f"{_not(structure[17] & OWNER_SOCKET)}--socket-exists" if structure[16] == OWNER_SOCKET else None
 
 
@@ -154,9 +154,9 @@ FURTHER_STATES = {64: "SNAT", 128: "DNAT"}  # XT_CONNTRACK_STATE_SNAT, XT_CONNTR
 
 
 def _conntrack(structure: bytes, _family: Family) -> str | None:
-    """``--ctstate NEW,SNAT``, which asks for no addresses and nothing else."""
-    asked, inverted, bits = (u16_at(structure, place) for place in (146, 148, 150))
-    if asked != xt_layouts.CONNTRACK_STATE:
+    """``--ctstate NEW,SNAT``, without addresses, and nothing else."""
+    flags, inverted, bits = (u16_at(structure, place) for place in (146, 148, 150))
+    if flags != xt_layouts.CONNTRACK_STATE:
         return None
     names = {bit: name for name, bit in xt_layouts.STATE_BITS.items()} | FURTHER_STATES
     in_order = (1, 8, 4, 2, 256, 64, 128)  # print_state in libxt_conntrack.c

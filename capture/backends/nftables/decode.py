@@ -108,7 +108,7 @@ def decode_table(
     """Return a table from its own attributes and those of its chains and rules, in the kernel's order.
 
     ``find_set`` returns the set of that name; it is called for the sets that rules look up. ``family`` is that of a
-    table for one family, in which rules do not ask for it.
+    table for one family, in which rules do not test it.
     """
     fields = decode_fields(table)
     by_chain: dict[bytes, list[NativeRule]] = {}

@@ -100,7 +100,7 @@ INTERFACE_NAME_SIZE = 16  # IFNAMSIZ in linux/if.h
 
 
 def add_table(table: str) -> Change:
-    """Return the message that makes a table; one that stands there already, it only wakes if it is dormant."""
+    """Return the message that makes a table; one that is there already, it only wakes if it is dormant."""
     parts = attribute(nf.NFTA_TABLE_NAME, text(table)) + attribute(nf.NFTA_TABLE_FLAGS, u32be(0))
     return Change(nf.NFT_MSG_NEWTABLE, nf.NFPROTO_INET, parts, f"add table inet {table}", NLM_F_CREATE)
 
@@ -118,7 +118,7 @@ def flush_table(table: str) -> Change:
 
 
 def add_chain(table: str, chain: NativeChain) -> Change:
-    """Return the message that makes a chain; of a base chain that stands there already, it sets the policy."""
+    """Return the message that makes a chain; of a base chain that is there already, it sets the policy."""
     parts = _chain_name(table, chain.name)
     if chain.hook is not None and chain.policy is not None:
         parts += encode_hook(chain.hook)

@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 
 def holds_exactly(netfilter: NetlinkSocket, wanted: Iterable[NativeTable], our_tables: frozenset[str]) -> bool:
-    """Return whether our tables that stand are the wanted ones, to the byte; False does not mean that they differ."""
+    """Return whether our live tables are the wanted ones, to the byte; False does not mean that they differ."""
     try:
-        return _stands(netfilter, tuple(wanted), our_tables)
+        return _hold_exactly(netfilter, tuple(wanted), our_tables)
     except KernelError as error:
         if error.errno != errno.ENOENT:
             raise
         return False  # a set went before it was read
 
 
-def _stands(netfilter: NetlinkSocket, wanted: tuple[NativeTable, ...], our_tables: frozenset[str]) -> bool:
+def _hold_exactly(netfilter: NetlinkSocket, wanted: tuple[NativeTable, ...], our_tables: frozenset[str]) -> bool:
     expected = {(table.name, chain.name) for table in wanted for chain in table.chains}
     found = _chains(netfilter, our_tables)
     if found is None or found.keys() != expected or not _chains_are(wanted, found):
@@ -60,24 +60,24 @@ def _table_is(netfilter: NetlinkSocket, table: NativeTable, found: FoundRules) -
 def _chains(netfilter: NetlinkSocket, our_tables: frozenset[str]) -> dict[tuple[str, str], dict[int, bytes]] | None:
     """Return what is compared of our chains, by table and name; None where one of our tables holds none or sleeps."""
     tables = {text(name): name for name in our_tables}
-    stand = read_objects(netfilter, nf.NFT_MSG_GETTABLE, nf.NFPROTO_INET, b"", "read the tables of nf_tables")
-    ours: set[str] = set()
-    for _, attributes in stand:
+    listed = read_objects(netfilter, nf.NFT_MSG_GETTABLE, nf.NFPROTO_INET, b"", "read the tables of nf_tables")
+    own: set[str] = set()
+    for _, attributes in listed:
         fields = decode_fields(attributes)
         table = tables.get(fields[nf.NFTA_TABLE_NAME])
         if table is not None:
             if decode_number(fields.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT:
                 return None
-            ours.add(table)
+            own.add(table)
     chains: dict[tuple[str, str], dict[int, bytes]] = {}
-    if ours:
+    if own:
         listed = read_objects(netfilter, nf.NFT_MSG_GETCHAIN, nf.NFPROTO_INET, b"", "read the chains of nf_tables")
         for _, attributes in listed:
             fields = decode_fields(attributes)
             table = tables.get(fields[nf.NFTA_CHAIN_TABLE])
             if table is not None:
                 chains[table, decode_text(fields[nf.NFTA_CHAIN_NAME])] = compared_of_chain(fields)
-    return chains if ours == {table for table, _ in chains} else None
+    return chains if own == {table for table, _ in chains} else None
 
 
 def _chains_are(wanted: Iterable[NativeTable], found: dict[tuple[str, str], dict[int, bytes]]) -> bool:

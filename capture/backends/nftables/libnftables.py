@@ -16,7 +16,7 @@ import sys
 
 from capture.backends.nftables import libnftables_json, plan
 from capture.backends.nftables.lower import lower
-from capture.backends.nftables.netlink import NetlinkDriver, read_standing
+from capture.backends.nftables.netlink import NetlinkDriver, read_live
 from capture.errors import CaptureError, KernelError, PrivilegeError, UnsupportedError
 from capture.netlink.nfnetlink import open_netfilter
 
@@ -53,21 +53,21 @@ class LibnftablesDriver(NetlinkDriver):
         return [("nft -j -f", json.dumps(_transaction(plan.replace(lower(ruleset), {}, libnftables_json)), indent=2))]
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Make our tables be ``desired`` in one transaction, whatever stands in them: they are ours alone."""
+        """Make our tables be ``desired`` in one transaction, whatever is in them: they are ours alone."""
         del live, recorded
-        _run("replace the rules of capture", _transaction(plan.replace(lower(desired), _standing(), libnftables_json)))
+        _run("replace the rules of capture", _transaction(plan.replace(lower(desired), _live(), libnftables_json)))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         """Delete our tables."""
         del live, recorded
-        tables = _standing()
+        tables = _live()
         if tables:
             _run("remove the rules of capture", _transaction(plan.remove(tables, libnftables_json)))
 
 
-def _standing() -> plan.LiveTables:
+def _live() -> plan.LiveTables:
     with open_netfilter() as netfilter:
-        return read_standing(netfilter)
+        return read_live(netfilter)
 
 
 def _transaction(commands: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -113,12 +113,12 @@ def _run(doing: str, transaction: dict[str, Any]) -> None:
 
 
 def _failure(doing: str, words: str) -> CaptureError:
-    """Return the error for what libnftables said; it has no error numbers."""
-    said = " ".join(line.split("Error: ", 1)[-1].strip() for line in words.splitlines() if line.strip())
-    if "Operation not permitted" in said:
+    """Return the error for a message of libnftables; it has no error numbers."""
+    complaint = " ".join(line.split("Error: ", 1)[-1].strip() for line in words.splitlines() if line.strip())
+    if "Operation not permitted" in complaint:
         return PrivilegeError(doing)
-    if "No such file or directory" in said:
-        return KernelError(doing, errno.ENOENT, f"libnftables says: {said}")
-    if "not supported" in said:
-        return UnsupportedError(f"this kernel cannot {doing} ({said})", "`capture doctor` says what is missing.")
-    return CaptureError(f"{doing}: libnftables says: {said}")
+    if "No such file or directory" in complaint:
+        return KernelError(doing, errno.ENOENT, f"libnftables says: {complaint}")
+    if "not supported" in complaint:
+        return UnsupportedError(f"this kernel cannot {doing} ({complaint})", "`capture doctor` says what is missing.")
+    return CaptureError(f"{doing}: libnftables says: {complaint}")

@@ -68,7 +68,7 @@ def flush_table(table: str) -> Object:
 
 
 def add_chain(table: str, chain: NativeChain) -> Object:
-    """Return the command that makes a chain; of a base chain that stands there already, it sets the policy."""
+    """Return the command that makes a chain; of a base chain that is there already, it sets the policy."""
     parts: Object = {"family": "inet", "table": table, "name": chain.name}
     if chain.hook is not None:
         hook = chain.hook
@@ -152,7 +152,7 @@ def _named(condition: Named) -> Object:
 
 
 def _without_wildcard(name: str) -> str:
-    """Return a name so that an asterisk at its end is one, and does not stand for any ending."""
+    """Return a name so that an asterisk at its end is one, and does not mean any ending."""
     return f"{name[:-1]}\\*" if name.endswith("*") else name
 
 

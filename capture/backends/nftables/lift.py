@@ -103,23 +103,23 @@ def lift_rules(rules: Sequence[NativeRule]) -> Iterator[Rule]:
 
 
 def _matches(rule: NativeRule) -> tuple[tuple[Match, ...], Family | None]:
-    """Return the matches, and the family that the rule asks for or that an address implies."""
+    """Return the matches, and the family that the rule tests or that an address implies."""
     matches: list[Match] = []
     family: Family | None = None
     protocol: ProtocolName | None = None
     for condition in rule.conditions:
         if isinstance(condition, Among):
-            asked = _answer(condition, NFPROTO, FAMILIES_BY_NUMBER)
-            if asked is not None and family in (None, asked):
-                family = asked
+            tested = _answer(condition, NFPROTO, FAMILIES_BY_NUMBER)
+            if tested is not None and family in (None, tested):
+                family = tested
                 continue
             family = family or ADDRESS_FAMILIES.get(condition.field)
-            said = _answer(condition, L4PROTO, PROTOCOLS_BY_NUMBER)
-            named = said or PORT_PROTOCOLS.get(condition.field)
+            protocol_tested = _answer(condition, L4PROTO, PROTOCOLS_BY_NUMBER)
+            named = protocol_tested or PORT_PROTOCOLS.get(condition.field)
             if named is not None and named != protocol:
                 protocol = named
                 matches.append(Protocol(named))
-            if said is not None:
+            if protocol_tested is not None:
                 continue
         matches.append(_match(condition))
     return tuple(matches), family

@@ -2,7 +2,7 @@
 
 What nf_tables does differently from iptables, and how it is made equal here:
 
-- A table of family inet sees both families. A rule for one of them asks for it (``meta nfproto``), where nft
+- A table of family inet sees both families. A rule for one of them tests it (``meta nfproto``), where nft
   itself would: just before the first address that implies it, else first of all. In a rule set for one
   family every rule asks, so that the other family is left alone.
 - Its tproxy statement breaks off the rule when no process listens, and the packet would go on uncaptured;
@@ -126,7 +126,7 @@ def lower_rule(rule: Rule, ruleset: Ruleset) -> Iterator[NativeRule]:
 
 
 def _family_of(rule: Rule) -> Family | None:
-    """Return the family that a rule is for, be it said or implied by an address."""
+    """Return the family that a rule is for, be it given or implied by an address."""
     family = rule.family
     for match in rule.matches:
         if isinstance(match, Source | Destination):
@@ -151,7 +151,7 @@ def _comment(why: str) -> str:
 def _conditions(rule: Rule, family: Family | None) -> Iterator[Condition]:
     """Yield what must hold, in one order whatever the rule's is.
 
-    The protocol is asked for before its ports, the family before an address that implies it. Of neighbours in a
+    The protocol is tested before its ports, the family before an address that implies it. Of neighbours in a
     header the first comes first, since nft joins them to one comparison.
     """
     matches = sorted(rule.matches, key=_place)

@@ -174,7 +174,7 @@ class NativeChain(Value):
 
 
 class NativeTable(Value):
-    """A table of family inet. A dormant one stands there and does nothing."""
+    """A table of family inet. A dormant one is there and does nothing."""
 
     name: str
     chains: tuple[NativeChain, ...]

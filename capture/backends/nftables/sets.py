@@ -65,7 +65,7 @@ def _is_plain(condition: Among) -> bool:
 
 
 def _element_frame(size: int, *after_key: bytes) -> tuple[bytes, bytes]:
-    """Return what stands before and after the key of an element; elements differ in nothing else."""
+    """Return what comes before and after the key of an element; elements differ in nothing else."""
     element = nest(nf.NFTA_LIST_ELEM, data(nf.NFTA_SET_ELEM_KEY, bytes(size)), *after_key)
     key_end = len(element) - len(b"".join(after_key)) - (-size & 3)
     return element[: key_end - size], element[key_end:]

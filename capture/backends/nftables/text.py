@@ -96,7 +96,7 @@ def kept_apart(conditions: Sequence[Condition]) -> Iterator[Condition]:
     """Yield the conditions in a form that nft understands as they are meant.
 
     nft 1.0.6 joins "source port is not a" and "destination port is not b" to "they are not a and b",
-    and lists them as the two they were. It leaves a port alone that stands under a mask, even one of all bits.
+    and lists them as the two they were. It leaves a port alone that is under a mask, even one of all bits.
     """
     excluded_port = False
     for condition in conditions:
@@ -165,7 +165,7 @@ def _masked(condition: Masked) -> str:
 
 def _named(condition: Named) -> str:
     operator = "!= " if condition.negated else ""
-    # A literal asterisk at the end would stand for any ending.
+    # A literal asterisk at the end would mean any ending.
     ending = "*" if condition.any_ending else ""
     name = f"{condition.name[:-1]}\\*" if condition.name.endswith("*") and not ending else condition.name
     return f"{condition.field} {operator}{quoted(name + ending)}"

@@ -171,7 +171,7 @@ class TestForeign:
     ],
 )
 def test_words_are_read_as_iptables_restore_reads_them(line: str, words: list[str]) -> None:
-    assert [word.said for word in words_of(line)] == words
+    assert [word.text for word in words_of(line)] == words
 
 
 class TestSave:
