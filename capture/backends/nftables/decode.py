@@ -33,20 +33,8 @@ from capture.backends.nftables.native import (
     Proxy,
 )
 from capture.backends.nftables.sets import NativeSet, ranges_of
+from capture.model import ruleset as model
 from capture.model.addresses import address_text
-from capture.model.ruleset import (
-    ALL_BITS,
-    Counters,
-    Jump,
-    Log,
-    Redirect,
-    RestoreMark,
-    SaveMark,
-    SetMark,
-    SetZone,
-    UnknownMatch,
-    UnknownVerdict,
-)
 from capture.netlink.attributes import (
     BYTE_ORDER,
     decode,
@@ -64,7 +52,6 @@ if TYPE_CHECKING:
 
     from capture.backends.nftables.native import Action, Condition
     from capture.model.addresses import Family
-    from capture.model.ruleset import ProtocolName
 
     ByteOrder = Literal["little", "big"]
     Fields = dict[int, bytes]
@@ -149,11 +136,11 @@ class Program:
     def __init__(self, find_set: FindSet, family: Family | None) -> None:
         self.conditions: list[Condition] = []
         self.actions: list[Action] = []
-        self.counters: Counters | None = None
+        self.counters: model.Counters | None = None
         self._find_set = find_set
         self._registers: dict[int, Register | bytes] = {}
         self._family = family
-        self._protocol: ProtocolName | None = None
+        self._protocol: model.ProtocolName | None = None
         self._lower_bound: tuple[Register, bytes] | None = None
         """What the last condition sets a lower bound to; an upper bound after it makes a range."""
 
@@ -166,10 +153,10 @@ class Program:
         if LOADERS.get(name) in fields:
             self._registers[_register(fields[LOADERS[name]])] = Register(words)
         elif name in FILTERS:
-            self._put(UnknownMatch(words))
+            self._put(model.UnknownMatch(words))
         else:
             self._registers.clear()  # it may have written to any of them
-            self._do(UnknownVerdict(words))
+            self._do(model.UnknownVerdict(words))
 
     def _put(self, condition: Condition) -> None:
         """Add a condition; behind an action it is no longer one for the whole rule."""
@@ -214,9 +201,9 @@ class Program:
             return True
         value = self._registers.get(_register(fields[nf.NFTA_CT_SREG]))
         if key == nf.NFT_CT_MARK and value == Register(MARK):
-            return self._do(SaveMark())
+            return self._do(model.SaveMark())
         if key == nf.NFT_CT_ZONE and isinstance(value, bytes):
-            return self._do(SetZone(decode_host_number(value)))
+            return self._do(model.SetZone(decode_host_number(value)))
         return False
 
     def payload(self, fields: Fields) -> bool:
@@ -275,7 +262,7 @@ class Program:
     def _compare(self, loaded: Register, bounds: Bounds) -> bool:
         found = list(conditions_of(loaded, bounds, self._family, self._protocol))
         if not found:
-            found = [UnknownMatch(f"{_words(loaded)} {bounds}")]
+            found = [model.UnknownMatch(f"{_words(loaded)} {bounds}")]
         for condition in found:
             self._put(condition)
         return True
@@ -284,7 +271,7 @@ class Program:
         """``lookup``: look for a register in a set."""
         loaded = self._registers.get(_register(fields[nf.NFTA_LOOKUP_SREG]))
         if nf.NFTA_LOOKUP_DREG in fields:
-            return self._do(UnknownVerdict(f"map of {_words(loaded)}"))
+            return self._do(model.UnknownVerdict(f"map of {_words(loaded)}"))
         if not isinstance(loaded, Register):
             return False
         name = decode_text(fields[nf.NFTA_LOOKUP_SET])
@@ -298,7 +285,7 @@ class Program:
             self._put(Among(field, ranges, negated))
         else:
             subject = _words(loaded) if loaded.mask or not field else field
-            self._put(UnknownMatch(f"{subject} {'!= ' if negated else ''}@{name}"))
+            self._put(model.UnknownMatch(f"{subject} {'!= ' if negated else ''}@{name}"))
         return True
 
     def _whole_field(self, loaded: Register) -> str:
@@ -332,8 +319,8 @@ class Program:
         flags = decode_number(fields.get(nf.NFTA_REDIR_FLAGS, b""))
         one_port = fields.get(nf.NFTA_REDIR_REG_PROTO_MAX, first) == first
         if not isinstance(port, bytes) or not one_port or flags & ~nf.NF_NAT_RANGE_PROTO_SPECIFIED:
-            return self._do(UnknownVerdict("redirect, not to one port"))
-        return self._do(Redirect(decode_number(port)))
+            return self._do(model.UnknownVerdict("redirect, not to one port"))
+        return self._do(model.Redirect(decode_number(port)))
 
     def nat(self, fields: Fields) -> bool:
         """``nat``: send the connection to another address, which the model has no word for."""
@@ -344,18 +331,18 @@ class Program:
         ranges = ((NFTA_NAT_REG_ADDR_MAX, kinds[0]), (NFTA_NAT_REG_PROTO_MAX, kinds[1]))
         one_each = all(fields.get(last, fields.get(first)) == fields.get(first) for last, first in ranges)
         if not isinstance(address, bytes) or not isinstance(port, bytes) or not one_each:
-            return self._do(UnknownVerdict("dnat, not to one address and port"))
+            return self._do(model.UnknownVerdict("dnat, not to one address and port"))
         family = FAMILIES_BY_NUMBER.get(decode_number(fields.get(NFTA_NAT_FAMILY, b"\0")), "ipv4")
         where = address_text(family, int.from_bytes(address, "big")) if address else ""
         where = f"[{where}]" if port and ":" in where else where
-        return self._do(UnknownVerdict(f"dnat to {where}{f':{decode_number(port)}' if port else ''}"))
+        return self._do(model.UnknownVerdict(f"dnat to {where}{f':{decode_number(port)}' if port else ''}"))
 
     def tproxy(self, fields: Fields) -> bool:
         """``tproxy``: give the packet to a local socket."""
         register = fields.get(nf.NFTA_TPROXY_REG_PORT)
         port = self._registers.get(_register(register)) if register else None
         if not isinstance(port, bytes) or nf.NFTA_TPROXY_REG_ADDR in fields:
-            return self._do(UnknownVerdict("tproxy, not to a port of any address"))
+            return self._do(model.UnknownVerdict("tproxy, not to a port of any address"))
         family = FAMILIES_BY_NUMBER.get(decode_number(fields[nf.NFTA_TPROXY_FAMILY]))
         return self._do(Proxy(decode_number(port), family))
 
@@ -364,8 +351,8 @@ class Program:
         level = decode_number(fields.get(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING)))
         flags = decode_number(fields.get(nf.NFTA_LOG_FLAGS, b""))
         if nf.NFTA_LOG_GROUP in fields or level != nf.NFT_LOGLEVEL_WARNING or flags:
-            return self._do(UnknownVerdict("log, not as a plain warning"))
-        return self._do(Log(decode_text(fields.get(nf.NFTA_LOG_PREFIX, b""))))
+            return self._do(model.UnknownVerdict("log, not as a plain warning"))
+        return self._do(model.Log(decode_text(fields.get(nf.NFTA_LOG_PREFIX, b""))))
 
 
 RUN: dict[str, Callable[[Program, Fields], bool]] = {
@@ -430,31 +417,31 @@ def _words(loaded: Register | bytes | None) -> str:
     return f"{words} & 0x{loaded.mask.hex()} ^ 0x{loaded.flip.hex()}" if loaded.mask else words
 
 
-def _behind_action(condition: Condition) -> UnknownVerdict:
+def _behind_action(condition: Condition) -> model.UnknownVerdict:
     from capture.backends.nftables.text import described  # only foreign rules need words
 
-    return UnknownVerdict(described(condition))
+    return model.UnknownVerdict(described(condition))
 
 
 def _mark_action(value: Register | bytes | None) -> Action | None:
     """Return what setting the packet's mark to this value is."""
     if isinstance(value, bytes):
-        return SetMark(decode_host_number(value))
+        return model.SetMark(decode_host_number(value))
     if value == Register(CT_MARK):
-        return RestoreMark()
+        return model.RestoreMark()
     if isinstance(value, Register) and value.field == MARK and value.mask:
         kept, flip = decode_host_number(value.mask), decode_host_number(value.flip)
-        return SetMark(flip, ALL_BITS & ~kept) if not kept & flip else None
+        return model.SetMark(flip, model.ALL_BITS & ~kept) if not kept & flip else None
     return None
 
 
 def _verdict(fields: Fields) -> Action:
     code, chain = read_verdict(fields)
     if code == nf.NFT_JUMP:
-        return Jump(chain)
+        return model.Jump(chain)
     if code == nf.NFT_GOTO:
-        return UnknownVerdict(f"goto {chain}")
-    return VERDICTS.get(code) or UnknownVerdict(f"verdict {code}")
+        return model.UnknownVerdict(f"goto {chain}")
+    return VERDICTS.get(code) or model.UnknownVerdict(f"verdict {code}")
 
 
 def _bounds(operator: int, value: bytes) -> Bounds:

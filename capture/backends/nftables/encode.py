@@ -61,20 +61,8 @@ from capture.backends.nftables.native import (
     Proxy,
     is_network,
 )
+from capture.model import ruleset as model
 from capture.model.addresses import BITS
-from capture.model.ruleset import (
-    ALL_BITS,
-    Accept,
-    Drop,
-    Jump,
-    Log,
-    Redirect,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    SetZone,
-)
 from capture.netlink.attributes import BYTE_ORDER, attribute, text, u8, u16be, u32, u32be
 from capture.netlink.batch import Change
 from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
@@ -264,11 +252,11 @@ def _equality(condition: Among | Masked | Named) -> int:
     return equality(negated=condition.negated)
 
 
-def _jump(action: Jump) -> bytes:
+def _jump(action: model.Jump) -> bytes:
     return jump(action.chain)
 
 
-def _redirect(action: Redirect) -> bytes:
+def _redirect(action: model.Redirect) -> bytes:
     return immediate(u16be(action.port)) + REDIRECT
 
 
@@ -281,17 +269,17 @@ def _proxy(action: Proxy) -> bytes:
     )
 
 
-def _set_mark(action: SetMark) -> bytes:
-    if action.mask == ALL_BITS:
+def _set_mark(action: model.SetMark) -> bytes:
+    if action.mask == model.ALL_BITS:
         return immediate(u32(action.value)) + STORE_MARK
-    return LOADS[MARK] + bitwise(u32(ALL_BITS & ~action.mask), u32(action.value & action.mask)) + STORE_MARK
+    return LOADS[MARK] + bitwise(u32(model.ALL_BITS & ~action.mask), u32(action.value & action.mask)) + STORE_MARK
 
 
-def _set_zone(action: SetZone) -> bytes:
+def _set_zone(action: model.SetZone) -> bytes:
     return immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE
 
 
-def _log(action: Log) -> bytes:
+def _log(action: model.Log) -> bytes:
     level = attribute(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING))  # the default, which the kernel tells
     return expression("log", attribute(nf.NFTA_LOG_PREFIX, text(action.prefix)), level)
 
@@ -313,17 +301,17 @@ EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
     Among: _among,
     Masked: _masked,
     Named: _named,
-    Accept: _fixed(verdict(nf.NF_ACCEPT)),
-    Drop: _fixed(verdict(nf.NF_DROP)),
-    Return: _fixed(verdict(nf.NFT_RETURN)),
-    Jump: _jump,
-    Redirect: _redirect,
+    model.Accept: _fixed(verdict(nf.NF_ACCEPT)),
+    model.Drop: _fixed(verdict(nf.NF_DROP)),
+    model.Return: _fixed(verdict(nf.NFT_RETURN)),
+    model.Jump: _jump,
+    model.Redirect: _redirect,
     Proxy: _proxy,
-    SetMark: _set_mark,
-    SaveMark: _fixed(LOADS[MARK] + store_ct(nf.NFT_CT_MARK)),
-    RestoreMark: _fixed(LOADS[CT_MARK] + STORE_MARK),
-    SetZone: _set_zone,
-    Log: _log,
+    model.SetMark: _set_mark,
+    model.SaveMark: _fixed(LOADS[MARK] + store_ct(nf.NFT_CT_MARK)),
+    model.RestoreMark: _fixed(LOADS[CT_MARK] + STORE_MARK),
+    model.SetZone: _set_zone,
+    model.Log: _log,
 }
 
 

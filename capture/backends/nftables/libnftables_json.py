@@ -24,20 +24,8 @@ from capture.backends.nftables.native import (
     Proxy,
 )
 from capture.backends.nftables.text import WORDS, kept_apart
+from capture.model import ruleset as model
 from capture.model.addresses import address_text, split
-from capture.model.ruleset import (
-    ALL_BITS,
-    Accept,
-    Drop,
-    Jump,
-    Log,
-    Redirect,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    SetZone,
-)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,11 +144,11 @@ def _without_wildcard(name: str) -> str:
     return f"{name[:-1]}\\*" if name.endswith("*") else name
 
 
-def _jump(action: Jump) -> Object:
+def _jump(action: model.Jump) -> Object:
     return {"jump": {"target": action.chain}}
 
 
-def _redirect(action: Redirect) -> Object:
+def _redirect(action: model.Redirect) -> Object:
     return {"redirect": {"port": action.port}}
 
 
@@ -173,21 +161,21 @@ def _set(field: str, value: object) -> Object:
     return {"mangle": {"key": FIELDS[field], "value": value}}
 
 
-def _set_mark(action: SetMark) -> Object:
-    if action.mask == ALL_BITS:
+def _set_mark(action: model.SetMark) -> Object:
+    if action.mask == model.ALL_BITS:
         return _set(MARK, action.value)
-    kept = {"&": [FIELDS[MARK], ALL_BITS & ~action.mask]}
+    kept = {"&": [FIELDS[MARK], model.ALL_BITS & ~action.mask]}
     return _set(MARK, {"|": [kept, action.value & action.mask]})
 
 
-def _set_zone(action: SetZone) -> Object:
+def _set_zone(action: model.SetZone) -> Object:
     return {"mangle": {"key": ZONE, "value": action.zone}}
 
 
 ZONE = {"ct": {"key": "zone"}}
 
 
-def _log(action: Log) -> Object:
+def _log(action: model.Log) -> Object:
     return {"log": {"prefix": action.prefix}}
 
 
@@ -199,15 +187,15 @@ STATEMENTS: dict[type, Callable[[Any], Object]] = {
     Among: _among,
     Masked: _masked,
     Named: _named,
-    Accept: _fixed({"accept": None}),
-    Drop: _fixed({"drop": None}),
-    Return: _fixed({"return": None}),
-    Jump: _jump,
-    Redirect: _redirect,
+    model.Accept: _fixed({"accept": None}),
+    model.Drop: _fixed({"drop": None}),
+    model.Return: _fixed({"return": None}),
+    model.Jump: _jump,
+    model.Redirect: _redirect,
     Proxy: _proxy,
-    SetMark: _set_mark,
-    SaveMark: _fixed(_set(CT_MARK, FIELDS[MARK])),
-    RestoreMark: _fixed(_set(MARK, FIELDS[CT_MARK])),
-    SetZone: _set_zone,
-    Log: _log,
+    model.SetMark: _set_mark,
+    model.SaveMark: _fixed(_set(CT_MARK, FIELDS[MARK])),
+    model.RestoreMark: _fixed(_set(MARK, FIELDS[CT_MARK])),
+    model.SetZone: _set_zone,
+    model.Log: _log,
 }
