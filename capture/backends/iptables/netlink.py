@@ -9,8 +9,9 @@ from __future__ import annotations
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import changes
-from capture.backends.iptables.xt_encode import NFPROTO, TABLE_FAMILIES
+from capture.backends.iptables.xt_encode import NFPROTO
 from capture.backends.iptables.xt_exact import holds_exactly
+from capture.backends.iptables.xt_messages import TABLE_FAMILIES
 from capture.backends.iptables.xt_tables import live_table, ruleset_of
 from capture.backends.nf_tables import constants as nf
 from capture.errors import KernelError, UnsupportedError

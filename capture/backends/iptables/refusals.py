@@ -12,7 +12,7 @@ The programs say little, and different things for the same cause; what is unders
 
 from __future__ import annotations
 
-from capture.backends.iptables.parse import words_of
+from capture.backends.iptables.clauses import words_of
 from capture.errors import CaptureError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import IPV4
 

@@ -11,8 +11,8 @@ them away again: a chain that we made (``xt_makers``) when it is empty, and then
 from __future__ import annotations
 
 from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule
-from capture.backends.iptables.xt_encode import TABLE_FAMILIES, TableMessages
 from capture.backends.iptables.xt_makers import CHAINS_WE_USE, made_by_us
+from capture.backends.iptables.xt_messages import TABLE_FAMILIES, TableMessages
 from capture.backends.iptables.xt_tables import LiveTable, model_name
 from capture.errors import CaptureError
 

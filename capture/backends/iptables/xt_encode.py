@@ -18,7 +18,7 @@ Rules are of one family and without lists, as ``render.expanded`` makes them.
 from __future__ import annotations
 
 from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.entries import comment, slots
+from capture.backends.iptables.entries import MAX_COMMENT_BYTES, comment, slots
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import (
     COUNTER,
@@ -36,7 +36,6 @@ from capture.backends.nf_tables.expressions import (
     nest,
 )
 from capture.backends.nf_tables.expressions import verdict as verdict_expression
-from capture.backends.nf_tables.hooks import HOOKS, encode_hook
 from capture.model.addresses import IPV4, IPV6
 from capture.model.ruleset import (
     ALL_BITS,
@@ -67,9 +66,7 @@ from capture.model.ruleset import (
     UnknownMatch,
     UnknownVerdict,
 )
-from capture.netlink.attributes import attribute, text, u32, u32be, u64be
-from capture.netlink.batch import Change
-from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
+from capture.netlink.attributes import attribute, text, u32, u32be
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,16 +74,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.model.addresses import Family, Network
-    from capture.model.ruleset import ProtocolName, Rule, Span, TableName
+    from capture.model.ruleset import ProtocolName, Rule, Span
 
 NFPROTO: dict[Family, int] = {IPV4: 2, IPV6: 10}  # linux/netfilter.h
-TABLE_FAMILIES: dict[Family, str] = {IPV4: "ip", IPV6: "ip6"}
-"""What nft calls them, for errors."""
-
-# linux/netfilter/nf_tables.h, beyond what the nftables backend needs
-NFTA_RULE_HANDLE, NFTA_RULE_COMPAT, NFTA_RULE_POSITION = 3, 5, 6
+NFTA_RULE_COMPAT = 5  # linux/netfilter/nf_tables.h
 NFTA_RULE_COMPAT_PROTO, NFTA_RULE_COMPAT_FLAGS = 1, 2
-NLM_F_NONREC = 0x100  # linux/netlink.h: delete only what is empty
 
 # linux/netfilter/nf_tables_compat.h; NFTA_TARGET_* are the same numbers
 NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_MATCH_INFO = 1, 2, 3
@@ -105,77 +97,7 @@ NEVER_MATCHING_INTERFACE = b"INVAL/D\0"
 """What iptables compares with for ``! -i +``: no interface has a slash in its name."""
 
 
-# --- tables, chains and rules --------------------------------------------------------------------
-
-
-class TableMessages:
-    """The messages that change one table of one family."""
-
-    def __init__(self, family: Family, table: TableName) -> None:
-        self._family = family
-        self._table = table
-        self._nfproto = NFPROTO[family]
-        self._shown = f"{TABLE_FAMILIES[family]} {table}"
-        self._name = attribute(nf.NFTA_TABLE_NAME, text(table))  # NFTA_CHAIN_TABLE, NFTA_RULE_TABLE: the same number
-
-    def add_table(self) -> Change:
-        """Return the message that makes the table, or does nothing if there is one."""
-        return Change(nf.NFT_MSG_NEWTABLE, self._nfproto, self._name, f"add table {self._shown}", NLM_F_CREATE)
-
-    def delete_table(self) -> Change:
-        """Return the message that deletes the table, if nothing is in it."""
-        return Change(nf.NFT_MSG_DELTABLE, self._nfproto, self._name, f"delete table {self._shown}", NLM_F_NONREC)
-
-    def add_chain(self, chain: str) -> Change:
-        """Return the message that makes a chain: a built-in one with its hook, or one to jump to."""
-        hook = HOOKS.get((self._table, chain))
-        parts = self._name + attribute(nf.NFTA_CHAIN_NAME, text(chain))
-        if hook is not None:
-            parts += encode_hook(hook)
-            parts += attribute(nf.NFTA_CHAIN_POLICY, u32be(nf.NF_ACCEPT))
-            parts += attribute(nf.NFTA_CHAIN_TYPE, text(hook.kind))
-        doing = f"add chain {chain} to table {self._shown}"
-        return Change(nf.NFT_MSG_NEWCHAIN, self._nfproto, parts, doing, NLM_F_CREATE)
-
-    def delete_chain(self, chain: str) -> Change:
-        """Return the message that deletes a chain without rules, to which nothing jumps."""
-        parts = self._name + attribute(nf.NFTA_CHAIN_NAME, text(chain))
-        doing = f"delete chain {chain} of table {self._shown}"
-        return Change(nf.NFT_MSG_DELCHAIN, self._nfproto, parts, doing, NLM_F_NONREC)
-
-    def flush_chain(self, chain: str) -> Change:
-        """Return the message that deletes all rules of a chain."""
-        doing = f"flush chain {chain} of table {self._shown}"
-        return Change(nf.NFT_MSG_DELRULE, self._nfproto, self._name + _of_chain(chain), doing)
-
-    def delete_rule(self, chain: str, handle: int) -> Change:
-        """Return the message that deletes one rule."""
-        parts = self._name + _of_chain(chain) + attribute(NFTA_RULE_HANDLE, u64be(handle))
-        doing = f"delete the rule with handle {handle} of chain {chain} of table {self._shown}"
-        return Change(nf.NFT_MSG_DELRULE, self._nfproto, parts, doing)
-
-    def add_rule(self, chain: str, rule: Rule, before: int | None = None) -> Change:
-        """Return the message that puts a rule at the end of a chain, or before the rule with a handle.
-
-        Raises ValueError for a rule that iptables cannot express.
-        """
-        parts = self._name + _of_chain(chain)
-        parts += attribute(nf.NFTA_RULE_EXPRESSIONS, expressions(rule, self._family))
-        parts += _compat(rule)
-        flags = NLM_F_CREATE
-        if before is None:
-            flags |= NLM_F_APPEND
-        else:
-            parts += attribute(NFTA_RULE_POSITION, u64be(before))
-        doing = f"add a rule to chain {chain} of table {self._shown}"
-        return Change(nf.NFT_MSG_NEWRULE, self._nfproto, parts, doing, flags)
-
-
-def _of_chain(chain: str) -> bytes:
-    return attribute(nf.NFTA_RULE_CHAIN, text(chain))
-
-
-def _compat(rule: Rule) -> bytes:
+def compat(rule: Rule) -> bytes:
     """Return the rule's protocol for matches and targets that demand one (multiport, TPROXY): they cannot see it."""
     for match in rule.matches:
         if type(match) is Protocol:
@@ -204,7 +126,8 @@ def matches_of(rule: Rule, family: Family) -> bytes:
     parts += [_address_range(kind, *more) for kind, named in networks.items() for more in named[1:]]
     parts += [EXTENSIONS[type(match)](match) for match in rule.matches if type(match) in EXTENSIONS]
     if rule.why:
-        parts.append(_match("comment", xt_layouts.comment(comment(rule.why))))
+        why = xt_layouts.c_string(comment(rule.why), MAX_COMMENT_BYTES + 1, "a comment")
+        parts.append(_extension("match", "comment", xt_layouts.COMMENT.write(comment=why)))
     return b"".join(parts)
 
 
@@ -216,7 +139,7 @@ def verdict_of(rule: Rule, family: Family) -> bytes:
 # --- expressions ---------------------------------------------------------------------------------
 
 
-def _extension(kind: str, name: str, revision: int, structure: bytes) -> bytes:
+def _extension(kind: str, name: str, structure: bytes) -> bytes:
     """Return a match or target of x_tables."""
     return framed(
         (kind, name, len(structure)),
@@ -224,18 +147,10 @@ def _extension(kind: str, name: str, revision: int, structure: bytes) -> bytes:
         lambda structure: expression(
             kind,
             attribute(NFTA_MATCH_NAME, text(name)),
-            attribute(NFTA_MATCH_REV, u32be(revision)),
+            attribute(NFTA_MATCH_REV, u32be(xt_layouts.REVISIONS[name])),
             attribute(NFTA_MATCH_INFO, structure),
         ),
     )
-
-
-def _match(name: str, structure: bytes) -> bytes:
-    return _extension("match", name, xt_layouts.MATCH_REVISIONS[name], structure)
-
-
-def _target(name: str, structure: bytes) -> bytes:
-    return _extension("target", name, xt_layouts.TARGET_REVISIONS[name], structure)
 
 
 COMPAT = {
@@ -284,8 +199,14 @@ def _network(kind: type, network: Network, negated: bool, family: Family) -> byt
 
 
 def _address_range(kind: type[Source | Destination], network: Network, negated: bool) -> bytes:  # noqa: FBT001  # as above
-    """Return a match for a network beyond the first, for which ``-s`` and ``-d`` have no room."""
-    return _match("iprange", xt_layouts.iprange(kind, network, negated=negated))
+    """Return a match for a network beyond the first, for which ``-s`` and ``-d`` have no room: a range."""
+    last = network.last.to_bytes(len(network.packed), "big")
+    if kind is Source:
+        flag, ends = xt_layouts.IPRANGE_SOURCE, {"src_min": network.packed, "src_max": last}
+    else:
+        flag, ends = xt_layouts.IPRANGE_DESTINATION, {"dst_min": network.packed, "dst_max": last}
+    flags = flag | flag << xt_layouts.IPRANGE_NEGATED * negated
+    return _extension("match", "iprange", xt_layouts.IPRANGE.write(**ends, flags=flags))
 
 
 # --- ports ---------------------------------------------------------------------------------------
@@ -306,7 +227,22 @@ def _ports(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
     for match in ports:
         if len(match.ports) != 1:
             for some in slots(match.ports):
-                yield _match("multiport", xt_layouts.multiport(type(match), some, negated=match.negated))
+                yield _multiport(match, some)
+
+
+def _multiport(match: SourcePort | DestinationPort, ports: list[Span]) -> bytes:
+    fields: dict[str, int] = {}
+    count = 0
+    for span in ports:
+        fields[f"port{count}"] = span.first
+        if span.first != span.last:
+            fields[f"is_range{count}"] = 1
+            count += 1
+            fields[f"port{count}"] = span.last
+        count += 1
+    kind = xt_layouts.MULTIPORT_SOURCE if type(match) is SourcePort else xt_layouts.MULTIPORT_DESTINATION
+    structure = xt_layouts.MULTIPORT.write(kind=kind, count=count, invert=match.negated, **fields)
+    return _extension("match", "multiport", structure)
 
 
 def _is_one_load(ports: list[SourcePort | DestinationPort]) -> bool:
@@ -337,7 +273,12 @@ def _port(ports: Span, offset: int, negated: bool) -> bytes:  # noqa: FBT001  # 
 
 
 def _owner(match: OwnerUid | OwnerGid) -> bytes:
-    return b"".join(_match("owner", xt_layouts.owner(type(match), span, negated=match.negated)) for span in match.ids)
+    kind, bit = ("uid", xt_layouts.OWNER_UID) if type(match) is OwnerUid else ("gid", xt_layouts.OWNER_GID)
+    write, invert = xt_layouts.OWNER.write, bit * match.negated
+    structures = [
+        write(**{f"{kind}_min": span.first, f"{kind}_max": span.last}, match=bit, invert=invert) for span in match.ids
+    ]
+    return b"".join([_extension("match", "owner", structure) for structure in structures])
 
 
 def _mark(match: Mark) -> bytes:
@@ -346,11 +287,20 @@ def _mark(match: Mark) -> bytes:
 
 
 def _connection_mark(match: ConnectionMark) -> bytes:
-    return _match("connmark", xt_layouts.connmark(match))
+    structure = xt_layouts.MARK_MATCH.write(mark=match.value, mask=match.mask, invert=match.negated)
+    return _extension("match", "connmark", structure)
 
 
 def _connection_state(match: ConnectionState) -> bytes:
-    return _match("conntrack", xt_layouts.conntrack(match))
+    """Return the match for states. Raise ValueError for a state that there is not."""
+    bits = 0
+    for state in match.states:
+        if state not in xt_layouts.STATE_BITS:
+            raise ValueError(f"not a state of a connection: {state!r}")
+        bits |= xt_layouts.STATE_BITS[state]
+    tested = xt_layouts.CONNTRACK_STATE
+    structure = xt_layouts.CONNTRACK.write(match_flags=tested, invert_flags=tested * match.negated, state_mask=bits)
+    return _extension("match", "conntrack", structure)
 
 
 def _not_understood(match: UnknownMatch) -> bytes:
@@ -376,31 +326,42 @@ def _jump(verdict: Jump, _family: Family) -> bytes:
 
 
 def _redirect(verdict: Redirect, family: Family) -> bytes:
-    return _target("REDIRECT", xt_layouts.redirect(verdict.port, family))
+    ports = {"flags": xt_layouts.NAT_PORTS, "min_port": verdict.port, "max_port": verdict.port}
+    if family == IPV4:
+        return _extension("target", "REDIRECT", xt_layouts.NAT_IPV4.write(rangesize=1, **ports))
+    return _extension("target", "REDIRECT", xt_layouts.NAT_RANGE.write(**ports))
 
 
 def _tproxy(verdict: TransparentProxy, _family: Family) -> bytes:
-    return _target("TPROXY", xt_layouts.tproxy(verdict))
+    mark = _changed_bits(verdict.mark, verdict.mask)
+    return _extension("target", "TPROXY", xt_layouts.TPROXY.write(mask=verdict.mask, mark=mark, port=verdict.port))
 
 
 def _set_mark(verdict: SetMark, _family: Family) -> bytes:
-    return _target("MARK", xt_layouts.set_mark(verdict))
+    mark = _changed_bits(verdict.value, verdict.mask)
+    return _extension("target", "MARK", xt_layouts.MARK_TARGET.write(mark=mark, mask=verdict.mask))
 
 
-def _save_mark(_verdict: SaveMark, _family: Family) -> bytes:
-    return _target("CONNMARK", xt_layouts.copy_mark(xt_layouts.CONNMARK_SAVE))
+def _changed_bits(value: int, mask: int) -> int:
+    """Return a mark to set. The kernel flips bits of the value that are outside of the mask, which is never meant."""
+    if value & ~mask:
+        raise ValueError(f"mark {value:#x} has bits outside of its mask {mask:#x}")
+    return value
 
 
-def _restore_mark(_verdict: RestoreMark, _family: Family) -> bytes:
-    return _target("CONNMARK", xt_layouts.copy_mark(xt_layouts.CONNMARK_RESTORE))
+def _copy_mark(verdict: SaveMark | RestoreMark, _family: Family) -> bytes:
+    """Return the target that copies all bits of a mark, from packet to connection (SAVE) or back (RESTORE)."""
+    mode = xt_layouts.CONNMARK_SAVE if type(verdict) is SaveMark else xt_layouts.CONNMARK_RESTORE
+    return _extension("target", "CONNMARK", xt_layouts.CONNMARK.write(ctmask=ALL_BITS, nfmask=ALL_BITS, mode=mode))
 
 
 def _set_zone(verdict: SetZone, _family: Family) -> bytes:
-    return _target("CT", xt_layouts.set_zone(verdict.zone))
+    return _extension("target", "CT", xt_layouts.CT.write(zone=verdict.zone))
 
 
 def _log(verdict: Log, _family: Family) -> bytes:
-    return _target("LOG", xt_layouts.log(verdict))
+    prefix = xt_layouts.c_string(verdict.prefix, 30, "a log prefix")
+    return _extension("target", "LOG", xt_layouts.LOG.write(level=xt_layouts.LOG_WARNING, prefix=prefix))
 
 
 def _unknown_verdict(verdict: UnknownVerdict, _family: Family) -> bytes:
@@ -420,8 +381,8 @@ VERDICTS: dict[type, Callable[[Any, Family], bytes]] = {
     Redirect: _redirect,
     TransparentProxy: _tproxy,
     SetMark: _set_mark,
-    SaveMark: _save_mark,
-    RestoreMark: _restore_mark,
+    SaveMark: _copy_mark,
+    RestoreMark: _copy_mark,
     SetZone: _set_zone,
     Log: _log,
     UnknownVerdict: _unknown_verdict,

@@ -8,13 +8,8 @@ same tables, the answer is always "look closer".
 from __future__ import annotations
 
 from capture.backends.iptables.plan import TableView
-from capture.backends.iptables.xt_encode import (
-    NFPROTO,
-    TABLE_FAMILIES,
-    TableMessages,
-    matches_of,
-    verdict_of,
-)
+from capture.backends.iptables.xt_encode import NFPROTO, matches_of, verdict_of
+from capture.backends.iptables.xt_messages import TABLE_FAMILIES, TableMessages
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import compared_of_chain, rule_is
 from capture.model.ruleset import BUILT_IN_CHAINS, TABLES
