@@ -6,37 +6,8 @@ shown and reckoned with, and never rewritten.
 
 from __future__ import annotations
 
+from capture.model import ruleset as model
 from capture.model.addresses import is_decimal, parse_address, parse_network, split
-from capture.model.ruleset import (
-    ALL_BITS,
-    CONNECTION_STATES,
-    Accept,
-    ConnectionMark,
-    ConnectionState,
-    Destination,
-    DestinationPort,
-    Drop,
-    InInterface,
-    Jump,
-    Log,
-    Mark,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
-    Protocol,
-    Redirect,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    SetZone,
-    Source,
-    SourcePort,
-    Span,
-    TransparentProxy,
-    UnknownMatch,
-    UnknownVerdict,
-)
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -44,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     from capture.model.addresses import Network
-    from capture.model.ruleset import Match, Verdict
 
 
 class Word(Value):
@@ -109,33 +79,38 @@ def as_printed(words: Iterable[Word]) -> str:
 # --- matches -------------------------------------------------------------------------------------
 
 
-def matches_of(clause: Sequence[Word]) -> list[Match]:
+def matches_of(clause: Sequence[Word]) -> list[model.Match]:
     """Return what a clause requires; what our vocabulary lacks as the words that were printed."""
     try:
         if clause[0].text == "-m":
             return EXTENSIONS[clause[1].text](_options(clause[2:]))
         return [_own_option(clause)]
     except (KeyError, IndexError, ValueError):
-        return [UnknownMatch(as_printed(clause))]
+        return [model.UnknownMatch(as_printed(clause))]
 
 
-def _own_option(clause: Sequence[Word]) -> Match:
+def _own_option(clause: Sequence[Word]) -> model.Match:
     negated = clause[0].text == "!"
     name, value = (word.text for word in clause[negated:])
     if name == "-s":
-        return Source((_network(value),), negated)
+        return model.Source((_network(value),), negated)
     if name == "-d":
-        return Destination((_network(value),), negated)
+        return model.Destination((_network(value),), negated)
     if name == "-i":
-        return InInterface(value, negated)
+        return model.InInterface(value, negated)
     if name == "-o":
-        return OutInterface(value, negated)
+        return model.OutInterface(value, negated)
     if name == "-p" and not negated:
         return PROTOCOLS[value]
     return PORTS[name]((_port_span(value),), negated)  # people leave out the -m tcp before it
 
 
-PROTOCOLS = {"tcp": Protocol("tcp"), "6": Protocol("tcp"), "udp": Protocol("udp"), "17": Protocol("udp")}
+PROTOCOLS = {
+    "tcp": model.Protocol("tcp"),
+    "6": model.Protocol("tcp"),
+    "udp": model.Protocol("udp"),
+    "17": model.Protocol("udp"),
+}
 
 
 def _network(text: str) -> Network:
@@ -166,25 +141,31 @@ def _single_value(option: Option) -> str:
     return value
 
 
-def _ports_of_protocol(options: Sequence[Option]) -> list[Match]:
+def _ports_of_protocol(options: Sequence[Option]) -> list[model.Match]:
     """``-m tcp --sport 1024:65535 --dport 80``; without options it says no more than ``-p tcp``."""
     return [PORTS[option.name]((_port_span(_single_value(option)),), option.negated) for option in options]
 
 
-def _multiport(options: Sequence[Option]) -> list[Match]:
+def _multiport(options: Sequence[Option]) -> list[model.Match]:
     return [
         PORT_LISTS[option.name](tuple(map(_port_span, _single_value(option).split(","))), option.negated)
         for option in options
     ]
 
 
-PORTS: dict[str, type[SourcePort | DestinationPort]] = {"--sport": SourcePort, "--dport": DestinationPort}
-PORT_LISTS: dict[str, type[SourcePort | DestinationPort]] = {"--sports": SourcePort, "--dports": DestinationPort}
+PORTS: dict[str, type[model.SourcePort | model.DestinationPort]] = {
+    "--sport": model.SourcePort,
+    "--dport": model.DestinationPort,
+}
+PORT_LISTS: dict[str, type[model.SourcePort | model.DestinationPort]] = {
+    "--sports": model.SourcePort,
+    "--dports": model.DestinationPort,
+}
 
 
-def _port_span(text: str) -> Span:
+def _port_span(text: str) -> model.Span:
     first, colon, last = text.partition(":")
-    return Span(_number(first), _number(last if colon else first))
+    return model.Span(_number(first), _number(last if colon else first))
 
 
 def _number(text: str) -> int:
@@ -193,18 +174,21 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _owner(options: Sequence[Option]) -> list[Match]:
-    kinds: dict[str, type[OwnerUid | OwnerGid]] = {"--uid-owner": OwnerUid, "--gid-owner": OwnerGid}
+def _owner(options: Sequence[Option]) -> list[model.Match]:
+    kinds: dict[str, type[model.OwnerUid | model.OwnerGid]] = {
+        "--uid-owner": model.OwnerUid,
+        "--gid-owner": model.OwnerGid,
+    }
     return [kinds[option.name]((_id_span(_single_value(option)),), option.negated) for option in options]
 
 
-def _id_span(text: str) -> Span:
+def _id_span(text: str) -> model.Span:
     first, dash, last = text.partition("-")
-    return Span(_number(first), _number(last if dash else first))
+    return model.Span(_number(first), _number(last if dash else first))
 
 
-def _mark(kind: type[Mark | ConnectionMark]) -> Callable[[Sequence[Option]], list[Match]]:
-    def parse(options: Sequence[Option]) -> list[Match]:
+def _mark(kind: type[model.Mark | model.ConnectionMark]) -> Callable[[Sequence[Option]], list[model.Match]]:
+    def parse(options: Sequence[Option]) -> list[model.Match]:
         (option,) = options
         if option.name != "--mark":
             raise NotOursError(option.name)
@@ -216,24 +200,29 @@ def _mark(kind: type[Mark | ConnectionMark]) -> Callable[[Sequence[Option]], lis
 
 def _marked_bits(text: str) -> tuple[int, int]:
     value, slash, mask = text.partition("/")
-    return int(value, 0), int(mask, 0) if slash else ALL_BITS
+    return int(value, 0), int(mask, 0) if slash else model.ALL_BITS
 
 
-def _states(*names: str) -> Callable[[Sequence[Option]], list[Match]]:
-    def parse(options: Sequence[Option]) -> list[Match]:
+def _states(*names: str) -> Callable[[Sequence[Option]], list[model.Match]]:
+    def parse(options: Sequence[Option]) -> list[model.Match]:
         (option,) = options
         states = _single_value(option).split(",")
-        if option.name not in names or not set(states) <= set(CONNECTION_STATES):
+        if option.name not in names or not set(states) <= set(model.CONNECTION_STATES):
             raise NotOursError(option.name)
-        return [ConnectionState(tuple(state for state in CONNECTION_STATES if state in states), option.negated)]
+        return [
+            model.ConnectionState(tuple(state for state in model.CONNECTION_STATES if state in states), option.negated)
+        ]
 
     return parse
 
 
-def _address_ranges(options: Sequence[Option]) -> list[Match]:
+def _address_ranges(options: Sequence[Option]) -> list[model.Match]:
     """``-m iprange ! --dst-range 10.0.0.0-10.255.255.255``, where the range is a network."""
-    kinds: dict[str, type[Source | Destination]] = {"--src-range": Source, "--dst-range": Destination}
-    matches: list[Match] = []
+    kinds: dict[str, type[model.Source | model.Destination]] = {
+        "--src-range": model.Source,
+        "--dst-range": model.Destination,
+    }
+    matches: list[model.Match] = []
     for option in options:
         first, _, last = (parse_address(part) if part != "-" else None for part in _single_value(option).partition("-"))
         if first is None or last is None:
@@ -243,22 +232,22 @@ def _address_ranges(options: Sequence[Option]) -> list[Match]:
     return matches
 
 
-EXTENSIONS: dict[str, Callable[[Sequence[Option]], list[Match]]] = {
+EXTENSIONS: dict[str, Callable[[Sequence[Option]], list[model.Match]]] = {
     "tcp": _ports_of_protocol,
     "udp": _ports_of_protocol,
     "multiport": _multiport,
     "owner": _owner,
-    "mark": _mark(Mark),
-    "connmark": _mark(ConnectionMark),
+    "mark": _mark(model.Mark),
+    "connmark": _mark(model.ConnectionMark),
     "conntrack": _states("--ctstate"),
     "state": _states("--state"),
     "iprange": _address_ranges,
 }
 
 
-def joined(matches: Iterable[Match]) -> tuple[Match, ...]:
+def joined(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:
     """Return the matches, with "not a" and "not b" of one kind as "neither a nor b", as the model says it."""
-    joined: list[Match] = []
+    joined: list[model.Match] = []
     for match in matches:
         place = next((place for place, other in enumerate(joined) if _joins(other, match)), None)
         if place is None:
@@ -270,8 +259,10 @@ def joined(matches: Iterable[Match]) -> tuple[Match, ...]:
     return tuple(joined)
 
 
-def _joins(one: Match, other: Match) -> bool:
-    listed = Source | Destination | SourcePort | DestinationPort | OwnerUid | OwnerGid
+def _joins(one: model.Match, other: model.Match) -> bool:
+    listed = (
+        model.Source | model.Destination | model.SourcePort | model.DestinationPort | model.OwnerUid | model.OwnerGid
+    )
     return (
         isinstance(one, listed)
         and isinstance(other, listed)
@@ -284,19 +275,19 @@ def _joins(one: Match, other: Match) -> bool:
 # --- verdicts ------------------------------------------------------------------------------------
 
 
-def verdict_of(clause: Sequence[Word], chains: Collection[str] = ()) -> Verdict:
+def verdict_of(clause: Sequence[Word], chains: Collection[str] = ()) -> model.Verdict:
     """Return what ``-j`` with a target or one of the chains does; what our vocabulary lacks as it was printed."""
     name = "".join(word.text for word in clause[1:2])
     if name in chains:
-        return Jump(name)
+        return model.Jump(name)
     try:
         return TARGETS[name](_options(clause[2:]))
     except (KeyError, ValueError):
-        return UnknownVerdict(as_printed(clause[1:]))
+        return model.UnknownVerdict(as_printed(clause[1:]))
 
 
-def _plain(verdict: Verdict) -> Callable[[Sequence[Option]], Verdict]:
-    def parse(options: Sequence[Option]) -> Verdict:
+def _plain(verdict: model.Verdict) -> Callable[[Sequence[Option]], model.Verdict]:
+    def parse(options: Sequence[Option]) -> model.Verdict:
         if options:
             raise NotOursError(options[0].name)
         return verdict
@@ -312,27 +303,27 @@ def _values(options: Sequence[Option], *allowed: str) -> dict[str, str]:
     return values
 
 
-def _redirect(options: Sequence[Option]) -> Verdict:
+def _redirect(options: Sequence[Option]) -> model.Verdict:
     values = _values(options, "--to-ports", "--to-port")
     (port,) = values.values()
-    return Redirect(_number(port))
+    return model.Redirect(_number(port))
 
 
-def _tproxy(options: Sequence[Option]) -> Verdict:
+def _tproxy(options: Sequence[Option]) -> model.Verdict:
     values = _values(options, "--on-port", "--on-ip", "--tproxy-mark")
     if values.get("--on-ip", "::") not in ("0.0.0.0", "::"):
         raise NotOursError("--on-ip")
     mark, mask = _marked_bits(values.get("--tproxy-mark", "0x0/0x0"))
-    return TransparentProxy(_number(values["--on-port"]), *_kept_in_mask(mark, mask))
+    return model.TransparentProxy(_number(values["--on-port"]), *_kept_in_mask(mark, mask))
 
 
-def _set_mark(options: Sequence[Option]) -> Verdict:
+def _set_mark(options: Sequence[Option]) -> model.Verdict:
     values = _values(options, "--set-xmark", "--set-mark")
     ((name, bits),) = values.items()
     value, mask = _marked_bits(bits)
     if name == "--set-mark":  # sets bits outside of the mask as well, --set-xmark would flip them
         mask |= value
-    return SetMark(*_kept_in_mask(value, mask))
+    return model.SetMark(*_kept_in_mask(value, mask))
 
 
 def _kept_in_mask(value: int, mask: int) -> tuple[int, int]:
@@ -341,29 +332,29 @@ def _kept_in_mask(value: int, mask: int) -> tuple[int, int]:
     return value, mask
 
 
-def _copy_mark(options: Sequence[Option]) -> Verdict:
+def _copy_mark(options: Sequence[Option]) -> model.Verdict:
     values = _values(options, "--save-mark", "--restore-mark", "--nfmask", "--ctmask", "--mask")
-    if any(int(values.get(mask, "0xffffffff"), 0) != ALL_BITS for mask in ("--nfmask", "--ctmask", "--mask")):
+    if any(int(values.get(mask, "0xffffffff"), 0) != model.ALL_BITS for mask in ("--nfmask", "--ctmask", "--mask")):
         raise NotOursError("a part of the mark")
     if "--save-mark" in values:
-        return SaveMark()
+        return model.SaveMark()
     if "--restore-mark" in values:
-        return RestoreMark()
+        return model.RestoreMark()
     raise NotOursError("CONNMARK")
 
 
-def _set_zone(options: Sequence[Option]) -> Verdict:
-    return SetZone(_number(_values(options, "--zone").get("--zone", "0")))
+def _set_zone(options: Sequence[Option]) -> model.Verdict:
+    return model.SetZone(_number(_values(options, "--zone").get("--zone", "0")))
 
 
-def _log(options: Sequence[Option]) -> Verdict:
-    return Log(_values(options, "--log-prefix").get("--log-prefix", ""))
+def _log(options: Sequence[Option]) -> model.Verdict:
+    return model.Log(_values(options, "--log-prefix").get("--log-prefix", ""))
 
 
-TARGETS: dict[str, Callable[[Sequence[Option]], Verdict]] = {
-    "RETURN": _plain(Return()),
-    "ACCEPT": _plain(Accept()),
-    "DROP": _plain(Drop()),
+TARGETS: dict[str, Callable[[Sequence[Option]], model.Verdict]] = {
+    "RETURN": _plain(model.Return()),
+    "ACCEPT": _plain(model.Accept()),
+    "DROP": _plain(model.Drop()),
     "REDIRECT": _redirect,
     "TPROXY": _tproxy,
     "MARK": _set_mark,

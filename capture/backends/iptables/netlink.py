@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.tables import families_here
-from capture.backends.iptables.xt_changes import changes
+from capture.backends.iptables.xt_changes import changes, removals
 from capture.backends.iptables.xt_encode import NFPROTO
 from capture.backends.iptables.xt_exact import holds_exactly
 from capture.backends.iptables.xt_messages import TABLE_FAMILIES
@@ -134,6 +134,18 @@ def _commit(netfilter: NetlinkSocket, batch: list[Change], generation: int) -> N
         from capture.backends.iptables.xt_support import explained  # only needed when the kernel refuses
 
         raise explained(netfilter, error, batch) from error
+
+
+def tidy(edits: Sequence[TableEdit]) -> None:
+    """Delete what edits of iptables-nft have left empty; if other programs keep changing the ruleset, it stays."""
+    with open_netfilter() as netfilter:
+        for _ in range(ATTEMPTS):
+            reading = _read(netfilter)
+            try:
+                commit(netfilter, list(removals(edits, reading.live)), reading.generation, WRITING)
+            except RulesetChangedError:
+                continue
+            return
 
 
 # --- reading -------------------------------------------------------------------------------------

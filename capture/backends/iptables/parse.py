@@ -15,15 +15,7 @@ from __future__ import annotations
 
 from capture.backends.iptables.clauses import TEXT_OPTIONS, Word, as_printed, joined, matches_of, verdict_of, words_of
 from capture.backends.iptables.families import of_one_family
-from capture.model.ruleset import (
-    TABLES,
-    Chain,
-    Continue,
-    Counters,
-    Rule,
-    Ruleset,
-    UnknownVerdict,
-)
+from capture.model import ruleset as model
 from capture.model.text import without_line_ends
 
 TYPE_CHECKING = False
@@ -31,23 +23,22 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from capture.model.addresses import Family
-    from capture.model.ruleset import Match, TableName, Verdict
 
 
 # --- rule sets -----------------------------------------------------------------------------------
 
 
-def parse_save(text: str, family: Family) -> Ruleset:
+def parse_save(text: str, family: Family) -> model.Ruleset:
     """Return the rule set of one family that iptables-save (or ip6tables-save) printed.
 
     Tables that we never touch (filter, security) are left out. Comments become reasons, those of others too;
     ``Ruleset.comments`` says whether ours have any.
     """
-    tables: dict[TableName, list[Chain]] = {}
+    tables: dict[model.TableName, list[model.Chain]] = {}
     for name, lines in _tables(text):
         declared = [line for line in lines if line.startswith(":")]
         names = frozenset(line[1:].split(" ", 1)[0] for line in declared)
-        rules: dict[str, list[Rule]] = {}
+        rules: dict[str, list[model.Rule]] = {}
         for line in lines:
             if not line.startswith(":"):
                 chain, rule = parse_rule(line, family, names)
@@ -56,8 +47,8 @@ def parse_save(text: str, family: Family) -> Ruleset:
     return of_one_family(family, tables)
 
 
-def _tables(text: str) -> Iterator[tuple[TableName, list[str]]]:
-    known: dict[str, TableName] = {name: name for name in TABLES}
+def _tables(text: str) -> Iterator[tuple[model.TableName, list[str]]]:
+    known: dict[str, model.TableName] = {name: name for name in model.TABLES}
     name = ""
     lines: list[str] = []
     for line in text.split("\n"):
@@ -69,22 +60,22 @@ def _tables(text: str) -> Iterator[tuple[TableName, list[str]]]:
             lines.append(line)
 
 
-def _chain(line: str, rules: dict[str, list[Rule]]) -> Chain:
+def _chain(line: str, rules: dict[str, list[model.Rule]]) -> model.Chain:
     name, policy, counters = [*line[1:].split(), "-", "[0:0]"][:3]
     if policy == "-":
-        return Chain(name, tuple(rules.get(name, ())))
-    return Chain(name, tuple(rules.get(name, ())), policy, _counters(counters))
+        return model.Chain(name, tuple(rules.get(name, ())))
+    return model.Chain(name, tuple(rules.get(name, ())), policy, _counters(counters))
 
 
-def _counters(text: str) -> Counters:
+def _counters(text: str) -> model.Counters:
     packets, _, number_of_bytes = text.strip("[]").partition(":")
-    return Counters(int(packets), int(number_of_bytes))
+    return model.Counters(int(packets), int(number_of_bytes))
 
 
 # --- rules ---------------------------------------------------------------------------------------
 
 
-def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str, Rule]:
+def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str, model.Rule]:
     """Return the chain and the rule of one line ``[3:180] -A CHAIN ...``.
 
     ``chains`` are the chains of the table: a target that is none of them is an extension's.
@@ -97,19 +88,19 @@ def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str,
     if len(words) < 2 or words[0].text != "-A":
         raise ValueError(f"not a rule as iptables-save prints them: {line!r}")
     why = ""
-    matches: list[Match] = []
-    verdict: Verdict = Continue()
+    matches: list[model.Match] = []
+    verdict: model.Verdict = model.Continue()
     for clause in _clauses(words[2:]):
         kind = clause[0].text
         if kind == "-j":
             verdict = verdict_of(clause, chains)
         elif kind == "-g":
-            verdict = UnknownVerdict(as_printed(clause))
+            verdict = model.UnknownVerdict(as_printed(clause))
         elif _is_comment(clause):
             why = without_line_ends(clause[3].text)
         else:
             matches += matches_of(clause)
-    return words[1].text, Rule(verdict, joined(matches), family, why, counters)
+    return words[1].text, model.Rule(verdict, joined(matches), family, why, counters)
 
 
 def _clauses(words: Sequence[Word]) -> Iterator[Sequence[Word]]:

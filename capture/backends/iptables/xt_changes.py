@@ -39,6 +39,19 @@ def changes(edits: Iterable[TableEdit], live: LiveTables) -> Iterator[Change]:
         yield from _TableChanges(edit, table).messages()
 
 
+def removals(edits: Iterable[TableEdit], live: LiveTables) -> Iterator[Change]:
+    """Yield the messages that delete what edits of iptables-nft have left: empty chains, tables without any.
+
+    It never does so itself, and the kernel goes on tracking connections for a nat table without rules.
+    """
+    for edit in edits:
+        table = live.get((edit.family, edit.table))
+        if table is not None and any(isinstance(each, RemoveRule | DropChain) for each in edit.edits):
+            shared = {each.chain for each in edit.edits if isinstance(each, RemoveRule)} & table.chains.keys()
+            idle = frozenset(chain for chain in shared if table.chains[chain].found.policy == "ACCEPT")
+            yield from _TableChanges(edit, table).tidied(idle)
+
+
 class _TableChanges:
     """The messages for one edit, and what is in the table as they take effect."""
 
@@ -55,7 +68,7 @@ class _TableChanges:
     def messages(self) -> Iterator[Change]:
         own = self._made_by_us()
         yield from self._edited()
-        yield from self._tidied(own)
+        yield from self.tidied(own)
 
     def _edited(self) -> Iterator[Change]:
         edits = [edit for edit in self._edit.edits if not isinstance(edit, DropChain) or edit.chain in self._rules]
@@ -124,7 +137,7 @@ class _TableChanges:
         removed = {(edit.chain, edit.position) for edit in self._edit.edits if isinstance(edit, RemoveRule)}
         return made_by_us(self._edit.table, self._table, removed)
 
-    def _tidied(self, own: frozenset[str]) -> Iterator[Change]:
+    def tidied(self, own: frozenset[str]) -> Iterator[Change]:
         """Yield the messages that delete built-in chains of ours that are empty now, and a table with nothing in it."""
         empty = [chain for chain in CHAINS_WE_USE if chain in own and not self._rules[chain]]
         for chain in empty:
