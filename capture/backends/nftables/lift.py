@@ -31,7 +31,7 @@ from capture.model.addresses import BITS, FAMILIES, Network, split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import TypeVar
 
     from capture.backends.nftables.native import Condition, NativeRule, NativeTable, Range
@@ -73,7 +73,7 @@ def lift_rules(rules: Sequence[NativeRule]) -> Iterator[model.Rule]:
     while place < len(rules):
         rule = rules[place]
         following = rules[place + 1] if place + 1 < len(rules) else None
-        matches, family = _matches(rule)
+        matches, family = matches_of(rule.conditions)
         verdict, length = _verdict(rule, following)
         yield model.Rule(verdict, matches, family, rule.comment, rule.counters)
         place += length
@@ -82,12 +82,12 @@ def lift_rules(rules: Sequence[NativeRule]) -> Iterator[model.Rule]:
 # --- matches -------------------------------------------------------------------------------------
 
 
-def _matches(rule: NativeRule) -> tuple[tuple[model.Match, ...], Family | None]:
+def matches_of(conditions: Iterable[Condition]) -> tuple[tuple[model.Match, ...], Family | None]:
     """Return the matches, and the family that the rule tests or that an address implies."""
     matches: list[model.Match] = []
     family: Family | None = None
     protocol: model.ProtocolName | None = None
-    for condition in rule.conditions:
+    for condition in conditions:
         if isinstance(condition, Among):
             tested = _answer(condition, NFPROTO, FAMILIES_BY_NUMBER)
             if tested is not None and family in (None, tested):
@@ -114,21 +114,20 @@ def _answer(condition: Among, field: str, names: dict[int, T]) -> T | None:
 
 
 def _match(condition: Condition) -> model.Match:
-    """Return the match that a condition is, but for questions for the family or the protocol."""
-    match: model.Match | None = None
+    """Return the match that a condition is, but for tests of the family or the protocol."""
     if isinstance(condition, Among):
         match = _among(condition)
     elif isinstance(condition, Masked):
         match = _masked(condition)
     elif isinstance(condition, Named):
         match = _interface(condition)
-    return match or _unknown_match(condition)
-
-
-def _unknown_match(condition: Condition) -> model.UnknownMatch:
+    else:
+        return condition
+    if match is not None:
+        return match
     from capture.backends.nftables.text import described  # only foreign rules need words
 
-    return condition if isinstance(condition, model.UnknownMatch) else model.UnknownMatch(described(condition))
+    return model.UnknownMatch(described(condition))
 
 
 def _among(condition: Among) -> model.Match | None:

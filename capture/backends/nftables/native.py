@@ -120,7 +120,8 @@ class Proxy(Value):
 
 
 if TYPE_CHECKING:
-    Condition = Among | Masked | Named | model.UnknownMatch
+    Condition = Among | Masked | Named | model.Match
+    """Matches of the model are those of x_tables, and what has no words; ``lower`` makes none."""
     Action = (
         model.Accept
         | model.Drop
