@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from capture.backends import detect
-from capture.backends.detect import PURPOSES
+from capture.backends.facts import PURPOSES, gather
 from capture.backends.iptables.programs import COMMANDS, find_program, run
 from capture.backends.iptables.tables import VARIANTS
 from capture.backends.kernel_modules import (
@@ -21,6 +21,7 @@ from capture.backends.kernel_modules import (
     remedy_for_closed,
     with_required,
 )
+from capture.backends.request import Request
 from capture.cli.doctor.neighbours import ISTIO, OWN, capturing_plugins
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
-    from capture.backends.detect import Decision, Facts, Leftover
+    from capture.backends.detect import Decision, Leftover
+    from capture.backends.facts import Facts
     from capture.backends.kernel_modules import Inventory
     from capture.operations.diagnosis import Diagnosis
 
@@ -118,10 +120,10 @@ class Finding(Value):
 
 def examine() -> Examined:
     """Look at the host, the kernel and the namespace we are in."""
-    facts = detect.gather()
+    facts = gather()
     decision: Decision | CaptureError
     try:
-        decision = detect.choose(facts, detect.Request())
+        decision = detect.choose(facts, Request())
     except CaptureError as error:
         decision = error
     return Examined(
