@@ -7,12 +7,7 @@ and the next detection would answer differently.
 from __future__ import annotations
 
 from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
-from capture.backends.nf_tables.constants import (
-    NFPROTO_INET,
-    NFT_MSG_GETCHAIN,
-    NFTA_CHAIN_NAME,
-    NFTA_CHAIN_TABLE,
-)
+from capture.backends.nf_tables import constants as nf
 from capture.backends.nftables.names import MODEL_TABLES
 from capture.backends.request import ways_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
@@ -45,10 +40,6 @@ if TYPE_CHECKING:
 
     Place = Literal["nft", "legacy", "native"]
     LegacySupport = Literal["present", "loadable", "absent", "unknown"]
-
-NFTA_CHAIN_USE = 6  # linux/netfilter/nf_tables.h: how many rules are in a chain and jump to it
-NFPROTO_IPV4, NFPROTO_IPV6 = 2, 10  # linux/netfilter.h
-NFPROTO_FAMILIES: dict[int, Family] = {NFPROTO_IPV4: IPV4, NFPROTO_IPV6: IPV6}
 
 
 class Program(Value):
@@ -198,7 +189,7 @@ def _ask_nf_tables() -> tuple[bool | None, bool | None, tuple[LiveChain, ...]]:
 def _takes_matches(netfilter: NetlinkSocket) -> bool:
     """Return whether nf_tables takes matches of iptables; tried with the owner match. Raises PrivilegeError."""
     try:
-        ask_for_extension(netfilter, NFPROTO_IPV4, COMPAT_MATCH, "owner", 1)
+        ask_for_extension(netfilter, nf.FAMILY_NUMBERS[IPV4], COMPAT_MATCH, "owner", 1)
     except (KernelError, UnsupportedError):
         return False
     return True
@@ -206,14 +197,14 @@ def _takes_matches(netfilter: NetlinkSocket) -> bool:
 
 def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[LiveChain]:
     """Yield the chains of the tables that iptables-nft has, and of our native ones."""
-    chains = read_objects(netfilter, NFT_MSG_GETCHAIN, NFPROTO_UNSPEC, b"", "list the chains of nf_tables")
+    chains = read_objects(netfilter, nf.NFT_MSG_GETCHAIN, NFPROTO_UNSPEC, b"", "list the chains of nf_tables")
     for protocol_family, attributes in chains:
         fields = decode_fields(attributes)
-        table, chain = decode_text(fields[NFTA_CHAIN_TABLE]), decode_text(fields[NFTA_CHAIN_NAME])
-        uses = decode_number(fields.get(NFTA_CHAIN_USE, b""))
-        if protocol_family in NFPROTO_FAMILIES and table in TABLES:
-            yield LiveChain("nft", NFPROTO_FAMILIES[protocol_family], table, chain, uses)
-        elif protocol_family == NFPROTO_INET and table in MODEL_TABLES:
+        table, chain = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
+        uses = decode_number(fields.get(nf.NFTA_CHAIN_USE, b""))
+        if protocol_family in nf.FAMILIES and table in TABLES:
+            yield LiveChain("nft", nf.FAMILIES[protocol_family], table, chain, uses)
+        elif protocol_family == nf.NFPROTO_INET and table in MODEL_TABLES:
             yield LiveChain("native", "inet", table, chain, uses)
 
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 TABLE = "istio-proxy-reject"
 BEFORE_OTHER_FILTERS = -200
-NFPROTO_IPV6 = 10  # linux/netfilter.h
-IPPROTO_TCP = 6
 NFTA_REJECT_TYPE, NFT_REJECT_TCP_RST = 1, 1  # linux/netfilter/nf_tables.h
 TCP_FLAGS_AT, RST = 13, 0x04  # RFC 9293 3.1
 LO = b"lo".ljust(16, b"\0")  # IFNAMSIZ in linux/if.h
@@ -107,9 +105,9 @@ def _expressions(interface: int) -> bytes:
     return b"".join(
         (
             load_meta(nf.NFT_META_NFPROTO),
-            compare(nf.NFT_CMP_EQ, u8(NFPROTO_IPV6)),
+            compare(nf.NFT_CMP_EQ, u8(nf.FAMILY_NUMBERS["ipv6"])),
             load_meta(nf.NFT_META_L4PROTO),
-            compare(nf.NFT_CMP_EQ, u8(IPPROTO_TCP)),
+            compare(nf.NFT_CMP_EQ, u8(nf.PROTOCOL_NUMBERS["tcp"])),
             load_meta(interface),
             compare(nf.NFT_CMP_NEQ, LO),
             load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, TCP_FLAGS_AT, 1),

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule
 from capture.backends.iptables.xt_makers import CHAINS_WE_USE, made_by_us
-from capture.backends.iptables.xt_messages import TABLE_FAMILIES, TableMessages
+from capture.backends.iptables.xt_messages import TableMessages
 from capture.backends.iptables.xt_tables import LiveTable, model_name
+from capture.backends.nf_tables import constants as nf
 from capture.errors import CaptureError
 
 TYPE_CHECKING = False
@@ -105,7 +106,7 @@ class _TableChanges:
             return
         for live in self._table.chains.values():
             if live.found.name == chain:
-                table = f"{TABLE_FAMILIES[self._edit.family]} {self._edit.table}"
+                table = f"{nf.TABLE_FAMILIES[self._edit.family]} {self._edit.table}"
                 raise CaptureError(
                     f"the chain {chain} of table {table} is not the one that iptables has:"
                     f" {model_name(self._edit.table, live.found)}",

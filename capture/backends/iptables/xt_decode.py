@@ -31,7 +31,7 @@ from capture.backends.nf_tables.reading import name_and_data, read_comment, read
 from capture.backends.nftables import lift
 from capture.backends.nftables.comparisons import Bounds
 from capture.backends.nftables.decode import Program
-from capture.backends.nftables.native import IIFNAME, L4PROTO, PROTOCOL_NUMBERS, Among, Named, Proxy
+from capture.backends.nftables.native import IIFNAME, L4PROTO, Among, Named, Proxy
 from capture.backends.nftables.sets import NativeSet
 from capture.model import ruleset as model
 from capture.model.addresses import BITS
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     """What structures of x_tables are, by kind, name, revision and bytes: matches, or a verdict."""
 
 # linux/netfilter/nf_tables.h, beyond what the nftables backend needs
-NFTA_CHAIN_HANDLE, NFTA_CHAIN_COUNTERS = 2, 8
 NFT_META_NFTRACE = 12
 
 # Places in headers: RFC 791 3.1, RFC 8200 3, RFC 9293 3.1
@@ -95,12 +94,12 @@ def decode_chain(attributes: bytes) -> FoundChain:
     """Return a chain."""
     fields = decode_fields(attributes)
     table, name = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
-    handle = decode_number(fields[NFTA_CHAIN_HANDLE])
+    handle = decode_number(fields[nf.NFTA_CHAIN_HANDLE])
     hook = decode_hook(fields)
     if hook is None:
         return FoundChain(table, name, handle)
     policy = "DROP" if decode_number(fields.get(nf.NFTA_CHAIN_POLICY, b"\1")) == nf.NF_DROP else "ACCEPT"
-    counted = fields.get(NFTA_CHAIN_COUNTERS)
+    counted = fields.get(nf.NFTA_CHAIN_COUNTERS)
     counters = model.Counters(0, 0) if counted is None else read_counters(decode_fields(counted))
     return FoundChain(table, name, handle, hook, policy, counters)
 
@@ -222,7 +221,7 @@ class XtProgram(Program):
             super()._put(kind("+", not condition.negated))
         elif isinstance(condition, Among) and condition.field == L4PROTO and condition.is_single:
             number = condition.ranges[0][0]
-            known = number in PROTOCOL_NUMBERS.values() and not condition.negated
+            known = number in nf.PROTOCOLS and not condition.negated
             words = model.UnknownMatch(protocol_words(number, negated=condition.negated))
             super()._put(condition if known else words)
         else:

@@ -47,14 +47,12 @@ if TYPE_CHECKING:
 
     from capture.model.addresses import Family, Network
 
-NFPROTO: dict[Family, int] = {IPV4: 2, IPV6: 10}  # linux/netfilter.h
 NFTA_RULE_COMPAT = 5  # linux/netfilter/nf_tables.h
 NFTA_RULE_COMPAT_PROTO, NFTA_RULE_COMPAT_FLAGS = 1, 2
 
 # linux/netfilter/nf_tables_compat.h; NFTA_TARGET_* are the same numbers
 NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_MATCH_INFO = 1, 2, 3
 
-PROTOCOLS: dict[model.ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
 ADDRESS_OFFSETS: dict[tuple[type, Family], int] = {
     (model.Source, IPV4): 12,
     (model.Destination, IPV4): 16,
@@ -130,7 +128,7 @@ COMPAT = {
         attribute(NFTA_RULE_COMPAT_PROTO, u32be(number)),
         attribute(NFTA_RULE_COMPAT_FLAGS, u32be(0)),
     )
-    for name, number in PROTOCOLS.items()
+    for name, number in nf.PROTOCOL_NUMBERS.items()
 }
 
 
@@ -143,7 +141,7 @@ LOAD_INTERFACE: dict[type, bytes] = {
 }
 OF_PROTOCOL = {
     name: load_meta(nf.NFT_META_L4PROTO) + compare(nf.NFT_CMP_EQ, bytes((number,)))
-    for name, number in PROTOCOLS.items()
+    for name, number in nf.PROTOCOL_NUMBERS.items()
 }
 
 

@@ -20,9 +20,7 @@ from capture.backends.nftables.native import (
     L4PROTO,
     MARK,
     NFPROTO,
-    NFPROTO_NUMBERS,
     OIFNAME,
-    PROTOCOL_NUMBERS,
     SIZES,
     SKGID,
     SKUID,
@@ -68,8 +66,6 @@ META_FIELDS = {
     nf.NFT_META_MARK: MARK,
 }
 CT_FIELDS = {nf.NFT_CT_STATE: CT_STATE, nf.NFT_CT_MARK: CT_MARK}
-FAMILIES_BY_NUMBER = {number: family for family, number in NFPROTO_NUMBERS.items()}
-PROTOCOLS_BY_NUMBER = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 # linux/netfilter/nf_tables.h: enum nft_nat_types, enum nft_nat_attributes
 NFT_NAT_DNAT = 1
 NFTA_NAT_TYPE = 1
@@ -176,9 +172,9 @@ class Program:
             number, last = condition.ranges[0]
             if number == last:
                 if condition.field == NFPROTO:
-                    self._family = FAMILIES_BY_NUMBER.get(number)
+                    self._family = nf.FAMILIES.get(number)
                 elif condition.field == L4PROTO:
-                    self._protocol = PROTOCOLS_BY_NUMBER.get(number)
+                    self._protocol = nf.PROTOCOLS.get(number)
 
     def _do(self, action: Action) -> bool:
         self.actions.append(action)
@@ -360,7 +356,7 @@ class Program:
         one_each = all(fields.get(last, fields.get(first)) == fields.get(first) for last, first in ranges)
         if not isinstance(address, bytes) or not isinstance(port, bytes) or not one_each:
             return self._do(model.UnknownVerdict("dnat, not to one address and port"))
-        family = FAMILIES_BY_NUMBER.get(decode_number(fields.get(NFTA_NAT_FAMILY, b"\0")), "ipv4")
+        family = nf.FAMILIES.get(decode_number(fields.get(NFTA_NAT_FAMILY, b"\0")), "ipv4")
         where = address_text(family, int.from_bytes(address, "big")) if address else ""
         where = f"[{where}]" if port and ":" in where else where
         return self._do(model.UnknownVerdict(f"dnat to {where}{f':{decode_number(port)}' if port else ''}"))
@@ -371,7 +367,7 @@ class Program:
         port = self._registers.get(_register(register)) if register else None
         if not isinstance(port, bytes) or nf.NFTA_TPROXY_REG_ADDR in fields:
             return self._do(model.UnknownVerdict("tproxy, not to a port of any address"))
-        family = FAMILIES_BY_NUMBER.get(decode_number(fields[nf.NFTA_TPROXY_FAMILY]))
+        family = nf.FAMILIES.get(decode_number(fields[nf.NFTA_TPROXY_FAMILY]))
         return self._do(Proxy(decode_number(port), family))
 
     def log(self, fields: Fields) -> bool:

@@ -49,7 +49,6 @@ from capture.backends.nftables.native import (
     L4PROTO,
     MARK,
     NFPROTO,
-    NFPROTO_NUMBERS,
     OIFNAME,
     SIZES,
     SKGID,
@@ -261,7 +260,7 @@ def _redirect(action: model.Redirect) -> bytes:
 
 
 def _proxy(action: Proxy) -> bytes:
-    family = NFPROTO_NUMBERS[action.family] if action.family else NFPROTO_UNSPEC
+    family = nf.FAMILY_NUMBERS[action.family] if action.family else NFPROTO_UNSPEC
     return immediate(u16be(action.port)) + expression(
         "tproxy",
         attribute(nf.NFTA_TPROXY_FAMILY, u32be(family)),

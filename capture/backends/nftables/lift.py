@@ -5,6 +5,7 @@ What our vocabulary has no word for becomes an ``UnknownMatch`` or ``UnknownVerd
 
 from __future__ import annotations
 
+from capture.backends.nf_tables import constants as nf
 from capture.backends.nftables.names import MODEL_TABLES, model_chain, model_target
 from capture.backends.nftables.native import (
     ADDRESS_FAMILIES,
@@ -15,10 +16,8 @@ from capture.backends.nftables.native import (
     L4PROTO,
     MARKS,
     NFPROTO,
-    NFPROTO_NUMBERS,
     PORT_PROTOCOLS,
     PORTS,
-    PROTOCOL_NUMBERS,
     STATE_BITS,
     Among,
     Masked,
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
 
     T = TypeVar("T")
-
-FAMILIES_BY_NUMBER = {number: family for family, number in NFPROTO_NUMBERS.items()}
-PROTOCOLS_BY_NUMBER: dict[int, model.ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 
 
 def lift(tables: Sequence[NativeTable]) -> model.Ruleset:
@@ -89,12 +85,12 @@ def matches_of(conditions: Iterable[Condition]) -> tuple[tuple[model.Match, ...]
     protocol: model.ProtocolName | None = None
     for condition in conditions:
         if isinstance(condition, Among):
-            tested = _answer(condition, NFPROTO, FAMILIES_BY_NUMBER)
+            tested = _answer(condition, NFPROTO, nf.FAMILIES)
             if tested is not None and family in (None, tested):
                 family = tested
                 continue
             family = family or ADDRESS_FAMILIES.get(condition.field)
-            protocol_tested = _answer(condition, L4PROTO, PROTOCOLS_BY_NUMBER)
+            protocol_tested = _answer(condition, L4PROTO, nf.PROTOCOLS)
             named = protocol_tested or PORT_PROTOCOLS.get(condition.field)
             if named is not None and named != protocol:
                 protocol = named

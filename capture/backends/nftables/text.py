@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capture.backends.nf_tables import constants as nf
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.native import (
     ADDRESS_FAMILIES,
@@ -10,9 +11,7 @@ from capture.backends.nftables.native import (
     L4PROTO,
     MARK,
     NFPROTO,
-    NFPROTO_NUMBERS,
     PORT_PROTOCOLS,
-    PROTOCOL_NUMBERS,
     STATE_BITS,
     Among,
     Masked,
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
     from capture.backends.nftables.native import Action, Condition, NativeChain, NativeRule, NativeTable, Range
 
 WORDS: dict[str, dict[int, str]] = {
-    NFPROTO: {number: family for family, number in NFPROTO_NUMBERS.items()},
-    L4PROTO: {number: name for name, number in PROTOCOL_NUMBERS.items()},
+    NFPROTO: dict[int, str](nf.FAMILIES),
+    L4PROTO: dict[int, str](nf.PROTOCOLS),
 }
 """Fields whose numbers have names."""
 
