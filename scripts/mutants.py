@@ -232,7 +232,7 @@ def _run(copy: Path, tests: list[str]) -> int:
 def _report(sample: list[tuple[Area, Mutant]], survivors: list[Mutant]) -> int:
     """Print what was killed, by module and by area; return 1 if that is too little."""
     living = Counter(mutant.path for mutant in survivors)
-    by_file, by_area, lost = Counter(), Counter(), Counter[str]()
+    by_file, by_area, lost = Counter[str](), Counter[str](), Counter[str]()
     for area, mutant in sample:
         by_file[mutant.path] += 1
         by_area[area.name] += 1

@@ -4,7 +4,7 @@
 compare  ``<`` and ``<=``, ``==`` and ``!=``, ``in`` and ``not in``, ``is`` and ``is not``
 number   one more, one less
 word     another word, another truth value
-boolean  ``and`` and ``or``, ``not`` left out, a condition negated, the branches of ``x if y else z`` swapped
+boolean  ``and`` and ``or``, ``not`` left out, the branches of ``x if y else z`` swapped
 operator plus and minus, times and division, ``&`` and ``|``, ``<<`` and ``>>``
 argument the first two arguments of a call swapped
 removed  a call, a ``raise``, an assignment to an attribute or item left out; ``break`` and ``continue`` swapped
@@ -109,9 +109,16 @@ def _is_docstring(node: ast.AST) -> bool:
 
 
 def _changes(node: ast.expr | ast.stmt) -> Iterator[ast.expr | ast.stmt]:
+    if isinstance(node, ast.Constant):
+        yield from (ast.Constant(value) for value in _other_values(node.value))
+    elif isinstance(node, ast.expr):
+        yield from _of_expression(node)
+    elif new := _of_statement(node):
+        yield new
+
+
+def _of_expression(node: ast.expr) -> Iterator[ast.expr]:
     match node:
-        case ast.Constant(value=value):
-            yield from map(ast.Constant, _other_values(value))
         case ast.Compare(ops=[operator, *others]) if type(operator) in COMPARISONS:
             yield _with(node, ops=[COMPARISONS[type(operator)](), *others])
         case ast.BoolOp(op=operator):
@@ -125,17 +132,23 @@ def _changes(node: ast.expr | ast.stmt) -> Iterator[ast.expr | ast.stmt]:
         case ast.Call(args=[first, second, *others]) if ast.dump(first) != ast.dump(second):
             if not any(isinstance(argument, ast.Starred) for argument in (first, second)):
                 yield _with(node, args=[second, first, *others])
+
+
+def _of_statement(node: ast.stmt) -> ast.stmt | None:
+    match node:
         case ast.Expr(value=ast.Call() | ast.Yield()) | ast.Raise() | ast.AugAssign():
-            yield ast.Pass()
+            return ast.Pass()
         case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
-            yield ast.Pass()
+            return ast.Pass()
         case ast.Break():
-            yield ast.Continue()
+            return ast.Continue()
         case ast.Continue():
-            yield ast.Break()
+            return ast.Break()
+        case _:
+            return None
 
 
-def _other_values(value: object) -> list[object]:
+def _other_values(value: object) -> list[bool] | list[int] | list[str] | list[bytes]:
     match value:
         case bool():
             return [not value]

@@ -19,7 +19,7 @@ def test_the_page_of_documentation_is_what_the_table_says() -> None:
     written = PAGE.read_text(encoding="utf-8")
 
     assert written == as_markdown({option: name for name, option in OPTIONS_BY_NAME.items()}), (
-        "run: .venv/bin/python scripts/options_docs.py"
+        "run: .venv/bin/python scripts/docs_pages.py"
     )
 
 
