@@ -1,4 +1,4 @@
-"""What each exit code means and what to do about it: the one table from which help and ``docs/errors/`` are written."""
+"""What each exit code means and what to do about it: the table from which ``docs/errors/`` is written."""
 
 from __future__ import annotations
 
@@ -180,8 +180,3 @@ EXIT_CODES = (
         explanation="128 + SIGPIPE: `capture dump | head -1` does that. Commands that change rules keep their code.",
     ),
 )
-
-
-def summary(codes: tuple[int, ...]) -> str:
-    """Return some exit codes with their meanings, for a help text."""
-    return "Exit codes: " + "; ".join(f"{text.code} {text.means}" for text in EXIT_CODES if text.code in codes) + "."
