@@ -33,7 +33,7 @@ PAGES = [
         *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
         *sorted((ROOT / "docs").rglob("*.md")),
     )
-    if any(example.language != "text" for example in examples(page))
+    if any(example.language not in ("text", "mermaid") for example in examples(page))
 ]
 FOLLOWED_BY = {"sidecar.md": "tests/kernel/test_seed.py", "library.md": "tests/kernel/test_library.py"}
 """Pages that a test of their own follows from step to step."""
