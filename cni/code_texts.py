@@ -226,7 +226,7 @@ CNI_CODES = (
         means="the namespace is the node's own",
         programs=ADD,
         explanation="Capturing it would cut the node off. Pods with `hostNetwork` get no CNI plugin.",
-        remedies=(("`refused: CNI_NETNS=...`", "Look who called the plugin for it."),),
+        remedies=(("`refused: CNI_NETNS=...`", "Find out what called the plugin for it."),),
     ),
     CodeText(
         code=codes.DRIFT,

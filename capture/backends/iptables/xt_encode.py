@@ -354,7 +354,7 @@ def _connection_state(match: ConnectionState) -> bytes:
 
 
 def _not_understood(match: UnknownMatch) -> bytes:
-    raise ValueError(f"a rule of others can be kept, but not written: {match}")
+    raise ValueError(f"a foreign rule can be kept, but not written: {match}")
 
 
 EXTENSIONS: dict[type, Callable[[Any], bytes]] = {
@@ -404,7 +404,7 @@ def _log(verdict: Log, _family: Family) -> bytes:
 
 
 def _unknown_verdict(verdict: UnknownVerdict, _family: Family) -> bytes:
-    raise ValueError(f"a rule of others can be kept, but not written: {verdict}")
+    raise ValueError(f"a foreign rule can be kept, but not written: {verdict}")
 
 
 def _fixed(expression: bytes) -> Callable[[Any, Family], bytes]:
