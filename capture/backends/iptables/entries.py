@@ -42,7 +42,7 @@ CHAIN_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123
 def expanded(rules: Iterable[Rule], family: Family, *, comments: bool = True) -> Iterator[Rule]:
     """Yield the rules of one family, with lists spread over rules; if wanted, without their reasons.
 
-    What a list says twice, or in adjacent pieces, is said once. Of several lists in a rule, the entries of the
+    What a list has twice, or in adjacent pieces, comes once. Of several lists in a rule, the entries of the
     first (in the order of ``canonical.MATCH_ORDER``) change fastest; if those are a few ports, they stay together.
     """
     for rule in rules:

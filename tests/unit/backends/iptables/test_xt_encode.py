@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from capture.backends.iptables.xt_encode import TableMessages, expressions, matches_of, verdict_of
+from capture.backends.iptables.xt_encode import expressions, matches_of, verdict_of
+from capture.backends.iptables.xt_messages import TableMessages
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import COUNTER
 from capture.model.addresses import IPV4, IPV6, parse_network
