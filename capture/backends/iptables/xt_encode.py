@@ -276,7 +276,7 @@ def _connection_state(match: model.ConnectionState) -> bytes:
 
 
 def _not_understood(match: model.UnknownMatch) -> bytes:
-    raise ValueError(f"a rule of others can be kept, but not written: {match}")
+    raise ValueError(f"a foreign rule can be kept, but not written: {match}")
 
 
 EXTENSIONS: dict[type, Callable[[Any], bytes]] = {
@@ -339,7 +339,7 @@ def _log(verdict: model.Log, _family: Family) -> bytes:
 
 
 def _unknown_verdict(verdict: model.UnknownVerdict, _family: Family) -> bytes:
-    raise ValueError(f"a rule of others can be kept, but not written: {verdict}")
+    raise ValueError(f"a foreign rule can be kept, but not written: {verdict}")
 
 
 def _fixed(expression: bytes) -> Callable[[Any, Family], bytes]:
