@@ -40,7 +40,7 @@ from capture.settings.options import (
     RULE_LOGS,
 )
 from capture.settings.settings import Given, Settings
-from capture.state import record
+from capture.state import capabilities, record
 from capture.state.directory import is_private, require_private
 from capture.state.netns import ONLY_ON_HOST, namespace_id
 from capture.state.record import STATE_DIRECTORY
@@ -57,8 +57,8 @@ if TYPE_CHECKING:
 
     State = Literal["ok", "warning", "error", "note"]
 
-CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21}
-"""linux/capability.h"""
+CAPABILITIES = ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")
+"""Those that matter."""
 
 XTABLES_LOCK = "/run/xtables.lock"
 
@@ -85,7 +85,7 @@ class Examined(Value):
     namespace: str
     is_host: bool
     addresses: tuple[str, ...]
-    capabilities: int
+    missing_capabilities: tuple[str, ...]
     kernel: str
     versions: dict[str, str]
     """What programs say of their version, by path."""
@@ -133,7 +133,7 @@ def examine() -> Examined:
         namespace=namespace_id(),
         is_host=os.path.exists(ONLY_ON_HOST),
         addresses=tuple(str(address) for address in PodFromInside().pod_addresses()),
-        capabilities=_capabilities(),
+        missing_capabilities=tuple(capabilities.missing(*CAPABILITIES)),
         kernel=os.uname().release,
         versions={path: _version(path) for path in _programs(facts)},
         lock_holder=_lock_holder(),
@@ -164,12 +164,6 @@ def _purposes() -> dict[str, str]:
         for module, purpose in needed(desired, FAMILIES, way).items():
             found.setdefault(module, []).append(f"{name} for {purpose}")
     return {module: ", ".join(purposes) for module, purposes in found.items()}
-
-
-def _capabilities() -> int:
-    """Return the effective capabilities as the kernel prints them (proc(5), CapEff)."""
-    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
-        return next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
 
 
 def _programs(facts: Facts) -> Iterator[str]:
@@ -345,7 +339,7 @@ def _of_kernel(modules: tuple[str, ...], use: str, lacking: tuple[str, ...], *, 
 
 
 def _host(examined: Examined) -> Iterator[Finding]:
-    yield from _privileges(examined.capabilities)
+    yield from _privileges(examined.missing_capabilities)
     yield Finding("host", "kernel", "ok", examined.kernel)
     for path, version in examined.versions.items():
         yield Finding("host", os.path.basename(path), "ok", f"{version} ({path})")
@@ -393,8 +387,8 @@ def _state(state: Literal["usable", "to be made", "not writable"] | StateDirecto
     return Finding("host", "state", "ok", f"{STATE_DIRECTORY}, {state}")
 
 
-def _privileges(capabilities: int) -> Iterator[Finding]:
-    held = [name for name, bit in CAPABILITIES.items() if capabilities >> bit & 1]
+def _privileges(missing: tuple[str, ...]) -> Iterator[Finding]:
+    held = [name for name in CAPABILITIES if name not in missing]
     if "NET_ADMIN" in held:
         yield Finding("host", "privileges", "ok", ", ".join(held))
     else:
