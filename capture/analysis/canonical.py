@@ -137,7 +137,10 @@ def _joined_matches(matches: tuple[Match, ...]) -> Iterator[Match]:
     """Yield the matches with their entries in order; "not a" and "not b" of one kind become "neither a nor b"."""
     negated: dict[type, list[Listed]] = {}
     for match in matches:
-        if not isinstance(match, Source | Destination | SourcePort | DestinationPort | OwnerUid | OwnerGid):
+        entries = ENTRIES.get(type(match))
+        if entries is None:
+            yield match
+        elif not match.negated and len(getattr(match, entries)) == 1:
             yield match
         elif match.negated:
             negated.setdefault(type(match), []).append(match)
@@ -209,6 +212,9 @@ def _list_of(rule: Rule) -> Listed | None:
 def _one_form(run: list[tuple[Rule, Listed]]) -> Iterator[Rule]:
     """Yield a run of rules that differ in the entries of one list only: an entry each if they are few, else joined."""
     first, list_of_first = run[0]
+    if len(run) == 1 and len(_entries(list_of_first)) == 1 and not _holds_always(list_of_first):
+        yield first
+        return
     lists = [listed for _, listed in run]
     if _count(lists) > MAX_SINGLE_RULES and _may_be_one(first.verdict, lists):
         lists = [_united(lists)]

@@ -26,6 +26,7 @@ from capture.model.ruleset import (
     SetMark,
     SetZone,
     TransparentProxy,
+    UnknownMatch,
     UnknownVerdict,
 )
 
@@ -125,10 +126,7 @@ class ChainCompiler:
 
     def _run(self, rules: Sequence[tuple[int, Rule]], after: int) -> int:
         """Return what becomes of packets that come to many rules in a row."""
-        boxes = [
-            self._box(position, rule) for position, rule in rules if not isinstance(meaning(rule.verdict), NO_EFFECT)
-        ]
-        lists = self.compiler.lists.diagram(boxes)
+        lists = self._listed(rules)
         functions = {}
         leaves = self.diagrams.leaves(lists)
         if len(leaves) > MAX_CASES:
@@ -139,6 +137,17 @@ class ChainCompiler:
                 found = self._then(verdict, found)
             functions[leaf] = found
         return self.space.switches.chosen(lists, functions)
+
+    def _listed(self, rules: Sequence[tuple[int, Rule]]) -> int:
+        """Return the list of decisions, which is the same whatever became of packets before they come here."""
+        is_known = not any(isinstance(match, UnknownMatch) for _, rule in rules for match in rule.matches)
+        key = (self.station.table, self.chain.name, rules[0][0]) if is_known else self._occurrence(rules[0][0])
+        found = self.compiler.listed.get(key)
+        if found is None:
+            kept = [(position, rule) for position, rule in rules if not isinstance(meaning(rule.verdict), NO_EFFECT)]
+            boxes = [self._box(position, rule) for position, rule in kept]
+            found = self.compiler.listed[key] = self.compiler.lists.diagram(boxes)
+        return found
 
     def _box(self, position: int, rule: Rule) -> Box:
         ranges: dict[int, Ranges] = {}

@@ -85,6 +85,8 @@ class Compiler:
             "lo": list(situation.orders(PREROUTING, space.family, with_nat=False)),
         }
         self.lists = DecisionList(self.diagrams, lambda level: space.domains[level], _stops)
+        self.listed: dict[Hashable, int] = {}
+        """The lists of decisions of long runs of rules, by where they are."""
         self._direction: Direction = INBOUND
         self._ends: End = self._end
         self._known: dict[Hashable, int] = {}

@@ -60,6 +60,7 @@ class Culprits:
         self.unjudged: list[tuple[Place, Effect]] = []
         self.doubts: tuple[str, ...] = ()
         self.is_complete = True
+        self._is_only_one = sum(map(len, foreign.values())) + sum(_ways_in(each) for each in whole.elsewhere) == 1
         self._are_many = sum(map(len, foreign.values())) + _count(whole) > MANY
         self._search()
 
@@ -78,11 +79,19 @@ class Culprits:
                     self._doubt_order(comparison)
                 return
             situation = left
+            if not self._is_left(situation):
+                return
             if self._is_enough() or (self._are_many and self.certain):
                 self.is_complete = False
                 words = f"{self.family}: foreign rules that are not named may divert captured traffic, too"
                 self.doubts = (words,)
                 return
+
+    def _is_left(self, situation: Situation) -> bool:
+        """Return whether foreign rules are left that may be to blame."""
+        named = self.named
+        in_tables = (Place(*where, position) for where, found in self.foreign.items() for position in found)
+        return any(map(_ways_in, situation.elsewhere)) or any(place not in named for place in in_tables)
 
     def _is_enough(self) -> bool:
         return len(self.certain) + len(self.unjudged) >= (MAX_OF_MANY if self._are_many else MAX_CULPRITS)
@@ -190,7 +199,8 @@ class Culprits:
 
     def _effect_of(self, place: Place, effect: Effect, comparison: Comparison) -> Effect:
         """Return what a foreign rule does alone; what it does together with others, if alone it does nothing."""
-        same = [each for each in self._effects_alone(place) if each.is_certain == effect.is_certain]
+        alone = () if self._is_only_one else self._effects_alone(place)
+        same = [each for each in alone if each.is_certain == effect.is_certain]
         if same:
             return min(same, key=lambda each: each.weight)
         together = comparison.effects(only_captured=True)
@@ -215,6 +225,11 @@ class Culprits:
             for where, positions in self.foreign.items()
         }
         return without(self.whole, rest).replace(elsewhere=())
+
+
+def _ways_in(chain: ForeignChain) -> int:
+    """Return how many rules of a base chain, and policies, may be to blame."""
+    return len(chain.entry.rules) + (chain.entry.policy == "DROP") + (chain.entry.ipv6_policy == "DROP")
 
 
 def _count(situation: Situation) -> int:

@@ -94,8 +94,14 @@ class Diagrams:
         self._kids.append(kids)
         return len(self._levels) - 1
 
-    def inside(self, level: int, ranges: Iterable[tuple[int, int]], low: int, high: int) -> int:
-        """Return whether a field of the domain ``low`` to ``high`` lies in ranges, which are in order and apart."""
+    def inside(
+        self, level: int, ranges: Iterable[tuple[int, int]], low: int, high: int, answers: tuple[int, int] | None = None
+    ) -> int:
+        """Return whether a field of the domain ``low`` to ``high`` lies in ranges, which are in order and apart.
+
+        With answers, the first of these functions where it does, and the second elsewhere.
+        """
+        yes, no = answers or (self.yes, self.no)
         bounds: list[int] = []
         kids: list[int] = []
         at = low
@@ -105,12 +111,12 @@ class Diagrams:
                 continue
             if begin > at:
                 bounds.append(begin - 1)
-                kids.append(self.no)
+                kids.append(no)
             bounds.append(end)
-            kids.append(self.yes)
+            kids.append(yes)
             at = end + 1
         if at <= high:
-            kids.append(self.no)
+            kids.append(no)
         else:
             bounds.pop()
         return self.node(level, bounds, kids)
@@ -175,15 +181,16 @@ class Diagrams:
         return len(seen), edges
 
     def has_at_most(self, count: int, node: int) -> bool:
-        """Return whether a function has no more nodes than so many."""
+        """Return whether a function has no more edges than so many."""
         seen: set[int] = set()
-        ahead = [node]
-        while ahead and len(seen) <= count:
+        ahead, edges = [node], 0
+        while ahead and edges <= count:
             each = ahead.pop()
             if each not in seen:
                 seen.add(each)
-                ahead += self._kids[each][: count + 1]
-        return len(seen) <= count
+                edges += len(self._kids[each])
+                ahead += set(self._kids[each])
+        return edges <= count
 
     # --- truth values --------------------------------------------------------------------------
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 CAPTURED = ("proxy-outbound", "proxy-inbound", "dns")
 MAX_EFFECTS = 24
 """More ways to fare otherwise in one direction are told by what becomes of the packets before."""
+ELSEWHERE = "elsewhere"
+"""The value where packets are sent to one of many addresses to which they were not sent before."""
 NEW = CONNECTION_STATES.index("NEW")
 
 
@@ -181,9 +183,21 @@ class Comparison:
 
     def _fates(self, direction: Direction) -> tuple[int, int]:
         if direction not in self._known:
-            before, after = self._compilers
-            self._known[direction] = before.switched_fates(direction), after.switched_fates(direction)
+            before, after = (compiler.switched_fates(direction) for compiler in self._compilers)
+            self._known[direction] = before, self._with_new_ways_joined(before, after)
         return self._known[direction]
+
+    def _with_new_ways_joined(self, before: int, after: int) -> int:
+        """Return the fates after with all addresses as one to which no packet was sent before, if they are many.
+
+        A table of services has thousands, which are told together anyway.
+        """
+        fates = [self.diagrams.value(leaf) for leaf in self.diagrams.leaves(after)]
+        if len(fates) <= MAX_EFFECTS:
+            return after
+        known = {self.diagrams.value(leaf) for leaf in self.diagrams.leaves(before)}
+        new = {fate for fate in fates if isinstance(fate, Fate) and fate.address and fate not in known}
+        return self.diagrams.mapped(after, lambda fate: ELSEWHERE if fate in new else fate, "new ways joined")
 
     def _in_question(self, direction: Direction, before: int, after: int) -> int:
         """Return packets of which the capture takes care: also the proxy's own, and those that follow a first one."""
@@ -292,4 +306,5 @@ def _verdict(values: list[Hashable]) -> Change | Unjudged | None:
     afters = {after for _, after in pairs}
     if len(pairs) < len(values) or ANYTHING in afters or not isinstance(before, Fate):
         return Unjudged(before if isinstance(before, Fate) else Fate("direct"))
-    return Change(before, next(iter(afters)) if len(afters) == 1 else None)
+    after = next(iter(afters)) if len(afters) == 1 else None
+    return Change(before, after if isinstance(after, Fate) else None)

@@ -76,7 +76,7 @@ def judge(
     for family in desired.families:
         asked = Situation(of_family(desired, family, desired), (), is_native, network)
         whole = Situation(of_family(live, family, desired), elsewhere, is_native, network)
-        foreign = foreign_places(desired, live, family)
+        foreign = foreign_places(asked.ruleset, whole.ruleset)
         try:
             parts.append(_Family(family, asked, whole, foreign).judgement([d for d in own if d.family == family]))
         except TooLargeError as error:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     from capture.analysis.diagram import Diagrams
 
-MAX_PUT_IN = 64
-"""A list of no more nodes is put in at once."""
+MAX_PUT_IN = 2000
+"""A list of no more edges is put in at once."""
+MAX_SWITCHES = 6
+"""And so is every further list: of several, each of their verdicts is combined with each."""
 FEW = 6
 """So many functions are put in one after the other, which is faster than case by case."""
 
@@ -38,7 +40,7 @@ class Switches:
 
     def chosen(self, lists: int, functions: Mapping[int, int]) -> int:
         """Return what is, for each packet, the function of the leaf to which a list leads it."""
-        if self.diagrams.has_at_most(MAX_PUT_IN, lists):
+        if len(self._lists) >= MAX_SWITCHES or self.diagrams.has_at_most(MAX_PUT_IN, lists):
             return self.diagrams.cases(lists, functions)
         level = self._level(lists, min(map(self.diagrams.level, functions.values())))
         kids = [functions[leaf] for leaf in self._leaves[-level - 1]]
