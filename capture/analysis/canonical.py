@@ -137,15 +137,12 @@ def _joined_matches(matches: tuple[Match, ...]) -> Iterator[Match]:
     """Yield the matches with their entries in order; "not a" and "not b" of one kind become "neither a nor b"."""
     negated: dict[type, list[Listed]] = {}
     for match in matches:
-        entries = ENTRIES.get(type(match))
-        if entries is None:
-            yield match
-        elif not match.negated and len(getattr(match, entries)) == 1:
+        if not isinstance(match, Source | Destination | SourcePort | DestinationPort | OwnerUid | OwnerGid):
             yield match
         elif match.negated:
             negated.setdefault(type(match), []).append(match)
         else:
-            yield _united([match])
+            yield match if len(_entries(match)) == 1 else _united([match])
     for several in negated.values():
         yield _united(several)
 

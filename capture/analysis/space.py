@@ -177,9 +177,7 @@ class PacketSpace:
     def _listed(self, match: Match, level: int, entries: str, *, is_native: bool) -> Ranges:
         """Return the ranges of a list. What is not known lies in none, nor outside of one, but for owners (model)."""
         given = getattr(match, entries)
-        if len(given) == 1:
-            inside: Ranges = [(given[0].first, given[0].last)] if getattr(given[0], "family", self.family) == self.family else []
-        elif entries == "networks":
+        if entries == "networks":
             inside = merge([network for network in given if network.family == self.family])
         else:
             inside = merge_ranges((span.first, span.last) for span in given)
