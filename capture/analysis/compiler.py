@@ -11,7 +11,7 @@ from __future__ import annotations
 from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
 from capture.analysis.decision_list import DecisionList
 from capture.analysis.meaning import Goto, Translate, meaning
-from capture.analysis.space import DESTINATION, GID, IN, NONE, OUT, PORT, PROTOCOL, STATE, UID, gathered
+from capture.analysis.space import DESTINATION, GID, HIGHEST_ID, IN, NONE, OUT, PORT, PROTOCOL, STATE, UID, gathered
 from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS, REDIRECTED_BY, Fate
 from capture.model.addresses import IPV4, Network, merge
 from capture.model.packet import LOOPBACK
@@ -217,7 +217,19 @@ class Compiler:
         drops = station.entry.policy_for(self.space.family) == "DROP"
         falls = self._fate(Fate("dropped")) if drops else after
         found = self._chain(station, station.entry, falls, place)
-        return self.diagrams.choose(self.space.state_in(*NAT_STATES), found, after) if station.is_nat else found
+        return self.diagrams.choose(self._meets_nat(place), found, after) if station.is_nat else found
+
+    def _meets_nat(self, place: Place) -> int:
+        """Return packets that are mapped: first ones, and those that follow, which fare as the first did.
+
+        With a mark on their connection they may be answers, which no rule of nat maps; without a socket it is not
+        known whose the first one was.
+        """
+        follows = self.space.state_in("ESTABLISHED")
+        follows = self.diagrams.both(follows, self.space.marked("connection", 0, ALL_BITS))
+        if place.way == "out":
+            follows = self.diagrams.both(follows, self.space.numbers(UID, [(0, HIGHEST_ID)]))
+        return self.diagrams.either(self.space.state_in(*NAT_STATES), follows)
 
     # --- the end -----------------------------------------------------------------------------------
 

@@ -27,8 +27,6 @@ class Ways(Value):
     live: Trace
     desired: Trace | None
     has_route: bool = True
-    filtered: Trace | None = None
-    """How a filter drops the connection after the rules have sent it to the proxy."""
 
 
 def causes_of_connection(ways: Ways, facts: PodFacts, capture: Capture) -> Iterator[Cause]:
@@ -36,8 +34,6 @@ def causes_of_connection(ways: Ways, facts: PodFacts, capture: Capture) -> Itera
     live = ways.live
     if not ways.has_route:
         yield _no_route(live.packet)
-    elif live.outcome in TO_PROXY and ways.filtered is not None:
-        yield _dropped(ways.filtered)
     elif live.outcome in TO_PROXY:
         protocol = IPPROTO_UDP if live.packet.protocol == "udp" else IPPROTO_TCP
         yield from causes_at_port(facts, capture, live.outcome, live.port, live.packet.family, protocol)

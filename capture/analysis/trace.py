@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
 
 NAT_STATES = ("NEW", "RELATED")
-"""Connection states in which the nat table is asked; later packets follow the first one."""
+"""Connection states in which the nat table is asked; later packets are mapped as the first one was."""
 OF_KNOWN_CONNECTIONS = ("RELATED", "ESTABLISHED")
 
 REDIRECTED_BY: dict[str, Outcome] = {
@@ -228,12 +228,22 @@ class _Walk:
                 continue
             if self.is_dropped:
                 return
-            if station.is_nat and (self.packet.state not in NAT_STATES or self.mapped):
+            if station.is_nat and (self.mapped or not self._meets_nat()):
                 continue
             decided = self._chain(station, station.entry, 0)
             if not decided and station.entry.policy_for(self.packet.family) == "DROP":
                 self.is_dropped = True
                 self.policy = station
+
+    def _meets_nat(self) -> bool:
+        """Return whether the packet is mapped: a first one, or one that follows, which fares as the first did.
+
+        With a mark on its connection it may be an answer, which no rule of nat maps; without a socket it is not known
+        whose the first one was.
+        """
+        packet = self.packet
+        is_known = packet.connection_mark == 0 and (packet.in_interface is not None or packet.uid is not None)
+        return packet.state in NAT_STATES or (packet.state == "ESTABLISHED" and is_known)
 
     def _chain(self, station: Station, chain: Chain, depth: int) -> bool:
         """Take the packet through a chain; return whether a rule decided on the whole table."""

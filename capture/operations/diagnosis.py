@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from capture.analysis.causes import Capture, Cause, causes_of_pod, causes_of_proxy
 from capture.analysis.connection import Ways, causes_of_connection
-from capture.analysis.filters import filtered
 from capture.analysis.pod_network import NO_WAY_OUT
 from capture.backends import detect
-from capture.backends.nftables.foreign import read_filters
 from capture.errors import CaptureError
 from capture.model.ruleset import LoopbackAddress
 from capture.model.values import Value
@@ -100,7 +98,6 @@ def _of_connection(
         live,
         trace(packet, explicit) if explicit else None,
         live.packet.out_interface != NO_WAY_OUT,
-        filtered(live, read_filters()),
     )
     found = [*causes, *causes_of_connection(ways, facts, capture)]
     if packet.in_interface is not None and explicit is not None:
