@@ -66,15 +66,6 @@ META_FIELDS = {
     nf.NFT_META_MARK: MARK,
 }
 CT_FIELDS = {nf.NFT_CT_STATE: CT_STATE, nf.NFT_CT_MARK: CT_MARK}
-# linux/netfilter/nf_tables.h: enum nft_nat_types, enum nft_nat_attributes
-NFT_NAT_DNAT = 1
-NFTA_NAT_TYPE = 1
-NFTA_NAT_FAMILY = 2
-NFTA_NAT_REG_ADDR_MIN = 3
-NFTA_NAT_REG_ADDR_MAX = 4
-NFTA_NAT_REG_PROTO_MIN = 5
-NFTA_NAT_REG_PROTO_MAX = 6
-
 HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
 
 
@@ -348,15 +339,15 @@ class Program:
 
     def nat(self, fields: Fields) -> bool:
         """``nat``: send the connection to another address, which the model has no word for."""
-        if decode_number(fields.get(NFTA_NAT_TYPE, b"\0")) != NFT_NAT_DNAT:
+        if decode_number(fields.get(nf.NFTA_NAT_TYPE, b"\0")) != nf.NFT_NAT_DNAT:
             return False
-        kinds = (NFTA_NAT_REG_ADDR_MIN, NFTA_NAT_REG_PROTO_MIN)
+        kinds = (nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_PROTO_MIN)
         address, port = (self._registers.get(_register(fields[kind])) if kind in fields else b"" for kind in kinds)
-        ranges = ((NFTA_NAT_REG_ADDR_MAX, kinds[0]), (NFTA_NAT_REG_PROTO_MAX, kinds[1]))
+        ranges = ((nf.NFTA_NAT_REG_ADDR_MAX, kinds[0]), (nf.NFTA_NAT_REG_PROTO_MAX, kinds[1]))
         one_each = all(fields.get(last, fields.get(first)) == fields.get(first) for last, first in ranges)
         if not isinstance(address, bytes) or not isinstance(port, bytes) or not one_each:
             return self._do(model.UnknownVerdict("dnat, not to one address and port"))
-        family = nf.FAMILIES.get(decode_number(fields.get(NFTA_NAT_FAMILY, b"\0")), "ipv4")
+        family = nf.FAMILIES.get(decode_number(fields.get(nf.NFTA_NAT_FAMILY, b"\0")), "ipv4")
         where = address_text(family, int.from_bytes(address, "big")) if address else ""
         where = f"[{where}]" if port and ":" in where else where
         return self._do(model.UnknownVerdict(f"dnat to {where}{f':{decode_number(port)}' if port else ''}"))

@@ -6,8 +6,6 @@ those that we compare with ours anyway.
 
 from __future__ import annotations
 
-import errno
-
 from capture.analysis.foreign import PRIORITIES, ForeignChain, in_tables_of_iptables
 from capture.backends import other_family
 from capture.backends.nf_tables import constants as nf
@@ -18,7 +16,7 @@ from capture.backends.nftables.names import MODEL_TABLES, model_target
 from capture.backends.nftables.native import Proxy
 from capture.backends.nftables.netlink import read_set
 from capture.backends.nftables.text import described
-from capture.errors import KernelError, UnsupportedError
+from capture.errors import UnsupportedError
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
     INPUT,
@@ -31,7 +29,11 @@ from capture.model.ruleset import (
 )
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
-from capture.netlink.nfnetlink import ATTEMPTS, open_netfilter, read_generation, read_objects, ruleset_busy
+from capture.netlink.nfnetlink import (
+    open_netfilter,
+    read_consistently,
+    read_objects,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,17 +106,9 @@ def _read_filters(netfilter: NetlinkSocket) -> Iterator[ForeignChain]:
 def _read_consistently(read: Callable[[NetlinkSocket], Iterator[ForeignChain]]) -> tuple[ForeignChain, ...]:
     """Return what is read while no program changes anything."""
     with open_netfilter() as netfilter:
-        for _ in range(ATTEMPTS):
-            try:
-                generation = read_generation(netfilter)
-                found = list(read(netfilter))
-            except KernelError as error:
-                if error.errno != errno.ENOENT:
-                    raise
-                continue  # a table went before its rules were read
-            if read_generation(netfilter) == generation:
-                return tuple(sorted(found, key=lambda each: each.priority))
-    raise ruleset_busy("read the chains of others in nf_tables")
+        doing = "read the chains of others in nf_tables"
+        found, _ = read_consistently(netfilter, doing, lambda: list(read(netfilter)))
+    return tuple(sorted(found, key=lambda each: each.priority))
 
 
 def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[ForeignChain]:
