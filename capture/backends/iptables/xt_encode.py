@@ -293,10 +293,6 @@ EXTENSIONS: dict[type, Callable[[Any], bytes]] = {
 # --- verdicts ------------------------------------------------------------------------------------
 
 
-def _jump(verdict: model.Jump, _family: Family) -> bytes:
-    return jump(verdict.chain)
-
-
 def _redirect(verdict: model.Redirect, family: Family) -> bytes:
     ports = {"flags": xt_layouts.NAT_PORTS, "min_port": verdict.port, "max_port": verdict.port}
     if family == IPV4:
@@ -329,10 +325,6 @@ def _copy_mark(verdict: model.SaveMark | model.RestoreMark, _family: Family) -> 
     )
 
 
-def _set_zone(verdict: model.SetZone, _family: Family) -> bytes:
-    return _extension("target", "CT", xt_layouts.CT.write(zone=verdict.zone))
-
-
 def _log(verdict: model.Log, _family: Family) -> bytes:
     prefix = xt_layouts.c_string(verdict.prefix, 30, "a log prefix")
     return _extension("target", "LOG", xt_layouts.LOG.write(level=xt_layouts.LOG_WARNING, prefix=prefix))
@@ -351,13 +343,13 @@ VERDICTS: dict[type, Callable[[Any, Family], bytes]] = {
     model.Drop: _fixed(verdict_expression(nf.NF_DROP)),
     model.Return: _fixed(verdict_expression(nf.NFT_RETURN)),
     model.Continue: _fixed(b""),
-    model.Jump: _jump,
+    model.Jump: lambda verdict, _family: jump(verdict.chain),
     model.Redirect: _redirect,
     model.TransparentProxy: _tproxy,
     model.SetMark: _set_mark,
     model.SaveMark: _copy_mark,
     model.RestoreMark: _copy_mark,
-    model.SetZone: _set_zone,
+    model.SetZone: lambda verdict, _family: _extension("target", "CT", xt_layouts.CT.write(zone=verdict.zone)),
     model.Log: _log,
     model.UnknownVerdict: _unknown_verdict,
 }
