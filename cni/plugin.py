@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from capture.model.addresses import Network
-    from capture.operations import Applied, Verified
+    from capture.operations.results import Applied, Verified
     from capture.settings.config import Host
     from capture.settings.settings import Settings
     from cni.conf import Configuration
@@ -212,7 +212,7 @@ def _wanted(request: Request, configuration: Configuration, journal: Log) -> tup
 
 def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
     """Write the rules in the pod's namespace; return what was done, and whether it is remembered."""
-    from capture.operations import apply_here
+    from capture.operations.change import apply_here
     from capture.state.netns import Entered, namespace_id, own_namespace, refuse_host
     from cni import loopback
 
@@ -264,18 +264,18 @@ def _addresses_of(request: Request) -> tuple[Network, ...]:
 
 
 def _check(request: Request, configuration: Configuration, journal: Log) -> None:
-    from capture.operations import verify
+    from capture.operations.comparison import verify_recorded
     from capture.state.netns import Entered
-    from capture.state.record import read
 
-    with Entered(request.namespace):
-        is_recorded = read() is not None
-    settings, reason = (None, "") if is_recorded else _wanted(request, configuration, journal)
-    if reason:
-        journal.info("left alone", reason=reason)
-        return
-    with journal.step("verify"):
-        verified = verify(settings, request.namespace, _host(request))
+    with Entered(request.namespace), journal.step("verify"):
+        verified = verify_recorded()
+    is_recorded = verified is not None
+    if verified is None:
+        settings, reason = _wanted(request, configuration, journal)
+        if settings is None:
+            journal.info("left alone", reason=reason)
+            return
+        verified = _verify(request, settings, journal)
     if not verified.holds:
         raise _drift(verified, request.namespace)
     for remark in verified.remarks:
@@ -286,6 +286,14 @@ def _check(request: Request, configuration: Configuration, journal: Log) -> None
         for doubt in doubts_in_words(verified):
             journal.warn("not judged", what=doubt)
     journal.info("unchanged", recorded=is_recorded)
+
+
+def _verify(request: Request, settings: Settings, journal: Log) -> Verified:
+    """Compare with what ADD would do now: what it did is not recorded."""
+    from capture.operations.comparison import verify
+
+    with journal.step("verify"):
+        return verify(settings, request.namespace, _host(request))
 
 
 def _drift(verified: Verified, namespace: str) -> CniError:
@@ -315,7 +323,7 @@ def _status(request: Request, configuration: Configuration, journal: Log) -> Non
     only where no pod starts without it; elsewhere its state goes to the log.
     """
     from capture.backends import detect
-    from capture.operations import request_of
+    from capture.operations.target import request_of
 
     if not os.path.exists("/proc/self/status"):
         raise CniError(NOT_AVAILABLE, "/proc is not mounted here", "Mount it: `mount -t proc proc /proc`.")

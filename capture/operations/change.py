@@ -13,7 +13,6 @@ from capture.errors import CaptureError, KernelError, ToolError, UnsupportedErro
 from capture.model.addresses import IPV6
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
-from capture.operations.comparison import can_stay, differences_between
 from capture.operations.results import Applied
 from capture.operations.target import host_of, place, request_of
 from capture.rules import (
@@ -123,7 +122,9 @@ def _apply(
         existing = _read_existing(target, standing, desired)
         kept = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
         switches = _switches(desired)
-        journal = Journal(Record(kept, facts.facts(), target.backend, target.driver, target.variant, sysctls=switches))
+        journal = Journal(
+            Record(kept, facts.facts(), desired, target.backend, target.driver, target.variant, sysctls=switches)
+        )
         journal.begin(existing.stale_routes, existing.recorded)
         try:
             changed = routes.ensure(desired) | _switch_off(switches)
@@ -195,8 +196,8 @@ def _read_existing(target: Decision, standing: Iterable[Leftover], desired: Rule
         current,
         elsewhere,
         recorded,
-        recorded.ruleset() if recorded else None,
-        routes.stale(desired, rulesets, recorded.routes() if recorded else ()),
+        recorded.ruleset if recorded else None,
+        routes.stale(desired, rulesets, recorded.routes if recorded else ()),
     )
 
 
@@ -211,7 +212,7 @@ def _replace_rules(
     target: Decision, existing: Existing, config: CaptureConfig, desired: Ruleset, *, force: bool
 ) -> tuple[bool, tuple[str, ...]]:
     """Make the live rules the desired ones; return whether anything was written, and warnings."""
-    if not force and can_stay(target, desired, existing.current):
+    if not force and _can_stay(target, desired, existing.current):
         return False, ()
     driver, live = existing.driver, existing.current
     if captures_transparently(desired) and any(map(redirects_inbound, existing.rulesets)):
@@ -219,6 +220,15 @@ def _replace_rules(
     losses = _write(existing, config, desired, live)
     _ensure_written(driver, desired)
     return True, losses
+
+
+def _can_stay(target: Decision, desired: Ruleset, live: Ruleset) -> bool:
+    """Return whether there is nothing to write; the tables of nftables are ours with their policies."""
+    if live is desired or not live.tables:
+        return live is desired
+    from capture.analysis.compare import can_stay  # not in a new namespace, nor where nothing has changed
+
+    return can_stay(desired, live, writes_policies=target.backend == "nftables")
 
 
 def _write(existing: Existing, config: CaptureConfig, desired: Ruleset, live: Ruleset) -> tuple[str, ...]:
@@ -266,7 +276,9 @@ def _ensure_written(driver: Driver, desired: Ruleset) -> None:
     """Raise CaptureError unless the rules that were written are there."""
     if driver.holds(desired):
         return
-    wrong = [difference for difference in differences_between(desired, driver.read()) if difference.is_ours]
+    from capture.analysis.compare import differences  # not where all is well
+
+    wrong = [difference for difference in differences(desired, driver.read()) if difference.is_ours]
     if wrong:
         raise CaptureError(
             f"the rules were written, but {len(wrong)} of what was read back differ: {wrong[0]!r}",
@@ -295,10 +307,10 @@ def clean(
             standing = [_read(load(found)) for found in detect.leftovers()]
             # Routes go first: what they are of, the rules tell, should we not come to the rules.
             live = [ruleset for _, ruleset in standing]
-            removed = routes.remove(routes.present(live, recorded.routes() if recorded else ()))
+            removed = routes.remove(routes.present(live, recorded.routes if recorded else ()))
             removed |= other_family.ensure(wanted=False)
             for driver, ruleset in standing:
-                driver.clean(ruleset, recorded.ruleset() if recorded else None)
+                driver.clean(ruleset, recorded.ruleset if recorded else None)
             restored = _restore(recorded.sysctls) if recorded else False
             record.forget()
             record.forget_ended()

@@ -15,6 +15,9 @@ if not hasattr(os, "setns"):  # before Python 3.12; the interpreter of the bundl
     os.__dict__["setns"] = __import__("bundle_calls").setns
 
 Module = type(sys)
+IMPORTED = type(sys.__spec__)("bundle", None)
+"""The one spec of all modules of ours. Each import statement asks a module's for ``_initializing``; without a spec it
+would make and drop an AttributeError, which costs more than the rest (import_ensure_initialized in Python/import.c)."""
 
 
 class Linker:
@@ -43,6 +46,7 @@ def _import(name: str) -> None:
     package, _, own_name = name.rpartition(".")
     module = Module(name)
     module.__package__ = name if is_package else package
+    module.__spec__ = IMPORTED
     if is_package:
         module.__path__ = []
     sys.modules[name] = module
