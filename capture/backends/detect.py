@@ -21,7 +21,7 @@ from capture.backends.nf_tables.constants import (
     NFTA_CHAIN_NAME,
     NFTA_CHAIN_TABLE,
 )
-from capture.backends.nftables.names import MODEL_TABLES
+from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE
 from capture.errors import ConfigurationError, KernelError, PrivilegeError, UnsupportedError
 from capture.model.addresses import IPV4, IPV6
 from capture.model.chain_names import is_our_chain, spelling_of
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Ruleset
     from capture.netlink.sockets import NetlinkSocket
 
-    Place = Literal["nft", "legacy", "native"]
+    Place = Literal["nft", "legacy", "native", "reject"]
     LegacySupport = Literal["present", "loadable", "absent", "unknown"]
 
 NFTA_CHAIN_USE = 6  # linux/netfilter/nf_tables.h: how many rules are in a chain and jump to it
@@ -77,7 +77,7 @@ class Request(Value):
 class Decision(Value):
     """The way that is taken: ``variant`` is "nft" or "legacy" of iptables, and "" of nftables."""
 
-    not_compared = ("reason", "is_empty", "own_users")
+    not_compared = ("reason", "is_empty", "own_users", "has_reject_table")
 
     backend: str
     driver: str
@@ -87,6 +87,8 @@ class Decision(Value):
     """Whether there is no chain at all where the rules will go, so that nothing needs to be read there."""
     own_users: bool = True
     """Whether the network namespace belongs to our user namespace, so that iptables can be told from here."""
+    has_reject_table: bool = False
+    """Whether the table that rejects the other family may be there."""
 
 
 class Leftover(Decision):
@@ -182,16 +184,23 @@ def look(request: Request, desired: Ruleset | None = None) -> tuple[Decision, tu
 
         raise explained(error, desired, _ways_allowed(request)[0]) from error
     place = decision.variant or "native"
-    is_empty = all(chain.place != place for chain in facts.chains)
-    return decision.replace(is_empty=is_empty, own_users=facts.own_users), find_leftovers(facts)
+    places = {chain.place for chain in facts.chains}
+    decision = decision.replace(
+        is_empty=place not in places, own_users=facts.own_users, has_reject_table="reject" in places
+    )
+    return decision, find_leftovers(facts)
 
 
 def leftovers() -> tuple[Leftover, ...]:
     """Return where sets of ours are in the namespace we are in. Raise PrivilegeError if we may not know."""
-    facts = gather()
+    facts = gather(NETLINK)
     if facts.nf_tables is None:
         raise PrivilegeError("read which rules stand in this network namespace")
     return find_leftovers(facts)
+
+
+NETLINK = Request("nftables", "netlink")
+"""Comes to no programs and packages, unless legacy tables are there: only they are read and removed by these."""
 
 
 def without_kernel(request: Request) -> Decision:
@@ -330,6 +339,8 @@ def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[LiveChain]:
             yield LiveChain("nft", NFPROTO_FAMILIES[protocol_family], table, chain, uses)
         elif protocol_family == NFPROTO_INET and table in MODEL_TABLES:
             yield LiveChain("native", "inet", table, chain, uses)
+        elif protocol_family == NFPROTO_INET and table == REJECT_TABLE:
+            yield LiveChain("reject", "inet", table, chain, uses)
 
 
 def _legacy_tables(family: Family) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ sets of ours elsewhere (the other backend) removed, now that the new one capture
 
 from __future__ import annotations
 
-from capture.backends import detect, load, other_family
+from capture.backends import detect, load
 from capture.errors import CaptureError, KernelError, ToolError, UnsupportedError
 from capture.model.addresses import IPV6
 from capture.model.ruleset import Ruleset
@@ -131,7 +131,7 @@ def _apply(
             replaced, losses = _replace_rules(target, existing, config, desired, force=force)
             changed |= replaced
             changed |= _remove_elsewhere(existing)
-            changed |= other_family.ensure(wanted=config.rejects_ipv6)  # last: what it rejected may be captured now
+            changed |= _reject_other_family(config, target)  # last: what it rejected may be captured now
         except CaptureError as error:
             _restore(switches)
             journal.roll_back(existing.recorded, desired)
@@ -148,6 +148,15 @@ def _apply(
     note = link_local_note(config.families, facts.pod_addresses())
     remarks = (note,) if note else ()
     return Applied(changed, target, config, desired, (*warnings, *losses, *lost, *lock.warnings), remarks)
+
+
+def _reject_other_family(config: CaptureConfig, target: Decision) -> bool:
+    """Reject the family that is not captured, or do so no more; return whether that changed anything."""
+    if not config.rejects_ipv6 and not target.has_reject_table:
+        return False
+    from capture.backends.other_family import ensure  # few captures reject anything
+
+    return ensure(wanted=config.rejects_ipv6)
 
 
 def _switches(desired: Ruleset) -> tuple[Sysctl, ...]:
@@ -297,6 +306,8 @@ def clean(
 
     ``lock_timeout`` is that of ``apply``, in seconds. ``warn`` is told if the lock was not to be had.
     """
+    from capture.backends.other_family import ensure as ensure_rejected
+
     with Entered(namespace):
         refuse_node(allowed=allow_host)
         with NamespaceLock(lock_timeout) as lock:
@@ -308,7 +319,7 @@ def clean(
             # Routes go first: what they are of, the rules tell, should we not come to the rules.
             live = [ruleset for _, ruleset in standing]
             removed = routes.remove(routes.present(live, recorded.routes if recorded else ()))
-            removed |= other_family.ensure(wanted=False)
+            removed |= ensure_rejected(wanted=False)
             for driver, ruleset in standing:
                 driver.clean(ruleset, recorded.ruleset if recorded else None)
             restored = _restore(recorded.sysctls) if recorded else False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.backends import detect, load, other_family
+from capture.backends import detect, load
 from capture.model.addresses import IPV6
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.operations.results import Dumped, LiveSet, Other, Verified
@@ -68,36 +68,40 @@ def _verify_recorded(recorded: Record) -> Verified:
 
 def _verify(desired: Ruleset, request: Request, settings: Settings, addresses: tuple[Network, ...]) -> Verified:
     """Compare with the desired rules, and say what there is to say about addresses of families without rules."""
-    verified = _verify_rules(desired, request)
+    decision, live_sets = detect.look(request)
     uncaptured, remarks = judge_families(desired.families, settings, addresses)
     is_wanted = IPV6 not in desired.families and settings[OTHER_FAMILY] == "reject"
-    if is_wanted != other_family.is_present():
-        state = "is missing, or not as it was written" if is_wanted else "rejects IPv6, and no setting asks for that"
-        uncaptured = (*uncaptured, f"table inet {other_family.TABLE} {state}")
-    return verified.replace(uncaptured=uncaptured, remarks=remarks)
+    if is_wanted or decision.has_reject_table:
+        from capture.backends import other_family  # few captures reject anything
+
+        if is_wanted != other_family.is_present():
+            state = (
+                "is missing, or not as it was written" if is_wanted else "rejects IPv6, and no setting asks for that"
+            )
+            uncaptured = (*uncaptured, f"table inet {other_family.REJECT_TABLE} {state}")
+    if request == detect.Request() and live_sets and place(decision) not in map(place, live_sets):
+        decision = live_sets[0]  # nothing says where, and ours are there
+    return _verify_rules(desired, decision, live_sets).replace(uncaptured=uncaptured, remarks=remarks)
 
 
 def _verify_without_reference() -> Verified:
     """Judge what is foreign in the namespace we are in, where nothing says what our own rules should be."""
     from capture.analysis.ownership import ours_only
 
-    decision, standing = detect.look(detect.Request())
-    if not standing:
+    decision, live_sets = detect.look(detect.Request())
+    if not live_sets:
         empty = Ruleset(FAMILIES, ())
         return Verified(decision, empty, empty, has_reference=False)
     from capture.operations.situation import read_elsewhere
 
-    live = load(standing[0]).read()
+    live = load(live_sets[0]).read()
     own = ours_only(live)
-    elsewhere = read_elsewhere(place(standing[0]))
-    return _judged(own, live, (), elsewhere, standing[0], standing).replace(has_reference=False)
+    elsewhere = read_elsewhere(place(live_sets[0]))
+    return _judged(own, live, (), elsewhere, live_sets[0], live_sets).replace(has_reference=False)
 
 
-def _verify_rules(desired: Ruleset, request: Request) -> Verified:
-    """Compare the namespace we are in with a rule set: there where ours stand, unless the request says where."""
-    decision, standing = detect.look(request)
-    if request == detect.Request() and standing and place(decision) not in map(place, standing):
-        decision = standing[0]
+def _verify_rules(desired: Ruleset, decision: Decision, live_sets: Iterable[Leftover]) -> Verified:
+    """Compare the live rules in the decision's place with the desired ones."""
     driver = load(decision)
     live = desired if driver.holds(desired) else driver.read()
     from capture.operations.situation import read_elsewhere  # not when pods are made
@@ -112,7 +116,7 @@ def _verify_rules(desired: Ruleset, request: Request) -> Verified:
     from capture.analysis.compare import differences  # not where nothing differs
 
     found = tuple(differences(desired, live)) if live is not desired else ()
-    return _judged(desired, live, found, elsewhere, decision, standing)
+    return _judged(desired, live, found, elsewhere, decision, live_sets)
 
 
 def _judged(
@@ -121,7 +125,7 @@ def _judged(
     found: tuple[Difference, ...],
     elsewhere: Elsewhere,
     decision: Decision,
-    standing: Iterable[Leftover],
+    live_sets: Iterable[Leftover],
 ) -> Verified:
     """Return what differs, judged by what it does to packets."""
     from capture.analysis.judgement import judge
@@ -137,7 +141,7 @@ def _judged(
         judged.differences,
         tuple(routes.missing(desired)),
         judged.notes,
-        tuple(_others(decision, standing, desired, elsewhere, network)),
+        tuple(_others(decision, live_sets, desired, elsewhere, network)),
         judged.obstacles,
         judged.harmless,
         judged.unjudged,
@@ -147,12 +151,12 @@ def _judged(
 
 
 def _others(
-    decision: Decision, standing: Iterable[Leftover], desired: Ruleset, elsewhere: Elsewhere, network: PodNetwork
+    decision: Decision, live_sets: Iterable[Leftover], desired: Ruleset, elsewhere: Elsewhere, network: PodNetwork
 ) -> Iterator[Other]:
-    """Yield the sets that stand elsewhere than the decision's, each with a packet that it sends elsewhere."""
+    """Yield the sets in other places than the decision's, each with a packet that it sends elsewhere."""
     from capture.analysis.judgement import second_set_effect
 
-    for found in standing:
+    for found in live_sets:
         if place(found) != place(decision):
             yield Other(found, second_set_effect(desired, elsewhere.of(place(found)), network))
 
