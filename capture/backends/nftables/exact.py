@@ -12,7 +12,8 @@ import errno
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import compared_of_chain, rule_is
-from capture.backends.nftables import encode
+from capture.backends.nftables import encode, sets
+from capture.backends.nftables.native import SIZES
 from capture.errors import KernelError
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
 from capture.netlink.nfnetlink import NFGENMSG_SIZE, message_type, nfgenmsg, read_objects
@@ -49,11 +50,11 @@ def _hold_exactly(netfilter: NetlinkSocket, wanted: tuple[NativeTable, ...], our
 
 def _table_is(netfilter: NetlinkSocket, table: NativeTable, found: FoundRules) -> bool:
     """Return whether a table holds the wanted rules, and its sets what they look up there."""
-    sets = dict(encode.sets_of(table))
-    names = iter(sets)
+    lists = dict(encode.sets_of(table))
+    names = iter(lists)
     return all(
         _rules_are(chain.rules, found.get((table.name, chain.name), []), names) for chain in table.chains
-    ) and all(_set_is(netfilter, table.name, name, condition) for name, condition in sets.items())
+    ) and all(_set_is(netfilter, table.name, name, condition) for name, condition in lists.items())
 
 
 def _chains(netfilter: NetlinkSocket, our_tables: frozenset[str]) -> dict[tuple[str, str], dict[int, bytes]] | None:
@@ -122,12 +123,12 @@ def _set_is(netfilter: NetlinkSocket, table: str, name: str, wanted: Among) -> b
     (body,) = netfilter.request(message_type(nf.NFT_MSG_GETSET), 0, nfgenmsg(nf.NFPROTO_INET) + of_set, doing)
     description = decode_fields(body[NFGENMSG_SIZE:])
     flags, size = (decode_number(description.get(kind, b"")) for kind in (nf.NFTA_SET_FLAGS, nf.NFTA_SET_KEY_LEN))
-    if (flags, size) != (encode.flags_of(wanted), encode.SIZES[wanted.field]):
+    if (flags, size) != (sets.flags_of(wanted), SIZES[wanted.field]):
         return False
     messages = read_objects(netfilter, nf.NFT_MSG_GETSETELEM, nf.NFPROTO_INET, of_set, doing)
     found = b"".join([decode_fields(each).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for _, each in messages])
     if flags & nf.NFT_SET_INTERVAL:
-        return found == encode.elements_descending(wanted)
-    elements = encode.elements_of(wanted)
+        return found == sets.elements_descending(wanted)
+    elements = sets.elements_of(wanted)
     length = len(elements[0])
     return sorted(found[start : start + length] for start in range(0, len(found), length)) == elements

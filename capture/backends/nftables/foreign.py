@@ -11,7 +11,7 @@ import errno
 from capture.analysis.foreign import PRIORITIES, ForeignChain, in_tables_of_iptables
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook
-from capture.backends.nftables.decode import NativeSet, decode_table
+from capture.backends.nftables.decode import decode_table
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
 from capture.backends.nftables.native import NFPROTO_NUMBERS, Proxy
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
     from capture.backends.nftables.native import NativeChain, NativeRule
+    from capture.backends.nftables.sets import NativeSet
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule, TableName
     from capture.netlink.sockets import NetlinkSocket

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from capture.backends.nf_tables.hooks import Hook
-    from capture.backends.nftables.decode import NativeSet
     from capture.backends.nftables.native import NativeTable
+    from capture.backends.nftables.sets import NativeSet
     from capture.model.ruleset import Ruleset
     from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
@@ -89,7 +89,7 @@ def _change(doing: str, changes: Callable[[plan.LiveTables], Iterable[Change]]) 
         for _ in range(ATTEMPTS):
             generation = read_generation(netfilter)
             try:
-                live = _read_live(netfilter)
+                live = read_live(netfilter)
             except KernelError as error:
                 if error.errno != errno.ENOENT:
                     raise
@@ -149,7 +149,7 @@ def _read_chains(netfilter: NetlinkSocket, table: str) -> list[bytes]:
 
 def read_set(netfilter: NetlinkSocket, table: str, name: str, family: int = nf.NFPROTO_INET) -> NativeSet:
     """Return a set of a table, of our own if no other family is given."""
-    from capture.backends.nftables.decode import decode_set
+    from capture.backends.nftables.sets import decode_set
 
     doing = f"read the set {name} of table {table}"
     of_set = attribute(nf.NFTA_SET_TABLE, text(table)) + attribute(nf.NFTA_SET_NAME, text(name))
@@ -158,17 +158,15 @@ def read_set(netfilter: NetlinkSocket, table: str, name: str, family: int = nf.N
     return decode_set(body[NFGENMSG_SIZE:], [element for _, element in elements])
 
 
-def _read_live(netfilter: NetlinkSocket) -> plan.LiveTables:
-    """Return our live tables, with the hooks of their chains."""
+def read_live(netfilter: NetlinkSocket) -> plan.LiveTables:
+    """Return our live tables, with the hooks of their chains; None for one that must go as a whole."""
     live: dict[str, dict[str, Hook | None] | None] = {}
-    tables = _our_tables(netfilter)
-    if not tables:
-        return live
-    for table in map(decode_fields, tables):
+    for table in map(decode_fields, _our_tables(netfilter)):
         name = decode_text(table[nf.NFTA_TABLE_NAME])
+        is_dormant = decode_number(table.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT
         chains = [decode_fields(chain) for chain in _read_chains(netfilter, name)]
         rest = decode_number(table[nf.NFTA_TABLE_USE]) - len(chains)
-        if rest and rest != _count_anonymous_sets(netfilter, name):
+        if is_dormant or (rest and rest != _count_anonymous_sets(netfilter, name)):
             live[name] = None
         else:
             live[name] = {decode_text(chain[nf.NFTA_CHAIN_NAME]): decode_hook(chain) for chain in chains}
