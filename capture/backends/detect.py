@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Ruleset
     from capture.netlink.sockets import NetlinkSocket
 
-    Place = Literal["nft", "legacy", "native", "reject"]
+    Place = Literal["nft", "legacy", "native"]
     LegacySupport = Literal["present", "loadable", "absent", "unknown"]
 
 NFTA_CHAIN_USE = 6  # linux/netfilter/nf_tables.h: how many rules are in a chain and jump to it
@@ -114,7 +114,7 @@ class LiveChain(Value):
     ``uses`` counts the rules in it and, outside of legacy, the jumps to it.
     """
 
-    place: Place
+    place: Place | Literal["reject"]
     family: str
     table: str
     chain: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capture.backends import detect, load
+from capture.backends.nftables.names import REJECT_TABLE
 from capture.model.addresses import IPV6
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.operations.results import Dumped, LiveSet, Other, Verified
@@ -72,13 +73,13 @@ def _verify(desired: Ruleset, request: Request, settings: Settings, addresses: t
     uncaptured, remarks = judge_families(desired.families, settings, addresses)
     is_wanted = IPV6 not in desired.families and settings[OTHER_FAMILY] == "reject"
     if is_wanted or decision.has_reject_table:
-        from capture.backends import other_family  # few captures reject anything
+        from capture.backends.other_family import is_present  # few captures reject anything
 
-        if is_wanted != other_family.is_present():
-            state = (
+        if is_wanted != is_present():
+            wrong = (
                 "is missing, or not as it was written" if is_wanted else "rejects IPv6, and no setting asks for that"
             )
-            uncaptured = (*uncaptured, f"table inet {other_family.REJECT_TABLE} {state}")
+            uncaptured = (*uncaptured, f"table inet {REJECT_TABLE} {wrong}")
     if request == detect.Request() and live_sets and place(decision) not in map(place, live_sets):
         decision = live_sets[0]  # nothing says where, and ours are there
     return _verify_rules(desired, decision, live_sets).replace(uncaptured=uncaptured, remarks=remarks)
