@@ -16,8 +16,19 @@ if not hasattr(os, "setns"):  # before Python 3.12; the interpreter of the bundl
 
 Module = type(sys)
 IMPORTED = type(sys.__spec__)("bundle", None)
-"""The one spec of all modules of ours. Each import statement asks a module's for ``_initializing``; without a spec it
-would make and drop an AttributeError, which costs more than the rest (import_ensure_initialized in Python/import.c)."""
+IMPORTED._initializing = False  # noqa: SLF001  # import_ensure_initialized in Python/import.c asks for it
+"""The one spec of all modules of ours: asked for by each import statement, which would make and drop an
+AttributeError without it."""
+
+
+class Leaf(Module):
+    """A module that is no package: an import statement that looks for its ``__path__`` meets no error.
+
+    The look-up of modules makes one, with a message, where that of objects in general says no (module_getattro in
+    Objects/moduleobject.c): some 350 times in an ADD, a twentieth of it. Such a module has no ``__getattr__``.
+    """
+
+    __getattribute__ = object.__getattribute__
 
 
 class Linker:
@@ -44,7 +55,7 @@ def _import(name: str) -> None:
     imported, is_package = LINKS[name]
     _import_all(imported)
     package, _, own_name = name.rpartition(".")
-    module = Module(name)
+    module = Module(name) if is_package else Leaf(name)
     module.__package__ = name if is_package else package
     module.__spec__ = IMPORTED
     if is_package:
