@@ -1,9 +1,8 @@
-"""What the plugin does for each command of the specification.
+"""What the plugin does for ADD, CHECK and STATUS; DEL and GC are in ``cni.forgetting``.
 
     ADD ──> configuration ──> which pod ──> what is known about it ──> left alone, and why
                                                     └──> settings ──> rules in its namespace ──> record
-    CHECK ─> record (or the same way as ADD) ──> compared with what stands
-    DEL, GC ─> the records of attachments that are gone
+    CHECK ─> record (or the same way as ADD) ──> compared with what is live
     STATUS ─> could ADD work now?
 
 Whatever is not understood fails ADD, so that no pod runs without the capture that it should have.
@@ -39,13 +38,15 @@ from cni.protocol import (
     UNKNOWN_CONTAINER,
     CniError,
 )
+from cni.request_log import log_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from capture.model.addresses import Network
-    from capture.operations.results import Applied, Verified
+    from capture.operations.change import Applied
+    from capture.operations.results import Verified
     from capture.settings.config import Host
     from capture.settings.settings import Settings
     from cni.conf import Configuration
@@ -67,7 +68,7 @@ def add(request: Request) -> None:
     """Capture the pod's traffic, unless it is one to be left alone. Raises ``CniError``."""
     configuration = conf.parse(request.configuration)
     try:
-        _logged(request, configuration, lambda journal: _add(request, configuration, journal))
+        _logged(request, lambda journal: _add(request, configuration, journal))
     except CniError as error:
         _remember(request, decisions.REFUSED, error.message)
         raise
@@ -76,33 +77,13 @@ def add(request: Request) -> None:
 def check(request: Request) -> None:
     """Raise ``CniError`` unless the namespace is as ADD left it."""
     configuration = conf.parse(request.configuration)
-    _logged(request, configuration, lambda journal: _check(request, configuration, journal))
-
-
-def delete(request: Request) -> None:
-    """Forget the attachment. Its rules go with its namespace; nothing here fails."""
-    from cni import leaving
-
-    attachments.forget(request.network, request.container_id, request.interface)
-    decisions.forget(request.network, request.container_id, request.interface)
-    _say(request, "forgotten")
-    leaving.ended()
-
-
-def collect_garbage(request: Request) -> None:
-    """Forget the attachments of this network that are gone, and what is recorded of namespaces that are."""
-    from capture.state.record import forget_ended
-
-    valid = {(attachment.container_id, attachment.interface) for attachment in request.valid_attachments}
-    _say(request, "forgotten what is gone", containers=attachments.forget_others(request.network, valid))
-    decisions.forget_others(request.network, valid)
-    forget_ended()
+    _logged(request, lambda journal: _check(request, configuration, journal))
 
 
 def status(request: Request) -> None:
     """Raise ``CniError`` if ADD could not work now: code 50, or 51 if only the API server is away."""
     configuration = conf.parse(request.configuration)
-    _logged(request, configuration, lambda journal: _status(request, configuration, journal))
+    _logged(request, lambda journal: _status(request, configuration, journal))
 
 
 TOLD_NOTHING = (
@@ -116,8 +97,6 @@ IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
 COMMANDS: dict[str, Callable[[Request], None]] = {
     "ADD": add,
     "CHECK": check,
-    "DEL": delete,
-    "GC": collect_garbage,
     "STATUS": status,
 }
 
@@ -380,32 +359,9 @@ def has_capability(capability: int) -> bool:
 # --- what all have in common -----------------------------------------------------------------------------------
 
 
-def _say(request: Request, message: str, **facts: object) -> None:
-    """Write a line about a command that succeeds whatever its configuration is like."""
-    try:
-        configuration = conf.parse(request.configuration)
-    except CniError:
-        return
-    _log(request, configuration).info(message, **facts)
-
-
-def _log(request: Request, configuration: Configuration) -> Log:
-    return Log(
-        configuration.log_file,
-        configuration.log_level,
-        about={
-            "command": request.command,
-            "namespace": request.arguments.get("K8S_POD_NAMESPACE", ""),
-            "pod": request.arguments.get("K8S_POD_NAME", ""),
-            "container": request.container_id,
-            "interface": request.interface,
-        },
-    )
-
-
-def _logged(request: Request, configuration: Configuration, work: Callable[[Log], None]) -> None:
+def _logged(request: Request, work: Callable[[Log], None]) -> None:
     """Do the work; what fails is logged, and raised as the specification's error."""
-    journal = _log(request, configuration)
+    journal = log_of(request)
     try:
         try:
             work(journal)

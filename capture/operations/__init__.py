@@ -8,18 +8,18 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.operations.change import apply, captured_connections, clean
+    from capture.operations.change import Applied, apply, captured_connections, clean
     from capture.operations.comparison import dump, verify
     from capture.operations.rendering import render
-    from capture.operations.results import Applied, Dumped, LiveSet, Other, Verified
+    from capture.operations.results import Dumped, LiveSet, Other, Verified
     from capture.operations.target import host_of, request_of
     from capture.operations.tracing import situation, trace, trace_packet
 
 HOMES = {
-    "capture.operations.change": ("apply", "captured_connections", "clean"),
+    "capture.operations.change": ("Applied", "apply", "captured_connections", "clean"),
     "capture.operations.comparison": ("dump", "verify"),
     "capture.operations.rendering": ("render",),
-    "capture.operations.results": ("Applied", "Dumped", "LiveSet", "Other", "Verified"),
+    "capture.operations.results": ("Dumped", "LiveSet", "Other", "Verified"),
     "capture.operations.target": ("host_of", "request_of"),
     "capture.operations.tracing": ("situation", "trace", "trace_packet"),
 }

@@ -13,7 +13,6 @@ from capture.errors import CaptureError, KernelError, ToolError, UnsupportedErro
 from capture.model.addresses import IPV6
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
-from capture.operations.results import Applied
 from capture.operations.target import host_of, place, request_of
 from capture.rules import (
     build_handover,
@@ -46,6 +45,18 @@ if TYPE_CHECKING:
     from capture.settings.config import Host
     from capture.settings.settings import Settings
     from capture.state.sysctls import Sysctl
+
+
+class Applied(Value):
+    """What ``apply`` did: whether anything was written, how, what for, and what it wants to say."""
+
+    changed: bool
+    decision: Decision
+    config: CaptureConfig
+    ruleset: Ruleset
+    warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """What is as the settings want it, and good to know."""
 
 
 class Existing(Value):

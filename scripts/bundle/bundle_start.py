@@ -14,9 +14,14 @@ gc.disable()  # all programs end within seconds, and what is imported never beco
 if not hasattr(os, "setns"):  # before Python 3.12; the interpreter of the bundle brings it
     os.__dict__["setns"] = __import__("bundle_calls").setns
 
-Module = type(sys)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType as Module
+else:
+    Module = type(sys)
+
 IMPORTED = type(sys.__spec__)("bundle", None)
-IMPORTED._initializing = False  # noqa: SLF001  # import_ensure_initialized in Python/import.c asks for it
+vars(IMPORTED)["_initializing"] = False  # import_ensure_initialized in Python/import.c looks for it
 """The one spec of all modules of ours: asked for by each import statement, which would make and drop an
 AttributeError without it."""
 
