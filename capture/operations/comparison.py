@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from capture.backends import detect, load
 from capture.backends.nftables.names import REJECT_TABLE
+from capture.backends.request import Request
 from capture.model.addresses import IPV6
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.operations.results import Dumped, LiveSet, Other, Verified
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.compare import Difference
     from capture.analysis.stations import PodNetwork
-    from capture.backends.detect import Decision, Leftover, Request
+    from capture.backends.detect import Decision, Leftover
     from capture.model.addresses import Network
     from capture.operations.situation import Elsewhere
     from capture.operations.target import Namespace
@@ -61,7 +62,7 @@ def verify_recorded() -> Verified | None:
 
 
 def _verify_recorded(recorded: Record) -> Verified:
-    request = detect.Request(recorded.backend, recorded.driver, recorded.variant)
+    request = Request(recorded.backend, recorded.driver, recorded.variant)
     addresses = PodFromOutside().pod_addresses()
     desired = routes.with_loopback_address(recorded.ruleset, global_addresses(addresses))
     return _verify(desired, request, recorded.settings, addresses).replace(from_record=True)
@@ -80,7 +81,7 @@ def _verify(desired: Ruleset, request: Request, settings: Settings, addresses: t
                 "is missing, or not as it was written" if is_wanted else "rejects IPv6, and no setting asks for that"
             )
             uncaptured = (*uncaptured, f"table inet {REJECT_TABLE} {wrong}")
-    if request == detect.Request() and live_sets and place(decision) not in map(place, live_sets):
+    if request == Request() and live_sets and place(decision) not in map(place, live_sets):
         decision = live_sets[0]  # nothing says where, and ours are there
     return _verify_rules(desired, decision, live_sets).replace(uncaptured=uncaptured, remarks=remarks)
 
@@ -89,7 +90,7 @@ def _verify_without_reference() -> Verified:
     """Judge what is foreign in the namespace we are in, where nothing says what our own rules should be."""
     from capture.analysis.ownership import ours_only
 
-    decision, live_sets = detect.look(detect.Request())
+    decision, live_sets = detect.look(Request())
     if not live_sets:
         empty = Ruleset(FAMILIES, ())
         return Verified(decision, empty, empty, has_reference=False)

@@ -129,7 +129,7 @@ def check_writable(chain: str, rules: Iterable[Rule]) -> None:
     _check_chain_name(chain)
     for rule in rules:
         if isinstance(rule.verdict, UnknownVerdict) or any(isinstance(match, UnknownMatch) for match in rule.matches):
-            raise ValueError(f"a rule of others can be kept, but not written: {rule}")
+            raise ValueError(f"a foreign rule can be kept, but not written: {rule}")
         if isinstance(rule.verdict, Jump):
             _check_chain_name(rule.verdict.chain)
 

@@ -17,18 +17,8 @@ from __future__ import annotations
 
 from capture.analysis.ownership import changes_marks, may_disturb, our_rules, tested_marks
 from capture.backends.iptables.entries import check_writable, expanded
+from capture.model import ruleset as model
 from capture.model.chain_names import is_our_chain
-from capture.model.ruleset import (
-    BUILT_IN_CHAINS,
-    MANGLE,
-    NAT,
-    RAW,
-    Jump,
-    Rule,
-    Ruleset,
-    TransparentProxy,
-    UnknownVerdict,
-)
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -37,14 +27,13 @@ if TYPE_CHECKING:
 
     from capture.analysis.ownership import Places
     from capture.model.addresses import Family
-    from capture.model.ruleset import Chain, Table, TableName
 
 
 class PutChain(Value):
     """Make a chain of ours hold exactly these rules, whether it exists or not."""
 
     chain: str
-    rules: tuple[Rule, ...]
+    rules: tuple[model.Rule, ...]
 
 
 class RemoveRule(Value):
@@ -52,7 +41,7 @@ class RemoveRule(Value):
 
     chain: str
     position: int
-    rule: Rule
+    rule: model.Rule
 
 
 class InsertRule(Value):
@@ -60,14 +49,14 @@ class InsertRule(Value):
 
     chain: str
     position: int
-    rule: Rule
+    rule: model.Rule
 
 
 class AppendRule(Value):
     """Put a rule at the end of a chain."""
 
     chain: str
-    rule: Rule
+    rule: model.Rule
 
 
 class DropChain(Value):
@@ -88,11 +77,13 @@ class TableEdit(Value):
     """
 
     family: Family
-    table: TableName
+    table: model.TableName
     edits: tuple[Edit, ...]
 
 
-def plan(live: Ruleset, desired: Ruleset | None, recorded: Ruleset | None = None) -> tuple[TableEdit, ...]:
+def plan(
+    live: model.Ruleset, desired: model.Ruleset | None, recorded: model.Ruleset | None = None
+) -> tuple[TableEdit, ...]:
     """Return the edits after which ours is ``desired`` (or, with None, nothing), family by family.
 
     Families that are not desired lose what is ours. Raises ValueError if a desired rule cannot be written.
@@ -108,7 +99,7 @@ def plan(live: Ruleset, desired: Ruleset | None, recorded: Ruleset | None = None
     return tuple(edits)
 
 
-def as_written(ruleset: Ruleset) -> Ruleset:
+def as_written(ruleset: model.Ruleset) -> model.Ruleset:
     """Return the rule set with its rules as they are in tables: of one family each, one entry each."""
     tables = []
     for table in ruleset.tables:
@@ -120,29 +111,31 @@ def as_written(ruleset: Ruleset) -> Ruleset:
     return ruleset.replace(tables=tuple(tables))
 
 
-def _table_order(desired: Ruleset | None) -> tuple[TableName, ...]:
+def _table_order(desired: model.Ruleset | None) -> tuple[model.TableName, ...]:
     """Return raw, then the table that captures inbound from now on, then the other one."""
-    mangle = desired and desired.table(MANGLE)
-    if mangle and any(isinstance(rule.verdict, TransparentProxy) for chain in mangle.chains for rule in chain.rules):
-        return (RAW, MANGLE, NAT)
-    return (RAW, NAT, MANGLE)
+    mangle = desired and desired.table(model.MANGLE)
+    if mangle and any(
+        isinstance(rule.verdict, model.TransparentProxy) for chain in mangle.chains for rule in chain.rules
+    ):
+        return (model.RAW, model.MANGLE, model.NAT)
+    return (model.RAW, model.NAT, model.MANGLE)
 
 
 class TableView:
     """One table of one family: its chains, and their rules one entry each."""
 
-    def __init__(self, ruleset: Ruleset | None, family: Family, table: TableName) -> None:
+    def __init__(self, ruleset: model.Ruleset | None, family: Family, table: model.TableName) -> None:
         present = ruleset is not None and family in ruleset.families
         self.table = table
         self._family = family
         self._comments = ruleset is not None and ruleset.comments
-        self._table: Table | None = ruleset.table(table) if ruleset and present else None
-        self._rules: dict[str, tuple[Rule, ...]] = {}
+        self._table: model.Table | None = ruleset.table(table) if ruleset and present else None
+        self._rules: dict[str, tuple[model.Rule, ...]] = {}
 
-    def chains(self) -> tuple[Chain, ...]:
+    def chains(self) -> tuple[model.Chain, ...]:
         return self._table.chains if self._table else ()
 
-    def rules(self, chain: str) -> tuple[Rule, ...]:
+    def rules(self, chain: str) -> tuple[model.Rule, ...]:
         """Return the rules as they are written: one family, one entry each, the reason only as a comment."""
         if chain not in self._rules:
             found = self._table.chain(chain) if self._table else None
@@ -159,25 +152,25 @@ class TableView:
         return [c.name for c in self.chains() if is_our_chain(c.name) and (c.name in targets or self.rules(c.name))]
 
 
-def _are_alike(some: Sequence[Rule], others: Sequence[Rule]) -> bool:
+def _are_alike(some: Sequence[model.Rule], others: Sequence[model.Rule]) -> bool:
     """Return whether rules are the same to iptables."""
     return len(some) == len(others) and (not some or _texts(some) == _texts(others))
 
 
-def _texts(rules: Iterable[Rule]) -> list[str]:
+def _texts(rules: Iterable[model.Rule]) -> list[str]:
     from capture.backends.iptables.render import rule_text  # not needed in a new pod, where there is nothing
 
     return [rule_text(rule) for rule in rules]
 
 
-def _target(rule: Rule) -> str:
-    if isinstance(rule.verdict, Jump):
+def _target(rule: model.Rule) -> str:
+    if isinstance(rule.verdict, model.Jump):
         return rule.verdict.chain
-    return rule.verdict.text.removeprefix("-g ") if isinstance(rule.verdict, UnknownVerdict) else ""
+    return rule.verdict.text.removeprefix("-g ") if isinstance(rule.verdict, model.UnknownVerdict) else ""
 
 
 def _table_changes(live: TableView, desired: TableView, places: Places) -> Iterator[Edit]:
-    built_in = BUILT_IN_CHAINS[live.table]
+    built_in = model.BUILT_IN_CHAINS[live.table]
     wanted = desired.our_chains()
     present = live.our_chains()
     for chain in wanted:

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.canonical import canonical_rule
+from capture.backends.iptables.clauses import words_of
 from capture.backends.iptables.families import merged
-from capture.backends.iptables.parse import parse_rule, parse_save, words_of
+from capture.backends.iptables.parse import parse_rule, parse_save
 from capture.model.addresses import IPV4, IPV6
 from capture.model.ruleset import (
     FORWARD,
