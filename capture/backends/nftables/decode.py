@@ -35,6 +35,7 @@ from capture.model import ruleset as model
 from capture.model.addresses import address_text
 from capture.netlink.attributes import (
     BYTE_ORDER,
+    MalformedMessageError,
     decode,
     decode_fields,
     decode_host_number,
@@ -141,7 +142,7 @@ class Program:
         try:
             if run is not None and run(self, fields):
                 return
-        except (KeyError, IndexError, ValueError):  # another kernel than those we know writes so
+        except (KeyError, IndexError, ValueError, MalformedMessageError):  # another kernel than those we know writes so
             pass
         words = _unknown_words(name, fields)
         if LOADERS.get(name) in fields:
