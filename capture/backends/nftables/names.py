@@ -28,6 +28,9 @@ TABLE_NAMES: dict[TableName, str] = {table: f"istio-proxy-{table}" for table in 
 
 MODEL_TABLES: dict[str, TableName] = {native: table for table, native in TABLE_NAMES.items()}
 
+REJECT_TABLE = "istio-proxy-reject"
+"""Rejects the family that is not captured (``capture.backends.other_family``)."""
+
 
 BASE_CHAIN_NAMES = {chain: chain.lower() for chain in (PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING)}
 _RESERVED = {*BASE_CHAIN_NAMES, *BASE_CHAIN_NAMES.values()}
