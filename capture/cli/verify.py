@@ -22,7 +22,8 @@ from capture.model.ruleset import LoopbackAddress
 from capture.operations.diagnosis import check_proxy
 from capture.operations.inference import inferred_flags
 from capture.report.differences import as_plain, doubts_in_words, notes_in_words
-from capture.report.output import SCHEMA
+from capture.report.output import say_json
+from capture.report.terminal import tell
 from capture.report.verified import reference, verified_in_words
 
 TYPE_CHECKING = False
@@ -83,12 +84,9 @@ def verify(
     verified = part_of(verified, family, table_name)
     causes = check_proxy(proxy_admin, settings if flags(ctx) else None, namespace) if proxy_admin else ()
     if form == "json":
-        import json  # 7 ms, for this format only
-
-        click.echo(json.dumps(verified_as_plain(verified, causes), indent=1))
+        say_json(verified_as_plain(verified, causes))
     else:
-        for line in (*verified_in_words(verified), *causes_in_words(causes)):
-            click.echo(line)
+        tell([*verified_in_words(verified), *causes_in_words(causes)])
     if not verified.holds or verified.is_nothing_applied or causes:
         return EXIT_DRIFT
     return EXIT_DONE if verified.is_certain else EXIT_UNKNOWN
@@ -97,7 +95,6 @@ def verify(
 def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, object]:
     """Return what verify found, for JSON."""
     return {
-        "schema": SCHEMA,
         "as_asked": verified.holds,
         "certain": verified.is_certain,
         "compared_with": reference(verified),
