@@ -45,7 +45,7 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
 
     Each line is a set of connections; no two of them overlap. All tables count, foreign ones and second captures too.
     """
-    situation = operations.situation(explicit(ctx) if from_options else None, namespace)
+    situation = operations.situation_of(explicit(ctx) if from_options else None, namespace)
     families = (family,) if family else situation.ruleset.families
     statements = policy(dict.fromkeys(families, situation))
     if form == "json":

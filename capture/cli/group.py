@@ -21,6 +21,7 @@ COMMANDS = {
     "verify": ("capture.cli.verify:verify", "Compare the live rules with the applied configuration."),
     "trace": ("capture.cli.trace:trace", "Say what happens to a packet, and which rule decides."),
     "why": ("capture.cli.why:why", "Say why a connection does not reach the proxy, or what is wrong with this pod."),
+    "watch": ("capture.cli.watch:watch", "Draw the way of packets through the rules, with live counters."),
     "diff": ("capture.cli.diff:diff", "Print which connections two captures treat differently."),
     "explain": ("capture.cli.explain:explain", "Print the policy in words: what is captured, what is not, and why."),
     "clean": ("capture.cli.clean:clean", "Remove everything that is ours."),
@@ -36,7 +37,7 @@ COMMANDS = {
 }
 """Each command: where it is, and what it does in a line."""
 
-FOR_THEIR_OUTPUT = ("dump", "trace", "diff", "explain", "render", "doctor", "inject", "sidecar")
+FOR_THEIR_OUTPUT = ("dump", "trace", "watch", "diff", "explain", "render", "doctor", "inject", "sidecar")
 """Commands that have failed if their output cannot be written; the exit code of the others tells of the rules."""
 
 

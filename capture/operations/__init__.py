@@ -148,7 +148,7 @@ def _number(name: str, value: object, highest: int) -> int:
     raise ConfigurationError("trace_packet()", repr(value), f"the argument {name}", expected)
 
 
-def situation(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Situation:
+def situation_of(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Situation:
     """Return all that decides on packets: what is live, or the rules alone that the settings would give."""
     from capture.analysis.pod_network import read_pod_network
     from capture.analysis.stations import Situation
