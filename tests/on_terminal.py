@@ -18,7 +18,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -28,7 +28,9 @@ PATIENCE = 20.0
 class Terminal:
     """A program on a terminal of its own."""
 
-    def __init__(self, command: Sequence[str], columns: int, rows: int = 50, **environment: str) -> None:
+    def __init__(
+        self, command: Sequence[str], columns: int, rows: int = 50, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._leader, follower = pty.openpty()
         self.resize(columns, rows, signal_it=False)
         environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
@@ -37,7 +39,7 @@ class Terminal:
             stdin=follower,
             stdout=follower,
             stderr=follower,
-            env={**environ, "TERM": "xterm", **environment},
+            env={**environ, "TERM": "xterm", **(environment or {})},
             start_new_session=True,
         )
         os.close(follower)
@@ -86,7 +88,7 @@ class Terminal:
 
 def on_terminal(command: Sequence[str], columns: int, **environment: str) -> tuple[str, int]:
     """Return what a program prints on a terminal of so many columns, and its exit code."""
-    with Terminal(command, columns, **environment) as terminal:
+    with Terminal(command, columns, environment=environment) as terminal:
         while terminal.read(1):
             pass
         return terminal.text, terminal.process.wait(PATIENCE)

@@ -97,12 +97,8 @@ def test_rates_are_by_the_second_and_begin_anew_where_counters_do() -> None:
     ruleset = build_ruleset(CaptureConfig())
     before, now = (flows(Situation(counted(ruleset, packets)), FAMILIES, text_of) for packets in (10, 25))
 
-    assert {edge.rate for edge in below_tables(with_rates(now, before, 3.0))} == {
-        5.0,
-        10.0,
-        15.0,
-        20.0,
-    }  # of one to four rules
+    rates = {edge.rate for edge in below_tables(with_rates(now, before, 3.0))}
+    assert rates == {5.0, 10.0, 15.0, 20.0}  # edges of one to four rules
     assert {edge.rate for edge in below_tables(with_rates(before, now, 3.0))} == {None}
 
 
