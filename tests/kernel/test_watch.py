@@ -14,6 +14,7 @@ import pytest
 
 from capture import operations
 from capture.cli.watch import look
+from capture.model.addresses import FAMILIES
 from capture.settings.options import BACKEND, INTERCEPTION_MODE
 from captures import Texts, settings
 from on_terminal import Terminal
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kernel
 
 PROGRAM = Path(sys.executable).with_name("capture")
-FAMILIES = ("ipv4", "ipv6")
 FOREIGN = "table ip other { chain first { type nat hook output priority -150; tcp dport 8888 counter accept; }; }"
 
 
