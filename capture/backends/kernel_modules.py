@@ -19,6 +19,7 @@ import os
 from capture.errors import KernelError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4, IPV6
 from capture.model.ruleset import (
+    MAX_SEPARATE_PORTS,
     NAT,
     ConnectionMark,
     ConnectionState,
@@ -146,21 +147,18 @@ EVERY_CAPTURE: tuple[tuple[type, bool], ...] = ((DestinationPort, False), (Owner
 
 
 def _kinds(desired: Ruleset) -> Iterator[tuple[type, bool]]:
-    """Yield the kinds of matches and verdicts, and whether it is one with a list that is excluded.
-
-    Such a list is one match in every backend; others, iptables has not.
-    """
+    """Yield the kinds of matches and verdicts, and whether it is one with a list that iptables has a match for."""
     for table in desired.tables:
         for chain in table.chains:
             for rule in chain.rules:
                 yield type(rule.verdict), False
                 for match in rule.matches:
-                    yield type(match), _is_excluded_list(match)
+                    yield type(match), _is_one_match(match)
 
 
-def _is_excluded_list(match: Match) -> bool:
+def _is_one_match(match: Match) -> bool:
     if isinstance(match, SourcePort | DestinationPort):
-        return match.negated and len(match.ports) > 1
+        return len(match.ports) > (1 if match.negated else MAX_SEPARATE_PORTS)
     return isinstance(match, Source | Destination) and match.negated and len(match.networks) > 1
 
 
@@ -192,9 +190,9 @@ def _of_table(table: TableName, families: tuple[Family, ...], way: Way) -> Itera
 
 
 def _of_kind(kind: tuple[type, bool], way: Way) -> Iterator[tuple[str, str]]:
-    part, is_excluded_list = kind
+    part, is_one_match = kind
     purpose, native, extension = VOCABULARY.get(part, ("", "", ""))
-    if is_excluded_list:
+    if is_one_match:
         if way != "nftables":
             yield ("xt_multiport", "lists of ports") if extension else ("xt_iprange", "lists of networks")
         return

@@ -9,6 +9,7 @@ from capture.analysis.policy import families_in_words, policy
 from capture.cli.options import CaptureCommand, capture_options, explicit, format_option, namespace_options
 from capture.model.ruleset import FAMILIES
 from capture.report.differences import fate_in_words
+from capture.report.outcome import say_start
 from capture.report.output import SCHEMA
 
 TYPE_CHECKING = False
@@ -45,7 +46,8 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
 
     Each line is a set of connections; no two of them overlap. All tables count, foreign ones and second captures too.
     """
-    situation = operations.situation(explicit(ctx) if from_options else None, namespace)
+    settings = explicit(ctx) if from_options else None
+    situation = operations.situation(settings, namespace)
     families = (family,) if family else situation.ruleset.families
     statements = policy(dict.fromkeys(families, situation))
     if form == "json":
@@ -55,6 +57,7 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
         plain |= {each: [_as_plain(s) for s in statements if each in s.families] for each in families}
         click.echo(json.dumps(plain, indent=1))
         return
+    say_start(operations.reference(settings, namespace))
     rows = [(s.direction, s.traffic, _goes(s), s.why, families_in_words(s.families)) for s in statements]
     for line in aligned([HEADINGS, *rows]):
         click.echo(line)

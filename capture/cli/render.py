@@ -7,7 +7,8 @@ import click
 from capture import operations
 from capture.cli.options import CaptureCommand, capture_options, explicit
 from capture.model.addresses import FAMILIES
-from capture.report.output import warn
+from capture.report.outcome import start_line
+from capture.report.output import note, warn
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
 from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
@@ -41,7 +42,9 @@ def render(ctx: click.Context, family: Family | None) -> None:
     or nft.
     """
     settings = explicit(ctx)
-    warn(resolve(settings, AnyPod())[1])
+    config, warnings = resolve(settings, AnyPod())
+    note(start_line(settings, config))
+    warn(warnings)
     families = (family,) if family else FAMILIES
     texts = [text for choice in _choices(settings) for text in operations.render(choice, families=families)]
     click.echo("\n".join(f"# {title}\n{text}" for title, text in texts), nl=False)

@@ -22,6 +22,7 @@ from capture.model.ruleset import LoopbackAddress
 from capture.operations.diagnosis import check_proxy
 from capture.operations.inference import inferred_flags
 from capture.report.differences import as_plain, doubts_in_words, notes_in_words
+from capture.report.outcome import say_start
 from capture.report.output import SCHEMA
 from capture.report.verified import reference, verified_in_words
 
@@ -87,6 +88,7 @@ def verify(
 
         click.echo(json.dumps(verified_as_plain(verified, causes), indent=1))
     else:
+        say_start(verified.reference)
         for line in (*verified_in_words(verified), *causes_in_words(causes)):
             click.echo(line)
     if not verified.holds or verified.is_nothing_applied or causes:

@@ -11,8 +11,8 @@ from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.operations.change import apply, apply_here, captured_connections, clean
-from capture.operations.comparison import dump, verify, verify_here, verify_without_reference
-from capture.operations.results import Applied, Dumped, LiveSet, Other, Verified
+from capture.operations.comparison import dump, reference, verify, verify_here, verify_without_reference
+from capture.operations.results import Applied, Dumped, LiveSet, Other, Reference, Verified
 from capture.operations.target import host_of, place, request_of
 from capture.rules import (
     build_ruleset,
@@ -47,6 +47,7 @@ __all__ = [
     "Dumped",
     "LiveSet",
     "Other",
+    "Reference",
     "Verified",
     "apply",
     "apply_here",
@@ -57,6 +58,7 @@ __all__ = [
     "live_situation",
     "place",
     "policy",
+    "reference",
     "render",
     "request_of",
     "trace",

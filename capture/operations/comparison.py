@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.backends import detect, load, other_family
 from capture.model.addresses import IPV6
 from capture.model.ruleset import FAMILIES, Ruleset
-from capture.operations.results import Dumped, LiveSet, Other, Verified
+from capture.operations.results import Dumped, LiveSet, Other, Reference, Verified
 from capture.operations.target import host_of, place, request_of
 from capture.rules import (
     build_ruleset,
@@ -16,7 +16,6 @@ from capture.settings.host import PodFromOutside
 from capture.settings.options import (
     OTHER_FAMILY,
 )
-from capture.settings.settings import Settings
 from capture.state import record, routes
 from capture.state.netns import Entered
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from capture.operations.situation import Elsewhere
     from capture.operations.target import Namespace
     from capture.settings.config import Host
+    from capture.settings.settings import Settings
     from capture.state.record import Record
 
 
@@ -45,20 +45,40 @@ def verify(
     Without settings, or where it is preferred: with what was applied there, if that is known.
     """
     with Entered(namespace):
-        recorded = record.read() if settings is None or prefer_recorded else None
-        if recorded is not None:
-            return _verify_recorded(recorded)
-        explicit = settings or Settings({})
-        if settings is None or (prefer_recorded and not explicit.explicit):
+        known = reference_here(settings, host or host_of(namespace), prefer_recorded=prefer_recorded)
+        if known is None:
             return verify_without_reference()
-        config, _ = resolve(explicit, host or host_of(namespace))
-        return _with_families(verify_here(build_ruleset(config), request_of(explicit)), explicit)
+        if known.record is not None:
+            return _verify_recorded(known, known.record)
+        verified = verify_here(build_ruleset(known.config), request_of(known.settings))
+        return _with_families(verified, known.settings).replace(reference=known)
 
 
-def _verify_recorded(recorded: Record) -> Verified:
+def reference(settings: Settings | None, namespace: Namespace = None, host: Host | None = None) -> Reference | None:
+    """Return what the rules of a namespace are to be: by the settings, without any by what is recorded there."""
+    with Entered(namespace):
+        return reference_here(settings, host or host_of(namespace))
+
+
+def reference_here(settings: Settings | None, host: Host, *, prefer_recorded: bool = False) -> Reference | None:
+    """Return what the rules of the namespace we are in are to be, as ``verify`` chooses it; None if nothing says it."""
+    recorded = record.read() if settings is None or prefer_recorded else None
+    if recorded is not None:
+        return _of_record(recorded)
+    if settings is None or (prefer_recorded and not settings.explicit):
+        return None
+    return Reference(settings, resolve(settings, host)[0])
+
+
+def _of_record(recorded: Record) -> Reference:
+    return Reference(recorded.settings, recorded.config(), recorded)
+
+
+def _verify_recorded(known: Reference, recorded: Record) -> Verified:
     request = detect.Request(recorded.backend, recorded.driver, recorded.variant)
-    desired = routes.with_loopback_address(recorded.ruleset(), global_addresses(PodFromOutside().pod_addresses()))
-    return _with_families(verify_here(desired, request), recorded.settings).replace(from_record=True)
+    addresses = global_addresses(PodFromOutside().pod_addresses())
+    desired = routes.with_loopback_address(build_ruleset(known.config), addresses)
+    return _with_families(verify_here(desired, request), known.settings).replace(from_record=True, reference=known)
 
 
 def _with_families(verified: Verified, settings: Settings) -> Verified:
@@ -175,4 +195,4 @@ def dump(namespace: Namespace = None) -> Dumped:
             LiveSet(found.backend, found.driver, found.variant, load(found).read()) for found in detect.leftovers()
         )
         recorded = record.read()
-        return Dumped(standing, _verify_recorded(recorded) if recorded else None)
+        return Dumped(standing, _verify_recorded(_of_record(recorded), recorded) if recorded else None)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from capture.backends.detect import Decision
     from capture.model.ruleset import LoopbackAddress, PolicyRoute, Ruleset
     from capture.settings.config import CaptureConfig
+    from capture.settings.settings import Settings
     from capture.state.impediments import Impediment
+    from capture.state.record import Record
 
 
 class Applied(Value):
@@ -35,6 +37,15 @@ class Other(Value):
 
     where: Decision
     effect: Effect | None = None
+
+
+class Reference(Value):
+    """What the rules of a namespace are to be: settings, and what they mean there."""
+
+    settings: Settings
+    config: CaptureConfig
+    record: Record | None = None
+    """Where they come from, if they are recorded there as applied."""
 
 
 class Verified(Value):
@@ -62,6 +73,8 @@ class Verified(Value):
     """Whether ``desired`` is what is recorded as applied, and not what options ask for now."""
     has_reference: bool = True
     """Whether anything says what our rules should be; else ``desired`` are the live ones."""
+    reference: Reference | None = None
+    """What ``desired`` is made of; None for a rule set that has no settings."""
     uncaptured: tuple[str, ...] = ()
     """What is wrong with a family as a whole, in words: it has an address and no rules, or is not rejected."""
     remarks: tuple[str, ...] = ()

@@ -47,6 +47,11 @@ def say_error(message: str) -> None:
     print(f"{painted('error:', RED, sys.stderr)} {message}", file=sys.stderr)
 
 
+def note(line: str) -> None:
+    """Print on stderr what is good to know beside the output."""
+    print(line, file=sys.stderr)
+
+
 def warn(warnings: Iterable[str]) -> None:
     """Print warnings on stderr."""
     for warning in warnings:

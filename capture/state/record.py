@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from capture.model.addresses import Family
     from capture.model.ruleset import Ruleset
-    from capture.settings.config import Host
+    from capture.settings.config import CaptureConfig, Host
     from capture.state.sysctls import Sysctl
 
 STATE_DIRECTORY = "/run/istio-capture"
@@ -180,10 +180,13 @@ class Record(Value):
     sysctls: tuple[Sysctl, ...] = ()
     """The kernel's switches that we changed, with the values of before."""
 
+    def config(self) -> CaptureConfig:
+        """Return what the settings meant in the pod."""
+        return resolve(self.settings, self.facts)[0]
+
     def ruleset(self) -> Ruleset:
         """Return the rule set that was applied."""
-        config, _ = resolve(self.settings, self.facts)
-        return build_ruleset(config)
+        return build_ruleset(self.config())
 
     def routes(self) -> tuple[PolicyRoute, ...]:
         """Return the policy routes of ours that may stand in the namespace."""
