@@ -1,4 +1,4 @@
-"""What the verbs return."""
+"""What ``verify`` and ``dump`` return."""
 
 from __future__ import annotations
 
@@ -12,22 +12,7 @@ if TYPE_CHECKING:
     from capture.analysis.judgement import Obstacle
     from capture.backends.detect import Decision
     from capture.model.ruleset import LoopbackAddress, PolicyRoute, Ruleset
-    from capture.settings.config import CaptureConfig
-    from capture.settings.settings import Settings
     from capture.state.impediments import Impediment
-    from capture.state.record import Record
-
-
-class Applied(Value):
-    """What ``apply`` did: whether anything was written, how, what for, and what it wants to say."""
-
-    changed: bool
-    decision: Decision
-    config: CaptureConfig
-    ruleset: Ruleset
-    warnings: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
-    """What is as the settings want it, and good to know."""
 
 
 class Other(Value):
@@ -37,15 +22,6 @@ class Other(Value):
 
     where: Decision
     effect: Effect | None = None
-
-
-class Reference(Value):
-    """What the rules of a namespace are to be: settings, and what they mean there."""
-
-    settings: Settings
-    config: CaptureConfig
-    record: Record | None = None
-    """Where they come from, if they are recorded there as applied."""
 
 
 class Verified(Value):
@@ -73,8 +49,6 @@ class Verified(Value):
     """Whether ``desired`` is what is recorded as applied, and not what options ask for now."""
     has_reference: bool = True
     """Whether anything says what our rules should be; else ``desired`` are the live ones."""
-    reference: Reference | None = None
-    """What ``desired`` is made of; None for a rule set that has no settings."""
     uncaptured: tuple[str, ...] = ()
     """What is wrong with a family as a whole, in words: it has an address and no rules, or is not rejected."""
     remarks: tuple[str, ...] = ()

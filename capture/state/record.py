@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from capture.model.addresses import Family
     from capture.model.ruleset import Ruleset
-    from capture.settings.config import CaptureConfig, Host
+    from capture.settings.config import Host
     from capture.state.sysctls import Sysctl
 
 STATE_DIRECTORY = "/run/istio-capture"
@@ -173,6 +173,8 @@ class Record(Value):
 
     settings: Settings
     facts: Facts
+    ruleset: Ruleset
+    """What settings and facts give: the rule set that was applied."""
     backend: str
     driver: str
     variant: str = ""
@@ -180,17 +182,10 @@ class Record(Value):
     sysctls: tuple[Sysctl, ...] = ()
     """The kernel's switches that we changed, with the values of before."""
 
-    def config(self) -> CaptureConfig:
-        """Return what the settings meant in the pod."""
-        return resolve(self.settings, self.facts)[0]
-
-    def ruleset(self) -> Ruleset:
-        """Return the rule set that was applied."""
-        return build_ruleset(self.config())
-
+    @property
     def routes(self) -> tuple[PolicyRoute, ...]:
         """Return the policy routes of ours that may stand in the namespace."""
-        return (*self.ruleset().policy_routes, *self.stale_routes)
+        return (*self.ruleset.policy_routes, *self.stale_routes)
 
 
 def as_json(record: Record) -> str:
@@ -229,32 +224,37 @@ def from_json(text: str) -> Record | None:
         plain = decode(text)
         if plain["version"] != VERSION:
             return None
-        record = _record(plain)
-        record.ruleset()
+        return _record(plain)
     except (JsonError, ConfigurationError, AttributeError, KeyError, TypeError, ValueError):
         return None
-    return record
 
 
 def _record(plain: dict[str, Any]) -> Record:
-    facts = plain["facts"]
+    settings = Settings(
+        {OPTIONS_BY_NAME[name]: Given(*map(_text, explicit)) for name, explicit in plain["settings"].items()},
+        knows_proxy_environment=plain["facts"].get("knows_proxy_environment") is not False,
+    )
+    facts = _facts(plain["facts"])
+    config, _ = resolve(settings, facts)
     return Record(
-        settings=Settings(
-            {OPTIONS_BY_NAME[name]: Given(*map(_text, explicit)) for name, explicit in plain["settings"].items()},
-            knows_proxy_environment=facts.get("knows_proxy_environment") is not False,
-        ),
-        facts=Facts(
-            users=facts["users"],
-            groups=facts["groups"],
-            proxy_user=facts["proxy_user"],
-            families=tuple(facts["families"]),
-            ipv6=facts["ipv6"],
-            servers=tuple(parse_address(server) for server in facts["name_servers"]),
-            primary=_family(facts["primary"]) if facts.get("primary") is not None else None,
-        ),
+        settings,
+        facts,
+        build_ruleset(config),
         stale_routes=tuple(_route(*route) for route in plain.get("stale_routes", ())),
         sysctls=_sysctls(plain.get("sysctls", {})),
         **{how: _word(plain[how], words) for how, words in WAYS.items()},
+    )
+
+
+def _facts(plain: dict[str, Any]) -> Facts:
+    return Facts(
+        users=plain["users"],
+        groups=plain["groups"],
+        proxy_user=plain["proxy_user"],
+        families=tuple(plain["families"]),
+        ipv6=plain["ipv6"],
+        servers=tuple(parse_address(server) for server in plain["name_servers"]),
+        primary=_family(plain["primary"]) if plain.get("primary") is not None else None,
     )
 
 

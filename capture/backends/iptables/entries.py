@@ -7,18 +7,14 @@ stay in one rule, since "neither a nor b" takes two matches.
 
 from __future__ import annotations
 
-from capture.analysis.canonical import MATCH_ORDER, joined_spans
+from capture.analysis.canonical import ENTRIES, MATCH_ORDER, joined_spans
 from capture.model.addresses import collapse
 from capture.model.ruleset import (
     MAX_SEPARATE_PORTS,
     MAX_SINGLE_RULES,
-    Destination,
     DestinationPort,
     Jump,
-    OwnerGid,
-    OwnerUid,
     Rule,
-    Source,
     SourcePort,
     UnknownMatch,
     UnknownVerdict,
@@ -44,7 +40,7 @@ CHAIN_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123
 def expanded(rules: Iterable[Rule], family: Family, *, comments: bool = True) -> Iterator[Rule]:
     """Yield the rules of one family, with lists spread over rules; if wanted, without their reasons.
 
-    What a list says twice, or in adjacent pieces, is said once. Of several lists in a rule, the entries of the
+    What a list has twice, or in adjacent pieces, comes once. Of several lists in a rule, the entries of the
     first (in the order of ``canonical.MATCH_ORDER``) change fastest; if those are ports, few or very many, they stay
     together as far as multiport can hold them.
     """
@@ -76,17 +72,6 @@ def _spread(matches: tuple[Match, ...]) -> Iterator[tuple[Match, ...]]:
 
 def _stay_together(ports: tuple[Span, ...]) -> bool:
     return not MAX_SINGLE_RULES < len(ports) <= MAX_SEPARATE_PORTS
-
-
-ENTRIES: dict[type[Match], str] = {
-    Source: "networks",
-    Destination: "networks",
-    SourcePort: "ports",
-    DestinationPort: "ports",
-    OwnerUid: "ids",
-    OwnerGid: "ids",
-}
-"""Where matches keep their entries, of which iptables takes one."""
 
 
 def _is_list(match: Match) -> bool:
@@ -137,7 +122,7 @@ def check_writable(chain: str, rules: Iterable[Rule]) -> None:
     _check_chain_name(chain)
     for rule in rules:
         if isinstance(rule.verdict, UnknownVerdict) or any(isinstance(match, UnknownMatch) for match in rule.matches):
-            raise ValueError(f"a rule of others can be kept, but not written: {rule}")
+            raise ValueError(f"a foreign rule can be kept, but not written: {rule}")
         if isinstance(rule.verdict, Jump):
             _check_chain_name(rule.verdict.chain)
 
