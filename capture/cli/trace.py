@@ -15,6 +15,8 @@ from capture.cli.options import (
 )
 from capture.cli.packets import packet_from, packet_options
 from capture.report.outcome import say_start
+from capture.report.output import say_json
+from capture.report.terminal import tell
 from capture.report.traced import as_plain, in_words
 
 TYPE_CHECKING = False
@@ -65,10 +67,7 @@ def trace(
     host = operations.host_of(namespace, dns_servers)
     traced = operations.trace(packet, settings, namespace, host)
     if form == "json":
-        import json  # 7 ms, for this format only
-
-        click.echo(json.dumps(as_plain(traced), indent=1))
+        say_json(as_plain(traced))
         return
     say_start(operations.reference(settings, namespace, host))
-    for line in in_words(traced):
-        click.echo(line)
+    tell(in_words(traced))

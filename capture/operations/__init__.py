@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from capture.operations.rendering import render
     from capture.operations.results import Dumped, LiveSet, Other, Verified
     from capture.operations.target import host_of, request_of
-    from capture.operations.tracing import situation, trace, trace_packet
+    from capture.operations.tracing import situation_of, trace, trace_packet
 
 HOMES = {
     "capture.operations.change": ("Applied", "apply", "captured_connections", "clean"),
@@ -23,7 +23,7 @@ HOMES = {
     "capture.operations.rendering": ("render",),
     "capture.operations.results": ("Dumped", "LiveSet", "Other", "Verified"),
     "capture.operations.target": ("host_of", "request_of"),
-    "capture.operations.tracing": ("situation", "trace", "trace_packet"),
+    "capture.operations.tracing": ("situation_of", "trace", "trace_packet"),
 }
 """Where each name is defined."""
 
@@ -42,7 +42,7 @@ __all__ = [
     "reference",
     "render",
     "request_of",
-    "situation",
+    "situation_of",
     "trace",
     "trace_packet",
     "verify",

@@ -27,19 +27,41 @@ def say_start(reference: Reference | None) -> None:
         note(start_line(reference.settings, reference.config))
 
 
-def outcome(applied: Applied) -> str:
-    """Return in a line what ``apply`` did."""
-    families = applied.ruleset.families
-    count = sum(
+def applied_as_plain(settings: Settings, applied: Applied) -> dict[str, object]:
+    """Return what ``apply`` did, for JSON."""
+    decision, config = applied.decision, applied.config
+    return {
+        "changed": applied.changed,
+        "rules": _count(applied),
+        "backend": decision.backend,
+        "variant": decision.variant or None,
+        "driver": decision.driver,
+        "profile": config.profile,
+        "profile_from": settings.origin(PROFILE),
+        "families": list(config.families),
+        "families_because": config.families_because,
+        "warnings": list(applied.warnings),
+        "remarks": list(applied.remarks),
+    }
+
+
+def _count(applied: Applied) -> int:
+    """Return how many rules there are, those of both families twice."""
+    return sum(
         len([*chain.rules_for(family)])
         for table in applied.ruleset.tables
         for chain in table.chains
-        for family in families
+        for family in applied.ruleset.families
     )
+
+
+def outcome(applied: Applied) -> str:
+    """Return in a line what ``apply`` did."""
+    families = applied.ruleset.families
     decision = applied.decision
     variant = f" {decision.variant}" if decision.variant else ""
     return (
-        f"{'programmed' if applied.changed else 'unchanged'}: {count} rules for "
+        f"{'programmed' if applied.changed else 'unchanged'}: {_count(applied)} rules for "
         f"{' and '.join(FAMILY_NAMES[family] for family in families)}, "
         f"backend {decision.backend}{variant}, driver {decision.driver}"
     )
