@@ -19,6 +19,7 @@ import shared_files
 
 import capture
 from capture.cli.group import COMMANDS
+from capture.settings.options import OPTIONS
 from pytest_netns import require
 
 ROOT = Path(capture.__file__).parents[1]
@@ -75,6 +76,36 @@ def test_every_command_has_its_place_in_the_manual() -> None:
     headings = re.findall(r'^\.SH "capture (.*)"$', page, re.MULTILINE)
     assert {heading.split()[0] for heading in headings} == set(COMMANDS)
     assert ".B \\-p, \\-\\-envoy\\-port PORT" in page
+
+
+TYPED = {
+    "istio-init --dr": {"--drop-invalid", "--driver", "--dry-run"},
+    "istio-init --driver ": {"netlink", "libnftables", "restore", "iptc"},
+    "istio-init --profile = cur": {"current"},
+    "istio-init --backend =": {"auto", "iptables", "nftables"},
+    "istio-init istio": {"istio-iptables"},
+    "istio-init -p ": set(),
+}
+"""What is typed, as bash splits it, and what it offers."""
+
+
+@pytest.mark.parametrize("line", TYPED)
+def test_bash_completes_istio_init(line: str, tmp_path: Path) -> None:
+    script = tmp_path / "istio-init"
+    script.write_text(dict(shared_files.files())["bash-completion/completions/istio-init"])
+    program = 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _istio_init; printf "%s\n" "${COMPREPLY[@]}"'
+    words = line.split(" ")
+    done = subprocess.run(["bash", "-c", program, script, *words], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == TYPED[line]
+
+
+def test_every_shell_completes_every_flag_of_istio_init() -> None:
+    files = dict(shared_files.files())
+    for option in OPTIONS:
+        if option.flag:
+            assert f"--{option.flag}" in files["bash-completion/completions/istio-init"]
+            assert f"--{option.flag}{'' if option.is_switch else '='}[" in files["zsh/site-functions/_istio-init"]
+            assert f" -l {option.flag} " in files["fish/vendor_completions.d/istio-init.fish"]
 
 
 def test_an_archive_says_nothing_of_who_packed_it(tmp_path: Path) -> None:
