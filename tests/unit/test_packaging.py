@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -59,16 +60,26 @@ def test_the_wheel_runs_and_brings_manual_pages_and_completions(built: list[Path
     }
 
 
-def test_the_description_has_no_relative_link(built: list[Path]) -> None:
+def test_every_address_of_the_package_is_made_from_one(built: list[Path]) -> None:
     (wheel,) = built[0].glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
         metadata = email.message_from_bytes(archive.read(name))
-    targets = re.findall(r"\]\(([^)]+)\)", str(metadata.get_payload()))
-    assert len(targets) > 5
-    assert [target for target in targets if not target.startswith(("https://", "#"))] == []
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    repository = project["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"]
+
     assert metadata["Author"]
-    assert {url.partition(",")[0] for url in metadata.get_all("Project-URL", [])} >= {"Repository", "Issues"}
+    urls = dict(url.split(", ") for url in metadata.get_all("Project-URL", []))
+    assert urls.keys() == {"Repository", "Documentation", "Changelog", "Issues"}
+    links = re.findall(r"\]\(([^)#]+)\)", str(metadata.get_payload()))
+    assert len(links) > 5
+    assert [link for link in [*urls.values(), *links] if not link.startswith(repository)] == []
+
+
+def test_a_release_without_an_address_says_so() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    assert "set `repository` in pyproject.toml" in release.unset_repository(text)
+    assert release.unset_repository(text.replace("istio-capture.example", "github.com")) == ""
 
 
 def test_every_command_has_its_place_in_the_manual() -> None:
