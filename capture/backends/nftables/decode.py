@@ -663,6 +663,8 @@ LAYOUTS: dict[Family, list[tuple[str, int]]] = {
     for family in BITS
 }
 """The addresses of each family by their place in the header."""
+# Where iptables-nft compares the protocol since 1.8.11 (RFC 791 3.1). In IPv6 an extension header may come first.
+LAYOUTS["ipv4"].insert(0, (L4PROTO, 9))
 
 
 def _parts(header: tuple[int, int, int], family: Family | None, protocol: ProtocolName | None) -> list[Part]:
