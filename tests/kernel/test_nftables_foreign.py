@@ -141,7 +141,7 @@ class TestRead:
     def test_the_protocol_where_the_header_names_it(self, namespace: Namespace) -> None:
         """As iptables-nft asks for it since 1.8.11, and nft for ``ip protocol``."""
         chain = "chain out { type filter hook output priority -200; ip protocol tcp tcp dport 80 drop; }"
-        namespace.run(["nft", "-f", "-"], stdin=f"table ip other {{ {chain} }}")
+        namespace.run(["nft", "-f", "-"], stdin=f"table ip other {{ {chain}; }}")
 
         assert read(namespace)["ip other out"].entry.rules == (
             Rule(Drop(), (Protocol("tcp"), DestinationPort((only(80),))), IPV4),
