@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import demo_picture
 
@@ -15,7 +15,7 @@ NAMES = {"svg": "http://www.w3.org/2000/svg"}
 def test_what_is_drawn_is_within_the_frame() -> None:
     long = " ".join(["\x1b[32mok\x1b[0m", "<a&b>", *(f"word-{number}" for number in range(60))])
     for text in (demo_picture.drawn(["# make demo", "", long, f"    {long}"]), PAGE.read_text(encoding="utf-8")):
-        picture = ElementTree.fromstring(text)  # noqa: S314  # our own
+        picture = ET.fromstring(text)  # noqa: S314  # our own
         width, height = (float(picture.attrib[name]) for name in ("width", "height"))
         rows = picture.findall(".//svg:text", NAMES)
         assert len(rows) > 4
