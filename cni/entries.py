@@ -27,7 +27,6 @@ OWN_DIRECTORY = "istio-capture"
 """What is ours in the parent of the configuration directory, where runtimes read nothing."""
 PRIVATE = 0o600
 """The mode of files that we make (CIS Kubernetes Benchmark, 1.1.9)."""
-UPSTREAM = "istio-cni"
 
 
 def with_entry(
@@ -106,7 +105,7 @@ def _turn_into_list(network: Network, plugins: list[dict[str, Any]]) -> tuple[st
         if not stale.entries:
             raise InstallError(
                 single.path,
-                f"there is {path} too, and not from us; runtimes read only the first of the two",
+                f"there is {path} too, written by another program; runtimes read only the first of the two",
                 "Remove the one that the network plugin does not use, then install again.",
             ) from None
         atomic_files.replace(stale.file, written(path, as_list(network, plugins)))

@@ -60,7 +60,6 @@ NO_MESH_SETTINGS = (
     "what holds for the whole mesh: the runtime's annotations do not tell meshConfig.defaultConfig.proxyMetadata, with"
     " ISTIO_META_DNS_CAPTURE and ISTIO_DUAL_STACK"
 )
-CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21  # linux/capability.h
 
 
 def add(request: Request) -> None:
@@ -136,7 +135,7 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
     for warning in applied.warnings:
         journal.warn(warning)
     if not is_kept:
-        journal.warn(f"nothing can be kept under {attachments.STATE_DIRECTORY}: CHECK has to ask about the pod again")
+        journal.warn(f"{attachments.STATE_DIRECTORY} cannot be written: CHECK will have to look the pod up again")
     for remark in applied.remarks:
         journal.info(remark)
     journal.info(
@@ -316,12 +315,11 @@ def _status(request: Request, configuration: Configuration, journal: Log) -> Non
     """
     from capture.backends import detect
     from capture.operations import request_of
+    from capture.state.capabilities import missing
 
     if not os.path.exists("/proc/self/status"):
         raise CniError(NOT_AVAILABLE, "/proc is not mounted here", "Mount it: `mount -t proc proc /proc`.")
-    lacking = [
-        name for name, bit in (("NET_ADMIN", CAP_NET_ADMIN), ("SYS_ADMIN", CAP_SYS_ADMIN)) if not has_capability(bit)
-    ]
+    lacking = missing("NET_ADMIN", "SYS_ADMIN")
     if lacking:
         raise CniError(NOT_AVAILABLE, f"missing capability {' and '.join(lacking)}", "Run it as root.")
     if configuration.pod_sources == (RUNTIME,) and not conf.asks_for_annotations(request.configuration):
@@ -360,13 +358,6 @@ def _log_api_server(configuration: Configuration, journal: Log) -> None:
         )
     else:
         journal.debug("the API server answers")
-
-
-def has_capability(capability: int) -> bool:
-    """Return whether this process has a capability (proc(5), "CapEff" in /proc/[pid]/status)."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
-        effective = next((line.split()[1] for line in lines if line.startswith("CapEff:")), "0")
-    return bool(int(effective, 16) >> capability & 1)
 
 
 # --- what all have in common -----------------------------------------------------------------------------------

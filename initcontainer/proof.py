@@ -19,14 +19,15 @@ from capture.model.addresses import AF, IPV6
 from capture.model.values import Value
 from capture.netlink import sock_diag
 from capture.settings.families import FAMILY_NAMES
+from capture.state.capabilities import missing
 from capture.state.netns import Entered
-from initcontainer.probes import CAP_NET_ADMIN, Probe, has_capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from capture.model.addresses import Family
+    from initcontainer.probes import Probe
 
 TOKEN_BYTES = 16
 SO_ORIGINAL_DST = 80
@@ -95,7 +96,7 @@ class Prover:
             is_taken = listener is None
             if listener is not None:
                 self._listeners[place] = listener
-        if not is_taken and self._transparent and probe.side == "inbound" and not has_capabilities(CAP_NET_ADMIN):
+        if not is_taken and self._transparent and probe.side == "inbound" and missing("NET_ADMIN"):
             says = "not permitted to listen as a transparent proxy does (capability NET_ADMIN)"
             self._proofs.append(Proof(probe, is_proven=False, says=says))
             return
@@ -149,7 +150,7 @@ class Prover:
             if meant != probe.dialled:
                 raise ValidationError(
                     f"validation failed: {probe}: {endpoint(*probe.dialled)} arrived as {endpoint(*meant)}",
-                    "The proxy would go on to there. Something else translates addresses in this pod.",
+                    "The proxy would connect to that address. Another rule in this pod translates addresses.",
                 )
         del self._awaited[token]
         self._proofs.append(Proof(probe, is_proven=True, says=_arrival(probe)))

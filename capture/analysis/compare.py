@@ -11,9 +11,9 @@ from capture.analysis.canonical import CanonicalChain, canonical
 from capture.analysis.ownership import (
     CERTAIN,
     changes_marks,
-    marks_asked_for,
     may_disturb,
     shape,
+    tested_marks,
 )
 from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import BUILT_IN_CHAINS, FAMILIES
@@ -78,16 +78,20 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
     return found
 
 
-def foreign_places(desired: Ruleset, live: Ruleset, family: Family) -> dict[tuple[TableName, str], frozenset[int]]:
-    """Return where in built-in chains of the live rules, in their canonical form, foreign rules are."""
-    wanted, found = canonical(desired, family), {}
-    for place, there in canonical(live, family).items():
-        table, name = place
-        if name in BUILT_IN_CHAINS[table]:  # other foreign chains are met by jumps from these
-            _, extra = _only_in_one(wanted.get(place, EMPTY).rules, there.rules)
-            positions = frozenset(position for position, rule in extra if shape(table, name, rule) != CERTAIN)
-            if positions:
-                found[place] = positions
+def foreign_places(desired: Ruleset, live: Ruleset) -> dict[tuple[TableName, str], frozenset[int]]:
+    """Return where in built-in chains of the live rules foreign rules are; both are canonical, and of one family."""
+    found = {}
+    for table in live.tables:
+        wanted = desired.table(table.name)
+        for chain in table.chains:
+            if chain.name in BUILT_IN_CHAINS[table.name]:  # other foreign chains are met by jumps from these
+                same = wanted.chain(chain.name) if wanted else None
+                _, extra = _only_in_one(same.rules if same else (), chain.rules)
+                positions = frozenset(
+                    position for position, rule in extra if shape(table.name, chain.name, rule) != CERTAIN
+                )
+                if positions:
+                    found[table.name, chain.name] = positions
     return found
 
 
@@ -118,7 +122,7 @@ def _chain_differences(
         told_apart = extra, none
     else:
         marked = any(changes_marks(rule) for _, rule in extra)
-        asked = marks_asked_for(name, lambda chain: all_wanted.get((table, chain), EMPTY).rules) if marked else NOTHING
+        asked = tested_marks(name, lambda chain: all_wanted.get((table, chain), EMPTY).rules) if marked else NOTHING
         told_apart = _told_apart(table, name, extra, len(there.rules), asked)
     kinds: tuple[Kind, ...] = ("missing", "unexpected", "foreign")
     for kind, rules in zip(kinds, (missing, *told_apart), strict=True):

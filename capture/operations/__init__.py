@@ -6,6 +6,7 @@ Each enters the namespace that it is given, and comes back.
 from __future__ import annotations
 
 from capture.backends import detect, load
+from capture.backends.request import Request
 from capture.errors import ConfigurationError
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
@@ -97,7 +98,7 @@ def live_situation() -> Situation:
     recorded = record.read()
     known = recorded.ruleset() if recorded else build_ruleset(CaptureConfig())
     found = detect.leftovers()
-    decision = found[0] if found else detect.look(detect.Request())[0]
+    decision = found[0] if found else detect.look(Request())[0]
     live = with_reasons(load(decision).read(), known) if found or not decision.is_empty else Ruleset(FAMILIES, ())
     return read_situation(live, place(decision), recorded.ruleset() if recorded else live)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capture.backends import detect, load, other_family
+from capture.backends.request import Request
 from capture.model.addresses import IPV6
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.operations.results import Dumped, LiveSet, Other, Verified
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.compare import Difference
     from capture.analysis.stations import PodNetwork
-    from capture.backends.detect import Decision, Leftover, Request
+    from capture.backends.detect import Decision, Leftover
     from capture.operations.situation import Elsewhere
     from capture.operations.target import Namespace
     from capture.settings.config import Host
@@ -56,7 +57,7 @@ def verify(
 
 
 def _verify_recorded(recorded: Record) -> Verified:
-    request = detect.Request(recorded.backend, recorded.driver, recorded.variant)
+    request = Request(recorded.backend, recorded.driver, recorded.variant)
     desired = routes.with_loopback_address(recorded.ruleset(), global_addresses(PodFromOutside().pod_addresses()))
     return _with_families(verify_here(desired, request), recorded.settings).replace(from_record=True)
 
@@ -76,7 +77,7 @@ def verify_without_reference() -> Verified:
     """Judge what is foreign in the namespace we are in, where nothing says what our own rules should be."""
     from capture.analysis.ownership import ours_only
 
-    decision, standing = detect.look(detect.Request())
+    decision, standing = detect.look(Request())
     if not standing:
         empty = Ruleset(FAMILIES, ())
         return Verified(decision, empty, empty, has_reference=False)
@@ -91,7 +92,7 @@ def verify_without_reference() -> Verified:
 def verify_here(desired: Ruleset, request: Request) -> Verified:
     """Compare the namespace we are in with a rule set: there where ours stand, unless the request says where."""
     decision, standing = detect.look(request)
-    if request == detect.Request() and standing and place(decision) not in map(place, standing):
+    if request == Request() and standing and place(decision) not in map(place, standing):
         decision = standing[0]
     driver = load(decision)
     live = desired if driver.holds(desired) else driver.read()

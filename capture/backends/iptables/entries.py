@@ -6,17 +6,13 @@ few ports. Lists that are excluded always stay in one rule, since "neither a nor
 
 from __future__ import annotations
 
-from capture.analysis.canonical import MATCH_ORDER, joined_spans
+from capture.analysis.canonical import ENTRIES, MATCH_ORDER, joined_spans
 from capture.model.addresses import collapse
 from capture.model.ruleset import (
     MAX_SINGLE_RULES,
-    Destination,
     DestinationPort,
     Jump,
-    OwnerGid,
-    OwnerUid,
     Rule,
-    Source,
     SourcePort,
     UnknownMatch,
     UnknownVerdict,
@@ -42,7 +38,7 @@ CHAIN_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123
 def expanded(rules: Iterable[Rule], family: Family, *, comments: bool = True) -> Iterator[Rule]:
     """Yield the rules of one family, with lists spread over rules; if wanted, without their reasons.
 
-    What a list says twice, or in adjacent pieces, is said once. Of several lists in a rule, the entries of the
+    What a list has twice, or in adjacent pieces, comes once. Of several lists in a rule, the entries of the
     first (in the order of ``canonical.MATCH_ORDER``) change fastest; if those are a few ports, they stay together.
     """
     for rule in rules:
@@ -68,17 +64,6 @@ def _spread(matches: tuple[Match, ...]) -> Iterator[tuple[Match, ...]]:
     for part in parts:
         with_part = tuple(part if match is slowest else match for match in matches)
         yield from _spread(with_part) if len(lists) > 1 else [with_part]
-
-
-ENTRIES: dict[type[Match], str] = {
-    Source: "networks",
-    Destination: "networks",
-    SourcePort: "ports",
-    DestinationPort: "ports",
-    OwnerUid: "ids",
-    OwnerGid: "ids",
-}
-"""Where matches keep their entries, of which iptables takes one."""
 
 
 def _is_list(match: Match) -> bool:
@@ -129,7 +114,7 @@ def check_writable(chain: str, rules: Iterable[Rule]) -> None:
     _check_chain_name(chain)
     for rule in rules:
         if isinstance(rule.verdict, UnknownVerdict) or any(isinstance(match, UnknownMatch) for match in rule.matches):
-            raise ValueError(f"a rule of others can be kept, but not written: {rule}")
+            raise ValueError(f"a foreign rule can be kept, but not written: {rule}")
         if isinstance(rule.verdict, Jump):
             _check_chain_name(rule.verdict.chain)
 

@@ -6,19 +6,17 @@ those that we compare with ours anyway.
 
 from __future__ import annotations
 
-import errno
-
 from capture.analysis.foreign import PRIORITIES, ForeignChain, in_tables_of_iptables
 from capture.backends import other_family
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook
-from capture.backends.nftables.decode import NativeSet, decode_table
+from capture.backends.nftables.decode import decode_table
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, model_target
-from capture.backends.nftables.native import NFPROTO_NUMBERS, Proxy
+from capture.backends.nftables.native import Proxy
 from capture.backends.nftables.netlink import read_set
 from capture.backends.nftables.text import described
-from capture.errors import KernelError, UnsupportedError
+from capture.errors import UnsupportedError
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
     INPUT,
@@ -31,19 +29,25 @@ from capture.model.ruleset import (
 )
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
-from capture.netlink.nfnetlink import ATTEMPTS, open_netfilter, read_generation, read_objects, ruleset_busy
+from capture.netlink.nfnetlink import (
+    open_netfilter,
+    read_consistently,
+    read_objects,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
     from capture.backends.nftables.native import NativeChain, NativeRule
+    from capture.backends.nftables.sets import NativeSet
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule, TableName
     from capture.netlink.sockets import NetlinkSocket
 
-FAMILY_WORDS = {nf.NFPROTO_INET: "inet", NFPROTO_NUMBERS["ipv4"]: "ip", NFPROTO_NUMBERS["ipv6"]: "ip6"}
-ONE_FAMILY: dict[int, Family] = {number: family for family, number in NFPROTO_NUMBERS.items()}
+FAMILY_WORDS = {nf.NFPROTO_INET: "inet"} | {
+    nf.FAMILY_NUMBERS[family]: name for family, name in nf.TABLE_FAMILIES.items()
+}
 REJECT_TABLE = text(other_family.TABLE)
 NFTA_TABLE_HANDLE = 4
 """linux/netfilter/nf_tables.h. Tables of a namespace are numbered as they are made, in all families."""
@@ -68,17 +72,17 @@ class Place(Value):
     @property
     def is_of_iptables(self) -> bool:
         """Whether it has the name of one that iptables-nft writes."""
-        return self.family in ONE_FAMILY and self.name in PRIORITIES
+        return self.family in nf.FAMILIES and self.name in PRIORITIES
 
 
-def read_foreign_chains(ours: Collection[tuple[str, str]]) -> tuple[ForeignChain, ...]:
+def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[ForeignChain, ...]:
     """Return the base chains of others at PREROUTING and OUTPUT, in the order in which packets meet them.
 
     ``ours`` are the backends, with variants, whose tables are left out; chains of other sets of ours are among the
     foreign ones. None where there is no nf_tables, or no nfnetlink to ask for it.
     """
     try:
-        return _read_consistently(lambda netfilter: _read(netfilter, ours))
+        return _read_consistently(lambda netfilter: _read(netfilter, own_places))
     except UnsupportedError:
         return ()
 
@@ -102,31 +106,23 @@ def _read_filters(netfilter: NetlinkSocket) -> Iterator[ForeignChain]:
 def _read_consistently(read: Callable[[NetlinkSocket], Iterator[ForeignChain]]) -> tuple[ForeignChain, ...]:
     """Return what is read while no program changes anything."""
     with open_netfilter() as netfilter:
-        for _ in range(ATTEMPTS):
-            try:
-                generation = read_generation(netfilter)
-                found = list(read(netfilter))
-            except KernelError as error:
-                if error.errno != errno.ENOENT:
-                    raise
-                continue  # a table went before its rules were read
-            if read_generation(netfilter) == generation:
-                return tuple(sorted(found, key=lambda each: each.priority))
-    raise ruleset_busy("read the chains of others in nf_tables")
+        doing = "read the chains of others in nf_tables"
+        found, _ = read_consistently(netfilter, doing, lambda: list(read(netfilter)))
+    return tuple(sorted(found, key=lambda each: each.priority))
 
 
-def _read(netfilter: NetlinkSocket, ours: Collection[tuple[str, str]]) -> Iterator[ForeignChain]:
+def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[ForeignChain]:
     places = [place for family in FAMILY_WORDS for place in _places(netfilter, family)]
     of_iptables = [place for place in places if place.is_of_iptables]
-    own = [place for place in places if place.is_native] if ("nftables", "") in ours else []
-    own += of_iptables if ("iptables", "nft") in ours else []
-    # Beside ours in legacy tables it cannot be told; they may be the newest.
+    own = [place for place in places if place.is_native] if ("nftables", "") in own_places else []
+    own += of_iptables if ("iptables", "nft") in own_places else []
+    # Next to ours in legacy tables it cannot be told; they may be the newest.
     first = min((place.handle for place in own), default=0)
     for place in places:
         if place not in own and not place.is_of_iptables:
             for chain in _of_table(netfilter, place, first):
                 yield chain.replace(is_of_any_age=not own)
-    if of_iptables and ("iptables", "nft") not in ours:
+    if of_iptables and ("iptables", "nft") not in own_places:
         for chain in _of_iptables(of_iptables, first):
             yield chain.replace(is_of_any_age=not own)
 
@@ -153,7 +149,7 @@ def _places(netfilter: NetlinkSocket, family: int, hooks: Mapping[str, str] = HO
 
 
 def _of_table(
-    netfilter: NetlinkSocket, place: Place, first_of_ours: int, hooks: Mapping[str, str] = HOOKS
+    netfilter: NetlinkSocket, place: Place, first_own: int, hooks: Mapping[str, str] = HOOKS
 ) -> Iterator[ForeignChain]:
     family, name = place.family, place.name
     words = f"{FAMILY_WORDS[family]} {name}"
@@ -164,25 +160,25 @@ def _of_table(
         return read_set(netfilter, name, wanted, family)
 
     itself = attribute(nf.NFTA_TABLE_NAME, text(name))
-    table = decode_table(itself, place.chains, [rule for _, rule in rules], find_set, ONE_FAMILY.get(family))
+    table = decode_table(itself, place.chains, [rule for _, rule in rules], find_set, nf.FAMILIES.get(family))
     called = tuple(_chain(chain, family) for chain in table.chains if chain.hook is None)
     for chain in table.chains:
         if chain.hook is not None and chain.hook.place in hooks:
             is_nat = chain.hook.kind == "nat"
             yield ForeignChain(
                 words,
-                (ONE_FAMILY[family],) if family in ONE_FAMILY else FAMILIES,
+                (nf.FAMILIES[family],) if family in nf.FAMILIES else FAMILIES,
                 hooks[chain.hook.place],
                 chain.hook.priority,
                 is_nat,
                 Table(NAT if is_nat else MANGLE, (_chain(chain, family), *called)),
-                is_older=place.handle < first_of_ours,
+                is_older=place.handle < first_own,
             )
 
 
 def _chain(chain: NativeChain, family: int) -> Chain:
     """Return a chain in the model's words; each of our names is that of a chain that is jumped to."""
-    rules = tuple(rule for native in chain.rules for rule in _rules(native, ONE_FAMILY.get(family)))
+    rules = tuple(rule for native in chain.rules for rule in _rules(native, nf.FAMILIES.get(family)))
     policy = chain.policy.upper() if chain.policy else None
     return Chain(chain.name if chain.hook is not None else model_target(chain.name), rules, policy)
 
@@ -196,10 +192,10 @@ def _rules(native: NativeRule, family: Family | None) -> Iterator[Rule]:
         yield rule.replace(why=words, counters=None, family=rule.family or family)
 
 
-def _of_iptables(places: list[Place], first_of_ours: int) -> Iterator[ForeignChain]:
+def _of_iptables(places: list[Place], first_own: int) -> Iterator[ForeignChain]:
     from capture.backends.iptables import netlink  # another backend, which only this needs
 
     def is_older(table: TableName) -> bool:
-        return all(place.handle < first_of_ours for place in places if place.name == table)
+        return all(place.handle < first_own for place in places if place.name == table)
 
     return in_tables_of_iptables(netlink.NetlinkDriver().read(), is_older)

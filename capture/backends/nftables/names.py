@@ -19,12 +19,9 @@ from capture.model.ruleset import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal
-
     from capture.backends.nf_tables.hooks import Hook
     from capture.model.ruleset import TableName
 
-    ChainType = Literal["filter", "nat", "route"]
 
 TABLE_NAMES: dict[TableName, str] = {table: f"istio-proxy-{table}" for table in TABLES}
 """All of family inet: one rule serves both families, and all tables change in one transaction."""
