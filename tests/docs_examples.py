@@ -24,7 +24,8 @@ from pathlib import Path
 
 PROMPTS = ("# ", "$ ")
 _BLOCK = re.compile(
-    r"(?P<comments>(?:^<!-- .*? -->\n)*)^(?P<indent> *)```(?P<language>\w*)(?: \S+)?\n(?P<text>.*?)^(?P=indent)```$",
+    r"(?P<comments>(?:^<!-- (?:(?!-->).)* -->\n)*)"
+    r"^(?P<indent> *)```(?P<language>\w*)(?: \S+)?\n(?P<text>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
 _COMMENT = re.compile(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import docs_pages
 import pytest
 import release
 
@@ -29,17 +30,19 @@ from sidecar_lab import SERVICES
 pytestmark = pytest.mark.runtime
 
 ROOT = Path(capture.__file__).parents[1]
+WRITTEN = docs_pages.END.strip()
+"""Ends what a page has from the code: its examples are those of the help, which test_documentation tries."""
 PAGES = [
     page
     for page in (
         *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
         *sorted((ROOT / "docs").rglob("*.md")),
     )
-    if any(example.language not in ("text", "mermaid") for example in examples(page))
+    if examples(page)
 ]
 FOLLOWED_BY = {
-    "sidecar.md": ("tests/kernel/test_seed.py", "## The seed, step by step"),
-    "library.md": ("tests/kernel/test_library.py", "## Settings"),
+    "docs/sidecar.md": ("tests/kernel/test_seed.py", "## The seed, step by step"),
+    "docs/library.md": ("tests/kernel/test_library.py", "## Settings"),
 }
 """Pages that a test of their own follows from step to step, and the heading where it begins."""
 POD_PID = "4711"
@@ -155,7 +158,7 @@ def test_every_example_is_true(page: Path, reader: Reader, request: pytest.Fixtu
         (reader.directory / "dist" / "bundle").symlink_to(bundle)
         release.pack(bundle, reader.directory / f"{release.BUNDLE_NAME}.tar.gz", 1_700_000_000)
     for example in found:
-        if is_followed(page, example):
+        if is_followed(page, example) or is_written(page, example):
             continue
         for command in example.before:
             done = reader.run(command)
@@ -165,7 +168,7 @@ def test_every_example_is_true(page: Path, reader: Reader, request: pytest.Fixtu
 
 def is_followed(page: Path, example: Example) -> bool:
     """Return whether a test of the page's own does this example."""
-    test, heading = FOLLOWED_BY.get(page.name, ("", ""))
+    test, heading = FOLLOWED_BY.get(str(page.relative_to(ROOT)), ("", ""))
     if not test:
         return False
     assert page.name in (ROOT / test).read_text()
@@ -174,7 +177,13 @@ def is_followed(page: Path, example: Example) -> bool:
     return example.line > before.count("\n")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def is_written(page: Path, example: Example) -> bool:
+    """Return whether an example comes from the code."""
+    text = page.read_text(encoding="utf-8")
+    return WRITTEN in text and example.line < text.partition(WRITTEN)[0].count("\n")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_is_an_example(page: Path) -> None:
     """What has a fence is found, so that the test below does it."""
     fences = [line for line in page.read_text(encoding="utf-8").splitlines() if line.lstrip().startswith("```")]
