@@ -1,4 +1,4 @@
-"""What goes under share/ besides the programs: manual pages, and completion for bash, zsh and fish.
+"""What goes under share/ besides the programs: manual pages, completion for bash, zsh and fish, and JSON Schemas.
 
     scripts/shared_files.py DIRECTORY
 
@@ -31,6 +31,7 @@ COMPLETIONS = {
     "zsh": "zsh/site-functions/_capture",
     "fish": "fish/vendor_completions.d/capture.fish",
 }
+SCHEMAS = Path(__file__).parents[1] / "capture" / "report" / "schemas"
 PLUGIN = """\
 A container runtime starts it for each pod, as the last plugin of a network configuration list. It decides by the pod's
 annotations whether the pod is captured, writes the rules into the pod's network namespace, and answers as the CNI
@@ -60,6 +61,8 @@ def files() -> Iterator[tuple[str, str]]:
     yield "man/man1/capture.1", capture_page()
     yield "man/man1/istio-init.1", istio_init_page()
     yield "man/man8/capture-cni.8", plugin_page()
+    for schema in sorted(SCHEMAS.iterdir()):
+        yield f"istio-capture/schemas/{schema.name}", schema.read_text(encoding="utf-8")
     for shell, place in COMPLETIONS.items():
         of_shell = get_completion_class(shell)
         if of_shell is None:

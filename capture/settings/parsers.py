@@ -8,7 +8,7 @@ Digits are ASCII digits: ``int()`` alone would also take signs, blanks, undersco
 from __future__ import annotations
 
 from capture.model.addresses import Network, is_decimal, merge_ranges, network_parts, parse_network
-from capture.model.ruleset import Span
+from capture.model.ruleset import MAX_SEPARATE_PORTS, Span
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -29,11 +29,10 @@ else:
     Entries = {T: Value}  # subscripting this is all that happens at run time
 
 MAX_PORT = 65535
-MAX_UNMERGED_PORTS = 256
-"""Up to so many entries a list of ports keeps its entries and their order; each may be a rule of its own."""
-
 MAX_INTERFACE_BYTES = 15
 """linux/if.h: IFNAMSIZ is 16 with the closing zero."""
+MAX_INTERFACES = 256
+"""No pod has so many; a rule each for 40,000 names takes seconds and 200 MB."""
 
 MAX_ID = 0xFFFF_FFFE
 """The highest user or group id; 2**32-1 means "no id" (chown(2))."""
@@ -134,7 +133,7 @@ def port_list(text: str) -> tuple[Span, ...]:
     A list that is too long to be read rule by rule is merged into ranges.
     """
     entries = entries_of(text)
-    if len(entries) <= MAX_UNMERGED_PORTS:
+    if len(entries) <= MAX_SEPARATE_PORTS:
         return tuple(dict.fromkeys(ports(entry) for entry in entries if entry != "0"))
     distinct = set(entries)
     distinct.discard("0")
@@ -201,6 +200,14 @@ def interface(text: str) -> str:
     if text[0] == "-" or "+" in text[:-1] or any(letter in forbidden for letter in text):
         raise ValueError(text)
     return text
+
+
+def interfaces(text: str) -> tuple[str, ...]:
+    """Return the interface names of a list."""
+    names = list_of(interface)(text)
+    if len(names) > MAX_INTERFACES:
+        raise ValueError(text)
+    return names
 
 
 def interception_mode(text: str) -> Mode:

@@ -308,6 +308,25 @@ def test_a_whole_life(netns: NamespaceFactory, backend: str, driver: str, varian
         assert state(namespace).replace("table ip nat {\n}\n", "") == before
 
 
+def test_every_program_says_profile_and_families_and_where_both_come_from(netns: NamespaceFactory) -> None:
+    """Programs that change a pod as part of their output; those that answer a question on stderr, beside the answer."""
+    namespace = netns()
+    applied = "profile 1.30 (command line), families IPv4 (ipv4, command line)"
+    assert applied in run(namespace, "capture", "apply", "--profile", "1.30", "--ip-families", "ipv4").stdout
+    packet = ("tcp", "203.0.113.9:80", "--uid", "1000", "--out", "lo")
+    for command in (["verify"], ["trace", *packet], ["explain"]):
+        assert run(namespace, "capture", *command).stderr == f"{applied}\n"
+        assert json.loads(run(namespace, "capture", *command, "--format", "json").stdout)
+
+    default = "profile 1.8 (default), families IPv4 and IPv6 (both, default)"
+    assert run(namespace, "capture", "render", "--backend", "nftables").stderr == f"{default}\n"
+    assert run(namespace, "capture", "trace", *packet, "--from-options").stderr == f"{default}\n"
+    assert default in run(namespace, "istio-init", "--dry-run").stdout
+    assert applied in run(namespace, "istio-init", "--cleanup-only").stdout.splitlines()
+    assert default in run(namespace, "istio-init", "--cleanup-only").stdout.splitlines()
+    assert "nothing to remove" in run(namespace, "istio-init", "--cleanup-only", "-u", "no-such-user").stdout
+
+
 def test_a_foreign_rule_and_a_missing_one(netns: NamespaceFactory) -> None:
     namespace = netns()
     run(namespace, "capture", "apply")
