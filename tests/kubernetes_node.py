@@ -126,6 +126,8 @@ class KubernetesNode:
         self.cni_version = cni_version
         self.pid = 0
         self.cgroup = f"{CGROUP}{os.getpid()}"
+        self.written = 0
+        """When the main network configuration was written last, in nanoseconds since the epoch."""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         for folder in (*FOLDERS, "log", "pki", "manifests", "etc-cni/net.d", "opt-cni/bin", "etcd"):
             (self.disk / folder).mkdir(parents=True, exist_ok=True)
@@ -257,7 +259,9 @@ class KubernetesNode:
         plugins = [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}]
         new = self.list_file.with_name(".new")  # containerd overlooks a file that is renamed in from elsewhere
         new.write_text(json.dumps({"cniVersion": self.cni_version, "name": "lab", "plugins": plugins}))
-        new.rename(self.list_file)
+        with new.open("rb") as file:
+            new.rename(self.list_file)
+            self.written = os.fstat(file.fileno()).st_ctime_ns
 
     # --- parts ------------------------------------------------------------------------------------------------
 

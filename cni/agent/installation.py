@@ -148,17 +148,22 @@ class Installation:
             self._fails("entry", error)
 
     def _enter(self, now: float) -> None:
-        changes = self._put_entry()
+        changes = self._put_entry(is_urgent=True)
         self._was_in_place = True
         for change in changes:
             self.journal.info("entry restored", path=change.path, what=change.what)
         self.health.note(restored=time.time())
         self._in_place(now)
 
-    def _put_entry(self) -> list[Change]:
+    def _put_entry(self, *, is_urgent: bool = False) -> list[Change]:
         options = self.options
         return installer.enter(
-            options.conf_dir, self.entry(), SUPPORTED_VERSIONS, options.own_config, choice=options.choice
+            options.conf_dir,
+            self.entry(),
+            SUPPORTED_VERSIONS,
+            options.own_config,
+            choice=options.choice,
+            is_urgent=is_urgent,
         )
 
     def _follow_main_list(self) -> None:

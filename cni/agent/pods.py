@@ -37,7 +37,7 @@ VARIABLES = {DISABLE_ENVOY, *(name for option in ENVIRONMENT_OPTIONS for name in
 
 
 def reduced(pod: Mapping[str, Any]) -> Plain:
-    """Return what decides on a pod's capture and its repair, in the form of the API."""
+    """Return what decides on a pod's capture and its repair, in the form of the API; of such a pod, itself."""
     metadata, spec, status = (pod.get(part) or {} for part in ("metadata", "spec", "status"))
     annotations = metadata.get("annotations") or {}
     kept_spec: Plain = {key: spec[key] for key in ("hostNetwork", "runtimeClassName", "securityContext") if key in spec}
@@ -51,8 +51,8 @@ def reduced(pod: Mapping[str, Any]) -> Plain:
         "spec": kept_spec,
         "status": {
             "phase": status.get("phase", ""),
-            "ready": ready.get("status") == "True",
-            "readySince": ready.get("lastTransitionTime", ""),
+            "ready": status.get("ready", ready.get("status") == "True"),
+            "readySince": status.get("readySince", ready.get("lastTransitionTime", "")),
         },
     }
 

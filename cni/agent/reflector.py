@@ -55,9 +55,9 @@ class Reflector:
         return 0.0
 
     def _list(self) -> None:
-        listed = api.Listed(self.client, self.node)
-        self.pods.replace_all(listed)
-        self._version = listed.version
+        pods, version = api.list_pods(self.client, self.node)
+        self.pods.replace_all(pods)
+        self._version = version
         self._works()
 
     def _watch(self, stop: threading.Event) -> None:

@@ -48,9 +48,12 @@ SITUATIONS = {
         mends=f"{IPTABLES} -D OUTPUT 1",
     ),
     "a second set sends elsewhere": Situation(
-        "second-set", "client", (), breaks="nft -f - <<'.'\ntable inet istio-proxy-nat {{ chain istio-output {{ "
-        "meta l4proto tcp redirect to :16001; }}\nchain output {{ type nat hook output priority -100; "
-        "jump istio-output; }} }}\n.", mends="nft delete table inet istio-proxy-nat",
+        "second-set", "client", (),
+        breaks="nft 'add table inet istio-proxy-nat; add chain inet istio-proxy-nat istio-output; "
+        "add rule inet istio-proxy-nat istio-output meta l4proto tcp redirect to :16001; "
+        "add chain inet istio-proxy-nat output {{ type nat hook output priority -101; }}; "
+        "add rule inet istio-proxy-nat output jump istio-output'",
+        mends="nft delete table inet istio-proxy-nat",
     ),
     "the proxy's port is dropped": Situation(
         "filtered", "client", breaks="{iptables}-nft -A INPUT -p tcp --dport 15001 -j DROP",
