@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH):/usr/sbin:/sbin
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-vm test-cluster manifest bundle release image image-node bench lint format clean
+.PHONY: help setup demo test test-vm test-cluster manifest bundle release image image-node bench mutants docs lint format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,15 @@ image-node: bundle ## The node agent's image capture-node, by podman; BASE=IMAGE
 bench: bundle ## Time everything and write docs/performance.md
 	@scripts/setup bench
 	@$(VENV)/bin/python bench/run.py
+
+mutants: ## Change the code in many places, one at a time, and count what the tests notice; ARGS="rules --size 3"
+	@scripts/setup test
+	$(VENV)/bin/python scripts/mutants.py $(ARGS)
+
+docs: ## build/site: the documentation as web pages, every link checked
+	@scripts/setup docs
+	$(VENV)/bin/python scripts/docs_pages.py
+	$(VENV)/bin/mkdocs build --quiet --strict
 
 lint: ## ruff and mypy --strict
 	@scripts/setup lint

@@ -124,7 +124,7 @@ class ToolError(CaptureError):
     """A program we started failed: its command line, exit status and last words."""
 
     def __init__(self, command: str, status: int, stderr: str, remedy: str = "") -> None:
-        words = stderr.strip() or "it said nothing"
+        words = stderr.strip() or "it printed no error"
         super().__init__(f"`{command}` ended with status {status}: {words}", remedy)
         self.status = status
         self.stderr = stderr

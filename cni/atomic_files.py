@@ -51,7 +51,7 @@ def snapshot(path: str) -> Snapshot:
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", path)
+            raise OSError(errno.EINVAL, "it is not a regular file", path)
         return _snapshot_of(file, path)
     finally:
         os.close(file)

@@ -142,7 +142,7 @@ def _pod_sources(configuration: Mapping[str, Any], kubeconfig: str) -> tuple[str
         raise CniError(
             INVALID_CONFIGURATION,
             "network configuration: 'pod_sources' has 'kubernetes', but there is no 'kubeconfig'",
-            "Say with 'kubeconfig' which file tells how to reach the API server, or take 'kubernetes' out.",
+            "Set 'kubeconfig' to the file that names the API server and our credentials, or remove 'kubernetes'.",
         )
     return sources
 

@@ -109,7 +109,7 @@ def _turn_into_list(network: Network, plugins: list[dict[str, Any]]) -> tuple[st
         if not stale.entries:
             raise InstallError(
                 single.path,
-                f"there is {path} too, and not from us; runtimes read only the first of the two",
+                f"there is {path} too, written by another program; runtimes read only the first of the two",
                 "Remove the one that the network plugin does not use, then install again.",
             ) from None
         atomic_files.replace(stale.file, written(path, as_list(network, plugins)))

@@ -32,7 +32,7 @@ def retry_on_conflict(attempt: Callable[[], T], conf_dir: str) -> T:
                 raise InstallError(
                     conf_dir,
                     f"another program keeps changing it: {changed}",
-                    "Look which one writes there, and install again when it has come to rest.",
+                    "Find the program that writes there, and install again when it has stopped.",
                 ) from None
             time.sleep(0.01)
 

@@ -17,7 +17,7 @@ def read_file(path: str, limit: int) -> bytes:
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         if os.fstat(file).st_mode & TYPE != REGULAR:
-            raise OSError(errno.EINVAL, "it is no regular file", path)
+            raise OSError(errno.EINVAL, "it is not a regular file", path)
         content = bytearray()
         while len(content) < limit and (chunk := os.read(file, min(1 << 16, limit - len(content)))):
             content += chunk

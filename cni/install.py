@@ -135,7 +135,9 @@ def _nothing_taken(conf_dir: str, others: list[Candidate], choice: Choice) -> In
     if others:
         verdicts = "; ".join(f"{os.path.basename(path)} {says}" for path, says in choose(others, choice).verdicts)
         return InstallError(
-            conf_dir, f"the container runtime would take none of its files: {verdicts}", "Mend one of them first."
+            conf_dir,
+            f"the container runtime would use none of these files: {verdicts}",
+            "Repair one of these files first.",
         )
     return InstallError(
         conf_dir,
@@ -186,7 +188,7 @@ def _write_own_list(
         raise InstallError(
             path,
             f"{os.path.basename(source.path)} sorts before it, so runtimes would not read it",
-            "Give our list a name that sorts first, or remove the other.",
+            "Name our list so that it sorts first, or remove the other one.",
         )
     plugins = entries.after_others(source, entry | {OWN_CONFIG_MARK: True}, replaced)
     configuration = entries.as_list(source, plugins)

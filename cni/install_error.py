@@ -31,7 +31,7 @@ class InstallError(CaptureError):
 
 def unexpected(path: str, expected: str) -> InstallError:
     """Return the error for a file that is not as it should be, and is left as it is."""
-    return InstallError(path, f"expected {expected}", "It is left as it is; mend or remove it, then install again.")
+    return InstallError(path, f"expected {expected}", "It was not changed. Repair or remove it, then install again.")
 
 
 def explained(error: OSError, directory: str) -> InstallError:

@@ -65,7 +65,9 @@ def _content(path: str) -> str:
     try:
         return read_file(path, MAX_FILE).decode()
     except OSError as error:
-        raise CaptureError(f"kubeconfig {path}: {error.strerror}", f"Name one that is there. {NOT_INSTALLED}") from None
+        raise CaptureError(
+            f"kubeconfig {path}: {error.strerror}", f"Name a file that exists. {NOT_INSTALLED}"
+        ) from None
     except UnicodeDecodeError:
         raise CaptureError(f"kubeconfig {path}: it is no text in UTF-8", NOT_INSTALLED) from None
 

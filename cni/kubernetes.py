@@ -73,7 +73,9 @@ def read_pod(kubeconfig: Kubeconfig, identity: Identity, deadline: float = DEADL
     """Return the object of a pod (core/v1, Pod); raise ``CniError`` after ``deadline`` seconds at the latest."""
     for what, name in (("K8S_POD_NAMESPACE", identity.namespace), ("K8S_POD_NAME", identity.name)):
         if not _is_name(name):
-            raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {what} is {name[:80]!r}, which Kubernetes names nothing")
+            raise CniError(
+                INVALID_ENVIRONMENT, f"CNI_ARGS: {what} is {name[:80]!r}, which is no valid name in Kubernetes"
+            )
 
     def as_pod(body: bytes) -> dict[str, Any]:
         plain = _json(body)
@@ -205,7 +207,7 @@ class _Question:
         if status == FORBIDDEN_STATUS:
             return CniError(
                 FORBIDDEN,
-                f"the API server lets us not read pods: {what}",
+                f"the API server does not allow us to read pods: {what}",
                 "Give the account a ClusterRole with the verb 'get' on 'pods', by a ClusterRoleBinding.",
             )
         if status == NOT_FOUND and said is not None:
@@ -234,7 +236,7 @@ class _Question:
         return CniError(
             NOT_TRUSTED,
             f"no TLS connection with {self.kubeconfig.server}: {error.reason or error}",
-            "Look whether 'server' is the API server, and whether the client certificate is one that it takes.",
+            "Check that 'server' is the API server, and that it accepts the client certificate.",
         )
 
     def _unreachable(self, problem: str) -> Transient:

@@ -136,7 +136,7 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
     for warning in applied.warnings:
         journal.warn(warning)
     if not is_kept:
-        journal.warn(f"nothing can be kept under {attachments.STATE_DIRECTORY}: CHECK has to ask about the pod again")
+        journal.warn(f"{attachments.STATE_DIRECTORY} cannot be written: CHECK will have to look the pod up again")
     for remark in applied.remarks:
         journal.info(remark)
     journal.info(

@@ -112,6 +112,6 @@ def _number(value: object, where: str) -> int | None:
 def _no_pod(problem: str) -> CniError:
     return CniError(
         BAD_ANSWER,
-        f"what the API server answers is no pod: {problem}",
-        "Look whether 'server' in the kubeconfig is the API server of Kubernetes, and nothing in front of it answers.",
+        f"the API server's answer is no pod: {problem}",
+        "Check that 'server' in the kubeconfig is the Kubernetes API server, and not a proxy before it.",
     )

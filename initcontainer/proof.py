@@ -149,7 +149,7 @@ class Prover:
             if meant != probe.dialled:
                 raise ValidationError(
                     f"validation failed: {probe}: {endpoint(*probe.dialled)} arrived as {endpoint(*meant)}",
-                    "The proxy would go on to there. Something else translates addresses in this pod.",
+                    "The proxy would connect to that address. Another rule in this pod translates addresses.",
                 )
         del self._awaited[token]
         self._proofs.append(Proof(probe, is_proven=True, says=_arrival(probe)))

@@ -34,7 +34,7 @@ def running() -> list[dict[str, Any]]:
         done = subprocess.run(COMMAND, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise UnsupportedError(
-            "kubectl is missing, which lists the pods", "Install it, or check manifests with -f."
+            "kubectl is not installed; listing the pods needs it", "Install it, or check manifests with -f."
         ) from None
     if done.returncode:
         raise ToolError(" ".join(COMMAND), done.returncode, done.stderr)

@@ -82,7 +82,7 @@ def pod_settings(workload: Workload, template: Template, base: Settings) -> PodS
     for name, value in workload.annotations.items():
         if not isinstance(value, str):
             raise InjectionError(
-                f"{workload}: annotation {name}: invalid value {value!r}: expected a text; put it in quotes"
+                f"{workload}: annotation {name}: invalid value {value!r}: expected a string; put it in quotes"
             )
     try:
         uid = context.get("runAsUser") or _number(base, option.PROXY_UID, 1337)

@@ -51,7 +51,7 @@ def yaml_module() -> Any:
         import yaml
     except ImportError:
         raise DocumentError(
-            "PyYAML is missing, and documents cannot be read without it",
+            "PyYAML is not installed; reading documents needs it",
             "Install it with `pip install PyYAML`, or the package python3-yaml of the distribution.",
         ) from None
     return yaml

@@ -69,7 +69,7 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, str):
-            raise self.error(key, "expected a text; put it in quotes")
+            raise self.error(key, "expected a string; put it in quotes")
         return value
 
     def one_of(self, key: str, *words: str) -> str:
@@ -117,7 +117,7 @@ class Fields:
         for position, value in enumerate(found):
             if not isinstance(value, str):
                 raise FieldError(
-                    self.document, f"{self.path_of(key)}[{position}]", f"expected a text, got {_shown(value)}"
+                    self.document, f"{self.path_of(key)}[{position}]", f"expected a string, got {_shown(value)}"
                 )
         return found
 

@@ -14,7 +14,7 @@ through a chain twice, and rules that ask for something unknown stay as they are
 
 from __future__ import annotations
 
-from capture.model.addresses import collapse
+from capture.model.addresses import collapse, merge_ranges
 from capture.model.ruleset import (
     MAX_SINGLE_RULES,
     ConnectionMark,
@@ -257,10 +257,4 @@ def _united(several: list[Listed]) -> Listed:
 
 def joined_spans(spans: Iterable[Span]) -> tuple[Span, ...]:
     """Return the fewest spans, in order, that hold the same numbers."""
-    result: list[Span] = []
-    for span in sorted(spans, key=lambda span: (span.first, span.last)):
-        if result and span.first <= result[-1].last + 1:
-            result[-1] = Span(result[-1].first, max(result[-1].last, span.last))
-        else:
-            result.append(span)
-    return tuple(result)
+    return tuple(Span(*ends) for ends in merge_ranges((span.first, span.last) for span in spans))

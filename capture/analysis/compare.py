@@ -11,9 +11,9 @@ from capture.analysis.canonical import CanonicalChain, canonical
 from capture.analysis.ownership import (
     CERTAIN,
     changes_marks,
-    marks_asked_for,
     may_disturb,
     shape,
+    tested_marks,
 )
 from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import BUILT_IN_CHAINS, FAMILIES
@@ -118,7 +118,7 @@ def _chain_differences(
         told_apart = extra, none
     else:
         marked = any(changes_marks(rule) for _, rule in extra)
-        asked = marks_asked_for(name, lambda chain: all_wanted.get((table, chain), EMPTY).rules) if marked else NOTHING
+        asked = tested_marks(name, lambda chain: all_wanted.get((table, chain), EMPTY).rules) if marked else NOTHING
         told_apart = _told_apart(table, name, extra, len(there.rules), asked)
     kinds: tuple[Kind, ...] = ("missing", "unexpected", "foreign")
     for kind, rules in zip(kinds, (missing, *told_apart), strict=True):

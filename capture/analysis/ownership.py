@@ -76,7 +76,7 @@ MARKS_CHANGED: dict[type, type] = {SetMark: Mark, RestoreMark: Mark, SaveMark: C
 """Which mark a verdict changes, as the match that asks for it."""
 
 
-def jumps_to_ours(rule: Rule) -> bool:
+def jumps_to_our_chain(rule: Rule) -> bool:
     """Return whether the rule sends packets to one of our chains, by jump or by goto."""
     if isinstance(rule.verdict, Jump):
         return is_our_chain(rule.verdict.chain)
@@ -105,7 +105,7 @@ def may_disturb(rule: Rule, asked: frozenset[type]) -> bool:
     return takes_away(rule) or MARKS_CHANGED.get(type(rule.verdict)) in asked
 
 
-def marks_asked_for(chain: str, rules_of: Callable[[str], Iterable[Rule]]) -> frozenset[type]:
+def tested_marks(chain: str, rules_of: Callable[[str], Iterable[Rule]]) -> frozenset[type]:
     """Return which of Mark and ConnectionMark are asked for by rules that a packet in the chain may come to."""
     asked: set[type] = set()
     entered, ahead = {chain}, [chain]
@@ -217,7 +217,7 @@ NO_MARKS: frozenset[int] = frozenset()
 def _by_neighbourhood(rules: Sequence[Rule], shapes: Sequence[str | None]) -> frozenset[int]:
     """Return the rules that look like ours, next to those that certainly are."""
     found: set[int] = set()
-    rerouted = {name for rule in rules if jumps_to_ours(rule) for name in _in_interfaces(rule)}
+    rerouted = {name for rule in rules if jumps_to_our_chain(rule) for name in _in_interfaces(rule)}
     look_alike = [known is not None for known in shapes]
     beside = [
         known == BESIDE_OURS or (known == BEFORE_OURS and not rerouted.isdisjoint(_in_interfaces(rule)))
@@ -251,7 +251,7 @@ def shape(table: TableName, chain: str, rule: Rule, marks: frozenset[int] = NO_M
     BESIDE_OURS: ours if one stands directly before or after it. ``marks`` are those that our chains ask for;
     without them, rules that are told by such a mark look like nothing.
     """
-    if jumps_to_ours(rule):
+    if jumps_to_our_chain(rule):
         return CERTAIN
     if excluded_interface(table, chain, rule):
         return BEFORE_OURS

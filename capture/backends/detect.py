@@ -2,14 +2,14 @@
 
 Facts are gathered by reading only. Nothing here makes a table, and no legacy program is started in a
 namespace without legacy tables: it would make them, and the next detection would answer differently.
-``choose`` is pure. Its rules, when nothing is asked for:
+``choose`` is pure. Its rules, when nothing is requested:
 
 1. iptables where it can be used, since people look with ``iptables -t nat -nvL``; else nftables. In a network
-   namespace of another user namespace (a pod with ``hostUsers: false``) nftables, unless sets of ours stand in
+   namespace of another user namespace (a pod with ``hostUsers: false``) nftables, unless sets of ours are in
    iptables there: iptables takes the owner match only from a process in that user namespace.
-2. Within iptables the variant in which our rules stand, or else any rules; else nft, else legacy.
+2. Within iptables the variant that has rules of ours, or else any rules; else nft, else legacy.
 
-What is asked for is taken, or refused with what is missing; never replaced by something else.
+What is requested is taken, or refused with what is missing; never replaced by something else.
 """
 
 from __future__ import annotations
@@ -84,13 +84,13 @@ class Decision(Value):
     variant: Variant | Literal[""]
     reason: str = ""
     is_empty: bool = False
-    """Whether no chain of anybody stands where the rules will go, so that nothing needs to be read there."""
+    """Whether there is no chain at all where the rules will go, so that nothing needs to be read there."""
     own_users: bool = True
     """Whether the network namespace belongs to our user namespace, so that iptables can be told from here."""
 
 
 class Leftover(Decision):
-    """Where a set of ours, or of upstream's, stands, and the driver that can remove it."""
+    """Where a set of ours, or of upstream's, is, and the driver that can remove it."""
 
     families: tuple[str, ...] = ()
     """"ipv4" and "ipv6"; "inet" is both."""
@@ -106,8 +106,8 @@ class Program(Value):
     path: str
 
 
-class StandingChain(Value):
-    """A chain that stands in the namespace. ``family`` is "ipv4", "ipv6" or "inet".
+class LiveChain(Value):
+    """A live chain of the namespace. ``family`` is "ipv4", "ipv6" or "inet".
 
     ``uses`` counts the rules in it and, outside of legacy, the jumps to it.
     """
@@ -125,9 +125,9 @@ class StandingChain(Value):
 
 
 class Facts(Value):
-    """What this host, kernel and namespace can do, and what stands in the namespace.
+    """What this host, kernel and namespace can do, and what is live in the namespace.
 
-    A bool of None could not be asked, for want of a privilege.
+    A bool of None could not be found out, for want of a privilege.
     """
 
     programs: tuple[Program, ...]
@@ -142,7 +142,7 @@ class Facts(Value):
     """The kernel has legacy tables: present in the kernel, to be loaded on use, absent, or unknown."""
     legacy_tables: tuple[tuple[Family, str], ...]
     """The legacy tables that exist in the namespace."""
-    chains: tuple[StandingChain, ...]
+    chains: tuple[LiveChain, ...]
     """All chains in tables that we might use, of all places that could be read."""
     python_iptables: bool
     """The package python-iptables is installed for this interpreter: what the driver iptc needs."""
@@ -154,7 +154,7 @@ class Facts(Value):
     """The modules that each way needs and this kernel is known not to have, or may not load; of other ways, none."""
 
     def uses(self, place: Place, *, ours: bool = False) -> int:
-        """Return how many rules stand in a place, or of ours there."""
+        """Return how many rules are in a place, or of ours there."""
         return sum(chain.uses for chain in self.chains if chain.place == place and (chain.is_ours or not ours))
 
 
@@ -168,9 +168,9 @@ def decide(request: Request, desired: Ruleset | None = None) -> Decision:
 
 
 def look(request: Request, desired: Ruleset | None = None) -> tuple[Decision, tuple[Leftover, ...]]:
-    """Return the way to take, and where sets of ours stand already; raises as ``decide``.
+    """Return the way to take, and where sets of ours are already; raises as ``decide``.
 
-    Programs and packages are looked for only where they matter to the request or to what stands.
+    Programs and packages are looked for only where they matter to the request or to what is live.
     """
     facts = gather(request, desired)
     try:
@@ -187,7 +187,7 @@ def look(request: Request, desired: Ruleset | None = None) -> tuple[Decision, tu
 
 
 def leftovers() -> tuple[Leftover, ...]:
-    """Return where sets of ours stand in the namespace we are in. Raise PrivilegeError if we may not know."""
+    """Return where sets of ours are in the namespace we are in. Raise PrivilegeError if we may not know."""
     facts = gather()
     if facts.nf_tables is None:
         raise PrivilegeError("read which rules stand in this network namespace")
@@ -199,7 +199,7 @@ def without_kernel(request: Request) -> Decision:
 
     Raises ConfigurationError for a request that contradicts itself.
     """
-    backend = _backend_asked_for(request)
+    backend = _requested_backend(request)
     if backend == "nftables":
         return Decision("nftables", request.driver or "netlink", "", "asked for")
     variant: Variant = "legacy" if request.variant == "legacy" or request.driver == "iptc" else "nft"
@@ -273,7 +273,7 @@ def _lacking(desired: Ruleset | None, ways: tuple[Way, ...]) -> Iterator[tuple[W
 
 def _ways_allowed(request: Request) -> tuple[Way, ...]:
     """Return the ways that a request leaves open, the first choice first."""
-    backend = _backend_asked_for(request)
+    backend = _requested_backend(request)
     if backend == "nftables":
         return ("nftables",)
     fitting = VARIANTS_OF.get(request.driver, VARIANTS)
@@ -298,7 +298,7 @@ def _installed_programs() -> Iterator[Program]:
 PURPOSES: tuple[Literal["save", "restore"], ...] = ("save", "restore")
 
 
-def _ask_nf_tables() -> tuple[bool | None, bool | None, tuple[StandingChain, ...]]:
+def _ask_nf_tables() -> tuple[bool | None, bool | None, tuple[LiveChain, ...]]:
     """Return whether the kernel has nf_tables and nft_compat, and the chains of nf_tables."""
     try:
         with open_netfilter() as netfilter:
@@ -311,7 +311,7 @@ def _ask_nf_tables() -> tuple[bool | None, bool | None, tuple[StandingChain, ...
 
 
 def takes_matches(netfilter: NetlinkSocket) -> bool:
-    """Return whether nf_tables takes matches of iptables; the owner match stands for all. Raises PrivilegeError."""
+    """Return whether nf_tables takes matches of iptables; tried with the owner match. Raises PrivilegeError."""
     try:
         ask_for_extension(netfilter, NFPROTO_IPV4, COMPAT_MATCH, "owner", 1)
     except (KernelError, UnsupportedError):
@@ -319,7 +319,7 @@ def takes_matches(netfilter: NetlinkSocket) -> bool:
     return True
 
 
-def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[StandingChain]:
+def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[LiveChain]:
     """Yield the chains of the tables that iptables-nft has, and of our native ones."""
     chains = read_objects(netfilter, NFT_MSG_GETCHAIN, NFPROTO_UNSPEC, b"", "list the chains of nf_tables")
     for protocol_family, attributes in chains:
@@ -327,9 +327,9 @@ def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[StandingChain]:
         table, chain = decode_text(fields[NFTA_CHAIN_TABLE]), decode_text(fields[NFTA_CHAIN_NAME])
         uses = decode_number(fields.get(NFTA_CHAIN_USE, b""))
         if protocol_family in NFPROTO_FAMILIES and table in TABLES:
-            yield StandingChain("nft", NFPROTO_FAMILIES[protocol_family], table, chain, uses)
+            yield LiveChain("nft", NFPROTO_FAMILIES[protocol_family], table, chain, uses)
         elif protocol_family == NFPROTO_INET and table in MODEL_TABLES:
-            yield StandingChain("native", "inet", table, chain, uses)
+            yield LiveChain("native", "inet", table, chain, uses)
 
 
 def _legacy_tables(family: Family) -> tuple[str, ...]:
@@ -353,7 +353,7 @@ def _legacy_support() -> LegacySupport:
 
 def _legacy_chains(
     tables: tuple[tuple[Family, str], ...], programs: Iterable[Program], *, has_python_iptables: bool
-) -> Iterator[StandingChain]:
+) -> Iterator[LiveChain]:
     """Yield the chains of legacy tables that exist; of those that cannot be read here, none."""
     if not any(table in TABLES for _, table in tables):
         return
@@ -373,7 +373,7 @@ def _legacy_chains(
             for family in families:
                 rules = sum(1 for _ in chain.rules_for(family))
                 if rules or is_our_chain(chain.name):
-                    yield StandingChain("legacy", family, table.name, chain.name, rules)
+                    yield LiveChain("legacy", family, table.name, chain.name, rules)
 
 
 def _is_importable(package: str) -> bool:
@@ -391,11 +391,11 @@ def _has(programs: Iterable[Program], variant: str, family: str, purpose: str) -
 
 
 def choose(facts: Facts, request: Request) -> Decision:
-    """Return the way to take, from facts and what was asked for. Pure; raises as ``decide``."""
-    backend = _backend_asked_for(request)
+    """Return the way to take, from facts and a request. Pure; raises as ``decide``."""
+    backend = _requested_backend(request)
     if backend == "nftables":
         return _nftables(facts, request.driver or "netlink", "asked for")
-    if not backend and not facts.own_users and facts.nf_tables and not _has_ours_in_iptables(facts):
+    if not backend and not facts.own_users and facts.nf_tables and not _has_own_in_iptables(facts):
         return _nftables(facts, request.driver or "netlink", OTHER_USERS)
     obstacles: dict[tuple[str, str], list[str]] = {}
     for driver, variant in _iptables_ways(facts, request):
@@ -432,14 +432,14 @@ def _in_words(obstacles: dict[tuple[str, str], list[str]]) -> Iterator[str]:
         yield f"{', '.join(drivers)} ({variant}): {obstacle}"
 
 
-def _backend_asked_for(request: Request) -> str:
+def _requested_backend(request: Request) -> str:
     """Return the backend that a request names or implies; "" if it leaves it open. ConfigurationError if it is torn."""
-    asked = "" if request.backend == "auto" else request.backend
+    requested = "" if request.backend == "auto" else request.backend
     implied = [backend for backend, drivers in DRIVERS.items() if request.driver in drivers]
-    if asked and request.driver and asked not in implied:
-        expected = f"{' or '.join(DRIVERS[asked])} with the backend {asked}"
+    if requested and request.driver and requested not in implied:
+        expected = f"{' or '.join(DRIVERS[requested])} with the backend {requested}"
         raise ConfigurationError("--driver", request.driver, "--driver", expected)
-    backend = asked or (implied[0] if len(implied) == 1 else "")
+    backend = requested or (implied[0] if len(implied) == 1 else "")
     if request.variant and backend == "nftables":
         expected = "nothing, because nftables has no variants; or the backend iptables"
         raise ConfigurationError("--force-iptables-binary", request.variant, "--force-iptables-binary", expected)
@@ -462,7 +462,7 @@ def _iptables_ways(facts: Facts, request: Request) -> Iterator[tuple[str, Varian
 
 
 def _variants_in_order(facts: Facts) -> list[Variant]:
-    """Return the variants: first where ours stand, then where anything stands, then nft."""
+    """Return the variants: first those with rules of ours, then those with any, then nft."""
     return sorted(VARIANTS, key=lambda variant: (not facts.uses(variant, ours=True), not facts.uses(variant)))
 
 
@@ -504,7 +504,7 @@ OTHER_USERS = (
 """``owner_check`` in net/netfilter/xt_owner.c; nft's ``meta skuid`` has no such condition."""
 
 
-def _has_ours_in_iptables(facts: Facts) -> bool:
+def _has_own_in_iptables(facts: Facts) -> bool:
     return any(facts.uses(variant, ours=True) for variant in VARIANTS)
 
 
@@ -539,7 +539,7 @@ def _nftables(facts: Facts, driver: str, reason: str) -> Decision:
 
 
 def find_leftovers(facts: Facts) -> tuple[Leftover, ...]:
-    """Return the places where sets of ours or of upstream's stand, in either spelling; pure."""
+    """Return the places that have sets of ours or of upstream's, in either spelling; pure."""
     found = []
     for place in PLACES:
         ours = [chain for chain in facts.chains if chain.place == place and chain.is_ours]

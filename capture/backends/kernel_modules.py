@@ -1,8 +1,8 @@
 """Kernel modules: which ones a rule set needs in each backend, which of them this kernel lacks, what helps.
 
-A distribution's netfilter is made of modules. The kernel loads what a rule asks for when it asks
+A distribution's netfilter is made of modules. The kernel loads what a rule needs when it asks
 (request_module in net/netfilter/nf_tables_api.c and x_tables.c), with modprobe(8) of the host,
-for any user. If that fails, the answer is "No such file or directory", and names nothing. So here stands
+for any user. If that fails, the answer is "No such file or directory", and names nothing. So here is
 what needs what: names and dependencies are those of Linux 6.1 (``modinfo -F depends``), and hold since
 5.2, which brought nft_chain_nat.
 
@@ -17,26 +17,8 @@ from __future__ import annotations
 import os
 
 from capture.errors import KernelError, PrivilegeError, ToolError, UnsupportedError
+from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, IPV4, IPV6
-from capture.model.ruleset import (
-    NAT,
-    ConnectionMark,
-    ConnectionState,
-    Destination,
-    DestinationPort,
-    Log,
-    Mark,
-    OwnerGid,
-    OwnerUid,
-    Redirect,
-    RestoreMark,
-    SaveMark,
-    SetMark,
-    SetZone,
-    Source,
-    SourcePort,
-    TransparentProxy,
-)
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -46,7 +28,6 @@ if TYPE_CHECKING:
 
     from capture.errors import CaptureError
     from capture.model.addresses import Family
-    from capture.model.ruleset import Match, Ruleset, TableName
 
     Way = Literal["nftables", "nft", "legacy"]
     """nftables, or a variant of iptables."""
@@ -104,20 +85,20 @@ ONLY_IPV6 = ("nf_tproxy_ipv6", "nf_defrag_ipv6", "ip6_tables", "ip6table_nat", "
 """Modules that a kernel without IPv6 neither has nor needs."""
 
 VOCABULARY: dict[type, tuple[str, str, str]] = {
-    SourcePort: ("ports", "", "xt_tcpudp"),
-    DestinationPort: ("ports", "", "xt_tcpudp"),
-    OwnerUid: ("the owner match", "", "xt_owner"),
-    OwnerGid: ("the owner match", "", "xt_owner"),
-    Mark: ("marks", "", "xt_mark"),
-    SetMark: ("marks", "", "xt_mark"),
-    ConnectionMark: ("connection marks", "nft_ct", "xt_connmark"),
-    SaveMark: ("connection marks", "nft_ct", "xt_connmark"),
-    RestoreMark: ("connection marks", "nft_ct", "xt_connmark"),
-    ConnectionState: ("connection states", "nft_ct", "xt_conntrack"),
-    SetZone: ("conntrack zones", "nft_ct", "xt_CT"),
-    Redirect: ("REDIRECT", "nft_redir", "xt_REDIRECT"),
-    TransparentProxy: ("TPROXY", "nft_tproxy", "xt_TPROXY"),
-    Log: ("LOG", "nft_log", "xt_LOG"),
+    model.SourcePort: ("ports", "", "xt_tcpudp"),
+    model.DestinationPort: ("ports", "", "xt_tcpudp"),
+    model.OwnerUid: ("the owner match", "", "xt_owner"),
+    model.OwnerGid: ("the owner match", "", "xt_owner"),
+    model.Mark: ("marks", "", "xt_mark"),
+    model.SetMark: ("marks", "", "xt_mark"),
+    model.ConnectionMark: ("connection marks", "nft_ct", "xt_connmark"),
+    model.SaveMark: ("connection marks", "nft_ct", "xt_connmark"),
+    model.RestoreMark: ("connection marks", "nft_ct", "xt_connmark"),
+    model.ConnectionState: ("connection states", "nft_ct", "xt_conntrack"),
+    model.SetZone: ("conntrack zones", "nft_ct", "xt_CT"),
+    model.Redirect: ("REDIRECT", "nft_redir", "xt_REDIRECT"),
+    model.TransparentProxy: ("TPROXY", "nft_tproxy", "xt_TPROXY"),
+    model.Log: ("LOG", "nft_log", "xt_LOG"),
 }
 """What to call it, its module in nftables ("" if nf_tables itself can), its module in iptables."""
 
@@ -125,13 +106,13 @@ VOCABULARY: dict[type, tuple[str, str, str]] = {
 # --- what is needed: pure ------------------------------------------------------------------------
 
 
-def needed(desired: Ruleset | None, families: Iterable[Family], way: Way) -> dict[str, str]:
+def needed(desired: model.Ruleset | None, families: Iterable[Family], way: Way) -> dict[str, str]:
     """Return the modules that a rule set needs, those that they need in turn included, and what for.
 
     Without a rule set: those that every capture of these families needs.
     """
     found: dict[str, str] = {}
-    tables = (NAT,) if desired is None else tuple(table.name for table in desired.tables)
+    tables = (model.NAT,) if desired is None else tuple(table.name for table in desired.tables)
     for table in tables:
         _add(found, _of_table(table, tuple(families), way))
     if desired is not None and desired.comments and way != "nftables":
@@ -141,11 +122,15 @@ def needed(desired: Ruleset | None, families: Iterable[Family], way: Way) -> dic
     return found
 
 
-EVERY_CAPTURE: tuple[tuple[type, bool], ...] = ((DestinationPort, False), (OwnerUid, False), (Redirect, False))
+EVERY_CAPTURE: tuple[tuple[type, bool], ...] = (
+    (model.DestinationPort, False),
+    (model.OwnerUid, False),
+    (model.Redirect, False),
+)
 """Kinds of matches and verdicts, as ``_kinds`` yields them."""
 
 
-def _kinds(desired: Ruleset) -> Iterator[tuple[type, bool]]:
+def _kinds(desired: model.Ruleset) -> Iterator[tuple[type, bool]]:
     """Yield the kinds of matches and verdicts, and whether it is one with a list that is excluded.
 
     Such a list is one match in every backend; others, iptables has not.
@@ -158,10 +143,10 @@ def _kinds(desired: Ruleset) -> Iterator[tuple[type, bool]]:
                     yield type(match), _is_excluded_list(match)
 
 
-def _is_excluded_list(match: Match) -> bool:
-    if isinstance(match, SourcePort | DestinationPort):
+def _is_excluded_list(match: model.Match) -> bool:
+    if isinstance(match, model.SourcePort | model.DestinationPort):
         return match.negated and len(match.ports) > 1
-    return isinstance(match, Source | Destination) and match.negated and len(match.networks) > 1
+    return isinstance(match, model.Source | model.Destination) and match.negated and len(match.networks) > 1
 
 
 def with_required(names: Iterable[str]) -> tuple[str, ...]:
@@ -178,7 +163,7 @@ def _add(found: dict[str, str], modules: Iterable[tuple[str, str]]) -> None:
             _add(found, ((required, purpose) for required in REQUIRES.get(module, ())))
 
 
-def _of_table(table: TableName, families: tuple[Family, ...], way: Way) -> Iterator[tuple[str, str]]:
+def _of_table(table: model.TableName, families: tuple[Family, ...], way: Way) -> Iterator[tuple[str, str]]:
     if way == "legacy":
         for family, prefix in ((IPV4, "iptable"), (IPV6, "ip6table")):
             if family in families:
@@ -187,7 +172,7 @@ def _of_table(table: TableName, families: tuple[Family, ...], way: Way) -> Itera
     yield "nf_tables", "every rule"
     if way == "nft":
         yield "nft_compat", "matches and targets of iptables"
-    if table == NAT:
+    if table == model.NAT:
         yield "nft_chain_nat", "the table nat"
 
 
@@ -326,7 +311,7 @@ def can_load() -> bool:
 # --- what to say ---------------------------------------------------------------------------------
 
 
-def explained(error: CaptureError, desired: Ruleset | None, way: Way) -> CaptureError:
+def explained(error: CaptureError, desired: model.Ruleset | None, way: Way) -> CaptureError:
     """Return the error with which a rule set, or any, was refused, in words that name the modules that are missing.
 
     Where a module is known to be absent, that is all there is to say: which rule met it first, and what a tool makes
@@ -347,7 +332,7 @@ def explained(error: CaptureError, desired: Ruleset | None, way: Way) -> Capture
             words = f"this kernel has no module {lacking}, which {WAYS[way]} needs"
         else:
             words = f"loading module {lacking} is forbidden by modprobe's configuration; {WAYS[way]} needs it"
-        return UnsupportedError(words, remedy_for(inventory.lacking) + _others(desired, way))
+        return UnsupportedError(words, remedy_for(inventory.lacking) + _other_ways(desired, way))
     if not can_load():
         words = f"these modules are not loaded, and kernel.modules_disabled=1 lets no more be loaded: {unloaded}"
         return UnsupportedError(f"{words}: {error.message}", remedy_for_closed(inventory.unloaded))
@@ -372,12 +357,12 @@ def _may_be_a_module(error: CaptureError) -> bool:
     return isinstance(error, UnsupportedError) and "this kernel" in error.message
 
 
-def _gives_no_reason(said: str) -> bool:
+def _gives_no_reason(complaint: str) -> bool:
     """Return whether a program says no more than that the kernel refused: "iptables-restore: line 14 failed".
 
     So iptables-legacy does when a module fails to find another one.
     """
-    return ": line " in said and said.endswith(" failed") and "\n" not in said
+    return ": line " in complaint and complaint.endswith(" failed") and "\n" not in complaint
 
 
 def remedy_for(lacking: Iterable[str]) -> str:
@@ -403,15 +388,15 @@ def _remedy_for_forbidden(names: tuple[str, ...]) -> Iterator[str]:
         yield f"{prohibitions[name]} on the host forbids {name}: take that line out."
 
 
-def _needed_by(desired: Ruleset | None, way: Way) -> dict[str, str]:
+def _needed_by(desired: model.Ruleset | None, way: Way) -> dict[str, str]:
     return needed(desired, FAMILIES if desired is None else desired.families, way)
 
 
-def _others(desired: Ruleset | None, way: Way) -> str:
+def _other_ways(desired: model.Ruleset | None, way: Way) -> str:
     """Return which other ways lack no module, in words; only where the modules of this kernel are known."""
-    others = [other for other in FLAGS if other != way and not look_up(_needed_by(desired, other)).lacking]
-    words = ", ".join(f"{WAYS[other]} ({FLAGS[other]})" for other in others)
-    return f" Or choose another way, of which no module is missing: {words}." if others else ""
+    other_ways = [another for another in FLAGS if another != way and not look_up(_needed_by(desired, another)).lacking]
+    words = ", ".join(f"{WAYS[another]} ({FLAGS[another]})" for another in other_ways)
+    return f" Or choose another way, of which no module is missing: {words}." if other_ways else ""
 
 
 FLAGS: dict[Way, str] = {

@@ -77,8 +77,8 @@ def _say_version(ctx: click.Context, _option: click.Parameter, wanted: object) -
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 this kernel or host cannot, 4 drift, "
-    "126 validation failed.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 this kernel or host cannot, 4 drift or a "
+    "cause was found, 5 cannot be told.",
     params=[
         click.Option(
             ["--version"],

@@ -270,7 +270,7 @@ def _ensure_written(driver: Driver, desired: Ruleset) -> None:
     if wrong:
         raise CaptureError(
             f"the rules were written, but {len(wrong)} of what was read back differ: {wrong[0]!r}",
-            "Someone else changes this namespace at the same time, or the kernel does not keep what it is given.",
+            "Another process changes this namespace at the same time, or the kernel did not store what was written.",
         )
 
 

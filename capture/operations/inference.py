@@ -2,75 +2,65 @@
 
 from __future__ import annotations
 
-from capture.model.ruleset import (
-    MANGLE,
-    NAT,
-    PREROUTING,
-    Destination,
-    DestinationPort,
-    InInterface,
-    Jump,
-    OwnerGid,
-    OwnerUid,
-    Redirect,
-    Return,
-    TransparentProxy,
-)
+from capture.model import ruleset as model
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from capture.model.ruleset import Match, Rule, Ruleset, TableName
 
 SSH = "22"
 
 
-def inferred_flags(ruleset: Ruleset) -> list[str]:
+def inferred_flags(ruleset: model.Ruleset) -> list[str]:
     """Return the flags of `capture apply` that would give rules like these: ["-p", "15001", "-u", "1337"]."""
     rules = _ByChain(ruleset)
-    is_transparent = any(isinstance(rule.verdict, TransparentProxy) for rule in rules.of(MANGLE))
-    side: TableName = MANGLE if is_transparent else NAT
-    captured = [rule for rule in rules.of(side, "INBOUND") if isinstance(rule.verdict, Jump)]
-    alone = _ports(rule for rule in rules.of(side, "INBOUND") if _returns(rule, DestinationPort))
-    tunnel = _ports(rule for rule in rules.of(NAT, "INBOUND")[:1] if _returns(rule, DestinationPort))
+    is_transparent = any(isinstance(rule.verdict, model.TransparentProxy) for rule in rules.of(model.MANGLE))
+    side: model.TableName = model.MANGLE if is_transparent else model.NAT
+    captured = [rule for rule in rules.of(side, "INBOUND") if isinstance(rule.verdict, model.Jump)]
+    alone = _ports(rule for rule in rules.of(side, "INBOUND") if _returns(rule, model.DestinationPort))
+    tunnel = _ports(rule for rule in rules.of(model.NAT, "INBOUND")[:1] if _returns(rule, model.DestinationPort))
     found: dict[str, Iterable[str]] = {
-        "-p": _redirects(rules.of(NAT, "REDIRECT")),
-        "-z": _redirects(rules.of(NAT, "IN_REDIRECT")) or _transparent(rules.of(MANGLE)),
+        "-p": _redirects(rules.of(model.NAT, "REDIRECT")),
+        "-z": _redirects(rules.of(model.NAT, "IN_REDIRECT")) or _transparent(rules.of(model.MANGLE)),
         "-m": ["TPROXY"] if is_transparent else [],
-        "-u": _ids(rules.of(NAT, "OUTPUT"), OwnerUid),
-        "-g": _ids(rules.of(NAT, "OUTPUT"), OwnerGid),
+        "-u": _ids(rules.of(model.NAT, "OUTPUT"), model.OwnerUid),
+        "-g": _ids(rules.of(model.NAT, "OUTPUT"), model.OwnerGid),
         "-e": tunnel,
         "-b": _ports(captured) or (["'*'"] if captured or is_transparent else []),
         "-d": [port for port in alone if port not in (*tunnel, SSH)],
-        "-o": _ports(rule for rule in rules.of(NAT, "OUTPUT") if _returns(rule, DestinationPort)),
-        "-x": [n for n in _networks(r for r in rules.of(NAT, "OUTPUT") if _returns(r, Destination)) if not _is_lo(n)],
-        "-i": _included(rules.of(NAT, "OUTPUT")),
-        "-q": _ports(rule for rule in rules.of(NAT, "OUTPUT") if _jumps_to(rule, "REDIRECT")),
-        "-c": _interfaces(rule for rule in rules.built_in(PREROUTING) if _returns(rule, InInterface)),
+        "-o": _ports(rule for rule in rules.of(model.NAT, "OUTPUT") if _returns(rule, model.DestinationPort)),
+        "-x": [
+            n
+            for n in _networks(r for r in rules.of(model.NAT, "OUTPUT") if _returns(r, model.Destination))
+            if not _is_lo(n)
+        ],
+        "-i": _included(rules.of(model.NAT, "OUTPUT")),
+        "-q": _ports(rule for rule in rules.of(model.NAT, "OUTPUT") if _jumps_to(rule, "REDIRECT")),
+        "-c": _interfaces(rule for rule in rules.built_in(model.PREROUTING) if _returns(rule, model.InInterface)),
     }
-    dns = rules.of(NAT, "OUTPUT_DNS")
+    dns = rules.of(model.NAT, "OUTPUT_DNS")
     flags = [word for flag, values in found.items() if values for word in (flag, ",".join(dict.fromkeys(values)))]
     flags += ["--redirect-dns"] if dns else []
-    by_server = any(_all(rule, Destination) for rule in dns)
+    by_server = any(_all(rule, model.Destination) for rule in dns)
     return flags + (["--capture-all-dns"] if dns and not by_server else [])
 
 
 class _ByChain:
     """The rules of our chains, by table and by what comes behind ISTIO_ in the chain's name."""
 
-    def __init__(self, ruleset: Ruleset) -> None:
+    def __init__(self, ruleset: model.Ruleset) -> None:
         self._ruleset = ruleset
 
-    def of(self, table: TableName, name: str = "") -> list[Rule]:
+    def of(self, table: model.TableName, name: str = "") -> list[model.Rule]:
         """Return the rules of a chain, or of all chains of a table."""
         found = self._ruleset.table(table)
         chains = found.chains if found else ()
         return [rule for chain in chains if not name or _short(chain.name) == name for rule in chain.rules]
 
-    def built_in(self, name: str) -> list[Rule]:
+    def built_in(self, name: str) -> list[model.Rule]:
         """Return the rules of a built-in chain of nat."""
-        table = self._ruleset.table(NAT)
+        table = self._ruleset.table(model.NAT)
         chain = table.chain(name) if table else None
         return list(chain.rules) if chain else []
 
@@ -79,51 +69,51 @@ def _short(name: str) -> str:
     return name.upper().replace("-", "_").removeprefix("ISTIO_") if name.upper().startswith("ISTIO") else ""
 
 
-def _all(rule: Rule, kind: type) -> list[Match]:
+def _all(rule: model.Rule, kind: type) -> list[model.Match]:
     return [match for match in rule.matches if isinstance(match, kind)]
 
 
-def _returns(rule: Rule, kind: type) -> bool:
+def _returns(rule: model.Rule, kind: type) -> bool:
     """Return whether a rule leaves something alone by nothing but this, and a protocol."""
     others = {type(match).__name__ for match in rule.matches} - {kind.__name__, "Protocol"}
-    return isinstance(rule.verdict, Return) and bool(_all(rule, kind)) and not others
+    return isinstance(rule.verdict, model.Return) and bool(_all(rule, kind)) and not others
 
 
-def _jumps_to(rule: Rule, name: str) -> bool:
-    return isinstance(rule.verdict, Jump) and _short(rule.verdict.chain) == name
+def _jumps_to(rule: model.Rule, name: str) -> bool:
+    return isinstance(rule.verdict, model.Jump) and _short(rule.verdict.chain) == name
 
 
-def _ports(rules: Iterable[Rule]) -> list[str]:
-    spans = [span for rule in rules for m in rule.matches if isinstance(m, DestinationPort) for span in m.ports]
+def _ports(rules: Iterable[model.Rule]) -> list[str]:
+    spans = [span for rule in rules for m in rule.matches if isinstance(m, model.DestinationPort) for span in m.ports]
     return list(dict.fromkeys(map(str, spans)))
 
 
-def _networks(rules: Iterable[Rule]) -> list[str]:
-    return [str(n) for rule in rules for m in rule.matches if isinstance(m, Destination) for n in m.networks]
+def _networks(rules: Iterable[model.Rule]) -> list[str]:
+    return [str(n) for rule in rules for m in rule.matches if isinstance(m, model.Destination) for n in m.networks]
 
 
-def _interfaces(rules: Iterable[Rule]) -> list[str]:
-    return [m.name for rule in rules for m in rule.matches if isinstance(m, InInterface)]
+def _interfaces(rules: Iterable[model.Rule]) -> list[str]:
+    return [m.name for rule in rules for m in rule.matches if isinstance(m, model.InInterface)]
 
 
 def _is_lo(network: str) -> bool:
     return network.startswith("127.") or network == "::1/128"
 
 
-def _included(rules: list[Rule]) -> list[str]:
-    captured = [rule for rule in rules if _jumps_to(rule, "REDIRECT") and not _all(rule, DestinationPort)]
+def _included(rules: list[model.Rule]) -> list[str]:
+    captured = [rule for rule in rules if _jumps_to(rule, "REDIRECT") and not _all(rule, model.DestinationPort)]
     return _networks(captured) or (["'*'"] if captured else [])
 
 
-def _ids(rules: list[Rule], kind: type[OwnerUid | OwnerGid]) -> list[str]:
+def _ids(rules: list[model.Rule], kind: type[model.OwnerUid | model.OwnerGid]) -> list[str]:
     """Return the users or groups of the proxy: those whose calls to their own pod are captured."""
     own = [rule for rule in rules if _jumps_to(rule, "IN_REDIRECT")]
     return [str(span) for rule in own for m in rule.matches if isinstance(m, kind) for span in m.ids]
 
 
-def _redirects(rules: list[Rule]) -> list[str]:
-    return [str(rule.verdict.port) for rule in rules if isinstance(rule.verdict, Redirect)]
+def _redirects(rules: list[model.Rule]) -> list[str]:
+    return [str(rule.verdict.port) for rule in rules if isinstance(rule.verdict, model.Redirect)]
 
 
-def _transparent(rules: list[Rule]) -> list[str]:
-    return [str(rule.verdict.port) for rule in rules if isinstance(rule.verdict, TransparentProxy)]
+def _transparent(rules: list[model.Rule]) -> list[str]:
+    return [str(rule.verdict.port) for rule in rules if isinstance(rule.verdict, model.TransparentProxy)]

@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 from capture.analysis.ownership import our_rules, ours_only
+from capture.model import ruleset as model
 from capture.model.chain_names import is_our_chain
-from capture.model.ruleset import (
-    FAMILIES,
-    MANGLE,
-    NAT,
-    RAW,
-    UnknownMatch,
-    UnknownVerdict,
-)
 from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.report.differences import as_plain, in_words, text_of
@@ -23,17 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from capture.model.addresses import Family
-    from capture.model.ruleset import (
-        Chain,
-        Rule,
-        Ruleset,
-        Table,
-        TableName,
-    )
     from capture.operations import Dumped, LiveSet, Verified
     from capture.report.table import ListedChain, Row
 
-SHOWN_TABLES = (NAT, MANGLE, RAW)
+SHOWN_TABLES = (model.NAT, model.MANGLE, model.RAW)
 """In the order in which they matter to a reader."""
 
 
@@ -42,7 +28,7 @@ class Shown(Value):
 
     live_set: LiveSet
     family: Family
-    table: TableName
+    table: model.TableName
 
     @property
     def heading(self) -> str:
@@ -51,16 +37,16 @@ class Shown(Value):
         return f"# {self.live_set.backend}{variant}, {FAMILY_NAMES[self.family]}, table {self.table}"
 
 
-def parts(dumped: Dumped, family: Family | None = None, table_name: TableName | None = None) -> Iterator[Shown]:
+def parts(dumped: Dumped, family: Family | None = None, table_name: model.TableName | None = None) -> Iterator[Shown]:
     """Yield what to show: all that holds rules of ours, or what was asked for of it."""
     for live_set in dumped.live_sets:
-        for shown_family in [family] if family else FAMILIES:
+        for shown_family in [family] if family else model.FAMILIES:
             for shown_table in [table_name] if table_name else SHOWN_TABLES:
                 if _holds_ours(live_set.live, shown_family, shown_table):
                     yield Shown(live_set, shown_family, shown_table)
 
 
-def _holds_ours(live: Ruleset, family: Family, table_name: TableName) -> bool:
+def _holds_ours(live: model.Ruleset, family: Family, table_name: model.TableName) -> bool:
     """Return whether a table has a chain or a rule of ours for the family."""
     whole = live.table(table_name)
     if whole is None or family not in live.families:
@@ -128,14 +114,14 @@ def nft(shown: list[Shown]) -> str:
     return "\n".join(texts)
 
 
-def _said_by(render: Callable[[Ruleset], str], live: Ruleset) -> tuple[str, str]:
+def _said_by(render: Callable[[model.Ruleset], str], live: model.Ruleset) -> tuple[str, str]:
     """Return the text of rules, and comments about those that it has no words for, such as a quote in nft's."""
     try:
         return render(live), ""
     except ValueError:
         pass
 
-    def problem(table: Table, chain: Chain, rule: Rule) -> str:
+    def problem(table: model.Table, chain: model.Chain, rule: model.Rule) -> str:
         alone = live.replace(tables=(table.replace(chains=(chain.replace(rules=(rule,)),)),))
         try:
             render(alone)
@@ -147,7 +133,7 @@ def _said_by(render: Callable[[Ruleset], str], live: Ruleset) -> tuple[str, str]
     return render(kept), left_out
 
 
-def _only(live: Ruleset, names: Collection[TableName], family: Family | None = None) -> Ruleset:
+def _only(live: model.Ruleset, names: Collection[model.TableName], family: Family | None = None) -> model.Ruleset:
     """Return the tables of these names, with the chains of one family if that is given."""
     tables = [table for table in live.tables if table.name in names]
     if family is not None:
@@ -158,17 +144,19 @@ def _only(live: Ruleset, names: Collection[TableName], family: Family | None = N
     return live.replace(tables=tuple(tables))
 
 
-def _without_words_of(live: Ruleset, backend: str) -> tuple[Ruleset, str]:
+def _without_words_of(live: model.Ruleset, backend: str) -> tuple[model.Ruleset, str]:
     """Return the rules that can be said in any backend's words, and comments about those that cannot."""
     problem = f"since only {backend} can say it"
     return _without(live, lambda _table, _chain, rule: problem if _is_in_words_of_others(rule) else "")
 
 
-def _without(live: Ruleset, problem: Callable[[Table, Chain, Rule], str]) -> tuple[Ruleset, str]:
+def _without(
+    live: model.Ruleset, problem: Callable[[model.Table, model.Chain, model.Rule], str]
+) -> tuple[model.Ruleset, str]:
     """Return the rules that have no problem, and comments about the others."""
     left_out: list[str] = []
 
-    def kept(table: Table, chain: Chain) -> Chain:
+    def kept(table: model.Table, chain: model.Chain) -> model.Chain:
         rules = []
         for rule in chain.rules:
             if found := problem(table, chain, rule):
@@ -182,8 +170,10 @@ def _without(live: Ruleset, problem: Callable[[Table, Chain, Rule], str]) -> tup
     return live.replace(tables=tables), "".join(left_out)
 
 
-def _is_in_words_of_others(rule: Rule) -> bool:
-    return isinstance(rule.verdict, UnknownVerdict) or any(isinstance(match, UnknownMatch) for match in rule.matches)
+def _is_in_words_of_others(rule: model.Rule) -> bool:
+    return isinstance(rule.verdict, model.UnknownVerdict) or any(
+        isinstance(match, model.UnknownMatch) for match in rule.matches
+    )
 
 
 # --- json ----------------------------------------------------------------------------------------
@@ -241,7 +231,7 @@ def _row_as_json(row: Row, family: Family) -> dict[str, object]:
     }
 
 
-def _more_texts(rule: Rule, family: Family) -> list[str]:
+def _more_texts(rule: model.Rule, family: Family) -> list[str]:
     """Return the further rules of iptables that one of nftables with a list is."""
     from capture.backends.iptables.entries import expanded
     from capture.backends.iptables.render import rule_text

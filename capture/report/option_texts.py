@@ -47,7 +47,7 @@ def heading(topic: str) -> str:
 INTRODUCTION = """\
 # Options
 
-Written by `scripts/options_docs.py` from the option table in `capture/settings/options.py`; a test compares the two.
+Written by `scripts/docs_pages.py` from the option table in `capture/settings/options.py`; a test compares the two.
 
 `istio-init` takes all of them. `capture apply`, `verify`, `render`, `trace` and `explain` take those that decide on the
 rules and on the backend. The CNI plugin takes them from a pod's annotations and from its own configuration.

@@ -10,38 +10,8 @@ rule shows them in one line, since they share one counter.
 from __future__ import annotations
 
 from capture.backends.iptables.entries import slots
+from capture.model import ruleset as model
 from capture.model.addresses import IPV4, address_text
-from capture.model.ruleset import (
-    ALL_BITS,
-    BUILT_IN_CHAINS,
-    Accept,
-    ConnectionMark,
-    ConnectionState,
-    Continue,
-    Counters,
-    Destination,
-    DestinationPort,
-    Drop,
-    InInterface,
-    Jump,
-    Log,
-    Mark,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
-    Protocol,
-    Redirect,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    SetZone,
-    Source,
-    SourcePort,
-    TransparentProxy,
-    UnknownMatch,
-    UnknownVerdict,
-)
 from capture.model.text import without_line_ends
 from capture.model.values import Value
 
@@ -50,16 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.model.addresses import Family, Network
-    from capture.model.ruleset import (
-        Chain,
-        Match,
-        Rule,
-        Ruleset,
-        Span,
-        Table,
-        TableName,
-        Verdict,
-    )
 
 EVERYWHERE = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
 GOTO = "-g "
@@ -70,7 +30,7 @@ GOTO_SIGN = "[goto]"
 class Row(Value):
     """One rule as the columns of a listing; counters are None where the backend has none for it."""
 
-    counters: Counters | None
+    counters: model.Counters | None
     target: str
     protocol: str
     options: str
@@ -79,7 +39,7 @@ class Row(Value):
     source: str
     destination: str
     extra: str
-    rule: Rule
+    rule: model.Rule
 
 
 class ListedChain(Value):
@@ -87,12 +47,12 @@ class ListedChain(Value):
 
     name: str
     policy: str | None
-    counters: Counters | None
+    counters: model.Counters | None
     references: int
     rows: tuple[Row, ...]
 
 
-def listed_chains(table: Table, family: Family) -> Iterator[ListedChain]:
+def listed_chains(table: model.Table, family: Family) -> Iterator[ListedChain]:
     """Yield the chains of a table as one family sees them, in the order of a listing."""
     references: dict[str, int] = {}
     for chain in table.chains:
@@ -102,25 +62,25 @@ def listed_chains(table: Table, family: Family) -> Iterator[ListedChain]:
     chains = [c for c in table.chains if c.name in references or is_of_family(c, table.name, family)]
     for chain in sorted(chains, key=lambda chain: _place(chain, table.name)):
         rows = tuple(row(rule, family) for rule in chain.rules_for(family))
-        is_built_in = chain.name in BUILT_IN_CHAINS[table.name]
+        is_built_in = chain.name in model.BUILT_IN_CHAINS[table.name]
         policy = (chain.policy_for(family) or "ACCEPT") if is_built_in else None
         yield ListedChain(chain.name, policy, chain.counters_for(family), references.get(chain.name, 0), rows)
 
 
-def is_of_family(chain: Chain, table: TableName, family: Family) -> bool:
+def is_of_family(chain: model.Chain, table: model.TableName, family: Family) -> bool:
     """Return whether a chain is there for the family: one whose rules are all for the other is there only."""
-    return chain.name in BUILT_IN_CHAINS[table] or not chain.rules or any(chain.rules_for(family))
+    return chain.name in model.BUILT_IN_CHAINS[table] or not chain.rules or any(chain.rules_for(family))
 
 
-def _place(chain: Chain, table: TableName) -> tuple[int, str]:
+def _place(chain: model.Chain, table: model.TableName) -> tuple[int, str]:
     """Return where a chain is listed: IN_REDIRECT after INBOUND, in either spelling."""
-    built_in = BUILT_IN_CHAINS[table]
+    built_in = model.BUILT_IN_CHAINS[table]
     if chain.name in built_in:
         return built_in.index(chain.name), ""
     return len(built_in), chain.name.replace("-", "_")
 
 
-def listing(ruleset: Ruleset, family: Family, table_name: TableName) -> str:
+def listing(ruleset: model.Ruleset, family: Family, table_name: model.TableName) -> str:
     """Return what ``iptables -t TABLE -nvL`` (or ``ip6tables``) would print; "" if there is no such table."""
     table = ruleset.table(table_name)
     if table is None or family not in ruleset.families:
@@ -177,7 +137,7 @@ def amount(number: int) -> str:
 # --- rows ----------------------------------------------------------------------------------------
 
 
-def row(rule: Rule, family: Family) -> Row:
+def row(rule: model.Rule, family: Family) -> Row:
     """Return the columns of a rule as one family sees it."""
     columns = {"protocol": "all", "options": "--", "in_interface": "*", "out_interface": "*"}
     columns["source"] = columns["destination"] = EVERYWHERE[family]
@@ -185,7 +145,9 @@ def row(rule: Rule, family: Family) -> Row:
         named = _column(match)
         if named:
             columns[named[0]] = named[1]
-    extras = [GOTO_SIGN] if isinstance(rule.verdict, UnknownVerdict) and rule.verdict.text.startswith(GOTO) else []
+    extras = (
+        [GOTO_SIGN] if isinstance(rule.verdict, model.UnknownVerdict) and rule.verdict.text.startswith(GOTO) else []
+    )
     extras += _extras(rule.matches)
     if rule.why:
         extras.append(f"/* {rule.why} */")
@@ -199,19 +161,19 @@ def row(rule: Rule, family: Family) -> Row:
     )
 
 
-def _column(match: Match) -> tuple[str, str] | None:
+def _column(match: model.Match) -> tuple[str, str] | None:
     """Return the column that a match has of its own, and what stands there; None if it is told at the end."""
     sign = "!" if getattr(match, "negated", False) else ""
-    if isinstance(match, Protocol):
+    if isinstance(match, model.Protocol):
         return "protocol", match.name
-    if isinstance(match, Source | Destination):
-        column = "source" if isinstance(match, Source) else "destination"
+    if isinstance(match, model.Source | model.Destination):
+        column = "source" if isinstance(match, model.Source) else "destination"
         shown = _networks_of_column(match)
         return (column, sign + _networks(shown)) if shown else None
-    if isinstance(match, InInterface | OutInterface):
-        column = "in_interface" if isinstance(match, InInterface) else "out_interface"
+    if isinstance(match, model.InInterface | model.OutInterface):
+        column = "in_interface" if isinstance(match, model.InInterface) else "out_interface"
         return column, sign + match.name
-    if isinstance(match, UnknownMatch):
+    if isinstance(match, model.UnknownMatch):
         return _column_of_others(match.text)
     return None
 
@@ -228,7 +190,7 @@ def _column_of_others(text: str) -> tuple[str, str] | None:
     return None
 
 
-def _networks_of_column(match: Source | Destination) -> tuple[Network, ...]:
+def _networks_of_column(match: model.Source | model.Destination) -> tuple[Network, ...]:
     """Return the networks that the column shows: of excluded ones the first, unless that is everything.
 
     ``! -s 0.0.0.0/0`` is written as a range, because iptables-nft 1.8.9 fails on it.
@@ -243,102 +205,106 @@ def _networks(networks: tuple[Network, ...]) -> str:
     return texts[0] if len(texts) == 1 else f"{{{','.join(texts)}}}"
 
 
-def target_of(verdict: Verdict) -> str:
+def target_of(verdict: model.Verdict) -> str:
     """Return the name of the target or chain, as the column shows it."""
-    if isinstance(verdict, Jump):
+    if isinstance(verdict, model.Jump):
         return verdict.chain
-    if isinstance(verdict, UnknownVerdict):
+    if isinstance(verdict, model.UnknownVerdict):
         return verdict.text.removeprefix(GOTO).split(" ")[0]
     return TARGETS[type(verdict)]
 
 
 TARGETS: dict[type, str] = {
-    Return: "RETURN",
-    Accept: "ACCEPT",
-    Drop: "DROP",
-    Redirect: "REDIRECT",
-    TransparentProxy: "TPROXY",
-    SetMark: "MARK",
-    SaveMark: "CONNMARK",
-    RestoreMark: "CONNMARK",
-    SetZone: "CT",
-    Log: "LOG",
-    Continue: "",
+    model.Return: "RETURN",
+    model.Accept: "ACCEPT",
+    model.Drop: "DROP",
+    model.Redirect: "REDIRECT",
+    model.TransparentProxy: "TPROXY",
+    model.SetMark: "MARK",
+    model.SaveMark: "CONNMARK",
+    model.RestoreMark: "CONNMARK",
+    model.SetZone: "CT",
+    model.Log: "LOG",
+    model.Continue: "",
 }
 
 
 # --- what stands after the columns ---------------------------------------------------------------
 
 
-def _extras(matches: tuple[Match, ...]) -> Iterator[str]:
+def _extras(matches: tuple[model.Match, ...]) -> Iterator[str]:
     """Yield what iptables prints after the columns, match by match."""
-    ports = [match for match in matches if isinstance(match, SourcePort | DestinationPort)]
+    ports = [match for match in matches if isinstance(match, model.SourcePort | model.DestinationPort)]
     if not ports:
         yield from _further_networks(matches)
     for match in matches:
-        if isinstance(match, SourcePort | DestinationPort):
+        if isinstance(match, model.SourcePort | model.DestinationPort):
             yield from _port_texts(match, matches)
             if match is ports[-1]:
                 yield from _further_networks(matches)
-        elif isinstance(match, OwnerUid | OwnerGid):
+        elif isinstance(match, model.OwnerUid | model.OwnerGid):
             yield from _owner_texts(match)
         else:
             yield from _single_text(match)
 
 
-def _single_text(match: Match) -> Iterator[str]:
+def _single_text(match: model.Match) -> Iterator[str]:
     """Yield what a match of one value is printed as, unless it has a column."""
     negation = "!" if getattr(match, "negated", False) else ""
-    if isinstance(match, Mark):
+    if isinstance(match, model.Mark):
         yield f"mark match {negation and '! '}{_bits(match.value, match.mask)}"
-    elif isinstance(match, ConnectionMark):
+    elif isinstance(match, model.ConnectionMark):
         yield f"connmark match {negation} {_bits(match.value, match.mask)}"
-    elif isinstance(match, ConnectionState):
+    elif isinstance(match, model.ConnectionState):
         yield f"{negation and '! '}ctstate {','.join(match.states)}"
-    elif isinstance(match, UnknownMatch) and _column_of_others(match.text) is None:
+    elif isinstance(match, model.UnknownMatch) and _column_of_others(match.text) is None:
         yield match.text
 
 
-def _further_networks(matches: tuple[Match, ...]) -> Iterator[str]:
+def _further_networks(matches: tuple[model.Match, ...]) -> Iterator[str]:
     """Yield the excluded networks that the columns do not show."""
     for match in matches:
-        if isinstance(match, Source | Destination) and match.negated:
-            column = "source" if isinstance(match, Source) else "destination"
+        if isinstance(match, model.Source | model.Destination) and match.negated:
+            column = "source" if isinstance(match, model.Source) else "destination"
             for network in match.networks[len(_networks_of_column(match)) :]:
                 first, last = (address_text(network.family, end) for end in (network.first, network.last))
                 yield f"{column} IP range ! {first}-{last}"
 
 
-def _port_texts(match: SourcePort | DestinationPort, matches: tuple[Match, ...]) -> Iterator[str]:
+def _port_texts(match: model.SourcePort | model.DestinationPort, matches: tuple[model.Match, ...]) -> Iterator[str]:
     """Yield what is said of ports: single ones of both ends together, by the extension of their protocol.
 
     A list is said by multiport, which holds 15 ports; excluded ones may need several.
     """
     if len(match.ports) > 1:
-        name = "sports" if isinstance(match, SourcePort) else "dports"
+        name = "sports" if isinstance(match, model.SourcePort) else "dports"
         for some in slots(match.ports) if match.negated else [match.ports]:
             yield f"multiport {name} {' !' if match.negated else ''}{','.join(map(_span, some))}"
         return
-    single = [other for other in matches if isinstance(other, SourcePort | DestinationPort) and len(other.ports) == 1]
+    single = [
+        other
+        for other in matches
+        if isinstance(other, model.SourcePort | model.DestinationPort) and len(other.ports) == 1
+    ]
     if match is single[0]:
-        protocol = next((other.name for other in matches if isinstance(other, Protocol)), "all")
+        protocol = next((other.name for other in matches if isinstance(other, model.Protocol)), "all")
         yield " ".join((protocol, *map(_single_port_text, single)))
 
 
-def _single_port_text(match: SourcePort | DestinationPort) -> str:
-    name = "spt" if isinstance(match, SourcePort) else "dpt"
+def _single_port_text(match: model.SourcePort | model.DestinationPort) -> str:
+    name = "spt" if isinstance(match, model.SourcePort) else "dpt"
     span = match.ports[0]
     plural = "" if span.first == span.last else "s"
     return f"{name}{plural}:{'!' if match.negated else ''}{_span(span)}"
 
 
-def _span(span: Span) -> str:
+def _span(span: model.Span) -> str:
     return str(span.first) if span.first == span.last else f"{span.first}:{span.last}"
 
 
-def _owner_texts(match: OwnerUid | OwnerGid) -> Iterator[str]:
+def _owner_texts(match: model.OwnerUid | model.OwnerGid) -> Iterator[str]:
     """Yield one text for each user that is excluded, as iptables needs one match for each; one for a list."""
-    label = "owner UID match" if isinstance(match, OwnerUid) else "owner GID match"
+    label = "owner UID match" if isinstance(match, model.OwnerUid) else "owner GID match"
     if match.negated:
         for span in match.ids:
             yield f"! {label} {span}"
@@ -347,36 +313,36 @@ def _owner_texts(match: OwnerUid | OwnerGid) -> Iterator[str]:
 
 
 def _bits(value: int, mask: int) -> str:
-    return f"{value:#x}" if mask == ALL_BITS else f"{value:#x}/{mask:#x}"
+    return f"{value:#x}" if mask == model.ALL_BITS else f"{value:#x}/{mask:#x}"
 
 
-def _target_extras(verdict: Verdict, family: Family) -> list[str]:
+def _target_extras(verdict: model.Verdict, family: Family) -> list[str]:
     """Return what the target's extension prints after the matches."""
-    if isinstance(verdict, Redirect):
+    if isinstance(verdict, model.Redirect):
         return [f"redir ports {verdict.port}"]
-    if isinstance(verdict, TransparentProxy):
+    if isinstance(verdict, model.TransparentProxy):
         address = "0.0.0.0" if family == IPV4 else "::"
         return [f"TPROXY redirect {address}:{verdict.port} mark {verdict.mark:#x}/{verdict.mask:#x}"]
-    if isinstance(verdict, SetMark):
+    if isinstance(verdict, model.SetMark):
         return [_set_mark_text(verdict)]
-    if isinstance(verdict, SaveMark | RestoreMark):
-        return ["CONNMARK save" if isinstance(verdict, SaveMark) else "CONNMARK restore"]
-    if isinstance(verdict, SetZone):
+    if isinstance(verdict, model.SaveMark | model.RestoreMark):
+        return ["CONNMARK save" if isinstance(verdict, model.SaveMark) else "CONNMARK restore"]
+    if isinstance(verdict, model.SetZone):
         return [f"CT zone {verdict.zone}" if verdict.zone else "CT"]
-    if isinstance(verdict, Log):
+    if isinstance(verdict, model.Log):
         prefix = f' prefix "{verdict.prefix}"' if verdict.prefix else ""
         return [f"LOG flags 0 level 4{prefix}"]
-    if isinstance(verdict, UnknownVerdict):
+    if isinstance(verdict, model.UnknownVerdict):
         return [] if verdict.text.startswith(GOTO) else verdict.text.split(" ", 1)[1:]
     return []
 
 
-def _set_mark_text(verdict: SetMark) -> str:
+def _set_mark_text(verdict: model.SetMark) -> str:
     """Return how mark_tg_print() in extensions/libxt_MARK.c says it: by the simplest word that is true."""
     if verdict.value == 0:
-        return f"MARK and {ALL_BITS & ~verdict.mask:#x}"
+        return f"MARK and {model.ALL_BITS & ~verdict.mask:#x}"
     if verdict.value == verdict.mask:
         return f"MARK or {verdict.value:#x}"
-    if verdict.mask == ALL_BITS:
+    if verdict.mask == model.ALL_BITS:
         return f"MARK set {verdict.value:#x}"
     return f"MARK xset {verdict.value:#x}/{verdict.mask:#x}"

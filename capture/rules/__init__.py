@@ -5,31 +5,9 @@ The order of the rules is upstream's, and is part of the contract: tests hold it
 
 from __future__ import annotations
 
+from capture.model import ruleset as model
 from capture.model.addresses import IPV6
 from capture.model.chain_names import BY_SPELLING, ChainNames
-from capture.model.ruleset import (
-    BUILT_IN_CHAINS,
-    MANGLE,
-    NAT,
-    OUTPUT,
-    PREROUTING,
-    Chain,
-    ConnectionMark,
-    ConnectionState,
-    Jump,
-    Log,
-    LoopbackAddress,
-    Mark,
-    PolicyRoute,
-    Redirect,
-    RestoreMark,
-    Return,
-    Rule,
-    Ruleset,
-    SaveMark,
-    Table,
-    TransparentProxy,
-)
 from capture.rules.mangle import mangle_table
 from capture.rules.nat import PASSTHROUGH_SOURCE, nat_table
 from capture.rules.raw import raw_table
@@ -52,12 +30,12 @@ __all__ = [
 ]
 
 
-def build_ruleset(config: CaptureConfig) -> Ruleset:
+def build_ruleset(config: CaptureConfig) -> model.Ruleset:
     """Return the rule set that captures what the configuration says."""
     names = BY_SPELLING[config.chain_names]
     tables = [raw_table(config, names), mangle_table(config, names), nat_table(config, names)]
     present = tuple(_without_empty_chains(table) for table in tables if table)
-    return Ruleset(
+    return model.Ruleset(
         families=config.families,
         tables=tuple(with_logs(table) for table in present) if config.rule_logs else present,
         loopback_addresses=loopback_addresses(config),
@@ -66,7 +44,7 @@ def build_ruleset(config: CaptureConfig) -> Ruleset:
     )
 
 
-def build_handover(config: CaptureConfig) -> Ruleset:
+def build_handover(config: CaptureConfig) -> model.Ruleset:
     """Return the rule set of the moment in which TPROXY takes inbound capture over from REDIRECT: both capture.
 
     A packet passes mangle, then nat. Between the two it would meet neither, if the rules of both changed at once:
@@ -74,11 +52,11 @@ def build_handover(config: CaptureConfig) -> Ruleset:
     """
     desired = build_ruleset(config)
     redirecting = build_ruleset(config.replace(mode="REDIRECT"))
-    jump = Jump(BY_SPELLING[config.chain_names].inbound)
-    unmarked = Mark(config.tproxy_mark, negated=True)
+    jump = model.Jump(BY_SPELLING[config.chain_names].inbound)
+    unmarked = model.Mark(config.tproxy_mark, negated=True)
 
-    def leaving_marked(chain: Chain) -> Chain:
-        if chain.name != PREROUTING:
+    def leaving_marked(chain: model.Chain) -> model.Chain:
+        if chain.name != model.PREROUTING:
             return chain
         return chain.replace(
             rules=tuple(
@@ -87,20 +65,22 @@ def build_handover(config: CaptureConfig) -> Ruleset:
             )
         )
 
-    tables = [table for table in desired.tables if table.name != NAT]
-    nat = [table for table in redirecting.tables if table.name == NAT]
+    tables = [table for table in desired.tables if table.name != model.NAT]
+    nat = [table for table in redirecting.tables if table.name == model.NAT]
     return desired.replace(tables=(*tables, *(t.replace(chains=tuple(map(leaving_marked, t.chains))) for t in nat)))
 
 
-def build_tracking(config: CaptureConfig) -> Ruleset:
+def build_tracking(config: CaptureConfig) -> model.Ruleset:
     """Return the rule set of the moment before the first rules: it lets the kernel track connections, and no more."""
     names = BY_SPELLING[config.chain_names]
-    asking = Rule(Return(), (ConnectionState(("INVALID",)),), why="connections are tracked before they are captured")
-    chains = (Chain(OUTPUT, (Rule(Jump(names.output)),)), Chain(names.output, (asking,)))
-    return build_ruleset(config).replace(tables=(Table(NAT, chains),))
+    asking = model.Rule(
+        model.Return(), (model.ConnectionState(("INVALID",)),), why="connections are tracked before they are captured"
+    )
+    chains = (model.Chain(model.OUTPUT, (model.Rule(model.Jump(names.output)),)), model.Chain(names.output, (asking,)))
+    return build_ruleset(config).replace(tables=(model.Table(model.NAT, chains),))
 
 
-def tracks_connections(rulesets: Iterable[Ruleset], family: Family) -> bool:
+def tracks_connections(rulesets: Iterable[model.Ruleset], family: Family) -> bool:
     """Return whether the kernel tracks connections of a family for any of these rules."""
     return any(
         isinstance(rule.verdict, TRACKING) or any(isinstance(match, TRACKING) for match in rule.matches)
@@ -111,54 +91,54 @@ def tracks_connections(rulesets: Iterable[Ruleset], family: Family) -> bool:
     )
 
 
-TRACKING = (Redirect, SaveMark, RestoreMark, ConnectionMark, ConnectionState)
+TRACKING = (model.Redirect, model.SaveMark, model.RestoreMark, model.ConnectionMark, model.ConnectionState)
 
 
-def captures_transparently(ruleset: Ruleset) -> bool:
+def captures_transparently(ruleset: model.Ruleset) -> bool:
     """Return whether inbound connections are captured by TPROXY."""
-    mangle = ruleset.table(MANGLE)
+    mangle = ruleset.table(model.MANGLE)
     chains = mangle.chains if mangle else ()
-    return any(isinstance(rule.verdict, TransparentProxy) for chain in chains for rule in chain.rules)
+    return any(isinstance(rule.verdict, model.TransparentProxy) for chain in chains for rule in chain.rules)
 
 
-def redirects_inbound(ruleset: Ruleset) -> bool:
+def redirects_inbound(ruleset: model.Ruleset) -> bool:
     """Return whether inbound connections are captured by REDIRECT."""
-    nat = ruleset.table(NAT)
-    prerouting = nat.chain(PREROUTING) if nat else None
+    nat = ruleset.table(model.NAT)
+    prerouting = nat.chain(model.PREROUTING) if nat else None
     return prerouting is not None and any(rule.verdict in TO_INBOUND for rule in prerouting.rules)
 
 
-TO_INBOUND = tuple(Jump(names.inbound) for names in BY_SPELLING.values())
+TO_INBOUND = tuple(model.Jump(names.inbound) for names in BY_SPELLING.values())
 
 
-def loopback_addresses(config: CaptureConfig) -> tuple[LoopbackAddress, ...]:
+def loopback_addresses(config: CaptureConfig) -> tuple[model.LoopbackAddress, ...]:
     """Return the addresses that ``lo`` needs: ::6, as IPv6 has one loopback address where IPv4 has 127.0.0.0/8.
 
     Only in a pod that is reached by IPv6: the plugin "loopback" fails where it finds the address before it has run.
     """
     if IPV6 not in config.families or not config.is_reached_by_ipv6:
         return ()
-    return (LoopbackAddress(PASSTHROUGH_SOURCE[IPV6]),)
+    return (model.LoopbackAddress(PASSTHROUGH_SOURCE[IPV6]),)
 
 
-def policy_routes(config: CaptureConfig) -> tuple[PolicyRoute, ...]:
+def policy_routes(config: CaptureConfig) -> tuple[model.PolicyRoute, ...]:
     """Return the routes by which marked packets reach the transparent proxy."""
     if not config.is_transparent or not config.inbound_ports:
         return ()
-    return tuple(PolicyRoute(family, config.tproxy_mark, config.tproxy_route_table) for family in config.families)
+    return tuple(model.PolicyRoute(family, config.tproxy_mark, config.tproxy_route_table) for family in config.families)
 
 
-def with_logs(table: Table) -> Table:
+def with_logs(table: model.Table) -> model.Table:
     """Return the table with a rule on top of each of our chains that logs what enters it."""
-    built_in = BUILT_IN_CHAINS[table.name]
+    built_in = model.BUILT_IN_CHAINS[table.name]
     return table.replace(chains=tuple(c if c.name in built_in else _logged(c) for c in table.chains))
 
 
-def _logged(chain: Chain) -> Chain:
-    entry = Rule(Log(f"{chain.name} "), why="log what enters this chain")
+def _logged(chain: model.Chain) -> model.Chain:
+    entry = model.Rule(model.Log(f"{chain.name} "), why="log what enters this chain")
     return chain.replace(rules=(entry, *chain.rules))
 
 
-def _without_empty_chains(table: Table) -> Table:
+def _without_empty_chains(table: model.Table) -> model.Table:
     """Return the table without chains that hold no rule: nothing jumps there either."""
     return table.replace(chains=tuple(chain for chain in table.chains if chain.rules))

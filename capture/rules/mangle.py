@@ -11,33 +11,8 @@ A transparent proxy accepts connections that are addressed to others, so packets
 
 from __future__ import annotations
 
+from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES
-from capture.model.ruleset import (
-    MANGLE,
-    OUTPUT,
-    PREROUTING,
-    Accept,
-    Chain,
-    ConnectionMark,
-    ConnectionState,
-    Destination,
-    DestinationPort,
-    Drop,
-    InInterface,
-    Jump,
-    Mark,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
-    RestoreMark,
-    Return,
-    Rule,
-    SaveMark,
-    SetMark,
-    Source,
-    Table,
-    TransparentProxy,
-)
 from capture.rules.lists import grouped
 from capture.rules.nat import ON_LO, PASSTHROUGH_SOURCE, TCP, loopback, uncaptured_inbound
 from capture.settings.parsers import PROXY_TO_SELF_MARK
@@ -49,86 +24,94 @@ if TYPE_CHECKING:
     from capture.model.chain_names import ChainNames
     from capture.settings.config import CaptureConfig
 
-FROM_LO = InInterface("lo")
-OF_KNOWN_CONNECTION = ConnectionState(("RELATED", "ESTABLISHED"))
+FROM_LO = model.InInterface("lo")
+OF_KNOWN_CONNECTION = model.ConnectionState(("RELATED", "ESTABLISHED"))
 
 
-def mangle_table(config: CaptureConfig, names: ChainNames) -> Table | None:
+def mangle_table(config: CaptureConfig, names: ChainNames) -> model.Table | None:
     """Return the mangle table of a capture, or None where nothing needs it."""
     if not config.is_transparent and not config.drops_invalid:
         return None
     captures = config.is_transparent and bool(config.inbound_ports)
-    chains = [Chain(PREROUTING, tuple(prerouting(config, names)))]
+    chains = [model.Chain(model.PREROUTING, tuple(prerouting(config, names)))]
     if config.is_transparent:
-        chains.append(Chain(OUTPUT, tuple(output(config))))
+        chains.append(model.Chain(model.OUTPUT, tuple(output(config))))
     if captures:
-        chains.append(Chain(names.divert, tuple(divert(config))))
+        chains.append(model.Chain(names.divert, tuple(divert(config))))
     if config.drops_invalid:
-        chains.append(Chain(names.drop, (Rule(Drop(), why="belongs to no connection"),)))
+        chains.append(model.Chain(names.drop, (model.Rule(model.Drop(), why="belongs to no connection"),)))
     if config.is_transparent:
-        chains.append(Chain(names.inbound, tuple(inbound(config, names))))
+        chains.append(model.Chain(names.inbound, tuple(inbound(config, names))))
     if captures:
-        chains.append(Chain(names.tproxy, tuple(tproxy(config))))
-    return Table(MANGLE, tuple(chains))
+        chains.append(model.Chain(names.tproxy, tuple(tproxy(config))))
+    return model.Table(model.MANGLE, tuple(chains))
 
 
-def prerouting(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
+def prerouting(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield what happens to packets that come in, in the built-in chain."""
     if config.is_transparent:
         for name in config.excluded_interfaces:
-            yield Rule(Return(), (InInterface(name),), why=f"interface {name} is left alone")
+            yield model.Rule(model.Return(), (model.InInterface(name),), why=f"interface {name} is left alone")
     if config.drops_invalid:
-        yield Rule(Jump(names.drop), (ConnectionState(("INVALID",)),), why="packets that belong to no connection")
+        yield model.Rule(
+            model.Jump(names.drop), (model.ConnectionState(("INVALID",)),), why="packets that belong to no connection"
+        )
     if config.is_transparent:
         if config.inbound_ports:
-            yield Rule(Jump(names.inbound), (TCP,), why="inbound packets")
-        yield Rule(SaveMark(), (TCP, Mark(config.tproxy_mark)), why="remember which connections are the proxy's")
+            yield model.Rule(model.Jump(names.inbound), (TCP,), why="inbound packets")
+        yield model.Rule(
+            model.SaveMark(), (TCP, model.Mark(config.tproxy_mark)), why="remember which connections are the proxy's"
+        )
 
 
-def output(config: CaptureConfig) -> Iterator[Rule]:
+def output(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield the marks that packets get on their way out, in the built-in chain."""
     for name in config.excluded_interfaces:
-        yield Rule(Return(), (OutInterface(name),), why=f"interface {name} is left alone")
-    yield Rule(Return(), (ON_LO, TCP, Mark(config.tproxy_mark)), why="the proxy to the app: marked already")
+        yield model.Rule(model.Return(), (model.OutInterface(name),), why=f"interface {name} is left alone")
+    yield model.Rule(
+        model.Return(), (ON_LO, TCP, model.Mark(config.tproxy_mark)), why="the proxy to the app: marked already"
+    )
     for uid in config.proxy_uids:
-        yield from marked_calls_to_self(config, OwnerUid((uid,)))
+        yield from marked_calls_to_self(config, model.OwnerUid((uid,)))
     for gid in config.proxy_gids:
-        yield from marked_calls_to_self(config, OwnerGid((gid,)))
-    yield Rule(
-        RestoreMark(), (TCP, ConnectionMark(config.tproxy_mark)), why="answers of the app: back to the proxy's socket"
+        yield from marked_calls_to_self(config, model.OwnerGid((gid,)))
+    yield model.Rule(
+        model.RestoreMark(),
+        (TCP, model.ConnectionMark(config.tproxy_mark)),
+        why="answers of the app: back to the proxy's socket",
     )
 
 
-def marked_calls_to_self(config: CaptureConfig, owner: OwnerUid | OwnerGid) -> Iterator[Rule]:
+def marked_calls_to_self(config: CaptureConfig, owner: model.OwnerUid | model.OwnerGid) -> Iterator[model.Rule]:
     """Yield the mark for what the proxy sends to its own pod by the pod's address."""
     for family in FAMILIES:
-        matches = (Destination((loopback(config, family),), negated=True), ON_LO, TCP, owner)
-        yield Rule(SetMark(PROXY_TO_SELF_MARK), matches, family, why="the proxy calls its own pod")
+        matches = (model.Destination((loopback(config, family),), negated=True), ON_LO, TCP, owner)
+        yield model.Rule(model.SetMark(PROXY_TO_SELF_MARK), matches, family, why="the proxy calls its own pod")
 
 
-def divert(config: CaptureConfig) -> Iterator[Rule]:
+def divert(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield what happens to packets of connections that the proxy has."""
-    yield Rule(SetMark(config.tproxy_mark), why="routed to lo by its mark")
-    yield Rule(Accept(), why="to the proxy's socket, by the mark")
+    yield model.Rule(model.SetMark(config.tproxy_mark), why="routed to lo by its mark")
+    yield model.Rule(model.Accept(), why="to the proxy's socket, by the mark")
 
 
-def tproxy(config: CaptureConfig) -> Iterator[Rule]:
+def tproxy(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield what hands a new connection to the proxy's socket."""
-    verdict = TransparentProxy(config.inbound_capture_port, config.tproxy_mark)
+    verdict = model.TransparentProxy(config.inbound_capture_port, config.tproxy_mark)
     for family in FAMILIES:
-        matches = (Destination((loopback(config, family),), negated=True), TCP)
-        yield Rule(verdict, matches, family, why="to the proxy, addresses unchanged")
+        matches = (model.Destination((loopback(config, family),), negated=True), TCP)
+        yield model.Rule(verdict, matches, family, why="to the proxy, addresses unchanged")
 
 
-def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
+def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield which inbound packets go to the proxy."""
-    yield Rule(Return(), (TCP, Mark(config.tproxy_mark)), why="from the proxy: once is enough")
+    yield model.Rule(model.Return(), (TCP, model.Mark(config.tproxy_mark)), why="from the proxy: once is enough")
     for family in FAMILIES:
-        matches = (Source((PASSTHROUGH_SOURCE[family],)), FROM_LO, TCP)
-        yield Rule(Return(), matches, family, why="the proxy passing a connection through to the app")
-    yield Rule(
-        Return(),
-        (FROM_LO, TCP, Mark(PROXY_TO_SELF_MARK, negated=True)),
+        matches = (model.Source((PASSTHROUGH_SOURCE[family],)), FROM_LO, TCP)
+        yield model.Rule(model.Return(), matches, family, why="the proxy passing a connection through to the app")
+    yield model.Rule(
+        model.Return(),
+        (FROM_LO, TCP, model.Mark(PROXY_TO_SELF_MARK, negated=True)),
         why="the app calls its own pod by address: direct",
     )
     if config.inbound_ports:
@@ -136,13 +119,13 @@ def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
         yield from captured_inbound(config, names)
 
 
-def captured_inbound(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
+def captured_inbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield what sends inbound packets to the proxy: those of known connections, then new ones."""
     selected = (
         [()]
         if config.inbound_ports.everything
-        else [(DestinationPort(s),) for s in grouped(config.inbound_ports.entries)]
+        else [(model.DestinationPort(s),) for s in grouped(config.inbound_ports.entries)]
     )
     for ports in selected:
-        yield Rule(Jump(names.divert), (TCP, *ports, OF_KNOWN_CONNECTION), why="the connection is known")
-        yield Rule(Jump(names.tproxy), (TCP, *ports), why="a new connection")
+        yield model.Rule(model.Jump(names.divert), (TCP, *ports, OF_KNOWN_CONNECTION), why="the connection is known")
+        yield model.Rule(model.Jump(names.tproxy), (TCP, *ports), why="a new connection")

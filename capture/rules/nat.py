@@ -11,27 +11,8 @@ most of the rules are about::
 
 from __future__ import annotations
 
+from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
-from capture.model.ruleset import (
-    NAT,
-    OUTPUT,
-    PREROUTING,
-    Chain,
-    Destination,
-    DestinationPort,
-    InInterface,
-    Jump,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
-    Protocol,
-    Redirect,
-    Return,
-    Rule,
-    Source,
-    Table,
-    only,
-)
 from capture.rules.lists import grouped, of_family, per_entry, per_network
 
 TYPE_CHECKING = False
@@ -42,31 +23,38 @@ if TYPE_CHECKING:
     from capture.model.chain_names import ChainNames
     from capture.settings.config import CaptureConfig
 
-TCP = Protocol("tcp")
-UDP = Protocol("udp")
-SSH_PORT = only(22)
-DNS_PORT = only(53)
+TCP = model.Protocol("tcp")
+UDP = model.Protocol("udp")
+SSH_PORT = model.only(22)
+DNS_PORT = model.only(53)
 AGENT_DNS_PORT = 15053
-ON_LO = OutInterface("lo")
+ON_LO = model.OutInterface("lo")
 IPV6_LOOPBACK = Network(IPV6, 1, 128)
 
 PASSTHROUGH_SOURCE = {IPV4: Network(IPV4, 0x7F000006, 32), IPV6: Network(IPV6, 6, 128)}
 """The address from which the proxy calls the app for connections it passes through unchanged."""
 
 
-def nat_table(config: CaptureConfig, names: ChainNames) -> Table:
+def nat_table(config: CaptureConfig, names: ChainNames) -> model.Table:
     """Return the nat table of a capture."""
     chains = [
-        Chain(PREROUTING, tuple(prerouting(config, names))),
-        Chain(OUTPUT, tuple(output(config, names))),
-        Chain(names.inbound, tuple(inbound(config, names))),
-        Chain(names.in_redirect, (Rule(Redirect(config.inbound_capture_port), (TCP,), why="inbound: to the proxy"),)),
-        Chain(names.output, tuple(outbound(config, names))),
+        model.Chain(model.PREROUTING, tuple(prerouting(config, names))),
+        model.Chain(model.OUTPUT, tuple(output(config, names))),
+        model.Chain(names.inbound, tuple(inbound(config, names))),
+        model.Chain(
+            names.in_redirect,
+            (model.Rule(model.Redirect(config.inbound_capture_port), (TCP,), why="inbound: to the proxy"),),
+        ),
+        model.Chain(names.output, tuple(outbound(config, names))),
     ]
     if config.captures_dns:
-        chains.append(Chain(names.output_dns, tuple(output_dns(config))))
-    chains.append(Chain(names.redirect, (Rule(Redirect(config.proxy_port), (TCP,), why="outbound: to the proxy"),)))
-    return Table(NAT, tuple(chains))
+        chains.append(model.Chain(names.output_dns, tuple(output_dns(config))))
+    chains.append(
+        model.Chain(
+            names.redirect, (model.Rule(model.Redirect(config.proxy_port), (TCP,), why="outbound: to the proxy"),)
+        )
+    )
+    return model.Table(model.NAT, tuple(chains))
 
 
 def loopback(config: CaptureConfig, family: Family) -> Network:
@@ -74,18 +62,20 @@ def loopback(config: CaptureConfig, family: Family) -> Network:
     return config.ipv4_loopback if family == IPV4 else IPV6_LOOPBACK
 
 
-def prerouting(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
+def prerouting(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield what happens to packets that come in, in the built-in chain."""
     yield from rerouted(config, names)
     for name in reversed(config.rerouted_interfaces):
-        yield Rule(Return(), (InInterface(name),), why=f"from {name}, to the pod itself: not captured")
+        yield model.Rule(
+            model.Return(), (model.InInterface(name),), why=f"from {name}, to the pod itself: not captured"
+        )
     for name in config.excluded_interfaces:
-        yield Rule(Return(), (InInterface(name),), why=f"interface {name} is left alone")
+        yield model.Rule(model.Return(), (model.InInterface(name),), why=f"interface {name} is left alone")
     if config.inbound_ports and not config.is_transparent:
-        yield Rule(Jump(names.inbound), (TCP,), why="inbound connections")
+        yield model.Rule(model.Jump(names.inbound), (TCP,), why="inbound connections")
 
 
-def rerouted(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
+def rerouted(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield the redirects of what virtual machines send: inbound here, outbound for the mesh.
 
     Upstream inserts these one by one at the top, so the last one named comes first.
@@ -93,32 +83,32 @@ def rerouted(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
     networks = config.outbound_networks
     if networks.everything:
         for name in reversed(config.rerouted_interfaces):
-            yield Rule(Jump(names.redirect), (InInterface(name),), why=f"from {name}: as if outbound")
+            yield model.Rule(model.Jump(names.redirect), (model.InInterface(name),), why=f"from {name}: as if outbound")
         return
     for family in FAMILIES:
         for some in reversed(grouped(of_family(networks.entries, family))):
             for name in reversed(config.rerouted_interfaces):
-                matches = (Destination(some), InInterface(name))
-                yield Rule(Jump(names.redirect), matches, family, why=f"from {name}: as if outbound")
+                matches = (model.Destination(some), model.InInterface(name))
+                yield model.Rule(model.Jump(names.redirect), matches, family, why=f"from {name}: as if outbound")
 
 
-def output(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
+def output(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield what happens to packets that go out, in the built-in chain."""
     for name in config.excluded_interfaces:
-        yield Rule(Return(), (OutInterface(name),), why=f"interface {name} is left alone")
+        yield model.Rule(model.Return(), (model.OutInterface(name),), why=f"interface {name} is left alone")
     if config.profile != "1.8":
-        yield Rule(Jump(names.output), why="outbound connections")
+        yield model.Rule(model.Jump(names.output), why="outbound connections")
         return
-    yield Rule(Jump(names.output), (TCP,), why="outbound connections")
+    yield model.Rule(model.Jump(names.output), (TCP,), why="outbound connections")
     if config.captures_dns:
-        yield Rule(Jump(names.output), (UDP, DestinationPort((DNS_PORT,))), why="outbound DNS")
+        yield model.Rule(model.Jump(names.output), (UDP, model.DestinationPort((DNS_PORT,))), why="outbound DNS")
 
 
-def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
+def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield which inbound connections go to the proxy."""
-    yield Rule(
-        Return(),
-        (TCP, DestinationPort((only(config.inbound_tunnel_port),))),
+    yield model.Rule(
+        model.Return(),
+        (TCP, model.DestinationPort((model.only(config.inbound_tunnel_port),))),
         why="the proxy's tunnel: it listens there",
     )
     if not config.is_transparent and config.inbound_ports:
@@ -126,99 +116,110 @@ def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
         yield from captured_inbound(config, names.in_redirect)
 
 
-def uncaptured_inbound(config: CaptureConfig) -> Iterator[Rule]:
+def uncaptured_inbound(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield what is left alone before inbound connections are captured."""
     yield from per_network(
         config.excluded_inbound_networks,
-        lambda family, some: Rule(Return(), (Source(some), TCP), family, why="source is left alone"),
+        lambda family, some: model.Rule(model.Return(), (model.Source(some), TCP), family, why="source is left alone"),
     )
     if not config.inbound_ports.everything:
         return
     if config.profile == "1.8":
-        yield Rule(Return(), (TCP, DestinationPort((SSH_PORT,))), why="ssh is left alone")
+        yield model.Rule(model.Return(), (TCP, model.DestinationPort((SSH_PORT,))), why="ssh is left alone")
     yield from per_entry(
         config.excluded_inbound_ports,
-        lambda some: Rule(Return(), (TCP, DestinationPort(some)), why="port is left alone"),
+        lambda some: model.Rule(model.Return(), (TCP, model.DestinationPort(some)), why="port is left alone"),
     )
 
 
-def captured_inbound(config: CaptureConfig, target: str) -> Iterator[Rule]:
+def captured_inbound(config: CaptureConfig, target: str) -> Iterator[model.Rule]:
     """Yield what sends inbound connections to the chain that captures them."""
     if config.inbound_ports.everything:
-        yield Rule(Jump(target), (TCP,), why="all other inbound connections")
+        yield model.Rule(model.Jump(target), (TCP,), why="all other inbound connections")
         return
     yield from per_entry(
         config.inbound_ports.entries,
-        lambda some: Rule(Jump(target), (TCP, DestinationPort(some)), why="port is captured"),
+        lambda some: model.Rule(model.Jump(target), (TCP, model.DestinationPort(some)), why="port is captured"),
     )
 
 
-def outbound(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
+def outbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield which outbound connections go to the proxy."""
     yield from excluded_outbound_ports(config)
     yield from excluded_ports_of_users(config)
     for family in FAMILIES:
-        matches = (Source((PASSTHROUGH_SOURCE[family],)), ON_LO)
-        yield Rule(Return(), matches, family, why="the proxy passing a connection through to the app")
+        matches = (model.Source((PASSTHROUGH_SOURCE[family],)), ON_LO)
+        yield model.Rule(model.Return(), matches, family, why="the proxy passing a connection through to the app")
     for uid in config.proxy_uids:
-        yield from proxy_owned(config, names, OwnerUid((uid,)))
+        yield from proxy_owned(config, names, model.OwnerUid((uid,)))
     for gid in config.proxy_gids:
-        yield from proxy_owned(config, names, OwnerGid((gid,)))
+        yield from proxy_owned(config, names, model.OwnerGid((gid,)))
     yield from owner_groups(config)
     yield from jumps_for_dns(config, names)
     for family in FAMILIES:
-        to_loopback = Destination((loopback(config, family),))
-        yield Rule(Return(), (to_loopback,), family, why="localhost: container to container in the pod")
+        to_loopback = model.Destination((loopback(config, family),))
+        yield model.Rule(model.Return(), (to_loopback,), family, why="localhost: container to container in the pod")
     yield from outbound_destinations(config, names)
 
 
-def excluded_outbound_ports(config: CaptureConfig) -> Iterator[Rule]:
+def excluded_outbound_ports(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield the ports left alone; before anything else, so that calls to the pod itself count too."""
     for some in grouped(config.excluded_outbound_ports):
         for protocol in (TCP, UDP):
-            yield Rule(Return(), (protocol, DestinationPort(some)), why="port is left alone")
+            yield model.Rule(model.Return(), (protocol, model.DestinationPort(some)), why="port is left alone")
 
 
-def excluded_ports_of_users(config: CaptureConfig) -> Iterator[Rule]:
+def excluded_ports_of_users(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield the ports that certain users reach by themselves."""
     for exclusion in config.uid_port_exclusions:
-        matches = (Protocol(exclusion.protocol), DestinationPort(exclusion.ports), OwnerUid(exclusion.uids))
-        yield Rule(Return(), matches, why="these users reach the port by themselves")
+        matches = (
+            model.Protocol(exclusion.protocol),
+            model.DestinationPort(exclusion.ports),
+            model.OwnerUid(exclusion.uids),
+        )
+        yield model.Rule(model.Return(), matches, why="these users reach the port by themselves")
 
 
-def proxy_owned(config: CaptureConfig, names: ChainNames, owner: OwnerUid | OwnerGid) -> Iterator[Rule]:
+def proxy_owned(
+    config: CaptureConfig, names: ChainNames, owner: model.OwnerUid | model.OwnerGid
+) -> Iterator[model.Rule]:
     """Yield what happens to the traffic of one proxy id, and to what others send over ``lo``."""
     for family in FAMILIES:
         matches = (
-            Destination((loopback(config, family),), negated=True),
+            model.Destination((loopback(config, family),), negated=True),
             ON_LO,
             *ports_of_calls_to_self(config, owner),
             owner,
         )
-        yield Rule(
-            Jump(names.in_redirect), matches, family, why="the proxy calls its own pod: in through the proxy again"
+        yield model.Rule(
+            model.Jump(names.in_redirect),
+            matches,
+            family,
+            why="the proxy calls its own pod: in through the proxy again",
         )
     if not captures_loopback(config):
         not_the_proxy = owner.replace(negated=True)
         # With a name server on localhost, DNS over lo must come as far as the DNS rules.
-        but_dns = (TCP, DestinationPort((DNS_PORT,), negated=True)) if config.captures_dns else ()
-        yield Rule(Return(), (ON_LO, *but_dns, not_the_proxy), why="the app calls its own pod by address: direct")
-    yield Rule(Return(), (owner,), why="the proxy itself goes out; anything else would be a loop")
+        but_dns = (TCP, model.DestinationPort((DNS_PORT,), negated=True)) if config.captures_dns else ()
+        yield model.Rule(
+            model.Return(), (ON_LO, *but_dns, not_the_proxy), why="the app calls its own pod by address: direct"
+        )
+    yield model.Rule(model.Return(), (owner,), why="the proxy itself goes out; anything else would be a loop")
 
 
 def ports_of_calls_to_self(
-    config: CaptureConfig, owner: OwnerUid | OwnerGid
-) -> tuple[Protocol, DestinationPort] | tuple[()]:
+    config: CaptureConfig, owner: model.OwnerUid | model.OwnerGid
+) -> tuple[model.Protocol, model.DestinationPort] | tuple[()]:
     """Return which ports the proxy's calls to its own pod must have to come in through the proxy again.
 
     Not the tunnel, which is the proxy; and not DNS: app -> agent -> proxy -> server would be one hop too many.
     """
     ports = []
-    if config.captures_dns and isinstance(owner, OwnerUid):
+    if config.captures_dns and isinstance(owner, model.OwnerUid):
         ports.append(DNS_PORT)
     if config.profile != "1.8":
-        ports.append(only(config.inbound_tunnel_port))
-    return (TCP, DestinationPort(tuple(ports), negated=True)) if ports else ()
+        ports.append(model.only(config.inbound_tunnel_port))
+    return (TCP, model.DestinationPort(tuple(ports), negated=True)) if ports else ()
 
 
 def captures_loopback(config: CaptureConfig) -> bool:
@@ -226,56 +227,65 @@ def captures_loopback(config: CaptureConfig) -> bool:
     return any(network.is_loopback for network in config.outbound_networks.entries)
 
 
-def owner_groups(config: CaptureConfig) -> Iterator[Rule]:
+def owner_groups(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield what is left alone because of the group that sends it."""
     if config.owner_groups.everything:
         for gid in config.excluded_owner_groups:
-            yield Rule(Return(), (OwnerGid((gid,)),), why="group is left alone")
+            yield model.Rule(model.Return(), (model.OwnerGid((gid,)),), why="group is left alone")
     elif config.owner_groups.entries:
-        others = OwnerGid(config.owner_groups.entries, negated=True)
-        yield Rule(Return(), (others,), why="only certain groups are captured")
+        others = model.OwnerGid(config.owner_groups.entries, negated=True)
+        yield model.Rule(model.Return(), (others,), why="only certain groups are captured")
     else:
-        yield Rule(Return(), why="no group is captured")
+        yield model.Rule(model.Return(), why="no group is captured")
 
 
-def jumps_for_dns(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
+def jumps_for_dns(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield the jump to the DNS rules, in each family that has any."""
     if config.captures_all_dns:
-        yield Rule(Jump(names.output_dns), why="DNS")
+        yield model.Rule(model.Jump(names.output_dns), why="DNS")
         return
     for family in FAMILIES:
         if config.captures_dns and of_family(config.name_servers, family):
-            yield Rule(Jump(names.output_dns), (), family, why="DNS")
+            yield model.Rule(model.Jump(names.output_dns), (), family, why="DNS")
 
 
-def output_dns(config: CaptureConfig) -> Iterator[Rule]:
+def output_dns(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield the redirects of DNS to the agent, TCP first."""
     for protocol in (TCP, UDP):
-        to_dns = (protocol, DestinationPort((DNS_PORT,)))
+        to_dns = (protocol, model.DestinationPort((DNS_PORT,)))
         if config.captures_all_dns:
-            yield Rule(Redirect(AGENT_DNS_PORT), to_dns, why="DNS: to the agent")
+            yield model.Rule(model.Redirect(AGENT_DNS_PORT), to_dns, why="DNS: to the agent")
             continue
         for server in config.name_servers:
-            matches = (Destination((server,)), *to_dns)
-            yield Rule(
-                Redirect(AGENT_DNS_PORT), matches, server.family, why="DNS for a server of resolv.conf: to the agent"
+            matches = (model.Destination((server,)), *to_dns)
+            yield model.Rule(
+                model.Redirect(AGENT_DNS_PORT),
+                matches,
+                server.family,
+                why="DNS for a server of resolv.conf: to the agent",
             )
 
 
-def outbound_destinations(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
+def outbound_destinations(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield which destinations are captured, exclusions first."""
     yield from per_network(
         config.excluded_outbound_networks,
-        lambda family, some: Rule(Return(), (Destination(some),), family, why="destination is left alone"),
+        lambda family, some: model.Rule(
+            model.Return(), (model.Destination(some),), family, why="destination is left alone"
+        ),
     )
     yield from per_entry(
         config.outbound_ports,
-        lambda some: Rule(Jump(names.redirect), (TCP, DestinationPort(some)), why="port is captured everywhere"),
+        lambda some: model.Rule(
+            model.Jump(names.redirect), (TCP, model.DestinationPort(some)), why="port is captured everywhere"
+        ),
     )
     if config.outbound_networks.everything:
-        yield Rule(Jump(names.redirect), why="all other outbound connections")
+        yield model.Rule(model.Jump(names.redirect), why="all other outbound connections")
         return
     yield from per_network(
         config.outbound_networks.entries,
-        lambda family, some: Rule(Jump(names.redirect), (Destination(some),), family, why="destination is captured"),
+        lambda family, some: model.Rule(
+            model.Jump(names.redirect), (model.Destination(some),), family, why="destination is captured"
+        ),
     )

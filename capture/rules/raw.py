@@ -9,24 +9,8 @@ both conversations may have the same addresses and ports, and one is mistaken fo
 
 from __future__ import annotations
 
+from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES
-from capture.model.ruleset import (
-    OUTPUT,
-    PREROUTING,
-    RAW,
-    Chain,
-    Destination,
-    DestinationPort,
-    Jump,
-    OwnerGid,
-    OwnerUid,
-    Rule,
-    SetZone,
-    Source,
-    SourcePort,
-    Table,
-    only,
-)
 from capture.rules.lists import of_family
 from capture.rules.nat import AGENT_DNS_PORT, DNS_PORT, UDP
 
@@ -37,63 +21,63 @@ if TYPE_CHECKING:
     from capture.model.chain_names import ChainNames
     from capture.settings.config import CaptureConfig
 
-AGENT_TO_SERVER = SetZone(1)
-APP_TO_AGENT = SetZone(2)
-TO_DNS = DestinationPort((DNS_PORT,))
-FROM_DNS = SourcePort((DNS_PORT,))
-FROM_AGENT = SourcePort((only(AGENT_DNS_PORT),))
+AGENT_TO_SERVER = model.SetZone(1)
+APP_TO_AGENT = model.SetZone(2)
+TO_DNS = model.DestinationPort((DNS_PORT,))
+FROM_DNS = model.SourcePort((DNS_PORT,))
+FROM_AGENT = model.SourcePort((model.only(AGENT_DNS_PORT),))
 
 
-def raw_table(config: CaptureConfig, names: ChainNames) -> Table | None:
+def raw_table(config: CaptureConfig, names: ChainNames) -> model.Table | None:
     """Return the raw table of a capture, or None where nothing needs it."""
     if not config.captures_dns:
         return None
-    return Table(
-        RAW,
+    return model.Table(
+        model.RAW,
         (
-            Chain(PREROUTING, tuple(prerouting(config, names))),
-            Chain(OUTPUT, (Rule(Jump(names.output_dns), why="zones of outgoing DNS"),)),
-            Chain(names.inbound, tuple(inbound(config))),
-            Chain(names.output_dns, tuple(output_dns(config))),
+            model.Chain(model.PREROUTING, tuple(prerouting(config, names))),
+            model.Chain(model.OUTPUT, (model.Rule(model.Jump(names.output_dns), why="zones of outgoing DNS"),)),
+            model.Chain(names.inbound, tuple(inbound(config))),
+            model.Chain(names.output_dns, tuple(output_dns(config))),
         ),
     )
 
 
-def prerouting(config: CaptureConfig, names: ChainNames) -> Iterator[Rule]:
+def prerouting(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield the jump to the zones of incoming DNS, in each family that has any."""
     why = "zones of incoming DNS"
     if config.captures_all_dns:
-        yield Rule(Jump(names.inbound), why=why)
+        yield model.Rule(model.Jump(names.inbound), why=why)
         return
     for family in FAMILIES:
         if of_family(config.name_servers, family):
-            yield Rule(Jump(names.inbound), (), family, why=why)
+            yield model.Rule(model.Jump(names.inbound), (), family, why=why)
 
 
-def inbound(config: CaptureConfig) -> Iterator[Rule]:
+def inbound(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield the zone of answers from name servers."""
     if config.captures_all_dns:
-        yield Rule(AGENT_TO_SERVER, (UDP, FROM_DNS), why="a name server answers the agent")
+        yield model.Rule(AGENT_TO_SERVER, (UDP, FROM_DNS), why="a name server answers the agent")
         return
     for server in config.name_servers:
-        matches = (Source((server,)), UDP, FROM_DNS)
-        yield Rule(AGENT_TO_SERVER, matches, server.family, why="a name server answers the agent")
+        matches = (model.Source((server,)), UDP, FROM_DNS)
+        yield model.Rule(AGENT_TO_SERVER, matches, server.family, why="a name server answers the agent")
 
 
-def output_dns(config: CaptureConfig) -> Iterator[Rule]:
+def output_dns(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield the zones of what leaves: the agent's two conversations, then the app's questions."""
     for uid in config.proxy_uids:
-        yield from agent_conversations(OwnerUid((uid,)))
+        yield from agent_conversations(model.OwnerUid((uid,)))
     for gid in config.proxy_gids:
-        yield from agent_conversations(OwnerGid((gid,)))
+        yield from agent_conversations(model.OwnerGid((gid,)))
     if config.captures_all_dns:
-        yield Rule(APP_TO_AGENT, (UDP, TO_DNS), why="the app asks")
+        yield model.Rule(APP_TO_AGENT, (UDP, TO_DNS), why="the app asks")
         return
     for server in config.name_servers:
-        yield Rule(APP_TO_AGENT, (Destination((server,)), UDP, TO_DNS), server.family, why="the app asks")
+        yield model.Rule(APP_TO_AGENT, (model.Destination((server,)), UDP, TO_DNS), server.family, why="the app asks")
 
 
-def agent_conversations(owner: OwnerUid | OwnerGid) -> Iterator[Rule]:
+def agent_conversations(owner: model.OwnerUid | model.OwnerGid) -> Iterator[model.Rule]:
     """Yield the zones of the agent's questions to name servers and of its answers to the app."""
-    yield Rule(AGENT_TO_SERVER, (UDP, TO_DNS, owner), why="the agent asks a name server")
-    yield Rule(APP_TO_AGENT, (UDP, FROM_AGENT, owner), why="the agent answers the app")
+    yield model.Rule(AGENT_TO_SERVER, (UDP, TO_DNS, owner), why="the agent asks a name server")
+    yield model.Rule(APP_TO_AGENT, (UDP, FROM_AGENT, owner), why="the agent answers the app")

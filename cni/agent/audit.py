@@ -300,7 +300,7 @@ class Audit:
         try:
             return KernelEvents()
         except OSError as error:
-            self.journal.warn("the kernel's events cannot be heard: changes are seen within a minute", why=str(error))
+            self.journal.warn("cannot subscribe to kernel events: changes are noticed within a minute", why=str(error))
             return None
 
     @staticmethod

@@ -303,7 +303,7 @@ def of_pod(socket: str, pod: str, command: str, words: tuple[str, ...]) -> int:
     path = next((each["namespace_path"] for each in found if each["namespace_path"]), "")
     if not path:
         raise CaptureError(
-            f"the agent of this node knows no namespace of {pod}", "`capture node pods` lists what it knows."
+            f"the agent of this node has no network namespace for {pod}", "`capture node pods` lists what it knows."
         )
     return run([command, "--netns", path, *words])
 

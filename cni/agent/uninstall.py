@@ -84,7 +84,7 @@ def from_all_nodes(client: Client, daemon_set: str, patience: float = PATIENCE) 
         if api.code_of(error) == NOT_FOUND:
             return
         raise CaptureError(f"DaemonSet {daemon_set}: {api.in_words(error)}", REMEDY) from None
-    raise CaptureError(f"DaemonSet {daemon_set} is still there after {patience:g} s: agents do not end", REMEDY)
+    raise CaptureError(f"DaemonSet {daemon_set} is still there after {patience:g} s: its pods have not ended", REMEDY)
 
 
 def is_gone(client: Client, daemon_set: str) -> bool:

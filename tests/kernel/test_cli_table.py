@@ -97,7 +97,7 @@ def compare(namespace: Namespace, variant: Variant) -> None:
 @pytest.mark.parametrize("variant", ["nft", "legacy"])
 @given(ruleset=rulesets())
 @example(ruleset=EVERYTHING_EXCLUDED)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_random_rules(variant: Variant, ruleset: Ruleset) -> None:
     with NamespaceFactory() as netns:
         namespace = netns()

@@ -116,7 +116,7 @@ def test_a_fifo_is_waited_for_by_nobody(pod: Pod, tmp_path: Path) -> None:
     error = error_of(call(configuration(INJECTED), CNI_NETNS=fifo))
     assert (error["code"], "is no network namespace" in error["msg"]) == (protocol.INVALID_ENVIRONMENT, True)
     error = error_of(call(configuration(None, kubeconfig=fifo), CNI_NETNS=pod.path))
-    assert (error["code"], "it is no regular file" in error["msg"]) == (codes.BAD_KUBECONFIG, True)
+    assert (error["code"], "it is not a regular file" in error["msg"]) == (codes.BAD_KUBECONFIG, True)
 
 
 def test_what_a_pod_says_is_escaped_wherever_it_is_repeated(pod: Pod) -> None:

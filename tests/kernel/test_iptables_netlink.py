@@ -572,14 +572,14 @@ class TestWhatTheKernelLacks:
     """This kernel has everything, so it is asked for revisions that no kernel has."""
 
     def test_a_match_is_named_with_its_module(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(xt_layouts.MATCH_REVISIONS, "owner", 77)
+        monkeypatch.setitem(xt_layouts.REVISIONS, "owner", 77)
         monkeypatch.setattr(expressions, "_FRAMES", {})
         with pytest.raises(UnsupportedError, match=r"lacks .* match owner \(revision 77\)") as raised:
             netns().call(NetlinkDriver().write, SIDECAR, NOTHING, None)
         assert "modprobe xt_owner" in raised.value.remedy
 
     def test_a_target_is_named_with_its_module(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(xt_layouts.TARGET_REVISIONS, "REDIRECT", 77)
+        monkeypatch.setitem(xt_layouts.REVISIONS, "REDIRECT", 77)
         monkeypatch.setattr(expressions, "_FRAMES", {})
         with pytest.raises(UnsupportedError, match=r"lacks .* target REDIRECT \(revision 77\)") as raised:
             netns().call(NetlinkDriver().write, SIDECAR, NOTHING, None)

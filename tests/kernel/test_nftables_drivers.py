@@ -332,7 +332,10 @@ def test_the_bindings_are_found_where_the_distribution_has_them(namespace: Names
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from capture.backends.nftables.libnftables import LibnftablesDriver, find_bindings\n"
-        "LibnftablesDriver().read(); print(find_bindings())"
+        "from capture.rules import build_ruleset\n"
+        "from capture.settings.config import CaptureConfig\n"
+        "desired = build_ruleset(CaptureConfig())\n"
+        "LibnftablesDriver().write(desired, desired, None); print(find_bindings())"
     )
     checkout = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -345,7 +348,7 @@ def test_without_the_library(namespace: Namespace, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(libnftables, "LIBRARY", "libnftables.so.0")
 
     with pytest.raises(UnsupportedError, match=r"libnftables\.so\.0 cannot be loaded"):
-        namespace.call(LibnftablesDriver().read)
+        write(namespace, LibnftablesDriver(), REDIRECTS)
 
 
 def test_without_the_bindings(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +356,7 @@ def test_without_the_bindings(namespace: Namespace, monkeypatch: pytest.MonkeyPa
     monkeypatch.delitem(sys.modules, "nftables", raising=False)
 
     with pytest.raises(UnsupportedError, match="bindings of libnftables are not installed"):
-        namespace.call(LibnftablesDriver().read)
+        write(namespace, LibnftablesDriver(), REDIRECTS)
 
 
 def test_the_refusal_names_the_rule(namespace: Namespace) -> None:

@@ -1,7 +1,7 @@
 """What our messages leave in the kernel is, to nft, what nft itself makes of the same rules.
 
 Three ways into the kernel (our messages, ``nft -f``, libnftables' JSON), three listings, one row at a time;
-and rules in all the forms that nft has, read by both drivers.
+and rules in all the forms that nft has, read by our messages and by libnftables.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from capture.model.ruleset import (
 )
 from capture.netlink.attributes import decode_fields
 from capture.netlink.nfnetlink import open_netfilter, read_objects
+from libnftables_listing import Listing
 from nftables_cases import CASES, Case, networks
 from pytest_netns import Namespace, NamespaceFactory
 
@@ -119,11 +120,11 @@ def test_libnftables_makes_the_same(namespace: Namespace, other: Namespace, case
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_both_drivers_read_it_back(namespace: Namespace, case: Case) -> None:
+def test_both_readers_read_it_back(namespace: Namespace, case: Case) -> None:
     namespace.call(NETLINK.write, case.ruleset, NOTHING, None)
 
-    for driver in (NETLINK, LIBNFTABLES):
-        live = namespace.call(driver.read)
+    for reader in (NETLINK, Listing()):
+        live = namespace.call(reader.read)
         for family in case.families:
             assert canonical(live, family) == canonical(case.ruleset, family)
         explicit = " ".join(case.rule.why.replace('"', "'").split()) if case.comments else ""
@@ -238,19 +239,19 @@ FORMS = {
 
 
 def without_words(rule: Rule) -> Rule:
-    """Return a rule whose verdict has no text if it was not understood, since each driver has its own."""
+    """Return a rule whose verdict has no text if it was not understood, since each reader has its own."""
     return rule.replace(verdict=SOME_VERDICT) if isinstance(rule.verdict, UnknownVerdict) else rule
 
 
-@pytest.mark.parametrize("driver", [NETLINK, LIBNFTABLES], ids=lambda driver: driver.name)
+@pytest.mark.parametrize("reader", [NETLINK, Listing()], ids=lambda reader: reader.name)
 @pytest.mark.parametrize("text", FORMS)
 def test_forms_of_others_are_understood_or_said_to_be_unknown(
-    namespace: Namespace, driver: NetlinkDriver | LibnftablesDriver, text: str
+    namespace: Namespace, reader: NetlinkDriver | Listing, text: str
 ) -> None:
     table = "nat" if "redirect" in text or "dnat" in text else "mangle"
     namespace.run(["nft", "-f", "-"], stdin=WHOLE_CHAIN.format(table=table, chain="ours", rule=text))
 
-    live = namespace.call(driver.read)
+    live = namespace.call(reader.read)
 
     (chain,) = (chain for chain in live.tables[0].chains if chain.name == "ours")
     (rule,) = chain.rules

@@ -97,17 +97,18 @@ def explicit(options: dict[Option[Any], str]) -> Settings:
 
 
 @pytest.mark.parametrize(
-    ("backend", "driver", "variant"),
+    ("backend", "driver", "variant", "mode"),
     [
-        ("nftables", "netlink", ""),
-        ("nftables", "libnftables", ""),
-        ("iptables", "netlink", "nft"),
-        ("iptables", "restore", "nft"),
-        ("iptables", "restore", "legacy"),
-        ("iptables", "iptc", "legacy"),
+        ("nftables", "netlink", "", "REDIRECT"),
+        ("nftables", "netlink", "", "TPROXY"),
+        ("nftables", "libnftables", "", "REDIRECT"),
+        ("iptables", "netlink", "nft", "REDIRECT"),
+        ("iptables", "netlink", "nft", "TPROXY"),
+        ("iptables", "restore", "nft", "REDIRECT"),
+        ("iptables", "restore", "legacy", "TPROXY"),
+        ("iptables", "iptc", "legacy", "REDIRECT"),
     ],
 )
-@pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
 def test_every_driver_captures_such_a_pod(pair: PodPair, backend: str, driver: str, variant: str, mode: str) -> None:
     settings = explicit(
         {

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
+from capture.backends.iptables.clauses import words_of
 from capture.backends.iptables.entries import comment
-from capture.backends.iptables.parse import parse_rule, parse_save, words_of
+from capture.backends.iptables.parse import parse_rule, parse_save
 from capture.backends.iptables.render import quoted, rule_text, save_text, word
 from capture.model.addresses import IPV4
 from capture.model.ruleset import (
@@ -39,12 +40,12 @@ def test_rendering_what_was_parsed_changes_no_letter(ruleset: Ruleset) -> None:
 
 @given(LINE)
 def test_quoted_text_is_one_word_that_says_it(text: str) -> None:
-    assert [each.said for each in words_of(f"before {quoted(text)} after")] == ["before", text, "after"]
+    assert [each.text for each in words_of(f"before {quoted(text)} after")] == ["before", text, "after"]
 
 
 @given(LINE.filter(bool))
 def test_a_value_is_one_word_that_says_it(text: str) -> None:
-    assert [each.said for each in words_of(f"before {word(text)} after")] == ["before", text, "after"]
+    assert [each.text for each in words_of(f"before {word(text)} after")] == ["before", text, "after"]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

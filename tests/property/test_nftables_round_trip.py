@@ -11,16 +11,18 @@ from hypothesis import strategies as st
 from capture.analysis.canonical import canonical
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nftables import libnftables_json, plan
-from capture.backends.nftables.decode import NativeSet, decode_set, decode_table
+from capture.backends.nftables.decode import decode_table
 from capture.backends.nftables.encode import add_chain, add_rules, add_table
 from capture.backends.nftables.lift import lift
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.names import model_chain, native_chain
 from capture.backends.nftables.native import NativeTable
+from capture.backends.nftables.sets import NativeSet, decode_set
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import NAT, Ruleset
 from capture.netlink.attributes import attribute, decode, decode_fields, decode_number, nested, text
 from capture.netlink.batch import Change
+from libnftables_listing import parse_tables
 from strategies import rulesets
 
 
@@ -105,7 +107,7 @@ def test_libnftables_commands_are_read_as_what_they_make(ruleset: Ruleset) -> No
     tables = lower(ruleset)
     commands = list(plan.replace(tables, {}, libnftables_json))
 
-    read = libnftables_json.parse_tables(as_listed(json.loads(json.dumps(commands))))
+    read = parse_tables(as_listed(json.loads(json.dumps(commands))))
 
     assert [table.name for table in read] == [table.name for table in tables]
     for there, here in zip(lift(read).tables, lift(tables).tables, strict=True):

@@ -6,11 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical_rule
-from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.entries import comment, expanded
 from capture.backends.iptables.xt_decode import Reader
-from capture.backends.iptables.xt_encode import NFTA_RULE_HANDLE, TableMessages
-from capture.backends.iptables.xt_words import match_words, target_words
+from capture.backends.iptables.xt_messages import NFTA_RULE_HANDLE, TableMessages
+from capture.backends.iptables.xt_words import MATCH_WORDS, TARGET_WORDS, match_words, target_words
 from capture.backends.nf_tables import constants as nf
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
@@ -85,7 +84,7 @@ LARGEST = 168
 def test_any_structure_has_words(data: st.DataObject) -> None:
     structure = data.draw(st.binary(min_size=LARGEST, max_size=LARGEST))
     family = data.draw(families)
-    name, revision = data.draw(st.sampled_from([*xt_layouts.MATCH_READERS, ("recent", 1), ("tcp", 0)]))
+    name, revision = data.draw(st.sampled_from([*MATCH_WORDS, ("recent", 1)]))
     assert match_words(name, revision, structure, family).startswith(f"-m {name}")
-    name, revision = data.draw(st.sampled_from([*xt_layouts.TARGET_READERS, ("SNAT", 2), ("TCPMSS", 0)]))
+    name, revision = data.draw(st.sampled_from([*TARGET_WORDS, ("TCPMSS", 0)]))
     assert target_words(name, revision, structure, family).startswith(name)

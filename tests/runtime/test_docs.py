@@ -28,8 +28,12 @@ pytestmark = pytest.mark.runtime
 
 ROOT = Path(capture.__file__).parents[1]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    page
+    for page in (
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+        *sorted((ROOT / "docs").rglob("*.md")),
+    )
+    if any(example.language not in ("text", "mermaid") for example in examples(page))
 ]
 FOLLOWED_BY = {"sidecar.md": "tests/kernel/test_seed.py", "library.md": "tests/kernel/test_library.py"}
 """Pages that a test of their own follows from step to step."""
@@ -135,7 +139,7 @@ def reader(netns: NamespaceFactory, tmp_path: Path) -> Iterator[Reader]:
 
 
 @pytest.mark.timeout(300)  # one page builds the bundle and installs the package
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_example_is_true(page: Path, reader: Reader, request: pytest.FixtureRequest) -> None:
     if page.name in FOLLOWED_BY:
         assert page.name in (ROOT / FOLLOWED_BY[page.name]).read_text()

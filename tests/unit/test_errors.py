@@ -65,7 +65,7 @@ SENTENCES: list[tuple[CaptureError, str]] = [
     (KernelError("add a rule", errno.EBUSY), "add a rule: Device or resource busy"),
     (KernelError("add a rule", errno.EINVAL, "no such table"), "add a rule: Invalid argument (no such table)"),
     (ToolError("nft -f -", 1, "Error: syntax\n"), "`nft -f -` ended with status 1: Error: syntax"),
-    (ToolError("nft -f -", 1, " \n", "Look."), "`nft -f -` ended with status 1: it said nothing\n  Look."),
+    (ToolError("nft -f -", 1, " \n", "Look."), "`nft -f -` ended with status 1: it printed no error\n  Look."),
 ]
 
 

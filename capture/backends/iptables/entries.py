@@ -42,7 +42,7 @@ CHAIN_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123
 def expanded(rules: Iterable[Rule], family: Family, *, comments: bool = True) -> Iterator[Rule]:
     """Yield the rules of one family, with lists spread over rules; if wanted, without their reasons.
 
-    What a list says twice, or in adjacent pieces, is said once. Of several lists in a rule, the entries of the
+    What a list has twice, or in adjacent pieces, comes once. Of several lists in a rule, the entries of the
     first (in the order of ``canonical.MATCH_ORDER``) change fastest; if those are a few ports, they stay together.
     """
     for rule in rules:
@@ -129,7 +129,7 @@ def check_writable(chain: str, rules: Iterable[Rule]) -> None:
     _check_chain_name(chain)
     for rule in rules:
         if isinstance(rule.verdict, UnknownVerdict) or any(isinstance(match, UnknownMatch) for match in rule.matches):
-            raise ValueError(f"a rule of others can be kept, but not written: {rule}")
+            raise ValueError(f"a foreign rule can be kept, but not written: {rule}")
         if isinstance(rule.verdict, Jump):
             _check_chain_name(rule.verdict.chain)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.ownership import jumps_to_ours
+from capture.analysis.ownership import jumps_to_our_chain
 from capture.model.addresses import IPV4, IPV6
 from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import (
@@ -27,7 +27,7 @@ def of_one_family(family: Family, chains: Mapping[TableName, Iterable[Chain]]) -
     ``Ruleset.comments`` says whether rules of ours have any.
     """
     tables = tuple(Table(name, tuple(_in_order(name, chains[name]))) for name in TABLES if name in chains)
-    return Ruleset((family,), tables, comments=_ours_have_comments(tables))
+    return Ruleset((family,), tables, comments=_our_rules_have_comments(tables))
 
 
 def _in_order(table: TableName, chains: Iterable[Chain]) -> list[Chain]:
@@ -36,13 +36,13 @@ def _in_order(table: TableName, chains: Iterable[Chain]) -> list[Chain]:
     return sorted(chains, key=lambda chain: built_in.index(chain.name) if chain.name in built_in else len(built_in))
 
 
-def _ours_have_comments(tables: Iterable[Table]) -> bool:
+def _our_rules_have_comments(tables: Iterable[Table]) -> bool:
     return any(
         rule.why
         for table in tables
         for chain in table.chains
         for rule in chain.rules
-        if is_our_chain(chain.name) or jumps_to_ours(rule)
+        if is_our_chain(chain.name) or jumps_to_our_chain(rule)
     )
 
 
@@ -68,5 +68,5 @@ def _merged_chain(name: str, ipv4: Chain | None, ipv6: Chain | None) -> Chain:
     """Return one chain for both families; a built-in chain that one of them lacks accepts everything there."""
     is_built_in = any(chain.policy for chain in (ipv4, ipv6) if chain)
     absent = Chain(name, policy="ACCEPT" if is_built_in else None)
-    one, other = ipv4 or absent, ipv6 or absent
-    return Chain(name, one.rules + other.rules, one.policy, one.counters, other.policy, other.counters)
+    of4, of6 = ipv4 or absent, ipv6 or absent
+    return Chain(name, of4.rules + of6.rules, of4.policy, of4.counters, of6.policy, of6.counters)

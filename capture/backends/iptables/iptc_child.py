@@ -66,12 +66,12 @@ PROTOCOL_NAMES = {
 
 
 def _import_iptc() -> tuple[Any, Any]:
-    """Import python-iptables without what its import does besides: 60 processes, distutils, warnings."""
+    """Import python-iptables without what else its import does: 60 processes, distutils, warnings."""
     search = ctypes.util.find_library
 
     def find_library(name: str) -> str | None:
         if "xtwrapper" in name:
-            return None  # it lies beside the package, where it is looked for next
+            return None  # it lies next to the package, where it is looked for next
         try:
             ctypes.CDLL(LIBRARIES[name])
         except (KeyError, OSError):

@@ -75,24 +75,24 @@ def _in_child(doing: str, work: Callable[[], str], family: Family, text: str = "
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if status == 0:
             return _content(answer)
-        said = _content(complaint).strip()
+        words = _content(complaint).strip()
         if status < 0:
-            said = f"python-iptables crashed with signal {-status}. {said}"
-        raise refusal([f"python-iptables: {doing}"], Finished(status, "", said), text, family)
+            words = f"python-iptables crashed with signal {-status}. {words}"
+        raise refusal([f"python-iptables: {doing}"], Finished(status, "", words), text, family)
     finally:
         for file in (answer, noise, complaint):
             os.close(file)
 
 
 def _be_child(work: Callable[[], str], answer: int, noise: int, complaint: int) -> None:
-    """Do the work and end the process; whatever goes wrong is said in ``complaint``."""
+    """Do the work and end the process; ``complaint`` gets what goes wrong."""
     status = 1
     try:
         os.dup2(noise, 1)
         os.dup2(complaint, 2)
         os.write(answer, work().encode("utf-8", "surrogateescape"))
         status = 0
-    except BaseException as error:  # noqa: BLE001  # this process ends here; the parent raises what is said
+    except BaseException as error:  # noqa: BLE001  # this process ends here; the parent raises what is written
         os.write(complaint, f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
     finally:
         os._exit(status)

@@ -1,6 +1,6 @@
 """The driver ``netlink``: what iptables-nft would write, over a netlink socket and without iptables.
 
-Both families and all tables change in one transaction. What stands there afterwards is what iptables-nft and
+Both families and all tables change in one transaction. What is there afterwards is what iptables-nft and
 ip6tables-nft write themselves, so people see it with ``iptables -t nat -nvL`` and change it as they are used to.
 """
 
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.tables import families_here
-from capture.backends.iptables.xt_changes import changes
-from capture.backends.iptables.xt_encode import NFPROTO, TABLE_FAMILIES
+from capture.backends.iptables.xt_changes import changes, removals
+from capture.backends.iptables.xt_encode import NFPROTO
 from capture.backends.iptables.xt_exact import holds_exactly
-from capture.backends.iptables.xt_tables import ruleset_of, standing_table
+from capture.backends.iptables.xt_messages import TABLE_FAMILIES
+from capture.backends.iptables.xt_tables import live_table, ruleset_of
 from capture.backends.nf_tables import constants as nf
 from capture.errors import KernelError, UnsupportedError
 from capture.model.ruleset import TABLES
@@ -47,10 +48,10 @@ TABLES_BY_NAME: dict[str, TableName] = {name: name for name in TABLES}
 
 
 class Reading(Value):
-    """What stood at one moment: as rules, as handles to change it by, and the number of that moment."""
+    """What was live at one moment: as rules, as handles to change it by, and the number of that moment."""
 
     ruleset: Ruleset
-    standing: LiveTables
+    live: LiveTables
     generation: int
 
 
@@ -74,7 +75,7 @@ class NetlinkDriver(IptablesDriver):
         Raises UnsupportedError without nf_tables, PrivilegeError or KernelError.
         """
         self._reading = None
-        return self._what_stands().ruleset
+        return self._read().ruleset
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make ours be ``desired``, in one transaction; if another program changed what is live, from that.
@@ -83,33 +84,33 @@ class NetlinkDriver(IptablesDriver):
         if a foreign chain is in the way; nothing is changed then.
         """
         write = super().write
-        self._on_what_stands(live, lambda now: write(desired, now, recorded))
+        self._act(live, lambda now: write(desired, now, recorded))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         """Remove all that is ours, and the tables and chains that were made for it. Raises as ``write``."""
         clean = super().clean
-        self._on_what_stands(live, lambda now: clean(now, recorded))
+        self._act(live, lambda now: clean(now, recorded))
 
     def execute(self, edits: Sequence[TableEdit]) -> None:
-        """Carry out all edits in one transaction. Raises RulesetChangedError if what was read stands no more."""
+        """Carry out all edits in one transaction. Raises RulesetChangedError if what was read has changed."""
         if edits:
-            reading = self._what_stands()
+            reading = self._read()
             with open_netfilter() as netfilter:
-                _commit(netfilter, list(changes(edits, reading.standing)), reading.generation)
+                _commit(netfilter, list(changes(edits, reading.live)), reading.generation)
 
     def title(self, family: Family) -> str:
         from capture.backends.iptables.programs import COMMANDS  # which this driver does without
 
         return f"{COMMANDS[family]}-{self.variant}-restore --noflush"
 
-    def _what_stands(self) -> Reading:
+    def _read(self) -> Reading:
         """Return what was read last, or is read now."""
         if self._reading is None:
             with open_netfilter() as netfilter:
                 self._reading = _read(netfilter)
         return self._reading
 
-    def _on_what_stands(self, live: Ruleset, act: Callable[[Ruleset], None]) -> None:
+    def _act(self, live: Ruleset, act: Callable[[Ruleset], None]) -> None:
         """Act on what is live, if it is what was read last, else on what is there now; and again if that changes."""
         for _ in range(ATTEMPTS):
             known = self._reading is not None and self._reading.ruleset is live
@@ -135,6 +136,18 @@ def _commit(netfilter: NetlinkSocket, batch: list[Change], generation: int) -> N
         raise explained(netfilter, error, batch) from error
 
 
+def tidy(edits: Sequence[TableEdit]) -> None:
+    """Delete what edits of iptables-nft have left empty; if other programs keep changing the ruleset, it stays."""
+    with open_netfilter() as netfilter:
+        for _ in range(ATTEMPTS):
+            reading = _read(netfilter)
+            try:
+                commit(netfilter, list(removals(edits, reading.live)), reading.generation, WRITING)
+            except RulesetChangedError:
+                continue
+            return
+
+
 # --- reading -------------------------------------------------------------------------------------
 
 
@@ -144,14 +157,14 @@ def _read(netfilter: NetlinkSocket) -> Reading:
     for _ in range(ATTEMPTS):
         generation = read_generation(netfilter)
         tables = _read_tables(netfilter, families)
-        standing = _read_contents(netfilter, tables) if tables else {}
+        live = _read_contents(netfilter, tables) if tables else {}
         if read_generation(netfilter) == generation:
-            return Reading(ruleset_of(families, standing), standing, generation)
+            return Reading(ruleset_of(families, live), live, generation)
     raise ruleset_busy("read the tables of iptables")
 
 
 def _read_tables(netfilter: NetlinkSocket, families: Sequence[Family]) -> dict[tuple[Family, TableName], int]:
-    """Return the tables of iptables that stand, but for those we never touch, with how many things are in each."""
+    """Return the live tables of iptables, but for those we never touch, with how many things are in each."""
     tables: dict[tuple[Family, TableName], int] = {}
     for number, attributes in read_objects(
         netfilter, nf.NFT_MSG_GETTABLE, NFPROTO_UNSPEC, b"", "read the tables of nf_tables"
@@ -175,7 +188,7 @@ def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, Table
         chains.setdefault((number, chain.table), []).append(chain)
     readers = {family: Reader(family) for family, _ in tables}
     return {
-        (family, table): standing_table(
+        (family, table): live_table(
             table,
             uses,
             chains.get((NFPROTO[family], table), ()),

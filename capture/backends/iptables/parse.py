@@ -1,7 +1,7 @@
 """From the text of iptables-save to rules; pure. The opposite of ``render``.
 
 Both variants and both families print the same language, with small differences of age and taste: marks as
-``--set-mark`` or ``--set-xmark``, states in any order, ``-m tcp`` beside ``-p tcp`` or not. Those vanish here,
+``--set-mark`` or ``--set-xmark``, states in any order, ``-m tcp`` in addition to ``-p tcp`` or not. Those vanish here,
 because rules hold meaning. Whatever our vocabulary lacks stays as the words that were printed
 (UnknownMatch, UnknownVerdict): rules of others are shown and reckoned with, and never rewritten.
 
@@ -13,88 +13,32 @@ because rules hold meaning. Whatever our vocabulary lacks stays as the words tha
 
 from __future__ import annotations
 
+from capture.backends.iptables.clauses import TEXT_OPTIONS, Word, as_printed, joined, matches_of, verdict_of, words_of
 from capture.backends.iptables.families import of_one_family
-from capture.model.addresses import is_decimal, parse_address, parse_network, split
-from capture.model.ruleset import (
-    ALL_BITS,
-    CONNECTION_STATES,
-    TABLES,
-    Accept,
-    Chain,
-    ConnectionMark,
-    ConnectionState,
-    Continue,
-    Counters,
-    Destination,
-    DestinationPort,
-    Drop,
-    InInterface,
-    Jump,
-    Log,
-    Mark,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
-    Protocol,
-    Redirect,
-    RestoreMark,
-    Return,
-    Rule,
-    Ruleset,
-    SaveMark,
-    SetMark,
-    SetZone,
-    Source,
-    SourcePort,
-    Span,
-    TransparentProxy,
-    UnknownMatch,
-    UnknownVerdict,
-)
+from capture.model import ruleset as model
 from capture.model.text import without_line_ends
-from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
-    from capture.model.addresses import Family, Network
-    from capture.model.ruleset import Match, TableName, Verdict
-
-
-class Word(Value):
-    """One word of a line: what it says, and how it was printed (with its quotes)."""
-
-    said: str
-    printed: str
-
-
-class Option(Value):
-    """An option of a match or target with its values, and whether ``!`` stands before it."""
-
-    name: str
-    values: tuple[str, ...]
-    negated: bool
-
-
-class NotOursError(ValueError):
-    """A clause says something that the model has no word for."""
+    from capture.model.addresses import Family
 
 
 # --- rule sets -----------------------------------------------------------------------------------
 
 
-def parse_save(text: str, family: Family) -> Ruleset:
+def parse_save(text: str, family: Family) -> model.Ruleset:
     """Return the rule set of one family that iptables-save (or ip6tables-save) printed.
 
     Tables that we never touch (filter, security) are left out. Comments become reasons, those of others too;
     ``Ruleset.comments`` says whether ours have any.
     """
-    tables: dict[TableName, list[Chain]] = {}
+    tables: dict[model.TableName, list[model.Chain]] = {}
     for name, lines in _tables(text):
         declared = [line for line in lines if line.startswith(":")]
         names = frozenset(line[1:].split(" ", 1)[0] for line in declared)
-        rules: dict[str, list[Rule]] = {}
+        rules: dict[str, list[model.Rule]] = {}
         for line in lines:
             if not line.startswith(":"):
                 chain, rule = parse_rule(line, family, names)
@@ -103,8 +47,8 @@ def parse_save(text: str, family: Family) -> Ruleset:
     return of_one_family(family, tables)
 
 
-def _tables(text: str) -> Iterator[tuple[TableName, list[str]]]:
-    known: dict[str, TableName] = {name: name for name in TABLES}
+def _tables(text: str) -> Iterator[tuple[model.TableName, list[str]]]:
+    known: dict[str, model.TableName] = {name: name for name in model.TABLES}
     name = ""
     lines: list[str] = []
     for line in text.split("\n"):
@@ -116,22 +60,22 @@ def _tables(text: str) -> Iterator[tuple[TableName, list[str]]]:
             lines.append(line)
 
 
-def _chain(line: str, rules: dict[str, list[Rule]]) -> Chain:
+def _chain(line: str, rules: dict[str, list[model.Rule]]) -> model.Chain:
     name, policy, counters = [*line[1:].split(), "-", "[0:0]"][:3]
     if policy == "-":
-        return Chain(name, tuple(rules.get(name, ())))
-    return Chain(name, tuple(rules.get(name, ())), policy, _counters(counters))
+        return model.Chain(name, tuple(rules.get(name, ())))
+    return model.Chain(name, tuple(rules.get(name, ())), policy, _counters(counters))
 
 
-def _counters(text: str) -> Counters:
+def _counters(text: str) -> model.Counters:
     packets, _, number_of_bytes = text.strip("[]").partition(":")
-    return Counters(int(packets), int(number_of_bytes))
+    return model.Counters(int(packets), int(number_of_bytes))
 
 
 # --- rules ---------------------------------------------------------------------------------------
 
 
-def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str, Rule]:
+def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str, model.Rule]:
     """Return the chain and the rule of one line ``[3:180] -A CHAIN ...``.
 
     ``chains`` are the chains of the table: a target that is none of them is an extension's.
@@ -141,53 +85,22 @@ def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str,
         printed, _, line = line.partition(" ")
         counters = _counters(printed)
     words = words_of(line)
-    if len(words) < 2 or words[0].said != "-A":
+    if len(words) < 2 or words[0].text != "-A":
         raise ValueError(f"not a rule as iptables-save prints them: {line!r}")
     why = ""
-    matches: list[Match] = []
-    verdict: Verdict = Continue()
+    matches: list[model.Match] = []
+    verdict: model.Verdict = model.Continue()
     for clause in _clauses(words[2:]):
-        kind = clause[0].said
+        kind = clause[0].text
         if kind == "-j":
-            verdict = _verdict(clause, chains)
+            verdict = verdict_of(clause, chains)
         elif kind == "-g":
-            verdict = UnknownVerdict(_printed(clause))
+            verdict = model.UnknownVerdict(as_printed(clause))
         elif _is_comment(clause):
-            why = without_line_ends(clause[3].said)
+            why = without_line_ends(clause[3].text)
         else:
-            matches += _matches(clause)
-    return words[1].said, Rule(verdict, _joined(matches), family, why, counters)
-
-
-def words_of(line: str) -> list[Word]:
-    """Return the words of a line, quoted as iptables-restore reads it.
-
-    Words end at blanks outside of double quotes; inside, a backslash takes the next character as it is.
-    """
-    words: list[Word] = []
-    said: list[str] = []
-    start: int | None = None
-    is_quoted = is_escaped = False
-    for place, character in enumerate(line):
-        if character in " \t" and not is_quoted:
-            if start is not None:
-                words.append(Word("".join(said), line[start:place]))
-                said, start = [], None
-            continue
-        if start is None:
-            start = place
-        if is_escaped:
-            said.append(character)
-            is_escaped = False
-        elif is_quoted and character == "\\":
-            is_escaped = True
-        elif character == '"':
-            is_quoted = not is_quoted
-        else:
-            said.append(character)
-    if start is not None:
-        words.append(Word("".join(said), line[start:]))
-    return words
+            matches += matches_of(clause)
+    return words[1].text, model.Rule(verdict, joined(matches), family, why, counters)
 
 
 def _clauses(words: Sequence[Word]) -> Iterator[Sequence[Word]]:
@@ -207,279 +120,7 @@ def _clauses(words: Sequence[Word]) -> Iterator[Sequence[Word]]:
 
 
 CLAUSE_OPTIONS = ("-m", "-j", "-g")
-TEXT_OPTIONS = ("--comment", "--log-prefix", "--nflog-prefix", "--string")
-"""Options whose value may look like anything, and is no option then."""
 
 
 def _is_comment(clause: Sequence[Word]) -> bool:
-    return len(clause) == 4 and [word.said for word in clause[:3]] == ["-m", "comment", "--comment"]
-
-
-def _printed(words: Iterable[Word]) -> str:
-    return " ".join(word.printed for word in words)
-
-
-# --- matches -------------------------------------------------------------------------------------
-
-
-def _matches(clause: Sequence[Word]) -> list[Match]:
-    """Return what a clause asks for; what our vocabulary lacks as the words that were printed."""
-    try:
-        if clause[0].said == "-m":
-            return EXTENSIONS[clause[1].said](_options(clause[2:]))
-        return [_own_option(clause)]
-    except (KeyError, IndexError, ValueError):
-        return [UnknownMatch(_printed(clause))]
-
-
-def _own_option(clause: Sequence[Word]) -> Match:
-    negated = clause[0].said == "!"
-    name, value = (word.said for word in clause[negated:])
-    if name == "-s":
-        return Source((_network(value),), negated)
-    if name == "-d":
-        return Destination((_network(value),), negated)
-    if name == "-i":
-        return InInterface(value, negated)
-    if name == "-o":
-        return OutInterface(value, negated)
-    if name == "-p" and not negated:
-        return PROTOCOLS[value]
-    return PORTS[name]((_port_span(value),), negated)  # people leave out the -m tcp before it
-
-
-PROTOCOLS = {"tcp": Protocol("tcp"), "6": Protocol("tcp"), "udp": Protocol("udp"), "17": Protocol("udp")}
-
-
-def _network(text: str) -> Network:
-    return parse_network(text)
-
-
-def _options(words: Sequence[Word]) -> list[Option]:
-    """Return the options of an extension: names begin with ``--``, values follow."""
-    options: list[Option] = []
-    negated = False
-    for word in words:
-        if options and options[-1].name in TEXT_OPTIONS and not options[-1].values:
-            options[-1] = options[-1].replace(values=(word.said,))
-        elif word.printed == "!":
-            negated = True
-        elif word.printed.startswith("--"):
-            options.append(Option(word.printed, (), negated))
-            negated = False
-        elif options:
-            options[-1] = options[-1].replace(values=(*options[-1].values, word.said))
-        else:
-            raise NotOursError(word.printed)
-    return options
-
-
-def _single_value(option: Option) -> str:
-    (value,) = option.values
-    return value
-
-
-def _ports_of_protocol(options: Sequence[Option]) -> list[Match]:
-    """``-m tcp --sport 1024:65535 --dport 80``; without options it says no more than ``-p tcp``."""
-    return [PORTS[option.name]((_port_span(_single_value(option)),), option.negated) for option in options]
-
-
-def _multiport(options: Sequence[Option]) -> list[Match]:
-    return [
-        PORT_LISTS[option.name](tuple(map(_port_span, _single_value(option).split(","))), option.negated)
-        for option in options
-    ]
-
-
-PORTS: dict[str, type[SourcePort | DestinationPort]] = {"--sport": SourcePort, "--dport": DestinationPort}
-PORT_LISTS: dict[str, type[SourcePort | DestinationPort]] = {"--sports": SourcePort, "--dports": DestinationPort}
-
-
-def _port_span(text: str) -> Span:
-    first, colon, last = text.partition(":")
-    return Span(_number(first), _number(last if colon else first))
-
-
-def _number(text: str) -> int:
-    if not is_decimal(text, 10):
-        raise NotOursError(text)
-    return int(text)
-
-
-def _owner(options: Sequence[Option]) -> list[Match]:
-    kinds: dict[str, type[OwnerUid | OwnerGid]] = {"--uid-owner": OwnerUid, "--gid-owner": OwnerGid}
-    return [kinds[option.name]((_id_span(_single_value(option)),), option.negated) for option in options]
-
-
-def _id_span(text: str) -> Span:
-    first, dash, last = text.partition("-")
-    return Span(_number(first), _number(last if dash else first))
-
-
-def _mark(kind: type[Mark | ConnectionMark]) -> Callable[[Sequence[Option]], list[Match]]:
-    def parse(options: Sequence[Option]) -> list[Match]:
-        (option,) = options
-        if option.name != "--mark":
-            raise NotOursError(option.name)
-        value, mask = _marked_bits(_single_value(option))
-        return [kind(value, mask, option.negated)]
-
-    return parse
-
-
-def _marked_bits(text: str) -> tuple[int, int]:
-    value, slash, mask = text.partition("/")
-    return int(value, 0), int(mask, 0) if slash else ALL_BITS
-
-
-def _states(*names: str) -> Callable[[Sequence[Option]], list[Match]]:
-    def parse(options: Sequence[Option]) -> list[Match]:
-        (option,) = options
-        said = _single_value(option).split(",")
-        if option.name not in names or not set(said) <= set(CONNECTION_STATES):
-            raise NotOursError(option.name)
-        return [ConnectionState(tuple(state for state in CONNECTION_STATES if state in said), option.negated)]
-
-    return parse
-
-
-def _address_ranges(options: Sequence[Option]) -> list[Match]:
-    """``-m iprange ! --dst-range 10.0.0.0-10.255.255.255``, where the range is a network."""
-    kinds: dict[str, type[Source | Destination]] = {"--src-range": Source, "--dst-range": Destination}
-    matches: list[Match] = []
-    for option in options:
-        first, _, last = (parse_address(part) if part != "-" else None for part in _single_value(option).partition("-"))
-        if first is None or last is None:
-            raise NotOursError(option.name)
-        (network,) = split(first.family, first.first, last.first)
-        matches.append(kinds[option.name]((network,), option.negated))
-    return matches
-
-
-EXTENSIONS: dict[str, Callable[[Sequence[Option]], list[Match]]] = {
-    "tcp": _ports_of_protocol,
-    "udp": _ports_of_protocol,
-    "multiport": _multiport,
-    "owner": _owner,
-    "mark": _mark(Mark),
-    "connmark": _mark(ConnectionMark),
-    "conntrack": _states("--ctstate"),
-    "state": _states("--state"),
-    "iprange": _address_ranges,
-}
-
-
-def _joined(matches: Sequence[Match]) -> tuple[Match, ...]:
-    """Return the matches, with "not a" and "not b" of one kind as "neither a nor b", as the model says it."""
-    joined: list[Match] = []
-    for match in matches:
-        place = next((place for place, other in enumerate(joined) if _joins(other, match)), None)
-        if place is None:
-            joined.append(match)
-            continue
-        other = joined[place]
-        field = match.__match_args__[0]
-        joined[place] = other.replace(**{field: getattr(other, field) + getattr(match, field)})
-    return tuple(joined)
-
-
-def _joins(one: Match, other: Match) -> bool:
-    listed = Source | Destination | SourcePort | DestinationPort | OwnerUid | OwnerGid
-    return (
-        isinstance(one, listed)
-        and isinstance(other, listed)
-        and type(one) is type(other)
-        and one.negated
-        and other.negated
-    )
-
-
-# --- verdicts ------------------------------------------------------------------------------------
-
-
-def _verdict(clause: Sequence[Word], chains: Collection[str]) -> Verdict:
-    name = "".join(word.said for word in clause[1:2])
-    if name in chains:
-        return Jump(name)
-    try:
-        return TARGETS[name](_options(clause[2:]))
-    except (KeyError, ValueError):
-        return UnknownVerdict(_printed(clause[1:]))
-
-
-def _plain(verdict: Verdict) -> Callable[[Sequence[Option]], Verdict]:
-    def parse(options: Sequence[Option]) -> Verdict:
-        if options:
-            raise NotOursError(options[0].name)
-        return verdict
-
-    return parse
-
-
-def _values(options: Sequence[Option], *allowed: str) -> dict[str, str]:
-    """Return the options by name, those without a value as ""; NotOursError if there is one we do not know."""
-    values = {option.name: " ".join(option.values) for option in options}
-    if not values.keys() <= set(allowed):
-        raise NotOursError(", ".join(values.keys() - set(allowed)))
-    return values
-
-
-def _redirect(options: Sequence[Option]) -> Verdict:
-    values = _values(options, "--to-ports", "--to-port")
-    (port,) = values.values()
-    return Redirect(_number(port))
-
-
-def _tproxy(options: Sequence[Option]) -> Verdict:
-    values = _values(options, "--on-port", "--on-ip", "--tproxy-mark")
-    if values.get("--on-ip", "::") not in ("0.0.0.0", "::"):
-        raise NotOursError("--on-ip")
-    mark, mask = _marked_bits(values.get("--tproxy-mark", "0x0/0x0"))
-    return TransparentProxy(_number(values["--on-port"]), *_kept_in_mask(mark, mask))
-
-
-def _set_mark(options: Sequence[Option]) -> Verdict:
-    values = _values(options, "--set-xmark", "--set-mark")
-    ((name, bits),) = values.items()
-    value, mask = _marked_bits(bits)
-    if name == "--set-mark":  # sets bits outside of the mask as well, --set-xmark would flip them
-        mask |= value
-    return SetMark(*_kept_in_mask(value, mask))
-
-
-def _kept_in_mask(value: int, mask: int) -> tuple[int, int]:
-    if value & ~mask:
-        raise NotOursError(f"{value:#x}/{mask:#x} flips bits")
-    return value, mask
-
-
-def _copy_mark(options: Sequence[Option]) -> Verdict:
-    values = _values(options, "--save-mark", "--restore-mark", "--nfmask", "--ctmask", "--mask")
-    if any(int(values.get(mask, "0xffffffff"), 0) != ALL_BITS for mask in ("--nfmask", "--ctmask", "--mask")):
-        raise NotOursError("a part of the mark")
-    if "--save-mark" in values:
-        return SaveMark()
-    if "--restore-mark" in values:
-        return RestoreMark()
-    raise NotOursError("CONNMARK")
-
-
-def _set_zone(options: Sequence[Option]) -> Verdict:
-    return SetZone(_number(_values(options, "--zone").get("--zone", "0")))
-
-
-def _log(options: Sequence[Option]) -> Verdict:
-    return Log(_values(options, "--log-prefix").get("--log-prefix", ""))
-
-
-TARGETS: dict[str, Callable[[Sequence[Option]], Verdict]] = {
-    "RETURN": _plain(Return()),
-    "ACCEPT": _plain(Accept()),
-    "DROP": _plain(Drop()),
-    "REDIRECT": _redirect,
-    "TPROXY": _tproxy,
-    "MARK": _set_mark,
-    "CONNMARK": _copy_mark,
-    "CT": _set_zone,
-    "LOG": _log,
-}
+    return len(clause) == 4 and [word.text for word in clause[:3]] == ["-m", "comment", "--comment"]

@@ -7,28 +7,18 @@ takes effect at once (iptables commits table by table). Where nothing has to cha
    or of settings that are no more, are dropped by the same edit that puts the new ones in place.
 2. **Built-in chains** are shared. Our rules there stay if they are the right ones in the right place; else
    they are removed and put in anew, all together. Foreign rules are neither moved nor rewritten.
-3. **The place** of ours: where they stood; but before the first foreign rule that may take captured traffic
-   away, or change a mark that ours ask for; and at the end where no such rule exists, as upstream appends.
+3. **The place** of ours: where they were; but before the first foreign rule that may take captured traffic
+   away, or change a mark that ours test; and at the end where no such rule exists, as upstream appends.
 4. **The order of tables** leaves no moment without capture when REDIRECT and TPROXY replace each other:
    whichever of nat and mangle captures inbound from now on comes first.
 """
 
 from __future__ import annotations
 
-from capture.analysis.ownership import changes_marks, marks_asked_for, may_disturb, our_rules
+from capture.analysis.ownership import changes_marks, may_disturb, our_rules, tested_marks
 from capture.backends.iptables.entries import check_writable, expanded
+from capture.model import ruleset as model
 from capture.model.chain_names import is_our_chain
-from capture.model.ruleset import (
-    BUILT_IN_CHAINS,
-    MANGLE,
-    NAT,
-    RAW,
-    Jump,
-    Rule,
-    Ruleset,
-    TransparentProxy,
-    UnknownVerdict,
-)
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -37,14 +27,13 @@ if TYPE_CHECKING:
 
     from capture.analysis.ownership import Places
     from capture.model.addresses import Family
-    from capture.model.ruleset import Chain, Table, TableName
 
 
 class PutChain(Value):
     """Make a chain of ours hold exactly these rules, whether it exists or not."""
 
     chain: str
-    rules: tuple[Rule, ...]
+    rules: tuple[model.Rule, ...]
 
 
 class RemoveRule(Value):
@@ -52,22 +41,22 @@ class RemoveRule(Value):
 
     chain: str
     position: int
-    rule: Rule
+    rule: model.Rule
 
 
 class InsertRule(Value):
-    """Insert a rule so that it stands at this position, counted from 0 when the edits before this one are done."""
+    """Insert a rule so that it is at this position, counted from 0 when the edits before this one are done."""
 
     chain: str
     position: int
-    rule: Rule
+    rule: model.Rule
 
 
 class AppendRule(Value):
     """Put a rule at the end of a chain."""
 
     chain: str
-    rule: Rule
+    rule: model.Rule
 
 
 class DropChain(Value):
@@ -88,11 +77,13 @@ class TableEdit(Value):
     """
 
     family: Family
-    table: TableName
+    table: model.TableName
     edits: tuple[Edit, ...]
 
 
-def plan(live: Ruleset, desired: Ruleset | None, recorded: Ruleset | None = None) -> tuple[TableEdit, ...]:
+def plan(
+    live: model.Ruleset, desired: model.Ruleset | None, recorded: model.Ruleset | None = None
+) -> tuple[TableEdit, ...]:
     """Return the edits after which ours is ``desired`` (or, with None, nothing), family by family.
 
     Families that are not desired lose what is ours. Raises ValueError if a desired rule cannot be written.
@@ -108,8 +99,8 @@ def plan(live: Ruleset, desired: Ruleset | None, recorded: Ruleset | None = None
     return tuple(edits)
 
 
-def as_written(ruleset: Ruleset) -> Ruleset:
-    """Return the rule set with its rules as they stand in tables: of one family each, one entry each."""
+def as_written(ruleset: model.Ruleset) -> model.Ruleset:
+    """Return the rule set with its rules as they are in tables: of one family each, one entry each."""
     tables = []
     for table in ruleset.tables:
         chains = []
@@ -120,29 +111,31 @@ def as_written(ruleset: Ruleset) -> Ruleset:
     return ruleset.replace(tables=tuple(tables))
 
 
-def _table_order(desired: Ruleset | None) -> tuple[TableName, ...]:
+def _table_order(desired: model.Ruleset | None) -> tuple[model.TableName, ...]:
     """Return raw, then the table that captures inbound from now on, then the other one."""
-    mangle = desired and desired.table(MANGLE)
-    if mangle and any(isinstance(rule.verdict, TransparentProxy) for chain in mangle.chains for rule in chain.rules):
-        return (RAW, MANGLE, NAT)
-    return (RAW, NAT, MANGLE)
+    mangle = desired and desired.table(model.MANGLE)
+    if mangle and any(
+        isinstance(rule.verdict, model.TransparentProxy) for chain in mangle.chains for rule in chain.rules
+    ):
+        return (model.RAW, model.MANGLE, model.NAT)
+    return (model.RAW, model.NAT, model.MANGLE)
 
 
 class TableView:
     """One table of one family: its chains, and their rules one entry each."""
 
-    def __init__(self, ruleset: Ruleset | None, family: Family, table: TableName) -> None:
+    def __init__(self, ruleset: model.Ruleset | None, family: Family, table: model.TableName) -> None:
         present = ruleset is not None and family in ruleset.families
         self.table = table
         self._family = family
         self._comments = ruleset is not None and ruleset.comments
-        self._table: Table | None = ruleset.table(table) if ruleset and present else None
-        self._rules: dict[str, tuple[Rule, ...]] = {}
+        self._table: model.Table | None = ruleset.table(table) if ruleset and present else None
+        self._rules: dict[str, tuple[model.Rule, ...]] = {}
 
-    def chains(self) -> tuple[Chain, ...]:
+    def chains(self) -> tuple[model.Chain, ...]:
         return self._table.chains if self._table else ()
 
-    def rules(self, chain: str) -> tuple[Rule, ...]:
+    def rules(self, chain: str) -> tuple[model.Rule, ...]:
         """Return the rules as they are written: one family, one entry each, the reason only as a comment."""
         if chain not in self._rules:
             found = self._table.chain(chain) if self._table else None
@@ -159,29 +152,29 @@ class TableView:
         return [c.name for c in self.chains() if is_our_chain(c.name) and (c.name in targets or self.rules(c.name))]
 
 
-def _are_alike(some: Sequence[Rule], others: Sequence[Rule]) -> bool:
+def _are_alike(some: Sequence[model.Rule], others: Sequence[model.Rule]) -> bool:
     """Return whether rules are the same to iptables."""
     return len(some) == len(others) and (not some or _texts(some) == _texts(others))
 
 
-def _texts(rules: Iterable[Rule]) -> list[str]:
-    from capture.backends.iptables.render import rule_text  # not needed in a new pod, where nothing stands
+def _texts(rules: Iterable[model.Rule]) -> list[str]:
+    from capture.backends.iptables.render import rule_text  # not needed in a new pod, where there is nothing
 
     return [rule_text(rule) for rule in rules]
 
 
-def _target(rule: Rule) -> str:
-    if isinstance(rule.verdict, Jump):
+def _target(rule: model.Rule) -> str:
+    if isinstance(rule.verdict, model.Jump):
         return rule.verdict.chain
-    return rule.verdict.text.removeprefix("-g ") if isinstance(rule.verdict, UnknownVerdict) else ""
+    return rule.verdict.text.removeprefix("-g ") if isinstance(rule.verdict, model.UnknownVerdict) else ""
 
 
 def _table_changes(live: TableView, desired: TableView, places: Places) -> Iterator[Edit]:
-    built_in = BUILT_IN_CHAINS[live.table]
+    built_in = model.BUILT_IN_CHAINS[live.table]
     wanted = desired.our_chains()
-    standing = live.our_chains()
+    present = live.our_chains()
     for chain in wanted:
-        if chain not in standing or live.texts(chain) != desired.texts(chain):
+        if chain not in present or live.texts(chain) != desired.texts(chain):
             check_writable(chain, desired.rules(chain))
             yield PutChain(chain, desired.rules(chain))
     shared = dict.fromkeys((*built_in, *(chain.name for chain in live.chains() if not is_our_chain(chain.name))))
@@ -199,21 +192,21 @@ def _shared_chain_changes(
 ) -> tuple[list[RemoveRule], list[InsertRule] | list[AppendRule]]:
     """Return the removals and insertions for a chain that is not ours, built-in or not."""
     rules = live.rules(chain)
-    ours = sorted(places.get((live.table, chain), ()))
+    own = sorted(places.get((live.table, chain), ()))
     wanted = desired.rules(chain)
-    asked = marks_asked_for(chain, desired.rules) if any(map(changes_marks, rules)) else frozenset()
+    tested = tested_marks(chain, desired.rules) if any(map(changes_marks, rules)) else frozenset()
     first_obstacle = next(
-        (place for place, rule in enumerate(rules) if place not in ours and may_disturb(rule, asked)), len(rules)
+        (place for place, rule in enumerate(rules) if place not in own and may_disturb(rule, tested)), len(rules)
     )
-    stands_well = not ours or ours[-1] < first_obstacle or not wanted
-    if stands_well and _are_alike([rules[place] for place in ours], wanted):
+    is_in_place = not own or own[-1] < first_obstacle or not wanted
+    if is_in_place and _are_alike([rules[place] for place in own], wanted):
         return [], []
     if wanted:  # a chain from which ours only go may be called anything
         check_writable(chain, wanted)
-    removals = [RemoveRule(chain, mine, rules[mine]) for mine in reversed(ours)]
-    place = min(ours[0] if ours else len(rules), first_obstacle)
-    place -= sum(1 for mine in ours if mine < place)
-    if place == len(rules) - len(ours):
+    removals = [RemoveRule(chain, mine, rules[mine]) for mine in reversed(own)]
+    place = min(own[0] if own else len(rules), first_obstacle)
+    place -= sum(1 for mine in own if mine < place)
+    if place == len(rules) - len(own):
         return removals, [AppendRule(chain, rule) for rule in wanted]
     return removals, [InsertRule(chain, place + offset, rule) for offset, rule in enumerate(wanted)]
 

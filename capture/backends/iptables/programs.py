@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
-"""Where iptables may be besides PATH: a container runtime starts plugins with a short one."""
+"""Where iptables may be, apart from PATH: a container runtime starts plugins with a short one."""
 
 COMMANDS: dict[Family, str] = {family: "iptables" if family == IPV4 else "ip6tables" for family in FAMILIES}
 VARIANT_IN_VERSION: dict[Variant, str] = {"nft": "(nf_tables)", "legacy": "(legacy)"}
@@ -34,7 +34,7 @@ PIPE_PIECE = 65536
 
 
 class Finished(Value):
-    """How a program ended: its exit status (128 and the number of the signal that killed it), and what it said."""
+    """How a program ended: its exit status (128 and the number of the signal that killed it), and its output."""
 
     status: int
     stdout: str
@@ -92,10 +92,11 @@ def run(command: Sequence[str], stdin: str = "", environment: Mapping[str, str] 
     """Run a program to its end and return how it ended. Raises OSError if it cannot be started."""
     pipes = [os.pipe(), os.pipe(), os.pipe()]
     (its_stdin, to_stdin), (from_stdout, its_stdout), (from_stderr, its_stderr) = pipes
-    ours = [to_stdin, from_stdout, from_stderr]
-    theirs = [its_stdin, its_stdout, its_stderr]
-    actions = [(os.POSIX_SPAWN_DUP2, end, number) for number, end in enumerate(theirs)]
-    actions += [(os.POSIX_SPAWN_DUP2, turn, turn) for turn in descriptors()]  # so it is inherited, see ``turns``
+    our_ends = [to_stdin, from_stdout, from_stderr]
+    its_ends = [its_stdin, its_stdout, its_stderr]
+    actions = [(os.POSIX_SPAWN_DUP2, end, number) for number, end in enumerate(its_ends)]
+    # A descriptor onto itself is inherited: the lock is held as long as the program runs.
+    actions += [(os.POSIX_SPAWN_DUP2, descriptor, descriptor) for descriptor in descriptors()]
     try:
         try:
             process = os.posix_spawn(
@@ -106,15 +107,15 @@ def run(command: Sequence[str], stdin: str = "", environment: Mapping[str, str] 
                 setsigdef=[_SIGPIPE],
             )
         finally:
-            for end in theirs:
+            for end in its_ends:
                 os.close(end)
-        said, complained = _converse(ours, stdin.encode("utf-8", "surrogateescape"))
+        output, errors = _converse(our_ends, stdin.encode("utf-8", "surrogateescape"))
     finally:
-        for end in ours:
+        for end in our_ends:
             if end >= 0:
                 os.close(end)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    return Finished(status if status >= 0 else 128 - status, _text(said), _text(complained))
+    return Finished(status if status >= 0 else 128 - status, _text(output), _text(errors))
 
 
 _SIGPIPE = 13  # linux/signal.h; the module ``signal`` costs more than the number
@@ -158,5 +159,5 @@ def _converse(ends: list[int], words: bytes) -> tuple[bytes, bytes]:
     return b"".join(heard[from_stdout]), b"".join(heard[from_stderr])
 
 
-def _text(said: bytes) -> str:
-    return said.decode("utf-8", "surrogateescape")
+def _text(output: bytes) -> str:
+    return output.decode("utf-8", "surrogateescape")

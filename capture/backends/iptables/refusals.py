@@ -12,7 +12,7 @@ The programs say little, and different things for the same cause; what is unders
 
 from __future__ import annotations
 
-from capture.backends.iptables.parse import words_of
+from capture.backends.iptables.clauses import words_of
 from capture.errors import CaptureError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import IPV4
 
@@ -50,7 +50,7 @@ NO_CHAIN_TYPE = "CHAIN_ADD failed (No such file or directory)"
 """Only the type of nat chains is a module of its own."""
 NO_LIBRARY = ("Couldn't load match", "Couldn't load target", "unknown option", "can't find match", "can't find target")
 NOT_IN_KERNEL = "missing kernel module"
-"""Said of an extension that the kernel lacks; its oldest revision is then tried, which lacks many an option."""
+"""The words for an extension that the kernel lacks; its oldest revision is then tried, which lacks many an option."""
 ABSENT = (
     "No such file or directory",
     "No chain/target/match by that name",
@@ -63,44 +63,45 @@ ABSENT = (
 
 def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -> CaptureError:
     """Return the error for a program that failed on ``text``, its standard input."""
-    said = done.stderr or done.stdout
+    complaint = done.stderr or done.stdout
     name = command[0].rpartition("/")[2]
-    if _any_in(LOCKED, said):
+    if _any_in(LOCKED, complaint):
         return ToolError(
             " ".join(command),
             done.status,
-            said,
+            complaint,
             "Another program holds the lock of iptables, and nothing was changed. Try again; if it stays so,"
             " `fuser -v /run/xtables.lock` names the holder.",
         )
-    no_table = _any_in(NO_TABLE, said)
-    if _any_in(NOT_PERMITTED, said) or (no_table and not _has_capabilities()):
+    no_table = _any_in(NO_TABLE, complaint)
+    if _any_in(NOT_PERMITTED, complaint) or (no_table and not _has_capabilities()):
         return PrivilegeError(
             f"{'read' if name.endswith('save') else 'change'} the tables of {_words(family)} with {name}"
         )
-    if _any_in(NO_NF_TABLES, said):
+    if _any_in(NO_NF_TABLES, complaint):
         return UnsupportedError(
-            f"this kernel has no nf_tables, which {name} needs: {said.strip()}",
+            f"this kernel has no nf_tables, which {name} needs: {complaint.strip()}",
             "Load the module nf_tables, or use the legacy variant: --force-iptables-binary legacy.",
         )
     if no_table:
-        return _no_table(name, said, text, family)
-    if NO_CHAIN_TYPE in said:
+        return _no_table(name, complaint, text, family)
+    if NO_CHAIN_TYPE in complaint:
         return UnsupportedError(
-            f"this kernel has no nat chains of {_words(family)} for {name}: {said.strip()}",
+            f"this kernel has no nat chains of {_words(family)} for {name}: {complaint.strip()}",
             "Load the module nft_chain_nat on the host (`modprobe nft_chain_nat`), or use the legacy variant:"
             " --force-iptables-binary legacy.",
         )
-    line = _refused_line(said, text)
-    if _any_in(NO_LIBRARY, said) and NOT_IN_KERNEL not in said:
-        return _no_library(name, said, line)
-    if _any_in(ABSENT, said):
-        return _no_extension(name, said, line or text)
-    return ToolError(" ".join(command), done.status, f"{said.strip()}\n  it was given: {line}" if line else said)
+    line = _refused_line(complaint, text)
+    if _any_in(NO_LIBRARY, complaint) and NOT_IN_KERNEL not in complaint:
+        return _no_library(name, complaint, line)
+    if _any_in(ABSENT, complaint):
+        return _no_extension(name, complaint, line or text)
+    words = f"{complaint.strip()}\n  it was given: {line}" if line else complaint
+    return ToolError(" ".join(command), done.status, words)
 
 
 def _has_capabilities() -> bool:
-    """Return whether this thread has what x_tables asks for (proc(5), CapEff). Its programs hide that it was that."""
+    """Return whether this thread has what x_tables requires (proc(5), CapEff). Its programs hide that it was that."""
     with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
         effective = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
     return effective & NEEDED_CAPABILITIES == NEEDED_CAPABILITIES
@@ -119,53 +120,54 @@ def unreadable(family: Family, table: str) -> UnsupportedError:
     )
 
 
-def _any_in(phrases: Sequence[str], said: str) -> bool:
-    return any(phrase in said for phrase in phrases)
+def _any_in(phrases: Sequence[str], complaint: str) -> bool:
+    return any(phrase in complaint for phrase in phrases)
 
 
 def _words(family: Family) -> str:
     return "IPv4" if family == IPV4 else "IPv6"
 
 
-def _no_table(name: str, said: str, text: str, family: Family) -> CaptureError:
+def _no_table(name: str, complaint: str, text: str, family: Family) -> CaptureError:
     tables = [line[1:] for line in text.splitlines() if line.startswith("*")]
-    table = next((table for table in tables if f"{table}'" in said or f"table {table}" in said), "".join(tables[:1]))
+    named = (table for table in tables if f"{table}'" in complaint or f"table {table}" in complaint)
+    table = next(named, "".join(tables[:1]))
     if "-nft-" in name:
         needed = "nft_chain_nat" if table == "nat" else "nf_tables"
     else:
         needed = f"{'iptable' if family == IPV4 else 'ip6table'}_{table}"
     return UnsupportedError(
-        f"this kernel has no table {table} of {_words(family)} for {name}: {said.strip()}",
+        f"this kernel has no table {table} of {_words(family)} for {name}: {complaint.strip()}",
         f"Load the module {needed} on the host (`modprobe {needed}`), or choose another backend or variant;"
         " `capture doctor` says which there are.",
     )
 
 
-def _no_library(name: str, said: str, line: str) -> CaptureError:
+def _no_library(name: str, complaint: str, line: str) -> CaptureError:
     of_line = ", ".join(dict.fromkeys(_extensions_in(line))) or "one of its extensions"
     return UnsupportedError(
-        f"{name} lacks a library of the extensions that it was asked for ({of_line}): {said.strip()}",
+        f"{name} lacks a library of the extensions that it was asked for ({of_line}): {complaint.strip()}",
         "Install the package iptables completely: its extensions are in /usr/lib/*/xtables, or where XTABLES_LIBDIR"
         " points.",
     )
 
 
-def _no_extension(name: str, said: str, lines: str) -> CaptureError:
+def _no_extension(name: str, complaint: str, lines: str) -> CaptureError:
     extensions = dict.fromkeys(e for line in lines.splitlines() for e in _extensions_in(line))
     needed = " or ".join(dict.fromkeys(MODULES[extension] for extension in extensions))
     if "-nft-" in name:
         needed = f"{needed} or nft_compat" if needed else "nft_compat"
     return UnsupportedError(
         f"this kernel lacks a match or target that {name} was asked for ({', '.join(extensions) or 'a chain'}):"
-        f" {said.strip()}",
+        f" {complaint.strip()}",
         f"Load the module on the host: {needed}. The backend nftables needs none of them (--backend nftables).",
     )
 
 
-def _refused_line(said: str, text: str) -> str:
+def _refused_line(complaint: str, text: str) -> str:
     """Return the line of the input that the program names, unless that is the end of a table."""
     for phrase in ("line: ", "line "):
-        number = said.partition(phrase)[2].split(" ", 1)[0].split("\n", 1)[0].rstrip(":")
+        number = complaint.partition(phrase)[2].split(" ", 1)[0].split("\n", 1)[0].rstrip(":")
         lines = text.splitlines()
         if number.isdigit() and 0 < int(number) <= len(lines) and lines[int(number) - 1] != "COMMIT":
             return lines[int(number) - 1]

@@ -16,38 +16,8 @@ break, a chain that is called like an option) is refused with ValueError.
 from __future__ import annotations
 
 from capture.backends.iptables.entries import comment, expanded, slots
+from capture.model import ruleset as model
 from capture.model.addresses import IPV4, address_text
-from capture.model.ruleset import (
-    ALL_BITS,
-    BUILT_IN_CHAINS,
-    Accept,
-    ConnectionMark,
-    ConnectionState,
-    Continue,
-    Destination,
-    DestinationPort,
-    Drop,
-    InInterface,
-    Jump,
-    Log,
-    Mark,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
-    Protocol,
-    Redirect,
-    RestoreMark,
-    Return,
-    Rule,
-    SaveMark,
-    SetMark,
-    SetZone,
-    Source,
-    SourcePort,
-    TransparentProxy,
-    UnknownMatch,
-    UnknownVerdict,
-)
 from capture.model.text import without_line_ends
 from capture.model.values import Value
 
@@ -56,13 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.model.addresses import Family, Network
-    from capture.model.ruleset import (
-        Counters,
-        Match,
-        Ruleset,
-        Span,
-        Verdict,
-    )
 
 MAX_LOG_PREFIX_BYTES = 29
 """linux/netfilter/xt_LOG.h, without the closing NUL."""
@@ -107,7 +70,7 @@ class Arguments(Value):
 # --- arguments -----------------------------------------------------------------------------------
 
 
-def arguments(rule: Rule) -> Arguments:
+def arguments(rule: model.Rule) -> Arguments:
     """Return the arguments of a rule of one family and without lists; a reason (``why``) becomes a comment."""
     if rule.family is None:
         raise ValueError(f"a rule is written for one family: {rule}")
@@ -121,19 +84,19 @@ def arguments(rule: Rule) -> Arguments:
     return Arguments(tuple(clauses), _target(rule.verdict, rule.family))
 
 
-def _own_options(matches: tuple[Match, ...]) -> Iterator[Option]:
+def _own_options(matches: tuple[model.Match, ...]) -> Iterator[Option]:
     """Yield the options that need no extension, in the order of iptables-save."""
-    for kind, name in ((Source, "-s"), (Destination, "-d")):
+    for kind, name in ((model.Source, "-s"), (model.Destination, "-d")):
         own, _ = _networks(matches, kind)
         if own is not None:
             network, negated = own
             yield Option(name, str(network), negated)
-    for interface_kind, name in ((InInterface, "-i"), (OutInterface, "-o")):
+    for interface_kind, name in ((model.InInterface, "-i"), (model.OutInterface, "-o")):
         for match in matches:
             if isinstance(match, interface_kind):
                 yield Option(name, _interface(match.name), match.negated)
     for match in matches:
-        if isinstance(match, Protocol):
+        if isinstance(match, model.Protocol):
             yield Option("-p", match.name)
 
 
@@ -143,36 +106,38 @@ def _interface(name: str) -> str:
     return name
 
 
-def _extensions(matches: tuple[Match, ...]) -> Iterator[Clause | Foreign]:
-    """Yield the matches that need an extension, in the order in which they stand; ports come first, together."""
+def _extensions(matches: tuple[model.Match, ...]) -> Iterator[Clause | Foreign]:
+    """Yield the matches that need an extension, in the order of the rule; ports come first, together."""
     yield from _ports(matches)
     yield from _further_networks(matches)
     for match in matches:
-        if isinstance(match, OwnerUid | OwnerGid):
-            option = "--uid-owner" if isinstance(match, OwnerUid) else "--gid-owner"
+        if isinstance(match, model.OwnerUid | model.OwnerGid):
+            option = "--uid-owner" if isinstance(match, model.OwnerUid) else "--gid-owner"
             for span in match.ids:
                 yield Clause("owner", (Option(option, str(span), match.negated),))
-        elif isinstance(match, Mark | ConnectionMark):
-            mask = "" if match.mask == ALL_BITS else f"/{match.mask:#x}"
-            extension = "mark" if isinstance(match, Mark) else "connmark"
+        elif isinstance(match, model.Mark | model.ConnectionMark):
+            mask = "" if match.mask == model.ALL_BITS else f"/{match.mask:#x}"
+            extension = "mark" if isinstance(match, model.Mark) else "connmark"
             yield Clause(extension, (Option("--mark", f"{match.value:#x}{mask}", match.negated),))
-        elif isinstance(match, ConnectionState):
+        elif isinstance(match, model.ConnectionState):
             yield Clause("conntrack", (Option("--ctstate", ",".join(match.states), match.negated),))
-        elif isinstance(match, UnknownMatch):
+        elif isinstance(match, model.UnknownMatch):
             yield Foreign(match.text)
 
 
-def _ports(matches: tuple[Match, ...]) -> Iterator[Clause]:
+def _ports(matches: tuple[model.Match, ...]) -> Iterator[Clause]:
     """Yield single ports as options of the protocol's extension, and excluded lists by multiport."""
-    protocol = next((match.name for match in matches if isinstance(match, Protocol)), None)
-    ports = [match for match in matches if isinstance(match, SourcePort | DestinationPort)]
+    protocol = next((match.name for match in matches if isinstance(match, model.Protocol)), None)
+    ports = [match for match in matches if isinstance(match, model.SourcePort | model.DestinationPort)]
     if not ports:
         return
     if protocol is None:
         raise ValueError(f"ports without a protocol: {ports}")
-    ports.sort(key=lambda match: isinstance(match, DestinationPort))  # as iptables-save: --sport, then --dport
+    ports.sort(key=lambda match: isinstance(match, model.DestinationPort))  # as iptables-save: --sport, then --dport
     single = tuple(
-        Option("--sport" if isinstance(match, SourcePort) else "--dport", _port_span(match.ports[0]), match.negated)
+        Option(
+            "--sport" if isinstance(match, model.SourcePort) else "--dport", _port_span(match.ports[0]), match.negated
+        )
         for match in ports
         if len(match.ports) == 1
     )
@@ -183,24 +148,24 @@ def _ports(matches: tuple[Match, ...]) -> Iterator[Clause]:
         yield Clause(protocol, single)
     for match in ports:
         if len(match.ports) > 1:
-            option = "--sports" if isinstance(match, SourcePort) else "--dports"
+            option = "--sports" if isinstance(match, model.SourcePort) else "--dports"
             for some in slots(match.ports):
                 yield Clause("multiport", (Option(option, ",".join(map(_port_span, some)), match.negated),))
 
 
-def _port_span(span: Span) -> str:
+def _port_span(span: model.Span) -> str:
     return str(span.first) if span.first == span.last else f"{span.first}:{span.last}"
 
 
-def _further_networks(matches: tuple[Match, ...]) -> Iterator[Clause]:
+def _further_networks(matches: tuple[model.Match, ...]) -> Iterator[Clause]:
     """Yield the excluded networks that ``-s`` and ``-d`` have no room for."""
-    for kind, option in ((Source, "--src-range"), (Destination, "--dst-range")):
+    for kind, option in ((model.Source, "--src-range"), (model.Destination, "--dst-range")):
         for network, negated in _networks(matches, kind)[1]:
             yield Clause("iprange", (Option(option, _address_range(network), negated),))
 
 
 def _networks(
-    matches: tuple[Match, ...], kind: type[Source | Destination]
+    matches: tuple[model.Match, ...], kind: type[model.Source | model.Destination]
 ) -> tuple[tuple[Network, bool] | None, list[tuple[Network, bool]]]:
     """Return the network for ``-s`` or ``-d`` and those beyond it, each with whether it is excluded.
 
@@ -216,33 +181,33 @@ def _address_range(network: Network) -> str:
     return f"{address_text(network.family, network.first)}-{address_text(network.family, network.last)}"
 
 
-def _target(verdict: Verdict, family: Family) -> Clause | Foreign | None:
+def _target(verdict: model.Verdict, family: Family) -> Clause | Foreign | None:
     """Return the target of a verdict; None for a rule that only counts."""
-    if isinstance(verdict, Jump):
+    if isinstance(verdict, model.Jump):
         return Clause(verdict.chain)
-    if isinstance(verdict, Redirect):
+    if isinstance(verdict, model.Redirect):
         return Clause("REDIRECT", (Option("--to-ports", str(verdict.port)),))
-    if isinstance(verdict, TransparentProxy):
+    if isinstance(verdict, model.TransparentProxy):
         address = Option("--on-ip", "0.0.0.0" if family == IPV4 else "::")
         mark = Option("--tproxy-mark", _changed_bits(verdict.mark, verdict.mask))
         return Clause("TPROXY", (Option("--on-port", str(verdict.port)), address, mark))
-    if isinstance(verdict, SetMark):
+    if isinstance(verdict, model.SetMark):
         return Clause("MARK", (Option("--set-xmark", _changed_bits(verdict.value, verdict.mask)),))
-    if isinstance(verdict, SaveMark | RestoreMark):
-        action = "--save-mark" if isinstance(verdict, SaveMark) else "--restore-mark"
-        masks = (Option("--nfmask", f"{ALL_BITS:#x}"), Option("--ctmask", f"{ALL_BITS:#x}"))
+    if isinstance(verdict, model.SaveMark | model.RestoreMark):
+        action = "--save-mark" if isinstance(verdict, model.SaveMark) else "--restore-mark"
+        masks = (Option("--nfmask", f"{model.ALL_BITS:#x}"), Option("--ctmask", f"{model.ALL_BITS:#x}"))
         return Clause("CONNMARK", (Option(action), *masks))
-    if isinstance(verdict, SetZone):
+    if isinstance(verdict, model.SetZone):
         return Clause("CT", (Option("--zone", str(verdict.zone)),) if verdict.zone else ())
-    if isinstance(verdict, Log):
+    if isinstance(verdict, model.Log):
         prefix = Option("--log-prefix", _log_prefix(verdict.prefix), quoted=True)
         return Clause("LOG", (prefix,) if verdict.prefix else ())
-    if isinstance(verdict, UnknownVerdict):
+    if isinstance(verdict, model.UnknownVerdict):
         return Foreign(verdict.text)
-    return None if isinstance(verdict, Continue) else Clause(_STANDARD_TARGETS[type(verdict)])
+    return None if isinstance(verdict, model.Continue) else Clause(_STANDARD_TARGETS[type(verdict)])
 
 
-_STANDARD_TARGETS: dict[type, str] = {Return: "RETURN", Accept: "ACCEPT", Drop: "DROP"}
+_STANDARD_TARGETS: dict[type, str] = {model.Return: "RETURN", model.Accept: "ACCEPT", model.Drop: "DROP"}
 
 
 def _changed_bits(value: int, mask: int) -> str:
@@ -261,7 +226,7 @@ def _log_prefix(prefix: str) -> str:
 # --- text ----------------------------------------------------------------------------------------
 
 
-def rule_text(rule: Rule) -> str:
+def rule_text(rule: model.Rule) -> str:
     """Return the arguments of a rule of one family and without lists, as iptables-save prints them after the chain."""
     described = arguments(rule)
     words = [_clause_text(clause, "-m") for clause in described.matches]
@@ -300,7 +265,7 @@ def word(text: str) -> str:
     return quoted(text)
 
 
-def save_text(ruleset: Ruleset, family: Family, *, counters: bool = False, comments: bool = False) -> str:
+def save_text(ruleset: model.Ruleset, family: Family, *, counters: bool = False, comments: bool = False) -> str:
     """Return the rule set of one family in the format of iptables-save, with or without counters.
 
     What was never counted is shown as [0:0]. Reasons are comments on request; in a rule set that was read they
@@ -309,7 +274,7 @@ def save_text(ruleset: Ruleset, family: Family, *, counters: bool = False, comme
     lines: list[str] = []
     for table in ruleset.tables:
         lines.append(f"*{table.name}")
-        built_in = BUILT_IN_CHAINS[table.name]
+        built_in = model.BUILT_IN_CHAINS[table.name]
         for chain in table.chains:
             policy = (chain.policy_for(family) or "ACCEPT") if chain.name in built_in else "-"
             lines.append(f":{chain.name} {policy} {_counters_text(chain.counters_for(family))}")
@@ -322,5 +287,5 @@ def save_text(ruleset: Ruleset, family: Family, *, counters: bool = False, comme
     return "".join(f"{line}\n" for line in lines)
 
 
-def _counters_text(counters: Counters | None) -> str:
+def _counters_text(counters: model.Counters | None) -> str:
     return f"[{counters.packets}:{counters.bytes}]" if counters else "[0:0]"

@@ -2,7 +2,7 @@
 
 With ``--noflush``, a line ``:CHAIN - [0:0]`` creates one of our chains, or empties the one that is there
 (iptables-restore(8)); built-in chains are not declared, so that their policies and counters stay. What
-stands between ``*table`` and ``COMMIT`` happens at once, or not at all.
+is between ``*table`` and ``COMMIT`` happens at once, or not at all.
 """
 
 from __future__ import annotations

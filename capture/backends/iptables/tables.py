@@ -1,6 +1,6 @@
 """Which families and legacy tables a network namespace has; looking makes none.
 
-Legacy tables come to be when a program asks for them, be it only to list them. The kernel says by itself
+Legacy tables come to be when a program wants them, be it only to list them. The kernel says by itself
 which there are, in /proc/net; thread-self, because threads may be in different namespaces.
 """
 

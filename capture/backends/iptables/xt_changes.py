@@ -11,9 +11,9 @@ them away again: a chain that we made (``xt_makers``) when it is empty, and then
 from __future__ import annotations
 
 from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule
-from capture.backends.iptables.xt_encode import TABLE_FAMILIES, TableMessages
 from capture.backends.iptables.xt_makers import CHAINS_WE_USE, made_by_us
-from capture.backends.iptables.xt_tables import StandingTable, model_name
+from capture.backends.iptables.xt_messages import TABLE_FAMILIES, TableMessages
+from capture.backends.iptables.xt_tables import LiveTable, model_name
 from capture.errors import CaptureError
 
 TYPE_CHECKING = False
@@ -25,24 +25,37 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Rule
     from capture.netlink.batch import Change
 
-NO_TABLE = StandingTable(0, {})
+NO_TABLE = LiveTable(0, {})
 
 
-def changes(edits: Iterable[TableEdit], standing: LiveTables) -> Iterator[Change]:
-    """Yield the messages that do what a plan for what stands says.
+def changes(edits: Iterable[TableEdit], live: LiveTables) -> Iterator[Change]:
+    """Yield the messages that carry out a plan for live tables.
 
-    Raises ValueError for a rule that iptables cannot express, and CaptureError where a chain stands in the
+    Raises ValueError for a rule that iptables cannot express, and CaptureError where a chain is in the
     place of a built-in one that is none.
     """
     for edit in edits:
-        table = standing.get((edit.family, edit.table))
+        table = live.get((edit.family, edit.table))
         yield from _TableChanges(edit, table).messages()
 
 
-class _TableChanges:
-    """The messages for one edit, and what stands in the table as they take effect."""
+def removals(edits: Iterable[TableEdit], live: LiveTables) -> Iterator[Change]:
+    """Yield the messages that delete what edits of iptables-nft have left: empty chains, tables without any.
 
-    def __init__(self, edit: TableEdit, table: StandingTable | None) -> None:
+    It never does so itself, and the kernel goes on tracking connections for a nat table without rules.
+    """
+    for edit in edits:
+        table = live.get((edit.family, edit.table))
+        if table is not None and any(isinstance(each, RemoveRule | DropChain) for each in edit.edits):
+            shared = {each.chain for each in edit.edits if isinstance(each, RemoveRule)} & table.chains.keys()
+            idle = frozenset(chain for chain in shared if table.chains[chain].found.policy == "ACCEPT")
+            yield from _TableChanges(edit, table).tidied(idle)
+
+
+class _TableChanges:
+    """The messages for one edit, and what is in the table as they take effect."""
+
+    def __init__(self, edit: TableEdit, table: LiveTable | None) -> None:
         self._edit = edit
         self._say = TableMessages(edit.family, edit.table)
         self._is_new = table is None
@@ -53,9 +66,9 @@ class _TableChanges:
         """The chains and the handles of their rules; None for rules that are new and have none yet."""
 
     def messages(self) -> Iterator[Change]:
-        ours = self._made_by_us()
+        own = self._made_by_us()
         yield from self._edited()
-        yield from self._tidied(ours)
+        yield from self.tidied(own)
 
     def _edited(self) -> Iterator[Change]:
         edits = [edit for edit in self._edit.edits if not isinstance(edit, DropChain) or edit.chain in self._rules]
@@ -90,12 +103,12 @@ class _TableChanges:
         """Yield the message that makes a built-in chain, if it is not there. Raise CaptureError if it is another's."""
         if chain in self._rules:
             return
-        for standing in self._table.chains.values():
-            if standing.found.name == chain:
+        for live in self._table.chains.values():
+            if live.found.name == chain:
                 table = f"{TABLE_FAMILIES[self._edit.family]} {self._edit.table}"
                 raise CaptureError(
                     f"the chain {chain} of table {table} is not the one that iptables has:"
-                    f" {model_name(self._edit.table, standing.found)}",
+                    f" {model_name(self._edit.table, live.found)}",
                     f"Remove it (`nft delete chain {table} {chain}`), or use the backend nftables.",
                 )
         self._rules[chain] = []
@@ -124,9 +137,9 @@ class _TableChanges:
         removed = {(edit.chain, edit.position) for edit in self._edit.edits if isinstance(edit, RemoveRule)}
         return made_by_us(self._edit.table, self._table, removed)
 
-    def _tidied(self, ours: frozenset[str]) -> Iterator[Change]:
+    def tidied(self, own: frozenset[str]) -> Iterator[Change]:
         """Yield the messages that delete built-in chains of ours that are empty now, and a table with nothing in it."""
-        empty = [chain for chain in CHAINS_WE_USE if chain in ours and not self._rules[chain]]
+        empty = [chain for chain in CHAINS_WE_USE if chain in own and not self._rules[chain]]
         for chain in empty:
             del self._rules[chain]
             yield self._say.delete_chain(chain)

@@ -6,20 +6,29 @@ UnknownMatch and UnknownVerdict: in the words of iptables-save where it has any,
 ``nft --debug=netlink``.
 
 Expressions are read like a program: a register is loaded with a field, perhaps masked, and compared. Equal
-expressions stand in many rules, so each is understood once (``Reader`` remembers them).
+expressions are in many rules, so each is understood once (``Reader`` remembers them).
 """
 
 from __future__ import annotations
 
-from capture.backends.iptables import xt_layouts
+from capture.backends.iptables.clauses import joined, matches_of, verdict_of, words_of
 from capture.backends.iptables.xt_encode import (
     ADDRESS_OFFSETS,
     NEVER_MATCHING_INTERFACE,
     NFTA_MATCH_INFO,
     NFTA_MATCH_NAME,
     NFTA_MATCH_REV,
-    NFTA_RULE_HANDLE,
     PROTOCOLS,
+)
+from capture.backends.iptables.xt_layouts import text_of
+from capture.backends.iptables.xt_messages import NFTA_RULE_HANDLE
+from capture.backends.iptables.xt_words import (
+    limit_words,
+    masked_words,
+    match_words,
+    protocol_words,
+    target_words,
+    tcp_flags_words,
 )
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook
@@ -42,8 +51,6 @@ from capture.model.ruleset import (
     Jump,
     Mark,
     OutInterface,
-    OwnerGid,
-    OwnerUid,
     Protocol,
     Rule,
     SetMark,
@@ -83,7 +90,7 @@ PROTOCOL_MATCHES = {number: Protocol(name) for name, number in PROTOCOLS.items()
 PROTOCOL_OFFSETS: dict[Family, int] = {"ipv4": 9, "ipv6": 6}
 """Where the header names the protocol (RFC 791 3.1, RFC 8200 3): ip6tables compared it there up to 1.8.2."""
 
-# The place of a match in the listing: first the options of ip(6)tables itself, then extensions as they stand.
+# The place of a match in the listing: first the options of ip(6)tables itself, then extensions in their order.
 OF_SOURCE, OF_DESTINATION, OF_IN_INTERFACE, OF_OUT_INTERFACE, OF_PROTOCOL, OF_EXTENSION = range(6)
 
 # --- chains --------------------------------------------------------------------------------------
@@ -101,7 +108,7 @@ class FoundChain(Value):
 
 
 class FoundRule(Value):
-    """A rule and where it stands; its handle counts like that of a chain."""
+    """A rule and where it is; its handle counts like that of a chain."""
 
     chain: str
     handle: int
@@ -268,33 +275,13 @@ def _masked(held: Field | bytes, mask: bytes) -> Field:
 
 def _in_order(placed: Sequence[Placed]) -> tuple[Match, ...]:
     """Return matches in the order of iptables-save, with "not a" and "not b" of one kind as "neither a nor b"."""
-    matches: list[Match] = []
-    for _, match in sorted(placed, key=lambda found: found[0]):
-        place = _joins_at(matches, match)
-        if place is None:
-            matches.append(match)
-        else:
-            entries = match.__match_args__[0]
-            joined = getattr(matches[place], entries) + getattr(match, entries)
-            matches[place] = match.replace(**{entries: joined})
+    matches = joined(match for _, match in sorted(placed, key=lambda found: found[0]))
     if any(isinstance(match, SourcePort | DestinationPort) for match in matches) and not any(
         isinstance(match, Protocol) for match in matches
     ):
         # nft compares ports of any protocol; iptables, and the model, only of one.
         return tuple(_unknown_port(m) if isinstance(m, SourcePort | DestinationPort) else m for m in matches)
-    return tuple(matches)
-
-
-LISTS = (Source, Destination, SourcePort, DestinationPort, OwnerUid, OwnerGid)
-
-
-def _joins_at(matches: Sequence[Match], match: Match) -> int | None:
-    """Return where an excluded list stands that another one of its kind belongs to."""
-    if isinstance(match, LISTS) and match.negated:
-        for place, other in enumerate(matches):
-            if type(other) is type(match) and isinstance(other, LISTS) and other.negated:
-                return place
-    return None
+    return matches
 
 
 def _unknown_port(match: SourcePort | DestinationPort) -> UnknownMatch:
@@ -399,25 +386,13 @@ def _read_immediate(fields: Fields, _family: Family) -> Step:
 def _read_match(fields: Fields, family: Family) -> Step:
     name, revision, structure = _extension(fields)
     if name == "comment":
-        return Given(xt_layouts.read_comment(structure))
-    read = xt_layouts.MATCH_READERS.get((name, revision))
-    matches = read(structure, family) if read else None
-    if matches is None:
-        from capture.backends.iptables.xt_words import match_words  # only rules of others say what we do not
-
-        matches = (UnknownMatch(match_words(name, revision, structure, family)),)
-    return tuple((OF_EXTENSION, match) for match in matches)
+        return Given(text_of(structure))
+    words = match_words(name, revision, structure, family)
+    return tuple((OF_EXTENSION, match) for match in matches_of(words_of(words)))
 
 
 def _read_target(fields: Fields, family: Family) -> Step:
-    name, revision, structure = _extension(fields)
-    read = xt_layouts.TARGET_READERS.get((name, revision))
-    verdict = read(structure, family) if read else None
-    if verdict is None:
-        from capture.backends.iptables.xt_words import target_words  # as above
-
-        verdict = UnknownVerdict(target_words(name, revision, structure, family))
-    return verdict
+    return verdict_of(words_of(f"-j {target_words(*_extension(fields), family)}"))
 
 
 def _extension(fields: Fields) -> tuple[str, int, bytes]:
@@ -426,7 +401,6 @@ def _extension(fields: Fields) -> tuple[str, int, bytes]:
 
 
 def _read_limit(fields: Fields, _family: Family) -> Step:
-    from capture.backends.iptables.xt_words import limit_words  # our rules limit nothing
 
     return ((OF_EXTENSION, UnknownMatch(limit_words(fields))),)
 
@@ -473,7 +447,6 @@ def _protocol(field: Field, bounds: Bounds, _family: Family) -> tuple[Placed, ..
     known = PROTOCOL_MATCHES.get(bounds.low[0])
     if known and not bounds.negated:
         return ((OF_PROTOCOL, known),)
-    from capture.backends.iptables.xt_words import protocol_words  # our rules know two protocols
 
     return ((OF_PROTOCOL, UnknownMatch(protocol_words(bounds.low[0], negated=bounds.negated))),)
 
@@ -508,14 +481,12 @@ def _payload(field: Field, bounds: Bounds, family: Family) -> tuple[Placed, ...]
 
 
 FRAGMENT: tuple[Family, int, bytes] = ("ipv4", 6, b"\x1f\xff")
-"""Where the header says how far into the packet a fragment begins (RFC 791 3.1): not at 0 is what ``-f`` asks for."""
+"""Where the header says how far into the packet a fragment begins (RFC 791 3.1): ``-f`` means: not at 0."""
 TCP_FLAGS_OFFSET = 13  # RFC 9293 3.1
 
 
 def _port(field: Field, bounds: Bounds) -> tuple[Placed, ...] | None:
     if (field.offset, field.length) == (TCP_FLAGS_OFFSET, 1) and bounds.low == bounds.high:
-        from capture.backends.iptables.xt_words import tcp_flags_words  # our rules ask for no flags
-
         words = tcp_flags_words((field.mask or b"\xff")[0], bounds.low[0], negated=bounds.negated)
         return ((OF_EXTENSION, UnknownMatch(f"-m tcp {words}")),)
     if field.mask or len(bounds.low) != field.length:
@@ -548,8 +519,6 @@ def _network(field: Field, bounds: Bounds, family: Family) -> tuple[Placed, ...]
         return None  # can never be equal
     place = OF_SOURCE if kind is Source else OF_DESTINATION
     if host & host + 1:
-        from capture.backends.iptables.xt_words import masked_words  # a mask with holes is none of ours
-
         words = masked_words("-s" if kind is Source else "-d", family, first, bits, negated=bounds.negated)
         return ((place, UnknownMatch(words)),)
     return ((place, kind((Network(family, first, size * 8 - host.bit_length()),), bounds.negated)),)

@@ -18,7 +18,7 @@ Rules are of one family and without lists, as ``render.expanded`` makes them.
 from __future__ import annotations
 
 from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.entries import comment, slots
+from capture.backends.iptables.entries import MAX_COMMENT_BYTES, comment, slots
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import (
     COUNTER,
@@ -36,40 +36,9 @@ from capture.backends.nf_tables.expressions import (
     nest,
 )
 from capture.backends.nf_tables.expressions import verdict as verdict_expression
-from capture.backends.nf_tables.hooks import HOOKS, encode_hook
+from capture.model import ruleset as model
 from capture.model.addresses import IPV4, IPV6
-from capture.model.ruleset import (
-    ALL_BITS,
-    Accept,
-    ConnectionMark,
-    ConnectionState,
-    Continue,
-    Destination,
-    DestinationPort,
-    Drop,
-    InInterface,
-    Jump,
-    Log,
-    Mark,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
-    Protocol,
-    Redirect,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    SetZone,
-    Source,
-    SourcePort,
-    TransparentProxy,
-    UnknownMatch,
-    UnknownVerdict,
-)
-from capture.netlink.attributes import attribute, text, u32, u32be, u64be
-from capture.netlink.batch import Change
-from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
+from capture.netlink.attributes import attribute, text, u32, u32be
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,26 +46,20 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.model.addresses import Family, Network
-    from capture.model.ruleset import ProtocolName, Rule, Span, TableName
 
 NFPROTO: dict[Family, int] = {IPV4: 2, IPV6: 10}  # linux/netfilter.h
-TABLE_FAMILIES: dict[Family, str] = {IPV4: "ip", IPV6: "ip6"}
-"""What nft calls them, for errors."""
-
-# linux/netfilter/nf_tables.h, beyond what the nftables backend needs
-NFTA_RULE_HANDLE, NFTA_RULE_COMPAT, NFTA_RULE_POSITION = 3, 5, 6
+NFTA_RULE_COMPAT = 5  # linux/netfilter/nf_tables.h
 NFTA_RULE_COMPAT_PROTO, NFTA_RULE_COMPAT_FLAGS = 1, 2
-NLM_F_NONREC = 0x100  # linux/netlink.h: delete only what is empty
 
 # linux/netfilter/nf_tables_compat.h; NFTA_TARGET_* are the same numbers
 NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_MATCH_INFO = 1, 2, 3
 
-PROTOCOLS: dict[ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
+PROTOCOLS: dict[model.ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
 ADDRESS_OFFSETS: dict[tuple[type, Family], int] = {
-    (Source, IPV4): 12,
-    (Destination, IPV4): 16,
-    (Source, IPV6): 8,
-    (Destination, IPV6): 24,
+    (model.Source, IPV4): 12,
+    (model.Destination, IPV4): 16,
+    (model.Source, IPV6): 8,
+    (model.Destination, IPV6): 24,
 }
 """Places in the header (RFC 791 3.1, RFC 8200 3)."""
 LAST_PORT = 0xFFFF
@@ -105,90 +68,20 @@ NEVER_MATCHING_INTERFACE = b"INVAL/D\0"
 """What iptables compares with for ``! -i +``: no interface has a slash in its name."""
 
 
-# --- tables, chains and rules --------------------------------------------------------------------
-
-
-class TableMessages:
-    """The messages that change one table of one family."""
-
-    def __init__(self, family: Family, table: TableName) -> None:
-        self._family = family
-        self._table = table
-        self._nfproto = NFPROTO[family]
-        self._shown = f"{TABLE_FAMILIES[family]} {table}"
-        self._name = attribute(nf.NFTA_TABLE_NAME, text(table))  # NFTA_CHAIN_TABLE, NFTA_RULE_TABLE: the same number
-
-    def add_table(self) -> Change:
-        """Return the message that makes the table, or does nothing if there is one."""
-        return Change(nf.NFT_MSG_NEWTABLE, self._nfproto, self._name, f"add table {self._shown}", NLM_F_CREATE)
-
-    def delete_table(self) -> Change:
-        """Return the message that deletes the table, if nothing is in it."""
-        return Change(nf.NFT_MSG_DELTABLE, self._nfproto, self._name, f"delete table {self._shown}", NLM_F_NONREC)
-
-    def add_chain(self, chain: str) -> Change:
-        """Return the message that makes a chain: a built-in one with its hook, or one to jump to."""
-        hook = HOOKS.get((self._table, chain))
-        parts = self._name + attribute(nf.NFTA_CHAIN_NAME, text(chain))
-        if hook is not None:
-            parts += encode_hook(hook)
-            parts += attribute(nf.NFTA_CHAIN_POLICY, u32be(nf.NF_ACCEPT))
-            parts += attribute(nf.NFTA_CHAIN_TYPE, text(hook.kind))
-        doing = f"add chain {chain} to table {self._shown}"
-        return Change(nf.NFT_MSG_NEWCHAIN, self._nfproto, parts, doing, NLM_F_CREATE)
-
-    def delete_chain(self, chain: str) -> Change:
-        """Return the message that deletes a chain without rules, to which nothing jumps."""
-        parts = self._name + attribute(nf.NFTA_CHAIN_NAME, text(chain))
-        doing = f"delete chain {chain} of table {self._shown}"
-        return Change(nf.NFT_MSG_DELCHAIN, self._nfproto, parts, doing, NLM_F_NONREC)
-
-    def flush_chain(self, chain: str) -> Change:
-        """Return the message that deletes all rules of a chain."""
-        doing = f"flush chain {chain} of table {self._shown}"
-        return Change(nf.NFT_MSG_DELRULE, self._nfproto, self._name + _of_chain(chain), doing)
-
-    def delete_rule(self, chain: str, handle: int) -> Change:
-        """Return the message that deletes one rule."""
-        parts = self._name + _of_chain(chain) + attribute(NFTA_RULE_HANDLE, u64be(handle))
-        doing = f"delete the rule with handle {handle} of chain {chain} of table {self._shown}"
-        return Change(nf.NFT_MSG_DELRULE, self._nfproto, parts, doing)
-
-    def add_rule(self, chain: str, rule: Rule, before: int | None = None) -> Change:
-        """Return the message that puts a rule at the end of a chain, or before the rule with a handle.
-
-        Raises ValueError for a rule that iptables cannot express.
-        """
-        parts = self._name + _of_chain(chain)
-        parts += attribute(nf.NFTA_RULE_EXPRESSIONS, expressions(rule, self._family))
-        parts += _compat(rule)
-        flags = NLM_F_CREATE
-        if before is None:
-            flags |= NLM_F_APPEND
-        else:
-            parts += attribute(NFTA_RULE_POSITION, u64be(before))
-        doing = f"add a rule to chain {chain} of table {self._shown}"
-        return Change(nf.NFT_MSG_NEWRULE, self._nfproto, parts, doing, flags)
-
-
-def _of_chain(chain: str) -> bytes:
-    return attribute(nf.NFTA_RULE_CHAIN, text(chain))
-
-
-def _compat(rule: Rule) -> bytes:
+def compat(rule: model.Rule) -> bytes:
     """Return the rule's protocol for matches and targets that demand one (multiport, TPROXY): they cannot see it."""
     for match in rule.matches:
-        if type(match) is Protocol:
+        if type(match) is model.Protocol:
             return COMPAT[match.name]
     return b""
 
 
-def expressions(rule: Rule, family: Family) -> bytes:
+def expressions(rule: model.Rule, family: Family) -> bytes:
     """Return the expressions of a rule. Raise ValueError if iptables has no way to say it."""
     return matches_of(rule, family) + COUNTER + verdict_of(rule, family)
 
 
-def matches_of(rule: Rule, family: Family) -> bytes:
+def matches_of(rule: model.Rule, family: Family) -> bytes:
     """Return the expressions before the counter."""
     by_kind: dict[type, list[Any]] = {}
     for match in rule.matches:
@@ -198,17 +91,18 @@ def matches_of(rule: Rule, family: Family) -> bytes:
         for kind in ADDRESSES
     }
     parts = [_interface(kind, match) for kind in LOAD_INTERFACE for match in by_kind.get(kind, ())]
-    parts += [OF_PROTOCOL[match.name] for match in by_kind.get(Protocol, ())]
+    parts += [OF_PROTOCOL[match.name] for match in by_kind.get(model.Protocol, ())]
     parts += [_network(kind, *named[0], family) for kind, named in networks.items() if named]
     parts += _ports(by_kind)
     parts += [_address_range(kind, *more) for kind, named in networks.items() for more in named[1:]]
     parts += [EXTENSIONS[type(match)](match) for match in rule.matches if type(match) in EXTENSIONS]
     if rule.why:
-        parts.append(_match("comment", xt_layouts.comment(comment(rule.why))))
+        why = xt_layouts.c_string(comment(rule.why), MAX_COMMENT_BYTES + 1, "a comment")
+        parts.append(_extension("match", "comment", xt_layouts.COMMENT.write(comment=why)))
     return b"".join(parts)
 
 
-def verdict_of(rule: Rule, family: Family) -> bytes:
+def verdict_of(rule: model.Rule, family: Family) -> bytes:
     """Return the expression after the counter; none for a rule that only counts."""
     return VERDICTS[type(rule.verdict)](rule.verdict, family)
 
@@ -216,7 +110,7 @@ def verdict_of(rule: Rule, family: Family) -> bytes:
 # --- expressions ---------------------------------------------------------------------------------
 
 
-def _extension(kind: str, name: str, revision: int, structure: bytes) -> bytes:
+def _extension(kind: str, name: str, structure: bytes) -> bytes:
     """Return a match or target of x_tables."""
     return framed(
         (kind, name, len(structure)),
@@ -224,18 +118,10 @@ def _extension(kind: str, name: str, revision: int, structure: bytes) -> bytes:
         lambda structure: expression(
             kind,
             attribute(NFTA_MATCH_NAME, text(name)),
-            attribute(NFTA_MATCH_REV, u32be(revision)),
+            attribute(NFTA_MATCH_REV, u32be(xt_layouts.REVISIONS[name])),
             attribute(NFTA_MATCH_INFO, structure),
         ),
     )
-
-
-def _match(name: str, structure: bytes) -> bytes:
-    return _extension("match", name, xt_layouts.MATCH_REVISIONS[name], structure)
-
-
-def _target(name: str, structure: bytes) -> bytes:
-    return _extension("target", name, xt_layouts.TARGET_REVISIONS[name], structure)
 
 
 COMPAT = {
@@ -252,8 +138,8 @@ COMPAT = {
 
 LOAD_MARK = load_meta(nf.NFT_META_MARK)
 LOAD_INTERFACE: dict[type, bytes] = {
-    InInterface: load_meta(nf.NFT_META_IIFNAME),
-    OutInterface: load_meta(nf.NFT_META_OIFNAME),
+    model.InInterface: load_meta(nf.NFT_META_IIFNAME),
+    model.OutInterface: load_meta(nf.NFT_META_OIFNAME),
 }
 OF_PROTOCOL = {
     name: load_meta(nf.NFT_META_L4PROTO) + compare(nf.NFT_CMP_EQ, bytes((number,)))
@@ -261,10 +147,10 @@ OF_PROTOCOL = {
 }
 
 
-ADDRESSES: tuple[type[Source | Destination], ...] = (Source, Destination)
+ADDRESSES: tuple[type[model.Source | model.Destination], ...] = (model.Source, model.Destination)
 
 
-def _interface(kind: type, match: InInterface | OutInterface) -> bytes:
+def _interface(kind: type, match: model.InInterface | model.OutInterface) -> bytes:
     """Return the comparison with a name and the NUL at its end, or with its beginning."""
     name = match.name
     if name == "+":
@@ -283,9 +169,15 @@ def _network(kind: type, network: Network, negated: bool, family: Family) -> byt
     return in_network(ADDRESS_OFFSETS[kind, family], network.packed, network.prefix, operator)
 
 
-def _address_range(kind: type[Source | Destination], network: Network, negated: bool) -> bytes:  # noqa: FBT001  # as above
-    """Return a match for a network beyond the first, for which ``-s`` and ``-d`` have no room."""
-    return _match("iprange", xt_layouts.iprange(kind, network, negated=negated))
+def _address_range(kind: type[model.Source | model.Destination], network: Network, negated: bool) -> bytes:  # noqa: FBT001  # as above
+    """Return a match for a network beyond the first, for which ``-s`` and ``-d`` have no room: a range."""
+    last = network.last.to_bytes(len(network.packed), "big")
+    if kind is model.Source:
+        flag, ends = xt_layouts.IPRANGE_SOURCE, {"src_min": network.packed, "src_max": last}
+    else:
+        flag, ends = xt_layouts.IPRANGE_DESTINATION, {"dst_min": network.packed, "dst_max": last}
+    flags = flag | flag << xt_layouts.IPRANGE_NEGATED * negated
+    return _extension("match", "iprange", xt_layouts.IPRANGE.write(**ends, flags=flags))
 
 
 # --- ports ---------------------------------------------------------------------------------------
@@ -293,8 +185,11 @@ def _address_range(kind: type[Source | Destination], network: Network, negated: 
 
 def _ports(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
     """Yield single ports, then lists: source before destination, as ``render`` has them."""
-    ports: list[SourcePort | DestinationPort] = [*by_kind.get(SourcePort, ()), *by_kind.get(DestinationPort, ())]
-    if ports and Protocol not in by_kind:
+    ports: list[model.SourcePort | model.DestinationPort] = [
+        *by_kind.get(model.SourcePort, ()),
+        *by_kind.get(model.DestinationPort, ()),
+    ]
+    if ports and model.Protocol not in by_kind:
         raise ValueError(f"ports without a protocol: {ports}")
     singles = [match for match in ports if len(match.ports) == 1]
     if len(singles) > 1 and _is_one_load(singles):
@@ -302,26 +197,41 @@ def _ports(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
         yield load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2 * PORT_SIZE) + compare(nf.NFT_CMP_EQ, both)
     else:
         for match in singles:
-            yield _port(match.ports[0], PORT_SIZE * (type(match) is DestinationPort), match.negated)
+            yield _port(match.ports[0], PORT_SIZE * (type(match) is model.DestinationPort), match.negated)
     for match in ports:
         if len(match.ports) != 1:
             for some in slots(match.ports):
-                yield _match("multiport", xt_layouts.multiport(type(match), some, negated=match.negated))
+                yield _multiport(match, some)
 
 
-def _is_one_load(ports: list[SourcePort | DestinationPort]) -> bool:
+def _multiport(match: model.SourcePort | model.DestinationPort, ports: list[model.Span]) -> bytes:
+    fields: dict[str, int] = {}
+    count = 0
+    for span in ports:
+        fields[f"port{count}"] = span.first
+        if span.first != span.last:
+            fields[f"is_range{count}"] = 1
+            count += 1
+            fields[f"port{count}"] = span.last
+        count += 1
+    kind = xt_layouts.MULTIPORT_SOURCE if type(match) is model.SourcePort else xt_layouts.MULTIPORT_DESTINATION
+    structure = xt_layouts.MULTIPORT.write(kind=kind, count=count, invert=match.negated, **fields)
+    return _extension("match", "multiport", structure)
+
+
+def _is_one_load(ports: list[model.SourcePort | model.DestinationPort]) -> bool:
     """Return whether iptables loads both ports at once: one of each kind, neither of them 0.
 
     It does so too where both are negated, but "not this pair" is not "neither of them": we compare one by one.
     """
     return (
-        [type(match) for match in ports] == [SourcePort, DestinationPort]
+        [type(match) for match in ports] == [model.SourcePort, model.DestinationPort]
         and all(match.ports[0].first == match.ports[0].last != 0 for match in ports)
         and not any(match.negated for match in ports)
     )
 
 
-def _port(ports: Span, offset: int, negated: bool) -> bytes:  # noqa: FBT001  # a match's field, handed on
+def _port(ports: model.Span, offset: int, negated: bool) -> bytes:  # noqa: FBT001  # a match's field, handed on
     load = load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, offset, PORT_SIZE)
     first, last = ports.first.to_bytes(PORT_SIZE, "big"), ports.last.to_bytes(PORT_SIZE, "big")
     if first == last:
@@ -336,75 +246,102 @@ def _port(ports: Span, offset: int, negated: bool) -> bytes:  # noqa: FBT001  # 
 # --- extensions ----------------------------------------------------------------------------------
 
 
-def _owner(match: OwnerUid | OwnerGid) -> bytes:
-    return b"".join(_match("owner", xt_layouts.owner(type(match), span, negated=match.negated)) for span in match.ids)
+def _owner(match: model.OwnerUid | model.OwnerGid) -> bytes:
+    kind, bit = ("uid", xt_layouts.OWNER_UID) if type(match) is model.OwnerUid else ("gid", xt_layouts.OWNER_GID)
+    write, invert = xt_layouts.OWNER.write, bit * match.negated
+    structures = [
+        write(**{f"{kind}_min": span.first, f"{kind}_max": span.last}, match=bit, invert=invert) for span in match.ids
+    ]
+    return b"".join([_extension("match", "owner", structure) for structure in structures])
 
 
-def _mark(match: Mark) -> bytes:
-    masked = b"" if match.mask == ALL_BITS else bitwise(u32(match.mask))
+def _mark(match: model.Mark) -> bytes:
+    masked = b"" if match.mask == model.ALL_BITS else bitwise(u32(match.mask))
     return LOAD_MARK + masked + compare(equality(negated=match.negated), u32(match.value))
 
 
-def _connection_mark(match: ConnectionMark) -> bytes:
-    return _match("connmark", xt_layouts.connmark(match))
+def _connection_mark(match: model.ConnectionMark) -> bytes:
+    structure = xt_layouts.MARK_MATCH.write(mark=match.value, mask=match.mask, invert=match.negated)
+    return _extension("match", "connmark", structure)
 
 
-def _connection_state(match: ConnectionState) -> bytes:
-    return _match("conntrack", xt_layouts.conntrack(match))
+def _connection_state(match: model.ConnectionState) -> bytes:
+    """Return the match for states. Raise ValueError for a state that there is not."""
+    bits = 0
+    for state in match.states:
+        if state not in xt_layouts.STATE_BITS:
+            raise ValueError(f"not a state of a connection: {state!r}")
+        bits |= xt_layouts.STATE_BITS[state]
+    tested = xt_layouts.CONNTRACK_STATE
+    structure = xt_layouts.CONNTRACK.write(match_flags=tested, invert_flags=tested * match.negated, state_mask=bits)
+    return _extension("match", "conntrack", structure)
 
 
-def _not_understood(match: UnknownMatch) -> bytes:
-    raise ValueError(f"a rule of others can be kept, but not written: {match}")
+def _not_understood(match: model.UnknownMatch) -> bytes:
+    raise ValueError(f"a foreign rule can be kept, but not written: {match}")
 
 
 EXTENSIONS: dict[type, Callable[[Any], bytes]] = {
-    OwnerUid: _owner,
-    OwnerGid: _owner,
-    Mark: _mark,
-    ConnectionMark: _connection_mark,
-    ConnectionState: _connection_state,
-    UnknownMatch: _not_understood,
+    model.OwnerUid: _owner,
+    model.OwnerGid: _owner,
+    model.Mark: _mark,
+    model.ConnectionMark: _connection_mark,
+    model.ConnectionState: _connection_state,
+    model.UnknownMatch: _not_understood,
 }
-"""The matches that stand in the order in which the rule has them."""
+"""The matches that are written in the order in which the rule has them."""
 
 
 # --- verdicts ------------------------------------------------------------------------------------
 
 
-def _jump(verdict: Jump, _family: Family) -> bytes:
+def _jump(verdict: model.Jump, _family: Family) -> bytes:
     return jump(verdict.chain)
 
 
-def _redirect(verdict: Redirect, family: Family) -> bytes:
-    return _target("REDIRECT", xt_layouts.redirect(verdict.port, family))
+def _redirect(verdict: model.Redirect, family: Family) -> bytes:
+    ports = {"flags": xt_layouts.NAT_PORTS, "min_port": verdict.port, "max_port": verdict.port}
+    if family == IPV4:
+        return _extension("target", "REDIRECT", xt_layouts.NAT_IPV4.write(rangesize=1, **ports))
+    return _extension("target", "REDIRECT", xt_layouts.NAT_RANGE.write(**ports))
 
 
-def _tproxy(verdict: TransparentProxy, _family: Family) -> bytes:
-    return _target("TPROXY", xt_layouts.tproxy(verdict))
+def _tproxy(verdict: model.TransparentProxy, _family: Family) -> bytes:
+    mark = _changed_bits(verdict.mark, verdict.mask)
+    return _extension("target", "TPROXY", xt_layouts.TPROXY.write(mask=verdict.mask, mark=mark, port=verdict.port))
 
 
-def _set_mark(verdict: SetMark, _family: Family) -> bytes:
-    return _target("MARK", xt_layouts.set_mark(verdict))
+def _set_mark(verdict: model.SetMark, _family: Family) -> bytes:
+    mark = _changed_bits(verdict.value, verdict.mask)
+    return _extension("target", "MARK", xt_layouts.MARK_TARGET.write(mark=mark, mask=verdict.mask))
 
 
-def _save_mark(_verdict: SaveMark, _family: Family) -> bytes:
-    return _target("CONNMARK", xt_layouts.copy_mark(xt_layouts.CONNMARK_SAVE))
+def _changed_bits(value: int, mask: int) -> int:
+    """Return a mark to set. The kernel flips bits of the value that are outside of the mask, which is never meant."""
+    if value & ~mask:
+        raise ValueError(f"mark {value:#x} has bits outside of its mask {mask:#x}")
+    return value
 
 
-def _restore_mark(_verdict: RestoreMark, _family: Family) -> bytes:
-    return _target("CONNMARK", xt_layouts.copy_mark(xt_layouts.CONNMARK_RESTORE))
+def _copy_mark(verdict: model.SaveMark | model.RestoreMark, _family: Family) -> bytes:
+    """Return the target that copies all bits of a mark, from packet to connection (SAVE) or back (RESTORE)."""
+    mode = xt_layouts.CONNMARK_SAVE if type(verdict) is model.SaveMark else xt_layouts.CONNMARK_RESTORE
+    return _extension(
+        "target", "CONNMARK", xt_layouts.CONNMARK.write(ctmask=model.ALL_BITS, nfmask=model.ALL_BITS, mode=mode)
+    )
 
 
-def _set_zone(verdict: SetZone, _family: Family) -> bytes:
-    return _target("CT", xt_layouts.set_zone(verdict.zone))
+def _set_zone(verdict: model.SetZone, _family: Family) -> bytes:
+    return _extension("target", "CT", xt_layouts.CT.write(zone=verdict.zone))
 
 
-def _log(verdict: Log, _family: Family) -> bytes:
-    return _target("LOG", xt_layouts.log(verdict))
+def _log(verdict: model.Log, _family: Family) -> bytes:
+    prefix = xt_layouts.c_string(verdict.prefix, 30, "a log prefix")
+    return _extension("target", "LOG", xt_layouts.LOG.write(level=xt_layouts.LOG_WARNING, prefix=prefix))
 
 
-def _unknown_verdict(verdict: UnknownVerdict, _family: Family) -> bytes:
-    raise ValueError(f"a rule of others can be kept, but not written: {verdict}")
+def _unknown_verdict(verdict: model.UnknownVerdict, _family: Family) -> bytes:
+    raise ValueError(f"a foreign rule can be kept, but not written: {verdict}")
 
 
 def _fixed(expression: bytes) -> Callable[[Any, Family], bytes]:
@@ -412,17 +349,17 @@ def _fixed(expression: bytes) -> Callable[[Any, Family], bytes]:
 
 
 VERDICTS: dict[type, Callable[[Any, Family], bytes]] = {
-    Accept: _fixed(verdict_expression(nf.NF_ACCEPT)),
-    Drop: _fixed(verdict_expression(nf.NF_DROP)),
-    Return: _fixed(verdict_expression(nf.NFT_RETURN)),
-    Continue: _fixed(b""),
-    Jump: _jump,
-    Redirect: _redirect,
-    TransparentProxy: _tproxy,
-    SetMark: _set_mark,
-    SaveMark: _save_mark,
-    RestoreMark: _restore_mark,
-    SetZone: _set_zone,
-    Log: _log,
-    UnknownVerdict: _unknown_verdict,
+    model.Accept: _fixed(verdict_expression(nf.NF_ACCEPT)),
+    model.Drop: _fixed(verdict_expression(nf.NF_DROP)),
+    model.Return: _fixed(verdict_expression(nf.NFT_RETURN)),
+    model.Continue: _fixed(b""),
+    model.Jump: _jump,
+    model.Redirect: _redirect,
+    model.TransparentProxy: _tproxy,
+    model.SetMark: _set_mark,
+    model.SaveMark: _copy_mark,
+    model.RestoreMark: _copy_mark,
+    model.SetZone: _set_zone,
+    model.Log: _log,
+    model.UnknownVerdict: _unknown_verdict,
 }

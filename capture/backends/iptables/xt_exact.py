@@ -1,20 +1,15 @@
 """Whether the kernel holds exactly what we would write, to the byte: a quick "yes", or "look closer".
 
 What comes back from the kernel is what was sent, in the same order of attributes, but for counters. So nothing
-has to be decoded to see that all is well, which is how it nearly always is. Where chains of others stand in the
+has to be decoded to see that all is well, which is how it nearly always is. Where foreign chains are in the
 same tables, the answer is always "look closer".
 """
 
 from __future__ import annotations
 
 from capture.backends.iptables.plan import TableView
-from capture.backends.iptables.xt_encode import (
-    NFPROTO,
-    TABLE_FAMILIES,
-    TableMessages,
-    matches_of,
-    verdict_of,
-)
+from capture.backends.iptables.xt_encode import NFPROTO, matches_of, verdict_of
+from capture.backends.iptables.xt_messages import TABLE_FAMILIES, TableMessages
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import compared_of_chain, rule_is
 from capture.model.ruleset import BUILT_IN_CHAINS, TABLES

@@ -1,9 +1,9 @@
-"""Who made the built-in chains that stand in a table: we, for a rule of ours, or another program. Pure.
+"""Who made the live built-in chains of a table: we, for a rule of ours, or another program. Pure.
 
 It is written down nowhere, but handles tell: they count up in a table with everything that is made there, be it chain
 or rule, and are never used again. We make a built-in chain when the first rule needs it, as iptables 1.8.9
 does, so at first it is followed by that rule. Later the rule may be gone, and what follows then is whatever of that
-time still stands.
+time is still there.
 
     1 PREROUTING, 2 INPUT, 3 OUTPUT, 4 POSTROUTING, 5 ISTIO_INBOUND, ...    foreign: chains follow at once
     1 PREROUTING, 2 a rule of others, 3 OUTPUT, 4 our jump, ...             PREROUTING is foreign, OUTPUT ours
@@ -22,35 +22,35 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from capture.backends.iptables.xt_decode import FoundChain
-    from capture.backends.iptables.xt_tables import StandingTable
+    from capture.backends.iptables.xt_tables import LiveTable
     from capture.model.ruleset import TableName
 
 CHAINS_WE_USE = (PREROUTING, OUTPUT)
 """The built-in chains that rule sets of ours and of upstream's have rules in."""
 
 
-def made_by_us(name: TableName, table: StandingTable, our_rules: Collection[tuple[str, int]]) -> frozenset[str]:
+def made_by_us(name: TableName, table: LiveTable, our_rules: Collection[tuple[str, int]]) -> frozenset[str]:
     """Return the built-in chains that were made for rules of ours and accept what has no rule.
 
     ``our_rules`` are those in chains that are not ours, by chain and position.
     """
     undecided = {
-        chain.found.handle: chain.found.name for chain in table.chains.values() if _may_be_ours(name, chain.found)
+        chain.found.handle: chain.found.name for chain in table.chains.values() if _may_be_own(name, chain.found)
     }
     chains = {chain.found.handle for chain in table.chains.values()}
-    ours: dict[int, bool] = {}
+    is_own: dict[int, bool] = {}
     for called, chain in table.chains.items():
-        ours[chain.found.handle] = is_our_chain(called)
+        is_own[chain.found.handle] = is_our_chain(called)
         for position, rule in enumerate(chain.rules):
-            ours[rule.handle] = is_our_chain(called) or (called, position) in our_rules
+            is_own[rule.handle] = is_our_chain(called) or (called, position) in our_rules
     following = None
-    for handle in sorted(ours, reverse=True):
+    for handle in sorted(is_own, reverse=True):
         if handle in undecided:
             at_once_a_chain = following == handle + 1 and following in chains
-            ours[handle] = following is not None and ours[following] and not at_once_a_chain
+            is_own[handle] = following is not None and is_own[following] and not at_once_a_chain
         following = handle
-    return frozenset(called for handle, called in undecided.items() if ours[handle])
+    return frozenset(called for handle, called in undecided.items() if is_own[handle])
 
 
-def _may_be_ours(table: TableName, chain: FoundChain) -> bool:
+def _may_be_own(table: TableName, chain: FoundChain) -> bool:
     return chain.name in CHAINS_WE_USE and chain.policy == "ACCEPT" and chain.hook == HOOKS[table, chain.name]

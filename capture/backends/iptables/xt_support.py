@@ -1,6 +1,6 @@
 """Why the kernel refused rules of iptables: which match, target or chain it lacks, and the module that has it.
 
-The kernel itself says only "No such file or directory". So, when it has said so, it is asked about each
+The kernel itself says only "No such file or directory". Then it is asked about each
 extension that the rules need.
 """
 

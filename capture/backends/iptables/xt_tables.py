@@ -1,4 +1,4 @@
-"""The tables of iptables-nft as they stand in the kernel, and as the rule set that they are. Pure.
+"""The tables of iptables-nft as the kernel has them, and as the rule set that they are. Pure.
 
 Two views of one thing: rules by their meaning, and the handles by which the kernel knows them.
 """
@@ -21,34 +21,32 @@ if TYPE_CHECKING:
 NOT_COUNTED = Counters(0, 0)
 
 
-class StandingChain(Value):
-    """A chain that stands, with its rules in order."""
+class LiveChain(Value):
+    """A live chain, with its rules in order."""
 
     found: FoundChain
     rules: tuple[FoundRule, ...] = ()
 
 
-class StandingTable(Value):
-    """A table that stands: how many chains, sets and other things are in it, and its chains by the model's names."""
+class LiveTable(Value):
+    """A live table: how many chains, sets and other things are in it, and its chains by the model's names."""
 
     uses: int
-    chains: Mapping[str, StandingChain]
+    chains: Mapping[str, LiveChain]
 
 
 if TYPE_CHECKING:
-    LiveTables = Mapping[tuple[Family, TableName], StandingTable]
+    LiveTables = Mapping[tuple[Family, TableName], LiveTable]
 
 
-def standing_table(
-    table: TableName, uses: int, chains: Iterable[FoundChain], rules: Iterable[FoundRule]
-) -> StandingTable:
+def live_table(table: TableName, uses: int, chains: Iterable[FoundChain], rules: Iterable[FoundRule]) -> LiveTable:
     """Return a table from what was found of it, in the kernel's order."""
     by_chain: dict[str, list[FoundRule]] = {}
     for rule in rules:
         by_chain.setdefault(rule.chain, []).append(rule)
-    return StandingTable(
+    return LiveTable(
         uses,
-        {model_name(table, chain): StandingChain(chain, tuple(by_chain.get(chain.name, ()))) for chain in chains},
+        {model_name(table, chain): LiveChain(chain, tuple(by_chain.get(chain.name, ()))) for chain in chains},
     )
 
 
@@ -63,22 +61,22 @@ def model_name(table: TableName, chain: FoundChain) -> str:
     return f"{chain.name}({f'{hook.kind} {hook.place} {hook.priority}' if hook else 'not hooked'})"
 
 
-def ruleset_of(families: Sequence[Family], standing: LiveTables) -> Ruleset:
+def ruleset_of(families: Sequence[Family], live: LiveTables) -> Ruleset:
     """Return the rule set of all families."""
     of_each = (
-        of_one_family(family, {name: _chains(name, table) for (of, name), table in standing.items() if of == family})
+        of_one_family(family, {name: _chains(name, table) for (of, name), table in live.items() if of == family})
         for family in families
     )
     return merged(list(of_each))
 
 
-def _chains(name: TableName, table: StandingTable) -> Iterator[Chain]:
+def _chains(name: TableName, table: LiveTable) -> Iterator[Chain]:
     """Yield the chains of a table as iptables lists them: built-in ones even if they are not there, others by name."""
     built_in = BUILT_IN_CHAINS[name]
     for chain in (*built_in, *sorted(table.chains.keys() - set(built_in))):
-        standing = table.chains.get(chain)
-        if standing is None:
+        live = table.chains.get(chain)
+        if live is None:
             yield Chain(chain, (), "ACCEPT", NOT_COUNTED)
         else:
-            found = standing.found
-            yield Chain(chain, tuple(rule.rule for rule in standing.rules), found.policy, found.counters)
+            found = live.found
+            yield Chain(chain, tuple(rule.rule for rule in live.rules), found.policy, found.counters)

@@ -1,23 +1,28 @@
-"""Words for what others wrote and the model lacks: those of iptables-save where we know them. Pure.
+"""Matches and targets of x_tables in the words of iptables-save. Pure; ``clauses`` knows what they mean.
 
-For people, and so that a rule of others is shown alike whichever driver reads it. What even this does not
-know is shown by name and bytes: ``-m recent [ revision 1, 0x01020000... ]``. Only imported when needed.
+So a rule is read alike whichever driver reads it, be it ours or foreign. What has no words here is shown by name and
+bytes: ``-m recent [ revision 1, 0x01020000... ]``.
 """
 
 from __future__ import annotations
 
 from capture.backends.iptables import xt_layouts
+from capture.backends.iptables.entries import MULTIPORT_SLOTS
 from capture.backends.iptables.render import quoted
-from capture.backends.iptables.xt_layouts import be16_at, u16_at, u32_at
-from capture.model.addresses import BITS, IPV4, address_text
-from capture.model.ruleset import IPV6
+from capture.backends.iptables.xt_layouts import text_of
+from capture.model.addresses import BITS, IPV4, IPV6, address_text
+from capture.model.ruleset import ALL_BITS
 from capture.netlink.attributes import decode_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from capture.backends.iptables.xt_layouts import Fields, Layout
     from capture.model.addresses import Family
+
+    Speak = Callable[[Fields, Family], str | None]
+    """Return the options of a match or target; None where we have no words for it."""
 
 PROTOCOL_WORDS = {
     1: "icmp",
@@ -49,43 +54,68 @@ def masked_words(option: str, family: Family, address: int, mask: int, *, negate
 
 def match_words(name: str, revision: int, structure: bytes, family: Family) -> str:
     """Return the words for a match."""
-    speak = MATCH_WORDS.get((name, revision))
-    words = speak(structure, family) if speak else None
-    return f"-m {name} {_bytes(revision, structure) if words is None else words}".rstrip()
+    return f"-m {_words(name, MATCH_WORDS.get((name, revision)), revision, structure, family)}"
 
 
 def target_words(name: str, revision: int, structure: bytes, family: Family) -> str:
     """Return the words for a target; they begin with its name."""
-    speak = TARGET_WORDS.get((name, revision))
-    words = speak(structure, family) if speak else None
-    return f"{name} {_bytes(revision, structure) if words is None else words}".rstrip()
+    known = TARGET_WORDS.get((name, revision))
+    if known is not None and family == IPV4 and (name, revision) in COMPACT_NAT:
+        known = xt_layouts.NAT_IPV4, known[1]
+    return _words(name, known, revision, structure, family)
 
 
-def _bytes(revision: int, structure: bytes) -> str:
-    said = structure.rstrip(b"\0")
-    return f"[ revision {revision}, 0x{said.hex()} ]" if said else f"[ revision {revision} ]"
+def _words(name: str, known: tuple[Layout, Speak] | None, revision: int, structure: bytes, family: Family) -> str:
+    words = None
+    if known is not None:
+        layout, speak = known
+        words = speak(layout.read(structure), family)
+    if words is None:
+        data = structure.rstrip(b"\0")
+        words = f"[ revision {revision}, 0x{data.hex()} ]" if data else f"[ revision {revision} ]"
+    return f"{name} {words}".rstrip()
+
+
+def _option(negated: int, name: str, value: object = "") -> str:
+    return f"{'! ' if negated else ''}{name} {value}".rstrip()
+
+
+def _span(first: int, last: int, joint: str = ":") -> str:
+    return f"{first}" if first == last else f"{first}{joint}{last}"
+
+
+def _address(field: bytes, family: Family) -> str:
+    return address_text(family, int.from_bytes(field[: BITS[family] // 8], "big"))
 
 
 # --- matches -------------------------------------------------------------------------------------
 
+ANY_PORT = (0, 0xFFFF)
 
-def _tcp(structure: bytes, _family: Family) -> str | None:
+
+def _ports(fields: Fields) -> list[str]:
+    """Return ``--sport 1:2 ! --dport 80`` of the ports that are tested; XT_TCP_INV_SRCPT is 1, _DSTPT is 2."""
+    inverted = fields["invert"]
+    ends = (("--sport", fields["sport"], fields["sport_to"], 1), ("--dport", fields["dport"], fields["dport_to"], 2))
+    return [
+        _option(inverted & bit, name, _span(first, last))
+        for name, first, last, bit in ends
+        if inverted & bit or (first, last) != ANY_PORT
+    ]
+
+
+def _tcp(fields: Fields, _family: Family) -> str:
     """``--sport 1:2 --dport 80 --tcp-option 5 --tcp-flags SYN,ACK SYN`` (libxt_tcp.c)."""
-    option, mask, compared, inverted = structure[8:12]
-    words = []
-    for name, place, bit in (("--sport", 0, 1), ("--dport", 4, 2)):
-        first, last = u16_at(structure, place), u16_at(structure, place + 2)
-        if inverted & bit or (first, last) != (0, 0xFFFF):
-            words.append(f"{_not(inverted & bit)}{name} {first if first == last else f'{first}:{last}'}")
-    if option:
-        words.append(f"{_not(inverted & 8)}--tcp-option {option}")
-    if mask or inverted & 4:
-        words.append(tcp_flags_words(mask, compared, negated=bool(inverted & 4)))
+    words, inverted = _ports(fields), fields["invert"]
+    if fields["option"]:
+        words.append(_option(inverted & 8, "--tcp-option", fields["option"]))
+    if fields["flags_mask"] or inverted & 4:
+        words.append(tcp_flags_words(fields["flags_mask"], fields["flags"], negated=bool(inverted & 4)))
     return " ".join(words)
 
 
-def _not(negated: int) -> str:
-    return "! " if negated else ""
+def _udp(fields: Fields, _family: Family) -> str:
+    return " ".join(_ports(fields))
 
 
 TCP_FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293 3.1, from the lowest bit
@@ -93,22 +123,17 @@ TCP_FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293 3.1, from the
 
 def tcp_flags_words(mask: int, compared: int, *, negated: bool) -> str:
     """Return ``--tcp-flags SYN,ACK SYN``: which flags are looked at, and which of them must be set."""
-    return f"{_not(negated)}--tcp-flags {_flags(mask)} {_flags(compared)}"
+    return _option(negated, "--tcp-flags", f"{_flags(mask)} {_flags(compared)}")
 
 
 def _flags(bits: int) -> str:
     return ",".join(name for place, name in enumerate(TCP_FLAGS) if bits >> place & 1) or "NONE"
 
 
-def _icmp(structure: bytes, _family: Family) -> str:
-    """``| type | code from | code to | invflags |``, of linux/netfilter_ipv4/ip_tables.h and its sister."""
-    kind, first, last, inverted = structure[:4]
-    code = "" if (first, last) == (0, 0xFF) else f"/{first}"
-    return f"{_not(inverted & 1)}--icmp-type {'any' if kind == 0xFF else f'{kind}{code}'}"
-
-
-def _icmp6(structure: bytes, family: Family) -> str:
-    return _icmp(structure, family).replace("--icmp-type", "--icmpv6-type")
+def _icmp(fields: Fields, family: Family) -> str:
+    code = "" if (fields["code"], fields["code_to"]) == (0, 0xFF) else f"/{fields['code']}"
+    value = "any" if fields["type"] == 0xFF else f"{fields['type']}{code}"
+    return _option(fields["invert"] & 1, "--icmp-type" if family == IPV4 else "--icmpv6-type", value)
 
 
 ADDRESS_TYPES = (
@@ -117,75 +142,93 @@ ADDRESS_TYPES = (
 )
 
 
-def _addrtype(structure: bytes, _family: Family) -> str:
-    """``| source | dest | flags |``, of linux/netfilter/xt_addrtype.h, struct xt_addrtype_info_v1."""
-    flags = u32_at(structure, 4)
+def _addrtype(fields: Fields, _family: Family) -> str:
+    flags = fields["flags"]
     words = []
-    for option, place, bit in (("--src-type", 0, 1), ("--dst-type", 2, 2)):
-        types = u16_at(structure, place)
+    for option, types, bit in (("--src-type", fields["source"], 1), ("--dst-type", fields["destination"], 2)):
         if types:
             names = ",".join(name for number, name in enumerate(ADDRESS_TYPES) if types >> number & 1)
-            words.append(f"{_not(flags & bit)}{option} {names}")
+            words.append(_option(flags & bit, option, names))
     words += [option for option, bit in (("--limit-iface-in", 4), ("--limit-iface-out", 8)) if flags & bit]
     return " ".join(words)
 
 
-OWNER_SOCKET = 4  # XT_OWNER_SOCKET in linux/netfilter/xt_owner.h
-
-
-def _owner(structure: bytes, _family: Family) -> str | None:
-    """``--socket-exists``, which asks for nothing else."""
-    return f"{_not(structure[17] & OWNER_SOCKET)}--socket-exists" if structure[16] == OWNER_SOCKET else None
-
-
-def _iprange(structure: bytes, family: Family) -> str:
-    """``--src-range 10.0.0.1-10.0.0.3``."""
-    size = BITS[family] // 8
-    flags = structure[64]
-    words = []
-    for option, place, bit in (("--src-range", 0, 1), ("--dst-range", 32, 2)):
+def _owner(fields: Fields, _family: Family) -> str | None:
+    flags, inverted = fields["match"], fields["invert"]
+    words = [_option(inverted & 4, "--socket-exists")] if flags & xt_layouts.OWNER_SOCKET else []
+    for kind, bit in (("uid", xt_layouts.OWNER_UID), ("gid", xt_layouts.OWNER_GID)):
         if flags & bit:
-            ends = (int.from_bytes(structure[at : at + size], "big") for at in (place, place + 16))
-            words.append(f"{_not(flags & bit << 4)}{option} {'-'.join(address_text(family, end) for end in ends)}")
+            ids = _span(fields[f"{kind}_min"], fields[f"{kind}_max"], "-")
+            words.append(_option(inverted & bit, f"--{kind}-owner", ids))
+    return " ".join(words) if 0 < flags < 8 else None  # 8: supplementary groups
+
+
+def _iprange(fields: Fields, family: Family) -> str:
+    """``--src-range 10.0.0.1-10.0.0.3``."""
+    flags = fields["flags"]
+    words = []
+    for kind, bit in (("src", xt_layouts.IPRANGE_SOURCE), ("dst", xt_layouts.IPRANGE_DESTINATION)):
+        if flags & bit:
+            ends = "-".join(_address(fields[f"{kind}_{end}"], family) for end in ("min", "max"))
+            words.append(_option(flags & bit << xt_layouts.IPRANGE_NEGATED, f"--{kind}-range", ends))
     return " ".join(words)
 
 
-FURTHER_STATES = {64: "SNAT", 128: "DNAT"}  # XT_CONNTRACK_STATE_SNAT, XT_CONNTRACK_STATE_DNAT
+def _mark(fields: Fields, _family: Family) -> str:
+    mask = "" if fields["mask"] == ALL_BITS else f"/{fields['mask']:#x}"
+    return _option(fields["invert"], "--mark", f"{fields['mark']:#x}{mask}")
 
 
-def _conntrack(structure: bytes, _family: Family) -> str | None:
-    """``--ctstate NEW,SNAT``, which asks for no addresses and nothing else."""
-    asked, inverted, bits = (u16_at(structure, place) for place in (146, 148, 150))
-    if asked != xt_layouts.CONNTRACK_STATE:
+STATES_IN_ORDER = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT", "DNAT")  # libxt_conntrack.c
+STATE_BITS = {**xt_layouts.STATE_BITS, "SNAT": 64, "DNAT": 128}  # XT_CONNTRACK_STATE_*
+STATE_ALIAS = 1 << 13  # XT_CONNTRACK_STATE_ALIAS: written as ``-m state --state``
+
+
+def _conntrack(fields: Fields, _family: Family) -> str | None:
+    """``--ctstate NEW,SNAT``, without addresses, and nothing else."""
+    inverted, bits = fields["invert_flags"], fields["state_mask"]
+    states = ",".join(state for state in STATES_IN_ORDER if bits & STATE_BITS[state])
+    other = fields["match_flags"] & ~STATE_ALIAS != xt_layouts.CONNTRACK_STATE or inverted & ~xt_layouts.CONNTRACK_STATE
+    return None if other or not states or bits & ~sum(STATE_BITS.values()) else _option(inverted, "--ctstate", states)
+
+
+PORT_OPTIONS = {xt_layouts.MULTIPORT_SOURCE: "--sports", xt_layouts.MULTIPORT_DESTINATION: "--dports", 2: "--ports"}
+"""The last is of source or destination: XT_MULTIPORT_EITHER in linux/netfilter/xt_multiport.h."""
+
+
+def _multiport(fields: Fields, _family: Family) -> str | None:
+    """``--ports 53,1000:2000``."""
+    count, option = fields["count"], PORT_OPTIONS.get(fields["kind"])
+    if option is None or not 0 < count <= MULTIPORT_SLOTS:
         return None
-    names = {bit: name for name, bit in xt_layouts.STATE_BITS.items()} | FURTHER_STATES
-    in_order = (1, 8, 4, 2, 256, 64, 128)  # print_state in libxt_conntrack.c
-    return f"{_not(inverted & 1)}--ctstate {','.join(names[bit] for bit in in_order if bits & bit)}"
+    ports = []
+    slot = 0
+    while slot < count:
+        last = slot + (fields[f"is_range{slot}"] and slot + 1 < count)
+        ports.append(_span(fields[f"port{slot}"], fields[f"port{last}"]))
+        slot = last + 1
+    return _option(fields["invert"], option, ",".join(ports))
 
 
-EITHER = 2  # XT_MULTIPORT_EITHER in linux/netfilter/xt_multiport.h
+_PORTS = "sport 2, sport_to 2, dport 2, dport_to 2"
+_ICMP = xt_layouts.Layout("type 1, code 1, code_to 1, invert 1")
 
-
-def _multiport(structure: bytes, _family: Family) -> str | None:
-    """``--ports 53,1000:2000``: source or destination."""
-    spans = xt_layouts.spans_of(structure)
-    if structure[0] != EITHER or spans is None:
-        return None
-    ports = ",".join(f"{span.first}" if span.first == span.last else f"{span.first}:{span.last}" for span in spans)
-    return f"{_not(structure[47])}--ports {ports}"
-
-
-MATCH_WORDS: dict[tuple[str, int], Callable[[bytes, Family], str | None]] = {
-    ("tcp", 0): _tcp,
-    ("icmp", 0): _icmp,
-    ("icmp6", 0): _icmp6,
-    ("addrtype", 1): _addrtype,
-    ("owner", 1): _owner,
-    ("iprange", 1): _iprange,
-    ("multiport", 1): _multiport,
-    ("conntrack", 2): _conntrack,
-    ("conntrack", 3): _conntrack,
+MATCH_WORDS: dict[tuple[str, int], tuple[Layout, Speak]] = {
+    ("tcp", 0): (xt_layouts.Layout(f"{_PORTS}, option 1, flags_mask 1, flags 1, invert 1"), _tcp),
+    ("udp", 0): (xt_layouts.Layout(f"{_PORTS}, invert 1"), _udp),
+    ("icmp", 0): (_ICMP, _icmp),
+    ("icmp6", 0): (_ICMP, _icmp),
+    ("addrtype", 1): (xt_layouts.Layout("source 2, destination 2, flags 4"), _addrtype),
+    ("owner", 1): (xt_layouts.OWNER, _owner),
+    ("mark", 1): (xt_layouts.MARK_MATCH, _mark),
+    ("connmark", 1): (xt_layouts.MARK_MATCH, _mark),
+    ("iprange", 1): (xt_layouts.IPRANGE, _iprange),
+    ("multiport", 1): (xt_layouts.MULTIPORT, _multiport),
+    ("conntrack", 1): (xt_layouts.CONNTRACK_1, _conntrack),
+    ("conntrack", 2): (xt_layouts.CONNTRACK, _conntrack),
+    ("conntrack", 3): (xt_layouts.CONNTRACK, _conntrack),
 }
+"""By name and revision: linux/netfilter/xt_tcpudp.h (which iptables up to 1.8.7 wrote), ip_tables.h, xt_addrtype.h."""
 
 # linux/netfilter/nf_tables.h, enum nft_limit_attributes
 NFTA_LIMIT_RATE, NFTA_LIMIT_UNIT, NFTA_LIMIT_BURST, NFTA_LIMIT_TYPE, NFTA_LIMIT_FLAGS = 1, 2, 3, 4, 5
@@ -208,89 +251,70 @@ def limit_words(fields: dict[int, bytes]) -> str:
 # --- targets -------------------------------------------------------------------------------------
 
 # linux/netfilter/nf_nat.h, NF_NAT_RANGE_*
-MAP_IPS, PROTO_SPECIFIED, PROTO_RANDOM, PERSISTENT, PROTO_RANDOM_FULLY = 1, 2, 4, 8, 16
+MAP_IPS, PROTO_RANDOM, PERSISTENT, PROTO_RANDOM_FULLY = 1, 4, 8, 16
 NAT_OPTIONS = {PROTO_RANDOM: "--random", PROTO_RANDOM_FULLY: "--random-fully", PERSISTENT: "--persistent"}
 
 
-class _NatRange:
-    """The range of a NAT target: the structure of IPv4, that of IPv6, or nf_nat_range2 which both use."""
-
-    def __init__(self, structure: bytes, family: Family, *, is_common: bool) -> None:
-        self._structure = structure
-        self._family = family
-        compact = family == IPV4 and not is_common
-        self.flags = u32_at(structure, 4 if compact else 0)
-        self._addresses = (8, 12) if compact else (4, 20)
-        self._ports = 16 if compact else 36
-        self._size = BITS[family] // 8
-
-    @property
-    def ports(self) -> str:
-        first, last = be16_at(self._structure, self._ports), be16_at(self._structure, self._ports + 2)
-        return f"{first}" if first == last else f"{first}-{last}"
-
-    @property
-    def destination(self) -> str:
-        """Addresses and ports as ``--to-destination`` has them."""
-        first, last = (
-            address_text(self._family, int.from_bytes(self._structure[place : place + self._size], "big"))
-            for place in self._addresses
-        )
-        addresses = (first if first == last else f"{first}-{last}") if self.flags & MAP_IPS else ""
-        if not self.flags & PROTO_SPECIFIED:
-            return addresses
-        return f"[{addresses}]:{self.ports}" if self._family == IPV6 else f"{addresses}:{self.ports}"
-
-    @property
-    def options(self) -> list[str]:
-        return [word for bit, word in NAT_OPTIONS.items() if self.flags & bit]
+def _nat_ports(fields: Fields) -> str:
+    return _span(fields["min_port"], fields["max_port"], "-") if fields["flags"] & xt_layouts.NAT_PORTS else ""
 
 
-def _to_ports(structure: bytes, family: Family) -> str:
-    nat = _NatRange(structure, family, is_common=False)
-    ports = [f"--to-ports {nat.ports}"] if nat.flags & PROTO_SPECIFIED else []
-    return " ".join(ports + nat.options)
+def _nat(option: str, where: str, fields: Fields) -> str:
+    options = [word for bit, word in NAT_OPTIONS.items() if fields["flags"] & bit]
+    return " ".join([f"{option} {where}", *options] if where else options)
 
 
-def _to_address(option: str, *, is_common: bool = False) -> Callable[[bytes, Family], str]:
-    def speak(structure: bytes, family: Family) -> str:
-        nat = _NatRange(structure, family, is_common=is_common)
-        return " ".join([f"{option} {nat.destination}", *nat.options])
-
-    return speak
+def _to_ports(fields: Fields, _family: Family) -> str:
+    return _nat("--to-ports", _nat_ports(fields), fields)
 
 
-def _tproxy(structure: bytes, family: Family) -> str:
-    size = BITS[family] // 8
-    address = address_text(family, int.from_bytes(structure[8 : 8 + size], "big"))
-    mark = f"{u32_at(structure, 4):#x}/{u32_at(structure, 0):#x}"
-    return f"--on-port {be16_at(structure, 24)} --on-ip {address} --tproxy-mark {mark}"
+def _to_source(fields: Fields, family: Family) -> str:
+    return _nat("--to-source", _nat_address(fields, family), fields)
 
 
-def _set_mark(structure: bytes, _family: Family) -> str:
+def _to_destination(fields: Fields, family: Family) -> str:
+    return _nat("--to-destination", _nat_address(fields, family), fields)
+
+
+def _nat_address(fields: Fields, family: Family) -> str:
+    """Return addresses and ports as ``--to-destination`` has them."""
+    first, last = (_address(fields[end], family) for end in ("min_ip", "max_ip"))
+    addresses = (first if first == last else f"{first}-{last}") if fields["flags"] & MAP_IPS else ""
+    ports = _nat_ports(fields)
+    if not ports:
+        return addresses
+    return f"[{addresses}]:{ports}" if family == IPV6 else f"{addresses}:{ports}"
+
+
+def _tproxy(fields: Fields, family: Family) -> str:
+    mark = f"{fields['mark']:#x}/{fields['mask']:#x}"
+    return f"--on-port {fields['port']} --on-ip {_address(fields['address'], family)} --tproxy-mark {mark}"
+
+
+def _set_mark(fields: Fields, _family: Family) -> str:
     """One word for each way to change bits: exchange, and, or, xor (libxt_MARK.c)."""
-    mark, mask = u32_at(structure, 0), u32_at(structure, 4)
-    return f"--set-xmark {mark:#x}/{mask:#x}"
+    return f"--set-xmark {fields['mark']:#x}/{fields['mask']:#x}"
 
 
-def _connmark(structure: bytes, _family: Family) -> str | None:
-    ctmark, ctmask, nfmask = (u32_at(structure, place) for place in (0, 4, 8))
-    if any(structure[12:14]):
-        return None  # shifted
-    if structure[14] == 0:
-        return f"--set-xmark {ctmark:#x}/{ctmask:#x}"
-    action = "--save-mark" if structure[14] == xt_layouts.CONNMARK_SAVE else "--restore-mark"
-    return f"{action} --nfmask {nfmask:#x} --ctmask {ctmask:#x}"
+COPY_MARK = {xt_layouts.CONNMARK_SAVE: "--save-mark", xt_layouts.CONNMARK_RESTORE: "--restore-mark"}
 
 
-def _ct(structure: bytes, _family: Family) -> str | None:
-    flags, zone = u16_at(structure, 0), u16_at(structure, 2)
-    if flags & ~3 or any(structure[4:12]) or any(structure[28:60]):
+def _connmark(fields: Fields, _family: Family) -> str | None:
+    if fields.get("shift_dir") or fields.get("shift_bits"):
+        return None
+    if fields["mode"] == 0:
+        return f"--set-xmark {fields['ctmark']:#x}/{fields['ctmask']:#x}"
+    action = COPY_MARK.get(fields["mode"])
+    return action and f"{action} --nfmask {fields['nfmask']:#x} --ctmask {fields['ctmask']:#x}"
+
+
+def _ct(fields: Fields, _family: Family) -> str | None:
+    if fields["flags"] & ~3 or fields["ct_events"] or fields["exp_events"] or any(fields["timeout"]):
         return None  # events, a timeout policy, a zone for one direction
-    words = ["--notrack"] if flags & 1 else []
-    helper = xt_layouts.read_comment(structure[12:28])
+    words = ["--notrack"] if fields["flags"] & 1 else []
+    helper = text_of(fields["helper"])
     words += [f"--helper {helper}"] if helper else []
-    words += [f"--zone {zone}"] if zone else []
+    words += [f"--zone {fields['zone']}"] if fields["zone"] else []
     return " ".join(words)
 
 
@@ -303,28 +327,31 @@ LOG_OPTIONS = {
 }
 
 
-def _log(structure: bytes, _family: Family) -> str:
-    level, flags = structure[0], structure[1]
-    prefix = "".join(letter if letter.isprintable() else " " for letter in xt_layouts.read_comment(structure[2:]))
+def _log(fields: Fields, _family: Family) -> str:
+    prefix = "".join(letter if letter.isprintable() else " " for letter in text_of(fields["prefix"]))
     words = [f"--log-prefix {quoted(prefix)}"] if prefix else []
-    words += [f"--log-level {level}"] if level != xt_layouts.LOG_WARNING else []
-    words += [word for bit, word in LOG_OPTIONS.items() if flags & bit]
+    words += [f"--log-level {fields['level']}"] if fields["level"] != xt_layouts.LOG_WARNING else []
+    words += [word for bit, word in LOG_OPTIONS.items() if fields["flags"] & bit]
     return " ".join(words)
 
 
-TARGET_WORDS: dict[tuple[str, int], Callable[[bytes, Family], str | None]] = {
-    ("REDIRECT", 0): _to_ports,
-    ("MASQUERADE", 0): _to_ports,
-    ("SNAT", 0): _to_address("--to-source"),
-    ("SNAT", 1): _to_address("--to-source", is_common=True),
-    ("SNAT", 2): _to_address("--to-source", is_common=True),
-    ("DNAT", 0): _to_address("--to-destination"),
-    ("DNAT", 1): _to_address("--to-destination", is_common=True),
-    ("DNAT", 2): _to_address("--to-destination", is_common=True),
-    ("TPROXY", 1): _tproxy,
-    ("MARK", 2): _set_mark,
-    ("CONNMARK", 2): _connmark,
-    ("CT", 1): _ct,
-    ("CT", 2): _ct,
-    ("LOG", 0): _log,
+COMPACT_NAT = {("REDIRECT", 0), ("MASQUERADE", 0), ("SNAT", 0), ("DNAT", 0)}
+"""Targets that have a structure of their own in IPv4."""
+
+TARGET_WORDS: dict[tuple[str, int], tuple[Layout, Speak]] = {
+    ("REDIRECT", 0): (xt_layouts.NAT_RANGE, _to_ports),
+    ("MASQUERADE", 0): (xt_layouts.NAT_RANGE, _to_ports),
+    ("SNAT", 0): (xt_layouts.NAT_RANGE, _to_source),
+    ("SNAT", 1): (xt_layouts.NAT_RANGE, _to_source),
+    ("SNAT", 2): (xt_layouts.NAT_RANGE, _to_source),
+    ("DNAT", 0): (xt_layouts.NAT_RANGE, _to_destination),
+    ("DNAT", 1): (xt_layouts.NAT_RANGE, _to_destination),
+    ("DNAT", 2): (xt_layouts.NAT_RANGE, _to_destination),
+    ("TPROXY", 1): (xt_layouts.TPROXY, _tproxy),
+    ("MARK", 2): (xt_layouts.MARK_TARGET, _set_mark),
+    ("CONNMARK", 1): (xt_layouts.CONNMARK_1, _connmark),
+    ("CONNMARK", 2): (xt_layouts.CONNMARK, _connmark),
+    ("CT", 1): (xt_layouts.CT, _ct),
+    ("CT", 2): (xt_layouts.CT, _ct),
+    ("LOG", 0): (xt_layouts.LOG, _log),
 }

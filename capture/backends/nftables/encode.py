@@ -22,7 +22,6 @@ from capture.backends.nf_tables.expressions import (
     REGISTER,
     bitwise,
     compare,
-    data,
     equality,
     expression,
     immediate,
@@ -38,17 +37,21 @@ from capture.backends.nf_tables.expressions import (
     verdict,
 )
 from capture.backends.nf_tables.hooks import encode_hook
+from capture.backends.nftables import sets
 from capture.backends.nftables.native import (
     ADDRESS_FAMILIES,
+    ADDRESS_OFFSETS,
     CT_MARK,
     CT_STATE,
     DPORT,
+    HOST_ORDER,
     IIFNAME,
     L4PROTO,
     MARK,
     NFPROTO,
     NFPROTO_NUMBERS,
     OIFNAME,
+    SIZES,
     SKGID,
     SKUID,
     SPORT,
@@ -58,20 +61,8 @@ from capture.backends.nftables.native import (
     Proxy,
     is_network,
 )
+from capture.model import ruleset as model
 from capture.model.addresses import BITS
-from capture.model.ruleset import (
-    ALL_BITS,
-    Accept,
-    Drop,
-    Jump,
-    Log,
-    Redirect,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    SetZone,
-)
 from capture.netlink.attributes import BYTE_ORDER, attribute, text, u8, u16be, u32, u32be
 from capture.netlink.batch import Change
 from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
@@ -82,14 +73,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, TypeGuard
 
-    from capture.backends.nftables.native import Condition, NativeChain, NativeRule, NativeTable, Range
+    from capture.backends.nftables.native import Condition, NativeChain, NativeRule, NativeTable
 
 MAX_RANGES = 750
 """Of one message: an attribute has 16 bits of length, and the two elements of a range of IPv6 64 bytes."""
-
-MAX_PLAIN = 1000
-"""Up to so many numbers are a plain set. The kernel keeps one of ports as a bitmap, whose every insertion walks all
-that is there (nft_bitmap_elem_find() in net/netfilter/nft_set_bitmap.c): intervals of 20,000 take an eighth of it."""
 
 ANONYMOUS = "__set%d"
 """The kernel puts a number in; the rule refers to the set by its id in the batch."""
@@ -101,7 +88,7 @@ INTERFACE_NAME_SIZE = 16  # IFNAMSIZ in linux/if.h
 
 
 def add_table(table: str) -> Change:
-    """Return the message that makes a table; one that stands there already, it only wakes if it is dormant."""
+    """Return the message that makes a table; one that is there already, it only wakes if it is dormant."""
     parts = attribute(nf.NFTA_TABLE_NAME, text(table)) + attribute(nf.NFTA_TABLE_FLAGS, u32be(0))
     return Change(nf.NFT_MSG_NEWTABLE, nf.NFPROTO_INET, parts, f"add table inet {table}", NLM_F_CREATE)
 
@@ -119,7 +106,7 @@ def flush_table(table: str) -> Change:
 
 
 def add_chain(table: str, chain: NativeChain) -> Change:
-    """Return the message that makes a chain; of a base chain that stands there already, it sets the policy."""
+    """Return the message that makes a chain; of a base chain that is there already, it sets the policy."""
     parts = _chain_name(table, chain.name)
     if chain.hook is not None and chain.policy is not None:
         parts += encode_hook(chain.hook)
@@ -202,8 +189,6 @@ def comment_of(rule: NativeRule) -> bytes:
 
 # --- expressions ---------------------------------------------------------------------------------
 
-ADDRESS_OFFSETS = {"ip saddr": 12, "ip daddr": 16, "ip6 saddr": 8, "ip6 daddr": 24}  # RFC 791 3.1, RFC 8200 3
-
 LOADS: dict[str, bytes] = {
     NFPROTO: load_meta(nf.NFT_META_NFPROTO),
     L4PROTO: load_meta(nf.NFT_META_L4PROTO),
@@ -221,13 +206,6 @@ LOADS: dict[str, bytes] = {
 for _protocol in SPORT:
     LOADS[SPORT[_protocol]] = load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, 0, PORT_SIZE)
     LOADS[DPORT[_protocol]] = load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, PORT_SIZE, PORT_SIZE)
-
-SIZES = {NFPROTO: 1, L4PROTO: 1, SKUID: 4, SKGID: 4, MARK: 4, CT_MARK: 4, CT_STATE: 4}
-SIZES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), PORT_SIZE)
-SIZES |= {field: BITS[family] // 8 for field, family in ADDRESS_FAMILIES.items()}
-
-HOST_ORDER = frozenset((SKUID, SKGID, MARK, CT_MARK, CT_STATE))
-"""Fields that lie in a register in the byte order of the machine."""
 
 TO_NETWORK_ORDER = expression(
     "byteorder",
@@ -274,11 +252,11 @@ def _equality(condition: Among | Masked | Named) -> int:
     return equality(negated=condition.negated)
 
 
-def _jump(action: Jump) -> bytes:
+def _jump(action: model.Jump) -> bytes:
     return jump(action.chain)
 
 
-def _redirect(action: Redirect) -> bytes:
+def _redirect(action: model.Redirect) -> bytes:
     return immediate(u16be(action.port)) + REDIRECT
 
 
@@ -291,17 +269,17 @@ def _proxy(action: Proxy) -> bytes:
     )
 
 
-def _set_mark(action: SetMark) -> bytes:
-    if action.mask == ALL_BITS:
+def _set_mark(action: model.SetMark) -> bytes:
+    if action.mask == model.ALL_BITS:
         return immediate(u32(action.value)) + STORE_MARK
-    return LOADS[MARK] + bitwise(u32(ALL_BITS & ~action.mask), u32(action.value & action.mask)) + STORE_MARK
+    return LOADS[MARK] + bitwise(u32(model.ALL_BITS & ~action.mask), u32(action.value & action.mask)) + STORE_MARK
 
 
-def _set_zone(action: SetZone) -> bytes:
+def _set_zone(action: model.SetZone) -> bytes:
     return immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE
 
 
-def _log(action: Log) -> bytes:
+def _log(action: model.Log) -> bytes:
     level = attribute(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING))  # the default, which the kernel tells
     return expression("log", attribute(nf.NFTA_LOG_PREFIX, text(action.prefix)), level)
 
@@ -323,26 +301,21 @@ EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
     Among: _among,
     Masked: _masked,
     Named: _named,
-    Accept: _fixed(verdict(nf.NF_ACCEPT)),
-    Drop: _fixed(verdict(nf.NF_DROP)),
-    Return: _fixed(verdict(nf.NFT_RETURN)),
-    Jump: _jump,
-    Redirect: _redirect,
+    model.Accept: _fixed(verdict(nf.NF_ACCEPT)),
+    model.Drop: _fixed(verdict(nf.NF_DROP)),
+    model.Return: _fixed(verdict(nf.NFT_RETURN)),
+    model.Jump: _jump,
+    model.Redirect: _redirect,
     Proxy: _proxy,
-    SetMark: _set_mark,
-    SaveMark: _fixed(LOADS[MARK] + store_ct(nf.NFT_CT_MARK)),
-    RestoreMark: _fixed(LOADS[CT_MARK] + STORE_MARK),
-    SetZone: _set_zone,
-    Log: _log,
+    model.SetMark: _set_mark,
+    model.SaveMark: _fixed(LOADS[MARK] + store_ct(nf.NFT_CT_MARK)),
+    model.RestoreMark: _fixed(LOADS[CT_MARK] + STORE_MARK),
+    model.SetZone: _set_zone,
+    model.Log: _log,
 }
 
 
 # --- sets ----------------------------------------------------------------------------------------
-
-# Data types of keys, as nft numbers them (enum datatypes in nftables' datatype.h): to the kernel a mere note.
-KEY_TYPES = {SKUID: 24, SKGID: 25}
-KEY_TYPES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), 13)
-KEY_TYPES |= {field: {"ipv4": 7, "ipv6": 8}[family] for field, family in ADDRESS_FAMILIES.items()}
 
 
 def _lookup(condition: Among, number: int) -> bytes:
@@ -370,15 +343,15 @@ def _lookup_by_name(condition: Among, name: str) -> bytes:
 
 def _add_set(table: str, condition: Among, number: int, doing: str) -> Iterator[Change]:
     """Yield the messages that make the anonymous set of a list and put its elements in."""
-    flags, elements = flags_of(condition), elements_of(condition)
+    flags, elements = sets.flags_of(condition), sets.elements_of(condition)
     description = (
         attribute(nf.NFTA_SET_TABLE, text(table)),
         attribute(nf.NFTA_SET_NAME, text(ANONYMOUS)),
         attribute(nf.NFTA_SET_FLAGS, u32be(flags)),
-        attribute(nf.NFTA_SET_KEY_TYPE, u32be(KEY_TYPES[condition.field])),
+        attribute(nf.NFTA_SET_KEY_TYPE, u32be(sets.KEY_TYPES[condition.field])),
         attribute(nf.NFTA_SET_KEY_LEN, u32be(SIZES[condition.field])),
         attribute(nf.NFTA_SET_ID, u32be(number)),
-        nest(nf.NFTA_SET_DESC, attribute(nf.NFTA_SET_DESC_SIZE, u32be(_element_count(condition)))),
+        nest(nf.NFTA_SET_DESC, attribute(nf.NFTA_SET_DESC_SIZE, u32be(sets.element_count(condition)))),
     )
     yield Change(nf.NFT_MSG_NEWSET, nf.NFPROTO_INET, b"".join(description), f"{doing}, its set", NLM_F_CREATE)
     where = (
@@ -390,81 +363,3 @@ def _add_set(table: str, condition: Among, number: int, doing: str) -> Iterator[
         part = nest(nf.NFTA_SET_ELEM_LIST_ELEMENTS, *elements[start : start + MAX_RANGES])
         what = f"{doing}, ranges {start + 1} and on of its set"
         yield Change(nf.NFT_MSG_NEWSETELEM, nf.NFPROTO_INET, where + part, what, NLM_F_CREATE)
-
-
-def flags_of(condition: Among) -> int:
-    """Return the flags of the set for a list."""
-    return nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | (0 if _is_plain(condition) else nf.NFT_SET_INTERVAL)
-
-
-def elements_of(condition: Among) -> list[bytes]:
-    """Return the elements of the set for a list, in ascending order: those of one range together."""
-    size = SIZES[condition.field]
-    return _numbers(condition.ranges, size) if _is_plain(condition) else _intervals(condition.ranges, size)
-
-
-def elements_descending(condition: Among) -> bytes:
-    """Return the elements of a set of intervals from the highest to the lowest."""
-    return b"".join(_intervals(condition.ranges, SIZES[condition.field], descending=True))
-
-
-def _element_count(condition: Among) -> int:
-    """Return how many elements there are: of an interval its beginning and its end."""
-    ranges = condition.ranges
-    if _is_plain(condition):
-        return len(ranges)
-    return 2 * len(ranges) + (ranges[0][0] > 0) - (ranges[-1][1] + 1 == 1 << SIZES[condition.field] * 8)
-
-
-def _is_plain(condition: Among) -> bool:
-    """Return whether a list is of numbers, and not of ranges."""
-    few = len(condition.ranges) <= MAX_PLAIN
-    return few and condition.field not in HOST_ORDER and all(first == last for first, last in condition.ranges)
-
-
-def _element_frame(size: int, *after_key: bytes) -> tuple[bytes, bytes]:
-    """Return what stands before and after the key of an element; elements differ in nothing else."""
-    element = nest(nf.NFTA_LIST_ELEM, data(nf.NFTA_SET_ELEM_KEY, bytes(size)), *after_key)
-    key_end = len(element) - len(b"".join(after_key)) - (-size & 3)
-    return element[: key_end - size], element[key_end:]
-
-
-def _numbers(ranges: tuple[Range, ...], size: int) -> list[bytes]:
-    before, after = _element_frame(size)
-    return [before + first.to_bytes(size, "big") + after for first, _ in ranges]
-
-
-def _intervals(ranges: tuple[Range, ...], size: int, *, descending: bool = False) -> list[bytes]:
-    """Return an element where each range begins, and one marked as an end where it has ended; the two together.
-
-    As nft does, the part before the first range is an end too, and a range that reaches the highest
-    number has none.
-    """
-    start, after_start = _element_frame(size)
-    is_end = attribute(nf.NFTA_SET_ELEM_FLAGS, u32be(nf.NFT_SET_ELEM_INTERVAL_END))
-    end, after_end = _element_frame(size, is_end)
-    before = [end + bytes(size) + after_end] if ranges[0][0] > 0 else []
-    beyond = 1 << size * 8
-    unended = []
-    if ranges[-1][1] + 1 == beyond:
-        unended = [start + ranges[-1][0].to_bytes(size, "big") + after_start]
-        ranges = ranges[:-1]
-    if descending:
-        between = after_end + start
-        return [
-            *unended,
-            *[
-                end + (last + 1).to_bytes(size, "big") + between + first.to_bytes(size, "big") + after_start
-                for first, last in reversed(ranges)
-            ],
-            *before,
-        ]
-    between = after_start + end
-    return [
-        *before,
-        *[
-            start + first.to_bytes(size, "big") + between + (last + 1).to_bytes(size, "big") + after_end
-            for first, last in ranges
-        ],
-        *unended,
-    ]

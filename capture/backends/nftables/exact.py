@@ -12,7 +12,8 @@ import errno
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import compared_of_chain, rule_is
-from capture.backends.nftables import encode
+from capture.backends.nftables import encode, sets
+from capture.backends.nftables.native import SIZES
 from capture.errors import KernelError
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
 from capture.netlink.nfnetlink import NFGENMSG_SIZE, message_type, nfgenmsg, read_objects
@@ -29,16 +30,16 @@ if TYPE_CHECKING:
 
 
 def holds_exactly(netfilter: NetlinkSocket, wanted: Iterable[NativeTable], our_tables: frozenset[str]) -> bool:
-    """Return whether our tables that stand are the wanted ones, to the byte; False does not mean that they differ."""
+    """Return whether our live tables are the wanted ones, to the byte; False does not mean that they differ."""
     try:
-        return _stands(netfilter, tuple(wanted), our_tables)
+        return _hold_exactly(netfilter, tuple(wanted), our_tables)
     except KernelError as error:
         if error.errno != errno.ENOENT:
             raise
         return False  # a set went before it was read
 
 
-def _stands(netfilter: NetlinkSocket, wanted: tuple[NativeTable, ...], our_tables: frozenset[str]) -> bool:
+def _hold_exactly(netfilter: NetlinkSocket, wanted: tuple[NativeTable, ...], our_tables: frozenset[str]) -> bool:
     expected = {(table.name, chain.name) for table in wanted for chain in table.chains}
     found = _chains(netfilter, our_tables)
     if found is None or found.keys() != expected or not _chains_are(wanted, found):
@@ -49,34 +50,34 @@ def _stands(netfilter: NetlinkSocket, wanted: tuple[NativeTable, ...], our_table
 
 def _table_is(netfilter: NetlinkSocket, table: NativeTable, found: FoundRules) -> bool:
     """Return whether a table holds the wanted rules, and its sets what they look up there."""
-    sets = dict(encode.sets_of(table))
-    names = iter(sets)
+    lists = dict(encode.sets_of(table))
+    names = iter(lists)
     return all(
         _rules_are(chain.rules, found.get((table.name, chain.name), []), names) for chain in table.chains
-    ) and all(_set_is(netfilter, table.name, name, condition) for name, condition in sets.items())
+    ) and all(_set_is(netfilter, table.name, name, condition) for name, condition in lists.items())
 
 
 def _chains(netfilter: NetlinkSocket, our_tables: frozenset[str]) -> dict[tuple[str, str], dict[int, bytes]] | None:
     """Return what is compared of our chains, by table and name; None where one of our tables holds none or sleeps."""
     tables = {text(name): name for name in our_tables}
-    stand = read_objects(netfilter, nf.NFT_MSG_GETTABLE, nf.NFPROTO_INET, b"", "read the tables of nf_tables")
-    ours: set[str] = set()
-    for _, attributes in stand:
+    listed = read_objects(netfilter, nf.NFT_MSG_GETTABLE, nf.NFPROTO_INET, b"", "read the tables of nf_tables")
+    own: set[str] = set()
+    for _, attributes in listed:
         fields = decode_fields(attributes)
         table = tables.get(fields[nf.NFTA_TABLE_NAME])
         if table is not None:
             if decode_number(fields.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT:
                 return None
-            ours.add(table)
+            own.add(table)
     chains: dict[tuple[str, str], dict[int, bytes]] = {}
-    if ours:
+    if own:
         listed = read_objects(netfilter, nf.NFT_MSG_GETCHAIN, nf.NFPROTO_INET, b"", "read the chains of nf_tables")
         for _, attributes in listed:
             fields = decode_fields(attributes)
             table = tables.get(fields[nf.NFTA_CHAIN_TABLE])
             if table is not None:
                 chains[table, decode_text(fields[nf.NFTA_CHAIN_NAME])] = compared_of_chain(fields)
-    return chains if ours == {table for table, _ in chains} else None
+    return chains if own == {table for table, _ in chains} else None
 
 
 def _chains_are(wanted: Iterable[NativeTable], found: dict[tuple[str, str], dict[int, bytes]]) -> bool:
@@ -122,12 +123,12 @@ def _set_is(netfilter: NetlinkSocket, table: str, name: str, wanted: Among) -> b
     (body,) = netfilter.request(message_type(nf.NFT_MSG_GETSET), 0, nfgenmsg(nf.NFPROTO_INET) + of_set, doing)
     description = decode_fields(body[NFGENMSG_SIZE:])
     flags, size = (decode_number(description.get(kind, b"")) for kind in (nf.NFTA_SET_FLAGS, nf.NFTA_SET_KEY_LEN))
-    if (flags, size) != (encode.flags_of(wanted), encode.SIZES[wanted.field]):
+    if (flags, size) != (sets.flags_of(wanted), SIZES[wanted.field]):
         return False
     messages = read_objects(netfilter, nf.NFT_MSG_GETSETELEM, nf.NFPROTO_INET, of_set, doing)
     found = b"".join([decode_fields(each).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for _, each in messages])
     if flags & nf.NFT_SET_INTERVAL:
-        return found == encode.elements_descending(wanted)
-    elements = encode.elements_of(wanted)
+        return found == sets.elements_descending(wanted)
+    elements = sets.elements_of(wanted)
     length = len(elements[0])
     return sorted(found[start : start + length] for start in range(0, len(found), length)) == elements

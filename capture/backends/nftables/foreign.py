@@ -12,7 +12,7 @@ from capture.analysis.foreign import PRIORITIES, ForeignChain, in_tables_of_ipta
 from capture.backends import other_family
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook
-from capture.backends.nftables.decode import NativeSet, decode_table
+from capture.backends.nftables.decode import decode_table
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, model_target
 from capture.backends.nftables.native import NFPROTO_NUMBERS, Proxy
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
     from capture.backends.nftables.native import NativeChain, NativeRule
+    from capture.backends.nftables.sets import NativeSet
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule, TableName
     from capture.netlink.sockets import NetlinkSocket
@@ -71,14 +72,14 @@ class Place(Value):
         return self.family in ONE_FAMILY and self.name in PRIORITIES
 
 
-def read_foreign_chains(ours: Collection[tuple[str, str]]) -> tuple[ForeignChain, ...]:
+def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[ForeignChain, ...]:
     """Return the base chains of others at PREROUTING and OUTPUT, in the order in which packets meet them.
 
     ``ours`` are the backends, with variants, whose tables are left out; chains of other sets of ours are among the
     foreign ones. None where there is no nf_tables, or no nfnetlink to ask for it.
     """
     try:
-        return _read_consistently(lambda netfilter: _read(netfilter, ours))
+        return _read_consistently(lambda netfilter: _read(netfilter, own_places))
     except UnsupportedError:
         return ()
 
@@ -115,18 +116,18 @@ def _read_consistently(read: Callable[[NetlinkSocket], Iterator[ForeignChain]]) 
     raise ruleset_busy("read the chains of others in nf_tables")
 
 
-def _read(netfilter: NetlinkSocket, ours: Collection[tuple[str, str]]) -> Iterator[ForeignChain]:
+def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[ForeignChain]:
     places = [place for family in FAMILY_WORDS for place in _places(netfilter, family)]
     of_iptables = [place for place in places if place.is_of_iptables]
-    own = [place for place in places if place.is_native] if ("nftables", "") in ours else []
-    own += of_iptables if ("iptables", "nft") in ours else []
-    # Beside ours in legacy tables it cannot be told; they may be the newest.
+    own = [place for place in places if place.is_native] if ("nftables", "") in own_places else []
+    own += of_iptables if ("iptables", "nft") in own_places else []
+    # Next to ours in legacy tables it cannot be told; they may be the newest.
     first = min((place.handle for place in own), default=0)
     for place in places:
         if place not in own and not place.is_of_iptables:
             for chain in _of_table(netfilter, place, first):
                 yield chain.replace(is_of_any_age=not own)
-    if of_iptables and ("iptables", "nft") not in ours:
+    if of_iptables and ("iptables", "nft") not in own_places:
         for chain in _of_iptables(of_iptables, first):
             yield chain.replace(is_of_any_age=not own)
 
@@ -153,7 +154,7 @@ def _places(netfilter: NetlinkSocket, family: int, hooks: Mapping[str, str] = HO
 
 
 def _of_table(
-    netfilter: NetlinkSocket, place: Place, first_of_ours: int, hooks: Mapping[str, str] = HOOKS
+    netfilter: NetlinkSocket, place: Place, first_own: int, hooks: Mapping[str, str] = HOOKS
 ) -> Iterator[ForeignChain]:
     family, name = place.family, place.name
     words = f"{FAMILY_WORDS[family]} {name}"
@@ -176,7 +177,7 @@ def _of_table(
                 chain.hook.priority,
                 is_nat,
                 Table(NAT if is_nat else MANGLE, (_chain(chain, family), *called)),
-                is_older=place.handle < first_of_ours,
+                is_older=place.handle < first_own,
             )
 
 
@@ -196,10 +197,10 @@ def _rules(native: NativeRule, family: Family | None) -> Iterator[Rule]:
         yield rule.replace(why=words, counters=None, family=rule.family or family)
 
 
-def _of_iptables(places: list[Place], first_of_ours: int) -> Iterator[ForeignChain]:
+def _of_iptables(places: list[Place], first_own: int) -> Iterator[ForeignChain]:
     from capture.backends.iptables import netlink  # another backend, which only this needs
 
     def is_older(table: TableName) -> bool:
-        return all(place.handle < first_of_ours for place in places if place.name == table)
+        return all(place.handle < first_own for place in places if place.name == table)
 
     return in_tables_of_iptables(netlink.NetlinkDriver().read(), is_older)

@@ -1,15 +1,7 @@
-"""Native rules as libnftables-json(5) has them, both ways. Pure.
-
-What is written and what is listed differ: nft leaves out what another condition implies (``meta l4proto tcp``
-before ``tcp dport``), names numbers, and folds masks in its own way; ``parse_tables`` takes it as it comes.
-"""
+"""Native rules as commands of libnftables-json(5). Pure."""
 
 from __future__ import annotations
 
-import json
-
-from capture.backends.nf_tables.hooks import Hook
-from capture.backends.nftables.encode import SIZES
 from capture.backends.nftables.native import (
     ADDRESS_FAMILIES,
     CT_MARK,
@@ -32,34 +24,17 @@ from capture.backends.nftables.native import (
     Proxy,
 )
 from capture.backends.nftables.text import WORDS, kept_apart
-from capture.model.addresses import address_text, parse_address, split
-from capture.model.ruleset import (
-    ALL_BITS,
-    Accept,
-    Counters,
-    Drop,
-    Jump,
-    Log,
-    Redirect,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    SetZone,
-    UnknownMatch,
-    UnknownVerdict,
-)
+from capture.model import ruleset as model
+from capture.model.addresses import address_text, split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from capture.backends.nftables.native import Action, Condition, Range
-    from capture.model.addresses import Family
+    from capture.backends.nftables.native import Range
 
     Object = dict[str, Any]
-    Sets = dict[str, list[Any]]
 
 
 # --- changes -------------------------------------------------------------------------------------
@@ -81,7 +56,7 @@ def flush_table(table: str) -> Object:
 
 
 def add_chain(table: str, chain: NativeChain) -> Object:
-    """Return the command that makes a chain; of a base chain that stands there already, it sets the policy."""
+    """Return the command that makes a chain; of a base chain that is there already, it sets the policy."""
     parts: Object = {"family": "inet", "table": table, "name": chain.name}
     if chain.hook is not None:
         hook = chain.hook
@@ -165,15 +140,15 @@ def _named(condition: Named) -> Object:
 
 
 def _without_wildcard(name: str) -> str:
-    """Return a name so that an asterisk at its end is one, and does not stand for any ending."""
+    """Return a name so that an asterisk at its end is one, and does not mean any ending."""
     return f"{name[:-1]}\\*" if name.endswith("*") else name
 
 
-def _jump(action: Jump) -> Object:
+def _jump(action: model.Jump) -> Object:
     return {"jump": {"target": action.chain}}
 
 
-def _redirect(action: Redirect) -> Object:
+def _redirect(action: model.Redirect) -> Object:
     return {"redirect": {"port": action.port}}
 
 
@@ -186,21 +161,21 @@ def _set(field: str, value: object) -> Object:
     return {"mangle": {"key": FIELDS[field], "value": value}}
 
 
-def _set_mark(action: SetMark) -> Object:
-    if action.mask == ALL_BITS:
+def _set_mark(action: model.SetMark) -> Object:
+    if action.mask == model.ALL_BITS:
         return _set(MARK, action.value)
-    kept = {"&": [FIELDS[MARK], ALL_BITS & ~action.mask]}
+    kept = {"&": [FIELDS[MARK], model.ALL_BITS & ~action.mask]}
     return _set(MARK, {"|": [kept, action.value & action.mask]})
 
 
-def _set_zone(action: SetZone) -> Object:
+def _set_zone(action: model.SetZone) -> Object:
     return {"mangle": {"key": ZONE, "value": action.zone}}
 
 
 ZONE = {"ct": {"key": "zone"}}
 
 
-def _log(action: Log) -> Object:
+def _log(action: model.Log) -> Object:
     return {"log": {"prefix": action.prefix}}
 
 
@@ -212,254 +187,15 @@ STATEMENTS: dict[type, Callable[[Any], Object]] = {
     Among: _among,
     Masked: _masked,
     Named: _named,
-    Accept: _fixed({"accept": None}),
-    Drop: _fixed({"drop": None}),
-    Return: _fixed({"return": None}),
-    Jump: _jump,
-    Redirect: _redirect,
+    model.Accept: _fixed({"accept": None}),
+    model.Drop: _fixed({"drop": None}),
+    model.Return: _fixed({"return": None}),
+    model.Jump: _jump,
+    model.Redirect: _redirect,
     Proxy: _proxy,
-    SetMark: _set_mark,
-    SaveMark: _fixed(_set(CT_MARK, FIELDS[MARK])),
-    RestoreMark: _fixed(_set(MARK, FIELDS[CT_MARK])),
-    SetZone: _set_zone,
-    Log: _log,
-}
-
-
-# --- what is listed ------------------------------------------------------------------------------
-
-
-class NotUnderstoodError(Exception):
-    """The model has no words for a part of a listing."""
-
-
-def parse_tables(objects: Iterable[Object]) -> tuple[NativeTable, ...]:
-    """Return the tables of a listing, the value of its key "nftables", in which nothing is nested.
-
-    The flags of tables are left out: libnftables 1.0.6 prints garbage for them.
-    """
-    of_kind: dict[str, list[Object]] = {}
-    for one in objects:
-        ((kind, parts),) = one.items()
-        of_kind.setdefault(kind, []).append(parts)
-    sets = {(one["table"], one["name"]): one.get("elem", []) for one in of_kind.get("set", ())}
-    rules: dict[tuple[str, str], list[NativeRule]] = {}
-    for rule in of_kind.get("rule", ()):
-        listing = {name: elements for (table, name), elements in sets.items() if table == rule["table"]}
-        rules.setdefault((rule["table"], rule["chain"]), []).append(_parse_rule(rule, listing))
-    chains: dict[str, list[NativeChain]] = {}
-    for chain in of_kind.get("chain", ()):
-        own = tuple(rules.get((chain["table"], chain["name"]), ()))
-        hook = Hook(chain["type"], chain["hook"], chain["prio"]) if "hook" in chain else None
-        parsed = NativeChain(chain["name"], own, hook, chain.get("policy"))
-        chains.setdefault(chain["table"], []).append(parsed)
-    names = [table["name"] for table in of_kind.get("table", ())]
-    more = {one["table"] for kind in of_kind.keys() - PLAIN for one in of_kind[kind]}
-    return tuple(NativeTable(name, tuple(chains.get(name, ())), has_more=name in more) for name in names)
-
-
-PLAIN = {"metainfo", "table", "chain", "rule"}
-"""What is in tables that we have written; anonymous sets are not listed by themselves."""
-
-
-def _listed(value: object) -> list[Any]:
-    """Return a list; nft writes a list of one as that one."""
-    return value if isinstance(value, list) else [value]
-
-
-def _parse_rule(rule: Object, sets: Sets) -> NativeRule:
-    conditions: list[Condition] = []
-    actions: list[Action] = []
-    counters: Counters | None = None
-    for statement in rule["expr"]:
-        ((kind, parts),) = statement.items()
-        if kind == "counter":  # the name of one that is shared, or null, has no numbers
-            counters = counters or (Counters(parts["packets"], parts["bytes"]) if isinstance(parts, dict) else None)
-        elif kind == "match" and not actions:
-            conditions.append(_parse_match(parts, sets))
-        elif kind in FILTERS and not actions:
-            conditions.append(UnknownMatch(json.dumps(statement)))
-        else:
-            actions.append(_parse_action(statement))
-    return NativeRule(tuple(conditions), tuple(actions), counters, rule.get("comment", ""))
-
-
-FILTERS = {"limit", "quota", "ct count", "xt"}
-"""Statements besides "match" that only let packets pass or not."""
-
-
-# --- conditions that are listed
-
-
-def _parse_match(match: Object, sets: Sets) -> Condition:
-    try:
-        return _parse_known_match(match["left"], match["op"], match["right"], sets)
-    except NotUnderstoodError:
-        return UnknownMatch(json.dumps(match))
-
-
-def _parse_known_match(left: Object, operator: str, right: object, sets: Sets) -> Condition:
-    mask: object = None
-    if "&" in left:
-        left, mask = left["&"]
-    field = FIELD_NAMES.get(json.dumps(left, sort_keys=True))
-    if field is None or operator not in OPERATORS:
-        raise NotUnderstoodError
-    if field == CT_STATE:
-        return _parse_states(mask, operator, right)
-    negated = operator == "!="
-    if field in (IIFNAME, OIFNAME):
-        return _parse_name(field, right, negated=negated)
-    if mask is not None and mask != (1 << SIZES[field] * 8) - 1:
-        return Masked(field, _parse_number(field, mask), _parse_number(field, right), negated)
-    if field in (MARK, CT_MARK) and isinstance(right, dict) and "prefix" in right:
-        # nft lists a comparison under a mask of leading bits as one with a prefix, whatever the field is.
-        first, last = _parse_range(field, right)
-        return Masked(field, ALL_BITS & ~(last - first), first, negated)
-    if isinstance(right, str) and right.startswith("@"):
-        right = {"set": sets.get(right[1:])}
-    ranges = tuple(sorted(_parse_range(field, each) for each in _elements(right)))
-    if operator in ORDERS:
-        ranges = ORDERS[operator](ranges[0][0], (1 << SIZES[field] * 8) - 1)
-    return Among(field, ranges, negated)
-
-
-ORDERS: dict[str, Callable[[int, int], tuple[Range, ...]]] = {
-    "<": lambda number, _: ((0, number - 1),),
-    "<=": lambda number, _: ((0, number),),
-    ">": lambda number, highest: ((number + 1, highest),),
-    ">=": lambda number, highest: ((number, highest),),
-}
-OPERATORS = {"==", "!=", "in", "!", *ORDERS}
-FIELD_NAMES = {json.dumps(left, sort_keys=True): field for field, left in FIELDS.items()}
-
-
-def _elements(operand: object) -> list[Any]:
-    """Return the elements of a set; anything else is one element."""
-    elements = operand.get("set", [operand]) if isinstance(operand, dict) else [operand]
-    if not isinstance(elements, list) or not elements:
-        raise NotUnderstoodError
-    # An element with a comment or a counter is an object around its value.
-    return [each["elem"].get("val") if isinstance(each, dict) and "elem" in each else each for each in elements]
-
-
-def _parse_range(field: str, operand: object) -> Range:
-    if isinstance(operand, dict) and "range" in operand:
-        first, last = operand["range"]
-        return _parse_number(field, first), _parse_number(field, last)
-    if isinstance(operand, dict) and "prefix" in operand:
-        first = _parse_number(field, operand["prefix"]["addr"])
-        return first, first | (1 << SIZES[field] * 8 - operand["prefix"]["len"]) - 1
-    number = _parse_number(field, operand)
-    return number, number
-
-
-def _parse_number(field: str, operand: object) -> int:
-    if isinstance(operand, int):
-        return operand
-    if isinstance(operand, str):
-        for number, word in WORDS.get(field, {}).items():
-            if word == operand:
-                return number
-        if field in ADDRESS_FAMILIES:
-            return parse_address(operand).first
-    raise NotUnderstoodError
-
-
-def _parse_states(mask: object, operator: str, right: object) -> Condition:
-    """Return a comparison of the connection's state: with any of some states' bits, or with whole states."""
-    if mask is None and operator in ("in", "!"):
-        return Masked(CT_STATE, sum(_state_bits(right)), 0, operator == "in")
-    if operator not in ("==", "!="):
-        raise NotUnderstoodError
-    if mask is not None:
-        if right != 0:
-            raise NotUnderstoodError
-        return Masked(CT_STATE, sum(_state_bits(mask)), 0, operator == "!=")
-    states = [bit for each in _elements(right) for bit in _state_bits(each)]
-    return Among(CT_STATE, tuple((bit, bit) for bit in sorted(states)), operator == "!=")
-
-
-def _state_bits(states: object) -> list[int]:
-    named = states["|"] if isinstance(states, dict) and "|" in states else _listed(states)
-    if not all(isinstance(state, str) and state.upper() in STATE_BITS for state in named):
-        raise NotUnderstoodError
-    return [STATE_BITS[state.upper()] for state in named]
-
-
-def _parse_name(field: str, name: object, *, negated: bool) -> Named:
-    if not isinstance(name, str) or name.startswith("@"):
-        raise NotUnderstoodError
-    any_ending = name.endswith("*") and not name.endswith("\\*")
-    return Named(field, name[:-1] if any_ending else name.replace("\\*", "*"), any_ending, negated)
-
-
-# --- actions that are listed
-
-
-def _parse_action(statement: Object) -> Action:
-    ((kind, parts),) = statement.items()
-    parse = ACTIONS.get(kind)
-    action = parse(parts) if parse else None
-    return action or UnknownVerdict(json.dumps(statement))
-
-
-def _only(parts: object, **keys: type) -> bool:
-    """Return whether an object has these keys, with values of these types, and no other."""
-    return isinstance(parts, dict) and {key: type(value) for key, value in parts.items()} == keys
-
-
-def _parse_proxy(parts: Object) -> Action | None:
-    besides_family = {key: value for key, value in parts.items() if key != "family"}
-    family = FAMILIES_OF_TPROXY.get(parts.get("family", ""))
-    return Proxy(parts["port"], family) if _only(besides_family, port=int) else None
-
-
-FAMILIES_OF_TPROXY: dict[str, Family] = {"ip": "ipv4", "ip6": "ipv6"}
-
-
-def _parse_mangle(parts: Object) -> Action | None:
-    """Return what is set: the mark or the zone of the packet, the mark of the connection."""
-    key, value = parts["key"], parts["value"]
-    if key == FIELDS[CT_MARK]:
-        return SaveMark() if value == FIELDS[MARK] else None
-    if key == ZONE:
-        return SetZone(value) if isinstance(value, int) else None
-    if key != FIELDS[MARK]:
-        return None
-    if isinstance(value, int):
-        return SetMark(value)
-    if value == FIELDS[CT_MARK]:
-        return RestoreMark()
-    kept, flip = _parse_bits(value)
-    return SetMark(flip, ALL_BITS & ~kept) if kept is not None and not kept & flip else None
-
-
-def _parse_bits(value: object) -> tuple[int | None, int]:
-    """Return which bits of the mark are kept and which are flipped then; None if that is not what is done."""
-    if value == FIELDS[MARK]:
-        return ALL_BITS, 0
-    if not isinstance(value, dict) or len(value) != 1:
-        return None, 0
-    ((operator, operands),) = value.items()
-    if operator not in ("&", "|", "^") or len(operands) != 2 or not isinstance(operands[1], int):
-        return None, 0
-    kept, flip = _parse_bits(operands[0])
-    if kept is None:
-        return None, 0
-    bits = operands[1]
-    if operator == "&":
-        return kept & bits, flip & bits
-    return (kept & ~bits, flip | bits) if operator == "|" else (kept, flip ^ bits)
-
-
-ACTIONS: dict[str, Callable[[Any], Action | None]] = {
-    "accept": lambda _: Accept(),
-    "drop": lambda _: Drop(),
-    "return": lambda _: Return(),
-    "jump": lambda parts: Jump(parts["target"]),
-    "redirect": lambda parts: Redirect(parts["port"]) if _only(parts, port=int) else None,
-    "tproxy": _parse_proxy,
-    "mangle": _parse_mangle,
-    "log": lambda parts: Log(parts["prefix"]) if _only(parts, prefix=str) else None,
+    model.SetMark: _set_mark,
+    model.SaveMark: _fixed(_set(CT_MARK, FIELDS[MARK])),
+    model.RestoreMark: _fixed(_set(MARK, FIELDS[CT_MARK])),
+    model.SetZone: _set_zone,
+    model.Log: _log,
 }

@@ -8,21 +8,17 @@ from __future__ import annotations
 from capture.backends.nftables.names import MODEL_TABLES, model_chain, model_target
 from capture.backends.nftables.native import (
     ADDRESS_FAMILIES,
-    CT_MARK,
+    ADDRESSES,
     CT_STATE,
-    DADDR,
-    DPORT,
-    IIFNAME,
+    IDS,
+    INTERFACES,
     L4PROTO,
-    MARK,
+    MARKS,
     NFPROTO,
     NFPROTO_NUMBERS,
     PORT_PROTOCOLS,
+    PORTS,
     PROTOCOL_NUMBERS,
-    SADDR,
-    SKGID,
-    SKUID,
-    SPORT,
     STATE_BITS,
     Among,
     Masked,
@@ -30,54 +26,24 @@ from capture.backends.nftables.native import (
     Proxy,
     is_network,
 )
+from capture.model import ruleset as model
 from capture.model.addresses import BITS, FAMILIES, Network, split
-from capture.model.ruleset import (
-    ALL_BITS,
-    BUILT_IN_CHAINS,
-    CONNECTION_STATES,
-    Accept,
-    Chain,
-    ConnectionMark,
-    ConnectionState,
-    Continue,
-    Destination,
-    DestinationPort,
-    Drop,
-    InInterface,
-    Jump,
-    Mark,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
-    Protocol,
-    Rule,
-    Ruleset,
-    SetMark,
-    Source,
-    SourcePort,
-    Span,
-    Table,
-    TransparentProxy,
-    UnknownMatch,
-    UnknownVerdict,
-)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import TypeVar
 
     from capture.backends.nftables.native import Condition, NativeRule, NativeTable, Range
     from capture.model.addresses import Family
-    from capture.model.ruleset import Match, ProtocolName, TableName, Verdict
 
     T = TypeVar("T")
 
 FAMILIES_BY_NUMBER = {number: family for family, number in NFPROTO_NUMBERS.items()}
-PROTOCOLS_BY_NUMBER: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
+PROTOCOLS_BY_NUMBER: dict[int, model.ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 
 
-def lift(tables: Sequence[NativeTable]) -> Ruleset:
+def lift(tables: Sequence[NativeTable]) -> model.Ruleset:
     """Return the rule set that these tables are; tables that are not ours are left out.
 
     Its families are those that its rules see; both if there are no rules.
@@ -86,22 +52,22 @@ def lift(tables: Sequence[NativeTable]) -> Ruleset:
     rules = [rule for table in lifted for chain in table.chains for rule in chain.rules]
     seen = {rule.family for rule in rules}
     families = tuple(family for family in FAMILIES if not rules or None in seen or family in seen)
-    return Ruleset(families, lifted, comments=any(rule.why for rule in rules))
+    return model.Ruleset(families, lifted, comments=any(rule.why for rule in rules))
 
 
-def _table(table: NativeTable, name: TableName) -> Table:
+def _table(table: NativeTable, name: model.TableName) -> model.Table:
     remark = "dormant" if table.dormant else ""
     chains = []
     for chain in table.chains:
         rules = tuple(lift_rules(chain.rules))
         policy = chain.policy.upper() if chain.policy else None
-        chains.append(Chain(model_chain(name, chain.name, chain.hook, remark), rules, policy))
-    built_in = BUILT_IN_CHAINS[name]
+        chains.append(model.Chain(model_chain(name, chain.name, chain.hook, remark), rules, policy))
+    built_in = model.BUILT_IN_CHAINS[name]
     chains.sort(key=lambda chain: built_in.index(chain.name) if chain.name in built_in else len(built_in))
-    return Table(name, tuple(chains))
+    return model.Table(name, tuple(chains))
 
 
-def lift_rules(rules: Sequence[NativeRule]) -> Iterator[Rule]:
+def lift_rules(rules: Sequence[NativeRule]) -> Iterator[model.Rule]:
     """Yield the rules of a chain; a transparent proxy is two native ones."""
     place = 0
     while place < len(rules):
@@ -109,31 +75,31 @@ def lift_rules(rules: Sequence[NativeRule]) -> Iterator[Rule]:
         following = rules[place + 1] if place + 1 < len(rules) else None
         matches, family = _matches(rule)
         verdict, length = _verdict(rule, following)
-        yield Rule(verdict, matches, family, rule.comment, rule.counters)
+        yield model.Rule(verdict, matches, family, rule.comment, rule.counters)
         place += length
 
 
 # --- matches -------------------------------------------------------------------------------------
 
 
-def _matches(rule: NativeRule) -> tuple[tuple[Match, ...], Family | None]:
-    """Return the matches, and the family that the rule asks for or that an address implies."""
-    matches: list[Match] = []
+def _matches(rule: NativeRule) -> tuple[tuple[model.Match, ...], Family | None]:
+    """Return the matches, and the family that the rule tests or that an address implies."""
+    matches: list[model.Match] = []
     family: Family | None = None
-    protocol: ProtocolName | None = None
+    protocol: model.ProtocolName | None = None
     for condition in rule.conditions:
         if isinstance(condition, Among):
-            asked = _answer(condition, NFPROTO, FAMILIES_BY_NUMBER)
-            if asked is not None and family in (None, asked):
-                family = asked
+            tested = _answer(condition, NFPROTO, FAMILIES_BY_NUMBER)
+            if tested is not None and family in (None, tested):
+                family = tested
                 continue
             family = family or ADDRESS_FAMILIES.get(condition.field)
-            said = _answer(condition, L4PROTO, PROTOCOLS_BY_NUMBER)
-            named = said or PORT_PROTOCOLS.get(condition.field)
+            protocol_tested = _answer(condition, L4PROTO, PROTOCOLS_BY_NUMBER)
+            named = protocol_tested or PORT_PROTOCOLS.get(condition.field)
             if named is not None and named != protocol:
                 protocol = named
-                matches.append(Protocol(named))
-            if said is not None:
+                matches.append(model.Protocol(named))
+            if protocol_tested is not None:
                 continue
         matches.append(_match(condition))
     return tuple(matches), family
@@ -147,12 +113,11 @@ def _answer(condition: Among, field: str, names: dict[int, T]) -> T | None:
     return None if number is None else names.get(number)
 
 
-def _match(condition: Condition) -> Match:
+def _match(condition: Condition) -> model.Match:
     """Return the match that a condition is, but for questions for the family or the protocol."""
-    match: Match | None = None
+    match: model.Match | None = None
     if isinstance(condition, Among):
-        lifted = AMONG.get(condition.field)
-        match = lifted(condition) if lifted else None
+        match = _among(condition)
     elif isinstance(condition, Masked):
         match = _masked(condition)
     elif isinstance(condition, Named):
@@ -160,10 +125,23 @@ def _match(condition: Condition) -> Match:
     return match or _unknown_match(condition)
 
 
-def _unknown_match(condition: Condition) -> UnknownMatch:
+def _unknown_match(condition: Condition) -> model.UnknownMatch:
     from capture.backends.nftables.text import described  # only foreign rules need words
 
-    return condition if isinstance(condition, UnknownMatch) else UnknownMatch(described(condition))
+    return condition if isinstance(condition, model.UnknownMatch) else model.UnknownMatch(described(condition))
+
+
+def _among(condition: Among) -> model.Match | None:
+    field, negated = condition.field, condition.negated
+    if field in MATCHES_OF_ADDRESS:
+        return MATCHES_OF_ADDRESS[field](_networks(condition), negated)
+    if field in MATCHES_OF_NUMBERS:
+        return MATCHES_OF_NUMBERS[field](tuple(model.Span(*each) for each in condition.ranges), negated)
+    if field == CT_STATE:
+        return _exact_states(condition)
+    value = _single(condition.ranges)
+    kind = MATCHES_OF_MARK.get(field)
+    return kind(value, model.ALL_BITS, negated) if kind and value is not None else None
 
 
 def _networks(condition: Among) -> tuple[Network, ...]:
@@ -178,50 +156,12 @@ def _networks(condition: Among) -> tuple[Network, ...]:
     return tuple(networks)
 
 
-def _source(condition: Among) -> Match:
-    return Source(_networks(condition), condition.negated)
-
-
-def _destination(condition: Among) -> Match:
-    return Destination(_networks(condition), condition.negated)
-
-
-def _spans(condition: Among) -> tuple[Span, ...]:
-    return tuple(Span(first, last) for first, last in condition.ranges)
-
-
-def _source_port(condition: Among) -> Match:
-    return SourcePort(_spans(condition), condition.negated)
-
-
-def _destination_port(condition: Among) -> Match:
-    return DestinationPort(_spans(condition), condition.negated)
-
-
-def _uid(condition: Among) -> Match:
-    return OwnerUid(_spans(condition), condition.negated)
-
-
-def _gid(condition: Among) -> Match:
-    return OwnerGid(_spans(condition), condition.negated)
-
-
-def _mark(condition: Among) -> Match | None:
-    value = _single(condition.ranges)
-    return None if value is None else Mark(value, ALL_BITS, condition.negated)
-
-
-def _connection_mark(condition: Among) -> Match | None:
-    value = _single(condition.ranges)
-    return None if value is None else ConnectionMark(value, ALL_BITS, condition.negated)
-
-
 def _single(ranges: tuple[Range, ...]) -> int | None:
     """Return the number if there is only one."""
     return ranges[0][0] if len(ranges) == 1 and ranges[0][0] == ranges[0][1] else None
 
 
-def _exact_states(condition: Among) -> Match | None:
+def _exact_states(condition: Among) -> model.Match | None:
     """Return the states of a comparison with whole numbers: a packet's state has one bit."""
     numbers = [number for first, last in condition.ranges for number in range(first, last + 1)]
     if any(number not in STATE_BITS.values() for number in numbers):
@@ -229,63 +169,56 @@ def _exact_states(condition: Among) -> Match | None:
     return _states(sum(numbers), negated=condition.negated)
 
 
-def _states(mask: int, *, negated: bool) -> ConnectionState | None:
-    states = tuple(state for state in CONNECTION_STATES if mask & STATE_BITS[state])
+def _states(mask: int, *, negated: bool) -> model.ConnectionState | None:
+    states = tuple(state for state in model.CONNECTION_STATES if mask & STATE_BITS[state])
     if sum(STATE_BITS[state] for state in states) != mask:
         return None
-    return ConnectionState(states, negated)
+    return model.ConnectionState(states, negated)
 
 
-def _masked(condition: Masked) -> Match | None:
-    if condition.field == MARK:
-        return Mark(condition.value, condition.mask, condition.negated)
-    if condition.field == CT_MARK:
-        return ConnectionMark(condition.value, condition.mask, condition.negated)
+def _masked(condition: Masked) -> model.Match | None:
+    kind = MATCHES_OF_MARK.get(condition.field)
+    if kind is not None:
+        return kind(condition.value, condition.mask, condition.negated)
     if condition.field == CT_STATE and condition.value == 0:
         return _states(condition.mask, negated=not condition.negated)
     return None
 
 
-def _interface(condition: Named) -> Match | None:
+def _interface(condition: Named) -> model.Match | None:
     if condition.name.endswith("+") and not condition.any_ending:
         return None  # a real plus sign, for which the model has no way to say that it is one
     name = f"{condition.name}+" if condition.any_ending else condition.name
-    kind = InInterface if condition.field == IIFNAME else OutInterface
-    return kind(name, condition.negated)
+    return MATCHES_OF_NAME[condition.field](name, condition.negated)
 
 
-AMONG: dict[str, Callable[[Among], Match | None]] = {
-    **dict.fromkeys(SADDR.values(), _source),
-    **dict.fromkeys(DADDR.values(), _destination),
-    **dict.fromkeys(SPORT.values(), _source_port),
-    **dict.fromkeys(DPORT.values(), _destination_port),
-    SKUID: _uid,
-    SKGID: _gid,
-    MARK: _mark,
-    CT_MARK: _connection_mark,
-    CT_STATE: _exact_states,
+MATCHES_OF_NUMBERS = {field: kind for kind, field in IDS.items()} | {
+    field: kind for kind, fields in PORTS.items() for field in fields.values()
 }
+MATCHES_OF_ADDRESS = {field: kind for kind, fields in ADDRESSES.items() for field in fields.values()}
+MATCHES_OF_MARK = {field: kind for kind, field in MARKS.items()}
+MATCHES_OF_NAME = {field: kind for kind, field in INTERFACES.items()}
 
 
 # --- verdicts ------------------------------------------------------------------------------------
 
 
-def _verdict(rule: NativeRule, following: NativeRule | None) -> tuple[Verdict, int]:
+def _verdict(rule: NativeRule, following: NativeRule | None) -> tuple[model.Verdict, int]:
     """Return the verdict of the actions, and how many native rules it takes."""
     actions = rule.actions
     if not actions:
-        return Continue(), 1
+        return model.Continue(), 1
     first = actions[0]
     if len(actions) == 1 and not isinstance(first, Proxy):
-        return (Jump(model_target(first.chain)) if isinstance(first, Jump) else first), 1
+        return (model.Jump(model_target(first.chain)) if isinstance(first, model.Jump) else first), 1
     match actions:
-        case (Proxy(port), SetMark(value, mask), Accept()) if _is_drop_for(rule, following):
-            return TransparentProxy(port, value, mask), 2
+        case (Proxy(port), model.SetMark(value, mask), model.Accept()) if _is_drop_for(rule, following):
+            return model.TransparentProxy(port, value, mask), 2
     from capture.backends.nftables.text import described  # only foreign rules need words
 
-    return UnknownVerdict(described(*actions)), 1
+    return model.UnknownVerdict(described(*actions)), 1
 
 
 def _is_drop_for(rule: NativeRule, following: NativeRule | None) -> bool:
     """Return whether the next rule drops what a transparent proxy did not take."""
-    return following is not None and following.actions == (Drop(),) and following.conditions == rule.conditions
+    return following is not None and following.actions == (model.Drop(),) and following.conditions == rule.conditions

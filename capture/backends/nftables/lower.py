@@ -2,7 +2,7 @@
 
 What nf_tables does differently from iptables, and how it is made equal here:
 
-- A table of family inet sees both families. A rule for one of them asks for it (``meta nfproto``), where nft
+- A table of family inet sees both families. A rule for one of them tests it (``meta nfproto``), where nft
   itself would: just before the first address that implies it, else first of all. In a rule set for one
   family every rule asks, so that the other family is left alone.
 - Its tproxy statement breaks off the rule when no process listens, and the packet would go on uncaptured;
@@ -16,21 +16,16 @@ from __future__ import annotations
 from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nftables.names import TABLE_NAMES, native_chain
 from capture.backends.nftables.native import (
-    CT_MARK,
+    ADDRESSES,
     CT_STATE,
-    DADDR,
-    DPORT,
-    IIFNAME,
+    IDS,
+    INTERFACES,
     L4PROTO,
-    MARK,
+    MARKS,
     NFPROTO,
     NFPROTO_NUMBERS,
-    OIFNAME,
+    PORTS,
     PROTOCOL_NUMBERS,
-    SADDR,
-    SKGID,
-    SKUID,
-    SPORT,
     STATE_BITS,
     Among,
     Masked,
@@ -40,48 +35,15 @@ from capture.backends.nftables.native import (
     NativeTable,
     Proxy,
 )
-from capture.model.addresses import merge
-from capture.model.ruleset import (
-    ALL_BITS,
-    Accept,
-    ConnectionMark,
-    ConnectionState,
-    Continue,
-    Destination,
-    DestinationPort,
-    Drop,
-    InInterface,
-    Jump,
-    Mark,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
-    Protocol,
-    SetMark,
-    Source,
-    SourcePort,
-    TransparentProxy,
-    UnknownMatch,
-    UnknownVerdict,
-)
+from capture.model import ruleset as model
+from capture.model.addresses import merge, merge_ranges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any
+    from collections.abc import Iterator
 
     from capture.backends.nftables.native import Action, Condition, Range
     from capture.model.addresses import Family
-    from capture.model.ruleset import (
-        Chain,
-        Match,
-        ProtocolName,
-        Rule,
-        Ruleset,
-        Span,
-        Table,
-        Verdict,
-    )
 
 COMMENT_MAXIMUM = 127
 """Bytes of a comment; nft(8) allows 128 with the NUL at the end."""
@@ -92,7 +54,7 @@ ASK_FOR_FAMILY = {family: Among(NFPROTO, ((number, number),)) for family, number
 ASK_FOR_PROTOCOL = {name: Among(L4PROTO, ((number, number),)) for name, number in PROTOCOL_NUMBERS.items()}
 
 
-def lower(ruleset: Ruleset) -> tuple[NativeTable, ...]:
+def lower(ruleset: model.Ruleset) -> tuple[NativeTable, ...]:
     """Return the native tables of a rule set, without tables and base chains that do nothing.
 
     Raises ValueError for a rule that nf_tables cannot express: a port without a protocol, a list
@@ -102,7 +64,7 @@ def lower(ruleset: Ruleset) -> tuple[NativeTable, ...]:
     return tuple(table for table in tables if table.chains)
 
 
-def _table(table: Table, ruleset: Ruleset) -> NativeTable:
+def _table(table: model.Table, ruleset: model.Ruleset) -> NativeTable:
     chains = (_chain(table, chain, ruleset) for chain in table.chains)
     return NativeTable(TABLE_NAMES[table.name], tuple(chain for chain in chains if _does_something(chain)))
 
@@ -111,14 +73,14 @@ def _does_something(chain: NativeChain) -> bool:
     return chain.hook is None or bool(chain.rules) or chain.policy == "drop"
 
 
-def _chain(table: Table, chain: Chain, ruleset: Ruleset) -> NativeChain:
+def _chain(table: model.Table, chain: model.Chain, ruleset: model.Ruleset) -> NativeChain:
     hook = HOOKS.get((table.name, chain.name))
     policy = None if hook is None else (chain.policy or "ACCEPT").lower()
     rules = tuple(native for rule in chain.rules for native in lower_rule(rule, ruleset))
     return NativeChain(native_chain(chain.name), rules, hook, policy)
 
 
-def lower_rule(rule: Rule, ruleset: Ruleset) -> Iterator[NativeRule]:
+def lower_rule(rule: model.Rule, ruleset: model.Ruleset) -> Iterator[NativeRule]:
     """Yield the native rules of one rule: usually one, none if it is for a family that the rule set is not for."""
     families = ruleset.families
     family = _family_of(rule) or (families[0] if len(families) == 1 else None)
@@ -127,15 +89,15 @@ def lower_rule(rule: Rule, ruleset: Ruleset) -> Iterator[NativeRule]:
     conditions = tuple(_conditions(rule, family))
     comment = _comment(rule.why) if ruleset.comments and rule.why else ""
     yield NativeRule(conditions, _actions(rule.verdict, family), None, comment)
-    if type(rule.verdict) is TransparentProxy:
-        yield NativeRule(conditions, (Drop(),), None, NOT_LISTENING if ruleset.comments else "")
+    if type(rule.verdict) is model.TransparentProxy:
+        yield NativeRule(conditions, (model.Drop(),), None, NOT_LISTENING if ruleset.comments else "")
 
 
-def _family_of(rule: Rule) -> Family | None:
-    """Return the family that a rule is for, be it said or implied by an address."""
+def _family_of(rule: model.Rule) -> Family | None:
+    """Return the family that a rule is for, be it given or implied by an address."""
     family = rule.family
     for match in rule.matches:
-        if isinstance(match, Source | Destination):
+        if isinstance(match, model.Source | model.Destination):
             if not match.networks:
                 raise ValueError(f"no networks to compare with: {match}")
             of_match = match.networks[0].family
@@ -154,14 +116,14 @@ def _comment(why: str) -> str:
 # --- conditions ----------------------------------------------------------------------------------
 
 
-def _conditions(rule: Rule, family: Family | None) -> Iterator[Condition]:
+def _conditions(rule: model.Rule, family: Family | None) -> Iterator[Condition]:
     """Yield what must hold, in one order whatever the rule's is.
 
-    The protocol is asked for before its ports, the family before an address that implies it. Of neighbours in a
+    The protocol is tested before its ports, the family before an address that implies it. Of neighbours in a
     header the first comes first, since nft joins them to one comparison.
     """
     matches = sorted(rule.matches, key=_place)
-    protocol = next((match.name for match in matches if type(match) is Protocol), None)
+    protocol = next((match.name for match in matches if type(match) is model.Protocol), None)
     asks_for_family = family is not None
     if family is not None and not any(type(match) in ADDRESSES for match in matches):
         yield ASK_FOR_FAMILY[family]
@@ -171,18 +133,44 @@ def _conditions(rule: Rule, family: Family | None) -> Iterator[Condition]:
         if asks_for_family and family is not None and kind in ADDRESSES:
             yield ASK_FOR_FAMILY[family]
             asks_for_family = False
-        yield CONDITIONS[kind](match, protocol)
+        yield _condition(match, protocol)
 
 
-def _place(match: Match) -> int:
+def _place(match: model.Match) -> int:
     return PLACES[type(match)]
 
 
-def _protocol(match: Protocol, _protocol: ProtocolName | None) -> Among:
-    return ASK_FOR_PROTOCOL[match.name]
+PLACES = {
+    kind: place
+    for place, kind in enumerate(
+        (*INTERFACES, model.Protocol, *ADDRESSES, *PORTS, *IDS, *MARKS, model.ConnectionState, model.UnknownMatch),
+    )
+}
+"""The order in which conditions stand in a rule."""
 
 
-def _address(fields: dict[Family, str], match: Source | Destination) -> Among:
+def _condition(match: model.Match, protocol: model.ProtocolName | None) -> Condition:
+    """Return what a match is in nf_tables; ``protocol`` is that of the rule, which ports need."""
+    if isinstance(match, model.Protocol):
+        return ASK_FOR_PROTOCOL[match.name]
+    if isinstance(match, model.Source | model.Destination):
+        return _address(ADDRESSES[type(match)], match)
+    if isinstance(match, model.SourcePort | model.DestinationPort):
+        if protocol is None:
+            raise ValueError(f"a port without a protocol: {match}")
+        return Among(PORTS[type(match)][protocol], _ranges(match.ports), match.negated)
+    if isinstance(match, model.OwnerUid | model.OwnerGid):
+        return Among(IDS[type(match)], _ranges(match.ids), match.negated)
+    if isinstance(match, model.InInterface | model.OutInterface):
+        return _interface(INTERFACES[type(match)], match)
+    if isinstance(match, model.Mark | model.ConnectionMark):
+        return _marked(MARKS[type(match)], match)
+    if isinstance(match, model.ConnectionState):
+        return _connection_state(match)
+    raise ValueError(f"a foreign rule cannot be written: {match}")
+
+
+def _address(fields: dict[Family, str], match: model.Source | model.Destination) -> Among:
     networks = match.networks
     if len(networks) == 1:
         ranges: tuple[Range, ...] = ((networks[0].first, networks[0].last),)
@@ -191,23 +179,7 @@ def _address(fields: dict[Family, str], match: Source | Destination) -> Among:
     return Among(fields[networks[0].family], ranges, match.negated)
 
 
-def _source(match: Source, _protocol: ProtocolName | None) -> Among:
-    return _address(SADDR, match)
-
-
-def _destination(match: Destination, _protocol: ProtocolName | None) -> Among:
-    return _address(DADDR, match)
-
-
-def _in_interface(match: InInterface, _protocol: ProtocolName | None) -> Named:
-    return _interface(IIFNAME, match)
-
-
-def _out_interface(match: OutInterface, _protocol: ProtocolName | None) -> Named:
-    return _interface(OIFNAME, match)
-
-
-def _interface(field: str, match: InInterface | OutInterface) -> Named:
+def _interface(field: str, match: model.InInterface | model.OutInterface) -> Named:
     any_ending = match.name.endswith("+")
     name = match.name[:-1] if any_ending else match.name
     if not name:
@@ -215,104 +187,40 @@ def _interface(field: str, match: InInterface | OutInterface) -> Named:
     return Named(field, name, any_ending, match.negated)
 
 
-def _source_port(match: SourcePort, protocol: ProtocolName | None) -> Among:
-    return Among(_port_field(SPORT, match, protocol), _ranges(match.ports), match.negated)
-
-
-def _destination_port(match: DestinationPort, protocol: ProtocolName | None) -> Among:
-    return Among(_port_field(DPORT, match, protocol), _ranges(match.ports), match.negated)
-
-
-def _port_field(fields: dict[ProtocolName, str], match: Match, protocol: ProtocolName | None) -> str:
-    if protocol is None:
-        raise ValueError(f"a port without a protocol: {match}")
-    return fields[protocol]
-
-
-def _uid(match: OwnerUid, _protocol: ProtocolName | None) -> Among:
-    return Among(SKUID, _ranges(match.ids), match.negated)
-
-
-def _gid(match: OwnerGid, _protocol: ProtocolName | None) -> Among:
-    return Among(SKGID, _ranges(match.ids), match.negated)
-
-
-def _ranges(spans: tuple[Span, ...]) -> tuple[Range, ...]:
+def _ranges(spans: tuple[model.Span, ...]) -> tuple[Range, ...]:
     """Return spans as ranges in order, overlapping and adjacent ones joined."""
     if len(spans) == 1:
         return ((spans[0].first, spans[0].last),)
     if not spans:
         raise ValueError("no numbers to compare with")
-    ranges: list[Range] = []
-    for first, last in sorted((span.first, span.last) for span in spans):
-        if ranges and first <= ranges[-1][1] + 1:
-            ranges[-1] = (ranges[-1][0], max(last, ranges[-1][1]))
-        else:
-            ranges.append((first, last))
-    return tuple(ranges)
+    return tuple(merge_ranges((span.first, span.last) for span in spans))
 
 
-def _mark(match: Mark, _protocol: ProtocolName | None) -> Among | Masked:
-    return _marked(MARK, match)
-
-
-def _connection_mark(match: ConnectionMark, _protocol: ProtocolName | None) -> Among | Masked:
-    return _marked(CT_MARK, match)
-
-
-def _marked(field: str, match: Mark | ConnectionMark) -> Among | Masked:
-    if match.mask == ALL_BITS:
+def _marked(field: str, match: model.Mark | model.ConnectionMark) -> Among | Masked:
+    if match.mask == model.ALL_BITS:
         return Among(field, ((match.value, match.value),), match.negated)
     return Masked(field, match.mask, match.value, match.negated)
 
 
-def _connection_state(match: ConnectionState, _protocol: ProtocolName | None) -> Masked:
+def _connection_state(match: model.ConnectionState) -> Masked:
     """Return that at least one of the states' bits is set: not none of them."""
-    mask = 0
-    for state in match.states:
-        mask |= STATE_BITS[state]
+    mask = sum(STATE_BITS[state] for state in set(match.states))
     if not mask:
         raise ValueError(f"no connection states to compare with: {match}")
     return Masked(CT_STATE, mask, 0, not match.negated)
 
 
-def _not_understood(match: Match, _protocol: ProtocolName | None) -> Condition:
-    raise ValueError(f"a foreign rule cannot be written: {match}")
-
-
-ADDRESSES = (Source, Destination)
-
-CONDITIONS: dict[type, Callable[[Any, ProtocolName | None], Condition]] = {
-    InInterface: _in_interface,
-    OutInterface: _out_interface,
-    Protocol: _protocol,
-    Source: _source,
-    Destination: _destination,
-    SourcePort: _source_port,
-    DestinationPort: _destination_port,
-    OwnerUid: _uid,
-    OwnerGid: _gid,
-    Mark: _mark,
-    ConnectionMark: _connection_mark,
-    ConnectionState: _connection_state,
-    UnknownMatch: _not_understood,
-}
-"""What a match is in nf_tables, in the order in which conditions stand in a rule."""
-
-PLACES = {kind: place for place, kind in enumerate(CONDITIONS)}
-
-
 # --- actions -------------------------------------------------------------------------------------
 
 
-def _actions(verdict: Verdict, family: Family | None) -> tuple[Action, ...]:
+def _actions(verdict: model.Verdict, family: Family | None) -> tuple[Action, ...]:
     """Return what to do: the verdict itself, but for those that nf_tables has in parts or not at all."""
-    if isinstance(verdict, Jump):
-        return (Jump(native_chain(verdict.chain)),)
-    if isinstance(verdict, TransparentProxy):
-        return (Proxy(verdict.port, family), SetMark(verdict.mark, verdict.mask), Accept())
-    if isinstance(verdict, Continue):
+    if isinstance(verdict, model.Jump):
+        return (model.Jump(native_chain(verdict.chain)),)
+    if isinstance(verdict, model.TransparentProxy):
+        return (Proxy(verdict.port, family), model.SetMark(verdict.mark, verdict.mask), model.Accept())
+    if isinstance(verdict, model.Continue):
         return ()
-    if isinstance(verdict, UnknownVerdict):
+    if isinstance(verdict, model.UnknownVerdict):
         raise ValueError(f"a foreign rule cannot be written: {verdict}")  # noqa: TRY004  # its type is allowed
     return (verdict,)

@@ -12,28 +12,14 @@ them only has to spell a dozen words::
 
 from __future__ import annotations
 
+from capture.model import ruleset as model
+from capture.model.addresses import BITS
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.backends.nf_tables.hooks import Hook
     from capture.model.addresses import Family
-    from capture.model.ruleset import (
-        Accept,
-        Counters,
-        Drop,
-        Jump,
-        Log,
-        ProtocolName,
-        Redirect,
-        RestoreMark,
-        Return,
-        SaveMark,
-        SetMark,
-        SetZone,
-        UnknownMatch,
-        UnknownVerdict,
-    )
 
     Range = tuple[int, int]
 
@@ -49,19 +35,44 @@ CT_MARK = "ct mark"
 CT_STATE = "ct state"
 SADDR: dict[Family, str] = {"ipv4": "ip saddr", "ipv6": "ip6 saddr"}
 DADDR: dict[Family, str] = {"ipv4": "ip daddr", "ipv6": "ip6 daddr"}
-SPORT: dict[ProtocolName, str] = {"tcp": "tcp sport", "udp": "udp sport"}
-DPORT: dict[ProtocolName, str] = {"tcp": "tcp dport", "udp": "udp dport"}
+SPORT: dict[model.ProtocolName, str] = {"tcp": "tcp sport", "udp": "udp sport"}
+DPORT: dict[model.ProtocolName, str] = {"tcp": "tcp dport", "udp": "udp dport"}
 
 ADDRESS_FAMILIES: dict[str, Family] = {field: family for fields in (SADDR, DADDR) for family, field in fields.items()}
-PORT_PROTOCOLS: dict[str, ProtocolName] = {
+PORT_PROTOCOLS: dict[str, model.ProtocolName] = {
     field: protocol for fields in (SPORT, DPORT) for protocol, field in fields.items()
 }
 
+# Which field a match of the model is about.
+ADDRESSES: dict[type[model.Source | model.Destination], dict[Family, str]] = {
+    model.Source: SADDR,
+    model.Destination: DADDR,
+}
+PORTS: dict[type[model.SourcePort | model.DestinationPort], dict[model.ProtocolName, str]] = {
+    model.SourcePort: SPORT,
+    model.DestinationPort: DPORT,
+}
+IDS: dict[type[model.OwnerUid | model.OwnerGid], str] = {model.OwnerUid: SKUID, model.OwnerGid: SKGID}
+MARKS: dict[type[model.Mark | model.ConnectionMark], str] = {model.Mark: MARK, model.ConnectionMark: CT_MARK}
+INTERFACES: dict[type[model.InInterface | model.OutInterface], str] = {
+    model.InInterface: IIFNAME,
+    model.OutInterface: OIFNAME,
+}
+
 NFPROTO_NUMBERS: dict[Family, int] = {"ipv4": 2, "ipv6": 10}  # linux/netfilter.h
-PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
+PROTOCOL_NUMBERS: dict[model.ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
 
 STATE_BITS = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
 """linux/netfilter/nf_conntrack_common.h, NF_CT_STATE_BIT."""
+
+ADDRESS_OFFSETS = {"ip saddr": 12, "ip daddr": 16, "ip6 saddr": 8, "ip6 daddr": 24}  # RFC 791 3.1, RFC 8200 3
+
+SIZES = {NFPROTO: 1, L4PROTO: 1, SKUID: 4, SKGID: 4, MARK: 4, CT_MARK: 4, CT_STATE: 4}
+SIZES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), 2)
+SIZES |= {field: BITS[family] // 8 for field, family in ADDRESS_FAMILIES.items()}
+
+HOST_ORDER = frozenset((SKUID, SKGID, MARK, CT_MARK, CT_STATE))
+"""Fields that lie in a register in the byte order of the machine."""
 
 
 def is_network(first: int, last: int) -> bool:
@@ -109,20 +120,20 @@ class Proxy(Value):
 
 
 if TYPE_CHECKING:
-    Condition = Among | Masked | Named | UnknownMatch
+    Condition = Among | Masked | Named | model.UnknownMatch
     Action = (
-        Accept
-        | Drop
-        | Return
-        | Jump
-        | Redirect
+        model.Accept
+        | model.Drop
+        | model.Return
+        | model.Jump
+        | model.Redirect
         | Proxy
-        | SetMark
-        | SaveMark
-        | RestoreMark
-        | SetZone
-        | Log
-        | UnknownVerdict
+        | model.SetMark
+        | model.SaveMark
+        | model.RestoreMark
+        | model.SetZone
+        | model.Log
+        | model.UnknownVerdict
     )
 
 
@@ -131,7 +142,7 @@ class NativeRule(Value):
 
     conditions: tuple[Condition, ...]
     actions: tuple[Action, ...]
-    counters: Counters | None = None
+    counters: model.Counters | None = None
     comment: str = ""
 
 
@@ -145,14 +156,8 @@ class NativeChain(Value):
 
 
 class NativeTable(Value):
-    """A table of family inet. A dormant one stands there and does nothing.
-
-    ``has_more``: it holds sets of a name, or objects, which we never write. Not every reader looks for them.
-    """
-
-    not_compared = ("has_more",)
+    """A table of family inet. A dormant one is there and does nothing."""
 
     name: str
     chains: tuple[NativeChain, ...]
     dormant: bool = False
-    has_more: bool = False

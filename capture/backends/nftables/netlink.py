@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from capture.backends.nf_tables.hooks import Hook
-    from capture.backends.nftables.decode import NativeSet
     from capture.backends.nftables.native import NativeTable
+    from capture.backends.nftables.sets import NativeSet
     from capture.model.ruleset import Ruleset
     from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
@@ -66,15 +66,15 @@ class NetlinkDriver:
             return holds_exactly(netfilter, self._native(desired), OUR_TABLES)
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Make our tables be ``desired`` in one transaction, whatever stands in them: they are ours alone."""
+        """Make our tables be ``desired`` in one transaction, whatever is in them: they are ours alone."""
         del live, recorded
         wanted = self._native(desired)
-        _change("replace the rules of capture", lambda standing: plan.replace(wanted, standing, encode))
+        _change("replace the rules of capture", lambda live: plan.replace(wanted, live, encode))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         """Delete our tables."""
         del live, recorded
-        _change("remove the rules of capture", lambda standing: plan.remove(standing, encode))
+        _change("remove the rules of capture", lambda live: plan.remove(live, encode))
 
     def _native(self, desired: Ruleset) -> tuple[NativeTable, ...]:
         """Return the native tables of a rule set; what is written is looked for right afterwards."""
@@ -84,18 +84,18 @@ class NetlinkDriver:
 
 
 def _change(doing: str, changes: Callable[[plan.LiveTables], Iterable[Change]]) -> None:
-    """Commit the changes of what stands, in one transaction and only if no program changes it meanwhile."""
+    """Commit the changes of what is live, in one transaction and only if no program changes it meanwhile."""
     with open_netfilter() as netfilter:
         for _ in range(ATTEMPTS):
             generation = read_generation(netfilter)
             try:
-                standing = _read_standing(netfilter)
+                live = read_live(netfilter)
             except KernelError as error:
                 if error.errno != errno.ENOENT:
                     raise
                 continue  # a table went before its sets were read
             try:
-                return commit(netfilter, list(changes(standing)), generation, doing)
+                return commit(netfilter, list(changes(live)), generation, doing)
             except RulesetChangedError:
                 continue
     raise ruleset_busy(doing)
@@ -117,7 +117,7 @@ def _read_tables(netfilter: NetlinkSocket) -> list[NativeTable]:
 
 
 def _our_tables(netfilter: NetlinkSocket) -> list[bytes]:
-    """Return the attributes of our tables that stand."""
+    """Return the attributes of our live tables."""
     tables = read_objects(netfilter, nf.NFT_MSG_GETTABLE, nf.NFPROTO_INET, b"", "read the tables of nf_tables")
     return [table for _, table in tables if decode_text(decode_fields(table)[nf.NFTA_TABLE_NAME]) in MODEL_TABLES]
 
@@ -148,8 +148,8 @@ def _read_chains(netfilter: NetlinkSocket, table: str) -> list[bytes]:
 
 
 def read_set(netfilter: NetlinkSocket, table: str, name: str, family: int = nf.NFPROTO_INET) -> NativeSet:
-    """Return a set of a table, of our own if no other family is said."""
-    from capture.backends.nftables.decode import decode_set
+    """Return a set of a table, of our own if no other family is given."""
+    from capture.backends.nftables.sets import decode_set
 
     doing = f"read the set {name} of table {table}"
     of_set = attribute(nf.NFTA_SET_TABLE, text(table)) + attribute(nf.NFTA_SET_NAME, text(name))
@@ -158,21 +158,19 @@ def read_set(netfilter: NetlinkSocket, table: str, name: str, family: int = nf.N
     return decode_set(body[NFGENMSG_SIZE:], [element for _, element in elements])
 
 
-def _read_standing(netfilter: NetlinkSocket) -> plan.LiveTables:
-    """Return our tables that stand, with the hooks of their chains."""
-    standing: dict[str, dict[str, Hook | None] | None] = {}
-    tables = _our_tables(netfilter)
-    if not tables:
-        return standing
-    for table in map(decode_fields, tables):
+def read_live(netfilter: NetlinkSocket) -> plan.LiveTables:
+    """Return our live tables, with the hooks of their chains; None for one that must go as a whole."""
+    live: dict[str, dict[str, Hook | None] | None] = {}
+    for table in map(decode_fields, _our_tables(netfilter)):
         name = decode_text(table[nf.NFTA_TABLE_NAME])
+        is_dormant = decode_number(table.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT
         chains = [decode_fields(chain) for chain in _read_chains(netfilter, name)]
-        others = decode_number(table[nf.NFTA_TABLE_USE]) - len(chains)
-        if others and others != _count_anonymous_sets(netfilter, name):
-            standing[name] = None
+        rest = decode_number(table[nf.NFTA_TABLE_USE]) - len(chains)
+        if is_dormant or (rest and rest != _count_anonymous_sets(netfilter, name)):
+            live[name] = None
         else:
-            standing[name] = {decode_text(chain[nf.NFTA_CHAIN_NAME]): decode_hook(chain) for chain in chains}
-    return standing
+            live[name] = {decode_text(chain[nf.NFTA_CHAIN_NAME]): decode_hook(chain) for chain in chains}
+    return live
 
 
 def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:

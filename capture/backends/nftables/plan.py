@@ -1,4 +1,4 @@
-"""What to change so that what stands becomes what is wanted. Pure, and the same for every way to say it.
+"""What to change so that what is live becomes what is wanted. Pure, and the same for every way to say it.
 
 All of it is one transaction, and packets see either all of it or none. Base chains that stay are kept and
 only their rules are exchanged: the kernel decides once per base chain which generation of rules a packet sees, so
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     T_co = TypeVar("T_co", covariant=True)
 
     LiveTables = Mapping[str, Mapping[str, Hook | None] | None]
-    """The hooks of the chains that stand, by table and chain; None for a table that must go as a whole."""
+    """The hooks of the live chains, by table and chain; None for a table that must go as a whole."""
 
     class Language(Protocol[T_co]):
-        """How changes are said: as netlink messages (``encode``) or as commands of libnftables."""
+        """How changes are expressed: as netlink messages (``encode``) or as commands of libnftables."""
 
         def add_table(self, table: str, /) -> T_co: ...
         def delete_table(self, table: str, /) -> T_co: ...
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-def replace(wanted: Sequence[NativeTable], standing: LiveTables, language: Language[T]) -> Iterator[T]:
-    """Yield the changes that make the wanted tables of what stands, and delete the other ones that stand."""
+def replace(wanted: Sequence[NativeTable], live: LiveTables, language: Language[T]) -> Iterator[T]:
+    """Yield the changes that make the wanted tables of what is live, and delete the other live ones."""
     for table in wanted:
-        chains = standing.get(table.name)
-        if chains is None and table.name in standing:
+        chains = live.get(table.name)
+        if chains is None and table.name in live:
             yield language.delete_table(table.name)
         yield language.add_table(table.name)
         if chains is not None:
@@ -50,7 +50,7 @@ def replace(wanted: Sequence[NativeTable], standing: LiveTables, language: Langu
         for chain in table.chains:
             yield language.add_chain(table.name, chain)
     yield from language.add_rules(wanted)
-    yield from remove(standing.keys() - {table.name for table in wanted}, language)
+    yield from remove(live.keys() - {table.name for table in wanted}, language)
 
 
 def remove(tables: Iterable[str], language: Language[T]) -> Iterator[T]:

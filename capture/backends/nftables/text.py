@@ -19,22 +19,8 @@ from capture.backends.nftables.native import (
     Named,
     Proxy,
 )
+from capture.model import ruleset as model
 from capture.model.addresses import Network, address_text, split
-from capture.model.ruleset import (
-    ALL_BITS,
-    Accept,
-    Drop,
-    Jump,
-    Log,
-    Redirect,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    SetZone,
-    UnknownMatch,
-    UnknownVerdict,
-)
 from capture.model.text import without_line_ends
 
 TYPE_CHECKING = False
@@ -43,7 +29,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.backends.nftables.native import Action, Condition, NativeChain, NativeRule, NativeTable, Range
-    from capture.model.ruleset import Ruleset
 
 WORDS: dict[str, dict[int, str]] = {
     NFPROTO: {number: family for family, number in NFPROTO_NUMBERS.items()},
@@ -55,7 +40,7 @@ WORDS: dict[str, dict[int, str]] = {
 HIGHEST_PORT = 0xFFFF
 
 
-def render_text(ruleset: Ruleset) -> str:
+def render_text(ruleset: model.Ruleset) -> str:
     """Return the script that makes the rule set in an empty namespace; the empty string if there is nothing to make."""
     return "\n".join(table_text(table) for table in lower(ruleset))
 
@@ -96,7 +81,7 @@ def kept_apart(conditions: Sequence[Condition]) -> Iterator[Condition]:
     """Yield the conditions in a form that nft understands as they are meant.
 
     nft 1.0.6 joins "source port is not a" and "destination port is not b" to "they are not a and b",
-    and lists them as the two they were. It leaves a port alone that stands under a mask, even one of all bits.
+    and lists them as the two they were. It leaves a port alone that is under a mask, even one of all bits.
     """
     excluded_port = False
     for condition in conditions:
@@ -165,24 +150,24 @@ def _masked(condition: Masked) -> str:
 
 def _named(condition: Named) -> str:
     operator = "!= " if condition.negated else ""
-    # A literal asterisk at the end would stand for any ending.
+    # A literal asterisk at the end would mean any ending.
     ending = "*" if condition.any_ending else ""
     name = f"{condition.name[:-1]}\\*" if condition.name.endswith("*") and not ending else condition.name
     return f"{condition.field} {operator}{quoted(name + ending)}"
 
 
-def _unknown(part: UnknownMatch | UnknownVerdict) -> str:
+def _unknown(part: model.UnknownMatch | model.UnknownVerdict) -> str:
     return part.text
 
 
 # --- actions -------------------------------------------------------------------------------------
 
 
-def _jump(action: Jump) -> str:
+def _jump(action: model.Jump) -> str:
     return f"jump {action.chain}"
 
 
-def _redirect(action: Redirect) -> str:
+def _redirect(action: model.Redirect) -> str:
     return f"redirect to :{action.port}"
 
 
@@ -191,17 +176,17 @@ def _proxy(action: Proxy) -> str:
     return f"tproxy {family}to :{action.port}"
 
 
-def _set_mark(action: SetMark) -> str:
-    if action.mask == ALL_BITS:
+def _set_mark(action: model.SetMark) -> str:
+    if action.mask == model.ALL_BITS:
         return f"meta mark set {action.value:#010x}"
-    return f"meta mark set meta mark & {ALL_BITS & ~action.mask:#010x} | {action.value & action.mask:#010x}"
+    return f"meta mark set meta mark & {model.ALL_BITS & ~action.mask:#010x} | {action.value & action.mask:#010x}"
 
 
-def _set_zone(action: SetZone) -> str:
+def _set_zone(action: model.SetZone) -> str:
     return f"ct zone set {action.zone}"
 
 
-def _log(action: Log) -> str:
+def _log(action: model.Log) -> str:
     if "$" in action.prefix:
         raise ValueError(f"nft takes what follows a dollar sign for a variable: {action.prefix!r}")
     return f"log prefix {quoted(action.prefix)}"
@@ -215,17 +200,17 @@ TEXTS: dict[type, Callable[[Any], str]] = {
     Among: _among,
     Masked: _masked,
     Named: _named,
-    UnknownMatch: _unknown,
-    Accept: _fixed("accept"),
-    Drop: _fixed("drop"),
-    Return: _fixed("return"),
-    Jump: _jump,
-    Redirect: _redirect,
+    model.UnknownMatch: _unknown,
+    model.Accept: _fixed("accept"),
+    model.Drop: _fixed("drop"),
+    model.Return: _fixed("return"),
+    model.Jump: _jump,
+    model.Redirect: _redirect,
     Proxy: _proxy,
-    SetMark: _set_mark,
-    SaveMark: _fixed("ct mark set meta mark"),
-    RestoreMark: _fixed("meta mark set ct mark"),
-    SetZone: _set_zone,
-    Log: _log,
-    UnknownVerdict: _unknown,
+    model.SetMark: _set_mark,
+    model.SaveMark: _fixed("ct mark set meta mark"),
+    model.RestoreMark: _fixed("meta mark set ct mark"),
+    model.SetZone: _set_zone,
+    model.Log: _log,
+    model.UnknownVerdict: _unknown,
 }

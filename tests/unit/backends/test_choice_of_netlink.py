@@ -7,9 +7,9 @@ import pytest
 from capture.backends import load
 from capture.backends.detect import (
     Decision,
+    LiveChain,
     Program,
     Request,
-    StandingChain,
     choose,
     find_leftovers,
     without_kernel,
@@ -48,7 +48,7 @@ def test_without_compat_it_cannot_be_taken() -> None:
 
 
 def test_rules_of_ours_in_legacy_are_followed() -> None:
-    chain = StandingChain("legacy", "ipv4", "nat", "ISTIO_OUTPUT", 1)
+    chain = LiveChain("legacy", "ipv4", "nat", "ISTIO_OUTPUT", 1)
     facts = KERNEL.replace(programs=WITH_EVERYTHING.programs, chains=(chain,), legacy_tables=(("ipv4", "nat"),))
     assert choose(facts, Request()) == Decision("iptables", "restore", "legacy")
 
@@ -64,7 +64,7 @@ def test_it_is_what_is_rendered_by_default() -> None:
 
 
 def test_it_removes_what_is_left_in_nf_tables() -> None:
-    chain = StandingChain("nft", "ipv4", "nat", "ISTIO-OUTPUT", 1)
+    chain = LiveChain("nft", "ipv4", "nat", "ISTIO-OUTPUT", 1)
     (leftover,) = find_leftovers(KERNEL.replace(chains=(chain,)))
     assert (leftover.backend, leftover.driver, leftover.variant) == ("iptables", "netlink", "nft")
 

@@ -8,8 +8,8 @@ from capture.backends.detect import (
     Decision,
     Facts,
     Leftover,
+    LiveChain,
     Request,
-    StandingChain,
     choose,
     find_leftovers,
     without_kernel,
@@ -31,9 +31,9 @@ NATIVE = ("nftables", "netlink", "")
 WITH_NOTHING = Facts((), True, False, False, "absent", (), (), False, False)
 
 
-def chain(place: Place, name: str = "OUTPUT", uses: int = 1, table: str = "nat", family: str = IPV4) -> StandingChain:
+def chain(place: Place, name: str = "OUTPUT", uses: int = 1, table: str = "nat", family: str = IPV4) -> LiveChain:
     """Return a chain that stands in the namespace."""
-    return StandingChain(place, family, table, name, uses)
+    return LiveChain(place, family, table, name, uses)
 
 
 def way(facts: Facts, request: Request = ANYTHING) -> tuple[str, str, str]:
@@ -107,7 +107,7 @@ class TestAuto:
             ((chain("native", table="istio-proxy-nat", family="inet"),), "nft"),
         ],
     )
-    def test_within_iptables_where_rules_stand(self, standing: tuple[StandingChain, ...], variant: str) -> None:
+    def test_within_iptables_where_rules_stand(self, standing: tuple[LiveChain, ...], variant: str) -> None:
         assert way(WITH_EVERYTHING.replace(chains=standing))[2] == variant
 
     def test_a_legacy_table_without_rules_says_nothing(self) -> None:

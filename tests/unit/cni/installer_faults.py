@@ -1,8 +1,8 @@
 """Stops the installer before each of its system calls, to kill it or to let another program write.
 
 A script, because ptrace and fork want a process with one thread:
-``installer_faults.py kill|rival SCENARIO STYLE DIRECTORY`` prints as JSON how many system calls were tried, or ends
-with the first thing that was wrong.
+``installer_faults.py kill|rival SCENARIO STYLE STRIDE DIRECTORY`` prints as JSON how many system calls there are, or
+ends with the first thing that was wrong. STRIDE 3 tries every third of them, and begins elsewhere in each scenario.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -135,12 +136,11 @@ SCENARIOS = {
 # --- killed ------------------------------------------------------------------------------------------------------
 
 
-def kill_everywhere(scenario: Scenario) -> dict[str, object]:
-    """Kill the act before each of its system calls, look, then let it run to its end."""
-    number = 0
-    reached = True
+def kill_everywhere(scenario: Scenario, numbers: Iterator[int]) -> dict[str, object]:
+    """Kill the act before each of these of its system calls, look, then let it run to its end."""
+    number, reached = 0, True
     while reached:
-        number += 1
+        number = next(numbers)
         with fresh(scenario) as node:
             reached = kill_before(partial(scenario.act, node), number)
             check_whole(node)
@@ -217,12 +217,12 @@ class Rival:
         return None
 
 
-def write_everywhere(scenario: Scenario, style: str) -> dict[str, object]:
-    """Let a rival write before each system call of the act; its change must be there in the end."""
+def write_everywhere(scenario: Scenario, numbers: Iterator[int], style: str) -> dict[str, object]:
+    """Let a rival write before each of these system calls of the act; its change must be there in the end."""
     number = acted = 0
     reached = True
     while reached:
-        number += 1
+        number = next(numbers)
         with fresh(scenario) as node:
             rival = Rival(node, style, number)
             status = run_stepped(partial(scenario.act, node), rival)
@@ -270,6 +270,8 @@ def fresh(scenario: Scenario) -> Iterator[Node]:
 
 if __name__ == "__main__":
     trial.run = tried_without_a_process
-    what, scenario, style, tempfile.tempdir = sys.argv[1:]
-    tried = kill_everywhere(SCENARIOS[scenario]) if what == "kill" else write_everywhere(SCENARIOS[scenario], style)
+    what, name, style, stride, tempfile.tempdir = sys.argv[1:]
+    scenario, step = SCENARIOS[name], int(stride)
+    numbers = count(1 + (list(SCENARIOS).index(name) + len(style)) % step, step)
+    tried = kill_everywhere(scenario, numbers) if what == "kill" else write_everywhere(scenario, numbers, style)
     sys.stdout.write(json.dumps(tried))

@@ -160,5 +160,5 @@ def test_who_opens_the_file_while_we_look_does_not_end_us(tmp_path: Path) -> Non
 
 def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         snapshot(str(tmp_path / "fifo"))

@@ -1,4 +1,4 @@
-"""docs/cni.md says of every key and every error code what it means."""
+"""docs/cni.md says of every key what it means."""
 
 from __future__ import annotations
 
@@ -7,27 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from cni import codes, conf, protocol
+from cni import conf, protocol
 
 TEXT = Path(__file__).parents[3].joinpath("docs", "cni.md").read_text()
-NOT_ANSWERED = {"FIRST_OWN_CODE", "UNSUPPORTED_FIELD"}
-"""A bound, and codes that the plugin never answers with."""
 
 
 def rows(heading: str) -> set[str]:
     """Return the first cells of the table under a heading, without backquotes."""
     section = TEXT.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     return {cell.strip("` ") for cell in re.findall(r"^\|([^|]+)\|", section, re.MULTILINE)} - {"---"}
-
-
-def test_every_error_code_is_explained() -> None:
-    answered = {
-        str(value)
-        for module in (codes, protocol)
-        for name, value in vars(module).items()
-        if name.isupper() and type(value) is int and not name.endswith("_LIMIT") and name not in NOT_ANSWERED
-    }
-    assert rows("Errors") - {"code"} == answered
 
 
 def test_every_key_is_explained() -> None:

@@ -253,7 +253,7 @@ def test_a_list_of_somebody_else_beside_the_single_plugin_is_not_overwritten(nod
     node.write("10-main.conflist", network(PORTMAP))
     before = node.conf_dir / "10-main.conflist"
     content = before.read_bytes()
-    with pytest.raises(InstallError, match=r"10-main\.conflist too, and not from us"):
+    with pytest.raises(InstallError, match=r"10-main\.conflist too, written by another program"):
         node.install()
     assert before.read_bytes() == content
     assert node.files() == ["10-main.conf", "10-main.conflist"]

@@ -16,17 +16,22 @@ from fake_plugin import write_plugin
 from system_calls import run_alone
 
 FAULTS = Path(__file__).with_name("installer_faults.py")
+every_third_or_all = pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.long)])
 
 
+@every_third_or_all
 @pytest.mark.parametrize(
     "scenario", ["list", "single", "own", "to-own", "uninstall", "uninstall-single", "uninstall-own"]
 )
-def test_killed_anywhere_it_leaves_the_old_or_the_new_and_the_next_run_succeeds(scenario: str, tmp_path: Path) -> None:
-    done = run_alone(FAULTS, "kill", scenario, "-", str(tmp_path))
+def test_killed_anywhere_it_leaves_the_old_or_the_new_and_the_next_run_succeeds(
+    scenario: str, stride: int, tmp_path: Path
+) -> None:
+    done = run_alone(FAULTS, "kill", scenario, "-", str(stride), str(tmp_path))
     assert isinstance(done["system_calls"], int)
     assert done["system_calls"] > 80
 
 
+@every_third_or_all
 @pytest.mark.parametrize(
     ("scenario", "style"),
     [
@@ -42,10 +47,10 @@ def test_killed_anywhere_it_leaves_the_old_or_the_new_and_the_next_run_succeeds(
         ("uninstall-single", "rename"),
     ],
 )
-def test_what_another_writes_at_any_moment_stays(scenario: str, style: str, tmp_path: Path) -> None:
-    done = run_alone(FAULTS, "rival", scenario, style, str(tmp_path))
+def test_what_another_writes_at_any_moment_stays(scenario: str, style: str, stride: int, tmp_path: Path) -> None:
+    done = run_alone(FAULTS, "rival", scenario, style, str(stride), str(tmp_path))
     assert isinstance(done["acted"], int)
-    assert done["acted"] > 80
+    assert stride * done["acted"] > 80
 
 
 RIVAL = """

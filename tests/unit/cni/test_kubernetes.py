@@ -270,7 +270,7 @@ def test_what_lasts_is_an_error_after_the_deadline(
 
 FINAL: list[tuple[Behaviour, int, str]] = [
     (status(401, "Unauthorized"), UNAUTHORIZED, "does not accept our credentials: 401 Unauthorized"),
-    (status(403, 'User "plugin" cannot get pods'), FORBIDDEN, 'not read pods: 403 User "plugin" cannot get pods'),
+    (status(403, 'User "plugin" cannot get pods'), FORBIDDEN, 'us to read pods: 403 User "plugin" cannot get pods'),
     (html(404), BAD_ANSWER, "does not answer as an API server of Kubernetes: it says 404 Not Found"),
     (html(301), BAD_ANSWER, "it says 301 Moved Permanently"),
     (status(400, "bad"), BAD_ANSWER, "it says 400 bad"),
@@ -454,7 +454,7 @@ def test_reading_the_kubeconfig(server: FakeKubernetes, tmp_path: Path) -> None:
     os.mkfifo(file)
     with pytest.raises(CniError) as error:
         read_kubeconfig(str(file))
-    assert error.value.message == f"kubeconfig {file}: cannot be read: it is no regular file"
+    assert error.value.message == f"kubeconfig {file}: cannot be read: it is not a regular file"
     file.unlink()
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(CniError) as error:

@@ -229,9 +229,17 @@ def test_an_unknown_command_is_refused(command: str) -> None:
 # --- DEL: whatever happens, a pod can end -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [*protocol.SUPPORTED_VERSIONS, "0.2.0", "1.2.0", "2.0.0", "x"])
-@pytest.mark.parametrize("namespace", ["", "/var/run/netns/gone", "dummy"])
-@pytest.mark.parametrize("prev_result", [RESULT, None, [], "x", 3, {}])
+@pytest.mark.parametrize(
+    ("version", "namespace", "prev_result"),
+    [
+        *((version, "", RESULT) for version in (*protocol.SUPPORTED_VERSIONS, "0.2.0", "1.2.0", "2.0.0", "x")),
+        *(("1.0.0", namespace, None) for namespace in ("/var/run/netns/gone", "dummy")),
+        ("0.4.0", "dummy", []),
+        ("0.4.0", "dummy", "x"),
+        ("0.4.0", "dummy", 3),
+        ("0.4.0", "dummy", {}),
+    ],
+)
 def test_del_does_without_namespace_and_prevresult(version: str, namespace: str, prev_result: object) -> None:
     configuration = {"cniVersion": version, "prevResult": prev_result}
     answer, request = call({"CNI_COMMAND": "DEL", "CNI_NETNS": namespace}, configuration)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cni.pod import Identity
 from cni.protocol import CniError
 from cni.sources import learn
 from fake_kubernetes import FakeKubernetes, server_certificate, status
+from pytest_netns import require
 
 WEB = Identity("shop", "web-0")
 STATUS = "sidecar.istio.io/status"
@@ -155,6 +157,7 @@ def agent(tmp_path: Path) -> Iterator[dict[str, Any]]:
     """An agent that answers what the test puts here, by the pod's name."""
     from cni.agent.server import Server
 
+    require(os.geteuid() == 0, "the plugin believes only an agent of root's")
     known: dict[str, Any] = {}
     server = Server(str(tmp_path / "run" / "socket"), {"pod": lambda question: {"pod": known.get(question["name"])}})
     yield known

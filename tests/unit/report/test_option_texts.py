@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-from pathlib import Path
-
-from capture.report.option_texts import as_markdown, by_topic, flags_text, help_text
-from capture.settings.keywords import OPTIONS_BY_NAME
+from capture.report.option_texts import by_topic, flags_text, help_text
 from capture.settings.options import (
     DRY_RUN,
     OPTIONS,
@@ -11,16 +8,6 @@ from capture.settings.options import (
     PROXY_PORT,
     REDIRECT_DNS,
 )
-
-PAGE = Path(__file__).parents[3] / "docs" / "options.md"
-
-
-def test_the_page_of_documentation_is_what_the_table_says() -> None:
-    written = PAGE.read_text(encoding="utf-8")
-
-    assert written == as_markdown({option: name for name, option in OPTIONS_BY_NAME.items()}), (
-        "run: .venv/bin/python scripts/options_docs.py"
-    )
 
 
 def test_flags_and_their_help() -> None:

@@ -185,9 +185,12 @@ def test_what_holds_for_all_pods_stays_unless_the_pod_says_otherwise() -> None:
     assert settings[option.PROXY_UID] == spans(7)
 
 
-@pytest.mark.parametrize("name", [name for which in ANNOTATED_OPTIONS for name in which.annotations])
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
-def test_hostile_annotations_are_refused_by_name_and_value(name: str, text: str) -> None:
+@pytest.mark.parametrize("what", HOSTILE)
+@pytest.mark.parametrize("turn", [0, 1])
+def test_hostile_annotations_are_refused_by_name_and_value(what: str, turn: int) -> None:
+    """Two annotations for each text, and each annotation with several."""
+    names = [name for which in ANNOTATED_OPTIONS for name in which.annotations]
+    text, name = HOSTILE[what], names[(2 * list(HOSTILE).index(what) + turn) % len(names)]
     error = refused({name: text})
     assert error.origin == f"annotation {name}"
     assert error.value == text

@@ -55,6 +55,9 @@ SWITCHES = """
 """
 
 
+CONTROL_CHARACTERS = ("\n", "\r", "\t", "\0", "\x1b", "\x7f", "\u2028", "\u202e", "\u00a0", "\ud800")
+
+
 class TestTable:
     def test_short_flags_names_and_defaults_are_upstream_s(self) -> None:
         expected = {line.split()[0]: [*line.split(), ""][1:3] for line in SHORT_FLAGS.strip().splitlines()}
@@ -147,8 +150,14 @@ class TestPrecedence:
         assert found[options.REDIRECT_DNS] is value
         assert found.origin(options.REDIRECT_DNS) == origin
 
-    @pytest.mark.parametrize("text", ["yes", "on", "TrUe", "2", "enabled", " true"])
-    @pytest.mark.parametrize("option", [option for option in OPTIONS if option.is_switch], ids=lambda o: o.name)
+    @pytest.mark.parametrize(
+        ("option", "text"),
+        [
+            *((option, "yes") for option in OPTIONS if option.is_switch),
+            *((options.REDIRECT_DNS, text) for text in ("on", "TrUe", "2", "enabled", " true")),
+        ],
+        ids=str,
+    )
     def test_a_truth_value_that_cannot_be_read_is_not_said_and_warned_of(self, option: Option[bool], text: str) -> None:
         variable = option.variables[-1]
         found = from_environment({variable: text})
@@ -245,11 +254,9 @@ class TestErrors:
             explicit({options.INBOUND_PORTS: "80," * 1000 + "x,"})[options.INBOUND_PORTS]
         assert len(str(caught.value)) < 300
 
-    @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
-    @pytest.mark.parametrize(
-        "character", ["\n", "\r", "\t", "\0", "\x1b", "\x7f", "\u2028", "\u202e", "\u00a0", "\ud800"]
-    )
-    def test_no_option_takes_control_characters(self, option: Option[Any], character: str) -> None:
+    @pytest.mark.parametrize("number", range(len(OPTIONS)), ids=lambda number: OPTIONS[number].name)
+    def test_no_option_takes_control_characters(self, number: int) -> None:
+        option, character = OPTIONS[number], CONTROL_CHARACTERS[number % len(CONTROL_CHARACTERS)]
         for text in (f"{option.default}{character}", f"{character}{option.default}", f"80{character}81"):
             with pytest.raises(ConfigurationError, match="no control characters") as caught:
                 explicit({option: text})[option]

@@ -26,7 +26,7 @@ SLICE = "kind: EndpointSlice\nmetadata: {name: x, labels: {kubernetes.io/service
         ("enableTracing: true", "enableTracing", "not supported; supported here: accessLogEncoding,"),
         ("mesh: {defaultConfig: {}}", "mesh.defaultConfig", "not supported"),
         (f"kind: ConfigMap\n{METADATA}\ndata: {{mesh: 'a: 1'}}", "data.mesh.a", "not supported"),
-        ("accessLogFile: 3", "accessLogFile", "invalid value 3: expected a text"),
+        ("accessLogFile: 3", "accessLogFile", "invalid value 3: expected a string"),
         ("accessLogEncoding: XML", "accessLogEncoding", "expected one of TEXT, JSON"),
         ("accessLogEncoding: JSON\naccessLogFormat: '['", "accessLogFormat", "expected a JSON object"),
         ("protocolDetectionTimeout: soon", "protocolDetectionTimeout", "expected a duration"),

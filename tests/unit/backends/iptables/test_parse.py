@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.canonical import canonical_rule
+from capture.backends.iptables.clauses import words_of
 from capture.backends.iptables.families import merged
-from capture.backends.iptables.parse import parse_rule, parse_save, words_of
+from capture.backends.iptables.parse import parse_rule, parse_save
 from capture.model.addresses import IPV4, IPV6
 from capture.model.ruleset import (
     FORWARD,
@@ -171,7 +172,7 @@ class TestForeign:
     ],
 )
 def test_words_are_read_as_iptables_restore_reads_them(line: str, words: list[str]) -> None:
-    assert [word.said for word in words_of(line)] == words
+    assert [word.text for word in words_of(line)] == words
 
 
 class TestSave:

@@ -8,7 +8,7 @@ from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, Pu
 from capture.backends.iptables.xt_changes import changes
 from capture.backends.iptables.xt_decode import FoundChain, FoundRule
 from capture.backends.iptables.xt_makers import made_by_us
-from capture.backends.iptables.xt_tables import StandingTable, model_name, ruleset_of, standing_table
+from capture.backends.iptables.xt_tables import LiveTable, live_table, model_name, ruleset_of
 from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.errors import CaptureError
 from capture.model.addresses import IPV4, IPV6
@@ -44,13 +44,13 @@ def chain(name: str, handle: int, *, hook: Hook | None = None, policy: str | Non
     return FoundChain("nat", name, handle, hook, policy, Counters(0, 0))
 
 
-def table(*chains: tuple[FoundChain, tuple[int, ...]], others: int = 0) -> StandingTable:
+def table(*chains: tuple[FoundChain, tuple[int, ...]], others: int = 0) -> LiveTable:
     """Return the table nat with chains, the handles of their rules, and so many things that are no chains."""
     rules = [FoundRule(found.name, handle, OTHER) for found, handles in chains for handle in handles]
-    return standing_table(NAT, len(chains) + others, [found for found, _ in chains], rules)
+    return live_table(NAT, len(chains) + others, [found for found, _ in chains], rules)
 
 
-def said(standing: StandingTable | None, *edits: Edit) -> list[str]:
+def said(standing: LiveTable | None, *edits: Edit) -> list[str]:
     """Return what the messages do, rules that are inserted with the handle of the one they go before."""
     state = {} if standing is None else {(IPV4, NAT): standing}
     lines = []
@@ -210,7 +210,7 @@ class TestTables:
         assert model_name(NAT, found) == name
 
     def test_built_in_chains_are_listed_even_where_there_are_none(self) -> None:
-        standing = {(IPV6, RAW): StandingTable(0, {})}
+        standing = {(IPV6, RAW): LiveTable(0, {})}
         (of_raw,) = ruleset_of((IPV4, IPV6), standing).tables
         assert [each.name for each in of_raw.chains] == [PREROUTING, OUTPUT]
         assert {each.policy_for(IPV6) for each in of_raw.chains} == {"ACCEPT"}
@@ -218,7 +218,7 @@ class TestTables:
     def test_rules_of_both_families_are_in_one_chain(self) -> None:
         rule4, rule6 = Rule(Return(), (), IPV4), Rule(Return(), (), IPV6)
         standing = {
-            (family, NAT): standing_table(NAT, 1, [chain(OUTPUT, 1)], [FoundRule(OUTPUT, 2, rule)])
+            (family, NAT): live_table(NAT, 1, [chain(OUTPUT, 1)], [FoundRule(OUTPUT, 2, rule)])
             for family, rule in ((IPV4, rule4), (IPV6, rule6))
         }
         ruleset = ruleset_of((IPV4, IPV6), standing)

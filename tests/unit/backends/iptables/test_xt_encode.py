@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from capture.backends.iptables.xt_encode import TableMessages, expressions, matches_of, verdict_of
+from capture.backends.iptables.xt_encode import expressions, matches_of, verdict_of
+from capture.backends.iptables.xt_messages import TableMessages
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import COUNTER
 from capture.model.addresses import IPV4, IPV6, parse_network
@@ -196,8 +197,8 @@ class TestWhatCannotBeSaid:
     @pytest.mark.parametrize(
         ("rule", "why"),
         [
-            (Rule(Return(), (UnknownMatch("-m recent"),)), "a rule of others can be kept, but not written"),
-            (Rule(UnknownVerdict("MASQUERADE")), "a rule of others can be kept, but not written"),
+            (Rule(Return(), (UnknownMatch("-m recent"),)), "a foreign rule can be kept, but not written"),
+            (Rule(UnknownVerdict("MASQUERADE")), "a foreign rule can be kept, but not written"),
             (Rule(Return(), (DestinationPort((only(80),)),)), "ports without a protocol"),
             (Rule(Return(), (Source(network("::1")),)), "a rule for ipv4 compares with an address of ipv6"),
             (Rule(SetMark(2, 1)), "bits outside of its mask"),

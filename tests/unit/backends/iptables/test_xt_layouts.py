@@ -7,9 +7,14 @@ from ctypes import c_char, c_uint8, c_uint16, c_uint32, c_void_p
 
 import pytest
 
+from capture.backends.iptables import xt_encode as enc
 from capture.backends.iptables import xt_layouts
+from capture.backends.iptables.clauses import matches_of, verdict_of, words_of
+from capture.backends.iptables.xt_words import match_words, target_words
+from capture.backends.nf_tables import constants as nf
 from capture.model.addresses import IPV4, IPV6, parse_network
 from capture.model.ruleset import (
+    Accept,
     ConnectionMark,
     ConnectionState,
     Destination,
@@ -18,8 +23,10 @@ from capture.model.ruleset import (
     Mark,
     OwnerGid,
     OwnerUid,
+    Protocol,
     Redirect,
     RestoreMark,
+    Rule,
     SaveMark,
     SetMark,
     SetZone,
@@ -27,8 +34,16 @@ from capture.model.ruleset import (
     SourcePort,
     Span,
     TransparentProxy,
+    UnknownMatch,
+    UnknownVerdict,
     only,
 )
+from capture.netlink.attributes import decode_elements, decode_fields, text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match, Verdict
 
 Address = c_uint8 * 16  # union nf_inet_addr
 
@@ -220,101 +235,106 @@ def address(text: str) -> ctypes.Array[c_uint8]:
     return Address(*parse_network(text).packed.ljust(16, b"\0"))
 
 
+def structure_of(expressions: bytes) -> bytes:
+    """Return the structure in the only match or target of x_tables among expressions."""
+    outer = [decode_fields(each) for each in decode_elements(expressions)]
+    (found,) = (each for each in outer if each[nf.NFTA_EXPR_NAME] in (text("match"), text("target")))
+    return decode_fields(found[nf.NFTA_EXPR_DATA])[enc.NFTA_MATCH_INFO]
+
+
+def read_match(name: str, revision: int, structure: bytes, family: Family) -> tuple[Match, ...]:
+    return tuple(matches_of(words_of(match_words(name, revision, structure, family))))
+
+
+def read_target(name: str, revision: int, structure: bytes, family: Family) -> Verdict:
+    return verdict_of(words_of(f"-j {target_words(name, revision, structure, family)}"))
+
+
+def beyond_the_first(match: Match) -> tuple[Match, ...]:
+    """Return a match so that a network is compared by a structure: for the first one there is ``-s``."""
+    return (match, match) if isinstance(match, Source | Destination) else (match,)
+
+
 NETWORK4, NETWORK6 = parse_network("172.16.0.0/12"), parse_network("fd00::/16")
 
-MATCHES = {
+MATCHES: dict[str, tuple[ctypes.Structure, tuple[str, int], Match]] = {
     "a user": (
-        xt_layouts.owner(OwnerUid, only(1337), negated=False),
         Owner(uid_min=1337, uid_max=1337, match=1),
-        xt_layouts.read_owner,
+        ("owner", 1),
         OwnerUid((only(1337),)),
     ),
     "no group of some": (
-        xt_layouts.owner(OwnerGid, Span(5, 9), negated=True),
         Owner(gid_min=5, gid_max=9, match=2, invert=2),
-        xt_layouts.read_owner,
+        ("owner", 1),
         OwnerGid((Span(5, 9),), negated=True),
     ),
     "ports": (
-        xt_layouts.multiport(DestinationPort, [only(53), Span(1, 7), only(15008)], negated=True),
         Multiport(flags=1, count=4, ports=(53, 1, 7, 15008), pflags=(0, 1), invert=1),
-        xt_layouts.read_multiport,
+        ("multiport", 1),
         DestinationPort((only(53), Span(1, 7), only(15008)), negated=True),
     ),
     "source ports": (
-        xt_layouts.multiport(SourcePort, [only(port) for port in range(15)], negated=False),
         Multiport(flags=0, count=15, ports=tuple(range(15))),
-        xt_layouts.read_multiport,
+        ("multiport", 1),
         SourcePort(tuple(only(port) for port in range(15))),
     ),
     "a connection's mark": (
-        xt_layouts.connmark(ConnectionMark(5, 0xFF, negated=True)),
         MarkMatch(mark=5, mask=0xFF, invert=1),
-        xt_layouts.read_connmark,
+        ("connmark", 1),
         ConnectionMark(5, 0xFF, negated=True),
     ),
     "states": (
-        xt_layouts.conntrack(ConnectionState(("RELATED", "ESTABLISHED"))),
         Conntrack(match_flags=1, state_mask=6),
-        xt_layouts.read_conntrack,
+        ("conntrack", 3),
         ConnectionState(("RELATED", "ESTABLISHED")),
     ),
     "no states": (
-        xt_layouts.conntrack(ConnectionState(("INVALID", "NEW", "UNTRACKED"), negated=True)),
         Conntrack(match_flags=1, invert_flags=1, state_mask=1 | 8 | 256),
-        xt_layouts.read_conntrack,
+        ("conntrack", 3),
         ConnectionState(("INVALID", "NEW", "UNTRACKED"), negated=True),
     ),
     "a network": (
-        xt_layouts.iprange(Source, NETWORK4, negated=False),
         Iprange(src_min=address("172.16.0.0"), src_max=address("172.31.255.255"), flags=1),
-        xt_layouts.read_iprange,
+        ("iprange", 1),
         Source((NETWORK4,)),
     ),
     "not a network": (
-        xt_layouts.iprange(Destination, NETWORK4, negated=True),
         Iprange(dst_min=address("172.16.0.0"), dst_max=address("172.31.255.255"), flags=2 | 32),
-        xt_layouts.read_iprange,
+        ("iprange", 1),
         Destination((NETWORK4,), negated=True),
     ),
 }
 
-TARGETS = {
+TARGETS: dict[str, tuple[ctypes.Structure | ctypes.BigEndianStructure, tuple[str, int], Verdict]] = {
     "REDIRECT": (
-        xt_layouts.redirect(15001, IPV4),
         Nat4(rangesize=number(1), flags=number(2), min=15001, max=15001),
-        xt_layouts.read_redirect,
+        ("REDIRECT", 0),
         Redirect(15001),
     ),
     "TPROXY": (
-        xt_layouts.tproxy(TransparentProxy(0x1234, 5, 0xFF)),
         Tproxy(mark_mask=0xFF, mark_value=5, lport=(0x12, 0x34)),
-        xt_layouts.read_tproxy,
+        ("TPROXY", 1),
         TransparentProxy(0x1234, 5, 0xFF),
     ),
     "MARK": (
-        xt_layouts.set_mark(SetMark(5, 7)),
         MarkTarget(mark=5, mask=7),
-        xt_layouts.read_set_mark,
+        ("MARK", 2),
         SetMark(5, 7),
     ),
     "CONNMARK save": (
-        xt_layouts.copy_mark(xt_layouts.CONNMARK_SAVE),
         Connmark(ctmask=ALL, nfmask=ALL, mode=1),
-        xt_layouts.read_copy_mark,
+        ("CONNMARK", 2),
         SaveMark(),
     ),
     "CONNMARK restore": (
-        xt_layouts.copy_mark(xt_layouts.CONNMARK_RESTORE),
         Connmark(ctmask=ALL, nfmask=ALL, mode=2),
-        xt_layouts.read_copy_mark,
+        ("CONNMARK", 2),
         RestoreMark(),
     ),
-    "CT": (xt_layouts.set_zone(1000), Ct(zone=1000), xt_layouts.read_set_zone, SetZone(1000)),
+    "CT": (Ct(zone=1000), ("CT", 2), SetZone(1000)),
     "LOG": (
-        xt_layouts.log(Log("why not ")),
         LogTarget(level=4, prefix=b"why not "),
-        xt_layouts.read_log,
+        ("LOG", 0),
         Log("why not "),
     ),
 }
@@ -322,34 +342,37 @@ TARGETS = {
 
 @pytest.mark.parametrize("case", MATCHES)
 def test_a_match_is_laid_out_as_the_header_says_and_read_back(case: str) -> None:
-    written, defined, read, match = MATCHES[case]
+    defined, (name, revision), match = MATCHES[case]
+    written = structure_of(enc.matches_of(Rule(Accept(), (Protocol("tcp"), *beyond_the_first(match))), IPV4))
     assert written == padded(defined)
-    assert read(written, IPV4) == (match,)
+    assert read_match(name, revision, written, IPV4) == (match,)
 
 
 @pytest.mark.parametrize("case", TARGETS)
 def test_a_target_is_laid_out_as_the_header_says_and_read_back(case: str) -> None:
-    written, defined, read, verdict = TARGETS[case]
+    defined, (name, revision), verdict = TARGETS[case]
+    written = structure_of(enc.verdict_of(Rule(verdict), IPV4))
     assert written == padded(defined)
-    assert read(written, IPV4) == verdict
+    assert read_target(name, revision, written, IPV4) == verdict
 
 
 def test_a_redirection_of_ipv6_has_its_own_structure() -> None:
-    written = xt_layouts.redirect(15001, IPV6)
+    written = structure_of(enc.verdict_of(Rule(Redirect(15001)), IPV6))
     assert written == padded(Nat6(flags=number(2), min_proto=15001, max_proto=15001))
-    assert xt_layouts.read_redirect(written, IPV6) == Redirect(15001)
+    assert read_target("REDIRECT", 0, written, IPV6) == Redirect(15001)
 
 
 def test_a_range_of_ipv6_takes_the_whole_address() -> None:
-    written = xt_layouts.iprange(Source, NETWORK6, negated=False)
+    written = structure_of(enc.matches_of(Rule(Accept(), (Source((NETWORK6, NETWORK6)),)), IPV6))
     last = "fd00:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
     assert written == padded(Iprange(src_min=address("fd00::"), src_max=address(last), flags=1))
-    assert xt_layouts.read_iprange(written, IPV6) == (Source((NETWORK6,)),)
+    assert read_match("iprange", 1, written, IPV6) == (Source((NETWORK6,)),)
 
 
 def test_a_comment_fills_its_structure() -> None:
-    assert xt_layouts.comment("größer") == "größer".encode().ljust(256, b"\0")
-    assert xt_layouts.read_comment(xt_layouts.comment("größer")) == "größer"
+    written = structure_of(enc.matches_of(Rule(Accept(), (), IPV4, "größer"), IPV4))
+    assert written == "größer".encode().ljust(256, b"\0")
+    assert xt_layouts.text_of(written) == "größer"
 
 
 class TestOlderRevisions:
@@ -357,33 +380,33 @@ class TestOlderRevisions:
 
     def test_ports_of_tcp(self) -> None:
         structure = padded(Tcp(spts=(0, 65535), dpts=(80, 90), invflags=2))
-        assert xt_layouts.read_tcp(structure, IPV4) == (DestinationPort((Span(80, 90),), negated=True),)
+        assert read_match("tcp", 0, structure, IPV4) == (DestinationPort((Span(80, 90),), negated=True),)
 
     def test_no_ports_of_tcp(self) -> None:
-        assert xt_layouts.read_tcp(padded(Tcp(spts=(0, 65535), dpts=(0, 65535))), IPV4) == ()
+        assert read_match("tcp", 0, padded(Tcp(spts=(0, 65535), dpts=(0, 65535))), IPV4) == ()
 
     def test_ports_of_udp(self) -> None:
         structure = padded(Udp(spts=(53, 53), dpts=(0, 65535)))
-        assert xt_layouts.read_udp(structure, IPV4) == (SourcePort((only(53),)),)
+        assert read_match("udp", 0, structure, IPV4) == (SourcePort((only(53),)),)
 
     def test_a_mark(self) -> None:
-        assert xt_layouts.read_mark(padded(MarkMatch(mark=1, mask=3, invert=1)), IPV4) == (Mark(1, 3, negated=True),)
+        assert read_match("mark", 1, padded(MarkMatch(mark=1, mask=3, invert=1)), IPV4) == (Mark(1, 3, negated=True),)
 
     def test_states(self) -> None:
         structure = padded(Conntrack1(match_flags=1, state_mask=8))
-        assert xt_layouts.read_conntrack_1(structure, IPV4) == (ConnectionState(("NEW",)),)
+        assert read_match("conntrack", 1, structure, IPV4) == (ConnectionState(("NEW",)),)
 
     def test_states_said_with_the_match_state(self) -> None:
         structure = padded(Conntrack(match_flags=1 | 1 << 13, state_mask=8))
-        assert xt_layouts.read_conntrack(structure, IPV4) == (ConnectionState(("NEW",)),)
+        assert read_match("conntrack", 3, structure, IPV4) == (ConnectionState(("NEW",)),)
 
     def test_a_copied_mark(self) -> None:
         structure = padded(Connmark1(ctmask=ALL, nfmask=ALL, mode=2))
-        assert xt_layouts.read_copy_mark_1(structure, IPV4) == RestoreMark()
+        assert read_target("CONNMARK", 1, structure, IPV4) == RestoreMark()
 
 
 class TestWhatTheModelLacks:
-    """Readers say None, so that somebody else finds words."""
+    """It has words all the same."""
 
     @pytest.mark.parametrize(
         "structure",
@@ -394,15 +417,15 @@ class TestWhatTheModelLacks:
         ],
     )
     def test_owners(self, structure: Owner) -> None:
-        assert xt_layouts.read_owner(padded(structure), IPV4) is None
+        assert isinstance(read_match("owner", 1, padded(structure), IPV4)[0], UnknownMatch)
 
     @pytest.mark.parametrize("structure", [Multiport(flags=2, count=1), Multiport(), Multiport(count=16)])
     def test_ports(self, structure: Multiport) -> None:
-        assert xt_layouts.read_multiport(padded(structure), IPV4) is None
+        assert isinstance(read_match("multiport", 1, padded(structure), IPV4)[0], UnknownMatch)
 
     @pytest.mark.parametrize("structure", [Tcp(flg_mask=2, flg_cmp=2), Tcp(option=5)])
     def test_tcp(self, structure: Tcp) -> None:
-        assert xt_layouts.read_tcp(padded(structure), IPV4) is None
+        assert isinstance(read_match("tcp", 0, padded(structure), IPV4)[0], UnknownMatch)
 
     @pytest.mark.parametrize(
         "structure",
@@ -414,25 +437,25 @@ class TestWhatTheModelLacks:
         ],
     )
     def test_states(self, structure: Conntrack) -> None:
-        assert xt_layouts.read_conntrack(padded(structure), IPV4) is None
+        assert isinstance(read_match("conntrack", 3, padded(structure), IPV4)[0], UnknownMatch)
 
     def test_ranges_that_are_no_network(self) -> None:
         structure = Iprange(src_min=address("10.0.0.1"), src_max=address("10.0.0.3"), flags=1)
-        assert xt_layouts.read_iprange(padded(structure), IPV4) is None
+        assert isinstance(read_match("iprange", 1, padded(structure), IPV4)[0], UnknownMatch)
 
     @pytest.mark.parametrize(
         "structure",
         [Nat4(flags=number(2), min=1, max=2), Nat4(flags=number(2 | 4), min=1, max=1), Nat4(flags=number(0))],
     )
     def test_redirections(self, structure: Nat4) -> None:
-        assert xt_layouts.read_redirect(padded(structure), IPV4) is None
+        assert isinstance(read_target("REDIRECT", 0, padded(structure), IPV4), UnknownVerdict)
 
     @pytest.mark.parametrize("structure", [Tproxy(laddr=(1,)), Tproxy(mark_value=2, mark_mask=1)])
     def test_transparent_proxies(self, structure: Tproxy) -> None:
-        assert xt_layouts.read_tproxy(padded(structure), IPV4) is None
+        assert isinstance(read_target("TPROXY", 1, padded(structure), IPV4), UnknownVerdict)
 
     def test_flipped_marks(self) -> None:
-        assert xt_layouts.read_set_mark(padded(MarkTarget(mark=5, mask=1)), IPV4) is None
+        assert isinstance(read_target("MARK", 2, padded(MarkTarget(mark=5, mask=1)), IPV4), UnknownVerdict)
 
     @pytest.mark.parametrize(
         "structure",
@@ -443,28 +466,29 @@ class TestWhatTheModelLacks:
         ],
     )
     def test_copied_marks(self, structure: Connmark) -> None:
-        assert xt_layouts.read_copy_mark(padded(structure), IPV4) is None
+        assert isinstance(read_target("CONNMARK", 2, padded(structure), IPV4), UnknownVerdict)
 
     @pytest.mark.parametrize("structure", [Ct(flags=1), Ct(zone=1, helper=b"ftp"), Ct(ct_events=1)])
     def test_tracking(self, structure: Ct) -> None:
-        assert xt_layouts.read_set_zone(padded(structure), IPV4) is None
+        assert isinstance(read_target("CT", 2, padded(structure), IPV4), UnknownVerdict)
 
-    @pytest.mark.parametrize(
-        "structure", [LogTarget(level=7), LogTarget(level=4, logflags=8), LogTarget(level=4, prefix=b"two\nlines")]
-    )
+    @pytest.mark.parametrize("structure", [LogTarget(level=7), LogTarget(level=4, logflags=8)])
     def test_logs(self, structure: LogTarget) -> None:
-        assert xt_layouts.read_log(padded(structure), IPV4) is None
+        assert isinstance(read_target("LOG", 0, padded(structure), IPV4), UnknownVerdict)
+
+    def test_a_prefix_of_two_lines_is_shown_on_one(self) -> None:
+        structure = padded(LogTarget(level=4, prefix=b"two\nlines"))
+        assert read_target("LOG", 0, structure, IPV4) == Log("two lines")
 
 
 @pytest.mark.parametrize(
     "write",
     [
-        lambda: xt_layouts.set_mark(SetMark(8, 7)),
-        lambda: xt_layouts.tproxy(TransparentProxy(1, 8, 7)),
-        lambda: xt_layouts.log(Log("x" * 30)),
-        lambda: xt_layouts.comment("x" * 256),
-        lambda: xt_layouts.comment("a\0b"),
-        lambda: xt_layouts.conntrack(ConnectionState(("OLD",))),
+        lambda: enc.verdict_of(Rule(SetMark(8, 7)), IPV4),
+        lambda: enc.verdict_of(Rule(TransparentProxy(1, 8, 7)), IPV4),
+        lambda: enc.verdict_of(Rule(Log("x" * 30)), IPV4),
+        lambda: enc.verdict_of(Rule(Log("a\0b")), IPV4),
+        lambda: enc.matches_of(Rule(Accept(), (ConnectionState(("OLD",)),)), IPV4),
     ],
 )
 def test_what_has_no_place_is_refused(write: object) -> None:

@@ -52,7 +52,7 @@ def test_a_command_runs_in_the_pods_namespace(socket: str, capsys: pytest.Captur
 
 def test_a_pod_without_a_namespace(socket: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["node", "pod", "--socket", socket, "shop/api", "verify"]) == 1
-    assert "knows no namespace of shop/api" in capsys.readouterr().err.replace("network namespace", "namespace")
+    assert "has no network namespace for shop/api" in capsys.readouterr().err
 
 
 def test_no_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

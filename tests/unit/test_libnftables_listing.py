@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from capture.backends.nf_tables.hooks import Hook
-from capture.backends.nftables.libnftables_json import parse_tables
 from capture.backends.nftables.native import (
     CT_MARK,
     CT_STATE,
@@ -28,6 +27,7 @@ from capture.model.ruleset import (
     UnknownMatch,
     UnknownVerdict,
 )
+from libnftables_listing import parse_tables
 
 CT = {"ct": {"key": "state"}}
 META_MARK = {"meta": {"key": "mark"}}

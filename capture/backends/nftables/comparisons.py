@@ -1,0 +1,145 @@
+"""What it means in nf_tables that a register is compared: conditions on fields. Pure."""
+
+from __future__ import annotations
+
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.expressions import PORT_SIZE
+from capture.backends.nftables.native import (
+    ADDRESS_FAMILIES,
+    ADDRESS_OFFSETS,
+    DPORT,
+    HOST_ORDER,
+    IIFNAME,
+    OIFNAME,
+    SIZES,
+    SPORT,
+    Among,
+    Masked,
+    Named,
+)
+from capture.model.addresses import BITS
+from capture.model.values import Value
+from capture.netlink.attributes import BYTE_ORDER
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.backends.nftables.native import Condition
+    from capture.model.addresses import Family
+    from capture.model.ruleset import ProtocolName
+
+
+class Register(Value):
+    """What a register was loaded with: a field, or bytes of a header (base, offset, length), and what became of it."""
+
+    field: str
+    header: tuple[int, int, int] | None = None
+    mask: bytes = b""
+    flip: bytes = b""
+    network_order: bool = False
+
+
+class Bounds(Value):
+    """The values that a comparison lets pass, or, negated, those it does not; empty if there are none."""
+
+    low: bytes
+    high: bytes
+    negated: bool = False
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is about one value."""
+        return self.low == self.high
+
+    def __str__(self) -> str:
+        values = f"0x{self.low.hex()}" if self.is_single else f"0x{self.low.hex()}-0x{self.high.hex()}"
+        return f"!= {values}" if self.negated else f"== {values}"
+
+
+class Part(Value):
+    """A field of a header in some of its bytes: from byte ``start`` of them on, the first ``taken`` of the field."""
+
+    field: str
+    start: int
+    taken: int
+
+
+def conditions_of(
+    loaded: Register, bounds: Bounds, family: Family | None, protocol: ProtocolName | None
+) -> Iterator[Condition]:
+    """Yield what it means that a register lies between two values; nothing if the model has no words for it."""
+    low, negated = bounds.low, bounds.negated
+    if loaded.header is not None:
+        if len(low) == loaded.header[2]:
+            yield from _header_conditions(loaded, bounds, parts_of(loaded.header, family, protocol))
+    elif loaded.field in (IIFNAME, OIFNAME):
+        if bounds.is_single and low and not loaded.mask:
+            # With a NUL it is a whole name, without one a beginning; nft pads to 16 bytes, iptables-nft does not.
+            name = low.rstrip(b"\0").decode("utf-8", "surrogateescape")
+            yield Named(loaded.field, name, b"\0" not in low, negated)
+    elif len(low) == SIZES.get(loaded.field):
+        in_host_order = loaded.field in HOST_ORDER and not loaded.network_order
+        order = BYTE_ORDER if in_host_order else "big"
+        first, last = int.from_bytes(low, order), int.from_bytes(bounds.high, order)
+        if loaded.mask and bounds.is_single:
+            mask, flip = int.from_bytes(loaded.mask, order), int.from_bytes(loaded.flip, order)
+            yield Masked(loaded.field, mask, first ^ flip, negated)
+        elif not loaded.mask and (bounds.is_single or not in_host_order):
+            yield Among(loaded.field, ((first, last),), negated)
+
+
+def _header_conditions(loaded: Register, bounds: Bounds, parts: list[Part]) -> Iterator[Condition]:
+    """Yield what a comparison of header bytes says about each field that lies in them."""
+    if bounds.is_single:
+        found = [_prefix(loaded, bounds, part) for part in parts]
+        if None not in found and not (bounds.negated and len(found) > 1):
+            yield from (condition for condition in found if condition is not None)
+    elif len(parts) == 1 and parts[0].taken == SIZES[parts[0].field] and not loaded.mask:
+        ends = int.from_bytes(bounds.low, "big"), int.from_bytes(bounds.high, "big")
+        yield Among(parts[0].field, (ends,), bounds.negated)
+
+
+def _prefix(loaded: Register, bounds: Bounds, part: Part) -> Among | None:
+    """Return what a comparison with one value says about a field; None if it is not about its first bits."""
+    size = SIZES[part.field]
+    missing = (size - part.taken) * 8
+    place = slice(part.start, part.start + part.taken)
+    mask = int.from_bytes(loaded.mask[place], "big") if loaded.mask else (1 << part.taken * 8) - 1
+    flip = int.from_bytes(loaded.flip[place], "big")
+    first = (int.from_bytes(bounds.low[place], "big") ^ flip) << missing
+    free = (1 << size * 8) - 1 ^ mask << missing
+    if free & free + 1 or first & free:
+        return None
+    return Among(part.field, ((first, first | free),), bounds.negated)
+
+
+LAYOUTS: dict[Family, list[tuple[str, int]]] = {
+    family: sorted(
+        ((field, ADDRESS_OFFSETS[field]) for field, of_family in ADDRESS_FAMILIES.items() if of_family == family),
+        key=lambda entry: entry[1],
+    )
+    for family in BITS
+}
+"""The addresses of each family by their place in the header."""
+
+
+def parts_of(header: tuple[int, int, int], family: Family | None, protocol: ProtocolName | None) -> list[Part]:
+    """Return the fields in some bytes of a header.
+
+    Bytes that are not all of known fields, each from its beginning, give an empty list.
+    """
+    base, offset, length = header
+    layout: list[tuple[str, int]] = []
+    if base == nf.NFT_PAYLOAD_NETWORK_HEADER and family is not None:
+        layout = LAYOUTS[family]
+    elif base == nf.NFT_PAYLOAD_TRANSPORT_HEADER and protocol is not None:
+        layout = [(SPORT[protocol], 0), (DPORT[protocol], PORT_SIZE)]
+    parts: list[Part] = []
+    position = offset
+    for field, place in layout:
+        if place == position < offset + length:
+            taken = min(SIZES[field], offset + length - position)
+            parts.append(Part(field, position - offset, taken))
+            position += taken
+    return parts if position == offset + length else []

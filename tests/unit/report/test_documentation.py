@@ -1,0 +1,85 @@
+"""The pages of docs/: those that come from code are what the code says, every link leads somewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import docs_pages
+import pytest
+
+from capture import errors
+from capture.report import output
+from capture.report.exit_codes import EXIT_CODES, CodeText
+from cni import codes, protocol
+from cni.code_texts import CNI_CODES
+
+ROOT = docs_pages.DOCS.parent
+PAGES = sorted([*ROOT.glob("*.md"), *docs_pages.DOCS.rglob("*.md")])
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+NOT_FOR_READERS = re.compile(
+    r"/work/|/root/|/tmp/|pypi\.org|pythonhosted|docker\.io|ghcr\.io|quay\.io|proxy\.golang", re.IGNORECASE
+)
+
+
+def test_pages_that_come_from_code_are_up_to_date() -> None:
+    stale = [name for name, text in docs_pages.pages().items() if read(docs_pages.DOCS / name) != text]
+    assert stale == [], "run: .venv/bin/python scripts/docs_pages.py"
+
+
+def test_no_page_is_left_of_a_command_or_code_that_is_gone() -> None:
+    folders = ("commands", "errors")
+    found = {f"{folder}/{path.name}" for folder in folders for path in (docs_pages.DOCS / folder).glob("*.md")}
+    assert found == {name for name in docs_pages.pages() if name.startswith(("commands/", "errors/"))}
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+@pytest.mark.parametrize(
+    ("modules", "unused", "texts"),
+    [((errors, output), set(), EXIT_CODES), ((codes, protocol), {"FIRST_OWN_CODE", "UNSUPPORTED_FIELD"}, CNI_CODES)],
+    ids=["exit codes", "codes of the plugin"],
+)
+def test_every_code_has_its_text(
+    modules: tuple[ModuleType, ...], unused: set[str], texts: tuple[CodeText, ...]
+) -> None:
+    numbers = [
+        value
+        for module in modules
+        for name, value in vars(module).items()
+        if name.isupper() and type(value) is int and not name.endswith("_LIMIT") and name not in unused
+    ]
+    assert sorted(text.code for text in texts) == sorted(set(numbers))
+
+
+def test_links_lead_somewhere() -> None:
+    dead = [
+        f"{page.relative_to(ROOT)}: {path}#{anchor}"
+        for page in PAGES
+        for path, anchor in LINK.findall(without_code(read(page)))
+        if not leads_somewhere(page, path, anchor)
+    ]
+    assert dead == []
+
+
+def leads_somewhere(page: Path, path: str, anchor: str) -> bool:
+    target = (page.parent / path).resolve() if path else page
+    return target.exists() and (not anchor or anchor in anchors(read(target)))
+
+
+def anchors(text: str) -> Iterator[str]:
+    """Yield what headings can be linked by."""
+    for heading in re.findall(r"^#+ (.+)$", without_code(text), re.MULTILINE):
+        yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_no_page_names_a_registry_or_a_place_of_the_machine_that_wrote_it() -> None:
+    assert [(page.name, found) for page in PAGES if (found := NOT_FOR_READERS.findall(read(page)))] == []
