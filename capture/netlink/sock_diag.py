@@ -9,8 +9,6 @@ linux/inet_diag.h::
 
 from __future__ import annotations
 
-from functools import cache
-
 from capture.model.values import Value
 from capture.netlink.attributes import decode_fields, decode_host_number, u32
 from capture.netlink.messages import NLM_F_REQUEST, encode_message
@@ -144,7 +142,6 @@ def read_owners(diag: NetlinkSocket, ports: Iterable[tuple[int, int]]) -> dict[t
     }
 
 
-@cache
 def _lookup(family: int, port: int) -> bytes:
     """Return the request for the listener of a port at the loopback address (inet_diag_find_one_icsk, inet_diag.c)."""
     loopback = b"\x7f\0\0\1".ljust(16, b"\0") if family == AF_INET else bytes(15) + b"\1"

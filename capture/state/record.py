@@ -179,9 +179,15 @@ class Record(Value):
     stale_routes: tuple[PolicyRoute, ...] = ()
     sysctls: tuple[Sysctl, ...] = ()
     """The kernel's switches that we changed, with the values of before."""
+    applied: Ruleset | None = None
+    """What ``ruleset`` returns, where that is known; settings and facts of a record never change."""
+
+    not_compared = ("applied",)
 
     def ruleset(self) -> Ruleset:
         """Return the rule set that was applied."""
+        if self.applied is not None:
+            return self.applied
         config, _ = resolve(self.settings, self.facts)
         return build_ruleset(config)
 
@@ -221,20 +227,33 @@ def as_json(record: Record) -> str:
 
 
 def from_json(text: str) -> Record | None:
-    """Return the record that a text holds; None if it is not one, or one that gives no rule set (any more)."""
+    """Return the record that a text holds; None if it is not one, or one that gives no rule set (any more).
+
+    Pods of one template have the same text, and an agent that looks at many reads it once.
+    """
+    if text in _read_lately:
+        return _read_lately[text]
     try:
         plain = decode(text)
         if plain["version"] != VERSION:
             return None
         record = _record(plain)
-        record.ruleset()
+        record = record.replace(applied=record.ruleset())
     except (JsonError, ConfigurationError, AttributeError, KeyError, TypeError, ValueError):
         return None
+    while len(_read_lately) >= MAX_READ_LATELY:
+        _read_lately.pop(next(iter(_read_lately)), None)
+    _read_lately[text] = record
     return record
+
+
+_read_lately: dict[str, Record] = {}
+MAX_READ_LATELY = 16
 
 
 def _record(plain: dict[str, Any]) -> Record:
     facts = plain["facts"]
+    ways = {how: _word(plain[how], words) for how, words in WAYS.items()}
     return Record(
         settings=Settings(
             {OPTIONS_BY_NAME[name]: Given(*map(_text, explicit)) for name, explicit in plain["settings"].items()},
@@ -251,7 +270,9 @@ def _record(plain: dict[str, Any]) -> Record:
         ),
         stale_routes=tuple(_route(*route) for route in plain.get("stale_routes", ())),
         sysctls=_sysctls(plain.get("sysctls", {})),
-        **{how: _word(plain[how], words) for how, words in WAYS.items()},
+        backend=ways["backend"],
+        driver=ways["driver"],
+        variant=ways["variant"],
     )
 
 

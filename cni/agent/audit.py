@@ -67,6 +67,8 @@ class Audited(Value):
     place: Place
     finding: Finding
     signature: tuple[object, ...]
+    network: tuple[object, ...]
+    """The part of it that the kernel's events tell of; it is read again when they do."""
     owners: Owners | None
     """Who listens where the proxy should; None where that does not matter: the proxy is starting, or there is none."""
     since: float
@@ -83,11 +85,12 @@ class Sight(Value):
     """What a look saw: the signature, who listens, and when the pod was last diagnosed."""
 
     signature: tuple[object, ...]
+    network: tuple[object, ...]
     owners: Owners | None
     diagnosed: float
 
 
-NOTHING = Sight((), None, 0.0)
+NOTHING = Sight((), (), None, 0.0)
 """A pod whose namespace is of no interest."""
 
 
@@ -144,13 +147,13 @@ class Audit:
         self._publish(now)
 
     def look(self, place: Place, *, is_changed: bool = False) -> Finding:
-        """Look at one pod and remember its state; return it. Diagnose it if that is known to have changed."""
+        """Look at one pod and remember its state; return it. ``is_changed`` is whether the kernel tells of a change."""
         known = self.known.get(place.sandbox.id)
         finding, sight, pod = self._examine(place, known, is_changed=is_changed)
         now = time.time()
         is_new = known is None or known.finding.state != finding.state
         since = now if known is None or is_new else known.since
-        audited = Audited(place, finding, sight.signature, sight.owners, since, sight.diagnosed)
+        audited = Audited(place, finding, sight.signature, sight.network, sight.owners, since, sight.diagnosed)
         self.known[place.sandbox.id] = audited
         if is_new and (known is not None or finding.state not in GOOD):
             self.journal.info("pod state", pod=audited.key, state=finding.state, says=finding.says)
@@ -187,20 +190,20 @@ class Audit:
     ) -> tuple[Finding, Sight]:
         now = time.monotonic()
         try:
-            ports = settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT]
-            is_heard = self._hears and place.number is not None
-            namespace, owners = examination.signature(place.path, ports, is_heard=is_heard)
+            rules, owners = examination.signature(place.path, (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT]))
+            is_heard = self._hears and place.number is not None and not is_changed
+            network = known.network if known and is_heard and known.network else examination.network(place.path)
         except CaptureError as error:
             return Finding(UNKNOWN, error.message), NOTHING
         # Who listens while the proxy starts changes all the time, and counts when it is there.
-        sight = Sight((namespace, is_starting, None if is_starting else owners), None if is_starting else owners, now)
+        counted = None if is_starting else owners
+        sight = Sight((rules, network, is_starting, counted), network, counted, now)
         if known is not None and known.signature:
-            is_same = known.signature == sight.signature and not is_changed
-            if is_same and now - known.diagnosed < FULL:
+            if known.signature == sight.signature and now - known.diagnosed < FULL:
                 return known.finding, sight.replace(diagnosed=known.diagnosed)
             if not self._may_diagnose(place.sandbox.id, now):
                 self._postponed.add(place.sandbox.id)
-                return known.finding, Sight(known.signature, known.owners, known.diagnosed)
+                return known.finding, Sight(known.signature, known.network, known.owners, known.diagnosed)
         return examination.diagnose(place.path, settings, is_starting=is_starting), sight
 
     def _may_diagnose(self, sandbox: str, now: float) -> bool:

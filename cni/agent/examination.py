@@ -1,8 +1,9 @@
 """One pod's namespace: what has changed there since the last look, and what is wrong.
 
 changed_owners   0.03 ms   who listens on the proxy's ports
-signature        0.1 ms    besides the generation of nf_tables, legacy tables, and what no event tells of
-diagnose         4 ms      what `capture why` would say
+signature        0.1 ms    besides, the generation of nf_tables, legacy tables
+network          0.2 ms    addresses, interfaces, policy rules: where the kernel tells of a change, or tells nothing
+diagnose         3 ms      what `capture why` would say
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from capture.model.ruleset import LoopbackAddress, Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.nfnetlink import read_generation
-from capture.netlink.routing import FIB_RULE_HDR_SIZE, RTM_GETRULE
+from capture.netlink.policy_rules import RT_TABLE_LOCAL, RT_TABLE_MAIN
+from capture.netlink.routing import FIB_RULE_HDR_SIZE, RTM_GETROUTE, RTM_GETRULE, RTMSG_SIZE
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import open_sock_diag, read_owners
 from capture.netlink.sockets import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
 CAPTURED = "captured"
 UNKNOWN = "unknown"
 LEGACY_TABLES = ("/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names")
+TABLE_OFFSET = 4
+"""Of the table in struct rtmsg (linux/rtnetlink.h)."""
+KERNELS_TABLES = (RT_TABLE_MAIN, RT_TABLE_LOCAL)
+"""Whose routes come and go with addresses."""
 OF_THE_PROXY = ("not-listening",)
 """Causes that are no fault while a pod starts."""
 SPECIFIC = ("lo-down", "no-rules", "second-set")
@@ -51,26 +57,34 @@ class Finding(Value):
     remedy: str = ""
 
 
-def signature(path: str, ports: Iterable[int], *, is_heard: bool) -> tuple[tuple[object, ...], Owners]:
-    """Return what is another value when something in the namespace has changed that matters, and who listens there.
+def signature(path: str, ports: Iterable[int]) -> tuple[tuple[object, ...], Owners]:
+    """Return what is another value when rules have changed in the namespace, and who listens there.
 
-    ``is_heard`` is whether the kernel's events tell of addresses and routes there. Raises CaptureError.
+    Raises CaptureError.
     """
     with Entered(path):
         with NetlinkSocket.open(NETLINK_NETFILTER, "look at the ruleset") as netfilter:
             generation = read_generation(netfilter)
         with open_sock_diag() as diag:
             owners = read_owners(diag, [(family, port) for port in ports for family in (AF_INET, AF_INET6)])
-        network = () if is_heard else _network()
-        return (generation, network, tuple(map(_content, LEGACY_TABLES))), owners
+        return (generation, *map(_content, LEGACY_TABLES)), owners
 
 
-def _network() -> tuple[object, ...]:
-    with NetlinkSocket.open(NETLINK_ROUTE, "look at addresses") as route:
-        addresses = tuple((each.address, each.prefix_length, each.interface) for each in read_addresses(route))
+def network(path: str) -> tuple[object, ...]:
+    """Return what is another value when addresses, interfaces, policy rules or their routes have changed.
+
+    Raises CaptureError.
+    """
+    with Entered(path), NetlinkSocket.open(NETLINK_ROUTE, "look at addresses and routes") as route:
+        addresses = tuple((each.address, each.interface) for each in read_addresses(route))
         links = tuple((each.index, each.name, each.is_up) for each in read_links(route))
         rules = tuple(route.dump(RTM_GETRULE, bytes(FIB_RULE_HDR_SIZE), "look at policy rules"))
-    return addresses, links, rules
+        routes_of_rules = tuple(
+            (body[0], body[1], body[TABLE_OFFSET])
+            for body in route.dump(RTM_GETROUTE, bytes(RTMSG_SIZE), "look at routes")
+            if body[TABLE_OFFSET] not in KERNELS_TABLES
+        )
+    return addresses, links, rules, routes_of_rules
 
 
 def changed_owners(known: Mapping[str, Owners]) -> list[str]:
