@@ -13,11 +13,12 @@ that `capture why` knows.
 
 from __future__ import annotations
 
+import sys
 import time
 
 from capture.errors import CaptureError
 from capture.model.values import Value
-from capture.settings.options import INBOUND_CAPTURE_PORT, PROXY_PORT
+from capture.settings.options import INBOUND_CAPTURE_PORT, INTERCEPTION_MODE, PROXY_PORT, PROXY_UID
 from capture.settings.pod import settings_of
 from cni.agent import examination
 from cni.agent.examination import CAPTURED, UNKNOWN, Finding
@@ -49,12 +50,14 @@ SWEEP = 60.0
 FULL = 600.0
 """Seconds after which a pod is diagnosed again although nothing seems to have changed."""
 TICK = 1.0
-SETTLE = 0.05
+SETTLE = 0.2
 """Seconds to let a change come to its end: rules are written in several steps by some programs."""
 LISTENERS = 4.0
 """Seconds between looks at who listens, of which the kernel sends no events."""
 BURST = 10.0
 """Diagnoses of a pod in a row; where rules change all the time, it is one each second."""
+FAMILIES_OF_PORTS = 4
+"""Two ports, each for two families."""
 AWAITED = 30
 """How many turns a pod is awaited of which the API server has told and the runtime has not."""
 LEFT_ALONE, HOST_NETWORK = "left-alone", "host-network"
@@ -111,7 +114,8 @@ class Audit:
         self.health, self.journal, self.on_change = health, journal, on_change
         self.known: dict[str, Audited] = {}
         self._seen_pods = -1
-        self._hears = False
+        self._hears = self._has_forgotten = False
+        self._bad: set[str] = set()
         self._awaited: dict[tuple[str, str], int] = {}
         self._postponed: set[str] = set()
         self._allowed: dict[str, tuple[float, float]] = {}
@@ -144,7 +148,8 @@ class Audit:
             self._swept = now
         for place, is_changed in wanted:
             self.look(place, is_changed=is_changed)
-        self._publish(now)
+        if wanted or self._has_forgotten:
+            self._publish(now)
 
     def look(self, place: Place, *, is_changed: bool = False) -> Finding:
         """Look at one pod and remember its state; return it. ``is_changed`` is whether the kernel tells of a change."""
@@ -155,6 +160,7 @@ class Audit:
         since = now if known is None or is_new else known.since
         audited = Audited(place, finding, sight.signature, sight.network, sight.owners, since, sight.diagnosed)
         self.known[place.sandbox.id] = audited
+        (self._bad.discard if finding.state in GOOD else self._bad.add)(place.sandbox.id)
         if is_new and (known is not None or finding.state not in GOOD):
             self.journal.info("pod state", pod=audited.key, state=finding.state, says=finding.says)
         if is_new or finding.state not in GOOD:
@@ -199,7 +205,10 @@ class Audit:
         counted = None if is_starting else owners
         sight = Sight((rules, network, is_starting, counted), network, counted, now)
         if known is not None and known.signature:
-            if known.signature == sight.signature and now - known.diagnosed < FULL:
+            has_only_begun = (
+                known.finding.state == CAPTURED and known.owners is None and _is_served(owners, settings)
+            ) and known.signature[:2] == sight.signature[:2]
+            if (known.signature == sight.signature or has_only_begun) and now - known.diagnosed < FULL:
                 return known.finding, sight.replace(diagnosed=known.diagnosed)
             if not self._may_diagnose(place.sandbox.id, now):
                 self._postponed.add(place.sandbox.id)
@@ -222,26 +231,15 @@ class Audit:
 
     def _places_to_look_at(self, now: float, changed: set[int]) -> list[tuple[Place, bool]]:
         """Return the pods that want a look, and whether it is known that something has changed there."""
-        told = {place.sandbox.id: place for place in self._told_of()}
-        postponed, self._postponed = self._postponed, set()
-        suspects = self._where_others_listen(now)
-        return [
-            (place, place.number in changed or each in postponed)
-            for place in self.sandboxes.all()
-            if (each := place.sandbox.id) in told
-            or place.number in changed
-            or each in postponed
-            or each in suspects
-            or self._is_bad(each)
-        ]
+        told = {place.sandbox.id for place in self._told_of()}
+        heard = self._postponed | {place.sandbox.id for place in self.sandboxes.by_number(changed)}
+        self._postponed = set()
+        ids = told | heard | self._where_others_listen(now) | self._bad
+        return [(place, each in heard) for each in ids if (place := self.sandboxes.get(each))]
 
     def _told_of(self) -> list[Place]:
         """Return what runs of the pods of which the API server has told something new."""
-        version, changes = self.pods.changes_since(self._seen_pods)
-        if version != self._seen_pods:
-            gone = [each.place for each in self.known.values() if self._is_gone(each.place)]
-            changes |= {(place.sandbox.namespace, place.sandbox.name) for place in gone}
-        self._seen_pods = version
+        self._seen_pods, changes = self.pods.changes_since(self._seen_pods)
         wanted = self._awaited | dict.fromkeys(changes, AWAITED)
         self._awaited = {}
         found: list[Place] = []
@@ -254,9 +252,6 @@ class Audit:
             self._forget_all_but(self.sandboxes.all())
         return found
 
-    def _is_gone(self, place: Place) -> bool:
-        return self.pods.get(place.sandbox.namespace, place.sandbox.name) is None
-
     def _where_others_listen(self, now: float) -> set[str]:
         """Return the pods in which others listen than when they were looked at."""
         if now - self._listened < LISTENERS:
@@ -266,16 +261,15 @@ class Audit:
         then = {each.place.path: each.owners for each in self.known.values() if each.owners}
         return {ids[path] for path in examination.changed_owners(then)}
 
-    def _is_bad(self, sandbox: str) -> bool:
-        known = self.known.get(sandbox)
-        return known is None or known.finding.state not in GOOD
-
     def _forget_all_but(self, places: list[Place]) -> None:
         running = {place.sandbox.id for place in places}
         self.known = {known: audited for known, audited in self.known.items() if known in running}
         self._allowed = {known: allowed for known, allowed in self._allowed.items() if known in running}
+        self._bad &= running
+        self._has_forgotten = True
 
     def _publish(self, started: float) -> None:
+        self._has_forgotten = False
         states: dict[str, list[str]] = {}
         for audited in self.known.values():
             states.setdefault(audited.finding.state, []).append(audited.key)
@@ -310,6 +304,16 @@ class Audit:
     def _tick(stop: threading.Event) -> set[int]:
         stop.wait(TICK)
         return set()
+
+
+def _is_served(owners: Owners, settings: Settings) -> bool:
+    """Whether the proxy listens on both ports for both families, as its own user: most have come so far when ready.
+
+    Whether a socket is transparent is not looked up, so that TPROXY is left to a diagnosis.
+    """
+    users = {str(int.from_bytes(owner[:4], sys.byteorder)) for owner in owners.values()}
+    is_plain = settings[INTERCEPTION_MODE] == "REDIRECT"
+    return is_plain and len(owners) == FAMILIES_OF_PORTS and users == {settings.text(PROXY_UID)}
 
 
 def _is_starting(pod: dict[str, Any]) -> bool:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 YOUNG = 90.0
 """Seconds since the API server was last heard in which what is here counts: bookmarks come each minute."""
+REMEMBERED = 1000
+"""Pods that have gone whose end is remembered for who asks for changes."""
 WAIT = 0.2
 """Seconds to wait for a pod that is not here yet."""
 
@@ -83,8 +85,9 @@ class Pods:
         """Take a whole list: pods that are not in it have gone."""
         fresh = {_key(pod): reduced(pod) for pod in pods}
         with self._changed:
-            self._pods, self._changes = fresh, {}
-            for key in fresh:
+            gone = self._pods.keys() - fresh.keys()
+            self._pods = fresh
+            for key in (*fresh, *gone):
                 self._note(key)
             self._is_synced = True
             self._hear()
@@ -104,8 +107,7 @@ class Pods:
             known = self._pods.get(key)
             if known is not None and known["metadata"].get("uid") == (pod.get("metadata") or {}).get("uid"):
                 del self._pods[key]
-                self._changes.pop(key, None)
-                self._version += 1
+                self._note(key)
             self._hear()
 
     def heard(self) -> None:
@@ -120,7 +122,10 @@ class Pods:
 
     def _note(self, key: Key) -> None:
         self._version += 1
+        self._changes.pop(key, None)  # so that the latest is the last
         self._changes[key] = self._version
+        if len(self._changes) > len(self._pods) + REMEMBERED:
+            self._changes = {known: changed for known, changed in self._changes.items() if known in self._pods}
 
     def _hear(self) -> None:
         self._heard = self._clock()
@@ -155,14 +160,14 @@ class Pods:
         return None
 
     def changes_since(self, version: int) -> tuple[int, set[Key]]:
-        """Return the version of this table, and the pods that are new or have changed since an earlier one.
-
-        Pods that have gone are not among them, and make another version.
-        """
+        """Return the version of this table, and the pods that are new, have changed or gone since an earlier one."""
         with self._changed:
-            if version == self._version:
-                return version, set()
-            return self._version, {key for key, changed in self._changes.items() if changed > version}
+            changes: set[Key] = set()
+            for key in reversed(self._changes):
+                if self._changes[key] <= version:
+                    break
+                changes.add(key)
+            return self._version, changes
 
     def all(self) -> list[Plain]:
         """Return every pod of the node."""

@@ -61,9 +61,13 @@ class Sandboxes:
         """Return the known pods."""
         return list(self._places.values())
 
+    def get(self, sandbox: str) -> Place | None:
+        """Return a known pod."""
+        return self._places.get(sandbox)
+
     def by_number(self, numbers: set[int]) -> list[Place]:
         """Return the known pods that the kernel's events tell of by these numbers."""
-        return [place for place in self._places.values() if place.number in numbers]
+        return [place for place in self._places.values() if place.number in numbers] if numbers else []
 
     def _place(self, sandbox: Sandbox) -> Place:
         path = self._runtime.network_namespace(sandbox.id)
