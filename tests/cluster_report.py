@@ -24,9 +24,11 @@ CROWD = "test_crowd.py"
 CROWDED = (
     "## A node with five hundred pods",
     "",
-    "A real API server, five hundred network namespaces with rules and listeners, a runtime that tells of them, and "
-    "the agent of the image in a control group of its own, with the chart's probes. No kubelet: its pods would take "
-    "all of two cores.",
+    (
+        "A real API server, five hundred network namespaces with rules and listeners, a runtime that tells of them, "
+        "and the agent of the image in a control group of its own, with the chart's probes. No kubelet: its pods would "
+        "take all of two cores."
+    ),
     "",
 )
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
@@ -54,9 +56,14 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
         "test_the_plugin_gets_what_it_needs_for_root_alone_and_outside_of_the_runtimes_directory",
         "test_mode_and_owner_of_a_list_are_kept", "test_token_renewal",
     ),
-    "Directories of each platform": ("test_k3s_has_directories_of_its_own", "test_the_arguments_are_those_of_the_program"),
+    "Directories of each platform": (
+        "test_k3s_has_directories_of_its_own", "test_the_arguments_are_those_of_the_program",
+    ),
     "A disk that cannot be written is one clear error": ("test_a_full_or_read_only_disk_keeps_what_it_has",),
-    "An entry of Multus, without a result of plugins before": ("test_an_entry_of_multus_captures_by_the_pods_addresses",),
+    "An entry of Multus, without a result of plugins before": (
+        "test_a_network_of_its_own_and_an_entry_in_the_list_give_one_set_of_rules",
+        "test_another_interface_of_the_pod_changes_nothing_and_its_end_takes_nothing_away",
+    ),
     "Token and CA reach the plugin at once; their end is a metric": (
         "test_a_renewed_token_reaches_the_plugin_at_once", "test_a_token_is_short_when_kubelet_should_have_renewed_it",
         "test_rotation",
