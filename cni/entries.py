@@ -27,7 +27,6 @@ OWN_DIRECTORY = "istio-capture"
 """What is ours in the parent of the configuration directory, where runtimes read nothing."""
 PRIVATE = 0o600
 """The mode of files that we make (CIS Kubernetes Benchmark, 1.1.9)."""
-UPSTREAM = "istio-cni"
 
 
 def with_entry(

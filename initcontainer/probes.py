@@ -11,6 +11,7 @@ from capture.model.addresses import IPV4, IPV6, Network, address_text, parse_add
 from capture.model.packet import Packet
 from capture.model.values import Value
 from capture.settings.families import FAMILY_NAMES
+from capture.state.capabilities import missing
 from initcontainer.outside import NAME, OUTSIDE_END, Outside
 
 TYPE_CHECKING = False
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from capture.settings.config import CaptureConfig
 
     Side = Literal["outbound", "inbound"]
-
-CAP_SETGID, CAP_SETUID, CAP_NET_ADMIN = 6, 7, 12
-"""linux/capability.h"""
 
 DOCUMENTATION = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
 """Addresses for documentation, where no host is (RFC 5737, RFC 3849)."""
@@ -171,17 +169,10 @@ def _proxies(config: CaptureConfig) -> Iterator[Identity]:
 
 
 def _others(uids: Iterable[int], gids: Iterable[int]) -> Iterator[Identity]:
-    if has_capabilities(CAP_SETUID, CAP_SETGID):
+    if not missing("SETUID", "SETGID"):
         for uid, gid in product(uids, gids):
             yield Identity(uid, gid)
 
 
 def _is_among(number: int, spans: Iterable[Span]) -> bool:
     return any(span.contains(number) for span in spans)
-
-
-def has_capabilities(*numbers: int) -> bool:
-    """Return whether this thread has all of these capabilities."""
-    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
-        held = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
-    return all(held >> number & 1 for number in numbers)

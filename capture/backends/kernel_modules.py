@@ -103,6 +103,14 @@ VOCABULARY: dict[type, tuple[str, str, str]] = {
 """What to call it, its module in nftables ("" if nf_tables itself can), its module in iptables."""
 
 
+OTHER_NAMES = {"tcp": "xt_tcpudp", "udp": "xt_tcpudp", "MARK": "xt_mark", "CONNMARK": "xt_connmark"}
+
+
+def module_of(extension: str) -> str:
+    """Return the module of a match or target of x_tables."""
+    return OTHER_NAMES.get(extension, f"xt_{extension}")
+
+
 # --- what is needed: pure ------------------------------------------------------------------------
 
 

@@ -7,8 +7,7 @@ import os
 import click
 
 from capture.model.addresses import Network, parse_address
-from capture.model.ruleset import FAMILIES
-from capture.report.listings import SHOWN_TABLES
+from capture.model.ruleset import FAMILIES, SHOWN_TABLES
 from capture.report.option_texts import by_topic, flags_text, heading, help_text
 from capture.settings.options import (
     ALLOW_HOST,

@@ -37,6 +37,8 @@ MANGLE: TableName = "mangle"
 NAT: TableName = "nat"
 TABLES: tuple[TableName, ...] = (RAW, MANGLE, NAT)
 """In the order in which a packet meets them at PREROUTING and OUTPUT (netfilter_ipv4.h, NF_IP_PRI_*)."""
+SHOWN_TABLES: tuple[TableName, ...] = (NAT, MANGLE, RAW)
+"""In the order in which they matter to a reader."""
 
 PREROUTING = "PREROUTING"
 INPUT = "INPUT"

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from capture.operations import Dumped, LiveSet, Verified
     from capture.report.table import ListedChain, Row
 
-SHOWN_TABLES = (model.NAT, model.MANGLE, model.RAW)
-"""In the order in which they matter to a reader."""
-
 
 class Shown(Value):
     """One table of one family in one place of the kernel, which is to be shown."""
@@ -41,7 +38,7 @@ def parts(dumped: Dumped, family: Family | None = None, table_name: model.TableN
     """Yield what to show: all that holds rules of ours, or what was asked for of it."""
     for live_set in dumped.live_sets:
         for shown_family in [family] if family else model.FAMILIES:
-            for shown_table in [table_name] if table_name else SHOWN_TABLES:
+            for shown_table in [table_name] if table_name else model.SHOWN_TABLES:
                 if _holds_ours(live_set.live, shown_family, shown_table):
                     yield Shown(live_set, shown_family, shown_table)
 

@@ -173,27 +173,19 @@ class Record(Value):
 
     settings: Settings
     facts: Facts
+    ruleset: Ruleset
+    """What settings and facts give: the rule set that was applied."""
     backend: str
     driver: str
     variant: str = ""
     stale_routes: tuple[PolicyRoute, ...] = ()
     sysctls: tuple[Sysctl, ...] = ()
     """The kernel's switches that we changed, with the values of before."""
-    applied: Ruleset | None = None
-    """What ``ruleset`` returns, where that is known; settings and facts of a record never change."""
 
-    not_compared = ("applied",)
-
-    def ruleset(self) -> Ruleset:
-        """Return the rule set that was applied."""
-        if self.applied is not None:
-            return self.applied
-        config, _ = resolve(self.settings, self.facts)
-        return build_ruleset(config)
-
+    @property
     def routes(self) -> tuple[PolicyRoute, ...]:
         """Return the policy routes of ours that may stand in the namespace."""
-        return (*self.ruleset().policy_routes, *self.stale_routes)
+        return (*self.ruleset.policy_routes, *self.stale_routes)
 
 
 def as_json(record: Record) -> str:
@@ -238,7 +230,6 @@ def from_json(text: str) -> Record | None:
         if plain["version"] != VERSION:
             return None
         record = _record(plain)
-        record = record.replace(applied=record.ruleset())
     except (JsonError, ConfigurationError, AttributeError, KeyError, TypeError, ValueError):
         return None
     while len(_read_lately) >= MAX_READ_LATELY:
@@ -252,27 +243,31 @@ MAX_READ_LATELY = 16
 
 
 def _record(plain: dict[str, Any]) -> Record:
-    facts = plain["facts"]
-    ways = {how: _word(plain[how], words) for how, words in WAYS.items()}
+    settings = Settings(
+        {OPTIONS_BY_NAME[name]: Given(*map(_text, explicit)) for name, explicit in plain["settings"].items()},
+        knows_proxy_environment=plain["facts"].get("knows_proxy_environment") is not False,
+    )
+    facts = _facts(plain["facts"])
+    config, _ = resolve(settings, facts)
     return Record(
-        settings=Settings(
-            {OPTIONS_BY_NAME[name]: Given(*map(_text, explicit)) for name, explicit in plain["settings"].items()},
-            knows_proxy_environment=facts.get("knows_proxy_environment") is not False,
-        ),
-        facts=Facts(
-            users=facts["users"],
-            groups=facts["groups"],
-            proxy_user=facts["proxy_user"],
-            families=tuple(facts["families"]),
-            ipv6=facts["ipv6"],
-            servers=tuple(parse_address(server) for server in facts["name_servers"]),
-            primary=_family(facts["primary"]) if facts.get("primary") is not None else None,
-        ),
+        settings,
+        facts,
+        build_ruleset(config),
         stale_routes=tuple(_route(*route) for route in plain.get("stale_routes", ())),
         sysctls=_sysctls(plain.get("sysctls", {})),
-        backend=ways["backend"],
-        driver=ways["driver"],
-        variant=ways["variant"],
+        **{how: _word(plain[how], words) for how, words in WAYS.items()},
+    )
+
+
+def _facts(plain: dict[str, Any]) -> Facts:
+    return Facts(
+        users=plain["users"],
+        groups=plain["groups"],
+        proxy_user=plain["proxy_user"],
+        families=tuple(plain["families"]),
+        ipv6=plain["ipv6"],
+        servers=tuple(parse_address(server) for server in plain["name_servers"]),
+        primary=_family(plain["primary"]) if plain.get("primary") is not None else None,
     )
 
 

@@ -16,8 +16,8 @@ from capture.model.ruleset import LoopbackAddress, Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.nfnetlink import read_generation
-from capture.netlink.policy_rules import RT_TABLE_LOCAL, RT_TABLE_MAIN
-from capture.netlink.routing import FIB_RULE_HDR_SIZE, RTM_GETROUTE, RTM_GETRULE, RTMSG_SIZE
+from capture.netlink.policy_rules import FIB_RULE_HDR_SIZE, RT_TABLE_LOCAL, RT_TABLE_MAIN, RTM_GETRULE
+from capture.netlink.routing import RTM_GETROUTE, RTMSG_SIZE
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import open_sock_diag, read_owners
 from capture.netlink.sockets import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket

@@ -60,7 +60,7 @@ SITUATIONS = {
         mends="{iptables}-nft -F INPUT",
     ),
     "the proxy's port is rejected": Situation(
-        "filtered", "client", breaks="{iptables}-nft -A OUTPUT -o lo -p tcp --dport 15001 -j REJECT",
+        "filtered", "client", breaks="{iptables}-nft -A OUTPUT -p tcp --dport 15001 -j REJECT",
         mends="{iptables}-nft -F OUTPUT",
     ),
     "no route": Situation(

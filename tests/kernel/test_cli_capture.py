@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.backends import detect
+from capture.backends import request
 from pytest_netns import NamespaceFactory, PodPair
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ REDIRECT           tcp  --  *   *   0.0.0.0/0  0.0.0.0/0   redir ports 15001
 VARIANTS = {"restore": ("nft", "legacy"), "netlink": ("nft",), "iptc": ("legacy",)}
 DRIVERS = [
     (backend, driver, variant)
-    for backend, drivers in detect.DRIVERS.items()
+    for backend, drivers in request.DRIVERS.items()
     for driver in drivers
     for variant in (VARIANTS[driver] if backend == "iptables" else ("",))
 ]

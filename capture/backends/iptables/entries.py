@@ -6,17 +6,13 @@ few ports. Lists that are excluded always stay in one rule, since "neither a nor
 
 from __future__ import annotations
 
-from capture.analysis.canonical import MATCH_ORDER, joined_spans
+from capture.analysis.canonical import ENTRIES, MATCH_ORDER, joined_spans
 from capture.model.addresses import collapse
 from capture.model.ruleset import (
     MAX_SINGLE_RULES,
-    Destination,
     DestinationPort,
     Jump,
-    OwnerGid,
-    OwnerUid,
     Rule,
-    Source,
     SourcePort,
     UnknownMatch,
     UnknownVerdict,
@@ -68,17 +64,6 @@ def _spread(matches: tuple[Match, ...]) -> Iterator[tuple[Match, ...]]:
     for part in parts:
         with_part = tuple(part if match is slowest else match for match in matches)
         yield from _spread(with_part) if len(lists) > 1 else [with_part]
-
-
-ENTRIES: dict[type[Match], str] = {
-    Source: "networks",
-    Destination: "networks",
-    SourcePort: "ports",
-    DestinationPort: "ports",
-    OwnerUid: "ids",
-    OwnerGid: "ids",
-}
-"""Where matches keep their entries, of which iptables takes one."""
 
 
 def _is_list(match: Match) -> bool:

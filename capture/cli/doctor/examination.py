@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from capture.backends import detect
-from capture.backends.detect import PURPOSES
+from capture.backends.facts import PURPOSES, gather
 from capture.backends.iptables.programs import COMMANDS, find_program, run
 from capture.backends.iptables.tables import VARIANTS
 from capture.backends.kernel_modules import (
@@ -21,6 +21,7 @@ from capture.backends.kernel_modules import (
     remedy_for_closed,
     with_required,
 )
+from capture.backends.request import Request
 from capture.cli.doctor.neighbours import ISTIO, OWN, capturing_plugins
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
@@ -39,7 +40,7 @@ from capture.settings.options import (
     RULE_LOGS,
 )
 from capture.settings.settings import Given, Settings
-from capture.state import record
+from capture.state import capabilities, record
 from capture.state.directory import is_private, require_private
 from capture.state.netns import ONLY_ON_HOST, namespace_id
 from capture.state.record import STATE_DIRECTORY
@@ -49,14 +50,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
-    from capture.backends.detect import Decision, Facts, Leftover
+    from capture.backends.detect import Decision, Leftover
+    from capture.backends.facts import Facts
     from capture.backends.kernel_modules import Inventory
     from capture.operations.diagnosis import Diagnosis
 
     State = Literal["ok", "warning", "error", "note"]
 
-CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21}
-"""linux/capability.h"""
+CAPABILITIES = ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")
+"""Those that matter."""
 
 XTABLES_LOCK = "/run/xtables.lock"
 
@@ -83,7 +85,7 @@ class Examined(Value):
     namespace: str
     is_host: bool
     addresses: tuple[str, ...]
-    capabilities: int
+    missing_capabilities: tuple[str, ...]
     kernel: str
     versions: dict[str, str]
     """What programs say of their version, by path."""
@@ -118,10 +120,10 @@ class Finding(Value):
 
 def examine() -> Examined:
     """Look at the host, the kernel and the namespace we are in."""
-    facts = detect.gather()
+    facts = gather()
     decision: Decision | CaptureError
     try:
-        decision = detect.choose(facts, detect.Request())
+        decision = detect.choose(facts, Request())
     except CaptureError as error:
         decision = error
     return Examined(
@@ -131,7 +133,7 @@ def examine() -> Examined:
         namespace=namespace_id(),
         is_host=os.path.exists(ONLY_ON_HOST),
         addresses=tuple(str(address) for address in PodFromInside().pod_addresses()),
-        capabilities=_capabilities(),
+        missing_capabilities=tuple(capabilities.missing(*CAPABILITIES)),
         kernel=os.uname().release,
         versions={path: _version(path) for path in _programs(facts)},
         lock_holder=_lock_holder(),
@@ -162,12 +164,6 @@ def _purposes() -> dict[str, str]:
         for module, purpose in needed(desired, FAMILIES, way).items():
             found.setdefault(module, []).append(f"{name} for {purpose}")
     return {module: ", ".join(purposes) for module, purposes in found.items()}
-
-
-def _capabilities() -> int:
-    """Return the effective capabilities as the kernel prints them (proc(5), CapEff)."""
-    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
-        return next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
 
 
 def _programs(facts: Facts) -> Iterator[str]:
@@ -343,7 +339,7 @@ def _of_kernel(modules: tuple[str, ...], use: str, lacking: tuple[str, ...], *, 
 
 
 def _host(examined: Examined) -> Iterator[Finding]:
-    yield from _privileges(examined.capabilities)
+    yield from _privileges(examined.missing_capabilities)
     yield Finding("host", "kernel", "ok", examined.kernel)
     for path, version in examined.versions.items():
         yield Finding("host", os.path.basename(path), "ok", f"{version} ({path})")
@@ -391,8 +387,8 @@ def _state(state: Literal["usable", "to be made", "not writable"] | StateDirecto
     return Finding("host", "state", "ok", f"{STATE_DIRECTORY}, {state}")
 
 
-def _privileges(capabilities: int) -> Iterator[Finding]:
-    held = [name for name, bit in CAPABILITIES.items() if capabilities >> bit & 1]
+def _privileges(missing: tuple[str, ...]) -> Iterator[Finding]:
+    held = [name for name in CAPABILITIES if name not in missing]
     if "NET_ADMIN" in held:
         yield Finding("host", "privileges", "ok", ", ".join(held))
     else:
