@@ -12,6 +12,7 @@ import os
 
 from capture.errors import CaptureError
 from capture.model.addresses import IPV6
+from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.ruleset import LoopbackAddress, Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
@@ -22,7 +23,6 @@ from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import open_sock_diag, read_owners
 from capture.netlink.sockets import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
 from capture.operations.diagnosis import why
-from capture.rules.nat import PASSTHROUGH_SOURCE
 from capture.state import record, routes
 from capture.state.netns import Entered, tour
 
