@@ -158,6 +158,8 @@ def _not_listening(on_port: list[Listener], outcome: str, port: int, family: Fam
 def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:
     """Return whether what the listener's process sends is captured, and so comes back to it for ever."""
     gid = facts.gid_of.get(listener.inode)
+    if gid is None and listener.uid == 0 and capture.is_transparent:
+        return False  # Istio's way for TPROXY is root with the proxy's group, which only the process' own /proc tells
     return not among(listener.uid, capture.uids) and not (gid is not None and among(gid, capture.gids))
 
 

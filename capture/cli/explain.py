@@ -10,6 +10,7 @@ from capture.cli.options import CaptureCommand, capture_options, explicit, forma
 from capture.model.ruleset import FAMILIES
 from capture.report.differences import fate_in_words
 from capture.report.fold import table
+from capture.report.outcome import say_start
 from capture.report.output import say_json
 from capture.report.terminal import columns, tell
 
@@ -45,12 +46,14 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
 
     Each line is a set of connections; no two of them overlap. All tables count, foreign ones and second captures too.
     """
-    situation = operations.situation_of(explicit(ctx) if from_options else None, namespace)
+    settings = explicit(ctx) if from_options else None
+    situation = operations.situation_of(settings, namespace)
     families = (family,) if family else situation.ruleset.families
     statements = policy(dict.fromkeys(families, situation))
     if form == "json":
         say_json({each: [_as_plain(s) for s in statements if each in s.families] for each in families})
         return
+    say_start(operations.reference(settings, namespace))
     rows = [(s.direction, s.traffic, _goes(s), s.why, families_in_words(s.families)) for s in statements]
     tell(table([HEADINGS, *rows], columns()))
 

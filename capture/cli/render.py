@@ -7,7 +7,8 @@ import click
 from capture import operations
 from capture.cli.options import CaptureCommand, capture_options, explicit, format_option
 from capture.model.addresses import FAMILIES
-from capture.report.output import say_json, warn
+from capture.report.outcome import start_line
+from capture.report.output import note, say_json, warn
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
 from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
@@ -42,13 +43,14 @@ def render(ctx: click.Context, family: Family | None, form: str) -> None:
     or nft.
     """
     settings = explicit(ctx)
-    warnings = resolve(settings, AnyPod())[1]
+    config, warnings = resolve(settings, AnyPod())
     warn(warnings)
     families = (family,) if family else FAMILIES
     texts = [text for choice in _choices(settings) for text in operations.render(choice, families=families)]
     if form == "json":
         say_json({"texts": [{"title": title, "text": text} for title, text in texts], "warnings": warnings})
         return
+    note(start_line(settings, config))
     click.echo("\n".join(f"# {title}\n{text}" for title, text in texts), nl=False)
 
 

@@ -14,6 +14,7 @@ from capture.cli.options import (
     namespace_options,
 )
 from capture.cli.packets import packet_from, packet_options
+from capture.report.outcome import say_start
 from capture.report.output import say_json
 from capture.report.terminal import tell
 from capture.report.traced import as_plain, in_words
@@ -63,8 +64,10 @@ def trace(
     """
     packet = packet_from(options, ctx)
     settings = explicit(ctx) if from_options else None
-    traced = operations.trace(packet, settings, namespace, operations.host_of(namespace, dns_servers))
+    host = operations.host_of(namespace, dns_servers)
+    traced = operations.trace(packet, settings, namespace, host)
     if form == "json":
         say_json(as_plain(traced))
         return
+    say_start(operations.reference(settings, namespace, host))
     tell(in_words(traced))

@@ -18,6 +18,7 @@ from capture.cli.options import (
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.model.ruleset import LoopbackAddress
 from capture.report.differences import as_plain, doubts_in_words, notes_in_words
+from capture.report.outcome import say_start
 from capture.report.output import say_json
 from capture.report.terminal import tell
 from capture.report.verified import reference, verified_in_words
@@ -75,9 +76,9 @@ def verify(
     captured connection fares otherwise because of it. With --family and --table, only what differs there counts.
     """
     settings = explicit(ctx)
-    verified = operations.verify(
-        settings, namespace, operations.host_of(namespace, dns_servers), prefer_recorded=not flags(ctx)
-    )
+    host = operations.host_of(namespace, dns_servers)
+    prefer_recorded = not flags(ctx)
+    verified = operations.verify(settings, namespace, host, prefer_recorded=prefer_recorded)
     verified = part_of(verified, family, table_name)
     causes: Sequence[Cause] = ()
     if proxy_admin:
@@ -87,6 +88,7 @@ def verify(
     if form == "json":
         say_json(verified_as_plain(verified, causes))
     else:
+        say_start(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded))
         tell(in_words(verified, causes))
     if not verified.holds or verified.is_nothing_applied or causes:
         return EXIT_DRIFT

@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.operations.change import Applied, apply, captured_connections, clean
     from capture.operations.comparison import dump, verify
+    from capture.operations.desired import Reference, reference
     from capture.operations.rendering import render
     from capture.operations.results import Dumped, LiveSet, Other, Verified
     from capture.operations.target import host_of, request_of
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 HOMES = {
     "capture.operations.change": ("Applied", "apply", "captured_connections", "clean"),
     "capture.operations.comparison": ("dump", "verify"),
+    "capture.operations.desired": ("Reference", "reference"),
     "capture.operations.rendering": ("render",),
     "capture.operations.results": ("Dumped", "LiveSet", "Other", "Verified"),
     "capture.operations.target": ("host_of", "request_of"),
@@ -30,12 +32,14 @@ __all__ = [
     "Dumped",
     "LiveSet",
     "Other",
+    "Reference",
     "Verified",
     "apply",
     "captured_connections",
     "clean",
     "dump",
     "host_of",
+    "reference",
     "render",
     "request_of",
     "situation_of",

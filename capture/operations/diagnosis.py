@@ -9,12 +9,12 @@ from capture.analysis.pod_network import NO_WAY_OUT
 from capture.backends import detect
 from capture.backends.nftables.foreign import read_filters
 from capture.errors import CaptureError
+from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.ruleset import LoopbackAddress
 from capture.model.values import Value
 from capture.operations import host_of, trace, verify
 from capture.operations.everyday import circle, filtered_connections, rule_of
 from capture.rules import build_ruleset
-from capture.rules.nat import AGENT_DNS_PORT
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
 from capture.settings.settings import Settings

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from capture import operations
 from capture.errors import CaptureError
+from capture.report.output import note
 from capture.settings.families import FAMILY_NAMES
 from capture.settings.options import PROFILE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.operations import Applied
+    from capture.operations import Applied, Reference
     from capture.settings.config import CaptureConfig
     from capture.settings.settings import Settings
 
@@ -18,6 +19,12 @@ def start_line(settings: Settings, config: CaptureConfig) -> str:
     """Return the line with which every program starts: profile and families, and where both come from."""
     families = " and ".join(FAMILY_NAMES[family] for family in config.families)
     return f"profile {config.profile} ({settings.origin(PROFILE)}), families {families} ({config.families_because})"
+
+
+def say_start(reference: Reference | None) -> None:
+    """Print the same on stderr, beside the output of a program that answers a question; nothing if nothing says it."""
+    if reference is not None:
+        note(start_line(reference.settings, reference.config))
 
 
 def applied_as_plain(settings: Settings, applied: Applied) -> dict[str, object]:

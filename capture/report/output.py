@@ -61,6 +61,11 @@ def say_error(message: str) -> None:
     _say(f"error: {message}")
 
 
+def note(line: str) -> None:
+    """Print on stderr what is good to know beside the output."""
+    print(line, file=sys.stderr)
+
+
 def warn(warnings: Iterable[str]) -> None:
     """Print warnings on stderr."""
     for warning in warnings:
