@@ -69,7 +69,7 @@ MATCH_ORDER: dict[type, int] = {
     )
 }
 
-ENTRIES = {
+ENTRIES: dict[type[Match], str] = {
     Source: "networks",
     Destination: "networks",
     SourcePort: "ports",

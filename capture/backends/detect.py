@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class Decision(Value):
     """The way that is taken: ``variant`` is "nft" or "legacy" of iptables, and "" of nftables."""
 
-    not_compared = ("reason", "is_empty", "own_users")
+    not_compared = ("reason", "is_empty", "own_users", "has_reject_table")
 
     backend: str
     driver: str
@@ -45,6 +45,8 @@ class Decision(Value):
     """Whether there is no chain at all where the rules will go, so that nothing needs to be read there."""
     own_users: bool = True
     """Whether the network namespace belongs to our user namespace, so that iptables can be told from here."""
+    has_reject_table: bool = False
+    """Whether the table that rejects the other family may be there."""
 
 
 class Leftover(Decision):
@@ -79,16 +81,23 @@ def look(request: Request, desired: Ruleset | None = None) -> tuple[Decision, tu
 
         raise explained(error, desired, ways_allowed(request)[0]) from error
     place = decision.variant or "native"
-    is_empty = all(chain.place != place for chain in facts.chains)
-    return decision.replace(is_empty=is_empty, own_users=facts.own_users), find_leftovers(facts)
+    places = {chain.place for chain in facts.chains}
+    decision = decision.replace(
+        is_empty=place not in places, own_users=facts.own_users, has_reject_table="reject" in places
+    )
+    return decision, find_leftovers(facts)
 
 
 def leftovers() -> tuple[Leftover, ...]:
     """Return where sets of ours are in the namespace we are in. Raise PrivilegeError if we may not know."""
-    facts = gather()
+    facts = gather(NETLINK)
     if facts.nf_tables is None:
         raise PrivilegeError("read which rules stand in this network namespace")
     return find_leftovers(facts)
+
+
+NETLINK = Request("nftables", "netlink")
+"""Comes to no programs and packages, unless legacy tables are there: only they are read and removed by these."""
 
 
 def without_kernel(request: Request) -> Decision:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nftables.names import MODEL_TABLES
+from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE
 from capture.backends.request import ways_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
 from capture.model.addresses import IPV4, IPV6
@@ -57,7 +57,7 @@ class LiveChain(Value):
     ``uses`` counts the rules in it and, outside of legacy, the jumps to it.
     """
 
-    place: Place
+    place: Place | Literal["reject"]
     family: str
     table: str
     chain: str
@@ -206,6 +206,8 @@ def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[LiveChain]:
             yield LiveChain("nft", nf.FAMILIES[protocol_family], table, chain, uses)
         elif protocol_family == nf.NFPROTO_INET and table in MODEL_TABLES:
             yield LiveChain("native", "inet", table, chain, uses)
+        elif protocol_family == nf.NFPROTO_INET and table == REJECT_TABLE:
+            yield LiveChain("reject", "inet", table, chain, uses)
 
 
 def _legacy_tables(family: Family) -> tuple[str, ...]:

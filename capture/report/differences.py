@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from capture.backends.iptables.entries import expanded
-from capture.backends.iptables.render import rule_text
 from capture.model.addresses import address_text
 from capture.model.ruleset import LoopbackAddress, RestoreMark, SaveMark, SetMark
 from capture.report.packet_words import packet_in_words
@@ -56,11 +54,11 @@ def in_words(verified: Verified) -> Iterator[str]:
 
 def doubts_in_words(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each thing that cannot be judged."""
-    from capture.analysis.compare import Difference  # where something is to be told
-
     if not verified.has_reference:
         yield "no record here: without one, or options, nothing says what our own rules should be"
     for each in verified.unjudged:
+        from capture.analysis.compare import Difference  # where something is to be told
+
         if isinstance(each, Difference):
             place, rule = _place(each), text_of(each.rule, each.family) if each.rule else f"policy {each.policy}"
         else:
@@ -171,6 +169,9 @@ def fate_in_words(fate: Fate) -> str:
 
 def text_of(rule: Rule, family: Family) -> str:
     """Return a rule as iptables-save would print it; a list that takes many rules there by the first of them."""
+    from capture.backends.iptables.entries import expanded  # where something differs
+    from capture.backends.iptables.render import rule_text
+
     of_family = rule.replace(family=family, why="")
     single, *others = expanded([of_family], family)
     try:
@@ -221,20 +222,21 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
         }
         for other in verified.others
     ]
-    found += [
-        {
-            "kind": "foreign",
-            "table": obstacle.foreign_chain.table,
-            "chain": obstacle.foreign_chain.entry.name,
-            "rule": _rule_beside(obstacle),
-            "example": _example_as_plain(obstacle.effect),
-            "effect": effect_as_plain(obstacle.effect),
-            "message": f"{_obstacle(obstacle)}{effect_in_words(obstacle.effect)}",
-        }
-        for obstacle in verified.obstacles
-    ]
+    found += map(_obstacle_as_plain, verified.obstacles)
     found += [{"kind": "uncaptured family", "message": sentence} for sentence in verified.uncaptured]
     return found
+
+
+def _obstacle_as_plain(obstacle: Obstacle) -> dict[str, object]:
+    return {
+        "kind": "foreign",
+        "table": obstacle.foreign_chain.table,
+        "chain": obstacle.foreign_chain.entry.name,
+        "rule": _rule_beside(obstacle),
+        "example": _example_as_plain(obstacle.effect),
+        "effect": effect_as_plain(obstacle.effect),
+        "message": f"{_obstacle(obstacle)}{effect_in_words(obstacle.effect)}",
+    }
 
 
 def _example_as_plain(effect: Effect | None) -> dict[str, object] | None:

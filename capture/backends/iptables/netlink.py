@@ -21,7 +21,7 @@ from capture.netlink.nfnetlink import (
     ATTEMPTS,
     NFPROTO_UNSPEC,
     open_netfilter,
-    read_generation,
+    read_consistently,
     read_objects,
     ruleset_busy,
 )
@@ -150,13 +150,13 @@ def tidy(edits: Sequence[TableEdit]) -> None:
 def _read(netfilter: NetlinkSocket) -> Reading:
     """Return the tables as they were at one moment."""
     families = families_here()
-    for _ in range(ATTEMPTS):
-        generation = read_generation(netfilter)
+
+    def read() -> LiveTables:
         tables = _read_tables(netfilter, families)
-        live = _read_contents(netfilter, tables) if tables else {}
-        if read_generation(netfilter) == generation:
-            return Reading(ruleset_of(families, live), live, generation)
-    raise ruleset_busy("read the tables of iptables")
+        return _read_contents(netfilter, tables) if tables else {}
+
+    live, generation = read_consistently(netfilter, "read the tables of iptables", read)
+    return Reading(ruleset_of(families, live), live, generation)
 
 
 def _read_tables(netfilter: NetlinkSocket, families: Sequence[Family]) -> dict[tuple[Family, TableName], int]:

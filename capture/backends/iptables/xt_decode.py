@@ -37,13 +37,7 @@ from capture.model import ruleset as model
 from capture.model.addresses import BITS
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.netlink.attributes import (
-    MalformedMessageError,
-    decode_elements,
-    decode_fields,
-    decode_number,
-    decode_text,
-)
+from capture.netlink.attributes import MalformedMessageError, decode_elements, decode_fields, decode_number, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,7 +107,6 @@ class Reader:
         self._extensions: Extensions = {}
 
     def read(self, attributes: bytes) -> FoundRule:
-        """Return a rule from its attributes."""
         fields = decode_fields(attributes)
         program = XtProgram(self._family, self._extensions)
         for expression in decode_elements(fields.get(nf.NFTA_RULE_EXPRESSIONS, b"")):
@@ -195,7 +188,6 @@ class XtProgram(Program):
         return True
 
     def target(self, fields: Fields) -> bool:
-        """``target``: a target of x_tables."""
         return self._do(self._extension("target", fields)[0])
 
     def limit(self, fields: Fields) -> bool:

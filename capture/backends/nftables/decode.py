@@ -35,6 +35,7 @@ from capture.model import ruleset as model
 from capture.model.addresses import address_text
 from capture.netlink.attributes import (
     BYTE_ORDER,
+    MalformedMessageError,
     decode,
     decode_fields,
     decode_host_number,
@@ -66,15 +67,6 @@ META_FIELDS = {
     nf.NFT_META_MARK: MARK,
 }
 CT_FIELDS = {nf.NFT_CT_STATE: CT_STATE, nf.NFT_CT_MARK: CT_MARK}
-# linux/netfilter/nf_tables.h: enum nft_nat_types, enum nft_nat_attributes
-NFT_NAT_DNAT = 1
-NFTA_NAT_TYPE = 1
-NFTA_NAT_FAMILY = 2
-NFTA_NAT_REG_ADDR_MIN = 3
-NFTA_NAT_REG_ADDR_MAX = 4
-NFTA_NAT_REG_PROTO_MIN = 5
-NFTA_NAT_REG_PROTO_MAX = 6
-
 HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
 
 
@@ -150,7 +142,7 @@ class Program:
         try:
             if run is not None and run(self, fields):
                 return
-        except (KeyError, IndexError, ValueError):  # another kernel than those we know writes so
+        except (KeyError, IndexError, ValueError, MalformedMessageError):  # another kernel than those we know writes so
             pass
         words = _unknown_words(name, fields)
         if LOADERS.get(name) in fields:
@@ -183,7 +175,6 @@ class Program:
     # -- loading and changing registers
 
     def meta(self, fields: Fields) -> bool:
-        """``meta``: load a field, or set the mark."""
         key = decode_number(fields[nf.NFTA_META_KEY])
         if nf.NFTA_META_DREG in fields:
             self._registers[_register(fields[nf.NFTA_META_DREG])] = Register(META_FIELDS.get(key, f"meta {key}"))
@@ -210,7 +201,6 @@ class Program:
         return False
 
     def payload(self, fields: Fields) -> bool:
-        """``payload``: load bytes of a header."""
         if nf.NFTA_PAYLOAD_DREG not in fields:
             return False
         kinds = (nf.NFTA_PAYLOAD_BASE, nf.NFTA_PAYLOAD_OFFSET, nf.NFTA_PAYLOAD_LEN)
@@ -240,7 +230,6 @@ class Program:
     # -- comparing
 
     def cmp(self, fields: Fields) -> bool:
-        """``cmp``: compare a register with a value."""
         loaded = self._registers.get(_register(fields[nf.NFTA_CMP_SREG]))
         if not isinstance(loaded, Register):
             return False
@@ -255,7 +244,6 @@ class Program:
         return True
 
     def range(self, fields: Fields) -> bool:
-        """``range``: compare a register with two bounds at once."""
         loaded = self._registers.get(_register(fields[nf.NFTA_RANGE_SREG]))
         if not isinstance(loaded, Register):
             return False
@@ -287,7 +275,6 @@ class Program:
         return Bounds(low.to_bytes(size, "big"), high.to_bytes(size, "big"), operator == nf.NFT_CMP_NEQ)
 
     def lookup(self, fields: Fields) -> bool:
-        """``lookup``: look for a register in a set."""
         loaded = self._registers.get(_register(fields[nf.NFTA_LOOKUP_SREG]))
         if nf.NFTA_LOOKUP_DREG in fields:
             return self._do(model.UnknownVerdict(f"map of {_words(loaded)}"))
@@ -331,13 +318,11 @@ class Program:
         return self._do(VERDICTS.get(code) or model.UnknownVerdict(f"verdict {code}"))
 
     def counter(self, fields: Fields) -> bool:
-        """``counter``: how many packets came this far."""
         if self.counters is None:
             self.counters = read_counters(fields)
         return True
 
     def redir(self, fields: Fields) -> bool:
-        """``redir``: redirect to a port of this machine."""
         first = fields.get(nf.NFTA_REDIR_REG_PROTO_MIN)
         port = self._registers.get(_register(first)) if first else None
         flags = decode_number(fields.get(nf.NFTA_REDIR_FLAGS, b""))
@@ -348,21 +333,20 @@ class Program:
 
     def nat(self, fields: Fields) -> bool:
         """``nat``: send the connection to another address, which the model has no word for."""
-        if decode_number(fields.get(NFTA_NAT_TYPE, b"\0")) != NFT_NAT_DNAT:
+        if decode_number(fields.get(nf.NFTA_NAT_TYPE, b"\0")) != nf.NFT_NAT_DNAT:
             return False
-        kinds = (NFTA_NAT_REG_ADDR_MIN, NFTA_NAT_REG_PROTO_MIN)
+        kinds = (nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_PROTO_MIN)
         address, port = (self._registers.get(_register(fields[kind])) if kind in fields else b"" for kind in kinds)
-        ranges = ((NFTA_NAT_REG_ADDR_MAX, kinds[0]), (NFTA_NAT_REG_PROTO_MAX, kinds[1]))
+        ranges = ((nf.NFTA_NAT_REG_ADDR_MAX, kinds[0]), (nf.NFTA_NAT_REG_PROTO_MAX, kinds[1]))
         one_each = all(fields.get(last, fields.get(first)) == fields.get(first) for last, first in ranges)
         if not isinstance(address, bytes) or not isinstance(port, bytes) or not one_each:
             return self._do(model.UnknownVerdict("dnat, not to one address and port"))
-        family = nf.FAMILIES.get(decode_number(fields.get(NFTA_NAT_FAMILY, b"\0")), "ipv4")
+        family = nf.FAMILIES.get(decode_number(fields.get(nf.NFTA_NAT_FAMILY, b"\0")), "ipv4")
         where = address_text(family, int.from_bytes(address, "big")) if address else ""
         where = f"[{where}]" if port and ":" in where else where
         return self._do(model.UnknownVerdict(f"dnat to {where}{f':{decode_number(port)}' if port else ''}"))
 
     def tproxy(self, fields: Fields) -> bool:
-        """``tproxy``: give the packet to a local socket."""
         register = fields.get(nf.NFTA_TPROXY_REG_PORT)
         port = self._registers.get(_register(register)) if register else None
         if not isinstance(port, bytes) or nf.NFTA_TPROXY_REG_ADDR in fields:
@@ -371,7 +355,6 @@ class Program:
         return self._do(Proxy(decode_number(port), family))
 
     def log(self, fields: Fields) -> bool:
-        """``log``: write a line to the kernel's log."""
         level = decode_number(fields.get(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING)))
         flags = decode_number(fields.get(nf.NFTA_LOG_FLAGS, b""))
         if nf.NFTA_LOG_GROUP in fields or level != nf.NFT_LOGLEVEL_WARNING or flags:
