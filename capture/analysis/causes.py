@@ -96,13 +96,18 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
                 "Correct --istio-exclude-interfaces, or the annotation excludeInterfaces.",
                 name,
             )
-    if facts.max_tracked and facts.tracked >= NEARLY_FULL * facts.max_tracked:
+    if is_nearly_full(facts.tracked, facts.max_tracked):
         yield Cause(
             "conntrack-full",
             f"the conntrack table is full: {facts.tracked} of {facts.max_tracked} connections",
             "Raise net.netfilter.nf_conntrack_max on the node; a captured connection takes two entries.",
             "net.netfilter.nf_conntrack_max",
         )
+
+
+def is_nearly_full(tracked: int, max_tracked: int) -> bool:
+    """Return whether so many connections are tracked that new ones fail soon; not if the limit is unknown."""
+    return max_tracked > 0 and tracked >= NEARLY_FULL * max_tracked
 
 
 def causes_of_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:

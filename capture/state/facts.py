@@ -10,6 +10,7 @@ from capture.model.addresses import parse_address
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, open_sock_diag, read_listeners
+from capture.state.tracked import read_counts
 from capture.state.user_namespace import foreign_ids
 
 TYPE_CHECKING = False
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from capture.analysis.causes import Capture
     from capture.netlink.sock_diag import Listener
     from capture.state.user_namespace import IdMaps
-
-CONNTRACK = "/proc/sys/net/netfilter/nf_conntrack_"
 
 
 def read_facts(capture: Capture) -> PodFacts:
@@ -41,8 +40,7 @@ def read_facts(capture: Capture) -> PodFacts:
         tuple(address for address in parsed if not address.is_link_local),
         listeners,
         _groups_of(strangers, ids),
-        _number("count"),
-        _number("max"),
+        *read_counts(),
     )
 
 
@@ -56,14 +54,6 @@ def _listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
     except CaptureError:
         return None
     return tuple(found if ids is None else (each.replace(uid=ids.user_inside(each.uid)) for each in found))
-
-
-def _number(name: str) -> int:
-    try:
-        with open(f"{CONNTRACK}{name}", encoding="ascii") as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return 0
 
 
 def _groups_of(sockets: set[int], ids: IdMaps | None) -> dict[int, int]:
