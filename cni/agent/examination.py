@@ -1,6 +1,6 @@
 """One pod's namespace: what has changed there since the last look, and what is wrong.
 
-signature    0.1 ms    generation of nf_tables, addresses, listeners, legacy tables
+signature    0.1 ms    generation of nf_tables, ingress filters, addresses, listeners, legacy tables
 diagnose    10 ms      what `capture why` would say
 """
 
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from capture.errors import CaptureError
 from capture.model.values import Value
-from capture.netlink.interfaces import read_addresses
+from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.nfnetlink import read_generation
 from capture.netlink.sock_diag import IPPROTO_TCP, open_sock_diag, read_listeners
 from capture.netlink.sockets import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
 from capture.operations.diagnosis import why
 from capture.state import record
+from capture.state.facts import diverted
 from capture.state.netns import Entered
 
 TYPE_CHECKING = False
@@ -39,12 +40,13 @@ def signature(path: str) -> tuple[object, ...]:
     """Return what is another value when something in the namespace has changed that matters. Raises CaptureError."""
     with Entered(path):
         with NetlinkSocket.open(NETLINK_ROUTE, "look at addresses") as route:
+            filters = diverted(route, read_links(route))
             addresses = tuple((each.address, each.prefix_length, each.interface) for each in read_addresses(route))
         with NetlinkSocket.open(NETLINK_NETFILTER, "look at the ruleset") as netfilter:
             generation = read_generation(netfilter)
         with open_sock_diag() as diag:
             listeners = tuple(read_listeners(diag, IPPROTO_TCP))
-        return generation, addresses, listeners, tuple(map(_content, LEGACY_TABLES))
+        return generation, filters, addresses, listeners, tuple(map(_content, LEGACY_TABLES))
 
 
 def diagnose(path: str, settings: Settings, *, is_starting: bool) -> Finding:
