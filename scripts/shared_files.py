@@ -2,8 +2,8 @@
 
     scripts/shared_files.py DIRECTORY
 
-The pages are made from the commands and the option table, the completion scripts by click. The wheel and the bundle
-carry them.
+The pages are made from the commands and the option table, completion of `capture` by click, that of `istio-init` from
+the option table. The wheel and the bundle carry them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import istio_init_completion
 from click.shell_completion import ShellComplete, get_completion_class
 
 from capture import __version__
@@ -68,6 +69,8 @@ def files() -> Iterator[tuple[str, str]]:
             raise LookupError(f"click knows no completion for {shell}")
         # The class for bash looks which bash is installed here, which is of no interest for a file.
         yield place, ShellComplete.source(of_shell(capture, {}, "capture", "_CAPTURE_COMPLETE"))
+    for place, script in istio_init_completion.SCRIPTS.values():
+        yield place, script()
 
 
 # --- manual pages, in the macros of man(7) -----------------------------------------------------------

@@ -8,6 +8,7 @@ Digits are ASCII digits: ``int()`` alone would also take signs, blanks, undersco
 from __future__ import annotations
 
 from capture.model.addresses import Network, is_decimal, merge_ranges, network_parts, parse_network
+from capture.model.conventions import PROXY_TO_SELF_MARK
 from capture.model.ruleset import MAX_SEPARATE_PORTS, Span
 from capture.model.values import Value
 
@@ -39,10 +40,6 @@ MAX_ID = 0xFFFF_FFFE
 
 RESERVED_ROUTE_TABLES = (0, 253, 254, 255)
 """linux/rtnetlink.h: unspec, default, main, local. A route to ``lo`` for everything there cuts the pod off."""
-
-
-PROXY_TO_SELF_MARK = 1338
-"""0x53a: what a transparent proxy sends to its own pod. With the proxy's own mark the same, it would not come in."""
 
 
 class Selection(Entries[T]):

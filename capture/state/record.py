@@ -205,14 +205,27 @@ def as_json(record: Record) -> str:
 
 
 def from_json(text: str) -> Record | None:
-    """Return the record that a text holds; None if it is not one, or one that gives no rule set (any more)."""
+    """Return the record that a text holds; None if it is not one, or one that gives no rule set (any more).
+
+    Pods of one template have the same text, and an agent that looks at many reads it once.
+    """
+    if text in _read_lately:
+        return _read_lately[text]
     try:
         plain = decode(text)
         if plain["version"] != VERSION:
             return None
-        return _record(plain)
+        record = _record(plain)
     except (JsonError, ConfigurationError, AttributeError, KeyError, TypeError, ValueError):
         return None
+    while len(_read_lately) >= MAX_READ_LATELY:
+        _read_lately.pop(next(iter(_read_lately)), None)
+    _read_lately[text] = record
+    return record
+
+
+_read_lately: dict[str, Record] = {}
+MAX_READ_LATELY = 16
 
 
 def _record(plain: dict[str, Any]) -> Record:
