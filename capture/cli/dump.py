@@ -29,14 +29,14 @@ capture dump --format save
 def dump(namespace: str | None, family: Family | None, table_name: TableName | None, form: str) -> None:
     """Show the live rules of a network namespace, with counters, from whichever backend holds them.
 
-    The tables in which rules of ours stand are shown whole, with the rules of others in them. With --family and
-    --table it is exactly the listing that iptables -t TABLE -nvL gives. In a namespace that was programmed by us, the
-    last line says whether the rules are what was asked for.
+    Tables that contain rules of ours are shown whole, with the foreign rules in them. With --family
+    and --table it is exactly the listing that iptables -t TABLE -nvL gives. In a namespace that has a record, the last
+    line says whether the rules are still those that were applied.
     """
     dumped = operations.dump(namespace)
     shown = list(listings.parts(dumped, family, table_name))
     if not shown and form != "json":
-        click.echo("nothing of ours stands there", err=True)
+        click.echo("there are no rules of ours", err=True)
     if form == "json":
         import json  # 7 ms, for this format only
 

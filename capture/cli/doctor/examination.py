@@ -261,12 +261,12 @@ def _decision(examined: Examined) -> Iterator[Finding]:
         yield Finding("choice", "backend", "ok", says)
     for leftover in examined.leftovers:
         variant = f" {leftover.variant}" if leftover.variant else ""
-        says = f"rules of ours or of upstream's stand in {leftover.backend}{variant} ({', '.join(leftover.families)})"
-        yield Finding("choice", "standing rules", "note", says)
+        says = f"our or Istio's rules are in {leftover.backend}{variant} ({', '.join(leftover.families)})"
+        yield Finding("choice", "rules of the capture", "note", says)
     if len(examined.leftovers) > 1:
         yield Finding(
             "choice",
-            "standing rules",
+            "rules of the capture",
             "warning",
             "there are several sets of rules, where one is right",
             "`capture apply` leaves the one that it writes; `capture clean` removes all.",
@@ -295,7 +295,7 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
         says = "none yet; both families would be programmed"
         yield Finding("namespace", "addresses", "note", says)
     recorded = "known" if examined.is_recorded else "not known: nothing was applied here by us, or it was forgotten"
-    yield Finding("namespace", "what was asked", "ok" if examined.is_recorded else "note", recorded)
+    yield Finding("namespace", "record", "ok" if examined.is_recorded else "note", recorded)
 
 
 def _kernel(facts: Facts, lacking: tuple[str, ...]) -> Iterator[Finding]:
@@ -385,7 +385,7 @@ def _state(state: Literal["usable", "to be made", "not writable"] | StateDirecto
             "host",
             "state",
             "warning",
-            f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` will not know what was asked for",
+            f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` cannot compare with what was applied",
             "Mount a writable directory of mode 0700 there, or name the options when you verify.",
         )
     return Finding("host", "state", "ok", f"{STATE_DIRECTORY}, {state}")

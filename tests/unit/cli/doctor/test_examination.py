@@ -49,7 +49,7 @@ def test_where_all_is_well_everything_is_ok() -> None:
         ({"addresses": ()}, "note", "none yet; both families would be programmed"),
         ({"is_recorded": False}, "note", "nothing was applied here by us"),
         ({"lock_holder": 4711}, "note", "/run/xtables.lock is held by process 4711"),
-        ({"state_directory": "not writable"}, "warning", "will not know what was asked for"),
+        ({"state_directory": "not writable"}, "warning", "cannot compare with what was applied"),
         ({"capabilities": 0}, "error", "NET_ADMIN is not held (held: none of those that matter)"),
         ({"capabilities": 1 << CAPABILITIES["NET_ADMIN"]}, "note", "without SYS_ADMIN"),
         ({"decision": UnsupportedError("no way", "Take another.")}, "error", "backend: no way"),
@@ -105,10 +105,10 @@ def test_sets_of_ours_that_stand() -> None:
     other = Leftover("nftables", "netlink", "", families=("inet",), spellings=("dash",))
 
     assert listed(GOOD.replace(leftovers=(one,)), "note") == [
-        "standing rules: rules of ours or of upstream's stand in iptables nft (ipv4, ipv6)"
+        "rules of the capture: our or Istio's rules are in iptables nft (ipv4, ipv6)"
     ]
     assert listed(GOOD.replace(leftovers=(one, other)), "warning") == [
-        "standing rules: there are several sets of rules, where one is right"
+        "rules of the capture: there are several sets of rules, where one is right"
     ]
 
 
