@@ -101,7 +101,15 @@ AREAS = (
         modules=("capture/settings/*.py",),
         tests=("tests/unit/settings", "tests/property/test_core_settings.py"),
     ),
-    Area(name="agent", modules=("cni/agent/*.py",), tests=("tests/unit/cni/agent",)),
+    Area(
+        name="agent",
+        modules=_under(
+            "cni/agent",
+            "api commands credentials directories events fight handover health installation journal kubectl log_follower"
+            " options pods protobuf reflector repair server status_text taint uninstall",
+        ),
+        tests=("tests/unit/cni/agent",),
+    ),
 )
 
 
