@@ -55,60 +55,47 @@ class Area:
         return [*([str(own)] if (ROOT / own).exists() else []), *self.tests]
 
 
-def _under(folder: str, names: str) -> tuple[str, ...]:
-    return tuple(f"{folder}/{name}.py" for name in names.split())
+def _area(name: str, modules: str, tests: str) -> Area:
+    """Return an area of modules in one folder each, ``FOLDER: NAME NAME ...``, and of tests, where * is all."""
+    paths = []
+    for part in modules.split(";"):
+        folder, _, names = part.partition(":")
+        paths += [f"{folder.strip()}/{each}.py" for each in names.split()]
+    return Area(name=name, modules=tuple(paths), tests=tuple(f"tests/{each}" for each in tests.split()))
 
 
 AREAS = (
-    Area(
-        name="rules",
-        modules=("capture/rules/*.py",),
-        tests=("tests/unit/rules", "tests/property/test_core_rules.py"),
+    _area("rules", "capture/rules: *", "unit/rules property/test_core_rules.py"),
+    _area(
+        "analysis",
+        "capture/analysis: *",
+        "unit/analysis property/test_core_canonical.py property/test_core_compare.py",
     ),
-    Area(
-        name="analysis",
-        modules=("capture/analysis/*.py",),
-        tests=("tests/unit/analysis", "tests/property/test_core_canonical.py", "tests/property/test_core_compare.py"),
+    _area(
+        "iptables",
+        "capture/backends/iptables: render parse restore_text plan entries"
+        " xt_encode xt_decode xt_layouts xt_changes xt_tables xt_words",
+        "unit/backends/iptables property/test_iptables_text.py property/test_iptables_plan.py"
+        " property/test_xt_round_trip.py",
     ),
-    Area(
-        name="iptables",
-        modules=_under(
-            "capture/backends/iptables",
-            "render parse restore_text plan xt_encode xt_decode xt_layouts xt_changes xt_tables xt_words",
-        ),
-        tests=(
-            "tests/unit/backends/iptables",
-            *_under("tests/property", "test_iptables_text test_iptables_plan test_xt_round_trip"),
-        ),
+    _area(
+        "nftables",
+        "capture/backends/nf_tables: expressions hooks;"
+        "capture/backends/nftables: encode decode lift lower text names foreign plan",
+        "unit/backends/nftables property/test_nftables_round_trip.py",
     ),
-    Area(
-        name="nftables",
-        modules=(
-            *_under("capture/backends/nf_tables", "expressions hooks"),
-            *_under("capture/backends/nftables", "encode decode lift lower text names foreign plan"),
-        ),
-        tests=("tests/unit/backends/nftables", *_under("tests/property", "test_nftables_round_trip")),
+    _area(
+        "decision",
+        "cni: decision pod pod_object sources conf attachments",
+        "unit/cni/test_decision.py unit/cni/test_pod.py unit/cni/test_pod_object.py unit/cni/test_sources.py"
+        " unit/cni/test_conf.py unit/cni/test_attachments.py",
     ),
-    Area(
-        name="decision",
-        modules=_under("cni", "decision pod pod_object sources conf attachments"),
-        tests=_under(
-            "tests/unit/cni", "test_decision test_pod test_pod_object test_sources test_conf test_attachments"
-        ),
-    ),
-    Area(
-        name="settings",
-        modules=("capture/settings/*.py",),
-        tests=("tests/unit/settings", "tests/property/test_core_settings.py"),
-    ),
-    Area(
-        name="agent",
-        modules=_under(
-            "cni/agent",
-            "api commands credentials directories events fight handover health installation journal kubectl log_follower"
-            " options pods protobuf reflector repair server status_text taint uninstall",
-        ),
-        tests=("tests/unit/cni/agent",),
+    _area("settings", "capture/settings: *", "unit/settings property/test_core_settings.py"),
+    _area(
+        "agent",
+        "cni/agent: api commands credentials directories events fight handover health installation journal kubectl"
+        " log_follower options pods protobuf reflector repair server status_text taint uninstall",
+        "unit/cni/agent",
     ),
 )
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
+
 import pytest
 
-from cni.agent import health as health_module
 from cni.agent.health import LOOP_LIMIT, STARTING, Health
 from cni.agent.status_text import lines, pod_lines
 
 
 def test_it_is_ready_when_every_part_is_well() -> None:
     health = Health(("plugin", "entry"))
-    assert not health.is_ready
-    assert health.says("plugin")
-    assert not health.is_ready
-    assert health.says("entry")
-    assert health.is_ready
-    assert not health.says("entry"), "no news"
-    assert health.says("entry", "lost")
-    assert not health.is_ready
+    readiness = [health.is_ready]
+    news = []
+    for part, problem in (("plugin", ""), ("entry", ""), ("entry", ""), ("entry", "lost")):
+        news.append(health.says(part, problem))
+        readiness.append(health.is_ready)
+    assert news == [True, True, False, True]
+    assert readiness == [False, False, True, True, False]
 
 
 def test_a_problem_is_as_old_as_its_first_mention() -> None:
@@ -33,9 +34,8 @@ def test_a_problem_is_as_old_as_its_first_mention() -> None:
 
 def test_a_part_that_was_not_named_starts_too() -> None:
     health = Health()
-    assert health.is_ready
-    assert not health.says("audit", STARTING)
-    assert not health.is_ready
+    readiness = [health.is_ready, health.says("audit", STARTING), health.is_ready]
+    assert readiness == [True, False, False]
 
 
 def test_facts_and_counts() -> None:
@@ -53,13 +53,13 @@ def test_facts_and_counts() -> None:
 
 def test_it_lives_while_its_loop_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(health_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("cni.agent.health.time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
     health = Health()
     now[0] += LOOP_LIMIT
-    assert not health.is_live
+    alive = [health.is_live]
     health.turned()
     now[0] += LOOP_LIMIT - 1
-    assert health.is_live
+    assert [*alive, health.is_live] == [False, True]
 
 
 def test_the_status_in_words() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ class Scene:
             Options("node-1", "", {}, **options), conf.parse({}), client, self.health, Journal(descriptor=-1), self.look
         )
         monkeypatch.setattr(repair, "apply", self.apply)
-        monkeypatch.setattr(repair.time, "monotonic", lambda: self.clock)
+        monkeypatch.setattr("cni.agent.repair.time", SimpleNamespace(monotonic=lambda: self.clock))
 
     def apply(self, _settings: object, path: str) -> None:
         self.applied.append(path)
