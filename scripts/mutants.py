@@ -10,6 +10,7 @@ pytest's own time limit ends those that wait.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import random
 import resource
@@ -32,6 +33,7 @@ PYTEST = (
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # hypothesis is loaded before pytest starts
 )
 UNPRIVILEGED = 65534  # a mutant may do anything with files
+PR_SET_DUMPABLE, CLONE_NEWUSER = 4, 0x10000000  # linux/prctl.h, linux/sched.h
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,9 +211,7 @@ def _run(copy: Path, tests: list[str], limit: int) -> int:
     os.setsid()
     resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
     if os.geteuid() == 0:
-        os.setgroups([])
-        os.setgid(UNPRIVILEGED)
-        os.setuid(UNPRIVILEGED)
+        _give_up_root()
     os.chdir(copy)
     set_hypothesis_home_dir(copy / ".hypothesis")
     os.environ.update(PYTHONPATH=str(copy), HOME=str(copy))
@@ -221,9 +221,21 @@ def _run(copy: Path, tests: list[str], limit: int) -> int:
         os.dup2(quiet, number)
     status = 1
     try:
-        status = pytest.main([*PYTEST, *tests])
+        status = pytest.main([*PYTEST, f"--basetemp={copy}/.pytest", *tests])
     finally:
         os._exit(status)
+
+
+def _give_up_root() -> None:
+    """Become root of a user namespace of its own, and nothing to the files of this machine."""
+    libc = ctypes.CDLL(None)
+    os.setgroups([])
+    os.setgid(UNPRIVILEGED)
+    os.setuid(UNPRIVILEGED)
+    libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # else /proc/self belongs to root
+    libc.unshare(CLONE_NEWUSER)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {UNPRIVILEGED} 1"), ("gid_map", f"0 {UNPRIVILEGED} 1")):
+        Path("/proc/self", name).write_text(text, encoding="ascii")
 
 
 def _report(tried: list[tuple[Area, Mutant, bool]]) -> int:
