@@ -63,8 +63,10 @@ def _check_output(command: str) -> None:
 
 
 def _work(request: Request) -> None:
-    from cni.plugin import COMMANDS as WORK  # VERSION does without
-
+    if request.command in ("DEL", "GC"):
+        from cni.forgetting import COMMANDS as WORK  # which need little of the plugin
+    else:
+        from cni.plugin import COMMANDS as WORK  # VERSION does without
     WORK[request.command](request)
 
 

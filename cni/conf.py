@@ -25,8 +25,9 @@ from capture.errors import ConfigurationError
 from capture.model.values import Value
 from capture.settings import options
 from capture.settings.settings import Given, Settings
-from cni.log import LEVELS
-from cni.protocol import INVALID_CONFIGURATION, CniError, shown
+from cni import keys
+from cni.protocol import INVALID_CONFIGURATION, CniError
+from cni.request_log import log_file, log_level
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,16 +90,16 @@ class Configuration(Value):
 
 def parse(configuration: Mapping[str, Any]) -> Configuration:
     """Return what the configuration says; raise ``CniError`` (code 7) with the key, the value and what is expected."""
-    kubeconfig = _path(configuration, "kubeconfig")
+    kubeconfig = keys.path(configuration, "kubeconfig")
     return Configuration(
         settings=_capture_settings(configuration),
         exclude_namespaces=_namespaces(configuration, "exclude_namespaces"),
         pod_sources=_pod_sources(configuration, kubeconfig),
         kubeconfig=kubeconfig,
-        agent_socket=_path(configuration, "agent_socket") or AGENT_SOCKET,
+        agent_socket=keys.path(configuration, "agent_socket") or AGENT_SOCKET,
         agent_pod=_agent_pod(configuration),
-        log_level=_word(configuration, "log_level", tuple(LEVELS), "info"),
-        log_file=_log_file(configuration),
+        log_level=log_level(configuration),
+        log_file=log_file(configuration),
         annotations=_annotations(configuration),
         standalone=_standalone(configuration),
     )
@@ -120,24 +121,25 @@ def _capture_settings(configuration: Mapping[str, Any]) -> Settings:
     explicit = {}
     for key, option in CAPTURE_OPTIONS.items():
         if configuration.get(key) is not None:
-            explicit[option] = Given(_text(configuration, key, option.expected), f"the network configuration's {key!r}")
+            text = keys.text(configuration, key, option.expected)
+            explicit[option] = Given(text, f"the network configuration's {key!r}")
     spoken = Settings(explicit)
     for key, option in CAPTURE_OPTIONS.items():
         try:
             spoken[option]
         except ConfigurationError:
-            raise _unusable(key, configuration[key], option.expected) from None
+            raise keys.unusable(key, configuration[key], option.expected) from None
     return spoken
 
 
 def _pod_sources(configuration: Mapping[str, Any], kubeconfig: str) -> tuple[str, ...]:
     """Return the sources; those that can be asked, unless the configuration chooses."""
     expected = f"a list of {' and '.join(map(repr, POD_SOURCES))}, each once"
-    sources = _texts(configuration, "pod_sources", expected)
+    sources = keys.texts(configuration, "pod_sources", expected)
     if sources is None:
         return (RUNTIME, KUBERNETES) if kubeconfig else (RUNTIME,)
     if not sources or not set(sources) <= set(POD_SOURCES) or len(set(sources)) < len(sources):
-        raise _unusable("pod_sources", configuration["pod_sources"], expected)
+        raise keys.unusable("pod_sources", configuration["pod_sources"], expected)
     if KUBERNETES in sources and not kubeconfig:
         raise CniError(
             INVALID_CONFIGURATION,
@@ -149,9 +151,9 @@ def _pod_sources(configuration: Mapping[str, Any], kubeconfig: str) -> tuple[str
 
 def _namespaces(configuration: Mapping[str, Any], key: str) -> tuple[str, ...]:
     expected = 'a list of namespaces of Kubernetes, such as ["kube-system"]'
-    namespaces = _texts(configuration, key, expected) or ()
+    namespaces = keys.texts(configuration, key, expected) or ()
     if not all(_is_label(namespace) for namespace in namespaces):
-        raise _unusable(key, configuration[key], expected)
+        raise keys.unusable(key, configuration[key], expected)
     return namespaces
 
 
@@ -164,7 +166,7 @@ def _agent_pod(configuration: Mapping[str, Any]) -> AgentPod | None:
         namespace, name_prefix = value.get("namespace"), value.get("name_prefix")
         if isinstance(namespace, str) and _is_label(namespace) and isinstance(name_prefix, str) and name_prefix:
             return AgentPod(namespace, name_prefix)
-    raise _unusable("agent_pod", value, expected)
+    raise keys.unusable("agent_pod", value, expected)
 
 
 def _standalone(configuration: Mapping[str, Any]) -> dict[str, str] | None:
@@ -173,7 +175,9 @@ def _standalone(configuration: Mapping[str, Any]) -> dict[str, str] | None:
         return None
     annotations = value.get("annotations") if isinstance(value, dict) else None
     if not isinstance(annotations, dict):
-        raise _unusable("standalone", value, 'an object such as {"annotations": {"sidecar.istio.io/status": "..."}}')
+        raise keys.unusable(
+            "standalone", value, 'an object such as {"annotations": {"sidecar.istio.io/status": "..."}}'
+        )
     return _checked_annotations("standalone.annotations", annotations)
 
 
@@ -182,7 +186,7 @@ def _annotations(configuration: Mapping[str, Any]) -> dict[str, str] | None:
     if runtime_config is None:
         return None
     if not isinstance(runtime_config, dict):
-        raise _unusable("runtimeConfig", runtime_config, "an object")
+        raise keys.unusable("runtimeConfig", runtime_config, "an object")
     if ANNOTATIONS_CAPABILITY not in runtime_config:
         return None
     annotations = runtime_config[ANNOTATIONS_CAPABILITY]
@@ -194,49 +198,7 @@ def _annotations(configuration: Mapping[str, Any]) -> dict[str, str] | None:
 def _checked_annotations(key: str, annotations: object) -> dict[str, str]:
     if isinstance(annotations, dict) and all(isinstance(value, str) for value in annotations.values()):
         return annotations
-    raise _unusable(key, annotations, "an object with texts as values")
-
-
-def _log_file(configuration: Mapping[str, Any]) -> str:
-    """Return the path of the log; a device could be standard output, which belongs to the protocol."""
-    path = _path(configuration, "log_file")
-    if path.startswith(("/dev/", "/proc/", "/sys/")):
-        raise _unusable("log_file", path, "a file, no device: standard output belongs to the CNI protocol")
-    return path
-
-
-def _path(configuration: Mapping[str, Any], key: str) -> str:
-    expected = "an absolute path"
-    path = _text(configuration, key, expected)
-    if path and (not path.startswith("/") or "\0" in path or not _is_encodable(path)):
-        raise _unusable(key, path, expected)
-    return path
-
-
-def _word(configuration: Mapping[str, Any], key: str, words: tuple[str, ...], default: str) -> str:
-    expected = f"one of {', '.join(map(repr, words))}"
-    word = _text(configuration, key, expected) or default
-    if word not in words:
-        raise _unusable(key, word, expected)
-    return word
-
-
-def _text(configuration: Mapping[str, Any], key: str, expected: str) -> str:
-    value = configuration.get(key)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise _unusable(key, value, expected)
-    return value
-
-
-def _texts(configuration: Mapping[str, Any], key: str, expected: str) -> tuple[str, ...] | None:
-    value = configuration.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-        raise _unusable(key, value, expected)
-    return tuple(value)
+    raise keys.unusable(key, annotations, "an object with texts as values")
 
 
 def _is_label(text: str) -> bool:
@@ -249,21 +211,4 @@ def _is_label(text: str) -> bool:
         and plain == plain.lower()
         and not text.startswith("-")
         and not text.endswith("-")
-    )
-
-
-def _is_encodable(path: str) -> bool:
-    """Whether the file system can have such a name: JSON has halves of surrogate pairs, UTF-8 has not."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _unusable(key: str, value: object, expected: str) -> CniError:
-    return CniError(
-        INVALID_CONFIGURATION,
-        f"network configuration: {key!r} is {shown(value)}; expected {expected}",
-        f"Look at the plugin's entry in the network configuration list on the node; {key!r} may also be left out.",
     )

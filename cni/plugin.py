@@ -1,9 +1,8 @@
-"""What the plugin does for each command of the specification.
+"""What the plugin does for ADD, CHECK and STATUS; DEL and GC are in ``cni.forgetting``.
 
     ADD ──> configuration ──> which pod ──> what is known about it ──> left alone, and why
                                                     └──> settings ──> rules in its namespace ──> record
-    CHECK ─> record (or the same way as ADD) ──> compared with what stands
-    DEL, GC ─> the records of attachments that are gone
+    CHECK ─> record (or the same way as ADD) ──> compared with what is live
     STATUS ─> could ADD work now?
 
 Whatever is not understood fails ADD, so that no pod runs without the capture that it should have.
@@ -39,13 +38,15 @@ from cni.protocol import (
     UNKNOWN_CONTAINER,
     CniError,
 )
+from cni.request_log import log_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from capture.model.addresses import Network
-    from capture.operations import Applied, Verified
+    from capture.operations.change import Applied
+    from capture.operations.results import Verified
     from capture.settings.config import Host
     from capture.settings.settings import Settings
     from cni.conf import Configuration
@@ -60,14 +61,13 @@ NO_MESH_SETTINGS = (
     "what holds for the whole mesh: the runtime's annotations do not tell meshConfig.defaultConfig.proxyMetadata, with"
     " ISTIO_META_DNS_CAPTURE and ISTIO_DUAL_STACK"
 )
-CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21  # linux/capability.h
 
 
 def add(request: Request) -> None:
     """Capture the pod's traffic, unless it is one to be left alone. Raises ``CniError``."""
     configuration = conf.parse(request.configuration)
     try:
-        _logged(request, configuration, lambda journal: _add(request, configuration, journal))
+        _logged(request, lambda journal: _add(request, configuration, journal))
     except CniError as error:
         _remember(request, decisions.REFUSED, error.message)
         raise
@@ -76,33 +76,13 @@ def add(request: Request) -> None:
 def check(request: Request) -> None:
     """Raise ``CniError`` unless the namespace is as ADD left it."""
     configuration = conf.parse(request.configuration)
-    _logged(request, configuration, lambda journal: _check(request, configuration, journal))
-
-
-def delete(request: Request) -> None:
-    """Forget the attachment. Its rules go with its namespace; nothing here fails."""
-    from cni import leaving
-
-    attachments.forget(request.network, request.container_id, request.interface)
-    decisions.forget(request.network, request.container_id, request.interface)
-    _say(request, "forgotten")
-    leaving.ended()
-
-
-def collect_garbage(request: Request) -> None:
-    """Forget the attachments of this network that are gone, and what is recorded of namespaces that are."""
-    from capture.state.record import forget_ended
-
-    valid = {(attachment.container_id, attachment.interface) for attachment in request.valid_attachments}
-    _say(request, "forgotten what is gone", containers=attachments.forget_others(request.network, valid))
-    decisions.forget_others(request.network, valid)
-    forget_ended()
+    _logged(request, lambda journal: _check(request, configuration, journal))
 
 
 def status(request: Request) -> None:
     """Raise ``CniError`` if ADD could not work now: code 50, or 51 if only the API server is away."""
     configuration = conf.parse(request.configuration)
-    _logged(request, configuration, lambda journal: _status(request, configuration, journal))
+    _logged(request, lambda journal: _status(request, configuration, journal))
 
 
 TOLD_NOTHING = (
@@ -116,8 +96,6 @@ IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
 COMMANDS: dict[str, Callable[[Request], None]] = {
     "ADD": add,
     "CHECK": check,
-    "DEL": delete,
-    "GC": collect_garbage,
     "STATUS": status,
 }
 
@@ -212,7 +190,7 @@ def _wanted(request: Request, configuration: Configuration, journal: Log) -> tup
 
 def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
     """Write the rules in the pod's namespace; return what was done, and whether it is remembered."""
-    from capture.operations import apply_here
+    from capture.operations.change import apply_here
     from capture.state.netns import Entered, namespace_id, own_namespace, refuse_host
     from cni import loopback
 
@@ -264,18 +242,18 @@ def _addresses_of(request: Request) -> tuple[Network, ...]:
 
 
 def _check(request: Request, configuration: Configuration, journal: Log) -> None:
-    from capture.operations import verify
+    from capture.operations.comparison import verify_recorded
     from capture.state.netns import Entered
-    from capture.state.record import read
 
-    with Entered(request.namespace):
-        is_recorded = read() is not None
-    settings, reason = (None, "") if is_recorded else _wanted(request, configuration, journal)
-    if reason:
-        journal.info("left alone", reason=reason)
-        return
-    with journal.step("verify"):
-        verified = verify(settings, request.namespace, _host(request))
+    with Entered(request.namespace), journal.step("verify"):
+        verified = verify_recorded()
+    is_recorded = verified is not None
+    if verified is None:
+        settings, reason = _wanted(request, configuration, journal)
+        if settings is None:
+            journal.info("left alone", reason=reason)
+            return
+        verified = _verify(request, settings, journal)
     if not verified.holds:
         raise _drift(verified, request.namespace)
     for remark in verified.remarks:
@@ -286,6 +264,14 @@ def _check(request: Request, configuration: Configuration, journal: Log) -> None
         for doubt in doubts_in_words(verified):
             journal.warn("not judged", what=doubt)
     journal.info("unchanged", recorded=is_recorded)
+
+
+def _verify(request: Request, settings: Settings, journal: Log) -> Verified:
+    """Compare with what ADD would do now: what it did is not recorded."""
+    from capture.operations.comparison import verify
+
+    with journal.step("verify"):
+        return verify(settings, request.namespace, _host(request))
 
 
 def _drift(verified: Verified, namespace: str) -> CniError:
@@ -315,13 +301,12 @@ def _status(request: Request, configuration: Configuration, journal: Log) -> Non
     only where no pod starts without it; elsewhere its state goes to the log.
     """
     from capture.backends import detect
-    from capture.operations import request_of
+    from capture.operations.target import request_of
+    from capture.state.capabilities import missing
 
     if not os.path.exists("/proc/self/status"):
         raise CniError(NOT_AVAILABLE, "/proc is not mounted here", "Mount it: `mount -t proc proc /proc`.")
-    lacking = [
-        name for name, bit in (("NET_ADMIN", CAP_NET_ADMIN), ("SYS_ADMIN", CAP_SYS_ADMIN)) if not has_capability(bit)
-    ]
+    lacking = missing("NET_ADMIN", "SYS_ADMIN")
     if lacking:
         raise CniError(NOT_AVAILABLE, f"missing capability {' and '.join(lacking)}", "Run it as root.")
     if configuration.pod_sources == (RUNTIME,) and not conf.asks_for_annotations(request.configuration):
@@ -362,42 +347,12 @@ def _log_api_server(configuration: Configuration, journal: Log) -> None:
         journal.debug("the API server answers")
 
 
-def has_capability(capability: int) -> bool:
-    """Return whether this process has a capability (proc(5), "CapEff" in /proc/[pid]/status)."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
-        effective = next((line.split()[1] for line in lines if line.startswith("CapEff:")), "0")
-    return bool(int(effective, 16) >> capability & 1)
-
-
 # --- what all have in common -----------------------------------------------------------------------------------
 
 
-def _say(request: Request, message: str, **facts: object) -> None:
-    """Write a line about a command that succeeds whatever its configuration is like."""
-    try:
-        configuration = conf.parse(request.configuration)
-    except CniError:
-        return
-    _log(request, configuration).info(message, **facts)
-
-
-def _log(request: Request, configuration: Configuration) -> Log:
-    return Log(
-        configuration.log_file,
-        configuration.log_level,
-        about={
-            "command": request.command,
-            "namespace": request.arguments.get("K8S_POD_NAMESPACE", ""),
-            "pod": request.arguments.get("K8S_POD_NAME", ""),
-            "container": request.container_id,
-            "interface": request.interface,
-        },
-    )
-
-
-def _logged(request: Request, configuration: Configuration, work: Callable[[Log], None]) -> None:
+def _logged(request: Request, work: Callable[[Log], None]) -> None:
     """Do the work; what fails is logged, and raised as the specification's error."""
-    journal = _log(request, configuration)
+    journal = log_of(request)
     try:
         try:
             work(journal)

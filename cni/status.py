@@ -245,7 +245,6 @@ def _decisions(log_file: str) -> Iterator[dict[str, Any]]:
 def as_plain(status: Status) -> dict[str, Any]:
     """Return the status for JSON."""
     return {
-        "schema": "capture/v1",
         "works": status.works,
         "runtime": {"name": status.runtime.name, "evidence": status.runtime.evidence},
         "conf_dir": status.conf_dir,
@@ -261,7 +260,11 @@ def as_plain(status: Status) -> dict[str, Any]:
     }
 
 
-def as_text(status: Status) -> str:
+HANG = 10
+"""Where the texts of findings begin."""
+
+
+def as_lines(status: Status) -> list[str]:
     """Return the status for people."""
     evidence = (
         f" ({status.runtime.evidence})" if status.runtime.evidence else " (nothing tells; taken as the usual one)"
@@ -275,10 +278,10 @@ def as_text(status: Status) -> str:
             lines.append(f"{topic}:")
         lines.append(f"  {finding.state:<7} {finding.name}: {finding.says}")
         if finding.remedy and finding.state != "ok":
-            lines.append(f"          {finding.remedy}")
+            lines.append(f"{'':{HANG}}{finding.remedy}")
     if status.entry is not None:
         lines.append(f"entry: {encode(status.entry)}")
     if status.decisions:
         lines.append("last decisions:")
         lines += [f"  {' '.join(str(value) for value in each.values())}" for each in status.decisions]
-    return "\n".join(lines)
+    return lines

@@ -7,10 +7,12 @@ from itertools import product
 
 from capture.analysis.pod_network import NO_WAY_OUT, routed
 from capture.analysis.trace import trace
-from capture.model.addresses import IPV4, IPV6, Network, address_text, parse_address
+from capture.model.addresses import Network, address_text, parse_address
+from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.packet import Packet
 from capture.model.values import Value
 from capture.settings.families import FAMILY_NAMES
+from capture.state.capabilities import missing
 from initcontainer.outside import NAME, OUTSIDE_END, Outside
 
 TYPE_CHECKING = False
@@ -24,13 +26,8 @@ if TYPE_CHECKING:
 
     Side = Literal["outbound", "inbound"]
 
-CAP_SETGID, CAP_SETUID, CAP_NET_ADMIN = 6, 7, 12
-"""linux/capability.h"""
-
 DOCUMENTATION = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
 """Addresses for documentation, where no host is (RFC 5737, RFC 3849)."""
-PASSTHROUGH = {IPV4: "127.0.0.6", IPV6: "::6"}
-"""Addresses of the pod itself that every captured pod has."""
 OTHER_PORTS = (80, 443, 8080, 9080, 3306, 5432)
 ORDINARY_IDS = (65534, 1000, 12345)
 """Users and groups to act as, where ours is the proxy's or is left alone."""
@@ -94,7 +91,7 @@ class Chooser:
         """Return a connection that the rules would capture, or why there is none that can be made here."""
         config, own = self._config, list(self.own(family))
         outbound = side == "outbound"
-        destinations = [*_outside(config, family, own)] if outbound else [*own, parse_address(PASSTHROUGH[family])]
+        destinations = [*_outside(config, family, own)] if outbound else [*own, PASSTHROUGH_SOURCE[family]]
         identities = [*(_ordinary(config) if outbound else _proxies(config))]
         if not identities:
             return "not permitted to act as another user (capabilities SETUID and SETGID)"
@@ -171,17 +168,10 @@ def _proxies(config: CaptureConfig) -> Iterator[Identity]:
 
 
 def _others(uids: Iterable[int], gids: Iterable[int]) -> Iterator[Identity]:
-    if has_capabilities(CAP_SETUID, CAP_SETGID):
+    if not missing("SETUID", "SETGID"):
         for uid, gid in product(uids, gids):
             yield Identity(uid, gid)
 
 
 def _is_among(number: int, spans: Iterable[Span]) -> bool:
     return any(span.contains(number) for span in spans)
-
-
-def has_capabilities(*numbers: int) -> bool:
-    """Return whether this thread has all of these capabilities."""
-    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
-        held = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
-    return all(held >> number & 1 for number in numbers)

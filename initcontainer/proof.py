@@ -19,14 +19,15 @@ from capture.model.addresses import AF, IPV6
 from capture.model.values import Value
 from capture.netlink import sock_diag
 from capture.settings.families import FAMILY_NAMES
+from capture.state.capabilities import missing
 from capture.state.netns import Entered
-from initcontainer.probes import CAP_NET_ADMIN, Probe, has_capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from capture.model.addresses import Family
+    from initcontainer.probes import Probe
 
 TOKEN_BYTES = 16
 SO_ORIGINAL_DST = 80
@@ -95,7 +96,7 @@ class Prover:
             is_taken = listener is None
             if listener is not None:
                 self._listeners[place] = listener
-        if not is_taken and self._transparent and probe.side == "inbound" and not has_capabilities(CAP_NET_ADMIN):
+        if not is_taken and self._transparent and probe.side == "inbound" and missing("NET_ADMIN"):
             says = "not permitted to listen as a transparent proxy does (capability NET_ADMIN)"
             self._proofs.append(Proof(probe, is_proven=False, says=says))
             return

@@ -84,7 +84,7 @@ AREAS = (
     _area(
         "nftables",
         "capture/backends/nf_tables: expressions hooks;"
-        "capture/backends/nftables: encode decode lift lower text names plan",
+        "capture/backends/nftables: encode decode sets comparisons lift lower text names plan",
         "unit/backends/nftables property/test_nftables_round_trip.py",
     ),
     _area(

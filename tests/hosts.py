@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.backends.detect import Facts, Program
+from capture.backends.facts import Facts, Program
 from capture.model.addresses import FAMILIES
 
 TYPE_CHECKING = False

@@ -69,7 +69,7 @@ MATCH_ORDER: dict[type, int] = {
     )
 }
 
-ENTRIES = {
+ENTRIES: dict[type[Match], str] = {
     Source: "networks",
     Destination: "networks",
     SourcePort: "ports",
@@ -142,7 +142,7 @@ def _joined_matches(matches: tuple[Match, ...]) -> Iterator[Match]:
         elif match.negated:
             negated.setdefault(type(match), []).append(match)
         else:
-            yield _united([match])
+            yield match if len(_entries(match)) == 1 else _united([match])
     for several in negated.values():
         yield _united(several)
 
@@ -209,6 +209,9 @@ def _list_of(rule: Rule) -> Listed | None:
 def _one_form(run: list[tuple[Rule, Listed]]) -> Iterator[Rule]:
     """Yield a run of rules that differ in the entries of one list only: an entry each if they are few, else joined."""
     first, list_of_first = run[0]
+    if len(run) == 1 and len(_entries(list_of_first)) == 1 and not _holds_always(list_of_first):
+        yield first
+        return
     lists = [listed for _, listed in run]
     if _count(lists) > MAX_SINGLE_RULES and _may_be_one(first.verdict, lists):
         lists = [_united(lists)]

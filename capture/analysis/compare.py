@@ -8,13 +8,7 @@ before ours and may take traffic away from them, or change a mark that they ask 
 from __future__ import annotations
 
 from capture.analysis.canonical import CanonicalChain, canonical
-from capture.analysis.ownership import (
-    CERTAIN,
-    changes_marks,
-    may_disturb,
-    shape,
-    tested_marks,
-)
+from capture.analysis.ownership import CERTAIN, changes_marks, may_disturb, shape, tested_marks
 from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import BUILT_IN_CHAINS, FAMILIES
 from capture.model.values import Value
@@ -78,16 +72,20 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
     return found
 
 
-def foreign_places(desired: Ruleset, live: Ruleset, family: Family) -> dict[tuple[TableName, str], frozenset[int]]:
-    """Return where in built-in chains of the live rules, in their canonical form, foreign rules are."""
-    wanted, found = canonical(desired, family), {}
-    for place, there in canonical(live, family).items():
-        table, name = place
-        if name in BUILT_IN_CHAINS[table]:  # other foreign chains are met by jumps from these
-            _, extra = _only_in_one(wanted.get(place, EMPTY).rules, there.rules)
-            positions = frozenset(position for position, rule in extra if shape(table, name, rule) != CERTAIN)
-            if positions:
-                found[place] = positions
+def foreign_places(desired: Ruleset, live: Ruleset) -> dict[tuple[TableName, str], frozenset[int]]:
+    """Return where in built-in chains of the live rules foreign rules are; both are canonical, and of one family."""
+    found = {}
+    for table in live.tables:
+        wanted = desired.table(table.name)
+        for chain in table.chains:
+            if chain.name in BUILT_IN_CHAINS[table.name]:  # other foreign chains are met by jumps from these
+                same = wanted.chain(chain.name) if wanted else None
+                _, extra = _only_in_one(same.rules if same else (), chain.rules)
+                positions = frozenset(
+                    position for position, rule in extra if shape(table.name, chain.name, rule) != CERTAIN
+                )
+                if positions:
+                    found[table.name, chain.name] = positions
     return found
 
 

@@ -8,10 +8,10 @@ what PREROUTING makes of it.
 
 from __future__ import annotations
 
-from capture.analysis.decision_list import Box, DecisionList
-from capture.analysis.diagram import TooLargeError
-from capture.analysis.meaning import Goto, Translate, Untrack, meaning
-from capture.analysis.space import DESTINATION, IN, LISTED, NONE, OUT, PORT, PROTOCOL, STATE, gathered
+from capture.analysis.chains import CHANGES, ChainCompiler
+from capture.analysis.decision_list import DecisionList
+from capture.analysis.meaning import Goto, Translate, meaning
+from capture.analysis.space import DESTINATION, IN, NONE, OUT, PORT, PROTOCOL, STATE, gathered
 from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS, REDIRECTED_BY, Fate
 from capture.model.addresses import IPV4, Network
 from capture.model.packet import LOOPBACK
@@ -21,19 +21,14 @@ from capture.model.ruleset import (
     MANGLE,
     OUTPUT,
     PREROUTING,
-    Accept,
-    Continue,
     Drop,
     Jump,
-    Log,
     Redirect,
     RestoreMark,
     Return,
     SaveMark,
     SetMark,
-    SetZone,
     TransparentProxy,
-    UnknownVerdict,
 )
 from capture.model.values import Value
 
@@ -43,9 +38,9 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.analysis.meaning import Meaning
-    from capture.analysis.space import PacketSpace, Ranges
+    from capture.analysis.space import PacketSpace
     from capture.analysis.stations import Situation, Station
-    from capture.model.ruleset import Chain, Rule, Ruleset, Table
+    from capture.model.ruleset import Chain, Ruleset, Table
 
     Direction = Literal["inbound", "outbound"]
     Way = Literal["in", "out", "lo"]
@@ -54,19 +49,9 @@ if TYPE_CHECKING:
 INBOUND: Direction = "inbound"
 OUTBOUND: Direction = "outbound"
 
-ANYTHING = "anything"
-"""The value where a verdict that is not understood may have done anything."""
 OTHER_MARK = "other"
-NO_EFFECT = (Log, Continue, SetZone)
-CHANGES = (SetMark, SaveMark, RestoreMark, Untrack)
-"""Verdicts after which a packet goes on changed."""
-DECIDES = (Return, Accept, Drop, Redirect, TransparentProxy, Translate, Goto)
-SHORT = 32
-"""A run of fewer rules is folded rule by rule."""
-MAX_CASES = 5000
-"""Different verdicts, or chains that are called, of one run of rules."""
-LONG_LIST = 8
-"""And so is a rule with a list of more entries: those behind it would be looked at in each of its pieces."""
+TRANSLATED = Fate("direct", 0)
+"""Where a rule sends packets, until it is known which."""
 
 
 class Held(Value):
@@ -91,6 +76,7 @@ class Compiler:
     def __init__(self, space: PacketSpace, situation: Situation) -> None:
         self.space = space
         self.diagrams = space.diagrams
+        self.switches = space.switches
         self.situation = situation
         self.routed = sorted(routed_marks(situation.ruleset))
         self._orders = {
@@ -99,15 +85,21 @@ class Compiler:
             "lo": list(situation.orders(PREROUTING, space.family, with_nat=False)),
         }
         self.lists = DecisionList(self.diagrams, lambda level: space.domains[level], _stops)
+        self.listed: dict[Hashable, int] = {}
+        """The lists of decisions of long runs of rules, by where they are."""
         self._direction: Direction = INBOUND
         self._ends: End = self._end
         self._known: dict[Hashable, int] = {}
-        self._changing: dict[tuple[int, str], bool] = {}
+        self._changing: dict[tuple[int, str], frozenset[type]] = {}
         self._chains: dict[int, dict[str, Chain]] = {}
         self._entered: list[tuple[Place, str]] = []
 
     def fates(self, direction: Direction) -> int:
         """Return the function to ``Fate``, or to ANYTHING, of packets that come in or are sent."""
+        return self.switches.expanded(self.switched_fates(direction))
+
+    def switched_fates(self, direction: Direction) -> int:
+        """Return the same with a switch in the place of each long list of rules."""
         self._ends = self._end
         return self._root(direction)
 
@@ -122,17 +114,17 @@ class Compiler:
                 self.space.marked("connection", mark, ALL_BITS), self.diagrams.leaf(mark), found
             )
         self._ends = lambda _: found
-        return self._root(direction)
+        return self.switches.expanded(self._root(direction))
 
     def _root(self, direction: Direction) -> int:
         self._direction = direction
         self._known.clear()
         is_inbound = direction == INBOUND
         found = self._pass("in" if is_inbound else "out", Held())
-        found = self.diagrams.restricted(found, OUT if is_inbound else IN, NONE)
+        found = self.switches.restricted(found, OUT if is_inbound else IN, NONE)
         if not self.routed:
             return found
-        return self.diagrams.moved(found, self.space.renamed("first", "mark"), "first is mark")
+        return self.switches.moved(found, self.space.renamed("first", "mark"), "first is mark")
 
     # --- the way -----------------------------------------------------------------------------------
 
@@ -169,7 +161,7 @@ class Compiler:
             return ends
         lo = self.space.interface(LOOPBACK)
         again = self._pass("lo", place.held)
-        again = self.diagrams.restricted(self.diagrams.restricted(again, IN, lo), OUT, NONE)
+        again = self.switches.restricted(self.switches.restricted(again, IN, lo), OUT, NONE)
         mapped = place.held.mapped
         if mapped is not None and mapped.outcome != "direct":
             return again  # redirected, whatever interface it was to leave by
@@ -244,7 +236,7 @@ class Compiler:
         key = (place, station.table, chain.name, falls)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = _ChainCompiler(self, station, chain, falls, place).node()
+            found = self._known[key] = ChainCompiler(self, station, chain, falls, place).node()
         return found
 
     def called(self, station: Station, name: str, falls: int, place: Place) -> int:
@@ -265,17 +257,16 @@ class Compiler:
             known = self._chains[id(contents)] = {chain.name: chain for chain in contents.chains}
         return known.get(name)
 
-    def changes_packets(self, contents: Table, name: str) -> bool:
-        """Return whether a packet may come back changed from a chain."""
+    def changes(self, contents: Table, name: str) -> frozenset[type]:
+        """Return what is changed of a packet that comes back from a chain, as the matches that ask for it."""
         key = (id(contents), name)
         if key not in self._changing:
-            self._changing[key] = False  # should it lead to itself
+            self._changing[key] = frozenset()  # should it lead to itself
             chain = self._chain_of(contents, name)
             verdicts = [meaning(rule.verdict) for rule in (chain.rules if chain else ())]
-            targets = [verdict.chain for verdict in verdicts if isinstance(verdict, Jump | Goto)]
-            self._changing[key] = any(isinstance(verdict, CHANGES) for verdict in verdicts) or any(
-                self.changes_packets(contents, target) for target in targets
-            )
+            found = {CHANGES[type(verdict)] for verdict in verdicts if type(verdict) in CHANGES}
+            targets = {verdict.chain for verdict in verdicts if isinstance(verdict, Jump | Goto)}
+            self._changing[key] = frozenset(found.union(*(self.changes(contents, target) for target in targets)))
         return self._changing[key]
 
     # --- verdicts ----------------------------------------------------------------------------------
@@ -295,8 +286,8 @@ class Compiler:
                 held = place.held.replace(mapped=Fate(outcome, port))
                 return self._redirected(self._at(following.replace(held=held)), port, place)
             case Translate(address=address, port=port):
-                held = place.held.replace(mapped=Fate("direct", port, address))
-                return self._translated(self._at(following.replace(held=held)), verdict, place)
+                node = self._at(following.replace(held=place.held.replace(mapped=TRANSLATED)))
+                return self._translated(self._sent_on(node, port, address), verdict, place)
             case TransparentProxy(port=port, mark=mark, mask=mask):
                 held = place.held.replace(transparent=port)
                 return self.with_mark(self._at(following.replace(held=held)), mark, mask)
@@ -304,34 +295,44 @@ class Compiler:
                 return self._at(following)
 
     def _redirected(self, node: int, port: int, place: Place) -> int:
-        node = self.diagrams.restricted(node, PORT, port)
+        node = self.switches.restricted(node, PORT, port)
         if place.way != "out":
             return node
-        return self.diagrams.restricted(node, DESTINATION, 0x7F000001 if self.space.family == IPV4 else 1)
+        return self.switches.restricted(node, DESTINATION, 0x7F000001 if self.space.family == IPV4 else 1)
+
+    def _sent_on(self, node: int, port: int | None, address: Network | None) -> int:
+        """Return what becomes of translated packets, now that it is known to where."""
+
+        def known(value: Hashable) -> Hashable:
+            if isinstance(value, Fate) and value.replace(marked=False) == TRANSLATED:
+                return value.replace(port=port, address=address)
+            return value
+
+        return self.diagrams.mapped(node, known, ("sent on", port, address))
 
     def _translated(self, node: int, verdict: Translate, place: Place) -> int:
         if verdict.port is not None:
-            node = self.diagrams.restricted(node, PORT, verdict.port)
+            node = self.switches.restricted(node, PORT, verdict.port)
         if verdict.address is None:
             return node
         if place.way == "out":
             return self._sent_to(node, verdict.address)
-        return self.diagrams.restricted(node, DESTINATION, verdict.address.first)
+        return self.switches.restricted(node, DESTINATION, verdict.address.first)
 
     def _sent_to(self, node: int, address: Network) -> int:
         """Return what becomes of packets whose destination was changed, so that they leave by another interface."""
-        node = self.diagrams.restricted(node, DESTINATION, address.first)
+        node = self.switches.restricted(node, DESTINATION, address.first)
         lo = self.space.interface(LOOPBACK)
         if self.situation.network.is_local(address):
-            return self.diagrams.restricted(node, OUT, lo)
-        outward = self.diagrams.restricted(node, OUT, self.space.interface(self.situation.network.interface))
+            return self.switches.restricted(node, OUT, lo)
+        outward = self.switches.restricted(node, OUT, self.space.interface(self.situation.network.interface))
         return self.diagrams.choose(self.space.numbers(OUT, [(lo, lo)]), outward, node)
 
     def with_mark(self, node: int, value: int, mask: int) -> int:
         """Return what becomes of packets after the bits of a mark were replaced."""
         for group, bits in enumerate(self.space.groups):
             if (value | mask) >> bits[0] & 1:
-                node = self.diagrams.restricted(node, self.space.mark_level("mark", group), gathered(value, bits))
+                node = self.switches.restricted(node, self.space.mark_level("mark", group), gathered(value, bits))
         return node
 
     def changed(self, verdict: Meaning, node: int) -> int:
@@ -340,110 +341,11 @@ class Compiler:
             case SetMark(value=value, mask=mask):
                 return self.with_mark(node, value, mask)
             case SaveMark():
-                return self.diagrams.moved(node, self.space.renamed("connection", "mark"), "save mark")
+                return self.switches.moved(node, self.space.renamed("connection", "mark"), "save mark")
             case RestoreMark():
-                return self.diagrams.moved(node, self.space.renamed("mark", "connection"), "restore mark")
+                return self.switches.moved(node, self.space.renamed("mark", "connection"), "restore mark")
             case _:
-                return self.diagrams.restricted(node, STATE, CONNECTION_STATES.index("UNTRACKED"))
-
-
-class _ChainCompiler:
-    """One chain, from its last rule to its first."""
-
-    def __init__(self, compiler: Compiler, station: Station, chain: Chain, falls: int, place: Place) -> None:
-        self.compiler = compiler
-        self.space = compiler.space
-        self.diagrams = compiler.diagrams
-        self.station = station
-        self.chain = chain
-        self.falls = falls
-        self.place = place
-
-    def node(self) -> int:
-        """Return what becomes of packets that enter the chain."""
-        rules = list(enumerate(self.chain.rules_for(self.space.family), 1))
-        found = self.falls
-        while rules:
-            start = len(rules)
-            while start and self._may_be_listed(rules[start - 1][1]):
-                start -= 1
-            if len(rules) - start >= SHORT:
-                found = self._run(rules[start:], found)
-                del rules[start:]
-            else:
-                found = self._step(*rules.pop(), found)
-        return found
-
-    def _may_be_listed(self, rule: Rule) -> bool:
-        """Return whether what a rule asks for can be known before the rules that come before it are met."""
-        verdict = meaning(rule.verdict)
-        if any(
-            type(match) in LISTED and len(getattr(match, LISTED[type(match)][1])) > LONG_LIST for match in rule.matches
-        ):
-            return False
-        if isinstance(verdict, Jump):
-            return not self.compiler.changes_packets(self.station.contents, verdict.chain)
-        return isinstance(verdict, (*DECIDES, *NO_EFFECT))
-
-    def _step(self, position: int, rule: Rule, after: int) -> int:
-        """Return what becomes of packets that come to a rule; ``after`` is what does of those that come past it."""
-        verdict = meaning(rule.verdict)
-        if isinstance(verdict, NO_EFFECT):
-            return after
-        if isinstance(verdict, UnknownVerdict):
-            may = self.space.unknown(("verdict", self._occurrence(position)))
-            then = self.diagrams.choose(may, self.diagrams.leaf(ANYTHING), after)
-        elif isinstance(verdict, CHANGES):
-            then = self.compiler.changed(verdict, after)
-        else:
-            then = self._then(verdict, after)
-        return self.diagrams.choose(self._condition(position, rule), then, after)
-
-    def _then(self, verdict: Meaning, after: int) -> int:
-        if isinstance(verdict, Jump):
-            return self.compiler.called(self.station, verdict.chain, after, self.place)
-        return self.compiler.decided(verdict, self.chain.name, self.falls, self.place, self.station)
-
-    def _condition(self, position: int, rule: Rule) -> int:
-        return self.space.rule(rule, self._occurrence(position), is_native=self.station.is_native)
-
-    def _occurrence(self, position: int) -> Hashable:
-        return self.place.way, self.station.table, self.chain.name, position
-
-    def _run(self, rules: Sequence[tuple[int, Rule]], after: int) -> int:
-        """Return what becomes of packets that come to many rules in a row."""
-        boxes = [
-            self._box(position, rule) for position, rule in rules if not isinstance(meaning(rule.verdict), NO_EFFECT)
-        ]
-        lists = self.compiler.lists.diagram(boxes)
-        functions = {}
-        leaves = self.diagrams.leaves(lists)
-        if len(leaves) > MAX_CASES:
-            raise TooLargeError
-        for leaf in leaves:
-            found = after
-            for verdict in reversed(self.compiler.lists.verdicts(leaf)):
-                found = self._then(verdict, found)
-            functions[leaf] = found
-        return self.diagrams.cases(lists, functions)
-
-    def _box(self, position: int, rule: Rule) -> Box:
-        ranges: dict[int, Ranges] = {}
-        rest = self.diagrams.yes
-        for match in rule.matches:
-            asked = self.space.ranges(match, is_native=self.station.is_native)
-            if asked is None:
-                rest = self.diagrams.both(rest, self.space.other(match, self._occurrence(position)))
-            else:
-                level, inside = asked
-                ranges[level] = _common(ranges[level], inside) if level in ranges else inside
-        return Box(ranges, rest, meaning(rule.verdict))
-
-
-def _common(some: Ranges, others: Ranges) -> Ranges:
-    """Return what lies in ranges of both."""
-    common = ((max(a, c), min(b, d)) for a, b in some for c, d in others)
-    return sorted((first, last) for first, last in common if first <= last)
+                return self.switches.restricted(node, STATE, CONNECTION_STATES.index("UNTRACKED"))
 
 
 def _stops(verdict: Meaning) -> bool:

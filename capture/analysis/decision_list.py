@@ -65,6 +65,8 @@ class DecisionList:
         """Return the diagram of the boxes at some places, as far as these levels are concerned."""
         if not places:
             return self.nothing
+        if len(places) == 1:
+            return self._of_one(boxes[places[0]], levels)
         if not levels:
             return self._of_rests([boxes[place] for place in places])
         level = levels[0]
@@ -83,6 +85,14 @@ class DecisionList:
             bounds.append(end)
             kids.append(known[active])
         return self.diagrams.node(level, bounds[:-1], kids)
+
+    def _of_one(self, box: Box, levels: Sequence[int]) -> int:
+        """Return the diagram of a single box."""
+        found = self.diagrams.choose(box.rest, self.diagrams.leaf((box.verdict,)), self.nothing)
+        for level in reversed(levels):
+            if level in box.ranges:
+                found = self.diagrams.inside(level, box.ranges[level], *self.domain(level), (found, self.nothing))
+        return found
 
     def _pieces(
         self, boxes: Sequence[Box], places: Places, asking: list[int], level: int

@@ -94,8 +94,14 @@ class Diagrams:
         self._kids.append(kids)
         return len(self._levels) - 1
 
-    def inside(self, level: int, ranges: Iterable[tuple[int, int]], low: int, high: int) -> int:
-        """Return whether a field of the domain ``low`` to ``high`` lies in ranges, which are in order and apart."""
+    def inside(
+        self, level: int, ranges: Iterable[tuple[int, int]], low: int, high: int, answers: tuple[int, int] | None = None
+    ) -> int:
+        """Return whether a field of the domain ``low`` to ``high`` lies in ranges, which are in order and apart.
+
+        With answers, the first of these functions where it does, and the second elsewhere.
+        """
+        yes, no = answers or (self.yes, self.no)
         bounds: list[int] = []
         kids: list[int] = []
         at = low
@@ -105,12 +111,12 @@ class Diagrams:
                 continue
             if begin > at:
                 bounds.append(begin - 1)
-                kids.append(self.no)
+                kids.append(no)
             bounds.append(end)
-            kids.append(self.yes)
+            kids.append(yes)
             at = end + 1
         if at <= high:
-            kids.append(self.no)
+            kids.append(no)
         else:
             bounds.pop()
         return self.node(level, bounds, kids)
@@ -173,6 +179,18 @@ class Diagrams:
                 edges += len(self._kids[each])
                 ahead += set(self._kids[each])
         return len(seen), edges
+
+    def has_at_most(self, count: int, node: int) -> bool:
+        """Return whether a function has no more edges than so many."""
+        seen: set[int] = set()
+        ahead, edges = [node], 0
+        while ahead and edges <= count:
+            each = ahead.pop()
+            if each not in seen:
+                seen.add(each)
+                edges += len(self._kids[each])
+                ahead += set(self._kids[each])
+        return edges <= count
 
     # --- truth values --------------------------------------------------------------------------
 
@@ -287,6 +305,22 @@ class Diagrams:
 
         return result(node)
 
+    def leads_to(self, node: int, leaves: Collection[int]) -> int:
+        """Return whether a function leads to one of some leaves. What is in between is not kept."""
+        memo: dict[int, int] = {}
+
+        def result(each: int) -> int:
+            found = memo.get(each)
+            if found is None:
+                if self._levels[each] == LEAF_LEVEL:
+                    return self.yes if each in leaves else self.no
+                local = {kid: result(kid) for kid in set(self._kids[each])}
+                kids = [local[kid] for kid in self._kids[each]]
+                found = memo[each] = self.node(self._levels[each], self._bounds[each], kids)
+            return found
+
+        return result(node)
+
     def mapped(self, node: int, function: Callable[[Hashable], Hashable], name: Hashable) -> int:
         """Return a function with its values replaced."""
 
@@ -365,34 +399,37 @@ class Diagrams:
         """Return a function with leaves replaced by functions, which may ask for any field."""
         memo: dict[tuple[int, frozenset[tuple[int, int]]], int] = {}
 
-        def result(each: int, table: dict[int, int]) -> int:
-            leaves = self.leaves(each)
-            if len(leaves) == 1:
-                return table.get(leaves[0], leaves[0])
-            used = {leaf: table.get(leaf, leaf) for leaf in leaves}
+        def result(each: int, table: Mapping[int, int]) -> int:
+            used = {leaf: table.get(leaf, leaf) for leaf in self.leaves(each)}
+            reached = set(used.values())
+            if len(reached) == 1:
+                return reached.pop()
             key = (each, frozenset(used.items()))
             if key not in memo:
                 memo[key] = self._case_by_case(each, used, result)
             return memo[key]
 
-        return result(node, dict(functions))
+        return result(node, functions)
 
-    def _case_by_case(self, node: int, functions: dict[int, int], result: Callable[[int, dict[int, int]], int]) -> int:
+    def _case_by_case(
+        self, node: int, functions: Mapping[int, int], result: Callable[[int, Mapping[int, int]], int]
+    ) -> int:
         """Return the cases at the topmost field that is asked for by the node, or by one of the functions."""
         top = min(self._levels[function] for function in functions.values())
         level = self._levels[node]
         if level < top:
             local = {kid: result(kid, functions) for kid in set(self._kids[node])}
             return self.node(level, self._bounds[node], [local[kid] for kid in self._kids[node]])
-        asking = [function for function in functions.values() if self._levels[function] == top]
+        asking = {function for function in functions.values() if self._levels[function] == top}
         here = [node] if level == top else []
-        bounds = sorted(set().union(*[self._bounds[each] for each in {*asking, *here}]))
+        bounds = sorted(set().union(*[self._bounds[each] for each in [*asking, *here]]))
         kids = []
         for place in range(len(bounds) + 1):
             # Any number of the interval will do.
             number = bounds[place] if place < len(bounds) else bounds[-1] + 1
-            fixed = {leaf: self._fixed(function, top, number) for leaf, function in functions.items()}
-            kids.append(result(self._fixed(node, top, number), fixed))
+            kid = self._fixed(node, top, number)
+            fixed = {leaf: self._fixed(functions[leaf], top, number) for leaf in self.leaves(kid)}
+            kids.append(result(kid, fixed))
         return self.node(top, bounds, kids)
 
     def _fixed(self, node: int, level: int, number: int) -> int:

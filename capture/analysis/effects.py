@@ -6,11 +6,13 @@ a match, a verdict or an order of chains that cannot be judged here. The third s
 
 from __future__ import annotations
 
-from capture.analysis.compiler import ANYTHING, INBOUND, OUTBOUND, Compiler
+from capture.analysis.chains import ANYTHING
+from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
-from capture.analysis.regions import in_words, parts, simplified, witness
+from capture.analysis.regions import in_words, parts, simplified
 from capture.analysis.space import FIELDS, GID, IN, OUT, STATE, UID, PacketSpace
 from capture.analysis.trace import Fate, whole_way
+from capture.analysis.witnesses import quick_witness, witness
 from capture.model.addresses import merge_ranges
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ALL_BITS, CONNECTION_STATES, Jump, OwnerGid, OwnerUid
@@ -18,18 +20,23 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from capture.analysis.compiler import Direction
-    from capture.analysis.stations import Situation
+    from capture.analysis.stations import PodNetwork, Situation
     from capture.analysis.trace import Trace
     from capture.model.addresses import Family
     from capture.model.packet import Packet
     from capture.model.ruleset import Rule, Ruleset, Span
 
+    Search = Callable[[PacketSpace, int, PodNetwork, Direction], list[int] | None]
+    """Returns the numbers of an ordinary packet of a set."""
+
 CAPTURED = ("proxy-outbound", "proxy-inbound", "dns")
 MAX_EFFECTS = 24
 """More ways to fare otherwise in one direction are told by what becomes of the packets before."""
+ELSEWHERE = "elsewhere"
+"""The value where packets are sent to one of many addresses to which they were not sent before."""
 NEW = CONNECTION_STATES.index("NEW")
 
 
@@ -66,10 +73,12 @@ class Effect(Value):
     @property
     def is_plain(self) -> bool:
         """Return whether packets go elsewhere; else only a mark is another, or it is not known where they go."""
-        change = self.change
-        if isinstance(change, Unjudged):
-            return False
-        return change.after is None or change.before.replace(marked=False) != change.after.replace(marked=False)
+        return _is_plain(self.change)
+
+    @property
+    def weight(self) -> tuple[bool, ...]:
+        """Return what orders effects, the weightiest first."""
+        return weight(self.change, self.direction)
 
     @property
     def is_certain(self) -> bool:
@@ -100,14 +109,45 @@ class Comparison:
         such a connection. With a rule, only those that it may speak of.
         """
         for direction in (INBOUND, OUTBOUND):
-            found = self.differing(direction, only_captured=only_captured)
+            found = self._differing(direction, only_captured=only_captured)
             if among is not None and found != self._nothing:
                 found = self.diagrams.choose(self._may_match(among), found, self._nothing)
             for frame in self._frames() if found != self._nothing else ():
-                framed = self.diagrams.choose(frame, found, self._nothing)
+                framed = self.space.switches.expanded(self.diagrams.choose(frame, found, self._nothing))
                 if framed != self._nothing:
                     yield from self._effects(direction, framed, frame)
                     break
+
+    def first(self, apart_from: Iterable[Rule | None] = ()) -> Effect | None:
+        """Return the weightiest of what differs for captured packets, without its regions; None if nothing does.
+
+        Packets that certain rules may match are left out; with None for a policy, all.
+        """
+        found = (self._first(direction, apart_from) for direction in (INBOUND, OUTBOUND))
+        return min((each for each in found if each is not None), key=lambda each: each.weight, default=None)
+
+    def _first(self, direction: Direction, apart_from: Iterable[Rule | None]) -> Effect | None:
+        found = self._differing(direction, only_captured=True)
+        for rule in apart_from if found != self._nothing else ():
+            matched = self.diagrams.yes if rule is None else self._may_match(rule)
+            found = self.diagrams.choose(matched, self._nothing, found)
+        for frame in self._frames():
+            framed = self.diagrams.choose(frame, found, self._nothing)
+            effect = self._weightiest(direction, framed, quick_witness)
+            effect = effect or self._weightiest(direction, self.space.switches.expanded(framed), witness)
+            if effect is not None:
+                return effect
+        return None
+
+    def _weightiest(self, direction: Direction, found: int, search: Search) -> Effect | None:
+        """Return the weightiest effect, if the search finds a packet of it."""
+        found, verdicts = self._verdicts(found)
+        verdict = min(verdicts, key=lambda each: weight(each, direction), default=None)
+        if verdict is None:
+            return None
+        packets = self.diagrams.mapped(found, verdict.__eq__, ("is", verdict))
+        numbers = search(self.space, packets, self.situations[0].network, direction)
+        return None if numbers is None else self._untold(direction, verdict, self.space.packet(numbers))
 
     def _may_match(self, rule: Rule) -> int:
         """Return packets that a rule may match, wherever on their way they come to it, and with whatever mark."""
@@ -129,6 +169,9 @@ class Comparison:
 
     def differing(self, direction: Direction, *, only_captured: bool = False) -> int:
         """Return the function to None where packets fare alike, else to a Change or Unjudged."""
+        return self.space.switches.expanded(self._differing(direction, only_captured=only_captured))
+
+    def _differing(self, direction: Direction, *, only_captured: bool) -> int:
         before, after = self._fates(direction)
         if before == after:
             return self._nothing
@@ -140,20 +183,34 @@ class Comparison:
 
     def _fates(self, direction: Direction) -> tuple[int, int]:
         if direction not in self._known:
-            before, after = self._compilers
-            self._known[direction] = before.fates(direction), after.fates(direction)
+            before, after = (compiler.switched_fates(direction) for compiler in self._compilers)
+            self._known[direction] = before, self._with_new_ways_joined(before, after)
         return self._known[direction]
+
+    def _with_new_ways_joined(self, before: int, after: int) -> int:
+        """Return the fates after with all addresses as one to which no packet was sent before, if they are many.
+
+        A table of services has thousands, which are told together anyway.
+        """
+        fates = [self.diagrams.value(leaf) for leaf in self.diagrams.leaves(after)]
+        if len(fates) <= MAX_EFFECTS:
+            return after
+        known = {self.diagrams.value(leaf) for leaf in self.diagrams.leaves(before)}
+        new = {fate for fate in fates if isinstance(fate, Fate) and fate.address and fate not in known}
+        return self.diagrams.mapped(after, lambda fate: ELSEWHERE if fate in new else fate, "new ways joined")
 
     def _in_question(self, direction: Direction, before: int, after: int) -> int:
         """Return packets of which the capture takes care: also the proxy's own, and those that follow a first one."""
         diagrams, space = self.diagrams, self.space
-        captured = diagrams.both(diagrams.mapped(before, _is_captured, "captured"), self._realistic[direction])
+        known = space.switches.expanded(diagrams.mapped(before, _is_captured, "captured"))
+        captured = diagrams.both(known, self._realistic[direction])
         marks = [space.mark_level("connection", group) for group in range(len(space.groups))]
         by_anybody = diagrams.possible(captured, [UID, GID, *marks])
         first = diagrams.either(diagrams.possible(captured, marks), diagrams.both(by_anybody, self._sent_by_proxy()))
         lo = space.interface(LOOPBACK)
         # Over lo those of redirected connections have another destination by then, and none of their own to judge by.
-        stays = diagrams.both(diagrams.mapped(before, _is_redirected, "redirected"), space.numbers(OUT, [(lo, lo)]))
+        redirected = space.switches.expanded(diagrams.mapped(before, _is_redirected, "redirected"))
+        stays = diagrams.both(redirected, space.numbers(OUT, [(lo, lo)]))
         later = diagrams.restricted(diagrams.both(first, diagrams.negation(stays)), STATE, NEW)
         follows = diagrams.both(space.state_in("ESTABLISHED", "RELATED"), later)
         newly = diagrams.mapped(after, _is_captured, "captured")
@@ -180,27 +237,36 @@ class Comparison:
 
     def _effects(self, direction: Direction, found: int, frame: int) -> Iterator[Effect]:
         among = self.diagrams.both(self._realistic[direction], frame)
+        found, verdicts = self._verdicts(found)
+        for verdict in verdicts:
+            packets = self.diagrams.mapped(found, verdict.__eq__, ("is", verdict))
+            numbers = witness(self.space, packets, self.situations[0].network, direction)
+            told = parts(self.space, simplified(self.space, packets, among))
+            effect = self._untold(direction, verdict, self.space.packet(numbers))
+            yield effect.replace(regions=tuple(in_words(self.space, part) for part in told))
+
+    def _verdicts(self, found: int) -> tuple[int, list[Change | Unjudged]]:
+        """Return what differs, and in which ways; if they are many, by what becomes of packets before."""
         if len(self.diagrams.leaves(found)) > MAX_EFFECTS:
             found = self.diagrams.mapped(found, _by_before, "by before")
-        for leaf in self.diagrams.leaves(found):
-            verdict = self.diagrams.value(leaf)
-            if isinstance(verdict, Change | Unjudged):
-                packets = self.diagrams.mapped(found, verdict.__eq__, ("is", verdict))
-                yield self._effect(direction, verdict, packets, among)
+        values = [self.diagrams.value(leaf) for leaf in self.diagrams.leaves(found)]
+        return found, [value for value in values if isinstance(value, Change | Unjudged)]
 
-    def _effect(self, direction: Direction, verdict: Change | Unjudged, packets: int, among: int) -> Effect:
-        before, after = self.situations
-        packet = self.space.packet(witness(self.space, packets, before.network, direction))
-        told = simplified(self.space, packets, among)
-        return Effect(
-            self.family,
-            direction,
-            packet,
-            whole_way(packet, before),
-            whole_way(packet, after),
-            verdict,
-            tuple(in_words(self.space, part) for part in parts(self.space, told)),
-        )
+    def _untold(self, direction: Direction, verdict: Change | Unjudged, packet: Packet) -> Effect:
+        before, after = (whole_way(packet, situation) for situation in self.situations)
+        return Effect(self.family, direction, packet, before, after, verdict, ())
+
+
+def weight(change: Change | Unjudged, direction: Direction) -> tuple[bool, ...]:
+    """Return what orders effects: the certain ones first, of captured packets, of apps and clients."""
+    is_everyday = change.before.outcome == "proxy-outbound" or direction == INBOUND
+    return isinstance(change, Unjudged), not _is_plain(change), change.before.outcome == "direct", not is_everyday
+
+
+def _is_plain(change: Change | Unjudged) -> bool:
+    if isinstance(change, Unjudged):
+        return False
+    return change.after is None or change.before.replace(marked=False) != change.after.replace(marked=False)
 
 
 def proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[Span]:
@@ -240,4 +306,5 @@ def _verdict(values: list[Hashable]) -> Change | Unjudged | None:
     afters = {after for _, after in pairs}
     if len(pairs) < len(values) or ANYTHING in afters or not isinstance(before, Fate):
         return Unjudged(before if isinstance(before, Fate) else Fate("direct"))
-    return Change(before, next(iter(afters)) if len(afters) == 1 else None)
+    after = next(iter(afters)) if len(afters) == 1 else None
+    return Change(before, after if isinstance(after, Fate) else None)

@@ -17,73 +17,41 @@ A rule set of one family is looked at, and rules are named by their position in 
 from __future__ import annotations
 
 from capture.analysis.canonical import canonical_rule
+from capture.model import ruleset as model
 from capture.model.chain_names import is_our_chain
-from capture.model.ruleset import (
-    BUILT_IN_CHAINS,
-    MANGLE,
-    NAT,
-    OUTPUT,
-    PREROUTING,
-    RAW,
-    ConnectionMark,
-    ConnectionState,
-    Continue,
-    Destination,
-    DestinationPort,
-    Drop,
-    InInterface,
-    Jump,
-    Log,
-    Mark,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
-    Protocol,
-    Redirect,
-    RestoreMark,
-    Return,
-    Rule,
-    Ruleset,
-    SaveMark,
-    SetMark,
-    SetZone,
-    Source,
-    SourcePort,
-    Table,
-    UnknownVerdict,
-    only,
-)
+from capture.model.conventions import AGENT_DNS_PORT, PROXY_TO_SELF_MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from capture.model.addresses import Family
-    from capture.model.ruleset import Match, TableName, Verdict
 
-    Places = dict[tuple[TableName, str], frozenset[int]]
+    Places = dict[tuple[model.TableName, str], frozenset[int]]
     """For each table and chain, the positions of our rules."""
 
 # Numbers that upstream and we write into rules (design of the DNS capture and of TPROXY mode).
-DNS_PORT = only(53)
-AGENT_DNS_PORT = 15053
-PROXY_TO_SELF_MARK = 1338
+DNS_PORT = model.only(53)
 
-GO_ON = (Continue, Log, SetMark, SaveMark, RestoreMark)
+GO_ON = (model.Continue, model.Log, model.SetMark, model.SaveMark, model.RestoreMark)
 """Verdicts after which a packet goes on to the next rule, as if nothing had been but a change of marks."""
 
-MARKS_CHANGED: dict[type, type] = {SetMark: Mark, RestoreMark: Mark, SaveMark: ConnectionMark}
+MARKS_CHANGED: dict[type, type] = {
+    model.SetMark: model.Mark,
+    model.RestoreMark: model.Mark,
+    model.SaveMark: model.ConnectionMark,
+}
 """Which mark a verdict changes, as the match that asks for it."""
 
 
-def jumps_to_our_chain(rule: Rule) -> bool:
+def jumps_to_our_chain(rule: model.Rule) -> bool:
     """Return whether the rule sends packets to one of our chains, by jump or by goto."""
-    if isinstance(rule.verdict, Jump):
+    if isinstance(rule.verdict, model.Jump):
         return is_our_chain(rule.verdict.chain)
-    return isinstance(rule.verdict, UnknownVerdict) and is_our_chain(rule.verdict.text.removeprefix("-g "))
+    return isinstance(rule.verdict, model.UnknownVerdict) and is_our_chain(rule.verdict.text.removeprefix("-g "))
 
 
-def takes_away(rule: Rule) -> bool:
+def takes_away(rule: model.Rule) -> bool:
     """Return whether a rule of others, standing before ours, may keep packets from them or change what ours do.
 
     Verdicts may, jumps to chains that may hold verdicts, and targets we do not know. So does a conntrack zone: the
@@ -92,12 +60,12 @@ def takes_away(rule: Rule) -> bool:
     return not isinstance(rule.verdict, GO_ON)
 
 
-def changes_marks(rule: Rule) -> bool:
+def changes_marks(rule: model.Rule) -> bool:
     """Return whether a rule changes the mark of packets or of connections, and lets them go on."""
     return type(rule.verdict) in MARKS_CHANGED
 
 
-def may_disturb(rule: Rule, asked: frozenset[type]) -> bool:
+def may_disturb(rule: model.Rule, asked: frozenset[type]) -> bool:
     """Return whether a rule of others, standing before ours, may take packets away or change a mark they are told by.
 
     ``asked`` are the marks that ours ask for (``marks_asked_for``): that of the packet, of its connection, or both.
@@ -105,20 +73,20 @@ def may_disturb(rule: Rule, asked: frozenset[type]) -> bool:
     return takes_away(rule) or MARKS_CHANGED.get(type(rule.verdict)) in asked
 
 
-def tested_marks(chain: str, rules_of: Callable[[str], Iterable[Rule]]) -> frozenset[type]:
+def tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -> frozenset[type]:
     """Return which of Mark and ConnectionMark are asked for by rules that a packet in the chain may come to."""
     asked: set[type] = set()
     entered, ahead = {chain}, [chain]
     while ahead:
         for rule in rules_of(ahead.pop()):
-            asked.update(type(match) for match in rule.matches if isinstance(match, Mark | ConnectionMark))
-            if isinstance(rule.verdict, Jump) and rule.verdict.chain not in entered:
+            asked.update(type(match) for match in rule.matches if isinstance(match, model.Mark | model.ConnectionMark))
+            if isinstance(rule.verdict, model.Jump) and rule.verdict.chain not in entered:
                 entered.add(rule.verdict.chain)
                 ahead.append(rule.verdict.chain)
     return frozenset(asked)
 
 
-def ours_only(ruleset: Ruleset, recorded: Ruleset | None = None) -> Ruleset:
+def ours_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> model.Ruleset:
     """Return the rule set without what is foreign: our chains, and of other chains our rules only."""
     places = {family: our_rules(ruleset, family, recorded) for family in ruleset.families}
     tables = []
@@ -137,23 +105,23 @@ def ours_only(ruleset: Ruleset, recorded: Ruleset | None = None) -> Ruleset:
             else:
                 chains.append(chain)
         if chains:
-            tables.append(Table(table.name, tuple(chains)))
+            tables.append(model.Table(table.name, tuple(chains)))
     return ruleset.replace(tables=tuple(tables))
 
 
-def our_rules(live: Ruleset, family: Family, recorded: Ruleset | None = None) -> Places:
+def our_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | None = None) -> Places:
     """Return where in chains that are not ours our rules stand; chains without any are left out."""
     places: Places = {}
     marks = _marks_of_our_chains(live, family)
     for table in live.tables:
-        unrecorded: dict[str, tuple[Rule, ...]] = {}
+        unrecorded: dict[str, tuple[model.Rule, ...]] = {}
         for chain in table.chains:
             if is_our_chain(chain.name):
                 continue
             rules = tuple(chain.rules_for(family))
             shapes = [shape(table.name, chain.name, rule, marks) for rule in rules]
             ours = frozenset(position for position, known in enumerate(shapes) if known == CERTAIN)
-            if chain.name in BUILT_IN_CHAINS[table.name]:
+            if chain.name in model.BUILT_IN_CHAINS[table.name]:
                 remembered = _where_recorded(rules, _recorded_rules(recorded, table.name, chain.name, family))
                 if remembered is None:
                     unrecorded[chain.name] = rules
@@ -174,7 +142,9 @@ def our_rules(live: Ruleset, family: Family, recorded: Ruleset | None = None) ->
 # --- by what we remember -------------------------------------------------------------------------
 
 
-def _recorded_rules(recorded: Ruleset | None, table: TableName, chain: str, family: Family) -> tuple[Rule, ...]:
+def _recorded_rules(
+    recorded: model.Ruleset | None, table: model.TableName, chain: str, family: Family
+) -> tuple[model.Rule, ...]:
     if recorded is None or family not in recorded.families:
         return ()
     stood = recorded.table(table)
@@ -182,7 +152,7 @@ def _recorded_rules(recorded: Ruleset | None, table: TableName, chain: str, fami
     return tuple(map(canonical_rule, built_in.rules_for(family))) if built_in else ()
 
 
-def _where_recorded(rules: Sequence[Rule], recorded: Sequence[Rule]) -> frozenset[int] | None:
+def _where_recorded(rules: Sequence[model.Rule], recorded: Sequence[model.Rule]) -> frozenset[int] | None:
     """Return where the recorded rules stand; None if they do not, so that they tell us nothing.
 
     In one piece they are ours beyond doubt. Where a foreign rule stands in between, the last of the
@@ -214,7 +184,7 @@ BESIDE_OURS = "beside ours"
 NO_MARKS: frozenset[int] = frozenset()
 
 
-def _by_neighbourhood(rules: Sequence[Rule], shapes: Sequence[str | None]) -> frozenset[int]:
+def _by_neighbourhood(rules: Sequence[model.Rule], shapes: Sequence[str | None]) -> frozenset[int]:
     """Return the rules that look like ours, next to those that certainly are."""
     found: set[int] = set()
     rerouted = {name for rule in rules if jumps_to_our_chain(rule) for name in _in_interfaces(rule)}
@@ -230,13 +200,13 @@ def _by_neighbourhood(rules: Sequence[Rule], shapes: Sequence[str | None]) -> fr
     return frozenset(found)
 
 
-def _in_interfaces(rule: Rule) -> list[str]:
-    return [match.name for match in rule.matches if isinstance(match, InInterface)]
+def _in_interfaces(rule: model.Rule) -> list[str]:
+    return [match.name for match in rule.matches if isinstance(match, model.InInterface)]
 
 
-def _until_twin(rules: Sequence[Rule], positions: Iterable[int], belongs: Sequence[bool]) -> Iterator[int]:
+def _until_twin(rules: Sequence[model.Rule], positions: Iterable[int], belongs: Sequence[bool]) -> Iterator[int]:
     """Yield positions as far as rules belong to ours. We write no rule twice in a row: of twins, one is foreign."""
-    seen: set[Rule] = set()
+    seen: set[model.Rule] = set()
     for position in positions:
         if not belongs[position] or rules[position] in seen:
             return
@@ -244,7 +214,7 @@ def _until_twin(rules: Sequence[Rule], positions: Iterable[int], belongs: Sequen
         yield position
 
 
-def shape(table: TableName, chain: str, rule: Rule, marks: frozenset[int] = NO_MARKS) -> str | None:
+def shape(table: model.TableName, chain: str, rule: model.Rule, marks: frozenset[int] = NO_MARKS) -> str | None:
     """Return how much a rule in a built-in chain looks like one of ours, or None if it does not at all.
 
     CERTAIN: no other program writes this. BEFORE_OURS: ours if a rule of ours follows directly.
@@ -256,104 +226,120 @@ def shape(table: TableName, chain: str, rule: Rule, marks: frozenset[int] = NO_M
     if excluded_interface(table, chain, rule):
         return BEFORE_OURS
     matches = {type(match): match for match in canonical_rule(rule).matches}
-    if (table, chain) == (MANGLE, PREROUTING):
+    if (table, chain) == (model.MANGLE, model.PREROUTING):
         return _in_mangle_prerouting(rule.verdict, matches, marks)
-    if (table, chain) == (MANGLE, OUTPUT):
+    if (table, chain) == (model.MANGLE, model.OUTPUT):
         return _in_mangle_output(rule.verdict, matches, marks)
-    if (table, chain) == (NAT, OUTPUT):
+    if (table, chain) == (model.NAT, model.OUTPUT):
         return _in_nat_output(rule.verdict, matches)
-    if (table, chain) == (RAW, OUTPUT):
+    if (table, chain) == (model.RAW, model.OUTPUT):
         return _in_raw_output(rule.verdict, matches)
-    if (table, chain) == (RAW, PREROUTING):
+    if (table, chain) == (model.RAW, model.PREROUTING):
         return _in_raw_prerouting(rule.verdict, matches)
     return None
 
 
-def excluded_interface(table: TableName, chain: str, rule: Rule) -> str | None:
+def excluded_interface(table: model.TableName, chain: str, rule: model.Rule) -> str | None:
     """Return the interface that a rule leaves alone the way ours do: ``-i eth1 -j RETURN``, ``-o eth1 -j RETURN``."""
-    if table == RAW or not isinstance(rule.verdict, Return) or len(rule.matches) != 1:
+    if table == model.RAW or not isinstance(rule.verdict, model.Return) or len(rule.matches) != 1:
         return None
     match = rule.matches[0]
-    kind = {PREROUTING: InInterface, OUTPUT: OutInterface}.get(chain)
-    if isinstance(match, InInterface | OutInterface) and type(match) is kind and not match.negated:
+    kind = {model.PREROUTING: model.InInterface, model.OUTPUT: model.OutInterface}.get(chain)
+    if isinstance(match, model.InInterface | model.OutInterface) and type(match) is kind and not match.negated:
         return match.name
     return None
 
 
-def _marks_of_our_chains(live: Ruleset, family: Family) -> frozenset[int]:
+def _marks_of_our_chains(live: model.Ruleset, family: Family) -> frozenset[int]:
     """Return the marks that our chains of the mangle table ask for or set: those of the transparent proxy."""
     marks: set[int] = set()
-    table = live.table(MANGLE)
+    table = live.table(model.MANGLE)
     for chain in table.chains if table else ():
         if is_our_chain(chain.name):
             for rule in chain.rules_for(family):
-                marks.update(match.value for match in rule.matches if isinstance(match, Mark) and not match.negated)
+                marks.update(
+                    match.value for match in rule.matches if isinstance(match, model.Mark) and not match.negated
+                )
     return frozenset(marks)
 
 
-def _in_mangle_prerouting(verdict: Verdict, matches: dict[type, Match], marks: frozenset[int]) -> str | None:
-    if isinstance(verdict, SaveMark):
-        is_ours = set(matches) == {Protocol, Mark} and matches.get(Mark) in [Mark(mark) for mark in marks]
+def _in_mangle_prerouting(
+    verdict: model.Verdict, matches: dict[type, model.Match], marks: frozenset[int]
+) -> str | None:
+    if isinstance(verdict, model.SaveMark):
+        is_ours = set(matches) == {model.Protocol, model.Mark} and matches.get(model.Mark) in [
+            model.Mark(mark) for mark in marks
+        ]
         return CERTAIN if is_ours else None
     # upstream's older --drop-invalid, from before there was a chain for it
-    if isinstance(verdict, Drop) and matches == {ConnectionState: ConnectionState(("INVALID",))}:
+    if isinstance(verdict, model.Drop) and matches == {model.ConnectionState: model.ConnectionState(("INVALID",))}:
         return BEFORE_OURS
     return None
 
 
-def _in_mangle_output(verdict: Verdict, matches: dict[type, Match], marks: frozenset[int]) -> str | None:
-    if matches.get(Protocol) != Protocol("tcp"):
+def _in_mangle_output(verdict: model.Verdict, matches: dict[type, model.Match], marks: frozenset[int]) -> str | None:
+    if matches.get(model.Protocol) != model.Protocol("tcp"):
         return None
-    others = set(matches) - {Protocol}
-    if isinstance(verdict, RestoreMark):
-        known = [ConnectionMark(mark) for mark in marks]
-        is_ours = others == {ConnectionMark} and matches.get(ConnectionMark) in known
+    others = set(matches) - {model.Protocol}
+    if isinstance(verdict, model.RestoreMark):
+        known = [model.ConnectionMark(mark) for mark in marks]
+        is_ours = others == {model.ConnectionMark} and matches.get(model.ConnectionMark) in known
         return CERTAIN if is_ours else None
-    if matches.get(OutInterface) != OutInterface("lo"):
+    if matches.get(model.OutInterface) != model.OutInterface("lo"):
         return None
-    if verdict == SetMark(PROXY_TO_SELF_MARK):
-        return CERTAIN if others - {OwnerUid, OwnerGid} == {OutInterface, Destination} and len(others) == 3 else None
-    is_marked = others == {OutInterface, Mark} and matches.get(Mark) in [Mark(mark) for mark in marks]
-    return CERTAIN if isinstance(verdict, Return) and is_marked else None
+    if verdict == model.SetMark(PROXY_TO_SELF_MARK):
+        return (
+            CERTAIN
+            if others - {model.OwnerUid, model.OwnerGid} == {model.OutInterface, model.Destination} and len(others) == 3
+            else None
+        )
+    is_marked = others == {model.OutInterface, model.Mark} and matches.get(model.Mark) in [
+        model.Mark(mark) for mark in marks
+    ]
+    return CERTAIN if isinstance(verdict, model.Return) and is_marked else None
 
 
-def _in_nat_output(verdict: Verdict, matches: dict[type, Match]) -> str | None:
+def _in_nat_output(verdict: model.Verdict, matches: dict[type, model.Match]) -> str | None:
     """Upstream before it had a chain for DNS: the agent's own questions return, the others go to the agent."""
-    if matches.get(DestinationPort) != DestinationPort((DNS_PORT,)) or Protocol not in matches:
+    if matches.get(model.DestinationPort) != model.DestinationPort((DNS_PORT,)) or model.Protocol not in matches:
         return None
-    others = set(matches) - {Protocol, DestinationPort}
-    if verdict == Redirect(AGENT_DNS_PORT) and others <= {Destination}:
+    others = set(matches) - {model.Protocol, model.DestinationPort}
+    if verdict == model.Redirect(AGENT_DNS_PORT) and others <= {model.Destination}:
         return CERTAIN
-    return BEFORE_OURS if isinstance(verdict, Return) and others in ({OwnerUid}, {OwnerGid}) else None
+    return BEFORE_OURS if isinstance(verdict, model.Return) and others in ({model.OwnerUid}, {model.OwnerGid}) else None
 
 
-def _in_raw_output(verdict: Verdict, matches: dict[type, Match]) -> str | None:
+def _in_raw_output(verdict: model.Verdict, matches: dict[type, model.Match]) -> str | None:
     """Upstream before it had a chain for DNS: zone 1 for the agent's questions, zone 2 for the app's."""
-    if verdict not in (SetZone(1), SetZone(2)) or matches.get(Protocol) != Protocol("udp"):
+    if verdict not in (model.SetZone(1), model.SetZone(2)) or matches.get(model.Protocol) != model.Protocol("udp"):
         return None
-    others = set(matches) - {Protocol, DestinationPort, SourcePort}
-    if matches.get(SourcePort) == SourcePort((only(AGENT_DNS_PORT),)):
-        return CERTAIN if verdict == SetZone(2) and others in ({OwnerUid}, {OwnerGid}) else None
-    if matches.get(DestinationPort) != DestinationPort((DNS_PORT,)) or SourcePort in matches:
+    others = set(matches) - {model.Protocol, model.DestinationPort, model.SourcePort}
+    if matches.get(model.SourcePort) == model.SourcePort((model.only(AGENT_DNS_PORT),)):
+        return CERTAIN if verdict == model.SetZone(2) and others in ({model.OwnerUid}, {model.OwnerGid}) else None
+    if matches.get(model.DestinationPort) != model.DestinationPort((DNS_PORT,)) or model.SourcePort in matches:
         return None
-    if verdict == SetZone(1):
-        return BESIDE_OURS if others in ({OwnerUid}, {OwnerGid}) else None
-    return BESIDE_OURS if others <= {Destination} else None
+    if verdict == model.SetZone(1):
+        return BESIDE_OURS if others in ({model.OwnerUid}, {model.OwnerGid}) else None
+    return BESIDE_OURS if others <= {model.Destination} else None
 
 
-def _in_raw_prerouting(verdict: Verdict, matches: dict[type, Match]) -> str | None:
+def _in_raw_prerouting(verdict: model.Verdict, matches: dict[type, model.Match]) -> str | None:
     """Upstream before it had a chain for DNS: zone 1 for answers of name servers."""
-    if verdict != SetZone(1) or matches.get(Protocol) != Protocol("udp"):
+    if verdict != model.SetZone(1) or matches.get(model.Protocol) != model.Protocol("udp"):
         return None
-    if matches.get(SourcePort) != SourcePort((DNS_PORT,)):
+    if matches.get(model.SourcePort) != model.SourcePort((DNS_PORT,)):
         return None
-    return CERTAIN if set(matches) - {Protocol, SourcePort} in (set(), {Source}, {Destination}) else None
+    return (
+        CERTAIN
+        if set(matches) - {model.Protocol, model.SourcePort} in (set(), {model.Source}, {model.Destination})
+        else None
+    )
 
 
 # --- by siblings ---------------------------------------------------------------------------------
 
 
-def _by_siblings(rules: Sequence[Rule], known: Sequence[bool], ours: frozenset[int]) -> frozenset[int]:
+def _by_siblings(rules: Sequence[model.Rule], known: Sequence[bool], ours: frozenset[int]) -> frozenset[int]:
     """Return the rules for interfaces that our rules in other chains of the table leave alone (``known``).
 
     They follow others of ours, or stand alone: with TPROXY, ours in nat PREROUTING may be nothing but those.

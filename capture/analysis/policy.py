@@ -6,11 +6,13 @@ set one; by everything that decides on them, second captures and foreign chains 
 
 from __future__ import annotations
 
-from capture.analysis.compiler import ANYTHING, INBOUND, OUTBOUND, Compiler
+from capture.analysis.chains import ANYTHING
+from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
-from capture.analysis.regions import in_words, parts, simplified, witness
+from capture.analysis.regions import in_words, parts, simplified
 from capture.analysis.space import PacketSpace
 from capture.analysis.trace import Fate, whole_way
+from capture.analysis.witnesses import witness
 from capture.model.ruleset import ALL_BITS
 from capture.model.values import Value
 

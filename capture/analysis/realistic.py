@@ -22,18 +22,9 @@ from capture.analysis.space import (
     UID,
 )
 from capture.analysis.trace import OF_KNOWN_CONNECTIONS
+from capture.model import ruleset as model
 from capture.model.addresses import BITS, Network, merge
 from capture.model.packet import LOOPBACK
-from capture.model.ruleset import (
-    ALL_BITS,
-    ConnectionMark,
-    InInterface,
-    Mark,
-    OutInterface,
-    SaveMark,
-    SetMark,
-    TransparentProxy,
-)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +34,6 @@ if TYPE_CHECKING:
     from capture.analysis.space import PacketSpace
     from capture.analysis.stations import Situation
     from capture.model.addresses import Family
-    from capture.model.ruleset import Rule
 
 LOOPBACK_NETWORKS: dict[Family, Network] = {"ipv4": Network("ipv4", 127 << 24, 8), "ipv6": Network("ipv6", 1, 128)}
 NO_HOSTS: dict[Family, tuple[Network, ...]] = {
@@ -57,7 +47,7 @@ def realistic(space: PacketSpace, compilers: Sequence[Compiler]) -> dict[Directi
     """Return for both directions whether a kernel can show a packet, in the network of the first situation."""
     packets = _Packets(space, compilers[0].situation)
     possible = {INBOUND: packets.coming_in(), OUTBOUND: packets.sent()}
-    no_mark = space.marked("connection", 0, ALL_BITS)
+    no_mark = space.marked("connection", 0, model.ALL_BITS)
     kept = _kept_marks(space, compilers, possible)
     mark = space.diagrams.choose(space.state_in(*OF_KNOWN_CONNECTIONS), kept, no_mark)
     return {direction: space.diagrams.both(each, mark) for direction, each in possible.items()}
@@ -84,14 +74,14 @@ class _Packets:
         elsewhere = self.diagrams.negation(self._inside(DESTINATION, (LOOPBACK_NETWORKS[self.family],)))
         is_outward = space.numbers(IN, [(outward, outward)])
         return self._all(
-            self._through(IN, InInterface),
+            self._through(IN, model.InInterface),
             space.numbers(OUT, [(NONE, NONE)]),
             self.diagrams.choose(is_outward, for_us, elsewhere),
             space.numbers(SOURCE, [(0, (1 << BITS[self.family]) - 1)]),
             self.diagrams.negation(self._inside(SOURCE, (*self.local, *NO_HOSTS[self.family]))),
             space.numbers(UID, [(NONE, NONE)]),
             space.numbers(GID, [(NONE, NONE)]),
-            space.marked("mark", 0, ALL_BITS),
+            space.marked("mark", 0, model.ALL_BITS),
             self._common(),
         )
 
@@ -103,7 +93,7 @@ class _Packets:
         from_pod = choose(over_lo, self._inside(SOURCE, self.local), self._inside(SOURCE, self.own))
         return self._all(
             space.numbers(IN, [(NONE, NONE)]),
-            choose(stays, over_lo, self._through(OUT, OutInterface)),
+            choose(stays, over_lo, self._through(OUT, model.OutInterface)),
             self.diagrams.either(from_pod, self._sent_by_transparent_proxy(over_lo)),
             choose(space.state_in("NEW", "RELATED"), self._has_owner(), self.diagrams.yes),
             self._common(),
@@ -113,7 +103,7 @@ class _Packets:
         """Return what a transparent proxy sends to the app, with its mark and from the client's address."""
         found = self.diagrams.no
         for mark in routed_marks(self.situation.ruleset):
-            found = self.diagrams.either(found, self.space.marked("mark", mark, ALL_BITS))
+            found = self.diagrams.either(found, self.space.marked("mark", mark, model.ALL_BITS))
         known = self.space.numbers(SOURCE, [(0, (1 << BITS[self.family]) - 1)])
         return self.diagrams.both(self.diagrams.both(found, over_lo), known)
 
@@ -133,7 +123,7 @@ class _Packets:
             self.diagrams.either(udp, self.diagrams.negation(no_hosts)),
         )
 
-    def _through(self, level: int, kind: type[InInterface | OutInterface]) -> int:
+    def _through(self, level: int, kind: type[model.InInterface | model.OutInterface]) -> int:
         """Return whether a packet uses an interface that exists, or that our own rules name, but not lo."""
         network = self.situation.network
         names = {network.interface, *network.others}
@@ -154,7 +144,7 @@ class _Packets:
         return found
 
 
-def _rules(situation: Situation) -> Iterator[Rule]:
+def _rules(situation: Situation) -> Iterator[model.Rule]:
     for table in (*situation.ruleset.tables, *(each.contents for each in situation.elsewhere)):
         for chain in table.chains:
             yield from chain.rules
@@ -170,9 +160,9 @@ def _kept_marks(space: PacketSpace, compilers: Sequence[Compiler], possible: dic
     are no constants of theirs, it is every mark.
     """
     diagrams = space.diagrams
-    found = space.marked("connection", 0, ALL_BITS)
+    found = space.marked("connection", 0, model.ALL_BITS)
     rules = [rule for compiler in compilers for rule in _rules(compiler.situation)]
-    if not any(isinstance(rule.verdict, SaveMark) for rule in rules):
+    if not any(isinstance(rule.verdict, model.SaveMark) for rule in rules):
         return found
     constants = sorted({0} | {mark for rule in rules for mark in _marks(rule)})
     made = [
@@ -190,16 +180,16 @@ def _kept_marks(space: PacketSpace, compilers: Sequence[Compiler], possible: dic
                 if mark == OTHER_MARK:
                     return diagrams.yes
                 if isinstance(mark, int):
-                    found = diagrams.either(found, space.marked("connection", mark, ALL_BITS))
+                    found = diagrams.either(found, space.marked("connection", mark, model.ALL_BITS))
     return kept
 
 
-def _marks(rule: Rule) -> Iterator[int]:
+def _marks(rule: model.Rule) -> Iterator[int]:
     """Yield the marks that a rule speaks of."""
     for match in rule.matches:
-        if isinstance(match, Mark | ConnectionMark):
+        if isinstance(match, model.Mark | model.ConnectionMark):
             yield match.value
-    if isinstance(rule.verdict, SetMark):
+    if isinstance(rule.verdict, model.SetMark):
         yield rule.verdict.value
-    if isinstance(rule.verdict, TransparentProxy):
+    if isinstance(rule.verdict, model.TransparentProxy):
         yield rule.verdict.mark

@@ -22,17 +22,15 @@ from capture.analysis.space import (
     UID,
     scattered,
 )
-from capture.model.addresses import BITS, IPV4, address_text, split
+from capture.model.addresses import BITS, address_text, split
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import CONNECTION_STATES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from capture.analysis.compiler import Direction
     from capture.analysis.space import MarkKind, PacketSpace
-    from capture.analysis.stations import PodNetwork
     from capture.model.addresses import Family
 
     Ranges = tuple[tuple[int, int], ...]
@@ -43,69 +41,6 @@ MAX_NAMED = 6
 """A list of more entries than this is told by its first ones and a count."""
 MAX_PARTS = 2000
 """Parts of a set that are looked at to tell it."""
-
-OUTSIDE = {"ipv4": (0xCB007107, 0xC6336407), "ipv6": (0x20010DB8 << 96 | 7, 0x20010DB8 << 96 | 9)}
-"""203.0.113.7 and 198.51.100.7, 2001:db8::7 and 2001:db8::9: a destination and a source for examples (RFC 5737)."""
-ORDINARY_PORTS = (80, 443, 8080)
-ORDINARY_IDS = (1000, 1337, 0)
-EPHEMERAL_PORT = 45000
-
-
-# --- the most ordinary packet --------------------------------------------------------------------
-
-
-def witness(space: PacketSpace, packets: int, network: PodNetwork, direction: Direction) -> list[int]:
-    """Return the numbers of the most ordinary packet of a set that is not empty, field by field."""
-    numbers: list[int] = []
-    node = packets
-    for level, domain in enumerate(space.domains):
-        wishes = (*_ordinary(space, level, numbers, network, direction), 0, domain[0])
-        if space.diagrams.level(node) != level:
-            numbers.append(next(wish for wish in wishes if domain[0] <= wish <= domain[1]))
-            continue
-        number = _nearest(space, node, wishes, domain[0])
-        numbers.append(number)
-        node = space.diagrams.kid(node, number)
-    return numbers
-
-
-def _nearest(space: PacketSpace, node: int, wishes: Sequence[int], low: int) -> int:
-    """Return the first wish that a node lets pass, else the lowest number."""
-    diagrams = space.diagrams
-    for wish in wishes:
-        if wish >= low and diagrams.kid(node, wish) != diagrams.no:
-            return wish
-    begins = low
-    for end, kid in diagrams.edges(node):
-        if kid != diagrams.no:
-            break
-        begins = begins if end is None else end + 1
-    return begins
-
-
-def _ordinary(
-    space: PacketSpace, level: int, before: Sequence[int], network: PodNetwork, direction: Direction
-) -> tuple[int, ...]:
-    """Return what a field mostly is, the most ordinary first."""
-    outside = OUTSIDE[space.family]
-    own = tuple(address.first for address in network.own_addresses(space.family))
-    here = (*own, 0x7F000001 if space.family == IPV4 else 1)
-    is_inbound = direction == "inbound"
-    if level in (IN, OUT):
-        return (space.interface(network.interface),)
-    if level == STATE:
-        return CONNECTION_STATES.index("NEW"), CONNECTION_STATES.index("ESTABLISHED")
-    if level == PORT:
-        return ORDINARY_PORTS
-    if level == SOURCE_PORT:
-        return (EPHEMERAL_PORT,)
-    if level in (UID, GID):
-        return (before[UID], *ORDINARY_IDS) if level == GID else ORDINARY_IDS
-    if level == DESTINATION:
-        return here if is_inbound else (outside[0], *here)
-    if level == SOURCE:
-        return (outside[1], outside[0]) if is_inbound else (*here, outside[1])
-    return ()
 
 
 # --- a set without what goes without saying ------------------------------------------------------

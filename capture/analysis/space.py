@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from capture.analysis.diagram import Diagrams
 from capture.analysis.meaning import holds_for, is_pure
+from capture.analysis.switches import Switches
 from capture.model.addresses import BITS, Network, merge, merge_ranges
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.ruleset import (
@@ -72,6 +73,7 @@ class PacketSpace:
     def __init__(self, family: Family, situations: Sequence[Situation]) -> None:
         self.family = family
         self.diagrams = Diagrams()
+        self.switches = Switches(self.diagrams)
         tables = list(_tables(situations))
         self.interfaces, self._stand_ins = _interfaces(tables, situations)
         self.known_interfaces = {LOOPBACK}

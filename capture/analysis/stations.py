@@ -52,10 +52,6 @@ class PodNetwork(Value):
         """Return the pod's addresses of a family."""
         return tuple(address for address in self.own if address.family == family)
 
-    def own_address(self, family: Family) -> Network | None:
-        """Return the pod's first address of a family."""
-        return next(iter(self.own_addresses(family)), None)
-
     def is_local(self, address: Network) -> bool:
         """Return whether packets to an address stay in the namespace."""
         return address.is_loopback or address in self.own

@@ -55,12 +55,13 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal
+    from collections.abc import Callable
+    from typing import Any, Literal
 
     from capture.analysis.foreign import ForeignChain
     from capture.analysis.meaning import Meaning
     from capture.analysis.stations import Station
-    from capture.model.ruleset import Chain, Match, Ruleset
+    from capture.model.ruleset import Chain, Ruleset
 
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
 
@@ -409,57 +410,63 @@ def judge(rule: Rule, packet: Packet, *, is_native: bool = False) -> bool | None
 
     ``is_native`` is whether nf_tables' own expressions ask, which know no owner of a packet without a socket.
     """
-    answers = [_holds(match, packet, is_native=is_native) for match in rule.matches]
-    if False in answers:
-        return False
-    return None if None in answers else True
+    found: bool | None = True
+    for match in rule.matches:
+        holds = HOLDS[type(match)](match, packet, is_native)
+        if holds is False:
+            return False
+        if holds is None:
+            found = None
+    return found
 
 
-def _holds(match: Match, packet: Packet, *, is_native: bool) -> bool | None:  # noqa: C901, PLR0911, PLR0912  # one case for each match
-    """Return whether one match holds; None for what we cannot judge."""
-    match match:
-        case Protocol(name=name):
-            return packet.protocol == name
-        case Source(networks=networks, negated=negated):
-            return packet.source is not None and is_inside(packet.source, networks) != negated
-        case Destination(networks=networks, negated=negated):
-            return is_inside(packet.destination, networks) != negated
-        case InInterface(name=name, negated=negated):
-            return _is_interface(name, packet.in_interface) != negated
-        case OutInterface(name=name, negated=negated):
-            return _is_interface(name, packet.out_interface) != negated
-        case SourcePort(ports=ports, negated=negated):
-            return packet.source_port is not None and _among(packet.source_port, ports) != negated
-        case DestinationPort(ports=ports, negated=negated):
-            return _among(packet.port, ports) != negated
-        case OwnerUid(ids=ids, negated=negated):
-            return _is_owner(packet.uid, ids, negated=negated, is_native=is_native)
-        case OwnerGid(ids=ids, negated=negated):
-            return _is_owner(packet.gid, ids, negated=negated, is_native=is_native)
-        case Mark(value=value, mask=mask, negated=negated):
-            return (packet.mark & mask == value) != negated
-        case ConnectionMark(value=value, mask=mask, negated=negated):
-            return (packet.connection_mark & mask == value) != negated
-        case ConnectionState(states=states, negated=negated):
-            return (packet.state in states) != negated
-        case UnknownMatch(text=text):
-            return holds_for(text, packet.protocol)
+def _is_from(match: Source, packet: Packet, _: bool) -> bool:  # noqa: FBT001  # the shape of all in HOLDS
+    return packet.source is not None and is_inside(packet.source, match.networks) != match.negated
+
+
+def _is_from_port(match: SourcePort, packet: Packet, _: bool) -> bool:  # noqa: FBT001  # the shape of all in HOLDS
+    return packet.source_port is not None and _among(packet.source_port, match.ports) != match.negated
+
+
+HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
+    Protocol: lambda match, packet, _: packet.protocol == match.name,
+    Source: _is_from,
+    Destination: lambda match, packet, _: is_inside(packet.destination, match.networks) != match.negated,
+    InInterface: lambda match, packet, _: _is_interface(match.name, packet.in_interface) != match.negated,
+    OutInterface: lambda match, packet, _: _is_interface(match.name, packet.out_interface) != match.negated,
+    SourcePort: _is_from_port,
+    DestinationPort: lambda match, packet, _: _among(packet.port, match.ports) != match.negated,
+    OwnerUid: lambda match, packet, is_native: _is_owner(packet.uid, match, is_native=is_native),
+    OwnerGid: lambda match, packet, is_native: _is_owner(packet.gid, match, is_native=is_native),
+    Mark: lambda match, packet, _: (packet.mark & match.mask == match.value) != match.negated,
+    ConnectionMark: lambda match, packet, _: (packet.connection_mark & match.mask == match.value) != match.negated,
+    ConnectionState: lambda match, packet, _: (packet.state in match.states) != match.negated,
+    UnknownMatch: lambda match, packet, _: holds_for(match.text, packet.protocol),
+}
+"""Whether one match holds, by its kind; None for what cannot be judged."""
 
 
 def is_inside(address: Network, networks: tuple[Network, ...]) -> bool:
     """Return whether an address lies in one of the networks."""
-    return any(network.family == address.family and network.contains(address.first) for network in networks)
+    first, family = address.first, address.family
+    for network in networks:  # noqa: SIM110  # a chain may have 60,000 rules
+        if network.contains(first) and network.family == family:
+            return True
+    return False
 
 
 def _among(number: int, spans: tuple[Span, ...]) -> bool:
-    return any(span.contains(number) for span in spans)
+    for span in spans:  # noqa: SIM110  # a chain may have 60,000 rules
+        if span.first <= number <= span.last:
+            return True
+    return False
 
 
-def _is_owner(number: int | None, ids: tuple[Span, ...], *, negated: bool, is_native: bool) -> bool:
+def _is_owner(number: int | None, match: OwnerUid | OwnerGid, *, is_native: bool) -> bool:
     """Return whether an owner match holds. A packet without a socket fulfils the negated one in iptables alone."""
     if number is None:
-        return negated and not is_native  # owner_mt in xt_owner.c; nft_meta_get_eval_skugid in nft_meta.c
-    return _among(number, ids) != negated
+        return match.negated and not is_native  # owner_mt in xt_owner.c; nft_meta_get_eval_skugid in nft_meta.c
+    return _among(number, match.ids) != match.negated
 
 
 def _is_interface(pattern: str, name: str | None) -> bool:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import bitwise, compare, expression, load_meta, load_payload, nest
-from capture.backends.nf_tables.hooks import Hook, encode_hook
+from capture.backends.nf_tables.hooks import Hook
+from capture.backends.nftables.names import REJECT_TABLE
 from capture.errors import KernelError, UnsupportedError
 from capture.netlink.attributes import attribute, decode_fields, decode_text, text, u8, u32be
 from capture.netlink.batch import Change, commit
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
 
     from capture.netlink.sockets import NetlinkSocket
 
-TABLE = "istio-proxy-reject"
 BEFORE_OTHER_FILTERS = -200
-NFPROTO_IPV6 = 10  # linux/netfilter.h
-IPPROTO_TCP = 6
 NFTA_REJECT_TYPE, NFT_REJECT_TCP_RST = 1, 1  # linux/netfilter/nf_tables.h
 TCP_FLAGS_AT, RST = 13, 0x04  # RFC 9293 3.1
 LO = b"lo".ljust(16, b"\0")  # IFNAMSIZ in linux/if.h
@@ -47,7 +45,7 @@ def ensure(*, wanted: bool) -> bool:
                 return _remove(netfilter)
             if _is_there(netfilter):
                 return False
-            commit(netfilter, list(_changes()), doing=f"write table inet {TABLE}")
+            commit(netfilter, list(_changes()), doing=f"write table inet {REJECT_TABLE}")
     except (UnsupportedError, KernelError) as error:
         if not wanted:
             return False  # no nf_tables, no table
@@ -67,18 +65,20 @@ def is_present() -> bool:
 
 def _remove(netfilter: NetlinkSocket) -> bool:
     tables = read_objects(netfilter, nf.NFT_MSG_GETTABLE, nf.NFPROTO_INET, b"", "read the tables of nf_tables")
-    if all(decode_text(decode_fields(table)[nf.NFTA_TABLE_NAME]) != TABLE for _, table in tables):
+    if all(decode_text(decode_fields(table)[nf.NFTA_TABLE_NAME]) != REJECT_TABLE for _, table in tables):
         return False
-    commit(netfilter, [_delete_table()], doing=f"delete table inet {TABLE}")
+    from capture.backends.nftables import encode
+
+    commit(netfilter, [encode.delete_table(REJECT_TABLE)], doing=f"delete table inet {REJECT_TABLE}")
     return True
 
 
 def _is_there(netfilter: NetlinkSocket) -> bool:
-    of_table = attribute(nf.NFTA_RULE_TABLE, text(TABLE))
+    of_table = attribute(nf.NFTA_RULE_TABLE, text(REJECT_TABLE))
     found = [
         (decode_text(fields[nf.NFTA_RULE_CHAIN]), fields.get(nf.NFTA_RULE_EXPRESSIONS))
         for _, rule in read_objects(
-            netfilter, nf.NFT_MSG_GETRULE, nf.NFPROTO_INET, of_table, f"read the rules of table inet {TABLE}"
+            netfilter, nf.NFT_MSG_GETRULE, nf.NFPROTO_INET, of_table, f"read the rules of table inet {REJECT_TABLE}"
         )
         for fields in [decode_fields(rule)]
     ]
@@ -87,19 +87,16 @@ def _is_there(netfilter: NetlinkSocket) -> bool:
 
 def _changes() -> Iterator[Change]:
     """Yield the messages that make the table anew, in one transaction."""
-    yield _add_table()
-    yield _delete_table()
-    yield _add_table()
+    from capture.backends.nftables import encode  # only needed where the option is given
+    from capture.backends.nftables.native import NativeChain
+
+    yield from (encode.add_table(REJECT_TABLE), encode.delete_table(REJECT_TABLE), encode.add_table(REJECT_TABLE))
     for chain, interface in CHAINS.items():
-        hook = encode_hook(Hook("filter", chain, BEFORE_OTHER_FILTERS))
-        base = _in_table(nf.NFTA_CHAIN_TABLE) + attribute(nf.NFTA_CHAIN_NAME, text(chain)) + hook
-        base += attribute(nf.NFTA_CHAIN_TYPE, text("filter"))
-        yield Change(
-            nf.NFT_MSG_NEWCHAIN, nf.NFPROTO_INET, base, f"add chain {chain} to table inet {TABLE}", NLM_F_CREATE
-        )
-        rule = _in_table(nf.NFTA_RULE_TABLE) + attribute(nf.NFTA_RULE_CHAIN, text(chain))
+        hook = Hook("filter", chain, BEFORE_OTHER_FILTERS)
+        yield encode.add_chain(REJECT_TABLE, NativeChain(chain, (), hook, "accept"))
+        rule = attribute(nf.NFTA_RULE_TABLE, text(REJECT_TABLE)) + attribute(nf.NFTA_RULE_CHAIN, text(chain))
         rule += nest(nf.NFTA_RULE_EXPRESSIONS, _expressions(interface))
-        doing = f"add the rule of chain {chain} of table inet {TABLE}"
+        doing = f"add the rule of chain {chain} of table inet {REJECT_TABLE}"
         yield Change(nf.NFT_MSG_NEWRULE, nf.NFPROTO_INET, rule, doing, NLM_F_CREATE | NLM_F_APPEND)
 
 
@@ -107,9 +104,9 @@ def _expressions(interface: int) -> bytes:
     return b"".join(
         (
             load_meta(nf.NFT_META_NFPROTO),
-            compare(nf.NFT_CMP_EQ, u8(NFPROTO_IPV6)),
+            compare(nf.NFT_CMP_EQ, u8(nf.FAMILY_NUMBERS["ipv6"])),
             load_meta(nf.NFT_META_L4PROTO),
-            compare(nf.NFT_CMP_EQ, u8(IPPROTO_TCP)),
+            compare(nf.NFT_CMP_EQ, u8(nf.PROTOCOL_NUMBERS["tcp"])),
             load_meta(interface),
             compare(nf.NFT_CMP_NEQ, LO),
             load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, TCP_FLAGS_AT, 1),
@@ -118,17 +115,3 @@ def _expressions(interface: int) -> bytes:
             expression("reject", attribute(NFTA_REJECT_TYPE, u32be(NFT_REJECT_TCP_RST))),
         )
     )
-
-
-def _in_table(kind: int) -> bytes:
-    return attribute(kind, text(TABLE))
-
-
-def _add_table() -> Change:
-    name = _in_table(nf.NFTA_TABLE_NAME)
-    return Change(nf.NFT_MSG_NEWTABLE, nf.NFPROTO_INET, name, f"add table inet {TABLE}", NLM_F_CREATE)
-
-
-def _delete_table() -> Change:
-    name = _in_table(nf.NFTA_TABLE_NAME)
-    return Change(nf.NFT_MSG_DELTABLE, nf.NFPROTO_INET, name, f"delete table inet {TABLE}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.analysis.compare import Difference
 from capture.cli.options import (
     CaptureCommand,
     capture_options,
@@ -16,20 +15,20 @@ from capture.cli.options import (
     namespace_options,
     part_options,
 )
-from capture.cli.why import cause_as_plain, causes_in_words
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.model.ruleset import LoopbackAddress
-from capture.operations.diagnosis import check_proxy
-from capture.operations.inference import inferred_flags
 from capture.report.differences import as_plain, doubts_in_words, notes_in_words
-from capture.report.output import SCHEMA
+from capture.report.outcome import say_start
+from capture.report.output import say_json
+from capture.report.terminal import tell
 from capture.report.verified import reference, verified_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from capture.analysis.causes import Cause
+    from capture.analysis.compare import Difference
     from capture.analysis.judgement import Obstacle
     from capture.model.addresses import Family, Network
     from capture.model.ruleset import PolicyRoute, TableName
@@ -77,27 +76,40 @@ def verify(
     captured connection fares otherwise because of it. With --family and --table, only what differs there counts.
     """
     settings = explicit(ctx)
-    verified = operations.verify(
-        settings, namespace, operations.host_of(namespace, dns_servers), prefer_recorded=not flags(ctx)
-    )
+    host = operations.host_of(namespace, dns_servers)
+    prefer_recorded = not flags(ctx)
+    verified = operations.verify(settings, namespace, host, prefer_recorded=prefer_recorded)
     verified = part_of(verified, family, table_name)
-    causes = check_proxy(proxy_admin, settings if flags(ctx) else None, namespace) if proxy_admin else ()
-    if form == "json":
-        import json  # 7 ms, for this format only
+    causes: Sequence[Cause] = ()
+    if proxy_admin:
+        from capture.operations.diagnosis import check_proxy  # not where milliseconds count
 
-        click.echo(json.dumps(verified_as_plain(verified, causes), indent=1))
+        causes = check_proxy(proxy_admin, settings if flags(ctx) else None, namespace)
+    if form == "json":
+        say_json(verified_as_plain(verified, causes))
     else:
-        for line in (*verified_in_words(verified), *causes_in_words(causes)):
-            click.echo(line)
+        say_start(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded))
+        tell(in_words(verified, causes))
     if not verified.holds or verified.is_nothing_applied or causes:
         return EXIT_DRIFT
     return EXIT_DONE if verified.is_certain else EXIT_UNKNOWN
 
 
+def in_words(verified: Verified, causes: Sequence[Cause]) -> Iterator[str]:
+    """Yield the lines for a person."""
+    yield from verified_in_words(verified)
+    if causes:
+        from capture.report.diagnosed import causes_in_words
+
+        yield from causes_in_words(causes)
+
+
 def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, object]:
     """Return what verify found, for JSON."""
+    from capture.operations.inference import inferred_flags
+    from capture.report.diagnosed import cause_as_plain
+
     return {
-        "schema": SCHEMA,
         "as_asked": verified.holds,
         "certain": verified.is_certain,
         "compared_with": reference(verified),
@@ -110,7 +122,9 @@ def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, 
 
 
 def part_of(verified: Verified, family: Family | None, table_name: TableName | None) -> Verified:
-    """Return what of a comparison is about a family and a table; what stands beside the tables is about no table."""
+    """Return what of a comparison is about a family and a table; foreign tables are about none of ours."""
+    if family is None and table_name is None:
+        return verified
     return verified.replace(
         differences=tuple(found for found in verified.differences if _is_in(found, family, table_name)),
         notes=tuple(found for found in verified.notes if _is_in(found, family, table_name)),
@@ -125,6 +139,8 @@ def part_of(verified: Verified, family: Family | None, table_name: TableName | N
 
 
 def _is_part(found: Difference | Obstacle, family: Family | None, table_name: TableName | None) -> bool:
+    from capture.analysis.compare import Difference
+
     if isinstance(found, Difference):
         return _is_in(found, family, table_name)
     return _is_beside(found, family, table_name)

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from capture.cli.options import CaptureCommand, capture_options, explicit, flags, format_option, namespace_options
 from capture.cli.packets import packet_from, packet_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.operations import diagnosis
-from capture.report.output import GREEN, RED, YELLOW, painted
-from capture.report.packet_words import packet_in_words
-from capture.report.traced import as_plain as trace_as_plain
-from capture.report.traced import path_in_words
+from capture.report.diagnosed import as_plain, in_words
+from capture.report.output import say_json
+from capture.report.terminal import tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
     from typing import Any
-
-    from capture.analysis.causes import Cause
-    from capture.operations.diagnosis import Diagnosis
 
 EXAMPLES = """
 capture why tcp 203.0.113.9:80 --uid 1000            # a connection that the pod's application opens
@@ -55,56 +48,9 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
     settings = explicit(ctx) if flags(ctx) else None
     found = diagnosis.why(packet, settings, namespace)
     if form == "json":
-        import json  # 7 ms, for this format only
-
-        click.echo(json.dumps(as_plain(found), indent=1))
+        say_json(as_plain(found))
     else:
-        for line in in_words(found):
-            click.echo(line)
+        tell(in_words(found))
     if found.causes:
         return EXIT_DRIFT
     return EXIT_DONE if found.is_certain else EXIT_UNKNOWN
-
-
-def as_plain(found: Diagnosis) -> dict[str, object]:
-    """Return a diagnosis as plain values for JSON."""
-    return {
-        "schema": "capture/v1",
-        "connection": packet_in_words(found.packet) if found.packet else None,
-        "verdict": found.verdict,
-        "causes": [cause_as_plain(cause) for cause in found.causes],
-        "notes": [cause_as_plain(note) for note in found.notes],
-        "trace": trace_as_plain(found.trace) if found.trace else None,
-    }
-
-
-def cause_as_plain(cause: Cause) -> dict[str, str]:
-    """Return a cause as plain values for JSON."""
-    return {"kind": cause.kind, "says": cause.says, "remedy": cause.remedy, "where": cause.where}
-
-
-def in_words(found: Diagnosis) -> Iterator[str]:
-    """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
-    yield f"{painted(found.verdict, COLOURS[found.verdict], sys.stdout)}: {_subject(found)}"
-    if found.trace is not None:
-        yield from path_in_words(found.trace)
-    yield from causes_in_words(found.causes)
-    for note in found.notes:
-        yield f"note: {note.says}"
-
-
-def causes_in_words(causes: Iterable[Cause]) -> Iterator[str]:
-    """Yield two lines for each cause: what is the case, and what to do."""
-    for cause in causes:
-        where = f" ({cause.where})" if cause.where else ""
-        yield f"{painted('cause', RED, sys.stdout)} {cause.kind}: {cause.says}{where}"
-        yield f"  {cause.remedy}"
-
-
-def _subject(found: Diagnosis) -> str:
-    if found.packet is not None:
-        return packet_in_words(found.packet)
-    return "nothing is wrong with this pod" if not found.causes else "this pod"
-
-
-COLOURS = {"captured": GREEN, "not captured": RED, "broken": RED, "cannot be told": YELLOW}

@@ -32,20 +32,23 @@ class ValueType(type):
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> ValueType:
         annotations: dict[str, object] = namespace.get("__annotations__", {})
-        own = tuple(field for field, kind in annotations.items() if not str(kind).startswith("ClassVar"))
-        defaults = {field: namespace.pop(field) for field in own if field in namespace}
-        namespace["__slots__"] = own
-        cls = super().__new__(mcls, name, bases, namespace)
-        inherited: tuple[str, ...] = ()
-        inherited_defaults: dict[str, object] = {}
+        own = tuple([field for field, kind in annotations.items() if not str(kind).startswith("ClassVar")])
+        fields: tuple[str, ...] = ()
+        defaults: dict[str, object] = {}
+        not_compared: tuple[str, ...] = ()
         for base in bases:
-            inherited += getattr(base, "__match_args__", ())
-            inherited_defaults |= getattr(base, "_defaults", {})
-        fields = inherited + own
-        cls.__match_args__ = fields  # type: ignore[misc]  # a dataclass sets it too, at the same moment
-        cls._defaults = inherited_defaults | defaults
-        cls._compared = tuple(field for field in fields if field not in cls.not_compared)
-        return cls
+            if isinstance(base, ValueType):
+                fields += base.__match_args__
+                defaults |= base._defaults  # noqa: SLF001  # its own attribute
+                not_compared = base.not_compared
+        fields += own
+        defaults |= {field: namespace.pop(field) for field in own if field in namespace}
+        not_compared = namespace.get("not_compared", not_compared)
+        namespace["__slots__"] = own
+        namespace["__match_args__"] = fields
+        namespace["_defaults"] = defaults
+        namespace["_compared"] = tuple([field for field in fields if field not in not_compared])
+        return super().__new__(mcls, name, bases, namespace)
 
     if TYPE_CHECKING:
         not_compared: tuple[str, ...]

@@ -8,6 +8,13 @@ from capture.errors import KernelError, UnsupportedError
 from capture.netlink.attributes import attribute, decode_fields, decode_number, text, u8, u16be, u32be
 from capture.netlink.sockets import NETLINK_NETFILTER, NetlinkSocket
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
 # linux/netfilter/nfnetlink.h
 NFNL_SUBSYS_NFTABLES = 10
 NFNETLINK_V0 = 0
@@ -73,6 +80,24 @@ def read_generation(netfilter: NetlinkSocket) -> int:
         remedy = "Load the module nf_tables, or use the iptables backend in its legacy variant."
         raise UnsupportedError("this kernel has no nf_tables", remedy) from error
     return decode_number(decode_fields(body[NFGENMSG_SIZE:])[NFTA_GEN_ID])
+
+
+def read_consistently(netfilter: NetlinkSocket, doing: str, read: Callable[[], T]) -> tuple[T, int]:
+    """Return what is read while no program changes the ruleset, and the generation that it is of.
+
+    It is read again if something goes before what is in it was read (ENOENT). Raises as ``read`` and ``ruleset_busy``.
+    """
+    for _ in range(ATTEMPTS):
+        generation = read_generation(netfilter)
+        try:
+            found = read()
+        except KernelError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            continue
+        if read_generation(netfilter) == generation:
+            return found, generation
+    raise ruleset_busy(doing)
 
 
 def ruleset_busy(doing: str) -> KernelError:

@@ -17,7 +17,6 @@ LOOPBACK_INDEX = 1  # LOOPBACK_IFINDEX in include/net/flow.h: the same in every 
 
 # linux/rtnetlink.h, enum rt_scope_t: the distance to a destination
 RT_SCOPE_UNIVERSE = 0
-RT_SCOPE_LINK = 253
 RT_SCOPE_HOST = 254
 
 

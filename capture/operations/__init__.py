@@ -1,188 +1,61 @@
 """The verbs: apply, verify, dump, trace, clean, render. Init container, plugin and command line call these.
 
-Each enters the namespace that it is given, and comes back.
+Each enters the namespace that it is given, and comes back. A verb is imported when it is used for the first time:
+the CNI plugin, which starts once per pod, needs one of them, and takes it from its module.
 """
 
 from __future__ import annotations
 
-from capture.backends import detect, load
-from capture.errors import ConfigurationError
-from capture.model.addresses import parse_address
-from capture.model.packet import Packet
-from capture.model.ruleset import FAMILIES, Ruleset
-from capture.operations.change import apply, apply_here, captured_connections, clean
-from capture.operations.comparison import dump, verify, verify_here, verify_without_reference
-from capture.operations.results import Applied, Dumped, LiveSet, Other, Verified
-from capture.operations.target import host_of, place, request_of
-from capture.rules import (
-    build_ruleset,
-)
-from capture.settings.config import CaptureConfig, resolve
-from capture.settings.host import AnyPod
-from capture.state import record
-from capture.state.netns import Entered
-
-MAX_PORT = 0xFFFF
-MAX_ID = 0xFFFF_FFFE
-"""Of users and groups; the highest number means "no change" (chown(2))."""
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ipaddress import IPv4Address, IPv6Address
+    from capture.operations.change import Applied, apply, captured_connections, clean
+    from capture.operations.comparison import dump, verify
+    from capture.operations.desired import Reference, reference
+    from capture.operations.rendering import render
+    from capture.operations.results import Dumped, LiveSet, Other, Verified
+    from capture.operations.target import host_of, request_of
+    from capture.operations.tracing import situation_of, trace, trace_packet
 
-    from capture.analysis.stations import Situation
-    from capture.analysis.trace import Trace
-    from capture.backends.detect import Decision
-    from capture.model.addresses import Family, Network
-    from capture.model.ruleset import ProtocolName
-    from capture.operations.target import Namespace
-    from capture.settings.config import Host
-    from capture.settings.settings import Settings
-
-    IpAddress = IPv4Address | IPv6Address
-
+HOMES = {
+    "capture.operations.change": ("Applied", "apply", "captured_connections", "clean"),
+    "capture.operations.comparison": ("dump", "verify"),
+    "capture.operations.desired": ("Reference", "reference"),
+    "capture.operations.rendering": ("render",),
+    "capture.operations.results": ("Dumped", "LiveSet", "Other", "Verified"),
+    "capture.operations.target": ("host_of", "request_of"),
+    "capture.operations.tracing": ("situation_of", "trace", "trace_packet"),
+}
+"""Where each name is defined."""
 
 __all__ = [
     "Applied",
     "Dumped",
     "LiveSet",
     "Other",
+    "Reference",
     "Verified",
     "apply",
-    "apply_here",
     "captured_connections",
     "clean",
     "dump",
     "host_of",
-    "live_situation",
-    "place",
-    "policy",
+    "reference",
     "render",
     "request_of",
+    "situation_of",
     "trace",
     "trace_packet",
     "verify",
-    "verify_here",
-    "verify_without_reference",
 ]
 
 
-def trace(
-    packet: Packet, settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None
-) -> Trace:
-    """Return what happens to a packet: by the live rules, or by those that the settings would give.
+def __getattr__(name: str) -> object:
+    """Import a name when it is used for the first time (PEP 562)."""
+    home = next((home for home, names in HOMES.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import sys
 
-    A packet that the pod sends leaves by the interface, and from the address, that the namespace's routes say,
-    unless it names them. Two sets at once are asked one after the other, as a kernel would.
-    """
-    from capture.analysis.pod_network import NO_WAY_OUT, routed
-    from capture.analysis.trace import Trace, whole_way
-    from capture.analysis.trace import trace as walk
-
-    with Entered(namespace):
-        sent = routed(packet)
-        if settings is not None:
-            (desired,) = _rulesets(settings, host or host_of(namespace))
-            return walk(desired, sent)
-        if sent.out_interface == NO_WAY_OUT:
-            return Trace(sent, "no-route", sent.port, None, ())
-        return whole_way(sent, live_situation())
-
-
-def live_situation() -> Situation:
-    """Return all that decides on packets in the namespace we are in: every set of ours, and every foreign chain."""
-    from capture.analysis.reasons import with_reasons
-    from capture.operations.situation import read_situation
-
-    recorded = record.read()
-    known = recorded.ruleset() if recorded else build_ruleset(CaptureConfig())
-    found = detect.leftovers()
-    decision = found[0] if found else detect.look(detect.Request())[0]
-    live = with_reasons(load(decision).read(), known) if found or not decision.is_empty else Ruleset(FAMILIES, ())
-    return read_situation(live, place(decision), recorded.ruleset() if recorded else live)
-
-
-def trace_packet(  # noqa: PLR0913  # a packet has this many sides; all but the first two are named
-    destination: str | IpAddress,
-    port: int,
-    settings: Settings | None = None,
-    namespace: Namespace = None,
-    host: Host | None = None,
-    *,
-    protocol: ProtocolName = "tcp",
-    uid: int = 1000,
-    gid: int | None = None,
-    source: str | IpAddress | None = None,
-    in_interface: str | None = None,
-) -> Trace:
-    """Return what happens to the first packet of a connection: the outcome, the port, and the rule that decides.
-
-    By the live rules of the namespace, or by those that the settings would give. With ``in_interface`` the packet
-    comes in, else a process with ``uid`` and ``gid`` (default: the same number) sends it. An address is a text or an
-    object of ``ipaddress``. Raises ConfigurationError for one that is none, and for a number out of range.
-    """
-    is_outbound = in_interface is None
-    packet = Packet(
-        protocol,
-        _address("destination", destination),
-        _number("port", port, MAX_PORT),
-        source=None if source is None else _address("source", source),
-        uid=_number("uid", uid, MAX_ID) if is_outbound else None,
-        gid=_number("gid", uid if gid is None else gid, MAX_ID) if is_outbound else None,
-        in_interface=in_interface,
-    )
-    return trace(packet, settings, namespace, host)
-
-
-def _address(name: str, value: object) -> Network:
-    try:
-        return parse_address(str(value))
-    except ValueError:
-        raise ConfigurationError("trace_packet()", str(value), f"the argument {name}", "an IP address") from None
-
-
-def _number(name: str, value: object, highest: int) -> int:
-    if isinstance(value, int) and 0 <= value <= highest:
-        return value
-    expected = f"a number from 0 to {highest}"
-    raise ConfigurationError("trace_packet()", repr(value), f"the argument {name}", expected)
-
-
-def situation(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Situation:
-    """Return all that decides on packets: what is live, or the rules alone that the settings would give."""
-    from capture.analysis.pod_network import read_pod_network
-    from capture.analysis.stations import Situation
-
-    with Entered(namespace):
-        if settings is None:
-            return live_situation()
-        (desired,) = _rulesets(settings, host or host_of(namespace))
-        return Situation(desired, network=read_pod_network())
-
-
-def _rulesets(settings: Settings | None, host: Host) -> list[Ruleset]:
-    """Return the rule set that the settings give; without settings, every set of ours that stands, with reasons."""
-    if settings is not None:
-        config, _ = resolve(settings, host)
-        return [build_ruleset(config)]
-    from capture.analysis.reasons import with_reasons
-
-    recorded = record.read()
-    known = recorded.ruleset() if recorded else build_ruleset(CaptureConfig())
-    live = [load(found).read() for found in detect.leftovers()]
-    return [with_reasons(ruleset, known) for ruleset in live] or [Ruleset(FAMILIES, ())]
-
-
-def render(
-    settings: Settings,
-    host: Host | None = None,
-    families: tuple[Family, ...] = FAMILIES,
-    decision: Decision | None = None,
-) -> list[tuple[str, str]]:
-    """Return what would be sent into an empty namespace, as titled texts; touches no kernel.
-
-    Without a decision, the backend and driver are those that most hosts take.
-    """
-    config, _ = resolve(settings, host or AnyPod())
-    config = config.replace(families=tuple(family for family in config.families if family in families))
-    return load(decision or detect.without_kernel(request_of(settings))).render(build_ruleset(config))
+    __import__(home)
+    found = globals()[name] = getattr(sys.modules[home], name)
+    return found

@@ -8,13 +8,11 @@ sets of ours elsewhere (the other backend) removed, now that the new one capture
 
 from __future__ import annotations
 
-from capture.backends import detect, load, other_family
+from capture.backends import detect, load
 from capture.errors import CaptureError, KernelError, ToolError, UnsupportedError
 from capture.model.addresses import IPV6
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
-from capture.operations.comparison import can_stay, differences_between
-from capture.operations.results import Applied
 from capture.operations.target import host_of, place, request_of
 from capture.rules import (
     build_handover,
@@ -26,10 +24,7 @@ from capture.rules import (
 )
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.families import link_local_note
-from capture.settings.options import (
-    ALLOW_HOST,
-    PROFILE,
-)
+from capture.settings.options import ALLOW_HOST, PROFILE
 from capture.state import record, routes
 from capture.state.lock import PATIENCE as LOCK_TIMEOUT
 from capture.state.lock import NamespaceLock
@@ -47,6 +42,18 @@ if TYPE_CHECKING:
     from capture.settings.config import Host
     from capture.settings.settings import Settings
     from capture.state.sysctls import Sysctl
+
+
+class Applied(Value):
+    """What ``apply`` did: whether anything was written, how, what for, and what it wants to say."""
+
+    changed: bool
+    decision: Decision
+    config: CaptureConfig
+    ruleset: Ruleset
+    warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """What is as the settings want it, and good to know."""
 
 
 class Existing(Value):
@@ -123,14 +130,16 @@ def _apply(
         existing = _read_existing(target, standing, desired)
         kept = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
         switches = _switches(desired)
-        journal = Journal(Record(kept, facts.facts(), target.backend, target.driver, target.variant, sysctls=switches))
+        journal = Journal(
+            Record(kept, facts.facts(), desired, target.backend, target.driver, target.variant, sysctls=switches)
+        )
         journal.begin(existing.stale_routes, existing.recorded)
         try:
             changed = routes.ensure(desired) | _switch_off(switches)
             replaced, losses = _replace_rules(target, existing, config, desired, force=force)
             changed |= replaced
             changed |= _remove_elsewhere(existing)
-            changed |= other_family.ensure(wanted=config.rejects_ipv6)  # last: what it rejected may be captured now
+            changed |= _reject_other_family(config, target)  # last: what it rejected may be captured now
         except CaptureError as error:
             _restore(switches)
             journal.roll_back(existing.recorded, desired)
@@ -147,6 +156,15 @@ def _apply(
     note = link_local_note(config.families, facts.pod_addresses())
     remarks = (note,) if note else ()
     return Applied(changed, target, config, desired, (*warnings, *losses, *lost, *lock.warnings), remarks)
+
+
+def _reject_other_family(config: CaptureConfig, target: Decision) -> bool:
+    """Reject the family that is not captured, or do so no more; return whether that changed anything."""
+    if not config.rejects_ipv6 and not target.has_reject_table:
+        return False
+    from capture.backends.other_family import ensure  # few captures reject anything
+
+    return ensure(wanted=config.rejects_ipv6)
 
 
 def _switches(desired: Ruleset) -> tuple[Sysctl, ...]:
@@ -195,8 +213,8 @@ def _read_existing(target: Decision, standing: Iterable[Leftover], desired: Rule
         current,
         elsewhere,
         recorded,
-        recorded.ruleset() if recorded else None,
-        routes.stale(desired, rulesets, recorded.routes() if recorded else ()),
+        recorded.ruleset if recorded else None,
+        routes.stale(desired, rulesets, recorded.routes if recorded else ()),
     )
 
 
@@ -211,7 +229,7 @@ def _replace_rules(
     target: Decision, existing: Existing, config: CaptureConfig, desired: Ruleset, *, force: bool
 ) -> tuple[bool, tuple[str, ...]]:
     """Make the live rules the desired ones; return whether anything was written, and warnings."""
-    if not force and can_stay(target, desired, existing.current):
+    if not force and _can_stay(target, desired, existing.current):
         return False, ()
     driver, live = existing.driver, existing.current
     if captures_transparently(desired) and any(map(redirects_inbound, existing.rulesets)):
@@ -219,6 +237,15 @@ def _replace_rules(
     losses = _write(existing, config, desired, live)
     _ensure_written(driver, desired)
     return True, losses
+
+
+def _can_stay(target: Decision, desired: Ruleset, live: Ruleset) -> bool:
+    """Return whether there is nothing to write; the tables of nftables are ours with their policies."""
+    if live is desired or not live.tables:
+        return live is desired
+    from capture.analysis.compare import can_stay  # not in a new namespace, nor where nothing has changed
+
+    return can_stay(desired, live, writes_policies=target.backend == "nftables")
 
 
 def _write(existing: Existing, config: CaptureConfig, desired: Ruleset, live: Ruleset) -> tuple[str, ...]:
@@ -266,7 +293,9 @@ def _ensure_written(driver: Driver, desired: Ruleset) -> None:
     """Raise CaptureError unless the rules that were written are there."""
     if driver.holds(desired):
         return
-    wrong = [difference for difference in differences_between(desired, driver.read()) if difference.is_ours]
+    from capture.analysis.compare import differences  # not where all is well
+
+    wrong = [difference for difference in differences(desired, driver.read()) if difference.is_ours]
     if wrong:
         raise CaptureError(
             f"the rules were written, but {len(wrong)} of what was read back differ: {wrong[0]!r}",
@@ -285,6 +314,8 @@ def clean(
 
     ``lock_timeout`` is that of ``apply``, in seconds. ``warn`` is told if the lock was not to be had.
     """
+    from capture.backends.other_family import ensure as ensure_rejected
+
     with Entered(namespace):
         refuse_node(allowed=allow_host)
         with NamespaceLock(lock_timeout) as lock:
@@ -295,10 +326,10 @@ def clean(
             standing = [_read(load(found)) for found in detect.leftovers()]
             # Routes go first: what they are of, the rules tell, should we not come to the rules.
             live = [ruleset for _, ruleset in standing]
-            removed = routes.remove(routes.present(live, recorded.routes() if recorded else ()))
-            removed |= other_family.ensure(wanted=False)
+            removed = routes.remove(routes.present(live, recorded.routes if recorded else ()))
+            removed |= ensure_rejected(wanted=False)
             for driver, ruleset in standing:
-                driver.clean(ruleset, recorded.ruleset() if recorded else None)
+                driver.clean(ruleset, recorded.ruleset if recorded else None)
             restored = _restore(recorded.sysctls) if recorded else False
             record.forget()
             record.forget_ended()

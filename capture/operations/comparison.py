@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from capture.backends import detect, load, other_family
+from capture.backends import detect, load
+from capture.backends.nftables.names import REJECT_TABLE
+from capture.backends.request import Request
 from capture.model.addresses import IPV6
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.operations.results import Dumped, LiveSet, Other, Verified
 from capture.operations.target import host_of, place, request_of
-from capture.rules import (
-    build_ruleset,
-)
+from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.families import global_addresses, judge_families
 from capture.settings.host import PodFromOutside
-from capture.settings.options import (
-    OTHER_FAMILY,
-)
+from capture.settings.options import OTHER_FAMILY
 from capture.settings.settings import Settings
 from capture.state import record, routes
 from capture.state.netns import Entered
@@ -26,7 +24,8 @@ if TYPE_CHECKING:
 
     from capture.analysis.compare import Difference
     from capture.analysis.stations import PodNetwork
-    from capture.backends.detect import Decision, Leftover, Request
+    from capture.backends.detect import Decision, Leftover
+    from capture.model.addresses import Network
     from capture.operations.situation import Elsewhere
     from capture.operations.target import Namespace
     from capture.settings.config import Host
@@ -45,54 +44,66 @@ def verify(
     Without settings, or where it is preferred: with what was applied there, if that is known.
     """
     with Entered(namespace):
-        recorded = record.read() if settings is None or prefer_recorded else None
-        if recorded is not None:
-            return _verify_recorded(recorded)
         explicit = settings or Settings({})
-        if settings is None or (prefer_recorded and not explicit.explicit):
-            return verify_without_reference()
+        if settings is None or prefer_recorded:
+            verified = verify_recorded()
+            if verified is not None:
+                return verified
+            if not explicit.explicit:
+                return _verify_without_reference()
         config, _ = resolve(explicit, host or host_of(namespace))
-        return _with_families(verify_here(build_ruleset(config), request_of(explicit)), explicit)
+        return _verify(build_ruleset(config), request_of(explicit), explicit, PodFromOutside().pod_addresses())
+
+
+def verify_recorded() -> Verified | None:
+    """Compare the namespace we are in with what was applied there; None if that is not recorded."""
+    recorded = record.read()
+    return None if recorded is None else _verify_recorded(recorded)
 
 
 def _verify_recorded(recorded: Record) -> Verified:
-    request = detect.Request(recorded.backend, recorded.driver, recorded.variant)
-    desired = routes.with_loopback_address(recorded.ruleset(), global_addresses(PodFromOutside().pod_addresses()))
-    return _with_families(verify_here(desired, request), recorded.settings).replace(from_record=True)
+    request = Request(recorded.backend, recorded.driver, recorded.variant)
+    addresses = PodFromOutside().pod_addresses()
+    desired = routes.with_loopback_address(recorded.ruleset, global_addresses(addresses))
+    return _verify(desired, request, recorded.settings, addresses).replace(from_record=True)
 
 
-def _with_families(verified: Verified, settings: Settings) -> Verified:
-    """Return the comparison with what there is to say about addresses of families without rules."""
-    families = verified.desired.families
-    uncaptured, remarks = judge_families(families, settings, PodFromOutside().pod_addresses())
-    is_wanted = IPV6 not in families and settings[OTHER_FAMILY] == "reject"
-    if is_wanted != other_family.is_present():
-        state = "is missing, or not as it was written" if is_wanted else "rejects IPv6, and no setting asks for that"
-        uncaptured = (*uncaptured, f"table inet {other_family.TABLE} {state}")
-    return verified.replace(uncaptured=uncaptured, remarks=remarks)
+def _verify(desired: Ruleset, request: Request, settings: Settings, addresses: tuple[Network, ...]) -> Verified:
+    """Compare with the desired rules, and say what there is to say about addresses of families without rules."""
+    decision, live_sets = detect.look(request)
+    uncaptured, remarks = judge_families(desired.families, settings, addresses)
+    is_wanted = IPV6 not in desired.families and settings[OTHER_FAMILY] == "reject"
+    if is_wanted or decision.has_reject_table:
+        from capture.backends.other_family import is_present  # few captures reject anything
+
+        if is_wanted != is_present():
+            wrong = (
+                "is missing, or not as it was written" if is_wanted else "rejects IPv6, and no setting asks for that"
+            )
+            uncaptured = (*uncaptured, f"table inet {REJECT_TABLE} {wrong}")
+    if request == Request() and live_sets and place(decision) not in map(place, live_sets):
+        decision = live_sets[0]  # nothing says where, and ours are there
+    return _verify_rules(desired, decision, live_sets).replace(uncaptured=uncaptured, remarks=remarks)
 
 
-def verify_without_reference() -> Verified:
+def _verify_without_reference() -> Verified:
     """Judge what is foreign in the namespace we are in, where nothing says what our own rules should be."""
     from capture.analysis.ownership import ours_only
 
-    decision, standing = detect.look(detect.Request())
-    if not standing:
+    decision, live_sets = detect.look(Request())
+    if not live_sets:
         empty = Ruleset(FAMILIES, ())
         return Verified(decision, empty, empty, has_reference=False)
     from capture.operations.situation import read_elsewhere
 
-    live = load(standing[0]).read()
+    live = load(live_sets[0]).read()
     own = ours_only(live)
-    elsewhere = read_elsewhere(place(standing[0]))
-    return _judged(own, live, (), elsewhere, standing[0], standing).replace(has_reference=False)
+    elsewhere = read_elsewhere(place(live_sets[0]))
+    return _judged(own, live, (), elsewhere, live_sets[0], live_sets).replace(has_reference=False)
 
 
-def verify_here(desired: Ruleset, request: Request) -> Verified:
-    """Compare the namespace we are in with a rule set: there where ours stand, unless the request says where."""
-    decision, standing = detect.look(request)
-    if request == detect.Request() and standing and place(decision) not in map(place, standing):
-        decision = standing[0]
+def _verify_rules(desired: Ruleset, decision: Decision, live_sets: Iterable[Leftover]) -> Verified:
+    """Compare the live rules in the decision's place with the desired ones."""
     driver = load(decision)
     live = desired if driver.holds(desired) else driver.read()
     from capture.operations.situation import read_elsewhere  # not when pods are made
@@ -104,8 +115,10 @@ def verify_here(desired: Ruleset, request: Request) -> Verified:
         return Verified(
             decision, desired, live, missing=missing, doubts=elsewhere.doubts, impediments=impediments(desired)
         )
-    found = differences_between(desired, live) if live is not desired else ()
-    return _judged(desired, live, found, elsewhere, decision, standing)
+    from capture.analysis.compare import differences  # not where nothing differs
+
+    found = tuple(differences(desired, live)) if live is not desired else ()
+    return _judged(desired, live, found, elsewhere, decision, live_sets)
 
 
 def _judged(
@@ -114,7 +127,7 @@ def _judged(
     found: tuple[Difference, ...],
     elsewhere: Elsewhere,
     decision: Decision,
-    standing: Iterable[Leftover],
+    live_sets: Iterable[Leftover],
 ) -> Verified:
     """Return what differs, judged by what it does to packets."""
     from capture.analysis.judgement import judge
@@ -130,7 +143,7 @@ def _judged(
         judged.differences,
         tuple(routes.missing(desired)),
         judged.notes,
-        tuple(_others(decision, standing, desired, elsewhere, network)),
+        tuple(_others(decision, live_sets, desired, elsewhere, network)),
         judged.obstacles,
         judged.harmless,
         judged.unjudged,
@@ -140,39 +153,20 @@ def _judged(
 
 
 def _others(
-    decision: Decision, standing: Iterable[Leftover], desired: Ruleset, elsewhere: Elsewhere, network: PodNetwork
+    decision: Decision, live_sets: Iterable[Leftover], desired: Ruleset, elsewhere: Elsewhere, network: PodNetwork
 ) -> Iterator[Other]:
-    """Yield the sets that stand elsewhere than the decision's, each with a packet that it sends elsewhere."""
+    """Yield the sets in other places than the decision's, each with a packet that it sends elsewhere."""
     from capture.analysis.judgement import second_set_effect
 
-    for found in standing:
+    for found in live_sets:
         if place(found) != place(decision):
             yield Other(found, second_set_effect(desired, elsewhere.of(place(found)), network))
 
 
-def can_stay(decision: Decision, desired: Ruleset, live: Ruleset) -> bool:
-    """Return whether there is nothing to write; the tables of nftables are ours with their policies."""
-    if live is desired or not live.tables:
-        return live is desired
-    from capture.analysis.compare import (
-        can_stay,  # not needed in a namespace that is new, nor where nothing has changed
-    )
-
-    return can_stay(desired, live, writes_policies=decision.backend == "nftables")
-
-
-def differences_between(desired: Ruleset, live: Ruleset) -> tuple[Difference, ...]:
-    """Return how the rules differ in structure."""
-    from capture.analysis.compare import differences
-
-    return tuple(differences(desired, live))
-
-
 def dump(namespace: Namespace = None) -> Dumped:
-    """Return all sets of ours that stand in the namespace, with counters."""
+    """Return all sets of ours in the namespace, with counters."""
     with Entered(namespace):
-        standing = tuple(
+        live_sets = tuple(
             LiveSet(found.backend, found.driver, found.variant, load(found).read()) for found in detect.leftovers()
         )
-        recorded = record.read()
-        return Dumped(standing, _verify_recorded(recorded) if recorded else None)
+        return Dumped(live_sets, verify_recorded())

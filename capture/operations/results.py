@@ -1,4 +1,4 @@
-"""What the verbs return."""
+"""What ``verify`` and ``dump`` return."""
 
 from __future__ import annotations
 
@@ -12,20 +12,7 @@ if TYPE_CHECKING:
     from capture.analysis.judgement import Obstacle
     from capture.backends.detect import Decision
     from capture.model.ruleset import LoopbackAddress, PolicyRoute, Ruleset
-    from capture.settings.config import CaptureConfig
     from capture.state.impediments import Impediment
-
-
-class Applied(Value):
-    """What ``apply`` did: whether anything was written, how, what for, and what it wants to say."""
-
-    changed: bool
-    decision: Decision
-    config: CaptureConfig
-    ruleset: Ruleset
-    warnings: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
-    """What is as the settings want it, and good to know."""
 
 
 class Other(Value):

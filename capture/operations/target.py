@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from capture.backends import detect
+from capture.backends.request import Request
 from capture.errors import ConfigurationError
 from capture.settings.host import PodFromInside, PodFromOutside
-from capture.settings.options import (
-    BACKEND,
-    DRIVER,
-    FORCE_IPTABLES_BINARY,
-    NATIVE_NFTABLES,
-)
+from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.backends.detect import Decision, Request
+    from capture.backends.detect import Decision
     from capture.model.addresses import Network
     from capture.settings.config import Host
     from capture.settings.settings import Settings
@@ -38,7 +33,7 @@ def request_of(settings: Settings) -> Request:
             raise ConfigurationError(BACKEND.name, backend, settings.origin(BACKEND), expected)
         backend = "nftables"
     variant = settings[FORCE_IPTABLES_BINARY].removeprefix("iptables-")
-    return detect.Request(backend, settings[DRIVER], variant)
+    return Request(backend, settings[DRIVER], variant)
 
 
 def place(decision: Decision) -> tuple[str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from capture.backends.iptables.entries import expanded
-from capture.backends.iptables.render import rule_text
 from capture.model.addresses import address_text
 from capture.model.ruleset import LoopbackAddress, RestoreMark, SaveMark, SetMark
 from capture.report.packet_words import packet_in_words
@@ -56,11 +54,11 @@ def in_words(verified: Verified) -> Iterator[str]:
 
 def doubts_in_words(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each thing that cannot be judged."""
-    from capture.analysis.compare import Difference  # where something is to be told
-
     if not verified.has_reference:
         yield "no record here: without one, or options, nothing says what our own rules should be"
     for each in verified.unjudged:
+        from capture.analysis.compare import Difference  # where something is to be told
+
         if isinstance(each, Difference):
             place, rule = _place(each), text_of(each.rule, each.family) if each.rule else f"policy {each.policy}"
         else:
@@ -171,6 +169,9 @@ def fate_in_words(fate: Fate) -> str:
 
 def text_of(rule: Rule, family: Family) -> str:
     """Return a rule as iptables-save would print it; a list that takes many rules there by the first of them."""
+    from capture.backends.iptables.entries import expanded  # where something differs
+    from capture.backends.iptables.render import rule_text
+
     of_family = rule.replace(family=family, why="")
     single, *others = expanded([of_family], family)
     try:

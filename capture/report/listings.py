@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from capture.operations import Dumped, LiveSet, Verified
     from capture.report.table import ListedChain, Row
 
-SHOWN_TABLES = (model.NAT, model.MANGLE, model.RAW)
-"""In the order in which they matter to a reader."""
-
 
 class Shown(Value):
     """One table of one family in one place of the kernel, which is to be shown."""
@@ -41,7 +38,7 @@ def parts(dumped: Dumped, family: Family | None = None, table_name: model.TableN
     """Yield what to show: all that holds rules of ours, or what was asked for of it."""
     for live_set in dumped.live_sets:
         for shown_family in [family] if family else model.FAMILIES:
-            for shown_table in [table_name] if table_name else SHOWN_TABLES:
+            for shown_table in [table_name] if table_name else model.SHOWN_TABLES:
                 if _holds_ours(live_set.live, shown_family, shown_table):
                     yield Shown(live_set, shown_family, shown_table)
 
@@ -59,11 +56,14 @@ def _holds_ours(live: model.Ruleset, family: Family, table_name: model.TableName
 # --- table ---------------------------------------------------------------------------------------
 
 
-def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool) -> str:
-    """Return the listings; several ones with headings, and, of a whole namespace, whether it is as asked."""
+def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool, width: int | None = None) -> str:
+    """Return the listings; several ones with headings, and, of a whole namespace, whether it is as asked.
+
+    With ``width``, chains that are wider have narrower columns than those of iptables.
+    """
     listings = []
     for part in shown:
-        listed = listing(part.live_set.live, part.family, part.table)
+        listed = listing(part.live_set.live, part.family, part.table, width)
         listings.append(listed if len(shown) == 1 and not is_whole else f"{part.heading}\n{listed}")
     if is_whole and verified is not None:
         listings.append("".join(f"# {line}\n" for line in _judgement(verified)))
@@ -183,7 +183,6 @@ def as_json(dumped: Dumped, shown: list[Shown]) -> dict[str, object]:
     """Return what ``--format json`` prints; docs/commands.md describes it."""
     verified = dumped.verified
     return {
-        "schema": "capture/v1",
         "as_asked": None if verified is None else verified.holds,
         "differences": [] if verified is None else as_plain(verified),
         "tables": [_table_as_json(part) for part in shown],

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
     from capture.settings.options import Option
 
-IN_THE_ENVIRONMENT = "in the environment only"
-
 
 def flags_text(setting: Option[Any]) -> str:
     """Return how an option is given: ``-p, --envoy-port PORT``, or by which variable where it has no flag."""

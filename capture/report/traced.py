@@ -5,7 +5,6 @@ from __future__ import annotations
 from capture.model.addresses import address_text
 from capture.model.ruleset import TABLES
 from capture.report.differences import fate_in_words, text_of
-from capture.report.output import SCHEMA
 from capture.report.packet_words import packet_in_words
 
 TYPE_CHECKING = False
@@ -29,7 +28,6 @@ def as_plain(traced: Trace) -> dict[str, object]:
     """Return a trace as plain values for JSON."""
     family = traced.packet.family
     return {
-        "schema": SCHEMA,
         "packet": packet_in_words(traced.packet),
         "outcome": traced.outcome,
         "port": traced.port,

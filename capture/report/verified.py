@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from capture.operations.inference import inferred_flags
 from capture.report.differences import NOTHING_APPLIED, doubts_in_words, in_words, notes_in_words
 
 TYPE_CHECKING = False
@@ -32,6 +31,8 @@ def verified_in_words(verified: Verified) -> Iterator[str]:
     for sentence in doubts_in_words(verified):
         yield f"not judged: {sentence}"
     if not verified.has_reference and verified.live.tables:
+        from capture.operations.inference import inferred_flags
+
         yield f"the live rules amount to: {' '.join(inferred_flags(verified.desired)) or 'no capture'}"
     for sentence in notes_in_words(verified):
         yield f"note: {sentence}"

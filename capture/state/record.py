@@ -62,15 +62,12 @@ class Facts(Value):
     """Of the pod's primary address; None if it was not asked for, or there was none."""
 
     def user_id(self, name: str) -> int | None:
-        """Return the id that the user had."""
         return self.users.get(name)
 
     def group_id(self, name: str) -> int | None:
-        """Return the id that the group had."""
         return self.groups.get(name)
 
     def default_proxy_user(self) -> str:
-        """Return the name that was asked for."""
         return self.proxy_user
 
     def pod_addresses(self) -> tuple[Network, ...]:
@@ -86,11 +83,9 @@ class Facts(Value):
         return
 
     def has_ipv6(self) -> bool:
-        """Return whether the kernel had IPv6."""
         return self.ipv6
 
     def name_servers(self) -> tuple[Network, ...]:
-        """Return the name servers that there were."""
         return self.servers
 
 
@@ -111,34 +106,27 @@ class RecordingHost:
         self._has_ipv6: bool | None = None
 
     def user_id(self, name: str) -> int | None:
-        """Ask, and note the answer."""
         return self.users.setdefault(name, self._host.user_id(name))
 
     def group_id(self, name: str) -> int | None:
-        """Ask, and note the answer."""
         return self.groups.setdefault(name, self._host.group_id(name))
 
     def default_proxy_user(self) -> str:
-        """Ask."""
         return self._host.default_proxy_user()
 
     def pod_addresses(self) -> tuple[Network, ...]:
-        """Ask once."""
         if self._addresses is None:
             self._addresses = self._host.pod_addresses()
         return self._addresses
 
     def primary_address(self) -> Network | None:
-        """Ask, and note the answer."""
         self._primary = self._host.primary_address()
         return self._primary
 
     def interface_names(self) -> tuple[str, ...] | None:
-        """Ask."""
         return self._host.interface_names()
 
     def has_ipv6(self) -> bool:
-        """Ask, unless it is known by now."""
         return self._host.has_ipv6() if self._has_ipv6 is None else self._has_ipv6
 
     def forget_ipv6(self) -> None:
@@ -146,12 +134,10 @@ class RecordingHost:
         self._has_ipv6 = False
 
     def name_servers(self) -> tuple[Network, ...]:
-        """Ask, and note the answer."""
         self._servers = self._host.name_servers()
         return self._servers
 
     def facts(self) -> Facts:
-        """Return all that was answered."""
         own = [a for a in self.pod_addresses() if not a.is_loopback and not a.is_link_local]
         return Facts(
             users=self.users,
@@ -173,6 +159,8 @@ class Record(Value):
 
     settings: Settings
     facts: Facts
+    ruleset: Ruleset
+    """What settings and facts give: the rule set that was applied."""
     backend: str
     driver: str
     variant: str = ""
@@ -180,14 +168,10 @@ class Record(Value):
     sysctls: tuple[Sysctl, ...] = ()
     """The kernel's switches that we changed, with the values of before."""
 
-    def ruleset(self) -> Ruleset:
-        """Return the rule set that was applied."""
-        config, _ = resolve(self.settings, self.facts)
-        return build_ruleset(config)
-
+    @property
     def routes(self) -> tuple[PolicyRoute, ...]:
         """Return the policy routes of ours that may stand in the namespace."""
-        return (*self.ruleset().policy_routes, *self.stale_routes)
+        return (*self.ruleset.policy_routes, *self.stale_routes)
 
 
 def as_json(record: Record) -> str:
@@ -221,37 +205,55 @@ def as_json(record: Record) -> str:
 
 
 def from_json(text: str) -> Record | None:
-    """Return the record that a text holds; None if it is not one, or one that gives no rule set (any more)."""
+    """Return the record that a text holds; None if it is not one, or one that gives no rule set (any more).
+
+    Pods of one template have the same text, and an agent that looks at many reads it once.
+    """
+    if text in _read_lately:
+        return _read_lately[text]
     try:
         plain = decode(text)
         if plain["version"] != VERSION:
             return None
         record = _record(plain)
-        record.ruleset()
     except (JsonError, ConfigurationError, AttributeError, KeyError, TypeError, ValueError):
         return None
+    while len(_read_lately) >= MAX_READ_LATELY:
+        _read_lately.pop(next(iter(_read_lately)), None)
+    _read_lately[text] = record
     return record
 
 
+_read_lately: dict[str, Record] = {}
+MAX_READ_LATELY = 16
+
+
 def _record(plain: dict[str, Any]) -> Record:
-    facts = plain["facts"]
+    settings = Settings(
+        {OPTIONS_BY_NAME[name]: Given(*map(_text, explicit)) for name, explicit in plain["settings"].items()},
+        knows_proxy_environment=plain["facts"].get("knows_proxy_environment") is not False,
+    )
+    facts = _facts(plain["facts"])
+    config, _ = resolve(settings, facts)
     return Record(
-        settings=Settings(
-            {OPTIONS_BY_NAME[name]: Given(*map(_text, explicit)) for name, explicit in plain["settings"].items()},
-            knows_proxy_environment=facts.get("knows_proxy_environment") is not False,
-        ),
-        facts=Facts(
-            users=facts["users"],
-            groups=facts["groups"],
-            proxy_user=facts["proxy_user"],
-            families=tuple(facts["families"]),
-            ipv6=facts["ipv6"],
-            servers=tuple(parse_address(server) for server in facts["name_servers"]),
-            primary=_family(facts["primary"]) if facts.get("primary") is not None else None,
-        ),
+        settings,
+        facts,
+        build_ruleset(config),
         stale_routes=tuple(_route(*route) for route in plain.get("stale_routes", ())),
         sysctls=_sysctls(plain.get("sysctls", {})),
         **{how: _word(plain[how], words) for how, words in WAYS.items()},
+    )
+
+
+def _facts(plain: dict[str, Any]) -> Facts:
+    return Facts(
+        users=plain["users"],
+        groups=plain["groups"],
+        proxy_user=plain["proxy_user"],
+        families=tuple(plain["families"]),
+        ipv6=plain["ipv6"],
+        servers=tuple(parse_address(server) for server in plain["name_servers"]),
+        primary=_family(plain["primary"]) if plain.get("primary") is not None else None,
     )
 
 

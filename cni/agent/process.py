@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 
+from capture.state.capabilities import missing
 from capture.state.netns import own_namespace
 from cni import conf, leaving
 from cni.agent import runtime as runtimes
@@ -29,7 +31,6 @@ from cni.agent.log_follower import LogFollower
 from cni.agent.options import RUNTIME_SOCKETS
 from cni.agent.pods import Pods
 from cni.agent.server import Server
-from cni.plugin import has_capability
 from cni.pod import Identity
 
 TYPE_CHECKING = False
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 EXIT_LOST = 70
-NEEDED_CAPABILITIES = (("NET_ADMIN", 12), ("SYS_ADMIN", 21))
+SWITCH_INTERVAL = 0.0005
+"""Seconds that another thread may compute before the main one puts the entry back; Python's own default is 5 ms."""
+NEEDED_CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN")
 """For entering the network namespaces of pods and reading their rules (linux/capability.h)."""
 
 
@@ -69,6 +72,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
         leaving.stay()
+        sys.setswitchinterval(SWITCH_INTERVAL)
         answers = {"pod": self._answer_pod, "status": lambda _question: self.status(), "pods": self._answer_pods}
         server = Server(self.options.socket, answers)
         self._start_threads()
@@ -121,7 +125,7 @@ class Agent:
 
     def _make_audit(self) -> Audit | None:
         """Return what looks at the node's pods; None where that is not wanted, or cannot be done."""
-        lacking = [name for name, bit in NEEDED_CAPABILITIES if not has_capability(bit)]
+        lacking = missing(*NEEDED_CAPABILITIES)
         if not (self.options.audit and self.options.node and self.runtime) or lacking:
             self.health.note(audit=f"off: missing capability {', '.join(lacking)}" if lacking else "off")
             return None

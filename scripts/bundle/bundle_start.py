@@ -14,7 +14,26 @@ gc.disable()  # all programs end within seconds, and what is imported never beco
 if not hasattr(os, "setns"):  # before Python 3.12; the interpreter of the bundle brings it
     os.__dict__["setns"] = __import__("bundle_calls").setns
 
-Module = type(sys)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType as Module
+else:
+    Module = type(sys)
+
+IMPORTED = type(sys.__spec__)("bundle", None)
+vars(IMPORTED)["_initializing"] = False  # import_ensure_initialized in Python/import.c looks for it
+"""The one spec of all modules of ours: asked for by each import statement, which would make and drop an
+AttributeError without it."""
+
+
+class Leaf(Module):
+    """A module that is no package: an import statement that looks for its ``__path__`` meets no error.
+
+    The look-up of modules makes one, with a message, where that of objects in general says no (module_getattro in
+    Objects/moduleobject.c): some 350 times in an ADD, a twentieth of it. Such a module has no ``__getattr__``.
+    """
+
+    __getattribute__ = object.__getattribute__
 
 
 class Linker:
@@ -41,8 +60,9 @@ def _import(name: str) -> None:
     imported, is_package = LINKS[name]
     _import_all(imported)
     package, _, own_name = name.rpartition(".")
-    module = Module(name)
+    module = Module(name) if is_package else Leaf(name)
     module.__package__ = name if is_package else package
+    module.__spec__ = IMPORTED
     if is_package:
         module.__path__ = []
     sys.modules[name] = module

@@ -49,7 +49,7 @@ class OnePod:
     def __init__(self, path: str) -> None:
         self.path = path
 
-    def sandboxes(self) -> list[Sandbox]:
+    def sandboxes(self, _namespace: str = "", _name: str = "") -> list[Sandbox]:
         return [Sandbox("sandbox-1", "shop", "web", "uid-1", 0)]
 
     def network_namespace(self, _sandbox: str) -> str:
@@ -193,6 +193,40 @@ def test_repairs_are_limited(watched: Watched, proxy: None) -> None:
     assert watched.turn() == "no-rules"
 
 
+def test_another_listener_is_found_without_an_event(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cni.agent.audit.LISTENERS", 0.0)
+    apply(make_settings(), watched.pod.path)
+    right = watched.pod.popen([sys.executable, "-c", LISTENERS], uid=1337, gid=1337)
+    right.wait_for_port(15006)
+    assert watched.turn() == "captured"
+    right.stop()
+    assert watched.turn() == "not-listening"
+    wrong = watched.pod.popen([sys.executable, "-c", LISTENERS], uid=2000, gid=2000)
+    wrong.wait_for_port(15006)
+    assert watched.turn() == "proxy-wrong-user"
+
+
+def test_a_global_ipv6_address_that_comes_late_gets_its_address_on_lo(watched: Watched, proxy: None) -> None:
+    watched.pod.ip("addr flush dev eth0 scope global")
+    apply(make_settings(), watched.pod.path)
+    assert watched.turn() == "captured"
+    assert "::6/128" not in watched.pod.ip("addr show dev lo")
+    watched.pod.ip("addr add 2001:db8::77/64 dev eth0 nodad")
+    assert watched.turn({number(watched)}) == "captured"
+    assert "::6/128" in watched.pod.ip("addr show dev lo")
+
+
+def test_a_second_set_is_told_as_such(watched: Watched, proxy: None) -> None:
+    apply(make_settings(backend="nftables"), watched.pod.path)
+    for words in (
+        "-N ISTIO_OUTPUT",
+        "-A ISTIO_OUTPUT -p tcp -j REDIRECT --to-ports 16001",
+        "-A OUTPUT -p tcp -j ISTIO_OUTPUT",
+    ):
+        watched.pod.run(["iptables-nft", "-t", "nat", *words.split()])
+    assert watched.turn({number(watched)}) == "second-set"
+
+
 def test_a_look_at_a_pod_in_which_nothing_changed_costs_little(watched: Watched, proxy: None) -> None:
     """An interleaved ratio: a look by signature against a diagnosis."""
     apply(make_settings(), watched.pod.path)
@@ -201,7 +235,7 @@ def test_a_look_at_a_pod_in_which_nothing_changed_costs_little(watched: Watched,
     looks, diagnoses = [], []
     for _ in range(10):
         started = time.perf_counter()
-        examination.signature(known.place.path)
+        examination.signature(known.place.path, (15001, 15006))
         looks.append(time.perf_counter() - started)
         started = time.perf_counter()
         examination.diagnose(known.place.path, make_settings(), is_starting=False)

@@ -55,7 +55,11 @@ def test_a_captured_pod_costs_no_heavy_import(pod_pair: PodPair) -> None:
     imported = imports_of("ADD", pod_pair.pod, configuration(INJECTED, backend="nftables"))
     assert not imported & HEAVY
     assert not {name for name in imported if "iptables" in name and name.endswith(("driver", "netlink", "restore"))}
-    imports_of("DEL", pod_pair.pod, configuration())
+    assert not imported & {"capture.operations.comparison", "capture.backends.other_family"}
+    checked = imports_of("CHECK", pod_pair.pod, configuration(INJECTED, backend="nftables"))
+    assert not checked & {*HEAVY, "capture.operations.change", "capture.analysis.compare"}
+    forgotten = imports_of("DEL", pod_pair.pod, configuration())
+    assert not {name for name in forgotten if name.startswith((*RULES, "capture.settings"))}
 
 
 def test_a_pod_that_is_left_alone_costs_no_rules(pod_pair: PodPair) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from capture.backends.detect import Request, decide, gather, leftovers
+from capture.backends.detect import decide, leftovers
+from capture.backends.facts import gather
 from capture.backends.iptables.tables import legacy_tables
 from capture.backends.nftables.netlink import NetlinkDriver as NativeDriver
+from capture.backends.request import Request
 from capture.model.addresses import IPV4
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.rules import build_ruleset

@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 from freeze import code_of, links_between
 
+import capture
+
+ROOT = Path(capture.__file__).parents[1]
+
 MODULE = '''
 """What this is."""
 from __future__ import annotations
@@ -103,3 +107,14 @@ def test_links_say_what_is_imported_first(tmp_path: Path) -> None:
         "shop.paper.roll": (("shop", "shop.paper"), False),
         "shop.never": (("shop",), False),
     }
+
+
+def test_only_packages_have_a_getattr() -> None:
+    """The modules that the bundle makes of the others are looked into without one (``bundle_start.Leaf``)."""
+    sources = [
+        path
+        for package in ("capture", "cni", "initcontainer", "injection", "sidecar")
+        for path in ROOT.joinpath(package).rglob("*.py")
+    ]
+    with_one = [path for path in sources if "\ndef __getattr__(" in path.read_text()]
+    assert {path.name for path in with_one} == {"__init__.py"}

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from capture.backends import detect
+from capture.backends import request
 from capture.backends.kernel_modules import REQUIRES, WAYS, needed
 from capture.model.ruleset import FAMILIES
 from capture.rules import build_ruleset
@@ -46,8 +46,8 @@ MODULES = sorted({module for modules in NEEDED.values() for module in modules})
 
 VARIANTS: dict[str, tuple[Way, ...]] = {"restore": ("nft", "legacy"), "netlink": ("nft",), "iptc": ("legacy",)}
 DRIVERS: list[tuple[Way, str]] = [
-    *(("nftables", driver) for driver in detect.DRIVERS["nftables"]),
-    *((way, driver) for driver in detect.DRIVERS["iptables"] for way in VARIANTS[driver]),
+    *(("nftables", driver) for driver in request.DRIVERS["nftables"]),
+    *((way, driver) for driver in request.DRIVERS["iptables"] for way in VARIANTS[driver]),
 ]
 
 FIRST = dict(reversed(DRIVERS))

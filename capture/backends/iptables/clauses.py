@@ -6,6 +6,7 @@ shown and reckoned with, and never rewritten.
 
 from __future__ import annotations
 
+from capture.analysis.canonical import ENTRIES
 from capture.model import ruleset as model
 from capture.model.addresses import is_decimal, parse_address, parse_network, split
 from capture.model.values import Value
@@ -247,29 +248,17 @@ EXTENSIONS: dict[str, Callable[[Sequence[Option]], list[model.Match]]] = {
 
 def joined(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:
     """Return the matches, with "not a" and "not b" of one kind as "neither a nor b", as the model says it."""
-    joined: list[model.Match] = []
+    found: list[model.Match] = []
+    places: dict[type, int] = {}
     for match in matches:
-        place = next((place for place, other in enumerate(joined) if _joins(other, match)), None)
-        if place is None:
-            joined.append(match)
-            continue
-        other = joined[place]
-        field = match.__match_args__[0]
-        joined[place] = other.replace(**{field: getattr(other, field) + getattr(match, field)})
-    return tuple(joined)
-
-
-def _joins(one: model.Match, other: model.Match) -> bool:
-    listed = (
-        model.Source | model.Destination | model.SourcePort | model.DestinationPort | model.OwnerUid | model.OwnerGid
-    )
-    return (
-        isinstance(one, listed)
-        and isinstance(other, listed)
-        and type(one) is type(other)
-        and one.negated
-        and other.negated
-    )
+        field = ENTRIES.get(type(match)) if getattr(match, "negated", False) else None
+        place = places.setdefault(type(match), len(found)) if field else len(found)
+        if field is None or place == len(found):
+            found.append(match)
+        else:
+            entries = getattr(found[place], field) + getattr(match, field)
+            found[place] = match.replace(**{field: entries})
+    return tuple(found)
 
 
 # --- verdicts ------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ import warnings
 
 from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule
 from capture.backends.iptables.render import Clause, arguments
+from capture.backends.iptables.xt_words import PROTOCOL_WORDS
 from capture.model.addresses import BITS, IPV4, address_text, parse_network
 
 TYPE_CHECKING = False
@@ -50,19 +51,7 @@ IPT_F_FRAG, IPT_F_GOTO = 0x01, 0x02
 IP6T_F_PROTO, IP6T_F_GOTO = 0x01, 0x04
 IFNAMSIZ = 16  # linux/if.h
 
-PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17}
-PROTOCOL_NAMES = {
-    1: "icmp",
-    6: "tcp",
-    17: "udp",
-    33: "dccp",
-    47: "gre",
-    50: "esp",
-    51: "ah",
-    58: "ipv6-icmp",
-    132: "sctp",
-    136: "udplite",
-}
+PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_WORDS.items()}
 
 
 def _import_iptc() -> tuple[Any, Any]:
@@ -317,7 +306,7 @@ def _header_words(header: Any, family: Family) -> Iterator[str]:
         if name:
             yield f"{_not(header, flag)}{option} {name}"
     if header.proto:
-        yield f"{_not(header, INV_PROTO)}-p {PROTOCOL_NAMES.get(header.proto, str(header.proto))}"
+        yield f"{_not(header, INV_PROTO)}-p {PROTOCOL_WORDS.get(header.proto, str(header.proto))}"
     if family == IPV4 and header.flags & IPT_F_FRAG:
         yield f"{_not(header, INV_FRAG)}-f"
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import changes, removals
-from capture.backends.iptables.xt_encode import NFPROTO
 from capture.backends.iptables.xt_exact import holds_exactly
-from capture.backends.iptables.xt_messages import TABLE_FAMILIES
 from capture.backends.iptables.xt_tables import live_table, ruleset_of
 from capture.backends.nf_tables import constants as nf
 from capture.errors import KernelError, UnsupportedError
@@ -23,7 +21,7 @@ from capture.netlink.nfnetlink import (
     ATTEMPTS,
     NFPROTO_UNSPEC,
     open_netfilter,
-    read_generation,
+    read_consistently,
     read_objects,
     ruleset_busy,
 )
@@ -42,8 +40,6 @@ if TYPE_CHECKING:
 
 WRITING = "change the tables of iptables"
 
-NFTA_TABLE_USE = 3  # linux/netfilter/nf_tables.h
-FAMILIES_BY_NUMBER: dict[int, Family] = {number: family for family, number in NFPROTO.items()}
 TABLES_BY_NAME: dict[str, TableName] = {name: name for name in TABLES}
 
 
@@ -154,13 +150,13 @@ def tidy(edits: Sequence[TableEdit]) -> None:
 def _read(netfilter: NetlinkSocket) -> Reading:
     """Return the tables as they were at one moment."""
     families = families_here()
-    for _ in range(ATTEMPTS):
-        generation = read_generation(netfilter)
+
+    def read() -> LiveTables:
         tables = _read_tables(netfilter, families)
-        live = _read_contents(netfilter, tables) if tables else {}
-        if read_generation(netfilter) == generation:
-            return Reading(ruleset_of(families, live), live, generation)
-    raise ruleset_busy("read the tables of iptables")
+        return _read_contents(netfilter, tables) if tables else {}
+
+    live, generation = read_consistently(netfilter, "read the tables of iptables", read)
+    return Reading(ruleset_of(families, live), live, generation)
 
 
 def _read_tables(netfilter: NetlinkSocket, families: Sequence[Family]) -> dict[tuple[Family, TableName], int]:
@@ -170,9 +166,9 @@ def _read_tables(netfilter: NetlinkSocket, families: Sequence[Family]) -> dict[t
         netfilter, nf.NFT_MSG_GETTABLE, NFPROTO_UNSPEC, b"", "read the tables of nf_tables"
     ):
         fields = decode_fields(attributes)
-        family, table = FAMILIES_BY_NUMBER.get(number), decode_text(fields[nf.NFTA_TABLE_NAME])
+        family, table = nf.FAMILIES.get(number), decode_text(fields[nf.NFTA_TABLE_NAME])
         if family is not None and family in families and table in TABLES_BY_NAME:
-            tables[family, TABLES_BY_NAME[table]] = decode_number(fields.get(NFTA_TABLE_USE, b""))
+            tables[family, TABLES_BY_NAME[table]] = decode_number(fields.get(nf.NFTA_TABLE_USE, b""))
     return tables
 
 
@@ -191,7 +187,7 @@ def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, Table
         (family, table): live_table(
             table,
             uses,
-            chains.get((NFPROTO[family], table), ()),
+            chains.get((nf.FAMILY_NUMBERS[family], table), ()),
             map(readers[family].read, _read_rules(netfilter, family, table)),
         )
         for (family, table), uses in tables.items()
@@ -199,7 +195,7 @@ def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, Table
 
 
 def _read_rules(netfilter: NetlinkSocket, family: Family, table: TableName) -> list[bytes]:
-    doing = f"read the rules of table {TABLE_FAMILIES[family]} {table}"
+    doing = f"read the rules of table {nf.TABLE_FAMILIES[family]} {table}"
     of_table = attribute(nf.NFTA_RULE_TABLE, text(table))
-    found = read_objects(netfilter, nf.NFT_MSG_GETRULE, NFPROTO[family], of_table, doing)
+    found = read_objects(netfilter, nf.NFT_MSG_GETRULE, nf.FAMILY_NUMBERS[family], of_table, doing)
     return [attributes for _, attributes in found]

@@ -12,9 +12,12 @@ The programs say little, and different things for the same cause; what is unders
 
 from __future__ import annotations
 
+from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.clauses import words_of
+from capture.backends.kernel_modules import module_of
 from capture.errors import CaptureError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import IPV4
+from capture.state.capabilities import missing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,25 +25,6 @@ if TYPE_CHECKING:
 
     from capture.backends.iptables.programs import Finished
     from capture.model.addresses import Family
-
-MODULES = {
-    "tcp": "xt_tcpudp",
-    "udp": "xt_tcpudp",
-    "multiport": "xt_multiport",
-    "owner": "xt_owner",
-    "mark": "xt_mark",
-    "connmark": "xt_connmark",
-    "conntrack": "xt_conntrack",
-    "comment": "xt_comment",
-    "iprange": "xt_iprange",
-    "REDIRECT": "xt_REDIRECT",
-    "TPROXY": "xt_TPROXY",
-    "MARK": "xt_mark",
-    "CONNMARK": "xt_connmark",
-    "CT": "xt_CT",
-    "LOG": "xt_LOG",
-}
-"""The kernel module of each extension that our rules use."""
 
 NOT_PERMITTED = ("you must be root", "Operation not permitted")
 LOCKED = ("xtables lock", "Can't lock", "can't open lock file")
@@ -74,7 +58,7 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
             " `fuser -v /run/xtables.lock` names the holder.",
         )
     no_table = _any_in(NO_TABLE, complaint)
-    if _any_in(NOT_PERMITTED, complaint) or (no_table and not _has_capabilities()):
+    if _any_in(NOT_PERMITTED, complaint) or (no_table and _lacks_capabilities()):
         return PrivilegeError(
             f"{'read' if name.endswith('save') else 'change'} the tables of {_words(family)} with {name}"
         )
@@ -100,16 +84,9 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
     return ToolError(" ".join(command), done.status, words)
 
 
-def _has_capabilities() -> bool:
-    """Return whether this thread has what x_tables requires (proc(5), CapEff). Its programs hide that it was that."""
-    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
-        effective = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
-    return effective & NEEDED_CAPABILITIES == NEEDED_CAPABILITIES
-
-
-NEEDED_CAPABILITIES = (
-    1 << 12 | 1 << 13
-)  # linux/capability.h: CAP_NET_ADMIN to change tables, CAP_NET_RAW for the socket
+def _lacks_capabilities() -> bool:
+    """Return whether this thread may not use x_tables: its programs hide that it was that."""
+    return bool(missing("NET_ADMIN", "NET_RAW"))
 
 
 def unreadable(family: Family, table: str) -> UnsupportedError:
@@ -154,7 +131,7 @@ def _no_library(name: str, complaint: str, line: str) -> CaptureError:
 
 def _no_extension(name: str, complaint: str, lines: str) -> CaptureError:
     extensions = dict.fromkeys(e for line in lines.splitlines() for e in _extensions_in(line))
-    needed = " or ".join(dict.fromkeys(MODULES[extension] for extension in extensions))
+    needed = " or ".join(dict.fromkeys(map(module_of, extensions)))
     if "-nft-" in name:
         needed = f"{needed} or nft_compat" if needed else "nft_compat"
     return UnsupportedError(
@@ -178,5 +155,5 @@ def _extensions_in(line: str) -> Iterator[str]:
     """Yield the matches and targets that a line uses."""
     words = [word.printed for word in words_of(line)]
     for place, word in enumerate(words[:-1]):
-        if word in ("-m", "-j") and words[place + 1] in MODULES:
+        if word == "-m" or (word == "-j" and words[place + 1] in xt_layouts.REVISIONS):
             yield words[place + 1]

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule
 from capture.backends.iptables.xt_makers import CHAINS_WE_USE, made_by_us
-from capture.backends.iptables.xt_messages import TABLE_FAMILIES, TableMessages
+from capture.backends.iptables.xt_messages import TableMessages
 from capture.backends.iptables.xt_tables import LiveTable, model_name
+from capture.backends.nf_tables import constants as nf
 from capture.errors import CaptureError
 
 TYPE_CHECKING = False
@@ -49,7 +50,7 @@ def removals(edits: Iterable[TableEdit], live: LiveTables) -> Iterator[Change]:
         if table is not None and any(isinstance(each, RemoveRule | DropChain) for each in edit.edits):
             shared = {each.chain for each in edit.edits if isinstance(each, RemoveRule)} & table.chains.keys()
             idle = frozenset(chain for chain in shared if table.chains[chain].found.policy == "ACCEPT")
-            yield from _TableChanges(edit, table).tidied(idle)
+            yield from _TableChanges(edit, table).tidied(idle, held_chains=True)
 
 
 class _TableChanges:
@@ -68,7 +69,7 @@ class _TableChanges:
     def messages(self) -> Iterator[Change]:
         own = self._made_by_us()
         yield from self._edited()
-        yield from self.tidied(own)
+        yield from self.tidied(own, held_chains=bool(self._table.chains))
 
     def _edited(self) -> Iterator[Change]:
         edits = [edit for edit in self._edit.edits if not isinstance(edit, DropChain) or edit.chain in self._rules]
@@ -105,7 +106,7 @@ class _TableChanges:
             return
         for live in self._table.chains.values():
             if live.found.name == chain:
-                table = f"{TABLE_FAMILIES[self._edit.family]} {self._edit.table}"
+                table = f"{nf.TABLE_FAMILIES[self._edit.family]} {self._edit.table}"
                 raise CaptureError(
                     f"the chain {chain} of table {table} is not the one that iptables has:"
                     f" {model_name(self._edit.table, live.found)}",
@@ -137,11 +138,11 @@ class _TableChanges:
         removed = {(edit.chain, edit.position) for edit in self._edit.edits if isinstance(edit, RemoveRule)}
         return made_by_us(self._edit.table, self._table, removed)
 
-    def tidied(self, own: frozenset[str]) -> Iterator[Change]:
+    def tidied(self, own: frozenset[str], *, held_chains: bool) -> Iterator[Change]:
         """Yield the messages that delete built-in chains of ours that are empty now, and a table with nothing in it."""
         empty = [chain for chain in CHAINS_WE_USE if chain in own and not self._rules[chain]]
         for chain in empty:
             del self._rules[chain]
             yield self._say.delete_chain(chain)
-        if self._table.chains and not self._rules and self._table.uses == len(self._table.chains):
+        if held_chains and not self._rules and self._table.uses == len(self._table.chains):
             yield self._say.delete_table()

@@ -38,7 +38,7 @@ from capture.backends.nf_tables.expressions import (
 from capture.backends.nf_tables.expressions import verdict as verdict_expression
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4, IPV6
-from capture.netlink.attributes import attribute, text, u32, u32be
+from capture.netlink.attributes import BYTE_ORDER, attribute, text, u32, u32be
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,14 +47,12 @@ if TYPE_CHECKING:
 
     from capture.model.addresses import Family, Network
 
-NFPROTO: dict[Family, int] = {IPV4: 2, IPV6: 10}  # linux/netfilter.h
 NFTA_RULE_COMPAT = 5  # linux/netfilter/nf_tables.h
 NFTA_RULE_COMPAT_PROTO, NFTA_RULE_COMPAT_FLAGS = 1, 2
 
 # linux/netfilter/nf_tables_compat.h; NFTA_TARGET_* are the same numbers
 NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_MATCH_INFO = 1, 2, 3
 
-PROTOCOLS: dict[model.ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
 ADDRESS_OFFSETS: dict[tuple[type, Family], int] = {
     (model.Source, IPV4): 12,
     (model.Destination, IPV4): 16,
@@ -130,7 +128,7 @@ COMPAT = {
         attribute(NFTA_RULE_COMPAT_PROTO, u32be(number)),
         attribute(NFTA_RULE_COMPAT_FLAGS, u32be(0)),
     )
-    for name, number in PROTOCOLS.items()
+    for name, number in nf.PROTOCOL_NUMBERS.items()
 }
 
 
@@ -143,7 +141,7 @@ LOAD_INTERFACE: dict[type, bytes] = {
 }
 OF_PROTOCOL = {
     name: load_meta(nf.NFT_META_L4PROTO) + compare(nf.NFT_CMP_EQ, bytes((number,)))
-    for name, number in PROTOCOLS.items()
+    for name, number in nf.PROTOCOL_NUMBERS.items()
 }
 
 
@@ -205,17 +203,19 @@ def _ports(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
 
 
 def _multiport(match: model.SourcePort | model.DestinationPort, ports: list[model.Span]) -> bytes:
-    fields: dict[str, int] = {}
-    count = 0
+    numbers: list[int] = []
+    ranges = bytearray()
     for span in ports:
-        fields[f"port{count}"] = span.first
-        if span.first != span.last:
-            fields[f"is_range{count}"] = 1
-            count += 1
-            fields[f"port{count}"] = span.last
-        count += 1
-    kind = xt_layouts.MULTIPORT_SOURCE if type(match) is model.SourcePort else xt_layouts.MULTIPORT_DESTINATION
-    structure = xt_layouts.MULTIPORT.write(kind=kind, count=count, invert=match.negated, **fields)
+        is_range = span.first != span.last
+        numbers += (span.first, span.last) if is_range else (span.first,)
+        ranges += b"\1\0" if is_range else b"\0"
+    structure = xt_layouts.MULTIPORT.write(
+        kind=xt_layouts.MULTIPORT_SOURCE if type(match) is model.SourcePort else xt_layouts.MULTIPORT_DESTINATION,
+        count=len(numbers),
+        ports=b"".join([number.to_bytes(PORT_SIZE, BYTE_ORDER) for number in numbers]),
+        is_range=bytes(ranges),
+        invert=match.negated,
+    )
     return _extension("match", "multiport", structure)
 
 
@@ -295,10 +295,6 @@ EXTENSIONS: dict[type, Callable[[Any], bytes]] = {
 # --- verdicts ------------------------------------------------------------------------------------
 
 
-def _jump(verdict: model.Jump, _family: Family) -> bytes:
-    return jump(verdict.chain)
-
-
 def _redirect(verdict: model.Redirect, family: Family) -> bytes:
     ports = {"flags": xt_layouts.NAT_PORTS, "min_port": verdict.port, "max_port": verdict.port}
     if family == IPV4:
@@ -331,10 +327,6 @@ def _copy_mark(verdict: model.SaveMark | model.RestoreMark, _family: Family) -> 
     )
 
 
-def _set_zone(verdict: model.SetZone, _family: Family) -> bytes:
-    return _extension("target", "CT", xt_layouts.CT.write(zone=verdict.zone))
-
-
 def _log(verdict: model.Log, _family: Family) -> bytes:
     prefix = xt_layouts.c_string(verdict.prefix, 30, "a log prefix")
     return _extension("target", "LOG", xt_layouts.LOG.write(level=xt_layouts.LOG_WARNING, prefix=prefix))
@@ -353,13 +345,13 @@ VERDICTS: dict[type, Callable[[Any, Family], bytes]] = {
     model.Drop: _fixed(verdict_expression(nf.NF_DROP)),
     model.Return: _fixed(verdict_expression(nf.NFT_RETURN)),
     model.Continue: _fixed(b""),
-    model.Jump: _jump,
+    model.Jump: lambda verdict, _family: jump(verdict.chain),
     model.Redirect: _redirect,
     model.TransparentProxy: _tproxy,
     model.SetMark: _set_mark,
     model.SaveMark: _copy_mark,
     model.RestoreMark: _copy_mark,
-    model.SetZone: _set_zone,
+    model.SetZone: lambda verdict, _family: _extension("target", "CT", xt_layouts.CT.write(zone=verdict.zone)),
     model.Log: _log,
     model.UnknownVerdict: _unknown_verdict,
 }

@@ -8,8 +8,8 @@ same tables, the answer is always "look closer".
 from __future__ import annotations
 
 from capture.backends.iptables.plan import TableView
-from capture.backends.iptables.xt_encode import NFPROTO, matches_of, verdict_of
-from capture.backends.iptables.xt_messages import TABLE_FAMILIES, TableMessages
+from capture.backends.iptables.xt_encode import matches_of, verdict_of
+from capture.backends.iptables.xt_messages import TableMessages
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import compared_of_chain, rule_is
 from capture.model.ruleset import BUILT_IN_CHAINS, TABLES
@@ -51,7 +51,7 @@ def _found_chains(netfilter: NetlinkSocket) -> Chains:
     ):
         fields = decode_fields(attributes)
         table = decode_text(fields[nf.NFTA_CHAIN_TABLE])
-        if number in NFPROTO.values() and table in TABLES:
+        if number in nf.FAMILIES and table in TABLES:
             chains[number, table, decode_text(fields[nf.NFTA_CHAIN_NAME])] = compared_of_chain(fields)
     return chains
 
@@ -61,16 +61,19 @@ def _wanted_chains(family: Family, table: TableName, view: TableView) -> Iterato
     say = TableMessages(family, table)
     used = [chain for chain in BUILT_IN_CHAINS[table] if view.rules(chain)]
     for chain in (*used, *view.our_chains()):
-        yield (NFPROTO[family], table, chain), compared_of_chain(decode_fields(say.add_chain(chain).attributes))
+        yield (
+            (nf.FAMILY_NUMBERS[family], table, chain),
+            compared_of_chain(decode_fields(say.add_chain(chain).attributes)),
+        )
 
 
 def _rules_are(netfilter: NetlinkSocket, family: Family, table: TableName, view: TableView) -> bool:
     """Return whether the rules of one table are the wanted ones, in the order of each chain."""
     found: dict[str, list[Fields]] = {chain.name: [] for chain in view.chains()}
     of_table = attribute(nf.NFTA_RULE_TABLE, text(table))
-    doing = f"read the rules of table {TABLE_FAMILIES[family]} {table}"
+    doing = f"read the rules of table {nf.TABLE_FAMILIES[family]} {table}"
     if any(view.rules(chain) for chain in found):
-        for _, attributes in read_objects(netfilter, nf.NFT_MSG_GETRULE, NFPROTO[family], of_table, doing):
+        for _, attributes in read_objects(netfilter, nf.NFT_MSG_GETRULE, nf.FAMILY_NUMBERS[family], of_table, doing):
             fields = decode_fields(attributes)
             found.setdefault(decode_text(fields[nf.NFTA_RULE_CHAIN]), []).append(fields)
     return all(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from capture.backends.iptables.xt_encode import NFPROTO, compat, expressions
+from capture.backends.iptables.xt_encode import compat, expressions
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import HOOKS, encode_hook
-from capture.model.addresses import IPV4, IPV6
 from capture.netlink.attributes import attribute, text, u32be, u64be
 from capture.netlink.batch import Change
 from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
@@ -14,9 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule, TableName
-
-TABLE_FAMILIES: dict[Family, str] = {IPV4: "ip", IPV6: "ip6"}
-"""What nft calls them, for errors."""
 
 # linux/netfilter/nf_tables.h, beyond what the nftables backend needs
 NFTA_RULE_HANDLE, NFTA_RULE_POSITION = 3, 6
@@ -29,8 +25,8 @@ class TableMessages:
     def __init__(self, family: Family, table: TableName) -> None:
         self._family = family
         self._table = table
-        self._nfproto = NFPROTO[family]
-        self._shown = f"{TABLE_FAMILIES[family]} {table}"
+        self._nfproto = nf.FAMILY_NUMBERS[family]
+        self._shown = f"{nf.TABLE_FAMILIES[family]} {table}"
         self._name = attribute(nf.NFTA_TABLE_NAME, text(table))  # NFTA_CHAIN_TABLE, NFTA_RULE_TABLE: the same number
 
     def add_table(self) -> Change:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 
 from capture.backends.iptables.xt_encode import NFTA_MATCH_NAME, NFTA_MATCH_REV
+from capture.backends.kernel_modules import module_of
 from capture.backends.nf_tables import constants as nf
 from capture.errors import KernelError, UnsupportedError
 from capture.model.values import Value
@@ -59,9 +60,7 @@ def explained(netfilter: NetlinkSocket, error: KernelError | UnsupportedError, b
     except UnsupportedError as no_compat:
         return no_compat
     if missing:
-        from capture.backends.iptables.refusals import MODULES
-
-        modules = dict.fromkeys(MODULES.get(extension.name, f"xt_{extension.name}") for extension in missing)
+        modules = dict.fromkeys(module_of(extension.name) for extension in missing)
         return UnsupportedError(
             f"this kernel lacks what rules of iptables need: {', '.join(dict.fromkeys(map(str, missing)))}",
             f"Load on the host: modprobe {' '.join(modules)}. The backend nftables needs none of them.",

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-NFPROTO_INET = 1  # linux/netfilter.h
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model.addresses import Family
+    from capture.model.ruleset import ProtocolName
+
+# linux/netfilter.h, NFPROTO_*
+NFPROTO_INET = 1
+FAMILY_NUMBERS: dict[Family, int] = {"ipv4": 2, "ipv6": 10}
+FAMILIES: dict[int, Family] = {number: family for family, number in FAMILY_NUMBERS.items()}
+TABLE_FAMILIES: dict[Family, str] = {"ipv4": "ip", "ipv6": "ip6"}
+"""What nft calls them."""
+
+PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
+PROTOCOLS: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 
 # enum nf_tables_msg_types
 NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE = 0, 1, 2
@@ -18,7 +31,8 @@ NFTA_TABLE_NAME, NFTA_TABLE_FLAGS, NFTA_TABLE_USE = 1, 2, 3
 NFT_TABLE_F_DORMANT = 1
 
 # Chains; the number of a hook is its place in linux/netfilter.h, enum nf_inet_hooks
-NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE = 1, 3, 4, 5, 7
+NFTA_CHAIN_TABLE, NFTA_CHAIN_HANDLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY = 1, 2, 3, 4, 5
+NFTA_CHAIN_USE, NFTA_CHAIN_TYPE, NFTA_CHAIN_COUNTERS = 6, 7, 8
 NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY = 1, 2
 HOOK_PLACES = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
 NF_DROP, NF_ACCEPT = 0, 1  # linux/netfilter.h
@@ -66,7 +80,7 @@ NFTA_BITWISE_OP = 6
 NFT_BITWISE_MASK_XOR = 0
 
 NFTA_BYTEORDER_SREG, NFTA_BYTEORDER_DREG, NFTA_BYTEORDER_OP, NFTA_BYTEORDER_LEN, NFTA_BYTEORDER_SIZE = 1, 2, 3, 4, 5
-NFT_BYTEORDER_NTOH, NFT_BYTEORDER_HTON = 0, 1
+NFT_BYTEORDER_HTON = 1
 
 NFTA_LOOKUP_SET, NFTA_LOOKUP_SREG, NFTA_LOOKUP_DREG, NFTA_LOOKUP_SET_ID, NFTA_LOOKUP_FLAGS = 1, 2, 3, 4, 5
 NFT_LOOKUP_F_INV = 1
@@ -75,6 +89,9 @@ NFTA_IMMEDIATE_DREG, NFTA_IMMEDIATE_DATA = 1, 2
 NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS = 1, 2
 NFTA_REDIR_REG_PROTO_MIN, NFTA_REDIR_REG_PROTO_MAX, NFTA_REDIR_FLAGS = 1, 2, 3
 NF_NAT_RANGE_PROTO_SPECIFIED = 2  # linux/netfilter/nf_nat.h
+NFT_NAT_DNAT = 1
+NFTA_NAT_TYPE, NFTA_NAT_FAMILY, NFTA_NAT_REG_ADDR_MIN, NFTA_NAT_REG_ADDR_MAX = 1, 2, 3, 4
+NFTA_NAT_REG_PROTO_MIN, NFTA_NAT_REG_PROTO_MAX = 5, 6
 NFTA_TPROXY_FAMILY, NFTA_TPROXY_REG_ADDR, NFTA_TPROXY_REG_PORT = 1, 2, 3
 NFTA_LOG_GROUP, NFTA_LOG_PREFIX, NFTA_LOG_LEVEL, NFTA_LOG_FLAGS = 1, 2, 5, 6
 NFT_LOGLEVEL_WARNING = 4

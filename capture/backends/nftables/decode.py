@@ -20,9 +20,7 @@ from capture.backends.nftables.native import (
     L4PROTO,
     MARK,
     NFPROTO,
-    NFPROTO_NUMBERS,
     OIFNAME,
-    PROTOCOL_NUMBERS,
     SIZES,
     SKGID,
     SKUID,
@@ -37,6 +35,7 @@ from capture.model import ruleset as model
 from capture.model.addresses import address_text
 from capture.netlink.attributes import (
     BYTE_ORDER,
+    MalformedMessageError,
     decode,
     decode_fields,
     decode_host_number,
@@ -48,7 +47,7 @@ from capture.netlink.attributes import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Literal
+    from typing import Any, Literal
 
     from capture.backends.nftables.native import Action, Condition
     from capture.model.addresses import Family
@@ -68,17 +67,6 @@ META_FIELDS = {
     nf.NFT_META_MARK: MARK,
 }
 CT_FIELDS = {nf.NFT_CT_STATE: CT_STATE, nf.NFT_CT_MARK: CT_MARK}
-FAMILIES_BY_NUMBER = {number: family for family, number in NFPROTO_NUMBERS.items()}
-PROTOCOLS_BY_NUMBER = {number: name for name, number in PROTOCOL_NUMBERS.items()}
-# linux/netfilter/nf_tables.h: enum nft_nat_types, enum nft_nat_attributes
-NFT_NAT_DNAT = 1
-NFTA_NAT_TYPE = 1
-NFTA_NAT_FAMILY = 2
-NFTA_NAT_REG_ADDR_MIN = 3
-NFTA_NAT_REG_ADDR_MAX = 4
-NFTA_NAT_REG_PROTO_MIN = 5
-NFTA_NAT_REG_PROTO_MAX = 6
-
 HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
 
 
@@ -133,6 +121,10 @@ def _rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, Fields
 class Program:
     """The expressions of one rule, run over what is known about registers instead of over a packet."""
 
+    RUN: dict[str, Callable[[Any, Fields], bool]]
+    """What understands an expression; returns False if it meets one that the model has no words for."""
+    GOTO = "goto"
+
     def __init__(self, find_set: FindSet, family: Family | None) -> None:
         self.conditions: list[Condition] = []
         self.actions: list[Action] = []
@@ -146,9 +138,12 @@ class Program:
 
     def run(self, name: str, fields: Fields) -> None:
         """Take the next expression into account."""
-        run = RUN.get(name)
-        if run is not None and run(self, fields):
-            return
+        run = self.RUN.get(name)
+        try:
+            if run is not None and run(self, fields):
+                return
+        except (KeyError, IndexError, ValueError, MalformedMessageError):  # another kernel than those we know writes so
+            pass
         words = _unknown_words(name, fields)
         if LOADERS.get(name) in fields:
             self._registers[_register(fields[LOADERS[name]])] = Register(words)
@@ -169,9 +164,9 @@ class Program:
             number, last = condition.ranges[0]
             if number == last:
                 if condition.field == NFPROTO:
-                    self._family = FAMILIES_BY_NUMBER.get(number)
+                    self._family = nf.FAMILIES.get(number)
                 elif condition.field == L4PROTO:
-                    self._protocol = PROTOCOLS_BY_NUMBER.get(number)
+                    self._protocol = nf.PROTOCOLS.get(number)
 
     def _do(self, action: Action) -> bool:
         self.actions.append(action)
@@ -180,7 +175,6 @@ class Program:
     # -- loading and changing registers
 
     def meta(self, fields: Fields) -> bool:
-        """``meta``: load a field, or set the mark."""
         key = decode_number(fields[nf.NFTA_META_KEY])
         if nf.NFTA_META_DREG in fields:
             self._registers[_register(fields[nf.NFTA_META_DREG])] = Register(META_FIELDS.get(key, f"meta {key}"))
@@ -207,7 +201,6 @@ class Program:
         return False
 
     def payload(self, fields: Fields) -> bool:
-        """``payload``: load bytes of a header."""
         if nf.NFTA_PAYLOAD_DREG not in fields:
             return False
         kinds = (nf.NFTA_PAYLOAD_BASE, nf.NFTA_PAYLOAD_OFFSET, nf.NFTA_PAYLOAD_LEN)
@@ -237,7 +230,6 @@ class Program:
     # -- comparing
 
     def cmp(self, fields: Fields) -> bool:
-        """``cmp``: compare a register with a value."""
         loaded = self._registers.get(_register(fields[nf.NFTA_CMP_SREG]))
         if not isinstance(loaded, Register):
             return False
@@ -246,13 +238,12 @@ class Program:
         if operator == nf.NFT_CMP_LTE and lower_bound is not None and lower_bound[0] is loaded:
             self.conditions.pop()
             return self._compare(loaded, Bounds(lower_bound[1], value))
-        self._compare(loaded, _bounds(operator, value))
+        self._compare(loaded, self._bounds(operator, value))
         if operator == nf.NFT_CMP_GTE and not self.actions:
             self._lower_bound = (loaded, value)
         return True
 
     def range(self, fields: Fields) -> bool:
-        """``range``: compare a register with two bounds at once."""
         loaded = self._registers.get(_register(fields[nf.NFTA_RANGE_SREG]))
         if not isinstance(loaded, Register):
             return False
@@ -260,15 +251,30 @@ class Program:
         return self._compare(loaded, Bounds(fields[nf.NFTA_RANGE_FROM_DATA], fields[nf.NFTA_RANGE_TO_DATA], negated))
 
     def _compare(self, loaded: Register, bounds: Bounds) -> bool:
-        found = list(conditions_of(loaded, bounds, self._family, self._protocol))
-        if not found:
-            found = [model.UnknownMatch(f"{_words(loaded)} {bounds}")]
-        for condition in found:
+        found = tuple(conditions_of(loaded, bounds, self._family, self._protocol))
+        for condition in found or (self._without_words(loaded, bounds),):
             self._put(condition)
         return True
 
+    def _without_words(self, loaded: Register, bounds: Bounds) -> Condition:
+        """Return a comparison that the model has no words for."""
+        return model.UnknownMatch(f"{_words(loaded)} {bounds}")
+
+    def _bounds(self, operator: int, value: bytes) -> Bounds:
+        """Return the lowest and the highest value that a comparison is about, without a value if there is none."""
+        number, size = int.from_bytes(value, "big"), len(value)
+        highest = (1 << size * 8) - 1
+        low, high = {
+            nf.NFT_CMP_LT: (0, number - 1),
+            nf.NFT_CMP_LTE: (0, number),
+            nf.NFT_CMP_GT: (number + 1, highest),
+            nf.NFT_CMP_GTE: (number, highest),
+        }.get(operator, (number, number))
+        if low > high:
+            return Bounds(b"", b"")
+        return Bounds(low.to_bytes(size, "big"), high.to_bytes(size, "big"), operator == nf.NFT_CMP_NEQ)
+
     def lookup(self, fields: Fields) -> bool:
-        """``lookup``: look for a register in a set."""
         loaded = self._registers.get(_register(fields[nf.NFTA_LOOKUP_SREG]))
         if nf.NFTA_LOOKUP_DREG in fields:
             return self._do(model.UnknownVerdict(f"map of {_words(loaded)}"))
@@ -304,16 +310,19 @@ class Program:
         if nf.NFTA_DATA_VALUE in data:
             self._registers[register] = data[nf.NFTA_DATA_VALUE]
             return True
-        return self._do(_verdict(decode_fields(data[nf.NFTA_DATA_VERDICT])))
+        code, chain = read_verdict(decode_fields(data[nf.NFTA_DATA_VERDICT]))
+        if code == nf.NFT_JUMP:
+            return self._do(model.Jump(chain))
+        if code == nf.NFT_GOTO:
+            return self._do(model.UnknownVerdict(f"{self.GOTO} {chain}"))
+        return self._do(VERDICTS.get(code) or model.UnknownVerdict(f"verdict {code}"))
 
     def counter(self, fields: Fields) -> bool:
-        """``counter``: how many packets came this far."""
         if self.counters is None:
             self.counters = read_counters(fields)
         return True
 
     def redir(self, fields: Fields) -> bool:
-        """``redir``: redirect to a port of this machine."""
         first = fields.get(nf.NFTA_REDIR_REG_PROTO_MIN)
         port = self._registers.get(_register(first)) if first else None
         flags = decode_number(fields.get(nf.NFTA_REDIR_FLAGS, b""))
@@ -324,30 +333,28 @@ class Program:
 
     def nat(self, fields: Fields) -> bool:
         """``nat``: send the connection to another address, which the model has no word for."""
-        if decode_number(fields.get(NFTA_NAT_TYPE, b"\0")) != NFT_NAT_DNAT:
+        if decode_number(fields.get(nf.NFTA_NAT_TYPE, b"\0")) != nf.NFT_NAT_DNAT:
             return False
-        kinds = (NFTA_NAT_REG_ADDR_MIN, NFTA_NAT_REG_PROTO_MIN)
+        kinds = (nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_PROTO_MIN)
         address, port = (self._registers.get(_register(fields[kind])) if kind in fields else b"" for kind in kinds)
-        ranges = ((NFTA_NAT_REG_ADDR_MAX, kinds[0]), (NFTA_NAT_REG_PROTO_MAX, kinds[1]))
+        ranges = ((nf.NFTA_NAT_REG_ADDR_MAX, kinds[0]), (nf.NFTA_NAT_REG_PROTO_MAX, kinds[1]))
         one_each = all(fields.get(last, fields.get(first)) == fields.get(first) for last, first in ranges)
         if not isinstance(address, bytes) or not isinstance(port, bytes) or not one_each:
             return self._do(model.UnknownVerdict("dnat, not to one address and port"))
-        family = FAMILIES_BY_NUMBER.get(decode_number(fields.get(NFTA_NAT_FAMILY, b"\0")), "ipv4")
+        family = nf.FAMILIES.get(decode_number(fields.get(nf.NFTA_NAT_FAMILY, b"\0")), "ipv4")
         where = address_text(family, int.from_bytes(address, "big")) if address else ""
         where = f"[{where}]" if port and ":" in where else where
         return self._do(model.UnknownVerdict(f"dnat to {where}{f':{decode_number(port)}' if port else ''}"))
 
     def tproxy(self, fields: Fields) -> bool:
-        """``tproxy``: give the packet to a local socket."""
         register = fields.get(nf.NFTA_TPROXY_REG_PORT)
         port = self._registers.get(_register(register)) if register else None
         if not isinstance(port, bytes) or nf.NFTA_TPROXY_REG_ADDR in fields:
             return self._do(model.UnknownVerdict("tproxy, not to a port of any address"))
-        family = FAMILIES_BY_NUMBER.get(decode_number(fields[nf.NFTA_TPROXY_FAMILY]))
+        family = nf.FAMILIES.get(decode_number(fields[nf.NFTA_TPROXY_FAMILY]))
         return self._do(Proxy(decode_number(port), family))
 
     def log(self, fields: Fields) -> bool:
-        """``log``: write a line to the kernel's log."""
         level = decode_number(fields.get(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING)))
         flags = decode_number(fields.get(nf.NFTA_LOG_FLAGS, b""))
         if nf.NFTA_LOG_GROUP in fields or level != nf.NFT_LOGLEVEL_WARNING or flags:
@@ -355,7 +362,7 @@ class Program:
         return self._do(model.Log(decode_text(fields.get(nf.NFTA_LOG_PREFIX, b""))))
 
 
-RUN: dict[str, Callable[[Program, Fields], bool]] = {
+Program.RUN = {
     "meta": Program.meta,
     "ct": Program.ct,
     "payload": Program.payload,
@@ -371,7 +378,6 @@ RUN: dict[str, Callable[[Program, Fields], bool]] = {
     "tproxy": Program.tproxy,
     "log": Program.log,
 }
-"""What understands an expression; returns False if it meets one that the model has no words for."""
 
 LOADERS = {
     "fib": nf.NFTA_FIB_DREG,
@@ -400,7 +406,7 @@ def _register(number: bytes) -> int:
 
 def _unknown_words(name: str, fields: Fields) -> str:
     """Return an expression that we do not understand as its name and its numbered attributes."""
-    if name in ("match", "target"):  # of iptables, by way of nft_compat
+    if nf.NFTA_MATCH_NAME in fields and name in ("match", "target"):  # of iptables, by way of nft_compat
         return f"[{name} {decode_text(fields[nf.NFTA_MATCH_NAME])} of iptables]"
     return " ".join([f"[{name}", *(f"{kind}={value.hex()}" for kind, value in fields.items())]) + "]"
 
@@ -433,27 +439,3 @@ def _mark_action(value: Register | bytes | None) -> Action | None:
         kept, flip = decode_host_number(value.mask), decode_host_number(value.flip)
         return model.SetMark(flip, model.ALL_BITS & ~kept) if not kept & flip else None
     return None
-
-
-def _verdict(fields: Fields) -> Action:
-    code, chain = read_verdict(fields)
-    if code == nf.NFT_JUMP:
-        return model.Jump(chain)
-    if code == nf.NFT_GOTO:
-        return model.UnknownVerdict(f"goto {chain}")
-    return VERDICTS.get(code) or model.UnknownVerdict(f"verdict {code}")
-
-
-def _bounds(operator: int, value: bytes) -> Bounds:
-    """Return the lowest and the highest value that a comparison is about, without a value if there is none."""
-    number, size = int.from_bytes(value, "big"), len(value)
-    highest = (1 << size * 8) - 1
-    low, high = {
-        nf.NFT_CMP_LT: (0, number - 1),
-        nf.NFT_CMP_LTE: (0, number),
-        nf.NFT_CMP_GT: (number + 1, highest),
-        nf.NFT_CMP_GTE: (number, highest),
-    }.get(operator, (number, number))
-    if low > high:
-        return Bounds(b"", b"")
-    return Bounds(low.to_bytes(size, "big"), high.to_bytes(size, "big"), operator == nf.NFT_CMP_NEQ)

@@ -49,7 +49,6 @@ from capture.backends.nftables.native import (
     L4PROTO,
     MARK,
     NFPROTO,
-    NFPROTO_NUMBERS,
     OIFNAME,
     SIZES,
     SKGID,
@@ -252,16 +251,8 @@ def _equality(condition: Among | Masked | Named) -> int:
     return equality(negated=condition.negated)
 
 
-def _jump(action: model.Jump) -> bytes:
-    return jump(action.chain)
-
-
-def _redirect(action: model.Redirect) -> bytes:
-    return immediate(u16be(action.port)) + REDIRECT
-
-
 def _proxy(action: Proxy) -> bytes:
-    family = NFPROTO_NUMBERS[action.family] if action.family else NFPROTO_UNSPEC
+    family = nf.FAMILY_NUMBERS[action.family] if action.family else NFPROTO_UNSPEC
     return immediate(u16be(action.port)) + expression(
         "tproxy",
         attribute(nf.NFTA_TPROXY_FAMILY, u32be(family)),
@@ -273,10 +264,6 @@ def _set_mark(action: model.SetMark) -> bytes:
     if action.mask == model.ALL_BITS:
         return immediate(u32(action.value)) + STORE_MARK
     return LOADS[MARK] + bitwise(u32(model.ALL_BITS & ~action.mask), u32(action.value & action.mask)) + STORE_MARK
-
-
-def _set_zone(action: model.SetZone) -> bytes:
-    return immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE
 
 
 def _log(action: model.Log) -> bytes:
@@ -304,13 +291,13 @@ EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
     model.Accept: _fixed(verdict(nf.NF_ACCEPT)),
     model.Drop: _fixed(verdict(nf.NF_DROP)),
     model.Return: _fixed(verdict(nf.NFT_RETURN)),
-    model.Jump: _jump,
-    model.Redirect: _redirect,
+    model.Jump: lambda action: jump(action.chain),
+    model.Redirect: lambda action: immediate(u16be(action.port)) + REDIRECT,
     Proxy: _proxy,
     model.SetMark: _set_mark,
     model.SaveMark: _fixed(LOADS[MARK] + store_ct(nf.NFT_CT_MARK)),
     model.RestoreMark: _fixed(LOADS[CT_MARK] + STORE_MARK),
-    model.SetZone: _set_zone,
+    model.SetZone: lambda action: immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE,
     model.Log: _log,
 }
 

@@ -6,19 +6,16 @@ those that we compare with ours anyway.
 
 from __future__ import annotations
 
-import errno
-
 from capture.analysis.foreign import PRIORITIES, ForeignChain, in_tables_of_iptables
-from capture.backends import other_family
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook
 from capture.backends.nftables.decode import decode_table
 from capture.backends.nftables.lift import lift_rules
-from capture.backends.nftables.names import MODEL_TABLES, model_target
-from capture.backends.nftables.native import NFPROTO_NUMBERS, Proxy
+from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
+from capture.backends.nftables.native import Proxy
 from capture.backends.nftables.netlink import read_set
 from capture.backends.nftables.text import described
-from capture.errors import KernelError, UnsupportedError
+from capture.errors import UnsupportedError
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
     INPUT,
@@ -31,7 +28,11 @@ from capture.model.ruleset import (
 )
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
-from capture.netlink.nfnetlink import ATTEMPTS, open_netfilter, read_generation, read_objects, ruleset_busy
+from capture.netlink.nfnetlink import (
+    open_netfilter,
+    read_consistently,
+    read_objects,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Rule, TableName
     from capture.netlink.sockets import NetlinkSocket
 
-FAMILY_WORDS = {nf.NFPROTO_INET: "inet", NFPROTO_NUMBERS["ipv4"]: "ip", NFPROTO_NUMBERS["ipv6"]: "ip6"}
-ONE_FAMILY: dict[int, Family] = {number: family for family, number in NFPROTO_NUMBERS.items()}
-REJECT_TABLE = text(other_family.TABLE)
+FAMILY_WORDS = {nf.NFPROTO_INET: "inet"} | {
+    nf.FAMILY_NUMBERS[family]: name for family, name in nf.TABLE_FAMILIES.items()
+}
+REJECT_TABLE_NAME = text(REJECT_TABLE)
 NFTA_TABLE_HANDLE = 4
 """linux/netfilter/nf_tables.h. Tables of a namespace are numbered as they are made, in all families."""
 HOOKS = {"prerouting": PREROUTING, "output": OUTPUT}
@@ -69,7 +71,7 @@ class Place(Value):
     @property
     def is_of_iptables(self) -> bool:
         """Whether it has the name of one that iptables-nft writes."""
-        return self.family in ONE_FAMILY and self.name in PRIORITIES
+        return self.family in nf.FAMILIES and self.name in PRIORITIES
 
 
 def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[ForeignChain, ...]:
@@ -103,17 +105,9 @@ def _read_filters(netfilter: NetlinkSocket) -> Iterator[ForeignChain]:
 def _read_consistently(read: Callable[[NetlinkSocket], Iterator[ForeignChain]]) -> tuple[ForeignChain, ...]:
     """Return what is read while no program changes anything."""
     with open_netfilter() as netfilter:
-        for _ in range(ATTEMPTS):
-            try:
-                generation = read_generation(netfilter)
-                found = list(read(netfilter))
-            except KernelError as error:
-                if error.errno != errno.ENOENT:
-                    raise
-                continue  # a table went before its rules were read
-            if read_generation(netfilter) == generation:
-                return tuple(sorted(found, key=lambda each: each.priority))
-    raise ruleset_busy("read the chains of others in nf_tables")
+        doing = "read the chains of others in nf_tables"
+        found, _ = read_consistently(netfilter, doing, lambda: list(read(netfilter)))
+    return tuple(sorted(found, key=lambda each: each.priority))
 
 
 def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[ForeignChain]:
@@ -148,7 +142,7 @@ def _places(netfilter: NetlinkSocket, family: int, hooks: Mapping[str, str] = HO
         fields = decode_fields(table)
         name = fields[nf.NFTA_TABLE_NAME]
         is_dormant = decode_number(fields.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT
-        if name in reached and not is_dormant and name != REJECT_TABLE:
+        if name in reached and not is_dormant and name != REJECT_TABLE_NAME:
             handle = decode_number(fields.get(NFTA_TABLE_HANDLE, b""))
             yield Place(family, decode_text(name), handle, tuple(by_table[name]))
 
@@ -165,14 +159,14 @@ def _of_table(
         return read_set(netfilter, name, wanted, family)
 
     itself = attribute(nf.NFTA_TABLE_NAME, text(name))
-    table = decode_table(itself, place.chains, [rule for _, rule in rules], find_set, ONE_FAMILY.get(family))
+    table = decode_table(itself, place.chains, [rule for _, rule in rules], find_set, nf.FAMILIES.get(family))
     called = tuple(_chain(chain, family) for chain in table.chains if chain.hook is None)
     for chain in table.chains:
         if chain.hook is not None and chain.hook.place in hooks:
             is_nat = chain.hook.kind == "nat"
             yield ForeignChain(
                 words,
-                (ONE_FAMILY[family],) if family in ONE_FAMILY else FAMILIES,
+                (nf.FAMILIES[family],) if family in nf.FAMILIES else FAMILIES,
                 hooks[chain.hook.place],
                 chain.hook.priority,
                 is_nat,
@@ -183,18 +177,20 @@ def _of_table(
 
 def _chain(chain: NativeChain, family: int) -> Chain:
     """Return a chain in the model's words; each of our names is that of a chain that is jumped to."""
-    rules = tuple(rule for native in chain.rules for rule in _rules(native, ONE_FAMILY.get(family)))
+    rules = tuple(rule for native in chain.rules for rule in _rules(native, nf.FAMILIES.get(family)))
     policy = chain.policy.upper() if chain.policy else None
     return Chain(chain.name if chain.hook is not None else model_target(chain.name), rules, policy)
 
 
 def _rules(native: NativeRule, family: Family | None) -> Iterator[Rule]:
-    """Yield a rule of the model for each action, all with the words of the whole; no one counts them."""
+    """Yield a rule of the model for each action, all with the words of the whole; the first has its counters."""
     words = described(*native.conditions, *native.actions)
     together = len(native.actions) < 2 or any(isinstance(action, Proxy) for action in native.actions)
+    counters = native.counters
     for actions in (native.actions,) if together else ((action,) for action in native.actions):
         (rule,) = lift_rules([native.replace(actions=actions)])
-        yield rule.replace(why=words, counters=None, family=rule.family or family)
+        yield rule.replace(why=words, counters=counters, family=rule.family or family)
+        counters = None
 
 
 def _of_iptables(places: list[Place], first_own: int) -> Iterator[ForeignChain]:

@@ -144,14 +144,6 @@ def _without_wildcard(name: str) -> str:
     return f"{name[:-1]}\\*" if name.endswith("*") else name
 
 
-def _jump(action: model.Jump) -> Object:
-    return {"jump": {"target": action.chain}}
-
-
-def _redirect(action: model.Redirect) -> Object:
-    return {"redirect": {"port": action.port}}
-
-
 def _proxy(action: Proxy) -> Object:
     family = {"family": {"ipv4": "ip", "ipv6": "ip6"}[action.family]} if action.family else {}
     return {"tproxy": {**family, "port": action.port}}
@@ -168,15 +160,7 @@ def _set_mark(action: model.SetMark) -> Object:
     return _set(MARK, {"|": [kept, action.value & action.mask]})
 
 
-def _set_zone(action: model.SetZone) -> Object:
-    return {"mangle": {"key": ZONE, "value": action.zone}}
-
-
 ZONE = {"ct": {"key": "zone"}}
-
-
-def _log(action: model.Log) -> Object:
-    return {"log": {"prefix": action.prefix}}
 
 
 def _fixed(statement: Object) -> Callable[[object], Object]:
@@ -190,12 +174,12 @@ STATEMENTS: dict[type, Callable[[Any], Object]] = {
     model.Accept: _fixed({"accept": None}),
     model.Drop: _fixed({"drop": None}),
     model.Return: _fixed({"return": None}),
-    model.Jump: _jump,
-    model.Redirect: _redirect,
+    model.Jump: lambda action: {"jump": {"target": action.chain}},
+    model.Redirect: lambda action: {"redirect": {"port": action.port}},
     Proxy: _proxy,
     model.SetMark: _set_mark,
     model.SaveMark: _fixed(_set(CT_MARK, FIELDS[MARK])),
     model.RestoreMark: _fixed(_set(MARK, FIELDS[CT_MARK])),
-    model.SetZone: _set_zone,
-    model.Log: _log,
+    model.SetZone: lambda action: {"mangle": {"key": ZONE, "value": action.zone}},
+    model.Log: lambda action: {"log": {"prefix": action.prefix}},
 }

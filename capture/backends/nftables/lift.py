@@ -5,6 +5,7 @@ What our vocabulary has no word for becomes an ``UnknownMatch`` or ``UnknownVerd
 
 from __future__ import annotations
 
+from capture.backends.nf_tables import constants as nf
 from capture.backends.nftables.names import MODEL_TABLES, model_chain, model_target
 from capture.backends.nftables.native import (
     ADDRESS_FAMILIES,
@@ -15,10 +16,8 @@ from capture.backends.nftables.native import (
     L4PROTO,
     MARKS,
     NFPROTO,
-    NFPROTO_NUMBERS,
     PORT_PROTOCOLS,
     PORTS,
-    PROTOCOL_NUMBERS,
     STATE_BITS,
     Among,
     Masked,
@@ -31,16 +30,13 @@ from capture.model.addresses import BITS, FAMILIES, Network, split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import TypeVar
 
     from capture.backends.nftables.native import Condition, NativeRule, NativeTable, Range
     from capture.model.addresses import Family
 
     T = TypeVar("T")
-
-FAMILIES_BY_NUMBER = {number: family for family, number in NFPROTO_NUMBERS.items()}
-PROTOCOLS_BY_NUMBER: dict[int, model.ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 
 
 def lift(tables: Sequence[NativeTable]) -> model.Ruleset:
@@ -73,7 +69,7 @@ def lift_rules(rules: Sequence[NativeRule]) -> Iterator[model.Rule]:
     while place < len(rules):
         rule = rules[place]
         following = rules[place + 1] if place + 1 < len(rules) else None
-        matches, family = _matches(rule)
+        matches, family = matches_of(rule.conditions)
         verdict, length = _verdict(rule, following)
         yield model.Rule(verdict, matches, family, rule.comment, rule.counters)
         place += length
@@ -82,19 +78,19 @@ def lift_rules(rules: Sequence[NativeRule]) -> Iterator[model.Rule]:
 # --- matches -------------------------------------------------------------------------------------
 
 
-def _matches(rule: NativeRule) -> tuple[tuple[model.Match, ...], Family | None]:
+def matches_of(conditions: Iterable[Condition]) -> tuple[tuple[model.Match, ...], Family | None]:
     """Return the matches, and the family that the rule tests or that an address implies."""
     matches: list[model.Match] = []
     family: Family | None = None
     protocol: model.ProtocolName | None = None
-    for condition in rule.conditions:
+    for condition in conditions:
         if isinstance(condition, Among):
-            tested = _answer(condition, NFPROTO, FAMILIES_BY_NUMBER)
+            tested = _answer(condition, NFPROTO, nf.FAMILIES)
             if tested is not None and family in (None, tested):
                 family = tested
                 continue
             family = family or ADDRESS_FAMILIES.get(condition.field)
-            protocol_tested = _answer(condition, L4PROTO, PROTOCOLS_BY_NUMBER)
+            protocol_tested = _answer(condition, L4PROTO, nf.PROTOCOLS)
             named = protocol_tested or PORT_PROTOCOLS.get(condition.field)
             if named is not None and named != protocol:
                 protocol = named
@@ -114,21 +110,20 @@ def _answer(condition: Among, field: str, names: dict[int, T]) -> T | None:
 
 
 def _match(condition: Condition) -> model.Match:
-    """Return the match that a condition is, but for questions for the family or the protocol."""
-    match: model.Match | None = None
+    """Return the match that a condition is, but for tests of the family or the protocol."""
     if isinstance(condition, Among):
         match = _among(condition)
     elif isinstance(condition, Masked):
         match = _masked(condition)
     elif isinstance(condition, Named):
         match = _interface(condition)
-    return match or _unknown_match(condition)
-
-
-def _unknown_match(condition: Condition) -> model.UnknownMatch:
+    else:
+        return condition
+    if match is not None:
+        return match
     from capture.backends.nftables.text import described  # only foreign rules need words
 
-    return condition if isinstance(condition, model.UnknownMatch) else model.UnknownMatch(described(condition))
+    return model.UnknownMatch(described(condition))
 
 
 def _among(condition: Among) -> model.Match | None:

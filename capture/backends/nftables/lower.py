@@ -13,6 +13,7 @@ What nf_tables does differently from iptables, and how it is made equal here:
 
 from __future__ import annotations
 
+from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nftables.names import TABLE_NAMES, native_chain
 from capture.backends.nftables.native import (
@@ -23,9 +24,7 @@ from capture.backends.nftables.native import (
     L4PROTO,
     MARKS,
     NFPROTO,
-    NFPROTO_NUMBERS,
     PORTS,
-    PROTOCOL_NUMBERS,
     STATE_BITS,
     Among,
     Masked,
@@ -50,8 +49,8 @@ COMMENT_MAXIMUM = 127
 
 NOT_LISTENING = "no process listens on that port: drop, so that nothing gets past the proxy"
 
-ASK_FOR_FAMILY = {family: Among(NFPROTO, ((number, number),)) for family, number in NFPROTO_NUMBERS.items()}
-ASK_FOR_PROTOCOL = {name: Among(L4PROTO, ((number, number),)) for name, number in PROTOCOL_NUMBERS.items()}
+ASK_FOR_FAMILY = {family: Among(NFPROTO, ((number, number),)) for family, number in nf.FAMILY_NUMBERS.items()}
+ASK_FOR_PROTOCOL = {name: Among(L4PROTO, ((number, number),)) for name, number in nf.PROTOCOL_NUMBERS.items()}
 
 
 def lower(ruleset: model.Ruleset) -> tuple[NativeTable, ...]:

@@ -8,28 +8,21 @@ nat ISTIO-INBOUND     inet istio-proxy-nat, chain ISTIO-INBOUND
 from __future__ import annotations
 
 from capture.backends.nf_tables.hooks import HOOKS
-from capture.model.ruleset import (
-    FORWARD,
-    INPUT,
-    OUTPUT,
-    POSTROUTING,
-    PREROUTING,
-    TABLES,
-)
+from capture.model.ruleset import FORWARD, INPUT, OUTPUT, POSTROUTING, PREROUTING, TABLES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal
-
     from capture.backends.nf_tables.hooks import Hook
     from capture.model.ruleset import TableName
 
-    ChainType = Literal["filter", "nat", "route"]
 
 TABLE_NAMES: dict[TableName, str] = {table: f"istio-proxy-{table}" for table in TABLES}
 """All of family inet: one rule serves both families, and all tables change in one transaction."""
 
 MODEL_TABLES: dict[str, TableName] = {native: table for table, native in TABLE_NAMES.items()}
+
+REJECT_TABLE = "istio-proxy-reject"
+"""Rejects the family that is not captured (``capture.backends.other_family``)."""
 
 
 BASE_CHAIN_NAMES = {chain: chain.lower() for chain in (PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING)}

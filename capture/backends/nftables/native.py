@@ -59,9 +59,6 @@ INTERFACES: dict[type[model.InInterface | model.OutInterface], str] = {
     model.OutInterface: OIFNAME,
 }
 
-NFPROTO_NUMBERS: dict[Family, int] = {"ipv4": 2, "ipv6": 10}  # linux/netfilter.h
-PROTOCOL_NUMBERS: dict[model.ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
-
 STATE_BITS = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
 """linux/netfilter/nf_conntrack_common.h, NF_CT_STATE_BIT."""
 
@@ -120,7 +117,8 @@ class Proxy(Value):
 
 
 if TYPE_CHECKING:
-    Condition = Among | Masked | Named | model.UnknownMatch
+    Condition = Among | Masked | Named | model.Match
+    """Matches of the model are those of x_tables, and what has no words; ``lower`` makes none."""
     Action = (
         model.Accept
         | model.Drop

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook
 from capture.backends.nftables import encode, plan
 from capture.backends.nftables.exact import holds_exactly
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.names import MODEL_TABLES
-from capture.errors import KernelError
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
 from capture.netlink.batch import RulesetChangedError, commit
 from capture.netlink.nfnetlink import (
@@ -19,7 +16,7 @@ from capture.netlink.nfnetlink import (
     message_type,
     nfgenmsg,
     open_netfilter,
-    read_generation,
+    read_consistently,
     read_objects,
     ruleset_busy,
 )
@@ -72,7 +69,6 @@ class NetlinkDriver:
         _change("replace the rules of capture", lambda live: plan.replace(wanted, live, encode))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Delete our tables."""
         del live, recorded
         _change("remove the rules of capture", lambda live: plan.remove(live, encode))
 
@@ -87,13 +83,7 @@ def _change(doing: str, changes: Callable[[plan.LiveTables], Iterable[Change]]) 
     """Commit the changes of what is live, in one transaction and only if no program changes it meanwhile."""
     with open_netfilter() as netfilter:
         for _ in range(ATTEMPTS):
-            generation = read_generation(netfilter)
-            try:
-                live = read_live(netfilter)
-            except KernelError as error:
-                if error.errno != errno.ENOENT:
-                    raise
-                continue  # a table went before its sets were read
+            live, generation = read_consistently(netfilter, doing, lambda: read_live(netfilter))
             try:
                 return commit(netfilter, list(changes(live)), generation, doing)
             except RulesetChangedError:
@@ -103,17 +93,11 @@ def _change(doing: str, changes: Callable[[plan.LiveTables], Iterable[Change]]) 
 
 def _read_tables(netfilter: NetlinkSocket) -> list[NativeTable]:
     """Return our tables as they were at one moment."""
-    for _ in range(ATTEMPTS):
-        generation = read_generation(netfilter)
-        try:
-            tables = [_read_table(netfilter, table) for table in _our_tables(netfilter)]
-        except KernelError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            continue  # a set went before its elements were read
-        if read_generation(netfilter) == generation:
-            return tables
-    raise ruleset_busy("read the rules of capture")
+    doing = "read the rules of capture"
+    tables, _ = read_consistently(
+        netfilter, doing, lambda: [_read_table(netfilter, table) for table in _our_tables(netfilter)]
+    )
+    return tables
 
 
 def _our_tables(netfilter: NetlinkSocket) -> list[bytes]:

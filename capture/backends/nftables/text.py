@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capture.backends.nf_tables import constants as nf
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.native import (
     ADDRESS_FAMILIES,
@@ -10,9 +11,7 @@ from capture.backends.nftables.native import (
     L4PROTO,
     MARK,
     NFPROTO,
-    NFPROTO_NUMBERS,
     PORT_PROTOCOLS,
-    PROTOCOL_NUMBERS,
     STATE_BITS,
     Among,
     Masked,
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
     from capture.backends.nftables.native import Action, Condition, NativeChain, NativeRule, NativeTable, Range
 
 WORDS: dict[str, dict[int, str]] = {
-    NFPROTO: {number: family for family, number in NFPROTO_NUMBERS.items()},
-    L4PROTO: {number: name for name, number in PROTOCOL_NUMBERS.items()},
+    NFPROTO: dict[int, str](nf.FAMILIES),
+    L4PROTO: dict[int, str](nf.PROTOCOLS),
 }
 """Fields whose numbers have names."""
 
@@ -156,19 +155,7 @@ def _named(condition: Named) -> str:
     return f"{condition.field} {operator}{quoted(name + ending)}"
 
 
-def _unknown(part: model.UnknownMatch | model.UnknownVerdict) -> str:
-    return part.text
-
-
 # --- actions -------------------------------------------------------------------------------------
-
-
-def _jump(action: model.Jump) -> str:
-    return f"jump {action.chain}"
-
-
-def _redirect(action: model.Redirect) -> str:
-    return f"redirect to :{action.port}"
 
 
 def _proxy(action: Proxy) -> str:
@@ -180,10 +167,6 @@ def _set_mark(action: model.SetMark) -> str:
     if action.mask == model.ALL_BITS:
         return f"meta mark set {action.value:#010x}"
     return f"meta mark set meta mark & {model.ALL_BITS & ~action.mask:#010x} | {action.value & action.mask:#010x}"
-
-
-def _set_zone(action: model.SetZone) -> str:
-    return f"ct zone set {action.zone}"
 
 
 def _log(action: model.Log) -> str:
@@ -200,17 +183,17 @@ TEXTS: dict[type, Callable[[Any], str]] = {
     Among: _among,
     Masked: _masked,
     Named: _named,
-    model.UnknownMatch: _unknown,
+    model.UnknownMatch: lambda part: part.text,
     model.Accept: _fixed("accept"),
     model.Drop: _fixed("drop"),
     model.Return: _fixed("return"),
-    model.Jump: _jump,
-    model.Redirect: _redirect,
+    model.Jump: lambda action: f"jump {action.chain}",
+    model.Redirect: lambda action: f"redirect to :{action.port}",
     Proxy: _proxy,
     model.SetMark: _set_mark,
     model.SaveMark: _fixed("ct mark set meta mark"),
     model.RestoreMark: _fixed("meta mark set ct mark"),
-    model.SetZone: _set_zone,
+    model.SetZone: lambda action: f"ct zone set {action.zone}",
     model.Log: _log,
-    model.UnknownVerdict: _unknown,
+    model.UnknownVerdict: lambda part: part.text,
 }

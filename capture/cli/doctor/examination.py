@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from capture.backends import detect
-from capture.backends.detect import PURPOSES
+from capture.backends.facts import PURPOSES, gather
 from capture.backends.iptables.programs import COMMANDS, find_program, run
 from capture.backends.iptables.tables import VARIANTS
 from capture.backends.kernel_modules import (
@@ -21,6 +21,7 @@ from capture.backends.kernel_modules import (
     remedy_for_closed,
     with_required,
 )
+from capture.backends.request import Request
 from capture.cli.doctor.neighbours import ISTIO, OWN, capturing_plugins
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
@@ -39,7 +40,7 @@ from capture.settings.options import (
     RULE_LOGS,
 )
 from capture.settings.settings import Given, Settings
-from capture.state import record
+from capture.state import capabilities, record
 from capture.state.directory import is_private, require_private
 from capture.state.netns import ONLY_ON_HOST, namespace_id
 from capture.state.record import STATE_DIRECTORY
@@ -49,14 +50,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
-    from capture.backends.detect import Decision, Facts, Leftover
+    from capture.backends.detect import Decision, Leftover
+    from capture.backends.facts import Facts
     from capture.backends.kernel_modules import Inventory
     from capture.operations.diagnosis import Diagnosis
 
     State = Literal["ok", "warning", "error", "note"]
 
-CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21}
-"""linux/capability.h"""
+CAPABILITIES = ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")
+"""Those that matter."""
 
 XTABLES_LOCK = "/run/xtables.lock"
 
@@ -83,7 +85,7 @@ class Examined(Value):
     namespace: str
     is_host: bool
     addresses: tuple[str, ...]
-    capabilities: int
+    missing_capabilities: tuple[str, ...]
     kernel: str
     versions: dict[str, str]
     """What programs say of their version, by path."""
@@ -118,10 +120,10 @@ class Finding(Value):
 
 def examine() -> Examined:
     """Look at the host, the kernel and the namespace we are in."""
-    facts = detect.gather()
+    facts = gather()
     decision: Decision | CaptureError
     try:
-        decision = detect.choose(facts, detect.Request())
+        decision = detect.choose(facts, Request())
     except CaptureError as error:
         decision = error
     return Examined(
@@ -131,7 +133,7 @@ def examine() -> Examined:
         namespace=namespace_id(),
         is_host=os.path.exists(ONLY_ON_HOST),
         addresses=tuple(str(address) for address in PodFromInside().pod_addresses()),
-        capabilities=_capabilities(),
+        missing_capabilities=tuple(capabilities.missing(*CAPABILITIES)),
         kernel=os.uname().release,
         versions={path: _version(path) for path in _programs(facts)},
         lock_holder=_lock_holder(),
@@ -162,12 +164,6 @@ def _purposes() -> dict[str, str]:
         for module, purpose in needed(desired, FAMILIES, way).items():
             found.setdefault(module, []).append(f"{name} for {purpose}")
     return {module: ", ".join(purposes) for module, purposes in found.items()}
-
-
-def _capabilities() -> int:
-    """Return the effective capabilities as the kernel prints them (proc(5), CapEff)."""
-    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
-        return next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
 
 
 def _programs(facts: Facts) -> Iterator[str]:
@@ -243,7 +239,7 @@ def _pod(found: Diagnosis | None) -> Iterator[Finding]:
         yield Finding(POD, "capture", "note", "nothing is applied here")
         return
     for cause in found.causes:
-        says = f"{cause.says}{f' ({cause.where})' if cause.where else ''}"
+        says = f"{cause.says}{f' ({cause.where})' if cause.where and cause.where not in cause.says else ''}"
         yield Finding(POD, cause.kind, "error", says, cause.remedy, cause.kind)
     if not found.causes:
         yield Finding(POD, "capture", "ok", "the rules are in place, and the proxy listens")
@@ -261,14 +257,14 @@ def _decision(examined: Examined) -> Iterator[Finding]:
         yield Finding("choice", "backend", "ok", says)
     for leftover in examined.leftovers:
         variant = f" {leftover.variant}" if leftover.variant else ""
-        says = f"our or Istio's rules are in {leftover.backend}{variant} ({', '.join(leftover.families)})"
-        yield Finding("choice", "rules of the capture", "note", says)
+        says = f"rules of the capture are in {leftover.backend}{variant} ({', '.join(leftover.families)})"
+        yield Finding("choice", "live rules", "note", says)
     if len(examined.leftovers) > 1:
         yield Finding(
             "choice",
-            "rules of the capture",
+            "live rules",
             "warning",
-            "there are several sets of rules, where one is right",
+            "there are several sets of capture rules; one is right",
             "`capture apply` leaves the one that it writes; `capture clean` removes all.",
         )
 
@@ -294,7 +290,7 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
     else:
         says = "none yet; both families would be programmed"
         yield Finding("namespace", "addresses", "note", says)
-    recorded = "known" if examined.is_recorded else "not known: nothing was applied here by us, or it was forgotten"
+    recorded = "present" if examined.is_recorded else "absent: nothing was applied here, or the record is elsewhere"
     yield Finding("namespace", "record", "ok" if examined.is_recorded else "note", recorded)
 
 
@@ -343,7 +339,7 @@ def _of_kernel(modules: tuple[str, ...], use: str, lacking: tuple[str, ...], *, 
 
 
 def _host(examined: Examined) -> Iterator[Finding]:
-    yield from _privileges(examined.capabilities)
+    yield from _privileges(examined.missing_capabilities)
     yield Finding("host", "kernel", "ok", examined.kernel)
     for path, version in examined.versions.items():
         yield Finding("host", os.path.basename(path), "ok", f"{version} ({path})")
@@ -385,14 +381,14 @@ def _state(state: Literal["usable", "to be made", "not writable"] | StateDirecto
             "host",
             "state",
             "warning",
-            f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` cannot compare with what was applied",
+            f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` will not know the applied configuration",
             "Mount a writable directory of mode 0700 there, or name the options when you verify.",
         )
     return Finding("host", "state", "ok", f"{STATE_DIRECTORY}, {state}")
 
 
-def _privileges(capabilities: int) -> Iterator[Finding]:
-    held = [name for name, bit in CAPABILITIES.items() if capabilities >> bit & 1]
+def _privileges(missing: tuple[str, ...]) -> Iterator[Finding]:
+    held = [name for name in CAPABILITIES if name not in missing]
     if "NET_ADMIN" in held:
         yield Finding("host", "privileges", "ok", ", ".join(held))
     else:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from capture.analysis import compiler, space, stations
+from capture.analysis import chains, compiler, space, stations, switches
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.foreign import PRIORITIES
 from capture.analysis.space import DESTINATION, IN, OUT, PORT, PacketSpace
@@ -49,6 +49,12 @@ def wrong(seeds: range, packets: int = PACKETS) -> int:
 
 def test_every_packet_fares_as_its_trace_says() -> None:
     assert wrong(SAMPLE) == 0
+
+
+def test_every_packet_does_with_long_lists_put_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chains, "SHORT", 2)
+    monkeypatch.setattr(switches, "MAX_PUT_IN", 0)
+    assert wrong(SAMPLE, 20) == 0
 
 
 @pytest.mark.long

@@ -5,16 +5,10 @@ from __future__ import annotations
 import pytest
 
 from capture.backends import load
-from capture.backends.detect import (
-    Decision,
-    LiveChain,
-    Program,
-    Request,
-    choose,
-    find_leftovers,
-    without_kernel,
-)
+from capture.backends.detect import Decision, choose, find_leftovers, without_kernel
+from capture.backends.facts import LiveChain, Program
 from capture.backends.iptables.netlink import NetlinkDriver
+from capture.backends.request import Request
 from capture.errors import ConfigurationError, UnsupportedError
 from hosts import WITH_EVERYTHING
 

@@ -4,23 +4,16 @@ import itertools
 
 import pytest
 
-from capture.backends.detect import (
-    Decision,
-    Facts,
-    Leftover,
-    LiveChain,
-    Request,
-    choose,
-    find_leftovers,
-    without_kernel,
-)
+from capture.backends.detect import Decision, Leftover, choose, find_leftovers, without_kernel
+from capture.backends.facts import Facts, LiveChain
+from capture.backends.request import Request
 from capture.errors import ConfigurationError, UnsupportedError
 from capture.model.addresses import IPV4, IPV6
 from hosts import WITH_EVERYTHING, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.backends.detect import LegacySupport, Place
+    from capture.backends.facts import LegacySupport, Place
 
 ANYTHING = Request()
 LEGACY: tuple[LegacySupport, ...] = ("present", "loadable", "absent", "unknown")

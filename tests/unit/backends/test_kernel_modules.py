@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from capture.backends import kernel_modules
-from capture.backends.iptables.refusals import MODULES
 from capture.backends.iptables.restore import RestoreDriver
+from capture.backends.iptables.xt_layouts import REVISIONS
 from capture.backends.kernel_modules import (
     REQUIRES,
     VOCABULARY,
@@ -21,6 +21,7 @@ from capture.backends.kernel_modules import (
     Inventory,
     explained,
     look_up,
+    module_of,
     needed,
 )
 from capture.errors import CaptureError, KernelError, ToolError, UnsupportedError
@@ -59,14 +60,16 @@ def extensions_in(text: str) -> Iterable[str]:
     """Yield the matches and targets that iptables is asked for, and the tables."""
     for line in text.splitlines():
         words = line.split()
-        yield from (after for word, after in itertools.pairwise(words) if word in ("-m", "-j"))
+        for word, after in itertools.pairwise(words):
+            if word == "-m" or (word == "-j" and after in REVISIONS):
+                yield after
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_iptables_needs_the_extensions_that_are_rendered(configuration: str) -> None:
     desired = ruleset_of(CONFIGURATIONS[configuration])
     texts = [text for _, text in RestoreDriver("nft").render(desired)]
-    used = {MODULES[name] for text in texts for name in extensions_in(text) if name in MODULES}
+    used = {module_of(name) for text in texts for name in extensions_in(text)}
 
     assert {name for name in needed(desired, FAMILIES, "legacy") if name.startswith("xt_")} == used
     assert {name for name in needed(desired, FAMILIES, "nft") if name.startswith("xt_")} == used - {"xt_tcpudp"}

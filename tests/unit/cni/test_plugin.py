@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cni import codes, conf, plugin, protocol
+from cni import codes, conf, forgetting, plugin, protocol
 from cni_calls import ENVIRON, INJECTED, RESULT, STATUS_ANNOTATION, call, configuration, error_of
 from cni_calls import POD_ARGUMENTS as POD
 from pytest_netns import require
@@ -160,9 +160,9 @@ def test_without_a_command_nobody_waits_for_input() -> None:
 def test_a_defect_is_an_answer_too(tmp_path: Path) -> None:
     """Whatever breaks in the plugin, the runtime gets JSON to show; and DEL has succeeded."""
     script = (
-        "import sys; from cni import __main__, plugin\n"
+        "import sys; from cni import __main__, forgetting, plugin\n"
         "def broken(request): raise RuntimeError('a\\nb')\n"
-        "plugin.COMMANDS['ADD'] = plugin.COMMANDS['DEL'] = broken\n"
+        "plugin.COMMANDS['ADD'] = forgetting.COMMANDS['DEL'] = broken\n"
         "__main__.main()\n"
     )
     for command, status in (("ADD", 1), ("DEL", 0)):
@@ -199,4 +199,4 @@ def test_the_log_tells_what_was_done_and_why(tmp_path: Path) -> None:
 
 
 def test_every_command_of_the_specification_is_there() -> None:
-    assert set(plugin.COMMANDS) == set(protocol.COMMANDS) - {"VERSION"}
+    assert {*plugin.COMMANDS, *forgetting.COMMANDS} == set(protocol.COMMANDS) - {"VERSION"}

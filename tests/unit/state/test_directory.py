@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from capture.errors import StateDirectoryError
+from capture.rules import build_ruleset
+from capture.settings.config import resolve
 from capture.settings.settings import Settings
 from capture.state import directory, record
 from capture.state.netns import namespace_id
@@ -18,9 +20,8 @@ from capture.state.record import Facts, Record
 from cni import attachments
 from pytest_netns import require
 
-PLAIN = Record(
-    Settings({}), Facts(users={}, groups={}, proxy_user="p", families=(), ipv6=True, servers=()), "nftables", "netlink"
-)
+FACTS = Facts(users={}, groups={}, proxy_user="p", families=(), ipv6=True, servers=())
+PLAIN = Record(Settings({}), FACTS, build_ruleset(resolve(Settings({}), FACTS)[0]), "nftables", "netlink")
 
 
 @contextmanager

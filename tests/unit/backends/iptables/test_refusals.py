@@ -22,7 +22,7 @@ COMMIT
 @pytest.fixture(autouse=True)
 def _privileged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever runs the tests: without capabilities a table that is missing is one that is not permitted."""
-    monkeypatch.setattr(refusals, "_has_capabilities", lambda: True)
+    monkeypatch.setattr(refusals, "_lacks_capabilities", lambda: False)
 
 
 def after(said: str, *, command: str = "iptables-nft-restore", status: int = 4) -> CaptureError:

@@ -11,7 +11,6 @@ from capture.errors import UnsupportedError
 from capture.operations.diagnosis import Diagnosis
 from hosts import WITH_EVERYTHING
 
-ALL = sum(1 << bit for bit in CAPABILITIES.values())
 GOOD = Examined(
     facts=WITH_EVERYTHING,
     decision=Decision("iptables", "restore", "nft", "that is what there is"),
@@ -19,7 +18,7 @@ GOOD = Examined(
     namespace="4026532177-17",
     is_host=False,
     addresses=("10.77.0.2/32",),
-    capabilities=ALL,
+    missing_capabilities=(),
     kernel="6.1.0",
     versions={"/usr/sbin/nft": "nftables v1.0.6"},
     lock_holder=None,
@@ -47,11 +46,11 @@ def test_where_all_is_well_everything_is_ok() -> None:
     [
         ({"is_host": True}, "note", "the host's own, which is not captured without --allow-host"),
         ({"addresses": ()}, "note", "none yet; both families would be programmed"),
-        ({"is_recorded": False}, "note", "nothing was applied here by us"),
+        ({"is_recorded": False}, "note", "nothing was applied here"),
         ({"lock_holder": 4711}, "note", "/run/xtables.lock is held by process 4711"),
-        ({"state_directory": "not writable"}, "warning", "cannot compare with what was applied"),
-        ({"capabilities": 0}, "error", "NET_ADMIN is not held (held: none of those that matter)"),
-        ({"capabilities": 1 << CAPABILITIES["NET_ADMIN"]}, "note", "without SYS_ADMIN"),
+        ({"state_directory": "not writable"}, "warning", "will not know the applied configuration"),
+        ({"missing_capabilities": CAPABILITIES}, "error", "NET_ADMIN is not held (held: none of those that matter)"),
+        ({"missing_capabilities": CAPABILITIES[1:]}, "note", "without SYS_ADMIN"),
         ({"decision": UnsupportedError("no way", "Take another.")}, "error", "backend: no way"),
     ],
 )
@@ -93,7 +92,7 @@ def test_whatever_is_missing_or_bad_comes_with_a_remedy() -> None:
     worst = GOOD.replace(
         facts=GOOD.facts.replace(nf_tables=False, nft_compat=False, programs=()),
         decision=UnsupportedError("no way", "Take another."),
-        capabilities=0,
+        missing_capabilities=CAPABILITIES,
         state_directory="not writable",
     )
 
@@ -105,10 +104,10 @@ def test_sets_of_ours_that_stand() -> None:
     other = Leftover("nftables", "netlink", "", families=("inet",), spellings=("dash",))
 
     assert listed(GOOD.replace(leftovers=(one,)), "note") == [
-        "rules of the capture: our or Istio's rules are in iptables nft (ipv4, ipv6)"
+        "live rules: rules of the capture are in iptables nft (ipv4, ipv6)"
     ]
     assert listed(GOOD.replace(leftovers=(one, other)), "warning") == [
-        "rules of the capture: there are several sets of rules, where one is right"
+        "live rules: there are several sets of capture rules; one is right"
     ]
 
 

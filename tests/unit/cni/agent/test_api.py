@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightkube import Client
@@ -28,6 +30,22 @@ def server(tmp_path: Path) -> Iterator[FakeKubernetes]:
 def client(server: FakeKubernetes, tmp_path: Path) -> Iterator[Client]:
     with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as connected:
         yield connected
+
+
+def test_a_server_whose_certificate_names_no_key_of_its_authority(
+    server: FakeKubernetes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``ssl.create_default_context`` is strict since Python 3.13; Go's clients are not."""
+    create = ssl.create_default_context
+
+    def strict(**trusted: Any) -> ssl.SSLContext:
+        context = create(**trusted)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as client:
+        assert api.evict(client, "shop", "web", "uid-1") == ""
 
 
 def test_an_event_about_a_pod(server: FakeKubernetes, client: Client) -> None:

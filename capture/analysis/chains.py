@@ -1,0 +1,168 @@
+"""One chain as a function: what becomes of packets that enter it, from its last rule to its first.
+
+Few rules are folded one by one. A run of many that do not change packets becomes a list of decisions first, and what
+comes of each decision is put in its place.
+"""
+
+from __future__ import annotations
+
+from capture.analysis.decision_list import Box
+from capture.analysis.diagram import TooLargeError
+from capture.analysis.meaning import Goto, Translate, Untrack, meaning
+from capture.analysis.space import LISTED
+from capture.model.ruleset import (
+    Accept,
+    ConnectionMark,
+    ConnectionState,
+    Continue,
+    Drop,
+    Jump,
+    Log,
+    Mark,
+    Redirect,
+    RestoreMark,
+    Return,
+    SaveMark,
+    SetMark,
+    SetZone,
+    TransparentProxy,
+    UnknownMatch,
+    UnknownVerdict,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from capture.analysis.compiler import Compiler, Place
+    from capture.analysis.meaning import Meaning
+    from capture.analysis.space import Ranges
+    from capture.analysis.stations import Station
+    from capture.model.ruleset import Chain, Rule
+
+ANYTHING = "anything"
+"""The value where a verdict that is not understood may have done anything."""
+NO_EFFECT = (Log, Continue, SetZone)
+CHANGES: dict[type, type] = {
+    SetMark: Mark,
+    RestoreMark: Mark,
+    SaveMark: ConnectionMark,
+    Untrack: ConnectionState,
+}
+"""Verdicts after which a packet goes on changed, each with the match that asks for what it changes."""
+DECIDES = (Return, Accept, Drop, Redirect, TransparentProxy, Translate, Goto)
+SHORT = 32
+"""A run of fewer rules is folded rule by rule."""
+MAX_CASES = 100_000
+"""Different verdicts, or chains that are called, of one run of rules."""
+LONG_LIST = 8
+"""And so is a rule with a list of more entries: those behind it would be looked at in each of its pieces."""
+
+
+class ChainCompiler:
+    """One chain, from its last rule to its first."""
+
+    def __init__(self, compiler: Compiler, station: Station, chain: Chain, falls: int, place: Place) -> None:
+        self.compiler = compiler
+        self.space = compiler.space
+        self.diagrams = compiler.diagrams
+        self.station = station
+        self.chain = chain
+        self.falls = falls
+        self.place = place
+
+    def node(self) -> int:
+        """Return what becomes of packets that enter the chain."""
+        rules = list(enumerate(self.chain.rules_for(self.space.family), 1))
+        found = self.falls
+        while rules:
+            start = len(rules)
+            asked: set[type] = set()
+            while start and self._may_be_listed(rules[start - 1][1], asked):
+                start -= 1
+                asked.update(map(type, rules[start][1].matches))
+            if len(rules) - start >= SHORT:
+                found = self._run(rules[start:], found)
+                del rules[start:]
+            else:
+                found = self._step(*rules.pop(), found)
+        return found
+
+    def _may_be_listed(self, rule: Rule, asked: set[type]) -> bool:
+        """Return whether a rule changes nothing for which the rules behind it ask, so that all can be asked at once."""
+        verdict = meaning(rule.verdict)
+        if any(
+            type(match) in LISTED and len(getattr(match, LISTED[type(match)][1])) > LONG_LIST for match in rule.matches
+        ):
+            return False
+        if isinstance(verdict, Jump):
+            return asked.isdisjoint(self.compiler.changes(self.station.contents, verdict.chain))
+        return isinstance(verdict, (*DECIDES, *NO_EFFECT))
+
+    def _step(self, position: int, rule: Rule, after: int) -> int:
+        """Return what becomes of packets that come to a rule; ``after`` is what does of those that come past it."""
+        verdict = meaning(rule.verdict)
+        if isinstance(verdict, NO_EFFECT):
+            return after
+        if isinstance(verdict, UnknownVerdict):
+            may = self.space.unknown(("verdict", self._occurrence(position)))
+            then = self.diagrams.choose(may, self.diagrams.leaf(ANYTHING), after)
+        elif type(verdict) in CHANGES:
+            then = self.compiler.changed(verdict, after)
+        else:
+            then = self._then(verdict, after)
+        return self.diagrams.choose(self._condition(position, rule), then, after)
+
+    def _then(self, verdict: Meaning, after: int) -> int:
+        if isinstance(verdict, Jump):
+            return self.compiler.called(self.station, verdict.chain, after, self.place)
+        return self.compiler.decided(verdict, self.chain.name, self.falls, self.place, self.station)
+
+    def _condition(self, position: int, rule: Rule) -> int:
+        return self.space.rule(rule, self._occurrence(position), is_native=self.station.is_native)
+
+    def _occurrence(self, position: int) -> Hashable:
+        return self.place.way, self.station.table, self.chain.name, position
+
+    def _run(self, rules: Sequence[tuple[int, Rule]], after: int) -> int:
+        """Return what becomes of packets that come to many rules in a row."""
+        lists = self._listed(rules)
+        functions = {}
+        leaves = self.diagrams.leaves(lists)
+        if len(leaves) > MAX_CASES:
+            raise TooLargeError
+        for leaf in leaves:
+            found = after
+            for verdict in reversed(self.compiler.lists.verdicts(leaf)):
+                found = self._then(verdict, found)
+            functions[leaf] = found
+        return self.space.switches.chosen(lists, functions)
+
+    def _listed(self, rules: Sequence[tuple[int, Rule]]) -> int:
+        """Return the list of decisions, which is the same whatever became of packets before they come here."""
+        is_known = not any(isinstance(match, UnknownMatch) for _, rule in rules for match in rule.matches)
+        key = (self.station.table, self.chain.name, rules[0][0]) if is_known else self._occurrence(rules[0][0])
+        found = self.compiler.listed.get(key)
+        if found is None:
+            kept = [(position, rule) for position, rule in rules if not isinstance(meaning(rule.verdict), NO_EFFECT)]
+            boxes = [self._box(position, rule) for position, rule in kept]
+            found = self.compiler.listed[key] = self.compiler.lists.diagram(boxes)
+        return found
+
+    def _box(self, position: int, rule: Rule) -> Box:
+        ranges: dict[int, Ranges] = {}
+        rest = self.diagrams.yes
+        for match in rule.matches:
+            asked = self.space.ranges(match, is_native=self.station.is_native)
+            if asked is None:
+                rest = self.diagrams.both(rest, self.space.other(match, self._occurrence(position)))
+            else:
+                level, inside = asked
+                ranges[level] = _common(ranges[level], inside) if level in ranges else inside
+        return Box(ranges, rest, meaning(rule.verdict))
+
+
+def _common(some: Ranges, others: Ranges) -> Ranges:
+    """Return what lies in ranges of both."""
+    common = ((max(a, c), min(b, d)) for a, b in some for c, d in others)
+    return sorted((first, last) for first, last in common if first <= last)

@@ -1,0 +1,263 @@
+"""Which foreign rules are to blame for what becomes of captured packets.
+
+The live rules are compared with those of them that are ours. The rules that a packet met that fares otherwise are taken
+out one after the other, and those count without which it fares as it should. Packets that such a rule may match are set
+aside; when no other is left the rest is compared anew, since a rule behind may do the same.
+"""
+
+from __future__ import annotations
+
+from capture.analysis.effects import Comparison
+from capture.analysis.trace import whole_way
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from capture.analysis.effects import Effect
+    from capture.analysis.foreign import ForeignChain
+    from capture.analysis.stations import Situation
+    from capture.analysis.trace import Step, Trace
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Chain, Rule, Ruleset, TableName
+
+MAX_CULPRITS = 20
+"""Foreign rules that are named for one family; a longer list would not help."""
+MANY = 5000
+"""Of so many foreign rules fewer are named, and they are compared once, which takes long enough."""
+MAX_OF_MANY = 4
+
+
+class Place(Value):
+    """Where a foreign rule is: in a table of ours, or in chain ``number`` of another. Position 0 is a policy."""
+
+    table: TableName
+    chain: str
+    position: int
+    number: int = -1
+
+
+class Culprits:
+    """Foreign rules to blame in one family: ``certain`` ones, and those that cannot be judged, with their effects.
+
+    ``whole`` is all that is live, ``ours_alone`` what of it is ours, ``foreign`` tells where foreign rules are in our
+    tables. ``doubts`` say in words what else cannot be told; with ``is_complete`` every other rule is without effect.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        ours_alone: Situation,
+        whole: Situation,
+        foreign: dict[tuple[TableName, str], frozenset[int]],
+    ) -> None:
+        self.family = family
+        self.ours_alone = ours_alone
+        self.whole = whole
+        self.foreign = foreign
+        self.certain: list[tuple[Place, Effect]] = []
+        self.unjudged: list[tuple[Place, Effect]] = []
+        self.doubts: tuple[str, ...] = ()
+        self.is_complete = True
+        self._is_only_one = sum(map(len, foreign.values())) + sum(_ways_in(each) for each in whole.elsewhere) == 1
+        self._are_many = sum(map(len, foreign.values())) + _count(whole) > MANY
+        self._search()
+
+    @property
+    def named(self) -> set[Place]:
+        """Return where the rules are."""
+        return {place for place, _ in (*self.certain, *self.unjudged)}
+
+    def _search(self) -> None:
+        situation = self.whole
+        while self.foreign or situation.elsewhere:
+            comparison = Comparison(self.family, self.ours_alone, situation)
+            left = self._named_of(comparison, situation)
+            if left is situation:
+                if comparison.first() is not None:
+                    self._doubt_order(comparison)
+                return
+            situation = left
+            if not self._is_left(situation):
+                return
+            if self._is_enough() or (self._are_many and self.certain):
+                self.is_complete = False
+                words = f"{self.family}: foreign rules that are not named may divert captured traffic, too"
+                self.doubts = (words,)
+                return
+
+    def _is_left(self, situation: Situation) -> bool:
+        """Return whether foreign rules are left that may be to blame."""
+        named = self.named
+        in_tables = (Place(*where, position) for where, found in self.foreign.items() for position in found)
+        return any(map(_ways_in, situation.elsewhere)) or any(place not in named for place in in_tables)
+
+    def _is_enough(self) -> bool:
+        return len(self.certain) + len(self.unjudged) >= (MAX_OF_MANY if self._are_many else MAX_CULPRITS)
+
+    def _named_of(self, comparison: Comparison, situation: Situation) -> Situation:
+        """Name the rules to blame for what differs, as far as they do not hide each other; return it without them."""
+        passed: list[Rule | None] = []
+        while not self._is_enough():
+            effect = comparison.first(passed)
+            places = [] if effect is None else self._to_blame(effect, comparison.situations[1], situation)
+            if effect is None or not places or not self.named.isdisjoint(places):
+                break
+            for place in places:
+                own = self._effect_of(place, effect, comparison)
+                (self.certain if own.is_certain else self.unjudged).append((place, own))
+                passed.append(self.rule(place))
+                situation = self._taken_out(situation, place)
+        return situation
+
+    def _doubt_order(self, comparison: Comparison) -> None:
+        effect = next(comparison.effects(only_captured=True))
+        words = f"{self.family}: what becomes of {effect.regions[0]} depends on the order of foreign chains"
+        self.doubts = (words,)
+
+    def _to_blame(self, effect: Effect, compared: Situation, situation: Situation) -> list[Place]:
+        """Return the rule without which the witness would fare as it should.
+
+        If several rules do the same to it, those that have an effect of their own; all it met, if none has. It was
+        traced in the situation that was compared; what is to blame is told in the one that is left.
+        """
+        met = list(self._met(effect.after, compared))
+        if not effect.is_certain:
+            doubtful = [place for place, is_certain in met if not is_certain]
+            return doubtful[:1] or [place for place, _ in met][:1]
+        for place, _ in reversed(met):
+            if whole_way(effect.packet, self._taken_out(situation, place)).fate != effect.after.fate:
+                return [place]
+        places = [place for place, _ in met]
+        return [place for place in places if self._effects_alone(place)] or places
+
+    def _met(self, traced: Trace, situation: Situation) -> Iterator[tuple[Place, bool]]:
+        """Yield the foreign rules that a packet met in base chains, and whether that is certain; last the policy."""
+        top: Step | None = None
+        is_certain = True
+        for step in (*traced.path, None):
+            if top is not None and (step is None or step.depth == 0):
+                place = self._place_of(top, situation)
+                if place is not None:
+                    yield place, is_certain
+            if step is not None:
+                is_certain = step.certain and (step.depth == 0 or is_certain)
+                top = step if step.depth == 0 else top
+        if traced.policy is not None and traced.policy.foreign is not None:
+            number = _number(situation, traced.policy.foreign)
+            yield Place(traced.policy.contents.name, traced.policy.entry.name, 0, number), True
+
+    def _place_of(self, step: Step, situation: Situation) -> Place | None:
+        """Return where a rule is if it is foreign."""
+        station = step.station
+        if station is None:
+            return None
+        if station.foreign is not None:
+            return self._original(step, station.foreign, situation)
+        positions = self.foreign.get((station.contents.name, step.chain), frozenset())
+        original = self.whole.ruleset.table(station.contents.name)
+        chain = original.chain(step.chain) if original else None
+        for position, rule in enumerate(chain.rules if chain else (), 1):
+            if position in positions and rule is step.rule:
+                return Place(station.contents.name, step.chain, position)
+        return None
+
+    def _original(self, step: Step, chain: ForeignChain, situation: Situation) -> Place | None:
+        number = _number(situation, chain)
+        for position, rule in enumerate(self.whole.elsewhere[number].entry.rules, 1):
+            if rule is step.rule:
+                return Place(chain.contents.name, chain.entry.name, position, number)
+        return None
+
+    def _taken_out(self, situation: Situation, place: Place) -> Situation:
+        """Return the situation without a foreign rule, or with another policy."""
+        rule = self.rule(place)
+
+        def kept(chain: Chain) -> Chain:
+            if rule is None:
+                return chain.replace(policy="ACCEPT", ipv6_policy=None)
+            return chain.replace(rules=tuple(each for each in chain.rules if each is not rule))
+
+        if place.number >= 0:
+            elsewhere = list(situation.elsewhere)
+            there = elsewhere[place.number]
+            entry, *others = there.contents.chains
+            elsewhere[place.number] = there.replace(contents=there.contents.replace(chains=(kept(entry), *others)))
+            return situation.replace(elsewhere=tuple(elsewhere))
+        return situation.replace(ruleset=_changed(situation.ruleset, place.table, place.chain, kept))
+
+    def rule(self, place: Place) -> Rule | None:
+        """Return the rule at a place; None for a policy."""
+        if place.position == 0:
+            return None
+        if place.number >= 0:
+            return self.whole.elsewhere[place.number].entry.rules[place.position - 1]
+        table = self.whole.ruleset.table(place.table)
+        chain = table.chain(place.chain) if table else None
+        return chain.rules[place.position - 1] if chain else None
+
+    def _effect_of(self, place: Place, effect: Effect, comparison: Comparison) -> Effect:
+        """Return what a foreign rule does alone; what it does together with others, if alone it does nothing."""
+        alone = () if self._is_only_one else self._effects_alone(place)
+        same = [each for each in alone if each.is_certain == effect.is_certain]
+        if same:
+            return min(same, key=lambda each: each.weight)
+        together = comparison.effects(only_captured=True)
+        return next((each for each in together if each.change == effect.change), effect)
+
+    def _effects_alone(self, place: Place) -> list[Effect]:
+        """Return what a foreign rule does where no other is."""
+        return list(Comparison(self.family, self.ours_alone, self._with_only(place)).effects(only_captured=True))
+
+    def _with_only(self, place: Place) -> Situation:
+        """Return our own live rules and one foreign rule."""
+        if place.number >= 0:
+            there = self.whole.elsewhere[place.number]
+            entry, *others = there.contents.chains
+            rule = self.rule(place)
+            policy = {} if rule is None else {"policy": "ACCEPT", "ipv6_policy": None}
+            only = entry.replace(rules=(rule,) if rule else entry.rules, **policy)
+            contents = there.contents.replace(chains=(only, *others))
+            return self.ours_alone.replace(elsewhere=(there.replace(contents=contents),))
+        rest = {
+            where: frozenset(p for p in positions if (*where, p) != (place.table, place.chain, place.position))
+            for where, positions in self.foreign.items()
+        }
+        return without(self.whole, rest).replace(elsewhere=())
+
+
+def _ways_in(chain: ForeignChain) -> int:
+    """Return how many rules of a base chain, and policies, may be to blame."""
+    return len(chain.entry.rules) + (chain.entry.policy == "DROP") + (chain.entry.ipv6_policy == "DROP")
+
+
+def _count(situation: Situation) -> int:
+    return sum(len(chain.rules) for each in situation.elsewhere for chain in each.contents.chains)
+
+
+def without(situation: Situation, places: dict[tuple[TableName, str], frozenset[int]]) -> Situation:
+    """Return a situation without the rules at some positions of chains in our tables."""
+    ruleset = situation.ruleset
+    for (table, name), positions in places.items():
+
+        def kept(chain: Chain, positions: frozenset[int] = positions) -> Chain:
+            rules = tuple(rule for place, rule in enumerate(chain.rules, 1) if place not in positions)
+            return chain.replace(rules=rules)
+
+        ruleset = _changed(ruleset, table, name, kept)
+    return situation.replace(ruleset=ruleset)
+
+
+def _changed(ruleset: Ruleset, table: TableName, name: str, change: Callable[[Chain], Chain]) -> Ruleset:
+    tables = []
+    for each in ruleset.tables:
+        chains = each.chains
+        if each.name == table:
+            chains = tuple(change(chain) if chain.name == name else chain for chain in chains)
+        tables.append(each.replace(chains=chains))
+    return ruleset.replace(tables=tuple(tables))
+
+
+def _number(situation: Situation, chain: ForeignChain) -> int:
+    return next(number for number, each in enumerate(situation.elsewhere) if each is chain)

@@ -1,0 +1,266 @@
+"""What this host, kernel and namespace can do, and what is there. Facts are gathered by reading only.
+
+Nothing here makes a table, and no legacy program is started in a namespace without legacy tables: it would make them,
+and the next detection would answer differently.
+"""
+
+from __future__ import annotations
+
+from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE
+from capture.backends.request import ways_allowed
+from capture.errors import KernelError, PrivilegeError, UnsupportedError
+from capture.model.addresses import IPV4, IPV6
+from capture.model.chain_names import is_our_chain
+from capture.model.ruleset import TABLES
+from capture.model.values import Value
+from capture.netlink.attributes import decode_fields, decode_number, decode_text
+from capture.netlink.nfnetlink import (
+    COMPAT_MATCH,
+    NFPROTO_UNSPEC,
+    ask_for_extension,
+    open_netfilter,
+    read_generation,
+    read_objects,
+)
+from capture.state.netns import is_of_this_user_namespace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Literal
+
+    from capture.backends.iptables.tables import Variant
+    from capture.backends.kernel_modules import Way
+    from capture.backends.request import Request
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Ruleset
+    from capture.netlink.sockets import NetlinkSocket
+
+    Place = Literal["nft", "legacy", "native"]
+    LegacySupport = Literal["present", "loadable", "absent", "unknown"]
+
+
+class Program(Value):
+    """One of iptables' programs that is installed."""
+
+    variant: Variant
+    family: Family
+    purpose: str
+    path: str
+
+
+class LiveChain(Value):
+    """A live chain of the namespace. ``family`` is "ipv4", "ipv6" or "inet".
+
+    ``uses`` counts the rules in it and, outside of legacy, the jumps to it.
+    """
+
+    place: Place | Literal["reject"]
+    family: str
+    table: str
+    chain: str
+    uses: int
+
+    @property
+    def is_ours(self) -> bool:
+        """Return whether the chain is ours or upstream's: by its name, or by the table it is in."""
+        return self.table in MODEL_TABLES if self.place == "native" else is_our_chain(self.chain)
+
+
+class Facts(Value):
+    """What this host, kernel and namespace can do, and what is live in the namespace.
+
+    A bool of None could not be found out, for want of a privilege.
+    """
+
+    programs: tuple[Program, ...]
+    """iptables-nft-save and the like, as far as they are installed."""
+    ipv6: bool
+    """The kernel has IPv6."""
+    nf_tables: bool | None
+    """The kernel has nf_tables: what nftables and iptables-nft need."""
+    nft_compat: bool | None
+    """nf_tables takes matches and targets of iptables (module nft_compat): what iptables-nft needs."""
+    legacy: LegacySupport
+    """The kernel has legacy tables: present in the kernel, to be loaded on use, absent, or unknown."""
+    legacy_tables: tuple[tuple[Family, str], ...]
+    """The legacy tables that exist in the namespace."""
+    chains: tuple[LiveChain, ...]
+    """All chains in tables that we might use, of all places that could be read."""
+    python_iptables: bool
+    """The package python-iptables is installed for this interpreter: what the driver iptc needs."""
+    libnftables: bool
+    """The bindings of libnftables are installed for this interpreter: what the driver libnftables needs."""
+    own_users: bool = True
+    """The network namespace belongs to our user namespace; that of a pod with ``hostUsers: false`` does not."""
+    lacking: tuple[tuple[Way, tuple[str, ...]], ...] = ()
+    """The modules that each way needs and this kernel is known not to have, or may not load; of other ways, none."""
+
+    def uses(self, place: Place, *, ours: bool = False) -> int:
+        """Return how many rules are in a place, or of ours there."""
+        return sum(chain.uses for chain in self.chains if chain.place == place and (chain.is_ours or not ours))
+
+
+def gather(request: Request | None = None, desired: Ruleset | None = None) -> Facts:
+    """Return the facts of the host and of the namespace we are in, without what a request does not need. Reads only."""
+    nf_tables, nft_compat, chains = _ask_nf_tables()
+    tables = tuple((family, table) for family in families_here() for table in _legacy_tables(family))
+    ways = BY_PREFERENCE if request is None else ways_allowed(request)
+    is_open = "nftables" in ways[1:]
+    is_in_doubt = is_open or ways[0] == "legacy" or nf_tables is False or nft_compat is False
+    lacking = tuple(_lacking(desired, ways)) if is_in_doubt else ()
+    has_compat = nft_compat is True and not lacking
+    found = Facts(
+        programs=(),
+        ipv6=IPV6 in families_here(),
+        nf_tables=nf_tables,
+        nft_compat=nft_compat,
+        legacy="unknown",
+        legacy_tables=tables,
+        chains=chains,
+        python_iptables=False,
+        libnftables=False,
+        own_users=is_of_this_user_namespace(),
+        lacking=lacking,
+    )
+    if request is not None and not tables and _needs_nothing_installed(request, has_compat=has_compat):
+        return found
+    programs = tuple(_installed_programs())
+    has_python_iptables = _is_importable("iptc")
+    return found.replace(
+        programs=programs,
+        legacy=_legacy_support(),
+        chains=(*chains, *_legacy_chains(tables, programs, has_python_iptables=has_python_iptables)),
+        python_iptables=has_python_iptables,
+        libnftables=_is_importable("nftables"),
+    )
+
+
+def _needs_nothing_installed(request: Request, *, has_compat: bool) -> bool:
+    """Return whether a request comes to our own netlink messages, whatever programs and packages there are."""
+    if request.driver not in ("", "netlink"):
+        return False
+    return request.backend == "nftables" or (request.variant in ("", "nft") and has_compat)
+
+
+def _lacking(desired: Ruleset | None, ways: tuple[Way, ...]) -> Iterator[tuple[Way, tuple[str, ...]]]:
+    """Yield which of the ways lack modules. If the first one does not, the others are not looked at: it takes time."""
+    from capture.backends.kernel_modules import look_up, needed  # not needed where a request leaves nothing open
+
+    families = families_here() if desired is None else desired.families
+    for way in ways:
+        lacking = look_up(needed(desired, families, way)).lacking
+        if lacking:
+            yield way, lacking
+        elif way == ways[0]:
+            return
+
+
+def _installed_programs() -> Iterator[Program]:
+    from capture.backends.iptables.programs import find  # not needed where a request leaves nothing open
+
+    for variant in VARIANTS:
+        for family in families_here():
+            for purpose in PURPOSES:
+                path = find(variant, family, purpose)
+                if path is not None:
+                    yield Program(variant, family, purpose, path)
+
+
+BY_PREFERENCE: tuple[Way, ...] = ("nft", "legacy", "nftables")
+
+PURPOSES: tuple[Literal["save", "restore"], ...] = ("save", "restore")
+
+
+def _ask_nf_tables() -> tuple[bool | None, bool | None, tuple[LiveChain, ...]]:
+    """Return whether the kernel has nf_tables and nft_compat, and the chains of nf_tables."""
+    try:
+        with open_netfilter() as netfilter:
+            read_generation(netfilter)
+            return True, _takes_matches(netfilter), tuple(_nf_tables_chains(netfilter))
+    except UnsupportedError:
+        return False, False, ()
+    except PrivilegeError:
+        return None, None, ()
+
+
+def _takes_matches(netfilter: NetlinkSocket) -> bool:
+    """Return whether nf_tables takes matches of iptables; tried with the owner match. Raises PrivilegeError."""
+    try:
+        ask_for_extension(netfilter, nf.FAMILY_NUMBERS[IPV4], COMPAT_MATCH, "owner", 1)
+    except (KernelError, UnsupportedError):
+        return False
+    return True
+
+
+def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[LiveChain]:
+    """Yield the chains of the tables that iptables-nft has, and of our native ones."""
+    chains = read_objects(netfilter, nf.NFT_MSG_GETCHAIN, NFPROTO_UNSPEC, b"", "list the chains of nf_tables")
+    for protocol_family, attributes in chains:
+        fields = decode_fields(attributes)
+        table, chain = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
+        uses = decode_number(fields.get(nf.NFTA_CHAIN_USE, b""))
+        if protocol_family in nf.FAMILIES and table in TABLES:
+            yield LiveChain("nft", nf.FAMILIES[protocol_family], table, chain, uses)
+        elif protocol_family == nf.NFPROTO_INET and table in MODEL_TABLES:
+            yield LiveChain("native", "inet", table, chain, uses)
+        elif protocol_family == nf.NFPROTO_INET and table == REJECT_TABLE:
+            yield LiveChain("reject", "inet", table, chain, uses)
+
+
+def _legacy_tables(family: Family) -> tuple[str, ...]:
+    try:
+        return legacy_tables(family)
+    except PrivilegeError:
+        return ()
+
+
+def _legacy_support() -> LegacySupport:
+    """Return whether the kernel has legacy tables, or could load them."""
+    if has_legacy(IPV4):
+        return "present"
+    from capture.backends.kernel_modules import can_load, look_up  # not needed where a request leaves nothing open
+
+    inventory = look_up(("iptable_nat",))
+    if not inventory.is_indexed:
+        return "unknown"
+    return "absent" if inventory.lacking or not can_load() else "loadable"
+
+
+def _legacy_chains(
+    tables: tuple[tuple[Family, str], ...], programs: Iterable[Program], *, has_python_iptables: bool
+) -> Iterator[LiveChain]:
+    """Yield the chains of legacy tables that exist; of those that cannot be read here, none."""
+    if not any(table in TABLES for _, table in tables):
+        return
+    families = dict.fromkeys(family for family, _ in tables)
+    if all(is_installed(programs, "legacy", family, "save") for family in families):
+        from capture.backends.iptables.restore import RestoreDriver  # few namespaces have legacy tables
+
+        live = RestoreDriver("legacy").read()
+    elif has_python_iptables:
+        from capture.backends.iptables.iptc_driver import IptcDriver  # costs a third of a second
+
+        live = IptcDriver().read()
+    else:
+        return
+    for table in live.tables:
+        for chain in table.chains:
+            for family in families:
+                rules = sum(1 for _ in chain.rules_for(family))
+                if rules or is_our_chain(chain.name):
+                    yield LiveChain("legacy", family, table.name, chain.name, rules)
+
+
+def _is_importable(package: str) -> bool:
+    """Return whether a package is installed, without importing it."""
+    from _frozen_importlib_external import PathFinder  # what importlib.machinery offers, loaded anyway
+
+    return PathFinder.find_spec(package) is not None
+
+
+def is_installed(programs: Iterable[Program], variant: str, family: str, purpose: str) -> bool:
+    """Return whether a program is among these."""
+    return any((p.variant, p.family, p.purpose) == (variant, family, purpose) for p in programs)

@@ -1,0 +1,58 @@
+"""What was requested of backend, driver and variant, and which ways it leaves open. Pure."""
+
+from __future__ import annotations
+
+from capture.backends.iptables.tables import VARIANTS
+from capture.errors import ConfigurationError
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.backends.iptables.tables import Variant
+    from capture.backends.kernel_modules import Way
+
+DRIVERS: dict[str, tuple[str, ...]] = {
+    "iptables": ("netlink", "restore", "iptc"),
+    "nftables": ("netlink", "libnftables"),
+}
+"""The drivers of each backend, the best first."""
+VARIANTS_OF: dict[str, tuple[Variant, ...]] = {"netlink": ("nft",), "restore": VARIANTS, "iptc": ("legacy",)}
+"""The variants of iptables that a driver knows."""
+
+
+class Request(Value):
+    """What was requested; "auto" and "" leave the choice to us."""
+
+    backend: str = "auto"
+    driver: str = ""
+    variant: str = ""
+
+
+def requested_backend(request: Request) -> str:
+    """Return the backend that a request names or implies; "" if it leaves it open. ConfigurationError if it is torn."""
+    requested = "" if request.backend == "auto" else request.backend
+    implied = [backend for backend, drivers in DRIVERS.items() if request.driver in drivers]
+    if requested and request.driver and requested not in implied:
+        expected = f"{' or '.join(DRIVERS[requested])} with the backend {requested}"
+        raise ConfigurationError("--driver", request.driver, "--driver", expected)
+    backend = requested or (implied[0] if len(implied) == 1 else "")
+    if request.variant and backend == "nftables":
+        expected = "nothing, because nftables has no variants; or the backend iptables"
+        raise ConfigurationError("--force-iptables-binary", request.variant, "--force-iptables-binary", expected)
+    backend = "iptables" if request.variant else backend
+    if backend == "iptables" and request.variant and request.variant not in VARIANTS_OF.get(request.driver, VARIANTS):
+        fitting = " or ".join(driver for driver, variants in VARIANTS_OF.items() if request.variant in variants)
+        raise ConfigurationError(
+            "--driver", request.driver, "--driver", f"{fitting} for the variant {request.variant} of iptables"
+        )
+    return backend
+
+
+def ways_allowed(request: Request) -> tuple[Way, ...]:
+    """Return the ways that a request leaves open, the first choice first."""
+    backend = requested_backend(request)
+    if backend == "nftables":
+        return ("nftables",)
+    fitting = VARIANTS_OF.get(request.driver, VARIANTS)
+    variants = tuple(variant for variant in VARIANTS if variant in fitting and request.variant in ("", variant))
+    return variants if backend else (*variants, "nftables")

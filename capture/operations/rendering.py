@@ -1,0 +1,32 @@
+"""``render``: what would be sent to a kernel, without one."""
+
+from __future__ import annotations
+
+from capture.backends import detect, load
+from capture.model.ruleset import FAMILIES
+from capture.operations.target import request_of
+from capture.rules import build_ruleset
+from capture.settings.config import resolve
+from capture.settings.host import AnyPod
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.backends.detect import Decision
+    from capture.model.addresses import Family
+    from capture.settings.config import Host
+    from capture.settings.settings import Settings
+
+
+def render(
+    settings: Settings,
+    host: Host | None = None,
+    families: tuple[Family, ...] = FAMILIES,
+    decision: Decision | None = None,
+) -> list[tuple[str, str]]:
+    """Return what would be sent into an empty namespace, as titled texts; touches no kernel.
+
+    Without a decision, the backend and driver are those that most hosts take.
+    """
+    config, _ = resolve(settings, host or AnyPod())
+    config = config.replace(families=tuple(family for family in config.families if family in families))
+    return load(decision or detect.without_kernel(request_of(settings))).render(build_ruleset(config))

@@ -1,0 +1,123 @@
+"""``trace``: what happens to a packet, by the live rules of a namespace or by those that settings would give."""
+
+from __future__ import annotations
+
+from capture.analysis.pod_network import NO_WAY_OUT, read_pod_network, routed
+from capture.analysis.reasons import with_reasons
+from capture.analysis.stations import Situation
+from capture.analysis.trace import Trace, whole_way
+from capture.analysis.trace import trace as walk
+from capture.backends import detect, load
+from capture.backends.request import Request
+from capture.errors import ConfigurationError
+from capture.model.addresses import parse_address
+from capture.model.packet import Packet
+from capture.model.ruleset import FAMILIES, Ruleset
+from capture.operations.situation import read_situation
+from capture.operations.target import host_of, place
+from capture.rules import build_ruleset
+from capture.settings.config import CaptureConfig, resolve
+from capture.state import record
+from capture.state.netns import Entered
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
+
+    from capture.model.addresses import Network
+    from capture.model.ruleset import ProtocolName
+    from capture.operations.target import Namespace
+    from capture.settings.config import Host
+    from capture.settings.settings import Settings
+
+    IpAddress = IPv4Address | IPv6Address
+
+MAX_PORT = 0xFFFF
+MAX_ID = 0xFFFF_FFFE
+"""Of users and groups; the highest number means "no change" (chown(2))."""
+
+
+def trace(
+    packet: Packet, settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None
+) -> Trace:
+    """Return what happens to a packet: by the live rules, or by those that the settings would give.
+
+    A packet that the pod sends leaves by the interface, and from the address, that the namespace's routes say,
+    unless it names them. Of two sets at once the packet meets both, as in a kernel.
+    """
+    with Entered(namespace):
+        sent = routed(packet)
+        if settings is not None:
+            return walk(_desired(settings, namespace, host), sent)
+        if sent.out_interface == NO_WAY_OUT:
+            return Trace(sent, "no-route", sent.port, None, ())
+        return whole_way(sent, live_situation())
+
+
+def situation_of(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Situation:
+    """Return all that decides on packets: what is live, or the rules alone that the settings would give."""
+    with Entered(namespace):
+        if settings is None:
+            return live_situation()
+        return Situation(_desired(settings, namespace, host), network=read_pod_network())
+
+
+def live_situation() -> Situation:
+    """Return all that decides on packets in the namespace we are in: every set of ours, and every foreign chain."""
+    recorded = record.read()
+    known = recorded.ruleset if recorded else build_ruleset(CaptureConfig())
+    found = detect.leftovers()
+    decision = found[0] if found else detect.look(Request())[0]
+    live = with_reasons(load(decision).read(), known) if found or not decision.is_empty else Ruleset(FAMILIES, ())
+    return read_situation(live, place(decision), recorded.ruleset if recorded else live)
+
+
+def _desired(settings: Settings, namespace: Namespace, host: Host | None) -> Ruleset:
+    config, _ = resolve(settings, host or host_of(namespace))
+    return build_ruleset(config)
+
+
+def trace_packet(  # noqa: PLR0913  # a packet has this many sides; all but the first two are named
+    destination: str | IpAddress,
+    port: int,
+    settings: Settings | None = None,
+    namespace: Namespace = None,
+    host: Host | None = None,
+    *,
+    protocol: ProtocolName = "tcp",
+    uid: int = 1000,
+    gid: int | None = None,
+    source: str | IpAddress | None = None,
+    in_interface: str | None = None,
+) -> Trace:
+    """Return what happens to the first packet of a connection: the outcome, the port, and the rule that decides.
+
+    By the live rules of the namespace, or by those that the settings would give. With ``in_interface`` the packet
+    comes in, else a process with ``uid`` and ``gid`` (default: the same number) sends it. An address is a text or an
+    object of ``ipaddress``. Raises ConfigurationError for one that is none, and for a number out of range.
+    """
+    is_outbound = in_interface is None
+    packet = Packet(
+        protocol,
+        _address("destination", destination),
+        _number("port", port, MAX_PORT),
+        source=None if source is None else _address("source", source),
+        uid=_number("uid", uid, MAX_ID) if is_outbound else None,
+        gid=_number("gid", uid if gid is None else gid, MAX_ID) if is_outbound else None,
+        in_interface=in_interface,
+    )
+    return trace(packet, settings, namespace, host)
+
+
+def _address(name: str, value: object) -> Network:
+    try:
+        return parse_address(str(value))
+    except ValueError:
+        raise ConfigurationError("trace_packet()", str(value), f"the argument {name}", "an IP address") from None
+
+
+def _number(name: str, value: object, highest: int) -> int:
+    if isinstance(value, int) and 0 <= value <= highest:
+        return value
+    expected = f"a number from 0 to {highest}"
+    raise ConfigurationError("trace_packet()", repr(value), f"the argument {name}", expected)

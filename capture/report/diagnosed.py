@@ -1,0 +1,55 @@
+"""What ``why`` found, in words and as JSON."""
+
+from __future__ import annotations
+
+from capture.report.output import SCHEMA
+from capture.report.packet_words import packet_in_words
+from capture.report.traced import as_plain as trace_as_plain
+from capture.report.traced import path_in_words
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from capture.analysis.causes import Cause
+    from capture.operations.diagnosis import Diagnosis
+
+
+def as_plain(found: Diagnosis) -> dict[str, object]:
+    """Return a diagnosis as plain values for JSON."""
+    return {
+        "connection": packet_in_words(found.packet) if found.packet else None,
+        "verdict": found.verdict,
+        "causes": [cause_as_plain(cause) for cause in found.causes],
+        "notes": [cause_as_plain(note) for note in found.notes],
+        "trace": {"schema": SCHEMA, **trace_as_plain(found.trace)} if found.trace else None,
+    }
+
+
+def cause_as_plain(cause: Cause) -> dict[str, str]:
+    """Return a cause as plain values for JSON."""
+    return {"kind": cause.kind, "says": cause.says, "remedy": cause.remedy, "where": cause.where}
+
+
+def in_words(found: Diagnosis) -> Iterator[str]:
+    """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
+    yield f"{found.verdict}: {_subject(found)}"
+    if found.trace is not None:
+        yield from path_in_words(found.trace)
+    yield from causes_in_words(found.causes)
+    for note in found.notes:
+        yield f"note: {note.says}"
+
+
+def causes_in_words(causes: Iterable[Cause]) -> Iterator[str]:
+    """Yield two lines for each cause: what is the case, and what to do."""
+    for cause in causes:
+        where = f" ({cause.where})" if cause.where and cause.where not in cause.says else ""
+        yield f"cause {cause.kind}: {cause.says}{where}"
+        yield f"  {cause.remedy}"
+
+
+def _subject(found: Diagnosis) -> str:
+    if found.packet is not None:
+        return packet_in_words(found.packet)
+    return "nothing is wrong with this pod" if not found.causes else "this pod"

@@ -1,0 +1,45 @@
+"""DEL and GC: the records of attachments that are gone. Nothing here fails, whatever the configuration is like.
+
+Rules go with their namespace. So this needs neither options nor rules, and a pod's end costs little.
+"""
+
+from __future__ import annotations
+
+from capture.state import decisions
+from cni import attachments, leaving
+from cni.protocol import CniError
+from cni.request_log import log_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cni.protocol import Request
+
+
+def delete(request: Request) -> None:
+    """Forget the attachment."""
+    attachments.forget(request.network, request.container_id, request.interface)
+    decisions.forget(request.network, request.container_id, request.interface)
+    _log(request, "forgotten")
+    leaving.ended()
+
+
+def collect_garbage(request: Request) -> None:
+    """Forget the attachments of this network that are gone, and what is recorded of namespaces that are."""
+    from capture.state.record import forget_ended  # DEL does without
+
+    valid = {(attachment.container_id, attachment.interface) for attachment in request.valid_attachments}
+    _log(request, "forgotten what is gone", containers=attachments.forget_others(request.network, valid))
+    decisions.forget_others(request.network, valid)
+    forget_ended()
+
+
+def _log(request: Request, message: str, **facts: object) -> None:
+    try:
+        log_of(request).info(message, **facts)
+    except CniError:  # the log is not one that can be written
+        return
+
+
+COMMANDS: dict[str, Callable[[Request], None]] = {"DEL": delete, "GC": collect_garbage}

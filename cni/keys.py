@@ -1,0 +1,69 @@
+"""Values of the network configuration, by key: each is read with its kind checked; null is as good as absent.
+
+A value that cannot be used is an error (SPEC, "Error", code 7) that names the key, the value and what is expected.
+"""
+
+from __future__ import annotations
+
+from cni.protocol import INVALID_CONFIGURATION, CniError, shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+
+def text(configuration: Mapping[str, Any], key: str, expected: str) -> str:
+    """Return a text; "" without one."""
+    value = configuration.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise unusable(key, value, expected)
+    return value
+
+
+def texts(configuration: Mapping[str, Any], key: str, expected: str) -> tuple[str, ...] | None:
+    """Return a list of texts; None without one."""
+    value = configuration.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise unusable(key, value, expected)
+    return tuple(value)
+
+
+def word(configuration: Mapping[str, Any], key: str, words: tuple[str, ...], default: str) -> str:
+    """Return one of the words."""
+    expected = f"one of {', '.join(map(repr, words))}"
+    value = text(configuration, key, expected) or default
+    if value not in words:
+        raise unusable(key, value, expected)
+    return value
+
+
+def path(configuration: Mapping[str, Any], key: str) -> str:
+    """Return an absolute path; "" without one."""
+    expected = "an absolute path"
+    value = text(configuration, key, expected)
+    if value and (not value.startswith("/") or "\0" in value or not _is_encodable(value)):
+        raise unusable(key, value, expected)
+    return value
+
+
+def _is_encodable(name: str) -> bool:
+    """Whether the file system can have such a name: JSON has halves of surrogate pairs, UTF-8 has not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def unusable(key: str, value: object, expected: str) -> CniError:
+    """Return the error for a value that cannot be used."""
+    return CniError(
+        INVALID_CONFIGURATION,
+        f"network configuration: {key!r} is {shown(value)}; expected {expected}",
+        f"Look at the plugin's entry in the network configuration list on the node; {key!r} may also be left out.",
+    )
