@@ -150,7 +150,8 @@ class _Trial:
 
     def __init__(self, directory: Path, jobs: int, areas: list[Area]) -> None:
         self.free = [directory / str(number) for number in range(jobs)]
-        self.running: dict[int, tuple[Path, Area, Mutant]] = {}
+        self.running: dict[int, tuple[Path, Area, Mutant, str]] = {}
+        """By process id: where a mutant is tried, and what its module is without the change."""
         self.limits: dict[str, int] = {}
         self.tried: list[tuple[Area, Mutant, bool]] = []
         """Mutants with whether a test noticed each."""
@@ -179,8 +180,9 @@ class _Trial:
             if not self.free:
                 self._wait()
             copy = self.free.pop()
+            original = (copy / mutant.path).read_text(encoding="utf-8")
             self._write(copy, mutant.path, mutant.source)
-            self.running[_run(copy, area.tests_of(mutant.path), self.limits[area.name])] = copy, area, mutant
+            self.running[_run(copy, area.tests_of(mutant.path), self.limits[area.name])] = copy, area, mutant, original
         while self.running:
             self._wait()
 
@@ -192,8 +194,8 @@ class _Trial:
 
     def _wait(self) -> None:
         pid, status = os.wait()
-        copy, area, mutant = self.running.pop(pid)
-        self._write(copy, mutant.path, (ROOT / mutant.path).read_text(encoding="utf-8"))
+        copy, area, mutant, original = self.running.pop(pid)
+        self._write(copy, mutant.path, original)
         self.free.append(copy)
         self.tried.append((area, mutant, status != 0))
         if status == 0:

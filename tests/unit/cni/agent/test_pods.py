@@ -38,7 +38,13 @@ def test_what_is_kept_of_a_pod() -> None:
     pod["status"]["conditions"].insert(0, {"type": "Initialized", "status": "False", "lastTransitionTime": "never"})
     pod["status"]["conditions"][1]["lastTransitionTime"] = "2026-03-01T12:00:00Z"
     kept = reduced(pod)
-    assert kept["metadata"] == {"namespace": "shop", "name": "web-0", "uid": "uid-1", "labels": {"app": "web"}}
+    assert kept["metadata"] == {
+        "namespace": "shop",
+        "name": "web-0",
+        "uid": "uid-1",
+        "labels": {"app": "web"},
+        "annotations": {},
+    }
     assert kept["status"] == {"phase": "Running", "ready": True, "readySince": "2026-03-01T12:00:00Z"}
     spec = kept["spec"]
     assert (spec["hostNetwork"], spec["runtimeClassName"], spec["securityContext"]) == (
@@ -52,16 +58,13 @@ def test_what_is_kept_of_a_pod() -> None:
     assert reduced({})["status"] == {"phase": "", "ready": False, "readySince": ""}
 
 
-def test_a_bookmark_makes_the_table_fresh_and_each_change_makes_another_version() -> None:
+def test_a_bookmark_keeps_the_table_fresh() -> None:
     clock = [100.0]
     pods = filled(a_pod(), clock=clock)
-    versions = [pods.version]
     for change in (pods.heard, lambda: pods.put(a_pod("uid-2")), lambda: pods.remove(a_pod("uid-9"))):
         clock[0] += YOUNG - 1
         change()
-        versions.append(pods.version)
         assert pods.is_fresh
-    assert versions == sorted(set(versions))
     clock[0] += YOUNG
     assert not pods.is_fresh
     assert pods.get("shop", "web-0") == reduced(a_pod("uid-2"))

@@ -18,12 +18,12 @@ from cni.agent.examination import CAPTURED, UNKNOWN, Finding
 from cni.agent.health import Health
 from cni.agent.journal import Journal
 from cni.agent.options import Options
-from cni.agent.repair import ATTEMPTS, QUIET, Repair
+from cni.agent.repair import LONGEST_PAUSE, QUIET, Repair
 from cni.agent.runtime import Sandbox
 from cni.agent.sandboxes import Place
 from fake_kubernetes import FakeKubernetes
 
-READY = {
+READY: Any = {
     "metadata": {"namespace": "shop", "name": "web", "uid": "u"},
     "spec": {"containers": []},
     "status": {"ready": 1},
@@ -33,7 +33,7 @@ STARTING = READY | {"status": {"ready": 0}}
 
 def audited(state: str, sandbox: str = "s1") -> Audited:
     place = Place(Sandbox(sandbox, "shop", "web", "uid-1", 0), "/run/netns/nowhere", 7)
-    return Audited(place, Finding(state, "there are no rules", "recreate it"), (), 0.0, 0.0)
+    return Audited(place, Finding(state, "there are no rules", "recreate it"), (), (), None, 0.0, 0.0)
 
 
 class Scene:
@@ -153,15 +153,29 @@ def test_eviction(scene: Scene) -> None:
     assert scene.health.counts()["repairs", "failure"] == 1
 
 
-@with_options(repair_running="apply")
-def test_one_pod_is_tried_five_times_until_it_was_well(scene: Scene) -> None:
-    for _ in range(ATTEMPTS + 2):
-        scene.clock += 61
+@with_options(repair_running="apply", repairs_per_minute=100)
+def test_after_a_failure_the_same_pod_waits_longer_and_longer_up_to_ten_minutes(scene: Scene) -> None:
+    scene.refusal = "the kernel refuses"
+    for pause in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, LONGEST_PAUSE, LONGEST_PAUSE):
+        before = len(scene.applied)
         scene.repair(audited("no-rules"), READY)
-    assert len(scene.applied) == ATTEMPTS
+        assert len(scene.applied) == before + 1
+        scene.clock += pause - 0.5
+        scene.repair(audited("no-rules"), READY)
+        assert len(scene.applied) == before + 1, f"{pause} s are not over"
+        scene.clock += 0.5
     scene.repair(audited(CAPTURED), READY)
-    scene.repair(audited("no-rules"), READY)
-    assert len(scene.applied) == ATTEMPTS + 1
+    for _ in range(2):
+        scene.repair(audited("no-rules"), READY)
+        scene.clock += 1
+    assert len(scene.applied) == 14, "a pod that was well begins anew"
+
+
+@with_options(repair_running="apply")
+def test_a_pod_that_ends_is_left_alone(scene: Scene) -> None:
+    ending = READY | {"metadata": dict(READY["metadata"]) | {"deletionTimestamp": "2026-03-01T12:00:00Z"}}
+    scene.repair(audited("no-rules"), ending)
+    assert (scene.told(), scene.applied) == ([], [])
 
 
 @with_options(repair_running="apply", repairs_per_minute=2)
@@ -183,7 +197,7 @@ def test_the_look_at_the_result_repairs_nothing(scene: Scene) -> None:
     scene.repair.look = look
     scene.repair(audited("no-rules"), READY)
     assert len(scene.applied) == 1
-    scene.repair(audited("no-rules"), READY)
+    scene.repair(audited("no-rules", "s2"), READY)
     assert len(scene.applied) == 2, "it is free again"
 
 
