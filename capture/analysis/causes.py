@@ -107,6 +107,14 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
 
 def causes_of_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield what is wrong with the proxy: nothing listens on a port, or not as the rules expect it."""
+    if facts.addresses and not any(address.family in capture.families for address in facts.addresses):
+        name = FAMILY_NAMES[facts.addresses[0].family]
+        yield Cause(
+            "family-not-captured",
+            f"the pod has {name} addresses only, and {name} is not captured",
+            "Apply with --ip-families both, or --dual-stack; the proxy must listen on it, too.",
+            name,
+        )
     for family in capture.families:
         if any(address.family == family for address in facts.addresses):
             for outcome, port in (("proxy-outbound", capture.outbound_port), ("proxy-inbound", capture.inbound_port)):
@@ -142,7 +150,7 @@ def _not_listening(on_port: list[Listener], outcome: str, port: int, family: Fam
         says = f"the listener on {where} takes {other} only, and {name} is captured, too"
         remedy = f"Let the proxy listen on {'::' if family == IPV6 else '0.0.0.0'} as well, or capture {other} only."
     else:
-        says = f"no process listens on {where}, to which {PORT_OF.get(outcome, '')} connections are sent ({name})"
+        says = f"no process listens on {where}, to which {PORT_OF.get(outcome, '')} connections are sent"
         remedy = "Start the proxy, or look why it ended: kubectl logs POD -c istio-proxy."
     return Cause("not-listening", says, remedy, where)
 

@@ -31,9 +31,9 @@ capture dump --format save
 def dump(namespace: str | None, family: Family | None, table_name: TableName | None, form: str) -> None:
     """Show the live rules of a network namespace, with counters, from whichever backend holds them.
 
-    The tables in which rules of ours stand are shown whole, with the rules of others in them. With --family and
-    --table it is exactly the listing that iptables -t TABLE -nvL gives. In a namespace that was programmed by us, the
-    last line says whether the rules are what was asked for.
+    Tables with rules of the capture are shown whole, with the foreign rules in them. With --family and
+    --table it is exactly the listing that iptables -t TABLE -nvL gives. In a namespace with a record, the
+    last line says whether the rules match the applied configuration.
     """
     dumped = operations.dump(namespace)
     shown = list(listings.parts(dumped, family, table_name))

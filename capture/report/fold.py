@@ -66,6 +66,17 @@ def _indentation(line: str) -> int:
 
 def _words(line: str, width: int) -> Iterator[tuple[str, str]]:
     """Yield the words of a line, each with the blanks before it; a command in back quotes is one if it has room."""
+    found: list[tuple[str, str]] = []
+    for gap, word in _parts(line, width):
+        if gap or not found:
+            found.append((gap, word))
+        else:  # a comma or a bracket at a command
+            before, command = found.pop()
+            found.append((before, command + word))
+    yield from found
+
+
+def _parts(line: str, width: int) -> Iterator[tuple[str, str]]:
     gap = ""
     for place, part in enumerate(line.split("`")):
         is_command = place % 2 == 1

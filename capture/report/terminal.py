@@ -86,7 +86,7 @@ def highlighted(line: str, stream: TextIO) -> str:
     indentation = line[: len(line) - len(text)]
     if text.startswith(DECIDES):
         return indentation + painted(text, BOLD, stream)
-    for end in (":", " "):
+    for end in (":", ",", " "):
         head, found, rest = text.partition(end)
         if head in VERDICTS and found:
             return f"{indentation}{painted(head, VERDICTS[head], stream)}{found}{rest}"

@@ -239,7 +239,7 @@ def _pod(found: Diagnosis | None) -> Iterator[Finding]:
         yield Finding(POD, "capture", "note", "nothing is applied here")
         return
     for cause in found.causes:
-        says = f"{cause.says}{f' ({cause.where})' if cause.where else ''}"
+        says = f"{cause.says}{f' ({cause.where})' if cause.where and cause.where not in cause.says else ''}"
         yield Finding(POD, cause.kind, "error", says, cause.remedy, cause.kind)
     if not found.causes:
         yield Finding(POD, "capture", "ok", "the rules are in place, and the proxy listens")
@@ -257,14 +257,14 @@ def _decision(examined: Examined) -> Iterator[Finding]:
         yield Finding("choice", "backend", "ok", says)
     for leftover in examined.leftovers:
         variant = f" {leftover.variant}" if leftover.variant else ""
-        says = f"rules of ours or of upstream's stand in {leftover.backend}{variant} ({', '.join(leftover.families)})"
-        yield Finding("choice", "standing rules", "note", says)
+        says = f"rules of the capture are in {leftover.backend}{variant} ({', '.join(leftover.families)})"
+        yield Finding("choice", "live rules", "note", says)
     if len(examined.leftovers) > 1:
         yield Finding(
             "choice",
-            "standing rules",
+            "live rules",
             "warning",
-            "there are several sets of rules, where one is right",
+            "there are several sets of capture rules; one is right",
             "`capture apply` leaves the one that it writes; `capture clean` removes all.",
         )
 
@@ -290,8 +290,8 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
     else:
         says = "none yet; both families would be programmed"
         yield Finding("namespace", "addresses", "note", says)
-    recorded = "known" if examined.is_recorded else "not known: nothing was applied here by us, or it was forgotten"
-    yield Finding("namespace", "what was asked", "ok" if examined.is_recorded else "note", recorded)
+    recorded = "present" if examined.is_recorded else "absent: nothing was applied here, or the record is elsewhere"
+    yield Finding("namespace", "record", "ok" if examined.is_recorded else "note", recorded)
 
 
 def _kernel(facts: Facts, lacking: tuple[str, ...]) -> Iterator[Finding]:
@@ -381,7 +381,7 @@ def _state(state: Literal["usable", "to be made", "not writable"] | StateDirecto
             "host",
             "state",
             "warning",
-            f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` will not know what was asked for",
+            f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` will not know the applied configuration",
             "Mount a writable directory of mode 0700 there, or name the options when you verify.",
         )
     return Finding("host", "state", "ok", f"{STATE_DIRECTORY}, {state}")
