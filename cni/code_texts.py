@@ -192,7 +192,7 @@ CNI_CODES = (
         code=codes.POD_NOT_FOUND,
         means="the API server does not have this pod",
         programs=ADD,
-        explanation="It was asked until the deadline. It has no pod of this name, or one with another UID.",
+        explanation="The plugin asked until its deadline. It has no pod of this name, or one with another UID.",
         remedies=(
             ("the pod was deleted meanwhile", "Nothing to do."),
             ("every pod of the node", "`server` in the kubeconfig is another cluster's."),

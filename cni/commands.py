@@ -304,7 +304,9 @@ def installed_plugin() -> str:
     beside = [os.path.join(directory, PLUGIN) for directory in (_bundle(), _own_directory()) if directory]
     found = next((path for path in beside if os.access(path, os.X_OK)), None) or shutil.which(PLUGIN)
     if not found:
-        raise click.UsageError(f"there is no {PLUGIN} beside this program or in PATH; name it with --plugin PATH")
+        raise click.UsageError(
+            f"there is no {PLUGIN} in this program's directory or in PATH; name it with --plugin PATH"
+        )
     return found
 
 
