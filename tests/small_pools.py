@@ -125,7 +125,10 @@ class Pools:
     ) -> tuple[Rule, ...]:
         """Return a few rules, now and then so many that they are not folded one by one."""
         count = self.random.choice((0, 1, 2, 3, 4, 12))
-        return tuple(Rule(self.verdict(table, targets, is_late=is_late), self.matches(hook, is_late=is_late)) for _ in range(count))
+        return tuple(
+            Rule(self.verdict(table, targets, is_late=is_late), self.matches(hook, is_late=is_late))
+            for _ in range(count)
+        )
 
     def matches(self, hook: str, *, is_late: bool = False) -> tuple[Match, ...]:
         """Return up to two questions."""
