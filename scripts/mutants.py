@@ -93,7 +93,11 @@ AREAS = (
         "unit/cni/test_decision.py unit/cni/test_pod.py unit/cni/test_pod_object.py unit/cni/test_sources.py"
         " unit/cni/test_conf.py unit/cni/test_attachments.py",
     ),
-    _area("settings", "capture/settings: *", "unit/settings property/test_core_settings.py"),
+    _area(
+        "settings",
+        "capture/settings: *",
+        "unit/settings property/test_core_settings.py unit/report/test_documentation.py",
+    ),
     _area(
         "agent",
         "cni/agent: api commands credentials directories events fight handover health installation journal kubectl"
