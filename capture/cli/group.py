@@ -29,7 +29,7 @@ COMMANDS = {
     "render": ("capture.cli.render:render", "Print what would be sent to the kernel."),
     "doctor": (
         "capture.cli.doctor.command:doctor",
-        "Say what this kernel and host can do, and how to mend what is missing.",
+        "Say what this kernel and host can do, and how to repair what is missing.",
     ),
     "inject": ("injection.commands:inject", "Put the sidecar and its capture into the pods of a manifest."),
     "sidecar": ("sidecar.commands:sidecar", "Print Envoy's bootstrap for a captured pod, from the mesh's objects."),

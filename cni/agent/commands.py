@@ -79,7 +79,7 @@ def _directories(function: Function) -> Function:
         click.option("--conf-dir", metavar="DIR", default=CONF_DIR, show_default=True, envvar="CAPTURE_CONF_DIR",
                      help="Where it looks for network configurations."),
         click.option("--credentials-dir", metavar="DIR", default="", envvar="CAPTURE_CREDENTIALS_DIR",
-                     help="Where the plugin's credentials are kept.  [default: istio-capture beside --conf-dir]"),
+                     help="Where the plugin's credentials are kept.  [default: istio-capture next to --conf-dir]"),
         click.option("--socket", metavar="PATH", default=conf.AGENT_SOCKET, show_default=True,
                      envvar="CAPTURE_AGENT_SOCKET",
                      help="Where the agent listens for the plugin and for `capture node status`."),
@@ -114,7 +114,7 @@ def _entry_options(function: Function) -> Function:
     metavar="NAME",
     default="",
     envvar="NODE_NAME",
-    help="The node's name in Kubernetes; without it the API server is not asked.",
+    help="The node's name in Kubernetes; without it the agent does without the API server.",
 )
 @click.option(
     "--plugin",
