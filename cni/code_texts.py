@@ -48,6 +48,10 @@ CNI_CODES = (
         explanation="Input is longer than any configuration, a stream is closed, or the node's disk refuses.",
         remedies=(
             (
+                "`standard input was not closed ...`",
+                "The runtime hangs, or the plugin was called by hand: `capture-cni < FILE`.",
+            ),
+            (
                 "`standard input is longer than ...`",
                 "Look for what a program has added to the network configuration list.",
             ),
