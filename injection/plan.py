@@ -15,13 +15,7 @@ from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
 from cni.pod import STATUS_ANNOTATION
 from injection.pods import containers_of
 from injection.settings import PodSettings
-from injection.template import (
-    AUTO,
-    InjectionError,
-    as_native,
-    init_container,
-    validation_container,
-)
+from injection.template import AUTO, InjectionError, as_native, init_container, validation_container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

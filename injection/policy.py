@@ -27,13 +27,7 @@ from injection.settings import (
     STATUS_PORT,
     PodSettings,
 )
-from injection.template import (
-    VALIDATION_CONTAINER,
-    InjectionError,
-    as_native,
-    init_container,
-    validation_container,
-)
+from injection.template import VALIDATION_CONTAINER, InjectionError, as_native, init_container, validation_container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,17 +9,7 @@ from cni.pod import STATUS_ANNOTATION
 from injection.manifest import Text, can_be_added_to, item_name
 from injection.plan import LISTS
 from injection.pods import at, workloads
-from injection.yaml_text import (
-    Edit,
-    applied,
-    as_yaml,
-    child,
-    compose,
-    line_start,
-    node_at,
-    pair,
-    without_tabs,
-)
+from injection.yaml_text import Edit, applied, as_yaml, child, compose, line_start, node_at, pair, without_tabs
 from sidecar.documents import DocumentError, load_yaml
 
 TYPE_CHECKING = False

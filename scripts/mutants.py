@@ -82,7 +82,9 @@ AREAS = (
         name="nftables",
         modules=(
             "capture/backends/nf_tables/*.py",
-            *_under("capture/backends/nftables", "encode decode exact lift lower text names foreign plan"),
+            *_under(
+                "capture/backends/nftables", "encode decode sets comparisons exact lift lower text names foreign plan"
+            ),
         ),
         tests=("tests/unit/backends/nftables", *_under("tests/property", "test_nftables_round_trip")),
     ),

@@ -19,7 +19,8 @@ from capture import operations
 from capture.analysis.canonical import canonical
 from capture.model.ruleset import FAMILIES
 from capture.netlink.interfaces import read_addresses
-from capture.netlink.routing import has_local_route, read_mark_rules
+from capture.netlink.policy_rules import read_policy_rules
+from capture.netlink.routing import has_local_route
 from capture.netlink.rtnetlink import AF_INET, AF_INET6, open_route
 from captures import VARIANTS, WAYS, settings
 from system_calls import run_stepped
@@ -54,7 +55,7 @@ def standing() -> str:
         ]
         seen.append((found.backend, found.variant, sorted(chains), rules))
     with open_route() as route:
-        marks = sorted((rule.family, rule.mark, rule.table) for rule in read_mark_rules(route))
+        marks = sorted((rule.family, rule.mark, rule.table) for rule in read_policy_rules(route) if rule.is_plain)
         tables = [t for t in (133, 88) for family in (AF_INET, AF_INET6) if has_local_route(route, family, t)]
         addresses = sorted(address.address for address in read_addresses(route))
         seen += [marks, tables, [address for address in addresses if not address.startswith("fe80:")]]

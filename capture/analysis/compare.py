@@ -8,13 +8,7 @@ before ours and may take traffic away from them, or change a mark that they ask 
 from __future__ import annotations
 
 from capture.analysis.canonical import CanonicalChain, canonical
-from capture.analysis.ownership import (
-    CERTAIN,
-    changes_marks,
-    may_disturb,
-    shape,
-    tested_marks,
-)
+from capture.analysis.ownership import CERTAIN, changes_marks, may_disturb, shape, tested_marks
 from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import BUILT_IN_CHAINS, FAMILIES
 from capture.model.values import Value

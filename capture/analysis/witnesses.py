@@ -7,17 +7,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from capture.analysis.space import (
-    DESTINATION,
-    GID,
-    IN,
-    OUT,
-    PORT,
-    SOURCE,
-    SOURCE_PORT,
-    STATE,
-    UID,
-)
+from capture.analysis.space import DESTINATION, GID, IN, OUT, PORT, SOURCE, SOURCE_PORT, STATE, UID
 from capture.model.addresses import IPV4
 from capture.model.ruleset import CONNECTION_STATES
 

@@ -1,38 +1,46 @@
-"""Policy rules (ip-rule(8)) in the order in which the kernel asks them, with what they ask for.
+"""Policy rules (ip-rule(8)) in the order in which the kernel asks them, and those of TPROXY: `fwmark M lookup T`.
 
 linux/fib_rules.h::
 
     struct fib_rule_hdr   family, dst_len, src_len, tos, table, two reserved, action, flags(4), then attributes
+
+What changes something says whether it did. All functions raise KernelError, PrivilegeError, and UnsupportedError for
+a family that the kernel does not have.
 """
 
 from __future__ import annotations
 
+import errno
+
+from capture.errors import KernelError
 from capture.model.values import Value
-from capture.netlink.attributes import decode_fields, decode_host_number, decode_text
-from capture.netlink.routing import (
-    FIB_RULE_HDR_SIZE,
-    FR_ACT_TO_TBL,
-    FRA_FWMARK,
-    FRA_FWMASK,
-    FRA_PRIORITY,
-    FRA_SUPPRESS_PREFIXLEN,
-    FRA_TABLE,
-    NO_SUPPRESSION,
-    RTA_TABLE,
-    RTM_GETROUTE,
-    RTM_GETRULE,
-    RTMSG_SIZE,
-)
-from capture.netlink.rtnetlink import address_text
+from capture.netlink.attributes import attribute, decode_fields, decode_host_number, decode_text, u32
+from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
+from capture.netlink.routing import RTA_TABLE, RTM_GETROUTE, RTMSG_SIZE, family_name, header_table, remove_if_there
+from capture.netlink.rtnetlink import AF_INET, AF_INET6, AF_UNSPEC, address_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from capture.netlink.sockets import NetlinkSocket
 
+RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34  # linux/rtnetlink.h
+
 # linux/fib_rules.h
+FIB_RULE_HDR_SIZE = 12
 FIB_RULE_INVERT = 0x2
-FR_ACT_NOP = 3
+FR_ACT_TO_TBL, FR_ACT_NOP = 1, 3
 FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_OIFNAME = 1, 2, 3, 17
+FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 6, 10, 14, 15, 16, 21
+OTHER_SELECTORS = {4: "goto", 11: "realms", 12: "tun_id", 13: "suppress_ifgroup", 19: "l3mdev"}
+OTHER_SELECTORS |= {20: "uidrange", 22: "ipproto", 23: "sport", 24: "dport"}
+"""What else says more than `fwmark M lookup T`."""
+SAID_OTHERWISE = {FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_OIFNAME}
+SAID_OTHERWISE |= {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
+
+WHOLE_MARK = 0xFFFFFFFF
+NO_SUPPRESSION = u32(0xFFFFFFFF)
 
 RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255  # linux/rtnetlink.h
 TABLE_NAMES = {253: "default", RT_TABLE_MAIN: "main", RT_TABLE_LOCAL: "local"}
@@ -53,16 +61,22 @@ class PolicyRule(Value):
     selector: str
     suppressed: int | None = None
     """Routes with prefixes up to this length do not count (``suppress_prefixlength``)."""
+    family: int = AF_UNSPEC
 
     @property
     def looks_up(self) -> bool:
         """Whether it looks into a routing table, and does not refuse packets or jump."""
         return self.action == FR_ACT_TO_TBL
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is `fwmark MARK lookup TABLE` and nothing else."""
+        says_more = self.selector or self.is_inverted or self.suppressed is not None
+        return not says_more and self.looks_up and self.mask == WHOLE_MARK
+
     def is_for_mark(self, mark: int, table: int) -> bool:
-        """Return whether it is `fwmark MARK lookup TABLE` and nothing else."""
-        plain = not self.selector and not self.is_inverted and self.suppressed is None and self.looks_up
-        return plain and (self.mark, self.mask, self.table) == (mark, 0xFFFFFFFF, table)
+        """Return whether it is `fwmark MARK lookup TABLE` with these, and nothing else."""
+        return self.is_plain and (self.mark, self.table) == (mark, table)
 
     def may_match_mark(self, mark: int) -> bool:
         """Return whether packets with this mark may be meant."""
@@ -73,17 +87,18 @@ class PolicyRule(Value):
     def __str__(self) -> str:
         words = [f"{self.preference}:", "not" if self.is_inverted else "", self.selector or "from all"]
         if self.mask:
-            words.append(f"fwmark {self.mark:#x}" + (f"/{self.mask:#x}" if self.mask != 0xFFFFFFFF else ""))
+            words.append(f"fwmark {self.mark:#x}" + (f"/{self.mask:#x}" if self.mask != WHOLE_MARK else ""))
         words.append(f"lookup {TABLE_NAMES.get(self.table, self.table)}" if self.looks_up else "...")
         if self.suppressed is not None:
             words.append(f"suppress_prefixlength {self.suppressed}")
         return " ".join(filter(None, words))
 
 
-def read_policy_rules(route: NetlinkSocket, family: int) -> list[PolicyRule]:
-    """Return the policy rules of a family, AF_INET or AF_INET6, in the order in which they are asked."""
+def read_policy_rules(route: NetlinkSocket, family: int = AF_UNSPEC) -> list[PolicyRule]:
+    """Return the policy rules of a family, or of IPv4 and IPv6, in the order in which they are asked."""
+    families = (AF_INET, AF_INET6) if family == AF_UNSPEC else (family,)  # multicast routing has some, too
     bodies = route.dump(RTM_GETRULE, bytes((family, *bytes(11))), "list policy rules")
-    return [_decode(body) for body in bodies if body[0] == family]
+    return [_decode(body) for body in bodies if body[0] in families]
 
 
 def has_routes(route: NetlinkSocket, family: int, table: int) -> bool:
@@ -105,6 +120,7 @@ def _decode(body: bytes) -> PolicyRule:
         is_inverted=bool(decode_host_number(body[8:12]) & FIB_RULE_INVERT),
         selector=_selector(body, fields),
         suppressed=None if suppressed == NO_SUPPRESSION else decode_host_number(suppressed),
+        family=body[0],
     )
 
 
@@ -118,9 +134,62 @@ def _selector(body: bytes, fields: dict[int, bytes]) -> str:
     for word, kind in (("iif", FRA_IIFNAME), ("oif", FRA_OIFNAME)):
         if kind in fields:
             words.append(f"{word} {decode_text(fields[kind])}")
-    words += [f"{word} ..." for kind, word in OTHER_SELECTORS.items() if kind in fields]
+    words += [f"{OTHER_SELECTORS.get(kind, kind)} ..." for kind in fields if kind not in SAID_OTHERWISE]
     return " ".join(words)
 
 
-OTHER_SELECTORS = {20: "uidrange", 22: "ipproto", 23: "sport", 24: "dport"}
-"""Attributes that narrow a rule down further (linux/fib_rules.h)."""
+# --- the rules of TPROXY -------------------------------------------------------------------------
+
+
+def has_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -> bool:
+    """Return whether there is a policy rule `fwmark MARK lookup TABLE` that has no other condition."""
+    return bool(_preferences(route, family, mark, table))
+
+
+def put_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, preference: int) -> bool:
+    """Let the policy rule `fwmark MARK lookup TABLE` be there with this preference, and with no other."""
+    found = _preferences(route, family, mark, table)
+    added = preference not in found and _add_mark_rule(route, family, mark, table, preference)
+    elsewhere = [each for each in found if each != preference]
+    return _remove_mark_rules(route, family, mark, table, elsewhere) or added
+
+
+def remove_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -> bool:
+    """Remove every policy rule that is exactly `fwmark MARK lookup TABLE`, and none that says more."""
+    return _remove_mark_rules(route, family, mark, table, _preferences(route, family, mark, table))
+
+
+def _preferences(route: NetlinkSocket, family: int, mark: int, table: int) -> list[int]:
+    rules = read_policy_rules(route, family)
+    return [rule.preference for rule in rules if rule.is_for_mark(mark, table)]
+
+
+def _add_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, preference: int) -> bool:
+    doing = f"add {family_name(family)} policy rule fwmark {mark} lookup {table}"
+    try:
+        route.request(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, _mark_rule(family, mark, table, preference), doing)
+    except KernelError as error:
+        if error.errno == errno.EEXIST:  # another process was faster
+            return False
+        raise
+    return True
+
+
+def _remove_mark_rules(route: NetlinkSocket, family: int, mark: int, table: int, preferences: Iterable[int]) -> bool:
+    doing = f"remove {family_name(family)} policy rule fwmark {mark} lookup {table}"
+    removed = [
+        remove_if_there(route, RTM_DELRULE, _mark_rule(family, mark, table, each), doing, errno.ENOENT)
+        for each in preferences
+    ]
+    return any(removed)
+
+
+def _mark_rule(family: int, mark: int, table: int, preference: int) -> bytes:
+    return (
+        bytes((family, 0, 0, 0, header_table(table), 0, 0, FR_ACT_TO_TBL))
+        + u32(0)
+        + attribute(FRA_FWMARK, u32(mark))
+        + attribute(FRA_FWMASK, u32(WHOLE_MARK))
+        + attribute(FRA_TABLE, u32(table))
+        + attribute(FRA_PRIORITY, u32(preference))
+    )

@@ -24,10 +24,7 @@ from capture.rules import (
 )
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.families import link_local_note
-from capture.settings.options import (
-    ALLOW_HOST,
-    PROFILE,
-)
+from capture.settings.options import ALLOW_HOST, PROFILE
 from capture.state import record, routes
 from capture.state.lock import PATIENCE as LOCK_TIMEOUT
 from capture.state.lock import NamespaceLock

@@ -5,12 +5,7 @@ from __future__ import annotations
 from capture.backends.request import Request
 from capture.errors import ConfigurationError
 from capture.settings.host import PodFromInside, PodFromOutside
-from capture.settings.options import (
-    BACKEND,
-    DRIVER,
-    FORCE_IPTABLES_BINARY,
-    NATIVE_NFTABLES,
-)
+from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

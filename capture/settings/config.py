@@ -116,11 +116,18 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
     Raises ConfigurationError that names option, value, origin and what is expected.
     """
     warnings = [*settings.warnings]
+    config = _config(settings, host, warnings)
+    warnings += host_bits_warnings(settings)
+    warnings += cautions(settings, config, host)
+    return config, warnings
+
+
+def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfig:
     profile: Profile = "1.30" if settings[option.PROFILE] == "1.30" else "1.8"
     families = choose_families(settings, host)
     warnings += families.warnings
     proxy_uids = _ids(settings, option.PROXY_UID, host.user_id) or _default_proxy(host)
-    config = CaptureConfig(
+    return CaptureConfig(
         families=families.chosen,
         is_reached_by_ipv6=families.is_reached_by_ipv6,
         rejects_ipv6=settings[option.OTHER_FAMILY] == "reject" and IPV6 not in families.chosen and host.has_ipv6(),
@@ -153,9 +160,6 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
         rule_logs=settings[option.RULE_LOGS],
         **_dns(settings, host, warnings),
     )
-    warnings += host_bits_warnings(settings)
-    warnings += cautions(settings, config, host)
-    return config, warnings
 
 
 def _spelling(settings: Settings, profile: Profile) -> Spelling:

@@ -6,23 +6,10 @@ import errno
 
 from capture.errors import CaptureError, KernelError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text
-from capture.model.ruleset import (
-    MANGLE,
-    LoopbackAddress,
-    PolicyRoute,
-    Ruleset,
-    TransparentProxy,
-)
+from capture.model.ruleset import MANGLE, LoopbackAddress, PolicyRoute, Ruleset, TransparentProxy
 from capture.netlink.interfaces import add_address, is_loopback_up, read_addresses, remove_address
-from capture.netlink.routing import (
-    add_local_route,
-    has_local_route,
-    has_mark_rule,
-    put_mark_rule,
-    read_mark_rules,
-    remove_local_route,
-    remove_mark_rule,
-)
+from capture.netlink.policy_rules import has_mark_rule, put_mark_rule, read_policy_rules, remove_mark_rule
+from capture.netlink.routing import add_local_route, has_local_route, remove_local_route
 from capture.netlink.rtnetlink import AF_INET, AF_INET6, LOOPBACK_INDEX, open_route
 from capture.rules.nat import PASSTHROUGH_SOURCE
 
@@ -152,7 +139,7 @@ def present(live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset
 def _routes_present(route: NetlinkSocket, marks: set[int], recorded: Iterable[PolicyRoute]) -> Iterator[PolicyRoute]:
     known = tuple(recorded)
     followed: set[tuple[Family, int]] = set()
-    for rule in read_mark_rules(route):
+    for rule in filter(lambda rule: rule.is_plain, read_policy_rules(route)):
         policy = PolicyRoute(FAMILY_OF[rule.family], rule.mark, rule.table)
         of_upstream = (policy.mark, policy.table) == (DEFAULT_MARK, DEFAULT_TABLE)
         if of_upstream or policy in known or (policy.mark in marks and _halves(route, policy)[1]):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from capture.errors import KernelError, UnsupportedError
-from capture.netlink import routing
+from capture.netlink import policy_rules, routing
 from capture.netlink.attributes import attribute, decode_elements, decode_fields, decode_text, nested, text, u32be
 from capture.netlink.batch import Change, RulesetChangedError, commit
 from capture.netlink.interfaces import add_address, read_addresses, read_links, remove_address
@@ -250,13 +250,13 @@ class TestPolicyRouting:
 
         before = ip_json(space, f"-{family[-1]}", "rule")
         rule = (FAMILIES[family], 1337, table)
-        assert not routing.has_mark_rule(route, *rule)
-        assert routing.put_mark_rule(route, *rule, 1)
-        assert not routing.put_mark_rule(route, *rule, 1)
-        assert routing.has_mark_rule(route, *rule)
+        assert not policy_rules.has_mark_rule(route, *rule)
+        assert policy_rules.put_mark_rule(route, *rule, 1)
+        assert not policy_rules.put_mark_rule(route, *rule, 1)
+        assert policy_rules.has_mark_rule(route, *rule)
         assert listed() == [("0x539", str(table))]
-        assert routing.remove_mark_rule(route, *rule)
-        assert not routing.remove_mark_rule(route, *rule)
+        assert policy_rules.remove_mark_rule(route, *rule)
+        assert not policy_rules.remove_mark_rule(route, *rule)
         assert ip_json(space, f"-{family[-1]}", "rule") == before
 
     def test_a_rule_made_by_ip_is_ours_too_and_all_copies_go(
@@ -266,12 +266,12 @@ class TestPolicyRouting:
         for priority in ("100", "200"):
             space.run(["ip", ip, "rule", "add", "fwmark", "1337", "lookup", str(table), "pref", priority])
         rule = (FAMILIES[family], 1337, table)
-        assert routing.put_mark_rule(route, *rule, 1)
+        assert policy_rules.put_mark_rule(route, *rule, 1)
         assert [line for line in space.run(["ip", ip, "rule"]).stdout.splitlines() if "fwmark" in line] == [
             f"1:\tfrom all fwmark 0x539 lookup {table}"
         ]
         space.run(["ip", ip, "rule", "add", "fwmark", "1337", "lookup", str(table), "pref", "100"])
-        assert routing.remove_mark_rule(route, *rule)
+        assert policy_rules.remove_mark_rule(route, *rule)
         assert "fwmark" not in space.run(["ip", ip, "rule"]).stdout
 
     @pytest.mark.parametrize(
@@ -299,8 +299,8 @@ class TestPolicyRouting:
         space.run(["ip", ip, "rule", "add", *foreign.format(table=table).split(), "pref", "100"])
         before = space.run(["ip", ip, "rule"]).stdout
         rule = (FAMILIES[family], 1337, table)
-        assert routing.put_mark_rule(route, *rule, 1)
-        assert routing.remove_mark_rule(route, *rule)
+        assert policy_rules.put_mark_rule(route, *rule, 1)
+        assert policy_rules.remove_mark_rule(route, *rule)
         assert space.run(["ip", ip, "rule"]).stdout == before
 
     def test_a_local_route_comes_once_and_goes(
@@ -339,7 +339,7 @@ def test_without_privilege_routes_stay(space: Namespace) -> None:
         space,
         """
         from capture.netlink.interfaces import read_addresses
-        from capture.netlink.routing import put_mark_rule
+        from capture.netlink.policy_rules import put_mark_rule
         from capture.netlink.rtnetlink import open_route
         with open_route() as route:
             print(len(read_addresses(route)))
@@ -376,7 +376,7 @@ class TestLookup:
         with pod.call(open_route) as route:
             for name, family in FAMILIES.items():
                 routing.add_local_route(route, family, 133)
-                routing.put_mark_rule(route, family, 1337, 133, 1)
+                policy_rules.put_mark_rule(route, family, 1337, 133, 1)
                 pod.run(["ip", f"-{name[-1]}", "rule", "add", "uidrange", "1000-1000", "lookup", "133"])
             found = look_up_route(route, destination, **options)
             names = {link.index: link.name for link in read_links(route)}

@@ -5,13 +5,7 @@ from __future__ import annotations
 from capture.analysis.ownership import jumps_to_our_chain
 from capture.model.addresses import IPV4, IPV6
 from capture.model.chain_names import is_our_chain
-from capture.model.ruleset import (
-    BUILT_IN_CHAINS,
-    TABLES,
-    Chain,
-    Ruleset,
-    Table,
-)
+from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Ruleset, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -37,13 +37,7 @@ from capture.model import ruleset as model
 from capture.model.addresses import BITS
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.netlink.attributes import (
-    MalformedMessageError,
-    decode_elements,
-    decode_fields,
-    decode_number,
-    decode_text,
-)
+from capture.netlink.attributes import MalformedMessageError, decode_elements, decode_fields, decode_number, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

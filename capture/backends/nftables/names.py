@@ -8,14 +8,7 @@ nat ISTIO-INBOUND     inet istio-proxy-nat, chain ISTIO-INBOUND
 from __future__ import annotations
 
 from capture.backends.nf_tables.hooks import HOOKS
-from capture.model.ruleset import (
-    FORWARD,
-    INPUT,
-    OUTPUT,
-    POSTROUTING,
-    PREROUTING,
-    TABLES,
-)
+from capture.model.ruleset import FORWARD, INPUT, OUTPUT, POSTROUTING, PREROUTING, TABLES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture.netlink.policy_rules import FR_ACT_NOP, PolicyRule
-from capture.netlink.routing import FR_ACT_TO_TBL
+from capture.netlink.policy_rules import FR_ACT_NOP, FR_ACT_TO_TBL, PolicyRule
 
 ALL = 0xFFFFFFFF
 PLAIN = PolicyRule(32766, FR_ACT_TO_TBL, 254, 0, 0, is_inverted=False, selector="")
