@@ -34,15 +34,22 @@ class SharedFiles(BuildHookInterface):  # type: ignore[type-arg, misc]  # hatchl
             self._directory.cleanup()
 
 
-class Description(MetadataHookInterface):  # type: ignore[misc]  # as above
-    """README.md, in which links to other files of the repository are addresses."""
+class Addresses(MetadataHookInterface):  # type: ignore[misc]  # as above
+    """What names the published repository: the package's addresses, and README.md with links that work elsewhere."""
 
     PLUGIN_NAME = "custom"
 
     def update(self, metadata: dict[str, Any]) -> None:
-        """Set the description."""
+        """Set both from ``repository`` in pyproject.toml."""
+        repository = self.config["repository"].rstrip("/")
         text = Path(self.root, "README.md").read_text(encoding="utf-8")
-        metadata["readme"] = {"content-type": "text/markdown", "text": absolute(text, metadata["urls"]["Repository"])}
+        metadata["readme"] = {"content-type": "text/markdown", "text": absolute(text, repository)}
+        metadata["urls"] = {
+            "Repository": repository,
+            "Documentation": f"{repository}/blob/main/README.md",
+            "Changelog": f"{repository}/blob/main/CHANGELOG.md",
+            "Issues": f"{repository}/issues",
+        }
 
 
 def absolute(text: str, repository: str) -> str:

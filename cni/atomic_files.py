@@ -86,12 +86,14 @@ def create(path: str, content: bytes, mode: int, uid: int, gid: int) -> None:
     sync_directory(os.path.dirname(path))
 
 
-def replace(old: Snapshot, content: bytes) -> None:
+def replace(old: Snapshot, content: bytes, *, is_urgent: bool = False) -> None:
     """Give the file another content, with the mode and owner it had.
 
+    Where it is urgent, the disk gets the new content after the two have changed places: a busy disk takes 20 ms and
+    more for that. A machine that loses its power within these may come up with a file that is cut off.
     Raise ``ChangedMeanwhileError``, and leave the file alone, if it is not what ``old`` says.
     """
-    temporary = _write_beside(old.path, content, old.mode, old.uid, old.gid)
+    temporary = _write_beside(old.path, content, old.mode, old.uid, old.gid, is_durable=not is_urgent)
     try:
         new = snapshot(temporary)
         if snapshot(old.path) != old:
@@ -104,6 +106,8 @@ def replace(old: Snapshot, content: bytes) -> None:
         raise ChangedMeanwhileError(old.path) from None
     finally:
         _unlink_if_there(temporary)
+    if is_urgent:
+        _sync_if_there(old.path)
     sync_directory(os.path.dirname(old.path))
 
 
@@ -218,17 +222,30 @@ def sync_directory(path: str) -> None:
         os.close(directory)
 
 
-def _write_beside(path: str, content: bytes, mode: int, uid: int, gid: int) -> str:
+def _sync_if_there(path: str) -> None:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # its owner has taken it away meanwhile
+        return
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _write_beside(path: str, content: bytes, mode: int, uid: int, gid: int, *, is_durable: bool = True) -> str:
     temporary = temporary_name(path)
     try:
-        _write_new(temporary, [content], mode, (uid, gid))
+        _write_new(temporary, [content], mode, (uid, gid), is_durable=is_durable)
     except OSError as error:
         _unlink_if_there(temporary)
         raise OSError(error.errno, error.strerror, path) from error
     return temporary
 
 
-def _write_new(path: str, chunks: Iterable[bytes], mode: int, owner: tuple[int, int] | None = None) -> None:
+def _write_new(
+    path: str, chunks: Iterable[bytes], mode: int, owner: tuple[int, int] | None = None, *, is_durable: bool = True
+) -> None:
     """Make a new file and wait until the disk has it."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -239,7 +256,8 @@ def _write_new(path: str, chunks: Iterable[bytes], mode: int, owner: tuple[int, 
         if owner:
             os.fchown(file, *owner)
         os.fchmod(file, mode)  # after fchown, which clears the set-uid bits
-        os.fsync(file)
+        if is_durable:
+            os.fsync(file)
     finally:
         os.close(file)
 

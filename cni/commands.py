@@ -8,9 +8,10 @@ import sys
 
 import click
 
-from capture.cli.options import CaptureCommand
+from capture.cli.options import CaptureCommand, text_or_json
 from capture.errors import EXIT_DRIFT, CaptureError
-from capture.report.output import warn
+from capture.report.output import say_json, warn
+from capture.report.terminal import tell
 from capture.settings.options import PROFILE
 from capture.settings.parsers import PROFILES
 from cni import conf, entries, istio_cni, kubeconfig_file, runtimes
@@ -21,7 +22,7 @@ from cni.protocol import SUPPORTED_VERSIONS, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, TypeVar
 
     from cni.networks import Choice
@@ -138,6 +139,7 @@ def _entry_options(function: Function) -> Function:
 )
 @click.option("--log-level", type=click.Choice(list(LEVELS)), help="How much it logs.  [default: info]")
 @_entry_options
+@text_or_json
 def install(
     bin_dir: str | None,
     conf_dir: str | None,
@@ -145,6 +147,7 @@ def install(
     network: str,
     plugin: str | None,
     own_config: str,
+    form: str,
     **values: Any,
 ) -> int:
     """Put the plugin into the bin directory, and its entry into the network configuration.
@@ -173,29 +176,21 @@ def install(
         choice=choice,
         replaced=(istio_cni.TYPE,) if upstream and not upstream.stays else (),
     )
-    warn([*warnings, *(upstream.notes if upstream else ())])
-    _say(changes, "unchanged: the plugin and its entry are in place")
+    warnings += upstream.notes if upstream else _rivals(conf_path)
+    warn(warnings)
+    say_changes(map(str, changes), form, "unchanged: the plugin and its entry are in place", warnings)
     return 0
 
 
 @cni_group.command("status", cls=CaptureCommand, examples=STATUS_EXAMPLES)
 @_directories
 @_choice_options
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How to print it.",
-)
+@text_or_json
 def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network: str, form: str) -> int:
     """Say which list the runtime takes and why, and whether entry, plugin, kubeconfig and token are in order.
 
     It changes nothing. The exit code is 4 if something keeps pods from being captured or from starting.
     """
-    import json
-
     from cni import status as node
     from cni.install_error import explained
 
@@ -205,7 +200,11 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
         found = node.look(bin_path, conf_path, runtime, network)
     except OSError as error:
         raise explained(error, conf_path) from None
-    click.echo(json.dumps(node.as_plain(found), indent=2) if form == "json" else node.as_text(found))
+    if form == "json":
+        say_json(node.as_plain(found))
+    else:
+        for line in node.as_lines(found):
+            tell([line], node.HANG if line.startswith("  ") else None)
     return 0 if found.works else EXIT_DRIFT
 
 
@@ -220,7 +219,8 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
     show_default=True,
     help="How long runtimes may still call the plugin after its entry is gone.",
 )
-def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, *, keep_plugin: bool) -> int:
+@text_or_json
+def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, form: str, *, keep_plugin: bool) -> int:
     """Take the plugin's entry out of the network configuration, then remove the plugin.
 
     Pods that run keep their rules. A runtime that has cached the configuration of a pod (CRI-O does) calls the plugin
@@ -229,7 +229,7 @@ def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, *, keep_p
     bin_path, conf_path = _paths(_runtime("auto"), bin_dir, conf_dir)
     changes = installer.uninstall(bin_path, conf_path, grace, keep_plugin=keep_plugin)
     changes += kubeconfig_file.remove(entries.own_directory(conf_path))
-    _say(changes, "nothing to remove")
+    say_changes(map(str, changes), form, "nothing to remove")
     return 0
 
 
@@ -243,6 +243,14 @@ def _paths(runtime: Runtime, bin_dir: str | None, conf_dir: str | None) -> tuple
     """Return the two directories; of several for plugins the first that can be written."""
     writable = [each for each in runtime.bin_dirs if os.access(each, os.W_OK)]
     return os.path.abspath(bin_dir or [*writable, *runtime.bin_dirs][0]), os.path.abspath(conf_dir or runtime.conf_dir)
+
+
+def _rivals(conf_dir: str) -> list[str]:
+    """Return a warning if Istio's plugin captures pods, too, by another list of this node."""
+    from capture.cli.doctor.neighbours import BOTH_REMEDY, CONFIGURATIONS, both_capture, capturing_plugins
+
+    both = both_capture(capturing_plugins(tuple(dict.fromkeys((conf_dir, *CONFIGURATIONS)))))
+    return [f"{both}. {BOTH_REMEDY}"] if both else []
 
 
 def _upstream(conf_dir: str, choice: Choice) -> istio_cni.Upstream | None:
@@ -296,7 +304,9 @@ def installed_plugin() -> str:
     beside = [os.path.join(directory, PLUGIN) for directory in (_bundle(), _own_directory()) if directory]
     found = next((path for path in beside if os.access(path, os.X_OK)), None) or shutil.which(PLUGIN)
     if not found:
-        raise click.UsageError(f"there is no {PLUGIN} beside this program or in PATH; name it with --plugin PATH")
+        raise click.UsageError(
+            f"there is no {PLUGIN} in this program's directory or in PATH; name it with --plugin PATH"
+        )
     return found
 
 
@@ -311,8 +321,10 @@ def _bundle() -> str:
     return directory if directory and not rest else ""
 
 
-def _say(changes: Sequence[Change], nothing: str) -> None:
-    for change in changes:
-        click.echo(str(change))
-    if not changes:
-        click.echo(nothing)
+def say_changes(changes: Iterable[str], form: str, nothing: str, warnings: Sequence[str] = ()) -> None:
+    """Print what was changed, or that nothing was."""
+    made = list(changes)
+    if form == "json":
+        say_json({"changes": made, "warnings": list(warnings)})
+    else:
+        tell(made or [nothing])

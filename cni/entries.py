@@ -48,12 +48,15 @@ def _names(replaced: Container[str], plugins: list[dict[str, Any]]) -> list[str]
     return [str(plugin["type"]) for plugin in plugins if plugin.get("type") in replaced]
 
 
-def enter(network: Network, entry: dict[str, Any], replaced: Container[str] = ()) -> tuple[str, list[Change]]:
+def enter(
+    network: Network, entry: dict[str, Any], replaced: Container[str] = (), *, is_urgent: bool = False
+) -> tuple[str, list[Change]]:
     """Put the entry into a file; return the file that has it then, and what has changed."""
     plugins = after_others(network, entry, replaced)
     changes = [Change(network.path, f"entry of {name} replaced") for name in _names(replaced, network.plugins)]
     if network.is_list:
-        return network.path, changes + rewrite(network, plugins, "entry changed" if network.entries else "entry added")
+        what = "entry changed" if network.entries else "entry added"
+        return network.path, changes + rewrite(network, plugins, what, is_urgent=is_urgent)
     path, turned = _turn_into_list(network, plugins)
     return path, changes + turned
 
@@ -62,7 +65,7 @@ def after_others(network: Network, entry: dict[str, Any], replaced: Container[st
     """Return the plugins with the entry. Raises InstallError if there is none that makes the network."""
     plugins = with_entry(network.plugins, entry, replaced)
     if len(plugins) == 1:
-        raise unexpected(network.path, f"a plugin that makes the network, for {PLUGIN} to stand behind")
+        raise unexpected(network.path, f"a plugin that makes the network, before {PLUGIN}")
     return plugins
 
 
@@ -78,11 +81,11 @@ def check_version(network: Network, supported: Container[str]) -> None:
         )
 
 
-def rewrite(network: Network, plugins: list[dict[str, Any]], what: str) -> list[Change]:
+def rewrite(network: Network, plugins: list[dict[str, Any]], what: str, *, is_urgent: bool = False) -> list[Change]:
     """Give a list these plugins, unless it has them."""
     if plugins == network.plugins:
         return []
-    atomic_files.replace(network.file, written(network.path, as_list(network, plugins)))
+    atomic_files.replace(network.file, written(network.path, as_list(network, plugins)), is_urgent=is_urgent)
     return [Change(network.path, what)]
 
 

@@ -81,13 +81,15 @@ def enter(  # as ``install``
     *,
     choice: Choice = FIRST_BY_NAME,
     replaced: Container[str] = (),
+    is_urgent: bool = False,
 ) -> list[Change]:
     """Put ``entry`` into the network configuration as ``install`` does, for a plugin that is in its place already.
 
-    It costs a millisecond: nothing is hashed. Raises ``InstallError``.
+    It costs a millisecond: nothing is hashed, and where it is urgent, the disk is waited for afterwards.
+    Raises ``InstallError``.
     """
     with Exclusive(conf_dir):
-        return _put_entry(conf_dir, entry, supported_versions, own_config, choice, replaced)
+        return _put_entry(conf_dir, entry, supported_versions, own_config, choice, replaced, is_urgent=is_urgent)
 
 
 def uninstall(bin_dir: str, conf_dir: str, grace: float = 0.0, *, keep_plugin: bool = False) -> list[Change]:
@@ -155,6 +157,8 @@ def _put_entry(  # what ``install`` and ``enter`` share
     own_config: str,
     choice: Choice,
     replaced: Container[str],
+    *,
+    is_urgent: bool = False,
 ) -> list[Change]:
     entry = {"type": PLUGIN} | entry
 
@@ -162,7 +166,7 @@ def _put_entry(  # what ``install`` and ``enter`` share
         source = main_network(conf_dir, choice)
         entries.check_version(source, supported_versions)
         if not own_config:
-            path, changes = entries.enter(source, entry, replaced)
+            path, changes = entries.enter(source, entry, replaced, is_urgent=is_urgent)
             return (path,), changes
         path, changes = _write_own_list(conf_dir, own_config, source, entry, replaced)
         if choice.runtime != "crio":

@@ -101,13 +101,10 @@ class Answer(Value):
 
 def _container_id_problem(value: str) -> str:
     """SPEC, "Parameters": starts with an alphanumeric character, then also underscore, dot and hyphen."""
-    if value[0] in "_.-" or not _only_name_characters(value):
+    plain = value.replace("_", "a").replace(".", "a").replace("-", "a")
+    if value[0] in "_.-" or not value.isascii() or not plain.isalnum():
         return "expected letters, digits, _ . and -, with a letter or digit first"
     return ""
-
-
-def _namespace_problem(value: str) -> str:
-    return "" if value.startswith("/") else "expected the absolute path of a network namespace"
 
 
 def _interface_problem(value: str) -> str:
@@ -123,7 +120,11 @@ def _interface_problem(value: str) -> str:
 REQUIREMENTS: tuple[tuple[str, Callable[[str], str], tuple[str, ...]], ...] = (
     ("CNI_CONTAINERID", _container_id_problem, ("ADD", "CHECK", "DEL")),
     ("CNI_IFNAME", _interface_problem, ("ADD", "CHECK", "DEL")),
-    ("CNI_NETNS", _namespace_problem, ("ADD", "CHECK")),
+    (
+        "CNI_NETNS",
+        lambda path: "" if path[0] == "/" else "expected the absolute path of a network namespace",
+        ("ADD", "CHECK"),
+    ),
 )
 
 
@@ -161,9 +162,9 @@ def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
             ignores_unknown |= _truth(text, value)  # Multus says "true" before what it was given, which says "1"
         elif arguments.setdefault(key, value) != value:
             raise _bad_arguments(text, f"{key} has two values, {arguments[key]!r} and {value!r}")
-    unknown = [key for key in arguments if key not in known]
+    unknown = ", ".join(key for key in arguments if key not in known)
     if unknown and not ignores_unknown:
-        raise _bad_arguments(text, f"unknown: {', '.join(unknown)} (IgnoreUnknown=1 would let them pass)")
+        raise _bad_arguments(text, f"unknown: {unknown} (IgnoreUnknown=1 would let them pass)")
     return arguments
 
 
@@ -273,16 +274,11 @@ def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[Attachment, ..
     """
     for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
         if key in configuration:
-            return tuple([_attachment(key, entry) for entry in _as_list(key, configuration[key])])
+            entries = configuration[key]
+            if entries is not None and not isinstance(entries, list):
+                raise CniError(INVALID_CONFIGURATION, f"{key} is {shown(entries)}; expected a list")
+            return tuple([_attachment(key, entry) for entry in entries or ()])
     raise CniError(INVALID_CONFIGURATION, "GC without cni.dev/valid-attachments: nothing says which attachments exist")
-
-
-def _as_list(key: str, value: object) -> list[object]:
-    if value is None:
-        return []
-    if isinstance(value, list):
-        return value
-    raise CniError(INVALID_CONFIGURATION, f"{key} is {shown(value)}; expected a list")
 
 
 def _attachment(key: str, entry: object) -> Attachment:
@@ -290,10 +286,8 @@ def _attachment(key: str, entry: object) -> Attachment:
         container_id, interface = entry.get("containerID"), entry.get("ifname")
         if isinstance(container_id, str) and isinstance(interface, str):
             return Attachment(container_id, interface)
-    raise CniError(
-        INVALID_CONFIGURATION,
-        f'{key} has {shown(entry)}; expected {{"containerID": "…", "ifname": "…"}}',
-    )
+    expected = '{"containerID": "…", "ifname": "…"}'
+    raise CniError(INVALID_CONFIGURATION, f"{key} has {shown(entry)}; expected {expected}")
 
 
 # --- a command, from request to answer -------------------------------------------------------------------------
@@ -364,8 +358,8 @@ def _unknown_command(command: str) -> CniError:
             "CNI_COMMAND is missing: this is a CNI plugin, which container runtimes call",
             "To put it into a node's network configuration, run `capture cni install`.",
         )
-    expected = ", ".join(COMMANDS)
-    return CniError(INVALID_ENVIRONMENT, f"CNI_COMMAND={_shortened(command, 40)!r}: expected one of {expected}")
+    problem = f"CNI_COMMAND={_shortened(command, 40)!r}: expected one of {', '.join(COMMANDS)}"
+    return CniError(INVALID_ENVIRONMENT, problem)
 
 
 def _version_result(stdin: bytes) -> bytes:
@@ -416,20 +410,18 @@ def _in_version(result: dict[str, Any], version: str) -> dict[str, Any]:
     From 0.3.0 on results differ in one point that a plugin has to care for: until 0.4.0 each address says whether
     it is of version "4" or "6", and from 1.0.0 on it does not.
     """
-    addresses = result.get("ips")
-    if not isinstance(addresses, list):
-        return result | {"cniVersion": version}
-    explicit = version_number(version) < (1, 0, 0)
-    return result | {"cniVersion": version, "ips": [_in_style(address, explicit=explicit) for address in addresses]}
+    result = result | {"cniVersion": version}
+    if isinstance(result.get("ips"), list):
+        explicit = version_number(version) < (1, 0, 0)
+        result["ips"] = [_in_style(address, explicit=explicit) for address in result["ips"]]
+    return result
 
 
 def _in_style(address: Any, *, explicit: bool) -> Any:
     if not isinstance(address, dict):
         return address
     plain = {key: value for key, value in address.items() if key != "version"}
-    if explicit:
-        return {"version": "6" if ":" in str(address.get("address")) else "4"} | plain
-    return plain
+    return {"version": "6" if ":" in str(address.get("address")) else "4"} | plain if explicit else plain
 
 
 # --- texts -----------------------------------------------------------------------------------------------------
@@ -447,10 +439,6 @@ def shown(value: object) -> str:
 
 def _printed(content: dict[str, object]) -> bytes:
     return encode(content).encode() + b"\n"
-
-
-def _only_name_characters(value: str) -> bool:
-    return value.isascii() and value.replace("_", "a").replace(".", "a").replace("-", "a").isalnum()
 
 
 def one_line(text: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 
+from capture.cli.doctor.neighbours import BOTH_REMEDY, ISTIO, both_capture, capturing_plugins
 from capture.model.values import Value
 from capture.state.json_text import JsonError, decode, encode
-from cni import istio_cni, kubernetes, trial
+from cni import kubernetes, trial
 from cni.conf import KUBERNETES
 from cni.entries import as_list
 from cni.networks import PLUGIN, Candidate, candidates, choose
@@ -110,9 +111,9 @@ def _about_list(found: list[Candidate], chosen: Chosen, taken: Network | None, c
     yield Finding("network", "entry", "ok", says)
     if position == 0:
         yield Finding("network", "order", "error", f"no plugin before {PLUGIN} makes the network", INSTALL)
-    if istio_cni.read(taken) is not None:
-        says = f"{istio_cni.TYPE} is in the same list: both write rules"
-        yield Finding("network", istio_cni.TYPE, "warning", says, "Remove Istio's own CNI DaemonSet.")
+    both = both_capture(capturing_plugins((conf_dir,)))
+    if both:
+        yield Finding("network", ISTIO, "warning", both, BOTH_REMEDY)
     yield from _about_own_list(found, taken)
 
 
@@ -245,7 +246,6 @@ def _decisions(log_file: str) -> Iterator[dict[str, Any]]:
 def as_plain(status: Status) -> dict[str, Any]:
     """Return the status for JSON."""
     return {
-        "schema": "capture/v1",
         "works": status.works,
         "runtime": {"name": status.runtime.name, "evidence": status.runtime.evidence},
         "conf_dir": status.conf_dir,
@@ -261,7 +261,11 @@ def as_plain(status: Status) -> dict[str, Any]:
     }
 
 
-def as_text(status: Status) -> str:
+HANG = 10
+"""Where the texts of findings begin."""
+
+
+def as_lines(status: Status) -> list[str]:
     """Return the status for people."""
     evidence = (
         f" ({status.runtime.evidence})" if status.runtime.evidence else " (nothing tells; taken as the usual one)"
@@ -275,10 +279,10 @@ def as_text(status: Status) -> str:
             lines.append(f"{topic}:")
         lines.append(f"  {finding.state:<7} {finding.name}: {finding.says}")
         if finding.remedy and finding.state != "ok":
-            lines.append(f"          {finding.remedy}")
+            lines.append(f"{'':{HANG}}{finding.remedy}")
     if status.entry is not None:
         lines.append(f"entry: {encode(status.entry)}")
     if status.decisions:
         lines.append("last decisions:")
         lines += [f"  {' '.join(str(value) for value in each.values())}" for each in status.decisions]
-    return "\n".join(lines)
+    return lines

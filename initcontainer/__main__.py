@@ -10,7 +10,7 @@ import sys
 
 from capture import operations
 from capture.backends import detect
-from capture.errors import EXIT_DONE, UnsupportedError
+from capture.errors import EXIT_DONE, ConfigurationError, UnsupportedError
 from capture.report import listings
 from capture.report.outcome import cut_by_cleaning, outcome, start_line
 from capture.report.output import ended
@@ -63,6 +63,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
     namespace = settings[NETWORK_NAMESPACE] or None
     host = PodFromOutside(environ) if settings[CNI_MODE] else PodFromInside(environ)
     if settings[CLEANUP_ONLY]:
+        _say_what_goes(settings, namespace, host, printer)
         _clean(settings, namespace, printer)
         return EXIT_DONE
     _show_start(settings, namespace, host, printer)
@@ -113,6 +114,16 @@ def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, 
         note = link_local_note(config.families, host.pod_addresses())
         if note:
             printer.show(note)
+
+
+def _say_what_goes(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
+    """Print the same of what is to be removed, if it is recorded; settings without a meaning here are no obstacle."""
+    try:
+        reference = operations.reference(None, namespace) or operations.reference(settings, namespace, host)
+    except ConfigurationError:
+        return
+    if reference is not None:
+        printer.show(start_line(reference.settings, reference.config))
 
 
 def _apply(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:

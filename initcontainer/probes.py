@@ -7,7 +7,8 @@ from itertools import product
 
 from capture.analysis.pod_network import NO_WAY_OUT, routed
 from capture.analysis.trace import trace
-from capture.model.addresses import IPV4, IPV6, Network, address_text, parse_address
+from capture.model.addresses import Network, address_text, parse_address
+from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.packet import Packet
 from capture.model.values import Value
 from capture.settings.families import FAMILY_NAMES
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 DOCUMENTATION = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
 """Addresses for documentation, where no host is (RFC 5737, RFC 3849)."""
-PASSTHROUGH = {IPV4: "127.0.0.6", IPV6: "::6"}
-"""Addresses of the pod itself that every captured pod has."""
 OTHER_PORTS = (80, 443, 8080, 9080, 3306, 5432)
 ORDINARY_IDS = (65534, 1000, 12345)
 """Users and groups to act as, where ours is the proxy's or is left alone."""
@@ -92,7 +91,7 @@ class Chooser:
         """Return a connection that the rules would capture, or why there is none that can be made here."""
         config, own = self._config, list(self.own(family))
         outbound = side == "outbound"
-        destinations = [*_outside(config, family, own)] if outbound else [*own, parse_address(PASSTHROUGH[family])]
+        destinations = [*_outside(config, family, own)] if outbound else [*own, PASSTHROUGH_SOURCE[family]]
         identities = [*(_ordinary(config) if outbound else _proxies(config))]
         if not identities:
             return "not permitted to act as another user (capabilities SETUID and SETGID)"

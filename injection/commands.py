@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
 import click
 
-from capture.cli.options import CaptureCommand
+from capture.cli.options import CaptureCommand, text_or_json
 from capture.errors import EXIT_DONE
 from capture.model.values import Value
-from capture.report.output import warn
+from capture.report.output import say_json, warn
+from capture.report.terminal import tell
 from injection.check import in_words, report
 from injection.inject import inject as inject_text
 from injection.policy import VERSIONS, policy_objects
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.settings.settings import Settings
-    from injection.inject import Outcome
+    from injection.inject import Outcome, Result
 
 EXAMPLES = """
 capture inject -f deployment.yaml | kubectl apply -f -
@@ -90,7 +90,7 @@ class Request(Value):
     show_default=True,
     help="Of the policy: v1 from Kubernetes 1.36; v1beta1 in 1.34 and 1.35, with its feature gate.",
 )
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How --check prints.")
+@text_or_json
 def inject(
     filenames: tuple[str, ...],
     output: str | None,
@@ -119,18 +119,20 @@ def inject(
         if filenames:
             raise click.UsageError("--policy takes no files: it is about pods to come")
         request = _request(**given)
-        _write([as_yaml(policy_objects(request.template, request.base, api_version))], output)
+        _write([as_yaml(policy_objects(request.template, request.base, api_version))], output, form)
         return EXIT_DONE
     if not filenames:
         raise click.UsageError("nothing to inject: give a manifest with -f FILE, or -f - for standard input")
     if removes:
-        _write([remove(text_of(name), origin_of(name)) for name in filenames], output)
+        _write([remove(text_of(name), origin_of(name)) for name in filenames], output, form)
         return EXIT_DONE
     request = _request(**given)
     if check:
         _print_check([line for name in filenames for line in _checked(name, request)], form)
     else:
-        _write([_injected(name, request) for name in filenames], output)
+        results = [(name, _injected(name, request)) for name in filenames]
+        reports = [line for name, result in results for line in _reports(name, result, request)]
+        _write([result.text for _, result in results], output, form, reports)
     return EXIT_DONE
 
 
@@ -156,11 +158,11 @@ def _request(  # each is an option
     return Request(template, parse_set(sets), namespace)
 
 
-def _injected(name: str, request: Request) -> str:
+def _injected(name: str, request: Request) -> Result:
     result = inject_text(text_of(name), origin_of(name), request.template, request.base, request.namespace)
     for outcome in result.outcomes:
         _summarise(name, outcome)
-    return result.text
+    return result
 
 
 def _summarise(name: str, outcome: Outcome) -> None:
@@ -172,22 +174,29 @@ def _summarise(name: str, outcome: Outcome) -> None:
 
 def _checked(name: str, request: Request) -> list[dict[str, object]]:
     result = inject_text(text_of(name), origin_of(name), request.template, request.base, request.namespace)
+    return _reports(name, result, request)
+
+
+def _reports(name: str, result: Result, request: Request) -> list[dict[str, object]]:
     return [report(origin_of(name), outcome, request.template) for outcome in result.outcomes]
 
 
 def _print_check(lines: Sequence[dict[str, object]], form: str) -> None:
     if form == "json":
-        click.echo(json.dumps({"schema": "capture/v1", "workloads": lines}, indent=1))
+        say_json({"workloads": lines})
     else:
-        click.echo("\n".join(in_words(line) for line in lines) or "no workload")
+        tell([each for line in lines for each in in_words(line).split("\n")] or ["no workload"])
 
 
-def _write(texts: list[str], output: str | None) -> None:
+def _write(texts: list[str], output: str | None, form: str, workloads: Sequence[dict[str, object]] = ()) -> None:
     """Write the results one after the other, as separate documents, to a file as a whole or to standard output."""
     data = _joined(texts).encode()
-    if output is None:
+    if form == "json":
+        say_json({"workloads": list(workloads), "output": output, "manifest": None if output else _joined(texts)})
+    elif output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
+    if output is None:
         return
     temporary = f"{output}.{os.getpid()}.tmp"
     try:

@@ -20,6 +20,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from envoy_bootstrap import INBOUND_PORT, OUTBOUND_PORT, Service, Sidecar
 from envoy_proxy import PROXY_UID, Envoy, LogLine, start_envoy
 from private_mounts import make_private
@@ -29,6 +31,8 @@ from pytest_netns import CommandError, Endpoint, NamespaceFactory, Pod
 APP_PORT = 80
 SERVER_PORT = 9080
 EXCLUDED_PORT = 15020
+MISSING = (pytest.skip.Exception, pytest.fail.Exception)
+"""What the tests' helpers raise where a package or a program is not there."""
 SERVICE = ("10.96.94.35", "fd00:96::35")
 PROGRAMS = Path(sys.executable).parent
 ISTIO_INIT = shlex.split(
@@ -154,7 +158,7 @@ def main() -> int:
     try:
         with NamespaceFactory() as netns:
             results = play(netns)
-    except (CommandError, FileNotFoundError, TimeoutError, subprocess.TimeoutExpired) as error:
+    except (CommandError, FileNotFoundError, TimeoutError, subprocess.TimeoutExpired, *MISSING) as error:
         print(f"\n{paint(f'The demo stopped: {error}', RED)}")
         return 1
     wrong = [result.right for result in results].count(False)

@@ -14,16 +14,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "demo.svg"
 COLUMNS = 118
-CHARACTER, LINE, MARGIN = 7.2, 16, 16
+CHARACTER, LINE, MARGIN = 7.2, 17, 18
 """Width and height of a character at 12 pixels, and the space around the text."""
 
-COLOURS = {"31": "#ff7b72", "32": "#7ee787", "1": "#ffffff"}
+FONTS = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"
+STYLES = {"31": 'fill="#ff7b72"', "32": 'fill="#7ee787"', "1": 'fill="#ffffff" font-weight="bold"'}
 ESCAPE = re.compile(r"\x1b\[(\d*)m")
 
 
 def main() -> int:
     """Run the demo and draw what it prints."""
-    PICTURE.write_text(drawn(["$ make demo", *run().splitlines()]), encoding="utf-8")
+    PICTURE.write_text(drawn(["# make demo", *run().splitlines()]), encoding="utf-8")
     return 0
 
 
@@ -53,23 +54,28 @@ def drawn(lines: list[str]) -> str:
     rows = [row for line in lines for row in _folded(line)]
     width, height = round(COLUMNS * CHARACTER + 2 * MARGIN), len(rows) * LINE + 2 * MARGIN
     size = f'width="{width}" height="{height}"'
-    texts = [
-        f'<text x="{MARGIN}" y="{MARGIN + LINE * place - 4}">{_coloured(row)}</text>'
-        for place, row in enumerate(rows, 1)
-        if row
-    ]
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {size}>',
             "<title>make demo</title>",
-            f'<rect {size} rx="8" fill="#0d1117"/>',
-            '<g font-family="monospace" font-size="12" fill="#c9d1d9" xml:space="preserve">',
-            *texts,
+            # The line around it shows where the picture ends on a page that is as dark.
+            f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="8" fill="#0d1117" stroke="#6e7681"/>',
+            f'<g font-family="{FONTS}" font-size="12" fill="#e6edf3" xml:space="preserve">',
+            *(_text(row, MARGIN + LINE * place - 4) for place, row in enumerate(rows, 1) if row),
             "</g>",
             "</svg>",
             "",
         ]
     )
+
+
+def _text(row: str, height: int) -> str:
+    """Return a row as an element that is as wide as its characters, whichever font the reader has."""
+    shown = ESCAPE.sub("", row)
+    indent = len(shown) - len(shown.lstrip())
+    left, width = MARGIN + indent * CHARACTER, len(shown.strip()) * CHARACTER
+    size = f'textLength="{width:.1f}" lengthAdjust="spacingAndGlyphs"'
+    return f'<text x="{left:.1f}" y="{height}" {size}>{_coloured(row.strip())}</text>'
 
 
 def _folded(line: str) -> list[str]:
@@ -89,8 +95,8 @@ def _coloured(row: str) -> str:
             continue
         if is_open:
             drawn_row += "</tspan>"
-        is_open = piece in COLOURS
-        drawn_row += f'<tspan fill="{COLOURS[piece]}">' if is_open else ""
+        is_open = piece in STYLES
+        drawn_row += f"<tspan {STYLES[piece]}>" if is_open else ""
     return drawn_row + ("</tspan>" if is_open else "")
 
 

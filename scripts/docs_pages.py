@@ -92,7 +92,7 @@ def _usage_of_istio_init() -> str:
 
 
 def _command_page(words: str, command: click.Command) -> str:
-    context = click.Context(command, info_name=words)
+    context = click.Context(command, info_name=words, help_option_names=["-h", "--help"])  # as it is called
     usage = " ".join(command.collect_usage_pieces(context))
     parts = [f"# {words}\n", HERE, f"{_prose(cleandoc(command.help or ''))}\n", f"```text\n{words} {usage}\n```\n"]
     examples = (
@@ -110,8 +110,9 @@ def _command_page(words: str, command: click.Command) -> str:
 
 
 def _block(text: str) -> str:
-    lines = [line.strip() for line in text.strip("\n").splitlines()]
-    return "\n".join(("```text", *lines, "```\n"))
+    """Return examples as what root types; a test runs them."""
+    lines = [f"# {line.strip()}" for line in text.strip("\n").splitlines()]
+    return "\n".join(("```console", *lines, "```\n"))
 
 
 def _prose(text: str) -> str:

@@ -21,10 +21,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from capture import __version__
 
@@ -42,6 +44,8 @@ def main() -> int:
     output.mkdir(parents=True)
     build(output)
     print((output / "SHA256SUMS").read_text(), end="")
+    if warning := unset_repository((ROOT / "pyproject.toml").read_text(encoding="utf-8")):
+        print(warning, file=sys.stderr)
     return 0
 
 
@@ -59,6 +63,17 @@ def build(output: Path) -> None:
     shutil.rmtree(bundle)
     sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(output.iterdir())]
     (output / "SHA256SUMS").write_text("".join(sums), encoding="ascii")
+
+
+def unset_repository(pyproject: str) -> str:
+    """Return what to say if the links of the package lead nowhere; "" if they name a repository."""
+    repository = str(tomllib.loads(pyproject)["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"])
+    if not (urlsplit(repository).hostname or "").endswith(".example"):
+        return ""
+    return (
+        f"warning: {repository} is no address, and the links of the package begin with it:"
+        " before you publish, set `repository` in pyproject.toml"
+    )
 
 
 def _last_commit() -> str:

@@ -1,9 +1,9 @@
-"""What goes under share/ besides the programs: manual pages, and completion for bash, zsh and fish.
+"""What goes under share/ besides the programs: manual pages, completion for bash, zsh and fish, and JSON Schemas.
 
     scripts/shared_files.py DIRECTORY
 
-The pages are made from the commands and the option table, the completion scripts by click. The wheel and the bundle
-carry them.
+The pages are made from the commands and the option table, completion of `capture` by click, that of `istio-init` from
+the option table. The wheel and the bundle carry them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import istio_init_completion
 from click.shell_completion import ShellComplete, get_completion_class
 
 from capture import __version__
@@ -30,6 +31,7 @@ COMPLETIONS = {
     "zsh": "zsh/site-functions/_capture",
     "fish": "fish/vendor_completions.d/capture.fish",
 }
+SCHEMAS = Path(__file__).parents[1] / "capture" / "report" / "schemas"
 PLUGIN = """\
 A container runtime starts it for each pod, as the last plugin of a network configuration list. It decides by the pod's
 annotations whether the pod is captured, writes the rules into the pod's network namespace, and answers as the CNI
@@ -59,12 +61,16 @@ def files() -> Iterator[tuple[str, str]]:
     yield "man/man1/capture.1", capture_page()
     yield "man/man1/istio-init.1", istio_init_page()
     yield "man/man8/capture-cni.8", plugin_page()
+    for schema in sorted(SCHEMAS.iterdir()):
+        yield f"istio-capture/schemas/{schema.name}", schema.read_text(encoding="utf-8")
     for shell, place in COMPLETIONS.items():
         of_shell = get_completion_class(shell)
         if of_shell is None:
             raise LookupError(f"click knows no completion for {shell}")
         # The class for bash looks which bash is installed here, which is of no interest for a file.
         yield place, ShellComplete.source(of_shell(capture, {}, "capture", "_CAPTURE_COMPLETE"))
+    for place, script in istio_init_completion.SCRIPTS.values():
+        yield place, script()
 
 
 # --- manual pages, in the macros of man(7) -----------------------------------------------------------

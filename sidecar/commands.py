@@ -7,10 +7,10 @@ import os
 
 import click
 
-from capture.cli.options import CaptureCommand, capture_options, explicit, flags, namespace_options
+from capture.cli.options import CaptureCommand, capture_options, explicit, flags, format_option, namespace_options
 from capture.errors import CaptureError
 from capture.model.addresses import parse_address
-from capture.report.output import warn
+from capture.report.output import say_json, warn
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
 from capture.settings.settings import Settings, with_flags
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 capture sidecar --filename mesh.yaml --filename services.yaml --pod default/productpage > envoy.json
 kubectl get services,endpointslices,pods -o yaml | capture sidecar --filename - --pod default/productpage
-capture sidecar --pid 4711 --filename services.yaml --endpoints /run/envoy/endpoints > envoy.json
+capture sidecar --pid 4711 --filename services.yaml --endpoints /etc/envoy/endpoints > envoy.json
 capture sidecar -m TPROXY --redirect-dns --capture-all-dns --resolver 10.96.0.10
 """
 
@@ -76,11 +76,12 @@ def _resolver(_ctx: click.Context, _param: click.Parameter, values: tuple[str, .
             help="Name server for what is no service, where DNS is captured; repeat it.",
         ),
         click.Option(["--compact"], is_flag=True, help="Print it in one line."),
+        format_option("envoy", "json"),
     ],
     examples=EXAMPLES,
 )
 @click.pass_context
-def sidecar(
+def sidecar(  # noqa: PLR0913  # each is an option of the command
     ctx: click.Context,
     /,
     namespace: str | None,
@@ -89,6 +90,7 @@ def sidecar(
     directory: str | None,
     path_for_envoy: str | None,
     resolvers: tuple[str, ...],
+    form: str,
     *,
     compact: bool,
 ) -> int:
@@ -106,6 +108,9 @@ def sidecar(
     plain = render(config, world, pod, directory=path, resolvers=resolvers or _recorded_servers(config))
     if directory:
         endpoints.write(destinations(config, world, pod), directory)
+    if form == "json":
+        say_json({"bootstrap": plain})
+        return 0
     click.echo(json.dumps(plain, separators=(",", ":")) if compact else json.dumps(plain, indent=1))
     return 0
 

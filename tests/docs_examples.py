@@ -9,6 +9,10 @@ A comment before a block, which readers do not see, says what is needed for it::
 
     <!-- before: iptables-nft -t nat -I OUTPUT -j ACCEPT -->    commands that come first
     <!-- shape of: capture dump --format json -->               the block has keys of what this prints, not its values
+    <!-- printed by: istio-init --dry-run -->                   the block is in what this prints
+    <!-- read by: capture-cni -->                               the block is configuration that the plugin takes
+    <!-- files of: the bundle -->                               the block begins its lines with names of files
+    <!-- picture of: the chains -->                             the block is a drawing; the chains in it exist
     <!-- elsewhere: a node with containerd -->                  what it prints is of a place that is not here
 """
 
@@ -20,10 +24,13 @@ from pathlib import Path
 
 PROMPTS = ("# ", "$ ")
 _BLOCK = re.compile(
-    r"(?P<comments>(?:^<!-- .*? -->\n)*)^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$",
+    r"(?P<comments>(?:^<!-- (?:(?!-->).)* -->\n)*)"
+    r"^(?P<indent> *)```(?P<language>\w*)(?: \S+)?\n(?P<text>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
-_COMMENT = re.compile(r"^<!-- (before|shape of|elsewhere): (.*?) -->$", re.MULTILINE | re.DOTALL)
+_COMMENT = re.compile(
+    r"^<!-- (before|shape of|printed by|read by|files of|picture of|elsewhere): (.*?) -->$", re.MULTILINE | re.DOTALL
+)
 
 NORMALISERS = {
     "time of day": (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?Z?", "TIME"),
@@ -54,12 +61,19 @@ class Example:
     line: int
     language: str
     text: str
-    before: tuple[str, ...]
-    shape_of: str
-    elsewhere: str
+    comments: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
+
+    @property
+    def before(self) -> list[str]:
+        """Return the commands that come first."""
+        return [what for kind, what in self.comments if kind == "before"]
+
+    def comment(self, kind: str) -> str:
+        """Return what a comment of this kind says; "" where there is none."""
+        return dict(self.comments).get(kind, "")
 
     def commands(self) -> list[Command]:
         """Return the commands of a block in ``console``, in order."""
@@ -84,21 +98,16 @@ class Example:
 def examples(path: Path) -> list[Example]:
     """Return the fenced blocks of a page, in order."""
     text = path.read_text(encoding="utf-8")
-    found = []
-    for block in _BLOCK.finditer(text):
-        said = _COMMENT.findall(block["comments"])
-        found.append(
-            Example(
-                page=path.name,
-                line=text.count("\n", 0, block.start("language")) + 1,
-                language=block["language"],
-                text=re.sub(f"^{block['indent']}", "", block["text"], flags=re.MULTILINE),
-                before=tuple(what for kind, what in said if kind == "before"),
-                shape_of=next((what for kind, what in said if kind == "shape of"), ""),
-                elsewhere=next((what for kind, what in said if kind == "elsewhere"), ""),
-            )
+    return [
+        Example(
+            page=path.name,
+            line=text.count("\n", 0, block.start("language")) + 1,
+            language=block["language"],
+            text=re.sub(f"^{block['indent']}", "", block["text"], flags=re.MULTILINE),
+            comments=tuple(_COMMENT.findall(block["comments"])),
         )
-    return found
+        for block in _BLOCK.finditer(text)
+    ]
 
 
 def normalised(text: str) -> str:
@@ -110,7 +119,7 @@ def normalised(text: str) -> str:
 
 def is_printed(shown: str, printed: str) -> bool:
     """Return whether a text is what a page shows of it; ``[...]`` there is anything."""
-    parts = normalised(shown).split("[...]")
+    parts = [part.strip() for part in normalised(shown).split("[...]")]
     return re.search(".*?".join(map(re.escape, parts)), normalised(printed), re.DOTALL) is not None
 
 

@@ -13,6 +13,12 @@ PROGRAMS = Path(sys.executable).parent
 AS_PROXY = ["setpriv", "--reuid=1337", "--regid=1337", "--clear-groups", "--inh-caps=-all"]
 
 
+def require_open_checkout() -> None:
+    """Skip, or with CI fail, where other users may not enter this checkout: under a home directory, say."""
+    is_open = all(directory.stat().st_mode & stat.S_IXOTH for directory in (PROGRAMS, *PROGRAMS.parents))
+    require(is_open, "this checkout is closed to other users")
+
+
 def init(
     namespace: Namespace,
     *arguments: str,
@@ -21,8 +27,8 @@ def init(
     before: tuple[str, ...] | list[str] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run istio-init and check its exit code; as another user without capabilities, if all may enter the checkout."""
-    is_open = all(directory.stat().st_mode & stat.S_IXOTH for directory in (PROGRAMS, *PROGRAMS.parents))
-    require(not before or is_open, "this checkout is closed to other users")
+    if before:
+        require_open_checkout()
     command = [*before, PROGRAMS / "istio-init", *arguments]
     done = namespace.run(command, check=False, env=env, reads_everything=True)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -126,6 +126,8 @@ class KubernetesNode:
         self.cni_version = cni_version
         self.pid = 0
         self.cgroup = f"{CGROUP}{os.getpid()}"
+        self.written = 0
+        """When the main network configuration was written last, in nanoseconds since the epoch."""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         for folder in (*FOLDERS, "log", "pki", "manifests", "etc-cni/net.d", "opt-cni/bin", "etcd"):
             (self.disk / folder).mkdir(parents=True, exist_ok=True)
@@ -142,24 +144,36 @@ class KubernetesNode:
 
     def start(self) -> None:
         """Boot the node and wait until it is Ready."""
-        self._make_namespaces()
-        _make_cgroups(self.cgroup)
-        if not (self.disk / "pki" / "admin.json").exists():
-            self._write_credentials()
-        self._write_configuration()
+        self._prepare()
         for name in ("etcd", "containerd"):
             self.start_daemon(name)
         self._wait("containerd", lambda: self.ctr("version"))
         if not (self.disk / "image.tar").exists():
             write_image(self.disk / "image.tar", IMAGE, Path("/usr/bin/catatonit"))
             self.load_image(self.disk / "image.tar")
-        self._wait("etcd", lambda: self.run(["curl", "-fs", "http://127.0.0.1:2379/health"]))
-        self.start_daemon("kube-apiserver")
-        self._wait("kube-apiserver", lambda: self.kubectl("get", "--raw", "/readyz"))
+        self._start_api_server()
         for name in ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"):
             self.start_daemon(name)
         self._wait("the node", lambda: self.kubectl("wait", "--for=condition=Ready", f"node/{NAME}", "--timeout=5s"))
         self._wait("the service account", lambda: self.kubectl("get", "serviceaccount", "default"))
+
+    def start_without_kubelet(self) -> None:
+        """Boot a machine that has an API server and nothing else of Kubernetes: no pod runs there."""
+        self._prepare()
+        self.start_daemon("etcd")
+        self._start_api_server()
+
+    def _prepare(self) -> None:
+        self._make_namespaces()
+        _make_cgroups(self.cgroup)
+        if not (self.disk / "pki" / "admin.json").exists():
+            self._write_credentials()
+        self._write_configuration()
+
+    def _start_api_server(self) -> None:
+        self._wait("etcd", lambda: self.run(["curl", "-fs", "http://127.0.0.1:2379/health"]))
+        self.start_daemon("kube-apiserver")
+        self._wait("kube-apiserver", lambda: self.kubectl("get", "--raw", "/readyz"))
 
     def stop(self) -> None:
         """End everything on the node; its disk stays."""
@@ -245,7 +259,9 @@ class KubernetesNode:
         plugins = [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}]
         new = self.list_file.with_name(".new")  # containerd overlooks a file that is renamed in from elsewhere
         new.write_text(json.dumps({"cniVersion": self.cni_version, "name": "lab", "plugins": plugins}))
-        new.rename(self.list_file)
+        with new.open("rb") as file:
+            new.rename(self.list_file)
+            self.written = os.fstat(file.fileno()).st_ctime_ns
 
     # --- parts ------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         "no-rules", "rule-missing", "foreign-rule", "second-set", "nat-first", "excluded", "proxy-user",
         "proxy-wrong-user", "proxy-mode", "not-listening", "filtered", "family-not-captured", "dns-not-captured",
         "not-tcp", "no-route", "route-missing", "policy-route", "sysctl", "lo-down", "interface-missing", "left-alone",
-        "translated-before", "conntrack-full", "privileged",
+        "translated-before", "conntrack-full", "privileged", "ingress-filter",
     ]  # fmt: skip
 
 AF: dict[Family, int] = {IPV4: AF_INET, IPV6: AF_INET6}
@@ -73,6 +73,8 @@ class PodFacts(Value):
     gid_of: dict[int, int]
     tracked: int = 0
     max_tracked: int = 0
+    diverted: tuple[tuple[str, str], ...] = ()
+    """Pairs of interfaces: what comes in by the first, filters send to the second, before any rule."""
 
 
 # --- the whole pod -------------------------------------------------------------------------------
@@ -96,7 +98,15 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
                 "Correct --istio-exclude-interfaces, or the annotation excludeInterfaces.",
                 name,
             )
-    if facts.max_tracked and facts.tracked >= NEARLY_FULL * facts.max_tracked:
+    for name, target in facts.diverted:
+        yield Cause(
+            "ingress-filter",
+            f"a filter (tc) sends what comes in by {name} to {target}, before any rule: so does Kata Containers, whose"
+            " pods have a network stack in a virtual machine",
+            "Leave the pod out of the mesh, or run it with a runtime that uses the pod's network namespace.",
+            name,
+        )
+    if is_nearly_full(facts.tracked, facts.max_tracked):
         yield Cause(
             "conntrack-full",
             f"the conntrack table is full: {facts.tracked} of {facts.max_tracked} connections",
@@ -105,8 +115,21 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
         )
 
 
+def is_nearly_full(tracked: int, max_tracked: int) -> bool:
+    """Return whether so many connections are tracked that new ones fail soon; not if the limit is unknown."""
+    return max_tracked > 0 and tracked >= NEARLY_FULL * max_tracked
+
+
 def causes_of_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield what is wrong with the proxy: nothing listens on a port, or not as the rules expect it."""
+    if facts.addresses and not any(address.family in capture.families for address in facts.addresses):
+        name = FAMILY_NAMES[facts.addresses[0].family]
+        yield Cause(
+            "family-not-captured",
+            f"the pod has {name} addresses only, and {name} is not captured",
+            "Apply with --ip-families both, or --dual-stack; the proxy must listen on it, too.",
+            name,
+        )
     for family in capture.families:
         if any(address.family == family for address in facts.addresses):
             for outcome, port in (("proxy-outbound", capture.outbound_port), ("proxy-inbound", capture.inbound_port)):
@@ -142,7 +165,7 @@ def _not_listening(on_port: list[Listener], outcome: str, port: int, family: Fam
         says = f"the listener on {where} takes {other} only, and {name} is captured, too"
         remedy = f"Let the proxy listen on {'::' if family == IPV6 else '0.0.0.0'} as well, or capture {other} only."
     else:
-        says = f"no process listens on {where}, to which {PORT_OF.get(outcome, '')} connections are sent ({name})"
+        says = f"no process listens on {where}, to which {PORT_OF.get(outcome, '')} connections are sent"
         remedy = "Start the proxy, or look why it ended: kubectl logs POD -c istio-proxy."
     return Cause("not-listening", says, remedy, where)
 
@@ -150,6 +173,8 @@ def _not_listening(on_port: list[Listener], outcome: str, port: int, family: Fam
 def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:
     """Return whether what the listener's process sends is captured, and so comes back to it for ever."""
     gid = facts.gid_of.get(listener.inode)
+    if gid is None and listener.uid == 0 and capture.is_transparent:
+        return False  # Istio's way for TPROXY is root with the proxy's group, which only the process' own /proc tells
     return not among(listener.uid, capture.uids) and not (gid is not None and among(gid, capture.gids))
 
 

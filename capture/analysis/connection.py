@@ -37,14 +37,16 @@ def causes_of_connection(ways: Ways, facts: PodFacts, capture: Capture) -> Itera
     if not ways.has_route:
         yield _no_route(live.packet)
     elif live.outcome in TO_PROXY and ways.filtered is not None:
-        yield _dropped(ways.filtered)
+        yield dropped(ways.filtered)
+    elif live.outcome in TO_PROXY and live.step is not None and is_of_second_set(live.step):
+        yield _second_set(live)
     elif live.outcome in TO_PROXY:
         protocol = IPPROTO_UDP if live.packet.protocol == "udp" else IPPROTO_TCP
         yield from causes_at_port(facts, capture, live.outcome, live.port, live.packet.family, protocol)
     elif live.outcome == "direct":
         yield _why_direct(ways, capture)
     elif live.outcome == "dropped":
-        yield _dropped(live)
+        yield dropped(live)
     else:
         yield _redirected(live)
 
@@ -63,7 +65,7 @@ def _why_direct(ways: Ways, capture: Capture) -> Cause:
     """Return why the packet goes where it is addressed to, without the proxy."""
     packet, step = ways.live.packet, ways.live.step
     if step is not None and not is_ours(step):
-        return _foreign(step)
+        return _foreign(ways.live, step)
     if packet.protocol != "tcp":
         return _not_tcp(packet)
     if packet.family not in capture.families:
@@ -81,10 +83,26 @@ def is_ours(step: Step) -> bool:
     return step.table in TABLES and (is_our_chain(step.chain) or is_our_chain(target))
 
 
-def _foreign(step: Step) -> Cause:
+def is_of_second_set(step: Step) -> bool:
+    """Return whether a rule is in one of our chains, in tables where the capture is not."""
+    return step.table not in TABLES and is_our_chain(step.chain)
+
+
+def _second_set(live: Trace) -> Cause:
+    return Cause(
+        "second-set",
+        f"a second set of capture rules decides first, and sends the connection to port {live.port}",
+        "Run `capture apply` again: it removes every set but the one it writes.",
+        place_of(live.step) if live.step is not None else "",
+    )
+
+
+def _foreign(live: Trace, step: Step) -> Cause:
+    where = address_text(live.address.family, live.address.first) if live.address else ""
+    does = f"sends the connection to {where} port {live.port}" if where else "lets the connection bypass the proxy"
     return Cause(
         "foreign-rule",
-        "a foreign rule decides before ours, and lets the connection bypass the proxy",
+        f"a foreign rule decides before ours, and {does}",
         "Remove the rule, or let its program put it behind ours. `capture trace` shows the whole way.",
         place_of(step),
     )
@@ -153,7 +171,8 @@ def _excluded(step: Step | None) -> Cause:
     )
 
 
-def _dropped(live: Trace) -> Cause:
+def dropped(live: Trace) -> Cause:
+    """Return why a packet is dropped: by the settings, or by a foreign rule or policy."""
     step = live.step
     if step is not None and is_ours(step):
         return Cause(
@@ -164,7 +183,7 @@ def _dropped(live: Trace) -> Cause:
         )
     return Cause(
         "filtered",
-        "a foreign rule or policy drops the packet",
+        f"a foreign rule or policy drops the packet{f': {step.rule.why}' if step and step.rule.why else ''}",
         "Remove or relax it: NetworkPolicy agents and firewalls in the pod's namespace write such rules.",
         place_of(step) if step is not None else "",
     )

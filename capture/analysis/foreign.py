@@ -76,7 +76,7 @@ def in_tables_of_iptables(ruleset: Ruleset, is_older: Callable[[TableName], bool
     for table in ruleset.tables:
         for chain in table.chains:
             if chain.name in (PREROUTING, OUTPUT):
-                entry = chain.replace(rules=tuple(rule.replace(why="", counters=None) for rule in chain.rules))
+                entry = chain.replace(rules=tuple(rule.replace(why="") for rule in chain.rules))
                 others = tuple(each for each in table.chains if each is not chain)
                 yield ForeignChain(
                     f"{table.name} of iptables",

@@ -19,6 +19,7 @@ from __future__ import annotations
 from capture.analysis.canonical import canonical_rule
 from capture.model import ruleset as model
 from capture.model.chain_names import is_our_chain
+from capture.model.conventions import AGENT_DNS_PORT, PROXY_TO_SELF_MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 # Numbers that upstream and we write into rules (design of the DNS capture and of TPROXY mode).
 DNS_PORT = model.only(53)
-AGENT_DNS_PORT = 15053
-PROXY_TO_SELF_MARK = 1338
 
 GO_ON = (model.Continue, model.Log, model.SetMark, model.SaveMark, model.RestoreMark)
 """Verdicts after which a packet goes on to the next rule, as if nothing had been but a change of marks."""

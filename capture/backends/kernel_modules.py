@@ -139,21 +139,18 @@ EVERY_CAPTURE: tuple[tuple[type, bool], ...] = (
 
 
 def _kinds(desired: model.Ruleset) -> Iterator[tuple[type, bool]]:
-    """Yield the kinds of matches and verdicts, and whether it is one with a list that is excluded.
-
-    Such a list is one match in every backend; others, iptables has not.
-    """
+    """Yield the kinds of matches and verdicts, and whether it is one with a list that iptables has a match for."""
     for table in desired.tables:
         for chain in table.chains:
             for rule in chain.rules:
                 yield type(rule.verdict), False
                 for match in rule.matches:
-                    yield type(match), _is_excluded_list(match)
+                    yield type(match), _is_one_match(match)
 
 
-def _is_excluded_list(match: model.Match) -> bool:
+def _is_one_match(match: model.Match) -> bool:
     if isinstance(match, model.SourcePort | model.DestinationPort):
-        return match.negated and len(match.ports) > 1
+        return len(match.ports) > (1 if match.negated else model.MAX_SEPARATE_PORTS)
     return isinstance(match, model.Source | model.Destination) and match.negated and len(match.networks) > 1
 
 
@@ -185,9 +182,9 @@ def _of_table(table: model.TableName, families: tuple[Family, ...], way: Way) ->
 
 
 def _of_kind(kind: tuple[type, bool], way: Way) -> Iterator[tuple[str, str]]:
-    part, is_excluded_list = kind
+    part, is_one_match = kind
     purpose, native, extension = VOCABULARY.get(part, ("", "", ""))
-    if is_excluded_list:
+    if is_one_match:
         if way != "nftables":
             yield ("xt_multiport", "lists of ports") if extension else ("xt_iprange", "lists of networks")
         return

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.cli.options import CaptureCommand, capture_options, explicit, namespace_options
-from capture.report.outcome import outcome, start_line
-from capture.report.output import warn
+from capture.cli.options import CaptureCommand, capture_options, explicit, format_option, namespace_options
+from capture.report.outcome import applied_as_plain, outcome, start_line
+from capture.report.output import say_json, warn
+from capture.report.terminal import tell
 from capture.settings.options import ALLOW_HOST, FORCE_APPLY
 
 EXAMPLES = """
@@ -18,10 +19,12 @@ capture apply --backend nftables --profile current --redirect-dns --capture-all-
 
 
 @click.command(
-    cls=CaptureCommand, params=[*capture_options(ALLOW_HOST, FORCE_APPLY), *namespace_options()], examples=EXAMPLES
+    cls=CaptureCommand,
+    params=[*capture_options(ALLOW_HOST, FORCE_APPLY), *namespace_options(), format_option("text", "json")],
+    examples=EXAMPLES,
 )
 @click.pass_context
-def apply(ctx: click.Context, namespace: str | None) -> int:
+def apply(ctx: click.Context, namespace: str | None, form: str) -> int:
     """Make the rules of a network namespace those that the options ask for.
 
     Rules that are so already are left as they are; other rules of ours are replaced, and never in a way that lets a
@@ -30,8 +33,8 @@ def apply(ctx: click.Context, namespace: str | None) -> int:
     settings = explicit(ctx)
     applied = operations.apply(settings, namespace, force=settings[FORCE_APPLY])
     warn(applied.warnings)
-    click.echo(outcome(applied))
-    click.echo(start_line(settings, applied.config))
-    for remark in applied.remarks:
-        click.echo(remark)
+    if form == "json":
+        say_json(applied_as_plain(settings, applied))
+    else:
+        tell([outcome(applied), start_line(settings, applied.config), *applied.remarks])
     return 0

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.cli.options import CaptureCommand, namespace_options
+from capture.cli.options import CaptureCommand, format_option, namespace_options
 from capture.report.outcome import cut_by_cleaning
-from capture.report.output import warn
+from capture.report.output import say_json, warn
+from capture.report.terminal import tell
 
 EXAMPLES = """
 capture clean --netns /run/netns/pod
@@ -20,10 +21,11 @@ capture clean --pid 4711
     params=[
         *namespace_options(),
         click.Option(["--allow-host"], is_flag=True, help="Clean the host's own network namespace."),
+        format_option("text", "json"),
     ],
     examples=EXAMPLES,
 )
-def clean(namespace: str | None, *, allow_host: bool) -> int:
+def clean(namespace: str | None, form: str, *, allow_host: bool) -> int:
     """Remove everything that is ours from a network namespace.
 
     That is: the rules in every backend, in either spelling, of this version, of older ones and of upstream's, the
@@ -31,7 +33,16 @@ def clean(namespace: str | None, *, allow_host: bool) -> int:
 
     Connections that pass the proxy end with the rules; a warning counts them.
     """
-    warn(cut_by_cleaning(namespace))
-    removed = operations.clean(namespace, allow_host=allow_host, warn=lambda warning: warn([warning]))
-    click.echo("removed: nothing is captured any more" if removed else "nothing to remove")
+    warnings = cut_by_cleaning(namespace)
+    warn(warnings)
+
+    def add(warning: str) -> None:
+        warnings.append(warning)
+        warn([warning])
+
+    removed = operations.clean(namespace, allow_host=allow_host, warn=add)
+    if form == "json":
+        say_json({"removed": removed, "warnings": warnings})
+    else:
+        tell(["removed: nothing is captured any more" if removed else "nothing to remove"])
     return 0

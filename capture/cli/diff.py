@@ -15,8 +15,9 @@ from capture.errors import EXIT_DONE, EXIT_DRIFT, ConfigurationError
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.report.differences import effect_as_plain, fate_in_words
 from capture.report.dump_json import ruleset_of_dump
-from capture.report.output import SCHEMA
+from capture.report.output import say_json
 from capture.report.packet_words import packet_in_words
+from capture.report.terminal import tell
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.families import FAMILY_NAMES
@@ -55,17 +56,13 @@ def diff(first: str, second: str, form: str) -> int:
     captures = [_capture(text) for text in (first, second)]
     effects = list(_effects(*captures))
     if form == "json":
-        import json  # 7 ms, for this format only
-
         found = [{"family": each.family, **(effect_as_plain(each) or {})} for each in effects]
-        click.echo(json.dumps({"schema": SCHEMA, "equal": not effects, "differences": found}, indent=1))
+        say_json({"equal": not effects, "differences": found})
     elif not effects:
-        click.echo("equal: both captures treat every connection alike")
+        tell(["equal: both captures treat every connection alike"])
     else:
-        click.echo(f"{len(effects)} difference{'s' if len(effects) > 1 else ''}:")
-        for each in effects:
-            for line in _in_words(each):
-                click.echo(f"  {line}")
+        tell([f"{len(effects)} difference{'s' if len(effects) > 1 else ''}:"])
+        tell(f"  {line}" for each in effects for line in _in_words(each))
     return EXIT_DRIFT if effects else EXIT_DONE
 
 

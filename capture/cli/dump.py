@@ -7,6 +7,8 @@ import click
 from capture import operations
 from capture.cli.options import CaptureCommand, format_option, namespace_options, part_options
 from capture.report import listings
+from capture.report.output import say_json
+from capture.report.terminal import columns, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,22 +31,21 @@ capture dump --format save
 def dump(namespace: str | None, family: Family | None, table_name: TableName | None, form: str) -> None:
     """Show the live rules of a network namespace, with counters, from whichever backend holds them.
 
-    The tables in which rules of ours stand are shown whole, with the rules of others in them. With --family and
-    --table it is exactly the listing that iptables -t TABLE -nvL gives. In a namespace that was programmed by us, the
-    last line says whether the rules are what was asked for.
+    Tables with rules of the capture are shown whole, with the foreign rules in them. With --family and
+    --table it is exactly the listing that iptables -t TABLE -nvL gives. In a namespace with a record, the
+    last line says whether the rules match the applied configuration.
     """
     dumped = operations.dump(namespace)
     shown = list(listings.parts(dumped, family, table_name))
     if not shown and form != "json":
-        click.echo("nothing of ours stands there", err=True)
+        click.echo("no rules of the capture are here", err=True)
     if form == "json":
-        import json  # 7 ms, for this format only
-
-        click.echo(json.dumps(listings.as_json(dumped, shown), indent=1))
+        say_json(listings.as_json(dumped, shown))
     elif form == "save":
         click.echo(listings.save(shown), nl=False)
     elif form == "nft":
         click.echo(listings.nft(shown), nl=False)
     else:
         is_whole = family is None and table_name is None
-        click.echo(listings.table(shown, dumped.verified, is_whole=is_whole), nl=False)
+        text = listings.table(shown, dumped.verified, is_whole=is_whole, width=columns())
+        tell(text.removesuffix("\n").split("\n") if text else ())

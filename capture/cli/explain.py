@@ -9,12 +9,13 @@ from capture.analysis.policy import families_in_words, policy
 from capture.cli.options import CaptureCommand, capture_options, explicit, format_option, namespace_options
 from capture.model.ruleset import FAMILIES
 from capture.report.differences import fate_in_words
-from capture.report.output import SCHEMA
+from capture.report.fold import table
+from capture.report.outcome import say_start
+from capture.report.output import say_json
+from capture.report.terminal import columns, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from capture.analysis.policy import Statement
     from capture.model.addresses import Family
 
@@ -45,19 +46,16 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
 
     Each line is a set of connections; no two of them overlap. All tables count, foreign ones and second captures too.
     """
-    situation = operations.situation(explicit(ctx) if from_options else None, namespace)
+    settings = explicit(ctx) if from_options else None
+    situation = operations.situation_of(settings, namespace)
     families = (family,) if family else situation.ruleset.families
     statements = policy(dict.fromkeys(families, situation))
     if form == "json":
-        import json  # 7 ms, for this format only
-
-        plain: dict[str, object] = {"schema": SCHEMA}
-        plain |= {each: [_as_plain(s) for s in statements if each in s.families] for each in families}
-        click.echo(json.dumps(plain, indent=1))
+        say_json({each: [_as_plain(s) for s in statements if each in s.families] for each in families})
         return
+    say_start(operations.reference(settings, namespace))
     rows = [(s.direction, s.traffic, _goes(s), s.why, families_in_words(s.families)) for s in statements]
-    for line in aligned([HEADINGS, *rows]):
-        click.echo(line)
+    tell(table([HEADINGS, *rows], columns()))
 
 
 def _goes(statement: Statement) -> str:
@@ -74,10 +72,3 @@ def _as_plain(statement: Statement) -> dict[str, str | int | None]:
         "address": str(fate.address).partition("/")[0] if fate and fate.address else None,
         "why": statement.why,
     }
-
-
-def aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    """Yield the rows as lines whose columns stand below each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

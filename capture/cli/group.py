@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import sys
 
 import click
 
-from capture.errors import EXIT_USAGE
-from capture.report.output import ended, say_error
+from capture.errors import EXIT_USAGE, CaptureError
+from capture.report.output import ended, report, report_as_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 COMMANDS = {
     "apply": ("capture.cli.apply:apply", "Capture the traffic of a network namespace."),
@@ -16,13 +21,14 @@ COMMANDS = {
     "verify": ("capture.cli.verify:verify", "Compare the live rules with the applied configuration."),
     "trace": ("capture.cli.trace:trace", "Say what happens to a packet, and which rule decides."),
     "why": ("capture.cli.why:why", "Say why a connection does not reach the proxy, or what is wrong with this pod."),
+    "watch": ("capture.cli.watch:watch", "Draw the way of packets through the rules, with live counters."),
     "diff": ("capture.cli.diff:diff", "Print which connections two captures treat differently."),
     "explain": ("capture.cli.explain:explain", "Print the policy in words: what is captured, what is not, and why."),
     "clean": ("capture.cli.clean:clean", "Remove everything that is ours."),
     "render": ("capture.cli.render:render", "Print what would be sent to the kernel."),
     "doctor": (
         "capture.cli.doctor.command:doctor",
-        "Say what this kernel and host can do, and how to mend what is missing.",
+        "Say what this kernel and host can do, and how to repair what is missing.",
     ),
     "inject": ("injection.commands:inject", "Put the sidecar and its capture into the pods of a manifest."),
     "sidecar": ("sidecar.commands:sidecar", "Print Envoy's bootstrap for a captured pod, from the mesh's objects."),
@@ -31,7 +37,7 @@ COMMANDS = {
 }
 """Each command: where it is, and what it does in a line."""
 
-FOR_THEIR_OUTPUT = ("dump", "trace", "diff", "explain", "render", "doctor", "inject", "sidecar")
+FOR_THEIR_OUTPUT = ("dump", "trace", "watch", "diff", "explain", "render", "doctor", "inject", "sidecar")
 """Commands that have failed if their output cannot be written; the exit code of the others tells of the rules."""
 
 
@@ -97,25 +103,40 @@ def capture() -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
-    return ended(lambda: _run(arguments), needs_output=any(word in FOR_THEIR_OUTPUT for word in words[:1]))
+    needs_output = any(word in FOR_THEIR_OUTPUT for word in words[:1])
+    return ended(lambda: run_click(capture, words), reporter(words), needs_output=needs_output)
 
 
-def _run(arguments: list[str] | None) -> int:
+def reporter(words: Sequence[str]) -> Callable[[CaptureError], None]:
+    """Return how an error is told: as JSON too where a command line asks for that, which may be wrong otherwise."""
+    return report_as_json if wants_json(words) else report
+
+
+def wants_json(words: Sequence[str]) -> bool:
+    """Return whether a command line asks for JSON."""
+    return "--format=json" in words or ("--format", "json") in itertools.pairwise(words)
+
+
+def run_click(command: click.Command, words: Sequence[str], name: str = "capture") -> int:
+    """Run a command and return its exit code. Raises CaptureError, also for a usage that is wrong."""
     try:
-        code = capture.main(arguments, prog_name="capture", standalone_mode=False)
-    except click.UsageError as error:
-        _report_usage(error)
+        code = command.main(list(words), prog_name=name, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
         return EXIT_USAGE
+    except click.UsageError as error:
+        raise BadUsageError(error) from None
     except click.Abort:
         raise KeyboardInterrupt from None
     return code if isinstance(code, int) else 0
 
 
-def _report_usage(error: click.UsageError) -> None:
-    message = error.format_message()
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        click.echo(message, err=True)
-        return
-    say_error(message[:1].lower() + message[1:].rstrip("."))
-    if error.ctx is not None:
-        click.echo(f"  See `{error.ctx.command_path} --help`.", err=True)
+class BadUsageError(CaptureError):
+    """The command line is wrong."""
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, error: click.UsageError) -> None:
+        message = error.format_message()
+        remedy = f"See `{error.ctx.command_path} --help`." if error.ctx is not None else ""
+        super().__init__(message[:1].lower() + message[1:].rstrip("."), remedy)

@@ -24,9 +24,12 @@ NAMED_NAMESPACES = "/run/netns"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, TypeVar
 
     from click.shell_completion import CompletionItem
+
+    Function = TypeVar("Function", bound=Callable[..., Any])
 
 SAID = "capture.options.said"
 """Where a click context keeps the flags of the option table that were given."""
@@ -208,6 +211,14 @@ def format_option(*formats: str) -> click.Parameter:
         default=formats[0],
         show_default=True,
         help="How to print it.",
+    )
+
+
+def text_or_json(function: Function) -> Function:
+    """Add ``--format`` with these two to a command that is written with decorators."""
+    choice = click.Choice(["text", "json"])
+    return click.option("--format", "form", type=choice, default="text", show_default=True, help="How to print it.")(
+        function
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.cli.options import CaptureCommand, capture_options, explicit
+from capture.cli.options import CaptureCommand, capture_options, explicit, format_option
 from capture.model.addresses import FAMILIES
-from capture.report.output import warn
+from capture.report.outcome import start_line
+from capture.report.output import note, say_json, warn
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
 from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
@@ -29,21 +30,27 @@ capture render --backend iptables --family ipv6 | ip6tables-restore --test
     params=[
         *capture_options(),
         click.Option(["--family"], type=click.Choice(FAMILIES), help="Print this family only."),
+        format_option("text", "json"),
     ],
     examples=EXAMPLES,
 )
 @click.pass_context
-def render(ctx: click.Context, family: Family | None) -> None:
+def render(ctx: click.Context, family: Family | None, form: str) -> None:
     """Print what would be sent to the kernel for an empty network namespace.
 
-    For both backends, unless one is asked for. Needs no privilege and asks no kernel. Headings are comments, so that
-    the output for one backend (and for iptables: of one family) can be piped to iptables-restore, ip6tables-restore
-    or nft.
+    For both backends, or for the one that --backend names. It needs no privilege and uses no kernel. Headings are
+    comments, so that the output for one backend (and for iptables: of one family) can be piped to iptables-restore,
+    ip6tables-restore or nft.
     """
     settings = explicit(ctx)
-    warn(resolve(settings, AnyPod())[1])
+    config, warnings = resolve(settings, AnyPod())
+    warn(warnings)
     families = (family,) if family else FAMILIES
     texts = [text for choice in _choices(settings) for text in operations.render(choice, families=families)]
+    if form == "json":
+        say_json({"texts": [{"title": title, "text": text} for title, text in texts], "warnings": warnings})
+        return
+    note(start_line(settings, config))
     click.echo("\n".join(f"# {title}\n{text}" for title, text in texts), nl=False)
 
 

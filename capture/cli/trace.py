@@ -14,6 +14,9 @@ from capture.cli.options import (
     namespace_options,
 )
 from capture.cli.packets import packet_from, packet_options
+from capture.report.outcome import say_start
+from capture.report.output import say_json
+from capture.report.terminal import tell
 from capture.report.traced import as_plain, in_words
 
 TYPE_CHECKING = False
@@ -61,11 +64,10 @@ def trace(
     """
     packet = packet_from(options, ctx)
     settings = explicit(ctx) if from_options else None
-    traced = operations.trace(packet, settings, namespace, operations.host_of(namespace, dns_servers))
+    host = operations.host_of(namespace, dns_servers)
+    traced = operations.trace(packet, settings, namespace, host)
     if form == "json":
-        import json  # 7 ms, for this format only
-
-        click.echo(json.dumps(as_plain(traced), indent=1))
+        say_json(as_plain(traced))
         return
-    for line in in_words(traced):
-        click.echo(line)
+    say_start(operations.reference(settings, namespace, host))
+    tell(in_words(traced))

@@ -18,7 +18,9 @@ from capture.cli.options import (
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.model.ruleset import LoopbackAddress
 from capture.report.differences import as_plain, doubts_in_words, notes_in_words
-from capture.report.output import SCHEMA
+from capture.report.outcome import say_start
+from capture.report.output import say_json
+from capture.report.terminal import tell
 from capture.report.verified import reference, verified_in_words
 
 TYPE_CHECKING = False
@@ -74,9 +76,9 @@ def verify(
     captured connection fares otherwise because of it. With --family and --table, only what differs there counts.
     """
     settings = explicit(ctx)
-    verified = operations.verify(
-        settings, namespace, operations.host_of(namespace, dns_servers), prefer_recorded=not flags(ctx)
-    )
+    host = operations.host_of(namespace, dns_servers)
+    prefer_recorded = not flags(ctx)
+    verified = operations.verify(settings, namespace, host, prefer_recorded=prefer_recorded)
     verified = part_of(verified, family, table_name)
     causes: Sequence[Cause] = ()
     if proxy_admin:
@@ -84,12 +86,10 @@ def verify(
 
         causes = check_proxy(proxy_admin, settings if flags(ctx) else None, namespace)
     if form == "json":
-        import json  # 7 ms, for this format only
-
-        click.echo(json.dumps(verified_as_plain(verified, causes), indent=1))
+        say_json(verified_as_plain(verified, causes))
     else:
-        for line in in_words(verified, causes):
-            click.echo(line)
+        say_start(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded))
+        tell(in_words(verified, causes))
     if not verified.holds or verified.is_nothing_applied or causes:
         return EXIT_DRIFT
     return EXIT_DONE if verified.is_certain else EXIT_UNKNOWN
@@ -110,7 +110,6 @@ def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, 
     from capture.report.diagnosed import cause_as_plain
 
     return {
-        "schema": SCHEMA,
         "as_asked": verified.holds,
         "certain": verified.is_certain,
         "compared_with": reference(verified),

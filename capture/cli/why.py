@@ -9,6 +9,8 @@ from capture.cli.packets import packet_from, packet_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.operations import diagnosis
 from capture.report.diagnosed import as_plain, in_words
+from capture.report.output import say_json
+from capture.report.terminal import tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,12 +48,9 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
     settings = explicit(ctx) if flags(ctx) else None
     found = diagnosis.why(packet, settings, namespace)
     if form == "json":
-        import json  # 7 ms, for this format only
-
-        click.echo(json.dumps(as_plain(found), indent=1))
+        say_json(as_plain(found))
     else:
-        for line in in_words(found):
-            click.echo(line)
+        tell(in_words(found))
     if found.causes:
         return EXIT_DRIFT
     return EXIT_DONE if found.is_certain else EXIT_UNKNOWN

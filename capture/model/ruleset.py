@@ -58,6 +58,9 @@ ALL_BITS = 0xFFFF_FFFF
 MAX_SINGLE_RULES = 16
 """Up to so many entries of a list are one rule each, so that each has a counter of its own; more are one rule."""
 
+MAX_SEPARATE_PORTS = 256
+"""Up to so many ports of a list keep their entries and their order, and are one rule each where no set holds them."""
+
 CONNECTION_STATES = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED")
 """In the order in which iptables-save prints them (libxt_conntrack.c prints bits upwards)."""
 

@@ -90,15 +90,15 @@ def _failure_at(place: int, refusal: Refusal, changes: Sequence[Change], doing: 
     return failure(doing, refusal)
 
 
-def encode_batch(changes: Sequence[Change], first_sequence: int, generation: int | None = None) -> bytes:
+def encode_batch(changes: Sequence[Change], first_sequence: int, generation: int | None = None) -> bytearray:
     """Return the datagram. BEGIN has the first sequence number, the changes those that follow, then END."""
     frame = nfgenmsg(NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES)
     demand = b"" if generation is None else attribute(NFNL_BATCH_GENID, u32be(generation))
     end = first_sequence + len(changes) + 1
-    parts = [encode_message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, first_sequence, frame + demand)]
+    datagram = bytearray(encode_message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, first_sequence, frame + demand))
     for sequence, change in enumerate(changes, first_sequence + 1):
         flags = change.flags | NLM_F_REQUEST | (NLM_F_ACK if sequence == end - 1 else 0)
         body = nfgenmsg(change.family) + change.attributes
-        parts.append(encode_message(message_type(change.kind), flags, sequence, body))
-    parts.append(encode_message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, end, frame))
-    return b"".join(parts)
+        datagram += encode_message(message_type(change.kind), flags, sequence, body)
+    datagram += encode_message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, end, frame)
+    return datagram

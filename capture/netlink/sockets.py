@@ -120,7 +120,7 @@ class NetlinkSocket:
         self._sequence += count
         return first
 
-    def send(self, datagram: bytes, doing: str) -> None:
+    def send(self, datagram: bytes | bytearray, doing: str) -> None:
         """Send bytes in one piece; the send buffer grows when they need it."""
         try:
             self._send_or_grow(datagram)
@@ -177,7 +177,7 @@ class NetlinkSocket:
             raise KernelError(doing, errno.EMSGSIZE, f"an answer of {len(datagram)} bytes, we read {RECEIVE_SIZE}")
         return datagram
 
-    def _send_or_grow(self, datagram: bytes) -> None:
+    def _send_or_grow(self, datagram: bytes | bytearray) -> None:
         try:
             self._socket.send(datagram)
         except OSError as error:

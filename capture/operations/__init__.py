@@ -10,18 +10,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.operations.change import Applied, apply, captured_connections, clean
     from capture.operations.comparison import dump, verify
+    from capture.operations.desired import Reference, reference
     from capture.operations.rendering import render
     from capture.operations.results import Dumped, LiveSet, Other, Verified
     from capture.operations.target import host_of, request_of
-    from capture.operations.tracing import situation, trace, trace_packet
+    from capture.operations.tracing import situation_of, trace, trace_packet
 
 HOMES = {
     "capture.operations.change": ("Applied", "apply", "captured_connections", "clean"),
     "capture.operations.comparison": ("dump", "verify"),
+    "capture.operations.desired": ("Reference", "reference"),
     "capture.operations.rendering": ("render",),
     "capture.operations.results": ("Dumped", "LiveSet", "Other", "Verified"),
     "capture.operations.target": ("host_of", "request_of"),
-    "capture.operations.tracing": ("situation", "trace", "trace_packet"),
+    "capture.operations.tracing": ("situation_of", "trace", "trace_packet"),
 }
 """Where each name is defined."""
 
@@ -30,15 +32,17 @@ __all__ = [
     "Dumped",
     "LiveSet",
     "Other",
+    "Reference",
     "Verified",
     "apply",
     "captured_connections",
     "clean",
     "dump",
     "host_of",
+    "reference",
     "render",
     "request_of",
-    "situation",
+    "situation_of",
     "trace",
     "trace_packet",
     "verify",

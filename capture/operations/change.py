@@ -124,15 +124,12 @@ def _apply(
     with NamespaceLock(lock_timeout) as lock:
         target, standing = detect.look(request_of(settings), desired)
         if not target.own_users:
-            from capture.state.known_ids import require_known_ids  # most pods share the node's users
-
-            require_known_ids(settings, config)
+            _require_known_ids(settings, config)
         existing = _read_existing(target, standing, desired)
-        kept = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
         switches = _switches(desired)
-        journal = Journal(
-            Record(kept, facts.facts(), desired, target.backend, target.driver, target.variant, sysctls=switches)
-        )
+        settings = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
+        way = target.backend, target.driver, target.variant
+        journal = Journal(Record(settings, facts.facts(), desired, *way, sysctls=switches))
         journal.begin(existing.stale_routes, existing.recorded)
         try:
             changed = routes.ensure(desired) | _switch_off(switches)
@@ -152,10 +149,16 @@ def _apply(
             journal.commit()
     if desired.loopback_addresses and not routes.takes_ipv6_addresses():
         warnings.append(routes.NO_IPV6_ON_LO)
-    lost = _impediments(desired)
-    note = link_local_note(config.families, facts.pod_addresses())
-    remarks = (note,) if note else ()
-    return Applied(changed, target, config, desired, (*warnings, *losses, *lost, *lock.warnings), remarks)
+    remarks = filter(None, (link_local_note(config.families, facts.pod_addresses()),))
+    return Applied(
+        changed, target, config, desired, (*warnings, *losses, *_impediments(desired), *lock.warnings), tuple(remarks)
+    )
+
+
+def _require_known_ids(settings: Settings, config: CaptureConfig) -> None:
+    from capture.state.known_ids import require_known_ids  # most pods share the node's users
+
+    require_known_ids(settings, config)
 
 
 def _reject_other_family(config: CaptureConfig, target: Decision) -> bool:

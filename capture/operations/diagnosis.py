@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from capture.analysis.causes import Capture, Cause, causes_of_pod, causes_of_proxy
+from capture.analysis.causes import FAMILY_NAMES, Capture, Cause, causes_of_pod, causes_of_proxy
 from capture.analysis.connection import Ways, causes_of_connection
 from capture.analysis.filters import filtered
 from capture.analysis.pod_network import NO_WAY_OUT
 from capture.backends import detect
 from capture.backends.nftables.foreign import read_filters
 from capture.errors import CaptureError
+from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.ruleset import LoopbackAddress
 from capture.model.values import Value
 from capture.operations import host_of, trace, verify
+from capture.operations.everyday import circle, filtered_connections, rule_of
 from capture.rules import build_ruleset
-from capture.rules.nat import AGENT_DNS_PORT
 from capture.settings.config import CaptureConfig, resolve
+from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
 from capture.settings.settings import Settings
 from capture.state import decisions, record
 from capture.state.facts import read_facts
@@ -35,6 +37,11 @@ if TYPE_CHECKING:
     from capture.state.record import Record
 
 
+NOT_CAPTURED = ("no-rules", "left-alone", "family-not-captured")
+"""Causes for which nothing of a pod is captured; with any other something is, and breaks."""
+KINDS_OF_DRIFT = {"missing": "missing", "unexpected": "unexpected"}
+
+
 class Diagnosis(Value):
     """What was found: ``causes`` break the connection (or, without one, the pod), ``notes`` do not.
 
@@ -52,7 +59,9 @@ class Diagnosis(Value):
         """Return in a word what becomes of the connection, or of the pod."""
         if not self.causes:
             return "captured" if self.is_certain else "cannot be told"
-        return "not captured" if self.trace is None or self.trace.outcome == "direct" else "broken"
+        if self.trace is None:
+            return "not captured" if any(cause.kind in NOT_CAPTURED for cause in self.causes) else "broken"
+        return "not captured" if self.trace.outcome == "direct" else "broken"
 
 
 def why(packet: Packet | None = None, settings: Settings | None = None, namespace: Namespace = None) -> Diagnosis:
@@ -69,8 +78,14 @@ def why(packet: Packet | None = None, settings: Settings | None = None, namespac
             return Diagnosis(packet, None, (*causes, _no_rules()))
         if packet is None:
             causes += causes_of_proxy(facts, capture)
-            causes += _drift(verify(settings, prefer_recorded=settings is None)) if settings or recorded else ()
-            return Diagnosis(None, None, tuple(causes))
+            causes += filtered_connections(facts)
+            notes: list[Cause] = []
+            explicit = settings or (recorded.settings if recorded else None)
+            if explicit:
+                verified = verify(settings, prefer_recorded=settings is None)
+                causes += _drift(verified)
+                notes += _left_out(explicit, verified)
+            return Diagnosis(None, None, tuple(dict.fromkeys(causes)), tuple(notes))
         return _of_connection(packet, settings, recorded, facts, capture, causes)
 
 
@@ -102,12 +117,12 @@ def _of_connection(
         live.packet.out_interface != NO_WAY_OUT,
         filtered(live, read_filters()),
     )
-    found = [*causes, *causes_of_connection(ways, facts, capture)]
+    found = [*causes, *causes_of_connection(ways, facts, capture), *circle(live, capture)]
     if packet.in_interface is not None and explicit is not None:
         config, _ = resolve(explicit, recorded.facts if recorded else host_of(None))
         found += _impeded(one for one in impediments(build_ruleset(config)) if one.family in (None, packet.family))
     notes = [] if recorded or settings else [_no_record()]
-    return Diagnosis(packet, live, tuple(found), tuple(notes), live.certain)
+    return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
 
 
 def _capture(settings: Settings | None, recorded: Record | None, namespace: Namespace) -> Capture:
@@ -139,19 +154,29 @@ def _drift(verified: Verified) -> Iterator[Cause]:
     """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
     own = [found for found in verified.differences if found.is_ours]
     if own:
+        first = f"{KINDS_OF_DRIFT.get(own[0].kind, 'not as applied')}: {rule_of(own[0].rule, own[0].family)}"
+        others = f", and {len(own) - 1} more differences" if len(own) > 1 else ""
         yield Cause(
             "rule-missing",
-            f"{len(own)} of the live rules differ from the applied ones",
-            "Run `capture verify` for details, and `capture apply` again, or recreate the pod.",
+            f"the live rules differ from the applied ones; {first}{others}",
+            "Run `capture apply` again, or recreate the pod; `capture verify` has every difference.",
             f"{own[0].table} {own[0].chain}",
         )
-    foreign = [f"{found.table} {found.chain}" for found in verified.differences if not found.is_ours]
-    foreign += [f"{found.foreign_chain.table} {found.foreign_chain.entry.name}" for found in verified.obstacles]
-    for where in dict.fromkeys(foreign):
+    foreign = {
+        f"{found.table} {found.chain}": rule_of(found.rule, found.family)
+        for found in reversed(verified.differences)
+        if not found.is_ours
+    }
+    foreign |= {
+        f"{found.foreign_chain.table} {found.foreign_chain.entry.name}": (found.rule and found.rule.why)
+        or rule_of(found.rule)
+        for found in reversed(verified.obstacles)
+    }
+    for where, rule in foreign.items():
         yield Cause(
             "foreign-rule",
-            "a foreign rule precedes ours and diverts captured traffic",
-            "Remove it, or let its program put it behind ours. Run `capture verify` for the rule.",
+            f"a foreign rule precedes ours and diverts captured traffic: {rule}",
+            "Remove it, or let its program put it behind ours; `capture verify` has the packets that it diverts.",
             where,
         )
     for other in verified.others:
@@ -167,6 +192,21 @@ def _drift(verified: Verified) -> Iterator[Cause]:
     yield from _impeded(verified.impediments)
 
 
+def _left_out(settings: Settings, verified: Verified) -> Iterator[Cause]:
+    """Yield what the settings leave uncaptured on purpose, which may be what is looked for."""
+    for says in verified.remarks:
+        yield Cause("family-not-captured", says, "Apply with --ip-families both, if it should be captured.")
+    given = [
+        f"{option.name} {settings.text(option)} ({settings.origin(option)})"
+        for option in settings.explicit
+        if option.topic == EXCLUSIONS and settings.text(option)
+    ]
+    if given:
+        yield Cause(
+            "excluded", f"the settings leave out: {', '.join(given)}", "`capture explain` lists what is captured."
+        )
+
+
 def _impeded(found: Iterable[Impediment]) -> Iterator[Cause]:
     """Yield what loses captured packets beside the rules; that lo is down is a fact of the pod already."""
     for each in found:
@@ -180,7 +220,8 @@ def _missing(need: LoopbackAddress | PolicyRoute) -> Cause:
         return Cause("rule-missing", says, "Run `capture apply` again.", "lo")
     return Cause(
         "route-missing",
-        f"the policy rule or the route for mark {need.mark:#x} is missing (table {need.table}, {need.family})",
+        f"{FAMILY_NAMES[need.family]}: the policy rule for mark {need.mark:#x}, or the route in table {need.table},"
+        " is missing",
         "Run `capture apply` again: TPROXY delivers inbound connections by them.",
         f"table {need.table}",
     )

@@ -54,7 +54,7 @@ def trace(
         return whole_way(sent, live_situation())
 
 
-def situation(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Situation:
+def situation_of(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Situation:
     """Return all that decides on packets: what is live, or the rules alone that the settings would give."""
     with Entered(namespace):
         if settings is None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from capture.report.output import GREEN, RED, SCHEMA, YELLOW, painted
+from capture.report.output import SCHEMA
 from capture.report.packet_words import packet_in_words
 from capture.report.traced import as_plain as trace_as_plain
 from capture.report.traced import path_in_words
@@ -16,18 +14,15 @@ if TYPE_CHECKING:
     from capture.analysis.causes import Cause
     from capture.operations.diagnosis import Diagnosis
 
-COLOURS = {"captured": GREEN, "not captured": RED, "broken": RED, "cannot be told": YELLOW}
-
 
 def as_plain(found: Diagnosis) -> dict[str, object]:
     """Return a diagnosis as plain values for JSON."""
     return {
-        "schema": SCHEMA,
         "connection": packet_in_words(found.packet) if found.packet else None,
         "verdict": found.verdict,
         "causes": [cause_as_plain(cause) for cause in found.causes],
         "notes": [cause_as_plain(note) for note in found.notes],
-        "trace": trace_as_plain(found.trace) if found.trace else None,
+        "trace": {"schema": SCHEMA, **trace_as_plain(found.trace)} if found.trace else None,
     }
 
 
@@ -38,7 +33,7 @@ def cause_as_plain(cause: Cause) -> dict[str, str]:
 
 def in_words(found: Diagnosis) -> Iterator[str]:
     """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
-    yield f"{painted(found.verdict, COLOURS[found.verdict], sys.stdout)}: {_subject(found)}"
+    yield f"{found.verdict}: {_subject(found)}"
     if found.trace is not None:
         yield from path_in_words(found.trace)
     yield from causes_in_words(found.causes)
@@ -49,8 +44,8 @@ def in_words(found: Diagnosis) -> Iterator[str]:
 def causes_in_words(causes: Iterable[Cause]) -> Iterator[str]:
     """Yield two lines for each cause: what is the case, and what to do."""
     for cause in causes:
-        where = f" ({cause.where})" if cause.where else ""
-        yield f"{painted('cause', RED, sys.stdout)} {cause.kind}: {cause.says}{where}"
+        where = f" ({cause.where})" if cause.where and cause.where not in cause.says else ""
+        yield f"cause {cause.kind}: {cause.says}{where}"
         yield f"  {cause.remedy}"
 
 

@@ -222,20 +222,21 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
         }
         for other in verified.others
     ]
-    found += [
-        {
-            "kind": "foreign",
-            "table": obstacle.foreign_chain.table,
-            "chain": obstacle.foreign_chain.entry.name,
-            "rule": _rule_beside(obstacle),
-            "example": _example_as_plain(obstacle.effect),
-            "effect": effect_as_plain(obstacle.effect),
-            "message": f"{_obstacle(obstacle)}{effect_in_words(obstacle.effect)}",
-        }
-        for obstacle in verified.obstacles
-    ]
+    found += map(_obstacle_as_plain, verified.obstacles)
     found += [{"kind": "uncaptured family", "message": sentence} for sentence in verified.uncaptured]
     return found
+
+
+def _obstacle_as_plain(obstacle: Obstacle) -> dict[str, object]:
+    return {
+        "kind": "foreign",
+        "table": obstacle.foreign_chain.table,
+        "chain": obstacle.foreign_chain.entry.name,
+        "rule": _rule_beside(obstacle),
+        "example": _example_as_plain(obstacle.effect),
+        "effect": effect_as_plain(obstacle.effect),
+        "message": f"{_obstacle(obstacle)}{effect_in_words(obstacle.effect)}",
+    }
 
 
 def _example_as_plain(effect: Effect | None) -> dict[str, object] | None:

@@ -56,11 +56,14 @@ def _holds_ours(live: model.Ruleset, family: Family, table_name: model.TableName
 # --- table ---------------------------------------------------------------------------------------
 
 
-def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool) -> str:
-    """Return the listings; several ones with headings, and, of a whole namespace, whether it is as asked."""
+def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool, width: int | None = None) -> str:
+    """Return the listings; several ones with headings, and, of a whole namespace, whether it is as asked.
+
+    With ``width``, chains that are wider have narrower columns than those of iptables.
+    """
     listings = []
     for part in shown:
-        listed = listing(part.live_set.live, part.family, part.table)
+        listed = listing(part.live_set.live, part.family, part.table, width)
         listings.append(listed if len(shown) == 1 and not is_whole else f"{part.heading}\n{listed}")
     if is_whole and verified is not None:
         listings.append("".join(f"# {line}\n" for line in _judgement(verified)))
@@ -180,7 +183,6 @@ def as_json(dumped: Dumped, shown: list[Shown]) -> dict[str, object]:
     """Return what ``--format json`` prints; docs/commands.md describes it."""
     verified = dumped.verified
     return {
-        "schema": "capture/v1",
         "as_asked": None if verified is None else verified.holds,
         "differences": [] if verified is None else as_plain(verified),
         "tables": [_table_as_json(part) for part in shown],

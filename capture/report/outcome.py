@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from capture import operations
 from capture.errors import CaptureError
+from capture.report.output import note
 from capture.settings.families import FAMILY_NAMES
 from capture.settings.options import PROFILE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.operations import Applied
+    from capture.operations import Applied, Reference
     from capture.settings.config import CaptureConfig
     from capture.settings.settings import Settings
 
@@ -20,19 +21,47 @@ def start_line(settings: Settings, config: CaptureConfig) -> str:
     return f"profile {config.profile} ({settings.origin(PROFILE)}), families {families} ({config.families_because})"
 
 
-def outcome(applied: Applied) -> str:
-    """Return in a line what ``apply`` did."""
-    families = applied.ruleset.families
-    count = sum(
+def say_start(reference: Reference | None) -> None:
+    """Print the same on stderr, beside the output of a program that answers a question; nothing if nothing says it."""
+    if reference is not None:
+        note(start_line(reference.settings, reference.config))
+
+
+def applied_as_plain(settings: Settings, applied: Applied) -> dict[str, object]:
+    """Return what ``apply`` did, for JSON."""
+    decision, config = applied.decision, applied.config
+    return {
+        "changed": applied.changed,
+        "rules": _count(applied),
+        "backend": decision.backend,
+        "variant": decision.variant or None,
+        "driver": decision.driver,
+        "profile": config.profile,
+        "profile_from": settings.origin(PROFILE),
+        "families": list(config.families),
+        "families_because": config.families_because,
+        "warnings": list(applied.warnings),
+        "remarks": list(applied.remarks),
+    }
+
+
+def _count(applied: Applied) -> int:
+    """Return how many rules there are, those of both families twice."""
+    return sum(
         len([*chain.rules_for(family)])
         for table in applied.ruleset.tables
         for chain in table.chains
-        for family in families
+        for family in applied.ruleset.families
     )
+
+
+def outcome(applied: Applied) -> str:
+    """Return in a line what ``apply`` did."""
+    families = applied.ruleset.families
     decision = applied.decision
     variant = f" {decision.variant}" if decision.variant else ""
     return (
-        f"{'programmed' if applied.changed else 'unchanged'}: {count} rules for "
+        f"{'programmed' if applied.changed else 'unchanged'}: {_count(applied)} rules for "
         f"{' and '.join(FAMILY_NAMES[family] for family in families)}, "
         f"backend {decision.backend}{variant}, driver {decision.driver}"
     )

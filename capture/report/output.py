@@ -13,7 +13,7 @@ from capture.report.streams import COLOUR, LostOutputError, Stream, Streams, kee
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from typing import TextIO
 
 EXIT_INTERRUPTED = 130
@@ -24,7 +24,7 @@ EXIT_BROKEN_PIPE = 141
 SCHEMA = "capture/v1"
 """What every JSON output calls its layout: keys are added, those that are there keep their meaning."""
 
-RED, GREEN, YELLOW = "31", "32", "33"
+RED, GREEN, YELLOW, BOLD = "31", "32", "33", "1"
 
 
 def painted(text: str, colour: str, stream: TextIO | Stream) -> str:
@@ -39,18 +39,47 @@ def report(error: CaptureError) -> None:
     """Say on stderr what went wrong, and what to do about it."""
     say_error(error.message)
     if error.remedy:
-        print(f"  {error.remedy}", file=sys.stderr)
+        _say(f"  {error.remedy}")
+
+
+def report_as_json(error: CaptureError) -> None:
+    """Print on stdout what went wrong, for programs, and on stderr what ``report`` prints."""
+    report(error)
+    plain = {"message": error.message, "remedy": error.remedy or None, "exit_code": error.exit_code}
+    say_json({"error": plain})
+
+
+def say_json(plain: Mapping[str, object]) -> None:
+    """Print a result for programs, with the name of the layout."""
+    import json  # 7 ms, for this format only
+
+    print(json.dumps({"schema": SCHEMA, **plain}, indent=1))
 
 
 def say_error(message: str) -> None:
     """Print an error on stderr."""
-    print(f"{painted('error:', RED, sys.stderr)} {message}", file=sys.stderr)
+    _say(f"error: {message}")
+
+
+def note(line: str) -> None:
+    """Print on stderr what is good to know beside the output."""
+    print(line, file=sys.stderr)
 
 
 def warn(warnings: Iterable[str]) -> None:
     """Print warnings on stderr."""
     for warning in warnings:
-        print(f"{painted('warning:', YELLOW, sys.stderr)} {warning}", file=sys.stderr)
+        _say(f"warning: {warning}")
+
+
+def _say(line: str) -> None:
+    """Print a line on stderr, folded and in colour if that is a terminal."""
+    if not sys.stderr.isatty():
+        print(line, file=sys.stderr)
+        return
+    from capture.report.terminal import tell  # in a pod and in a pipe nothing is folded
+
+    tell([line], stream=sys.stderr)
 
 
 def ended(

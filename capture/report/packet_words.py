@@ -18,7 +18,8 @@ def packet_in_words(packet: Packet) -> str:
     if packet.in_interface is not None:
         way = f"in by {packet.in_interface}"
     else:
-        way = f"out by {packet.out_interface}, of user {packet.uid}, group {packet.gid}"
+        out = f"out by {packet.out_interface}, " if packet.out_interface not in (None, "none") else ""
+        way = f"{out}of user {packet.uid}, group {packet.gid}"
     state = "" if packet.state == "NEW" else f", {packet.state}"
     mark = f", mark {packet.mark:#x}" if packet.mark else ""
     kept = f", connection mark {packet.connection_mark:#x}" if packet.connection_mark else ""

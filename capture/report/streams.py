@@ -39,6 +39,9 @@ class Stream:
         elif hasattr(sink, "reconfigure"):
             sink.reconfigure(errors="backslashreplace")
 
+    is_shown_elsewhere = False
+    """Whether what is at the other end of a pipe shows it on a terminal."""
+
     encoding = "utf-8"
     """What it takes; what the locale has no code for is escaped."""
     errors = "backslashreplace"
@@ -81,7 +84,7 @@ class Stream:
 
     def isatty(self) -> bool:
         """Return whether a person is likely to look at it."""
-        return self._sink is not None and self.failure is None and self._sink.isatty()
+        return self.is_shown_elsewhere or (self._sink is not None and self.failure is None and self._sink.isatty())
 
     def fileno(self) -> int:
         """Return the descriptor."""

@@ -14,6 +14,8 @@ from capture.model import ruleset as model
 from capture.model.addresses import IPV4, address_text
 from capture.model.text import without_line_ends
 from capture.model.values import Value
+from capture.report.fold import table as table_of
+from capture.report.fold import width_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family, Network
 
 EVERYWHERE = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
+COLUMN_NAMES = " pkts bytes target     prot opt in     out     source               destination"
+NO_OPTIONS = "--"
 GOTO = "-g "
 """How a rule of others names a chain that it goes to and does not come back from."""
 GOTO_SIGN = "[goto]"
@@ -80,15 +84,18 @@ def _place(chain: model.Chain, table: model.TableName) -> tuple[int, str]:
     return len(built_in), chain.name.replace("-", "_")
 
 
-def listing(ruleset: model.Ruleset, family: Family, table_name: model.TableName) -> str:
-    """Return what ``iptables -t TABLE -nvL`` (or ``ip6tables``) would print; "" if there is no such table."""
+def listing(ruleset: model.Ruleset, family: Family, table_name: model.TableName, width: int | None = None) -> str:
+    """Return what ``iptables -t TABLE -nvL`` (or ``ip6tables``) would print; "" if there is no such table.
+
+    A chain that is wider than ``width`` has columns as narrow as what is in them, and folds the last one.
+    """
     table = ruleset.table(table_name)
     if table is None or family not in ruleset.families:
         return ""
-    return "\n".join(map(_chain_text, listed_chains(table, family)))
+    return "\n".join(_chain_text(chain, width) for chain in listed_chains(table, family))
 
 
-def _chain_text(chain: ListedChain) -> str:
+def _chain_text(chain: ListedChain, width: int | None) -> str:
     """Return a chain's heading, the names of the columns, and its rules."""
     if chain.policy is None:
         about = f"{chain.references} references"
@@ -97,12 +104,21 @@ def _chain_text(chain: ListedChain) -> str:
     else:
         packets, size = amount(chain.counters.packets).strip(), amount(chain.counters.bytes).strip()
         about = f"policy {chain.policy} {packets} packets, {size} bytes"
-    lines = [
-        f"Chain {without_line_ends(chain.name)} ({about})",
-        " pkts bytes target     prot opt in     out     source               destination",
-        *map(row_text, chain.rows),
-    ]
-    return "".join(f"{line}\n" for line in lines)
+    lines = [COLUMN_NAMES, *map(row_text, chain.rows)]
+    if width is not None and any(width_of(line) > width for line in lines):
+        lines = list(table_of([_cells(chain.rows, each) for each in (None, *chain.rows)], width, gap=1))
+    return "".join(f"{line}\n" for line in (f"Chain {without_line_ends(chain.name)} ({about})", *lines))
+
+
+def _cells(rows: tuple[Row, ...], row: Row | None) -> list[str]:
+    """Return the columns of a row, or their names, for a narrow listing: without options where no rule has any."""
+    if row is None:
+        cells = [" pkts", *COLUMN_NAMES.split()[1:], ""]
+    else:
+        counters = [amount(row.counters.packets), amount(row.counters.bytes)] if row.counters else []
+        named = [row.target, row.protocol, row.options, row.in_interface, row.out_interface]
+        cells = [*(counters or ["    -"] * 2), *named, row.source, row.destination, row.extra]
+    return cells if any(each.options != NO_OPTIONS for each in rows) else [*cells[:4], *cells[5:]]
 
 
 def row_text(row: Row) -> str:
@@ -139,7 +155,7 @@ def amount(number: int) -> str:
 
 def row(rule: model.Rule, family: Family) -> Row:
     """Return the columns of a rule as one family sees it."""
-    columns = {"protocol": "all", "options": "--", "in_interface": "*", "out_interface": "*"}
+    columns = {"protocol": "all", "options": NO_OPTIONS, "in_interface": "*", "out_interface": "*"}
     columns["source"] = columns["destination"] = EVERYWHERE[family]
     for match in rule.matches:
         named = _column(match)

@@ -8,8 +8,9 @@ from __future__ import annotations
 from capture.model import ruleset as model
 from capture.model.addresses import IPV6
 from capture.model.chain_names import BY_SPELLING, ChainNames
+from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.rules.mangle import mangle_table
-from capture.rules.nat import PASSTHROUGH_SOURCE, nat_table
+from capture.rules.nat import nat_table
 from capture.rules.raw import raw_table
 
 TYPE_CHECKING = False

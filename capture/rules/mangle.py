@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES
+from capture.model.conventions import PASSTHROUGH_SOURCE, PROXY_TO_SELF_MARK
 from capture.rules.lists import grouped
-from capture.rules.nat import ON_LO, PASSTHROUGH_SOURCE, TCP, loopback, uncaptured_inbound
-from capture.settings.parsers import PROXY_TO_SELF_MARK
+from capture.rules.nat import ON_LO, TCP, loopback, uncaptured_inbound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

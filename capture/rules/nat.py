@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.model.conventions import AGENT_DNS_PORT, PASSTHROUGH_SOURCE
 from capture.rules.lists import grouped, of_family, per_entry, per_network
 
 TYPE_CHECKING = False
@@ -27,12 +28,8 @@ TCP = model.Protocol("tcp")
 UDP = model.Protocol("udp")
 SSH_PORT = model.only(22)
 DNS_PORT = model.only(53)
-AGENT_DNS_PORT = 15053
 ON_LO = model.OutInterface("lo")
 IPV6_LOOPBACK = Network(IPV6, 1, 128)
-
-PASSTHROUGH_SOURCE = {IPV4: Network(IPV4, 0x7F000006, 32), IPV6: Network(IPV6, 6, 128)}
-"""The address from which the proxy calls the app for connections it passes through unchanged."""
 
 
 def nat_table(config: CaptureConfig, names: ChainNames) -> model.Table:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES
+from capture.model.conventions import AGENT_DNS_PORT
 from capture.rules.lists import of_family
-from capture.rules.nat import AGENT_DNS_PORT, DNS_PORT, UDP
+from capture.rules.nat import DNS_PORT, UDP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

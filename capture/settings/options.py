@@ -70,7 +70,10 @@ PORTS = "ports (1-65535) or ranges such as 8000-8100, separated by commas"
 NETWORKS = "networks such as 10.0.0.0/8 or fd00::/8, separated by commas"
 USERS = "user ids, ranges of ids, or names of users that exist, separated by commas"
 GROUPS = "group ids, ranges of ids, or names of groups that exist, separated by commas"
-INTERFACES = "interface names (at most 15 bytes, no blank, no '/'; a trailing '+' for any ending), separated by commas"
+INTERFACES = (
+    "interface names, at most 256 (each at most 15 bytes, no blank, no '/'; a trailing '+' for any ending),"
+    " separated by commas"
+)
 YES_OR_NO = "true or false (or 1, 0, t, f)"
 TRAFFIC = "traffic.sidecar.istio.io/"
 
@@ -129,7 +132,7 @@ EXCLUDED_INBOUND_NETWORKS = Option(
     metavar="CIDRS", topic=NOT_CAPTURED,
 )  # fmt: skip
 EXCLUDED_INTERFACES = Option(
-    "istio-exclude-interfaces", "", parsers.list_of(parsers.interface), INTERFACES,
+    "istio-exclude-interfaces", "", parsers.interfaces, INTERFACES,
     "Interfaces left alone, both ways.",
     short="c", annotations=(TRAFFIC + "excludeInterfaces",), metavar="NAMES", topic=NOT_CAPTURED,
 )  # fmt: skip
@@ -160,7 +163,7 @@ UID_PORT_EXCLUSIONS = Option(
     metavar="RULES", topic=NOT_CAPTURED,
 )  # fmt: skip
 REROUTED_INTERFACES = Option(
-    "kube-virt-interfaces", "", parsers.list_of(parsers.interface), INTERFACES,
+    "kube-virt-interfaces", "", parsers.interfaces, INTERFACES,
     "Interfaces whose inbound traffic counts as outbound: those of virtual machines.",
     short="k", annotations=("istio.io/reroute-virtual-interfaces", TRAFFIC + "kubevirtInterfaces"), metavar="NAMES",
 )  # fmt: skip

@@ -8,7 +8,8 @@ Digits are ASCII digits: ``int()`` alone would also take signs, blanks, undersco
 from __future__ import annotations
 
 from capture.model.addresses import Network, is_decimal, merge_ranges, network_parts, parse_network
-from capture.model.ruleset import Span
+from capture.model.conventions import PROXY_TO_SELF_MARK
+from capture.model.ruleset import MAX_SEPARATE_PORTS, Span
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -29,21 +30,16 @@ else:
     Entries = {T: Value}  # subscripting this is all that happens at run time
 
 MAX_PORT = 65535
-MAX_UNMERGED_PORTS = 256
-"""Up to so many entries a list of ports keeps its entries and their order; each may be a rule of its own."""
-
 MAX_INTERFACE_BYTES = 15
 """linux/if.h: IFNAMSIZ is 16 with the closing zero."""
+MAX_INTERFACES = 256
+"""No pod has so many; a rule each for 40,000 names takes seconds and 200 MB."""
 
 MAX_ID = 0xFFFF_FFFE
 """The highest user or group id; 2**32-1 means "no id" (chown(2))."""
 
 RESERVED_ROUTE_TABLES = (0, 253, 254, 255)
 """linux/rtnetlink.h: unspec, default, main, local. A route to ``lo`` for everything there cuts the pod off."""
-
-
-PROXY_TO_SELF_MARK = 1338
-"""0x53a: what a transparent proxy sends to its own pod. With the proxy's own mark the same, it would not come in."""
 
 
 class Selection(Entries[T]):
@@ -134,7 +130,7 @@ def port_list(text: str) -> tuple[Span, ...]:
     A list that is too long to be read rule by rule is merged into ranges.
     """
     entries = entries_of(text)
-    if len(entries) <= MAX_UNMERGED_PORTS:
+    if len(entries) <= MAX_SEPARATE_PORTS:
         return tuple(dict.fromkeys(ports(entry) for entry in entries if entry != "0"))
     distinct = set(entries)
     distinct.discard("0")
@@ -201,6 +197,14 @@ def interface(text: str) -> str:
     if text[0] == "-" or "+" in text[:-1] or any(letter in forbidden for letter in text):
         raise ValueError(text)
     return text
+
+
+def interfaces(text: str) -> tuple[str, ...]:
+    """Return the interface names of a list."""
+    names = list_of(interface)(text)
+    if len(names) > MAX_INTERFACES:
+        raise ValueError(text)
+    return names
 
 
 def interception_mode(text: str) -> Mode:

@@ -42,6 +42,9 @@ DEFAULT_EXCLUDED_OUTBOUND_PORTS = "15020"
 MAX_CHARACTERS = 256 * 1024
 """What Kubernetes allows all annotations of a pod together (apimachinery, TotalAnnotationSizeLimitB)."""
 
+MAX_MISSPELT = 10
+"""Each costs a search for the name that it resembles; a pod may have thousands of annotations."""
+
 ANNOTATED_OPTIONS = tuple(option for option in RULE_OPTIONS if option.annotations)
 ANNOTATION_NAMES = tuple(name for option in ANNOTATED_OPTIONS for name in option.annotations)
 ENVIRONMENT_OPTIONS = (REDIRECT_DNS, DUAL_STACK, DROP_INVALID)
@@ -135,12 +138,14 @@ def _from_environment(proxy: Proxy) -> Settings:
 
 
 def _misspelt(annotations: Mapping[str, str]) -> list[str]:
-    """Return a warning for each annotation that looks as if one of those that count was meant."""
-    return [
-        f"annotation {name} has no effect; is {known} meant?"
-        for name in annotations
-        if name not in ANNOTATION_NAMES and (known := _meant_by(name))
-    ]
+    """Return a warning for each annotation that looks as if one of those that count was meant, up to a number."""
+    warnings: list[str] = []
+    for name in annotations:
+        if name not in ANNOTATION_NAMES and (known := _meant_by(name)):
+            warnings.append(f"annotation {name} has no effect; is {known} meant?")
+            if len(warnings) == MAX_MISSPELT:
+                break
+    return warnings
 
 
 def _meant_by(name: str) -> str:

@@ -15,6 +15,8 @@ from capture.errors import CaptureError, HostNamespaceError, NamespaceError, Pri
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     Path = str | os.PathLike[str]
 
     from types import TracebackType
@@ -68,6 +70,27 @@ class Entered:
         if self._home < 0:
             return
         home, self._home = self._home, -1
+        try:
+            _enter(home, CURRENT)
+        finally:
+            os.close(home)
+
+
+def tour(paths: Iterable[str]) -> Iterator[str]:
+    """Enter one namespace after the other, yielding its path each time, and come home at the end.
+
+    That takes a third of what ``Entered`` takes for each. A namespace that has gone is left out.
+    """
+    home = _open(CURRENT)
+    try:
+        for path in paths:
+            try:
+                target = _open(path)
+            except CaptureError:
+                continue
+            _enter_and_close(target, path)
+            yield path
+    finally:
         try:
             _enter(home, CURRENT)
         finally:
@@ -196,6 +219,13 @@ def _enter(descriptor: int, path: str) -> None:
         call_setns(descriptor, CLONE_NEWNET)
     except OSError as error:
         raise _refusal(error, path) from None
+
+
+def _enter_and_close(descriptor: int, path: str) -> None:
+    try:
+        _enter(descriptor, path)
+    finally:
+        os.close(descriptor)
 
 
 def _refusal(error: OSError, path: str) -> CaptureError:

@@ -62,15 +62,12 @@ class Facts(Value):
     """Of the pod's primary address; None if it was not asked for, or there was none."""
 
     def user_id(self, name: str) -> int | None:
-        """Return the id that the user had."""
         return self.users.get(name)
 
     def group_id(self, name: str) -> int | None:
-        """Return the id that the group had."""
         return self.groups.get(name)
 
     def default_proxy_user(self) -> str:
-        """Return the name that was asked for."""
         return self.proxy_user
 
     def pod_addresses(self) -> tuple[Network, ...]:
@@ -86,11 +83,9 @@ class Facts(Value):
         return
 
     def has_ipv6(self) -> bool:
-        """Return whether the kernel had IPv6."""
         return self.ipv6
 
     def name_servers(self) -> tuple[Network, ...]:
-        """Return the name servers that there were."""
         return self.servers
 
 
@@ -111,34 +106,27 @@ class RecordingHost:
         self._has_ipv6: bool | None = None
 
     def user_id(self, name: str) -> int | None:
-        """Ask, and note the answer."""
         return self.users.setdefault(name, self._host.user_id(name))
 
     def group_id(self, name: str) -> int | None:
-        """Ask, and note the answer."""
         return self.groups.setdefault(name, self._host.group_id(name))
 
     def default_proxy_user(self) -> str:
-        """Ask."""
         return self._host.default_proxy_user()
 
     def pod_addresses(self) -> tuple[Network, ...]:
-        """Ask once."""
         if self._addresses is None:
             self._addresses = self._host.pod_addresses()
         return self._addresses
 
     def primary_address(self) -> Network | None:
-        """Ask, and note the answer."""
         self._primary = self._host.primary_address()
         return self._primary
 
     def interface_names(self) -> tuple[str, ...] | None:
-        """Ask."""
         return self._host.interface_names()
 
     def has_ipv6(self) -> bool:
-        """Ask, unless it is known by now."""
         return self._host.has_ipv6() if self._has_ipv6 is None else self._has_ipv6
 
     def forget_ipv6(self) -> None:
@@ -146,12 +134,10 @@ class RecordingHost:
         self._has_ipv6 = False
 
     def name_servers(self) -> tuple[Network, ...]:
-        """Ask, and note the answer."""
         self._servers = self._host.name_servers()
         return self._servers
 
     def facts(self) -> Facts:
-        """Return all that was answered."""
         own = [a for a in self.pod_addresses() if not a.is_loopback and not a.is_link_local]
         return Facts(
             users=self.users,
@@ -219,14 +205,27 @@ def as_json(record: Record) -> str:
 
 
 def from_json(text: str) -> Record | None:
-    """Return the record that a text holds; None if it is not one, or one that gives no rule set (any more)."""
+    """Return the record that a text holds; None if it is not one, or one that gives no rule set (any more).
+
+    Pods of one template have the same text, and an agent that looks at many reads it once.
+    """
+    if text in _read_lately:
+        return _read_lately[text]
     try:
         plain = decode(text)
         if plain["version"] != VERSION:
             return None
-        return _record(plain)
+        record = _record(plain)
     except (JsonError, ConfigurationError, AttributeError, KeyError, TypeError, ValueError):
         return None
+    while len(_read_lately) >= MAX_READ_LATELY:
+        _read_lately.pop(next(iter(_read_lately)), None)
+    _read_lately[text] = record
+    return record
+
+
+_read_lately: dict[str, Record] = {}
+MAX_READ_LATELY = 16
 
 
 def _record(plain: dict[str, Any]) -> Record:

@@ -6,12 +6,12 @@ import errno
 
 from capture.errors import CaptureError, KernelError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text
+from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.ruleset import MANGLE, LoopbackAddress, PolicyRoute, Ruleset, TransparentProxy
 from capture.netlink.interfaces import add_address, is_loopback_up, read_addresses, remove_address
 from capture.netlink.policy_rules import has_mark_rule, put_mark_rule, read_policy_rules, remove_mark_rule
 from capture.netlink.routing import add_local_route, has_local_route, remove_local_route
 from capture.netlink.rtnetlink import AF_INET, AF_INET6, LOOPBACK_INDEX, open_route
-from capture.rules.nat import PASSTHROUGH_SOURCE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,8 +1,11 @@
 """Whether each pod of this node is captured as it should be: at once when its namespace changes, else by a sweep.
 
     kernel's events ──> the pods that they are about ─┐
-    pods come and go ─> the new ones ─────────────────┼─> signature the same: nothing to do
-    every minute ─────> all ──────────────────────────┘   else diagnose ──> state ──> status, metrics, Event, repair
+    API server ───────> those that are new or changed ┼─> signature the same: nothing to do
+    every 4 s ────────> where others listen now ──────┤   else diagnose ──> state ──> status, metrics, Event, repair
+    every minute ─────> all ──────────────────────────┘
+
+The runtime is asked about one pod when the API server tells of it, and about all each minute.
 
 A pod has one state: ``captured``; ``left-alone`` and why; ``host-network``; ``unknown`` and why; or the kind of a cause
 that `capture why` knows.
@@ -10,17 +13,19 @@ that `capture why` knows.
 
 from __future__ import annotations
 
+import sys
 import time
 
 from capture.errors import CaptureError
 from capture.model.values import Value
+from capture.settings.options import INBOUND_CAPTURE_PORT, INTERCEPTION_MODE, PROXY_PORT, PROXY_UID
 from capture.settings.pod import settings_of
 from cni.agent import examination
 from cni.agent.examination import CAPTURED, UNKNOWN, Finding
 from cni.agent.kernel_events import EVERYWHERE, KernelEvents
 from cni.agent.runtime import RuntimeSilentError
 from cni.agent.sandboxes import Sandboxes
-from cni.decision import first_line, reason_by_name
+from cni.decision import PROGRAMS_ITSELF, first_line, reason_by_name, warnings_about
 from cni.pod import Identity
 from cni.pod_object import from_object, is_the_same
 from cni.protocol import CniError
@@ -28,26 +33,33 @@ from cni.protocol import CniError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from capture.settings.settings import Settings
+    from cni.agent.examination import Owners
     from cni.agent.health import Health
     from cni.agent.journal import Journal
     from cni.agent.pods import Pods
-    from cni.agent.runtime import Runtime
+    from cni.agent.runtime import Runtime, Sandbox
     from cni.agent.sandboxes import Place
     from cni.conf import Configuration
-
-    Examined = tuple[Finding, tuple[object, ...], dict[str, Any] | None]
 
 SWEEP = 60.0
 """Seconds between looks at all pods."""
 FULL = 600.0
 """Seconds after which a pod is diagnosed again although nothing seems to have changed."""
 TICK = 1.0
-SETTLE = 0.05
+SETTLE = 0.2
 """Seconds to let a change come to its end: rules are written in several steps by some programs."""
+LISTENERS = 4.0
+"""Seconds between looks at who listens, of which the kernel sends no events."""
+BURST = 10.0
+"""Diagnoses of a pod in a row; where rules change all the time, it is one each second."""
+FAMILIES_OF_PORTS = 4
+"""Two ports, each for two families."""
+AWAITED = 30
+"""How many turns a pod is awaited of which the API server has told and the runtime has not."""
 LEFT_ALONE, HOST_NETWORK = "left-alone", "host-network"
 GOOD = (CAPTURED, LEFT_ALONE, HOST_NETWORK)
 
@@ -58,6 +70,10 @@ class Audited(Value):
     place: Place
     finding: Finding
     signature: tuple[object, ...]
+    network: tuple[object, ...]
+    """The part of it that the kernel's events tell of; it is read again when they do."""
+    owners: Owners | None
+    """Who listens where the proxy should; None where that does not matter: the proxy is starting, or there is none."""
     since: float
     """When it came into this state, seconds since the epoch."""
     diagnosed: float
@@ -66,6 +82,19 @@ class Audited(Value):
     def key(self) -> str:
         """NAMESPACE/NAME."""
         return f"{self.place.sandbox.namespace}/{self.place.sandbox.name}"
+
+
+class Sight(Value):
+    """What a look saw: the signature, who listens, and when the pod was last diagnosed."""
+
+    signature: tuple[object, ...]
+    network: tuple[object, ...]
+    owners: Owners | None
+    diagnosed: float
+
+
+NOTHING = Sight((), (), None, 0.0)
+"""A pod whose namespace is of no interest."""
 
 
 class Audit:
@@ -83,13 +112,21 @@ class Audit:
         self.sandboxes = Sandboxes(runtime)
         self.pods, self.configuration = pods, configuration
         self.health, self.journal, self.on_change = health, journal, on_change
+        self.on_warnings: Callable[[Sandbox, Sequence[str]], None] = lambda _sandbox, _warnings: None
+        """Told, at each look at a pod, what its owner should know."""
         self.known: dict[str, Audited] = {}
         self._seen_pods = -1
-        self._swept = 0.0
+        self._hears = self._has_forgotten = False
+        self._bad: set[str] = set()
+        self._awaited: dict[tuple[str, str], int] = {}
+        self._postponed: set[str] = set()
+        self._allowed: dict[str, tuple[float, float]] = {}
+        self._swept = self._listened = float("-inf")
 
     def run(self, stop: threading.Event) -> None:
         """Look until ``stop``."""
         events = self._listen()
+        self._hears = events is not None
         try:
             while not stop.is_set():
                 self.turn(events.wait(TICK) if events else self._tick(stop))
@@ -102,33 +139,30 @@ class Audit:
         now = time.monotonic()
         if changed:
             time.sleep(SETTLE)
-        sweep = now - self._swept >= SWEEP or EVERYWHERE in changed
+        is_sweep = now - self._swept >= SWEEP or EVERYWHERE in changed
         try:
-            places = self._places(sweep)
+            wanted = self._all_places() if is_sweep else self._places_to_look_at(now, changed)
         except RuntimeSilentError as error:
             self.health.note(audit_problem=str(error))
             return
-        if sweep:
+        self.health.note(audit_problem="")
+        if is_sweep:
             self._swept = now
-            wanted: Iterable[Place] = places
-        else:
-            numbered = {place.sandbox.id: place for place in self.sandboxes.by_number(changed)}
-            fresh = {place.sandbox.id: place for place in places if self._wants_a_look(place)}
-            wanted = (numbered | fresh).values()
-        for place in wanted:
-            self.look(place)
-        self._publish(now)
+        for place, is_changed in wanted:
+            self.look(place, is_changed=is_changed)
+        if wanted or self._has_forgotten:
+            self._publish(now)
 
-    def look(self, place: Place) -> Finding:
-        """Look at one pod and remember its state; return it."""
+    def look(self, place: Place, *, is_changed: bool = False) -> Finding:
+        """Look at one pod and remember its state; return it. ``is_changed`` is whether the kernel tells of a change."""
         known = self.known.get(place.sandbox.id)
-        finding, signature, pod = self._examine(place, known)
+        finding, sight, pod = self._examine(place, known, is_changed=is_changed)
         now = time.time()
         is_new = known is None or known.finding.state != finding.state
-        audited = Audited(place, finding, signature, now if known is None or is_new else known.since, time.monotonic())
-        if known is not None and signature and signature == known.signature:
-            audited = audited.replace(diagnosed=known.diagnosed)
+        since = now if known is None or is_new else known.since
+        audited = Audited(place, finding, sight.signature, sight.network, sight.owners, since, sight.diagnosed)
         self.known[place.sandbox.id] = audited
+        (self._bad.discard if finding.state in GOOD else self._bad.add)(place.sandbox.id)
         if is_new and (known is not None or finding.state not in GOOD):
             self.journal.info("pod state", pod=audited.key, state=finding.state, says=finding.says)
         if is_new or finding.state not in GOOD:
@@ -138,57 +172,109 @@ class Audit:
     # --- one pod ----------------------------------------------------------------------------------------------
 
     def _examine(
-        self, place: Place, known: Audited | None
-    ) -> tuple[Finding, tuple[object, ...], dict[str, Any] | None]:
+        self, place: Place, known: Audited | None, *, is_changed: bool
+    ) -> tuple[Finding, Sight, dict[str, Any] | None]:
         sandbox = place.sandbox
         identity = Identity(sandbox.namespace, sandbox.name, sandbox.uid)
         if not place.path:
-            return Finding(HOST_NETWORK), (), None
+            return Finding(HOST_NETWORK), NOTHING, None
         if reason := reason_by_name(identity, self.configuration):
-            return Finding(LEFT_ALONE, reason), (), None
+            return Finding(LEFT_ALONE, reason), NOTHING, None
         pod = self.pods.get(sandbox.namespace, sandbox.name)
         if pod is None or not is_the_same(identity, pod):
-            return Finding(UNKNOWN, "the API server has not told of the pod yet"), (), None
+            return Finding(UNKNOWN, "the API server has not told of the pod yet"), NOTHING, None
         try:
             described = from_object(identity, pod)
             line = first_line(described)
             settings = settings_of(described, self.configuration.settings)
         except (CaptureError, CniError) as error:
-            return Finding(UNKNOWN, error.message), (), pod
+            return Finding(UNKNOWN, error.message), NOTHING, pod
+        of_pod = settings.warnings[len(self.configuration.settings.warnings) :]
+        about_capture = (*described.escapes, *of_pod) if line in (None, PROGRAMS_ITSELF) else ()
+        self.on_warnings(sandbox, (*about_capture, *warnings_about(described, line)))
         if line:
-            return Finding(LEFT_ALONE, line.reason), (), pod
-        return (*self._diagnosed(place, settings, known, is_starting=_is_starting(pod)), pod)
+            return Finding(LEFT_ALONE, line.reason), NOTHING, pod
+        return (*self._diagnosed(place, settings, known, is_starting=_is_starting(pod), is_changed=is_changed), pod)
 
     def _diagnosed(
-        self, place: Place, settings: Settings, known: Audited | None, *, is_starting: bool
-    ) -> tuple[Finding, tuple[object, ...]]:
+        self, place: Place, settings: Settings, known: Audited | None, *, is_starting: bool, is_changed: bool
+    ) -> tuple[Finding, Sight]:
+        now = time.monotonic()
         try:
-            signature = (*examination.signature(place.path), is_starting)
+            rules, owners = examination.signature(place.path, (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT]))
+            is_heard = self._hears and place.number is not None and not is_changed
+            network = known.network if known and is_heard and known.network else examination.network(place.path)
         except CaptureError as error:
-            return Finding(UNKNOWN, error.message), ()
-        is_recent = known is not None and time.monotonic() - known.diagnosed < FULL
-        if known is not None and is_recent and known.signature == signature:
-            return known.finding, signature
-        return examination.diagnose(place.path, settings, is_starting=is_starting), signature
+            return Finding(UNKNOWN, error.message), NOTHING
+        # Who listens while the proxy starts changes all the time, and counts when it is there.
+        counted = None if is_starting else owners
+        sight = Sight((rules, network, is_starting, counted), network, counted, now)
+        if known is not None and known.signature:
+            has_only_begun = (
+                known.finding.state == CAPTURED and known.owners is None and _is_served(owners, settings)
+            ) and known.signature[:2] == sight.signature[:2]
+            if (known.signature == sight.signature or has_only_begun) and now - known.diagnosed < FULL:
+                return known.finding, sight.replace(diagnosed=known.diagnosed)
+            if not self._may_diagnose(place.sandbox.id, now):
+                self._postponed.add(place.sandbox.id)
+                return known.finding, Sight(known.signature, known.network, known.owners, known.diagnosed)
+        return examination.diagnose(place.path, settings, is_starting=is_starting), sight
+
+    def _may_diagnose(self, sandbox: str, now: float) -> bool:
+        left, then = self._allowed.get(sandbox, (BURST, now))
+        left = min(left + now - then, BURST)
+        self._allowed[sandbox] = (max(left - 1, 0), now)
+        return left >= 1
 
     # --- all of them --------------------------------------------------------------------------------------------
 
-    def _places(self, sweep: bool) -> list[Place]:  # noqa: FBT001  # whether the runtime is asked in any case
-        version = self.pods.version
-        if not sweep and version == self._seen_pods:
-            return []
-        self._seen_pods = version
+    def _all_places(self) -> list[tuple[Place, bool]]:
+        self._seen_pods, _ = self.pods.changes_since(self._seen_pods)
         places = self.sandboxes.look()
+        self._forget_all_but(places)
+        return [(place, False) for place in places]
+
+    def _places_to_look_at(self, now: float, changed: set[int]) -> list[tuple[Place, bool]]:
+        """Return the pods that want a look, and whether it is known that something has changed there."""
+        told = {place.sandbox.id for place in self._told_of()}
+        heard = self._postponed | {place.sandbox.id for place in self.sandboxes.by_number(changed)}
+        self._postponed = set()
+        ids = told | heard | self._where_others_listen(now) | self._bad
+        return [(place, each in heard) for each in ids if (place := self.sandboxes.get(each))]
+
+    def _told_of(self) -> list[Place]:
+        """Return what runs of the pods of which the API server has told something new."""
+        self._seen_pods, changes = self.pods.changes_since(self._seen_pods)
+        wanted = self._awaited | dict.fromkeys(changes, AWAITED)
+        self._awaited = {}
+        found: list[Place] = []
+        for (namespace, name), turns in wanted.items():
+            places = self.sandboxes.look_at(namespace, name)
+            found += places
+            if not places and turns > 1 and self.pods.get(namespace, name):
+                self._awaited[namespace, name] = turns - 1
+        if wanted:
+            self._forget_all_but(self.sandboxes.all())
+        return found
+
+    def _where_others_listen(self, now: float) -> set[str]:
+        """Return the pods in which others listen than when they were looked at."""
+        if now - self._listened < LISTENERS:
+            return set()
+        self._listened = now
+        ids = {each.place.path: each.place.sandbox.id for each in self.known.values()}
+        then = {each.place.path: each.owners for each in self.known.values() if each.owners}
+        return {ids[path] for path in examination.changed_owners(then)}
+
+    def _forget_all_but(self, places: list[Place]) -> None:
         running = {place.sandbox.id for place in places}
         self.known = {known: audited for known, audited in self.known.items() if known in running}
-        self.health.note(audit_problem="")
-        return places
-
-    def _wants_a_look(self, place: Place) -> bool:
-        known = self.known.get(place.sandbox.id)
-        return known is None or known.finding.state not in GOOD
+        self._allowed = {known: allowed for known, allowed in self._allowed.items() if known in running}
+        self._bad &= running
+        self._has_forgotten = True
 
     def _publish(self, started: float) -> None:
+        self._has_forgotten = False
         states: dict[str, list[str]] = {}
         for audited in self.known.values():
             states.setdefault(audited.finding.state, []).append(audited.key)
@@ -223,6 +309,16 @@ class Audit:
     def _tick(stop: threading.Event) -> set[int]:
         stop.wait(TICK)
         return set()
+
+
+def _is_served(owners: Owners, settings: Settings) -> bool:
+    """Whether the proxy listens on both ports for both families, as its own user: most have come so far when ready.
+
+    Whether a socket is transparent is not looked up, so that TPROXY is left to a diagnosis.
+    """
+    users = {str(int.from_bytes(owner[:4], sys.byteorder)) for owner in owners.values()}
+    is_plain = settings[INTERCEPTION_MODE] == "REDIRECT"
+    return is_plain and len(owners) == FAMILIES_OF_PORTS and users == {settings.text(PROXY_UID)}
 
 
 def _is_starting(pod: dict[str, Any]) -> bool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import click
 
-from capture.cli.options import CaptureCommand
+from capture.cli.options import CaptureCommand, text_or_json
 from capture.errors import EXIT_DRIFT, EXIT_FAILED, CaptureError
-from capture.state.json_text import encode
+from capture.report.output import say_json
+from capture.report.streams import Stream
+from capture.report.terminal import tell
 from cni import agent_socket, conf
 from cni.agent.options import BIN_DIR, CONF_DIR, RUNTIME_SOCKETS, SERVICE_ACCOUNT, Options
-from cni.commands import installed_plugin
+from cni.commands import installed_plugin, say_changes
 from cni.install import OWN_CONFIG, PLUGIN
 from cni.log import DEFAULT_FILE, LEVELS
 from cni.protocol import CniError
@@ -50,7 +53,21 @@ REPAIRS = ("report", "apply", "evict")
 STATUS_PATIENCE = 3.0
 
 
+def _elsewhere(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
+    """Print as for a terminal of so many columns: `kubectl capture` has one, and this program a pipe to it."""
+    if not terminal:
+        return
+    columns, _, plain = terminal.partition(":")
+    os.environ["COLUMNS"] = columns
+    if plain:
+        os.environ["NO_COLOR"] = "1"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, Stream):
+            stream.is_shown_elsewhere = True
+
+
 @click.group("node", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--terminal", hidden=True, expose_value=False, is_eager=True, callback=_elsewhere)
 def node_group() -> None:
     """Run the agent of a Kubernetes node, ask it, or take away what it has installed."""
 
@@ -62,7 +79,7 @@ def _directories(function: Function) -> Function:
         click.option("--conf-dir", metavar="DIR", default=CONF_DIR, show_default=True, envvar="CAPTURE_CONF_DIR",
                      help="Where it looks for network configurations."),
         click.option("--credentials-dir", metavar="DIR", default="", envvar="CAPTURE_CREDENTIALS_DIR",
-                     help="Where the plugin's credentials are kept.  [default: istio-capture beside --conf-dir]"),
+                     help="Where the plugin's credentials are kept.  [default: istio-capture next to --conf-dir]"),
         click.option("--socket", metavar="PATH", default=conf.AGENT_SOCKET, show_default=True,
                      envvar="CAPTURE_AGENT_SOCKET",
                      help="Where the agent listens for the plugin and for `capture node status`."),
@@ -97,7 +114,7 @@ def _entry_options(function: Function) -> Function:
     metavar="NAME",
     default="",
     envvar="NODE_NAME",
-    help="The node's name in Kubernetes; without it the API server is not asked.",
+    help="The node's name in Kubernetes; without it the agent does without the API server.",
 )
 @click.option(
     "--plugin",
@@ -233,9 +250,7 @@ def agent(**values: Any) -> int:  # fmt: skip
     envvar="CAPTURE_AGENT_SOCKET",
     help="Where the agent listens.",
 )
-@click.option(
-    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print it."
-)
+@text_or_json
 @click.option("--ready", is_flag=True, help="Print nothing; exit code 0 if pods that start now are captured, else 1.")
 @click.option("--live", is_flag=True, help="Print nothing; exit code 0 if the agent turns, else 1.")
 def status(socket: str, form: str, *, ready: bool, live: bool) -> int:  # fmt: skip
@@ -251,21 +266,18 @@ def status(socket: str, form: str, *, ready: bool, live: bool) -> int:  # fmt: s
     if live:
         return 0 if told.get("live") else EXIT_FAILED
     if form == "json" and not ready:
-        click.echo(encode(told))
+        say_json(told)
     elif not ready:
         from cni.agent.status_text import lines
 
-        for line in lines(told):
-            click.echo(line)
+        tell(lines(told))
     return 0 if told.get("ready") else EXIT_FAILED
 
 
 @node_group.command("pods", cls=CaptureCommand, examples=PODS_EXAMPLES)
 @_socket_option
 @click.option("--pod", metavar="NAMESPACE/NAME", default="", help="This pod only.")
-@click.option(
-    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print it."
-)
+@text_or_json
 def pods(socket: str, pod: str, form: str) -> int:
     """List the pods of this node, each with its state: captured, left alone, or what is wrong with it.
 
@@ -274,14 +286,14 @@ def pods(socket: str, pod: str, form: str) -> int:
     told = _ask_agent(socket, {"ask": "pods"} | _named(pod))
     found = told.get("pods") or []
     if form == "json":
-        click.echo(encode({"schema": "capture/v1"} | told))
+        say_json(told)
     elif not found:
-        click.echo(f"no pod is known; the audit is {told.get('audit')}")
+        tell([f"no pod is known; the audit is {told.get('audit')}"])
     else:
-        from cni.agent.status_text import pod_lines
+        from cni.agent.status_text import HANG, pod_lines
 
         for line in pod_lines(found):
-            click.echo(line)
+            tell([line], HANG)
     return EXIT_DRIFT if any(each["state"] not in GOOD_STATES for each in found) else 0
 
 
@@ -297,7 +309,7 @@ def pods(socket: str, pod: str, form: str) -> int:
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def of_pod(socket: str, pod: str, command: str, words: tuple[str, ...]) -> int:
     """Run a command of `capture` in the network namespace of a pod of this node."""
-    from capture.cli.group import run
+    from capture.cli.group import capture, run_click
 
     found = _ask_agent(socket, {"ask": "pods"} | _named(pod)).get("pods") or []
     path = next((each["namespace_path"] for each in found if each["namespace_path"]), "")
@@ -305,7 +317,7 @@ def of_pod(socket: str, pod: str, command: str, words: tuple[str, ...]) -> int:
         raise CaptureError(
             f"the agent of this node has no network namespace for {pod}", "`capture node pods` lists what it knows."
         )
-    return run([command, "--netns", path, *words])
+    return run_click(capture, [command, "--netns", path, *words])
 
 
 def _named(pod: str) -> dict[str, str]:
@@ -345,7 +357,8 @@ def _ask_agent(socket: str, question: dict[str, str]) -> dict[str, Any]:
     show_default=True,
     help="The token and CA for --all-nodes, which runs in a pod.",
 )
-def uninstall(service_account: str, daemon_set: str, *, all_nodes: bool, **values: Any) -> int:  # fmt: skip
+@text_or_json
+def uninstall(service_account: str, daemon_set: str, form: str, *, all_nodes: bool, **values: Any) -> int:  # fmt: skip
     """Take entry and credentials away, and the plugin as soon as no pod needs it.
 
     Pods that run stay captured. The plugin stays until the last pod that was started with it has ended, since the
@@ -361,7 +374,7 @@ def uninstall(service_account: str, daemon_set: str, *, all_nodes: bool, **value
 
         with api.connect(service_account) as client:
             from_all_nodes(client, daemon_set)
-        click.echo(f"{daemon_set}: deleted, and every agent has uninstalled")
+        say_changes([f"{daemon_set}: deleted, and every agent has uninstalled"], form, "")
         return 0
     try:
         from cni.agent import runtime as runtimes
@@ -369,8 +382,7 @@ def uninstall(service_account: str, daemon_set: str, *, all_nodes: bool, **value
         runtime = runtimes.find("", RUNTIME_SOCKETS)
     except ImportError:  # without the extra the runtime cannot be asked, and the plugin stays for pods that run
         runtime = None
-    for change in take_away(_options(values), runtime) or ["nothing to remove"]:
-        click.echo(change)
+    say_changes(take_away(_options(values), runtime), form, "nothing to remove")
     return 0
 
 

@@ -18,6 +18,7 @@ from cni.agent import credentials, rivals
 from cni.agent.directories import Directories
 from cni.agent.fight import Fight
 from cni.agent.runtime import RuntimeSilentError
+from cni.agent.writers import Writers
 from cni.conf import POD_SOURCES, RUNTIME
 from cni.install import PLUGIN, Change
 from cni.protocol import SUPPORTED_VERSIONS
@@ -63,6 +64,7 @@ class Installation:
         self.directories = Directories(
             [options.conf_dir, options.bin_dir, options.service_account, os.path.dirname(options.socket)]
         )
+        self.writers = Writers()
         self._plugin: tuple[int, ...] = ()
         self._restore_at = 0.0
         self._was_in_place = False
@@ -83,6 +85,7 @@ class Installation:
     def turn(self, now: float) -> None:
         """Look at everything once, and mend what is not as it should be."""
         self._keep_entry(now)  # first: between a rival's rewrite and this, pods run uncaptured
+        self.writers.watch(self.options.conf_dir)
         self._renew_credentials()
         self._keep_plugin()
         self._keep_entry(now)
@@ -135,8 +138,8 @@ class Installation:
             return  # an entry that names no plugin would stop every pod of the node
         try:
             if self._is_in_place():
-                self._follow_main_list()
-                self._in_place(now)
+                if self._follow_main_list():
+                    self._in_place(now)
             elif self._was_in_place:
                 self._answer_loss(now)
             elif now >= self._restore_at:
@@ -148,24 +151,42 @@ class Installation:
             self._fails("entry", error)
 
     def _enter(self, now: float) -> None:
-        changes = self._put_entry()
+        changes = self._put_entry(is_urgent=True)
         self._was_in_place = True
         for change in changes:
             self.journal.info("entry restored", path=change.path, what=change.what)
         self.health.note(restored=time.time())
         self._in_place(now)
 
-    def _put_entry(self) -> list[Change]:
+    def _put_entry(self, *, is_urgent: bool = False) -> list[Change]:
         options = self.options
         return installer.enter(
-            options.conf_dir, self.entry(), SUPPORTED_VERSIONS, options.own_config, choice=options.choice
+            options.conf_dir,
+            self.entry(),
+            SUPPORTED_VERSIONS,
+            options.own_config,
+            choice=options.choice,
+            is_urgent=is_urgent,
         )
 
-    def _follow_main_list(self) -> None:
-        """Let a list of our own be what the main one is now: an address range or an MTU may have changed."""
-        if self.options.own_config:
-            for change in self._put_entry():
-                self.journal.info("list of our own renewed", path=change.path, what=change.what)
+    def _follow_main_list(self) -> bool:
+        """Let a list of our own be what the main one is now: an address range or an MTU may have changed.
+
+        Return False if the main one has gone: then ours goes, too, since a network that its owner has taken away would
+        go on in it.
+        """
+        options = self.options
+        if not options.own_config:
+            return True
+        if all(network.is_our_own for network in installer.networks(options.conf_dir)):
+            changes = installer.uninstall(options.bin_dir, options.conf_dir, keep_plugin=True)
+            self._was_in_place = False
+            self.health.says("entry", "the main network configuration has gone, and with it the list of our own")
+        else:
+            changes = self._put_entry()
+        for change in changes:
+            self.journal.info("list of our own renewed", path=change.path, what=change.what)
+        return self._was_in_place
 
     def _is_in_place(self) -> bool:
         """Return whether the list that a runtime takes has exactly our entry; reading alone, 0.1 ms."""
@@ -188,7 +209,7 @@ class Installation:
         self._restore_at = now + pause
         if not pause:
             self._enter(now)
-        rival = rivals.name(self.options.conf_dir)
+        rival = rivals.name(self.options.conf_dir, self.writers)
         self.health.count("list_rewrites", rival)
         self.health.note(lost=time.time(), rival=rival)
         self.journal.warn("another program rewrote the network configuration", rival=rival, pause_seconds=pause)

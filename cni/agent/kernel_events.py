@@ -1,4 +1,4 @@
-"""Tells in which network namespaces of the node rules or addresses change, at once and without entering any.
+"""Tells in which network namespaces of the node rules, addresses or routes change, at once and without entering any.
 
 A netlink socket in the node's own namespace hears the events of all namespaces that have an id there, as those of pods
 have whose veth has its other end in the node (NETLINK_LISTEN_ALL_NSID, netlink(7), Linux 4.3). Legacy iptables sends no
@@ -21,13 +21,22 @@ NETLINK_ADD_MEMBERSHIP = 1
 NETLINK_LISTEN_ALL_NSID = 8
 # linux/netfilter/nfnetlink.h, linux/rtnetlink.h
 NFNLGRP_NFTABLES = 7
+RTNLGRP_LINK = 1
 RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR = 5, 9
+RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE = 7, 11
+RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE = 8, 19
 # linux/rtnetlink.h, linux/net_namespace.h
 RTM_GETNSID = 90
 NETNSA_NSID, NETNSA_FD = 1, 3
 RTGENMSG_SIZE = 4
 
-GROUPS = {NETLINK_NETFILTER: (NFNLGRP_NFTABLES,), NETLINK_ROUTE: (RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR)}
+GROUPS = {
+    NETLINK_NETFILTER: (NFNLGRP_NFTABLES,),
+    NETLINK_ROUTE: (
+        RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE,
+        RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE,
+    ),
+}  # fmt: skip
 EVERYWHERE = -2
 """In place of a namespace's id: events were lost, so that anything may have changed."""
 

@@ -13,8 +13,10 @@ import sys
 
 import click
 
-from capture.errors import EXIT_USAGE, CaptureError
-from capture.report.output import ended
+from capture.cli.group import reporter, run_click, wants_json
+from capture.errors import EXIT_FAILED, CaptureError
+from capture.report.output import GREEN, ended, painted, say_json
+from capture.report.terminal import columns, tell
 from capture.state.json_text import JsonError, decode
 
 TYPE_CHECKING = False
@@ -57,16 +59,16 @@ def capture_pod(
     WORDS are the pod, by name or owner (deploy/web), and what the command takes besides.
     """
     kubectl = Kubectl(namespace, kubeconfig, context)
-    if command == "status":
-        return _status(kubectl)
     rest = list(words)
+    if command == "status":
+        return _status(kubectl, rest)
     if not rest and not selector:
         raise click.UsageError("name a pod: kubectl capture COMMAND POD")
     pod = kubectl.pod(rest.pop(0) if not selector else "", selector)
     agent = kubectl.agent_of(str(pod["spec"].get("nodeName", "")))
     name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
     if command == "report":
-        return _report(kubectl, agent, name)
+        return _report(kubectl, agent, name, rest)
     return kubectl.run(agent, "node", "pod", name, command, *rest)
 
 
@@ -115,7 +117,18 @@ class Kubectl:
 
     def run(self, agent: dict[str, Any], *arguments: str) -> int:
         """Run `capture` in an agent's pod, to this terminal; return its exit code."""
-        return self._call(self._exec(agent, arguments)).returncode
+        first, *rest = arguments
+        return self._call(self._exec(agent, [first, *terminal_option(), *rest])).returncode
+
+    def answer(self, agent: dict[str, Any], *arguments: str) -> dict[str, Any]:
+        """Run `capture` in an agent's pod and return the JSON that it prints, or an error of the same layout."""
+        done = self._call(self._exec(agent, arguments), capture_output=True)
+        try:
+            plain: dict[str, Any] = decode(done.stdout)
+        except JsonError:
+            problem = {"message": done.stderr.strip(), "remedy": None, "exit_code": done.returncode}
+            return {"error": problem, "node": agent["spec"].get("nodeName", "")}
+        return plain
 
     def output(self, agent: dict[str, Any], *arguments: str) -> str:
         """Run `capture` in an agent's pod and return what it prints."""
@@ -149,15 +162,26 @@ class Kubectl:
             raise CaptureError("kubectl is not in PATH", "Install it, or run `capture` on the node.") from None
 
 
-def _status(kubectl: Kubectl) -> int:
+def _status(kubectl: Kubectl, options: list[str]) -> int:
     agents = kubectl.agents()
     if not agents:
         raise CaptureError("no agent runs in this cluster", "docs/agent.md says how to install it.")
-    codes = [kubectl.run(agent, "node", "status") for agent in agents]
+    if wants_json(options):
+        found = [kubectl.answer(agent, "node", "status", *options) for agent in agents]
+        say_json({"agents": found})
+        return 0 if all(each.get("ready") for each in found) else EXIT_FAILED
+    codes = [kubectl.run(agent, "node", "status", *options) for agent in agents]
     return max(codes)
 
 
-def _report(kubectl: Kubectl, agent: dict[str, Any], pod: str) -> int:
+def terminal_option() -> list[str]:
+    """Return what tells `capture` in the agent's pod, which prints into a pipe, for which terminal that is."""
+    width = columns()
+    plain = "" if painted("", GREEN, sys.stdout) else ":plain"
+    return [f"--terminal={width}{plain}"] if width else []
+
+
+def _report(kubectl: Kubectl, agent: dict[str, Any], pod: str, options: list[str]) -> int:
     """Print everything that a bug report needs; nothing of it is a secret: no token, no certificate, no environment."""
     steps = {
         "agent": ("node", "status"),
@@ -165,21 +189,19 @@ def _report(kubectl: Kubectl, agent: dict[str, Any], pod: str) -> int:
         "doctor": ("doctor",),
         **{command: ("node", "pod", pod, command) for command in ("verify", "why", "dump")},
     }
+    parts = []
     for number, (title, arguments) in enumerate(steps.items(), 1):
         print(f"[{number}/{len(steps)}] {title}", file=sys.stderr, flush=True)  # noqa: T201  # it takes seconds
-        click.echo(f"--- {title}: capture {' '.join(arguments)}\n{kubectl.output(agent, *arguments)}")
+        command = f"capture {' '.join(arguments)}"
+        parts.append({"title": title, "command": command, "output": kubectl.output(agent, *arguments)})
+        if not wants_json(options):
+            tell(f"--- {title}: {command}\n{parts[-1]['output']}".split("\n"))
+    if wants_json(options):
+        say_json({"parts": parts})
     return 0
 
 
 def main() -> int:
     """Run ``kubectl capture`` and return its exit code."""
-    return ended(_run)
-
-
-def _run() -> int:
-    try:
-        code = capture_pod.main(prog_name="kubectl capture", standalone_mode=False)
-    except click.UsageError as error:
-        click.echo(f"error: {error.format_message()}", err=True)
-        return EXIT_USAGE
-    return code if isinstance(code, int) else 0
+    words = sys.argv[1:]
+    return ended(lambda: run_click(capture_pod, words, "kubectl capture"), reporter(words))

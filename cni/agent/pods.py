@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 import time
 
+from capture.settings.pod import ENVIRONMENT_OPTIONS, PROXY_CONTAINER
+from cni.pod import DISABLE_ENVOY
 from cni.pod_object import is_the_same
 
 TYPE_CHECKING = False
@@ -24,30 +26,45 @@ if TYPE_CHECKING:
 
 YOUNG = 90.0
 """Seconds since the API server was last heard in which what is here counts: bookmarks come each minute."""
+REMEMBERED = 1000
+"""Pods that have gone whose end is remembered for who asks for changes."""
 WAIT = 0.2
 """Seconds to wait for a pod that is not here yet."""
 
-CONTAINER_FIELDS = ("name", "args", "env", "securityContext")
-METADATA_FIELDS = ("namespace", "name", "uid", "labels", "annotations", "creationTimestamp", "deletionTimestamp")
+METADATA_FIELDS = ("namespace", "name", "uid", "labels", "creationTimestamp", "deletionTimestamp")
+OF_KUBECTL = "kubectl.kubernetes.io/last-applied-configuration"
+"""An annotation as long as the rest of the pod, which decides nothing."""
+VARIABLES = {DISABLE_ENVOY, *(name for option in ENVIRONMENT_OPTIONS for name in option.environment)}
+"""What of the proxy's environment decides on the capture."""
 
 
 def reduced(pod: Mapping[str, Any]) -> Plain:
-    """Return what decides on a pod's capture and its repair, in the form of the API."""
+    """Return what decides on a pod's capture and its repair, in the form of the API; of such a pod, itself."""
     metadata, spec, status = (pod.get(part) or {} for part in ("metadata", "spec", "status"))
+    annotations = metadata.get("annotations") or {}
     kept_spec: Plain = {key: spec[key] for key in ("hostNetwork", "runtimeClassName", "securityContext") if key in spec}
     for kind in ("initContainers", "containers"):
         containers = spec.get(kind) or []
-        kept_spec[kind] = [{key: each[key] for key in CONTAINER_FIELDS if key in each} for each in containers]
+        kept_spec[kind] = [_reduced_container(each) for each in containers]
     ready: Plain = next((each for each in status.get("conditions") or [] if each.get("type") == "Ready"), {})
     return {
-        "metadata": {key: metadata[key] for key in METADATA_FIELDS if key in metadata},
+        "metadata": {key: metadata[key] for key in METADATA_FIELDS if key in metadata}
+        | {"annotations": {name: text for name, text in annotations.items() if name != OF_KUBECTL}},
         "spec": kept_spec,
         "status": {
             "phase": status.get("phase", ""),
-            "ready": ready.get("status") == "True",
-            "readySince": ready.get("lastTransitionTime", ""),
+            "ready": status.get("ready", ready.get("status") == "True"),
+            "readySince": status.get("readySince", ready.get("lastTransitionTime", "")),
         },
     }
+
+
+def _reduced_container(container: Mapping[str, Any]) -> Plain:
+    kept: Plain = {key: container[key] for key in ("name", "securityContext") if key in container}
+    if kept.get("name") == PROXY_CONTAINER:
+        kept["args"] = (container.get("args") or [])[:2]
+        kept["env"] = [each for each in container.get("env") or [] if each.get("name") in VARIABLES]
+    return kept
 
 
 class Pods:
@@ -59,8 +76,8 @@ class Pods:
         self._pods: dict[Key, Plain] = {}
         self._heard = float("-inf")
         self._is_synced = False
-        self.version = 0
-        """Another number after each change."""
+        self._version = 0
+        self._changes: dict[Key, int] = {}
 
     # --- filled by the watch ---------------------------------------------------------------------------------
 
@@ -68,7 +85,10 @@ class Pods:
         """Take a whole list: pods that are not in it have gone."""
         fresh = {_key(pod): reduced(pod) for pod in pods}
         with self._changed:
+            gone = self._pods.keys() - fresh.keys()
             self._pods = fresh
+            for key in (*fresh, *gone):
+                self._note(key)
             self._is_synced = True
             self._hear()
 
@@ -77,6 +97,7 @@ class Pods:
         kept = reduced(pod)
         with self._changed:
             self._pods[_key(pod)] = kept
+            self._note(_key(pod))
             self._hear()
 
     def remove(self, pod: Mapping[str, Any]) -> None:
@@ -86,6 +107,7 @@ class Pods:
             known = self._pods.get(key)
             if known is not None and known["metadata"].get("uid") == (pod.get("metadata") or {}).get("uid"):
                 del self._pods[key]
+                self._note(key)
             self._hear()
 
     def heard(self) -> None:
@@ -98,8 +120,14 @@ class Pods:
         with self._changed:
             self._is_synced = False
 
+    def _note(self, key: Key) -> None:
+        self._version += 1
+        self._changes.pop(key, None)  # so that the latest is the last
+        self._changes[key] = self._version
+        if len(self._changes) > len(self._pods) + REMEMBERED:
+            self._changes = {known: changed for known, changed in self._changes.items() if known in self._pods}
+
     def _hear(self) -> None:
-        self.version += 1
         self._heard = self._clock()
         self._changed.notify_all()
 
@@ -130,6 +158,16 @@ class Pods:
                 if not self._changed.wait(until - self._clock()) and self._clock() >= until:
                     return None
         return None
+
+    def changes_since(self, version: int) -> tuple[int, set[Key]]:
+        """Return the version of this table, and the pods that are new, have changed or gone since an earlier one."""
+        with self._changed:
+            changes: set[Key] = set()
+            for key in reversed(self._changes):
+                if self._changes[key] <= version:
+                    break
+                changes.add(key)
+            return self._version, changes
 
     def all(self) -> list[Plain]:
         """Return every pod of the node."""

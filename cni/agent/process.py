@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 EXIT_LOST = 70
+SWITCH_INTERVAL = 0.0005
+"""Seconds that another thread may compute before the main one puts the entry back; Python's own default is 5 ms."""
 NEEDED_CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN")
 """For entering the network namespaces of pods and reading their rules (linux/capability.h)."""
 
@@ -69,6 +72,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
         leaving.stay()
+        sys.setswitchinterval(SWITCH_INTERVAL)
         answers = {"pod": self._answer_pod, "status": lambda _question: self.status(), "pods": self._answer_pods}
         server = Server(self.options.socket, answers)
         self._start_threads()
@@ -126,11 +130,13 @@ class Agent:
             self.health.note(audit=f"off: missing capability {', '.join(lacking)}" if lacking else "off")
             return None
         from cni.agent.audit import Audit
+        from cni.agent.pod_warnings import Warnings
         from cni.agent.repair import Repair
 
         self.health.note(audit="on")
         configuration = conf.parse(self.installation.entry())
         audit = Audit(self.runtime, self.pods, configuration, self.health, self.journal)
+        audit.on_warnings = Warnings(self.client, self.journal)
         audit.on_change = Repair(self.options, configuration, self.client, self.health, self.journal, audit.look)
         return audit
 

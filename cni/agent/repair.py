@@ -39,7 +39,9 @@ MENDED_BY_RULES = ("no-rules", "rule-missing", "second-set", "family-not-capture
 """States that writing the rules again ends; the others need a person."""
 QUIET = 600.0
 """Seconds between two Events about one pod and state."""
-ATTEMPTS = 5
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 600.0
+"""Seconds after a repair that failed: a PodDisruptionBudget may allow an eviction later."""
+FORGOTTEN = 3600.0
 
 
 class Repair:
@@ -57,7 +59,8 @@ class Repair:
         self.options, self.configuration, self.client = options, configuration, client
         self.health, self.journal, self.look = health, journal, look
         self._told: dict[tuple[str, str], float] = {}
-        self._attempts: dict[str, int] = {}
+        self._failures: dict[str, tuple[int, float]] = {}
+        """Of each sandbox how many repairs have failed in a row, and when the next may be."""
         self._recent: list[float] = []
         self._is_busy = False
 
@@ -65,9 +68,9 @@ class Repair:
         """Answer the state of a pod."""
         state = audited.finding.state
         if state in GOOD:
-            self._attempts.pop(audited.place.sandbox.id, None)
+            self._failures.pop(audited.place.sandbox.id, None)
             return
-        if self._is_busy or state == UNKNOWN:
+        if self._is_busy or state == UNKNOWN or (pod and pod["metadata"].get("deletionTimestamp")):
             return
         action = self._action(audited, pod)
         if action == "report" or pod is None:
@@ -87,12 +90,18 @@ class Repair:
     def _may_act(self, audited: Audited) -> bool:
         now = time.monotonic()
         self._recent = [then for then in self._recent if now - then < 60]
-        attempts = self._attempts.get(audited.place.sandbox.id, 0)
-        if attempts >= ATTEMPTS or len(self._recent) >= self.options.repairs_per_minute:
+        _, not_before = self._failures.get(audited.place.sandbox.id, (0, 0.0))
+        if now < not_before or len(self._recent) >= self.options.repairs_per_minute:
             return False
-        self._attempts[audited.place.sandbox.id] = attempts + 1
         self._recent.append(now)
         return True
+
+    def _note_failure(self, sandbox: str) -> None:
+        now = time.monotonic()
+        failures, _ = self._failures.get(sandbox, (0, 0.0))
+        kept = {known: each for known, each in self._failures.items() if now - each[1] < FORGOTTEN}
+        pause = min(FIRST_PAUSE * 2.0**failures, LONGEST_PAUSE)
+        self._failures = kept | {sandbox: (failures + 1, now + pause)}
 
     def _act(self, action: str, audited: Audited, pod: dict[str, Any]) -> None:
         problem = self._apply(audited, pod) if action == "apply" else self._evict(audited)
@@ -101,6 +110,7 @@ class Repair:
         self.journal.info("repair", pod=audited.key, action=action, was=audited.finding.state, problem=problem)
         done = "rules written in place" if action == "apply" else "evicted"
         if problem:
+            self._note_failure(audited.place.sandbox.id)
             self._tell(audited, "CaptureRepairFailed", f"{audited.finding.says}; {action}: {problem}")
         else:
             self._tell(audited, "CaptureRepaired", f"{audited.finding.says}; {done}", kind="Normal")

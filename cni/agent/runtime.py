@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 TIMEOUT = 5.0
 SANDBOX_READY = 0
 SERVICE = "/runtime.v1.RuntimeService/"
-POD_INTERFACE = "eth0"
-"""What containerd calls a pod's first interface (go-cni, DefaultPrefix)."""
+POD_NAME, POD_NAMESPACE = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace"
+"""Labels that kubelet gives to each sandbox (k8s.io/kubelet, pkg/types/labels.go)."""
 
 
 class RuntimeSilentError(OSError):
@@ -69,9 +69,11 @@ class Runtime:
         except (JsonError, KeyError, TypeError, AttributeError):
             raise RuntimeSilentError(f"{self.socket}: its cniconfig is not understood: {told[:200]}") from None
 
-    def sandboxes(self) -> list[Sandbox]:
-        """Return the pods that run. Raises RuntimeSilentError."""
-        answer = self._call("ListPodSandbox", b"")
+    def sandboxes(self, namespace: str = "", name: str = "") -> list[Sandbox]:
+        """Return the pods that run, or what runs of one pod. Raises RuntimeSilentError."""
+        labels = {POD_NAMESPACE: namespace, POD_NAME: name} if name else {}
+        wanted = b"".join(protobuf.message(f3=protobuf.message(f1=key, f2=value)) for key, value in labels.items())
+        answer = self._call("ListPodSandbox", protobuf.message(f1=wanted) if wanted else b"")
         listed = protobuf.submessages(answer, 1)
         return [_sandbox(item) for item in listed if protobuf.integer(item, 3) == SANDBOX_READY]
 

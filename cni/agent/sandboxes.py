@@ -26,6 +26,11 @@ class Place(Value):
     number: int | None
     """What the kernel's events call the namespace; None if they do not tell of it."""
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing more can be learnt: a namespace may be in sight a moment after the runtime tells of it."""
+        return self.number is not None or not self.path
+
 
 class Sandboxes:
     """What the runtime has told so far."""
@@ -38,13 +43,31 @@ class Sandboxes:
         """Return the pods that run now. Raises RuntimeSilentError."""
         sandboxes = {sandbox.id: sandbox for sandbox in self._runtime.sandboxes()}
         self._places = {known: place for known, place in self._places.items() if known in sandboxes}
-        for new in sandboxes.keys() - self._places.keys():
+        for new in sandboxes.keys() - {known for known, place in self._places.items() if place.is_complete}:
             self._places[new] = self._place(sandboxes[new])
         return list(self._places.values())
 
+    def look_at(self, namespace: str, name: str) -> list[Place]:
+        """Return what runs of one pod now. Raises RuntimeSilentError."""
+        found = {sandbox.id: sandbox for sandbox in self._runtime.sandboxes(namespace, name)}
+        for known, place in list(self._places.items()):
+            if known not in found and (place.sandbox.namespace, place.sandbox.name) == (namespace, name):
+                del self._places[known]
+        for new in found.keys() - self._places.keys():
+            self._places[new] = self._place(found[new])
+        return [self._places[each] for each in found]
+
+    def all(self) -> list[Place]:
+        """Return the known pods."""
+        return list(self._places.values())
+
+    def get(self, sandbox: str) -> Place | None:
+        """Return a known pod."""
+        return self._places.get(sandbox)
+
     def by_number(self, numbers: set[int]) -> list[Place]:
         """Return the known pods that the kernel's events tell of by these numbers."""
-        return [place for place in self._places.values() if place.number in numbers]
+        return [place for place in self._places.values() if place.number in numbers] if numbers else []
 
     def _place(self, sandbox: Sandbox) -> Place:
         path = self._runtime.network_namespace(sandbox.id)

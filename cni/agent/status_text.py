@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
+HANG = 21
+"""Where a pod begins in its line, after its state."""
 WELL = ("captured", "left-alone", "host-network")
 
 
@@ -39,9 +41,9 @@ def pod_lines(pods: Iterable[Mapping[str, Any]], now: float | None = None) -> It
     now = time.time() if now is None else now
     for pod in sorted(pods, key=lambda each: (each["state"] in WELL, each["state"], each["pod"])):
         says = f": {pod['says']}" if pod["says"] else ""
-        yield f"{pod['state']:<20} {pod['pod']} (for {_duration(now - pod['since'])}){says}"
+        yield f"{pod['state']:<{HANG - 1}} {pod['pod']} (for {_duration(now - pod['since'])}){says}"
         if pod["remedy"] and pod["state"] not in WELL:
-            yield f"{'':<20} {pod['remedy']}"
+            yield f"{'':<{HANG}}{pod['remedy']}"
 
 
 def _duration(seconds: float) -> str:

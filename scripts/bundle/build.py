@@ -92,7 +92,7 @@ def build(output: Path) -> None:
     shutil.rmtree(output, ignore_errors=True)
     fresh.rename(output)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file() and not file.is_symlink())
-    print(f"bundle: {output}, {size / 1e6:.1f} MB, carries glibc {glibc_version()}")
+    print(f"bundle: {output}, {size / 1e6:.1f} MB, carries {glibc_version()}")
 
 
 # --- what goes in ----------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Note what became of a test."""
     if report.when == "call" or (report.when == "setup" and not report.passed):
-        tested.note(report.nodeid, report.outcome)
+        tested.note(report.nodeid, report.outcome, str(dict(report.user_properties).get("measured", "")))
 
 
 def pytest_sessionfinish() -> None:

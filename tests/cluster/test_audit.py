@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from cluster_pods import APP_PORT, pod
+from cluster_agent import InPod, event, found, pods, state, wait_for
+from cluster_pods import APP_PORT, deployment, pod
 from cluster_traffic import BOTH, address, seen, way
 from kubernetes_cluster import Cluster
+from kubernetes_node import NAME
 
 pytestmark = pytest.mark.cluster
-
-CAPTURE = "/usr/libexec/istio-capture/capture"
 
 
 @pytest.fixture(scope="module")
@@ -26,44 +24,23 @@ def audited(cluster: Cluster) -> Iterator[Cluster]:
     found(cluster, "web", "captured", 70)
     yield cluster
     cluster.kubectl("delete", "pod", "-l", "app", "--grace-period=1", "--wait")
-
-
-def state(cluster: Cluster, name: str) -> dict[str, Any]:
-    told = json.loads(cluster.in_agent(CAPTURE, "node", "pods", "--format", "json", check=False).splitlines()[0])
-    return next((each for each in told["pods"] if each["pod"] == f"default/{name}"), {"state": "none"})
-
-
-def found(cluster: Cluster, name: str, expected: str, seconds: float = 5) -> dict[str, Any]:
-    """Wait until the agent knows a pod to be in a state; an exec takes half a second of these."""
-    give_up = time.monotonic() + seconds
-    while (told := state(cluster, name))["state"] != expected:
-        assert time.monotonic() < give_up, told
-        time.sleep(0.1)
-    return told
-
-
-def in_namespace(cluster: Cluster, name: str) -> Callable[..., str]:
-    path = state(cluster, name)["namespace_path"]
-    return lambda *command: cluster.run(["nsenter", f"--net={path}", *command])
+    if cluster.method == "chart":
+        cluster.install()
 
 
 def test_captured(audited: Cluster) -> None:
     """Pods of the mesh are known as captured, the agent as of the node's network."""
     assert state(audited, "client")["state"] == "captured"
-    told = json.loads(audited.in_agent(CAPTURE, "node", "pods", "--format", "json", check=False).splitlines()[0])
-    assert [each["state"] for each in told["pods"] if each["pod"].startswith("istio-capture/")] == ["host-network"]
+    assert [each["state"] for each in pods(audited) if each["pod"].startswith("istio-capture/")] == ["host-network"]
 
 
 def test_rules_lost(audited: Cluster) -> None:
     """Rules that another program takes away: found within 5 s, told by an Event on the pod and a metric."""
-    run = in_namespace(audited, "web")
-    run("nft", "flush", "ruleset")
+    InPod(audited, "web")("nft", "flush", "ruleset")
     found(audited, "web", "no-rules")
     metrics = audited.run(["curl", "-gs", f"http://{audited.api_address}:15014/metrics"])
     assert 'capture_pod_problem{namespace="default",pod="web",state="no-rules"} 1.0' in metrics
-    give_up = time.monotonic() + 10
-    while "CaptureMissing" not in audited.kubectl("get", "events", "--field-selector=involvedObject.name=web"):
-        assert time.monotonic() < give_up
+    event(audited, "web", "CaptureMissing")
     audited.kubectl("delete", "pod", "web", "--grace-period=1", "--wait")
     audited.apply(pod("web"))
     audited.kubectl("wait", "pod", "web", "--for=condition=Ready", "--timeout=60s")
@@ -88,12 +65,12 @@ def test_started_in_a_gap(audited: Cluster) -> None:
     while way(seen(audited, "gap", address(audited, "web"))) != BOTH:
         assert time.monotonic() - resumed < 6
     found(audited, "gap", "captured")
-    assert "CaptureRepaired" in audited.kubectl("get", "events", "--field-selector=involvedObject.name=gap")
+    event(audited, "gap", "CaptureRepaired")
 
 
 def test_foreign_rule(audited: Cluster) -> None:
     """A foreign rule before ours that takes traffic away."""
-    run = in_namespace(audited, "client")
+    run = InPod(audited, "client")
     run("nft", "add table ip foreign; add chain ip foreign out { type nat hook output priority -150; }; "
         f"add rule ip foreign out tcp dport {APP_PORT} redirect to :9")  # fmt: skip
     found(audited, "client", "foreign-rule")
@@ -106,6 +83,106 @@ def test_proxy_gone(audited: Cluster) -> None:
     audited.apply(pod("silent", pause_proxy=True))
     audited.kubectl("wait", "pod", "silent", "--for=condition=Ready", "--timeout=60s")
     found(audited, "silent", "not-listening")
+
+
+def test_drift(audited: Cluster) -> None:
+    """A rule of ours that another program deletes: found within 5 s, and written again where that is wanted."""
+    if audited.method == "manifest":
+        pytest.skip("the manifest repairs nothing")
+    audited.install("repair.starting=report", "repair.running=report")
+    run = InPod(audited, "client")
+    iptables = "iptables-nft" if audited.families[0] == "ipv4" else "ip6tables-nft"
+    run(iptables, "-t", "nat", "-F", "ISTIO_OUTPUT")
+    found(audited, "client", "rule-missing")
+    event(audited, "client", "CaptureBroken")
+    audited.install("repair.starting=apply", "repair.running=apply")
+    found(audited, "client", "captured", 15)
+    run(iptables, "-t", "nat", "-F", "ISTIO_OUTPUT")
+    wait_for(lambda: "ISTIO_REDIRECT" in run(iptables, "-t", "nat", "-S", "ISTIO_OUTPUT"), 5, "it is not repaired")
+    found(audited, "client", "captured")
+
+
+def test_late_family(audited: Cluster) -> None:
+    """A global IPv6 address that comes late: within 5 s lo has ::6, by which connections come from the proxy."""
+    if "ipv6" not in audited.families:
+        pytest.skip("no IPv6 there")
+    run = InPod(audited, "client")
+    mine = address(audited, "client", "ipv6").strip("[]")
+    run("ip", "addr", "del", f"{mine}/64", "dev", "eth0")
+    run("ip", "addr", "del", "::6/128", "dev", "lo")
+    run("ip", "addr", "add", f"{mine}/64", "dev", "eth0", "nodad")
+    wait_for(lambda: "::6/128" in run("ip", "addr", "show", "dev", "lo"), 5, "no ::6 on lo")
+    run("ip", "-6", "route", "replace", "default", "via", "fd00:244::1")
+    found(audited, "client", "captured")
+    assert way(seen(audited, "web", f"[{mine}]")) == BOTH
+
+
+def test_second_set(audited: Cluster) -> None:
+    """A second set of rules in the other backend: found within 5 s, and removed where repair is wanted."""
+    if audited.method == "manifest":
+        pytest.skip("the manifest repairs nothing")
+    audited.install("repair.starting=report", "repair.running=report")
+    run = InPod(audited, "client")
+    run("nft", "add table inet istio-proxy-nat; add chain inet istio-proxy-nat istio-output; "
+        "add rule inet istio-proxy-nat istio-output meta l4proto tcp redirect to :16001; "
+        "add chain inet istio-proxy-nat output { type nat hook output priority -101; }; "
+        "add rule inet istio-proxy-nat output jump istio-output")  # fmt: skip
+    found(audited, "client", "second-set")
+    audited.install("repair.starting=apply", "repair.running=apply")
+    found(audited, "client", "captured", 15)
+    assert "istio-proxy-nat" not in run("nft", "list", "tables")
+
+
+def test_listener_of_another_user(audited: Cluster) -> None:
+    """A listener of the wrong user where the proxy should be: found within 5 s, told by an Event."""
+    audited.apply(pod("stranger", pause_proxy=True))
+    audited.kubectl("wait", "pod", "stranger", "--for=condition=Ready", "--timeout=60s")
+    found(audited, "stranger", "not-listening")
+    with InPod(audited, "stranger").proxy(2000):
+        found(audited, "stranger", "proxy-wrong-user")
+        event(audited, "stranger", "CaptureBroken")
+
+
+def test_eviction(audited: Cluster) -> None:
+    """repair.running=evict: a PodDisruptionBudget holds the eviction up, and the pod is evicted when it allows that."""
+    if audited.method == "manifest":
+        pytest.skip("the manifest repairs nothing")
+    audited.install("repair.running=evict")
+    budget = {
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": {"name": "evicted", "namespace": "default"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "evicted"}}},
+    }  # fmt: skip
+    audited.apply(deployment("evicted", 1, pause_proxy=True, command=["/pause", "-P"]), budget)
+    audited.kubectl("rollout", "status", "deployment/evicted", "--timeout=60s")
+    name = audited.get("pods", "-l", "app=evicted")["items"][0]["metadata"]["name"]
+    wait_for(lambda: audited.get("pdb", "evicted")["status"].get("expectedPods"), 20, "the budget is not there")
+    InPod(audited, name)("nft", "flush", "ruleset")
+    assert "disruption budget" in event(audited, name, "CaptureRepairFailed")
+    assert audited.get("pod", name)["metadata"].get("deletionTimestamp") is None
+    audited.kubectl("delete", "pdb", "evicted", "--wait")
+    wait_for(lambda: "NotFound" in audited.kubectl("get", "pod", name, check=False), 40, "it is not evicted")
+    assert "CaptureRepaired" in event(audited, name, "CaptureRepaired")
+    audited.kubectl("rollout", "status", "deployment/evicted", "--timeout=60s")
+    audited.kubectl("delete", "deployment", "evicted", "--wait")
+
+
+def test_taints(audited: Cluster) -> None:
+    """The taint of a new node goes when pods are captured there, other taints stay, and pods start."""
+    if audited.method == "manifest":
+        pytest.skip("the manifest removes no taint")
+    keys = ["cni.istio.io/not-ready", "other.test/kept"]
+    audited.kubectl("taint", "node", NAME, *(f"{key}=true:NoSchedule" for key in keys))
+    try:
+        audited.install("removeTaints={cni.istio.io/not-ready}")
+        wait_for(lambda: taints(audited) == keys[1:], 20, f"{taints(audited)}")
+    finally:
+        audited.kubectl("taint", "node", NAME, f"{keys[1]}-")
+    assert taints(audited) == []
+
+
+def taints(cluster: Cluster) -> list[str]:
+    return [taint["key"] for taint in cluster.get("node", NAME)["spec"].get("taints") or []]
 
 
 def test_why_by_kubectl(audited: Cluster) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 import cluster_builds as builds
+from cluster_agent import CAPTURE, event, first_object, wait_for
 from cluster_pods import deployment, pod
 from kubernetes_cluster import NAMESPACE, ROOT, Cluster
+from kubernetes_node import LIST, NAME
 
 pytestmark = pytest.mark.cluster
 
@@ -33,24 +38,12 @@ def decisions(cluster: Cluster) -> dict[str, str]:
     return {line["pod"]: line["message"] for line in lines if line.get("command") == "ADD"}
 
 
-def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, what
-        time.sleep(0.1)
-
-
 def ready(cluster: Cluster, *names: str, seconds: int = 120) -> None:
     cluster.kubectl("wait", "pod", *names, "--for=condition=Ready", f"--timeout={seconds}s", timeout=seconds + 20)
 
 
 def status(cluster: Cluster) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(
-        cluster.in_agent("/usr/libexec/istio-capture/capture", "node", "status", "--format", "json", check=False)
-        .strip()
-        .splitlines()[0]
-    )
-    return told
+    return first_object(cluster.in_agent(CAPTURE, "node", "status", "--format", "json", check=False))
 
 
 def test_loaded(cluster: Cluster) -> None:
@@ -68,21 +61,40 @@ def test_privileges(cluster: Cluster) -> None:
     assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN", "NET_BROADCAST"]}
 
 
-def test_rival(cluster: Cluster) -> None:
-    """A program that rewrites the list: the entry is back within 20 ms at best, and each time is counted."""
+def test_rival(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
+    """A program that rewrites the list five times a minute: each time the entry is back within 20 ms, and counted."""
     before = status(cluster)["counts"]
     gaps = []
-    for _ in range(4):
+    for _ in range(5):
         time.sleep(1)
         cluster.write_list()
-        started = time.monotonic()
-        while not entries(cluster):
-            time.sleep(0.0005)
-        gaps.append(time.monotonic() - started)
-    assert min(gaps) < 0.02, gaps  # the others measure what else this machine does
+        gaps.append(gap(cluster))
+    record_property("measured", f"at most {1000 * max(gaps):.1f} ms")
+    assert max(gaps) < 0.02, gaps
     after = status(cluster)["counts"]
     rewrites = [sum(n for key, n in counts.items() if key.startswith("list_rewrites")) for counts in (before, after)]
-    assert rewrites[1] - rewrites[0] == 4
+    assert rewrites[1] - rewrites[0] == 5
+
+
+def gap(cluster: Cluster) -> float:
+    """Return the seconds from a rewrite of the list to the entry's return, by the kernel's clock for files."""
+    wait_for(lambda: entries(cluster), 70, "the entry does not come back")
+    return (cluster.list_file.stat().st_ctime_ns - cluster.written) / 1e9
+
+
+def test_faster_rival(cluster: Cluster) -> None:
+    """A faster one: the agent backs off, is not ready, and an Event and the status name the rival; then peace comes."""
+    if cluster.runtime or len(cluster.families) < 2:
+        pytest.skip("one kind of node is enough")
+    for _ in range(3):  # the five of a minute are used up by the test before
+        cluster.write_list()
+        time.sleep(0.1)
+    wait_for(lambda: not status_by_socket(cluster).get("ready"), 10, "the agent is ready in a fight")
+    assert "list of our own" in status_by_socket(cluster)["problems"]["entry"]["problem"]
+    told = event(cluster, NAME, "CaptureListRewritten")
+    assert LIST in told, told
+    assert gap(cluster) > 0.5  # after a pause
+    wait_for(lambda: status_by_socket(cluster).get("ready"), 150, "the fight does not end")
 
 
 def test_token_renewal(cluster: Cluster) -> None:
@@ -114,56 +126,145 @@ def test_daemons_die(cluster: Cluster) -> None:
     cluster.kubectl("delete", "pod", "survivor", "--wait")
 
 
-def test_agent_killed(cluster: Cluster) -> None:
-    """The agent is killed every second while thirty pods start: all are captured."""
+class Starts(NamedTuple):
+    """Seconds from a pod's creation to its readiness, by kubelet's word: the slowest, and the slowest yardstick.
+
+    The yardstick is pods of the node's network that start in between, with which no plugin has to do.
+    """
+
+    slowest: float
+    yardstick: float
+
+    def __str__(self) -> str:
+        return f"at most {self.slowest:.0f} s; pods of the node's network: {self.yardstick:.0f} s"
+
+    @property
+    def are_quick(self) -> bool:
+        """Whether none took longer than 10 s, or than others on a machine that is busy."""
+        return self.slowest <= max(10, 1.5 * self.yardstick + 1)
+
+
+def start_hundred(cluster: Cluster, name: str, trouble: Callable[[threading.Event], None]) -> Starts:
+    """Start a hundred pods of the mesh, two a second, while there is trouble. Every one has to be captured."""
+    names = [f"{name}-{number}" for number in range(100)]
     stop = threading.Event()
-
-    def kill() -> None:
-        while not stop.wait(1):
-            cluster.run(["pkill", "-KILL", "-f", "capture node agent"], check=False)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
+    troubling = threading.Thread(target=trouble, args=(stop,))
+    troubling.start()
     try:
-        cluster.apply(deployment("hurried", 30, pause_proxy=True, command=["/pause", "-P"]))
-        cluster.kubectl("rollout", "status", "deployment/hurried", "--timeout=170s", timeout=180)
+        for number, each in enumerate(names):
+            begun = time.monotonic()
+            made = [quiet(each, labels={"batch": name, "kind": "mesh"})]
+            if number % 5 == 0:
+                labels = {"batch": name, "kind": "yardstick"}
+                made.append(quiet(f"{each}-host", mesh=False, hostNetwork=True, labels=labels))
+            cluster.apply(*made)
+            time.sleep(max(0.0, begun + 0.5 - time.monotonic()))
+        ready(cluster, "-l", f"batch={name}")
     finally:
         stop.set()
-        killer.join()
-    pods = cluster.get("pods", "-l", "app=hurried")["items"]
-    assert {decisions(cluster).get(each["metadata"]["name"]) for each in pods} == {"captured"}
-    cluster.kubectl("delete", "deployment", "hurried", "--wait")
-    cluster.kubectl("-n", NAMESPACE, "delete", "pod", "-l", "app=capture-agent")  # kubelet waits minutes by now
+        troubling.join()
+    assert {decisions(cluster).get(each) for each in names} == {"captured"}
+    seconds = {
+        kind: max(map(seconds_to_start, cluster.get("pods", "-l", f"batch={name},kind={kind}")["items"]))
+        for kind in ("mesh", "yardstick")
+    }
+    cluster.kubectl("delete", "pod", "-l", f"batch={name}", "--grace-period=1", "--wait", timeout=200)
+    return Starts(seconds["mesh"], seconds["yardstick"])
+
+
+def seconds_to_start(made: dict[str, Any]) -> float:
+    ready_at = next(each["lastTransitionTime"] for each in made["status"]["conditions"] if each["type"] == "Ready")
+    times = [dt.datetime.fromisoformat(text) for text in (made["metadata"]["creationTimestamp"], ready_at)]
+    return (times[1] - times[0]).total_seconds()
+
+
+def restart_agent(cluster: Cluster) -> None:
+    """Make the agent's pod anew: kubelet waits for minutes with a container that has died often."""
+    cluster.kubectl("-n", NAMESPACE, "delete", "pod", "-l", "app=capture-agent")
     cluster.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/capture-agent", "--timeout=120s")
 
 
-def test_update(cluster: Cluster) -> None:
-    """A rolling update of the agent while a hundred pods start: all are captured, the entry is never away."""
-    gone: list[float] = []
-    stop = threading.Event()
+def test_agent_killed(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
+    """The agent is killed every second while a hundred pods start: all are captured, none takes longer than 10 s."""
+    only_dual_stack(cluster)
 
-    def look() -> None:
+    def kill(stop: threading.Event) -> None:
+        while not stop.wait(1):
+            cluster.run(["pkill", "-KILL", "-f", "capture node agent"], check=False)
+
+    try:
+        starts = start_hundred(cluster, "hurried", kill)
+    finally:
+        restart_agent(cluster)
+    record_property("measured", str(starts))
+    assert starts.are_quick, starts
+
+
+def test_update(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
+    """Rolling updates of the agent while a hundred pods start: all captured, none in more than 10 s, no gap."""
+    only_dual_stack(cluster)
+    gone: list[float] = []
+
+    def look(stop: threading.Event) -> None:
         while not stop.wait(0.01):
             if not entries(cluster):
                 gone.append(time.monotonic())
 
-    looker = threading.Thread(target=look)
-    looker.start()
-    try:
-        cluster.apply(deployment("updated", 100, pause_proxy=True, command=["/pause", "-P"]))
-        for _ in range(2):
+    def update(stop: threading.Event) -> None:
+        looker = threading.Thread(target=look, args=(stop,))
+        looker.start()
+        while not stop.wait(15):
             cluster.kubectl("-n", NAMESPACE, "rollout", "restart", "daemonset/capture-agent")
             cluster.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/capture-agent", "--timeout=120s")
-        cluster.kubectl("rollout", "status", "deployment/updated", "--timeout=300s", timeout=320)
-    finally:
-        stop.set()
         looker.join()
-    pods = cluster.get("pods", "-l", "app=updated")["items"]
-    assert len(pods) == 100
-    assert {decisions(cluster).get(each["metadata"]["name"]) for each in pods} == {"captured"}
-    assert gone == []
-    cluster.kubectl("delete", "deployment", "updated", "--wait")
-    cluster.kubectl("wait", "pod", "-l", "app=updated", "--for=delete", "--timeout=200s", timeout=220)
+
+    starts = start_hundred(cluster, "updated", update)
+    record_property("measured", str(starts))
+    assert (gone, starts.are_quick) == ([], True), starts
+
+
+ROTATE = """
+cd "/var/lib/kubelet/pods/$0/volumes/kubernetes.io~projected/account"
+cp -a ..data/. "..new-$1"
+cat > "..new-$1/token"
+ln -s "..new-$1" ..data_new
+mv -T ..data_new ..data
+"""
+"""As kubelet renews a token: one rename."""
+
+
+def test_rotation(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
+    """The token is exchanged while a hundred pods start that need it: all captured, none takes longer than 10 s."""
+    only_dual_stack(cluster)
+    tokens: set[str] = set()
+
+    def rotate(stop: threading.Event) -> None:
+        [agent] = cluster.get("-n", NAMESPACE, "pods", "-l", "app=capture-agent")["items"]
+        number = 0
+        while not stop.wait(5):
+            number += 1
+            token = cluster.kubectl("-n", NAMESPACE, "create", "token", "capture-agent").strip().splitlines()[-1]
+            cluster.run(["sh", "-ec", ROTATE, agent["metadata"]["uid"], str(number)], stdin=token)
+            wait_for(partial(has, written, token), 5, "the plugin does not get the token")
+            tokens.add(token)
+
+    written = cluster.disk / "etc-cni" / "istio-capture" / "token"
+    cluster.install("cni.podSources={kubernetes}")
+    try:
+        starts = start_hundred(cluster, "rotated", rotate)
+    finally:
+        cluster.install()
+    record_property("measured", f"{len(tokens)} tokens; {starts}")
+    assert (len(tokens) > 5, starts.are_quick) == (True, True), starts
+
+
+def has(path: Path, text: str) -> bool:
+    return path.read_text() == text
+
+
+def only_dual_stack(cluster: Cluster) -> None:
+    if len(cluster.families) < 2:
+        pytest.skip("what it shows does not depend on families")
 
 
 def test_api_server_away(cluster: Cluster) -> None:
@@ -184,9 +285,7 @@ def test_api_server_away(cluster: Cluster) -> None:
 
 def status_by_socket(cluster: Cluster) -> dict[str, Any]:
     """Ask the agent on the node itself: kubectl exec needs the API server."""
-    told = cluster.run([ROOT / ".venv/bin/capture", "node", "status", "--format", "json"], check=False)
-    answer: dict[str, Any] = json.loads(told.splitlines()[0]) if told.startswith("{") else {}
-    return answer
+    return first_object(cluster.run([ROOT / ".venv/bin/capture", "node", "status", "--format", "json"], check=False))
 
 
 def test_reboot(cluster: Cluster) -> None:

@@ -30,7 +30,8 @@ def mesh(cluster: Cluster) -> Iterator[Cluster]:
         pod("skipout", annotations={f"{TRAFFIC}/excludeOutboundPorts": str(APP_PORT)}),
     ]  # fmt: skip
     cluster.apply(*pods, *map(service, ("web", "other")))
-    cluster.kubectl("wait", "pod", "--all", "--for=condition=Ready", "--timeout=120s")
+    names = [made["metadata"]["name"] for made in pods]
+    cluster.kubectl("wait", "pod", *names, "--for=condition=Ready", "--timeout=120s")
     yield cluster
     cluster.kubectl("delete", "pod,service,job,deployment", "-l", "app", "--grace-period=1", "--wait")
 

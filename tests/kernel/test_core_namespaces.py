@@ -115,8 +115,8 @@ try:
 except PrivilegeError as error:
     print(error.exit_code, error.message)
 """
-        answer = netns().run([sys.executable, "-I", "-S", "-c", program], uid=1000, gid=1000).stdout
-        assert answer == f"{EXIT_UNSUPPORTED} not permitted to enter /proc/self/ns/net\n"
+        answer = netns().run([sys.executable, "-I", "-S", "-c", program], uid=1000, gid=1000, reads_everything=True)
+        assert answer.stdout == f"{EXIT_UNSUPPORTED} not permitted to enter /proc/self/ns/net\n"
         assert PrivilegeError.exit_code == EXIT_UNSUPPORTED
 
     def test_as_python_without_setns_does_it(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ from capture.model.ruleset import (
 )
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
+from init_program import require_open_checkout
 from iptables_cases import TCP
 from iptables_ways import WAYS, Way
 from pytest_netns import Namespace, NamespaceFactory
@@ -81,6 +82,8 @@ def crash() -> str:
 
 @ways
 def test_without_the_capability(here: Namespace, way: Way) -> None:
+    if way.name == "iptc":  # its calls are made by a process that imports it
+        require_open_checkout()
     driver = way.driver()
     assert isinstance(as_nobody(lambda: driver.write(DESIRED, NOTHING, None)), PrivilegeError)
     driver.write(DESIRED, NOTHING, None)
@@ -229,10 +232,14 @@ class TestTheChildOfPythonIptables:
         assert capfd.readouterr() == ("", "")
 
     def test_it_leaves_no_child_and_no_descriptor(self, here: Namespace) -> None:
-        before = os.listdir("/proc/self/fd")
+        def left() -> tuple[list[str], set[str]]:
+            children = {
+                pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()
+            }
+            return os.listdir("/proc/self/fd"), children
+
+        before = left()
         driver = IptcDriver()
         driver.write(DESIRED, driver.read(), None)
 
-        assert os.listdir("/proc/self/fd") == before
-        with pytest.raises(ChildProcessError):
-            os.waitpid(-1, os.WNOHANG)
+        assert left() == before

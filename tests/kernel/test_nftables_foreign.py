@@ -138,6 +138,15 @@ class TestRead:
         )
         assert chains["ip6 closed everything"].entry.policy == "DROP"
 
+    def test_the_protocol_where_the_header_names_it(self, namespace: Namespace) -> None:
+        """As iptables-nft asks for it since 1.8.11, and nft for ``ip protocol``."""
+        chain = "chain out { type filter hook output priority -200; ip protocol tcp tcp dport 80 drop; }"
+        namespace.run(["nft", "-f", "-"], stdin=f"table ip other {{ {chain}; }}")
+
+        assert read(namespace)["ip other out"].entry.rules == (
+            Rule(Drop(), (Protocol("tcp"), DestinationPort((only(80),))), IPV4),
+        )
+
     def test_rules_of_iptables_in_its_own_words(self, namespace: Namespace) -> None:
         iptables(namespace, "-t nat -A OUTPUT -m owner --uid-owner 0 -j ACCEPT")
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from capture import operations
+from capture.analysis.trace import Trace
 from capture.settings import options as option
 from captures import WAYS, Texts, settings
 from pytest_netns import Client, NamespaceFactory, Pod, PodPair
@@ -102,6 +103,36 @@ def test_sources_left_alone(pair: PodPair, way: Texts, mode: str) -> None:
         assert peer.client().connect(inside, 8080, source=own).label == "app"
         # The kernel listens for questions about a new address a moment later; they are repeated after a second.
         assert peer.client().connect(inside, 8080, source=source, timeout=3).label == "inbound"
+
+
+@pytest.fixture(params=WAYS)
+def every_way(pair: PodPair, request: pytest.FixtureRequest) -> Iterator[Texts]:
+    """As ``way``, with the slowest driver too."""
+    yield WAYS[request.param]
+    with pair.pod.entered():
+        operations.clean()
+
+
+def test_ports_that_are_too_many_for_a_rule_each(pair: PodPair, every_way: Texts) -> None:
+    """Two thousand ports, no two adjacent: a range and 15 ports to a rule in iptables; read back as they were given."""
+    pod, _ = pair
+    many = ",".join(["400-500", *map(str, range(20001, 24001, 2))])
+    apply(pod, every_way, {option.EXCLUDED_OUTBOUND_PORTS: many, option.INBOUND_PORTS: f"8080,{many}"})
+    for inside, outside in zip((pod.ipv4, pod.ipv6), OUTSIDE.values(), strict=True):
+        assert ends(pod.client(1000), outside, 443) == "outside"
+        assert ends(pod.client(1000), outside, 80) == "outbound"
+        assert ends(pair.peer.client(), inside, 8080) == "inbound"
+        assert ends(pair.peer.client(), inside, 9999) == "app"
+    traced = {port: pod_trace(pod, port).outcome for port in (401, 20001, 20002, 23999, 24001)}
+    assert traced == {
+        401: "direct", 20001: "direct", 20002: "proxy-outbound", 23999: "direct", 24001: "proxy-outbound",
+    }  # fmt: skip
+
+
+def pod_trace(pod: Pod, port: int) -> Trace:
+    """Return what happens to a connection of the app, by the live rules."""
+    with pod.entered():
+        return operations.trace_packet(OUTSIDE["ipv4"], port)
 
 
 def test_networks_on_loopback(pair: PodPair, way: Texts) -> None:

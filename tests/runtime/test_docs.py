@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,10 +13,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import docs_pages
 import pytest
 import release
 
 import capture
+from capture.model.chain_names import OURS
 from docs_examples import Command, Example, examples, is_printed, key_paths
 from envoy_bootstrap import Sidecar
 from envoy_proxy import envoy_program, start_envoy
@@ -27,17 +30,21 @@ from sidecar_lab import SERVICES
 pytestmark = pytest.mark.runtime
 
 ROOT = Path(capture.__file__).parents[1]
+WRITTEN = docs_pages.END.strip()
+"""Ends what a page has from the code: how a command is called, which test_documentation compares, and examples."""
 PAGES = [
     page
     for page in (
         *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
         *sorted((ROOT / "docs").rglob("*.md")),
     )
-    if any(example.language not in ("text", "mermaid") for example in examples(page))
+    if examples(page)
 ]
-FOLLOWED_BY = {"sidecar.md": "tests/kernel/test_seed.py", "library.md": "tests/kernel/test_library.py"}
-"""Pages that a test of their own follows from step to step."""
-LANGUAGES = {"console", "json", "yaml", "python", "text", "mermaid"}
+FOLLOWED_BY = {
+    "docs/sidecar.md": ("tests/kernel/test_seed.py", "## The seed, step by step"),
+    "docs/library.md": ("tests/kernel/test_library.py", "## Settings"),
+}
+"""Pages that a test of their own follows from step to step, and the heading where it begins."""
 POD_PID = "4711"
 """The process id that stands in the docs for one of the pod."""
 
@@ -47,8 +54,12 @@ mount -t tmpfs tmpfs "$0"
 mkdir "$0/etc" "$0/work"
 mount -t overlay overlay -o "lowerdir=/etc,upperdir=$0/etc,workdir=$0/work" /etc
 mount -t tmpfs tmpfs /opt
-mkdir -p /etc/cni/net.d /opt/cni/bin
-printf '%s' "$1" >/etc/cni/net.d/10-pods.conflist
+mount -t tmpfs tmpfs /var/log
+mount -t tmpfs tmpfs /var/lib
+mkdir -p /etc/cni/net.d /opt/cni/bin /var/lib/rancher/k3s/data/cni /var/lib/rancher/k3s/agent/etc/cni/net.d
+for directory in /etc/cni/net.d /var/lib/rancher/k3s/agent/etc/cni/net.d; do
+    printf '%s' "$1" >$directory/10-pods.conflist
+done
 exec sleep 1000
 """
 DEPLOYMENT = """
@@ -63,6 +74,15 @@ spec:
     spec:
       containers:
       - {name: nginx, image: "nginx:1.14.2", ports: [{containerPort: 80}]}
+"""
+HAPROXY = "containers: [{name: istio-proxy, image: haproxy, securityContext: {runAsUser: 1337}}]\n"
+KUBECONFIG = """\
+apiVersion: v1
+kind: Config
+current-context: node
+contexts: [{name: node, context: {cluster: here, user: plugin}}]
+clusters: [{name: here, cluster: {server: "https://127.0.0.1:6443"}}]
+users: [{name: plugin, user: {token: secret}}]
 """
 NETWORK = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge", "bridge": "cni0", "ipam": {}}]}
 
@@ -106,7 +126,8 @@ class Reader:
             "PYTHONPATH": str(next((programs.parent / "lib").glob("python3*/site-packages"))),
         }
         entered = ["nsenter", "--target", str(self.process.pid), "--mount"]
-        if POD_PID not in command:  # what names a process of the pod is typed on the node, everything else in the pod
+        # What names a process of the pod, or calls the plugin, is typed on the node, everything else in the pod.
+        if POD_PID not in command and "CNI_COMMAND=" not in command:
             entered.append("--net")
         return subprocess.run(
             [*entered, "bash", "-o", "pipefail", "-c", text],
@@ -132,8 +153,12 @@ def reader(netns: NamespaceFactory, tmp_path: Path) -> Iterator[Reader]:
     made = Reader(pod, tmp_path)
     (made.directory / "deployment.yaml").write_text(DEPLOYMENT)
     (made.directory / "mesh.yaml").write_text("accessLogFile: /dev/null\n")
-    (made.directory / "objects.yaml").write_text(SERVICES)
-    made.run("capture apply")
+    for name in ("objects.yaml", "services.yaml"):
+        (made.directory / name).write_text(SERVICES)
+    (made.directory / "haproxy.yaml").write_text(HAPROXY)
+    made.run("capture apply; for when in before after; do capture dump --format json >$when.json; done")
+    made.run("capture inject -f deployment.yaml >injected.yaml")
+    made.run(f"printf '%s' {shlex.quote(KUBECONFIG)} >/etc/cni/net.d/capture-kubeconfig")
     yield made
     made.close()
 
@@ -141,19 +166,44 @@ def reader(netns: NamespaceFactory, tmp_path: Path) -> Iterator[Reader]:
 @pytest.mark.timeout(300)  # one page builds the bundle and installs the package
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_example_is_true(page: Path, reader: Reader, request: pytest.FixtureRequest) -> None:
-    if page.name in FOLLOWED_BY:
-        assert page.name in (ROOT / FOLLOWED_BY[page.name]).read_text()
-        return
     lay_out_a_clone(reader.directory)
-    if page.name == "README.md":
+    found = examples(page)
+    if page.name == "README.md" or any(example.comment("files of") for example in found):
         bundle: Path = request.getfixturevalue("bundle")
+        (reader.directory / "dist").mkdir()
+        (reader.directory / "dist" / "bundle").symlink_to(bundle)
         release.pack(bundle, reader.directory / f"{release.BUNDLE_NAME}.tar.gz", 1_700_000_000)
-    for example in examples(page):
-        assert example.language in LANGUAGES, f"{example}: language {example.language!r}"
+    for example in found:
+        if is_followed(page, example) or (example.language == "text" and is_written(page, example)):
+            continue
         for command in example.before:
             done = reader.run(command)
             assert done.returncode == 0, f"{example}: {command}\n{done.stdout}{done.stderr}"
         check(example, reader)
+
+
+def is_followed(page: Path, example: Example) -> bool:
+    """Return whether a test of the page's own does this example."""
+    test, heading = FOLLOWED_BY.get(str(page.relative_to(ROOT)), ("", ""))
+    if not test:
+        return False
+    assert page.name in (ROOT / test).read_text()
+    before, found, _ = page.read_text().partition(f"\n{heading}\n")
+    assert found, f"{page.name} has no heading {heading}"
+    return example.line > before.count("\n")
+
+
+def is_written(page: Path, example: Example) -> bool:
+    """Return whether an example comes from the code."""
+    text = page.read_text(encoding="utf-8")
+    return WRITTEN in text and example.line < text.partition(WRITTEN)[0].count("\n")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_is_an_example(page: Path) -> None:
+    """What has a fence is found, so that the test below does it."""
+    fences = [line for line in page.read_text(encoding="utf-8").splitlines() if line.lstrip().startswith("```")]
+    assert len(examples(page)) * 2 == len(fences)
 
 
 def lay_out_a_clone(directory: Path) -> None:
@@ -174,30 +224,47 @@ def check(example: Example, reader: Reader) -> None:
         check_json(example, reader)
     elif example.language == "yaml":
         check_yaml(example, reader)
-    elif example.language == "python" and ">>>" not in example.text:  # those with prompts are run by doctest
+    elif example.language == "python":
+        assert ">>>" not in example.text, f"{example}: doctest does not read this page"
         done = reader.run(shlex.join([sys.executable, "-c", example.text]))
         assert done.returncode == 0, f"{example}: {done.stderr}"
+    else:
+        check_text(example, reader)
 
 
-NEED_A_CLUSTER = ("kubectl ", "helm ", "podman push ")
+def check_text(example: Example, reader: Reader) -> None:
+    """Compare what is neither typed nor read by a machine with what it is about."""
+    if command := example.comment("printed by"):
+        done = reader.run(command)
+        assert done.returncode == 0, f"{example}: {done.stderr}"
+        assert is_printed(example.text, done.stdout + done.stderr), f"{example}: {done.stdout}{done.stderr}"
+    elif example.comment("files of"):
+        names = re.findall(r"([\w./-]+)(?:,|  )", "\n".join(line[:37] for line in example.text.splitlines()))
+        missing = [name for name in names if name != "..." and not (reader.directory / "dist/bundle" / name).exists()]
+        assert (len(names) > 5, missing) == (True, []), f"{example}: {names}"
+    else:
+        assert example.comment("picture of"), f"{example}: a comment has to say where this is from"
+        drawn = set(re.findall(r"\bISTIO[-_][A-Z-]+", example.text))
+        assert drawn <= OURS.keys(), f"{example}: {drawn - OURS.keys()}"
+        assert drawn or example.language == "mermaid", f"{example}: a picture without a chain"
+
+
+NEED_A_CLUSTER = re.compile("kubectl (?!capture )|helm |podman push ")
 """What the tests of the agent and of injection do with an API server: here, what a page names has to exist."""
+CNI_CALL = (
+    "CNI_CONTAINERID=cafe CNI_NETNS=/run/netns/pod CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin CNI_ARGS=K8S_POD_NAME=web-0"
+)
+"""How a container runtime calls a plugin, as podman does it for a pod."""
 APPLY = "| kubectl apply -f -"
 READ_OBJECTS = "| python3 -c 'import sys, yaml; assert all(yaml.safe_load_all(sys.stdin))'"
 
 
 def check_command(example: Example, command: Command, reader: Reader) -> None:
-    text = command.text.replace(APPLY, READ_OBJECTS)
-    if text.startswith(NEED_A_CLUSTER):
-        takes_files = text.startswith("helm ") or " -f " in text
-        named = [word for word in shlex.split(text, comments=True) if word.startswith("deploy/") and takes_files]
-        assert [word for word in named if not (ROOT / word).exists()] == [], f"{example}: {text}"
+    if NEED_A_CLUSTER.match(command.text):
+        check_names(example, command)
         return
-    if text.startswith("make "):  # what they do has tests of its own
-        text = text.replace("make ", "make --dry-run ", 1)
-    if text.startswith("envoy "):  # the pod has one, and a second would serve for ever: is the configuration right?
-        text = text.replace("envoy ", f"{envoy_program()} --mode validate ", 1)
-    done = reader.run(text)
-    if example.elsewhere:
+    done = reader.run(as_typed_here(command.text))
+    if example.comment("elsewhere"):
         assert done.returncode in (0, 4), f"{example}: {done.stderr}"
         return
     shown = f"{example}: {command.text}\n{done.stdout}{done.stderr}"
@@ -206,21 +273,48 @@ def check_command(example: Example, command: Command, reader: Reader) -> None:
         assert is_printed(command.output, done.stdout), shown
 
 
+def check_names(example: Example, command: Command) -> None:
+    """Look for the files of ours that kubectl, helm or podman are given."""
+    takes_files = command.text.startswith("helm ") or " -f " in command.text
+    named = [word for word in shlex.split(command.text, comments=True) if word.startswith("deploy/") and takes_files]
+    assert [word for word in named if not (ROOT / word).exists()] == [], f"{example}: {command.text}"
+
+
+def as_typed_here(text: str) -> str:
+    """Return a command as it can be run here: what others test is only looked at, and nothing runs for ever."""
+    text = text.replace(APPLY, READ_OBJECTS)
+    if text.startswith("make "):  # what they do has tests of its own
+        return text.replace("make ", "make --dry-run ", 1)
+    if text.startswith("envoy "):  # the pod has one, and a second would serve for ever: is the configuration right?
+        return text.replace("envoy ", f"{envoy_program()} --mode validate ", 1)
+    if agent := re.match("kubectl capture|capture node [a-z]+", text):  # is there such a command, with such options?
+        return f"{agent[0].replace('kubectl ', 'kubectl-')} --help{text[agent.end() :]}"
+    if text.startswith("capture watch ") and "--once" not in text:
+        return f"timeout --signal INT --preserve-status 2 {text}"
+    return text
+
+
 def expected_codes(command: Command) -> tuple[int, ...]:
     """Return the exit codes that a page means: 4 where it shows drift; 1 may be if it looks for something."""
     if "difference" in command.output.partition("\n")[0]:
         return (4,)
-    if command.text.startswith("capture diff "):
+    if command.text.startswith(("capture diff ", "capture verify ", "capture cni status")) and not command.output:
         return (0, 4)
+    if command.text.startswith("capture watch "):
+        return (0, 130)  # Ctrl-C ends it
     return (0, 1) if "| grep" in command.text else (0,)
 
 
 def check_json(example: Example, reader: Reader) -> None:
     shown = json.loads(example.text)
-    if example.shape_of:
-        done = reader.run(example.shape_of)
-        assert done.returncode in (0, 4), f"{example}: {done.stderr}"
+    if example.comment("read by") == "capture-cni":
+        entry = shown["plugins"][-1] if "plugins" in shown else shown
+        configuration = json.dumps({"cniVersion": "1.0.0", "name": "pods", **entry})
+        done = reader.run(f"CNI_COMMAND=ADD {CNI_CALL} capture-cni <<<{shlex.quote(configuration)}")
+    else:
+        done = reader.run(example.comment("shape of"))
         assert key_paths(shown) - key_paths(json.loads(done.stdout)) == set(), f"{example}: {done.stdout}"
+    assert done.returncode in (0, 4), f"{example}: {done.stdout}{done.stderr}"
 
 
 def check_yaml(example: Example, reader: Reader) -> None:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import shared_files
 
 import capture
 from capture.cli.group import COMMANDS
+from capture.settings.options import OPTIONS
 from pytest_netns import require
 
 ROOT = Path(capture.__file__).parents[1]
@@ -58,16 +60,26 @@ def test_the_wheel_runs_and_brings_manual_pages_and_completions(built: list[Path
     }
 
 
-def test_the_description_has_no_relative_link(built: list[Path]) -> None:
+def test_every_address_of_the_package_is_made_from_one(built: list[Path]) -> None:
     (wheel,) = built[0].glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
         metadata = email.message_from_bytes(archive.read(name))
-    targets = re.findall(r"\]\(([^)]+)\)", str(metadata.get_payload()))
-    assert len(targets) > 5
-    assert [target for target in targets if not target.startswith(("https://", "#"))] == []
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    repository = project["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"]
+
     assert metadata["Author"]
-    assert {url.partition(",")[0] for url in metadata.get_all("Project-URL", [])} >= {"Repository", "Issues"}
+    urls = dict(url.split(", ") for url in metadata.get_all("Project-URL", []))
+    assert urls.keys() == {"Repository", "Documentation", "Changelog", "Issues"}
+    links = re.findall(r"\]\(([^)#]+)\)", str(metadata.get_payload()))
+    assert len(links) > 5
+    assert [link for link in [*urls.values(), *links] if not link.startswith(repository)] == []
+
+
+def test_a_release_without_an_address_says_so() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    assert "set `repository` in pyproject.toml" in release.unset_repository(text)
+    assert release.unset_repository(text.replace("istio-capture.example", "github.com")) == ""
 
 
 def test_every_command_has_its_place_in_the_manual() -> None:
@@ -75,6 +87,36 @@ def test_every_command_has_its_place_in_the_manual() -> None:
     headings = re.findall(r'^\.SH "capture (.*)"$', page, re.MULTILINE)
     assert {heading.split()[0] for heading in headings} == set(COMMANDS)
     assert ".B \\-p, \\-\\-envoy\\-port PORT" in page
+
+
+TYPED = {
+    "istio-init --dr": {"--drop-invalid", "--driver", "--dry-run"},
+    "istio-init --driver ": {"netlink", "libnftables", "restore", "iptc"},
+    "istio-init --profile = cur": {"current"},
+    "istio-init --backend =": {"auto", "iptables", "nftables"},
+    "istio-init istio": {"istio-iptables"},
+    "istio-init -p ": set(),
+}
+"""What is typed, as bash splits it, and what it offers."""
+
+
+@pytest.mark.parametrize("line", TYPED)
+def test_bash_completes_istio_init(line: str, tmp_path: Path) -> None:
+    script = tmp_path / "istio-init"
+    script.write_text(dict(shared_files.files())["bash-completion/completions/istio-init"])
+    program = 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _istio_init; printf "%s\n" "${COMPREPLY[@]}"'
+    words = line.split(" ")
+    done = subprocess.run(["bash", "-c", program, script, *words], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == TYPED[line]
+
+
+def test_every_shell_completes_every_flag_of_istio_init() -> None:
+    files = dict(shared_files.files())
+    for option in OPTIONS:
+        if option.flag:
+            assert f"--{option.flag}" in files["bash-completion/completions/istio-init"]
+            assert f"--{option.flag}{'' if option.is_switch else '='}[" in files["zsh/site-functions/_istio-init"]
+            assert f" -l {option.flag} " in files["fish/vendor_completions.d/istio-init.fish"]
 
 
 def test_an_archive_says_nothing_of_who_packed_it(tmp_path: Path) -> None:

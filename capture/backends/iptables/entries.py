@@ -1,7 +1,8 @@
 """What iptables takes of a rule: one family, one entry of each list, names and comments of limited length. Pure.
 
 iptables has hardly any lists, so a rule with a list becomes one rule for each entry (``expanded``), except for a
-few ports. Lists that are excluded always stay in one rule, since "neither a nor b" takes two matches.
+few ports, and for so many that a rule each would cost seconds: these are 15 to a rule. Lists that are excluded always
+stay in one rule, since "neither a nor b" takes two matches.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from capture.analysis.canonical import ENTRIES, MATCH_ORDER, joined_spans
 from capture.model.addresses import collapse
 from capture.model.ruleset import (
+    MAX_SEPARATE_PORTS,
     MAX_SINGLE_RULES,
     DestinationPort,
     Jump,
@@ -39,7 +41,8 @@ def expanded(rules: Iterable[Rule], family: Family, *, comments: bool = True) ->
     """Yield the rules of one family, with lists spread over rules; if wanted, without their reasons.
 
     What a list has twice, or in adjacent pieces, comes once. Of several lists in a rule, the entries of the
-    first (in the order of ``canonical.MATCH_ORDER``) change fastest; if those are a few ports, they stay together.
+    first (in the order of ``canonical.MATCH_ORDER``) change fastest; if those are ports, few or very many, they stay
+    together as far as multiport can hold them.
     """
     for rule in rules:
         if rule.family is None or rule.family == family:
@@ -58,12 +61,17 @@ def _spread(matches: tuple[Match, ...]) -> Iterator[tuple[Match, ...]]:
         yield matches
         return
     slowest = max(lists, key=lambda match: MATCH_ORDER[type(match)])
-    parts = _parts(slowest)
-    if len(lists) == 1 and isinstance(slowest, SourcePort | DestinationPort) and len(parts) <= MAX_SINGLE_RULES:
-        parts = [slowest.replace(ports=tuple(some)) for some in slots(slowest.ports)]
+    if len(lists) == 1 and isinstance(slowest, SourcePort | DestinationPort) and _stay_together(slowest.ports):
+        parts: list[Match] = [slowest.replace(ports=tuple(some)) for some in slots(slowest.ports)]
+    else:
+        parts = _parts(slowest)
     for part in parts:
         with_part = tuple(part if match is slowest else match for match in matches)
         yield from _spread(with_part) if len(lists) > 1 else [with_part]
+
+
+def _stay_together(ports: tuple[Span, ...]) -> bool:
+    return not MAX_SINGLE_RULES < len(ports) <= MAX_SEPARATE_PORTS
 
 
 def _is_list(match: Match) -> bool:

@@ -24,7 +24,6 @@ class DriverForOtherUsers:
         self._starts_programs = driver.name != "netlink"
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Make ours be ``desired``."""
         act_as_owner(lambda: self._driver.write(desired, live, recorded), starts_programs=self._starts_programs)
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:

@@ -107,7 +107,6 @@ class Reader:
         self._extensions: Extensions = {}
 
     def read(self, attributes: bytes) -> FoundRule:
-        """Return a rule from its attributes."""
         fields = decode_fields(attributes)
         program = XtProgram(self._family, self._extensions)
         for expression in decode_elements(fields.get(nf.NFTA_RULE_EXPRESSIONS, b"")):
@@ -189,7 +188,6 @@ class XtProgram(Program):
         return True
 
     def target(self, fields: Fields) -> bool:
-        """``target``: a target of x_tables."""
         return self._do(self._extension("target", fields)[0])
 
     def limit(self, fields: Fields) -> bool:

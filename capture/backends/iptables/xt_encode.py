@@ -38,7 +38,7 @@ from capture.backends.nf_tables.expressions import (
 from capture.backends.nf_tables.expressions import verdict as verdict_expression
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4, IPV6
-from capture.netlink.attributes import attribute, text, u32, u32be
+from capture.netlink.attributes import BYTE_ORDER, attribute, text, u32, u32be
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -203,17 +203,19 @@ def _ports(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
 
 
 def _multiport(match: model.SourcePort | model.DestinationPort, ports: list[model.Span]) -> bytes:
-    fields: dict[str, int] = {}
-    count = 0
+    numbers: list[int] = []
+    ranges = bytearray()
     for span in ports:
-        fields[f"port{count}"] = span.first
-        if span.first != span.last:
-            fields[f"is_range{count}"] = 1
-            count += 1
-            fields[f"port{count}"] = span.last
-        count += 1
-    kind = xt_layouts.MULTIPORT_SOURCE if type(match) is model.SourcePort else xt_layouts.MULTIPORT_DESTINATION
-    structure = xt_layouts.MULTIPORT.write(kind=kind, count=count, invert=match.negated, **fields)
+        is_range = span.first != span.last
+        numbers += (span.first, span.last) if is_range else (span.first,)
+        ranges += b"\1\0" if is_range else b"\0"
+    structure = xt_layouts.MULTIPORT.write(
+        kind=xt_layouts.MULTIPORT_SOURCE if type(match) is model.SourcePort else xt_layouts.MULTIPORT_DESTINATION,
+        count=len(numbers),
+        ports=b"".join([number.to_bytes(PORT_SIZE, BYTE_ORDER) for number in numbers]),
+        is_range=bytes(ranges),
+        invert=match.negated,
+    )
     return _extension("match", "multiport", structure)
 
 

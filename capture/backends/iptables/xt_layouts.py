@@ -11,7 +11,6 @@ what older releases of iptables wrote is read too (``xt_words``).
 
 from __future__ import annotations
 
-from capture.backends.iptables.entries import MULTIPORT_SLOTS
 from capture.netlink.attributes import BYTE_ORDER
 
 TYPE_CHECKING = False
@@ -64,17 +63,8 @@ OWNER = Layout("uid_min 4, uid_max 4, gid_min 4, gid_max 4, match 1, invert 1")
 """linux/netfilter/xt_owner.h, struct xt_owner_match_info."""
 OWNER_UID, OWNER_GID, OWNER_SOCKET = 1, 2, 4  # XT_OWNER_*
 
-MULTIPORT = Layout(
-    ", ".join(
-        (
-            "kind 1, count 1",
-            *(f"port{slot} 2" for slot in range(MULTIPORT_SLOTS)),
-            *(f"is_range{slot} 1" for slot in range(MULTIPORT_SLOTS)),  # the next port is the end of a range
-            "invert 1",
-        )
-    )
-)
-"""linux/netfilter/xt_multiport.h, struct xt_multiport_v1."""
+MULTIPORT = Layout("kind 1, count 1, ports [30], is_range [15], invert 1")
+"""linux/netfilter/xt_multiport.h, struct xt_multiport_v1: 15 ports; after one that begins a range comes its end."""
 MULTIPORT_SOURCE, MULTIPORT_DESTINATION = 0, 1  # XT_MULTIPORT_*
 
 MARK_MATCH = Layout("mark 4, mask 4, invert 1")

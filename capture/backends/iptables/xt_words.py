@@ -12,7 +12,7 @@ from capture.backends.iptables.render import quoted
 from capture.backends.iptables.xt_layouts import text_of
 from capture.model.addresses import BITS, IPV4, IPV6, address_text
 from capture.model.ruleset import ALL_BITS
-from capture.netlink.attributes import decode_number
+from capture.netlink.attributes import BYTE_ORDER, decode_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -201,11 +201,13 @@ def _multiport(fields: Fields, _family: Family) -> str | None:
     count, option = fields["count"], PORT_OPTIONS.get(fields["kind"])
     if option is None or not 0 < count <= MULTIPORT_SLOTS:
         return None
+    packed, ranges = fields["ports"], fields["is_range"]
+    numbers = [int.from_bytes(packed[place : place + 2], BYTE_ORDER) for place in range(0, 2 * count, 2)]
     ports = []
     slot = 0
     while slot < count:
-        last = slot + (fields[f"is_range{slot}"] and slot + 1 < count)
-        ports.append(_span(fields[f"port{slot}"], fields[f"port{last}"]))
+        last = slot + (ranges[slot] > 0 and slot + 1 < count)
+        ports.append(_span(numbers[slot], numbers[last]))
         slot = last + 1
     return _option(fields["invert"], option, ",".join(ports))
 

@@ -10,6 +10,7 @@ from capture.backends.nftables.native import (
     DPORT,
     HOST_ORDER,
     IIFNAME,
+    L4PROTO,
     OIFNAME,
     SIZES,
     SPORT,
@@ -122,6 +123,8 @@ LAYOUTS: dict[Family, list[tuple[str, int]]] = {
     for family in BITS
 }
 """The addresses of each family by their place in the header."""
+# Where iptables-nft compares the protocol since 1.8.11 (RFC 791 3.1). In IPv6 an extension header may come first.
+LAYOUTS["ipv4"].insert(0, (L4PROTO, 9))
 
 
 def parts_of(header: tuple[int, int, int], family: Family | None, protocol: ProtocolName | None) -> list[Part]:

@@ -175,7 +175,6 @@ class Program:
     # -- loading and changing registers
 
     def meta(self, fields: Fields) -> bool:
-        """``meta``: load a field, or set the mark."""
         key = decode_number(fields[nf.NFTA_META_KEY])
         if nf.NFTA_META_DREG in fields:
             self._registers[_register(fields[nf.NFTA_META_DREG])] = Register(META_FIELDS.get(key, f"meta {key}"))
@@ -202,7 +201,6 @@ class Program:
         return False
 
     def payload(self, fields: Fields) -> bool:
-        """``payload``: load bytes of a header."""
         if nf.NFTA_PAYLOAD_DREG not in fields:
             return False
         kinds = (nf.NFTA_PAYLOAD_BASE, nf.NFTA_PAYLOAD_OFFSET, nf.NFTA_PAYLOAD_LEN)
@@ -232,7 +230,6 @@ class Program:
     # -- comparing
 
     def cmp(self, fields: Fields) -> bool:
-        """``cmp``: compare a register with a value."""
         loaded = self._registers.get(_register(fields[nf.NFTA_CMP_SREG]))
         if not isinstance(loaded, Register):
             return False
@@ -247,7 +244,6 @@ class Program:
         return True
 
     def range(self, fields: Fields) -> bool:
-        """``range``: compare a register with two bounds at once."""
         loaded = self._registers.get(_register(fields[nf.NFTA_RANGE_SREG]))
         if not isinstance(loaded, Register):
             return False
@@ -279,7 +275,6 @@ class Program:
         return Bounds(low.to_bytes(size, "big"), high.to_bytes(size, "big"), operator == nf.NFT_CMP_NEQ)
 
     def lookup(self, fields: Fields) -> bool:
-        """``lookup``: look for a register in a set."""
         loaded = self._registers.get(_register(fields[nf.NFTA_LOOKUP_SREG]))
         if nf.NFTA_LOOKUP_DREG in fields:
             return self._do(model.UnknownVerdict(f"map of {_words(loaded)}"))
@@ -323,13 +318,11 @@ class Program:
         return self._do(VERDICTS.get(code) or model.UnknownVerdict(f"verdict {code}"))
 
     def counter(self, fields: Fields) -> bool:
-        """``counter``: how many packets came this far."""
         if self.counters is None:
             self.counters = read_counters(fields)
         return True
 
     def redir(self, fields: Fields) -> bool:
-        """``redir``: redirect to a port of this machine."""
         first = fields.get(nf.NFTA_REDIR_REG_PROTO_MIN)
         port = self._registers.get(_register(first)) if first else None
         flags = decode_number(fields.get(nf.NFTA_REDIR_FLAGS, b""))
@@ -354,7 +347,6 @@ class Program:
         return self._do(model.UnknownVerdict(f"dnat to {where}{f':{decode_number(port)}' if port else ''}"))
 
     def tproxy(self, fields: Fields) -> bool:
-        """``tproxy``: give the packet to a local socket."""
         register = fields.get(nf.NFTA_TPROXY_REG_PORT)
         port = self._registers.get(_register(register)) if register else None
         if not isinstance(port, bytes) or nf.NFTA_TPROXY_REG_ADDR in fields:
@@ -363,7 +355,6 @@ class Program:
         return self._do(Proxy(decode_number(port), family))
 
     def log(self, fields: Fields) -> bool:
-        """``log``: write a line to the kernel's log."""
         level = decode_number(fields.get(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING)))
         flags = decode_number(fields.get(nf.NFTA_LOG_FLAGS, b""))
         if nf.NFTA_LOG_GROUP in fields or level != nf.NFT_LOGLEVEL_WARNING or flags:

@@ -183,12 +183,14 @@ def _chain(chain: NativeChain, family: int) -> Chain:
 
 
 def _rules(native: NativeRule, family: Family | None) -> Iterator[Rule]:
-    """Yield a rule of the model for each action, all with the words of the whole; no one counts them."""
+    """Yield a rule of the model for each action, all with the words of the whole; the first has its counters."""
     words = described(*native.conditions, *native.actions)
     together = len(native.actions) < 2 or any(isinstance(action, Proxy) for action in native.actions)
+    counters = native.counters
     for actions in (native.actions,) if together else ((action,) for action in native.actions):
         (rule,) = lift_rules([native.replace(actions=actions)])
-        yield rule.replace(why=words, counters=None, family=rule.family or family)
+        yield rule.replace(why=words, counters=counters, family=rule.family or family)
+        counters = None
 
 
 def _of_iptables(places: list[Place], first_own: int) -> Iterator[ForeignChain]:

@@ -53,12 +53,10 @@ class LibnftablesDriver(NetlinkDriver):
         return [("nft -j -f", json.dumps(_transaction(plan.replace(lower(ruleset), {}, libnftables_json)), indent=2))]
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Make our tables be ``desired`` in one transaction, whatever is in them: they are ours alone."""
         del live, recorded
         _run("replace the rules of capture", _transaction(plan.replace(lower(desired), _live(), libnftables_json)))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Delete our tables."""
         del live, recorded
         tables = _live()
         if tables:

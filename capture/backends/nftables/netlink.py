@@ -69,7 +69,6 @@ class NetlinkDriver:
         _change("replace the rules of capture", lambda live: plan.replace(wanted, live, encode))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Delete our tables."""
         del live, recorded
         _change("remove the rules of capture", lambda live: plan.remove(live, encode))
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from capture.cli.doctor.examination import DRIVERS, can_work, examine, findings
 from capture.cli.options import CaptureCommand, format_option, namespace_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNSUPPORTED
-from capture.report.output import GREEN, RED, YELLOW, painted
+from capture.report.output import say_json
+from capture.report.terminal import tell
 from capture.state.netns import Entered
 
 TYPE_CHECKING = False
@@ -22,7 +21,8 @@ capture doctor --pid 4711
 capture doctor --format json | jq '.findings[] | select(.state == "error")'
 """
 
-COLOURS = {"ok": GREEN, "warning": YELLOW, "error": RED, "note": ""}
+HANG = 10
+"""Where the texts of findings begin."""
 
 
 @click.command(
@@ -37,17 +37,14 @@ COLOURS = {"ok": GREEN, "warning": YELLOW, "error": RED, "note": ""}
 def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
     """Say what is wrong with this pod and its capture, then what this kernel and host can do.
 
-    What is missing comes with how to mend it. Nothing is changed. Exit code 3 if capture cannot work here at all, 4
+    What is missing comes with how to repair it. Nothing is changed. Exit code 3 if capture cannot work here at all, 4
     if it can, and something is wrong with the pod; `capture why` explains single connections.
     """
     with Entered(namespace):
         examined = examine()
     found = findings(examined)
     if form == "json":
-        import json  # 7 ms, for this format only
-
-        plain = {"schema": "capture/v1", "works": can_work(examined), "findings": [_as_plain(each) for each in found]}
-        click.echo(json.dumps(plain, indent=1))
+        say_json({"works": can_work(examined), "findings": [_as_plain(each) for each in found]})
     else:
         _show(found, everything=everything)
     if not can_work(examined):
@@ -73,10 +70,8 @@ def _show(found: list[Finding], *, everything: bool) -> None:
     for finding in shown:
         if finding.topic != topic:
             topic = finding.topic
-            click.echo(f"{topic}:")
-        state = painted(f"{finding.state:<7}", COLOURS[finding.state], sys.stdout)
-        click.echo(f"  {state} {finding.name}: {finding.says}")
-        if finding.remedy:
-            click.echo(f"{'':10}{finding.remedy}")
+            tell([f"{topic}:"])
+        tell([f"  {finding.state:<7} {finding.name}: {finding.says}"], HANG)
+        tell([f"{'':{HANG}}{remedy}" for remedy in [finding.remedy] if remedy], HANG)
     if len(shown) < len(found):
-        click.echo(f"{len(found) - len(shown)} more findings about kernel and host are in order: capture doctor --all")
+        tell([f"{len(found) - len(shown)} more findings about kernel and host are in order: `capture doctor --all`"])

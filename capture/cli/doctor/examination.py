@@ -22,7 +22,7 @@ from capture.backends.kernel_modules import (
     with_required,
 )
 from capture.backends.request import Request
-from capture.cli.doctor.neighbours import ISTIO, OWN, capturing_plugins
+from capture.cli.doctor.neighbours import BOTH_REMEDY, ISTIO, both_capture, capturing_plugins
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
@@ -239,7 +239,7 @@ def _pod(found: Diagnosis | None) -> Iterator[Finding]:
         yield Finding(POD, "capture", "note", "nothing is applied here")
         return
     for cause in found.causes:
-        says = f"{cause.says}{f' ({cause.where})' if cause.where else ''}"
+        says = f"{cause.says}{f' ({cause.where})' if cause.where and cause.where not in cause.says else ''}"
         yield Finding(POD, cause.kind, "error", says, cause.remedy, cause.kind)
     if not found.causes:
         yield Finding(POD, "capture", "ok", "the rules are in place, and the proxy listens")
@@ -257,14 +257,14 @@ def _decision(examined: Examined) -> Iterator[Finding]:
         yield Finding("choice", "backend", "ok", says)
     for leftover in examined.leftovers:
         variant = f" {leftover.variant}" if leftover.variant else ""
-        says = f"rules of ours or of upstream's stand in {leftover.backend}{variant} ({', '.join(leftover.families)})"
-        yield Finding("choice", "standing rules", "note", says)
+        says = f"rules of the capture are in {leftover.backend}{variant} ({', '.join(leftover.families)})"
+        yield Finding("choice", "live rules", "note", says)
     if len(examined.leftovers) > 1:
         yield Finding(
             "choice",
-            "standing rules",
+            "live rules",
             "warning",
-            "there are several sets of rules, where one is right",
+            "there are several sets of capture rules; one is right",
             "`capture apply` leaves the one that it writes; `capture clean` removes all.",
         )
 
@@ -290,8 +290,8 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
     else:
         says = "none yet; both families would be programmed"
         yield Finding("namespace", "addresses", "note", says)
-    recorded = "known" if examined.is_recorded else "not known: nothing was applied here by us, or it was forgotten"
-    yield Finding("namespace", "what was asked", "ok" if examined.is_recorded else "note", recorded)
+    recorded = "present" if examined.is_recorded else "absent: nothing was applied here, or the record is elsewhere"
+    yield Finding("namespace", "record", "ok" if examined.is_recorded else "note", recorded)
 
 
 def _kernel(facts: Facts, lacking: tuple[str, ...]) -> Iterator[Finding]:
@@ -359,18 +359,12 @@ def _neighbours(plugins: dict[str, str]) -> Iterator[Finding]:
     """Yield that Istio's own plugin captures pods here, too, or alone."""
     if ISTIO not in plugins:
         return
-    says = f"Istio's plugin {ISTIO} is in {plugins[ISTIO]}"
-    if OWN not in plugins:
-        yield Finding("host", ISTIO, "note", f"{says}: it captures the pods of this node")
-        return
-    yield Finding(
-        "host",
-        ISTIO,
-        "warning",
-        f"{says}, and {OWN} in {plugins[OWN]}: both write rules for each pod",
-        "Keep one: uninstall Istio's DaemonSet istio-cni-node, or run `capture cni uninstall`."
-        " A taint cni.istio.io/not-ready that it left keeps pods from the node.",
-    )
+    both = both_capture(plugins)
+    if both:
+        yield Finding("host", ISTIO, "warning", both, BOTH_REMEDY)
+    else:
+        says = f"Istio's plugin {ISTIO} is in {plugins[ISTIO]}: it captures the pods of this node"
+        yield Finding("host", ISTIO, "note", says)
 
 
 def _state(state: Literal["usable", "to be made", "not writable"] | StateDirectoryError) -> Finding:
@@ -381,7 +375,7 @@ def _state(state: Literal["usable", "to be made", "not writable"] | StateDirecto
             "host",
             "state",
             "warning",
-            f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` will not know what was asked for",
+            f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` will not know the applied configuration",
             "Mount a writable directory of mode 0700 there, or name the options when you verify.",
         )
     return Finding("host", "state", "ok", f"{STATE_DIRECTORY}, {state}")

@@ -56,6 +56,7 @@ GOOD: list[tuple[Callable[[str], object], str, object]] = [
     (parsers.interface, "vif+", "vif+"),
     (parsers.interface, "a" * 15, "a" * 15),
     (parsers.interface, "eth0@if3", "eth0@if3"),
+    (parsers.interfaces, "eth0, net1,eth0", ("eth0", "net1")),
     (parsers.interception_mode, "REDIRECT", "REDIRECT"),
     (parsers.interception_mode, "", "REDIRECT"),
     (parsers.interception_mode, "TPROXY", "TPROXY"),
@@ -120,6 +121,7 @@ BAD: list[tuple[Callable[[str], object], str, list[str]]] = [
         ),
         ["", "a" * 16, "eth 0", "eth\t0", "eth0\n", "eth\x7f", "eth\x00"],
     ),
+    (parsers.interfaces, "eth/0 eth0,net/1", ["eth0,net 1", ",".join(map(str, range(257)))]),
     (parsers.interception_mode, "redirect tproxy NONE *", ["TPROXY ", " "]),
     (
         parsers.mark,

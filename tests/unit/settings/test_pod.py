@@ -16,6 +16,7 @@ from capture.settings.pod import (
     ANNOTATED_OPTIONS,
     ANNOTATION_NAMES,
     MAX_CHARACTERS,
+    MAX_MISSPELT,
     Pod,
     Proxy,
     settings_of,
@@ -216,6 +217,16 @@ def test_an_annotation_longer_than_kubernetes_allows_is_refused_even_if_it_can_b
 def test_a_misspelt_annotation_is_warned_of(name: str, meant: str) -> None:
     (warning,) = explicit({name: "80"}).warnings
     assert warning == f"annotation {name} has no effect; is {meant} meant?"
+
+
+def test_of_very_many_misspelt_annotations_some_are_warned_of() -> None:
+    assert len(explicit({f"{TRAFFIC}port{number}": "80" for number in range(4000)}).warnings) == MAX_MISSPELT
+
+
+@pytest.mark.parametrize("name", ["excludeInterfaces", "kubevirtInterfaces"])
+def test_more_interfaces_than_a_pod_can_have_are_an_error(name: str) -> None:
+    assert refused({TRAFFIC + name: ",".join(f"net{number}" for number in range(257))}).origin.endswith(name)
+    assert not explicit({TRAFFIC + name: ",".join(["net1"] * 257)}).warnings
 
 
 def test_other_annotations_are_none_of_our_business() -> None:

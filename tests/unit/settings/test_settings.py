@@ -156,7 +156,7 @@ class TestPrecedence:
             *((option, "yes") for option in OPTIONS if option.is_switch),
             *((options.REDIRECT_DNS, text) for text in ("on", "TrUe", "2", "enabled", " true")),
         ],
-        ids=str,
+        ids=lambda value: getattr(value, "name", value),
     )
     def test_a_truth_value_that_cannot_be_read_is_not_said_and_warned_of(self, option: Option[bool], text: str) -> None:
         variable = option.variables[-1]

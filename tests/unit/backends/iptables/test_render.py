@@ -128,6 +128,15 @@ class TestExpanded:
 
         assert len(list(expanded([rule], IPV4))) == 17
 
+    def test_more_ports_than_anybody_reads_rule_by_rule_are_15_to_a_rule(self) -> None:
+        ports = tuple(only(port) for port in range(1, 1001, 2))
+
+        rules = list(expanded([Rule(Return(), (TCP, DestinationPort(ports)))], IPV4))
+
+        assert [rule.matches for rule in rules] == [
+            (TCP, DestinationPort(ports[first : first + 15])) for first in range(0, 500, 15)
+        ]
+
     def test_a_few_ports_stay_together_for_each_entry_of_another_list(self) -> None:
         rule = Rule(Return(), (TCP, DestinationPort((only(80), only(443))), OwnerUid((only(1), only(3)))))
 

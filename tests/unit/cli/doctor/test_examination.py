@@ -46,9 +46,9 @@ def test_where_all_is_well_everything_is_ok() -> None:
     [
         ({"is_host": True}, "note", "the host's own, which is not captured without --allow-host"),
         ({"addresses": ()}, "note", "none yet; both families would be programmed"),
-        ({"is_recorded": False}, "note", "nothing was applied here by us"),
+        ({"is_recorded": False}, "note", "nothing was applied here"),
         ({"lock_holder": 4711}, "note", "/run/xtables.lock is held by process 4711"),
-        ({"state_directory": "not writable"}, "warning", "will not know what was asked for"),
+        ({"state_directory": "not writable"}, "warning", "will not know the applied configuration"),
         ({"missing_capabilities": CAPABILITIES}, "error", "NET_ADMIN is not held (held: none of those that matter)"),
         ({"missing_capabilities": CAPABILITIES[1:]}, "note", "without SYS_ADMIN"),
         ({"decision": UnsupportedError("no way", "Take another.")}, "error", "backend: no way"),
@@ -104,10 +104,10 @@ def test_sets_of_ours_that_stand() -> None:
     other = Leftover("nftables", "netlink", "", families=("inet",), spellings=("dash",))
 
     assert listed(GOOD.replace(leftovers=(one,)), "note") == [
-        "standing rules: rules of ours or of upstream's stand in iptables nft (ipv4, ipv6)"
+        "live rules: rules of the capture are in iptables nft (ipv4, ipv6)"
     ]
     assert listed(GOOD.replace(leftovers=(one, other)), "warning") == [
-        "standing rules: there are several sets of rules, where one is right"
+        "live rules: there are several sets of capture rules; one is right"
     ]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightkube import Client
@@ -30,12 +32,39 @@ def client(server: FakeKubernetes, tmp_path: Path) -> Iterator[Client]:
         yield connected
 
 
+def test_a_server_whose_certificate_names_no_key_of_its_authority(
+    server: FakeKubernetes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``ssl.create_default_context`` is strict since Python 3.13; Go's clients are not."""
+    create = ssl.create_default_context
+
+    def strict(**trusted: Any) -> ssl.SSLContext:
+        context = create(**trusted)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as client:
+        assert api.evict(client, "shop", "web", "uid-1") == ""
+
+
 def test_an_event_about_a_pod(server: FakeKubernetes, client: Client) -> None:
     assert events.on_pod(client, POD, "CaptureMissing", "no rules" * 200)
     [(path, event)] = server.posted
     assert path == "/api/v1/namespaces/shop/events"
     assert (event["reason"], event["type"], event["involvedObject"]["uid"]) == ("CaptureMissing", "Warning", "uid-1")
     assert len(event["message"]) == 1024
+
+
+def test_an_event_about_a_node(server: FakeKubernetes, client: Client) -> None:
+    assert events.on_node(client, "node-1", "CaptureNotInstalled", "no runtime")
+    [(path, event)] = server.posted
+    assert path == "/api/v1/namespaces/default/events"
+    assert event["involvedObject"] == {"kind": "Node", "name": "node-1", "uid": "node-1"}
+    assert event["metadata"] == {"generateName": "capture-", "namespace": "default"}
+    assert (event["reason"], event["message"], event["type"]) == ("CaptureNotInstalled", "no runtime", "Warning")
+    assert (event["source"], event["count"]) == ({"component": "capture-agent"}, 1)
+    assert event["firstTimestamp"] == event["lastTimestamp"]
 
 
 def test_an_event_that_nobody_takes_is_no_error(server: FakeKubernetes, client: Client) -> None:

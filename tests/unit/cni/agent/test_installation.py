@@ -64,6 +64,7 @@ def node(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Node]:
     made = Node(tmp_path, **getattr(request, "param", {}))
     yield made
     made.installation.directories.close()
+    made.installation.writers.close()
 
 
 @pytest.fixture
@@ -168,6 +169,21 @@ def test_a_list_of_our_own_follows_the_main_one(node: Node) -> None:
     own = json.loads((node.conf_dir / "00-capture.conflist").read_text())
     assert own["plugins"][0] == {"type": "bridge", "mtu": 1450}
     assert node.problems() == {}
+
+
+@pytest.mark.parametrize("node", [{"own_config": "00-capture.conflist"}], indirect=True)
+def test_a_list_of_our_own_goes_with_the_main_one(node: Node) -> None:
+    node.write()
+    node.installation.turn(0)
+    main = next(path for path in node.conf_dir.iterdir() if not path.name.startswith("00-"))
+    kept = main.read_text()
+    main.unlink()
+    node.installation.turn(1)
+    assert [path.name for path in node.conf_dir.iterdir()] == []
+    assert "entry" in node.problems()
+    main.write_text(kept)
+    node.installation.turn(2)
+    assert (node.types("00-capture.conflist"), node.problems()) == (["bridge", "capture-cni"], {})
 
 
 class FakeRuntime:

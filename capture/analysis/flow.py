@@ -1,0 +1,235 @@
+"""The packet's path as a tree, with the counters of each edge: what ``docs/how-capture-works.md`` draws, live. Pure.
+
+::
+
+    outbound
+    └ nat OUTPUT
+      ├ ISTIO-OUTPUT              outbound connections                    54 packets
+      │ ├ direct                  the proxy itself goes out               12
+      │ └ proxy :15001            all other outbound connections          42
+      └ direct                    policy ACCEPT                         1020
+
+An edge is a rule, or several of one chain with one target and one reason: those of both families, and of several
+ports. A chain that does nothing but send to the proxy is no node of its own. Foreign rules are where packets meet them.
+"""
+
+from __future__ import annotations
+
+from capture.analysis.ownership import our_rules
+from capture.analysis.trace import REDIRECTED_BY
+from capture.model.chain_names import is_our_chain
+from capture.model.ruleset import (
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    Accept,
+    Drop,
+    Jump,
+    Redirect,
+    Return,
+    Rule,
+    SetZone,
+    TransparentProxy,
+    UnknownVerdict,
+)
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Literal
+
+    from capture.analysis.stations import Situation, Station
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Chain, Table
+
+    Kind = Literal["table", "chain", "proxy", "dns", "direct", "dropped", "goes on", "foreign"]
+
+DIRECTIONS = (("outbound", OUTPUT), ("inbound", PREROUTING))
+MAX_DEPTH = 16
+"""Of jumps, as in the kernel (NFT_JUMP_STACK_SIZE, linux/netfilter/nf_tables.h)."""
+
+
+class Edge(Value):
+    """Where packets go from the edge that it is below: how many so far, and how many in a second.
+
+    Counts are None where the kernel keeps none; ``rate`` is None before a second look.
+    """
+
+    to: str
+    kind: Kind
+    says: str
+    packets: int | None = None
+    bytes: int | None = None
+    rate: float | None = None
+    families: tuple[Family, ...] = ()
+    below: tuple[Edge, ...] = ()
+
+
+class Flow(Value):
+    """The path of one direction: the tables at its hook, in the order in which packets meet them."""
+
+    direction: str
+    tables: tuple[Edge, ...]
+
+
+def flows(situation: Situation, families: Sequence[Family], text_of: Callable[[Rule, Family], str]) -> tuple[Flow, ...]:
+    """Return the paths out of the pod and into it. ``text_of`` gives a rule in words, for foreign ones."""
+    return tuple(Flow(direction, tuple(_tables(situation, hook, families, text_of))) for direction, hook in DIRECTIONS)
+
+
+def with_rates(now: Sequence[Flow], before: Sequence[Flow], seconds: float) -> tuple[Flow, ...]:
+    """Return flows with rates: what was counted since an earlier look, by the second."""
+    known: dict[tuple[str, ...], int] = {}
+    for flow in before:
+        known |= dict(_counts(flow.tables, (flow.direction,)))
+
+    def rated(edge: Edge, where: tuple[str, ...]) -> Edge:
+        here = (*where, edge.to, edge.says)
+        below = tuple(rated(each, here) for each in edge.below)
+        if edge.packets is None or here not in known or edge.packets < known[here]:
+            return edge.replace(below=below)  # also where rules were replaced in between, and count anew
+        return edge.replace(below=below, rate=(edge.packets - known[here]) / seconds)
+
+    return tuple(flow.replace(tables=tuple(rated(each, (flow.direction,)) for each in flow.tables)) for flow in now)
+
+
+def _counts(edges: Iterable[Edge], where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+    for edge in edges:
+        here = (*where, edge.to, edge.says)
+        if edge.packets is not None:
+            yield here, edge.packets
+        yield from _counts(edge.below, here)
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def _tables(
+    situation: Situation, hook: str, families: Sequence[Family], text_of: Callable[[Rule, Family], str]
+) -> Iterator[Edge]:
+    found: dict[tuple[str, str], Station] = {}
+    of_families: dict[tuple[str, str], list[Family]] = {}
+    for family in families:
+        for station in situation.stations(hook, family):
+            key = (station.table, station.entry.name)
+            found.setdefault(key, station)
+            of_families.setdefault(key, []).append(family)
+    for key, station in found.items():
+        reader = Reader(situation, station, tuple(of_families[key]), text_of)
+        below = reader.edges(station.entry)
+        if below or station.table == NAT:
+            yield Edge(
+                f"{station.table} {station.entry.name}", "table", _place(station), below=(*below, *reader.rest())
+            )
+
+
+def _place(station: Station) -> str:
+    return f"foreign, priority {station.foreign.priority}" if station.foreign is not None else ""
+
+
+class Reader:
+    """Reads the edges of one table, for some families."""
+
+    def __init__(
+        self,
+        situation: Situation,
+        station: Station,
+        families: tuple[Family, ...],
+        text_of: Callable[[Rule, Family], str],
+    ) -> None:
+        self.table: Table = station.contents
+        self.families = families
+        self._station = station
+        self._text_of = text_of
+        self._known: dict[str, tuple[Edge, ...]] = {}
+        self._own = {} if station.foreign else {
+            family: our_rules(situation.ruleset.replace(families=(family,)), family) for family in families
+        }  # fmt: skip
+
+    def edges(self, chain: Chain, depth: int = 0) -> tuple[Edge, ...]:
+        """Return the edges that leave a chain, in the order of its rules; of both families as one."""
+        if chain.name not in self._known:
+            self._known[chain.name] = self._edges(chain, depth)
+        return self._known[chain.name]
+
+    def _edges(self, chain: Chain, depth: int) -> tuple[Edge, ...]:
+        merged: dict[tuple[str, str, str], Edge] = {}
+        for family in self.families:
+            for position, rule in enumerate(chain.rules_for(family)):
+                if rule.family is None and family != self.families[0]:
+                    continue  # one rule for both, with one counter
+                edge = self._edge(chain, position, rule, family, depth)
+                key = (edge.to, edge.kind, edge.says)
+                merged[key] = _sum(merged[key], edge) if key in merged else edge
+        return tuple(merged.values())
+
+    def rest(self) -> Iterator[Edge]:
+        """Yield where a packet goes that no rule of the base chain decides on; from a foreign one on to the next."""
+        chain = self._station.entry
+        for policy in dict.fromkeys(chain.policy_for(family) for family in self.families):
+            if policy is None or (self._station.foreign is not None and policy == "ACCEPT"):
+                continue
+            of = tuple(family for family in self.families if chain.policy_for(family) == policy)
+            counters = list(dict.fromkeys(map(chain.counters_for, of)))
+            known = [each for each in counters if each is not None]
+            kind = "dropped" if policy == "DROP" else self._onwards()
+            yield Edge(
+                kind,
+                kind,
+                f"policy {policy}",
+                sum(each.packets for each in known) if known else None,
+                sum(each.bytes for each in known) if known else None,
+                families=of,
+            )
+
+    def _edge(self, chain: Chain, position: int, rule: Rule, family: Family, depth: int) -> Edge:
+        kind, to, below = self._target(chain, rule, depth)
+        own = self._own.get(family, {}).get((self.table.name, chain.name), ())
+        if not is_our_chain(chain.name) and position not in own:
+            says = f"rule {position + 1}: {rule.why if self._station.foreign else self._text_of(rule, family)}"
+            to, kind = f"foreign: {to}", "foreign"
+        else:
+            says = rule.why or self._text_of(rule, family)
+        packets, size = (rule.counters.packets, rule.counters.bytes) if rule.counters else (None, None)
+        of = self.families if rule.family is None else (rule.family,)
+        return Edge(to, kind, says, packets, size, families=of, below=below)
+
+    def _target(self, chain: Chain, rule: Rule, depth: int) -> tuple[Kind, str, tuple[Edge, ...]]:
+        """Return where a rule sends packets: the kind of place, its name, and the edges from there."""
+        verdict = rule.verdict
+        if isinstance(verdict, Jump):
+            entered = self.table.chain(verdict.chain)
+            below = self.edges(entered, depth + 1) if entered is not None and depth < MAX_DEPTH else ()
+            if len(below) == 1 and below[0].kind in ("proxy", "dns") and not below[0].below:
+                return below[0].kind, below[0].to, ()
+            return "chain", verdict.chain, below
+        if isinstance(verdict, Redirect | TransparentProxy):
+            return self._redirect(chain, verdict.port)
+        if isinstance(verdict, Drop):
+            return "dropped", "dropped", ()
+        if isinstance(verdict, Return | Accept):
+            return self._onwards(), self._onwards(), ()
+        if isinstance(verdict, UnknownVerdict):
+            return "goes on", verdict.text.partition(" ")[0], ()
+        return "goes on", f"zone {verdict.zone}" if isinstance(verdict, SetZone) else "marked or counted", ()
+
+    def _redirect(self, chain: Chain, port: int) -> tuple[Kind, str, tuple[Edge, ...]]:
+        if not is_our_chain(chain.name):
+            return "foreign", f"port {port}", ()
+        is_dns = REDIRECTED_BY.get(chain.name.replace("-", "_")) == "dns"
+        return ("dns", f"agent's DNS :{port}", ()) if is_dns else ("proxy", f"proxy :{port}", ())
+
+    def _onwards(self) -> Kind:
+        return "direct" if self.table.name == NAT and self._station.foreign is None else "goes on"
+
+
+def _sum(one: Edge, other: Edge) -> Edge:
+    """Return two edges as one; those below are of the same chain, of one family or both, and are read once for both."""
+    counts = [each for each in (one.packets, other.packets) if each is not None]
+    sizes = [each for each in (one.bytes, other.bytes) if each is not None]
+    return one.replace(
+        packets=sum(counts) if counts else None,
+        bytes=sum(sizes) if sizes else None,
+        families=tuple(dict.fromkeys((*one.families, *other.families))),
+    )

@@ -1,0 +1,159 @@
+"""``capture watch``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import click
+
+from capture import operations
+from capture.analysis.flow import flows, with_rates
+from capture.cli.options import CaptureCommand, format_option, namespace_options
+from capture.model.ruleset import FAMILIES
+from capture.model.text import printable
+from capture.model.values import Value
+from capture.report import flow_text
+from capture.report.differences import NOTHING_APPLIED, text_of
+from capture.report.flow_svg import picture
+from capture.report.output import painted, say_json
+from capture.report.streams import COLOUR
+from capture.report.terminal import columns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from capture.analysis.flow import Flow
+    from capture.model.addresses import Family
+
+EXAMPLES = """
+capture watch --netns pod
+capture watch --pid 4711 --interval 5
+capture watch --pid 4711 --once
+capture watch --pid 4711 --once --format svg > path.svg
+"""
+HOME, CLEAR_LINE, CLEAR_BELOW = "H", "K", "J"
+"""Control sequences of ECMA-48 (CUP, EL, ED), without their introducer."""
+
+
+class Look(Value):
+    """The paths at one moment."""
+
+    flows: tuple[Flow, ...]
+    moment: float
+    """Of the monotonic clock, in seconds."""
+    is_captured: bool
+
+
+@click.command(
+    cls=CaptureCommand,
+    params=[
+        *namespace_options(),
+        click.Option(["--family"], type=click.Choice(FAMILIES), help="Show this family only."),
+        click.Option(
+            ["--interval"],
+            type=click.FloatRange(min=0.1),
+            default=1.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="From one look to the next.",
+        ),
+        click.Option(["--once"], is_flag=True, help="Look twice, an interval apart, print that, and end."),
+        format_option("table", "json", "svg"),
+    ],
+    examples=EXAMPLES,
+)
+def watch(namespace: str | None, family: Family | None, interval: float, form: str, *, once: bool) -> None:
+    """Draw the way of packets through the rules, with live counters and rates.
+
+    Each line is an edge: a rule, or several with one target and one reason. Foreign rules are where packets meet them.
+    Ctrl-C ends it; the terminal stays as it is. Nothing is changed.
+    """
+    families = (family,) if family else FAMILIES
+    if form != "table" and not once:
+        raise click.UsageError(f"--format {form} goes with --once")
+    before = look(namespace, families)
+    if not once:
+        _follow(namespace, families, interval, before)
+    time.sleep(interval)
+    now = look(namespace, families)
+    shown = with_rates(now.flows, before.flows, now.moment - before.moment)
+    if form == "json":
+        say_json({"captured": now.is_captured, "interval": interval, "paths": flow_text.as_plain(shown)})
+    elif form == "svg":
+        click.echo(picture(shown, _title(namespace, now)), nl=False)
+    else:
+        _print([(_title(namespace, now), ""), ("", ""), *_lines(shown, families, columns())])
+
+
+def look(namespace: str | None, families: Sequence[Family]) -> Look:
+    """Return the paths as they are now. Raises CaptureError."""
+    situation = operations.situation_of(None, namespace)
+    return Look(flows(situation, families, text_of), time.monotonic(), bool(situation.ruleset.tables))
+
+
+def _follow(namespace: str | None, families: Sequence[Family], interval: float, before: Look) -> None:
+    """Draw again and again, until a signal ends the program."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})  # sigtimedwait takes it: a resize draws at once
+    screen, now, shown = Screen(), before, before.flows
+    while True:
+        screen.draw([(_title(namespace, now), ""), ("", ""), *_lines(shown, families, screen.width)])
+        if signal.sigtimedwait({signal.SIGWINCH}, max(0, now.moment + interval - time.monotonic())) is None:
+            now, before = look(namespace, families), now
+            shown = with_rates(now.flows, before.flows, now.moment - before.moment)
+
+
+def _title(namespace: str | None, now: Look) -> str:
+    at = time.strftime("%H:%M:%S")
+    return f"{at} {namespace or 'this network namespace'}{'' if now.is_captured else f': {NOTHING_APPLIED}'}"
+
+
+def _lines(shown: Sequence[Flow], families: Sequence[Family], width: int | None) -> list[tuple[str, str]]:
+    is_ascii = "utf" not in (getattr(sys.__stdout__, "encoding", "") or "").lower()
+    return [(printable(line), colour) for line, colour in flow_text.lines(shown, width, families, is_ascii=is_ascii)]
+
+
+def _print(lines: Sequence[tuple[str, str]]) -> None:
+    for line, colour in lines:
+        print(painted(line, colour, sys.stdout))
+
+
+class Screen:
+    """Draws on the terminal, if it is one, over what it drew before.
+
+    It sets no mode, hides no cursor and takes no alternate screen: so there is nothing to set back, and the terminal is
+    in order even after SIGKILL. What was on the screen goes up into the terminal's history.
+    """
+
+    def __init__(self) -> None:
+        self._is_terminal = columns() is not None and os.environ.get("TERM") != "dumb"
+        if self._is_terminal:
+            sys.stdout.write("\n" * (self._rows() - 1))
+
+    @property
+    def width(self) -> int | None:
+        """Return the width in columns, as it is now; None where the output is no terminal."""
+        return columns()
+
+    @staticmethod
+    def _rows() -> int:
+        try:
+            return os.get_terminal_size(sys.stdout.fileno()).lines or 24
+        except OSError:
+            return 24
+
+    def draw(self, lines: Sequence[tuple[str, str]]) -> None:
+        """Draw the lines; where the terminal has too few rows, the last ones are counted instead."""
+        if not self._is_terminal:
+            _print([*lines, ("", "")])
+            sys.stdout.flush()
+            return
+        room = self._rows() - 1
+        if len(lines) > room:
+            lines = [*lines[: room - 1], (f"... {len(lines) - room + 1} more lines: a taller terminal shows them", "")]
+        body = "".join(f"{painted(line, colour, sys.stdout)}{COLOUR}{CLEAR_LINE}\n" for line, colour in lines)
+        sys.stdout.write(f"{COLOUR}{HOME}{body}{COLOUR}{CLEAR_BELOW}")
+        sys.stdout.flush()

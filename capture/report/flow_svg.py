@@ -1,0 +1,158 @@
+"""The packet's path as a picture: SVG 1.1, from left to right, each edge with its counters. Pure."""
+
+from __future__ import annotations
+
+import itertools
+
+from capture.model.text import printable
+from capture.model.values import Value
+from capture.report.flow_text import FOOTNOTE, SOURCES, count, rate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from capture.analysis.flow import Edge, Flow
+
+COLOURS = {
+    "table": "#334155",
+    "chain": "#475569",
+    "proxy": "#15803d",
+    "dns": "#0e7490",
+    "direct": "#a16207",
+    "dropped": "#b91c1c",
+    "foreign": "#b91c1c",
+    "goes on": "#64748b",
+}
+MARGIN, GAP, ROW, BOX, HEADING = 20, 110, 46, 34, 34
+"""Pixels: around all, between columns for an edge's label, from row to row, of a box, of a direction's name."""
+CHARACTER = 6.7
+"""Pixels of a character of the monospaced font at 11 pixels, a little more than any common one has."""
+MAX_TEXT = 56
+STYLE = (
+    "text{font:11px ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;fill:#0f172a}"
+    ".to{font-weight:bold}.says,.note{fill:#475569}.count{fill:#0f172a}.heading{font-size:14px;font-weight:bold}"
+    "rect{fill:#fff;stroke-width:1.5}path{fill:none}"
+)
+
+
+class Node(Value):
+    """A box in its place: the column it is in, the height of its middle, and the boxes that edges lead to."""
+
+    to: str
+    says: str
+    kind: str
+    label: str
+    busy: bool
+    column: int
+    middle: float
+    below: tuple[Node, ...]
+
+    @property
+    def characters(self) -> int:
+        """Return how many characters its widest line has."""
+        return max(len(self.to), len(self.says))
+
+
+def picture(flows: Sequence[Flow], title: str) -> str:
+    """Return the picture of all paths."""
+    top, roots = float(MARGIN + HEADING), []
+    for flow in flows:
+        heading, source = SOURCES[flow.direction]
+        top += HEADING
+        below, bottom = _placed(flow.tables, 1, top)
+        middle = below[0].middle if below else top + ROW / 2
+        roots.append((heading, Node(source, "", "table", "", busy=False, column=0, middle=middle, below=below)))
+        top = max(bottom, top + ROW) + HEADING // 2
+    lefts, width = _columns([root for _, root in roots])
+    body = [line for heading, root in roots for line in _of_root(heading, root, lefts)]
+    height = top + MARGIN
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
+        f' viewBox="0 0 {width:.0f} {height:.0f}" role="img">\n<title>{_escaped(title)}</title>\n'
+        f"<style>{STYLE}</style>\n"
+        f'<rect width="100%" height="100%" style="stroke:none"/>\n'
+        f'<text class="note" x="{MARGIN}" y="{MARGIN + 10}">{_escaped(title)}; {FOOTNOTE}</text>\n'
+    )
+    return head + "\n".join(body) + "\n</svg>\n"
+
+
+def _placed(edges: Iterable[Edge], column: int, top: float) -> tuple[tuple[Node, ...], float]:
+    """Return the boxes below an edge, the first row at ``top``, and where the next row begins."""
+    nodes = []
+    for edge in edges:
+        below, bottom = _placed(edge.below, column + 1, top)
+        middle = sum(node.middle for node in below) / len(below) if below else top + ROW / 2
+        label = " · ".join(filter(None, (count(edge.packets), rate(edge.rate))))
+        texts = (_short(edge.to), _short(edge.says), edge.kind, label)
+        nodes.append(Node(*texts, busy=bool(edge.rate), column=column, middle=middle, below=below))
+        top = bottom if below else top + ROW
+    return tuple(nodes), top
+
+
+def _columns(roots: Sequence[Node]) -> tuple[list[tuple[float, float]], float]:
+    """Return where each column of boxes begins and how wide it is, and how wide the whole is."""
+    widest: dict[int, int] = {}
+    rest = list(roots)
+    while rest:
+        node = rest.pop()
+        widest[node.column] = max(widest.get(node.column, 0), node.characters)
+        rest += node.below
+    left, columns = float(MARGIN), []
+    for column in sorted(widest):
+        width = widest[column] * CHARACTER + 16
+        columns.append((left, width))
+        left += width + GAP
+    return columns, left - GAP + MARGIN
+
+
+def _of_root(heading: str, root: Node, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
+    rows = [root]
+    for node in rows:
+        rows += node.below
+    highest = min(node.middle for node in rows) - BOX / 2 - HEADING / 2
+    yield f'<text class="heading" x="{MARGIN}" y="{highest:.1f}">{_escaped(heading)}</text>'
+    for node in rows:
+        yield from _box(node, columns)
+
+
+def _box(node: Node, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
+    """Yield a box, what is in it, and the edges that leave it."""
+    left, width = columns[node.column]
+    top, colour = node.middle - BOX / 2, COLOURS[node.kind]
+    yield f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{BOX}" rx="5" stroke="{colour}"/>'
+    first = node.middle - 3 if node.says else node.middle + 4
+    yield f'<text class="to" x="{left + 8:.1f}" y="{first:.1f}" style="fill:{colour}">{_escaped(node.to)}</text>'
+    if node.says:
+        yield f'<text class="says" x="{left + 8:.1f}" y="{node.middle + 11:.1f}">{_escaped(node.says)}</text>'
+    children = node.below if node.column else node.below[:1]
+    if not node.column:  # a packet meets one table after the other
+        for one, other in itertools.pairwise(node.below):
+            yield from _onwards(one, other, columns)
+    for child in children:
+        begin, (end, _) = left + width, columns[child.column]
+        bend, stroke = (end - begin) / 3, COLOURS[child.kind]
+        curve = f"M{begin:.1f} {node.middle:.1f}C{begin + bend:.1f} {node.middle:.1f} {begin + bend / 2:.1f} "
+        curve += f"{child.middle:.1f} {begin + bend:.1f} {child.middle:.1f}L{end - 6:.1f} {child.middle:.1f}"
+        yield f'<path d="{curve}" stroke="{stroke}" stroke-width="{2.5 if child.busy else 1}"/>'
+        tip = f"M{end - 7:.1f} {child.middle - 4:.1f}l6 4l-6 4Z"
+        yield f'<path d="{tip}" style="fill:{stroke}"/>'
+        place = f'x="{end - 10:.1f}" y="{child.middle - 5:.1f}" text-anchor="end"'
+        yield f'<text class="count" {place}>{_escaped(child.label)}</text>'
+
+
+def _onwards(one: Node, other: Node, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
+    """Yield an arrow down from one table to the next."""
+    x = columns[one.column][0] + 20
+    begin, end = one.middle + BOX / 2, other.middle - BOX / 2
+    yield f'<path d="M{x:.1f} {begin:.1f}V{end - 6:.1f}" stroke="{COLOURS["table"]}"/>'
+    yield f'<path d="M{x - 4:.1f} {end - 7:.1f}l4 6l4-6Z" style="fill:{COLOURS["table"]}"/>'
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+
+
+def _escaped(text: str) -> str:
+    """Return text of XML; what is not printable is escaped before."""
+    return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")

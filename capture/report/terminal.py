@@ -1,0 +1,93 @@
+"""What a person reads, as wide as the terminal is; verdicts, the deciding rule and drift are in colour.
+
+In a pipe every line stays whole and plain, so that it can be searched. The width is the terminal's; COLUMNS beats it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from capture.model.text import printable
+from capture.report.fold import folded
+from capture.report.output import BOLD, GREEN, RED, YELLOW, painted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TextIO
+
+MIN_WIDTH = 40
+
+VERDICTS = {
+    "in sync": GREEN,
+    "captured": GREEN,
+    "proxy-outbound": GREEN,
+    "proxy-inbound": GREEN,
+    "dns": GREEN,
+    "equal": GREEN,
+    "ready": GREEN,
+    "ok": GREEN,
+    "programmed": GREEN,
+    "unchanged": GREEN,
+    "direct": YELLOW,
+    "cannot be told": YELLOW,
+    "cannot be judged": YELLOW,
+    "consistent, but there is no reference": YELLOW,
+    "not judged": YELLOW,
+    "warning": YELLOW,
+    "drift": RED,
+    "nothing is applied here": RED,
+    "not captured": RED,
+    "broken": RED,
+    "dropped": RED,
+    "redirected": RED,
+    "no route": RED,
+    "NOT ready": RED,
+    "cause": RED,
+    "error": RED,
+    "but the answers do not come back": RED,
+}
+"""What lines begin with that tell how things are."""
+DECIDES = "=> "
+"""Marks the deciding rule on a packet's way."""
+
+
+def columns(stream: TextIO | None = None) -> int | None:
+    """Return how wide a stream is that is a terminal, standard output if none is named; None for any other."""
+    stream = sys.stdout if stream is None else stream
+    if not stream.isatty():
+        return None
+    explicit = os.environ.get("COLUMNS", "")
+    try:
+        width = int(explicit) if explicit.isdecimal() else os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return None
+    return max(width, MIN_WIDTH) if width else None
+
+
+def tell(lines: Iterable[str], hang: int | None = None, stream: TextIO | None = None) -> None:
+    """Print lines for a person; on a terminal they are folded, ``hang`` as in ``folded``, and in colour."""
+    stream = sys.stdout if stream is None else stream
+    width = columns(stream)
+    for line in lines:
+        if width is None:
+            print(line, file=stream)
+            continue
+        first, *more = folded(printable(line), width, hang)  # escapes take room, too
+        print(highlighted(first, stream), file=stream)
+        for each in more:
+            print(painted(each, BOLD if first.lstrip().startswith(DECIDES) else "", stream), file=stream)
+
+
+def highlighted(line: str, stream: TextIO) -> str:
+    """Return a line with its verdict in colour, or all of it if it is the deciding rule."""
+    text = line.lstrip(" #")
+    indentation = line[: len(line) - len(text)]
+    if text.startswith(DECIDES):
+        return indentation + painted(text, BOLD, stream)
+    for end in (":", ",", " "):
+        head, found, rest = text.partition(end)
+        if head in VERDICTS and found:
+            return f"{indentation}{painted(head, VERDICTS[head], stream)}{found}{rest}"
+    return indentation + painted(text, VERDICTS.get(text, ""), stream)

@@ -1,0 +1,165 @@
+"""What a person sees on a terminal of 80 and of 120 columns, of a healthy pod and of broken ones.
+
+The texts are in ``terminal/``. After a change that is meant, run this with CAPTURE_WRITE_TERMINAL=1 and read the
+difference. What differs between two runs has the names of ``docs_examples.NORMALISERS``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from docs_examples import NORMALISERS
+from on_terminal import on_terminal
+from pytest_netns import Namespace, NamespaceFactory
+
+pytestmark = pytest.mark.kernel
+
+PROGRAMS = Path(sys.executable).parent
+TEXTS = Path(__file__).with_name("terminal")
+NAMED = Path("/run/netns/pod")
+WIDTHS = (80, 120)
+NORMALISED = [pattern for name, pattern in NORMALISERS.items() if name != "how lines are broken"]
+BY_RUN = [
+    (r"^\d\d:\d\d:\d\d", "TIME"),
+    (r"\b\d{10}-\d+: not the host's own", "NAMESPACE: not the host's own"),
+    (r"^\d+ more findings", "N more findings"),
+]
+COLOURS = {"\033[31m": "<red>", "\033[32m": "<green>", "\033[33m": "<yellow>", "\033[1m": "<bold>", "\033[0m": "</>"}
+
+LINKS = (
+    "link add eth0 address 02:00:00:00:00:05 type veth peer name peer0 address 02:00:00:00:00:06",
+    "addr add 10.0.0.5/24 dev eth0",
+    "addr add fd00:9::5/64 dev eth0 nodad",
+    "link set peer0 up",
+    "link set eth0 up",
+    "route add default via 10.0.0.1",
+    "route add default via fd00:9::1",
+)
+OUT = "tcp 203.0.113.9:80"
+HEALTHY = (
+    "verify", "dump --family ipv4 --table nat", f"trace {OUT}", f"trace {OUT} --uid 1337", "explain", "why",
+    f"why {OUT}", "doctor", "watch --once --interval 0.1", "diff '-x 10.96.0.0/12' '-x 10.96.0.0/12 -o 5432'",
+    "dumpp", "dump --famly ipv4",
+)  # fmt: skip
+
+
+def shell(pod: Namespace, words: str) -> None:
+    pod.run(shlex.split(words))
+
+
+def second_set(pod: Namespace) -> None:
+    rendered = subprocess.run(
+        [PROGRAMS / "capture", "render", "--backend", "nftables", "-p", "16001"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    pod.run(["nft", "-f", "-"], stdin=rendered.stdout)
+
+
+def nothing(_pod: Namespace) -> None:
+    """The pod is as its options say."""
+
+
+NO_RULE = "iptables-nft -t nat -D ISTIO-OUTPUT -m owner --uid-owner 1337 -j RETURN"
+DNAT = "iptables-nft -t nat -I OUTPUT -d 203.0.113.9 -p tcp -j DNAT --to-destination 10.0.0.99:81"
+BROKEN: dict[str, tuple[str, int | None, Callable[[Namespace], None], tuple[str, ...]]] = {
+    "the proxy runs as another user": ("", 2000, nothing, ("why",)),
+    "a second set": ("", 1337, second_set, ("why", f"why {OUT}")),
+    "a rule is missing": ("", 1337, lambda pod: shell(pod, NO_RULE), ("why", "verify")),
+    "filtered": ("", 1337, lambda pod: shell(pod, "iptables-nft -A INPUT -p tcp --dport 15001 -j DROP"), ("why",)),
+    "no process listens": ("", None, nothing, ("why", "doctor")),
+    "lo is down": ("", 1337, lambda pod: shell(pod, "ip link set lo down"), ("why",)),
+    "the port is left out": ("-o 80", 1337, nothing, ("why", f"why {OUT}")),
+    "IPv6 only": ("--ip-families ipv4", 1337, lambda pod: shell(pod, "ip addr del 10.0.0.5/24 dev eth0"), ("why",)),
+    "DNAT comes first": ("", 1337, lambda pod: shell(pod, DNAT), ("why", "verify", f"trace {OUT}")),
+    "a policy route": ("-m TPROXY", 1337, lambda pod: shell(pod, "ip rule del fwmark 1337"), ("why",)),
+    "nothing is applied": ("none", 1337, nothing, ("why", "verify", "dump")),
+}
+"""Each with the options of the capture, the proxy's user, what breaks it, and the commands of a person who looks."""
+
+
+@pytest.fixture
+def pod(netns: NamespaceFactory) -> Iterator[Namespace]:
+    """A pod whose addresses do not depend on the run, and whose namespace has a name."""
+    pod = netns("pod")
+    pod.ip(*LINKS)
+    NAMED.parent.mkdir(exist_ok=True)
+    NAMED.touch()
+    subprocess.run(["mount", "--bind", pod.path, NAMED], check=True)
+    yield pod
+    subprocess.run(["umount", NAMED], check=True)
+    NAMED.unlink()
+
+
+def prepared(pod: Namespace, options: str, uid: int | None) -> None:
+    """Let a proxy listen, and capture the pod."""
+    if uid is not None:
+        ports = [("::", port) for port in (15001, 15006)] + [("0.0.0.0", port) for port in (15001, 15006)]
+        pod.listener(*ports, label="proxy", uid=uid)
+    if options != "none":
+        pod.run([PROGRAMS / "capture", "apply", "--backend", "iptables", *shlex.split(options)])
+
+
+def seen(words: str, width: int) -> str:
+    """Return a command and what it prints on a terminal, colours as tags; no line may be wider."""
+    command, *rest = shlex.split(words)
+    where = ["--netns", "pod"] if command in {"verify", "dump", "trace", "explain", "why", "doctor", "watch"} else []
+    text, code = on_terminal([str(PROGRAMS / "capture"), command, *where, *rest], width)
+    plain = re.sub(r"\033\[\d*m", "", text)
+    assert [line for line in plain.splitlines() if len(line) > width] == []
+    for sequence, tag in COLOURS.items():
+        text = text.replace(sequence, tag)
+    for pattern, name in (*NORMALISED, *BY_RUN):
+        text = re.sub(pattern, name, text, flags=re.MULTILINE)
+    return f"$ capture {words}    # exit code {code}\n{text}\n"
+
+
+def compare(name: str, width: int, text: str) -> None:
+    path = TEXTS / f"{name.replace(' ', '-')}-{width}.txt"
+    if os.environ.get("CAPTURE_WRITE_TERMINAL"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_healthy_pod(pod: Namespace, width: int) -> None:
+    prepared(pod, "", 1337)
+
+    compare("healthy", width, "\n".join(seen(words, width) for words in HEALTHY))
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_pod_is_told_by_one_command(pod: Namespace, name: str) -> None:
+    options, uid, break_it, commands = BROKEN[name]
+    prepared(pod, options, uid)
+    break_it(pod)
+
+    compare(name, WIDTHS[0], "\n".join(seen(words, WIDTHS[0]) for words in commands))
+
+
+def test_whatever_a_pod_has_in_its_rules_fits(pod: Namespace) -> None:
+    """Long lists, comments and addresses; of both families and both backends."""
+    prepared(pod, "--redirect-dns -x 10.0.0.0/8,2001:db8:aaaa:bbbb:cccc:dddd:eeee:0/112 --rule-comments", 1337)
+    comment = "x" * 100
+    shell(pod, f"ip6tables-nft -t nat -I OUTPUT -d 2001:db8:1:2:3:4:5:6 -m comment --comment {comment} -j ACCEPT")
+    ports = ",".join(str(port) for port in range(10000, 10015))
+    shell(pod, f"iptables-nft -t nat -I OUTPUT -p tcp -m multiport --dports {ports} -j RETURN")
+    for words in (
+        "dump",
+        "verify",
+        "explain",
+        "trace tcp [2001:db8:1:2:3:4:5:6]:80",
+        "why",
+        "watch --once --interval 0.1",
+    ):
+        seen(words, 80)

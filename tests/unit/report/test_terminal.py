@@ -1,0 +1,61 @@
+"""What a person sees: colours and folds on a terminal, plain lines in a pipe."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from on_terminal import on_terminal
+
+LINES = (
+    "drift: 2 differences from the applied configuration",
+    "     nat OUTPUT 1: -p tcp -j ISTIO-OUTPUT",
+    "  => nat ISTIO-REDIRECT 1: -p tcp -j REDIRECT --to-ports 15001   # outbound: to the proxy",
+    "proxy-outbound: it goes to the proxy",
+    "  error   filtered: a comment with \033[2J in it",
+    "driftwood is no verdict",
+)
+CODE = f"""
+from capture.report.output import ended
+from capture.report.terminal import tell
+ended(lambda: tell({LINES!r}) or 0)
+"""
+PROGRAM = [sys.executable, "-c", CODE]
+RED, GREEN, BOLD, END = "\033[31m", "\033[32m", "\033[1m", "\033[0m"
+
+
+def test_on_a_terminal_verdicts_and_the_deciding_rule_are_in_colour() -> None:
+    text, _ = on_terminal(PROGRAM, 80)
+
+    assert text.splitlines() == [
+        f"{RED}drift{END}: 2 differences from the applied configuration",
+        LINES[1],
+        f"  {BOLD}=> nat ISTIO-REDIRECT 1: -p tcp -j REDIRECT --to-ports 15001   # outbound: to{END}",
+        f"{BOLD}       the proxy{END}",
+        f"{GREEN}proxy-outbound{END}: it goes to the proxy",
+        f"  {RED}error{END}   filtered: a comment with \\x1b[2J in it",
+        LINES[5],
+    ]
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_where_colours_are_not_wanted_lines_are_folded_all_the_same(environment: dict[str, str]) -> None:
+    text, _ = on_terminal(PROGRAM, 60, **environment)
+
+    assert "\033" not in text
+    assert all(len(line) <= 60 for line in text.splitlines())
+
+
+def test_columns_beats_the_width_of_the_terminal() -> None:
+    text, _ = on_terminal(PROGRAM, 80, COLUMNS="120")
+
+    assert len(re.sub(r"\033\[\d*m", "", text).splitlines()) == len(LINES)
+
+
+def test_in_a_pipe_lines_are_whole_and_plain() -> None:
+    done = subprocess.run(PROGRAM, capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines() == [line.replace("\033", "\\x1b") for line in LINES]
