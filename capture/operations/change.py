@@ -147,8 +147,6 @@ def _apply(
         if routes.remove(existing.stale_routes, desired) or restored:
             changed = True
             journal.commit()
-    if desired.loopback_addresses and not routes.takes_ipv6_addresses():
-        warnings.append(routes.NO_IPV6_ON_LO)
     remarks = filter(None, (link_local_note(config.families, facts.pod_addresses()),))
     return Applied(
         changed, target, config, desired, (*warnings, *losses, *_impediments(desired), *lock.warnings), tuple(remarks)
@@ -197,11 +195,13 @@ def _restore(switches: tuple[Sysctl, ...]) -> bool:
 
 def _impediments(desired: Ruleset) -> list[str]:
     """Return warnings about what loses captured packets although the rules are in place."""
+    is_without = bool(desired.loopback_addresses) and not routes.takes_ipv6_addresses()
+    lost = [routes.NO_IPV6_ON_LO] if is_without else []
     if not desired.policy_routes and routes.is_lo_up():
-        return []
+        return lost
     from capture.state.impediments import impediments  # TPROXY, or something is wrong
 
-    return [f"{found.says}. {found.remedy}" for found in impediments(desired)]
+    return [*lost, *(f"{found.says}. {found.remedy}" for found in impediments(desired))]
 
 
 def _read_existing(target: Decision, live_sets: Iterable[Leftover], desired: Ruleset) -> Existing:
