@@ -25,7 +25,7 @@ from cni.agent.examination import CAPTURED, UNKNOWN, Finding
 from cni.agent.kernel_events import EVERYWHERE, KernelEvents
 from cni.agent.runtime import RuntimeSilentError
 from cni.agent.sandboxes import Sandboxes
-from cni.decision import first_line, reason_by_name
+from cni.decision import PROGRAMS_ITSELF, first_line, reason_by_name, warnings_about
 from cni.pod import Identity
 from cni.pod_object import from_object, is_the_same
 from cni.protocol import CniError
@@ -33,7 +33,7 @@ from cni.protocol import CniError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from capture.settings.settings import Settings
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from cni.agent.health import Health
     from cni.agent.journal import Journal
     from cni.agent.pods import Pods
-    from cni.agent.runtime import Runtime
+    from cni.agent.runtime import Runtime, Sandbox
     from cni.agent.sandboxes import Place
     from cni.conf import Configuration
 
@@ -112,6 +112,8 @@ class Audit:
         self.sandboxes = Sandboxes(runtime)
         self.pods, self.configuration = pods, configuration
         self.health, self.journal, self.on_change = health, journal, on_change
+        self.on_warnings: Callable[[Sandbox, Sequence[str]], None] = lambda _sandbox, _warnings: None
+        """Told, at each look at a pod, what its owner should know."""
         self.known: dict[str, Audited] = {}
         self._seen_pods = -1
         self._hears = self._has_forgotten = False
@@ -187,6 +189,9 @@ class Audit:
             settings = settings_of(described, self.configuration.settings)
         except (CaptureError, CniError) as error:
             return Finding(UNKNOWN, error.message), NOTHING, pod
+        of_pod = settings.warnings[len(self.configuration.settings.warnings) :]
+        about_capture = (*described.escapes, *of_pod) if line in (None, PROGRAMS_ITSELF) else ()
+        self.on_warnings(sandbox, (*about_capture, *warnings_about(described, line)))
         if line:
             return Finding(LEFT_ALONE, line.reason), NOTHING, pod
         return (*self._diagnosed(place, settings, known, is_starting=_is_starting(pod), is_changed=is_changed), pod)

@@ -56,6 +56,17 @@ def test_an_event_about_a_pod(server: FakeKubernetes, client: Client) -> None:
     assert len(event["message"]) == 1024
 
 
+def test_an_event_about_a_node(server: FakeKubernetes, client: Client) -> None:
+    assert events.on_node(client, "node-1", "CaptureNotInstalled", "no runtime")
+    [(path, event)] = server.posted
+    assert path == "/api/v1/namespaces/default/events"
+    assert event["involvedObject"] == {"kind": "Node", "name": "node-1", "uid": "node-1"}
+    assert event["metadata"] == {"generateName": "capture-", "namespace": "default"}
+    assert (event["reason"], event["message"], event["type"]) == ("CaptureNotInstalled", "no runtime", "Warning")
+    assert (event["source"], event["count"]) == ({"component": "capture-agent"}, 1)
+    assert event["firstTimestamp"] == event["lastTimestamp"]
+
+
 def test_an_event_that_nobody_takes_is_no_error(server: FakeKubernetes, client: Client) -> None:
     server.always(fake_kubernetes.status(403))
     assert not events.on_node(client, "node-1", "CaptureListRewritten", "again")
