@@ -277,11 +277,11 @@ def test_another_namespace_by_path_and_by_process(netns: NamespaceFactory) -> No
 
     run(here, "capture", "apply", "--pid", str(process.pid))
 
-    assert "nothing of ours" in run(here, "capture", "dump").stderr
+    assert "no rules of the capture" in run(here, "capture", "dump").stderr
     assert "ISTIO-OUTPUT" in run(there, "capture", "dump").stdout
     assert "ISTIO-OUTPUT" in run(here, "capture", "dump", "--netns", f"/proc/{process.pid}/ns/net").stdout
     run(here, "capture", "clean", "--netns", f"/proc/{process.pid}/ns/net")
-    assert "nothing of ours" in run(there, "capture", "dump").stderr
+    assert "no rules of the capture" in run(there, "capture", "dump").stderr
 
 
 # --- apply, dump, verify, clean --------------------------------------------------------------------
