@@ -494,7 +494,7 @@ def test_doctor_sees_rules_of_ours_in_two_places(netns: NamespaceFactory) -> Non
     told = run(namespace, "capture", "doctor", code=4).stdout
 
     assert "second-set" in told
-    assert "there are several sets of rules, where one is right" in told
+    assert "there are several sets of capture rules; one is right" in told
     assert "a second set of capture rules is in iptables nft" in run(namespace, "capture", "verify", code=4).stdout
 
 
