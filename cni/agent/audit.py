@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 SWEEP = 60.0
 """Seconds between looks at all pods."""
-FULL = 600.0
+FULL = 1200.0
 """Seconds after which a pod is diagnosed again although nothing seems to have changed."""
 TICK = 1.0
 SETTLE = 0.2
@@ -116,6 +116,7 @@ class Audit:
         self._seen_pods = -1
         self._hears = self._has_forgotten = False
         self._bad: set[str] = set()
+        self._meant: dict[str, tuple[dict[str, Any], Settings | Finding]] = {}
         self._awaited: dict[tuple[str, str], int] = {}
         self._postponed: set[str] = set()
         self._allowed: dict[str, tuple[float, float]] = {}
@@ -181,15 +182,25 @@ class Audit:
         pod = self.pods.get(sandbox.namespace, sandbox.name)
         if pod is None or not is_the_same(identity, pod):
             return Finding(UNKNOWN, "the API server has not told of the pod yet"), NOTHING, None
+        settings = self._settings(identity, pod)
+        if isinstance(settings, Finding):
+            return settings, NOTHING, pod
+        return (*self._diagnosed(place, settings, known, is_starting=_is_starting(pod), is_changed=is_changed), pod)
+
+    def _settings(self, identity: Identity, pod: dict[str, Any]) -> Settings | Finding:
+        """Return what the pod's object asks for, or its state where it asks for no capture; read once of an object."""
+        of, meant = self._meant.get(identity.uid, (None, None))
+        if of is pod and meant is not None:
+            return meant
         try:
             described = from_object(identity, pod)
             line = first_line(described)
             settings = settings_of(described, self.configuration.settings)
+            meant = Finding(LEFT_ALONE, line.reason) if line else settings
         except (CaptureError, CniError) as error:
-            return Finding(UNKNOWN, error.message), NOTHING, pod
-        if line:
-            return Finding(LEFT_ALONE, line.reason), NOTHING, pod
-        return (*self._diagnosed(place, settings, known, is_starting=_is_starting(pod), is_changed=is_changed), pod)
+            meant = Finding(UNKNOWN, error.message)
+        self._meant[identity.uid] = pod, meant
+        return meant
 
     def _diagnosed(
         self, place: Place, settings: Settings, known: Audited | None, *, is_starting: bool, is_changed: bool
@@ -266,6 +277,8 @@ class Audit:
         self.known = {known: audited for known, audited in self.known.items() if known in running}
         self._allowed = {known: allowed for known, allowed in self._allowed.items() if known in running}
         self._bad &= running
+        uids = {place.sandbox.uid for place in places}
+        self._meant = {uid: meant for uid, meant in self._meant.items() if uid in uids}
         self._has_forgotten = True
 
     def _publish(self, started: float) -> None:
