@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from capture.analysis.causes import FAMILY_NAMES, Capture, Cause, causes_of_pod, causes_of_proxy
-from capture.analysis.connection import Ways, causes_of_connection
-from capture.analysis.filters import filtered
+from capture.analysis.connection import Ways, causes_of_connection, dropped
 from capture.analysis.pod_network import NO_WAY_OUT
 from capture.backends import detect
-from capture.backends.nftables.foreign import read_filters
 from capture.errors import CaptureError
 from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.ruleset import LoopbackAddress
 from capture.model.values import Value
 from capture.operations import host_of, trace, verify
-from capture.operations.everyday import circle, filtered_connections, rule_of
+from capture.operations.everyday import circle, rule_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from capture.analysis.causes import PodFacts
+    from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
     from capture.model.packet import Packet
     from capture.model.ruleset import PolicyRoute
@@ -78,13 +77,10 @@ def why(packet: Packet | None = None, settings: Settings | None = None, namespac
             return Diagnosis(packet, None, (*causes, _no_rules()))
         if packet is None:
             causes += causes_of_proxy(facts, capture)
-            causes += filtered_connections(facts)
-            notes: list[Cause] = []
             explicit = settings or (recorded.settings if recorded else None)
-            if explicit:
-                verified = verify(settings, prefer_recorded=settings is None)
-                causes += _drift(verified)
-                notes += _left_out(explicit, verified)
+            verified = verify(settings, prefer_recorded=settings is None)
+            causes += _drift(verified)
+            notes = _left_out(explicit, verified) if explicit else ()
             return Diagnosis(None, None, tuple(dict.fromkeys(causes)), tuple(notes))
         return _of_connection(packet, settings, recorded, facts, capture, causes)
 
@@ -115,7 +111,6 @@ def _of_connection(
         live,
         trace(packet, explicit) if explicit else None,
         live.packet.out_interface != NO_WAY_OUT,
-        filtered(live, read_filters()),
     )
     found = [*causes, *causes_of_connection(ways, facts, capture), *circle(live, capture)]
     if packet.in_interface is not None and explicit is not None:
@@ -162,23 +157,7 @@ def _drift(verified: Verified) -> Iterator[Cause]:
             "Run `capture apply` again, or recreate the pod; `capture verify` has every difference.",
             f"{own[0].table} {own[0].chain}",
         )
-    foreign = {
-        f"{found.table} {found.chain}": rule_of(found.rule, found.family)
-        for found in reversed(verified.differences)
-        if not found.is_ours
-    }
-    foreign |= {
-        f"{found.foreign_chain.table} {found.foreign_chain.entry.name}": (found.rule and found.rule.why)
-        or rule_of(found.rule)
-        for found in reversed(verified.obstacles)
-    }
-    for where, rule in foreign.items():
-        yield Cause(
-            "foreign-rule",
-            f"a foreign rule precedes ours and diverts captured traffic: {rule}",
-            "Remove it, or let its program put it behind ours; `capture verify` has the packets that it diverts.",
-            where,
-        )
+    yield from _diverted(verified)
     for other in verified.others:
         place = " ".join(filter(None, (other.where.backend, other.where.variant)))
         yield Cause(
@@ -190,6 +169,40 @@ def _drift(verified: Verified) -> Iterator[Cause]:
     for need in verified.missing:
         yield _missing(need)
     yield from _impeded(verified.impediments)
+
+
+def _diverted(verified: Verified) -> Iterator[Cause]:
+    """Yield foreign rules by what they do to captured packets: drop them, or lead them past the proxy."""
+    effects = [found.effect for found in verified.differences if not found.is_ours]
+    for effect in (*effects, *(found.effect for found in verified.obstacles)):
+        if effect is not None and _is_dropping(effect):
+            yield dropped(effect.after)
+    for where, rule in _foreign_rules(verified).items():
+        yield Cause(
+            "foreign-rule",
+            f"a foreign rule precedes ours and diverts captured traffic: {rule}",
+            "Remove it, or let its program put it behind ours; `capture verify` has the packets that it diverts.",
+            where,
+        )
+
+
+def _foreign_rules(verified: Verified) -> dict[str, str]:
+    """Return the first foreign rule of each chain that diverts captured packets and does not drop them, in words."""
+    found = {
+        f"{each.table} {each.chain}": rule_of(each.rule, each.family)
+        for each in reversed(verified.differences)
+        if not each.is_ours and not _is_dropping(each.effect)
+    }
+    return found | {
+        f"{each.foreign_chain.table} {each.foreign_chain.entry.name}": (each.rule and each.rule.why)
+        or rule_of(each.rule)
+        for each in reversed(verified.obstacles)
+        if not _is_dropping(each.effect)
+    }
+
+
+def _is_dropping(effect: Effect | None) -> bool:
+    return effect is not None and effect.is_certain and effect.after.outcome == "dropped"
 
 
 def _left_out(settings: Settings, verified: Verified) -> Iterator[Cause]:

@@ -135,11 +135,13 @@ class Agent:
             self.health.note(audit=f"off: missing capability {', '.join(lacking)}" if lacking else "off")
             return None
         from cni.agent.audit import Audit
+        from cni.agent.pod_warnings import Warnings
         from cni.agent.repair import Repair
 
         self.health.note(audit="on")
         configuration = conf.parse(self.installation.entry())
         audit = Audit(self.runtime, self.pods, configuration, self.health, self.journal)
+        audit.on_warnings = Warnings(self.client, self.journal)
         audit.on_change = Repair(self.options, configuration, self.client, self.health, self.journal, audit.look)
         return audit
 
