@@ -22,7 +22,7 @@ MEANING = {
     "imports": "modules, ours and Python's",
     "decide": "configuration, the pod's annotations, settings",
     "build": "what is true in the pod; its rules",
-    "look": "which backend, and what stands there",
+    "look": "which backend, and which rules are live",
     "commit": "rules, in the kernel's terms, written in one transaction",
     "verify": "read back and compared to the byte",
     "rest": "the protocol, the record, the address on lo",

@@ -31,7 +31,19 @@ if TYPE_CHECKING:
     )
     from capture.model.packet import Packet
     from capture.model.ruleset import Ruleset
-    from capture.operations import Applied, Dumped, LiveSet, Verified, apply, clean, dump, render, trace_packet, verify
+    from capture.operations import (
+        Applied,
+        Dumped,
+        LiveSet,
+        Verified,
+        apply,
+        captured_connections,
+        clean,
+        dump,
+        render,
+        trace_packet,
+        verify,
+    )
     from capture.settings.host import PodFromInside, PodFromOutside
     from capture.settings.keywords import make_settings
     from capture.settings.settings import Settings
@@ -58,6 +70,7 @@ _HOMES = {
         "LiveSet",
         "Verified",
         "apply",
+        "captured_connections",
         "clean",
         "dump",
         "render",
@@ -93,6 +106,7 @@ __all__ = [
     "ValidationError",
     "Verified",
     "apply",
+    "captured_connections",
     "clean",
     "dump",
     "make_settings",

@@ -5,6 +5,7 @@ Standard output gets one JSON object or nothing, whatever happens. Modules are i
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # typeshed lacks it; `signal` wraps it into enumerations, for a millisecond
 import gc
 import os
 import sys
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import NoReturn
 
+STDIN_DEADLINE = 10
+"""Seconds for a runtime to send the network configuration, which takes it milliseconds."""
 KNOWN_ARGUMENTS = ("K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_UID", "K8S_POD_INFRA_CONTAINER_ID")
 
 
@@ -71,13 +74,28 @@ def _work(request: Request) -> None:
 
 
 def _read_stdin() -> bytes:
+    """Return what the runtime sends until it closes the stream; it has STDIN_DEADLINE seconds for that."""
     received = b""
+    _signal.signal(_signal.SIGALRM, _give_up_on_stdin)  # a poll(2) would cost the import of select
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGALRM,))
+    _signal.alarm(STDIN_DEADLINE)
     try:
         while len(received) <= STDIN_LIMIT and (chunk := _read_some()):
             received += chunk
     except OSError as error:
         raise CniError(IO_FAILURE, f"standard input cannot be read: {error.strerror}") from None
+    finally:
+        _signal.alarm(0)
     return received
+
+
+def _give_up_on_stdin(_number: int, _frame: object) -> NoReturn:
+    raise CniError(
+        IO_FAILURE,
+        f"standard input was not closed within {STDIN_DEADLINE} seconds",
+        "A runtime sends the network configuration and closes the stream. When you call the plugin by hand, let it read"
+        " a file: `capture-cni < FILE`.",
+    )
 
 
 def _read_some() -> bytes:

@@ -48,6 +48,10 @@ CNI_CODES = (
         explanation="Input is longer than any configuration, a stream is closed, or the node's disk refuses.",
         remedies=(
             (
+                "`standard input was not closed ...`",
+                "The runtime hangs, or the plugin was called by hand: `capture-cni < FILE`.",
+            ),
+            (
                 "`standard input is longer than ...`",
                 "Look for what a program has added to the network configuration list.",
             ),
@@ -188,7 +192,7 @@ CNI_CODES = (
         code=codes.POD_NOT_FOUND,
         means="the API server does not have this pod",
         programs=ADD,
-        explanation="It was asked until the deadline. It has no pod of this name, or one with another UID.",
+        explanation="The plugin asked until its deadline. It has no pod of this name, or one with another UID.",
         remedies=(
             ("the pod was deleted meanwhile", "Nothing to do."),
             ("every pod of the node", "`server` in the kubeconfig is another cluster's."),

@@ -176,7 +176,7 @@ def install(
         choice=choice,
         replaced=(istio_cni.TYPE,) if upstream and not upstream.stays else (),
     )
-    warnings += upstream.notes if upstream else ()
+    warnings += upstream.notes if upstream else _rivals(conf_path)
     warn(warnings)
     say_changes(map(str, changes), form, "unchanged: the plugin and its entry are in place", warnings)
     return 0
@@ -245,6 +245,14 @@ def _paths(runtime: Runtime, bin_dir: str | None, conf_dir: str | None) -> tuple
     return os.path.abspath(bin_dir or [*writable, *runtime.bin_dirs][0]), os.path.abspath(conf_dir or runtime.conf_dir)
 
 
+def _rivals(conf_dir: str) -> list[str]:
+    """Return a warning if Istio's plugin captures pods, too, by another list of this node."""
+    from capture.cli.doctor.neighbours import BOTH_REMEDY, CONFIGURATIONS, both_capture, capturing_plugins
+
+    both = both_capture(capturing_plugins(tuple(dict.fromkeys((conf_dir, *CONFIGURATIONS)))))
+    return [f"{both}. {BOTH_REMEDY}"] if both else []
+
+
 def _upstream(conf_dir: str, choice: Choice) -> istio_cni.Upstream | None:
     """Return what Istio's plugin is told in the list that will have our entry; errors are told by installing."""
     try:
@@ -296,7 +304,9 @@ def installed_plugin() -> str:
     beside = [os.path.join(directory, PLUGIN) for directory in (_bundle(), _own_directory()) if directory]
     found = next((path for path in beside if os.access(path, os.X_OK)), None) or shutil.which(PLUGIN)
     if not found:
-        raise click.UsageError(f"there is no {PLUGIN} beside this program or in PATH; name it with --plugin PATH")
+        raise click.UsageError(
+            f"there is no {PLUGIN} in this program's directory or in PATH; name it with --plugin PATH"
+        )
     return found
 
 

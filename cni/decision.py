@@ -88,8 +88,10 @@ def _has_no_status(pod: Pod) -> bool:
 
 REFUSES_INJECTION = Line(f"{INJECT} says false", _refuses_injection)
 
+PROGRAMS_ITSELF = Line(f"its container {INIT_CONTAINER} writes the rules", _programs_itself)
+
 LINES = (
-    Line(f"its container {INIT_CONTAINER} writes the rules", _programs_itself),
+    PROGRAMS_ITSELF,
     Line(f"its proxy runs no Envoy ({DISABLE_ENVOY})", _runs_no_envoy),
     Line(f"it belongs to the ambient mesh ({DATAPLANE_MODE}), whose traffic ztunnel redirects", _is_ambient),
     Line(f"it has no container {PROXY_CONTAINER}", _has_no_proxy),

@@ -65,7 +65,7 @@ def after_others(network: Network, entry: dict[str, Any], replaced: Container[st
     """Return the plugins with the entry. Raises InstallError if there is none that makes the network."""
     plugins = with_entry(network.plugins, entry, replaced)
     if len(plugins) == 1:
-        raise unexpected(network.path, f"a plugin that makes the network, for {PLUGIN} to stand behind")
+        raise unexpected(network.path, f"a plugin that makes the network, before {PLUGIN}")
     return plugins
 
 

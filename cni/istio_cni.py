@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from capture.cli.doctor.neighbours import ISTIO
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from cni.networks import Network
 
-TYPE = "istio-cni"
+TYPE = ISTIO
 KUBECONFIG = "istio-cni-kubeconfig"
 LEVELS = {"debug": "debug", "info": "info", "warn": "warn", "error": "error", "fatal": "error", "none": "error"}
 

@@ -109,6 +109,7 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
         journal.info("left alone", reason=reason)
         _remember(request, decisions.LEFT_ALONE, reason)
         return
+    _warn_of_full_table(journal)
     with journal.step("apply"):
         applied, is_kept = _apply(request, settings)
     for warning in applied.warnings:
@@ -186,6 +187,22 @@ def _wanted(request: Request, configuration: Configuration, journal: Log) -> tup
     for warning in pod.escapes:
         journal.warn(warning)
     return settings, ""
+
+
+def _warn_of_full_table(journal: Log) -> None:
+    """Log that the node's table of connections is full: what the pod sends or gets through the node is dropped then."""
+    from capture.state.tracked import read_counts
+
+    tracked, most = read_counts()
+    if tracked <= most // 2:
+        return
+    from capture.analysis.causes import is_nearly_full  # most nodes track few connections
+
+    if is_nearly_full(tracked, most):
+        journal.warn(
+            f"the node's conntrack table is full: {tracked} of {most} connections. Connections of the pod may fail:"
+            " raise net.netfilter.nf_conntrack_max on the node"
+        )
 
 
 def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:

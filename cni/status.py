@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 
+from capture.cli.doctor.neighbours import BOTH_REMEDY, ISTIO, both_capture, capturing_plugins
 from capture.model.values import Value
 from capture.state.json_text import JsonError, decode, encode
-from cni import istio_cni, kubernetes, trial
+from cni import kubernetes, trial
 from cni.conf import KUBERNETES
 from cni.entries import as_list
 from cni.networks import PLUGIN, Candidate, candidates, choose
@@ -110,9 +111,9 @@ def _about_list(found: list[Candidate], chosen: Chosen, taken: Network | None, c
     yield Finding("network", "entry", "ok", says)
     if position == 0:
         yield Finding("network", "order", "error", f"no plugin before {PLUGIN} makes the network", INSTALL)
-    if istio_cni.read(taken) is not None:
-        says = f"{istio_cni.TYPE} is in the same list: both write rules"
-        yield Finding("network", istio_cni.TYPE, "warning", says, "Remove Istio's own CNI DaemonSet.")
+    both = both_capture(capturing_plugins((conf_dir,)))
+    if both:
+        yield Finding("network", ISTIO, "warning", both, BOTH_REMEDY)
     yield from _about_own_list(found, taken)
 
 

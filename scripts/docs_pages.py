@@ -110,8 +110,9 @@ def _command_page(words: str, command: click.Command) -> str:
 
 
 def _block(text: str) -> str:
-    lines = [line.strip() for line in text.strip("\n").splitlines()]
-    return "\n".join(("```text", *lines, "```\n"))
+    """Return examples as what root types; a test runs them."""
+    lines = [f"# {line.strip()}" for line in text.strip("\n").splitlines()]
+    return "\n".join(("```console", *lines, "```\n"))
 
 
 def _prose(text: str) -> str:

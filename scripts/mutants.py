@@ -2,21 +2,23 @@
 
 The sample is drawn by the commit, so that a run can be repeated and the next commit tries other places. Each mutant is
 written into a copy of the tree and meets the unit and property tests of its package, its own module's first, in a child
-of a process that has loaded pytest. Tests that take far longer than without the change have noticed it.
+of a process that has loaded pytest. Tests that use far more of a processor than without the change have noticed it;
+pytest's own time limit ends those that wait.
 ``equivalent_mutants.txt`` has those that change nothing, each with its reason.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +33,15 @@ PYTEST = (
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # hypothesis is loaded before pytest starts
 )
 UNPRIVILEGED = 65534  # a mutant may do anything with files
+PR_SET_DUMPABLE, CLONE_NEWUSER = 4, 0x10000000  # linux/prctl.h, linux/sched.h
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Area:
-    """Modules of one kind, and the tests without a kernel that speak of them all."""
+    """Modules of one kind, and the tests without a kernel that speak of them all.
+
+    Modules that talk to a kernel or to processes, and the kernel's numbers, are tested by those: not here.
+    """
 
     name: str
     modules: tuple[str, ...]
@@ -52,55 +58,52 @@ class Area:
         return [*([str(own)] if (ROOT / own).exists() else []), *self.tests]
 
 
-def _under(folder: str, names: str) -> tuple[str, ...]:
-    return tuple(f"{folder}/{name}.py" for name in names.split())
+def _area(name: str, modules: str, tests: str) -> Area:
+    """Return an area of modules in one folder each, ``FOLDER: NAME NAME ...``, and of tests, where * is all."""
+    paths = []
+    for part in modules.split(";"):
+        folder, _, names = part.partition(":")
+        paths += [f"{folder.strip()}/{each}.py" for each in names.split()]
+    return Area(name=name, modules=tuple(paths), tests=tuple(f"tests/{each}" for each in tests.split()))
 
 
 AREAS = (
-    Area(
-        name="rules",
-        modules=("capture/rules/*.py",),
-        tests=("tests/unit/rules", "tests/property/test_core_rules.py"),
+    _area("rules", "capture/rules: *", "unit/rules property/test_core_rules.py"),
+    _area(
+        "analysis",
+        "capture/analysis: *",
+        "unit/analysis property/test_core_canonical.py property/test_core_compare.py",
     ),
-    Area(
-        name="analysis",
-        modules=("capture/analysis/*.py",),
-        tests=("tests/unit/analysis", "tests/property/test_core_canonical.py", "tests/property/test_core_compare.py"),
+    _area(
+        "iptables",
+        "capture/backends/iptables: render parse restore_text plan entries"
+        " xt_encode xt_decode xt_layouts xt_changes xt_tables xt_words",
+        "unit/backends/iptables property/test_iptables_text.py property/test_iptables_plan.py"
+        " property/test_xt_round_trip.py",
     ),
-    Area(
-        name="iptables",
-        modules=_under(
-            "capture/backends/iptables",
-            "render parse restore_text plan xt_encode xt_decode xt_layouts xt_exact xt_changes xt_tables xt_words",
-        ),
-        tests=(
-            "tests/unit/backends/iptables",
-            *_under("tests/property", "test_iptables_text test_iptables_plan test_xt_round_trip"),
-        ),
+    _area(
+        "nftables",
+        "capture/backends/nf_tables: expressions hooks;"
+        "capture/backends/nftables: encode decode sets comparisons lift lower text names plan",
+        "unit/backends/nftables property/test_nftables_round_trip.py",
     ),
-    Area(
-        name="nftables",
-        modules=(
-            "capture/backends/nf_tables/*.py",
-            *_under(
-                "capture/backends/nftables", "encode decode sets comparisons exact lift lower text names foreign plan"
-            ),
-        ),
-        tests=("tests/unit/backends/nftables", *_under("tests/property", "test_nftables_round_trip")),
+    _area(
+        "decision",
+        "cni: decision pod pod_object sources conf attachments",
+        "unit/cni/test_decision.py unit/cni/test_pod.py unit/cni/test_pod_object.py unit/cni/test_sources.py"
+        " unit/cni/test_conf.py unit/cni/test_attachments.py",
     ),
-    Area(
-        name="decision",
-        modules=_under("cni", "decision pod pod_object sources conf attachments"),
-        tests=_under(
-            "tests/unit/cni", "test_decision test_pod test_pod_object test_sources test_conf test_attachments"
-        ),
+    _area(
+        "settings",
+        "capture/settings: *",
+        "unit/settings property/test_core_settings.py unit/report/test_documentation.py",
     ),
-    Area(
-        name="settings",
-        modules=("capture/settings/*.py",),
-        tests=("tests/unit/settings", "tests/property/test_core_settings.py"),
+    _area(
+        "agent",
+        "cni/agent: api commands credentials directories events fight handover health installation journal kubectl"
+        " log_follower options pods protobuf reflector repair server status_text taint uninstall",
+        "unit/cni/agent",
     ),
-    Area(name="agent", modules=("cni/agent/*.py",), tests=("tests/unit/cni/agent",)),
 )
 
 
@@ -111,10 +114,18 @@ def main() -> int:
     sample = [
         (area, mutant) for area in areas for file in area.files() for mutant in _drawn(file, options.seed, options.size)
     ]
+    random.Random(options.seed).shuffle(sample)  # noqa: S311 - so that a part of a run is a fair one
     print(f"{len(sample)} mutants of {len(areas)} areas, drawn by {options.seed}", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
-        lives = _Trial(Path(directory), options.jobs, areas).survivors(sample)
-    return _report(sample, lives)
+        trial = _Trial(Path(directory), options.jobs, areas)
+        try:
+            trial.run(sample)
+        except KeyboardInterrupt:
+            print(f"interrupted after {len(trial.tried)}")
+            for pid in trial.running:
+                os.killpg(pid, signal.SIGKILL)
+    return _report(trial.tried)
 
 
 def _options() -> argparse.Namespace:
@@ -133,20 +144,31 @@ def _commit() -> str:
 
 
 def _drawn(file: str, seed: str, size: int) -> list[Mutant]:
-    known = {tuple(line.split(" | ")[:4]) for line in EQUIVALENT.read_text(encoding="utf-8").splitlines()}
-    mutants = [each for each in mutants_of(file, (ROOT / file).read_text(encoding="utf-8")) if each.key not in known]
-    return random.Random(f"{seed} {file}").sample(mutants, min(size, len(mutants)))  # noqa: S311 - a sample, no secret
+    known = {key for key in _equivalent() if key[0] == file}
+    mutants = mutants_of(file, (ROOT / file).read_text(encoding="utf-8"))
+    if gone := known - {each.key for each in mutants}:
+        sys.exit(f"{EQUIVALENT.name}: no such mutant: {gone}")
+    drawn = [each for each in mutants if each.key not in known]
+    return random.Random(f"{seed} {file}").sample(drawn, min(size, len(drawn)))  # noqa: S311 - a sample, no secret
+
+
+def _equivalent() -> set[tuple[str, ...]]:
+    """Return the keys of mutants that change nothing; the last column is the reason."""
+    lines = EQUIVALENT.read_text(encoding="utf-8").splitlines()
+    return {tuple(line.split(" | ")[:4]) for line in lines if line and not line.startswith("#")}
 
 
 class _Trial:
-    """Copies of the tree, one for each process, in which tests run beside each other."""
+    """Copies of the tree, one for each process, in which tests run at the same time."""
 
     def __init__(self, directory: Path, jobs: int, areas: list[Area]) -> None:
         self.free = [directory / str(number) for number in range(jobs)]
-        self.running: dict[int, tuple[Path, Area, Mutant, float]] = {}
-        self.seconds: dict[str, float] = {}
-        self.survivors_so_far: list[Mutant] = []
-        self.tries = 0
+        self.running: dict[int, tuple[Path, Area, Mutant, str]] = {}
+        """By process id: where a mutant is tried, and what its module is without the change."""
+        self.limits: dict[str, int] = {}
+        self.tried: list[tuple[Area, Mutant, bool]] = []
+        """Mutants with whether a test noticed each."""
+        self.versions = 0
         directory.chmod(0o755)
         files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
         for copy in self.free:
@@ -155,57 +177,46 @@ class _Trial:
                 shutil.copy2(ROOT / name, copy / name)
             if os.geteuid() == 0:
                 subprocess.run(["chown", "-R", str(UNPRIVILEGED), str(copy)], check=True)
-            for area in areas:
-                self._time(area, copy)
+        for area in areas:
+            self.limits[area.name] = 5 * self._seconds(area) + 10
 
-    def _time(self, area: Area, copy: Path) -> None:
-        """Run the area's tests without a change: they have to pass, and what they take is what they may take."""
-        started = time.monotonic()
-        status = os.waitpid(_run(copy, list(area.tests)), 0)[1]
+    def _seconds(self, area: Area) -> int:
+        """Return what the area's tests take of a processor without a change; they have to pass."""
+        _, status, used = os.wait4(_run(self.free[0], list(area.tests), 600), 0)
         if status:
             sys.exit(f"the tests of {area.name} fail without any change: pytest {' '.join(area.tests)}")
-        self.seconds[area.name] = time.monotonic() - started
+        return int(used.ru_utime + used.ru_stime)
 
-    def survivors(self, sample: list[tuple[Area, Mutant]]) -> list[Mutant]:
-        """Return the mutants that no test noticed."""
+    def run(self, sample: list[tuple[Area, Mutant]]) -> None:
+        """Try the mutants; what came of each is in ``tried``, also when this is interrupted."""
         for area, mutant in sample:
-            while not self.free:
+            if not self.free:
                 self._wait()
-            self._start(self.free.pop(), area, mutant)
+            copy = self.free.pop()
+            original = (copy / mutant.path).read_text(encoding="utf-8")
+            self._write(copy, mutant.path, mutant.source)
+            self.running[_run(copy, area.tests_of(mutant.path), self.limits[area.name])] = copy, area, mutant, original
         while self.running:
             self._wait()
-        return self.survivors_so_far
-
-    def _start(self, copy: Path, area: Area, mutant: Mutant) -> None:
-        self._write(copy, mutant.path, mutant.source)
-        limit = time.monotonic() + 5 * self.seconds[area.name] + 10
-        self.running[_run(copy, area.tests_of(mutant.path))] = copy, area, mutant, limit
 
     def _write(self, copy: Path, path: str, source: str) -> None:
         """Write a module, each time a second later, because compiled modules are told by the second."""
-        self.tries += 1
+        self.versions += 1
         (copy / path).write_text(source, encoding="utf-8")
-        os.utime(copy / path, (self.tries, self.tries))
+        os.utime(copy / path, (self.versions, self.versions))
 
     def _wait(self) -> None:
-        """Let a child end, or end one that takes too long."""
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid not in self.running:
-            for each, (*_, limit) in self.running.items():
-                if time.monotonic() > limit:
-                    os.killpg(each, signal.SIGKILL)
-            time.sleep(0.02)
-            return
-        copy, _, mutant, _ = self.running.pop(pid)
-        self._write(copy, mutant.path, (ROOT / mutant.path).read_text(encoding="utf-8"))
+        pid, status = os.wait()
+        copy, area, mutant, original = self.running.pop(pid)
+        self._write(copy, mutant.path, original)
         self.free.append(copy)
+        self.tried.append((area, mutant, status != 0))
         if status == 0:
-            self.survivors_so_far.append(mutant)
             print(f"survives: {mutant}", flush=True)
 
 
-def _run(copy: Path, tests: list[str]) -> int:
-    """Start pytest in a child, in a session of its own; return its process id."""
+def _run(copy: Path, tests: list[str], limit: int) -> int:
+    """Start pytest in a child that may use so many seconds of a processor; return its process id."""
     import pytest  # loaded once, for all children, as is what it loads
     from hypothesis.configuration import set_hypothesis_home_dir
 
@@ -213,10 +224,9 @@ def _run(copy: Path, tests: list[str]) -> int:
     if pid:
         return pid
     os.setsid()
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
     if os.geteuid() == 0:
-        os.setgroups([])
-        os.setgid(UNPRIVILEGED)
-        os.setuid(UNPRIVILEGED)
+        _give_up_root()
     os.chdir(copy)
     set_hypothesis_home_dir(copy / ".hypothesis")
     os.environ.update(PYTHONPATH=str(copy), HOME=str(copy))
@@ -226,28 +236,36 @@ def _run(copy: Path, tests: list[str]) -> int:
         os.dup2(quiet, number)
     status = 1
     try:
-        status = pytest.main([*PYTEST, *tests])
+        status = pytest.main([*PYTEST, f"--basetemp={copy}/.pytest", *tests])
     finally:
         os._exit(status)
 
 
-def _report(sample: list[tuple[Area, Mutant]], survivors: list[Mutant]) -> int:
-    """Print what was killed, by module and by area; return 1 if that is too little."""
-    living = Counter(mutant.path for mutant in survivors)
-    by_file, by_area, lost = Counter[str](), Counter[str](), Counter[str]()
-    for area, mutant in sample:
-        by_file[mutant.path] += 1
-        by_area[area.name] += 1
-        lost[area.name] += mutant in survivors
-    for file, number in by_file.items():
-        print(f"{number - living[file]:4} of {number:3}  {file}")
-    failed = len(survivors) > (1 - LEAST_OVERALL) * len(sample)
-    for name, number in by_area.items():
-        share = 1 - lost[name] / number
-        failed = failed or share < LEAST_OF_AN_AREA
-        print(f"{name:10} {number - lost[name]:5} of {number:5}  {share:6.1%}")
-    print(f"all        {len(sample) - len(survivors):5} of {len(sample):5}  {1 - len(survivors) / len(sample):6.1%}")
-    return int(failed)
+def _give_up_root() -> None:
+    """Become root of a user namespace of its own, and nothing to the files of this machine."""
+    libc = ctypes.CDLL(None)
+    os.setgroups([])
+    os.setgid(UNPRIVILEGED)
+    os.setuid(UNPRIVILEGED)
+    libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # else /proc/self belongs to root
+    libc.unshare(CLONE_NEWUSER)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {UNPRIVILEGED} 1"), ("gid_map", f"0 {UNPRIVILEGED} 1")):
+        Path("/proc/self", name).write_text(text, encoding="ascii")
+
+
+def _report(tried: list[tuple[Area, Mutant, bool]]) -> int:
+    """Print what was noticed, by module and by area; return 1 if that is too little."""
+    is_enough = True
+    for least, names in (
+        (0.0, [mutant.path for _, mutant, _ in tried]),
+        (LEAST_OF_AN_AREA, [area.name for area, _, _ in tried]),
+        (LEAST_OVERALL, ["all"] * len(tried)),
+    ):
+        noticed = Counter(name for name, (*_, is_noticed) in zip(names, tried, strict=True) if is_noticed)
+        for name, number in Counter(names).items():
+            print(f"{noticed[name]:5} of {number:5}  {noticed[name] / number:6.1%}  {name}")
+            is_enough = is_enough and noticed[name] / number >= least
+    return 0 if is_enough else 1
 
 
 if __name__ == "__main__":

@@ -130,8 +130,12 @@ def _of_expression(node: ast.expr) -> Iterator[ast.expr]:
         case ast.IfExp(body=body, orelse=orelse):
             yield _with(node, body=orelse, orelse=body)
         case ast.Call(args=[first, second, *others]) if ast.dump(first) != ast.dump(second):
-            if not any(isinstance(argument, ast.Starred) for argument in (first, second)):
+            if not any(isinstance(argument, ast.Starred) for argument in (first, second)) and not _commutes(node):
                 yield _with(node, args=[second, first, *others])
+
+
+def _commutes(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Name) and call.func.id in ("min", "max")
 
 
 def _of_statement(node: ast.stmt) -> ast.stmt | None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 capture sidecar --filename mesh.yaml --filename services.yaml --pod default/productpage > envoy.json
 kubectl get services,endpointslices,pods -o yaml | capture sidecar --filename - --pod default/productpage
-capture sidecar --pid 4711 --filename services.yaml --endpoints /run/envoy/endpoints > envoy.json
+capture sidecar --pid 4711 --filename services.yaml --endpoints /etc/envoy/endpoints > envoy.json
 capture sidecar -m TPROXY --redirect-dns --capture-all-dns --resolver 10.96.0.10
 """
 

@@ -25,8 +25,16 @@ CAPTURE = "/usr/libexec/istio-capture/capture"
 
 def pods(cluster: Cluster) -> list[dict[str, Any]]:
     """Return what the agent knows of the pods of its node."""
-    told = cluster.in_agent(CAPTURE, "node", "pods", "--format", "json", check=False)
-    found: list[dict[str, Any]] = json.loads(told.splitlines()[0])["pods"]
+    found: list[dict[str, Any]] = first_object(
+        cluster.in_agent(CAPTURE, "node", "pods", "--format", "json", check=False)
+    )["pods"]
+    return found
+
+
+def first_object(printed: str) -> dict[str, Any]:
+    """Return the JSON object with which a text begins, or which comes after other words; {} if there is none."""
+    _, brace, rest = printed.partition("{")
+    found: dict[str, Any] = json.JSONDecoder().raw_decode(brace + rest)[0] if brace else {}
     return found
 
 

@@ -106,7 +106,7 @@ READ_ONLY = """\
 | SELinux enforcing | `seLinuxType: spc_t` of the chart |
 | arm64 | nothing in the agent depends on the machine |
 | GKE, EKS, AKS, OpenShift, k3s, MicroK8s, Talos | directories and sockets of the chart's platforms |
-| cgroup v2, kubelet 1.35 and later | this machine has the controllers of version 1 |
+| cgroup v2, kubelet 1.35 and later | the controllers of the machine are in hierarchies of version 1 |
 | several nodes | |
 """
 

@@ -119,7 +119,7 @@ def normalised(text: str) -> str:
 
 def is_printed(shown: str, printed: str) -> bool:
     """Return whether a text is what a page shows of it; ``[...]`` there is anything."""
-    parts = normalised(shown).split("[...]")
+    parts = [part.strip() for part in normalised(shown).split("[...]")]
     return re.search(".*?".join(map(re.escape, parts)), normalised(printed), re.DOTALL) is not None
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         "no-rules", "rule-missing", "foreign-rule", "second-set", "nat-first", "excluded", "proxy-user",
         "proxy-wrong-user", "proxy-mode", "not-listening", "filtered", "family-not-captured", "dns-not-captured",
         "not-tcp", "no-route", "route-missing", "policy-route", "sysctl", "lo-down", "interface-missing", "left-alone",
-        "translated-before", "conntrack-full", "privileged",
+        "translated-before", "conntrack-full", "privileged", "ingress-filter",
     ]  # fmt: skip
 
 AF: dict[Family, int] = {IPV4: AF_INET, IPV6: AF_INET6}
@@ -73,6 +73,8 @@ class PodFacts(Value):
     gid_of: dict[int, int]
     tracked: int = 0
     max_tracked: int = 0
+    diverted: tuple[tuple[str, str], ...] = ()
+    """Pairs of interfaces: what comes in by the first, filters send to the second, before any rule."""
 
 
 # --- the whole pod -------------------------------------------------------------------------------
@@ -96,13 +98,26 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
                 "Correct --istio-exclude-interfaces, or the annotation excludeInterfaces.",
                 name,
             )
-    if facts.max_tracked and facts.tracked >= NEARLY_FULL * facts.max_tracked:
+    for name, target in facts.diverted:
+        yield Cause(
+            "ingress-filter",
+            f"a filter (tc) sends what comes in by {name} to {target}, before any rule: so does Kata Containers, whose"
+            " pods have a network stack in a virtual machine",
+            "Leave the pod out of the mesh, or run it with a runtime that uses the pod's network namespace.",
+            name,
+        )
+    if is_nearly_full(facts.tracked, facts.max_tracked):
         yield Cause(
             "conntrack-full",
             f"the conntrack table is full: {facts.tracked} of {facts.max_tracked} connections",
             "Raise net.netfilter.nf_conntrack_max on the node; a captured connection takes two entries.",
             "net.netfilter.nf_conntrack_max",
         )
+
+
+def is_nearly_full(tracked: int, max_tracked: int) -> bool:
+    """Return whether so many connections are tracked that new ones fail soon; not if the limit is unknown."""
+    return max_tracked > 0 and tracked >= NEARLY_FULL * max_tracked
 
 
 def causes_of_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:

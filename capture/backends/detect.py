@@ -92,7 +92,7 @@ def leftovers() -> tuple[Leftover, ...]:
     """Return where sets of ours are in the namespace we are in. Raise PrivilegeError if we may not know."""
     facts = gather(NETLINK)
     if facts.nf_tables is None:
-        raise PrivilegeError("read which rules stand in this network namespace")
+        raise PrivilegeError("list the rules of this network namespace")
     return find_leftovers(facts)
 
 
@@ -107,10 +107,10 @@ def without_kernel(request: Request) -> Decision:
     """
     backend = requested_backend(request)
     if backend == "nftables":
-        return Decision("nftables", request.driver or "netlink", "", "asked for")
+        return Decision("nftables", request.driver or "netlink", "", "requested")
     variant: Variant = "legacy" if request.variant == "legacy" or request.driver == "iptc" else "nft"
     driver = request.driver or next(driver for driver in DRIVERS["iptables"] if variant in VARIANTS_OF[driver])
-    return Decision("iptables", driver, variant, "asked for" if backend else "the default")
+    return Decision("iptables", driver, variant, "requested" if backend else "the default")
 
 
 # --- the decision --------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def choose(facts: Facts, request: Request) -> Decision:
     """Return the way to take, from facts and a request. Pure; raises as ``decide``."""
     backend = requested_backend(request)
     if backend == "nftables":
-        return _nftables(facts, request.driver or "netlink", "asked for")
+        return _nftables(facts, request.driver or "netlink", "requested")
     if not backend and not facts.own_users and facts.nf_tables and not _has_own_in_iptables(facts):
         return _nftables(facts, request.driver or "netlink", OTHER_USERS)
     obstacles: dict[tuple[str, str], list[str]] = {}
@@ -174,12 +174,12 @@ def _variants_in_order(facts: Facts) -> list[Variant]:
 
 def _why_variant(facts: Facts, request: Request, variant: Variant) -> str:
     if request.variant:
-        return "asked for"
+        return "requested"
     if facts.uses(variant, ours=True):
-        return f"rules of ours stand in iptables-{variant}"
+        return f"our rules are in iptables-{variant}"
     if facts.uses(variant):
-        return f"rules stand in iptables-{variant}"
-    return f"iptables-{variant} can be used, and no rules stand in the other variant"
+        return f"rules are in iptables-{variant}"
+    return f"iptables-{variant} can be used, and the other variant has no rules"
 
 
 def _obstacle(facts: Facts, driver: str, variant: Variant, *, certain: bool) -> str | None:
@@ -260,7 +260,7 @@ PLACES: tuple[Place, ...] = ("nft", "legacy", "native")
 
 
 def _leftover(facts: Facts, place: Place, families: tuple[str, ...], spellings: tuple[Spelling, ...]) -> Leftover:
-    reason = "chains of ours stand there"
+    reason = "our chains are there"
     if place == "native":
         return Leftover("nftables", "netlink", "", reason, families=families, spellings=spellings)
     if place == "nft":

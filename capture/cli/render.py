@@ -38,9 +38,9 @@ capture render --backend iptables --family ipv6 | ip6tables-restore --test
 def render(ctx: click.Context, family: Family | None, form: str) -> None:
     """Print what would be sent to the kernel for an empty network namespace.
 
-    For both backends, unless one is asked for. Needs no privilege and asks no kernel. Headings are comments, so that
-    the output for one backend (and for iptables: of one family) can be piped to iptables-restore, ip6tables-restore
-    or nft.
+    For both backends, or for the one that --backend names. It needs no privilege and uses no kernel. Headings are
+    comments, so that the output for one backend (and for iptables: of one family) can be piped to iptables-restore,
+    ip6tables-restore or nft.
     """
     settings = explicit(ctx)
     config, warnings = resolve(settings, AnyPod())

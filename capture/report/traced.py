@@ -20,7 +20,7 @@ OUTCOMES = {
     "dns": "goes to the agent's name server on port {port}",
     "dropped": "is dropped",
     "redirected": "is redirected to port {port} by a foreign rule",
-    "no-route": "has no route: the connection fails before any rule is asked",
+    "no-route": "has no route: the connection fails before the first rule",
 }
 
 
@@ -73,7 +73,7 @@ def in_words(traced: Trace) -> Iterator[str]:
 def _verdict(traced: Trace) -> str:
     if traced.outcome == "no-route":
         where = address_text(traced.packet.family, traced.packet.destination.first)
-        return f"no route: the namespace has none to {where}, so the connection fails before any rule is asked"
+        return f"no route: the namespace has none to {where}, so the connection fails before the first rule"
     if traced.translated is not None:
         return f"{fate_in_words(traced.fate).replace('direct to', 'direct, to')}, which is not the proxy"
     transparent = ", its addresses unchanged" if traced.transparent else ""

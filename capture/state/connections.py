@@ -102,12 +102,12 @@ def track(first: Ruleset | None = None) -> tuple[str, ...]:
                 _forget_redirected(netfilter, _where_to([first])[0])
             refused = conntrack.put_entries(netfilter, entries)
     except CaptureError as error:
-        return (f"connections that stand now may be cut: {error.message} (modules tcp_diag, nf_conntrack_netlink)",)
+        return (f"existing connections may be cut: {error.message} (modules tcp_diag, nf_conntrack_netlink)",)
     lost = [refusal for refusal in refused if refusal.errno not in ANSWERED]
     if not lost:
         return ()
     reason = "conntrack's table is full" if lost[0].errno == errno.ENOMEM else os.strerror(lost[0].errno)
-    return (f"{len(lost)} of {len(entries)} connections that stand now may be cut: they cannot be tracked: {reason}",)
+    return (f"{len(lost)} of {len(entries)} existing connections may be cut: they cannot be tracked: {reason}",)
 
 
 def _forget_redirected(netfilter: NetlinkSocket, ports: frozenset[int]) -> None:

@@ -10,23 +10,26 @@ from capture.model.addresses import parse_address
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, open_sock_diag, read_listeners
+from capture.netlink.traffic_control import read_redirects
+from capture.state.tracked import read_counts
 from capture.state.user_namespace import foreign_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from capture.analysis.causes import Capture
+    from capture.netlink.interfaces import Link
     from capture.netlink.sock_diag import Listener
+    from capture.netlink.sockets import NetlinkSocket
     from capture.state.user_namespace import IdMaps
-
-CONNTRACK = "/proc/sys/net/netfilter/nf_conntrack_"
 
 
 def read_facts(capture: Capture) -> PodFacts:
     """Return the facts of the namespace we are in; what the kernel does not tell is left out."""
     with open_route() as route:
         links = tuple(read_links(route))
+        found = diverted(route, links)
         addresses = [address for address in read_addresses(route) if address.interface != LOOPBACK_INDEX]
     parsed = (parse_address(address.address) for address in addresses)
     ids = foreign_ids()
@@ -41,8 +44,19 @@ def read_facts(capture: Capture) -> PodFacts:
         tuple(address for address in parsed if not address.is_link_local),
         listeners,
         _groups_of(strangers, ids),
-        _number("count"),
-        _number("max"),
+        *read_counts(),
+        found,
+    )
+
+
+def diverted(route: NetlinkSocket, links: Sequence[Link]) -> tuple[tuple[str, str], ...]:
+    """Return which interfaces have a filter that sends elsewhere what comes in, and where to."""
+    names = {link.index: link.name for link in links}
+    return tuple(
+        (link.name, names.get(target, f"interface {target}"))
+        for link in links
+        if not link.is_loopback
+        for target in dict.fromkeys(read_redirects(route, link.index))
     )
 
 
@@ -56,14 +70,6 @@ def _listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
     except CaptureError:
         return None
     return tuple(found if ids is None else (each.replace(uid=ids.user_inside(each.uid)) for each in found))
-
-
-def _number(name: str) -> int:
-    try:
-        with open(f"{CONNTRACK}{name}", encoding="ascii") as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return 0
 
 
 def _groups_of(sockets: set[int], ids: IdMaps | None) -> dict[int, int]:

@@ -25,7 +25,7 @@ from cni.agent.examination import CAPTURED, UNKNOWN, Finding
 from cni.agent.kernel_events import EVERYWHERE, KernelEvents
 from cni.agent.runtime import RuntimeSilentError
 from cni.agent.sandboxes import Sandboxes
-from cni.decision import first_line, reason_by_name
+from cni.decision import PROGRAMS_ITSELF, first_line, reason_by_name, warnings_about
 from cni.pod import Identity
 from cni.pod_object import from_object, is_the_same
 from cni.protocol import CniError
@@ -33,7 +33,7 @@ from cni.protocol import CniError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from capture.settings.settings import Settings
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from cni.agent.health import Health
     from cni.agent.journal import Journal
     from cni.agent.pods import Pods
-    from cni.agent.runtime import Runtime
+    from cni.agent.runtime import Runtime, Sandbox
     from cni.agent.sandboxes import Place
     from cni.conf import Configuration
 
 SWEEP = 60.0
 """Seconds between looks at all pods."""
-FULL = 600.0
+FULL = 1200.0
 """Seconds after which a pod is diagnosed again although nothing seems to have changed."""
 TICK = 1.0
 SETTLE = 0.2
@@ -93,6 +93,14 @@ class Sight(Value):
     diagnosed: float
 
 
+class Meant(Value):
+    """What a pod's object asks for, and what its owner should know."""
+
+    pod: dict[str, Any]
+    settings: Settings | Finding
+    warnings: tuple[str, ...] = ()
+
+
 NOTHING = Sight((), (), None, 0.0)
 """A pod whose namespace is of no interest."""
 
@@ -112,10 +120,13 @@ class Audit:
         self.sandboxes = Sandboxes(runtime)
         self.pods, self.configuration = pods, configuration
         self.health, self.journal, self.on_change = health, journal, on_change
+        self.on_warnings: Callable[[Sandbox, Sequence[str]], None] = lambda _sandbox, _warnings: None
+        """Told, at each look at a pod, what its owner should know."""
         self.known: dict[str, Audited] = {}
         self._seen_pods = -1
         self._hears = self._has_forgotten = False
         self._bad: set[str] = set()
+        self._meant: dict[str, Meant] = {}
         self._awaited: dict[tuple[str, str], int] = {}
         self._postponed: set[str] = set()
         self._allowed: dict[str, tuple[float, float]] = {}
@@ -181,15 +192,30 @@ class Audit:
         pod = self.pods.get(sandbox.namespace, sandbox.name)
         if pod is None or not is_the_same(identity, pod):
             return Finding(UNKNOWN, "the API server has not told of the pod yet"), NOTHING, None
+        settings = self._settings(sandbox, identity, pod)
+        if isinstance(settings, Finding):
+            return settings, NOTHING, pod
+        return (*self._diagnosed(place, settings, known, is_starting=_is_starting(pod), is_changed=is_changed), pod)
+
+    def _settings(self, sandbox: Sandbox, identity: Identity, pod: dict[str, Any]) -> Settings | Finding:
+        """Return what the pod's object asks for, or its state where it asks for no capture; read once of an object."""
+        meant = self._meant.get(identity.uid)
+        if meant is None or meant.pod is not pod:
+            meant = self._meant[identity.uid] = self._read(identity, pod)
+        self.on_warnings(sandbox, meant.warnings)
+        return meant.settings
+
+    def _read(self, identity: Identity, pod: dict[str, Any]) -> Meant:
         try:
             described = from_object(identity, pod)
             line = first_line(described)
             settings = settings_of(described, self.configuration.settings)
         except (CaptureError, CniError) as error:
-            return Finding(UNKNOWN, error.message), NOTHING, pod
-        if line:
-            return Finding(LEFT_ALONE, line.reason), NOTHING, pod
-        return (*self._diagnosed(place, settings, known, is_starting=_is_starting(pod), is_changed=is_changed), pod)
+            return Meant(pod, Finding(UNKNOWN, error.message))
+        of_pod = settings.warnings[len(self.configuration.settings.warnings) :]
+        about_capture = (*described.escapes, *of_pod) if line in (None, PROGRAMS_ITSELF) else ()
+        warnings = (*about_capture, *warnings_about(described, line))
+        return Meant(pod, Finding(LEFT_ALONE, line.reason) if line else settings, warnings)
 
     def _diagnosed(
         self, place: Place, settings: Settings, known: Audited | None, *, is_starting: bool, is_changed: bool
@@ -266,6 +292,8 @@ class Audit:
         self.known = {known: audited for known, audited in self.known.items() if known in running}
         self._allowed = {known: allowed for known, allowed in self._allowed.items() if known in running}
         self._bad &= running
+        uids = {place.sandbox.uid for place in places}
+        self._meant = {uid: meant for uid, meant in self._meant.items() if uid in uids}
         self._has_forgotten = True
 
     def _publish(self, started: float) -> None:

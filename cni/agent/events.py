@@ -8,12 +8,22 @@ from cni.agent import api
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Literal
 
     from lightkube import Client
 
+    Outcome = Literal["published", "known", "refused", "unreachable"]
+
 NAMESPACE_OF_NODES = "default"
 """Where Events about objects without a namespace are kept."""
+PUBLISHED: Outcome = "published"
+KNOWN: Outcome = "known"
+REFUSED: Outcome = "refused"
+UNREACHABLE: Outcome = "unreachable"
+CONFLICT, SERVER_ERROR = 409, 500
+"""HTTP status for a name that is taken, and the first for what the server cannot now (RFC 9110, 15.5.10 and 15.6)."""
+PASSING = (0, 429)
+"""No answer, and too many requests (RFC 6585)."""
 MESSAGE_LIMIT = 1024
 """Characters (core/v1 validation of ``message``)."""
 
@@ -29,13 +39,36 @@ def on_pod(client: Client, pod: dict[str, str], reason: str, message: str, kind:
     return _publish(client, about, pod["namespace"], reason, message, kind)
 
 
+def once_on_pod(client: Client, pod: dict[str, str], name: str, reason: str, message: str) -> Outcome:
+    """Publish an Event of this name about a pod, and return what became of it; a second one of the name is refused."""
+    about = {"kind": "Pod", "apiVersion": "v1"} | pod
+    event = _event(about, {"name": name, "namespace": pod["namespace"]}, reason, message)
+    try:
+        client.create(event, namespace=pod["namespace"])
+    except api.Unreachable as error:
+        code = api.code_of(error)
+        if code == CONFLICT:
+            return KNOWN
+        return UNREACHABLE if code in PASSING or code >= SERVER_ERROR else REFUSED
+    return PUBLISHED
+
+
 def _publish(
     client: Client, about: dict[str, str], namespace: str, reason: str, message: str, kind: str = "Warning"
 ) -> bool:
+    event = _event(about, {"generateName": "capture-", "namespace": namespace}, reason, message, kind)
+    try:
+        client.create(event, namespace=namespace)
+    except api.Unreachable:  # an Event is a help: the state is in the status and the metrics, too
+        return False
+    return True
+
+
+def _event(about: dict[str, str], metadata: dict[str, str], reason: str, message: str, kind: str = "Warning") -> Any:
     now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    event: Any = api.Event.from_dict(
+    return api.Event.from_dict(
         {
-            "metadata": {"generateName": "capture-", "namespace": namespace},
+            "metadata": metadata,
             "involvedObject": about,
             "reason": reason,
             "message": message[:MESSAGE_LIMIT],
@@ -46,8 +79,3 @@ def _publish(
             "count": 1,
         }
     )
-    try:
-        client.create(event, namespace=namespace)
-    except api.Unreachable:  # an Event is a help: the state is in the status and the metrics, too
-        return False
-    return True

@@ -24,6 +24,7 @@ from capture.netlink.sock_diag import open_sock_diag, read_owners
 from capture.netlink.sockets import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
 from capture.operations.diagnosis import why
 from capture.state import record, routes
+from capture.state.facts import diverted
 from capture.state.netns import Entered, tour
 
 TYPE_CHECKING = False
@@ -45,7 +46,7 @@ KERNELS_TABLES = (RT_TABLE_MAIN, RT_TABLE_LOCAL)
 """Whose routes come and go with addresses."""
 OF_THE_PROXY = ("not-listening",)
 """Causes that are no fault while a pod starts."""
-SPECIFIC = ("lo-down", "no-rules", "second-set")
+SPECIFIC = ("lo-down", "ingress-filter", "no-rules", "second-set")
 """Causes that have others as their consequences, and so are told first."""
 
 
@@ -71,27 +72,29 @@ def signature(path: str, ports: Iterable[int]) -> tuple[tuple[object, ...], Owne
 
 
 def network(path: str) -> tuple[object, ...]:
-    """Return what is another value when addresses, interfaces, policy rules or their routes have changed.
+    """Return what is another value when addresses, interfaces, their filters, policy rules or routes have changed.
 
     Raises CaptureError.
     """
     with Entered(path), NetlinkSocket.open(NETLINK_ROUTE, "look at addresses and routes") as route:
         addresses = tuple((each.address, each.interface) for each in read_addresses(route))
-        links = tuple((each.index, each.name, each.is_up) for each in read_links(route))
+        found = read_links(route)
+        links = tuple((each.index, each.name, each.is_up) for each in found)
+        filters = diverted(route, found)
         rules = tuple(route.dump(RTM_GETRULE, bytes(FIB_RULE_HDR_SIZE), "look at policy rules"))
         routes_of_rules = tuple(
             (body[0], body[1], body[TABLE_OFFSET])
             for body in route.dump(RTM_GETROUTE, bytes(RTMSG_SIZE), "look at routes")
             if body[TABLE_OFFSET] not in KERNELS_TABLES
         )
-    return addresses, links, rules, routes_of_rules
+    return addresses, links, filters, rules, routes_of_rules
 
 
 def changed_owners(known: Mapping[str, Owners]) -> list[str]:
     """Return the namespaces, of these, in which others listen than are known; those that have gone are left out."""
     changed = []
     for path in tour(known):
-        asked = _once_each(known[path])
+        asked = _first(known[path])
         try:
             with open_sock_diag() as diag:
                 if read_owners(diag, asked) != asked:
@@ -101,9 +104,10 @@ def changed_owners(known: Mapping[str, Owners]) -> list[str]:
     return changed
 
 
-def _once_each(owners: Owners) -> Owners:
-    """Return one family of each port: a proxy that ends or changes does so in both."""
-    return {key: owner for key, owner in owners.items() if key[0] == AF_INET or (AF_INET, key[1]) not in owners}
+def _first(owners: Owners) -> Owners:
+    """Return one of them: a proxy that ends, or is another one, is so on all ports and in both families."""
+    key = min(owners)
+    return {key: owners[key]}
 
 
 def diagnose(path: str, settings: Settings, *, is_starting: bool) -> Finding:

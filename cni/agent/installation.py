@@ -18,6 +18,7 @@ from cni.agent import credentials, rivals
 from cni.agent.directories import Directories
 from cni.agent.fight import Fight
 from cni.agent.runtime import RuntimeSilentError
+from cni.agent.writers import Writers
 from cni.conf import POD_SOURCES, RUNTIME
 from cni.install import PLUGIN, Change
 from cni.protocol import SUPPORTED_VERSIONS
@@ -63,6 +64,7 @@ class Installation:
         self.directories = Directories(
             [options.conf_dir, options.bin_dir, options.service_account, os.path.dirname(options.socket)]
         )
+        self.writers = Writers()
         self._plugin: tuple[int, ...] = ()
         self._restore_at = 0.0
         self._was_in_place = False
@@ -83,6 +85,7 @@ class Installation:
     def turn(self, now: float) -> None:
         """Look at everything once, and mend what is not as it should be."""
         self._keep_entry(now)  # first: between a rival's rewrite and this, pods run uncaptured
+        self.writers.watch(self.options.conf_dir)
         self._renew_credentials()
         self._keep_plugin()
         self._keep_entry(now)
@@ -206,7 +209,7 @@ class Installation:
         self._restore_at = now + pause
         if not pause:
             self._enter(now)
-        rival = rivals.name(self.options.conf_dir)
+        rival = rivals.name(self.options.conf_dir, self.writers)
         self.health.count("list_rewrites", rival)
         self.health.note(lost=time.time(), rival=rival)
         self.journal.warn("another program rewrote the network configuration", rival=rival, pause_seconds=pause)

@@ -73,7 +73,12 @@ class Agent:
             signal.signal(number, self._end)
         leaving.stay()
         sys.setswitchinterval(SWITCH_INTERVAL)
-        answers = {"pod": self._answer_pod, "status": lambda _question: self.status(), "pods": self._answer_pods}
+        answers = {
+            "pod": self._answer_pod,
+            "pods": self._answer_pods,
+            "status": lambda _question: self.status(),
+            "probe": lambda _question: {"ready": self.health.is_ready, "live": self.health.is_live},
+        }
         server = Server(self.options.socket, answers)
         self._start_threads()
         self.journal.info("started", node=self.options.node, runtime=self.runtime.socket if self.runtime else "")
@@ -130,11 +135,13 @@ class Agent:
             self.health.note(audit=f"off: missing capability {', '.join(lacking)}" if lacking else "off")
             return None
         from cni.agent.audit import Audit
+        from cni.agent.pod_warnings import Warnings
         from cni.agent.repair import Repair
 
         self.health.note(audit="on")
         configuration = conf.parse(self.installation.entry())
         audit = Audit(self.runtime, self.pods, configuration, self.health, self.journal)
+        audit.on_warnings = Warnings(self.client, self.journal)
         audit.on_change = Repair(self.options, configuration, self.client, self.health, self.journal, audit.look)
         return audit
 

@@ -1,7 +1,7 @@
-"""Which program rewrote the network configuration, as far as that can be told afterwards.
+"""Which program rewrote the network configuration.
 
-The kernel does not record who wrote a file. A process that has the directory or a file in it open is the best answer;
-else the type of the list's first plugin names the network that it belongs to.
+The kernel names the process that wrote, where it is in sight (``writers``). Else the type of the list's first plugin
+names the network that the list belongs to.
 """
 
 from __future__ import annotations
@@ -11,12 +11,26 @@ import os
 from capture.errors import CaptureError
 from cni import install as installer
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni.agent.writers import Writers
+
 UNKNOWN = "an unknown program"
 
 
-def name(conf_dir: str) -> str:
+def name(conf_dir: str, writers: Writers) -> str:
     """Return the program's name, or what its list says about it."""
-    return _process_with_files_in(conf_dir) or _owner_of_list(conf_dir) or UNKNOWN
+    named = (_command(process) for process in reversed(writers.since()))
+    return next(filter(None, named), "") or _owner_of_list(conf_dir) or UNKNOWN
+
+
+def _command(process: int) -> str:
+    """Return what a process is called (proc(5)); "" if it has ended."""
+    try:
+        with open(f"/proc/{process}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def _owner_of_list(conf_dir: str) -> str:
@@ -27,30 +41,3 @@ def _owner_of_list(conf_dir: str) -> str:
     if network is None:
         return ""
     return f"the owner of {os.path.basename(network.path)} (plugin {network.plugins[0].get('type', '?')})"
-
-
-def _process_with_files_in(conf_dir: str) -> str:
-    own = str(os.getpid())
-    for process in filter(str.isdecimal, os.listdir("/proc")):
-        if process != own and _has_open(process, conf_dir):
-            try:
-                with open(f"/proc/{process}/comm", encoding="utf-8", errors="replace") as file:
-                    return f"{file.read().strip()} (process {process})"
-            except OSError:
-                continue
-    return ""
-
-
-def _has_open(process: str, conf_dir: str) -> bool:
-    folder = f"/proc/{process}/fd"
-    try:
-        return any(_target(f"{folder}/{each}").startswith(f"{conf_dir}/") for each in os.listdir(folder))
-    except OSError:
-        return False
-
-
-def _target(link: str) -> str:
-    try:
-        return os.readlink(link)
-    except OSError:
-        return ""

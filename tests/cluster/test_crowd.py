@@ -6,7 +6,6 @@ cores would be busy with five hundred real pods for longer than that. The agent 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import cluster_builds as builds
+from cluster_agent import first_object
 from kubernetes_cluster import NAMESPACE, ROOT
 from kubernetes_node import KubernetesNode
 from pytest_netns import require
@@ -105,7 +105,7 @@ class Crowded(KubernetesNode):
 
     def states(self) -> dict[str, list[str]]:
         told = self.run([BUNDLE / "capture", "node", "status", "--format", "json"], check=False)
-        found: dict[str, list[str]] = json.loads(told).get("pod_states") or {} if told.startswith("{") else {}
+        found: dict[str, list[str]] = first_object(told).get("pod_states") or {}
         return found
 
     def captured(self) -> int:

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 import cluster_builds as builds
-from cluster_agent import event, wait_for
+from cluster_agent import CAPTURE, event, first_object, wait_for
 from cluster_pods import deployment, pod
 from kubernetes_cluster import NAMESPACE, ROOT, Cluster
 from kubernetes_node import LIST, NAME
@@ -43,12 +43,7 @@ def ready(cluster: Cluster, *names: str, seconds: int = 120) -> None:
 
 
 def status(cluster: Cluster) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(
-        cluster.in_agent("/usr/libexec/istio-capture/capture", "node", "status", "--format", "json", check=False)
-        .strip()
-        .splitlines()[0]
-    )
-    return told
+    return first_object(cluster.in_agent(CAPTURE, "node", "status", "--format", "json", check=False))
 
 
 def test_loaded(cluster: Cluster) -> None:
@@ -131,29 +126,50 @@ def test_daemons_die(cluster: Cluster) -> None:
     cluster.kubectl("delete", "pod", "survivor", "--wait")
 
 
-def start_hundred(cluster: Cluster, name: str, trouble: Callable[[threading.Event], None]) -> float:
-    """Start a hundred pods of the mesh, two a second, while there is trouble; return how long the slowest took.
+class Starts(NamedTuple):
+    """Seconds from a pod's creation to its readiness, by kubelet's word: the slowest, and the slowest yardstick.
 
-    Every one has to be captured. Seconds are kubelet's: from the object's creation to its readiness.
+    The yardstick is pods of the node's network that start in between, with which no plugin has to do.
     """
+
+    slowest: float
+    yardstick: float
+
+    def __str__(self) -> str:
+        return f"at most {self.slowest:.0f} s; pods of the node's network: {self.yardstick:.0f} s"
+
+    @property
+    def are_quick(self) -> bool:
+        """Whether none took longer than 10 s, or than others on a machine that is busy."""
+        return self.slowest <= max(10, 1.5 * self.yardstick + 1)
+
+
+def start_hundred(cluster: Cluster, name: str, trouble: Callable[[threading.Event], None]) -> Starts:
+    """Start a hundred pods of the mesh, two a second, while there is trouble. Every one has to be captured."""
     names = [f"{name}-{number}" for number in range(100)]
     stop = threading.Event()
     troubling = threading.Thread(target=trouble, args=(stop,))
     troubling.start()
     try:
-        for each in names:
+        for number, each in enumerate(names):
             begun = time.monotonic()
-            cluster.apply(quiet(each, labels={"batch": name}))
+            made = [quiet(each, labels={"batch": name, "kind": "mesh"})]
+            if number % 5 == 0:
+                labels = {"batch": name, "kind": "yardstick"}
+                made.append(quiet(f"{each}-host", mesh=False, hostNetwork=True, labels=labels))
+            cluster.apply(*made)
             time.sleep(max(0.0, begun + 0.5 - time.monotonic()))
         ready(cluster, "-l", f"batch={name}")
     finally:
         stop.set()
         troubling.join()
-    pods = cluster.get("pods", "-l", f"batch={name}")["items"]
     assert {decisions(cluster).get(each) for each in names} == {"captured"}
-    slowest = max(map(seconds_to_start, pods))
+    seconds = {
+        kind: max(map(seconds_to_start, cluster.get("pods", "-l", f"batch={name},kind={kind}")["items"]))
+        for kind in ("mesh", "yardstick")
+    }
     cluster.kubectl("delete", "pod", "-l", f"batch={name}", "--grace-period=1", "--wait", timeout=200)
-    return slowest
+    return Starts(seconds["mesh"], seconds["yardstick"])
 
 
 def seconds_to_start(made: dict[str, Any]) -> float:
@@ -177,11 +193,11 @@ def test_agent_killed(cluster: Cluster, record_property: Callable[[str, object],
             cluster.run(["pkill", "-KILL", "-f", "capture node agent"], check=False)
 
     try:
-        slowest = start_hundred(cluster, "hurried", kill)
+        starts = start_hundred(cluster, "hurried", kill)
     finally:
         restart_agent(cluster)
-    record_property("measured", f"at most {slowest:.0f} s")
-    assert slowest <= 10
+    record_property("measured", str(starts))
+    assert starts.are_quick, starts
 
 
 def test_update(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
@@ -202,9 +218,9 @@ def test_update(cluster: Cluster, record_property: Callable[[str, object], None]
             cluster.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/capture-agent", "--timeout=120s")
         looker.join()
 
-    slowest = start_hundred(cluster, "updated", update)
-    record_property("measured", f"at most {slowest:.0f} s")
-    assert (gone, slowest <= 10) == ([], True), slowest
+    starts = start_hundred(cluster, "updated", update)
+    record_property("measured", str(starts))
+    assert (gone, starts.are_quick) == ([], True), starts
 
 
 ROTATE = """
@@ -235,11 +251,11 @@ def test_rotation(cluster: Cluster, record_property: Callable[[str, object], Non
     written = cluster.disk / "etc-cni" / "istio-capture" / "token"
     cluster.install("cni.podSources={kubernetes}")
     try:
-        slowest = start_hundred(cluster, "rotated", rotate)
+        starts = start_hundred(cluster, "rotated", rotate)
     finally:
         cluster.install()
-    record_property("measured", f"{len(tokens)} tokens, at most {slowest:.0f} s")
-    assert (len(tokens) > 2, slowest <= 10) == (True, True), (len(tokens), slowest)
+    record_property("measured", f"{len(tokens)} tokens; {starts}")
+    assert (len(tokens) > 5, starts.are_quick) == (True, True), starts
 
 
 def has(path: Path, text: str) -> bool:
@@ -269,9 +285,7 @@ def test_api_server_away(cluster: Cluster) -> None:
 
 def status_by_socket(cluster: Cluster) -> dict[str, Any]:
     """Ask the agent on the node itself: kubectl exec needs the API server."""
-    told = cluster.run([ROOT / ".venv/bin/capture", "node", "status", "--format", "json"], check=False)
-    answer: dict[str, Any] = json.loads(told.splitlines()[0]) if told.startswith("{") else {}
-    return answer
+    return first_object(cluster.run([ROOT / ".venv/bin/capture", "node", "status", "--format", "json"], check=False))
 
 
 def test_reboot(cluster: Cluster) -> None:

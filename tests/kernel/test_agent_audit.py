@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import fake_kubernetes
 from capture import apply, clean, make_settings
 from capture.state.netns import Entered
 from cni import conf
-from cni.agent import examination
+from cni.agent import api, examination, pod_warnings
 from cni.agent.audit import Audit, Audited
 from cni.agent.health import Health
 from cni.agent.journal import Journal
@@ -22,10 +25,12 @@ from cni.agent.options import Options
 from cni.agent.pods import Pods
 from cni.agent.repair import Repair
 from cni.agent.runtime import Sandbox
+from fake_kubernetes import FakeKubernetes
 from pytest_netns import PodPair
 
 pytestmark = pytest.mark.kernel
 
+TRAFFIC = "traffic.sidecar.istio.io/"
 STATUS = json.dumps({"containers": ["istio-proxy"]})
 LISTENERS = """
 import socket, time
@@ -118,6 +123,96 @@ def number(watched: Watched) -> int:
     return found
 
 
+def risky_pod(*, inject: str = "true") -> dict[str, Any]:
+    """Return a pod from whose app the rules can be changed, and an annotation that means nothing."""
+    pod = pod_object()
+    app = {"name": "app", "securityContext": {"capabilities": {"add": ["NET_ADMIN"]}}}
+    pod["spec"] |= {"containers": [*pod["spec"]["containers"], app], "runtimeClassName": "kata-qemu"}
+    pod["metadata"]["annotations"] |= {"traffic.sidecar.istio.io/excludeOutboundPort": "80"}
+    pod["metadata"]["labels"] = {"sidecar.istio.io/inject": inject}
+    return pod
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[FakeKubernetes]:
+    with FakeKubernetes() as fake:
+        (tmp_path / "kubeconfig").write_text(fake.kubeconfig({"token": "secret"}))
+        yield fake
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[int]:
+    """A descriptor to log to; the file is ``log``."""
+    descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_ways_round_the_capture_are_told_once_in_log_and_event(
+    watched: Watched, server: FakeKubernetes, tmp_path: Path, journal: int
+) -> None:
+    """Once of the first agent, which is started again; while the API server is away, it is told later."""
+    apply(make_settings(), watched.pod.path)
+    watched.pods.put(risky_pod())
+
+    seen: list[tuple[Sandbox, Sequence[str]]] = []
+    watched.audit.on_warnings = lambda *told: seen.append(told)
+    for _ in range(3):
+        watched.turn({number(watched)})
+    assert len(seen) == 3
+
+    def turns(*behaviours: fake_kubernetes.Behaviour) -> list[str]:
+        """Let a new agent see what was seen; return what it logs."""
+        before = len((tmp_path / "log").read_text().splitlines())
+        server.will(*behaviours)
+        with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as client:
+            tell = pod_warnings.Warnings(client, Journal(descriptor=journal))
+            for told in seen:
+                tell(*told)
+        return [json.loads(line)["says"] for line in (tmp_path / "log").read_text().splitlines()[before:]]
+
+    assert turns(fake_kubernetes.status(503)) == []
+    says = turns()
+    assert [each.partition(":")[0] for each in says] == [
+        "container app has the capability NET_ADMIN",
+        "runtimeClassName kata-qemu",
+        f"annotation {TRAFFIC}excludeOutboundPort has no effect; is {TRAFFIC}excludeOutboundPorts meant?",
+    ]
+    path, event = server.posted[-1]
+    assert (path, event["metadata"]["name"]) == ("/api/v1/namespaces/shop/events", "capture-warning-uid-1")
+    assert (event["reason"], event["message"]) == ("CaptureWarning", "; ".join(says))
+    assert turns(fake_kubernetes.status(409)) == []
+    assert turns(fake_kubernetes.status(403)) == says  # without the right to write Events: in the log
+    assert len(server.posted) == 4
+
+
+def test_an_injected_pod_that_refuses_injection_gets_an_event(watched: Watched) -> None:
+    told: list[str] = []
+    watched.audit.on_warnings = lambda _sandbox, warnings: told.extend(warnings)
+    watched.pods.put(risky_pod(inject="false"))
+    assert watched.turn() == "left-alone"
+    assert told == [
+        "label sidecar.istio.io/inject is 'false', but the pod was injected: it runs with a proxy and without capture"
+    ]
+
+
+@pytest.mark.parametrize("watched", [{"repair_starting": "report"}], indirect=True)
+def test_a_virtual_machine_that_takes_what_comes_in_is_found(
+    watched: Watched, events: KernelEvents, proxy: None
+) -> None:
+    """Kata Containers makes its filter after ADD, when nothing is to be seen yet."""
+    apply(make_settings(), watched.pod.path)
+    assert watched.turn() == "captured"
+    events.wait(0.1)
+    watched.pod.ip("tuntap add dev tap0_kata mode tap", "link set tap0_kata up")
+    for words in (
+        "qdisc add dev eth0 ingress",
+        "filter add dev eth0 parent ffff: protocol all u32 match u8 0 0 action mirred egress redirect dev tap0_kata",
+    ):
+        watched.pod.run(["tc", *words.split()])
+    assert watched.turn(events.wait(2)) == "ingress-filter"
+
+
 @pytest.mark.parametrize("command", ["nft add table inet foreign", "ip -6 addr add 2001:db8::99/64 dev eth0 nodad"])
 def test_the_kernel_tells_in_which_pod_something_changed(watched: Watched, events: KernelEvents, command: str) -> None:
     of_pod = number(watched)
@@ -191,6 +286,15 @@ def test_repairs_are_limited(watched: Watched, proxy: None) -> None:
         watched.turn({number(watched)})
     assert watched.health.counts() == {("repairs", "success"): 2}
     assert watched.turn() == "no-rules"
+
+
+@pytest.mark.parametrize("watched", [{"repair_running": "evict"}], indirect=True)
+def test_a_repair_that_fails_is_tried_again_later(watched: Watched, proxy: None) -> None:
+    assert [watched.turn() for _ in range(3)] == ["no-rules"] * 3
+    assert watched.health.counts() == {("repairs", "failure"): 1}  # no API server is known here
+    time.sleep(1.1)
+    watched.turn()
+    assert watched.health.counts() == {("repairs", "failure"): 2}
 
 
 def test_another_listener_is_found_without_an_event(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:

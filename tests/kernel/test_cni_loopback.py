@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -31,8 +32,9 @@ def new_pod(netns: NamespaceFactory) -> Pod:
     return pod
 
 
-def add(pod: Pod) -> subprocess.CompletedProcess[str]:
-    return call(configuration(INJECTED, prevResult=OF_BOTH), CNI_NETNS=pod.path, CNI_CONTAINERID=f"lo-{pod.inode}")
+def add(pod: Pod, **keys: str) -> subprocess.CompletedProcess[str]:
+    stdin = configuration(INJECTED, prevResult=OF_BOTH, **keys)
+    return call(stdin, CNI_NETNS=pod.path, CNI_CONTAINERID=f"lo-{pod.inode}")
 
 
 def add_loopback(pod: Pod) -> subprocess.CompletedProcess[str]:
@@ -76,8 +78,11 @@ def test_where_ipv6_is_disabled_lo_is_up_without_its_address(new_pod: Pod) -> No
     assert new_pod.call(loopback._is_up)
 
 
-def test_where_lo_stays_down_the_pod_is_captured_nevertheless(new_pod: Pod) -> None:
-    assert add(new_pod).returncode == 0
+def test_where_lo_stays_down_the_pod_is_captured_nevertheless_and_the_log_says_so(new_pod: Pod, tmp_path: Path) -> None:
+    log = tmp_path / "cni.log"
+    assert add(new_pod, log_file=str(log)).returncode == 0
+    warned = [json.loads(line)["message"] for line in log.read_text().splitlines() if '"warn"' in line]
+    assert [message.partition(":")[0] for message in warned] == ["the interface lo is down"]
 
     new_pod.ip("link set lo up")
     assert has_our_address(new_pod)

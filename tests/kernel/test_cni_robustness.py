@@ -88,6 +88,42 @@ def test_standard_input_that_does_not_block(pod: Pod) -> None:
     assert json.loads(answer) == RESULT
 
 
+@pytest.mark.parametrize("sent", ["", json.dumps(configuration(INJECTED))], ids=["silent", "never closed"])
+def test_standard_input_that_never_ends(pod: Pod, sent: str) -> None:
+    """Whatever came, no rule is written: more might have come. With the signal blocked, as a parent may leave it."""
+    start = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})\n"
+    start += "import cni.__main__; cni.__main__.STDIN_DEADLINE = 1; cni.__main__.main()"
+    environ = ENVIRON | {"PATH": os.environ["PATH"], "CNI_NETNS": pod.path}
+    reader, writer = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", start], stdin=reader, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
+    ) as plugin:
+        os.write(writer, sent.encode())
+        answer, complaint = plugin.communicate(timeout=20)
+    os.close(writer)
+    os.close(reader)
+    assert (plugin.returncode, json.loads(answer)["code"]) == (1, protocol.IO_FAILURE)
+    assert b"standard input was not closed within 1 seconds" in complaint
+    assert rules_of(pod) == ""
+
+
+@pytest.mark.parametrize(("tracked", "is_full"), [("100", False), ("253000", True)])
+def test_a_full_conntrack_table_of_the_node_is_in_the_log(
+    pod: Pod, tmp_path: Path, tracked: str, *, is_full: bool
+) -> None:
+    count, log = tmp_path / "count", tmp_path / "cni.log"
+    count.write_text(f"{tracked}\n")
+    script = (
+        f"mount --bind {count} /proc/sys/net/netfilter/nf_conntrack_count && echo 262144 >{count}.max &&"
+        f" mount --bind {count}.max /proc/sys/net/netfilter/nf_conntrack_max && $PLUGIN"
+    )
+    stdin = configuration(INJECTED, log_file=str(log))
+    done = in_shell(f"unshare --mount bash -c {shlex.quote(script)}", pod, stdin)
+    assert done.returncode == 0, done.stdout
+    says = "the node's conntrack table is full: 253000 of 262144 connections"
+    assert (says in log.read_text()) is is_full
+
+
 def test_a_number_that_is_too_large(pod: Pod) -> None:
     plain = json.dumps(configuration(INJECTED))
     for text in (

@@ -265,6 +265,27 @@ def test_a_second_set(pod_pair: PodPair) -> None:
     assert "second-set" in kinds(pod)
 
 
+@pytest.mark.parametrize(("qdisc", "place"), [("ingress", "parent ffff:"), ("clsact", "ingress")])
+def test_a_filter_that_sends_what_comes_in_to_a_virtual_machine(pod_pair: PodPair, qdisc: str, place: str) -> None:
+    """As Kata Containers has it; one that copies what comes in is none."""
+    pod, peer = with_proxy(pod_pair), pod_pair.peer
+    apply(pod)
+    pod.ip("tuntap add dev tap0_kata mode tap", "link set tap0_kata up")
+    pod.run(["tc", "qdisc", "add", "dev", "eth0", qdisc])
+    words = f"tc filter add dev eth0 {place} protocol all u32 match u8 0 0 action mirred egress"
+    pod.run([*words.split(), "mirror", "dev", "tap0_kata"])
+    assert kinds(pod) == []
+    assert peer.client().connect(pod.ipv4, 8080, timeout=2).label == "proxy"
+
+    pod.run(["tc", "filter", "del", "dev", "eth0", *place.split()])
+    pod.run([*words.split(), "redirect", "dev", "tap0_kata"])
+
+    (cause,) = why(pod)["causes"]
+    assert (cause["kind"], cause["where"]) == ("ingress-filter", "eth0")
+    assert "sends what comes in by eth0 to tap0_kata, before any rule" in cause["says"]
+    assert peer.client().connect(pod.ipv4, 8080, timeout=0.3).label == ""
+
+
 def test_half_a_connection_is_a_usage_error(pod_pair: PodPair) -> None:
     done = pod_pair.pod.run([CAPTURE, "why", "tcp"], check=False)
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.runtime
 
 ROOT = Path(capture.__file__).parents[1]
 WRITTEN = docs_pages.END.strip()
-"""Ends what a page has from the code: its examples are those of the help, which test_documentation tries."""
+"""Ends what a page has from the code: how a command is called, which test_documentation compares, and examples."""
 PAGES = [
     page
     for page in (
@@ -55,8 +55,11 @@ mkdir "$0/etc" "$0/work"
 mount -t overlay overlay -o "lowerdir=/etc,upperdir=$0/etc,workdir=$0/work" /etc
 mount -t tmpfs tmpfs /opt
 mount -t tmpfs tmpfs /var/log
-mkdir -p /etc/cni/net.d /opt/cni/bin
-printf '%s' "$1" >/etc/cni/net.d/10-pods.conflist
+mount -t tmpfs tmpfs /var/lib
+mkdir -p /etc/cni/net.d /opt/cni/bin /var/lib/rancher/k3s/data/cni /var/lib/rancher/k3s/agent/etc/cni/net.d
+for directory in /etc/cni/net.d /var/lib/rancher/k3s/agent/etc/cni/net.d; do
+    printf '%s' "$1" >$directory/10-pods.conflist
+done
 exec sleep 1000
 """
 DEPLOYMENT = """
@@ -71,6 +74,15 @@ spec:
     spec:
       containers:
       - {name: nginx, image: "nginx:1.14.2", ports: [{containerPort: 80}]}
+"""
+HAPROXY = "containers: [{name: istio-proxy, image: haproxy, securityContext: {runAsUser: 1337}}]\n"
+KUBECONFIG = """\
+apiVersion: v1
+kind: Config
+current-context: node
+contexts: [{name: node, context: {cluster: here, user: plugin}}]
+clusters: [{name: here, cluster: {server: "https://127.0.0.1:6443"}}]
+users: [{name: plugin, user: {token: secret}}]
 """
 NETWORK = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge", "bridge": "cni0", "ipam": {}}]}
 
@@ -141,8 +153,12 @@ def reader(netns: NamespaceFactory, tmp_path: Path) -> Iterator[Reader]:
     made = Reader(pod, tmp_path)
     (made.directory / "deployment.yaml").write_text(DEPLOYMENT)
     (made.directory / "mesh.yaml").write_text("accessLogFile: /dev/null\n")
-    (made.directory / "objects.yaml").write_text(SERVICES)
-    made.run("capture apply")
+    for name in ("objects.yaml", "services.yaml"):
+        (made.directory / name).write_text(SERVICES)
+    (made.directory / "haproxy.yaml").write_text(HAPROXY)
+    made.run("capture apply; for when in before after; do capture dump --format json >$when.json; done")
+    made.run("capture inject -f deployment.yaml >injected.yaml")
+    made.run(f"printf '%s' {shlex.quote(KUBECONFIG)} >/etc/cni/net.d/capture-kubeconfig")
     yield made
     made.close()
 
@@ -158,7 +174,7 @@ def test_every_example_is_true(page: Path, reader: Reader, request: pytest.Fixtu
         (reader.directory / "dist" / "bundle").symlink_to(bundle)
         release.pack(bundle, reader.directory / f"{release.BUNDLE_NAME}.tar.gz", 1_700_000_000)
     for example in found:
-        if is_followed(page, example) or is_written(page, example):
+        if is_followed(page, example) or (example.language == "text" and is_written(page, example)):
             continue
         for command in example.before:
             done = reader.run(command)
@@ -233,7 +249,7 @@ def check_text(example: Example, reader: Reader) -> None:
         assert drawn or example.language == "mermaid", f"{example}: a picture without a chain"
 
 
-NEED_A_CLUSTER = ("kubectl ", "helm ", "podman push ")
+NEED_A_CLUSTER = re.compile("kubectl (?!capture )|helm |podman push ")
 """What the tests of the agent and of injection do with an API server: here, what a page names has to exist."""
 CNI_CALL = (
     "CNI_CONTAINERID=cafe CNI_NETNS=/run/netns/pod CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin CNI_ARGS=K8S_POD_NAME=web-0"
@@ -244,17 +260,10 @@ READ_OBJECTS = "| python3 -c 'import sys, yaml; assert all(yaml.safe_load_all(sy
 
 
 def check_command(example: Example, command: Command, reader: Reader) -> None:
-    text = command.text.replace(APPLY, READ_OBJECTS)
-    if text.startswith(NEED_A_CLUSTER):
-        takes_files = text.startswith("helm ") or " -f " in text
-        named = [word for word in shlex.split(text, comments=True) if word.startswith("deploy/") and takes_files]
-        assert [word for word in named if not (ROOT / word).exists()] == [], f"{example}: {text}"
+    if NEED_A_CLUSTER.match(command.text):
+        check_names(example, command)
         return
-    if text.startswith("make "):  # what they do has tests of its own
-        text = text.replace("make ", "make --dry-run ", 1)
-    if text.startswith("envoy "):  # the pod has one, and a second would serve for ever: is the configuration right?
-        text = text.replace("envoy ", f"{envoy_program()} --mode validate ", 1)
-    done = reader.run(text)
+    done = reader.run(as_typed_here(command.text))
     if example.comment("elsewhere"):
         assert done.returncode in (0, 4), f"{example}: {done.stderr}"
         return
@@ -264,12 +273,35 @@ def check_command(example: Example, command: Command, reader: Reader) -> None:
         assert is_printed(command.output, done.stdout), shown
 
 
+def check_names(example: Example, command: Command) -> None:
+    """Look for the files of ours that kubectl, helm or podman are given."""
+    takes_files = command.text.startswith("helm ") or " -f " in command.text
+    named = [word for word in shlex.split(command.text, comments=True) if word.startswith("deploy/") and takes_files]
+    assert [word for word in named if not (ROOT / word).exists()] == [], f"{example}: {command.text}"
+
+
+def as_typed_here(text: str) -> str:
+    """Return a command as it can be run here: what others test is only looked at, and nothing runs for ever."""
+    text = text.replace(APPLY, READ_OBJECTS)
+    if text.startswith("make "):  # what they do has tests of its own
+        return text.replace("make ", "make --dry-run ", 1)
+    if text.startswith("envoy "):  # the pod has one, and a second would serve for ever: is the configuration right?
+        return text.replace("envoy ", f"{envoy_program()} --mode validate ", 1)
+    if agent := re.match("kubectl capture|capture node [a-z]+", text):  # is there such a command, with such options?
+        return f"{agent[0].replace('kubectl ', 'kubectl-')} --help{text[agent.end() :]}"
+    if text.startswith("capture watch ") and "--once" not in text:
+        return f"timeout --signal INT --preserve-status 2 {text}"
+    return text
+
+
 def expected_codes(command: Command) -> tuple[int, ...]:
     """Return the exit codes that a page means: 4 where it shows drift; 1 may be if it looks for something."""
     if "difference" in command.output.partition("\n")[0]:
         return (4,)
-    if command.text.startswith("capture diff "):
+    if command.text.startswith(("capture diff ", "capture verify ", "capture cni status")) and not command.output:
         return (0, 4)
+    if command.text.startswith("capture watch "):
+        return (0, 130)  # Ctrl-C ends it
     return (0, 1) if "| grep" in command.text else (0,)
 
 

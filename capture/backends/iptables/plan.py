@@ -205,7 +205,6 @@ def _shared_chain_changes(
         check_writable(chain, wanted)
     removals = [RemoveRule(chain, mine, rules[mine]) for mine in reversed(own)]
     place = min(own[0] if own else len(rules), first_obstacle)
-    place -= sum(1 for mine in own if mine < place)
     if place == len(rules) - len(own):
         return removals, [AppendRule(chain, rule) for rule in wanted]
     return removals, [InsertRule(chain, place + offset, rule) for offset, rule in enumerate(wanted)]

@@ -123,7 +123,7 @@ def _no_table(name: str, complaint: str, text: str, family: Family) -> CaptureEr
 def _no_library(name: str, complaint: str, line: str) -> CaptureError:
     of_line = ", ".join(dict.fromkeys(_extensions_in(line))) or "one of its extensions"
     return UnsupportedError(
-        f"{name} lacks a library of the extensions that it was asked for ({of_line}): {complaint.strip()}",
+        f"{name} lacks a library of the extensions that the rules need ({of_line}): {complaint.strip()}",
         "Install the package iptables completely: its extensions are in /usr/lib/*/xtables, or where XTABLES_LIBDIR"
         " points.",
     )
@@ -135,7 +135,7 @@ def _no_extension(name: str, complaint: str, lines: str) -> CaptureError:
     if "-nft-" in name:
         needed = f"{needed} or nft_compat" if needed else "nft_compat"
     return UnsupportedError(
-        f"this kernel lacks a match or target that {name} was asked for ({', '.join(extensions) or 'a chain'}):"
+        f"this kernel lacks a match or target that the rules of {name} need ({', '.join(extensions) or 'a chain'}):"
         f" {complaint.strip()}",
         f"Load the module on the host: {needed}. The backend nftables needs none of them (--backend nftables).",
     )

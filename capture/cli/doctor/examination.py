@@ -22,7 +22,7 @@ from capture.backends.kernel_modules import (
     with_required,
 )
 from capture.backends.request import Request
-from capture.cli.doctor.neighbours import ISTIO, OWN, capturing_plugins
+from capture.cli.doctor.neighbours import BOTH_REMEDY, ISTIO, both_capture, capturing_plugins
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
@@ -351,18 +351,12 @@ def _neighbours(plugins: dict[str, str]) -> Iterator[Finding]:
     """Yield that Istio's own plugin captures pods here, too, or alone."""
     if ISTIO not in plugins:
         return
-    says = f"Istio's plugin {ISTIO} is in {plugins[ISTIO]}"
-    if OWN not in plugins:
-        yield Finding("host", ISTIO, "note", f"{says}: it captures the pods of this node")
-        return
-    yield Finding(
-        "host",
-        ISTIO,
-        "warning",
-        f"{says}, and {OWN} in {plugins[OWN]}: both write rules for each pod",
-        "Keep one: uninstall Istio's DaemonSet istio-cni-node, or run `capture cni uninstall`."
-        " A taint cni.istio.io/not-ready that it left keeps pods from the node.",
-    )
+    both = both_capture(plugins)
+    if both:
+        yield Finding("host", ISTIO, "warning", both, BOTH_REMEDY)
+    else:
+        says = f"Istio's plugin {ISTIO} is in {plugins[ISTIO]}: it captures the pods of this node"
+        yield Finding("host", ISTIO, "note", says)
 
 
 def _state(state: Literal["usable", "to be made", "not writable"] | StateDirectoryError) -> Finding:

@@ -23,6 +23,19 @@ ISTIO, OWN = "istio-cni", "capture-cni"
 MAX_BYTES = 1024 * 1024
 
 
+BOTH_REMEDY = (
+    "Keep one: uninstall Istio's DaemonSet istio-cni-node, or run `capture cni uninstall`."
+    " A taint cni.istio.io/not-ready that it left keeps pods from the node."
+)
+
+
+def both_capture(plugins: dict[str, str]) -> str:
+    """Return in words that Istio's plugin captures pods beside ours; "" if it does not."""
+    if ISTIO not in plugins or OWN not in plugins:
+        return ""
+    return f"Istio's plugin {ISTIO} is in {plugins[ISTIO]}, and {OWN} in {plugins[OWN]}: both write rules for each pod"
+
+
 def capturing_plugins(directories: tuple[str, ...] = CONFIGURATIONS) -> dict[str, str]:
     """Return which of Istio's plugin and ours are in the network configuration of this node, each with one file."""
     found: dict[str, str] = {}

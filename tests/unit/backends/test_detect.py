@@ -126,9 +126,9 @@ class TestAuto:
         [
             (
                 WITH_EVERYTHING.replace(chains=(chain("legacy", "ISTIO_OUTPUT"),)),
-                "rules of ours stand in iptables-legacy",
+                "our rules are in iptables-legacy",
             ),
-            (WITH_EVERYTHING.replace(chains=(chain("nft"),)), "rules stand in iptables-nft"),
+            (WITH_EVERYTHING.replace(chains=(chain("nft"),)), "rules are in iptables-nft"),
             (WITH_EVERYTHING.replace(nft_compat=False, legacy="absent"), "takes no matches of iptables"),
         ],
     )
@@ -200,6 +200,12 @@ class TestAskedFor:
 
         assert missing in caught.value.message
         assert caught.value.remedy
+
+    def test_what_cannot_be_told_of_legacy_tables_is_named(self) -> None:
+        decision = choose(WITH_EVERYTHING.replace(legacy="unknown", nft_compat=False), ANYTHING)
+
+        assert decision.backend == "nftables"
+        assert "cannot tell whether this kernel supports legacy tables: none is loaded" in decision.reason
 
     def test_a_module_that_is_missing_comes_with_what_has_it(self) -> None:
         facts = WITH_EVERYTHING.replace(lacking=(("nft", ("nft_compat",)), ("legacy", ("iptable_nat",))))

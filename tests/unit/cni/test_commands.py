@@ -260,6 +260,16 @@ def test_an_entry_of_upstream_that_handles_ambient_pods_stays(node: Node, tmp_pa
     assert plugins[2]["kubeconfig"] == str(run_dir / "istio-cni-kubeconfig")
 
 
+def test_upstreams_plugin_in_another_list_is_warned_of(node: Node) -> None:
+    other = node.conf_dir / "20-other.conflist"
+    other.write_text(json.dumps(MAIN | {"name": "other", "plugins": [{"type": "macvlan"}, ISTIO]}))
+    done = node.run("install")
+    both = f"istio-cni is in {other}, and capture-cni in {node.conf_dir / '10-main.conflist'}: both write rules"
+    assert (done.exit_code, both in done.stderr) == (0, True), done.output
+    assert "uninstall Istio's DaemonSet istio-cni-node" in done.stderr
+    assert both in node.run("status").stdout
+
+
 def test_the_network_that_is_named_gets_the_entry(node: Node) -> None:
     other = {"cniVersion": "1.0.0", "name": "other", "plugins": [{"type": "macvlan"}]}
     (node.conf_dir / "20-other.conflist").write_text(json.dumps(other))

@@ -107,6 +107,13 @@ def test_the_namespace_that_the_plugin_runs_in_is_refused() -> None:
     assert error["code"] == codes.HOST_NAMESPACE
 
 
+def test_status_names_the_missing_capability() -> None:
+    without = ["setpriv", "--bounding-set=-net_admin,-sys_admin", "--inh-caps=-net_admin,-sys_admin"]
+    stdin = configuration(cniVersion="1.1.0")
+    error = error_of(call(stdin, without if os.geteuid() == 0 else (), CNI_COMMAND="STATUS"))
+    assert (error["code"], error["msg"]) == (protocol.NOT_AVAILABLE, "missing capability NET_ADMIN and SYS_ADMIN")
+
+
 DEL_CALLS: list[tuple[object, dict[str, str]]] = [
     (configuration(INJECTED), {}),
     (configuration(), {"CNI_NETNS": ""}),

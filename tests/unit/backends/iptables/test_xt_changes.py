@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule, TableEdit
-from capture.backends.iptables.xt_changes import changes
+from capture.backends.iptables.xt_changes import changes, removals
 from capture.backends.iptables.xt_decode import FoundChain, FoundRule
 from capture.backends.iptables.xt_makers import made_by_us
 from capture.backends.iptables.xt_tables import LiveTable, live_table, model_name, ruleset_of
@@ -148,6 +148,30 @@ class TestTidyingUp:
     def test_a_chain_with_a_rule_of_others_stays(self) -> None:
         standing = table(self.OURS, (chain(OUTPUT, 4), (5, 6)))
         assert said(standing, *self.CLEAN)[-1] == "delete chain ISTIO_OUTPUT"
+
+    @pytest.mark.parametrize(
+        ("edit", "last"),
+        [
+            (RemoveRule(OUTPUT, 0, JUMP), ["delete chain OUTPUT", "delete table ip nat"]),
+            (DropChain("ISTIO_OUTPUT"), []),
+            (AppendRule(OUTPUT, JUMP), []),
+        ],
+    )
+    def test_what_iptables_nft_has_emptied_goes_too(self, edit: Edit, last: list[str]) -> None:
+        emptied = {(IPV4, NAT): table((chain(OUTPUT, 4), ()))}
+        tables = " to table ip nat", " of table ip nat"
+        found = [
+            each.doing.removesuffix(tables[0]).removesuffix(tables[1])
+            for each in removals([TableEdit(IPV4, NAT, (edit,))], emptied)
+        ]
+        assert found == last
+
+    def test_where_there_is_no_table_nothing_goes(self) -> None:
+        assert list(removals([TableEdit(IPV4, NAT, (RemoveRule(OUTPUT, 0, JUMP),))], {})) == []
+
+    def test_a_chain_with_a_policy_stays_when_it_is_empty(self) -> None:
+        emptied = {(IPV4, NAT): table((chain(OUTPUT, 4, policy="DROP"), ()))}
+        assert list(removals([TableEdit(IPV4, NAT, (RemoveRule(OUTPUT, 0, JUMP),))], emptied)) == []
 
     def test_what_others_made_stays(self) -> None:
         standing = table((chain(OUTPUT, 1), (4,)), (chain("ISTIO_OUTPUT", 2), (3,)))

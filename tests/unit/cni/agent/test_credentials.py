@@ -66,6 +66,57 @@ def test_a_token_is_short_when_kubelet_should_have_renewed_it() -> None:
     assert not Token(0.0, 0.0).is_short(1e12)
 
 
+@pytest.mark.parametrize("claims", [{"iat": 1, "exp": 2, "x": "???>>>"}, {"iat": 1, "exp": 2, "x": "~~~\u00ff\u00fe"}])
+def test_a_token_is_read_in_the_alphabet_for_urls(tmp_path: Path, claims: dict[str, object]) -> None:
+    (tmp_path / "token").write_text(jwt(**claims))
+    assert credentials.token_in(str(tmp_path / "token")) == Token(1.0, 2.0)
+
+
+def test_a_token_without_an_end_lasts() -> None:
+    assert Token(1000.0, 0.0).left(1e9) == float("inf")
+    assert Token(0.0, 1000.0).is_short(901)
+    assert not Token(0.0, 1000.0).is_short(899)
+
+
+@pytest.mark.parametrize(
+    ("environment", "url"),
+    [
+        ({"KUBERNETES_SERVICE_HOST": "10.96.0.1"}, "https://10.96.0.1:443"),
+        ({"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "6443"}, "https://10.96.0.1:6443"),
+        (ADDRESS, "https://[fd00:96::1]:443"),
+    ],
+)
+def test_the_address_of_the_api_server(environment: dict[str, str], url: str) -> None:
+    assert credentials.api_server(environment) == url
+
+
+def test_a_given_api_server_beats_what_kubelet_says(options: Options) -> None:
+    credentials.renew(options.replace(api_server="https://lb:6443"), ADDRESS)
+    config = json.loads(Path(options.kubeconfig).read_text())
+    assert config["clusters"][0]["cluster"]["server"] == "https://lb:6443"
+    assert config["clusters"][0]["cluster"]["certificate-authority"] == f"{options.credentials}/ca.crt"
+    assert (config["current-context"], config["contexts"][0]["name"]) == ("capture", "capture")
+    assert config["contexts"][0]["context"] == {
+        "cluster": config["clusters"][0]["name"],
+        "user": config["users"][0]["name"],
+    }
+
+
+def test_the_age_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.touch()
+    os.utime(path, (path.stat().st_mtime - 60,) * 2)
+    assert 59 < credentials.age(str(path)) < 90
+
+
+def test_what_others_keep_there_stays(options: Options) -> None:
+    credentials.renew(options, ADDRESS)
+    os.unlink(f"{options.credentials}/token")
+    Path(options.credentials, "theirs").touch()
+    assert [os.path.basename(path) for path in credentials.remove(options)] == ["kubeconfig", "ca.crt"]
+    assert os.listdir(options.credentials) == ["theirs"]
+
+
 @pytest.mark.parametrize("text", ["", "a.b", "a.!.c", "a.bnVsbA.c", "a.e30.c"])
 def test_other_tokens_have_no_times(tmp_path: Path, text: str) -> None:
     (tmp_path / "token").write_text(text)

@@ -64,6 +64,7 @@ def node(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Node]:
     made = Node(tmp_path, **getattr(request, "param", {}))
     yield made
     made.installation.directories.close()
+    made.installation.writers.close()
 
 
 @pytest.fixture

@@ -31,6 +31,54 @@ def test_what_is_kept_says_all_that_decides_on_the_capture() -> None:
     assert len(str(reduced(a_pod()))) < 1000
 
 
+def test_what_is_kept_of_a_pod() -> None:
+    pod = a_pod(labels={"app": "web"})
+    pod["spec"] |= {"hostNetwork": True, "runtimeClassName": "kata", "nodeName": "node-1"}
+    pod["spec"]["initContainers"] = [{"name": "istio-init", "image": "x"}]
+    pod["status"]["conditions"].insert(0, {"type": "Initialized", "status": "False", "lastTransitionTime": "never"})
+    pod["status"]["conditions"][1]["lastTransitionTime"] = "2026-03-01T12:00:00Z"
+    kept = reduced(pod)
+    assert kept["metadata"] == {
+        "namespace": "shop",
+        "name": "web-0",
+        "uid": "uid-1",
+        "labels": {"app": "web"},
+        "annotations": {},
+    }
+    assert kept["status"] == {"phase": "Running", "ready": True, "readySince": "2026-03-01T12:00:00Z"}
+    spec = kept["spec"]
+    assert (spec["hostNetwork"], spec["runtimeClassName"], spec["securityContext"]) == (
+        True,
+        "kata",
+        {"runAsUser": 2000},
+    )
+    assert spec["initContainers"] == [{"name": "istio-init"}]
+    assert spec["containers"][1] == {"name": "app"}
+    assert "nodeName" not in spec
+    assert reduced({})["status"] == {"phase": "", "ready": False, "readySince": ""}
+
+
+def test_a_bookmark_keeps_the_table_fresh() -> None:
+    clock = [100.0]
+    pods = filled(a_pod(), clock=clock)
+    for change in (pods.heard, lambda: pods.put(a_pod("uid-2")), lambda: pods.remove(a_pod("uid-9"))):
+        clock[0] += YOUNG - 1
+        change()
+        assert pods.is_fresh
+    clock[0] += YOUNG
+    assert not pods.is_fresh
+    assert pods.get("shop", "web-0") == reduced(a_pod("uid-2"))
+    assert pods.get("shop", "web-1") is None
+
+
+def test_a_table_is_waited_for_until_it_is_filled_or_the_end() -> None:
+    stop, pods = threading.Event(), Pods()
+    threading.Timer(0.05, lambda: pods.replace_all([])).start()
+    filled_in_time = pods.wait_until_filled(stop)
+    stop.set()
+    assert (filled_in_time, Pods().wait_until_filled(stop)) == (True, False)
+
+
 def test_a_pod_is_found_by_its_uid_only() -> None:
     pods = filled(a_pod())
     assert pods.find(WEB) == reduced(a_pod())

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 import fake_kubernetes
 from cni.agent.health import Health
@@ -153,3 +156,51 @@ def test_while_the_api_server_is_away_nothing_is_certain_and_the_status_says_sin
         watched.server.always(None)
         watched.comes_to(lambda: watched.pods.is_fresh)
         assert watched.health.fact("api_away_since") is None
+
+
+class Answer(Exception):  # noqa: N818 - what the API client raises, with a code
+    """A failure with an HTTP status; 0 is silence."""
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A reflector without an API server, whose pauses have no jitter."""
+    from cni.agent import reflector
+
+    monkeypatch.setattr("cni.agent.api.code_of", lambda error: error.args[0])
+    monkeypatch.setattr("cni.agent.api.in_words", lambda error: f"status {error.args[0]}")
+    monkeypatch.setattr("cni.agent.reflector.random", SimpleNamespace(uniform=lambda _low, high: high))
+    nothing: Any = None
+    return reflector.Reflector(nothing, "node-1", Pods(), Health(), Journal(descriptor=-1))
+
+
+def test_pauses_grow_to_a_minute_and_a_second_failure_is_news(alone: Any) -> None:
+    pauses = []
+    for _ in range(8):
+        pauses.append(alone._failed(Answer(500)))
+        if len(pauses) == 1:
+            assert alone.health.fact("api_away_since") is None
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert alone.health.fact("api_connected") is False
+    assert alone.health.fact("api_problem") == "status 500"
+    assert alone.health.counts() == {("watch_restarts", "500"): 8}
+    alone._works()
+    assert alone.health.fact("api_connected") is True
+    assert alone.health.fact("api_away_since") is None
+    assert alone._failed(Answer(0)) == 1.0, "it begins anew"
+    assert alone.health.counts()["watch_restarts", "Answer"] == 1
+
+
+def test_a_version_that_is_too_old_is_no_failure(alone: Any) -> None:
+    alone._version = "7"
+    assert alone._failed(Answer(410)) == 0.0
+    assert alone._version == ""
+    assert alone._failed(Answer(500)) == 1.0
+
+
+def test_the_version_is_kept_over_one_failure_and_not_over_two(alone: Any) -> None:
+    alone._version = "7"
+    alone._failed(Answer(500))
+    first = alone._version
+    alone._failed(Answer(500))
+    assert (first, alone._version) == ("7", "")

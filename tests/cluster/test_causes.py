@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
 
-from cluster_agent import InPod, found
+from cluster_agent import InPod, first_object, found
 from cluster_pods import pod
 from cluster_traffic import address
 from kubernetes_cluster import Cluster
@@ -127,10 +126,8 @@ def broken(cluster: Cluster) -> Iterator[Cluster]:
 def kinds(cluster: Cluster, name: str, connection: tuple[str, ...]) -> list[str]:
     """Return the causes that ``kubectl capture why`` names."""
     printed = cluster.kubectl_capture("why", name, *connection, "--format", "json")
-    _, brace, rest = printed.partition("{")
-    if not brace:
-        return [printed]
-    return [cause["kind"] for cause in json.JSONDecoder().raw_decode(brace + rest)[0]["causes"]]
+    told = first_object(printed)
+    return [cause["kind"] for cause in told["causes"]] if "causes" in told else [printed]
 
 
 def test_why(broken: Cluster) -> None:

@@ -1,0 +1,52 @@
+"""What a pod's owner should know about its capture though nothing is wrong with it: told once, in log and Event.
+
+Mostly ways round the capture that its containers have (``cni.escapes``). The plugin logs them at ADD; it may write no
+Events. The Event has a name made from the pod's UID, so that the API server refuses a second one, of whatever agent.
+"""
+
+from __future__ import annotations
+
+import time
+
+from cni.agent import events
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightkube import Client
+
+    from cni.agent.journal import Journal
+    from cni.agent.runtime import Sandbox
+
+REASON = "CaptureWarning"
+PAUSE = 60.0
+"""Seconds after an Event that the API server could not take; each may have to wait for its time limit."""
+MAX_TOLD = 10_000
+"""Pods that are remembered; of an older one the API server still has the Event."""
+
+
+class Warnings:
+    """Tells of each pod once."""
+
+    def __init__(self, client: Client | None, journal: Journal) -> None:
+        self._client, self._journal = client, journal
+        self._told: dict[str, None] = {}
+        self._again = float("-inf")
+
+    def __call__(self, sandbox: Sandbox, warnings: Sequence[str]) -> None:
+        """Tell what there is to warn of, unless it is known; what the API server cannot take now is told again."""
+        if not warnings or sandbox.uid in self._told or time.monotonic() < self._again:
+            return
+        about = {"namespace": sandbox.namespace, "name": sandbox.name, "uid": sandbox.uid}
+        name = f"capture-warning-{sandbox.uid}"
+        outcome = events.once_on_pod(self._client, about, name, REASON, "; ".join(warnings)) if self._client else ""
+        if outcome == events.UNREACHABLE:
+            self._again = time.monotonic() + PAUSE
+            return
+        self._told[sandbox.uid] = None
+        if len(self._told) > MAX_TOLD:
+            del self._told[next(iter(self._told))]
+        if outcome != events.KNOWN:
+            for warning in warnings:
+                self._journal.warn("pod warning", pod=f"{sandbox.namespace}/{sandbox.name}", says=warning)

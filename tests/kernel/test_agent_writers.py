@@ -1,0 +1,54 @@
+"""The kernel tells which process wrote into the directory of network configurations."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cni.agent import rivals
+from cni.agent.writers import Writers
+
+pytestmark = pytest.mark.kernel
+
+RIVAL = """
+import pathlib, sys
+new = pathlib.Path(sys.argv[1], "new")
+new.write_text("{}")
+new.rename(sys.argv[2])
+input()
+"""
+
+
+@pytest.fixture
+def writers(tmp_path: Path) -> Iterator[Writers]:
+    listening = Writers()
+    assert listening.watch(str(tmp_path))
+    yield listening
+    listening.close()
+
+
+def test_who_renames_a_list_in_is_named(writers: Writers, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("this process does not count")
+    with subprocess.Popen(
+        [sys.executable, "-c", RIVAL, tmp_path, tmp_path / "10-pods.conflist"], stdin=subprocess.PIPE
+    ) as rival:
+        while not (found := writers.since()):
+            time.sleep(0.001)
+        assert set(found) == {rival.pid}
+        while not (tmp_path / "10-pods.conflist").exists():
+            time.sleep(0.001)
+        writers.since()
+        (tmp_path / "10-pods.conflist").touch()
+        subprocess.run(["touch", tmp_path / "another"], check=True)  # has ended: its name cannot be told any more
+        assert rivals.name(str(tmp_path), writers) == rivals.UNKNOWN
+        rival.communicate(b"\n")
+
+
+def test_without_a_directory_nobody_is_known(writers: Writers, tmp_path: Path) -> None:
+    assert not writers.watch(str(tmp_path / "missing"))
+    assert writers.since() == []

@@ -1,0 +1,44 @@
+"""Where the agent's things are, if it is not told."""
+
+from __future__ import annotations
+
+import pytest
+
+from cni.agent import options as options_module
+from cni.agent.options import Options
+from cni.networks import Choice
+
+
+@pytest.mark.parametrize("conf_dir", ["/etc/cni/net.d", "/etc/cni/net.d/"])
+def test_credentials_are_next_to_the_configuration(conf_dir: str) -> None:
+    options = Options("node-1", "", {}, conf_dir=conf_dir)
+    assert options.credentials == "/etc/cni/istio-capture"
+    assert options.kubeconfig == "/etc/cni/istio-capture/kubeconfig"
+    assert options.replace(credentials_dir="/elsewhere").kubeconfig == "/elsewhere/kubeconfig"
+
+
+@pytest.mark.parametrize(
+    ("socket", "network", "choice"),
+    [
+        ("/run/crio/crio.sock", "pods", Choice("crio", "pods")),
+        ("/run/containerd/containerd.sock", "", Choice("containerd", "")),
+        ("/run/containerd/containerd.sock", "pods", Choice("libcni", "pods")),
+        ("", "", Choice("containerd", "")),
+    ],
+)
+def test_how_the_runtime_chooses(monkeypatch: pytest.MonkeyPatch, socket: str, network: str, choice: Choice) -> None:
+    monkeypatch.setattr(options_module, "RUNTIME_SOCKETS", ())
+    assert Options("node-1", "", {}, runtime_socket=socket, network=network).choice == choice
+
+
+def test_the_first_socket_that_is_there_tells_the_runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    crio = f"{tmp_path}/crio.sock"
+    open(crio, "w").close()
+    monkeypatch.setattr(options_module, "RUNTIME_SOCKETS", (f"{tmp_path}/none.sock", crio))
+    assert Options("node-1", "", {}).choice == Choice("crio", "")
+
+
+def test_what_is_done_unless_it_is_told_otherwise() -> None:
+    options = Options("node-1", "", {})
+    assert (options.repair_starting, options.repair_running, options.repairs_per_minute) == ("report", "report", 10)
+    assert (options.audit, options.taints, options.log_level) == (True, (), "info")

@@ -1,0 +1,210 @@
+"""What is done about a pod that is not captured, by its state and by what the options allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import fake_kubernetes
+from capture.errors import CaptureError
+from cni import conf
+from cni.agent import api, repair
+from cni.agent.audit import Audited
+from cni.agent.examination import CAPTURED, UNKNOWN, Finding
+from cni.agent.health import Health
+from cni.agent.journal import Journal
+from cni.agent.options import Options
+from cni.agent.repair import LONGEST_PAUSE, QUIET, Repair
+from cni.agent.runtime import Sandbox
+from cni.agent.sandboxes import Place
+from fake_kubernetes import FakeKubernetes
+
+READY: Any = {
+    "metadata": {"namespace": "shop", "name": "web", "uid": "u"},
+    "spec": {"containers": []},
+    "status": {"ready": 1},
+}
+STARTING = READY | {"status": {"ready": 0}}
+
+
+def audited(state: str, sandbox: str = "s1") -> Audited:
+    place = Place(Sandbox(sandbox, "shop", "web", "uid-1", 0), "/run/netns/nowhere", 7)
+    return Audited(place, Finding(state, "there are no rules", "recreate it"), (), (), None, 0.0, 0.0)
+
+
+class Scene:
+    """A repair with an API server that takes everything, and rules that are written nowhere."""
+
+    def __init__(self, server: FakeKubernetes, client: Any, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+        self.server, self.applied, self.clock = server, list[str](), 1000.0
+        self.after, self.refusal = Finding(CAPTURED), ""
+        self.health = Health()
+        self.repair = Repair(
+            Options("node-1", "", {}, **options), conf.parse({}), client, self.health, Journal(descriptor=-1), self.look
+        )
+        monkeypatch.setattr(repair, "apply", self.apply)
+        monkeypatch.setattr("cni.agent.repair.time", SimpleNamespace(monotonic=lambda: self.clock))
+
+    def apply(self, _settings: object, path: str) -> None:
+        self.applied.append(path)
+        if self.refusal:
+            raise CaptureError(self.refusal)
+
+    def look(self, _place: Place) -> Finding:
+        return self.after
+
+    def told(self) -> list[tuple[str, str, str]]:
+        """Return the Events since the last call: reason, kind, message."""
+        posted = [
+            (event["reason"], event["type"], event["message"])
+            for path, event in self.server.posted
+            if path.endswith("events")
+        ]
+        self.server.posted = [each for each in self.server.posted if not each[0].endswith("events")]
+        return posted
+
+
+@pytest.fixture
+def scene(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    with FakeKubernetes() as server:
+        (tmp_path / "kubeconfig").write_text(server.kubeconfig({"token": "secret"}))
+        with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as client:
+            yield Scene(server, client, monkeypatch, **getattr(request, "param", {}))
+
+
+def with_options(**options: Any) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("scene", [options], indirect=True)
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [("no-rules", "CaptureMissing"), ("foreign-rule", "CaptureBroken"), ("rule-missing", "CaptureBroken")],
+)
+def test_by_default_it_only_tells(scene: Scene, state: str, reason: str) -> None:
+    for pod in (READY, STARTING, None):
+        scene.repair(audited(state, f"of {pod and pod['status']}"), pod)
+    assert scene.told() == [(reason, "Warning", f"{state}: there are no rules")] * 3
+    assert scene.applied == []
+
+
+@pytest.mark.parametrize("state", [CAPTURED, "left-alone", "host-network", UNKNOWN])
+@with_options(repair_running="apply", repair_starting="apply")
+def test_what_is_well_or_unknown_is_no_case(scene: Scene, state: str) -> None:
+    scene.repair(audited(state), READY)
+    assert (scene.told(), scene.applied) == ([], [])
+
+
+@with_options()
+def test_it_tells_the_same_again_after_ten_minutes_only(scene: Scene) -> None:
+    for wait, number in ((0.0, 1), (QUIET - 1, 0), (1.0, 1)):
+        scene.clock += wait
+        scene.repair(audited("no-rules"), READY)
+        assert len(scene.told()) == number
+    scene.repair(audited("second-set"), READY)
+    assert len(scene.told()) == 1
+
+
+@with_options(repair_starting="apply")
+def test_a_pod_that_starts_gets_its_rules(scene: Scene) -> None:
+    scene.repair(audited("no-rules"), STARTING)
+    assert scene.applied == ["/run/netns/nowhere"]
+    assert scene.told() == [("CaptureRepaired", "Normal", "no-rules: there are no rules; rules written in place")]
+    assert scene.health.counts() == {("repairs", "success"): 1}
+    scene.repair(audited("foreign-rule"), STARTING)
+    scene.repair(audited("no-rules"), READY)
+    assert len(scene.applied) == 1, "a foreign rule is not ended by writing, and a running pod is only reported"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "after", "told"),
+    [
+        ("namespace is gone", Finding(CAPTURED), "namespace is gone"),
+        ("", Finding("rule-missing", "one rule is missing"), "one rule is missing"),
+    ],
+)
+@with_options(repair_running="apply")
+def test_a_repair_that_fails_is_told(scene: Scene, refusal: str, after: Finding, told: str) -> None:
+    scene.refusal, scene.after = refusal, after
+    scene.repair(audited("no-rules"), READY)
+    assert scene.told() == [("CaptureRepairFailed", "Warning", f"no-rules: there are no rules; apply: {told}")]
+    assert scene.health.counts() == {("repairs", "failure"): 1}
+
+
+@with_options(repair_running="apply")
+def test_what_rules_cannot_end_is_no_failure_of_writing_them(scene: Scene) -> None:
+    scene.after = Finding("not-listening", "no proxy listens")
+    scene.repair(audited("no-rules"), READY)
+    assert scene.health.counts() == {("repairs", "success"): 1}
+
+
+@with_options(repair_running="evict")
+def test_eviction(scene: Scene) -> None:
+    scene.repair(audited("no-rules"), READY)
+    assert [path for path, _ in scene.server.posted if "eviction" in path] == [
+        "/api/v1/namespaces/shop/pods/web/eviction"
+    ]
+    assert scene.told() == [("CaptureRepaired", "Normal", "no-rules: there are no rules; evicted")]
+    scene.server.will(fake_kubernetes.status(429, "disruption budget"))
+    scene.repair(audited("no-rules", "s2"), READY)
+    assert scene.health.counts()["repairs", "failure"] == 1
+
+
+@with_options(repair_running="apply", repairs_per_minute=100)
+def test_after_a_failure_the_same_pod_waits_longer_and_longer_up_to_ten_minutes(scene: Scene) -> None:
+    scene.refusal = "the kernel refuses"
+    for pause in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, LONGEST_PAUSE, LONGEST_PAUSE):
+        before = len(scene.applied)
+        scene.repair(audited("no-rules"), READY)
+        assert len(scene.applied) == before + 1
+        scene.clock += pause - 0.5
+        scene.repair(audited("no-rules"), READY)
+        assert len(scene.applied) == before + 1, f"{pause} s are not over"
+        scene.clock += 0.5
+    scene.repair(audited(CAPTURED), READY)
+    for _ in range(2):
+        scene.repair(audited("no-rules"), READY)
+        scene.clock += 1
+    assert len(scene.applied) == 14, "a pod that was well begins anew"
+
+
+@with_options(repair_running="apply")
+def test_a_pod_that_ends_is_left_alone(scene: Scene) -> None:
+    ending = READY | {"metadata": dict(READY["metadata"]) | {"deletionTimestamp": "2026-03-01T12:00:00Z"}}
+    scene.repair(audited("no-rules"), ending)
+    assert (scene.told(), scene.applied) == ([], [])
+
+
+@with_options(repair_running="apply", repairs_per_minute=2)
+def test_a_node_has_so_many_repairs_a_minute(scene: Scene) -> None:
+    for pod in range(4):
+        scene.repair(audited("no-rules", str(pod)), READY)
+    assert len(scene.applied) == 2
+    scene.clock += 60
+    scene.repair(audited("no-rules", "another"), READY)
+    assert len(scene.applied) == 3
+
+
+@with_options(repair_running="apply")
+def test_the_look_at_the_result_repairs_nothing(scene: Scene) -> None:
+    def look(place: Place) -> Finding:
+        scene.repair(audited("rule-missing", place.sandbox.id), READY)
+        return Finding("rule-missing", "still")
+
+    scene.repair.look = look
+    scene.repair(audited("no-rules"), READY)
+    assert len(scene.applied) == 1
+    scene.repair(audited("no-rules", "s2"), READY)
+    assert len(scene.applied) == 2, "it is free again"
+
+
+def test_without_an_api_server_no_pod_is_evicted() -> None:
+    health = Health()
+    options = Options("", "", {}, repair_running="evict")
+    Repair(options, conf.parse({}), None, health, Journal(descriptor=-1), lambda _: Finding(CAPTURED))(
+        audited("no-rules"), READY
+    )
+    assert health.counts() == {("repairs", "failure"): 1}
