@@ -28,17 +28,9 @@ from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
 from capture.operations import diagnosis
 from capture.rules import build_ruleset
+from capture.settings import options as option
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod, PodFromInside
-from capture.settings.options import (
-    CAPTURE_ALL_DNS,
-    DROP_INVALID,
-    INTERCEPTION_MODE,
-    PROFILE,
-    REDIRECT_DNS,
-    RULE_COMMENTS,
-    RULE_LOGS,
-)
 from capture.settings.settings import Given, Settings
 from capture.state import capabilities, record
 from capture.state.directory import is_private, require_private
@@ -64,13 +56,13 @@ XTABLES_LOCK = "/run/xtables.lock"
 
 EVERYTHING = Settings(
     {
-        INTERCEPTION_MODE: Given("TPROXY", "doctor"),
-        REDIRECT_DNS: Given("true", "doctor"),
-        CAPTURE_ALL_DNS: Given("true", "doctor"),
-        DROP_INVALID: Given("true", "doctor"),
-        PROFILE: Given("current", "doctor"),
-        RULE_COMMENTS: Given("true", "doctor"),
-        RULE_LOGS: Given("true", "doctor"),
+        option.INTERCEPTION_MODE: Given("TPROXY", "doctor"),
+        option.REDIRECT_DNS: Given("true", "doctor"),
+        option.CAPTURE_ALL_DNS: Given("true", "doctor"),
+        option.DROP_INVALID: Given("true", "doctor"),
+        option.PROFILE: Given("current", "doctor"),
+        option.RULE_COMMENTS: Given("true", "doctor"),
+        option.RULE_LOGS: Given("true", "doctor"),
     }
 )
 """Settings whose rules need every module that a capture may need."""
