@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import upstream
 from measure import ROOT, Command, FakeKubernetes, Namespace, Result, interleaved, run
 
 BUNDLE = ROOT / "dist" / "bundle"
@@ -108,6 +109,8 @@ def variants(directory: Path, kubeconfig: Path) -> dict[str, Callable[[Namespace
         ),
         "upstream's processes": lambda _: Command(["sh", str(sequence), str(ipv4), str(ipv6)]),
     }
+    like_ours = _call("ADD", *DRIVERS[0])
+    compared |= upstream.init_programs() | upstream.plugins(like_ours, kubeconfig)
     for backend, driver in DRIVERS:
         compared[f"ADD that asks the API server, {backend} by {driver}"] = _look_up(kubeconfig, backend, driver)
         for command in ("ADD", "CHECK", "DEL"):
@@ -147,20 +150,25 @@ def _dump(namespace: Namespace) -> Command:
 
 
 def _init(backend: str, driver: str) -> Callable[[Namespace], Command]:
-    words = [
-        str(BUNDLE / "istio-init"),
-        "-p",
-        "15001",
-        "-z",
-        "15006",
-        "-u",
-        "1337",
-        "--backend",
-        backend,
-        "--driver",
-        driver,
-    ]
+    words = [str(BUNDLE / "istio-init"), *upstream.INJECTED_ARGUMENTS, "--backend", backend, "--driver", driver]
     return lambda _: Command(words)
+
+
+SOURCES = {
+    "ADD that asks the API server": "API server, on loopback, TLS",
+    "ADD by Istio's plugin": "API server, on loopback, TLS",
+    "ADD": "the runtime's annotations",
+    "CHECK": "the record of ADD",
+    "DEL": "none needed",
+    "istio-init": "arguments",
+    "Istio's init program": "arguments",
+}
+"""Where a process learns of the pod, by how its name begins."""
+
+
+def source_of(name: str) -> str:
+    """Return where a process learns of the pod; a dash for one that has nothing to do with pods."""
+    return next((source for begins, source in SOURCES.items() if name.startswith(begins)), "-")
 
 
 def measure(rounds: int) -> dict[str, Result]:
@@ -168,6 +176,6 @@ def measure(rounds: int) -> dict[str, Result]:
     with tempfile.TemporaryDirectory() as directory, FakeKubernetes() as server:
         server.pods["bench", "web-0"] = POD
         server.accepts("secret" * 150)
-        kubeconfig = Path(directory) / "kubeconfig"
+        kubeconfig = Path(directory) / "istio-cni-kubeconfig"  # as Istio's plugin calls its own
         kubeconfig.write_text(server.kubeconfig({"token": "secret" * 150}))
         return interleaved(variants(Path(directory), kubeconfig), rounds, "cold starts")

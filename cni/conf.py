@@ -26,6 +26,7 @@ from capture.model.values import Value
 from capture.settings import options
 from capture.settings.settings import Given, Settings
 from cni import keys
+from cni.agent_socket import AGENT_SOCKET
 from cni.protocol import INVALID_CONFIGURATION, CniError
 from cni.request_log import log_file, log_level
 
@@ -38,9 +39,6 @@ RUNTIME = "runtime"
 AGENT = "agent"
 KUBERNETES = "kubernetes"
 POD_SOURCES = (RUNTIME, AGENT, KUBERNETES)
-
-AGENT_SOCKET = "/run/istio-capture/agent/socket"
-"""Where the node's agent listens."""
 
 ANNOTATIONS_CAPABILITY = "io.kubernetes.cri.pod-annotations"
 """What containerd calls the annotations of a pod, in ``capabilities`` and in ``runtimeConfig``."""

@@ -49,10 +49,10 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
     """Do what arguments and environment ask for and return the exit code. Raises CaptureError."""
     try:
         settings = _settings(arguments, environ, printer)
-    except HelpWanted:
+    except HelpWanted as wanted:
         from initcontainer.help import usage  # textwrap costs milliseconds
 
-        print(usage(), end="")
+        print(usage(everything="help-all" in wanted.args), end="")
         return EXIT_DONE
     except VersionWanted:
         from capture import __version__

@@ -117,8 +117,8 @@ class _Reader:
 
     def _long(self, word: str) -> None:
         name, equals, value = word[2:].partition("=")
-        if name == "help":
-            raise HelpWanted
+        if name in ("help", "help-all"):
+            raise HelpWanted(name)
         if name == "version":
             raise VersionWanted
         option, upstream = self._by_long.get(name), UPSTREAM_FLAGS.get(name)
@@ -128,11 +128,17 @@ class _Reader:
             takes_value = upstream.takes_value
             self._remark(f"--{name}", upstream.because)
         else:
-            raise UsageError(f"unknown flag --{name}")
+            raise UsageError(f"unknown flag --{name}{self._similar(name)}")
         if not equals:
             value = self._words.value_of(f"--{name}") if takes_value else "true"
         if option is not None:
             self._found.flags[option] = value
+
+    def _similar(self, name: str) -> str:
+        import difflib  # only for a name that is not there
+
+        known = difflib.get_close_matches(name, self._by_long, n=1)
+        return f"; did you mean --{known[0]}?" if known else ""
 
     def _short(self, word: str) -> None:
         letters = word[1:]

@@ -5,35 +5,40 @@ from __future__ import annotations
 import textwrap
 
 from capture.report.option_texts import by_topic, flags_text, heading, help_text
-from capture.settings.options import OPTIONS
+from capture.settings.options import BACKEND_OPTIONS, OPTIONS, RULE_OPTIONS
 
 USAGE = """\
 Usage: istio-init [istio-iptables] [FLAGS]
 
-Capture the traffic of this pod for Istio's sidecar proxy. Without flags, all of it is captured, in and out.
-A flag beats the environment, and the environment beats the default. A switch takes a value after = only.
+Capture the traffic of this pod for Istio's sidecar proxy. Without flags, all of
+it is captured, in and out. A flag beats the environment, and the environment
+beats the default. A switch takes a value after = only.
 
 Examples:
   istio-init -p 15001 -z 15006 -u 1337
-  istio-init istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -x "" -b '*' -d 15090,15021,15020
+  istio-init istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -b '*'
   istio-init --dry-run --backend nftables
   istio-init --cleanup-only
   istio-init --version
 
-Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 this kernel or host cannot, 126 validation failed.
+Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 this kernel or
+host cannot, 125 not everything proven, 126 validation failed.
 """
 
-WIDTH = 100
+WIDTH = 80
 INDENT = 8
 
 
-def usage() -> str:
-    """Return the whole text: how it is called, and every option by topic."""
-    lines = [USAGE]
-    for topic, options in by_topic(OPTIONS).items():
+def usage(*, everything: bool = True) -> str:
+    """Return how it is called, and every option by topic, or only those of `istio-init` itself."""
+    lines = [f"{USAGE}\n"]
+    own = [option for option in OPTIONS if option not in (*RULE_OPTIONS, *BACKEND_OPTIONS)]
+    for topic, options in by_topic(OPTIONS if everything else own).items():
         lines.append(f"{heading(topic)}:\n")
         for option in options:
             lines.append(f"  {flags_text(option)}\n")
             lines.append(textwrap.indent(textwrap.fill(help_text(option), WIDTH - INDENT), " " * INDENT) + "\n")
         lines.append("\n")
+    if not everything:
+        lines.append(f"{len(OPTIONS) - len(own)} capture options: istio-init --help-all\n")
     return "".join(lines).rstrip() + "\n"

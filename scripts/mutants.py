@@ -93,7 +93,11 @@ AREAS = (
         "unit/cni/test_decision.py unit/cni/test_pod.py unit/cni/test_pod_object.py unit/cni/test_sources.py"
         " unit/cni/test_conf.py unit/cni/test_attachments.py",
     ),
-    _area("settings", "capture/settings: *", "unit/settings property/test_core_settings.py"),
+    _area(
+        "settings",
+        "capture/settings: *",
+        "unit/settings property/test_core_settings.py unit/report/test_documentation.py",
+    ),
     _area(
         "agent",
         "cni/agent: api commands credentials directories events fight handover health installation journal kubectl"
@@ -140,9 +144,18 @@ def _commit() -> str:
 
 
 def _drawn(file: str, seed: str, size: int) -> list[Mutant]:
-    known = {tuple(line.split(" | ")[:4]) for line in EQUIVALENT.read_text(encoding="utf-8").splitlines()}
-    mutants = [each for each in mutants_of(file, (ROOT / file).read_text(encoding="utf-8")) if each.key not in known]
-    return random.Random(f"{seed} {file}").sample(mutants, min(size, len(mutants)))  # noqa: S311 - a sample, no secret
+    known = {key for key in _equivalent() if key[0] == file}
+    mutants = mutants_of(file, (ROOT / file).read_text(encoding="utf-8"))
+    if gone := known - {each.key for each in mutants}:
+        sys.exit(f"{EQUIVALENT.name}: no such mutant: {gone}")
+    drawn = [each for each in mutants if each.key not in known]
+    return random.Random(f"{seed} {file}").sample(drawn, min(size, len(drawn)))  # noqa: S311 - a sample, no secret
+
+
+def _equivalent() -> set[tuple[str, ...]]:
+    """Return the keys of mutants that change nothing; the last column is the reason."""
+    lines = EQUIVALENT.read_text(encoding="utf-8").splitlines()
+    return {tuple(line.split(" | ")[:4]) for line in lines if line and not line.startswith("#")}
 
 
 class _Trial:

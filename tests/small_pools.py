@@ -15,9 +15,11 @@ from capture.model.addresses import IPV4, Network, parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import (
     CONNECTION_STATES,
+    INPUT,
     MANGLE,
     NAT,
     OUTPUT,
+    POSTROUTING,
     PREROUTING,
     RAW,
     Accept,
@@ -97,7 +99,7 @@ class Pools:
         targets = (*OURS[: self.random.randint(1, 4)], LAST)
         chains = [
             Chain(hook, self.rules(name, hook, targets), self.random.choice(("ACCEPT",) * 9 + ("DROP",)))
-            for hook in (PREROUTING, OUTPUT)
+            for hook in (PREROUTING, OUTPUT, *((INPUT, POSTROUTING) if name == MANGLE else ()))
         ]
         chains += [Chain(each, self.rules(name, "", targets[place + 1 :])) for place, each in enumerate(targets)]
         return Table(name, tuple(chains))
@@ -107,9 +109,9 @@ class Pools:
         random = self.random
         is_nat = random.random() < 0.4
         kind: TableName = NAT if is_nat else MANGLE
-        hook = random.choice((PREROUTING, OUTPUT))
+        hook = random.choice((PREROUTING, OUTPUT) if is_nat else (PREROUTING, OUTPUT, INPUT, POSTROUTING))
         priority = random.choice((-199, -160, -110, -100, -90, 0) if is_nat else (-310, -300, -200, -150, -90, 0, 0, 0))
-        is_late = not is_nat and priority > PRIORITIES[NAT]
+        is_late = not is_nat and (priority > PRIORITIES[NAT] or hook in (INPUT, POSTROUTING))
         policy = random.choice(("ACCEPT",) * 9 + ("DROP",))
         own = Chain(f"base{number}", self.rules(kind, hook, (LAST,), is_late=is_late), policy)
         contents = Table(kind, (own, Chain(LAST, self.rules(kind, "", (), is_late=is_late))))
@@ -123,9 +125,12 @@ class Pools:
     ) -> tuple[Rule, ...]:
         """Return a few rules, now and then so many that they are not folded one by one."""
         count = self.random.choice((0, 1, 2, 3, 4, 12))
-        return tuple(Rule(self.verdict(table, targets, is_late=is_late), self.matches(hook)) for _ in range(count))
+        return tuple(
+            Rule(self.verdict(table, targets, is_late=is_late), self.matches(hook, is_late=is_late))
+            for _ in range(count)
+        )
 
-    def matches(self, hook: str) -> tuple[Match, ...]:
+    def matches(self, hook: str, *, is_late: bool = False) -> tuple[Match, ...]:
         """Return up to two questions."""
         random, family = self.random, self.family
         negated = random.random() < 0.3
@@ -142,10 +147,12 @@ class Pools:
             OwnerGid((only(random.choice(IDS)),), negated),
         ]
         possible += [match for match in possible if isinstance(match, Destination | DestinationPort)] * 2
-        if hook != OUTPUT:
+        if hook not in (OUTPUT, POSTROUTING):
             possible.append(InInterface(random.choice(INTERFACES), negated))
-        if hook != PREROUTING:
+        if hook not in (PREROUTING, INPUT):
             possible.append(OutInterface(random.choice(INTERFACES), negated))
+        if is_late:
+            possible += [match for match in possible if isinstance(match, OutInterface | ConnectionState)] * 6
         if random.random() < 0.3:
             possible += [UnknownMatch("-p icmp"), UnknownMatch("meta l4proto { tcp, 132 }")]
         if self.unknown and random.random() < 0.3:

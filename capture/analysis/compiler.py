@@ -8,18 +8,20 @@ what PREROUTING makes of it.
 
 from __future__ import annotations
 
-from capture.analysis.chains import CHANGES, ChainCompiler
+from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
 from capture.analysis.decision_list import DecisionList
 from capture.analysis.meaning import Goto, Translate, meaning
-from capture.analysis.space import DESTINATION, IN, NONE, OUT, PORT, PROTOCOL, STATE, gathered
+from capture.analysis.space import DESTINATION, GID, HIGHEST_ID, IN, NONE, OUT, PORT, PROTOCOL, STATE, UID, gathered
 from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS, REDIRECTED_BY, Fate
-from capture.model.addresses import IPV4, Network
+from capture.model.addresses import IPV4, Network, merge
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import (
     ALL_BITS,
     CONNECTION_STATES,
+    INPUT,
     MANGLE,
     OUTPUT,
+    POSTROUTING,
     PREROUTING,
     Drop,
     Jump,
@@ -40,15 +42,17 @@ if TYPE_CHECKING:
     from capture.analysis.meaning import Meaning
     from capture.analysis.space import PacketSpace
     from capture.analysis.stations import Situation, Station
+    from capture.model.addresses import Family
     from capture.model.ruleset import Chain, Ruleset, Table
 
     Direction = Literal["inbound", "outbound"]
-    Way = Literal["in", "out", "lo"]
+    Way = Literal["in", "out", "post", "lo", "input"]
     End = Callable[["Held"], int]
 
 INBOUND: Direction = "inbound"
 OUTBOUND: Direction = "outbound"
 
+LOOPBACK_NETWORKS: dict[Family, Network] = {"ipv4": Network("ipv4", 127 << 24, 8), "ipv6": Network("ipv6", 1, 128)}
 OTHER_MARK = "other"
 TRANSLATED = Fate("direct", 0)
 """Where a rule sends packets, until it is known which."""
@@ -59,6 +63,13 @@ class Held(Value):
 
     mapped: Fate | None = None
     transparent: int | None = None
+    is_moved: bool = False
+    """Whether nat sent it to another address."""
+
+    @property
+    def is_redirected(self) -> bool:
+        """Return whether nat sent it to a port of the pod."""
+        return self.mapped is not None and self.mapped.outcome != "direct"
 
 
 class Place(Value):
@@ -82,7 +93,9 @@ class Compiler:
         self._orders = {
             "in": list(situation.orders(PREROUTING, space.family)),
             "out": list(situation.orders(OUTPUT, space.family)),
+            "post": list(situation.orders(POSTROUTING, space.family, with_nat=False)),
             "lo": list(situation.orders(PREROUTING, space.family, with_nat=False)),
+            "input": list(situation.orders(INPUT, space.family, with_nat=False)),
         }
         self.lists = DecisionList(self.diagrams, lambda level: space.domains[level], _stops)
         self.listed: dict[Hashable, int] = {}
@@ -156,16 +169,46 @@ class Compiler:
         return found
 
     def _behind_all(self, place: Place) -> int:
-        ends = self._ends(place.held)
-        if place.way != "out":
-            return ends
+        """Return what becomes of packets behind the base chains of a hook."""
+        held = place.held
+        if place.way == "out":
+            return self._routed(held)
+        if place.way == "post":
+            lo = self.space.interface(LOOPBACK)
+            return self.diagrams.choose(self.space.numbers(OUT, [(lo, lo)]), self._over_lo(held), self._ends(held))
+        if place.way == "input":
+            return self._ends(held)
+        delivered = self._pass("input", held)
+        if place.way == "lo" or held.is_redirected or held.transparent is not None:
+            return delivered
+        return self.diagrams.choose(self._is_for_the_pod(), delivered, self._ends(held))
+
+    def _routed(self, held: Held) -> int:
+        """Return what becomes of packets that leave: by another interface if their destination was changed."""
+        leaves = self._pass("post", held)
         lo = self.space.interface(LOOPBACK)
-        again = self._pass("lo", place.held)
-        again = self.switches.restricted(self.switches.restricted(again, IN, lo), OUT, NONE)
-        mapped = place.held.mapped
-        if mapped is not None and mapped.outcome != "direct":
-            return again  # redirected, whatever interface it was to leave by
-        return self.diagrams.choose(self.space.numbers(OUT, [(lo, lo)]), again, ends)
+        stays = self.switches.restricted(leaves, OUT, lo)
+        if held.is_redirected:
+            return stays
+        if not held.is_moved:
+            return leaves
+        outward = self.switches.restricted(leaves, OUT, self.space.interface(self.situation.network.interface))
+        goes_out = self.diagrams.choose(self.space.numbers(OUT, [(lo, lo)]), outward, leaves)
+        return self.diagrams.choose(self._is_for_the_pod(), stays, goes_out)
+
+    def _over_lo(self, held: Held) -> int:
+        """Return what becomes of packets that come in again over lo, where they have no socket any more."""
+        found = self._pass("lo", held)
+        for level, number in ((IN, self.space.interface(LOOPBACK)), (OUT, NONE), (UID, NONE), (GID, NONE)):
+            found = self.switches.restricted(found, level, number)
+        return found
+
+    def _is_for_the_pod(self) -> int:
+        """Return packets to the pod's own addresses, which came in from outside or are translated to these."""
+        own = (*self.situation.network.own_addresses(self.space.family), LOOPBACK_NETWORKS[self.space.family])
+        is_own = self.space.numbers(DESTINATION, merge(own))
+        lo = self.space.interface(LOOPBACK)
+        return self.diagrams.either(is_own, self.space.numbers(IN, [(lo, lo)]))
 
     def _station(self, station: Station, place: Place) -> int:
         after = self._at(place.replace(number=place.number + 1))
@@ -174,7 +217,19 @@ class Compiler:
         drops = station.entry.policy_for(self.space.family) == "DROP"
         falls = self._fate(Fate("dropped")) if drops else after
         found = self._chain(station, station.entry, falls, place)
-        return self.diagrams.choose(self.space.state_in(*NAT_STATES), found, after) if station.is_nat else found
+        return self.diagrams.choose(self._meets_nat(place), found, after) if station.is_nat else found
+
+    def _meets_nat(self, place: Place) -> int:
+        """Return packets that are mapped: first ones, and those that follow, which fare as the first did.
+
+        With a mark on their connection they may be answers, which no rule of nat maps; without a socket it is not
+        known whose the first one was.
+        """
+        follows = self.space.state_in("ESTABLISHED")
+        follows = self.diagrams.both(follows, self.space.marked("connection", 0, ALL_BITS))
+        if place.way == "out":
+            follows = self.diagrams.both(follows, self.space.numbers(UID, [(0, HIGHEST_ID)]))
+        return self.diagrams.either(self.space.state_in(*NAT_STATES), follows)
 
     # --- the end -----------------------------------------------------------------------------------
 
@@ -209,6 +264,8 @@ class Compiler:
         """Return a fate, for packets that carry a mark of the transparent proxy and for those that do not."""
         if self._ends != self._end:
             return self.diagrams.leaf(None)
+        if fate.outcome == "dropped":
+            return self.diagrams.leaf(fate)
         key = ("fate", fate)
         found = self._known.get(key)
         if found is None:
@@ -284,10 +341,10 @@ class Compiler:
             case Redirect(port=port):
                 outcome = REDIRECTED_BY.get(chain.replace("-", "_"), "redirected")
                 held = place.held.replace(mapped=Fate(outcome, port))
-                return self._redirected(self._at(following.replace(held=held)), port, place)
+                return self._lasting(self._redirected(self._at(following.replace(held=held)), port, place))
             case Translate(address=address, port=port):
-                node = self._at(following.replace(held=place.held.replace(mapped=TRANSLATED)))
-                return self._translated(self._sent_on(node, port, address), verdict, place)
+                held = place.held.replace(mapped=TRANSLATED, is_moved=address is not None)
+                return self._sent_on(self._at(following.replace(held=held)), port, address)
             case TransparentProxy(port=port, mark=mark, mask=mask):
                 held = place.held.replace(transparent=port)
                 return self.with_mark(self._at(following.replace(held=held)), mark, mask)
@@ -300,6 +357,22 @@ class Compiler:
             return node
         return self.switches.restricted(node, DESTINATION, 0x7F000001 if self.space.family == IPV4 else 1)
 
+    def _lasting(self, node: int) -> int:
+        """Return what becomes of redirected connections, which are lost, too, if their later packets are dropped."""
+        if self._ends != self._end:
+            return node
+        diagrams = self.diagrams
+        later = self.switches.restricted(node, STATE, CONNECTION_STATES.index("ESTABLISHED"))
+
+        def join(first: int, second: int) -> int | None:
+            if first == second or (diagrams.is_leaf(second) and not _is_lost(diagrams.value(second))):
+                return first
+            if not diagrams.is_leaf(first) or not diagrams.is_leaf(second):
+                return None
+            return first if _is_lost(diagrams.value(first)) else second
+
+        return diagrams.combine(node, later, join, "lasting")
+
     def _sent_on(self, node: int, port: int | None, address: Network | None) -> int:
         """Return what becomes of translated packets, now that it is known to where."""
 
@@ -308,25 +381,10 @@ class Compiler:
                 return value.replace(port=port, address=address)
             return value
 
-        return self.diagrams.mapped(node, known, ("sent on", port, address))
-
-    def _translated(self, node: int, verdict: Translate, place: Place) -> int:
-        if verdict.port is not None:
-            node = self.switches.restricted(node, PORT, verdict.port)
-        if verdict.address is None:
-            return node
-        if place.way == "out":
-            return self._sent_to(node, verdict.address)
-        return self.switches.restricted(node, DESTINATION, verdict.address.first)
-
-    def _sent_to(self, node: int, address: Network) -> int:
-        """Return what becomes of packets whose destination was changed, so that they leave by another interface."""
-        node = self.switches.restricted(node, DESTINATION, address.first)
-        lo = self.space.interface(LOOPBACK)
-        if self.situation.network.is_local(address):
-            return self.switches.restricted(node, OUT, lo)
-        outward = self.switches.restricted(node, OUT, self.space.interface(self.situation.network.interface))
-        return self.diagrams.choose(self.space.numbers(OUT, [(lo, lo)]), outward, node)
+        node = self.diagrams.mapped(node, known, ("sent on", port, address))
+        if port is not None:
+            node = self.switches.restricted(node, PORT, port)
+        return node if address is None else self.switches.restricted(node, DESTINATION, address.first)
 
     def with_mark(self, node: int, value: int, mask: int) -> int:
         """Return what becomes of packets after the bits of a mark were replaced."""
@@ -346,6 +404,10 @@ class Compiler:
                 return self.switches.moved(node, self.space.renamed("mark", "connection"), "restore mark")
             case _:
                 return self.switches.restricted(node, STATE, CONNECTION_STATES.index("UNTRACKED"))
+
+
+def _is_lost(value: Hashable) -> bool:
+    return value == ANYTHING or (isinstance(value, Fate) and value.outcome == "dropped")
 
 
 def _stops(verdict: Meaning) -> bool:

@@ -27,8 +27,6 @@ class Ways(Value):
     live: Trace
     desired: Trace | None
     has_route: bool = True
-    filtered: Trace | None = None
-    """How a filter drops the connection after the rules have sent it to the proxy."""
 
 
 def causes_of_connection(ways: Ways, facts: PodFacts, capture: Capture) -> Iterator[Cause]:
@@ -36,8 +34,6 @@ def causes_of_connection(ways: Ways, facts: PodFacts, capture: Capture) -> Itera
     live = ways.live
     if not ways.has_route:
         yield _no_route(live.packet)
-    elif live.outcome in TO_PROXY and ways.filtered is not None:
-        yield dropped(ways.filtered)
     elif live.outcome in TO_PROXY and live.step is not None and is_of_second_set(live.step):
         yield _second_set(live)
     elif live.outcome in TO_PROXY:

@@ -15,9 +15,11 @@ So accepting ends nothing but that chain. The first redirect is the only one (nf
 from __future__ import annotations
 
 from capture.model.ruleset import (
+    INPUT,
     MANGLE,
     NAT,
     OUTPUT,
+    POSTROUTING,
     PREROUTING,
     RAW,
 )
@@ -34,6 +36,10 @@ PRIORITIES: dict[TableName, int] = {RAW: -300, MANGLE: -150, NAT: -100}
 """Of our own base chains at PREROUTING and OUTPUT (linux/netfilter_ipv4.h, enum nf_ip_hook_priorities)."""
 
 
+SOURCE_HOOKS = (INPUT, POSTROUTING)
+"""Where nat maps sources, which decide on nothing here."""
+
+
 class ForeignChain(Value):
     """A foreign base chain.
 
@@ -44,7 +50,7 @@ class ForeignChain(Value):
     table: str
     families: tuple[Family, ...]
     hook: str
-    """PREROUTING or OUTPUT."""
+    """PREROUTING, INPUT, OUTPUT or POSTROUTING."""
     priority: int
     is_nat: bool
     """Whether it is asked about the first packet of a connection only, and never about one that is redirected."""
@@ -72,10 +78,10 @@ class ForeignChain(Value):
 
 
 def in_tables_of_iptables(ruleset: Ruleset, is_older: Callable[[TableName], bool]) -> Iterator[ForeignChain]:
-    """Yield the chains at PREROUTING and OUTPUT of a rule set of iptables, with all their rules."""
+    """Yield the chains of a rule set of iptables that packets of a pod meet, with all their rules."""
     for table in ruleset.tables:
         for chain in table.chains:
-            if chain.name in (PREROUTING, OUTPUT):
+            if chain.name in (PREROUTING, OUTPUT) or (chain.name in SOURCE_HOOKS and table.name != NAT):
                 entry = chain.replace(rules=tuple(rule.replace(why="") for rule in chain.rules))
                 others = tuple(each for each in table.chains if each is not chain)
                 yield ForeignChain(

@@ -6,7 +6,7 @@ over lo, the first packet of a connection has a socket and no mark on its connec
 
 from __future__ import annotations
 
-from capture.analysis.compiler import INBOUND, OTHER_MARK, OUTBOUND, routed_marks
+from capture.analysis.compiler import INBOUND, LOOPBACK_NETWORKS, OTHER_MARK, OUTBOUND, routed_marks
 from capture.analysis.space import (
     DESTINATION,
     GID,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from capture.analysis.stations import Situation
     from capture.model.addresses import Family
 
-LOOPBACK_NETWORKS: dict[Family, Network] = {"ipv4": Network("ipv4", 127 << 24, 8), "ipv6": Network("ipv6", 1, 128)}
 NO_HOSTS: dict[Family, tuple[Network, ...]] = {
     "ipv4": (Network("ipv4", 0, 8), Network("ipv4", 0xE000_0000, 3)),  # RFC 1122 3.2.1.3, RFC 5771
     "ipv6": (Network("ipv6", 0, 128), Network("ipv6", 0xFF << 120, 8)),  # RFC 4291 2.5.2, 2.7

@@ -2,61 +2,51 @@
 
 ::
 
-    outbound   raw OUTPUT -> mangle OUTPUT -> nat OUTPUT -+-> another host
-                                                          `-> lo -> raw PREROUTING -> mangle PREROUTING -> socket
-    inbound    raw PREROUTING -> mangle PREROUTING -> nat PREROUTING -> socket
+    outbound   raw OUTPUT -> mangle OUTPUT -> nat OUTPUT -> filter OUTPUT -> (route) -> POSTROUTING -+-> another host
+               ,------------------------------------------------------------------------------- lo <-'
+               `-> raw PREROUTING -> mangle PREROUTING -> INPUT -> socket
+    inbound    raw PREROUTING -> mangle PREROUTING -> nat PREROUTING -> INPUT -> socket
 
 nat is asked about the first packet of a connection, and once: what came through nat OUTPUT does not
 meet nat PREROUTING when it comes back over ``lo``, and behind the first rule that maps the destination no
 other is asked (nf_nat_core.c). A redirect in OUTPUT makes the destination the loopback address; in PREROUTING
-it stays in the pod. Foreign chains are met where ``stations`` has them.
+it stays in the pod. The nat chains of INPUT and POSTROUTING map sources, which nothing here depends on. Foreign chains
+are met where ``stations`` has them. A connection that is redirected is lost, too, if its later packets are dropped.
 """
 
 from __future__ import annotations
 
-from capture.analysis.meaning import Goto, Translate, Untrack, holds_for, meaning
+from capture.analysis.matches import judge
+from capture.analysis.meaning import Goto, Translate, Untrack, meaning
 from capture.analysis.stations import Situation
 from capture.model.addresses import BITS, IPV4, IPV6, Network
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.ruleset import (
+    INPUT,
     MANGLE,
     NAT,
     OUTPUT,
+    POSTROUTING,
     PREROUTING,
     Accept,
-    ConnectionMark,
-    ConnectionState,
     Continue,
-    Destination,
-    DestinationPort,
     Drop,
-    InInterface,
     Jump,
     Log,
-    Mark,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
-    Protocol,
     Redirect,
     RestoreMark,
     Return,
     Rule,
     SaveMark,
     SetMark,
-    Source,
-    SourcePort,
-    Span,
     TransparentProxy,
-    UnknownMatch,
     UnknownVerdict,
 )
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, Literal
+    from typing import Literal
 
     from capture.analysis.foreign import ForeignChain
     from capture.analysis.meaning import Meaning
@@ -66,7 +56,7 @@ if TYPE_CHECKING:
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
 
 NAT_STATES = ("NEW", "RELATED")
-"""Connection states in which the nat table is asked; later packets follow the first one."""
+"""Connection states in which the nat table is asked; later packets are mapped as the first one was."""
 OF_KNOWN_CONNECTIONS = ("RELATED", "ESTABLISHED")
 
 REDIRECTED_BY: dict[str, Outcome] = {
@@ -160,14 +150,12 @@ def trace(
 def whole_way(packet: Packet, situation: Situation) -> Trace:
     """Return what becomes of a packet in a situation: all tables on its way, second captures and foreign chains."""
     walk = _Walk(situation, packet)
-    if packet.in_interface is not None:
-        walk.through(PREROUTING)
-    else:
-        walk.through(OUTPUT)
-        if walk.goes_over_lo and not walk.is_dropped:
-            walk.packet = walk.packet.replace(in_interface=LOOPBACK, out_interface=None)
-            walk.through(PREROUTING, with_nat=False)
-    return walk.result()
+    walk.go()
+    if walk.is_dropped or not walk.is_redirected:
+        return walk.result()
+    later = walk.of_later_packets()
+    later.go()
+    return later.result() if later.is_dropped else walk.result()
 
 
 class _Walk:
@@ -184,29 +172,78 @@ class _Walk:
         self.transparent: Step | None = None
         self.is_dropped = False
         self.is_redirected = False
+        self.is_moved = False
+        """Whether a rule has sent it to another address."""
         self.policy: Station | None = None
+        self._as_mapped = packet
+        """The packet as the redirect left it."""
+        self._resumes_behind: Station | None = None
         self._entered: list[str] = []
 
-    @property
-    def goes_over_lo(self) -> bool:
-        """Return whether the packet comes back into the pod.
+    def go(self) -> None:
+        """Take the packet all its way."""
+        if self.packet.in_interface is None:
+            self._through(OUTPUT)
+            self._route()
+            self._through(POSTROUTING)
+            if self.packet.out_interface != LOOPBACK:
+                return
+            # Over lo it has no socket any more (skb_orphan in drivers/net/loopback.c).
+            self.packet = self.packet.replace(in_interface=LOOPBACK, out_interface=None, uid=None, gid=None)
+        self._through(PREROUTING)
+        if self.is_redirected or self.transparent or self._is_for_the_pod():
+            self._through(INPUT)
 
-        A redirected one is routed anew, but what follows at OUTPUT still sees the interface by which it was to leave
-        (``state->out`` stays as it was, nf_nat_ipv4_local_fn in net/netfilter/nf_nat_proto.c).
+    def _is_for_the_pod(self) -> bool:
+        return self.packet.in_interface == LOOPBACK or self.situation.network.is_local(self.packet.destination)
+
+    def _route(self) -> None:
+        """Let the packet leave by another interface if its destination was changed.
+
+        What follows at OUTPUT still saw the one by which it was to leave (``state->out`` stays as it was,
+        nf_nat_ipv4_local_fn in net/netfilter/nf_nat_proto.c).
         """
-        return self.is_redirected or self.packet.out_interface == LOOPBACK
+        network = self.situation.network
+        if self.is_redirected or (self.is_moved and network.is_local(self.packet.destination)):
+            self.packet = self.packet.replace(out_interface=LOOPBACK)
+        elif self.is_moved and self.packet.out_interface == LOOPBACK:
+            self.packet = self.packet.replace(out_interface=network.interface)
 
-    def through(self, hook: str, *, with_nat: bool = True) -> None:
+    def of_later_packets(self) -> _Walk:
+        """Return the walk of the packets that follow, mapped as this one, from the chain on that mapped it."""
+        later = _Walk(self.situation, self.first)
+        later.path, later.mapped, later.is_redirected = self.path, self.mapped, True
+        later.packet = self._as_mapped.replace(state="ESTABLISHED")
+        later._resumes_behind = self.mapped.station if self.mapped else None
+        return later
+
+    def _through(self, hook: str) -> None:
         """Take the packet through the base chains at one hook."""
+        comes_back = hook == PREROUTING and self.packet.in_interface == LOOPBACK and self.first.in_interface is None
+        with_nat = hook in (OUTPUT, PREROUTING) and not comes_back
         for station in self.situation.stations(hook, self.packet.family, with_nat=with_nat):
+            if self._resumes_behind is not None:
+                if station == self._resumes_behind:
+                    self._resumes_behind = None
+                continue
             if self.is_dropped:
                 return
-            if station.is_nat and (self.packet.state not in NAT_STATES or self.mapped):
+            if station.is_nat and (self.mapped or not self._meets_nat()):
                 continue
             decided = self._chain(station, station.entry, 0)
             if not decided and station.entry.policy_for(self.packet.family) == "DROP":
                 self.is_dropped = True
                 self.policy = station
+
+    def _meets_nat(self) -> bool:
+        """Return whether the packet is mapped: a first one, or one that follows, which fares as the first did.
+
+        With a mark on its connection it may be an answer, which no rule of nat maps; without a socket it is not known
+        whose the first one was.
+        """
+        packet = self.packet
+        is_known = packet.connection_mark == 0 and (packet.in_interface is not None or packet.uid is not None)
+        return packet.state in NAT_STATES or (packet.state == "ESTABLISHED" and is_known)
 
     def _chain(self, station: Station, chain: Chain, depth: int) -> bool:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
@@ -266,10 +303,11 @@ class _Walk:
             case Redirect(port=port):
                 self.mapped = step
                 self.is_redirected = True
-                self.packet = _redirected(packet, port)
-            case Translate():
+                self.packet = self._as_mapped = _redirected(packet, port)
+            case Translate(address=address, port=port):
                 self.mapped = step
-                self.packet = _translated(packet, verdict, self.situation)
+                self.is_moved = address is not None
+                self.packet = packet.replace(destination=address or packet.destination, port=port or packet.port)
             case TransparentProxy(mark=mark, mask=mask):
                 self.transparent = step
                 self.packet = packet.replace(mark=packet.mark & ~mask | mark)
@@ -314,7 +352,7 @@ class _Walk:
             step,
             tuple(self.path),
             transparent=is_transparent,
-            marked=self._is_marked(),
+            marked=outcome != "dropped" and self._is_marked(),
             translated=mapping if isinstance(mapping, Translate) else None,
             lacks=self._lacks() if is_transparent else (),
             policy=self.policy,
@@ -326,12 +364,13 @@ class _Walk:
 
     def _last_decision(self) -> Step | None:
         """Return the last rule that let go of the packet or threw it away."""
-        decisive = [
-            step for step in self.path if isinstance(step.rule.verdict, Return | Accept | Drop) and step.certain
-        ]
-        in_nat = [step for step in decisive if step.table == NAT]
+        certain = [step for step in self.path if step.certain]
+        if self.policy is not None:
+            return None
         if self.is_dropped:
-            return next((step for step in reversed(decisive) if isinstance(step.rule.verdict, Drop)), None)
+            return next((step for step in reversed(certain) if isinstance(meaning(step.rule.verdict), Drop)), None)
+        decisive = [step for step in certain if isinstance(step.rule.verdict, Return | Accept)]
+        in_nat = [step for step in decisive if step.table == NAT]
         return next(reversed(in_nat or decisive), None)
 
     def _goes_to_the_transparent_socket(self) -> bool:
@@ -378,18 +417,6 @@ def _redirected(packet: Packet, port: int) -> Packet:
     return packet.replace(port=port, destination=here)
 
 
-def _translated(packet: Packet, verdict: Translate, situation: Situation) -> Packet:
-    """Return the packet with another destination, to which the pod's routes lead."""
-    address = verdict.address or packet.destination
-    changed = packet.replace(destination=address, port=verdict.port or packet.port)
-    if packet.in_interface is not None or verdict.address is None:
-        return changed
-    if situation.network.is_local(address):
-        return changed.replace(out_interface=LOOPBACK)
-    interface = situation.network.interface if packet.out_interface == LOOPBACK else packet.out_interface
-    return changed.replace(out_interface=interface)
-
-
 def _meaning(step: Step) -> Outcome:
     """Return what a redirect means, by the chain that it stands in."""
     if not isinstance(step.rule.verdict, Redirect):
@@ -400,78 +427,3 @@ def _meaning(step: Step) -> Outcome:
     if outcome == "proxy-inbound":
         return "proxy-inbound"
     return "dns" if outcome == "dns" else "redirected"
-
-
-# --- does a rule match? --------------------------------------------------------------------------
-
-
-def judge(rule: Rule, packet: Packet, *, is_native: bool = False) -> bool | None:
-    """Return whether the packet fulfils all matches of the rule; None if that cannot be known.
-
-    ``is_native`` is whether nf_tables' own expressions ask, which know no owner of a packet without a socket.
-    """
-    found: bool | None = True
-    for match in rule.matches:
-        holds = HOLDS[type(match)](match, packet, is_native)
-        if holds is False:
-            return False
-        if holds is None:
-            found = None
-    return found
-
-
-def _is_from(match: Source, packet: Packet, _: bool) -> bool:  # noqa: FBT001  # the shape of all in HOLDS
-    return packet.source is not None and is_inside(packet.source, match.networks) != match.negated
-
-
-def _is_from_port(match: SourcePort, packet: Packet, _: bool) -> bool:  # noqa: FBT001  # the shape of all in HOLDS
-    return packet.source_port is not None and _among(packet.source_port, match.ports) != match.negated
-
-
-HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
-    Protocol: lambda match, packet, _: packet.protocol == match.name,
-    Source: _is_from,
-    Destination: lambda match, packet, _: is_inside(packet.destination, match.networks) != match.negated,
-    InInterface: lambda match, packet, _: _is_interface(match.name, packet.in_interface) != match.negated,
-    OutInterface: lambda match, packet, _: _is_interface(match.name, packet.out_interface) != match.negated,
-    SourcePort: _is_from_port,
-    DestinationPort: lambda match, packet, _: _among(packet.port, match.ports) != match.negated,
-    OwnerUid: lambda match, packet, is_native: _is_owner(packet.uid, match, is_native=is_native),
-    OwnerGid: lambda match, packet, is_native: _is_owner(packet.gid, match, is_native=is_native),
-    Mark: lambda match, packet, _: (packet.mark & match.mask == match.value) != match.negated,
-    ConnectionMark: lambda match, packet, _: (packet.connection_mark & match.mask == match.value) != match.negated,
-    ConnectionState: lambda match, packet, _: (packet.state in match.states) != match.negated,
-    UnknownMatch: lambda match, packet, _: holds_for(match.text, packet.protocol),
-}
-"""Whether one match holds, by its kind; None for what cannot be judged."""
-
-
-def is_inside(address: Network, networks: tuple[Network, ...]) -> bool:
-    """Return whether an address lies in one of the networks."""
-    first, family = address.first, address.family
-    for network in networks:  # noqa: SIM110  # a chain may have 60,000 rules
-        if network.contains(first) and network.family == family:
-            return True
-    return False
-
-
-def _among(number: int, spans: tuple[Span, ...]) -> bool:
-    for span in spans:  # noqa: SIM110  # a chain may have 60,000 rules
-        if span.first <= number <= span.last:
-            return True
-    return False
-
-
-def _is_owner(number: int | None, match: OwnerUid | OwnerGid, *, is_native: bool) -> bool:
-    """Return whether an owner match holds. A packet without a socket fulfils the negated one in iptables alone."""
-    if number is None:
-        return match.negated and not is_native  # owner_mt in xt_owner.c; nft_meta_get_eval_skugid in nft_meta.c
-    return _among(number, match.ids) != match.negated
-
-
-def _is_interface(pattern: str, name: str | None) -> bool:
-    if name is None:
-        return False
-    if pattern.endswith("+"):
-        return name.startswith(pattern[:-1])
-    return name == pattern

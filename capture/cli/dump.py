@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 capture dump --netns /run/netns/pod
 capture dump --pid 4711 --family ipv4 --table nat
-capture dump --format json | jq '.tables[].chains[] | select(.chain == "ISTIO-OUTPUT") | .rules'
+capture dump --format json | jq '.tables[].chains[].rules[] | select(.packets > 0)'
 capture dump --format save
 """
 

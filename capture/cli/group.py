@@ -10,6 +10,7 @@ import click
 
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.report.output import ended, report, report_as_json
+from capture.report.streams import Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,7 +105,20 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     needs_output = any(word in FOR_THEIR_OUTPUT for word in words[:1])
-    return ended(lambda: run_click(capture, words), reporter(words), needs_output=needs_output)
+    return ended(lambda: with_progress(capture, words), reporter(words), needs_output=needs_output)
+
+
+def with_progress(command: click.Command, words: Sequence[str], name: str = "capture") -> int:
+    """Run a command; what takes longer than a second is shown on a terminal, until something is printed."""
+    if not sys.stderr.isatty() or "-" in words or list(words[:2]) == ["node", "agent"]:
+        return run_click(command, words, name)
+    from capture.report.progress import Progress
+
+    with Progress(f"{name} {words[0] if words else ''}") as progress:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, Stream):
+                stream.when_printing = progress.stop
+        return run_click(command, words, name)
 
 
 def reporter(words: Sequence[str]) -> Callable[[CaptureError], None]:

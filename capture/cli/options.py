@@ -24,7 +24,7 @@ NAMED_NAMESPACES = "/run/netns"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, TypeVar
 
     from click.shell_completion import CompletionItem
@@ -78,8 +78,9 @@ class CaptureCommand(click.Command):
         self.format_help_text(ctx, formatter)
         if self.examples:
             with formatter.section("Examples"):
-                for line in self.examples.strip().splitlines():
-                    formatter.write(f"{'':>{formatter.current_indent}}{line.strip()}\n")
+                for example in self.examples.strip().splitlines():
+                    for line in example_lines(example.strip(), formatter.width - formatter.current_indent):
+                        formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
         self.format_options(ctx, formatter)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -102,6 +103,27 @@ class CaptureCommand(click.Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         params = super().get_params(ctx)
         return [*params, HELP_ALL_OPTION] if any(isinstance(param, SettingOption) for param in self.params) else params
+
+
+def example_lines(example: str, width: int) -> Iterator[str]:
+    """Yield an example as lines that fit: its comment before it, and a backslash where the command goes on."""
+    if len(example) <= width:
+        yield example
+        return
+    command, _, comment = example.partition("  #")
+    if comment:
+        yield f"#{comment}"
+    rest = command.rstrip()
+    while len(rest) > width:
+        blanks = [
+            place for place, each in enumerate(rest[: width - 1]) if each == " " and not rest.count("'", 0, place) % 2
+        ]
+        blanks = [place for place in blanks if rest[place + 1] in "-|>"] or blanks
+        if not blanks or not rest[: blanks[-1]].strip():
+            break
+        yield f"{rest[: blanks[-1]]} \\"
+        rest = f"    {rest[blanks[-1] + 1 :]}"
+    yield rest
 
 
 def _help_all(ctx: click.Context, _param: click.Parameter, wanted: object) -> None:

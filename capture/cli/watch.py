@@ -20,7 +20,7 @@ from capture.report.differences import NOTHING_APPLIED, text_of
 from capture.report.flow_svg import picture
 from capture.report.output import painted, say_json
 from capture.report.streams import COLOUR
-from capture.report.terminal import columns
+from capture.report.terminal import columns, rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,19 +131,12 @@ class Screen:
     def __init__(self) -> None:
         self._is_terminal = columns() is not None and os.environ.get("TERM") != "dumb"
         if self._is_terminal:
-            sys.stdout.write("\n" * (self._rows() - 1))
+            sys.stdout.write("\n" * (rows() - 1))
 
     @property
     def width(self) -> int | None:
         """Return the width in columns, as it is now; None where the output is no terminal."""
         return columns()
-
-    @staticmethod
-    def _rows() -> int:
-        try:
-            return os.get_terminal_size(sys.stdout.fileno()).lines or 24
-        except OSError:
-            return 24
 
     def draw(self, lines: Sequence[tuple[str, str]]) -> None:
         """Draw the lines; where the terminal has too few rows, the last ones are counted instead."""
@@ -151,7 +144,7 @@ class Screen:
             _print([*lines, ("", "")])
             sys.stdout.flush()
             return
-        room = self._rows() - 1
+        room = rows() - 1
         if len(lines) > room:
             lines = [*lines[: room - 1], (f"... {len(lines) - room + 1} more lines: a taller terminal shows them", "")]
         body = "".join(f"{painted(line, colour, sys.stdout)}{COLOUR}{CLEAR_LINE}\n" for line, colour in lines)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from capture.analysis.causes import FAMILY_NAMES, Capture, Cause, causes_of_pod, causes_of_proxy
-from capture.analysis.connection import Ways, causes_of_connection
-from capture.analysis.filters import filtered
+from capture.analysis.connection import Ways, causes_of_connection, dropped
 from capture.analysis.pod_network import NO_WAY_OUT
 from capture.backends import detect
-from capture.backends.nftables.foreign import read_filters
 from capture.errors import CaptureError
+from capture.model.addresses import IPV4
 from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.ruleset import LoopbackAddress
 from capture.model.values import Value
 from capture.operations import host_of, trace, verify
-from capture.operations.everyday import circle, filtered_connections, rule_of
+from capture.operations.everyday import circle, rule_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
@@ -22,15 +21,17 @@ from capture.state import decisions, record
 from capture.state.facts import read_facts
 from capture.state.impediments import LO_DOWN, impediments
 from capture.state.netns import Entered, own_namespace
+from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from capture.analysis.causes import PodFacts
+    from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
     from capture.model.packet import Packet
-    from capture.model.ruleset import PolicyRoute
+    from capture.model.ruleset import MissingRoute
     from capture.operations.results import Verified
     from capture.operations.target import Namespace
     from capture.state.impediments import Impediment
@@ -78,14 +79,11 @@ def why(packet: Packet | None = None, settings: Settings | None = None, namespac
             return Diagnosis(packet, None, (*causes, _no_rules()))
         if packet is None:
             causes += causes_of_proxy(facts, capture)
-            causes += filtered_connections(facts)
-            notes: list[Cause] = []
             explicit = settings or (recorded.settings if recorded else None)
-            if explicit:
-                verified = verify(settings, prefer_recorded=settings is None)
-                causes += _drift(verified)
-                notes += _left_out(explicit, verified)
-            return Diagnosis(None, None, tuple(dict.fromkeys(causes)), tuple(notes))
+            verified = verify(settings, prefer_recorded=settings is None)
+            causes += _drift(verified)
+            notes = (*(_left_out(explicit, verified) if explicit else ()), *_socket_lb())
+            return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes)
         return _of_connection(packet, settings, recorded, facts, capture, causes)
 
 
@@ -115,9 +113,9 @@ def _of_connection(
         live,
         trace(packet, explicit) if explicit else None,
         live.packet.out_interface != NO_WAY_OUT,
-        filtered(live, read_filters()),
     )
-    found = [*causes, *causes_of_connection(ways, facts, capture), *circle(live, capture)]
+    translated = list(_socket_lb(packet)) if packet.in_interface is None else []
+    found = [*causes, *translated, *causes_of_connection(ways, facts, capture), *circle(live, capture)]
     if packet.in_interface is not None and explicit is not None:
         config, _ = resolve(explicit, recorded.facts if recorded else host_of(None))
         found += _impeded(one for one in impediments(build_ruleset(config)) if one.family in (None, packet.family))
@@ -162,23 +160,7 @@ def _drift(verified: Verified) -> Iterator[Cause]:
             "Run `capture apply` again, or recreate the pod; `capture verify` has every difference.",
             f"{own[0].table} {own[0].chain}",
         )
-    foreign = {
-        f"{found.table} {found.chain}": rule_of(found.rule, found.family)
-        for found in reversed(verified.differences)
-        if not found.is_ours
-    }
-    foreign |= {
-        f"{found.foreign_chain.table} {found.foreign_chain.entry.name}": (found.rule and found.rule.why)
-        or rule_of(found.rule)
-        for found in reversed(verified.obstacles)
-    }
-    for where, rule in foreign.items():
-        yield Cause(
-            "foreign-rule",
-            f"a foreign rule precedes ours and diverts captured traffic: {rule}",
-            "Remove it, or let its program put it behind ours; `capture verify` has the packets that it diverts.",
-            where,
-        )
+    yield from _diverted(verified)
     for other in verified.others:
         place = " ".join(filter(None, (other.where.backend, other.where.variant)))
         yield Cause(
@@ -190,6 +172,40 @@ def _drift(verified: Verified) -> Iterator[Cause]:
     for need in verified.missing:
         yield _missing(need)
     yield from _impeded(verified.impediments)
+
+
+def _diverted(verified: Verified) -> Iterator[Cause]:
+    """Yield foreign rules by what they do to captured packets: drop them, or lead them past the proxy."""
+    effects = [found.effect for found in verified.differences if not found.is_ours]
+    for effect in (*effects, *(found.effect for found in verified.obstacles)):
+        if effect is not None and _is_dropping(effect):
+            yield dropped(effect.after)
+    for where, rule in _foreign_rules(verified).items():
+        yield Cause(
+            "foreign-rule",
+            f"a foreign rule precedes ours and diverts captured traffic: {rule}",
+            "Remove it, or let its program put it behind ours; `capture verify` has the packets that it diverts.",
+            where,
+        )
+
+
+def _foreign_rules(verified: Verified) -> dict[str, str]:
+    """Return the first foreign rule of each chain that diverts captured packets and does not drop them, in words."""
+    found = {
+        f"{each.table} {each.chain}": rule_of(each.rule, each.family)
+        for each in reversed(verified.differences)
+        if not each.is_ours and not _is_dropping(each.effect)
+    }
+    return found | {
+        f"{each.foreign_chain.table} {each.foreign_chain.entry.name}": (each.rule and each.rule.why)
+        or rule_of(each.rule)
+        for each in reversed(verified.obstacles)
+        if not _is_dropping(each.effect)
+    }
+
+
+def _is_dropping(effect: Effect | None) -> bool:
+    return effect is not None and effect.is_certain and effect.after.outcome == "dropped"
 
 
 def _left_out(settings: Settings, verified: Verified) -> Iterator[Cause]:
@@ -214,15 +230,37 @@ def _impeded(found: Iterable[Impediment]) -> Iterator[Cause]:
             yield Cause(each.kind, each.says, each.remedy)
 
 
-def _missing(need: LoopbackAddress | PolicyRoute) -> Cause:
+def _socket_lb(packet: Packet | None = None) -> Iterator[Cause]:
+    """Yield whose programs translate the packet's destination at connect(); without one, whose may do so."""
+    names = connect_programs(packet.family if packet else IPV4)
+    found = translation(packet) if names and packet else None
+    if not names or (packet and found is None):
+        return
+    owner = owner_of(names)
+    if found is None:
+        says = f"socket load balancing of {owner} sees each connect(): what it translates comes to the rules translated"
+    else:
+        says = (
+            f"socket load balancing of {owner} sends the connection to {found.address} port {found.port} at connect()"
+        )
+    yield Cause(
+        "translated-before",
+        f"{says}, so that the proxy does not see the service's address",
+        "With Cilium: set socketLB.hostNamespaceOnly=true, which leaves the connections of pods as they are.",
+        names[0],
+    )
+
+
+def _missing(need: LoopbackAddress | MissingRoute) -> Cause:
     if isinstance(need, LoopbackAddress):
         says = f"the address {need.network} is missing on lo"
         return Cause("rule-missing", says, "Run `capture apply` again.", "lo")
+    lacking = (*(() if need.has_rule else ("the policy rule",)), *(() if need.has_route else ("the route",)))
+    verb = "is" if len(lacking) == 1 else "are"
     return Cause(
         "route-missing",
-        f"{FAMILY_NAMES[need.family]}: the policy rule for mark {need.mark:#x}, or the route in table {need.table},"
-        " is missing",
-        "Run `capture apply` again: TPROXY delivers inbound connections by them.",
+        f"{FAMILY_NAMES[need.family]}: {' and '.join(lacking)} for mark {need.mark:#x} {verb} missing",
+        f"Run `capture apply` again, or `{'; '.join(need.commands)}`: TPROXY delivers inbound connections by them.",
         f"table {need.table}",
     )
 

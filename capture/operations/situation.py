@@ -51,15 +51,25 @@ def read_elsewhere(place: tuple[str, str]) -> Elsewhere:
     from capture.backends.nftables.foreign import read_foreign_chains  # not when milliseconds count
 
     chains = list(read_foreign_chains((place,)))
-    doubts: tuple[str, ...] = ()
-    if place != ("iptables", "legacy") and any(map(legacy_tables, FAMILIES)):
+    doubts: list[str] = []
+    tables = {table for family in FAMILIES for table in legacy_tables(family)}
+    if tables and place != ("iptables", "legacy"):
         found = _read_legacy()
         if found is None:
-            doubts = ("there are tables of iptables-legacy, and neither its programs nor python-iptables to read them",)
+            doubts.append(
+                "there are tables of iptables-legacy, and neither its programs nor python-iptables to read them"
+            )
         else:
             chains += _of_legacy(found)
+    if "filter" in tables:
+        from capture.backends.iptables.filters import read_legacy_filters
+
+        filters = read_legacy_filters()
+        chains += filters or ()
+        if filters is None:
+            doubts.append("there is a table filter of iptables-legacy, and no iptables-legacy-save to read it")
     second = tuple(chain for chain in chains if _is_own(chain))
-    return Elsewhere(tuple(chain for chain in chains if not _is_own(chain)), second, doubts)
+    return Elsewhere(tuple(chain for chain in chains if not _is_own(chain)), second, tuple(doubts))
 
 
 def _read_legacy() -> Ruleset | None:

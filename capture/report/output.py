@@ -63,7 +63,7 @@ def say_error(message: str) -> None:
 
 def note(line: str) -> None:
     """Print on stderr what is good to know apart from the output."""
-    print(line, file=sys.stderr)
+    _say(line)
 
 
 def warn(warnings: Iterable[str]) -> None:

@@ -16,6 +16,7 @@ from capture.model.text import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Self, TextIO
 
@@ -39,6 +40,8 @@ class Stream:
         elif hasattr(sink, "reconfigure"):
             sink.reconfigure(errors="backslashreplace")
 
+    when_printing: Callable[[], None] | None = None
+    """What is called before something is printed."""
     is_shown_elsewhere = False
     """Whether what is at the other end of a pipe shows it on a terminal."""
 
@@ -55,6 +58,8 @@ class Stream:
         """Print a text, or forget it if that has become impossible."""
         if not isinstance(text, str):
             raise TypeError("a stream of text takes no bytes")
+        if self.when_printing is not None:
+            self.when_printing()
         if self._sink is not None and self.failure is None:
             try:
                 self._sink.write(printable(text, "\n\t" + COLOUR).replace(COLOUR, "\033["))

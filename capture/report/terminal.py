@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 MIN_WIDTH = 40
+ROWS = 24
+"""Of a terminal that does not say how high it is."""
 
 VERDICTS = {
     "in sync": GREEN,
@@ -64,6 +66,15 @@ def columns(stream: TextIO | None = None) -> int | None:
     except (OSError, ValueError):
         return None
     return max(width, MIN_WIDTH) if width else None
+
+
+def rows() -> int:
+    """Return how high the terminal is on which standard output is shown; LINES beats it."""
+    explicit = os.environ.get("LINES", "")
+    try:
+        return int(explicit) if explicit.isdecimal() else os.get_terminal_size(sys.stdout.fileno()).lines or ROWS
+    except OSError:
+        return ROWS
 
 
 def tell(lines: Iterable[str], hang: int | None = None, stream: TextIO | None = None) -> None:

@@ -47,18 +47,18 @@ POD_EXAMPLES = """
 capture node pod shop/web-0 verify
 capture node pod shop/web-0 why tcp 203.0.113.9:80 --uid 1000
 """
-POD_COMMANDS = ("why", "trace", "verify", "dump", "explain", "doctor")
+POD_COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 GOOD_STATES = ("captured", "left-alone", "host-network", "unknown")
 REPAIRS = ("report", "apply", "evict")
 STATUS_PATIENCE = 3.0
 
 
 def _elsewhere(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
-    """Print as for a terminal of so many columns: `kubectl capture` has one, and this program a pipe to it."""
+    """Print as for a terminal of this size, 120x40: `kubectl capture` has one, and this program a pipe to it."""
     if not terminal:
         return
-    columns, _, plain = terminal.partition(":")
-    os.environ["COLUMNS"] = columns
+    size, _, plain = terminal.partition(":")
+    os.environ["COLUMNS"], _, os.environ["LINES"] = size.partition("x")
     if plain:
         os.environ["NO_COLOR"] = "1"
     for stream in (sys.stdout, sys.stderr):
@@ -80,7 +80,7 @@ def _directories(function: Function) -> Function:
                      help="Where it looks for network configurations."),
         click.option("--credentials-dir", metavar="DIR", default="", envvar="CAPTURE_CREDENTIALS_DIR",
                      help="Where the plugin's credentials are kept.  [default: istio-capture next to --conf-dir]"),
-        click.option("--socket", metavar="PATH", default=conf.AGENT_SOCKET, show_default=True,
+        click.option("--socket", metavar="PATH", default=agent_socket.AGENT_SOCKET, show_default=True,
                      envvar="CAPTURE_AGENT_SOCKET",
                      help="Where the agent listens for the plugin and for `capture node status`."),
     ]  # fmt: skip
@@ -93,7 +93,7 @@ def _socket_option(function: Function) -> Function:
     return click.option(
         "--socket",
         metavar="PATH",
-        default=conf.AGENT_SOCKET,
+        default=agent_socket.AGENT_SOCKET,
         show_default=True,
         envvar="CAPTURE_AGENT_SOCKET",
         help="Where the agent listens.",
@@ -245,7 +245,7 @@ def agent(**values: Any) -> int:  # fmt: skip
 @click.option(
     "--socket",
     metavar="PATH",
-    default=conf.AGENT_SOCKET,
+    default=agent_socket.AGENT_SOCKET,
     show_default=True,
     envvar="CAPTURE_AGENT_SOCKET",
     help="Where the agent listens.",

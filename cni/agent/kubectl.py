@@ -13,10 +13,10 @@ import sys
 
 import click
 
-from capture.cli.group import reporter, run_click, wants_json
+from capture.cli.group import reporter, wants_json, with_progress
 from capture.errors import EXIT_FAILED, CaptureError
 from capture.report.output import GREEN, ended, painted, say_json
-from capture.report.terminal import columns, tell
+from capture.report.terminal import columns, rows, tell
 from capture.state.json_text import JsonError, decode
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CAPTURE = "/usr/libexec/istio-capture/capture"
 """Where the agent's image has the program."""
-COMMANDS = ("why", "trace", "verify", "dump", "explain", "doctor")
+COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 AGENTS = "app=capture-agent"
 EPILOG = """\b
 Examples:
@@ -156,6 +156,8 @@ class Kubectl:
 
     @staticmethod
     def _call(command: list[str], *, capture_output: bool = False) -> subprocess.CompletedProcess[str]:
+        if not capture_output:
+            print(end="", flush=True)  # noqa: T201  # from here on the terminal is kubectl's
         try:
             return subprocess.run(command, capture_output=capture_output, text=True, check=False)
         except FileNotFoundError:
@@ -178,7 +180,7 @@ def terminal_option() -> list[str]:
     """Return what tells `capture` in the agent's pod, which prints into a pipe, for which terminal that is."""
     width = columns()
     plain = "" if painted("", GREEN, sys.stdout) else ":plain"
-    return [f"--terminal={width}{plain}"] if width else []
+    return [f"--terminal={width}x{rows()}{plain}"] if width else []
 
 
 def _report(kubectl: Kubectl, agent: dict[str, Any], pod: str, options: list[str]) -> int:
@@ -204,4 +206,4 @@ def _report(kubectl: Kubectl, agent: dict[str, Any], pod: str, options: list[str
 def main() -> int:
     """Run ``kubectl capture`` and return its exit code."""
     words = sys.argv[1:]
-    return ended(lambda: run_click(capture_pod, words, "kubectl capture"), reporter(words))
+    return ended(lambda: with_progress(capture_pod, words, "kubectl capture"), reporter(words))

@@ -73,7 +73,12 @@ class Agent:
             signal.signal(number, self._end)
         leaving.stay()
         sys.setswitchinterval(SWITCH_INTERVAL)
-        answers = {"pod": self._answer_pod, "status": lambda _question: self.status(), "pods": self._answer_pods}
+        answers = {
+            "pod": self._answer_pod,
+            "pods": self._answer_pods,
+            "status": lambda _question: self.status(),
+            "probe": lambda _question: {"ready": self.health.is_ready, "live": self.health.is_live},
+        }
         server = Server(self.options.socket, answers)
         self._start_threads()
         self.journal.info("started", node=self.options.node, runtime=self.runtime.socket if self.runtime else "")

@@ -16,6 +16,7 @@ from capture.backends.nftables.foreign import read_foreign_chains
 from capture.backends.nftables.netlink import NetlinkDriver
 from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text
 from capture.model.ruleset import (
+    INPUT,
     OUTPUT,
     PREROUTING,
     Chain,
@@ -117,6 +118,7 @@ class TestRead:
             ("ip theirs first", OUTPUT, -200, False, (IPV4,)),
             ("inet theirs harmless", PREROUTING, -150, False, FAMILIES),
             ("ip theirs last", OUTPUT, -50, True, (IPV4,)),
+            ("inet theirs input", INPUT, 0, False, FAMILIES),
         ]
 
     def test_rules_in_our_words_and_in_theirs(self, namespace: Namespace) -> None:

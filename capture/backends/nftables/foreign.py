@@ -6,7 +6,7 @@ those that we compare with ours anyway.
 
 from __future__ import annotations
 
-from capture.analysis.foreign import PRIORITIES, ForeignChain, in_tables_of_iptables
+from capture.analysis.foreign import PRIORITIES, SOURCE_HOOKS, ForeignChain, in_tables_of_iptables
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook
 from capture.backends.nftables.decode import decode_table
@@ -22,6 +22,7 @@ from capture.model.ruleset import (
     MANGLE,
     NAT,
     OUTPUT,
+    POSTROUTING,
     PREROUTING,
     Chain,
     Table,
@@ -36,7 +37,7 @@ from capture.netlink.nfnetlink import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator
 
     from capture.backends.nftables.native import NativeChain, NativeRule
     from capture.backends.nftables.sets import NativeSet
@@ -50,9 +51,12 @@ FAMILY_WORDS = {nf.NFPROTO_INET: "inet"} | {
 REJECT_TABLE_NAME = text(REJECT_TABLE)
 NFTA_TABLE_HANDLE = 4
 """linux/netfilter/nf_tables.h. Tables of a namespace are numbered as they are made, in all families."""
-HOOKS = {"prerouting": PREROUTING, "output": OUTPUT}
-FILTER_HOOKS = {"input": INPUT, "output": OUTPUT}
-"""Where a packet can be filtered after a redirect to a port of this pod."""
+HOOKS = {"prerouting": PREROUTING, "output": OUTPUT, "input": INPUT, "postrouting": POSTROUTING}
+"""Where packets of a pod are met, by what the kernel calls it; sources alone are mapped at the last two."""
+
+
+XT_EXPRESSIONS = (b"match\0", b"target\0")
+"""Names of expressions that carry a match or a target of x_tables (net/netfilter/nft_compat.c)."""
 
 
 class Place(Value):
@@ -75,7 +79,7 @@ class Place(Value):
 
 
 def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[ForeignChain, ...]:
-    """Return the base chains of others at PREROUTING and OUTPUT, in the order in which packets meet them.
+    """Return the base chains of others that packets of a pod meet, in the order of their priorities.
 
     ``ours`` are the backends, with variants, whose tables are left out; chains of other sets of ours are among the
     foreign ones. None where there is no nf_tables, or no nfnetlink to ask for it.
@@ -84,22 +88,6 @@ def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[Foreig
         return _read_consistently(lambda netfilter: _read(netfilter, own_places))
     except UnsupportedError:
         return ()
-
-
-def read_filters() -> tuple[ForeignChain, ...]:
-    """Return the base chains of others that filter packets at INPUT and OUTPUT, in any table of nf_tables."""
-    try:
-        return _read_consistently(_read_filters)
-    except UnsupportedError:
-        return ()
-
-
-def _read_filters(netfilter: NetlinkSocket) -> Iterator[ForeignChain]:
-    for family in FAMILY_WORDS:
-        for place in _places(netfilter, family, FILTER_HOOKS):
-            for chain in _of_table(netfilter, place, 0, FILTER_HOOKS):
-                if not chain.is_nat and not place.is_native:
-                    yield chain
 
 
 def _read_consistently(read: Callable[[NetlinkSocket], Iterator[ForeignChain]]) -> tuple[ForeignChain, ...]:
@@ -126,7 +114,7 @@ def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> 
             yield chain.replace(is_of_any_age=not own)
 
 
-def _places(netfilter: NetlinkSocket, family: int, hooks: Mapping[str, str] = HOOKS) -> Iterator[Place]:
+def _places(netfilter: NetlinkSocket, family: int) -> Iterator[Place]:
     """Yield the tables of a family that packets come to. In a dormant one no chain is entered."""
     by_table: dict[bytes, list[bytes]] = {}
     reached = set()
@@ -134,7 +122,7 @@ def _places(netfilter: NetlinkSocket, family: int, hooks: Mapping[str, str] = HO
         fields = decode_fields(chain)
         by_table.setdefault(fields[nf.NFTA_CHAIN_TABLE], []).append(chain)
         hook = decode_hook(fields)
-        if hook is not None and hook.place in hooks:
+        if hook is not None and hook.place in HOOKS:
             reached.add(fields[nf.NFTA_CHAIN_TABLE])
     if not reached:
         return
@@ -147,9 +135,7 @@ def _places(netfilter: NetlinkSocket, family: int, hooks: Mapping[str, str] = HO
             yield Place(family, decode_text(name), handle, tuple(by_table[name]))
 
 
-def _of_table(
-    netfilter: NetlinkSocket, place: Place, first_own: int, hooks: Mapping[str, str] = HOOKS
-) -> Iterator[ForeignChain]:
+def _of_table(netfilter: NetlinkSocket, place: Place, first_own: int) -> Iterator[ForeignChain]:
     family, name = place.family, place.name
     words = f"{FAMILY_WORDS[family]} {name}"
     of_table = attribute(nf.NFTA_RULE_TABLE, text(name))
@@ -160,24 +146,48 @@ def _of_table(
 
     itself = attribute(nf.NFTA_TABLE_NAME, text(name))
     table = decode_table(itself, place.chains, [rule for _, rule in rules], find_set, nf.FAMILIES.get(family))
-    called = tuple(_chain(chain, family) for chain in table.chains if chain.hook is None)
+    of_iptables = _in_words_of_iptables([rule for _, rule in rules], nf.FAMILIES.get(family))
+    called = tuple(_chain(chain, family, of_iptables) for chain in table.chains if chain.hook is None)
     for chain in table.chains:
-        if chain.hook is not None and chain.hook.place in hooks:
+        if chain.hook is not None and chain.hook.place in HOOKS:
             is_nat = chain.hook.kind == "nat"
+            if is_nat and HOOKS[chain.hook.place] in SOURCE_HOOKS:
+                continue
             yield ForeignChain(
                 words,
                 (nf.FAMILIES[family],) if family in nf.FAMILIES else FAMILIES,
-                hooks[chain.hook.place],
+                HOOKS[chain.hook.place],
                 chain.hook.priority,
                 is_nat,
-                Table(NAT if is_nat else MANGLE, (_chain(chain, family), *called)),
+                Table(NAT if is_nat else MANGLE, (_chain(chain, family, of_iptables), *called)),
                 is_older=place.handle < first_own,
             )
 
 
-def _chain(chain: NativeChain, family: int) -> Chain:
+def _in_words_of_iptables(rules: list[bytes], family: Family | None) -> dict[str, list[Rule | None]]:
+    """Return by chain the rules that only iptables-nft writes, and None for others: as in its table filter."""
+    if family is None or not any(XT_EXPRESSIONS[0] in rule or XT_EXPRESSIONS[1] in rule for rule in rules):
+        return {}
+    from capture.backends.iptables.xt_decode import Reader  # another backend, which only this needs
+
+    reader = Reader(family)
+    found: dict[str, list[Rule | None]] = {}
+    for attributes in rules:
+        is_xt = any(name in attributes for name in XT_EXPRESSIONS)
+        chain = decode_text(decode_fields(attributes)[nf.NFTA_RULE_CHAIN])
+        rule = reader.read(attributes).rule.replace(why="", counters=None) if is_xt else None
+        found.setdefault(chain, []).append(rule)
+    return found
+
+
+def _chain(chain: NativeChain, family: int, of_iptables: dict[str, list[Rule | None]]) -> Chain:
     """Return a chain in the model's words; each of our names is that of a chain that is jumped to."""
-    rules = tuple(rule for native in chain.rules for rule in _rules(native, nf.FAMILIES.get(family)))
+    known = of_iptables.get(chain.name) or [None] * len(chain.rules)
+    rules = tuple(
+        rule
+        for native, in_words in zip(chain.rules, known, strict=True)
+        for rule in ((in_words,) if in_words is not None else _rules(native, nf.FAMILIES.get(family)))
+    )
     policy = chain.policy.upper() if chain.policy else None
     return Chain(chain.name if chain.hook is not None else model_target(chain.name), rules, policy)
 

@@ -126,7 +126,6 @@ def _conditions(rule: model.Rule, family: Family | None) -> Iterator[Condition]:
     asks_for_family = family is not None
     if family is not None and not any(type(match) in ADDRESSES for match in matches):
         yield ASK_FOR_FAMILY[family]
-        asks_for_family = False
     for match in matches:
         kind = type(match)
         if asks_for_family and family is not None and kind in ADDRESSES:

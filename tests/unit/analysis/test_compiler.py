@@ -9,9 +9,8 @@ import pytest
 from capture.analysis import chains, compiler, space, stations, switches
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.foreign import PRIORITIES
-from capture.analysis.space import DESTINATION, IN, OUT, PORT, PacketSpace
+from capture.analysis.space import DESTINATION, IN, NONE, OUT, PORT, PacketSpace
 from capture.analysis.trace import whole_way
-from capture.model.addresses import Network
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import RestoreMark, Return, TransparentProxy
 from small_pools import Pools
@@ -20,11 +19,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from capture.analysis.compiler import Place
+    from capture.analysis.compiler import Held, Place
     from capture.analysis.meaning import Meaning
     from capture.analysis.stations import Station
     from capture.analysis.trace import Fate, Trace
-    from capture.model.addresses import Family
+    from capture.model.addresses import Family, Network
 
 PACKETS = 40
 SAMPLE = range(120)
@@ -112,7 +111,7 @@ def sends_inbound_to_loopback(patch: Patch) -> None:
     def redirected(self: Compiler, node: int, port: int, _place: Place) -> int:
         here = 0x7F000001 if self.space.family == "ipv4" else 1
         node = self.diagrams.restricted(node, PORT, port)
-        return self._sent_to(node, Network(self.space.family, here, 32 if self.space.family == "ipv4" else 128))
+        return self.diagrams.restricted(node, DESTINATION, here)
 
     patch.setattr(Compiler, "_redirected", redirected)
 
@@ -197,11 +196,40 @@ def enters_nat_by_priority_alone(patch: Patch) -> None:
 
 
 def leaves_the_pod_by_lo(patch: Patch) -> None:
-    def sent_to(self: Compiler, node: int, address: Network) -> int:
-        node = self.diagrams.restricted(node, DESTINATION, address.first)
-        return self.diagrams.restricted(node, OUT, self.space.interface(LOOPBACK))
+    def routed(self: Compiler, held: Held) -> int:
+        leaves = self._pass("post", held)
+        return self.diagrams.restricted(leaves, OUT, self.space.interface(LOOPBACK)) if held.mapped else leaves
 
-    patch.setattr(Compiler, "_sent_to", sent_to)
+    patch.setattr(Compiler, "_routed", routed)
+
+
+def shows_the_new_interface_at_output(patch: Patch) -> None:
+    right = Compiler._sent_on
+
+    def sent_on(self: Compiler, node: int, port: int | None, address: Network | None) -> int:
+        found = right(self, node, port, address)
+        return found if address is None else self.diagrams.restricted(found, OUT, self.space.interface(LOOPBACK))
+
+    patch.setattr(Compiler, "_sent_on", sent_on)
+
+
+def forgets_input(patch: Patch) -> None:
+    right = Compiler._pass
+    patch.setattr(
+        Compiler, "_pass", lambda self, way, held: self._ends(held) if way == "input" else right(self, way, held)
+    )
+
+
+def forgets_later_packets(patch: Patch) -> None:
+    patch.setattr(Compiler, "_lasting", lambda _self, node: node)
+
+
+def keeps_the_socket_over_lo(patch: Patch) -> None:
+    def over_lo(self: Compiler, held: Held) -> int:
+        found = self.diagrams.restricted(self._pass("lo", held), IN, self.space.interface(LOOPBACK))
+        return self.diagrams.restricted(found, OUT, NONE)
+
+    patch.setattr(Compiler, "_over_lo", over_lo)
 
 
 MUTANTS = (
@@ -219,6 +247,10 @@ MUTANTS = (
     marks_nothing_for_the_proxy,
     enters_nat_by_priority_alone,
     leaves_the_pod_by_lo,
+    shows_the_new_interface_at_output,
+    forgets_input,
+    forgets_later_packets,
+    keeps_the_socket_over_lo,
 )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from capture import __version__
 from capture.cli.group import COMMANDS, capture, run
-from capture.cli.options import CaptureCommand, SettingOption, spelled_out
+from capture.cli.options import CaptureCommand, SettingOption, example_lines, spelled_out
 
 PROGRAM = Path(sys.executable).with_name("capture")
 
@@ -22,6 +22,32 @@ def test_every_command_is_there_and_has_help_with_examples(name: str, capsys: py
     told = capsys.readouterr().out
     assert told.startswith(f"Usage: capture {name}")
     assert f"capture {name}" in told.partition("Examples:")[2] or name in {"cni", "node"}
+
+
+LEAVES = [
+    *(name for name in COMMANDS if name not in {"cni", "node"}),
+    *(f"cni {name}" for name in ("install", "status", "uninstall")),
+    *(f"node {name}" for name in ("agent", "status", "pods", "pod", "uninstall")),
+]
+
+
+@pytest.mark.parametrize("words", LEAVES)
+def test_help_fits_a_terminal_of_80_columns(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    assert run([*words.split(), "--help"]) == 0
+
+    assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 80] == []
+
+
+def test_a_long_example_goes_on_in_the_next_line() -> None:
+    assert list(example_lines("capture dump --format json | jq '.a | .b'     # why", 40)) == [
+        "# why",
+        "capture dump --format json \\",
+        "    | jq '.a | .b'",
+    ]
 
 
 def test_options_are_told_by_topic_with_their_variables(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,4 +13,12 @@ def test_every_option_is_explained() -> None:
         assert option.help in words
         for variable in option.variables:
             assert variable in words
-    assert max(map(len, text.splitlines())) <= 120
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_help_shows_the_options_of_the_program_and_names_where_the_others_are() -> None:
+    text = usage(everything=False)
+
+    assert "--dry-run" in text
+    assert "--istio-inbound-ports" not in text
+    assert text.endswith("capture options: istio-init --help-all\n")

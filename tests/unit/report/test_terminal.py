@@ -59,3 +59,35 @@ def test_in_a_pipe_lines_are_whole_and_plain() -> None:
     done = subprocess.run(PROGRAM, capture_output=True, text=True, check=True)
 
     assert done.stdout.splitlines() == [line.replace("\033", "\\x1b") for line in LINES]
+
+
+SLOW = """
+import signal, sys, time
+from capture.report import progress
+from capture.report.output import ended
+from capture.cli.group import with_progress
+import click
+progress.PERIOD = 0.05
+
+@click.command()
+def slow():
+    time.sleep(0.3)
+    print("done")
+    time.sleep(0.2)
+
+sys.exit(ended(lambda: with_progress(slow, [], "capture slow")))
+"""
+
+
+def test_what_takes_its_time_shows_it_until_something_is_printed() -> None:
+    text, code = on_terminal([sys.executable, "-c", SLOW], 80)
+
+    shown, end, rest = text.partition("\r\033[Kdone\n")
+    assert re.fullmatch(r"(\rcapture slow {2}... \d s\033\[K)+", shown)
+    assert (end, rest, code) == ("\r\033[Kdone\n", "", 0)
+
+
+def test_in_a_pipe_nothing_is_shown_of_that() -> None:
+    done = subprocess.run([sys.executable, "-c", SLOW], capture_output=True, text=True, check=True)
+
+    assert (done.stdout, done.stderr) == ("done\n", "")

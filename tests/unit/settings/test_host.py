@@ -13,6 +13,7 @@ RESOLV_CONF = """
 # nameserver 192.0.2.1
 ; nameserver 192.0.2.2
 search default.svc.cluster.local
+nameserver first.example
 nameserver 10.96.0.10
 nameserver\tfd00::a   # trailing words do not matter
 nameserver fe80::1%eth0

@@ -1,0 +1,44 @@
+"""The table filter of legacy iptables, in which we never write, and which may drop what our rules have redirected."""
+
+from __future__ import annotations
+
+from capture.analysis.foreign import ForeignChain
+from capture.backends.iptables.parse import parse_save
+from capture.backends.iptables.programs import require, run
+from capture.backends.iptables.tables import legacy_tables
+from capture.errors import CaptureError
+from capture.model.ruleset import FAMILIES, INPUT, MANGLE, OUTPUT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.model.addresses import Family
+
+FILTER = "filter"
+PRIORITY = 0
+"""NF_IP_PRI_FILTER in linux/netfilter_ipv4.h."""
+
+
+def read_legacy_filters() -> tuple[ForeignChain, ...] | None:
+    """Return the chains at INPUT and OUTPUT; None where the table is there and no program to read it."""
+    found: list[ForeignChain] = []
+    for family in FAMILIES:
+        if FILTER in legacy_tables(family):
+            try:
+                found += _read(family)
+            except CaptureError:
+                return None
+    return tuple(found)
+
+
+def _read(family: Family) -> Iterator[ForeignChain]:
+    saved = run([require("legacy", family, "save"), "-c", "-t", FILTER]).stdout
+    # The model has no table filter; mangle has the same chains and more.
+    for table in parse_save(saved.replace(f"*{FILTER}\n", f"*{MANGLE}\n"), family).tables:
+        for chain in table.chains:
+            if chain.name in (INPUT, OUTPUT) and (chain.rules or chain.policy == "DROP"):
+                others = tuple(each for each in table.chains if each is not chain)
+                contents = table.replace(chains=(chain, *others))
+                name = f"{FILTER} of iptables-legacy"
+                yield ForeignChain(name, (family,), chain.name, PRIORITY, False, contents, is_native=False)

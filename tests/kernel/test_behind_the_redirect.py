@@ -1,0 +1,68 @@
+"""What meets a connection after our rules have sent it to the proxy: told as the kernel does it, by traffic."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_netns import PodPair
+
+pytestmark = pytest.mark.kernel
+
+CAPTURE = str(Path(sys.executable).with_name("capture"))
+ELSEWHERE = "203.0.113.7"
+TO_POD = "iptables-nft -t nat -I OUTPUT -p tcp --dport 80 -j DNAT --to-destination {pod}:8080"
+NFT = "nft add table ip x; nft add chain ip x c '{{ type filter hook %s; }}'; nft add rule ip x c %s"
+
+CASES: dict[str, tuple[str, str]] = {
+    "input": ("iptables-nft -A INPUT -i lo -p tcp --dport 15001 -j DROP", "dropped"),
+    "input, legacy": ("iptables-legacy -A INPUT -i lo -p tcp --dport 15001 -j DROP", "dropped"),
+    "input, native": (NFT % ("input priority 0", "tcp dport 15001 reject"), "dropped"),
+    "input, the first port": ("iptables-nft -A INPUT -p tcp --dport 80 -j DROP", "proxy"),
+    "input, the first interface": ("iptables-nft -A INPUT -i eth0 -p tcp --dport 15001 -j DROP", "proxy"),
+    "input, a policy": ("iptables-nft -P INPUT DROP; iptables-nft -A INPUT -i eth0 -j ACCEPT", "dropped"),
+    "input, later packets": (
+        "iptables-nft -A INPUT -i lo -p tcp --dport 15001 -m conntrack --ctstate ESTABLISHED -j DROP",
+        "dropped",
+    ),
+    "input, answers": ("iptables-nft -A INPUT -i eth0 -m conntrack --ctstate ESTABLISHED -j ACCEPT", "proxy"),
+    "output": ("iptables-nft -A OUTPUT -o eth0 -p tcp --dport 15001 -j REJECT", "dropped"),
+    "output, the new interface": ("iptables-nft -A OUTPUT -o lo -p tcp --dport 15001 -j REJECT", "proxy"),
+    "postrouting": ("iptables-nft -t mangle -A POSTROUTING -o lo -p tcp --dport 15001 -j DROP", "dropped"),
+    "postrouting, the first interface": (
+        "iptables-nft -t mangle -A POSTROUTING -o eth0 -p tcp --dport 15001 -m owner --uid-owner 1000 -j DROP",
+        "proxy",
+    ),
+    "over lo without a socket": (NFT % ("prerouting priority -350", "iifname lo meta skuid 1000 drop"), "proxy"),
+    "over lo": (NFT % ("prerouting priority -350", "iifname lo tcp dport 15001 drop"), "dropped"),
+    "translated, behind at output": (
+        f"{TO_POD}; iptables-nft -A OUTPUT -o eth0 -p tcp --dport 8080 -j DROP",
+        "dropped",
+    ),
+    "translated, the new interface": (f"{TO_POD}; iptables-nft -A OUTPUT -o lo -p tcp --dport 8080 -j DROP", "app"),
+    "translated, at input": (f"{TO_POD}; iptables-nft -A INPUT -i lo -p tcp --dport 8080 -j DROP", "dropped"),
+    "masqueraded": ("iptables-nft -t nat -A POSTROUTING -o eth0 -j MASQUERADE", "proxy"),
+}
+OUTCOMES = {"proxy": "proxy-outbound", "app": "direct", "dropped": "dropped"}
+
+
+@pytest.mark.parametrize("way", ["nftables", "iptables"])
+@pytest.mark.parametrize("name", CASES)
+def test_told_as_the_kernel_does_it(pod_pair: PodPair, way: str, name: str) -> None:
+    commands, expected = CASES[name]
+    pod, peer = pod_pair
+    peer.own_every_address()
+    pod.listener(("0.0.0.0", 15001), label="proxy", uid=1337)
+    pod.listener(("0.0.0.0", 8080), label="app", uid=1000)
+    pod.run([CAPTURE, "apply", "--backend", way])
+
+    pod.run(["sh", "-ec", commands.format(pod=pod.ipv4)])
+
+    traced = json.loads(pod.run([CAPTURE, "trace", "tcp", f"{ELSEWHERE}:80", "--format", "json"]).stdout)
+    verified = pod.run([CAPTURE, "verify"], check=False)
+    assert traced["outcome"] == OUTCOMES[expected], traced
+    assert verified.returncode == (0 if expected == "proxy" else 4), verified.stdout
+    assert (pod.client(1000).connect(ELSEWHERE, 80, timeout=0.5).label or "dropped") == expected

@@ -1,0 +1,134 @@
+"""Matches and targets as the kernel keeps them, in the words of iptables-save; without words by name and bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from capture.backends.iptables.xt_words import MATCH_WORDS, TARGET_WORDS, limit_words, match_words, target_words
+from capture.model.addresses import IPV4, IPV6
+from capture.netlink.attributes import BYTE_ORDER
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model.addresses import Family
+
+
+def written(table: dict[tuple[str, int], Any], name: str, revision: int, fields: dict[str, Any]) -> bytes:
+    layout, _ = table[name, revision]
+    structure = layout.write(**fields)
+    assert isinstance(structure, bytes)
+    return structure
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "fields", "words"),
+    [
+        ("tcp", 0, {"sport_to": 65535, "dport": 80, "dport_to": 80}, "--dport 80"),
+        ("tcp", 0, {"sport": 1, "sport_to": 9, "dport_to": 65535, "invert": 1}, "! --sport 1:9"),
+        ("tcp", 0, {"sport_to": 65535, "dport_to": 65535, "invert": 2}, "! --dport 0:65535"),
+        ("tcp", 0, {"sport_to": 65535, "dport_to": 65535, "option": 5, "invert": 8}, "! --tcp-option 5"),
+        (
+            "tcp", 0, {"sport_to": 65535, "dport_to": 65535, "flags_mask": 0x12, "flags": 2},
+            "--tcp-flags SYN,ACK SYN",
+        ),
+        ("tcp", 0, {"sport_to": 65535, "dport_to": 65535, "flags_mask": 0x3F, "invert": 4},
+            "! --tcp-flags FIN,SYN,RST,PSH,ACK,URG NONE"),
+        ("icmp", 0, {"type": 8, "code": 0, "code_to": 255}, "--icmp-type 8"),
+        ("icmp", 0, {"type": 3, "code": 1, "code_to": 1, "invert": 1}, "! --icmp-type 3/1"),
+        ("icmp", 0, {"type": 255, "code_to": 255}, "--icmp-type any"),
+        ("addrtype", 1, {"source": 0b10, "destination": 0b100, "flags": 1}, "! --src-type UNICAST --dst-type LOCAL"),
+        ("addrtype", 1, {"destination": 1 << 11, "flags": 2 + 4 + 8},
+            "! --dst-type XRESOLVE --limit-iface-in --limit-iface-out"),
+        ("owner", 1, {"match": 1, "uid_min": 5, "uid_max": 5}, "--uid-owner 5"),
+        ("owner", 1, {"match": 3, "invert": 2, "uid_min": 5, "uid_max": 9, "gid_min": 7, "gid_max": 7},
+            "--uid-owner 5-9 ! --gid-owner 7"),
+        ("owner", 1, {"match": 4, "invert": 4}, "! --socket-exists"),
+        ("mark", 1, {"mark": 0x539, "mask": 0xFFFFFFFF}, "--mark 0x539"),
+        ("mark", 1, {"mark": 1, "mask": 3, "invert": 1}, "! --mark 0x1/0x3"),
+        ("conntrack", 3, {"match_flags": 1, "state_mask": 1 + 4}, "--ctstate INVALID,RELATED"),
+        ("conntrack", 3, {"match_flags": 1, "invert_flags": 1, "state_mask": 64 + 128}, "! --ctstate SNAT,DNAT"),
+        ("conntrack", 2, {"match_flags": 1 + (1 << 13), "state_mask": 8}, "--ctstate NEW"),
+    ],
+)  # fmt: skip
+def test_a_match(name: str, revision: int, fields: dict[str, Any], words: str) -> None:
+    assert match_words(name, revision, written(MATCH_WORDS, name, revision, fields), IPV4) == f"-m {name} {words}"
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "fields"),
+    [
+        ("owner", 1, {"match": 8}),
+        ("conntrack", 3, {"match_flags": 3, "state_mask": 8}),
+        ("conntrack", 3, {"match_flags": 1, "invert_flags": 2, "state_mask": 8}),
+        ("conntrack", 3, {"match_flags": 1, "state_mask": 1 << 9}),
+        ("multiport", 1, {"kind": 1, "count": 16}),
+        ("multiport", 1, {"kind": 3, "count": 1}),
+    ],
+)
+def test_a_match_with_more_in_it_is_shown_by_its_bytes(name: str, revision: int, fields: dict[str, Any]) -> None:
+    words = match_words(name, revision, written(MATCH_WORDS, name, revision, fields), IPV4)
+    assert words.startswith(f"-m {name} [ revision {revision}, 0x")
+
+
+@pytest.mark.parametrize(
+    ("kind", "ports", "ranges", "invert", "words"),
+    [
+        (0, (53,), (0,), 0, "--sports 53"),
+        (1, (53, 1000, 2000), (0, 1, 0), 0, "--dports 53,1000:2000"),
+        (2, (1, 2, 3), (0, 0, 0), 1, "! --ports 1,2,3"),
+        (1, (1, 2), (0, 1), 0, "--dports 1,2"),
+    ],
+)
+def test_several_ports(kind: int, ports: tuple[int, ...], ranges: tuple[int, ...], invert: int, words: str) -> None:
+    packed = b"".join(port.to_bytes(2, BYTE_ORDER) for port in ports)
+    fields = {"kind": kind, "count": len(ports), "ports": packed, "is_range": bytes(ranges), "invert": invert}
+    assert match_words("multiport", 1, written(MATCH_WORDS, "multiport", 1, fields), IPV4) == f"-m multiport {words}"
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "fields", "family", "words"),
+    [
+        ("MARK", 2, {"mark": 1, "mask": 0xFF}, IPV4, "--set-xmark 0x1/0xff"),
+        ("CONNMARK", 1, {"ctmark": 1, "ctmask": 3}, IPV4, "--set-xmark 0x1/0x3"),
+        ("CONNMARK", 1, {"mode": 1, "nfmask": 7, "ctmask": 3}, IPV4, "--save-mark --nfmask 0x7 --ctmask 0x3"),
+        ("CONNMARK", 1, {"mode": 2, "nfmask": 7, "ctmask": 3}, IPV4, "--restore-mark --nfmask 0x7 --ctmask 0x3"),
+        ("CT", 2, {"flags": 1}, IPV4, "--notrack"),
+        ("CT", 2, {"flags": 2, "zone": 5}, IPV4, "--zone 5"),
+        ("CT", 2, {"helper": b"ftp"}, IPV4, "--helper ftp"),
+        ("REDIRECT", 0, {"flags": 2, "min_port": 5, "max_port": 9}, IPV6, "--to-ports 5-9"),
+        ("REDIRECT", 0, {"flags": 2 + 4, "min_port": 5, "max_port": 5}, IPV6, "--to-ports 5 --random"),
+    ],
+)
+def test_a_target(name: str, revision: int, fields: dict[str, Any], family: Family, words: str) -> None:
+    structure = written(TARGET_WORDS, name, revision, fields)
+    assert target_words(name, revision, structure, family) == f"{name} {words}"
+
+
+@pytest.mark.parametrize("more", [{"flags": 4}, {"ct_events": 1}, {"exp_events": 1}, {"timeout": b"x"}])
+def test_a_zone_with_more_in_it_is_shown_by_its_bytes(more: dict[str, Any]) -> None:
+    words = target_words("CT", 2, written(TARGET_WORDS, "CT", 2, {"zone": 1} | more), IPV4)
+    assert words.startswith("CT [ revision 2, 0x")
+
+
+def test_what_has_no_words() -> None:
+    assert match_words("recent", 1, b"\1\2\0\0", IPV4) == "-m recent [ revision 1, 0x0102 ]"
+    assert target_words("TRACE", 0, b"\0\0", IPV4) == "TRACE [ revision 0 ]"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ((5, 60, 5, 0, 0), "-m limit --limit 5/min"),
+        ((1, 1, 5, 0, 0), "-m limit --limit 1/sec"),
+        ((5, 3600, 7, 0, 0), "-m limit --limit 5/hour --limit-burst 7"),
+        ((5, 86400, 5, 0, 0), "-m limit --limit 5/day"),
+        ((5, 61, 5, 0, 0), "[ limit 5/61s burst 5 type 0 flags 0 ]"),
+        ((5, 60, 5, 1, 0), "[ limit 5/60s burst 5 type 1 flags 0 ]"),
+        ((5, 60, 5, 0, 1), "[ limit 5/60s burst 5 type 0 flags 1 ]"),
+    ],
+)
+def test_a_limit(numbers: tuple[int, ...], words: str) -> None:
+    fields = {place: number.to_bytes(8, "big") for place, number in enumerate(numbers, 1)}
+    assert limit_words(fields) == words
