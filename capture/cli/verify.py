@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from capture.analysis.compare import Difference
     from capture.analysis.judgement import Obstacle
     from capture.model.addresses import Family, Network
-    from capture.model.ruleset import PolicyRoute, TableName
+    from capture.model.ruleset import MissingRoute, TableName
     from capture.operations import Verified
     from capture.state.impediments import Impediment
 
@@ -158,5 +158,5 @@ def _concerns(found: Impediment, family: Family | None, table_name: TableName | 
     return table_name is None and (family is None or found.family in (None, family))
 
 
-def _family_of(need: LoopbackAddress | PolicyRoute) -> Family:
+def _family_of(need: LoopbackAddress | MissingRoute) -> Family:
     return need.network.family if isinstance(need, LoopbackAddress) else need.family

@@ -373,6 +373,21 @@ class PolicyRoute(Value):
     table: int
 
 
+class MissingRoute(PolicyRoute):
+    """A policy route of which a half or both are missing: the rule that looks packets up, the route they find."""
+
+    has_rule: bool
+    has_route: bool
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """Return what would add it, as commands of ip(8)."""
+        option = "-6 " if self.family == IPV6 else ""
+        rule = f"ip {option}rule add fwmark {self.mark} lookup {self.table}"
+        route = f"ip {option}route add local default dev lo table {self.table}"
+        return (*(() if self.has_rule else (rule,)), *(() if self.has_route else (route,)))
+
+
 class Ruleset(Value):
     """A whole capture: the families it is for, its tables, and what it needs besides rules.
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.judgement import Obstacle
     from capture.backends.detect import Decision
-    from capture.model.ruleset import LoopbackAddress, PolicyRoute, Ruleset
+    from capture.model.ruleset import LoopbackAddress, MissingRoute, Ruleset
     from capture.state.impediments import Impediment
 
 
@@ -36,7 +36,7 @@ class Verified(Value):
     desired: Ruleset
     live: Ruleset
     differences: tuple[Difference, ...] = ()
-    missing: tuple[LoopbackAddress | PolicyRoute, ...] = ()
+    missing: tuple[LoopbackAddress | MissingRoute, ...] = ()
     notes: tuple[Difference, ...] = ()
     others: tuple[Other, ...] = ()
     obstacles: tuple[Obstacle, ...] = ()

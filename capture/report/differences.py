@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from capture.analysis.judgement import Obstacle
     from capture.analysis.trace import Fate
     from capture.model.addresses import Family
-    from capture.model.ruleset import PolicyRoute, Rule
+    from capture.model.ruleset import MissingRoute, Rule
     from capture.operations import Other, Verified
 
 DIVERTS = "foreign rule precedes ours and diverts captured traffic"
@@ -42,7 +42,7 @@ def in_words(verified: Verified) -> Iterator[str]:
         return
     yield from _grouped(verified.differences, difference_in_words)
     for need in verified.missing:
-        yield f"{_need(need)} is missing"
+        yield _need(need)
     for impediment in verified.impediments:
         yield impediment.says
     for other in verified.others:
@@ -181,14 +181,14 @@ def text_of(rule: Rule, family: Family) -> str:
     return f"{text} (and {len(others)} more like it)" if others else text
 
 
-def _need(need: LoopbackAddress | PolicyRoute) -> str:
+def _need(need: LoopbackAddress | MissingRoute) -> str:
+    """Return what is missing of the routes that the rules depend on."""
     if isinstance(need, LoopbackAddress):
-        return f"the address {need.network} on lo"
-    option = "-6 " if need.family == "ipv6" else ""
-    return (
-        f"`ip {option}rule add fwmark {need.mark} lookup {need.table}`"
-        f" or `ip {option}route add local default dev lo table {need.table}`"
-    )
+        return f"the address {need.network} on lo is missing"
+    lacking = (*(() if need.has_rule else ("policy rule",)), *(() if need.has_route else ("route",)))
+    verb, add = ("is", "adds it") if len(lacking) == 1 else ("are", "add them")
+    commands = " and ".join(f"`{command}`" for command in need.commands)
+    return f"{FAMILY_NAMES[need.family]}: the {' and the '.join(lacking)} of TPROXY {verb} missing: {commands} {add}"
 
 
 def as_plain(verified: Verified) -> list[dict[str, object]]:
@@ -208,7 +208,7 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
         }
         for difference in verified.differences
     ]
-    found += [{"kind": "plumbing", "message": f"{_need(need)} is missing"} for need in verified.missing]
+    found += [{"kind": "plumbing", "message": _need(need)} for need in verified.missing]
     found += [
         {"kind": each.kind, "family": each.family, "message": each.says, "remedy": each.remedy}
         for each in verified.impediments
