@@ -84,7 +84,7 @@ def commit(
 
 
 def _failure_at(place: int, refusal: Refusal, descriptions: Sequence[str], doing: str) -> CaptureError:
-    """Return the error for message number ``place`` of a batch: 0 is its beginning and stands for the whole."""
+    """Return the error for message number ``place`` of a batch: 0 is its beginning and means the whole."""
     if 0 < place <= len(descriptions):
         return failure(descriptions[place - 1], refusal)
     if refusal.errno == errno.ERESTART:

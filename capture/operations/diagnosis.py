@@ -224,7 +224,7 @@ def _left_out(settings: Settings, verified: Verified) -> Iterator[Cause]:
 
 
 def _impeded(found: Iterable[Impediment]) -> Iterator[Cause]:
-    """Yield what loses captured packets beside the rules; that lo is down is a fact of the pod already."""
+    """Yield what loses captured packets though the rules are there; that lo is down is a fact of the pod already."""
     for each in found:
         if each.kind != LO_DOWN:
             yield Cause(each.kind, each.says, each.remedy)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 SWEEP = 60.0
 """Seconds between looks at all pods."""
-FULL = 600.0
+FULL = 1200.0
 """Seconds after which a pod is diagnosed again although nothing seems to have changed."""
 TICK = 1.0
 SETTLE = 0.2
@@ -93,6 +93,14 @@ class Sight(Value):
     diagnosed: float
 
 
+class Meant(Value):
+    """What a pod's object asks for, and what its owner should know."""
+
+    pod: dict[str, Any]
+    settings: Settings | Finding
+    warnings: tuple[str, ...] = ()
+
+
 NOTHING = Sight((), (), None, 0.0)
 """A pod whose namespace is of no interest."""
 
@@ -118,6 +126,7 @@ class Audit:
         self._seen_pods = -1
         self._hears = self._has_forgotten = False
         self._bad: set[str] = set()
+        self._meant: dict[str, Meant] = {}
         self._awaited: dict[tuple[str, str], int] = {}
         self._postponed: set[str] = set()
         self._allowed: dict[str, tuple[float, float]] = {}
@@ -183,18 +192,30 @@ class Audit:
         pod = self.pods.get(sandbox.namespace, sandbox.name)
         if pod is None or not is_the_same(identity, pod):
             return Finding(UNKNOWN, "the API server has not told of the pod yet"), NOTHING, None
+        settings = self._settings(sandbox, identity, pod)
+        if isinstance(settings, Finding):
+            return settings, NOTHING, pod
+        return (*self._diagnosed(place, settings, known, is_starting=_is_starting(pod), is_changed=is_changed), pod)
+
+    def _settings(self, sandbox: Sandbox, identity: Identity, pod: dict[str, Any]) -> Settings | Finding:
+        """Return what the pod's object asks for, or its state where it asks for no capture; read once of an object."""
+        meant = self._meant.get(identity.uid)
+        if meant is None or meant.pod is not pod:
+            meant = self._meant[identity.uid] = self._read(identity, pod)
+        self.on_warnings(sandbox, meant.warnings)
+        return meant.settings
+
+    def _read(self, identity: Identity, pod: dict[str, Any]) -> Meant:
         try:
             described = from_object(identity, pod)
             line = first_line(described)
             settings = settings_of(described, self.configuration.settings)
         except (CaptureError, CniError) as error:
-            return Finding(UNKNOWN, error.message), NOTHING, pod
+            return Meant(pod, Finding(UNKNOWN, error.message))
         of_pod = settings.warnings[len(self.configuration.settings.warnings) :]
         about_capture = (*described.escapes, *of_pod) if line in (None, PROGRAMS_ITSELF) else ()
-        self.on_warnings(sandbox, (*about_capture, *warnings_about(described, line)))
-        if line:
-            return Finding(LEFT_ALONE, line.reason), NOTHING, pod
-        return (*self._diagnosed(place, settings, known, is_starting=_is_starting(pod), is_changed=is_changed), pod)
+        warnings = (*about_capture, *warnings_about(described, line))
+        return Meant(pod, Finding(LEFT_ALONE, line.reason) if line else settings, warnings)
 
     def _diagnosed(
         self, place: Place, settings: Settings, known: Audited | None, *, is_starting: bool, is_changed: bool
@@ -271,6 +292,8 @@ class Audit:
         self.known = {known: audited for known, audited in self.known.items() if known in running}
         self._allowed = {known: allowed for known, allowed in self._allowed.items() if known in running}
         self._bad &= running
+        uids = {place.sandbox.uid for place in places}
+        self._meant = {uid: meant for uid, meant in self._meant.items() if uid in uids}
         self._has_forgotten = True
 
     def _publish(self, started: float) -> None:

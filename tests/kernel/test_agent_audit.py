@@ -288,6 +288,15 @@ def test_repairs_are_limited(watched: Watched, proxy: None) -> None:
     assert watched.turn() == "no-rules"
 
 
+@pytest.mark.parametrize("watched", [{"repair_running": "evict"}], indirect=True)
+def test_a_repair_that_fails_is_tried_again_later(watched: Watched, proxy: None) -> None:
+    assert [watched.turn() for _ in range(3)] == ["no-rules"] * 3
+    assert watched.health.counts() == {("repairs", "failure"): 1}  # no API server is known here
+    time.sleep(1.1)
+    watched.turn()
+    assert watched.health.counts() == {("repairs", "failure"): 2}
+
+
 def test_another_listener_is_found_without_an_event(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cni.agent.audit.LISTENERS", 0.0)
     apply(make_settings(), watched.pod.path)

@@ -28,17 +28,9 @@ from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
 from capture.operations import diagnosis
 from capture.rules import build_ruleset
+from capture.settings import options as option
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod, PodFromInside
-from capture.settings.options import (
-    CAPTURE_ALL_DNS,
-    DROP_INVALID,
-    INTERCEPTION_MODE,
-    PROFILE,
-    REDIRECT_DNS,
-    RULE_COMMENTS,
-    RULE_LOGS,
-)
 from capture.settings.settings import Given, Settings
 from capture.state import capabilities, record
 from capture.state.directory import is_private, require_private
@@ -64,13 +56,13 @@ XTABLES_LOCK = "/run/xtables.lock"
 
 EVERYTHING = Settings(
     {
-        INTERCEPTION_MODE: Given("TPROXY", "doctor"),
-        REDIRECT_DNS: Given("true", "doctor"),
-        CAPTURE_ALL_DNS: Given("true", "doctor"),
-        DROP_INVALID: Given("true", "doctor"),
-        PROFILE: Given("current", "doctor"),
-        RULE_COMMENTS: Given("true", "doctor"),
-        RULE_LOGS: Given("true", "doctor"),
+        option.INTERCEPTION_MODE: Given("TPROXY", "doctor"),
+        option.REDIRECT_DNS: Given("true", "doctor"),
+        option.CAPTURE_ALL_DNS: Given("true", "doctor"),
+        option.DROP_INVALID: Given("true", "doctor"),
+        option.PROFILE: Given("current", "doctor"),
+        option.RULE_COMMENTS: Given("true", "doctor"),
+        option.RULE_LOGS: Given("true", "doctor"),
     }
 )
 """Settings whose rules need every module that a capture may need."""
@@ -99,7 +91,7 @@ class Examined(Value):
     """The kernel loads modules at all."""
     capturing_plugins: dict[str, str]
     """Plugins that capture pods, Istio's and ours, each with the file that names it."""
-    diagnosis: Diagnosis | None = None
+    diagnosis: Diagnosis | CaptureError | None = None
     """What is wrong with the pod; None where nothing is applied, and none is recorded."""
 
 
@@ -146,12 +138,15 @@ def examine() -> Examined:
     )
 
 
-def _diagnosis() -> Diagnosis | None:
-    """Return what is wrong with the pod whose namespace we are in, if it is captured or should be."""
+def _diagnosis() -> Diagnosis | CaptureError | None:
+    """Return what is wrong with the pod whose namespace we are in, if it is captured or should be.
+
+    Where that cannot be told, for want of privileges, return why.
+    """
     try:
         found = diagnosis.why()
-    except CaptureError:
-        return None  # the rest of the report says what is missing
+    except CaptureError as error:
+        return error
     is_captured = not any(cause.kind in ("no-rules", "left-alone") for cause in found.causes)
     return found if is_captured or (is_private(STATE_DIRECTORY) and record.read() is not None) else None
 
@@ -234,7 +229,10 @@ def findings(examined: Examined) -> list[Finding]:
     ]
 
 
-def _pod(found: Diagnosis | None) -> Iterator[Finding]:
+def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
+    if isinstance(found, CaptureError):
+        yield Finding(POD, "capture", "note", f"cannot be judged: {found.message}", found.remedy)
+        return
     if found is None:
         yield Finding(POD, "capture", "note", "nothing is applied here")
         return
