@@ -188,8 +188,8 @@ class Reader:
             if policy is None or (self._station.foreign is not None and policy == "ACCEPT"):
                 continue
             of = tuple(family for family in self.families if chain.policy_for(family) == policy)
-            counters = list(dict.fromkeys(map(chain.counters_for, of)))
-            known = [each for each in counters if each is not None]
+            alike = of if chain.ipv6_policy is not None else of[:1]  # else one chain for both counts once
+            known = [each for each in map(chain.counters_for, alike) if each is not None]
             kind = "dropped" if policy == "DROP" else self._onwards()
             if kind == "goes on" and not known:
                 continue  # that packets go on needs no edge without a count
