@@ -82,7 +82,7 @@ def commit(
 
 
 def _failure_at(place: int, refusal: Refusal, changes: Sequence[Change], doing: str) -> CaptureError:
-    """Return the error for message number ``place`` of a batch: 0 is its beginning and stands for the whole."""
+    """Return the error for message number ``place`` of a batch: 0 is its beginning and means the whole."""
     if 0 < place <= len(changes):
         return failure(changes[place - 1].doing, refusal)
     if refusal.errno == errno.ERESTART:

@@ -91,7 +91,7 @@ class Examined(Value):
     """The kernel loads modules at all."""
     capturing_plugins: dict[str, str]
     """Plugins that capture pods, Istio's and ours, each with the file that names it."""
-    diagnosis: Diagnosis | None = None
+    diagnosis: Diagnosis | CaptureError | None = None
     """What is wrong with the pod; None where nothing is applied, and none is recorded."""
 
 
@@ -138,12 +138,15 @@ def examine() -> Examined:
     )
 
 
-def _diagnosis() -> Diagnosis | None:
-    """Return what is wrong with the pod whose namespace we are in, if it is captured or should be."""
+def _diagnosis() -> Diagnosis | CaptureError | None:
+    """Return what is wrong with the pod whose namespace we are in, if it is captured or should be.
+
+    Where that cannot be told, for want of privileges, return why.
+    """
     try:
         found = diagnosis.why()
-    except CaptureError:
-        return None  # the rest of the report says what is missing
+    except CaptureError as error:
+        return error
     is_captured = not any(cause.kind in ("no-rules", "left-alone") for cause in found.causes)
     return found if is_captured or (is_private(STATE_DIRECTORY) and record.read() is not None) else None
 
@@ -226,7 +229,10 @@ def findings(examined: Examined) -> list[Finding]:
     ]
 
 
-def _pod(found: Diagnosis | None) -> Iterator[Finding]:
+def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
+    if isinstance(found, CaptureError):
+        yield Finding(POD, "capture", "note", f"cannot be judged: {found.message}", found.remedy)
+        return
     if found is None:
         yield Finding(POD, "capture", "note", "nothing is applied here")
         return

@@ -52,6 +52,8 @@ def test_where_all_is_well_everything_is_ok() -> None:
         ({"missing_capabilities": CAPABILITIES}, "error", "NET_ADMIN is not held (held: none of those that matter)"),
         ({"missing_capabilities": CAPABILITIES[1:]}, "note", "without SYS_ADMIN"),
         ({"decision": UnsupportedError("no way", "Take another.")}, "error", "backend: no way"),
+        ({"diagnosis": None}, "note", "nothing is applied here"),
+        ({"diagnosis": UnsupportedError("not permitted", "")}, "note", "capture: cannot be judged: not permitted"),
     ],
 )
 def test_what_is_worth_saying_of_host_and_namespace(changes: dict[str, object], state: str, words: str) -> None:
