@@ -201,7 +201,7 @@ class Agent:
         """Leave everything in place, unless the agent's DaemonSet is gone."""
         if self.client is None or not self.options.daemon_set:
             return
-        if not uninstall.is_gone(self.client, self.options.daemon_set):
+        if not uninstall.is_gone(self.client, self.options.daemon_set, self.options.node):
             self.journal.info("ending; plugin and entry stay", daemon_set=self.options.daemon_set)
             return
         for change in uninstall.uninstall(self.options, self.runtime):
