@@ -54,7 +54,7 @@ CAPTURE_OPTIONS = {
 
 
 class AgentPod(Value):
-    """Which pods are our own node agent: it has to start when nothing else can be asked yet."""
+    """Which pods are our own node agent: it has to start when no source answers yet."""
 
     namespace: str
     name_prefix: str
@@ -131,7 +131,7 @@ def _capture_settings(configuration: Mapping[str, Any]) -> Settings:
 
 
 def _pod_sources(configuration: Mapping[str, Any], kubeconfig: str) -> tuple[str, ...]:
-    """Return the sources; those that can be asked, unless the configuration chooses."""
+    """Return the sources; those that there are, unless the configuration chooses."""
     expected = f"a list of {' and '.join(map(repr, POD_SOURCES))}, each once"
     sources = keys.texts(configuration, "pod_sources", expected)
     if sources is None:

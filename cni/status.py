@@ -125,8 +125,8 @@ def _about_own_list(found: list[Candidate], taken: Network) -> Iterator[Finding]
         yield Finding("network", "own list", "error", "the list that it was made from is gone", INSTALL)
         return
     others = [plugin for plugin in taken.plugins if plugin.get("type") != PLUGIN]
-    without_ours = [plugin for plugin in main.plugins if plugin.get("type") != PLUGIN]
-    if as_list(taken, others) != as_list(main.replace(path=taken.path) if main.is_list else main, without_ours):
+    without_plugin = [plugin for plugin in main.plugins if plugin.get("type") != PLUGIN]
+    if as_list(taken, others) != as_list(main.replace(path=taken.path) if main.is_list else main, without_plugin):
         says = f"{main.path} has changed since it was made from that"
         yield Finding("network", "own list", "warning", says, f"{INSTALL} --own-config makes it anew.")
 
@@ -159,7 +159,7 @@ def _about_plugin(path: str, taken: Network | None, entry: dict[str, Any] | None
         yield Finding("plugin", "STATUS", answer, problem or "a pod could be captured now")
 
 
-# --- who is asked about pods -----------------------------------------------------------------------------------
+# --- which sources know about pods -----------------------------------------------------------------------------------
 
 
 def _about_kubeconfig(entry: dict[str, Any] | None) -> Iterator[Finding]:

@@ -108,14 +108,14 @@ class Destination(Value):
 
 
 class InInterface(Value):
-    """The packet came in through this interface (``-i``); a trailing ``+`` stands for any ending."""
+    """The packet came in through this interface (``-i``); a trailing ``+`` means any ending."""
 
     name: str
     negated: bool = False
 
 
 class OutInterface(Value):
-    """The packet leaves through this interface (``-o``); a trailing ``+`` stands for any ending."""
+    """The packet leaves through this interface (``-o``); a trailing ``+`` means any ending."""
 
     name: str
     negated: bool = False
@@ -178,7 +178,7 @@ class ConnectionState(Value):
 
 
 class UnknownMatch(Value):
-    """Something that a foreign rule asks for and our vocabulary lacks, as the backend prints it."""
+    """Something that a foreign rule tests and our vocabulary lacks, as the backend prints it."""
 
     text: str
 
@@ -389,9 +389,9 @@ class MissingRoute(PolicyRoute):
 
 
 class Ruleset(Value):
-    """A whole capture: the families it is for, its tables, and what it needs besides rules.
+    """A whole capture: the families it is for, its tables, and what else it needs.
 
-    A rule with family None stands in every family of ``families``.
+    A rule with family None is in every family of ``families``.
     """
 
     families: tuple[Family, ...]

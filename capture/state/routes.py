@@ -1,4 +1,4 @@
-"""What a capture needs besides rules: an address on ``lo``, and the routes of TPROXY. Read, added, removed."""
+"""What a capture needs apart from rules: an address on ``lo``, and the routes of TPROXY. Read, added, removed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DEFAULT_MARK, DEFAULT_TABLE = 1337, 133
 
 
 PREFERENCE = 0
-"""Of our policy rule: asked right after that for the pod's own addresses, which has 0 too and was there first.
+"""Of our policy rule: looked at right after that for the pod's own addresses, which has 0 too and was there first.
 
 Source-based routing (Multus) and VPNs mostly let the kernel choose. It takes one less than the second rule of the list
 has, so that a later rule precedes every earlier one. Only where that one has 0, the later rule has 0 as well and comes
@@ -117,7 +117,7 @@ def takes_ipv6_addresses() -> bool:
     try:
         with open(DISABLE_IPV6_ON_LO, "rb", buffering=0) as switch:
             return switch.read().strip() != b"1"
-    except OSError:  # no /proc/sys: the kernel answers when it is asked
+    except OSError:  # no /proc/sys: the kernel answers then
         return True
 
 

@@ -94,10 +94,10 @@ def changed_owners(known: Mapping[str, Owners]) -> list[str]:
     """Return the namespaces, of these, in which others listen than are known; those that have gone are left out."""
     changed = []
     for path in tour(known):
-        asked = _first(known[path])
+        sockets = _first(known[path])
         try:
             with open_sock_diag() as diag:
-                if read_owners(diag, asked) != asked:
+                if read_owners(diag, sockets) != sockets:
                     changed.append(path)
         except CaptureError:
             continue
