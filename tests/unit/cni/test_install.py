@@ -683,7 +683,7 @@ def test_a_file_that_never_comes_to_rest_is_an_error(node: Node, monkeypatch: py
     node.write("10-main.conflist", network(BRIDGE))
     monkeypatch.setattr("cni.exclusive.PATIENCE", 0.05)
 
-    def always_changed(old: atomic_files.Snapshot, content: bytes) -> None:
+    def always_changed(old: atomic_files.Snapshot, content: bytes, *, is_urgent: bool) -> None:
         raise atomic_files.ChangedMeanwhileError(old.path)
 
     monkeypatch.setattr(atomic_files, "replace", always_changed)
