@@ -30,8 +30,8 @@ test-cluster: bundle ## Boot Kubernetes nodes of four kinds, install the agent, 
 	@scripts/setup test-cluster
 	@$(VENV)/bin/python scripts/bundle/node.py
 	@PATH="$(PATH):/usr/local/go/bin" PYTHONPATH=tests $(VENV)/bin/python tests/cluster_builds.py
-	CAPTURE_WRITE_TESTED=1 $(VENV)/bin/pytest -m cluster --timeout 600 tests/cluster $(ARGS)
-	$(VENV)/bin/pytest -m cluster --timeout 600 tests/cluster_injection $(ARGS)
+	CAPTURE_WRITE_TESTED=1 $(VENV)/bin/pytest -m cluster --timeout 600 tests/cluster $(ARGS) || [ $$? = 5 ]
+	$(VENV)/bin/pytest -m cluster --timeout 600 tests/cluster_injection $(ARGS) || [ $$? = 5 ] # none of these was chosen
 
 manifest: ## Render deploy/istio-capture.yaml from the chart; needs helm
 	@$(VENV)/bin/python scripts/manifest.py

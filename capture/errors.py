@@ -115,8 +115,8 @@ class KernelError(CaptureError):
     def __init__(self, doing: str, errno: int, kernel_message: str = "") -> None:
         import os
 
-        said = f" ({kernel_message})" if kernel_message else ""
-        super().__init__(f"{doing}: {os.strerror(errno)}{said}")
+        kernel_words = f" ({kernel_message})" if kernel_message else ""
+        super().__init__(f"{doing}: {os.strerror(errno)}{kernel_words}")
         self.errno = errno
 
 

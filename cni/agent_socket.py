@@ -7,6 +7,7 @@ costs it ``PATIENCE``. Nothing is imported here that the plugin does not have an
 from __future__ import annotations
 
 import _socket
+import os
 import time
 
 from capture.state.json_text import JsonError, decode, encode
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from cni.pod import Identity
 
+AGENT_SOCKET = "/run/istio-capture/agent/socket"
+"""Where the agent listens, if nothing else is given."""
 PATIENCE = 0.5
 """Seconds: the agent itself waits 0.2 for a pod that its watch has not seen yet."""
 LIMIT = 16 * 1024 * 1024
@@ -27,6 +30,14 @@ SO_PEERCRED = 17
 
 class AgentAwayError(Exception):
     """The agent does not answer; the message says why."""
+
+
+def probe(what: str) -> int:
+    """Return the exit code of a probe, ``ready`` or ``live``: 0 if the agent says that it is."""
+    try:
+        return 0 if ask(os.environ.get("CAPTURE_AGENT_SOCKET", AGENT_SOCKET), {"ask": "probe"}, 3.0).get(what) else 1
+    except AgentAwayError:
+        return 1
 
 
 def pod(socket: str, identity: Identity, patience: float = PATIENCE) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """Files that others write too: changed whole, or not at all, and never over another program's change.
 
-A new content is written to a temporary file beside the old one and made durable; then the two change places
+A new content is written to a temporary file next to the old one and made durable; then the two change places
 (``renameat2(2)`` with RENAME_EXCHANGE). A program that opens the file by its name, at any moment, killed or not, finds
 the whole old content or the whole new one. What comes out of the exchange is compared with what was read before:
 if it is not the same, another program has written in between, and it is put back.
@@ -78,7 +78,7 @@ def _version(status: os.stat_result) -> tuple[int, int, int, int]:
 
 def create(path: str, content: bytes, mode: int, uid: int, gid: int) -> None:
     """Make a file that is not there yet; raise ``FileExistsError`` if it is."""
-    temporary = _write_beside(path, content, mode, uid, gid)
+    temporary = _write_temporary(path, content, mode, uid, gid)
     try:
         os.link(temporary, path)
     finally:
@@ -93,7 +93,7 @@ def replace(old: Snapshot, content: bytes, *, is_urgent: bool = False) -> None:
     more for that. A machine that loses its power within these may come up with a file that is cut off.
     Raise ``ChangedMeanwhileError``, and leave the file alone, if it is not what ``old`` says.
     """
-    temporary = _write_beside(old.path, content, old.mode, old.uid, old.gid, is_durable=not is_urgent)
+    temporary = _write_temporary(old.path, content, old.mode, old.uid, old.gid, is_durable=not is_urgent)
     try:
         new = snapshot(temporary)
         if snapshot(old.path) != old:
@@ -115,7 +115,7 @@ def _undo_unless_it_was(old: Snapshot, new: Snapshot, displaced: str) -> None:
     """Keep the exchange if the file that ``new`` took the place of is ``old``; else undo it, and raise.
 
     Yet another version may come while it is undone. The two change places until what comes back is what was put
-    there: then the newest stands, and nothing of anybody's is lost.
+    there: then the newest stays, and no other content is lost.
     """
     _wait_for_writers(displaced)
     if _same_file(snapshot(displaced), old):
@@ -233,7 +233,7 @@ def _sync_if_there(path: str) -> None:
         os.close(file)
 
 
-def _write_beside(path: str, content: bytes, mode: int, uid: int, gid: int, *, is_durable: bool = True) -> str:
+def _write_temporary(path: str, content: bytes, mode: int, uid: int, gid: int, *, is_durable: bool = True) -> str:
     temporary = temporary_name(path)
     try:
         _write_new(temporary, [content], mode, (uid, gid), is_durable=is_durable)
@@ -263,7 +263,7 @@ def _write_new(
 
 
 def temporary_name(path: str) -> str:
-    """Return a new name beside the path, by which leftovers of a killed program are known."""
+    """Return a new name next to the path, by which leftovers of a killed program are known."""
     directory, name = os.path.split(path)
     return os.path.join(directory, f".{name}.{os.urandom(6).hex()}{TEMPORARY}")
 

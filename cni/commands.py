@@ -301,8 +301,8 @@ def _with_kubeconfig(entry: dict[str, Any], conf_dir: str) -> tuple[list[Change]
 
 def installed_plugin() -> str:
     """Return the plugin that came together with this program."""
-    beside = [os.path.join(directory, PLUGIN) for directory in (_bundle(), _own_directory()) if directory]
-    found = next((path for path in beside if os.access(path, os.X_OK)), None) or shutil.which(PLUGIN)
+    candidates = [os.path.join(directory, PLUGIN) for directory in (_bundle(), _own_directory()) if directory]
+    found = next((path for path in candidates if os.access(path, os.X_OK)), None) or shutil.which(PLUGIN)
     if not found:
         raise click.UsageError(
             f"there is no {PLUGIN} in this program's directory or in PATH; name it with --plugin PATH"

@@ -26,6 +26,7 @@ from capture.model.values import Value
 from capture.settings import options
 from capture.settings.settings import Given, Settings
 from cni import keys
+from cni.agent_socket import AGENT_SOCKET
 from cni.protocol import INVALID_CONFIGURATION, CniError
 from cni.request_log import log_file, log_level
 
@@ -38,9 +39,6 @@ RUNTIME = "runtime"
 AGENT = "agent"
 KUBERNETES = "kubernetes"
 POD_SOURCES = (RUNTIME, AGENT, KUBERNETES)
-
-AGENT_SOCKET = "/run/istio-capture/agent/socket"
-"""Where the node's agent listens."""
 
 ANNOTATIONS_CAPABILITY = "io.kubernetes.cri.pod-annotations"
 """What containerd calls the annotations of a pod, in ``capabilities`` and in ``runtimeConfig``."""
@@ -56,7 +54,7 @@ CAPTURE_OPTIONS = {
 
 
 class AgentPod(Value):
-    """Which pods are our own node agent: it has to start when nothing else can be asked yet."""
+    """Which pods are our own node agent: it has to start when no source answers yet."""
 
     namespace: str
     name_prefix: str
@@ -133,7 +131,7 @@ def _capture_settings(configuration: Mapping[str, Any]) -> Settings:
 
 
 def _pod_sources(configuration: Mapping[str, Any], kubeconfig: str) -> tuple[str, ...]:
-    """Return the sources; those that can be asked, unless the configuration chooses."""
+    """Return the sources; those that there are, unless the configuration chooses."""
     expected = f"a list of {' and '.join(map(repr, POD_SOURCES))}, each once"
     sources = keys.texts(configuration, "pod_sources", expected)
     if sources is None:

@@ -121,7 +121,7 @@ def _turn_into_list(network: Network, plugins: list[dict[str, Any]]) -> tuple[st
 
 
 def own_directory(conf_dir: str) -> str:
-    """Return the directory beside a configuration directory that is ours."""
+    """Return our directory next to a configuration directory."""
     return os.path.join(os.path.dirname(conf_dir.rstrip("/")), OWN_DIRECTORY)
 
 

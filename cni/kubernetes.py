@@ -5,7 +5,7 @@
                      └────────────┼────────────────────────────────────────────<──┘ until the deadline
                                   └─ 401, 403, a wrong certificate, no API ────────> error at once
 
-Nothing is imported from here unless a pod has to be asked about: loading OpenSSL costs some milliseconds.
+Nothing is imported from here unless a pod has to be looked up: loading OpenSSL costs some milliseconds.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _is_name(text: str) -> bool:
     return len(text) <= 253 and plain.isascii() and plain.isalnum() and text[0] not in "-." and ".." not in text
 
 
-# --- one question, asked until it is answered ------------------------------------------------------------------
+# --- one request, repeated until it is answered -----------------------------------------------------------------
 
 
 class _Question:
@@ -195,8 +195,8 @@ class _Question:
 
     def _refusal(self, answer: Answer) -> CniError | Transient:
         """Return what a status other than 200 means."""
-        status, said = answer.status, _message_of(answer.body)
-        what = f"{status} {said or answer.reason}"
+        status, words = answer.status, _message_of(answer.body)
+        what = f"{status} {words or answer.reason}"
         if status == UNAUTHORIZED_STATUS:
             return CniError(
                 UNAUTHORIZED,
@@ -210,7 +210,7 @@ class _Question:
                 f"the API server does not allow us to read pods: {what}",
                 "Give the account a ClusterRole with the verb 'get' on 'pods', by a ClusterRoleBinding.",
             )
-        if status == NOT_FOUND and said is not None:
+        if status == NOT_FOUND and words is not None:
             return Transient(
                 POD_NOT_FOUND,
                 f"the API server does not have the pod: {what}",

@@ -1,6 +1,6 @@
-"""Waiting for ``lo``: containerd starts the plugin "loopback" beside the plugins of the network, in no order.
+"""Waiting for ``lo``: containerd starts the plugin "loopback" along with the plugins of the network, in no order.
 
-That plugin sets ``lo`` up, and refuses it if an address stands there that is none of a loopback interface
+That plugin sets ``lo`` up, and refuses it if an address is there that is none of a loopback interface
 (plugins/main/loopback of containernetworking), as ``::6`` is, which we put there. We mostly come much later::
 
     loopback    lo up, ::1 appears -> lists addresses -> done

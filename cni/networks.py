@@ -76,7 +76,7 @@ class Network(Value):
 
 
 class Choice(Value):
-    """How a network is chosen: by which runtime's rules, and which name was asked for."""
+    """How a network is chosen: by which runtime's rules, and which name was given."""
 
     runtime: RuntimeName = "containerd"
     network: str = ""

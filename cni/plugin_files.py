@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BUNDLE = f"{PLUGIN}.bundle-"
 BUNDLE_MARK = "lib/ld.so"
-"""What a bundle's launcher starts, beside it: without that it is nothing."""
+"""What a bundle's launcher starts, next to it: without that it is nothing."""
 
 
 class Change(Value):

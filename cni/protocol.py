@@ -363,7 +363,7 @@ def _unknown_command(command: str) -> CniError:
 
 
 def _version_result(stdin: bytes) -> bytes:
-    """Return the answer to VERSION, in the version it was asked in if that is one of ours."""
+    """Return the answer to VERSION, in the version of the question if that is one of ours."""
     try:
         version = _version_of(_decode_configuration(stdin)[0])
     except CniError:
@@ -389,7 +389,7 @@ def failure(error: CniError, version: str) -> Answer:
 
 
 def _result(request: Request, text: str) -> bytes:
-    """Return the result of ADD: prevResult, to the letter, if it is written in the version that was asked for.
+    """Return the result of ADD: prevResult, to the letter, if it is written in the version of the request.
 
     Without prevResult it is empty: we make no interface and give no address.
     """

@@ -1,7 +1,7 @@
 """Which container runtime a node has, as far as its files tell: how it chooses a network, and what it hands to plugins.
 
 CRI-O's configuration (crio.conf(5), ``[crio.network]``) names directories and the default network; containerd's own
-is asked over CRI by the node's agent, and has the usual directories otherwise: those of k3s and MicroK8s are others.
+is queried over CRI by the node's agent, and has the usual directories otherwise: those of k3s and MicroK8s are others.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import time
 from capture.cli.doctor.neighbours import BOTH_REMEDY, ISTIO, both_capture, capturing_plugins
 from capture.model.values import Value
 from capture.state.json_text import JsonError, decode, encode
-from cni import kubernetes, trial
+from cni import kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
 from cni.entries import as_list
 from cni.networks import PLUGIN, Candidate, candidates, choose
@@ -86,6 +86,17 @@ def look(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> St
     )
 
 
+def of_this_node() -> tuple[Finding, ...]:
+    """Return what is to be said of this node; nothing if neither the plugin nor an entry of it is here."""
+    runtime = runtimes.detect()
+    bin_dirs = [each for each in runtime.bin_dirs if os.path.exists(os.path.join(each, PLUGIN))]
+    if not os.path.isdir(runtime.conf_dir):
+        return ()
+    found = look((bin_dirs or runtime.bin_dirs)[0], runtime.conf_dir, runtime)
+    has_entry = any(entry for _, _, entry in found.files)
+    return found.findings if bin_dirs or has_entry else ()
+
+
 def _has_entry(found: list[Candidate], path: str) -> bool:
     return any(each.path == path and each.network is not None and bool(each.network.entries) for each in found)
 
@@ -125,8 +136,8 @@ def _about_own_list(found: list[Candidate], taken: Network) -> Iterator[Finding]
         yield Finding("network", "own list", "error", "the list that it was made from is gone", INSTALL)
         return
     others = [plugin for plugin in taken.plugins if plugin.get("type") != PLUGIN]
-    without_ours = [plugin for plugin in main.plugins if plugin.get("type") != PLUGIN]
-    if as_list(taken, others) != as_list(main.replace(path=taken.path) if main.is_list else main, without_ours):
+    without_plugin = [plugin for plugin in main.plugins if plugin.get("type") != PLUGIN]
+    if as_list(taken, others) != as_list(main.replace(path=taken.path) if main.is_list else main, without_plugin):
         says = f"{main.path} has changed since it was made from that"
         yield Finding("network", "own list", "warning", says, f"{INSTALL} --own-config makes it anew.")
 
@@ -159,7 +170,7 @@ def _about_plugin(path: str, taken: Network | None, entry: dict[str, Any] | None
         yield Finding("plugin", "STATUS", answer, problem or "a pod could be captured now")
 
 
-# --- who is asked about pods -----------------------------------------------------------------------------------
+# --- which sources know about pods -----------------------------------------------------------------------------------
 
 
 def _about_kubeconfig(entry: dict[str, Any] | None) -> Iterator[Finding]:

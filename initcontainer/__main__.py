@@ -149,7 +149,7 @@ def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
 
 
 def _dry_run(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
-    """Print what would be sent into this pod if nothing stood there."""
+    """Print what would be sent into this pod if it were empty."""
     with Entered(namespace):
         printer.warn(resolve(settings, host)[1])
         decision = None

@@ -74,7 +74,7 @@ class CommandLine:
 def parse(arguments: Sequence[str], options: Iterable[Option[Any]], found: CommandLine | None = None) -> CommandLine:
     """Return what the arguments say; UsageError for what is no flag of ours or of upstream's.
 
-    Raises HelpWanted or VersionWanted where that is asked for. ``found`` is filled in as far as reading comes.
+    Raises HelpWanted or VersionWanted where that is requested. ``found`` is filled in as far as reading comes.
     """
     found = found or CommandLine()
     command, rest = _command(arguments)

@@ -131,7 +131,7 @@ class Chooser:
 
 
 def _outside(config: CaptureConfig, family: Family, own: Iterable[Network]) -> Iterator[Network]:
-    """Yield destinations that are not the pod: in what is captured, in networks of no one, beside the pod."""
+    """Yield destinations that are not the pod: in what is captured, in networks of no one, near the pod."""
     for network in config.outbound_networks.entries:
         if network.family == family:
             yield _within(network)
@@ -151,18 +151,18 @@ def _within(network: Network) -> Network:
 
 def _ordinary(config: CaptureConfig) -> Iterator[Identity]:
     """Yield who we are, and whom else we may be, but for the proxy."""
-    ours = Identity(os.geteuid(), os.getegid())
+    own = Identity(os.geteuid(), os.getegid())
     groups = [span.first for span in config.owner_groups.entries]
-    for identity in (ours, *_others(ORDINARY_IDS, (*groups, *ORDINARY_IDS))):
+    for identity in (own, *_others(ORDINARY_IDS, (*groups, *ORDINARY_IDS))):
         if not _is_among(identity.uid, config.proxy_uids) and not _is_among(identity.gid, config.proxy_gids):
             yield identity
 
 
 def _proxies(config: CaptureConfig) -> Iterator[Identity]:
     """Yield the proxy's identities that we have or may take."""
-    ours = Identity(os.geteuid(), os.getegid())
-    if _is_among(ours.uid, config.proxy_uids):
-        yield ours
+    own = Identity(os.geteuid(), os.getegid())
+    if _is_among(own.uid, config.proxy_uids):
+        yield own
     uids = [span.first for span in config.proxy_uids]
     yield from _others(uids, (*(span.first for span in config.proxy_gids), *ORDINARY_IDS))
 

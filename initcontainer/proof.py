@@ -107,8 +107,8 @@ class Prover:
 
     def _clients_of_proxy(self) -> list[Probe]:
         """Return the probes that go to a running proxy and are not over."""
-        ours = [*self._awaited.values(), *(proof.probe for proof in self._proofs)]
-        return [probe for probe in self._clients if probe not in ours]
+        counted = [*self._awaited.values(), *(proof.probe for proof in self._proofs)]
+        return [probe for probe in self._clients if probe not in counted]
 
     def _look(self) -> None:
         """Wait a little for connections, and for processes that dial a running proxy."""

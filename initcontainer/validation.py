@@ -72,7 +72,7 @@ def validate(settings: Settings, namespace: str | None, host: Host) -> Validatio
     with Entered(namespace):
         config, _ = resolve(settings, host)
         desired = build_ruleset(config)
-        _look_beside_the_rules(desired, settings)
+        _require_delivery(desired, settings)
         chooser = Chooser(config, desired, host.pod_addresses(), settings[PROBE_PORT])
         with ExitStack() as made:
             proven, unproven = _by_connections(settings, host, config, chooser, made)
@@ -82,7 +82,7 @@ def validate(settings: Settings, namespace: str | None, host: Host) -> Validatio
         return Validation(tuple(proven), tuple(unproven))
 
 
-def _look_beside_the_rules(desired: Ruleset, settings: Settings) -> None:
+def _require_delivery(desired: Ruleset, settings: Settings) -> None:
     """Raise ValidationError for what loses packets that the rules send to the proxy; to read it takes no privilege."""
     for found in impediments(desired):
         raise ValidationError(f"validation failed: {found.says}", found.remedy)

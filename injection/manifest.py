@@ -139,9 +139,9 @@ class Text:
             self.replace(start, end, "")
         return taken
 
-    def restore_list(self, name: Node, sequence: Node, ours: list[str], taken: list[tuple[int, str]]) -> None:
+    def restore_list(self, name: Node, sequence: Node, added: list[str], taken: list[tuple[int, str]]) -> None:
         """Undo ``change_list``: remove the items with these names, and put back what was taken out."""
-        stay = [item for item in sequence.value if item_name(item) not in ours]
+        stay = [item for item in sequence.value if item_name(item) not in added]
         if taken and not stay and sequence.flow_style:
             first, last = sequence.value[0], sequence.value[-1]
             self.replace(first.start_mark.index, content_end(self.text, last), "".join(text for _, text in taken))
@@ -154,7 +154,7 @@ class Text:
                     self.text, content_end(self.text, stay[after - 1]) if after else name.end_mark.index
                 )
             self.replace(position, position, text)
-        self._remove_items(sequence, ours)
+        self._remove_items(sequence, added)
 
     def _remove_items(self, sequence: Node, names: list[str]) -> None:
         items = sequence.value

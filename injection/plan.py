@@ -163,9 +163,9 @@ class _Planner:
         target.append(container)
 
 
-def merged(ours: Any, users: Any) -> Any:
+def merged(added: Any, users: Any) -> Any:
     """Return the user's container laid over ours: the user's fields count, lists by name; ``image: auto`` is ours."""
-    result = copy.deepcopy(ours)
+    result = copy.deepcopy(added)
     for key, value in users.items():
         if key == "image" and value == AUTO:
             continue
@@ -178,8 +178,8 @@ def merged(ours: Any, users: Any) -> Any:
     return result
 
 
-def _merged_list(ours: list[Any], users: list[Any], key: str) -> list[Any]:
-    entries = {one.get(key): one for one in ours}
+def _merged_list(added: list[Any], users: list[Any], key: str) -> list[Any]:
+    entries = {one.get(key): one for one in added}
     for one in users:
         entries[one.get(key)] = merged(entries[one.get(key)], one) if one.get(key) in entries else copy.deepcopy(one)
     return list(entries.values())

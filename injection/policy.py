@@ -171,7 +171,7 @@ class _Policy:
     # -- who, and with what settings
 
     def _variables(self) -> list[Variable]:
-        said = _annotation(option.EXCLUDED_INBOUND_PORTS, self._more_ports())
+        annotation = _annotation(option.EXCLUDED_INBOUND_PORTS, self._more_ports())
         return [
             Variable("labels", "has(object.metadata.labels) ? object.metadata.labels : {}"),
             Variable("annotations", "has(object.metadata.annotations) ? object.metadata.annotations : {}"),
@@ -182,7 +182,7 @@ class _Policy:
             Variable("native", _native(default=self._template.is_native)),
             Variable("uid", _own_uid(self._fixed.uid)),
             Variable("statusPort", f"{_named(STATUS_PORT, DEFAULT_STATUS_PORT)}.trim()"),
-            Variable("said", said),
+            Variable("said", annotation),
             Variable("more", _WITH_STATUS_PORT),
             Variable("excluded", f"variables.more == '' ? '{ENVOY_PORTS}' : '{ENVOY_PORTS},' + variables.more"),
             Variable("arguments", self._arguments()),
@@ -367,9 +367,9 @@ def _injects() -> str:
         f" : {own} == 'true')"
     )
     templates = _named(TEMPLATES_ANNOTATION, SIDECAR)
-    asked = f"{templates}.split(',').exists(t, t.trim() == '{SIDECAR}')"
+    wants_sidecar = f"{templates}.split(',').exists(t, t.trim() == '{SIDECAR}')"
     host = "(has(object.spec.hostNetwork) && object.spec.hostNetwork)"
-    return f"{selected} && {word} != 'false' && !{host} && {asked} && !('{STATUS_ANNOTATION}' in {ANNOTATIONS})"
+    return f"{selected} && {word} != 'false' && !{host} && {wants_sidecar} && !('{STATUS_ANNOTATION}' in {ANNOTATIONS})"
 
 
 def _native(*, default: bool) -> str:

@@ -95,9 +95,9 @@ class _Remover:
         metadata = child(self._pod, "metadata")
         annotations = child(metadata, "annotations")
         alone = metadata is not None and all(name.value in ("annotations", "<<") for name, _ in metadata.value)
-        if self._whole(self._pod, "metadata", metadata, alone and self._only_ours(annotations)):
+        if self._whole(self._pod, "metadata", metadata, alone and self._is_only_added(annotations)):
             return
-        if self._whole(metadata, "annotations", annotations, self._only_ours(annotations)) or annotations is None:
+        if self._whole(metadata, "annotations", annotations, self._is_only_added(annotations)) or annotations is None:
             return
         for name in self._annotations:
             found = pair(annotations, name)
@@ -106,12 +106,12 @@ class _Remover:
             elif found:
                 self._target.remove_pair(annotations, name)
 
-    def _only_ours(self, annotations: Node | None) -> bool:
+    def _is_only_added(self, annotations: Node | None) -> bool:
         return annotations is None or all(name.value in (*self._annotations, "<<") for name, _ in annotations.value)
 
-    def _whole(self, parent: Node, key: str, node: Node | None, only_ours: bool) -> bool:  # noqa: FBT001  # one caller
+    def _whole(self, parent: Node, key: str, node: Node | None, is_only_added: bool) -> bool:  # noqa: FBT001  # one caller
         """Remove or put back a whole value, where it was made or written anew; return whether that is so."""
-        if node is None or not only_ours:
+        if node is None or not is_only_added:
             return False
         if key in self._was:
             self._target.put_back(node, self._was[key])
@@ -125,8 +125,8 @@ class _Remover:
             return
         name, node = found
         names, taken = self._status.get(key) or [], self._taken.get(key) or []
-        only_ours = all(item_name(item) in names for item in node.value) or key in self._was
-        if not self._whole(spec, key, node, only_ours):
+        is_only_added = all(item_name(item) in names for item in node.value) or key in self._was
+        if not self._whole(spec, key, node, is_only_added):
             self._target.restore_list(name, node, names, [(int(after), str(text)) for after, text in taken])
 
 
@@ -166,11 +166,11 @@ def without(pod: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
     return pod
 
 
-def _restore(spec: dict[str, Any], key: str, ours: list[str], taken: list[list[Any]]) -> None:
+def _restore(spec: dict[str, Any], key: str, added: list[str], taken: list[list[Any]]) -> None:
     """Take ours out of a list, and put back what was taken out of it."""
     if not isinstance(spec.get(key), list):
         return
-    items = [one for one in spec[key] if not (isinstance(one, dict) and one.get("name") in ours)]
+    items = [one for one in spec[key] if not (isinstance(one, dict) and one.get("name") in added)]
     for count, (after, text) in enumerate(taken):
         items[after + count : after + count] = _parsed_items(text)
     spec[key] = items

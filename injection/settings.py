@@ -88,8 +88,8 @@ class PodSettings(Value):
             return self._excluded_inbound_ports()
         if which is option.PROXY_UID:
             return str(self.uid)
-        said = self.annotated(which)
-        return self.base.text(which) if said is None else said
+        text = self.annotated(which)
+        return self.base.text(which) if text is None else text
 
     def _excluded_inbound_ports(self) -> str:
         more = self._with_status_port()
@@ -97,14 +97,14 @@ class PodSettings(Value):
 
     def _with_status_port(self) -> str:
         """Return the ports that are left alone besides Envoy's own, with the status port at the end; 0 is none."""
-        said = self.annotated(option.EXCLUDED_INBOUND_PORTS)
-        if said is None:
+        text = self.annotated(option.EXCLUDED_INBOUND_PORTS)
+        if text is None:
             given = self.base.explicit.get(option.EXCLUDED_INBOUND_PORTS)
-            said = given.text if given else ""
+            text = given.text if given else ""
         status = self.annotations.get(STATUS_PORT, DEFAULT_STATUS_PORT).strip()
-        ports = said.split(",")
+        ports = text.split(",")
         if status in ("", "0") or status in ports:
-            return said
+            return text
         return ",".join([*filter(None, map(str.strip, ports)), status])
 
     # -- the two carriers

@@ -71,7 +71,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "A token that is refused is read again": ("test_a_token_that_was_renewed_is_used",),
     "Rolling updates open no gap": ("test_update", "test_the_newest_agent_acts"),
     "Uninstall by the chart's hook or with the DaemonSet; on doubt nothing goes": (
-        "test_uninstall", "test_only_a_daemon_set_that_is_certainly_gone_is_gone",
+        "test_uninstall", "test_not_chosen", "test_only_a_daemon_set_that_is_certainly_gone_is_gone",
     ),
     "The plugin stays for the attachments made with it": ("test_the_plugin_goes_with_the_last_pod_that_remembers_it",),
     "Drain and reboot: pods are captured though the agent comes last": ("test_reboot",),

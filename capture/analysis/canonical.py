@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from capture.model.addresses import collapse, merge_ranges
 from capture.model.ruleset import (
+    BUILT_IN_CHAINS,
     MAX_SINGLE_RULES,
     ConnectionMark,
     ConnectionState,
@@ -88,6 +89,8 @@ class CanonicalChain(Value):
 
     policy: str
     rules: tuple[Rule, ...]
+    is_hooked_elsewhere: bool = False
+    """Whether packets enter it where none of the built-in chains of its table is entered."""
 
 
 if TYPE_CHECKING:
@@ -108,7 +111,8 @@ def canonical(ruleset: Ruleset, family: Family) -> CanonicalTables:
             rules = canonical_rules(chain.rules_for(family))
             policy = chain.policy_for(family) or "ACCEPT"
             if rules or policy != "ACCEPT":
-                chains[table.name, chain.name] = CanonicalChain(policy, rules)
+                is_elsewhere = chain.policy is not None and chain.name not in BUILT_IN_CHAINS[table.name]
+                chains[table.name, chain.name] = CanonicalChain(policy, rules, is_elsewhere)
     return chains
 
 

@@ -111,7 +111,7 @@ def _chain_differences(
         yield Difference(family, table, name, "policy", policy=there.policy)
     missing, extra = _only_in_one(wanted.rules, there.rules)
     none: Numbered = []
-    ours_alone = is_our_chain(name) or is_hooked_elsewhere(name)
+    ours_alone = is_our_chain(name) or there.is_hooked_elsewhere
     if ours_alone:
         told_apart = extra, none
     else:
@@ -122,11 +122,6 @@ def _chain_differences(
     for kind, rules in zip(kinds, (missing, *told_apart), strict=True):
         for position, rule in rules:
             yield Difference(family, table, name, kind, rule, position)
-
-
-def is_hooked_elsewhere(name: str) -> bool:
-    """Return whether a name is that of a base chain in our own tables which is entered where we enter none."""
-    return name.endswith(")")
 
 
 def _told_apart(

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
+PROBES = (["node", "status", "--ready"], ["node", "status", "--live"])
+"""Run several times a minute on every node, for their exit code alone: without click, in a fifth of the time."""
+
 
 def main() -> int:
     """Run the command line in ``sys.argv`` and return its exit code."""
+    if sys.argv[1:] in PROBES:
+        probe: int = __import__("cni.agent_socket", fromlist=["probe"]).probe(sys.argv[-1].removeprefix("--"))
+        return probe
     # click costs 30 ms, and other programs take the layout of listings from this package.
     from capture.cli.group import run
 

@@ -73,8 +73,8 @@ def _capture(text: str) -> Ruleset:
     try:
         context = CaptureCommand("options", params=capture_options()).make_context("options", shlex.split(text))
     except (ValueError, click.UsageError) as error:
-        said = error.message if isinstance(error, click.UsageError) else str(error)
-        raise ConfigurationError("capture diff", text, "command line", f"options, or a file ({said})") from None
+        words = error.message if isinstance(error, click.UsageError) else str(error)
+        raise ConfigurationError("capture diff", text, "command line", f"options, or a file ({words})") from None
     config, _ = resolve(with_flags(Settings({}), flags(context)).checked(), AnyPod())
     return build_ruleset(config)
 

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
     Function = TypeVar("Function", bound=Callable[..., Any])
 
-SAID = "capture.options.said"
+GIVEN_FLAGS = "capture.options.given"
 """Where a click context keeps the flags of the option table that were given."""
 
 
 class SettingOption(click.Option):
-    """One option of the table: its text is kept as it was said, and parsed where everything is known."""
+    """One option of the table: its text is kept as it was given, and parsed where everything is known."""
 
     def __init__(self, setting: Option[Any]) -> None:
         flags = [f"--{setting.flag}", *([f"-{setting.short}"] if setting.short else [])]
@@ -45,7 +45,7 @@ class SettingOption(click.Option):
 
     def _remember(self, ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
         if value is not None:
-            ctx.meta.setdefault(SAID, {})[self.setting] = value
+            ctx.meta.setdefault(GIVEN_FLAGS, {})[self.setting] = value
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
         return flags_text(self.setting), help_text(self.setting)
@@ -177,7 +177,7 @@ def explicit(ctx: click.Context) -> Settings:
 
 def flags(ctx: click.Context) -> dict[Option[Any], str]:
     """Return the flags of the option table that were given."""
-    given: dict[Option[Any], str] = ctx.meta.get(SAID, {})
+    given: dict[Option[Any], str] = ctx.meta.get(GIVEN_FLAGS, {})
     return given
 
 

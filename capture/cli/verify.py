@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from capture.analysis.compare import Difference
     from capture.analysis.judgement import Obstacle
     from capture.model.addresses import Family, Network
-    from capture.model.ruleset import PolicyRoute, TableName
+    from capture.model.ruleset import MissingRoute, TableName
     from capture.operations import Verified
     from capture.state.impediments import Impediment
 
@@ -131,9 +131,9 @@ def part_of(verified: Verified, family: Family | None, table_name: TableName | N
         missing=tuple(need for need in verified.missing if family in (None, _family_of(need)) and table_name is None),
         impediments=tuple(found for found in verified.impediments if _concerns(found, family, table_name)),
         others=verified.others if family is None and table_name is None else (),
-        obstacles=tuple(found for found in verified.obstacles if _is_beside(found, family, table_name)),
+        obstacles=tuple(found for found in verified.obstacles if _is_of_obstacle(found, family, table_name)),
         uncaptured=verified.uncaptured if table_name is None and family in (None, "ipv6") else (),
-        harmless=tuple(found for found in verified.harmless if _is_beside(found, family, table_name)),
+        harmless=tuple(found for found in verified.harmless if _is_of_obstacle(found, family, table_name)),
         unjudged=tuple(found for found in verified.unjudged if _is_part(found, family, table_name)),
     )
 
@@ -143,14 +143,14 @@ def _is_part(found: Difference | Obstacle, family: Family | None, table_name: Ta
 
     if isinstance(found, Difference):
         return _is_in(found, family, table_name)
-    return _is_beside(found, family, table_name)
+    return _is_of_obstacle(found, family, table_name)
 
 
 def _is_in(found: Difference, family: Family | None, table_name: TableName | None) -> bool:
     return family in (None, found.family) and table_name in (None, found.table)
 
 
-def _is_beside(found: Obstacle, family: Family | None, table_name: TableName | None) -> bool:
+def _is_of_obstacle(found: Obstacle, family: Family | None, table_name: TableName | None) -> bool:
     return table_name is None and (family is None or family in found.foreign_chain.families)
 
 
@@ -158,5 +158,5 @@ def _concerns(found: Impediment, family: Family | None, table_name: TableName | 
     return table_name is None and (family is None or found.family in (None, family))
 
 
-def _family_of(need: LoopbackAddress | PolicyRoute) -> Family:
+def _family_of(need: LoopbackAddress | MissingRoute) -> Family:
     return need.network.family if isinstance(need, LoopbackAddress) else need.family

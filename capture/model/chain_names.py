@@ -42,7 +42,7 @@ DASH = ChainNames(*(getattr(UNDERSCORE, field).replace("_", "-") for field in Ch
 
 BY_SPELLING: dict[Spelling, ChainNames] = {"underscore": UNDERSCORE, "dash": DASH}
 
-OURS: dict[str, Spelling] = {
+SPELLINGS: dict[str, Spelling] = {
     getattr(names, field): spelling for spelling, names in BY_SPELLING.items() for field in ChainNames.__match_args__
 }
 """How the name of each chain of ours is spelled."""
@@ -50,9 +50,9 @@ OURS: dict[str, Spelling] = {
 
 def is_our_chain(name: str) -> bool:
     """Return whether a chain of this name is ours."""
-    return name in OURS
+    return name in SPELLINGS
 
 
 def spelling_of(chain: str) -> Spelling | None:
     """Return how the name of one of our chains is spelled; None if the chain is not ours."""
-    return OURS.get(chain)
+    return SPELLINGS.get(chain)

@@ -108,14 +108,14 @@ class Destination(Value):
 
 
 class InInterface(Value):
-    """The packet came in through this interface (``-i``); a trailing ``+`` stands for any ending."""
+    """The packet came in through this interface (``-i``); a trailing ``+`` means any ending."""
 
     name: str
     negated: bool = False
 
 
 class OutInterface(Value):
-    """The packet leaves through this interface (``-o``); a trailing ``+`` stands for any ending."""
+    """The packet leaves through this interface (``-o``); a trailing ``+`` means any ending."""
 
     name: str
     negated: bool = False
@@ -178,7 +178,7 @@ class ConnectionState(Value):
 
 
 class UnknownMatch(Value):
-    """Something that a foreign rule asks for and our vocabulary lacks, as the backend prints it."""
+    """Something that a foreign rule tests and our vocabulary lacks, as the backend prints it."""
 
     text: str
 
@@ -373,10 +373,25 @@ class PolicyRoute(Value):
     table: int
 
 
-class Ruleset(Value):
-    """A whole capture: the families it is for, its tables, and what it needs besides rules.
+class MissingRoute(PolicyRoute):
+    """A policy route of which a half or both are missing: the rule that looks packets up, the route they find."""
 
-    A rule with family None stands in every family of ``families``.
+    has_rule: bool
+    has_route: bool
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """Return what would add it, as commands of ip(8)."""
+        option = "-6 " if self.family == IPV6 else ""
+        rule = f"ip {option}rule add fwmark {self.mark} lookup {self.table}"
+        route = f"ip {option}route add local default dev lo table {self.table}"
+        return (*(() if self.has_rule else (rule,)), *(() if self.has_route else (route,)))
+
+
+class Ruleset(Value):
+    """A whole capture: the families it is for, its tables, and what else it needs.
+
+    A rule with family None is in every family of ``families``.
     """
 
     families: tuple[Family, ...]

@@ -3,7 +3,8 @@
 The CNI plugin starts once per pod, so the definition of a class is on the hot path. Thirty frozen
 dataclasses cost about 30 ms at import, because each generates and compiles source code; thirty
 classes of this kind cost 1 ms. To a type checker they are keyword-or-positional frozen dataclasses
-(PEP 681), at run time they are slotted objects with value equality.
+(PEP 681), at run time they are objects with value equality. Their fields are in a dictionary, which is filled by two
+or three calls; slots would be set one by one, and a value would take twice as long to make.
 
     class Port(Value):
         number: int
@@ -28,7 +29,7 @@ else:
 
 @dataclass_transform(frozen_default=True, eq_default=True)
 class ValueType(type):
-    """The metaclass that turns annotations into slots and remembers the defaults."""
+    """The metaclass that takes fields from annotations and remembers the defaults."""
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> ValueType:
         annotations: dict[str, object] = namespace.get("__annotations__", {})
@@ -44,7 +45,7 @@ class ValueType(type):
         fields += own
         defaults |= {field: namespace.pop(field) for field in own if field in namespace}
         not_compared = namespace.get("not_compared", not_compared)
-        namespace["__slots__"] = own
+        namespace.setdefault("__slots__", ())
         namespace["__match_args__"] = fields
         namespace["_defaults"] = defaults
         namespace["_compared"] = tuple([field for field in fields if field not in not_compared])
@@ -64,6 +65,7 @@ WORDS: dict[type, Callable[[Any], str]] = {}
 class Value(metaclass=ValueType):
     """Base class of all values: compared, hashed and shown by their fields, never changed."""
 
+    __slots__ = ("__dict__",)
     not_compared: ClassVar[tuple[str, ...]] = ()
 
     if TYPE_CHECKING:
@@ -72,30 +74,29 @@ class Value(metaclass=ValueType):
         _compared: ClassVar[tuple[str, ...]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        fields = self.__match_args__
-        put = object.__setattr__
-        for field, value in zip(fields, args, strict=False):
-            put(self, field, value)
-        if len(args) == len(fields) and not kwargs:
-            return
+        fields, values = self.__match_args__, self.__dict__
+        values.update(self._defaults)
+        values.update(zip(fields, args))  # noqa: B905  # that there are as many is looked at afterwards
+        if kwargs:
+            values.update(kwargs)
+        twice = kwargs and args and not kwargs.keys().isdisjoint(fields[: len(args)])
+        if len(values) != len(fields) or len(args) > len(fields) or twice:
+            raise TypeError(self._misuse(args, kwargs))
+
+    def _misuse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Return what is wrong with the values that were given, in words."""
+        name, fields = type(self).__name__, self.__match_args__
         if len(args) > len(fields):
-            raise TypeError(f"{type(self).__name__} takes {len(fields)} values, got {len(args)}")
+            return f"{name} takes {len(fields)} values, got {len(args)}"
         for field in fields[len(args) :]:
-            if field in kwargs:
-                put(self, field, kwargs.pop(field))
-            elif field in self._defaults:
-                put(self, field, self._defaults[field])
-            else:
-                raise TypeError(f"{type(self).__name__} needs a value for {field!r}")
-        for name in kwargs:
-            problem = "got two values for" if name in fields else "has no field"
-            raise TypeError(f"{type(self).__name__} {problem} {name!r}")
+            if field not in self.__dict__:
+                return f"{name} needs a value for {field!r}"
+        wrong = next(field for field in kwargs if field not in fields[len(args) :])
+        return f"{name} {'got two values for' if wrong in fields else 'has no field'} {wrong!r}"
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy in which the named fields have other values."""
-        pop = changes.pop
-        values = [pop(field) if field in changes else getattr(self, field) for field in self.__match_args__]
-        return type(self)(*values, **changes)
+        return type(self)(**(self.__dict__ | changes))
 
     def identity(self) -> tuple[object, ...]:
         """Return what makes this value equal to another: its type and its compared fields."""

@@ -157,7 +157,7 @@ def encode_entry(flow: Flow, state: int) -> bytes:
 
 
 def _in_state(state: int) -> bytes:
-    """Return what an entry in a state has besides its tuples."""
+    """Return what else than its tuples an entry in a state has."""
     tcp = nested(
         CTA_PROTOINFO_TCP,
         attribute(CTA_PROTOINFO_TCP_STATE, u8(state)),

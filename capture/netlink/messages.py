@@ -57,7 +57,7 @@ class Refusal(Value):
 
     @property
     def explanation(self) -> str:
-        """What the kernel said beyond the errno, for people; empty if nothing."""
+        """What the kernel reports beyond the errno, for people; empty if nothing."""
         place = "" if self.offset is None else f"at byte {self.offset} of the message"
         return ", ".join(filter(None, (self.words, place)))
 
@@ -99,11 +99,11 @@ def decode_refusal(message: Message) -> Refusal | None:
         return None
     if not message.flags & NLM_F_ACK_TLVS:
         return Refusal(errno)
-    said = decode_fields(message.body[_start_of_extended_ack(message) :])
-    offset = said.get(NLMSGERR_ATTR_OFFS)
+    acknowledgement = decode_fields(message.body[_start_of_extended_ack(message) :])
+    offset = acknowledgement.get(NLMSGERR_ATTR_OFFS)
     return Refusal(
         errno,
-        decode_text(said.get(NLMSGERR_ATTR_MSG, b"")),
+        decode_text(acknowledgement.get(NLMSGERR_ATTR_MSG, b"")),
         None if offset is None else decode_host_number(offset),
     )
 

@@ -115,10 +115,10 @@ def ask_for_extension(netfilter: NetlinkSocket, family: int, kind: int, name: st
     The kernel loads the module for it, if it may. Raises KernelError with ENOENT or UnsupportedError if it has no
     such extension or revision, KernelError with EINVAL if it has no nft_compat, and PrivilegeError.
     """
-    asked = (
+    extension = (
         attribute(NFTA_COMPAT_NAME, text(name))
         + attribute(NFTA_COMPAT_REV, u32be(revision))
         + attribute(NFTA_COMPAT_TYPE, u32be(kind))
     )
     message = NFNL_SUBSYS_NFT_COMPAT << 8 | NFNL_MSG_COMPAT_GET
-    netfilter.request(message, 0, nfgenmsg(family) + asked, f"ask for the extension {name} of iptables")
+    netfilter.request(message, 0, nfgenmsg(family) + extension, f"ask for the extension {name} of iptables")

@@ -36,8 +36,8 @@ FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PRO
 OTHER_SELECTORS = {4: "goto", 11: "realms", 12: "tun_id", 13: "suppress_ifgroup", 19: "l3mdev"}
 OTHER_SELECTORS |= {20: "uidrange", 22: "ipproto", 23: "sport", 24: "dport"}
 """What else says more than `fwmark M lookup T`."""
-SAID_OTHERWISE = {FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_OIFNAME}
-SAID_OTHERWISE |= {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
+SHOWN_BY_NAME = {FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_OIFNAME}
+SHOWN_BY_NAME |= {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
 
 WHOLE_MARK = 0xFFFFFFFF
 NO_SUPPRESSION = u32(0xFFFFFFFF)
@@ -47,9 +47,9 @@ TABLE_NAMES = {253: "default", RT_TABLE_MAIN: "main", RT_TABLE_LOCAL: "local"}
 
 
 class PolicyRule(Value):
-    """A policy rule; ``selector`` is what it asks for besides the mark, in the words of ip-rule(8).
+    """A policy rule; ``selector`` is what it tests apart from the mark, in the words of ip-rule(8).
 
-    ``is_inverted`` turns all that it asks for round: it is for packets for which that does not hold.
+    ``is_inverted`` turns all that it tests round: it is for packets for which that does not hold.
     """
 
     preference: int
@@ -95,7 +95,7 @@ class PolicyRule(Value):
 
 
 def read_policy_rules(route: NetlinkSocket, family: int = AF_UNSPEC) -> list[PolicyRule]:
-    """Return the policy rules of a family, or of IPv4 and IPv6, in the order in which they are asked."""
+    """Return the policy rules of a family, or of IPv4 and IPv6, in the order in which the kernel tries them."""
     families = (AF_INET, AF_INET6) if family == AF_UNSPEC else (family,)  # multicast routing has some, too
     bodies = route.dump(RTM_GETRULE, bytes((family, *bytes(11))), "list policy rules")
     return [_decode(body) for body in bodies if body[0] in families]
@@ -134,7 +134,7 @@ def _selector(body: bytes, fields: dict[int, bytes]) -> str:
     for word, kind in (("iif", FRA_IIFNAME), ("oif", FRA_OIFNAME)):
         if kind in fields:
             words.append(f"{word} {decode_text(fields[kind])}")
-    words += [f"{OTHER_SELECTORS.get(kind, kind)} ..." for kind in fields if kind not in SAID_OTHERWISE]
+    words += [f"{OTHER_SELECTORS.get(kind, kind)} ..." for kind in fields if kind not in SHOWN_BY_NAME]
     return " ".join(words)
 
 

@@ -124,19 +124,19 @@ def read_owners(diag: NetlinkSocket, ports: Iterable[tuple[int, int]]) -> dict[t
     """Return who listens on TCP ports, each with a family: user and inode, as bytes that can be compared.
 
     The kernel looks each up as for a connection to the loopback address, which costs microseconds; a list of all
-    listeners walks a table of the whole machine. A port on which nobody listens is left out.
+    listeners walks a table of the whole machine. A port without a listener is left out.
     Raises KernelError without the module tcp_diag.
     """
-    asked = tuple(ports)
-    first = diag.next_sequences(len(asked))
+    wanted = tuple(ports)
+    first = diag.next_sequences(len(wanted))
     datagram = b"".join(
         encode_message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, first + number, _lookup(family, port))
-        for number, (family, port) in enumerate(asked)
+        for number, (family, port) in enumerate(wanted)
     )
     doing = "look who listens"
     diag.send(datagram, doing)
     return {
-        asked[message.sequence - first]: message.body[UID_OFFSET : UID_OFFSET + 8]
+        wanted[message.sequence - first]: message.body[UID_OFFSET : UID_OFFSET + 8]
         for message in diag.drain(doing)
         if message.kind == SOCK_DIAG_BY_FAMILY
     }

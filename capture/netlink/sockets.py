@@ -52,12 +52,12 @@ NO_ANSWER = Refusal(errno.EAGAIN, "the kernel gave no answer")
 
 
 def failure(doing: str, refusal: Refusal) -> CaptureError:
-    """Return the error for a refusal: a capability is missing, the kernel lacks something, or it said no."""
+    """Return the error for a refusal: a capability is missing, the kernel lacks something, or it refused."""
     if refusal.errno == errno.EPERM:
         return PrivilegeError(doing)
     if refusal.errno in UNSUPPORTED:
-        said = ", ".join(filter(None, (os.strerror(refusal.errno), refusal.explanation)))
-        return UnsupportedError(f"this kernel cannot {doing} ({said})", "`capture doctor` says what is missing.")
+        words = ", ".join(filter(None, (os.strerror(refusal.errno), refusal.explanation)))
+        return UnsupportedError(f"this kernel cannot {doing} ({words})", "`capture doctor` says what is missing.")
     return KernelError(doing, refusal.errno, refusal.explanation)
 
 

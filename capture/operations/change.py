@@ -122,10 +122,10 @@ def _apply(
     config, warnings = resolved
     desired = build_ruleset(config)
     with NamespaceLock(lock_timeout) as lock:
-        target, standing = detect.look(request_of(settings), desired)
+        target, live_sets = detect.look(request_of(settings), desired)
         if not target.own_users:
             _require_known_ids(settings, config)
-        existing = _read_existing(target, standing, desired)
+        existing = _read_existing(target, live_sets, desired)
         switches = _switches(desired)
         settings = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
         way = target.backend, target.driver, target.variant
@@ -147,8 +147,6 @@ def _apply(
         if routes.remove(existing.stale_routes, desired) or restored:
             changed = True
             journal.commit()
-    if desired.loopback_addresses and not routes.takes_ipv6_addresses():
-        warnings.append(routes.NO_IPV6_ON_LO)
     remarks = filter(None, (link_local_note(config.families, facts.pod_addresses()),))
     return Applied(
         changed, target, config, desired, (*warnings, *losses, *_impediments(desired), *lock.warnings), tuple(remarks)
@@ -197,18 +195,20 @@ def _restore(switches: tuple[Sysctl, ...]) -> bool:
 
 def _impediments(desired: Ruleset) -> list[str]:
     """Return warnings about what loses captured packets although the rules are in place."""
+    is_without = bool(desired.loopback_addresses) and not routes.takes_ipv6_addresses()
+    lost = [routes.NO_IPV6_ON_LO] if is_without else []
     if not desired.policy_routes and routes.is_lo_up():
-        return []
+        return lost
     from capture.state.impediments import impediments  # TPROXY, or something is wrong
 
-    return [f"{found.says}. {found.remedy}" for found in impediments(desired)]
+    return [*lost, *(f"{found.says}. {found.remedy}" for found in impediments(desired))]
 
 
-def _read_existing(target: Decision, standing: Iterable[Leftover], desired: Ruleset) -> Existing:
+def _read_existing(target: Decision, live_sets: Iterable[Leftover], desired: Ruleset) -> Existing:
     """Return what is in the namespace we are in."""
     driver = load(target)
     current = _read_current(target, driver, desired)
-    elsewhere = tuple(_read(load(found)) for found in standing if place(found) != place(target))
+    elsewhere = tuple(_read(load(found)) for found in live_sets if place(found) != place(target))
     recorded = record.read()
     rulesets = (current, *(ruleset for _, ruleset in elsewhere))
     return Existing(
@@ -252,7 +252,7 @@ def _can_stay(target: Decision, desired: Ruleset, live: Ruleset) -> bool:
 
 
 def _write(existing: Existing, config: CaptureConfig, desired: Ruleset, live: Ruleset) -> tuple[str, ...]:
-    """Write the desired rules, and keep standing connections; return warnings about those that may be cut."""
+    """Write the desired rules, and keep open connections; return warnings about those that may be cut."""
     driver, recorded = existing.driver, existing.recorded_rules
     tracked = [tracks_connections(existing.rulesets, family) for family in desired.families]
     is_running = has_tcp_sockets() and not all(tracked)
@@ -326,17 +326,17 @@ def clean(
                 if warn is not None:
                     warn(warning)
             recorded = record.read()
-            standing = [_read(load(found)) for found in detect.leftovers()]
+            live_sets = [_read(load(found)) for found in detect.leftovers()]
             # Routes go first: what they are of, the rules tell, should we not come to the rules.
-            live = [ruleset for _, ruleset in standing]
+            live = [ruleset for _, ruleset in live_sets]
             removed = routes.remove(routes.present(live, recorded.routes if recorded else ()))
             removed |= ensure_rejected(wanted=False)
-            for driver, ruleset in standing:
+            for driver, ruleset in live_sets:
                 driver.clean(ruleset, recorded.ruleset if recorded else None)
             restored = _restore(recorded.sysctls) if recorded else False
             record.forget()
             record.forget_ended()
-        return removed or restored or bool(standing)
+        return removed or restored or bool(live_sets)
 
 
 def captured_connections(namespace: Namespace = None) -> int:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from capture.settings.config import Host
     from capture.state.record import Record
 
+    Found = tuple[Decision, tuple[Leftover, ...]]
+    """What ``detect.look`` found: the way that a request takes, and all sets of ours."""
+
 
 def verify(
     settings: Settings | None = None,
@@ -52,25 +55,33 @@ def verify(
             if not explicit.explicit:
                 return _verify_without_reference()
         config, _ = resolve(explicit, host or host_of(namespace))
-        return _verify(build_ruleset(config), request_of(explicit), explicit, PodFromOutside().pod_addresses())
+        request = request_of(explicit)
+        addresses = PodFromOutside().pod_addresses()
+        return _verify(build_ruleset(config), request, detect.look(request), explicit, addresses)
 
 
 def verify_recorded() -> Verified | None:
     """Compare the namespace we are in with what was applied there; None if that is not recorded."""
     recorded = record.read()
-    return None if recorded is None else _verify_recorded(recorded)
+    return None if recorded is None else _verify_recorded(recorded, detect.look(_request_of(recorded)))
 
 
-def _verify_recorded(recorded: Record) -> Verified:
-    request = Request(recorded.backend, recorded.driver, recorded.variant)
+def _request_of(recorded: Record) -> Request:
+    return Request(recorded.backend, recorded.driver, recorded.variant)
+
+
+def _verify_recorded(recorded: Record, found: Found) -> Verified:
     addresses = PodFromOutside().pod_addresses()
     desired = routes.with_loopback_address(recorded.ruleset, global_addresses(addresses))
-    return _verify(desired, request, recorded.settings, addresses).replace(from_record=True)
+    verified = _verify(desired, _request_of(recorded), found, recorded.settings, addresses)
+    return verified.replace(from_record=True)
 
 
-def _verify(desired: Ruleset, request: Request, settings: Settings, addresses: tuple[Network, ...]) -> Verified:
+def _verify(
+    desired: Ruleset, request: Request, found: Found, settings: Settings, addresses: tuple[Network, ...]
+) -> Verified:
     """Compare with the desired rules, and say what there is to say about addresses of families without rules."""
-    decision, live_sets = detect.look(request)
+    decision, live_sets = found
     uncaptured, remarks = judge_families(desired.families, settings, addresses)
     is_wanted = IPV6 not in desired.families and settings[OTHER_FAMILY] == "reject"
     if is_wanted or decision.has_reject_table:
@@ -166,7 +177,12 @@ def _others(
 def dump(namespace: Namespace = None) -> Dumped:
     """Return all sets of ours in the namespace, with counters."""
     with Entered(namespace):
-        live_sets = tuple(
-            LiveSet(found.backend, found.driver, found.variant, load(found).read()) for found in detect.leftovers()
-        )
-        return Dumped(live_sets, verify_recorded())
+        recorded = record.read()
+        if recorded is None:
+            return Dumped(_live_sets(detect.leftovers()))
+        found = detect.look(_request_of(recorded))
+        return Dumped(_live_sets(found[1]), _verify_recorded(recorded, found))
+
+
+def _live_sets(places: Iterable[Leftover]) -> tuple[LiveSet, ...]:
+    return tuple(LiveSet(place.backend, place.driver, place.variant, load(place).read()) for place in places)

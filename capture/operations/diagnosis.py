@@ -7,8 +7,9 @@ from capture.analysis.connection import Ways, causes_of_connection, dropped
 from capture.analysis.pod_network import NO_WAY_OUT
 from capture.backends import detect
 from capture.errors import CaptureError
+from capture.model.addresses import IPV4
 from capture.model.conventions import AGENT_DNS_PORT
-from capture.model.ruleset import LoopbackAddress
+from capture.model.ruleset import LoopbackAddress, MissingRoute
 from capture.model.values import Value
 from capture.operations import host_of, trace, verify
 from capture.operations.everyday import circle, rule_of
@@ -16,10 +17,11 @@ from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
 from capture.settings.settings import Settings
-from capture.state import decisions, record
+from capture.state import decisions, record, routes
 from capture.state.facts import read_facts
 from capture.state.impediments import LO_DOWN, impediments
 from capture.state.netns import Entered, own_namespace
+from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
     from capture.model.packet import Packet
-    from capture.model.ruleset import PolicyRoute
     from capture.operations.results import Verified
     from capture.operations.target import Namespace
     from capture.state.impediments import Impediment
@@ -80,8 +81,8 @@ def why(packet: Packet | None = None, settings: Settings | None = None, namespac
             explicit = settings or (recorded.settings if recorded else None)
             verified = verify(settings, prefer_recorded=settings is None)
             causes += _drift(verified)
-            notes = _left_out(explicit, verified) if explicit else ()
-            return Diagnosis(None, None, tuple(dict.fromkeys(causes)), tuple(notes))
+            notes = (*(_left_out(explicit, verified) if explicit else ()), *_socket_lb())
+            return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes)
         return _of_connection(packet, settings, recorded, facts, capture, causes)
 
 
@@ -112,10 +113,14 @@ def _of_connection(
         trace(packet, explicit) if explicit else None,
         live.packet.out_interface != NO_WAY_OUT,
     )
-    found = [*causes, *causes_of_connection(ways, facts, capture), *circle(live, capture)]
+    translated = list(_socket_lb(packet)) if packet.in_interface is None else []
+    found = [*causes, *translated, *causes_of_connection(ways, facts, capture), *circle(live, capture)]
     if packet.in_interface is not None and explicit is not None:
         config, _ = resolve(explicit, recorded.facts if recorded else host_of(None))
-        found += _impeded(one for one in impediments(build_ruleset(config)) if one.family in (None, packet.family))
+        desired = build_ruleset(config)
+        found += _impeded(one for one in impediments(desired) if one.family in (None, packet.family))
+        missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute))
+        found += [_missing(need) for need in missing if need.family == packet.family]
     notes = [] if recorded or settings else [_no_record()]
     return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
 
@@ -221,21 +226,43 @@ def _left_out(settings: Settings, verified: Verified) -> Iterator[Cause]:
 
 
 def _impeded(found: Iterable[Impediment]) -> Iterator[Cause]:
-    """Yield what loses captured packets beside the rules; that lo is down is a fact of the pod already."""
+    """Yield what loses captured packets though the rules are there; that lo is down is a fact of the pod already."""
     for each in found:
         if each.kind != LO_DOWN:
             yield Cause(each.kind, each.says, each.remedy)
 
 
-def _missing(need: LoopbackAddress | PolicyRoute) -> Cause:
+def _socket_lb(packet: Packet | None = None) -> Iterator[Cause]:
+    """Yield whose programs translate the packet's destination at connect(); without one, whose may do so."""
+    names = connect_programs(packet.family if packet else IPV4)
+    found = translation(packet) if names and packet else None
+    if not names or (packet and found is None):
+        return
+    owner = owner_of(names)
+    if found is None:
+        says = f"socket load balancing of {owner} sees each connect(): what it translates comes to the rules translated"
+    else:
+        says = (
+            f"socket load balancing of {owner} sends the connection to {found.address} port {found.port} at connect()"
+        )
+    yield Cause(
+        "translated-before",
+        f"{says}, so that the proxy does not see the service's address",
+        "With Cilium: set socketLB.hostNamespaceOnly=true, which leaves the connections of pods as they are.",
+        names[0],
+    )
+
+
+def _missing(need: LoopbackAddress | MissingRoute) -> Cause:
     if isinstance(need, LoopbackAddress):
         says = f"the address {need.network} is missing on lo"
         return Cause("rule-missing", says, "Run `capture apply` again.", "lo")
+    lacking = (*(() if need.has_rule else ("the policy rule",)), *(() if need.has_route else ("the route",)))
+    verb = "is" if len(lacking) == 1 else "are"
     return Cause(
         "route-missing",
-        f"{FAMILY_NAMES[need.family]}: the policy rule for mark {need.mark:#x}, or the route in table {need.table},"
-        " is missing",
-        "Run `capture apply` again: TPROXY delivers inbound connections by them.",
+        f"{FAMILY_NAMES[need.family]}: {' and '.join(lacking)} for mark {need.mark:#x} {verb} missing",
+        f"Run `capture apply` again, or `{'; '.join(need.commands)}`: TPROXY delivers inbound connections by them.",
         f"table {need.table}",
     )
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.judgement import Obstacle
     from capture.backends.detect import Decision
-    from capture.model.ruleset import LoopbackAddress, PolicyRoute, Ruleset
+    from capture.model.ruleset import LoopbackAddress, MissingRoute, Ruleset
     from capture.state.impediments import Impediment
 
 
@@ -36,7 +36,7 @@ class Verified(Value):
     desired: Ruleset
     live: Ruleset
     differences: tuple[Difference, ...] = ()
-    missing: tuple[LoopbackAddress | PolicyRoute, ...] = ()
+    missing: tuple[LoopbackAddress | MissingRoute, ...] = ()
     notes: tuple[Difference, ...] = ()
     others: tuple[Other, ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
@@ -69,12 +69,12 @@ class Verified(Value):
     def is_nothing_applied(self) -> bool:
         """Return whether the namespace has no rules of ours where they should be, though some are desired."""
         is_missing = any(each.kind == "missing" for each in self.differences) or not self.has_reference
-        has_ours = any(is_our_chain(chain.name) for table in self.live.tables for chain in table.chains)
-        return is_missing and not has_ours and not self.others
+        has_own = any(is_our_chain(chain.name) for table in self.live.tables for chain in table.chains)
+        return is_missing and not has_own and not self.others
 
 
 class LiveSet(Value):
-    """A set of ours that stands in a namespace: where, and everything read there."""
+    """A set of ours in a namespace: where, and everything read there."""
 
     backend: str
     driver: str
@@ -83,7 +83,7 @@ class LiveSet(Value):
 
 
 class Dumped(Value):
-    """All that stands in a namespace, and how it compares with what was asked for, if that is recorded."""
+    """All sets of ours in a namespace, and how they compare with the recorded configuration, if there is one."""
 
     live_sets: tuple[LiveSet, ...]
     verified: Verified | None = None

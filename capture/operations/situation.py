@@ -1,4 +1,4 @@
-"""What decides on packets besides the capture itself, read from the namespace we are in."""
+"""What else decides on packets than the capture itself, read from the namespace we are in."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Elsewhere(Value):
 
 
 def read_elsewhere(place: tuple[str, str]) -> Elsewhere:
-    """Return what is beside the set of ours that is in a place: a backend, and its variant."""
+    """Return what else there is than the set of ours in a place: a backend, and its variant."""
     from capture.backends.nftables.foreign import read_foreign_chains  # not when milliseconds count
 
     chains = list(read_foreign_chains((place,)))
@@ -68,8 +68,8 @@ def read_elsewhere(place: tuple[str, str]) -> Elsewhere:
         chains += filters or ()
         if filters is None:
             doubts.append("there is a table filter of iptables-legacy, and no iptables-legacy-save to read it")
-    second = tuple(chain for chain in chains if _is_ours(chain))
-    return Elsewhere(tuple(chain for chain in chains if not _is_ours(chain)), second, tuple(doubts))
+    second = tuple(chain for chain in chains if _is_own(chain))
+    return Elsewhere(tuple(chain for chain in chains if not _is_own(chain)), second, tuple(doubts))
 
 
 def _read_legacy() -> Ruleset | None:
@@ -87,7 +87,7 @@ def _of_legacy(ruleset: Ruleset) -> Iterator[ForeignChain]:
             yield chain.replace(table=f"{chain.contents.name} of {LEGACY}", is_of_any_age=True)
 
 
-def _is_ours(chain: ForeignChain) -> bool:
+def _is_own(chain: ForeignChain) -> bool:
     return chain.table.startswith(OF_PLACES["nftables", ""]) or any(
         is_our_chain(each.name) for each in chain.contents.chains
     )

@@ -1,4 +1,4 @@
-"""Where a verb acts: the host whose facts count, the backend that is asked for, the place of a rule set."""
+"""Where a verb acts: the host whose facts count, the backend that is requested, the place of a rule set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Differences between what was asked for and what stands, in words and as JSON."""
+"""Differences between the desired and the live rules, in words and as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from capture.analysis.judgement import Obstacle
     from capture.analysis.trace import Fate
     from capture.model.addresses import Family
-    from capture.model.ruleset import PolicyRoute, Rule
+    from capture.model.ruleset import MissingRoute, Rule
     from capture.operations import Other, Verified
 
 DIVERTS = "foreign rule precedes ours and diverts captured traffic"
@@ -42,7 +42,7 @@ def in_words(verified: Verified) -> Iterator[str]:
         return
     yield from _grouped(verified.differences, difference_in_words)
     for need in verified.missing:
-        yield f"{_need(need)} is missing"
+        yield _need(need)
     for impediment in verified.impediments:
         yield impediment.says
     for other in verified.others:
@@ -62,7 +62,7 @@ def doubts_in_words(verified: Verified) -> Iterator[str]:
         if isinstance(each, Difference):
             place, rule = _place(each), text_of(each.rule, each.family) if each.rule else f"policy {each.policy}"
         else:
-            place, rule = _place_beside(each), _rule_beside(each)
+            place, rule = _place_of_obstacle(each), _rule_of_obstacle(each)
         yield f"{place}: {UNJUDGED}: {rule}{effect_in_words(each.effect)}"
     yield from verified.doubts
 
@@ -72,12 +72,12 @@ def notes_in_words(verified: Verified) -> Iterator[str]:
     yield from verified.remarks
     yield from _grouped(verified.notes, _note)
     if len(verified.harmless) > MAX_SINGLE:
-        places = [_place_beside(each) for each in verified.harmless]
+        places = [_place_of_obstacle(each) for each in verified.harmless]
         for place in dict.fromkeys(places):
             yield f"{place}: {NO_EFFECT}: {places.count(place)} rules"
         return
     for obstacle in verified.harmless:
-        yield f"{_place_beside(obstacle)}: {NO_EFFECT}: {_rule_beside(obstacle)}"
+        yield f"{_place_of_obstacle(obstacle)}: {NO_EFFECT}: {_rule_of_obstacle(obstacle)}"
 
 
 def _note(note: Difference) -> str:
@@ -125,15 +125,15 @@ def _second_set(other: Other) -> str:
 
 def _obstacle(obstacle: Obstacle) -> str:
     meaning = CHANGES_MARKS if obstacle.rule and isinstance(obstacle.rule.verdict, MARKING) else DIVERTS
-    return f"{_place_beside(obstacle)}: {meaning}: {_rule_beside(obstacle)}"
+    return f"{_place_of_obstacle(obstacle)}: {meaning}: {_rule_of_obstacle(obstacle)}"
 
 
-def _place_beside(obstacle: Obstacle) -> str:
+def _place_of_obstacle(obstacle: Obstacle) -> str:
     there = obstacle.foreign_chain
     return f"table {there.table}, chain {there.entry.name} ({there.hook}, priority {there.priority})"
 
 
-def _rule_beside(obstacle: Obstacle) -> str:
+def _rule_of_obstacle(obstacle: Obstacle) -> str:
     """Return the rule in the words of nft(8), if they are known."""
     if obstacle.rule is None:
         return "the policy DROP"
@@ -181,14 +181,14 @@ def text_of(rule: Rule, family: Family) -> str:
     return f"{text} (and {len(others)} more like it)" if others else text
 
 
-def _need(need: LoopbackAddress | PolicyRoute) -> str:
+def _need(need: LoopbackAddress | MissingRoute) -> str:
+    """Return what is missing of the routes that the rules depend on."""
     if isinstance(need, LoopbackAddress):
-        return f"the address {need.network} on lo"
-    option = "-6 " if need.family == "ipv6" else ""
-    return (
-        f"`ip {option}rule add fwmark {need.mark} lookup {need.table}`"
-        f" or `ip {option}route add local default dev lo table {need.table}`"
-    )
+        return f"the address {need.network} on lo is missing"
+    lacking = (*(() if need.has_rule else ("policy rule",)), *(() if need.has_route else ("route",)))
+    verb, add = ("is", "adds it") if len(lacking) == 1 else ("are", "add them")
+    commands = " and ".join(f"`{command}`" for command in need.commands)
+    return f"{FAMILY_NAMES[need.family]}: the {' and the '.join(lacking)} of TPROXY {verb} missing: {commands} {add}"
 
 
 def as_plain(verified: Verified) -> list[dict[str, object]]:
@@ -208,7 +208,7 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
         }
         for difference in verified.differences
     ]
-    found += [{"kind": "plumbing", "message": f"{_need(need)} is missing"} for need in verified.missing]
+    found += [{"kind": "plumbing", "message": _need(need)} for need in verified.missing]
     found += [
         {"kind": each.kind, "family": each.family, "message": each.says, "remedy": each.remedy}
         for each in verified.impediments
@@ -232,7 +232,7 @@ def _obstacle_as_plain(obstacle: Obstacle) -> dict[str, object]:
         "kind": "foreign",
         "table": obstacle.foreign_chain.table,
         "chain": obstacle.foreign_chain.entry.name,
-        "rule": _rule_beside(obstacle),
+        "rule": _rule_of_obstacle(obstacle),
         "example": _example_as_plain(obstacle.effect),
         "effect": effect_as_plain(obstacle.effect),
         "message": f"{_obstacle(obstacle)}{effect_in_words(obstacle.effect)}",

@@ -21,7 +21,7 @@ SOURCES = {"outbound": ("out of the pod", "app or proxy"), "inbound": ("into the
 COLOURS = {"proxy": GREEN, "dns": GREEN, "foreign": RED, "dropped": RED, "direct": YELLOW, "table": BOLD}
 UNICODE = ("├▶ ", "└▶ ", "│  ", "…")
 ASCII = ("+> ", "`> ", "|  ", "~")
-"""Branch, last branch, what continues below a branch, and what stands for text that has no room."""
+"""Branch, last branch, what continues below a branch, and what replaces text that has no room."""
 NUMBERS = 10
 """Columns of each of the two numbers, before which is a blank."""
 FOOTNOTE = "nat sees the first packet of each connection"

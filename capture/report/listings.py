@@ -1,4 +1,4 @@
-"""What stands in a namespace, in the four formats of ``capture dump``; ``istio-init`` ends with the first of them."""
+"""What is live in a namespace, in the four formats of ``capture dump``; ``istio-init`` ends with the first of them."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Shown(Value):
 
 
 def parts(dumped: Dumped, family: Family | None = None, table_name: model.TableName | None = None) -> Iterator[Shown]:
-    """Yield what to show: all that holds rules of ours, or what was asked for of it."""
+    """Yield what to show: all that holds rules of ours, or the part of it that was chosen."""
     for live_set in dumped.live_sets:
         for shown_family in [family] if family else model.FAMILIES:
             for shown_table in [table_name] if table_name else model.SHOWN_TABLES:
-                if _holds_ours(live_set.live, shown_family, shown_table):
+                if _holds_own(live_set.live, shown_family, shown_table):
                     yield Shown(live_set, shown_family, shown_table)
 
 
-def _holds_ours(live: model.Ruleset, family: Family, table_name: model.TableName) -> bool:
+def _holds_own(live: model.Ruleset, family: Family, table_name: model.TableName) -> bool:
     """Return whether a table has a chain or a rule of ours for the family."""
     whole = live.table(table_name)
     if whole is None or family not in live.families:
@@ -57,7 +57,7 @@ def _holds_ours(live: model.Ruleset, family: Family, table_name: model.TableName
 
 
 def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool, width: int | None = None) -> str:
-    """Return the listings; several ones with headings, and, of a whole namespace, whether it is as asked.
+    """Return the listings; several ones with headings, and, of a whole namespace, whether it is in sync.
 
     With ``width``, chains that are wider have narrower columns than those of iptables.
     """
@@ -94,7 +94,7 @@ def save(shown: list[Shown]) -> str:
         left_out = ""
         if part.live_set.backend != "iptables":
             only, left_out = _without_words_of(only, part.live_set.backend)
-        text, unsayable = _said_by(functools.partial(save_text, family=part.family, counters=True), only)
+        text, unsayable = _rendered(functools.partial(save_text, family=part.family, counters=True), only)
         texts.append(f"{part.heading}\n{left_out}{unsayable}{text}")
     return "\n".join(texts)
 
@@ -109,12 +109,12 @@ def nft(shown: list[Shown]) -> str:
         families = tuple(dict.fromkeys(part.family for part in of_it))
         live = live_set.live if live_set.backend == "nftables" else ours_only(live_set.live)
         only, left_out = _without_words_of(_only(live, {part.table for part in of_it}), live_set.backend)
-        text, unsayable = _said_by(render_text, only.replace(families=families))
+        text, unsayable = _rendered(render_text, only.replace(families=families))
         texts.append(left_out + unsayable + text)
     return "\n".join(texts)
 
 
-def _said_by(render: Callable[[model.Ruleset], str], live: model.Ruleset) -> tuple[str, str]:
+def _rendered(render: Callable[[model.Ruleset], str], live: model.Ruleset) -> tuple[str, str]:
     """Return the text of rules, and comments about those that it has no words for, such as a quote in nft's."""
     try:
         return render(live), ""
@@ -145,7 +145,7 @@ def _only(live: model.Ruleset, names: Collection[model.TableName], family: Famil
 
 
 def _without_words_of(live: model.Ruleset, backend: str) -> tuple[model.Ruleset, str]:
-    """Return the rules that can be said in any backend's words, and comments about those that cannot."""
+    """Return the rules that every backend has words for, and comments about those that cannot."""
     problem = f"since only {backend} can say it"
     return _without(live, lambda _table, _chain, rule: problem if _is_in_words_of_others(rule) else "")
 

@@ -60,7 +60,7 @@ agent either. Of several variables of one option the last one that can be read c
 
 
 def as_markdown(names: Mapping[Option[Any], str]) -> str:
-    """Return the page of documentation about all options; ``names`` are theirs in Python."""
+    """Return the page of documentation about all options; ``names`` are the ones in Python."""
     lines = [INTRODUCTION]
     for topic, options in by_topic(names).items():
         lines.append(f"\n## {heading(topic)}\n")

@@ -22,7 +22,7 @@ def start_line(settings: Settings, config: CaptureConfig) -> str:
 
 
 def say_start(reference: Reference | None) -> None:
-    """Print the same on stderr, beside the output of a program that answers a question; nothing if nothing says it."""
+    """Print the same on stderr, apart from the output of a program that answers a question; nothing without one."""
     if reference is not None:
         note(start_line(reference.settings, reference.config))
 

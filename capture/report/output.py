@@ -62,7 +62,7 @@ def say_error(message: str) -> None:
 
 
 def note(line: str) -> None:
-    """Print on stderr what is good to know beside the output."""
+    """Print on stderr what is good to know apart from the output."""
     _say(line)
 
 

@@ -2,7 +2,7 @@
 
 Columns, widths and words are those of iptables(8) and of the extensions it prints with (print_header and
 print_rule_details in iptables/nft-shared.c, ``.print`` in extensions/libxt_*.c, version 1.8.9), with two
-liberties: protocols are words in every version, and no line ends in blanks. Chains of others stand
+liberties: protocols are words in every version, and no line ends in blanks. Foreign chains are
 where their names sort; the kernel's own chains come first. A backend that lists several networks in one
 rule shows them in one line, since they share one counter.
 """
@@ -128,7 +128,7 @@ def row_text(row: Row) -> str:
         f"{packets} {size} {row.target:<9} {_signed(row.protocol, 4)} {row.options:<3} "
         f"{row.in_interface:<6} {row.out_interface:<6} {_signed(row.source, 19)} {_signed(row.destination, 19)} "
     )
-    if row.extra.startswith(GOTO_SIGN):  # it stands one column to the left
+    if row.extra.startswith(GOTO_SIGN):  # it is one column to the left
         return f"{columns}{GOTO_SIGN} {row.extra.removeprefix(GOTO_SIGN)}".rstrip()
     return f"{columns} {row.extra}".rstrip()
 
@@ -178,7 +178,7 @@ def row(rule: model.Rule, family: Family) -> Row:
 
 
 def _column(match: model.Match) -> tuple[str, str] | None:
-    """Return the column that a match has of its own, and what stands there; None if it is told at the end."""
+    """Return the column that a match has of its own, and what is in it; None if it is told at the end."""
     sign = "!" if getattr(match, "negated", False) else ""
     if isinstance(match, model.Protocol):
         return "protocol", match.name
@@ -195,7 +195,7 @@ def _column(match: model.Match) -> tuple[str, str] | None:
 
 
 def _column_of_others(text: str) -> tuple[str, str] | None:
-    """Return the column of what others ask for by ``-p`` and ``-f``, the options of iptables that the model lacks."""
+    """Return the column of what foreign rules test by ``-p`` and ``-f``, options that the model lacks."""
     words = text.split(" ")
     sign = "!" if words[0] == "!" else ""
     option, *values = words[len(sign) :]
@@ -245,7 +245,7 @@ TARGETS: dict[type, str] = {
 }
 
 
-# --- what stands after the columns ---------------------------------------------------------------
+# --- what comes after the columns ---------------------------------------------------------------
 
 
 def _extras(matches: tuple[model.Match, ...]) -> Iterator[str]:
@@ -288,9 +288,9 @@ def _further_networks(matches: tuple[model.Match, ...]) -> Iterator[str]:
 
 
 def _port_texts(match: model.SourcePort | model.DestinationPort, matches: tuple[model.Match, ...]) -> Iterator[str]:
-    """Yield what is said of ports: single ones of both ends together, by the extension of their protocol.
+    """Yield the words about ports: single ones of both ends together, by the extension of their protocol.
 
-    A list is said by multiport, which holds 15 ports; excluded ones may need several.
+    A list is written with multiport, which holds 15 ports; excluded ones may need several.
     """
     if len(match.ports) > 1:
         name = "sports" if isinstance(match, model.SourcePort) else "dports"

@@ -1,10 +1,10 @@
 """The raw table: DNS is tracked in two zones, before connection tracking looks at it.
 
-The agent answers as the name server that the app asked, and asks that server itself. Without zones
+The agent answers as the name server that the app queried, and queries that server itself. Without zones
 both conversations may have the same addresses and ports, and one is mistaken for the other::
 
-    zone 1    agent <-> name server        (asked by the proxy's uid or gid; answers come from port 53)
-    zone 2    app <-> agent                (asked by everybody else; the agent answers from port 15053)
+    zone 1    agent <-> name server        (queried by the proxy's uid or gid; answers come from port 53)
+    zone 2    app <-> agent                (queried by all others; the agent answers from port 15053)
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ class PodFromOutside(PodFromInside):
 
 
 class AnyPod(PodFromInside):
-    """No pod at all: what ``render`` shows depends on what is said, not on where it runs."""
+    """No pod at all: what ``render`` shows depends on the settings, not on where it runs."""
 
     def pod_addresses(self) -> tuple[Network, ...]:
         """Return nothing, so that both families are shown."""

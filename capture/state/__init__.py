@@ -1,1 +1,1 @@
-"""What a capture needs and remembers besides rules."""
+"""What a capture needs and remembers, apart from rules."""

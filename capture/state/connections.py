@@ -1,6 +1,6 @@
-"""Connections that stand when the first rules come, and those that end when the last rules go.
+"""Connections that are open when the first rules come, and those that end when the last rules go.
 
-Connection tracking works in a namespace only while a rule needs it. To the first rule every standing connection is
+Connection tracking works in a namespace only while a rule needs it. To the first rule every open connection is
 new: tracking takes a packet from its middle for its first (``tcp_loose``, tcp_new in nf_conntrack_proto_tcp.c), nat
 redirects that, and where it arrives no such connection is known. A connection that has an entry is not redirected
 (nf_nat_inet_fn in nf_nat_core.c asks rules for new ones only). So each gets one, before the first rule.
@@ -50,7 +50,7 @@ ANSWERED = (errno.EEXIST, errno.EBUSY)
 
 
 def captured(rulesets: Iterable[Ruleset]) -> int:
-    """Return how many standing connections pass the proxy by rules like these: those that end with the rules.
+    """Return how many open connections pass the proxy by rules like these: those that end with the rules.
 
     Raises CaptureError where they cannot be listed.
     """
@@ -87,7 +87,7 @@ def is_captured(entry: Entry, ports: frozenset[int], marks: frozenset[int]) -> b
 
 
 def track(first: Ruleset | None = None) -> tuple[str, ...]:
-    """Make entries for all standing connections; return a warning if some could not get one.
+    """Make entries for all open connections; return a warning if some could not get one.
 
     Before the first rules, which are given then, entries of connections that earlier rules redirected are forgotten:
     those have ended, and a connection of now may have the same addresses and ports.

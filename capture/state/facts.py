@@ -1,4 +1,4 @@
-"""The facts of a pod besides its rules, read where they are: links, addresses, listeners, counts."""
+"""The facts of a pod other than its rules, read where they are: links, addresses, listeners, counts."""
 
 from __future__ import annotations
 

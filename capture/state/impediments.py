@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Impediment(Value):
-    """Something beside the rules by which captured traffic is lost; ``family`` is None if it concerns both."""
+    """Something other than a rule by which captured traffic is lost; ``family`` is None if it concerns both."""
 
     kind: Kind
     says: str
@@ -55,9 +55,9 @@ def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impedim
     try:
         listed = rules.read_policy_rules(route, AF[policy.family])
     except UnsupportedError:
-        return  # a kernel without policy routing; that our rule is missing is said elsewhere
-    ours = [rule.is_for_mark(policy.mark, policy.table) for rule in listed]
-    for rule in listed[: ours.index(True)] if any(ours) else ():
+        return  # a kernel without policy routing; that our rule is missing is reported elsewhere
+    is_own = [rule.is_for_mark(policy.mark, policy.table) for rule in listed]
+    for rule in listed[: is_own.index(True)] if any(is_own) else ():
         decides = rule.action != rules.FR_ACT_NOP and rule.table != rules.RT_TABLE_LOCAL
         if not decides or not rule.may_match_mark(policy.mark):
             continue

@@ -85,7 +85,7 @@ else:
 
 
 def decode(text: str) -> Any:
-    """Return the value that ``text`` stands for; raise ``JsonError`` unless it is exactly one JSON value."""
+    """Return the value of ``text``; raise ``JsonError`` unless it is exactly one JSON value."""
     value, end = _value_at(text, _skip(text, 0))
     end = _skip(text, end)
     if end != len(text):

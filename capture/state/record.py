@@ -1,6 +1,6 @@
-"""What we applied to a namespace, kept under /run, so that later calls know what was asked for there.
+"""What we applied to a namespace, kept under /run, so that later calls know what is desired there.
 
-A record holds what was said and the facts that it was resolved with; both together give the rule set
+A record holds the settings and the facts that they were resolved with; both together give the rule set
 again. It is for reading by people too: JSON, one file per namespace, in a directory that only root sees.
 Records are a help, not a need: a file system that cannot be written loses us nothing but them.
 """
@@ -59,7 +59,7 @@ class Facts(Value):
     ipv6: bool
     servers: tuple[Network, ...]
     primary: Family | None = None
-    """Of the pod's primary address; None if it was not asked for, or there was none."""
+    """Of the pod's primary address; None if it was not looked up, or there was none."""
 
     def user_id(self, name: str) -> int | None:
         return self.users.get(name)
@@ -94,7 +94,7 @@ def _any_address(family: Family) -> Network:
 
 
 class RecordingHost:
-    """A host that notes what it is asked, so that the answers can be recorded."""
+    """A host that notes its answers, so that they can be recorded."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -151,10 +151,10 @@ class RecordingHost:
 
 
 class Record(Value):
-    """What was applied to a namespace: what was said, the facts then, and how the kernel was told.
+    """What was applied to a namespace: the settings, the facts then, and the way into the kernel.
 
     It is written before anything else is, so that what was begun is known if it never comes to an end;
-    ``stale_routes`` are those of what stood before, as long as they may be there.
+    ``stale_routes`` are those of what was there before, as long as they may be there.
     """
 
     settings: Settings
@@ -170,7 +170,7 @@ class Record(Value):
 
     @property
     def routes(self) -> tuple[PolicyRoute, ...]:
-        """Return the policy routes of ours that may stand in the namespace."""
+        """Return the policy routes of ours that may be in the namespace."""
         return (*self.ruleset.policy_routes, *self.stale_routes)
 
 

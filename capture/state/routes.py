@@ -1,4 +1,4 @@
-"""What a capture needs besides rules: an address on ``lo``, and the routes of TPROXY. Read, added, removed."""
+"""What a capture needs apart from rules: an address on ``lo``, and the routes of TPROXY. Read, added, removed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 from capture.errors import CaptureError, KernelError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text
 from capture.model.conventions import PASSTHROUGH_SOURCE
-from capture.model.ruleset import MANGLE, LoopbackAddress, PolicyRoute, Ruleset, TransparentProxy
+from capture.model.ruleset import MANGLE, LoopbackAddress, MissingRoute, PolicyRoute, Ruleset, TransparentProxy
 from capture.netlink.interfaces import add_address, is_loopback_up, read_addresses, remove_address
 from capture.netlink.policy_rules import has_mark_rule, put_mark_rule, read_policy_rules, remove_mark_rule
 from capture.netlink.routing import add_local_route, has_local_route, remove_local_route
@@ -32,7 +32,7 @@ DEFAULT_MARK, DEFAULT_TABLE = 1337, 133
 
 
 PREFERENCE = 0
-"""Of our policy rule: asked right after that for the pod's own addresses, which has 0 too and was there first.
+"""Of our policy rule: looked at right after that for the pod's own addresses, which has 0 too and was there first.
 
 Source-based routing (Multus) and VPNs mostly let the kernel choose. It takes one less than the second rule of the list
 has, so that a later rule precedes every earlier one. Only where that one has 0, the later rule has 0 as well and comes
@@ -71,29 +71,30 @@ def is_lo_up() -> bool:
         return is_loopback_up(route)
 
 
-def missing(ruleset: Ruleset) -> list[LoopbackAddress | PolicyRoute]:
+def missing(ruleset: Ruleset) -> list[LoopbackAddress | MissingRoute]:
     """Return what the rule set needs and is not there."""
     if not ruleset.loopback_addresses and not ruleset.policy_routes:
         return []
     with open_route() as route:
         return [
             *[address for address in _possible(ruleset) if not _has_address(route, address)],
-            *[policy for policy in ruleset.policy_routes if not all(_halves(route, policy))],
+            *_missing_routes(route, ruleset),
         ]
 
 
 def missing_halves(ruleset: Ruleset) -> Iterator[str]:
     """Yield what of the routes of a transparent capture is not there, as the command that adds it."""
-    if not ruleset.policy_routes:
-        return
-    with open_route() as route:
-        for policy in ruleset.policy_routes:
-            option = "-6 " if policy.family == IPV6 else ""
-            has_rule, has_route = _halves(route, policy)
-            if not has_rule:
-                yield f"ip {option}rule add fwmark {policy.mark} lookup {policy.table}"
-            if not has_route:
-                yield f"ip {option}route add local default dev lo table {policy.table}"
+    if ruleset.policy_routes:
+        with open_route() as route:
+            for each in _missing_routes(route, ruleset):
+                yield from each.commands
+
+
+def _missing_routes(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[MissingRoute]:
+    for policy in ruleset.policy_routes:
+        has_rule, has_route = _halves(route, policy)
+        if not has_rule or not has_route:
+            yield MissingRoute(policy.family, policy.mark, policy.table, has_rule, has_route)
 
 
 def with_loopback_address(recorded: Ruleset, addresses: Iterable[Network]) -> Ruleset:
@@ -116,7 +117,7 @@ def takes_ipv6_addresses() -> bool:
     try:
         with open(DISABLE_IPV6_ON_LO, "rb", buffering=0) as switch:
             return switch.read().strip() != b"1"
-    except OSError:  # no /proc/sys: the kernel answers when it is asked
+    except OSError:  # no /proc/sys: the kernel answers then
         return True
 
 

@@ -66,8 +66,8 @@ def switch_off(sysctls: Iterable[Sysctl]) -> bool:
 
 def restore(sysctls: Iterable[Sysctl]) -> bool:
     """Give back the values of before, but for those that were changed since we switched them off."""
-    ours = [sysctl for sysctl in sysctls if is_known(sysctl.path) and _read(sysctl.path) == OFF]
-    return bool([sysctl for sysctl in ours if _write(sysctl.path, sysctl.value)])
+    own = [sysctl for sysctl in sysctls if is_known(sysctl.path) and _read(sysctl.path) == OFF]
+    return bool([sysctl for sysctl in own if _write(sysctl.path, sysctl.value)])
 
 
 def is_known(path: str) -> bool:

@@ -48,7 +48,7 @@ class IdMaps(Value):
     groups: tuple[IdRange, ...]
 
     def has_users(self, span: Span) -> bool:
-        """Return whether the ends of a span are users there; that is what the kernel asks for."""
+        """Return whether the ends of a span are users there; that is what the kernel requires."""
         return _has(self.users, span.first) and _has(self.users, span.last)
 
     def has_groups(self, span: Span) -> bool:

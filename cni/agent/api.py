@@ -144,6 +144,11 @@ def watch_pods(client: Client, node: str, version: str) -> Iterator[tuple[str, d
     )
 
 
+def labels_of(client: Client, node: str) -> dict[str, str]:
+    """Return the labels of a node."""
+    return dict((client.get(Node, node).get("metadata") or {}).get("labels") or {})
+
+
 def taints_of(client: Client, node: str) -> list[dict[str, Any]]:
     """Return the taints of a node."""
     found = client.get(Node, node)

@@ -80,7 +80,7 @@ def _directories(function: Function) -> Function:
                      help="Where it looks for network configurations."),
         click.option("--credentials-dir", metavar="DIR", default="", envvar="CAPTURE_CREDENTIALS_DIR",
                      help="Where the plugin's credentials are kept.  [default: istio-capture next to --conf-dir]"),
-        click.option("--socket", metavar="PATH", default=conf.AGENT_SOCKET, show_default=True,
+        click.option("--socket", metavar="PATH", default=agent_socket.AGENT_SOCKET, show_default=True,
                      envvar="CAPTURE_AGENT_SOCKET",
                      help="Where the agent listens for the plugin and for `capture node status`."),
     ]  # fmt: skip
@@ -93,7 +93,7 @@ def _socket_option(function: Function) -> Function:
     return click.option(
         "--socket",
         metavar="PATH",
-        default=conf.AGENT_SOCKET,
+        default=agent_socket.AGENT_SOCKET,
         show_default=True,
         envvar="CAPTURE_AGENT_SOCKET",
         help="Where the agent listens.",
@@ -245,7 +245,7 @@ def agent(**values: Any) -> int:  # fmt: skip
 @click.option(
     "--socket",
     metavar="PATH",
-    default=conf.AGENT_SOCKET,
+    default=agent_socket.AGENT_SOCKET,
     show_default=True,
     envvar="CAPTURE_AGENT_SOCKET",
     help="Where the agent listens.",

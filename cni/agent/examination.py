@@ -94,19 +94,20 @@ def changed_owners(known: Mapping[str, Owners]) -> list[str]:
     """Return the namespaces, of these, in which others listen than are known; those that have gone are left out."""
     changed = []
     for path in tour(known):
-        asked = _once_each(known[path])
+        sockets = _first(known[path])
         try:
             with open_sock_diag() as diag:
-                if read_owners(diag, asked) != asked:
+                if read_owners(diag, sockets) != sockets:
                     changed.append(path)
         except CaptureError:
             continue
     return changed
 
 
-def _once_each(owners: Owners) -> Owners:
-    """Return one family of each port: a proxy that ends or changes does so in both."""
-    return {key: owner for key, owner in owners.items() if key[0] == AF_INET or (AF_INET, key[1]) not in owners}
+def _first(owners: Owners) -> Owners:
+    """Return one of them: a proxy that ends, or is another one, is so on all ports and in both families."""
+    key = min(owners)
+    return {key: owners[key]}
 
 
 def diagnose(path: str, settings: Settings, *, is_starting: bool) -> Finding:

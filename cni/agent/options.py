@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from capture.model.values import Value
-from cni.conf import AGENT_SOCKET
+from cni.agent_socket import AGENT_SOCKET
 from cni.networks import Choice
 
 TYPE_CHECKING = False

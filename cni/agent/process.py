@@ -73,7 +73,12 @@ class Agent:
             signal.signal(number, self._end)
         leaving.stay()
         sys.setswitchinterval(SWITCH_INTERVAL)
-        answers = {"pod": self._answer_pod, "status": lambda _question: self.status(), "pods": self._answer_pods}
+        answers = {
+            "pod": self._answer_pod,
+            "pods": self._answer_pods,
+            "status": lambda _question: self.status(),
+            "probe": lambda _question: {"ready": self.health.is_ready, "live": self.health.is_live},
+        }
         server = Server(self.options.socket, answers)
         self._start_threads()
         self.journal.info("started", node=self.options.node, runtime=self.runtime.socket if self.runtime else "")
@@ -196,7 +201,7 @@ class Agent:
         """Leave everything in place, unless the agent's DaemonSet is gone."""
         if self.client is None or not self.options.daemon_set:
             return
-        if not uninstall.is_gone(self.client, self.options.daemon_set):
+        if not uninstall.is_gone(self.client, self.options.daemon_set, self.options.node):
             self.journal.info("ending; plugin and entry stay", daemon_set=self.options.daemon_set)
             return
         for change in uninstall.uninstall(self.options, self.runtime):

@@ -87,8 +87,8 @@ def from_all_nodes(client: Client, daemon_set: str, patience: float = PATIENCE) 
     raise CaptureError(f"DaemonSet {daemon_set} is still there after {patience:g} s: its pods have not ended", REMEDY)
 
 
-def is_gone(client: Client, daemon_set: str) -> bool:
-    """Return whether the agent's DaemonSet has been deleted, or is about to be.
+def is_gone(client: Client, daemon_set: str, node: str) -> bool:
+    """Return whether the agent's DaemonSet has been deleted, is about to be, or does not choose this node any more.
 
     On doubt it is not: an API server that does not answer, or refuses since the account went first, proves nothing.
     """
@@ -99,4 +99,12 @@ def is_gone(client: Client, daemon_set: str) -> bool:
         found = client.get(api.DaemonSet, name, namespace=namespace)
     except api.Unreachable as error:
         return api.code_of(error) == NOT_FOUND
-    return bool((found.get("metadata") or {}).get("deletionTimestamp"))
+    if (found.get("metadata") or {}).get("deletionTimestamp"):
+        return True
+    template = (found.get("spec") or {}).get("template") or {}
+    chosen = (template.get("spec") or {}).get("nodeSelector") or {}
+    try:
+        labels = api.labels_of(client, node) if chosen else {}
+    except api.Unreachable:
+        return False
+    return any(labels.get(key) != value for key, value in chosen.items())

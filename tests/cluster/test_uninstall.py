@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
 
 import pytest
 
+from cluster_agent import wait_for
 from cluster_pods import pod
 from kubernetes_cluster import NAMESPACE, ROOT, Cluster
 
 pytestmark = pytest.mark.cluster
+
+
+def test_not_chosen(cluster: Cluster) -> None:
+    """A node that the DaemonSet does not choose any more is uninstalled; one that it chooses again has it back."""
+
+    def choose(pool: str | None) -> None:
+        selector = {"spec": {"template": {"spec": {"nodeSelector": {"pool": pool}}}}}
+        cluster.kubectl("-n", NAMESPACE, "patch", "daemonset", "capture-agent", "-p", json.dumps(selector))
+
+    choose("others")
+    wait_for(lambda: "capture-cni" not in cluster.list_file.read_text(), 40, "the entry stays")
+    choose(None)
+    cluster.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/capture-agent", "--timeout=60s")
+    assert "capture-cni" in cluster.list_file.read_text()
 
 
 def test_uninstall(cluster: Cluster) -> None:

@@ -94,7 +94,8 @@ class Watched:
 
 
 @pytest.fixture
-def watched(pod_pair: PodPair, request: pytest.FixtureRequest) -> Watched:
+def watched(pod_pair: PodPair, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    monkeypatch.setattr("cni.agent.audit.YOUNG", 0.0)
     made = Watched(pod_pair, **getattr(request, "param", {}))
     made.pods.replace_all([pod_object()])
     return made
@@ -286,6 +287,15 @@ def test_repairs_are_limited(watched: Watched, proxy: None) -> None:
         watched.turn({number(watched)})
     assert watched.health.counts() == {("repairs", "success"): 2}
     assert watched.turn() == "no-rules"
+
+
+@pytest.mark.parametrize("watched", [{"repair_running": "evict"}], indirect=True)
+def test_a_repair_that_fails_is_tried_again_later(watched: Watched, proxy: None) -> None:
+    assert [watched.turn() for _ in range(3)] == ["no-rules"] * 3
+    assert watched.health.counts() == {("repairs", "failure"): 1}  # no API server is known here
+    time.sleep(1.1)
+    watched.turn()
+    assert watched.health.counts() == {("repairs", "failure"): 2}
 
 
 def test_another_listener_is_found_without_an_event(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:

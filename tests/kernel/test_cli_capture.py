@@ -277,11 +277,11 @@ def test_another_namespace_by_path_and_by_process(netns: NamespaceFactory) -> No
 
     run(here, "capture", "apply", "--pid", str(process.pid))
 
-    assert "nothing of ours" in run(here, "capture", "dump").stderr
+    assert "no rules of the capture" in run(here, "capture", "dump").stderr
     assert "ISTIO-OUTPUT" in run(there, "capture", "dump").stdout
     assert "ISTIO-OUTPUT" in run(here, "capture", "dump", "--netns", f"/proc/{process.pid}/ns/net").stdout
     run(here, "capture", "clean", "--netns", f"/proc/{process.pid}/ns/net")
-    assert "nothing of ours" in run(there, "capture", "dump").stderr
+    assert "no rules of the capture" in run(there, "capture", "dump").stderr
 
 
 # --- apply, dump, verify, clean --------------------------------------------------------------------
@@ -494,7 +494,7 @@ def test_doctor_sees_rules_of_ours_in_two_places(netns: NamespaceFactory) -> Non
     told = run(namespace, "capture", "doctor", code=4).stdout
 
     assert "second-set" in told
-    assert "there are several sets of rules, where one is right" in told
+    assert "there are several sets of capture rules; one is right" in told
     assert "a second set of capture rules is in iptables nft" in run(namespace, "capture", "verify", code=4).stdout
 
 

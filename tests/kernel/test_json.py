@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import importlib.resources
 import json
 import shlex
 from collections.abc import Iterator
@@ -13,21 +11,17 @@ from typing import Any
 import click
 import jsonschema
 import pytest
-import referencing
 
 from capture.cli.group import COMMANDS, capture, run
 from cni.agent.health import Health
 from cni.agent.server import Server
+from json_schemas import SCHEMAS, check
 from pytest_netns import NamespaceFactory, Pod
 
 pytestmark = pytest.mark.kernel
 
 WITHOUT_JSON = {"node agent", "node pod"}
 """The agent itself, which writes a log, and what runs another command."""
-SCHEMAS = {
-    path.name.removesuffix(".json"): json.loads(path.read_text(encoding="utf-8"))
-    for path in (importlib.resources.files("capture") / "report" / "schemas").iterdir()
-}
 DNAT = "table ip x { chain c { type nat hook output priority -150; tcp dport 80 counter dnat to 10.0.0.9:81; }; }"
 UNJUDGED = "-t mangle -A OUTPUT -m statistic --mode nth --every 2 --packet 0 -j DROP"
 DEPLOYMENT = """\
@@ -42,27 +36,6 @@ spec:
       containers:
       - {name: web, image: web}
 """
-
-
-def strict(schema: object) -> Any:
-    """Return a schema that takes no keys besides those that it names: in an output, each is documented."""
-    if isinstance(schema, list):
-        return [strict(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    stricter = {key: strict(value) for key, value in schema.items()}
-    return {"additionalProperties": False} | stricter if "properties" in schema else stricter
-
-
-REGISTRY: referencing.Registry[Any] = referencing.Registry().with_contents(
-    (schema["$id"], strict(copy.deepcopy(schema))) for schema in SCHEMAS.values()
-)
-
-
-def check(name: str, plain: object) -> None:
-    """Assert that an output is as its schema says."""
-    schema = REGISTRY.contents(SCHEMAS[name]["$id"])
-    jsonschema.Draft202012Validator(schema, registry=REGISTRY).validate(plain)
 
 
 class Commands:

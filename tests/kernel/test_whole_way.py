@@ -93,9 +93,12 @@ def test_which_half_of_the_transparent_route_is_missing(pair: PodPair, command: 
 
     pair.pod.run(command.split())
 
-    assert trace(pair, "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0")["missing_routes"] == [
-        command.replace(" del ", " add ")
-    ]
+    add = command.replace(" del ", " add ")
+    told = pair.pod.run([PROGRAM, "verify"], check=False).stdout
+    half, other = ("policy rule", "route") if " rule " in command else ("route", "policy rule")
+    assert trace(pair, "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0")["missing_routes"] == [add]
+    assert f"IPv4: the {half} of TPROXY is missing: `{add}` adds it" in told
+    assert f"the {other}" not in told
 
 
 def test_no_route(netns: NamespaceFactory) -> None:

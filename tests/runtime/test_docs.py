@@ -18,7 +18,7 @@ import pytest
 import release
 
 import capture
-from capture.model.chain_names import OURS
+from capture.model.chain_names import SPELLINGS
 from docs_examples import Command, Example, examples, is_printed, key_paths
 from envoy_bootstrap import Sidecar
 from envoy_proxy import envoy_program, start_envoy
@@ -245,7 +245,7 @@ def check_text(example: Example, reader: Reader) -> None:
     else:
         assert example.comment("picture of"), f"{example}: a comment has to say where this is from"
         drawn = set(re.findall(r"\bISTIO[-_][A-Z-]+", example.text))
-        assert drawn <= OURS.keys(), f"{example}: {drawn - OURS.keys()}"
+        assert drawn <= SPELLINGS.keys(), f"{example}: {drawn - SPELLINGS.keys()}"
         assert drawn or example.language == "mermaid", f"{example}: a picture without a chain"
 
 

@@ -23,22 +23,15 @@ from capture.backends.kernel_modules import (
 )
 from capture.backends.request import Request
 from capture.cli.doctor.neighbours import BOTH_REMEDY, ISTIO, both_capture, capturing_plugins
+from capture.cli.doctor.node import examine_node
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
 from capture.operations import diagnosis
 from capture.rules import build_ruleset
+from capture.settings import options as option
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod, PodFromInside
-from capture.settings.options import (
-    CAPTURE_ALL_DNS,
-    DROP_INVALID,
-    INTERCEPTION_MODE,
-    PROFILE,
-    REDIRECT_DNS,
-    RULE_COMMENTS,
-    RULE_LOGS,
-)
 from capture.settings.settings import Given, Settings
 from capture.state import capabilities, record
 from capture.state.directory import is_private, require_private
@@ -47,12 +40,13 @@ from capture.state.record import STATE_DIRECTORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Literal
 
     from capture.backends.detect import Decision, Leftover
     from capture.backends.facts import Facts
     from capture.backends.kernel_modules import Inventory
+    from capture.cli.doctor.node import NodeFinding
     from capture.operations.diagnosis import Diagnosis
 
     State = Literal["ok", "warning", "error", "note"]
@@ -64,13 +58,13 @@ XTABLES_LOCK = "/run/xtables.lock"
 
 EVERYTHING = Settings(
     {
-        INTERCEPTION_MODE: Given("TPROXY", "doctor"),
-        REDIRECT_DNS: Given("true", "doctor"),
-        CAPTURE_ALL_DNS: Given("true", "doctor"),
-        DROP_INVALID: Given("true", "doctor"),
-        PROFILE: Given("current", "doctor"),
-        RULE_COMMENTS: Given("true", "doctor"),
-        RULE_LOGS: Given("true", "doctor"),
+        option.INTERCEPTION_MODE: Given("TPROXY", "doctor"),
+        option.REDIRECT_DNS: Given("true", "doctor"),
+        option.CAPTURE_ALL_DNS: Given("true", "doctor"),
+        option.DROP_INVALID: Given("true", "doctor"),
+        option.PROFILE: Given("current", "doctor"),
+        option.RULE_COMMENTS: Given("true", "doctor"),
+        option.RULE_LOGS: Given("true", "doctor"),
     }
 )
 """Settings whose rules need every module that a capture may need."""
@@ -99,8 +93,10 @@ class Examined(Value):
     """The kernel loads modules at all."""
     capturing_plugins: dict[str, str]
     """Plugins that capture pods, Istio's and ours, each with the file that names it."""
-    diagnosis: Diagnosis | None = None
+    diagnosis: Diagnosis | CaptureError | None = None
     """What is wrong with the pod; None where nothing is applied, and none is recorded."""
+    node: tuple[NodeFinding, ...] = ()
+    """What is installed on the node."""
 
 
 class Finding(Value):
@@ -143,15 +139,19 @@ def examine() -> Examined:
         loads_modules=can_load(),
         capturing_plugins=capturing_plugins(),
         diagnosis=_diagnosis(),
+        node=examine_node(),
     )
 
 
-def _diagnosis() -> Diagnosis | None:
-    """Return what is wrong with the pod whose namespace we are in, if it is captured or should be."""
+def _diagnosis() -> Diagnosis | CaptureError | None:
+    """Return what is wrong with the pod whose namespace we are in, if it is captured or should be.
+
+    Where that cannot be told, for want of privileges, return why.
+    """
     try:
         found = diagnosis.why()
-    except CaptureError:
-        return None  # the rest of the report says what is missing
+    except CaptureError as error:
+        return error
     is_captured = not any(cause.kind in ("no-rules", "left-alone") for cause in found.causes)
     return found if is_captured or (is_private(STATE_DIRECTORY) and record.read() is not None) else None
 
@@ -214,18 +214,19 @@ LEGACY = {
 
 def can_work(examined: Examined) -> bool:
     """Return whether capture can work here at all."""
-    return not any(finding.state == "error" and finding.topic != POD for finding in findings(examined))
+    return not any(finding.state == "error" and finding.topic not in (POD, NODE) for finding in findings(examined))
 
 
-POD = "pod"
+POD, NODE = "pod", "node"
 DRIVERS = ("kernel", "host")
 """Topics about what drivers need, which a person wants to see where something is wrong, or with --all."""
 
 
 def findings(examined: Examined) -> list[Finding]:
-    """Return the findings in the order in which a person would ask: the pod, its namespace, the choice, drivers."""
+    """Return the findings in the order in which a person would ask: pod, node, namespace, choice, drivers."""
     return [
         *_pod(examined.diagnosis),
+        *_node(examined.node),
         *_namespace(examined),
         *_decision(examined),
         *_kernel(examined.facts, examined.modules.lacking),
@@ -234,7 +235,17 @@ def findings(examined: Examined) -> list[Finding]:
     ]
 
 
-def _pod(found: Diagnosis | None) -> Iterator[Finding]:
+def _node(found: Iterable[NodeFinding]) -> Iterator[Finding]:
+    """Yield what is installed on the node, in the words of ``capture cni status``."""
+    states: dict[str, State] = {"ok": "ok", "note": "note", "warning": "warning", "error": "error"}
+    for each in found:
+        yield Finding(NODE, each.name, states[each.state], each.says, each.remedy)
+
+
+def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
+    if isinstance(found, CaptureError):
+        yield Finding(POD, "capture", "note", f"cannot be judged: {found.message}", found.remedy)
+        return
     if found is None:
         yield Finding(POD, "capture", "note", "nothing is applied here")
         return

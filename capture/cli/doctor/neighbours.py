@@ -30,7 +30,7 @@ BOTH_REMEDY = (
 
 
 def both_capture(plugins: dict[str, str]) -> str:
-    """Return in words that Istio's plugin captures pods beside ours; "" if it does not."""
+    """Return in words that Istio's plugin captures pods in addition to ours; "" if it does not."""
     if ISTIO not in plugins or OWN not in plugins:
         return ""
     return f"Istio's plugin {ISTIO} is in {plugins[ISTIO]}, and {OWN} in {plugins[OWN]}: both write rules for each pod"

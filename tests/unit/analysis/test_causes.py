@@ -58,6 +58,13 @@ def test_a_proxy_of_the_right_group_may_have_another_user() -> None:
     assert kinds(causes_at_port(of_group, CAPTURE, "proxy-outbound", 15001, "ipv4")) == []
 
 
+def test_root_whose_group_is_out_of_sight_is_not_blamed_under_tproxy() -> None:
+    facts = FACTS.replace(listeners=(listener(15001, uid=0), listener(15002, uid=2000)))
+    transparent = CAPTURE.replace(is_transparent=True)
+    assert kinds(causes_at_port(facts, transparent, "proxy-outbound", 15001, "ipv4")) == []
+    assert kinds(causes_at_port(facts, transparent, "proxy-outbound", 15002, "ipv4")) == ["proxy-wrong-user"]
+
+
 def test_what_cannot_be_listed_is_not_blamed() -> None:
     assert kinds(causes_of_proxy(FACTS.replace(listeners=None), CAPTURE)) == []
 

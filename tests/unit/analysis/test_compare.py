@@ -236,3 +236,12 @@ def test_comments_do_not_count_but_are_written_when_they_are_wanted() -> None:
     assert differences(commented, ASKED) == []
     assert not can_stay(commented, ASKED)
     assert not can_stay(ASKED, commented)
+
+
+@pytest.mark.parametrize(("policy", "is_drift"), [(None, False), ("ACCEPT", True)])
+def test_a_chain_counts_by_whether_it_is_hooked_and_not_by_its_name(policy: str | None, *, is_drift: bool) -> None:
+    table = ASKED.tables[-1]
+    foreign = Chain("KUBE(x)", (Rule(Accept(), (Protocol("tcp"),)),), policy)
+    live = ASKED.replace(tables=(*ASKED.tables[:-1], table.replace(chains=(*table.chains, foreign))))
+
+    assert bool(differences(ASKED, live)) == is_drift

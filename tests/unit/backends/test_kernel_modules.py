@@ -40,6 +40,7 @@ CONFIGURATIONS: dict[str, Texts] = {
     "default": {},
     "dns": DNS,
     "tproxy": {option.INTERCEPTION_MODE: "TPROXY"},
+    "very many ports": {option.EXCLUDED_OUTBOUND_PORTS: ",".join(map(str, range(20001, 20601, 2)))},
     "everything": {
         **DNS,
         option.INTERCEPTION_MODE: "TPROXY",
@@ -91,7 +92,7 @@ def test_no_match_and_no_verdict_is_forgotten() -> None:
     named = {kind.__name__ for kind in VOCABULARY}
     every = {name for name, thing in vars(ruleset).items() if isinstance(thing, type) and issubclass(thing, Value)}
     values = {"Value", "Network", "Span", "Counters", "Rule", "Chain", "Table", "Ruleset"}
-    assert every - values - {"LoopbackAddress", "PolicyRoute"} == named | WITHOUT_MODULES
+    assert every - values - {"LoopbackAddress", "PolicyRoute", "MissingRoute"} == named | WITHOUT_MODULES
 
 
 def test_requirements_are_known_themselves() -> None:

@@ -74,6 +74,7 @@ def test_the_agent_may_look_at_pods_and_tell() -> None:
     rules = [rule for each in objects("ClusterRole") for rule in each["rules"]]
     assert sorted((*rule["resources"], *rule["verbs"]) for rule in rules) == [
         ("events", "create"),
+        ("nodes", "get"),
         ("pods", "get", "list", "watch"),
     ]
 

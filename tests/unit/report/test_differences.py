@@ -17,7 +17,7 @@ from capture.model.ruleset import (
     DestinationPort,
     Jump,
     LoopbackAddress,
-    PolicyRoute,
+    MissingRoute,
     Protocol,
     Return,
     Rule,
@@ -62,7 +62,8 @@ def test_each_kind_has_its_sentence() -> None:
         Difference("ipv6", NAT, "OUTPUT", "family", ours, 1),
         missing=(
             LoopbackAddress(parse_network("::6")),
-            PolicyRoute("ipv6", 1337, 133),
+            MissingRoute("ipv6", 1337, 133, has_rule=True, has_route=False),
+            MissingRoute("ipv4", 1337, 133, has_rule=False, has_route=False),
         ),
         others=(Other(Decision("nftables", "netlink", "")),),
     )
@@ -77,7 +78,11 @@ def test_each_kind_has_its_sentence() -> None:
         "IPv4 nat OUTPUT: the policy is DROP, and should be ACCEPT",
         "IPv6 nat OUTPUT: rule 1 captures a family that should not be captured: -p tcp -j ISTIO-OUTPUT",
         "the address ::6/128 on lo is missing",
-        "`ip -6 rule add fwmark 1337 lookup 133` or `ip -6 route add local default dev lo table 133` is missing",
+        "IPv6: the route of TPROXY is missing: `ip -6 route add local default dev lo table 133` adds it",
+        (
+            "IPv4: the policy rule and the route of TPROXY are missing: `ip rule add fwmark 1337 lookup 133`"
+            " and `ip route add local default dev lo table 133` add them"
+        ),
         "a second set of capture rules is in nftables",
     ]
 
@@ -85,7 +90,7 @@ def test_each_kind_has_its_sentence() -> None:
 def test_plain_values_say_the_same() -> None:
     found = verified(
         Difference("ipv4", NAT, "OUTPUT", "foreign", TAKEN, 1, effect=EFFECT),
-        missing=(PolicyRoute("ipv4", 1337, 133),),
+        missing=(MissingRoute("ipv4", 1337, 133, has_rule=False, has_route=True),),
         others=(Other(Decision("iptables", "restore", "legacy"), EFFECT),),
     )
 

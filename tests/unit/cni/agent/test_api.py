@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from lightkube import Client
 
 import fake_kubernetes
 from cni.agent import api, events, taint
+from cni.agent.pods import reduced
 from fake_kubernetes import FakeKubernetes
 
 POD = {"namespace": "shop", "name": "web", "uid": "uid-1"}
@@ -46,6 +48,23 @@ def test_a_server_whose_certificate_names_no_key_of_its_authority(
     monkeypatch.setattr(ssl, "create_default_context", strict)
     with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as client:
         assert api.evict(client, "shop", "web", "uid-1") == ""
+
+
+def test_a_list_is_reduced_pod_by_pod_before_it_is_decoded_as_a_whole() -> None:
+    environment = [{"name": "ISTIO_META_DNS_CAPTURE", "value": "true"}, {"name": "OTHER", "value": "x" * 1000}]
+    pod = {
+        "metadata": {"name": "web", "managedFields": ["x" * 1000]},
+        "spec": {"containers": [{"name": "istio-proxy", "env": environment}]},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    }
+    whole = {"kind": "PodList", "metadata": {"resourceVersion": "7"}, "items": [pod, pod]}
+    body = json.dumps(whole, separators=(",", ":")).encode()
+    slim = api.slimmed(body)
+    assert json.loads(slim) == whole | {"items": [reduced(pod), reduced(pod)]}
+    assert [reduced(each) for each in json.loads(slim)["items"]] == json.loads(slim)["items"]
+    assert len(slim) < len(body) / 4
+    for other in (b'{"kind":"PodList","items":[]}', b'{"kind":"Status","message":"no"}'):
+        assert api.slimmed(other) == other
 
 
 def test_an_event_about_a_pod(server: FakeKubernetes, client: Client) -> None:

@@ -61,3 +61,16 @@ def test_no_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no agent answers" in capsys.readouterr().err
     assert run(["node", "status", "--socket", str(tmp_path / "socket"), "--ready"]) == 1
     assert capsys.readouterr() == ("", "")
+
+
+def test_output_is_folded_for_a_terminal_at_the_other_end_of_a_pipe(
+    socket: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("COLUMNS", "LINES", "NO_COLOR"):
+        monkeypatch.setenv(name, "")  # what the option sets ends with the test
+
+    run(["node", "--terminal=40x20:plain", "pods", "--socket", socket])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert len(lines) > 3

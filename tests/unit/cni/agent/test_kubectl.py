@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from cni.agent import kubectl
+from json_schemas import check
+from on_terminal import on_terminal
 
 SCRIPT = """#!/bin/sh
 printf '%s\\n' "$*" >> {log}
@@ -97,3 +100,27 @@ def test_what_is_wrong_is_told_in_kubectls_words(
     assert run("verify", "web", monkeypatch=monkeypatch) == 1
     assert "no agent runs on node n1" in capfd.readouterr().err
     assert run("verify", monkeypatch=monkeypatch) == 2
+
+
+def test_the_status_and_a_report_as_json(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run("status", "--format", "json", monkeypatch=monkeypatch) == 1
+    told = json.loads(capfd.readouterr().out)
+    check("kubectl-status", told)
+    assert [agent["node"] for agent in told["agents"]] == ["n1", "n2"]
+
+    run("report", "web", "-n", "shop", "--format=json", monkeypatch=monkeypatch)
+    check("kubectl-report", json.loads(capfd.readouterr().out))
+
+    run("verify", "nowhere", "--format", "json", monkeypatch=monkeypatch)
+    check("error", json.loads(capfd.readouterr().out))
+
+
+def test_the_agents_side_learns_for_which_terminal_it_prints(cluster: Path) -> None:
+    program = "import sys; from cni.agent.kubectl import main; sys.exit(main())"
+    words = ["verify", "web", "-n", "shop"]
+
+    on_terminal([sys.executable, "-c", program, *words], 100, PATH=f"{cluster}:/usr/bin:/bin", NO_COLOR="1")
+
+    assert last(cluster).endswith("capture node --terminal=100x50:plain pod shop/web verify")

@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +27,9 @@ def answer_pod(question: dict[str, Any]) -> object:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    running = Server(str(tmp_path / "agent" / "socket"), {"pod": answer_pod, "big": lambda _: {"is": "x" * 3_000_000}})
+    running = Server(str(tmp_path / "agent" / "socket"), {
+        "pod": answer_pod, "big": lambda _: {"is": "x" * 3_000_000}, "probe": lambda _: {"ready": False, "live": True},
+    })  # fmt: skip
     yield running
     running.close()
 
@@ -45,7 +49,23 @@ def test_large_answers_come_whole(server: Server) -> None:
 
 
 def test_questions_that_are_none_are_answered_with_what_is_expected(server: Server) -> None:
-    assert "'ask' among big, pod" in agent_socket.ask(server.path, {"ask": "sudo"}, 5)["error"]
+    assert "'ask' among big, pod, probe" in agent_socket.ask(server.path, {"ask": "sudo"}, 5)["error"]
+
+
+def test_probes_are_answered_without_click(server: Server) -> None:
+    def probe(what: str, socket: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"CAPTURE_AGENT_SOCKET": socket}
+        program = (
+            f"import sys; sys.argv[1:] = ['node', 'status', '--{what}']; from capture.cli import main; code = main()"
+        )
+        program += "; assert 'click' not in sys.modules; sys.exit(code)"
+        return subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+        )
+
+    told = [(done.returncode, done.stderr) for done in (probe("live", server.path), probe("ready", server.path))]
+    assert told == [(0, ""), (1, "")]
+    assert probe("live", f"{server.path}.away").returncode == 1
 
 
 def test_a_new_agent_takes_the_path_over_without_a_moment_in_between(server: Server) -> None:

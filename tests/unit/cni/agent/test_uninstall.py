@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,18 +88,28 @@ def test_on_doubt_the_plugin_stays(node: Path) -> None:
     assert (node / "bin" / "capture-cni").exists()
 
 
+NODE = "/api/v1/nodes/node-1"
+
+
+def selecting(os: str) -> dict[str, Any]:
+    return {"metadata": {}, "spec": {"template": {"spec": {"nodeSelector": {"os": os}}}}}
+
+
 @pytest.mark.parametrize(
     ("objects", "behaviour", "gone"),
     [
         ({"/capture-agent": {"metadata": {"name": "capture-agent"}}}, None, False),
         ({"/capture-agent": {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}}, None, True),
         ({}, None, True),
+        ({"/capture-agent": selecting("linux"), NODE: {"metadata": {"labels": {"os": "linux"}}}}, None, False),
+        ({"/capture-agent": selecting("mesh"), NODE: {"metadata": {"labels": {"os": "linux"}}}}, None, True),
+        ({"/capture-agent": selecting("linux")}, None, False),
         ({}, fake_kubernetes.status(401), False),
         ({}, fake_kubernetes.status(403), False),
         ({}, fake_kubernetes.status(503), False),
         ({}, fake_kubernetes.nothing(), False),
     ],
-    ids=["there", "deleting", "404", "401", "403", "503", "silent"],
+    ids=["there", "deleting", "404", "chosen", "not chosen", "node unknown", "401", "403", "503", "silent"],
 )
 def test_only_a_daemon_set_that_is_certainly_gone_is_gone(
     tmp_path: Path,
@@ -109,11 +120,11 @@ def test_only_a_daemon_set_that_is_certainly_gone_is_gone(
     from cni.agent import api
 
     with FakeKubernetes() as server:
-        server.objects |= {DAEMON_SETS + name: found for name, found in objects.items()}
+        server.objects |= {name if name == NODE else DAEMON_SETS + name: found for name, found in objects.items()}
         server.always(behaviour)
         (tmp_path / "kubeconfig").write_text(server.kubeconfig({"token": "secret"}))
         with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as client:
-            assert uninstall.is_gone(client, "kube-system/capture-agent") is gone
+            assert uninstall.is_gone(client, "kube-system/capture-agent", "node-1") is gone
 
 
 class Containerd:

@@ -91,6 +91,9 @@ SITUATIONS = {
         mends="sysctl -w net.ipv4.tcp_fwmark_accept=0",
     ),
     "a pod that was left alone": Situation("left-alone", "optedout"),
+    "a family that is not captured": Situation(
+        "family-not-captured", "ipv4only", ("tcp", "[2001:db8::9]:80", "--uid", "1000"),
+    ),
 }  # fmt: skip
 
 PODS: dict[str, dict[str, Any]] = {
@@ -114,6 +117,11 @@ def broken(cluster: Cluster) -> Iterator[Cluster]:
     made = [pod(name, **options) for name, options in PODS.items()]
     made += [pod(name, pause_proxy=True, command=["/pause", "-P"], **options) for name, options in PAUSED_PODS.items()]
     cluster.apply(*made)
+    if has_both(cluster):
+        cluster.install("cni.ipFamilies=mesh")  # of this mesh IPv4 alone, by the pod's primary address
+        cluster.apply(pod("ipv4only", pause_proxy=True, command=["/pause", "-P"]))
+        cluster.kubectl("wait", "pod", "ipv4only", "--for=condition=Ready", "--timeout=60s")
+        cluster.install()
     cluster.kubectl("wait", "pod", *PODS, *PAUSED_PODS, "--for=condition=Ready", "--timeout=120s", timeout=140)
     found(cluster, "client", "captured", 10)
     with contextlib.ExitStack() as listeners:
@@ -121,6 +129,10 @@ def broken(cluster: Cluster) -> Iterator[Cluster]:
             listeners.enter_context(InPod(cluster, name).proxy(uid))
         yield cluster
     cluster.kubectl("delete", "pod", "-l", "app", "--grace-period=1", "--wait")
+
+
+def has_both(cluster: Cluster) -> bool:
+    return len(cluster.families) == 2 and cluster.method == "chart"
 
 
 def kinds(cluster: Cluster, name: str, connection: tuple[str, ...]) -> list[str]:
@@ -139,6 +151,8 @@ def test_why(broken: Cluster) -> None:
     }  # fmt: skip
     wrong = {}
     for name, situation in SITUATIONS.items():
+        if situation.pod == "ipv4only" and not has_both(broken):
+            continue
         run = InPod(broken, situation.pod)
         default = run("ip", words["family"], "route", "show", "default").partition(" metric")[0].strip()
         of_pod = words | {"pod": address(broken, situation.pod), "via": default.removeprefix("default ")}

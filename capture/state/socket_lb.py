@@ -1,0 +1,118 @@
+"""Programs that translate addresses at connect(), before any rule: socket load balancing of Cilium and others.
+
+They are BPF programs attached to cgroups (BPF_CGROUP_INET4_CONNECT in linux/bpf.h). Whether one translates a
+destination is told by connecting a UDP socket to it, which sends nothing, and looking where the kernel connected it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from capture.model.addresses import IPV4, address_text
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.model.addresses import Family
+    from capture.model.packet import Packet
+
+# linux/bpf.h
+BPF_PROG_GET_FD_BY_ID, BPF_OBJ_GET_INFO_BY_FD, BPF_PROG_QUERY = 13, 15, 16
+BPF_CGROUP_CONNECT: dict[Family, int] = {"ipv4": 10, "ipv6": 11}
+BPF_F_QUERY_EFFECTIVE = 1
+ATTRIBUTE_BYTES, INFO_BYTES, NAME_OFFSET, NAME_BYTES = 128, 256, 64, 16
+MAX_PROGRAMS = 64
+SYSCALLS = {"x86_64": 321, "aarch64": 280, "s390x": 351, "ppc64le": 361, "riscv64": 280}
+"""Numbers of bpf(2), by machine."""
+OWNERS = {"cil_": "Cilium", "sock4_": "Cilium", "sock6_": "Cilium", "cali_": "Calico", "calico_": "Calico"}
+"""Whose programs have names that begin so."""
+
+
+class Translated(Value):
+    """Where a destination leads at connect()."""
+
+    address: str
+    port: int
+
+
+def connect_programs(family: Family = IPV4) -> tuple[str, ...]:
+    """Return the names of programs that see connect() of this process; none where the kernel does not tell."""
+    try:
+        directory = os.open(_own_cgroup(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return ()
+    try:
+        return tuple(_names(directory, BPF_CGROUP_CONNECT[family]))
+    except OSError:
+        return ()
+    finally:
+        os.close(directory)
+
+
+def owner_of(names: tuple[str, ...]) -> str:
+    """Return whose programs these are, as far as their names tell."""
+    owners = (owner for name in names for prefix, owner in OWNERS.items() if name.startswith(prefix))
+    return next(owners, "another program")
+
+
+def translation(packet: Packet) -> Translated | None:
+    """Return where the destination of a packet leads at connect(), if that is elsewhere."""
+    import socket
+
+    wanted = address_text(packet.family, packet.destination.first), packet.port
+    with socket.socket(socket.AF_INET if packet.family == IPV4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(wanted)
+            found = probe.getpeername()[:2]
+        except OSError:
+            return None
+    return None if found == wanted else Translated(*found)
+
+
+def _own_cgroup() -> str:
+    """Return the directory of this process's cgroup in the unified hierarchy (cgroups(7))."""
+    with open("/proc/self/cgroup", encoding="utf-8") as file:
+        path = next((line[3:].strip() for line in file if line.startswith("0::")), "/")
+    with open("/proc/self/mounts", encoding="utf-8", errors="replace") as file:
+        mounts = (line.split() for line in file)
+        mount = next((words[1] for words in mounts if words[2] == "cgroup2"), "/sys/fs/cgroup")
+    own = f"{mount}{path}"
+    return own if os.path.isdir(own) else mount
+
+
+def _names(directory: int, attach_type: int) -> Iterator[str]:
+    import ctypes
+    import struct
+
+    ids = (ctypes.c_uint32 * MAX_PROGRAMS)()
+    query = struct.pack(
+        "=IIIIQI", directory, attach_type, BPF_F_QUERY_EFFECTIVE, 0, ctypes.addressof(ids), MAX_PROGRAMS
+    )
+    answer = _bpf(BPF_PROG_QUERY, query)[1]
+    (count,) = struct.unpack_from("=I", answer, 24)
+    for number in ids[:count]:
+        program, _ = _bpf(BPF_PROG_GET_FD_BY_ID, struct.pack("=I", number))
+        try:
+            info = ctypes.create_string_buffer(INFO_BYTES)
+            _bpf(BPF_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, INFO_BYTES, ctypes.addressof(info)))
+        finally:
+            os.close(program)
+        name = info.raw[NAME_OFFSET : NAME_OFFSET + NAME_BYTES]
+        yield name.split(b"\0")[0].decode(errors="replace") or f"program {number}"
+
+
+def _bpf(command: int, attribute: bytes) -> tuple[int, bytes]:
+    """Return what bpf(2) returns, and what became of its argument. Raises OSError."""
+    import ctypes
+
+    number = SYSCALLS.get(os.uname().machine)
+    if number is None:
+        raise OSError(f"bpf(2) on {os.uname().machine} is not known")
+    buffer = ctypes.create_string_buffer(attribute, ATTRIBUTE_BYTES)
+    library = ctypes.CDLL(None, use_errno=True)
+    result = library.syscall(number, command, buffer, ATTRIBUTE_BYTES)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result, buffer.raw

@@ -1,0 +1,40 @@
+"""The JSON Schema files of the package, by which tests check what commands print.
+
+check("verify", plain)      raises jsonschema.ValidationError, also for a key that the schema does not name
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.resources
+import json
+from typing import Any
+
+import jsonschema
+import referencing
+
+SCHEMAS = {
+    path.name.removesuffix(".json"): json.loads(path.read_text(encoding="utf-8"))
+    for path in (importlib.resources.files("capture") / "report" / "schemas").iterdir()
+}
+
+
+def strict(schema: object) -> Any:
+    """Return a schema that takes no keys besides those that it names: in an output, each is documented."""
+    if isinstance(schema, list):
+        return [strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    stricter = {key: strict(value) for key, value in schema.items()}
+    return {"additionalProperties": False} | stricter if "properties" in schema else stricter
+
+
+REGISTRY: referencing.Registry[Any] = referencing.Registry().with_contents(
+    (schema["$id"], strict(copy.deepcopy(schema))) for schema in SCHEMAS.values()
+)
+
+
+def check(name: str, plain: object) -> None:
+    """Assert that an output is as its schema says."""
+    schema = REGISTRY.contents(SCHEMAS[name]["$id"])
+    jsonschema.Draft202012Validator(schema, registry=REGISTRY).validate(plain)
