@@ -21,10 +21,18 @@ if TYPE_CHECKING:
     from cni.log import Log
     from cni.pod import Identity
 
-HOW_TO_BE_TOLD = (
-    f'Let the entry of the plugin say "capabilities": {{"{ANNOTATIONS_CAPABILITY}": true}}, which containerd and CRI-O'
-    " answer with the annotations; for other runtimes name a 'kubeconfig' and have 'kubernetes' in 'pod_sources'."
-)
+SAYS_NOTHING = {
+    RUNTIME: "the runtime hands over no annotations of the pod",
+    AGENT: "the node's agent does not answer, or does not know the pod",
+}
+HOW_TO_BE_TOLD = {
+    RUNTIME: (
+        f'Let the entry of the plugin say "capabilities": {{"{ANNOTATIONS_CAPABILITY}": true}}, which containerd and'
+        " CRI-O answer with the annotations; for other runtimes name a 'kubeconfig' and have 'kubernetes' in"
+        " 'pod_sources'."
+    ),
+    AGENT: "Does the agent run on this node? `capture node status` asks it.",
+}
 
 
 def learn(identity: Identity, configuration: Configuration, journal: Log) -> tuple[Pod, str]:
@@ -45,7 +53,9 @@ def learn(identity: Identity, configuration: Configuration, journal: Log) -> tup
             for warning in warnings_about(pod, line):
                 journal.warn(warning)
             return pod, line.reason if line else ""
-    raise CniError(POD_UNKNOWN, f"pod {identity}: the runtime hands over no annotations of the pod", HOW_TO_BE_TOLD)
+    silent = [SAYS_NOTHING[source] for source in sources if source in SAYS_NOTHING]
+    remedies = [HOW_TO_BE_TOLD[source] for source in sources if source in HOW_TO_BE_TOLD]
+    raise CniError(POD_UNKNOWN, f"pod {identity}: {'; '.join(silent)}", " ".join(remedies))
 
 
 def _ask(source: str, identity: Identity, configuration: Configuration, journal: Log, *, is_last: bool) -> Pod | None:

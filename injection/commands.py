@@ -130,9 +130,7 @@ def inject(
     if check:
         _print_check([line for name in filenames for line in _checked(name, request)], form)
     else:
-        results = [(name, _injected(name, request)) for name in filenames]
-        reports = [line for name, result in results for line in _reports(name, result, request)]
-        _write([result.text for _, result in results], output, form, reports)
+        _inject_all(filenames, request, output, form)
     return EXIT_DONE
 
 
@@ -156,6 +154,12 @@ def _request(  # each is an option
         world=read_world_of(mesh_files),
     )
     return Request(template, parse_set(sets), namespace)
+
+
+def _inject_all(names: Sequence[str], request: Request, output: str | None, form: str) -> None:
+    results = [(name, _injected(name, request)) for name in names]
+    reports = [line for name, result in results for line in _reports(name, result, request)]
+    _write([result.text for _, result in results], output, form, reports)
 
 
 def _injected(name: str, request: Request) -> Result:

@@ -9,7 +9,7 @@ What holds for the whole pod (``lo`` down, a full conntrack table, an interface 
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILIES, IPV4, IPV6
+from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text, parse_address
 from capture.model.values import Value
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         "translated-before", "conntrack-full", "privileged", "ingress-filter",
     ]  # fmt: skip
 
+LOOPBACKS = (parse_address("127.0.0.1"), parse_address("::1"))
 AF: dict[Family, int] = {IPV4: AF_INET, IPV6: AF_INET6}
 FAMILY_NAMES: dict[Family, str] = {IPV4: "IPv4", IPV6: "IPv6"}
 PORT_OF = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
@@ -141,14 +142,30 @@ def causes_of_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
 # --- one port ------------------------------------------------------------------------------------
 
 
-def causes_at_port(
-    facts: PodFacts, capture: Capture, outcome: str, port: int, family: Family, protocol: int = IPPROTO_TCP
+def causes_at_port(  # what arrives where; the last ones are mostly as they are
+    facts: PodFacts,
+    capture: Capture,
+    outcome: str,
+    port: int,
+    family: Family,
+    protocol: int = IPPROTO_TCP,
+    *,
+    is_over_lo: bool = False,
 ) -> Iterator[Cause]:
-    """Yield why what the rules send to a port of this pod is not served there."""
+    """Yield why what the rules send to a port of this pod is not served there.
+
+    It arrives at the loopback address; inbound connections that do not come over lo, at an address of the pod.
+    """
     if facts.listeners is None:
         return
     on_port = [each for each in facts.listeners if (each.protocol, each.port) == (protocol, port)]
-    serving = [each for each in on_port if each.takes(AF[family])]
+    of_family = [each for each in on_port if each.takes(AF[family])]
+    where = LOOPBACKS if is_over_lo or outcome != "proxy-inbound" else facts.addresses
+    addresses = [address for address in where if address.family == family]
+    serving = [each for each in of_family if _is_bound_to_any(each, addresses)]
+    if not serving and of_family:
+        yield _bound_elsewhere(of_family[0], outcome, port, addresses)
+        return
     if not serving:
         yield _not_listening(on_port, outcome, port, family, protocol)
         return
@@ -168,6 +185,25 @@ def _not_listening(on_port: list[Listener], outcome: str, port: int, family: Fam
         says = f"no process listens on {where}, to which {PORT_OF.get(outcome, '')} connections are sent"
         remedy = "Start the proxy, or look why it ended: kubectl logs POD -c istio-proxy."
     return Cause("not-listening", says, remedy, where)
+
+
+def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
+    """Return whether a listener takes connections to one of these addresses; with none known, to whatever is there."""
+    bound = int.from_bytes(listener.address, "big")
+    return bound == 0 or not addresses or any(address.first == bound for address in addresses)
+
+
+def _bound_elsewhere(listener: Listener, outcome: str, port: int, addresses: list[Network]) -> Cause:
+    family = IPV4 if listener.family == AF_INET else IPV6
+    bound = address_text(family, int.from_bytes(listener.address, "big"))
+    arrive = address_text(addresses[0].family, addresses[0].first)
+    return Cause(
+        "not-listening",
+        f"the listener on tcp port {port} is bound to {bound}, and {PORT_OF.get(outcome, '')} connections"
+        f" arrive at {arrive}",
+        f"Let the proxy listen on {'0.0.0.0' if family == IPV4 else '::'}.",
+        f"tcp port {port}",
+    )
 
 
 def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from capture.analysis.canonical import canonical_rule
 from capture.analysis.causes import FAMILY_NAMES, Cause, among, causes_at_port
+from capture.analysis.meaning import Untrack, meaning
 from capture.model.addresses import address_text
 from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import TABLES
@@ -38,11 +40,16 @@ def causes_of_connection(ways: Ways, facts: PodFacts, capture: Capture) -> Itera
         yield _second_set(live)
     elif live.outcome in TO_PROXY:
         protocol = IPPROTO_UDP if live.packet.protocol == "udp" else IPPROTO_TCP
-        yield from causes_at_port(facts, capture, live.outcome, live.port, live.packet.family, protocol)
+        over_lo = live.packet.in_interface is None
+        yield from causes_at_port(
+            facts, capture, live.outcome, live.port, live.packet.family, protocol, is_over_lo=over_lo
+        )
     elif live.outcome == "direct":
         yield _why_direct(ways, capture)
     elif live.outcome == "dropped":
         yield dropped(live)
+    elif live.step is not None and is_our_chain(live.step.chain):
+        yield _second_set(live)
     else:
         yield _redirected(live)
 
@@ -60,7 +67,10 @@ def _no_route(packet: Packet) -> Cause:
 def _why_direct(ways: Ways, capture: Capture) -> Cause:
     """Return why the packet goes where it is addressed to, without the proxy."""
     packet, step = ways.live.packet, ways.live.step
-    if step is not None and not is_ours(step):
+    untracked = next((each for each in ways.live.path if isinstance(meaning(each.rule.verdict), Untrack)), None)
+    if untracked is not None and not is_ours(untracked):
+        return _untracked(untracked)
+    if step is not None and not is_ours(step) and not _is_desired(step, ways.desired):
         return _foreign(ways.live, step)
     if packet.protocol != "tcp":
         return _not_tcp(packet)
@@ -77,6 +87,15 @@ def is_ours(step: Step) -> bool:
     """Return whether a rule is in one of our chains, or leads into one."""
     target = getattr(step.rule.verdict, "chain", "")
     return step.table in TABLES and (is_our_chain(step.chain) or is_our_chain(target))
+
+
+def _is_desired(step: Step, desired: Trace | None) -> bool:
+    """Return whether the desired rules decide by the same rule, which need not be in one of our chains."""
+    return (
+        desired is not None
+        and desired.step is not None
+        and canonical_rule(desired.step.rule) == canonical_rule(step.rule)
+    )
 
 
 def is_of_second_set(step: Step) -> bool:
@@ -97,9 +116,18 @@ def _foreign(live: Trace, step: Step) -> Cause:
     where = address_text(live.address.family, live.address.first) if live.address else ""
     does = f"sends the connection to {where} port {live.port}" if where else "lets the connection bypass the proxy"
     return Cause(
-        "foreign-rule",
+        "nat-first" if where else "foreign-rule",
         f"a foreign rule decides before ours, and {does}",
         "Remove the rule, or let its program put it behind ours. `capture trace` shows the whole way.",
+        place_of(step),
+    )
+
+
+def _untracked(step: Step) -> Cause:
+    return Cause(
+        "foreign-rule",
+        "a foreign rule keeps the connection out of connection tracking, without which no rule of nat is asked",
+        "Remove the rule, or restrict it to what it is for: node-local DNS caches write such rules.",
         place_of(step),
     )
 

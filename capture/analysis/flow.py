@@ -25,9 +25,13 @@ from capture.model.ruleset import (
     Accept,
     Drop,
     Jump,
+    Log,
     Redirect,
+    RestoreMark,
     Return,
     Rule,
+    SaveMark,
+    SetMark,
     SetZone,
     TransparentProxy,
     UnknownVerdict,
@@ -41,11 +45,12 @@ if TYPE_CHECKING:
 
     from capture.analysis.stations import Situation, Station
     from capture.model.addresses import Family
-    from capture.model.ruleset import Chain, Table
+    from capture.model.ruleset import Chain, Table, Verdict
 
     Kind = Literal["table", "chain", "proxy", "dns", "direct", "dropped", "goes on", "foreign"]
 
 DIRECTIONS = (("outbound", OUTPUT), ("inbound", PREROUTING))
+CHANGES: dict[type, str] = {SaveMark: "mark saved", RestoreMark: "mark restored", Log: "logged"}
 MAX_DEPTH = 16
 """Of jumps, as in the kernel (NFT_JUMP_STACK_SIZE, linux/netfilter/nf_tables.h)."""
 
@@ -125,7 +130,19 @@ def _tables(
 
 
 def _place(station: Station) -> str:
-    return f"foreign, priority {station.foreign.priority}" if station.foreign is not None else ""
+    if station.foreign is None:
+        return ""
+    is_second = any(is_our_chain(chain.name) for chain in station.contents.chains)
+    return f"{'second set' if is_second else 'foreign'}, priority {station.foreign.priority}"
+
+
+def _change_in_words(verdict: Verdict) -> str:
+    """Return what a rule does to packets that go on to the next one."""
+    if isinstance(verdict, SetZone):
+        return f"zone {verdict.zone}"
+    if isinstance(verdict, SetMark):
+        return f"mark {verdict.value:#x}"
+    return CHANGES.get(type(verdict), "counted")
 
 
 class Reader:
@@ -171,9 +188,11 @@ class Reader:
             if policy is None or (self._station.foreign is not None and policy == "ACCEPT"):
                 continue
             of = tuple(family for family in self.families if chain.policy_for(family) == policy)
-            counters = list(dict.fromkeys(map(chain.counters_for, of)))
-            known = [each for each in counters if each is not None]
+            alike = of if chain.ipv6_policy is not None else of[:1]  # else one chain for both counts once
+            known = [each for each in map(chain.counters_for, alike) if each is not None]
             kind = "dropped" if policy == "DROP" else self._onwards()
+            if kind == "goes on" and not known:
+                continue  # that packets go on needs no edge without a count
             yield Edge(
                 kind,
                 kind,
@@ -212,7 +231,7 @@ class Reader:
             return self._onwards(), self._onwards(), ()
         if isinstance(verdict, UnknownVerdict):
             return "goes on", verdict.text.partition(" ")[0], ()
-        return "goes on", f"zone {verdict.zone}" if isinstance(verdict, SetZone) else "marked or counted", ()
+        return "goes on", _change_in_words(verdict), ()
 
     def _redirect(self, chain: Chain, port: int) -> tuple[Kind, str, tuple[Edge, ...]]:
         if not is_our_chain(chain.name):

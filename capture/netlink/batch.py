@@ -20,7 +20,7 @@ from capture.netlink.sockets import NO_ANSWER, failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from capture.errors import CaptureError
     from capture.netlink.messages import Refusal
@@ -54,51 +54,67 @@ class RulesetChangedError(KernelError):
 
 def commit(
     netfilter: NetlinkSocket,
-    changes: Sequence[Change],
+    changes: Iterable[Change],
     generation: int | None = None,
     doing: str = "change the ruleset",
 ) -> None:
-    """Apply all changes in one transaction.
+    """Apply all changes in one transaction; each is encoded as it comes, since there may be thousands.
 
     With a generation (``nfnetlink.read_generation``), only if the ruleset is still the one that was read.
 
     Raises KernelError, PrivilegeError or UnsupportedError with the description of the change that the kernel
     refused, and RulesetChangedError; nothing is changed then.
     """
-    if not changes:
+    first = netfilter.next_sequences(1)
+    datagram, descriptions = encode_batch(changes, first, generation)
+    if not descriptions:
         return
-    first = netfilter.next_sequences(len(changes) + 2)
-    netfilter.send(encode_batch(changes, first, generation), doing)
+    netfilter.next_sequences(len(descriptions) + 1)
+    netfilter.send(datagram, doing)
     acknowledged = False
     for message in netfilter.drain(doing):
         if message.kind != NLMSG_ERROR or message.sequence < first:
             continue
         refusal = decode_refusal(message)
         if refusal:
-            raise _failure_at(message.sequence - first, refusal, changes, doing)
-        acknowledged = acknowledged or message.sequence == first + len(changes)
+            raise _failure_at(message.sequence - first, refusal, descriptions, doing)
+        acknowledged = acknowledged or message.sequence == first + len(descriptions)
     if not acknowledged:
         raise failure(doing, NO_ANSWER)
 
 
-def _failure_at(place: int, refusal: Refusal, changes: Sequence[Change], doing: str) -> CaptureError:
+def _failure_at(place: int, refusal: Refusal, descriptions: Sequence[str], doing: str) -> CaptureError:
     """Return the error for message number ``place`` of a batch: 0 is its beginning and means the whole."""
-    if 0 < place <= len(changes):
-        return failure(changes[place - 1].doing, refusal)
+    if 0 < place <= len(descriptions):
+        return failure(descriptions[place - 1], refusal)
     if refusal.errno == errno.ERESTART:
         return RulesetChangedError(doing)
     return failure(doing, refusal)
 
 
-def encode_batch(changes: Sequence[Change], first_sequence: int, generation: int | None = None) -> bytearray:
-    """Return the datagram. BEGIN has the first sequence number, the changes those that follow, then END."""
+def encode_batch(
+    changes: Iterable[Change], first_sequence: int, generation: int | None = None
+) -> tuple[bytearray, list[str]]:
+    """Return the datagram (BEGIN with the first sequence number, the changes, END), and what each change does."""
     frame = nfgenmsg(NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES)
     demand = b"" if generation is None else attribute(NFNL_BATCH_GENID, u32be(generation))
-    end = first_sequence + len(changes) + 1
     datagram = bytearray(encode_message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, first_sequence, frame + demand))
-    for sequence, change in enumerate(changes, first_sequence + 1):
-        flags = change.flags | NLM_F_REQUEST | (NLM_F_ACK if sequence == end - 1 else 0)
-        body = nfgenmsg(change.family) + change.attributes
-        datagram += encode_message(message_type(change.kind), flags, sequence, body)
+    descriptions: list[str] = []
+    last: Change | None = None
+    for change in changes:
+        if last is not None:
+            datagram += _encoded(last, first_sequence + len(descriptions), NLM_F_REQUEST)
+        last = change
+        # Of thousands of rules most are for the same chain: one text serves them all.
+        is_the_same = bool(descriptions) and descriptions[-1] == change.doing
+        descriptions.append(descriptions[-1] if is_the_same else change.doing)
+    if last is not None:
+        datagram += _encoded(last, first_sequence + len(descriptions), NLM_F_REQUEST | NLM_F_ACK)
+    end = first_sequence + len(descriptions) + 1
     datagram += encode_message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, end, frame)
-    return datagram
+    return datagram, descriptions
+
+
+def _encoded(change: Change, sequence: int, flags: int) -> bytes:
+    body = nfgenmsg(change.family) + change.attributes
+    return encode_message(message_type(change.kind), change.flags | flags, sequence, body)

@@ -9,7 +9,7 @@ from capture.backends import detect
 from capture.errors import CaptureError
 from capture.model.addresses import IPV4
 from capture.model.conventions import AGENT_DNS_PORT
-from capture.model.ruleset import LoopbackAddress
+from capture.model.ruleset import LoopbackAddress, MissingRoute
 from capture.model.values import Value
 from capture.operations import host_of, trace, verify
 from capture.operations.everyday import circle, rule_of
@@ -17,7 +17,7 @@ from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
 from capture.settings.settings import Settings
-from capture.state import decisions, record
+from capture.state import decisions, record, routes
 from capture.state.facts import read_facts
 from capture.state.impediments import LO_DOWN, impediments
 from capture.state.netns import Entered, own_namespace
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
     from capture.model.packet import Packet
-    from capture.model.ruleset import MissingRoute
     from capture.operations.results import Verified
     from capture.operations.target import Namespace
     from capture.state.impediments import Impediment
@@ -118,7 +117,10 @@ def _of_connection(
     found = [*causes, *translated, *causes_of_connection(ways, facts, capture), *circle(live, capture)]
     if packet.in_interface is not None and explicit is not None:
         config, _ = resolve(explicit, recorded.facts if recorded else host_of(None))
-        found += _impeded(one for one in impediments(build_ruleset(config)) if one.family in (None, packet.family))
+        desired = build_ruleset(config)
+        found += _impeded(one for one in impediments(desired) if one.family in (None, packet.family))
+        missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute))
+        found += [_missing(need) for need in missing if need.family == packet.family]
     notes = [] if recorded or settings else [_no_record()]
     return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
 

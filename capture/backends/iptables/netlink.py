@@ -28,7 +28,7 @@ from capture.netlink.nfnetlink import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.xt_decode import FoundChain
@@ -92,7 +92,7 @@ class NetlinkDriver(IptablesDriver):
         if edits:
             reading = self._read()
             with open_netfilter() as netfilter:
-                _commit(netfilter, list(changes(edits, reading.live)), reading.generation)
+                _commit(netfilter, lambda: changes(edits, reading.live), reading.generation)
 
     def title(self, family: Family) -> str:
         from capture.backends.iptables.programs import COMMANDS  # which this driver does without
@@ -121,15 +121,15 @@ class NetlinkDriver(IptablesDriver):
         raise ruleset_busy(WRITING)
 
 
-def _commit(netfilter: NetlinkSocket, batch: list[Change], generation: int) -> None:
+def _commit(netfilter: NetlinkSocket, batch: Callable[[], Iterable[Change]], generation: int) -> None:
     try:
-        commit(netfilter, batch, generation, WRITING)
+        commit(netfilter, batch(), generation, WRITING)
     except RulesetChangedError:
         raise
     except (KernelError, UnsupportedError) as error:
         from capture.backends.iptables.xt_support import explained  # only needed when the kernel refuses
 
-        raise explained(netfilter, error, batch) from error
+        raise explained(netfilter, error, list(batch())) from error
 
 
 def tidy(edits: Sequence[TableEdit]) -> None:

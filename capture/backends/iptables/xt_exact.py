@@ -69,18 +69,17 @@ def _wanted_chains(family: Family, table: TableName, view: TableView) -> Iterato
 
 def _rules_are(netfilter: NetlinkSocket, family: Family, table: TableName, view: TableView) -> bool:
     """Return whether the rules of one table are the wanted ones, in the order of each chain."""
-    found: dict[str, list[Fields]] = {chain.name: [] for chain in view.chains()}
+    expected = {chain.name: iter(view.rules(chain.name)) for chain in view.chains()}
+    if not any(view.rules(chain) for chain in expected):
+        return True
     of_table = attribute(nf.NFTA_RULE_TABLE, text(table))
     doing = f"read the rules of table {nf.TABLE_FAMILIES[family]} {table}"
-    if any(view.rules(chain) for chain in found):
-        for _, attributes in read_objects(netfilter, nf.NFT_MSG_GETRULE, nf.FAMILY_NUMBERS[family], of_table, doing):
-            fields = decode_fields(attributes)
-            found.setdefault(decode_text(fields[nf.NFTA_RULE_CHAIN]), []).append(fields)
-    return all(
-        len(rules) == len(view.rules(chain))
-        and all(_rule_is(rule, family, fields) for rule, fields in zip(view.rules(chain), rules, strict=True))
-        for chain, rules in found.items()
-    )
+    for _, attributes in read_objects(netfilter, nf.NFT_MSG_GETRULE, nf.FAMILY_NUMBERS[family], of_table, doing):
+        fields = decode_fields(attributes)
+        wanted = next(expected.get(decode_text(fields[nf.NFTA_RULE_CHAIN]), iter(())), None)
+        if wanted is None or not _rule_is(wanted, family, fields):
+            return False
+    return all(next(rest, None) is None for rest in expected.values())
 
 
 def _rule_is(wanted: Rule, family: Family, found: Fields) -> bool:

@@ -119,3 +119,10 @@ def test_no_line_is_wider_than_the_terminal_and_a_picture_escapes_what_it_says()
     drawn = picture(found, "pod")
     assert "&lt;b&gt;\\x1b[2J &amp; \\u202e" in drawn
     assert drawn.count("<rect") == drawn.count('class="to"') + 1  # a box for each name, and the background
+
+
+def test_policies_of_both_families_count_together_and_one_chain_for_both_once() -> None:
+    one = Chain(OUTPUT, (), "ACCEPT", Counters(3, 0))
+    for chain, expected in ((one, 3), (one.replace(ipv6_policy="ACCEPT", ipv6_counters=Counters(3, 0)), 6)):
+        (outbound, _) = flows(Situation(Ruleset(FAMILIES, (Table(NAT, (chain,)),))), FAMILIES, text_of)
+        assert [edge.packets for edge in outbound.tables[0].below] == [expected]

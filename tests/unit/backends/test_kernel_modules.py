@@ -40,6 +40,7 @@ CONFIGURATIONS: dict[str, Texts] = {
     "default": {},
     "dns": DNS,
     "tproxy": {option.INTERCEPTION_MODE: "TPROXY"},
+    "very many ports": {option.EXCLUDED_OUTBOUND_PORTS: ",".join(map(str, range(20001, 20601, 2)))},
     "everything": {
         **DNS,
         option.INTERCEPTION_MODE: "TPROXY",

@@ -107,6 +107,10 @@ def test_nobody_knows_the_pod(ask: Any) -> None:
     assert error.value.code == POD_UNKNOWN
     assert error.value.message == "pod shop/web-0: the runtime hands over no annotations of the pod"
     assert CAPABILITY in error.value.details
+    with pytest.raises(CniError) as error:
+        ask("agent")
+    assert error.value.message == "pod shop/web-0: the node's agent does not answer, or does not know the pod"
+    assert "capture node status" in error.value.details
 
 
 NOT_CERTAIN = {

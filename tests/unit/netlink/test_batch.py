@@ -27,7 +27,7 @@ CHANGES = [
 
 
 def test_a_batch_is_framed_and_only_its_last_change_wants_an_answer() -> None:
-    begin, table, chain, end = decode_messages(bytes(encode_batch(CHANGES, 7)))
+    begin, table, chain, end = decode_messages(bytes(encode_batch(CHANGES, 7)[0]))
     assert [message.sequence for message in (begin, table, chain, end)] == [7, 8, 9, 10]
     assert [message.kind for message in (begin, table, chain, end)] == [0x10, 0xA00, 0xA03, 0x11]
     assert begin.body == end.body == bytes((0, 0, 0, 10))
@@ -37,7 +37,7 @@ def test_a_batch_is_framed_and_only_its_last_change_wants_an_answer() -> None:
 
 
 def test_a_batch_can_demand_a_generation() -> None:
-    begin, *_ = decode_messages(bytes(encode_batch(CHANGES, 1, generation=258)))
+    begin, *_ = decode_messages(bytes(encode_batch(CHANGES, 1, generation=258)[0]))
     assert decode_fields(begin.body[4:]) == {1: bytes((0, 0, 1, 2))}
 
 

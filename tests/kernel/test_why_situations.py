@@ -1,0 +1,213 @@
+"""Broken pods and healthy ones: ``why`` names the cause of each broken one and no other, none of the healthy ones.
+
+Traffic agrees: what has a cause does not reach the proxy. The last seven situations are from reports of users.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from capture import operations
+from capture.model.addresses import parse_address
+from capture.model.packet import Packet
+from capture.operations import diagnosis
+from capture.settings import options as option
+from capture.settings.settings import Given, Settings
+from captures import WAYS, settings
+from mesh_settings import FIFTY
+from pytest_netns import NamespaceFactory, Pod, PodPair
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from capture.model.ruleset import ProtocolName
+    from capture.operations.diagnosis import Diagnosis
+
+pytestmark = pytest.mark.kernel
+
+ELSEWHERE, ELSEWHERE6 = "203.0.113.9", "2001:db8::9"
+APP_PORT = 8080
+NATIVE = "nft %s inet istio-proxy-nat"
+TPROXY = "-m TPROXY"
+SECOND_SET = (
+    "iptables-nft -t nat -N ISTIO_OUTPUT; iptables-nft -t nat -A ISTIO_OUTPUT -p tcp -j REDIRECT --to-ports 16001;"
+    " iptables-nft -t nat -A OUTPUT -p tcp -j ISTIO_OUTPUT"
+)
+BEFORE = "nft 'add table ip x; add chain ip x c { type %s hook output priority %s; }; add rule ip x c tcp dport 80 %s'"
+TO_OTHER = "DNAT --to-destination 203.0.113.77:80"
+
+
+@dataclass(frozen=True)
+class Situation:
+    """The one cause that is named, the capture's options, what breaks the pod, the connection, and the proxy."""
+
+    kind: str
+    options: str = ""
+    breaks: str = ""
+    goes: str = "out"
+    uid: int = 1000
+    gid: int = 1000
+    backend: str = "nftables"
+    proxy_uid: int | None = 1337
+    addresses: tuple[str, ...] = ("0.0.0.0", "::")
+    transparent: bool = False
+    has_traffic: bool = True
+    """Whether traffic shows it: a proxy that is captured again answers; the route of TPROXY is for answers alone."""
+
+
+BROKEN: dict[str, Situation] = {
+    "no rules": Situation("no-rules", "none"),
+    "a chain is empty": Situation("rule-missing", breaks=f"{NATIVE % 'flush chain'} ISTIO-OUTPUT"),
+    "the jump is gone": Situation("rule-missing", breaks=f"{NATIVE % 'flush chain'} output"),
+    "accepted before": Situation("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 accept"),
+    "returned before": Situation(
+        "foreign-rule", breaks="iptables -t nat -I OUTPUT -p tcp -j RETURN", backend="iptables"
+    ),
+    "redirected before": Situation("nat-first", breaks=BEFORE % ("nat", -110, "redirect to :9999")),
+    "translated before": Situation("nat-first", breaks=BEFORE % ("nat", -110, "dnat to 203.0.113.77")),
+    "translated by the other variant": Situation(
+        "nat-first", breaks=f"iptables-legacy -t nat -I OUTPUT -p tcp -j {TO_OTHER}"
+    ),
+    "translated in our table": Situation(
+        "nat-first", breaks=f"iptables -t nat -I OUTPUT -p tcp -j {TO_OTHER}", backend="iptables"
+    ),
+    "a second set": Situation("second-set", breaks=SECOND_SET, has_traffic=False),
+    "dropped before": Situation("filtered", breaks=BEFORE % ("filter", -200, "drop")),
+    "dropped at input": Situation("filtered", breaks="iptables -A INPUT -p tcp --dport 15001 -j DROP"),
+    "dropped by legacy iptables": Situation("filtered", breaks="iptables-legacy -A INPUT -p tcp --dport 15001 -j DROP"),
+    "rejected at output": Situation("filtered", breaks="iptables -A OUTPUT -p tcp --dport 15001 -j REJECT"),
+    "an inbound filter": Situation("filtered", breaks="iptables -A INPUT -p tcp --dport 15006 -j DROP", goes="in"),
+    "lo is down": Situation("lo-down", breaks="ip link set lo down"),
+    "a network is left out": Situation("excluded", f"-x {ELSEWHERE}/32"),
+    "a port is left out": Situation("excluded", "-o 80", backend="iptables"),
+    "only others are captured": Situation("excluded", "-i 10.0.0.0/8"),
+    "an inbound port is left out": Situation("excluded", f"-d {APP_PORT}", goes="in"),
+    "an interface is left out": Situation("excluded", "-c eth0", goes="in"),
+    "the proxy's user": Situation("proxy-user", uid=1337, gid=1337),
+    "DNS": Situation("dns-not-captured", goes="dns"),
+    "UDP": Situation("not-tcp", goes="udp"),
+    "IPv6": Situation("family-not-captured", "--ip-families ipv4", goes="out6"),
+    "no process listens": Situation("not-listening", proxy_uid=None),
+    "no process listens for DNS": Situation("not-listening", "--redirect-dns --capture-all-dns", goes="dns"),
+    "IPv4 alone listens": Situation("not-listening", addresses=("0.0.0.0",), goes="out6"),
+    "the proxy is another user": Situation("proxy-wrong-user", proxy_uid=2000, has_traffic=False),
+    "the proxy is for REDIRECT": Situation("proxy-mode", TPROXY, goes="in"),
+    "the policy rule is gone": Situation(
+        "route-missing", TPROXY, "ip rule del fwmark 1337", goes="in", transparent=True, has_traffic=False
+    ),
+    "the route is gone": Situation(
+        "route-missing", TPROXY, "ip route flush table 133", goes="in", transparent=True, has_traffic=False
+    ),
+    "no route": Situation("no-route", breaks="ip route del default"),
+    "an interface is missing": Situation("interface-missing", "-c net7", has_traffic=False),
+    # from reports of users
+    "connections are not tracked": Situation(
+        "foreign-rule", breaks=f"iptables -t raw -I OUTPUT -p tcp -d {ELSEWHERE} -j NOTRACK"
+    ),
+    "docker in the pod": Situation(
+        "nat-first",
+        breaks="iptables -t nat -N DOCKER; iptables -t nat -I PREROUTING -j DOCKER;"
+        f" iptables -t nat -A DOCKER ! -i docker0 -p tcp --dport {APP_PORT} -j DNAT --to-destination 203.0.113.77:80",
+        goes="in",
+        backend="iptables",
+    ),
+    "the proxy listens on IPv6 alone": Situation("not-listening", addresses=("::",)),
+    "the inbound listener is on loopback": Situation("not-listening", addresses=("127.0.0.1", "::1"), goes="in"),
+    "the destination is prohibited": Situation("no-route", breaks="ip route add prohibit 203.0.113.0/24"),
+    "the app has the proxy's group": Situation("proxy-user", gid=1337),
+    "another agent flushed nat": Situation("rule-missing", breaks="iptables -t nat -F", backend="iptables"),
+}
+
+
+def given(text: str) -> Settings:
+    """Return settings by the names of flags."""
+    flags = {f"-{each.short}": each for each in option.OPTIONS if each.short} | {
+        f"--{each.flag}": each for each in option.OPTIONS if each.flag
+    }
+    found: dict[Any, Given] = {}
+    words = text.split()
+    while words:
+        each = flags[words.pop(0)]
+        value = words.pop(0) if words and not words[0].startswith("-") else "true"
+        found[each] = Given(value, "test")
+    return Settings(found)
+
+
+def packet(situation: Situation, pair: PodPair) -> Packet:
+    pod, peer = pair
+    goes = situation.goes
+    if goes == "in":
+        source = parse_address(peer.ipv4)
+        return Packet("tcp", parse_address(pod.ipv4), APP_PORT, source=source, source_port=45000, in_interface="eth0")
+    port = {"dns": 53, "udp": 4433}.get(goes, 80)
+    destination = parse_address(ELSEWHERE6 if goes == "out6" else ELSEWHERE)
+    protocol: ProtocolName = "udp" if goes in ("dns", "udp") else "tcp"
+    return Packet(protocol, destination, port, uid=situation.uid, gid=situation.gid)
+
+
+def reached(situation: Situation, pair: PodPair) -> str:
+    """Return who answers."""
+    pod, peer = pair
+    sent = packet(situation, pair)
+    if situation.goes == "in":
+        return peer.client().connect(pod.ipv4, APP_PORT, timeout=0.3).label
+    destination = ELSEWHERE6 if situation.goes == "out6" else ELSEWHERE
+    client = pod.client(uid=situation.uid, gid=situation.gid)
+    return client.connect(destination, sent.port, sent.protocol, timeout=0.3).label
+
+
+def why(pod: Pod, sent: Packet | None = None) -> Diagnosis:
+    with pod.entered():
+        return diagnosis.why(sent)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
+    situation = BROKEN[name]
+    pod, peer = pod_pair
+    peer.own_every_address()
+    peer.listener(("0.0.0.0", 80), ("::", 80), ("0.0.0.0", 53), ("0.0.0.0", 4433), label="world")
+    pod.listener(("0.0.0.0", APP_PORT), label="app", uid=1000)
+    if situation.proxy_uid is not None:
+        ends = [(address, port) for address in situation.addresses for port in (15001, 15006)]
+        pod.listener(*ends, label="proxy", uid=situation.proxy_uid, transparent=situation.transparent)
+    if situation.options != "none":
+        with pod.entered():
+            operations.apply(given(f"--backend {situation.backend} {situation.options}"))
+    if situation.breaks:
+        pod.run(["sh", "-ec", situation.breaks])
+
+    found = why(pod, packet(situation, pod_pair))
+
+    assert [cause.kind for cause in found.causes] == [situation.kind], found.causes
+    assert all(cause.says and cause.remedy for cause in found.causes)
+    if situation.has_traffic:
+        assert reached(situation, pod_pair) != "proxy"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_healthy_pods_have_no_cause(netns: NamespaceFactory, way: str) -> None:
+    pair = netns.pod_pair()
+    pod = pair.pod
+    pair.peer.own_every_address()
+    pod.run(["sh", "-ec", HARMLESS])
+    pod.listener(*[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006, 15053)], uid=1337)
+    for number, texts in enumerate(FIFTY):
+        if number % len(WAYS) == list(WAYS).index(way):
+            with pod.entered():
+                operations.apply(settings(texts, WAYS[way]))
+            assert why(pod).causes == (), texts
+            assert why(pod, packet(Situation(""), pair)).causes == (), texts
+            assert why(pod, packet(Situation("", goes="in"), pair)).causes == (), texts
+            assert pod.client(1000).connect(ELSEWHERE, 80, timeout=1).label == pod.name, texts
+
+
+HARMLESS = (
+    "iptables -A INPUT -i eth0 -p tcp --dport 9999 -j DROP; iptables -t raw -I OUTPUT -p udp --dport 123 -j NOTRACK;"
+    " iptables -A OUTPUT ! -o wg0 -p udp --dport 51820 -j REJECT;"
+    " iptables -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE"
+)
+"""What others write that is nothing to captured connections."""
