@@ -54,6 +54,8 @@ SETTLE = 0.2
 """Seconds to let a change come to its end: rules are written in several steps by some programs."""
 LISTENERS = 4.0
 """Seconds between looks at who listens, of which the kernel sends no events."""
+YOUNG = 3.0
+"""Seconds after a first look in which the kernel tells of addresses that settle: one look afterwards is enough."""
 BURST = 10.0
 """Diagnoses of a pod in a row; where rules change all the time, it is one each second."""
 FAMILIES_OF_PORTS = 4
@@ -126,6 +128,7 @@ class Audit:
         self._seen_pods = -1
         self._hears = self._has_forgotten = False
         self._bad: set[str] = set()
+        self._first_looks: dict[str, float] = {}
         self._meant: dict[str, Meant] = {}
         self._awaited: dict[tuple[str, str], int] = {}
         self._postponed: set[str] = set()
@@ -171,6 +174,7 @@ class Audit:
         since = now if known is None or is_new else known.since
         audited = Audited(place, finding, sight.signature, sight.network, sight.owners, since, sight.diagnosed)
         self.known[place.sandbox.id] = audited
+        self._first_looks.setdefault(place.sandbox.id, time.monotonic())
         (self._bad.discard if finding.state in GOOD else self._bad.add)(place.sandbox.id)
         if is_new and (known is not None or finding.state not in GOOD):
             self.journal.info("pod state", pod=audited.key, state=finding.state, says=finding.says)
@@ -259,9 +263,10 @@ class Audit:
         """Return the pods that want a look, and whether it is known that something has changed there."""
         told = {place.sandbox.id for place in self._told_of()}
         heard = self._postponed | {place.sandbox.id for place in self.sandboxes.by_number(changed)}
-        self._postponed = set()
+        self._postponed = {each for each in heard if now - self._first_looks.get(each, float("-inf")) < YOUNG}
+        heard -= self._postponed
         ids = told | heard | self._where_others_listen(now) | self._bad
-        return [(place, each in heard) for each in ids if (place := self.sandboxes.get(each))]
+        return [(place, each in heard) for each in ids if (place := self.sandboxes.get(each)) and place.is_there]
 
     def _told_of(self) -> list[Place]:
         """Return what runs of the pods of which the API server has told something new."""
@@ -270,9 +275,10 @@ class Audit:
         self._awaited = {}
         found: list[Place] = []
         for (namespace, name), turns in wanted.items():
-            places = self.sandboxes.look_at(namespace, name)
+            is_wanted = self.pods.get(namespace, name) is not None
+            places = self.sandboxes.look_at(namespace, name, is_wanted=is_wanted)
             found += places
-            if not places and turns > 1 and self.pods.get(namespace, name):
+            if is_wanted and not places and turns > 1:
                 self._awaited[namespace, name] = turns - 1
         if wanted:
             self._forget_all_but(self.sandboxes.all())
@@ -292,6 +298,7 @@ class Audit:
         self.known = {known: audited for known, audited in self.known.items() if known in running}
         self._allowed = {known: allowed for known, allowed in self._allowed.items() if known in running}
         self._bad &= running
+        self._first_looks = {known: then for known, then in self._first_looks.items() if known in running}
         uids = {place.sandbox.uid for place in places}
         self._meant = {uid: meant for uid, meant in self._meant.items() if uid in uids}
         self._has_forgotten = True

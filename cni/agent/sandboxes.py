@@ -27,6 +27,11 @@ class Place(Value):
     """What the kernel's events call the namespace; None if they do not tell of it."""
 
     @property
+    def is_there(self) -> bool:
+        """Whether the namespace has not gone; that of the node stays."""
+        return not self.path or os.path.exists(self.path)
+
+    @property
     def is_complete(self) -> bool:
         """Whether nothing more can be learnt: a namespace may be in sight a moment after the runtime tells of it."""
         return self.number is not None or not self.path
@@ -47,12 +52,21 @@ class Sandboxes:
             self._places[new] = self._place(sandboxes[new])
         return list(self._places.values())
 
-    def look_at(self, namespace: str, name: str) -> list[Place]:
-        """Return what runs of one pod now. Raises RuntimeSilentError."""
+    def look_at(self, namespace: str, name: str, *, is_wanted: bool) -> list[Place]:
+        """Return what runs of one pod now. Raises RuntimeSilentError.
+
+        The runtime is asked if nothing is known of the pod that is there still, and it should be.
+        """
+        known = [
+            each for each in self._places.values() if (each.sandbox.namespace, each.sandbox.name) == (namespace, name)
+        ]
+        for place in known:
+            if not place.is_there:
+                del self._places[place.sandbox.id]
+        alive = [place for place in known if place.is_there]
+        if alive or not is_wanted:
+            return alive
         found = {sandbox.id: sandbox for sandbox in self._runtime.sandboxes(namespace, name)}
-        for known, place in list(self._places.items()):
-            if known not in found and (place.sandbox.namespace, place.sandbox.name) == (namespace, name):
-                del self._places[known]
         for new in found.keys() - self._places.keys():
             self._places[new] = self._place(found[new])
         return [self._places[each] for each in found]

@@ -94,7 +94,8 @@ class Watched:
 
 
 @pytest.fixture
-def watched(pod_pair: PodPair, request: pytest.FixtureRequest) -> Watched:
+def watched(pod_pair: PodPair, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    monkeypatch.setattr("cni.agent.audit.YOUNG", 0.0)
     made = Watched(pod_pair, **getattr(request, "param", {}))
     made.pods.replace_all([pod_object()])
     return made
