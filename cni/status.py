@@ -8,7 +8,7 @@ import time
 from capture.cli.doctor.neighbours import BOTH_REMEDY, ISTIO, both_capture, capturing_plugins
 from capture.model.values import Value
 from capture.state.json_text import JsonError, decode, encode
-from cni import kubernetes, trial
+from cni import kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
 from cni.entries import as_list
 from cni.networks import PLUGIN, Candidate, candidates, choose
@@ -84,6 +84,17 @@ def look(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> St
         tuple(_decisions(str(entry.get("log_file") or ""))) if entry else (),
         tuple(findings),
     )
+
+
+def of_this_node() -> tuple[Finding, ...]:
+    """Return what is to be said of this node; nothing if neither the plugin nor an entry of it is here."""
+    runtime = runtimes.detect()
+    bin_dirs = [each for each in runtime.bin_dirs if os.path.exists(os.path.join(each, PLUGIN))]
+    if not os.path.isdir(runtime.conf_dir):
+        return ()
+    found = look((bin_dirs or runtime.bin_dirs)[0], runtime.conf_dir, runtime)
+    has_entry = any(entry for _, _, entry in found.files)
+    return found.findings if bin_dirs or has_entry else ()
 
 
 def _has_entry(found: list[Candidate], path: str) -> bool:

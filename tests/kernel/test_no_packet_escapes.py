@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 
+from agreement import configs
 from capture.analysis.effects import Comparison
 from capture.analysis.judgement import of_family
 from capture.analysis.stations import Situation
 from capture.backends import load
 from capture.backends.detect import Decision
 from capture.model.addresses import FAMILIES
-from capture.model.ruleset import Ruleset
 from capture.rules import build_ruleset
 from documented_settings import DOCUMENTED
-from pytest_netns import NamespaceFactory
+from pytest_netns import Namespace, NamespaceFactory
 
 if TYPE_CHECKING:
     from capture.settings.config import CaptureConfig
@@ -34,14 +35,13 @@ SHARE = 6
 """Each driver is tried with one in so many settings, another one each time; all of them where there is time."""
 
 
-def escapes(netns: NamespaceFactory, decision: Decision, configs: list[CaptureConfig]) -> list[str]:
+def escapes(namespace: Namespace, decision: Decision, several: list[CaptureConfig]) -> list[str]:
     """Return what packets fare otherwise by what is read back."""
-    namespace = netns()
     found = []
     with namespace.entered():
         driver = load(decision)
-        live = Ruleset(FAMILIES, ())
-        for config in configs:
+        live = driver.read()
+        for config in several:
             desired = build_ruleset(config)
             driver.write(desired, live, None)
             live = driver.read()
@@ -54,10 +54,40 @@ def escapes(netns: NamespaceFactory, decision: Decision, configs: list[CaptureCo
 @pytest.mark.parametrize("name", DRIVERS)
 def test_no_packet_escapes_what_a_driver_reads_back(netns: NamespaceFactory, name: str) -> None:
     offset = list(DRIVERS).index(name)
-    assert escapes(netns, DRIVERS[name], list(DOCUMENTED.values())[offset % SHARE :: SHARE]) == []
+    assert escapes(netns(), DRIVERS[name], list(DOCUMENTED.values())[offset % SHARE :: SHARE]) == []
+
+
+@pytest.fixture(scope="module")
+def namespaces(module_netns: NamespaceFactory) -> dict[str, Namespace]:
+    return {name: module_netns() for name in DRIVERS}
+
+
+RANDOM = {name: 3 if name == "iptables-iptc" else 10 for name in DRIVERS}
+"""How many random settings each driver is tried with; python-iptables takes a second for each."""
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_nor_by_random_settings(namespaces: dict[str, Namespace], name: str) -> None:
+    @settings(max_examples=RANDOM[name], deadline=None, suppress_health_check=list(HealthCheck))
+    @given(configs())
+    def none_escapes(config: CaptureConfig) -> None:
+        assert escapes(namespaces[name], DRIVERS[name], [config]) == []
+
+    none_escapes()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", DRIVERS)
+def test_nor_by_many(namespaces: dict[str, Namespace], name: str) -> None:
+    @settings(max_examples=84, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(configs())
+    def none_escapes(config: CaptureConfig) -> None:
+        assert escapes(namespaces[name], DRIVERS[name], [config]) == []
+
+    none_escapes()
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", DRIVERS)
 def test_of_any_setting(netns: NamespaceFactory, name: str) -> None:
-    assert escapes(netns, DRIVERS[name], list(DOCUMENTED.values())) == []
+    assert escapes(netns(), DRIVERS[name], list(DOCUMENTED.values())) == []

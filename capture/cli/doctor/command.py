@@ -35,10 +35,10 @@ HANG = 10
     examples=EXAMPLES,
 )
 def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
-    """Say what is wrong with this pod and its capture, then what this kernel and host can do.
+    """Say what is wrong with this pod and its capture, then with the node, then what this kernel and host can do.
 
     What is missing comes with how to repair it. Nothing is changed. Exit code 3 if capture cannot work here at all, 4
-    if it can, and something is wrong with the pod; `capture why` explains single connections.
+    if it can, and something is wrong with pod or node; `capture why` explains single connections.
     """
     with Entered(namespace):
         examined = examine()

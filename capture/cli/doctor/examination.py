@@ -23,6 +23,7 @@ from capture.backends.kernel_modules import (
 )
 from capture.backends.request import Request
 from capture.cli.doctor.neighbours import BOTH_REMEDY, ISTIO, both_capture, capturing_plugins
+from capture.cli.doctor.node import examine_node
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
@@ -39,12 +40,13 @@ from capture.state.record import STATE_DIRECTORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Literal
 
     from capture.backends.detect import Decision, Leftover
     from capture.backends.facts import Facts
     from capture.backends.kernel_modules import Inventory
+    from capture.cli.doctor.node import NodeFinding
     from capture.operations.diagnosis import Diagnosis
 
     State = Literal["ok", "warning", "error", "note"]
@@ -93,6 +95,8 @@ class Examined(Value):
     """Plugins that capture pods, Istio's and ours, each with the file that names it."""
     diagnosis: Diagnosis | CaptureError | None = None
     """What is wrong with the pod; None where nothing is applied, and none is recorded."""
+    node: tuple[NodeFinding, ...] = ()
+    """What is installed on the node."""
 
 
 class Finding(Value):
@@ -135,6 +139,7 @@ def examine() -> Examined:
         loads_modules=can_load(),
         capturing_plugins=capturing_plugins(),
         diagnosis=_diagnosis(),
+        node=examine_node(),
     )
 
 
@@ -209,24 +214,32 @@ LEGACY = {
 
 def can_work(examined: Examined) -> bool:
     """Return whether capture can work here at all."""
-    return not any(finding.state == "error" and finding.topic != POD for finding in findings(examined))
+    return not any(finding.state == "error" and finding.topic not in (POD, NODE) for finding in findings(examined))
 
 
-POD = "pod"
+POD, NODE = "pod", "node"
 DRIVERS = ("kernel", "host")
 """Topics about what drivers need, which a person wants to see where something is wrong, or with --all."""
 
 
 def findings(examined: Examined) -> list[Finding]:
-    """Return the findings in the order in which a person would ask: the pod, its namespace, the choice, drivers."""
+    """Return the findings in the order in which a person would ask: pod, node, namespace, choice, drivers."""
     return [
         *_pod(examined.diagnosis),
+        *_node(examined.node),
         *_namespace(examined),
         *_decision(examined),
         *_kernel(examined.facts, examined.modules.lacking),
         *_modules(examined),
         *_host(examined),
     ]
+
+
+def _node(found: Iterable[NodeFinding]) -> Iterator[Finding]:
+    """Yield what is installed on the node, in the words of ``capture cni status``."""
+    states: dict[str, State] = {"ok": "ok", "note": "note", "warning": "warning", "error": "error"}
+    for each in found:
+        yield Finding(NODE, each.name, states[each.state], each.says, each.remedy)
 
 
 def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:

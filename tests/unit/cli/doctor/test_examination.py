@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING
+
 import pytest
 
 from capture.analysis.causes import Cause
@@ -7,9 +10,15 @@ from capture.backends.detect import Decision, Leftover
 from capture.backends.kernel_modules import Inventory
 from capture.cli.doctor.examination import CAPABILITIES, Examined, can_work, findings
 from capture.cli.doctor.neighbours import ISTIO, OWN
+from capture.cli.doctor.node import examine_node
 from capture.errors import UnsupportedError
 from capture.operations.diagnosis import Diagnosis
+from cni import runtimes
+from cni.runtimes import Runtime
 from hosts import WITH_EVERYTHING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 GOOD = Examined(
     facts=WITH_EVERYTHING,
@@ -165,3 +174,37 @@ def test_where_nothing_is_applied_there_is_nothing_wrong() -> None:
 def test_two_programs_that_capture_are_a_warning(plugins: dict[str, str], state: str | None) -> None:
     found = [each for each in findings(GOOD.replace(capturing_plugins=plugins)) if each.name == ISTIO]
     assert [each.state for each in found] == ([state] if state else [])
+
+
+# --- the node ------------------------------------------------------------------------------------
+
+
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *types: str) -> None:
+    """Make a node whose runtime takes a list of these plugins; none of them is there."""
+    plugins = [{"type": kind} for kind in types]
+    plain = {"cniVersion": "1.0.0", "name": "pods", "plugins": plugins}
+    (tmp_path / "10-pods.conflist").write_text(json.dumps(plain))
+    runtime = Runtime("containerd", "", conf_dir=str(tmp_path), bin_dirs=(str(tmp_path / "bin"),))
+    monkeypatch.setattr(runtimes, "detect", lambda: runtime)
+
+
+def test_a_node_with_an_entry_and_no_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(tmp_path, monkeypatch, "bridge", "capture-cni")
+
+    found = GOOD.replace(node=examine_node())
+    of_node = {each.name: each.state for each in findings(found) if each.topic == "node"}
+
+    assert of_node["entry"] == "ok"
+    assert "error" in of_node.values(), "the executable is missing"
+    assert can_work(found), "of the node, not of the kernel"
+
+
+def test_a_node_without_our_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(tmp_path, monkeypatch, "bridge")
+    assert examine_node() == ()
+
+
+def test_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = Runtime("containerd", "", conf_dir=str(tmp_path / "none"))
+    monkeypatch.setattr(runtimes, "detect", lambda: nowhere)
+    assert examine_node() == ()
