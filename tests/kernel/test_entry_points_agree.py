@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kernel
 
 SAMPLE, ALL = range(8), range(500)
-PORTS = ("", "80", "80,443", "8000:8100,9090", "8000-8100", "0", "15020,22", ",".join(map(str, range(3000, 3300))))
+PORTS = (
+    *("", "80", "80,443", "8000:8100,9090", "8000-8100", "0", "15020,22"),
+    ",".join(map(str, range(3000, 3300))),
+    ",".join(map(str, range(3001, 3601, 2))),
+)
 SELECTED_PORTS = ("*", *PORTS)
 NETWORKS = ("", "10.0.0.0/8", "10.1.2.3/16,fd00::/8", "203.0.113.7", ",".join(f"10.{i}.0.0/16" for i in range(20)))
 SELECTED_NETWORKS = ("*", *NETWORKS)
@@ -87,7 +91,7 @@ def chosen(number: int, pool: Iterable[tuple[str, tuple[str, ...]]]) -> dict[str
 
 
 def rules_of(pod: Pod) -> list[Ruleset]:
-    return [standing.live for standing in operations.dump(pod.path).live_sets]
+    return [present.live for present in operations.dump(pod.path).live_sets]
 
 
 def by_library(pod: Pod, settings: dict[str, str]) -> list[Ruleset]:

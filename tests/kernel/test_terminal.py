@@ -32,6 +32,8 @@ BY_RUN = [
     (r"\b\d{10}-\d+: not the host's own", "NAMESPACE: not the host's own"),
     (r"^\d+ more findings", "N more findings"),
 ]
+PROGRESS = r"\r[^\r\n]*\033\[K"
+"""What is shown, and taken away again, on a machine that is so busy that a command takes longer than a second."""
 COLOURS = {"\033[31m": "<red>", "\033[32m": "<green>", "\033[33m": "<yellow>", "\033[1m": "<bold>", "\033[0m": "</>"}
 
 LINKS = (
@@ -114,6 +116,7 @@ def seen(words: str, width: int) -> str:
     command, *rest = shlex.split(words)
     where = ["--netns", "pod"] if command in {"verify", "dump", "trace", "explain", "why", "doctor", "watch"} else []
     text, code = on_terminal([str(PROGRAMS / "capture"), command, *where, *rest], width)
+    text = re.sub(PROGRESS, "", text)
     plain = re.sub(r"\033\[\d*m", "", text)
     assert [line for line in plain.splitlines() if len(line) > width] == []
     for sequence, tag in COLOURS.items():
