@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from bisect import insort
 
-from capture.model.values import Value
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,22 +25,19 @@ OVERLAP = 8
 SPARE = 2000
 
 
-class Box(Value):
-    """A rule: its ranges by level, in order and apart; ``rest`` is a diagram of what else must hold, further down."""
+class Box:
+    """A rule: its ranges by level, in order and apart; ``rest`` is a diagram of what else must hold, further down.
 
-    ranges: dict[int, Ranges]
-    rest: int
-    verdict: Verdict
-    weight: int = 0
-    """How many ranges it has: what it costs to look at it once more."""
+    No value, because there may be many thousands: ``weight`` is how many ranges it has, what looking at it costs.
+    """
+
+    __slots__ = ("ranges", "rest", "verdict", "weight")
 
     def __init__(self, ranges: dict[int, Ranges], rest: int, verdict: Verdict) -> None:
-        # What every value can do, spelled out: there may be many thousands.
-        put = object.__setattr__
-        put(self, "ranges", ranges)
-        put(self, "rest", rest)
-        put(self, "verdict", verdict)
-        put(self, "weight", sum(map(len, ranges.values())))
+        self.ranges = ranges
+        self.rest = rest
+        self.verdict = verdict
+        self.weight = sum(map(len, ranges.values()))
 
 
 class DecisionList:
