@@ -23,9 +23,9 @@ def serve(label: str, port: str) -> None:
 
 def call(target: str) -> None:
     with grpc.insecure_channel(target) as channel:
-        said = channel.unary_unary("/demo.Echo/Say")(b"hello", timeout=5)
+        words = channel.unary_unary("/demo.Echo/Say")(b"hello", timeout=5)
         counted = b"".join(channel.unary_stream("/demo.Echo/Count")(b"", timeout=5))
-    print(f"{said.decode()}, {counted.decode()}")  # noqa: T201  # a program
+    print(f"{words.decode()}, {counted.decode()}")  # noqa: T201  # a program
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ def writes_as_we_do() -> bool:
 
     Later ones put addresses before interfaces, compare ``ip protocol`` and let base chains count: the same rules.
     """
-    said = subprocess.run(["iptables-nft", "--version"], capture_output=True, text=True, check=True).stdout
-    numbers = re.findall(r"\d+", said)
+    words = subprocess.run(["iptables-nft", "--version"], capture_output=True, text=True, check=True).stdout
+    numbers = re.findall(r"\d+", words)
     return tuple(map(int, numbers[:3])) < (1, 8, 10)
 
 

@@ -43,7 +43,7 @@ def apply(choice: Choice) -> None:
     operations.apply(settings(VARIANTS[variant], WAYS[way]))
 
 
-def standing() -> str:
+def live_state() -> str:
     """Return all that stands in the namespace and is ours, in words that do not depend on how it came to be."""
     seen: list[object] = []
     for found in operations.dump().live_sets:
@@ -109,8 +109,8 @@ def kill_everywhere(before: Choice, killed: Choice, expected: dict[str, str]) ->
             choices = {"there": killed, "back": before}
             unharmed += run_stepped(partial(apply, choices[which]), Killer(number)) == 0
             apply(choices[then])
-            if standing() != expected[choices[then][1]]:
-                wrong.append(f"{which}, killed before change {number}, then {then}: {standing()}")
+            if live_state() != expected[choices[then][1]]:
+                wrong.append(f"{which}, killed before change {number}, then {then}: {live_state()}")
     return {"moments": number - 1, "wrong": wrong}
 
 

@@ -31,11 +31,11 @@ def test_a_program_that_takes_upstreams_arguments_is_timed_in_both_modes() -> No
 def test_upstreams_plugin_is_called_as_a_runtime_calls_it(tmp_path: Path) -> None:
     prev_result = {"cniVersion": "1.0.0", "ips": [{"address": "10.77.0.2/24"}]}
 
-    def ours(_: Namespace) -> Command:
+    def own(_: Namespace) -> Command:
         stdin = json.dumps({"type": "capture-cni", "prevResult": prev_result})
         return Command(["capture-cni"], stdin, {"CNI_COMMAND": "ADD"}, inside=False)
 
-    made = upstream.plugins(ours, tmp_path / "istio-cni-kubeconfig", {upstream.CNI: "/istio/istio-cni"})
+    made = upstream.plugins(own, tmp_path / "istio-cni-kubeconfig", {upstream.CNI: "/istio/istio-cni"})
     namespace: Namespace = None  # type: ignore[assignment]  # what is called with it does not look
     for native, call in zip((False, True), made.values(), strict=True):
         command = call(namespace)

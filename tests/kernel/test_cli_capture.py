@@ -113,8 +113,8 @@ def test_the_known_table(netns: NamespaceFactory, backend: str, driver: str, var
     shown = run(namespace, "capture", "dump", "--family", "ipv4", "--table", "nat").stdout
     assert rows(shown) == [" ".join(line.split()) for line in SHELL_2.splitlines()]
     if variant:
-        theirs = namespace.run([f"iptables-{variant}", "-t", "nat", "-nvL"]).stdout
-        assert sorted(rows(theirs)) == sorted(rows(shown))
+        others = namespace.run([f"iptables-{variant}", "-t", "nat", "-nvL"]).stdout
+        assert sorted(rows(others)) == sorted(rows(shown))
 
 
 @pytest.mark.parametrize(("backend", "driver", "variant"), DRIVERS)

@@ -86,12 +86,12 @@ def compare(namespace: Namespace, variant: Variant) -> None:
         for table in live.tables:
             if f"*{table.name}" not in there:
                 continue
-            theirs = chains(namespace.run([f"{COMMANDS[family]}-{variant}", "-t", table.name, "-nvL"]).stdout)
-            ours = chains(listing(live, family, table.name))
+            foreign = chains(namespace.run([f"{COMMANDS[family]}-{variant}", "-t", table.name, "-nvL"]).stdout)
+            own = chains(listing(live, family, table.name))
             # A chain without rules does not tell whether it is there for one family or for both.
-            empty = {name for name, lines in ours.items() if len(lines) == len(HEADING)}
-            assert {name: ours.get(name) for name in theirs} == theirs
-            assert ours.keys() - empty == theirs.keys() - empty
+            empty = {name for name, lines in own.items() if len(lines) == len(HEADING)}
+            assert {name: own.get(name) for name in foreign} == foreign
+            assert own.keys() - empty == foreign.keys() - empty
 
 
 @pytest.mark.parametrize("variant", ["nft", "legacy"])

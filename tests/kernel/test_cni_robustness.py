@@ -159,6 +159,6 @@ def test_what_a_pod_says_is_escaped_wherever_it_is_repeated(pod: Pod) -> None:
     annotations = INJECTED | {"traffic.sidecar.istio.io/includeInboundPorts": "\033[31m80\u202e\n"}
     done = call(configuration(annotations), CNI_NETNS=pod.path)
     error = error_of(done)
-    said = error["msg"] + error["details"].replace("\n", "") + done.stderr.removesuffix("\n")
-    assert said.isprintable()
-    assert "x1b[31m80" in said
+    words = error["msg"] + error["details"].replace("\n", "") + done.stderr.removesuffix("\n")
+    assert words.isprintable()
+    assert "x1b[31m80" in words

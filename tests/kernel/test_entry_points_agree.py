@@ -91,7 +91,7 @@ def chosen(number: int, pool: Iterable[tuple[str, tuple[str, ...]]]) -> dict[str
 
 
 def rules_of(pod: Pod) -> list[Ruleset]:
-    return [standing.live for standing in operations.dump(pod.path).live_sets]
+    return [present.live for present in operations.dump(pod.path).live_sets]
 
 
 def by_library(pod: Pod, settings: dict[str, str]) -> list[Ruleset]:

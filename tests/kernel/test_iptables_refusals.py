@@ -54,7 +54,7 @@ def here(netns: NamespaceFactory) -> Iterator[Namespace]:
         yield namespace
 
 
-def as_nobody(work: Callable[[], object]) -> BaseException | None:
+def as_no_user(work: Callable[[], object]) -> BaseException | None:
     """Return what ``work`` raises in a thread without capabilities (credentials(7): they are a thread's own)."""
     raised: list[BaseException] = []
 
@@ -85,11 +85,11 @@ def test_without_the_capability(here: Namespace, way: Way) -> None:
     if way.name == "iptc":  # its calls are made by a process that imports it
         require_open_checkout()
     driver = way.driver()
-    assert isinstance(as_nobody(lambda: driver.write(DESIRED, NOTHING, None)), PrivilegeError)
+    assert isinstance(as_no_user(lambda: driver.write(DESIRED, NOTHING, None)), PrivilegeError)
     driver.write(DESIRED, NOTHING, None)
 
-    assert isinstance(as_nobody(driver.read), PrivilegeError)
-    assert isinstance(as_nobody(lambda: driver.clean(DESIRED, None)), PrivilegeError)
+    assert isinstance(as_no_user(driver.read), PrivilegeError)
+    assert isinstance(as_no_user(lambda: driver.clean(DESIRED, None)), PrivilegeError)
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way.name != "netlink"], ids=lambda way: way.name)

@@ -15,16 +15,16 @@ pytestmark = pytest.mark.kernel
 
 def test_a_base_chain_of_somebody_else_in_our_table(netns: NamespaceFactory) -> None:
     pod = netns.pod()
-    asked = build_ruleset(CaptureConfig())
+    wanted = build_ruleset(CaptureConfig())
     driver = NetlinkDriver()
     with pod.entered():
-        driver.write(asked, driver.read(), None)
-        assert driver.holds(asked)
+        driver.write(wanted, driver.read(), None)
+        assert driver.holds(wanted)
     pod.run(["nft", "add chain inet istio-proxy-nat early { type nat hook output priority -101 ; }"])
     pod.run(["nft", "add rule inet istio-proxy-nat early tcp dport 80 accept"])
 
     with pod.entered():
         live = driver.read()
-        assert not driver.holds(asked)
+        assert not driver.holds(wanted)
 
-    assert [difference.kind for difference in differences(asked, live)] == ["unexpected", "unexpected"]
+    assert [difference.kind for difference in differences(wanted, live)] == ["unexpected", "unexpected"]

@@ -86,7 +86,7 @@ def write(namespace: Namespace, driver: Driver, ruleset: Ruleset) -> None:
     namespace.call(driver.write, ruleset, NOTHING, None)
 
 
-def assert_stands(namespace: Namespace, driver: Driver, ruleset: Ruleset) -> None:
+def assert_live(namespace: Namespace, driver: Driver, ruleset: Ruleset) -> None:
     live = namespace.call(driver.read)
     for family in FAMILIES:
         assert canonical(live, family) == canonical(ruleset, family)
@@ -112,13 +112,13 @@ def test_writing_twice_changes_nothing(namespace: Namespace, driver: Driver, rul
     write(namespace, driver, ruleset)
 
     assert listing(namespace) == once
-    assert_stands(namespace, driver, ruleset)
+    assert_live(namespace, driver, ruleset)
 
 
 def test_another_rule_set_replaces_the_old_one(namespace: Namespace, driver: Driver) -> None:
     for ruleset in (REDIRECTS, PROXIES, REDIRECTS):
         write(namespace, driver, ruleset)
-        assert_stands(namespace, driver, ruleset)
+        assert_live(namespace, driver, ruleset)
 
     assert "istio-proxy-mangle" not in listing(namespace)
 
@@ -166,7 +166,7 @@ def test_many_networks(namespace: Namespace, driver: Driver) -> None:
 
     write(namespace, driver, ruleset)
 
-    assert_stands(namespace, driver, ruleset)
+    assert_live(namespace, driver, ruleset)
 
 
 # --- what is not ours ----------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_the_tables_of_upstreams_native_mode_are_taken_over(namespace: Namespace
 
     write(namespace, driver, REDIRECTS)
 
-    assert_stands(namespace, driver, REDIRECTS)
+    assert_live(namespace, driver, REDIRECTS)
     assert "istio-inbound" not in listing(namespace)
 
 
@@ -238,7 +238,7 @@ def test_drift_is_seen_and_mended(namespace: Namespace, driver: Driver, drift: s
 
     write(namespace, driver, REDIRECTS)
 
-    assert_stands(namespace, driver, REDIRECTS)
+    assert_live(namespace, driver, REDIRECTS)
     assert "dormant" not in listing(namespace)
     assert "early" not in listing(namespace)
 

@@ -215,11 +215,11 @@ LEAVING = {
 
 @pytest.fixture(params=["nftables-netlink", "iptables-netlink", "iptables-legacy"])
 def captured(pair: PodPair, request: pytest.FixtureRequest) -> Settings:
-    asked = settings({}, WAYS[request.param])
+    wanted = settings({}, WAYS[request.param])
     with pair.pod.entered():
-        operations.apply(asked)
-        assert operations.verify(asked).holds
-    return asked
+        operations.apply(wanted)
+        assert operations.verify(wanted).holds
+    return wanted
 
 
 @pytest.mark.parametrize("script", TAKING.values(), ids=TAKING)
@@ -289,7 +289,7 @@ def apply_in_nftables(pair: PodPair) -> None:
         operations.apply(settings({}, WAYS["nftables-netlink"]))
 
 
-def beside(pair: PodPair) -> tuple[tuple[Obstacle, ...], tuple[Obstacle, ...]]:
+def next_to(pair: PodPair) -> tuple[tuple[Obstacle, ...], tuple[Obstacle, ...]]:
     with pair.pod.entered():
         verified = operations.verify(settings({}, WAYS["nftables-netlink"]))
     return verified.obstacles, verified.harmless
@@ -309,12 +309,12 @@ def why(obstacle: Obstacle) -> str:
     ],
 )
 def test_rules_in_a_table_of_iptables_that_we_do_not_need(pair: PodPair, way: str, tool: str) -> None:
-    asked = settings({}, WAYS[way])
+    wanted = settings({}, WAYS[way])
     with pair.pod.entered():
-        operations.apply(asked)
+        operations.apply(wanted)
     pair.pod.run([tool, "-t", "mangle", "-A", "OUTPUT", "-p", "tcp", "--dport", "443", "-j", "ACCEPT"])
     with pair.pod.entered():
-        assert operations.verify(asked).holds
+        assert operations.verify(wanted).holds
     pair.pod.run(
         [
             tool,
@@ -325,8 +325,8 @@ def test_rules_in_a_table_of_iptables_that_we_do_not_need(pair: PodPair, way: st
     )
 
     with pair.pod.entered():
-        verified = operations.verify(asked)
-        changed = operations.apply(asked).changed
+        verified = operations.verify(wanted)
+        changed = operations.apply(wanted).changed
 
     effects = [each.effect for each in verified.differences]
     (effect,) = effects + [each.effect for each in verified.obstacles]
@@ -339,18 +339,18 @@ def test_of_one_priority_what_was_there_before_comes_after(pair: PodPair) -> Non
     pair.pod.run(["nft", "-f", "-"], stdin=TAKING["of one priority"].replace("counter", "meta skuid 1000 counter"))
     apply_in_nftables(pair)
 
-    assert beside(pair)[0] == ()
+    assert next_to(pair)[0] == ()
     assert pair.pod.client(1000).connect("203.0.113.7", 80).label == "proxy-outbound"
 
 
 def test_a_mark_before_the_transparent_proxy(pair: PodPair) -> None:
-    asked = settings({INTERCEPTION_MODE: "TPROXY"}, WAYS["nftables-netlink"])
+    wanted = settings({INTERCEPTION_MODE: "TPROXY"}, WAYS["nftables-netlink"])
     with pair.pod.entered():
-        operations.apply(asked)
+        operations.apply(wanted)
     pair.pod.run(["nft", "-f", "-"], stdin=chain("filter hook prerouting priority -200", "meta mark set 1337"))
 
     with pair.pod.entered():
-        (obstacle,) = operations.verify(asked).obstacles
+        (obstacle,) = operations.verify(wanted).obstacles
 
     assert obstacle.effect is not None
     assert ends(pair, obstacle.effect.packet) == obstacle.effect.after.outcome == "dropped"

@@ -87,9 +87,9 @@ def test_nft_sees_its_own_rules(namespace: Namespace, other: Namespace, case: Ca
 
     assert listing(namespace, "text") == listing(other, "text")
     assert listing(namespace, "json") == listing(other, "json")
-    theirs = listing(other, "expressions")
-    if case.name not in OTHER_EXPRESSIONS and "[ range eq " not in theirs:  # nft 1.1 makes one of two comparisons
-        assert listing(namespace, "expressions") == theirs
+    foreign = listing(other, "expressions")
+    if case.name not in OTHER_EXPRESSIONS and "[ range eq " not in foreign:  # nft 1.1 makes one of two comparisons
+        assert listing(namespace, "expressions") == foreign
         assert namespace.call(dumped_expressions) == other.call(dumped_expressions)
 
 

@@ -16,7 +16,7 @@ import pytest
 import killed_runs
 from capture import operations
 from captures import VARIANTS, WAYS, arguments, environment
-from killed_runs import Choice, apply, standing
+from killed_runs import Choice, apply, live_state
 from namespace_state import state
 from pytest_netns import NamespaceFactory
 from system_calls import run_alone
@@ -57,7 +57,7 @@ def test_killed_at_each_moment(under_load: UnderLoad, before: Choice, killed: Ch
         for choice in (killed, before):
             operations.clean()
             apply(choice)
-            expected[choice[1]] = standing()
+            expected[choice[1]] = live_state()
     under_load.begin()
     words = json.dumps({"before": before, "killed": killed, "expected": expected})
     result = run_alone(Path(killed_runs.__file__), words, through=["nsenter", f"--net={pod.path}"], timeout=600)

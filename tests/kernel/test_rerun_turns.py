@@ -53,9 +53,9 @@ def test_who_holds_the_lock_is_told_and_that_we_went_on(netns: NamespaceFactory)
         squatter.bind(NAME)
     with squatter, pod.entered():
         applied = operations.apply(settings({}), lock_timeout=0.1)
-        said: list[str] = []
-        operations.clean(lock_timeout=0.1, warn=said.append)
-    for (warning,) in (applied.warnings, said):
+        words: list[str] = []
+        operations.clean(lock_timeout=0.1, warn=words.append)
+    for (warning,) in (applied.warnings, words):
         assert "@istio-capture) was not released within 0.1 s" in warning
         assert f"process {os.getpid()} (" in warning
         assert warning.endswith("holds it; continued without the lock")
@@ -144,7 +144,7 @@ def test_a_first_run_that_fails_leaves_no_record(netns: NamespaceFactory) -> Non
 # --- what nobody recorded ------------------------------------------------------------------------------
 
 
-def plumbing_of(pod: Pod) -> list[str]:
+def routes_of(pod: Pod) -> list[str]:
     """Return the lines of policy rules, of routes and of addresses that a capture may need."""
     seen = state(pod)
     lines = [line for name, text in seen.items() if name.startswith("ip -") for line in text.splitlines()]
@@ -160,13 +160,13 @@ def test_routes_of_a_run_that_was_killed_before_its_rules_stood(pod_pair: PodPai
         operations.clean()
         routes.ensure(desired)
         record.forget()
-    assert len(plumbing_of(pod)) > 4
+    assert len(routes_of(pod)) > 4
     with pod.entered():
         if then == "apply":
             assert operations.apply(settings(WAYS[way])).changed
-            assert [line for line in plumbing_of(pod) if " ::6" not in line] == []
+            assert [line for line in routes_of(pod) if " ::6" not in line] == []
         assert operations.clean()
-    assert plumbing_of(pod) == []
+    assert routes_of(pod) == []
 
 
 def test_half_of_a_policy(pod_pair: PodPair) -> None:
@@ -175,7 +175,7 @@ def test_half_of_a_policy(pod_pair: PodPair) -> None:
     pod.ip("rule add fwmark 1337 lookup 133")
     with pod.entered():
         assert operations.clean()
-    assert plumbing_of(pod) == []
+    assert routes_of(pod) == []
 
 
 def test_a_family_that_is_captured_no_more(netns: NamespaceFactory) -> None:
@@ -185,7 +185,7 @@ def test_a_family_that_is_captured_no_more(netns: NamespaceFactory) -> None:
             operations.apply(settings({option.DUAL_STACK: "true"}, TPROXY, WAYS[way]))
             record.forget()
             operations.apply(settings({option.IP_FAMILIES: "ipv4"}, WAYS[way]))
-        assert plumbing_of(pod) == []
+        assert routes_of(pod) == []
         assert "ISTIO" not in pod.run(["ip6tables-nft-save"]).stdout
 
 

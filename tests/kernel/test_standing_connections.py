@@ -71,11 +71,11 @@ class Echo:
                 if one is key.data:
                     self._selector.register(one.accept()[0], selectors.EVENT_READ)
                     continue
-                said = b""
+                words = b""
                 with contextlib.suppress(OSError):
-                    said = one.recv(4096)
-                if said:
-                    one.sendall(said)
+                    words = one.recv(4096)
+                if words:
+                    one.sendall(words)
                 else:
                     self._selector.unregister(one)
                     one.close()

@@ -189,22 +189,22 @@ TPROXY = {
 def test_a_mark_that_passes_by_the_transparent_proxy_is_drift(
     pair: PodPair, settings: Settings, tamper: Callable[[Pod], None]
 ) -> None:
-    asked = settings.with_option(INTERCEPTION_MODE, "TPROXY", "test")
+    wanted = settings.with_option(INTERCEPTION_MODE, "TPROXY", "test")
     with pair.pod.entered():
-        operations.apply(asked)
-        assert operations.verify(asked).holds
+        operations.apply(wanted)
+        assert operations.verify(wanted).holds
     tamper(pair.pod)
 
     with pair.pod.entered():
-        verified = operations.verify(asked)
+        verified = operations.verify(wanted)
 
     (effect,) = [d.effect for d in verified.differences if d.effect and d.family == "ipv4"]
     assert (effect.before.outcome, effect.after.outcome) == ("proxy-inbound", "dropped")
     assert ends(pair, effect.packet) == "dropped", "the app has it, but its answers go to the proxy"
     with pair.pod.entered():
-        operations.apply(asked)
-        assert operations.verify(asked).holds, "ours stand before it, or alone"
-        assert not operations.apply(asked).changed
+        operations.apply(wanted)
+        assert operations.verify(wanted).holds, "ours stand before it, or alone"
+        assert not operations.apply(wanted).changed
 
 
 def word(effect: Effect) -> str:

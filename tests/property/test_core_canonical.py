@@ -230,15 +230,15 @@ class TestBackends:
 
     @given(configs)
     def test_iptables(self, config: CaptureConfig) -> None:
-        asked = build_ruleset(config)
-        listed = in_each_chain(asked, one_rule_an_entry)
-        assert [canonical(listed, family) for family in FAMILIES] == [canonical(asked, family) for family in FAMILIES]
+        wanted = build_ruleset(config)
+        listed = in_each_chain(wanted, one_rule_an_entry)
+        assert [canonical(listed, family) for family in FAMILIES] == [canonical(wanted, family) for family in FAMILIES]
 
     @given(configs)
     def test_nftables(self, config: CaptureConfig) -> None:
-        asked = build_ruleset(config)
-        listed = in_each_chain(asked, interval_sets)
-        assert [canonical(listed, family) for family in FAMILIES] == [canonical(asked, family) for family in FAMILIES]
+        wanted = build_ruleset(config)
+        listed = in_each_chain(wanted, interval_sets)
+        assert [canonical(listed, family) for family in FAMILIES] == [canonical(wanted, family) for family in FAMILIES]
 
 
 class TestLists:

@@ -37,16 +37,16 @@ IMPORTED_ALWAYS = (
 
 def answer(line: str) -> dict[str, object]:
     """Return the answer to one line; a program that cannot be started ends with 127, as in a shell."""
-    asked = json.loads(line)
+    wanted = json.loads(line)
     started = time.monotonic()
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        stdin.write(asked["stdin"].encode())
+        stdin.write(wanted["stdin"].encode())
         stdin.seek(0)
         files = (stdin, stdout, stderr)
-        environment = {**os.environ, **asked["environment"]}
+        environment = {**os.environ, **wanted["environment"]}
         try:
-            child = fork(asked, files, environment) if asked["entry"] else start(asked, files, environment)
-            status = wait(child, asked["timeout"])
+            child = fork(wanted, files, environment) if wanted["entry"] else start(wanted, files, environment)
+            status = wait(child, wanted["timeout"])
         except OSError as error:
             status = 127
             stderr.write(str(error).encode())
@@ -54,37 +54,37 @@ def answer(line: str) -> dict[str, object]:
         return {"status": status, "stdout": read(stdout), "stderr": read(stderr), "seconds": seconds}
 
 
-def start(asked: dict[str, Any], files: tuple[IO[bytes], ...], environment: dict[str, str]) -> int:
+def start(wanted: dict[str, Any], files: tuple[IO[bytes], ...], environment: dict[str, str]) -> int:
     """Start a program; return its process id."""
     stdin, stdout, stderr = files
     process = subprocess.Popen(
-        asked["command"],
+        wanted["command"],
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         env=environment,
-        cwd=asked["directory"],
+        cwd=wanted["directory"],
         start_new_session=True,
     )
     process.returncode = 0  # so that it is we who wait for it
     return process.pid
 
 
-def fork(asked: dict[str, Any], files: tuple[IO[bytes], ...], environment: dict[str, str]) -> int:
+def fork(wanted: dict[str, Any], files: tuple[IO[bytes], ...], environment: dict[str, str]) -> int:
     """Run an entry point of ours in a child process; return its process id."""
     child = os.fork()
     if child:
         return child
     os.setsid()
-    os.chdir(asked["directory"])
+    os.chdir(wanted["directory"])
     for number, file in enumerate(files):
         os.dup2(file.fileno(), number)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = asked["command"]
+    sys.argv = wanted["command"]
     status: object = 1
     try:
-        module, _, function = asked["entry"].partition(":")
+        module, _, function = wanted["entry"].partition(":")
         status = getattr(importlib.import_module(module), function)()
     except SystemExit as end:
         status = end.code

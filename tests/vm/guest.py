@@ -201,7 +201,7 @@ class Guest:
 
         ``entry`` names the entry point of a program of ours; it saves a second, see ``agent``.
         """
-        asked = {
+        wanted = {
             "command": command,
             "stdin": stdin,
             "environment": dict(environment or {}),
@@ -211,7 +211,7 @@ class Guest:
         }
         assert self._qemu.stdin is not None
         self.is_waiting = True
-        self._qemu.stdin.write(json.dumps(asked).encode() + b"\n")
+        self._qemu.stdin.write(json.dumps(wanted).encode() + b"\n")
         self._qemu.stdin.flush()
         answer: dict[str, Any] = json.loads(self._line(timeout + GRACE))
         self.is_waiting = False

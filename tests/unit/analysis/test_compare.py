@@ -62,7 +62,7 @@ def with_table(ruleset: Ruleset, name: TableName, *chains: Chain) -> Ruleset:
     return ruleset.replace(tables=(*ruleset.tables, Table(name, chains)))
 
 
-def said_of(found: list[Difference]) -> list[str]:
+def words_of(found: list[Difference]) -> list[str]:
     """Return differences as lines: kind, place, rule."""
     return [
         f"{each.kind} {each.table} {each.chain} {each.position}: "
@@ -141,7 +141,7 @@ TAMPERED = {
 
 @pytest.mark.parametrize(("live", "expected"), TAMPERED.values(), ids=TAMPERED)
 def test_difference(live: Ruleset, expected: str) -> None:
-    assert said_of(differences(ASKED, live)) == lines(expected)
+    assert words_of(differences(ASKED, live)) == lines(expected)
     assert can_stay(ASKED, live) is expected.startswith("policy")
 
 
@@ -165,7 +165,7 @@ SAME = {
 
 @pytest.mark.parametrize("live", SAME.values(), ids=SAME)
 def test_no_difference(live: Ruleset) -> None:
-    assert said_of(differences(ASKED, live)) == []
+    assert words_of(differences(ASKED, live)) == []
     assert can_stay(ASKED, live)
 
 
@@ -179,7 +179,7 @@ class TestFamilies:
     def test_one_that_was_not_asked_for_is_named_by_its_jumps(self) -> None:
         found = differences(ASKED, ruleset_of({}, POD))
         assert {each.family for each in found} == {"ipv6"}
-        assert said_of(found) == lines("""
+        assert words_of(found) == lines("""
             family nat PREROUTING 1: tcp -> ISTIO-INBOUND
             family nat OUTPUT 1: tcp -> ISTIO-OUTPUT
         """)

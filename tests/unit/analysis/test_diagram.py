@@ -146,20 +146,20 @@ def test_a_list_of_rules_is_what_each_packet_meets_of_it(seed: int, count: int) 
     random = drawn.random
     rules = []
     for _ in range(count):
-        asked: dict[int, Ranges] = {}
+        wanted: dict[int, Ranges] = {}
         for level in random.sample(range(FIELDS - 1), random.randrange(FIELDS)):
             first = random.randint(0, HIGH)
-            asked[level] = [(first, random.randint(first, HIGH))]
+            wanted[level] = [(first, random.randint(first, HIGH))]
         rest = drawn.diagrams.inside(2, [(0, random.randint(0, HIGH))], 0, HIGH)
-        rules.append((asked, rest, random.choice((Return(), Drop(), Accept(), Jump("a"), Jump("b")))))
+        rules.append((wanted, rest, random.choice((Return(), Drop(), Accept(), Jump("a"), Jump("b")))))
     lists = DecisionList(drawn.diagrams, lambda _: (0, HIGH), lambda verdict: not isinstance(verdict, Jump))
 
-    node = lists.diagram([Box(asked, rest, verdict) for asked, rest, verdict in rules])
+    node = lists.diagram([Box(wanted, rest, verdict) for wanted, rest, verdict in rules])
 
     def met(at: tuple[int, ...]) -> tuple[object, ...]:
         found: list[object] = []
-        for asked, rest, verdict in rules:
-            inside = all(first <= at[level] <= last for level, ((first, last),) in asked.items())
+        for wanted, rest, verdict in rules:
+            inside = all(first <= at[level] <= last for level, ((first, last),) in wanted.items())
             if inside and drawn.diagrams.at(rest, at) is True:
                 found.append(verdict)
                 if not isinstance(verdict, Jump):

@@ -77,9 +77,9 @@ def effects(ruleset: Ruleset, *rules: Rule, table: TableName = NAT, chain: str =
     return found(Situation(ruleset), Situation(before(ruleset, rules, table, chain)))
 
 
-def found(asked: Situation, live: Situation, family: Family = "ipv4") -> list[Effect]:
+def found(wanted: Situation, live: Situation, family: Family = "ipv4") -> list[Effect]:
     """Return what differs, and see that every witness truly fares so."""
-    effects = list(Comparison(family, asked, live).effects(only_captured=True))
+    effects = list(Comparison(family, wanted, live).effects(only_captured=True))
     for effect in effects:
         assert not effect.is_certain or effect.before.fate != effect.after.fate
         assert whole_way(effect.packet, live).fate == effect.after.fate
@@ -178,8 +178,8 @@ class TestUnjudged:
 
     def test_both_answers_to_one_question(self) -> None:
         """Whatever holds, one of the two takes the packet."""
-        asked = UnknownMatch("-m mac --mac-source 00:00:00:00:00:01")
-        always = (Rule(Return(), (*HTTPS, asked)), Rule(Return(), HTTPS))
+        wanted = UnknownMatch("-m mac --mac-source 00:00:00:00:00:01")
+        always = (Rule(Return(), (*HTTPS, wanted)), Rule(Return(), HTTPS))
         assert {each.is_certain for each in effects(DEFAULT, *always)} == {True}
 
     def test_two_throws_of_the_dice_are_two(self) -> None:

@@ -54,16 +54,16 @@ TAKES_TIME = Rule(Accept(), TIME)
 
 
 def judged(
-    asked: Ruleset, table: TableName = NAT, chain: str = OUTPUT, *foreign: Rule, elsewhere: ForeignChain | None = None
+    wanted: Ruleset, table: TableName = NAT, chain: str = OUTPUT, *foreign: Rule, elsewhere: ForeignChain | None = None
 ) -> Judgement:
     """Return the judgement on rules at the top of a chain of ours, and on a chain elsewhere."""
     tables = []
-    for each in asked.tables:
+    for each in wanted.tables:
         chains = [c.replace(rules=(*foreign, *c.rules)) if c.name == chain else c for c in each.chains]
         tables.append(each.replace(chains=tuple(chains)) if each.name == table else each)
-    live = asked.replace(tables=tuple(tables))
+    live = wanted.replace(tables=tuple(tables))
     return judge(
-        asked, live, differences(asked, live), (elsewhere,) if elsewhere else (), PodNetwork(), is_native=False
+        wanted, live, differences(wanted, live), (elsewhere,) if elsewhere else (), PodNetwork(), is_native=False
     )
 
 
@@ -197,6 +197,6 @@ class TestBesideOurs:
         assert ("proxy-inbound", "dropped") in outcomes(judged(TPROXY, elsewhere=there).obstacles)
 
     def test_a_family_that_is_not_captured(self) -> None:
-        asked = REDIRECT.replace(families=("ipv4",))
+        wanted = REDIRECT.replace(families=("ipv4",))
 
-        assert judged(asked, elsewhere=chain(Rule(Drop(), HTTPS, "ipv6"))).obstacles == ()
+        assert judged(wanted, elsewhere=chain(Rule(Drop(), HTTPS, "ipv6"))).obstacles == ()

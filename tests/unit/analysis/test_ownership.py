@@ -50,14 +50,14 @@ def live(**tables: str) -> Ruleset:
     return parse_save(text, IPV4)
 
 
-def ours(ruleset: Ruleset, table: TableName, chain: str, recorded: Ruleset | None = None) -> list[str]:
+def own(ruleset: Ruleset, table: TableName, chain: str, recorded: Ruleset | None = None) -> list[str]:
     """Return the rules of a chain that are ours."""
     positions = our_rules(ruleset, IPV4, recorded).get((table, chain), frozenset())
     found = ruleset.table(table)
     assert found is not None
-    standing = found.chain(chain)
-    assert standing is not None
-    return [rule_text(rule) for position, rule in enumerate(standing.rules) if position in positions]
+    present = found.chain(chain)
+    assert present is not None
+    return [rule_text(rule) for position, rule in enumerate(present.rules) if position in positions]
 
 
 class TestNames:
@@ -95,8 +95,8 @@ class TestJumps:
             """
         )
 
-        assert ours(there, NAT, OUTPUT) == ["-p tcp -j ISTIO_OUTPUT", "-g ISTIO_REDIRECT"]
-        assert ours(there, NAT, "DOCKER_OUTPUT") == ["-j ISTIO_REDIRECT"]
+        assert own(there, NAT, OUTPUT) == ["-p tcp -j ISTIO_OUTPUT", "-g ISTIO_REDIRECT"]
+        assert own(there, NAT, "DOCKER_OUTPUT") == ["-j ISTIO_REDIRECT"]
 
     def test_rules_in_our_own_chains_are_not_asked_about(self) -> None:
         there = live(nat="OUTPUT -j ISTIO_OUTPUT\nISTIO_OUTPUT -j ISTIO_REDIRECT")
@@ -108,7 +108,7 @@ class TestInterfaces:
     def test_left_alone_directly_before_our_jump_is_ours(self) -> None:
         there = live(nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -o eth2 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
 
-        assert len(ours(there, NAT, OUTPUT)) == 3
+        assert len(own(there, NAT, OUTPUT)) == 3
 
     @pytest.mark.parametrize(
         "rules",
@@ -125,7 +125,7 @@ class TestInterfaces:
         there = live(nat=rules)
         chain = rules.split(maxsplit=1)[0]
 
-        assert ours(there, NAT, chain) == [f"-j {'ISTIO_OUTPUT' if chain == OUTPUT else 'ISTIO_INBOUND'}"]
+        assert own(there, NAT, chain) == [f"-j {'ISTIO_OUTPUT' if chain == OUTPUT else 'ISTIO_INBOUND'}"]
 
     def test_in_a_chain_without_other_rules_of_ours_siblings_tell(self) -> None:
         there = live(
@@ -195,7 +195,7 @@ class TestInterfaces:
     def test_the_raw_table_has_none(self) -> None:
         there = live(raw="OUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
 
-        assert ours(there, RAW, OUTPUT) == ["-j ISTIO_OUTPUT"]
+        assert own(there, RAW, OUTPUT) == ["-j ISTIO_OUTPUT"]
 
 
 class TestTransparentProxy:
@@ -267,8 +267,8 @@ class TestOlderUpstream:
         )
         alone = live(mangle="PREROUTING -m conntrack --ctstate INVALID -j DROP\nPREROUTING -p icmp -j ACCEPT")
 
-        assert len(ours(before_ours, MANGLE, PREROUTING)) == 2
-        assert not ours(alone, MANGLE, PREROUTING)
+        assert len(own(before_ours, MANGLE, PREROUTING)) == 2
+        assert not own(alone, MANGLE, PREROUTING)
 
 
 class TestRecorded:
@@ -277,8 +277,8 @@ class TestRecorded:
     def test_it_tells_ours_from_a_look_alike_in_front(self) -> None:
         there = live(nat="OUTPUT -o eth7 -j RETURN\nOUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
 
-        assert len(ours(there, NAT, OUTPUT)) == 3
-        assert ours(there, NAT, OUTPUT, self.recorded) == ["-o eth1 -j RETURN", "-j ISTIO_OUTPUT"]
+        assert len(own(there, NAT, OUTPUT)) == 3
+        assert own(there, NAT, OUTPUT, self.recorded) == ["-o eth1 -j RETURN", "-j ISTIO_OUTPUT"]
 
     def test_of_twins_the_one_with_our_other_rules_is_ours(self) -> None:
         there = live(
@@ -302,13 +302,13 @@ class TestRecorded:
     def test_a_record_of_other_rules_than_those_that_stand_is_not_believed(self) -> None:
         there = live(nat="OUTPUT -o eth2 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
 
-        assert len(ours(there, NAT, OUTPUT, self.recorded)) == 2
+        assert len(own(there, NAT, OUTPUT, self.recorded)) == 2
 
     def test_a_record_of_another_family_says_nothing(self) -> None:
         there = live(nat="OUTPUT -o eth7 -j RETURN\nOUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
         recorded = self.recorded.replace(families=(IPV6,))
 
-        assert len(ours(there, NAT, OUTPUT, recorded)) == 3
+        assert len(own(there, NAT, OUTPUT, recorded)) == 3
 
 
 class TestOursOnly:

@@ -203,7 +203,7 @@ def test_what_cannot_be_judged_is_said(rule: Rule) -> None:
     assert trace(with_foreign(rule), outbound(ELSEWHERE["ipv4"], 80)).certain
 
 
-def beside(*rules: Rule, priority: int, is_nat: bool = False) -> ForeignChain:
+def next_to(*rules: Rule, priority: int, is_nat: bool = False) -> ForeignChain:
     """Return a chain of somebody else's on the way out."""
     table = Table(NAT if is_nat else MANGLE, (Chain("x", rules, "ACCEPT"),))
     return ForeignChain("ip other", ("ipv4",), OUTPUT, priority, is_nat, table)
@@ -212,11 +212,11 @@ def beside(*rules: Rule, priority: int, is_nat: bool = False) -> ForeignChain:
 @pytest.mark.parametrize(
     ("foreign_chain", "expected"),
     [
-        (beside(Rule(Accept()), priority=-200), ("proxy-outbound", 15001)),
-        (beside(Rule(Drop()), priority=-200), ("dropped", 443)),
-        (beside(Rule(Redirect(1)), priority=-100, is_nat=True), ("redirected", 1)),
-        (beside(Rule(Redirect(1)), priority=-99, is_nat=True), ("proxy-outbound", 15001)),
-        (beside(Rule(Drop(), HTTPS), priority=0), ("proxy-outbound", 15001)),  # redirected before it is asked
+        (next_to(Rule(Accept()), priority=-200), ("proxy-outbound", 15001)),
+        (next_to(Rule(Drop()), priority=-200), ("dropped", 443)),
+        (next_to(Rule(Redirect(1)), priority=-100, is_nat=True), ("redirected", 1)),
+        (next_to(Rule(Redirect(1)), priority=-99, is_nat=True), ("proxy-outbound", 15001)),
+        (next_to(Rule(Drop(), HTTPS), priority=0), ("proxy-outbound", 15001)),  # redirected before it is asked
     ],
 )
 def test_a_foreign_chain_is_met_by_its_priority(foreign_chain: ForeignChain, expected: tuple[str, int]) -> None:
@@ -227,7 +227,7 @@ def test_a_foreign_chain_is_met_by_its_priority(foreign_chain: ForeignChain, exp
 
 
 def test_a_step_names_the_table_of_a_bystander() -> None:
-    drops = beside(Rule(Drop()), priority=-200)
+    drops = next_to(Rule(Drop()), priority=-200)
 
     step = trace(build_ruleset(CaptureConfig()), outbound(ELSEWHERE["ipv4"]), (drops,)).step
 

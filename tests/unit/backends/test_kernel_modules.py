@@ -181,7 +181,7 @@ REFUSED = KernelError("add rule 1 to chain c", errno.ENOENT)
 DEFAULT = ruleset_of({})
 
 
-def said(error: CaptureError) -> str:
+def output(error: CaptureError) -> str:
     return str(explained(error, DEFAULT, "nftables"))
 
 
@@ -198,8 +198,8 @@ def test_a_module_that_could_not_be_loaded_is_named(kernel: Path) -> None:
     for name in needed(DEFAULT, FAMILIES, "nftables"):
         if name != "nft_redir":
             (kernel / "loaded" / name).mkdir()
-    assert "these modules are not loaded, though this kernel has them: nft_redir" in said(REFUSED)
-    assert "modprobe -a nft_redir" in said(REFUSED)
+    assert "these modules are not loaded, though this kernel has them: nft_redir" in output(REFUSED)
+    assert "modprobe -a nft_redir" in output(REFUSED)
 
 
 @pytest.mark.parametrize(
@@ -228,10 +228,10 @@ def test_what_another_module_needs_is_loaded_though_it_is_blacklisted(kernel: Pa
 def test_a_kernel_that_loads_no_more_says_so(kernel: Path) -> None:
     offer(kernel, *needed(DEFAULT, FAMILIES, "nftables"))
     (kernel / "modules_disabled").write_text("1\n")
-    assert "kernel.modules_disabled=1" in said(REFUSED)
-    assert "/etc/modules-load.d" in said(REFUSED)
+    assert "kernel.modules_disabled=1" in output(REFUSED)
+    assert "/etc/modules-load.d" in output(REFUSED)
     (kernel / "modules_disabled").write_text("0\n")
-    assert "kernel.modules_disabled=1" not in said(REFUSED)
+    assert "kernel.modules_disabled=1" not in output(REFUSED)
 
 
 def load(kernel: Path, *names: str) -> None:

@@ -77,7 +77,9 @@ def refused(
 
 def test_a_pod_is_read_with_one_request(server: FakeKubernetes) -> None:
     assert ask(server) == POD
-    assert [(asked.path, asked.token) for asked in server.requests] == [("/api/v1/namespaces/shop/pods/web-0", "")]
+    assert [(request.path, request.token) for request in server.requests] == [
+        ("/api/v1/namespaces/shop/pods/web-0", "")
+    ]
 
 
 def test_the_servers_url_may_have_a_path() -> None:
@@ -148,7 +150,7 @@ def test_a_token_that_is_renewed_meanwhile_is_taken(server: FakeKubernetes, tmp_
 
     server.will(renew)
     assert ask(server, {"tokenFile": str(file)}) == POD
-    assert [asked.token for asked in server.requests] == ["old", "new"]
+    assert [request.token for request in server.requests] == ["old", "new"]
 
 
 def test_a_client_certificate_from_files_and_in_place(tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_a_client_certificate_from_files_and_in_place(tmp_path: Path) -> None:
         open_before = len(os.listdir("/proc/self/fd"))
         assert ask(server, in_place) == POD
         assert ask(server, from_files) == POD
-        assert {asked.client for asked in server.requests} == {"plugin"}
+        assert {request.client for request in server.requests} == {"plugin"}
         assert len(os.listdir("/proc/self/fd")) <= open_before + 2  # the server's own
 
 

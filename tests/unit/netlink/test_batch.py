@@ -43,11 +43,11 @@ def test_a_batch_can_demand_a_generation() -> None:
 
 def commit_answered(*answers: tuple[int, int]) -> None:
     """Commit CHANGES (sequence numbers 1 to 4) with (sequence, errno) as the answers."""
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    own, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
     try:
         for sequence, number in answers:
             theirs.send(encode_message(NLMSG_ERROR, 0, sequence, u32(-number % 2**32) + bytes(16)))
-        with NetlinkSocket(ours) as netlink:
+        with NetlinkSocket(own) as netlink:
             commit(netlink, CHANGES, doing="program the pod")
     finally:
         theirs.close()
@@ -81,7 +81,7 @@ def test_another_generation_has_its_own_error() -> None:
 
 
 def test_no_changes_need_no_kernel() -> None:
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    own, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
     theirs.close()
-    with NetlinkSocket(ours) as netlink:
+    with NetlinkSocket(own) as netlink:
         commit(netlink, [])

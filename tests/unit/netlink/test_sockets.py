@@ -37,8 +37,8 @@ class Peer:
 
 @pytest.fixture
 def pair() -> Iterator[tuple[NetlinkSocket, Peer]]:
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
-    with NetlinkSocket(ours) as netlink:
+    own, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    with NetlinkSocket(own) as netlink:
         yield netlink, Peer(theirs)
     theirs.close()
 

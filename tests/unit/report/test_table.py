@@ -208,8 +208,8 @@ def test_ipv6_has_its_own_addresses() -> None:
 
 
 def chains(*names: str) -> Ruleset:
-    ours = [Chain(name) for name in names]
-    return Ruleset(FAMILIES, (Table(NAT, tuple(ours)),))
+    own = [Chain(name) for name in names]
+    return Ruleset(FAMILIES, (Table(NAT, tuple(own)),))
 
 
 @pytest.mark.parametrize("dash", ["-", "_"])

@@ -48,7 +48,7 @@ def ruleset(*rules: Rule, output: str = "ISTIO_OUTPUT", families: tuple = FAMILI
     return Ruleset(families, (Table(NAT, chains),))
 
 
-def standing(*lines: str, chain: str = OUTPUT) -> Ruleset:
+def present(*lines: str, chain: str = OUTPUT) -> Ruleset:
     """Return an IPv4 nat table with these rules in a built-in chain."""
     declared = [":OUTPUT ACCEPT [0:0]", ":PREROUTING ACCEPT [0:0]", ":ISTIO_OUTPUT - [0:0]", ":DOCKER - [0:0]"]
     rules = [*(f"-A {chain} {line}" for line in lines), "-A ISTIO_OUTPUT -p tcp -j REDIRECT --to-ports 15001"]
@@ -107,7 +107,7 @@ class TestIntoNothing:
 
 class TestPlace:
     def test_at_the_end_where_nobody_decides(self) -> None:
-        live = standing("-p icmp -j LOG", "-j MARK --set-xmark 0x1/0x1")
+        live = present("-p icmp -j LOG", "-j MARK --set-xmark 0x1/0x1")
 
         assert output_after(live, ruleset())[2:] == OURS
 
@@ -116,7 +116,7 @@ class TestPlace:
         ["-j ACCEPT", "-p udp -j RETURN", "-j DOCKER", "-p tcp -j DNAT --to-destination 1.2.3.4", "-g DOCKER", "-j CT"],
     )
     def test_before_what_may_take_traffic_away(self, obstacle: str) -> None:
-        live = standing("-p icmp", obstacle, "-p icmp -j LOG")
+        live = present("-p icmp", obstacle, "-p icmp -j LOG")
 
         assert output_after(live, ruleset()) == ["-p icmp", *OURS, obstacle, "-p icmp -j LOG"]
 
@@ -124,39 +124,39 @@ class TestPlace:
     def test_before_a_change_of_the_mark_they_ask_for(self, asks: tuple[Match, ...], *, before: bool) -> None:
         mark = "-j MARK --set-xmark 0x1/0xffffffff"
 
-        after = output_after(standing(mark), ruleset(Rule(Redirect(1), (TCP, *asks))))
+        after = output_after(present(mark), ruleset(Rule(Redirect(1), (TCP, *asks))))
 
         assert after == ([*OURS, mark] if before else [mark, *OURS])
 
     def test_where_they_stood(self) -> None:
-        live = standing("-p icmp -j LOG", "-p tcp -j ISTIO_OUTPUT", "-p icmp -j LOG")
+        live = present("-p icmp -j LOG", "-p tcp -j ISTIO_OUTPUT", "-p icmp -j LOG")
 
         assert output_after(live, ruleset()) == ["-p icmp -j LOG", *OURS, "-p icmp -j LOG"]
 
     def test_not_where_they_stood_if_something_got_in_front(self) -> None:
-        live = standing("-p icmp -j ACCEPT", *OURS)
+        live = present("-p icmp -j ACCEPT", *OURS)
 
         assert output_after(live, ruleset()) == [*OURS, "-p icmp -j ACCEPT"]
 
     def test_nor_if_something_got_in_between(self) -> None:
-        live = standing(OURS[0], "-p icmp -j ACCEPT", OURS[1])
+        live = present(OURS[0], "-p icmp -j ACCEPT", OURS[1])
 
         assert output_after(live, ruleset(), ruleset()) == [*OURS, "-p icmp -j ACCEPT"]
 
     def test_untouched_if_they_are_right(self) -> None:
-        live = standing("-p icmp -j LOG", *OURS, "-j ACCEPT")
+        live = present("-p icmp -j LOG", *OURS, "-j ACCEPT")
 
         assert [edit.family for edit in plan(live, ruleset())] == [IPV6]
 
     def test_untouched_with_something_harmless_in_between(self) -> None:
-        live = standing(OURS[0], "-p icmp -j LOG", OURS[1], "-j ACCEPT")
+        live = present(OURS[0], "-p icmp -j LOG", OURS[1], "-j ACCEPT")
 
         assert [edit.family for edit in plan(live, ruleset(), ruleset())] == [IPV6]
 
 
 class TestReplacing:
     def test_only_what_differs_is_written(self) -> None:
-        live = standing(*OURS)
+        live = present(*OURS)
         desired = ruleset(Rule(Redirect(15002), (TCP,)), families=(IPV4,))
 
         (edit,) = plan(live, desired)
@@ -164,7 +164,7 @@ class TestReplacing:
         assert [type(change) for change in edit.edits] == [PutChain]
 
     def test_the_other_spelling_goes_in_the_same_transaction(self) -> None:
-        live = standing(*OURS)
+        live = present(*OURS)
 
         edit, _ = plan(live, ruleset(output="ISTIO-OUTPUT"))
 
@@ -172,7 +172,7 @@ class TestReplacing:
         assert output_after(live, ruleset(output="ISTIO-OUTPUT")) == [OURS[0], "-p tcp -j ISTIO-OUTPUT"]
 
     def test_a_family_that_is_captured_no_more_loses_what_is_ours(self) -> None:
-        both = merged([standing(*OURS, "-j ACCEPT"), NOTHING.replace(families=(IPV6,))])
+        both = merged([present(*OURS, "-j ACCEPT"), NOTHING.replace(families=(IPV6,))])
         only_ipv6 = ruleset(families=(IPV6,))
 
         assert output_after(both, only_ipv6) == ["-j ACCEPT"]
@@ -188,7 +188,7 @@ class TestReplacing:
         assert plan(live, ruleset(families=(IPV4,)))
 
     def test_several_in_a_chain_are_removed_from_the_end(self) -> None:
-        live = standing("-p icmp -j LOG", *OURS, "-p icmp -j LOG", "-p udp -j ISTIO_OUTPUT")
+        live = present("-p icmp -j LOG", *OURS, "-p icmp -j LOG", "-p udp -j ISTIO_OUTPUT")
 
         (edit,) = plan(live, None)
 
@@ -198,17 +198,17 @@ class TestReplacing:
 
 class TestClean:
     def test_nothing_of_ours_stays_and_everything_of_others(self) -> None:
-        live = standing("-p icmp -j ACCEPT", *OURS, "-j DOCKER")
+        live = present("-p icmp -j ACCEPT", *OURS, "-j DOCKER")
 
         assert output_after(live, None) == ["-p icmp -j ACCEPT", "-j DOCKER"]
 
     def test_with_a_record_look_alikes_stay_too(self) -> None:
-        live = standing("-o eth7 -j RETURN", *OURS)
+        live = present("-o eth7 -j RETURN", *OURS)
 
         assert output_after(live, None, ruleset()) == ["-o eth7 -j RETURN"]
 
     def test_jumps_to_ours_from_chains_of_others_go_too(self) -> None:
-        live = standing("-j DOCKER")
+        live = present("-j DOCKER")
         docker = live.tables[0].chain("DOCKER")
         assert docker is not None
         jumping = docker.replace(rules=(Rule(Jump("ISTIO_OUTPUT"), (), IPV4), Rule(Return(), (), IPV4)))
@@ -265,7 +265,7 @@ class TestOrderOfTables:
 
 
 def test_the_text_for_iptables_restore() -> None:
-    live = standing("-p icmp -j LOG", "-o eth0 -j RETURN", "-p tcp -j ISTIO_OUTPUT", "-j ACCEPT")
+    live = present("-p icmp -j LOG", "-o eth0 -j RETURN", "-p tcp -j ISTIO_OUTPUT", "-j ACCEPT")
     (edit,) = plan(live, ruleset(output="ISTIO-OUTPUT", families=(IPV4,)))
 
     assert restore_text([edit, TableEdit(IPV4, RAW, (AppendRule(OUTPUT, Rule(Return(), (), IPV4)),))]) == (
@@ -286,7 +286,7 @@ def test_the_text_for_iptables_restore() -> None:
 
 
 def test_edits_name_places_in_the_chain_as_it_is_at_that_moment() -> None:
-    live = standing("-j ACCEPT")
+    live = present("-j ACCEPT")
     (edit, _) = plan(live, ruleset())
 
     assert [change.position for change in edit.edits if isinstance(change, InsertRule)] == [0, 1]

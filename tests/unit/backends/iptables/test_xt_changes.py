@@ -50,7 +50,7 @@ def table(*chains: tuple[FoundChain, tuple[int, ...]], others: int = 0) -> LiveT
     return live_table(NAT, len(chains) + others, [found for found, _ in chains], rules)
 
 
-def said(standing: LiveTable | None, *edits: Edit) -> list[str]:
+def words(standing: LiveTable | None, *edits: Edit) -> list[str]:
     """Return what the messages do, rules that are inserted with the handle of the one they go before."""
     state = {} if standing is None else {(IPV4, NAT): standing}
     lines = []
@@ -69,7 +69,7 @@ class TestMessages:
             AppendRule(OUTPUT, JUMP),
             AppendRule(OUTPUT, OTHER),
         )
-        assert said(None, *edits) == [
+        assert words(None, *edits) == [
             "add table ip nat",
             "add chain ISTIO_OUTPUT",
             "add chain ISTIO_REDIRECT",
@@ -81,7 +81,7 @@ class TestMessages:
 
     def test_chains_of_ours_are_emptied_and_filled(self) -> None:
         standing = table((chain("ISTIO_OUTPUT", 1), (2, 3)), (chain(OUTPUT, 4), (5,)))
-        assert said(standing, PutChain("ISTIO_OUTPUT", (OTHER,))) == [
+        assert words(standing, PutChain("ISTIO_OUTPUT", (OTHER,))) == [
             "flush chain ISTIO_OUTPUT",
             "add a rule to chain ISTIO_OUTPUT",
         ]
@@ -95,7 +95,7 @@ class TestMessages:
             InsertRule(OUTPUT, 2, OTHER),
             InsertRule(OUTPUT, 0, OTHER),
         )
-        assert said(standing, *edits) == [
+        assert words(standing, *edits) == [
             "delete the rule with handle 13 of chain OUTPUT",
             "delete the rule with handle 11 of chain OUTPUT",
             "add a rule to chain OUTPUT before 14",
@@ -105,24 +105,24 @@ class TestMessages:
 
     def test_at_the_end_nothing_follows(self) -> None:
         standing = table((chain(OUTPUT, 1), (11,)))
-        assert said(standing, InsertRule(OUTPUT, 1, JUMP)) == ["add a rule to chain OUTPUT"]
+        assert words(standing, InsertRule(OUTPUT, 1, JUMP)) == ["add a rule to chain OUTPUT"]
 
     def test_a_chain_that_another_family_has_is_not_dropped_here(self) -> None:
         standing = table((chain("ISTIO_OUTPUT", 1), (2,)), (chain(INPUT, 3), ()))
-        assert said(standing, DropChain("ISTIO_OUTPUT"), DropChain("ISTIO-OUTPUT")) == [
+        assert words(standing, DropChain("ISTIO_OUTPUT"), DropChain("ISTIO-OUTPUT")) == [
             "flush chain ISTIO_OUTPUT",
             "delete chain ISTIO_OUTPUT",
         ]
-        assert said(None, DropChain("ISTIO_OUTPUT")) == []
+        assert words(None, DropChain("ISTIO_OUTPUT")) == []
 
     def test_a_chain_in_the_way_is_named(self) -> None:
         standing = table((chain(OUTPUT, 1, hook=Hook("nat", "output", -5)), ()))
         with pytest.raises(CaptureError, match=r"OUTPUT\(nat output -5\)"):
-            said(standing, AppendRule(OUTPUT, JUMP))
+            words(standing, AppendRule(OUTPUT, JUMP))
 
     def test_ours_leave_a_chain_of_any_name(self) -> None:
         standing = table((FoundChain("nat", OUTPUT, 1), (7,)))
-        assert said(standing, RemoveRule("OUTPUT(not hooked)", 0, JUMP)) == [
+        assert words(standing, RemoveRule("OUTPUT(not hooked)", 0, JUMP)) == [
             "delete the rule with handle 7 of chain OUTPUT"
         ]
 
@@ -132,22 +132,22 @@ class TestTidyingUp:
     CLEAN = (RemoveRule(OUTPUT, 0, JUMP), DropChain("ISTIO_OUTPUT"))
 
     def test_everything_goes_that_was_made_for_us(self) -> None:
-        assert said(table(self.OURS, (chain(OUTPUT, 4), (5,))), *self.CLEAN)[-2:] == [
+        assert words(table(self.OURS, (chain(OUTPUT, 4), (5,))), *self.CLEAN)[-2:] == [
             "delete chain OUTPUT",
             "delete table ip nat",
         ]
 
     def test_a_table_without_built_in_chains_goes(self) -> None:
-        assert said(table(self.OURS), DropChain("ISTIO_OUTPUT"))[-1] == "delete table ip nat"
+        assert words(table(self.OURS), DropChain("ISTIO_OUTPUT"))[-1] == "delete table ip nat"
 
     def test_a_table_with_anything_else_stays(self) -> None:
-        assert said(table(self.OURS, (chain(OUTPUT, 4), (5,)), others=1), *self.CLEAN)[-1] == "delete chain OUTPUT"
+        assert words(table(self.OURS, (chain(OUTPUT, 4), (5,)), others=1), *self.CLEAN)[-1] == "delete chain OUTPUT"
         with_input = table(self.OURS, (chain(OUTPUT, 4), (5,)), (chain(INPUT, 6), ()))
-        assert said(with_input, *self.CLEAN)[-1] == "delete chain OUTPUT"
+        assert words(with_input, *self.CLEAN)[-1] == "delete chain OUTPUT"
 
     def test_a_chain_with_a_rule_of_others_stays(self) -> None:
         standing = table(self.OURS, (chain(OUTPUT, 4), (5, 6)))
-        assert said(standing, *self.CLEAN)[-1] == "delete chain ISTIO_OUTPUT"
+        assert words(standing, *self.CLEAN)[-1] == "delete chain ISTIO_OUTPUT"
 
     @pytest.mark.parametrize(
         ("edit", "last"),
@@ -175,7 +175,7 @@ class TestTidyingUp:
 
     def test_what_others_made_stays(self) -> None:
         standing = table((chain(OUTPUT, 1), (4,)), (chain("ISTIO_OUTPUT", 2), (3,)))
-        assert said(standing, *self.CLEAN)[-1] == "delete chain ISTIO_OUTPUT"
+        assert words(standing, *self.CLEAN)[-1] == "delete chain ISTIO_OUTPUT"
 
 
 class TestMakers:

@@ -241,8 +241,8 @@ class TestMessages:
     def test_matches_that_demand_a_protocol_are_told_it(self) -> None:
         compat = 5  # NFTA_RULE_COMPAT
         assert compat not in decode_fields(self.SAY.add_rule("OUTPUT", Rule(Return())).attributes)
-        asked = decode_fields(decode_fields(self.SAY.add_rule("OUTPUT", Rule(Return(), (TCP,))).attributes)[compat])
-        assert asked == {1: b"\0\0\0\6", 2: bytes(4)}
+        wanted = decode_fields(decode_fields(self.SAY.add_rule("OUTPUT", Rule(Return(), (TCP,))).attributes)[compat])
+        assert wanted == {1: b"\0\0\0\6", 2: bytes(4)}
 
     def test_a_rule_goes_to_the_end_or_before_another(self) -> None:
         append, position = 0x800, 6  # NLM_F_APPEND, NFTA_RULE_POSITION

@@ -40,8 +40,8 @@ class Words:
                 yield f"add {len(chain.rules)} rules {table.name} {chain.name}"
 
 
-def replaced(standing: plan.LiveTables) -> list[str]:
-    return list(plan.replace((NAT,), standing, Words()))
+def replaced(live: plan.LiveTables) -> list[str]:
+    return list(plan.replace((NAT,), live, Words()))
 
 
 MADE = [
@@ -61,9 +61,9 @@ def test_base_chains_that_stand_are_kept() -> None:
 
 
 def test_chains_that_are_no_more_are_deleted() -> None:
-    standing = {"nat": {"output": HOOK, "istio-old": None, "prerouting": HOOK}}
+    live = {"nat": {"output": HOOK, "istio-old": None, "prerouting": HOOK}}
 
-    assert replaced(standing) == [
+    assert replaced(live) == [
         "add table nat",
         "flush table nat",
         "delete chain nat istio-old",
@@ -73,9 +73,9 @@ def test_chains_that_are_no_more_are_deleted() -> None:
 
 
 def test_chains_that_are_hooked_elsewhere_are_made_anew() -> None:
-    standing = {"nat": {"output": Hook("nat", "output", 5), "istio-output": HOOK}}
+    live = {"nat": {"output": Hook("nat", "output", 5), "istio-output": HOOK}}
 
-    assert replaced(standing)[2:4] == ["delete chain nat output", "delete chain nat istio-output"]
+    assert replaced(live)[2:4] == ["delete chain nat output", "delete chain nat istio-output"]
 
 
 def test_tables_that_are_no_more_are_deleted_last() -> None:

@@ -56,8 +56,8 @@ def test_no_verdict_is_forgotten() -> None:
 
 
 def test_script() -> None:
-    ours = Chain("ISTIO_OUTPUT", (Rule(Return()),))
-    nat = Table(NAT, (Chain(OUTPUT, (Rule(Jump("ISTIO_OUTPUT")),), "ACCEPT"), ours))
+    own = Chain("ISTIO_OUTPUT", (Rule(Return()),))
+    nat = Table(NAT, (Chain(OUTPUT, (Rule(Jump("ISTIO_OUTPUT")),), "ACCEPT"), own))
 
     assert render_text(Ruleset(FAMILIES, (nat,))) == (
         "table inet istio-proxy-nat {\n"

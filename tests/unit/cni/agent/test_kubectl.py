@@ -76,8 +76,8 @@ def test_pods_by_owner_or_label(cluster: Path, monkeypatch: pytest.MonkeyPatch, 
 
 def test_the_status_of_all_nodes(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("status", monkeypatch=monkeypatch)
-    asked = [line for line in (cluster / "log").read_text().splitlines() if "exec" in line]
-    assert ["agent-n1" in asked[0], "agent-n2" in asked[1]] == [True, True]
+    wanted = [line for line in (cluster / "log").read_text().splitlines() if "exec" in line]
+    assert ["agent-n1" in wanted[0], "agent-n2" in wanted[1]] == [True, True]
 
 
 def test_a_report_has_every_part(
