@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ MARKS = {"passed": "ok", "failed": "**FAILED**", "skipped": "n/a"}
 INTRODUCTION = (
     "`make test-cluster` wrote this on {date}, at commit {revision}: Kubernetes {kubernetes}, containerd {first} and "
     "{second}, Linux {linux}. Traffic goes through real Envoys; what an application saw tells which way a request "
-    "went. "
+    "went. The machine had {cores} cores, and a load of {load:.0f} at the end: other work makes pods slow. "
     "When a part of the rows is run again, the others keep the result of the run before."
 )
 CROWD = "test_crowd.py"
@@ -139,6 +140,8 @@ def document(rows: Mapping[str, str], kinds: Sequence[str], revision: str) -> st
             first=_version("containerd"),
             second=builds.CONTAINERD,
             linux=platform.release(),
+            cores=os.cpu_count(),
+            load=os.getloadavg()[2],
         ),
         "",
         f"| | {' | '.join(kinds)} |",

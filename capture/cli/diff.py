@@ -68,7 +68,7 @@ def diff(first: str, second: str, form: str) -> int:
 
 def _capture(text: str) -> Ruleset:
     """Return the rules that options give, or those of a dump."""
-    if os.path.exists(text):
+    if os.path.exists(text) or (text.strip() and not text.lstrip().startswith("-")):
         return _of_file(text)
     try:
         context = CaptureCommand("options", params=capture_options()).make_context("options", shlex.split(text))

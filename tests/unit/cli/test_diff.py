@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from capture.cli.diff import diff
+from capture.errors import ConfigurationError
 
 
 def run(*arguments: str) -> Result:
@@ -50,3 +51,8 @@ def test_what_is_neither_options_nor_a_file(wrong: str) -> None:
 
     with pytest.raises(ConfigurationError):
         run("-p 15001", wrong)
+
+
+def test_a_file_that_is_not_there_is_said_to_be_missing() -> None:
+    with pytest.raises(ConfigurationError, match="No such file"):
+        run("before.json", "")
