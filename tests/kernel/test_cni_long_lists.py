@@ -22,7 +22,7 @@ pytestmark = pytest.mark.kernel
 
 PORTS = "traffic.sidecar.istio.io/excludeOutboundPorts"
 NETWORKS = "traffic.sidecar.istio.io/excludeOutboundIPRanges"
-ROUNDS = 3
+ROUNDS = 5
 MEMORY = 40 * 1024
 """Kilobytes that one ADD may take."""
 MEASURED = """
@@ -75,9 +75,13 @@ LISTS = {
 def test_a_list_of_250_kb_costs_at_most_20_times_as_much(
     netns: NamespaceFactory, backend: str, annotations: dict[str, str]
 ) -> None:
-    plain, long = [], []
+    """In the best of some rounds: on a busy machine a long run is interrupted, and a short one is not."""
+    ratios = []
     for number in range(ROUNDS):
-        plain.append(add(netns.pod(f"plain{number}"), {}, backend))
-        long.append(add(netns.pod(f"long{number}"), annotations, backend))
-    assert min(long)[0] <= 20 * min(plain)[0]
-    assert max(kilobytes for _, kilobytes in long) <= MEMORY
+        plain, _ = add(netns.pod(f"plain{number}"), {}, backend)
+        seconds, kilobytes = add(netns.pod(f"long{number}"), annotations, backend)
+        assert kilobytes <= MEMORY
+        ratios.append(seconds / plain)
+        if ratios[-1] <= 20:
+            return
+    pytest.fail(f"it cost {', '.join(f'{ratio:.1f}' for ratio in ratios)} times as much")

@@ -92,7 +92,9 @@ def test_a_transparent_proxy(pod_pair: PodPair) -> None:
 def test_the_live_drawing_counts_resizes_and_leaves_the_terminal_as_it_was(pod_pair: PodPair) -> None:
     pod, _ = pod_pair
     capture(pod_pair)
-    command = [str(PROGRAM), "watch", "--netns", pod.path, "--interval", "0.2"]
+    # In the background of a script, interrupts are ignored (sh(1), asynchronous lists), and children inherit that.
+    own_interrupt = ["env", "--default-signal=INT"]
+    command = [*own_interrupt, str(PROGRAM), "watch", "--netns", pod.path, "--interval", "0.2"]
     with Terminal(command, columns=80, rows=30) as terminal:
         settings_before = terminal.settings()
         drawn = terminal.read_until("nat sees the first packet")

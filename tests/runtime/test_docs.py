@@ -290,7 +290,7 @@ def as_typed_here(text: str) -> str:
     if agent := re.match("kubectl capture|capture node [a-z]+", text):  # is there such a command, with such options?
         return f"{agent[0].replace('kubectl ', 'kubectl-')} --help{text[agent.end() :]}"
     if text.startswith("capture watch ") and "--once" not in text:
-        return f"timeout --signal INT --preserve-status 2 {text}"
+        return f"timeout --signal INT --preserve-status 2 env --default-signal=INT {text}"
     return text
 
 
