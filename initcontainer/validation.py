@@ -175,15 +175,18 @@ def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> Valid
         f" {settings[PROBE_TIMEOUT]:g} s nothing arrived on port {probe.arrives_on} ({answer})"
     )
     try:
-        first = next(in_words(operations.verify(settings, None, host)), None)
+        verified = operations.verify(settings, None, host)
+        first = next(in_words(verified), None)
     except CaptureError as error:
         return ValidationError(message, f"The rules cannot be read here: {error.message}. {_author(settings)}")
     if first is None:
         return ValidationError(
             message,
-            "All rules are in place, so something else is in the way: rules of others in the table filter, a CNI plugin"
-            " that works on sockets, or another program on that port.",
+            "All rules are in place, so something else is in the way: a CNI plugin that works on sockets, or another"
+            " program on that port.",
         )
+    if not (verified.differences or verified.missing or verified.impediments or verified.others):
+        return ValidationError(message, f"All rules are in place, but: {first}. Remove that rule where it comes from.")
     return ValidationError(message, f"First of what is wrong: {first}. {_author(settings)}")
 
 

@@ -92,7 +92,7 @@ def _usage_of_istio_init() -> str:
 
 
 def _command_page(words: str, command: click.Command) -> str:
-    context = click.Context(command, info_name=words, help_option_names=["-h", "--help"])  # as it is called
+    context = click.Context(command, info_name=words)
     usage = " ".join(command.collect_usage_pieces(context))
     parts = [f"# {words}\n", HERE, f"{_prose(cleandoc(command.help or ''))}\n", f"```text\n{words} {usage}\n```\n"]
     examples = (
@@ -101,9 +101,11 @@ def _command_page(words: str, command: click.Command) -> str:
     if examples:
         parts.append(f"## Examples\n\n{_block(examples)}")
     own = [param for param in command.get_params(context) if not isinstance(param, SettingOption)]
-    records = [record for param in own if (record := param.get_help_record(context))]
+    # click keeps the option of the first context that a process has made, with that context's names for it.
+    records = [record for param in own if "--help" not in param.opts and (record := param.get_help_record(context))]
     parts.append("## Options\n")
     parts += [f"- `{flags}`: {_prose(' '.join(text.split()))}" for flags, text in records if text]
+    parts.append("- `-h, --help`: Show this message and exit.")
     if len(own) < len(command.get_params(context)):
         parts.append("- the [capture options](../options.md)")
     return "\n".join((*parts, "\nIt ends with one of these [codes](../errors.md).\n"))
@@ -117,7 +119,13 @@ def _block(text: str) -> str:
 
 def _prose(text: str) -> str:
     """Return a help text in which options and words in capitals are code, and stars are stars."""
-    return re.sub(r"(?<![`\w-])(--?[a-z][\w-]*(?:=\w+)?)", r"`\1`", text).replace("*", r"\*").replace("<", "&lt;")
+    outside_of_code = text.split("`")[::2]
+    code = text.split("`")[1::2]
+    marked = [
+        re.sub(r"(?<![\w-])(--?[a-z][\w-]*(?:=\w+)?)", r"`\1`", each).replace("*", r"\*").replace("<", "&lt;")
+        for each in outside_of_code
+    ]
+    return "".join(f"{words}`{quoted}`" for words, quoted in zip(marked, code, strict=False)) + marked[-1]
 
 
 # --- codes -------------------------------------------------------------------------------------------

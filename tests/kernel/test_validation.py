@@ -167,7 +167,8 @@ def test_rules_of_others_in_the_way(pod_pair: PodPair) -> None:
     refused = init(pod, "--skip-rule-apply", "--run-validation", "--probe-timeout", "300ms", code=126).stderr
 
     assert "IPv4 inbound" in refused
-    assert "All rules are in place, so something else is in the way" in refused
+    assert "All rules are in place, but: " in refused
+    assert "dport 15006" in refused
 
 
 @pytest.mark.parametrize("before", [[], AS_PROXY], ids=["root", "no capabilities"])
