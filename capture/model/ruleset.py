@@ -66,10 +66,19 @@ CONNECTION_STATES = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED")
 
 
 class Span(Value):
-    """Numbers from ``first`` to ``last``, both included: ports, user ids, group ids."""
+    """Numbers from ``first`` to ``last``, both included: ports, user ids, group ids.
+
+    In slots, since there may be tens of thousands: a dictionary for each takes five times the memory.
+    """
+
+    __slots__ = ("first", "last")
 
     first: int
     last: int
+
+    def __init__(self, first: int, last: int) -> None:
+        object.__setattr__(self, "first", first)
+        object.__setattr__(self, "last", last)
 
     def __str__(self) -> str:
         return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"

@@ -96,7 +96,7 @@ class Value(metaclass=ValueType):
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy in which the named fields have other values."""
-        return type(self)(**(self.__dict__ | changes))
+        return type(self)(**({field: getattr(self, field) for field in self.__match_args__} | changes))
 
     def identity(self) -> tuple[object, ...]:
         """Return what makes this value equal to another: its type and its compared fields."""
