@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from capture.operations import Other, Verified
 
 DIVERTS = "foreign rule precedes ours and diverts captured traffic"
+STOPS = "foreign rule meets connections behind the redirect and stops captured traffic"
 CHANGES_MARKS = "foreign rule precedes ours and changes a mark that they depend on"
 NO_EFFECT = "foreign rule without effect on captured traffic"
 UNJUDGED = "foreign rule may divert captured traffic, which cannot be judged"
@@ -124,7 +125,9 @@ def _second_set(other: Other) -> str:
 
 
 def _obstacle(obstacle: Obstacle) -> str:
-    meaning = CHANGES_MARKS if obstacle.rule and isinstance(obstacle.rule.verdict, MARKING) else DIVERTS
+    is_behind = obstacle.foreign_chain.hook in ("INPUT", "POSTROUTING")
+    is_marking = obstacle.rule and isinstance(obstacle.rule.verdict, MARKING)
+    meaning = STOPS if is_behind else CHANGES_MARKS if is_marking else DIVERTS
     return f"{_place_of_obstacle(obstacle)}: {meaning}: {_rule_of_obstacle(obstacle)}"
 
 

@@ -168,6 +168,7 @@ def test_rules_of_others_in_the_way(pod_pair: PodPair) -> None:
 
     assert "IPv4 inbound" in refused
     assert "All rules are in place, but: " in refused
+    assert "foreign rule meets connections behind the redirect and stops captured traffic" in refused
     assert "dport 15006" in refused
 
 
