@@ -20,7 +20,7 @@ BUFFER = 1 << 16
 
 
 class Writers:
-    """Listens until ``close``; where the kernel or a capability lacks, it knows nobody."""
+    """Listens until ``close``; where the kernel or a capability lacks, it names no program."""
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL(None, use_errno=True)

@@ -20,7 +20,7 @@ ROOT = docs_pages.DOCS.parent
 PAGES = sorted([*ROOT.glob("*.md"), *docs_pages.DOCS.rglob("*.md")])
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 NOT_FOR_READERS = re.compile(
-    r"/work/|/root/|/tmp/|pypi\.org|pythonhosted|docker\.io|ghcr\.io|quay\.io|proxy\.golang", re.IGNORECASE
+    r"/(?:work|root|tmp)/|pypi\.org|pythonhosted|docker\.io|ghcr\.io|quay\.io|proxy\.golang", re.IGNORECASE
 )
 
 
