@@ -51,7 +51,7 @@ def plugins(
 
 def _add(
     program: str,
-    native: bool,  # noqa: FBT001  # as above
+    native: bool,  # noqa: FBT001  # a mode, from a table
     like: Callable[[Namespace], Command],
     kubeconfig: Path,
 ) -> Callable[[Namespace], Command]:

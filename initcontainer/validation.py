@@ -185,8 +185,9 @@ def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> Valid
             "All rules are in place, so something else is in the way: a CNI plugin that works on sockets, or another"
             " program on that port.",
         )
-    if not (verified.differences or verified.missing or verified.impediments or verified.others):
-        return ValidationError(message, f"All rules are in place, but: {first}. Remove that rule where it comes from.")
+    is_foreign = not (verified.differences or verified.missing or verified.impediments or verified.others)
+    if is_foreign and verified.obstacles:
+        return ValidationError(message, f"All rules are in place, but: {first}. Remove it where it comes from.")
     return ValidationError(message, f"First of what is wrong: {first}. {_author(settings)}")
 
 

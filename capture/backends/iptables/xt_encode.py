@@ -167,7 +167,7 @@ def _network(kind: type, network: Network, negated: bool, family: Family) -> byt
     return in_network(ADDRESS_OFFSETS[kind, family], network.packed, network.prefix, operator)
 
 
-def _address_range(kind: type[model.Source | model.Destination], network: Network, negated: bool) -> bytes:  # noqa: FBT001  # as above
+def _address_range(kind: type[model.Source | model.Destination], network: Network, negated: bool) -> bytes:  # noqa: FBT001  # a match's field
     """Return a match for a network beyond the first, for which ``-s`` and ``-d`` have no room: a range."""
     last = network.last.to_bytes(len(network.packed), "big")
     if kind is model.Source:
