@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import _socket
 
-from capture.model.values import Value
+from capture.model.values import Value, put
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ class Network(Value):
     prefix: int
 
     def __init__(self, family: Family, first: int, prefix: int) -> None:
-        # What every value can do, spelled out: lists hold thousands of these.
-        put = object.__setattr__
+        # What every value can do, in half the time: lists have thousands of these.
         put(self, "family", family)
         put(self, "first", first)
         put(self, "prefix", prefix)
