@@ -146,9 +146,12 @@ def merge(networks: Iterable[Network]) -> list[tuple[int, int]]:
 
 def merge_ranges(given: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return ranges (first, last) in order, overlapping and adjacent ones joined."""
+    in_order = sorted(given)
+    if len(in_order) < 2:
+        return in_order
     ranges: list[tuple[int, int]] = []
     end = -2  # of the last range
-    for first, last in sorted(given):
+    for first, last in in_order:
         if first > end + 1:
             ranges.append((first, last))
             end = last

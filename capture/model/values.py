@@ -16,6 +16,8 @@ takes the names over unless it has its own.
 
 from __future__ import annotations
 
+from _operator import attrgetter
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,14 +50,14 @@ class ValueType(type):
         namespace.setdefault("__slots__", own)
         namespace["__match_args__"] = fields
         namespace["_defaults"] = defaults
-        namespace["_compared"] = tuple([field for field in fields if field not in not_compared])
+        namespace["_identity"] = attrgetter("__class__", *[field for field in fields if field not in not_compared])
         return super().__new__(mcls, name, bases, namespace)
 
     if TYPE_CHECKING:
         not_compared: tuple[str, ...]
         __match_args__: tuple[str, ...]
         _defaults: dict[str, object]
-        _compared: tuple[str, ...]
+        _identity: attrgetter[Any]
 
 
 put = object.__setattr__
@@ -73,7 +75,8 @@ class Value(metaclass=ValueType):
     if TYPE_CHECKING:
         __match_args__: ClassVar[tuple[str, ...]]
         _defaults: ClassVar[dict[str, object]]
-        _compared: ClassVar[tuple[str, ...]]
+        _identity: ClassVar[attrgetter[Any]]
+        """Returns what makes a value equal to another: its type and its compared fields."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         fields, values = self.__match_args__, self._defaults
@@ -106,15 +109,13 @@ class Value(metaclass=ValueType):
         """Return a copy in which the named fields have other values."""
         return type(self)(**({field: getattr(self, field) for field in self.__match_args__} | changes))
 
-    def identity(self) -> tuple[object, ...]:
-        """Return what makes this value equal to another: its type and its compared fields."""
-        return (type(self), *[getattr(self, field) for field in self._compared])
-
     def __eq__(self, other: object) -> bool:
-        return self is other or (type(other) is type(self) and self.identity() == other.identity())
+        if self is other:
+            return True
+        return type(other) is type(self) and bool(self._identity(self) == self._identity(other))
 
     def __hash__(self) -> int:
-        return hash(self.identity())
+        return hash(self._identity(self))
 
     def __str__(self) -> str:
         words = WORDS.get(type(self))
