@@ -164,6 +164,7 @@ def _place(match: model.Match) -> int:
 class XtProgram(Program):
     """The expressions of a rule, with matches and targets of x_tables among them."""
 
+    UNDERSTOOD = Program.UNDERSTOOD | {"match", "target", "limit"}
     GOTO = "-g"
 
     def __init__(self, family: Family, extensions: Extensions) -> None:
@@ -246,15 +247,6 @@ class XtProgram(Program):
         if option and length * 8 == BITS[self._of_family] and mask and not value & ~bits:
             return model.UnknownMatch(masked_words(option, self._of_family, value, bits, negated=negated))
         return super()._without_words(loaded, bounds)
-
-
-XtProgram.RUN = {
-    **Program.RUN,
-    "meta": XtProgram.meta,
-    "match": XtProgram.match,
-    "target": XtProgram.target,
-    "limit": XtProgram.limit,
-}
 
 
 def _find_no_set(_name: str) -> NativeSet:
