@@ -12,19 +12,13 @@ from capture.backends.iptables.xt_changes import changes, removals
 from capture.backends.iptables.xt_exact import holds_exactly
 from capture.backends.iptables.xt_tables import live_table, ruleset_of
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.listing import read_chains, read_rules, read_tables
 from capture.errors import KernelError, UnsupportedError
 from capture.model.ruleset import TABLES
 from capture.model.values import Value
-from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
+from capture.netlink.attributes import decode_number, decode_text
 from capture.netlink.batch import RulesetChangedError, commit
-from capture.netlink.nfnetlink import (
-    ATTEMPTS,
-    NFPROTO_UNSPEC,
-    open_netfilter,
-    read_consistently,
-    read_objects,
-    ruleset_busy,
-)
+from capture.netlink.nfnetlink import ATTEMPTS, open_netfilter, read_consistently, ruleset_busy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -162,10 +156,7 @@ def _read(netfilter: NetlinkSocket) -> Reading:
 def _read_tables(netfilter: NetlinkSocket, families: Sequence[Family]) -> dict[tuple[Family, TableName], int]:
     """Return the live tables of iptables, but for those we never touch, with how many things are in each."""
     tables: dict[tuple[Family, TableName], int] = {}
-    for number, attributes in read_objects(
-        netfilter, nf.NFT_MSG_GETTABLE, NFPROTO_UNSPEC, b"", "read the tables of nf_tables"
-    ):
-        fields = decode_fields(attributes)
+    for number, fields in read_tables(netfilter):
         family, table = nf.FAMILIES.get(number), decode_text(fields[nf.NFTA_TABLE_NAME])
         if family is not None and family in families and table in TABLES_BY_NAME:
             tables[family, TABLES_BY_NAME[table]] = decode_number(fields.get(nf.NFTA_TABLE_USE, b""))
@@ -177,10 +168,8 @@ def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, Table
     from capture.backends.iptables.xt_decode import Reader, decode_chain  # not needed in a new pod, where nothing is
 
     chains: dict[tuple[int, str], list[FoundChain]] = {}
-    for number, attributes in read_objects(
-        netfilter, nf.NFT_MSG_GETCHAIN, NFPROTO_UNSPEC, b"", "read the chains of nf_tables"
-    ):
-        chain = decode_chain(attributes)
+    for number, fields in read_chains(netfilter):
+        chain = decode_chain(fields)
         chains.setdefault((number, chain.table), []).append(chain)
     readers = {family: Reader(family) for family, _ in tables}
     return {
@@ -188,14 +177,7 @@ def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, Table
             table,
             uses,
             chains.get((nf.FAMILY_NUMBERS[family], table), ()),
-            map(readers[family].read, _read_rules(netfilter, family, table)),
+            map(readers[family].read, read_rules(netfilter, nf.FAMILY_NUMBERS[family], table)),
         )
         for (family, table), uses in tables.items()
     }
-
-
-def _read_rules(netfilter: NetlinkSocket, family: Family, table: TableName) -> list[bytes]:
-    doing = f"read the rules of table {nf.TABLE_FAMILIES[family]} {table}"
-    of_table = attribute(nf.NFTA_RULE_TABLE, text(table))
-    found = read_objects(netfilter, nf.NFT_MSG_GETRULE, nf.FAMILY_NUMBERS[family], of_table, doing)
-    return [attributes for _, attributes in found]

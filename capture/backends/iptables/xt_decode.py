@@ -84,9 +84,8 @@ class FoundRule(Value):
     rule: model.Rule
 
 
-def decode_chain(attributes: bytes) -> FoundChain:
+def decode_chain(fields: Fields) -> FoundChain:
     """Return a chain."""
-    fields = decode_fields(attributes)
     table, name = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
     handle = decode_number(fields[nf.NFTA_CHAIN_HANDLE])
     hook = decode_hook(fields)

@@ -48,8 +48,8 @@ HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPOR
 
 
 def decode_table(
-    table: bytes,
-    chains: Iterable[bytes],
+    table: Fields,
+    chains: Iterable[Fields],
     rules: Iterable[bytes],
     find_set: FindSet,
     family: Family | None = None,
@@ -59,16 +59,15 @@ def decode_table(
     ``find_set`` returns the set of that name; it is called for the sets that rules look up. ``family`` is that of a
     table for one family, in which rules do not test it.
     """
-    fields = decode_fields(table)
     by_chain: dict[bytes, list[native.NativeRule]] = {}
     known: dict[bytes, tuple[str, Fields]] = {}
     for rule in rules:
         rule_fields = decode_fields(rule)
         in_chain = by_chain.setdefault(rule_fields[nf.NFTA_RULE_CHAIN], [])
         in_chain.append(_rule(rule_fields, Program(find_set, family), known))
-    decoded = tuple(_chain(decode_fields(chain), by_chain) for chain in chains)
-    flags = decode_number(fields.get(nf.NFTA_TABLE_FLAGS, b""))
-    return native.NativeTable(decode_text(fields[nf.NFTA_TABLE_NAME]), decoded, bool(flags & nf.NFT_TABLE_F_DORMANT))
+    decoded = tuple(_chain(chain, by_chain) for chain in chains)
+    flags = decode_number(table.get(nf.NFTA_TABLE_FLAGS, b""))
+    return native.NativeTable(decode_text(table[nf.NFTA_TABLE_NAME]), decoded, bool(flags & nf.NFT_TABLE_F_DORMANT))
 
 
 def _chain(fields: Fields, rules: dict[bytes, list[native.NativeRule]]) -> native.NativeChain:
