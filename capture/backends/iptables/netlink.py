@@ -7,14 +7,17 @@ ip6tables-nft write themselves, so people see it with ``iptables -t nat -nvL`` a
 from __future__ import annotations
 
 from capture.backends.iptables.driver import IptablesDriver
+from capture.backends.iptables.plan import TableView
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import changes, removals
-from capture.backends.iptables.xt_exact import holds_exactly
+from capture.backends.iptables.xt_encode import matches_of, verdict_of
+from capture.backends.iptables.xt_messages import TableMessages
 from capture.backends.iptables.xt_tables import live_table, ruleset_of
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.exact import chains_are, rules_are
 from capture.backends.nf_tables.listing import read_chains, read_rules, read_tables
 from capture.errors import KernelError, UnsupportedError
-from capture.model.ruleset import TABLES
+from capture.model.ruleset import BUILT_IN_CHAINS, TABLES
 from capture.model.values import Value
 from capture.netlink.attributes import decode_number, decode_text
 from capture.netlink.batch import RulesetChangedError, commit
@@ -22,7 +25,7 @@ from capture.netlink.nfnetlink import ATTEMPTS, open_netfilter, read_consistentl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.xt_decode import FoundChain
@@ -57,7 +60,7 @@ class NetlinkDriver(IptablesDriver):
     def holds(self, desired: Ruleset) -> bool:
         """Return whether the tables hold the desired rules to the byte and nothing else; no means "read it"."""
         with open_netfilter() as netfilter:
-            return holds_exactly(netfilter, desired)
+            return _hold_exactly(netfilter, desired)
 
     def read(self) -> Ruleset:
         """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. Nothing comes to be by it.
@@ -181,3 +184,32 @@ def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, Table
         )
         for (family, table), uses in tables.items()
     }
+
+
+# --- comparing to the byte -----------------------------------------------------------------------
+
+
+def _hold_exactly(netfilter: NetlinkSocket, desired: Ruleset) -> bool:
+    """Return whether the tables of iptables are the desired ones, to the byte; False does not mean that they differ."""
+    views = [
+        (family, TableView(desired, family, table.name)) for family in desired.families for table in desired.tables
+    ]
+    chains = (message for family, view in views for message in _wanted_chains(family, view))
+    return chains_are(netfilter, nf.FAMILIES, TABLES, chains) and all(
+        _rules_are(netfilter, family, view) for family, view in views
+    )
+
+
+def _wanted_chains(family: Family, view: TableView) -> Iterator[Change]:
+    """Yield the messages for the chains of one table that ``write`` makes."""
+    used = [chain for chain in BUILT_IN_CHAINS[view.table] if view.rules(chain)]
+    return map(TableMessages(family, view.table).add_chain, (*used, *view.our_chains()))
+
+
+def _rules_are(netfilter: NetlinkSocket, family: Family, view: TableView) -> bool:
+    wanted = {
+        chain.name: ((matches_of(rule, family), verdict_of(rule, family), b"") for rule in view.rules(chain.name))
+        for chain in view.chains()
+    }
+    has_rules = any(view.rules(chain) for chain in wanted)
+    return not has_rules or rules_are(netfilter, nf.FAMILY_NUMBERS[family], view.table, wanted)

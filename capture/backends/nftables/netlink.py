@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.exact import chains_are, rules_are
 from capture.backends.nf_tables.hooks import decode_hook
 from capture.backends.nf_tables.listing import read_chains, read_rules, read_set, read_tables
-from capture.backends.nftables import encode, plan
-from capture.backends.nftables.exact import holds_exactly
+from capture.backends.nftables import encode, plan, sets
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.names import MODEL_TABLES
+from capture.backends.nftables.native import SIZES
+from capture.errors import KernelError
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
 from capture.netlink.batch import RulesetChangedError, commit
 from capture.netlink.nfnetlink import ATTEMPTS, open_netfilter, read_consistently, read_objects, ruleset_busy
@@ -18,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from capture.backends.nf_tables.hooks import Hook
-    from capture.backends.nftables.native import NativeTable
-    from capture.backends.nftables.sets import NativeSet
+    from capture.backends.nftables.native import Among, NativeTable
     from capture.model.ruleset import Ruleset
     from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
@@ -52,7 +55,7 @@ class NetlinkDriver:
     def holds(self, desired: Ruleset) -> bool:
         """Return whether our tables are to the byte what ``write`` makes; no means no more than "read it"."""
         with open_netfilter() as netfilter:
-            return holds_exactly(netfilter, self._native(desired))
+            return _hold_exactly(netfilter, self._native(desired))
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make our tables be ``desired`` in one transaction, whatever is in them: they are ours alone."""
@@ -97,6 +100,10 @@ def _our_tables(netfilter: NetlinkSocket) -> list[Fields]:
     return [fields for _, fields in tables if decode_text(fields[nf.NFTA_TABLE_NAME]) in MODEL_TABLES]
 
 
+def _is_dormant(table: Fields) -> bool:
+    return bool(decode_number(table.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT)
+
+
 def _read_table(netfilter: NetlinkSocket, table: Fields) -> NativeTable:
     from capture.backends.nftables.decode import decode_table  # not needed where all is as it should be
 
@@ -105,15 +112,13 @@ def _read_table(netfilter: NetlinkSocket, table: Fields) -> NativeTable:
     return decode_table(table, _chains_of(netfilter, table), rules, set_finder(netfilter, nf.NFPROTO_INET, name))
 
 
-def set_finder(netfilter: NetlinkSocket, family: int, table: str) -> Callable[[str], NativeSet]:
+def set_finder(netfilter: NetlinkSocket, family: int, table: str) -> Callable[[str], sets.NativeSet]:
     """Return what reads the sets of a table, each once."""
-    from capture.backends.nftables.sets import decode_set
+    known: dict[str, sets.NativeSet] = {}
 
-    known: dict[str, NativeSet] = {}
-
-    def find(name: str) -> NativeSet:
+    def find(name: str) -> sets.NativeSet:
         if name not in known:
-            known[name] = decode_set(*read_set(netfilter, family, table, name))
+            known[name] = sets.decode_set(*read_set(netfilter, family, table, name))
         return known[name]
 
     return find
@@ -129,10 +134,9 @@ def read_live(netfilter: NetlinkSocket) -> plan.LiveTables:
     live: dict[str, dict[str, Hook | None] | None] = {}
     for table in _our_tables(netfilter):
         name = decode_text(table[nf.NFTA_TABLE_NAME])
-        is_dormant = decode_number(table.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT
         chains = _chains_of(netfilter, table)
         rest = decode_number(table[nf.NFTA_TABLE_USE]) - len(chains)
-        if is_dormant or (rest and rest != _count_anonymous_sets(netfilter, name)):
+        if _is_dormant(table) or (rest and rest != _count_anonymous_sets(netfilter, name)):
             live[name] = None
         else:
             live[name] = {decode_text(chain[nf.NFTA_CHAIN_NAME]): decode_hook(chain) for chain in chains}
@@ -143,6 +147,59 @@ def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:
     """Return how many sets of a table belong to single rules, as those of our long lists do."""
     of_table = attribute(nf.NFTA_SET_TABLE, text(table))
     doing = f"list the sets of table inet {table}"
-    sets = read_objects(netfilter, nf.NFT_MSG_GETSET, nf.NFPROTO_INET, of_table, doing)
-    flags = (decode_number(decode_fields(each).get(nf.NFTA_SET_FLAGS, b"")) for _, each in sets)
+    listed = read_objects(netfilter, nf.NFT_MSG_GETSET, nf.NFPROTO_INET, of_table, doing)
+    flags = (decode_number(decode_fields(each).get(nf.NFTA_SET_FLAGS, b"")) for _, each in listed)
     return sum(1 for each in flags if each & nf.NFT_SET_ANONYMOUS)
+
+
+# --- comparing to the byte -----------------------------------------------------------------------
+
+
+def _hold_exactly(netfilter: NetlinkSocket, wanted: tuple[NativeTable, ...]) -> bool:
+    """Return whether our live tables are the wanted ones, to the byte; False does not mean that they differ."""
+    own = {decode_text(table[nf.NFTA_TABLE_NAME]): table for table in _our_tables(netfilter)}
+    if own.keys() != {table.name for table in wanted} or any(map(_is_dormant, own.values())):
+        return False
+    chains = (encode.add_chain(table.name, chain) for table in wanted for chain in table.chains)
+    try:
+        return chains_are(netfilter, (nf.NFPROTO_INET,), own, chains) and all(
+            _table_is(netfilter, table) for table in wanted
+        )
+    except KernelError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False  # a set went before it was read
+
+
+def _table_is(netfilter: NetlinkSocket, table: NativeTable) -> bool:
+    """Return whether a table holds the wanted rules, and its sets what they look up there."""
+    lists = dict(encode.sets_of(table))
+    names = iter(lists)
+    rules = {
+        chain.name: [
+            (encode.conditions_of(rule, names), encode.actions_of(rule), encode.comment_of(rule))
+            for rule in chain.rules
+        ]
+        for chain in table.chains
+    }
+    return rules_are(netfilter, nf.NFPROTO_INET, table.name, rules) and all(
+        _set_is(netfilter, table.name, name, condition) for name, condition in lists.items()
+    )
+
+
+def _set_is(netfilter: NetlinkSocket, table: str, name: str, wanted: Among) -> bool:
+    """Return whether a set is of the wanted kind and holds the wanted elements and no others.
+
+    The elements of a set of intervals come in descending order (nft_rbtree_walk in net/netfilter/nft_set_rbtree.c),
+    those of another in no order that we know.
+    """
+    description, messages = read_set(netfilter, nf.NFPROTO_INET, table, name)
+    flags, size = (decode_number(description.get(kind, b"")) for kind in (nf.NFTA_SET_FLAGS, nf.NFTA_SET_KEY_LEN))
+    if (flags, size) != (sets.flags_of(wanted), SIZES[wanted.field]):
+        return False
+    found = b"".join([decode_fields(each).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for each in messages])
+    if flags & nf.NFT_SET_INTERVAL:
+        return found == sets.elements_descending(wanted)
+    elements = sets.elements_of(wanted)
+    length = len(elements[0])
+    return sorted(found[start : start + length] for start in range(0, len(found), length)) == elements
