@@ -51,11 +51,10 @@ def lower(ruleset: model.Ruleset) -> tuple[native.NativeTable, ...]:
 
 def _table(table: model.Table, ruleset: model.Ruleset) -> native.NativeTable:
     chains = (_chain(table, chain, ruleset) for chain in table.chains)
-    return native.NativeTable(TABLE_NAMES[table.name], tuple(chain for chain in chains if _does_something(chain)))
-
-
-def _does_something(chain: native.NativeChain) -> bool:
-    return chain.hook is None or bool(chain.rules) or chain.policy == "drop"
+    return native.NativeTable(
+        TABLE_NAMES[table.name],
+        tuple(chain for chain in chains if chain.hook is None or chain.rules or chain.policy == "drop"),
+    )
 
 
 def _chain(table: model.Table, chain: model.Chain, ruleset: model.Ruleset) -> native.NativeChain:
@@ -107,7 +106,7 @@ def _conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Cond
     The protocol is tested before its ports, the family before an address that implies it. Of neighbours in a
     header the first comes first, since nft joins them to one comparison.
     """
-    matches = sorted(rule.matches, key=_place)
+    matches = sorted(rule.matches, key=lambda match: PLACES[type(match)])
     protocol = next((match.name for match in matches if type(match) is model.Protocol), None)
     asks_for_family = family is not None
     if family is not None and not any(type(match) in native.ADDRESSES for match in matches):
@@ -118,10 +117,6 @@ def _conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Cond
             yield ASK_FOR_FAMILY[family]
             asks_for_family = False
         yield _condition(match, protocol)
-
-
-def _place(match: model.Match) -> int:
-    return PLACES[type(match)]
 
 
 PLACES = {

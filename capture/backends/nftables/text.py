@@ -6,7 +6,7 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nftables import native
 from capture.backends.nftables.lower import lower
 from capture.model import ruleset as model
-from capture.model.addresses import Network, address_text, split
+from capture.model.addresses import address_text, split
 from capture.model.text import without_line_ends
 
 TYPE_CHECKING = False
@@ -48,18 +48,22 @@ def chain_text(chain: native.NativeChain) -> str:
 
 def rule_text(rule: native.NativeRule) -> str:
     """Return a rule on one line."""
-    words = [*map(condition_text, kept_apart(rule.conditions)), "counter", *map(action_text, rule.actions)]
+    words = [_words(*kept_apart(rule.conditions)), "counter", _words(*rule.actions)]
     if rule.comment:
         words.append(f"comment {quoted(rule.comment)}")
-    return " ".join(words)
+    return " ".join(filter(None, words))
 
 
 def described(*parts: native.Condition | native.Action) -> str:
     """Return parts of a foreign rule for people to read, also where nft could not write them."""
     try:
-        return " ".join(TEXTS[type(part)](part) for part in parts)
+        return _words(*parts)
     except ValueError:
         return " ".join(map(repr, parts))
+
+
+def _words(*parts: native.Condition | native.Action) -> str:
+    return " ".join(TEXTS[type(part)](part) for part in parts)
 
 
 def kept_apart(conditions: Sequence[native.Condition]) -> Iterator[native.Condition]:
@@ -93,16 +97,6 @@ def quoted(words: str) -> str:
 # --- conditions ----------------------------------------------------------------------------------
 
 
-def condition_text(condition: native.Condition) -> str:
-    """Return a condition in the words of nft(8)."""
-    return TEXTS[type(condition)](condition)
-
-
-def action_text(action: native.Action) -> str:
-    """Return an action in the words of nft(8)."""
-    return TEXTS[type(action)](action)
-
-
 def _among(condition: native.Among) -> str:
     operator = "!= " if condition.negated else ""
     entries = [_range(condition.field, each) for each in condition.ranges]
@@ -120,12 +114,8 @@ def _range(field: str, numbers: native.Range) -> str:
         return words.get(first, str(first)) if first == last else f"{first}-{last}"
     networks = tuple(split(family, first, last))
     if len(networks) == 1:
-        return _network(networks[0])
+        return address_text(family, first) if networks[0].is_address else str(networks[0])
     return f"{address_text(family, first)}-{address_text(family, last)}"
-
-
-def _network(network: Network) -> str:
-    return address_text(network.family, network.first) if network.is_address else str(network)
 
 
 def _masked(condition: native.Masked) -> str:
