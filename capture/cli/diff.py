@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.model.addresses import Family
 
+EXPECTED = "a file written by `capture dump --format json`"
 EXAMPLES = """
 capture diff '-x 10.96.0.0/12' '-x 10.96.0.0/12 -o 5432'
 capture diff before.json after.json
@@ -85,9 +86,10 @@ def _of_file(path: str) -> Ruleset:
     try:
         with open(path, encoding="utf-8") as file:
             return ruleset_of_dump(json.load(file))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        expected = f"a file written by `capture dump --format json` ({type(error).__name__}: {error})"
-        raise ConfigurationError("capture diff", path, "command line", expected) from None
+    except OSError as error:
+        raise ConfigurationError("capture diff", path, "command line", f"{EXPECTED} ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
+        raise ConfigurationError("capture diff", path, "command line", f"{EXPECTED}, and this is another") from None
 
 
 def _effects(first: Ruleset, second: Ruleset) -> Iterator[Effect]:
