@@ -23,6 +23,7 @@ from capture.settings.config import resolve
 from capture.settings.families import FAMILY_NAMES
 from capture.settings.host import AnyPod
 from capture.settings.settings import Settings, with_flags
+from capture.state.input import read_input
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,11 +84,9 @@ def _capture(text: str) -> Ruleset:
 def _of_file(path: str) -> Ruleset:
     import json
 
+    text = read_input(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            return ruleset_of_dump(json.load(file))
-    except OSError as error:
-        raise ConfigurationError("capture diff", path, "command line", f"{EXPECTED} ({error.strerror})") from None
+        return ruleset_of_dump(json.loads(text))
     except (ValueError, KeyError, TypeError):
         raise ConfigurationError("capture diff", path, "command line", f"{EXPECTED}, and this is another") from None
 
