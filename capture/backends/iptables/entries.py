@@ -111,6 +111,13 @@ def slots(ports: tuple[Span, ...]) -> Iterator[list[Span]]:
     yield some
 
 
+def changed_bits(value: int, mask: int) -> int:
+    """Return a mark to set. The kernel flips bits of the value that are outside of the mask, which is never meant."""
+    if value & ~mask:
+        raise ValueError(f"mark {value:#x} has bits outside of its mask {mask:#x}")
+    return value
+
+
 def comment(why: str) -> str:
     """Return a reason as the kernel takes it: one line, at most 255 bytes of UTF-8."""
     line = "".join(character if character.isprintable() else " " for character in why)

@@ -18,7 +18,7 @@ Rules are of one family and without lists, as ``render.expanded`` makes them.
 from __future__ import annotations
 
 from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.entries import MAX_COMMENT_BYTES, comment, slots
+from capture.backends.iptables.entries import MAX_COMMENT_BYTES, changed_bits, comment, slots
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import (
     COUNTER,
@@ -303,20 +303,13 @@ def _redirect(verdict: model.Redirect, family: Family) -> bytes:
 
 
 def _tproxy(verdict: model.TransparentProxy, _family: Family) -> bytes:
-    mark = _changed_bits(verdict.mark, verdict.mask)
+    mark = changed_bits(verdict.mark, verdict.mask)
     return _extension("target", "TPROXY", xt_layouts.TPROXY.write(mask=verdict.mask, mark=mark, port=verdict.port))
 
 
 def _set_mark(verdict: model.SetMark, _family: Family) -> bytes:
-    mark = _changed_bits(verdict.value, verdict.mask)
+    mark = changed_bits(verdict.value, verdict.mask)
     return _extension("target", "MARK", xt_layouts.MARK_TARGET.write(mark=mark, mask=verdict.mask))
-
-
-def _changed_bits(value: int, mask: int) -> int:
-    """Return a mark to set. The kernel flips bits of the value that are outside of the mask, which is never meant."""
-    if value & ~mask:
-        raise ValueError(f"mark {value:#x} has bits outside of its mask {mask:#x}")
-    return value
 
 
 def _copy_mark(verdict: model.SaveMark | model.RestoreMark, _family: Family) -> bytes:
