@@ -124,9 +124,9 @@ def _commit(netfilter: NetlinkSocket, batch: Callable[[], Iterable[Change]], gen
     except RulesetChangedError:
         raise
     except (KernelError, UnsupportedError) as error:
-        from capture.backends.iptables.xt_support import explained  # only needed when the kernel refuses
+        from capture.backends.iptables.refusals import refusal_of_kernel  # only needed when the kernel refuses
 
-        raise explained(netfilter, error, list(batch())) from error
+        raise refusal_of_kernel(netfilter, error, list(batch())) from error
 
 
 def tidy(edits: Sequence[TableEdit]) -> None:

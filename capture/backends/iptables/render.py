@@ -99,9 +99,9 @@ def _ports(matches: tuple[model.Match, ...]) -> Iterator[str]:
         raise ValueError(f"ports without a protocol: {ports}")
     ports.sort(key=lambda match: isinstance(match, model.DestinationPort))  # as iptables-save: --sport, then --dport
     named = [("--sport" if isinstance(match, model.SourcePort) else "--dport", match) for match in ports]
-    single = [match for match in ports if len(match.ports) == 1]
-    options = [option(match.negated, name, _port_span(match.ports[0])) for name, match in named if match in single]
-    if len(single) == 2 and all(match.negated for match in single):
+    single = [(name, match) for name, match in named if len(match.ports) == 1]
+    options = [option(match.negated, name, _port_span(match.ports[0])) for name, match in single]
+    if len(single) == 2 and all(match.negated for _, match in single):
         # iptables-nft up to 1.8.9 compares both in one piece, which excludes the pair and not each of them
         yield from (f"-m {protocol} {each}" for each in options)
     elif options:

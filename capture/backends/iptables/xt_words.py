@@ -46,10 +46,10 @@ def protocol_words(number: int, *, negated: bool) -> str:
     return option(negated, "-p", PROTOCOL_WORDS.get(number, number))
 
 
-def masked_words(option: str, family: Family, address: int, mask: int, *, negated: bool) -> str:
+def masked_words(name: str, family: Family, address: int, mask: int, *, negated: bool) -> str:
     """Return ``-d 10.0.1.0/255.0.255.0``."""
     network = f"{address_text(family, address)}/{address_text(family, mask)}"
-    return f"{'! ' if negated else ''}{option} {network}"
+    return option(negated, name, network)
 
 
 def match_words(name: str, revision: int, structure: bytes, family: Family) -> str:
@@ -253,13 +253,13 @@ def _nat_ports(fields: Fields) -> str:
     return _span(fields["min_port"], fields["max_port"], "-") if fields["flags"] & xt_layouts.NAT_PORTS else ""
 
 
-def _nat(option: str, where: str, fields: Fields) -> str:
+def _nat(name: str, where: str, fields: Fields) -> str:
     options = [word for bit, word in NAT_OPTIONS.items() if fields["flags"] & bit]
-    return " ".join([f"{option} {where}", *options] if where else options)
+    return " ".join([f"{name} {where}", *options] if where else options)
 
 
-def _to_address(option: str) -> Speak:
-    return lambda fields, family: _nat(option, _nat_address(fields, family), fields)
+def _to_address(name: str) -> Speak:
+    return lambda fields, family: _nat(name, _nat_address(fields, family), fields)
 
 
 def _nat_address(fields: Fields, family: Family) -> str:
