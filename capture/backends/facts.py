@@ -169,7 +169,6 @@ PURPOSES: tuple[Literal["save", "restore"], ...] = ("save", "restore")
 
 
 def _ask_nf_tables() -> tuple[bool | None, bool | None, tuple[LiveChain, ...]]:
-    """Return whether the kernel has nf_tables and nft_compat, and the chains of nf_tables."""
     try:
         with open_netfilter() as netfilter:
             read_generation(netfilter)
@@ -190,7 +189,6 @@ def _takes_matches(netfilter: NetlinkSocket) -> bool:
 
 
 def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[LiveChain]:
-    """Yield the chains of the tables that iptables-nft has, and of our native ones."""
     for protocol_family, fields in read_chains(netfilter):
         table, chain = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
         uses = decode_number(fields.get(nf.NFTA_CHAIN_USE, b""))

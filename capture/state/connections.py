@@ -131,5 +131,4 @@ def entries_of(sockets: list[TcpSocket]) -> Iterator[tuple[Flow, int]]:
 
 
 def _flow(socket: TcpSocket) -> Flow:
-    """Return what the packets look like that a socket sends."""
     return Flow(socket.local, socket.local_port, socket.remote, socket.remote_port)

@@ -292,7 +292,6 @@ def _other_names(own: os.stat_result) -> list[str]:
 
 
 def _peers() -> int:
-    """Return how many other namespaces are at the other ends of our interfaces."""
     from capture.netlink.interfaces import read_links
     from capture.netlink.rtnetlink import open_route
 

@@ -90,7 +90,6 @@ def _stated_once(match: Match) -> Match:
 
 
 def _parts(match: Match) -> list[Match]:
-    """Return the match for each of its entries."""
     if not _is_list(match):
         return [match]
     field = ENTRIES[type(match)]

@@ -153,7 +153,6 @@ class TableView:
 
 
 def _are_alike(some: Sequence[model.Rule], others: Sequence[model.Rule]) -> bool:
-    """Return whether rules are the same to iptables."""
     return len(some) == len(others) and (not some or _texts(some) == _texts(others))
 
 

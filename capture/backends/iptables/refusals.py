@@ -253,7 +253,6 @@ def has_extension(netfilter: NetlinkSocket, extension: Extension) -> bool:
 
 
 def _extensions(change: Change) -> Iterator[Extension]:
-    """Yield the extensions in the rule that a change makes."""
     if change.kind != nf.NFT_MSG_NEWRULE:
         return
     for expression in map(decode_fields, _expressions(change)):

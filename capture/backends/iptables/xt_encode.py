@@ -37,7 +37,7 @@ from capture.backends.nf_tables.expressions import (
 )
 from capture.backends.nf_tables.expressions import verdict as verdict_expression
 from capture.model import ruleset as model
-from capture.model.addresses import IPV4, IPV6
+from capture.model.addresses import IPV4
 from capture.netlink.attributes import BYTE_ORDER, attribute, text, u32, u32be
 
 TYPE_CHECKING = False
@@ -53,13 +53,6 @@ NFTA_RULE_COMPAT_PROTO, NFTA_RULE_COMPAT_FLAGS = 1, 2
 # linux/netfilter/nf_tables_compat.h; NFTA_TARGET_* are the same numbers
 NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_MATCH_INFO = 1, 2, 3
 
-ADDRESS_OFFSETS: dict[tuple[type, Family], int] = {
-    (model.Source, IPV4): 12,
-    (model.Destination, IPV4): 16,
-    (model.Source, IPV6): 8,
-    (model.Destination, IPV6): 24,
-}
-"""Places in the header (RFC 791 3.1, RFC 8200 3)."""
 LAST_PORT = 0xFFFF
 
 NEVER_MATCHING_INTERFACE = b"INVAL/D\0"
@@ -109,7 +102,6 @@ def verdict_of(rule: model.Rule, family: Family) -> bytes:
 
 
 def _extension(kind: str, name: str, structure: bytes) -> bytes:
-    """Return a match or target of x_tables."""
     return framed(
         (kind, name, len(structure)),
         structure,
@@ -145,7 +137,11 @@ OF_PROTOCOL = {
 }
 
 
-ADDRESSES: tuple[type[model.Source | model.Destination], ...] = (model.Source, model.Destination)
+ADDRESSES: dict[type[model.Source | model.Destination], dict[Family, int]] = {
+    model.Source: nf.SOURCE_OFFSETS,
+    model.Destination: nf.DESTINATION_OFFSETS,
+}
+"""Where they are in the header."""
 
 
 def _interface(kind: type, match: model.InInterface | model.OutInterface) -> bytes:
@@ -157,14 +153,13 @@ def _interface(kind: type, match: model.InInterface | model.OutInterface) -> byt
     return LOAD_INTERFACE[kind] + compare(EQUALITY[match.negated], compared)
 
 
-def _network(kind: type, network: Network, negated: bool, family: Family) -> bytes:  # noqa: FBT001  # a match's field
-    """Return the comparison with the bytes of a prefix, if it has whole ones, else with the address under a mask."""
+def _network(kind: type[model.Source | model.Destination], network: Network, negated: bool, family: Family) -> bytes:  # noqa: FBT001  # a match's field
     if network.family != family:
         raise ValueError(f"a rule for {family} compares with an address of {network.family}: {network}")
     if not network.prefix and not negated:
         return b""
     operator = EQUALITY[negated]
-    return in_network(ADDRESS_OFFSETS[kind, family], network.packed, network.prefix, operator)
+    return in_network(ADDRESSES[kind][family], network.packed, network.prefix, operator)
 
 
 def _address_range(kind: type[model.Source | model.Destination], network: Network, negated: bool) -> bytes:  # noqa: FBT001  # a match's field

@@ -235,7 +235,6 @@ class Program:
         return True
 
     def _without_words(self, loaded: Register, bounds: Bounds) -> native.Condition:
-        """Return a comparison that the model has no words for."""
         return model.UnknownMatch(f"{_words(loaded)} {bounds}")
 
     def _bounds(self, operator: int, value: bytes) -> Bounds:

@@ -134,7 +134,6 @@ def _networks(condition: native.Among) -> tuple[Network, ...]:
 
 
 def _single(ranges: tuple[native.Range, ...]) -> int | None:
-    """Return the number if there is only one."""
     return ranges[0][0] if len(ranges) == 1 and ranges[0][0] == ranges[0][1] else None
 
 

@@ -59,7 +59,6 @@ def element_count(condition: Among) -> int:
 
 
 def _is_plain(condition: Among) -> bool:
-    """Return whether a list is of numbers, and not of ranges."""
     few = len(condition.ranges) <= MAX_PLAIN
     return few and condition.field not in HOST_ORDER and all(first == last for first, last in condition.ranges)
 
