@@ -111,17 +111,11 @@ def _option_named(_tables: object, entries: Any, name: bytes) -> Any:
 libxtables.xtables._option_lookup = _option_named  # noqa: SLF001  # it is the only place where entries are counted
 
 
-class _Tables:
-    """The tables of one family, one at a time."""
-
-    def __init__(self, family: Family) -> None:
-        self.family = family
-        self._table = iptc.Table if family == IPV4 else iptc.Table6
-
-    def open(self, name: str) -> Any:
-        """Open a table, which makes it if need be, and no other."""
-        self._table.existing_table_names = {other: other == name for other in self._table.ALL}
-        return self._table(name, autocommit=False)
+def _open(family: Family, name: str) -> Any:
+    """Open a table, which makes it if need be, and no other."""
+    table = iptc.Table if family == IPV4 else iptc.Table6
+    table.existing_table_names = {other: other == name for other in table.ALL}
+    return table(name, autocommit=False)
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -132,20 +126,14 @@ def execute(edits: Sequence[TableEdit]) -> None:
     with open(NAMESPACE_LOCK, "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for edit in edits:
-            table = _Tables(edit.family).open(edit.table)
+            table = _open(edit.family, edit.table)
             for change in edit.edits:
                 if isinstance(change, PutChain | DropChain):
-                    _make_empty(table, change.chain)
+                    make_empty = table.flush_entries if table.is_chain(change.chain) else table.create_chain
+                    make_empty(change.chain)
             for change in edit.edits:
                 _change(table, change)
             table.commit()
-
-
-def _make_empty(table: Any, chain: str) -> None:
-    if table.is_chain(chain):
-        table.flush_entries(chain)
-    else:
-        table.create_chain(chain)
 
 
 def _change(table: Any, change: PutChain | RemoveRule | InsertRule | AppendRule | DropChain) -> None:
@@ -231,9 +219,8 @@ def _interface(name: str) -> tuple[bytes, bytes]:
 
 def save(family: Family, names: Sequence[str]) -> str:
     """Return tables in the format of ``iptables-save -c``. stdout must lead into a file: extensions print there."""
-    tables = _Tables(family)
     reader = _Reader(family)
-    lines = [line for name in names for line in reader.table_lines(tables.open(name))]
+    lines = [line for name in names for line in reader.table_lines(_open(family, name))]
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -141,9 +141,6 @@ def tidy(edits: Sequence[TableEdit]) -> None:
             return
 
 
-# --- reading -------------------------------------------------------------------------------------
-
-
 def _read(netfilter: NetlinkSocket) -> Reading:
     """Return the tables as they were at one moment."""
     families = families_here()
@@ -184,9 +181,6 @@ def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, Table
         )
         for (family, table), uses in tables.items()
     }
-
-
-# --- comparing to the byte -----------------------------------------------------------------------
 
 
 def _hold_exactly(netfilter: NetlinkSocket, desired: Ruleset) -> bool:

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
 
 
-# --- rule sets -----------------------------------------------------------------------------------
-
-
 def parse_save(text: str, family: Family) -> model.Ruleset:
     """Return the rule set of one family that iptables-save (or ip6tables-save) printed.
 
@@ -70,9 +67,6 @@ def _chain(line: str, rules: dict[str, list[model.Rule]]) -> model.Chain:
 def _counters(text: str) -> model.Counters:
     packets, _, number_of_bytes = text.strip("[]").partition(":")
     return model.Counters(int(packets), int(number_of_bytes))
-
-
-# --- rules ---------------------------------------------------------------------------------------
 
 
 def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str, model.Rule]:

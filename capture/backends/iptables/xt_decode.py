@@ -148,9 +148,6 @@ def _place(match: model.Match) -> int:
     return PLACES.get(type(match), len(LISTING))
 
 
-# --- expressions ---------------------------------------------------------------------------------
-
-
 class XtProgram(Program):
     """The expressions of a rule, with matches and targets of x_tables among them."""
 

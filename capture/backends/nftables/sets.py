@@ -31,9 +31,6 @@ KEY_TYPES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), 13)
 KEY_TYPES |= {field: {"ipv4": 7, "ipv6": 8}[family] for field, family in ADDRESS_FAMILIES.items()}
 
 
-# --- writing -------------------------------------------------------------------------------------
-
-
 def flags_of(condition: Among) -> int:
     """Return the flags of the set for a list."""
     return nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | (0 if _is_plain(condition) else nf.NFT_SET_INTERVAL)
@@ -109,9 +106,6 @@ def _intervals(ranges: tuple[Range, ...], size: int, *, descending: bool = False
         ],
         *unended,
     ]
-
-
-# --- reading -------------------------------------------------------------------------------------
 
 
 class NativeSet(Value):

@@ -94,9 +94,6 @@ def quoted(words: str) -> str:
     return f'"{without_line_ends(words)}"'
 
 
-# --- conditions ----------------------------------------------------------------------------------
-
-
 def _among(condition: native.Among) -> str:
     operator = "!= " if condition.negated else ""
     entries = [_range(condition.field, each) for each in condition.ranges]
@@ -133,9 +130,6 @@ def _named(condition: native.Named) -> str:
     ending = "*" if condition.any_ending else ""
     name = f"{condition.name[:-1]}\\*" if condition.name.endswith("*") and not ending else condition.name
     return f"{condition.field} {operator}{quoted(name + ending)}"
-
-
-# --- actions -------------------------------------------------------------------------------------
 
 
 def _proxy(action: native.Proxy) -> str:
