@@ -52,7 +52,6 @@ class NetlinkDriver(IptablesDriver):
     """The tables of iptables-nft by our own messages: one transaction for all tables and both families."""
 
     name = "netlink"
-    variant = "nft"
 
     def __init__(self) -> None:
         self._reading: Reading | None = None
@@ -90,11 +89,6 @@ class NetlinkDriver(IptablesDriver):
             reading = self._read()
             with open_netfilter() as netfilter:
                 _commit(netfilter, lambda: changes(edits, reading.live), reading.generation)
-
-    def title(self, family: Family) -> str:
-        from capture.backends.iptables.programs import COMMANDS  # which this driver does without
-
-        return f"{COMMANDS[family]}-{self.variant}-restore --noflush"
 
     def _read(self) -> Reading:
         """Return what was read last, or is read now."""

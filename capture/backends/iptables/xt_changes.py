@@ -54,7 +54,7 @@ def removals(edits: Iterable[TableEdit], live: LiveTables) -> Iterator[Change]:
         table = live.get((edit.family, edit.table))
         if table is not None and any(isinstance(each, RemoveRule | DropChain) for each in edit.edits):
             shared = {each.chain for each in edit.edits if isinstance(each, RemoveRule)} & table.chains.keys()
-            idle = frozenset(chain for chain in shared if table.chains[chain].found.policy == "ACCEPT")
+            idle = frozenset(chain for chain in shared if table.chains[chain].policy == "ACCEPT")
             yield from _TableChanges(edit, table).tidied(idle, held_chains=True)
 
 
@@ -111,11 +111,11 @@ class _TableChanges:
         if chain in self._rules:
             return
         for live in self._table.chains.values():
-            if live.found.name == chain:
+            if live.name == chain:
                 table = f"{nf.TABLE_FAMILIES[self._edit.family]} {self._edit.table}"
                 raise CaptureError(
                     f"the chain {chain} of table {table} is not the one that iptables has:"
-                    f" {model_name(self._edit.table, live.found)}",
+                    f" {model_name(self._edit.table, live)}",
                     f"Remove it (`nft delete chain {table} {chain}`), or use the backend nftables.",
                 )
         self._rules[chain] = []
@@ -135,7 +135,7 @@ class _TableChanges:
     def _remove(self, edit: RemoveRule) -> Iterator[Change]:
         handle = self._rules[edit.chain].pop(edit.position)
         if handle is not None:
-            yield self._say.delete_rule(self._table.chains[edit.chain].found.name, handle)
+            yield self._say.delete_rule(self._table.chains[edit.chain].name, handle)
 
     def tidied(self, own: frozenset[str], *, held_chains: bool) -> Iterator[Change]:
         """Yield the messages that delete built-in chains of ours that are empty now, and a table with nothing in it."""
@@ -162,13 +162,11 @@ def made_by_us(name: TableName, table: LiveTable, our_rules: Collection[tuple[st
         1 ISTIO_INBOUND, 2 its rule, 3 PREROUTING, 4 our jump, 5 OUTPUT, ...    ours
         3 PREROUTING, 19 ISTIO-INBOUND, ...                                     ours, of an earlier rule set
     """
-    undecided = {
-        chain.found.handle: chain.found.name for chain in table.chains.values() if _may_be_own(name, chain.found)
-    }
-    chains = {chain.found.handle for chain in table.chains.values()}
+    undecided = {chain.handle: chain.name for chain in table.chains.values() if _may_be_own(name, chain)}
+    chains = {chain.handle for chain in table.chains.values()}
     is_own: dict[int, bool] = {}
     for called, chain in table.chains.items():
-        is_own[chain.found.handle] = is_our_chain(called)
+        is_own[chain.handle] = is_our_chain(called)
         for position, rule in enumerate(chain.rules):
             is_own[rule.handle] = is_our_chain(called) or (called, position) in our_rules
     following = None

@@ -77,6 +77,8 @@ class FoundChain(Value):
     hook: Hook | None = None
     policy: str | None = None
     counters: model.Counters | None = None
+    rules: tuple[FoundRule, ...] = ()
+    """In order, once they are read."""
 
 
 class FoundRule(Value):
