@@ -168,15 +168,11 @@ class NetlinkSocket:
         except OSError as error:
             if error.errno != errno.EMSGSIZE:
                 raise
-            self._grow_send_buffer(len(datagram))
+            try:  # to grow beyond net.core.wmem_max needs NET_ADMIN, else the kernel clips it
+                self._socket.setsockopt(_socket.SOL_SOCKET, SO_SNDBUFFORCE, len(datagram))
+            except PermissionError:
+                self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, len(datagram))
             self._socket.send(datagram)
-
-    def _grow_send_buffer(self, size: int) -> None:
-        """Make room for a datagram. Beyond net.core.wmem_max that needs NET_ADMIN, else the kernel clips it."""
-        try:
-            self._socket.setsockopt(_socket.SOL_SOCKET, SO_SNDBUFFORCE, size)
-        except PermissionError:
-            self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, size)
 
 
 def _refusal_of(error: OSError, words: str = "") -> messages.Refusal:

@@ -265,7 +265,11 @@ def evidence_of_node() -> str:
     others = _other_names(own)
     if others:
         return f"other network namespaces are named in {NAMED_NAMESPACES}: {', '.join(others[:3])}"
-    peers = _peers()
+    from capture.netlink.interfaces import read_links
+    from capture.netlink.rtnetlink import open_route
+
+    with open_route() as route:
+        peers = len({link.peer_namespace for link in read_links(route)} - {None})
     return f"its interfaces lead to {peers} other network namespaces" if peers >= MANY_PEERS else ""
 
 
@@ -289,11 +293,3 @@ def _other_names(own: os.stat_result) -> list[str]:
         if status.st_dev == own.st_dev:  # nsfs: what is left of a namespace that has ended is a plain file
             others.append(name)
     return others
-
-
-def _peers() -> int:
-    from capture.netlink.interfaces import read_links
-    from capture.netlink.rtnetlink import open_route
-
-    with open_route() as route:
-        return len({link.peer_namespace for link in read_links(route)} - {None})

@@ -25,7 +25,7 @@ import warnings
 from capture.backends.iptables.clauses import options_of, words_of
 from capture.backends.iptables.parse import clauses_of
 from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule
-from capture.backends.iptables.render import rule_text
+from capture.backends.iptables.render import option, rule_text
 from capture.backends.iptables.xt_words import PROTOCOL_WORDS
 from capture.model.addresses import BITS, IPV4, address_text, parse_network
 
@@ -176,10 +176,10 @@ def _entry(rule: Rule) -> Any:
 
 def _set_options(extension: Any, options: Sequence[Option]) -> None:
     """Hand options to the parser of a match or target, as the command line would."""
-    for option in options:
-        words = [option.name.removeprefix("--").encode(), " ".join(option.values).encode("utf-8", "surrogateescape")]
+    for each in options:
+        words = [each.name.removeprefix("--").encode(), " ".join(each.values).encode("utf-8", "surrogateescape")]
         argv = (ctypes.c_char_p * len(words))(*words)
-        negation = ctypes.c_int(option.negated)
+        negation = ctypes.c_int(each.negated)
         extension._parse(argv, negation, ctypes.pointer(extension.rule.entry))  # noqa: SLF001  # the public one reads "!" in texts
     extension._final_check()  # noqa: SLF001  # the public one reads the options back and sets them again
 
@@ -280,23 +280,19 @@ class _Reader:
 def _header_words(header: Any, family: Family) -> Iterator[str]:
     """Yield addresses, interfaces, protocol and fragments as iptables-save prints them."""
     fields = ((header.src, header.smsk, "-s", INV_SRCIP), (header.dst, header.dmsk, "-d", INV_DSTIP))
-    for address, mask, option, flag in fields:
+    for address, mask, name, flag in fields:
         network = _network(bytes(address), bytes(mask), family)
         if header.invflags & flag or not network.endswith("/0"):
-            yield f"{_not(header, flag)}{option} {network}"
+            yield option(header.invflags & flag, name, network)
     interfaces = (("iniface", "-i", INV_VIA_IN), ("outiface", "-o", INV_VIA_OUT))
-    for field, option, flag in interfaces:
-        name = _interface_name(getattr(header, field), getattr(header, f"{field}_mask"))
-        if name:
-            yield f"{_not(header, flag)}{option} {name}"
+    for field, name, flag in interfaces:
+        interface = _interface_name(getattr(header, field), getattr(header, f"{field}_mask"))
+        if interface:
+            yield f"{option(header.invflags & flag, name)} {interface}"
     if header.proto:
-        yield f"{_not(header, INV_PROTO)}-p {PROTOCOL_WORDS.get(header.proto, str(header.proto))}"
+        yield option(header.invflags & INV_PROTO, "-p", PROTOCOL_WORDS.get(header.proto, header.proto))
     if family == IPV4 and header.flags & IPT_F_FRAG:
-        yield f"{_not(header, INV_FRAG)}-f"
-
-
-def _not(header: Any, flag: int) -> str:
-    return "! " if header.invflags & flag else ""
+        yield option(header.invflags & INV_FRAG, "-f")
 
 
 def _network(address: bytes, mask: bytes, family: Family) -> str:

@@ -75,18 +75,12 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
             f"{'read' if name.endswith('save') else 'change'} the tables of {_words(family)} with {name}"
         )
     if _any_in(NO_NF_TABLES, complaint):
-        return UnsupportedError(
-            f"this kernel has no nf_tables, which {name} needs: {complaint.strip()}",
-            "Load the module nf_tables, or use the legacy variant: --force-iptables-binary legacy.",
-        )
+        return _missing(f"nf_tables, which {name} needs", "nf_tables", complaint)
     if no_table:
-        return _no_table(name, complaint, text, family)
+        table = _table_in(complaint, text)
+        return _missing(f"table {table} of {_words(family)} for {name}", _module_of(table, name, family), complaint)
     if NO_CHAIN_TYPE in complaint:
-        return UnsupportedError(
-            f"this kernel has no nat chains of {_words(family)} for {name}: {complaint.strip()}",
-            "Load the module nft_chain_nat on the host (`modprobe nft_chain_nat`), or use the legacy variant:"
-            " --force-iptables-binary legacy.",
-        )
+        return _missing(f"nat chains of {_words(family)} for {name}", "nft_chain_nat", complaint)
     line = _refused_line(complaint, text)
     if _any_in(NO_LIBRARY, complaint) and NOT_IN_KERNEL not in complaint:
         return _no_library(name, complaint, line)
@@ -117,19 +111,25 @@ def _words(family: Family) -> str:
     return "IPv4" if family == IPV4 else "IPv6"
 
 
-def _no_table(name: str, complaint: str, text: str, family: Family) -> CaptureError:
-    tables = [line[1:] for line in text.splitlines() if line.startswith("*")]
-    named = (table for table in tables if f"{table}'" in complaint or f"table {table}" in complaint)
-    table = next(named, "".join(tables[:1]))
-    if "-nft-" in name:
-        needed = "nft_chain_nat" if table == "nat" else "nf_tables"
-    else:
-        needed = f"{'iptable' if family == IPV4 else 'ip6table'}_{table}"
+def _missing(what: str, module: str, complaint: str) -> UnsupportedError:
     return UnsupportedError(
-        f"this kernel has no table {table} of {_words(family)} for {name}: {complaint.strip()}",
-        f"Load the module {needed} on the host (`modprobe {needed}`), or choose another backend or variant;"
+        f"this kernel has no {what}: {complaint.strip()}",
+        f"Load the module {module} on the host (`modprobe {module}`), or choose another backend or variant;"
         " `capture doctor` says which there are.",
     )
+
+
+def _table_in(complaint: str, text: str) -> str:
+    """Return the table that a program names, or else the first one that it was given."""
+    tables = [line[1:] for line in text.splitlines() if line.startswith("*")]
+    named = (table for table in tables if f"{table}'" in complaint or f"table {table}" in complaint)
+    return next(named, "".join(tables[:1]))
+
+
+def _module_of(table: str, name: str, family: Family) -> str:
+    if "-nft-" in name:
+        return "nft_chain_nat" if table == "nat" else "nf_tables"
+    return f"{'iptable' if family == IPV4 else 'ip6table'}_{table}"
 
 
 def _no_library(name: str, complaint: str, line: str) -> CaptureError:

@@ -272,8 +272,8 @@ def _connection_state(match: model.ConnectionState) -> bytes:
     return _extension("match", "conntrack", structure)
 
 
-def _not_understood(match: model.UnknownMatch) -> bytes:
-    raise ValueError(f"a foreign rule can be kept, but not written: {match}")
+def _not_understood(part: model.UnknownMatch | model.UnknownVerdict, _family: Family | None = None) -> bytes:
+    raise ValueError(f"a foreign rule can be kept, but not written: {part}")
 
 
 EXTENSIONS: dict[type, Callable[[Any], bytes]] = {
@@ -320,10 +320,6 @@ def _log(verdict: model.Log, _family: Family) -> bytes:
     return _extension("target", "LOG", xt_layouts.LOG.write(level=xt_layouts.LOG_WARNING, prefix=prefix))
 
 
-def _unknown_verdict(verdict: model.UnknownVerdict, _family: Family) -> bytes:
-    raise ValueError(f"a foreign rule can be kept, but not written: {verdict}")
-
-
 def _fixed(expression: bytes) -> Callable[[Any, Family], bytes]:
     return lambda _verdict, _family: expression
 
@@ -341,5 +337,5 @@ VERDICTS: dict[type, Callable[[Any, Family], bytes]] = {
     model.RestoreMark: _copy_mark,
     model.SetZone: lambda verdict, _family: _extension("target", "CT", xt_layouts.CT.write(zone=verdict.zone)),
     model.Log: _log,
-    model.UnknownVerdict: _unknown_verdict,
+    model.UnknownVerdict: _not_understood,
 }

@@ -39,7 +39,10 @@ def flags_of(condition: Among) -> int:
 def elements_of(condition: Among) -> list[bytes]:
     """Return the elements of the set for a list, in ascending order: those of one range together."""
     size = SIZES[condition.field]
-    return _numbers(condition.ranges, size) if _is_plain(condition) else _intervals(condition.ranges, size)
+    if not _is_plain(condition):
+        return _intervals(condition.ranges, size)
+    before, after = _element_frame(size)
+    return [before + first.to_bytes(size, "big") + after for first, _ in condition.ranges]
 
 
 def elements_descending(condition: Among) -> bytes:
@@ -65,11 +68,6 @@ def _element_frame(size: int, *after_key: bytes) -> tuple[bytes, bytes]:
     element = nest(nf.NFTA_LIST_ELEM, data(nf.NFTA_SET_ELEM_KEY, bytes(size)), *after_key)
     key_end = len(element) - len(b"".join(after_key)) - (-size & 3)
     return element[: key_end - size], element[key_end:]
-
-
-def _numbers(ranges: tuple[Range, ...], size: int) -> list[bytes]:
-    before, after = _element_frame(size)
-    return [before + first.to_bytes(size, "big") + after for first, _ in ranges]
 
 
 def _intervals(ranges: tuple[Range, ...], size: int, *, descending: bool = False) -> list[bytes]:
