@@ -48,8 +48,7 @@ def model_name(table: TableName, chain: FoundChain) -> str:
     """
     if chain.name not in BUILT_IN_CHAINS[table] or chain.hook == HOOKS[table, chain.name]:
         return chain.name
-    hook = chain.hook
-    return f"{chain.name}({f'{hook.kind} {hook.place} {hook.priority}' if hook else 'not hooked'})"
+    return f"{chain.name}({chain.hook or 'not hooked'})"
 
 
 def ruleset_of(families: Sequence[Family], live: LiveTables) -> Ruleset:
