@@ -2,8 +2,7 @@
 
     docs/options.md          the option table
     docs/commands/*.md       the commands' help; what is below the marker was written by hand and stays
-    docs/errors.md           every exit code and error code, with a link to
-    docs/errors/*.md         a page for each
+    docs/errors.md           every exit code and error code, from the titles of docs/errors/*.md, a page for each
 
 A test compares what is written here with what stands there.
 """
@@ -21,11 +20,9 @@ from shared_files import PLUGIN
 
 from capture.cli.group import COMMANDS, capture
 from capture.cli.options import CaptureCommand, SettingOption
-from capture.report.exit_codes import EXIT_CODES, CodeText
 from capture.report.option_texts import as_markdown
 from capture.settings.keywords import OPTIONS_BY_NAME
 from cni.agent.kubectl import capture_pod
-from cni.code_texts import CNI_CODES
 from initcontainer.help import USAGE
 
 if TYPE_CHECKING:
@@ -37,15 +34,11 @@ END = "<!-- end of this part -->\n"
 
 
 def main() -> int:
-    """Write all of them, and remove pages of codes that are gone."""
-    written = pages()
-    for name, text in written.items():
+    """Write all of them."""
+    for name, text in pages().items():
         path = DOCS / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    for path in (DOCS / "errors").glob("*.md"):
-        if f"errors/{path.name}" not in written:
-            path.unlink()
     return 0
 
 
@@ -56,7 +49,7 @@ def pages() -> dict[str, str]:
         path = DOCS / "commands" / f"{name}.md"
         by_hand = path.read_text(encoding="utf-8").partition(END)[2] if path.exists() else ""
         found[f"commands/{name}.md"] = f"{text}\n{END}{by_hand}"
-    return found | dict(_code_pages())
+    return found | {"errors.md": _codes()}
 
 
 # --- commands ----------------------------------------------------------------------------------------
@@ -133,7 +126,7 @@ def _prose(text: str) -> str:
 ERRORS = """\
 # Exit codes and error codes
 
-Written by `scripts/docs_pages.py` from the tables in `capture/report/exit_codes.py` and `cni/code_texts.py`.
+Written by `scripts/docs_pages.py` from the pages in `docs/errors/`.
 
 Of `apply`, `clean`, `verify` and `istio-init` the code tells what became of the rules, even where the output cannot be
 written (a full disk, a closed stream). A command that is there for its output, such as `dump`, fails then.
@@ -146,28 +139,26 @@ the pod and what is wrong; `details` say what to do. Codes below 100 are those o
 """
 
 
-def _code_pages() -> Iterator[tuple[str, str]]:
-    index = [ERRORS, "## Exit codes of the programs\n", *_code_table("exit", EXIT_CODES)]
-    index += [PLUGIN_ERRORS, *_code_table("cni", CNI_CODES)]
-    yield "errors.md", "\n".join((*index, ""))
-    for kind, title, texts in (("exit", "Exit code", EXIT_CODES), ("cni", "CNI error code", CNI_CODES)):
-        for text in texts:
-            yield f"errors/{kind}-{text.code}.md", _code_page(f"{title} {text.code}", text)
+CODE_PAGE = re.compile(r"# .*? (\d+): (.*)\n\nOf: (.*)\.\n")
+"""How the page of a code begins: which it is, what it means, and whose it is."""
 
 
-def _code_table(kind: str, texts: tuple[CodeText, ...]) -> Iterator[str]:
+def _codes() -> str:
+    tables = {kind: "\n".join(_code_table(kind)) for kind in ("exit", "cni")}
+    return f"{ERRORS}\n## Exit codes of the programs\n\n{tables['exit']}\n{PLUGIN_ERRORS}\n{tables['cni']}\n"
+
+
+def _code_table(kind: str) -> Iterator[str]:
     yield "| code | meaning | of |\n| --- | --- | --- |"
-    for text in texts:
-        yield f"| [{text.code}](errors/{kind}-{text.code}.md) | {text.means} | {text.programs} |"
+    for code in codes_of(kind):
+        text = (DOCS / "errors" / f"{kind}-{code}.md").read_text(encoding="utf-8")
+        number, means, programs = CODE_PAGE.findall(text)[0]
+        yield f"| [{number}](errors/{kind}-{code}.md) | {means} | {programs} |"
 
 
-def _code_page(title: str, text: CodeText) -> str:
-    parts = [f"# {title}: {text.means}\n", f"Of: {text.programs}.\n", f"{text.explanation}\n"]
-    if text.remedies:
-        parts += ["| the message | what to do |\n| --- | --- |"]
-        parts += [f"| {message} | {remedy} |" for message, remedy in text.remedies]
-        parts += [""]
-    return "\n".join((*parts, "[All codes](../errors.md)\n"))
+def codes_of(kind: str) -> list[int]:
+    """Return the codes that have a page, of programs (``exit``) or of the plugin (``cni``)."""
+    return sorted(int(path.stem.partition("-")[2]) for path in (DOCS / "errors").glob(f"{kind}-*.md"))
 
 
 if __name__ == "__main__":
