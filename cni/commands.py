@@ -203,8 +203,7 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
     if form == "json":
         say_json(node.as_plain(found))
     else:
-        for line in node.as_lines(found):
-            tell([line], node.HANG if line.startswith("  ") else None)
+        node.show(found)
     return 0 if found.works else EXIT_DRIFT
 
 

@@ -6,6 +6,7 @@ iptables, it can only know by trying to have it.
 
 from __future__ import annotations
 
+import importlib
 import os
 
 from capture.backends import detect
@@ -23,11 +24,11 @@ from capture.backends.kernel_modules import (
 )
 from capture.backends.request import Request
 from capture.cli.doctor.neighbours import BOTH_REMEDY, ISTIO, both_capture, capturing_plugins
-from capture.cli.doctor.node import examine_node
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
 from capture.operations import diagnosis
+from capture.report.findings import Finding
 from capture.rules import build_ruleset
 from capture.settings import options as option
 from capture.settings.config import resolve
@@ -40,16 +41,14 @@ from capture.state.record import STATE_DIRECTORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from typing import Literal
 
     from capture.backends.detect import Decision, Leftover
     from capture.backends.facts import Facts
     from capture.backends.kernel_modules import Inventory
-    from capture.cli.doctor.node import NodeFinding
     from capture.operations.diagnosis import Diagnosis
-
-    State = Literal["ok", "warning", "error", "note"]
+    from capture.report.findings import State
 
 CAPABILITIES = ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")
 """Those that matter."""
@@ -95,20 +94,8 @@ class Examined(Value):
     """Plugins that capture pods, Istio's and ours, each with the file that names it."""
     diagnosis: Diagnosis | CaptureError | None = None
     """What is wrong with the pod; None where nothing is applied, and none is recorded."""
-    node: tuple[NodeFinding, ...] = ()
-    """What is installed on the node."""
-
-
-class Finding(Value):
-    """One line of the report: ``error``: capture cannot work, ``warning``: one backend unavailable."""
-
-    topic: str
-    name: str
-    state: State
-    says: str
-    remedy: str = ""
-    kind: str = ""
-    """Of a cause, as ``capture why`` has it."""
+    node: tuple[Finding, ...] = ()
+    """What ``capture cni status`` says of the node."""
 
 
 # --- looking -------------------------------------------------------------------------------------
@@ -154,6 +141,18 @@ def _diagnosis() -> Diagnosis | CaptureError | None:
         return error
     is_captured = not any(cause.kind in ("no-rules", "left-alone") for cause in found.causes)
     return found if is_captured or (is_private(STATE_DIRECTORY) and record.read() is not None) else None
+
+
+def examine_node() -> tuple[Finding, ...]:
+    """Return what is to be said of list, plugin, kubeconfig and token; nothing where no plugin of ours is installed.
+
+    The package of the plugin is found by name, where it is there.
+    """
+    try:
+        found: tuple[Finding, ...] = importlib.import_module("cni.status").of_this_node()
+    except (ImportError, OSError, CaptureError):
+        return ()
+    return found
 
 
 def _purposes() -> dict[str, str]:
@@ -226,20 +225,13 @@ def findings(examined: Examined) -> list[Finding]:
     """Return the findings in the order in which a person would ask: pod, node, namespace, choice, drivers."""
     return [
         *_pod(examined.diagnosis),
-        *_node(examined.node),
+        *(each.replace(topic=NODE) for each in examined.node),
         *_namespace(examined),
         *_decision(examined),
         *_kernel(examined.facts, examined.modules.lacking),
         *_modules(examined),
         *_host(examined),
     ]
-
-
-def _node(found: Iterable[NodeFinding]) -> Iterator[Finding]:
-    """Yield what is installed on the node, in the words of ``capture cni status``."""
-    states: dict[str, State] = {"ok": "ok", "note": "note", "warning": "warning", "error": "error"}
-    for each in found:
-        yield Finding(NODE, each.name, states[each.state], each.says, each.remedy)
 
 
 def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
