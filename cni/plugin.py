@@ -27,7 +27,7 @@ from cni import attachments, conf
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
 from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME
 from cni.decision import reason_by_name
-from cni.log import Log, timestamp
+from cni.log import Log, log_of, timestamp
 from cni.pod import Identity, identity_of
 from cni.protocol import (
     INVALID_CONFIGURATION,
@@ -38,7 +38,6 @@ from cni.protocol import (
     UNKNOWN_CONTAINER,
     CniError,
 )
-from cni.request_log import log_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

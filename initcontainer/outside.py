@@ -16,7 +16,6 @@ from capture.state.netns import CLONE_NEWNET, CURRENT, Entered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
     from capture.model.addresses import Family
@@ -57,9 +56,7 @@ class Outside:
             self._undone = undone.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._undone.close()
 
     def answers_come_back(self, family: Family, own: str) -> bool:

@@ -17,11 +17,16 @@ from capture.cli.options import (
 )
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.model.ruleset import LoopbackAddress
-from capture.report.differences import as_plain, doubts_in_words, notes_in_words
+from capture.report.differences import (
+    as_plain,
+    doubts_in_words,
+    notes_in_words,
+    reference_in_words,
+    verified_in_words,
+)
 from capture.report.outcome import say_start
 from capture.report.output import say_json
 from capture.report.terminal import tell
-from capture.report.verified import reference, verified_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,7 +115,7 @@ def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, 
     return {
         "as_asked": verified.holds and not verified.is_nothing_applied,
         "certain": verified.is_certain,
-        "compared_with": reference(verified),
+        "compared_with": reference_in_words(verified),
         "differences": as_plain(verified),
         "not_judged": list(doubts_in_words(verified)),
         "notes": list(notes_in_words(verified)),
