@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.analysis.effects import Effect
-    from capture.model.addresses import Family
 
 EXAMPLES = """
 capture diff '-x 10.96.0.0/12' '-x 10.96.0.0/12 -o 5432'
@@ -93,11 +92,7 @@ def _of_file(path: str) -> Ruleset:
 
 def _effects(first: Ruleset, second: Ruleset) -> Iterator[Effect]:
     for family in FAMILIES:
-        yield from Comparison(family, *(_situation(each, family) for each in (first, second))).effects()
-
-
-def _situation(ruleset: Ruleset, family: Family) -> Situation:
-    return Situation(of_family(ruleset, family, ruleset))
+        yield from Comparison(family, *(Situation(of_family(each, family, each)) for each in (first, second))).effects()
 
 
 def _in_words(effect: Effect) -> Iterator[str]:

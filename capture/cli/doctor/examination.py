@@ -263,24 +263,15 @@ def _decision(examined: Examined) -> Iterator[Finding]:
         says = f"rules of the capture are in {leftover.backend}{variant} ({', '.join(leftover.families)})"
         yield Finding("choice", "live rules", "note", says)
     if len(examined.leftovers) > 1:
-        yield Finding(
-            "choice",
-            "live rules",
-            "warning",
-            "there are several sets of capture rules; one is right",
-            "`capture apply` leaves the one that it writes; `capture clean` removes all.",
-        )
+        says = "there are several sets of capture rules; one is right"
+        remedy = "`capture apply` leaves the one that it writes; `capture clean` removes all."
+        yield Finding("choice", "live rules", "warning", says, remedy)
 
 
 def _namespace(examined: Examined) -> Iterator[Finding]:
     if examined.is_host:
-        yield Finding(
-            "namespace",
-            "identity",
-            "note",
-            f"{examined.namespace}: the host's own, which is not captured without --allow-host",
-            "Name a pod's namespace with --netns PATH or --pid N.",
-        )
+        says = f"{examined.namespace}: the host's own, which is not captured without --allow-host"
+        yield Finding("namespace", "identity", "note", says, "Name a pod's namespace with --netns PATH or --pid N.")
     else:
         yield Finding("namespace", "identity", "ok", f"{examined.namespace}: not the host's own")
     if not examined.facts.own_users:
@@ -288,11 +279,8 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
             "another one than ours (a pod with hostUsers: false): auto takes nftables; iptables writes from within it"
         )
         yield Finding("namespace", "user namespace", "note", says)
-    if examined.addresses:
-        yield Finding("namespace", "addresses", "ok", ", ".join(examined.addresses))
-    else:
-        says = "none yet; both families would be programmed"
-        yield Finding("namespace", "addresses", "note", says)
+    addresses = ", ".join(examined.addresses) or "none yet; both families would be programmed"
+    yield Finding("namespace", "addresses", "ok" if examined.addresses else "note", addresses)
     recorded = "present" if examined.is_recorded else "absent: nothing was applied here, or the record is elsewhere"
     yield Finding("namespace", "record", "ok" if examined.is_recorded else "note", recorded)
 
@@ -304,10 +292,8 @@ def _kernel(facts: Facts, lacking: tuple[str, ...]) -> Iterator[Finding]:
     yield Finding("kernel", "legacy tables", state, LEGACY[facts.legacy])
     for family, table in facts.legacy_tables:
         yield Finding("kernel", "legacy tables", "note", f"the table {table} of {family} exists in this namespace")
-    if facts.ipv6:
-        yield Finding("kernel", "IPv6", "ok", "present")
-    else:
-        yield Finding("kernel", "IPv6", "note", "absent (ipv6.disable=1?): IPv4 alone is programmed")
+    ipv6 = "present" if facts.ipv6 else "absent (ipv6.disable=1?): IPv4 alone is programmed"
+    yield Finding("kernel", "IPv6", "ok" if facts.ipv6 else "note", ipv6)
 
 
 def _modules(examined: Examined) -> Iterator[Finding]:
@@ -362,8 +348,7 @@ def _neighbours(plugins: dict[str, str]) -> Iterator[Finding]:
     """Yield that Istio's own plugin captures pods here, too, or alone."""
     if ISTIO not in plugins:
         return
-    both = both_capture(plugins)
-    if both:
+    if both := both_capture(plugins):
         yield Finding("host", ISTIO, "warning", both, BOTH_REMEDY)
     else:
         says = f"Istio's plugin {ISTIO} is in {plugins[ISTIO]}: it captures the pods of this node"
@@ -374,13 +359,9 @@ def _state(state: Literal["usable", "to be made", "not writable"] | StateDirecto
     if isinstance(state, StateDirectoryError):
         return Finding("host", "state", "error", state.message, state.remedy)
     if state == "not writable":
-        return Finding(
-            "host",
-            "state",
-            "warning",
-            f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` will not know the applied configuration",
-            "Mount a writable directory of mode 0700 there, or name the options when you verify.",
-        )
+        says = f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` will not know the applied configuration"
+        remedy = "Mount a writable directory of mode 0700 there, or name the options when you verify."
+        return Finding("host", "state", "warning", says, remedy)
     return Finding("host", "state", "ok", f"{STATE_DIRECTORY}, {state}")
 
 
@@ -390,9 +371,8 @@ def _privileges(missing: tuple[str, ...]) -> Iterator[Finding]:
         yield Finding("host", "privileges", "ok", ", ".join(held))
     else:
         says = f"NET_ADMIN is not held (held: {', '.join(held) or 'none of those that matter'})"
-        yield Finding(
-            "host", "privileges", "error", says, "Run as root, or add the capabilities NET_ADMIN and NET_RAW."
-        )
+        remedy = "Run as root, or add the capabilities NET_ADMIN and NET_RAW."
+        yield Finding("host", "privileges", "error", says, remedy)
     if "SYS_ADMIN" not in held:
         yield Finding("host", "privileges", "note", "without SYS_ADMIN, --netns and --pid cannot enter a namespace")
 
@@ -408,13 +388,9 @@ def _missing_programs(facts: Facts) -> Iterator[Finding]:
             if (variant, family, purpose) not in installed
         ]
         if absent:
-            yield Finding(
-                "host",
-                f"iptables-{variant}",
-                "note",
-                f"not installed: {', '.join(absent)}; nftables needs none of it",
-                f"To use iptables-{variant}: apt-get install iptables, or dnf install iptables-{variant}",
-            )
+            says = f"not installed: {', '.join(absent)}; nftables needs none of it"
+            remedy = f"To use iptables-{variant}: apt-get install iptables, or dnf install iptables-{variant}"
+            yield Finding("host", f"iptables-{variant}", "note", says, remedy)
 
 
 def _optional(name: str, use: str, packages: str, *, present: bool) -> Finding:
