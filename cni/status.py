@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.report.findings import State
-    from cni.kubeconfig import Kubeconfig
     from cni.networks import Chosen, Network
     from cni.runtimes import Runtime
 
@@ -177,13 +176,9 @@ def _about_kubeconfig(entry: dict[str, Any] | None) -> Iterator[Finding]:
         yield Finding("pods", "kubeconfig", "error", error.message, error.details)
         return
     yield Finding("pods", "kubeconfig", "ok", f"{path}, for {config.server}, written {_age_of(path)} ago")
-    yield from _about_files(config)
-
-
-def _about_files(config: Kubeconfig) -> Iterator[Finding]:
-    for name, path in (("certificate authority", config.authority_file), ("certificate", config.certificate_file)):
-        if path and not os.path.isfile(path):
-            yield Finding("pods", name, "error", f"{path} is missing")
+    for name, file in (("certificate authority", config.authority_file), ("certificate", config.certificate_file)):
+        if file and not os.path.isfile(file):
+            yield Finding("pods", name, "error", f"{file} is missing")
     if config.token_file:
         yield _about_token(config.token_file)
 

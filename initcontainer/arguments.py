@@ -60,7 +60,8 @@ def parse(arguments: Sequence[str], options: Iterable[Option[Any]], found: Comma
     Raises HelpWanted or VersionWanted where that is requested. ``found`` is filled in as far as reading comes.
     """
     found = found or CommandLine()
-    command, rest = _command(arguments)
+    has_command = bool(arguments) and arguments[0] in (SUBCOMMAND, CLEAN_SUBCOMMAND, VERSION_SUBCOMMAND)
+    command, rest = (arguments[0], arguments[1:]) if has_command else ("", arguments)
     if command == VERSION_SUBCOMMAND:
         raise VersionWanted
     if command == CLEAN_SUBCOMMAND:
@@ -69,13 +70,6 @@ def parse(arguments: Sequence[str], options: Iterable[Option[Any]], found: Comma
     reader = _Reader(rest, options, found)
     reader.read()
     return found
-
-
-def _command(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """Return the leading word, if it is one, and what follows."""
-    if arguments and arguments[0] in (SUBCOMMAND, CLEAN_SUBCOMMAND, VERSION_SUBCOMMAND):
-        return arguments[0], arguments[1:]
-    return "", arguments
 
 
 class _Reader:

@@ -54,7 +54,11 @@ def diff(first: str, second: str, form: str) -> int:
     A and B are options of the capture in one argument, or files that `capture dump --format json` wrote.
     """
     captures = [_capture(text) for text in (first, second)]
-    effects = list(_effects(*captures))
+    effects = [
+        effect
+        for family in FAMILIES
+        for effect in Comparison(family, *(Situation(of_family(each, family, each)) for each in captures)).effects()
+    ]
     if form == "json":
         found = [{"family": each.family, **(effect_as_plain(each) or {})} for each in effects]
         say_json({"equal": not effects, "differences": found})
@@ -88,11 +92,6 @@ def _of_file(path: str) -> Ruleset:
     except (ValueError, KeyError, TypeError) as error:
         expected = f"a file written by `capture dump --format json` ({type(error).__name__}: {error})"
         raise ConfigurationError("capture diff", path, "command line", expected) from None
-
-
-def _effects(first: Ruleset, second: Ruleset) -> Iterator[Effect]:
-    for family in FAMILIES:
-        yield from Comparison(family, *(Situation(of_family(each, family, each)) for each in (first, second))).effects()
 
 
 def _in_words(effect: Effect) -> Iterator[str]:

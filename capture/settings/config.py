@@ -126,7 +126,8 @@ def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfi
     profile: Profile = "1.30" if settings[option.PROFILE] == "1.30" else "1.8"
     families = choose_families(settings, host)
     warnings += families.warnings
-    proxy_uids = _ids(settings, option.PROXY_UID, host.user_id) or _default_proxy(host)
+    user = host.user_id(host.default_proxy_user())
+    proxy_uids = _ids(settings, option.PROXY_UID, host.user_id) or (DEFAULT_PROXY_ID if user is None else only(user),)
     captures_dns, captures_all_dns, name_servers = _dns(settings, host, warnings)
     return CaptureConfig(
         families=families.chosen,
@@ -186,11 +187,6 @@ def _id(entry: str | Span, settings: Settings, which: Option[Any], look_up: Call
     if found is None:
         raise ConfigurationError(which.name, entry, settings.origin(which), which.expected)
     return only(found)
-
-
-def _default_proxy(host: Host) -> tuple[Span, ...]:
-    found = host.user_id(host.default_proxy_user())
-    return (DEFAULT_PROXY_ID,) if found is None else (only(found),)
 
 
 def _owner_groups(settings: Settings, host: Host) -> Selection[Span]:

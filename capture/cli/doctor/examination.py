@@ -118,7 +118,7 @@ def examine() -> Examined:
         addresses=tuple(str(address) for address in PodFromInside().pod_addresses()),
         missing_capabilities=tuple(capabilities.missing(*CAPABILITIES)),
         kernel=os.uname().release,
-        versions={path: _version(path) for path in _programs(facts)},
+        versions={path: run([path, "--version"]).stdout.partition("\n")[0] for path in _programs(facts)},
         lock_holder=_lock_holder(),
         state_directory=_state_directory(),
         is_recorded=is_private(STATE_DIRECTORY) and record.read() is not None,
@@ -171,10 +171,6 @@ def _programs(facts: Facts) -> Iterator[str]:
     nft = find_program("nft")
     if nft is not None:
         yield nft
-
-
-def _version(path: str) -> str:
-    return run([path, "--version"]).stdout.partition("\n")[0]
 
 
 def _lock_holder() -> int | None:
