@@ -17,8 +17,8 @@ CNI_CODES = (
         code=protocol.INCOMPATIBLE_VERSION,
         means="the version of the specification is not supported",
         programs=CALLED,
-        explanation="The network configuration list is written in a `cniVersion` that the plugin does not speak, or in"
-        " one that does not have this command.",
+        explanation="The network configuration list has a `cniVersion` that the plugin does not support, or one that"
+        " does not have this command.",
         remedies=(
             ("`cniVersion '...' is not supported`", "Set `cniVersion` of the list to one that the message has."),
             ("`GC exists since CNI 1.1.0`", "Set `cniVersion` to that version, if the other plugins support it."),
@@ -155,7 +155,7 @@ CNI_CODES = (
         code=codes.NOT_TRUSTED,
         means="there is no trusted TLS connection with the API server",
         programs=ADD,
-        explanation="Its certificate is of another authority or for another name, or what answers speaks no TLS.",
+        explanation="Its certificate is of another authority or for another name, or the server does not use TLS.",
         remedies=(
             (
                 "`the certificate of ... is not trusted`",

@@ -363,7 +363,7 @@ def _unknown_command(command: str) -> CniError:
 
 
 def _version_result(stdin: bytes) -> bytes:
-    """Return the answer to VERSION, in the version of the question if that is one of ours."""
+    """Return the answer to VERSION, in the version of the request if it is supported."""
     try:
         version = _version_of(_decode_configuration(stdin)[0])
     except CniError:
@@ -377,7 +377,7 @@ def _version_result(stdin: bytes) -> bytes:
 
 
 def failure(error: CniError, version: str) -> Answer:
-    """Return the answer that says ``error`` (SPEC, "Errors"), in ``version`` if that is one of ours."""
+    """Return the answer that says ``error`` (SPEC, "Errors"), in ``version`` if it is supported."""
     content: dict[str, object] = {
         "cniVersion": version if version in SUPPORTED_VERSIONS else NEWEST_VERSION,
         "code": error.code,

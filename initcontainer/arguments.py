@@ -5,7 +5,7 @@
     -np 15001                               short switches may be grouped; the last may take a value
     --                                      nothing after it is an option
 
-The last of several is what counts. Pure: what is wrong comes as an UsageError.
+Of a flag that is given several times the last one counts. Pure; raises UsageError.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VERSION_SUBCOMMAND = "version"
 
 
 class UsageError(CaptureError):
-    """A command line that says something unknown, or says it in the wrong way."""
+    """A command line with an unknown flag or word, or a flag without its value."""
 
     exit_code = EXIT_USAGE
 
@@ -64,7 +64,7 @@ class Words:
 
 
 class CommandLine:
-    """What a command line says: the text of each flag, and what there is to remark about it."""
+    """The text of each flag on a command line, and the warnings about it."""
 
     def __init__(self) -> None:
         self.flags: dict[Option[Any], str] = {}
@@ -72,7 +72,7 @@ class CommandLine:
 
 
 def parse(arguments: Sequence[str], options: Iterable[Option[Any]], found: CommandLine | None = None) -> CommandLine:
-    """Return what the arguments say; UsageError for what is no flag of ours or of upstream's.
+    """Return what the arguments say; UsageError for a flag that neither we nor upstream have.
 
     Raises HelpWanted or VersionWanted where that is requested. ``found`` is filled in as far as reading comes.
     """

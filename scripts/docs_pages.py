@@ -5,7 +5,7 @@
     docs/errors.md           every exit code and error code, with a link to
     docs/errors/*.md         a page for each
 
-A test compares what is written here with what stands there.
+A test compares these texts with the pages.
 """
 
 from __future__ import annotations
