@@ -198,7 +198,7 @@ def _decode_configuration(stdin: bytes) -> tuple[dict[str, Any], dict[str, str]]
         raise CniError(
             DECODING_FAILURE,
             f"the network configuration on standard input is not a JSON object: {wrong}",
-            f"It starts with {stdin[:200]!r}",
+            f"It starts with {stdin[:200].decode(errors='replace')!r}",
         ) from None
 
 

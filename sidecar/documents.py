@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.values import Value
+from capture.state.input import origin_of, read_input
 from sidecar.fields import FieldError, Fields
 
 TYPE_CHECKING = False
@@ -116,25 +115,7 @@ def yaml_module() -> Any:
 
 def read_files(names: Iterable[str]) -> list[Document]:
     """Return the documents of files; ``-`` is standard input. Lists are taken apart."""
-    return [document for name in names for document in documents(text_of(name), origin_of(name))]
-
-
-def origin_of(name: str) -> str:
-    """Return how an error names a file."""
-    return "standard input" if name == "-" else name
-
-
-def text_of(name: str) -> str:
-    """Return the text of a file, or of standard input; DocumentError if it cannot be read."""
-    try:
-        if name == "-":
-            return sys.stdin.buffer.read().decode()
-        with open(name, "rb") as file:
-            return file.read().decode()
-    except OSError as error:
-        raise DocumentError(f"cannot read {name}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DocumentError(f"{origin_of(name)}: not UTF-8: {error.reason} at byte {error.start}") from None
+    return [document for name in names for document in documents(read_input(name), origin_of(name))]
 
 
 def documents(text: str, origin: str) -> Iterator[Document]:

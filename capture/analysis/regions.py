@@ -144,6 +144,11 @@ def _joined(paths: list[Path]) -> list[Path]:
     return paths
 
 
+def with_ports(path: Path, other: Path) -> Path:
+    """Return a part that has the ports of another, too."""
+    return {**path, PORT: _merged((*path[PORT], *other[PORT]))}
+
+
 def _merged(ranges: Ranges) -> Ranges:
     found: list[tuple[int, int]] = []
     for first, last in sorted(ranges):

@@ -23,6 +23,7 @@ from capture.settings.config import resolve
 from capture.settings.families import FAMILY_NAMES
 from capture.settings.host import AnyPod
 from capture.settings.settings import Settings, with_flags
+from capture.state.input import read_input
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.model.addresses import Family
 
+EXPECTED = "a file written by `capture dump --format json`"
 EXAMPLES = """
 capture diff '-x 10.96.0.0/12' '-x 10.96.0.0/12 -o 5432'
 capture diff before.json after.json
@@ -82,12 +84,11 @@ def _capture(text: str) -> Ruleset:
 def _of_file(path: str) -> Ruleset:
     import json
 
+    text = read_input(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            return ruleset_of_dump(json.load(file))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        expected = f"a file written by `capture dump --format json` ({type(error).__name__}: {error})"
-        raise ConfigurationError("capture diff", path, "command line", expected) from None
+        return ruleset_of_dump(json.loads(text))
+    except (ValueError, KeyError, TypeError):
+        raise ConfigurationError("capture diff", path, "command line", f"{EXPECTED}, and this is another") from None
 
 
 def _effects(first: Ruleset, second: Ruleset) -> Iterator[Effect]:

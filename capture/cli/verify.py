@@ -110,7 +110,7 @@ def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, 
     from capture.report.diagnosed import cause_as_plain
 
     return {
-        "as_asked": verified.holds,
+        "as_asked": verified.holds and not verified.is_nothing_applied,
         "certain": verified.is_certain,
         "compared_with": reference(verified),
         "differences": as_plain(verified),

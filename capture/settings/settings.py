@@ -80,6 +80,10 @@ class Settings(Value):
         """Return settings in which one option says something else."""
         return self.replace(explicit={**self.explicit, option: Given(text, origin)})
 
+    def without(self, option: Option[Any]) -> Settings:
+        """Return settings in which one option has its default."""
+        return self.replace(explicit={each: given for each, given in self.explicit.items() if each != option})
+
 
 def from_environment(environ: Mapping[str, str], options: Iterable[Option[Any]] = OPTIONS) -> Settings:
     """Return what the environment says; a truth value that cannot be read is as if it were not there.
