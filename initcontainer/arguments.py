@@ -11,8 +11,8 @@ Of a flag that is given several times the last one counts. Pure; raises UsageErr
 from __future__ import annotations
 
 from capture.errors import EXIT_USAGE, CaptureError
-from capture.settings.options import CLEANUP_ONLY
-from initcontainer.upstream_flags import SHORT, UPSTREAM_FLAGS
+from capture.settings.options import CLEANUP_ONLY, LOG_AS_JSON, LOG_OUTPUT_LEVEL
+from initcontainer.upstream_flags import PERSISTENT, SHORT, UPSTREAM_FLAGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,10 +89,21 @@ def parse(arguments: Sequence[str], options: Iterable[Option[Any]], found: Comma
 
 
 def _command(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """Return the leading word, if it is one, and what follows."""
-    if arguments and arguments[0] in (SUBCOMMAND, CLEAN_SUBCOMMAND, VERSION_SUBCOMMAND):
-        return arguments[0], arguments[1:]
+    """Return the leading word, if it is one, and the rest: flags of every command of pilot-agent may come before it."""
+    place = 0
+    while place < len(arguments) and (length := _persistent(arguments[place])):
+        place += length
+    if place < len(arguments) and arguments[place] in (SUBCOMMAND, CLEAN_SUBCOMMAND, VERSION_SUBCOMMAND):
+        return arguments[place], [*arguments[:place], *arguments[place + 1 :]]
     return "", arguments
+
+
+def _persistent(word: str) -> int:
+    """Return how many words a flag of every command takes that begins with this one; 0 if it begins none."""
+    name, equals, _ = word.removeprefix("--").partition("=")
+    if not word.startswith("--") or name not in (*PERSISTENT, LOG_OUTPUT_LEVEL.flag, LOG_AS_JSON.flag):
+        return 0
+    return 1 if equals or name == LOG_AS_JSON.flag else 2
 
 
 class _Reader:

@@ -146,7 +146,8 @@ class Text:
             first, last = sequence.value[0], sequence.value[-1]
             self.replace(first.start_mark.index, content_end(self.text, last), "".join(text for _, text in taken))
             return
-        for after, text in taken:
+        for noted, text in taken:
+            after = min(noted, len(stay))  # some may have been removed since then
             if sequence.flow_style:
                 position = content_end(self.text, stay[after - 1]) if after else stay[0].start_mark.index
             else:

@@ -11,6 +11,7 @@ import copy
 from capture.errors import CaptureError
 from capture.model.values import Value
 from capture.settings import options as option
+from capture.settings.parsers import MAX_ID
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
 from cni.pod import STATUS_ANNOTATION
 from injection.pods import containers_of
@@ -73,19 +74,24 @@ def pod_settings(workload: Workload, template: Template, base: Settings) -> PodS
     fragment = template.proxy_of_fragment()
     context = {**(fragment.get("securityContext") or {}), **(own.get("securityContext") or {})}
     environment = {**_environment(fragment), **_environment(own)}
-    for name, value in workload.annotations.items():
-        if not isinstance(value, str):
-            raise InjectionError(
-                f"{workload}: annotation {name}: invalid value {value!r}: expected a string; put it in quotes"
-            )
     try:
-        uid = context.get("runAsUser") or _number(base, option.PROXY_UID, 1337)
-        gid = context.get("runAsGroup") or _number(base, option.PROXY_GID, uid)
+        uid = _own_number(context, "runAsUser") or _number(base, option.PROXY_UID, 1337)
+        gid = _own_number(context, "runAsGroup") or _number(base, option.PROXY_GID, uid)
         settings = PodSettings(base, workload.annotations, environment, uid, gid)
         settings.checked()
     except CaptureError as error:
         raise InjectionError(f"{workload}: {error.message}", error.remedy) from None
     return settings
+
+
+def _own_number(context: Mapping[str, Any], field: str) -> int:
+    """Return the user or group that the pod gives its proxy; 0 is no statement, as in Istio."""
+    value = context.get(field) or 0
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_ID:
+        raise InjectionError(
+            f"{field} of container {PROXY_CONTAINER}: invalid value {value!r}: expected a number from 0 to {MAX_ID}"
+        )
+    return value
 
 
 def _number(base: Settings, which: Any, default: int) -> int:

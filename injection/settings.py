@@ -9,6 +9,7 @@ from __future__ import annotations
 from capture.errors import ConfigurationError
 from capture.model.values import Value
 from capture.settings import options as option
+from capture.settings import parsers
 from capture.settings.options import OPTIONS, RULE_OPTIONS
 from capture.settings.settings import Given, Settings, from_environment
 from initcontainer.arguments import SUBCOMMAND, parse
@@ -53,6 +54,15 @@ def parse_set(texts: tuple[str, ...]) -> Settings:
             raise ConfigurationError("--set", text, "command line", "OPTION=VALUE with an option that decides on rules")
         explicit[found] = Given(value, f"--set {found.flag}")
     return Settings(explicit).checked()
+
+
+def is_port(text: str) -> bool:
+    """Return whether a text is a port."""
+    try:
+        parsers.port(text)
+    except ValueError:
+        return False
+    return True
 
 
 class PodSettings(Value):
@@ -159,6 +169,7 @@ class PodSettings(Value):
 
     def checked(self) -> Settings:
         """Return the settings that the arguments mean; ConfigurationError whose origin names the annotation."""
+        self._check_ports()
         flags = parse(self.arguments(), OPTIONS).flags
         explicit = {**from_environment(self.environment, BY_ENVIRONMENT).explicit}
         for one, text in flags.items():
@@ -166,6 +177,18 @@ class PodSettings(Value):
         if self.mode == NO_CAPTURE:
             explicit[option.INTERCEPTION_MODE] = Given("REDIRECT", "default")
         return Settings(explicit).checked()
+
+    def _check_ports(self) -> None:
+        """Check the ports that are joined with others into one argument while they are as the pod has them."""
+        ports = self.annotated(option.EXCLUDED_INBOUND_PORTS)
+        if ports is not None:
+            given = Given(ports, self._origin(option.EXCLUDED_INBOUND_PORTS))
+            Settings({option.EXCLUDED_INBOUND_PORTS: given}).checked()
+        status = self.annotations.get(STATUS_PORT, "").strip()
+        if status not in ("", "0") and not is_port(status):
+            raise ConfigurationError(
+                STATUS_PORT, status, f"annotation {STATUS_PORT}", "a port (1-65535), or 0 for none"
+            )
 
     def _origin(self, one: Option[Any]) -> str:
         name = next((name for name in one.annotations if name in self.annotations), "")
