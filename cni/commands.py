@@ -253,7 +253,7 @@ def _rivals(conf_dir: str) -> list[str]:
 
 
 def _upstream(conf_dir: str, choice: Choice) -> istio_cni.Upstream | None:
-    """Return what Istio's plugin is told in the list that will have our entry; errors are told by installing."""
+    """Return the configuration of Istio's plugin in the list that will get our entry; installing reports errors."""
     try:
         return istio_cni.read(installer.main_network(conf_dir, choice))
     except (CaptureError, OSError):

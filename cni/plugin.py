@@ -278,7 +278,7 @@ def _check(request: Request, configuration: Configuration, journal: Log) -> None
     for remark in verified.remarks:
         journal.info(remark)
     if not verified.is_certain:
-        from capture.report.differences import doubts_in_words  # where something is to be told
+        from capture.report.differences import doubts_in_words  # where there is a warning to log
 
         for doubt in doubts_in_words(verified):
             journal.warn("not judged", what=doubt)

@@ -77,7 +77,7 @@ def look(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> St
 
 
 def of_this_node() -> tuple[Finding, ...]:
-    """Return what is to be said of this node; nothing if neither the plugin nor an entry of it is here."""
+    """Return the findings about this node; none if it has neither the plugin nor its entry."""
     runtime = runtimes.detect()
     bin_dirs = [each for each in runtime.bin_dirs if os.path.exists(os.path.join(each, PLUGIN))]
     if not os.path.isdir(runtime.conf_dir):

@@ -132,10 +132,10 @@ def _apply(settings: Settings, namespace: str | None, host: PodFromInside, print
 
 
 def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
-    """Remove what is ours; in a dry run, show it."""
+    """Remove the capture; in a dry run, show what would be removed."""
     if settings[DRY_RUN]:
         dumped = operations.dump(namespace)
-        printer.show("would remove our rules among these\n" if dumped.live_sets else "nothing of ours is there")
+        printer.show("would remove our rules among these\n" if dumped.live_sets else "nothing to remove")
         printer.show(listings.table([*listings.parts(dumped)], None, is_whole=True).removesuffix("\n"))
         return
     printer.warn(cut_by_cleaning(namespace))

@@ -5,14 +5,14 @@
     -np 15001                               short switches may be grouped; the last may take a value
     --                                      nothing after it is an option
 
-The last of several is what counts. Pure: what is wrong comes as an UsageError.
+Of a flag that is given several times the last one counts. Pure; raises UsageError.
 """
 
 from __future__ import annotations
 
 from capture.errors import EXIT_USAGE, CaptureError
-from capture.settings.options import CLEANUP_ONLY
-from initcontainer.upstream_flags import SHORT, UPSTREAM_FLAGS
+from capture.settings.options import CLEANUP_ONLY, LOG_AS_JSON, LOG_OUTPUT_LEVEL
+from initcontainer.upstream_flags import PERSISTENT, SHORT, UPSTREAM_FLAGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ VERSION_SUBCOMMAND = "version"
 
 
 class UsageError(CaptureError):
-    """A command line that says something unknown, or says it in the wrong way."""
+    """A command line with an unknown flag or word, or a flag without its value."""
 
     exit_code = EXIT_USAGE
 
@@ -47,7 +47,7 @@ class VersionWanted(Exception):  # noqa: N818  # no error either
 
 
 class CommandLine:
-    """What a command line says: the text of each flag, and what there is to remark about it."""
+    """The text of each flag on a command line, and the warnings about it."""
 
     def __init__(self) -> None:
         self.flags: dict[Option[Any], str] = {}
@@ -55,13 +55,12 @@ class CommandLine:
 
 
 def parse(arguments: Sequence[str], options: Iterable[Option[Any]], found: CommandLine | None = None) -> CommandLine:
-    """Return what the arguments say; UsageError for what is no flag of ours or of upstream's.
+    """Return what the arguments say; UsageError for a flag that neither we nor upstream have.
 
     Raises HelpWanted or VersionWanted where that is requested. ``found`` is filled in as far as reading comes.
     """
     found = found or CommandLine()
-    has_command = bool(arguments) and arguments[0] in (SUBCOMMAND, CLEAN_SUBCOMMAND, VERSION_SUBCOMMAND)
-    command, rest = (arguments[0], arguments[1:]) if has_command else ("", arguments)
+    command, rest = _command(arguments)
     if command == VERSION_SUBCOMMAND:
         raise VersionWanted
     if command == CLEAN_SUBCOMMAND:
@@ -70,6 +69,24 @@ def parse(arguments: Sequence[str], options: Iterable[Option[Any]], found: Comma
     reader = _Reader(rest, options, found)
     reader.read()
     return found
+
+
+def _command(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return the leading word, if it is one, and the rest: flags of every command of pilot-agent may come before it."""
+    place = 0
+    while place < len(arguments) and (length := _persistent(arguments[place])):
+        place += length
+    if place < len(arguments) and arguments[place] in (SUBCOMMAND, CLEAN_SUBCOMMAND, VERSION_SUBCOMMAND):
+        return arguments[place], [*arguments[:place], *arguments[place + 1 :]]
+    return "", arguments
+
+
+def _persistent(word: str) -> int:
+    """Return how many words a flag of every command takes that begins with this one; 0 if it begins none."""
+    name, equals, _ = word.removeprefix("--").partition("=")
+    if not word.startswith("--") or name not in (*PERSISTENT, LOG_OUTPUT_LEVEL.flag, LOG_AS_JSON.flag):
+        return 0
+    return 1 if equals or name == LOG_AS_JSON.flag else 2
 
 
 class _Reader:

@@ -26,7 +26,7 @@ FATAL, WARN, INFO = (LOG_LEVELS.index(name) for name in ("fatal", "warn", "info"
 
 
 class Printer:
-    """Prints what is at least as important as the level; until it is told, everything, as plain text."""
+    """Prints what is at least as important as the level; until that is set, everything, as plain text."""
 
     def __init__(self) -> None:
         self._level = INFO

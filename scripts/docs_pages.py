@@ -4,7 +4,7 @@
     docs/commands/*.md       the commands' help; what is below the marker was written by hand and stays
     docs/errors.md           every exit code and error code, from the titles of docs/errors/*.md, a page for each
 
-A test compares what is written here with what stands there.
+A test compares these texts with the pages.
 """
 
 from __future__ import annotations

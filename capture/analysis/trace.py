@@ -155,7 +155,10 @@ def whole_way(packet: Packet, situation: Situation) -> Trace:
         return walk.result()
     later = walk.of_later_packets()
     later.go()
-    return later.result() if later.is_dropped else walk.result()
+    if later.is_dropped:
+        return later.result()
+    walk.path += [step for step in later.path[len(walk.path) :] if not step.certain]
+    return walk.result()
 
 
 class _Walk:
@@ -212,7 +215,7 @@ class _Walk:
     def of_later_packets(self) -> _Walk:
         """Return the walk of the packets that follow, mapped as this one, from the chain on that mapped it."""
         later = _Walk(self.situation, self.first)
-        later.path, later.mapped, later.is_redirected = self.path, self.mapped, True
+        later.path, later.mapped, later.is_redirected = [*self.path], self.mapped, True
         later.packet = self._as_mapped.replace(state="ESTABLISHED")
         later._resumes_behind = self.mapped.station if self.mapped else None
         return later

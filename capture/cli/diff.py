@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.effects import Effect
 
+EXPECTED = "a file written by `capture dump --format json`"
 EXAMPLES = """
 capture diff '-x 10.96.0.0/12' '-x 10.96.0.0/12 -o 5432'
 capture diff before.json after.json
@@ -89,9 +90,8 @@ def _of_file(path: str) -> Ruleset:
     text = read_input(path)
     try:
         return ruleset_of_dump(json.loads(text))
-    except (ValueError, KeyError, TypeError) as error:
-        expected = f"a file written by `capture dump --format json` ({type(error).__name__}: {error})"
-        raise ConfigurationError("capture diff", path, "command line", expected) from None
+    except (ValueError, KeyError, TypeError):
+        raise ConfigurationError("capture diff", path, "command line", f"{EXPECTED}, and this is another") from None
 
 
 def _in_words(effect: Effect) -> Iterator[str]:

@@ -129,6 +129,10 @@ def run_click(command: click.Command, words: Sequence[str], name: str = "capture
     return code if isinstance(code, int) else 0
 
 
+NUMBERS = {"a valid integer range": "a whole number", "a valid float range": "a number"}
+"""What click calls numbers that have a bound, and what they are."""
+
+
 class BadUsageError(CaptureError):
     """The command line is wrong."""
 
@@ -136,5 +140,7 @@ class BadUsageError(CaptureError):
 
     def __init__(self, error: click.UsageError) -> None:
         message = error.format_message()
+        for words_of_click, plain in NUMBERS.items():
+            message = message.replace(words_of_click, plain)
         remedy = f"See `{error.ctx.command_path} --help`." if error.ctx is not None else ""
         super().__init__(message[:1].lower() + message[1:].rstrip("."), remedy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.analysis.causes import FAMILY_NAMES, Capture, Cause, causes_of_pod, causes_of_proxy
-from capture.analysis.connection import Ways, causes_of_connection, dropped
+from capture.analysis.connection import TO_PROXY, Ways, causes_of_connection, dropped
 from capture.analysis.pod_network import NO_WAY_OUT
 from capture.backends import detect
 from capture.backends.iptables.render import rule_text
@@ -16,6 +16,7 @@ from capture.operations import host_of, trace, verify
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
+from capture.settings.options import PROXY_GID, PROXY_UID
 from capture.settings.settings import Settings
 from capture.state import decisions, record, routes
 from capture.state.facts import read_facts
@@ -123,6 +124,8 @@ def _of_connection(
         found += _impeded(one for one in impediments(desired) if one.family in (None, packet.family))
         missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute))
         found += [_missing(need) for need in missing if need.family == packet.family]
+    if explicit is not None:
+        found = [_with_options(cause, live.packet, explicit) for cause in found]
     notes = [] if recorded or settings else [_no_record()]
     return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
 
@@ -219,12 +222,24 @@ def _left_out(settings: Settings, verified: Verified) -> Iterator[Cause]:
     given = [
         f"{option.name} {settings.text(option)} ({settings.origin(option)})"
         for option in settings.explicit
-        if option.topic == EXCLUSIONS and settings.text(option)
+        if option.topic == EXCLUSIONS and option not in (PROXY_UID, PROXY_GID) and settings.text(option)
     ]
     if given:
         yield Cause(
             "excluded", f"the settings leave out: {', '.join(given)}", "`capture explain` lists what is captured."
         )
+
+
+def _with_options(cause: Cause, packet: Packet, settings: Settings) -> Cause:
+    """Return the cause; where settings leave the packet out, its remedy names the options that do."""
+    if cause.kind != "excluded":
+        return cause
+    given = [
+        f"{option.name} {settings.text(option)} ({settings.origin(option)})"
+        for option in settings.explicit
+        if trace(packet, settings.without(option)).outcome in TO_PROXY
+    ]
+    return cause.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.") if given else cause
 
 
 def _impeded(found: Iterable[Impediment]) -> Iterator[Cause]:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
             """Return the interfaces of the namespace but ``lo``; None if they are not known."""
 
         def has_ipv6(self) -> bool:
-            """Return whether this kernel speaks IPv6."""
+            """Return whether this kernel has IPv6."""
 
         def name_servers(self) -> tuple[Network, ...]:
             """Return the name servers of resolv.conf(5)."""

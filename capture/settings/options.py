@@ -58,8 +58,8 @@ class Option(Parsed[T]):
     def variables(self) -> tuple[str, ...]:
         """Return the environment variables that set it; of several the last one counts, as upstream has it.
 
-        Flags of upstream's, and those that have no variable named here, are looked up by their own name. Ours for
-        how it is done have names that no image uses for something else, such as PROFILE.
+        Upstream's flags, and those without a variable here, are looked up by their own name. Our own have a prefix,
+        because images use names such as PROFILE for something else.
         """
         is_prefixed = any(variable.startswith("CAPTURE_") for variable in self.environment)
         own = (self.flag.upper().replace("-", "_"),) if self.flag and not is_prefixed else ()
@@ -253,7 +253,7 @@ BACKEND = Option(
 DRIVER = Option(
     "driver", "", parsers.one_of("", "restore", "iptc", "netlink", "libnftables"),
     "netlink or libnftables (nftables); restore, netlink or iptc (iptables)",
-    "How the kernel is told. Default: the fastest that works here.",
+    "How rules are written. Default: the fastest that works here.",
     environment=("CAPTURE_DRIVER",), metavar="NAME", topic=HOW, empty_means_default=True,
 )  # fmt: skip
 NATIVE_NFTABLES = Option(
@@ -289,12 +289,12 @@ DRY_RUN = Option(
 )  # fmt: skip
 RECONCILE = Option(
     "reconcile", "false", parsers.boolean, YES_OR_NO,
-    "Replace rules that differ. Ours always does, without a gap; accepted because upstream needs it.",
+    "No effect: rules that differ are always replaced, without a gap. Upstream needs it for that.",
     topic=HOW, is_switch=True,
 )  # fmt: skip
 CLEANUP_ONLY = Option(
     "cleanup-only", "false", parsers.boolean, YES_OR_NO,
-    "Remove all rules of ours, and stop.",
+    "Remove all rules of the capture, and stop.",
     topic=HOW, is_switch=True,
 )  # fmt: skip
 FORCE_APPLY = Option(
@@ -356,7 +356,7 @@ RULE_OPTIONS: tuple[Option[Any], ...] = (
 """What decides on the rules: every entry point takes these."""
 
 BACKEND_OPTIONS: tuple[Option[Any], ...] = (BACKEND, DRIVER, NATIVE_NFTABLES, FORCE_IPTABLES_BINARY)
-"""What decides on how the kernel is told."""
+"""Options of how rules are written."""
 
 INIT_OPTIONS: tuple[Option[Any], ...] = (
     NETWORK_NAMESPACE, CNI_MODE, ALLOW_HOST, DRY_RUN, RECONCILE, CLEANUP_ONLY, FORCE_APPLY, SKIP_RULE_APPLY,

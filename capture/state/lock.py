@@ -15,7 +15,6 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
 NAME = b"\0istio-capture"
@@ -61,9 +60,7 @@ class NamespaceLock:
             raise
         return True
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         _held.discard(self._holder.fileno())
         self._holder.close()
 

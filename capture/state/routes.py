@@ -12,6 +12,7 @@ from capture.netlink.interfaces import add_address, is_loopback_up, read_address
 from capture.netlink.policy_rules import has_mark_rule, put_mark_rule, read_policy_rules, remove_mark_rule
 from capture.netlink.routing import add_local_route, has_local_route, remove_local_route
 from capture.netlink.rtnetlink import AF_INET, AF_INET6, LOOPBACK_INDEX, open_route
+from capture.state.files import content_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -114,11 +115,7 @@ def _possible(ruleset: Ruleset) -> tuple[LoopbackAddress, ...]:
 
 def takes_ipv6_addresses() -> bool:
     """Return whether ``lo`` takes IPv6 addresses (ipv6_add_addr() in net/ipv6/addrconf.c looks at the same switch)."""
-    try:
-        with open(DISABLE_IPV6_ON_LO, "rb", buffering=0) as switch:
-            return switch.read().strip() != b"1"
-    except OSError:  # no /proc/sys: the kernel answers then
-        return True
+    return content_of(DISABLE_IPV6_ON_LO).strip() != b"1"  # without /proc/sys the kernel answers
 
 
 def present(live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset:
