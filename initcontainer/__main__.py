@@ -59,7 +59,9 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
 
         print(f"istio-init {__version__}")
         return EXIT_DONE
-    _say_settings(settings, printer)
+    for option in OPTIONS:
+        if option in settings.explicit:  # the rest has its default
+            printer.show(f"{option.name} {settings.text(option)!r} ({settings.origin(option)})")
     namespace = settings[NETWORK_NAMESPACE] or None
     host = PodFromOutside(environ) if settings[CNI_MODE] else PodFromInside(environ)
     if settings[CLEANUP_ONLY]:
@@ -94,13 +96,6 @@ def _settings(arguments: Sequence[str], environ: Mapping[str, str], printer: Pri
         printer.obey(with_flags(in_environment, found.flags))
     printer.warn([*in_environment.warnings, *found.warnings])
     return with_flags(in_environment.replace(warnings=()), found.flags).checked()
-
-
-def _say_settings(settings: Settings, printer: Printer) -> None:
-    """Print what was given, and where; the rest has its default."""
-    for option in OPTIONS:
-        if option in settings.explicit:
-            printer.show(f"{option.name} {settings.text(option)!r} ({settings.origin(option)})")
 
 
 def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:

@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from capture import __version__
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.report.output import ended, report, report_as_json
 from capture.report.streams import Stream
@@ -73,30 +74,13 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
 
-def _say_version(ctx: click.Context, _option: click.Parameter, wanted: object) -> None:
-    if wanted and not ctx.resilient_parsing:
-        from capture import __version__
-
-        click.echo(f"capture {__version__}")
-        ctx.exit()
-
-
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 this kernel or host cannot, 4 drift or a "
     "cause was found, 5 cannot be told.",
-    params=[
-        click.Option(
-            ["--version"],
-            is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            callback=_say_version,
-            help="Say which version this is, and end.",
-        )
-    ],
 )
+@click.version_option(__version__, message="capture %(version)s", help="Say which version this is, and end.")
 def capture() -> None:
     """Capture the traffic of pods for Istio's sidecar proxy, and look at how it is captured."""
 

@@ -124,7 +124,9 @@ def _apply(
     with NamespaceLock(lock_timeout) as lock:
         target, live_sets = detect.look(request_of(settings), desired)
         if not target.own_users:
-            _require_known_ids(settings, config)
+            from capture.state.known_ids import require_known_ids  # most pods share the node's users
+
+            require_known_ids(settings, config)
         existing = _read_existing(target, live_sets, desired)
         switches = _switches(desired)
         settings = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
@@ -151,12 +153,6 @@ def _apply(
     return Applied(
         changed, target, config, desired, (*warnings, *losses, *_impediments(desired), *lock.warnings), tuple(remarks)
     )
-
-
-def _require_known_ids(settings: Settings, config: CaptureConfig) -> None:
-    from capture.state.known_ids import require_known_ids  # most pods share the node's users
-
-    require_known_ids(settings, config)
 
 
 def _reject_other_family(config: CaptureConfig, target: Decision) -> bool:

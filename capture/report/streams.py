@@ -17,7 +17,6 @@ from capture.model.text import printable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Self, TextIO
 
 COLOUR = "\ud800"
@@ -125,9 +124,7 @@ class Streams:
         sys.stdout, sys.stderr = self.output, self.errors
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         sys.stdout, sys.stderr = self._before
         self.errors.flush()
 

@@ -11,11 +11,10 @@ from capture.model.packet import Packet
 from capture.model.values import WORDS
 from capture.operations import Applied, Dumped, Verified
 from capture.report import listings
-from capture.report.differences import difference_in_words
+from capture.report.differences import difference_in_words, verified_in_words
 from capture.report.outcome import outcome
 from capture.report.packet_words import packet_in_words
 from capture.report.traced import in_words as trace_in_words
-from capture.report.verified import verified_in_words
 
 WORDS[Applied] = outcome
 WORDS[Difference] = difference_in_words
