@@ -188,7 +188,7 @@ def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> Valid
     is_foreign = not (verified.differences or verified.missing or verified.impediments or verified.others)
     if is_foreign and verified.obstacles:
         return ValidationError(message, f"All rules are in place, but: {first}. Remove it where it comes from.")
-    return ValidationError(message, f"First of what is wrong: {first}. {_author(settings)}")
+    return ValidationError(message, f"The first difference: {first}. {_author(settings)}")
 
 
 def _author(settings: Settings) -> str:

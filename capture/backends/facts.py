@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.listing import read_chains
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE
 from capture.backends.request import ways_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
@@ -15,15 +16,8 @@ from capture.model.addresses import IPV4, IPV6
 from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import TABLES
 from capture.model.values import Value
-from capture.netlink.attributes import decode_fields, decode_number, decode_text
-from capture.netlink.nfnetlink import (
-    COMPAT_MATCH,
-    NFPROTO_UNSPEC,
-    ask_for_extension,
-    open_netfilter,
-    read_generation,
-    read_objects,
-)
+from capture.netlink.attributes import decode_number, decode_text
+from capture.netlink.nfnetlink import COMPAT_MATCH, ask_for_extension, open_netfilter, read_generation
 from capture.state.netns import is_of_this_user_namespace
 
 TYPE_CHECKING = False
@@ -197,9 +191,7 @@ def _takes_matches(netfilter: NetlinkSocket) -> bool:
 
 def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[LiveChain]:
     """Yield the chains of the tables that iptables-nft has, and of our native ones."""
-    chains = read_objects(netfilter, nf.NFT_MSG_GETCHAIN, NFPROTO_UNSPEC, b"", "list the chains of nf_tables")
-    for protocol_family, attributes in chains:
-        fields = decode_fields(attributes)
+    for protocol_family, fields in read_chains(netfilter):
         table, chain = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
         uses = decode_number(fields.get(nf.NFTA_CHAIN_USE, b""))
         if protocol_family in nf.FAMILIES and table in TABLES:

@@ -19,6 +19,7 @@ from capture.netlink.rtnetlink import (
     RT_SCOPE_HOST,
     RT_SCOPE_UNIVERSE,
     address_text,
+    changed,
     pack_address,
 )
 
@@ -27,26 +28,17 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 # linux/rtnetlink.h
-RTM_GETLINK = 18
-RTM_NEWADDR = 20
-RTM_DELADDR = 21
-RTM_GETADDR = 22
+RTM_GETLINK, RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 18, 20, 21, 22
 RTEXT_FILTER_SKIP_STATS = 1 << 3
-IFINFOMSG_SIZE = 16
+IFINFOMSG_SIZE, IFADDRMSG_SIZE = 16, 8
 
-# linux/if_link.h and linux/if.h
-IFLA_IFNAME = 3
-IFLA_EXT_MASK = 29
-IFLA_LINK_NETNSID = 37
-IFF_UP = 1 << 0
-IFF_LOOPBACK = 1 << 3
-
-# linux/if_addr.h
-IFADDRMSG_SIZE = 8
-IFA_ADDRESS = 1
-IFA_LOCAL = 2
-IFA_FLAGS = 8
+# linux/if_link.h, linux/if.h, linux/if_addr.h
+IFLA_IFNAME, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 3, 29, 37
+IFF_UP, IFF_LOOPBACK = 1 << 0, 1 << 3
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_NODAD = 0x02
+
+WITHOUT_STATISTICS = attribute(IFLA_EXT_MASK, u32(RTEXT_FILTER_SKIP_STATS))
 
 
 class Link(Value):
@@ -81,16 +73,14 @@ class Address(Value):
 
 def read_links(route: NetlinkSocket) -> list[Link]:
     """Return all interfaces of the namespace."""
-    header = bytes(IFINFOMSG_SIZE)
-    wanted = attribute(IFLA_EXT_MASK, u32(RTEXT_FILTER_SKIP_STATS))
-    return [_decode_link(body) for body in route.dump(RTM_GETLINK, header + wanted, "list interfaces")]
+    wanted = bytes(IFINFOMSG_SIZE) + WITHOUT_STATISTICS
+    return [_decode_link(body) for body in route.dump(RTM_GETLINK, wanted, "list interfaces")]
 
 
 def is_loopback_up(route: NetlinkSocket) -> bool:
     """Return whether ``lo`` is set up."""
-    header = bytes(4) + u32(LOOPBACK_INDEX) + bytes(8)
-    wanted = attribute(IFLA_EXT_MASK, u32(RTEXT_FILTER_SKIP_STATS))
-    (body,) = route.request(RTM_GETLINK, 0, header + wanted, "read the state of lo")
+    wanted = bytes(4) + u32(LOOPBACK_INDEX) + bytes(8) + WITHOUT_STATISTICS
+    (body,) = route.request(RTM_GETLINK, 0, wanted, "read the state of lo")
     return _decode_link(body).is_up
 
 
@@ -105,27 +95,18 @@ def add_address(route: NetlinkSocket, address: str, prefix_length: int, interfac
     doing = f"add address {address}/{prefix_length} to interface {interface}"
     body = _address_body(address, prefix_length, interface)
     try:
-        route.request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, doing)
+        return changed(route, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, doing, errno.EEXIST)
     except KernelError as error:
-        if error.errno == errno.EEXIST:
-            return False
         if error.errno == errno.EACCES and ":" in address:  # ipv6_add_addr in net/ipv6/addrconf.c
             remedy = "See the sysctls net.ipv6.conf.{all,default,lo}.disable_ipv6, or do without IPv6."
             raise UnsupportedError(f"cannot {doing}: IPv6 is switched off there", remedy) from error
         raise
-    return True
 
 
 def remove_address(route: NetlinkSocket, address: str, prefix_length: int, interface: int = LOOPBACK_INDEX) -> bool:
     """Take an address from an interface."""
     doing = f"remove address {address}/{prefix_length} from interface {interface}"
-    try:
-        route.request(RTM_DELADDR, 0, _address_body(address, prefix_length, interface), doing)
-    except KernelError as error:
-        if error.errno == errno.EADDRNOTAVAIL:
-            return False
-        raise
-    return True
+    return changed(route, RTM_DELADDR, 0, _address_body(address, prefix_length, interface), doing, errno.EADDRNOTAVAIL)
 
 
 def _address_header(family: int, prefix_length: int, flags: int, scope: int, interface: int) -> bytes:

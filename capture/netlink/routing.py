@@ -23,6 +23,7 @@ from capture.netlink.rtnetlink import (
     RT_SCOPE_HOST,
     RT_SCOPE_UNIVERSE,
     address_text,
+    changed,
     pack_address,
 )
 
@@ -31,29 +32,14 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 # linux/rtnetlink.h: messages, and what kinds of route there are
-RTM_NEWROUTE = 24
-RTM_DELROUTE = 25
-RTM_GETROUTE = 26
-RTN_UNSPEC = 0
-RTN_UNICAST = 1
-RTN_LOCAL = 2
-RTN_BLACKHOLE = 6
-RTN_UNREACHABLE = 7
-RTN_PROHIBIT = 8
-RTPROT_UNSPEC = 0
-RTPROT_BOOT = 3
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTN_UNSPEC, RTN_UNICAST, RTN_LOCAL, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT = 0, 1, 2, 6, 7, 8
+RTPROT_UNSPEC, RTPROT_BOOT = 0, 3
 
 # linux/rtnetlink.h: struct rtmsg, attributes of routes
 RTMSG_SIZE = 12
-RTA_DST = 1
-RTA_SRC = 2
-RTA_OIF = 4
-RTA_GATEWAY = 5
-RTA_PRIORITY = 6
-RTA_PREFSRC = 7
-RTA_TABLE = 15
-RTA_MARK = 16
-RTA_UID = 25
+RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 2, 4, 5, 6, 7
+RTA_TABLE, RTA_MARK, RTA_UID = 15, 16, 25
 
 # A lookup whose result is a refusal is answered with an error (fib_props in net/ipv4/fib_semantics.c).
 REFUSALS = {
@@ -103,7 +89,7 @@ def remove_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
     removed = False
     for metric in _metrics(route, family, table):
         body = _local_route_body(family, table, RTPROT_UNSPEC) + attribute(RTA_PRIORITY, metric)
-        removed = remove_if_there(route, RTM_DELROUTE, body, doing, *NO_SUCH_ROUTE) or removed
+        removed = changed(route, RTM_DELROUTE, 0, body, doing, *NO_SUCH_ROUTE) or removed
     return removed
 
 
@@ -129,17 +115,6 @@ def look_up_route(
             return Route(REFUSALS[error.errno])
         raise
     return _decode_route(found)
-
-
-def remove_if_there(route: NetlinkSocket, kind: int, body: bytes, doing: str, *absent: int) -> bool:
-    """Remove something; return whether it was there, which these errors deny."""
-    try:
-        route.request(kind, 0, body, doing)
-    except KernelError as error:
-        if error.errno in absent:
-            return False
-        raise
-    return True
 
 
 def family_name(family: int) -> str:

@@ -34,11 +34,8 @@ if TYPE_CHECKING:
     from capture.errors import CaptureError
 
 # linux/netlink.h, linux/socket.h, asm-generic/socket.h
-NETLINK_ROUTE = 0
-NETLINK_NETFILTER = 12
-SOL_NETLINK = 270
-NETLINK_CAP_ACK = 10
-NETLINK_EXT_ACK = 11
+NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
+SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
 SO_SNDBUFFORCE = 32
 
 # The kernel fills at most 32 KiB of one datagram in a dump, and less if our buffer is smaller (netlink_dump

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
             """Return the interfaces of the namespace but ``lo``; None if they are not known."""
 
         def has_ipv6(self) -> bool:
-            """Return whether this kernel speaks IPv6."""
+            """Return whether this kernel has IPv6."""
 
         def name_servers(self) -> tuple[Network, ...]:
             """Return the name servers of resolv.conf(5)."""
@@ -126,7 +126,9 @@ def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfi
     profile: Profile = "1.30" if settings[option.PROFILE] == "1.30" else "1.8"
     families = choose_families(settings, host)
     warnings += families.warnings
-    proxy_uids = _ids(settings, option.PROXY_UID, host.user_id) or _default_proxy(host)
+    user = host.user_id(host.default_proxy_user())
+    proxy_uids = _ids(settings, option.PROXY_UID, host.user_id) or (DEFAULT_PROXY_ID if user is None else only(user),)
+    captures_dns, captures_all_dns, name_servers = _dns(settings, host, warnings)
     return CaptureConfig(
         families=families.chosen,
         is_reached_by_ipv6=families.is_reached_by_ipv6,
@@ -158,7 +160,9 @@ def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfi
         drops_invalid=settings[option.DROP_INVALID],
         rule_comments=settings[option.RULE_COMMENTS],
         rule_logs=settings[option.RULE_LOGS],
-        **_dns(settings, host, warnings),
+        captures_dns=captures_dns,
+        captures_all_dns=captures_all_dns,
+        name_servers=name_servers,
     )
 
 
@@ -183,11 +187,6 @@ def _id(entry: str | Span, settings: Settings, which: Option[Any], look_up: Call
     if found is None:
         raise ConfigurationError(which.name, entry, settings.origin(which), which.expected)
     return only(found)
-
-
-def _default_proxy(host: Host) -> tuple[Span, ...]:
-    found = host.user_id(host.default_proxy_user())
-    return (DEFAULT_PROXY_ID,) if found is None else (only(found),)
 
 
 def _owner_groups(settings: Settings, host: Host) -> Selection[Span]:
@@ -215,17 +214,8 @@ def _excluded_owner_groups(settings: Settings, host: Host) -> tuple[Span, ...]:
     return groups
 
 
-if TYPE_CHECKING:
-    from typing import TypedDict
-
-    class _Dns(TypedDict):
-        captures_dns: bool
-        captures_all_dns: bool
-        name_servers: tuple[Network, ...]
-
-
-def _dns(settings: Settings, host: Host, warnings: list[str]) -> _Dns:
-    """Return what is captured of DNS: all of it, that for the servers of resolv.conf, or none."""
+def _dns(settings: Settings, host: Host, warnings: list[str]) -> tuple[bool, bool, tuple[Network, ...]]:
+    """Return whether DNS is captured, whether all of it, and if not, for which servers: those of resolv.conf."""
     wanted, everything = settings[option.REDIRECT_DNS], settings[option.CAPTURE_ALL_DNS]
     if everything and not wanted:
         warnings.append(f"{option.CAPTURE_ALL_DNS.name} does nothing without {option.REDIRECT_DNS.name}")
@@ -236,4 +226,4 @@ def _dns(settings: Settings, host: Host, warnings: list[str]) -> _Dns:
             f" say {option.CAPTURE_ALL_DNS.name} to capture all of it"
         )
         wanted = False
-    return {"captures_dns": wanted, "captures_all_dns": wanted and everything, "name_servers": servers}
+    return wanted, wanted and everything, servers

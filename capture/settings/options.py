@@ -58,8 +58,8 @@ class Option(Parsed[T]):
     def variables(self) -> tuple[str, ...]:
         """Return the environment variables that set it; of several the last one counts, as upstream has it.
 
-        Flags of upstream's, and those that have no variable named here, are looked up by their own name. Ours for
-        how it is done have names that no image uses for something else, such as PROFILE.
+        Upstream's flags, and those without a variable here, are looked up by their own name. Our own have a prefix,
+        because images use names such as PROFILE for something else.
         """
         is_prefixed = any(variable.startswith("CAPTURE_") for variable in self.environment)
         own = (self.flag.upper().replace("-", "_"),) if self.flag and not is_prefixed else ()
@@ -253,7 +253,7 @@ BACKEND = Option(
 DRIVER = Option(
     "driver", "", parsers.one_of("", "restore", "iptc", "netlink", "libnftables"),
     "netlink or libnftables (nftables); restore, netlink or iptc (iptables)",
-    "How the kernel is told. Default: the fastest that works here.",
+    "How rules are written. Default: the fastest that works here.",
     environment=("CAPTURE_DRIVER",), metavar="NAME", topic=HOW, empty_means_default=True,
 )  # fmt: skip
 NATIVE_NFTABLES = Option(
@@ -289,12 +289,12 @@ DRY_RUN = Option(
 )  # fmt: skip
 RECONCILE = Option(
     "reconcile", "false", parsers.boolean, YES_OR_NO,
-    "Replace rules that differ. Ours always does, without a gap; accepted because upstream needs it.",
+    "No effect: rules that differ are always replaced, without a gap. Upstream needs it for that.",
     topic=HOW, is_switch=True,
 )  # fmt: skip
 CLEANUP_ONLY = Option(
     "cleanup-only", "false", parsers.boolean, YES_OR_NO,
-    "Remove all rules of ours, and stop.",
+    "Remove all rules of the capture, and stop.",
     topic=HOW, is_switch=True,
 )  # fmt: skip
 FORCE_APPLY = Option(
@@ -346,60 +346,22 @@ LOG_AS_JSON = Option(
 )  # fmt: skip
 
 RULE_OPTIONS: tuple[Option[Any], ...] = (
-    PROXY_PORT,
-    INBOUND_CAPTURE_PORT,
-    INBOUND_TUNNEL_PORT,
-    PROXY_UID,
-    PROXY_GID,
-    INTERCEPTION_MODE,
-    INBOUND_PORTS,
-    EXCLUDED_INBOUND_PORTS,
-    EXCLUDED_INBOUND_NETWORKS,
-    EXCLUDED_INTERFACES,
-    OUTBOUND_NETWORKS,
-    EXCLUDED_OUTBOUND_NETWORKS,
-    OUTBOUND_PORTS,
-    EXCLUDED_OUTBOUND_PORTS,
-    UID_PORT_EXCLUSIONS,
-    REROUTED_INTERFACES,
-    OWNER_GROUPS,
-    EXCLUDED_OWNER_GROUPS,
-    IPV4_LOOPBACK,
-    TPROXY_MARK,
-    TPROXY_ROUTE_TABLE,
-    REDIRECT_DNS,
-    CAPTURE_ALL_DNS,
-    DROP_INVALID,
-    DUAL_STACK,
-    IP_FAMILIES,
-    OTHER_FAMILY,
-    RULE_COMMENTS,
-    RULE_LOGS,
-    PROFILE,
+    PROXY_PORT, INBOUND_CAPTURE_PORT, INBOUND_TUNNEL_PORT, PROXY_UID, PROXY_GID, INTERCEPTION_MODE, INBOUND_PORTS,
+    EXCLUDED_INBOUND_PORTS, EXCLUDED_INBOUND_NETWORKS, EXCLUDED_INTERFACES, OUTBOUND_NETWORKS,
+    EXCLUDED_OUTBOUND_NETWORKS, OUTBOUND_PORTS, EXCLUDED_OUTBOUND_PORTS, UID_PORT_EXCLUSIONS, REROUTED_INTERFACES,
+    OWNER_GROUPS, EXCLUDED_OWNER_GROUPS, IPV4_LOOPBACK, TPROXY_MARK, TPROXY_ROUTE_TABLE, REDIRECT_DNS,
+    CAPTURE_ALL_DNS, DROP_INVALID, DUAL_STACK, IP_FAMILIES, OTHER_FAMILY, RULE_COMMENTS, RULE_LOGS, PROFILE,
     CHAIN_NAMES,
-)
+)  # fmt: skip
 """What decides on the rules: every entry point takes these."""
 
 BACKEND_OPTIONS: tuple[Option[Any], ...] = (BACKEND, DRIVER, NATIVE_NFTABLES, FORCE_IPTABLES_BINARY)
-"""What decides on how the kernel is told."""
+"""Options of how rules are written."""
 
 INIT_OPTIONS: tuple[Option[Any], ...] = (
-    NETWORK_NAMESPACE,
-    CNI_MODE,
-    ALLOW_HOST,
-    DRY_RUN,
-    RECONCILE,
-    CLEANUP_ONLY,
-    FORCE_APPLY,
-    SKIP_RULE_APPLY,
-    RUN_VALIDATION,
-    PROBE_PORT,
-    PROBE_TIMEOUT,
-    REQUIRE_PROOF,
-    PROBE_FROM_OUTSIDE,
-    LOG_OUTPUT_LEVEL,
-    LOG_AS_JSON,
-)
+    NETWORK_NAMESPACE, CNI_MODE, ALLOW_HOST, DRY_RUN, RECONCILE, CLEANUP_ONLY, FORCE_APPLY, SKIP_RULE_APPLY,
+    RUN_VALIDATION, PROBE_PORT, PROBE_TIMEOUT, REQUIRE_PROOF, PROBE_FROM_OUTSIDE, LOG_OUTPUT_LEVEL, LOG_AS_JSON,
+)  # fmt: skip
 """What ``istio-init`` takes as well."""
 
 OPTIONS = RULE_OPTIONS + BACKEND_OPTIONS + INIT_OPTIONS

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     Path = str | os.PathLike[str]
 
-    from types import TracebackType
     from typing import Self
 
 CLONE_NEWNET, CLONE_NEWUSER = 0x4000_0000, 0x1000_0000
@@ -51,29 +50,20 @@ class Entered:
     def __enter__(self) -> Self:
         if self.path is None:
             return self
-        target = _open(self.path)
+        home = _open(CURRENT)
         try:
-            home = _open(CURRENT)
-            try:
-                _enter(target, self.path)
-            except CaptureError:
-                os.close(home)
-                raise
-        finally:
-            os.close(target)
+            _enter(_open(self.path), self.path)
+        except CaptureError:
+            os.close(home)
+            raise
         self._home = home
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._home < 0:
             return
         home, self._home = self._home, -1
-        try:
-            _enter(home, CURRENT)
-        finally:
-            os.close(home)
+        _enter(home, CURRENT)
 
 
 def tour(paths: Iterable[str]) -> Iterator[str]:
@@ -88,13 +78,10 @@ def tour(paths: Iterable[str]) -> Iterator[str]:
                 target = _open(path)
             except CaptureError:
                 continue
-            _enter_and_close(target, path)
+            _enter(target, path)
             yield path
     finally:
-        try:
-            _enter(home, CURRENT)
-        finally:
-            os.close(home)
+        _enter(home, CURRENT)
 
 
 def own_namespace() -> os.stat_result:
@@ -214,26 +201,16 @@ def _open(path: str) -> int:
 
 
 def _enter(descriptor: int, path: str) -> None:
-    """Let the calling thread enter the namespace behind a descriptor."""
+    """Let the calling thread enter the namespace behind a descriptor, and close that."""
     try:
         call_setns(descriptor, CLONE_NEWNET)
+    except PermissionError:
+        raise PrivilegeError(f"enter {path}") from None
     except OSError as error:
-        raise _refusal(error, path) from None
-
-
-def _enter_and_close(descriptor: int, path: str) -> None:
-    try:
-        _enter(descriptor, path)
+        words = "is no network namespace" if error.errno == errno.EINVAL else os.strerror(error.errno or 0)
+        raise NamespaceError(path, words) from None
     finally:
         os.close(descriptor)
-
-
-def _refusal(error: OSError, path: str) -> CaptureError:
-    if error.errno == errno.EPERM:
-        return PrivilegeError(f"enter {path}")
-    if error.errno == errno.EINVAL:
-        return NamespaceError(path, "is no network namespace")
-    return NamespaceError(path, os.strerror(error.errno or 0))
 
 
 def call_setns(descriptor: int, kind: int) -> None:
@@ -247,13 +224,7 @@ def call_setns(descriptor: int, kind: int) -> None:
 
     library = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # None is the program itself, as for dlopen(3)
     if _ctypes.call_function(_ctypes.dlsym(library, "setns"), (descriptor, kind)):
-        _setns_with_errno(descriptor, kind)
+        import ctypes
 
-
-def _setns_with_errno(descriptor: int, kind: int) -> None:
-    import ctypes
-
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.setns(descriptor, kind):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        if ctypes.CDLL(None, use_errno=True).setns(descriptor, kind):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

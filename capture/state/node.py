@@ -10,11 +10,8 @@ from __future__ import annotations
 import os
 
 from capture.errors import HostNamespaceError
+from capture.state.files import content_of, names_in, processes
 from capture.state.netns import own_namespace, refuse_host
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NODE_PROGRAMS = ("kubelet", "kubelite", "k3s", "k3s-server", "rke2", "k0s", "containerd", "crio")
 """As the kernel names their processes (comm in proc(5))."""
@@ -34,7 +31,8 @@ def refuse_node(*, allowed: bool) -> None:
 def evidence_of_node() -> str:
     """Return what shows that the namespace we are in is a node's; "" if nothing does."""
     own = own_namespace()
-    for process, name in _processes():
+    for process in processes():
+        name = content_of(f"/proc/{process}/comm").decode(errors="replace").rstrip("\n")
         if name in NODE_PROGRAMS and _is_in(own, process):
             return f"{name} (process {process}) runs in it"
     if not _is_in(own, "1"):
@@ -46,15 +44,6 @@ def evidence_of_node() -> str:
     return f"its interfaces lead to {peers} other network namespaces" if peers >= MANY_PEERS else ""
 
 
-def _processes() -> Iterator[tuple[str, str]]:
-    for process in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{process}/comm", encoding="utf-8", errors="replace") as comm:
-                yield process, comm.read().rstrip("\n")
-        except OSError:  # it has ended
-            continue
-
-
 def _is_in(own: os.stat_result, process: str) -> bool:
     try:
         return os.path.samestat(own, os.stat(f"/proc/{process}/ns/net"))
@@ -64,12 +53,8 @@ def _is_in(own: os.stat_result, process: str) -> bool:
 
 def _other_names(own: os.stat_result) -> list[str]:
     """Return the names of network namespaces other than ours; none if ours has a name, too, as a pod's has."""
-    try:
-        names = sorted(os.listdir(NAMED_NAMESPACES))
-    except OSError:
-        return []
     others = []
-    for name in names:
+    for name in names_in(NAMED_NAMESPACES):
         try:
             status = os.stat(f"{NAMED_NAMESPACES}/{name}")
         except OSError:

@@ -203,20 +203,16 @@ def _fill_header(header: Any, family: Family | None, described: Arguments) -> No
             address_field, mask_field = (header.src, header.smsk) if option.name == "-s" else (header.dst, header.dmsk)
             ctypes.memmove(ctypes.byref(address_field), network.packed, bits // 8)
             ctypes.memmove(ctypes.byref(mask_field), mask.to_bytes(bits // 8, "big"), bits // 8)
-            header.invflags |= _inverted(option, INV_SRCIP if option.name == "-s" else INV_DSTIP)
+            header.invflags |= (INV_SRCIP if option.name == "-s" else INV_DSTIP) * option.negated
         elif option.name == "-i":
             header.iniface, header.iniface_mask = _interface(value)
-            header.invflags |= _inverted(option, INV_VIA_IN)
+            header.invflags |= INV_VIA_IN * option.negated
         elif option.name == "-o":
             header.outiface, header.outiface_mask = _interface(value)
-            header.invflags |= _inverted(option, INV_VIA_OUT)
+            header.invflags |= INV_VIA_OUT * option.negated
         else:
             header.proto = PROTOCOL_NUMBERS[value]
             header.flags |= 0 if family == IPV4 else IP6T_F_PROTO
-
-
-def _inverted(option: Option, flag: int) -> int:
-    return flag if option.negated else 0
 
 
 def _interface(name: str) -> tuple[bytes, bytes]:

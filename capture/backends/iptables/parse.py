@@ -96,7 +96,7 @@ def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str,
             verdict = verdict_of(clause, chains)
         elif kind == "-g":
             verdict = model.UnknownVerdict(as_printed(clause))
-        elif _is_comment(clause):
+        elif [word.text for word in clause[:3]] == COMMENT and len(clause) == 4:
             why = without_line_ends(clause[3].text)
         else:
             matches += matches_of(clause)
@@ -120,7 +120,4 @@ def _clauses(words: Sequence[Word]) -> Iterator[Sequence[Word]]:
 
 
 CLAUSE_OPTIONS = ("-m", "-j", "-g")
-
-
-def _is_comment(clause: Sequence[Word]) -> bool:
-    return len(clause) == 4 and [word.text for word in clause[:3]] == ["-m", "comment", "--comment"]
+COMMENT = ["-m", "comment", "--comment"]

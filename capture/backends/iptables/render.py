@@ -161,7 +161,16 @@ def _further_networks(matches: tuple[model.Match, ...]) -> Iterator[Clause]:
     """Yield the excluded networks that ``-s`` and ``-d`` have no room for."""
     for kind, option in ((model.Source, "--src-range"), (model.Destination, "--dst-range")):
         for network, negated in _networks(matches, kind)[1]:
-            yield Clause("iprange", (Option(option, _address_range(network), negated),))
+            yield Clause(
+                "iprange",
+                (
+                    Option(
+                        option,
+                        f"{address_text(network.family, network.first)}-{address_text(network.family, network.last)}",
+                        negated,
+                    ),
+                ),
+            )
 
 
 def _networks(
@@ -175,10 +184,6 @@ def _networks(
     if not named or (named[0][0].is_everything and named[0][1]):
         return None, named
     return named[0], named[1:]
-
-
-def _address_range(network: Network) -> str:
-    return f"{address_text(network.family, network.first)}-{address_text(network.family, network.last)}"
 
 
 def _target(verdict: model.Verdict, family: Family) -> Clause | Foreign | None:

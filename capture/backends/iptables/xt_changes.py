@@ -67,7 +67,8 @@ class _TableChanges:
         """The chains and the handles of their rules; None for rules that are new and have none yet."""
 
     def messages(self) -> Iterator[Change]:
-        own = self._made_by_us()
+        removed = {(edit.chain, edit.position) for edit in self._edit.edits if isinstance(edit, RemoveRule)}
+        own = made_by_us(self._edit.table, self._table, removed)
         yield from self._edited()
         yield from self.tidied(own, held_chains=bool(self._table.chains))
 
@@ -115,9 +116,6 @@ class _TableChanges:
         self._rules[chain] = []
         yield self._say.add_chain(chain)
 
-    def _kernel_name(self, chain: str) -> str:
-        return self._table.chains[chain].found.name
-
     def _append(self, chain: str, rule: Rule) -> Change:
         self._rules[chain].append(None)
         return self._say.add_rule(chain, rule)
@@ -132,11 +130,7 @@ class _TableChanges:
     def _remove(self, edit: RemoveRule) -> Iterator[Change]:
         handle = self._rules[edit.chain].pop(edit.position)
         if handle is not None:
-            yield self._say.delete_rule(self._kernel_name(edit.chain), handle)
-
-    def _made_by_us(self) -> frozenset[str]:
-        removed = {(edit.chain, edit.position) for edit in self._edit.edits if isinstance(edit, RemoveRule)}
-        return made_by_us(self._edit.table, self._table, removed)
+            yield self._say.delete_rule(self._table.chains[edit.chain].found.name, handle)
 
     def tidied(self, own: frozenset[str], *, held_chains: bool) -> Iterator[Change]:
         """Yield the messages that delete built-in chains of ours that are empty now, and a table with nothing in it."""

@@ -41,7 +41,7 @@ from capture.netlink.attributes import MalformedMessageError, decode_elements, d
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
     from capture.backends.nf_tables.hooks import Hook
@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 
 # linux/netfilter/nf_tables.h, beyond what the nftables backend needs
 NFT_META_NFTRACE = 12
+
+NO_SET = NativeSet(0, 0, (), (), understood=False)
+"""What is looked up in one is not understood: iptables writes none."""
 
 # Places in headers: RFC 791 3.1, RFC 8200 3, RFC 9293 3.1
 PROTOCOL_OFFSETS: dict[Family, int] = {"ipv4": 9, "ipv6": 6}
@@ -84,9 +87,8 @@ class FoundRule(Value):
     rule: model.Rule
 
 
-def decode_chain(attributes: bytes) -> FoundChain:
+def decode_chain(fields: Fields) -> FoundChain:
     """Return a chain."""
-    fields = decode_fields(attributes)
     table, name = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
     handle = decode_number(fields[nf.NFTA_CHAIN_HANDLE])
     hook = decode_hook(fields)
@@ -116,7 +118,9 @@ class Reader:
             program.run(*decoded)
         matches, _ = lift.matches_of(program.conditions)
         why = program.why or read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
-        rule = model.Rule(_verdict(program.actions), _in_order(matches), self._family, why, program.counters)
+        rule = model.Rule(
+            _verdict(program.actions), joined(sorted(matches, key=_place)), self._family, why, program.counters
+        )
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[NFTA_RULE_HANDLE]), rule)
 
 
@@ -147,11 +151,6 @@ OPTIONS = {"-s": 0, "-d": 1, "-p": 4, "-f": 4}
 """Where a match belongs that has words alone."""
 
 
-def _in_order(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:
-    """Return matches in the order of iptables-save, with "not a" and "not b" of one kind as "neither a nor b"."""
-    return joined(sorted(matches, key=_place))
-
-
 def _place(match: model.Match) -> int:
     if isinstance(match, model.UnknownMatch):
         return OPTIONS.get(match.text.removeprefix("! ").partition(" ")[0], len(LISTING))
@@ -164,10 +163,11 @@ def _place(match: model.Match) -> int:
 class XtProgram(Program):
     """The expressions of a rule, with matches and targets of x_tables among them."""
 
+    UNDERSTOOD = Program.UNDERSTOOD | {"match", "target", "limit"}
     GOTO = "-g"
 
     def __init__(self, family: Family, extensions: Extensions) -> None:
-        super().__init__(_find_no_set, family)
+        super().__init__(lambda _name: NO_SET, family)
         self.why = ""
         self._of_family = family
         self._extensions = extensions
@@ -246,17 +246,3 @@ class XtProgram(Program):
         if option and length * 8 == BITS[self._of_family] and mask and not value & ~bits:
             return model.UnknownMatch(masked_words(option, self._of_family, value, bits, negated=negated))
         return super()._without_words(loaded, bounds)
-
-
-XtProgram.RUN = {
-    **Program.RUN,
-    "meta": XtProgram.meta,
-    "match": XtProgram.match,
-    "target": XtProgram.target,
-    "limit": XtProgram.limit,
-}
-
-
-def _find_no_set(_name: str) -> NativeSet:
-    """Return a set that says nothing: iptables writes none."""
-    return NativeSet(0, 0, (), (), understood=False)

@@ -22,10 +22,10 @@ from capture.backends.iptables.entries import MAX_COMMENT_BYTES, comment, slots
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import (
     COUNTER,
+    EQUALITY,
     PORT_SIZE,
     bitwise,
     compare,
-    equality,
     expression,
     framed,
     in_network,
@@ -154,7 +154,7 @@ def _interface(kind: type, match: model.InInterface | model.OutInterface) -> byt
     if name == "+":
         return LOAD_INTERFACE[kind] + (compare(nf.NFT_CMP_EQ, NEVER_MATCHING_INTERFACE) if match.negated else b"")
     compared = name[:-1].encode("utf-8", "surrogateescape") if name.endswith("+") else text(name)
-    return LOAD_INTERFACE[kind] + compare(equality(negated=match.negated), compared)
+    return LOAD_INTERFACE[kind] + compare(EQUALITY[match.negated], compared)
 
 
 def _network(kind: type, network: Network, negated: bool, family: Family) -> bytes:  # noqa: FBT001  # a match's field
@@ -163,7 +163,7 @@ def _network(kind: type, network: Network, negated: bool, family: Family) -> byt
         raise ValueError(f"a rule for {family} compares with an address of {network.family}: {network}")
     if not network.prefix and not negated:
         return b""
-    operator = equality(negated=negated)
+    operator = EQUALITY[negated]
     return in_network(ADDRESS_OFFSETS[kind, family], network.packed, network.prefix, operator)
 
 
@@ -235,7 +235,7 @@ def _port(ports: model.Span, offset: int, negated: bool) -> bytes:  # noqa: FBT0
     load = load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, offset, PORT_SIZE)
     first, last = ports.first.to_bytes(PORT_SIZE, "big"), ports.last.to_bytes(PORT_SIZE, "big")
     if first == last:
-        return load + compare(equality(negated=negated), first)
+        return load + compare(EQUALITY[negated], first)
     if ports.first == 0 and ports.last == LAST_PORT:
         return load + in_range(first, last, negated=negated) if negated else b""
     if ports.first == 0:
@@ -257,7 +257,7 @@ def _owner(match: model.OwnerUid | model.OwnerGid) -> bytes:
 
 def _mark(match: model.Mark) -> bytes:
     masked = b"" if match.mask == model.ALL_BITS else bitwise(u32(match.mask))
-    return LOAD_MARK + masked + compare(equality(negated=match.negated), u32(match.value))
+    return LOAD_MARK + masked + compare(EQUALITY[match.negated], u32(match.value))
 
 
 def _connection_mark(match: model.ConnectionMark) -> bytes:

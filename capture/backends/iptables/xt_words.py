@@ -114,10 +114,6 @@ def _tcp(fields: Fields, _family: Family) -> str:
     return " ".join(words)
 
 
-def _udp(fields: Fields, _family: Family) -> str:
-    return " ".join(_ports(fields))
-
-
 TCP_FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293 3.1, from the lowest bit
 
 
@@ -217,7 +213,7 @@ _ICMP = xt_layouts.Layout("type 1, code 1, code_to 1, invert 1")
 
 MATCH_WORDS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("tcp", 0): (xt_layouts.Layout(f"{_PORTS}, option 1, flags_mask 1, flags 1, invert 1"), _tcp),
-    ("udp", 0): (xt_layouts.Layout(f"{_PORTS}, invert 1"), _udp),
+    ("udp", 0): (xt_layouts.Layout(f"{_PORTS}, invert 1"), lambda fields, _family: " ".join(_ports(fields))),
     ("icmp", 0): (_ICMP, _icmp),
     ("icmp6", 0): (_ICMP, _icmp),
     ("addrtype", 1): (xt_layouts.Layout("source 2, destination 2, flags 4"), _addrtype),
@@ -266,16 +262,8 @@ def _nat(option: str, where: str, fields: Fields) -> str:
     return " ".join([f"{option} {where}", *options] if where else options)
 
 
-def _to_ports(fields: Fields, _family: Family) -> str:
-    return _nat("--to-ports", _nat_ports(fields), fields)
-
-
-def _to_source(fields: Fields, family: Family) -> str:
-    return _nat("--to-source", _nat_address(fields, family), fields)
-
-
-def _to_destination(fields: Fields, family: Family) -> str:
-    return _nat("--to-destination", _nat_address(fields, family), fields)
+def _to_address(option: str) -> Speak:
+    return lambda fields, family: _nat(option, _nat_address(fields, family), fields)
 
 
 def _nat_address(fields: Fields, family: Family) -> str:
@@ -293,19 +281,19 @@ def _tproxy(fields: Fields, family: Family) -> str:
     return f"--on-port {fields['port']} --on-ip {_address(fields['address'], family)} --tproxy-mark {mark}"
 
 
-def _set_mark(fields: Fields, _family: Family) -> str:
-    """One word for each way to change bits: exchange, and, or, xor (libxt_MARK.c)."""
-    return f"--set-xmark {fields['mark']:#x}/{fields['mask']:#x}"
-
-
 COPY_MARK = {xt_layouts.CONNMARK_SAVE: "--save-mark", xt_layouts.CONNMARK_RESTORE: "--restore-mark"}
+
+
+def _xmark(mark: int, mask: int) -> str:
+    """Return one word for each way to change bits: exchange, and, or, xor (libxt_MARK.c)."""
+    return f"--set-xmark {mark:#x}/{mask:#x}"
 
 
 def _connmark(fields: Fields, _family: Family) -> str | None:
     if fields.get("shift_dir") or fields.get("shift_bits"):
         return None
     if fields["mode"] == 0:
-        return f"--set-xmark {fields['ctmark']:#x}/{fields['ctmask']:#x}"
+        return _xmark(fields["ctmark"], fields["ctmask"])
     action = COPY_MARK.get(fields["mode"])
     return action and f"{action} --nfmask {fields['nfmask']:#x} --ctmask {fields['ctmask']:#x}"
 
@@ -341,16 +329,12 @@ COMPACT_NAT = {("REDIRECT", 0), ("MASQUERADE", 0), ("SNAT", 0), ("DNAT", 0)}
 """Targets that have a structure of their own in IPv4."""
 
 TARGET_WORDS: dict[tuple[str, int], tuple[Layout, Speak]] = {
-    ("REDIRECT", 0): (xt_layouts.NAT_RANGE, _to_ports),
-    ("MASQUERADE", 0): (xt_layouts.NAT_RANGE, _to_ports),
-    ("SNAT", 0): (xt_layouts.NAT_RANGE, _to_source),
-    ("SNAT", 1): (xt_layouts.NAT_RANGE, _to_source),
-    ("SNAT", 2): (xt_layouts.NAT_RANGE, _to_source),
-    ("DNAT", 0): (xt_layouts.NAT_RANGE, _to_destination),
-    ("DNAT", 1): (xt_layouts.NAT_RANGE, _to_destination),
-    ("DNAT", 2): (xt_layouts.NAT_RANGE, _to_destination),
+    ("REDIRECT", 0): (xt_layouts.NAT_RANGE, lambda fields, _family: _nat("--to-ports", _nat_ports(fields), fields)),
+    ("MASQUERADE", 0): (xt_layouts.NAT_RANGE, lambda fields, _family: _nat("--to-ports", _nat_ports(fields), fields)),
+    **{("SNAT", revision): (xt_layouts.NAT_RANGE, _to_address("--to-source")) for revision in range(3)},
+    **{("DNAT", revision): (xt_layouts.NAT_RANGE, _to_address("--to-destination")) for revision in range(3)},
     ("TPROXY", 1): (xt_layouts.TPROXY, _tproxy),
-    ("MARK", 2): (xt_layouts.MARK_TARGET, _set_mark),
+    ("MARK", 2): (xt_layouts.MARK_TARGET, lambda fields, _family: _xmark(fields["mark"], fields["mask"])),
     ("CONNMARK", 1): (xt_layouts.CONNMARK_1, _connmark),
     ("CONNMARK", 2): (xt_layouts.CONNMARK, _connmark),
     ("CT", 1): (xt_layouts.CT, _ct),

@@ -100,9 +100,8 @@ def data(kind: int, value: bytes) -> bytes:
     return nest(kind, attribute(nf.NFTA_DATA_VALUE, value))
 
 
-def equality(*, negated: bool) -> int:
-    """Return the operator of ``compare`` for "is" or "is not"."""
-    return nf.NFT_CMP_NEQ if negated else nf.NFT_CMP_EQ
+EQUALITY = (nf.NFT_CMP_EQ, nf.NFT_CMP_NEQ)
+"""The operators of ``compare`` for "is" and "is not", by whether a match is negated."""
 
 
 def compare(operator: int, value: bytes) -> bytes:

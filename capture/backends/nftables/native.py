@@ -12,6 +12,7 @@ them only has to spell a dozen words::
 
 from __future__ import annotations
 
+from capture.backends.nf_tables import constants as nf
 from capture.model import ruleset as model
 from capture.model.addresses import BITS
 from capture.model.values import Value
@@ -42,6 +43,18 @@ ADDRESS_FAMILIES: dict[str, Family] = {field: family for fields in (SADDR, DADDR
 PORT_PROTOCOLS: dict[str, model.ProtocolName] = {
     field: protocol for fields in (SPORT, DPORT) for protocol, field in fields.items()
 }
+
+# What nf_tables calls them.
+META_KEYS = {
+    NFPROTO: nf.NFT_META_NFPROTO,
+    L4PROTO: nf.NFT_META_L4PROTO,
+    IIFNAME: nf.NFT_META_IIFNAME,
+    OIFNAME: nf.NFT_META_OIFNAME,
+    SKUID: nf.NFT_META_SKUID,
+    SKGID: nf.NFT_META_SKGID,
+    MARK: nf.NFT_META_MARK,
+}
+CT_KEYS = {CT_MARK: nf.NFT_CT_MARK, CT_STATE: nf.NFT_CT_STATE}
 
 # Which field a match of the model is about.
 ADDRESSES: dict[type[model.Source | model.Destination], dict[Family, str]] = {

@@ -125,11 +125,10 @@ class NativeSet(Value):
     understood: bool = True
 
 
-def decode_set(description: bytes, elements: Iterable[bytes]) -> NativeSet:
+def decode_set(description: dict[int, bytes], elements: Iterable[bytes]) -> NativeSet:
     """Return a set from its description and the messages with its elements."""
-    fields = decode_fields(description)
-    flags = decode_number(fields.get(nf.NFTA_SET_FLAGS, b""))
-    size = decode_number(fields[nf.NFTA_SET_KEY_LEN])
+    flags = decode_number(description.get(nf.NFTA_SET_FLAGS, b""))
+    size = decode_number(description[nf.NFTA_SET_KEY_LEN])
     keys: list[bytes] = []
     ends: list[bytes] = []
     shapes: dict[bytes, list[bytes] | None] = {}
