@@ -95,7 +95,7 @@ def _of_file(path: str) -> Ruleset:
 
 
 def _in_words(effect: Effect) -> Iterator[str]:
-    """Yield the packets that fare otherwise, and how."""
+    """Yield the packets that are treated differently, and how."""
     change = f"{fate_in_words(effect.before.fate)} -> {fate_in_words(effect.after.fate)}"
     for region in effect.regions:
         yield f"{FAMILY_NAMES[effect.family]} {effect.direction}: {region}: {change}"

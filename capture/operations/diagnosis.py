@@ -59,7 +59,7 @@ class Diagnosis(Value):
 
     @property
     def verdict(self) -> str:
-        """Return in a word what becomes of the connection, or of the pod."""
+        """Return the verdict on the connection, or on the pod."""
         if not self.causes:
             return "captured" if self.is_certain else "cannot be told"
         if self.trace is None:
@@ -70,7 +70,7 @@ class Diagnosis(Value):
 def why(packet: Packet | None = None, settings: Settings | None = None, namespace: Namespace = None) -> Diagnosis:
     """Return why a connection does not reach the proxy; without one, everything that is wrong with the pod.
 
-    What should be is what the settings ask for, else what is recorded, else the defaults. Raises CaptureError.
+    The reference are the settings, else the recorded ones, else the defaults. Raises CaptureError.
     """
     with Entered(namespace):
         recorded = record.read()
@@ -90,7 +90,7 @@ def why(packet: Packet | None = None, settings: Settings | None = None, namespac
 
 
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
-    """Return where Envoy's listeners, told by its admin interface, do not fit the capture. Raises CaptureError."""
+    """Return where Envoy's listeners, read from its admin interface, do not fit the capture. Raises CaptureError."""
     from capture.analysis.envoy import causes_of_listeners, listeners_of
     from capture.state.proxy_admin import read_config_dump
 
@@ -182,7 +182,7 @@ def _drift(verified: Verified) -> Iterator[Cause]:
 
 
 def _diverted(verified: Verified) -> Iterator[Cause]:
-    """Yield foreign rules by what they do to captured packets: drop them, or lead them past the proxy."""
+    """Yield foreign rules by their effect on captured packets: they drop them, or bypass the proxy."""
     effects = [found.effect for found in verified.differences if not found.is_ours]
     for effect in (*effects, *(found.effect for found in verified.obstacles)):
         if effect is not None and _is_dropping(effect):

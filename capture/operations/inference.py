@@ -1,4 +1,4 @@
-"""Which settings live rules amount to, for a namespace of which nothing is recorded. For people: it is no proof."""
+"""Which settings live rules amount to, for a namespace of which nothing is recorded. A hint for people, no proof."""
 
 from __future__ import annotations
 

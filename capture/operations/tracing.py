@@ -39,8 +39,8 @@ def trace(
 ) -> Trace:
     """Return what happens to a packet: by the live rules, or by those that the settings would give.
 
-    A packet that the pod sends leaves by the interface, and from the address, that the namespace's routes say,
-    unless it names them. Of two sets at once the packet meets both, as in a kernel.
+    A packet that the pod sends leaves by the interface, and from the address, of the namespace's routes, unless it
+    names them. Of two sets at once the packet meets both, as in a kernel.
     """
     with Entered(namespace):
         sent = routed(packet)

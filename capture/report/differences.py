@@ -32,7 +32,7 @@ MEANINGS = {
 }
 NOTHING_APPLIED = "nothing is applied here: the namespace has no rules of the capture"
 MAX_SINGLE = 20
-"""More differences than these are told by chain."""
+"""More differences than these are reported by chain."""
 MAX_REGIONS = 3
 
 
@@ -58,7 +58,7 @@ def doubts_in_words(verified: Verified) -> Iterator[str]:
     if not verified.has_reference:
         yield "no record here: without one, or options, nothing says what our own rules should be"
     for each in verified.unjudged:
-        from capture.analysis.compare import Difference  # where something is to be told
+        from capture.analysis.compare import Difference  # where there is a difference
 
         if isinstance(each, Difference):
             place, rule = _place(each), _rule(each) or f"policy {each.policy}"

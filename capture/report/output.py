@@ -1,4 +1,4 @@
-"""What every program of ours says to a person: errors and warnings on stderr, and how it ends.
+"""Messages of every program to a person: errors and warnings on stderr; and its exit code.
 
 Colour is for terminals only, and never where NO_COLOR is set (no-color.org).
 """
@@ -77,8 +77,8 @@ def ended(
 ) -> int:
     """Run a program and return its exit code; errors, Ctrl-C and output that cannot be written end it in words.
 
-    ``needs_output`` says that the program is there for what it prints. Otherwise the exit code tells what became of
-    the rules, whatever becomes of the output.
+    ``needs_output`` is for programs whose purpose is their output. For others the exit code is about the rules,
+    even if the output is lost.
     """
     keep_standard_descriptors()
     with Streams(needs_output=needs_output) as streams:

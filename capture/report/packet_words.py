@@ -1,4 +1,4 @@
-"""A packet in words. Without click: the CNI plugin, which has no packages, speaks of packets too."""
+"""A packet in words. Without click: the CNI plugin, which has no packages, describes packets too."""
 
 from __future__ import annotations
 

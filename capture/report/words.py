@@ -1,4 +1,4 @@
-"""What ``str()`` of the library's results says: the same as the command line, from the same functions.
+"""``str()`` of the library's results: what the command line prints, from the same functions.
 
 Importing this module fills ``capture.model.values.WORDS``. The plugin does without it.
 """

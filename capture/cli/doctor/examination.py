@@ -125,7 +125,7 @@ def examine() -> Examined:
 def _diagnosis() -> Diagnosis | CaptureError | None:
     """Return what is wrong with the pod whose namespace we are in, if it is captured or should be.
 
-    Where that cannot be told, for want of privileges, return why.
+    Where that is unknown, for want of privileges, return why.
     """
     try:
         found = diagnosis.why()
@@ -136,7 +136,7 @@ def _diagnosis() -> Diagnosis | CaptureError | None:
 
 
 def examine_node() -> tuple[Finding, ...]:
-    """Return what is to be said of list, plugin, kubeconfig and token; nothing where no plugin of ours is installed.
+    """Return findings about list, plugin, kubeconfig and token; none where our plugin is not installed.
 
     The package of the plugin is found by name, where it is there.
     """
@@ -263,9 +263,7 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
     else:
         yield Finding("namespace", "identity", "ok", f"{examined.namespace}: not the host's own")
     if not examined.facts.own_users:
-        says = (
-            "another one than ours (a pod with hostUsers: false): auto takes nftables; iptables writes from within it"
-        )
+        says = "another than this process has (hostUsers: false): auto takes nftables; iptables writes from within it"
         yield Finding("namespace", "user namespace", "note", says)
     addresses = ", ".join(examined.addresses) or "none yet; both families would be programmed"
     yield Finding("namespace", "addresses", "ok" if examined.addresses else "note", addresses)
@@ -288,7 +286,7 @@ def _modules(examined: Examined) -> Iterator[Finding]:
     """Yield the modules that are missing, each with who needs it; or that none is; or that it is unknown."""
     lacking, purposes = examined.modules.lacking, _purposes()
     for name in lacking:
-        why = "no such module" if name in examined.modules.absent else "modprobe is told not to load it"
+        why = "no such module" if name in examined.modules.absent else "modprobe's configuration forbids to load it"
         yield Finding("kernel", name, "warning", f"{why}; needed by {purposes[name]}", remedy_for((name,)))
     others = tuple(name for name in examined.modules.unloaded if name not in lacking)
     if not examined.modules.is_indexed:
