@@ -60,7 +60,7 @@ def captured(rulesets: Iterable[Ruleset]) -> int:
         ends = {_flow(socket) for socket in sock_diag.read_tcp_sockets(diag, STATES)}
     with open_netfilter() as netfilter:
         entries = list(conntrack.read_entries(netfilter))
-    # An entry outlives its connection by days, if nothing told it of the end. The replies' source has the socket.
+    # An entry outlives its connection by days, if it did not see the end. The replies' source has the socket.
     return sum(1 for entry in entries if is_captured(entry, ports, marks) and entry.reply in ends)
 
 

@@ -8,9 +8,8 @@ import pytest
 from capture.analysis.causes import Cause
 from capture.backends.detect import Decision, Leftover
 from capture.backends.kernel_modules import Inventory
-from capture.cli.doctor.examination import CAPABILITIES, Examined, can_work, findings
+from capture.cli.doctor.examination import CAPABILITIES, Examined, can_work, examine_node, findings
 from capture.cli.doctor.neighbours import ISTIO, OWN
-from capture.cli.doctor.node import examine_node
 from capture.errors import UnsupportedError
 from capture.operations.diagnosis import Diagnosis
 from cni import runtimes
