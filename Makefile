@@ -8,7 +8,7 @@ WORKERS ?= auto
 .PHONY: help setup demo test test-vm test-cluster manifest bundle release image image-node bench mutants docs lint format clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what `make test` needs: system packages (apt) and .venv
 	@scripts/setup test

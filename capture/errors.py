@@ -63,7 +63,8 @@ class HostNamespaceError(CaptureError):
         whose = f"that of a node, since {evidence}" if evidence else "the host's own"
         super().__init__(
             f"refused: this network namespace is {whose}, and capturing it would cut the node off",
-            "Name the pod's namespace with --netns PATH or --pid N, or say --allow-host if you mean the host.",
+            "Name the pod's namespace with --netns PATH or --pid N (istio-init: --network-namespace PATH), or pass"
+            " --allow-host if you mean the host.",
         )
 
 
@@ -110,7 +111,7 @@ class StateDirectoryError(CaptureError):
 
 
 class KernelError(CaptureError):
-    """The kernel refused a netlink message: which one, with what errno, and what it said."""
+    """The kernel refused a netlink message: which one, its errno, and the kernel's own message."""
 
     def __init__(self, doing: str, errno: int, kernel_message: str = "") -> None:
         import os

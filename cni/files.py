@@ -13,14 +13,16 @@ REGULAR, TYPE = 0o100000, 0o170000
 
 
 def read_file(path: str, limit: int) -> bytes:
-    """Return the content of a regular file, at most ``limit`` bytes of it; raise OSError."""
+    """Return the content of a regular file; raise OSError, also for one of more than ``limit`` bytes."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         if os.fstat(file).st_mode & TYPE != REGULAR:
             raise OSError(errno.EINVAL, "it is not a regular file", path)
         content = bytearray()
-        while len(content) < limit and (chunk := os.read(file, min(1 << 16, limit - len(content)))):
+        while chunk := os.read(file, 1 << 16):
             content += chunk
+            if len(content) > limit:
+                raise OSError(errno.EFBIG, f"it is longer than {limit} bytes", path)
         return bytes(content)
     finally:
         os.close(file)

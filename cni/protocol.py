@@ -198,7 +198,7 @@ def _decode_configuration(stdin: bytes) -> tuple[dict[str, Any], dict[str, str]]
         raise CniError(
             DECODING_FAILURE,
             f"the network configuration on standard input is not a JSON object: {wrong}",
-            f"It starts with {stdin[:200]!r}",
+            f"It starts with {stdin[:200].decode(errors='replace')!r}",
         ) from None
 
 
@@ -269,15 +269,19 @@ def _previous_result_of(command: str, configuration: dict[str, Any]) -> dict[str
 def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[Attachment, ...]:
     """Return the attachments that GC keeps.
 
-    SPEC 1.1.0 has two names for the key (containernetworking/cni, number 1101); libcni sends both. A list that is
-    not there is an error, since it would mean that all are gone; null is how Go writes an empty one.
+    SPEC 1.1.0 has two names for the key (containernetworking/cni, number 1101); libcni sends both, and what is in one
+    of them stays. A list that is not there is an error, since it would mean that all are gone; null is how Go writes an
+    empty one.
     """
-    for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
-        if key in configuration:
-            entries = configuration[key]
-            if entries is not None and not isinstance(entries, list):
-                raise CniError(INVALID_CONFIGURATION, f"{key} is {shown(entries)}; expected a list")
-            return tuple([_attachment(key, entry) for entry in entries or ()])
+    keys = [key for key in ("cni.dev/valid-attachments", "cni.dev/attachments") if key in configuration]
+    valid: dict[Attachment, None] = {}
+    for key in keys:
+        entries = configuration[key]
+        if entries is not None and not isinstance(entries, list):
+            raise CniError(INVALID_CONFIGURATION, f"{key} is {shown(entries)}; expected a list")
+        valid |= dict.fromkeys([_attachment(key, entry) for entry in entries or ()])
+    if keys:
+        return tuple(valid)
     raise CniError(INVALID_CONFIGURATION, "GC without cni.dev/valid-attachments: nothing says which attachments exist")
 
 
@@ -363,26 +367,21 @@ def _unknown_command(command: str) -> CniError:
 
 
 def _version_result(stdin: bytes) -> bytes:
-    """Return the answer to VERSION, in the version of the question if that is one of ours."""
+    """Return the answer to VERSION, in the version of the request if it is supported."""
     try:
         version = _version_of(_decode_configuration(stdin)[0])
     except CniError:
         version = NEWEST_VERSION
-    return _printed(
-        {
-            "cniVersion": version if version in SUPPORTED_VERSIONS else NEWEST_VERSION,
-            "supportedVersions": SUPPORTED_VERSIONS,
-        }
-    )
+    return _printed({"cniVersion": _spoken(version), "supportedVersions": SUPPORTED_VERSIONS})
+
+
+def _spoken(version: str) -> str:
+    return version if version in SUPPORTED_VERSIONS else NEWEST_VERSION
 
 
 def failure(error: CniError, version: str) -> Answer:
-    """Return the answer that says ``error`` (SPEC, "Errors"), in ``version`` if that is one of ours."""
-    content: dict[str, object] = {
-        "cniVersion": version if version in SUPPORTED_VERSIONS else NEWEST_VERSION,
-        "code": error.code,
-        "msg": error.message,
-    }
+    """Return the answer that says ``error`` (SPEC, "Errors"), in ``version`` if it is supported."""
+    content: dict[str, object] = {"cniVersion": _spoken(version), "code": error.code, "msg": error.message}
     if error.details:
         content["details"] = error.details
     return Answer(_printed(content), 1, error)

@@ -24,6 +24,7 @@ from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.rtnetlink import open_route
 from capture.report.differences import in_words
+from capture.report.packet_words import endpoint
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.families import FAMILY_NAMES
@@ -33,7 +34,7 @@ from capture.state.netns import Entered
 from capture.state.routes import missing
 from initcontainer.outside import Outside
 from initcontainer.probes import DOCUMENTATION, Chooser, Probe, captured_sides
-from initcontainer.proof import Prover, endpoint
+from initcontainer.proof import Prover
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> Valid
     is_foreign = not (verified.differences or verified.missing or verified.impediments or verified.others)
     if is_foreign and verified.obstacles:
         return ValidationError(message, f"All rules are in place, but: {first}. Remove it where it comes from.")
-    return ValidationError(message, f"First of what is wrong: {first}. {_author(settings)}")
+    return ValidationError(message, f"The first difference: {first}. {_author(settings)}")
 
 
 def _author(settings: Settings) -> str:

@@ -12,6 +12,7 @@ from capture.errors import EXIT_DONE
 from capture.model.values import Value
 from capture.report.output import say_json, warn
 from capture.report.terminal import tell
+from capture.state.input import origin_of, read_input
 from injection.check import in_words, report
 from injection.inject import inject as inject_text
 from injection.policy import VERSIONS, policy_objects
@@ -19,7 +20,6 @@ from injection.remove import remove
 from injection.settings import parse_set
 from injection.template import ENVOY_IMAGE, INIT_IMAGE, InjectionError, Template, read_fragment, read_world_of
 from injection.yaml_text import as_yaml
-from sidecar.documents import origin_of, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def inject(
     if not filenames:
         raise click.UsageError("nothing to inject: give a manifest with -f FILE, or -f - for standard input")
     if removes:
-        _write([remove(text_of(name), origin_of(name)) for name in filenames], output, form)
+        _write([remove(read_input(name), origin_of(name)) for name in filenames], output, form)
         return EXIT_DONE
     request = _request(**given)
     if check:
@@ -163,7 +163,7 @@ def _inject_all(names: Sequence[str], request: Request, output: str | None, form
 
 
 def _injected(name: str, request: Request) -> Result:
-    result = inject_text(text_of(name), origin_of(name), request.template, request.base, request.namespace)
+    result = inject_text(read_input(name), origin_of(name), request.template, request.base, request.namespace)
     for outcome in result.outcomes:
         _summarise(name, outcome)
     return result
@@ -177,7 +177,7 @@ def _summarise(name: str, outcome: Outcome) -> None:
 
 
 def _checked(name: str, request: Request) -> list[dict[str, object]]:
-    result = inject_text(text_of(name), origin_of(name), request.template, request.base, request.namespace)
+    result = inject_text(read_input(name), origin_of(name), request.template, request.base, request.namespace)
     return _reports(name, result, request)
 
 

@@ -10,11 +10,12 @@ from cni.pod import STATUS_ANNOTATION, TEMPLATES_ANNOTATION
 from injection.decision import decide
 from injection.manifest import Text, can_be_added_to, item_name, needs_writing_anew
 from injection.plan import LISTS, Plan, make_plan, status_of, with_plan
-from injection.pods import workloads
+from injection.pods import containers_of, workloads
 from injection.remove import NOTES, put, remove, unshared
+from injection.shape import POD
 from injection.template import InjectionError
 from injection.warnings import warnings_of
-from injection.yaml_text import applied, child, compose, is_collection, is_null, node_at, pair, without_tabs
+from injection.yaml_text import applied, child, compose, is_mapping, is_null, node_at, pair, without_tabs
 from sidecar.documents import load_yaml
 
 TYPE_CHECKING = False
@@ -76,15 +77,16 @@ def inject(text: str, origin: str, template: Template, base: Settings, namespace
 
 
 def _line_of(root: Node, workload: Workload, message: str) -> int:
-    """Return the line of the annotation that a message names, else of the pod; counted in the file without ours."""
+    """Return the line of the annotation that a message names, else of the pod; counted in the file before injection."""
     pod = node_at(root, workload.path)
     annotations = node_at(pod, ["metadata", "annotations"])
-    names = [name for name, _ in annotations.value] if annotations is not None and is_collection(annotations) else []
+    names = [name for name, _ in annotations.value] if annotations is not None and is_mapping(annotations) else []
     named: Node = next((name for name in names if f"annotation {name.value}" in message), pod)
     return int(named.start_mark.line) + 1
 
 
 def _outcome(number: int, workload: Workload, template: Template, base: Settings) -> Outcome:
+    _require_understood(workload)
     decision = decide(workload.pod.get("metadata") or {}, workload.pod["spec"], workload.namespace)
     if not decision.inject:
         return Outcome(number, workload, injected=False, reason=decision.reason, warnings=decision.warnings)
@@ -100,6 +102,22 @@ def _outcome(number: int, workload: Workload, template: Template, base: Settings
     if template.uses_plugin and plan.settings.plugin_leaves_more:
         warnings.append("the CNI plugin leaves inbound port 15020 alone, whatever the status port is")
     return Outcome(number, workload, injected=True, reason=decision.reason, warnings=tuple(warnings), plan=plan)
+
+
+def _require_understood(workload: Workload) -> None:
+    """Raise InjectionError for a pod that is not what it should be: whatever reads it later need not look."""
+    misfit = next(POD.misfits(workload.pod), "")
+    if misfit:
+        raise InjectionError(f"{workload}: {misfit}")
+    for name, value in workload.annotations.items():
+        if not isinstance(value, str):
+            raise InjectionError(
+                f"{workload}: annotation {name}: invalid value {value!r}: expected a string; put it in quotes"
+            )
+    names = [one.get("name") for one in containers_of(workload.pod["spec"])]
+    twice = next((name for name in names if name is not None and names.count(name) > 1), None)
+    if twice is not None:
+        raise InjectionError(f"{workload}: two containers have the name {twice}")
 
 
 def _prove(result: str, clean: str, expected: list[Any], origin: str) -> None:
@@ -148,7 +166,7 @@ def _write(target: Text, root: Node, workload: Workload, plan: Plan) -> str:
 
 
 def _taken_from(spec: Node, key: str, plan: Plan) -> list[int]:
-    """Return the positions of the pod's own containers that were laid over ours."""
+    """Return the positions of the pod's own containers that were merged into ours."""
     node = node_at(spec, [key])
     if key == "volumes" or node is None or is_null(node):
         return []

@@ -2,7 +2,7 @@
 
 What is added goes before what is there (or after it, for lists that are appended to), in whole lines where the text is
 in block style, and inside the brackets where it is in flow style. Only what cannot be added to (a null, an alias, a
-container that is laid over ours, an annotation with another value) is written anew; its text is kept, so that it can
+container that is merged into ours, an annotation with another value) is written anew; its text is kept, so that it can
 be put back.
 """
 
@@ -146,7 +146,8 @@ class Text:
             first, last = sequence.value[0], sequence.value[-1]
             self.replace(first.start_mark.index, content_end(self.text, last), "".join(text for _, text in taken))
             return
-        for after, text in taken:
+        for noted, text in taken:
+            after = min(noted, len(stay))  # some may have been removed since then
             if sequence.flow_style:
                 position = content_end(self.text, stay[after - 1]) if after else stay[0].start_mark.index
             else:

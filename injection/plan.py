@@ -1,7 +1,7 @@
 """What is to be done to one pod, as data: from a workload and a template. Pure.
 
-The plan is made for plain data. ``with_plan`` carries it out there, ``injection.inject`` in a manifest's text; both
-give the same pod.
+The plan is made for plain data. ``with_plan`` carries it out on plain data, ``injection.inject`` in a manifest's
+text; both give the same pod.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import copy
 from capture.errors import CaptureError
 from capture.model.values import Value
 from capture.settings import options as option
+from capture.settings.parsers import MAX_ID
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
 from cni.pod import STATUS_ANNOTATION
 from injection.pods import containers_of
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 NATIVE_ANNOTATION = "sidecar.istio.io/nativeSidecar"
 MERGE_KEYS = {"env": "name", "ports": "containerPort", "volumeMounts": "mountPath", "volumeDevices": "devicePath"}
-"""By what the entries of a container's lists are told apart (core/v1, patchMergeKey)."""
+"""The key by which entries of a container's lists are merged (core/v1, patchMergeKey)."""
 LISTS = ("initContainers", "containers", "volumes")
 
 
@@ -41,7 +42,7 @@ class Plan(Value):
     """What comes before the entries of each list."""
     last: dict[str, list[Container]]
     taken: frozenset[str]
-    """Containers of the pod's own that were laid over ours, by name: they are among those that are added."""
+    """Names of the pod's own containers that were merged into ours, which are among those that are added."""
     settings: PodSettings
 
 
@@ -68,24 +69,29 @@ def make_plan(workload: Workload, template: Template, base: Settings) -> Plan:
 
 
 def pod_settings(workload: Workload, template: Template, base: Settings) -> PodSettings:
-    """Return what is asked for in a pod; InjectionError names the annotation that cannot be used."""
+    """Return the settings of a pod; InjectionError names the annotation that cannot be used."""
     own = next((one for one in containers_of(workload.pod["spec"]) if one.get("name") == PROXY_CONTAINER), {})
     fragment = template.proxy_of_fragment()
     context = {**(fragment.get("securityContext") or {}), **(own.get("securityContext") or {})}
     environment = {**_environment(fragment), **_environment(own)}
-    for name, value in workload.annotations.items():
-        if not isinstance(value, str):
-            raise InjectionError(
-                f"{workload}: annotation {name}: invalid value {value!r}: expected a string; put it in quotes"
-            )
     try:
-        uid = context.get("runAsUser") or _number(base, option.PROXY_UID, 1337)
-        gid = context.get("runAsGroup") or _number(base, option.PROXY_GID, uid)
+        uid = _own_number(context, "runAsUser") or _number(base, option.PROXY_UID, 1337)
+        gid = _own_number(context, "runAsGroup") or _number(base, option.PROXY_GID, uid)
         settings = PodSettings(base, workload.annotations, environment, uid, gid)
         settings.checked()
     except CaptureError as error:
         raise InjectionError(f"{workload}: {error.message}", error.remedy) from None
     return settings
+
+
+def _own_number(context: Mapping[str, Any], field: str) -> int:
+    """Return the user or group that the pod gives its proxy; 0 is no statement, as in Istio."""
+    value = context.get(field) or 0
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_ID:
+        raise InjectionError(
+            f"{field} of container {PROXY_CONTAINER}: invalid value {value!r}: expected a number from 0 to {MAX_ID}"
+        )
+    return value
 
 
 def _number(base: Settings, which: Any, default: int) -> int:
@@ -103,7 +109,7 @@ def _environment(container: Mapping[str, Any]) -> dict[str, str]:
 
 
 class _Planner:
-    """Puts containers where they belong: into the user's own of the same name, or before or after the others."""
+    """Puts each container in its place: merged with the user's own of its name, or before or after the others."""
 
     def __init__(
         self, workload: Workload, template: Template, settings: PodSettings, own: dict[str, Container]
@@ -164,7 +170,7 @@ class _Planner:
 
 
 def merged(added: Any, users: Any) -> Any:
-    """Return the user's container laid over ours: the user's fields count, lists by name; ``image: auto`` is ours."""
+    """Return our container with the user's fields on top; lists are merged by name, ``image: auto`` keeps our image."""
     result = copy.deepcopy(added)
     for key, value in users.items():
         if key == "image" and value == AUTO:

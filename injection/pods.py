@@ -43,12 +43,12 @@ class Workload(Value):
     @property
     def labels(self) -> dict[str, str]:
         """Return the labels of the pod."""
-        return (self.pod.get("metadata") or {}).get("labels") or {}
+        return _mapping(_mapping(self.pod.get("metadata")).get("labels"))
 
     @property
     def annotations(self) -> dict[str, str]:
         """Return the annotations of the pod."""
-        return (self.pod.get("metadata") or {}).get("annotations") or {}
+        return _mapping(_mapping(self.pod.get("metadata")).get("annotations"))
 
 
 def workloads(document: object, default_namespace: str = "default", path: Path = ()) -> Iterator[Workload]:
@@ -60,15 +60,20 @@ def workloads(document: object, default_namespace: str = "default", path: Path =
         for position, item in enumerate(items):
             yield from workloads(item, default_namespace, (*path, "items", position))
         return
-    if kind not in POD_OF:
+    if not isinstance(kind, str) or kind not in POD_OF:
         return
     pod = at(document, POD_OF[kind])
     if not isinstance(pod, dict) or not isinstance(pod.get("spec"), dict):
         return
-    metadata = document.get("metadata") or {}
+    metadata = _mapping(document.get("metadata"))
     name = str(metadata.get("name") or metadata.get("generateName") or "")
     # A template's own namespace would be ignored by Kubernetes; the workload's counts.
     yield Workload(kind, str(metadata.get("namespace") or default_namespace), name, (*path, *POD_OF[kind]), pod)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """Return a mapping; an empty one for what is none, or not there."""
+    return value if isinstance(value, dict) else {}
 
 
 def at(plain: Any, path: Path) -> Any:

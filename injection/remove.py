@@ -9,6 +9,7 @@ from cni.pod import STATUS_ANNOTATION
 from injection.manifest import Text, can_be_added_to, item_name
 from injection.plan import LISTS
 from injection.pods import at, workloads
+from injection.shape import STATUS
 from injection.yaml_text import Edit, applied, as_yaml, child, compose, line_start, node_at, pair, without_tabs
 from sidecar.documents import DocumentError, load_yaml
 
@@ -64,12 +65,20 @@ def _rewritten(text: str, documents: list[tuple[Node, Any]]) -> str:
 
 
 def own_status(workload: Workload) -> dict[str, Any] | None:
-    """Return the status annotation if it is ours."""
+    """Return the status annotation if we wrote it."""
     try:
         status = json.loads(workload.annotations.get(STATUS_ANNOTATION, ""))
     except (TypeError, ValueError):
         return None
-    return status if isinstance(status, dict) and isinstance(status.get(NOTES), dict) else None
+    if not isinstance(status, dict) or not isinstance(status.get(NOTES), dict):
+        return None
+    misfit = next(STATUS.misfits(status), "")
+    if misfit:
+        raise DocumentError(
+            f"{workload}: annotation {STATUS_ANNOTATION}: {misfit}",
+            "Somebody changed what an injection noted there. Take out by hand what was injected, and the annotation.",
+        )
+    return status
 
 
 class _Remover:
@@ -167,7 +176,7 @@ def without(pod: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
 
 
 def _restore(spec: dict[str, Any], key: str, added: list[str], taken: list[list[Any]]) -> None:
-    """Take ours out of a list, and put back what was taken out of it."""
+    """Take our entries out of a list, and put back what injection took out of it."""
     if not isinstance(spec.get(key), list):
         return
     items = [one for one in spec[key] if not (isinstance(one, dict) and one.get("name") in added)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from capture.errors import ConfigurationError
 from capture.model.values import Value
 from capture.settings import options as option
+from capture.settings import parsers
 from capture.settings.options import OPTIONS, RULE_OPTIONS
 from capture.settings.settings import Given, Settings, from_environment
 from initcontainer.arguments import SUBCOMMAND, parse
@@ -55,12 +56,21 @@ def parse_set(texts: tuple[str, ...]) -> Settings:
     return Settings(explicit).checked()
 
 
+def is_port(text: str) -> bool:
+    """Return whether a text is a port."""
+    try:
+        parsers.port(text)
+    except ValueError:
+        return False
+    return True
+
+
 class PodSettings(Value):
-    """What is asked for in one pod: for all pods (``--set``), in its annotations, and in its proxy's environment."""
+    """The settings of one pod: for all pods (``--set``), in its annotations, and in its proxy's environment."""
 
     base: Settings
     annotations: Mapping[str, str]
-    environment: Mapping[str, str] = {}  # nobody changes it
+    environment: Mapping[str, str] = {}  # never changed
     uid: int = DEFAULT_UID
     gid: int = DEFAULT_UID
 
@@ -96,7 +106,7 @@ class PodSettings(Value):
         return f"{ENVOY_PORTS},{more}" if more else ENVOY_PORTS
 
     def _with_status_port(self) -> str:
-        """Return the ports that are left alone besides Envoy's own, with the status port at the end; 0 is none."""
+        """Return the ports that are left alone in addition to Envoy's own, the status port last; 0 is none."""
         text = self.annotated(option.EXCLUDED_INBOUND_PORTS)
         if text is None:
             given = self.base.explicit.get(option.EXCLUDED_INBOUND_PORTS)
@@ -124,7 +134,7 @@ class PodSettings(Value):
     def plugin_annotations(self) -> dict[str, str]:
         """Return the annotations that the pod lacks, so that the CNI plugin does the same.
 
-        ConfigurationError for a setting that cannot be told to the plugin.
+        ConfigurationError for a setting that has no annotation.
         """
         needed: dict[str, str] = {}
         if self.mode == NO_CAPTURE:
@@ -149,7 +159,7 @@ class PodSettings(Value):
             one.name,
             given.text,
             given.origin,
-            "nothing, because the CNI plugin cannot be told by a pod; put it into the plugin's network configuration",
+            "nothing, because no annotation sets it for the CNI plugin; put it into the plugin's network configuration",
         )
 
     @property
@@ -159,6 +169,7 @@ class PodSettings(Value):
 
     def checked(self) -> Settings:
         """Return the settings that the arguments mean; ConfigurationError whose origin names the annotation."""
+        self._check_ports()
         flags = parse(self.arguments(), OPTIONS).flags
         explicit = {**from_environment(self.environment, BY_ENVIRONMENT).explicit}
         for one, text in flags.items():
@@ -166,6 +177,18 @@ class PodSettings(Value):
         if self.mode == NO_CAPTURE:
             explicit[option.INTERCEPTION_MODE] = Given("REDIRECT", "default")
         return Settings(explicit).checked()
+
+    def _check_ports(self) -> None:
+        """Check the ports that are joined with others into one argument while they are as the pod has them."""
+        ports = self.annotated(option.EXCLUDED_INBOUND_PORTS)
+        if ports is not None:
+            given = Given(ports, self._origin(option.EXCLUDED_INBOUND_PORTS))
+            Settings({option.EXCLUDED_INBOUND_PORTS: given}).checked()
+        status = self.annotations.get(STATUS_PORT, "").strip()
+        if status not in ("", "0") and not is_port(status):
+            raise ConfigurationError(
+                STATUS_PORT, status, f"annotation {STATUS_PORT}", "a port (1-65535), or 0 for none"
+            )
 
     def _origin(self, one: Option[Any]) -> str:
         name = next((name for name in one.annotations if name in self.annotations), "")

@@ -1,4 +1,4 @@
-"""What is put into a pod: the sidecar (Envoy, or a fragment that somebody wrote), and the container before it.
+"""What is put into a pod: the sidecar (Envoy, or a fragment that the user wrote), and the container before it.
 
 Without a fragment the proxy is a plain Envoy whose whole bootstrap is in its arguments, so that neither a ConfigMap
 nor an image of its own is needed.
@@ -13,9 +13,10 @@ from capture.model.values import Value
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
+from capture.state.input import origin_of, read_input
 from injection.settings import BY_ENVIRONMENT
 from sidecar.bootstrap import World, render
-from sidecar.documents import documents, load_yaml, origin_of, text_of
+from sidecar.documents import documents, load_yaml
 from sidecar.fields import Fields
 from sidecar.objects import Pod
 
@@ -70,7 +71,7 @@ class Template(Value):
         return _envoy(self.image, _bootstrap(self.world, workload, settings), settings)
 
     def others(self) -> Fragment:
-        """Return what a fragment brings besides the proxy."""
+        """Return what a fragment has in addition to the proxy."""
         if self.fragment is None:
             return Fragment()
         return self.fragment.replace(
@@ -87,7 +88,7 @@ class Template(Value):
 
 def read_fragment(name: str) -> Fragment:
     """Return the fragment of a file: the ``spec`` of a pod, or only what it adds to one. It has the proxy in it."""
-    loaded = load_yaml(text_of(name), origin_of(name))
+    loaded = load_yaml(read_input(name), origin_of(name))
     fields = Fields(loaded[0] if loaded else None, origin_of(name))
     if "spec" in fields:
         fields = fields.inner("spec")
@@ -111,7 +112,7 @@ def read_world_of(names: tuple[str, ...]) -> World:
     """Return the mesh objects of files, for the bootstrap."""
     from sidecar.bootstrap import read_world
 
-    return read_world([one for name in names for one in documents(text_of(name), origin_of(name))])
+    return read_world([one for name in names for one in documents(read_input(name), origin_of(name))])
 
 
 # --- the proxy -----------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def _loader_class(yaml: Any) -> Any:
 
 
 def is_alias(node: Node) -> bool:
-    """Return whether a node stands for an anchored one."""
+    """Return whether a node is an alias of an anchored one."""
     return hasattr(node, "target")
 
 
@@ -106,9 +106,14 @@ def is_collection(node: Node) -> bool:
     return isinstance(node.value, list)
 
 
+def is_mapping(node: Node) -> bool:
+    """Return whether a node is a mapping."""
+    return bool(node.id == "mapping")
+
+
 def pair(mapping: Node, key: str) -> tuple[Node, Node] | None:
     """Return the key and value nodes of a mapping's key; None if it is not there."""
-    if not is_collection(mapping):
+    if not is_mapping(mapping):
         return None
     return next(((name, value) for name, value in mapping.value if name.value == key), None)
 

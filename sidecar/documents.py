@@ -1,17 +1,21 @@
-"""YAML and JSON documents of files, told apart by their kind."""
+"""YAML and JSON documents of files, each with its kind."""
 
 from __future__ import annotations
 
-import sys
-
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.values import Value
+from capture.state.input import origin_of, read_input
 from sidecar.fields import FieldError, Fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import re
     from collections.abc import Iterable, Iterator
-    from typing import Any
+    from typing import Any, ClassVar
+
+TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
+MAX_VALUES = 2_000_000
+"""Values of a file with its aliases written out; the largest meshes have some hundred thousand."""
 
 MESH_CONFIG = "mesh config"
 KINDS = (MESH_CONFIG, "ConfigMap", "Telemetry", "Service", "EndpointSlice", "DestinationRule", "Pod")
@@ -40,9 +44,61 @@ def load_yaml(text: str, origin: str) -> list[object]:
     """Return the documents of a YAML stream; DocumentError names file and line."""
     yaml = yaml_module()
     try:
-        return list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
-    except yaml.YAMLError as error:
+        loaded = list(yaml.load_all(text, Loader=_loader_class(yaml)))
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: such as `!!int x`
         raise DocumentError(f"{origin}: not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise DocumentError(f"{origin}: nested too deeply") from None
+    _require_bounded(loaded, origin)
+    return loaded
+
+
+def _loader_class(yaml: Any) -> Any:
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class Loader(base):  # type: ignore[misc]  # PyYAML has no types
+        """Reads dates and 80:59 (a number to the base of 60 in YAML 1.1) as texts, as Kubernetes does."""
+
+        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+            first: [(tag, _WithoutColon(pattern)) for tag, pattern in resolvers if tag != TIMESTAMP_TAG]
+            for first, resolvers in base.yaml_implicit_resolvers.items()
+        }
+
+    return Loader
+
+
+class _WithoutColon:
+    """A pattern for plain scalars that takes none with a colon."""
+
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._pattern = pattern
+
+    def match(self, text: str) -> re.Match[str] | None:
+        return None if ":" in text else self._pattern.match(text)
+
+
+def _require_bounded(loaded: list[object], origin: str) -> None:
+    """Raise DocumentError for aliases that make a text endless, or far longer than it is."""
+    sizes: dict[int, int] = {}
+    try:
+        total = _size(loaded, sizes)
+    except RecursionError:
+        raise DocumentError(f"{origin}: an alias holds itself, or values are nested too deeply") from None
+    if total > MAX_VALUES:
+        raise DocumentError(
+            f"{origin}: with its aliases written out it has {total} values; at most {MAX_VALUES} are read"
+        )
+
+
+def _size(value: object, sizes: dict[int, int]) -> int:
+    """Return how many values there are in a value with its aliases written out; ``sizes`` has those that are known."""
+    if not isinstance(value, list | dict):
+        return 1
+    known = sizes.get(id(value))
+    if known is None:
+        inner = value.values() if isinstance(value, dict) else value
+        known = sizes[id(value)] = 1 + sum(_size(each, sizes) for each in inner)
+    return known
 
 
 def yaml_module() -> Any:
@@ -59,25 +115,7 @@ def yaml_module() -> Any:
 
 def read_files(names: Iterable[str]) -> list[Document]:
     """Return the documents of files; ``-`` is standard input. Lists are taken apart."""
-    return [document for name in names for document in documents(text_of(name), origin_of(name))]
-
-
-def origin_of(name: str) -> str:
-    """Return how an error names a file."""
-    return "standard input" if name == "-" else name
-
-
-def text_of(name: str) -> str:
-    """Return the text of a file, or of standard input; DocumentError if it cannot be read."""
-    try:
-        if name == "-":
-            return sys.stdin.buffer.read().decode()
-        with open(name, "rb") as file:
-            return file.read().decode()
-    except OSError as error:
-        raise DocumentError(f"cannot read {name}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DocumentError(f"{origin_of(name)}: not UTF-8: {error.reason} at byte {error.start}") from None
+    return [document for name in names for document in documents(read_input(name), origin_of(name))]
 
 
 def documents(text: str, origin: str) -> Iterator[Document]:

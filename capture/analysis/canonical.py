@@ -1,7 +1,7 @@
-"""One form for all rule sets that mean the same, so that what was asked and what is read can be compared.
+"""One form for all rule sets that mean the same, so that desired and live rules can be compared.
 
 A rule set is looked at family by family. In each, rules lose what does not decide on packets (reasons,
-counters), matches stand in one order, and lists have one form. Each list is said with the fewest networks or
+counters), matches come in one order, and lists have one form. Each list has the fewest networks or
 spans, in order. Rules in a row that differ in the entries of one list only are a list too. Up to 16 entries
 are one rule each, in their order, as people want their counters; more are joined into the fewest networks
 or spans, and these are one rule each again if they are 16 at most, else one rule together. Kernels and tools
@@ -252,7 +252,7 @@ def _count(lists: Iterable[Listed]) -> int:
 
 
 def _may_be_one(verdict: Verdict, lists: list[Listed]) -> bool:
-    """Return whether a packet that fulfils several of these matches fares as if it fulfilled one.
+    """Return whether a packet that fulfils several of these matches is treated as if it fulfilled one.
 
     What ends a table ends it at the first, and a mark is set twice to the same; but a chain may do another thing
     each time, and so may what we do not know.

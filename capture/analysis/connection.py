@@ -65,7 +65,7 @@ def _no_route(packet: Packet) -> Cause:
 
 
 def _why_direct(ways: Ways, capture: Capture) -> Cause:
-    """Return why the packet goes where it is addressed to, without the proxy."""
+    """Return why the packet bypasses the proxy."""
     packet, step = ways.live.packet, ways.live.step
     untracked = next((each for each in ways.live.path if isinstance(meaning(each.rule.verdict), Untrack)), None)
     if untracked is not None and not is_ours(untracked):
@@ -126,7 +126,7 @@ def _foreign(live: Trace, step: Step) -> Cause:
 def _untracked(step: Step) -> Cause:
     return Cause(
         "foreign-rule",
-        "a foreign rule keeps the connection out of connection tracking, without which no rule of nat is asked",
+        "a foreign rule keeps the connection out of connection tracking, and nat rules see tracked connections only",
         "Remove the rule, or restrict it to what it is for: node-local DNS caches write such rules.",
         place_of(step),
     )
@@ -205,11 +205,18 @@ def dropped(live: Trace) -> Cause:
             "Look at --drop-invalid and at the mode; `capture explain` lists what is dropped.",
             place_of(step),
         )
+    if step is not None:
+        says, where = f"a foreign rule drops the packet{f': {step.rule.why}' if step.rule.why else ''}", place_of(step)
+    elif live.policy is not None:
+        where = f"{live.policy.table} {live.policy.entry.name}"
+        says = "no rule accepts the packet, and the policy of a foreign chain is DROP"
+    else:
+        says, where = "a foreign rule or policy drops the packet", ""
     return Cause(
         "filtered",
-        f"a foreign rule or policy drops the packet{f': {step.rule.why}' if step and step.rule.why else ''}",
+        says,
         "Remove or relax it: NetworkPolicy agents and firewalls in the pod's namespace write such rules.",
-        place_of(step) if step is not None else "",
+        where,
     )
 
 

@@ -1,7 +1,7 @@
 """The whole policy in words: what becomes of every connection, by sets of packets that do not overlap, and why.
 
-It is told of first packets of connections that carry no mark, which is all connections but those of programs that
-set one; by everything that decides on them, second captures and foreign chains included.
+It covers first packets of connections without a mark, which is all connections but those of programs that set one.
+Everything that decides on them counts, second captures and foreign chains included.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
-from capture.analysis.regions import in_words, parts, simplified
-from capture.analysis.space import PacketSpace
+from capture.analysis.regions import in_words, parts, simplified, with_ports
+from capture.analysis.space import HIGHEST_PORT, PORT, PacketSpace
 from capture.analysis.trace import Fate, whole_way
 from capture.analysis.witnesses import witness
-from capture.model.ruleset import ALL_BITS
+from capture.model.ruleset import ALL_BITS, DestinationPort
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -21,19 +21,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from capture.analysis.compiler import Direction
+    from capture.analysis.regions import Path
     from capture.analysis.stations import Situation
     from capture.analysis.trace import Trace
     from capture.model.addresses import Family
+    from capture.model.ruleset import Ruleset
 
 MAX_PARTS = 40
 """Lines for one outcome; those that are left out are counted."""
+MAX_PIECES = 40
+"""Ranges of ports of one line whose reasons are looked for; lists of more have one, that of the first."""
 UNKNOWN = "cannot be judged"
 
 
 class Statement(Value):
-    """One line of the policy: this traffic of these families, in this direction, fares so, because of that.
+    """One line of the policy: traffic of some families in one direction, its outcome, and the reason.
 
-    ``fate`` is None where it hangs on something that cannot be judged. ``witness`` is the trace of one such packet.
+    ``fate`` is None where it depends on something that cannot be judged. ``witness`` is the trace of one such packet.
     """
 
     not_compared = ("witness",)
@@ -47,7 +51,7 @@ class Statement(Value):
 
 
 def policy(situations: dict[Family, Situation]) -> list[Statement]:
-    """Return the policy of some families; what is said alike of several is said once.
+    """Return the policy of some families; a line that several share comes once.
 
     Raises TooLargeError where rules are too entangled.
     """
@@ -85,7 +89,7 @@ def _of_family(family: Family, situation: Situation) -> Iterator[Statement]:
 
 
 def _settled(space: PacketSpace, node: int) -> int:
-    """Return the fates with those that hang on something unknown as UNKNOWN."""
+    """Return the fates, with UNKNOWN where one depends on something that cannot be judged."""
     diagrams = space.diagrams
 
     def change(each: int) -> int | None:
@@ -101,22 +105,50 @@ def _settled(space: PacketSpace, node: int) -> int:
 def _statements(
     space: PacketSpace, situation: Situation, direction: Direction, packets: int, among: int, fate: object
 ) -> Iterator[Statement]:
-    """Yield a line for each part of the packets that fare alike, with the rule that a packet of it meets."""
+    """Yield a line for each part of the packets with one outcome, with the rule that a packet of it meets."""
     told = parts(space, simplified(space, packets, among))
+    known = fate if isinstance(fate, Fate) else None
     for path in told[:MAX_PARTS]:
-        part = packets
-        for level, ranges in path.items():
-            part = space.diagrams.both(part, space.numbers(level, ranges))
-        packet = space.packet(
-            witness(space, part if part != space.diagrams.no else packets, situation.network, direction)
-        )
-        traced = whole_way(packet, situation)
-        why = (traced.step.rule.why if traced.step else "no rule decides") or _place(traced)
-        known = fate if isinstance(fate, Fate) else None
-        yield Statement((space.family,), direction, in_words(space, path), known, why, traced)
+        reasons: dict[str, tuple[Path, Trace]] = {}
+        for piece in _cut_by_port(situation.ruleset, path):
+            part = packets
+            for level, ranges in piece.items():
+                part = space.diagrams.both(part, space.numbers(level, ranges))
+            packet = space.packet(
+                witness(space, part if part != space.diagrams.no else packets, situation.network, direction)
+            )
+            traced = whole_way(packet, situation)
+            why = (traced.step.rule.why if traced.step else "no rule decides") or _place(traced)
+            before = reasons.get(why)
+            reasons[why] = (with_ports(before[0], piece), before[1]) if before else (piece, traced)
+        for why, (piece, traced) in reasons.items():
+            yield Statement((space.family,), direction, in_words(space, piece), known, why, traced)
     if len(told) > MAX_PARTS:
         rest = f"{len(told) - MAX_PARTS} more sets of packets"
-        yield Statement((space.family,), direction, rest, fate if isinstance(fate, Fate) else None, "")
+        yield Statement((space.family,), direction, rest, known, "")
+
+
+def _cut_by_port(ruleset: Ruleset, path: Path) -> list[Path]:
+    """Return a part as several, cut where a rule's ports begin or end: each may have a reason of its own."""
+    cuts = sorted(
+        {
+            end
+            for table in ruleset.tables
+            for chain in table.chains
+            for rule in chain.rules
+            for match in rule.matches
+            if isinstance(match, DestinationPort)
+            for span in match.ports
+            for end in (span.first, span.last + 1)
+        }
+    )
+    pieces = [
+        (max(first, low), min(last, high))
+        for first, last in path.get(PORT, ())
+        for low, high in zip([0, *cuts], [*(cut - 1 for cut in cuts), HIGHEST_PORT], strict=True)
+        if first <= high and low <= last
+    ]
+    return [{**path, PORT: (piece,)} for piece in pieces] if 1 < len(pieces) <= MAX_PIECES else [path]
 
 
 def _place(traced: Trace) -> str:

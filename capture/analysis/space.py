@@ -1,4 +1,4 @@
-"""The fields of a packet as levels of a diagram, and what rules ask of them as functions.
+"""The fields of a packet as levels of a diagram, and the matches of rules as functions.
 
 One space serves all rule sets that are compared, because two things depend on all of them: interfaces, of which
 only those count that rules tell apart, and marks, whose bits are one field where every mask treats them alike.
@@ -123,7 +123,7 @@ class PacketSpace:
                 found = self.diagrams.both(self.numbers(self.mark_level(kind, group), [(number, number)]), found)
         return found
 
-    # --- what rules ask for ----------------------------------------------------------------------
+    # --- matches of rules ------------------------------------------------------------------------
 
     def numbers(self, level: int, ranges: Ranges) -> int:
         """Return whether a field lies in ranges, which are in order and apart."""
@@ -134,7 +134,7 @@ class PacketSpace:
         return self.numbers(STATE, merge_ranges((i, i) for i, name in enumerate(CONNECTION_STATES) if name in states))
 
     def interface_ranges(self, pattern: str) -> Ranges:
-        """Return the interfaces that a name in a rule stands for."""
+        """Return the interfaces that a name in a rule means."""
         prefix = pattern[:-1] if pattern.endswith("+") else None
         named = (
             number
@@ -310,7 +310,7 @@ def _mark_groups(tables: Iterable[Table]) -> list[list[int]]:
 
 
 def _interfaces(tables: Iterable[Table], situations: Iterable[Situation]) -> tuple[list[str], dict[str, str]]:
-    """Return one interface for each that rules can tell apart, and by prefix the one that stands for all others."""
+    """Return one interface for each that rules distinguish, and by prefix the one that represents all others."""
     names = {LOOPBACK: None}
     for situation in situations:
         names |= dict.fromkeys((situation.network.interface, *situation.network.others))
@@ -332,7 +332,7 @@ def _interfaces(tables: Iterable[Table], situations: Iterable[Situation]) -> tup
 
 
 def _is_new(name: str, prefix: str, names: Iterable[str], prefixes: Iterable[str]) -> bool:
-    """Return whether a name can stand for all interfaces of which a prefix is the longest in a rule."""
+    """Return whether a name can represent all interfaces of which a prefix is the longest in a rule."""
     fits = 0 < len(name) <= INTERFACE_BYTES and name not in names
     return fits and _longest_prefix(name, prefixes) == prefix
 

@@ -12,11 +12,11 @@ What is requested is taken, or refused with what is missing; never replaced by s
 
 from __future__ import annotations
 
-from capture.backends.facts import PURPOSES, Facts, gather, is_installed
+from capture.backends.facts import PURPOSES, Facts, gather
 from capture.backends.iptables.tables import VARIANTS
 from capture.backends.request import DRIVERS, VARIANTS_OF, Request, requested_backend, ways_allowed
 from capture.errors import PrivilegeError, UnsupportedError
-from capture.model.addresses import IPV4, IPV6
+from capture.model.addresses import FAMILIES, IPV4
 from capture.model.chain_names import spelling_of
 from capture.model.values import Value
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from capture.backends.facts import Place
     from capture.backends.iptables.tables import Variant
-    from capture.model.addresses import Family
     from capture.model.chain_names import Spelling
     from capture.model.ruleset import Ruleset
 
@@ -121,7 +120,8 @@ def choose(facts: Facts, request: Request) -> Decision:
     backend = requested_backend(request)
     if backend == "nftables":
         return _nftables(facts, request.driver or "netlink", "requested")
-    if not backend and not facts.own_users and facts.nf_tables and not _has_own_in_iptables(facts):
+    has_own_in_iptables = any(facts.uses(variant, ours=True) for variant in VARIANTS)
+    if not backend and not facts.own_users and facts.nf_tables and not has_own_in_iptables:
         return _nftables(facts, request.driver or "netlink", OTHER_USERS)
     obstacles: dict[tuple[str, str], list[str]] = {}
     for driver, variant in _iptables_ways(facts, request):
@@ -160,16 +160,13 @@ def _in_words(obstacles: dict[tuple[str, str], list[str]]) -> Iterator[str]:
 
 def _iptables_ways(facts: Facts, request: Request) -> Iterator[tuple[str, Variant]]:
     """Yield driver and variant, the best first, as far as the request allows."""
-    for variant in _variants_in_order(facts):
+    # First those with rules of ours, then those with any, then nft.
+    order = sorted(VARIANTS, key=lambda variant: (not facts.uses(variant, ours=True), not facts.uses(variant)))
+    for variant in order:
         for driver in DRIVERS["iptables"]:
             fits = request.driver in ("", driver) and request.variant in ("", variant)
             if fits and variant in VARIANTS_OF[driver]:
                 yield driver, variant
-
-
-def _variants_in_order(facts: Facts) -> list[Variant]:
-    """Return the variants: first those with rules of ours, then those with any, then nft."""
-    return sorted(VARIANTS, key=lambda variant: (not facts.uses(variant, ours=True), not facts.uses(variant)))
 
 
 def _why_variant(facts: Facts, request: Request, variant: Variant) -> str:
@@ -210,15 +207,10 @@ OTHER_USERS = (
 """``owner_check`` in net/netfilter/xt_owner.c; nft's ``meta skuid`` has no such condition."""
 
 
-def _has_own_in_iptables(facts: Facts) -> bool:
-    return any(facts.uses(variant, ours=True) for variant in VARIANTS)
-
-
 def _missing_program(facts: Facts, variant: Variant) -> str | None:
-    families: tuple[Family, ...] = (IPV4, IPV6) if facts.ipv6 else (IPV4,)
-    for family in families:
+    for family in FAMILIES if facts.ipv6 else (IPV4,):
         for purpose in PURPOSES:
-            if not is_installed(facts.programs, variant, family, purpose):
+            if (variant, family, purpose) not in facts.programs:
                 return f"{'iptables' if family == IPV4 else 'ip6tables'}-{variant}-{purpose} is not installed"
     return None
 
@@ -260,13 +252,12 @@ PLACES: tuple[Place, ...] = ("nft", "legacy", "native")
 
 
 def _leftover(facts: Facts, place: Place, families: tuple[str, ...], spellings: tuple[Spelling, ...]) -> Leftover:
-    reason = "our chains are there"
     if place == "native":
-        return Leftover("nftables", "netlink", "", reason, families=families, spellings=spellings)
-    if place == "nft":
-        return Leftover("iptables", "netlink", place, reason, families=families, spellings=spellings)
-    has_programs = all(
-        is_installed(facts.programs, place, family, purpose) for family in families for purpose in PURPOSES
-    )
-    driver = "iptc" if not has_programs and facts.python_iptables else "restore"
-    return Leftover("iptables", driver, place, reason, families=families, spellings=spellings)
+        backend, driver = "nftables", "netlink"
+    elif place == "nft":
+        backend, driver = "iptables", "netlink"
+    else:
+        has_programs = all((place, family, purpose) in facts.programs for family in families for purpose in PURPOSES)
+        backend, driver = "iptables", "iptc" if not has_programs and facts.python_iptables else "restore"
+    variant: Variant | Literal[""] = "" if place == "native" else place
+    return Leftover(backend, driver, variant, "our chains are there", families=families, spellings=spellings)

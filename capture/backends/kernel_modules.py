@@ -20,6 +20,7 @@ from capture.errors import KernelError, PrivilegeError, ToolError, UnsupportedEr
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, IPV4, IPV6
 from capture.model.values import Value
+from capture.state.files import content_of, names_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ INDEXES = "/lib/modules"
 IPV6_SETTINGS = "/proc/sys/net/ipv6"
 NO_MORE = "/proc/sys/kernel/modules_disabled"
 MODPROBE = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
-"""What modprobe is told, in files *.conf: modprobe.d(5)."""
+"""Modprobe's configuration, files *.conf: modprobe.d(5)."""
 
 WAYS: dict[Way, str] = {"nftables": "nftables", "nft": "iptables-nft", "legacy": "iptables-legacy"}
 """What to call them."""
@@ -130,11 +131,7 @@ def needed(desired: model.Ruleset | None, families: Iterable[Family], way: Way) 
     return found
 
 
-EVERY_CAPTURE: tuple[tuple[type, bool], ...] = (
-    (model.DestinationPort, False),
-    (model.OwnerUid, False),
-    (model.Redirect, False),
-)
+EVERY_CAPTURE = ((model.DestinationPort, False), (model.OwnerUid, False), (model.Redirect, False))
 """Kinds of matches and verdicts, as ``_kinds`` yields them."""
 
 
@@ -205,7 +202,7 @@ class Inventory(Value):
 
     ``unloaded`` are those that are not loaded; in a kernel that has them built in, they look the same unless an
     index says so. ``absent`` are those of them that this kernel does not have at all, ``forbidden`` those that
-    modprobe is told not to load; none if that is unknown.
+    modprobe must not load; none if that is unknown.
     """
 
     unloaded: tuple[str, ...] = ()
@@ -267,31 +264,19 @@ def _lists(index: bytes, name: str) -> bool:
 
 
 def _prohibitions() -> dict[str, str]:
-    """Return the modules that modprobe is told not to load, and the file that says so.
+    """Return the modules that modprobe's configuration forbids, and the file that does.
 
     "install" with a program that does nothing forbids a module altogether; "blacklist" only where it is asked for
     by another name, as the kernel asks for matches and targets, and not where another module needs it.
     """
     found: dict[str, str] = {}
-    for path in _files_of_modprobe():
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                for line in file:
-                    words = line.split()
-                    if len(words) > 1 and _forbids(words):
-                        found.setdefault(words[1].replace("-", "_"), path)
-        except OSError:
-            continue
+    paths = (f"{directory}/{name}" for directory in MODPROBE for name in names_in(directory) if name.endswith(".conf"))
+    for path in paths:
+        for line in content_of(path).decode(errors="replace").splitlines():
+            words = line.split()
+            if len(words) > 1 and _forbids(words):
+                found.setdefault(words[1].replace("-", "_"), path)
     return found
-
-
-def _files_of_modprobe() -> Iterator[str]:
-    for directory in MODPROBE:
-        try:
-            names = sorted(os.listdir(directory))
-        except OSError:
-            continue
-        yield from (f"{directory}/{name}" for name in names if name.endswith(".conf"))
 
 
 def _forbids(words: list[str]) -> bool:
@@ -306,11 +291,7 @@ ASKED_BY_ANOTHER_NAME = ("nft_", "xt_", "nf_tables", "nfnetlink", "nf_log_syslog
 
 def can_load() -> bool:
     """Return whether the kernel loads modules at all (modules_disabled in admin-guide/sysctl/kernel.rst)."""
-    try:
-        with open(NO_MORE, encoding="ascii") as switch:
-            return switch.read().strip() != "1"
-    except FileNotFoundError:
-        return True
+    return content_of(NO_MORE).strip() != b"1"
 
 
 # --- what to say ---------------------------------------------------------------------------------
@@ -358,39 +339,27 @@ def _may_be_a_module(error: CaptureError) -> bool:
     if isinstance(error, KernelError):
         return error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
     if isinstance(error, ToolError):
-        return _gives_no_reason(error.stderr.strip())
+        # So iptables-legacy ends when a module fails to find another one: "iptables-restore: line 14 failed".
+        complaint = error.stderr.strip()
+        return ": line " in complaint and complaint.endswith(" failed") and "\n" not in complaint
     return isinstance(error, UnsupportedError) and "this kernel" in error.message
 
 
-def _gives_no_reason(complaint: str) -> bool:
-    """Return whether a program says no more than that the kernel refused: "iptables-restore: line 14 failed".
-
-    So iptables-legacy does when a module fails to find another one.
-    """
-    return ": line " in complaint and complaint.endswith(" failed") and "\n" not in complaint
-
-
 def remedy_for(lacking: Iterable[str]) -> str:
-    """Return what to do about modules that a kernel does not have, or that modprobe is told not to load."""
+    """Return what to do about modules that a kernel does not have, or that modprobe's configuration forbids."""
     names = tuple(lacking)
     forbidden = look_up(names).forbidden
-    absent = tuple(name for name in names if name not in forbidden)
-    return " ".join((*_remedy_for_absent(absent), *_remedy_for_forbidden(forbidden)))
-
-
-def _remedy_for_absent(names: tuple[str, ...]) -> Iterator[str]:
-    release = os.uname().release
-    if names:
-        yield (
-            f"Install what has {_them(names)} for kernel {release} on the host (Ubuntu: linux-modules-extra-{release};"
+    absent = [name for name in names if name not in forbidden]
+    remedies = []
+    if absent:
+        release, them = os.uname().release, absent[0] if len(absent) == 1 else "them"
+        remedies.append(
+            f"Install what has {them} for kernel {release} on the host (Ubuntu: linux-modules-extra-{release};"
             f" Red Hat: kernel-modules-extra-{release}), or boot a kernel that does."
         )
-
-
-def _remedy_for_forbidden(names: tuple[str, ...]) -> Iterator[str]:
-    prohibitions = _prohibitions() if names else {}
-    for name in names:
-        yield f"{prohibitions[name]} on the host forbids {name}: take that line out."
+    prohibitions = _prohibitions() if forbidden else {}
+    remedies += [f"{prohibitions[name]} on the host forbids {name}: take that line out." for name in forbidden]
+    return " ".join(remedies)
 
 
 def _needed_by(desired: model.Ruleset | None, way: Way) -> dict[str, str]:
@@ -426,8 +395,3 @@ def remedy_for_closed(names: Iterable[str]) -> str:
         f"Nothing helps but a reboot: name {', '.join(names)} in a file of /etc/modules-load.d on the host, so that"
         " they are loaded before sysctl sets kernel.modules_disabled."
     )
-
-
-def _them(names: Iterable[str]) -> str:
-    together = tuple(names)
-    return together[0] if len(together) == 1 else "them"

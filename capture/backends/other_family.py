@@ -13,12 +13,13 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import bitwise, compare, expression, load_meta, load_payload, nest
 from capture.backends.nf_tables.hooks import Hook
+from capture.backends.nf_tables.listing import read_rules, read_tables
 from capture.backends.nftables.names import REJECT_TABLE
 from capture.errors import KernelError, UnsupportedError
 from capture.netlink.attributes import attribute, decode_fields, decode_text, text, u8, u32be
 from capture.netlink.batch import Change, commit
 from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
-from capture.netlink.nfnetlink import open_netfilter, read_objects
+from capture.netlink.nfnetlink import open_netfilter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def is_present() -> bool:
 
 
 def _remove(netfilter: NetlinkSocket) -> bool:
-    tables = read_objects(netfilter, nf.NFT_MSG_GETTABLE, nf.NFPROTO_INET, b"", "read the tables of nf_tables")
-    if all(decode_text(decode_fields(table)[nf.NFTA_TABLE_NAME]) != REJECT_TABLE for _, table in tables):
+    tables = read_tables(netfilter, nf.NFPROTO_INET)
+    if all(decode_text(fields[nf.NFTA_TABLE_NAME]) != REJECT_TABLE for _, fields in tables):
         return False
     from capture.backends.nftables import encode
 
@@ -74,19 +75,12 @@ def _remove(netfilter: NetlinkSocket) -> bool:
 
 
 def _is_there(netfilter: NetlinkSocket) -> bool:
-    of_table = attribute(nf.NFTA_RULE_TABLE, text(REJECT_TABLE))
-    found = [
-        (decode_text(fields[nf.NFTA_RULE_CHAIN]), fields.get(nf.NFTA_RULE_EXPRESSIONS))
-        for _, rule in read_objects(
-            netfilter, nf.NFT_MSG_GETRULE, nf.NFPROTO_INET, of_table, f"read the rules of table inet {REJECT_TABLE}"
-        )
-        for fields in [decode_fields(rule)]
-    ]
+    rules = map(decode_fields, read_rules(netfilter, nf.NFPROTO_INET, REJECT_TABLE))
+    found = [(decode_text(rule[nf.NFTA_RULE_CHAIN]), rule.get(nf.NFTA_RULE_EXPRESSIONS)) for rule in rules]
     return sorted(found) == sorted((chain, _expressions(interface)) for chain, interface in CHAINS.items())
 
 
 def _changes() -> Iterator[Change]:
-    """Yield the messages that make the table anew, in one transaction."""
     from capture.backends.nftables import encode  # only needed where the option is given
     from capture.backends.nftables.native import NativeChain
 

@@ -34,16 +34,16 @@ def requested_backend(request: Request) -> str:
     implied = [backend for backend, drivers in DRIVERS.items() if request.driver in drivers]
     if requested and request.driver and requested not in implied:
         expected = f"{' or '.join(DRIVERS[requested])} with the backend {requested}"
-        raise ConfigurationError("--driver", request.driver, "--driver", expected)
+        raise ConfigurationError("--driver", request.driver, "command line", expected)
     backend = requested or (implied[0] if len(implied) == 1 else "")
     if request.variant and backend == "nftables":
         expected = "nothing, because nftables has no variants; or the backend iptables"
-        raise ConfigurationError("--force-iptables-binary", request.variant, "--force-iptables-binary", expected)
+        raise ConfigurationError("--force-iptables-binary", request.variant, "command line", expected)
     backend = "iptables" if request.variant else backend
     if backend == "iptables" and request.variant and request.variant not in VARIANTS_OF.get(request.driver, VARIANTS):
         fitting = " or ".join(driver for driver, variants in VARIANTS_OF.items() if request.variant in variants)
         raise ConfigurationError(
-            "--driver", request.driver, "--driver", f"{fitting} for the variant {request.variant} of iptables"
+            "--driver", request.driver, "command line", f"{fitting} for the variant {request.variant} of iptables"
         )
     return backend
 

@@ -23,14 +23,15 @@ from capture.settings.config import resolve
 from capture.settings.families import FAMILY_NAMES
 from capture.settings.host import AnyPod
 from capture.settings.settings import Settings, with_flags
+from capture.state.input import read_input
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.analysis.effects import Effect
-    from capture.model.addresses import Family
 
+EXPECTED = "a file written by `capture dump --format json`"
 EXAMPLES = """
 capture diff '-x 10.96.0.0/12' '-x 10.96.0.0/12 -o 5432'
 capture diff before.json after.json
@@ -54,7 +55,11 @@ def diff(first: str, second: str, form: str) -> int:
     A and B are options of the capture in one argument, or files that `capture dump --format json` wrote.
     """
     captures = [_capture(text) for text in (first, second)]
-    effects = list(_effects(*captures))
+    effects = [
+        effect
+        for family in FAMILIES
+        for effect in Comparison(family, *(Situation(of_family(each, family, each)) for each in captures)).effects()
+    ]
     if form == "json":
         found = [{"family": each.family, **(effect_as_plain(each) or {})} for each in effects]
         say_json({"equal": not effects, "differences": found})
@@ -82,25 +87,15 @@ def _capture(text: str) -> Ruleset:
 def _of_file(path: str) -> Ruleset:
     import json
 
+    text = read_input(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            return ruleset_of_dump(json.load(file))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        expected = f"a file written by `capture dump --format json` ({type(error).__name__}: {error})"
-        raise ConfigurationError("capture diff", path, "command line", expected) from None
-
-
-def _effects(first: Ruleset, second: Ruleset) -> Iterator[Effect]:
-    for family in FAMILIES:
-        yield from Comparison(family, *(_situation(each, family) for each in (first, second))).effects()
-
-
-def _situation(ruleset: Ruleset, family: Family) -> Situation:
-    return Situation(of_family(ruleset, family, ruleset))
+        return ruleset_of_dump(json.loads(text))
+    except (ValueError, KeyError, TypeError):
+        raise ConfigurationError("capture diff", path, "command line", f"{EXPECTED}, and this is another") from None
 
 
 def _in_words(effect: Effect) -> Iterator[str]:
-    """Yield the packets that fare otherwise, and how."""
+    """Yield the packets that are treated differently, and how."""
     change = f"{fate_in_words(effect.before.fate)} -> {fate_in_words(effect.after.fate)}"
     for region in effect.regions:
         yield f"{FAMILY_NAMES[effect.family]} {effect.direction}: {region}: {change}"

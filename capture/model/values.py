@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 else:
 
     def dataclass_transform(**_options):
-        """Return a decorator that leaves the class alone: the real one speaks to type checkers only."""
+        """Return a decorator that changes nothing: the real one is for type checkers only."""
         return lambda cls: cls
 
 

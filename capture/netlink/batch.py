@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 # linux/netfilter/nfnetlink.h
-NFNL_MSG_BATCH_BEGIN = 0x10
-NFNL_MSG_BATCH_END = 0x11
+NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
 NFNL_BATCH_GENID = 1
 
 

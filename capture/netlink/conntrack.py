@@ -26,16 +26,9 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 NFNL_SUBSYS_CTNETLINK = 1  # linux/netfilter/nfnetlink.h
-IPCTNL_MSG_CT_NEW = 0
-IPCTNL_MSG_CT_GET = 1
-IPCTNL_MSG_CT_DELETE = 2
+IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE = 0, 1, 2
 
-CTA_TUPLE_ORIG = 1
-CTA_TUPLE_REPLY = 2
-CTA_STATUS = 3
-CTA_PROTOINFO = 4
-CTA_TIMEOUT = 7
-CTA_MARK = 8
+CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_PROTOINFO, CTA_TIMEOUT, CTA_MARK = 1, 2, 3, 4, 7, 8
 CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
 CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 2, 3, 4
 CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT = 1, 2, 3
@@ -43,15 +36,10 @@ CTA_PROTOINFO_TCP = 1
 CTA_PROTOINFO_TCP_STATE, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY = 1, 4, 5
 
 # linux/netfilter/nf_conntrack_common.h
-IPS_SEEN_REPLY = 1 << 1
-IPS_ASSURED = 1 << 2
-IPS_CONFIRMED = 1 << 3
-IPS_DST_NAT = 1 << 5
+IPS_SEEN_REPLY, IPS_ASSURED, IPS_CONFIRMED, IPS_DST_NAT = 1 << 1, 1 << 2, 1 << 3, 1 << 5
 
 # linux/netfilter/nf_conntrack_tcp.h
-TCP_CONNTRACK_SYN_SENT = 1
-TCP_CONNTRACK_SYN_RECV = 2
-TCP_CONNTRACK_ESTABLISHED = 3
+TCP_CONNTRACK_SYN_SENT, TCP_CONNTRACK_SYN_RECV, TCP_CONNTRACK_ESTABLISHED = 1, 2, 3
 IP_CT_TCP_FLAG_BE_LIBERAL = 0x08
 
 SECONDS = {TCP_CONNTRACK_SYN_SENT: 120, TCP_CONNTRACK_SYN_RECV: 60, TCP_CONNTRACK_ESTABLISHED: 432_000}
@@ -95,11 +83,11 @@ class Entry(Value):
 def put_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -> list[Refusal]:
     """Track connections, each in a TCP_CONNTRACK_... state, as if they had been since they began; no NAT.
 
-    Those that are tracked already are told the state, and keep their translation. Returns why the kernel refused
+    Those that are tracked already get the state, and keep their translation. Returns why the kernel refused
     some. Raises PrivilegeError or UnsupportedError if it refuses all, without having tried.
     """
     refused: list[Refusal] = []
-    doing = "track standing connections"
+    doing = "track open connections"
     for start in range(0, len(entries), AT_ONCE):
         part = entries[start : start + AT_ONCE]
         first = netfilter.next_sequences(len(part))
@@ -148,16 +136,6 @@ LIBERAL = bytes((IP_CT_TCP_FLAG_BE_LIBERAL, IP_CT_TCP_FLAG_BE_LIBERAL))  # struc
 
 def encode_entry(flow: Flow, state: int) -> bytes:
     """Return the body of a message that makes an entry, in a TCP_CONNTRACK_... state."""
-    return (
-        nfgenmsg(_family(flow.source))
-        + _tuple(CTA_TUPLE_ORIG, flow)
-        + _tuple(CTA_TUPLE_REPLY, flow.reversed)
-        + _in_state(state)
-    )
-
-
-def _in_state(state: int) -> bytes:
-    """Return what else than its tuples an entry in a state has."""
     tcp = nested(
         CTA_PROTOINFO_TCP,
         attribute(CTA_PROTOINFO_TCP_STATE, u8(state)),
@@ -165,7 +143,10 @@ def _in_state(state: int) -> bytes:
         attribute(CTA_PROTOINFO_TCP_FLAGS_REPLY, LIBERAL),
     )
     return (
-        attribute(CTA_STATUS, u32be(STATUS[state]))
+        nfgenmsg(_family(flow.source))
+        + _tuple(CTA_TUPLE_ORIG, flow)
+        + _tuple(CTA_TUPLE_REPLY, flow.reversed)
+        + attribute(CTA_STATUS, u32be(STATUS[state]))
         + attribute(CTA_TIMEOUT, u32be(SECONDS[state]))
         + nested(CTA_PROTOINFO, tcp)
     )

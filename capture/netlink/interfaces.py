@@ -10,43 +10,26 @@ import errno
 
 from capture.errors import KernelError, UnsupportedError
 from capture.model.values import Value
+from capture.netlink import rtnetlink
 from capture.netlink.attributes import attribute, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
-from capture.netlink.rtnetlink import (
-    AF_INET6,
-    AF_UNSPEC,
-    LOOPBACK_INDEX,
-    RT_SCOPE_HOST,
-    RT_SCOPE_UNIVERSE,
-    address_text,
-    pack_address,
-)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 # linux/rtnetlink.h
-RTM_GETLINK = 18
-RTM_NEWADDR = 20
-RTM_DELADDR = 21
-RTM_GETADDR = 22
+RTM_GETLINK, RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 18, 20, 21, 22
 RTEXT_FILTER_SKIP_STATS = 1 << 3
-IFINFOMSG_SIZE = 16
+IFINFOMSG_SIZE, IFADDRMSG_SIZE = 16, 8
 
-# linux/if_link.h and linux/if.h
-IFLA_IFNAME = 3
-IFLA_EXT_MASK = 29
-IFLA_LINK_NETNSID = 37
-IFF_UP = 1 << 0
-IFF_LOOPBACK = 1 << 3
-
-# linux/if_addr.h
-IFADDRMSG_SIZE = 8
-IFA_ADDRESS = 1
-IFA_LOCAL = 2
-IFA_FLAGS = 8
+# linux/if_link.h, linux/if.h, linux/if_addr.h
+IFLA_IFNAME, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 3, 29, 37
+IFF_UP, IFF_LOOPBACK = 1 << 0, 1 << 3
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_NODAD = 0x02
+
+WITHOUT_STATISTICS = attribute(IFLA_EXT_MASK, u32(RTEXT_FILTER_SKIP_STATS))
 
 
 class Link(Value):
@@ -81,51 +64,46 @@ class Address(Value):
 
 def read_links(route: NetlinkSocket) -> list[Link]:
     """Return all interfaces of the namespace."""
-    header = bytes(IFINFOMSG_SIZE)
-    wanted = attribute(IFLA_EXT_MASK, u32(RTEXT_FILTER_SKIP_STATS))
-    return [_decode_link(body) for body in route.dump(RTM_GETLINK, header + wanted, "list interfaces")]
+    wanted = bytes(IFINFOMSG_SIZE) + WITHOUT_STATISTICS
+    return [_decode_link(body) for body in route.dump(RTM_GETLINK, wanted, "list interfaces")]
 
 
 def is_loopback_up(route: NetlinkSocket) -> bool:
     """Return whether ``lo`` is set up."""
-    header = bytes(4) + u32(LOOPBACK_INDEX) + bytes(8)
-    wanted = attribute(IFLA_EXT_MASK, u32(RTEXT_FILTER_SKIP_STATS))
-    (body,) = route.request(RTM_GETLINK, 0, header + wanted, "read the state of lo")
+    wanted = bytes(4) + u32(rtnetlink.LOOPBACK_INDEX) + bytes(8) + WITHOUT_STATISTICS
+    (body,) = route.request(RTM_GETLINK, 0, wanted, "read the state of lo")
     return _decode_link(body).is_up
 
 
-def read_addresses(route: NetlinkSocket, family: int = AF_UNSPEC) -> list[Address]:
+def read_addresses(route: NetlinkSocket, family: int = rtnetlink.AF_UNSPEC) -> list[Address]:
     """Return the addresses of all interfaces, of one family or of both."""
     bodies = route.dump(RTM_GETADDR, _address_header(family, 0, 0, 0, 0), "list addresses")
     return [_decode_address(body) for body in bodies]
 
 
-def add_address(route: NetlinkSocket, address: str, prefix_length: int, interface: int = LOOPBACK_INDEX) -> bool:
+def add_address(
+    route: NetlinkSocket, address: str, prefix_length: int, interface: int = rtnetlink.LOOPBACK_INDEX
+) -> bool:
     """Give an interface an address, usable at once: without duplicate address detection."""
     doing = f"add address {address}/{prefix_length} to interface {interface}"
     body = _address_body(address, prefix_length, interface)
     try:
-        route.request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, doing)
+        return rtnetlink.changed(route, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, doing, errno.EEXIST)
     except KernelError as error:
-        if error.errno == errno.EEXIST:
-            return False
         if error.errno == errno.EACCES and ":" in address:  # ipv6_add_addr in net/ipv6/addrconf.c
             remedy = "See the sysctls net.ipv6.conf.{all,default,lo}.disable_ipv6, or do without IPv6."
             raise UnsupportedError(f"cannot {doing}: IPv6 is switched off there", remedy) from error
         raise
-    return True
 
 
-def remove_address(route: NetlinkSocket, address: str, prefix_length: int, interface: int = LOOPBACK_INDEX) -> bool:
+def remove_address(
+    route: NetlinkSocket, address: str, prefix_length: int, interface: int = rtnetlink.LOOPBACK_INDEX
+) -> bool:
     """Take an address from an interface."""
     doing = f"remove address {address}/{prefix_length} from interface {interface}"
-    try:
-        route.request(RTM_DELADDR, 0, _address_body(address, prefix_length, interface), doing)
-    except KernelError as error:
-        if error.errno == errno.EADDRNOTAVAIL:
-            return False
-        raise
-    return True
+    return rtnetlink.changed(
+        route, RTM_DELADDR, 0, _address_body(address, prefix_length, interface), doing, errno.EADDRNOTAVAIL
+    )
 
 
 def _address_header(family: int, prefix_length: int, flags: int, scope: int, interface: int) -> bytes:
@@ -134,9 +112,11 @@ def _address_header(family: int, prefix_length: int, flags: int, scope: int, int
 
 
 def _address_body(address: str, prefix_length: int, interface: int) -> bytes:
-    family, packed = pack_address(address)
-    scope = RT_SCOPE_HOST if interface == LOOPBACK_INDEX else RT_SCOPE_UNIVERSE
-    header = _address_header(family, prefix_length, IFA_F_NODAD if family == AF_INET6 else 0, scope, interface)
+    family, packed = rtnetlink.pack_address(address)
+    scope = rtnetlink.RT_SCOPE_HOST if interface == rtnetlink.LOOPBACK_INDEX else rtnetlink.RT_SCOPE_UNIVERSE
+    header = _address_header(
+        family, prefix_length, IFA_F_NODAD if family == rtnetlink.AF_INET6 else 0, scope, interface
+    )
     return header + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
 
 
@@ -149,7 +129,7 @@ def _decode_address(body: bytes) -> Address:
     fields = decode_fields(body[IFADDRMSG_SIZE:])
     return Address(
         family=family,
-        address=address_text(family, fields.get(IFA_LOCAL) or fields.get(IFA_ADDRESS)),
+        address=rtnetlink.address_text(family, fields.get(IFA_LOCAL) or fields.get(IFA_ADDRESS)),
         prefix_length=prefix_length,
         scope=scope,
         interface=decode_host_number(body[4:8]),

@@ -5,7 +5,7 @@ Where start-up time does not count. All functions raise KernelError and Privileg
 
 from __future__ import annotations
 
-from capture.netlink.attributes import attribute, nested, text, u32
+from capture.netlink.attributes import attribute, decode_host_number, nested, text, u32
 from capture.netlink.interfaces import IFF_UP, IFLA_IFNAME, RTM_GETLINK
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
 from capture.netlink.routing import RTA_GATEWAY, RTA_OIF, RTM_NEWROUTE, RTN_UNICAST, RTPROT_BOOT
@@ -49,7 +49,7 @@ def index_of(route: NetlinkSocket, name: str) -> int:
     """Return the index of an interface."""
     wanted = _header() + attribute(IFLA_IFNAME, text(name))
     (body,) = route.request(RTM_GETLINK, 0, wanted, f"find the interface {name}")
-    return int.from_bytes(body[4:8], "little" if u32(1)[0] else "big")
+    return decode_host_number(body[4:8])
 
 
 def add_default_route(route: NetlinkSocket, gateway: str, index: int) -> None:

@@ -18,25 +18,15 @@ if TYPE_CHECKING:
 HEADER_SIZE = 16  # struct nlmsghdr
 
 # Types that every protocol has (linux/netlink.h).
-NLMSG_ERROR = 2
-NLMSG_DONE = 3
+NLMSG_ERROR, NLMSG_DONE = 2, 3
 
-# Flags of requests (linux/netlink.h).
-NLM_F_REQUEST = 0x001
-NLM_F_ACK = 0x004
-NLM_F_DUMP = 0x300
-NLM_F_EXCL = 0x200
-NLM_F_CREATE = 0x400
-NLM_F_APPEND = 0x800
-
-# Flags of answers (linux/netlink.h).
-NLM_F_DUMP_INTR = 0x010
-NLM_F_CAPPED = 0x100
-NLM_F_ACK_TLVS = 0x200
+# Flags of requests, and of answers (linux/netlink.h).
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x001, 0x004, 0x300
+NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x200, 0x400, 0x800
+NLM_F_DUMP_INTR, NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x010, 0x100, 0x200
 
 # Attributes of an extended acknowledgement (linux/netlink.h, enum nlmsgerr_attrs).
-NLMSGERR_ATTR_MSG = 1
-NLMSGERR_ATTR_OFFS = 2
+NLMSGERR_ATTR_MSG, NLMSGERR_ATTR_OFFS = 1, 2
 
 
 class Message(Value):

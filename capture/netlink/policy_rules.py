@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import errno
 
-from capture.errors import KernelError
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
-from capture.netlink.routing import RTA_TABLE, RTM_GETROUTE, RTMSG_SIZE, family_name, header_table, remove_if_there
-from capture.netlink.rtnetlink import AF_INET, AF_INET6, AF_UNSPEC, address_text
+from capture.netlink.routing import RTA_TABLE, RTM_GETROUTE, RTMSG_SIZE, family_name, header_table
+from capture.netlink.rtnetlink import AF_INET, AF_INET6, AF_UNSPEC, address_text, changed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,7 +148,14 @@ def has_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -> b
 def put_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, preference: int) -> bool:
     """Let the policy rule `fwmark MARK lookup TABLE` be there with this preference, and with no other."""
     found = _preferences(route, family, mark, table)
-    added = preference not in found and _add_mark_rule(route, family, mark, table, preference)
+    added = preference not in found and changed(
+        route,
+        RTM_NEWRULE,
+        NLM_F_CREATE | NLM_F_EXCL,
+        _mark_rule(family, mark, table, preference),
+        f"add {family_name(family)} policy rule fwmark {mark} lookup {table}",
+        errno.EEXIST,  # another process was faster
+    )
     elsewhere = [each for each in found if each != preference]
     return _remove_mark_rules(route, family, mark, table, elsewhere) or added
 
@@ -164,21 +170,10 @@ def _preferences(route: NetlinkSocket, family: int, mark: int, table: int) -> li
     return [rule.preference for rule in rules if rule.is_for_mark(mark, table)]
 
 
-def _add_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, preference: int) -> bool:
-    doing = f"add {family_name(family)} policy rule fwmark {mark} lookup {table}"
-    try:
-        route.request(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, _mark_rule(family, mark, table, preference), doing)
-    except KernelError as error:
-        if error.errno == errno.EEXIST:  # another process was faster
-            return False
-        raise
-    return True
-
-
 def _remove_mark_rules(route: NetlinkSocket, family: int, mark: int, table: int, preferences: Iterable[int]) -> bool:
     doing = f"remove {family_name(family)} policy rule fwmark {mark} lookup {table}"
     removed = [
-        remove_if_there(route, RTM_DELRULE, _mark_rule(family, mark, table, each), doing, errno.ENOENT)
+        changed(route, RTM_DELRULE, 0, _mark_rule(family, mark, table, each), doing, errno.ENOENT)
         for each in preferences
     ]
     return any(removed)

@@ -14,46 +14,23 @@ import errno
 
 from capture.errors import KernelError
 from capture.model.values import Value
+from capture.netlink import rtnetlink
 from capture.netlink.attributes import attribute, decode_fields, decode_host_number, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
-from capture.netlink.rtnetlink import (
-    ADDRESS_BITS,
-    AF_INET6,
-    LOOPBACK_INDEX,
-    RT_SCOPE_HOST,
-    RT_SCOPE_UNIVERSE,
-    address_text,
-    pack_address,
-)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 # linux/rtnetlink.h: messages, and what kinds of route there are
-RTM_NEWROUTE = 24
-RTM_DELROUTE = 25
-RTM_GETROUTE = 26
-RTN_UNSPEC = 0
-RTN_UNICAST = 1
-RTN_LOCAL = 2
-RTN_BLACKHOLE = 6
-RTN_UNREACHABLE = 7
-RTN_PROHIBIT = 8
-RTPROT_UNSPEC = 0
-RTPROT_BOOT = 3
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTN_UNSPEC, RTN_UNICAST, RTN_LOCAL, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT = 0, 1, 2, 6, 7, 8
+RTPROT_UNSPEC, RTPROT_BOOT = 0, 3
 
 # linux/rtnetlink.h: struct rtmsg, attributes of routes
 RTMSG_SIZE = 12
-RTA_DST = 1
-RTA_SRC = 2
-RTA_OIF = 4
-RTA_GATEWAY = 5
-RTA_PRIORITY = 6
-RTA_PREFSRC = 7
-RTA_TABLE = 15
-RTA_MARK = 16
-RTA_UID = 25
+RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 2, 4, 5, 6, 7
+RTA_TABLE, RTA_MARK, RTA_UID = 15, 16, 25
 
 # A lookup whose result is a refusal is answered with an error (fib_props in net/ipv4/fib_semantics.c).
 REFUSALS = {
@@ -103,7 +80,7 @@ def remove_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
     removed = False
     for metric in _metrics(route, family, table):
         body = _local_route_body(family, table, RTPROT_UNSPEC) + attribute(RTA_PRIORITY, metric)
-        removed = remove_if_there(route, RTM_DELROUTE, body, doing, *NO_SUCH_ROUTE) or removed
+        removed = rtnetlink.changed(route, RTM_DELROUTE, 0, body, doing, *NO_SUCH_ROUTE) or removed
     return removed
 
 
@@ -114,12 +91,12 @@ def look_up_route(
 
     No route at all is RTN_UNREACHABLE, and so is an IPv4 source that is not ours.
     """
-    family, packed = pack_address(destination)
-    bits = ADDRESS_BITS[family]
+    family, packed = rtnetlink.pack_address(destination)
+    bits = rtnetlink.ADDRESS_BITS[family]
     body = _route_header(family, destination_bits=bits, source_bits=bits if source else 0)
     body += attribute(RTA_DST, packed) + attribute(RTA_MARK, u32(mark))
     if source:
-        body += attribute(RTA_SRC, pack_address(source)[1])
+        body += attribute(RTA_SRC, rtnetlink.pack_address(source)[1])
     if uid is not None:
         body += attribute(RTA_UID, u32(uid))
     try:
@@ -131,20 +108,9 @@ def look_up_route(
     return _decode_route(found)
 
 
-def remove_if_there(route: NetlinkSocket, kind: int, body: bytes, doing: str, *absent: int) -> bool:
-    """Remove something; return whether it was there, which these errors deny."""
-    try:
-        route.request(kind, 0, body, doing)
-    except KernelError as error:
-        if error.errno in absent:
-            return False
-        raise
-    return True
-
-
 def family_name(family: int) -> str:
     """Return what to call a family."""
-    return "IPv6" if family == AF_INET6 else "IPv4"
+    return "IPv6" if family == rtnetlink.AF_INET6 else "IPv4"
 
 
 def header_table(table: int) -> int:
@@ -158,7 +124,7 @@ def _route_header(
     source_bits: int = 0,
     table: int = 0,
     protocol: int = RTPROT_UNSPEC,
-    scope: int = RT_SCOPE_UNIVERSE,
+    scope: int = rtnetlink.RT_SCOPE_UNIVERSE,
     kind: int = RTN_UNSPEC,
 ) -> bytes:
     """Return a struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags."""
@@ -166,8 +132,8 @@ def _route_header(
 
 
 def _local_route_body(family: int, table: int, protocol: int) -> bytes:
-    header = _route_header(family, table=table, protocol=protocol, scope=RT_SCOPE_HOST, kind=RTN_LOCAL)
-    return header + attribute(RTA_TABLE, u32(table)) + attribute(RTA_OIF, u32(LOOPBACK_INDEX))
+    header = _route_header(family, table=table, protocol=protocol, scope=rtnetlink.RT_SCOPE_HOST, kind=RTN_LOCAL)
+    return header + attribute(RTA_TABLE, u32(table)) + attribute(RTA_OIF, u32(rtnetlink.LOOPBACK_INDEX))
 
 
 def _metrics(route: NetlinkSocket, family: int, table: int) -> list[bytes]:
@@ -178,7 +144,7 @@ def _metrics(route: NetlinkSocket, family: int, table: int) -> list[bytes]:
         if (
             (body[0], body[1], body[2], body[7]) == (family, 0, 0, RTN_LOCAL)
             and fields.get(RTA_TABLE) == u32(table)
-            and fields.get(RTA_OIF) == u32(LOOPBACK_INDEX)
+            and fields.get(RTA_OIF) == u32(rtnetlink.LOOPBACK_INDEX)
         ):
             found.append(fields.get(RTA_PRIORITY, u32(0)))
     return found
@@ -190,6 +156,6 @@ def _decode_route(body: bytes) -> Route:
     return Route(
         kind=body[7],
         interface=decode_host_number(fields.get(RTA_OIF, b"")),
-        source=address_text(family, fields.get(RTA_PREFSRC)),
-        gateway=address_text(family, fields.get(RTA_GATEWAY)),
+        source=rtnetlink.address_text(family, fields.get(RTA_PREFSRC)),
+        gateway=rtnetlink.address_text(family, fields.get(RTA_GATEWAY)),
     )

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import _socket
 
+from capture.errors import KernelError
 from capture.netlink.sockets import NETLINK_ROUTE, NetlinkSocket
 
-# linux/socket.h
-AF_UNSPEC = 0
-AF_INET = 2
-AF_INET6 = 10
-
+AF_UNSPEC, AF_INET, AF_INET6 = 0, 2, 10  # linux/socket.h
 ADDRESS_BITS = {AF_INET: 32, AF_INET6: 128}
 
 LOOPBACK_INDEX = 1  # LOOPBACK_IFINDEX in include/net/flow.h: the same in every namespace
 
 # linux/rtnetlink.h, enum rt_scope_t: the distance to a destination
-RT_SCOPE_UNIVERSE = 0
-RT_SCOPE_HOST = 254
+RT_SCOPE_UNIVERSE, RT_SCOPE_HOST = 0, 254
 
 
 def open_route() -> NetlinkSocket:
@@ -34,3 +30,14 @@ def pack_address(address: str) -> tuple[int, bytes]:
 def address_text(family: int, packed: bytes | None) -> str:
     """Return the canonical text of an address; the empty text for None."""
     return "" if packed is None else _socket.inet_ntop(family, packed)
+
+
+def changed(route: NetlinkSocket, kind: int, flags: int, body: bytes, doing: str, *unneeded: int) -> bool:
+    """Ask for a change; return False if the kernel answers with an error that means that it is not needed."""
+    try:
+        route.request(kind, flags, body, doing)
+    except KernelError as error:
+        if error.errno in unneeded:
+            return False
+        raise
+    return True

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 NETLINK_SOCK_DIAG = 4  # linux/netlink.h
 SOCK_DIAG_BY_FAMILY = 20  # linux/sock_diag.h
-IPPROTO_TCP = 6
-IPPROTO_UDP = 17
+IPPROTO_TCP, IPPROTO_UDP = 6, 17
 SOCKID_SIZE = 48
 ANY_COOKIE = b"\xff" * 8
 """INET_DIAG_NOCOOKIE: a socket is named by its addresses alone."""
@@ -33,16 +32,8 @@ SOCKOPT_TRANSPARENT = 1 << 5
 """In the first byte of struct inet_diag_sockopt; bit fields begin with the lowest bit on little-endian machines."""
 
 # include/net/tcp_states.h
-TCP_ESTABLISHED = 1
-TCP_SYN_SENT = 2
-TCP_SYN_RECV = 3
-TCP_FIN_WAIT1 = 4
-TCP_FIN_WAIT2 = 5
-TCP_CLOSE = 7
-TCP_CLOSE_WAIT = 8
-TCP_LAST_ACK = 9
-TCP_LISTEN = 10
-TCP_CLOSING = 11
+TCP_ESTABLISHED, TCP_SYN_SENT, TCP_SYN_RECV, TCP_FIN_WAIT1, TCP_FIN_WAIT2 = 1, 2, 3, 4, 5
+TCP_CLOSE, TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_LISTEN, TCP_CLOSING = 7, 8, 9, 10, 11
 
 IPV4_MAPPED = bytes(10) + b"\xff\xff"
 """How the address of an IPv4 connection begins in a socket of IPv6 (RFC 4291, 2.5.5.2)."""

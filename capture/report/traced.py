@@ -35,6 +35,7 @@ def as_plain(traced: Trace) -> dict[str, object]:
         "missing_routes": list(traced.lacks),
         "rule": _rule_text(traced.step, traced) if traced.step else None,
         "why": traced.step.rule.why if traced.step else None,
+        "policy": f"{traced.policy.table} {traced.policy.entry.name}" if traced.policy else None,
         "transparent": traced.transparent,
         "certain": traced.certain,
         "path": [
@@ -62,10 +63,12 @@ def in_words(traced: Trace) -> Iterator[str]:
         return
     if traced.step is not None:
         yield f"because of {_rule_text(traced.step, traced)}"
+    elif traced.policy is not None:
+        yield f"because of the policy DROP of {traced.policy.table} {traced.policy.entry.name}"
     elif traced.path:
-        yield "because no rule on its way decides, and the chain's policy does"
+        yield "because no rule on its way decides, and each chain's policy is ACCEPT"
     else:
-        yield "because no rule speaks of it"
+        yield "because no rule matches it"
     if not traced.certain:
         yield "rules marked with ? ask for something that cannot be judged here; they may decide otherwise"
 

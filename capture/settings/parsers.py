@@ -272,13 +272,13 @@ def log_level(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """Return a duration in seconds: ``5s``, ``500ms``, ``1m30s``, or plain seconds."""
+    """Return a duration in seconds: ``5s``, ``500ms``, ``1m30s``, as Go's ParseDuration reads it; or plain seconds."""
     if not text.isascii():
         raise ValueError(text)
     total, digits, rest = 0.0, "", text
     if is_decimal(text, 6):
         total, rest = float(text), ""
-    units = (("ms", 0.001), ("h", 3600.0), ("m", 60.0), ("s", 1.0))
+    units = (("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("h", 3600.0), ("m", 60.0), ("s", 1.0))
     while rest:
         digits = rest[: len(rest) - len(rest.lstrip("0123456789."))]
         rest = rest[len(digits) :]

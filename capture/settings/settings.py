@@ -80,9 +80,16 @@ class Settings(Value):
         """Return settings in which one option says something else."""
         return self.replace(explicit={**self.explicit, option: Given(text, origin)})
 
+    def without(self, option: Option[Any]) -> Settings:
+        """Return settings in which one option has its default."""
+        return self.replace(explicit={each: given for each, given in self.explicit.items() if each != option})
+
 
 def from_environment(environ: Mapping[str, str], options: Iterable[Option[Any]] = OPTIONS) -> Settings:
-    """Return what the environment says; a truth value that cannot be read is as if it were not there."""
+    """Return what the environment says; a truth value that cannot be read is as if it were not there.
+
+    So is what Kubernetes sets for a Service.
+    """
     explicit = {}
     warnings = []
     for option in options:
@@ -90,11 +97,21 @@ def from_environment(environ: Mapping[str, str], options: Iterable[Option[Any]] 
             text, origin = environ.get(variable), f"environment {variable}"
             if text is None:
                 continue
-            if is_readable(option, text):
+            if is_service_link(variable, text):
+                warnings.append(f"{origin}: {text!r} is ignored: Kubernetes sets it for a Service of that name")
+            elif is_readable(option, text):
                 explicit[option] = Given(text, origin)
             elif text:
                 warnings.append(unreadable(option, text, origin))
     return Settings(explicit, tuple(warnings))
+
+
+def is_service_link(variable: str, text: str) -> bool:
+    """Return whether Kubernetes has set a variable for a Service: ``ENVOY_PORT=tcp://10.0.0.1:80`` for one named envoy.
+
+    Every container of its namespace gets it (core/v1, PodSpec, enableServiceLinks).
+    """
+    return variable.endswith("_PORT") and text.partition("://")[0] in ("tcp", "udp", "sctp")
 
 
 def is_readable(option: Option[Any], text: str) -> bool:

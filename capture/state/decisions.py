@@ -18,6 +18,7 @@ import os
 from capture.errors import StateDirectoryError
 from capture.model.values import Value
 from capture.state.directory import ensure, is_private
+from capture.state.files import content_of, names_in, put
 from capture.state.json_text import JsonError, decode, encode
 
 TYPE_CHECKING = False
@@ -51,18 +52,12 @@ class Decision(Value):
 def keep(decision: Decision, directory: str = STATE_DIRECTORY) -> bool:
     """Remember a decision in place of an earlier one; return whether that was possible."""
     path = _path(directory, decision.network, decision.container, decision.interface)
-    temporary = f"{path}:{os.getpid()}"
     fields = {field: getattr(decision, field) for field in Decision.__match_args__}
     content = encode({"schema": "capture/v1"} | fields).encode() + b"\n"
     try:
         ensure(directory)
         ensure(os.path.dirname(path))
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(file, content[:MAX_BYTES])
-        finally:
-            os.close(file)
-        os.rename(temporary, path)
+        put(path, content[:MAX_BYTES])
     except (OSError, StateDirectoryError):
         return False
     return True
@@ -93,17 +88,17 @@ def of_namespace(inode: int, directory: str = STATE_DIRECTORY) -> Decision | Non
 def read_all(directory: str = STATE_DIRECTORY) -> Iterator[Decision]:
     """Yield all decisions that can be read."""
     for name in _names(directory):
-        try:
-            with open(f"{directory}/{FOLDER}/{name}", "rb") as file:
-                plain = decode(file.read(MAX_BYTES).decode())
-        except (OSError, UnicodeDecodeError, JsonError):  # gone meanwhile, or another version's
-            continue
-        decision = _decision(plain)
+        decision = _decision(content_of(f"{directory}/{FOLDER}/{name}"))
         if decision is not None:
             yield decision
 
 
-def _decision(plain: Any) -> Decision | None:
+def _decision(content: bytes) -> Decision | None:
+    """Return the decision in a file; None for what is gone meanwhile, or another version's."""
+    try:
+        plain = decode(content.decode())
+    except (UnicodeDecodeError, JsonError):
+        return None
     if not isinstance(plain, dict):
         return None
     fields: list[Any] = [plain.get(field) for field in Decision.__match_args__]
@@ -114,10 +109,7 @@ def _decision(plain: Any) -> Decision | None:
 
 
 def _names(directory: str) -> list[str]:
-    try:
-        return os.listdir(f"{directory}/{FOLDER}") if is_private(directory) else []
-    except OSError:
-        return []
+    return names_in(f"{directory}/{FOLDER}") if is_private(directory) else []
 
 
 def _path(directory: str, network: str, container: str, interface: str) -> str:

@@ -11,12 +11,13 @@ from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, open_sock_diag, read_listeners
 from capture.netlink.traffic_control import read_redirects
+from capture.state.files import open_files, processes
 from capture.state.tracked import read_counts
 from capture.state.user_namespace import foreign_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from capture.analysis.causes import Capture
     from capture.netlink.interfaces import Link
@@ -69,27 +70,18 @@ def _listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
                 found += read_listeners(diag, protocol)
     except CaptureError:
         return None
-    return tuple(found if ids is None else (each.replace(uid=ids.user_inside(each.uid)) for each in found))
+    return tuple(found if ids is None else (each.replace(uid=ids.users.inside(each.uid)) for each in found))
 
 
 def _groups_of(sockets: set[int], ids: IdMaps | None) -> dict[int, int]:
     """Return the group of the process that holds each socket, as far as /proc shows it, as the pod sees it."""
     groups: dict[int, int] = {}
     wanted = {f"socket:[{inode}]": inode for inode in sockets}
-    for process in filter(str.isdecimal, os.listdir("/proc")) if wanted else ():
-        for target in _open_files(process):
-            if target in wanted:
-                try:
-                    group = os.stat(f"/proc/{process}").st_gid
-                    groups[wanted[target]] = group if ids is None else ids.group_inside(group)
-                except OSError:
-                    continue  # it has ended
+    for process in processes() if wanted else ():
+        for target in wanted.keys() & open_files(process):
+            try:
+                group = os.stat(f"/proc/{process}").st_gid
+                groups[wanted[target]] = group if ids is None else ids.groups.inside(group)
+            except OSError:
+                continue  # it has ended
     return groups
-
-
-def _open_files(process: str) -> Iterator[str]:
-    try:
-        for name in os.listdir(f"/proc/{process}/fd"):
-            yield os.readlink(f"/proc/{process}/fd/{name}")
-    except OSError:
-        return  # it has ended, or is not ours to look into

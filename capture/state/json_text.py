@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 WHITESPACE = " \t\n\r"
+LITERALS = {None: "null", True: "true", False: "false"}
 
 
 class JsonError(ValueError):
@@ -86,10 +87,8 @@ else:
 
 def decode(text: str) -> Any:
     """Return the value of ``text``; raise ``JsonError`` unless it is exactly one JSON value."""
-    value, end = _value_at(text, _skip(text, 0))
-    end = _skip(text, end)
-    if end != len(text):
-        raise JsonError.at(text, end, "expected the end of the text")
+    value, end = _scanned(_scan, text, _skip(text, 0))
+    _require_end(text, end)
     return value
 
 
@@ -109,12 +108,12 @@ def decode_object(text: str) -> tuple[dict[str, Any], dict[str, str]]:
     while more:
         if text[position : position + 1] != '"':
             raise JsonError.at(text, position, 'expected the name of a member, which starts with "')
-        name, position = _string_after(text, position + 1)
+        name, position = _scanned(_scan_string, text, position + 1, position)
         position = _skip(text, position)
         if text[position : position + 1] != ":":
             raise JsonError.at(text, position, "expected : after the name of a member")
         start = _skip(text, position + 1)
-        values[name], position = _value_at(text, start)
+        values[name], position = _scanned(_scan, text, start)
         texts[name] = text[start:position]
         position = _skip(text, position)
         more = text[position : position + 1] == ","
@@ -122,10 +121,14 @@ def decode_object(text: str) -> tuple[dict[str, Any], dict[str, str]]:
             position = _skip(text, position + 1)
         elif text[position : position + 1] != "}":
             raise JsonError.at(text, position, "expected , or } after a member")
-    position = _skip(text, position + 1)
-    if position != len(text):
-        raise JsonError.at(text, position, "expected the end of the text")
+    _require_end(text, position + 1)
     return values, texts
+
+
+def _require_end(text: str, position: int) -> None:
+    end = _skip(text, position)
+    if end != len(text):
+        raise JsonError.at(text, end, "expected the end of the text")
 
 
 def encode(value: object) -> str:
@@ -136,12 +139,8 @@ def encode(value: object) -> str:
     """
     if isinstance(value, str):
         return _quoted(value)
-    if value is None:
-        return "null"
-    if value is True:
-        return "true"
-    if value is False:
-        return "false"
+    if value is None or isinstance(value, bool):
+        return LITERALS[value]
     if isinstance(value, int):
         return int.__repr__(value)
     if isinstance(value, float):
@@ -167,16 +166,11 @@ def _skip(text: str, position: int) -> int:
     return position
 
 
-def _value_at(text: str, position: int) -> tuple[Any, int]:
-    return _scanned(_scan, text, position, position)
-
-
-def _string_after(text: str, position: int) -> tuple[str, int]:
-    return _scanned(_scan_string, text, position, position - 1)
-
-
-def _scanned(scan: Callable[[str, int], tuple[T, int]], text: str, position: int, shown: int) -> tuple[T, int]:
+def _scanned(
+    scan: Callable[[str, int], tuple[T, int]], text: str, position: int, shown: int | None = None
+) -> tuple[T, int]:
     """Return what ``scan`` finds at ``position``; its errors as ``JsonError``, at ``shown`` if it names no place."""
+    place = position if shown is None else shown
     try:
         try:
             return scan(text, position)
@@ -189,6 +183,6 @@ def _scanned(scan: Callable[[str, int], tuple[T, int]], text: str, position: int
     except StopIteration as stopped:
         raise JsonError.at(text, int(stopped.value), "expected a value") from None
     except RecursionError:
-        raise JsonError.at(text, shown, "nested too deeply") from None
+        raise JsonError.at(text, place, "nested too deeply") from None
     except ValueError as wrong:  # JSONDecodeError knows the place, an integer too long for int() does not
-        raise JsonError.at(text, getattr(wrong, "pos", shown), getattr(wrong, "msg", str(wrong))) from None
+        raise JsonError.at(text, getattr(wrong, "pos", place), getattr(wrong, "msg", str(wrong))) from None

@@ -18,18 +18,16 @@ if TYPE_CHECKING:
     from capture.settings.config import CaptureConfig
     from capture.settings.options import Option
     from capture.settings.settings import Settings
-    from capture.state.user_namespace import IdRange
 
 
 def require_known_ids(settings: Settings, config: CaptureConfig) -> None:
     """Raise ConfigurationError for the first id that the owner of the network namespace we are in does not have."""
     maps = read_id_maps()
-    for option, span in _users(config):
-        if not maps.has_users(span):
-            raise _unknown(settings, option, span, maps.users)
-    for option, span in _groups(config):
-        if not maps.has_groups(span):
-            raise _unknown(settings, option, span, maps.groups)
+    for ids, named in ((maps.users, _users(config)), (maps.groups, _groups(config))):
+        for option, span in named:
+            if not ids.has(span):
+                expected = f"ids of the pod's own user namespace (hostUsers: false), which has {ids}"
+                raise ConfigurationError(option.name, str(span), settings.origin(option), expected)
 
 
 def _users(config: CaptureConfig) -> Iterator[tuple[Option[Any], Span]]:
@@ -47,9 +45,3 @@ def _groups(config: CaptureConfig) -> Iterator[tuple[Option[Any], Span]]:
         yield OWNER_GROUPS, span
     for span in config.excluded_owner_groups:
         yield EXCLUDED_OWNER_GROUPS, span
-
-
-def _unknown(settings: Settings, option: Option[Any], span: Span, ids: tuple[IdRange, ...]) -> ConfigurationError:
-    there = ", ".join(map(str, ids)) or "none"
-    expected = f"ids of the pod's own user namespace (hostUsers: false), which has {there}"
-    return ConfigurationError(option.name, str(span), settings.origin(option), expected)

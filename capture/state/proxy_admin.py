@@ -24,7 +24,8 @@ def read_config_dump(url: str, timeout: float = TIMEOUT) -> dict[str, Any]:
     try:
         return _ask(url, timeout)
     except (OSError, ValueError, TypeError, http.client.HTTPException) as error:
-        raise CaptureError(f"Envoy's admin interface {url}: {error}", remedy) from None
+        says = getattr(error, "strerror", None) or error
+        raise CaptureError(f"Envoy's admin interface {url}: {says}", remedy) from None
 
 
 def _ask(url: str, timeout: float) -> dict[str, Any]:

@@ -11,14 +11,7 @@ import os
 import time
 
 from capture.errors import ConfigurationError
-from capture.model.addresses import (
-    BITS,
-    FAMILIES,
-    IPV4,
-    IPV6,
-    Network,
-    parse_address,
-)
+from capture.model.addresses import BITS, FAMILIES, IPV4, IPV6, Network, parse_address
 from capture.model.ruleset import PolicyRoute
 from capture.model.values import Value
 from capture.rules import build_ruleset
@@ -26,6 +19,7 @@ from capture.settings.config import resolve
 from capture.settings.options import RULE_OPTIONS
 from capture.settings.settings import Given, Settings
 from capture.state.directory import ensure, is_private, require_private
+from capture.state.files import content_of, names_in, put
 from capture.state.json_text import JsonError, decode, encode
 from capture.state.netns import namespace_id
 
@@ -258,7 +252,6 @@ def _facts(plain: dict[str, Any]) -> Facts:
 
 
 def _word(value: object, words: tuple[str, ...]) -> str:
-    """Return a word that this version knows."""
     if value not in words:
         raise ValueError(value)
     return str(value)
@@ -321,8 +314,8 @@ def write(record: Record, directory: str = STATE_DIRECTORY) -> bool:
         ensure(directory)
         path = path_of(namespace_id(), directory)
         content = as_json(record).encode()
-        if _content(path) != content:
-            _put(path, content)
+        if content_of(path) != content:
+            put(path, content)
     except OSError:
         return False
     return True
@@ -353,7 +346,7 @@ class Journal:
         write(self._record)
 
     def restore_sysctls(self) -> bool:
-        """Give switches back, for which the rules have no use any more; return whether any was ours."""
+        """Restore switches that the rules no longer need; return whether we had changed any."""
         remembered = self._record.sysctls
         self._record = self._record.replace(sysctls=())
         if not remembered:
@@ -361,29 +354,6 @@ class Journal:
         from capture.state.sysctls import restore
 
         return restore(remembered)
-
-
-def _content(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return b""
-
-
-def _put(path: str, content: bytes) -> None:
-    temporary = f"{path}.{os.urandom(6).hex()}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            while content:
-                content = content[os.write(descriptor, content) :]
-        finally:
-            os.close(descriptor)
-        os.rename(temporary, path)
-    except OSError:
-        os.unlink(temporary)
-        raise
 
 
 def forget(directory: str = STATE_DIRECTORY) -> None:
@@ -394,8 +364,8 @@ def forget(directory: str = STATE_DIRECTORY) -> None:
         pass
 
 
-LONG_WRITTEN = 60.0
-"""Seconds; a record is written in a thousandth of one, so that who began it so long ago was killed."""
+LONG_WRITTEN = 60_000_000_000
+"""Nanoseconds; a record is written in a thousandth of one, so that who began it a minute ago was killed."""
 
 
 def forget_ended(directory: str = STATE_DIRECTORY) -> None:
@@ -405,17 +375,16 @@ def forget_ended(directory: str = STATE_DIRECTORY) -> None:
     one that was written last are of namespaces that are no more. (Cookies do not tell: each processor counts its
     own, see gen_cookie_next in linux/cookie.h.) Who else has ended, no cheap look tells.
     """
-    try:
-        names = os.listdir(directory) if is_private(directory) else []
-    except OSError:
-        return
+    names = names_in(directory) if is_private(directory) else []
     written: dict[str, dict[str, int]] = {}
     for name in names:
         inode = _inode(name)
         if inode:
             written.setdefault(inode, {})[name] = _written(f"{directory}/{name}")
     ended = [name for of_one in written.values() for name, when in of_one.items() if when < max(of_one.values())]
-    abandoned = [name for name in names if _is_abandoned(f"{directory}/{name}", name)]
+    long_ago = time.time_ns() - LONG_WRITTEN
+    # A file that was never renamed to the record that it was to be.
+    abandoned = [name for name in names if ".json." in name and _written(f"{directory}/{name}") < long_ago]
     for name in (*ended, *abandoned):
         try:
             os.unlink(f"{directory}/{name}")
@@ -435,11 +404,3 @@ def _written(path: str) -> int:
         return os.stat(path).st_mtime_ns
     except OSError:
         return 0
-
-
-def _is_abandoned(path: str, name: str) -> bool:
-    """Return whether a file was never renamed to the record that it was to be."""
-    try:
-        return ".json." in name and os.stat(path).st_mtime < time.time() - LONG_WRITTEN
-    except OSError:
-        return False

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 
 from capture.model.values import Value
+from capture.state.files import content_of, names_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,19 +101,12 @@ def refuses_marked_sources(excluded: Iterable[str] = ()) -> Iterator[Sysctl]:
 
 
 def _interfaces() -> list[str]:
-    try:
-        return sorted(os.listdir(f"{DIRECTORY}/{INTERFACES}"))
-    except OSError:
-        return []
+    return names_in(f"{DIRECTORY}/{INTERFACES}")
 
 
 def _read(path: str) -> str:
     """Return the value; nothing if this kernel, or this container, has no such switch."""
-    try:
-        with open(f"{DIRECTORY}/{path}", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
+    return content_of(f"{DIRECTORY}/{path}").decode().strip()
 
 
 def _write(path: str, value: str) -> bool:

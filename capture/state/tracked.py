@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
+from capture.state.files import content_of
+
 CONNTRACK = "/proc/sys/net/netfilter/nf_conntrack_"
 """``count`` is the namespace's; ``max`` holds for each (Documentation/networking/nf_conntrack-sysctl.rst)."""
 
 
 def read_counts() -> tuple[int, int]:
     """Return how many connections are tracked here, and how many can be; 0 for what the kernel does not tell."""
-    return _number("count"), _number("max")
-
-
-def _number(name: str) -> int:
-    try:
-        with open(f"{CONNTRACK}{name}", "rb", buffering=0) as file:
-            return int(file.read(32))
-    except (OSError, ValueError):
-        return 0
+    return int(content_of(f"{CONNTRACK}count") or 0), int(content_of(f"{CONNTRACK}max") or 0)

@@ -41,45 +41,36 @@ class IdRange(Value):
         return f"{self.inside}-{self.inside + self.count - 1}"
 
 
+class Ids(Value):
+    """The users, or the groups, that a user namespace has."""
+
+    ranges: tuple[IdRange, ...]
+
+    def has(self, span: Span) -> bool:
+        """Return whether the ends of a span are ids there; that is what the kernel requires."""
+        return all(any(0 <= end - ids.inside < ids.count for ids in self.ranges) for end in (span.first, span.last))
+
+    def inside(self, outside: int) -> int:
+        """Return the pod's number of one of our ids; the kernel's "nobody" for one that the pod has not."""
+        found = (ids.inside + outside - ids.outside for ids in self.ranges if 0 <= outside - ids.outside < ids.count)
+        return next(found, OVERFLOW_ID)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.ranges)) or "none"
+
+
 class IdMaps(Value):
     """Which ids the user namespace has."""
 
-    users: tuple[IdRange, ...]
-    groups: tuple[IdRange, ...]
-
-    def has_users(self, span: Span) -> bool:
-        """Return whether the ends of a span are users there; that is what the kernel requires."""
-        return _has(self.users, span.first) and _has(self.users, span.last)
-
-    def has_groups(self, span: Span) -> bool:
-        """Return whether the ends of a span are groups there."""
-        return _has(self.groups, span.first) and _has(self.groups, span.last)
-
-    def user_inside(self, user: int) -> int:
-        """Return the pod's number of one of our users; the kernel's "nobody" for one that the pod has not."""
-        return _inside(self.users, user)
-
-    def group_inside(self, group: int) -> int:
-        """Return the pod's number of one of our groups."""
-        return _inside(self.groups, group)
-
-
-def _inside(ranges: tuple[IdRange, ...], number: int) -> int:
-    for ids in ranges:
-        if 0 <= number - ids.outside < ids.count:
-            return ids.inside + number - ids.outside
-    return OVERFLOW_ID
-
-
-def _has(ranges: tuple[IdRange, ...], number: int) -> bool:
-    return any(0 <= number - ids.inside < ids.count for ids in ranges)
+    users: Ids
+    groups: Ids
 
 
 def read_id_maps() -> IdMaps:
     """Return the ids of the user namespace that the network namespace we are in belongs to (user_namespaces(7))."""
-    text = _in_child(lambda: f"{_read('/proc/self/uid_map')}\0{_read('/proc/self/gid_map')}")
+    text = _as_owner(lambda: f"{_read('/proc/self/uid_map')}\0{_read('/proc/self/gid_map')}")
     users, _, groups = text.partition("\0")
-    return IdMaps(_ranges(users), _ranges(groups))
+    return IdMaps(_ids(users), _ids(groups))
 
 
 def foreign_ids() -> IdMaps | None:
@@ -97,9 +88,9 @@ def _read(path: str) -> str:
         return file.read()
 
 
-def _ranges(text: str) -> tuple[IdRange, ...]:
+def _ids(text: str) -> Ids:
     """Return the ids of a map: each line has the first id inside, the first outside, and how many."""
-    return tuple(IdRange(*map(int, line.split())) for line in text.splitlines())
+    return Ids(tuple(IdRange(*map(int, line.split())) for line in text.splitlines()))
 
 
 def act_as_owner(work: Callable[[], None], *, starts_programs: bool) -> None:
@@ -114,25 +105,43 @@ def act_as_owner(work: Callable[[], None], *, starts_programs: bool) -> None:
         work()
         return ""
 
-    _in_child(do)
+    _as_owner(do)
 
 
-def _in_child(work: Callable[[], str]) -> str:
+def _as_owner(work: Callable[[], str]) -> str:
     """Return what ``work`` returns in a child that has entered the owner's user namespace."""
+
+    def enter_and_work() -> str:
+        try:
+            call_setns(open_owner(), CLONE_NEWUSER)
+        except PermissionError:
+            raise PrivilegeError("enter the user namespace that this network namespace belongs to") from None
+        return work()
+
+    status, answer = in_child(enter_and_work, _described)
+    if status == 0:
+        return answer
+    raise (
+        _raised(answer)
+        if answer
+        else CaptureError(f"the process in the pod's user namespace ended with status {status}")
+    )
+
+
+def in_child(work: Callable[[], str], describe: Callable[[BaseException], str]) -> tuple[int, str]:
+    """Return how a forked child ended that did the work, and what that returned, or what describes its error.
+
+    The status is 0, 1 after an error, or negative: the number of the signal that killed the child.
+    """
     answer = os.memfd_create("answer")
     try:
         child = fork()
         if child == 0:
-            _be_child(work, answer)
+            _be_child(work, describe, answer)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        answered = os.pread(answer, os.fstat(answer).st_size, 0).decode("utf-8", "surrogateescape")
+        return status, os.pread(answer, os.fstat(answer).st_size, 0).decode("utf-8", "surrogateescape")
     finally:
         os.close(answer)
-    if status == 0:
-        return answered
-    if answered:
-        raise _raised(answered)
-    raise CaptureError(f"the process in the pod's user namespace ended with status {status}")
 
 
 def fork() -> int:
@@ -144,27 +153,22 @@ def fork() -> int:
         return os.fork()
 
 
-def _be_child(work: Callable[[], str], answer: int) -> None:
-    """Enter, do the work and end the process; whatever goes wrong is written to ``answer``."""
+def _be_child(work: Callable[[], str], describe: Callable[[BaseException], str], answer: int) -> None:
     status = 1
     try:
-        _enter()
         text = work()
         status = 0
-    except CaptureError as error:
-        text = encode([type(error).__name__, error.message, error.remedy, getattr(error, "errno", 0)])
-    except BaseException as error:  # noqa: BLE001  # this process ends here; the parent raises what is written
-        text = encode(["CaptureError", f"{type(error).__name__}: {error}", "", 0])
+    except BaseException as error:  # noqa: BLE001  # this process ends here; the parent reads what is written
+        text = describe(error)
     finally:
         os.write(answer, text.encode("utf-8", "surrogateescape"))
         os._exit(status)
 
 
-def _enter() -> None:
-    try:
-        call_setns(open_owner(), CLONE_NEWUSER)
-    except PermissionError:
-        raise PrivilegeError("enter the user namespace that this network namespace belongs to") from None
+def _described(error: BaseException) -> str:
+    if isinstance(error, CaptureError):
+        return encode([type(error).__name__, error.message, error.remedy, getattr(error, "errno", 0)])
+    return encode(["CaptureError", f"{type(error).__name__}: {error}", "", 0])
 
 
 def _raised(text: str) -> CaptureError:

@@ -364,6 +364,7 @@ def test_dump_as_json(netns: NamespaceFactory) -> None:
         "differences": [],
         "tables": [],
     }
+    assert json.loads(run(namespace, "capture", "verify", "--format", "json", code=4).stdout)["as_asked"] is False
     run(namespace, "capture", "apply")
 
     dumped = json.loads(run(namespace, "capture", "dump", "--format", "json", "--family", "ipv6").stdout)

@@ -6,17 +6,21 @@ difference. What differs between two runs has the names of ``docs_examples.NORMA
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from docs_examples import NORMALISERS
+from fake_plugin import ANSWER
 from on_terminal import on_terminal
 from pytest_netns import Namespace, NamespaceFactory
 
@@ -49,8 +53,10 @@ OUT = "tcp 203.0.113.9:80"
 HEALTHY = (
     "verify", "dump --family ipv4 --table nat", f"trace {OUT}", f"trace {OUT} --uid 1337", "explain", "why",
     f"why {OUT}", "doctor", "watch --once --interval 0.1", "diff '-x 10.96.0.0/12' '-x 10.96.0.0/12 -o 5432'",
-    "dumpp", "dump --famly ipv4",
+    "dumpp", "dump --famly ipv4", "apply --backend iptables",
 )  # fmt: skip
+
+IN_A_POD = ("apply", "verify", "dump", "trace", "explain", "why", "doctor", "watch")
 
 
 def shell(pod: Namespace, words: str) -> None:
@@ -78,6 +84,7 @@ BROKEN: dict[str, tuple[str, int | None, Callable[[Namespace], None], tuple[str,
     "a second set": ("", 1337, second_set, ("why", f"why {OUT}")),
     "a rule is missing": ("", 1337, lambda pod: shell(pod, NO_RULE), ("why", "verify")),
     "filtered": ("", 1337, lambda pod: shell(pod, "iptables-nft -A INPUT -p tcp --dport 15001 -j DROP"), ("why",)),
+    "a policy drops": ("", 1337, lambda pod: shell(pod, "iptables-nft -P OUTPUT DROP"), ("why", f"trace {OUT}")),
     "no process listens": ("", None, nothing, ("why", "doctor")),
     "lo is down": ("", 1337, lambda pod: shell(pod, "ip link set lo down"), ("why",)),
     "the port is left out": ("-o 80", 1337, nothing, ("why", f"why {OUT}")),
@@ -87,6 +94,49 @@ BROKEN: dict[str, tuple[str, int | None, Callable[[Namespace], None], tuple[str,
     "nothing is applied": ("none", 1337, nothing, ("why", "verify", "dump")),
 }
 """Each with the options of the capture, the proxy's user, what breaks it, and the commands of a person who looks."""
+
+
+NODE = Path("/run/netns/node")
+"""The files of a node, in a place that is the test process's own and has one name in every run."""
+DIRECTORIES = f"--bin-dir {NODE} --conf-dir {NODE}/net.d --runtime containerd"
+PLUGIN = f"""#!/bin/sh
+[ "$CNI_COMMAND" = STATUS ] || echo '{ANSWER}'
+"""
+LIST = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}
+ENTRY = {"type": "capture-cni", "kubeconfig": f"{NODE}/kubeconfig", "log_file": f"{NODE}/log"}
+KUBECONFIG = {
+    "current-context": "n",
+    "contexts": [{"name": "n", "context": {"cluster": "c", "user": "u"}}],
+    "clusters": [{"name": "c", "cluster": {"server": "https://10.0.0.1:6443", "certificate-authority": "ca.crt"}}],
+    "users": [{"name": "u", "user": {"token": "x"}}],
+}
+ADDED = {"time": "2026-03-01T12:00:00.123Z", "level": "info", "command": "ADD", "namespace": "shop", "pod": "web-0"}
+WORKLOAD = """
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  annotations: {traffic.sidecar.istio.io/excludeOutboundPorts: "5432"}
+spec:
+  containers:
+  - {name: web, image: web, ports: [{containerPort: 8080}], securityContext: {runAsUser: 1337, privileged: true}}
+"""
+
+
+@pytest.fixture
+def node() -> Iterator[Path]:
+    """A node with the plugin, its entry, a kubeconfig whose authority is missing, and a log; and a manifest."""
+    (NODE / "net.d").mkdir(parents=True)
+    (NODE / "capture-cni").write_text(PLUGIN)
+    (NODE / "capture-cni").chmod(0o755)
+    (NODE / "net.d" / "10-pods.conflist").write_text(json.dumps({**LIST, "plugins": [*LIST["plugins"], ENTRY]}))
+    (NODE / "net.d" / "99-other.conf").write_text('{"type": "loopback"}')
+    (NODE / "kubeconfig").write_text(json.dumps(KUBECONFIG))
+    os.utime(NODE / "kubeconfig", (0, time.time() - 5 * 3600))
+    (NODE / "log").write_text(json.dumps({**ADDED, "message": "left alone", "reason": "namespace shop is excluded"}))
+    (NODE / "pod.yaml").write_text(WORKLOAD)
+    yield NODE
+    shutil.rmtree(NODE)
 
 
 @pytest.fixture
@@ -114,7 +164,11 @@ def prepared(pod: Namespace, options: str, uid: int | None) -> None:
 def seen(words: str, width: int) -> str:
     """Return a command and what it prints on a terminal, colours as tags; no line may be wider."""
     command, *rest = shlex.split(words)
-    where = ["--netns", "pod"] if command in {"verify", "dump", "trace", "explain", "why", "doctor", "watch"} else []
+    where = (
+        ["--netns", "pod"]
+        if command in {"apply", "verify", "dump", "trace", "explain", "why", "doctor", "watch"}
+        else []
+    )
     text, code = on_terminal([str(PROGRAMS / "capture"), command, *where, *rest], width)
     text = re.sub(PROGRESS, "", text)
     plain = re.sub(r"\033\[\d*m", "", text)
@@ -139,6 +193,15 @@ def test_a_healthy_pod(pod: Namespace, width: int) -> None:
     prepared(pod, "", 1337)
 
     compare("healthy", width, "\n".join(seen(words, width) for words in HEALTHY))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_node_and_a_manifest(node: Path, width: int) -> None:
+    texts = [seen(words, width) for words in (f"cni status {DIRECTORIES}", f"inject -f {node}/pod.yaml --check")]
+    (node / "capture-cni").unlink()
+    (node / "net.d" / "10-pods.conflist").write_text(json.dumps(LIST))
+
+    compare("node", width, "\n".join([*texts, seen(f"cni status {DIRECTORIES}", width)]))
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -42,10 +42,11 @@ def as_dumped(changes: list[Change]) -> NativeTable:
             for message in of_kind[nf.NFT_MSG_NEWSETELEM]
             if decode_fields(message)[nf.NFTA_SET_ELEM_LIST_SET_ID] == number
         ]
-        sets[f"__set{decode_number(number)}"] = decode_set(description, elements)
+        sets[f"__set{decode_number(number)}"] = decode_set(decode_fields(description), elements)
     rules = [with_set_names(rule) for rule in of_kind.get(nf.NFT_MSG_NEWRULE, [])]
     (table,) = of_kind[nf.NFT_MSG_NEWTABLE]
-    return decode_table(table, of_kind.get(nf.NFT_MSG_NEWCHAIN, []), rules, sets.__getitem__)
+    chains = map(decode_fields, of_kind.get(nf.NFT_MSG_NEWCHAIN, []))
+    return decode_table(decode_fields(table), chains, rules, sets.__getitem__)
 
 
 def with_set_names(rule: bytes) -> bytes:

@@ -1,17 +1,19 @@
-"""Who may import whom, and what a cold start may cost: the layout of the project, held by a test.
+"""The layout of the project: which package may import which, and which modules a cold start may load.
 
 ::
 
-    floor 9   sidecar   injection                    the proxy, and who gets one
-    floor 8   cli   cni   initcontainer              who calls the verbs
-    floor 7   report                                 what people and machines read
-    floor 6   operations                             the verbs
-    floor 5   backends                               how a kernel is told
-    floor 4   state                                  what lasts: records, routes, locks, namespaces
-    floor 3   rules   analysis                       which rules, and what rules do to packets
-    floor 2   settings                               what is asked for, and of which pod
-    floor 1   netlink                                messages to the kernel
-    floor 0   model, errors                          values
+    floor 11  injection               which pods get a sidecar
+    floor 10  sidecar                 the proxy's configuration
+    floor 9   cni                     the CNI plugin and the node agent
+    floor 8   cli   initcontainer     the programs
+    floor 7   report                  what people and machines read
+    floor 6   operations              the verbs
+    floor 5   backends                writing and reading rules
+    floor 4   state                   a namespace besides its rules: records, routes, locks
+    floor 3   rules   analysis        which rules, and what rules do to packets
+    floor 2   settings                options, and what they mean in a pod
+    floor 1   netlink                 messages to the kernel
+    floor 0   model, errors           values
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "capture.backends": ("capture.settings", "capture.rules"),
     "capture.report": ("capture.rules", "capture.state"),
 }
-"""What a room does without although it lies below: rules for which no option exists are judged and written, too."""
+"""What a room must not import although it lies below: rules without an option are judged and written, too."""
 
 COLD_START = {
     "__future__", "_abc", "_collections_abc", "_json", "_operator", "_socket", "_stat", "abc", "builtins", "errno", "gc",

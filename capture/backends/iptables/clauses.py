@@ -15,7 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
-    from capture.model.addresses import Network
+    Read = Callable[[str, bool], model.Match]
+    Numbered = model.SourcePort | model.DestinationPort | model.OwnerUid | model.OwnerGid
 
 
 class Word(Value):
@@ -84,7 +85,7 @@ def matches_of(clause: Sequence[Word]) -> list[model.Match]:
     """Return what a clause requires; what our vocabulary lacks as the words that were printed."""
     try:
         if clause[0].text == "-m":
-            return EXTENSIONS[clause[1].text](_options(clause[2:]))
+            return _extension(clause[1].text, options_of(clause[2:]))
         return [_own_option(clause)]
     except (KeyError, IndexError, ValueError):
         return [model.UnknownMatch(as_printed(clause))]
@@ -93,32 +94,20 @@ def matches_of(clause: Sequence[Word]) -> list[model.Match]:
 def _own_option(clause: Sequence[Word]) -> model.Match:
     negated = clause[0].text == "!"
     name, value = (word.text for word in clause[negated:])
-    if name == "-s":
-        return model.Source((_network(value),), negated)
-    if name == "-d":
-        return model.Destination((_network(value),), negated)
-    if name == "-i":
-        return model.InInterface(value, negated)
-    if name == "-o":
-        return model.OutInterface(value, negated)
-    if name == "-p" and not negated:
-        return PROTOCOLS[value]
-    return PORTS[name]((_port_span(value),), negated)  # people leave out the -m tcp before it
+    return PROTOCOLS[value] if name == "-p" and not negated else OWN_OPTIONS[name](value, negated)
 
 
-PROTOCOLS = {
-    "tcp": model.Protocol("tcp"),
-    "6": model.Protocol("tcp"),
-    "udp": model.Protocol("udp"),
-    "17": model.Protocol("udp"),
-}
+def _extension(name: str, options: Sequence[Option]) -> list[model.Match]:
+    if not options and name not in PORT_EXTENSIONS:  # which say no more than -p tcp then
+        raise NotOursError(name)
+    matches = []
+    for option in options:
+        (value,) = option.values
+        matches.append(EXTENSIONS[name, option.name](value, option.negated))
+    return matches
 
 
-def _network(text: str) -> Network:
-    return parse_network(text)
-
-
-def _options(words: Sequence[Word]) -> list[Option]:
+def options_of(words: Sequence[Word]) -> list[Option]:
     """Return the options of an extension: names begin with ``--``, values follow."""
     options: list[Option] = []
     negated = False
@@ -137,36 +126,14 @@ def _options(words: Sequence[Word]) -> list[Option]:
     return options
 
 
-def _single_value(option: Option) -> str:
-    (value,) = option.values
-    return value
+def _numbers(kind: type[Numbered], joint: str = ":") -> Read:
+    """Return what reads ``53,1024:65535``, or ``1000-2000`` with another joint."""
+    return lambda text, negated: kind(tuple(_span(each, joint) for each in text.split(",")), negated)
 
 
-def _ports_of_protocol(options: Sequence[Option]) -> list[model.Match]:
-    """``-m tcp --sport 1024:65535 --dport 80``; without options it says no more than ``-p tcp``."""
-    return [PORTS[option.name]((_port_span(_single_value(option)),), option.negated) for option in options]
-
-
-def _multiport(options: Sequence[Option]) -> list[model.Match]:
-    return [
-        PORT_LISTS[option.name](tuple(map(_port_span, _single_value(option).split(","))), option.negated)
-        for option in options
-    ]
-
-
-PORTS: dict[str, type[model.SourcePort | model.DestinationPort]] = {
-    "--sport": model.SourcePort,
-    "--dport": model.DestinationPort,
-}
-PORT_LISTS: dict[str, type[model.SourcePort | model.DestinationPort]] = {
-    "--sports": model.SourcePort,
-    "--dports": model.DestinationPort,
-}
-
-
-def _port_span(text: str) -> model.Span:
-    first, colon, last = text.partition(":")
-    return model.Span(_number(first), _number(last if colon else first))
+def _span(text: str, joint: str) -> model.Span:
+    first, found, last = text.partition(joint)
+    return model.Span(_number(first), _number(last if found else first))
 
 
 def _number(text: str) -> int:
@@ -175,28 +142,23 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _owner(options: Sequence[Option]) -> list[model.Match]:
-    kinds: dict[str, type[model.OwnerUid | model.OwnerGid]] = {
-        "--uid-owner": model.OwnerUid,
-        "--gid-owner": model.OwnerGid,
-    }
-    return [kinds[option.name]((_id_span(_single_value(option)),), option.negated) for option in options]
+def _network(kind: type[model.Source | model.Destination]) -> Read:
+    return lambda text, negated: kind((parse_network(text),), negated)
 
 
-def _id_span(text: str) -> model.Span:
-    first, dash, last = text.partition("-")
-    return model.Span(_number(first), _number(last if dash else first))
+def _range(kind: type[model.Source | model.Destination]) -> Read:
+    """Return what reads ``10.0.0.0-10.255.255.255``, where the range is a network."""
+
+    def read(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an option's field, handed on
+        first, last = map(parse_address, text.split("-"))
+        (network,) = split(first.family, first.first, last.first)
+        return kind((network,), negated)
+
+    return read
 
 
-def _mark(kind: type[model.Mark | model.ConnectionMark]) -> Callable[[Sequence[Option]], list[model.Match]]:
-    def parse(options: Sequence[Option]) -> list[model.Match]:
-        (option,) = options
-        if option.name != "--mark":
-            raise NotOursError(option.name)
-        value, mask = _marked_bits(_single_value(option))
-        return [kind(value, mask, option.negated)]
-
-    return parse
+def _mark(kind: type[model.Mark | model.ConnectionMark]) -> Read:
+    return lambda text, negated: kind(*_marked_bits(text), negated)
 
 
 def _marked_bits(text: str) -> tuple[int, int]:
@@ -204,46 +166,40 @@ def _marked_bits(text: str) -> tuple[int, int]:
     return int(value, 0), int(mask, 0) if slash else model.ALL_BITS
 
 
-def _states(*names: str) -> Callable[[Sequence[Option]], list[model.Match]]:
-    def parse(options: Sequence[Option]) -> list[model.Match]:
-        (option,) = options
-        states = _single_value(option).split(",")
-        if option.name not in names or not set(states) <= set(model.CONNECTION_STATES):
-            raise NotOursError(option.name)
-        return [
-            model.ConnectionState(tuple(state for state in model.CONNECTION_STATES if state in states), option.negated)
-        ]
-
-    return parse
+def _states(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an option's field, handed on
+    named = set(text.split(","))
+    if not named <= set(model.CONNECTION_STATES):
+        raise NotOursError(text)
+    return model.ConnectionState(tuple(state for state in model.CONNECTION_STATES if state in named), negated)
 
 
-def _address_ranges(options: Sequence[Option]) -> list[model.Match]:
-    """``-m iprange ! --dst-range 10.0.0.0-10.255.255.255``, where the range is a network."""
-    kinds: dict[str, type[model.Source | model.Destination]] = {
-        "--src-range": model.Source,
-        "--dst-range": model.Destination,
-    }
-    matches: list[model.Match] = []
-    for option in options:
-        first, _, last = (parse_address(part) if part != "-" else None for part in _single_value(option).partition("-"))
-        if first is None or last is None:
-            raise NotOursError(option.name)
-        (network,) = split(first.family, first.first, last.first)
-        matches.append(kinds[option.name]((network,), option.negated))
-    return matches
+TCP, UDP = model.Protocol("tcp"), model.Protocol("udp")
+PROTOCOLS = {"tcp": TCP, "6": TCP, "udp": UDP, "17": UDP}
+PORT_EXTENSIONS = ("tcp", "udp")
+PORTS = {"--sport": _numbers(model.SourcePort), "--dport": _numbers(model.DestinationPort)}
 
-
-EXTENSIONS: dict[str, Callable[[Sequence[Option]], list[model.Match]]] = {
-    "tcp": _ports_of_protocol,
-    "udp": _ports_of_protocol,
-    "multiport": _multiport,
-    "owner": _owner,
-    "mark": _mark(model.Mark),
-    "connmark": _mark(model.ConnectionMark),
-    "conntrack": _states("--ctstate"),
-    "state": _states("--state"),
-    "iprange": _address_ranges,
+OWN_OPTIONS: dict[str, Read] = {
+    "-s": _network(model.Source),
+    "-d": _network(model.Destination),
+    "-i": model.InInterface,
+    "-o": model.OutInterface,
+    **PORTS,  # people leave out the -m tcp before them
 }
+
+EXTENSIONS: dict[tuple[str, str], Read] = {
+    **{(name, option): read for name in PORT_EXTENSIONS for option, read in PORTS.items()},
+    ("multiport", "--sports"): PORTS["--sport"],
+    ("multiport", "--dports"): PORTS["--dport"],
+    ("owner", "--uid-owner"): _numbers(model.OwnerUid, "-"),
+    ("owner", "--gid-owner"): _numbers(model.OwnerGid, "-"),
+    ("mark", "--mark"): _mark(model.Mark),
+    ("connmark", "--mark"): _mark(model.ConnectionMark),
+    ("conntrack", "--ctstate"): _states,
+    ("state", "--state"): _states,
+    ("iprange", "--src-range"): _range(model.Source),
+    ("iprange", "--dst-range"): _range(model.Destination),
+}
+"""What reads an option of a match: its value, and whether it is negated."""
 
 
 def joined(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:
@@ -269,19 +225,12 @@ def verdict_of(clause: Sequence[Word], chains: Collection[str] = ()) -> model.Ve
     name = "".join(word.text for word in clause[1:2])
     if name in chains:
         return model.Jump(name)
+    if name in VERDICTS and len(clause) == 2:
+        return VERDICTS[name]
     try:
-        return TARGETS[name](_options(clause[2:]))
+        return TARGETS[name](options_of(clause[2:]))
     except (KeyError, ValueError):
         return model.UnknownVerdict(as_printed(clause[1:]))
-
-
-def _plain(verdict: model.Verdict) -> Callable[[Sequence[Option]], model.Verdict]:
-    def parse(options: Sequence[Option]) -> model.Verdict:
-        if options:
-            raise NotOursError(options[0].name)
-        return verdict
-
-    return parse
 
 
 def _values(options: Sequence[Option], *allowed: str) -> dict[str, str]:
@@ -332,22 +281,12 @@ def _copy_mark(options: Sequence[Option]) -> model.Verdict:
     raise NotOursError("CONNMARK")
 
 
-def _set_zone(options: Sequence[Option]) -> model.Verdict:
-    return model.SetZone(_number(_values(options, "--zone").get("--zone", "0")))
-
-
-def _log(options: Sequence[Option]) -> model.Verdict:
-    return model.Log(_values(options, "--log-prefix").get("--log-prefix", ""))
-
-
+VERDICTS: dict[str, model.Verdict] = {"RETURN": model.Return(), "ACCEPT": model.Accept(), "DROP": model.Drop()}
 TARGETS: dict[str, Callable[[Sequence[Option]], model.Verdict]] = {
-    "RETURN": _plain(model.Return()),
-    "ACCEPT": _plain(model.Accept()),
-    "DROP": _plain(model.Drop()),
     "REDIRECT": _redirect,
     "TPROXY": _tproxy,
     "MARK": _set_mark,
     "CONNMARK": _copy_mark,
-    "CT": _set_zone,
-    "LOG": _log,
+    "CT": lambda options: model.SetZone(_number(_values(options, "--zone").get("--zone", "0"))),
+    "LOG": lambda options: model.Log(_values(options, "--log-prefix").get("--log-prefix", "")),
 }

@@ -22,7 +22,7 @@ from capture.backends.iptables.refusals import refusal
 from capture.backends.iptables.restore_text import restore_text
 from capture.backends.iptables.tables import legacy_tables
 from capture.model.ruleset import TABLES, Ruleset
-from capture.state.user_namespace import fork
+from capture.state.user_namespace import in_child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,36 +67,22 @@ class IptcDriver(IptablesDriver):
 
 def _in_child(doing: str, work: Callable[[], str], family: Family, text: str = "") -> str:
     """Return what ``work`` returns in a forked child. Raises UnsupportedError, PrivilegeError or ToolError."""
-    answer, noise, complaint = (os.memfd_create(name) for name in ("answer", "noise", "complaint"))
+    noise, complaint = (os.memfd_create(name) for name in ("noise", "complaint"))
+
+    def work_quietly() -> str:
+        os.dup2(noise, 1)
+        os.dup2(complaint, 2)
+        return work()
+
     try:
-        child = fork()
-        if child == 0:
-            _be_child(work, answer, noise, complaint)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        status, answer = in_child(work_quietly, lambda error: f"{type(error).__name__}: {error}")
         if status == 0:
-            return _content(answer)
-        words = _content(complaint).strip()
+            return answer
+        printed = os.pread(complaint, os.fstat(complaint).st_size, 0).decode("utf-8", "surrogateescape")
+        words = f"{printed}{answer}".strip()
         if status < 0:
             words = f"python-iptables crashed with signal {-status}. {words}"
         raise refusal([f"python-iptables: {doing}"], Finished(status, "", words), text, family)
     finally:
-        for file in (answer, noise, complaint):
-            os.close(file)
-
-
-def _be_child(work: Callable[[], str], answer: int, noise: int, complaint: int) -> None:
-    """Do the work and end the process; ``complaint`` gets what goes wrong."""
-    status = 1
-    try:
-        os.dup2(noise, 1)
-        os.dup2(complaint, 2)
-        os.write(answer, work().encode("utf-8", "surrogateescape"))
-        status = 0
-    except BaseException as error:  # noqa: BLE001  # this process ends here; the parent raises what is written
-        os.write(complaint, f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
-    finally:
-        os._exit(status)
-
-
-def _content(file: int) -> str:
-    return os.pread(file, os.fstat(file).st_size, 0).decode("utf-8", "surrogateescape")
+        os.close(noise)
+        os.close(complaint)

@@ -7,28 +7,25 @@ ip6tables-nft write themselves, so people see it with ``iptables -t nat -nvL`` a
 from __future__ import annotations
 
 from capture.backends.iptables.driver import IptablesDriver
+from capture.backends.iptables.plan import TableView
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import changes, removals
-from capture.backends.iptables.xt_exact import holds_exactly
+from capture.backends.iptables.xt_encode import matches_of, verdict_of
+from capture.backends.iptables.xt_messages import TableMessages
 from capture.backends.iptables.xt_tables import live_table, ruleset_of
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.exact import chains_are, rules_are
+from capture.backends.nf_tables.listing import read_chains, read_rules, read_tables
 from capture.errors import KernelError, UnsupportedError
-from capture.model.ruleset import TABLES
+from capture.model.ruleset import BUILT_IN_CHAINS, TABLES
 from capture.model.values import Value
-from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
+from capture.netlink.attributes import decode_number, decode_text
 from capture.netlink.batch import RulesetChangedError, commit
-from capture.netlink.nfnetlink import (
-    ATTEMPTS,
-    NFPROTO_UNSPEC,
-    open_netfilter,
-    read_consistently,
-    read_objects,
-    ruleset_busy,
-)
+from capture.netlink.nfnetlink import ATTEMPTS, open_netfilter, read_consistently, ruleset_busy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.xt_decode import FoundChain
@@ -55,7 +52,6 @@ class NetlinkDriver(IptablesDriver):
     """The tables of iptables-nft by our own messages: one transaction for all tables and both families."""
 
     name = "netlink"
-    variant = "nft"
 
     def __init__(self) -> None:
         self._reading: Reading | None = None
@@ -63,7 +59,7 @@ class NetlinkDriver(IptablesDriver):
     def holds(self, desired: Ruleset) -> bool:
         """Return whether the tables hold the desired rules to the byte and nothing else; no means "read it"."""
         with open_netfilter() as netfilter:
-            return holds_exactly(netfilter, desired)
+            return _hold_exactly(netfilter, desired)
 
     def read(self) -> Ruleset:
         """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. Nothing comes to be by it.
@@ -94,11 +90,6 @@ class NetlinkDriver(IptablesDriver):
             with open_netfilter() as netfilter:
                 _commit(netfilter, lambda: changes(edits, reading.live), reading.generation)
 
-    def title(self, family: Family) -> str:
-        from capture.backends.iptables.programs import COMMANDS  # which this driver does without
-
-        return f"{COMMANDS[family]}-{self.variant}-restore --noflush"
-
     def _read(self) -> Reading:
         """Return what was read last, or is read now."""
         if self._reading is None:
@@ -127,9 +118,9 @@ def _commit(netfilter: NetlinkSocket, batch: Callable[[], Iterable[Change]], gen
     except RulesetChangedError:
         raise
     except (KernelError, UnsupportedError) as error:
-        from capture.backends.iptables.xt_support import explained  # only needed when the kernel refuses
+        from capture.backends.iptables.refusals import refusal_of_kernel  # only needed when the kernel refuses
 
-        raise explained(netfilter, error, list(batch())) from error
+        raise refusal_of_kernel(netfilter, error, list(batch())) from error
 
 
 def tidy(edits: Sequence[TableEdit]) -> None:
@@ -142,9 +133,6 @@ def tidy(edits: Sequence[TableEdit]) -> None:
             except RulesetChangedError:
                 continue
             return
-
-
-# --- reading -------------------------------------------------------------------------------------
 
 
 def _read(netfilter: NetlinkSocket) -> Reading:
@@ -162,10 +150,7 @@ def _read(netfilter: NetlinkSocket) -> Reading:
 def _read_tables(netfilter: NetlinkSocket, families: Sequence[Family]) -> dict[tuple[Family, TableName], int]:
     """Return the live tables of iptables, but for those we never touch, with how many things are in each."""
     tables: dict[tuple[Family, TableName], int] = {}
-    for number, attributes in read_objects(
-        netfilter, nf.NFT_MSG_GETTABLE, NFPROTO_UNSPEC, b"", "read the tables of nf_tables"
-    ):
-        fields = decode_fields(attributes)
+    for number, fields in read_tables(netfilter):
         family, table = nf.FAMILIES.get(number), decode_text(fields[nf.NFTA_TABLE_NAME])
         if family is not None and family in families and table in TABLES_BY_NAME:
             tables[family, TABLES_BY_NAME[table]] = decode_number(fields.get(nf.NFTA_TABLE_USE, b""))
@@ -177,10 +162,8 @@ def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, Table
     from capture.backends.iptables.xt_decode import Reader, decode_chain  # not needed in a new pod, where nothing is
 
     chains: dict[tuple[int, str], list[FoundChain]] = {}
-    for number, attributes in read_objects(
-        netfilter, nf.NFT_MSG_GETCHAIN, NFPROTO_UNSPEC, b"", "read the chains of nf_tables"
-    ):
-        chain = decode_chain(attributes)
+    for number, fields in read_chains(netfilter):
+        chain = decode_chain(fields)
         chains.setdefault((number, chain.table), []).append(chain)
     readers = {family: Reader(family) for family, _ in tables}
     return {
@@ -188,14 +171,33 @@ def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, Table
             table,
             uses,
             chains.get((nf.FAMILY_NUMBERS[family], table), ()),
-            map(readers[family].read, _read_rules(netfilter, family, table)),
+            map(readers[family].read, read_rules(netfilter, nf.FAMILY_NUMBERS[family], table)),
         )
         for (family, table), uses in tables.items()
     }
 
 
-def _read_rules(netfilter: NetlinkSocket, family: Family, table: TableName) -> list[bytes]:
-    doing = f"read the rules of table {nf.TABLE_FAMILIES[family]} {table}"
-    of_table = attribute(nf.NFTA_RULE_TABLE, text(table))
-    found = read_objects(netfilter, nf.NFT_MSG_GETRULE, nf.FAMILY_NUMBERS[family], of_table, doing)
-    return [attributes for _, attributes in found]
+def _hold_exactly(netfilter: NetlinkSocket, desired: Ruleset) -> bool:
+    """Return whether the tables of iptables are the desired ones, to the byte; False does not mean that they differ."""
+    views = [
+        (family, TableView(desired, family, table.name)) for family in desired.families for table in desired.tables
+    ]
+    chains = (message for family, view in views for message in _wanted_chains(family, view))
+    return chains_are(netfilter, nf.FAMILIES, TABLES, chains) and all(
+        _rules_are(netfilter, family, view) for family, view in views
+    )
+
+
+def _wanted_chains(family: Family, view: TableView) -> Iterator[Change]:
+    """Yield the messages for the chains of one table that ``write`` makes."""
+    used = [chain for chain in BUILT_IN_CHAINS[view.table] if view.rules(chain)]
+    return map(TableMessages(family, view.table).add_chain, (*used, *view.our_chains()))
+
+
+def _rules_are(netfilter: NetlinkSocket, family: Family, view: TableView) -> bool:
+    wanted = {
+        chain.name: ((matches_of(rule, family), verdict_of(rule, family), b"") for rule in view.rules(chain.name))
+        for chain in view.chains()
+    }
+    has_rules = any(view.rules(chain) for chain in wanted)
+    return not has_rules or rules_are(netfilter, nf.FAMILY_NUMBERS[family], view.table, wanted)

@@ -30,6 +30,11 @@ SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bi
 COMMANDS: dict[Family, str] = {family: "iptables" if family == IPV4 else "ip6tables" for family in FAMILIES}
 VARIANT_IN_VERSION: dict[Variant, str] = {"nft": "(nf_tables)", "legacy": "(legacy)"}
 
+PACKAGES: dict[Variant, str] = {
+    "nft": "on Fedora and RHEL: iptables-nft",
+    "legacy": "on Fedora and RHEL: iptables-legacy; on Alpine: iptables-legacy",
+}
+
 PIPE_PIECE = 65536
 
 
@@ -67,15 +72,9 @@ def require(variant: Variant, family: Family, purpose: Purpose) -> str:
         name = f"{COMMANDS[family]}-{variant}-{purpose}"
         raise UnsupportedError(
             f"the program {name} is not installed",
-            f"Install the package iptables ({_package_of(variant)}), or choose another way with --backend nftables.",
+            f"Install the package iptables ({PACKAGES[variant]}), or choose another way with --backend nftables.",
         )
     return path
-
-
-def _package_of(variant: Variant) -> str:
-    if variant == "nft":
-        return "on Fedora and RHEL: iptables-nft"
-    return "on Fedora and RHEL: iptables-legacy; on Alpine: iptables-legacy"
 
 
 def find_program(name: str) -> str | None:

@@ -27,7 +27,7 @@ from capture.backends.iptables.xt_words import (
 )
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook
-from capture.backends.nf_tables.reading import name_and_data, read_comment, read_counters, read_fields
+from capture.backends.nf_tables.reading import read_comment, read_counters, read_expression
 from capture.backends.nftables import lift
 from capture.backends.nftables.comparisons import Bounds
 from capture.backends.nftables.decode import Program
@@ -37,11 +37,11 @@ from capture.model import ruleset as model
 from capture.model.addresses import BITS
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.netlink.attributes import MalformedMessageError, decode_elements, decode_fields, decode_number, decode_text
+from capture.netlink.attributes import decode_elements, decode_fields, decode_number, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
     from capture.backends.nf_tables.hooks import Hook
@@ -56,13 +56,16 @@ if TYPE_CHECKING:
 # linux/netfilter/nf_tables.h, beyond what the nftables backend needs
 NFT_META_NFTRACE = 12
 
+NO_SET = NativeSet(0, 0, (), (), understood=False)
+"""What is looked up in one is not understood: iptables writes none."""
+
 # Places in headers: RFC 791 3.1, RFC 8200 3, RFC 9293 3.1
 PROTOCOL_OFFSETS: dict[Family, int] = {"ipv4": 9, "ipv6": 6}
 """Where the header names the protocol: ip6tables compared it there up to 1.8.2."""
 FRAGMENT = (nf.NFT_PAYLOAD_NETWORK_HEADER, 6, 2), b"\x1f\xff"
 """Where the header says how far into the packet a fragment begins: ``-f`` means: not at 0."""
 TCP_FLAGS = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1)
-ADDRESSES = {("ipv4", 12): "-s", ("ipv4", 16): "-d", ("ipv6", 8): "-s", ("ipv6", 24): "-d"}
+ADDRESSES = dict.fromkeys(nf.SOURCE_OFFSETS.items(), "-s") | dict.fromkeys(nf.DESTINATION_OFFSETS.items(), "-d")
 
 
 class FoundChain(Value):
@@ -74,6 +77,8 @@ class FoundChain(Value):
     hook: Hook | None = None
     policy: str | None = None
     counters: model.Counters | None = None
+    rules: tuple[FoundRule, ...] = ()
+    """In order, once they are read."""
 
 
 class FoundRule(Value):
@@ -84,9 +89,8 @@ class FoundRule(Value):
     rule: model.Rule
 
 
-def decode_chain(attributes: bytes) -> FoundChain:
+def decode_chain(fields: Fields) -> FoundChain:
     """Return a chain."""
-    fields = decode_fields(attributes)
     table, name = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
     handle = decode_number(fields[nf.NFTA_CHAIN_HANDLE])
     hook = decode_hook(fields)
@@ -112,21 +116,14 @@ class Reader:
         for expression in decode_elements(fields.get(nf.NFTA_RULE_EXPRESSIONS, b"")):
             decoded = self._known.get(expression)
             if decoded is None:
-                decoded = self._known[expression] = _decoded(expression)
+                decoded = self._known[expression] = read_expression(expression)
             program.run(*decoded)
         matches, _ = lift.matches_of(program.conditions)
         why = program.why or read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
-        rule = model.Rule(_verdict(program.actions), _in_order(matches), self._family, why, program.counters)
+        rule = model.Rule(
+            _verdict(program.actions), joined(sorted(matches, key=_place)), self._family, why, program.counters
+        )
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[NFTA_RULE_HANDLE]), rule)
-
-
-def _decoded(expression: bytes) -> tuple[str, Fields]:
-    """Return the name and the fields of an expression, none if another kernel than those we know writes it so."""
-    name, data = name_and_data(expression)
-    try:
-        return name, read_fields(name, data)
-    except MalformedMessageError:
-        return name, {}
 
 
 def _verdict(actions: Sequence[Action]) -> model.Verdict:
@@ -147,27 +144,20 @@ OPTIONS = {"-s": 0, "-d": 1, "-p": 4, "-f": 4}
 """Where a match belongs that has words alone."""
 
 
-def _in_order(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:
-    """Return matches in the order of iptables-save, with "not a" and "not b" of one kind as "neither a nor b"."""
-    return joined(sorted(matches, key=_place))
-
-
 def _place(match: model.Match) -> int:
     if isinstance(match, model.UnknownMatch):
         return OPTIONS.get(match.text.removeprefix("! ").partition(" ")[0], len(LISTING))
     return PLACES.get(type(match), len(LISTING))
 
 
-# --- expressions ---------------------------------------------------------------------------------
-
-
 class XtProgram(Program):
     """The expressions of a rule, with matches and targets of x_tables among them."""
 
+    UNDERSTOOD = Program.UNDERSTOOD | {"match", "target", "limit"}
     GOTO = "-g"
 
     def __init__(self, family: Family, extensions: Extensions) -> None:
-        super().__init__(_find_no_set, family)
+        super().__init__(lambda _name: NO_SET, family)
         self.why = ""
         self._of_family = family
         self._extensions = extensions
@@ -246,17 +236,3 @@ class XtProgram(Program):
         if option and length * 8 == BITS[self._of_family] and mask and not value & ~bits:
             return model.UnknownMatch(masked_words(option, self._of_family, value, bits, negated=negated))
         return super()._without_words(loaded, bounds)
-
-
-XtProgram.RUN = {
-    **Program.RUN,
-    "meta": XtProgram.meta,
-    "match": XtProgram.match,
-    "target": XtProgram.target,
-    "limit": XtProgram.limit,
-}
-
-
-def _find_no_set(_name: str) -> NativeSet:
-    """Return a set that says nothing: iptables writes none."""
-    return NativeSet(0, 0, (), (), understood=False)

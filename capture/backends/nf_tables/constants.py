@@ -12,10 +12,15 @@ NFPROTO_INET = 1
 FAMILY_NUMBERS: dict[Family, int] = {"ipv4": 2, "ipv6": 10}
 FAMILIES: dict[int, Family] = {number: family for family, number in FAMILY_NUMBERS.items()}
 TABLE_FAMILIES: dict[Family, str] = {"ipv4": "ip", "ipv6": "ip6"}
-"""What nft calls them."""
+FAMILY_WORDS = {NFPROTO_INET: "inet", FAMILY_NUMBERS["ipv4"]: "ip", FAMILY_NUMBERS["ipv6"]: "ip6"}
+"""What nft calls the families of tables."""
 
 PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
 PROTOCOLS: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
+
+# Where addresses are in the network header: RFC 791 3.1, RFC 8200 3
+SOURCE_OFFSETS: dict[Family, int] = {"ipv4": 12, "ipv6": 8}
+DESTINATION_OFFSETS: dict[Family, int] = {"ipv4": 16, "ipv6": 24}
 
 # enum nf_tables_msg_types
 NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE = 0, 1, 2

@@ -49,9 +49,6 @@ def framed(key: tuple[object, ...], payload: bytes, make: Callable[[bytes], byte
     return frame + payload + b"\0\0\0"[:padding]
 
 
-# --- loading and storing -------------------------------------------------------------------------
-
-
 def load_meta(key: int) -> bytes:
     """Return: register = a fact about the packet."""
     return expression("meta", attribute(nf.NFTA_META_KEY, u32be(key)), attribute(nf.NFTA_META_DREG, REGISTER))
@@ -92,17 +89,13 @@ def immediate(value: bytes) -> bytes:
     return expression("immediate", attribute(nf.NFTA_IMMEDIATE_DREG, REGISTER), data(nf.NFTA_IMMEDIATE_DATA, value))
 
 
-# --- comparing -----------------------------------------------------------------------------------
-
-
 def data(kind: int, value: bytes) -> bytes:
     """Return a value as an attribute."""
     return nest(kind, attribute(nf.NFTA_DATA_VALUE, value))
 
 
-def equality(*, negated: bool) -> int:
-    """Return the operator of ``compare`` for "is" or "is not"."""
-    return nf.NFT_CMP_NEQ if negated else nf.NFT_CMP_EQ
+EQUALITY = (nf.NFT_CMP_EQ, nf.NFT_CMP_NEQ)
+"""The operators of ``compare`` for "is" and "is not", by whether a match is negated."""
 
 
 def compare(operator: int, value: bytes) -> bytes:
@@ -155,9 +148,6 @@ def in_network(offset: int, packed: bytes, prefix: int, operator: int) -> bytes:
     size = len(packed)
     mask = ((1 << prefix) - 1 << size * 8 - prefix).to_bytes(size, "big")
     return load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, size) + bitwise(mask) + compare(operator, packed)
-
-
-# --- deciding ------------------------------------------------------------------------------------
 
 
 def verdict(code: int, chain: bytes = b"") -> bytes:

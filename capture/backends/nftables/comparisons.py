@@ -4,20 +4,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import PORT_SIZE
-from capture.backends.nftables.native import (
-    ADDRESS_FAMILIES,
-    ADDRESS_OFFSETS,
-    DPORT,
-    HOST_ORDER,
-    IIFNAME,
-    L4PROTO,
-    OIFNAME,
-    SIZES,
-    SPORT,
-    Among,
-    Masked,
-    Named,
-)
+from capture.backends.nftables import native
 from capture.model.addresses import BITS
 from capture.model.values import Value
 from capture.netlink.attributes import BYTE_ORDER
@@ -26,7 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.backends.nftables.native import Condition
     from capture.model.addresses import Family
     from capture.model.ruleset import ProtocolName
 
@@ -68,42 +54,42 @@ class Part(Value):
 
 def conditions_of(
     loaded: Register, bounds: Bounds, family: Family | None, protocol: ProtocolName | None
-) -> Iterator[Condition]:
+) -> Iterator[native.Condition]:
     """Yield what it means that a register lies between two values; nothing if the model has no words for it."""
     low, negated = bounds.low, bounds.negated
     if loaded.header is not None:
         if len(low) == loaded.header[2]:
             yield from _header_conditions(loaded, bounds, parts_of(loaded.header, family, protocol))
-    elif loaded.field in (IIFNAME, OIFNAME):
+    elif loaded.field in (native.IIFNAME, native.OIFNAME):
         if bounds.is_single and low and not loaded.mask:
             # With a NUL it is a whole name, without one a beginning; nft pads to 16 bytes, iptables-nft does not.
             name = low.rstrip(b"\0").decode("utf-8", "surrogateescape")
-            yield Named(loaded.field, name, b"\0" not in low, negated)
-    elif len(low) == SIZES.get(loaded.field):
-        in_host_order = loaded.field in HOST_ORDER and not loaded.network_order
+            yield native.Named(loaded.field, name, b"\0" not in low, negated)
+    elif len(low) == native.SIZES.get(loaded.field):
+        in_host_order = loaded.field in native.HOST_ORDER and not loaded.network_order
         order = BYTE_ORDER if in_host_order else "big"
         first, last = int.from_bytes(low, order), int.from_bytes(bounds.high, order)
         if loaded.mask and bounds.is_single:
             mask, flip = int.from_bytes(loaded.mask, order), int.from_bytes(loaded.flip, order)
-            yield Masked(loaded.field, mask, first ^ flip, negated)
+            yield native.Masked(loaded.field, mask, first ^ flip, negated)
         elif not loaded.mask and (bounds.is_single or not in_host_order):
-            yield Among(loaded.field, ((first, last),), negated)
+            yield native.Among(loaded.field, ((first, last),), negated)
 
 
-def _header_conditions(loaded: Register, bounds: Bounds, parts: list[Part]) -> Iterator[Condition]:
+def _header_conditions(loaded: Register, bounds: Bounds, parts: list[Part]) -> Iterator[native.Condition]:
     """Yield what a comparison of header bytes says about each field that lies in them."""
     if bounds.is_single:
         found = [_prefix(loaded, bounds, part) for part in parts]
         if None not in found and not (bounds.negated and len(found) > 1):
             yield from (condition for condition in found if condition is not None)
-    elif len(parts) == 1 and parts[0].taken == SIZES[parts[0].field] and not loaded.mask:
+    elif len(parts) == 1 and parts[0].taken == native.SIZES[parts[0].field] and not loaded.mask:
         ends = int.from_bytes(bounds.low, "big"), int.from_bytes(bounds.high, "big")
-        yield Among(parts[0].field, (ends,), bounds.negated)
+        yield native.Among(parts[0].field, (ends,), bounds.negated)
 
 
-def _prefix(loaded: Register, bounds: Bounds, part: Part) -> Among | None:
+def _prefix(loaded: Register, bounds: Bounds, part: Part) -> native.Among | None:
     """Return what a comparison with one value says about a field; None if it is not about its first bits."""
-    size = SIZES[part.field]
+    size = native.SIZES[part.field]
     missing = (size - part.taken) * 8
     place = slice(part.start, part.start + part.taken)
     mask = int.from_bytes(loaded.mask[place], "big") if loaded.mask else (1 << part.taken * 8) - 1
@@ -112,19 +98,23 @@ def _prefix(loaded: Register, bounds: Bounds, part: Part) -> Among | None:
     free = (1 << size * 8) - 1 ^ mask << missing
     if free & free + 1 or first & free:
         return None
-    return Among(part.field, ((first, first | free),), bounds.negated)
+    return native.Among(part.field, ((first, first | free),), bounds.negated)
 
 
 LAYOUTS: dict[Family, list[tuple[str, int]]] = {
     family: sorted(
-        ((field, ADDRESS_OFFSETS[field]) for field, of_family in ADDRESS_FAMILIES.items() if of_family == family),
+        (
+            (field, native.ADDRESS_OFFSETS[field])
+            for field, of_family in native.ADDRESS_FAMILIES.items()
+            if of_family == family
+        ),
         key=lambda entry: entry[1],
     )
     for family in BITS
 }
 """The addresses of each family by their place in the header."""
 # Where iptables-nft compares the protocol since 1.8.11 (RFC 791 3.1). In IPv6 an extension header may come first.
-LAYOUTS["ipv4"].insert(0, (L4PROTO, 9))
+LAYOUTS["ipv4"].insert(0, (native.L4PROTO, 9))
 
 
 def parts_of(header: tuple[int, int, int], family: Family | None, protocol: ProtocolName | None) -> list[Part]:
@@ -137,12 +127,12 @@ def parts_of(header: tuple[int, int, int], family: Family | None, protocol: Prot
     if base == nf.NFT_PAYLOAD_NETWORK_HEADER and family is not None:
         layout = LAYOUTS[family]
     elif base == nf.NFT_PAYLOAD_TRANSPORT_HEADER and protocol is not None:
-        layout = [(SPORT[protocol], 0), (DPORT[protocol], PORT_SIZE)]
+        layout = [(native.SPORT[protocol], 0), (native.DPORT[protocol], PORT_SIZE)]
     parts: list[Part] = []
     position = offset
     for field, place in layout:
         if place == position < offset + length:
-            taken = min(SIZES[field], offset + length - position)
+            taken = min(native.SIZES[field], offset + length - position)
             parts.append(Part(field, position - offset, taken))
             position += taken
     return parts if position == offset + length else []

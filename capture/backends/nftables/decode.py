@@ -11,25 +11,8 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook
 from capture.backends.nf_tables.reading import VERDICTS, read_comment, read_counters, read_expression, read_verdict
+from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
-from capture.backends.nftables.native import (
-    CT_MARK,
-    CT_STATE,
-    HOST_ORDER,
-    IIFNAME,
-    L4PROTO,
-    MARK,
-    NFPROTO,
-    OIFNAME,
-    SIZES,
-    SKGID,
-    SKUID,
-    Among,
-    NativeChain,
-    NativeRule,
-    NativeTable,
-    Proxy,
-)
 from capture.backends.nftables.sets import NativeSet, ranges_of
 from capture.model import ruleset as model
 from capture.model.addresses import address_text
@@ -47,9 +30,8 @@ from capture.netlink.attributes import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any, Literal
+    from typing import Literal
 
-    from capture.backends.nftables.native import Action, Condition
     from capture.model.addresses import Family
 
     ByteOrder = Literal["little", "big"]
@@ -57,16 +39,8 @@ if TYPE_CHECKING:
     FindSet = Callable[[str], "NativeSet"]
 
 
-META_FIELDS = {
-    nf.NFT_META_NFPROTO: NFPROTO,
-    nf.NFT_META_L4PROTO: L4PROTO,
-    nf.NFT_META_IIFNAME: IIFNAME,
-    nf.NFT_META_OIFNAME: OIFNAME,
-    nf.NFT_META_SKUID: SKUID,
-    nf.NFT_META_SKGID: SKGID,
-    nf.NFT_META_MARK: MARK,
-}
-CT_FIELDS = {nf.NFT_CT_STATE: CT_STATE, nf.NFT_CT_MARK: CT_MARK}
+META_FIELDS = {key: field for field, key in native.META_KEYS.items()}
+CT_FIELDS = {key: field for field, key in native.CT_KEYS.items()}
 HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
 
 
@@ -74,45 +48,44 @@ HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPOR
 
 
 def decode_table(
-    table: bytes,
-    chains: Iterable[bytes],
+    table: Fields,
+    chains: Iterable[Fields],
     rules: Iterable[bytes],
     find_set: FindSet,
     family: Family | None = None,
-) -> NativeTable:
+) -> native.NativeTable:
     """Return a table from its own attributes and those of its chains and rules, in the kernel's order.
 
     ``find_set`` returns the set of that name; it is called for the sets that rules look up. ``family`` is that of a
     table for one family, in which rules do not test it.
     """
-    fields = decode_fields(table)
-    by_chain: dict[bytes, list[NativeRule]] = {}
+    by_chain: dict[bytes, list[native.NativeRule]] = {}
     known: dict[bytes, tuple[str, Fields]] = {}
     for rule in rules:
         rule_fields = decode_fields(rule)
         in_chain = by_chain.setdefault(rule_fields[nf.NFTA_RULE_CHAIN], [])
         in_chain.append(_rule(rule_fields, Program(find_set, family), known))
-    native = tuple(_chain(decode_fields(chain), by_chain) for chain in chains)
-    flags = decode_number(fields.get(nf.NFTA_TABLE_FLAGS, b""))
-    return NativeTable(decode_text(fields[nf.NFTA_TABLE_NAME]), native, bool(flags & nf.NFT_TABLE_F_DORMANT))
+    decoded = tuple(_chain(chain, by_chain) for chain in chains)
+    flags = decode_number(table.get(nf.NFTA_TABLE_FLAGS, b""))
+    return native.NativeTable(decode_text(table[nf.NFTA_TABLE_NAME]), decoded, bool(flags & nf.NFT_TABLE_F_DORMANT))
 
 
-def _chain(fields: Fields, rules: dict[bytes, list[NativeRule]]) -> NativeChain:
+def _chain(fields: Fields, rules: dict[bytes, list[native.NativeRule]]) -> native.NativeChain:
     name = fields[nf.NFTA_CHAIN_NAME]
     own = tuple(rules.get(name, ()))
     hook = decode_hook(fields)
     policy = nf.POLICIES[decode_number(fields[nf.NFTA_CHAIN_POLICY])] if hook is not None else None
-    return NativeChain(decode_text(name), own, hook, policy)
+    return native.NativeChain(decode_text(name), own, hook, policy)
 
 
-def _rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, Fields]]) -> NativeRule:
+def _rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, Fields]]) -> native.NativeRule:
     for _, expression in decode(fields.get(nf.NFTA_RULE_EXPRESSIONS, b"")):
         decoded = known.get(expression)  # rules repeat themselves: most of their expressions were seen before
         if decoded is None:
             decoded = known[expression] = read_expression(expression)
         program.run(*decoded)
     comment = read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
-    return NativeRule(tuple(program.conditions), tuple(program.actions), program.counters, comment)
+    return native.NativeRule(tuple(program.conditions), tuple(program.actions), program.counters, comment)
 
 
 # --- expressions ---------------------------------------------------------------------------------
@@ -121,13 +94,18 @@ def _rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, Fields
 class Program:
     """The expressions of one rule, run over what is known about registers instead of over a packet."""
 
-    RUN: dict[str, Callable[[Any, Fields], bool]]
-    """What understands an expression; returns False if it meets one that the model has no words for."""
+    UNDERSTOOD = frozenset(
+        (
+            *("meta", "ct", "payload", "bitwise", "byteorder", "cmp", "range", "lookup"),
+            *("immediate", "counter", "nat", "redir", "tproxy", "log"),
+        )
+    )
+    """Expressions with a method of that name; it returns False where the model has no words for one."""
     GOTO = "goto"
 
     def __init__(self, find_set: FindSet, family: Family | None) -> None:
-        self.conditions: list[Condition] = []
-        self.actions: list[Action] = []
+        self.conditions: list[native.Condition] = []
+        self.actions: list[native.Action] = []
         self.counters: model.Counters | None = None
         self._find_set = find_set
         self._registers: dict[int, Register | bytes] = {}
@@ -138,51 +116,57 @@ class Program:
 
     def run(self, name: str, fields: Fields) -> None:
         """Take the next expression into account."""
-        run = self.RUN.get(name)
         try:
-            if run is not None and run(self, fields):
+            if name in self.UNDERSTOOD and getattr(self, name)(fields):
                 return
         except (KeyError, IndexError, ValueError, MalformedMessageError):  # another kernel than those we know writes so
             pass
         words = _unknown_words(name, fields)
         if LOADERS.get(name) in fields:
-            self._registers[_register(fields[LOADERS[name]])] = Register(words)
+            self._load(fields[LOADERS[name]], Register(words))
         elif name in FILTERS:
             self._put(model.UnknownMatch(words))
         else:
             self._registers.clear()  # it may have written to any of them
             self._do(model.UnknownVerdict(words))
 
-    def _put(self, condition: Condition) -> None:
+    def _put(self, condition: native.Condition) -> None:
         """Add a condition; behind an action it is no longer one for the whole rule."""
         if self.actions:
-            self.actions.append(_behind_action(condition))
+            from capture.backends.nftables.text import described  # only foreign rules need words
+
+            self.actions.append(model.UnknownVerdict(described(condition)))
             return
         self.conditions.append(condition)
         self._lower_bound = None
-        if isinstance(condition, Among) and not condition.negated:
+        if isinstance(condition, native.Among) and not condition.negated:
             number, last = condition.ranges[0]
             if number == last:
-                if condition.field == NFPROTO:
+                if condition.field == native.NFPROTO:
                     self._family = nf.FAMILIES.get(number)
-                elif condition.field == L4PROTO:
+                elif condition.field == native.L4PROTO:
                     self._protocol = nf.PROTOCOLS.get(number)
 
-    def _do(self, action: Action) -> bool:
+    def _do(self, action: native.Action) -> bool:
         self.actions.append(action)
         return True
 
     # -- loading and changing registers
 
+    def _load(self, register: bytes, value: Register | bytes) -> bool:
+        self._registers[_place(register)] = value
+        return True
+
+    def _held(self, register: bytes | None) -> Register | bytes | None:
+        return self._registers.get(_place(register)) if register else None
+
     def meta(self, fields: Fields) -> bool:
         key = decode_number(fields[nf.NFTA_META_KEY])
         if nf.NFTA_META_DREG in fields:
-            self._registers[_register(fields[nf.NFTA_META_DREG])] = Register(META_FIELDS.get(key, f"meta {key}"))
-            return True
+            return self._load(fields[nf.NFTA_META_DREG], Register(META_FIELDS.get(key, f"meta {key}")))
         if key != nf.NFT_META_MARK:
             return False
-        value = self._registers.get(_register(fields[nf.NFTA_META_SREG]))
-        action = _mark_action(value)
+        action = _mark_action(self._held(fields[nf.NFTA_META_SREG]))
         return action is not None and self._do(action)
 
     def ct(self, fields: Fields) -> bool:
@@ -191,10 +175,9 @@ class Program:
         if nf.NFTA_CT_DIRECTION in fields:
             return False
         if nf.NFTA_CT_DREG in fields:
-            self._registers[_register(fields[nf.NFTA_CT_DREG])] = Register(CT_FIELDS.get(key, f"ct {key}"))
-            return True
-        value = self._registers.get(_register(fields[nf.NFTA_CT_SREG]))
-        if key == nf.NFT_CT_MARK and value == Register(MARK):
+            return self._load(fields[nf.NFTA_CT_DREG], Register(CT_FIELDS.get(key, f"ct {key}")))
+        value = self._held(fields[nf.NFTA_CT_SREG])
+        if key == nf.NFT_CT_MARK and value == Register(native.MARK):
             return self._do(model.SaveMark())
         if key == nf.NFT_CT_ZONE and isinstance(value, bytes):
             return self._do(model.SetZone(decode_host_number(value)))
@@ -205,32 +188,29 @@ class Program:
             return False
         kinds = (nf.NFTA_PAYLOAD_BASE, nf.NFTA_PAYLOAD_OFFSET, nf.NFTA_PAYLOAD_LEN)
         base, offset, length = (decode_number(fields[kind]) for kind in kinds)
-        self._registers[_register(fields[nf.NFTA_PAYLOAD_DREG])] = Register("", (base, offset, length))
-        return True
+        return self._load(fields[nf.NFTA_PAYLOAD_DREG], Register("", (base, offset, length)))
 
     def bitwise(self, fields: Fields) -> bool:
         """``bitwise``: register = register & mask ^ flip."""
-        loaded = self._registers.get(_register(fields[nf.NFTA_BITWISE_SREG]))
+        loaded = self._held(fields[nf.NFTA_BITWISE_SREG])
         operation = decode_number(fields.get(nf.NFTA_BITWISE_OP, b""))
         if operation != nf.NFT_BITWISE_MASK_XOR or not isinstance(loaded, Register) or loaded.mask:
             return False
         changed = loaded.replace(mask=fields[nf.NFTA_BITWISE_MASK], flip=fields[nf.NFTA_BITWISE_XOR])
-        self._registers[_register(fields[nf.NFTA_BITWISE_DREG])] = changed
-        return True
+        return self._load(fields[nf.NFTA_BITWISE_DREG], changed)
 
     def byteorder(self, fields: Fields) -> bool:
         """``byteorder``: turn a number of the machine into one whose first byte is the highest."""
-        loaded = self._registers.get(_register(fields[nf.NFTA_BYTEORDER_SREG]))
+        loaded = self._held(fields[nf.NFTA_BYTEORDER_SREG])
         operation = decode_number(fields[nf.NFTA_BYTEORDER_OP])
         if operation != nf.NFT_BYTEORDER_HTON or not isinstance(loaded, Register) or loaded.mask:
             return False
-        self._registers[_register(fields[nf.NFTA_BYTEORDER_DREG])] = loaded.replace(network_order=True)
-        return True
+        return self._load(fields[nf.NFTA_BYTEORDER_DREG], loaded.replace(network_order=True))
 
     # -- comparing
 
     def cmp(self, fields: Fields) -> bool:
-        loaded = self._registers.get(_register(fields[nf.NFTA_CMP_SREG]))
+        loaded = self._held(fields[nf.NFTA_CMP_SREG])
         if not isinstance(loaded, Register):
             return False
         operator, value = decode_number(fields[nf.NFTA_CMP_OP]), fields[nf.NFTA_CMP_DATA]
@@ -244,7 +224,7 @@ class Program:
         return True
 
     def range(self, fields: Fields) -> bool:
-        loaded = self._registers.get(_register(fields[nf.NFTA_RANGE_SREG]))
+        loaded = self._held(fields[nf.NFTA_RANGE_SREG])
         if not isinstance(loaded, Register):
             return False
         negated = decode_number(fields[nf.NFTA_RANGE_OP]) == nf.NFT_RANGE_NEQ
@@ -256,8 +236,7 @@ class Program:
             self._put(condition)
         return True
 
-    def _without_words(self, loaded: Register, bounds: Bounds) -> Condition:
-        """Return a comparison that the model has no words for."""
+    def _without_words(self, loaded: Register, bounds: Bounds) -> native.Condition:
         return model.UnknownMatch(f"{_words(loaded)} {bounds}")
 
     def _bounds(self, operator: int, value: bytes) -> Bounds:
@@ -275,7 +254,7 @@ class Program:
         return Bounds(low.to_bytes(size, "big"), high.to_bytes(size, "big"), operator == nf.NFT_CMP_NEQ)
 
     def lookup(self, fields: Fields) -> bool:
-        loaded = self._registers.get(_register(fields[nf.NFTA_LOOKUP_SREG]))
+        loaded = self._held(fields[nf.NFTA_LOOKUP_SREG])
         if nf.NFTA_LOOKUP_DREG in fields:
             return self._do(model.UnknownVerdict(f"map of {_words(loaded)}"))
         if not isinstance(loaded, Register):
@@ -283,12 +262,12 @@ class Program:
         name = decode_text(fields[nf.NFTA_LOOKUP_SET])
         negated = bool(decode_number(fields.get(nf.NFTA_LOOKUP_FLAGS, b"")) & nf.NFT_LOOKUP_F_INV)
         field = self._whole_field(loaded)
-        size = SIZES.get(field)
+        size = native.SIZES.get(field)
         listed = self._find_set(name)
-        in_host_order = field in HOST_ORDER and not loaded.network_order
+        in_host_order = field in native.HOST_ORDER and not loaded.network_order
         ranges = ranges_of(listed, BYTE_ORDER if in_host_order else "big") if listed.key_size == size else None
         if ranges and not loaded.mask:
-            self._put(Among(field, ranges, negated))
+            self._put(native.Among(field, ranges, negated))
         else:
             subject = _words(loaded) if loaded.mask or not field else field
             self._put(model.UnknownMatch(f"{subject} {'!= ' if negated else ''}@{name}"))
@@ -299,17 +278,15 @@ class Program:
         if loaded.header is None:
             return loaded.field
         parts = parts_of(loaded.header, self._family, self._protocol)
-        return parts[0].field if len(parts) == 1 and parts[0].taken == SIZES[parts[0].field] else ""
+        return parts[0].field if len(parts) == 1 and parts[0].taken == native.SIZES[parts[0].field] else ""
 
     # -- acting
 
     def immediate(self, fields: Fields) -> bool:
         """``immediate``: put a value into a register, or a verdict into the verdict register."""
-        register = _register(fields[nf.NFTA_IMMEDIATE_DREG])
         data = decode_fields(fields[nf.NFTA_IMMEDIATE_DATA])
         if nf.NFTA_DATA_VALUE in data:
-            self._registers[register] = data[nf.NFTA_DATA_VALUE]
-            return True
+            return self._load(fields[nf.NFTA_IMMEDIATE_DREG], data[nf.NFTA_DATA_VALUE])
         code, chain = read_verdict(decode_fields(data[nf.NFTA_DATA_VERDICT]))
         if code == nf.NFT_JUMP:
             return self._do(model.Jump(chain))
@@ -324,7 +301,7 @@ class Program:
 
     def redir(self, fields: Fields) -> bool:
         first = fields.get(nf.NFTA_REDIR_REG_PROTO_MIN)
-        port = self._registers.get(_register(first)) if first else None
+        port = self._held(first)
         flags = decode_number(fields.get(nf.NFTA_REDIR_FLAGS, b""))
         one_port = fields.get(nf.NFTA_REDIR_REG_PROTO_MAX, first) == first
         if not isinstance(port, bytes) or not one_port or flags & ~nf.NF_NAT_RANGE_PROTO_SPECIFIED:
@@ -336,7 +313,7 @@ class Program:
         if decode_number(fields.get(nf.NFTA_NAT_TYPE, b"\0")) != nf.NFT_NAT_DNAT:
             return False
         kinds = (nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_PROTO_MIN)
-        address, port = (self._registers.get(_register(fields[kind])) if kind in fields else b"" for kind in kinds)
+        address, port = (self._held(fields[kind]) if kind in fields else b"" for kind in kinds)
         ranges = ((nf.NFTA_NAT_REG_ADDR_MAX, kinds[0]), (nf.NFTA_NAT_REG_PROTO_MAX, kinds[1]))
         one_each = all(fields.get(last, fields.get(first)) == fields.get(first) for last, first in ranges)
         if not isinstance(address, bytes) or not isinstance(port, bytes) or not one_each:
@@ -347,12 +324,11 @@ class Program:
         return self._do(model.UnknownVerdict(f"dnat to {where}{f':{decode_number(port)}' if port else ''}"))
 
     def tproxy(self, fields: Fields) -> bool:
-        register = fields.get(nf.NFTA_TPROXY_REG_PORT)
-        port = self._registers.get(_register(register)) if register else None
+        port = self._held(fields.get(nf.NFTA_TPROXY_REG_PORT))
         if not isinstance(port, bytes) or nf.NFTA_TPROXY_REG_ADDR in fields:
             return self._do(model.UnknownVerdict("tproxy, not to a port of any address"))
         family = nf.FAMILIES.get(decode_number(fields[nf.NFTA_TPROXY_FAMILY]))
-        return self._do(Proxy(decode_number(port), family))
+        return self._do(native.Proxy(decode_number(port), family))
 
     def log(self, fields: Fields) -> bool:
         level = decode_number(fields.get(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING)))
@@ -361,23 +337,6 @@ class Program:
             return self._do(model.UnknownVerdict("log, not as a plain warning"))
         return self._do(model.Log(decode_text(fields.get(nf.NFTA_LOG_PREFIX, b""))))
 
-
-Program.RUN = {
-    "meta": Program.meta,
-    "ct": Program.ct,
-    "payload": Program.payload,
-    "bitwise": Program.bitwise,
-    "byteorder": Program.byteorder,
-    "cmp": Program.cmp,
-    "range": Program.range,
-    "lookup": Program.lookup,
-    "immediate": Program.immediate,
-    "counter": Program.counter,
-    "nat": Program.nat,
-    "redir": Program.redir,
-    "tproxy": Program.tproxy,
-    "log": Program.log,
-}
 
 LOADERS = {
     "fib": nf.NFTA_FIB_DREG,
@@ -398,9 +357,9 @@ FILTERS = {"limit", "quota", "connlimit", "match", "cmp", "range", "lookup"}
 """Expressions that only let packets pass or not. Any other that we do not understand may take them away."""
 
 
-def _register(number: bytes) -> int:
+def _place(register: bytes) -> int:
     """Return the place of a register in units of four bytes: 1 to 4 are the sixteen-byte names of 8, 12, 16 and 20."""
-    place = decode_number(number)
+    place = decode_number(register)
     return nf.NFT_REG32_00 + (place - nf.NFT_REG_1) * 4 if 0 < place < nf.NFT_REG32_00 else place
 
 
@@ -423,19 +382,13 @@ def _words(loaded: Register | bytes | None) -> str:
     return f"{words} & 0x{loaded.mask.hex()} ^ 0x{loaded.flip.hex()}" if loaded.mask else words
 
 
-def _behind_action(condition: Condition) -> model.UnknownVerdict:
-    from capture.backends.nftables.text import described  # only foreign rules need words
-
-    return model.UnknownVerdict(described(condition))
-
-
-def _mark_action(value: Register | bytes | None) -> Action | None:
+def _mark_action(value: Register | bytes | None) -> native.Action | None:
     """Return what setting the packet's mark to this value is."""
     if isinstance(value, bytes):
         return model.SetMark(decode_host_number(value))
-    if value == Register(CT_MARK):
+    if value == Register(native.CT_MARK):
         return model.RestoreMark()
-    if isinstance(value, Register) and value.field == MARK and value.mask:
+    if isinstance(value, Register) and value.field == native.MARK and value.mask:
         kept, flip = decode_host_number(value.mask), decode_host_number(value.flip)
         return model.SetMark(flip, model.ALL_BITS & ~kept) if not kept & flip else None
     return None

@@ -18,11 +18,11 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import (
     COUNTER,
+    EQUALITY,
     PORT_SIZE,
     REGISTER,
     bitwise,
     compare,
-    equality,
     expression,
     immediate,
     in_network,
@@ -37,31 +37,8 @@ from capture.backends.nf_tables.expressions import (
     verdict,
 )
 from capture.backends.nf_tables.hooks import encode_hook
-from capture.backends.nftables import sets
-from capture.backends.nftables.native import (
-    ADDRESS_FAMILIES,
-    ADDRESS_OFFSETS,
-    CT_MARK,
-    CT_STATE,
-    DPORT,
-    HOST_ORDER,
-    IIFNAME,
-    L4PROTO,
-    MARK,
-    NFPROTO,
-    OIFNAME,
-    SIZES,
-    SKGID,
-    SKUID,
-    SPORT,
-    Among,
-    Masked,
-    Named,
-    Proxy,
-    is_network,
-)
+from capture.backends.nftables import native, sets
 from capture.model import ruleset as model
-from capture.model.addresses import BITS
 from capture.netlink.attributes import BYTE_ORDER, attribute, text, u8, u16be, u32, u32be
 from capture.netlink.batch import Change
 from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
@@ -72,7 +49,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, TypeGuard
 
-    from capture.backends.nftables.native import Condition, NativeChain, NativeRule, NativeTable
 
 MAX_RANGES = 750
 """Of one message: an attribute has 16 bits of length, and the two elements of a range of IPv6 64 bytes."""
@@ -104,7 +80,7 @@ def flush_table(table: str) -> Change:
     return Change(nf.NFT_MSG_DELRULE, nf.NFPROTO_INET, name, f"flush table inet {table}")
 
 
-def add_chain(table: str, chain: NativeChain) -> Change:
+def add_chain(table: str, chain: native.NativeChain) -> Change:
     """Return the message that makes a chain; of a base chain that is there already, it sets the policy."""
     parts = _chain_name(table, chain.name)
     if chain.hook is not None and chain.policy is not None:
@@ -125,7 +101,7 @@ def _chain_name(table: str, chain: str) -> bytes:
     return attribute(nf.NFTA_CHAIN_TABLE, text(table)) + attribute(nf.NFTA_CHAIN_NAME, text(chain))
 
 
-def add_rules(tables: Iterable[NativeTable]) -> Iterator[Change]:
+def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Change]:
     """Yield the messages that append the rules of tables, each after the sets it needs."""
     set_number = 0  # unique in a batch
     for table in tables:
@@ -146,12 +122,12 @@ def add_rules(tables: Iterable[NativeTable]) -> Iterator[Change]:
                 yield Change(nf.NFT_MSG_NEWRULE, nf.NFPROTO_INET, parts, doing, NLM_F_CREATE | NLM_F_APPEND)
 
 
-def needs_set(condition: Condition) -> TypeGuard[Among]:
+def needs_set(condition: native.Condition) -> TypeGuard[native.Among]:
     """Return whether a condition has more than one value: those are in a set, and the rule looks them up."""
-    return type(condition) is Among and len(condition.ranges) > 1
+    return type(condition) is native.Among and len(condition.ranges) > 1
 
 
-def conditions_of(rule: NativeRule, set_names: Iterator[str]) -> bytes:
+def conditions_of(rule: native.NativeRule, set_names: Iterator[str]) -> bytes:
     """Return the expressions of all conditions as they come back from the kernel: lookups know the names of sets."""
     return b"".join(
         [
@@ -163,7 +139,7 @@ def conditions_of(rule: NativeRule, set_names: Iterator[str]) -> bytes:
     )
 
 
-def sets_of(table: NativeTable) -> Iterator[tuple[str, Among]]:
+def sets_of(table: native.NativeTable) -> Iterator[tuple[str, native.Among]]:
     """Yield the lists of a table that are in sets, and the names that the kernel gives them in a new table.
 
     It takes the lowest free number for each (nf_tables_set_alloc_name in net/netfilter/nf_tables_api.c).
@@ -173,12 +149,12 @@ def sets_of(table: NativeTable) -> Iterator[tuple[str, Among]]:
         yield ANONYMOUS % number, condition
 
 
-def actions_of(rule: NativeRule) -> bytes:
+def actions_of(rule: native.NativeRule) -> bytes:
     """Return the expressions of all actions."""
     return b"".join([EXPRESSIONS[type(action)](action) for action in rule.actions])
 
 
-def comment_of(rule: NativeRule) -> bytes:
+def comment_of(rule: native.NativeRule) -> bytes:
     """Return the comment as nft stores it, as userdata of the rule; nothing if there is none."""
     if not rule.comment:
         return b""
@@ -188,23 +164,14 @@ def comment_of(rule: NativeRule) -> bytes:
 
 # --- expressions ---------------------------------------------------------------------------------
 
-LOADS: dict[str, bytes] = {
-    NFPROTO: load_meta(nf.NFT_META_NFPROTO),
-    L4PROTO: load_meta(nf.NFT_META_L4PROTO),
-    IIFNAME: load_meta(nf.NFT_META_IIFNAME),
-    OIFNAME: load_meta(nf.NFT_META_OIFNAME),
-    SKUID: load_meta(nf.NFT_META_SKUID),
-    SKGID: load_meta(nf.NFT_META_SKGID),
-    MARK: load_meta(nf.NFT_META_MARK),
-    CT_MARK: load_ct(nf.NFT_CT_MARK),
-    CT_STATE: load_ct(nf.NFT_CT_STATE),
-} | {
-    field: load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, BITS[ADDRESS_FAMILIES[field]] // 8)
-    for field, offset in ADDRESS_OFFSETS.items()
+LOADS = {field: load_meta(key) for field, key in native.META_KEYS.items()}
+LOADS |= {field: load_ct(key) for field, key in native.CT_KEYS.items()}
+LOADS |= {
+    field: load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, native.SIZES[field])
+    for field, offset in native.ADDRESS_OFFSETS.items()
 }
-for _protocol in SPORT:
-    LOADS[SPORT[_protocol]] = load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, 0, PORT_SIZE)
-    LOADS[DPORT[_protocol]] = load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, PORT_SIZE, PORT_SIZE)
+for _offset, _ports in ((0, native.SPORT), (PORT_SIZE, native.DPORT)):
+    LOADS |= dict.fromkeys(_ports.values(), load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, _offset, PORT_SIZE))
 
 TO_NETWORK_ORDER = expression(
     "byteorder",
@@ -217,41 +184,41 @@ TO_NETWORK_ORDER = expression(
 """Ranges are compared byte by byte, so the first byte must be the highest."""
 
 
-def _among(condition: Among) -> bytes:
+def _load_in_order(field: str) -> bytes:
+    return LOADS[field] + TO_NETWORK_ORDER if field in native.HOST_ORDER else LOADS[field]
+
+
+def _among(condition: native.Among) -> bytes:
     """Return the comparison with one range: an exact number, a network, or from here to there."""
     ((first, last),) = condition.ranges
     field = condition.field
-    size = SIZES[field]
+    size = native.SIZES[field]
     if first == last:
-        order = BYTE_ORDER if field in HOST_ORDER else "big"
-        return LOADS[field] + compare(_equality(condition), first.to_bytes(size, order))
-    if field in ADDRESS_FAMILIES and is_network(first, last):
-        prefix = size * 8 - (last - first).bit_length()
-        return in_network(ADDRESS_OFFSETS[field], first.to_bytes(size, "big"), prefix, _equality(condition))
-    load = LOADS[field] + TO_NETWORK_ORDER if field in HOST_ORDER else LOADS[field]
+        order = BYTE_ORDER if field in native.HOST_ORDER else "big"
+        return LOADS[field] + compare(EQUALITY[condition.negated], first.to_bytes(size, order))
+    if field in native.ADDRESS_FAMILIES and native.is_network(first, last):
+        first_address, prefix = first.to_bytes(size, "big"), size * 8 - (last - first).bit_length()
+        return in_network(native.ADDRESS_OFFSETS[field], first_address, prefix, EQUALITY[condition.negated])
+    load = _load_in_order(field)
     low, high = first.to_bytes(size, "big"), last.to_bytes(size, "big")
     if condition.negated:
         return load + in_range(low, high, negated=True)
     return load + compare(nf.NFT_CMP_GTE, low) + compare(nf.NFT_CMP_LTE, high)
 
 
-def _masked(condition: Masked) -> bytes:
-    is_value = compare(_equality(condition), u32(condition.value))
+def _masked(condition: native.Masked) -> bytes:
+    is_value = compare(EQUALITY[condition.negated], u32(condition.value))
     return LOADS[condition.field] + bitwise(u32(condition.mask)) + is_value
 
 
-def _named(condition: Named) -> bytes:
+def _named(condition: native.Named) -> bytes:
     """Return the comparison with a name: padded with NUL it is the whole name, else its beginning."""
     name = condition.name.encode("utf-8", "surrogateescape")
     whole = name if condition.any_ending else name.ljust(INTERFACE_NAME_SIZE, b"\0")
-    return LOADS[condition.field] + compare(_equality(condition), whole)
+    return LOADS[condition.field] + compare(EQUALITY[condition.negated], whole)
 
 
-def _equality(condition: Among | Masked | Named) -> int:
-    return equality(negated=condition.negated)
-
-
-def _proxy(action: Proxy) -> bytes:
+def _proxy(action: native.Proxy) -> bytes:
     family = nf.FAMILY_NUMBERS[action.family] if action.family else NFPROTO_UNSPEC
     return immediate(u16be(action.port)) + expression(
         "tproxy",
@@ -263,7 +230,9 @@ def _proxy(action: Proxy) -> bytes:
 def _set_mark(action: model.SetMark) -> bytes:
     if action.mask == model.ALL_BITS:
         return immediate(u32(action.value)) + STORE_MARK
-    return LOADS[MARK] + bitwise(u32(model.ALL_BITS & ~action.mask), u32(action.value & action.mask)) + STORE_MARK
+    return (
+        LOADS[native.MARK] + bitwise(u32(model.ALL_BITS & ~action.mask), u32(action.value & action.mask)) + STORE_MARK
+    )
 
 
 def _log(action: model.Log) -> bytes:
@@ -285,18 +254,18 @@ REDIRECT = expression(
 )
 
 EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
-    Among: _among,
-    Masked: _masked,
-    Named: _named,
+    native.Among: _among,
+    native.Masked: _masked,
+    native.Named: _named,
     model.Accept: _fixed(verdict(nf.NF_ACCEPT)),
     model.Drop: _fixed(verdict(nf.NF_DROP)),
     model.Return: _fixed(verdict(nf.NFT_RETURN)),
     model.Jump: lambda action: jump(action.chain),
     model.Redirect: lambda action: immediate(u16be(action.port)) + REDIRECT,
-    Proxy: _proxy,
+    native.Proxy: _proxy,
     model.SetMark: _set_mark,
-    model.SaveMark: _fixed(LOADS[MARK] + store_ct(nf.NFT_CT_MARK)),
-    model.RestoreMark: _fixed(LOADS[CT_MARK] + STORE_MARK),
+    model.SaveMark: _fixed(LOADS[native.MARK] + store_ct(nf.NFT_CT_MARK)),
+    model.RestoreMark: _fixed(LOADS[native.CT_MARK] + STORE_MARK),
     model.SetZone: lambda action: immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE,
     model.Log: _log,
 }
@@ -305,8 +274,8 @@ EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
 # --- sets ----------------------------------------------------------------------------------------
 
 
-def _lookup(condition: Among, number: int) -> bytes:
-    return _load_for_set(condition.field) + expression(
+def _lookup(condition: native.Among, number: int) -> bytes:
+    return _load_in_order(condition.field) + expression(
         "lookup",
         attribute(nf.NFTA_LOOKUP_SREG, REGISTER),
         attribute(nf.NFTA_LOOKUP_SET, text(ANONYMOUS)),
@@ -315,12 +284,8 @@ def _lookup(condition: Among, number: int) -> bytes:
     )
 
 
-def _load_for_set(field: str) -> bytes:
-    return LOADS[field] + TO_NETWORK_ORDER if field in HOST_ORDER else LOADS[field]
-
-
-def _lookup_by_name(condition: Among, name: str) -> bytes:
-    return _load_for_set(condition.field) + expression(
+def _lookup_by_name(condition: native.Among, name: str) -> bytes:
+    return _load_in_order(condition.field) + expression(
         "lookup",
         attribute(nf.NFTA_LOOKUP_SET, text(name)),
         attribute(nf.NFTA_LOOKUP_SREG, REGISTER),
@@ -328,15 +293,14 @@ def _lookup_by_name(condition: Among, name: str) -> bytes:
     )
 
 
-def _add_set(table: str, condition: Among, number: int, doing: str) -> Iterator[Change]:
-    """Yield the messages that make the anonymous set of a list and put its elements in."""
+def _add_set(table: str, condition: native.Among, number: int, doing: str) -> Iterator[Change]:
     flags, elements = sets.flags_of(condition), sets.elements_of(condition)
     description = (
         attribute(nf.NFTA_SET_TABLE, text(table)),
         attribute(nf.NFTA_SET_NAME, text(ANONYMOUS)),
         attribute(nf.NFTA_SET_FLAGS, u32be(flags)),
         attribute(nf.NFTA_SET_KEY_TYPE, u32be(sets.KEY_TYPES[condition.field])),
-        attribute(nf.NFTA_SET_KEY_LEN, u32be(SIZES[condition.field])),
+        attribute(nf.NFTA_SET_KEY_LEN, u32be(native.SIZES[condition.field])),
         attribute(nf.NFTA_SET_ID, u32be(number)),
         nest(nf.NFTA_SET_DESC, attribute(nf.NFTA_SET_DESC_SIZE, u32be(sets.element_count(condition)))),
     )

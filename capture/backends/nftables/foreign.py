@@ -9,45 +9,31 @@ from __future__ import annotations
 from capture.analysis.foreign import PRIORITIES, SOURCE_HOOKS, ForeignChain, in_tables_of_iptables
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook
+from capture.backends.nf_tables.listing import read_chains, read_rules, read_tables
 from capture.backends.nftables.decode import decode_table
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
 from capture.backends.nftables.native import Proxy
-from capture.backends.nftables.netlink import read_set
+from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.text import described
 from capture.errors import UnsupportedError
 from capture.model.addresses import FAMILIES
-from capture.model.ruleset import (
-    INPUT,
-    MANGLE,
-    NAT,
-    OUTPUT,
-    POSTROUTING,
-    PREROUTING,
-    Chain,
-    Table,
-)
+from capture.model.ruleset import INPUT, MANGLE, NAT, OUTPUT, POSTROUTING, PREROUTING, Chain, Table
 from capture.model.values import Value
-from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
-from capture.netlink.nfnetlink import (
-    open_netfilter,
-    read_consistently,
-    read_objects,
-)
+from capture.netlink.attributes import decode_fields, decode_number, decode_text, text
+from capture.netlink.nfnetlink import open_netfilter, read_consistently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Collection, Iterator
 
     from capture.backends.nftables.native import NativeChain, NativeRule
-    from capture.backends.nftables.sets import NativeSet
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule, TableName
     from capture.netlink.sockets import NetlinkSocket
 
-FAMILY_WORDS = {nf.NFPROTO_INET: "inet"} | {
-    nf.FAMILY_NUMBERS[family]: name for family, name in nf.TABLE_FAMILIES.items()
-}
+    Fields = dict[int, bytes]
+
 REJECT_TABLE_NAME = text(REJECT_TABLE)
 NFTA_TABLE_HANDLE = 4
 """linux/netfilter/nf_tables.h. Tables of a namespace are numbered as they are made, in all families."""
@@ -65,7 +51,7 @@ class Place(Value):
     family: int
     name: str
     handle: int
-    chains: tuple[bytes, ...]
+    chains: tuple[Fields, ...]
 
     @property
     def is_native(self) -> bool:
@@ -81,25 +67,20 @@ class Place(Value):
 def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[ForeignChain, ...]:
     """Return the base chains of others that packets of a pod meet, in the order of their priorities.
 
-    ``ours`` are the backends, with variants, whose tables are left out; chains of other sets of ours are among the
-    foreign ones. None where there is no nf_tables, or no nfnetlink to ask for it.
+    ``own_places`` are the backends, with variants, whose tables are left out; chains of other sets of ours are among
+    the foreign ones. None where there is no nf_tables, or no nfnetlink to ask for it.
     """
+    doing = "read the chains of others in nf_tables"
     try:
-        return _read_consistently(lambda netfilter: _read(netfilter, own_places))
+        with open_netfilter() as netfilter:
+            found, _ = read_consistently(netfilter, doing, lambda: list(_read(netfilter, own_places)))
     except UnsupportedError:
         return ()
-
-
-def _read_consistently(read: Callable[[NetlinkSocket], Iterator[ForeignChain]]) -> tuple[ForeignChain, ...]:
-    """Return what is read while no program changes anything."""
-    with open_netfilter() as netfilter:
-        doing = "read the chains of others in nf_tables"
-        found, _ = read_consistently(netfilter, doing, lambda: list(read(netfilter)))
     return tuple(sorted(found, key=lambda each: each.priority))
 
 
 def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[ForeignChain]:
-    places = [place for family in FAMILY_WORDS for place in _places(netfilter, family)]
+    places = [place for family in nf.FAMILY_WORDS for place in _places(netfilter, family)]
     of_iptables = [place for place in places if place.is_of_iptables]
     own = [place for place in places if place.is_native] if ("nftables", "") in own_places else []
     own += of_iptables if ("iptables", "nft") in own_places else []
@@ -116,18 +97,16 @@ def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> 
 
 def _places(netfilter: NetlinkSocket, family: int) -> Iterator[Place]:
     """Yield the tables of a family that packets come to. In a dormant one no chain is entered."""
-    by_table: dict[bytes, list[bytes]] = {}
+    by_table: dict[bytes, list[Fields]] = {}
     reached = set()
-    for _, chain in read_objects(netfilter, nf.NFT_MSG_GETCHAIN, family, b"", "read the chains of nf_tables"):
-        fields = decode_fields(chain)
-        by_table.setdefault(fields[nf.NFTA_CHAIN_TABLE], []).append(chain)
-        hook = decode_hook(fields)
+    for _, chain in read_chains(netfilter, family):
+        by_table.setdefault(chain[nf.NFTA_CHAIN_TABLE], []).append(chain)
+        hook = decode_hook(chain)
         if hook is not None and hook.place in HOOKS:
-            reached.add(fields[nf.NFTA_CHAIN_TABLE])
+            reached.add(chain[nf.NFTA_CHAIN_TABLE])
     if not reached:
         return
-    for _, table in read_objects(netfilter, nf.NFT_MSG_GETTABLE, family, b"", "read the tables of nf_tables"):
-        fields = decode_fields(table)
+    for _, fields in read_tables(netfilter, family):
         name = fields[nf.NFTA_TABLE_NAME]
         is_dormant = decode_number(fields.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT
         if name in reached and not is_dormant and name != REJECT_TABLE_NAME:
@@ -137,16 +116,11 @@ def _places(netfilter: NetlinkSocket, family: int) -> Iterator[Place]:
 
 def _of_table(netfilter: NetlinkSocket, place: Place, first_own: int) -> Iterator[ForeignChain]:
     family, name = place.family, place.name
-    words = f"{FAMILY_WORDS[family]} {name}"
-    of_table = attribute(nf.NFTA_RULE_TABLE, text(name))
-    rules = read_objects(netfilter, nf.NFT_MSG_GETRULE, family, of_table, f"read the rules of table {words}")
-
-    def find_set(wanted: str) -> NativeSet:
-        return read_set(netfilter, name, wanted, family)
-
-    itself = attribute(nf.NFTA_TABLE_NAME, text(name))
-    table = decode_table(itself, place.chains, [rule for _, rule in rules], find_set, nf.FAMILIES.get(family))
-    of_iptables = _in_words_of_iptables([rule for _, rule in rules], nf.FAMILIES.get(family))
+    words = f"{nf.FAMILY_WORDS[family]} {name}"
+    rules = read_rules(netfilter, family, name)
+    finder = set_finder(netfilter, family, name)
+    table = decode_table({nf.NFTA_TABLE_NAME: text(name)}, place.chains, rules, finder, nf.FAMILIES.get(family))
+    of_iptables = _in_words_of_iptables(rules, nf.FAMILIES.get(family))
     called = tuple(_chain(chain, family, of_iptables) for chain in table.chains if chain.hook is None)
     for chain in table.chains:
         if chain.hook is not None and chain.hook.place in HOOKS:

@@ -2,27 +2,7 @@
 
 from __future__ import annotations
 
-from capture.backends.nftables.native import (
-    ADDRESS_FAMILIES,
-    CT_MARK,
-    CT_STATE,
-    IIFNAME,
-    L4PROTO,
-    MARK,
-    NFPROTO,
-    OIFNAME,
-    PORT_PROTOCOLS,
-    SKGID,
-    SKUID,
-    STATE_BITS,
-    Among,
-    Masked,
-    Named,
-    NativeChain,
-    NativeRule,
-    NativeTable,
-    Proxy,
-)
+from capture.backends.nftables import native
 from capture.backends.nftables.text import WORDS, kept_apart
 from capture.model import ruleset as model
 from capture.model.addresses import address_text, split
@@ -32,12 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from capture.backends.nftables.native import Range
-
     Object = dict[str, Any]
-
-
-# --- changes -------------------------------------------------------------------------------------
 
 
 def add_table(table: str) -> Object:
@@ -55,7 +30,7 @@ def flush_table(table: str) -> Object:
     return {"flush": {"table": {"family": "inet", "name": table}}}
 
 
-def add_chain(table: str, chain: NativeChain) -> Object:
+def add_chain(table: str, chain: native.NativeChain) -> Object:
     """Return the command that makes a chain; of a base chain that is there already, it sets the policy."""
     parts: Object = {"family": "inet", "table": table, "name": chain.name}
     if chain.hook is not None:
@@ -69,7 +44,7 @@ def delete_chain(table: str, chain: str) -> Object:
     return {"delete": {"chain": {"family": "inet", "table": table, "name": chain}}}
 
 
-def add_rules(tables: Iterable[NativeTable]) -> Iterator[Object]:
+def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Object]:
     """Yield the commands that append the rules of tables."""
     for table in tables:
         for chain in table.chains:
@@ -80,18 +55,24 @@ def add_rules(tables: Iterable[NativeTable]) -> Iterator[Object]:
                 yield {"add": {"rule": parts}}
 
 
-def _statements(rule: NativeRule) -> list[Object]:
+def _statements(rule: native.NativeRule) -> list[Object]:
     conditions = [STATEMENTS[type(condition)](condition) for condition in kept_apart(rule.conditions)]
     return [*conditions, {"counter": None}, *(STATEMENTS[type(action)](action) for action in rule.actions)]
 
 
-# --- statements we write -------------------------------------------------------------------------
-
-FIELDS: dict[str, Object] = {IIFNAME: {"meta": {"key": "iifname"}}, OIFNAME: {"meta": {"key": "oifname"}}}
-for _field in (NFPROTO, L4PROTO, SKUID, SKGID, MARK, CT_MARK, CT_STATE):
+FIELDS: dict[str, Object] = {native.IIFNAME: {"meta": {"key": "iifname"}}, native.OIFNAME: {"meta": {"key": "oifname"}}}
+for _field in (
+    native.NFPROTO,
+    native.L4PROTO,
+    native.SKUID,
+    native.SKGID,
+    native.MARK,
+    native.CT_MARK,
+    native.CT_STATE,
+):
     _kind, _, _name = _field.partition(" ")
     FIELDS[_field] = {_kind: {"key": _name}}
-for _field in (*ADDRESS_FAMILIES, *PORT_PROTOCOLS):
+for _field in (*native.ADDRESS_FAMILIES, *native.PORT_PROTOCOLS):
     _kind, _, _name = _field.partition(" ")
     FIELDS[_field] = {"payload": {"protocol": _kind, "field": _name}}
 
@@ -100,19 +81,19 @@ def _match(field: object, operator: str, operand: object) -> Object:
     return {"match": {"op": operator, "left": field, "right": operand}}
 
 
-def _equality(condition: Among | Masked | Named) -> str:
+def _equality(condition: native.Among | native.Masked | native.Named) -> str:
     return "!=" if condition.negated else "=="
 
 
-def _among(condition: Among) -> Object:
+def _among(condition: native.Among) -> Object:
     operands = [_operand(condition.field, each) for each in condition.ranges]
     operand = operands[0] if len(operands) == 1 else {"set": operands}
     return _match(FIELDS[condition.field], _equality(condition), operand)
 
 
-def _operand(field: str, numbers: Range) -> object:
+def _operand(field: str, numbers: native.Range) -> object:
     first, last = numbers
-    family = ADDRESS_FAMILIES.get(field)
+    family = native.ADDRESS_FAMILIES.get(field)
     if family is None:
         return WORDS.get(field, {}).get(first, first) if first == last else {"range": [first, last]}
     networks = tuple(split(family, first, last))
@@ -122,17 +103,17 @@ def _operand(field: str, numbers: Range) -> object:
     return address if networks[0].is_address else {"prefix": {"addr": address, "len": networks[0].prefix}}
 
 
-def _masked(condition: Masked) -> Object:
+def _masked(condition: native.Masked) -> Object:
     field = FIELDS[condition.field]
-    if condition.field == CT_STATE and condition.value == 0:
-        states = [state.lower() for state, bit in STATE_BITS.items() if condition.mask & bit]
+    if condition.field == native.CT_STATE and condition.value == 0:
+        states = [state.lower() for state, bit in native.STATE_BITS.items() if condition.mask & bit]
         if condition.negated:
             return _match(field, "in", states)
         return _match({"&": [field, states]}, "==", 0)
     return _match({"&": [field, condition.mask]}, _equality(condition), condition.value)
 
 
-def _named(condition: Named) -> Object:
+def _named(condition: native.Named) -> Object:
     if condition.name.startswith("@"):
         raise ValueError(f"libnftables would take the name of an interface for one of a set: {condition.name!r}")
     name = f"{condition.name}*" if condition.any_ending else _without_wildcard(condition.name)
@@ -144,7 +125,7 @@ def _without_wildcard(name: str) -> str:
     return f"{name[:-1]}\\*" if name.endswith("*") else name
 
 
-def _proxy(action: Proxy) -> Object:
+def _proxy(action: native.Proxy) -> Object:
     family = {"family": {"ipv4": "ip", "ipv6": "ip6"}[action.family]} if action.family else {}
     return {"tproxy": {**family, "port": action.port}}
 
@@ -155,9 +136,9 @@ def _set(field: str, value: object) -> Object:
 
 def _set_mark(action: model.SetMark) -> Object:
     if action.mask == model.ALL_BITS:
-        return _set(MARK, action.value)
-    kept = {"&": [FIELDS[MARK], model.ALL_BITS & ~action.mask]}
-    return _set(MARK, {"|": [kept, action.value & action.mask]})
+        return _set(native.MARK, action.value)
+    kept = {"&": [FIELDS[native.MARK], model.ALL_BITS & ~action.mask]}
+    return _set(native.MARK, {"|": [kept, action.value & action.mask]})
 
 
 ZONE = {"ct": {"key": "zone"}}
@@ -168,18 +149,18 @@ def _fixed(statement: Object) -> Callable[[object], Object]:
 
 
 STATEMENTS: dict[type, Callable[[Any], Object]] = {
-    Among: _among,
-    Masked: _masked,
-    Named: _named,
+    native.Among: _among,
+    native.Masked: _masked,
+    native.Named: _named,
     model.Accept: _fixed({"accept": None}),
     model.Drop: _fixed({"drop": None}),
     model.Return: _fixed({"return": None}),
     model.Jump: lambda action: {"jump": {"target": action.chain}},
     model.Redirect: lambda action: {"redirect": {"port": action.port}},
-    Proxy: _proxy,
+    native.Proxy: _proxy,
     model.SetMark: _set_mark,
-    model.SaveMark: _fixed(_set(CT_MARK, FIELDS[MARK])),
-    model.RestoreMark: _fixed(_set(MARK, FIELDS[CT_MARK])),
+    model.SaveMark: _fixed(_set(native.CT_MARK, FIELDS[native.MARK])),
+    model.RestoreMark: _fixed(_set(native.MARK, FIELDS[native.CT_MARK])),
     model.SetZone: lambda action: {"mangle": {"key": ZONE, "value": action.zone}},
     model.Log: lambda action: {"log": {"prefix": action.prefix}},
 }

@@ -6,25 +6,8 @@ What our vocabulary has no word for becomes an ``UnknownMatch`` or ``UnknownVerd
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nftables import native
 from capture.backends.nftables.names import MODEL_TABLES, model_chain, model_target
-from capture.backends.nftables.native import (
-    ADDRESS_FAMILIES,
-    ADDRESSES,
-    CT_STATE,
-    IDS,
-    INTERFACES,
-    L4PROTO,
-    MARKS,
-    NFPROTO,
-    PORT_PROTOCOLS,
-    PORTS,
-    STATE_BITS,
-    Among,
-    Masked,
-    Named,
-    Proxy,
-    is_network,
-)
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, FAMILIES, Network, split
 
@@ -33,13 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import TypeVar
 
-    from capture.backends.nftables.native import Condition, NativeRule, NativeTable, Range
     from capture.model.addresses import Family
 
     T = TypeVar("T")
 
 
-def lift(tables: Sequence[NativeTable]) -> model.Ruleset:
+def lift(tables: Sequence[native.NativeTable]) -> model.Ruleset:
     """Return the rule set that these tables are; tables that are not ours are left out.
 
     Its families are those that its rules see; both if there are no rules.
@@ -51,7 +33,7 @@ def lift(tables: Sequence[NativeTable]) -> model.Ruleset:
     return model.Ruleset(families, lifted, comments=any(rule.why for rule in rules))
 
 
-def _table(table: NativeTable, name: model.TableName) -> model.Table:
+def _table(table: native.NativeTable, name: model.TableName) -> model.Table:
     remark = "dormant" if table.dormant else ""
     chains = []
     for chain in table.chains:
@@ -63,7 +45,7 @@ def _table(table: NativeTable, name: model.TableName) -> model.Table:
     return model.Table(name, tuple(chains))
 
 
-def lift_rules(rules: Sequence[NativeRule]) -> Iterator[model.Rule]:
+def lift_rules(rules: Sequence[native.NativeRule]) -> Iterator[model.Rule]:
     """Yield the rules of a chain; a transparent proxy is two native ones."""
     place = 0
     while place < len(rules):
@@ -75,23 +57,20 @@ def lift_rules(rules: Sequence[NativeRule]) -> Iterator[model.Rule]:
         place += length
 
 
-# --- matches -------------------------------------------------------------------------------------
-
-
-def matches_of(conditions: Iterable[Condition]) -> tuple[tuple[model.Match, ...], Family | None]:
+def matches_of(conditions: Iterable[native.Condition]) -> tuple[tuple[model.Match, ...], Family | None]:
     """Return the matches, and the family that the rule tests or that an address implies."""
     matches: list[model.Match] = []
     family: Family | None = None
     protocol: model.ProtocolName | None = None
     for condition in conditions:
-        if isinstance(condition, Among):
-            tested = _answer(condition, NFPROTO, nf.FAMILIES)
+        if isinstance(condition, native.Among):
+            tested = _answer(condition, native.NFPROTO, nf.FAMILIES)
             if tested is not None and family in (None, tested):
                 family = tested
                 continue
-            family = family or ADDRESS_FAMILIES.get(condition.field)
-            protocol_tested = _answer(condition, L4PROTO, nf.PROTOCOLS)
-            named = protocol_tested or PORT_PROTOCOLS.get(condition.field)
+            family = family or native.ADDRESS_FAMILIES.get(condition.field)
+            protocol_tested = _answer(condition, native.L4PROTO, nf.PROTOCOLS)
+            named = protocol_tested or native.PORT_PROTOCOLS.get(condition.field)
             if named is not None and named != protocol:
                 protocol = named
                 matches.append(model.Protocol(named))
@@ -101,7 +80,7 @@ def matches_of(conditions: Iterable[Condition]) -> tuple[tuple[model.Match, ...]
     return tuple(matches), family
 
 
-def _answer(condition: Among, field: str, names: dict[int, T]) -> T | None:
+def _answer(condition: native.Among, field: str, names: dict[int, T]) -> T | None:
     """Return the name of the one number that a condition wants the field to be; None if it is another condition."""
     if condition.field != field or condition.negated:
         return None
@@ -109,13 +88,13 @@ def _answer(condition: Among, field: str, names: dict[int, T]) -> T | None:
     return None if number is None else names.get(number)
 
 
-def _match(condition: Condition) -> model.Match:
+def _match(condition: native.Condition) -> model.Match:
     """Return the match that a condition is, but for tests of the family or the protocol."""
-    if isinstance(condition, Among):
+    if isinstance(condition, native.Among):
         match = _among(condition)
-    elif isinstance(condition, Masked):
+    elif isinstance(condition, native.Masked):
         match = _masked(condition)
-    elif isinstance(condition, Named):
+    elif isinstance(condition, native.Named):
         match = _interface(condition)
     else:
         return condition
@@ -126,94 +105,90 @@ def _match(condition: Condition) -> model.Match:
     return model.UnknownMatch(described(condition))
 
 
-def _among(condition: Among) -> model.Match | None:
+def _among(condition: native.Among) -> model.Match | None:
     field, negated = condition.field, condition.negated
     if field in MATCHES_OF_ADDRESS:
         return MATCHES_OF_ADDRESS[field](_networks(condition), negated)
     if field in MATCHES_OF_NUMBERS:
         return MATCHES_OF_NUMBERS[field](tuple(model.Span(*each) for each in condition.ranges), negated)
-    if field == CT_STATE:
+    if field == native.CT_STATE:
         return _exact_states(condition)
     value = _single(condition.ranges)
     kind = MATCHES_OF_MARK.get(field)
     return kind(value, model.ALL_BITS, negated) if kind and value is not None else None
 
 
-def _networks(condition: Among) -> tuple[Network, ...]:
-    family = ADDRESS_FAMILIES[condition.field]
+def _networks(condition: native.Among) -> tuple[Network, ...]:
+    family = native.ADDRESS_FAMILIES[condition.field]
     bits = BITS[family]
     networks: list[Network] = []
     for first, last in condition.ranges:
-        if is_network(first, last):  # as nearly all of a long list are
+        if native.is_network(first, last):  # as nearly all of a long list are
             networks.append(Network(family, first, bits - (last - first).bit_length()))
         else:
             networks += split(family, first, last)
     return tuple(networks)
 
 
-def _single(ranges: tuple[Range, ...]) -> int | None:
-    """Return the number if there is only one."""
+def _single(ranges: tuple[native.Range, ...]) -> int | None:
     return ranges[0][0] if len(ranges) == 1 and ranges[0][0] == ranges[0][1] else None
 
 
-def _exact_states(condition: Among) -> model.Match | None:
+def _exact_states(condition: native.Among) -> model.Match | None:
     """Return the states of a comparison with whole numbers: a packet's state has one bit."""
     numbers = [number for first, last in condition.ranges for number in range(first, last + 1)]
-    if any(number not in STATE_BITS.values() for number in numbers):
+    if any(number not in native.STATE_BITS.values() for number in numbers):
         return None
     return _states(sum(numbers), negated=condition.negated)
 
 
 def _states(mask: int, *, negated: bool) -> model.ConnectionState | None:
-    states = tuple(state for state in model.CONNECTION_STATES if mask & STATE_BITS[state])
-    if sum(STATE_BITS[state] for state in states) != mask:
+    states = tuple(state for state in model.CONNECTION_STATES if mask & native.STATE_BITS[state])
+    if sum(native.STATE_BITS[state] for state in states) != mask:
         return None
     return model.ConnectionState(states, negated)
 
 
-def _masked(condition: Masked) -> model.Match | None:
+def _masked(condition: native.Masked) -> model.Match | None:
     kind = MATCHES_OF_MARK.get(condition.field)
     if kind is not None:
         return kind(condition.value, condition.mask, condition.negated)
-    if condition.field == CT_STATE and condition.value == 0:
+    if condition.field == native.CT_STATE and condition.value == 0:
         return _states(condition.mask, negated=not condition.negated)
     return None
 
 
-def _interface(condition: Named) -> model.Match | None:
+def _interface(condition: native.Named) -> model.Match | None:
     if condition.name.endswith("+") and not condition.any_ending:
         return None  # a real plus sign, for which the model has no way to say that it is one
     name = f"{condition.name}+" if condition.any_ending else condition.name
     return MATCHES_OF_NAME[condition.field](name, condition.negated)
 
 
-MATCHES_OF_NUMBERS = {field: kind for kind, field in IDS.items()} | {
-    field: kind for kind, fields in PORTS.items() for field in fields.values()
+MATCHES_OF_NUMBERS = {field: kind for kind, field in native.IDS.items()} | {
+    field: kind for kind, fields in native.PORTS.items() for field in fields.values()
 }
-MATCHES_OF_ADDRESS = {field: kind for kind, fields in ADDRESSES.items() for field in fields.values()}
-MATCHES_OF_MARK = {field: kind for kind, field in MARKS.items()}
-MATCHES_OF_NAME = {field: kind for kind, field in INTERFACES.items()}
+MATCHES_OF_ADDRESS = {field: kind for kind, fields in native.ADDRESSES.items() for field in fields.values()}
+MATCHES_OF_MARK = {field: kind for kind, field in native.MARKS.items()}
+MATCHES_OF_NAME = {field: kind for kind, field in native.INTERFACES.items()}
 
 
-# --- verdicts ------------------------------------------------------------------------------------
-
-
-def _verdict(rule: NativeRule, following: NativeRule | None) -> tuple[model.Verdict, int]:
+def _verdict(rule: native.NativeRule, following: native.NativeRule | None) -> tuple[model.Verdict, int]:
     """Return the verdict of the actions, and how many native rules it takes."""
     actions = rule.actions
     if not actions:
         return model.Continue(), 1
     first = actions[0]
-    if len(actions) == 1 and not isinstance(first, Proxy):
+    if len(actions) == 1 and not isinstance(first, native.Proxy):
         return (model.Jump(model_target(first.chain)) if isinstance(first, model.Jump) else first), 1
     match actions:
-        case (Proxy(port), model.SetMark(value, mask), model.Accept()) if _is_drop_for(rule, following):
+        case (native.Proxy(port), model.SetMark(value, mask), model.Accept()) if _is_drop_for(rule, following):
             return model.TransparentProxy(port, value, mask), 2
     from capture.backends.nftables.text import described  # only foreign rules need words
 
     return model.UnknownVerdict(described(*actions)), 1
 
 
-def _is_drop_for(rule: NativeRule, following: NativeRule | None) -> bool:
+def _is_drop_for(rule: native.NativeRule, following: native.NativeRule | None) -> bool:
     """Return whether the next rule drops what a transparent proxy did not take."""
     return following is not None and following.actions == (model.Drop(),) and following.conditions == rule.conditions

@@ -15,25 +15,8 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import HOOKS
+from capture.backends.nftables import native
 from capture.backends.nftables.names import TABLE_NAMES, native_chain
-from capture.backends.nftables.native import (
-    ADDRESSES,
-    CT_STATE,
-    IDS,
-    INTERFACES,
-    L4PROTO,
-    MARKS,
-    NFPROTO,
-    PORTS,
-    STATE_BITS,
-    Among,
-    Masked,
-    Named,
-    NativeChain,
-    NativeRule,
-    NativeTable,
-    Proxy,
-)
 from capture.model import ruleset as model
 from capture.model.addresses import merge, merge_ranges
 
@@ -41,7 +24,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.backends.nftables.native import Action, Condition, Range
     from capture.model.addresses import Family
 
 COMMENT_MAXIMUM = 127
@@ -49,11 +31,15 @@ COMMENT_MAXIMUM = 127
 
 NOT_LISTENING = "no process listens on that port: drop, so that nothing gets past the proxy"
 
-ASK_FOR_FAMILY = {family: Among(NFPROTO, ((number, number),)) for family, number in nf.FAMILY_NUMBERS.items()}
-ASK_FOR_PROTOCOL = {name: Among(L4PROTO, ((number, number),)) for name, number in nf.PROTOCOL_NUMBERS.items()}
+ASK_FOR_FAMILY = {
+    family: native.Among(native.NFPROTO, ((number, number),)) for family, number in nf.FAMILY_NUMBERS.items()
+}
+ASK_FOR_PROTOCOL = {
+    name: native.Among(native.L4PROTO, ((number, number),)) for name, number in nf.PROTOCOL_NUMBERS.items()
+}
 
 
-def lower(ruleset: model.Ruleset) -> tuple[NativeTable, ...]:
+def lower(ruleset: model.Ruleset) -> tuple[native.NativeTable, ...]:
     """Return the native tables of a rule set, without tables and base chains that do nothing.
 
     Raises ValueError for a rule that nf_tables cannot express: a port without a protocol, a list
@@ -63,23 +49,22 @@ def lower(ruleset: model.Ruleset) -> tuple[NativeTable, ...]:
     return tuple(table for table in tables if table.chains)
 
 
-def _table(table: model.Table, ruleset: model.Ruleset) -> NativeTable:
+def _table(table: model.Table, ruleset: model.Ruleset) -> native.NativeTable:
     chains = (_chain(table, chain, ruleset) for chain in table.chains)
-    return NativeTable(TABLE_NAMES[table.name], tuple(chain for chain in chains if _does_something(chain)))
+    return native.NativeTable(
+        TABLE_NAMES[table.name],
+        tuple(chain for chain in chains if chain.hook is None or chain.rules or chain.policy == "drop"),
+    )
 
 
-def _does_something(chain: NativeChain) -> bool:
-    return chain.hook is None or bool(chain.rules) or chain.policy == "drop"
-
-
-def _chain(table: model.Table, chain: model.Chain, ruleset: model.Ruleset) -> NativeChain:
+def _chain(table: model.Table, chain: model.Chain, ruleset: model.Ruleset) -> native.NativeChain:
     hook = HOOKS.get((table.name, chain.name))
     policy = None if hook is None else (chain.policy or "ACCEPT").lower()
-    rules = tuple(native for rule in chain.rules for native in lower_rule(rule, ruleset))
-    return NativeChain(native_chain(chain.name), rules, hook, policy)
+    rules = tuple(lowered for rule in chain.rules for lowered in lower_rule(rule, ruleset))
+    return native.NativeChain(native_chain(chain.name), rules, hook, policy)
 
 
-def lower_rule(rule: model.Rule, ruleset: model.Ruleset) -> Iterator[NativeRule]:
+def lower_rule(rule: model.Rule, ruleset: model.Ruleset) -> Iterator[native.NativeRule]:
     """Yield the native rules of one rule: usually one, none if it is for a family that the rule set is not for."""
     families = ruleset.families
     family = _family_of(rule) or (families[0] if len(families) == 1 else None)
@@ -87,9 +72,9 @@ def lower_rule(rule: model.Rule, ruleset: model.Ruleset) -> Iterator[NativeRule]
         return
     conditions = tuple(_conditions(rule, family))
     comment = _comment(rule.why) if ruleset.comments and rule.why else ""
-    yield NativeRule(conditions, _actions(rule.verdict, family), None, comment)
+    yield native.NativeRule(conditions, _actions(rule.verdict, family), None, comment)
     if type(rule.verdict) is model.TransparentProxy:
-        yield NativeRule(conditions, (model.Drop(),), None, NOT_LISTENING if ruleset.comments else "")
+        yield native.NativeRule(conditions, (model.Drop(),), None, NOT_LISTENING if ruleset.comments else "")
 
 
 def _family_of(rule: model.Rule) -> Family | None:
@@ -112,80 +97,82 @@ def _comment(why: str) -> str:
     return line.encode()[:COMMENT_MAXIMUM].decode(errors="ignore")
 
 
-# --- conditions ----------------------------------------------------------------------------------
-
-
-def _conditions(rule: model.Rule, family: Family | None) -> Iterator[Condition]:
+def _conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Condition]:
     """Yield what must hold, in one order whatever the rule's is.
 
     The protocol is tested before its ports, the family before an address that implies it. Of neighbours in a
     header the first comes first, since nft joins them to one comparison.
     """
-    matches = sorted(rule.matches, key=_place)
+    matches = sorted(rule.matches, key=lambda match: PLACES[type(match)])
     protocol = next((match.name for match in matches if type(match) is model.Protocol), None)
     asks_for_family = family is not None
-    if family is not None and not any(type(match) in ADDRESSES for match in matches):
+    if family is not None and not any(type(match) in native.ADDRESSES for match in matches):
         yield ASK_FOR_FAMILY[family]
     for match in matches:
         kind = type(match)
-        if asks_for_family and family is not None and kind in ADDRESSES:
+        if asks_for_family and family is not None and kind in native.ADDRESSES:
             yield ASK_FOR_FAMILY[family]
             asks_for_family = False
         yield _condition(match, protocol)
 
 
-def _place(match: model.Match) -> int:
-    return PLACES[type(match)]
-
-
 PLACES = {
     kind: place
     for place, kind in enumerate(
-        (*INTERFACES, model.Protocol, *ADDRESSES, *PORTS, *IDS, *MARKS, model.ConnectionState, model.UnknownMatch),
+        (
+            *native.INTERFACES,
+            model.Protocol,
+            *native.ADDRESSES,
+            *native.PORTS,
+            *native.IDS,
+            *native.MARKS,
+            model.ConnectionState,
+            model.UnknownMatch,
+        ),
     )
 }
 """The order in which conditions stand in a rule."""
 
 
-def _condition(match: model.Match, protocol: model.ProtocolName | None) -> Condition:
+def _condition(match: model.Match, protocol: model.ProtocolName | None) -> native.Condition:
     """Return what a match is in nf_tables; ``protocol`` is that of the rule, which ports need."""
     if isinstance(match, model.Protocol):
         return ASK_FOR_PROTOCOL[match.name]
     if isinstance(match, model.Source | model.Destination):
-        return _address(ADDRESSES[type(match)], match)
+        return _address(native.ADDRESSES[type(match)], match)
     if isinstance(match, model.SourcePort | model.DestinationPort):
         if protocol is None:
             raise ValueError(f"a port without a protocol: {match}")
-        return Among(PORTS[type(match)][protocol], _ranges(match.ports), match.negated)
+        return native.Among(native.PORTS[type(match)][protocol], _ranges(match.ports), match.negated)
     if isinstance(match, model.OwnerUid | model.OwnerGid):
-        return Among(IDS[type(match)], _ranges(match.ids), match.negated)
+        return native.Among(native.IDS[type(match)], _ranges(match.ids), match.negated)
     if isinstance(match, model.InInterface | model.OutInterface):
-        return _interface(INTERFACES[type(match)], match)
+        return _interface(native.INTERFACES[type(match)], match)
     if isinstance(match, model.Mark | model.ConnectionMark):
-        return _marked(MARKS[type(match)], match)
+        return _marked(native.MARKS[type(match)], match)
     if isinstance(match, model.ConnectionState):
         return _connection_state(match)
     raise ValueError(f"a foreign rule cannot be written: {match}")
 
 
-def _address(fields: dict[Family, str], match: model.Source | model.Destination) -> Among:
+def _address(fields: dict[Family, str], match: model.Source | model.Destination) -> native.Among:
     networks = match.networks
     if len(networks) == 1:
-        ranges: tuple[Range, ...] = ((networks[0].first, networks[0].last),)
+        ranges: tuple[native.Range, ...] = ((networks[0].first, networks[0].last),)
     else:
         ranges = tuple(merge(networks))
-    return Among(fields[networks[0].family], ranges, match.negated)
+    return native.Among(fields[networks[0].family], ranges, match.negated)
 
 
-def _interface(field: str, match: model.InInterface | model.OutInterface) -> Named:
+def _interface(field: str, match: model.InInterface | model.OutInterface) -> native.Named:
     any_ending = match.name.endswith("+")
     name = match.name[:-1] if any_ending else match.name
     if not name:
         raise ValueError(f"nf_tables cannot compare with an empty name: {match}")
-    return Named(field, name, any_ending, match.negated)
+    return native.Named(field, name, any_ending, match.negated)
 
 
-def _ranges(spans: tuple[model.Span, ...]) -> tuple[Range, ...]:
+def _ranges(spans: tuple[model.Span, ...]) -> tuple[native.Range, ...]:
     """Return spans as ranges in order, overlapping and adjacent ones joined."""
     if len(spans) == 1:
         return ((spans[0].first, spans[0].last),)
@@ -194,29 +181,26 @@ def _ranges(spans: tuple[model.Span, ...]) -> tuple[Range, ...]:
     return tuple(merge_ranges((span.first, span.last) for span in spans))
 
 
-def _marked(field: str, match: model.Mark | model.ConnectionMark) -> Among | Masked:
+def _marked(field: str, match: model.Mark | model.ConnectionMark) -> native.Among | native.Masked:
     if match.mask == model.ALL_BITS:
-        return Among(field, ((match.value, match.value),), match.negated)
-    return Masked(field, match.mask, match.value, match.negated)
+        return native.Among(field, ((match.value, match.value),), match.negated)
+    return native.Masked(field, match.mask, match.value, match.negated)
 
 
-def _connection_state(match: model.ConnectionState) -> Masked:
+def _connection_state(match: model.ConnectionState) -> native.Masked:
     """Return that at least one of the states' bits is set: not none of them."""
-    mask = sum(STATE_BITS[state] for state in set(match.states))
+    mask = sum(native.STATE_BITS[state] for state in set(match.states))
     if not mask:
         raise ValueError(f"no connection states to compare with: {match}")
-    return Masked(CT_STATE, mask, 0, not match.negated)
+    return native.Masked(native.CT_STATE, mask, 0, not match.negated)
 
 
-# --- actions -------------------------------------------------------------------------------------
-
-
-def _actions(verdict: model.Verdict, family: Family | None) -> tuple[Action, ...]:
+def _actions(verdict: model.Verdict, family: Family | None) -> tuple[native.Action, ...]:
     """Return what to do: the verdict itself, but for those that nf_tables has in parts or not at all."""
     if isinstance(verdict, model.Jump):
         return (model.Jump(native_chain(verdict.chain)),)
     if isinstance(verdict, model.TransparentProxy):
-        return (Proxy(verdict.port, family), model.SetMark(verdict.mark, verdict.mask), model.Accept())
+        return (native.Proxy(verdict.port, family), model.SetMark(verdict.mark, verdict.mask), model.Accept())
     if isinstance(verdict, model.Continue):
         return ()
     if isinstance(verdict, model.UnknownVerdict):

@@ -12,6 +12,7 @@ them only has to spell a dozen words::
 
 from __future__ import annotations
 
+from capture.backends.nf_tables import constants as nf
 from capture.model import ruleset as model
 from capture.model.addresses import BITS
 from capture.model.values import Value
@@ -43,6 +44,18 @@ PORT_PROTOCOLS: dict[str, model.ProtocolName] = {
     field: protocol for fields in (SPORT, DPORT) for protocol, field in fields.items()
 }
 
+# What nf_tables calls them.
+META_KEYS = {
+    NFPROTO: nf.NFT_META_NFPROTO,
+    L4PROTO: nf.NFT_META_L4PROTO,
+    IIFNAME: nf.NFT_META_IIFNAME,
+    OIFNAME: nf.NFT_META_OIFNAME,
+    SKUID: nf.NFT_META_SKUID,
+    SKGID: nf.NFT_META_SKGID,
+    MARK: nf.NFT_META_MARK,
+}
+CT_KEYS = {CT_MARK: nf.NFT_CT_MARK, CT_STATE: nf.NFT_CT_STATE}
+
 # Which field a match of the model is about.
 ADDRESSES: dict[type[model.Source | model.Destination], dict[Family, str]] = {
     model.Source: SADDR,
@@ -62,7 +75,8 @@ INTERFACES: dict[type[model.InInterface | model.OutInterface], str] = {
 STATE_BITS = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
 """linux/netfilter/nf_conntrack_common.h, NF_CT_STATE_BIT."""
 
-ADDRESS_OFFSETS = {"ip saddr": 12, "ip daddr": 16, "ip6 saddr": 8, "ip6 daddr": 24}  # RFC 791 3.1, RFC 8200 3
+ADDRESS_OFFSETS = {SADDR[family]: offset for family, offset in nf.SOURCE_OFFSETS.items()}
+ADDRESS_OFFSETS |= {DADDR[family]: offset for family, offset in nf.DESTINATION_OFFSETS.items()}
 
 SIZES = {NFPROTO: 1, L4PROTO: 1, SKUID: 4, SKGID: 4, MARK: 4, CT_MARK: 4, CT_STATE: 4}
 SIZES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), 2)

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
+import errno
+
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.exact import chains_are, rules_are
 from capture.backends.nf_tables.hooks import decode_hook
-from capture.backends.nftables import encode, plan
-from capture.backends.nftables.exact import holds_exactly
+from capture.backends.nf_tables.listing import read_chains, read_rules, read_set, read_tables
+from capture.backends.nftables import encode, plan, sets
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.names import MODEL_TABLES
+from capture.backends.nftables.native import SIZES
+from capture.errors import KernelError
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
 from capture.netlink.batch import RulesetChangedError, commit
-from capture.netlink.nfnetlink import (
-    ATTEMPTS,
-    NFGENMSG_SIZE,
-    message_type,
-    nfgenmsg,
-    open_netfilter,
-    read_consistently,
-    read_objects,
-    ruleset_busy,
-)
+from capture.netlink.nfnetlink import ATTEMPTS, open_netfilter, read_consistently, read_objects, ruleset_busy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from capture.backends.nf_tables.hooks import Hook
-    from capture.backends.nftables.native import NativeTable
-    from capture.backends.nftables.sets import NativeSet
+    from capture.backends.nftables.native import Among, NativeTable
     from capture.model.ruleset import Ruleset
     from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
 
-OUR_TABLES = frozenset(MODEL_TABLES)
+    Fields = dict[int, bytes]
 
 
 class NetlinkDriver:
@@ -60,7 +55,7 @@ class NetlinkDriver:
     def holds(self, desired: Ruleset) -> bool:
         """Return whether our tables are to the byte what ``write`` makes; no means no more than "read it"."""
         with open_netfilter() as netfilter:
-            return holds_exactly(netfilter, self._native(desired), OUR_TABLES)
+            return _hold_exactly(netfilter, self._native(desired))
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make our tables be ``desired`` in one transaction, whatever is in them: they are ours alone."""
@@ -100,57 +95,48 @@ def _read_tables(netfilter: NetlinkSocket) -> list[NativeTable]:
     return tables
 
 
-def _our_tables(netfilter: NetlinkSocket) -> list[bytes]:
-    """Return the attributes of our live tables."""
-    tables = read_objects(netfilter, nf.NFT_MSG_GETTABLE, nf.NFPROTO_INET, b"", "read the tables of nf_tables")
-    return [table for _, table in tables if decode_text(decode_fields(table)[nf.NFTA_TABLE_NAME]) in MODEL_TABLES]
+def _our_tables(netfilter: NetlinkSocket) -> list[Fields]:
+    tables = read_tables(netfilter, nf.NFPROTO_INET)
+    return [fields for _, fields in tables if decode_text(fields[nf.NFTA_TABLE_NAME]) in MODEL_TABLES]
 
 
-def _read_table(netfilter: NetlinkSocket, table: bytes) -> NativeTable:
+def _is_dormant(table: Fields) -> bool:
+    return bool(decode_number(table.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT)
+
+
+def _read_table(netfilter: NetlinkSocket, table: Fields) -> NativeTable:
     from capture.backends.nftables.decode import decode_table  # not needed where all is as it should be
 
-    name = decode_text(decode_fields(table)[nf.NFTA_TABLE_NAME])
-    of_table = attribute(nf.NFTA_RULE_TABLE, text(name))
-    rules = read_objects(
-        netfilter, nf.NFT_MSG_GETRULE, nf.NFPROTO_INET, of_table, f"read the rules of table inet {name}"
-    )
-    sets: dict[str, NativeSet] = {}
-
-    def find_set(wanted: str) -> NativeSet:
-        if wanted not in sets:
-            sets[wanted] = read_set(netfilter, name, wanted)
-        return sets[wanted]
-
-    return decode_table(table, _read_chains(netfilter, name), [rule for _, rule in rules], find_set)
+    name = decode_text(table[nf.NFTA_TABLE_NAME])
+    rules = read_rules(netfilter, nf.NFPROTO_INET, name)
+    return decode_table(table, _chains_of(netfilter, table), rules, set_finder(netfilter, nf.NFPROTO_INET, name))
 
 
-def _read_chains(netfilter: NetlinkSocket, table: str) -> list[bytes]:
-    """Return the attributes of a table's chains; the kernel can only list those of all tables."""
-    name = text(table)
-    chains = read_objects(netfilter, nf.NFT_MSG_GETCHAIN, nf.NFPROTO_INET, b"", "read the chains of nf_tables")
-    return [chain for _, chain in chains if decode_fields(chain)[nf.NFTA_CHAIN_TABLE] == name]
+def set_finder(netfilter: NetlinkSocket, family: int, table: str) -> Callable[[str], sets.NativeSet]:
+    """Return what reads the sets of a table, each once."""
+    known: dict[str, sets.NativeSet] = {}
+
+    def find(name: str) -> sets.NativeSet:
+        if name not in known:
+            known[name] = sets.decode_set(*read_set(netfilter, family, table, name))
+        return known[name]
+
+    return find
 
 
-def read_set(netfilter: NetlinkSocket, table: str, name: str, family: int = nf.NFPROTO_INET) -> NativeSet:
-    """Return a set of a table, of our own if no other family is given."""
-    from capture.backends.nftables.sets import decode_set
-
-    doing = f"read the set {name} of table {table}"
-    of_set = attribute(nf.NFTA_SET_TABLE, text(table)) + attribute(nf.NFTA_SET_NAME, text(name))
-    (body,) = netfilter.request(message_type(nf.NFT_MSG_GETSET), 0, nfgenmsg(family) + of_set, doing)
-    elements = read_objects(netfilter, nf.NFT_MSG_GETSETELEM, family, of_set, doing)
-    return decode_set(body[NFGENMSG_SIZE:], [element for _, element in elements])
+def _chains_of(netfilter: NetlinkSocket, table: Fields) -> list[Fields]:
+    chains = read_chains(netfilter, nf.NFPROTO_INET)
+    return [fields for _, fields in chains if fields[nf.NFTA_CHAIN_TABLE] == table[nf.NFTA_TABLE_NAME]]
 
 
 def read_live(netfilter: NetlinkSocket) -> plan.LiveTables:
     """Return our live tables, with the hooks of their chains; None for one that must go as a whole."""
     live: dict[str, dict[str, Hook | None] | None] = {}
-    for table in map(decode_fields, _our_tables(netfilter)):
+    for table in _our_tables(netfilter):
         name = decode_text(table[nf.NFTA_TABLE_NAME])
-        is_dormant = decode_number(table.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT
-        chains = [decode_fields(chain) for chain in _read_chains(netfilter, name)]
+        chains = _chains_of(netfilter, table)
         rest = decode_number(table[nf.NFTA_TABLE_USE]) - len(chains)
-        if is_dormant or (rest and rest != _count_anonymous_sets(netfilter, name)):
+        if _is_dormant(table) or (rest and rest != _count_anonymous_sets(netfilter, name)):
             live[name] = None
         else:
             live[name] = {decode_text(chain[nf.NFTA_CHAIN_NAME]): decode_hook(chain) for chain in chains}
@@ -161,6 +147,56 @@ def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:
     """Return how many sets of a table belong to single rules, as those of our long lists do."""
     of_table = attribute(nf.NFTA_SET_TABLE, text(table))
     doing = f"list the sets of table inet {table}"
-    sets = read_objects(netfilter, nf.NFT_MSG_GETSET, nf.NFPROTO_INET, of_table, doing)
-    flags = (decode_number(decode_fields(each).get(nf.NFTA_SET_FLAGS, b"")) for _, each in sets)
+    listed = read_objects(netfilter, nf.NFT_MSG_GETSET, nf.NFPROTO_INET, of_table, doing)
+    flags = (decode_number(decode_fields(each).get(nf.NFTA_SET_FLAGS, b"")) for _, each in listed)
     return sum(1 for each in flags if each & nf.NFT_SET_ANONYMOUS)
+
+
+def _hold_exactly(netfilter: NetlinkSocket, wanted: tuple[NativeTable, ...]) -> bool:
+    """Return whether our live tables are the wanted ones, to the byte; False does not mean that they differ."""
+    own = {decode_text(table[nf.NFTA_TABLE_NAME]): table for table in _our_tables(netfilter)}
+    if own.keys() != {table.name for table in wanted} or any(map(_is_dormant, own.values())):
+        return False
+    chains = (encode.add_chain(table.name, chain) for table in wanted for chain in table.chains)
+    try:
+        return chains_are(netfilter, (nf.NFPROTO_INET,), own, chains) and all(
+            _table_is(netfilter, table) for table in wanted
+        )
+    except KernelError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False  # a set went before it was read
+
+
+def _table_is(netfilter: NetlinkSocket, table: NativeTable) -> bool:
+    """Return whether a table holds the wanted rules, and its sets what they look up there."""
+    lists = dict(encode.sets_of(table))
+    names = iter(lists)
+    rules = {
+        chain.name: [
+            (encode.conditions_of(rule, names), encode.actions_of(rule), encode.comment_of(rule))
+            for rule in chain.rules
+        ]
+        for chain in table.chains
+    }
+    return rules_are(netfilter, nf.NFPROTO_INET, table.name, rules) and all(
+        _set_is(netfilter, table.name, name, condition) for name, condition in lists.items()
+    )
+
+
+def _set_is(netfilter: NetlinkSocket, table: str, name: str, wanted: Among) -> bool:
+    """Return whether a set is of the wanted kind and holds the wanted elements and no others.
+
+    The elements of a set of intervals come in descending order (nft_rbtree_walk in net/netfilter/nft_set_rbtree.c),
+    those of another in no order that we know.
+    """
+    description, messages = read_set(netfilter, nf.NFPROTO_INET, table, name)
+    flags, size = (decode_number(description.get(kind, b"")) for kind in (nf.NFTA_SET_FLAGS, nf.NFTA_SET_KEY_LEN))
+    if (flags, size) != (sets.flags_of(wanted), SIZES[wanted.field]):
+        return False
+    found = b"".join([decode_fields(each).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for each in messages])
+    if flags & nf.NFT_SET_INTERVAL:
+        return found == sets.elements_descending(wanted)
+    elements = sets.elements_of(wanted)
+    length = len(elements[0])
+    return sorted(found[start : start + length] for start in range(0, len(found), length)) == elements

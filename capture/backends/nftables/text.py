@@ -3,23 +3,10 @@
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nftables import native
 from capture.backends.nftables.lower import lower
-from capture.backends.nftables.native import (
-    ADDRESS_FAMILIES,
-    CT_MARK,
-    CT_STATE,
-    L4PROTO,
-    MARK,
-    NFPROTO,
-    PORT_PROTOCOLS,
-    STATE_BITS,
-    Among,
-    Masked,
-    Named,
-    Proxy,
-)
 from capture.model import ruleset as model
-from capture.model.addresses import Network, address_text, split
+from capture.model.addresses import address_text, split
 from capture.model.text import without_line_ends
 
 TYPE_CHECKING = False
@@ -27,11 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
-    from capture.backends.nftables.native import Action, Condition, NativeChain, NativeRule, NativeTable, Range
 
 WORDS: dict[str, dict[int, str]] = {
-    NFPROTO: dict[int, str](nf.FAMILIES),
-    L4PROTO: dict[int, str](nf.PROTOCOLS),
+    native.NFPROTO: dict[int, str](nf.FAMILIES),
+    native.L4PROTO: dict[int, str](nf.PROTOCOLS),
 }
 """Fields whose numbers have names."""
 
@@ -44,39 +30,41 @@ def render_text(ruleset: model.Ruleset) -> str:
     return "\n".join(table_text(table) for table in lower(ruleset))
 
 
-def table_text(table: NativeTable) -> str:
+def table_text(table: native.NativeTable) -> str:
     """Return the block of a table."""
-    chains = "\n".join(chain_text(chain) for chain in table.chains)
+    blocks = []
+    for chain in table.chains:
+        lines = [f"\tchain {chain.name} {{"]
+        if chain.hook is not None:
+            hook = chain.hook
+            lines.append(f"\t\ttype {hook.kind} hook {hook.place} priority {hook.priority}; policy {chain.policy};")
+        lines += [f"\t\t{rule_text(rule)}" for rule in chain.rules]
+        blocks.append("\n".join([*lines, "\t}\n"]))
+    chains = "\n".join(blocks)
     return f"table inet {table.name} {{\n{chains}}}\n"
 
 
-def chain_text(chain: NativeChain) -> str:
-    """Return the block of a chain inside that of its table."""
-    lines = [f"\tchain {chain.name} {{"]
-    if chain.hook is not None:
-        hook = chain.hook
-        lines.append(f"\t\ttype {hook.kind} hook {hook.place} priority {hook.priority}; policy {chain.policy};")
-    lines += [f"\t\t{rule_text(rule)}" for rule in chain.rules]
-    return "\n".join([*lines, "\t}\n"])
-
-
-def rule_text(rule: NativeRule) -> str:
+def rule_text(rule: native.NativeRule) -> str:
     """Return a rule on one line."""
-    words = [*map(condition_text, kept_apart(rule.conditions)), "counter", *map(action_text, rule.actions)]
+    words = [_words(*kept_apart(rule.conditions)), "counter", _words(*rule.actions)]
     if rule.comment:
         words.append(f"comment {quoted(rule.comment)}")
-    return " ".join(words)
+    return " ".join(filter(None, words))
 
 
-def described(*parts: Condition | Action) -> str:
+def described(*parts: native.Condition | native.Action) -> str:
     """Return parts of a foreign rule for people to read, also where nft could not write them."""
     try:
-        return " ".join(TEXTS[type(part)](part) for part in parts)
+        return _words(*parts)
     except ValueError:
         return " ".join(map(repr, parts))
 
 
-def kept_apart(conditions: Sequence[Condition]) -> Iterator[Condition]:
+def _words(*parts: native.Condition | native.Action) -> str:
+    return " ".join(TEXTS[type(part)](part) for part in parts)
+
+
+def kept_apart(conditions: Sequence[native.Condition]) -> Iterator[native.Condition]:
     """Yield the conditions in a form that nft understands as they are meant.
 
     nft 1.0.6 joins "source port is not a" and "destination port is not b" to "they are not a and b",
@@ -84,10 +72,14 @@ def kept_apart(conditions: Sequence[Condition]) -> Iterator[Condition]:
     """
     excluded_port = False
     for condition in conditions:
-        if not isinstance(condition, Among) or condition.field not in PORT_PROTOCOLS or not condition.negated:
+        if (
+            not isinstance(condition, native.Among)
+            or condition.field not in native.PORT_PROTOCOLS
+            or not condition.negated
+        ):
             yield condition
         elif excluded_port and condition.is_single:
-            yield Masked(condition.field, HIGHEST_PORT, condition.ranges[0][0], negated=True)
+            yield native.Masked(condition.field, HIGHEST_PORT, condition.ranges[0][0], negated=True)
         else:
             excluded_port = True
             yield condition
@@ -100,54 +92,37 @@ def quoted(words: str) -> str:
     return f'"{without_line_ends(words)}"'
 
 
-# --- conditions ----------------------------------------------------------------------------------
-
-
-def condition_text(condition: Condition) -> str:
-    """Return a condition in the words of nft(8)."""
-    return TEXTS[type(condition)](condition)
-
-
-def action_text(action: Action) -> str:
-    """Return an action in the words of nft(8)."""
-    return TEXTS[type(action)](action)
-
-
-def _among(condition: Among) -> str:
+def _among(condition: native.Among) -> str:
     operator = "!= " if condition.negated else ""
     entries = [_range(condition.field, each) for each in condition.ranges]
     operand = entries[0] if len(entries) == 1 else f"{{ {', '.join(entries)} }}"
     return f"{condition.field} {operator}{operand}"
 
 
-def _range(field: str, numbers: Range) -> str:
+def _range(field: str, numbers: native.Range) -> str:
     first, last = numbers
-    family = ADDRESS_FAMILIES.get(field)
+    family = native.ADDRESS_FAMILIES.get(field)
     if family is None:
-        if field in (MARK, CT_MARK):
+        if field in (native.MARK, native.CT_MARK):
             return f"{first:#010x}"
         words = WORDS.get(field, {})
         return words.get(first, str(first)) if first == last else f"{first}-{last}"
     networks = tuple(split(family, first, last))
     if len(networks) == 1:
-        return _network(networks[0])
+        return address_text(family, first) if networks[0].is_address else str(networks[0])
     return f"{address_text(family, first)}-{address_text(family, last)}"
 
 
-def _network(network: Network) -> str:
-    return address_text(network.family, network.first) if network.is_address else str(network)
-
-
-def _masked(condition: Masked) -> str:
-    if condition.field == CT_STATE and condition.value == 0:
-        states = [state.lower() for state, bit in STATE_BITS.items() if condition.mask & bit]
+def _masked(condition: native.Masked) -> str:
+    if condition.field == native.CT_STATE and condition.value == 0:
+        states = [state.lower() for state, bit in native.STATE_BITS.items() if condition.mask & bit]
         # "ct state a,b" is true if any of the bits is set; nft 1.0.6 lists its opposite as "ct state ! a,b".
         return f"ct state {','.join(states)}" if condition.negated else f"ct state & ({'|'.join(states)}) == 0"
     operator = "!=" if condition.negated else "=="
     return f"{condition.field} & {condition.mask:#010x} {operator} {condition.value:#010x}"
 
 
-def _named(condition: Named) -> str:
+def _named(condition: native.Named) -> str:
     operator = "!= " if condition.negated else ""
     # A literal asterisk at the end would mean any ending.
     ending = "*" if condition.any_ending else ""
@@ -155,10 +130,7 @@ def _named(condition: Named) -> str:
     return f"{condition.field} {operator}{quoted(name + ending)}"
 
 
-# --- actions -------------------------------------------------------------------------------------
-
-
-def _proxy(action: Proxy) -> str:
+def _proxy(action: native.Proxy) -> str:
     family = {None: "", "ipv4": "ip ", "ipv6": "ip6 "}[action.family]
     return f"tproxy {family}to :{action.port}"
 
@@ -180,16 +152,16 @@ def _fixed(words: str) -> Callable[[object], str]:
 
 
 TEXTS: dict[type, Callable[[Any], str]] = {
-    Among: _among,
-    Masked: _masked,
-    Named: _named,
+    native.Among: _among,
+    native.Masked: _masked,
+    native.Named: _named,
     model.UnknownMatch: lambda part: part.text,
     model.Accept: _fixed("accept"),
     model.Drop: _fixed("drop"),
     model.Return: _fixed("return"),
     model.Jump: lambda action: f"jump {action.chain}",
     model.Redirect: lambda action: f"redirect to :{action.port}",
-    Proxy: _proxy,
+    native.Proxy: _proxy,
     model.SetMark: _set_mark,
     model.SaveMark: _fixed("ct mark set meta mark"),
     model.RestoreMark: _fixed("meta mark set ct mark"),

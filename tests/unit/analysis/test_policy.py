@@ -42,7 +42,9 @@ def lines(config: CaptureConfig, *foreign: Rule) -> list[tuple[str, str, str]]:
 def test_the_policy_of_the_default_settings() -> None:
     assert lines(CaptureConfig(excluded_inbound_ports=(only(15021),))) == [
         ("inbound", "tcp, port other than 22, 15008, 15021", "proxy-inbound 15006"),
-        ("inbound", "tcp, port 22, 15008, 15021", "direct"),
+        ("inbound", "tcp, port 22", "direct"),
+        ("inbound", "tcp, port 15008", "direct"),
+        ("inbound", "tcp, port 15021", "direct"),
         ("inbound", "udp", "direct"),
         (
             "outbound",
@@ -57,6 +59,19 @@ def test_the_policy_of_the_default_settings() -> None:
         ("outbound", "tcp to 127.0.0.1, over lo", "direct"),
         ("outbound", "udp", "direct"),
     ]
+
+
+def test_ports_that_fare_alike_have_their_own_reasons() -> None:
+    excluded = (only(15007), only(15020), only(15021))
+    situation = Situation(build_ruleset(CaptureConfig(excluded_inbound_ports=excluded)))
+
+    assert {each.traffic: each.why for each in policy({"ipv4": situation}) if each.direction == "inbound"} == {
+        "tcp, port other than 22, 15007-15008, 15020-15021": "inbound: to the proxy",
+        "tcp, port 22": "ssh is left alone",
+        "tcp, port 15007, 15020-15021": "port is left alone",
+        "tcp, port 15008": "the proxy's tunnel: it listens there",
+        "udp": "no rule decides",
+    }
 
 
 def test_dns_contradicts_nothing() -> None:

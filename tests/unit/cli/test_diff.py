@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from capture.cli.diff import diff
-from capture.errors import ConfigurationError
+from capture.errors import CaptureError
+from capture.state.input import InputError
 
 
 def run(*arguments: str) -> Result:
@@ -47,12 +48,12 @@ def test_as_json() -> None:
 
 @pytest.mark.parametrize("wrong", ["nosuch", "-x 10.0.0.0/99", "--nosuch 1", "'"])
 def test_what_is_neither_options_nor_a_file(wrong: str) -> None:
-    from capture.errors import ConfigurationError
-
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(CaptureError) as refused:
         run("-p 15001", wrong)
+
+    assert refused.value.exit_code == 2
 
 
 def test_a_file_that_is_not_there_is_said_to_be_missing() -> None:
-    with pytest.raises(ConfigurationError, match="No such file"):
+    with pytest.raises(InputError, match=r"^cannot read before\.json: No such file"):
         run("before.json", "")

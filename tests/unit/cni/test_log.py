@@ -73,8 +73,10 @@ def test_the_level_decides(tmp_path: Path, lowest: str) -> None:
     assert [line["level"] for line in lines_of(tmp_path / "log")] == levels[levels.index(lowest) :]
 
 
-def test_without_a_path_there_is_no_log() -> None:
-    Log("").error("nobody reads this")
+def test_without_a_path_there_is_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Log("").error("not written")
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_hostile_text_stays_on_its_line(tmp_path: Path) -> None:

@@ -95,6 +95,9 @@ def test_the_templates_tell_what_kind_of_proxy_was_injected(templates: str, prox
         'proxyMetadata:\n  ISTIO_META_DNS_CAPTURE: "true"\n',
         "concurrency: 2\nproxyMetadata:\n    # all\n\n    A: b\n    ISTIO_META_DNS_CAPTURE: 'true' # yes\nimage: {}\n",
         "proxyMetadata: {A: b, ISTIO_META_DNS_CAPTURE: true}",
+        "{proxyMetadata: {A: [b, {c: d}], ISTIO_META_DNS_CAPTURE: 'true'}, image: {}}",
+        "---\n{concurrency: 2,  # two\n proxyMetadata: {\n  ISTIO_META_DNS_CAPTURE: true}}\n",
+        'proxyMetadata: {\n  ISTIO_META_DNS_CAPTURE: "true",\n  A: http://b,\n}\nimage: {}\n',
         "  proxyMetadata:\n    ISTIO_META_DNS_CAPTURE: true\n  tracing:\n    ISTIO_META_DNS_CAPTURE: no",
     ],
 )
@@ -105,7 +108,19 @@ def test_the_environment_that_the_annotation_for_the_proxy_gives_it(config: str)
 
 
 @pytest.mark.parametrize(
-    "config", ["", "{", "[]", "proxyMetadata", "proxyMetadata: 3", "a:\n  proxyMetadata: x", "- a"]
+    "config",
+    [
+        "",
+        "{",
+        "[]",
+        "proxyMetadata",
+        "proxyMetadata: 3",
+        "a:\n  proxyMetadata: x",
+        "- a",
+        "{proxyMetadata: {A: b",
+        "{proxyMetadata: {A: '}}",
+        "{]",
+    ],
 )
 def test_what_cannot_be_read_of_it_gives_nothing(config: str) -> None:
     assert from_annotations(WEB, {"proxy.istio.io/config": config}).proxy.environment == {}

@@ -364,6 +364,13 @@ def test_gc_knows_what_is_left(key: str) -> None:
         assert request.valid_attachments == expected
 
 
+def test_gc_keeps_what_either_list_names() -> None:
+    listed: dict[str, object] = {"cni.dev/valid-attachments": None, "cni.dev/attachments": ATTACHMENTS}
+    _, request = call({"CNI_COMMAND": "GC"}, listed | {"cniVersion": "1.1.0"})
+    assert request is not None
+    assert request.valid_attachments == (Attachment("cafe01", "eth0"),)
+
+
 @pytest.mark.parametrize(
     "listed", ["x", {}, 3, ["x"], [{}], [{"containerID": "a"}], [{"containerID": "a", "ifname": 1}], [None]]
 )

@@ -51,6 +51,8 @@ LOG_OPTIONS = {LOG_OUTPUT_LEVEL, LOG_AS_JSON}
         (["-u", "-1"], {PROXY_UID: "-1"}),
         (["-u", "--dry-run"], {PROXY_UID: "--dry-run"}),
         (["istio-iptables", "-p", "15001"], {PROXY_PORT: "15001"}),
+        (["--log_as_json", "--vklog", "9", "istio-iptables", "-n"], {LOG_AS_JSON: "true", DRY_RUN: "true"}),
+        (["--log_target=x", "istio-clean-iptables"], {CLEANUP_ONLY: "true"}),
         (["-p", "15001", "--"], {PROXY_PORT: "15001"}),
         (["--envoy-port=a=b"], {PROXY_PORT: "a=b"}),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from capture.cli.group import run
+from capture.errors import EXIT_USAGE, CaptureError
 from capture.settings.settings import Settings
 from injection.inject import inject
 from injection.remove import remove
@@ -275,6 +277,54 @@ def test_an_annotation_that_cannot_be_used_is_refused_before_anything_is_written
         InjectionError, match=f"f, document 1, line 14: Deployment .*annotation {annotation}.*{problem}"
     ):
         inject(text, "f", Template(), NOTHING)
+
+
+POD = """kind: Pod
+metadata: {name: web, annotations: {a: b}}
+spec:
+  volumes: [{name: v}]
+  containers:
+  - {name: app, env: [{name: A}], ports: [{containerPort: 1}], readinessProbe: {exec: {}}}
+  - {name: istio-proxy, image: auto, securityContext: {runAsUser: 5, capabilities: {add: [SETUID]}}}
+"""
+
+
+BOMB = "a: &a [1], " + "".join(f"{b}: &{b} [{f'*{a}, ' * 99}], " for a, b in ("ab", "bc", "cd", "de"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("{name: web, annotations: {a: b}}", "[]", "metadata: invalid value []: expected a mapping"),
+        ("{a: b}", "[null]", "metadata.annotations: invalid value [null]: expected a mapping"),
+        ("{a: b}", "{inject.istio.io/templates: 5}", "annotation inject.istio.io/templates: invalid value 5: expected"),
+        ("[{name: v}]", "5", "spec.volumes: invalid value 5: expected a list"),
+        ("[{name: v}]", "[{name: [v]}]", 'spec.volumes[0].name: invalid value ["v"]: expected a string'),
+        ("{exec: {}}", "5", "spec.containers[0].readinessProbe: invalid value 5"),
+        ("[{name: A}]", "[{value: x}]", "spec.containers[0].env[0]: invalid value"),
+        ("[{containerPort: 1}]", "[80]", "spec.containers[0].ports[0]: invalid value 80"),
+        ("[SETUID]", "[[SETUID]]", "spec.containers[1].securityContext.capabilities.add[0]: invalid value"),
+        ("runAsUser: 5", "runAsUser: '5'", "runAsUser of container istio-proxy: invalid value '5'"),
+        ("name: app", "name: istio-proxy", "two containers have the name istio-proxy"),
+        ("{a: b}", "{status.sidecar.istio.io/port: 'x'}", "status.sidecar.istio.io/port): invalid value 'x'"),
+        ("{a: b}", "{traffic.sidecar.istio.io/excludeInboundPorts: '*'}", "excludeInboundPorts): invalid value '*'"),
+        ("{a: b}", "{traffic.sidecar.istio.io/excludeInboundPorts: 80:59}", "Ports): invalid value '80:59'"),
+        ("{a: b}", """{sidecar.istio.io/status: '{"capture": {"was": 5}}'}""", "status: capture.was: invalid value 5"),
+        ("{a: b}", "{a: !!int x}", "not YAML"),
+        ("{a: b}", "&x {a: *x}", "an alias holds itself"),
+        ("{name: web,", "{" + BOMB, "with its aliases written out it has"),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_is_not_understood_is_refused_by_place_and_value(before: str, after: str, said: str) -> None:
+    assert before in POD
+    with pytest.raises(CaptureError, match=re.escape(said)) as refused:
+        inject(POD.replace(before, after), "web.yaml", Template(fragment=SMALL), NOTHING)
+    assert refused.value.exit_code == EXIT_USAGE
+
+
+def test_what_only_looks_like_a_date_is_a_text() -> None:
+    injected = inject(POD.replace("a: b", "a: 2024-02-30"), "web.yaml", Template(fragment=SMALL), NOTHING)
+    assert injected.outcomes[0].injected
 
 
 def test_dangers_are_named() -> None:

@@ -74,6 +74,8 @@ GOOD: list[tuple[Callable[[str], object], str, object]] = [
     (parsers.seconds, "1m30s", 90.0),
     (parsers.seconds, "1.5h", 5400.0),
     (parsers.seconds, ".5s", 0.5),
+    (parsers.seconds, "1s500000us", 1.5),
+    (parsers.seconds, "2000000000ns", 2.0),
     (parsers.seconds, "7", 7.0),
     (parsers.seconds, "24h", 86400.0),
     (parsers.uid_ports, "tcp:443:1000-2000", UidPorts("tcp", (Span(443, 443),), (Span(1000, 2000),))),

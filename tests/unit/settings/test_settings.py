@@ -167,6 +167,14 @@ class TestPrecedence:
         with pytest.raises(ConfigurationError):
             with_flags(found, {option: text}).checked()
 
+    def test_what_kubernetes_sets_for_a_service_is_no_setting(self) -> None:
+        found = from_environment({"ENVOY_PORT": "tcp://10.0.0.1:80", "INBOUND_TUNNEL_PORT": "udp://[fd00::1]:53"})
+        assert found.checked() == from_environment({})
+        assert [warning.split(":")[0] for warning in found.warnings] == [
+            "environment ENVOY_PORT",
+            "environment INBOUND_TUNNEL_PORT",
+        ]
+
     def test_only_the_options_asked_for_are_looked_up(self) -> None:
         found = from_environment({"ENVOY_PORT": "1", "DRY_RUN": "true"}, RULE_OPTIONS)
         assert set(found.explicit) == {options.PROXY_PORT}

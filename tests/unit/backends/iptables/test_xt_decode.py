@@ -35,7 +35,7 @@ from capture.model.ruleset import (
     UnknownVerdict,
     only,
 )
-from capture.netlink.attributes import attribute, nested, text, u8, u16be, u32, u32be, u64be
+from capture.netlink.attributes import attribute, decode_fields, nested, text, u8, u16be, u32, u32be, u64be
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -263,19 +263,19 @@ class TestChains:
     ) + attribute(nf.NFTA_CHAIN_TYPE, text("nat"))
 
     def test_one_to_jump_to(self) -> None:
-        assert decode_chain(self.NAMED) == FoundChain("nat", "OUTPUT", 9)
+        assert decode_chain(decode_fields(self.NAMED)) == FoundChain("nat", "OUTPUT", 9)
 
     def test_one_that_packets_enter(self) -> None:
-        chain = decode_chain(self.NAMED + self.HOOKED + attribute(nf.NFTA_CHAIN_POLICY, u32be(0)))
+        chain = decode_chain(decode_fields(self.NAMED + self.HOOKED + attribute(nf.NFTA_CHAIN_POLICY, u32be(0))))
         assert chain == FoundChain("nat", "OUTPUT", 9, Hook("nat", "output", -100), "DROP", Counters(0, 0))
 
     def test_one_with_counters(self) -> None:
         counted = nested(8, attribute(1, u64be(180)), attribute(2, u64be(3)))
-        assert decode_chain(self.NAMED + self.HOOKED + counted).counters == Counters(3, 180)
+        assert decode_chain(decode_fields(self.NAMED + self.HOOKED + counted)).counters == Counters(3, 180)
 
     def test_a_hook_that_nobody_knows(self) -> None:
         hooked = nested(nf.NFTA_CHAIN_HOOK, attribute(1, u32be(77)), attribute(2, u32be(0)))
-        chain = decode_chain(self.NAMED + hooked)
+        chain = decode_chain(decode_fields(self.NAMED + hooked))
         assert chain.hook == Hook("filter", "77", 0)
 
 

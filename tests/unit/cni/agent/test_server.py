@@ -84,7 +84,7 @@ def test_an_agent_that_is_away_costs_nothing(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "socket"))  # as after an end by SIGKILL: the file is left, and nothing listens
         assert agent_socket.pod(str(tmp_path / "socket"), WEB) is None
-    assert time.monotonic() - started < 0.1
+    assert time.monotonic() - started < agent_socket.PATIENCE
 
 
 @pytest.mark.parametrize("queue", ["free", "full"])

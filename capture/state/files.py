@@ -1,0 +1,55 @@
+"""Files that may be missing or unreadable, as most of /proc; and writing one whole or not at all."""
+
+from __future__ import annotations
+
+import os
+
+
+def content_of(path: str) -> bytes:
+    """Return what a file holds; nothing if it cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def names_in(directory: str) -> list[str]:
+    """Return the names in a directory, in order; none if it cannot be listed."""
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
+
+
+def processes() -> list[str]:
+    """Return the numbers of the processes that we see, as /proc calls them."""
+    return [name for name in names_in("/proc") if name.isdecimal()]
+
+
+def open_files(process: str) -> list[str]:
+    """Return what the descriptors of a process lead to, ``socket:[INODE]`` and the like; nothing if it has ended."""
+    directory = f"/proc/{process}/fd"
+    targets = []
+    for number in names_in(directory):
+        try:
+            targets.append(os.readlink(f"{directory}/{number}"))
+        except OSError:  # closed meanwhile, or unreadable for us
+            continue
+    return targets
+
+
+def put(path: str, content: bytes) -> None:
+    """Write a file for this user alone: readers see the old content or the new one, whole. Raises OSError."""
+    temporary = f"{path}.{os.urandom(6).hex()}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            while content:
+                content = content[os.write(descriptor, content) :]
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,70 @@
+"""Reads what a person names on a command line: a file, a pipe or standard input; never without end, nor for ever."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import sys
+
+from capture.errors import EXIT_USAGE, CaptureError
+
+STDIN = "-"
+MAX_BYTES = 64 * 1024 * 1024
+"""Ten thousand workloads, or the dump of 60,000 rules, have less."""
+PATIENCE = 10.0
+"""Seconds for a pipe that is named to send something; standard input has a person or a program at its other end."""
+
+
+class InputError(CaptureError):
+    """An input that cannot be read."""
+
+    exit_code = EXIT_USAGE
+
+
+def origin_of(name: str) -> str:
+    """Return how an error names an input."""
+    return "standard input" if name == STDIN else name
+
+
+def read_input(name: str, limit: int = MAX_BYTES, patience: float = PATIENCE) -> str:
+    """Return the text of a file, of a pipe, or for ``-`` of standard input. Raises InputError."""
+    try:
+        content = sys.stdin.buffer.read(limit + 1) if name == STDIN else _read(name, limit, patience)
+        text = content.decode()
+    except OSError as error:
+        raise InputError(f"cannot read {origin_of(name)}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{origin_of(name)}: not UTF-8: {error.reason} at byte {error.start}") from None
+    if len(content) > limit:
+        raise InputError(f"{origin_of(name)} is longer than {limit >> 20} MiB, which is the limit", "Split it.")
+    return text
+
+
+def _read(name: str, limit: int, patience: float) -> bytes:
+    """Return what a file or a pipe has, a little more than ``limit`` bytes of it at most."""
+    file = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)  # a FIFO is open without a writer
+    try:
+        is_regular = stat.S_ISREG(os.fstat(file).st_mode)
+        content = bytearray()
+        while len(content) <= limit:
+            if not is_regular:
+                _wait(file, name, patience)
+            chunk = os.read(file, 1 << 20)
+            if not chunk:
+                break
+            content += chunk
+        return bytes(content)
+    finally:
+        os.close(file)
+
+
+def _wait(file: int, name: str, patience: float) -> None:
+    """Wait until there is something to read, or the end; poll(2) knows neither of a FIFO that had no writer yet."""
+    waiting = select.poll()
+    waiting.register(file, select.POLLIN)
+    if not waiting.poll(patience * 1000):
+        raise InputError(
+            f"{name} sent nothing for {patience:g} s",
+            "No process writes to this pipe. Start the one that should, or name a file.",
+        )
