@@ -66,11 +66,16 @@ ADDRESSES: dict[Family, tuple[Network, ...]] = {
     "ipv6": tuple(map(parse_address, ("::1", "fd00::2", "2001:db8::7", "2001:db8::8"))),
 }
 OWN = PodNetwork((*ADDRESSES["ipv4"][1:2], *ADDRESSES["ipv6"][1:2]), "eth0", ("net1",))
+OWN = OWN.replace(local=OWN.own, names=((1, "lo"), (2, "eth0"), (3, "net1")))
 PORTS = (80, 443, 15001)
 IDS = (1000, 1337)
 MARKS = (1, 1337)
 MASKS = (0xFFFF_FFFF, 0x1, 0x539, 0xFF, 0xFFFF_FFFE, 0x538)
 INTERFACES = ("eth0", "net1", "lo", "eth+", "+")
+UNDERSTOOD = (
+    *("-p icmp", "meta l4proto { tcp, 132 }", "-m addrtype --dst-type LOCAL", "fib saddr type != local"),
+    *("iif 2", "oif != 3", "iif != 9"),
+)
 OURS = ("ISTIO_REDIRECT", "ISTIO_IN_REDIRECT", "ISTIO_OUTPUT", "ISTIO_INBOUND")
 LAST = "other"
 
@@ -154,7 +159,7 @@ class Pools:
         if is_late:
             possible += [match for match in possible if isinstance(match, OutInterface | ConnectionState)] * 6
         if random.random() < 0.3:
-            possible += [UnknownMatch("-p icmp"), UnknownMatch("meta l4proto { tcp, 132 }")]
+            possible += [UnknownMatch(text) for text in random.sample(UNDERSTOOD, 2)]
         if self.unknown and random.random() < 0.3:
             possible = [UnknownMatch(f"-m statistic {random.randrange(2)}")]
         return tuple(random.sample(possible, min(random.randint(0, 2), len(possible))))

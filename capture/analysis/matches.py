@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.meaning import holds_for
+from capture.analysis.meaning import holds_for, understood
 from capture.model.ruleset import (
     ConnectionMark,
     ConnectionState,
@@ -24,19 +24,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from capture.analysis.stations import PodNetwork
     from capture.model.addresses import Network
     from capture.model.packet import Packet
     from capture.model.ruleset import Rule, Span
 
 
-def judge(rule: Rule, packet: Packet, *, is_native: bool = False) -> bool | None:
+def judge(rule: Rule, packet: Packet, network: PodNetwork, *, is_native: bool = False) -> bool | None:
     """Return whether the packet fulfils all matches of the rule; None if that cannot be known.
 
     ``is_native`` is whether the rule has nf_tables' own expressions, which see no owner of a packet without a socket.
     """
     found: bool | None = True
     for match in rule.matches:
-        holds = HOLDS[type(match)](match, packet, is_native)
+        known = understood(match.text, packet.family, network) if isinstance(match, UnknownMatch) else None
+        holds = HOLDS[type(known or match)](known or match, packet, is_native)
         if holds is False:
             return False
         if holds is None:

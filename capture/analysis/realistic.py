@@ -63,7 +63,8 @@ class _Packets:
         self.lo = space.interface(LOOPBACK)
         needed = [each.network for each in situation.ruleset.loopback_addresses if each.network.family == self.family]
         self.own = situation.network.own_addresses(self.family)
-        self.local = (*self.own, *needed, LOOPBACK_NETWORKS[self.family])
+        others = [each for each in situation.network.local or () if each.family == self.family]
+        self.local = (*self.own, *needed, *others, LOOPBACK_NETWORKS[self.family])
 
     def coming_in(self) -> int:
         """Return packets from outside, for the pod's own addresses. What sits behind other interfaces may route."""

@@ -8,7 +8,7 @@ Numbers are those of the packet. -1 is "none" or "not known" of ports, sources, 
 from __future__ import annotations
 
 from capture.analysis.diagram import Diagrams
-from capture.analysis.meaning import holds_for, is_pure
+from capture.analysis.meaning import holds_for, is_pure, understood
 from capture.analysis.switches import Switches
 from capture.model.addresses import BITS, Network, merge, merge_ranges
 from capture.model.packet import LOOPBACK, Packet
@@ -73,6 +73,7 @@ class PacketSpace:
 
     def __init__(self, family: Family, situations: Sequence[Situation]) -> None:
         self.family = family
+        self.network = situations[0].network
         self.diagrams = Diagrams()
         self.switches = Switches(self.diagrams)
         tables = list(_tables(situations))
@@ -163,7 +164,8 @@ class PacketSpace:
             numbers = [i for i, name in enumerate(CONNECTION_STATES) if (name in match.states) != match.negated]
             return STATE, merge_ranges((number, number) for number in numbers)
         if isinstance(match, UnknownMatch):
-            return self._protocols(match.text)
+            known = understood(match.text, self.family, self.network)
+            return self.ranges(known, is_native=is_native) if known else self._protocols(match.text)
         listed = LISTED.get(type(match))
         return None if listed is None else (listed[0], self._listed(match, *listed, is_native=is_native))
 

@@ -47,6 +47,10 @@ class PodNetwork(Value):
     interface: str = "eth0"
     others: tuple[str, ...] = ()
     """Further interfaces, without ``lo``."""
+    local: tuple[Network, ...] | None = None
+    """All its addresses, those of every scope and on ``lo`` among them; None where no namespace was read."""
+    names: tuple[tuple[int, str], ...] | None = None
+    """Its interfaces by their indexes; None where no namespace was read."""
 
     def own_addresses(self, family: Family) -> tuple[Network, ...]:
         """Return the pod's addresses of a family."""
@@ -54,7 +58,7 @@ class PodNetwork(Value):
 
     def is_local(self, address: Network) -> bool:
         """Return whether packets to an address stay in the namespace."""
-        return address.is_loopback or address in self.own
+        return address.is_loopback or address in self.own or address in (self.local or ())
 
 
 class Situation(Value):

@@ -251,7 +251,7 @@ class _Walk:
     def _chain(self, station: Station, chain: Chain, depth: int) -> bool:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
         for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
-            matched = judge(rule, self.packet, is_native=station.is_native)
+            matched = judge(rule, self.packet, self.situation.network, is_native=station.is_native)
             if matched is False:
                 continue
             step = Step(station.table, chain.name, position, rule, depth, matched is True, station)
