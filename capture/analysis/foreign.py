@@ -37,7 +37,8 @@ PRIORITIES: dict[TableName, int] = {RAW: -300, MANGLE: -150, NAT: -100}
 
 
 SOURCE_HOOKS = (INPUT, POSTROUTING)
-"""Where nat maps sources, which does not matter here."""
+"""Where nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the receiver,
+and DNAT cannot be there (nf_nat_inet_fn maps by hook). That a filter behind asks for the new source is not seen."""
 
 
 class ForeignChain(Value):

@@ -22,6 +22,7 @@ from capture.state import decisions, record, routes
 from capture.state.facts import read_facts
 from capture.state.impediments import LO_DOWN, impediments
 from capture.state.netns import Entered, own_namespace
+from capture.state.privileges import ways_out
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
@@ -67,10 +68,17 @@ class Diagnosis(Value):
         return "not captured" if self.trace.outcome == "direct" else "broken"
 
 
-def why(packet: Packet | None = None, settings: Settings | None = None, namespace: Namespace = None) -> Diagnosis:
+def why(
+    packet: Packet | None = None,
+    settings: Settings | None = None,
+    namespace: Namespace = None,
+    *,
+    process: int | None = None,
+) -> Diagnosis:
     """Return why a connection does not reach the proxy; without one, everything that is wrong with the pod.
 
-    The reference are the settings, else the recorded ones, else the defaults. Raises CaptureError.
+    ``process`` is the one that opens the connection: a note says how it may leave the capture. The reference are the
+    settings, else the recorded ones, else the defaults. Raises CaptureError.
     """
     with Entered(namespace):
         recorded = record.read()
@@ -86,7 +94,20 @@ def why(packet: Packet | None = None, settings: Settings | None = None, namespac
             causes += _drift(verified)
             notes = (*(_left_out(explicit, verified) if explicit else ()), *_socket_lb())
             return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes)
-        return _of_connection(packet, settings, recorded, facts, capture, causes)
+        found = _of_connection(packet, settings, recorded, facts, capture, causes)
+        return found.replace(notes=(*found.notes, *_privileged(process)))
+
+
+def _privileged(process: int | None) -> Iterator[Cause]:
+    """Yield by which capabilities a process may send what no rule sees; that it does so is not told by them."""
+    ways = ways_out(process) if process is not None else ()
+    if ways:
+        yield Cause(
+            "privileged",
+            f"process {process} may leave the capture by {', '.join(ways)}",
+            "Drop the capabilities in the container's securityContext; docs/what-capture-is-not.md has each way.",
+            f"process {process}",
+        )
 
 
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:

@@ -65,6 +65,10 @@ CASES: dict[str, tuple[str, str]] = {
     "in by another index": (NFT % ("input priority 0", "iif eth0 tcp dport 15001 drop"), "proxy"),
     "in by no index": (NFT % ("output priority -200", "iif != lo tcp dport 80 drop"), "dropped"),
     "out by index": (NFT % ("output priority 0", "oif eth0 tcp dport 15001 drop"), "dropped"),
+    "the source is mapped at input": (
+        "iptables-nft -t nat -A INPUT -p tcp --dport 15001 -j SNAT --to-source 192.0.2.1",
+        "proxy",
+    ),
     "masqueraded": ("iptables-nft -t nat -A POSTROUTING -o eth0 -j MASQUERADE", "proxy"),
 }
 OUTCOMES = {"proxy": "proxy-outbound", "app": "direct", "dropped": "dropped"}
