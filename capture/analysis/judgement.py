@@ -74,11 +74,11 @@ def judge(
     own = [difference for difference in differences if difference.kind != "foreign"]
     parts = []
     for family in desired.families:
-        asked = Situation(of_family(desired, family, desired), (), is_native, network)
+        as_desired = Situation(of_family(desired, family, desired), (), is_native, network)
         whole = Situation(of_family(live, family, desired), elsewhere, is_native, network)
-        foreign = foreign_places(asked.ruleset, whole.ruleset)
+        foreign = foreign_places(as_desired.ruleset, whole.ruleset)
         try:
-            parts.append(_Family(family, asked, whole, foreign).judgement([d for d in own if d.family == family]))
+            parts.append(_Family(family, as_desired, whole, foreign).judgement([d for d in own if d.family == family]))
         except TooLargeError as error:
             parts.append(Judgement(tuple(d for d in own if d.family == family), doubts=(str(error.message),)))
     others = [difference for difference in own if difference.family not in desired.families]
@@ -105,16 +105,16 @@ class _Family:
     def __init__(
         self,
         family: Family,
-        asked: Situation,
+        as_desired: Situation,
         whole: Situation,
         foreign: dict[tuple[TableName, str], frozenset[int]],
     ) -> None:
         self.family = family
-        self.asked = asked
+        self.as_desired = as_desired
         self.whole = whole
         self.foreign = foreign
-        self.ours_alone = without(whole, foreign).replace(elsewhere=())
-        self.culprits = Culprits(family, self.ours_alone, whole, foreign)
+        self.without_foreign = without(whole, foreign).replace(elsewhere=())
+        self.culprits = Culprits(family, self.without_foreign, whole, foreign)
 
     def judgement(self, own: Sequence[Difference]) -> Judgement:
         """Return what matters in this family."""
@@ -138,7 +138,7 @@ class _Family:
         """Yield the differences of our own rules, each with its effect on packets that its rule matches."""
         if not own:
             return
-        comparison = Comparison(self.family, self.asked, self.ours_alone)
+        comparison = Comparison(self.family, self.as_desired, self.without_foreign)
         for number, difference in enumerate(own):
             effect = None
             if number < MAX_JUDGED:
@@ -205,9 +205,9 @@ def second_set_effect(desired: Ruleset, elsewhere: tuple[ForeignChain, ...], net
     """
     newest = tuple(chain.replace(is_of_any_age=False, is_older=False) for chain in elsewhere)
     for family in desired.families:
-        asked = Situation(of_family(desired, family, desired), (), network=network)
+        as_desired = Situation(of_family(desired, family, desired), (), network=network)
         try:
-            effects = list(Comparison(family, asked, asked.replace(elsewhere=newest)).effects())
+            effects = list(Comparison(family, as_desired, as_desired.replace(elsewhere=newest)).effects())
         except TooLargeError:
             continue
         plain = [each for each in effects if each.is_certain and each.is_plain]

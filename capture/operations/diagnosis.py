@@ -178,7 +178,7 @@ def _config(settings: Settings | None, recorded: Record | None, namespace: Names
 
 def _drift(verified: Verified) -> Iterator[Cause]:
     """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
-    own = [found for found in verified.differences if found.is_ours]
+    own = [found for found in verified.differences if found.is_own]
     if own:
         first = f"{KINDS_OF_DRIFT.get(own[0].kind, 'not as applied')}: {_rule_of(own[0].rule, own[0].family)}"
         others = f", and {len(own) - 1} more differences" if len(own) > 1 else ""
@@ -204,7 +204,7 @@ def _drift(verified: Verified) -> Iterator[Cause]:
 
 def _diverted(verified: Verified) -> Iterator[Cause]:
     """Yield foreign rules by their effect on captured packets: they drop them, or bypass the proxy."""
-    effects = [found.effect for found in verified.differences if not found.is_ours]
+    effects = [found.effect for found in verified.differences if not found.is_own]
     for effect in (*effects, *(found.effect for found in verified.obstacles)):
         if effect is not None and _is_dropping(effect):
             yield dropped(effect.after)
@@ -222,7 +222,7 @@ def _foreign_rules(verified: Verified) -> dict[str, str]:
     found = {
         f"{each.table} {each.chain}": _rule_of(each.rule, each.family)
         for each in reversed(verified.differences)
-        if not each.is_ours and not _is_dropping(each.effect)
+        if not each.is_own and not _is_dropping(each.effect)
     }
     return found | {
         f"{each.foreign_chain.table} {each.foreign_chain.entry.name}": (each.rule and each.rule.why)
