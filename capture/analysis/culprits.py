@@ -251,13 +251,7 @@ def without(situation: Situation, places: dict[tuple[TableName, str], frozenset[
 
 
 def _changed(ruleset: Ruleset, table: TableName, name: str, change: Callable[[Chain], Chain]) -> Ruleset:
-    tables = []
-    for each in ruleset.tables:
-        chains = each.chains
-        if each.name == table:
-            chains = tuple(change(chain) if chain.name == name else chain for chain in chains)
-        tables.append(each.replace(chains=chains))
-    return ruleset.replace(tables=tuple(tables))
+    return ruleset.with_chains(lambda of, chain: change(chain) if (of, chain.name) == (table, name) else chain)
 
 
 def _number(situation: Situation, chain: ForeignChain) -> int:

@@ -271,13 +271,11 @@ def _is_plain(change: Change | Unjudged) -> bool:
 
 def proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[Span]:
     """Yield the users, or groups, of the proxy: those whose calls to their own pod are captured."""
-    for table in ruleset.tables:
-        for chain in table.chains:
-            for rule in chain.rules:
-                if isinstance(rule.verdict, Jump) and chain_key(rule.verdict.chain) == "ISTIO_IN_REDIRECT":
-                    for match in rule.matches:
-                        if isinstance(match, kind) and not match.negated:
-                            yield from match.ids
+    for rule in ruleset.rules:
+        if isinstance(rule.verdict, Jump) and chain_key(rule.verdict.chain) == "ISTIO_IN_REDIRECT":
+            for match in rule.matches:
+                if isinstance(match, kind) and not match.negated:
+                    yield from match.ids
 
 
 def chain_key(name: str) -> str:

@@ -9,24 +9,15 @@ from __future__ import annotations
 
 import re
 
+from capture.model import ruleset as model
 from capture.model.addresses import Network, parse_address
 from capture.model.packet import LOOPBACK
-from capture.model.ruleset import (
-    Continue,
-    Destination,
-    Drop,
-    InInterface,
-    OutInterface,
-    Source,
-    UnknownVerdict,
-)
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.analysis.stations import PodNetwork
     from capture.model.addresses import Family
-    from capture.model.ruleset import ProtocolName, Verdict
 
 
 class Translate(Value):
@@ -47,7 +38,7 @@ class Untrack(Value):
 
 
 if TYPE_CHECKING:
-    Meaning = Verdict | Translate | Goto | Untrack
+    Meaning = model.Verdict | Translate | Goto | Untrack
 
 GO_ON = (
     *("NFLOG", "ULOG", "TRACE", "AUDIT", "CLASSIFY", "DSCP", "TOS", "TTL", "HL", "ECN", "CHECKSUM", "TCPMSS"),
@@ -63,20 +54,20 @@ PROTOCOLS = re.compile(r"(!)? ?-p (\S+)$|(?:meta l4proto|ip protocol|ip6 nexthdr
 NUMBERS = {"6": "tcp", "17": "udp"}
 
 
-def meaning(verdict: Verdict) -> Meaning:
+def meaning(verdict: model.Verdict) -> Meaning:
     """Return what a verdict does; itself if the model has it, or if it stays unknown."""
-    if not isinstance(verdict, UnknownVerdict):
+    if not isinstance(verdict, model.UnknownVerdict):
         return verdict
     words = verdict.text
     first = words.split(" ", 1)[0]
     if first in REFUSE:
-        return Drop()
+        return model.Drop()
     if words.startswith(DO_NOT_TRACK):
         return Untrack()
     if first in ("-g", "goto"):
         return Goto(words.split(" ")[1])
     if first in GO_ON:
-        return Continue()
+        return model.Continue()
     return _translation(words) or verdict
 
 
@@ -93,7 +84,7 @@ def _translation(words: str) -> Translate | None:
     return Translate(parsed, int(port) if port else None)
 
 
-def holds_for(words: str, protocol: ProtocolName) -> bool | None:
+def holds_for(words: str, protocol: model.ProtocolName) -> bool | None:
     """Return whether a match that the model lacks holds for every packet of a protocol, or for none; else None."""
     found = PROTOCOLS.match(words)
     if found is None:
@@ -115,7 +106,7 @@ LOOPBACK_INDEX = 1
 
 def understood(
     words: str, family: Family, network: PodNetwork
-) -> Source | Destination | InInterface | OutInterface | None:
+) -> model.Source | model.Destination | model.InInterface | model.OutInterface | None:
     """Return the model's match for one that asks for an address of the pod, or for an interface by its index.
 
     Both ask the table of local routes (inet_addr_type in net/ipv4/fib_frontend.c; for IPv6 match_lookup_rt6 in
@@ -125,7 +116,7 @@ def understood(
         return None
     found = IS_LOCAL.match(words)
     if found is not None and network.local is not None:
-        kind = Source if (found[2] or found[3]).startswith("s") else Destination
+        kind = model.Source if (found[2] or found[3]).startswith("s") else model.Destination
         addresses = tuple(each for each in (*LOCAL_ONES, *network.own, *network.local) if each.family == family)
         return kind(addresses, bool(found[1] or found[4]))
     found = IS_INDEX.match(words)
@@ -135,7 +126,7 @@ def understood(
     names = {LOOPBACK_INDEX: LOOPBACK, **dict(network.names or ())}
     if network.names is None and number not in names:
         return None
-    return (InInterface if found[1] == "iif" else OutInterface)(names.get(number, ""), bool(found[2]))
+    return (model.InInterface if found[1] == "iif" else model.OutInterface)(names.get(number, ""), bool(found[2]))
 
 
 def is_pure(words: str) -> bool:

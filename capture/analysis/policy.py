@@ -133,9 +133,7 @@ def _cut_by_port(ruleset: Ruleset, path: Path) -> list[Path]:
     cuts = sorted(
         {
             end
-            for table in ruleset.tables
-            for chain in table.chains
-            for rule in chain.rules
+            for rule in ruleset.rules
             for match in rule.matches
             if isinstance(match, DestinationPort)
             for span in match.ports

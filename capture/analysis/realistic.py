@@ -6,7 +6,7 @@ over lo, the first packet of a connection has a socket and no mark on its connec
 
 from __future__ import annotations
 
-from capture.analysis.compiler import INBOUND, LOOPBACK_NETWORKS, OTHER_MARK, OUTBOUND, routed_marks
+from capture.analysis.compiler import INBOUND, LOOPBACK_NETWORKS, OTHER_MARK, OUTBOUND
 from capture.analysis.space import (
     DESTINATION,
     GID,
@@ -21,7 +21,7 @@ from capture.analysis.space import (
     SOURCE_PORT,
     UID,
 )
-from capture.analysis.trace import OF_KNOWN_CONNECTIONS
+from capture.analysis.trace import OF_KNOWN_CONNECTIONS, routed_marks
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Network, merge
 from capture.model.packet import LOOPBACK
@@ -127,7 +127,7 @@ class _Packets:
         """Return whether a packet uses an interface that exists, or that our own rules name, but not lo."""
         network = self.situation.network
         names = {network.interface, *network.others}
-        for rule in _rules(self.situation):
+        for rule in self.situation.rules:
             names |= {match.name for match in rule.matches if isinstance(match, kind)}
         found = self.diagrams.no
         for name in sorted(names):
@@ -144,12 +144,6 @@ class _Packets:
         return found
 
 
-def _rules(situation: Situation) -> Iterator[model.Rule]:
-    for table in (*situation.ruleset.tables, *(each.contents for each in situation.elsewhere)):
-        for chain in table.chains:
-            yield from chain.rules
-
-
 # --- marks of connections ------------------------------------------------------------------------
 
 
@@ -161,7 +155,7 @@ def _kept_marks(space: PacketSpace, compilers: Sequence[Compiler], possible: dic
     """
     diagrams = space.diagrams
     found = space.marked("connection", 0, model.ALL_BITS)
-    rules = [rule for compiler in compilers for rule in _rules(compiler.situation)]
+    rules = [rule for compiler in compilers for rule in compiler.situation.rules]
     if not any(isinstance(rule.verdict, model.SaveMark) for rule in rules):
         return found
     constants = sorted({0} | {mark for rule in rules for mark in _marks(rule)})

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.model.addresses import Family
+    from capture.model.ruleset import Rule
 
 MAX_UNKNOWN_ORDERS = 3
 """More foreign chains whose order is unknown are taken as they are listed."""
@@ -75,6 +76,17 @@ class Situation(Value):
     network: PodNetwork = PodNetwork()
     without: tuple[str, ...] = ()
     """Routes that the capture needs and the namespace lacks, as commands that would add them."""
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Return all tables."""
+        return (*self.ruleset.tables, *[each.contents for each in self.elsewhere])
+
+    @property
+    def rules(self) -> Iterator[Rule]:
+        """Yield the rules of all tables; those of a table twice that has two base chains."""
+        for table in self.tables:
+            yield from table.rules
 
     def stations(self, hook: str, family: Family, *, with_nat: bool = True) -> tuple[Station, ...]:
         """Return the base chains at a hook, as packets of a family meet them, by what is known of their order."""
