@@ -179,7 +179,7 @@ class Comparison:
         if only_captured:
             among = self.diagrams.both(among, self._in_question(direction, before, after))
         raw = self.diagrams.choose(among, self.diagrams.differing(before, after), self._nothing)
-        return self._settled(raw)
+        return self.space.settled(raw, _verdict, "effects")
 
     def _fates(self, direction: Direction) -> tuple[int, int]:
         if direction not in self._known:
@@ -223,17 +223,6 @@ class Comparison:
             ids = merge_ranges((span.first, span.last) for span in proxy_ids(self.situations[0].ruleset, kind))
             found = self.diagrams.both(found, self.space.numbers(level, ids) if ids else self.diagrams.no)
         return found
-
-    def _settled(self, node: int) -> int:
-        """Return the function with what is unknown folded into its values."""
-        diagrams = self.diagrams
-
-        def change(each: int) -> int | None:
-            if diagrams.level(each) < self.space.first_unknown:
-                return None
-            return diagrams.leaf(_verdict([diagrams.value(leaf) for leaf in diagrams.leaves(each)]))
-
-        return diagrams.changed(node, change, "settled")
 
     def _effects(self, direction: Direction, found: int, frame: int) -> Iterator[Effect]:
         among = self.diagrams.both(self._realistic[direction], frame)

@@ -11,12 +11,12 @@ from capture.analysis.diagram import Diagrams
 from capture.analysis.meaning import holds_for, is_pure, understood
 from capture.analysis.switches import Switches
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, Network, merge, merge_ranges
+from capture.model.addresses import BITS, Network, merge, merge_ranges, outside
 from capture.model.packet import LOOPBACK, Packet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
     from typing import Literal
 
     from capture.analysis.stations import Situation
@@ -143,7 +143,7 @@ class PacketSpace:
         if isinstance(match, model.InInterface | model.OutInterface):
             level = IN if isinstance(match, model.InInterface) else OUT
             inside = self.interface_ranges(match.name)
-            return level, self._outside(level, inside, lowest=NONE) if match.negated else inside
+            return level, outside(inside, NONE, self.domains[level][1]) if match.negated else inside
         if isinstance(match, model.ConnectionState):
             numbers = [i for i, name in enumerate(model.CONNECTION_STATES) if (name in match.states) != match.negated]
             return STATE, merge_ranges((number, number) for number in numbers)
@@ -170,16 +170,7 @@ class PacketSpace:
         if not match.negated:  # type: ignore[union-attr]  # every list has it
             return inside
         holds_for_none = level in (UID, GID) and not is_native
-        return self._outside(level, inside, lowest=NONE if holds_for_none else 0)
-
-    def _outside(self, level: int, ranges: Ranges, *, lowest: int) -> Ranges:
-        at, highest = lowest, self.domains[level][1]
-        found = []
-        for first, last in ranges:
-            if first > at:
-                found.append((at, first - 1))
-            at = max(at, last + 1)
-        return [*found, (at, highest)] if at <= highest else found
+        return outside(inside, NONE if holds_for_none else 0, self.domains[level][1])
 
     def other(self, match: model.Match, occurrence: Hashable) -> int:
         """Return whether a match holds that is about marks, or that the model lacks."""
@@ -197,6 +188,17 @@ class PacketSpace:
             level = self._unknown[what] = len(self.domains)
             self.domains.append((0, 1))
         return self.diagrams.node(level, (0,), (self.diagrams.no, self.diagrams.yes))
+
+    def settled(self, node: int, fold: Callable[[list[Hashable]], Hashable], name: str) -> int:
+        """Return the function with what is unknown folded into one value, from those that are possible."""
+        diagrams = self.diagrams
+
+        def change(each: int) -> int | None:
+            if diagrams.level(each) < self.first_unknown:
+                return None
+            return diagrams.leaf(fold([diagrams.value(leaf) for leaf in diagrams.leaves(each)]))
+
+        return diagrams.changed(node, change, ("settled", name))
 
     def rule(self, rule: model.Rule, occurrence: Hashable, *, is_native: bool) -> int:
         """Return whether a packet fulfils all matches of a rule."""
