@@ -79,7 +79,7 @@ class Result:
 def run(command: Command, namespace: Namespace | None = None) -> Sample:
     """Run a command to its end, in a namespace if it is to start in one; fail loudly if it fails.
 
-    Processor time is that of all children meanwhile: run nothing beside it, or look at the sum.
+    Processor time is that of all children: run nothing else at the same time.
     """
     if command.before is not None:
         command.before()

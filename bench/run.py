@@ -67,7 +67,7 @@ order each round; medians. The machine is shared and its speed changes, so the r
 UPSTREAM = """### Istio's own programs
 
 The row "upstream's processes" is a script that starts what Istio's program starts in its iptables mode: some twenty
-processes of iptables. Istio's program has its own start and a Go runtime besides, so that row is less than it takes. It
+processes of iptables. Istio's program also has its own start and a Go runtime, so that row is less than it takes. It
 says nothing about Istio's native nftables mode, which starts `nft` in place of all those.
 
 Where these variables name them, `make bench` times Istio's programs in the same interleaved run, in both modes:

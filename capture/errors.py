@@ -111,7 +111,7 @@ class StateDirectoryError(CaptureError):
 
 
 class KernelError(CaptureError):
-    """The kernel refused a netlink message: which one, with what errno, and what it said."""
+    """The kernel refused a netlink message: which one, its errno, and the kernel's own message."""
 
     def __init__(self, doing: str, errno: int, kernel_message: str = "") -> None:
         import os

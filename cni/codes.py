@@ -1,6 +1,6 @@
 """Error codes of our own: the specification leaves those from 100 on to plugins (SPEC.md, "Errors").
 
-``docs/cni.md`` says of each what it means and what to do; a test compares.
+``docs/errors/`` has a page for each, which says what it means and what to do.
 """
 
 from __future__ import annotations

@@ -203,8 +203,7 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
     if form == "json":
         say_json(node.as_plain(found))
     else:
-        for line in node.as_lines(found):
-            tell([line], node.HANG if line.startswith("  ") else None)
+        node.show(found)
     return 0 if found.works else EXIT_DRIFT
 
 
@@ -254,7 +253,7 @@ def _rivals(conf_dir: str) -> list[str]:
 
 
 def _upstream(conf_dir: str, choice: Choice) -> istio_cni.Upstream | None:
-    """Return what Istio's plugin is told in the list that will have our entry; errors are told by installing."""
+    """Return the configuration of Istio's plugin in the list that will get our entry; installing reports errors."""
     try:
         return istio_cni.read(installer.main_network(conf_dir, choice))
     except (CaptureError, OSError):
@@ -301,17 +300,14 @@ def _with_kubeconfig(entry: dict[str, Any], conf_dir: str) -> tuple[list[Change]
 
 def installed_plugin() -> str:
     """Return the plugin that came together with this program."""
-    candidates = [os.path.join(directory, PLUGIN) for directory in (_bundle(), _own_directory()) if directory]
+    own = os.path.dirname(os.path.abspath(sys.argv[0])) if "/" in sys.argv[0] else ""
+    candidates = [os.path.join(directory, PLUGIN) for directory in (_bundle(), own) if directory]
     found = next((path for path in candidates if os.access(path, os.X_OK)), None) or shutil.which(PLUGIN)
     if not found:
         raise click.UsageError(
             f"there is no {PLUGIN} in this program's directory or in PATH; name it with --plugin PATH"
         )
     return found
-
-
-def _own_directory() -> str:
-    return os.path.dirname(os.path.abspath(sys.argv[0])) if "/" in sys.argv[0] else ""
 
 
 def _bundle() -> str:

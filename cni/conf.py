@@ -27,8 +27,8 @@ from capture.settings import options
 from capture.settings.settings import Given, Settings
 from cni import keys
 from cni.agent_socket import AGENT_SOCKET
+from cni.log import log_file, log_level
 from cni.protocol import INVALID_CONFIGURATION, CniError
-from cni.request_log import log_file, log_level
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -45,14 +45,6 @@ def reason_by_name(identity: Identity | None, configuration: Configuration) -> s
     return ""
 
 
-def _programs_itself(pod: Pod) -> bool:
-    return INIT_CONTAINER in (pod.containers or ())
-
-
-def _runs_no_envoy(pod: Pod) -> bool:
-    return pod.proxy.environment.get(DISABLE_ENVOY) in TRUE
-
-
 def _has_no_proxy(pod: Pod) -> bool:
     return pod.containers is not None and PROXY_CONTAINER not in pod.containers
 
@@ -67,10 +59,6 @@ def _is_no_sidecar(pod: Pod) -> bool:
     return len(pod.proxy.arguments) > 1 and pod.proxy.arguments[0] == "proxy" and pod.proxy.arguments[1] != "sidecar"
 
 
-def _refuses_injection(pod: Pod) -> bool:
-    return _injection(pod)[1] in FALSE
-
-
 def _injection(pod: Pod) -> tuple[str, str]:
     """Return what the pod says about its injection, and where: the label counts, even an empty one."""
     if INJECT in pod.labels:
@@ -78,27 +66,20 @@ def _injection(pod: Pod) -> tuple[str, str]:
     return f"annotation {INJECT}", pod.annotations.get(INJECT, "")
 
 
-def _wants_no_capture(pod: Pod) -> bool:
-    return pod.annotations.get(INTERCEPTION_MODE) == "NONE"
-
-
-def _has_no_status(pod: Pod) -> bool:
-    return STATUS_ANNOTATION not in pod.annotations
-
-
-REFUSES_INJECTION = Line(f"{INJECT} says false", _refuses_injection)
-
-PROGRAMS_ITSELF = Line(f"its container {INIT_CONTAINER} writes the rules", _programs_itself)
+REFUSES_INJECTION = Line(f"{INJECT} says false", lambda pod: _injection(pod)[1] in FALSE)
+PROGRAMS_ITSELF = Line(
+    f"its container {INIT_CONTAINER} writes the rules", lambda pod: INIT_CONTAINER in (pod.containers or ())
+)
 
 LINES = (
     PROGRAMS_ITSELF,
-    Line(f"its proxy runs no Envoy ({DISABLE_ENVOY})", _runs_no_envoy),
+    Line(f"its proxy runs no Envoy ({DISABLE_ENVOY})", lambda pod: pod.proxy.environment.get(DISABLE_ENVOY) in TRUE),
     Line(f"it belongs to the ambient mesh ({DATAPLANE_MODE}), whose traffic ztunnel redirects", _is_ambient),
     Line(f"it has no container {PROXY_CONTAINER}", _has_no_proxy),
     Line("its proxy is no sidecar", _is_no_sidecar),
     REFUSES_INJECTION,
-    Line(f"{INTERCEPTION_MODE} is NONE", _wants_no_capture),
-    Line(f"it has no annotation {STATUS_ANNOTATION}", _has_no_status),
+    Line(f"{INTERCEPTION_MODE} is NONE", lambda pod: pod.annotations.get(INTERCEPTION_MODE) == "NONE"),
+    Line(f"it has no annotation {STATUS_ANNOTATION}", lambda pod: STATUS_ANNOTATION not in pod.annotations),
 )
 
 

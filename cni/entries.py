@@ -138,11 +138,9 @@ def as_list(network: Network, plugins: list[dict[str, Any]]) -> dict[str, Any]:
     of_the_list = {key: network.configuration[key] for key in ("cniVersion", "name") if key in network.configuration}
     if "name" not in of_the_list:
         raise unexpected(network.path, "a 'name' of the network")
-    return of_the_list | {"plugins": [_without(plugin, of_the_list) for plugin in plugins]}
-
-
-def _without(plugin: dict[str, Any], keys: Container[str]) -> dict[str, Any]:
-    return {key: value for key, value in plugin.items() if key not in keys}
+    return of_the_list | {
+        "plugins": [{key: value for key, value in plugin.items() if key not in of_the_list} for plugin in plugins]
+    }
 
 
 def written(path: str, configuration: dict[str, Any]) -> bytes:

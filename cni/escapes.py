@@ -53,9 +53,7 @@ def _as_the_proxy(
     containers: Sequence[dict[str, Any]], of_pod: dict[str, Any], field: str, word: str, number: int
 ) -> Iterator[str]:
     """Yield which containers run with the user or group of the proxy: what they send is not captured."""
-    names = [
-        c["name"] for c in containers if _mapping(c.get("securityContext")).get(field, of_pod.get(field)) == number
-    ]
+    names = [c["name"] for c in containers if _context(c).get(field, of_pod.get(field)) == number]
     if names:
         yield f"{_listed(names)} with the proxy's {word} ({number}): what is sent from there is not captured"
 
@@ -64,9 +62,7 @@ def _by_set_gid_programs(containers: Sequence[dict[str, Any]], of_pod: dict[str,
     """Yield who may make a program that runs with the proxy's group, as files of the pod's volumes have it."""
     if group not in (of_pod.get("fsGroup"), *(of_pod.get("supplementalGroups") or ())):
         return
-    names = [
-        c["name"] for c in containers if _mapping(c.get("securityContext")).get("allowPrivilegeEscalation") is not False
-    ]
+    names = [c["name"] for c in containers if _context(c).get("allowPrivilegeEscalation") is not False]
     if names:
         yield (
             f"{_listed(names)} with fsGroup or supplementalGroups {group}, the proxy's group: a set-gid program is not"
@@ -79,8 +75,10 @@ def _by_privileges(container: dict[str, Any]) -> Iterator[str]:
     if context.get("privileged") is True:
         yield f"container {container['name']} is privileged: it can change the rules, and take over the proxy's user"
         return
-    added = _items(_mapping(context.get("capabilities")).get("add"))
-    for name in dict.fromkeys(str(each).upper().removeprefix("CAP_") for each in added):
+    added = _mapping(context.get("capabilities")).get("add")
+    for name in dict.fromkeys(
+        str(each).upper().removeprefix("CAP_") for each in (added if isinstance(added, list) else ())
+    ):
         if name in CAPABILITIES:
             yield f"container {container['name']} has the capability {name}: {CAPABILITIES[name]}"
 

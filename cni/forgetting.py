@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from capture.state import decisions
 from cni import attachments, leaving
+from cni.log import log_of
 from cni.protocol import CniError
-from cni.request_log import log_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Reads an entry of Istio's own plugin, so that ours can take its place with what was configured there.
+"""Reads an entry of Istio's own plugin, so that our entry can replace it and keep what was configured there.
 
 Sources: ``Config`` in cni/pkg/plugin/plugin.go of istio/istio, today's and, for the ``kubernetes`` object, that of
 1.24 and before; cni/pkg/constants for the name of the kubeconfig.
@@ -23,13 +23,13 @@ LEVELS = {"debug": "debug", "info": "info", "warn": "warn", "error": "error", "f
 
 
 class Upstream(Value):
-    """What an entry of Istio's plugin says, in the words of ours."""
+    """What an entry of Istio's plugin configures, by the names of our keys."""
 
     entry: dict[str, Any]
     notes: tuple[str, ...]
     """What a person should know about the change."""
     stays: bool
-    """Whether Istio's plugin has more to do than ours, and must not go."""
+    """Whether Istio's plugin also handles ambient pods, and must stay."""
 
 
 def read(network: Network) -> Upstream | None:

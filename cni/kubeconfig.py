@@ -23,6 +23,24 @@ UNSUPPORTED_USER = ("exec", "auth-provider", "username", "password", "as", "as-g
 UNSUPPORTED_CLUSTER = ("proxy-url",)
 
 
+CLUSTER_FIELDS = {
+    "server": "server",
+    "tls_server_name": "tls-server-name",
+    "authority_file": "certificate-authority",
+    "authority_data": "certificate-authority-data",
+}
+USER_FIELDS = {
+    "token": "token",
+    "token_file": "tokenFile",
+    "certificate_file": "client-certificate",
+    "certificate_data": "client-certificate-data",
+    "key_file": "client-key",
+    "key_data": "client-key-data",
+}
+"""What a cluster and a user of a kubeconfig say, and how it is called here; a truth value comes on top."""
+SKIPS_VERIFICATION = "insecure-skip-tls-verify"
+
+
 class Kubeconfig(Value):
     """What a kubeconfig says. Of a file and its content in place (``-data``, base64), the content counts."""
 
@@ -67,19 +85,8 @@ def parse(text: str, path: str) -> Kubeconfig:
     user = reader.named(config, "users", "user", reader.text(context, "user")) if context.get("user") else {}
     reader.refuse(cluster, UNSUPPORTED_CLUSTER, "a connection straight to the server")
     reader.refuse(user, UNSUPPORTED_USER, WAYS_TO_PROVE)
-    found = Kubeconfig(
-        path=path,
-        server=reader.text(cluster, "server"),
-        tls_server_name=reader.text(cluster, "tls-server-name"),
-        authority_file=reader.file(cluster, "certificate-authority"),
-        authority_data=reader.text(cluster, "certificate-authority-data"),
-        skips_verification=reader.truth(cluster, "insecure-skip-tls-verify"),
-        token=reader.text(user, "token"),
-        token_file=reader.file(user, "tokenFile"),
-        certificate_file=reader.file(user, "client-certificate"),
-        certificate_data=reader.text(user, "client-certificate-data"),
-        key_file=reader.file(user, "client-key"),
-        key_data=reader.text(user, "client-key-data"),
+    found = Kubeconfig(path, "", skips_verification=reader.truth(cluster, SKIPS_VERIFICATION)).replace(
+        **reader.fields(cluster, CLUSTER_FIELDS), **reader.fields(user, USER_FIELDS)
     )
     if not found.server:
         raise unusable(path, "the cluster of the current context has no 'server'")
@@ -105,12 +112,13 @@ class _Reader:
             raise unusable(self.path, f"{key!r} is not a text on one line")
         return value
 
-    def file(self, holder: dict[str, Any], key: str) -> str:
-        """Return a path; a relative one starts where the kubeconfig is."""
-        value = self.text(holder, key)
-        if not value or value.startswith("/"):
-            return value
-        return f"{self.path.rpartition('/')[0]}/{value}"
+    def fields(self, holder: dict[str, Any], keys: dict[str, str]) -> dict[str, str]:
+        """Return texts by the names of ours; a relative path starts where the kubeconfig is."""
+        found = {name: self.text(holder, key) for name, key in keys.items()}
+        for name, value in found.items():
+            if name.endswith("_file") and value and not value.startswith("/"):
+                found[name] = f"{self.path.rpartition('/')[0]}/{value}"
+        return found
 
     def truth(self, holder: dict[str, Any], key: str) -> bool:
         value = holder.get(key)

@@ -12,6 +12,7 @@ from capture.errors import CaptureError
 from capture.state.directory import ensure
 from cni import atomic_files, kubeconfig
 from cni.files import read_file
+from cni.kubeconfig import CLUSTER_FIELDS, SKIPS_VERIFICATION, USER_FIELDS
 from cni.plugin_files import Change
 from cni.protocol import CniError
 
@@ -121,21 +122,9 @@ def _normal(found: Kubeconfig) -> bytes:
     """Return the kubeconfig as JSON, with what the plugin reads of it."""
     import json
 
-    cluster: dict[str, Any] = {
-        "server": found.server,
-        "tls-server-name": found.tls_server_name,
-        "certificate-authority": found.authority_file,
-        "certificate-authority-data": found.authority_data,
-        "insecure-skip-tls-verify": found.skips_verification,
-    }
-    user = {
-        "token": found.token,
-        "tokenFile": found.token_file,
-        "client-certificate": found.certificate_file,
-        "client-certificate-data": found.certificate_data,
-        "client-key": found.key_file,
-        "client-key-data": found.key_data,
-    }
+    cluster: dict[str, object] = {key: getattr(found, name) for name, key in CLUSTER_FIELDS.items()}
+    cluster[SKIPS_VERIFICATION] = found.skips_verification
+    user = {key: getattr(found, name) for name, key in USER_FIELDS.items()}
     config = {
         "apiVersion": "v1",
         "kind": "Config",

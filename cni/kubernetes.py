@@ -111,7 +111,8 @@ class _Question:
         self.kubeconfig = kubeconfig
         server = https.parse_url(kubeconfig.server)
         if server is None:
-            raise self._bad_server()
+            shown = kubeconfig.server.rpartition("@")[2][:80]  # before an @ could be a password
+            raise kubeconfigs.unusable(kubeconfig.path, f"'server' is {shown!r}; expected https://ADDRESS:PORT")
         self.server = server
         self.target = server.path + path
         self.tls = _tls_context(kubeconfig) if server.scheme == "https" else None
@@ -121,10 +122,6 @@ class _Question:
                 "'server' is http, where everybody on the way could read the token",
                 "Say https in 'server', or leave the token out.",
             )
-
-    def _bad_server(self) -> CniError:
-        server = self.kubeconfig.server.rpartition("@")[2][:80]  # before an @ could be a password
-        return kubeconfigs.unusable(self.kubeconfig.path, f"'server' is {server!r}; expected https://ADDRESS:PORT")
 
     def answer(self, read: Callable[[bytes], T], deadline: float) -> T:
         """Return what ``read`` makes of the answer's body; ask again as long as that may help."""

@@ -14,11 +14,15 @@ import os
 import time
 
 from capture.state.json_text import encode
+from cni import keys
 from cni.protocol import one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
+    from collections.abc import Mapping
+    from typing import Any
+
+    from cni.protocol import Request
 
 LEVELS = {"debug": 10, "info": 20, "warn": 30, "error": 40}
 
@@ -84,9 +88,7 @@ class Step:
     def __enter__(self) -> None:
         self._entered = time.monotonic_ns()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         before = self._steps_ms.get(self._name, 0.0)
         self._steps_ms[self._name] = round(before + milliseconds(time.monotonic_ns() - self._entered), 2)
 
@@ -162,3 +164,31 @@ def complain(command: str, message: str) -> None:
         os.write(2, one_line(f"capture-cni: {command or 'no command'}: {message}").encode() + b"\n")
     except OSError:
         pass
+
+
+def log_of(request: Request) -> Log:
+    """Return the log for a request; its lines name the command and the pod. Raises ``CniError``."""
+    return Log(
+        log_file(request.configuration),
+        log_level(request.configuration),
+        about={
+            "command": request.command,
+            "namespace": request.arguments.get("K8S_POD_NAMESPACE", ""),
+            "pod": request.arguments.get("K8S_POD_NAME", ""),
+            "container": request.container_id,
+            "interface": request.interface,
+        },
+    )
+
+
+def log_file(configuration: Mapping[str, Any]) -> str:
+    """Return the path of the log; a device could be standard output, which belongs to the protocol."""
+    path = keys.path(configuration, "log_file")
+    if path.startswith(("/dev/", "/proc/", "/sys/")):
+        raise keys.unusable("log_file", path, "a file, no device: standard output belongs to the CNI protocol")
+    return path
+
+
+def log_level(configuration: Mapping[str, Any]) -> str:
+    """Return the least level that is logged."""
+    return keys.word(configuration, "log_level", tuple(LEVELS), "info")

@@ -27,7 +27,7 @@ from cni import attachments, conf
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
 from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME
 from cni.decision import reason_by_name
-from cni.log import Log, timestamp
+from cni.log import Log, log_of, timestamp
 from cni.pod import Identity, identity_of
 from cni.protocol import (
     INVALID_CONFIGURATION,
@@ -38,7 +38,6 @@ from cni.protocol import (
     UNKNOWN_CONTAINER,
     CniError,
 )
-from cni.request_log import log_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -270,25 +269,20 @@ def _check(request: Request, configuration: Configuration, journal: Log) -> None
         if settings is None:
             journal.info("left alone", reason=reason)
             return
-        verified = _verify(request, settings, journal)
+        from capture.operations.comparison import verify
+
+        with journal.step("verify"):  # with what ADD would do now: what it did is not recorded
+            verified = verify(settings, request.namespace, _host(request))
     if not verified.holds:
         raise _drift(verified, request.namespace)
     for remark in verified.remarks:
         journal.info(remark)
     if not verified.is_certain:
-        from capture.report.differences import doubts_in_words  # where something is to be told
+        from capture.report.differences import doubts_in_words  # where there is a warning to log
 
         for doubt in doubts_in_words(verified):
             journal.warn("not judged", what=doubt)
     journal.info("unchanged", recorded=is_recorded)
-
-
-def _verify(request: Request, settings: Settings, journal: Log) -> Verified:
-    """Compare with what ADD would do now: what it did is not recorded."""
-    from capture.operations.comparison import verify
-
-    with journal.step("verify"):
-        return verify(settings, request.namespace, _host(request))
 
 
 def _drift(verified: Verified, namespace: str) -> CniError:
@@ -336,32 +330,23 @@ def _status(request: Request, configuration: Configuration, journal: Log) -> Non
         detect.decide(request_of(configuration.settings))
     except CaptureError as error:
         raise CniError(NOT_AVAILABLE, error.message, error.remedy) from None
-    if configuration.pod_sources == (KUBERNETES,):
-        _require_api_server(configuration)
-    elif KUBERNETES in configuration.pod_sources and journal.path:
-        _log_api_server(configuration, journal)
-
-
-def _require_api_server(configuration: Configuration) -> None:
-    from cni import kubernetes
-
+    is_needed = configuration.pod_sources == (KUBERNETES,)
+    if not is_needed and not (KUBERNETES in configuration.pod_sources and journal.path):
+        return
     try:
-        kubernetes.check_server(kubernetes.read_kubeconfig(configuration.kubeconfig), STATUS_DEADLINE)
-    except CniError as error:
-        raise CniError(NOT_AVAILABLE_LIMITED, error.message, error.details) from None
-
-
-def _log_api_server(configuration: Configuration, journal: Log) -> None:
-    from cni import kubernetes
-
-    try:
-        kubernetes.check_server(kubernetes.read_kubeconfig(configuration.kubeconfig), LOOK_DEADLINE)
-    except CniError as error:
-        journal.warn(
-            f"pods of the mesh may not start now: {error.message}", api_server=error.code, details=error.details
-        )
-    else:
+        _check_api_server(configuration, STATUS_DEADLINE if is_needed else LOOK_DEADLINE)
         journal.debug("the API server answers")
+    except CniError as error:
+        if is_needed:
+            raise CniError(NOT_AVAILABLE_LIMITED, error.message, error.details) from None
+        says = f"pods of the mesh may not start now: {error.message}"
+        journal.warn(says, api_server=error.code, details=error.details)
+
+
+def _check_api_server(configuration: Configuration, deadline: float) -> None:
+    from cni import kubernetes
+
+    kubernetes.check_server(kubernetes.read_kubeconfig(configuration.kubeconfig), deadline)
 
 
 # --- what all have in common -----------------------------------------------------------------------------------

@@ -367,26 +367,21 @@ def _unknown_command(command: str) -> CniError:
 
 
 def _version_result(stdin: bytes) -> bytes:
-    """Return the answer to VERSION, in the version of the question if that is one of ours."""
+    """Return the answer to VERSION, in the version of the request if it is supported."""
     try:
         version = _version_of(_decode_configuration(stdin)[0])
     except CniError:
         version = NEWEST_VERSION
-    return _printed(
-        {
-            "cniVersion": version if version in SUPPORTED_VERSIONS else NEWEST_VERSION,
-            "supportedVersions": SUPPORTED_VERSIONS,
-        }
-    )
+    return _printed({"cniVersion": _spoken(version), "supportedVersions": SUPPORTED_VERSIONS})
+
+
+def _spoken(version: str) -> str:
+    return version if version in SUPPORTED_VERSIONS else NEWEST_VERSION
 
 
 def failure(error: CniError, version: str) -> Answer:
-    """Return the answer that says ``error`` (SPEC, "Errors"), in ``version`` if that is one of ours."""
-    content: dict[str, object] = {
-        "cniVersion": version if version in SUPPORTED_VERSIONS else NEWEST_VERSION,
-        "code": error.code,
-        "msg": error.message,
-    }
+    """Return the answer that says ``error`` (SPEC, "Errors"), in ``version`` if it is supported."""
+    content: dict[str, object] = {"cniVersion": _spoken(version), "code": error.code, "msg": error.message}
     if error.details:
         content["details"] = error.details
     return Answer(_printed(content), 1, error)

@@ -47,7 +47,7 @@ class Runtime(Value):
     conf_dir: str = CONF_DIR
     bin_dirs: tuple[str, ...] = (BIN_DIR,)
     without_annotations: str = ""
-    """Why it hands no annotations of pods to plugins; empty: it does, or nothing speaks against it."""
+    """Why it hands no annotations of pods to plugins; empty: it does, as far as is known."""
 
     def choice(self, network: str, bin_dir: str) -> Choice:
         """Return how it chooses, if plugins lie in ``bin_dir``, too."""

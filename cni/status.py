@@ -7,6 +7,8 @@ import time
 
 from capture.cli.doctor.neighbours import BOTH_REMEDY, ISTIO, both_capture, capturing_plugins
 from capture.model.values import Value
+from capture.report.findings import HANG, Finding, tell_findings
+from capture.report.terminal import tell
 from capture.state.json_text import JsonError, decode, encode
 from cni import kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
@@ -17,28 +19,16 @@ from cni.protocol import NOT_AVAILABLE_LIMITED, CniError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any, Literal
+    from typing import Any
 
-    from cni.kubeconfig import Kubeconfig
+    from capture.report.findings import State
     from cni.networks import Chosen, Network
     from cni.runtimes import Runtime
-
-    State = Literal["ok", "note", "warning", "error"]
 
 DECISIONS = 5
 """How many of the plugin's last decisions are shown."""
 LOG_END = 256 * 1024
 """Bytes at the end of the log that are looked at for them."""
-
-
-class Finding(Value):
-    """One line of the report: an ``error`` keeps pods from being captured or from starting."""
-
-    topic: str
-    name: str
-    state: State
-    says: str
-    remedy: str = ""
 
 
 class Status(Value):
@@ -87,7 +77,7 @@ def look(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> St
 
 
 def of_this_node() -> tuple[Finding, ...]:
-    """Return what is to be said of this node; nothing if neither the plugin nor an entry of it is here."""
+    """Return the findings about this node; none if it has neither the plugin nor its entry."""
     runtime = runtimes.detect()
     bin_dirs = [each for each in runtime.bin_dirs if os.path.exists(os.path.join(each, PLUGIN))]
     if not os.path.isdir(runtime.conf_dir):
@@ -186,13 +176,9 @@ def _about_kubeconfig(entry: dict[str, Any] | None) -> Iterator[Finding]:
         yield Finding("pods", "kubeconfig", "error", error.message, error.details)
         return
     yield Finding("pods", "kubeconfig", "ok", f"{path}, for {config.server}, written {_age_of(path)} ago")
-    yield from _about_files(config)
-
-
-def _about_files(config: Kubeconfig) -> Iterator[Finding]:
-    for name, path in (("certificate authority", config.authority_file), ("certificate", config.certificate_file)):
-        if path and not os.path.isfile(path):
-            yield Finding("pods", name, "error", f"{path} is missing")
+    for name, file in (("certificate authority", config.authority_file), ("certificate", config.certificate_file)):
+        if file and not os.path.isfile(file):
+            yield Finding("pods", name, "error", f"{file} is missing")
     if config.token_file:
         yield _about_token(config.token_file)
 
@@ -272,28 +258,14 @@ def as_plain(status: Status) -> dict[str, Any]:
     }
 
 
-HANG = 10
-"""Where the texts of findings begin."""
-
-
-def as_lines(status: Status) -> list[str]:
-    """Return the status for people."""
-    evidence = (
-        f" ({status.runtime.evidence})" if status.runtime.evidence else " (nothing tells; taken as the usual one)"
-    )
-    lines = [f"runtime: {status.runtime.name}{evidence}", f"networks in {status.conf_dir}:"]
-    lines += [f"  {os.path.basename(path)}: {says}{' [entry]' if has else ''}" for path, says, has in status.files]
-    topic = ""
-    for finding in status.findings:
-        if finding.topic != topic:
-            topic = finding.topic
-            lines.append(f"{topic}:")
-        lines.append(f"  {finding.state:<7} {finding.name}: {finding.says}")
-        if finding.remedy and finding.state != "ok":
-            lines.append(f"{'':{HANG}}{finding.remedy}")
+def show(status: Status) -> None:
+    """Print the status for people."""
+    evidence = status.runtime.evidence or "nothing tells; taken as the usual one"
+    tell([f"runtime: {status.runtime.name} ({evidence})", f"networks in {status.conf_dir}:"])
+    tell((f"  {os.path.basename(path)}: {says}{' [entry]' if has else ''}" for path, says, has in status.files), HANG)
+    tell_findings(status.findings)
     if status.entry is not None:
-        lines.append(f"entry: {encode(status.entry)}")
+        tell([f"entry: {encode(status.entry)}"])
     if status.decisions:
-        lines.append("last decisions:")
-        lines += [f"  {' '.join(str(value) for value in each.values())}" for each in status.decisions]
-    return lines
+        tell(["last decisions:"])
+        tell((f"  {' '.join(map(str, each.values()))}" for each in status.decisions), HANG)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 
 from capture.model.values import Value
 from capture.state.json_text import JsonError, decode, encode
@@ -39,17 +40,8 @@ def run(path: str, through: Sequence[str] = ()) -> Trial:
 
     ``through`` is a command that runs another one, such as ``nsenter --mount=/proc/1/ns/mnt``.
     """
-    import subprocess
-
     try:
-        done = subprocess.run(
-            [*through, path],
-            input=b'{"cniVersion": "1.0.0"}',
-            env=ENVIRONMENT,
-            capture_output=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        done = _called([*through, path], b'{"cniVersion": "1.0.0"}')
     except OSError as error:
         return _not_started(path, error)
     except subprocess.TimeoutExpired:
@@ -58,26 +50,14 @@ def run(path: str, through: Sequence[str] = ()) -> Trial:
     if done.returncode == 0 and versions:
         return Trial(versions)
     words = " ".join((done.stderr or done.stdout).decode("utf-8", "replace").split())
-    return Trial(
-        (),
-        f"started, but does not answer VERSION: status {done.returncode}, {words[:400] or 'no output'}",
-        f"{NOTHING_CHANGED} Install the whole bundle: --plugin DIRECTORY.",
-    )
+    problem = f"started, but does not answer VERSION: status {done.returncode}, {words[:400] or 'no output'}"
+    return Trial((), problem, f"{NOTHING_CHANGED} Install the whole bundle: --plugin DIRECTORY.")
 
 
 def status(path: str, configuration: dict[str, Any]) -> tuple[int, str]:
     """Return code and message of why the plugin could not capture a pod now; 0 if it could (SPEC, "STATUS")."""
-    import subprocess
-
     try:
-        done = subprocess.run(
-            [path],
-            input=encode(configuration).encode(),
-            env={**ENVIRONMENT, "CNI_COMMAND": "STATUS", "CNI_PATH": os.path.dirname(path)},
-            capture_output=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        done = _called([path], encode(configuration).encode(), CNI_COMMAND="STATUS", CNI_PATH=os.path.dirname(path))
     except (OSError, subprocess.TimeoutExpired) as error:
         return 1, f"no answer to STATUS: {error}"
     if done.returncode == 0:
@@ -87,6 +67,12 @@ def status(path: str, configuration: dict[str, Any]) -> tuple[int, str]:
         return int(plain["code"]), f"{plain['msg']} (code {plain['code']})"
     except (JsonError, ValueError, KeyError, TypeError):
         return done.returncode, f"no answer to STATUS: {done.stderr.decode('utf-8', 'replace').strip()[:400]}"
+
+
+def _called(command: Sequence[str], stdin: bytes, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """Return what became of a call. Raises OSError, and TimeoutExpired after PATIENCE seconds."""
+    environment = ENVIRONMENT | variables
+    return subprocess.run(command, input=stdin, env=environment, capture_output=True, timeout=PATIENCE, check=False)
 
 
 def _versions(answer: bytes) -> tuple[str, ...]:
@@ -100,22 +86,16 @@ def _versions(answer: bytes) -> tuple[str, ...]:
 
 def _not_started(path: str, error: OSError) -> Trial:
     """Say why execve(2) refused, as far as the file and where it lies tell."""
-    interpreter = interpreter_of(path)
+    interpreter, remedy = interpreter_of(path), ""
     if error.errno == errno.EACCES and os.statvfs(path).f_flag & os.ST_NOEXEC:
-        return Trial(
-            (),
-            "cannot be started: the file system that it is on is mounted noexec",
-            f"{NOTHING_CHANGED} Remount it with exec, or name another directory that the container runtime looks in.",
-        )
-    if error.errno == errno.ENOENT and interpreter:
-        return Trial(
-            (),
-            f"cannot be started: its interpreter {interpreter} is missing here",
-            f"{NOTHING_CHANGED} Install the bundle (`make bundle`), which brings its own: --plugin DIRECTORY.",
-        )
-    if error.errno == errno.ENOEXEC:
-        return Trial((), "cannot be started: it is no program for this machine", NOTHING_CHANGED)
-    return Trial((), f"cannot be started: {error.strerror}", NOTHING_CHANGED)
+        why = "the file system that it is on is mounted noexec"
+        remedy = " Remount it with exec, or name another directory that the container runtime looks in."
+    elif error.errno == errno.ENOENT and interpreter:
+        why = f"its interpreter {interpreter} is missing here"
+        remedy = " Install the bundle (`make bundle`), which brings its own: --plugin DIRECTORY."
+    else:
+        why = "it is no program for this machine" if error.errno == errno.ENOEXEC else str(error.strerror)
+    return Trial((), f"cannot be started: {why}", NOTHING_CHANGED + remedy)
 
 
 def interpreter_of(path: str) -> str:

@@ -59,7 +59,9 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
 
         print(f"istio-init {__version__}")
         return EXIT_DONE
-    _say_settings(settings, printer)
+    for option in OPTIONS:
+        if option in settings.explicit:  # the rest has its default
+            printer.show(f"{option.name} {settings.text(option)!r} ({settings.origin(option)})")
     namespace = settings[NETWORK_NAMESPACE] or None
     host = PodFromOutside(environ) if settings[CNI_MODE] else PodFromInside(environ)
     if settings[CLEANUP_ONLY]:
@@ -96,13 +98,6 @@ def _settings(arguments: Sequence[str], environ: Mapping[str, str], printer: Pri
     return with_flags(in_environment.replace(warnings=()), found.flags).checked()
 
 
-def _say_settings(settings: Settings, printer: Printer) -> None:
-    """Print what was given, and where; the rest has its default."""
-    for option in OPTIONS:
-        if option in settings.explicit:
-            printer.show(f"{option.name} {settings.text(option)!r} ({settings.origin(option)})")
-
-
 def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
     """Print which profile and which families, and where both come from."""
     with Entered(namespace):
@@ -137,10 +132,10 @@ def _apply(settings: Settings, namespace: str | None, host: PodFromInside, print
 
 
 def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
-    """Remove what is ours; in a dry run, show it."""
+    """Remove the capture; in a dry run, show what would be removed."""
     if settings[DRY_RUN]:
         dumped = operations.dump(namespace)
-        printer.show("would remove our rules among these\n" if dumped.live_sets else "nothing of ours is there")
+        printer.show("would remove our rules among these\n" if dumped.live_sets else "nothing to remove")
         printer.show(listings.table([*listings.parts(dumped)], None, is_whole=True).removesuffix("\n"))
         return
     printer.warn(cut_by_cleaning(namespace))

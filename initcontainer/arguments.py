@@ -5,7 +5,7 @@
     -np 15001                               short switches may be grouped; the last may take a value
     --                                      nothing after it is an option
 
-The last of several is what counts. Pure: what is wrong comes as an UsageError.
+Of a flag that is given several times the last one counts. Pure; raises UsageError.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from initcontainer.upstream_flags import PERSISTENT, SHORT, UPSTREAM_FLAGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from capture.settings.options import Option
@@ -30,7 +30,7 @@ VERSION_SUBCOMMAND = "version"
 
 
 class UsageError(CaptureError):
-    """A command line that says something unknown, or says it in the wrong way."""
+    """A command line with an unknown flag or word, or a flag without its value."""
 
     exit_code = EXIT_USAGE
 
@@ -46,25 +46,8 @@ class VersionWanted(Exception):  # noqa: N818  # no error either
     """The command line asks which version this is."""
 
 
-class Words:
-    """The words of a command line that are still to be read."""
-
-    def __init__(self, words: Sequence[str]) -> None:
-        self._words = list(words)
-
-    def __iter__(self) -> Iterator[str]:
-        while self._words:
-            yield self._words.pop(0)
-
-    def value_of(self, flag: str) -> str:
-        """Take the next word, whatever it looks like, as the value of a flag."""
-        if not self._words:
-            raise UsageError(f"{flag} needs a value")
-        return self._words.pop(0)
-
-
 class CommandLine:
-    """What a command line says: the text of each flag, and what there is to remark about it."""
+    """The text of each flag on a command line, and the warnings about it."""
 
     def __init__(self) -> None:
         self.flags: dict[Option[Any], str] = {}
@@ -72,7 +55,7 @@ class CommandLine:
 
 
 def parse(arguments: Sequence[str], options: Iterable[Option[Any]], found: CommandLine | None = None) -> CommandLine:
-    """Return what the arguments say; UsageError for what is no flag of ours or of upstream's.
+    """Return what the arguments say; UsageError for a flag that neither we nor upstream have.
 
     Raises HelpWanted or VersionWanted where that is requested. ``found`` is filled in as far as reading comes.
     """
@@ -83,7 +66,7 @@ def parse(arguments: Sequence[str], options: Iterable[Option[Any]], found: Comma
     if command == CLEAN_SUBCOMMAND:
         found.flags[CLEANUP_ONLY] = "true"
         found.warnings.append(f"{CLEAN_SUBCOMMAND} is a word of Istio before 1.25, and means --cleanup-only")
-    reader = _Reader(Words(rest), options, found)
+    reader = _Reader(rest, options, found)
     reader.read()
     return found
 
@@ -109,8 +92,8 @@ def _persistent(word: str) -> int:
 class _Reader:
     """Reads words into a command line."""
 
-    def __init__(self, words: Words, options: Iterable[Option[Any]], found: CommandLine) -> None:
-        self._words = words
+    def __init__(self, words: Iterable[str], options: Iterable[Option[Any]], found: CommandLine) -> None:
+        self._words = iter(words)
         self._found = found
         self._by_long = {option.flag: option for option in options if option.flag}
         self._by_short = {option.short: option for option in self._by_long.values() if option.short}
@@ -141,9 +124,16 @@ class _Reader:
         else:
             raise UsageError(f"unknown flag --{name}{self._similar(name)}")
         if not equals:
-            value = self._words.value_of(f"--{name}") if takes_value else "true"
+            value = self._value_of(f"--{name}") if takes_value else "true"
         if option is not None:
             self._found.flags[option] = value
+
+    def _value_of(self, flag: str) -> str:
+        """Take the next word, whatever it looks like, as the value of a flag."""
+        value = next(self._words, None)
+        if value is None:
+            raise UsageError(f"{flag} needs a value")
+        return value
 
     def _similar(self, name: str) -> str:
         import difflib  # only for a name that is not there
@@ -167,7 +157,7 @@ class _Reader:
             elif option.is_switch and not letters.startswith("="):
                 self._found.flags[option] = "true"
             else:
-                self._found.flags[option] = letters.removeprefix("=") if letters else self._words.value_of(f"-{letter}")
+                self._found.flags[option] = letters.removeprefix("=") if letters else self._value_of(f"-{letter}")
                 return
 
     def _remark(self, flag: str, because: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from capture.errors import CaptureError, NamespaceError, PrivilegeError
 from capture.model.addresses import IPV4, IPV6
@@ -16,7 +16,6 @@ from capture.state.netns import CLONE_NEWNET, CURRENT, Entered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
     from capture.model.addresses import Family
@@ -47,7 +46,7 @@ class Outside:
             self.path = f"/proc/self/fd/{descriptor}"
             with open_route() as route:
                 add_veth(route, NAME, PEER, descriptor)
-                undone.callback(_remove)
+                undone.callback(self._remove)
                 self._set_up(NAME, POD_END)
             with Entered(self.path):
                 index = self._set_up(PEER, OUTSIDE_END)
@@ -57,9 +56,7 @@ class Outside:
             self._undone = undone.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._undone.close()
 
     def answers_come_back(self, family: Family, own: str) -> bool:
@@ -67,6 +64,10 @@ class Outside:
         with open_route() as route:
             found = look_up_route(route, OUTSIDE_END[family][0], own)
             return found.interface == index_of(route, NAME)
+
+    def _remove(self) -> None:
+        with suppress(CaptureError), open_route() as route:  # else it goes with the namespace of its other end
+            remove_link(route, NAME)
 
     def _set_up(self, name: str, addresses: dict[Family, tuple[str, int]]) -> int:
         with open_route() as route:
@@ -90,11 +91,3 @@ def _new_namespace() -> int:
                 raise NamespaceError(CURRENT, os.strerror(error.errno or 0)) from None
     finally:
         os.close(home)
-
-
-def _remove() -> None:
-    try:
-        with open_route() as route:
-            remove_link(route, NAME)
-    except CaptureError:
-        pass  # it goes with the namespace of its other end

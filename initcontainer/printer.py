@@ -26,7 +26,7 @@ FATAL, WARN, INFO = (LOG_LEVELS.index(name) for name in ("fatal", "warn", "info"
 
 
 class Printer:
-    """Prints what is at least as important as the level; until it is told, everything, as plain text."""
+    """Prints what is at least as important as the level; until that is set, everything, as plain text."""
 
     def __init__(self) -> None:
         self._level = INFO
@@ -77,10 +77,7 @@ class Printer:
 
 
 def _print_json(stream: TextIO, level: str, message: str, **more: str) -> None:
-    print(encode({"level": level, "time": _now(), "msg": message, **more}), file=stream, flush=True)
-
-
-def _now() -> str:
-    """Return the time as Istio's log writes it: UTC, with microseconds."""
+    """Print a line with the time as Istio's log writes it: UTC, with microseconds."""
     seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 1000:06d}Z"
+    now = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 1000:06d}Z"
+    print(encode({"level": level, "time": now, "msg": message, **more}), file=stream, flush=True)

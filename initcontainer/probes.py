@@ -30,7 +30,7 @@ DOCUMENTATION = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
 """Addresses for documentation, where no host is (RFC 5737, RFC 3849)."""
 OTHER_PORTS = (80, 443, 8080, 9080, 3306, 5432)
 ORDINARY_IDS = (65534, 1000, 12345)
-"""Users and groups to act as, where ours is the proxy's or is left alone."""
+"""Users and groups to act as, where our own is the proxy's or is left alone."""
 
 
 class Identity(Value):

@@ -34,18 +34,13 @@ class UpstreamFlag(Value):
     """Why it is not needed any more, for a warning; empty: no warning."""
 
 
-_VALUE = UpstreamFlag(takes_value=True)
-
-PERSISTENT = {
-    "log_target": _VALUE,
-    "log_caller": _VALUE,
-    "log_stacktrace_level": _VALUE,
-    "log_rotate": _VALUE,
-    "log_rotate_max_age": _VALUE,
-    "log_rotate_max_size": _VALUE,
-    "log_rotate_max_backups": _VALUE,
-    "vklog": _VALUE,
-}
+PERSISTENT = dict.fromkeys(
+    (
+        "log_target", "log_caller", "log_stacktrace_level", "log_rotate", "log_rotate_max_age", "log_rotate_max_size",
+        "log_rotate_max_backups", "vklog",
+    ),
+    UpstreamFlag(takes_value=True),
+)  # fmt: skip
 """Flags of pilot-agent that every command of it has. Two more have a meaning here: they are in the option table."""
 
 _RULES_ARE_SHOWN = "the rules are always shown, and --dry-run shows them without writing any"

@@ -19,7 +19,7 @@ MAX_SHOWN = 3
 
 
 def report(origin: str, outcome: Outcome, template: Template) -> dict[str, Any]:
-    """Return what there is to say of a workload of a file."""
+    """Return the report about one workload of a file."""
     plan = outcome.plan
     line: dict[str, Any] = {
         "origin": f"{origin}, document {outcome.document}",
@@ -47,7 +47,7 @@ def _settings_in_words(plan: Plan) -> dict[str, str]:
 
 
 def in_words(line: dict[str, Any]) -> str:
-    """Return what there is to say as lines of text."""
+    """Return the report as lines of text."""
     head = f"{line['origin']}: {line['workload']}: " if line.get("origin") else f"{line['workload']}: "
     if not line["injected"]:
         head += f"not injected: {line['reason']}" if "origin" in line else f"not captured: {line['reason']}"

@@ -1,4 +1,4 @@
-"""Who gets a sidecar: what the API server's selectors say, and what the injector says of the pod it is shown.
+"""Which pods get a sidecar: by the API server's selectors, and by the injector's rules for a pod.
 
 Both are Istio's (``manifests/charts/istio-control/istio-discovery/templates/mutatingwebhook.yaml`` and
 ``pkg/kube/inject/inject.go``, injectRequired), so that labels and annotations mean what they mean there. Pure.
@@ -26,7 +26,7 @@ SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease", "local-pat
 
 
 class Decision(Value):
-    """Whether a pod gets a sidecar, why, and what there is to say about it."""
+    """Whether a pod gets a sidecar, why, and warnings about it."""
 
     inject: bool
     reason: str
@@ -36,7 +36,7 @@ class Decision(Value):
 def is_selected(namespace_labels: Texts, pod_labels: Texts, revision: str = DEFAULT_REVISION) -> bool:
     """Return whether the API server hands the pod to the injector.
 
-    The namespace's word counts first, and its older label (``istio-injection``) before its revision; only a namespace
+    The namespace's label counts first, and its older label (``istio-injection``) before its revision; only a namespace
     that has neither leaves it to the pod's labels. A value that is neither true nor false decides nothing.
     """
     own = pod_labels.get(INJECT)
@@ -56,7 +56,7 @@ def decide(
 ) -> Decision:
     """Return whether a pod that the injector is shown gets a sidecar; the first thing that holds counts.
 
-    Only the exact words true and false are words here.
+    Only the exact words true and false count here.
     """
     if spec.get("hostNetwork"):
         return Decision(inject=False, reason="it uses the node's network (hostNetwork)")

@@ -77,7 +77,7 @@ def inject(text: str, origin: str, template: Template, base: Settings, namespace
 
 
 def _line_of(root: Node, workload: Workload, message: str) -> int:
-    """Return the line of the annotation that a message names, else of the pod; counted in the file without ours."""
+    """Return the line of the annotation that a message names, else of the pod; counted in the file before injection."""
     pod = node_at(root, workload.path)
     annotations = node_at(pod, ["metadata", "annotations"])
     names = [name for name, _ in annotations.value] if annotations is not None and is_mapping(annotations) else []
@@ -166,7 +166,7 @@ def _write(target: Text, root: Node, workload: Workload, plan: Plan) -> str:
 
 
 def _taken_from(spec: Node, key: str, plan: Plan) -> list[int]:
-    """Return the positions of the pod's own containers that were laid over ours."""
+    """Return the positions of the pod's own containers that were merged into ours."""
     node = node_at(spec, [key])
     if key == "volumes" or node is None or is_null(node):
         return []

@@ -1,7 +1,7 @@
 """What is to be done to one pod, as data: from a workload and a template. Pure.
 
-The plan is made for plain data. ``with_plan`` carries it out there, ``injection.inject`` in a manifest's text; both
-give the same pod.
+The plan is made for plain data. ``with_plan`` carries it out on plain data, ``injection.inject`` in a manifest's
+text; both give the same pod.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 NATIVE_ANNOTATION = "sidecar.istio.io/nativeSidecar"
 MERGE_KEYS = {"env": "name", "ports": "containerPort", "volumeMounts": "mountPath", "volumeDevices": "devicePath"}
-"""By what the entries of a container's lists are told apart (core/v1, patchMergeKey)."""
+"""The key by which entries of a container's lists are merged (core/v1, patchMergeKey)."""
 LISTS = ("initContainers", "containers", "volumes")
 
 
@@ -42,7 +42,7 @@ class Plan(Value):
     """What comes before the entries of each list."""
     last: dict[str, list[Container]]
     taken: frozenset[str]
-    """Containers of the pod's own that were laid over ours, by name: they are among those that are added."""
+    """Names of the pod's own containers that were merged into ours, which are among those that are added."""
     settings: PodSettings
 
 
@@ -69,7 +69,7 @@ def make_plan(workload: Workload, template: Template, base: Settings) -> Plan:
 
 
 def pod_settings(workload: Workload, template: Template, base: Settings) -> PodSettings:
-    """Return what is asked for in a pod; InjectionError names the annotation that cannot be used."""
+    """Return the settings of a pod; InjectionError names the annotation that cannot be used."""
     own = next((one for one in containers_of(workload.pod["spec"]) if one.get("name") == PROXY_CONTAINER), {})
     fragment = template.proxy_of_fragment()
     context = {**(fragment.get("securityContext") or {}), **(own.get("securityContext") or {})}
@@ -109,7 +109,7 @@ def _environment(container: Mapping[str, Any]) -> dict[str, str]:
 
 
 class _Planner:
-    """Puts containers where they belong: into the user's own of the same name, or before or after the others."""
+    """Puts each container in its place: merged with the user's own of its name, or before or after the others."""
 
     def __init__(
         self, workload: Workload, template: Template, settings: PodSettings, own: dict[str, Container]
@@ -170,7 +170,7 @@ class _Planner:
 
 
 def merged(added: Any, users: Any) -> Any:
-    """Return the user's container laid over ours: the user's fields count, lists by name; ``image: auto`` is ours."""
+    """Return our container with the user's fields on top; lists are merged by name, ``image: auto`` keeps our image."""
     result = copy.deepcopy(added)
     for key, value in users.items():
         if key == "image" and value == AUTO:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 NAME = "istio-capture-injection"
 NAMESPACE = "kube-system"
-"""Where the parameters are: whoever can write them decides which image runs beside every application."""
+"""Where the parameters are: write access to them decides which image runs in every injected pod."""
 GROUP = "admissionregistration.k8s.io"
 VERSIONS = ("v1", "v1beta1")
 """Stable from Kubernetes 1.36; v1beta1 in 1.34 and 1.35, behind the feature gate MutatingAdmissionPolicy."""
@@ -50,7 +50,7 @@ MARK = "\x00"
 
 
 def expression(text: str) -> str:
-    """Return a text that stands for an expression in what ``literal`` is given."""
+    """Return a text that ``literal`` takes for an expression."""
     return f"{MARK}{text}{MARK}"
 
 
@@ -79,7 +79,7 @@ class Variable(Value):
 def policy_objects(template: Template, base: Settings, version: str = "v1") -> list[dict[str, Any]]:
     """Return the policy, its binding and the ConfigMap with its parameters.
 
-    InjectionError for what differs from pod to pod and cannot be said here.
+    InjectionError for what differs from pod to pod, which a policy cannot express.
     """
     _refuse_what_needs_the_pod(template)
     policy = _Policy(template, base)
@@ -123,7 +123,7 @@ class _Policy:
         self._fixed = PodSettings(base, {}, {}, *self._proxy_ids())
         self._fixed.checked()
         if template.uses_plugin:
-            self._fixed.plugin_annotations()  # refuses what the plugin cannot be told
+            self._fixed.plugin_annotations()  # refuses settings that have no annotation
 
     def _proxy_ids(self) -> tuple[int, int]:
         context = self._template.proxy_of_fragment().get("securityContext") or {}
@@ -354,7 +354,7 @@ def _names_of(annotation: str) -> tuple[str, ...]:
 
 
 def _injects() -> str:
-    """Return who gets a sidecar: ``decision.is_selected``, then ``decision.decide``; nobody gets one twice."""
+    """Return who gets a sidecar: ``decision.is_selected``, then ``decision.decide``; no pod gets two."""
     inject, label, revision = decision.INJECT, decision.INJECTION_LABEL, decision.REVISION_LABEL
     own = f"('{inject}' in variables.labels ? string(variables.labels['{inject}']) : '')"
     word = f"('{inject}' in variables.labels ? {own} : {_named(inject, '')})"
@@ -378,7 +378,7 @@ def _native(*, default: bool) -> str:
 
 
 def _own_uid(default: int) -> str:
-    """Return the user of the pod's own ``istio-proxy``, else ours."""
+    """Return the user of the pod's own ``istio-proxy``, else that of our template."""
     found = (
         "((has(object.spec.initContainers) ? object.spec.initContainers : []) + object.spec.containers)"
         f".filter(c, c.name == '{PROXY_CONTAINER}' && has(c.securityContext) && has(c.securityContext.runAsUser)"

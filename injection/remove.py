@@ -65,7 +65,7 @@ def _rewritten(text: str, documents: list[tuple[Node, Any]]) -> str:
 
 
 def own_status(workload: Workload) -> dict[str, Any] | None:
-    """Return the status annotation if it is ours."""
+    """Return the status annotation if we wrote it."""
     try:
         status = json.loads(workload.annotations.get(STATUS_ANNOTATION, ""))
     except (TypeError, ValueError):
@@ -176,7 +176,7 @@ def without(pod: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
 
 
 def _restore(spec: dict[str, Any], key: str, added: list[str], taken: list[list[Any]]) -> None:
-    """Take ours out of a list, and put back what was taken out of it."""
+    """Take our entries out of a list, and put back what injection took out of it."""
     if not isinstance(spec.get(key), list):
         return
     items = [one for one in spec[key] if not (isinstance(one, dict) and one.get("name") in added)]

@@ -66,11 +66,11 @@ def is_port(text: str) -> bool:
 
 
 class PodSettings(Value):
-    """What is asked for in one pod: for all pods (``--set``), in its annotations, and in its proxy's environment."""
+    """The settings of one pod: for all pods (``--set``), in its annotations, and in its proxy's environment."""
 
     base: Settings
     annotations: Mapping[str, str]
-    environment: Mapping[str, str] = {}  # nobody changes it
+    environment: Mapping[str, str] = {}  # never changed
     uid: int = DEFAULT_UID
     gid: int = DEFAULT_UID
 
@@ -106,7 +106,7 @@ class PodSettings(Value):
         return f"{ENVOY_PORTS},{more}" if more else ENVOY_PORTS
 
     def _with_status_port(self) -> str:
-        """Return the ports that are left alone besides Envoy's own, with the status port at the end; 0 is none."""
+        """Return the ports that are left alone in addition to Envoy's own, the status port last; 0 is none."""
         text = self.annotated(option.EXCLUDED_INBOUND_PORTS)
         if text is None:
             given = self.base.explicit.get(option.EXCLUDED_INBOUND_PORTS)
@@ -134,7 +134,7 @@ class PodSettings(Value):
     def plugin_annotations(self) -> dict[str, str]:
         """Return the annotations that the pod lacks, so that the CNI plugin does the same.
 
-        ConfigurationError for a setting that cannot be told to the plugin.
+        ConfigurationError for a setting that has no annotation.
         """
         needed: dict[str, str] = {}
         if self.mode == NO_CAPTURE:
@@ -159,7 +159,7 @@ class PodSettings(Value):
             one.name,
             given.text,
             given.origin,
-            "nothing, because the CNI plugin cannot be told by a pod; put it into the plugin's network configuration",
+            "nothing, because no annotation sets it for the CNI plugin; put it into the plugin's network configuration",
         )
 
     @property

@@ -1,4 +1,4 @@
-"""What is put into a pod: the sidecar (Envoy, or a fragment that somebody wrote), and the container before it.
+"""What is put into a pod: the sidecar (Envoy, or a fragment that the user wrote), and the container before it.
 
 Without a fragment the proxy is a plain Envoy whose whole bootstrap is in its arguments, so that neither a ConfigMap
 nor an image of its own is needed.
@@ -71,7 +71,7 @@ class Template(Value):
         return _envoy(self.image, _bootstrap(self.world, workload, settings), settings)
 
     def others(self) -> Fragment:
-        """Return what a fragment brings besides the proxy."""
+        """Return what a fragment has in addition to the proxy."""
         if self.fragment is None:
             return Fragment()
         return self.fragment.replace(

@@ -92,7 +92,7 @@ def _loader_class(yaml: Any) -> Any:
 
 
 def is_alias(node: Node) -> bool:
-    """Return whether a node stands for an anchored one."""
+    """Return whether a node is an alias of an anchored one."""
     return hasattr(node, "target")
 
 

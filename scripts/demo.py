@@ -95,7 +95,7 @@ def requests(pod: Pod, outside: Pod) -> Iterator[Request]:
 
 
 def sidecar(outside: Pod) -> Sidecar:
-    """Return the Envoy of the pod. It alone knows the service: its addresses belong to nobody."""
+    """Return the Envoy of the pod. It alone knows the service, whose addresses no host has."""
     details = Service(
         host="details.default.svc.cluster.local",
         addresses=SERVICE,

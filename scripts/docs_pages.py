@@ -2,10 +2,9 @@
 
     docs/options.md          the option table
     docs/commands/*.md       the commands' help; what is below the marker was written by hand and stays
-    docs/errors.md           every exit code and error code, with a link to
-    docs/errors/*.md         a page for each
+    docs/errors.md           every exit code and error code, from the titles of docs/errors/*.md, a page for each
 
-A test compares what is written here with what stands there.
+A test compares these texts with the pages.
 """
 
 from __future__ import annotations
@@ -21,15 +20,16 @@ from shared_files import PLUGIN
 
 from capture.cli.group import COMMANDS, capture
 from capture.cli.options import CaptureCommand, SettingOption
-from capture.report.exit_codes import EXIT_CODES, CodeText
-from capture.report.option_texts import as_markdown
+from capture.report.option_texts import by_topic, heading
 from capture.settings.keywords import OPTIONS_BY_NAME
 from cni.agent.kubectl import capture_pod
-from cni.code_texts import CNI_CODES
 from initcontainer.help import USAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
+
+    from capture.settings.options import Option
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 HERE = "<!-- written by scripts/docs_pages.py from the command; what is below the end of this part is not -->\n"
@@ -37,26 +37,73 @@ END = "<!-- end of this part -->\n"
 
 
 def main() -> int:
-    """Write all of them, and remove pages of codes that are gone."""
-    written = pages()
-    for name, text in written.items():
+    """Write all of them."""
+    for name, text in pages().items():
         path = DOCS / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    for path in (DOCS / "errors").glob("*.md"):
-        if f"errors/{path.name}" not in written:
-            path.unlink()
     return 0
 
 
 def pages() -> dict[str, str]:
     """Return each page by its place under docs/."""
-    found = {"options.md": as_markdown({option: name for name, option in OPTIONS_BY_NAME.items()})}
+    found = {"options.md": _options_page({option: name for name, option in OPTIONS_BY_NAME.items()})}
     for name, text in _command_pages():
         path = DOCS / "commands" / f"{name}.md"
         by_hand = path.read_text(encoding="utf-8").partition(END)[2] if path.exists() else ""
         found[f"commands/{name}.md"] = f"{text}\n{END}{by_hand}"
-    return found | dict(_code_pages())
+    return found | {"errors.md": _codes()}
+
+
+# --- options ---------------------------------------------------------------------------------------
+
+OPTIONS = """\
+# Options
+
+Written by `scripts/docs_pages.py` from the option table in `capture/settings/options.py`; a test compares the two.
+
+`istio-init` takes all of them. `capture apply`, `verify`, `render`, `trace` and `explain` take those that decide on the
+rules and on the backend. The CNI plugin takes them from a pod's annotations and from its own configuration.
+Programs give them to `make_settings` ([library.md](library.md)).
+
+A flag beats the environment, and the environment beats the default. An explicit empty value counts: it means "none",
+and where an option has to have a value, its default. A switch takes its value after `=` only (`--dual-stack=false`).
+Every value is looked at before anything is done; what cannot be used is an error (exit code 2). Only a truth value in
+the environment that cannot be read is ignored, with a warning: `ISTIO_META_DNS_CAPTURE=yes` says nothing to Istio's
+agent either. Of several variables of one option the last one that can be read counts.
+"""
+
+
+def _options_page(names: Mapping[Option[Any], str]) -> str:
+    """Return the page about all options; ``names`` are the ones in Python."""
+    lines = [OPTIONS]
+    for topic, options in by_topic(names).items():
+        lines.append(f"\n## {heading(topic)}\n")
+        lines += [_option_as_markdown(option, names[option]) for option in options]
+    return "".join(lines)
+
+
+def _option_as_markdown(option: Option[Any], name: str) -> str:
+    flags = [f"`-{option.short}`"] if option.short else []
+    value = "" if option.is_switch else f" {option.metavar}"
+    flags.append(f"`--{option.flag}{value}`" if option.flag else f"`{option.environment[0]}`")
+    facts = [f"- Takes: {_without_stars(option.expected)}"]
+    if option.default:
+        facts.append(f"- Default: `{option.default}`")
+    facts.append(f"- Environment: {_listed(option.variables)}")
+    if option.annotations:
+        facts.append(f"- Annotation of a pod: {_listed(option.annotations)}")
+    facts.append(f"- In Python: `{name}`")
+    return "\n".join((f"\n### {', '.join(flags)}\n", f"{_without_stars(option.help)}\n", *facts, ""))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _without_stars(text: str) -> str:
+    """Return text in which a quoted star is code: markdown would take two of them for emphasis."""
+    return text.replace("'*'", "`*`")
 
 
 # --- commands ----------------------------------------------------------------------------------------
@@ -133,7 +180,7 @@ def _prose(text: str) -> str:
 ERRORS = """\
 # Exit codes and error codes
 
-Written by `scripts/docs_pages.py` from the tables in `capture/report/exit_codes.py` and `cni/code_texts.py`.
+Written by `scripts/docs_pages.py` from the pages in `docs/errors/`.
 
 Of `apply`, `clean`, `verify` and `istio-init` the code tells what became of the rules, even where the output cannot be
 written (a full disk, a closed stream). A command that is there for its output, such as `dump`, fails then.
@@ -146,28 +193,26 @@ the pod and what is wrong; `details` say what to do. Codes below 100 are those o
 """
 
 
-def _code_pages() -> Iterator[tuple[str, str]]:
-    index = [ERRORS, "## Exit codes of the programs\n", *_code_table("exit", EXIT_CODES)]
-    index += [PLUGIN_ERRORS, *_code_table("cni", CNI_CODES)]
-    yield "errors.md", "\n".join((*index, ""))
-    for kind, title, texts in (("exit", "Exit code", EXIT_CODES), ("cni", "CNI error code", CNI_CODES)):
-        for text in texts:
-            yield f"errors/{kind}-{text.code}.md", _code_page(f"{title} {text.code}", text)
+CODE_PAGE = re.compile(r"# .*? (\d+): (.*)\n\nOf: (.*)\.\n")
+"""How the page of a code begins: which it is, what it means, and whose it is."""
 
 
-def _code_table(kind: str, texts: tuple[CodeText, ...]) -> Iterator[str]:
+def _codes() -> str:
+    tables = {kind: "\n".join(_code_table(kind)) for kind in ("exit", "cni")}
+    return f"{ERRORS}\n## Exit codes of the programs\n\n{tables['exit']}\n{PLUGIN_ERRORS}\n{tables['cni']}\n"
+
+
+def _code_table(kind: str) -> Iterator[str]:
     yield "| code | meaning | of |\n| --- | --- | --- |"
-    for text in texts:
-        yield f"| [{text.code}](errors/{kind}-{text.code}.md) | {text.means} | {text.programs} |"
+    for code in codes_of(kind):
+        text = (DOCS / "errors" / f"{kind}-{code}.md").read_text(encoding="utf-8")
+        number, means, programs = CODE_PAGE.findall(text)[0]
+        yield f"| [{number}](errors/{kind}-{code}.md) | {means} | {programs} |"
 
 
-def _code_page(title: str, text: CodeText) -> str:
-    parts = [f"# {title}: {text.means}\n", f"Of: {text.programs}.\n", f"{text.explanation}\n"]
-    if text.remedies:
-        parts += ["| the message | what to do |\n| --- | --- |"]
-        parts += [f"| {message} | {remedy} |" for message, remedy in text.remedies]
-        parts += [""]
-    return "\n".join((*parts, "[All codes](../errors.md)\n"))
+def codes_of(kind: str) -> list[int]:
+    """Return the codes that have a page, of programs (``exit``) or of the plugin (``cni``)."""
+    return sorted(int(path.stem.partition("-")[2]) for path in (DOCS / "errors").glob(f"{kind}-*.md"))
 
 
 if __name__ == "__main__":

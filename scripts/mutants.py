@@ -38,7 +38,7 @@ PR_SET_DUMPABLE, CLONE_NEWUSER = 4, 0x10000000  # linux/prctl.h, linux/sched.h
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Area:
-    """Modules of one kind, and the tests without a kernel that speak of them all.
+    """Modules of one kind, and the tests without a kernel that cover them all.
 
     Modules that talk to a kernel or to processes, and the kernel's numbers, are tested by those: not here.
     """
@@ -200,7 +200,7 @@ class _Trial:
             self._wait()
 
     def _write(self, copy: Path, path: str, source: str) -> None:
-        """Write a module, each time a second later, because compiled modules are told by the second."""
+        """Write a module, each time a second later, because Python compares compiled modules by the second."""
         self.versions += 1
         (copy / path).write_text(source, encoding="utf-8")
         os.utime(copy / path, (self.versions, self.versions))

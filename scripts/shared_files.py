@@ -1,4 +1,4 @@
-"""What goes under share/ besides the programs: manual pages, completion for bash, zsh and fish, and JSON Schemas.
+"""The files under share/: manual pages, completion for bash, zsh and fish, and JSON Schemas.
 
     scripts/shared_files.py DIRECTORY
 

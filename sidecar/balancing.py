@@ -33,7 +33,7 @@ class Policy(Value):
     """How calls are spread: Envoy's policy and its settings, and what is hashed of a request."""
 
     lb_policy: str = "LEAST_REQUEST"  # Istio's default
-    settings: Mapping[str, object] = {}  # nobody changes it
+    settings: Mapping[str, object] = {}  # never changed
     hash_key: Mapping[str, object] | None = None
 
     @property
@@ -70,7 +70,7 @@ class Rule(Value):
     subsets: tuple[Subset, ...] = ()
 
     def matches(self, host: str) -> bool:
-        """Return whether it is about a host; ``*.`` stands for any beginning."""
+        """Return whether it is about a host; ``*.`` matches any beginning."""
         return host == self.host or (self.host[:1] == "*" and host.endswith(self.host[1:]))
 
 

@@ -1,4 +1,4 @@
-"""YAML and JSON documents of files, told apart by their kind."""
+"""YAML and JSON documents of files, each with its kind."""
 
 from __future__ import annotations
 

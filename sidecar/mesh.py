@@ -40,7 +40,7 @@ class Mesh(Value):
     logs_to_file: bool = False
     own_log: FileLog = FileLog()
     """The log of the mesh config itself, which is also the built-in provider ``envoy``."""
-    providers: Mapping[str, FileLog] = {}  # nobody changes it
+    providers: Mapping[str, FileLog] = {}  # never changed
     default_providers: tuple[str, ...] = ()
     registry_only: bool = False
     detection_timeout: str = DETECTION_TIMEOUT

@@ -47,7 +47,7 @@ class Pod(Value):
 
     namespace: str = DEFAULT_NAMESPACE
     name: str = "pod"
-    labels: Mapping[str, str] = {}  # nobody changes it
+    labels: Mapping[str, str] = {}  # never changed
     named_ports: Mapping[str, int] = {}  # nor this
 
     @property
@@ -66,7 +66,7 @@ class ServicePort(Value):
 
 
 class Service(Value):
-    """A service: its addresses, which nobody needs to answer, and its ports."""
+    """A service: its addresses, which no host needs to have, and its ports."""
 
     namespace: str
     name: str

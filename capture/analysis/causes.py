@@ -4,7 +4,7 @@ A cause is looked for where a packet's way may break::
 
     address, route -> rules (ours, foreign) -> a filter after the redirect -> a listener: port, family, user, mode
 
-What holds for the whole pod (``lo`` down, a full conntrack table, an interface that is missing) comes besides.
+Causes of the whole pod (``lo`` down, a full conntrack table, a missing interface) come first.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NEARLY_FULL = 0.95
 
 
 class Cause(Value):
-    """One reason: its kind, what is the case, what to do about it, and where it is (a rule, a port, a setting)."""
+    """One reason: its kind, the fault in words, what to do about it, and where it is (a rule, a port, a setting)."""
 
     kind: Kind
     says: str
@@ -62,7 +62,7 @@ class Capture(Value):
 
 
 class PodFacts(Value):
-    """What a namespace has besides rules.
+    """The facts of a namespace other than its rules.
 
     ``listeners`` is None where the kernel does not list them. ``gid_of`` has the group of the process behind a
     listener whose user is not the proxy's. ``tracked`` and ``max_tracked`` count connections; 0 is unknown.

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Chain, Rule
 
 ANYTHING = "anything"
-"""The value where a verdict that is not understood may have done anything."""
+"""The value after a verdict that is not understood, which may have done anything."""
 NO_EFFECT = (Log, Continue, SetZone)
 CHANGES: dict[type, type] = {
     SetMark: Mark,
@@ -89,7 +89,7 @@ class ChainCompiler:
         return found
 
     def _may_be_listed(self, rule: Rule, asked: set[type]) -> bool:
-        """Return whether a rule changes nothing for which the rules behind it ask, so that all can be asked at once."""
+        """Return whether a rule changes nothing that later rules match, so that all can be judged at once."""
         verdict = meaning(rule.verdict)
         if any(
             type(match) in LISTED and len(getattr(match, LISTED[type(match)][1])) > LONG_LIST for match in rule.matches
@@ -125,9 +125,18 @@ class ChainCompiler:
         return self.place.way, self.station.table, self.chain.name, position
 
     def _run(self, rules: Sequence[tuple[int, Rule]], after: int) -> int:
-        """Return what becomes of packets that come to many rules in a row."""
-        lists = self._listed(rules)
-        functions = {}
+        """Return what becomes of packets that come to many rules in a row.
+
+        The last ones may be for packets of every address and port; they would be in each piece of the list.
+        """
+        end = len(rules)
+        while end and not any(type(match) in LISTED for match in rules[end - 1][1].matches):
+            end -= 1
+            after = self._step(*rules[end], after)
+        if end == 0:
+            return after
+        lists = self._listed(rules[:end])
+        functions: dict[int, int] = {}
         leaves = self.diagrams.leaves(lists)
         if len(leaves) > MAX_CASES:
             raise TooLargeError

@@ -1,8 +1,8 @@
-"""What differs between the rules that were asked for and the rules that are there.
+"""What differs between the desired rules and the live rules.
 
-In our own chains, in either spelling, every rule counts, in order. In built-in chains ours must be there in
-order; what no other program writes is ours, as a second set is; and a foreign rule counts when it stands
-before ours and may take traffic away from them, or change a mark that they ask for. Counters and comments never count.
+In our own chains, in either spelling, every rule counts, in order. In built-in chains our rules must be there in
+order. A rule that no other program writes is ours, as a second set is. A foreign rule counts when it comes before
+ours and may divert traffic, or change a mark that our rules match. Counters and comments never count.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Difference(Value):
     """One difference: where, of what kind, and which rule; position counts from 1, in the live chain if it is there.
 
     Kinds: a rule of ours is ``missing``; a rule in our chain, or one of ours elsewhere, is ``unexpected``; a
-    ``foreign`` rule stands before ours and may take traffic away or change its marks; a built-in chain has
+    ``foreign`` rule comes before ours and may divert traffic or change its marks; a built-in chain has
     another ``policy``; a ``family`` is captured that should not be. ``effect`` is what it does to packets.
     """
 
@@ -54,7 +54,7 @@ class Difference(Value):
 
     @property
     def is_ours(self) -> bool:
-        """Return whether it is about a rule of ours, not about what another program did."""
+        """Return whether it is about a rule of ours, not about a foreign one."""
         return self.kind in ("missing", "unexpected", "family")
 
 
@@ -147,7 +147,7 @@ def _captured_family(family: Family, live: CanonicalTables) -> Iterator[Differen
 
 
 def _only_in_one(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[Numbered, Numbered]:
-    """Return what of each is no part of a longest order that both share."""
+    """Return the rules of each that are not in the longest order that both share."""
     start, end = 0, 0
     shortest = min(len(first), len(second))
     while start < shortest and first[start] == second[start]:

@@ -1,6 +1,6 @@
 """All rules of a situation as two functions: what becomes of each packet that comes in, and of each that is sent.
 
-The semantics are those of ``trace``; the tests hold one against the other. A packet's way is compiled from its end:
+The semantics are those of ``trace``; tests compare the two. A packet's way is compiled from its end:
 what a rule does is a change of the function of all that comes after it. A verdict chooses another function, a mark
 that is set fixes fields of the rest, a redirect fixes port and address of what later tables see, and lo leads on to
 what PREROUTING makes of it.
@@ -220,7 +220,7 @@ class Compiler:
         return self.diagrams.choose(self._meets_nat(place), found, after) if station.is_nat else found
 
     def _meets_nat(self, place: Place) -> int:
-        """Return packets that are mapped: first ones, and those that follow, which fare as the first did.
+        """Return packets that are mapped: first ones, and later ones, which are treated as the first was.
 
         With a mark on their connection they may be answers, which no rule of nat maps; without a socket it is not
         known whose the first one was.

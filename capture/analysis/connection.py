@@ -65,7 +65,7 @@ def _no_route(packet: Packet) -> Cause:
 
 
 def _why_direct(ways: Ways, capture: Capture) -> Cause:
-    """Return why the packet goes where it is addressed to, without the proxy."""
+    """Return why the packet bypasses the proxy."""
     packet, step = ways.live.packet, ways.live.step
     untracked = next((each for each in ways.live.path if isinstance(meaning(each.rule.verdict), Untrack)), None)
     if untracked is not None and not is_ours(untracked):

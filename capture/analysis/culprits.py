@@ -1,8 +1,9 @@
-"""Which foreign rules are to blame for what becomes of captured packets.
+"""Which foreign rules divert captured packets.
 
-The live rules are compared with those of them that are ours. The rules that a packet met that fares otherwise are taken
-out one after the other, and those count without which it fares as it should. Packets that such a rule may match are set
-aside; when no other is left the rest is compared anew, since a rule behind may do the same.
+The live rules are compared with our own rules among them. A packet that differs is a witness. The foreign rules that
+it met are removed one after the other; a rule without which the packet is captured again is the reason. Packets that
+such a rule may match are set aside. When none is left, the remaining rules are compared again: a later rule may do the
+same.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 MAX_CULPRITS = 20
 """Foreign rules that are named for one family; a longer list would not help."""
 MANY = 5000
-"""Of so many foreign rules fewer are named, and they are compared once, which takes long enough."""
+"""With more foreign rules than this only some are named, and they are compared once, for the time it takes."""
 MAX_OF_MANY = 4
 
 
@@ -39,10 +40,10 @@ class Place(Value):
 
 
 class Culprits:
-    """Foreign rules to blame in one family: ``certain`` ones, and those that cannot be judged, with their effects.
+    """Foreign rules that divert packets of one family: ``certain`` ones, and those that cannot be judged, with effects.
 
-    ``whole`` is all that is live, ``ours_alone`` what of it is ours, ``foreign`` tells where foreign rules are in our
-    tables. ``doubts`` say in words what else cannot be told; with ``is_complete`` every other rule is without effect.
+    ``whole`` has all live rules, ``ours_alone`` our own of them, ``foreign`` the places of foreign rules in our
+    tables. ``doubts`` are what else cannot be judged, in words; with ``is_complete`` every other rule has no effect.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Culprits:
                 return
 
     def _is_left(self, situation: Situation) -> bool:
-        """Return whether foreign rules are left that may be to blame."""
+        """Return whether foreign rules are left that may be the reason."""
         named = self.named
         in_tables = (Place(*where, position) for where, found in self.foreign.items() for position in found)
         return any(map(_ways_in, situation.elsewhere)) or any(place not in named for place in in_tables)
@@ -97,7 +98,7 @@ class Culprits:
         return len(self.certain) + len(self.unjudged) >= (MAX_OF_MANY if self._are_many else MAX_CULPRITS)
 
     def _named_of(self, comparison: Comparison, situation: Situation) -> Situation:
-        """Name the rules to blame for what differs, as far as they do not hide each other; return it without them."""
+        """Name the rules that make the difference, unless one hides another; return the situation without them."""
         passed: list[Rule | None] = []
         while not self._is_enough():
             effect = comparison.first(passed)
@@ -117,10 +118,10 @@ class Culprits:
         self.doubts = (words,)
 
     def _to_blame(self, effect: Effect, compared: Situation, situation: Situation) -> list[Place]:
-        """Return the rule without which the witness would fare as it should.
+        """Return the rule without which the witness would be treated as it should.
 
         If several rules do the same to it, those that have an effect of their own; all it met, if none has. It was
-        traced in the situation that was compared; what is to blame is told in the one that is left.
+        traced in the situation that was compared; the rules are tried in the one that is left.
         """
         met = list(self._met(effect.after, compared))
         if not effect.is_certain:
@@ -228,7 +229,7 @@ class Culprits:
 
 
 def _ways_in(chain: ForeignChain) -> int:
-    """Return how many rules of a base chain, and policies, may be to blame."""
+    """Return how many rules of a base chain, and policies, may be the reason."""
     return len(chain.entry.rules) + (chain.entry.policy == "DROP") + (chain.entry.ipv6_policy == "DROP")
 
 

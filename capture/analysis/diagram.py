@@ -1,12 +1,12 @@
 """Interval decision diagrams: functions of numbered fields, exact for every assignment. A pure data structure.
 
-A node asks for one field and leads, by the interval that the field's number lies in, to another node or to a leaf
-with a value. Fields are asked in one order, from level 0 on, and equal functions are one node::
+A node tests one field and leads, by the interval that the field's number lies in, to another node or to a leaf
+with a value. Fields are tested in one order, from level 0 on, and equal functions are one node::
 
     level 0   port    0-79 -> B | 80 -> A | 81-65535 -> B
     level 1   user    A: 0-1336 -> "captured" | 1337 -> "direct" | ...
 
-So whether two functions are equal is whether two numbers are. This is the firewall decision diagram (Gouda and Liu,
+So two functions are equal if their numbers are. This is the firewall decision diagram (Gouda and Liu,
 "Structured firewall design", 2007), reduced, with memoised operations (Bryant 1986). Nodes are numbers into lists,
 which is what makes it fast in Python.
 """
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 LEAF_LEVEL = 1 << 30
 """Below every field."""
 MAX_EDGES = 12_000_000
-"""More than any rule set needs that people write; some 200 MB."""
+"""More than any rule set of practice needs; some 200 MB."""
 
 
 class TooLargeError(CaptureError):
-    """The function has no diagram of bearable size: nothing can be told of it."""
+    """The diagram of the function would be too large, so that nothing can be judged."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -1,7 +1,7 @@
-"""What two situations do differently: to which packets, exactly, with the most ordinary packet of each difference.
+"""Which packets two situations treat differently, exactly, with the most ordinary packet of each difference.
 
-Every value of the difference is one of three: the packet fares alike, it fares otherwise for certain, or it hangs on
-a match, a verdict or an order of chains that cannot be judged here. The third spreads no further than it matters.
+Every value of the difference is one of three: the packet is treated alike, it is certainly treated differently, or that
+depends on a match, a verdict or an order of chains that cannot be judged. The third spreads no further than it matters.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 CAPTURED = ("proxy-outbound", "proxy-inbound", "dns")
 MAX_EFFECTS = 24
-"""More ways to fare otherwise in one direction are told by what becomes of the packets before."""
+"""With more kinds of difference in one direction, packets are grouped by their outcome before."""
 ELSEWHERE = "elsewhere"
 """The value where packets are sent to one of many addresses to which they were not sent before."""
 NEW = CONNECTION_STATES.index("NEW")
@@ -48,16 +48,16 @@ class Change(Value):
 
 
 class Unjudged(Value):
-    """What becomes of packets before; after, it hangs on something unknown whether they fare otherwise."""
+    """The outcome before; whether the one after differs depends on something that cannot be judged."""
 
     before: Fate
 
 
 class Effect(Value):
-    """Packets that fare otherwise, all in the same way.
+    """Packets that are treated differently, all in the same way.
 
     ``packet`` is the witness, ``before`` and ``after`` its way in both situations, ``regions`` are the packets in
-    words. ``is_certain`` is False where it hangs on something unknown.
+    words. ``is_certain`` is False where it depends on something that cannot be judged.
     """
 
     not_compared = ("before", "after")
@@ -82,7 +82,7 @@ class Effect(Value):
 
     @property
     def is_certain(self) -> bool:
-        """Return whether the packets fare otherwise for certain."""
+        """Return whether the packets are certainly treated differently."""
         return isinstance(self.change, Change)
 
 
@@ -106,7 +106,7 @@ class Comparison:
         """Yield what differs: for first packets of connections without a mark if there it does, else for others.
 
         With ``only_captured`` packets are in question that are captured, that the proxy sends on, or that belong to
-        such a connection. With a rule, only those that it may speak of.
+        such a connection. With a rule, only those that it may match.
         """
         for direction in (INBOUND, OUTBOUND):
             found = self._differing(direction, only_captured=only_captured)
@@ -168,7 +168,7 @@ class Comparison:
         yield self.diagrams.yes
 
     def differing(self, direction: Direction, *, only_captured: bool = False) -> int:
-        """Return the function to None where packets fare alike, else to a Change or Unjudged."""
+        """Return the function to None where packets are treated alike, else to a Change or Unjudged."""
         return self.space.switches.expanded(self._differing(direction, only_captured=only_captured))
 
     def _differing(self, direction: Direction, *, only_captured: bool) -> int:
@@ -190,7 +190,7 @@ class Comparison:
     def _with_new_ways_joined(self, before: int, after: int) -> int:
         """Return the fates after with all addresses as one to which no packet was sent before, if they are many.
 
-        A table of services has thousands, which are told together anyway.
+        A table of services has thousands, which are reported together anyway.
         """
         fates = [self.diagrams.value(leaf) for leaf in self.diagrams.leaves(after)]
         if len(fates) <= MAX_EFFECTS:

@@ -24,7 +24,7 @@ ORIGINAL_SOURCE = "envoy.filters.listener.original_src"
 
 
 class EnvoyListener(Value):
-    """What a listener of Envoy says about how connections reach it. ``mark`` is that of its own connections, or 0."""
+    """How connections reach a listener of Envoy, by its configuration; ``mark`` is that of its own connections or 0."""
 
     name: str
     ports: tuple[tuple[Family, int], ...]

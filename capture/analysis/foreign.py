@@ -1,9 +1,9 @@
-"""Chains of others that stand beside ours, in tables of their own, on the way that our packets take.
+"""Foreign base chains in tables of their own, which captured packets pass, too.
 
-Tables of nf_tables do not know of each other, but at each hook of a packet's path the kernel enters their base
+Tables of nf_tables are independent of each other, but at each hook of a packet's path the kernel enters their base
 chains in the order of their priorities, ours among them::
 
-    output     ip theirs first, -200   ->   our nat OUTPUT, -100   ->   inet theirs last, 0
+    output     ip foreign first, -200  ->   our nat OUTPUT, -100   ->   inet foreign last, 0
                drop: it is gone             redirect to the proxy       of no concern for the capture
                redirect: decided
                accept: it goes on
@@ -40,13 +40,13 @@ FAR = 1 << 32
 """More than any priority, which has 32 bits."""
 
 SOURCE_HOOKS = (INPUT, POSTROUTING)
-"""Where nat maps sources, which decide on nothing here."""
+"""Where nat maps sources, which does not matter here."""
 
 
 class ForeignChain(Value):
     """A foreign base chain.
 
-    ``table`` is what nft(8) calls its table, like "ip theirs". ``contents`` are its rules in the words of our model,
+    ``table`` is what nft(8) calls its table, like "ip filter". ``contents`` are its rules in the terms of our model,
     and what nft(8) calls them as ``why``: the base chain first, then those that one can jump to.
     """
 
@@ -56,12 +56,12 @@ class ForeignChain(Value):
     """PREROUTING, INPUT, OUTPUT or POSTROUTING."""
     priority: int
     is_nat: bool
-    """Whether it is asked about the first packet of a connection only, and never about one that is redirected."""
+    """Whether it sees the first packet of a connection only, and never one that is redirected."""
     contents: Table
     is_older: bool = False
     """Whether its table was there before ours. Of chains with one priority the kernel enters the newest first."""
     is_of_any_age: bool = False
-    """Whether it cannot be told if it is older: between legacy tables and nf_tables nothing does."""
+    """Whether its age is unknown: nothing orders legacy tables and nf_tables."""
     is_native: bool = True
     """Whether it is written in nf_tables' own expressions, not in those of iptables."""
     is_worth_notes: bool = True
@@ -89,7 +89,7 @@ class ForeignChain(Value):
     def is_before(self, table: TableName) -> bool:
         """Return whether packets come here before our table, or may do so.
 
-        A chain may have been put into an old table later than ours; that is not told from outside.
+        A chain may have been put into an old table later than ours; the kernel does not show that.
         """
         return self.turn < PRIORITIES[table] or (self.priority == PRIORITIES[table] and not self.is_older)
 

@@ -1,8 +1,8 @@
-"""Whether foreign rules, and differences of our own, matter to any packet: drift, or a note, or beyond judging.
+"""Whether foreign rules, and differences of our own, matter to any packet: drift, a note, or not judged.
 
-Three situations are compared: the desired rules, the live ones without anything foreign, and the live ones with all
-that is there. What differs between the last two is the work of foreign rules. Which of them is told by taking out,
-one after the other, those that the witness met, until nothing differs any more.
+Three situations are compared: the desired rules, the live rules without foreign ones, and all live rules. A
+difference between the last two comes from foreign rules. To find which, those that the witness met are removed one
+after the other, until nothing differs any more.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Judgement(Value):
     """What matters, and what does not.
 
     ``differences`` and ``obstacles`` are drift, the first in our own tables. ``notes`` and ``harmless`` are foreign
-    rules without effect on captured traffic. ``unjudged`` may have one. ``doubts`` say in words what else cannot be
-    told.
+    rules without effect on captured traffic. ``unjudged`` may have one. ``doubts`` are what else cannot be judged, in
+    words.
     """
 
     differences: tuple[Difference, ...] = ()
@@ -100,7 +100,7 @@ def of_family(ruleset: Ruleset, family: Family, desired: Ruleset) -> Ruleset:
 
 
 class _Family:
-    """One family: ``whole`` is all that is live, ``foreign`` tells where foreign rules are in our tables."""
+    """One family: ``whole`` has all live rules, ``foreign`` the places of foreign rules in our tables."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class _Family:
     # --- our own -----------------------------------------------------------------------------------
 
     def _with_effects(self, own: Sequence[Difference]) -> Iterator[Difference]:
-        """Yield the differences of our own rules, each with what comes of it to packets that its rule speaks of."""
+        """Yield the differences of our own rules, each with its effect on packets that its rule matches."""
         if not own:
             return
         comparison = Comparison(self.family, self.asked, self.ours_alone)
@@ -149,7 +149,7 @@ class _Family:
     # --- all that is foreign -----------------------------------------------------------------------
 
     def _all_foreign(self) -> Iterator[Place]:
-        """Yield every foreign rule that is worth a word."""
+        """Yield every foreign rule that is worth a line."""
         for (table, chain), positions in self.foreign.items():
             yield from (Place(table, chain, position) for position in sorted(positions))
         for number, each in enumerate(self.whole.elsewhere):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def judge(rule: Rule, packet: Packet, *, is_native: bool = False) -> bool | None:
     """Return whether the packet fulfils all matches of the rule; None if that cannot be known.
 
-    ``is_native`` is whether nf_tables' own expressions ask, which know no owner of a packet without a socket.
+    ``is_native`` is whether the rule has nf_tables' own expressions, which see no owner of a packet without a socket.
     """
     found: bool | None = True
     for match in rule.matches:

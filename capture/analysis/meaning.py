@@ -1,7 +1,7 @@
-"""What foreign rules do where the model has no word for it, told from the words in which both backends print them.
+"""What foreign rules do where the model has no value for it, by the text in which both backends print them.
 
-Only what is certain is told: DNAT to one address, REJECT, goto, NOTRACK, targets that let a packet go on, and
-questions for protocols that are neither TCP nor UDP. Everything else stays unknown.
+Only what is certain is read: DNAT to one address, REJECT, goto, NOTRACK, targets that let a packet go on, and
+matches of protocols that are neither TCP nor UDP. Everything else stays unknown.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ NUMBERS = {"6": "tcp", "17": "udp"}
 
 
 def meaning(verdict: Verdict) -> Meaning:
-    """Return what a verdict does; itself if the model has a word for it, or if it stays unknown."""
+    """Return what a verdict does; itself if the model has it, or if it stays unknown."""
     if not isinstance(verdict, UnknownVerdict):
         return verdict
     words = verdict.text
@@ -95,7 +95,7 @@ def holds_for(words: str, protocol: ProtocolName) -> bool | None:
 
 
 def is_pure(words: str) -> bool:
-    """Return whether a match that the model lacks gives one answer for one packet, wherever it is asked."""
+    """Return whether a match that the model lacks gives one answer for one packet, wherever it is evaluated."""
     return not any(each in words for each in IMPURE)
 
 
@@ -103,4 +103,4 @@ IMPURE = (
     *("statistic", "limit", "recent", "quota", "connlimit", "connbytes", "time", "random", "numgen", "hashlimit"),
     *("rateest", "u32", "bpf", "nth", "ct count", "meta hour", "meta day", "jhash"),
 )
-"""Of matches that count, or ask for the time."""
+"""Of matches that count, or look at the time."""

@@ -3,11 +3,11 @@
 Chains are ours by name, in either spelling: ISTIO_OUTPUT as upstream writes it, ISTIO-OUTPUT as older
 listings print it. Whatever is in them is ours too. In every other chain a rule is ours if it jumps to one
 of our chains. What is left are rules of ours in built-in chains that jump nowhere: interfaces left alone,
-the marks of a transparent proxy, the DNS rules of upstream's older versions. They look like rules that
-anybody might write, so they are told from look-alikes by evidence:
+the marks of a transparent proxy, the DNS rules of upstream's older versions. Another program might write rules
+that look the same, so ours are recognised by evidence:
 
 1. their exact shape, and numbers that only we use: the marks of our chains, the port of our agent;
-2. the rule set that we remember to have applied (``recorded``), where it is what stands there;
+2. the recorded rule set, where the live rules match it;
 3. else their exact shape, and a rule of ours next to them, with nothing foreign in between;
 4. else their exact shape, and a sibling: the same interface in a rule of ours in another chain of the table.
 
@@ -52,7 +52,7 @@ def jumps_to_our_chain(rule: model.Rule) -> bool:
 
 
 def takes_away(rule: model.Rule) -> bool:
-    """Return whether a rule of others, standing before ours, may keep packets from them or change what ours do.
+    """Return whether a foreign rule before ours may keep packets from them or change what ours do.
 
     Verdicts may, jumps to chains that may hold verdicts, and targets we do not know. So does a conntrack zone: the
     first one that a packet gets stays (xt_CT.c). Logging and counting do not; for marking see ``may_disturb``.
@@ -66,15 +66,15 @@ def changes_marks(rule: model.Rule) -> bool:
 
 
 def may_disturb(rule: model.Rule, asked: frozenset[type]) -> bool:
-    """Return whether a rule of others, standing before ours, may take packets away or change a mark they are told by.
+    """Return whether a foreign rule before ours may divert packets, or change a mark that ours match.
 
-    ``asked`` are the marks that ours ask for (``marks_asked_for``): that of the packet, of its connection, or both.
+    ``asked`` are the marks that ours match (``tested_marks``): that of the packet, of its connection, or both.
     """
     return takes_away(rule) or MARKS_CHANGED.get(type(rule.verdict)) in asked
 
 
 def tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -> frozenset[type]:
-    """Return which of Mark and ConnectionMark are asked for by rules that a packet in the chain may come to."""
+    """Return which of Mark and ConnectionMark are matched by rules that a packet in the chain may come to."""
     asked: set[type] = set()
     entered, ahead = {chain}, [chain]
     while ahead:
@@ -110,7 +110,7 @@ def ours_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> 
 
 
 def our_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | None = None) -> Places:
-    """Return where in chains that are not ours our rules stand; chains without any are left out."""
+    """Return the positions of our rules in chains that are not ours; chains without any are left out."""
     places: Places = {}
     marks = _marks_of_our_chains(live, family)
     for table in live.tables:
@@ -153,10 +153,10 @@ def _recorded_rules(
 
 
 def _where_recorded(rules: Sequence[model.Rule], recorded: Sequence[model.Rule]) -> frozenset[int] | None:
-    """Return where the recorded rules stand; None if they do not, so that they tell us nothing.
+    """Return the positions of the recorded rules; None if they are not there in this order.
 
-    In one piece they are ours beyond doubt. Where a foreign rule stands in between, the last of the
-    possible places is taken: what others insert later mostly comes before.
+    In one piece they are certainly ours. With a foreign rule in between, the last of the possible places is
+    taken: other programs mostly insert their rules before ours.
     """
     if not recorded:
         return None
@@ -215,11 +215,11 @@ def _until_twin(rules: Sequence[model.Rule], positions: Iterable[int], belongs: 
 
 
 def shape(table: model.TableName, chain: str, rule: model.Rule, marks: frozenset[int] = NO_MARKS) -> str | None:
-    """Return how much a rule in a built-in chain looks like one of ours, or None if it does not at all.
+    """Return how much a rule in a built-in chain looks like one of ours; None if not at all.
 
     CERTAIN: no other program writes this. BEFORE_OURS: ours if a rule of ours follows directly.
-    BESIDE_OURS: ours if one stands directly before or after it. ``marks`` are those that our chains ask for;
-    without them, rules that are told by such a mark look like nothing.
+    BESIDE_OURS: ours if one is directly before or after it. ``marks`` are those that our chains match;
+    without them, rules that are recognised by such a mark look like nothing.
     """
     if jumps_to_our_chain(rule):
         return CERTAIN
@@ -342,7 +342,7 @@ def _in_raw_prerouting(verdict: model.Verdict, matches: dict[type, model.Match])
 def _by_siblings(rules: Sequence[model.Rule], known: Sequence[bool], ours: frozenset[int]) -> frozenset[int]:
     """Return the rules for interfaces that our rules in other chains of the table leave alone (``known``).
 
-    They follow others of ours, or stand alone: with TPROXY, ours in nat PREROUTING may be nothing but those.
+    They follow others of ours, or are alone: with TPROXY, nat PREROUTING may have no other rules of ours.
     """
     if not ours:
         first = known.index(True) if True in known else len(rules)

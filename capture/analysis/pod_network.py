@@ -1,4 +1,4 @@
-"""What a namespace has for packets to go by: the pod's own addresses, and the interface that leads out."""
+"""The network of a namespace: the pod's own addresses, and the interface that leads out."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from capture.model.packet import Packet
 
 NO_WAY_OUT = "none"
-"""Where no route leads: rules are asked all the same, since they come before the packet is given up."""
+"""Where no route leads: rules still see the packet, before the kernel gives it up."""
 
 
 def read_pod_network() -> PodNetwork:
-    """Return what the namespace we are in has; where it has none, plausible stand-ins."""
+    """Return the network of the namespace we are in; where it has no address, plausible ones."""
     with open_route() as route:
         links = {link.index: link for link in read_links(route) if not link.is_loopback}
         addresses = [address for address in read_addresses(route) if address.interface in links]

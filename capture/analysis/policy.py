@@ -1,7 +1,7 @@
 """The whole policy in words: what becomes of every connection, by sets of packets that do not overlap, and why.
 
-It is told of first packets of connections that carry no mark, which is all connections but those of programs that
-set one; by everything that decides on them, second captures and foreign chains included.
+It covers first packets of connections without a mark, which is all connections but those of programs that set one.
+Everything that decides on them counts, second captures and foreign chains included.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ UNKNOWN = "cannot be judged"
 
 
 class Statement(Value):
-    """One line of the policy: this traffic of these families, in this direction, fares so, because of that.
+    """One line of the policy: traffic of some families in one direction, its outcome, and the reason.
 
-    ``fate`` is None where it hangs on something that cannot be judged. ``witness`` is the trace of one such packet.
+    ``fate`` is None where it depends on something that cannot be judged. ``witness`` is the trace of one such packet.
     """
 
     not_compared = ("witness",)
@@ -51,7 +51,7 @@ class Statement(Value):
 
 
 def policy(situations: dict[Family, Situation]) -> list[Statement]:
-    """Return the policy of some families; what is said alike of several is said once.
+    """Return the policy of some families; a line that several share comes once.
 
     Raises TooLargeError where rules are too entangled.
     """
@@ -89,7 +89,7 @@ def _of_family(family: Family, situation: Situation) -> Iterator[Statement]:
 
 
 def _settled(space: PacketSpace, node: int) -> int:
-    """Return the fates with those that hang on something unknown as UNKNOWN."""
+    """Return the fates, with UNKNOWN where one depends on something that cannot be judged."""
     diagrams = space.diagrams
 
     def change(each: int) -> int | None:
@@ -105,7 +105,7 @@ def _settled(space: PacketSpace, node: int) -> int:
 def _statements(
     space: PacketSpace, situation: Situation, direction: Direction, packets: int, among: int, fate: object
 ) -> Iterator[Statement]:
-    """Yield a line for each part of the packets that fare alike, with the rule that a packet of it meets."""
+    """Yield a line for each part of the packets with one outcome, with the rule that a packet of it meets."""
     told = parts(space, simplified(space, packets, among))
     known = fate if isinstance(fate, Fate) else None
     for path in told[:MAX_PARTS]:

@@ -1,4 +1,4 @@
-"""Which packets a kernel can show in a pod: the others are no witness of anything.
+"""Which packets can occur in a pod: the others are no witness of anything.
 
 The fields of a packet depend on each other in ways that rules do not know: a packet to an address of the pod goes
 over lo, the first packet of a connection has a socket and no mark on its connection, what comes in is for the pod.
@@ -43,7 +43,7 @@ NO_HOSTS: dict[Family, tuple[Network, ...]] = {
 
 
 def realistic(space: PacketSpace, compilers: Sequence[Compiler]) -> dict[Direction, int]:
-    """Return for both directions whether a kernel can show a packet, in the network of the first situation."""
+    """Return for both directions whether a packet can occur, in the network of the first situation."""
     packets = _Packets(space, compilers[0].situation)
     possible = {INBOUND: packets.coming_in(), OUTBOUND: packets.sent()}
     no_mark = space.marked("connection", 0, model.ALL_BITS)
@@ -111,7 +111,7 @@ class _Packets:
         return self.diagrams.both(self.space.numbers(UID, known), self.space.numbers(GID, known))
 
     def _common(self) -> int:
-        """Return what holds for all packets: ports, a destination that can be, a state that tracking gives."""
+        """Return what holds for all packets: ports, a possible destination, a state of connection tracking."""
         space = self.space
         udp = space.numbers(PROTOCOL, [(1, 1)])
         no_hosts = self._inside(DESTINATION, NO_HOSTS[self.family])
@@ -166,8 +166,8 @@ def _kept_marks(space: PacketSpace, compilers: Sequence[Compiler], possible: dic
 def _marks_left_by(possible: dict[Direction, int], space: PacketSpace, compilers: Sequence[Compiler]) -> int:
     """Return which marks connections can have: those that packets leave there, in any of the situations.
 
-    That is the least set that holds 0 and, with a mark, every mark that rules make of it. If rules keep marks that
-    are no constants of theirs, it is every mark.
+    That is the least set that holds 0 and, with a mark, every mark that rules make of it. If rules save marks that
+    are no constants, it is every mark.
     """
     diagrams = space.diagrams
     found = space.marked("connection", 0, model.ALL_BITS)
@@ -195,7 +195,7 @@ def _marks_left_by(possible: dict[Direction, int], space: PacketSpace, compilers
 
 
 def _marks(rule: model.Rule) -> Iterator[int]:
-    """Yield the marks that a rule speaks of."""
+    """Yield the marks that a rule matches or sets."""
     for match in rule.matches:
         if isinstance(match, model.Mark | model.ConnectionMark):
             yield match.value

@@ -1,4 +1,4 @@
-"""Reasons for rules that were read from a kernel, which keeps none unless it is asked to."""
+"""Reasons for rules that were read from a kernel, which keeps none without --rule-comments."""
 
 from __future__ import annotations
 

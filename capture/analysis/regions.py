@@ -1,6 +1,6 @@
 """Sets of packets in words, and the most ordinary packet of each.
 
-A set is told as far as it matters among the packets that exist: what a realistic packet fulfils anyway is left out.
+A set is described only as far as it differs among packets that can occur.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
     """What the packets of a part of a set have in common: ranges by level."""
 
 MAX_NAMED = 6
-"""A list of more entries than this is told by its first ones and a count."""
+"""Of a list with more entries the first ones and a count are printed."""
 MAX_PARTS = 2000
-"""Parts of a set that are looked at to tell it."""
+"""Parts of a set that are looked at to describe it."""
 
 
-# --- a set without what goes without saying ------------------------------------------------------
+# --- a set without what is always true -----------------------------------------------------------
 
 
 def simplified(space: PacketSpace, packets: int, among: int) -> int:
-    """Return a simpler set that holds the same packets of those among which it is told.
+    """Return a simpler set that holds the same of the packets that can occur.
 
     What lies outside is free to be in it or not (the operator restrict of Coudert and Madre, 1990).
     """
@@ -71,7 +71,7 @@ def simplified(space: PacketSpace, packets: int, among: int) -> int:
 
     def deeper(one: int, other: int) -> int:
         level, bounds, columns = diagrams.aligned((one, other))
-        if diagrams.level(one) != level:  # a question that only the frame asks
+        if diagrams.level(one) != level:  # a field that only the frame tests
             wider = diagrams.no
             for kid in diagrams.kids(other):
                 wider = diagrams.either(wider, kid)
@@ -231,7 +231,7 @@ def _networks(family: Family, ranges: Ranges) -> Iterator[str]:
 
 
 def _interfaces(space: PacketSpace, level: int, ranges: Ranges | None) -> str:
-    """Return by which interfaces; to leave the pod by any goes without saying."""
+    """Return by which interfaces; nothing for packets that leave the pod by any."""
     if ranges is None:
         return ""
     inside = [space.interfaces[n] for first, last in ranges for n in range(max(first, 0), last + 1)]

@@ -1,4 +1,4 @@
-"""The fields of a packet as levels of a diagram, and what rules ask of them as functions.
+"""The fields of a packet as levels of a diagram, and the matches of rules as functions.
 
 One space serves all rule sets that are compared, because two things depend on all of them: interfaces, of which
 only those count that rules tell apart, and marks, whose bits are one field where every mask treats them alike.
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 NONE = -1
 PROTOCOLS: tuple[ProtocolName, ...] = ("tcp", "udp")
+OF_PROTOCOL = {name: [(number, number)] for number, name in enumerate(PROTOCOLS)}
 HIGHEST_PORT = 0xFFFF
 HIGHEST_ID = 0xFFFF_FFFE
 """2**32 - 1 is no id (credentials(7))."""
@@ -122,7 +123,7 @@ class PacketSpace:
                 found = self.diagrams.both(self.numbers(self.mark_level(kind, group), [(number, number)]), found)
         return found
 
-    # --- what rules ask for ----------------------------------------------------------------------
+    # --- matches of rules ------------------------------------------------------------------------
 
     def numbers(self, level: int, ranges: Ranges) -> int:
         """Return whether a field lies in ranges, which are in order and apart."""
@@ -133,7 +134,7 @@ class PacketSpace:
         return self.numbers(STATE, merge_ranges((i, i) for i, name in enumerate(CONNECTION_STATES) if name in states))
 
     def interface_ranges(self, pattern: str) -> Ranges:
-        """Return the interfaces that a name in a rule stands for."""
+        """Return the interfaces that a name in a rule means."""
         prefix = pattern[:-1] if pattern.endswith("+") else None
         named = (
             number
@@ -153,8 +154,7 @@ class PacketSpace:
     def ranges(self, match: Match, *, is_native: bool) -> tuple[int, Ranges] | None:
         """Return the level that a match asks for and the ranges it lets pass; None if it is no such match."""
         if isinstance(match, Protocol):
-            number = PROTOCOLS.index(match.name)
-            return PROTOCOL, [(number, number)]
+            return PROTOCOL, OF_PROTOCOL[match.name]
         if isinstance(match, InInterface | OutInterface):
             level = IN if isinstance(match, InInterface) else OUT
             inside = self.interface_ranges(match.name)
@@ -180,7 +180,7 @@ class PacketSpace:
         if entries == "networks":
             inside = merge([network for network in given if network.family == self.family])
         else:
-            inside = merge_ranges((span.first, span.last) for span in given)
+            inside = merge_ranges([(span.first, span.last) for span in given])
         if not match.negated:  # type: ignore[union-attr]  # every list has it
             return inside
         holds_for_none = level in (UID, GID) and not is_native
@@ -310,7 +310,7 @@ def _mark_groups(tables: Iterable[Table]) -> list[list[int]]:
 
 
 def _interfaces(tables: Iterable[Table], situations: Iterable[Situation]) -> tuple[list[str], dict[str, str]]:
-    """Return one interface for each that rules can tell apart, and by prefix the one that stands for all others."""
+    """Return one interface for each that rules distinguish, and by prefix the one that represents all others."""
     names = {LOOPBACK: None}
     for situation in situations:
         names |= dict.fromkeys((situation.network.interface, *situation.network.others))
@@ -332,7 +332,7 @@ def _interfaces(tables: Iterable[Table], situations: Iterable[Situation]) -> tup
 
 
 def _is_new(name: str, prefix: str, names: Iterable[str], prefixes: Iterable[str]) -> bool:
-    """Return whether a name can stand for all interfaces of which a prefix is the longest in a rule."""
+    """Return whether a name can represent all interfaces of which a prefix is the longest in a rule."""
     fits = 0 < len(name) <= INTERFACE_BYTES and name not in names
     return fits and _longest_prefix(name, prefixes) == prefix
 

@@ -1,7 +1,7 @@
 """All base chains that packets of a namespace meet, in the order in which the kernel enters them.
 
 At each hook these are entered by their priorities. Base chains of type nat are special (nf_nat_core.c): the kernel
-has one entry of its own for all of them, at priority -100, and asks them there in the order of their priorities,
+has one entry of its own for all of them, at priority -100, and calls them there in the order of their priorities,
 for the first packet of a connection, until one maps it. So a nat chain of priority -160 comes after mangle (-150).
 Of chains with one priority the newest is entered first (nf_hook_entries_grow in net/netfilter/core.c).
 """
@@ -38,7 +38,7 @@ class Station(Value):
 
 
 class PodNetwork(Value):
-    """What a namespace has for packets to go by: addresses of its own, and the interface that leads out."""
+    """The network of a namespace: its addresses, and the interface that leads out."""
 
     own: tuple[Network, ...] = (
         Network(IPV4, 0x0AFFFF02, 32),  # 10.255.255.2
@@ -46,7 +46,7 @@ class PodNetwork(Value):
     )
     interface: str = "eth0"
     others: tuple[str, ...] = ()
-    """Further interfaces besides ``lo``."""
+    """Further interfaces, without ``lo``."""
 
     def own_addresses(self, family: Family) -> tuple[Network, ...]:
         """Return the pod's addresses of a family."""

@@ -1,7 +1,7 @@
-"""Long lists of rules as one field each, so that what comes of them is worked out once for each of their verdicts.
+"""Long lists of rules as one field each, so that their effect is computed once for each of their verdicts.
 
-A function that asks for a list of 60,000 rules has as many nodes, and every operation would walk all of them. So the
-list stays aside. In its place is a switch: a field above all others, whose number is that of the verdicts that a
+The function of a list of 60,000 rules has as many nodes, and every operation would walk all of them. So the list is
+kept aside. In its place is a switch: a field above all others, whose number is that of the verdicts that a
 packet meets in the list::
 
     switch   0 -> dropped | 1 -> what comes after the list          one node

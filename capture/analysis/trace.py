@@ -7,9 +7,9 @@
                `-> raw PREROUTING -> mangle PREROUTING -> INPUT -> socket
     inbound    raw PREROUTING -> mangle PREROUTING -> nat PREROUTING -> INPUT -> socket
 
-nat is asked about the first packet of a connection, and once: what came through nat OUTPUT does not
-meet nat PREROUTING when it comes back over ``lo``, and behind the first rule that maps the destination no
-other is asked (nf_nat_core.c). A redirect in OUTPUT makes the destination the loopback address; in PREROUTING
+nat sees the first packet of a connection, once: a packet that passed nat OUTPUT does not
+meet nat PREROUTING when it comes back over ``lo``, and after the first rule that maps the destination no
+other is tried (nf_nat_core.c). A redirect in OUTPUT makes the destination the loopback address; in PREROUTING
 it stays in the pod. The nat chains of INPUT and POSTROUTING map sources, which nothing here depends on. Foreign chains
 are met where ``stations`` has them. A connection that is redirected is lost, too, if its later packets are dropped.
 """
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
 
 NAT_STATES = ("NEW", "RELATED")
-"""Connection states in which the nat table is asked; later packets are mapped as the first one was."""
+"""Connection states whose packets meet the nat table; later packets are mapped as the first one was."""
 OF_KNOWN_CONNECTIONS = ("RELATED", "ESTABLISHED")
 
 REDIRECTED_BY: dict[str, Outcome] = {
@@ -70,8 +70,8 @@ REDIRECTED_BY: dict[str, Outcome] = {
 class Step(Value):
     """One rule that the packet met and matched; ``position`` counts from 1 within the chain, in its family.
 
-    ``table`` is one of ours, or what a foreign chain's table is called. ``certain`` is False where the rule asks for
-    something that we cannot judge. ``station`` is the base chain from which the rule was reached.
+    ``table`` is one of ours, or what a foreign chain's table is called. ``certain`` is False where the rule has a
+    match that we cannot judge. ``station`` is the base chain from which the rule was reached.
     """
 
     not_compared = ("station",)
@@ -239,7 +239,7 @@ class _Walk:
                 self.policy = station
 
     def _meets_nat(self) -> bool:
-        """Return whether the packet is mapped: a first one, or one that follows, which fares as the first did.
+        """Return whether the packet is mapped: a first one, or a later one, which is treated as the first was.
 
         With a mark on its connection it may be an answer, which no rule of nat maps; without a socket it is not known
         whose the first one was.
@@ -366,7 +366,7 @@ class _Walk:
         return tuple(command for command in self.situation.without if command.startswith("ip -6") == of_ipv6)
 
     def _last_decision(self) -> Step | None:
-        """Return the last rule that let go of the packet or threw it away."""
+        """Return the last rule that accepted the packet or dropped it."""
         certain = [step for step in self.path if step.certain]
         if self.policy is not None:
             return None
@@ -421,7 +421,7 @@ def _redirected(packet: Packet, port: int) -> Packet:
 
 
 def _meaning(step: Step) -> Outcome:
-    """Return what a redirect means, by the chain that it stands in."""
+    """Return what a redirect means, by the chain that it is in."""
     if not isinstance(step.rule.verdict, Redirect):
         return "direct"
     outcome = REDIRECTED_BY.get(step.chain.replace("-", "_"))

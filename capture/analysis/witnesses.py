@@ -1,4 +1,4 @@
-"""The most ordinary packet of a set: a witness that people recognise.
+"""The most ordinary packet of a set: a witness that is easy to recognise.
 
 A set in which long lists of rules are switches has one, too, and mostly it is found without the lists being put in.
 """

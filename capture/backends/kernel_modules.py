@@ -38,7 +38,7 @@ INDEXES = "/lib/modules"
 IPV6_SETTINGS = "/proc/sys/net/ipv6"
 NO_MORE = "/proc/sys/kernel/modules_disabled"
 MODPROBE = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
-"""What modprobe is told, in files *.conf: modprobe.d(5)."""
+"""Modprobe's configuration, files *.conf: modprobe.d(5)."""
 
 WAYS: dict[Way, str] = {"nftables": "nftables", "nft": "iptables-nft", "legacy": "iptables-legacy"}
 """What to call them."""
@@ -202,7 +202,7 @@ class Inventory(Value):
 
     ``unloaded`` are those that are not loaded; in a kernel that has them built in, they look the same unless an
     index says so. ``absent`` are those of them that this kernel does not have at all, ``forbidden`` those that
-    modprobe is told not to load; none if that is unknown.
+    modprobe must not load; none if that is unknown.
     """
 
     unloaded: tuple[str, ...] = ()
@@ -264,7 +264,7 @@ def _lists(index: bytes, name: str) -> bool:
 
 
 def _prohibitions() -> dict[str, str]:
-    """Return the modules that modprobe is told not to load, and the file that says so.
+    """Return the modules that modprobe's configuration forbids, and the file that does.
 
     "install" with a program that does nothing forbids a module altogether; "blacklist" only where it is asked for
     by another name, as the kernel asks for matches and targets, and not where another module needs it.
@@ -346,7 +346,7 @@ def _may_be_a_module(error: CaptureError) -> bool:
 
 
 def remedy_for(lacking: Iterable[str]) -> str:
-    """Return what to do about modules that a kernel does not have, or that modprobe is told not to load."""
+    """Return what to do about modules that a kernel does not have, or that modprobe's configuration forbids."""
     names = tuple(lacking)
     forbidden = look_up(names).forbidden
     absent = [name for name in names if name not in forbidden]

@@ -27,8 +27,8 @@ capture apply --backend nftables --profile current --redirect-dns --capture-all-
 def apply(ctx: click.Context, namespace: str | None, form: str) -> int:
     """Make the rules of a network namespace those that the options ask for.
 
-    Rules that are so already are left as they are; other rules of ours are replaced, and never in a way that lets a
-    connection escape in between. Rules of others stay.
+    Equal rules are left as they are. Other rules of the capture are replaced, with no moment in which a new
+    connection is uncaptured. Foreign rules stay.
     """
     settings = explicit(ctx)
     applied = operations.apply(settings, namespace, force=settings[FORCE_APPLY])

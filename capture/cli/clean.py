@@ -26,10 +26,10 @@ capture clean --pid 4711
     examples=EXAMPLES,
 )
 def clean(namespace: str | None, form: str, *, allow_host: bool) -> int:
-    """Remove everything that is ours from a network namespace.
+    """Remove the capture from a network namespace.
 
     That is: the rules in every backend, in either spelling, of this version, of older ones and of upstream's, the
-    address on lo, and the routes of TPROXY. No option is needed to find them. Rules of others stay.
+    address on lo, and the routes of TPROXY. No option is needed to find them. Foreign rules stay.
 
     Connections that pass the proxy end with the rules; a warning counts them.
     """

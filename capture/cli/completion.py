@@ -1,4 +1,4 @@
-"""What a shell offers after an option: the words that it takes, and the network namespaces of this machine."""
+"""Completion for shells: the words that an option takes, and the network namespaces of this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def values_of(option: Option[Any]) -> list[str]:
     """Return the words that an option takes; none where it takes numbers, names or lists.
 
-    They are in what the option says that it expects, such as "auto, iptables or nftables".
+    They are in the text of what the option expects, such as "auto, iptables or nftables".
     """
     if option.is_switch or _is_a_word_of(option, "no-such-word"):
         return []

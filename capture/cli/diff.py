@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.analysis.effects import Effect
-    from capture.model.addresses import Family
 
 EXPECTED = "a file written by `capture dump --format json`"
 EXAMPLES = """
@@ -56,7 +55,11 @@ def diff(first: str, second: str, form: str) -> int:
     A and B are options of the capture in one argument, or files that `capture dump --format json` wrote.
     """
     captures = [_capture(text) for text in (first, second)]
-    effects = list(_effects(*captures))
+    effects = [
+        effect
+        for family in FAMILIES
+        for effect in Comparison(family, *(Situation(of_family(each, family, each)) for each in captures)).effects()
+    ]
     if form == "json":
         found = [{"family": each.family, **(effect_as_plain(each) or {})} for each in effects]
         say_json({"equal": not effects, "differences": found})
@@ -91,17 +94,8 @@ def _of_file(path: str) -> Ruleset:
         raise ConfigurationError("capture diff", path, "command line", f"{EXPECTED}, and this is another") from None
 
 
-def _effects(first: Ruleset, second: Ruleset) -> Iterator[Effect]:
-    for family in FAMILIES:
-        yield from Comparison(family, *(_situation(each, family) for each in (first, second))).effects()
-
-
-def _situation(ruleset: Ruleset, family: Family) -> Situation:
-    return Situation(of_family(ruleset, family, ruleset))
-
-
 def _in_words(effect: Effect) -> Iterator[str]:
-    """Yield the packets that fare otherwise, and how."""
+    """Yield the packets that are treated differently, and how."""
     change = f"{fate_in_words(effect.before.fate)} -> {fate_in_words(effect.after.fate)}"
     for region in effect.regions:
         yield f"{FAMILY_NAMES[effect.family]} {effect.direction}: {region}: {change}"

@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from capture import __version__
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.report.output import ended, report, report_as_json
 from capture.report.streams import Stream
@@ -25,7 +26,7 @@ COMMANDS = {
     "watch": ("capture.cli.watch:watch", "Draw the way of packets through the rules, with live counters."),
     "diff": ("capture.cli.diff:diff", "Print which connections two captures treat differently."),
     "explain": ("capture.cli.explain:explain", "Print the policy in words: what is captured, what is not, and why."),
-    "clean": ("capture.cli.clean:clean", "Remove everything that is ours."),
+    "clean": ("capture.cli.clean:clean", "Remove the capture: rules, routes, addresses."),
     "render": ("capture.cli.render:render", "Print what would be sent to the kernel."),
     "doctor": (
         "capture.cli.doctor.command:doctor",
@@ -73,30 +74,13 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
 
-def _say_version(ctx: click.Context, _option: click.Parameter, wanted: object) -> None:
-    if wanted and not ctx.resilient_parsing:
-        from capture import __version__
-
-        click.echo(f"capture {__version__}")
-        ctx.exit()
-
-
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 this kernel or host cannot, 4 drift or a "
     "cause was found, 5 cannot be told.",
-    params=[
-        click.Option(
-            ["--version"],
-            is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            callback=_say_version,
-            help="Say which version this is, and end.",
-        )
-    ],
 )
+@click.version_option(__version__, message="capture %(version)s", help="Print the version, and exit.")
 def capture() -> None:
     """Capture the traffic of pods for Istio's sidecar proxy, and look at how it is captured."""
 
@@ -122,7 +106,7 @@ def with_progress(command: click.Command, words: Sequence[str], name: str = "cap
 
 
 def reporter(words: Sequence[str]) -> Callable[[CaptureError], None]:
-    """Return how an error is told: as JSON too where a command line asks for that, which may be wrong otherwise."""
+    """Return how an error is reported: as JSON too where the command line has --format json, even if it is wrong."""
     return report_as_json if wants_json(words) else report
 
 

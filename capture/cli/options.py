@@ -69,7 +69,8 @@ class CaptureCommand(click.Command):
             for param in self.params
             if isinstance(param, SettingOption) and param.setting.is_switch
         }
-        with_values = {flag for param in self.params if _takes_value(param) for flag in param.opts}
+        taking = [param for param in self.params if isinstance(param, click.Option) and not param.is_flag]
+        with_values = {flag for param in taking for flag in param.opts}
         return super().parse_args(ctx, spelled_out(args, switches, with_values - switches))
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -142,10 +143,6 @@ HELP_ALL_OPTION = click.Option(
     callback=_help_all,
     help="Show this help with the capture options, and exit.",
 )
-
-
-def _takes_value(param: click.Parameter) -> bool:
-    return isinstance(param, click.Option) and not param.is_flag
 
 
 def spelled_out(arguments: list[str], switches: set[str], with_values: set[str]) -> list[str]:

@@ -13,44 +13,41 @@ from capture.state.netns import path_of_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 DEFAULT_UID = 1000
 """A user who is not the proxy."""
 
 
-def address_and_port(text: str) -> tuple[Network, int]:
-    """Return the address and the port of ``10.1.2.3:80`` or ``[fd00::1]:80``."""
+def _type(parse: Callable[[str], T], expected: str) -> Callable[[str], T]:
+    """Return a parser for click, whose error says what is expected."""
+
+    def convert(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is {expected}") from None
+
+    return convert
+
+
+def _endpoint(text: str) -> tuple[Network, int]:
     host, port_text = _split(text)
-    try:
-        return parse_address(host), port(port_text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no address with a port, such as 10.1.2.3:80 or [fd00::1]:80") from None
+    return parse_address(host), port(port_text)
 
 
-def address_and_maybe_port(text: str) -> tuple[Network, int | None]:
-    """Return the address, and the port if there is one."""
+def _source(text: str) -> tuple[Network, int | None]:
     host, port_text = _split(text)
-    try:
-        return parse_address(host), port(port_text) if port_text else None
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no address, such as 10.1.2.3, 10.1.2.3:45000 or fd00::1") from None
+    return parse_address(host), port(port_text) if port_text else None
 
 
-def interface_name(text: str) -> str:
-    """Return the name of an interface."""
-    try:
-        return interface(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no interface name (at most 15 bytes, no blank, no '/')") from None
-
-
-def mark_number(text: str) -> int:
-    """Return a mark, given as a decimal or hexadecimal number."""
-    try:
-        return TPROXY_MARK.parse(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not {TPROXY_MARK.expected}") from None
+ENDPOINT = _type(_endpoint, "no address with a port, such as 10.1.2.3:80 or [fd00::1]:80")
+SOURCE = _type(_source, "no address, such as 10.1.2.3, 10.1.2.3:45000 or fd00::1")
+INTERFACE = _type(interface, "no interface name (at most 15 bytes, no blank, no '/')")
+MARK = _type(TPROXY_MARK.parse, f"not {TPROXY_MARK.expected}")
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -89,19 +86,19 @@ def packet_options() -> list[click.Parameter]:
     ids = click.IntRange(0, MAX_ID)
     return [
         click.Argument(["protocol"], type=click.Choice(("tcp", "udp"))),
-        click.Argument(["destination"], type=address_and_port, metavar="ADDRESS:PORT"),
+        click.Argument(["destination"], type=ENDPOINT, metavar="ADDRESS:PORT"),
         click.Option(["--uid"], type=ids, metavar="UID", help=f"User that sends it.  [default: {DEFAULT_UID}]"),
         click.Option(["--gid"], type=ids, metavar="GID", help="Group that sends it.  [default: the number of --uid]"),
         click.Option(
-            ["--in", "in_interface"], type=interface_name, metavar="NAME", help="It comes in through this interface."
+            ["--in", "in_interface"], type=INTERFACE, metavar="NAME", help="It comes in through this interface."
         ),
         click.Option(
             ["--out", "out_interface"],
-            type=interface_name,
+            type=INTERFACE,
             metavar="NAME",
             help="It leaves through this interface.  [default: what the routes say]",
         ),
-        click.Option(["--src", "source"], type=address_and_maybe_port, metavar="ADDRESS[:PORT]", help="Its source."),
+        click.Option(["--src", "source"], type=SOURCE, metavar="ADDRESS[:PORT]", help="Its source."),
         click.Option(
             ["--as-pid"],
             type=click.IntRange(min=1),
@@ -110,8 +107,8 @@ def packet_options() -> list[click.Parameter]:
             callback=_as_process,
             help="User, group and network namespace of this process.",
         ),
-        click.Option(["--mark"], type=mark_number, metavar="MARK", help="The packet's mark."),
-        click.Option(["--connection-mark"], type=mark_number, metavar="MARK", help="The mark of its connection."),
+        click.Option(["--mark"], type=MARK, metavar="MARK", help="The packet's mark."),
+        click.Option(["--connection-mark"], type=MARK, metavar="MARK", help="The mark of its connection."),
         click.Option(
             ["--state"],
             type=click.Choice(CONNECTION_STATES, case_sensitive=False),

@@ -17,23 +17,26 @@ from capture.cli.options import (
 )
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.model.ruleset import LoopbackAddress
-from capture.report.differences import as_plain, doubts_in_words, notes_in_words
+from capture.report.differences import (
+    as_plain,
+    doubts_in_words,
+    notes_in_words,
+    reference_in_words,
+    verified_in_words,
+)
 from capture.report.outcome import say_start
 from capture.report.output import say_json
 from capture.report.terminal import tell
-from capture.report.verified import reference, verified_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from capture.analysis.causes import Cause
-    from capture.analysis.compare import Difference
     from capture.analysis.judgement import Obstacle
     from capture.model.addresses import Family, Network
     from capture.model.ruleset import MissingRoute, TableName
     from capture.operations import Verified
-    from capture.state.impediments import Impediment
 
 EXAMPLES = """
 capture verify --netns /run/netns/pod
@@ -112,7 +115,7 @@ def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, 
     return {
         "as_asked": verified.holds and not verified.is_nothing_applied,
         "certain": verified.is_certain,
-        "compared_with": reference(verified),
+        "compared_with": reference_in_words(verified),
         "differences": as_plain(verified),
         "not_judged": list(doubts_in_words(verified)),
         "notes": list(notes_in_words(verified)),
@@ -125,37 +128,27 @@ def part_of(verified: Verified, family: Family | None, table_name: TableName | N
     """Return what of a comparison is about a family and a table; foreign tables are about none of ours."""
     if family is None and table_name is None:
         return verified
-    return verified.replace(
-        differences=tuple(found for found in verified.differences if _is_in(found, family, table_name)),
-        notes=tuple(found for found in verified.notes if _is_in(found, family, table_name)),
-        missing=tuple(need for need in verified.missing if family in (None, _family_of(need)) and table_name is None),
-        impediments=tuple(found for found in verified.impediments if _concerns(found, family, table_name)),
-        others=verified.others if family is None and table_name is None else (),
-        obstacles=tuple(found for found in verified.obstacles if _is_of_obstacle(found, family, table_name)),
-        uncaptured=verified.uncaptured if table_name is None and family in (None, "ipv6") else (),
-        harmless=tuple(found for found in verified.harmless if _is_of_obstacle(found, family, table_name)),
-        unjudged=tuple(found for found in verified.unjudged if _is_part(found, family, table_name)),
-    )
-
-
-def _is_part(found: Difference | Obstacle, family: Family | None, table_name: TableName | None) -> bool:
     from capture.analysis.compare import Difference
 
-    if isinstance(found, Difference):
-        return _is_in(found, family, table_name)
-    return _is_of_obstacle(found, family, table_name)
+    def concerns(families: tuple[Family | None, ...], table: TableName | None = None) -> bool:
+        return table_name in (None, table) and (family is None or family in families)
 
+    def is_part(found: Difference | Obstacle) -> bool:
+        if isinstance(found, Difference):
+            return concerns((found.family,), found.table)
+        return concerns(found.foreign_chain.families)
 
-def _is_in(found: Difference, family: Family | None, table_name: TableName | None) -> bool:
-    return family in (None, found.family) and table_name in (None, found.table)
-
-
-def _is_of_obstacle(found: Obstacle, family: Family | None, table_name: TableName | None) -> bool:
-    return table_name is None and (family is None or family in found.foreign_chain.families)
-
-
-def _concerns(found: Impediment, family: Family | None, table_name: TableName | None) -> bool:
-    return table_name is None and (family is None or found.family in (None, family))
+    return verified.replace(
+        differences=tuple(filter(is_part, verified.differences)),
+        notes=tuple(filter(is_part, verified.notes)),
+        missing=tuple(need for need in verified.missing if concerns((_family_of(need),))),
+        impediments=tuple(found for found in verified.impediments if concerns((found.family or family,))),
+        others=(),
+        obstacles=tuple(filter(is_part, verified.obstacles)),
+        uncaptured=verified.uncaptured if concerns(("ipv6",)) else (),
+        harmless=tuple(filter(is_part, verified.harmless)),
+        unjudged=tuple(filter(is_part, verified.unjudged)),
+    )
 
 
 def _family_of(need: LoopbackAddress | MissingRoute) -> Family:

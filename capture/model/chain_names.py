@@ -1,4 +1,4 @@
-"""The names of our chains, in the two spellings that meshes use: by them a chain is ours.
+"""The names of our chains, in the two spellings that meshes use. A chain is ours by its name.
 
 Upstream writes ISTIO_OUTPUT; older listings print ISTIO-OUTPUT.
 """

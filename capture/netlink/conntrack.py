@@ -83,11 +83,11 @@ class Entry(Value):
 def put_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -> list[Refusal]:
     """Track connections, each in a TCP_CONNTRACK_... state, as if they had been since they began; no NAT.
 
-    Those that are tracked already are told the state, and keep their translation. Returns why the kernel refused
+    Those that are tracked already get the state, and keep their translation. Returns why the kernel refused
     some. Raises PrivilegeError or UnsupportedError if it refuses all, without having tried.
     """
     refused: list[Refusal] = []
-    doing = "track standing connections"
+    doing = "track open connections"
     for start in range(0, len(entries), AT_ONCE):
         part = entries[start : start + AT_ONCE]
         first = netfilter.next_sequences(len(part))

@@ -28,25 +28,9 @@ HOMES = {
 """Where each name is defined."""
 
 __all__ = [
-    "Applied",
-    "Dumped",
-    "LiveSet",
-    "Other",
-    "Reference",
-    "Verified",
-    "apply",
-    "captured_connections",
-    "clean",
-    "dump",
-    "host_of",
-    "reference",
-    "render",
-    "request_of",
-    "situation_of",
-    "trace",
-    "trace_packet",
-    "verify",
-]
+    "Applied", "Dumped", "LiveSet", "Other", "Reference", "Verified", "apply", "captured_connections", "clean", "dump",
+    "host_of", "reference", "render", "request_of", "situation_of", "trace", "trace_packet", "verify",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

@@ -28,8 +28,7 @@ from capture.settings.options import ALLOW_HOST, PROFILE
 from capture.state import record, routes
 from capture.state.lock import PATIENCE as LOCK_TIMEOUT
 from capture.state.lock import NamespaceLock
-from capture.state.netns import Entered, has_tcp_sockets, refuse_host
-from capture.state.node import refuse_node
+from capture.state.netns import Entered, has_tcp_sockets, refuse_host, refuse_node
 from capture.state.record import Journal, Record, RecordingHost
 
 TYPE_CHECKING = False
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class Applied(Value):
-    """What ``apply`` did: whether anything was written, how, what for, and what it wants to say."""
+    """What ``apply`` did: whether anything was written, how, for which configuration, and its warnings."""
 
     changed: bool
     decision: Decision
@@ -53,7 +52,7 @@ class Applied(Value):
     ruleset: Ruleset
     warnings: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
-    """What is as the settings want it, and good to know."""
+    """Facts that are no fault, and good to know."""
 
 
 class Existing(Value):
@@ -160,7 +159,7 @@ def _require_known_ids(settings: Settings, config: CaptureConfig) -> None:
 
 
 def _reject_other_family(config: CaptureConfig, target: Decision) -> bool:
-    """Reject the family that is not captured, or do so no more; return whether that changed anything."""
+    """Reject the family that is not captured, or stop rejecting it; return whether that changed anything."""
     if not config.rejects_ipv6 and not target.has_reject_table:
         return False
     from capture.backends.other_family import ensure  # few captures reject anything
@@ -284,7 +283,7 @@ def _read(driver: Driver) -> tuple[Driver, Ruleset]:
 
 
 def _hand_over(driver: Driver, both: Ruleset, live: Ruleset, recorded: Ruleset | None) -> Ruleset:
-    """Capture in the old way and in the new one until every packet that is under way has met either; return it read."""
+    """Capture in the old and in the new way until every packet in flight has met one of them; return the live rules."""
     from capture.state.barrier import wait_for_packets_in_flight  # not in a new pod
 
     driver.write(both, live, recorded)
@@ -315,7 +314,7 @@ def clean(
 ) -> bool:
     """Remove all that is ours from the namespace, in every backend and spelling; return whether there was any.
 
-    ``lock_timeout`` is that of ``apply``, in seconds. ``warn`` is told if the lock was not to be had.
+    ``lock_timeout`` is that of ``apply``, in seconds. ``warn`` is called if the lock was not released in time.
     """
     from capture.backends.other_family import ensure as ensure_rejected
 
@@ -327,7 +326,7 @@ def clean(
                     warn(warning)
             recorded = record.read()
             live_sets = [_read(load(found)) for found in detect.leftovers()]
-            # Routes go first: what they are of, the rules tell, should we not come to the rules.
+            # Routes first: if we are killed before the rules are removed, the rules still name them.
             live = [ruleset for _, ruleset in live_sets]
             removed = routes.remove(routes.present(live, recorded.routes if recorded else ()))
             removed |= ensure_rejected(wanted=False)

@@ -80,7 +80,7 @@ def _verify_recorded(recorded: Record, found: Found) -> Verified:
 def _verify(
     desired: Ruleset, request: Request, found: Found, settings: Settings, addresses: tuple[Network, ...]
 ) -> Verified:
-    """Compare with the desired rules, and say what there is to say about addresses of families without rules."""
+    """Compare with the desired rules; add what addresses of families without rules need."""
     decision, live_sets = found
     uncaptured, remarks = judge_families(desired.families, settings, addresses)
     is_wanted = IPV6 not in desired.families and settings[OTHER_FAMILY] == "reject"
@@ -93,12 +93,12 @@ def _verify(
             )
             uncaptured = (*uncaptured, f"table inet {REJECT_TABLE} {wrong}")
     if request == Request() and live_sets and place(decision) not in map(place, live_sets):
-        decision = live_sets[0]  # nothing says where, and ours are there
+        decision = live_sets[0]  # without settings, the place that has our rules
     return _verify_rules(desired, decision, live_sets).replace(uncaptured=uncaptured, remarks=remarks)
 
 
 def _verify_without_reference() -> Verified:
-    """Judge what is foreign in the namespace we are in, where nothing says what our own rules should be."""
+    """Judge the foreign rules in the namespace we are in, without a reference for our own rules."""
     from capture.analysis.ownership import ours_only
 
     decision, live_sets = detect.look(Request())

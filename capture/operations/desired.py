@@ -1,4 +1,4 @@
-"""What the rules of a namespace are to be: the settings, and what they mean there."""
+"""The desired rules of a namespace: the settings, and what they mean there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def reference(
     *,
     prefer_recorded: bool = False,
 ) -> Reference | None:
-    """Return what ``verify`` compares with, with the same arguments; None if nothing says what rules there should be.
+    """Return what ``verify`` compares with, with the same arguments; None without settings and record.
 
     Raises ConfigurationError for settings that mean nothing there.
     """

@@ -6,13 +6,13 @@ from capture.analysis.causes import FAMILY_NAMES, Capture, Cause, causes_of_pod,
 from capture.analysis.connection import TO_PROXY, Ways, causes_of_connection, dropped
 from capture.analysis.pod_network import NO_WAY_OUT
 from capture.backends import detect
+from capture.backends.iptables.render import rule_text
 from capture.errors import CaptureError
 from capture.model.addresses import IPV4
 from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.ruleset import LoopbackAddress, MissingRoute
 from capture.model.values import Value
 from capture.operations import host_of, trace, verify
-from capture.operations.everyday import circle, rule_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from capture.analysis.causes import PodFacts
     from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
+    from capture.model.addresses import Family
     from capture.model.packet import Packet
+    from capture.model.ruleset import Rule
     from capture.operations.results import Verified
     from capture.operations.target import Namespace
     from capture.state.impediments import Impediment
@@ -57,7 +59,7 @@ class Diagnosis(Value):
 
     @property
     def verdict(self) -> str:
-        """Return in a word what becomes of the connection, or of the pod."""
+        """Return the verdict on the connection, or on the pod."""
         if not self.causes:
             return "captured" if self.is_certain else "cannot be told"
         if self.trace is None:
@@ -68,7 +70,7 @@ class Diagnosis(Value):
 def why(packet: Packet | None = None, settings: Settings | None = None, namespace: Namespace = None) -> Diagnosis:
     """Return why a connection does not reach the proxy; without one, everything that is wrong with the pod.
 
-    What should be is what the settings ask for, else what is recorded, else the defaults. Raises CaptureError.
+    The reference are the settings, else the recorded ones, else the defaults. Raises CaptureError.
     """
     with Entered(namespace):
         recorded = record.read()
@@ -88,7 +90,7 @@ def why(packet: Packet | None = None, settings: Settings | None = None, namespac
 
 
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
-    """Return where Envoy's listeners, told by its admin interface, do not fit the capture. Raises CaptureError."""
+    """Return where Envoy's listeners, read from its admin interface, do not fit the capture. Raises CaptureError."""
     from capture.analysis.envoy import causes_of_listeners, listeners_of
     from capture.state.proxy_admin import read_config_dump
 
@@ -115,7 +117,7 @@ def _of_connection(
         live.packet.out_interface != NO_WAY_OUT,
     )
     translated = list(_socket_lb(packet)) if packet.in_interface is None else []
-    found = [*causes, *translated, *causes_of_connection(ways, facts, capture), *circle(live, capture)]
+    found = [*causes, *translated, *causes_of_connection(ways, facts, capture), *_circle(live, capture)]
     if packet.in_interface is not None and explicit is not None:
         config, _ = resolve(explicit, recorded.facts if recorded else host_of(None))
         desired = build_ruleset(config)
@@ -157,7 +159,7 @@ def _drift(verified: Verified) -> Iterator[Cause]:
     """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
     own = [found for found in verified.differences if found.is_ours]
     if own:
-        first = f"{KINDS_OF_DRIFT.get(own[0].kind, 'not as applied')}: {rule_of(own[0].rule, own[0].family)}"
+        first = f"{KINDS_OF_DRIFT.get(own[0].kind, 'not as applied')}: {_rule_of(own[0].rule, own[0].family)}"
         others = f", and {len(own) - 1} more differences" if len(own) > 1 else ""
         yield Cause(
             "rule-missing",
@@ -180,7 +182,7 @@ def _drift(verified: Verified) -> Iterator[Cause]:
 
 
 def _diverted(verified: Verified) -> Iterator[Cause]:
-    """Yield foreign rules by what they do to captured packets: drop them, or lead them past the proxy."""
+    """Yield foreign rules by their effect on captured packets: they drop them, or bypass the proxy."""
     effects = [found.effect for found in verified.differences if not found.is_ours]
     for effect in (*effects, *(found.effect for found in verified.obstacles)):
         if effect is not None and _is_dropping(effect):
@@ -197,13 +199,13 @@ def _diverted(verified: Verified) -> Iterator[Cause]:
 def _foreign_rules(verified: Verified) -> dict[str, str]:
     """Return the first foreign rule of each chain that diverts captured packets and does not drop them, in words."""
     found = {
-        f"{each.table} {each.chain}": rule_of(each.rule, each.family)
+        f"{each.table} {each.chain}": _rule_of(each.rule, each.family)
         for each in reversed(verified.differences)
         if not each.is_ours and not _is_dropping(each.effect)
     }
     return found | {
         f"{each.foreign_chain.table} {each.foreign_chain.entry.name}": (each.rule and each.rule.why)
-        or rule_of(each.rule)
+        or _rule_of(each.rule)
         for each in reversed(verified.obstacles)
         if not _is_dropping(each.effect)
     }
@@ -306,3 +308,26 @@ def _no_record() -> Cause:
         "no record here: whether a rule of the capture is missing cannot be told",
         "Give the pod's settings as options, or run this where the rules were applied.",
     )
+
+
+def _circle(live: Trace, capture: Capture) -> Iterator[Cause]:
+    """Yield a cause if what the proxy sends on would come back to it: the rule that leaves it out has no effect."""
+    if live.outcome != "proxy-outbound" or not capture.uids or not capture.gids:
+        return
+    uid, gid = capture.uids[0].first, capture.gids[0].first
+    if trace(live.packet.replace(uid=uid, gid=gid)).outcome == "proxy-outbound":
+        yield Cause(
+            "rule-missing",
+            f"what the proxy sends on (user {uid}) is captured again, and comes back to it for ever",
+            "Run `capture apply` again, or recreate the pod; `capture verify` has the rule that is missing.",
+        )
+
+
+def _rule_of(rule: Rule | None, family: Family = IPV4) -> str:
+    """Return a rule in the words of iptables-save; of none, the policy."""
+    if rule is None:
+        return "the policy DROP"
+    try:
+        return rule_text(rule.replace(family=family, why=""))
+    except ValueError as error:
+        return str(error)

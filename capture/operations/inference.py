@@ -1,4 +1,4 @@
-"""Which settings live rules amount to, for a namespace of which nothing is recorded. For people: it is no proof."""
+"""Which settings live rules amount to, for a namespace of which nothing is recorded. A hint for people, no proof."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ def inferred_flags(ruleset: model.Ruleset) -> list[str]:
     alone = _ports(rule for rule in rules.of(side, "INBOUND") if _returns(rule, model.DestinationPort))
     tunnel = _ports(rule for rule in rules.of(model.NAT, "INBOUND")[:1] if _returns(rule, model.DestinationPort))
     found: dict[str, Iterable[str]] = {
-        "-p": _redirects(rules.of(model.NAT, "REDIRECT")),
-        "-z": _redirects(rules.of(model.NAT, "IN_REDIRECT")) or _transparent(rules.of(model.MANGLE)),
+        "-p": _sent_to(rules.of(model.NAT, "REDIRECT"), model.Redirect),
+        "-z": _sent_to(rules.of(model.NAT, "IN_REDIRECT"), model.Redirect)
+        or _sent_to(rules.of(model.MANGLE), model.TransparentProxy),
         "-m": ["TPROXY"] if is_transparent else [],
         "-u": _ids(rules.of(model.NAT, "OUTPUT"), model.OwnerUid),
         "-g": _ids(rules.of(model.NAT, "OUTPUT"), model.OwnerGid),
@@ -37,7 +38,13 @@ def inferred_flags(ruleset: model.Ruleset) -> list[str]:
         ],
         "-i": _included(rules.of(model.NAT, "OUTPUT")),
         "-q": _ports(rule for rule in rules.of(model.NAT, "OUTPUT") if _jumps_to(rule, "REDIRECT")),
-        "-c": _interfaces(rule for rule in rules.built_in(model.PREROUTING) if _returns(rule, model.InInterface)),
+        "-c": [
+            match.name
+            for rule in rules.built_in(model.PREROUTING)
+            if _returns(rule, model.InInterface)
+            for match in rule.matches
+            if isinstance(match, model.InInterface)
+        ],
     }
     dns = rules.of(model.NAT, "OUTPUT_DNS")
     flags = [word for flag, values in found.items() if values for word in (flag, ",".join(dict.fromkeys(values)))]
@@ -92,10 +99,6 @@ def _networks(rules: Iterable[model.Rule]) -> list[str]:
     return [str(n) for rule in rules for m in rule.matches if isinstance(m, model.Destination) for n in m.networks]
 
 
-def _interfaces(rules: Iterable[model.Rule]) -> list[str]:
-    return [m.name for rule in rules for m in rule.matches if isinstance(m, model.InInterface)]
-
-
 def _is_lo(network: str) -> bool:
     return network.startswith("127.") or network == "::1/128"
 
@@ -111,9 +114,5 @@ def _ids(rules: list[model.Rule], kind: type[model.OwnerUid | model.OwnerGid]) -
     return [str(span) for rule in own for m in rule.matches if isinstance(m, kind) for span in m.ids]
 
 
-def _redirects(rules: list[model.Rule]) -> list[str]:
-    return [str(rule.verdict.port) for rule in rules if isinstance(rule.verdict, model.Redirect)]
-
-
-def _transparent(rules: list[model.Rule]) -> list[str]:
-    return [str(rule.verdict.port) for rule in rules if isinstance(rule.verdict, model.TransparentProxy)]
+def _sent_to(rules: Iterable[model.Rule], kind: type[model.Redirect | model.TransparentProxy]) -> list[str]:
+    return [str(rule.verdict.port) for rule in rules if isinstance(rule.verdict, kind)]

@@ -29,7 +29,7 @@ class Verified(Value):
 
     ``differences`` are drift in our own tables, ``obstacles`` foreign rules in others that divert captured traffic.
     ``notes`` and ``harmless`` are foreign rules without effect on it, ``unjudged`` those that may have one, and
-    ``doubts`` say in words what else cannot be told.
+    ``doubts`` are what else cannot be judged, in words.
     """
 
     decision: Decision
@@ -46,9 +46,9 @@ class Verified(Value):
     impediments: tuple[Impediment, ...] = ()
     """What loses captured packets although the rules are in place."""
     from_record: bool = False
-    """Whether ``desired`` is what is recorded as applied, and not what options ask for now."""
+    """Whether ``desired`` is the recorded configuration, and not that of options."""
     has_reference: bool = True
-    """Whether anything says what our rules should be; else ``desired`` are the live ones."""
+    """Whether there is a reference for our rules; else ``desired`` are the live ones."""
     uncaptured: tuple[str, ...] = ()
     """What is wrong with a family as a whole, in words: it has an address and no rules, or is not rejected."""
     remarks: tuple[str, ...] = ()

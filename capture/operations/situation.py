@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 LEGACY = "iptables-legacy"
 OF_PLACES = {("nftables", ""): "inet istio-proxy", ("iptables", "nft"): "of iptables", ("iptables", "legacy"): LEGACY}
-"""How tables are called of sets of ours that are not the one in question, by their backend and variant."""
+"""Names for the tables of a second set, by its backend and variant."""
 
 
 class Elsewhere(Value):
     """Base chains that are not in the tables of the set in question: ``second`` are those of other sets of ours.
 
-    ``doubts`` say in words what is there and cannot be read.
+    ``doubts`` are what is there and cannot be read, in words.
     """
 
     foreign: tuple[ForeignChain, ...] = ()

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def host_of(namespace: Namespace, servers: tuple[Network, ...] = ()) -> Host:
-    """Return what knows about users and name servers: in a pod its own files, elsewhere nothing but ``servers``."""
+    """Return the source of users and name servers: in a pod its own files, elsewhere only ``servers``."""
     return PodFromInside(servers=servers) if namespace is None else PodFromOutside(servers=servers)
 
 
 def request_of(settings: Settings) -> Request:
-    """Return what the settings ask of the choice of backend and driver; ConfigurationError if they contradict."""
+    """Return the backend and driver that the settings request; ConfigurationError if they contradict."""
     backend = settings[BACKEND]
     if settings[NATIVE_NFTABLES]:
         if backend == "iptables":

@@ -17,6 +17,7 @@ from capture.operations.situation import read_situation
 from capture.operations.target import host_of, place
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
+from capture.settings.parsers import MAX_ID, MAX_PORT
 from capture.state import record
 from capture.state.netns import Entered
 
@@ -32,18 +33,14 @@ if TYPE_CHECKING:
 
     IpAddress = IPv4Address | IPv6Address
 
-MAX_PORT = 0xFFFF
-MAX_ID = 0xFFFF_FFFE
-"""Of users and groups; the highest number means "no change" (chown(2))."""
-
 
 def trace(
     packet: Packet, settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None
 ) -> Trace:
     """Return what happens to a packet: by the live rules, or by those that the settings would give.
 
-    A packet that the pod sends leaves by the interface, and from the address, that the namespace's routes say,
-    unless it names them. Of two sets at once the packet meets both, as in a kernel.
+    A packet that the pod sends leaves by the interface, and from the address, of the namespace's routes, unless it
+    names them. Of two sets at once the packet meets both, as in a kernel.
     """
     with Entered(namespace):
         sent = routed(packet)

@@ -42,7 +42,7 @@ def in_words(found: Diagnosis) -> Iterator[str]:
 
 
 def causes_in_words(causes: Iterable[Cause]) -> Iterator[str]:
-    """Yield two lines for each cause: what is the case, and what to do."""
+    """Yield two lines for each cause: the fault, and what to do."""
     for cause in causes:
         where = f" ({cause.where})" if cause.where and cause.where not in cause.says else ""
         yield f"cause {cause.kind}: {cause.says}{where}"

@@ -32,7 +32,7 @@ MEANINGS = {
 }
 NOTHING_APPLIED = "nothing is applied here: the namespace has no rules of the capture"
 MAX_SINGLE = 20
-"""More differences than these are told by chain."""
+"""More differences than these are reported by chain."""
 MAX_REGIONS = 3
 
 
@@ -58,10 +58,10 @@ def doubts_in_words(verified: Verified) -> Iterator[str]:
     if not verified.has_reference:
         yield "no record here: without one, or options, nothing says what our own rules should be"
     for each in verified.unjudged:
-        from capture.analysis.compare import Difference  # where something is to be told
+        from capture.analysis.compare import Difference  # where there is a difference
 
         if isinstance(each, Difference):
-            place, rule = _place(each), text_of(each.rule, each.family) if each.rule else f"policy {each.policy}"
+            place, rule = _place(each), _rule(each) or f"policy {each.policy}"
         else:
             place, rule = _place_of_obstacle(each), _rule_of_obstacle(each)
         yield f"{place}: {UNJUDGED}: {rule}{effect_in_words(each.effect)}"
@@ -71,7 +71,7 @@ def doubts_in_words(verified: Verified) -> Iterator[str]:
 def notes_in_words(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each foreign rule that is worth a note, and no difference."""
     yield from verified.remarks
-    yield from _grouped(verified.notes, _note)
+    yield from _grouped(verified.notes, lambda note: f"{_place(note)}: {NO_EFFECT}: {_rule(note)}")
     if len(verified.harmless) > MAX_SINGLE:
         places = [_place_of_obstacle(each) for each in verified.harmless]
         for place in dict.fromkeys(places):
@@ -81,9 +81,8 @@ def notes_in_words(verified: Verified) -> Iterator[str]:
         yield f"{_place_of_obstacle(obstacle)}: {NO_EFFECT}: {_rule_of_obstacle(obstacle)}"
 
 
-def _note(note: Difference) -> str:
-    rule = text_of(note.rule, note.family) if note.rule else ""
-    return f"{_place(note)}: {NO_EFFECT}: {rule}"
+def _rule(difference: Difference) -> str:
+    return text_of(difference.rule, difference.family) if difference.rule else ""
 
 
 def _grouped(found: Sequence[Difference], words: Callable[[Difference], str]) -> Iterator[str]:
@@ -104,8 +103,7 @@ def difference_in_words(difference: Difference) -> str:
     if difference.rule is None:
         where = f"{FAMILY_NAMES[difference.family]} {difference.table} {difference.chain}"
         return f"{where}: the policy is {difference.policy}, and should be ACCEPT{effect_in_words(difference.effect)}"
-    rule = text_of(difference.rule, difference.family)
-    return f"{_place(difference)}{_meaning(difference)}: {rule}{effect_in_words(difference.effect)}"
+    return f"{_place(difference)}{_meaning(difference)}: {_rule(difference)}{effect_in_words(difference.effect)}"
 
 
 def _meaning(difference: Difference) -> str:
@@ -150,13 +148,8 @@ def effect_in_words(effect: Effect | None) -> str:
     shown = effect.regions[:MAX_REGIONS]
     more = len(effect.regions) - len(shown)
     regions = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
-    return f" ({regions}: {_change(effect)}; witness: {packet_in_words(effect.packet)})"
-
-
-def _change(effect: Effect) -> str:
-    if not effect.is_certain:
-        return f"{fate_in_words(effect.before.fate)} -> ?"
-    return f"{fate_in_words(effect.before.fate)} -> {fate_in_words(effect.after.fate)}"
+    after = fate_in_words(effect.after.fate) if effect.is_certain else "?"
+    return f" ({regions}: {fate_in_words(effect.before.fate)} -> {after}; witness: {packet_in_words(effect.packet)})"
 
 
 def fate_in_words(fate: Fate) -> str:
@@ -184,6 +177,40 @@ def text_of(rule: Rule, family: Family) -> str:
     return f"{text} (and {len(others)} more like it)" if others else text
 
 
+def verified_in_words(verified: Verified) -> Iterator[str]:
+    """Yield the summary first, then each difference, what cannot be judged, and notes."""
+    found = list(in_words(verified))
+    compared_with = reference_in_words(verified)
+    if found == [NOTHING_APPLIED]:
+        yield NOTHING_APPLIED
+    elif found:
+        yield f"drift: {len(found)} difference{'s' if len(found) > 1 else ''} from the {compared_with}"
+    elif verified.is_certain:
+        yield f"in sync: live rules match the {compared_with}"
+    elif verified.has_reference:
+        yield f"cannot be judged: live rules match the {compared_with} as far as can be told"
+    else:
+        yield "consistent, but there is no reference: nothing says what the rules should be"
+    if found == [NOTHING_APPLIED]:
+        return
+    yield from (f"  {sentence}" for sentence in found)
+    for sentence in doubts_in_words(verified):
+        yield f"not judged: {sentence}"
+    if not verified.has_reference and verified.live.tables:
+        from capture.operations.inference import inferred_flags
+
+        yield f"the live rules amount to: {' '.join(inferred_flags(verified.desired)) or 'no capture'}"
+    for sentence in notes_in_words(verified):
+        yield f"note: {sentence}"
+
+
+def reference_in_words(verified: Verified) -> str:
+    """Return what the live rules were compared with."""
+    if not verified.has_reference:
+        return "live rules of the capture"
+    return "applied configuration" if verified.from_record else "configuration that the options ask for"
+
+
 def _need(need: LoopbackAddress | MissingRoute) -> str:
     """Return what is missing of the routes that the rules depend on."""
     if isinstance(need, LoopbackAddress):
@@ -203,7 +230,7 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
             "table": difference.table,
             "chain": difference.chain,
             "position": difference.position or None,
-            "rule": text_of(difference.rule, difference.family) if difference.rule else None,
+            "rule": _rule(difference) or None,
             "policy": difference.policy or None,
             "example": _example_as_plain(difference.effect),
             "effect": effect_as_plain(difference.effect),

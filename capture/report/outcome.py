@@ -1,4 +1,4 @@
-"""What became of a request to capture, in a line."""
+"""The result of a request to capture, in a line."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import FrameType
     from typing import Self
 
 STDERR = 2
@@ -32,9 +32,7 @@ class Progress:
             signal.setitimer(signal.ITIMER_REAL, PERIOD, PERIOD)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.stop()
 
     def _show(self, _signal: int, _frame: FrameType | None) -> None:

@@ -2,8 +2,8 @@
 
 What is printed never drives a terminal and never ends a program: text that is not printable is escaped, in every
 locale, and output that cannot be written (a full disk, a reader that has gone, a closed descriptor) is forgotten
-and remembered as ``failure``. The exit code then tells what became of the rules. A program that is there for its
-output ends at once instead, by LostOutputError.
+and remembered as ``failure``. The exit code is then about the rules. A program whose purpose is its output ends at
+once instead, by LostOutputError.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from capture.model.text import printable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Self, TextIO
 
 COLOUR = "\ud800"
@@ -25,7 +24,7 @@ COLOUR = "\ud800"
 
 
 class LostOutputError(Exception):
-    """The output that a program is there for cannot be written."""
+    """The output of a program whose purpose it is cannot be written."""
 
 
 class Stream:
@@ -125,9 +124,7 @@ class Streams:
         sys.stdout, sys.stderr = self.output, self.errors
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         sys.stdout, sys.stderr = self._before
         self.errors.flush()
 

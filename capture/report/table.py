@@ -178,7 +178,7 @@ def row(rule: model.Rule, family: Family) -> Row:
 
 
 def _column(match: model.Match) -> tuple[str, str] | None:
-    """Return the column that a match has of its own, and what is in it; None if it is told at the end."""
+    """Return the column that a match has of its own, and what is in it; None if it is printed at the end."""
     sign = "!" if getattr(match, "negated", False) else ""
     if isinstance(match, model.Protocol):
         return "protocol", match.name
@@ -354,7 +354,7 @@ def _target_extras(verdict: model.Verdict, family: Family) -> list[str]:
 
 
 def _set_mark_text(verdict: model.SetMark) -> str:
-    """Return how mark_tg_print() in extensions/libxt_MARK.c says it: by the simplest word that is true."""
+    """Return what mark_tg_print() in extensions/libxt_MARK.c prints: the simplest word that is true."""
     if verdict.value == 0:
         return f"MARK and {model.ALL_BITS & ~verdict.mask:#x}"
     if verdict.value == verdict.mask:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MIN_WIDTH = 40
 ROWS = 24
-"""Of a terminal that does not say how high it is."""
+"""Of a terminal whose height is unknown."""
 
 VERDICTS = {
     "in sync": GREEN,
@@ -50,7 +50,7 @@ VERDICTS = {
     "error": RED,
     "but the answers do not come back": RED,
 }
-"""What lines begin with that tell how things are."""
+"""Words at the beginning of lines that are verdicts or states."""
 DECIDES = "=> "
 """Marks the deciding rule on a packet's way."""
 

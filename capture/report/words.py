@@ -1,4 +1,4 @@
-"""What ``str()`` of the library's results says: the same as the command line, from the same functions.
+"""``str()`` of the library's results: what the command line prints, from the same functions.
 
 Importing this module fills ``capture.model.values.WORDS``. The plugin does without it.
 """
@@ -11,11 +11,10 @@ from capture.model.packet import Packet
 from capture.model.values import WORDS
 from capture.operations import Applied, Dumped, Verified
 from capture.report import listings
-from capture.report.differences import difference_in_words
+from capture.report.differences import difference_in_words, verified_in_words
 from capture.report.outcome import outcome
 from capture.report.packet_words import packet_in_words
 from capture.report.traced import in_words as trace_in_words
-from capture.report.verified import verified_in_words
 
 WORDS[Applied] = outcome
 WORDS[Difference] = difference_in_words

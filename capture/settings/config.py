@@ -51,7 +51,7 @@ if TYPE_CHECKING:
             """Return the interfaces of the namespace but ``lo``; None if they are not known."""
 
         def has_ipv6(self) -> bool:
-            """Return whether this kernel speaks IPv6."""
+            """Return whether this kernel has IPv6."""
 
         def name_servers(self) -> tuple[Network, ...]:
             """Return the name servers of resolv.conf(5)."""
@@ -116,7 +116,7 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
     Raises ConfigurationError that names option, value, origin and what is expected.
     """
     warnings = [*settings.warnings]
-    config = _config(settings, host, warnings)
+    config = _with_dns(_config(settings, host, warnings), settings, host, warnings)
     warnings += host_bits_warnings(settings)
     warnings += cautions(settings, config, host)
     return config, warnings
@@ -126,7 +126,8 @@ def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfi
     profile: Profile = "1.30" if settings[option.PROFILE] == "1.30" else "1.8"
     families = choose_families(settings, host)
     warnings += families.warnings
-    proxy_uids = _ids(settings, option.PROXY_UID, host.user_id) or _default_proxy(host)
+    user = host.user_id(host.default_proxy_user())
+    proxy_uids = _ids(settings, option.PROXY_UID, host.user_id) or (DEFAULT_PROXY_ID if user is None else only(user),)
     return CaptureConfig(
         families=families.chosen,
         is_reached_by_ipv6=families.is_reached_by_ipv6,
@@ -158,7 +159,6 @@ def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfi
         drops_invalid=settings[option.DROP_INVALID],
         rule_comments=settings[option.RULE_COMMENTS],
         rule_logs=settings[option.RULE_LOGS],
-        **_dns(settings, host, warnings),
     )
 
 
@@ -183,11 +183,6 @@ def _id(entry: str | Span, settings: Settings, which: Option[Any], look_up: Call
     if found is None:
         raise ConfigurationError(which.name, entry, settings.origin(which), which.expected)
     return only(found)
-
-
-def _default_proxy(host: Host) -> tuple[Span, ...]:
-    found = host.user_id(host.default_proxy_user())
-    return (DEFAULT_PROXY_ID,) if found is None else (only(found),)
 
 
 def _owner_groups(settings: Settings, host: Host) -> Selection[Span]:
@@ -215,25 +210,18 @@ def _excluded_owner_groups(settings: Settings, host: Host) -> tuple[Span, ...]:
     return groups
 
 
-if TYPE_CHECKING:
-    from typing import TypedDict
-
-    class _Dns(TypedDict):
-        captures_dns: bool
-        captures_all_dns: bool
-        name_servers: tuple[Network, ...]
-
-
-def _dns(settings: Settings, host: Host, warnings: list[str]) -> _Dns:
-    """Return what is captured of DNS: all of it, that for the servers of resolv.conf, or none."""
+def _with_dns(config: CaptureConfig, settings: Settings, host: Host, warnings: list[str]) -> CaptureConfig:
+    """Return the configuration with the DNS that is captured: all, that for the servers of resolv.conf, or none."""
     wanted, everything = settings[option.REDIRECT_DNS], settings[option.CAPTURE_ALL_DNS]
-    if everything and not wanted:
-        warnings.append(f"{option.CAPTURE_ALL_DNS.name} does nothing without {option.REDIRECT_DNS.name}")
-    servers = host.name_servers() if wanted and not everything else ()
-    if wanted and not everything and not servers:
+    if not wanted:
+        if everything:
+            warnings.append(f"{option.CAPTURE_ALL_DNS.name} does nothing without {option.REDIRECT_DNS.name}")
+        return config
+    servers = () if everything else host.name_servers()
+    if not everything and not servers:
         warnings.append(
             f"{option.REDIRECT_DNS.name}: /etc/resolv.conf names no server, so DNS is not captured;"
             f" say {option.CAPTURE_ALL_DNS.name} to capture all of it"
         )
-        wanted = False
-    return {"captures_dns": wanted, "captures_all_dns": wanted and everything, "name_servers": servers}
+        return config
+    return config.replace(captures_dns=True, captures_all_dns=everything, name_servers=servers)

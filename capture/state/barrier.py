@@ -1,6 +1,6 @@
 """Waiting for packets that are under way: a packet that passes after this meets all rules that were written before it.
 
-A packet goes through all hooks of one place (raw, mangle and nat at PREROUTING) in one go, and it cannot be told where
+A packet goes through all hooks of one place (raw, mangle and nat at PREROUTING) in one go, and it is unknown where
 it is. But the kernel does it in a read-side critical section of RCU (``nf_hook`` in linux/netfilter.h), and
 membarrier(2) waits until every such section that had begun is over (``synchronize_rcu`` in kernel/sched/membarrier.c),
 also where the processor of a virtual machine was taken away in the middle of it.

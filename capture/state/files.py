@@ -1,4 +1,4 @@
-"""Files that may be missing, or not ours to read, as most of /proc; and writing one whole or not at all."""
+"""Files that may be missing or unreadable, as most of /proc; and writing one whole or not at all."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def open_files(process: str) -> list[str]:
     for number in names_in(directory):
         try:
             targets.append(os.readlink(f"{directory}/{number}"))
-        except OSError:  # closed meanwhile, or not ours to look into
+        except OSError:  # closed meanwhile, or unreadable for us
             continue
     return targets
 

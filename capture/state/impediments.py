@@ -34,7 +34,7 @@ class Impediment(Value):
 
 
 def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
-    """Return what in the namespace we are in keeps packets from the proxy, for a rule set of ours."""
+    """Return what keeps packets of a rule set from the proxy, in the namespace we are in."""
     with open_route() as route:
         found = [] if is_loopback_up(route) else [LOOPBACK_DOWN]
         for policy in ruleset.policy_routes:
@@ -49,7 +49,6 @@ LOOPBACK_DOWN = Impediment(
 
 
 def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
-    """Yield the policy rules before ours that may send marked packets elsewhere."""
     from capture.netlink import policy_rules as rules  # TPROXY only
 
     try:

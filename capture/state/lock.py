@@ -1,9 +1,9 @@
-"""One after the other: of several programs of ours that would change a namespace, one does.
+"""Programs of ours that change a namespace take turns.
 
 Each step of a change is safe by itself, but two programs that both see "nothing there" would write two sets, and
 one that has read the rules may be overtaken before it writes. So a program that changes a namespace holds a name
-in it: an abstract unix socket (unix(7)), which belongs to the network namespace, is a file nowhere, and is given
-back by the kernel however its holder ends. The programs of iptables that the holder starts inherit it, so that
+in it: an abstract unix socket (unix(7)). It belongs to the network namespace, is no file, and the kernel releases it
+however its holder ends. The programs of iptables that the holder starts inherit it, so that
 one which outlives a killed holder, and has its rules still to write, is waited for.
 """
 
@@ -26,14 +26,14 @@ _held: set[int] = set()
 
 
 def descriptors() -> tuple[int, ...]:
-    """Return what a program must inherit that we start to change a namespace in our turn."""
+    """Return the descriptors that a program must inherit which we start while we hold the lock."""
     return tuple(_held)
 
 
 class NamespaceLock:
     """A context in which no other program of ours changes the network namespace that we are in.
 
-    If the lock is not given back in time, ``warnings`` says who holds it, and that we went on without it.
+    If the lock is not released in time, ``warnings`` names its holder, and that we went on without it.
     """
 
     def __init__(self, patience: float = PATIENCE) -> None:

@@ -252,7 +252,6 @@ def _facts(plain: dict[str, Any]) -> Facts:
 
 
 def _word(value: object, words: tuple[str, ...]) -> str:
-    """Return a word that this version knows."""
     if value not in words:
         raise ValueError(value)
     return str(value)
@@ -347,7 +346,7 @@ class Journal:
         write(self._record)
 
     def restore_sysctls(self) -> bool:
-        """Give switches back, for which the rules have no use any more; return whether any was ours."""
+        """Restore switches that the rules no longer need; return whether we had changed any."""
         remembered = self._record.sysctls
         self._record = self._record.replace(sysctls=())
         if not remembered:

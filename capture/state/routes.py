@@ -29,7 +29,7 @@ NO_IPV6_ON_LO = (
     " inbound IPv6 connections fail until it is enabled and the rules are applied again"
 )
 DEFAULT_MARK, DEFAULT_TABLE = 1337, 133
-"""Upstream's: what is there with these numbers is upstream's or ours."""
+"""Upstream's numbers: a rule or route with them is upstream's or ours."""
 
 
 PREFERENCE = 0
@@ -51,7 +51,7 @@ def ensure(ruleset: Ruleset) -> bool:
         for address in _possible(ruleset):
             changed |= add_address(route, _text(address), address.network.prefix)
         for policy in ruleset.policy_routes:
-            # The rule first, and last when removed: by it a table is known to be ours, wherever we were killed.
+            # The rule first, and last when removed: it shows that a table is ours, wherever we were killed.
             changed |= put_mark_rule(route, AF[policy.family], policy.mark, policy.table, PREFERENCE)
             changed |= _add_local_route(route, policy)
     return changed
@@ -121,7 +121,7 @@ def takes_ipv6_addresses() -> bool:
 def present(live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset:
     """Return a rule set without tables that holds the routes and addresses of ours, or of upstream's, in the namespace.
 
-    The routes are those that we recorded, those of the marks that live rules speak of, and upstream's defaults.
+    The routes are the recorded ones, those of the marks in live rules, and upstream's defaults.
     """
     marks = {mark for ruleset in live for mark in _transparent_marks(ruleset)}
     with open_route() as route:
@@ -187,7 +187,6 @@ def _has_address(route: NetlinkSocket, wanted: LoopbackAddress) -> bool:
 
 
 def _halves(route: NetlinkSocket, policy: PolicyRoute) -> tuple[bool, bool]:
-    """Return whether the rule and whether the route of a policy are there."""
     family = AF[policy.family]
     try:
         return (
@@ -199,7 +198,6 @@ def _halves(route: NetlinkSocket, policy: PolicyRoute) -> tuple[bool, bool]:
 
 
 def _transparent_marks(live: Ruleset) -> Iterator[int]:
-    """Yield the marks of the transparent proxy rules of a live rule set."""
     mangle = live.table(MANGLE)
     for chain in mangle.chains if mangle else ():
         for rule in chain.rules:

@@ -1,7 +1,7 @@
 """Programs that translate addresses at connect(), before any rule: socket load balancing of Cilium and others.
 
 They are BPF programs attached to cgroups (BPF_CGROUP_INET4_CONNECT in linux/bpf.h). Whether one translates a
-destination is told by connecting a UDP socket to it, which sends nothing, and looking where the kernel connected it.
+destination shows by connecting a UDP socket to it, which sends nothing, and reading where the kernel connected it.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from cni.protocol import CniError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from capture.settings.settings import Settings
@@ -60,8 +60,8 @@ BURST = 10.0
 """Diagnoses of a pod in a row; where rules change all the time, it is one each second."""
 FAMILIES_OF_PORTS = 4
 """Two ports, each for two families."""
-AWAITED = 30
-"""How many turns a pod is awaited of which the API server has told and the runtime has not."""
+AWAITED = 30.0
+"""Seconds for which a pod is awaited of which the API server has told and the runtime has not."""
 LEFT_ALONE, HOST_NETWORK = "left-alone", "host-network"
 GOOD = (CAPTURED, LEFT_ALONE, HOST_NETWORK)
 
@@ -125,15 +125,16 @@ class Audit:
         self.on_warnings: Callable[[Sandbox, Sequence[str]], None] = lambda _sandbox, _warnings: None
         """Told, at each look at a pod, what its owner should know."""
         self.known: dict[str, Audited] = {}
+        self.health.provide(pod_states=self._states)
         self._seen_pods = -1
-        self._hears = self._has_forgotten = False
+        self._hears = False
         self._bad: set[str] = set()
         self._first_looks: dict[str, float] = {}
         self._meant: dict[str, Meant] = {}
-        self._awaited: dict[tuple[str, str], int] = {}
+        self._awaited: dict[tuple[str, str], float] = {}
         self._postponed: set[str] = set()
         self._allowed: dict[str, tuple[float, float]] = {}
-        self._swept = self._listened = float("-inf")
+        self._swept = self._listened = self._awaited_at = float("-inf")
 
     def run(self, stop: threading.Event) -> None:
         """Look until ``stop``."""
@@ -141,7 +142,7 @@ class Audit:
         self._hears = events is not None
         try:
             while not stop.is_set():
-                self.turn(events.wait(TICK) if events else self._tick(stop))
+                self.turn(_changed(events) if events else self._tick(stop))
         finally:
             if events:
                 events.close()
@@ -149,8 +150,6 @@ class Audit:
     def turn(self, changed: set[int]) -> None:
         """Look at the pods whose namespaces have changed, at new ones, and, when it is time, at all."""
         now = time.monotonic()
-        if changed:
-            time.sleep(SETTLE)
         is_sweep = now - self._swept >= SWEEP or EVERYWHERE in changed
         try:
             wanted = self._all_places() if is_sweep else self._places_to_look_at(now, changed)
@@ -162,8 +161,8 @@ class Audit:
             self._swept = now
         for place, is_changed in wanted:
             self.look(place, is_changed=is_changed)
-        if wanted or self._has_forgotten:
-            self._publish(now)
+        if wanted:
+            self.health.note(audit_seconds=time.monotonic() - now)
 
     def look(self, place: Place, *, is_changed: bool = False) -> Finding:
         """Look at one pod and remember its state; return it. ``is_changed`` is whether the kernel tells of a change."""
@@ -256,32 +255,33 @@ class Audit:
     def _all_places(self) -> list[tuple[Place, bool]]:
         self._seen_pods, _ = self.pods.changes_since(self._seen_pods)
         places = self.sandboxes.look()
-        self._forget_all_but(places)
+        self._forget(self.sandboxes.take_gone())
         return [(place, False) for place in places]
 
     def _places_to_look_at(self, now: float, changed: set[int]) -> list[tuple[Place, bool]]:
         """Return the pods that want a look, and whether it is known that something has changed there."""
-        told = {place.sandbox.id for place in self._told_of()}
+        told = {place.sandbox.id for place in self._told_of(now)}
         heard = self._postponed | {place.sandbox.id for place in self.sandboxes.by_number(changed)}
         self._postponed = {each for each in heard if now - self._first_looks.get(each, float("-inf")) < YOUNG}
         heard -= self._postponed
         ids = told | heard | self._where_others_listen(now) | self._bad
         return [(place, each in heard) for each in ids if (place := self.sandboxes.get(each)) and place.is_there]
 
-    def _told_of(self) -> list[Place]:
+    def _told_of(self, now: float) -> list[Place]:
         """Return what runs of the pods of which the API server has told something new."""
         self._seen_pods, changes = self.pods.changes_since(self._seen_pods)
-        wanted = self._awaited | dict.fromkeys(changes, AWAITED)
-        self._awaited = {}
+        self._awaited |= dict.fromkeys(changes, now + AWAITED)
+        if now - self._awaited_at >= TICK:
+            changes |= self._awaited.keys()
+            self._awaited_at = now
         found: list[Place] = []
-        for (namespace, name), turns in wanted.items():
+        for namespace, name in changes:
             is_wanted = self.pods.get(namespace, name) is not None
             places = self.sandboxes.look_at(namespace, name, is_wanted=is_wanted)
             found += places
-            if is_wanted and not places and turns > 1:
-                self._awaited[namespace, name] = turns - 1
-        if wanted:
-            self._forget_all_but(self.sandboxes.all())
+            if places or not is_wanted or self._awaited[namespace, name] < now:
+                del self._awaited[namespace, name]
+        self._forget(self.sandboxes.take_gone())
         return found
 
     def _where_others_listen(self, now: float) -> set[str]:
@@ -293,23 +293,20 @@ class Audit:
         then = {each.place.path: each.owners for each in self.known.values() if each.owners}
         return {ids[path] for path in examination.changed_owners(then)}
 
-    def _forget_all_but(self, places: list[Place]) -> None:
-        running = {place.sandbox.id for place in places}
-        self.known = {known: audited for known, audited in self.known.items() if known in running}
-        self._allowed = {known: allowed for known, allowed in self._allowed.items() if known in running}
-        self._bad &= running
-        self._first_looks = {known: then for known, then in self._first_looks.items() if known in running}
-        uids = {place.sandbox.uid for place in places}
-        self._meant = {uid: meant for uid, meant in self._meant.items() if uid in uids}
-        self._has_forgotten = True
+    def _forget(self, gone: Iterable[Place]) -> None:
+        for place in gone:
+            sandbox = place.sandbox
+            for table in (self.known, self._allowed, self._first_looks):
+                table.pop(sandbox.id, None)
+            self._bad.discard(sandbox.id)
+            self._meant.pop(sandbox.uid, None)
 
-    def _publish(self, started: float) -> None:
-        self._has_forgotten = False
+    def _states(self) -> dict[str, list[str]]:
+        """Return the pods of each state; for any thread."""
         states: dict[str, list[str]] = {}
-        for audited in self.known.values():
+        for audited in list(self.known.values()):
             states.setdefault(audited.finding.state, []).append(audited.key)
-        self.health.note(pod_states={state: sorted(pods) for state, pods in states.items()})
-        self.health.note(audit_seconds=time.monotonic() - started)
+        return {state: sorted(pods) for state, pods in states.items()}
 
     def as_plain(self, namespace: str = "", name: str = "") -> list[dict[str, Any]]:
         """Return what is known, for JSON; of one pod, if it is named."""
@@ -339,6 +336,15 @@ class Audit:
     def _tick(stop: threading.Event) -> set[int]:
         stop.wait(TICK)
         return set()
+
+
+def _changed(events: KernelEvents) -> set[int]:
+    """Return where something has changed within a turn, when the change has come to its end."""
+    changed = events.wait(TICK)
+    if changed:
+        time.sleep(SETTLE)
+        changed |= events.wait(0)
+    return changed
 
 
 def _is_served(owners: Owners, settings: Settings) -> bool:

@@ -26,6 +26,7 @@ class Health:
         self._clock = clock
         self._problems: dict[str, tuple[str, float]] = dict.fromkeys(parts, (STARTING, clock()))
         self._facts: dict[str, Any] = {}
+        self._makers: dict[str, Callable[[], Any]] = {}
         self._counts: dict[tuple[str, str], int] = {}
         self._turn = time.monotonic()
 
@@ -40,6 +41,10 @@ class Health:
         """Remember facts for the status."""
         with self._lock:
             self._facts |= facts
+
+    def provide(self, **makers: Callable[[], Any]) -> None:
+        """Let facts be made when they are wanted: what costs something and changes more often than it is read."""
+        self._makers |= makers
 
     def count(self, name: str, label: str = "") -> None:
         """Count an event."""
@@ -68,22 +73,29 @@ class Health:
 
     def fact(self, name: str) -> Any:
         """Return a fact; None if nothing told it."""
+        if maker := self._makers.get(name):
+            return maker()
         with self._lock:
             return self._facts.get(name)
 
     def as_plain(self) -> dict[str, Any]:
         """Return everything, for JSON."""
+        made = {name: maker() for name, maker in self._makers.items()}
         with self._lock:
-            return {
-                "schema": SCHEMA,
-                "version": __version__,
-                "live": self.is_live,
-                "ready": not any(problem for problem, _ in self._problems.values()),
-                "problems": {
-                    part: {"problem": problem, "since": since}
-                    for part, (problem, since) in self._problems.items()
-                    if problem
-                },
-                "parts": sorted(self._problems),
-                "counts": {" ".join(filter(None, key)): value for key, value in sorted(self._counts.items())},
-            } | self._facts
+            return (
+                {
+                    "schema": SCHEMA,
+                    "version": __version__,
+                    "live": self.is_live,
+                    "ready": not any(problem for problem, _ in self._problems.values()),
+                    "problems": {
+                        part: {"problem": problem, "since": since}
+                        for part, (problem, since) in self._problems.items()
+                        if problem
+                    },
+                    "parts": sorted(self._problems),
+                    "counts": {" ".join(filter(None, key)): value for key, value in sorted(self._counts.items())},
+                }
+                | self._facts
+                | made
+            )

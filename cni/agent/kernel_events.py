@@ -11,6 +11,7 @@ import _socket
 import os
 import select
 import struct
+import time
 
 from capture.errors import CaptureError
 from capture.netlink.attributes import attribute, decode_fields, u32
@@ -48,9 +49,16 @@ class KernelEvents:
         self._sockets = [_listening(protocol, groups) for protocol, groups in GROUPS.items()]
 
     def wait(self, seconds: float) -> set[int]:
-        """Return the ids of the namespaces in which something has changed, after ``seconds`` at the latest."""
-        ready, _, _ = select.select(self._sockets, [], [], seconds)
-        return set().union(*map(_drained, ready))
+        """Return the ids of the namespaces in which something has changed, after ``seconds`` at the latest.
+
+        What changes in the own namespace tells nothing of a pod, and is waited over.
+        """
+        until = time.monotonic() + seconds
+        while True:
+            ready, _, _ = select.select(self._sockets, [], [], max(0.0, until - time.monotonic()))
+            changed = set[int]().union(*map(_drained, ready))
+            if changed or not ready or time.monotonic() >= until:
+                return changed
 
     def close(self) -> None:
         """End listening."""
@@ -97,7 +105,7 @@ def _drained(socket: _socket.socket) -> set[int]:
     changed: set[int] = set()
     while True:
         try:
-            _, ancillary, _, _ = socket.recvmsg(1 << 16, _socket.CMSG_SPACE(4))
+            _, ancillary, _, _ = socket.recvmsg(0, _socket.CMSG_SPACE(4))  # a datagram's rest is thrown away
         except BlockingIOError:
             return changed
         except OSError:  # ENOBUFS: more came than there was room for

@@ -93,11 +93,12 @@ class Pods:
             self._hear()
 
     def put(self, pod: Mapping[str, Any]) -> None:
-        """Take a pod that is new or has changed."""
-        kept = reduced(pod)
+        """Take a pod that is new or has changed; of what kubelet writes in its status most decides nothing."""
+        key, kept = _key(pod), reduced(pod)
         with self._changed:
-            self._pods[_key(pod)] = kept
-            self._note(_key(pod))
+            if self._pods.get(key) != kept:
+                self._pods[key] = kept
+                self._note(key)
             self._hear()
 
     def remove(self, pod: Mapping[str, Any]) -> None:

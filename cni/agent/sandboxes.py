@@ -43,13 +43,16 @@ class Sandboxes:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._places: dict[str, Place] = {}
+        self._of_pods: dict[tuple[str, str], set[str]] = {}
+        self._gone: list[Place] = []
 
     def look(self) -> list[Place]:
         """Return the pods that run now. Raises RuntimeSilentError."""
         sandboxes = {sandbox.id: sandbox for sandbox in self._runtime.sandboxes()}
-        self._places = {known: place for known, place in self._places.items() if known in sandboxes}
+        for gone in self._places.keys() - sandboxes.keys():
+            self._lose(gone)
         for new in sandboxes.keys() - {known for known, place in self._places.items() if place.is_complete}:
-            self._places[new] = self._place(sandboxes[new])
+            self._keep(self._place(sandboxes[new]))
         return list(self._places.values())
 
     def look_at(self, namespace: str, name: str, *, is_wanted: bool) -> list[Place]:
@@ -57,23 +60,34 @@ class Sandboxes:
 
         The runtime is asked if nothing is known of the pod that is there still, and it should be.
         """
-        known = [
-            each for each in self._places.values() if (each.sandbox.namespace, each.sandbox.name) == (namespace, name)
-        ]
+        known = [self._places[each] for each in self._of_pods.get((namespace, name), ())]
         for place in known:
             if not place.is_there:
-                del self._places[place.sandbox.id]
+                self._lose(place.sandbox.id)
         alive = [place for place in known if place.is_there]
         if alive or not is_wanted:
             return alive
         found = {sandbox.id: sandbox for sandbox in self._runtime.sandboxes(namespace, name)}
         for new in found.keys() - self._places.keys():
-            self._places[new] = self._place(found[new])
+            self._keep(self._place(found[new]))
         return [self._places[each] for each in found]
 
-    def all(self) -> list[Place]:
-        """Return the known pods."""
-        return list(self._places.values())
+    def take_gone(self) -> list[Place]:
+        """Return the pods that have gone since this was last asked."""
+        gone, self._gone = self._gone, []
+        return gone
+
+    def _keep(self, place: Place) -> None:
+        self._places[place.sandbox.id] = place
+        self._of_pods.setdefault((place.sandbox.namespace, place.sandbox.name), set()).add(place.sandbox.id)
+
+    def _lose(self, sandbox: str) -> None:
+        place = self._places.pop(sandbox)
+        key = place.sandbox.namespace, place.sandbox.name
+        self._of_pods[key].discard(sandbox)
+        if not self._of_pods[key]:
+            del self._of_pods[key]
+        self._gone.append(place)
 
     def get(self, sandbox: str) -> Place | None:
         """Return a known pod."""

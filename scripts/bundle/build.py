@@ -29,7 +29,7 @@ from freeze import code_of, links_between
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import shared_files  # noqa: E402  # it is beside this directory
+import shared_files  # noqa: E402  # it is in the parent directory
 
 ROOT = HERE.parent.parent
 PROGRAMS = {
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 def build(output: Path) -> None:
-    """Build into a directory beside the output, then put it in its place."""
+    """Build into a directory next to the output, then rename it."""
     fresh = output.with_name(output.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     library = fresh / "lib"

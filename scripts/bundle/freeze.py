@@ -58,7 +58,7 @@ class WithoutAnnotations(ast.NodeTransformer):
         return node
 
     def visit_arg(self, node: ast.arg) -> ast.arg:
-        """Take away what is said of a parameter."""
+        """Remove the annotation of a parameter."""
         node.annotation = None
         return node
 

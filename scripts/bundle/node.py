@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def build(output: Path, bundle: Path) -> None:
-    """Build into a directory beside the output, then put it in its place."""
+    """Build into a directory next to the output, then rename it."""
     if not (bundle / "capture-cni").exists():
         raise BuildError(f"{bundle} is no bundle: run `make bundle` first")
     fresh = output.with_name(output.name + ".new")

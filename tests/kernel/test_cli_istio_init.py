@@ -84,7 +84,7 @@ def test_cleanup(netns: NamespaceFactory) -> None:
     assert "ISTIO" not in namespace.run(["iptables-nft-save"]).stdout
     assert "fwmark" not in namespace.run(["ip", "rule"]).stdout
     assert "nothing to remove" in init(namespace, "--cleanup-only").stdout
-    assert "nothing of ours is there" in init(namespace, "--cleanup-only", "--dry-run").stdout
+    assert "nothing to remove" in init(namespace, "--cleanup-only", "--dry-run").stdout
 
 
 def test_a_second_run_writes_nothing_unless_forced(netns: NamespaceFactory) -> None:

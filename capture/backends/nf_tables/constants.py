@@ -25,6 +25,10 @@ FAMILY_WORDS = {
 PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
 PROTOCOLS: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 
+# Where addresses are in the network header: RFC 791 3.1, RFC 8200 3
+SOURCE_OFFSETS: dict[Family, int] = {"ipv4": 12, "ipv6": 8}
+DESTINATION_OFFSETS: dict[Family, int] = {"ipv4": 16, "ipv6": 24}
+
 # enum nf_tables_msg_types
 NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE = 0, 1, 2
 NFT_MSG_NEWCHAIN, NFT_MSG_GETCHAIN, NFT_MSG_DELCHAIN = 3, 4, 5

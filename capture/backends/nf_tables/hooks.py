@@ -23,6 +23,9 @@ class Hook(Value):
     place: str
     priority: int
 
+    def __str__(self) -> str:
+        return f"{self.kind} {self.place} {self.priority}"
+
 
 # linux/netfilter_ipv4.h, enum nf_ip_hook_priorities: the same turns as the tables of iptables have.
 NF_IP_PRI_RAW = -300

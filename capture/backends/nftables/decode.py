@@ -138,7 +138,9 @@ class Program:
     def _put(self, condition: native.Condition) -> None:
         """Add a condition; behind an action it is no longer one for the whole rule."""
         if self.actions:
-            self.actions.append(_behind_action(condition))
+            from capture.backends.nftables.text import described  # only foreign rules need words
+
+            self.actions.append(model.UnknownVerdict(described(condition)))
             return
         self.conditions.append(condition)
         self._lower_bound = None
@@ -244,7 +246,6 @@ class Program:
         return True
 
     def _without_words(self, loaded: Register, bounds: Bounds) -> native.Condition:
-        """Return a comparison that the model has no words for."""
         return model.UnknownMatch(f"{_words(loaded)} {bounds}")
 
     def _bounds(self, operator: int, value: bytes) -> Bounds:
@@ -388,12 +389,6 @@ def _words(loaded: Register | bytes | None) -> str:
         base, offset, length = loaded.header
         words = f"@{HEADERS.get(base, base)},{offset * 8},{length * 8}"
     return f"{words} & 0x{loaded.mask.hex()} ^ 0x{loaded.flip.hex()}" if loaded.mask else words
-
-
-def _behind_action(condition: native.Condition) -> model.UnknownVerdict:
-    from capture.backends.nftables.text import described  # only foreign rules need words
-
-    return model.UnknownVerdict(described(condition))
 
 
 def _mark_action(value: Register | bytes | None) -> native.Action | None:

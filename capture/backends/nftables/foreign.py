@@ -38,7 +38,7 @@ from capture.netlink.nfnetlink import open_netfilter, read_consistently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Collection, Iterator
 
     from capture.backends.nf_tables.hooks import Hook
     from capture.backends.nftables.native import NativeChain, NativeRule
@@ -88,20 +88,15 @@ class Place(Value):
 def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[ForeignChain, ...]:
     """Return the base chains of others that packets of a pod meet, in the order of their priorities.
 
-    ``ours`` are the backends, with variants, whose tables are left out; chains of other sets of ours are among the
-    foreign ones. None where there is no nf_tables, or no nfnetlink to ask for it.
+    ``own_places`` are the backends, with variants, whose tables are left out; chains of other sets of ours are among
+    the foreign ones. None where there is no nf_tables, or no nfnetlink to ask for it.
     """
+    doing = "read the chains of others in nf_tables"
     try:
-        return _read_consistently(lambda netfilter: _read(netfilter, own_places))
+        with open_netfilter() as netfilter:
+            found, _ = read_consistently(netfilter, doing, lambda: list(_read(netfilter, own_places)))
     except UnsupportedError:
         return ()
-
-
-def _read_consistently(read: Callable[[NetlinkSocket], Iterator[ForeignChain]]) -> tuple[ForeignChain, ...]:
-    """Return what is read while no program changes anything."""
-    with open_netfilter() as netfilter:
-        doing = "read the chains of others in nf_tables"
-        found, _ = read_consistently(netfilter, doing, lambda: list(read(netfilter)))
     return tuple(sorted(found, key=lambda each: each.turn))
 
 

@@ -7,22 +7,20 @@ import click
 from capture.cli.doctor.examination import DRIVERS, can_work, examine, findings
 from capture.cli.options import CaptureCommand, format_option, namespace_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNSUPPORTED
+from capture.report.findings import tell_findings
 from capture.report.output import say_json
 from capture.report.terminal import tell
 from capture.state.netns import Entered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.cli.doctor.examination import Finding
+    from capture.report.findings import Finding
 
 EXAMPLES = """
 capture doctor
 capture doctor --pid 4711
 capture doctor --format json | jq '.findings[] | select(.state == "error")'
 """
-
-HANG = 10
-"""Where the texts of findings begin."""
 
 
 @click.command(
@@ -64,14 +62,8 @@ def _as_plain(finding: Finding) -> dict[str, str | None]:
 
 
 def _show(found: list[Finding], *, everything: bool) -> None:
-    """Print the findings by topic; of drivers only what is wrong, unless everything is wanted."""
+    """Print the findings; of drivers only what is wrong, unless everything is wanted."""
     shown = [each for each in found if everything or each.topic not in DRIVERS or each.state in ("warning", "error")]
-    topic = ""
-    for finding in shown:
-        if finding.topic != topic:
-            topic = finding.topic
-            tell([f"{topic}:"])
-        tell([f"  {finding.state:<7} {finding.name}: {finding.says}"], HANG)
-        tell([f"{'':{HANG}}{remedy}" for remedy in [finding.remedy] if remedy], HANG)
+    tell_findings(shown)
     if len(shown) < len(found):
         tell([f"{len(found) - len(shown)} more findings about kernel and host are in order: `capture doctor --all`"])

@@ -6,6 +6,7 @@ iptables, it can only know by trying to have it.
 
 from __future__ import annotations
 
+import importlib
 import os
 
 from capture.backends import detect
@@ -23,16 +24,15 @@ from capture.backends.kernel_modules import (
 )
 from capture.backends.request import Request
 from capture.cli.doctor.neighbours import BOTH_REMEDY, ISTIO, both_capture, capturing_plugins
-from capture.cli.doctor.node import examine_node
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
 from capture.operations import diagnosis
+from capture.report.findings import Finding
 from capture.rules import build_ruleset
-from capture.settings import options as option
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod, PodFromInside
-from capture.settings.settings import Given, Settings
+from capture.settings.keywords import make_settings
 from capture.state import capabilities, record
 from capture.state.directory import is_private, require_private
 from capture.state.netns import ONLY_ON_HOST, namespace_id
@@ -40,33 +40,24 @@ from capture.state.record import STATE_DIRECTORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from typing import Literal
 
     from capture.backends.detect import Decision, Leftover
     from capture.backends.facts import Facts
     from capture.backends.kernel_modules import Inventory
-    from capture.cli.doctor.node import NodeFinding
     from capture.operations.diagnosis import Diagnosis
-
-    State = Literal["ok", "warning", "error", "note"]
+    from capture.report.findings import State
 
 CAPABILITIES = ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")
 """Those that matter."""
 
 XTABLES_LOCK = "/run/xtables.lock"
 
-EVERYTHING = Settings(
-    {
-        option.INTERCEPTION_MODE: Given("TPROXY", "doctor"),
-        option.REDIRECT_DNS: Given("true", "doctor"),
-        option.CAPTURE_ALL_DNS: Given("true", "doctor"),
-        option.DROP_INVALID: Given("true", "doctor"),
-        option.PROFILE: Given("current", "doctor"),
-        option.RULE_COMMENTS: Given("true", "doctor"),
-        option.RULE_LOGS: Given("true", "doctor"),
-    }
-)
+EVERYTHING = make_settings(
+    interception_mode="TPROXY", redirect_dns=True, capture_all_dns=True, drop_invalid=True, profile="current",
+    rule_comments=True, rule_logs=True,
+)  # fmt: skip
 """Settings whose rules need every module that a capture may need."""
 
 
@@ -95,20 +86,8 @@ class Examined(Value):
     """Plugins that capture pods, Istio's and ours, each with the file that names it."""
     diagnosis: Diagnosis | CaptureError | None = None
     """What is wrong with the pod; None where nothing is applied, and none is recorded."""
-    node: tuple[NodeFinding, ...] = ()
-    """What is installed on the node."""
-
-
-class Finding(Value):
-    """One line of the report: ``error``: capture cannot work, ``warning``: one backend unavailable."""
-
-    topic: str
-    name: str
-    state: State
-    says: str
-    remedy: str = ""
-    kind: str = ""
-    """Of a cause, as ``capture why`` has it."""
+    node: tuple[Finding, ...] = ()
+    """What ``capture cni status`` says of the node."""
 
 
 # --- looking -------------------------------------------------------------------------------------
@@ -131,7 +110,7 @@ def examine() -> Examined:
         addresses=tuple(str(address) for address in PodFromInside().pod_addresses()),
         missing_capabilities=tuple(capabilities.missing(*CAPABILITIES)),
         kernel=os.uname().release,
-        versions={path: _version(path) for path in _programs(facts)},
+        versions={path: run([path, "--version"]).stdout.partition("\n")[0] for path in _programs(facts)},
         lock_holder=_lock_holder(),
         state_directory=_state_directory(),
         is_recorded=is_private(STATE_DIRECTORY) and record.read() is not None,
@@ -146,7 +125,7 @@ def examine() -> Examined:
 def _diagnosis() -> Diagnosis | CaptureError | None:
     """Return what is wrong with the pod whose namespace we are in, if it is captured or should be.
 
-    Where that cannot be told, for want of privileges, return why.
+    Where that is unknown, for want of privileges, return why.
     """
     try:
         found = diagnosis.why()
@@ -154,6 +133,18 @@ def _diagnosis() -> Diagnosis | CaptureError | None:
         return error
     is_captured = not any(cause.kind in ("no-rules", "left-alone") for cause in found.causes)
     return found if is_captured or (is_private(STATE_DIRECTORY) and record.read() is not None) else None
+
+
+def examine_node() -> tuple[Finding, ...]:
+    """Return findings about list, plugin, kubeconfig and token; none where our plugin is not installed.
+
+    The package of the plugin is found by name, where it is there.
+    """
+    try:
+        found: tuple[Finding, ...] = importlib.import_module("cni.status").of_this_node()
+    except (ImportError, OSError, CaptureError):
+        return ()
+    return found
 
 
 def _purposes() -> dict[str, str]:
@@ -168,14 +159,10 @@ def _purposes() -> dict[str, str]:
 
 def _programs(facts: Facts) -> Iterator[str]:
     """Yield the paths of the programs whose versions tell everything: one of each variant of iptables, and nft."""
-    yield from {program.variant: program.path for program in reversed(facts.programs)}.values()
+    yield from {variant: path for (variant, _, _), path in reversed(facts.programs.items())}.values()
     nft = find_program("nft")
     if nft is not None:
         yield nft
-
-
-def _version(path: str) -> str:
-    return run([path, "--version"]).stdout.partition("\n")[0]
 
 
 def _lock_holder() -> int | None:
@@ -226,20 +213,13 @@ def findings(examined: Examined) -> list[Finding]:
     """Return the findings in the order in which a person would ask: pod, node, namespace, choice, drivers."""
     return [
         *_pod(examined.diagnosis),
-        *_node(examined.node),
+        *(each.replace(topic=NODE) for each in examined.node),
         *_namespace(examined),
         *_decision(examined),
         *_kernel(examined.facts, examined.modules.lacking),
         *_modules(examined),
         *_host(examined),
     ]
-
-
-def _node(found: Iterable[NodeFinding]) -> Iterator[Finding]:
-    """Yield what is installed on the node, in the words of ``capture cni status``."""
-    states: dict[str, State] = {"ok": "ok", "note": "note", "warning": "warning", "error": "error"}
-    for each in found:
-        yield Finding(NODE, each.name, states[each.state], each.says, each.remedy)
 
 
 def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
@@ -271,36 +251,22 @@ def _decision(examined: Examined) -> Iterator[Finding]:
         says = f"rules of the capture are in {leftover.backend}{variant} ({', '.join(leftover.families)})"
         yield Finding("choice", "live rules", "note", says)
     if len(examined.leftovers) > 1:
-        yield Finding(
-            "choice",
-            "live rules",
-            "warning",
-            "there are several sets of capture rules; one is right",
-            "`capture apply` leaves the one that it writes; `capture clean` removes all.",
-        )
+        says = "there are several sets of capture rules; one is right"
+        remedy = "`capture apply` leaves the one that it writes; `capture clean` removes all."
+        yield Finding("choice", "live rules", "warning", says, remedy)
 
 
 def _namespace(examined: Examined) -> Iterator[Finding]:
     if examined.is_host:
-        yield Finding(
-            "namespace",
-            "identity",
-            "note",
-            f"{examined.namespace}: the host's own, which is not captured without --allow-host",
-            "Name a pod's namespace with --netns PATH or --pid N.",
-        )
+        says = f"{examined.namespace}: the host's own, which is not captured without --allow-host"
+        yield Finding("namespace", "identity", "note", says, "Name a pod's namespace with --netns PATH or --pid N.")
     else:
         yield Finding("namespace", "identity", "ok", f"{examined.namespace}: not the host's own")
     if not examined.facts.own_users:
-        says = (
-            "another one than ours (a pod with hostUsers: false): auto takes nftables; iptables writes from within it"
-        )
+        says = "another than this process has (hostUsers: false): auto takes nftables; iptables writes from within it"
         yield Finding("namespace", "user namespace", "note", says)
-    if examined.addresses:
-        yield Finding("namespace", "addresses", "ok", ", ".join(examined.addresses))
-    else:
-        says = "none yet; both families would be programmed"
-        yield Finding("namespace", "addresses", "note", says)
+    addresses = ", ".join(examined.addresses) or "none yet; both families would be programmed"
+    yield Finding("namespace", "addresses", "ok" if examined.addresses else "note", addresses)
     recorded = "present" if examined.is_recorded else "absent: nothing was applied here, or the record is elsewhere"
     yield Finding("namespace", "record", "ok" if examined.is_recorded else "note", recorded)
 
@@ -312,17 +278,15 @@ def _kernel(facts: Facts, lacking: tuple[str, ...]) -> Iterator[Finding]:
     yield Finding("kernel", "legacy tables", state, LEGACY[facts.legacy])
     for family, table in facts.legacy_tables:
         yield Finding("kernel", "legacy tables", "note", f"the table {table} of {family} exists in this namespace")
-    if facts.ipv6:
-        yield Finding("kernel", "IPv6", "ok", "present")
-    else:
-        yield Finding("kernel", "IPv6", "note", "absent (ipv6.disable=1?): IPv4 alone is programmed")
+    ipv6 = "present" if facts.ipv6 else "absent (ipv6.disable=1?): IPv4 alone is programmed"
+    yield Finding("kernel", "IPv6", "ok" if facts.ipv6 else "note", ipv6)
 
 
 def _modules(examined: Examined) -> Iterator[Finding]:
     """Yield the modules that are missing, each with who needs it; or that none is; or that it is unknown."""
     lacking, purposes = examined.modules.lacking, _purposes()
     for name in lacking:
-        why = "no such module" if name in examined.modules.absent else "modprobe is told not to load it"
+        why = "no such module" if name in examined.modules.absent else "modprobe's configuration forbids to load it"
         yield Finding("kernel", name, "warning", f"{why}; needed by {purposes[name]}", remedy_for((name,)))
     others = tuple(name for name in examined.modules.unloaded if name not in lacking)
     if not examined.modules.is_indexed:
@@ -370,8 +334,7 @@ def _neighbours(plugins: dict[str, str]) -> Iterator[Finding]:
     """Yield that Istio's own plugin captures pods here, too, or alone."""
     if ISTIO not in plugins:
         return
-    both = both_capture(plugins)
-    if both:
+    if both := both_capture(plugins):
         yield Finding("host", ISTIO, "warning", both, BOTH_REMEDY)
     else:
         says = f"Istio's plugin {ISTIO} is in {plugins[ISTIO]}: it captures the pods of this node"
@@ -382,13 +345,9 @@ def _state(state: Literal["usable", "to be made", "not writable"] | StateDirecto
     if isinstance(state, StateDirectoryError):
         return Finding("host", "state", "error", state.message, state.remedy)
     if state == "not writable":
-        return Finding(
-            "host",
-            "state",
-            "warning",
-            f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` will not know the applied configuration",
-            "Mount a writable directory of mode 0700 there, or name the options when you verify.",
-        )
+        says = f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` will not know the applied configuration"
+        remedy = "Mount a writable directory of mode 0700 there, or name the options when you verify."
+        return Finding("host", "state", "warning", says, remedy)
     return Finding("host", "state", "ok", f"{STATE_DIRECTORY}, {state}")
 
 
@@ -398,31 +357,25 @@ def _privileges(missing: tuple[str, ...]) -> Iterator[Finding]:
         yield Finding("host", "privileges", "ok", ", ".join(held))
     else:
         says = f"NET_ADMIN is not held (held: {', '.join(held) or 'none of those that matter'})"
-        yield Finding(
-            "host", "privileges", "error", says, "Run as root, or add the capabilities NET_ADMIN and NET_RAW."
-        )
+        remedy = "Run as root, or add the capabilities NET_ADMIN and NET_RAW."
+        yield Finding("host", "privileges", "error", says, remedy)
     if "SYS_ADMIN" not in held:
         yield Finding("host", "privileges", "note", "without SYS_ADMIN, --netns and --pid cannot enter a namespace")
 
 
 def _missing_programs(facts: Facts) -> Iterator[Finding]:
-    installed = {(program.variant, program.family, program.purpose) for program in facts.programs}
     families = FAMILIES if facts.ipv6 else (IPV4,)
     for variant in VARIANTS:
         absent = [
             f"{COMMANDS[family]}-{variant}-{purpose}"
             for family in families
             for purpose in PURPOSES
-            if (variant, family, purpose) not in installed
+            if (variant, family, purpose) not in facts.programs
         ]
         if absent:
-            yield Finding(
-                "host",
-                f"iptables-{variant}",
-                "note",
-                f"not installed: {', '.join(absent)}; nftables needs none of it",
-                f"To use iptables-{variant}: apt-get install iptables, or dnf install iptables-{variant}",
-            )
+            says = f"not installed: {', '.join(absent)}; nftables needs none of it"
+            remedy = f"To use iptables-{variant}: apt-get install iptables, or dnf install iptables-{variant}"
+            yield Finding("host", f"iptables-{variant}", "note", says, remedy)
 
 
 def _optional(name: str, use: str, packages: str, *, present: bool) -> Finding:

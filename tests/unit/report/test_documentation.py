@@ -12,9 +12,7 @@ import pytest
 
 from capture import errors
 from capture.report import output
-from capture.report.exit_codes import EXIT_CODES, CodeText
 from cni import codes, protocol
-from cni.code_texts import CNI_CODES
 
 ROOT = docs_pages.DOCS.parent
 PAGES = sorted([*ROOT.glob("*.md"), *docs_pages.DOCS.rglob("*.md")])
@@ -29,10 +27,9 @@ def test_pages_that_come_from_code_are_up_to_date() -> None:
     assert stale == [], "run: .venv/bin/python scripts/docs_pages.py"
 
 
-def test_no_page_is_left_of_a_command_or_code_that_is_gone() -> None:
-    folders = ("commands", "errors")
-    found = {f"{folder}/{path.name}" for folder in folders for path in (docs_pages.DOCS / folder).glob("*.md")}
-    assert found == {name for name in docs_pages.pages() if name.startswith(("commands/", "errors/"))}
+def test_no_page_is_left_of_a_command_that_is_gone() -> None:
+    found = {f"commands/{path.name}" for path in (docs_pages.DOCS / "commands").glob("*.md")}
+    assert found == {name for name in docs_pages.pages() if name.startswith("commands/")}
 
 
 def read(path: Path) -> str:
@@ -40,20 +37,17 @@ def read(path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("modules", "unused", "texts"),
-    [((errors, output), set(), EXIT_CODES), ((codes, protocol), {"FIRST_OWN_CODE", "UNSUPPORTED_FIELD"}, CNI_CODES)],
-    ids=["exit codes", "codes of the plugin"],
+    ("kind", "modules", "unused"),
+    [("exit", (errors, output), set()), ("cni", (codes, protocol), {"FIRST_OWN_CODE", "UNSUPPORTED_FIELD"})],
 )
-def test_every_code_has_its_text(
-    modules: tuple[ModuleType, ...], unused: set[str], texts: tuple[CodeText, ...]
-) -> None:
-    numbers = [
+def test_every_code_has_its_page(kind: str, modules: tuple[ModuleType, ...], unused: set[str]) -> None:
+    numbers = {
         value
         for module in modules
         for name, value in vars(module).items()
         if name.isupper() and type(value) is int and not name.endswith("_LIMIT") and name not in unused
-    ]
-    assert sorted(text.code for text in texts) == sorted(set(numbers))
+    }
+    assert docs_pages.codes_of(kind) == sorted(numbers)
 
 
 def test_links_lead_somewhere() -> None:

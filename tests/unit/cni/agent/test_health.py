@@ -42,9 +42,13 @@ def test_facts_and_counts() -> None:
     health = Health()
     health.note(node="node-1", pods_known=3)
     health.note(pods_known=4)
+    states: dict[str, list[str]] = {}
+    health.provide(pod_states=lambda: dict(states))
+    states["captured"] = ["shop/web"]
     for label in ("success", "failure", "success"):
         health.count("repairs", label)
     health.count("starts")
+    assert health.fact("pod_states") == health.as_plain()["pod_states"] == states
     assert (health.fact("pods_known"), health.fact("nothing")) == (4, None)
     plain = health.as_plain()
     assert plain["counts"] == {"repairs failure": 1, "repairs success": 2, "starts": 1}

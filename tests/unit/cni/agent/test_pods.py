@@ -119,3 +119,13 @@ def test_the_end_of_an_older_pod_of_the_name_is_no_end_of_the_new_one() -> None:
     assert pods.find(WEB.replace(uid="uid-2")) is not None
     pods.remove(a_pod("uid-2"))
     assert pods.all() == []
+
+
+def test_what_decides_nothing_is_no_change() -> None:
+    table = filled(a_pod())
+    version, _ = table.changes_since(-1)
+    known = table.get("shop", "web-0")
+    table.put(a_pod() | {"status": a_pod()["status"] | {"podIP": "10.0.0.1"}})
+    assert (table.changes_since(version), table.get("shop", "web-0") is known) == ((version, set()), True)
+    table.put(a_pod(labels={"app": "web"}))
+    assert table.changes_since(version) == (version + 1, {("shop", "web-0")})

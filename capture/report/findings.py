@@ -1,0 +1,40 @@
+"""Findings about pod, node and host: what ``doctor`` and ``cni status`` report."""
+
+from __future__ import annotations
+
+from capture.model.values import Value
+from capture.report.terminal import tell
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Literal
+
+    State = Literal["ok", "note", "warning", "error"]
+
+HANG = 10
+"""Where the texts of findings begin."""
+
+
+class Finding(Value):
+    """One line of a report: with an ``error`` capture cannot work, with a ``warning`` one way of it is unavailable."""
+
+    topic: str
+    name: str
+    state: State
+    says: str
+    remedy: str = ""
+    kind: str = ""
+    """Of a cause, as ``capture why`` has it."""
+
+
+def tell_findings(found: Iterable[Finding]) -> None:
+    """Print findings by topic, each with its remedy below it."""
+    topic = ""
+    for finding in found:
+        if finding.topic != topic:
+            topic = finding.topic
+            tell([f"{topic}:"])
+        tell([f"  {finding.state:<7} {finding.name}: {finding.says}"], HANG)
+        if finding.remedy:
+            tell([f"{'':{HANG}}{finding.remedy}"], HANG)
