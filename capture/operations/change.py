@@ -28,8 +28,7 @@ from capture.settings.options import ALLOW_HOST, PROFILE
 from capture.state import record, routes
 from capture.state.lock import PATIENCE as LOCK_TIMEOUT
 from capture.state.lock import NamespaceLock
-from capture.state.netns import Entered, has_tcp_sockets, refuse_host
-from capture.state.node import refuse_node
+from capture.state.netns import Entered, has_tcp_sockets, refuse_host, refuse_node
 from capture.state.record import Journal, Record, RecordingHost
 
 TYPE_CHECKING = False

@@ -159,7 +159,7 @@ def _purposes() -> dict[str, str]:
 
 def _programs(facts: Facts) -> Iterator[str]:
     """Yield the paths of the programs whose versions tell everything: one of each variant of iptables, and nft."""
-    yield from {program.variant: program.path for program in reversed(facts.programs)}.values()
+    yield from {variant: path for (variant, _, _), path in reversed(facts.programs.items())}.values()
     nft = find_program("nft")
     if nft is not None:
         yield nft
@@ -364,14 +364,13 @@ def _privileges(missing: tuple[str, ...]) -> Iterator[Finding]:
 
 
 def _missing_programs(facts: Facts) -> Iterator[Finding]:
-    installed = {(program.variant, program.family, program.purpose) for program in facts.programs}
     families = FAMILIES if facts.ipv6 else (IPV4,)
     for variant in VARIANTS:
         absent = [
             f"{COMMANDS[family]}-{variant}-{purpose}"
             for family in families
             for purpose in PURPOSES
-            if (variant, family, purpose) not in installed
+            if (variant, family, purpose) not in facts.programs
         ]
         if absent:
             says = f"not installed: {', '.join(absent)}; nftables needs none of it"
