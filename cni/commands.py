@@ -203,10 +203,8 @@ def _paths(runtime: Runtime, bin_dir: str | None, conf_dir: str | None) -> tuple
 
 def _rivals(conf_dir: str) -> list[str]:
     """Return a warning if Istio's plugin captures pods, too, by another list of this node."""
-    from capture.cli.doctor.neighbours import BOTH_REMEDY, CONFIGURATIONS, both_capture, capturing_plugins
-
-    both = both_capture(capturing_plugins(tuple(dict.fromkeys((conf_dir, *CONFIGURATIONS)))))
-    return [f"{both}. {BOTH_REMEDY}"] if both else []
+    rival = istio_cni.rival([conf_dir, *istio_cni.CONFIGURATIONS])
+    return [f"{rival.says}. {rival.remedy}"] if rival and rival.state == "warning" else []
 
 
 def _upstream(conf_dir: str, choice: Choice) -> istio_cni.Upstream | None:
