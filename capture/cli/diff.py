@@ -14,7 +14,7 @@ from capture.cli.options import CaptureCommand, capture_options, flags, format_o
 from capture.errors import EXIT_DONE, EXIT_DRIFT, ConfigurationError
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.report.differences import effect_as_plain, fate_in_words
-from capture.report.dump_json import ruleset_of_dump
+from capture.report.listings import ruleset_of_dump
 from capture.report.output import say_json
 from capture.report.packet_words import packet_in_words
 from capture.report.terminal import tell
