@@ -13,6 +13,7 @@ from capture.analysis.regions import in_words, parts, simplified, with_ports
 from capture.analysis.space import HIGHEST_PORT, PORT, PacketSpace
 from capture.analysis.trace import Fate, whole_way
 from capture.analysis.witnesses import witness
+from capture.model.addresses import FAMILY_NAMES
 from capture.model.ruleset import ALL_BITS, DestinationPort
 from capture.model.values import Value
 
@@ -157,4 +158,4 @@ def _place(traced: Trace) -> str:
 
 def families_in_words(families: Iterable[Family]) -> str:
     """Return "IPv4, IPv6"."""
-    return ", ".join({"ipv4": "IPv4", "ipv6": "IPv6"}[family] for family in families)
+    return ", ".join(FAMILY_NAMES[family] for family in families)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from capture.analysis.ownership import our_rules, ours_only
 from capture.model import ruleset as model
+from capture.model.addresses import FAMILY_NAMES
 from capture.model.chain_names import is_our_chain
 from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.report.differences import as_plain, in_words, text_of
 from capture.report.table import is_of_family, listed_chains, listing
-from capture.settings.families import FAMILY_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -33,9 +33,8 @@ from capture.settings.config import resolve
 from capture.settings.host import AnyPod, PodFromInside
 from capture.settings.keywords import make_settings
 from capture.state import capabilities, record
-from capture.state.directory import is_private, require_private
+from capture.state.directory import STATE_DIRECTORY, is_private, require_private
 from capture.state.netns import ONLY_ON_HOST, namespace_id
-from capture.state.record import STATE_DIRECTORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
