@@ -372,21 +372,16 @@ def _version_result(stdin: bytes) -> bytes:
         version = _version_of(_decode_configuration(stdin)[0])
     except CniError:
         version = NEWEST_VERSION
-    return _printed(
-        {
-            "cniVersion": version if version in SUPPORTED_VERSIONS else NEWEST_VERSION,
-            "supportedVersions": SUPPORTED_VERSIONS,
-        }
-    )
+    return _printed({"cniVersion": _spoken(version), "supportedVersions": SUPPORTED_VERSIONS})
+
+
+def _spoken(version: str) -> str:
+    return version if version in SUPPORTED_VERSIONS else NEWEST_VERSION
 
 
 def failure(error: CniError, version: str) -> Answer:
     """Return the answer that says ``error`` (SPEC, "Errors"), in ``version`` if it is supported."""
-    content: dict[str, object] = {
-        "cniVersion": version if version in SUPPORTED_VERSIONS else NEWEST_VERSION,
-        "code": error.code,
-        "msg": error.message,
-    }
+    content: dict[str, object] = {"cniVersion": _spoken(version), "code": error.code, "msg": error.message}
     if error.details:
         content["details"] = error.details
     return Answer(_printed(content), 1, error)

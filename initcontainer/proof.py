@@ -18,6 +18,7 @@ from capture.errors import CaptureError, ValidationError
 from capture.model.addresses import AF, IPV6
 from capture.model.values import Value
 from capture.netlink import sock_diag
+from capture.report.packet_words import endpoint
 from capture.settings.families import FAMILY_NAMES
 from capture.state.capabilities import missing
 from capture.state.netns import Entered
@@ -43,14 +44,9 @@ PATIENCE = 1.0
 SEEN, UNSEEN = 0, 200
 """How a process that dials a port of a running proxy ends: the proxy took the connection, or nothing shows who did."""
 CONNECTED = (
-    sock_diag.TCP_SYN_RECV,
-    sock_diag.TCP_ESTABLISHED,
-    sock_diag.TCP_FIN_WAIT1,
-    sock_diag.TCP_FIN_WAIT2,
-    sock_diag.TCP_CLOSE_WAIT,
-    sock_diag.TCP_LAST_ACK,
-    sock_diag.TCP_CLOSING,
-)
+    sock_diag.TCP_SYN_RECV, sock_diag.TCP_ESTABLISHED, sock_diag.TCP_FIN_WAIT1, sock_diag.TCP_FIN_WAIT2,
+    sock_diag.TCP_CLOSE_WAIT, sock_diag.TCP_LAST_ACK, sock_diag.TCP_CLOSING,
+)  # fmt: skip
 
 
 class Proof(Value):
@@ -168,11 +164,6 @@ class Prover:
 
 def _arrival(probe: Probe) -> str:
     return f"user {probe.dialler.uid} dialled {endpoint(*probe.dialled)} and arrived on port {probe.arrives_on}"
-
-
-def endpoint(address: str, port: int) -> str:
-    """Return address and port as people write them."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _listener(family: Family, port: int, *, transparent: bool) -> socket.socket | None:

@@ -24,6 +24,7 @@ from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.rtnetlink import open_route
 from capture.report.differences import in_words
+from capture.report.packet_words import endpoint
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.families import FAMILY_NAMES
@@ -33,7 +34,7 @@ from capture.state.netns import Entered
 from capture.state.routes import missing
 from initcontainer.outside import Outside
 from initcontainer.probes import DOCUMENTATION, Chooser, Probe, captured_sides
-from initcontainer.proof import Prover, endpoint
+from initcontainer.proof import Prover
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

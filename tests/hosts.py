@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from capture.backends.facts import Facts, Program
+from capture.backends.facts import Facts
 from capture.model.addresses import FAMILIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from capture.backends.facts import Program
     from capture.backends.iptables.tables import Variant
 
 COMMANDS = {"ipv4": "iptables", "ipv6": "ip6tables"}
 
 
-def programs(*variants: Variant, families: Iterable[str] = FAMILIES) -> tuple[Program, ...]:
+def programs(*variants: Variant, families: Iterable[str] = FAMILIES) -> dict[Program, str]:
     """Return the programs of some variants as installed."""
-    return tuple(
-        Program(variant, family, purpose, f"/usr/sbin/{COMMANDS[family]}-{variant}-{purpose}")
+    return {
+        (variant, family, purpose): f"/usr/sbin/{COMMANDS[family]}-{variant}-{purpose}"
         for variant in variants
         for family in FAMILIES
         if family in families
         for purpose in ("save", "restore")
-    )
+    }
 
 
 WITH_EVERYTHING = Facts(

@@ -125,9 +125,18 @@ class ChainCompiler:
         return self.place.way, self.station.table, self.chain.name, position
 
     def _run(self, rules: Sequence[tuple[int, Rule]], after: int) -> int:
-        """Return what becomes of packets that come to many rules in a row."""
-        lists = self._listed(rules)
-        functions = {}
+        """Return what becomes of packets that come to many rules in a row.
+
+        The last ones may be for packets of every address and port; they would be in each piece of the list.
+        """
+        end = len(rules)
+        while end and not any(type(match) in LISTED for match in rules[end - 1][1].matches):
+            end -= 1
+            after = self._step(*rules[end], after)
+        if end == 0:
+            return after
+        lists = self._listed(rules[:end])
+        functions: dict[int, int] = {}
         leaves = self.diagrams.leaves(lists)
         if len(leaves) > MAX_CASES:
             raise TooLargeError

@@ -115,7 +115,7 @@ def _place(each: ForeignChain, *, is_first: bool) -> tuple[int, int, int, int]:
     age = -1 if is_first else 1
     if each.is_nat:
         return PRIORITIES[NAT], 0, each.priority, age
-    return each.priority, age, 0, 0
+    return each.turn, age, 0, 0
 
 
 def _is_tied(situation: Situation, each: ForeignChain) -> bool:
@@ -123,7 +123,7 @@ def _is_tied(situation: Situation, each: ForeignChain) -> bool:
     tables = [table.name for table in situation.ruleset.tables if table.chain(each.hook) is not None]
     if each.is_nat:
         return NAT in tables and each.priority == PRIORITIES[NAT]
-    return each.priority in [PRIORITIES[name] for name in tables]
+    return each.turn in [PRIORITIES[name] for name in tables]
 
 
 def _station_of(each: ForeignChain) -> Station:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     from capture.backends.detect import Decision
@@ -41,8 +42,6 @@ def load(decision: Decision) -> Driver:
     """Return the driver that a decision names; only its module is imported."""
     if decision.own_users or decision.backend == "nftables":
         return _load(decision)
-    from capture.backends.iptables.other_users import DriverForOtherUsers
-
     return DriverForOtherUsers(_load(decision))
 
 
@@ -66,3 +65,28 @@ def _load(decision: Decision) -> Driver:
     from capture.backends.iptables.restore import RestoreDriver
 
     return RestoreDriver(decision.variant)
+
+
+class DriverForOtherUsers:
+    """A driver of iptables in the network namespace of another user namespace: a pod with ``hostUsers: false``.
+
+    It reads from where we are, since ids in rules are the pod's for every reader. It writes from a child in the pod's
+    user namespace: the kernel checks every owner match of what is written, and whose process writes it.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self.backend, self.name = driver.backend, driver.name
+        self.render, self.holds, self.read = driver.render, driver.holds, driver.read
+        self._driver = driver
+
+    def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
+        self._act_as_owner(lambda: self._driver.write(desired, live, recorded))
+
+    def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
+        """Remove all that is ours; tables that are written whole have owner matches of others in them, too."""
+        self._act_as_owner(lambda: self._driver.clean(live, recorded))
+
+    def _act_as_owner(self, work: Callable[[], None]) -> None:
+        from capture.state.user_namespace import act_as_owner  # few pods have users of their own
+
+        act_as_owner(work, starts_programs=self._driver.name != "netlink")

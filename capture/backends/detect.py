@@ -12,7 +12,7 @@ What is requested is taken, or refused with what is missing; never replaced by s
 
 from __future__ import annotations
 
-from capture.backends.facts import PURPOSES, Facts, gather, is_installed
+from capture.backends.facts import PURPOSES, Facts, gather
 from capture.backends.iptables.tables import VARIANTS
 from capture.backends.request import DRIVERS, VARIANTS_OF, Request, requested_backend, ways_allowed
 from capture.errors import PrivilegeError, UnsupportedError
@@ -210,7 +210,7 @@ OTHER_USERS = (
 def _missing_program(facts: Facts, variant: Variant) -> str | None:
     for family in FAMILIES if facts.ipv6 else (IPV4,):
         for purpose in PURPOSES:
-            if not is_installed(facts.programs, variant, family, purpose):
+            if (variant, family, purpose) not in facts.programs:
                 return f"{'iptables' if family == IPV4 else 'ip6tables'}-{variant}-{purpose} is not installed"
     return None
 
@@ -257,9 +257,7 @@ def _leftover(facts: Facts, place: Place, families: tuple[str, ...], spellings: 
     elif place == "nft":
         backend, driver = "iptables", "netlink"
     else:
-        has_programs = all(
-            is_installed(facts.programs, place, family, purpose) for family in families for purpose in PURPOSES
-        )
+        has_programs = all((place, family, purpose) in facts.programs for family in families for purpose in PURPOSES)
         backend, driver = "iptables", "iptc" if not has_programs and facts.python_iptables else "restore"
     variant: Variant | Literal[""] = "" if place == "native" else place
     return Leftover(backend, driver, variant, "our chains are there", families=families, spellings=spellings)

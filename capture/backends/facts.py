@@ -22,27 +22,18 @@ from capture.state.netns import is_of_this_user_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterator
     from typing import Literal
 
-    from capture.backends.iptables.tables import Variant
     from capture.backends.kernel_modules import Way
     from capture.backends.request import Request
     from capture.model.addresses import Family
     from capture.model.ruleset import Ruleset
     from capture.netlink.sockets import NetlinkSocket
 
+    Program = tuple[str, str, str]
     Place = Literal["nft", "legacy", "native"]
     LegacySupport = Literal["present", "loadable", "absent", "unknown"]
-
-
-class Program(Value):
-    """One of iptables' programs that is installed."""
-
-    variant: Variant
-    family: Family
-    purpose: str
-    path: str
 
 
 class LiveChain(Value):
@@ -69,8 +60,8 @@ class Facts(Value):
     A bool of None could not be found out, for want of a privilege.
     """
 
-    programs: tuple[Program, ...]
-    """iptables-nft-save and the like, as far as they are installed."""
+    programs: dict[Program, str]
+    """The paths of iptables-nft-save and the like, as far as they are installed: by variant, family and purpose."""
     ipv6: bool
     """The kernel has IPv6."""
     nf_tables: bool | None
@@ -107,7 +98,7 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
     lacking = tuple(_lacking(desired, ways)) if is_in_doubt else ()
     has_compat = nft_compat is True and not lacking
     found = Facts(
-        programs=(),
+        programs={},
         ipv6=IPV6 in families_here(),
         nf_tables=nf_tables,
         nft_compat=nft_compat,
@@ -121,7 +112,7 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
     )
     if request is not None and not tables and _needs_nothing_installed(request, has_compat=has_compat):
         return found
-    programs = tuple(_installed_programs())
+    programs = dict(_installed_programs())
     has_python_iptables = _is_importable("iptc")
     return found.replace(
         programs=programs,
@@ -134,9 +125,8 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
 
 def _needs_nothing_installed(request: Request, *, has_compat: bool) -> bool:
     """Return whether a request comes to our own netlink messages, whatever programs and packages there are."""
-    if request.driver not in ("", "netlink"):
-        return False
-    return request.backend == "nftables" or (request.variant in ("", "nft") and has_compat)
+    by_netlink = request.backend == "nftables" or (request.variant in ("", "nft") and has_compat)
+    return by_netlink and request.driver in ("", "netlink")
 
 
 def _lacking(desired: Ruleset | None, ways: tuple[Way, ...]) -> Iterator[tuple[Way, tuple[str, ...]]]:
@@ -152,7 +142,7 @@ def _lacking(desired: Ruleset | None, ways: tuple[Way, ...]) -> Iterator[tuple[W
             return
 
 
-def _installed_programs() -> Iterator[Program]:
+def _installed_programs() -> Iterator[tuple[Program, str]]:
     from capture.backends.iptables.programs import find  # not needed where a request leaves nothing open
 
     for variant in VARIANTS:
@@ -160,7 +150,7 @@ def _installed_programs() -> Iterator[Program]:
             for purpose in PURPOSES:
                 path = find(variant, family, purpose)
                 if path is not None:
-                    yield Program(variant, family, purpose, path)
+                    yield (variant, family, purpose), path
 
 
 BY_PREFERENCE: tuple[Way, ...] = ("nft", "legacy", "nftables")
@@ -169,7 +159,6 @@ PURPOSES: tuple[Literal["save", "restore"], ...] = ("save", "restore")
 
 
 def _ask_nf_tables() -> tuple[bool | None, bool | None, tuple[LiveChain, ...]]:
-    """Return whether the kernel has nf_tables and nft_compat, and the chains of nf_tables."""
     try:
         with open_netfilter() as netfilter:
             read_generation(netfilter)
@@ -190,7 +179,6 @@ def _takes_matches(netfilter: NetlinkSocket) -> bool:
 
 
 def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[LiveChain]:
-    """Yield the chains of the tables that iptables-nft has, and of our native ones."""
     for protocol_family, fields in read_chains(netfilter):
         table, chain = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
         uses = decode_number(fields.get(nf.NFTA_CHAIN_USE, b""))
@@ -222,13 +210,13 @@ def _legacy_support() -> LegacySupport:
 
 
 def _legacy_chains(
-    tables: tuple[tuple[Family, str], ...], programs: Iterable[Program], *, has_python_iptables: bool
+    tables: tuple[tuple[Family, str], ...], programs: Collection[Program], *, has_python_iptables: bool
 ) -> Iterator[LiveChain]:
     """Yield the chains of legacy tables that exist; of those that cannot be read here, none."""
     if not any(table in TABLES for _, table in tables):
         return
     families = dict.fromkeys(family for family, _ in tables)
-    if all(is_installed(programs, "legacy", family, "save") for family in families):
+    if all(("legacy", family, "save") in programs for family in families):
         from capture.backends.iptables.restore import RestoreDriver  # few namespaces have legacy tables
 
         live = RestoreDriver("legacy").read()
@@ -251,8 +239,3 @@ def _is_importable(package: str) -> bool:
     from _frozen_importlib_external import PathFinder  # what importlib.machinery offers, loaded anyway
 
     return PathFinder.find_spec(package) is not None
-
-
-def is_installed(programs: Iterable[Program], variant: str, family: str, purpose: str) -> bool:
-    """Return whether a program is among these."""
-    return any((p.variant, p.family, p.purpose) == (variant, family, purpose) for p in programs)

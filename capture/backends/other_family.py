@@ -81,7 +81,6 @@ def _is_there(netfilter: NetlinkSocket) -> bool:
 
 
 def _changes() -> Iterator[Change]:
-    """Yield the messages that make the table anew, in one transaction."""
     from capture.backends.nftables import encode  # only needed where the option is given
     from capture.backends.nftables.native import NativeChain
 

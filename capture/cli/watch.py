@@ -100,7 +100,7 @@ def _follow(namespace: str | None, families: Sequence[Family], interval: float, 
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})  # sigtimedwait takes it: a resize draws at once
     screen, now, shown = Screen(), before, before.flows
     while True:
-        screen.draw([(_title(namespace, now), ""), ("", ""), *_lines(shown, families, screen.width)])
+        screen.draw([(_title(namespace, now), ""), ("", ""), *_lines(shown, families, columns())])
         if signal.sigtimedwait({signal.SIGWINCH}, max(0, now.moment + interval - time.monotonic())) is None:
             now, before = look(namespace, families), now
             shown = with_rates(now.flows, before.flows, now.moment - before.moment)
@@ -132,11 +132,6 @@ class Screen:
         self._is_terminal = columns() is not None and os.environ.get("TERM") != "dumb"
         if self._is_terminal:
             sys.stdout.write("\n" * (rows() - 1))
-
-    @property
-    def width(self) -> int | None:
-        """Return the width in columns, as it is now; None where the output is no terminal."""
-        return columns()
 
     def draw(self, lines: Sequence[tuple[str, str]]) -> None:
         """Draw the lines; where the terminal has too few rows, the last ones are counted instead."""

@@ -10,18 +10,9 @@ import errno
 
 from capture.errors import KernelError, UnsupportedError
 from capture.model.values import Value
+from capture.netlink import rtnetlink
 from capture.netlink.attributes import attribute, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
-from capture.netlink.rtnetlink import (
-    AF_INET6,
-    AF_UNSPEC,
-    LOOPBACK_INDEX,
-    RT_SCOPE_HOST,
-    RT_SCOPE_UNIVERSE,
-    address_text,
-    changed,
-    pack_address,
-)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,23 +70,25 @@ def read_links(route: NetlinkSocket) -> list[Link]:
 
 def is_loopback_up(route: NetlinkSocket) -> bool:
     """Return whether ``lo`` is set up."""
-    wanted = bytes(4) + u32(LOOPBACK_INDEX) + bytes(8) + WITHOUT_STATISTICS
+    wanted = bytes(4) + u32(rtnetlink.LOOPBACK_INDEX) + bytes(8) + WITHOUT_STATISTICS
     (body,) = route.request(RTM_GETLINK, 0, wanted, "read the state of lo")
     return _decode_link(body).is_up
 
 
-def read_addresses(route: NetlinkSocket, family: int = AF_UNSPEC) -> list[Address]:
+def read_addresses(route: NetlinkSocket, family: int = rtnetlink.AF_UNSPEC) -> list[Address]:
     """Return the addresses of all interfaces, of one family or of both."""
     bodies = route.dump(RTM_GETADDR, _address_header(family, 0, 0, 0, 0), "list addresses")
     return [_decode_address(body) for body in bodies]
 
 
-def add_address(route: NetlinkSocket, address: str, prefix_length: int, interface: int = LOOPBACK_INDEX) -> bool:
+def add_address(
+    route: NetlinkSocket, address: str, prefix_length: int, interface: int = rtnetlink.LOOPBACK_INDEX
+) -> bool:
     """Give an interface an address, usable at once: without duplicate address detection."""
     doing = f"add address {address}/{prefix_length} to interface {interface}"
     body = _address_body(address, prefix_length, interface)
     try:
-        return changed(route, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, doing, errno.EEXIST)
+        return rtnetlink.changed(route, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, doing, errno.EEXIST)
     except KernelError as error:
         if error.errno == errno.EACCES and ":" in address:  # ipv6_add_addr in net/ipv6/addrconf.c
             remedy = "See the sysctls net.ipv6.conf.{all,default,lo}.disable_ipv6, or do without IPv6."
@@ -103,10 +96,14 @@ def add_address(route: NetlinkSocket, address: str, prefix_length: int, interfac
         raise
 
 
-def remove_address(route: NetlinkSocket, address: str, prefix_length: int, interface: int = LOOPBACK_INDEX) -> bool:
+def remove_address(
+    route: NetlinkSocket, address: str, prefix_length: int, interface: int = rtnetlink.LOOPBACK_INDEX
+) -> bool:
     """Take an address from an interface."""
     doing = f"remove address {address}/{prefix_length} from interface {interface}"
-    return changed(route, RTM_DELADDR, 0, _address_body(address, prefix_length, interface), doing, errno.EADDRNOTAVAIL)
+    return rtnetlink.changed(
+        route, RTM_DELADDR, 0, _address_body(address, prefix_length, interface), doing, errno.EADDRNOTAVAIL
+    )
 
 
 def _address_header(family: int, prefix_length: int, flags: int, scope: int, interface: int) -> bytes:
@@ -115,9 +112,11 @@ def _address_header(family: int, prefix_length: int, flags: int, scope: int, int
 
 
 def _address_body(address: str, prefix_length: int, interface: int) -> bytes:
-    family, packed = pack_address(address)
-    scope = RT_SCOPE_HOST if interface == LOOPBACK_INDEX else RT_SCOPE_UNIVERSE
-    header = _address_header(family, prefix_length, IFA_F_NODAD if family == AF_INET6 else 0, scope, interface)
+    family, packed = rtnetlink.pack_address(address)
+    scope = rtnetlink.RT_SCOPE_HOST if interface == rtnetlink.LOOPBACK_INDEX else rtnetlink.RT_SCOPE_UNIVERSE
+    header = _address_header(
+        family, prefix_length, IFA_F_NODAD if family == rtnetlink.AF_INET6 else 0, scope, interface
+    )
     return header + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
 
 
@@ -130,7 +129,7 @@ def _decode_address(body: bytes) -> Address:
     fields = decode_fields(body[IFADDRMSG_SIZE:])
     return Address(
         family=family,
-        address=address_text(family, fields.get(IFA_LOCAL) or fields.get(IFA_ADDRESS)),
+        address=rtnetlink.address_text(family, fields.get(IFA_LOCAL) or fields.get(IFA_ADDRESS)),
         prefix_length=prefix_length,
         scope=scope,
         interface=decode_host_number(body[4:8]),

@@ -148,7 +148,14 @@ def has_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -> b
 def put_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, preference: int) -> bool:
     """Let the policy rule `fwmark MARK lookup TABLE` be there with this preference, and with no other."""
     found = _preferences(route, family, mark, table)
-    added = preference not in found and _add_mark_rule(route, family, mark, table, preference)
+    added = preference not in found and changed(
+        route,
+        RTM_NEWRULE,
+        NLM_F_CREATE | NLM_F_EXCL,
+        _mark_rule(family, mark, table, preference),
+        f"add {family_name(family)} policy rule fwmark {mark} lookup {table}",
+        errno.EEXIST,  # another process was faster
+    )
     elsewhere = [each for each in found if each != preference]
     return _remove_mark_rules(route, family, mark, table, elsewhere) or added
 
@@ -161,12 +168,6 @@ def remove_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -
 def _preferences(route: NetlinkSocket, family: int, mark: int, table: int) -> list[int]:
     rules = read_policy_rules(route, family)
     return [rule.preference for rule in rules if rule.is_for_mark(mark, table)]
-
-
-def _add_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, preference: int) -> bool:
-    doing = f"add {family_name(family)} policy rule fwmark {mark} lookup {table}"
-    body = _mark_rule(family, mark, table, preference)
-    return changed(route, RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, body, doing, errno.EEXIST)  # another was faster
 
 
 def _remove_mark_rules(route: NetlinkSocket, family: int, mark: int, table: int, preferences: Iterable[int]) -> bool:

@@ -14,18 +14,9 @@ import errno
 
 from capture.errors import KernelError
 from capture.model.values import Value
+from capture.netlink import rtnetlink
 from capture.netlink.attributes import attribute, decode_fields, decode_host_number, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
-from capture.netlink.rtnetlink import (
-    ADDRESS_BITS,
-    AF_INET6,
-    LOOPBACK_INDEX,
-    RT_SCOPE_HOST,
-    RT_SCOPE_UNIVERSE,
-    address_text,
-    changed,
-    pack_address,
-)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +80,7 @@ def remove_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
     removed = False
     for metric in _metrics(route, family, table):
         body = _local_route_body(family, table, RTPROT_UNSPEC) + attribute(RTA_PRIORITY, metric)
-        removed = changed(route, RTM_DELROUTE, 0, body, doing, *NO_SUCH_ROUTE) or removed
+        removed = rtnetlink.changed(route, RTM_DELROUTE, 0, body, doing, *NO_SUCH_ROUTE) or removed
     return removed
 
 
@@ -100,12 +91,12 @@ def look_up_route(
 
     No route at all is RTN_UNREACHABLE, and so is an IPv4 source that is not ours.
     """
-    family, packed = pack_address(destination)
-    bits = ADDRESS_BITS[family]
+    family, packed = rtnetlink.pack_address(destination)
+    bits = rtnetlink.ADDRESS_BITS[family]
     body = _route_header(family, destination_bits=bits, source_bits=bits if source else 0)
     body += attribute(RTA_DST, packed) + attribute(RTA_MARK, u32(mark))
     if source:
-        body += attribute(RTA_SRC, pack_address(source)[1])
+        body += attribute(RTA_SRC, rtnetlink.pack_address(source)[1])
     if uid is not None:
         body += attribute(RTA_UID, u32(uid))
     try:
@@ -119,7 +110,7 @@ def look_up_route(
 
 def family_name(family: int) -> str:
     """Return what to call a family."""
-    return "IPv6" if family == AF_INET6 else "IPv4"
+    return "IPv6" if family == rtnetlink.AF_INET6 else "IPv4"
 
 
 def header_table(table: int) -> int:
@@ -133,7 +124,7 @@ def _route_header(
     source_bits: int = 0,
     table: int = 0,
     protocol: int = RTPROT_UNSPEC,
-    scope: int = RT_SCOPE_UNIVERSE,
+    scope: int = rtnetlink.RT_SCOPE_UNIVERSE,
     kind: int = RTN_UNSPEC,
 ) -> bytes:
     """Return a struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags."""
@@ -141,8 +132,8 @@ def _route_header(
 
 
 def _local_route_body(family: int, table: int, protocol: int) -> bytes:
-    header = _route_header(family, table=table, protocol=protocol, scope=RT_SCOPE_HOST, kind=RTN_LOCAL)
-    return header + attribute(RTA_TABLE, u32(table)) + attribute(RTA_OIF, u32(LOOPBACK_INDEX))
+    header = _route_header(family, table=table, protocol=protocol, scope=rtnetlink.RT_SCOPE_HOST, kind=RTN_LOCAL)
+    return header + attribute(RTA_TABLE, u32(table)) + attribute(RTA_OIF, u32(rtnetlink.LOOPBACK_INDEX))
 
 
 def _metrics(route: NetlinkSocket, family: int, table: int) -> list[bytes]:
@@ -153,7 +144,7 @@ def _metrics(route: NetlinkSocket, family: int, table: int) -> list[bytes]:
         if (
             (body[0], body[1], body[2], body[7]) == (family, 0, 0, RTN_LOCAL)
             and fields.get(RTA_TABLE) == u32(table)
-            and fields.get(RTA_OIF) == u32(LOOPBACK_INDEX)
+            and fields.get(RTA_OIF) == u32(rtnetlink.LOOPBACK_INDEX)
         ):
             found.append(fields.get(RTA_PRIORITY, u32(0)))
     return found
@@ -165,6 +156,6 @@ def _decode_route(body: bytes) -> Route:
     return Route(
         kind=body[7],
         interface=decode_host_number(fields.get(RTA_OIF, b"")),
-        source=address_text(family, fields.get(RTA_PREFSRC)),
-        gateway=address_text(family, fields.get(RTA_GATEWAY)),
+        source=rtnetlink.address_text(family, fields.get(RTA_PREFSRC)),
+        gateway=rtnetlink.address_text(family, fields.get(RTA_GATEWAY)),
     )

@@ -13,19 +13,7 @@ import errno
 import os
 
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
-from capture.netlink.messages import (
-    NLM_F_ACK,
-    NLM_F_DUMP,
-    NLM_F_DUMP_INTR,
-    NLM_F_REQUEST,
-    NLMSG_DONE,
-    NLMSG_ERROR,
-    Message,
-    Refusal,
-    decode_messages,
-    decode_refusal,
-    encode_message,
-)
+from capture.netlink import messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,10 +33,10 @@ RECEIVE_SIZE = 256 * 1024
 DUMP_ATTEMPTS = 10
 
 UNSUPPORTED = (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
-NO_ANSWER = Refusal(errno.EAGAIN, "the kernel gave no answer")
+NO_ANSWER = messages.Refusal(errno.EAGAIN, "the kernel gave no answer")
 
 
-def failure(doing: str, refusal: Refusal) -> CaptureError:
+def failure(doing: str, refusal: messages.Refusal) -> CaptureError:
     """Return the error for a refusal: a capability is missing, the kernel lacks something, or it refused."""
     if refusal.errno == errno.EPERM:
         return PrivilegeError(doing)
@@ -91,7 +79,7 @@ class NetlinkSocket:
 
         Raises KernelError, PrivilegeError or UnsupportedError, as the kernel refuses.
         """
-        sequence = self._ask(kind, flags | NLM_F_ACK, body, doing)
+        sequence = self._ask(kind, flags | messages.NLM_F_ACK, body, doing)
         return self._answers(sequence, doing)[0]
 
     def dump(self, kind: int, body: bytes, doing: str) -> list[bytes]:
@@ -101,7 +89,7 @@ class NetlinkSocket:
         again. Raises KernelError after ten of those, and as ``request`` does.
         """
         for _ in range(DUMP_ATTEMPTS):
-            sequence = self._ask(kind, NLM_F_DUMP, body, doing)
+            sequence = self._ask(kind, messages.NLM_F_DUMP, body, doing)
             bodies, consistent = self._answers(sequence, doing)
             if consistent:
                 return bodies
@@ -126,21 +114,21 @@ class NetlinkSocket:
             words = f"{len(datagram)} bytes at once; net.core.wmem_max allows less" if too_large else ""
             raise failure(doing, _refusal_of(error, words)) from error
 
-    def drain(self, doing: str) -> list[Message]:
+    def drain(self, doing: str) -> list[messages.Message]:
         """Return all messages that are waiting. When the kernel had more than fit (ENOBUFS), those that did."""
-        messages: list[Message] = []
+        received: list[messages.Message] = []
         while True:
             try:
-                messages += decode_messages(self._receive(doing))
+                received += messages.decode_messages(self._receive(doing))
             except BlockingIOError:
-                return messages
+                return received
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise failure(doing, _refusal_of(error)) from error
 
     def _ask(self, kind: int, flags: int, body: bytes, doing: str) -> int:
         sequence = self.next_sequences(1)
-        self.send(encode_message(kind, flags | NLM_F_REQUEST, sequence, body), doing)
+        self.send(messages.encode_message(kind, flags | messages.NLM_F_REQUEST, sequence, body), doing)
         return sequence
 
     def _answers(self, sequence: int, doing: str) -> tuple[list[bytes], bool]:
@@ -154,15 +142,15 @@ class NetlinkSocket:
                 raise failure(doing, NO_ANSWER) from error
             except OSError as error:
                 raise failure(doing, _refusal_of(error)) from error
-            for message in decode_messages(datagram):
+            for message in messages.decode_messages(datagram):
                 if message.sequence != sequence:
                     continue  # left over from a request that ended in an error
-                if message.flags & NLM_F_DUMP_INTR:
+                if message.flags & messages.NLM_F_DUMP_INTR:
                     consistent = False
-                if message.kind not in (NLMSG_ERROR, NLMSG_DONE):
+                if message.kind not in (messages.NLMSG_ERROR, messages.NLMSG_DONE):
                     bodies.append(message.body)
                     continue
-                refusal = decode_refusal(message)
+                refusal = messages.decode_refusal(message)
                 if refusal:
                     raise failure(doing, refusal)
                 return bodies, consistent
@@ -180,19 +168,15 @@ class NetlinkSocket:
         except OSError as error:
             if error.errno != errno.EMSGSIZE:
                 raise
-            self._grow_send_buffer(len(datagram))
+            try:  # to grow beyond net.core.wmem_max needs NET_ADMIN, else the kernel clips it
+                self._socket.setsockopt(_socket.SOL_SOCKET, SO_SNDBUFFORCE, len(datagram))
+            except PermissionError:
+                self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, len(datagram))
             self._socket.send(datagram)
 
-    def _grow_send_buffer(self, size: int) -> None:
-        """Make room for a datagram. Beyond net.core.wmem_max that needs NET_ADMIN, else the kernel clips it."""
-        try:
-            self._socket.setsockopt(_socket.SOL_SOCKET, SO_SNDBUFFORCE, size)
-        except PermissionError:
-            self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, size)
 
-
-def _refusal_of(error: OSError, words: str = "") -> Refusal:
-    return Refusal(error.errno or errno.EIO, words)
+def _refusal_of(error: OSError, words: str = "") -> messages.Refusal:
+    return messages.Refusal(error.errno or errno.EIO, words)
 
 
 def _set_if_known(socket: _socket.socket, option: int) -> None:

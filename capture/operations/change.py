@@ -28,8 +28,7 @@ from capture.settings.options import ALLOW_HOST, PROFILE
 from capture.state import record, routes
 from capture.state.lock import PATIENCE as LOCK_TIMEOUT
 from capture.state.lock import NamespaceLock
-from capture.state.netns import Entered, has_tcp_sockets, refuse_host
-from capture.state.node import refuse_node
+from capture.state.netns import Entered, has_tcp_sockets, refuse_host, refuse_node
 from capture.state.record import Journal, Record, RecordingHost
 
 TYPE_CHECKING = False
@@ -124,9 +123,7 @@ def _apply(
     with NamespaceLock(lock_timeout) as lock:
         target, live_sets = detect.look(request_of(settings), desired)
         if not target.own_users:
-            from capture.state.known_ids import require_known_ids  # most pods share the node's users
-
-            require_known_ids(settings, config)
+            _require_known_ids(settings, config)
         existing = _read_existing(target, live_sets, desired)
         switches = _switches(desired)
         settings = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
@@ -153,6 +150,12 @@ def _apply(
     return Applied(
         changed, target, config, desired, (*warnings, *losses, *_impediments(desired), *lock.warnings), tuple(remarks)
     )
+
+
+def _require_known_ids(settings: Settings, config: CaptureConfig) -> None:
+    from capture.state.known_ids import require_known_ids  # most pods share the node's users
+
+    require_known_ids(settings, config)
 
 
 def _reject_other_family(config: CaptureConfig, target: Decision) -> bool:

@@ -17,6 +17,7 @@ from capture.operations.situation import read_situation
 from capture.operations.target import host_of, place
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
+from capture.settings.parsers import MAX_ID, MAX_PORT
 from capture.state import record
 from capture.state.netns import Entered
 
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     from capture.settings.settings import Settings
 
     IpAddress = IPv4Address | IPv6Address
-
-MAX_PORT = 0xFFFF
-MAX_ID = 0xFFFF_FFFE
-"""Of users and groups; the highest number means "no change" (chown(2))."""
 
 
 def trace(

@@ -37,9 +37,9 @@ def painted(text: str, colour: str, stream: TextIO | Stream) -> str:
 
 def report(error: CaptureError) -> None:
     """Say on stderr what went wrong, and what to do about it."""
-    say_error(error.message)
+    note(f"error: {error.message}")
     if error.remedy:
-        _say(f"  {error.remedy}")
+        note(f"  {error.remedy}")
 
 
 def report_as_json(error: CaptureError) -> None:
@@ -56,24 +56,14 @@ def say_json(plain: Mapping[str, object]) -> None:
     print(json.dumps({"schema": SCHEMA, **plain}, indent=1))
 
 
-def say_error(message: str) -> None:
-    """Print an error on stderr."""
-    _say(f"error: {message}")
-
-
-def note(line: str) -> None:
-    """Print on stderr what is good to know apart from the output."""
-    _say(line)
-
-
 def warn(warnings: Iterable[str]) -> None:
     """Print warnings on stderr."""
     for warning in warnings:
-        _say(f"warning: {warning}")
+        note(f"warning: {warning}")
 
 
-def _say(line: str) -> None:
-    """Print a line on stderr, folded and in colour if that is a terminal."""
+def note(line: str) -> None:
+    """Print a line on stderr, apart from the output; folded and in colour if that is a terminal."""
     if not sys.stderr.isatty():
         print(line, file=sys.stderr)
         return
@@ -103,7 +93,7 @@ def ended(
         if isinstance(failure, BrokenPipeError):
             return EXIT_BROKEN_PIPE if needs_output else code
         if needs_output:
-            say_error(f"the output cannot be written: {failure.strerror}")
+            note(f"error: the output cannot be written: {failure.strerror}")
             return code or EXIT_FAILED
         warn([f"the output cannot be written: {failure.strerror}; exit code {code} tells what became of the rules"])
         return code

@@ -116,7 +116,7 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
     Raises ConfigurationError that names option, value, origin and what is expected.
     """
     warnings = [*settings.warnings]
-    config = _config(settings, host, warnings)
+    config = _with_dns(_config(settings, host, warnings), settings, host, warnings)
     warnings += host_bits_warnings(settings)
     warnings += cautions(settings, config, host)
     return config, warnings
@@ -128,7 +128,6 @@ def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfi
     warnings += families.warnings
     user = host.user_id(host.default_proxy_user())
     proxy_uids = _ids(settings, option.PROXY_UID, host.user_id) or (DEFAULT_PROXY_ID if user is None else only(user),)
-    captures_dns, captures_all_dns, name_servers = _dns(settings, host, warnings)
     return CaptureConfig(
         families=families.chosen,
         is_reached_by_ipv6=families.is_reached_by_ipv6,
@@ -160,9 +159,6 @@ def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfi
         drops_invalid=settings[option.DROP_INVALID],
         rule_comments=settings[option.RULE_COMMENTS],
         rule_logs=settings[option.RULE_LOGS],
-        captures_dns=captures_dns,
-        captures_all_dns=captures_all_dns,
-        name_servers=name_servers,
     )
 
 
@@ -214,16 +210,18 @@ def _excluded_owner_groups(settings: Settings, host: Host) -> tuple[Span, ...]:
     return groups
 
 
-def _dns(settings: Settings, host: Host, warnings: list[str]) -> tuple[bool, bool, tuple[Network, ...]]:
-    """Return whether DNS is captured, whether all of it, and if not, for which servers: those of resolv.conf."""
+def _with_dns(config: CaptureConfig, settings: Settings, host: Host, warnings: list[str]) -> CaptureConfig:
+    """Return the configuration with the DNS that is captured: all, that for the servers of resolv.conf, or none."""
     wanted, everything = settings[option.REDIRECT_DNS], settings[option.CAPTURE_ALL_DNS]
-    if everything and not wanted:
-        warnings.append(f"{option.CAPTURE_ALL_DNS.name} does nothing without {option.REDIRECT_DNS.name}")
-    servers = host.name_servers() if wanted and not everything else ()
-    if wanted and not everything and not servers:
+    if not wanted:
+        if everything:
+            warnings.append(f"{option.CAPTURE_ALL_DNS.name} does nothing without {option.REDIRECT_DNS.name}")
+        return config
+    servers = () if everything else host.name_servers()
+    if not everything and not servers:
         warnings.append(
             f"{option.REDIRECT_DNS.name}: /etc/resolv.conf names no server, so DNS is not captured;"
             f" say {option.CAPTURE_ALL_DNS.name} to capture all of it"
         )
-        wanted = False
-    return wanted, wanted and everything, servers
+        return config
+    return config.replace(captures_dns=True, captures_all_dns=everything, name_servers=servers)

@@ -74,7 +74,6 @@ INTERFACES = (
     "interface names, at most 256 (each at most 15 bytes, no blank, no '/'; a trailing '+' for any ending),"
     " separated by commas"
 )
-YES_OR_NO = "true or false (or 1, 0, t, f)"
 TRAFFIC = "traffic.sidecar.istio.io/"
 
 PORT_OF = "Redirect ports"
@@ -84,6 +83,17 @@ TRANSPARENT = "TPROXY"
 HOW = "Backend"
 CHECKING = "checking"
 OUTPUT = "output"
+
+
+def _switch(
+    flag: str, help_text: str, *, short: str = "", environment: tuple[str, ...] = (), topic: str = "Capture"
+) -> Option[bool]:
+    """Return an option that is on or off; off is the default."""
+    return Option(
+        flag, "false", parsers.boolean, "true or false (or 1, 0, t, f)", help_text,
+        short=short, environment=environment, topic=topic, is_switch=True,
+    )  # fmt: skip
+
 
 PROXY_PORT = Option(
     "envoy-port", "15001", parsers.port, "a port (1-65535)",
@@ -194,25 +204,22 @@ TPROXY_ROUTE_TABLE = Option(
     "Routing table in which marked packets find everything local.",
     short="r", metavar="TABLE", topic=TRANSPARENT,
 )  # fmt: skip
-REDIRECT_DNS = Option(
-    "redirect-dns", "false", parsers.boolean, YES_OR_NO,
-    "Send DNS to the agent on port 15053: that for the servers of /etc/resolv.conf.",
-    environment=("ISTIO_META_DNS_CAPTURE",), topic=DNS, is_switch=True,
+REDIRECT_DNS = _switch(
+    "redirect-dns", "Send DNS to the agent on port 15053: that for the servers of /etc/resolv.conf.",
+    environment=("ISTIO_META_DNS_CAPTURE",), topic=DNS,
 )  # fmt: skip
-CAPTURE_ALL_DNS = Option(
-    "capture-all-dns", "false", parsers.boolean, YES_OR_NO,
-    "With --redirect-dns: DNS for any server, not only those of /etc/resolv.conf.",
-    topic=DNS, is_switch=True,
+CAPTURE_ALL_DNS = _switch(
+    "capture-all-dns", "With --redirect-dns: DNS for any server, not only those of /etc/resolv.conf.", topic=DNS,
 )  # fmt: skip
-DROP_INVALID = Option(
-    "drop-invalid", "false", parsers.boolean, YES_OR_NO,
+DROP_INVALID = _switch(
+    "drop-invalid",
     "Drop packets that belong to no connection, instead of letting the kernel answer them with a reset.",
-    environment=("INVALID_DROP",), is_switch=True,
+    environment=("INVALID_DROP",),
 )  # fmt: skip
-DUAL_STACK = Option(
-    "dual-stack", "false", parsers.boolean, YES_OR_NO,
+DUAL_STACK = _switch(
+    "dual-stack",
     "The mesh is dual stack: with --ip-families mesh, IPv6 is captured whatever the pod's primary address is.",
-    environment=("ISTIO_DUAL_STACK",), is_switch=True,
+    environment=("ISTIO_DUAL_STACK",),
 )  # fmt: skip
 IP_FAMILIES = Option(
     "ip-families", "both", parsers.one_of("both", "mesh", "ipv4"), "both, mesh or ipv4",
@@ -225,15 +232,13 @@ OTHER_FAMILY = Option(
     "TCP of a family that is not captured: let it pass by the proxy, or answer it with a reset (except over lo).",
     environment=("CAPTURE_OTHER_FAMILY",), metavar="WHAT", empty_means_default=True,
 )  # fmt: skip
-RULE_COMMENTS = Option(
-    "rule-comments", "false", parsers.boolean, YES_OR_NO,
-    "Give each rule a comment that says what it is for. Beyond upstream.",
-    topic=CHECKING, is_switch=True,
+RULE_COMMENTS = _switch(
+    "rule-comments", "Give each rule a comment that says what it is for. Beyond upstream.", topic=CHECKING,
 )  # fmt: skip
-RULE_LOGS = Option(
-    "rule-logs", "false", parsers.boolean, YES_OR_NO,
+RULE_LOGS = _switch(
+    "rule-logs",
     "Log what enters each of our chains (in a pod: with net.netfilter.nf_log_all_netns=1). Beyond upstream.",
-    topic=CHECKING, is_switch=True,
+    topic=CHECKING,
 )  # fmt: skip
 PROFILE = Option(
     "profile", "1.8", parsers.profile, "1.8 (classic) or 1.30 (current)",
@@ -256,11 +261,7 @@ DRIVER = Option(
     "How rules are written. Default: the fastest that works here.",
     environment=("CAPTURE_DRIVER",), metavar="NAME", topic=HOW, empty_means_default=True,
 )  # fmt: skip
-NATIVE_NFTABLES = Option(
-    "native-nftables", "false", parsers.boolean, YES_OR_NO,
-    "Use nftables: upstream's word for --backend nftables.",
-    topic=HOW, is_switch=True,
-)  # fmt: skip
+NATIVE_NFTABLES = _switch("native-nftables", "Use nftables: upstream's word for --backend nftables.", topic=HOW)
 FORCE_IPTABLES_BINARY = Option(
     "force-iptables-binary", "", parsers.one_of("", "nft", "legacy", "iptables-nft", "iptables-legacy"),
     "nft or legacy",
@@ -272,45 +273,27 @@ NETWORK_NAMESPACE = Option(
     "Network namespace to program. Default: the one we are in.",
     metavar="PATH", topic=HOW,
 )  # fmt: skip
-CNI_MODE = Option(
-    "cni-mode", "false", parsers.boolean, YES_OR_NO,
-    "Act from the host on a pod's namespace: users and resolv.conf of the host say nothing about the pod.",
-    topic=HOW, is_switch=True,
+CNI_MODE = _switch(
+    "cni-mode", "Act from the host on a pod's namespace: users and resolv.conf of the host say nothing about the pod.",
+    topic=HOW,
 )  # fmt: skip
-ALLOW_HOST = Option(
-    "allow-host", "false", parsers.boolean, YES_OR_NO,
-    "Program the host's own network namespace. Capturing it cuts the node off.",
-    topic=HOW, is_switch=True,
+ALLOW_HOST = _switch(
+    "allow-host", "Program the host's own network namespace. Capturing it cuts the node off.", topic=HOW,
 )  # fmt: skip
-DRY_RUN = Option(
-    "dry-run", "false", parsers.boolean, YES_OR_NO,
-    "Print what would be sent to the kernel, and change nothing.",
-    short="n", topic=HOW, is_switch=True,
+DRY_RUN = _switch("dry-run", "Print what would be sent to the kernel, and change nothing.", short="n", topic=HOW)
+RECONCILE = _switch(
+    "reconcile", "No effect: rules that differ are always replaced, without a gap. Upstream needs it for that.",
+    topic=HOW,
 )  # fmt: skip
-RECONCILE = Option(
-    "reconcile", "false", parsers.boolean, YES_OR_NO,
-    "No effect: rules that differ are always replaced, without a gap. Upstream needs it for that.",
-    topic=HOW, is_switch=True,
+CLEANUP_ONLY = _switch("cleanup-only", "Remove all rules of the capture, and stop.", topic=HOW)
+FORCE_APPLY = _switch("force-apply", "Write the rules even if they are already in place.", topic=HOW)
+SKIP_RULE_APPLY = _switch(
+    "skip-rule-apply", "Write no rules; for --run-validation in a pod that the CNI plugin has programmed.",
+    topic=CHECKING,
 )  # fmt: skip
-CLEANUP_ONLY = Option(
-    "cleanup-only", "false", parsers.boolean, YES_OR_NO,
-    "Remove all rules of the capture, and stop.",
-    topic=HOW, is_switch=True,
-)  # fmt: skip
-FORCE_APPLY = Option(
-    "force-apply", "false", parsers.boolean, YES_OR_NO,
-    "Write the rules even if they are already in place.",
-    topic=HOW, is_switch=True,
-)  # fmt: skip
-SKIP_RULE_APPLY = Option(
-    "skip-rule-apply", "false", parsers.boolean, YES_OR_NO,
-    "Write no rules; for --run-validation in a pod that the CNI plugin has programmed.",
-    topic=CHECKING, is_switch=True,
-)  # fmt: skip
-RUN_VALIDATION = Option(
-    "run-validation", "false", parsers.boolean, YES_OR_NO,
-    "Prove with connections of our own that capture works; exit code 126 if it does not.",
-    topic=CHECKING, is_switch=True,
+RUN_VALIDATION = _switch(
+    "run-validation", "Prove with connections of our own that capture works; exit code 126 if it does not.",
+    topic=CHECKING,
 )  # fmt: skip
 PROBE_PORT = Option(
     "iptables-probe-port", "15002", parsers.port, "a port (1-65535)",
@@ -322,15 +305,15 @@ PROBE_TIMEOUT = Option(
     "How long the validation may take.",
     metavar="DURATION", topic=CHECKING,
 )  # fmt: skip
-REQUIRE_PROOF = Option(
-    "require-proof", "false", parsers.boolean, YES_OR_NO,
+REQUIRE_PROOF = _switch(
+    "require-proof",
     "With --run-validation: exit code 125 if something could not be proven, such as for want of a capability.",
-    topic=CHECKING, is_switch=True,
+    topic=CHECKING,
 )  # fmt: skip
-PROBE_FROM_OUTSIDE = Option(
-    "probe-from-outside", "false", parsers.boolean, YES_OR_NO,
+PROBE_FROM_OUTSIDE = _switch(
+    "probe-from-outside",
     "With --run-validation: prove the way in by a veth pair of our own (capabilities NET_ADMIN and SYS_ADMIN).",
-    topic=CHECKING, is_switch=True,
+    topic=CHECKING,
 )  # fmt: skip
 
 LOG_OUTPUT_LEVEL = Option(
@@ -339,36 +322,16 @@ LOG_OUTPUT_LEVEL = Option(
     "What istio-init prints at least; the scopes default and all count.",
     metavar="LEVELS", topic=OUTPUT, empty_means_default=True,
 )  # fmt: skip
-LOG_AS_JSON = Option(
-    "log_as_json", "false", parsers.boolean, YES_OR_NO,
-    "Print lines of JSON, with the keys of Istio's log: level, time and msg.",
-    topic=OUTPUT, is_switch=True,
+LOG_AS_JSON = _switch(
+    "log_as_json", "Print lines of JSON, with the keys of Istio's log: level, time and msg.", topic=OUTPUT,
 )  # fmt: skip
 
-RULE_OPTIONS: tuple[Option[Any], ...] = (
-    PROXY_PORT, INBOUND_CAPTURE_PORT, INBOUND_TUNNEL_PORT, PROXY_UID, PROXY_GID, INTERCEPTION_MODE, INBOUND_PORTS,
-    EXCLUDED_INBOUND_PORTS, EXCLUDED_INBOUND_NETWORKS, EXCLUDED_INTERFACES, OUTBOUND_NETWORKS,
-    EXCLUDED_OUTBOUND_NETWORKS, OUTBOUND_PORTS, EXCLUDED_OUTBOUND_PORTS, UID_PORT_EXCLUSIONS, REROUTED_INTERFACES,
-    OWNER_GROUPS, EXCLUDED_OWNER_GROUPS, IPV4_LOOPBACK, TPROXY_MARK, TPROXY_ROUTE_TABLE, REDIRECT_DNS,
-    CAPTURE_ALL_DNS, DROP_INVALID, DUAL_STACK, IP_FAMILIES, OTHER_FAMILY, RULE_COMMENTS, RULE_LOGS, PROFILE,
-    CHAIN_NAMES,
-)  # fmt: skip
+OPTIONS: tuple[Option[Any], ...] = tuple([value for value in vars().values() if isinstance(value, Option)])
+"""Every option, in the order above: what decides on the rules, how they are written, and more for ``istio-init``."""
+RULE_OPTIONS = OPTIONS[: OPTIONS.index(BACKEND)]
 """What decides on the rules: every entry point takes these."""
-
-BACKEND_OPTIONS: tuple[Option[Any], ...] = (BACKEND, DRIVER, NATIVE_NFTABLES, FORCE_IPTABLES_BINARY)
+BACKEND_OPTIONS = OPTIONS[OPTIONS.index(BACKEND) : OPTIONS.index(NETWORK_NAMESPACE)]
 """Options of how rules are written."""
-
-INIT_OPTIONS: tuple[Option[Any], ...] = (
-    NETWORK_NAMESPACE, CNI_MODE, ALLOW_HOST, DRY_RUN, RECONCILE, CLEANUP_ONLY, FORCE_APPLY, SKIP_RULE_APPLY,
-    RUN_VALIDATION, PROBE_PORT, PROBE_TIMEOUT, REQUIRE_PROOF, PROBE_FROM_OUTSIDE, LOG_OUTPUT_LEVEL, LOG_AS_JSON,
-)  # fmt: skip
+INIT_OPTIONS = OPTIONS[OPTIONS.index(NETWORK_NAMESPACE) :]
 """What ``istio-init`` takes as well."""
-
-OPTIONS = RULE_OPTIONS + BACKEND_OPTIONS + INIT_OPTIONS
-
-NETWORK_OPTIONS: tuple[Option[Any], ...] = (
-    EXCLUDED_INBOUND_NETWORKS,
-    OUTBOUND_NETWORKS,
-    EXCLUDED_OUTBOUND_NETWORKS,
-    IPV4_LOOPBACK,
-)
+NETWORK_OPTIONS = (EXCLUDED_INBOUND_NETWORKS, OUTBOUND_NETWORKS, EXCLUDED_OUTBOUND_NETWORKS, IPV4_LOOPBACK)

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Ruleset
     from capture.netlink.conntrack import Entry
     from capture.netlink.sock_diag import TcpSocket
-    from capture.netlink.sockets import NetlinkSocket
 
 STATES = {
     sock_diag.TCP_SYN_SENT: conntrack.TCP_CONNTRACK_SYN_SENT,
@@ -99,7 +98,10 @@ def track(first: Ruleset | None = None) -> tuple[str, ...]:
             return ()
         with open_netfilter() as netfilter:
             if first is not None:
-                _forget_redirected(netfilter, _where_to([first])[0])
+                ports, _ = _where_to([first])
+                for entry in list(conntrack.read_entries(netfilter)):
+                    if is_captured(entry, ports, frozenset()):
+                        conntrack.remove_entry(netfilter, entry.original)
             refused = conntrack.put_entries(netfilter, entries)
     except CaptureError as error:
         return (f"existing connections may be cut: {error.message} (modules tcp_diag, nf_conntrack_netlink)",)
@@ -108,12 +110,6 @@ def track(first: Ruleset | None = None) -> tuple[str, ...]:
         return ()
     reason = "conntrack's table is full" if lost[0].errno == errno.ENOMEM else os.strerror(lost[0].errno)
     return (f"{len(lost)} of {len(entries)} existing connections may be cut: they cannot be tracked: {reason}",)
-
-
-def _forget_redirected(netfilter: NetlinkSocket, ports: frozenset[int]) -> None:
-    for entry in list(conntrack.read_entries(netfilter)):
-        if is_captured(entry, ports, frozenset()):
-            conntrack.remove_entry(netfilter, entry.original)
 
 
 def entries_of(sockets: list[TcpSocket]) -> Iterator[tuple[Flow, int]]:
@@ -131,5 +127,4 @@ def entries_of(sockets: list[TcpSocket]) -> Iterator[tuple[Flow, int]]:
 
 
 def _flow(socket: TcpSocket) -> Flow:
-    """Return what the packets look like that a socket sends."""
     return Flow(socket.local, socket.local_port, socket.remote, socket.remote_port)

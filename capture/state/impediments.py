@@ -49,7 +49,6 @@ LOOPBACK_DOWN = Impediment(
 
 
 def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
-    """Yield the policy rules before ours that may send marked packets elsewhere."""
     from capture.netlink import policy_rules as rules  # TPROXY only
 
     try:

@@ -252,7 +252,6 @@ def _facts(plain: dict[str, Any]) -> Facts:
 
 
 def _word(value: object, words: tuple[str, ...]) -> str:
-    """Return a word that this version knows."""
     if value not in words:
         raise ValueError(value)
     return str(value)

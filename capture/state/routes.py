@@ -187,7 +187,6 @@ def _has_address(route: NetlinkSocket, wanted: LoopbackAddress) -> bool:
 
 
 def _halves(route: NetlinkSocket, policy: PolicyRoute) -> tuple[bool, bool]:
-    """Return whether the rule and whether the route of a policy are there."""
     family = AF[policy.family]
     try:
         return (
@@ -199,7 +198,6 @@ def _halves(route: NetlinkSocket, policy: PolicyRoute) -> tuple[bool, bool]:
 
 
 def _transparent_marks(live: Ruleset) -> Iterator[int]:
-    """Yield the marks of the transparent proxy rules of a live rule set."""
     mangle = live.table(MANGLE)
     for chain in mangle.chains if mangle else ():
         for rule in chain.rules:

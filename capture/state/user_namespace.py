@@ -154,7 +154,6 @@ def fork() -> int:
 
 
 def _be_child(work: Callable[[], str], describe: Callable[[BaseException], str], answer: int) -> None:
-    """Do the work and end the process."""
     status = 1
     try:
         text = work()

@@ -17,8 +17,8 @@ from capture.analysis.ownership import ours_only
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.netlink import NetlinkDriver
+from capture.backends.iptables.refusals import Extension, has_extension
 from capture.backends.iptables.restore import RestoreDriver
-from capture.backends.iptables.xt_support import Extension, has_extension
 from capture.backends.nf_tables import expressions
 from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.errors import CaptureError, KernelError, UnsupportedError

@@ -85,7 +85,7 @@ def matches_of(clause: Sequence[Word]) -> list[model.Match]:
     """Return what a clause requires; what our vocabulary lacks as the words that were printed."""
     try:
         if clause[0].text == "-m":
-            return _extension(clause[1].text, _options(clause[2:]))
+            return _extension(clause[1].text, options_of(clause[2:]))
         return [_own_option(clause)]
     except (KeyError, IndexError, ValueError):
         return [model.UnknownMatch(as_printed(clause))]
@@ -107,7 +107,7 @@ def _extension(name: str, options: Sequence[Option]) -> list[model.Match]:
     return matches
 
 
-def _options(words: Sequence[Word]) -> list[Option]:
+def options_of(words: Sequence[Word]) -> list[Option]:
     """Return the options of an extension: names begin with ``--``, values follow."""
     options: list[Option] = []
     negated = False
@@ -228,7 +228,7 @@ def verdict_of(clause: Sequence[Word], chains: Collection[str] = ()) -> model.Ve
     if name in VERDICTS and len(clause) == 2:
         return VERDICTS[name]
     try:
-        return TARGETS[name](_options(clause[2:]))
+        return TARGETS[name](options_of(clause[2:]))
     except (KeyError, ValueError):
         return model.UnknownVerdict(as_printed(clause[1:]))
 

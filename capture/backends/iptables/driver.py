@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from capture.backends.iptables.plan import TableEdit
+    from capture.backends.iptables.tables import Variant
     from capture.model.addresses import Family
 
 
@@ -22,6 +23,7 @@ class IptablesDriver:
 
     backend = "iptables"
     name = ""
+    variant: Variant = "nft"
 
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
         """Return the input of ip(6)tables-restore for an empty namespace, by family."""
@@ -58,7 +60,9 @@ class IptablesDriver:
 
     def title(self, family: Family) -> str:
         """Return what to call the text for one family."""
-        raise NotImplementedError
+        from capture.backends.iptables.programs import COMMANDS  # which netlink does without
+
+        return f"{COMMANDS[family]}-{self.variant}-restore --noflush"
 
     def read_family(self, family: Family) -> Ruleset:
         """Return the tables of one family. Raises UnsupportedError, PrivilegeError or ToolError."""

@@ -8,24 +8,14 @@ stay in one rule, since "neither a nor b" takes two matches.
 from __future__ import annotations
 
 from capture.analysis.canonical import ENTRIES, MATCH_ORDER, joined_spans
+from capture.model import ruleset as model
 from capture.model.addresses import collapse
-from capture.model.ruleset import (
-    MAX_SEPARATE_PORTS,
-    MAX_SINGLE_RULES,
-    DestinationPort,
-    Jump,
-    Rule,
-    SourcePort,
-    UnknownMatch,
-    UnknownVerdict,
-)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from capture.model.addresses import Family
-    from capture.model.ruleset import Match, Span
 
 MULTIPORT_SLOTS = 15
 """Ports in one multiport match; a range takes two (linux/netfilter/xt_multiport.h)."""
@@ -37,7 +27,7 @@ MAX_CHAIN_NAME_BYTES = 28
 CHAIN_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:+")
 
 
-def expanded(rules: Iterable[Rule], family: Family, *, comments: bool = True) -> Iterator[Rule]:
+def expanded(rules: Iterable[model.Rule], family: Family, *, comments: bool = True) -> Iterator[model.Rule]:
     """Yield the rules of one family, with lists spread over rules; if wanted, without their reasons.
 
     What a list has twice, or in adjacent pieces, comes once. Of several lists in a rule, the entries of the
@@ -47,10 +37,10 @@ def expanded(rules: Iterable[Rule], family: Family, *, comments: bool = True) ->
     for rule in rules:
         if rule.family is None or rule.family == family:
             for matches in _spread(rule.matches):
-                yield Rule(rule.verdict, matches, family, rule.why if comments else "", rule.counters)
+                yield model.Rule(rule.verdict, matches, family, rule.why if comments else "", rule.counters)
 
 
-def _spread(matches: tuple[Match, ...]) -> Iterator[tuple[Match, ...]]:
+def _spread(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...]]:
     """Yield the matches with each list reduced to one of its entries, in all combinations."""
     if not any(map(_is_list, matches)):
         yield matches
@@ -61,8 +51,12 @@ def _spread(matches: tuple[Match, ...]) -> Iterator[tuple[Match, ...]]:
         yield matches
         return
     slowest = max(lists, key=lambda match: MATCH_ORDER[type(match)])
-    if len(lists) == 1 and isinstance(slowest, SourcePort | DestinationPort) and _stay_together(slowest.ports):
-        parts: list[Match] = [slowest.replace(ports=tuple(some)) for some in slots(slowest.ports)]
+    if (
+        len(lists) == 1
+        and isinstance(slowest, model.SourcePort | model.DestinationPort)
+        and _stay_together(slowest.ports)
+    ):
+        parts: list[model.Match] = [slowest.replace(ports=tuple(some)) for some in slots(slowest.ports)]
     else:
         parts = _parts(slowest)
     for part in parts:
@@ -70,17 +64,17 @@ def _spread(matches: tuple[Match, ...]) -> Iterator[tuple[Match, ...]]:
         yield from _spread(with_part) if len(lists) > 1 else [with_part]
 
 
-def _stay_together(ports: tuple[Span, ...]) -> bool:
-    return not MAX_SINGLE_RULES < len(ports) <= MAX_SEPARATE_PORTS
+def _stay_together(ports: tuple[model.Span, ...]) -> bool:
+    return not model.MAX_SINGLE_RULES < len(ports) <= model.MAX_SEPARATE_PORTS
 
 
-def _is_list(match: Match) -> bool:
+def _is_list(match: model.Match) -> bool:
     """Return whether a match has several entries; an excluded list is one match."""
     field = ENTRIES.get(type(match))
     return field is not None and len(getattr(match, field)) > 1 and not getattr(match, "negated", False)
 
 
-def _stated_once(match: Match) -> Match:
+def _stated_once(match: model.Match) -> model.Match:
     """Return the match with the fewest entries."""
     if not _is_list(match):
         return match
@@ -89,17 +83,16 @@ def _stated_once(match: Match) -> Match:
     return match.replace(**{field: collapse(entries) if field == "networks" else joined_spans(entries)})
 
 
-def _parts(match: Match) -> list[Match]:
-    """Return the match for each of its entries."""
+def _parts(match: model.Match) -> list[model.Match]:
     if not _is_list(match):
         return [match]
     field = ENTRIES[type(match)]
     return [match.replace(**{field: (entry,)}) for entry in getattr(match, field)]
 
 
-def slots(ports: tuple[Span, ...]) -> Iterator[list[Span]]:
+def slots(ports: tuple[model.Span, ...]) -> Iterator[list[model.Span]]:
     """Yield the ports in as few lists as multiport can hold."""
-    some: list[Span] = []
+    some: list[model.Span] = []
     room = MULTIPORT_SLOTS
     for span in ports:
         needed = 1 if span.first == span.last else 2
@@ -111,19 +104,28 @@ def slots(ports: tuple[Span, ...]) -> Iterator[list[Span]]:
     yield some
 
 
+def changed_bits(value: int, mask: int) -> int:
+    """Return a mark to set. The kernel flips bits of the value that are outside of the mask, which is never meant."""
+    if value & ~mask:
+        raise ValueError(f"mark {value:#x} has bits outside of its mask {mask:#x}")
+    return value
+
+
 def comment(why: str) -> str:
     """Return a reason as the kernel takes it: one line, at most 255 bytes of UTF-8."""
     line = "".join(character if character.isprintable() else " " for character in why)
     return line.encode()[:MAX_COMMENT_BYTES].decode(errors="ignore")
 
 
-def check_writable(chain: str, rules: Iterable[Rule]) -> None:
+def check_writable(chain: str, rules: Iterable[model.Rule]) -> None:
     """Raise ValueError for what can be shown but not written: words of others, names that are no chain's."""
     _check_chain_name(chain)
     for rule in rules:
-        if isinstance(rule.verdict, UnknownVerdict) or any(isinstance(match, UnknownMatch) for match in rule.matches):
+        if isinstance(rule.verdict, model.UnknownVerdict) or any(
+            isinstance(match, model.UnknownMatch) for match in rule.matches
+        ):
             raise ValueError(f"a foreign rule can be kept, but not written: {rule}")
-        if isinstance(rule.verdict, Jump):
+        if isinstance(rule.verdict, model.Jump):
             _check_chain_name(rule.verdict.chain)
 
 

@@ -7,9 +7,9 @@ It is used below its own level of rules and chains, because that level
 * reads each match back and sets it again before writing, which breaks texts with quotes;
 * walks the matches of a rule by the size it expects instead of the size they have.
 
-So the addresses, interfaces and protocol of a rule are put into libiptc's own structure, and the options of
-extensions are given to their parsers one by one. One table is one transaction: autocommit is off, and
-``commit`` is the last that happens to a table.
+So a rule is taken apart as iptables-restore would (``render``, ``clauses``): its addresses, interfaces and protocol are
+put into libiptc's own structure, and the options of extensions are given to their parsers one by one. One table is one
+transaction: autocommit is off, and ``commit`` is the last that happens to a table.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ import os
 import sys
 import warnings
 
+from capture.backends.iptables.clauses import options_of, words_of
+from capture.backends.iptables.parse import clauses_of
 from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule
-from capture.backends.iptables.render import Clause, arguments
+from capture.backends.iptables.render import option, rule_text
 from capture.backends.iptables.xt_words import PROTOCOL_WORDS
 from capture.model.addresses import BITS, IPV4, address_text, parse_network
 
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
+    from capture.backends.iptables.clauses import Option
     from capture.backends.iptables.plan import TableEdit
-    from capture.backends.iptables.render import Arguments, Option
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule
 
@@ -47,6 +49,7 @@ EXTENSION_DIRECTORIES = ("/usr/lib/*/xtables", "/usr/lib64/xtables", "/usr/lib/x
 
 # linux/netfilter_ipv4/ip_tables.h and linux/netfilter_ipv6/ip6_tables.h, the same numbers in both
 INV_VIA_IN, INV_VIA_OUT, INV_SRCIP, INV_DSTIP, INV_FRAG, INV_PROTO = 0x01, 0x02, 0x08, 0x10, 0x20, 0x40
+INVERTED = {"-i": INV_VIA_IN, "-o": INV_VIA_OUT, "-s": INV_SRCIP, "-d": INV_DSTIP}
 IPT_F_FRAG, IPT_F_GOTO = 0x01, 0x02
 IP6T_F_PROTO, IP6T_F_GOTO = 0x01, 0x04
 IFNAMSIZ = 16  # linux/if.h
@@ -108,17 +111,11 @@ def _option_named(_tables: object, entries: Any, name: bytes) -> Any:
 libxtables.xtables._option_lookup = _option_named  # noqa: SLF001  # it is the only place where entries are counted
 
 
-class _Tables:
-    """The tables of one family, one at a time."""
-
-    def __init__(self, family: Family) -> None:
-        self.family = family
-        self._table = iptc.Table if family == IPV4 else iptc.Table6
-
-    def open(self, name: str) -> Any:
-        """Open a table, which makes it if need be, and no other."""
-        self._table.existing_table_names = {other: other == name for other in self._table.ALL}
-        return self._table(name, autocommit=False)
+def _open(family: Family, name: str) -> Any:
+    """Open a table, which makes it if need be, and no other."""
+    table = iptc.Table if family == IPV4 else iptc.Table6
+    table.existing_table_names = {other: other == name for other in table.ALL}
+    return table(name, autocommit=False)
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -129,20 +126,14 @@ def execute(edits: Sequence[TableEdit]) -> None:
     with open(NAMESPACE_LOCK, "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for edit in edits:
-            table = _Tables(edit.family).open(edit.table)
+            table = _open(edit.family, edit.table)
             for change in edit.edits:
                 if isinstance(change, PutChain | DropChain):
-                    _make_empty(table, change.chain)
+                    make_empty = table.flush_entries if table.is_chain(change.chain) else table.create_chain
+                    make_empty(change.chain)
             for change in edit.edits:
                 _change(table, change)
             table.commit()
-
-
-def _make_empty(table: Any, chain: str) -> None:
-    if table.is_chain(chain):
-        table.flush_entries(chain)
-    else:
-        table.create_chain(chain)
 
 
 def _change(table: Any, change: PutChain | RemoveRule | InsertRule | AppendRule | DropChain) -> None:
@@ -167,52 +158,50 @@ def _remove(table: Any, chain: str, position: int) -> None:
 
 def _entry(rule: Rule) -> Any:
     """Return a rule as libiptc takes it (struct ipt_entry or ip6t_entry, its matches, its target)."""
-    described = arguments(rule)
     entry = iptc.Rule() if rule.family == IPV4 else iptc.Rule6()
-    _fill_header(entry.get_ip(), rule.family, described)
-    for clause in described.matches:
-        if isinstance(clause, Clause) and clause.extension:
-            _set_options(entry.create_match(clause.extension), clause.options)
-    target = described.target
-    if isinstance(target, Clause):
-        _set_options(entry.create_target(target.extension), target.options)
-    else:
-        entry.create_target("")  # no target: the rule only counts
+    target = None
+    for clause in clauses_of(words_of(rule_text(rule))):
+        if clause[0].text == "-m":
+            _set_options(entry.create_match(clause[1].text), options_of(clause[2:]))
+        elif clause[0].text == "-j":
+            target = entry.create_target(clause[1].text)
+            _set_options(target, options_of(clause[2:]))
+        else:
+            negated = clause[0].text == "!"
+            _set_own_option(entry.get_ip(), rule.family, *(word.text for word in clause[negated:]), negated=negated)
+    if target is None:
+        entry.create_target("")  # the rule only counts
     return entry.rule
 
 
 def _set_options(extension: Any, options: Sequence[Option]) -> None:
     """Hand options to the parser of a match or target, as the command line would."""
-    for option in options:
-        words = [option.name.removeprefix("--").encode(), (option.value or "").encode("utf-8", "surrogateescape")]
+    for each in options:
+        words = [each.name.removeprefix("--").encode(), " ".join(each.values).encode("utf-8", "surrogateescape")]
         argv = (ctypes.c_char_p * len(words))(*words)
-        negation = ctypes.c_int(option.negated)
+        negation = ctypes.c_int(each.negated)
         extension._parse(argv, negation, ctypes.pointer(extension.rule.entry))  # noqa: SLF001  # the public one reads "!" in texts
     extension._final_check()  # noqa: SLF001  # the public one reads the options back and sets them again
 
 
-def _fill_header(header: Any, family: Family | None, described: Arguments) -> None:
-    """Write addresses, interfaces and protocol into struct ipt_ip or ip6t_ip6."""
-    own = [clause for clause in described.matches if isinstance(clause, Clause) and not clause.extension]
-    for option in own[0].options if own else ():
-        value = option.value or ""
-        if option.name in ("-s", "-d"):
-            network = parse_network(value)
-            bits = BITS[network.family]
-            mask = ((1 << network.prefix) - 1) << (bits - network.prefix)
-            address_field, mask_field = (header.src, header.smsk) if option.name == "-s" else (header.dst, header.dmsk)
-            ctypes.memmove(ctypes.byref(address_field), network.packed, bits // 8)
-            ctypes.memmove(ctypes.byref(mask_field), mask.to_bytes(bits // 8, "big"), bits // 8)
-            header.invflags |= (INV_SRCIP if option.name == "-s" else INV_DSTIP) * option.negated
-        elif option.name == "-i":
-            header.iniface, header.iniface_mask = _interface(value)
-            header.invflags |= INV_VIA_IN * option.negated
-        elif option.name == "-o":
-            header.outiface, header.outiface_mask = _interface(value)
-            header.invflags |= INV_VIA_OUT * option.negated
-        else:
-            header.proto = PROTOCOL_NUMBERS[value]
-            header.flags |= 0 if family == IPV4 else IP6T_F_PROTO
+def _set_own_option(header: Any, family: Family | None, name: str, value: str, *, negated: bool) -> None:
+    """Write an address, interface or protocol into struct ipt_ip or ip6t_ip6."""
+    if name == "-p":
+        header.proto = PROTOCOL_NUMBERS[value]
+        header.flags |= 0 if family == IPV4 else IP6T_F_PROTO
+        return
+    header.invflags |= INVERTED[name] * negated
+    if name == "-i":
+        header.iniface, header.iniface_mask = _interface(value)
+    elif name == "-o":
+        header.outiface, header.outiface_mask = _interface(value)
+    else:
+        network = parse_network(value)
+        bits = BITS[network.family]
+        mask = ((1 << network.prefix) - 1) << (bits - network.prefix)
+        address_field, mask_field = (header.src, header.smsk) if name == "-s" else (header.dst, header.dmsk)
+        ctypes.memmove(ctypes.byref(address_field), network.packed, bits // 8)
+        ctypes.memmove(ctypes.byref(mask_field), mask.to_bytes(bits // 8, "big"), bits // 8)
 
 
 def _interface(name: str) -> tuple[bytes, bytes]:
@@ -230,9 +219,8 @@ def _interface(name: str) -> tuple[bytes, bytes]:
 
 def save(family: Family, names: Sequence[str]) -> str:
     """Return tables in the format of ``iptables-save -c``. stdout must lead into a file: extensions print there."""
-    tables = _Tables(family)
     reader = _Reader(family)
-    lines = [line for name in names for line in reader.table_lines(tables.open(name))]
+    lines = [line for name in names for line in reader.table_lines(_open(family, name))]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -292,23 +280,19 @@ class _Reader:
 def _header_words(header: Any, family: Family) -> Iterator[str]:
     """Yield addresses, interfaces, protocol and fragments as iptables-save prints them."""
     fields = ((header.src, header.smsk, "-s", INV_SRCIP), (header.dst, header.dmsk, "-d", INV_DSTIP))
-    for address, mask, option, flag in fields:
+    for address, mask, name, flag in fields:
         network = _network(bytes(address), bytes(mask), family)
         if header.invflags & flag or not network.endswith("/0"):
-            yield f"{_not(header, flag)}{option} {network}"
+            yield option(header.invflags & flag, name, network)
     interfaces = (("iniface", "-i", INV_VIA_IN), ("outiface", "-o", INV_VIA_OUT))
-    for field, option, flag in interfaces:
-        name = _interface_name(getattr(header, field), getattr(header, f"{field}_mask"))
-        if name:
-            yield f"{_not(header, flag)}{option} {name}"
+    for field, name, flag in interfaces:
+        interface = _interface_name(getattr(header, field), getattr(header, f"{field}_mask"))
+        if interface:
+            yield f"{option(header.invflags & flag, name)} {interface}"
     if header.proto:
-        yield f"{_not(header, INV_PROTO)}-p {PROTOCOL_WORDS.get(header.proto, str(header.proto))}"
+        yield option(header.invflags & INV_PROTO, "-p", PROTOCOL_WORDS.get(header.proto, header.proto))
     if family == IPV4 and header.flags & IPT_F_FRAG:
-        yield f"{_not(header, INV_FRAG)}-f"
-
-
-def _not(header: Any, flag: int) -> str:
-    return "! " if header.invflags & flag else ""
+        yield option(header.invflags & INV_FRAG, "-f")
 
 
 def _network(address: bytes, mask: bytes, family: Family) -> str:

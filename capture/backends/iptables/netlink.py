@@ -52,7 +52,6 @@ class NetlinkDriver(IptablesDriver):
     """The tables of iptables-nft by our own messages: one transaction for all tables and both families."""
 
     name = "netlink"
-    variant = "nft"
 
     def __init__(self) -> None:
         self._reading: Reading | None = None
@@ -91,11 +90,6 @@ class NetlinkDriver(IptablesDriver):
             with open_netfilter() as netfilter:
                 _commit(netfilter, lambda: changes(edits, reading.live), reading.generation)
 
-    def title(self, family: Family) -> str:
-        from capture.backends.iptables.programs import COMMANDS  # which this driver does without
-
-        return f"{COMMANDS[family]}-{self.variant}-restore --noflush"
-
     def _read(self) -> Reading:
         """Return what was read last, or is read now."""
         if self._reading is None:
@@ -124,9 +118,9 @@ def _commit(netfilter: NetlinkSocket, batch: Callable[[], Iterable[Change]], gen
     except RulesetChangedError:
         raise
     except (KernelError, UnsupportedError) as error:
-        from capture.backends.iptables.xt_support import explained  # only needed when the kernel refuses
+        from capture.backends.iptables.refusals import refusal_of_kernel  # only needed when the kernel refuses
 
-        raise explained(netfilter, error, list(batch())) from error
+        raise refusal_of_kernel(netfilter, error, list(batch())) from error
 
 
 def tidy(edits: Sequence[TableEdit]) -> None:
@@ -139,9 +133,6 @@ def tidy(edits: Sequence[TableEdit]) -> None:
             except RulesetChangedError:
                 continue
             return
-
-
-# --- reading -------------------------------------------------------------------------------------
 
 
 def _read(netfilter: NetlinkSocket) -> Reading:
@@ -184,9 +175,6 @@ def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, Table
         )
         for (family, table), uses in tables.items()
     }
-
-
-# --- comparing to the byte -----------------------------------------------------------------------
 
 
 def _hold_exactly(netfilter: NetlinkSocket, desired: Ruleset) -> bool:

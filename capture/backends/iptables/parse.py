@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
 
 
-# --- rule sets -----------------------------------------------------------------------------------
-
-
 def parse_save(text: str, family: Family) -> model.Ruleset:
     """Return the rule set of one family that iptables-save (or ip6tables-save) printed.
 
@@ -72,9 +69,6 @@ def _counters(text: str) -> model.Counters:
     return model.Counters(int(packets), int(number_of_bytes))
 
 
-# --- rules ---------------------------------------------------------------------------------------
-
-
 def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str, model.Rule]:
     """Return the chain and the rule of one line ``[3:180] -A CHAIN ...``.
 
@@ -90,7 +84,7 @@ def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str,
     why = ""
     matches: list[model.Match] = []
     verdict: model.Verdict = model.Continue()
-    for clause in _clauses(words[2:]):
+    for clause in clauses_of(words[2:]):
         kind = clause[0].text
         if kind == "-j":
             verdict = verdict_of(clause, chains)
@@ -103,7 +97,7 @@ def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str,
     return words[1].text, model.Rule(verdict, joined(matches), family, why, counters)
 
 
-def _clauses(words: Sequence[Word]) -> Iterator[Sequence[Word]]:
+def clauses_of(words: Sequence[Word]) -> Iterator[Sequence[Word]]:
     """Yield the words of each option of ip(6)tables itself, and of each match and target with its options."""
     place = 0
     while place < len(words):

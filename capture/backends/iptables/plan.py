@@ -23,7 +23,7 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from capture.analysis.ownership import Places
     from capture.model.addresses import Family
@@ -152,11 +152,6 @@ class TableView:
         return [c.name for c in self.chains() if is_our_chain(c.name) and (c.name in targets or self.rules(c.name))]
 
 
-def _are_alike(some: Sequence[model.Rule], others: Sequence[model.Rule]) -> bool:
-    """Return whether rules are the same to iptables."""
-    return len(some) == len(others) and (not some or _texts(some) == _texts(others))
-
-
 def _texts(rules: Iterable[model.Rule]) -> list[str]:
     from capture.backends.iptables.render import rule_text  # not needed in a new pod, where there is nothing
 
@@ -199,7 +194,7 @@ def _shared_chain_changes(
         (place for place, rule in enumerate(rules) if place not in own and may_disturb(rule, tested)), len(rules)
     )
     is_in_place = not own or own[-1] < first_obstacle or not wanted
-    if is_in_place and _are_alike([rules[place] for place in own], wanted):
+    if is_in_place and len(own) == len(wanted) and (not own or _texts(rules[place] for place in own) == _texts(wanted)):
         return [], []
     if wanted:  # a chain from which ours only go may be called anything
         check_writable(chain, wanted)

@@ -1,4 +1,4 @@
-"""Why iptables-save or -restore failed, as an error that says what is missing and what to do.
+"""Why iptables-save, -restore or the kernel refused, as an error that says what is missing and what to do.
 
 The programs say little, and different things for the same cause; what is understood here:
 
@@ -8,15 +8,25 @@ The programs say little, and different things for the same cause; what is unders
     no such table in the kernel  UnsupportedError, the module; nor such a type of chain
     no such match or target      UnsupportedError, the feature and its module
     anything else                ToolError, with the line that was refused
+
+To our own messages the kernel says only "No such file or directory". Then it is asked about each extension that the
+rules need.
 """
 
 from __future__ import annotations
 
+import errno
+
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.clauses import words_of
+from capture.backends.iptables.xt_encode import NFTA_MATCH_NAME, NFTA_MATCH_REV
 from capture.backends.kernel_modules import module_of
-from capture.errors import CaptureError, PrivilegeError, ToolError, UnsupportedError
+from capture.backends.nf_tables import constants as nf
+from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import IPV4
+from capture.model.values import Value
+from capture.netlink.attributes import decode_elements, decode_fields, decode_number, decode_text
+from capture.netlink.nfnetlink import COMPAT_MATCH, COMPAT_TARGET, ask_for_extension
 from capture.state.capabilities import missing
 
 TYPE_CHECKING = False
@@ -25,6 +35,8 @@ if TYPE_CHECKING:
 
     from capture.backends.iptables.programs import Finished
     from capture.model.addresses import Family
+    from capture.netlink.batch import Change
+    from capture.netlink.sockets import NetlinkSocket
 
 NOT_PERMITTED = ("you must be root", "Operation not permitted")
 LOCKED = ("xtables lock", "Can't lock", "can't open lock file")
@@ -63,18 +75,12 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
             f"{'read' if name.endswith('save') else 'change'} the tables of {_words(family)} with {name}"
         )
     if _any_in(NO_NF_TABLES, complaint):
-        return UnsupportedError(
-            f"this kernel has no nf_tables, which {name} needs: {complaint.strip()}",
-            "Load the module nf_tables, or use the legacy variant: --force-iptables-binary legacy.",
-        )
+        return _missing(f"nf_tables, which {name} needs", "nf_tables", complaint)
     if no_table:
-        return _no_table(name, complaint, text, family)
+        table = _table_in(complaint, text)
+        return _missing(f"table {table} of {_words(family)} for {name}", _module_of(table, name, family), complaint)
     if NO_CHAIN_TYPE in complaint:
-        return UnsupportedError(
-            f"this kernel has no nat chains of {_words(family)} for {name}: {complaint.strip()}",
-            "Load the module nft_chain_nat on the host (`modprobe nft_chain_nat`), or use the legacy variant:"
-            " --force-iptables-binary legacy.",
-        )
+        return _missing(f"nat chains of {_words(family)} for {name}", "nft_chain_nat", complaint)
     line = _refused_line(complaint, text)
     if _any_in(NO_LIBRARY, complaint) and NOT_IN_KERNEL not in complaint:
         return _no_library(name, complaint, line)
@@ -105,19 +111,25 @@ def _words(family: Family) -> str:
     return "IPv4" if family == IPV4 else "IPv6"
 
 
-def _no_table(name: str, complaint: str, text: str, family: Family) -> CaptureError:
-    tables = [line[1:] for line in text.splitlines() if line.startswith("*")]
-    named = (table for table in tables if f"{table}'" in complaint or f"table {table}" in complaint)
-    table = next(named, "".join(tables[:1]))
-    if "-nft-" in name:
-        needed = "nft_chain_nat" if table == "nat" else "nf_tables"
-    else:
-        needed = f"{'iptable' if family == IPV4 else 'ip6table'}_{table}"
+def _missing(what: str, module: str, complaint: str) -> UnsupportedError:
     return UnsupportedError(
-        f"this kernel has no table {table} of {_words(family)} for {name}: {complaint.strip()}",
-        f"Load the module {needed} on the host (`modprobe {needed}`), or choose another backend or variant;"
+        f"this kernel has no {what}: {complaint.strip()}",
+        f"Load the module {module} on the host (`modprobe {module}`), or choose another backend or variant;"
         " `capture doctor` says which there are.",
     )
+
+
+def _table_in(complaint: str, text: str) -> str:
+    """Return the table that a program names, or else the first one that it was given."""
+    tables = [line[1:] for line in text.splitlines() if line.startswith("*")]
+    named = (table for table in tables if f"{table}'" in complaint or f"table {table}" in complaint)
+    return next(named, "".join(tables[:1]))
+
+
+def _module_of(table: str, name: str, family: Family) -> str:
+    if "-nft-" in name:
+        return "nft_chain_nat" if table == "nat" else "nf_tables"
+    return f"{'iptable' if family == IPV4 else 'ip6table'}_{table}"
 
 
 def _no_library(name: str, complaint: str, line: str) -> CaptureError:
@@ -157,3 +169,99 @@ def _extensions_in(line: str) -> Iterator[str]:
     for place, word in enumerate(words[:-1]):
         if word == "-m" or (word == "-j" and words[place + 1] in xt_layouts.REVISIONS):
             yield words[place + 1]
+
+
+# --- our own messages ----------------------------------------------------------------------------
+
+KINDS = {"match": COMPAT_MATCH, "target": COMPAT_TARGET}
+"""Names of expressions that carry an extension of x_tables."""
+
+ABSENT_ERRORS = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
+"""What the kernel says of an expression, extension, revision or type of chain that it does not have."""
+MAX_EXPRESSIONS = 128
+"""Of one rule: NFT_RULE_MAXEXPRS in net/netfilter/nf_tables_api.c. All of them together take at most 4 kB (EFBIG)."""
+
+
+class Extension(Value):
+    """A match or target of x_tables in one of its revisions, as a family has it (2 and 10 in linux/netfilter.h)."""
+
+    family: int
+    kind: str
+    name: str
+    revision: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} (revision {self.revision})"
+
+
+def refusal_of_kernel(
+    netfilter: NetlinkSocket, error: KernelError | UnsupportedError, batch: Sequence[Change]
+) -> CaptureError:
+    """Return an UnsupportedError that names what the kernel lacks for a batch that it refused, or else the error."""
+    if isinstance(error, KernelError) and _is_too_large(error, batch):
+        return UnsupportedError(
+            f"{error.message}: one rule excludes more networks, ports or ids than nf_tables takes in one rule",
+            "Exclude fewer of them, or use the backend nftables, which keeps them in a set.",
+        )
+    if isinstance(error, KernelError) and error.errno not in ABSENT_ERRORS:
+        return error
+    extensions = list(dict.fromkeys(extension for change in batch for extension in _extensions(change)))
+    try:
+        missing = [extension for extension in extensions if not has_extension(netfilter, extension)]
+    except UnsupportedError as no_compat:
+        return no_compat
+    if missing:
+        modules = dict.fromkeys(module_of(extension.name) for extension in missing)
+        return UnsupportedError(
+            f"this kernel lacks what rules of iptables need: {', '.join(dict.fromkeys(map(str, missing)))}",
+            f"Load on the host: modprobe {' '.join(modules)}. The backend nftables needs none of them.",
+        )
+    for change in batch:
+        if change.kind == nf.NFT_MSG_NEWCHAIN and change.doing in error.message:
+            return UnsupportedError(
+                f"this kernel cannot {change.doing}",
+                "Load on the host: modprobe nft_chain_nat (up to Linux 5.0: nft_chain_nat_ipv4, nft_chain_nat_ipv6).",
+            )
+    return error
+
+
+def _is_too_large(error: KernelError, batch: Sequence[Change]) -> bool:
+    if error.errno != errno.EINVAL:
+        return error.errno == errno.EFBIG
+    return any(change.kind == nf.NFT_MSG_NEWRULE and len(_expressions(change)) > MAX_EXPRESSIONS for change in batch)
+
+
+def has_extension(netfilter: NetlinkSocket, extension: Extension) -> bool:
+    """Return whether the kernel has a match or target in this revision; it loads the module for it, if it may.
+
+    Raises UnsupportedError if nf_tables takes no extensions at all, PrivilegeError and KernelError.
+    """
+    try:
+        ask_for_extension(netfilter, extension.family, KINDS[extension.kind], extension.name, extension.revision)
+    except UnsupportedError:
+        return False
+    except KernelError as error:
+        if error.errno == errno.EINVAL:  # nfnetlink knows no such subsystem
+            raise UnsupportedError(
+                "nf_tables of this kernel takes no matches and targets of iptables",
+                "Load on the host: modprobe nft_compat; or use the backend nftables.",
+            ) from error
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    return True
+
+
+def _extensions(change: Change) -> Iterator[Extension]:
+    if change.kind != nf.NFT_MSG_NEWRULE:
+        return
+    for expression in map(decode_fields, _expressions(change)):
+        kind = decode_text(expression[nf.NFTA_EXPR_NAME])
+        if kind in KINDS:
+            fields = decode_fields(expression[nf.NFTA_EXPR_DATA])
+            name, revision = decode_text(fields[NFTA_MATCH_NAME]), decode_number(fields[NFTA_MATCH_REV])
+            yield Extension(change.family, kind, name, revision)
+
+
+def _expressions(change: Change) -> list[bytes]:
+    return decode_elements(decode_fields(change.attributes)[nf.NFTA_RULE_EXPRESSIONS])

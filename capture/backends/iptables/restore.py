@@ -18,7 +18,7 @@ from __future__ import annotations
 from capture.backends.iptables.driver import IptablesDriver, by_family
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.plan import DropChain, RemoveRule
-from capture.backends.iptables.programs import COMMANDS, require, run
+from capture.backends.iptables.programs import require, run
 from capture.backends.iptables.refusals import refusal, unreadable
 from capture.backends.iptables.restore_text import restore_text
 from capture.backends.iptables.tables import legacy_tables
@@ -45,11 +45,8 @@ class RestoreDriver(IptablesDriver):
     name = "restore"
 
     def __init__(self, variant: Variant | Literal[""] = "") -> None:
-        self.variant: Variant = variant or "nft"
+        self.variant = variant or "nft"
         self._unreadable: set[tuple[Family, str]] = set()
-
-    def title(self, family: Family) -> str:
-        return f"{COMMANDS[family]}-{self.variant}-restore --noflush"
 
     def read_family(self, family: Family) -> Ruleset:
         """Return the tables of one family.

@@ -5,28 +5,33 @@ chains and handles end up alike: chains of ours made or emptied, their rules, ru
 dropped. A rule is inserted before one that stays, named by its handle.
 
 Like iptables, we make a table and its built-in chains when the first rule needs them. Unlike iptables, we take
-them away again: a chain that we made (``xt_makers``) when it is empty, and then the table if nothing is left in it.
+them away again: a chain that we made (``made_by_us``) when it is empty, and then the table if nothing is left in it.
 """
 
 from __future__ import annotations
 
 from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule
-from capture.backends.iptables.xt_makers import CHAINS_WE_USE, made_by_us
 from capture.backends.iptables.xt_messages import TableMessages
 from capture.backends.iptables.xt_tables import LiveTable, model_name
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.hooks import HOOKS
 from capture.errors import CaptureError
+from capture.model.chain_names import is_our_chain
+from capture.model.ruleset import OUTPUT, PREROUTING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from capture.backends.iptables.plan import TableEdit
+    from capture.backends.iptables.xt_decode import FoundChain
     from capture.backends.iptables.xt_tables import LiveTables
-    from capture.model.ruleset import Rule
+    from capture.model.ruleset import Rule, TableName
     from capture.netlink.batch import Change
 
 NO_TABLE = LiveTable(0, {})
+CHAINS_WE_USE = (PREROUTING, OUTPUT)
+"""The built-in chains that rule sets of ours and of upstream's have rules in."""
 
 
 def changes(edits: Iterable[TableEdit], live: LiveTables) -> Iterator[Change]:
@@ -49,7 +54,7 @@ def removals(edits: Iterable[TableEdit], live: LiveTables) -> Iterator[Change]:
         table = live.get((edit.family, edit.table))
         if table is not None and any(isinstance(each, RemoveRule | DropChain) for each in edit.edits):
             shared = {each.chain for each in edit.edits if isinstance(each, RemoveRule)} & table.chains.keys()
-            idle = frozenset(chain for chain in shared if table.chains[chain].found.policy == "ACCEPT")
+            idle = frozenset(chain for chain in shared if table.chains[chain].policy == "ACCEPT")
             yield from _TableChanges(edit, table).tidied(idle, held_chains=True)
 
 
@@ -106,11 +111,11 @@ class _TableChanges:
         if chain in self._rules:
             return
         for live in self._table.chains.values():
-            if live.found.name == chain:
+            if live.name == chain:
                 table = f"{nf.TABLE_FAMILIES[self._edit.family]} {self._edit.table}"
                 raise CaptureError(
                     f"the chain {chain} of table {table} is not the one that iptables has:"
-                    f" {model_name(self._edit.table, live.found)}",
+                    f" {model_name(self._edit.table, live)}",
                     f"Remove it (`nft delete chain {table} {chain}`), or use the backend nftables.",
                 )
         self._rules[chain] = []
@@ -130,7 +135,7 @@ class _TableChanges:
     def _remove(self, edit: RemoveRule) -> Iterator[Change]:
         handle = self._rules[edit.chain].pop(edit.position)
         if handle is not None:
-            yield self._say.delete_rule(self._table.chains[edit.chain].found.name, handle)
+            yield self._say.delete_rule(self._table.chains[edit.chain].name, handle)
 
     def tidied(self, own: frozenset[str], *, held_chains: bool) -> Iterator[Change]:
         """Yield the messages that delete built-in chains of ours that are empty now, and a table with nothing in it."""
@@ -140,3 +145,38 @@ class _TableChanges:
             yield self._say.delete_chain(chain)
         if held_chains and not self._rules and self._table.uses == len(self._table.chains):
             yield self._say.delete_table()
+
+
+def made_by_us(name: TableName, table: LiveTable, our_rules: Collection[tuple[str, int]]) -> frozenset[str]:
+    """Return the built-in chains that were made for rules of ours and accept what has no rule.
+
+    ``our_rules`` are those in chains that are not ours, by chain and position.
+
+    It is written down nowhere, but handles tell: they count up in a table with everything that is made there, be it a
+    chain or a rule, and are never used again. We make a built-in chain when the first rule needs it, as iptables 1.8.9
+    does, so at first it is followed by that rule. Later the rule may be gone, and what follows then is whatever of that
+    time is still there.
+
+        1 PREROUTING, 2 INPUT, 3 OUTPUT, 4 POSTROUTING, 5 ISTIO_INBOUND, ...    foreign: chains follow at once
+        1 PREROUTING, 2 a rule of others, 3 OUTPUT, 4 our jump, ...             PREROUTING is foreign, OUTPUT ours
+        1 ISTIO_INBOUND, 2 its rule, 3 PREROUTING, 4 our jump, 5 OUTPUT, ...    ours
+        3 PREROUTING, 19 ISTIO-INBOUND, ...                                     ours, of an earlier rule set
+    """
+    undecided = {chain.handle: chain.name for chain in table.chains.values() if _may_be_own(name, chain)}
+    chains = {chain.handle for chain in table.chains.values()}
+    is_own: dict[int, bool] = {}
+    for called, chain in table.chains.items():
+        is_own[chain.handle] = is_our_chain(called)
+        for position, rule in enumerate(chain.rules):
+            is_own[rule.handle] = is_our_chain(called) or (called, position) in our_rules
+    following = None
+    for handle in sorted(is_own, reverse=True):
+        if handle in undecided:
+            at_once_a_chain = following == handle + 1 and following in chains
+            is_own[handle] = following is not None and is_own[following] and not at_once_a_chain
+        following = handle
+    return frozenset(called for handle, called in undecided.items() if is_own[handle])
+
+
+def _may_be_own(table: TableName, chain: FoundChain) -> bool:
+    return chain.name in CHAINS_WE_USE and chain.policy == "ACCEPT" and chain.hook == HOOKS[table, chain.name]

@@ -27,7 +27,7 @@ from capture.backends.iptables.xt_words import (
 )
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook
-from capture.backends.nf_tables.reading import name_and_data, read_comment, read_counters, read_fields
+from capture.backends.nf_tables.reading import read_comment, read_counters, read_expression
 from capture.backends.nftables import lift
 from capture.backends.nftables.comparisons import Bounds
 from capture.backends.nftables.decode import Program
@@ -37,7 +37,7 @@ from capture.model import ruleset as model
 from capture.model.addresses import BITS
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.netlink.attributes import MalformedMessageError, decode_elements, decode_fields, decode_number, decode_text
+from capture.netlink.attributes import decode_elements, decode_fields, decode_number, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ PROTOCOL_OFFSETS: dict[Family, int] = {"ipv4": 9, "ipv6": 6}
 FRAGMENT = (nf.NFT_PAYLOAD_NETWORK_HEADER, 6, 2), b"\x1f\xff"
 """Where the header says how far into the packet a fragment begins: ``-f`` means: not at 0."""
 TCP_FLAGS = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1)
-ADDRESSES = {("ipv4", 12): "-s", ("ipv4", 16): "-d", ("ipv6", 8): "-s", ("ipv6", 24): "-d"}
+ADDRESSES = dict.fromkeys(nf.SOURCE_OFFSETS.items(), "-s") | dict.fromkeys(nf.DESTINATION_OFFSETS.items(), "-d")
 
 
 class FoundChain(Value):
@@ -77,6 +77,8 @@ class FoundChain(Value):
     hook: Hook | None = None
     policy: str | None = None
     counters: model.Counters | None = None
+    rules: tuple[FoundRule, ...] = ()
+    """In order, once they are read."""
 
 
 class FoundRule(Value):
@@ -114,7 +116,7 @@ class Reader:
         for expression in decode_elements(fields.get(nf.NFTA_RULE_EXPRESSIONS, b"")):
             decoded = self._known.get(expression)
             if decoded is None:
-                decoded = self._known[expression] = _decoded(expression)
+                decoded = self._known[expression] = read_expression(expression)
             program.run(*decoded)
         matches, _ = lift.matches_of(program.conditions)
         why = program.why or read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
@@ -122,15 +124,6 @@ class Reader:
             _verdict(program.actions), joined(sorted(matches, key=_place)), self._family, why, program.counters
         )
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[NFTA_RULE_HANDLE]), rule)
-
-
-def _decoded(expression: bytes) -> tuple[str, Fields]:
-    """Return the name and the fields of an expression, none if another kernel than those we know writes it so."""
-    name, data = name_and_data(expression)
-    try:
-        return name, read_fields(name, data)
-    except MalformedMessageError:
-        return name, {}
 
 
 def _verdict(actions: Sequence[Action]) -> model.Verdict:
@@ -155,9 +148,6 @@ def _place(match: model.Match) -> int:
     if isinstance(match, model.UnknownMatch):
         return OPTIONS.get(match.text.removeprefix("! ").partition(" ")[0], len(LISTING))
     return PLACES.get(type(match), len(LISTING))
-
-
-# --- expressions ---------------------------------------------------------------------------------
 
 
 class XtProgram(Program):

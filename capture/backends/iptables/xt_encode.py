@@ -18,7 +18,7 @@ Rules are of one family and without lists, as ``render.expanded`` makes them.
 from __future__ import annotations
 
 from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.entries import MAX_COMMENT_BYTES, comment, slots
+from capture.backends.iptables.entries import MAX_COMMENT_BYTES, changed_bits, comment, slots
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import (
     COUNTER,
@@ -37,7 +37,7 @@ from capture.backends.nf_tables.expressions import (
 )
 from capture.backends.nf_tables.expressions import verdict as verdict_expression
 from capture.model import ruleset as model
-from capture.model.addresses import IPV4, IPV6
+from capture.model.addresses import IPV4
 from capture.netlink.attributes import BYTE_ORDER, attribute, text, u32, u32be
 
 TYPE_CHECKING = False
@@ -53,13 +53,6 @@ NFTA_RULE_COMPAT_PROTO, NFTA_RULE_COMPAT_FLAGS = 1, 2
 # linux/netfilter/nf_tables_compat.h; NFTA_TARGET_* are the same numbers
 NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_MATCH_INFO = 1, 2, 3
 
-ADDRESS_OFFSETS: dict[tuple[type, Family], int] = {
-    (model.Source, IPV4): 12,
-    (model.Destination, IPV4): 16,
-    (model.Source, IPV6): 8,
-    (model.Destination, IPV6): 24,
-}
-"""Places in the header (RFC 791 3.1, RFC 8200 3)."""
 LAST_PORT = 0xFFFF
 
 NEVER_MATCHING_INTERFACE = b"INVAL/D\0"
@@ -109,7 +102,6 @@ def verdict_of(rule: model.Rule, family: Family) -> bytes:
 
 
 def _extension(kind: str, name: str, structure: bytes) -> bytes:
-    """Return a match or target of x_tables."""
     return framed(
         (kind, name, len(structure)),
         structure,
@@ -145,7 +137,11 @@ OF_PROTOCOL = {
 }
 
 
-ADDRESSES: tuple[type[model.Source | model.Destination], ...] = (model.Source, model.Destination)
+ADDRESSES: dict[type[model.Source | model.Destination], dict[Family, int]] = {
+    model.Source: nf.SOURCE_OFFSETS,
+    model.Destination: nf.DESTINATION_OFFSETS,
+}
+"""Where they are in the header."""
 
 
 def _interface(kind: type, match: model.InInterface | model.OutInterface) -> bytes:
@@ -157,14 +153,13 @@ def _interface(kind: type, match: model.InInterface | model.OutInterface) -> byt
     return LOAD_INTERFACE[kind] + compare(EQUALITY[match.negated], compared)
 
 
-def _network(kind: type, network: Network, negated: bool, family: Family) -> bytes:  # noqa: FBT001  # a match's field
-    """Return the comparison with the bytes of a prefix, if it has whole ones, else with the address under a mask."""
+def _network(kind: type[model.Source | model.Destination], network: Network, negated: bool, family: Family) -> bytes:  # noqa: FBT001  # a match's field
     if network.family != family:
         raise ValueError(f"a rule for {family} compares with an address of {network.family}: {network}")
     if not network.prefix and not negated:
         return b""
     operator = EQUALITY[negated]
-    return in_network(ADDRESS_OFFSETS[kind, family], network.packed, network.prefix, operator)
+    return in_network(ADDRESSES[kind][family], network.packed, network.prefix, operator)
 
 
 def _address_range(kind: type[model.Source | model.Destination], network: Network, negated: bool) -> bytes:  # noqa: FBT001  # a match's field
@@ -277,8 +272,8 @@ def _connection_state(match: model.ConnectionState) -> bytes:
     return _extension("match", "conntrack", structure)
 
 
-def _not_understood(match: model.UnknownMatch) -> bytes:
-    raise ValueError(f"a foreign rule can be kept, but not written: {match}")
+def _not_understood(part: model.UnknownMatch | model.UnknownVerdict, _family: Family | None = None) -> bytes:
+    raise ValueError(f"a foreign rule can be kept, but not written: {part}")
 
 
 EXTENSIONS: dict[type, Callable[[Any], bytes]] = {
@@ -303,20 +298,13 @@ def _redirect(verdict: model.Redirect, family: Family) -> bytes:
 
 
 def _tproxy(verdict: model.TransparentProxy, _family: Family) -> bytes:
-    mark = _changed_bits(verdict.mark, verdict.mask)
+    mark = changed_bits(verdict.mark, verdict.mask)
     return _extension("target", "TPROXY", xt_layouts.TPROXY.write(mask=verdict.mask, mark=mark, port=verdict.port))
 
 
 def _set_mark(verdict: model.SetMark, _family: Family) -> bytes:
-    mark = _changed_bits(verdict.value, verdict.mask)
+    mark = changed_bits(verdict.value, verdict.mask)
     return _extension("target", "MARK", xt_layouts.MARK_TARGET.write(mark=mark, mask=verdict.mask))
-
-
-def _changed_bits(value: int, mask: int) -> int:
-    """Return a mark to set. The kernel flips bits of the value that are outside of the mask, which is never meant."""
-    if value & ~mask:
-        raise ValueError(f"mark {value:#x} has bits outside of its mask {mask:#x}")
-    return value
 
 
 def _copy_mark(verdict: model.SaveMark | model.RestoreMark, _family: Family) -> bytes:
@@ -330,10 +318,6 @@ def _copy_mark(verdict: model.SaveMark | model.RestoreMark, _family: Family) -> 
 def _log(verdict: model.Log, _family: Family) -> bytes:
     prefix = xt_layouts.c_string(verdict.prefix, 30, "a log prefix")
     return _extension("target", "LOG", xt_layouts.LOG.write(level=xt_layouts.LOG_WARNING, prefix=prefix))
-
-
-def _unknown_verdict(verdict: model.UnknownVerdict, _family: Family) -> bytes:
-    raise ValueError(f"a foreign rule can be kept, but not written: {verdict}")
 
 
 def _fixed(expression: bytes) -> Callable[[Any, Family], bytes]:
@@ -353,5 +337,5 @@ VERDICTS: dict[type, Callable[[Any, Family], bytes]] = {
     model.RestoreMark: _copy_mark,
     model.SetZone: lambda verdict, _family: _extension("target", "CT", xt_layouts.CT.write(zone=verdict.zone)),
     model.Log: _log,
-    model.UnknownVerdict: _unknown_verdict,
+    model.UnknownVerdict: _not_understood,
 }

@@ -21,18 +21,11 @@ if TYPE_CHECKING:
 NOT_COUNTED = Counters(0, 0)
 
 
-class LiveChain(Value):
-    """A live chain, with its rules in order."""
-
-    found: FoundChain
-    rules: tuple[FoundRule, ...] = ()
-
-
 class LiveTable(Value):
     """A live table: how many chains, sets and other things are in it, and its chains by the model's names."""
 
     uses: int
-    chains: Mapping[str, LiveChain]
+    chains: Mapping[str, FoundChain]
 
 
 if TYPE_CHECKING:
@@ -44,10 +37,8 @@ def live_table(table: TableName, uses: int, chains: Iterable[FoundChain], rules:
     by_chain: dict[str, list[FoundRule]] = {}
     for rule in rules:
         by_chain.setdefault(rule.chain, []).append(rule)
-    return LiveTable(
-        uses,
-        {model_name(table, chain): LiveChain(chain, tuple(by_chain.get(chain.name, ()))) for chain in chains},
-    )
+    live = (chain.replace(rules=tuple(by_chain.get(chain.name, ()))) for chain in chains)
+    return LiveTable(uses, {model_name(table, chain): chain for chain in live})
 
 
 def model_name(table: TableName, chain: FoundChain) -> str:
@@ -57,8 +48,7 @@ def model_name(table: TableName, chain: FoundChain) -> str:
     """
     if chain.name not in BUILT_IN_CHAINS[table] or chain.hook == HOOKS[table, chain.name]:
         return chain.name
-    hook = chain.hook
-    return f"{chain.name}({f'{hook.kind} {hook.place} {hook.priority}' if hook else 'not hooked'})"
+    return f"{chain.name}({chain.hook or 'not hooked'})"
 
 
 def ruleset_of(families: Sequence[Family], live: LiveTables) -> Ruleset:
@@ -78,5 +68,4 @@ def _chains(name: TableName, table: LiveTable) -> Iterator[Chain]:
         if live is None:
             yield Chain(chain, (), "ACCEPT", NOT_COUNTED)
         else:
-            found = live.found
-            yield Chain(chain, tuple(rule.rule for rule in live.rules), found.policy, found.counters)
+            yield Chain(chain, tuple(rule.rule for rule in live.rules), live.policy, live.counters)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.entries import MULTIPORT_SLOTS
-from capture.backends.iptables.render import quoted
+from capture.backends.iptables.render import option, quoted
 from capture.backends.iptables.xt_layouts import text_of
 from capture.model.addresses import BITS, IPV4, IPV6, address_text
 from capture.model.ruleset import ALL_BITS
@@ -43,13 +43,13 @@ PROTOCOL_WORDS = {
 
 def protocol_words(number: int, *, negated: bool) -> str:
     """Return ``-p icmp``, ``! -p tcp``, ``-p 99``."""
-    return f"{'! ' if negated else ''}-p {PROTOCOL_WORDS.get(number, number)}"
+    return option(negated, "-p", PROTOCOL_WORDS.get(number, number))
 
 
-def masked_words(option: str, family: Family, address: int, mask: int, *, negated: bool) -> str:
+def masked_words(name: str, family: Family, address: int, mask: int, *, negated: bool) -> str:
     """Return ``-d 10.0.1.0/255.0.255.0``."""
     network = f"{address_text(family, address)}/{address_text(family, mask)}"
-    return f"{'! ' if negated else ''}{option} {network}"
+    return option(negated, name, network)
 
 
 def match_words(name: str, revision: int, structure: bytes, family: Family) -> str:
@@ -76,10 +76,6 @@ def _words(name: str, known: tuple[Layout, Speak] | None, revision: int, structu
     return f"{name} {words}".rstrip()
 
 
-def _option(negated: int, name: str, value: object = "") -> str:
-    return f"{'! ' if negated else ''}{name} {value}".rstrip()
-
-
 def _span(first: int, last: int, joint: str = ":") -> str:
     return f"{first}" if first == last else f"{first}{joint}{last}"
 
@@ -98,7 +94,7 @@ def _ports(fields: Fields) -> list[str]:
     inverted = fields["invert"]
     ends = (("--sport", fields["sport"], fields["sport_to"], 1), ("--dport", fields["dport"], fields["dport_to"], 2))
     return [
-        _option(inverted & bit, name, _span(first, last))
+        option(inverted & bit, name, _span(first, last))
         for name, first, last, bit in ends
         if inverted & bit or (first, last) != ANY_PORT
     ]
@@ -108,7 +104,7 @@ def _tcp(fields: Fields, _family: Family) -> str:
     """``--sport 1:2 --dport 80 --tcp-option 5 --tcp-flags SYN,ACK SYN`` (libxt_tcp.c)."""
     words, inverted = _ports(fields), fields["invert"]
     if fields["option"]:
-        words.append(_option(inverted & 8, "--tcp-option", fields["option"]))
+        words.append(option(inverted & 8, "--tcp-option", fields["option"]))
     if fields["flags_mask"] or inverted & 4:
         words.append(tcp_flags_words(fields["flags_mask"], fields["flags"], negated=bool(inverted & 4)))
     return " ".join(words)
@@ -119,7 +115,7 @@ TCP_FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293 3.1, from the
 
 def tcp_flags_words(mask: int, compared: int, *, negated: bool) -> str:
     """Return ``--tcp-flags SYN,ACK SYN``: which flags are looked at, and which of them must be set."""
-    return _option(negated, "--tcp-flags", f"{_flags(mask)} {_flags(compared)}")
+    return f"{option(negated, '--tcp-flags', _flags(mask))} {_flags(compared)}"
 
 
 def _flags(bits: int) -> str:
@@ -129,7 +125,7 @@ def _flags(bits: int) -> str:
 def _icmp(fields: Fields, family: Family) -> str:
     code = "" if (fields["code"], fields["code_to"]) == (0, 0xFF) else f"/{fields['code']}"
     value = "any" if fields["type"] == 0xFF else f"{fields['type']}{code}"
-    return _option(fields["invert"] & 1, "--icmp-type" if family == IPV4 else "--icmpv6-type", value)
+    return option(fields["invert"] & 1, "--icmp-type" if family == IPV4 else "--icmpv6-type", value)
 
 
 ADDRESS_TYPES = (
@@ -141,21 +137,21 @@ ADDRESS_TYPES = (
 def _addrtype(fields: Fields, _family: Family) -> str:
     flags = fields["flags"]
     words = []
-    for option, types, bit in (("--src-type", fields["source"], 1), ("--dst-type", fields["destination"], 2)):
+    for name, types, bit in (("--src-type", fields["source"], 1), ("--dst-type", fields["destination"], 2)):
         if types:
-            names = ",".join(name for number, name in enumerate(ADDRESS_TYPES) if types >> number & 1)
-            words.append(_option(flags & bit, option, names))
-    words += [option for option, bit in (("--limit-iface-in", 4), ("--limit-iface-out", 8)) if flags & bit]
+            kinds = ",".join(kind for number, kind in enumerate(ADDRESS_TYPES) if types >> number & 1)
+            words.append(option(flags & bit, name, kinds))
+    words += [name for name, bit in (("--limit-iface-in", 4), ("--limit-iface-out", 8)) if flags & bit]
     return " ".join(words)
 
 
 def _owner(fields: Fields, _family: Family) -> str | None:
     flags, inverted = fields["match"], fields["invert"]
-    words = [_option(inverted & 4, "--socket-exists")] if flags & xt_layouts.OWNER_SOCKET else []
+    words = [option(inverted & 4, "--socket-exists")] if flags & xt_layouts.OWNER_SOCKET else []
     for kind, bit in (("uid", xt_layouts.OWNER_UID), ("gid", xt_layouts.OWNER_GID)):
         if flags & bit:
             ids = _span(fields[f"{kind}_min"], fields[f"{kind}_max"], "-")
-            words.append(_option(inverted & bit, f"--{kind}-owner", ids))
+            words.append(option(inverted & bit, f"--{kind}-owner", ids))
     return " ".join(words) if 0 < flags < 8 else None  # 8: supplementary groups
 
 
@@ -166,13 +162,13 @@ def _iprange(fields: Fields, family: Family) -> str:
     for kind, bit in (("src", xt_layouts.IPRANGE_SOURCE), ("dst", xt_layouts.IPRANGE_DESTINATION)):
         if flags & bit:
             ends = "-".join(_address(fields[f"{kind}_{end}"], family) for end in ("min", "max"))
-            words.append(_option(flags & bit << xt_layouts.IPRANGE_NEGATED, f"--{kind}-range", ends))
+            words.append(option(flags & bit << xt_layouts.IPRANGE_NEGATED, f"--{kind}-range", ends))
     return " ".join(words)
 
 
 def _mark(fields: Fields, _family: Family) -> str:
     mask = "" if fields["mask"] == ALL_BITS else f"/{fields['mask']:#x}"
-    return _option(fields["invert"], "--mark", f"{fields['mark']:#x}{mask}")
+    return option(fields["invert"], "--mark", f"{fields['mark']:#x}{mask}")
 
 
 STATES_IN_ORDER = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT", "DNAT")  # libxt_conntrack.c
@@ -185,7 +181,7 @@ def _conntrack(fields: Fields, _family: Family) -> str | None:
     inverted, bits = fields["invert_flags"], fields["state_mask"]
     states = ",".join(state for state in STATES_IN_ORDER if bits & STATE_BITS[state])
     other = fields["match_flags"] & ~STATE_ALIAS != xt_layouts.CONNTRACK_STATE or inverted & ~xt_layouts.CONNTRACK_STATE
-    return None if other or not states or bits & ~sum(STATE_BITS.values()) else _option(inverted, "--ctstate", states)
+    return None if other or not states or bits & ~sum(STATE_BITS.values()) else option(inverted, "--ctstate", states)
 
 
 PORT_OPTIONS = {xt_layouts.MULTIPORT_SOURCE: "--sports", xt_layouts.MULTIPORT_DESTINATION: "--dports", 2: "--ports"}
@@ -194,8 +190,8 @@ PORT_OPTIONS = {xt_layouts.MULTIPORT_SOURCE: "--sports", xt_layouts.MULTIPORT_DE
 
 def _multiport(fields: Fields, _family: Family) -> str | None:
     """``--ports 53,1000:2000``."""
-    count, option = fields["count"], PORT_OPTIONS.get(fields["kind"])
-    if option is None or not 0 < count <= MULTIPORT_SLOTS:
+    count, name = fields["count"], PORT_OPTIONS.get(fields["kind"])
+    if name is None or not 0 < count <= MULTIPORT_SLOTS:
         return None
     packed, ranges = fields["ports"], fields["is_range"]
     numbers = [int.from_bytes(packed[place : place + 2], BYTE_ORDER) for place in range(0, 2 * count, 2)]
@@ -205,7 +201,7 @@ def _multiport(fields: Fields, _family: Family) -> str | None:
         last = slot + (ranges[slot] > 0 and slot + 1 < count)
         ports.append(_span(numbers[slot], numbers[last]))
         slot = last + 1
-    return _option(fields["invert"], option, ",".join(ports))
+    return option(fields["invert"], name, ",".join(ports))
 
 
 _PORTS = "sport 2, sport_to 2, dport 2, dport_to 2"
@@ -257,13 +253,13 @@ def _nat_ports(fields: Fields) -> str:
     return _span(fields["min_port"], fields["max_port"], "-") if fields["flags"] & xt_layouts.NAT_PORTS else ""
 
 
-def _nat(option: str, where: str, fields: Fields) -> str:
+def _nat(name: str, where: str, fields: Fields) -> str:
     options = [word for bit, word in NAT_OPTIONS.items() if fields["flags"] & bit]
-    return " ".join([f"{option} {where}", *options] if where else options)
+    return " ".join([f"{name} {where}", *options] if where else options)
 
 
-def _to_address(option: str) -> Speak:
-    return lambda fields, family: _nat(option, _nat_address(fields, family), fields)
+def _to_address(name: str) -> Speak:
+    return lambda fields, family: _nat(name, _nat_address(fields, family), fields)
 
 
 def _nat_address(fields: Fields, family: Family) -> str:

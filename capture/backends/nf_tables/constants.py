@@ -12,11 +12,22 @@ NFPROTO_INET = 1
 FAMILY_NUMBERS: dict[Family, int] = {"ipv4": 2, "ipv6": 10}
 FAMILIES: dict[int, Family] = {number: family for family, number in FAMILY_NUMBERS.items()}
 TABLE_FAMILIES: dict[Family, str] = {"ipv4": "ip", "ipv6": "ip6"}
-FAMILY_WORDS = {NFPROTO_INET: "inet", FAMILY_NUMBERS["ipv4"]: "ip", FAMILY_NUMBERS["ipv6"]: "ip6"}
+NFPROTO_NETDEV = 5
+"""linux/netfilter.h: chains of a device, before and after all others."""
+FAMILY_WORDS = {
+    NFPROTO_INET: "inet",
+    FAMILY_NUMBERS["ipv4"]: "ip",
+    FAMILY_NUMBERS["ipv6"]: "ip6",
+    NFPROTO_NETDEV: "netdev",
+}
 """What nft calls the families of tables."""
 
 PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
 PROTOCOLS: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
+
+# Where addresses are in the network header: RFC 791 3.1, RFC 8200 3
+SOURCE_OFFSETS: dict[Family, int] = {"ipv4": 12, "ipv6": 8}
+DESTINATION_OFFSETS: dict[Family, int] = {"ipv4": 16, "ipv6": 24}
 
 # enum nf_tables_msg_types
 NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE = 0, 1, 2
@@ -34,7 +45,7 @@ NFT_TABLE_F_DORMANT = 1
 # Chains; the number of a hook is its place in linux/netfilter.h, enum nf_inet_hooks
 NFTA_CHAIN_TABLE, NFTA_CHAIN_HANDLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY = 1, 2, 3, 4, 5
 NFTA_CHAIN_USE, NFTA_CHAIN_TYPE, NFTA_CHAIN_COUNTERS = 6, 7, 8
-NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY = 1, 2
+NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_HOOK_DEV, NFTA_HOOK_DEVS = 1, 2, 3, 4
 HOOK_PLACES = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
 NF_DROP, NF_ACCEPT = 0, 1  # linux/netfilter.h
 POLICIES = ("drop", "accept")

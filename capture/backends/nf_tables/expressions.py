@@ -49,9 +49,6 @@ def framed(key: tuple[object, ...], payload: bytes, make: Callable[[bytes], byte
     return frame + payload + b"\0\0\0"[:padding]
 
 
-# --- loading and storing -------------------------------------------------------------------------
-
-
 def load_meta(key: int) -> bytes:
     """Return: register = a fact about the packet."""
     return expression("meta", attribute(nf.NFTA_META_KEY, u32be(key)), attribute(nf.NFTA_META_DREG, REGISTER))
@@ -90,9 +87,6 @@ def load_payload(base: int, offset: int, length: int) -> bytes:
 def immediate(value: bytes) -> bytes:
     """Return: register = value."""
     return expression("immediate", attribute(nf.NFTA_IMMEDIATE_DREG, REGISTER), data(nf.NFTA_IMMEDIATE_DATA, value))
-
-
-# --- comparing -----------------------------------------------------------------------------------
 
 
 def data(kind: int, value: bytes) -> bytes:
@@ -154,9 +148,6 @@ def in_network(offset: int, packed: bytes, prefix: int, operator: int) -> bytes:
     size = len(packed)
     mask = ((1 << prefix) - 1 << size * 8 - prefix).to_bytes(size, "big")
     return load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, size) + bitwise(mask) + compare(operator, packed)
-
-
-# --- deciding ------------------------------------------------------------------------------------
 
 
 def verdict(code: int, chain: bytes = b"") -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.model.ruleset import Accept, Counters, Drop, Return
 from capture.model.text import without_line_ends
-from capture.netlink.attributes import decode_fields, decode_number, decode_text
+from capture.netlink.attributes import MalformedMessageError, decode_fields, decode_number, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,24 +23,17 @@ VERDICTS: dict[int, Accept | Drop | Return] = {nf.NF_ACCEPT: Accept(), nf.NF_DRO
 
 
 def read_expression(expression: bytes) -> tuple[str, Fields]:
-    """Return the name and the fields of an expression, values unwrapped."""
-    name, data = name_and_data(expression)
-    return name, read_fields(name, data)
-
-
-def name_and_data(expression: bytes) -> tuple[str, bytes]:
-    """Return the name of an expression, and its fields still encoded."""
+    """Return the name and the fields of an expression, values unwrapped; no fields where they are malformed."""
     outer = decode_fields(expression)
-    return decode_text(outer[nf.NFTA_EXPR_NAME]), outer.get(nf.NFTA_EXPR_DATA, b"")
-
-
-def read_fields(name: str, data: bytes) -> Fields:
-    """Return the fields of an expression, values unwrapped."""
-    fields = decode_fields(data)
-    for kind in VALUES.get(name, ()):
-        if kind in fields:
-            fields[kind] = decode_fields(fields[kind]).get(nf.NFTA_DATA_VALUE, b"")
-    return fields
+    name = decode_text(outer[nf.NFTA_EXPR_NAME])
+    try:
+        fields = decode_fields(outer.get(nf.NFTA_EXPR_DATA, b""))
+        for kind in VALUES.get(name, ()):
+            if kind in fields:
+                fields[kind] = decode_fields(fields[kind]).get(nf.NFTA_DATA_VALUE, b"")
+    except MalformedMessageError:  # another kernel than those we know writes so
+        return name, {}
+    return name, fields
 
 
 def read_counters(fields: Fields) -> Counters:

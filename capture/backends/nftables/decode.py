@@ -43,6 +43,11 @@ META_FIELDS = {key: field for field, key in native.META_KEYS.items()}
 CT_FIELDS = {key: field for field, key in native.CT_KEYS.items()}
 HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
 
+ETHER_TYPE = Register("meta 1")
+"""NFT_META_PROTOCOL: how a table of family netdev tells IPv4 from IPv6."""
+FAMILY_OF_ETHER_TYPE = {b"\x08\x00": nf.FAMILY_NUMBERS["ipv4"], b"\x86\xdd": nf.FAMILY_NUMBERS["ipv6"]}
+"""linux/if_ether.h"""
+
 
 # --- tables and chains ---------------------------------------------------------------------------
 
@@ -133,7 +138,9 @@ class Program:
     def _put(self, condition: native.Condition) -> None:
         """Add a condition; behind an action it is no longer one for the whole rule."""
         if self.actions:
-            self.actions.append(_behind_action(condition))
+            from capture.backends.nftables.text import described  # only foreign rules need words
+
+            self.actions.append(model.UnknownVerdict(described(condition)))
             return
         self.conditions.append(condition)
         self._lower_bound = None
@@ -212,6 +219,10 @@ class Program:
         if not isinstance(loaded, Register):
             return False
         operator, value = decode_number(fields[nf.NFTA_CMP_OP]), fields[nf.NFTA_CMP_DATA]
+        if loaded == ETHER_TYPE and operator == nf.NFT_CMP_EQ and value in FAMILY_OF_ETHER_TYPE:
+            family = FAMILY_OF_ETHER_TYPE[value]
+            self._put(native.Among(native.NFPROTO, ((family, family),)))
+            return True
         lower_bound = self._lower_bound
         if operator == nf.NFT_CMP_LTE and lower_bound is not None and lower_bound[0] is loaded:
             self.conditions.pop()
@@ -235,7 +246,6 @@ class Program:
         return True
 
     def _without_words(self, loaded: Register, bounds: Bounds) -> native.Condition:
-        """Return a comparison that the model has no words for."""
         return model.UnknownMatch(f"{_words(loaded)} {bounds}")
 
     def _bounds(self, operator: int, value: bytes) -> Bounds:
@@ -379,12 +389,6 @@ def _words(loaded: Register | bytes | None) -> str:
         base, offset, length = loaded.header
         words = f"@{HEADERS.get(base, base)},{offset * 8},{length * 8}"
     return f"{words} & 0x{loaded.mask.hex()} ^ 0x{loaded.flip.hex()}" if loaded.mask else words
-
-
-def _behind_action(condition: native.Condition) -> model.UnknownVerdict:
-    from capture.backends.nftables.text import described  # only foreign rules need words
-
-    return model.UnknownVerdict(described(condition))
 
 
 def _mark_action(value: Register | bytes | None) -> native.Action | None:

@@ -294,7 +294,6 @@ def _lookup_by_name(condition: native.Among, name: str) -> bytes:
 
 
 def _add_set(table: str, condition: native.Among, number: int, doing: str) -> Iterator[Change]:
-    """Yield the messages that make the anonymous set of a list and put its elements in."""
     flags, elements = sets.flags_of(condition), sets.elements_of(condition)
     description = (
         attribute(nf.NFTA_SET_TABLE, text(table)),

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     Object = dict[str, Any]
 
 
-# --- changes -------------------------------------------------------------------------------------
-
-
 def add_table(table: str) -> Object:
     """Return the command that makes a table, or does nothing if there is one."""
     return {"add": {"table": {"family": "inet", "name": table}}}
@@ -62,8 +59,6 @@ def _statements(rule: native.NativeRule) -> list[Object]:
     conditions = [STATEMENTS[type(condition)](condition) for condition in kept_apart(rule.conditions)]
     return [*conditions, {"counter": None}, *(STATEMENTS[type(action)](action) for action in rule.actions)]
 
-
-# --- statements we write -------------------------------------------------------------------------
 
 FIELDS: dict[str, Object] = {native.IIFNAME: {"meta": {"key": "iifname"}}, native.OIFNAME: {"meta": {"key": "oifname"}}}
 for _field in (

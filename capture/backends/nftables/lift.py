@@ -57,9 +57,6 @@ def lift_rules(rules: Sequence[native.NativeRule]) -> Iterator[model.Rule]:
         place += length
 
 
-# --- matches -------------------------------------------------------------------------------------
-
-
 def matches_of(conditions: Iterable[native.Condition]) -> tuple[tuple[model.Match, ...], Family | None]:
     """Return the matches, and the family that the rule tests or that an address implies."""
     matches: list[model.Match] = []
@@ -134,7 +131,6 @@ def _networks(condition: native.Among) -> tuple[Network, ...]:
 
 
 def _single(ranges: tuple[native.Range, ...]) -> int | None:
-    """Return the number if there is only one."""
     return ranges[0][0] if len(ranges) == 1 and ranges[0][0] == ranges[0][1] else None
 
 
@@ -175,9 +171,6 @@ MATCHES_OF_NUMBERS = {field: kind for kind, field in native.IDS.items()} | {
 MATCHES_OF_ADDRESS = {field: kind for kind, fields in native.ADDRESSES.items() for field in fields.values()}
 MATCHES_OF_MARK = {field: kind for kind, field in native.MARKS.items()}
 MATCHES_OF_NAME = {field: kind for kind, field in native.INTERFACES.items()}
-
-
-# --- verdicts ------------------------------------------------------------------------------------
 
 
 def _verdict(rule: native.NativeRule, following: native.NativeRule | None) -> tuple[model.Verdict, int]:

@@ -97,9 +97,6 @@ def _comment(why: str) -> str:
     return line.encode()[:COMMENT_MAXIMUM].decode(errors="ignore")
 
 
-# --- conditions ----------------------------------------------------------------------------------
-
-
 def _conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Condition]:
     """Yield what must hold, in one order whatever the rule's is.
 
@@ -196,9 +193,6 @@ def _connection_state(match: model.ConnectionState) -> native.Masked:
     if not mask:
         raise ValueError(f"no connection states to compare with: {match}")
     return native.Masked(native.CT_STATE, mask, 0, not match.negated)
-
-
-# --- actions -------------------------------------------------------------------------------------
 
 
 def _actions(verdict: model.Verdict, family: Family | None) -> tuple[native.Action, ...]:

@@ -45,7 +45,7 @@ def model_chain(table: TableName, name: str, hook: Hook | None, remark: str = ""
         built_in = name.upper()
         if not remark and HOOKS.get((table, built_in)) == hook and name == native_chain(built_in):
             return built_in
-        return f"{name}({remark or f'{hook.kind} {hook.place} {hook.priority}'})"
+        return f"{name}({remark or hook})"
     return model_target(name)
 
 

@@ -75,7 +75,8 @@ INTERFACES: dict[type[model.InInterface | model.OutInterface], str] = {
 STATE_BITS = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
 """linux/netfilter/nf_conntrack_common.h, NF_CT_STATE_BIT."""
 
-ADDRESS_OFFSETS = {"ip saddr": 12, "ip daddr": 16, "ip6 saddr": 8, "ip6 daddr": 24}  # RFC 791 3.1, RFC 8200 3
+ADDRESS_OFFSETS = {SADDR[family]: offset for family, offset in nf.SOURCE_OFFSETS.items()}
+ADDRESS_OFFSETS |= {DADDR[family]: offset for family, offset in nf.DESTINATION_OFFSETS.items()}
 
 SIZES = {NFPROTO: 1, L4PROTO: 1, SKUID: 4, SKGID: 4, MARK: 4, CT_MARK: 4, CT_STATE: 4}
 SIZES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), 2)

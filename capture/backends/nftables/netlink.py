@@ -152,9 +152,6 @@ def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:
     return sum(1 for each in flags if each & nf.NFT_SET_ANONYMOUS)
 
 
-# --- comparing to the byte -----------------------------------------------------------------------
-
-
 def _hold_exactly(netfilter: NetlinkSocket, wanted: tuple[NativeTable, ...]) -> bool:
     """Return whether our live tables are the wanted ones, to the byte; False does not mean that they differ."""
     own = {decode_text(table[nf.NFTA_TABLE_NAME]): table for table in _our_tables(netfilter)}

@@ -31,9 +31,6 @@ KEY_TYPES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), 13)
 KEY_TYPES |= {field: {"ipv4": 7, "ipv6": 8}[family] for field, family in ADDRESS_FAMILIES.items()}
 
 
-# --- writing -------------------------------------------------------------------------------------
-
-
 def flags_of(condition: Among) -> int:
     """Return the flags of the set for a list."""
     return nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | (0 if _is_plain(condition) else nf.NFT_SET_INTERVAL)
@@ -42,7 +39,10 @@ def flags_of(condition: Among) -> int:
 def elements_of(condition: Among) -> list[bytes]:
     """Return the elements of the set for a list, in ascending order: those of one range together."""
     size = SIZES[condition.field]
-    return _numbers(condition.ranges, size) if _is_plain(condition) else _intervals(condition.ranges, size)
+    if not _is_plain(condition):
+        return _intervals(condition.ranges, size)
+    before, after = _element_frame(size)
+    return [before + first.to_bytes(size, "big") + after for first, _ in condition.ranges]
 
 
 def elements_descending(condition: Among) -> bytes:
@@ -59,7 +59,6 @@ def element_count(condition: Among) -> int:
 
 
 def _is_plain(condition: Among) -> bool:
-    """Return whether a list is of numbers, and not of ranges."""
     few = len(condition.ranges) <= MAX_PLAIN
     return few and condition.field not in HOST_ORDER and all(first == last for first, last in condition.ranges)
 
@@ -69,11 +68,6 @@ def _element_frame(size: int, *after_key: bytes) -> tuple[bytes, bytes]:
     element = nest(nf.NFTA_LIST_ELEM, data(nf.NFTA_SET_ELEM_KEY, bytes(size)), *after_key)
     key_end = len(element) - len(b"".join(after_key)) - (-size & 3)
     return element[: key_end - size], element[key_end:]
-
-
-def _numbers(ranges: tuple[Range, ...], size: int) -> list[bytes]:
-    before, after = _element_frame(size)
-    return [before + first.to_bytes(size, "big") + after for first, _ in ranges]
 
 
 def _intervals(ranges: tuple[Range, ...], size: int, *, descending: bool = False) -> list[bytes]:
@@ -110,9 +104,6 @@ def _intervals(ranges: tuple[Range, ...], size: int, *, descending: bool = False
         ],
         *unended,
     ]
-
-
-# --- reading -------------------------------------------------------------------------------------
 
 
 class NativeSet(Value):

@@ -32,18 +32,16 @@ def render_text(ruleset: model.Ruleset) -> str:
 
 def table_text(table: native.NativeTable) -> str:
     """Return the block of a table."""
-    chains = "\n".join(chain_text(chain) for chain in table.chains)
+    blocks = []
+    for chain in table.chains:
+        lines = [f"\tchain {chain.name} {{"]
+        if chain.hook is not None:
+            hook = chain.hook
+            lines.append(f"\t\ttype {hook.kind} hook {hook.place} priority {hook.priority}; policy {chain.policy};")
+        lines += [f"\t\t{rule_text(rule)}" for rule in chain.rules]
+        blocks.append("\n".join([*lines, "\t}\n"]))
+    chains = "\n".join(blocks)
     return f"table inet {table.name} {{\n{chains}}}\n"
-
-
-def chain_text(chain: native.NativeChain) -> str:
-    """Return the block of a chain inside that of its table."""
-    lines = [f"\tchain {chain.name} {{"]
-    if chain.hook is not None:
-        hook = chain.hook
-        lines.append(f"\t\ttype {hook.kind} hook {hook.place} priority {hook.priority}; policy {chain.policy};")
-    lines += [f"\t\t{rule_text(rule)}" for rule in chain.rules]
-    return "\n".join([*lines, "\t}\n"])
 
 
 def rule_text(rule: native.NativeRule) -> str:
@@ -94,9 +92,6 @@ def quoted(words: str) -> str:
     return f'"{without_line_ends(words)}"'
 
 
-# --- conditions ----------------------------------------------------------------------------------
-
-
 def _among(condition: native.Among) -> str:
     operator = "!= " if condition.negated else ""
     entries = [_range(condition.field, each) for each in condition.ranges]
@@ -133,9 +128,6 @@ def _named(condition: native.Named) -> str:
     ending = "*" if condition.any_ending else ""
     name = f"{condition.name[:-1]}\\*" if condition.name.endswith("*") and not ending else condition.name
     return f"{condition.field} {operator}{quoted(name + ending)}"
-
-
-# --- actions -------------------------------------------------------------------------------------
 
 
 def _proxy(action: native.Proxy) -> str:

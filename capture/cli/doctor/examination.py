@@ -30,10 +30,9 @@ from capture.model.values import Value
 from capture.operations import diagnosis
 from capture.report.findings import Finding
 from capture.rules import build_ruleset
-from capture.settings import options as option
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod, PodFromInside
-from capture.settings.settings import Given, Settings
+from capture.settings.keywords import make_settings
 from capture.state import capabilities, record
 from capture.state.directory import is_private, require_private
 from capture.state.netns import ONLY_ON_HOST, namespace_id
@@ -55,17 +54,10 @@ CAPABILITIES = ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")
 
 XTABLES_LOCK = "/run/xtables.lock"
 
-EVERYTHING = Settings(
-    {
-        option.INTERCEPTION_MODE: Given("TPROXY", "doctor"),
-        option.REDIRECT_DNS: Given("true", "doctor"),
-        option.CAPTURE_ALL_DNS: Given("true", "doctor"),
-        option.DROP_INVALID: Given("true", "doctor"),
-        option.PROFILE: Given("current", "doctor"),
-        option.RULE_COMMENTS: Given("true", "doctor"),
-        option.RULE_LOGS: Given("true", "doctor"),
-    }
-)
+EVERYTHING = make_settings(
+    interception_mode="TPROXY", redirect_dns=True, capture_all_dns=True, drop_invalid=True, profile="current",
+    rule_comments=True, rule_logs=True,
+)  # fmt: skip
 """Settings whose rules need every module that a capture may need."""
 
 
@@ -167,7 +159,7 @@ def _purposes() -> dict[str, str]:
 
 def _programs(facts: Facts) -> Iterator[str]:
     """Yield the paths of the programs whose versions tell everything: one of each variant of iptables, and nft."""
-    yield from {program.variant: program.path for program in reversed(facts.programs)}.values()
+    yield from {variant: path for (variant, _, _), path in reversed(facts.programs.items())}.values()
     nft = find_program("nft")
     if nft is not None:
         yield nft
@@ -372,14 +364,13 @@ def _privileges(missing: tuple[str, ...]) -> Iterator[Finding]:
 
 
 def _missing_programs(facts: Facts) -> Iterator[Finding]:
-    installed = {(program.variant, program.family, program.purpose) for program in facts.programs}
     families = FAMILIES if facts.ipv6 else (IPV4,)
     for variant in VARIANTS:
         absent = [
             f"{COMMANDS[family]}-{variant}-{purpose}"
             for family in families
             for purpose in PURPOSES
-            if (variant, family, purpose) not in installed
+            if (variant, family, purpose) not in facts.programs
         ]
         if absent:
             says = f"not installed: {', '.join(absent)}; nftables needs none of it"

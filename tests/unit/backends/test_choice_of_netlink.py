@@ -6,17 +6,21 @@ import pytest
 
 from capture.backends import load
 from capture.backends.detect import Decision, choose, find_leftovers, without_kernel
-from capture.backends.facts import LiveChain, Program
+from capture.backends.facts import LiveChain
 from capture.backends.iptables.netlink import NetlinkDriver
 from capture.backends.request import Request
 from capture.errors import ConfigurationError, UnsupportedError
 from hosts import WITH_EVERYTHING
 
-KERNEL = WITH_EVERYTHING.replace(programs=(), python_iptables=False, libnftables=False)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.backends.facts import Program
+
+KERNEL = WITH_EVERYTHING.replace(programs={}, python_iptables=False, libnftables=False)
 BY_NETLINK = Decision("iptables", "netlink", "nft")
 
 
-@pytest.mark.parametrize("programs", [(), WITH_EVERYTHING.programs], ids=["no programs", "all programs"])
+@pytest.mark.parametrize("programs", [{}, WITH_EVERYTHING.programs], ids=["no programs", "all programs"])
 @pytest.mark.parametrize(
     "request_",
     [
@@ -29,7 +33,7 @@ BY_NETLINK = Decision("iptables", "netlink", "nft")
     ],
     ids=str,
 )
-def test_it_is_taken_with_and_without_programs(programs: tuple[Program, ...], request_: Request) -> None:
+def test_it_is_taken_with_and_without_programs(programs: dict[Program, str], request_: Request) -> None:
     assert choose(KERNEL.replace(programs=programs), request_) == BY_NETLINK
 
 

@@ -21,7 +21,7 @@ LEGACY: tuple[LegacySupport, ...] = ("present", "loadable", "absent", "unknown")
 
 WITHOUT_NF_TABLES = WITH_EVERYTHING.replace(nf_tables=False, nft_compat=False)
 NATIVE = ("nftables", "netlink", "")
-WITH_NOTHING = Facts((), True, False, False, "absent", (), (), False, False)
+WITH_NOTHING = Facts({}, True, False, False, "absent", (), (), False, False)
 
 
 def chain(place: Place, name: str = "OUTPUT", uses: int = 1, table: str = "nat", family: str = IPV4) -> LiveChain:
@@ -63,14 +63,14 @@ class TestAuto:
         ("facts", "expected"),
         [
             (WITH_EVERYTHING, ("iptables", "netlink", "nft")),
-            (WITH_EVERYTHING.replace(programs=()), ("iptables", "netlink", "nft")),
+            (WITH_EVERYTHING.replace(programs={}), ("iptables", "netlink", "nft")),
             (WITH_EVERYTHING.replace(nft_compat=False), ("iptables", "restore", "legacy")),
             (WITHOUT_NF_TABLES, ("iptables", "restore", "legacy")),
             (WITH_EVERYTHING.replace(nft_compat=False, legacy="loadable"), ("iptables", "restore", "legacy")),
             (WITH_EVERYTHING.replace(nft_compat=False, legacy="absent"), NATIVE),
-            (WITH_EVERYTHING.replace(nft_compat=False, programs=()), ("iptables", "iptc", "legacy")),
+            (WITH_EVERYTHING.replace(nft_compat=False, programs={}), ("iptables", "iptc", "legacy")),
             (
-                WITH_EVERYTHING.replace(nft_compat=False, programs=(), python_iptables=False),
+                WITH_EVERYTHING.replace(nft_compat=False, programs={}, python_iptables=False),
                 ("nftables", "netlink", ""),
             ),
             # a kernel that might have legacy tables is second to one that has nf_tables, and better than nothing
@@ -144,7 +144,7 @@ class TestAuto:
 
     def test_nf_tables_is_always_enough(self) -> None:
         possible = itertools.product(
-            [(), programs("nft"), programs("legacy"), programs("nft", "legacy"), programs("nft", families=[IPV4])],
+            [{}, programs("nft"), programs("legacy"), programs("nft", "legacy"), programs("nft", families=[IPV4])],
             [True, False],
             [True, False, None],
             LEGACY,
@@ -179,7 +179,7 @@ class TestAskedFor:
         [
             (WITH_EVERYTHING.replace(nf_tables=False), Request("nftables"), "this kernel has no nf_tables"),
             (WITH_EVERYTHING.replace(libnftables=False), Request(driver="libnftables"), "bindings of libnftables"),
-            (WITH_EVERYTHING.replace(programs=()), Request(driver="restore"), "iptables-nft-save is not installed"),
+            (WITH_EVERYTHING.replace(programs={}), Request(driver="restore"), "iptables-nft-save is not installed"),
             (
                 WITH_EVERYTHING.replace(programs=programs("nft", families=[IPV4])),
                 Request(driver="restore", variant="nft"),
@@ -277,8 +277,8 @@ class TestLeftovers:
         ("facts", "driver"),
         [
             (WITH_EVERYTHING, "restore"),
-            (WITH_EVERYTHING.replace(programs=()), "iptc"),
-            (WITH_EVERYTHING.replace(programs=(), python_iptables=False), "restore"),
+            (WITH_EVERYTHING.replace(programs={}), "iptc"),
+            (WITH_EVERYTHING.replace(programs={}, python_iptables=False), "restore"),
         ],
     )
     def test_the_driver_is_one_that_can_be_used(self, facts: Facts, driver: str) -> None:

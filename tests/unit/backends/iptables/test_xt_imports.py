@@ -18,7 +18,6 @@ ONLY_WHEN_NEEDED = {
     "capture.backends.iptables.refusals",
     "capture.backends.iptables.restore",
     "capture.backends.iptables.xt_decode",
-    "capture.backends.iptables.xt_support",
     "capture.backends.iptables.xt_words",
 }
 

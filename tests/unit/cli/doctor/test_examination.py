@@ -85,11 +85,11 @@ def test_what_is_worth_saying_of_host_and_namespace(changes: dict[str, object], 
         ({"python_iptables": False}, "note", "python-iptables: not installed; the driver iptc needs it"),
         ({"libnftables": False}, "note", "libnftables: not installed"),
         (
-            {"programs": tuple(program for program in WITH_EVERYTHING.programs if program.family == "ipv4")},
+            {"programs": {which: path for which, path in WITH_EVERYTHING.programs.items() if which[1] == "ipv4"}},
             "note",
             "iptables-nft: not installed: ip6tables-nft-save, ip6tables-nft-restore; nftables needs none of it",
         ),
-        ({"programs": ()}, "note", "iptables-legacy: not installed: iptables-legacy-save, "),
+        ({"programs": {}}, "note", "iptables-legacy: not installed: iptables-legacy-save, "),
     ],
 )
 def test_what_is_worth_saying_of_the_kernel(changes: dict[str, object], state: str, words: str) -> None:
@@ -100,7 +100,7 @@ def test_what_is_worth_saying_of_the_kernel(changes: dict[str, object], state: s
 
 def test_whatever_is_missing_or_bad_comes_with_a_remedy() -> None:
     worst = GOOD.replace(
-        facts=GOOD.facts.replace(nf_tables=False, nft_compat=False, programs=()),
+        facts=GOOD.facts.replace(nf_tables=False, nft_compat=False, programs={}),
         decision=UnsupportedError("no way", "Take another."),
         missing_capabilities=CAPABILITIES,
         state_directory="not writable",
