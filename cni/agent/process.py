@@ -208,7 +208,10 @@ class Agent:
         if not uninstall.is_gone(self.client, self.options.daemon_set, self.options.node):
             self.journal.info("ending; plugin and entry stay", daemon_set=self.options.daemon_set)
             return
-        for change in uninstall.uninstall(self.options, self.runtime):
+        if not self.handover.look():
+            self.journal.info("ending; another agent of this node goes on")
+            return
+        for change in uninstall.uninstall(self.options, self.runtime, lambda: not self.handover.look()):
             self.journal.info("uninstalled", what=change)
 
     def _connect(self) -> Client | None:
