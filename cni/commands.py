@@ -187,7 +187,7 @@ def install(
 @_choice_options
 @text_or_json
 def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network: str, form: str) -> int:
-    """Say which list the runtime takes and why, and whether entry, plugin, kubeconfig and token are in order.
+    """Print which list the runtime takes and why, and whether entry, plugin, kubeconfig and token are in order.
 
     It changes nothing. The exit code is 4 if something keeps pods from being captured or from starting.
     """
