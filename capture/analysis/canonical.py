@@ -119,7 +119,12 @@ def canonical(ruleset: Ruleset, family: Family) -> CanonicalTables:
 def canonical_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     """Return rules that decide the same on every packet, in their one form."""
     before: list[Rule] = []
-    after = [single for rule in rules for single in _with_one_list(canonical_rule(rule))]
+    after: list[Rule] = []
+    for rule in map(canonical_rule, rules):
+        if _are_single(rule.matches):
+            after.append(rule)
+        else:
+            after += _with_one_list(rule)
     while after != before:  # entries that join to every address leave a rule that may belong to another list
         before, after = after, list(_with_lists_joined(after))
     return tuple(after)
@@ -127,8 +132,26 @@ def canonical_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
 
 def canonical_rule(rule: Rule) -> Rule:
     """Return the rule with its matches in order, without those that every packet fulfils."""
-    matches = sorted(_joined_matches(rule.matches), key=lambda match: MATCH_ORDER[type(match)])
-    return Rule(rule.verdict, tuple(match for match in matches if not _holds_always(match)))
+    matches = rule.matches
+    if not _are_single(matches):
+        matches = tuple(match for match in _joined_matches(matches) if not _holds_always(match))
+    in_order = tuple(sorted(matches, key=_place))
+    return Rule(rule.verdict, rule.matches if in_order == rule.matches else in_order)
+
+
+def _place(match: Match) -> int:
+    return MATCH_ORDER[type(match)]
+
+
+def _are_single(matches: tuple[Match, ...]) -> bool:
+    """Return whether matches are of one kind each and have one entry each, so that they are joined already."""
+    kinds = set()
+    for match in matches:
+        kind = type(match)
+        kinds.add(kind)
+        if kind in ENTRIES and (len(getattr(match, ENTRIES[kind])) != 1 or _holds_always(match)):
+            return False
+    return len(kinds) == len(matches)
 
 
 def _holds_always(match: Match) -> bool:
@@ -179,10 +202,10 @@ def _with_one_list(rule: Rule) -> Iterator[Rule]:
     iptables has a rule for each combination, in which the entries of the first list change fastest. It makes no
     difference which one is kept: no packet fulfils two of the combinations.
     """
-    if _asks_for_unknown(rule):
+    kept = _list_of(rule)
+    if any(isinstance(match, UnknownMatch) for match in rule.matches):
         yield rule
         return
-    kept = _list_of(rule)
     for match in reversed(rule.matches):
         if match is kept or not isinstance(
             match, Source | Destination | SourcePort | DestinationPort | OwnerUid | OwnerGid
@@ -197,17 +220,15 @@ def _with_one_list(rule: Rule) -> Iterator[Rule]:
     yield rule
 
 
-def _asks_for_unknown(rule: Rule) -> bool:
-    return any(isinstance(match, UnknownMatch) for match in rule.matches)
-
-
 def _list_of(rule: Rule) -> Listed | None:
-    if _asks_for_unknown(rule):
-        return None
+    """Return the first list of a rule; none of one that asks for something unknown."""
+    found: Listed | None = None
     for match in rule.matches:
-        if isinstance(match, SPREAD_OVER_RULES) and not match.negated:
-            return match
-    return None
+        if isinstance(match, UnknownMatch):
+            return None
+        if found is None and isinstance(match, SPREAD_OVER_RULES) and not match.negated:
+            found = match
+    return found
 
 
 def _one_form(run: list[tuple[Rule, Listed]]) -> Iterator[Rule]:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 NONE = -1
 PROTOCOLS: tuple[ProtocolName, ...] = ("tcp", "udp")
+OF_PROTOCOL = {name: [(number, number)] for number, name in enumerate(PROTOCOLS)}
 HIGHEST_PORT = 0xFFFF
 HIGHEST_ID = 0xFFFF_FFFE
 """2**32 - 1 is no id (credentials(7))."""
@@ -153,8 +154,7 @@ class PacketSpace:
     def ranges(self, match: Match, *, is_native: bool) -> tuple[int, Ranges] | None:
         """Return the level that a match asks for and the ranges it lets pass; None if it is no such match."""
         if isinstance(match, Protocol):
-            number = PROTOCOLS.index(match.name)
-            return PROTOCOL, [(number, number)]
+            return PROTOCOL, OF_PROTOCOL[match.name]
         if isinstance(match, InInterface | OutInterface):
             level = IN if isinstance(match, InInterface) else OUT
             inside = self.interface_ranges(match.name)
@@ -180,7 +180,7 @@ class PacketSpace:
         if entries == "networks":
             inside = merge([network for network in given if network.family == self.family])
         else:
-            inside = merge_ranges((span.first, span.last) for span in given)
+            inside = merge_ranges([(span.first, span.last) for span in given])
         if not match.negated:  # type: ignore[union-attr]  # every list has it
             return inside
         holds_for_none = level in (UID, GID) and not is_native
@@ -216,8 +216,8 @@ class PacketSpace:
         """Return whether a packet fulfils all matches of a rule."""
         found = self.diagrams.yes
         for match in rule.matches:
-            asked = self.ranges(match, is_native=is_native)
-            holds = self.other(match, occurrence) if asked is None else self.numbers(*asked)
+            ranges = self.ranges(match, is_native=is_native)
+            holds = self.other(match, occurrence) if ranges is None else self.numbers(*ranges)
             found = self.diagrams.both(found, holds)
         return found
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import _socket
 
-from capture.model.values import Value
+from capture.model.values import Value, put
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ class Network(Value):
     prefix: int
 
     def __init__(self, family: Family, first: int, prefix: int) -> None:
-        # What every value can do, spelled out: lists hold thousands of these.
-        put = object.__setattr__
+        # What every value can do, in half the time: lists have thousands of these.
         put(self, "family", family)
         put(self, "first", first)
         put(self, "prefix", prefix)
@@ -147,9 +146,12 @@ def merge(networks: Iterable[Network]) -> list[tuple[int, int]]:
 
 def merge_ranges(given: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return ranges (first, last) in order, overlapping and adjacent ones joined."""
+    in_order = sorted(given)
+    if len(in_order) < 2:
+        return in_order
     ranges: list[tuple[int, int]] = []
     end = -2  # of the last range
-    for first, last in sorted(given):
+    for first, last in in_order:
         if first > end + 1:
             ranges.append((first, last))
             end = last

@@ -131,7 +131,7 @@ def _obstacle(obstacle: Obstacle) -> str:
 
 def _place_of_obstacle(obstacle: Obstacle) -> str:
     there = obstacle.foreign_chain
-    return f"table {there.table}, chain {there.entry.name} ({there.hook}, priority {there.priority})"
+    return f"table {there.table}, chain {there.entry.name} ({there.place}, priority {there.priority})"
 
 
 def _rule_of_obstacle(obstacle: Obstacle) -> str:

@@ -179,9 +179,17 @@ def _text(path: Path) -> str:
         text = os.fspath(path)
     except TypeError:
         raise NamespaceError(repr(path), "is no path") from None
-    if not isinstance(text, str) or "\0" in text:
+    if not isinstance(text, str) or "\0" in text or not _is_encodable(text):
         raise NamespaceError(repr(text), "is no path")
     return text
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _open(path: str) -> int:

@@ -133,6 +133,7 @@ def test_model_read_back_and_kernel_agree(captured: Captured, data: st.DataObjec
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @settings(max_examples=500 // len(DRIVERS) + 1, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_they_agree_for_long(captured: Captured, data: st.DataObject) -> None:

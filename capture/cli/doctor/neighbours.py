@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from capture.state.input import InputError, read_input
 from capture.state.json_text import JsonError, decode
 
 TYPE_CHECKING = False
@@ -58,12 +59,8 @@ def _files(directories: tuple[str, ...]) -> Iterator[str]:
 
 def _types(path: str) -> Iterator[str]:
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            plain = decode(os.read(file, MAX_BYTES).decode())
-        finally:
-            os.close(file)
-    except (OSError, UnicodeDecodeError, JsonError):  # what no runtime can read, either
+        plain = decode(read_input(path, MAX_BYTES, patience=0))
+    except (InputError, JsonError):  # what no runtime can read, either
         return
     if not isinstance(plain, dict):
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from capture.analysis.effects import Comparison, Unjudged
@@ -91,7 +93,7 @@ def lines(effects: list[Effect]) -> list[str]:
 
 
 def foreign_chain(
-    *rules: Rule, hook: str = OUTPUT, priority: int = -200, is_nat: bool = False, **more: bool
+    *rules: Rule, hook: str = OUTPUT, priority: int = -200, is_nat: bool = False, **more: Any
 ) -> ForeignChain:
     contents = Table(NAT if is_nat else MANGLE, (Chain("x", rules, "ACCEPT"),))
     return ForeignChain("ip other", FAMILIES, hook, priority, is_nat, contents, **more)
