@@ -248,14 +248,10 @@ def _version(release: str) -> tuple[int, ...]:
 
 def _read_index(directory: str) -> tuple[bytes, bytes] | None:
     """Return modules.dep and modules.builtin of a kernel; None unless both are there."""
-    contents = []
-    for name in ("modules.dep", "modules.builtin"):
-        try:
-            with open(f"{directory}/{name}", "rb") as index:
-                contents.append(index.read())
-        except OSError:
-            return None
-    return contents[0], contents[1]
+    dependencies, builtin = f"{directory}/modules.dep", f"{directory}/modules.builtin"
+    if not os.path.exists(dependencies) or not os.path.exists(builtin):
+        return None
+    return content_of(dependencies), content_of(builtin)
 
 
 def _lists(index: bytes, name: str) -> bool:
