@@ -144,7 +144,7 @@ def install(
 @cni_group.command("status", cls=CaptureCommand, examples=STATUS_EXAMPLES)
 @_options([*DIRECTORIES, *CHOICE, text_or_json])
 def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network: str, form: str) -> int:
-    """Say which list the runtime takes and why, and whether entry, plugin, kubeconfig and token are in order.
+    """Print which list the runtime takes and why, and whether entry, plugin, kubeconfig and token are in order.
 
     It changes nothing. The exit code is 4 if something keeps pods from being captured or from starting.
     """

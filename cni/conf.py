@@ -95,7 +95,7 @@ def asks_for_annotations(configuration: Mapping[str, Any]) -> bool:
     return isinstance(capabilities, dict) and capabilities.get(ANNOTATIONS_CAPABILITY) is True
 
 
-def is_told_nothing(configuration: Mapping[str, Any]) -> bool:
+def lacks_source(configuration: Mapping[str, Any]) -> bool:
     """Return whether the entry asks for annotations and names no other source, and the runtime hands over none."""
     names_a_source = bool(configuration.get("kubeconfig")) or configuration.get("pod_sources") is not None
     return not names_a_source and asks_for_annotations(configuration) and _annotations(configuration) is None

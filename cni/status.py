@@ -150,8 +150,8 @@ def _about_plugin(path: str, taken: Network | None, entry: dict[str, Any] | None
     if not os.path.exists(interpreter):
         interpreter = trial.interpreter_of(path)
     yield Finding("plugin", "interpreter", "ok", interpreter or "none: it is a program of its own")
-    if taken is not None and taken.configuration.get("cniVersion") not in tried.versions:
-        says = f"the list's cniVersion is {taken.configuration.get('cniVersion')!r}, which it does not know"
+    if taken is not None and taken.version not in tried.versions:
+        says = f"the list's cniVersion is {taken.version or 'missing'!r}, which it does not know"
         yield Finding("plugin", "version", "error", says)
     if entry is not None:
         code, problem = trial.status(path, {**entry, "cniVersion": "1.1.0", "name": taken.name if taken else ""})

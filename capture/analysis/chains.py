@@ -77,10 +77,10 @@ class ChainCompiler:
         found = self.falls
         while rules:
             start = len(rules)
-            asked: set[type] = set()
-            while start and self._may_be_listed(rules[start - 1][1], asked):
+            tested: set[type] = set()
+            while start and self._may_be_listed(rules[start - 1][1], tested):
                 start -= 1
-                asked.update(map(type, rules[start][1].matches))
+                tested.update(map(type, rules[start][1].matches))
             if len(rules) - start >= SHORT:
                 found = self._run(rules[start:], found)
                 del rules[start:]
@@ -88,7 +88,7 @@ class ChainCompiler:
                 found = self._step(*rules.pop(), found)
         return found
 
-    def _may_be_listed(self, rule: Rule, asked: set[type]) -> bool:
+    def _may_be_listed(self, rule: Rule, tested: set[type]) -> bool:
         """Return whether a rule changes nothing that later rules match, so that all can be judged at once."""
         verdict = meaning(rule.verdict)
         if any(
@@ -96,7 +96,7 @@ class ChainCompiler:
         ):
             return False
         if isinstance(verdict, Jump):
-            return asked.isdisjoint(self.compiler.changes(self.station.contents, verdict.chain))
+            return tested.isdisjoint(self.compiler.changes(self.station.contents, verdict.chain))
         return isinstance(verdict, (*DECIDES, *NO_EFFECT))
 
     def _step(self, position: int, rule: Rule, after: int) -> int:
@@ -162,11 +162,11 @@ class ChainCompiler:
         ranges: dict[int, Ranges] = {}
         rest = self.diagrams.yes
         for match in rule.matches:
-            asked = self.space.ranges(match, is_native=self.station.is_native)
-            if asked is None:
+            found = self.space.ranges(match, is_native=self.station.is_native)
+            if found is None:
                 rest = self.diagrams.both(rest, self.space.other(match, self._occurrence(position)))
             else:
-                level, inside = asked
+                level, inside = found
                 ranges[level] = _common(ranges[level], inside) if level in ranges else inside
         return Box(ranges, rest, meaning(rule.verdict))
 

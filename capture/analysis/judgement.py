@@ -74,11 +74,11 @@ def judge(
     own = [difference for difference in differences if difference.kind != "foreign"]
     parts = []
     for family in desired.families:
-        asked = Situation(of_family(desired, family, desired), (), is_native, network)
+        reference = Situation(of_family(desired, family, desired), (), is_native, network)
         whole = Situation(of_family(live, family, desired), elsewhere, is_native, network)
-        foreign = foreign_places(asked.ruleset, whole.ruleset)
+        foreign = foreign_places(reference.ruleset, whole.ruleset)
         try:
-            parts.append(_Family(family, asked, whole, foreign).judgement([d for d in own if d.family == family]))
+            parts.append(_Family(family, reference, whole, foreign).judgement([d for d in own if d.family == family]))
         except TooLargeError as error:
             parts.append(Judgement(tuple(d for d in own if d.family == family), doubts=(str(error.message),)))
     others = [difference for difference in own if difference.family not in desired.families]
@@ -105,12 +105,12 @@ class _Family:
     def __init__(
         self,
         family: Family,
-        asked: Situation,
+        reference: Situation,
         whole: Situation,
         foreign: dict[tuple[TableName, str], frozenset[int]],
     ) -> None:
         self.family = family
-        self.asked = asked
+        self.reference = reference
         self.whole = whole
         self.foreign = foreign
         self.ours_alone = without(whole, foreign).replace(elsewhere=())
@@ -119,10 +119,10 @@ class _Family:
     def judgement(self, own: Sequence[Difference]) -> Judgement:
         """Return what matters in this family."""
         culprits = self.culprits
-        shared, others = _told_apart(self._finding(place, effect) for place, effect in culprits.certain)
+        shared, others = _by_table(self._finding(place, effect) for place, effect in culprits.certain)
         named = culprits.named
         harmless = [place for place in self._all_foreign() if place not in named] if culprits.is_complete else []
-        notes, quiet = _told_apart(self._finding(place, None) for place in harmless)
+        notes, quiet = _by_table(self._finding(place, None) for place in harmless)
         return Judgement(
             (*self._with_effects(own), *shared),
             tuple(others),
@@ -138,7 +138,7 @@ class _Family:
         """Yield the differences of our own rules, each with its effect on packets that its rule matches."""
         if not own:
             return
-        comparison = Comparison(self.family, self.asked, self.ours_alone)
+        comparison = Comparison(self.family, self.reference, self.ours_alone)
         for number, difference in enumerate(own):
             effect = None
             if number < MAX_JUDGED:
@@ -166,7 +166,7 @@ class _Family:
         return Difference(self.family, place.table, place.chain, "foreign", rule, place.position, effect=effect)
 
 
-def _told_apart(found: Iterable[Difference | Obstacle]) -> tuple[list[Difference], list[Obstacle]]:
+def _by_table(found: Iterable[Difference | Obstacle]) -> tuple[list[Difference], list[Obstacle]]:
     """Return what is in our own tables, and what is in others."""
     shared: list[Difference] = []
     others: list[Obstacle] = []
@@ -205,9 +205,9 @@ def second_set_effect(desired: Ruleset, elsewhere: tuple[ForeignChain, ...], net
     """
     newest = tuple(chain.replace(is_of_any_age=False, is_older=False) for chain in elsewhere)
     for family in desired.families:
-        asked = Situation(of_family(desired, family, desired), (), network=network)
+        reference = Situation(of_family(desired, family, desired), (), network=network)
         try:
-            effects = list(Comparison(family, asked, asked.replace(elsewhere=newest)).effects())
+            effects = list(Comparison(family, reference, reference.replace(elsewhere=newest)).effects())
         except TooLargeError:
             continue
         plain = [each for each in effects if each.is_certain and each.is_plain]

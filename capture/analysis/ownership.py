@@ -65,25 +65,25 @@ def changes_marks(rule: model.Rule) -> bool:
     return type(rule.verdict) in MARKS_CHANGED
 
 
-def may_disturb(rule: model.Rule, asked: frozenset[type]) -> bool:
+def may_disturb(rule: model.Rule, tested: frozenset[type]) -> bool:
     """Return whether a foreign rule before ours may divert packets, or change a mark that ours match.
 
-    ``asked`` are the marks that ours match (``tested_marks``): that of the packet, of its connection, or both.
+    ``tested`` are the marks that ours match (``tested_marks``): that of the packet, of its connection, or both.
     """
-    return takes_away(rule) or MARKS_CHANGED.get(type(rule.verdict)) in asked
+    return takes_away(rule) or MARKS_CHANGED.get(type(rule.verdict)) in tested
 
 
 def tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -> frozenset[type]:
     """Return which of Mark and ConnectionMark are matched by rules that a packet in the chain may come to."""
-    asked: set[type] = set()
+    tested: set[type] = set()
     entered, ahead = {chain}, [chain]
     while ahead:
         for rule in rules_of(ahead.pop()):
-            asked.update(type(match) for match in rule.matches if isinstance(match, model.Mark | model.ConnectionMark))
+            tested.update(type(match) for match in rule.matches if isinstance(match, model.Mark | model.ConnectionMark))
             if isinstance(rule.verdict, model.Jump) and rule.verdict.chain not in entered:
                 entered.add(rule.verdict.chain)
                 ahead.append(rule.verdict.chain)
-    return frozenset(asked)
+    return frozenset(tested)
 
 
 def ours_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> model.Ruleset:
@@ -179,7 +179,7 @@ def _where_recorded(rules: Sequence[model.Rule], recorded: Sequence[model.Rule])
 
 CERTAIN = "certain"
 BEFORE_OURS = "before ours"
-BESIDE_OURS = "beside ours"
+NEXT_TO_OURS = "next to ours"
 
 NO_MARKS: frozenset[int] = frozenset()
 
@@ -189,14 +189,14 @@ def _by_neighbourhood(rules: Sequence[model.Rule], shapes: Sequence[str | None])
     found: set[int] = set()
     rerouted = {name for rule in rules if jumps_to_our_chain(rule) for name in _in_interfaces(rule)}
     look_alike = [known is not None for known in shapes]
-    beside = [
-        known == BESIDE_OURS or (known == BEFORE_OURS and not rerouted.isdisjoint(_in_interfaces(rule)))
+    neighbours = [
+        known == NEXT_TO_OURS or (known == BEFORE_OURS and not rerouted.isdisjoint(_in_interfaces(rule)))
         for known, rule in zip(shapes, rules, strict=True)
     ]
     for position, known in enumerate(shapes):
         if known == CERTAIN:
             found.update(_until_twin(rules, range(position - 1, -1, -1), look_alike))
-            found.update(_until_twin(rules, range(position + 1, len(rules)), beside))
+            found.update(_until_twin(rules, range(position + 1, len(rules)), neighbours))
     return frozenset(found)
 
 
@@ -218,7 +218,7 @@ def shape(table: model.TableName, chain: str, rule: model.Rule, marks: frozenset
     """Return how much a rule in a built-in chain looks like one of ours; None if not at all.
 
     CERTAIN: no other program writes this. BEFORE_OURS: ours if a rule of ours follows directly.
-    BESIDE_OURS: ours if one is directly before or after it. ``marks`` are those that our chains match;
+    NEXT_TO_OURS: ours if one is directly before or after it. ``marks`` are those that our chains match;
     without them, rules that are recognised by such a mark look like nothing.
     """
     if jumps_to_our_chain(rule):
@@ -319,8 +319,8 @@ def _in_raw_output(verdict: model.Verdict, matches: dict[type, model.Match]) -> 
     if matches.get(model.DestinationPort) != model.DestinationPort((DNS_PORT,)) or model.SourcePort in matches:
         return None
     if verdict == model.SetZone(1):
-        return BESIDE_OURS if others in ({model.OwnerUid}, {model.OwnerGid}) else None
-    return BESIDE_OURS if others <= {model.Destination} else None
+        return NEXT_TO_OURS if others in ({model.OwnerUid}, {model.OwnerGid}) else None
+    return NEXT_TO_OURS if others <= {model.Destination} else None
 
 
 def _in_raw_prerouting(verdict: model.Verdict, matches: dict[type, model.Match]) -> str | None:
@@ -347,8 +347,8 @@ def _by_siblings(rules: Sequence[model.Rule], known: Sequence[bool], ours: froze
     if not ours:
         first = known.index(True) if True in known else len(rules)
         return frozenset(_until_twin(rules, range(first, len(rules)), known))
-    standing = {rules[position] for position in ours}
-    is_new = [each and rule not in standing for each, rule in zip(known, rules, strict=True)]
+    own_rules = {rules[position] for position in ours}
+    is_new = [each and rule not in own_rules for each, rule in zip(known, rules, strict=True)]
     return frozenset(
         after for position in ours for after in _until_twin(rules, range(position + 1, len(rules)), is_new)
     )

@@ -107,9 +107,9 @@ def _statements(
     space: PacketSpace, situation: Situation, direction: Direction, packets: int, among: int, fate: object
 ) -> Iterator[Statement]:
     """Yield a line for each part of the packets with one outcome, with the rule that a packet of it meets."""
-    told = parts(space, simplified(space, packets, among))
+    described = parts(space, simplified(space, packets, among))
     known = fate if isinstance(fate, Fate) else None
-    for path in told[:MAX_PARTS]:
+    for path in described[:MAX_PARTS]:
         reasons: dict[str, tuple[Path, Trace]] = {}
         for piece in _cut_by_port(situation.ruleset, path):
             part = packets
@@ -124,8 +124,8 @@ def _statements(
             reasons[why] = (with_ports(before[0], piece), before[1]) if before else (piece, traced)
         for why, (piece, traced) in reasons.items():
             yield Statement((space.family,), direction, in_words(space, piece), known, why, traced)
-    if len(told) > MAX_PARTS:
-        rest = f"{len(told) - MAX_PARTS} more sets of packets"
+    if len(described) > MAX_PARTS:
+        rest = f"{len(described) - MAX_PARTS} more sets of packets"
         yield Statement((space.family,), direction, rest, known, "")
 
 

@@ -216,8 +216,8 @@ class PacketSpace:
         """Return whether a packet fulfils all matches of a rule."""
         found = self.diagrams.yes
         for match in rule.matches:
-            asked = self.ranges(match, is_native=is_native)
-            holds = self.other(match, occurrence) if asked is None else self.numbers(*asked)
+            ranges = self.ranges(match, is_native=is_native)
+            holds = self.other(match, occurrence) if ranges is None else self.numbers(*ranges)
             found = self.diagrams.both(found, holds)
         return found
 

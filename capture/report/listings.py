@@ -147,7 +147,7 @@ def _only(live: model.Ruleset, names: Collection[model.TableName], family: Famil
 
 def _without_words_of(live: model.Ruleset, backend: str) -> tuple[model.Ruleset, str]:
     """Return the rules that every backend has words for, and comments about those that cannot."""
-    problem = f"since only {backend} can say it"
+    problem = f"since only {backend} can express it"
     return _without(live, lambda _table, _chain, rule: problem if _is_in_words_of_others(rule) else "")
 
 

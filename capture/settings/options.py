@@ -285,7 +285,7 @@ NETWORK_NAMESPACE = Option(
     metavar="PATH", topic=HOW,
 )  # fmt: skip
 CNI_MODE = _switch(
-    "cni-mode", "Act from the host on a pod's namespace: users and resolv.conf of the host say nothing about the pod.",
+    "cni-mode", "Act from the host on a pod's namespace: users and resolv.conf of the host are not the pod's.",
     topic=HOW,
 )  # fmt: skip
 ALLOW_HOST = _switch(

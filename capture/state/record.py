@@ -297,8 +297,7 @@ def read(directory: str = STATE_DIRECTORY) -> Record | None:
     """
     require_private(directory)
     try:
-        with open(path_of(namespace_id(), directory), encoding="utf-8") as file:
-            return from_json(file.read())
+        return from_json(content_of(path_of(namespace_id(), directory)).decode())
     except (OSError, UnicodeDecodeError):
         return None
 

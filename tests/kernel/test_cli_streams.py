@@ -1,4 +1,4 @@
-"""The exit code tells what became of the rules, whatever becomes of what is printed."""
+"""The exit code is about the rules, whatever becomes of the output."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Examined(Value):
     missing_capabilities: tuple[str, ...]
     kernel: str
     versions: dict[str, str]
-    """What programs say of their version, by path."""
+    """The versions that programs print, by path."""
     lock_holder: int | None
     """The process that holds the lock of legacy iptables, if any."""
     state_directory: Literal["usable", "to be made", "not writable"] | StateDirectoryError
@@ -87,7 +87,7 @@ class Examined(Value):
     diagnosis: Diagnosis | CaptureError | None = None
     """What is wrong with the pod; None where nothing is applied, and none is recorded."""
     node: tuple[Finding, ...] = ()
-    """What ``capture cni status`` says of the node."""
+    """The findings of ``capture cni status``."""
 
 
 # --- looking -------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ LEGACY = {
     "present": "present, for iptables-legacy",
     "loadable": "can be loaded, for iptables-legacy",
     "absent": "absent: iptables-legacy cannot be used, and need not be",
-    "unknown": "none are loaded, and without /lib/modules it cannot be told whether they could be",
+    "unknown": "none are loaded, and without /lib/modules it is unknown whether they could be",
 }
 
 # --- judging -------------------------------------------------------------------------------------
@@ -287,10 +287,10 @@ def _modules(examined: Examined) -> Iterator[Finding]:
         yield Finding("kernel", name, "warning", f"{why}; needed by {purposes[name]}", remedy_for((name,)))
     others = tuple(name for name in examined.modules.unloaded if name not in lacking)
     if not examined.modules.is_indexed:
-        says = f"what could be loaded is not to be seen here: no /lib/modules/{examined.kernel} with an index we know"
+        says = f"which modules could be loaded is unknown: no /lib/modules/{examined.kernel} with a readable index"
         yield Finding("kernel", "modules", "note", says)
     elif others and not examined.loads_modules:
-        says = f"not loaded, and kernel.modules_disabled=1 lets no more be loaded: {', '.join(others)}"
+        says = f"not loaded, and kernel.modules_disabled=1 forbids loading more: {', '.join(others)}"
         yield Finding("kernel", "modules", "warning", says, remedy_for_closed(others))
     elif not lacking:
         yield Finding("kernel", "modules", "ok", "all that a capture may need are there")

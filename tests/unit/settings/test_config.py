@@ -194,7 +194,7 @@ class TestDns:
     SERVERS = (parse_address("10.96.0.10"), parse_address("fd00::a"))
     NO_SERVER = (
         "--redirect-dns: /etc/resolv.conf names no server, so DNS is not captured;"
-        " say --capture-all-dns to capture all of it"
+        " use --capture-all-dns to capture all of it"
     )
     ALL_WITHOUT = "--capture-all-dns does nothing without --redirect-dns"
 

@@ -135,7 +135,7 @@ def test_what_is_absent_for_want_of_a_module_says_which() -> None:
     examined = GOOD.replace(facts=facts, modules=Inventory(("x_tables",), ("x_tables",), is_indexed=True))
     (finding,) = (finding for finding in findings(examined) if finding.name == "nft_compat and xt_owner")
     assert finding.says.endswith("this kernel cannot load the module x_tables")
-    assert finding.remedy.startswith("Install what has x_tables for kernel ")
+    assert finding.remedy.startswith("Install the package with x_tables for kernel ")
 
 
 def test_modules_that_are_not_loaded_are_no_matter_unless_nothing_is_loaded_any_more() -> None:
@@ -149,7 +149,7 @@ def test_modules_that_are_not_loaded_are_no_matter_unless_nothing_is_loaded_any_
 
 def test_without_an_index_of_modules_nobody_knows() -> None:
     (note,) = listed(GOOD.replace(modules=Inventory(("nft_redir",))), "note")
-    assert note.startswith("modules: what could be loaded is not to be seen here: no /lib/modules/6.1.0")
+    assert note.startswith("modules: which modules could be loaded is unknown: no /lib/modules/6.1.0")
 
 
 def test_what_is_wrong_with_the_pod_comes_first_and_is_not_for_want_of_drivers() -> None:
