@@ -10,6 +10,7 @@ import click
 
 from capture import __version__
 from capture.errors import EXIT_USAGE, CaptureError
+from capture.model.text import closest
 from capture.report.output import ended, report, report_as_json
 from capture.report.streams import Stream
 
@@ -53,10 +54,8 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            import difflib  # only for a name that is not there
-
-            similar = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f" Did you mean {similar[0]!r}?" if similar else ""
+            similar = closest(args[0], COMMANDS)
+            hint = f" Did you mean {similar!r}?" if similar else ""
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import address_text
+from capture.model.addresses import FAMILY_NAMES, address_text
 from capture.model.ruleset import LoopbackAddress, RestoreMark, SaveMark, SetMark
 from capture.report.packet_words import packet_in_words
-from capture.settings.families import FAMILY_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from capture.state.directory import STATE_DIRECTORY
 from capture.state.netns import namespace_id
 from capture.state.record import path_of
 from cni import codes, protocol
-from cni.attachments import STATE_DIRECTORY
 from cni.conf import ANNOTATIONS_CAPABILITY
 from cni_calls import INJECTED, RESULT, call, configuration, error_of
 from fake_kubernetes import FakeKubernetes, status

@@ -8,12 +8,12 @@ import pytest
 from capture.analysis.causes import Cause
 from capture.backends.detect import Decision, Leftover
 from capture.backends.kernel_modules import Inventory
-from capture.cli.doctor.examination import CAPABILITIES, Examined, can_work, examine_node, findings
-from capture.cli.doctor.neighbours import ISTIO, OWN
+from capture.cli.doctor.examination import CAPABILITIES, Examined, can_work, findings
 from capture.errors import UnsupportedError
 from capture.operations.diagnosis import Diagnosis
 from cni import runtimes
 from cni.runtimes import Runtime
+from cni.status import of_this_node
 from hosts import WITH_EVERYTHING
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ GOOD = Examined(
     is_recorded=True,
     modules=Inventory(is_indexed=True),
     loads_modules=True,
-    capturing_plugins={},
     diagnosis=Diagnosis(None, None, ()),
 )
 
@@ -166,15 +165,6 @@ def test_where_nothing_is_applied_there_is_nothing_wrong() -> None:
     assert "capture: nothing is applied here" in listed(GOOD.replace(diagnosis=None), "note")
 
 
-@pytest.mark.parametrize(
-    ("plugins", "state"),
-    [({}, None), ({OWN: "/a"}, None), ({ISTIO: "/a"}, "note"), ({ISTIO: "/a", OWN: "/b"}, "warning")],
-)
-def test_two_programs_that_capture_are_a_warning(plugins: dict[str, str], state: str | None) -> None:
-    found = [each for each in findings(GOOD.replace(capturing_plugins=plugins)) if each.name == ISTIO]
-    assert [each.state for each in found] == ([state] if state else [])
-
-
 # --- the node ------------------------------------------------------------------------------------
 
 
@@ -190,7 +180,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *types: str) -> N
 def test_a_node_with_an_entry_and_no_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(tmp_path, monkeypatch, "bridge", "capture-cni")
 
-    found = GOOD.replace(node=examine_node())
+    found = GOOD.replace(node=of_this_node())
     of_node = {each.name: each.state for each in findings(found) if each.topic == "node"}
 
     assert of_node["entry"] == "ok"
@@ -200,10 +190,10 @@ def test_a_node_with_an_entry_and_no_plugin(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_node_without_our_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(tmp_path, monkeypatch, "bridge")
-    assert examine_node() == ()
+    assert of_this_node() == ()
 
 
 def test_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = Runtime("containerd", "", conf_dir=str(tmp_path / "none"))
     monkeypatch.setattr(runtimes, "detect", lambda: nowhere)
-    assert examine_node() == ()
+    assert of_this_node() == ()
