@@ -9,7 +9,7 @@ Causes of the whole pod (``lo`` down, a full conntrack table, a missing interfac
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text, parse_address
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV4, IPV6, address_text, parse_address
 from capture.model.values import Value
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 LOOPBACKS = (parse_address("127.0.0.1"), parse_address("::1"))
 AF: dict[Family, int] = {IPV4: AF_INET, IPV6: AF_INET6}
-FAMILY_NAMES: dict[Family, str] = {IPV4: "IPv4", IPV6: "IPv6"}
 PORT_OF = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
 NEARLY_FULL = 0.95
 """Of the conntrack table: above it new connections are about to fail, and some already do."""

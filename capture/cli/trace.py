@@ -38,7 +38,7 @@ capture trace udp [fd00::10]:53 --from-options --redirect-dns --capture-all-dns
     params=[
         *packet_options(),
         click.Option(
-            ["--from-options"], is_flag=True, help="Ask the rules that the options would give, not the live ones."
+            ["--from-options"], is_flag=True, help="Use the rules that the options would give, not the live ones."
         ),
         *capture_options(),
         *namespace_options(),
@@ -58,7 +58,7 @@ def trace(
     from_options: bool,
     **options: Any,
 ) -> None:
-    """Say what happens to a packet, and which rule decides.
+    """Print what happens to a packet, and which rule decides.
 
     A packet with --in comes into the pod; any other is sent by a process in it, to where its routes lead.
     """

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from capture.analysis.causes import FAMILY_NAMES, Capture, Cause, causes_of_pod, causes_of_proxy
+from capture.analysis.causes import Capture, Cause, causes_of_pod, causes_of_proxy
 from capture.analysis.connection import TO_PROXY, Ways, causes_of_connection, dropped
 from capture.analysis.pod_network import NO_WAY_OUT
 from capture.backends import detect
 from capture.backends.iptables.render import rule_text
 from capture.errors import CaptureError
-from capture.model.addresses import IPV4
+from capture.model.addresses import FAMILY_NAMES, IPV4
 from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.ruleset import LoopbackAddress, MissingRoute
 from capture.model.values import Value

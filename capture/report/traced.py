@@ -70,7 +70,7 @@ def in_words(traced: Trace) -> Iterator[str]:
     else:
         yield "because no rule matches it"
     if not traced.certain:
-        yield "rules marked with ? ask for something that cannot be judged here; they may decide otherwise"
+        yield "rules marked with ? have a match that cannot be judged here; they may decide otherwise"
 
 
 def _verdict(traced: Trace) -> str:

@@ -18,7 +18,7 @@ from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.options import RULE_OPTIONS
 from capture.settings.settings import Given, Settings
-from capture.state.directory import ensure, is_private, require_private
+from capture.state.directory import STATE_DIRECTORY, ensure, is_private, require_private
 from capture.state.files import content_of, names_in, put
 from capture.state.json_text import JsonError, decode, encode
 from capture.state.netns import namespace_id
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from capture.settings.config import Host
     from capture.state.sysctls import Sysctl
 
-STATE_DIRECTORY = "/run/istio-capture"
 VERSION = 1
 WAYS = {
     "backend": ("iptables", "nftables"),
@@ -302,8 +301,7 @@ def read(directory: str = STATE_DIRECTORY) -> Record | None:
     """
     require_private(directory)
     try:
-        with open(path_of(namespace_id(), directory), encoding="utf-8") as file:
-            return from_json(file.read())
+        return from_json(content_of(path_of(namespace_id(), directory)).decode())
     except (OSError, UnicodeDecodeError):
         return None
 

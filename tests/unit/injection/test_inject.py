@@ -174,7 +174,7 @@ spec:
     assert "keeps a Job from ending" in classic.outcomes[0].warnings[0]
 
 
-def test_a_users_own_proxy_is_laid_over_ours() -> None:
+def test_a_users_own_proxy_is_merged_into_ours() -> None:
     text = """kind: Pod
 metadata: {name: p}
 spec:
