@@ -118,11 +118,16 @@ def _of_connection(
     )
     translated = list(_socket_lb(packet)) if packet.in_interface is None else []
     found = [*causes, *translated, *causes_of_connection(ways, facts, capture), *_circle(live, capture)]
-    if packet.in_interface is not None and explicit is not None:
+    is_inbound = packet.in_interface is not None
+    if explicit is not None and (is_inbound or live.outcome in TO_PROXY):
         config, _ = resolve(explicit, recorded.facts if recorded else host_of(None))
         desired = build_ruleset(config)
-        found += _impeded(one for one in impediments(desired) if one.family in (None, packet.family))
-        missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute))
+        found += _impeded(
+            one
+            for one in impediments(desired)
+            if one.family in (None, packet.family) and one.is_outbound is not is_inbound
+        )
+        missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute) and is_inbound)
         found += [_missing(need) for need in missing if need.family == packet.family]
     if explicit is not None:
         found = [_with_options(cause, live.packet, explicit) for cause in found]

@@ -102,6 +102,14 @@ BROKEN: dict[str, Situation] = {
         "route-missing", TPROXY, "ip route flush table 133", goes="in", transparent=True, has_traffic=False
     ),
     "no route": Situation("no-route", breaks="ip route del default"),
+    "lo has lost its address": Situation("no-route", breaks="ip address del 127.0.0.1/8 dev lo"),
+    "a device drops what comes in": Situation(
+        "filtered",
+        breaks='nft "add table netdev x";'
+        ' nft "add chain netdev x c { type filter hook ingress device eth0 priority 0; }";'
+        f' nft "add rule netdev x c tcp dport {APP_PORT} drop"',
+        goes="in",
+    ),
     "an interface is missing": Situation("interface-missing", "-c net7", has_traffic=False),
     # from reports of users
     "connections are not tracked": Situation(
