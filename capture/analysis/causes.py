@@ -215,11 +215,15 @@ def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:
 
 def _wrong_user(listener: Listener, capture: Capture, port: int) -> Cause:
     expected = ",".join(map(str, capture.uids))
+    remedy = f"Run the proxy as user {expected} (runAsUser), or apply the rules with --proxy-uid {listener.uid}."
+    if capture.is_transparent:  # its calls to the app and to its own pod differ by the user alone
+        groups = ",".join(map(str, capture.gids))
+        remedy = f"Run the proxy as root with group {groups} (runAsUser: 0, runAsGroup: {groups})."
     return Cause(
         "proxy-wrong-user",
         f"the listener on port {port} runs as user {listener.uid}, and the rules leave out user {expected}:"
         " what the proxy sends is captured again",
-        f"Run the proxy as user {expected} (runAsUser), or apply the rules with --proxy-uid {listener.uid}.",
+        remedy,
         f"tcp port {port}",
     )
 

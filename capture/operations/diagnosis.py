@@ -16,7 +16,7 @@ from capture.operations import host_of, trace, verify
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
-from capture.settings.options import PROXY_GID, PROXY_UID
+from capture.settings.options import PROFILE, PROXY_GID, PROXY_UID
 from capture.settings.settings import Settings
 from capture.state import decisions, record, routes
 from capture.state.facts import read_facts
@@ -236,7 +236,7 @@ def _left_out(settings: Settings, verified: Verified) -> Iterator[Cause]:
 
 
 def _with_options(cause: Cause, packet: Packet, settings: Settings) -> Cause:
-    """Return the cause; where settings leave the packet out, its remedy names the options that do."""
+    """Return the cause; where settings leave the packet out, its remedy names the options, or the profile, that do."""
     if cause.kind != "excluded":
         return cause
     given = [
@@ -244,7 +244,11 @@ def _with_options(cause: Cause, packet: Packet, settings: Settings) -> Cause:
         for option in settings.explicit
         if trace(packet, settings.without(option)).outcome in TO_PROXY
     ]
-    return cause.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.") if given else cause
+    if given:
+        return cause.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
+    if trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
+        return cause.replace(remedy="Apply with --profile current, whose rules capture it.")
+    return cause
 
 
 def _impeded(found: Iterable[Impediment]) -> Iterator[Cause]:

@@ -60,6 +60,8 @@ def test_a_healthy_pod_has_no_cause(pod_pair: PodPair, backend: str, arguments: 
     assert kinds(pod, "tcp", "[2001:db8::9]:80", "--uid", "1000") == []
     assert kinds(pod, "tcp", f"{pod.ipv4}:8080", "--in", "eth0", "--src", pod_pair.peer.ipv4) == []
     assert reached(pod) == "proxy"
+    (cause,) = why(pod, "tcp", f"{pod.ipv4}:22", "--in", "eth0")["causes"]
+    assert (cause["kind"], "--profile current" in cause["remedy"]) == ("excluded", True)
 
 
 def test_a_pod_that_the_plugin_left_alone_or_refused(pod_pair: PodPair) -> None:

@@ -192,6 +192,8 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
 
     assert [cause.kind for cause in found.causes] == [situation.kind], found.causes
     assert all(cause.says and cause.remedy for cause in found.causes)
+    if situation.kind == "excluded":
+        assert f"{situation.options.split()[-1]} (test)" in found.causes[0].remedy
     if situation.has_traffic:
         assert reached(situation, pod_pair) != "proxy"
 

@@ -62,7 +62,9 @@ def test_root_whose_group_is_out_of_sight_is_not_blamed_under_tproxy() -> None:
     facts = FACTS.replace(listeners=(listener(15001, uid=0), listener(15002, uid=2000)))
     transparent = CAPTURE.replace(is_transparent=True)
     assert kinds(causes_at_port(facts, transparent, "proxy-outbound", 15001, "ipv4")) == []
-    assert kinds(causes_at_port(facts, transparent, "proxy-outbound", 15002, "ipv4")) == ["proxy-wrong-user"]
+    (cause,) = causes_at_port(facts, transparent, "proxy-outbound", 15002, "ipv4")
+    assert cause.kind == "proxy-wrong-user"
+    assert cause.remedy == "Run the proxy as root with group 1337 (runAsUser: 0, runAsGroup: 1337)."
 
 
 def test_what_cannot_be_listed_is_not_blamed() -> None:
