@@ -11,8 +11,7 @@ import os
 import time
 from functools import partial
 
-from capture.state.directory import tighten
-from capture.state.record import STATE_DIRECTORY
+from capture.state.directory import STATE_DIRECTORY, tighten
 from cni import atomic_files, entries
 from cni.atomic_files import ChangedMeanwhileError
 from cni.entries import with_entry

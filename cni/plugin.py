@@ -23,6 +23,7 @@ from capture.errors import (
 )
 from capture.model.addresses import parse_network
 from capture.state import decisions
+from capture.state.directory import STATE_DIRECTORY
 from cni import attachments, conf
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
 from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME
@@ -114,7 +115,7 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
     for warning in applied.warnings:
         journal.warn(warning)
     if not is_kept:
-        journal.warn(f"{attachments.STATE_DIRECTORY} cannot be written: CHECK will have to look the pod up again")
+        journal.warn(f"{STATE_DIRECTORY} cannot be written: CHECK will have to look the pod up again")
     for remark in applied.remarks:
         journal.info(remark)
     journal.info(

@@ -316,7 +316,7 @@ def explained(error: CaptureError, desired: model.Ruleset | None, way: Way) -> C
             words = f"loading module {lacking} is forbidden by modprobe's configuration; {WAYS[way]} needs it"
         return UnsupportedError(words, remedy_for(inventory.lacking) + _other_ways(desired, way))
     if not can_load():
-        words = f"these modules are not loaded, and kernel.modules_disabled=1 lets no more be loaded: {unloaded}"
+        words = f"these modules are not loaded, and kernel.modules_disabled=1 forbids loading more: {unloaded}"
         return UnsupportedError(f"{words}: {error.message}", remedy_for_closed(inventory.unloaded))
     if inventory.is_indexed:
         words = f"these modules are not loaded, though this kernel has them: {unloaded}"
@@ -350,7 +350,7 @@ def remedy_for(lacking: Iterable[str]) -> str:
     if absent:
         release, them = os.uname().release, absent[0] if len(absent) == 1 else "them"
         remedies.append(
-            f"Install what has {them} for kernel {release} on the host (Ubuntu: linux-modules-extra-{release};"
+            f"Install the package with {them} for kernel {release} on the host (Ubuntu: linux-modules-extra-{release};"
             f" Red Hat: kernel-modules-extra-{release}), or boot a kernel that does."
         )
     prohibitions = _prohibitions() if forbidden else {}
@@ -366,7 +366,7 @@ def _other_ways(desired: model.Ruleset | None, way: Way) -> str:
     """Return which other ways lack no module, in words; only where the modules of this kernel are known."""
     other_ways = [another for another in FLAGS if another != way and not look_up(_needed_by(desired, another)).lacking]
     words = ", ".join(f"{WAYS[another]} ({FLAGS[another]})" for another in other_ways)
-    return f" Or choose another way, of which no module is missing: {words}." if other_ways else ""
+    return f" Or choose another way whose modules are there: {words}." if other_ways else ""
 
 
 FLAGS: dict[Way, str] = {
@@ -380,8 +380,8 @@ def remedy_for_unloaded(names: Iterable[str]) -> str:
     """Return what to do about modules that were not loaded."""
     together = " ".join(names)
     return (
-        f"On the host, as root: `modprobe -a {together}`, which says what is wrong; a blacklist in /etc/modprobe.d is,"
-        " often. To have them at each boot: a file in /etc/modules-load.d."
+        f"On the host, as root: `modprobe -a {together}`. It prints what is wrong, often a blacklist in"
+        " /etc/modprobe.d. To load them at each boot, name them in a file in /etc/modules-load.d."
     )
 
 

@@ -89,7 +89,7 @@ def _verify(
 
         if is_wanted != is_present():
             wrong = (
-                "is missing, or not as it was written" if is_wanted else "rejects IPv6, and no setting asks for that"
+                "is missing, or not as it was written" if is_wanted else "rejects IPv6, and no setting requests that"
             )
             uncaptured = (*uncaptured, f"table inet {REJECT_TABLE} {wrong}")
     if request == Request() and live_sets and place(decision) not in map(place, live_sets):

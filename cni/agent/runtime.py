@@ -82,7 +82,7 @@ class Runtime:
             namespaces = info["runtimeSpec"]["linux"]["namespaces"]
             return next((str(each.get("path", "")) for each in namespaces if each.get("type") == "network"), "")
         except (JsonError, KeyError, TypeError):
-            raise RuntimeSilentError(f"{self.socket}: it does not tell the namespace of {sandbox_id}") from None
+            raise RuntimeSilentError(f"{self.socket}: it does not report the namespace of {sandbox_id}") from None
 
     def _call(self, method: str, request: bytes) -> bytes:
         try:
