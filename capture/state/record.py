@@ -240,14 +240,18 @@ def _record(plain: dict[str, Any]) -> Record:
 
 def _facts(plain: dict[str, Any]) -> Facts:
     return Facts(
-        users=plain["users"],
-        groups=plain["groups"],
+        users=_ids(plain["users"]),
+        groups=_ids(plain["groups"]),
         proxy_user=plain["proxy_user"],
         families=tuple(plain["families"]),
         ipv6=plain["ipv6"],
         servers=tuple(parse_address(server) for server in plain["name_servers"]),
         primary=_family(plain["primary"]) if plain.get("primary") is not None else None,
     )
+
+
+def _ids(values: dict[str, Any]) -> dict[str, int | None]:
+    return {name: None if value is None else int(value) for name, value in values.items()}
 
 
 def _word(value: object, words: tuple[str, ...]) -> str:

@@ -201,7 +201,7 @@ class TestAskedFor:
         assert missing in caught.value.message
         assert caught.value.remedy
 
-    def test_what_cannot_be_told_of_legacy_tables_is_named(self) -> None:
+    def test_what_is_unknown_about_legacy_tables_is_named(self) -> None:
         decision = choose(WITH_EVERYTHING.replace(legacy="unknown", nft_compat=False), ANYTHING)
 
         assert decision.backend == "nftables"

@@ -48,7 +48,7 @@ def test_an_entry_that_says_nothing_has_defaults() -> None:
     assert conf.parse(dict.fromkeys(OUR_KEYS)) == NOTHING_SAID
 
 
-def test_everything_that_can_be_said() -> None:
+def test_everything_that_can_be_configured() -> None:
     parsed = conf.parse(
         {
             "profile": "current",

@@ -248,7 +248,7 @@ def test_a_list_that_a_killed_run_has_left_is_made_anew(node: Node) -> None:
     assert node.read("10-main.conflist") == {"cniVersion": "0.4.0", "name": "new", "plugins": [BRIDGE, OURS]}
 
 
-def test_a_list_of_somebody_else_beside_the_single_plugin_is_not_overwritten(node: Node) -> None:
+def test_a_foreign_list_next_to_the_single_plugin_is_not_overwritten(node: Node) -> None:
     node.write("10-main.conf", {"cniVersion": "0.4.0", "name": "pods", **BRIDGE})
     node.write("10-main.conflist", network(PORTMAP))
     before = node.conf_dir / "10-main.conflist"
@@ -614,7 +614,7 @@ def test_half_a_bundle_is_refused_and_what_is_installed_stays(node: Node) -> Non
     assert node.state() == before
 
 
-def test_a_bundle_that_was_damaged_where_it_lies_is_mended(node: Node) -> None:
+def test_a_bundle_that_was_damaged_in_place_is_repaired(node: Node) -> None:
     node.write("10-main.conflist", network(BRIDGE))
     launcher(node)
     node.install()
@@ -657,7 +657,7 @@ def test_the_plugin_is_tried_as_a_runtime_calls_it(node: Node, monkeypatch: pyte
     node.install()
 
 
-def test_a_state_directory_that_an_older_version_made_is_mended(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_directory_of_an_older_version_is_made_private(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     state = node.conf_dir.parent / "state"
     state.mkdir()
     state.chmod(0o755)

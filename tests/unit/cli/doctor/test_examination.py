@@ -108,7 +108,7 @@ def test_whatever_is_missing_or_bad_comes_with_a_remedy() -> None:
     assert all(finding.remedy for finding in findings(worst) if finding.state in ("warning", "error"))
 
 
-def test_sets_of_ours_that_stand() -> None:
+def test_sets_of_ours_that_are_live() -> None:
     one = Leftover("iptables", "restore", "nft", families=("ipv4", "ipv6"), spellings=("dash",))
     other = Leftover("nftables", "netlink", "", families=("inet",), spellings=("dash",))
 
@@ -147,7 +147,7 @@ def test_modules_that_are_not_loaded_are_no_matter_unless_nothing_is_loaded_any_
     assert "/etc/modules-load.d" in finding.remedy
 
 
-def test_without_an_index_of_modules_nobody_knows() -> None:
+def test_without_an_index_of_modules_it_is_unknown() -> None:
     (note,) = listed(GOOD.replace(modules=Inventory(("nft_redir",))), "note")
     assert note.startswith("modules: which modules could be loaded is unknown: no /lib/modules/6.1.0")
 
