@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack, contextmanager
 
 from cni import atomic_files
 from cni.atomic_files import ChangedMeanwhileError
@@ -12,7 +13,7 @@ from cni.plugin_files import remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -37,57 +38,49 @@ def retry_on_conflict(attempt: Callable[[], T], conf_dir: str) -> T:
             time.sleep(0.01)
 
 
-class Exclusive:
+@contextmanager
+def exclusive(*directories: str) -> Iterator[None]:
     """One installer at a time works on these directories, and what goes wrong there is explained.
 
     The locks are on the directories themselves, and end with the process.
     """
-
-    def __init__(self, *directories: str) -> None:
-        self._directories = directories
-        self._locks: dict[tuple[int, int], int] = {}
-
-    def __enter__(self) -> None:
+    with ExitStack() as held:
+        locked: list[os.stat_result] = []
+        for directory in directories:
+            file = _opened(directory)
+            held.callback(os.close, file)
+            status = os.fstat(file)
+            if not any(os.path.samestat(status, other) for other in locked):
+                _lock(file, directory)
+                locked.append(status)
         try:
-            for directory in self._directories:
-                self._lock(directory)
-        except BaseException:
-            self._unlock()
-            raise
-
-    def _lock(self, directory: str) -> None:
-        import fcntl
-
-        try:
-            file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            yield
         except OSError as error:
-            raise explained(error, directory) from None
-        status = os.fstat(file)
-        if (status.st_dev, status.st_ino) in self._locks:  # both are the same directory
-            os.close(file)
+            raise explained(error, directories[0]) from error
+
+
+def _opened(directory: str) -> int:
+    try:
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise explained(error, directory) from None
+
+
+def _lock(file: int, directory: str) -> None:
+    import fcntl
+
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise InstallError(
+                    directory, "another installer is at work in it", "Wait for it to end, and try again."
+                ) from None
+            time.sleep(0.02)
+        else:
             return
-        self._locks[status.st_dev, status.st_ino] = file
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise InstallError(
-                        directory, "another installer is at work in it", "Wait for it to end, and try again."
-                    ) from None
-                time.sleep(0.02)
-            else:
-                return
-
-    def _unlock(self) -> None:
-        for file in self._locks.values():
-            os.close(file)
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._unlock()
-        if isinstance(error, OSError):
-            raise explained(error, self._directories[0]) from error
 
 
 def clean_up(*directories: str) -> None:

@@ -11,12 +11,11 @@ import os
 import time
 from functools import partial
 
-from capture.state.directory import tighten
-from capture.state.record import STATE_DIRECTORY
+from capture.state.directory import STATE_DIRECTORY, tighten
 from cni import atomic_files, entries
 from cni.atomic_files import ChangedMeanwhileError
 from cni.entries import with_entry
-from cni.exclusive import Exclusive, clean_up, retry_on_conflict
+from cni.exclusive import clean_up, exclusive, retry_on_conflict
 from cni.install_error import InstallError
 from cni.networks import (
     FIRST_BY_NAME,
@@ -67,7 +66,7 @@ def install(  # a node has this many sides; all but the first five are named
     Doing it again changes nothing.
     Raise ``InstallError`` if that cannot be done; the network configuration is then what it was.
     """
-    with Exclusive(conf_dir, bin_dir):
+    with exclusive(conf_dir, bin_dir):
         clean_up(conf_dir, bin_dir)
         changes = _make_state_private() + put_plugin(plugin, bin_dir)
         return changes + _put_entry(conf_dir, entry, supported_versions, own_config, choice, replaced)
@@ -88,7 +87,7 @@ def enter(  # as ``install``
     It costs a millisecond: nothing is hashed, and where it is urgent, the disk is waited for afterwards.
     Raises ``InstallError``.
     """
-    with Exclusive(conf_dir):
+    with exclusive(conf_dir):
         return _put_entry(conf_dir, entry, supported_versions, own_config, choice, replaced, is_urgent=is_urgent)
 
 
@@ -98,7 +97,7 @@ def uninstall(bin_dir: str, conf_dir: str, grace: float = 0.0, *, keep_plugin: b
     Runtimes may still call the plugin for pods that end just now: ``grace`` seconds pass before it goes, or it
     stays (``keep_plugin``).
     """
-    with Exclusive(conf_dir, bin_dir):
+    with exclusive(conf_dir, bin_dir):
         clean_up(conf_dir, bin_dir)
         changes = _take_out(conf_dir)
         entries.forget_originals(conf_dir)
@@ -214,5 +213,5 @@ def _take_out(conf_dir: str, all_but: tuple[str, ...] = ()) -> list[Change]:
 
 def _make_state_private() -> list[Change]:
     """Mend what an older version made too wide; the plugin would refuse it, and with it every pod of the mesh."""
-    mended = tighten(STATE_DIRECTORY)
-    return [Change(STATE_DIRECTORY, "made private, mode 0700")] if mended else []
+    is_changed = tighten(STATE_DIRECTORY)
+    return [Change(STATE_DIRECTORY, "made private, mode 0700")] if is_changed else []

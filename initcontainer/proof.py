@@ -15,11 +15,10 @@ import socket
 import time
 
 from capture.errors import CaptureError, ValidationError
-from capture.model.addresses import AF, IPV6
+from capture.model.addresses import AF, FAMILY_NAMES, IPV6
 from capture.model.values import Value
 from capture.netlink import sock_diag
 from capture.report.packet_words import endpoint
-from capture.settings.families import FAMILY_NAMES
 from capture.state.capabilities import missing
 from capture.state.netns import Entered
 
@@ -44,14 +43,9 @@ PATIENCE = 1.0
 SEEN, UNSEEN = 0, 200
 """How a process that dials a port of a running proxy ends: the proxy took the connection, or nothing shows who did."""
 CONNECTED = (
-    sock_diag.TCP_SYN_RECV,
-    sock_diag.TCP_ESTABLISHED,
-    sock_diag.TCP_FIN_WAIT1,
-    sock_diag.TCP_FIN_WAIT2,
-    sock_diag.TCP_CLOSE_WAIT,
-    sock_diag.TCP_LAST_ACK,
-    sock_diag.TCP_CLOSING,
-)
+    sock_diag.TCP_SYN_RECV, sock_diag.TCP_ESTABLISHED, sock_diag.TCP_FIN_WAIT1, sock_diag.TCP_FIN_WAIT2,
+    sock_diag.TCP_CLOSE_WAIT, sock_diag.TCP_LAST_ACK, sock_diag.TCP_CLOSING,
+)  # fmt: skip
 
 
 class Proof(Value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capture.errors import EXIT_USAGE, CaptureError
+from capture.model.addresses import is_decimal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Fields:
         value = self._plain.get(key)
         if value is None:
             return default
-        if isinstance(value, str) and value.isascii() and value.isdecimal():
+        if isinstance(value, str) and is_decimal(value, 20):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
             raise self.error(key, f"expected a number from {lowest} to {highest}")

@@ -1,6 +1,7 @@
 """The programs of a Kubernetes node: taken from PATH, or built once from Go modules into ``build/cluster``.
 
     python tests/cluster_builds.py          builds what is missing: ten minutes on two cores, 6 GB below GOPATH
+    python tests/cluster_builds.py helm     builds this, though it may be there: kubernetes, helm, or runtime
 
 ``CAPTURE_CLUSTER_BIN`` names directories (separated by colons) that are looked into first. Go's module proxy is the
 only server that is asked.
@@ -8,9 +9,9 @@ only server that is asked.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ CACHE = ROOT / "build" / "cluster"
 
 KUBERNETES = "1.34.4"
 """The last line that takes containerd 1.6 and cgroup v1 as they are."""
+GO = (1, 24)
+"""What all of them are built with at least."""
 CONTAINERD, RUNC, PLUGINS, HELM = "2.2.9", "1.5.1", "1.9.1", "3.19.0"
 PROGRAMS = {
     "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver/app.NewAPIServerCommand()",
@@ -53,13 +56,28 @@ def second_runtime() -> Path | None:
 
 def build_missing() -> None:
     """Build what is not there."""
+    missing = {
+        "kubernetes": any(find(name) is None for name in PROGRAMS),
+        "helm": find("helm") is None,
+        "runtime": second_runtime() is None,
+    }
+    for part, is_missing in missing.items():
+        if is_missing:
+            build(part)
+
+
+def build(part: str) -> None:
+    """Build a part, which is one of three."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    if any(find(name) is None for name in PROGRAMS):
-        build_kubernetes()
-    if find("helm") is None:
-        install("helm.sh/helm/v3/cmd/helm", HELM, CACHE)
-    if second_runtime() is None:
-        build_runtime(CACHE / "runtime2")
+    match part:
+        case "kubernetes":
+            build_kubernetes()
+        case "helm":
+            install("helm.sh/helm/v3/cmd/helm", HELM, CACHE)
+        case "runtime":
+            build_runtime(CACHE / "runtime2")
+        case _:
+            sys.exit(f"error: {part}: expected kubernetes, helm or runtime")
 
 
 def build_kubernetes() -> None:
@@ -68,7 +86,7 @@ def build_kubernetes() -> None:
     source.mkdir(exist_ok=True)
     staging = f"0.{KUBERNETES.partition('.')[2]}"
     go(source, "mod", "download", f"k8s.io/kubernetes@v{KUBERNETES}")
-    modules = subprocess.run(["go", "env", "GOMODCACHE"], capture_output=True, text=True, check=True).stdout.strip()
+    modules = subprocess.run([_go(), "env", "GOMODCACHE"], capture_output=True, text=True, check=True).stdout.strip()
     original = Path(modules, f"k8s.io/kubernetes@v{KUBERNETES}", "go.mod").read_text()
     # Kubernetes' own go.mod replaces these by folders that the module's archive does not have.
     staged = re.findall(r"^\s*(k8s\.io/\S+) => \./staging/", original, re.MULTILINE)
@@ -136,10 +154,26 @@ def go(directory: Path, *arguments: str, with_c: bool = False) -> None:
     """Run the Go command, at low priority."""
     environment = os.environ | {"GOFLAGS": "-buildvcs=false -mod=mod", "CGO_ENABLED": "1" if with_c else "0"}
     print("go", *arguments[:3], flush=True)  # noqa: T201  # minutes pass
-    subprocess.run(["nice", "go", *arguments], cwd=directory, env=environment, check=True)
+    subprocess.run(["nice", _go(), *arguments], cwd=directory, env=environment, check=True)
+
+
+@functools.cache
+def _go() -> str:
+    """Return the first Go that is new enough: distributions have an old one in PATH."""
+    places = [*map(Path, os.environ["PATH"].split(":")), Path("/usr/local/go/bin")]
+    found: list[str] = []
+    for program in (path for place in places if os.access(path := place / "go", os.X_OK)):
+        told = subprocess.run([program, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout.strip()
+        numbers = re.findall(r"\d+", told)[:2]
+        if tuple(map(int, numbers)) >= GO:
+            return str(program)
+        found.append(f"{program} is {told or 'unknown'}")
+    wanted = ".".join(map(str, GO))
+    sys.exit(f"error: Go {wanted} or later is missing ({', '.join(found) or 'there is none'}): https://go.dev/dl")
 
 
 if __name__ == "__main__":
-    if shutil.which("go") is None:
-        sys.exit("error: Go is missing: apt-get install golang-go (1.24 or later)")
-    build_missing()
+    for named in sys.argv[1:]:
+        build(named)
+    if not sys.argv[1:]:
+        build_missing()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
+import functools
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 
 import cluster_builds as builds
 
-KEPT = builds.CACHE / "results.json"
+PAGE = builds.ROOT / "docs" / "tested.md"
 RESULTS: dict[tuple[str, str], str] = {}
 MARKS = {"passed": "ok", "failed": "**FAILED**", "skipped": "n/a"}
 
@@ -19,8 +20,9 @@ INTRODUCTION = (
     "`make test-cluster` wrote this on {date}, at commit {revision}: Kubernetes {kubernetes}, containerd {first} and "
     "{second}, Linux {linux}. Traffic goes through real Envoys; what an application saw tells which way a request "
     "went. The machine had {cores} cores, and a load of {load:.0f} at the end: other work makes pods slow. "
-    "When a part of the rows is run again, the others keep the result of the run before."
+    "A row that this run left out keeps its result of an earlier one, with the commit of that in brackets."
 )
+NOT_RUN = "not run"
 CROWD = "test_crowd.py"
 CROWDED = (
     "## A node with five hundred pods",
@@ -118,18 +120,38 @@ def note(nodeid: str, outcome: str, measured: str = "") -> None:
     RESULTS[name, kind.rstrip("]")] = f"{outcome} {measured}".strip()
 
 
-def keep() -> None:
-    """Add this run's results to those of earlier ones, so that a part of the rows can be run again."""
-    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    kept |= {" ".join(key): outcome for key, outcome in RESULTS.items()}
-    KEPT.parent.mkdir(parents=True, exist_ok=True)
-    KEPT.write_text(json.dumps(kept, indent=1))
-    RESULTS.update({(key.partition(" ")[0], key.partition(" ")[2]): outcome for key, outcome in kept.items()})
+def earlier(page: str) -> dict[tuple[str, str], str]:
+    """Return the results on a page, by what the row states and the kind of node ("" for the crowd), with their commit.
+
+    The page is all that is kept of a run: one that is cut off, or runs a part, takes nothing away from the others.
+    """
+    told = re.search(r"at commit (\w+)", page)
+    commit = f" ({told[1]})" if told else ""
+    found: dict[tuple[str, str], str] = {}
+    kinds: list[str] = []
+    for line in page.partition("## What an agent has to do")[0].splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if cells and not cells[0]:
+            kinds = cells[1:]
+        elif cells and not cells[0].startswith("---"):
+            for kind, cell in zip(kinds, cells[1:], strict=False):
+                is_final = cell in {"", NOT_RUN, MARKS["skipped"]} or re.search(r" \([0-9a-f]{7,}\)$", cell)
+                found[cells[0], kind] = cell if is_final else cell + commit
+    return found
 
 
-def document(rows: Mapping[str, str], kinds: Sequence[str], revision: str) -> str:
+def write(rows: Mapping[str, str], kinds: Sequence[str], before: str) -> None:
+    """Write the page that follows the one of before."""
+    PAGE.write_text(document(rows, kinds, _revision(), earlier(before)))
+
+
+def document(rows: Mapping[str, str], kinds: Sequence[str], revision: str, known: Mapping[tuple[str, str], str]) -> str:
     """Return the page: a table with a row for each test and a column for each kind of node, and what was measured."""
     ids = {kind: kind.replace(" ", "-").replace(",", "") for kind in kinds}
+
+    def cell(name: str, kind: str) -> str:
+        return _mark(name, ids.get(kind, "")) or known.get((rows[name], kind)) or NOT_RUN
+
     lines = [
         "# Tested on a real Kubernetes node",
         "",
@@ -150,9 +172,9 @@ def document(rows: Mapping[str, str], kinds: Sequence[str], revision: str) -> st
     crowded = {name: sentence for name, sentence in rows.items() if CROWD in name}
     for name, sentence in rows.items():
         if name not in crowded:
-            lines.append(f"| {sentence} | {' | '.join(_mark(name, ids[kind]) for kind in kinds)} |")
+            lines.append(f"| {sentence} | {' | '.join(cell(name, kind) for kind in kinds)} |")
     lines += ["", "n/a: does not apply there.", "", *CROWDED, "| | |", "|---|---|"]
-    lines += [f"| {sentence} | {_mark(name, '')} |" for name, sentence in crowded.items()]
+    lines += [f"| {sentence} | {cell(name, '')} |" for name, sentence in crowded.items()]
     return "\n".join([*lines, "", *_requirements(), READ_ONLY])
 
 
@@ -169,6 +191,15 @@ def _requirements() -> list[str]:
     return [*lines, ""]
 
 
+@functools.cache
+def _revision() -> str:
+    told = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=builds.ROOT, capture_output=True, text=True, check=False
+    )
+    return told.stdout.strip() or "unknown"
+
+
+@functools.cache
 def _version(program: str) -> str:
     done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
     return next((word for word in done.stdout.split() if word[:1].isdigit()), "?").partition("~")[0]

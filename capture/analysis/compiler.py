@@ -134,13 +134,13 @@ class Compiler:
     def _pass(self, way: Way, held: Held) -> int:
         """Return what becomes of packets at a hook; where it is unknown which chain is first, by a truth value."""
         found = {
-            tuple(sorted(told.items())): self._at(Place(way, order, 0, held))
-            for order, (told, _) in enumerate(self._orders[way])
+            tuple(sorted(firsts.items())): self._at(Place(way, order, 0, held))
+            for order, (firsts, _) in enumerate(self._orders[way])
         }
         while len(found) > 1:
             merged = {}
-            for told, node in found.items():
-                *others, (number, is_first) = told
+            for firsts, node in found.items():
+                *others, (number, is_first) = firsts
                 if is_first:
                     is_before = self.space.unknown(("order", number))
                     merged[tuple(others)] = self.diagrams.choose(is_before, node, found[(*others, (number, False))])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from capture.analysis.canonical import canonical_rule
-from capture.analysis.causes import FAMILY_NAMES, Cause, among, causes_at_port
+from capture.analysis.causes import Cause, among, causes_at_port
 from capture.analysis.meaning import Untrack, meaning
-from capture.model.addresses import address_text
+from capture.model.addresses import FAMILY_NAMES, address_text
 from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import TABLES
 from capture.model.values import Value

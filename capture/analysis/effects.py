@@ -230,9 +230,9 @@ class Comparison:
         for verdict in verdicts:
             packets = self.diagrams.mapped(found, verdict.__eq__, ("is", verdict))
             numbers = witness(self.space, packets, self.situations[0].network, direction)
-            told = parts(self.space, simplified(self.space, packets, among))
+            described = parts(self.space, simplified(self.space, packets, among))
             effect = self._untold(direction, verdict, self.space.packet(numbers))
-            yield effect.replace(regions=tuple(in_words(self.space, part) for part in told))
+            yield effect.replace(regions=tuple(in_words(self.space, part) for part in described))
 
     def _verdicts(self, found: int) -> tuple[int, list[Change | Unjudged]]:
         """Return what differs, and in which ways; if they are many, by what becomes of packets before."""

@@ -27,6 +27,9 @@ PRIORITIES: dict[model.TableName, int] = {model.RAW: -300, model.MANGLE: -150, m
 """Of our own base chains at PREROUTING and OUTPUT (linux/netfilter_ipv4.h, enum nf_ip_hook_priorities)."""
 
 
+FAR = 1 << 32
+"""More than any priority, which has 32 bits."""
+
 SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
 """Where nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the receiver,
 and DNAT cannot be there (nf_nat_inet_fn maps by hook). That a filter behind asks for the new source is not seen."""
@@ -55,6 +58,20 @@ class ForeignChain(Value):
     """Whether it is written in nf_tables' own expressions, not in those of iptables."""
     is_worth_notes: bool = True
     """Whether a rule of it without effect is worth a note."""
+    devices: tuple[str, ...] = ()
+    """The interfaces whose packets meet it, before PREROUTING or behind POSTROUTING; its rules name them."""
+
+    @property
+    def turn(self) -> int:
+        """Return what orders chains at a hook: the priority, but chains of devices are first, or last."""
+        return self.priority + (0 if not self.devices else -FAR if self.hook == model.PREROUTING else FAR)
+
+    @property
+    def place(self) -> str:
+        """Return its hook in words."""
+        if not self.devices:
+            return self.hook
+        return f"{'ingress' if self.hook == model.PREROUTING else 'egress'} of {', '.join(self.devices)}"
 
     @property
     def entry(self) -> model.Chain:
@@ -66,7 +83,7 @@ class ForeignChain(Value):
 
         A chain may have been put into an old table later than ours; the kernel does not show that.
         """
-        return self.priority < PRIORITIES[table] or (self.priority == PRIORITIES[table] and not self.is_older)
+        return self.turn < PRIORITIES[table] or (self.priority == PRIORITIES[table] and not self.is_older)
 
 
 def in_tables_of_iptables(

@@ -73,11 +73,11 @@ def judge(
     own = [difference for difference in differences if difference.kind != "foreign"]
     parts = []
     for family in desired.families:
-        as_desired = Situation(of_family(desired, family, desired), (), is_native, network)
+        reference = Situation(of_family(desired, family, desired), (), is_native, network)
         whole = Situation(of_family(live, family, desired), elsewhere, is_native, network)
-        foreign = foreign_places(as_desired.ruleset, whole.ruleset)
+        foreign = foreign_places(reference.ruleset, whole.ruleset)
         try:
-            parts.append(_Family(family, as_desired, whole, foreign).judgement([d for d in own if d.family == family]))
+            parts.append(_Family(family, reference, whole, foreign).judgement([d for d in own if d.family == family]))
         except TooLargeError as error:
             parts.append(Judgement(tuple(d for d in own if d.family == family), doubts=(str(error.message),)))
     others = [difference for difference in own if difference.family not in desired.families]
@@ -104,12 +104,12 @@ class _Family:
     def __init__(
         self,
         family: Family,
-        as_desired: Situation,
+        reference: Situation,
         whole: Situation,
         foreign: dict[tuple[model.TableName, str], frozenset[int]],
     ) -> None:
         self.family = family
-        self.as_desired = as_desired
+        self.reference = reference
         self.whole = whole
         self.foreign = foreign
         self.without_foreign = without(whole, foreign).replace(elsewhere=())
@@ -118,10 +118,10 @@ class _Family:
     def judgement(self, own: Sequence[Difference]) -> Judgement:
         """Return what matters in this family."""
         culprits = self.culprits
-        shared, others = _told_apart(self._finding(place, effect) for place, effect in culprits.certain)
+        shared, others = _by_table(self._finding(place, effect) for place, effect in culprits.certain)
         named = culprits.named
         harmless = [place for place in self._all_foreign() if place not in named] if culprits.is_complete else []
-        notes, quiet = _told_apart(self._finding(place, None) for place in harmless)
+        notes, quiet = _by_table(self._finding(place, None) for place in harmless)
         return Judgement(
             (*self._with_effects(own), *shared),
             tuple(others),
@@ -137,7 +137,7 @@ class _Family:
         """Yield the differences of our own rules, each with its effect on packets that its rule matches."""
         if not own:
             return
-        comparison = Comparison(self.family, self.as_desired, self.without_foreign)
+        comparison = Comparison(self.family, self.reference, self.without_foreign)
         for number, difference in enumerate(own):
             effect = None
             if number < MAX_JUDGED:
@@ -165,7 +165,7 @@ class _Family:
         return Difference(self.family, place.table, place.chain, "foreign", rule, place.position, effect=effect)
 
 
-def _told_apart(found: Iterable[Difference | Obstacle]) -> tuple[list[Difference], list[Obstacle]]:
+def _by_table(found: Iterable[Difference | Obstacle]) -> tuple[list[Difference], list[Obstacle]]:
     """Return what is in our own tables, and what is in others."""
     shared: list[Difference] = []
     others: list[Obstacle] = []
@@ -206,9 +206,9 @@ def second_set_effect(
     """
     newest = tuple(chain.replace(is_of_any_age=False, is_older=False) for chain in elsewhere)
     for family in desired.families:
-        as_desired = Situation(of_family(desired, family, desired), (), network=network)
+        reference = Situation(of_family(desired, family, desired), (), network=network)
         try:
-            effects = list(Comparison(family, as_desired, as_desired.replace(elsewhere=newest)).effects())
+            effects = list(Comparison(family, reference, reference.replace(elsewhere=newest)).effects())
         except TooLargeError:
             continue
         plain = [each for each in effects if each.is_certain and each.is_plain]

@@ -47,7 +47,8 @@ GO_ON = (
 """Targets after which a packet goes on unchanged in all that the model knows (XT_CONTINUE in net/netfilter/xt_*.c)."""
 REFUSE = ("REJECT", "reject", "[reject", "TARPIT")
 """The third as a rule of nf_tables is read."""
-DO_NOT_TRACK = ("NOTRACK", "CT --notrack", "notrack")
+DO_NOT_TRACK = ("NOTRACK", "CT --notrack", "notrack", "[notrack]")
+"""The last as a rule of nf_tables is read."""
 OF_IPTABLES = re.compile(r"DNAT --to-destination (\[?[0-9a-fA-F.:]+?\]?)(?::(\d+))?(?: |$)")
 OF_NFT = re.compile(r"dnat (?:ip6? )?to (\[[0-9a-fA-F:]+\]|[0-9.]+|[0-9a-fA-F:]+?:[0-9a-fA-F:]+|)(?::(\d+))?(?: |$)")
 PROTOCOLS = re.compile(r"(!)? ?-p (\S+)$|(?:meta l4proto|ip protocol|ip6 nexthdr) (!=)? ?(?:\{ (.+) \}|(\S+))$")

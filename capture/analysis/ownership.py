@@ -189,14 +189,14 @@ def _by_neighbourhood(rules: Sequence[model.Rule], shapes: Sequence[str | None])
     found: set[int] = set()
     rerouted = {name for rule in rules if jumps_to_our_chain(rule) for name in _in_interfaces(rule)}
     look_alike = [known is not None for known in shapes]
-    beside = [
+    neighbours = [
         known == NEXT_TO_OWN or (known == BEFORE_OWN and not rerouted.isdisjoint(_in_interfaces(rule)))
         for known, rule in zip(shapes, rules, strict=True)
     ]
     for position, known in enumerate(shapes):
         if known == CERTAIN:
             found.update(_until_twin(rules, range(position - 1, -1, -1), look_alike))
-            found.update(_until_twin(rules, range(position + 1, len(rules)), beside))
+            found.update(_until_twin(rules, range(position + 1, len(rules)), neighbours))
     return frozenset(found)
 
 
@@ -347,6 +347,6 @@ def _by_siblings(rules: Sequence[model.Rule], known: Sequence[bool], own: frozen
     if not own:
         first = known.index(True) if True in known else len(rules)
         return frozenset(_until_twin(rules, range(first, len(rules)), known))
-    standing = {rules[position] for position in own}
-    is_new = [each and rule not in standing for each, rule in zip(known, rules, strict=True)]
+    own_rules = {rules[position] for position in own}
+    is_new = [each and rule not in own_rules for each, rule in zip(known, rules, strict=True)]
     return frozenset(after for position in own for after in _until_twin(rules, range(position + 1, len(rules)), is_new))

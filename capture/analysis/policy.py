@@ -13,6 +13,7 @@ from capture.analysis.regions import in_words, parts, simplified, with_ports
 from capture.analysis.space import HIGHEST_PORT, PORT, PacketSpace
 from capture.analysis.trace import Fate, whole_way
 from capture.analysis.witnesses import witness
+from capture.model.addresses import FAMILY_NAMES
 from capture.model.ruleset import ALL_BITS, DestinationPort
 from capture.model.values import Value
 
@@ -99,9 +100,9 @@ def _statements(
     space: PacketSpace, situation: Situation, direction: Direction, packets: int, among: int, fate: object
 ) -> Iterator[Statement]:
     """Yield a line for each part of the packets with one outcome, with the rule that a packet of it meets."""
-    told = parts(space, simplified(space, packets, among))
+    described = parts(space, simplified(space, packets, among))
     known = fate if isinstance(fate, Fate) else None
-    for path in told[:MAX_PARTS]:
+    for path in described[:MAX_PARTS]:
         reasons: dict[str, tuple[Path, Trace]] = {}
         for piece in _cut_by_port(situation.ruleset, path):
             part = packets
@@ -116,30 +117,31 @@ def _statements(
             reasons[why] = (with_ports(before[0], piece), before[1]) if before else (piece, traced)
         for why, (piece, traced) in reasons.items():
             yield Statement((space.family,), direction, in_words(space, piece), known, why, traced)
-    if len(told) > MAX_PARTS:
-        rest = f"{len(told) - MAX_PARTS} more sets of packets"
+    if len(described) > MAX_PARTS:
+        rest = f"{len(described) - MAX_PARTS} more sets of packets"
         yield Statement((space.family,), direction, rest, known, "")
 
 
 def _cut_by_port(ruleset: Ruleset, path: Path) -> list[Path]:
     """Return a part as several, cut where a rule's ports begin or end: each may have a reason of its own."""
-    cuts = sorted(
-        {
-            end
-            for rule in ruleset.rules
-            for match in rule.matches
-            if isinstance(match, DestinationPort)
-            for span in match.ports
-            for end in (span.first, span.last + 1)
-        }
-    )
+    ranges = path.get(PORT, ())
+    if not 0 < len(ranges) <= MAX_PIECES:
+        return [path]
+    spans = {
+        span
+        for rule in ruleset.rules
+        for match in rule.matches
+        if isinstance(match, DestinationPort)
+        for span in match.ports
+    }
+    cuts = sorted({end for span in spans for end in (span.first, span.last + 1)})
     pieces = [
         (max(first, low), min(last, high))
-        for first, last in path.get(PORT, ())
+        for first, last in ranges
         for low, high in zip([0, *cuts], [*(cut - 1 for cut in cuts), HIGHEST_PORT], strict=True)
         if first <= high and low <= last
     ]
-    return [{**path, PORT: (piece,)} for piece in pieces] if 1 < len(pieces) <= MAX_PIECES else [path]
+    return [{**path, PORT: (piece,)} for piece in pieces] if len(pieces) <= MAX_PIECES else [path]
 
 
 def _place(traced: Trace) -> str:
@@ -148,4 +150,4 @@ def _place(traced: Trace) -> str:
 
 def families_in_words(families: Iterable[Family]) -> str:
     """Return "IPv4, IPv6"."""
-    return ", ".join({"ipv4": "IPv4", "ipv6": "IPv6"}[family] for family in families)
+    return ", ".join(FAMILY_NAMES[family] for family in families)

@@ -148,6 +148,17 @@ class _Packets:
 
 
 def _kept_marks(space: PacketSpace, compilers: Sequence[Compiler], possible: dict[Direction, int]) -> int:
+    """Return which marks connections can have; of each protocol by itself, since no connection changes it."""
+    diagrams = space.diagrams
+    udp = space.numbers(PROTOCOL, [(1, 1)])
+    found = diagrams.no
+    for kind in (udp, diagrams.negation(udp)):
+        packets = {direction: diagrams.both(each, kind) for direction, each in possible.items()}
+        found = diagrams.either(found, diagrams.both(kind, _marks_left_by(packets, space, compilers)))
+    return found
+
+
+def _marks_left_by(possible: dict[Direction, int], space: PacketSpace, compilers: Sequence[Compiler]) -> int:
     """Return which marks connections can have: those that packets leave there, in any of the situations.
 
     That is the least set that holds 0 and, with a mark, every mark that rules make of it. If rules save marks that

@@ -230,8 +230,8 @@ def _states(ranges: Ranges | None) -> str:
 
 def _marks(space: PacketSpace, path: Path) -> Iterator[str]:
     """Yield which marks the packet and its connection have, in those bits that matter."""
-    told: tuple[tuple[MarkKind, str], ...] = (("mark", "mark"), ("connection", "connection mark"))
-    for kind, words in told:
+    kinds: tuple[tuple[MarkKind, str], ...] = (("mark", "mark"), ("connection", "connection mark"))
+    for kind, words in kinds:
         value = mask = 0
         is_plain = True
         for group, bits in enumerate(space.groups):

@@ -105,12 +105,12 @@ class Situation(Value):
             if each.hook == hook and family in each.families and each.is_of_any_age and _is_tied(self, each)
         ][:MAX_UNKNOWN_ORDERS]
         for first in product((False, True), repeat=len(free)):
-            told = dict(zip(free, first, strict=True))
-            yield told, _in_order(self, hook, family, told, with_nat=with_nat)
+            known = dict(zip(free, first, strict=True))
+            yield known, _in_order(self, hook, family, known, with_nat=with_nat)
 
 
 def _in_order(
-    situation: Situation, hook: str, family: Family, told: dict[int, bool], *, with_nat: bool
+    situation: Situation, hook: str, family: Family, known: dict[int, bool], *, with_nat: bool
 ) -> tuple[Station, ...]:
     found: list[tuple[tuple[int, int, int, int], Station]] = []
     for name in TABLES:
@@ -121,7 +121,7 @@ def _in_order(
             found.append((place, Station(name, chain, table, name == NAT, situation.is_native)))
     for number, each in enumerate(situation.elsewhere):
         if each.hook == hook and family in each.families and (with_nat or not each.is_nat):
-            is_first = told.get(number, not each.is_older)
+            is_first = known.get(number, not each.is_older)
             found.append((_place(each, is_first=is_first), _station_of(each)))
     return tuple(station for _, station in sorted(found, key=lambda pair: pair[0]))
 
@@ -131,7 +131,7 @@ def _place(each: ForeignChain, *, is_first: bool) -> tuple[int, int, int, int]:
     age = -1 if is_first else 1
     if each.is_nat:
         return PRIORITIES[NAT], 0, each.priority, age
-    return each.priority, age, 0, 0
+    return each.turn, age, 0, 0
 
 
 def _is_tied(situation: Situation, each: ForeignChain) -> bool:
@@ -139,7 +139,7 @@ def _is_tied(situation: Situation, each: ForeignChain) -> bool:
     tables = [table.name for table in situation.ruleset.tables if table.chain(each.hook) is not None]
     if each.is_nat:
         return NAT in tables and each.priority == PRIORITIES[NAT]
-    return each.priority in [PRIORITIES[name] for name in tables]
+    return each.turn in [PRIORITIES[name] for name in tables]
 
 
 def _station_of(each: ForeignChain) -> Station:

@@ -8,7 +8,7 @@ from capture import operations
 from capture.analysis.policy import families_in_words, policy
 from capture.cli.options import CaptureCommand, capture_options, explicit, format_option, namespace_options
 from capture.model.ruleset import FAMILIES
-from capture.report.differences import fate_in_words
+from capture.report.differences import fate_as_plain, fate_in_words
 from capture.report.fold import table
 from capture.report.outcome import say_start
 from capture.report.output import say_json
@@ -62,13 +62,6 @@ def _goes(statement: Statement) -> str:
     return fate_in_words(statement.fate.replace(marked=False)) if statement.fate else "cannot be judged"
 
 
-def _as_plain(statement: Statement) -> dict[str, str | int | None]:
-    fate = statement.fate
-    return {
-        "direction": statement.direction,
-        "traffic": statement.traffic,
-        "outcome": fate.outcome if fate else None,
-        "port": fate.port if fate else None,
-        "address": str(fate.address).partition("/")[0] if fate and fate.address else None,
-        "why": statement.why,
-    }
+def _as_plain(statement: Statement) -> dict[str, object]:
+    fate = fate_as_plain(statement.fate) if statement.fate else dict.fromkeys(("outcome", "port", "address"))
+    return {"direction": statement.direction, "traffic": statement.traffic, **fate, "why": statement.why}

@@ -36,7 +36,7 @@ def _parameters() -> list[click.Parameter]:
 @click.command(cls=CaptureCommand, params=_parameters(), examples=EXAMPLES)
 @click.pass_context
 def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any) -> int:
-    """Say whether a connection reaches a proxy that listens, and if not, why and what to do.
+    """Print whether a connection reaches a proxy that listens, and if not, why and what to do.
 
     Without a connection: everything that is wrong with this pod. Exit code 0 if the connection is captured and the
     proxy listens, 4 if a cause was found, 5 if it cannot be told.

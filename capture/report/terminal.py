@@ -22,35 +22,21 @@ ROWS = 24
 """Of a terminal whose height is unknown."""
 
 VERDICTS = {
-    "in sync": GREEN,
-    "captured": GREEN,
-    "proxy-outbound": GREEN,
-    "proxy-inbound": GREEN,
-    "dns": GREEN,
-    "equal": GREEN,
-    "ready": GREEN,
-    "ok": GREEN,
-    "programmed": GREEN,
-    "unchanged": GREEN,
-    "direct": YELLOW,
-    "cannot be told": YELLOW,
-    "cannot be judged": YELLOW,
-    "consistent, but there is no reference": YELLOW,
-    "not judged": YELLOW,
-    "warning": YELLOW,
-    "drift": RED,
-    "nothing is applied here": RED,
-    "not captured": RED,
-    "broken": RED,
-    "dropped": RED,
-    "redirected": RED,
-    "no route": RED,
-    "NOT ready": RED,
-    "cause": RED,
-    "error": RED,
-    "but the answers do not come back": RED,
-}
+    GREEN: (
+        "in sync", "captured", "proxy-outbound", "proxy-inbound", "dns", "equal", "ready", "ok", "programmed",
+        "unchanged",
+    ),
+    YELLOW: (
+        "direct", "cannot be told", "cannot be judged", "consistent, but there is no reference", "not judged",
+        "warning",
+    ),
+    RED: (
+        "drift", "nothing is applied here", "not captured", "broken", "dropped", "redirected", "no route",
+        "NOT ready", "cause", "error", "but the answers do not come back",
+    ),
+}  # fmt: skip
 """Words at the beginning of lines that are verdicts or states."""
+COLOUR_OF = {verdict: colour for colour, verdicts in VERDICTS.items() for verdict in verdicts}
 DECIDES = "=> "
 """Marks the deciding rule on a packet's way."""
 
@@ -99,6 +85,6 @@ def highlighted(line: str, stream: TextIO) -> str:
         return indentation + painted(text, BOLD, stream)
     for end in (":", ",", " "):
         head, found, rest = text.partition(end)
-        if head in VERDICTS and found:
-            return f"{indentation}{painted(head, VERDICTS[head], stream)}{found}{rest}"
-    return indentation + painted(text, VERDICTS.get(text, ""), stream)
+        if head in COLOUR_OF and found:
+            return f"{indentation}{painted(head, COLOUR_OF[head], stream)}{found}{rest}"
+    return indentation + painted(text, COLOUR_OF.get(text, ""), stream)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import BITS, merge, merge_ranges
+from capture.model.addresses import BITS, FAMILY_NAMES, merge, merge_ranges
 from capture.settings import options as option
-from capture.settings.families import FAMILY_NAMES
 from capture.settings.parsers import MAX_PORT
 
 TYPE_CHECKING = False

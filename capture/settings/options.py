@@ -95,6 +95,11 @@ def _switch(
     )  # fmt: skip
 
 
+def _options_so_far() -> tuple[Option[Any], ...]:
+    """Return the options above, in their order."""
+    return tuple([value for value in globals().values() if isinstance(value, Option)])
+
+
 PROXY_PORT = Option(
     "envoy-port", "15001", parsers.port, "a port (1-65535)",
     "Port to which outbound TCP is sent.",
@@ -250,6 +255,9 @@ CHAIN_NAMES = Option(
     "Spelling of the chain names: ISTIO-INBOUND (as in 1.8) or ISTIO_INBOUND (as in later profiles).",
     environment=("CAPTURE_CHAIN_NAMES",), metavar="SPELLING", topic=HOW, empty_means_default=True,
 )  # fmt: skip
+RULE_OPTIONS = _options_so_far()
+"""What decides on the rules: every entry point takes these."""
+
 BACKEND = Option(
     "backend", "auto", parsers.one_of("auto", "iptables", "nftables"), "auto, iptables or nftables",
     "Where the rules live in the kernel; auto takes iptables where it can be used, else nftables.",
@@ -268,13 +276,16 @@ FORCE_IPTABLES_BINARY = Option(
     "Variant of iptables to use, whatever detection says.",
     metavar="VARIANT", topic=HOW, empty_means_default=True,
 )  # fmt: skip
+BACKEND_OPTIONS = _options_so_far()[len(RULE_OPTIONS) :]
+"""Options of how rules are written."""
+
 NETWORK_NAMESPACE = Option(
     "network-namespace", "", parsers.plain_text, "the path of a network namespace",
     "Network namespace to program. Default: the one we are in.",
     metavar="PATH", topic=HOW,
 )  # fmt: skip
 CNI_MODE = _switch(
-    "cni-mode", "Act from the host on a pod's namespace: users and resolv.conf of the host say nothing about the pod.",
+    "cni-mode", "Act from the host on a pod's namespace: users and resolv.conf of the host are not the pod's.",
     topic=HOW,
 )  # fmt: skip
 ALLOW_HOST = _switch(
@@ -326,30 +337,7 @@ LOG_AS_JSON = _switch(
     "log_as_json", "Print lines of JSON, with the keys of Istio's log: level, time and msg.", topic=OUTPUT,
 )  # fmt: skip
 
-RULE_OPTIONS: tuple[Option[Any], ...] = (
-    PROXY_PORT, INBOUND_CAPTURE_PORT, INBOUND_TUNNEL_PORT, PROXY_UID, PROXY_GID, INTERCEPTION_MODE, INBOUND_PORTS,
-    EXCLUDED_INBOUND_PORTS, EXCLUDED_INBOUND_NETWORKS, EXCLUDED_INTERFACES, OUTBOUND_NETWORKS,
-    EXCLUDED_OUTBOUND_NETWORKS, OUTBOUND_PORTS, EXCLUDED_OUTBOUND_PORTS, UID_PORT_EXCLUSIONS, REROUTED_INTERFACES,
-    OWNER_GROUPS, EXCLUDED_OWNER_GROUPS, IPV4_LOOPBACK, TPROXY_MARK, TPROXY_ROUTE_TABLE, REDIRECT_DNS,
-    CAPTURE_ALL_DNS, DROP_INVALID, DUAL_STACK, IP_FAMILIES, OTHER_FAMILY, RULE_COMMENTS, RULE_LOGS, PROFILE,
-    CHAIN_NAMES,
-)  # fmt: skip
-"""What decides on the rules: every entry point takes these."""
-
-BACKEND_OPTIONS: tuple[Option[Any], ...] = (BACKEND, DRIVER, NATIVE_NFTABLES, FORCE_IPTABLES_BINARY)
-"""Options of how rules are written."""
-
-INIT_OPTIONS: tuple[Option[Any], ...] = (
-    NETWORK_NAMESPACE, CNI_MODE, ALLOW_HOST, DRY_RUN, RECONCILE, CLEANUP_ONLY, FORCE_APPLY, SKIP_RULE_APPLY,
-    RUN_VALIDATION, PROBE_PORT, PROBE_TIMEOUT, REQUIRE_PROOF, PROBE_FROM_OUTSIDE, LOG_OUTPUT_LEVEL, LOG_AS_JSON,
-)  # fmt: skip
+OPTIONS = _options_so_far()
+INIT_OPTIONS = OPTIONS[len(RULE_OPTIONS + BACKEND_OPTIONS) :]
 """What ``istio-init`` takes as well."""
-
-OPTIONS = RULE_OPTIONS + BACKEND_OPTIONS + INIT_OPTIONS
-
-NETWORK_OPTIONS: tuple[Option[Any], ...] = (
-    EXCLUDED_INBOUND_NETWORKS,
-    OUTBOUND_NETWORKS,
-    EXCLUDED_OUTBOUND_NETWORKS,
-    IPV4_LOOPBACK,
-)
+NETWORK_OPTIONS = (EXCLUDED_INBOUND_NETWORKS, OUTBOUND_NETWORKS, EXCLUDED_OUTBOUND_NETWORKS, IPV4_LOOPBACK)

@@ -175,7 +175,7 @@ class Agent:
                 self.journal.warn("the taints cannot be removed", problem=problem)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    # --- what it answers and tells --------------------------------------------------------------------------
+    # --- answers and messages -------------------------------------------------------------------------------
 
     def _answer_pod(self, question: dict[str, Any]) -> object:
         namespace, name, uid = (question.get(key) for key in ("namespace", "name", "uid"))
@@ -208,7 +208,10 @@ class Agent:
         if not uninstall.is_gone(self.client, self.options.daemon_set, self.options.node):
             self.journal.info("ending; plugin and entry stay", daemon_set=self.options.daemon_set)
             return
-        for change in uninstall.uninstall(self.options, self.runtime):
+        if not self.handover.look():
+            self.journal.info("ending; another agent of this node goes on")
+            return
+        for change in uninstall.uninstall(self.options, self.runtime, lambda: not self.handover.look()):
             self.journal.info("uninstalled", what=change)
 
     def _connect(self) -> Client | None:

@@ -1,4 +1,4 @@
-"""What the container runtime says over CRI: which network configuration it has loaded, and which pods it runs.
+"""What is read from the container runtime over CRI: the network configuration it has loaded, and the pods it runs.
 
 A file in the right directory is no proof: containerd and CRI-O choose by different rules, and load by themselves. The
 runtime's answer is. Numbers of fields are those of kubernetes/cri-api, runtime/v1/api.proto.
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 
-import grpc
-
 from capture.model.values import Value
 from capture.state.json_text import JsonError, decode
 from cni.agent import protobuf
+from cni.agent.grpc_call import CallError, call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,15 +50,13 @@ class Sandbox(Value):
 
 
 class Runtime:
-    """A connection with the runtime that listens at ``socket``."""
+    """The runtime that listens at ``socket``. For all threads."""
 
     def __init__(self, socket: str) -> None:
         self.socket = socket
-        options = [("grpc.enable_http_proxy", 0), ("grpc.default_authority", "localhost")]
-        self._channel = grpc.insecure_channel(f"unix://{socket}", options=options)
 
     def loaded(self) -> Loaded | None:
-        """Return what is loaded; None if this runtime does not tell (CRI-O). Raises RuntimeSilentError."""
+        """Return what is loaded; None if this runtime does not report it (CRI-O). Raises RuntimeSilentError."""
         answer = self._call("Status", protobuf.message(f1=True))
         told = protobuf.text_map(answer, 2).get("cniconfig")
         if not told:
@@ -85,29 +82,19 @@ class Runtime:
             namespaces = info["runtimeSpec"]["linux"]["namespaces"]
             return next((str(each.get("path", "")) for each in namespaces if each.get("type") == "network"), "")
         except (JsonError, KeyError, TypeError):
-            raise RuntimeSilentError(f"{self.socket}: it does not tell the namespace of {sandbox_id}") from None
+            raise RuntimeSilentError(f"{self.socket}: it does not report the namespace of {sandbox_id}") from None
 
     def _call(self, method: str, request: bytes) -> bytes:
-        call = self._channel.unary_unary(SERVICE + method, _unchanged, _unchanged)
         try:
-            answer: bytes = call(request, timeout=TIMEOUT)
-        except grpc.RpcError as error:
-            raise RuntimeSilentError(f"{self.socket}: {method}: {error.code().name}: {error.details()}") from None
-        return answer
-
-    def close(self) -> None:
-        """End the connection."""
-        self._channel.close()
+            return call(self.socket, SERVICE + method, request, TIMEOUT)
+        except CallError as error:
+            raise RuntimeSilentError(f"{self.socket}: {method}: {error.code}: {error.details}") from None
 
 
 def find(socket: str, candidates: tuple[str, ...]) -> Runtime | None:
     """Return the runtime at ``socket``, or, if that is not given, at the first of the candidates that is there."""
     path = socket or next((candidate for candidate in candidates if os.path.exists(candidate)), "")
     return Runtime(path) if path else None
-
-
-def _unchanged(content: bytes) -> bytes:
-    return content
 
 
 def _loaded(plain: dict[str, Any]) -> Loaded:

@@ -12,6 +12,8 @@ from cni.agent import credentials
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lightkube import Client
 
     from cni.agent.options import Options
@@ -26,19 +28,26 @@ CALLS_END = 2.0
 REMEDY = "Look at its pods; a node that is gone for good holds its pod: delete that with --force."
 
 
-def uninstall(options: Options, runtime: Runtime | None = None) -> list[str]:
+def uninstall(
+    options: Options, runtime: Runtime | None = None, is_replaced: Callable[[], bool] = lambda: False
+) -> list[str]:
     """Remove entry and credentials at once, and the plugin when nothing calls it any more; return what has changed.
 
     containerd ends pods with the configuration that it has loaded now, so there the plugin goes as soon as that is
-    without it. Runtimes that do not tell what they have loaded (CRI-O) end pods with the one that they were started
-    with: the plugin goes with the last of them. Raises InstallError.
+    without it. Runtimes that do not report what they have loaded (CRI-O) end pods with the one that they were started
+    with: the plugin goes with the last of them. ``is_replaced`` is whether another agent acts on this node by now: the
+    plugin is that one's then, and stays. Raises InstallError.
     """
     changes = [str(change) for change in installer.uninstall(options.bin_dir, options.conf_dir, keep_plugin=True)]
     changes += [f"{path}: removed" for path in credentials.remove(options)]
     if not os.path.lexists(os.path.join(options.bin_dir, installer.PLUGIN)):
         return changes
-    if runtime is not None and _is_unloaded(runtime):
+    is_unloaded = runtime is not None and _is_unloaded(runtime, is_replaced)
+    if is_unloaded:
         time.sleep(CALLS_END)
+    if is_replaced():
+        return [*changes, f"{options.bin_dir}/{installer.PLUGIN}: stays, since another agent has come to this node"]
+    if is_unloaded:
         return changes + [str(change) for change in installer.remove_plugin(options.bin_dir)]
     removed = leaving.leave(options.bin_dir)
     changes += [f"{path}: removed" for path in removed]
@@ -47,10 +56,10 @@ def uninstall(options: Options, runtime: Runtime | None = None) -> list[str]:
     return changes
 
 
-def _is_unloaded(runtime: Runtime) -> bool:
-    """Wait until the runtime has loaded a configuration without the plugin; return False if it does not tell."""
+def _is_unloaded(runtime: Runtime, is_replaced: Callable[[], bool]) -> bool:
+    """Wait until the runtime has loaded a configuration without the plugin; return False if it does not report that."""
     until = time.monotonic() + UNLOADED_WITHIN
-    while time.monotonic() < until:
+    while time.monotonic() < until and not is_replaced():
         try:
             loaded = runtime.loaded()
         except OSError:

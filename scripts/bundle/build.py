@@ -45,7 +45,7 @@ LEFT_OUT = (
     *("iptc", "nftables", "pyroute2", "distutils", "setuptools", "pip"),
     *("test", "unittest", "doctest", "pdb", "pydoc", "curses", "readline", "tkinter", "sqlite3", "lib2to3"),
     *("yaml._yaml", "yaml.cyaml"),
-    *("grpc", "httpx2", "inotify_simple", "lightkube", "prometheus_client"),
+    *("hpack", "httpx2", "inotify_simple", "lightkube", "prometheus_client"),
     *("asyncio", "concurrent", "multiprocessing", "xml", "xmlrpc", "colorama", "ctypes.macholib"),
 )
 """Extras that a node has no use for: other drivers, and what the standard library offers to developers."""

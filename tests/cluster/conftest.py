@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,26 +70,26 @@ ROWS: dict[str, str] = {}
 """What each test states, also of those that are not run this time."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Note all rows, before some are deselected."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Note all rows, before some are deselected; the crowd comes first, while no node of another kind runs."""
     ROWS.update({item.nodeid.partition("[")[0]: _sentence(item) for item in items if "/cluster/" in item.nodeid})
+    yield
+    items.sort(key=lambda item: tested.CROWD not in item.nodeid)
+
+
+BEFORE = tested.PAGE.read_text() if tested.PAGE.exists() else ""
+"""The page as it was before this run."""
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note what became of a test."""
-    if report.when == "call" or (report.when == "setup" and not report.passed):
+    """Note what became of a test, and write the page anew: a run may be cut off."""
+    if "/cluster/" not in report.nodeid:
+        return
+    if report.when == "call" or (report.when == "setup" and report.failed):
         tested.note(report.nodeid, report.outcome, str(dict(report.user_properties).get("measured", "")))
-
-
-def pytest_sessionfinish() -> None:
-    """Write docs/tested.md when all rows were run."""
-    if os.environ.get("CAPTURE_WRITE_TESTED"):
-        revision = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        tested.keep()
-        (ROOT / "docs" / "tested.md").write_text(tested.document(ROWS, list(KINDS), revision))
+        if os.environ.get("CAPTURE_WRITE_TESTED"):
+            tested.write(ROWS, list(KINDS), BEFORE)
 
 
 def _sentence(item: pytest.Item) -> str:

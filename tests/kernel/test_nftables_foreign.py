@@ -121,7 +121,7 @@ class TestRead:
             ("inet theirs input", INPUT, 0, False, FAMILIES),
         ]
 
-    def test_rules_in_our_words_and_in_theirs(self, namespace: Namespace) -> None:
+    def test_rules_in_the_words_of_both_backends(self, namespace: Namespace) -> None:
         namespace.run(["nft", "-f", "-"], stdin=THEIRS)
         chains = read(namespace)
 
@@ -196,6 +196,13 @@ TAKING = {
         "set ports { type inet_service; elements = { 80, 443 }; }",
         "tcp dport @ports drop",
     ),
+    "ingress of a device": chain(
+        'filter hook ingress device "eth0" priority 0', "ip daddr != 192.0.2.9 tcp dport 80 drop", family="netdev"
+    ),
+    "policy of a device": chain('filter hook ingress device "eth0" priority 5; policy drop', "udp dport 53 accept"),
+    "egress of a device": chain(
+        'filter hook egress device "eth0" priority 0', "ip6 daddr != fd00:9::/64 tcp dport 443 drop", family="netdev"
+    ),
     "what the proxy sends on": chain("nat hook output priority 0", "tcp dport 80 redirect to :15009", family="ip"),
     "policy": chain(
         "filter hook output priority -150; policy drop",
@@ -208,6 +215,7 @@ LEAVING = {
     "accepts": chain("filter hook output priority -200", "accept"),
     "after ours": chain("nat hook output priority 0", "tcp dport 80 meta skuid 1000 redirect to :15009"),
     "what is not captured": chain("filter hook output priority -200", "udp dport 123 drop"),
+    "udp of a device": chain('filter hook ingress device "eth0" priority 0', "udp dport 123 drop", family="netdev"),
     "ports left alone": chain("filter hook prerouting priority -200", "tcp dport 15090 drop"),
     "forwarded": chain("filter hook forward priority -200; policy drop", ""),
 }
@@ -266,7 +274,26 @@ def test_what_takes_nothing_of_ours_away_is_none(pair: PodPair, captured: Settin
         assert operations.verify(captured).holds
 
 
-def test_what_nobody_can_judge_is_no_drift_and_no_proof(pair: PodPair) -> None:
+@pytest.mark.parametrize("hook", ["prerouting", "output"])
+def test_what_is_kept_out_of_tracking_is_not_redirected(pair: PodPair, captured: Settings, hook: str) -> None:
+    pair.pod.run(["nft", "-f", "-"], stdin=chain(f"filter hook {hook} priority -300", "tcp dport 80 notrack"))
+
+    with pair.pod.entered():
+        (obstacle,) = operations.verify(captured).obstacles
+
+    assert obstacle.effect is not None
+    assert obstacle.effect.after.outcome == "direct"
+
+
+def test_with_tproxy_udp_has_no_marks_that_a_filter_could_disturb(pair: PodPair) -> None:
+    wanted = settings({INTERCEPTION_MODE: "TPROXY"}, WAYS["nftables-netlink"])
+    with pair.pod.entered():
+        operations.apply(wanted)
+        pair.pod.run(["nft", "-f", "-"], stdin=chain("filter hook input priority 0", "udp dport 53 drop"))
+        assert operations.verify(wanted).holds
+
+
+def test_what_cannot_be_judged_is_no_drift_and_no_proof(pair: PodPair) -> None:
     apply_in_nftables(pair)
     pair.pod.run(["nft", "-f", "-"], stdin=UNKNOWN)
 

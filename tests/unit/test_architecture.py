@@ -226,7 +226,7 @@ def test_a_backend_knows_no_settings(backend: str) -> None:
                 "injection.commands",
             ),
         ),
-        ("grpc", ("cni.agent.runtime",)),
+        ("hpack", ("cni.agent.grpc_call",)),
         ("httpx2", ("cni.agent.api",)),
         ("inotify_simple", ("cni.agent.directories",)),
         ("lightkube", ("cni.agent",)),

@@ -12,7 +12,14 @@ NFPROTO_INET = 1
 FAMILY_NUMBERS: dict[Family, int] = {"ipv4": 2, "ipv6": 10}
 FAMILIES: dict[int, Family] = {number: family for family, number in FAMILY_NUMBERS.items()}
 TABLE_FAMILIES: dict[Family, str] = {"ipv4": "ip", "ipv6": "ip6"}
-FAMILY_WORDS = {NFPROTO_INET: "inet", FAMILY_NUMBERS["ipv4"]: "ip", FAMILY_NUMBERS["ipv6"]: "ip6"}
+NFPROTO_NETDEV = 5
+"""linux/netfilter.h: chains of a device, before and after all others."""
+FAMILY_WORDS = {
+    NFPROTO_INET: "inet",
+    FAMILY_NUMBERS["ipv4"]: "ip",
+    FAMILY_NUMBERS["ipv6"]: "ip6",
+    NFPROTO_NETDEV: "netdev",
+}
 """What nft calls the families of tables."""
 
 PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
@@ -38,7 +45,7 @@ NFT_TABLE_F_DORMANT = 1
 # Chains; the number of a hook is its place in linux/netfilter.h, enum nf_inet_hooks
 NFTA_CHAIN_TABLE, NFTA_CHAIN_HANDLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY = 1, 2, 3, 4, 5
 NFTA_CHAIN_USE, NFTA_CHAIN_TYPE, NFTA_CHAIN_COUNTERS = 6, 7, 8
-NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY = 1, 2
+NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_HOOK_DEV, NFTA_HOOK_DEVS = 1, 2, 3, 4
 HOOK_PLACES = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
 NF_DROP, NF_ACCEPT = 0, 1  # linux/netfilter.h
 POLICIES = ("drop", "accept")

@@ -6,7 +6,7 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import nest
 from capture.model.ruleset import BUILT_IN_CHAINS, INPUT, MANGLE, NAT, OUTPUT, POSTROUTING, RAW
 from capture.model.values import Value
-from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, s32be, u32be
+from capture.netlink.attributes import attribute, decode, decode_fields, decode_number, decode_text, s32be, u32be
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,3 +68,10 @@ def decode_hook(chain: dict[int, bytes]) -> Hook | None:
     place = nf.HOOK_PLACES[number] if number < len(nf.HOOK_PLACES) else str(number)
     priority = int.from_bytes(fields[nf.NFTA_HOOK_PRIORITY], "big", signed=True)
     return Hook(decode_text(chain.get(nf.NFTA_CHAIN_TYPE, b"filter")), place, priority)
+
+
+def devices_of(chain: dict[int, bytes]) -> tuple[str, ...]:
+    """Return the interfaces whose packets alone meet a base chain; none are named where it is for all."""
+    fields = decode_fields(chain[nf.NFTA_CHAIN_HOOK])
+    listed = [name for _, name in decode(fields.get(nf.NFTA_HOOK_DEVS, b""))]
+    return tuple(map(decode_text, listed or [fields[nf.NFTA_HOOK_DEV]] * (nf.NFTA_HOOK_DEV in fields)))

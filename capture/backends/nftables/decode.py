@@ -44,6 +44,11 @@ ADDRESS_TYPES = {nf.NFTA_FIB_F_SADDR: "fib saddr type", nf.NFTA_FIB_F_DADDR: "fi
 CT_FIELDS = {key: field for field, key in native.CT_KEYS.items()}
 HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
 
+ETHER_TYPE = Register("meta 1")
+"""NFT_META_PROTOCOL: how a table of family netdev tells IPv4 from IPv6."""
+FAMILY_OF_ETHER_TYPE = {b"\x08\x00": nf.FAMILY_NUMBERS["ipv4"], b"\x86\xdd": nf.FAMILY_NUMBERS["ipv6"]}
+"""linux/if_ether.h"""
+
 
 # --- tables and chains ---------------------------------------------------------------------------
 
@@ -221,6 +226,10 @@ class Program:
         if not isinstance(loaded, Register):
             return False
         operator, value = decode_number(fields[nf.NFTA_CMP_OP]), fields[nf.NFTA_CMP_DATA]
+        if loaded == ETHER_TYPE and operator == nf.NFT_CMP_EQ and value in FAMILY_OF_ETHER_TYPE:
+            family = FAMILY_OF_ETHER_TYPE[value]
+            self._put(native.Among(native.NFPROTO, ((family, family),)))
+            return True
         lower_bound = self._lower_bound
         if operator == nf.NFT_CMP_LTE and lower_bound is not None and lower_bound[0] is loaded:
             self.conditions.pop()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from capture.analysis.foreign import PRIORITIES, SOURCE_HOOKS, ForeignChain, in_tables_of_iptables
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import decode_hook
+from capture.backends.nf_tables.hooks import decode_hook, devices_of
 from capture.backends.nf_tables.listing import read_chains, read_rules, read_tables
 from capture.backends.nftables.decode import decode_table
 from capture.backends.nftables.lift import lift_rules
@@ -18,7 +18,20 @@ from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.text import described
 from capture.errors import UnsupportedError
 from capture.model.addresses import FAMILIES
-from capture.model.ruleset import INPUT, MANGLE, NAT, OUTPUT, POSTROUTING, PREROUTING, Chain, Table
+from capture.model.ruleset import (
+    INPUT,
+    MANGLE,
+    NAT,
+    OUTPUT,
+    POSTROUTING,
+    PREROUTING,
+    Chain,
+    Drop,
+    InInterface,
+    OutInterface,
+    Rule,
+    Table,
+)
 from capture.model.values import Value
 from capture.netlink.attributes import decode_fields, decode_number, decode_text, text
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
@@ -27,9 +40,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from capture.backends.nf_tables.hooks import Hook
     from capture.backends.nftables.native import NativeChain, NativeRule
     from capture.model.addresses import Family
-    from capture.model.ruleset import Rule, TableName
+    from capture.model.ruleset import TableName
     from capture.netlink.sockets import NetlinkSocket
 
     Fields = dict[int, bytes]
@@ -39,6 +53,13 @@ NFTA_TABLE_HANDLE = 4
 """linux/netfilter/nf_tables.h. Tables of a namespace are numbered as they are made, in all families."""
 HOOKS = {"prerouting": PREROUTING, "output": OUTPUT, "input": INPUT, "postrouting": POSTROUTING}
 """Where packets of a pod are met, by what the kernel calls it; sources alone are mapped at the last two."""
+HOOKS_OF_DEVICES: dict[tuple[int, str], tuple[str, type[InInterface | OutInterface]]] = {
+    (nf.NFPROTO_INET, "ingress"): (PREROUTING, InInterface),
+    (nf.NFPROTO_NETDEV, "prerouting"): (PREROUTING, InInterface),
+    (nf.NFPROTO_NETDEV, "input"): (POSTROUTING, OutInterface),
+}
+"""Chains of a device: before PREROUTING, or behind POSTROUTING. The numbers that netdev has for the two are those of
+other hooks elsewhere (linux/netfilter.h, enum nf_dev_hooks)."""
 
 
 XT_EXPRESSIONS = (b"match\0", b"target\0")
@@ -76,7 +97,7 @@ def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[Foreig
             found, _ = read_consistently(netfilter, doing, lambda: list(_read(netfilter, own_places)))
     except UnsupportedError:
         return ()
-    return tuple(sorted(found, key=lambda each: each.priority))
+    return tuple(sorted(found, key=lambda each: each.turn))
 
 
 def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[ForeignChain]:
@@ -102,7 +123,7 @@ def _places(netfilter: NetlinkSocket, family: int) -> Iterator[Place]:
     for _, chain in read_chains(netfilter, family):
         by_table.setdefault(chain[nf.NFTA_CHAIN_TABLE], []).append(chain)
         hook = decode_hook(chain)
-        if hook is not None and hook.place in HOOKS:
+        if hook is not None and _point(family, hook):
             reached.add(chain[nf.NFTA_CHAIN_TABLE])
     if not reached:
         return
@@ -122,20 +143,42 @@ def _of_table(netfilter: NetlinkSocket, place: Place, first_own: int) -> Iterato
     table = decode_table({nf.NFTA_TABLE_NAME: text(name)}, place.chains, rules, finder, nf.FAMILIES.get(family))
     of_iptables = _in_words_of_iptables(rules, nf.FAMILIES.get(family))
     called = tuple(_chain(chain, family, of_iptables) for chain in table.chains if chain.hook is None)
-    for chain in table.chains:
-        if chain.hook is not None and chain.hook.place in HOOKS:
+    for chain, fields in zip(table.chains, place.chains, strict=True):
+        point = _point(family, chain.hook) if chain.hook is not None else ""
+        if chain.hook is not None and point:
             is_nat = chain.hook.kind == "nat"
-            if is_nat and HOOKS[chain.hook.place] in SOURCE_HOOKS:
+            if is_nat and point in SOURCE_HOOKS:
                 continue
+            entry, devices = _chain(chain, family, of_iptables), tuple[str, ...]()
+            if (family, chain.hook.place) in HOOKS_OF_DEVICES:
+                devices = devices_of(fields)
+                entry = _of_devices(entry, devices, HOOKS_OF_DEVICES[family, chain.hook.place][1])
             yield ForeignChain(
                 words,
                 (nf.FAMILIES[family],) if family in nf.FAMILIES else FAMILIES,
-                HOOKS[chain.hook.place],
+                point,
                 chain.hook.priority,
                 is_nat,
-                Table(NAT if is_nat else MANGLE, (_chain(chain, family, of_iptables), *called)),
+                Table(NAT if is_nat else MANGLE, (entry, *called)),
                 is_older=place.handle < first_own,
+                devices=devices,
             )
+
+
+def _point(family: int, hook: Hook) -> str:
+    """Return the hook of the model at which packets meet a base chain; "" for one that is not on their way."""
+    if (family, hook.place) in HOOKS_OF_DEVICES:
+        return HOOKS_OF_DEVICES[family, hook.place][0]
+    return "" if family == nf.NFPROTO_NETDEV else HOOKS.get(hook.place, "")
+
+
+def _of_devices(entry: Chain, devices: tuple[str, ...], kind: type[InInterface | OutInterface]) -> Chain:
+    """Return a base chain of devices as one for all packets, whose rules speak of these interfaces."""
+    last = (Rule(Drop(), why="policy drop"),) if entry.policy == "DROP" else ()
+    rules = [
+        rule.replace(matches=(kind(device), *rule.matches)) for rule in (*entry.rules, *last) for device in devices
+    ]
+    return entry.replace(rules=tuple(rules), policy="ACCEPT")
 
 
 def _in_words_of_iptables(rules: list[bytes], family: Family | None) -> dict[str, list[Rule | None]]:

@@ -47,7 +47,7 @@ def wrong(seeds: range, packets: int = PACKETS) -> int:
     return sum(found != fate for seed in seeds for found, fate, _ in compared(seed, packets))
 
 
-def test_every_packet_fares_as_its_trace_says() -> None:
+def test_every_packet_has_the_outcome_of_its_trace() -> None:
     assert wrong(SAMPLE) == 0
 
 

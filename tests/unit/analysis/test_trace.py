@@ -114,7 +114,7 @@ def test_dns_goes_to_the_agent_but_not_the_agents_own(family: str) -> None:
         assert outcome(config, outbound(ELSEWHERE[family], 53, protocol=protocol, uid=PROXY)) == ("direct", 53)
 
 
-def test_dns_for_servers_that_nobody_named_is_ordinary_traffic() -> None:
+def test_dns_for_other_servers_is_ordinary_traffic() -> None:
     config = CaptureConfig(captures_dns=True, name_servers=(parse_address("10.96.0.10"),))
 
     assert outcome(config, outbound("10.96.0.10", 53)) == ("dns", 15053)
@@ -199,7 +199,7 @@ def test_a_foreign_rule_before_ours(
     "rule",
     [Rule(Return(), (*HTTPS, UnknownMatch("-m time --timestart 08:00"))), Rule(UnknownVerdict("NFQUEUE"), HTTPS)],
 )
-def test_what_cannot_be_judged_is_said(rule: Rule) -> None:
+def test_what_cannot_be_judged_is_marked(rule: Rule) -> None:
     assert not trace(with_foreign(rule), outbound(ELSEWHERE["ipv4"], 443)).certain
     assert trace(with_foreign(rule), outbound(ELSEWHERE["ipv4"], 80)).certain
 

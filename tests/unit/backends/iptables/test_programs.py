@@ -35,7 +35,7 @@ class TestRun:
     def test_bytes_that_are_no_text_survive(self) -> None:
         assert run(["/bin/cat"], "\udcff\udc80 ").stdout == "\udcff\udc80 "
 
-    def test_its_messages_are_english_and_the_environment_is_ours_besides(self) -> None:
+    def test_its_messages_are_english_in_our_environment(self) -> None:
         done = run(["/bin/sh", "-c", 'echo "$LC_ALL $XTABLES_LOCKFILE $HOME"'], "", {"XTABLES_LOCKFILE": "/x"})
 
         assert done.stdout == f"C /x {os.environ['HOME']}\n"

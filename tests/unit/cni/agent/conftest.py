@@ -8,7 +8,7 @@ import pytest
 
 from pytest_netns import require
 
-PACKAGES = ("grpc", "inotify_simple", "lightkube", "prometheus_client")
+PACKAGES = ("hpack", "inotify_simple", "lightkube", "prometheus_client")
 
 
 @pytest.fixture(autouse=True)

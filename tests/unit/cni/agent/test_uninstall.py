@@ -150,3 +150,17 @@ def test_with_containerd_the_plugin_goes_when_it_is_not_loaded_any_more(
     uninstall.uninstall(options, runtime)  # type: ignore[arg-type]  # all that is asked of a runtime
     assert runtime.asked == 3
     assert [*(node / "bin").iterdir()] == []
+
+
+@pytest.mark.parametrize("moment", [0, 2, 3], ids=["before", "while the runtime loads", "last calls"])
+def test_the_plugin_stays_where_another_agent_has_come_meanwhile(
+    node: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """A node that is chosen again while the agent of before uninstalls: the plugin is the new one's."""
+    monkeypatch.setattr(uninstall, "CALLS_END", 0)
+    (node / "net.d").mkdir()
+    runtime = Containerd()
+    options = Options("node-1", "", {}, bin_dir=f"{node}/bin", conf_dir=f"{node}/net.d")
+    changes = uninstall.uninstall(options, runtime, lambda: runtime.asked >= moment)  # type: ignore[arg-type]
+    assert changes == [f"{node}/bin/capture-cni: stays, since another agent has come to this node"]
+    assert (runtime.asked, (node / "bin" / "capture-cni").exists()) == (moment, True)
