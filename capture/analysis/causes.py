@@ -166,7 +166,8 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
         yield _bound_elsewhere(of_family[0], outcome, port, addresses)
         return
     if not serving:
-        yield _not_listening(on_port, outcome, port, family, protocol)
+        own = {each.port for each in facts.listeners if each.protocol == protocol and among(each.uid, capture.uids)}
+        yield _not_listening(on_port, outcome, port, family, protocol, sorted(own))
         return
     if all(_is_captured(each, facts, capture) for each in serving):
         yield _wrong_user(serving[0], capture, port)
@@ -174,7 +175,10 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
         yield _wrong_mode(capture, port)
 
 
-def _not_listening(on_port: list[Listener], outcome: str, port: int, family: Family, protocol: int) -> Cause:
+def _not_listening(
+    on_port: list[Listener], outcome: str, port: int, family: Family, protocol: int, own: list[int]
+) -> Cause:
+    """Return why a port is not served; ``own`` are the ports on which the proxy's user listens."""
     name, where = FAMILY_NAMES[family], f"{'udp' if protocol == IPPROTO_UDP else 'tcp'} port {port}"
     if on_port:
         other = FAMILY_NAMES[next(each for each in FAMILIES if each != family)]
@@ -183,6 +187,9 @@ def _not_listening(on_port: list[Listener], outcome: str, port: int, family: Fam
     else:
         says = f"no process listens on {where}, to which {PORT_OF.get(outcome, '')} connections are sent"
         remedy = "Start the proxy, or look why it ended: kubectl logs POD -c istio-proxy."
+        if own:
+            says += f"; the proxy's user listens on {', '.join(map(str, own))}"
+            remedy = "Apply the rules with the proxy's ports (-p, -z), or look at kubectl logs POD -c istio-proxy."
     return Cause("not-listening", says, remedy, where)
 
 
