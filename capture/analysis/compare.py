@@ -53,7 +53,7 @@ class Difference(Value):
     effect: Effect | None = None
 
     @property
-    def is_ours(self) -> bool:
+    def is_own(self) -> bool:
         """Return whether it is about a rule of ours, not about a foreign one."""
         return self.kind in ("missing", "unexpected", "family")
 
@@ -111,8 +111,8 @@ def _chain_differences(
         yield Difference(family, table, name, "policy", policy=there.policy)
     missing, extra = _only_in_one(wanted.rules, there.rules)
     none: Numbered = []
-    ours_alone = is_our_chain(name) or there.is_hooked_elsewhere
-    if ours_alone:
+    is_own = is_our_chain(name) or there.is_hooked_elsewhere
+    if is_own:
         by_owner = extra, none
     else:
         marked = any(changes_marks(rule) for _, rule in extra)
@@ -129,9 +129,9 @@ def _by_owner(
 ) -> tuple[Numbered, Numbered]:
     """Return which of the other rules of a shared chain are ours, and which foreign ones matter."""
     last_own = max({*range(1, length + 1)} - {position for position, _ in extra}, default=0)
-    ours = [(position, rule) for position, rule in extra if shape(table, name, rule) == CERTAIN]
-    own_positions = {position for position, _ in ours}
-    return ours, [
+    own = [(position, rule) for position, rule in extra if shape(table, name, rule) == CERTAIN]
+    own_positions = {position for position, _ in own}
+    return own, [
         (position, rule)
         for position, rule in extra
         if position not in own_positions and position < last_own and may_disturb(rule, tested)

@@ -68,9 +68,9 @@ def _why_direct(ways: Ways, capture: Capture) -> Cause:
     """Return why the packet bypasses the proxy."""
     packet, step = ways.live.packet, ways.live.step
     untracked = next((each for each in ways.live.path if isinstance(meaning(each.rule.verdict), Untrack)), None)
-    if untracked is not None and not is_ours(untracked):
+    if untracked is not None and not is_own(untracked):
         return _untracked(untracked)
-    if step is not None and not is_ours(step) and not _is_desired(step, ways.desired):
+    if step is not None and not is_own(step) and not _is_desired(step, ways.desired):
         return _foreign(ways.live, step)
     if packet.protocol != "tcp":
         return _not_tcp(packet)
@@ -83,7 +83,7 @@ def _why_direct(ways: Ways, capture: Capture) -> Cause:
     return _excluded(step)
 
 
-def is_ours(step: Step) -> bool:
+def is_own(step: Step) -> bool:
     """Return whether a rule is in one of our chains, or leads into one."""
     target = getattr(step.rule.verdict, "chain", "")
     return step.table in TABLES and (is_our_chain(step.chain) or is_our_chain(target))
@@ -198,7 +198,7 @@ def _excluded(step: Step | None) -> Cause:
 def dropped(live: Trace) -> Cause:
     """Return why a packet is dropped: by the settings, or by a foreign rule or policy."""
     step = live.step
-    if step is not None and is_ours(step):
+    if step is not None and is_own(step):
         return Cause(
             "excluded",
             f"a rule of the capture drops the packet: {step.rule.why or 'by its settings'}",

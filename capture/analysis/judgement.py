@@ -13,7 +13,7 @@ from capture.analysis.culprits import Culprits, Place, without
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.effects import Comparison
 from capture.analysis.stations import Situation
-from capture.model.ruleset import Accept, Continue, Log, Return, Rule, Ruleset, Table
+from capture.model import ruleset as model
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -24,11 +24,10 @@ if TYPE_CHECKING:
     from capture.analysis.foreign import ForeignChain
     from capture.analysis.stations import PodNetwork
     from capture.model.addresses import Family
-    from capture.model.ruleset import Chain, TableName
 
 MAX_JUDGED = 100
 """Differences of our own that get an effect each."""
-LET_PASS = (Accept, Return, Continue, Log)
+LET_PASS = (model.Accept, model.Return, model.Continue, model.Log)
 """Verdicts of another table's base chain after which a packet comes to us as it was: not worth a note."""
 
 
@@ -38,7 +37,7 @@ class Obstacle(Value):
     not_compared = ("effect",)
 
     foreign_chain: ForeignChain
-    rule: Rule | None = None
+    rule: model.Rule | None = None
     effect: Effect | None = None
 
 
@@ -59,8 +58,8 @@ class Judgement(Value):
 
 
 def judge(
-    desired: Ruleset,
-    live: Ruleset,
+    desired: model.Ruleset,
+    live: model.Ruleset,
     differences: Iterable[Difference],
     elsewhere: tuple[ForeignChain, ...],
     network: PodNetwork,
@@ -85,9 +84,9 @@ def judge(
     return _together([Judgement(tuple(others)), *parts])
 
 
-def of_family(ruleset: Ruleset, family: Family, desired: Ruleset) -> Ruleset:
+def of_family(ruleset: model.Ruleset, family: Family, desired: model.Ruleset) -> model.Ruleset:
     """Return what packets of a family meet of a rule set, in its canonical form, with the desired routes."""
-    chains: dict[TableName, list[Chain]] = {table.name: [] for table in ruleset.tables}
+    chains: dict[model.TableName, list[model.Chain]] = {table.name: [] for table in ruleset.tables}
     known = canonical(ruleset, family)
     for table in ruleset.tables:
         for chain in table.chains:
@@ -95,7 +94,7 @@ def of_family(ruleset: Ruleset, family: Family, desired: Ruleset) -> Ruleset:
             policy = form.policy if form else "ACCEPT"
             rules = form.rules if form else ()
             chains[table.name].append(chain.replace(rules=rules, policy=policy, ipv6_policy=None))
-    tables = tuple(Table(name, tuple(found)) for name, found in chains.items())
+    tables = tuple(model.Table(name, tuple(found)) for name, found in chains.items())
     return desired.replace(families=(family,), tables=tables)
 
 
@@ -107,14 +106,14 @@ class _Family:
         family: Family,
         reference: Situation,
         whole: Situation,
-        foreign: dict[tuple[TableName, str], frozenset[int]],
+        foreign: dict[tuple[model.TableName, str], frozenset[int]],
     ) -> None:
         self.family = family
         self.reference = reference
         self.whole = whole
         self.foreign = foreign
-        self.ours_alone = without(whole, foreign).replace(elsewhere=())
-        self.culprits = Culprits(family, self.ours_alone, whole, foreign)
+        self.without_foreign = without(whole, foreign).replace(elsewhere=())
+        self.culprits = Culprits(family, self.without_foreign, whole, foreign)
 
     def judgement(self, own: Sequence[Difference]) -> Judgement:
         """Return what matters in this family."""
@@ -138,7 +137,7 @@ class _Family:
         """Yield the differences of our own rules, each with its effect on packets that its rule matches."""
         if not own:
             return
-        comparison = Comparison(self.family, self.reference, self.ours_alone)
+        comparison = Comparison(self.family, self.reference, self.without_foreign)
         for number, difference in enumerate(own):
             effect = None
             if number < MAX_JUDGED:
@@ -198,7 +197,9 @@ def _together(parts: Sequence[Judgement]) -> Judgement:
     )
 
 
-def second_set_effect(desired: Ruleset, elsewhere: tuple[ForeignChain, ...], network: PodNetwork) -> Effect | None:
+def second_set_effect(
+    desired: model.Ruleset, elsewhere: tuple[ForeignChain, ...], network: PodNetwork
+) -> Effect | None:
     """Return what a second capture does to packets next to the desired one to packets, taken for the newest.
 
     Of hooks with one priority the kernel asks the one first that was registered last.

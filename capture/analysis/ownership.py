@@ -86,7 +86,7 @@ def tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) ->
     return frozenset(tested)
 
 
-def ours_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> model.Ruleset:
+def own_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> model.Ruleset:
     """Return the rule set without what is foreign: our chains, and of other chains our rules only."""
     places = {family: our_rules(ruleset, family, recorded) for family in ruleset.families}
     tables = []
@@ -94,14 +94,14 @@ def ours_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> 
         chains = []
         for chain in table.chains:
             if not is_our_chain(chain.name):
-                ours = tuple(
+                own = tuple(
                     rule.replace(family=family)
                     for family in ruleset.families
                     for position, rule in enumerate(chain.rules_for(family))
                     if position in places[family].get((table.name, chain.name), ())
                 )
-                if ours:
-                    chains.append(chain.replace(rules=ours))
+                if own:
+                    chains.append(chain.replace(rules=own))
             else:
                 chains.append(chain)
         if chains:
@@ -120,14 +120,14 @@ def our_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | Non
                 continue
             rules = tuple(chain.rules_for(family))
             shapes = [shape(table.name, chain.name, rule, marks) for rule in rules]
-            ours = frozenset(position for position, known in enumerate(shapes) if known == CERTAIN)
+            own = frozenset(position for position, known in enumerate(shapes) if known == CERTAIN)
             if chain.name in model.BUILT_IN_CHAINS[table.name]:
                 remembered = _where_recorded(rules, _recorded_rules(recorded, table.name, chain.name, family))
                 if remembered is None:
                     unrecorded[chain.name] = rules
                     remembered = _by_neighbourhood(rules, shapes)
-                ours |= remembered
-            places[table.name, chain.name] = ours
+                own |= remembered
+            places[table.name, chain.name] = own
         interfaces = {
             excluded_interface(table.name, name, rules[position])
             for name, rules in unrecorded.items()
@@ -178,8 +178,8 @@ def _where_recorded(rules: Sequence[model.Rule], recorded: Sequence[model.Rule])
 # --- by shape ------------------------------------------------------------------------------------
 
 CERTAIN = "certain"
-BEFORE_OURS = "before ours"
-NEXT_TO_OURS = "next to ours"
+BEFORE_OWN = "before own"
+NEXT_TO_OWN = "next to own"
 
 NO_MARKS: frozenset[int] = frozenset()
 
@@ -190,7 +190,7 @@ def _by_neighbourhood(rules: Sequence[model.Rule], shapes: Sequence[str | None])
     rerouted = {name for rule in rules if jumps_to_our_chain(rule) for name in _in_interfaces(rule)}
     look_alike = [known is not None for known in shapes]
     neighbours = [
-        known == NEXT_TO_OURS or (known == BEFORE_OURS and not rerouted.isdisjoint(_in_interfaces(rule)))
+        known == NEXT_TO_OWN or (known == BEFORE_OWN and not rerouted.isdisjoint(_in_interfaces(rule)))
         for known, rule in zip(shapes, rules, strict=True)
     ]
     for position, known in enumerate(shapes):
@@ -217,14 +217,14 @@ def _until_twin(rules: Sequence[model.Rule], positions: Iterable[int], belongs: 
 def shape(table: model.TableName, chain: str, rule: model.Rule, marks: frozenset[int] = NO_MARKS) -> str | None:
     """Return how much a rule in a built-in chain looks like one of ours; None if not at all.
 
-    CERTAIN: no other program writes this. BEFORE_OURS: ours if a rule of ours follows directly.
-    NEXT_TO_OURS: ours if one is directly before or after it. ``marks`` are those that our chains match;
+    CERTAIN: no other program writes this. BEFORE_OWN: ours if a rule of ours follows directly.
+    NEXT_TO_OWN: ours if one is directly before or after it. ``marks`` are those that our chains match;
     without them, rules that are recognised by such a mark look like nothing.
     """
     if jumps_to_our_chain(rule):
         return CERTAIN
     if excluded_interface(table, chain, rule):
-        return BEFORE_OURS
+        return BEFORE_OWN
     matches = {type(match): match for match in canonical_rule(rule).matches}
     if (table, chain) == (model.MANGLE, model.PREROUTING):
         return _in_mangle_prerouting(rule.verdict, matches, marks)
@@ -267,13 +267,13 @@ def _in_mangle_prerouting(
     verdict: model.Verdict, matches: dict[type, model.Match], marks: frozenset[int]
 ) -> str | None:
     if isinstance(verdict, model.SaveMark):
-        is_ours = set(matches) == {model.Protocol, model.Mark} and matches.get(model.Mark) in [
+        is_own = set(matches) == {model.Protocol, model.Mark} and matches.get(model.Mark) in [
             model.Mark(mark) for mark in marks
         ]
-        return CERTAIN if is_ours else None
+        return CERTAIN if is_own else None
     # upstream's older --drop-invalid, from before there was a chain for it
     if isinstance(verdict, model.Drop) and matches == {model.ConnectionState: model.ConnectionState(("INVALID",))}:
-        return BEFORE_OURS
+        return BEFORE_OWN
     return None
 
 
@@ -283,8 +283,8 @@ def _in_mangle_output(verdict: model.Verdict, matches: dict[type, model.Match], 
     others = set(matches) - {model.Protocol}
     if isinstance(verdict, model.RestoreMark):
         known = [model.ConnectionMark(mark) for mark in marks]
-        is_ours = others == {model.ConnectionMark} and matches.get(model.ConnectionMark) in known
-        return CERTAIN if is_ours else None
+        is_own = others == {model.ConnectionMark} and matches.get(model.ConnectionMark) in known
+        return CERTAIN if is_own else None
     if matches.get(model.OutInterface) != model.OutInterface("lo"):
         return None
     if verdict == model.SetMark(PROXY_TO_SELF_MARK):
@@ -306,7 +306,7 @@ def _in_nat_output(verdict: model.Verdict, matches: dict[type, model.Match]) -> 
     others = set(matches) - {model.Protocol, model.DestinationPort}
     if verdict == model.Redirect(AGENT_DNS_PORT) and others <= {model.Destination}:
         return CERTAIN
-    return BEFORE_OURS if isinstance(verdict, model.Return) and others in ({model.OwnerUid}, {model.OwnerGid}) else None
+    return BEFORE_OWN if isinstance(verdict, model.Return) and others in ({model.OwnerUid}, {model.OwnerGid}) else None
 
 
 def _in_raw_output(verdict: model.Verdict, matches: dict[type, model.Match]) -> str | None:
@@ -319,8 +319,8 @@ def _in_raw_output(verdict: model.Verdict, matches: dict[type, model.Match]) -> 
     if matches.get(model.DestinationPort) != model.DestinationPort((DNS_PORT,)) or model.SourcePort in matches:
         return None
     if verdict == model.SetZone(1):
-        return NEXT_TO_OURS if others in ({model.OwnerUid}, {model.OwnerGid}) else None
-    return NEXT_TO_OURS if others <= {model.Destination} else None
+        return NEXT_TO_OWN if others in ({model.OwnerUid}, {model.OwnerGid}) else None
+    return NEXT_TO_OWN if others <= {model.Destination} else None
 
 
 def _in_raw_prerouting(verdict: model.Verdict, matches: dict[type, model.Match]) -> str | None:
@@ -339,16 +339,14 @@ def _in_raw_prerouting(verdict: model.Verdict, matches: dict[type, model.Match])
 # --- by siblings ---------------------------------------------------------------------------------
 
 
-def _by_siblings(rules: Sequence[model.Rule], known: Sequence[bool], ours: frozenset[int]) -> frozenset[int]:
+def _by_siblings(rules: Sequence[model.Rule], known: Sequence[bool], own: frozenset[int]) -> frozenset[int]:
     """Return the rules for interfaces that our rules in other chains of the table leave alone (``known``).
 
     They follow others of ours, or are alone: with TPROXY, nat PREROUTING may have no other rules of ours.
     """
-    if not ours:
+    if not own:
         first = known.index(True) if True in known else len(rules)
         return frozenset(_until_twin(rules, range(first, len(rules)), known))
-    own_rules = {rules[position] for position in ours}
+    own_rules = {rules[position] for position in own}
     is_new = [each and rule not in own_rules for each, rule in zip(known, rules, strict=True)]
-    return frozenset(
-        after for position in ours for after in _until_twin(rules, range(position + 1, len(rules)), is_new)
-    )
+    return frozenset(after for position in own for after in _until_twin(rules, range(position + 1, len(rules)), is_new))

@@ -19,7 +19,7 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator
 
     from capture.analysis.compiler import Direction
     from capture.analysis.regions import Path
@@ -80,7 +80,8 @@ def _of_family(family: Family, situation: Situation) -> Iterator[Statement]:
     first = space.diagrams.both(space.state_in("NEW"), space.marked("mark", 0, ALL_BITS))
     for direction in (INBOUND, OUTBOUND):
         among = space.diagrams.both(possible[direction], first)
-        fates = space.diagrams.choose(among, _settled(space, compiler.fates(direction)), space.diagrams.leaf(None))
+        fates = space.settled(compiler.fates(direction), _fate, "policy")
+        fates = space.diagrams.choose(among, fates, space.diagrams.leaf(None))
         for leaf in space.diagrams.leaves(fates):
             fate = space.diagrams.value(leaf)
             if fate is None:
@@ -89,18 +90,10 @@ def _of_family(family: Family, situation: Situation) -> Iterator[Statement]:
             yield from _statements(space, situation, direction, packets, among, fate)
 
 
-def _settled(space: PacketSpace, node: int) -> int:
-    """Return the fates, with UNKNOWN where one depends on something that cannot be judged."""
-    diagrams = space.diagrams
-
-    def change(each: int) -> int | None:
-        if diagrams.level(each) < space.first_unknown:
-            return None
-        values = {diagrams.value(leaf) for leaf in diagrams.leaves(each)}
-        plain = {value.replace(marked=False) if isinstance(value, Fate) else value for value in values}
-        return diagrams.leaf(UNKNOWN if len(plain) > 1 or ANYTHING in plain else next(iter(plain)))
-
-    return diagrams.changed(node, change, "settled")
+def _fate(values: list[Hashable]) -> Hashable:
+    """Return the fate that all possible values come to, or UNKNOWN."""
+    plain = {value.replace(marked=False) if isinstance(value, Fate) else value for value in values}
+    return UNKNOWN if len(plain) > 1 or ANYTHING in plain else next(iter(plain))
 
 
 def _statements(
@@ -134,9 +127,12 @@ def _cut_by_port(ruleset: Ruleset, path: Path) -> list[Path]:
     ranges = path.get(PORT, ())
     if not 0 < len(ranges) <= MAX_PIECES:
         return [path]
-    rules = (rule for table in ruleset.tables for chain in table.chains for rule in chain.rules)
     spans = {
-        span for rule in rules for match in rule.matches if isinstance(match, DestinationPort) for span in match.ports
+        span
+        for rule in ruleset.rules
+        for match in rule.matches
+        if isinstance(match, DestinationPort)
+        for span in match.ports
     }
     cuts = sorted({end for span in spans for end in (span.first, span.last + 1)})
     pieces = [

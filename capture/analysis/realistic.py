@@ -6,7 +6,7 @@ over lo, the first packet of a connection has a socket and no mark on its connec
 
 from __future__ import annotations
 
-from capture.analysis.compiler import INBOUND, LOOPBACK_NETWORKS, OTHER_MARK, OUTBOUND, routed_marks
+from capture.analysis.compiler import INBOUND, LOOPBACK_NETWORKS, OTHER_MARK, OUTBOUND
 from capture.analysis.space import (
     DESTINATION,
     GID,
@@ -21,7 +21,7 @@ from capture.analysis.space import (
     SOURCE_PORT,
     UID,
 )
-from capture.analysis.trace import OF_KNOWN_CONNECTIONS
+from capture.analysis.trace import OF_KNOWN_CONNECTIONS, routed_marks
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Network, merge
 from capture.model.packet import LOOPBACK
@@ -63,7 +63,8 @@ class _Packets:
         self.lo = space.interface(LOOPBACK)
         needed = [each.network for each in situation.ruleset.loopback_addresses if each.network.family == self.family]
         self.own = situation.network.own_addresses(self.family)
-        self.local = (*self.own, *needed, LOOPBACK_NETWORKS[self.family])
+        others = [each for each in situation.network.local or () if each.family == self.family]
+        self.local = (*self.own, *needed, *others, LOOPBACK_NETWORKS[self.family])
 
     def coming_in(self) -> int:
         """Return packets from outside, for the pod's own addresses. What sits behind other interfaces may route."""
@@ -126,7 +127,7 @@ class _Packets:
         """Return whether a packet uses an interface that exists, or that our own rules name, but not lo."""
         network = self.situation.network
         names = {network.interface, *network.others}
-        for rule in _rules(self.situation):
+        for rule in self.situation.rules:
             names |= {match.name for match in rule.matches if isinstance(match, kind)}
         found = self.diagrams.no
         for name in sorted(names):
@@ -141,12 +142,6 @@ class _Packets:
         for condition in conditions:
             found = self.diagrams.both(found, condition)
         return found
-
-
-def _rules(situation: Situation) -> Iterator[model.Rule]:
-    for table in (*situation.ruleset.tables, *(each.contents for each in situation.elsewhere)):
-        for chain in table.chains:
-            yield from chain.rules
 
 
 # --- marks of connections ------------------------------------------------------------------------
@@ -171,7 +166,7 @@ def _marks_left_by(possible: dict[Direction, int], space: PacketSpace, compilers
     """
     diagrams = space.diagrams
     found = space.marked("connection", 0, model.ALL_BITS)
-    rules = [rule for compiler in compilers for rule in _rules(compiler.situation)]
+    rules = [rule for compiler in compilers for rule in compiler.situation.rules]
     if not any(isinstance(rule.verdict, model.SaveMark) for rule in rules):
         return found
     constants = sorted({0} | {mark for rule in rules for mark in _marks(rule)})

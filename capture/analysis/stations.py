@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.model.addresses import Family
+    from capture.model.ruleset import Rule
 
 MAX_UNKNOWN_ORDERS = 3
 """More foreign chains whose order is unknown are taken as they are listed."""
@@ -47,6 +48,10 @@ class PodNetwork(Value):
     interface: str = "eth0"
     others: tuple[str, ...] = ()
     """Further interfaces, without ``lo``."""
+    local: tuple[Network, ...] | None = None
+    """All its addresses, those of every scope and on ``lo`` among them; None where no namespace was read."""
+    names: tuple[tuple[int, str], ...] | None = None
+    """Its interfaces by their indexes; None where no namespace was read."""
 
     def own_addresses(self, family: Family) -> tuple[Network, ...]:
         """Return the pod's addresses of a family."""
@@ -54,7 +59,7 @@ class PodNetwork(Value):
 
     def is_local(self, address: Network) -> bool:
         """Return whether packets to an address stay in the namespace."""
-        return address.is_loopback or address in self.own
+        return address.is_loopback or address in self.own or address in (self.local or ())
 
 
 class Situation(Value):
@@ -71,6 +76,17 @@ class Situation(Value):
     network: PodNetwork = PodNetwork()
     without: tuple[str, ...] = ()
     """Routes that the capture needs and the namespace lacks, as commands that would add them."""
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Return all tables."""
+        return (*self.ruleset.tables, *[each.contents for each in self.elsewhere])
+
+    @property
+    def rules(self) -> Iterator[Rule]:
+        """Yield the rules of all tables; those of a table twice that has two base chains."""
+        for table in self.tables:
+            yield from table.rules
 
     def stations(self, hook: str, family: Family, *, with_nat: bool = True) -> tuple[Station, ...]:
         """Return the base chains at a hook, as packets of a family meet them, by what is known of their order."""

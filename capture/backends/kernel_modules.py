@@ -137,12 +137,10 @@ EVERY_CAPTURE = ((model.DestinationPort, False), (model.OwnerUid, False), (model
 
 def _kinds(desired: model.Ruleset) -> Iterator[tuple[type, bool]]:
     """Yield the kinds of matches and verdicts, and whether it is one with a list that iptables has a match for."""
-    for table in desired.tables:
-        for chain in table.chains:
-            for rule in chain.rules:
-                yield type(rule.verdict), False
-                for match in rule.matches:
-                    yield type(match), _is_one_match(match)
+    for rule in desired.rules:
+        yield type(rule.verdict), False
+        for match in rule.matches:
+            yield type(match), _is_one_match(match)
 
 
 def _is_one_match(match: model.Match) -> bool:

@@ -61,6 +61,8 @@ def _split(text: str) -> tuple[str, str]:
     return host, port_text
 
 
+PROCESS = "capture.packets.pid"
+"""Where a click context keeps the number of the process that sends the packet."""
 AS_PROCESS = "capture.packets.process"
 """Where a click context keeps user and group of the process that sends the packet."""
 
@@ -77,6 +79,7 @@ def _as_process(ctx: click.Context, _param: click.Parameter, pid: int | None) ->
             fields = dict(line.split(":", 1) for line in file if ":" in line)
     except OSError as error:
         raise click.BadParameter(f"process {pid} cannot be read: {error.strerror}", ctx) from None
+    ctx.meta[PROCESS] = pid
     ctx.meta[AS_PROCESS] = tuple(int(fields[name].split()[-1]) for name in ("Uid", "Gid"))
     ctx.params["namespace"] = path
 

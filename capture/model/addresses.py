@@ -151,7 +151,7 @@ def merge_ranges(given: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     if len(in_order) < 2:
         return in_order
     ranges: list[tuple[int, int]] = []
-    end = -2  # of the last range
+    end = -3  # of the last range; -1 is a number, too
     for first, last in in_order:
         if first > end + 1:
             ranges.append((first, last))
@@ -160,6 +160,16 @@ def merge_ranges(given: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
             ranges[-1] = (ranges[-1][0], last)
             end = last
     return ranges
+
+
+def outside(ranges: Iterable[tuple[int, int]], low: int, high: int) -> list[tuple[int, int]]:
+    """Return what lies between ``low`` and ``high`` in none of some ranges, which are in order and apart."""
+    found = []
+    for first, last in ranges:
+        if first > low:
+            found.append((low, first - 1))
+        low = max(low, last + 1)
+    return [*found, (low, high)] if low <= high else found
 
 
 def split(family: Family, first: int, last: int) -> Iterator[Network]:

@@ -302,7 +302,7 @@ def _ensure_written(driver: Driver, desired: Ruleset) -> None:
         return
     from capture.analysis.compare import differences  # not where all is well
 
-    wrong = [difference for difference in differences(desired, driver.read()) if difference.is_ours]
+    wrong = [difference for difference in differences(desired, driver.read()) if difference.is_own]
     if wrong:
         raise CaptureError(
             f"the rules were written, but {len(wrong)} of what was read back differ: {wrong[0]!r}",

@@ -99,7 +99,7 @@ def _verify(
 
 def _verify_without_reference() -> Verified:
     """Judge the foreign rules in the namespace we are in, without a reference for our own rules."""
-    from capture.analysis.ownership import ours_only
+    from capture.analysis.ownership import own_only
 
     decision, live_sets = detect.look(Request())
     if not live_sets:
@@ -108,7 +108,7 @@ def _verify_without_reference() -> Verified:
     from capture.operations.situation import read_elsewhere
 
     live = load(live_sets[0]).read()
-    own = ours_only(live)
+    own = own_only(live)
     elsewhere = read_elsewhere(place(live_sets[0]))
     return _judged(own, live, (), elsewhere, live_sets[0], live_sets).replace(has_reference=False)
 

@@ -23,6 +23,7 @@ from capture.state import decisions, record, routes
 from capture.state.facts import read_facts
 from capture.state.impediments import LO_DOWN, impediments
 from capture.state.netns import Entered, own_namespace
+from capture.state.privileges import ways_out
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
@@ -71,11 +72,17 @@ class Diagnosis(Value):
         return "not captured" if self.trace.outcome == "direct" else "broken"
 
 
-def why(packet: Packet | None = None, settings: Settings | None = None, namespace: Namespace = None) -> Diagnosis:
+def why(
+    packet: Packet | None = None,
+    settings: Settings | None = None,
+    namespace: Namespace = None,
+    *,
+    process: int | None = None,
+) -> Diagnosis:
     """Return why a connection does not reach the proxy; without one, everything that is wrong with the pod.
 
-    The reference are the settings, else the recorded ones, else those that the live rules amount to. Raises
-    CaptureError.
+    ``process`` is the one that opens the connection: a note says how it may leave the capture. The reference are the
+    settings, else the recorded ones, else those that the live rules amount to. Raises CaptureError.
     """
     with Entered(namespace):
         recorded = record.read()
@@ -92,7 +99,20 @@ def why(packet: Packet | None = None, settings: Settings | None = None, namespac
             notes = (*(_left_out(explicit, verified) if explicit else _unproven()), *_socket_lb())
             is_certain = all(note.kind != "rule-missing" for note in notes)
             return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
-        return _of_connection(packet, settings, recorded, facts, capture, causes)
+        found = _of_connection(packet, settings, recorded, facts, capture, causes)
+        return found.replace(notes=(*found.notes, *_privileged(process)))
+
+
+def _privileged(process: int | None) -> Iterator[Cause]:
+    """Yield by which capabilities a process may send what no rule sees; that it does so is not told by them."""
+    ways = ways_out(process) if process is not None else ()
+    if ways:
+        yield Cause(
+            "privileged",
+            f"process {process} may leave the capture by {', '.join(ways)}",
+            "Drop the capabilities in the container's securityContext; docs/what-capture-is-not.md has each way.",
+            f"process {process}",
+        )
 
 
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
@@ -188,7 +208,7 @@ def _unproven() -> Iterator[Cause]:
 
 def _drift(verified: Verified) -> Iterator[Cause]:
     """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
-    own = [found for found in verified.differences if found.is_ours]
+    own = [found for found in verified.differences if found.is_own]
     if own:
         first = f"{KINDS_OF_DRIFT.get(own[0].kind, 'not as applied')}: {_rule_of(own[0].rule, own[0].family)}"
         others = f", and {len(own) - 1} more differences" if len(own) > 1 else ""
@@ -214,7 +234,7 @@ def _drift(verified: Verified) -> Iterator[Cause]:
 
 def _diverted(verified: Verified) -> Iterator[Cause]:
     """Yield foreign rules by their effect on captured packets: they drop them, or bypass the proxy."""
-    effects = [found.effect for found in verified.differences if not found.is_ours]
+    effects = [found.effect for found in verified.differences if not found.is_own]
     for effect in (*effects, *(found.effect for found in verified.obstacles)):
         if effect is not None and _is_dropping(effect):
             yield dropped(effect.after)
@@ -232,7 +252,7 @@ def _foreign_rules(verified: Verified) -> dict[str, str]:
     found = {
         f"{each.table} {each.chain}": _rule_of(each.rule, each.family)
         for each in reversed(verified.differences)
-        if not each.is_ours and not _is_dropping(each.effect)
+        if not each.is_own and not _is_dropping(each.effect)
     }
     return found | {
         f"{each.foreign_chain.table} {each.foreign_chain.entry.name}": (each.rule and each.rule.why)

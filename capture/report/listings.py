@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.ownership import our_rules, ours_only
+from capture.analysis.ownership import our_rules, own_only
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_NAMES
 from capture.model.chain_names import is_our_chain
@@ -108,7 +108,7 @@ def nft(shown: list[Shown]) -> str:
     for live_set in dict.fromkeys(part.live_set for part in shown):
         of_it = [part for part in shown if part.live_set is live_set]
         families = tuple(dict.fromkeys(part.family for part in of_it))
-        live = live_set.live if live_set.backend == "nftables" else ours_only(live_set.live)
+        live = live_set.live if live_set.backend == "nftables" else own_only(live_set.live)
         only, left_out = _without_words_of(_only(live, {part.table for part in of_it}), live_set.backend)
         text, unsayable = _rendered(render_text, only.replace(families=families))
         texts.append(left_out + unsayable + text)

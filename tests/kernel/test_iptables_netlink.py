@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import differences
-from capture.analysis.ownership import ours_only
+from capture.analysis.ownership import own_only
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.netlink import NetlinkDriver
@@ -305,7 +305,7 @@ class TestTheSameAsIptables:
         ours.call(NetlinkDriver().write, ruleset, NOTHING, None)
         live = ours.call(NetlinkDriver().read)
         for family in FAMILIES:
-            assert canonical(ours_only(live), family) == canonical(ours_only(ruleset), family)
+            assert canonical(own_only(live), family) == canonical(own_only(ruleset), family)
 
     @pytest.mark.parametrize("ruleset", [SIDECAR, every_case()], ids=["sidecar", "every match and verdict"])
     def test_every_program_prints_the_same(self, ours: Namespace, theirs: Namespace, ruleset: Ruleset) -> None:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.kernel
 CAPTURE = Path(sys.executable).with_name("capture")
 ELSEWHERE = "203.0.113.9"
 BACKENDS = pytest.mark.parametrize("backend", ["nftables", "iptables"])
+SETPRIV = ("setpriv", "--inh-caps=-all")
 OUT = ("tcp", f"{ELSEWHERE}:80", "--uid", "1000")
 
 
@@ -176,3 +177,16 @@ def test_half_a_connection_is_a_usage_error(pod_pair: PodPair) -> None:
 
     assert done.returncode == 2
     assert "name a protocol and a destination" in done.stderr
+
+
+def test_a_process_that_may_leave_the_capture_is_noted(pod_pair: PodPair) -> None:
+    pod = with_proxy(pod_pair)
+    apply(pod)
+    own = pod.popen([*SETPRIV, "--bounding-set=-all,+net_raw,+net_admin", "sleep", "60"])
+    plain = pod.popen(["sleep", "60"], uid=1000)
+
+    found = why(pod, *OUT[:2], "--as-pid", str(own.pid))
+    (note,) = found["notes"]
+    assert (note["kind"], found["verdict"]) == ("privileged", "captured")
+    assert note["says"].endswith("NET_ADMIN (changes the rules), NET_RAW (sends frames that meet no rule)")
+    assert why(pod, *OUT[:2], "--as-pid", str(plain.pid))["notes"] == []

@@ -212,7 +212,7 @@ class TestTampering:
         assert {(each.family, each.kind, each.position > 0) for each in found} == {
             (family, "foreign", True) for family in families
         }
-        assert not any(each.is_ours for each in found)
+        assert not any(each.is_own for each in found)
 
     @given(configs, st.data())
     def test_a_policy(self, config: CaptureConfig, data: st.DataObject) -> None:
