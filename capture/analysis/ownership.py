@@ -291,7 +291,7 @@ FROM_SERVER = (_kinds(), _kinds(model.Source), _kinds(model.Destination))
 
 
 def excluded_interface(table: model.TableName, chain: str, rule: model.Rule) -> str | None:
-    """Return the interface that a rule leaves alone the way our rules do: ``-i eth1 -j RETURN``, ``-o eth1 -j RETURN``."""
+    """Return the interface that a rule leaves alone as our rules do: ``-i eth1 -j RETURN``, ``-o eth1 -j RETURN``."""
     if table == model.RAW or not isinstance(rule.verdict, model.Return) or len(rule.matches) != 1:
         return None
     match = rule.matches[0]
