@@ -87,7 +87,7 @@ def _by_runtime(runtime_class: object) -> Iterator[str]:
     name = runtime_class.lower() if isinstance(runtime_class, str) else ""
     reason = next((reason for part, reason in OWN_NETWORK_STACKS.items() if part in name), "")
     if reason:
-        yield f"runtimeClassName {runtime_class}: {reason}: if it is what its name says, nothing is captured"
+        yield f"runtimeClassName {runtime_class}: {reason}: if it is what its name suggests, nothing is captured"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -58,7 +58,7 @@ LOOK_DEADLINE = 1.0
 """Seconds for the API server to answer when STATUS only logs its state: a runtime calls STATUS every few seconds."""
 
 NO_MESH_SETTINGS = (
-    "what holds for the whole mesh: the runtime's annotations do not tell meshConfig.defaultConfig.proxyMetadata, with"
+    "what holds for the whole mesh: the runtime's annotations do not have meshConfig.defaultConfig.proxyMetadata, with"
     " ISTIO_META_DNS_CAPTURE and ISTIO_DUAL_STACK"
 )
 

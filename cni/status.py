@@ -259,7 +259,7 @@ def as_plain(status: Status) -> dict[str, Any]:
 
 def show(status: Status) -> None:
     """Print the status for people."""
-    evidence = status.runtime.evidence or "nothing tells; taken as the usual one"
+    evidence = status.runtime.evidence or "unknown; taken as the usual one"
     tell([f"runtime: {status.runtime.name} ({evidence})", f"networks in {status.conf_dir}:"])
     tell((f"  {os.path.basename(path)}: {says}{' [entry]' if has else ''}" for path, says, has in status.files), HANG)
     tell_findings(status.findings)

@@ -92,15 +92,13 @@ class ChainCompiler:
             then = self.compiler.changed(verdict, after)
         else:
             then = self._then(verdict, after)
-        return self.diagrams.choose(self._condition(position, rule), then, after)
+        matched = self.space.rule(rule, self._occurrence(position), is_native=self.station.is_native)
+        return self.diagrams.choose(matched, then, after)
 
     def _then(self, verdict: Meaning, after: int) -> int:
         if isinstance(verdict, model.Jump):
             return self.compiler.called(self.station, verdict.chain, after, self.place)
         return self.compiler.decided(verdict, self.chain.name, self.falls, self.place, self.station)
-
-    def _condition(self, position: int, rule: model.Rule) -> int:
-        return self.space.rule(rule, self._occurrence(position), is_native=self.station.is_native)
 
     def _occurrence(self, position: int) -> Hashable:
         return self.place.way, self.station.table, self.chain.name, position

@@ -21,7 +21,7 @@ from capture.analysis.trace import (
     transparent_rules,
 )
 from capture.model import ruleset as model
-from capture.model.addresses import IPV4, Network, merge
+from capture.model.addresses import IPV4, Network, merge, merge_ranges
 from capture.model.packet import LOOPBACK
 from capture.model.values import Value
 
@@ -79,6 +79,8 @@ class Compiler:
         self.diagrams = space.diagrams
         self.switches = space.switches
         self.situation = situation
+        self.lo = space.interface(LOOPBACK)
+        self.leaves_by_lo = space.numbers(OUT, [(self.lo, self.lo)])
         self.routed = sorted(routed_marks(situation.ruleset))
         self._orders = {
             "in": list(situation.orders(model.PREROUTING, space.family)),
@@ -164,8 +166,7 @@ class Compiler:
         if place.way == "out":
             return self._routed(held)
         if place.way == "post":
-            lo = self.space.interface(LOOPBACK)
-            return self.diagrams.choose(self.space.numbers(OUT, [(lo, lo)]), self._over_lo(held), self._ends(held))
+            return self.diagrams.choose(self.leaves_by_lo, self._over_lo(held), self._ends(held))
         if place.way == "input":
             return self._ends(held)
         delivered = self._pass("input", held)
@@ -176,20 +177,19 @@ class Compiler:
     def _routed(self, held: Held) -> int:
         """Return what becomes of packets that leave: by another interface if their destination was changed."""
         leaves = self._pass("post", held)
-        lo = self.space.interface(LOOPBACK)
-        stays = self.switches.restricted(leaves, OUT, lo)
+        stays = self.switches.restricted(leaves, OUT, self.lo)
         if held.is_redirected:
             return stays
         if not held.is_moved:
             return leaves
         outward = self.switches.restricted(leaves, OUT, self.space.interface(self.situation.network.interface))
-        goes_out = self.diagrams.choose(self.space.numbers(OUT, [(lo, lo)]), outward, leaves)
+        goes_out = self.diagrams.choose(self.leaves_by_lo, outward, leaves)
         return self.diagrams.choose(self._is_for_the_pod(), stays, goes_out)
 
     def _over_lo(self, held: Held) -> int:
         """Return what becomes of packets that come in again over lo, where they have no socket any more."""
         found = self._pass("lo", held)
-        for level, number in ((IN, self.space.interface(LOOPBACK)), (OUT, NONE), (UID, NONE), (GID, NONE)):
+        for level, number in ((IN, self.lo), (OUT, NONE), (UID, NONE), (GID, NONE)):
             found = self.switches.restricted(found, level, number)
         return found
 
@@ -197,8 +197,7 @@ class Compiler:
         """Return packets to the pod's own addresses, which came in from outside or are translated to these."""
         own = (*self.situation.network.own_addresses(self.space.family), LOOPBACK_NETWORKS[self.space.family])
         is_own = self.space.numbers(DESTINATION, merge(own))
-        lo = self.space.interface(LOOPBACK)
-        return self.diagrams.either(is_own, self.space.numbers(IN, [(lo, lo)]))
+        return self.diagrams.either(is_own, self.space.numbers(IN, [(self.lo, self.lo)]))
 
     def _station(self, station: Station, place: Place) -> int:
         after = self._at(place.replace(number=place.number + 1))
@@ -235,8 +234,7 @@ class Compiler:
     def _by_marks(self, direct: int) -> int:
         """Return the end of packets of a transparent capture that no rule of it has taken."""
         choose, both = self.diagrams.choose, self.diagrams.both
-        lo = self.space.interface(LOOPBACK)
-        arrives = self.diagrams.negation(self.space.numbers(IN, [(NONE, NONE), (lo, lo)] if lo else [(NONE, lo)]))
+        arrives = self._by_another_than_lo(IN)
         known = self.space.state_in(*OF_KNOWN_CONNECTIONS)
         in_vain = both(both(arrives, self.diagrams.negation(known)), self._is_routed("connection"))
         found = choose(in_vain, self._fate(Fate("dropped")), direct)
@@ -268,9 +266,12 @@ class Compiler:
     def _is_marked(self) -> int:
         if not self.routed:
             return self.diagrams.no
-        lo = self.space.interface(LOOPBACK)
-        leaves = self.diagrams.negation(self.space.numbers(OUT, [(NONE, NONE), (lo, lo)] if lo else [(NONE, lo)]))
-        return self.diagrams.either(self.diagrams.both(leaves, self._is_routed("mark")), self._is_routed("connection"))
+        leaves = self.diagrams.both(self._by_another_than_lo(OUT), self._is_routed("mark"))
+        return self.diagrams.either(leaves, self._is_routed("connection"))
+
+    def _by_another_than_lo(self, level: int) -> int:
+        """Return packets that come in, or leave, by an interface that is not lo."""
+        return self.diagrams.negation(self.space.numbers(level, merge_ranges([(NONE, NONE), (self.lo, self.lo)])))
 
     def _is_routed(self, kind: Literal["mark", "connection"]) -> int:
         found = self.diagrams.no

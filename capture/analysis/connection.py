@@ -78,7 +78,7 @@ def _why_direct(ways: Ways, capture: Capture) -> Cause:
         return _family(packet)
     if ways.desired is not None and ways.desired.outcome in TO_PROXY:
         return _rule_missing(ways.desired)
-    if _is_of_proxy(packet, capture):
+    if among(packet.uid, capture.uids) or among(packet.gid, capture.gids):
         return _of_proxy(packet)
     return _excluded(step)
 
@@ -164,10 +164,6 @@ def _rule_missing(desired: Trace) -> Cause:
         "Run `capture verify` for what is missing; run `capture apply` again, or recreate the pod.",
         place_of(desired.step) if desired.step is not None else "",
     )
-
-
-def _is_of_proxy(packet: Packet, capture: Capture) -> bool:
-    return among(packet.uid, capture.uids) or among(packet.gid, capture.gids)
 
 
 def _of_proxy(packet: Packet) -> Cause:

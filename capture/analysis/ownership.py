@@ -20,6 +20,7 @@ from capture.analysis.canonical import canonical_rule
 from capture.model import ruleset as model
 from capture.model.chain_names import is_our_chain
 from capture.model.conventions import AGENT_DNS_PORT, PROXY_TO_SELF_MARK
+from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -225,18 +226,68 @@ def shape(table: model.TableName, chain: str, rule: model.Rule, marks: frozenset
         return CERTAIN
     if excluded_interface(table, chain, rule):
         return BEFORE_OWN
-    matches = {type(match): match for match in canonical_rule(rule).matches}
-    if (table, chain) == (model.MANGLE, model.PREROUTING):
-        return _in_mangle_prerouting(rule.verdict, matches, marks)
-    if (table, chain) == (model.MANGLE, model.OUTPUT):
-        return _in_mangle_output(rule.verdict, matches, marks)
-    if (table, chain) == (model.NAT, model.OUTPUT):
-        return _in_nat_output(rule.verdict, matches)
-    if (table, chain) == (model.RAW, model.OUTPUT):
-        return _in_raw_output(rule.verdict, matches)
-    if (table, chain) == (model.RAW, model.PREROUTING):
-        return _in_raw_prerouting(rule.verdict, matches)
+    likely = [each for each in _shapes(marks).get((table, chain), ()) if each.verdict == rule.verdict]
+    matches = canonical_rule(rule).matches if likely else ()
+    for each in likely:
+        others = frozenset(type(match) for match in matches if match not in each.matches)
+        if others in each.others and len(matches) == len(others) + len(each.matches):
+            return each.looks
     return None
+
+
+class Shape(Value):
+    """How a rule of ours that jumps to no chain looks: what it does, its matches, and which kinds it has besides."""
+
+    looks: str
+    verdict: model.Verdict
+    matches: tuple[model.Match, ...]
+    others: tuple[frozenset[type], ...] = (frozenset(),)
+
+
+def _kinds(*kinds: type) -> frozenset[type]:
+    return frozenset(kinds)
+
+
+def _shapes(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[Shape, ...]]:
+    """Return the shapes by table and chain; ``marks`` are those of the transparent proxy.
+
+    Those about DNS, and the drop, are of upstream before it had chains for them: the agent's own queries return, in
+    zone 1, and the others go to the agent, in zone 2.
+    """
+    known = _KNOWN.get(marks)
+    if known is None:
+        known = _KNOWN[marks] = {
+            (model.MANGLE, model.PREROUTING): (
+                *[Shape(CERTAIN, model.SaveMark(), (model.Mark(mark),), (_kinds(model.Protocol),)) for mark in marks],
+                Shape(BEFORE_OWN, model.Drop(), (model.ConnectionState(("INVALID",)),)),
+            ),
+            (model.MANGLE, model.OUTPUT): (
+                *[Shape(CERTAIN, model.RestoreMark(), (TCP, model.ConnectionMark(mark))) for mark in marks],
+                *[Shape(CERTAIN, model.Return(), (TCP, ON_LO, model.Mark(mark))) for mark in marks],
+                Shape(CERTAIN, model.SetMark(PROXY_TO_SELF_MARK), (TCP, ON_LO), TO_SELF),
+            ),
+            (model.NAT, model.OUTPUT): (
+                Shape(CERTAIN, model.Redirect(AGENT_DNS_PORT), (TO_DNS,), DNS_OF_ALL),
+                Shape(BEFORE_OWN, model.Return(), (TO_DNS,), tuple(_kinds(model.Protocol, *kind) for kind in OWNER)),
+            ),
+            (model.RAW, model.OUTPUT): (
+                Shape(CERTAIN, model.SetZone(2), (UDP, model.SourcePort((model.only(AGENT_DNS_PORT),))), OWNER),
+                Shape(NEXT_TO_OWN, model.SetZone(1), (UDP, TO_DNS), OWNER),
+                Shape(NEXT_TO_OWN, model.SetZone(2), (UDP, TO_DNS), (_kinds(), _kinds(model.Destination))),
+            ),
+            (model.RAW, model.PREROUTING): (Shape(CERTAIN, model.SetZone(1), (UDP, FROM_DNS), FROM_SERVER),),
+        }
+    return known
+
+
+_KNOWN: dict[frozenset[int], dict[tuple[model.TableName, str], tuple[Shape, ...]]] = {}
+TCP, UDP = model.Protocol("tcp"), model.Protocol("udp")
+ON_LO = model.OutInterface("lo")
+TO_DNS, FROM_DNS = model.DestinationPort((DNS_PORT,)), model.SourcePort((DNS_PORT,))
+OWNER = (_kinds(model.OwnerUid), _kinds(model.OwnerGid))
+TO_SELF = tuple(_kinds(model.Destination, *kind) for kind in OWNER)
+DNS_OF_ALL = (_kinds(model.Protocol), _kinds(model.Protocol, model.Destination))
+FROM_SERVER = (_kinds(), _kinds(model.Source), _kinds(model.Destination))
 
 
 def excluded_interface(table: model.TableName, chain: str, rule: model.Rule) -> str | None:
@@ -261,79 +312,6 @@ def _marks_of_our_chains(live: model.Ruleset, family: Family) -> frozenset[int]:
                     match.value for match in rule.matches if isinstance(match, model.Mark) and not match.negated
                 )
     return frozenset(marks)
-
-
-def _in_mangle_prerouting(
-    verdict: model.Verdict, matches: dict[type, model.Match], marks: frozenset[int]
-) -> str | None:
-    if isinstance(verdict, model.SaveMark):
-        is_own = set(matches) == {model.Protocol, model.Mark} and matches.get(model.Mark) in [
-            model.Mark(mark) for mark in marks
-        ]
-        return CERTAIN if is_own else None
-    # upstream's older --drop-invalid, from before there was a chain for it
-    if isinstance(verdict, model.Drop) and matches == {model.ConnectionState: model.ConnectionState(("INVALID",))}:
-        return BEFORE_OWN
-    return None
-
-
-def _in_mangle_output(verdict: model.Verdict, matches: dict[type, model.Match], marks: frozenset[int]) -> str | None:
-    if matches.get(model.Protocol) != model.Protocol("tcp"):
-        return None
-    others = set(matches) - {model.Protocol}
-    if isinstance(verdict, model.RestoreMark):
-        known = [model.ConnectionMark(mark) for mark in marks]
-        is_own = others == {model.ConnectionMark} and matches.get(model.ConnectionMark) in known
-        return CERTAIN if is_own else None
-    if matches.get(model.OutInterface) != model.OutInterface("lo"):
-        return None
-    if verdict == model.SetMark(PROXY_TO_SELF_MARK):
-        return (
-            CERTAIN
-            if others - {model.OwnerUid, model.OwnerGid} == {model.OutInterface, model.Destination} and len(others) == 3
-            else None
-        )
-    is_marked = others == {model.OutInterface, model.Mark} and matches.get(model.Mark) in [
-        model.Mark(mark) for mark in marks
-    ]
-    return CERTAIN if isinstance(verdict, model.Return) and is_marked else None
-
-
-def _in_nat_output(verdict: model.Verdict, matches: dict[type, model.Match]) -> str | None:
-    """Upstream before it had a chain for DNS: the agent's own questions return, the others go to the agent."""
-    if matches.get(model.DestinationPort) != model.DestinationPort((DNS_PORT,)) or model.Protocol not in matches:
-        return None
-    others = set(matches) - {model.Protocol, model.DestinationPort}
-    if verdict == model.Redirect(AGENT_DNS_PORT) and others <= {model.Destination}:
-        return CERTAIN
-    return BEFORE_OWN if isinstance(verdict, model.Return) and others in ({model.OwnerUid}, {model.OwnerGid}) else None
-
-
-def _in_raw_output(verdict: model.Verdict, matches: dict[type, model.Match]) -> str | None:
-    """Upstream before it had a chain for DNS: zone 1 for the agent's questions, zone 2 for the app's."""
-    if verdict not in (model.SetZone(1), model.SetZone(2)) or matches.get(model.Protocol) != model.Protocol("udp"):
-        return None
-    others = set(matches) - {model.Protocol, model.DestinationPort, model.SourcePort}
-    if matches.get(model.SourcePort) == model.SourcePort((model.only(AGENT_DNS_PORT),)):
-        return CERTAIN if verdict == model.SetZone(2) and others in ({model.OwnerUid}, {model.OwnerGid}) else None
-    if matches.get(model.DestinationPort) != model.DestinationPort((DNS_PORT,)) or model.SourcePort in matches:
-        return None
-    if verdict == model.SetZone(1):
-        return NEXT_TO_OWN if others in ({model.OwnerUid}, {model.OwnerGid}) else None
-    return NEXT_TO_OWN if others <= {model.Destination} else None
-
-
-def _in_raw_prerouting(verdict: model.Verdict, matches: dict[type, model.Match]) -> str | None:
-    """Upstream before it had a chain for DNS: zone 1 for answers of name servers."""
-    if verdict != model.SetZone(1) or matches.get(model.Protocol) != model.Protocol("udp"):
-        return None
-    if matches.get(model.SourcePort) != model.SourcePort((DNS_PORT,)):
-        return None
-    return (
-        CERTAIN
-        if set(matches) - {model.Protocol, model.SourcePort} in (set(), {model.Source}, {model.Destination})
-        else None
-    )
 
 
 # --- by siblings ---------------------------------------------------------------------------------

@@ -89,13 +89,14 @@ class _Packets:
         """Return packets that processes of the pod send, from its own addresses."""
         space, choose = self.space, self.diagrams.choose
         stays = self._inside(DESTINATION, self.local)
+        has_owner = self.diagrams.both(*[space.numbers(level, [(0, HIGHEST_ID)]) for level in (UID, GID)])
         over_lo = space.numbers(OUT, [(self.lo, self.lo)])
         from_pod = choose(over_lo, self._inside(SOURCE, self.local), self._inside(SOURCE, self.own))
         return self._all(
             space.numbers(IN, [(NONE, NONE)]),
             choose(stays, over_lo, self._through(OUT, model.OutInterface)),
             self.diagrams.either(from_pod, self._sent_by_transparent_proxy(over_lo)),
-            choose(space.state_in("NEW", "RELATED"), self._has_owner(), self.diagrams.yes),
+            choose(space.state_in("NEW", "RELATED"), has_owner, self.diagrams.yes),
             self._common(),
         )
 
@@ -106,10 +107,6 @@ class _Packets:
             found = self.diagrams.either(found, self.space.marked("mark", mark, model.ALL_BITS))
         known = self.space.numbers(SOURCE, [(0, (1 << BITS[self.family]) - 1)])
         return self.diagrams.both(self.diagrams.both(found, over_lo), known)
-
-    def _has_owner(self) -> int:
-        known = [(0, HIGHEST_ID)]
-        return self.diagrams.both(self.space.numbers(UID, known), self.space.numbers(GID, known))
 
     def _common(self) -> int:
         """Return what holds for all packets: ports, a possible destination, a state of connection tracking."""

@@ -122,7 +122,8 @@ def _in_order(
     for number, each in enumerate(situation.elsewhere):
         if each.hook == hook and family in each.families and (with_nat or not each.is_nat):
             is_first = known.get(number, not each.is_older)
-            found.append((_place(each, is_first=is_first), _station_of(each)))
+            station = Station(each.table, each.entry, each.contents, each.is_nat, each.is_native, each)
+            found.append((_place(each, is_first=is_first), station))
     return tuple(station for _, station in sorted(found, key=lambda pair: pair[0]))
 
 
@@ -140,7 +141,3 @@ def _is_tied(situation: Situation, each: ForeignChain) -> bool:
     if each.is_nat:
         return NAT in tables and each.priority == PRIORITIES[NAT]
     return each.turn in [PRIORITIES[name] for name in tables]
-
-
-def _station_of(each: ForeignChain) -> Station:
-    return Station(each.table, each.entry, each.contents, each.is_nat, each.is_native, each)
