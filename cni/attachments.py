@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import os
 
-from capture.state.directory import ensure, is_private
+from capture.state.directory import STATE_DIRECTORY, ensure, is_private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container
 
-STATE_DIRECTORY = "/run/istio-capture"
 ATTACHMENTS = "attachments"
 
 

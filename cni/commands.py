@@ -51,95 +51,54 @@ def cni_group() -> None:
     """Put the CNI plugin on a node, look at it, or take it away."""
 
 
-def _directories(function: Function) -> Function:
-    """Add the options that say where the container runtime looks."""
-    add_bin = click.option(
-        "--bin-dir",
-        metavar="DIR",
-        help=f"Where the container runtime looks for plugins.  [default: {runtimes.BIN_DIR}, or the runtime's]",
-    )
-    add_conf = click.option(
-        "--conf-dir",
-        metavar="DIR",
-        help=f"Where it looks for network configurations.  [default: {runtimes.CONF_DIR}, or the runtime's]",
-    )
-    return add_bin(add_conf(function))
+def _options(options: Sequence[Callable[[Function], Function]]) -> Callable[[Function], Function]:
+    """Return a decorator that adds options, in their order."""
+
+    def add(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
 
 
-def _choice_options(function: Function) -> Function:
-    """Add the options that say which network is meant."""
-    add_runtime = click.option(
-        "--runtime",
-        "runtime_name",
-        type=click.Choice(["auto", "containerd", "crio"]),
-        default="auto",
-        show_default=True,
-        help="Whose rules decide which list is taken.",
-    )
-    add_network = click.option(
-        "--network",
-        metavar="NAME",
-        default="",
-        help="The network of this name.  [default: the one that the container runtime takes]",
-    )
-    return add_runtime(add_network(function))
-
-
-def _entry_options(function: Function) -> Function:
-    """Add the options that go into the entry as they are."""
-    for key, option in reversed(conf.CAPTURE_OPTIONS.items()):
-        function = click.option(f"--{key.replace('_', '-')}", key, metavar="NAME", help=option.help)(function)
-    return function
+DIRECTORIES = [
+    click.option("--bin-dir", metavar="DIR",
+                 help="Where the container runtime looks for plugins."
+                 f"  [default: {runtimes.BIN_DIR}, or the runtime's]"),
+    click.option("--conf-dir", metavar="DIR",
+                 help=f"Where it looks for network configurations.  [default: {runtimes.CONF_DIR}, or the runtime's]"),
+]  # fmt: skip
+CHOICE = [
+    click.option("--runtime", "runtime_name", type=click.Choice(["auto", "containerd", "crio"]), default="auto",
+                 show_default=True, help="Whose rules decide which list is taken."),
+    click.option("--network", metavar="NAME", default="",
+                 help="The network of this name.  [default: the one that the container runtime takes]"),
+]  # fmt: skip
+ENTRY = [
+    click.option("--plugin", metavar="PATH",
+                 help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
+    click.option("--own-config", metavar="[NAME]", is_flag=False, flag_value=OWN_CONFIG, default="",
+                 help=f"Write a list of our own, {OWN_CONFIG} or NAME, that sorts before the one that is taken."),
+    click.option("--kubeconfig", metavar="PATH",
+                 help="How the plugin reaches the API server: JSON, or YAML, which is converted."),
+    click.option("--pod-source", "pod_sources", type=click.Choice(conf.POD_SOURCES), multiple=True,
+                 help="Whom to ask about a pod, in this order; repeat it."
+                 "  [default: runtime, and kubernetes with a kubeconfig]"),
+    click.option("--exclude-namespace", "exclude_namespaces", metavar="NAMESPACE", multiple=True,
+                 help="Kubernetes namespace whose pods are left alone; repeat it."),
+    click.option("--agent-pod", metavar="NAMESPACE/PREFIX",
+                 help="Our node agent's pods, which are left alone: their namespace, and how their names begin."),
+    click.option("--log-file", metavar="PATH", default=DEFAULT_FILE, show_default=True,
+                 help="Where the plugin logs to, on the node; the file is rotated at 10 MB. Empty: nowhere."),
+    click.option("--log-level", type=click.Choice(list(LEVELS)), help="How much it logs.  [default: info]"),
+    *(click.option(f"--{key.replace('_', '-')}", key, metavar="NAME", help=option.help)
+      for key, option in conf.CAPTURE_OPTIONS.items()),
+]  # fmt: skip
 
 
 @cni_group.command("install", cls=CaptureCommand, examples=INSTALL_EXAMPLES)
-@_directories
-@_choice_options
-@click.option(
-    "--plugin",
-    metavar="PATH",
-    help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]",
-)
-@click.option(
-    "--own-config",
-    metavar="[NAME]",
-    is_flag=False,
-    flag_value=OWN_CONFIG,
-    default="",
-    help=f"Write a list of our own, {OWN_CONFIG} or NAME, that sorts before the one that is taken.",
-)
-@click.option(
-    "--kubeconfig", metavar="PATH", help="How the plugin reaches the API server: JSON, or YAML, which is converted."
-)
-@click.option(
-    "--pod-source",
-    "pod_sources",
-    type=click.Choice(conf.POD_SOURCES),
-    multiple=True,
-    help="Whom to ask about a pod, in this order; repeat it.  [default: runtime, and kubernetes with a kubeconfig]",
-)
-@click.option(
-    "--exclude-namespace",
-    "exclude_namespaces",
-    metavar="NAMESPACE",
-    multiple=True,
-    help="Kubernetes namespace whose pods are left alone; repeat it.",
-)
-@click.option(
-    "--agent-pod",
-    metavar="NAMESPACE/PREFIX",
-    help="Our node agent's pods, which are left alone: their namespace, and how their names begin.",
-)
-@click.option(
-    "--log-file",
-    metavar="PATH",
-    default=DEFAULT_FILE,
-    show_default=True,
-    help="Where the plugin logs to, on the node; the file is rotated at 10 MB. Empty: nowhere.",
-)
-@click.option("--log-level", type=click.Choice(list(LEVELS)), help="How much it logs.  [default: info]")
-@_entry_options
-@text_or_json
+@_options([*DIRECTORIES, *CHOICE, *ENTRY, text_or_json])
 def install(
     bin_dir: str | None,
     conf_dir: str | None,
@@ -183,11 +142,9 @@ def install(
 
 
 @cni_group.command("status", cls=CaptureCommand, examples=STATUS_EXAMPLES)
-@_directories
-@_choice_options
-@text_or_json
+@_options([*DIRECTORIES, *CHOICE, text_or_json])
 def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network: str, form: str) -> int:
-    """Say which list the runtime takes and why, and whether entry, plugin, kubeconfig and token are in order.
+    """Print which list the runtime takes and why, and whether entry, plugin, kubeconfig and token are in order.
 
     It changes nothing. The exit code is 4 if something keeps pods from being captured or from starting.
     """
@@ -208,7 +165,7 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
 
 
 @cni_group.command("uninstall", cls=CaptureCommand, examples=UNINSTALL_EXAMPLES)
-@_directories
+@_options(DIRECTORIES)
 @click.option("--keep-plugin", is_flag=True, help="Leave the executable, for pods that are still to be ended with it.")
 @click.option(
     "--grace",
@@ -246,10 +203,8 @@ def _paths(runtime: Runtime, bin_dir: str | None, conf_dir: str | None) -> tuple
 
 def _rivals(conf_dir: str) -> list[str]:
     """Return a warning if Istio's plugin captures pods, too, by another list of this node."""
-    from capture.cli.doctor.neighbours import BOTH_REMEDY, CONFIGURATIONS, both_capture, capturing_plugins
-
-    both = both_capture(capturing_plugins(tuple(dict.fromkeys((conf_dir, *CONFIGURATIONS)))))
-    return [f"{both}. {BOTH_REMEDY}"] if both else []
+    rival = istio_cni.rival([conf_dir, *istio_cni.CONFIGURATIONS])
+    return [f"{rival.says}. {rival.remedy}"] if rival and rival.state == "warning" else []
 
 
 def _upstream(conf_dir: str, choice: Choice) -> istio_cni.Upstream | None:

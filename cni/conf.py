@@ -1,22 +1,8 @@
 """The plugin's part of the network configuration: from decoded JSON to a value. No file is read here.
 
-    {
-      "type": "capture-cni",
-      "capabilities": {"io.kubernetes.cri.pod-annotations": true},
-      "profile": "1.30", "chain_names": "underscore", "backend": "auto", "driver": "netlink",
-      "ip_families": "mesh", "other_family": "pass",
-      "exclude_namespaces": ["kube-system"],
-      "pod_sources": ["runtime", "agent", "kubernetes"],
-      "agent_socket": "/run/istio-capture/agent/socket",
-      "kubeconfig": "/etc/cni/net.d/capture-kubeconfig",
-      "agent_pod": {"namespace": "istio-system", "name_prefix": "capture-agent-"},
-      "standalone": {"annotations": {"sidecar.istio.io/status": "true"}},
-      "log_level": "info", "log_file": "/var/log/istio-capture/cni.log"
-    }
-
-Keys that are not ours belong to others and are ignored (SPEC, "Network configuration format"); null is as
-good as absent. A key of ours with a value that cannot be used is an error: a misread configuration must not end
-in a pod without capture.
+docs/cni.md has every key, with an example. Keys that are not ours belong to others and are ignored (SPEC, "Network
+configuration format"); null is as good as absent. A key of ours with a value that cannot be used is an error: a
+misread configuration must not end in a pod without capture.
 """
 
 from __future__ import annotations
@@ -109,7 +95,7 @@ def asks_for_annotations(configuration: Mapping[str, Any]) -> bool:
     return isinstance(capabilities, dict) and capabilities.get(ANNOTATIONS_CAPABILITY) is True
 
 
-def is_told_nothing(configuration: Mapping[str, Any]) -> bool:
+def lacks_source(configuration: Mapping[str, Any]) -> bool:
     """Return whether the entry asks for annotations and names no other source, and the runtime hands over none."""
     names_a_source = bool(configuration.get("kubeconfig")) or configuration.get("pod_sources") is not None
     return not names_a_source and asks_for_annotations(configuration) and _annotations(configuration) is None

@@ -69,11 +69,10 @@ def after_others(network: Network, entry: dict[str, Any], replaced: Container[st
 
 def check_version(network: Network, supported: Container[str]) -> None:
     """Raise InstallError if the plugin could not be called in this list."""
-    version = network.configuration.get("cniVersion")
-    if version not in supported:
+    if network.version not in supported:
         raise InstallError(
             network.path,
-            f"its cniVersion is {version!r}, in which {PLUGIN} could not be called",
+            f"its cniVersion is {network.version or 'missing'!r}, in which {PLUGIN} could not be called",
             "Every pod of this node would fail to start, so nothing was changed. Change cniVersion if the other "
             "plugins support it.",
         )
@@ -157,6 +156,8 @@ def written(path: str, configuration: dict[str, Any]) -> bytes:
 def take_out(path: str) -> list[Change]:
     """Take our entries out of a file; if nothing but them is in it, it goes as a whole."""
     try:
+        if not os.path.isfile(path):  # a FIFO, a link to nothing: no runtime could read it, either
+            return []
         network = network_in(path)
     except FileNotFoundError:
         return []

@@ -53,14 +53,14 @@ def _as_the_proxy(
     containers: Sequence[dict[str, Any]], of_pod: dict[str, Any], field: str, word: str, number: int
 ) -> Iterator[str]:
     """Yield which containers run with the user or group of the proxy: what they send is not captured."""
-    names = [c["name"] for c in containers if _context(c).get(field, of_pod.get(field)) == number]
+    names = [c["name"] for c in containers if number == _first_given(_context(c).get(field), of_pod.get(field))]
     if names:
         yield f"{_listed(names)} with the proxy's {word} ({number}): what is sent from there is not captured"
 
 
 def _by_set_gid_programs(containers: Sequence[dict[str, Any]], of_pod: dict[str, Any], group: int) -> Iterator[str]:
     """Yield who may make a program that runs with the proxy's group, as files of the pod's volumes have it."""
-    if group not in (of_pod.get("fsGroup"), *(of_pod.get("supplementalGroups") or ())):
+    if group not in (of_pod.get("fsGroup"), *_items(of_pod.get("supplementalGroups"))):
         return
     names = [c["name"] for c in containers if _context(c).get("allowPrivilegeEscalation") is not False]
     if names:
@@ -87,7 +87,7 @@ def _by_runtime(runtime_class: object) -> Iterator[str]:
     name = runtime_class.lower() if isinstance(runtime_class, str) else ""
     reason = next((reason for part, reason in OWN_NETWORK_STACKS.items() if part in name), "")
     if reason:
-        yield f"runtimeClassName {runtime_class}: {reason}: if it is what its name says, nothing is captured"
+        yield f"runtimeClassName {runtime_class}: {reason}: if it is what its name suggests, nothing is captured"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -96,6 +96,11 @@ def _listed(names: Sequence[str]) -> str:
 
 def _context(container: dict[str, Any]) -> dict[str, Any]:
     return _mapping(container.get("securityContext"))
+
+
+def _first_given(*values: object) -> object:
+    """Return the first value that is there: a null of a container leaves it to the pod."""
+    return next((value for value in values if value is not None), None)
 
 
 def _items(value: object) -> list[Any]:

@@ -11,8 +11,7 @@ import os
 import time
 from functools import partial
 
-from capture.state.directory import tighten
-from capture.state.record import STATE_DIRECTORY
+from capture.state.directory import STATE_DIRECTORY, tighten
 from cni import atomic_files, entries
 from cni.atomic_files import ChangedMeanwhileError
 from cni.entries import with_entry
@@ -214,5 +213,5 @@ def _take_out(conf_dir: str, all_but: tuple[str, ...] = ()) -> list[Change]:
 
 def _make_state_private() -> list[Change]:
     """Mend what an older version made too wide; the plugin would refuse it, and with it every pod of the mesh."""
-    mended = tighten(STATE_DIRECTORY)
-    return [Change(STATE_DIRECTORY, "made private, mode 0700")] if mended else []
+    is_changed = tighten(STATE_DIRECTORY)
+    return [Change(STATE_DIRECTORY, "made private, mode 0700")] if is_changed else []

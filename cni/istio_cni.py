@@ -1,5 +1,7 @@
 """Reads an entry of Istio's own plugin, so that our entry can replace it and keep what was configured there.
 
+Two programs that write rules for the same pods undo each other's work, at each change anew.
+
 Sources: ``Config`` in cni/pkg/plugin/plugin.go of istio/istio, today's and, for the ``kubernetes`` object, that of
 1.24 and before; cni/pkg/constants for the name of the kubeconfig.
 """
@@ -8,16 +10,19 @@ from __future__ import annotations
 
 import os
 
-from capture.cli.doctor.neighbours import ISTIO
 from capture.model.values import Value
+from capture.report.findings import Finding
+from cni.networks import PLUGIN, candidates
+from cni.runtimes import CONF_DIR, CONTAINERDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from cni.networks import Network
 
-TYPE = ISTIO
+TYPE = "istio-cni"
 KUBECONFIG = "istio-cni-kubeconfig"
 LEVELS = {"debug": "debug", "info": "info", "warn": "warn", "error": "error", "fatal": "error", "none": "error"}
 
@@ -70,3 +75,25 @@ def _notes(plugin: dict[str, Any]) -> list[str]:
         f"{TYPE} leaves the list; remove its DaemonSet (or set cni.enabled=false), or it will put its entry back",
         "its kubeconfig is renewed by its DaemonSet only: give us a tokenFile that something else renews",
     ]
+
+
+CONFIGURATIONS = (CONF_DIR, "/etc/cni/multus/net.d", *dict.fromkeys(folder for folder, *_ in CONTAINERDS.values()))
+"""Where runtimes read networks, and Multus those that it delegates to."""
+
+
+def rival(directories: Iterable[str] = CONFIGURATIONS) -> Finding | None:
+    """Return that Istio's plugin captures pods of this node: a warning if ours does, too; None if it does not."""
+    found: dict[str, str] = {}
+    for directory in filter(os.path.isdir, dict.fromkeys(directories)):
+        for each in candidates(directory, patience=0):
+            for plugin in each.network.plugins if each.network else ():
+                found.setdefault(str(plugin.get("type")), each.path)
+    if TYPE not in found:
+        return None
+    if PLUGIN not in found:
+        says = f"Istio's plugin {TYPE} is in {found[TYPE]}: it captures the pods of this node"
+        return Finding("host", TYPE, "note", says)
+    says = f"Istio's plugin {TYPE} is in {found[TYPE]}, and {PLUGIN} in {found[PLUGIN]}: both write rules for each pod"
+    remedy = "Keep one: uninstall Istio's DaemonSet istio-cni-node, or run `capture cni uninstall`."
+    taint = "A taint cni.istio.io/not-ready that it left keeps pods from the node."
+    return Finding("host", TYPE, "warning", says, f"{remedy} {taint}")

@@ -63,7 +63,7 @@ def unusable(path: str, problem: str, remedy: str = "") -> CniError:
     return CniError(
         BAD_KUBECONFIG,
         f"kubeconfig {path}: {problem}",
-        remedy or "`kubectl --kubeconfig FILE config view` shows what a kubeconfig says.",
+        remedy or "`kubectl --kubeconfig FILE config view` prints a kubeconfig.",
     )
 
 

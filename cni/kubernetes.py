@@ -310,5 +310,5 @@ def _content(path: str, kubeconfig_path: str) -> bytes:
         raise CniError(
             BAD_KUBECONFIG,
             f"kubeconfig {kubeconfig_path}: {what}: {error.strerror}",
-            "Is it there, and mounted on the node at the path that the network configuration says?",
+            "Is it there, and mounted on the node at the path in the network configuration?",
         ) from None

@@ -21,6 +21,7 @@ from capture.model.values import Value
 from capture.state.json_text import JsonError, decode
 from cni import atomic_files
 from cni.install_error import InstallError, unexpected
+from cni.protocol import version_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +64,14 @@ class Network(Value):
     def plugins(self) -> list[dict[str, Any]]:
         """The plugins, in the order in which they are called."""
         return self.configuration["plugins"] if self.is_list else [self.configuration]
+
+    @property
+    def version(self) -> str:
+        """The version in which plugins are called: the newest of several (``ConfListFromBytes`` in libcni)."""
+        several = self.configuration.get("cniVersions")
+        versions = [*several] if self.is_list and isinstance(several, list) else []
+        known = [each for each in (*versions, self.configuration.get("cniVersion")) if isinstance(each, str)]
+        return max(known, key=version_number, default="")
 
     @property
     def entries(self) -> list[dict[str, Any]]:
@@ -148,6 +157,10 @@ def _checked(path: str, configuration: object) -> dict[str, Any]:
     plugins = configuration.get("plugins")
     if not isinstance(plugins, list) or not plugins or not all(isinstance(plugin, dict) for plugin in plugins):
         raise unexpected(path, "'plugins', a list of objects")
+    if not all(isinstance(plugin.get("type"), str) and plugin["type"] for plugin in plugins):
+        raise unexpected(path, "a 'type' in each of 'plugins'")
+    if not isinstance(configuration.get("name"), str):
+        raise unexpected(path, "a 'name' of the network")
     return configuration
 
 

@@ -23,6 +23,7 @@ from capture.errors import (
 )
 from capture.model.addresses import parse_network
 from capture.state import decisions
+from capture.state.directory import STATE_DIRECTORY
 from cni import attachments, conf
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
 from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME
@@ -57,7 +58,7 @@ LOOK_DEADLINE = 1.0
 """Seconds for the API server to answer when STATUS only logs its state: a runtime calls STATUS every few seconds."""
 
 NO_MESH_SETTINGS = (
-    "what holds for the whole mesh: the runtime's annotations do not tell meshConfig.defaultConfig.proxyMetadata, with"
+    "what holds for the whole mesh: the runtime's annotations do not have meshConfig.defaultConfig.proxyMetadata, with"
     " ISTIO_META_DNS_CAPTURE and ISTIO_DUAL_STACK"
 )
 
@@ -84,7 +85,7 @@ def status(request: Request) -> None:
     _logged(request, lambda journal: _status(request, configuration, journal))
 
 
-TOLD_NOTHING = (
+NO_SOURCE = (
     "the runtime hands over no annotations of pods, and the network configuration names no other source; name a"
     " kubeconfig, or install the node's agent"
 )
@@ -114,7 +115,7 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
     for warning in applied.warnings:
         journal.warn(warning)
     if not is_kept:
-        journal.warn(f"{attachments.STATE_DIRECTORY} cannot be written: CHECK will have to look the pod up again")
+        journal.warn(f"{STATE_DIRECTORY} cannot be written: CHECK will have to look the pod up again")
     for remark in applied.remarks:
         journal.info(remark)
     journal.info(
@@ -165,10 +166,10 @@ def _wanted(request: Request, configuration: Configuration, journal: Log) -> tup
     reason = reason_by_name(identity, configuration)
     if reason or identity is None:
         return None, reason
-    if configuration.annotations is None and conf.is_told_nothing(request.configuration):
+    if configuration.annotations is None and conf.lacks_source(request.configuration):
         # Such a runtime never tells: failing would stop every pod of the node, in the mesh or not.
-        journal.error(f"pod {identity} is left alone: {TOLD_NOTHING}")
-        return None, TOLD_NOTHING
+        journal.error(f"pod {identity} is left alone: {NO_SOURCE}")
+        return None, NO_SOURCE
     from capture.settings.pod import settings_of  # most pods of a node may have no part in the mesh
     from cni.sources import learn
 

@@ -282,7 +282,7 @@ def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[Attachment, ..
         valid |= dict.fromkeys([_attachment(key, entry) for entry in entries or ()])
     if keys:
         return tuple(valid)
-    raise CniError(INVALID_CONFIGURATION, "GC without cni.dev/valid-attachments: nothing says which attachments exist")
+    raise CniError(INVALID_CONFIGURATION, "GC without cni.dev/valid-attachments: which attachments exist is unknown")
 
 
 def _attachment(key: str, entry: object) -> Attachment:

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from cni.log import Log
     from cni.pod import Identity
 
-SAYS_NOTHING = {
+SILENT = {
     RUNTIME: "the runtime hands over no annotations of the pod",
     AGENT: "the node's agent does not answer, or does not know the pod",
 }
-HOW_TO_BE_TOLD = {
+REMEDIES = {
     RUNTIME: (
         f'Let the entry of the plugin say "capabilities": {{"{ANNOTATIONS_CAPABILITY}": true}}, which containerd and'
         " CRI-O answer with the annotations; for other runtimes name a 'kubeconfig' and have 'kubernetes' in"
@@ -53,8 +53,8 @@ def learn(identity: Identity, configuration: Configuration, journal: Log) -> tup
             for warning in warnings_about(pod, line):
                 journal.warn(warning)
             return pod, line.reason if line else ""
-    silent = [SAYS_NOTHING[source] for source in sources if source in SAYS_NOTHING]
-    remedies = [HOW_TO_BE_TOLD[source] for source in sources if source in HOW_TO_BE_TOLD]
+    silent = [SILENT[source] for source in sources if source in SILENT]
+    remedies = [REMEDIES[source] for source in sources if source in REMEDIES]
     raise CniError(POD_UNKNOWN, f"pod {identity}: {'; '.join(silent)}", " ".join(remedies))
 
 

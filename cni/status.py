@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import time
 
-from capture.cli.doctor.neighbours import BOTH_REMEDY, ISTIO, both_capture, capturing_plugins
 from capture.model.values import Value
 from capture.report.findings import HANG, Finding, tell_findings
 from capture.report.terminal import tell
 from capture.state.json_text import JsonError, decode, encode
-from cni import kubernetes, runtimes, trial
+from cni import istio_cni, kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
 from cni.entries import as_list
 from cni.networks import PLUGIN, Candidate, candidates, choose
@@ -112,9 +111,9 @@ def _about_list(found: list[Candidate], chosen: Chosen, taken: Network | None, c
     yield Finding("network", "entry", "ok", says)
     if position == 0:
         yield Finding("network", "order", "error", f"no plugin before {PLUGIN} makes the network", INSTALL)
-    both = both_capture(capturing_plugins((conf_dir,)))
-    if both:
-        yield Finding("network", ISTIO, "warning", both, BOTH_REMEDY)
+    rival = istio_cni.rival([conf_dir])
+    if rival and rival.state == "warning":
+        yield rival.replace(topic="network")
     yield from _about_own_list(found, taken)
 
 
@@ -151,8 +150,8 @@ def _about_plugin(path: str, taken: Network | None, entry: dict[str, Any] | None
     if not os.path.exists(interpreter):
         interpreter = trial.interpreter_of(path)
     yield Finding("plugin", "interpreter", "ok", interpreter or "none: it is a program of its own")
-    if taken is not None and taken.configuration.get("cniVersion") not in tried.versions:
-        says = f"the list's cniVersion is {taken.configuration.get('cniVersion')!r}, which it does not know"
+    if taken is not None and taken.version not in tried.versions:
+        says = f"the list's cniVersion is {taken.version or 'missing'!r}, which it does not know"
         yield Finding("plugin", "version", "error", says)
     if entry is not None:
         code, problem = trial.status(path, {**entry, "cniVersion": "1.1.0", "name": taken.name if taken else ""})
@@ -260,7 +259,7 @@ def as_plain(status: Status) -> dict[str, Any]:
 
 def show(status: Status) -> None:
     """Print the status for people."""
-    evidence = status.runtime.evidence or "nothing tells; taken as the usual one"
+    evidence = status.runtime.evidence or "unknown; taken as the usual one"
     tell([f"runtime: {status.runtime.name} ({evidence})", f"networks in {status.conf_dir}:"])
     tell((f"  {os.path.basename(path)}: {says}{' [entry]' if has else ''}" for path, says, has in status.files), HANG)
     tell_findings(status.findings)

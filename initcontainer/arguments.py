@@ -11,6 +11,7 @@ Of a flag that is given several times the last one counts. Pure; raises UsageErr
 from __future__ import annotations
 
 from capture.errors import EXIT_USAGE, CaptureError
+from capture.model.text import closest
 from capture.settings.options import CLEANUP_ONLY, LOG_AS_JSON, LOG_OUTPUT_LEVEL
 from initcontainer.upstream_flags import PERSISTENT, SHORT, UPSTREAM_FLAGS
 
@@ -122,7 +123,8 @@ class _Reader:
             takes_value = upstream.takes_value
             self._remark(f"--{name}", upstream.because)
         else:
-            raise UsageError(f"unknown flag --{name}{self._similar(name)}")
+            similar = closest(name, self._by_long)
+            raise UsageError(f"unknown flag --{name}" + (f"; did you mean --{similar}?" if similar else ""))
         if not equals:
             value = self._value_of(f"--{name}") if takes_value else "true"
         if option is not None:
@@ -134,12 +136,6 @@ class _Reader:
         if value is None:
             raise UsageError(f"{flag} needs a value")
         return value
-
-    def _similar(self, name: str) -> str:
-        import difflib  # only for a name that is not there
-
-        known = difflib.get_close_matches(name, self._by_long, n=1)
-        return f"; did you mean --{known[0]}?" if known else ""
 
     def _short(self, word: str) -> None:
         letters = word[1:]

@@ -7,11 +7,10 @@ from itertools import product
 
 from capture.analysis.pod_network import NO_WAY_OUT, routed
 from capture.analysis.trace import trace
-from capture.model.addresses import Network, address_text, parse_address
+from capture.model.addresses import FAMILY_NAMES, Network, address_text, parse_address
 from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.packet import Packet
 from capture.model.values import Value
-from capture.settings.families import FAMILY_NAMES
 from capture.state.capabilities import missing
 from initcontainer.outside import NAME, OUTSIDE_END, Outside
 

@@ -15,11 +15,10 @@ import socket
 import time
 
 from capture.errors import CaptureError, ValidationError
-from capture.model.addresses import AF, IPV6
+from capture.model.addresses import AF, FAMILY_NAMES, IPV6
 from capture.model.values import Value
 from capture.netlink import sock_diag
 from capture.report.packet_words import endpoint
-from capture.settings.families import FAMILY_NAMES
 from capture.state.capabilities import missing
 from capture.state.netns import Entered
 

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 
 from capture import operations
 from capture.errors import CaptureError, NotProvenError, ValidationError
-from capture.model.addresses import AF, address_text
+from capture.model.addresses import AF, FAMILY_NAMES, address_text
 from capture.model.ruleset import PolicyRoute
 from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
@@ -27,7 +27,6 @@ from capture.report.differences import in_words
 from capture.report.packet_words import endpoint
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
-from capture.settings.families import FAMILY_NAMES
 from capture.settings.options import PROBE_FROM_OUTSIDE, PROBE_PORT, PROBE_TIMEOUT, REQUIRE_PROOF, SKIP_RULE_APPLY
 from capture.state.impediments import impediments
 from capture.state.netns import Entered

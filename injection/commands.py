@@ -78,9 +78,11 @@ class Request(Value):
     "-n", "--namespace", default="default", show_default=True, metavar="NAME", help="Namespace of what names none."
 )
 @click.option(
-    "--check", is_flag=True, help="Write nothing; say for each workload what would be captured, and what is dangerous."
+    "--check",
+    is_flag=True,
+    help="Write nothing; print what would be captured of each workload, and what is dangerous.",
 )
-@click.option("--cluster", is_flag=True, help="With --check: say it of the pods that run, by kubectl.")
+@click.option("--cluster", is_flag=True, help="With --check: check the running pods, by kubectl.")
 @click.option("--remove", "removes", is_flag=True, help="Take out what was injected.")
 @click.option("--policy", is_flag=True, help="Print a MutatingAdmissionPolicy that does the same in the API server.")
 @click.option(
@@ -170,7 +172,7 @@ def _injected(name: str, request: Request) -> Result:
 
 
 def _summarise(name: str, outcome: Outcome) -> None:
-    """Say on stderr what became of a workload."""
+    """Print the result for a workload on stderr."""
     where = f"{origin_of(name)}: {outcome.workload}"
     click.echo(f"{where}: {'injected' if outcome.injected else f'skipped: {outcome.reason}'}", err=True)
     warn(f"{where}: {warning}" for warning in outcome.warnings)

@@ -15,7 +15,7 @@ from capture.settings.parsers import MAX_ID
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
 from cni.pod import STATUS_ANNOTATION
 from injection.pods import containers_of
-from injection.settings import PodSettings
+from injection.settings import DEFAULT_UID, PodSettings
 from injection.template import AUTO, InjectionError, as_native, init_container, validation_container
 
 TYPE_CHECKING = False
@@ -75,13 +75,18 @@ def pod_settings(workload: Workload, template: Template, base: Settings) -> PodS
     context = {**(fragment.get("securityContext") or {}), **(own.get("securityContext") or {})}
     environment = {**_environment(fragment), **_environment(own)}
     try:
-        uid = _own_number(context, "runAsUser") or _number(base, option.PROXY_UID, 1337)
-        gid = _own_number(context, "runAsGroup") or _number(base, option.PROXY_GID, uid)
+        uid, gid = proxy_ids(base, context)
         settings = PodSettings(base, workload.annotations, environment, uid, gid)
         settings.checked()
     except CaptureError as error:
         raise InjectionError(f"{workload}: {error.message}", error.remedy) from None
     return settings
+
+
+def proxy_ids(base: Settings, context: Mapping[str, Any]) -> tuple[int, int]:
+    """Return user and group of the proxy: as its security context says, else as for all pods. InjectionError."""
+    uid = _own_number(context, "runAsUser") or _number(base, option.PROXY_UID, DEFAULT_UID)
+    return uid, _own_number(context, "runAsGroup") or _number(base, option.PROXY_GID, uid)
 
 
 def _own_number(context: Mapping[str, Any], field: str) -> int:

@@ -16,7 +16,7 @@ from cni.pod import STATUS_ANNOTATION, TEMPLATES_ANNOTATION
 from initcontainer.arguments import SUBCOMMAND
 from injection import decision
 from injection.inject import SIDECAR
-from injection.plan import NATIVE_ANNOTATION
+from injection.plan import NATIVE_ANNOTATION, proxy_ids
 from injection.pods import Workload
 from injection.settings import (
     DEFAULT_STATUS_PORT,
@@ -127,9 +127,7 @@ class _Policy:
 
     def _proxy_ids(self) -> tuple[int, int]:
         context = self._template.proxy_of_fragment().get("securityContext") or {}
-        settings = PodSettings(self._base, {})
-        uid = context.get("runAsUser") or _single(self._base, option.PROXY_UID, settings.uid)
-        return uid, context.get("runAsGroup") or _single(self._base, option.PROXY_GID, uid)
+        return proxy_ids(self._base, context)
 
     def spec(self) -> dict[str, Any]:
         """Return the policy's specification."""
@@ -317,11 +315,6 @@ class _Policy:
             return f"(variables.mode == '{NO_CAPTURE}' ? {off} : {on})"
 
         return f"(variables.native ? {by_mode(native=True)} : {by_mode(native=False)})"
-
-
-def _single(base: Settings, which: Option[Any], default: int) -> int:
-    text = base.text(which) if which in base.explicit else ""
-    return int(text) if text.isdecimal() else default
 
 
 # --- expressions ---------------------------------------------------------------------------------

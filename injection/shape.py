@@ -109,6 +109,7 @@ SECURITY = Fields(
 CONTAINER = Fields(
     {
         "name": TEXT,
+        "image": TEXT,
         "env": Items(Fields({"name": TEXT}, ("name",))),
         "ports": OBJECTS,
         "volumeMounts": OBJECTS,
@@ -132,6 +133,10 @@ POD = Fields(
         ),
     }
 )
+FRAGMENT = Fields(
+    {"initContainers": Items(CONTAINER), "containers": Items(CONTAINER), "volumes": Items(Fields({"name": TEXT}))}
+)
+"""What a template adds to a pod."""
 STATUS = Fields(
     {
         "initContainers": NAMES,

@@ -15,6 +15,7 @@ from capture.settings.host import AnyPod
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
 from capture.state.input import origin_of, read_input
 from injection.settings import BY_ENVIRONMENT
+from injection.shape import FRAGMENT
 from sidecar.bootstrap import World, render
 from sidecar.documents import documents, load_yaml
 from sidecar.fields import Fields
@@ -93,6 +94,9 @@ def read_fragment(name: str) -> Fragment:
     if "spec" in fields:
         fields = fields.inner("spec")
     fields.knows("initContainers", "containers", "volumes")
+    misfit = next(FRAGMENT.misfits(fields.plain()), "")
+    if misfit:
+        raise InjectionError(f"{origin_of(name)}: {misfit}")
     lists = {
         key: [dict(one.plain()) for one in fields.objects(key)] for key in ("initContainers", "containers", "volumes")
     }

@@ -48,9 +48,10 @@ def dangers(workload: Workload, settings: PodSettings) -> tuple[str, ...]:
 def _of_container(container: dict[str, Any], spec: dict[str, Any], settings: PodSettings) -> Iterator[str]:
     name = container.get("name")
     of_pod, own = spec.get("securityContext") or {}, container.get("securityContext") or {}
-    if own.get("runAsUser", of_pod.get("runAsUser")) == settings.uid:
+    user, group = own.get("runAsUser"), own.get("runAsGroup")  # a null of a container leaves it to the pod
+    if (of_pod.get("runAsUser") if user is None else user) == settings.uid:
         yield f"container {name} runs as the proxy's user {settings.uid}, so what it sends is not captured"
-    if own.get("runAsGroup", of_pod.get("runAsGroup")) == settings.gid:
+    if (of_pod.get("runAsGroup") if group is None else group) == settings.gid:
         yield f"container {name} runs with the proxy's group {settings.gid}, so what it sends is not captured"
     if own.get("privileged"):
         yield f"container {name} is privileged, and can change the rules"

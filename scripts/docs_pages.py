@@ -182,7 +182,7 @@ ERRORS = """\
 
 Written by `scripts/docs_pages.py` from the pages in `docs/errors/`.
 
-Of `apply`, `clean`, `verify` and `istio-init` the code tells what became of the rules, even where the output cannot be
+Of `apply`, `clean`, `verify` and `istio-init` the code is about the rules, even where the output cannot be
 written (a full disk, a closed stream). A command that is there for its output, such as `dump`, fails then.
 """
 PLUGIN_ERRORS = """

@@ -45,6 +45,15 @@ def _resolver(_ctx: click.Context, _param: click.Parameter, values: tuple[str, .
     return values
 
 
+def _pod_name(ctx: click.Context, param: click.Parameter, text: str | None) -> str | None:
+    """Return the name of a pod, with or without its namespace, if it is one (RFC 1123, "subdomain")."""
+    if text is not None:
+        parts = text.replace("-", "a").replace(".", "a").split("/")
+        if len(parts) > 2 or not all(part.isascii() and part.isalnum() for part in parts):
+            raise click.BadParameter(f"{text!r} is no NAMESPACE/NAME, such as default/web-0", ctx, param)
+    return text
+
+
 @click.command(
     cls=CaptureCommand,
     params=[
@@ -57,7 +66,9 @@ def _resolver(_ctx: click.Context, _param: click.Parameter, values: tuple[str, .
             help="Mesh config, Telemetry, Service, EndpointSlice, DestinationRule, Pod as YAML; - for standard input;"
             " repeat it.",
         ),
-        click.Option(["--pod", "name"], metavar="NAMESPACE/NAME", help="The pod whose sidecar it is."),
+        click.Option(
+            ["--pod", "name"], metavar="NAMESPACE/NAME", callback=_pod_name, help="The pod whose sidecar it is."
+        ),
         click.Option(
             ["--endpoints", "directory"],
             metavar="DIR",

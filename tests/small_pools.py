@@ -66,11 +66,19 @@ ADDRESSES: dict[Family, tuple[Network, ...]] = {
     "ipv6": tuple(map(parse_address, ("::1", "fd00::2", "2001:db8::7", "2001:db8::8"))),
 }
 OWN = PodNetwork((*ADDRESSES["ipv4"][1:2], *ADDRESSES["ipv6"][1:2]), "eth0", ("net1",))
+OWN = OWN.replace(local=OWN.own, names=((1, "lo"), (2, "eth0"), (3, "net1")))
 PORTS = (80, 443, 15001)
 IDS = (1000, 1337)
 MARKS = (1, 1337)
 MASKS = (0xFFFF_FFFF, 0x1, 0x539, 0xFF, 0xFFFF_FFFE, 0x538)
 INTERFACES = ("eth0", "net1", "lo", "eth+", "+")
+UNDERSTOOD = (
+    ("-p icmp", "meta l4proto { tcp, 132 }"),
+    ("-m addrtype --dst-type LOCAL", "iif 2"),
+    ("-p icmp", "meta l4proto { tcp, 132 }"),
+    ("fib saddr type != local", "oif != 3"),
+)
+"""Two for each situation in turn."""
 OURS = ("ISTIO_REDIRECT", "ISTIO_IN_REDIRECT", "ISTIO_OUTPUT", "ISTIO_INBOUND")
 LAST = "other"
 
@@ -82,6 +90,7 @@ class Pools:
         self.random = Random(seed)  # noqa: S311  # no secret
         self.family: Family = self.random.choice(("ipv4", "ipv6"))
         self.unknown = unknown
+        self.understood = UNDERSTOOD[seed % len(UNDERSTOOD)]
 
     def situation(self, *, chains: int = 4) -> Situation:
         """Return rules in our tables, and foreign chains before, between and behind them."""
@@ -154,7 +163,7 @@ class Pools:
         if is_late:
             possible += [match for match in possible if isinstance(match, OutInterface | ConnectionState)] * 6
         if random.random() < 0.3:
-            possible += [UnknownMatch("-p icmp"), UnknownMatch("meta l4proto { tcp, 132 }")]
+            possible += [UnknownMatch(text) for text in self.understood]
         if self.unknown and random.random() < 0.3:
             possible = [UnknownMatch(f"-m statistic {random.randrange(2)}")]
         return tuple(random.sample(possible, min(random.randint(0, 2), len(possible))))

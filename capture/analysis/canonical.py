@@ -14,28 +14,8 @@ through a chain twice, and rules that ask for something unknown stay as they are
 
 from __future__ import annotations
 
+from capture.model import ruleset as model
 from capture.model.addresses import collapse, merge_ranges
-from capture.model.ruleset import (
-    BUILT_IN_CHAINS,
-    MAX_SINGLE_RULES,
-    ConnectionMark,
-    ConnectionState,
-    Destination,
-    DestinationPort,
-    InInterface,
-    Jump,
-    Mark,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
-    Protocol,
-    Rule,
-    Source,
-    SourcePort,
-    Span,
-    UnknownMatch,
-    UnknownVerdict,
-)
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -44,43 +24,44 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.model.addresses import Family
-    from capture.model.ruleset import Match, Ruleset, TableName, Verdict
 
-    Listed = Source | Destination | SourcePort | DestinationPort | OwnerUid | OwnerGid
+    Listed = (
+        model.Source | model.Destination | model.SourcePort | model.DestinationPort | model.OwnerUid | model.OwnerGid
+    )
     """Matches with several entries."""
 
 MATCH_ORDER: dict[type, int] = {
     kind: place
     for place, kind in enumerate(
         (
-            Source,
-            Destination,
-            InInterface,
-            OutInterface,
-            Protocol,
-            SourcePort,
-            DestinationPort,
-            OwnerUid,
-            OwnerGid,
-            Mark,
-            ConnectionMark,
-            ConnectionState,
-            UnknownMatch,
+            model.Source,
+            model.Destination,
+            model.InInterface,
+            model.OutInterface,
+            model.Protocol,
+            model.SourcePort,
+            model.DestinationPort,
+            model.OwnerUid,
+            model.OwnerGid,
+            model.Mark,
+            model.ConnectionMark,
+            model.ConnectionState,
+            model.UnknownMatch,
         )
     )
 }
 
-ENTRIES: dict[type[Match], str] = {
-    Source: "networks",
-    Destination: "networks",
-    SourcePort: "ports",
-    DestinationPort: "ports",
-    OwnerUid: "ids",
-    OwnerGid: "ids",
+ENTRIES: dict[type[model.Match], str] = {
+    model.Source: "networks",
+    model.Destination: "networks",
+    model.SourcePort: "ports",
+    model.DestinationPort: "ports",
+    model.OwnerUid: "ids",
+    model.OwnerGid: "ids",
 }
 """Where the matches with several entries keep them."""
 
-SPREAD_OVER_RULES = (Source, Destination, SourcePort, DestinationPort)
+SPREAD_OVER_RULES = (model.Source, model.Destination, model.SourcePort, model.DestinationPort)
 """Matches whose entries may be spread over rules, in the order in which they are looked at."""
 
 
@@ -88,16 +69,16 @@ class CanonicalChain(Value):
     """A chain as one family sees it."""
 
     policy: str
-    rules: tuple[Rule, ...]
+    rules: tuple[model.Rule, ...]
     is_hooked_elsewhere: bool = False
     """Whether packets enter it where none of the built-in chains of its table is entered."""
 
 
 if TYPE_CHECKING:
-    CanonicalTables = dict[tuple[TableName, str], CanonicalChain]
+    CanonicalTables = dict[tuple[model.TableName, str], CanonicalChain]
 
 
-def canonical(ruleset: Ruleset, family: Family) -> CanonicalTables:
+def canonical(ruleset: model.Ruleset, family: Family) -> CanonicalTables:
     """Return what a packet of the family meets, by table and chain; chains without effect are left out.
 
     Those are chains without rules for the family, unless they are built in and have another policy than ACCEPT.
@@ -111,15 +92,15 @@ def canonical(ruleset: Ruleset, family: Family) -> CanonicalTables:
             rules = canonical_rules(chain.rules_for(family))
             policy = chain.policy_for(family) or "ACCEPT"
             if rules or policy != "ACCEPT":
-                is_elsewhere = chain.policy is not None and chain.name not in BUILT_IN_CHAINS[table.name]
+                is_elsewhere = chain.policy is not None and chain.name not in model.BUILT_IN_CHAINS[table.name]
                 chains[table.name, chain.name] = CanonicalChain(policy, rules, is_elsewhere)
     return chains
 
 
-def canonical_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+def canonical_rules(rules: Iterable[model.Rule]) -> tuple[model.Rule, ...]:
     """Return rules that decide the same on every packet, in their one form."""
-    before: list[Rule] = []
-    after: list[Rule] = []
+    before: list[model.Rule] = []
+    after: list[model.Rule] = []
     for rule in map(canonical_rule, rules):
         if _are_single(rule.matches):
             after.append(rule)
@@ -130,20 +111,20 @@ def canonical_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     return tuple(after)
 
 
-def canonical_rule(rule: Rule) -> Rule:
+def canonical_rule(rule: model.Rule) -> model.Rule:
     """Return the rule with its matches in order, without those that every packet fulfils."""
     matches = rule.matches
     if not _are_single(matches):
         matches = tuple(match for match in _joined_matches(matches) if not _holds_always(match))
     in_order = tuple(sorted(matches, key=_place))
-    return Rule(rule.verdict, rule.matches if in_order == rule.matches else in_order)
+    return model.Rule(rule.verdict, rule.matches if in_order == rule.matches else in_order)
 
 
-def _place(match: Match) -> int:
+def _place(match: model.Match) -> int:
     return MATCH_ORDER[type(match)]
 
 
-def _are_single(matches: tuple[Match, ...]) -> bool:
+def _are_single(matches: tuple[model.Match, ...]) -> bool:
     """Return whether matches are of one kind each and have one entry each, so that they are joined already."""
     kinds = set()
     for match in matches:
@@ -154,17 +135,25 @@ def _are_single(matches: tuple[Match, ...]) -> bool:
     return len(kinds) == len(matches)
 
 
-def _holds_always(match: Match) -> bool:
-    if isinstance(match, Source | Destination):
+def _holds_always(match: model.Match) -> bool:
+    if isinstance(match, model.Source | model.Destination):
         return not match.negated and any(network.is_everything for network in match.networks)
     return False
 
 
-def _joined_matches(matches: tuple[Match, ...]) -> Iterator[Match]:
+def _joined_matches(matches: tuple[model.Match, ...]) -> Iterator[model.Match]:
     """Yield the matches with their entries in order; "not a" and "not b" of one kind become "neither a nor b"."""
     negated: dict[type, list[Listed]] = {}
     for match in matches:
-        if not isinstance(match, Source | Destination | SourcePort | DestinationPort | OwnerUid | OwnerGid):
+        if not isinstance(
+            match,
+            model.Source
+            | model.Destination
+            | model.SourcePort
+            | model.DestinationPort
+            | model.OwnerUid
+            | model.OwnerGid,
+        ):
             yield match
         elif match.negated:
             negated.setdefault(type(match), []).append(match)
@@ -177,9 +166,9 @@ def _joined_matches(matches: tuple[Match, ...]) -> Iterator[Match]:
 # --- lists ---------------------------------------------------------------------------------------
 
 
-def _with_lists_joined(rules: Iterable[Rule]) -> Iterator[Rule]:
+def _with_lists_joined(rules: Iterable[model.Rule]) -> Iterator[model.Rule]:
     """Yield the rules, those of one list in the list's one form."""
-    run: list[tuple[Rule, Listed]] = []
+    run: list[tuple[model.Rule, Listed]] = []
     run_shape = None
     for rule in rules:
         listed = _list_of(rule)
@@ -196,19 +185,25 @@ def _with_lists_joined(rules: Iterable[Rule]) -> Iterator[Rule]:
         yield from _one_form(run)
 
 
-def _with_one_list(rule: Rule) -> Iterator[Rule]:
+def _with_one_list(rule: model.Rule) -> Iterator[model.Rule]:
     """Yield the rule with one list at most: its first, which others may keep in a set; of the rest one entry each.
 
     iptables has a rule for each combination, in which the entries of the first list change fastest. It makes no
     difference which one is kept: no packet fulfils two of the combinations.
     """
     kept = _list_of(rule)
-    if any(isinstance(match, UnknownMatch) for match in rule.matches):
+    if any(isinstance(match, model.UnknownMatch) for match in rule.matches):
         yield rule
         return
     for match in reversed(rule.matches):
         if match is kept or not isinstance(
-            match, Source | Destination | SourcePort | DestinationPort | OwnerUid | OwnerGid
+            match,
+            model.Source
+            | model.Destination
+            | model.SourcePort
+            | model.DestinationPort
+            | model.OwnerUid
+            | model.OwnerGid,
         ):
             continue
         if not match.negated and len(_entries(match)) > 1:
@@ -220,44 +215,44 @@ def _with_one_list(rule: Rule) -> Iterator[Rule]:
     yield rule
 
 
-def _list_of(rule: Rule) -> Listed | None:
+def _list_of(rule: model.Rule) -> Listed | None:
     """Return the first list of a rule; none of one that asks for something unknown."""
     found: Listed | None = None
     for match in rule.matches:
-        if isinstance(match, UnknownMatch):
+        if isinstance(match, model.UnknownMatch):
             return None
         if found is None and isinstance(match, SPREAD_OVER_RULES) and not match.negated:
             found = match
     return found
 
 
-def _one_form(run: list[tuple[Rule, Listed]]) -> Iterator[Rule]:
+def _one_form(run: list[tuple[model.Rule, Listed]]) -> Iterator[model.Rule]:
     """Yield a run of rules that differ in the entries of one list only: an entry each if they are few, else joined."""
     first, list_of_first = run[0]
     if len(run) == 1 and len(_entries(list_of_first)) == 1 and not _holds_always(list_of_first):
         yield first
         return
     lists = [listed for _, listed in run]
-    if _count(lists) > MAX_SINGLE_RULES and _may_be_one(first.verdict, lists):
+    if _count(lists) > model.MAX_SINGLE_RULES and _may_be_one(first.verdict, lists):
         lists = [_united(lists)]
-    if len(lists) > 1 or _count(lists) <= MAX_SINGLE_RULES:
+    if len(lists) > 1 or _count(lists) <= model.MAX_SINGLE_RULES:
         lists = [_with_entries(listed, (entry,)) for listed in lists for entry in _entries(listed)]
     for listed in lists:
         matches = tuple(listed if match is list_of_first else match for match in first.matches)
-        yield Rule(first.verdict, tuple(match for match in matches if not _holds_always(match)))
+        yield model.Rule(first.verdict, tuple(match for match in matches if not _holds_always(match)))
 
 
 def _count(lists: Iterable[Listed]) -> int:
     return sum(len(_entries(listed)) for listed in lists)
 
 
-def _may_be_one(verdict: Verdict, lists: list[Listed]) -> bool:
+def _may_be_one(verdict: model.Verdict, lists: list[Listed]) -> bool:
     """Return whether a packet that fulfils several of these matches is treated as if it fulfilled one.
 
     What ends a table ends it at the first, and a mark is set twice to the same; but a chain may do another thing
     each time, and so may what we do not know.
     """
-    if len(lists) == 1 or not isinstance(verdict, Jump | UnknownVerdict):
+    if len(lists) == 1 or not isinstance(verdict, model.Jump | model.UnknownVerdict):
         return True
     reached = -1
     for first, last in sorted((entry.first, entry.last) for listed in lists for entry in _entries(listed)):
@@ -279,10 +274,10 @@ def _with_entries(listed: Listed, entries: tuple[Any, ...]) -> Listed:
 def _united(several: list[Listed]) -> Listed:
     """Return one match for the entries of several of one kind: in order, overlapping and adjacent ones joined."""
     entries = [entry for listed in several for entry in _entries(listed)]
-    join = collapse if isinstance(several[0], Source | Destination) else joined_spans
+    join = collapse if isinstance(several[0], model.Source | model.Destination) else joined_spans
     return _with_entries(several[0], join(entries))
 
 
-def joined_spans(spans: Iterable[Span]) -> tuple[Span, ...]:
+def joined_spans(spans: Iterable[model.Span]) -> tuple[model.Span, ...]:
     """Return the fewest spans, in order, that hold the same numbers."""
-    return tuple(Span(*ends) for ends in merge_ranges((span.first, span.last) for span in spans))
+    return tuple(model.Span(*ends) for ends in merge_ranges((span.first, span.last) for span in spans))

@@ -9,7 +9,7 @@ Causes of the whole pod (``lo`` down, a full conntrack table, a missing interfac
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text, parse_address
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV4, IPV6, address_text, parse_address
 from capture.model.values import Value
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 LOOPBACKS = (parse_address("127.0.0.1"), parse_address("::1"))
 AF: dict[Family, int] = {IPV4: AF_INET, IPV6: AF_INET6}
-FAMILY_NAMES: dict[Family, str] = {IPV4: "IPv4", IPV6: "IPv6"}
 PORT_OF = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
 NEARLY_FULL = 0.95
 """Of the conntrack table: above it new connections are about to fail, and some already do."""
@@ -167,7 +166,8 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
         yield _bound_elsewhere(of_family[0], outcome, port, addresses)
         return
     if not serving:
-        yield _not_listening(on_port, outcome, port, family, protocol)
+        own = {each.port for each in facts.listeners if each.protocol == protocol and among(each.uid, capture.uids)}
+        yield _not_listening(on_port, outcome, port, family, protocol, sorted(own))
         return
     if all(_is_captured(each, facts, capture) for each in serving):
         yield _wrong_user(serving[0], capture, port)
@@ -175,7 +175,10 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
         yield _wrong_mode(capture, port)
 
 
-def _not_listening(on_port: list[Listener], outcome: str, port: int, family: Family, protocol: int) -> Cause:
+def _not_listening(
+    on_port: list[Listener], outcome: str, port: int, family: Family, protocol: int, own: list[int]
+) -> Cause:
+    """Return why a port is not served; ``own`` are the ports on which the proxy's user listens."""
     name, where = FAMILY_NAMES[family], f"{'udp' if protocol == IPPROTO_UDP else 'tcp'} port {port}"
     if on_port:
         other = FAMILY_NAMES[next(each for each in FAMILIES if each != family)]
@@ -184,6 +187,9 @@ def _not_listening(on_port: list[Listener], outcome: str, port: int, family: Fam
     else:
         says = f"no process listens on {where}, to which {PORT_OF.get(outcome, '')} connections are sent"
         remedy = "Start the proxy, or look why it ended: kubectl logs POD -c istio-proxy."
+        if own:
+            says += f"; the proxy's user listens on {', '.join(map(str, own))}"
+            remedy = "Apply the rules with the proxy's ports (-p, -z), or look at kubectl logs POD -c istio-proxy."
     return Cause("not-listening", says, remedy, where)
 
 
@@ -216,11 +222,15 @@ def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:
 
 def _wrong_user(listener: Listener, capture: Capture, port: int) -> Cause:
     expected = ",".join(map(str, capture.uids))
+    remedy = f"Run the proxy as user {expected} (runAsUser), or apply the rules with --proxy-uid {listener.uid}."
+    if capture.is_transparent:  # its calls to the app and to its own pod differ by the user alone
+        groups = ",".join(map(str, capture.gids))
+        remedy = f"Run the proxy as root with group {groups} (runAsUser: 0, runAsGroup: {groups})."
     return Cause(
         "proxy-wrong-user",
         f"the listener on port {port} runs as user {listener.uid}, and the rules leave out user {expected}:"
         " what the proxy sends is captured again",
-        f"Run the proxy as user {expected} (runAsUser), or apply the rules with --proxy-uid {listener.uid}.",
+        remedy,
         f"tcp port {port}",
     )
 

@@ -10,25 +10,7 @@ from capture.analysis.decision_list import Box
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.meaning import Goto, Translate, Untrack, meaning
 from capture.analysis.space import LISTED
-from capture.model.ruleset import (
-    Accept,
-    ConnectionMark,
-    ConnectionState,
-    Continue,
-    Drop,
-    Jump,
-    Log,
-    Mark,
-    Redirect,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    SetZone,
-    TransparentProxy,
-    UnknownMatch,
-    UnknownVerdict,
-)
+from capture.model import ruleset as model
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,19 +20,18 @@ if TYPE_CHECKING:
     from capture.analysis.meaning import Meaning
     from capture.analysis.space import Ranges
     from capture.analysis.stations import Station
-    from capture.model.ruleset import Chain, Rule
 
 ANYTHING = "anything"
 """The value after a verdict that is not understood, which may have done anything."""
-NO_EFFECT = (Log, Continue, SetZone)
+NO_EFFECT = (model.Log, model.Continue, model.SetZone)
 CHANGES: dict[type, type] = {
-    SetMark: Mark,
-    RestoreMark: Mark,
-    SaveMark: ConnectionMark,
-    Untrack: ConnectionState,
+    model.SetMark: model.Mark,
+    model.RestoreMark: model.Mark,
+    model.SaveMark: model.ConnectionMark,
+    Untrack: model.ConnectionState,
 }
 """Verdicts after which a packet goes on changed, each with the match that asks for what it changes."""
-DECIDES = (Return, Accept, Drop, Redirect, TransparentProxy, Translate, Goto)
+DECIDES = (model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Goto)
 SHORT = 32
 """A run of fewer rules is folded rule by rule."""
 MAX_CASES = 100_000
@@ -62,7 +43,7 @@ LONG_LIST = 8
 class ChainCompiler:
     """One chain, from its last rule to its first."""
 
-    def __init__(self, compiler: Compiler, station: Station, chain: Chain, falls: int, place: Place) -> None:
+    def __init__(self, compiler: Compiler, station: Station, chain: model.Chain, falls: int, place: Place) -> None:
         self.compiler = compiler
         self.space = compiler.space
         self.diagrams = compiler.diagrams
@@ -77,10 +58,10 @@ class ChainCompiler:
         found = self.falls
         while rules:
             start = len(rules)
-            asked: set[type] = set()
-            while start and self._may_be_listed(rules[start - 1][1], asked):
+            tested: set[type] = set()
+            while start and self._may_be_listed(rules[start - 1][1], tested):
                 start -= 1
-                asked.update(map(type, rules[start][1].matches))
+                tested.update(map(type, rules[start][1].matches))
             if len(rules) - start >= SHORT:
                 found = self._run(rules[start:], found)
                 del rules[start:]
@@ -88,43 +69,41 @@ class ChainCompiler:
                 found = self._step(*rules.pop(), found)
         return found
 
-    def _may_be_listed(self, rule: Rule, asked: set[type]) -> bool:
+    def _may_be_listed(self, rule: model.Rule, tested: set[type]) -> bool:
         """Return whether a rule changes nothing that later rules match, so that all can be judged at once."""
         verdict = meaning(rule.verdict)
         if any(
             type(match) in LISTED and len(getattr(match, LISTED[type(match)][1])) > LONG_LIST for match in rule.matches
         ):
             return False
-        if isinstance(verdict, Jump):
-            return asked.isdisjoint(self.compiler.changes(self.station.contents, verdict.chain))
+        if isinstance(verdict, model.Jump):
+            return tested.isdisjoint(self.compiler.changes(self.station.contents, verdict.chain))
         return isinstance(verdict, (*DECIDES, *NO_EFFECT))
 
-    def _step(self, position: int, rule: Rule, after: int) -> int:
+    def _step(self, position: int, rule: model.Rule, after: int) -> int:
         """Return what becomes of packets that come to a rule; ``after`` is what does of those that come past it."""
         verdict = meaning(rule.verdict)
         if isinstance(verdict, NO_EFFECT):
             return after
-        if isinstance(verdict, UnknownVerdict):
+        if isinstance(verdict, model.UnknownVerdict):
             may = self.space.unknown(("verdict", self._occurrence(position)))
             then = self.diagrams.choose(may, self.diagrams.leaf(ANYTHING), after)
         elif type(verdict) in CHANGES:
             then = self.compiler.changed(verdict, after)
         else:
             then = self._then(verdict, after)
-        return self.diagrams.choose(self._condition(position, rule), then, after)
+        matched = self.space.rule(rule, self._occurrence(position), is_native=self.station.is_native)
+        return self.diagrams.choose(matched, then, after)
 
     def _then(self, verdict: Meaning, after: int) -> int:
-        if isinstance(verdict, Jump):
+        if isinstance(verdict, model.Jump):
             return self.compiler.called(self.station, verdict.chain, after, self.place)
         return self.compiler.decided(verdict, self.chain.name, self.falls, self.place, self.station)
-
-    def _condition(self, position: int, rule: Rule) -> int:
-        return self.space.rule(rule, self._occurrence(position), is_native=self.station.is_native)
 
     def _occurrence(self, position: int) -> Hashable:
         return self.place.way, self.station.table, self.chain.name, position
 
-    def _run(self, rules: Sequence[tuple[int, Rule]], after: int) -> int:
+    def _run(self, rules: Sequence[tuple[int, model.Rule]], after: int) -> int:
         """Return what becomes of packets that come to many rules in a row.
 
         The last ones may be for packets of every address and port; they would be in each piece of the list.
@@ -147,9 +126,9 @@ class ChainCompiler:
             functions[leaf] = found
         return self.space.switches.chosen(lists, functions)
 
-    def _listed(self, rules: Sequence[tuple[int, Rule]]) -> int:
+    def _listed(self, rules: Sequence[tuple[int, model.Rule]]) -> int:
         """Return the list of decisions, which is the same whatever became of packets before they come here."""
-        is_known = not any(isinstance(match, UnknownMatch) for _, rule in rules for match in rule.matches)
+        is_known = not any(isinstance(match, model.UnknownMatch) for _, rule in rules for match in rule.matches)
         key = (self.station.table, self.chain.name, rules[0][0]) if is_known else self._occurrence(rules[0][0])
         found = self.compiler.listed.get(key)
         if found is None:
@@ -158,15 +137,15 @@ class ChainCompiler:
             found = self.compiler.listed[key] = self.compiler.lists.diagram(boxes)
         return found
 
-    def _box(self, position: int, rule: Rule) -> Box:
+    def _box(self, position: int, rule: model.Rule) -> Box:
         ranges: dict[int, Ranges] = {}
         rest = self.diagrams.yes
         for match in rule.matches:
-            asked = self.space.ranges(match, is_native=self.station.is_native)
-            if asked is None:
+            known = self.space.ranges(match, is_native=self.station.is_native)
+            if known is None:
                 rest = self.diagrams.both(rest, self.space.other(match, self._occurrence(position)))
             else:
-                level, inside = asked
+                level, inside = known
                 ranges[level] = _common(ranges[level], inside) if level in ranges else inside
         return Box(ranges, rest, meaning(rule.verdict))
 

@@ -53,7 +53,7 @@ class Difference(Value):
     effect: Effect | None = None
 
     @property
-    def is_ours(self) -> bool:
+    def is_own(self) -> bool:
         """Return whether it is about a rule of ours, not about a foreign one."""
         return self.kind in ("missing", "unexpected", "family")
 
@@ -111,30 +111,30 @@ def _chain_differences(
         yield Difference(family, table, name, "policy", policy=there.policy)
     missing, extra = _only_in_one(wanted.rules, there.rules)
     none: Numbered = []
-    ours_alone = is_our_chain(name) or there.is_hooked_elsewhere
-    if ours_alone:
-        told_apart = extra, none
+    is_own = is_our_chain(name) or there.is_hooked_elsewhere
+    if is_own:
+        by_owner = extra, none
     else:
         marked = any(changes_marks(rule) for _, rule in extra)
-        asked = tested_marks(name, lambda chain: all_wanted.get((table, chain), EMPTY).rules) if marked else NOTHING
-        told_apart = _told_apart(table, name, extra, len(there.rules), asked)
+        tested = tested_marks(name, lambda chain: all_wanted.get((table, chain), EMPTY).rules) if marked else NOTHING
+        by_owner = _by_owner(table, name, extra, len(there.rules), tested)
     kinds: tuple[Kind, ...] = ("missing", "unexpected", "foreign")
-    for kind, rules in zip(kinds, (missing, *told_apart), strict=True):
+    for kind, rules in zip(kinds, (missing, *by_owner), strict=True):
         for position, rule in rules:
             yield Difference(family, table, name, kind, rule, position)
 
 
-def _told_apart(
-    table: TableName, name: str, extra: Numbered, length: int, asked: frozenset[type]
+def _by_owner(
+    table: TableName, name: str, extra: Numbered, length: int, tested: frozenset[type]
 ) -> tuple[Numbered, Numbered]:
     """Return which of the other rules of a shared chain are ours, and which foreign ones matter."""
-    last_of_ours = max({*range(1, length + 1)} - {position for position, _ in extra}, default=0)
-    ours = [(position, rule) for position, rule in extra if shape(table, name, rule) == CERTAIN]
-    of_ours = {position for position, _ in ours}
-    return ours, [
+    last_own = max({*range(1, length + 1)} - {position for position, _ in extra}, default=0)
+    own = [(position, rule) for position, rule in extra if shape(table, name, rule) == CERTAIN]
+    own_positions = {position for position, _ in own}
+    return own, [
         (position, rule)
         for position, rule in extra
-        if position not in of_ours and position < last_of_ours and may_disturb(rule, asked)
+        if position not in own_positions and position < last_own and may_disturb(rule, tested)
     ]
 
 
@@ -154,10 +154,10 @@ def _only_in_one(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[Num
         start += 1
     while end < shortest - start and first[-1 - end] == second[-1 - end]:
         end += 1
-    return _beside_the_longest(start, first[start : len(first) - end], second[start : len(second) - end])
+    return _outside_longest(start, first[start : len(first) - end], second[start : len(second) - end])
 
 
-def _beside_the_longest(start: int, first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[Numbered, Numbered]:
+def _outside_longest(start: int, first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[Numbered, Numbered]:
     """Return what of each is no part of a longest common subsequence; the places before ``start`` are taken."""
     pairs = _longest_common(first, second)
     shared_first, shared_second = {i for i, _ in pairs}, {j for _, j in pairs}

@@ -12,26 +12,17 @@ from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
 from capture.analysis.decision_list import DecisionList
 from capture.analysis.meaning import Goto, Translate, meaning
 from capture.analysis.space import DESTINATION, GID, HIGHEST_ID, IN, NONE, OUT, PORT, PROTOCOL, STATE, UID, gathered
-from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS, REDIRECTED_BY, Fate
-from capture.model.addresses import IPV4, Network, merge
-from capture.model.packet import LOOPBACK
-from capture.model.ruleset import (
-    ALL_BITS,
-    CONNECTION_STATES,
-    INPUT,
-    MANGLE,
-    OUTPUT,
-    POSTROUTING,
-    PREROUTING,
-    Drop,
-    Jump,
-    Redirect,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    TransparentProxy,
+from capture.analysis.trace import (
+    NAT_STATES,
+    OF_KNOWN_CONNECTIONS,
+    REDIRECTED_BY,
+    Fate,
+    routed_marks,
+    transparent_rules,
 )
+from capture.model import ruleset as model
+from capture.model.addresses import IPV4, Network, merge, merge_ranges
+from capture.model.packet import LOOPBACK
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -43,7 +34,6 @@ if TYPE_CHECKING:
     from capture.analysis.space import PacketSpace
     from capture.analysis.stations import Situation, Station
     from capture.model.addresses import Family
-    from capture.model.ruleset import Chain, Ruleset, Table
 
     Direction = Literal["inbound", "outbound"]
     Way = Literal["in", "out", "post", "lo", "input"]
@@ -89,13 +79,15 @@ class Compiler:
         self.diagrams = space.diagrams
         self.switches = space.switches
         self.situation = situation
+        self.lo = space.interface(LOOPBACK)
+        self.leaves_by_lo = space.numbers(OUT, [(self.lo, self.lo)])
         self.routed = sorted(routed_marks(situation.ruleset))
         self._orders = {
-            "in": list(situation.orders(PREROUTING, space.family)),
-            "out": list(situation.orders(OUTPUT, space.family)),
-            "post": list(situation.orders(POSTROUTING, space.family, with_nat=False)),
-            "lo": list(situation.orders(PREROUTING, space.family, with_nat=False)),
-            "input": list(situation.orders(INPUT, space.family, with_nat=False)),
+            "in": list(situation.orders(model.PREROUTING, space.family)),
+            "out": list(situation.orders(model.OUTPUT, space.family)),
+            "post": list(situation.orders(model.POSTROUTING, space.family, with_nat=False)),
+            "lo": list(situation.orders(model.PREROUTING, space.family, with_nat=False)),
+            "input": list(situation.orders(model.INPUT, space.family, with_nat=False)),
         }
         self.lists = DecisionList(self.diagrams, lambda level: space.domains[level], _stops)
         self.listed: dict[Hashable, int] = {}
@@ -104,7 +96,7 @@ class Compiler:
         self._ends: End = self._end
         self._known: dict[Hashable, int] = {}
         self._changing: dict[tuple[int, str], frozenset[type]] = {}
-        self._chains: dict[int, dict[str, Chain]] = {}
+        self._chains: dict[int, dict[str, model.Chain]] = {}
         self._entered: list[tuple[Place, str]] = []
 
     def fates(self, direction: Direction) -> int:
@@ -124,7 +116,7 @@ class Compiler:
         found = self.diagrams.leaf(OTHER_MARK)
         for mark in marks:
             found = self.diagrams.choose(
-                self.space.marked("connection", mark, ALL_BITS), self.diagrams.leaf(mark), found
+                self.space.marked("connection", mark, model.ALL_BITS), self.diagrams.leaf(mark), found
             )
         self._ends = lambda _: found
         return self.switches.expanded(self._root(direction))
@@ -144,13 +136,13 @@ class Compiler:
     def _pass(self, way: Way, held: Held) -> int:
         """Return what becomes of packets at a hook; where it is unknown which chain is first, by a truth value."""
         found = {
-            tuple(sorted(told.items())): self._at(Place(way, order, 0, held))
-            for order, (told, _) in enumerate(self._orders[way])
+            tuple(sorted(firsts.items())): self._at(Place(way, order, 0, held))
+            for order, (firsts, _) in enumerate(self._orders[way])
         }
         while len(found) > 1:
             merged = {}
-            for told, node in found.items():
-                *others, (number, is_first) = told
+            for firsts, node in found.items():
+                *others, (number, is_first) = firsts
                 if is_first:
                     is_before = self.space.unknown(("order", number))
                     merged[tuple(others)] = self.diagrams.choose(is_before, node, found[(*others, (number, False))])
@@ -174,8 +166,7 @@ class Compiler:
         if place.way == "out":
             return self._routed(held)
         if place.way == "post":
-            lo = self.space.interface(LOOPBACK)
-            return self.diagrams.choose(self.space.numbers(OUT, [(lo, lo)]), self._over_lo(held), self._ends(held))
+            return self.diagrams.choose(self.leaves_by_lo, self._over_lo(held), self._ends(held))
         if place.way == "input":
             return self._ends(held)
         delivered = self._pass("input", held)
@@ -186,20 +177,19 @@ class Compiler:
     def _routed(self, held: Held) -> int:
         """Return what becomes of packets that leave: by another interface if their destination was changed."""
         leaves = self._pass("post", held)
-        lo = self.space.interface(LOOPBACK)
-        stays = self.switches.restricted(leaves, OUT, lo)
+        stays = self.switches.restricted(leaves, OUT, self.lo)
         if held.is_redirected:
             return stays
         if not held.is_moved:
             return leaves
         outward = self.switches.restricted(leaves, OUT, self.space.interface(self.situation.network.interface))
-        goes_out = self.diagrams.choose(self.space.numbers(OUT, [(lo, lo)]), outward, leaves)
+        goes_out = self.diagrams.choose(self.leaves_by_lo, outward, leaves)
         return self.diagrams.choose(self._is_for_the_pod(), stays, goes_out)
 
     def _over_lo(self, held: Held) -> int:
         """Return what becomes of packets that come in again over lo, where they have no socket any more."""
         found = self._pass("lo", held)
-        for level, number in ((IN, self.space.interface(LOOPBACK)), (OUT, NONE), (UID, NONE), (GID, NONE)):
+        for level, number in ((IN, self.lo), (OUT, NONE), (UID, NONE), (GID, NONE)):
             found = self.switches.restricted(found, level, number)
         return found
 
@@ -207,8 +197,7 @@ class Compiler:
         """Return packets to the pod's own addresses, which came in from outside or are translated to these."""
         own = (*self.situation.network.own_addresses(self.space.family), LOOPBACK_NETWORKS[self.space.family])
         is_own = self.space.numbers(DESTINATION, merge(own))
-        lo = self.space.interface(LOOPBACK)
-        return self.diagrams.either(is_own, self.space.numbers(IN, [(lo, lo)]))
+        return self.diagrams.either(is_own, self.space.numbers(IN, [(self.lo, self.lo)]))
 
     def _station(self, station: Station, place: Place) -> int:
         after = self._at(place.replace(number=place.number + 1))
@@ -226,7 +215,7 @@ class Compiler:
         known whose the first one was.
         """
         follows = self.space.state_in("ESTABLISHED")
-        follows = self.diagrams.both(follows, self.space.marked("connection", 0, ALL_BITS))
+        follows = self.diagrams.both(follows, self.space.marked("connection", 0, model.ALL_BITS))
         if place.way == "out":
             follows = self.diagrams.both(follows, self.space.numbers(UID, [(0, HIGHEST_ID)]))
         return self.diagrams.either(self.space.state_in(*NAT_STATES), follows)
@@ -245,18 +234,19 @@ class Compiler:
     def _by_marks(self, direct: int) -> int:
         """Return the end of packets of a transparent capture that no rule of it has taken."""
         choose, both = self.diagrams.choose, self.diagrams.both
-        lo = self.space.interface(LOOPBACK)
-        arrives = self.diagrams.negation(self.space.numbers(IN, [(NONE, NONE), (lo, lo)] if lo else [(NONE, lo)]))
+        arrives = self._by_another_than_lo(IN)
         known = self.space.state_in(*OF_KNOWN_CONNECTIONS)
         in_vain = both(both(arrives, self.diagrams.negation(known)), self._is_routed("connection"))
         found = choose(in_vain, self._fate(Fate("dropped")), direct)
-        ports = _transparent_ports(self.situation.ruleset)
+        ports = [each.port for each in transparent_rules(self.situation.ruleset)]
         if not ports:
             return found
         to_proxy = self._fate(Fate("proxy-inbound", ports[0]))
         for mark in self.routed:
-            is_new = self.diagrams.negation(self.space.marked("first", mark, ALL_BITS))
-            got = both(both(self.space.numbers(PROTOCOL, [(0, 0)]), self.space.marked("mark", mark, ALL_BITS)), is_new)
+            is_new = self.diagrams.negation(self.space.marked("first", mark, model.ALL_BITS))
+            got = both(
+                both(self.space.numbers(PROTOCOL, [(0, 0)]), self.space.marked("mark", mark, model.ALL_BITS)), is_new
+            )
             found = choose(both(both(arrives, known), got), to_proxy, found)
         return found
 
@@ -276,19 +266,22 @@ class Compiler:
     def _is_marked(self) -> int:
         if not self.routed:
             return self.diagrams.no
-        lo = self.space.interface(LOOPBACK)
-        leaves = self.diagrams.negation(self.space.numbers(OUT, [(NONE, NONE), (lo, lo)] if lo else [(NONE, lo)]))
-        return self.diagrams.either(self.diagrams.both(leaves, self._is_routed("mark")), self._is_routed("connection"))
+        leaves = self.diagrams.both(self._by_another_than_lo(OUT), self._is_routed("mark"))
+        return self.diagrams.either(leaves, self._is_routed("connection"))
+
+    def _by_another_than_lo(self, level: int) -> int:
+        """Return packets that come in, or leave, by an interface that is not lo."""
+        return self.diagrams.negation(self.space.numbers(level, merge_ranges([(NONE, NONE), (self.lo, self.lo)])))
 
     def _is_routed(self, kind: Literal["mark", "connection"]) -> int:
         found = self.diagrams.no
         for mark in self.routed:
-            found = self.diagrams.either(found, self.space.marked(kind, mark, ALL_BITS))
+            found = self.diagrams.either(found, self.space.marked(kind, mark, model.ALL_BITS))
         return found
 
     # --- chains ------------------------------------------------------------------------------------
 
-    def _chain(self, station: Station, chain: Chain, falls: int, place: Place) -> int:
+    def _chain(self, station: Station, chain: model.Chain, falls: int, place: Place) -> int:
         """Return what becomes of packets that enter a chain; ``falls`` is what does of those that leave it."""
         key = (place, station.table, chain.name, falls)
         found = self._known.get(key)
@@ -307,14 +300,14 @@ class Compiler:
         self._entered.pop()
         return found
 
-    def _chain_of(self, contents: Table, name: str) -> Chain | None:
+    def _chain_of(self, contents: model.Table, name: str) -> model.Chain | None:
         """Return a chain of a table, which may have thousands."""
         known = self._chains.get(id(contents))
         if known is None:
             known = self._chains[id(contents)] = {chain.name: chain for chain in contents.chains}
         return known.get(name)
 
-    def changes(self, contents: Table, name: str) -> frozenset[type]:
+    def changes(self, contents: model.Table, name: str) -> frozenset[type]:
         """Return what is changed of a packet that comes back from a chain, as the matches that ask for it."""
         key = (id(contents), name)
         if key not in self._changing:
@@ -322,7 +315,7 @@ class Compiler:
             chain = self._chain_of(contents, name)
             verdicts = [meaning(rule.verdict) for rule in (chain.rules if chain else ())]
             found = {CHANGES[type(verdict)] for verdict in verdicts if type(verdict) in CHANGES}
-            targets = {verdict.chain for verdict in verdicts if isinstance(verdict, Jump | Goto)}
+            targets = {verdict.chain for verdict in verdicts if isinstance(verdict, model.Jump | Goto)}
             self._changing[key] = frozenset(found.union(*(self.changes(contents, target) for target in targets)))
         return self._changing[key]
 
@@ -332,20 +325,20 @@ class Compiler:
         """Return what becomes of packets by a verdict that ends a chain."""
         following = place.replace(number=place.number + 1)
         match verdict:
-            case Return():
+            case model.Return():
                 return falls
             case Goto(chain=target):
                 return self.called(station, target, falls, place)
-            case Drop():
+            case model.Drop():
                 return self._fate(Fate("dropped"))
-            case Redirect(port=port):
+            case model.Redirect(port=port):
                 outcome = REDIRECTED_BY.get(chain.replace("-", "_"), "redirected")
                 held = place.held.replace(mapped=Fate(outcome, port))
                 return self._lasting(self._redirected(self._at(following.replace(held=held)), port, place))
             case Translate(address=address, port=port):
                 held = place.held.replace(mapped=TRANSLATED, is_moved=address is not None)
                 return self._sent_on(self._at(following.replace(held=held)), port, address)
-            case TransparentProxy(port=port, mark=mark, mask=mask):
+            case model.TransparentProxy(port=port, mark=mark, mask=mask):
                 held = place.held.replace(transparent=port)
                 return self.with_mark(self._at(following.replace(held=held)), mark, mask)
             case _:
@@ -362,7 +355,7 @@ class Compiler:
         if self._ends != self._end:
             return node
         diagrams = self.diagrams
-        later = self.switches.restricted(node, STATE, CONNECTION_STATES.index("ESTABLISHED"))
+        later = self.switches.restricted(node, STATE, model.CONNECTION_STATES.index("ESTABLISHED"))
 
         def join(first: int, second: int) -> int | None:
             if first == second or (diagrams.is_leaf(second) and not _is_lost(diagrams.value(second))):
@@ -396,14 +389,14 @@ class Compiler:
     def changed(self, verdict: Meaning, node: int) -> int:
         """Return what becomes of packets by a verdict that changes them and lets them go on."""
         match verdict:
-            case SetMark(value=value, mask=mask):
+            case model.SetMark(value=value, mask=mask):
                 return self.with_mark(node, value, mask)
-            case SaveMark():
+            case model.SaveMark():
                 return self.switches.moved(node, self.space.renamed("connection", "mark"), "save mark")
-            case RestoreMark():
+            case model.RestoreMark():
                 return self.switches.moved(node, self.space.renamed("mark", "connection"), "restore mark")
             case _:
-                return self.switches.restricted(node, STATE, CONNECTION_STATES.index("UNTRACKED"))
+                return self.switches.restricted(node, STATE, model.CONNECTION_STATES.index("UNTRACKED"))
 
 
 def _is_lost(value: Hashable) -> bool:
@@ -411,19 +404,4 @@ def _is_lost(value: Hashable) -> bool:
 
 
 def _stops(verdict: Meaning) -> bool:
-    return not isinstance(verdict, Jump)
-
-
-def routed_marks(ruleset: Ruleset) -> set[int]:
-    """Return the marks that lead packets to a transparent proxy."""
-    return {policy.mark for policy in ruleset.policy_routes} or {each.mark for each in _transparent_rules(ruleset)}
-
-
-def _transparent_rules(ruleset: Ruleset) -> list[TransparentProxy]:
-    mangle = ruleset.table(MANGLE)
-    rules = [rule for chain in mangle.chains for rule in chain.rules] if mangle else []
-    return [rule.verdict for rule in rules if isinstance(rule.verdict, TransparentProxy)]
-
-
-def _transparent_ports(ruleset: Ruleset) -> list[int]:
-    return [verdict.port for verdict in _transparent_rules(ruleset)]
+    return not isinstance(verdict, model.Jump)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from capture.analysis.canonical import canonical_rule
-from capture.analysis.causes import FAMILY_NAMES, Cause, among, causes_at_port
+from capture.analysis.causes import Cause, among, causes_at_port
 from capture.analysis.meaning import Untrack, meaning
-from capture.model.addresses import address_text
+from capture.model.addresses import FAMILY_NAMES, address_text
 from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import TABLES
 from capture.model.values import Value
@@ -68,9 +68,9 @@ def _why_direct(ways: Ways, capture: Capture) -> Cause:
     """Return why the packet bypasses the proxy."""
     packet, step = ways.live.packet, ways.live.step
     untracked = next((each for each in ways.live.path if isinstance(meaning(each.rule.verdict), Untrack)), None)
-    if untracked is not None and not is_ours(untracked):
+    if untracked is not None and not is_own(untracked):
         return _untracked(untracked)
-    if step is not None and not is_ours(step) and not _is_desired(step, ways.desired):
+    if step is not None and not is_own(step) and not _is_desired(step, ways.desired):
         return _foreign(ways.live, step)
     if packet.protocol != "tcp":
         return _not_tcp(packet)
@@ -78,12 +78,12 @@ def _why_direct(ways: Ways, capture: Capture) -> Cause:
         return _family(packet)
     if ways.desired is not None and ways.desired.outcome in TO_PROXY:
         return _rule_missing(ways.desired)
-    if _is_of_proxy(packet, capture):
+    if among(packet.uid, capture.uids) or among(packet.gid, capture.gids):
         return _of_proxy(packet)
     return _excluded(step)
 
 
-def is_ours(step: Step) -> bool:
+def is_own(step: Step) -> bool:
     """Return whether a rule is in one of our chains, or leads into one."""
     target = getattr(step.rule.verdict, "chain", "")
     return step.table in TABLES and (is_our_chain(step.chain) or is_our_chain(target))
@@ -166,10 +166,6 @@ def _rule_missing(desired: Trace) -> Cause:
     )
 
 
-def _is_of_proxy(packet: Packet, capture: Capture) -> bool:
-    return among(packet.uid, capture.uids) or among(packet.gid, capture.gids)
-
-
 def _of_proxy(packet: Packet) -> Cause:
     return Cause(
         "proxy-user",
@@ -198,7 +194,7 @@ def _excluded(step: Step | None) -> Cause:
 def dropped(live: Trace) -> Cause:
     """Return why a packet is dropped: by the settings, or by a foreign rule or policy."""
     step = live.step
-    if step is not None and is_ours(step):
+    if step is not None and is_own(step):
         return Cause(
             "excluded",
             f"a rule of the capture drops the packet: {step.rule.why or 'by its settings'}",

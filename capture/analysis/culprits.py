@@ -42,19 +42,19 @@ class Place(Value):
 class Culprits:
     """Foreign rules that divert packets of one family: ``certain`` ones, and those that cannot be judged, with effects.
 
-    ``whole`` has all live rules, ``ours_alone`` our own of them, ``foreign`` the places of foreign rules in our
+    ``whole`` has all live rules, ``without_foreign`` our own of them, ``foreign`` the places of foreign rules in our
     tables. ``doubts`` are what else cannot be judged, in words; with ``is_complete`` every other rule has no effect.
     """
 
     def __init__(
         self,
         family: Family,
-        ours_alone: Situation,
+        without_foreign: Situation,
         whole: Situation,
         foreign: dict[tuple[TableName, str], frozenset[int]],
     ) -> None:
         self.family = family
-        self.ours_alone = ours_alone
+        self.without_foreign = without_foreign
         self.whole = whole
         self.foreign = foreign
         self.certain: list[tuple[Place, Effect]] = []
@@ -73,7 +73,7 @@ class Culprits:
     def _search(self) -> None:
         situation = self.whole
         while self.foreign or situation.elsewhere:
-            comparison = Comparison(self.family, self.ours_alone, situation)
+            comparison = Comparison(self.family, self.without_foreign, situation)
             left = self._named_of(comparison, situation)
             if left is situation:
                 if comparison.first() is not None:
@@ -209,7 +209,7 @@ class Culprits:
 
     def _effects_alone(self, place: Place) -> list[Effect]:
         """Return what a foreign rule does where no other is."""
-        return list(Comparison(self.family, self.ours_alone, self._with_only(place)).effects(only_captured=True))
+        return list(Comparison(self.family, self.without_foreign, self._with_only(place)).effects(only_captured=True))
 
     def _with_only(self, place: Place) -> Situation:
         """Return our own live rules and one foreign rule."""
@@ -220,7 +220,7 @@ class Culprits:
             policy = {} if rule is None else {"policy": "ACCEPT", "ipv6_policy": None}
             only = entry.replace(rules=(rule,) if rule else entry.rules, **policy)
             contents = there.contents.replace(chains=(only, *others))
-            return self.ours_alone.replace(elsewhere=(there.replace(contents=contents),))
+            return self.without_foreign.replace(elsewhere=(there.replace(contents=contents),))
         rest = {
             where: frozenset(p for p in positions if (*where, p) != (place.table, place.chain, place.position))
             for where, positions in self.foreign.items()
@@ -251,13 +251,7 @@ def without(situation: Situation, places: dict[tuple[TableName, str], frozenset[
 
 
 def _changed(ruleset: Ruleset, table: TableName, name: str, change: Callable[[Chain], Chain]) -> Ruleset:
-    tables = []
-    for each in ruleset.tables:
-        chains = each.chains
-        if each.name == table:
-            chains = tuple(change(chain) if chain.name == name else chain for chain in chains)
-        tables.append(each.replace(chains=chains))
-    return ruleset.replace(tables=tuple(tables))
+    return ruleset.with_chains(lambda of, chain: change(chain) if (of, chain.name) == (table, name) else chain)
 
 
 def _number(situation: Situation, chain: ForeignChain) -> int:

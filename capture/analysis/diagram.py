@@ -290,36 +290,40 @@ class Diagrams:
 
         For a leaf it has to know. ``name`` is that of the operation; results are kept under it.
         """
-        memo = self._memos.setdefault(name, {})
+        return self._remade(node, change, self._with_kids, self._memos.setdefault(name, {}))
+
+    def _remade(
+        self,
+        node: int,
+        change: Callable[[int], int | None],
+        make: Callable[[int, Sequence[int]], int],
+        memo: dict[Hashable, int],
+    ) -> int:
+        """Return a function remade from below: ``make`` returns a node from the old one and what its kids became."""
 
         def result(each: int) -> int:
-            known = change(each)
-            if known is not None:
-                return known
-            found = memo.get(each)
+            found = change(each)
+            if found is None:
+                found = memo.get(each)
             if found is None:
                 local = {kid: result(kid) for kid in set(self._kids[each])}
-                kids = [local[kid] for kid in self._kids[each]]
-                found = memo[each] = self.node(self._levels[each], self._bounds[each], kids)
+                found = memo[each] = make(each, [local[kid] for kid in self._kids[each]])
             return found
 
         return result(node)
+
+    def _with_kids(self, node: int, kids: Sequence[int]) -> int:
+        return self.node(self._levels[node], self._bounds[node], kids)
 
     def leads_to(self, node: int, leaves: Collection[int]) -> int:
         """Return whether a function leads to one of some leaves. What is in between is not kept."""
-        memo: dict[int, int] = {}
 
-        def result(each: int) -> int:
-            found = memo.get(each)
-            if found is None:
-                if self._levels[each] == LEAF_LEVEL:
-                    return self.yes if each in leaves else self.no
-                local = {kid: result(kid) for kid in set(self._kids[each])}
-                kids = [local[kid] for kid in self._kids[each]]
-                found = memo[each] = self.node(self._levels[each], self._bounds[each], kids)
-            return found
+        def change(each: int) -> int | None:
+            if self._levels[each] != LEAF_LEVEL:
+                return None
+            return self.yes if each in leaves else self.no
 
-        return result(node)
+        return self._remade(node, change, self._with_kids, {})
 
     def mapped(self, node: int, function: Callable[[Hashable], Hashable], name: Hashable) -> int:
         """Return a function with its values replaced."""
@@ -344,26 +348,20 @@ class Diagrams:
 
         Levels may move up or down, and onto each other.
         """
-        memo = self._memos.setdefault(("moved", name), {})
         lowest = max(levels)
         highest = min((*levels, *levels.values()))
 
-        def result(each: int) -> int:
+        def make(each: int, kids: Sequence[int]) -> int:
             level = self._levels[each]
-            if level > lowest:
-                return each
-            found = memo.get(each)
-            if found is None:
-                local = {kid: result(kid) for kid in set(self._kids[each])}
-                kids = [local[kid] for kid in self._kids[each]]
-                if level < highest:
-                    found = self.node(level, self._bounds[each], kids)
-                else:
-                    found = self._put_above(levels.get(level, level), self._bounds[each], kids)
-                memo[each] = found
-            return found
+            if level < highest:
+                return self._with_kids(each, kids)
+            return self._put_above(levels.get(level, level), self._bounds[each], kids)
 
-        return result(node)
+        return self._remade(node, self._below(lowest), make, self._memos.setdefault(("moved", name), {}))
+
+    def _below(self, lowest: int) -> Callable[[int], int | None]:
+        """Return what keeps nodes below a level as they are."""
+        return lambda each: each if self._levels[each] > lowest else None
 
     def _put_above(self, level: int, bounds: Bounds, kids: Sequence[int]) -> int:
         """Return a node whose kids may ask for the fields above it."""
@@ -374,26 +372,17 @@ class Diagrams:
 
     def possible(self, node: int, levels: Collection[int]) -> int:
         """Return where a truth value is true for some numbers of the fields of ``levels``."""
-        lowest = max(levels)
-        memo = self._memos.setdefault(("possible", frozenset(levels)), {})
 
-        def result(each: int) -> int:
-            level = self._levels[each]
-            if level > lowest:
-                return each
-            found = memo.get(each)
-            if found is None:
-                local = {kid: result(kid) for kid in set(self._kids[each])}
-                if level in levels:
-                    found = self.no
-                    for kid in local.values():
-                        found = self.either(found, kid)
-                else:
-                    found = self.node(level, self._bounds[each], [local[kid] for kid in self._kids[each]])
-                memo[each] = found
+        def make(each: int, kids: Sequence[int]) -> int:
+            if self._levels[each] not in levels:
+                return self._with_kids(each, kids)
+            found = self.no
+            for kid in set(kids):
+                found = self.either(found, kid)
             return found
 
-        return result(node)
+        memo = self._memos.setdefault(("possible", frozenset(levels)), {})
+        return self._remade(node, self._below(max(levels)), make, memo)
 
     def cases(self, node: int, functions: Mapping[int, int]) -> int:
         """Return a function with leaves replaced by functions, which may ask for any field."""

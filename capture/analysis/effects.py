@@ -179,7 +179,7 @@ class Comparison:
         if only_captured:
             among = self.diagrams.both(among, self._in_question(direction, before, after))
         raw = self.diagrams.choose(among, self.diagrams.differing(before, after), self._nothing)
-        return self._settled(raw)
+        return self.space.settled(raw, _verdict, "effects")
 
     def _fates(self, direction: Direction) -> tuple[int, int]:
         if direction not in self._known:
@@ -224,26 +224,15 @@ class Comparison:
             found = self.diagrams.both(found, self.space.numbers(level, ids) if ids else self.diagrams.no)
         return found
 
-    def _settled(self, node: int) -> int:
-        """Return the function with what is unknown folded into its values."""
-        diagrams = self.diagrams
-
-        def change(each: int) -> int | None:
-            if diagrams.level(each) < self.space.first_unknown:
-                return None
-            return diagrams.leaf(_verdict([diagrams.value(leaf) for leaf in diagrams.leaves(each)]))
-
-        return diagrams.changed(node, change, "settled")
-
     def _effects(self, direction: Direction, found: int, frame: int) -> Iterator[Effect]:
         among = self.diagrams.both(self._realistic[direction], frame)
         found, verdicts = self._verdicts(found)
         for verdict in verdicts:
             packets = self.diagrams.mapped(found, verdict.__eq__, ("is", verdict))
             numbers = witness(self.space, packets, self.situations[0].network, direction)
-            told = parts(self.space, simplified(self.space, packets, among))
+            described = parts(self.space, simplified(self.space, packets, among))
             effect = self._untold(direction, verdict, self.space.packet(numbers))
-            yield effect.replace(regions=tuple(in_words(self.space, part) for part in told))
+            yield effect.replace(regions=tuple(in_words(self.space, part) for part in described))
 
     def _verdicts(self, found: int) -> tuple[int, list[Change | Unjudged]]:
         """Return what differs, and in which ways; if they are many, by what becomes of packets before."""
@@ -271,13 +260,11 @@ def _is_plain(change: Change | Unjudged) -> bool:
 
 def proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[Span]:
     """Yield the users, or groups, of the proxy: those whose calls to their own pod are captured."""
-    for table in ruleset.tables:
-        for chain in table.chains:
-            for rule in chain.rules:
-                if isinstance(rule.verdict, Jump) and chain_key(rule.verdict.chain) == "ISTIO_IN_REDIRECT":
-                    for match in rule.matches:
-                        if isinstance(match, kind) and not match.negated:
-                            yield from match.ids
+    for rule in ruleset.rules:
+        if isinstance(rule.verdict, Jump) and chain_key(rule.verdict.chain) == "ISTIO_IN_REDIRECT":
+            for match in rule.matches:
+                if isinstance(match, kind) and not match.negated:
+                    yield from match.ids
 
 
 def chain_key(name: str) -> str:

@@ -5,8 +5,8 @@ The answer of Envoy's admin interface is ``/config_dump`` (envoy.admin.v3.Config
 
 from __future__ import annotations
 
-from capture.analysis.causes import FAMILY_NAMES, Cause
-from capture.model.addresses import IPV4, IPV6
+from capture.analysis.causes import Cause
+from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6
 from capture.model.values import Value
 
 TYPE_CHECKING = False

@@ -17,25 +17,8 @@ from __future__ import annotations
 
 from capture.analysis.ownership import our_rules
 from capture.analysis.trace import REDIRECTED_BY
+from capture.model import ruleset as model
 from capture.model.chain_names import is_our_chain
-from capture.model.ruleset import (
-    NAT,
-    OUTPUT,
-    PREROUTING,
-    Accept,
-    Drop,
-    Jump,
-    Log,
-    Redirect,
-    RestoreMark,
-    Return,
-    Rule,
-    SaveMark,
-    SetMark,
-    SetZone,
-    TransparentProxy,
-    UnknownVerdict,
-)
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -45,12 +28,11 @@ if TYPE_CHECKING:
 
     from capture.analysis.stations import Situation, Station
     from capture.model.addresses import Family
-    from capture.model.ruleset import Chain, Table, Verdict
 
     Kind = Literal["table", "chain", "proxy", "dns", "direct", "dropped", "goes on", "foreign"]
 
-DIRECTIONS = (("outbound", OUTPUT), ("inbound", PREROUTING))
-CHANGES: dict[type, str] = {SaveMark: "mark saved", RestoreMark: "mark restored", Log: "logged"}
+DIRECTIONS = (("outbound", model.OUTPUT), ("inbound", model.PREROUTING))
+CHANGES: dict[type, str] = {model.SaveMark: "mark saved", model.RestoreMark: "mark restored", model.Log: "logged"}
 MAX_DEPTH = 16
 """Of jumps, as in the kernel (NFT_JUMP_STACK_SIZE, linux/netfilter/nf_tables.h)."""
 
@@ -78,7 +60,9 @@ class Flow(Value):
     tables: tuple[Edge, ...]
 
 
-def flows(situation: Situation, families: Sequence[Family], text_of: Callable[[Rule, Family], str]) -> tuple[Flow, ...]:
+def flows(
+    situation: Situation, families: Sequence[Family], text_of: Callable[[model.Rule, Family], str]
+) -> tuple[Flow, ...]:
     """Return the paths out of the pod and into it. ``text_of`` gives a rule in words, for foreign ones."""
     return tuple(Flow(direction, tuple(_tables(situation, hook, families, text_of))) for direction, hook in DIRECTIONS)
 
@@ -111,7 +95,7 @@ def _counts(edges: Iterable[Edge], where: tuple[str, ...]) -> Iterator[tuple[tup
 
 
 def _tables(
-    situation: Situation, hook: str, families: Sequence[Family], text_of: Callable[[Rule, Family], str]
+    situation: Situation, hook: str, families: Sequence[Family], text_of: Callable[[model.Rule, Family], str]
 ) -> Iterator[Edge]:
     found: dict[tuple[str, str], Station] = {}
     of_families: dict[tuple[str, str], list[Family]] = {}
@@ -123,7 +107,7 @@ def _tables(
     for key, station in found.items():
         reader = Reader(situation, station, tuple(of_families[key]), text_of)
         below = reader.edges(station.entry)
-        if below or station.table == NAT:
+        if below or station.table == model.NAT:
             yield Edge(
                 f"{station.table} {station.entry.name}", "table", _place(station), below=(*below, *reader.rest())
             )
@@ -136,11 +120,11 @@ def _place(station: Station) -> str:
     return f"{'second set' if is_second else 'foreign'}, priority {station.foreign.priority}"
 
 
-def _change_in_words(verdict: Verdict) -> str:
+def _change_in_words(verdict: model.Verdict) -> str:
     """Return what a rule does to packets that go on to the next one."""
-    if isinstance(verdict, SetZone):
+    if isinstance(verdict, model.SetZone):
         return f"zone {verdict.zone}"
-    if isinstance(verdict, SetMark):
+    if isinstance(verdict, model.SetMark):
         return f"mark {verdict.value:#x}"
     return CHANGES.get(type(verdict), "counted")
 
@@ -153,9 +137,9 @@ class Reader:
         situation: Situation,
         station: Station,
         families: tuple[Family, ...],
-        text_of: Callable[[Rule, Family], str],
+        text_of: Callable[[model.Rule, Family], str],
     ) -> None:
-        self.table: Table = station.contents
+        self.table: model.Table = station.contents
         self.families = families
         self._station = station
         self._text_of = text_of
@@ -164,13 +148,13 @@ class Reader:
             family: our_rules(situation.ruleset.replace(families=(family,)), family) for family in families
         }  # fmt: skip
 
-    def edges(self, chain: Chain, depth: int = 0) -> tuple[Edge, ...]:
+    def edges(self, chain: model.Chain, depth: int = 0) -> tuple[Edge, ...]:
         """Return the edges that leave a chain, in the order of its rules; of both families as one."""
         if chain.name not in self._known:
             self._known[chain.name] = self._edges(chain, depth)
         return self._known[chain.name]
 
-    def _edges(self, chain: Chain, depth: int) -> tuple[Edge, ...]:
+    def _edges(self, chain: model.Chain, depth: int) -> tuple[Edge, ...]:
         merged: dict[tuple[str, str, str], Edge] = {}
         for family in self.families:
             for position, rule in enumerate(chain.rules_for(family)):
@@ -202,7 +186,7 @@ class Reader:
                 families=of,
             )
 
-    def _edge(self, chain: Chain, position: int, rule: Rule, family: Family, depth: int) -> Edge:
+    def _edge(self, chain: model.Chain, position: int, rule: model.Rule, family: Family, depth: int) -> Edge:
         kind, to, below = self._target(chain, rule, depth)
         own = self._own.get(family, {}).get((self.table.name, chain.name), ())
         if not is_our_chain(chain.name) and position not in own:
@@ -214,33 +198,33 @@ class Reader:
         of = self.families if rule.family is None else (rule.family,)
         return Edge(to, kind, says, packets, size, families=of, below=below)
 
-    def _target(self, chain: Chain, rule: Rule, depth: int) -> tuple[Kind, str, tuple[Edge, ...]]:
+    def _target(self, chain: model.Chain, rule: model.Rule, depth: int) -> tuple[Kind, str, tuple[Edge, ...]]:
         """Return where a rule sends packets: the kind of place, its name, and the edges from there."""
         verdict = rule.verdict
-        if isinstance(verdict, Jump):
+        if isinstance(verdict, model.Jump):
             entered = self.table.chain(verdict.chain)
             below = self.edges(entered, depth + 1) if entered is not None and depth < MAX_DEPTH else ()
             if len(below) == 1 and below[0].kind in ("proxy", "dns") and not below[0].below:
                 return below[0].kind, below[0].to, ()
             return "chain", verdict.chain, below
-        if isinstance(verdict, Redirect | TransparentProxy):
+        if isinstance(verdict, model.Redirect | model.TransparentProxy):
             return self._redirect(chain, verdict.port)
-        if isinstance(verdict, Drop):
+        if isinstance(verdict, model.Drop):
             return "dropped", "dropped", ()
-        if isinstance(verdict, Return | Accept):
+        if isinstance(verdict, model.Return | model.Accept):
             return self._onwards(), self._onwards(), ()
-        if isinstance(verdict, UnknownVerdict):
+        if isinstance(verdict, model.UnknownVerdict):
             return "goes on", verdict.text.partition(" ")[0], ()
         return "goes on", _change_in_words(verdict), ()
 
-    def _redirect(self, chain: Chain, port: int) -> tuple[Kind, str, tuple[Edge, ...]]:
+    def _redirect(self, chain: model.Chain, port: int) -> tuple[Kind, str, tuple[Edge, ...]]:
         if not is_our_chain(chain.name):
             return "foreign", f"port {port}", ()
         is_dns = REDIRECTED_BY.get(chain.name.replace("-", "_")) == "dns"
         return ("dns", f"agent's DNS :{port}", ()) if is_dns else ("proxy", f"proxy :{port}", ())
 
     def _onwards(self) -> Kind:
-        return "direct" if self.table.name == NAT and self._station.foreign is None else "goes on"
+        return "direct" if self.table.name == model.NAT and self._station.foreign is None else "goes on"
 
 
 def _sum(one: Edge, other: Edge) -> Edge:

@@ -14,15 +14,7 @@ So accepting ends nothing but that chain. The first redirect is the only one (nf
 
 from __future__ import annotations
 
-from capture.model.ruleset import (
-    INPUT,
-    MANGLE,
-    NAT,
-    OUTPUT,
-    POSTROUTING,
-    PREROUTING,
-    RAW,
-)
+from capture.model import ruleset as model
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -30,17 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from capture.model.addresses import Family
-    from capture.model.ruleset import Chain, Ruleset, Table, TableName
 
-PRIORITIES: dict[TableName, int] = {RAW: -300, MANGLE: -150, NAT: -100}
+PRIORITIES: dict[model.TableName, int] = {model.RAW: -300, model.MANGLE: -150, model.NAT: -100}
 """Of our own base chains at PREROUTING and OUTPUT (linux/netfilter_ipv4.h, enum nf_ip_hook_priorities)."""
 
 
 FAR = 1 << 32
 """More than any priority, which has 32 bits."""
 
-SOURCE_HOOKS = (INPUT, POSTROUTING)
-"""Where nat maps sources, which does not matter here."""
+SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
+"""Where nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the receiver,
+and DNAT cannot be there (nf_nat_inet_fn maps by hook). That a filter behind asks for the new source is not seen."""
 
 
 class ForeignChain(Value):
@@ -57,7 +49,7 @@ class ForeignChain(Value):
     priority: int
     is_nat: bool
     """Whether it sees the first packet of a connection only, and never one that is redirected."""
-    contents: Table
+    contents: model.Table
     is_older: bool = False
     """Whether its table was there before ours. Of chains with one priority the kernel enters the newest first."""
     is_of_any_age: bool = False
@@ -72,21 +64,21 @@ class ForeignChain(Value):
     @property
     def turn(self) -> int:
         """Return what orders chains at a hook: the priority, but chains of devices are first, or last."""
-        return self.priority + (0 if not self.devices else -FAR if self.hook == PREROUTING else FAR)
+        return self.priority + (0 if not self.devices else -FAR if self.hook == model.PREROUTING else FAR)
 
     @property
     def place(self) -> str:
         """Return its hook in words."""
         if not self.devices:
             return self.hook
-        return f"{'ingress' if self.hook == PREROUTING else 'egress'} of {', '.join(self.devices)}"
+        return f"{'ingress' if self.hook == model.PREROUTING else 'egress'} of {', '.join(self.devices)}"
 
     @property
-    def entry(self) -> Chain:
+    def entry(self) -> model.Chain:
         """Return the base chain itself."""
         return self.contents.chains[0]
 
-    def is_before(self, table: TableName) -> bool:
+    def is_before(self, table: model.TableName) -> bool:
         """Return whether packets come here before our table, or may do so.
 
         A chain may have been put into an old table later than ours; the kernel does not show that.
@@ -94,11 +86,15 @@ class ForeignChain(Value):
         return self.turn < PRIORITIES[table] or (self.priority == PRIORITIES[table] and not self.is_older)
 
 
-def in_tables_of_iptables(ruleset: Ruleset, is_older: Callable[[TableName], bool]) -> Iterator[ForeignChain]:
+def in_tables_of_iptables(
+    ruleset: model.Ruleset, is_older: Callable[[model.TableName], bool]
+) -> Iterator[ForeignChain]:
     """Yield the chains of a rule set of iptables that packets of a pod meet, with all their rules."""
     for table in ruleset.tables:
         for chain in table.chains:
-            if chain.name in (PREROUTING, OUTPUT) or (chain.name in SOURCE_HOOKS and table.name != NAT):
+            if chain.name in (model.PREROUTING, model.OUTPUT) or (
+                chain.name in SOURCE_HOOKS and table.name != model.NAT
+            ):
                 entry = chain.replace(rules=tuple(rule.replace(why="") for rule in chain.rules))
                 others = tuple(each for each in table.chains if each is not chain)
                 yield ForeignChain(
@@ -106,7 +102,7 @@ def in_tables_of_iptables(ruleset: Ruleset, is_older: Callable[[TableName], bool
                     ruleset.families,
                     chain.name,
                     PRIORITIES[table.name],
-                    table.name == NAT,
+                    table.name == model.NAT,
                     table.replace(chains=(entry, *others)),
                     is_older(table.name),
                     is_native=False,

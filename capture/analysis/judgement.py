@@ -13,7 +13,7 @@ from capture.analysis.culprits import Culprits, Place, without
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.effects import Comparison
 from capture.analysis.stations import Situation
-from capture.model.ruleset import Accept, Continue, Log, Return, Rule, Ruleset, Table
+from capture.model import ruleset as model
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -24,11 +24,10 @@ if TYPE_CHECKING:
     from capture.analysis.foreign import ForeignChain
     from capture.analysis.stations import PodNetwork
     from capture.model.addresses import Family
-    from capture.model.ruleset import Chain, TableName
 
 MAX_JUDGED = 100
 """Differences of our own that get an effect each."""
-LET_PASS = (Accept, Return, Continue, Log)
+LET_PASS = (model.Accept, model.Return, model.Continue, model.Log)
 """Verdicts of another table's base chain after which a packet comes to us as it was: not worth a note."""
 
 
@@ -38,7 +37,7 @@ class Obstacle(Value):
     not_compared = ("effect",)
 
     foreign_chain: ForeignChain
-    rule: Rule | None = None
+    rule: model.Rule | None = None
     effect: Effect | None = None
 
 
@@ -59,8 +58,8 @@ class Judgement(Value):
 
 
 def judge(
-    desired: Ruleset,
-    live: Ruleset,
+    desired: model.Ruleset,
+    live: model.Ruleset,
     differences: Iterable[Difference],
     elsewhere: tuple[ForeignChain, ...],
     network: PodNetwork,
@@ -74,20 +73,20 @@ def judge(
     own = [difference for difference in differences if difference.kind != "foreign"]
     parts = []
     for family in desired.families:
-        asked = Situation(of_family(desired, family, desired), (), is_native, network)
+        reference = Situation(of_family(desired, family, desired), (), is_native, network)
         whole = Situation(of_family(live, family, desired), elsewhere, is_native, network)
-        foreign = foreign_places(asked.ruleset, whole.ruleset)
+        foreign = foreign_places(reference.ruleset, whole.ruleset)
         try:
-            parts.append(_Family(family, asked, whole, foreign).judgement([d for d in own if d.family == family]))
+            parts.append(_Family(family, reference, whole, foreign).judgement([d for d in own if d.family == family]))
         except TooLargeError as error:
             parts.append(Judgement(tuple(d for d in own if d.family == family), doubts=(str(error.message),)))
     others = [difference for difference in own if difference.family not in desired.families]
     return _together([Judgement(tuple(others)), *parts])
 
 
-def of_family(ruleset: Ruleset, family: Family, desired: Ruleset) -> Ruleset:
+def of_family(ruleset: model.Ruleset, family: Family, desired: model.Ruleset) -> model.Ruleset:
     """Return what packets of a family meet of a rule set, in its canonical form, with the desired routes."""
-    chains: dict[TableName, list[Chain]] = {table.name: [] for table in ruleset.tables}
+    chains: dict[model.TableName, list[model.Chain]] = {table.name: [] for table in ruleset.tables}
     known = canonical(ruleset, family)
     for table in ruleset.tables:
         for chain in table.chains:
@@ -95,7 +94,7 @@ def of_family(ruleset: Ruleset, family: Family, desired: Ruleset) -> Ruleset:
             policy = form.policy if form else "ACCEPT"
             rules = form.rules if form else ()
             chains[table.name].append(chain.replace(rules=rules, policy=policy, ipv6_policy=None))
-    tables = tuple(Table(name, tuple(found)) for name, found in chains.items())
+    tables = tuple(model.Table(name, tuple(found)) for name, found in chains.items())
     return desired.replace(families=(family,), tables=tables)
 
 
@@ -105,24 +104,24 @@ class _Family:
     def __init__(
         self,
         family: Family,
-        asked: Situation,
+        reference: Situation,
         whole: Situation,
-        foreign: dict[tuple[TableName, str], frozenset[int]],
+        foreign: dict[tuple[model.TableName, str], frozenset[int]],
     ) -> None:
         self.family = family
-        self.asked = asked
+        self.reference = reference
         self.whole = whole
         self.foreign = foreign
-        self.ours_alone = without(whole, foreign).replace(elsewhere=())
-        self.culprits = Culprits(family, self.ours_alone, whole, foreign)
+        self.without_foreign = without(whole, foreign).replace(elsewhere=())
+        self.culprits = Culprits(family, self.without_foreign, whole, foreign)
 
     def judgement(self, own: Sequence[Difference]) -> Judgement:
         """Return what matters in this family."""
         culprits = self.culprits
-        shared, others = _told_apart(self._finding(place, effect) for place, effect in culprits.certain)
+        shared, others = _by_table(self._finding(place, effect) for place, effect in culprits.certain)
         named = culprits.named
         harmless = [place for place in self._all_foreign() if place not in named] if culprits.is_complete else []
-        notes, quiet = _told_apart(self._finding(place, None) for place in harmless)
+        notes, quiet = _by_table(self._finding(place, None) for place in harmless)
         return Judgement(
             (*self._with_effects(own), *shared),
             tuple(others),
@@ -138,7 +137,7 @@ class _Family:
         """Yield the differences of our own rules, each with its effect on packets that its rule matches."""
         if not own:
             return
-        comparison = Comparison(self.family, self.asked, self.ours_alone)
+        comparison = Comparison(self.family, self.reference, self.without_foreign)
         for number, difference in enumerate(own):
             effect = None
             if number < MAX_JUDGED:
@@ -166,7 +165,7 @@ class _Family:
         return Difference(self.family, place.table, place.chain, "foreign", rule, place.position, effect=effect)
 
 
-def _told_apart(found: Iterable[Difference | Obstacle]) -> tuple[list[Difference], list[Obstacle]]:
+def _by_table(found: Iterable[Difference | Obstacle]) -> tuple[list[Difference], list[Obstacle]]:
     """Return what is in our own tables, and what is in others."""
     shared: list[Difference] = []
     others: list[Obstacle] = []
@@ -198,16 +197,18 @@ def _together(parts: Sequence[Judgement]) -> Judgement:
     )
 
 
-def second_set_effect(desired: Ruleset, elsewhere: tuple[ForeignChain, ...], network: PodNetwork) -> Effect | None:
+def second_set_effect(
+    desired: model.Ruleset, elsewhere: tuple[ForeignChain, ...], network: PodNetwork
+) -> Effect | None:
     """Return what a second capture does to packets next to the desired one to packets, taken for the newest.
 
     Of hooks with one priority the kernel asks the one first that was registered last.
     """
     newest = tuple(chain.replace(is_of_any_age=False, is_older=False) for chain in elsewhere)
     for family in desired.families:
-        asked = Situation(of_family(desired, family, desired), (), network=network)
+        reference = Situation(of_family(desired, family, desired), (), network=network)
         try:
-            effects = list(Comparison(family, asked, asked.replace(elsewhere=newest)).effects())
+            effects = list(Comparison(family, reference, reference.replace(elsewhere=newest)).effects())
         except TooLargeError:
             continue
         plain = [each for each in effects if each.is_certain and each.is_plain]

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-from capture.analysis.meaning import holds_for
-from capture.model.ruleset import (
-    ConnectionMark,
-    ConnectionState,
-    Destination,
-    DestinationPort,
-    InInterface,
-    Mark,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
-    Protocol,
-    Source,
-    SourcePort,
-    UnknownMatch,
-)
+from capture.analysis.meaning import holds_for, understood
+from capture.model import ruleset as model
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from capture.analysis.stations import PodNetwork
     from capture.model.addresses import Network
     from capture.model.packet import Packet
-    from capture.model.ruleset import Rule, Span
 
 
-def judge(rule: Rule, packet: Packet, *, is_native: bool = False) -> bool | None:
+def judge(rule: model.Rule, packet: Packet, network: PodNetwork, *, is_native: bool = False) -> bool | None:
     """Return whether the packet fulfils all matches of the rule; None if that cannot be known.
 
     ``is_native`` is whether the rule has nf_tables' own expressions, which see no owner of a packet without a socket.
     """
     found: bool | None = True
     for match in rule.matches:
-        holds = HOLDS[type(match)](match, packet, is_native)
+        known = understood(match.text, packet.family, network) if isinstance(match, model.UnknownMatch) else None
+        holds = HOLDS[type(known or match)](known or match, packet, is_native)
         if holds is False:
             return False
         if holds is None:
@@ -44,28 +31,30 @@ def judge(rule: Rule, packet: Packet, *, is_native: bool = False) -> bool | None
     return found
 
 
-def _is_from(match: Source, packet: Packet, _: bool) -> bool:  # noqa: FBT001  # the shape of all in HOLDS
+def _is_from(match: model.Source, packet: Packet, _: bool) -> bool:  # noqa: FBT001  # the shape of all in HOLDS
     return packet.source is not None and is_inside(packet.source, match.networks) != match.negated
 
 
-def _is_from_port(match: SourcePort, packet: Packet, _: bool) -> bool:  # noqa: FBT001  # the shape of all in HOLDS
+def _is_from_port(match: model.SourcePort, packet: Packet, _: bool) -> bool:  # noqa: FBT001  # the shape of all in HOLDS
     return packet.source_port is not None and _among(packet.source_port, match.ports) != match.negated
 
 
 HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
-    Protocol: lambda match, packet, _: packet.protocol == match.name,
-    Source: _is_from,
-    Destination: lambda match, packet, _: is_inside(packet.destination, match.networks) != match.negated,
-    InInterface: lambda match, packet, _: _is_interface(match.name, packet.in_interface) != match.negated,
-    OutInterface: lambda match, packet, _: _is_interface(match.name, packet.out_interface) != match.negated,
-    SourcePort: _is_from_port,
-    DestinationPort: lambda match, packet, _: _among(packet.port, match.ports) != match.negated,
-    OwnerUid: lambda match, packet, is_native: _is_owner(packet.uid, match, is_native=is_native),
-    OwnerGid: lambda match, packet, is_native: _is_owner(packet.gid, match, is_native=is_native),
-    Mark: lambda match, packet, _: (packet.mark & match.mask == match.value) != match.negated,
-    ConnectionMark: lambda match, packet, _: (packet.connection_mark & match.mask == match.value) != match.negated,
-    ConnectionState: lambda match, packet, _: (packet.state in match.states) != match.negated,
-    UnknownMatch: lambda match, packet, _: holds_for(match.text, packet.protocol),
+    model.Protocol: lambda match, packet, _: packet.protocol == match.name,
+    model.Source: _is_from,
+    model.Destination: lambda match, packet, _: is_inside(packet.destination, match.networks) != match.negated,
+    model.InInterface: lambda match, packet, _: _is_interface(match.name, packet.in_interface) != match.negated,
+    model.OutInterface: lambda match, packet, _: _is_interface(match.name, packet.out_interface) != match.negated,
+    model.SourcePort: _is_from_port,
+    model.DestinationPort: lambda match, packet, _: _among(packet.port, match.ports) != match.negated,
+    model.OwnerUid: lambda match, packet, is_native: _is_owner(packet.uid, match, is_native=is_native),
+    model.OwnerGid: lambda match, packet, is_native: _is_owner(packet.gid, match, is_native=is_native),
+    model.Mark: lambda match, packet, _: (packet.mark & match.mask == match.value) != match.negated,
+    model.ConnectionMark: lambda match, packet, _: (
+        (packet.connection_mark & match.mask == match.value) != match.negated
+    ),
+    model.ConnectionState: lambda match, packet, _: (packet.state in match.states) != match.negated,
+    model.UnknownMatch: lambda match, packet, _: holds_for(match.text, packet.protocol),
 }
 """Whether one match holds, by its kind; None for what cannot be judged."""
 
@@ -79,14 +68,14 @@ def is_inside(address: Network, networks: tuple[Network, ...]) -> bool:
     return False
 
 
-def _among(number: int, spans: tuple[Span, ...]) -> bool:
+def _among(number: int, spans: tuple[model.Span, ...]) -> bool:
     for span in spans:  # noqa: SIM110  # any() makes a generator each time; chains have up to 60,000 rules
         if span.first <= number <= span.last:
             return True
     return False
 
 
-def _is_owner(number: int | None, match: OwnerUid | OwnerGid, *, is_native: bool) -> bool:
+def _is_owner(number: int | None, match: model.OwnerUid | model.OwnerGid, *, is_native: bool) -> bool:
     """Return whether an owner match holds. A packet without a socket fulfils the negated one in iptables alone."""
     if number is None:
         return match.negated and not is_native  # owner_mt in xt_owner.c; nft_meta_get_eval_skugid in nft_meta.c

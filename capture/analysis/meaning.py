@@ -1,20 +1,23 @@
 """What foreign rules do where the model has no value for it, by the text in which both backends print them.
 
 Only what is certain is read: DNAT to one address, REJECT, goto, NOTRACK, targets that let a packet go on, and
-matches of protocols that are neither TCP nor UDP. Everything else stays unknown.
+matches of protocols that are neither TCP nor UDP, of the pod's own addresses, and of interfaces by their index.
+Everything else stays unknown.
 """
 
 from __future__ import annotations
 
 import re
 
+from capture.model import ruleset as model
 from capture.model.addresses import Network, parse_address
-from capture.model.ruleset import Continue, Drop, UnknownVerdict
+from capture.model.packet import LOOPBACK
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.model.ruleset import ProtocolName, Verdict
+    from capture.analysis.stations import PodNetwork
+    from capture.model.addresses import Family
 
 
 class Translate(Value):
@@ -35,7 +38,7 @@ class Untrack(Value):
 
 
 if TYPE_CHECKING:
-    Meaning = Verdict | Translate | Goto | Untrack
+    Meaning = model.Verdict | Translate | Goto | Untrack
 
 GO_ON = (
     *("NFLOG", "ULOG", "TRACE", "AUDIT", "CLASSIFY", "DSCP", "TOS", "TTL", "HL", "ECN", "CHECKSUM", "TCPMSS"),
@@ -52,20 +55,20 @@ PROTOCOLS = re.compile(r"(!)? ?-p (\S+)$|(?:meta l4proto|ip protocol|ip6 nexthdr
 NUMBERS = {"6": "tcp", "17": "udp"}
 
 
-def meaning(verdict: Verdict) -> Meaning:
+def meaning(verdict: model.Verdict) -> Meaning:
     """Return what a verdict does; itself if the model has it, or if it stays unknown."""
-    if not isinstance(verdict, UnknownVerdict):
+    if not isinstance(verdict, model.UnknownVerdict):
         return verdict
     words = verdict.text
     first = words.split(" ", 1)[0]
     if first in REFUSE:
-        return Drop()
+        return model.Drop()
     if words.startswith(DO_NOT_TRACK):
         return Untrack()
     if first in ("-g", "goto"):
         return Goto(words.split(" ")[1])
     if first in GO_ON:
-        return Continue()
+        return model.Continue()
     return _translation(words) or verdict
 
 
@@ -82,7 +85,7 @@ def _translation(words: str) -> Translate | None:
     return Translate(parsed, int(port) if port else None)
 
 
-def holds_for(words: str, protocol: ProtocolName) -> bool | None:
+def holds_for(words: str, protocol: model.ProtocolName) -> bool | None:
     """Return whether a match that the model lacks holds for every packet of a protocol, or for none; else None."""
     found = PROTOCOLS.match(words)
     if found is None:
@@ -92,6 +95,39 @@ def holds_for(words: str, protocol: ProtocolName) -> bool | None:
     if any("-" in name and name[0].isdigit() for name in names):
         return None
     return (protocol in [NUMBERS.get(name, name) for name in names]) != bool(not_before or not_behind)
+
+
+IS_LOCAL = re.compile(r"-m addrtype (! )?--(src|dst)-type LOCAL$|fib (s|d)addr type (!= )?local$")
+IS_INDEX = re.compile(r"(iif|oif) (!= )?(\d+)$")
+OF_LOCAL_AND_INDEX = ("-m addrtype", "fib ", "iif ", "oif ")
+LOCAL_ONES = (Network("ipv4", 127 << 24, 8), Network("ipv6", 1, 128))
+"""In the kernel's table of local routes as soon as ``lo`` is up."""
+LOOPBACK_INDEX = 1
+
+
+def understood(
+    words: str, family: Family, network: PodNetwork
+) -> model.Source | model.Destination | model.InInterface | model.OutInterface | None:
+    """Return the model's match for one that asks for an address of the pod, or for an interface by its index.
+
+    Both ask the table of local routes (inet_addr_type in net/ipv4/fib_frontend.c; for IPv6 match_lookup_rt6 in
+    xt_addrtype.c and __nft_fib6_eval_type in nft_fib_ipv6.c). None where the network of the pod would have to be known.
+    """
+    if not words.startswith(OF_LOCAL_AND_INDEX):
+        return None
+    found = IS_LOCAL.match(words)
+    if found is not None and network.local is not None:
+        kind = model.Source if (found[2] or found[3]).startswith("s") else model.Destination
+        addresses = tuple(each for each in (*LOCAL_ONES, *network.own, *network.local) if each.family == family)
+        return kind(addresses, bool(found[1] or found[4]))
+    found = IS_INDEX.match(words)
+    if found is None:
+        return None
+    number = int(found[3])
+    names = {LOOPBACK_INDEX: LOOPBACK, **dict(network.names or ())}
+    if network.names is None and number not in names:
+        return None
+    return (model.InInterface if found[1] == "iif" else model.OutInterface)(names.get(number, ""), bool(found[2]))
 
 
 def is_pure(words: str) -> bool:

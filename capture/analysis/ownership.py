@@ -20,6 +20,7 @@ from capture.analysis.canonical import canonical_rule
 from capture.model import ruleset as model
 from capture.model.chain_names import is_our_chain
 from capture.model.conventions import AGENT_DNS_PORT, PROXY_TO_SELF_MARK
+from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,28 +66,28 @@ def changes_marks(rule: model.Rule) -> bool:
     return type(rule.verdict) in MARKS_CHANGED
 
 
-def may_disturb(rule: model.Rule, asked: frozenset[type]) -> bool:
+def may_disturb(rule: model.Rule, tested: frozenset[type]) -> bool:
     """Return whether a foreign rule before ours may divert packets, or change a mark that ours match.
 
-    ``asked`` are the marks that ours match (``tested_marks``): that of the packet, of its connection, or both.
+    ``tested`` are the marks that ours match (``tested_marks``): that of the packet, of its connection, or both.
     """
-    return takes_away(rule) or MARKS_CHANGED.get(type(rule.verdict)) in asked
+    return takes_away(rule) or MARKS_CHANGED.get(type(rule.verdict)) in tested
 
 
 def tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -> frozenset[type]:
     """Return which of Mark and ConnectionMark are matched by rules that a packet in the chain may come to."""
-    asked: set[type] = set()
+    tested: set[type] = set()
     entered, ahead = {chain}, [chain]
     while ahead:
         for rule in rules_of(ahead.pop()):
-            asked.update(type(match) for match in rule.matches if isinstance(match, model.Mark | model.ConnectionMark))
+            tested.update(type(match) for match in rule.matches if isinstance(match, model.Mark | model.ConnectionMark))
             if isinstance(rule.verdict, model.Jump) and rule.verdict.chain not in entered:
                 entered.add(rule.verdict.chain)
                 ahead.append(rule.verdict.chain)
-    return frozenset(asked)
+    return frozenset(tested)
 
 
-def ours_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> model.Ruleset:
+def own_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> model.Ruleset:
     """Return the rule set without what is foreign: our chains, and of other chains our rules only."""
     places = {family: our_rules(ruleset, family, recorded) for family in ruleset.families}
     tables = []
@@ -94,14 +95,14 @@ def ours_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> 
         chains = []
         for chain in table.chains:
             if not is_our_chain(chain.name):
-                ours = tuple(
+                own = tuple(
                     rule.replace(family=family)
                     for family in ruleset.families
                     for position, rule in enumerate(chain.rules_for(family))
                     if position in places[family].get((table.name, chain.name), ())
                 )
-                if ours:
-                    chains.append(chain.replace(rules=ours))
+                if own:
+                    chains.append(chain.replace(rules=own))
             else:
                 chains.append(chain)
         if chains:
@@ -120,14 +121,14 @@ def our_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | Non
                 continue
             rules = tuple(chain.rules_for(family))
             shapes = [shape(table.name, chain.name, rule, marks) for rule in rules]
-            ours = frozenset(position for position, known in enumerate(shapes) if known == CERTAIN)
+            own = frozenset(position for position, known in enumerate(shapes) if known == CERTAIN)
             if chain.name in model.BUILT_IN_CHAINS[table.name]:
                 remembered = _where_recorded(rules, _recorded_rules(recorded, table.name, chain.name, family))
                 if remembered is None:
                     unrecorded[chain.name] = rules
                     remembered = _by_neighbourhood(rules, shapes)
-                ours |= remembered
-            places[table.name, chain.name] = ours
+                own |= remembered
+            places[table.name, chain.name] = own
         interfaces = {
             excluded_interface(table.name, name, rules[position])
             for name, rules in unrecorded.items()
@@ -178,8 +179,8 @@ def _where_recorded(rules: Sequence[model.Rule], recorded: Sequence[model.Rule])
 # --- by shape ------------------------------------------------------------------------------------
 
 CERTAIN = "certain"
-BEFORE_OURS = "before ours"
-BESIDE_OURS = "beside ours"
+BEFORE_OWN = "before own"
+NEXT_TO_OWN = "next to own"
 
 NO_MARKS: frozenset[int] = frozenset()
 
@@ -189,14 +190,14 @@ def _by_neighbourhood(rules: Sequence[model.Rule], shapes: Sequence[str | None])
     found: set[int] = set()
     rerouted = {name for rule in rules if jumps_to_our_chain(rule) for name in _in_interfaces(rule)}
     look_alike = [known is not None for known in shapes]
-    beside = [
-        known == BESIDE_OURS or (known == BEFORE_OURS and not rerouted.isdisjoint(_in_interfaces(rule)))
+    neighbours = [
+        known == NEXT_TO_OWN or (known == BEFORE_OWN and not rerouted.isdisjoint(_in_interfaces(rule)))
         for known, rule in zip(shapes, rules, strict=True)
     ]
     for position, known in enumerate(shapes):
         if known == CERTAIN:
             found.update(_until_twin(rules, range(position - 1, -1, -1), look_alike))
-            found.update(_until_twin(rules, range(position + 1, len(rules)), beside))
+            found.update(_until_twin(rules, range(position + 1, len(rules)), neighbours))
     return frozenset(found)
 
 
@@ -217,26 +218,76 @@ def _until_twin(rules: Sequence[model.Rule], positions: Iterable[int], belongs: 
 def shape(table: model.TableName, chain: str, rule: model.Rule, marks: frozenset[int] = NO_MARKS) -> str | None:
     """Return how much a rule in a built-in chain looks like one of ours; None if not at all.
 
-    CERTAIN: no other program writes this. BEFORE_OURS: ours if a rule of ours follows directly.
-    BESIDE_OURS: ours if one is directly before or after it. ``marks`` are those that our chains match;
+    CERTAIN: no other program writes this. BEFORE_OWN: ours if a rule of ours follows directly.
+    NEXT_TO_OWN: ours if one is directly before or after it. ``marks`` are those that our chains match;
     without them, rules that are recognised by such a mark look like nothing.
     """
     if jumps_to_our_chain(rule):
         return CERTAIN
     if excluded_interface(table, chain, rule):
-        return BEFORE_OURS
-    matches = {type(match): match for match in canonical_rule(rule).matches}
-    if (table, chain) == (model.MANGLE, model.PREROUTING):
-        return _in_mangle_prerouting(rule.verdict, matches, marks)
-    if (table, chain) == (model.MANGLE, model.OUTPUT):
-        return _in_mangle_output(rule.verdict, matches, marks)
-    if (table, chain) == (model.NAT, model.OUTPUT):
-        return _in_nat_output(rule.verdict, matches)
-    if (table, chain) == (model.RAW, model.OUTPUT):
-        return _in_raw_output(rule.verdict, matches)
-    if (table, chain) == (model.RAW, model.PREROUTING):
-        return _in_raw_prerouting(rule.verdict, matches)
+        return BEFORE_OWN
+    likely = [each for each in _shapes(marks).get((table, chain), ()) if each.verdict == rule.verdict]
+    matches = canonical_rule(rule).matches if likely else ()
+    for each in likely:
+        others = frozenset(type(match) for match in matches if match not in each.matches)
+        if others in each.others and len(matches) == len(others) + len(each.matches):
+            return each.looks
     return None
+
+
+class Shape(Value):
+    """How a rule of ours that jumps to no chain looks: what it does, its matches, and which kinds it has besides."""
+
+    looks: str
+    verdict: model.Verdict
+    matches: tuple[model.Match, ...]
+    others: tuple[frozenset[type], ...] = (frozenset(),)
+
+
+def _kinds(*kinds: type) -> frozenset[type]:
+    return frozenset(kinds)
+
+
+def _shapes(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[Shape, ...]]:
+    """Return the shapes by table and chain; ``marks`` are those of the transparent proxy.
+
+    Those about DNS, and the drop, are of upstream before it had chains for them: the agent's own queries return, in
+    zone 1, and the others go to the agent, in zone 2.
+    """
+    known = _KNOWN.get(marks)
+    if known is None:
+        known = _KNOWN[marks] = {
+            (model.MANGLE, model.PREROUTING): (
+                *[Shape(CERTAIN, model.SaveMark(), (model.Mark(mark),), (_kinds(model.Protocol),)) for mark in marks],
+                Shape(BEFORE_OWN, model.Drop(), (model.ConnectionState(("INVALID",)),)),
+            ),
+            (model.MANGLE, model.OUTPUT): (
+                *[Shape(CERTAIN, model.RestoreMark(), (TCP, model.ConnectionMark(mark))) for mark in marks],
+                *[Shape(CERTAIN, model.Return(), (TCP, ON_LO, model.Mark(mark))) for mark in marks],
+                Shape(CERTAIN, model.SetMark(PROXY_TO_SELF_MARK), (TCP, ON_LO), TO_SELF),
+            ),
+            (model.NAT, model.OUTPUT): (
+                Shape(CERTAIN, model.Redirect(AGENT_DNS_PORT), (TO_DNS,), DNS_OF_ALL),
+                Shape(BEFORE_OWN, model.Return(), (TO_DNS,), tuple(_kinds(model.Protocol, *kind) for kind in OWNER)),
+            ),
+            (model.RAW, model.OUTPUT): (
+                Shape(CERTAIN, model.SetZone(2), (UDP, model.SourcePort((model.only(AGENT_DNS_PORT),))), OWNER),
+                Shape(NEXT_TO_OWN, model.SetZone(1), (UDP, TO_DNS), OWNER),
+                Shape(NEXT_TO_OWN, model.SetZone(2), (UDP, TO_DNS), (_kinds(), _kinds(model.Destination))),
+            ),
+            (model.RAW, model.PREROUTING): (Shape(CERTAIN, model.SetZone(1), (UDP, FROM_DNS), FROM_SERVER),),
+        }
+    return known
+
+
+_KNOWN: dict[frozenset[int], dict[tuple[model.TableName, str], tuple[Shape, ...]]] = {}
+TCP, UDP = model.Protocol("tcp"), model.Protocol("udp")
+ON_LO = model.OutInterface("lo")
+TO_DNS, FROM_DNS = model.DestinationPort((DNS_PORT,)), model.SourcePort((DNS_PORT,))
+OWNER = (_kinds(model.OwnerUid), _kinds(model.OwnerGid))
+TO_SELF = tuple(_kinds(model.Destination, *kind) for kind in OWNER)
+DNS_OF_ALL = (_kinds(model.Protocol), _kinds(model.Protocol, model.Destination))
+FROM_SERVER = (_kinds(), _kinds(model.Source), _kinds(model.Destination))
 
 
 def excluded_interface(table: model.TableName, chain: str, rule: model.Rule) -> str | None:
@@ -263,92 +314,17 @@ def _marks_of_our_chains(live: model.Ruleset, family: Family) -> frozenset[int]:
     return frozenset(marks)
 
 
-def _in_mangle_prerouting(
-    verdict: model.Verdict, matches: dict[type, model.Match], marks: frozenset[int]
-) -> str | None:
-    if isinstance(verdict, model.SaveMark):
-        is_ours = set(matches) == {model.Protocol, model.Mark} and matches.get(model.Mark) in [
-            model.Mark(mark) for mark in marks
-        ]
-        return CERTAIN if is_ours else None
-    # upstream's older --drop-invalid, from before there was a chain for it
-    if isinstance(verdict, model.Drop) and matches == {model.ConnectionState: model.ConnectionState(("INVALID",))}:
-        return BEFORE_OURS
-    return None
-
-
-def _in_mangle_output(verdict: model.Verdict, matches: dict[type, model.Match], marks: frozenset[int]) -> str | None:
-    if matches.get(model.Protocol) != model.Protocol("tcp"):
-        return None
-    others = set(matches) - {model.Protocol}
-    if isinstance(verdict, model.RestoreMark):
-        known = [model.ConnectionMark(mark) for mark in marks]
-        is_ours = others == {model.ConnectionMark} and matches.get(model.ConnectionMark) in known
-        return CERTAIN if is_ours else None
-    if matches.get(model.OutInterface) != model.OutInterface("lo"):
-        return None
-    if verdict == model.SetMark(PROXY_TO_SELF_MARK):
-        return (
-            CERTAIN
-            if others - {model.OwnerUid, model.OwnerGid} == {model.OutInterface, model.Destination} and len(others) == 3
-            else None
-        )
-    is_marked = others == {model.OutInterface, model.Mark} and matches.get(model.Mark) in [
-        model.Mark(mark) for mark in marks
-    ]
-    return CERTAIN if isinstance(verdict, model.Return) and is_marked else None
-
-
-def _in_nat_output(verdict: model.Verdict, matches: dict[type, model.Match]) -> str | None:
-    """Upstream before it had a chain for DNS: the agent's own questions return, the others go to the agent."""
-    if matches.get(model.DestinationPort) != model.DestinationPort((DNS_PORT,)) or model.Protocol not in matches:
-        return None
-    others = set(matches) - {model.Protocol, model.DestinationPort}
-    if verdict == model.Redirect(AGENT_DNS_PORT) and others <= {model.Destination}:
-        return CERTAIN
-    return BEFORE_OURS if isinstance(verdict, model.Return) and others in ({model.OwnerUid}, {model.OwnerGid}) else None
-
-
-def _in_raw_output(verdict: model.Verdict, matches: dict[type, model.Match]) -> str | None:
-    """Upstream before it had a chain for DNS: zone 1 for the agent's questions, zone 2 for the app's."""
-    if verdict not in (model.SetZone(1), model.SetZone(2)) or matches.get(model.Protocol) != model.Protocol("udp"):
-        return None
-    others = set(matches) - {model.Protocol, model.DestinationPort, model.SourcePort}
-    if matches.get(model.SourcePort) == model.SourcePort((model.only(AGENT_DNS_PORT),)):
-        return CERTAIN if verdict == model.SetZone(2) and others in ({model.OwnerUid}, {model.OwnerGid}) else None
-    if matches.get(model.DestinationPort) != model.DestinationPort((DNS_PORT,)) or model.SourcePort in matches:
-        return None
-    if verdict == model.SetZone(1):
-        return BESIDE_OURS if others in ({model.OwnerUid}, {model.OwnerGid}) else None
-    return BESIDE_OURS if others <= {model.Destination} else None
-
-
-def _in_raw_prerouting(verdict: model.Verdict, matches: dict[type, model.Match]) -> str | None:
-    """Upstream before it had a chain for DNS: zone 1 for answers of name servers."""
-    if verdict != model.SetZone(1) or matches.get(model.Protocol) != model.Protocol("udp"):
-        return None
-    if matches.get(model.SourcePort) != model.SourcePort((DNS_PORT,)):
-        return None
-    return (
-        CERTAIN
-        if set(matches) - {model.Protocol, model.SourcePort} in (set(), {model.Source}, {model.Destination})
-        else None
-    )
-
-
 # --- by siblings ---------------------------------------------------------------------------------
 
 
-def _by_siblings(rules: Sequence[model.Rule], known: Sequence[bool], ours: frozenset[int]) -> frozenset[int]:
+def _by_siblings(rules: Sequence[model.Rule], known: Sequence[bool], own: frozenset[int]) -> frozenset[int]:
     """Return the rules for interfaces that our rules in other chains of the table leave alone (``known``).
 
     They follow others of ours, or are alone: with TPROXY, nat PREROUTING may have no other rules of ours.
     """
-    if not ours:
+    if not own:
         first = known.index(True) if True in known else len(rules)
         return frozenset(_until_twin(rules, range(first, len(rules)), known))
-    standing = {rules[position] for position in ours}
-    is_new = [each and rule not in standing for each, rule in zip(known, rules, strict=True)]
-    return frozenset(
-        after for position in ours for after in _until_twin(rules, range(position + 1, len(rules)), is_new)
-    )
+    own_rules = {rules[position] for position in own}
+    is_new = [each and rule not in own_rules for each, rule in zip(known, rules, strict=True)]
+    return frozenset(after for position in own for after in _until_twin(rules, range(position + 1, len(rules)), is_new))

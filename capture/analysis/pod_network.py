@@ -20,8 +20,10 @@ NO_WAY_OUT = "none"
 def read_pod_network() -> PodNetwork:
     """Return the network of the namespace we are in; where it has no address, plausible ones."""
     with open_route() as route:
-        links = {link.index: link for link in read_links(route) if not link.is_loopback}
-        addresses = [address for address in read_addresses(route) if address.interface in links]
+        every = {link.index: link for link in read_links(route)}
+        everywhere = read_addresses(route)
+    links = {index: link for index, link in every.items() if not link.is_loopback}
+    addresses = [address for address in everywhere if address.interface in links]
     own = tuple(parse_address(address.address) for address in addresses)
     global_ones = tuple(address for address in own if not address.is_link_local)
     default = PodNetwork()
@@ -30,6 +32,8 @@ def read_pod_network() -> PodNetwork:
         own=global_ones + tuple(a for a in default.own if a.family not in {o.family for o in global_ones}),
         interface=next(iter(up), default.interface),
         others=tuple(link.name for link in links.values() if link.name not in up[:1]),
+        local=tuple(parse_address(address.address) for address in everywhere if every[address.interface].is_up),
+        names=tuple((index, link.name) for index, link in every.items()),
     )
 
 

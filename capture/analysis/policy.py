@@ -13,12 +13,13 @@ from capture.analysis.regions import in_words, parts, simplified, with_ports
 from capture.analysis.space import HIGHEST_PORT, PORT, PacketSpace
 from capture.analysis.trace import Fate, whole_way
 from capture.analysis.witnesses import witness
+from capture.model.addresses import FAMILY_NAMES
 from capture.model.ruleset import ALL_BITS, DestinationPort
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator
 
     from capture.analysis.compiler import Direction
     from capture.analysis.regions import Path
@@ -79,7 +80,8 @@ def _of_family(family: Family, situation: Situation) -> Iterator[Statement]:
     first = space.diagrams.both(space.state_in("NEW"), space.marked("mark", 0, ALL_BITS))
     for direction in (INBOUND, OUTBOUND):
         among = space.diagrams.both(possible[direction], first)
-        fates = space.diagrams.choose(among, _settled(space, compiler.fates(direction)), space.diagrams.leaf(None))
+        fates = space.settled(compiler.fates(direction), _fate, "policy")
+        fates = space.diagrams.choose(among, fates, space.diagrams.leaf(None))
         for leaf in space.diagrams.leaves(fates):
             fate = space.diagrams.value(leaf)
             if fate is None:
@@ -88,27 +90,19 @@ def _of_family(family: Family, situation: Situation) -> Iterator[Statement]:
             yield from _statements(space, situation, direction, packets, among, fate)
 
 
-def _settled(space: PacketSpace, node: int) -> int:
-    """Return the fates, with UNKNOWN where one depends on something that cannot be judged."""
-    diagrams = space.diagrams
-
-    def change(each: int) -> int | None:
-        if diagrams.level(each) < space.first_unknown:
-            return None
-        values = {diagrams.value(leaf) for leaf in diagrams.leaves(each)}
-        plain = {value.replace(marked=False) if isinstance(value, Fate) else value for value in values}
-        return diagrams.leaf(UNKNOWN if len(plain) > 1 or ANYTHING in plain else next(iter(plain)))
-
-    return diagrams.changed(node, change, "settled")
+def _fate(values: list[Hashable]) -> Hashable:
+    """Return the fate that all possible values come to, or UNKNOWN."""
+    plain = {value.replace(marked=False) if isinstance(value, Fate) else value for value in values}
+    return UNKNOWN if len(plain) > 1 or ANYTHING in plain else next(iter(plain))
 
 
 def _statements(
     space: PacketSpace, situation: Situation, direction: Direction, packets: int, among: int, fate: object
 ) -> Iterator[Statement]:
     """Yield a line for each part of the packets with one outcome, with the rule that a packet of it meets."""
-    told = parts(space, simplified(space, packets, among))
+    described = parts(space, simplified(space, packets, among))
     known = fate if isinstance(fate, Fate) else None
-    for path in told[:MAX_PARTS]:
+    for path in described[:MAX_PARTS]:
         reasons: dict[str, tuple[Path, Trace]] = {}
         for piece in _cut_by_port(situation.ruleset, path):
             part = packets
@@ -123,32 +117,31 @@ def _statements(
             reasons[why] = (with_ports(before[0], piece), before[1]) if before else (piece, traced)
         for why, (piece, traced) in reasons.items():
             yield Statement((space.family,), direction, in_words(space, piece), known, why, traced)
-    if len(told) > MAX_PARTS:
-        rest = f"{len(told) - MAX_PARTS} more sets of packets"
+    if len(described) > MAX_PARTS:
+        rest = f"{len(described) - MAX_PARTS} more sets of packets"
         yield Statement((space.family,), direction, rest, known, "")
 
 
 def _cut_by_port(ruleset: Ruleset, path: Path) -> list[Path]:
     """Return a part as several, cut where a rule's ports begin or end: each may have a reason of its own."""
-    cuts = sorted(
-        {
-            end
-            for table in ruleset.tables
-            for chain in table.chains
-            for rule in chain.rules
-            for match in rule.matches
-            if isinstance(match, DestinationPort)
-            for span in match.ports
-            for end in (span.first, span.last + 1)
-        }
-    )
+    ranges = path.get(PORT, ())
+    if not 0 < len(ranges) <= MAX_PIECES:
+        return [path]
+    spans = {
+        span
+        for rule in ruleset.rules
+        for match in rule.matches
+        if isinstance(match, DestinationPort)
+        for span in match.ports
+    }
+    cuts = sorted({end for span in spans for end in (span.first, span.last + 1)})
     pieces = [
         (max(first, low), min(last, high))
-        for first, last in path.get(PORT, ())
+        for first, last in ranges
         for low, high in zip([0, *cuts], [*(cut - 1 for cut in cuts), HIGHEST_PORT], strict=True)
         if first <= high and low <= last
     ]
-    return [{**path, PORT: (piece,)} for piece in pieces] if 1 < len(pieces) <= MAX_PIECES else [path]
+    return [{**path, PORT: (piece,)} for piece in pieces] if len(pieces) <= MAX_PIECES else [path]
 
 
 def _place(traced: Trace) -> str:
@@ -157,4 +150,4 @@ def _place(traced: Trace) -> str:
 
 def families_in_words(families: Iterable[Family]) -> str:
     """Return "IPv4, IPv6"."""
-    return ", ".join({"ipv4": "IPv4", "ipv6": "IPv6"}[family] for family in families)
+    return ", ".join(FAMILY_NAMES[family] for family in families)

@@ -6,7 +6,7 @@ over lo, the first packet of a connection has a socket and no mark on its connec
 
 from __future__ import annotations
 
-from capture.analysis.compiler import INBOUND, LOOPBACK_NETWORKS, OTHER_MARK, OUTBOUND, routed_marks
+from capture.analysis.compiler import INBOUND, LOOPBACK_NETWORKS, OTHER_MARK, OUTBOUND
 from capture.analysis.space import (
     DESTINATION,
     GID,
@@ -21,7 +21,7 @@ from capture.analysis.space import (
     SOURCE_PORT,
     UID,
 )
-from capture.analysis.trace import OF_KNOWN_CONNECTIONS
+from capture.analysis.trace import OF_KNOWN_CONNECTIONS, routed_marks
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Network, merge
 from capture.model.packet import LOOPBACK
@@ -63,7 +63,8 @@ class _Packets:
         self.lo = space.interface(LOOPBACK)
         needed = [each.network for each in situation.ruleset.loopback_addresses if each.network.family == self.family]
         self.own = situation.network.own_addresses(self.family)
-        self.local = (*self.own, *needed, LOOPBACK_NETWORKS[self.family])
+        others = [each for each in situation.network.local or () if each.family == self.family]
+        self.local = (*self.own, *needed, *others, LOOPBACK_NETWORKS[self.family])
 
     def coming_in(self) -> int:
         """Return packets from outside, for the pod's own addresses. What sits behind other interfaces may route."""
@@ -88,13 +89,14 @@ class _Packets:
         """Return packets that processes of the pod send, from its own addresses."""
         space, choose = self.space, self.diagrams.choose
         stays = self._inside(DESTINATION, self.local)
+        has_owner = self.diagrams.both(*[space.numbers(level, [(0, HIGHEST_ID)]) for level in (UID, GID)])
         over_lo = space.numbers(OUT, [(self.lo, self.lo)])
         from_pod = choose(over_lo, self._inside(SOURCE, self.local), self._inside(SOURCE, self.own))
         return self._all(
             space.numbers(IN, [(NONE, NONE)]),
             choose(stays, over_lo, self._through(OUT, model.OutInterface)),
             self.diagrams.either(from_pod, self._sent_by_transparent_proxy(over_lo)),
-            choose(space.state_in("NEW", "RELATED"), self._has_owner(), self.diagrams.yes),
+            choose(space.state_in("NEW", "RELATED"), has_owner, self.diagrams.yes),
             self._common(),
         )
 
@@ -105,10 +107,6 @@ class _Packets:
             found = self.diagrams.either(found, self.space.marked("mark", mark, model.ALL_BITS))
         known = self.space.numbers(SOURCE, [(0, (1 << BITS[self.family]) - 1)])
         return self.diagrams.both(self.diagrams.both(found, over_lo), known)
-
-    def _has_owner(self) -> int:
-        known = [(0, HIGHEST_ID)]
-        return self.diagrams.both(self.space.numbers(UID, known), self.space.numbers(GID, known))
 
     def _common(self) -> int:
         """Return what holds for all packets: ports, a possible destination, a state of connection tracking."""
@@ -126,7 +124,7 @@ class _Packets:
         """Return whether a packet uses an interface that exists, or that our own rules name, but not lo."""
         network = self.situation.network
         names = {network.interface, *network.others}
-        for rule in _rules(self.situation):
+        for rule in self.situation.rules:
             names |= {match.name for match in rule.matches if isinstance(match, kind)}
         found = self.diagrams.no
         for name in sorted(names):
@@ -141,12 +139,6 @@ class _Packets:
         for condition in conditions:
             found = self.diagrams.both(found, condition)
         return found
-
-
-def _rules(situation: Situation) -> Iterator[model.Rule]:
-    for table in (*situation.ruleset.tables, *(each.contents for each in situation.elsewhere)):
-        for chain in table.chains:
-            yield from chain.rules
 
 
 # --- marks of connections ------------------------------------------------------------------------
@@ -171,7 +163,7 @@ def _marks_left_by(possible: dict[Direction, int], space: PacketSpace, compilers
     """
     diagrams = space.diagrams
     found = space.marked("connection", 0, model.ALL_BITS)
-    rules = [rule for compiler in compilers for rule in _rules(compiler.situation)]
+    rules = [rule for compiler in compilers for rule in compiler.situation.rules]
     if not any(isinstance(rule.verdict, model.SaveMark) for rule in rules):
         return found
     constants = sorted({0} | {mark for rule in rules for mark in _marks(rule)})

@@ -7,7 +7,7 @@ from capture.model.ruleset import FAMILIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.model.ruleset import Rule, Ruleset, TableName
+    from capture.model.ruleset import Chain, Rule, Ruleset, TableName
 
 
 def with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
@@ -18,21 +18,9 @@ def with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
             for family in FAMILIES:
                 for rule in chain.rules_for(family):
                     reasons.setdefault((table.name, chain.name, canonical_rule(rule)), rule.why)
-    return live.replace(
-        tables=tuple(
-            table.replace(
-                chains=tuple(
-                    chain.replace(
-                        rules=tuple(
-                            rule.replace(
-                                why=rule.why or reasons.get((table.name, chain.name, canonical_rule(rule)), "")
-                            )
-                            for rule in chain.rules
-                        )
-                    )
-                    for chain in table.chains
-                )
-            )
-            for table in live.tables
-        )
-    )
+
+    def told(table: TableName, chain: Chain) -> Chain:
+        known = [rule.why or reasons.get((table, chain.name, canonical_rule(rule)), "") for rule in chain.rules]
+        return chain.replace(rules=tuple(rule.replace(why=why) for rule, why in zip(chain.rules, known, strict=True)))
+
+    return live.with_chains(told)

@@ -22,13 +22,13 @@ from capture.analysis.space import (
     UID,
     scattered,
 )
-from capture.model.addresses import BITS, address_text, split
+from capture.model.addresses import BITS, address_text, merge_ranges, outside, split
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import CONNECTION_STATES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from capture.analysis.space import MarkKind, PacketSpace
     from capture.model.addresses import Family
@@ -53,21 +53,16 @@ def simplified(space: PacketSpace, packets: int, among: int) -> int:
     """
     diagrams = space.diagrams
 
-    def join(one: int, other: int) -> int | None:
-        if other == diagrams.no:
-            return FREE
-        return one if other == diagrams.yes or diagrams.is_leaf(one) else None
-
     memo: dict[tuple[int, int], int] = {}
 
     def result(one: int, other: int) -> int:
-        known = join(one, other)
-        if known is not None:
-            return known
-        found = memo.get((one, other))
-        if found is None:
-            found = memo[one, other] = deeper(one, other)
-        return found
+        if other == diagrams.no:
+            return FREE
+        if other == diagrams.yes or diagrams.is_leaf(one):
+            return one
+        if (one, other) not in memo:
+            memo[one, other] = deeper(one, other)
+        return memo[one, other]
 
     def deeper(one: int, other: int) -> int:
         level, bounds, columns = diagrams.aligned((one, other))
@@ -137,7 +132,7 @@ def _joined(paths: list[Path]) -> list[Path]:
             if known is None:
                 alike[rest] = path
             elif level in known and level in path:
-                alike[rest] = {**known, level: _merged((*known[level], *path[level]))}
+                alike[rest] = {**known, level: tuple(merge_ranges((*known[level], *path[level])))}
             else:
                 alike[rest] = dict(rest)
         paths = list(alike.values())
@@ -146,17 +141,7 @@ def _joined(paths: list[Path]) -> list[Path]:
 
 def with_ports(path: Path, other: Path) -> Path:
     """Return a part that has the ports of another, too."""
-    return {**path, PORT: _merged((*path[PORT], *other[PORT]))}
-
-
-def _merged(ranges: Ranges) -> Ranges:
-    found: list[tuple[int, int]] = []
-    for first, last in sorted(ranges):
-        if found and first <= found[-1][1] + 1:
-            found[-1] = (found[-1][0], max(last, found[-1][1]))
-        else:
-            found.append((first, last))
-    return tuple(found)
+    return {**path, PORT: tuple(merge_ranges((*path[PORT], *other[PORT])))}
 
 
 def in_words(space: PacketSpace, path: Path) -> str:
@@ -185,7 +170,7 @@ def _numbers(space: PacketSpace, level: int, path: Path) -> str:
     if ranges == ((NONE, NONE),):
         return "unknown"
     shown = tuple((max(first, 0), last) for first, last in ranges if last >= 0)
-    left_out = _complement(shown, 0, space.domains[level][1])
+    left_out = outside(shown, 0, space.domains[level][1])
     if len(left_out) < len(shown) or (len(left_out) == len(shown) and shown[-1][1] == space.domains[level][1]):
         return f"other than {_listed([_span(each) for each in left_out])}" if left_out else ""
     return _listed([_span(each) for each in shown])
@@ -195,21 +180,12 @@ def _span(span: tuple[int, int]) -> str:
     return str(span[0]) if span[0] == span[1] else f"{span[0]}-{span[1]}"
 
 
-def _complement(ranges: Ranges, low: int, high: int) -> Ranges:
-    found = []
-    for first, last in ranges:
-        if first > low:
-            found.append((low, first - 1))
-        low = last + 1
-    return (*found, (low, high)) if low <= high else tuple(found)
-
-
 def _addresses(space: PacketSpace, ranges: Ranges | None) -> str:
     if ranges is None:
         return ""
     highest = (1 << BITS[space.family]) - 1
     shown = tuple((max(first, 0), last) for first, last in ranges if last >= 0)
-    left_out = _complement(shown, 0, highest)
+    left_out = outside(shown, 0, highest)
     if not shown:
         return "unknown"
     if left_out and (len(left_out) < len(shown) or _size(left_out) < _size(shown)):
@@ -217,11 +193,11 @@ def _addresses(space: PacketSpace, ranges: Ranges | None) -> str:
     return _listed(list(_networks(space.family, shown))) if left_out else ""
 
 
-def _size(ranges: Ranges) -> int:
+def _size(ranges: Iterable[tuple[int, int]]) -> int:
     return sum(last - first + 1 for first, last in ranges)
 
 
-def _networks(family: Family, ranges: Ranges) -> Iterator[str]:
+def _networks(family: Family, ranges: Iterable[tuple[int, int]]) -> Iterator[str]:
     for first, last in ranges:
         networks = list(split(family, first, last))
         if len(networks) > 2:  # a range says more than many networks
@@ -254,8 +230,8 @@ def _states(ranges: Ranges | None) -> str:
 
 def _marks(space: PacketSpace, path: Path) -> Iterator[str]:
     """Yield which marks the packet and its connection have, in those bits that matter."""
-    told: tuple[tuple[MarkKind, str], ...] = (("mark", "mark"), ("connection", "connection mark"))
-    for kind, words in told:
+    kinds: tuple[tuple[MarkKind, str], ...] = (("mark", "mark"), ("connection", "connection mark"))
+    for kind, words in kinds:
         value = mask = 0
         is_plain = True
         for group, bits in enumerate(space.groups):

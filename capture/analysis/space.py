@@ -8,43 +8,25 @@ Numbers are those of the packet. -1 is "none" or "not known" of ports, sources, 
 from __future__ import annotations
 
 from capture.analysis.diagram import Diagrams
-from capture.analysis.meaning import holds_for, is_pure
+from capture.analysis.meaning import holds_for, is_pure, understood
 from capture.analysis.switches import Switches
-from capture.model.addresses import BITS, Network, merge, merge_ranges
+from capture.model import ruleset as model
+from capture.model.addresses import BITS, Network, merge, merge_ranges, outside
 from capture.model.packet import LOOPBACK, Packet
-from capture.model.ruleset import (
-    CONNECTION_STATES,
-    ConnectionMark,
-    ConnectionState,
-    Destination,
-    DestinationPort,
-    InInterface,
-    Mark,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
-    Protocol,
-    SetMark,
-    Source,
-    SourcePort,
-    TransparentProxy,
-    UnknownMatch,
-)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
     from typing import Literal
 
     from capture.analysis.stations import Situation
     from capture.model.addresses import Family
-    from capture.model.ruleset import Match, ProtocolName, Rule, Table
 
     Ranges = Sequence[tuple[int, int]]
     MarkKind = Literal["first", "mark", "connection"]
 
 NONE = -1
-PROTOCOLS: tuple[ProtocolName, ...] = ("tcp", "udp")
+PROTOCOLS: tuple[model.ProtocolName, ...] = ("tcp", "udp")
 OF_PROTOCOL = {name: [(number, number)] for number, name in enumerate(PROTOCOLS)}
 HIGHEST_PORT = 0xFFFF
 HIGHEST_ID = 0xFFFF_FFFE
@@ -56,12 +38,12 @@ FIELDS = ("protocol", "in", "out", "state", "port", "destination", "source port"
 """In the order in which diagrams ask for them; marks come after them, what is unknown comes last."""
 PROTOCOL, IN, OUT, STATE, PORT, DESTINATION, SOURCE_PORT, UID, GID, SOURCE = range(len(FIELDS))
 LISTED: dict[type, tuple[int, str]] = {
-    Source: (SOURCE, "networks"),
-    Destination: (DESTINATION, "networks"),
-    SourcePort: (SOURCE_PORT, "ports"),
-    DestinationPort: (PORT, "ports"),
-    OwnerUid: (UID, "ids"),
-    OwnerGid: (GID, "ids"),
+    model.Source: (SOURCE, "networks"),
+    model.Destination: (DESTINATION, "networks"),
+    model.SourcePort: (SOURCE_PORT, "ports"),
+    model.DestinationPort: (PORT, "ports"),
+    model.OwnerUid: (UID, "ids"),
+    model.OwnerGid: (GID, "ids"),
 }
 """Matches with several entries: the level they ask for, and where they keep their entries."""
 ENDINGS = ("", "eth0", "0", "1", "2", "-", "_", "x", "y", "z", "00", "zz", "000", "q.q", "~")
@@ -73,9 +55,10 @@ class PacketSpace:
 
     def __init__(self, family: Family, situations: Sequence[Situation]) -> None:
         self.family = family
+        self.network = situations[0].network
         self.diagrams = Diagrams()
         self.switches = Switches(self.diagrams)
-        tables = list(_tables(situations))
+        tables = [table for situation in situations for table in situation.tables]
         self.interfaces, self._stand_ins = _interfaces(tables, situations)
         self.known_interfaces = {LOOPBACK}
         """Those that exist."""
@@ -88,7 +71,7 @@ class PacketSpace:
             (0, len(PROTOCOLS) - 1),
             (NONE, top),
             (NONE, top),
-            (0, len(CONNECTION_STATES) - 1),
+            (0, len(model.CONNECTION_STATES) - 1),
             (0, HIGHEST_PORT),
             (0, highest_address),
             (NONE, HIGHEST_PORT),
@@ -131,7 +114,9 @@ class PacketSpace:
 
     def state_in(self, *states: str) -> int:
         """Return whether the connection is in one of these states."""
-        return self.numbers(STATE, merge_ranges((i, i) for i, name in enumerate(CONNECTION_STATES) if name in states))
+        return self.numbers(
+            STATE, merge_ranges((i, i) for i, name in enumerate(model.CONNECTION_STATES) if name in states)
+        )
 
     def interface_ranges(self, pattern: str) -> Ranges:
         """Return the interfaces that a name in a rule means."""
@@ -151,19 +136,20 @@ class PacketSpace:
             name = self._stand_ins[_longest_prefix(name, self._stand_ins)]
         return self.interfaces.index(name)
 
-    def ranges(self, match: Match, *, is_native: bool) -> tuple[int, Ranges] | None:
+    def ranges(self, match: model.Match, *, is_native: bool) -> tuple[int, Ranges] | None:
         """Return the level that a match asks for and the ranges it lets pass; None if it is no such match."""
-        if isinstance(match, Protocol):
+        if isinstance(match, model.Protocol):
             return PROTOCOL, OF_PROTOCOL[match.name]
-        if isinstance(match, InInterface | OutInterface):
-            level = IN if isinstance(match, InInterface) else OUT
+        if isinstance(match, model.InInterface | model.OutInterface):
+            level = IN if isinstance(match, model.InInterface) else OUT
             inside = self.interface_ranges(match.name)
-            return level, self._outside(level, inside, lowest=NONE) if match.negated else inside
-        if isinstance(match, ConnectionState):
-            numbers = [i for i, name in enumerate(CONNECTION_STATES) if (name in match.states) != match.negated]
+            return level, outside(inside, NONE, self.domains[level][1]) if match.negated else inside
+        if isinstance(match, model.ConnectionState):
+            numbers = [i for i, name in enumerate(model.CONNECTION_STATES) if (name in match.states) != match.negated]
             return STATE, merge_ranges((number, number) for number in numbers)
-        if isinstance(match, UnknownMatch):
-            return self._protocols(match.text)
+        if isinstance(match, model.UnknownMatch):
+            known = understood(match.text, self.family, self.network)
+            return self.ranges(known, is_native=is_native) if known else self._protocols(match.text)
         listed = LISTED.get(type(match))
         return None if listed is None else (listed[0], self._listed(match, *listed, is_native=is_native))
 
@@ -174,7 +160,7 @@ class PacketSpace:
             return None
         return PROTOCOL, merge_ranges((number, number) for number, holds in enumerate(answers) if holds)
 
-    def _listed(self, match: Match, level: int, entries: str, *, is_native: bool) -> Ranges:
+    def _listed(self, match: model.Match, level: int, entries: str, *, is_native: bool) -> Ranges:
         """Return the ranges of a list. What is not known lies in none, nor outside of one, but for owners (model)."""
         given = getattr(match, entries)
         if entries == "networks":
@@ -184,24 +170,15 @@ class PacketSpace:
         if not match.negated:  # type: ignore[union-attr]  # every list has it
             return inside
         holds_for_none = level in (UID, GID) and not is_native
-        return self._outside(level, inside, lowest=NONE if holds_for_none else 0)
+        return outside(inside, NONE if holds_for_none else 0, self.domains[level][1])
 
-    def _outside(self, level: int, ranges: Ranges, *, lowest: int) -> Ranges:
-        at, highest = lowest, self.domains[level][1]
-        found = []
-        for first, last in ranges:
-            if first > at:
-                found.append((at, first - 1))
-            at = max(at, last + 1)
-        return [*found, (at, highest)] if at <= highest else found
-
-    def other(self, match: Match, occurrence: Hashable) -> int:
+    def other(self, match: model.Match, occurrence: Hashable) -> int:
         """Return whether a match holds that is about marks, or that the model lacks."""
-        if isinstance(match, Mark | ConnectionMark):
-            kind: MarkKind = "mark" if isinstance(match, Mark) else "connection"
+        if isinstance(match, model.Mark | model.ConnectionMark):
+            kind: MarkKind = "mark" if isinstance(match, model.Mark) else "connection"
             found = self.marked(kind, match.value, match.mask)
             return self.diagrams.negation(found) if match.negated else found
-        text = match.text if isinstance(match, UnknownMatch) else ""
+        text = match.text if isinstance(match, model.UnknownMatch) else ""
         return self.unknown(text if is_pure(text) else (text, occurrence))
 
     def unknown(self, what: Hashable) -> int:
@@ -212,12 +189,23 @@ class PacketSpace:
             self.domains.append((0, 1))
         return self.diagrams.node(level, (0,), (self.diagrams.no, self.diagrams.yes))
 
-    def rule(self, rule: Rule, occurrence: Hashable, *, is_native: bool) -> int:
+    def settled(self, node: int, fold: Callable[[list[Hashable]], Hashable], name: str) -> int:
+        """Return the function with what is unknown folded into one value, from those that are possible."""
+        diagrams = self.diagrams
+
+        def change(each: int) -> int | None:
+            if diagrams.level(each) < self.first_unknown:
+                return None
+            return diagrams.leaf(fold([diagrams.value(leaf) for leaf in diagrams.leaves(each)]))
+
+        return diagrams.changed(node, change, ("settled", name))
+
+    def rule(self, rule: model.Rule, occurrence: Hashable, *, is_native: bool) -> int:
         """Return whether a packet fulfils all matches of a rule."""
         found = self.diagrams.yes
         for match in rule.matches:
-            asked = self.ranges(match, is_native=is_native)
-            holds = self.other(match, occurrence) if asked is None else self.numbers(*asked)
+            known = self.ranges(match, is_native=is_native)
+            holds = self.other(match, occurrence) if known is None else self.numbers(*known)
             found = self.diagrams.both(found, holds)
         return found
 
@@ -229,7 +217,7 @@ class PacketSpace:
             PROTOCOLS.index(packet.protocol),
             self.interface(packet.in_interface),
             self.interface(packet.out_interface),
-            CONNECTION_STATES.index(packet.state),
+            model.CONNECTION_STATES.index(packet.state),
             packet.port,
             packet.destination.first,
             NONE if packet.source_port is None else packet.source_port,
@@ -261,7 +249,7 @@ class PacketSpace:
             out_interface=None if numbers[OUT] == NONE else self.interfaces[numbers[OUT]],
             mark=sum(marks),
             connection_mark=sum(kept),
-            state=CONNECTION_STATES[numbers[STATE]],
+            state=model.CONNECTION_STATES[numbers[STATE]],
         )
 
 
@@ -282,26 +270,14 @@ def scattered(number: int, bits: Sequence[int]) -> int:
     return sum((number >> place & 1) << bit for place, bit in enumerate(bits))
 
 
-def _tables(situations: Iterable[Situation]) -> Iterator[Table]:
-    for situation in situations:
-        yield from situation.ruleset.tables
-        yield from (each.contents for each in situation.elsewhere)
-
-
-def _rules(tables: Iterable[Table]) -> Iterator[Rule]:
-    for table in tables:
-        for chain in table.chains:
-            yield from chain.rules
-
-
-def _mark_groups(tables: Iterable[Table]) -> list[list[int]]:
+def _mark_groups(tables: Iterable[model.Table]) -> list[list[int]]:
     """Return the bits of marks, those together that every mask in every rule treats alike."""
     masks: set[int] = set()
-    for rule in _rules(tables):
-        masks.update(match.mask for match in rule.matches if isinstance(match, Mark | ConnectionMark))
-        if isinstance(rule.verdict, SetMark):
+    for rule in (rule for table in tables for rule in table.rules):
+        masks.update(match.mask for match in rule.matches if isinstance(match, model.Mark | model.ConnectionMark))
+        if isinstance(rule.verdict, model.SetMark):
             masks.add(rule.verdict.value | rule.verdict.mask)
-        if isinstance(rule.verdict, TransparentProxy):
+        if isinstance(rule.verdict, model.TransparentProxy):
             masks.add(rule.verdict.mark | rule.verdict.mask)
     alike: dict[tuple[int, ...], list[int]] = {}
     for bit in range(MARK_BITS):
@@ -309,15 +285,15 @@ def _mark_groups(tables: Iterable[Table]) -> list[list[int]]:
     return list(alike.values())
 
 
-def _interfaces(tables: Iterable[Table], situations: Iterable[Situation]) -> tuple[list[str], dict[str, str]]:
+def _interfaces(tables: Iterable[model.Table], situations: Iterable[Situation]) -> tuple[list[str], dict[str, str]]:
     """Return one interface for each that rules distinguish, and by prefix the one that represents all others."""
     names = {LOOPBACK: None}
     for situation in situations:
         names |= dict.fromkeys((situation.network.interface, *situation.network.others))
     prefixes = {"": None}
-    for rule in _rules(tables):
+    for rule in (rule for table in tables for rule in table.rules):
         for match in rule.matches:
-            if isinstance(match, InInterface | OutInterface):
+            if isinstance(match, model.InInterface | model.OutInterface):
                 if match.name.endswith("+"):
                     prefixes[match.name[:-1]] = None
                 else:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.model.addresses import Family
+    from capture.model.ruleset import Rule
 
 MAX_UNKNOWN_ORDERS = 3
 """More foreign chains whose order is unknown are taken as they are listed."""
@@ -47,6 +48,10 @@ class PodNetwork(Value):
     interface: str = "eth0"
     others: tuple[str, ...] = ()
     """Further interfaces, without ``lo``."""
+    local: tuple[Network, ...] | None = None
+    """All its addresses, those of every scope and on ``lo`` among them; None where no namespace was read."""
+    names: tuple[tuple[int, str], ...] | None = None
+    """Its interfaces by their indexes; None where no namespace was read."""
 
     def own_addresses(self, family: Family) -> tuple[Network, ...]:
         """Return the pod's addresses of a family."""
@@ -54,7 +59,7 @@ class PodNetwork(Value):
 
     def is_local(self, address: Network) -> bool:
         """Return whether packets to an address stay in the namespace."""
-        return address.is_loopback or address in self.own
+        return address.is_loopback or address in self.own or address in (self.local or ())
 
 
 class Situation(Value):
@@ -71,6 +76,17 @@ class Situation(Value):
     network: PodNetwork = PodNetwork()
     without: tuple[str, ...] = ()
     """Routes that the capture needs and the namespace lacks, as commands that would add them."""
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Return all tables."""
+        return (*self.ruleset.tables, *[each.contents for each in self.elsewhere])
+
+    @property
+    def rules(self) -> Iterator[Rule]:
+        """Yield the rules of all tables; those of a table twice that has two base chains."""
+        for table in self.tables:
+            yield from table.rules
 
     def stations(self, hook: str, family: Family, *, with_nat: bool = True) -> tuple[Station, ...]:
         """Return the base chains at a hook, as packets of a family meet them, by what is known of their order."""
@@ -89,12 +105,12 @@ class Situation(Value):
             if each.hook == hook and family in each.families and each.is_of_any_age and _is_tied(self, each)
         ][:MAX_UNKNOWN_ORDERS]
         for first in product((False, True), repeat=len(free)):
-            told = dict(zip(free, first, strict=True))
-            yield told, _in_order(self, hook, family, told, with_nat=with_nat)
+            known = dict(zip(free, first, strict=True))
+            yield known, _in_order(self, hook, family, known, with_nat=with_nat)
 
 
 def _in_order(
-    situation: Situation, hook: str, family: Family, told: dict[int, bool], *, with_nat: bool
+    situation: Situation, hook: str, family: Family, known: dict[int, bool], *, with_nat: bool
 ) -> tuple[Station, ...]:
     found: list[tuple[tuple[int, int, int, int], Station]] = []
     for name in TABLES:
@@ -105,8 +121,9 @@ def _in_order(
             found.append((place, Station(name, chain, table, name == NAT, situation.is_native)))
     for number, each in enumerate(situation.elsewhere):
         if each.hook == hook and family in each.families and (with_nat or not each.is_nat):
-            is_first = told.get(number, not each.is_older)
-            found.append((_place(each, is_first=is_first), _station_of(each)))
+            is_first = known.get(number, not each.is_older)
+            station = Station(each.table, each.entry, each.contents, each.is_nat, each.is_native, each)
+            found.append((_place(each, is_first=is_first), station))
     return tuple(station for _, station in sorted(found, key=lambda pair: pair[0]))
 
 
@@ -124,7 +141,3 @@ def _is_tied(situation: Situation, each: ForeignChain) -> bool:
     if each.is_nat:
         return NAT in tables and each.priority == PRIORITIES[NAT]
     return each.turn in [PRIORITIES[name] for name in tables]
-
-
-def _station_of(each: ForeignChain) -> Station:
-    return Station(each.table, each.entry, each.contents, each.is_nat, each.is_native, each)

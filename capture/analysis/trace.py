@@ -19,29 +19,9 @@ from __future__ import annotations
 from capture.analysis.matches import judge
 from capture.analysis.meaning import Goto, Translate, Untrack, meaning
 from capture.analysis.stations import Situation
+from capture.model import ruleset as model
 from capture.model.addresses import BITS, IPV4, IPV6, Network
 from capture.model.packet import LOOPBACK, Packet
-from capture.model.ruleset import (
-    INPUT,
-    MANGLE,
-    NAT,
-    OUTPUT,
-    POSTROUTING,
-    PREROUTING,
-    Accept,
-    Continue,
-    Drop,
-    Jump,
-    Log,
-    Redirect,
-    RestoreMark,
-    Return,
-    Rule,
-    SaveMark,
-    SetMark,
-    TransparentProxy,
-    UnknownVerdict,
-)
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -51,7 +31,6 @@ if TYPE_CHECKING:
     from capture.analysis.foreign import ForeignChain
     from capture.analysis.meaning import Meaning
     from capture.analysis.stations import Station
-    from capture.model.ruleset import Chain, Ruleset
 
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
 
@@ -79,7 +58,7 @@ class Step(Value):
     table: str
     chain: str
     position: int
-    rule: Rule
+    rule: model.Rule
     depth: int = 0
     certain: bool = True
     station: Station | None = None
@@ -141,7 +120,7 @@ class Trace(Value):
 
 
 def trace(
-    ruleset: Ruleset, packet: Packet, foreign_chains: tuple[ForeignChain, ...] = (), *, is_native: bool = False
+    ruleset: model.Ruleset, packet: Packet, foreign_chains: tuple[ForeignChain, ...] = (), *, is_native: bool = False
 ) -> Trace:
     """Return what the rules do to the packet, and foreign ones on its way."""
     return whole_way(packet, Situation(ruleset, foreign_chains, is_native))
@@ -186,16 +165,16 @@ class _Walk:
     def go(self) -> None:
         """Take the packet all its way."""
         if self.packet.in_interface is None:
-            self._through(OUTPUT)
+            self._through(model.OUTPUT)
             self._route()
-            self._through(POSTROUTING)
+            self._through(model.POSTROUTING)
             if self.packet.out_interface != LOOPBACK:
                 return
             # Over lo it has no socket any more (skb_orphan in drivers/net/loopback.c).
             self.packet = self.packet.replace(in_interface=LOOPBACK, out_interface=None, uid=None, gid=None)
-        self._through(PREROUTING)
+        self._through(model.PREROUTING)
         if self.is_redirected or self.transparent or self._is_for_the_pod():
-            self._through(INPUT)
+            self._through(model.INPUT)
 
     def _is_for_the_pod(self) -> bool:
         return self.packet.in_interface == LOOPBACK or self.situation.network.is_local(self.packet.destination)
@@ -222,8 +201,10 @@ class _Walk:
 
     def _through(self, hook: str) -> None:
         """Take the packet through the base chains at one hook."""
-        comes_back = hook == PREROUTING and self.packet.in_interface == LOOPBACK and self.first.in_interface is None
-        with_nat = hook in (OUTPUT, PREROUTING) and not comes_back
+        comes_back = (
+            hook == model.PREROUTING and self.packet.in_interface == LOOPBACK and self.first.in_interface is None
+        )
+        with_nat = hook in (model.OUTPUT, model.PREROUTING) and not comes_back
         for station in self.situation.stations(hook, self.packet.family, with_nat=with_nat):
             if self._resumes_behind is not None:
                 if station == self._resumes_behind:
@@ -248,10 +229,10 @@ class _Walk:
         is_known = packet.connection_mark == 0 and (packet.in_interface is not None or packet.uid is not None)
         return packet.state in NAT_STATES or (packet.state == "ESTABLISHED" and is_known)
 
-    def _chain(self, station: Station, chain: Chain, depth: int) -> bool:
+    def _chain(self, station: Station, chain: model.Chain, depth: int) -> bool:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
         for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
-            matched = judge(rule, self.packet, is_native=station.is_native)
+            matched = judge(rule, self.packet, self.situation.network, is_native=station.is_native)
             if matched is False:
                 continue
             step = Step(station.table, chain.name, position, rule, depth, matched is True, station)
@@ -260,14 +241,14 @@ class _Walk:
                 continue
             self.path.append(step)
             match meaning(rule.verdict):
-                case Jump(chain=target):
+                case model.Jump(chain=target):
                     if self._called(station, target, depth):
                         return True
                 case Goto(chain=target):
                     return self._called(station, target, depth) or (depth == 0 and self._end_of_built_in(station))
-                case Return():
+                case model.Return():
                     return depth == 0 and self._end_of_built_in(station)
-                case UnknownVerdict():
+                case model.UnknownVerdict():
                     self.path[-1] = step.replace(certain=False)
                 case verdict:
                     if self._act(verdict, step):
@@ -292,18 +273,18 @@ class _Walk:
 
     def _note_uncertain(self, step: Step) -> None:
         """Note a rule that might have matched, if that would have mattered."""
-        if not isinstance(meaning(step.rule.verdict), Log | Continue):
+        if not isinstance(meaning(step.rule.verdict), model.Log | model.Continue):
             self.path.append(step)
 
     def _act(self, verdict: Meaning, step: Step) -> bool:
         """Do to the packet what a verdict says; return whether that ends the table."""
         packet = self.packet
         match verdict:
-            case Accept():
+            case model.Accept():
                 pass
-            case Drop():
+            case model.Drop():
                 self.is_dropped = True
-            case Redirect(port=port):
+            case model.Redirect(port=port):
                 self.mapped = step
                 self.is_redirected = True
                 self.packet = self._as_mapped = _redirected(packet, port)
@@ -311,7 +292,7 @@ class _Walk:
                 self.mapped = step
                 self.is_moved = address is not None
                 self.packet = packet.replace(destination=address or packet.destination, port=port or packet.port)
-            case TransparentProxy(mark=mark, mask=mask):
+            case model.TransparentProxy(mark=mark, mask=mask):
                 self.transparent = step
                 self.packet = packet.replace(mark=packet.mark & ~mask | mark)
             case _:
@@ -323,11 +304,11 @@ class _Walk:
         """Do to the packet what a verdict does after which it goes on to the next rule."""
         packet = self.packet
         match verdict:
-            case SetMark(value=value, mask=mask):
+            case model.SetMark(value=value, mask=mask):
                 self.packet = packet.replace(mark=packet.mark & ~mask | value)
-            case SaveMark():
+            case model.SaveMark():
                 self.packet = packet.replace(connection_mark=packet.mark)
-            case RestoreMark():
+            case model.RestoreMark():
                 self.packet = packet.replace(mark=packet.connection_mark)
             case Untrack():
                 self.packet = packet.replace(state="UNTRACKED")
@@ -338,12 +319,12 @@ class _Walk:
         step, port = self._last_decision(), self.first.port
         if self.is_dropped:
             outcome = "dropped"
-        elif self.transparent is not None and isinstance(self.transparent.rule.verdict, TransparentProxy):
+        elif self.transparent is not None and isinstance(self.transparent.rule.verdict, model.TransparentProxy):
             outcome, step, port = "proxy-inbound", self.transparent, self.transparent.rule.verdict.port
         elif self.mapped is not None:
             outcome, step, port = _meaning(self.mapped), self.mapped, self.packet.port
         elif self._goes_to_the_transparent_socket():
-            outcome, port = "proxy-inbound", self._transparent_port()
+            outcome, port = "proxy-inbound", transparent_rules(self.ruleset)[0].port
         elif self._reply_bypasses_proxy():
             outcome = "dropped"
         mapping = meaning(self.mapped.rule.verdict) if self.mapped and outcome == "direct" else None
@@ -371,21 +352,23 @@ class _Walk:
         if self.policy is not None:
             return None
         if self.is_dropped:
-            return next((step for step in reversed(certain) if isinstance(meaning(step.rule.verdict), Drop)), None)
-        decisive = [step for step in certain if isinstance(step.rule.verdict, Return | Accept)]
-        in_nat = [step for step in decisive if step.table == NAT]
+            return next(
+                (step for step in reversed(certain) if isinstance(meaning(step.rule.verdict), model.Drop)), None
+            )
+        decisive = [step for step in certain if isinstance(step.rule.verdict, model.Return | model.Accept)]
+        in_nat = [step for step in decisive if step.table == model.NAT]
         return next(reversed(in_nat or decisive), None)
 
     def _goes_to_the_transparent_socket(self) -> bool:
         """Return whether a packet of a known connection got a mark that routes it to the proxy's socket."""
         is_known = self.packet.state in OF_KNOWN_CONNECTIONS and self.packet.protocol == "tcp"
-        marked = self.packet.mark in self._routed_marks() and self.first.mark != self.packet.mark
-        return is_known and self._arrives() and marked and bool(self._transparent_rules())
+        marked = self.packet.mark in routed_marks(self.ruleset) and self.first.mark != self.packet.mark
+        return is_known and self._arrives() and marked and bool(transparent_rules(self.ruleset))
 
     def _reply_bypasses_proxy(self) -> bool:
         """Return whether a connection goes past the proxy to the app, but is one whose answers go to the proxy."""
         is_new = self.packet.state not in OF_KNOWN_CONNECTIONS
-        return is_new and self._arrives() and self.packet.connection_mark in self._routed_marks()
+        return is_new and self._arrives() and self.packet.connection_mark in routed_marks(self.ruleset)
 
     def _arrives(self) -> bool:
         return self.first.in_interface not in (None, LOOPBACK)
@@ -393,22 +376,20 @@ class _Walk:
     def _is_marked(self) -> bool:
         """Return whether it leaves with a mark that leads back to the proxy, or its connection has kept one."""
         leaves = self.packet.out_interface not in (None, LOOPBACK)
-        marks = self._routed_marks()
+        marks = routed_marks(self.ruleset)
         return (leaves and self.packet.mark in marks) or self.packet.connection_mark in marks
 
-    def _routed_marks(self) -> set[int]:
-        return {policy.mark for policy in self.ruleset.policy_routes} or self._transparent_marks()
 
-    def _transparent_rules(self) -> list[TransparentProxy]:
-        mangle = self.ruleset.table(MANGLE)
-        rules = [rule for chain in mangle.chains for rule in chain.rules] if mangle else []
-        return [rule.verdict for rule in rules if isinstance(rule.verdict, TransparentProxy)]
+def routed_marks(ruleset: model.Ruleset) -> set[int]:
+    """Return the marks that lead packets to a transparent proxy."""
+    return {policy.mark for policy in ruleset.policy_routes} or {each.mark for each in transparent_rules(ruleset)}
 
-    def _transparent_marks(self) -> set[int]:
-        return {verdict.mark for verdict in self._transparent_rules()}
 
-    def _transparent_port(self) -> int:
-        return next((verdict.port for verdict in self._transparent_rules()), self.first.port)
+def transparent_rules(ruleset: model.Ruleset) -> list[model.TransparentProxy]:
+    """Return the verdicts that hand packets to a transparent proxy."""
+    mangle = ruleset.table(model.MANGLE)
+    rules = mangle.rules if mangle else ()
+    return [rule.verdict for rule in rules if isinstance(rule.verdict, model.TransparentProxy)]
 
 
 def _redirected(packet: Packet, port: int) -> Packet:
@@ -422,11 +403,6 @@ def _redirected(packet: Packet, port: int) -> Packet:
 
 def _meaning(step: Step) -> Outcome:
     """Return what a redirect means, by the chain that it is in."""
-    if not isinstance(step.rule.verdict, Redirect):
+    if not isinstance(step.rule.verdict, model.Redirect):
         return "direct"
-    outcome = REDIRECTED_BY.get(step.chain.replace("-", "_"))
-    if outcome == "proxy-outbound":
-        return "proxy-outbound"
-    if outcome == "proxy-inbound":
-        return "proxy-inbound"
-    return "dns" if outcome == "dns" else "redirected"
+    return REDIRECTED_BY.get(step.chain.replace("-", "_"), "redirected")

@@ -137,12 +137,10 @@ EVERY_CAPTURE = ((model.DestinationPort, False), (model.OwnerUid, False), (model
 
 def _kinds(desired: model.Ruleset) -> Iterator[tuple[type, bool]]:
     """Yield the kinds of matches and verdicts, and whether it is one with a list that iptables has a match for."""
-    for table in desired.tables:
-        for chain in table.chains:
-            for rule in chain.rules:
-                yield type(rule.verdict), False
-                for match in rule.matches:
-                    yield type(match), _is_one_match(match)
+    for rule in desired.rules:
+        yield type(rule.verdict), False
+        for match in rule.matches:
+            yield type(match), _is_one_match(match)
 
 
 def _is_one_match(match: model.Match) -> bool:
@@ -248,14 +246,10 @@ def _version(release: str) -> tuple[int, ...]:
 
 def _read_index(directory: str) -> tuple[bytes, bytes] | None:
     """Return modules.dep and modules.builtin of a kernel; None unless both are there."""
-    contents = []
-    for name in ("modules.dep", "modules.builtin"):
-        try:
-            with open(f"{directory}/{name}", "rb") as index:
-                contents.append(index.read())
-        except OSError:
-            return None
-    return contents[0], contents[1]
+    dependencies, builtin = f"{directory}/modules.dep", f"{directory}/modules.builtin"
+    if not os.path.exists(dependencies) or not os.path.exists(builtin):
+        return None
+    return content_of(dependencies), content_of(builtin)
 
 
 def _lists(index: bytes, name: str) -> bool:
@@ -320,7 +314,7 @@ def explained(error: CaptureError, desired: model.Ruleset | None, way: Way) -> C
             words = f"loading module {lacking} is forbidden by modprobe's configuration; {WAYS[way]} needs it"
         return UnsupportedError(words, remedy_for(inventory.lacking) + _other_ways(desired, way))
     if not can_load():
-        words = f"these modules are not loaded, and kernel.modules_disabled=1 lets no more be loaded: {unloaded}"
+        words = f"these modules are not loaded, and kernel.modules_disabled=1 forbids loading more: {unloaded}"
         return UnsupportedError(f"{words}: {error.message}", remedy_for_closed(inventory.unloaded))
     if inventory.is_indexed:
         words = f"these modules are not loaded, though this kernel has them: {unloaded}"
@@ -354,7 +348,7 @@ def remedy_for(lacking: Iterable[str]) -> str:
     if absent:
         release, them = os.uname().release, absent[0] if len(absent) == 1 else "them"
         remedies.append(
-            f"Install what has {them} for kernel {release} on the host (Ubuntu: linux-modules-extra-{release};"
+            f"Install the package with {them} for kernel {release} on the host (Ubuntu: linux-modules-extra-{release};"
             f" Red Hat: kernel-modules-extra-{release}), or boot a kernel that does."
         )
     prohibitions = _prohibitions() if forbidden else {}
@@ -370,7 +364,7 @@ def _other_ways(desired: model.Ruleset | None, way: Way) -> str:
     """Return which other ways lack no module, in words; only where the modules of this kernel are known."""
     other_ways = [another for another in FLAGS if another != way and not look_up(_needed_by(desired, another)).lacking]
     words = ", ".join(f"{WAYS[another]} ({FLAGS[another]})" for another in other_ways)
-    return f" Or choose another way, of which no module is missing: {words}." if other_ways else ""
+    return f" Or choose another way whose modules are there: {words}." if other_ways else ""
 
 
 FLAGS: dict[Way, str] = {
@@ -384,8 +378,8 @@ def remedy_for_unloaded(names: Iterable[str]) -> str:
     """Return what to do about modules that were not loaded."""
     together = " ".join(names)
     return (
-        f"On the host, as root: `modprobe -a {together}`, which says what is wrong; a blacklist in /etc/modprobe.d is,"
-        " often. To have them at each boot: a file in /etc/modules-load.d."
+        f"On the host, as root: `modprobe -a {together}`. It prints what is wrong, often a blacklist in"
+        " /etc/modprobe.d. To load them at each boot, name them in a file in /etc/modules-load.d."
     )
 
 

@@ -25,7 +25,7 @@ capture apply --backend nftables --profile current --redirect-dns --capture-all-
 )
 @click.pass_context
 def apply(ctx: click.Context, namespace: str | None, form: str) -> int:
-    """Make the rules of a network namespace those that the options ask for.
+    """Write the rules of the options into a network namespace.
 
     Equal rules are left as they are. Other rules of the capture are replaced, with no moment in which a new
     connection is uncaptured. Foreign rules stay.

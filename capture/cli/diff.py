@@ -12,15 +12,15 @@ from capture.analysis.judgement import of_family
 from capture.analysis.stations import Situation
 from capture.cli.options import CaptureCommand, capture_options, flags, format_option
 from capture.errors import EXIT_DONE, EXIT_DRIFT, ConfigurationError
+from capture.model.addresses import FAMILY_NAMES
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.report.differences import effect_as_plain, fate_in_words
-from capture.report.dump_json import ruleset_of_dump
+from capture.report.listings import ruleset_of_dump
 from capture.report.output import say_json
 from capture.report.packet_words import packet_in_words
 from capture.report.terminal import tell
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
-from capture.settings.families import FAMILY_NAMES
 from capture.settings.host import AnyPod
 from capture.settings.settings import Settings, with_flags
 from capture.state.input import read_input

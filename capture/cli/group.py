@@ -10,6 +10,7 @@ import click
 
 from capture import __version__
 from capture.errors import EXIT_USAGE, CaptureError
+from capture.model.text import closest
 from capture.report.output import ended, report, report_as_json
 from capture.report.streams import Stream
 
@@ -21,8 +22,8 @@ COMMANDS = {
     "apply": ("capture.cli.apply:apply", "Capture the traffic of a network namespace."),
     "dump": ("capture.cli.dump:dump", "Show the live rules, with counters."),
     "verify": ("capture.cli.verify:verify", "Compare the live rules with the applied configuration."),
-    "trace": ("capture.cli.trace:trace", "Say what happens to a packet, and which rule decides."),
-    "why": ("capture.cli.why:why", "Say why a connection does not reach the proxy, or what is wrong with this pod."),
+    "trace": ("capture.cli.trace:trace", "Print what happens to a packet, and which rule decides."),
+    "why": ("capture.cli.why:why", "Print why a connection does not reach the proxy, or what is wrong with this pod."),
     "watch": ("capture.cli.watch:watch", "Draw the way of packets through the rules, with live counters."),
     "diff": ("capture.cli.diff:diff", "Print which connections two captures treat differently."),
     "explain": ("capture.cli.explain:explain", "Print the policy in words: what is captured, what is not, and why."),
@@ -30,12 +31,12 @@ COMMANDS = {
     "render": ("capture.cli.render:render", "Print what would be sent to the kernel."),
     "doctor": (
         "capture.cli.doctor.command:doctor",
-        "Say what this kernel and host can do, and how to repair what is missing.",
+        "Check the pod, this kernel and host, and print how to repair what is missing.",
     ),
     "inject": ("injection.commands:inject", "Put the sidecar and its capture into the pods of a manifest."),
     "sidecar": ("sidecar.commands:sidecar", "Print Envoy's bootstrap for a captured pod, from the mesh's objects."),
     "cni": ("cni.commands:cni_group", "Put the CNI plugin on a node, or take it away."),
-    "node": ("cni.agent.commands:node_group", "Run the agent of a Kubernetes node, or ask it."),
+    "node": ("cni.agent.commands:node_group", "Run the agent of a Kubernetes node, or query it."),
 }
 """Each command: where it is, and what it does in a line."""
 
@@ -53,10 +54,8 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            import difflib  # only for a name that is not there
-
-            similar = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f" Did you mean {similar[0]!r}?" if similar else ""
+            similar = closest(args[0], COMMANDS)
+            hint = f" Did you mean {similar!r}?" if similar else ""
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
 

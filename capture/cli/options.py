@@ -136,13 +136,9 @@ def _help_all(ctx: click.Context, _param: click.Parameter, wanted: object) -> No
 
 HELP_ALL = "capture.help-all"
 HELP_ALL_OPTION = click.Option(
-    ["--help-all"],
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_help_all,
+    ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_help_all,
     help="Show this help with the capture options, and exit.",
-)
+)  # fmt: skip
 
 
 def spelled_out(arguments: list[str], switches: set[str], with_values: set[str]) -> list[str]:
@@ -184,23 +180,12 @@ def flags(ctx: click.Context) -> dict[Option[Any], str]:
 def namespace_options() -> list[click.Parameter]:
     """Return ``--netns`` and ``--pid``; a command gets ``namespace``: a path, or None for the one we are in."""
     return [
-        click.Option(
-            ["--netns", "namespace"],
-            metavar="PATH|NAME",
-            is_eager=True,
-            callback=_by_name,
-            shell_complete=_namespaces,
-            help="Act on this network namespace: a path, or a name of `ip netns`.  [default: the one we are in]",
-        ),
-        click.Option(
-            ["--pid"],
-            type=click.IntRange(min=1),
-            metavar="N",
-            expose_value=False,
-            callback=_of_process,
-            help="Act on the network namespace of this process.",
-        ),
-    ]
+        click.Option(["--netns", "namespace"], metavar="PATH|NAME", is_eager=True, callback=_by_name,
+                     shell_complete=_namespaces, help="Act on this network namespace: a path, or a name of `ip netns`."
+                     "  [default: the one we are in]"),
+        click.Option(["--pid"], type=click.IntRange(min=1), metavar="N", expose_value=False, callback=_of_process,
+                     help="Act on the network namespace of this process."),
+    ]  # fmt: skip
 
 
 def _by_name(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
@@ -224,12 +209,9 @@ def _of_process(ctx: click.Context, _param: click.Parameter, pid: int | None) ->
 
 def format_option(*formats: str) -> click.Parameter:
     """Return ``--format``; a command gets it as ``form``."""
+    choice = click.Choice(formats)
     return click.Option(
-        ["--format", "form"],
-        type=click.Choice(formats),
-        default=formats[0],
-        show_default=True,
-        help="How to print it.",
+        ["--format", "form"], type=choice, default=formats[0], show_default=True, help="How to print it."
     )
 
 
@@ -255,12 +237,9 @@ def part_options() -> list[click.Parameter]:
 def dns_servers_option() -> click.Parameter:
     """Return ``--dns-servers``; a command gets it as ``dns_servers``, a tuple of addresses."""
     return click.Option(
-        ["--dns-servers"],
-        metavar="LIST",
-        default="",
-        callback=_addresses,
+        ["--dns-servers"], metavar="LIST", default="", callback=_addresses,
         help="The pod's name servers, for captures of DNS by server.  [default: those of resolv.conf in the pod]",
-    )
+    )  # fmt: skip
 
 
 def _addresses(ctx: click.Context, _param: click.Parameter, text: str) -> tuple[Network, ...]:

@@ -61,6 +61,8 @@ def _split(text: str) -> tuple[str, str]:
     return host, port_text
 
 
+PROCESS = "capture.packets.pid"
+"""Where a click context keeps the number of the process that sends the packet."""
 AS_PROCESS = "capture.packets.process"
 """Where a click context keeps user and group of the process that sends the packet."""
 
@@ -77,6 +79,7 @@ def _as_process(ctx: click.Context, _param: click.Parameter, pid: int | None) ->
             fields = dict(line.split(":", 1) for line in file if ":" in line)
     except OSError as error:
         raise click.BadParameter(f"process {pid} cannot be read: {error.strerror}", ctx) from None
+    ctx.meta[PROCESS] = pid
     ctx.meta[AS_PROCESS] = tuple(int(fields[name].split()[-1]) for name in ("Uid", "Gid"))
     ctx.params["namespace"] = path
 
@@ -89,34 +92,18 @@ def packet_options() -> list[click.Parameter]:
         click.Argument(["destination"], type=ENDPOINT, metavar="ADDRESS:PORT"),
         click.Option(["--uid"], type=ids, metavar="UID", help=f"User that sends it.  [default: {DEFAULT_UID}]"),
         click.Option(["--gid"], type=ids, metavar="GID", help="Group that sends it.  [default: the number of --uid]"),
-        click.Option(
-            ["--in", "in_interface"], type=INTERFACE, metavar="NAME", help="It comes in through this interface."
-        ),
-        click.Option(
-            ["--out", "out_interface"],
-            type=INTERFACE,
-            metavar="NAME",
-            help="It leaves through this interface.  [default: what the routes say]",
-        ),
+        click.Option(["--in", "in_interface"], type=INTERFACE, metavar="NAME",
+                     help="It comes in through this interface."),
+        click.Option(["--out", "out_interface"], type=INTERFACE, metavar="NAME",
+                     help="It leaves through this interface.  [default: what the routes say]"),
         click.Option(["--src", "source"], type=SOURCE, metavar="ADDRESS[:PORT]", help="Its source."),
-        click.Option(
-            ["--as-pid"],
-            type=click.IntRange(min=1),
-            metavar="N",
-            expose_value=False,
-            callback=_as_process,
-            help="User, group and network namespace of this process.",
-        ),
+        click.Option(["--as-pid"], type=click.IntRange(min=1), metavar="N", expose_value=False, callback=_as_process,
+                     help="User, group and network namespace of this process."),
         click.Option(["--mark"], type=MARK, metavar="MARK", help="The packet's mark."),
         click.Option(["--connection-mark"], type=MARK, metavar="MARK", help="The mark of its connection."),
-        click.Option(
-            ["--state"],
-            type=click.Choice(CONNECTION_STATES, case_sensitive=False),
-            default="NEW",
-            show_default=True,
-            help="State of its connection.",
-        ),
-    ]
+        click.Option(["--state"], type=click.Choice(CONNECTION_STATES, case_sensitive=False), default="NEW",
+                     show_default=True, help="State of its connection."),
+    ]  # fmt: skip
 
 
 def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:

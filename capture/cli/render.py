@@ -5,23 +5,26 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.cli.options import CaptureCommand, capture_options, explicit, format_option
+from capture.cli.options import CaptureCommand, capture_options, explicit, format_option, namespace_options
 from capture.model.addresses import FAMILIES
 from capture.report.outcome import start_line
 from capture.report.output import note, say_json, warn
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
 from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
+from capture.state.netns import Entered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.model.addresses import Family
+    from capture.settings.config import Host
     from capture.settings.settings import Settings
 
 EXAMPLES = """
 capture render -p 15001 -z 15006 -u 1337
 capture render --backend nftables --profile current | nft --check --file -
 capture render --backend iptables --family ipv6 | ip6tables-restore --test
+capture render --ip-families mesh --pid 4711
 """
 
 
@@ -29,24 +32,27 @@ capture render --backend iptables --family ipv6 | ip6tables-restore --test
     cls=CaptureCommand,
     params=[
         *capture_options(),
+        *namespace_options(),
         click.Option(["--family"], type=click.Choice(FAMILIES), help="Print this family only."),
         format_option("text", "json"),
     ],
     examples=EXAMPLES,
 )
 @click.pass_context
-def render(ctx: click.Context, family: Family | None, form: str) -> None:
+def render(ctx: click.Context, namespace: str | None, family: Family | None, form: str) -> None:
     """Print what would be sent to the kernel for an empty network namespace.
 
-    For both backends, or for the one that --backend names. It needs no privilege and uses no kernel. Headings are
-    comments, so that the output for one backend (and for iptables: of one family) can be piped to iptables-restore,
-    ip6tables-restore or nft.
+    For both backends, or for the one that --backend names. It needs no privilege and uses no kernel, unless --netns or
+    --pid name a pod: then families and users are those of the pod. Headings are comments, so that the output for one
+    backend (and for iptables: of one family) can be piped to iptables-restore, ip6tables-restore or nft.
     """
     settings = explicit(ctx)
-    config, warnings = resolve(settings, AnyPod())
-    warn(warnings)
+    host: Host = AnyPod() if namespace is None else operations.host_of(namespace)
     families = (family,) if family else FAMILIES
-    texts = [text for choice in _choices(settings) for text in operations.render(choice, families=families)]
+    with Entered(namespace):
+        config, warnings = resolve(settings, host)
+        texts = [text for choice in _choices(settings) for text in operations.render(choice, host, families)]
+    warn(warnings)
     if form == "json":
         say_json({"texts": [{"title": title, "text": text} for title, text in texts], "warnings": warnings})
         return

@@ -12,6 +12,7 @@ from capture.cli.options import (
     explicit,
     format_option,
     namespace_options,
+    part_options,
 )
 from capture.cli.packets import packet_from, packet_options
 from capture.report.outcome import say_start
@@ -23,7 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from capture.model.addresses import Network
+    from capture.model.addresses import Family, Network
+    from capture.model.ruleset import TableName
 
 EXAMPLES = """
 capture trace tcp 10.1.2.3:80 --uid 1000
@@ -38,10 +40,11 @@ capture trace udp [fd00::10]:53 --from-options --redirect-dns --capture-all-dns
     params=[
         *packet_options(),
         click.Option(
-            ["--from-options"], is_flag=True, help="Ask the rules that the options would give, not the live ones."
+            ["--from-options"], is_flag=True, help="Use the rules that the options would give, not the live ones."
         ),
         *capture_options(),
         *namespace_options(),
+        *part_options(),
         dns_servers_option(),
         format_option("table", "json"),
     ],
@@ -54,20 +57,25 @@ def trace(
     namespace: str | None,
     form: str,
     dns_servers: tuple[Network, ...],
+    family: Family | None,
+    table_name: TableName | None,
     *,
     from_options: bool,
     **options: Any,
 ) -> None:
-    """Say what happens to a packet, and which rule decides.
+    """Print what happens to a packet, and which rule decides.
 
-    A packet with --in comes into the pod; any other is sent by a process in it, to where its routes lead.
+    A packet with --in comes into the pod; any other is sent by a process in it, to where its routes lead. With
+    --table, the rules of that table alone are shown; the packet meets all.
     """
     packet = packet_from(options, ctx)
+    if family not in (None, packet.family):
+        raise click.UsageError(f"the packet's destination is of family {packet.family}, not {family}", ctx)
     settings = explicit(ctx) if from_options else None
     host = operations.host_of(namespace, dns_servers)
     traced = operations.trace(packet, settings, namespace, host)
     if form == "json":
-        say_json(as_plain(traced))
+        say_json(as_plain(traced, table_name))
         return
     say_start(operations.reference(settings, namespace, host))
-    tell(in_words(traced))
+    tell(in_words(traced, table_name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from capture.cli.options import CaptureCommand, capture_options, explicit, flags, format_option, namespace_options
-from capture.cli.packets import packet_from, packet_options
+from capture.cli.packets import PROCESS, packet_from, packet_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.operations import diagnosis
 from capture.report.diagnosed import as_plain, in_words
@@ -36,7 +36,7 @@ def _parameters() -> list[click.Parameter]:
 @click.command(cls=CaptureCommand, params=_parameters(), examples=EXAMPLES)
 @click.pass_context
 def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any) -> int:
-    """Say whether a connection reaches a proxy that listens, and if not, why and what to do.
+    """Print whether a connection reaches a proxy that listens, and if not, why and what to do.
 
     Without a connection: everything that is wrong with this pod. Exit code 0 if the connection is captured and the
     proxy listens, 4 if a cause was found, 5 if it cannot be told.
@@ -46,7 +46,7 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
         raise click.UsageError("name a protocol and a destination, such as tcp 203.0.113.9:80, or neither", ctx)
     packet = packet_from(options, ctx) if options["protocol"] else None
     settings = explicit(ctx) if flags(ctx) else None
-    found = diagnosis.why(packet, settings, namespace)
+    found = diagnosis.why(packet, settings, namespace, process=ctx.meta.get(PROCESS))
     if form == "json":
         say_json(as_plain(found))
     else:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 IPV4: Family = "ipv4"
 IPV6: Family = "ipv6"
 FAMILIES: tuple[Family, ...] = (IPV4, IPV6)
+FAMILY_NAMES: dict[Family, str] = {IPV4: "IPv4", IPV6: "IPv6"}
 
 BITS = {IPV4: 32, IPV6: 128}
 AF = {IPV4: _socket.AF_INET, IPV6: _socket.AF_INET6}
@@ -150,7 +151,7 @@ def merge_ranges(given: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     if len(in_order) < 2:
         return in_order
     ranges: list[tuple[int, int]] = []
-    end = -2  # of the last range
+    end = -3  # of the last range; -1 is a number, too
     for first, last in in_order:
         if first > end + 1:
             ranges.append((first, last))
@@ -159,6 +160,16 @@ def merge_ranges(given: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
             ranges[-1] = (ranges[-1][0], last)
             end = last
     return ranges
+
+
+def outside(ranges: Iterable[tuple[int, int]], low: int, high: int) -> list[tuple[int, int]]:
+    """Return what lies between ``low`` and ``high`` in none of some ranges, which are in order and apart."""
+    found = []
+    for first, last in ranges:
+        if first > low:
+            found.append((low, first - 1))
+        low = max(low, last + 1)
+    return [*found, (low, high)] if low <= high else found
 
 
 def split(family: Family, first: int, last: int) -> Iterator[Network]:

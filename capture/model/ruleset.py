@@ -22,7 +22,7 @@ from capture.model.values import Value, put
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Literal
 
     from capture.model.addresses import Family
@@ -356,6 +356,12 @@ class Table(Value):
     name: TableName
     chains: tuple[Chain, ...]
 
+    @property
+    def rules(self) -> Iterator[Rule]:
+        """Yield the rules of all chains."""
+        for chain in self.chains:
+            yield from chain.rules
+
     def chain(self, name: str) -> Chain | None:
         """Return the chain of that name, or None."""
         for chain in self.chains:
@@ -405,6 +411,19 @@ class Ruleset(Value):
     policy_routes: tuple[PolicyRoute, ...] = ()
     comments: bool = False
     """Whether each rule carries its reason as a comment in the kernel."""
+
+    @property
+    def rules(self) -> Iterator[Rule]:
+        """Yield the rules of all tables."""
+        for table in self.tables:
+            yield from table.rules
+
+    def with_chains(self, change: Callable[[TableName, Chain], Chain]) -> Ruleset:
+        """Return the rule set with each chain changed; ``change`` also gets the name of its table."""
+        tables = [
+            each.replace(chains=tuple([change(each.name, chain) for chain in each.chains])) for each in self.tables
+        ]
+        return self.replace(tables=tuple(tables))
 
     def table(self, name: TableName) -> Table | None:
         """Return the table of that name, or None."""

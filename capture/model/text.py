@@ -1,10 +1,14 @@
-"""Text that another program wrote, made harmless where it is shown.
+"""Text that another program wrote, made harmless where it is shown; and names that were misspelt.
 
 Names, comments and prefixes in a pod's rules are any bytes that the pod likes: an escape sequence would drive the
 terminal of its reader, and a line end would forge a line of our output.
 """
 
 from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 LINE_ENDS = {ord("\n"): "\\n", ord("\r"): "\\r", 0: "\\0"}
 
@@ -25,3 +29,10 @@ def printable(text: str, keep: str = "") -> str:
     return "".join([
         character if character.isprintable() or character in keep else ascii(character)[1:-1] for character in text
     ])  # fmt: skip
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return which of the known names is most like one that is none of them; "" if none is like it."""
+    import difflib  # only where something is wrong
+
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), "")

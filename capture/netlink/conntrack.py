@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 NFNL_SUBSYS_CTNETLINK = 1  # linux/netfilter/nfnetlink.h
-IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE = 0, 1, 2
+IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE = (NFNL_SUBSYS_CTNETLINK << 8 | kind for kind in range(3))
 
 CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_PROTOINFO, CTA_TIMEOUT, CTA_MARK = 1, 2, 3, 4, 7, 8
 CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
@@ -91,9 +91,10 @@ def put_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -
     for start in range(0, len(entries), AT_ONCE):
         part = entries[start : start + AT_ONCE]
         first = netfilter.next_sequences(len(part))
-        kind, flags = _message(IPCTNL_MSG_CT_NEW), NLM_F_REQUEST | NLM_F_CREATE
+        flags = NLM_F_REQUEST | NLM_F_CREATE
         messages = [
-            encode_message(kind, flags, first + place, encode_entry(*entry)) for place, entry in enumerate(part)
+            encode_message(IPCTNL_MSG_CT_NEW, flags, first + place, encode_entry(*entry))
+            for place, entry in enumerate(part)
         ]
         netfilter.send(b"".join(messages), doing)
         for message in netfilter.drain(doing):
@@ -106,7 +107,7 @@ def put_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -
 def read_entries(netfilter: NetlinkSocket) -> Iterator[Entry]:
     """Yield the TCP connections that are tracked, of both families. Raises KernelError, PrivilegeError."""
     for family in (AF_INET, AF_INET6):
-        for body in netfilter.dump(_message(IPCTNL_MSG_CT_GET), nfgenmsg(family), "list tracked connections"):
+        for body in netfilter.dump(IPCTNL_MSG_CT_GET, nfgenmsg(family), "list tracked connections"):
             entry = decode_entry(body)
             if entry is not None:
                 yield entry
@@ -116,14 +117,10 @@ def remove_entry(netfilter: NetlinkSocket, original: Flow) -> bool:
     """Forget a connection; return whether it was there."""
     body = nfgenmsg(_family(original.source)) + _tuple(CTA_TUPLE_ORIG, original)
     try:
-        netfilter.request(_message(IPCTNL_MSG_CT_DELETE), 0, body, "forget a tracked connection")
+        netfilter.request(IPCTNL_MSG_CT_DELETE, 0, body, "forget a tracked connection")
     except KernelError:
         return False
     return True
-
-
-def _message(kind: int) -> int:
-    return NFNL_SUBSYS_CTNETLINK << 8 | kind
 
 
 def _family(address: bytes) -> int:

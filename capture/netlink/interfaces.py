@@ -77,7 +77,7 @@ def is_loopback_up(route: NetlinkSocket) -> bool:
 
 def read_addresses(route: NetlinkSocket, family: int = rtnetlink.AF_UNSPEC) -> list[Address]:
     """Return the addresses of all interfaces, of one family or of both."""
-    bodies = route.dump(RTM_GETADDR, _address_header(family, 0, 0, 0, 0), "list addresses")
+    bodies = route.dump(RTM_GETADDR, bytes((family, *bytes(IFADDRMSG_SIZE - 1))), "list addresses")
     return [_decode_address(body) for body in bodies]
 
 
@@ -106,17 +106,11 @@ def remove_address(
     )
 
 
-def _address_header(family: int, prefix_length: int, flags: int, scope: int, interface: int) -> bytes:
-    """Return a struct ifaddrmsg (linux/if_addr.h)."""
-    return bytes((family, prefix_length, flags, scope)) + u32(interface)
-
-
 def _address_body(address: str, prefix_length: int, interface: int) -> bytes:
     family, packed = rtnetlink.pack_address(address)
     scope = rtnetlink.RT_SCOPE_HOST if interface == rtnetlink.LOOPBACK_INDEX else rtnetlink.RT_SCOPE_UNIVERSE
-    header = _address_header(
-        family, prefix_length, IFA_F_NODAD if family == rtnetlink.AF_INET6 else 0, scope, interface
-    )
+    flags = IFA_F_NODAD if family == rtnetlink.AF_INET6 else 0
+    header = bytes((family, prefix_length, flags, scope)) + u32(interface)  # struct ifaddrmsg
     return header + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
 
 

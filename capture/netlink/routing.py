@@ -27,7 +27,7 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTN_UNSPEC, RTN_UNICAST, RTN_LOCAL, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT = 0, 1, 2, 6, 7, 8
 RTPROT_UNSPEC, RTPROT_BOOT = 0, 3
 
-# linux/rtnetlink.h: struct rtmsg, attributes of routes
+# linux/rtnetlink.h: struct rtmsg (family, dst_len, src_len, tos, table, protocol, scope, type, flags), and attributes
 RTMSG_SIZE = 12
 RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 2, 4, 5, 6, 7
 RTA_TABLE, RTA_MARK, RTA_UID = 15, 16, 25
@@ -93,7 +93,7 @@ def look_up_route(
     """
     family, packed = rtnetlink.pack_address(destination)
     bits = rtnetlink.ADDRESS_BITS[family]
-    body = _route_header(family, destination_bits=bits, source_bits=bits if source else 0)
+    body = bytes((family, bits, bits if source else 0, *bytes(9)))
     body += attribute(RTA_DST, packed) + attribute(RTA_MARK, u32(mark))
     if source:
         body += attribute(RTA_SRC, rtnetlink.pack_address(source)[1])
@@ -118,28 +118,15 @@ def header_table(table: int) -> int:
     return table if table < 256 else 0
 
 
-def _route_header(
-    family: int,
-    destination_bits: int = 0,
-    source_bits: int = 0,
-    table: int = 0,
-    protocol: int = RTPROT_UNSPEC,
-    scope: int = rtnetlink.RT_SCOPE_UNIVERSE,
-    kind: int = RTN_UNSPEC,
-) -> bytes:
-    """Return a struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags."""
-    return bytes((family, destination_bits, source_bits, 0, header_table(table), protocol, scope, kind)) + u32(0)
-
-
 def _local_route_body(family: int, table: int, protocol: int) -> bytes:
-    header = _route_header(family, table=table, protocol=protocol, scope=rtnetlink.RT_SCOPE_HOST, kind=RTN_LOCAL)
-    return header + attribute(RTA_TABLE, u32(table)) + attribute(RTA_OIF, u32(rtnetlink.LOOPBACK_INDEX))
+    header = bytes((family, 0, 0, 0, header_table(table), protocol, rtnetlink.RT_SCOPE_HOST, RTN_LOCAL))
+    return header + u32(0) + attribute(RTA_TABLE, u32(table)) + attribute(RTA_OIF, u32(rtnetlink.LOOPBACK_INDEX))
 
 
 def _metrics(route: NetlinkSocket, family: int, table: int) -> list[bytes]:
     """Return the RTA_PRIORITY of each route `local default dev lo` of the table."""
     found = []
-    for body in route.dump(RTM_GETROUTE, _route_header(family), "list routes"):
+    for body in route.dump(RTM_GETROUTE, bytes((family, *bytes(RTMSG_SIZE - 1))), "list routes"):
         fields = decode_fields(body[RTMSG_SIZE:])
         if (
             (body[0], body[1], body[2], body[7]) == (family, 0, 0, RTN_LOCAL)

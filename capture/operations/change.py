@@ -9,7 +9,7 @@ sets of ours elsewhere (the other backend) removed, now that the new one capture
 from __future__ import annotations
 
 from capture.backends import detect, load
-from capture.errors import CaptureError, KernelError, ToolError, UnsupportedError
+from capture.errors import CaptureError, ConfigurationError, KernelError, ToolError, UnsupportedError
 from capture.model.addresses import IPV6
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
@@ -25,6 +25,7 @@ from capture.rules import (
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.families import link_local_note
 from capture.settings.options import ALLOW_HOST, PROFILE
+from capture.settings.settings import required
 from capture.state import record, routes
 from capture.state.lock import PATIENCE as LOCK_TIMEOUT
 from capture.state.lock import NamespaceLock
@@ -90,6 +91,10 @@ def apply(
 
     Raises CaptureError and its kinds; then either the old rules are in place or the new ones.
     """
+    settings = required(settings, "apply")
+    patience: object = lock_timeout
+    if isinstance(patience, bool) or not isinstance(patience, int | float) or patience != patience:  # noqa: PLR0124  # NaN
+        raise ConfigurationError("apply()", repr(patience), "the argument lock_timeout", "a number of seconds")
     with Entered(namespace):
         refuse_node(allowed=settings[ALLOW_HOST])
         return apply_here(settings, host or host_of(namespace), force=force, lock_timeout=lock_timeout)
@@ -297,7 +302,7 @@ def _ensure_written(driver: Driver, desired: Ruleset) -> None:
         return
     from capture.analysis.compare import differences  # not where all is well
 
-    wrong = [difference for difference in differences(desired, driver.read()) if difference.is_ours]
+    wrong = [difference for difference in differences(desired, driver.read()) if difference.is_own]
     if wrong:
         raise CaptureError(
             f"the rules were written, but {len(wrong)} of what was read back differ: {wrong[0]!r}",

@@ -14,7 +14,7 @@ from capture.settings.config import resolve
 from capture.settings.families import global_addresses, judge_families
 from capture.settings.host import PodFromOutside
 from capture.settings.options import OTHER_FAMILY
-from capture.settings.settings import Settings
+from capture.settings.settings import Settings, required
 from capture.state import record, routes
 from capture.state.netns import Entered
 
@@ -46,8 +46,8 @@ def verify(
 
     Without settings, or where it is preferred: with what was applied there, if that is known.
     """
+    explicit = Settings({}) if settings is None else required(settings, "verify")
     with Entered(namespace):
-        explicit = settings or Settings({})
         if settings is None or prefer_recorded:
             verified = verify_recorded()
             if verified is not None:
@@ -89,7 +89,7 @@ def _verify(
 
         if is_wanted != is_present():
             wrong = (
-                "is missing, or not as it was written" if is_wanted else "rejects IPv6, and no setting asks for that"
+                "is missing, or not as it was written" if is_wanted else "rejects IPv6, and no setting requests that"
             )
             uncaptured = (*uncaptured, f"table inet {REJECT_TABLE} {wrong}")
     if request == Request() and live_sets and place(decision) not in map(place, live_sets):
@@ -99,7 +99,7 @@ def _verify(
 
 def _verify_without_reference() -> Verified:
     """Judge the foreign rules in the namespace we are in, without a reference for our own rules."""
-    from capture.analysis.ownership import ours_only
+    from capture.analysis.ownership import own_only
 
     decision, live_sets = detect.look(Request())
     if not live_sets:
@@ -108,7 +108,7 @@ def _verify_without_reference() -> Verified:
     from capture.operations.situation import read_elsewhere
 
     live = load(live_sets[0]).read()
-    own = ours_only(live)
+    own = own_only(live)
     elsewhere = read_elsewhere(place(live_sets[0]))
     return _judged(own, live, (), elsewhere, live_sets[0], live_sets).replace(has_reference=False)
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from capture.analysis.causes import FAMILY_NAMES, Capture, Cause, causes_of_pod, causes_of_proxy
+from capture.analysis.causes import Capture, Cause, causes_of_pod, causes_of_proxy
 from capture.analysis.connection import TO_PROXY, Ways, causes_of_connection, dropped
 from capture.analysis.pod_network import NO_WAY_OUT
-from capture.backends import detect
+from capture.backends import detect, load
 from capture.backends.iptables.render import rule_text
 from capture.errors import CaptureError
-from capture.model.addresses import IPV4
+from capture.model.addresses import FAMILY_NAMES, IPV4, address_text, parse_address
 from capture.model.conventions import AGENT_DNS_PORT
-from capture.model.ruleset import LoopbackAddress, MissingRoute
+from capture.model.packet import Packet
+from capture.model.ruleset import LoopbackAddress, MissingRoute, Ruleset
 from capture.model.values import Value
 from capture.operations import host_of, trace, verify
+from capture.operations.inference import inferred_settings
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
-from capture.settings.options import PROXY_GID, PROXY_UID
-from capture.settings.settings import Settings
+from capture.settings.options import PROFILE, PROXY_GID, PROXY_UID
 from capture.state import decisions, record, routes
 from capture.state.facts import read_facts
 from capture.state.impediments import LO_DOWN, impediments
 from capture.state.netns import Entered, own_namespace
+from capture.state.privileges import ways_out
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
@@ -32,10 +34,10 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
     from capture.model.addresses import Family
-    from capture.model.packet import Packet
     from capture.model.ruleset import Rule
     from capture.operations.results import Verified
     from capture.operations.target import Namespace
+    from capture.settings.settings import Settings
     from capture.state.impediments import Impediment
     from capture.state.record import Record
 
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
 NOT_CAPTURED = ("no-rules", "left-alone", "family-not-captured")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
 KINDS_OF_DRIFT = {"missing": "missing", "unexpected": "unexpected"}
+EXAMPLE, DEFAULT_ID = parse_address("203.0.113.7"), 1000
+"""An address outside (RFC 5737), and a user who is not the proxy."""
+NO_REFERENCE = "Give the pod's settings as options, or run this where the rules were applied."
 
 
 class Diagnosis(Value):
@@ -67,10 +72,17 @@ class Diagnosis(Value):
         return "not captured" if self.trace.outcome == "direct" else "broken"
 
 
-def why(packet: Packet | None = None, settings: Settings | None = None, namespace: Namespace = None) -> Diagnosis:
+def why(
+    packet: Packet | None = None,
+    settings: Settings | None = None,
+    namespace: Namespace = None,
+    *,
+    process: int | None = None,
+) -> Diagnosis:
     """Return why a connection does not reach the proxy; without one, everything that is wrong with the pod.
 
-    The reference are the settings, else the recorded ones, else the defaults. Raises CaptureError.
+    ``process`` is the one that opens the connection: a note says how it may leave the capture. The reference are the
+    settings, else the recorded ones, else those that the live rules amount to. Raises CaptureError.
     """
     with Entered(namespace):
         recorded = record.read()
@@ -84,9 +96,23 @@ def why(packet: Packet | None = None, settings: Settings | None = None, namespac
             explicit = settings or (recorded.settings if recorded else None)
             verified = verify(settings, prefer_recorded=settings is None)
             causes += _drift(verified)
-            notes = (*(_left_out(explicit, verified) if explicit else ()), *_socket_lb())
-            return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes)
-        return _of_connection(packet, settings, recorded, facts, capture, causes)
+            notes = (*(_left_out(explicit, verified) if explicit else _unproven()), *_socket_lb())
+            is_certain = all(note.kind != "rule-missing" for note in notes)
+            return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
+        found = _of_connection(packet, settings, recorded, facts, capture, causes)
+        return found.replace(notes=(*found.notes, *_privileged(process)))
+
+
+def _privileged(process: int | None) -> Iterator[Cause]:
+    """Yield by which capabilities a process may send what no rule sees; that it does so is not told by them."""
+    ways = ways_out(process) if process is not None else ()
+    if ways:
+        yield Cause(
+            "privileged",
+            f"process {process} may leave the capture by {', '.join(ways)}",
+            "Drop the capabilities in the container's securityContext; docs/what-capture-is-not.md has each way.",
+            f"process {process}",
+        )
 
 
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
@@ -118,11 +144,16 @@ def _of_connection(
     )
     translated = list(_socket_lb(packet)) if packet.in_interface is None else []
     found = [*causes, *translated, *causes_of_connection(ways, facts, capture), *_circle(live, capture)]
-    if packet.in_interface is not None and explicit is not None:
+    is_inbound = packet.in_interface is not None
+    if explicit is not None and (is_inbound or live.outcome in TO_PROXY):
         config, _ = resolve(explicit, recorded.facts if recorded else host_of(None))
         desired = build_ruleset(config)
-        found += _impeded(one for one in impediments(desired) if one.family in (None, packet.family))
-        missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute))
+        found += _impeded(
+            one
+            for one in impediments(desired)
+            if one.family in (None, packet.family) and one.is_outbound is not is_inbound
+        )
+        missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute) and is_inbound)
         found += [_missing(need) for need in missing if need.family == packet.family]
     if explicit is not None:
         found = [_with_options(cause, live.packet, explicit) for cause in found]
@@ -150,14 +181,34 @@ def _config(settings: Settings | None, recorded: Record | None, namespace: Names
     if recorded is not None:
         return resolve(recorded.settings, recorded.facts)[0]
     try:
-        return resolve(Settings({}), host_of(namespace))[0]
+        live = _live()
+        config, _ = resolve(inferred_settings(live), host_of(namespace))
+        # A foreign rule may leave an interface alone in the same words.
+        return config.replace(families=live.families, excluded_interfaces=()) if live.tables else config
     except CaptureError:
         return CaptureConfig()
 
 
+def _live() -> Ruleset:
+    """Return the first set of live rules; an empty one without any."""
+    return next((load(found).read() for found in detect.leftovers()), Ruleset((), ()))
+
+
+def _unproven() -> Iterator[Cause]:
+    """Yield a note if a usual connection does not reach the proxy, as chains of ours say that it should."""
+    usual = Packet("tcp", EXAMPLE, 80, uid=DEFAULT_ID, gid=DEFAULT_ID)
+    if trace(usual).outcome not in TO_PROXY and trace(usual, inferred_settings(_live())).outcome in TO_PROXY:
+        yield Cause(
+            "rule-missing",
+            f"no record here, and a connection to {address_text(IPV4, EXAMPLE.first)}:80 does not reach the proxy:"
+            " a rule may be missing",
+            NO_REFERENCE,
+        )
+
+
 def _drift(verified: Verified) -> Iterator[Cause]:
     """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
-    own = [found for found in verified.differences if found.is_ours]
+    own = [found for found in verified.differences if found.is_own]
     if own:
         first = f"{KINDS_OF_DRIFT.get(own[0].kind, 'not as applied')}: {_rule_of(own[0].rule, own[0].family)}"
         others = f", and {len(own) - 1} more differences" if len(own) > 1 else ""
@@ -183,7 +234,7 @@ def _drift(verified: Verified) -> Iterator[Cause]:
 
 def _diverted(verified: Verified) -> Iterator[Cause]:
     """Yield foreign rules by their effect on captured packets: they drop them, or bypass the proxy."""
-    effects = [found.effect for found in verified.differences if not found.is_ours]
+    effects = [found.effect for found in verified.differences if not found.is_own]
     for effect in (*effects, *(found.effect for found in verified.obstacles)):
         if effect is not None and _is_dropping(effect):
             yield dropped(effect.after)
@@ -201,7 +252,7 @@ def _foreign_rules(verified: Verified) -> dict[str, str]:
     found = {
         f"{each.table} {each.chain}": _rule_of(each.rule, each.family)
         for each in reversed(verified.differences)
-        if not each.is_ours and not _is_dropping(each.effect)
+        if not each.is_own and not _is_dropping(each.effect)
     }
     return found | {
         f"{each.foreign_chain.table} {each.foreign_chain.entry.name}": (each.rule and each.rule.why)
@@ -231,7 +282,7 @@ def _left_out(settings: Settings, verified: Verified) -> Iterator[Cause]:
 
 
 def _with_options(cause: Cause, packet: Packet, settings: Settings) -> Cause:
-    """Return the cause; where settings leave the packet out, its remedy names the options that do."""
+    """Return the cause; where settings leave the packet out, its remedy names the options, or the profile, that do."""
     if cause.kind != "excluded":
         return cause
     given = [
@@ -239,7 +290,11 @@ def _with_options(cause: Cause, packet: Packet, settings: Settings) -> Cause:
         for option in settings.explicit
         if trace(packet, settings.without(option)).outcome in TO_PROXY
     ]
-    return cause.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.") if given else cause
+    if given:
+        return cause.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
+    if trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
+        return cause.replace(remedy="Apply with --profile current, whose rules capture it.")
+    return cause
 
 
 def _impeded(found: Iterable[Impediment]) -> Iterator[Cause]:
@@ -306,7 +361,7 @@ def _no_record() -> Cause:
     return Cause(
         "rule-missing",
         "no record here: whether a rule of the capture is missing cannot be told",
-        "Give the pod's settings as options, or run this where the rules were applied.",
+        NO_REFERENCE,
     )
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from capture.model import ruleset as model
+from capture.settings.options import OPTIONS
+from capture.settings.settings import Given, Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
+    from capture.settings.options import Option
 
 SSH = "22"
 
@@ -51,6 +57,20 @@ def inferred_flags(ruleset: model.Ruleset) -> list[str]:
     flags += ["--redirect-dns"] if dns else []
     by_server = any(_all(rule, model.Destination) for rule in dns)
     return flags + (["--capture-all-dns"] if dns and not by_server else [])
+
+
+def inferred_settings(ruleset: model.Ruleset) -> Settings:
+    """Return the settings that would give rules like these."""
+    by_flag: dict[str, Option[Any]] = {f"-{each.short}": each for each in OPTIONS if each.short} | {
+        f"--{each.flag}": each for each in OPTIONS
+    }
+    words = inferred_flags(ruleset)
+    given: dict[Option[Any], Given] = {}
+    for flag, value in pairwise([*words, ""]):
+        if flag.startswith("-"):
+            text = "true" if by_flag[flag].is_switch else value.strip("'")
+            given[by_flag[flag]] = Given(text, "live rules")
+    return Settings(given)
 
 
 class _ByChain:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from capture.backends import detect, load
+from capture.errors import ConfigurationError
 from capture.model.ruleset import FAMILIES
 from capture.operations.target import request_of
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
+from capture.settings.settings import required
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ def render(
 
     Without a decision, the backend and driver are those that most hosts take.
     """
-    config, _ = resolve(settings, host or AnyPod())
+    config, _ = resolve(required(settings, "render"), host or AnyPod())
+    if not isinstance(families, tuple) or not set(families) <= set(FAMILIES):
+        raise ConfigurationError("render()", repr(families), "the argument families", f"some of {FAMILIES}")
     config = config.replace(families=tuple(family for family in config.families if family in families))
     return load(decision or detect.without_kernel(request_of(settings))).render(build_ruleset(config))

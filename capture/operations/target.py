@@ -29,7 +29,7 @@ def request_of(settings: Settings) -> Request:
     backend = settings[BACKEND]
     if settings[NATIVE_NFTABLES]:
         if backend == "iptables":
-            expected = f"nftables, because {NATIVE_NFTABLES.name} says so ({settings.origin(NATIVE_NFTABLES)})"
+            expected = f"nftables, because {NATIVE_NFTABLES.name} is set ({settings.origin(NATIVE_NFTABLES)})"
             raise ConfigurationError(BACKEND.name, backend, settings.origin(BACKEND), expected)
         backend = "nftables"
     variant = settings[FORCE_IPTABLES_BINARY].removeprefix("iptables-")

@@ -17,7 +17,8 @@ from capture.operations.situation import read_situation
 from capture.operations.target import host_of, place
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
-from capture.settings.parsers import MAX_ID, MAX_PORT
+from capture.settings.parsers import MAX_ID, MAX_PORT, interface
+from capture.settings.settings import required
 from capture.state import record
 from capture.state.netns import Entered
 
@@ -70,7 +71,7 @@ def live_situation() -> Situation:
 
 
 def _desired(settings: Settings, namespace: Namespace, host: Host | None) -> Ruleset:
-    config, _ = resolve(settings, host or host_of(namespace))
+    config, _ = resolve(required(settings, "trace"), host or host_of(namespace))
     return build_ruleset(config)
 
 
@@ -94,14 +95,19 @@ def trace_packet(  # noqa: PLR0913  # a packet has this many sides; all but the 
     object of ``ipaddress``. Raises ConfigurationError for one that is none, and for a number out of range.
     """
     is_outbound = in_interface is None
+    if protocol not in ("tcp", "udp"):
+        raise _unusable("protocol", protocol, "tcp or udp")
+    to, by = _address("destination", destination), None if source is None else _address("source", source)
+    if by is not None and by.family != to.family:
+        raise _unusable("source", source, "an address of the destination's family")
     packet = Packet(
         protocol,
-        _address("destination", destination),
+        to,
         _number("port", port, MAX_PORT),
-        source=None if source is None else _address("source", source),
+        source=by,
         uid=_number("uid", uid, MAX_ID) if is_outbound else None,
         gid=_number("gid", uid if gid is None else gid, MAX_ID) if is_outbound else None,
-        in_interface=in_interface,
+        in_interface=None if in_interface is None else _interface(in_interface),
     )
     return trace(packet, settings, namespace, host)
 
@@ -110,11 +116,21 @@ def _address(name: str, value: object) -> Network:
     try:
         return parse_address(str(value))
     except ValueError:
-        raise ConfigurationError("trace_packet()", str(value), f"the argument {name}", "an IP address") from None
+        raise _unusable(name, str(value), "an IP address") from None
+
+
+def _interface(value: object) -> str:
+    try:
+        return interface(str(value))
+    except ValueError:
+        raise _unusable("in_interface", str(value), "an interface name") from None
 
 
 def _number(name: str, value: object, highest: int) -> int:
-    if isinstance(value, int) and 0 <= value <= highest:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= highest:
         return value
-    expected = f"a number from 0 to {highest}"
-    raise ConfigurationError("trace_packet()", repr(value), f"the argument {name}", expected)
+    raise _unusable(name, repr(value), f"a number from 0 to {highest}")
+
+
+def _unusable(name: str, value: object, expected: str) -> ConfigurationError:
+    return ConfigurationError("trace_packet()", str(value), f"the argument {name}", expected)

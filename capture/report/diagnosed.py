@@ -52,4 +52,4 @@ def causes_in_words(causes: Iterable[Cause]) -> Iterator[str]:
 def _subject(found: Diagnosis) -> str:
     if found.packet is not None:
         return packet_in_words(found.packet)
-    return "nothing is wrong with this pod" if not found.causes else "this pod"
+    return "this pod" if found.causes or not found.is_certain else "nothing is wrong with this pod"

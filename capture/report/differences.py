@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import address_text
+from capture.model.addresses import FAMILY_NAMES, address_text
 from capture.model.ruleset import LoopbackAddress, RestoreMark, SaveMark, SetMark
 from capture.report.packet_words import packet_in_words
-from capture.settings.families import FAMILY_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def in_words(verified: Verified) -> Iterator[str]:
 def doubts_in_words(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each thing that cannot be judged."""
     if not verified.has_reference:
-        yield "no record here: without one, or options, nothing says what our own rules should be"
+        yield "no record here: without it, or options, there is no reference for the rules of the capture"
     for each in verified.unjudged:
         from capture.analysis.compare import Difference  # where there is a difference
 
@@ -190,7 +189,7 @@ def verified_in_words(verified: Verified) -> Iterator[str]:
     elif verified.has_reference:
         yield f"cannot be judged: live rules match the {compared_with} as far as can be told"
     else:
-        yield "consistent, but there is no reference: nothing says what the rules should be"
+        yield "consistent, but there is no reference to compare with"
     if found == [NOTHING_APPLIED]:
         return
     yield from (f"  {sentence}" for sentence in found)
@@ -208,7 +207,7 @@ def reference_in_words(verified: Verified) -> str:
     """Return what the live rules were compared with."""
     if not verified.has_reference:
         return "live rules of the capture"
-    return "applied configuration" if verified.from_record else "configuration that the options ask for"
+    return "applied configuration" if verified.from_record else "configuration of the options"
 
 
 def _need(need: LoopbackAddress | MissingRoute) -> str:

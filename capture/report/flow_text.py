@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from capture.model.addresses import FAMILY_NAMES
 from capture.report.fold import width_of
 from capture.report.output import BOLD, GREEN, RED, YELLOW
-from capture.settings.families import FAMILY_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

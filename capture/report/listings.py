@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from capture.analysis.ownership import our_rules, ours_only
+from capture.analysis.ownership import our_rules, own_only
 from capture.model import ruleset as model
+from capture.model.addresses import FAMILY_NAMES
 from capture.model.chain_names import is_our_chain
 from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.report.differences import as_plain, in_words, text_of
 from capture.report.table import is_of_family, listed_chains, listing
-from capture.settings.families import FAMILY_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
+    from typing import Any
 
     from capture.model.addresses import Family
     from capture.operations import Dumped, LiveSet, Verified
@@ -107,7 +108,7 @@ def nft(shown: list[Shown]) -> str:
     for live_set in dict.fromkeys(part.live_set for part in shown):
         of_it = [part for part in shown if part.live_set is live_set]
         families = tuple(dict.fromkeys(part.family for part in of_it))
-        live = live_set.live if live_set.backend == "nftables" else ours_only(live_set.live)
+        live = live_set.live if live_set.backend == "nftables" else own_only(live_set.live)
         only, left_out = _without_words_of(_only(live, {part.table for part in of_it}), live_set.backend)
         text, unsayable = _rendered(render_text, only.replace(families=families))
         texts.append(left_out + unsayable + text)
@@ -146,7 +147,7 @@ def _only(live: model.Ruleset, names: Collection[model.TableName], family: Famil
 
 def _without_words_of(live: model.Ruleset, backend: str) -> tuple[model.Ruleset, str]:
     """Return the rules that every backend has words for, and comments about those that cannot."""
-    problem = f"since only {backend} can say it"
+    problem = f"since only {backend} can express it"
     return _without(live, lambda _table, _chain, rule: problem if _is_in_words_of_others(rule) else "")
 
 
@@ -237,3 +238,38 @@ def _more_texts(rule: model.Rule, family: Family) -> list[str]:
 
     _, *others = expanded([rule.replace(family=family, why="")], family)
     return [rule_text(each) for each in others]
+
+
+def ruleset_of_dump(plain: dict[str, Any]) -> model.Ruleset:
+    """Return the rule set that ``as_json`` printed, without counters: its inverse.
+
+    Raises KeyError, TypeError or ValueError for what is no dump.
+    """
+    from capture.backends.iptables.parse import parse_save
+
+    found: dict[model.TableName, list[model.Chain]] = {}
+    families: list[Family] = []
+    for part in plain["tables"]:
+        family = part["family"]
+        families += [family] if family not in families else []
+        lines = [f"*{part['table']}"]
+        lines += [f":{chain['chain']} {chain.get('policy', '-')} [0:0]" for chain in part["chains"]]
+        for chain in part["chains"]:
+            texts = [text for rule in chain["rules"] for text in (rule["rule"].partition(" (and ")[0], *rule["more"])]
+            lines += [f"-A {chain['chain']} {text}" for text in texts]
+        parsed = parse_save("\n".join([*lines, "COMMIT", ""]), family)
+        for table in parsed.tables:
+            chains = found.setdefault(table.name, [])
+            for chain_read in table.chains:
+                _add_chain(chains, chain_read, family)
+    return model.Ruleset(tuple(families), tuple(model.Table(name, tuple(chains)) for name, chains in found.items()))
+
+
+def _add_chain(chains: list[model.Chain], read: model.Chain, family: Family) -> None:
+    """Add a chain of one family to those of both."""
+    rules = tuple(rule.replace(family=family) for rule in read.rules)
+    for place, known in enumerate(chains):
+        if known.name == read.name:
+            chains[place] = known.replace(rules=known.rules + rules)
+            return
+    chains.append(read.replace(rules=rules))

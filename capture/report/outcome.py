@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from capture import operations
 from capture.errors import CaptureError
+from capture.model.addresses import FAMILY_NAMES
 from capture.report.output import note
-from capture.settings.families import FAMILY_NAMES
 from capture.settings.options import PROFILE
 
 TYPE_CHECKING = False

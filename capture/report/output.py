@@ -95,7 +95,7 @@ def ended(
         if needs_output:
             note(f"error: the output cannot be written: {failure.strerror}")
             return code or EXIT_FAILED
-        warn([f"the output cannot be written: {failure.strerror}; exit code {code} tells what became of the rules"])
+        warn([f"the output cannot be written: {failure.strerror}; exit code {code} is about the rules"])
         return code
 
 

@@ -24,8 +24,8 @@ OUTCOMES = {
 }
 
 
-def as_plain(traced: Trace) -> dict[str, object]:
-    """Return a trace as plain values for JSON."""
+def as_plain(traced: Trace, table: str | None = None) -> dict[str, object]:
+    """Return a trace as plain values for JSON; of its path, the steps in one table or in all."""
     family = traced.packet.family
     return {
         "packet": packet_in_words(traced.packet),
@@ -47,15 +47,15 @@ def as_plain(traced: Trace) -> dict[str, object]:
                 "why": step.rule.why,
                 "certain": step.certain,
             }
-            for step in traced.path
+            for step in _steps(traced, table)
         ],
     }
 
 
-def in_words(traced: Trace) -> Iterator[str]:
-    """Yield the lines for a person: the packet, the rules it met, where it ends and why."""
+def in_words(traced: Trace, table: str | None = None) -> Iterator[str]:
+    """Yield the lines for a person: the packet, the rules it met (in one table or in all), where it ends and why."""
     yield packet_in_words(traced.packet)
-    yield from path_in_words(traced)
+    yield from path_in_words(traced, table)
     yield _verdict(traced)
     for command in traced.lacks:
         yield f"but the answers do not come back: `{command}` is missing"
@@ -70,7 +70,7 @@ def in_words(traced: Trace) -> Iterator[str]:
     else:
         yield "because no rule matches it"
     if not traced.certain:
-        yield "rules marked with ? ask for something that cannot be judged here; they may decide otherwise"
+        yield "rules marked with ? have a match that cannot be judged here; they may decide otherwise"
 
 
 def _verdict(traced: Trace) -> str:
@@ -83,10 +83,14 @@ def _verdict(traced: Trace) -> str:
     return f"{traced.outcome}: it {OUTCOMES[traced.outcome].format(port=traced.port)}{transparent}"
 
 
-def path_in_words(traced: Trace) -> Iterator[str]:
+def _steps(traced: Trace, table: str | None) -> Iterator[Step]:
+    return (step for step in traced.path if table in (None, step.table))
+
+
+def path_in_words(traced: Trace, table: str | None = None) -> Iterator[str]:
     """Yield a line for each rule that the packet met; `=>` marks the one that decides."""
     family = traced.packet.family
-    for step in traced.path:
+    for step in _steps(traced, table):
         mark = "=>" if step == traced.step else "? " if not step.certain else "  "
         why = f"   # {step.rule.why}" if step.rule.why else ""
         place = f"{step.table} {step.chain} {step.position}"

@@ -238,29 +238,35 @@ def owner_groups(config: CaptureConfig) -> Iterator[model.Rule]:
 
 def jumps_for_dns(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield the jump to the DNS rules, in each family that has any."""
+    for family in families_with_servers(config) if config.captures_dns else ():
+        yield model.Rule(model.Jump(names.output_dns), (), family, why="DNS")
+
+
+def families_with_servers(config: CaptureConfig) -> Iterator[Family | None]:
+    """Yield the families whose DNS is captured; None for all DNS."""
     if config.captures_all_dns:
-        yield model.Rule(model.Jump(names.output_dns), why="DNS")
-        return
-    for family in FAMILIES:
-        if config.captures_dns and of_family(config.name_servers, family):
-            yield model.Rule(model.Jump(names.output_dns), (), family, why="DNS")
+        yield None
+    else:
+        yield from (family for family in FAMILIES if of_family(config.name_servers, family))
+
+
+def name_servers(
+    config: CaptureConfig, kind: type[model.Source | model.Destination]
+) -> Iterator[tuple[tuple[model.Match, ...], Family | None]]:
+    """Yield a match for each name server whose DNS is captured, and its family; none for all DNS."""
+    if config.captures_all_dns:
+        yield (), None
+    else:
+        yield from (((kind((server,)),), server.family) for server in config.name_servers)
 
 
 def output_dns(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield the redirects of DNS to the agent, TCP first."""
+    of_whom = "" if config.captures_all_dns else " for a server of resolv.conf"
     for protocol in (TCP, UDP):
-        to_dns = (protocol, model.DestinationPort((DNS_PORT,)))
-        if config.captures_all_dns:
-            yield model.Rule(model.Redirect(AGENT_DNS_PORT), to_dns, why="DNS: to the agent")
-            continue
-        for server in config.name_servers:
-            matches = (model.Destination((server,)), *to_dns)
-            yield model.Rule(
-                model.Redirect(AGENT_DNS_PORT),
-                matches,
-                server.family,
-                why="DNS for a server of resolv.conf: to the agent",
-            )
+        for server, family in name_servers(config, model.Destination):
+            matches = (*server, protocol, model.DestinationPort((DNS_PORT,)))
+            yield model.Rule(model.Redirect(AGENT_DNS_PORT), matches, family, why=f"DNS{of_whom}: to the agent")
 
 
 def outbound_destinations(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:

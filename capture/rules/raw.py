@@ -10,10 +10,8 @@ both conversations may have the same addresses and ports, and one is mistaken fo
 from __future__ import annotations
 
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILIES
 from capture.model.conventions import AGENT_DNS_PORT
-from capture.rules.lists import of_family
-from capture.rules.nat import DNS_PORT, UDP
+from capture.rules.nat import DNS_PORT, UDP, families_with_servers, name_servers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,23 +44,14 @@ def raw_table(config: CaptureConfig, names: ChainNames) -> model.Table | None:
 
 def prerouting(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield the jump to the zones of incoming DNS, in each family that has any."""
-    why = "zones of incoming DNS"
-    if config.captures_all_dns:
-        yield model.Rule(model.Jump(names.inbound), why=why)
-        return
-    for family in FAMILIES:
-        if of_family(config.name_servers, family):
-            yield model.Rule(model.Jump(names.inbound), (), family, why=why)
+    for family in families_with_servers(config):
+        yield model.Rule(model.Jump(names.inbound), (), family, why="zones of incoming DNS")
 
 
 def inbound(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield the zone of answers from name servers."""
-    if config.captures_all_dns:
-        yield model.Rule(AGENT_TO_SERVER, (UDP, FROM_DNS), why="a name server answers the agent")
-        return
-    for server in config.name_servers:
-        matches = (model.Source((server,)), UDP, FROM_DNS)
-        yield model.Rule(AGENT_TO_SERVER, matches, server.family, why="a name server answers the agent")
+    for server, family in name_servers(config, model.Source):
+        yield model.Rule(AGENT_TO_SERVER, (*server, UDP, FROM_DNS), family, why="a name server answers the agent")
 
 
 def output_dns(config: CaptureConfig) -> Iterator[model.Rule]:
@@ -71,11 +60,8 @@ def output_dns(config: CaptureConfig) -> Iterator[model.Rule]:
         yield from agent_conversations(model.OwnerUid((uid,)))
     for gid in config.proxy_gids:
         yield from agent_conversations(model.OwnerGid((gid,)))
-    if config.captures_all_dns:
-        yield model.Rule(APP_TO_AGENT, (UDP, TO_DNS), why="the app asks")
-        return
-    for server in config.name_servers:
-        yield model.Rule(APP_TO_AGENT, (model.Destination((server,)), UDP, TO_DNS), server.family, why="the app asks")
+    for server, family in name_servers(config, model.Destination):
+        yield model.Rule(APP_TO_AGENT, (*server, UDP, TO_DNS), family, why="the app asks")
 
 
 def agent_conversations(owner: model.OwnerUid | model.OwnerGid) -> Iterator[model.Rule]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import BITS, merge, merge_ranges
+from capture.model.addresses import BITS, FAMILY_NAMES, merge, merge_ranges
+from capture.model.packet import LOOPBACK
 from capture.settings import options as option
-from capture.settings.families import FAMILY_NAMES
-from capture.settings.parsers import MAX_PORT
+from capture.settings.parsers import MAX_ID, MAX_PORT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def cautions(settings: Settings, config: CaptureConfig, host: Host) -> list[str]
 def _where(settings: Settings, which: Option[Any]) -> str:
     text = settings.text(which)
     shown = text if len(text) <= 80 else f"{text[:77]}..."
-    return f"{which.name} {shown} ({settings.origin(which)})"
+    return f"{which.name} {shown or repr(shown)} ({settings.origin(which)})"
 
 
 def _cancelling(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
@@ -43,6 +43,25 @@ def _cancelling(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
         yield option.EXCLUDED_OUTBOUND_PORTS, "holds every port: nothing outbound is captured"
     if config.inbound_ports.everything and _are_all_ports(config.excluded_inbound_ports):
         yield option.EXCLUDED_INBOUND_PORTS, "holds every port: nothing inbound is captured"
+    yield from _cancelling_by_owner(config)
+    is_left = config.inbound_ports or config.outbound_networks or config.outbound_ports or config.captures_dns
+    if not is_left:
+        yield option.INBOUND_PORTS, f"is empty, and so is {option.OUTBOUND_NETWORKS.name}: nothing is captured"
+
+
+def _cancelling_by_owner(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
+    """Yield the options by which the packets of all users or groups are left alone."""
+    if _are_all_ids(config.proxy_uids):
+        yield option.PROXY_UID, "holds every user: nothing outbound is captured"
+    elif _are_all_ids(config.proxy_gids):
+        yield option.PROXY_GID, "holds every group: nothing outbound is captured"
+    if not config.owner_groups:
+        yield option.OWNER_GROUPS, "names no group: nothing outbound is captured"
+    if _are_all_ids(config.excluded_owner_groups):
+        yield option.EXCLUDED_OWNER_GROUPS, "holds every group: nothing outbound is captured"
+    for each in config.uid_port_exclusions:
+        if each.protocol == "tcp" and _are_all_ports(each.ports) and _are_all_ids(each.uids):
+            yield option.UID_PORT_EXCLUSIONS, "holds every user and port: nothing outbound is captured"
 
 
 def _is_everything(networks: Iterable[Network], family: Family) -> bool:
@@ -55,10 +74,18 @@ def _is_everything(networks: Iterable[Network], family: Family) -> bool:
 
 
 def _are_all_ports(ports: Iterable[Span]) -> bool:
-    ranges = [(each.first, each.last) for each in ports]
-    if sum([last - first + 1 for first, last in ranges]) < MAX_PORT:
+    return _are_all(ports, 1, MAX_PORT)
+
+
+def _are_all_ids(ids: Iterable[Span]) -> bool:
+    return _are_all(ids, 0, MAX_ID)
+
+
+def _are_all(spans: Iterable[Span], lowest: int, highest: int) -> bool:
+    ranges = [(each.first, each.last) for each in spans]
+    if sum([last - first + 1 for first, last in ranges]) < highest - lowest + 1:
         return False
-    return merge_ranges(ranges) == [(1, MAX_PORT)]
+    return merge_ranges(ranges) == [(lowest, highest)]
 
 
 def _missing_interfaces(settings: Settings, host: Host) -> Iterator[str]:
@@ -71,7 +98,7 @@ def _missing_interfaces(settings: Settings, host: Host) -> Iterator[str]:
         return
     for which in options:
         for name in settings[which]:
-            if not any(_matches(name, interface) for interface in present):
+            if not any(_matches(name, interface) for interface in (LOOPBACK, *present)):
                 yield (
                     f"{which.name} ({settings.origin(which)}): the pod has no interface {name} now"
                     f" (it has: {', '.join(present) or 'none'})"

@@ -221,7 +221,7 @@ def _with_dns(config: CaptureConfig, settings: Settings, host: Host, warnings: l
     if not everything and not servers:
         warnings.append(
             f"{option.REDIRECT_DNS.name}: /etc/resolv.conf names no server, so DNS is not captured;"
-            f" say {option.CAPTURE_ALL_DNS.name} to capture all of it"
+            f" use {option.CAPTURE_ALL_DNS.name} to capture all of it"
         )
         return config
     return config.replace(captures_dns=True, captures_all_dns=everything, name_servers=servers)

@@ -9,7 +9,7 @@ A family with a global address and without rules goes by the proxy. That is neve
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILIES, IPV4, IPV6, Network, address_text
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV4, IPV6, Network, address_text
 from capture.model.values import Value
 from capture.settings.options import DUAL_STACK, IP_FAMILIES, OTHER_FAMILY
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
     from capture.settings.config import Host
     from capture.settings.settings import Settings
-
-FAMILY_NAMES: dict[Family, str] = {IPV4: "IPv4", IPV6: "IPv6"}
 
 
 class ChosenFamilies(Value):

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from typing import Any, TypedDict
 
 from capture.errors import ConfigurationError
+from capture.model.text import closest
 from capture.settings import options as table
 from capture.settings.options import Option
 from capture.settings.settings import Given, Settings
@@ -101,7 +102,9 @@ def make_settings(**options: Unpack[Keywords]) -> Settings:
     for name, value in given.items():
         option = OPTIONS_BY_NAME.get(name)
         if option is None:
-            raise ConfigurationError("make_settings()", name, "keyword", f"the name of an option{_similar(name)}")
+            similar = closest(name, OPTIONS_BY_NAME)
+            hint = f"; did you mean {similar!r}?" if similar else ""
+            raise ConfigurationError("make_settings()", name, "keyword", f"the name of an option{hint}")
         if value is not None:
             explicit[option] = Given(_text(option, name, value), _origin(name))
     return Settings(explicit).checked()
@@ -109,13 +112,6 @@ def make_settings(**options: Unpack[Keywords]) -> Settings:
 
 def _origin(name: str) -> str:
     return f"the argument {name}"
-
-
-def _similar(name: str) -> str:
-    import difflib  # only where something is wrong
-
-    similar = difflib.get_close_matches(name, OPTIONS_BY_NAME, n=1)
-    return f"; did you mean {similar[0]!r}?" if similar else ""
 
 
 def _text(option: Option[Any], name: str, value: object) -> str:

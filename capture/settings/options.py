@@ -95,6 +95,11 @@ def _switch(
     )  # fmt: skip
 
 
+def _options_so_far() -> tuple[Option[Any], ...]:
+    """Return the options above, in their order."""
+    return tuple([value for value in globals().values() if isinstance(value, Option)])
+
+
 PROXY_PORT = Option(
     "envoy-port", "15001", parsers.port, "a port (1-65535)",
     "Port to which outbound TCP is sent.",
@@ -250,6 +255,9 @@ CHAIN_NAMES = Option(
     "Spelling of the chain names: ISTIO-INBOUND (as in 1.8) or ISTIO_INBOUND (as in later profiles).",
     environment=("CAPTURE_CHAIN_NAMES",), metavar="SPELLING", topic=HOW, empty_means_default=True,
 )  # fmt: skip
+RULE_OPTIONS = _options_so_far()
+"""What decides on the rules: every entry point takes these."""
+
 BACKEND = Option(
     "backend", "auto", parsers.one_of("auto", "iptables", "nftables"), "auto, iptables or nftables",
     "Where the rules live in the kernel; auto takes iptables where it can be used, else nftables.",
@@ -268,13 +276,16 @@ FORCE_IPTABLES_BINARY = Option(
     "Variant of iptables to use, whatever detection says.",
     metavar="VARIANT", topic=HOW, empty_means_default=True,
 )  # fmt: skip
+BACKEND_OPTIONS = _options_so_far()[len(RULE_OPTIONS) :]
+"""Options of how rules are written."""
+
 NETWORK_NAMESPACE = Option(
     "network-namespace", "", parsers.plain_text, "the path of a network namespace",
     "Network namespace to program. Default: the one we are in.",
     metavar="PATH", topic=HOW,
 )  # fmt: skip
 CNI_MODE = _switch(
-    "cni-mode", "Act from the host on a pod's namespace: users and resolv.conf of the host say nothing about the pod.",
+    "cni-mode", "Act from the host on a pod's namespace: users and resolv.conf of the host are not the pod's.",
     topic=HOW,
 )  # fmt: skip
 ALLOW_HOST = _switch(
@@ -326,12 +337,7 @@ LOG_AS_JSON = _switch(
     "log_as_json", "Print lines of JSON, with the keys of Istio's log: level, time and msg.", topic=OUTPUT,
 )  # fmt: skip
 
-OPTIONS: tuple[Option[Any], ...] = tuple([value for value in vars().values() if isinstance(value, Option)])
-"""Every option, in the order above: what decides on the rules, how they are written, and more for ``istio-init``."""
-RULE_OPTIONS = OPTIONS[: OPTIONS.index(BACKEND)]
-"""What decides on the rules: every entry point takes these."""
-BACKEND_OPTIONS = OPTIONS[OPTIONS.index(BACKEND) : OPTIONS.index(NETWORK_NAMESPACE)]
-"""Options of how rules are written."""
-INIT_OPTIONS = OPTIONS[OPTIONS.index(NETWORK_NAMESPACE) :]
+OPTIONS = _options_so_far()
+INIT_OPTIONS = OPTIONS[len(RULE_OPTIONS + BACKEND_OPTIONS) :]
 """What ``istio-init`` takes as well."""
 NETWORK_OPTIONS = (EXCLUDED_INBOUND_NETWORKS, OUTBOUND_NETWORKS, EXCLUDED_OUTBOUND_NETWORKS, IPV4_LOOPBACK)

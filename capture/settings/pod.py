@@ -9,6 +9,7 @@ warning. Other than upstream, a list, network, port or user that cannot be under
 from __future__ import annotations
 
 from capture.errors import ConfigurationError
+from capture.model.text import closest
 from capture.model.values import Value
 from capture.settings.options import (
     CAPTURE_ALL_DNS,
@@ -154,9 +155,7 @@ def _meant_by(name: str) -> str:
     same = next((known for known in ANNOTATION_NAMES if _letters(known.rpartition("/")[2]) == last), "")
     if same or not name.startswith(TRAFFIC):
         return same
-    import difflib  # only where something is wrong
-
-    return next(iter(difflib.get_close_matches(name, ANNOTATION_NAMES, n=1)), "one of Istio's other annotations")
+    return closest(name, ANNOTATION_NAMES) or "one of Istio's other annotations"
 
 
 def _letters(text: str) -> str:

@@ -25,6 +25,13 @@ class Given(Value):
     origin: str
 
 
+def required(value: object, caller: str) -> Settings:
+    """Return a value that is to be settings; ConfigurationError if it is something else, such as a dict."""
+    if isinstance(value, Settings):
+        return value
+    raise ConfigurationError(f"{caller}()", repr(value), "the argument settings", "what make_settings() returns")
+
+
 _LAST_READ: dict[str, tuple[str, Any]] = {}
 """What the last text of each option means: it is read several times, and may be a list of thousands."""
 

@@ -17,7 +17,7 @@ import os
 
 from capture.errors import StateDirectoryError
 from capture.model.values import Value
-from capture.state.directory import ensure, is_private
+from capture.state.directory import STATE_DIRECTORY, ensure, is_private
 from capture.state.files import content_of, names_in, put
 from capture.state.json_text import JsonError, decode, encode
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator
     from typing import Any
 
-STATE_DIRECTORY = "/run/istio-capture"
 FOLDER = "decisions"
 CAPTURED, LEFT_ALONE, REFUSED = "captured", "left alone", "refused"
 MAX_BYTES = 16 * 1024

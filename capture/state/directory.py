@@ -11,6 +11,7 @@ import stat
 
 from capture.errors import StateDirectoryError
 
+STATE_DIRECTORY = "/run/istio-capture"
 PRIVATE = 0o700
 
 

@@ -7,7 +7,7 @@ from capture.model.addresses import IPV4
 from capture.model.ruleset import MANGLE, PREROUTING, InInterface, Return
 from capture.model.values import Value
 from capture.netlink.interfaces import is_loopback_up
-from capture.netlink.rtnetlink import open_route
+from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 from capture.state.routes import AF, LOOPBACK_DOWN_REMEDY, PREFERENCE
 
 TYPE_CHECKING = False
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
     from capture.state.sysctls import Sysctl
 
-    Kind = Literal["lo-down", "policy-route", "sysctl"]
+    Kind = Literal["lo-down", "no-route", "policy-route", "sysctl"]
 
 
 class Impediment(Value):
@@ -31,17 +31,37 @@ class Impediment(Value):
     says: str
     remedy: str
     family: Family | None = None
+    is_outbound: bool = False
+    """Whether it concerns what the pod sends; the others concern what comes in, or both."""
 
 
 def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
     """Return what keeps packets of a rule set from the proxy, in the namespace we are in."""
     with open_route() as route:
-        found = [] if is_loopback_up(route) else [LOOPBACK_DOWN]
+        found = [*_without_loopback(route)]
         for policy in ruleset.policy_routes:
             found += _rules_before(route, policy)
     return (*found, *_switches(ruleset)) if ruleset.policy_routes else tuple(found)
 
 
+def _without_loopback(route: NetlinkSocket) -> Iterator[Impediment]:
+    """Yield why what is redirected, to 127.0.0.1 where the pod sends it (nf_nat_redirect.c), does not arrive."""
+    if not is_loopback_up(route):
+        yield LOOPBACK_DOWN
+        return
+    from capture.netlink.routing import look_up_route
+
+    if look_up_route(route, LOOPBACK_ADDRESS).interface != LOOPBACK_INDEX:
+        yield Impediment(
+            "no-route",
+            f"{LOOPBACK_ADDRESS} does not lead to lo: outbound connections that are redirected do not reach the proxy",
+            f"`ip address add {LOOPBACK_ADDRESS}/8 dev lo`; if it is there, see `ip rule`: table local is first.",
+            IPV4,
+            is_outbound=True,
+        )
+
+
+LOOPBACK_ADDRESS = "127.0.0.1"
 LO_DOWN: Literal["lo-down"] = "lo-down"
 LOOPBACK_DOWN = Impediment(
     LO_DOWN, "the interface lo is down: nothing that is sent to the proxy arrives", LOOPBACK_DOWN_REMEDY

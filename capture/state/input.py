@@ -31,17 +31,16 @@ def read_input(name: str, limit: int = MAX_BYTES, patience: float = PATIENCE) ->
     """Return the text of a file, of a pipe, or for ``-`` of standard input. Raises InputError."""
     try:
         content = sys.stdin.buffer.read(limit + 1) if name == STDIN else _read(name, limit, patience)
-        text = content.decode()
+        if len(content) > limit:
+            raise InputError(f"{origin_of(name)} is longer than {limit >> 20} MiB, which is the limit", "Split it.")
+        return content.decode()
     except OSError as error:
         raise InputError(f"cannot read {origin_of(name)}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{origin_of(name)}: not UTF-8: {error.reason} at byte {error.start}") from None
-    if len(content) > limit:
-        raise InputError(f"{origin_of(name)} is longer than {limit >> 20} MiB, which is the limit", "Split it.")
-    return text
 
 
-def _read(name: str, limit: int, patience: float) -> bytes:
+def _read(name: str, limit: int, patience: float) -> bytearray:
     """Return what a file or a pipe has, a little more than ``limit`` bytes of it at most."""
     file = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)  # a FIFO is open without a writer
     try:
@@ -54,7 +53,7 @@ def _read(name: str, limit: int, patience: float) -> bytes:
             if not chunk:
                 break
             content += chunk
-        return bytes(content)
+        return content
     finally:
         os.close(file)
 

@@ -165,12 +165,8 @@ def has_tcp_sockets() -> bool:
 
 def _has_sockets(path: str) -> bool:
     """Return what a file with lines like ``TCP: inuse 5 orphan 0 tw 0 alloc 7 mem 1`` says; True without one."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            counts = [line.split()[2] for line in file.read().splitlines() if line.startswith((b"TCP:", b"TCP6:"))]
-    except OSError:
-        return path != SOCKET_COUNTS[1]  # a kernel without IPv6 has no such file
-    return counts != [b"0"]
+    counts = [line.split()[2] for line in content_of(path).splitlines() if line.startswith((b"TCP:", b"TCP6:"))]
+    return counts != [b"0"] and (bool(counts) or path == SOCKET_COUNTS[0])  # a kernel without IPv6 has no such file
 
 
 def path_of_process(pid: int) -> str:
@@ -183,9 +179,17 @@ def _text(path: Path) -> str:
         text = os.fspath(path)
     except TypeError:
         raise NamespaceError(repr(path), "is no path") from None
-    if not isinstance(text, str) or "\0" in text:
+    if not isinstance(text, str) or "\0" in text or not _is_encodable(text):
         raise NamespaceError(repr(text), "is no path")
     return text
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _open(path: str) -> int:

@@ -18,7 +18,7 @@ from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.options import RULE_OPTIONS
 from capture.settings.settings import Given, Settings
-from capture.state.directory import ensure, is_private, require_private
+from capture.state.directory import STATE_DIRECTORY, ensure, is_private, require_private
 from capture.state.files import content_of, names_in, put
 from capture.state.json_text import JsonError, decode, encode
 from capture.state.netns import namespace_id
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from capture.settings.config import Host
     from capture.state.sysctls import Sysctl
 
-STATE_DIRECTORY = "/run/istio-capture"
 VERSION = 1
 WAYS = {
     "backend": ("iptables", "nftables"),
@@ -241,14 +240,18 @@ def _record(plain: dict[str, Any]) -> Record:
 
 def _facts(plain: dict[str, Any]) -> Facts:
     return Facts(
-        users=plain["users"],
-        groups=plain["groups"],
+        users=_ids(plain["users"]),
+        groups=_ids(plain["groups"]),
         proxy_user=plain["proxy_user"],
         families=tuple(plain["families"]),
         ipv6=plain["ipv6"],
         servers=tuple(parse_address(server) for server in plain["name_servers"]),
         primary=_family(plain["primary"]) if plain.get("primary") is not None else None,
     )
+
+
+def _ids(values: dict[str, Any]) -> dict[str, int | None]:
+    return {name: None if value is None else int(value) for name, value in values.items()}
 
 
 def _word(value: object, words: tuple[str, ...]) -> str:
@@ -298,8 +301,7 @@ def read(directory: str = STATE_DIRECTORY) -> Record | None:
     """
     require_private(directory)
     try:
-        with open(path_of(namespace_id(), directory), encoding="utf-8") as file:
-            return from_json(file.read())
+        return from_json(content_of(path_of(namespace_id(), directory)).decode())
     except (OSError, UnicodeDecodeError):
         return None
 

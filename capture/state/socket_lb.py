@@ -10,6 +10,7 @@ import os
 
 from capture.model.addresses import IPV4, address_text
 from capture.model.values import Value
+from capture.state.files import content_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,11 +74,9 @@ def translation(packet: Packet) -> Translated | None:
 
 def _own_cgroup() -> str:
     """Return the directory of this process's cgroup in the unified hierarchy (cgroups(7))."""
-    with open("/proc/self/cgroup", encoding="utf-8") as file:
-        path = next((line[3:].strip() for line in file if line.startswith("0::")), "/")
-    with open("/proc/self/mounts", encoding="utf-8", errors="replace") as file:
-        mounts = (line.split() for line in file)
-        mount = next((words[1] for words in mounts if words[2] == "cgroup2"), "/sys/fs/cgroup")
+    groups, mounts = (content_of(f"/proc/self/{name}").decode(errors="replace") for name in ("cgroup", "mounts"))
+    path = next((line[3:] for line in groups.splitlines() if line.startswith("0::")), "/")
+    mount = next((words[1] for words in map(str.split, mounts.splitlines()) if words[2] == "cgroup2"), "/sys/fs/cgroup")
     own = f"{mount}{path}"
     return own if os.path.isdir(own) else mount
 

@@ -14,6 +14,7 @@ import os
 from capture import errors
 from capture.errors import CaptureError, PrivilegeError
 from capture.model.values import Value
+from capture.state.files import content_of
 from capture.state.json_text import decode, encode
 from capture.state.netns import CLONE_NEWUSER, call_setns, is_of_this_user_namespace, open_owner
 
@@ -68,8 +69,8 @@ class IdMaps(Value):
 
 def read_id_maps() -> IdMaps:
     """Return the ids of the user namespace that the network namespace we are in belongs to (user_namespaces(7))."""
-    text = _as_owner(lambda: f"{_read('/proc/self/uid_map')}\0{_read('/proc/self/gid_map')}")
-    users, _, groups = text.partition("\0")
+    text = _as_owner(lambda: "".join(content_of(f"/proc/self/{kind}_map").decode() + "\0" for kind in ("uid", "gid")))
+    users, groups, _ = text.split("\0")
     return IdMaps(_ids(users), _ids(groups))
 
 
@@ -81,11 +82,6 @@ def foreign_ids() -> IdMaps | None:
         return read_id_maps()
     except PrivilegeError:
         return None
-
-
-def _read(path: str) -> str:
-    with open(path, encoding="ascii") as file:
-        return file.read()
 
 
 def _ids(text: str) -> Ids:

@@ -1,9 +1,9 @@
-"""The API server, through lightkube: what its client leaves out is added here, in the transport below it.
+"""The API server, through lightkube; its transport adds what the client lacks.
 
-lightkube 1.0 never asks for bookmarks, so that a quiet watch has to begin anew after every 410; reads a watch
+lightkube 1.0 never requests bookmarks, so that a quiet watch has to begin anew after every 410; reads a watch
 without a time limit, so that a connection which died in silence is never noticed; lists from etcd rather than from
-the API server's cache; and asks again at once when a watch ends, however often that happens. All four are decided
-by what a request says and when it goes out, so they are mended where requests go out.
+the API server's cache; and starts a watch again at once, however often one ends. All four depend on the content of
+a request and on when it is sent, so the transport corrects them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PAGE = 50
 WATCH_SECONDS = 290
 """How long the API server lets a watch last; client-go uses five to ten minutes."""
 SILENCE = 330.0
-"""Seconds after which a watch that says nothing is dead: later than the server would have ended it."""
+"""Seconds after which a silent watch is dead: later than the server would have ended it."""
 TIMEOUT = 10.0
 MIN_INTERVAL = 0.5
 """Seconds between two lists or watches, whatever happens."""
@@ -138,7 +138,7 @@ def list_pods(client: Client, node: str) -> tuple[list[dict[str, Any]], str]:
 
 def watch_pods(client: Client, node: str, version: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield what happens to the pods of a node after a version: a kind of event and the pod, or a bookmark."""
-    seconds = WATCH_SECONDS + random.randrange(20)  # noqa: S311  # so that a thousand agents do not begin anew at once
+    seconds = WATCH_SECONDS + random.randrange(20)  # noqa: S311  # so that a thousand agents do not begin anew together
     yield from client.watch(
         Pod, namespace="*", fields={"spec.nodeName": node}, server_timeout=seconds, resource_version=version
     )
@@ -162,7 +162,7 @@ def patch_node(client: Client, node: str, operations: list[dict[str, Any]]) -> N
 
 
 def evict(client: Client, namespace: str, name: str, uid: str) -> str:
-    """Ask for the end of a pod, if it is the very one; return why it is refused, "" if it is not.
+    """Request the eviction of a pod, if its UID is this; return why it is refused, "" if it is not.
 
     A PodDisruptionBudget refuses with 429.
     """

@@ -5,7 +5,7 @@
     every 4 s ────────> where others listen now ──────┤   else diagnose ──> state ──> status, metrics, Event, repair
     every minute ─────> all ──────────────────────────┘
 
-The runtime is asked about one pod when the API server tells of it, and about all each minute.
+The runtime is queried about one pod when the API server announces it, and about all each minute.
 
 A pod has one state: ``captured``; ``left-alone`` and why; ``host-network``; ``unknown`` and why; or the kind of a cause
 that `capture why` knows.
@@ -55,7 +55,7 @@ SETTLE = 0.2
 LISTENERS = 4.0
 """Seconds between looks at who listens, of which the kernel sends no events."""
 YOUNG = 3.0
-"""Seconds after a first look in which the kernel tells of addresses that settle: one look afterwards is enough."""
+"""Seconds after a first look in which addresses still settle: one look afterwards is enough."""
 BURST = 10.0
 """Diagnoses of a pod in a row; where rules change all the time, it is one each second."""
 FAMILIES_OF_PORTS = 4
@@ -73,7 +73,7 @@ class Audited(Value):
     finding: Finding
     signature: tuple[object, ...]
     network: tuple[object, ...]
-    """The part of it that the kernel's events tell of; it is read again when they do."""
+    """The part of it that the kernel's events are about; it is read again after one."""
     owners: Owners | None
     """Who listens where the proxy should; None where that does not matter: the proxy is starting, or there is none."""
     since: float
@@ -108,7 +108,7 @@ NOTHING = Sight((), (), None, 0.0)
 
 
 class Audit:
-    """Looks at the pods of a node. ``on_change`` is told of each pod whose state is another one than before."""
+    """Looks at the pods of a node. ``on_change`` is called for each pod whose state has changed."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class Audit:
         self.pods, self.configuration = pods, configuration
         self.health, self.journal, self.on_change = health, journal, on_change
         self.on_warnings: Callable[[Sandbox, Sequence[str]], None] = lambda _sandbox, _warnings: None
-        """Told, at each look at a pod, what its owner should know."""
+        """Called at each look at a pod, with what its owner should know."""
         self.known: dict[str, Audited] = {}
         self.health.provide(pod_states=self._states)
         self._seen_pods = -1
@@ -165,7 +165,7 @@ class Audit:
             self.health.note(audit_seconds=time.monotonic() - now)
 
     def look(self, place: Place, *, is_changed: bool = False) -> Finding:
-        """Look at one pod and remember its state; return it. ``is_changed`` is whether the kernel tells of a change."""
+        """Look at one pod and remember its state; return it. ``is_changed`` is whether an event came."""
         known = self.known.get(place.sandbox.id)
         finding, sight, pod = self._examine(place, known, is_changed=is_changed)
         now = time.time()
@@ -194,7 +194,7 @@ class Audit:
             return Finding(LEFT_ALONE, reason), NOTHING, None
         pod = self.pods.get(sandbox.namespace, sandbox.name)
         if pod is None or not is_the_same(identity, pod):
-            return Finding(UNKNOWN, "the API server has not told of the pod yet"), NOTHING, None
+            return Finding(UNKNOWN, "the API server has not announced the pod yet"), NOTHING, None
         settings = self._settings(sandbox, identity, pod)
         if isinstance(settings, Finding):
             return settings, NOTHING, pod
@@ -268,7 +268,7 @@ class Audit:
         return [(place, each in heard) for each in ids if (place := self.sandboxes.get(each)) and place.is_there]
 
     def _told_of(self, now: float) -> list[Place]:
-        """Return what runs of the pods of which the API server has told something new."""
+        """Return the running pods that the API server has announced as new or changed."""
         self._seen_pods, changes = self.pods.changes_since(self._seen_pods)
         self._awaited |= dict.fromkeys(changes, now + AWAITED)
         if now - self._awaited_at >= TICK:

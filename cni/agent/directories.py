@@ -1,7 +1,7 @@
-"""Tells at once when something changes in directories, also when one is moved away and made again.
+"""Notices changes in directories at once, also when one is moved away and made again.
 
 The kernel reports changes in a directory to those who watch it, by its inode: of a ``net.d`` that was moved away
-and made anew, a watch on the old one tells nothing (inotify(7)). So the parent is watched, too, and identities
+and made anew, a watch on the old one sees nothing (inotify(7)). So the parent is watched, too, and identities
 are compared. inotify_simple is three system calls; watchfiles wakes up at each of its steps even when nothing
 happens, and takes 2 % of a core for steps of a millisecond (measured: 2.0 ms and 2.06 %, here 0.7 ms and 0.00 %).
 """

@@ -2,7 +2,7 @@
 
 changed_owners   0.03 ms   who listens on the proxy's ports
 signature        0.1 ms    besides, the generation of nf_tables, legacy tables
-network          0.2 ms    addresses, interfaces, policy rules: where the kernel tells of a change, or tells nothing
+network          0.2 ms    addresses, interfaces, policy rules: after an event of the kernel, or where it sends none
 diagnose         3 ms      what `capture why` would say
 """
 
@@ -47,7 +47,7 @@ KERNELS_TABLES = (RT_TABLE_MAIN, RT_TABLE_LOCAL)
 OF_THE_PROXY = ("not-listening",)
 """Causes that are no fault while a pod starts."""
 SPECIFIC = ("lo-down", "ingress-filter", "no-rules", "second-set")
-"""Causes that have others as their consequences, and so are told first."""
+"""Causes that have others as their consequences, and so come first."""
 
 
 class Finding(Value):
@@ -111,7 +111,7 @@ def _first(owners: Owners) -> Owners:
 
 
 def diagnose(path: str, settings: Settings, *, is_starting: bool) -> Finding:
-    """Return the state of the pod. What should be is what was recorded there, else what the pod's object asks for.
+    """Return the state of the pod. The reference is the record of the namespace, else the pod's object.
 
     A global IPv6 address that came after the capture needs ::6 on lo, without which inbound connections of that family
     fail: it is added here, whatever repairs are allowed, since it completes what the plugin was to do.

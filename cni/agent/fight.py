@@ -1,4 +1,4 @@
-"""When another program keeps taking our entry out: how long to wait before it is put back. Pure."""
+"""Another program keeps taking our entry out: how long to wait before it is put back. Pure."""
 
 from __future__ import annotations
 

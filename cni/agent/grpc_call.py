@@ -36,7 +36,7 @@ CODES = (
 
 
 class CallError(OSError):
-    """The call failed: the name of a gRPC status, and what the server says about it."""
+    """The call failed: the name of a gRPC status, and the server's message."""
 
     def __init__(self, code: str, details: str) -> None:
         super().__init__(f"{code}: {details}")

@@ -15,7 +15,7 @@ CLAIM_LASTS = 30.0
 
 
 class Handover:
-    """Who of the agents acts. ``directory`` is on the node; ``name`` tells this agent from the others."""
+    """Which of the agents acts. ``directory`` is on the node; ``name`` identifies this agent."""
 
     def __init__(self, directory: str, name: str) -> None:
         os.makedirs(directory, mode=0o700, exist_ok=True)
@@ -26,7 +26,7 @@ class Handover:
         self._write_claim()
 
     def look(self) -> bool:
-        """Take the lock or let it go, as the claim says; return whether this agent acts."""
+        """Take the lock or release it, by the claim; return whether this agent acts."""
         claimed_by_other, is_old = self._claim_of_other()
         if self.acts and claimed_by_other and not is_old:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
@@ -36,7 +36,7 @@ class Handover:
         return self.acts
 
     def close(self) -> None:
-        """Let go."""
+        """Release the lock."""
         os.close(self._lock)
         self.acts = False
 

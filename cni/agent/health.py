@@ -1,4 +1,4 @@
-"""What the agent knows about itself, told by its threads and read by probes, metrics and ``capture node status``."""
+"""The state of the agent: written by its threads, read by probes, metrics and ``capture node status``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Health:
             self._counts[name, label] = self._counts.get((name, label), 0) + 1
 
     def turned(self) -> None:
-        """Note that the main loop has come round."""
+        """Note that the main loop has turned."""
         self._turn = time.monotonic()
 
     @property
@@ -72,7 +72,7 @@ class Health:
             return dict(self._counts)
 
     def fact(self, name: str) -> Any:
-        """Return a fact; None if nothing told it."""
+        """Return a fact; None if it is unknown."""
         if maker := self._makers.get(name):
             return maker()
         with self._lock:

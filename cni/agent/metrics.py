@@ -38,7 +38,7 @@ LISTED_PODS = 50
 
 
 class AgentCollector(Collector):
-    """Makes metrics of what the agent knows, when they are asked for."""
+    """Makes metrics of what the agent knows, at each scrape."""
 
     def __init__(self, health: Health) -> None:
         self._health = health
@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name http.server gives it
-        """Say nothing: scrapes are no news."""
+        """Log nothing: scrapes are no news."""
 
 
 class MetricsServer(ThreadingHTTPServer):

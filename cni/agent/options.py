@@ -1,4 +1,4 @@
-"""What the agent is told: a value, made by ``cni.agent.commands`` from flags and environment."""
+"""The options of the agent: a value, made by ``cni.agent.commands`` from flags and environment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Options(Value):
     """Where things are on the node, and what goes into the network configuration."""
 
     node: str
-    """The node's name in the API; empty: the agent asks the API server nothing."""
+    """The node's name in the API; empty: the agent does without the API server."""
     plugin: str
     """The executable, or the directory with it and everything that it needs."""
     entry: dict[str, Any]

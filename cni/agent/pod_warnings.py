@@ -1,4 +1,4 @@
-"""What a pod's owner should know about its capture though nothing is wrong with it: told once, in log and Event.
+"""Warnings to a pod's owner about a capture that is in order: once for each pod, in log and Event.
 
 Mostly ways round the capture that its containers have (``cni.escapes``). The plugin logs them at ADD; it may write no
 Events. The Event has a name made from the pod's UID, so that the API server refuses a second one, of whatever agent.
@@ -27,7 +27,7 @@ MAX_TOLD = 10_000
 
 
 class Warnings:
-    """Tells of each pod once."""
+    """Warns of each pod once."""
 
     def __init__(self, client: Client | None, journal: Journal) -> None:
         self._client, self._journal = client, journal
@@ -35,7 +35,7 @@ class Warnings:
         self._again = float("-inf")
 
     def __call__(self, sandbox: Sandbox, warnings: Sequence[str]) -> None:
-        """Tell what there is to warn of, unless it is known; what the API server cannot take now is told again."""
+        """Publish the warnings of a pod once; later again if the API server cannot take them now."""
         if not warnings or sandbox.uid in self._told or time.monotonic() < self._again:
             return
         about = {"namespace": sandbox.namespace, "name": sandbox.name, "uid": sandbox.uid}

@@ -139,15 +139,15 @@ class Pods:
                 self._changed.wait(1)
             return self._is_synced
 
-    # --- asked by the plugin -----------------------------------------------------------------------------------
+    # --- read by the plugin ------------------------------------------------------------------------------------
 
     @property
     def is_fresh(self) -> bool:
-        """Whether what is here is as certain as what the API server would say."""
+        """Whether this table is as certain as an answer of the API server."""
         return self._is_synced and self._clock() - self._heard < YOUNG
 
     def find(self, identity: Identity, wait: float = WAIT) -> Plain | None:
-        """Return the very pod, also if it comes within ``wait`` seconds; None if that cannot be told for certain."""
+        """Return the very pod, also if it comes within ``wait`` seconds; None if that is not certain."""
         if not identity.uid:
             return None
         until = self._clock() + wait

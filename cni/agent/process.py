@@ -175,7 +175,7 @@ class Agent:
                 self.journal.warn("the taints cannot be removed", problem=problem)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    # --- what it answers and tells --------------------------------------------------------------------------
+    # --- answers and messages -------------------------------------------------------------------------------
 
     def _answer_pod(self, question: dict[str, Any]) -> object:
         namespace, name, uid = (question.get(key) for key in ("namespace", "name", "uid"))

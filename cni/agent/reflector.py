@@ -1,10 +1,10 @@
 """Keeps a table of the node's pods like the API server's, whatever becomes of the connection.
 
     list ──> watch ─┬─ the connection ends ──> watch from the last version that was heard
-      ^             ├─ 410: too old ─────────> list, which also tells who has gone
+      ^             ├─ 410: too old ─────────> list, which also shows who has gone
       └─────────────┴─ 401, 5xx, silence ────> pause, 1 to 60 s with jitter, then the same
 
-lightkube's own watch starts without a version after a 410, and then never tells who has gone; client-go's reflector
+lightkube's own watch starts without a version after a 410, and then never shows who has gone; client-go's reflector
 is the model of this one.
 """
 
@@ -39,7 +39,7 @@ class Reflector:
         self._failures = 0
 
     def run(self, stop: threading.Event) -> None:
-        """List and watch until ``stop``; a failure is told, and followed by a pause."""
+        """List and watch until ``stop``; after a failure, report it and pause."""
         while not stop.is_set():
             pause = self.turn(stop)
             stop.wait(pause)
@@ -90,7 +90,7 @@ class Reflector:
         if self._failures > 1:  # a watch that ends is no news, a second failure is
             self._is_away(api.in_words(error))
         pause = min(FIRST_PAUSE * 2.0 ** (self._failures - 1), LONGEST_PAUSE)
-        return pause * random.uniform(0.5, 1.0)  # noqa: S311  # so that a thousand agents do not ask at once
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311  # so that a thousand agents do not ask together
 
     def _is_away(self, problem: str) -> None:
         self.pods.lost_touch()

@@ -1,4 +1,4 @@
-"""What is done about a pod that is not captured: told in any case, and mended as the options allow.
+"""What is done about a pod that is not captured: an Event in any case, and a repair as the options allow.
 
     not ready yet    repair.starting    report | apply
     ready            repair.running     report | apply | evict
@@ -45,7 +45,7 @@ FORGOTTEN = 3600.0
 
 
 class Repair:
-    """Tells of pods and mends them. ``look`` examines a pod again."""
+    """Reports pods and repairs them. ``look`` examines a pod again."""
 
     def __init__(
         self,

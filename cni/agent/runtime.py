@@ -1,4 +1,4 @@
-"""What the container runtime says over CRI: which network configuration it has loaded, and which pods it runs.
+"""What is read from the container runtime over CRI: the network configuration it has loaded, and the pods it runs.
 
 A file in the right directory is no proof: containerd and CRI-O choose by different rules, and load by themselves. The
 runtime's answer is. Numbers of fields are those of kubernetes/cri-api, runtime/v1/api.proto.
@@ -56,7 +56,7 @@ class Runtime:
         self.socket = socket
 
     def loaded(self) -> Loaded | None:
-        """Return what is loaded; None if this runtime does not tell (CRI-O). Raises RuntimeSilentError."""
+        """Return what is loaded; None if this runtime does not report it (CRI-O). Raises RuntimeSilentError."""
         answer = self._call("Status", protobuf.message(f1=True))
         told = protobuf.text_map(answer, 2).get("cniconfig")
         if not told:
@@ -82,7 +82,7 @@ class Runtime:
             namespaces = info["runtimeSpec"]["linux"]["namespaces"]
             return next((str(each.get("path", "")) for each in namespaces if each.get("type") == "network"), "")
         except (JsonError, KeyError, TypeError):
-            raise RuntimeSilentError(f"{self.socket}: it does not tell the namespace of {sandbox_id}") from None
+            raise RuntimeSilentError(f"{self.socket}: it does not report the namespace of {sandbox_id}") from None
 
     def _call(self, method: str, request: bytes) -> bytes:
         try:

@@ -1,6 +1,6 @@
-"""The pods that run on this node, each with its network namespace, by the container runtime's word.
+"""The pods that run on this node, each with its network namespace, as the container runtime reports them.
 
-A namespace is known for as long as its sandbox; the runtime is asked once about each.
+A namespace is known for as long as its sandbox; the runtime is queried once about each.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Place(Value):
     sandbox: Sandbox
     path: str
     number: int | None
-    """What the kernel's events call the namespace; None if they do not tell of it."""
+    """The number of the namespace in the kernel's events; None if it has none."""
 
     @property
     def is_there(self) -> bool:
@@ -33,12 +33,12 @@ class Place(Value):
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing more can be learnt: a namespace may be in sight a moment after the runtime tells of it."""
+        """Whether nothing more can be learnt: a namespace may appear a moment after the runtime reports it."""
         return self.number is not None or not self.path
 
 
 class Sandboxes:
-    """What the runtime has told so far."""
+    """The reports of the runtime so far."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -58,7 +58,7 @@ class Sandboxes:
     def look_at(self, namespace: str, name: str, *, is_wanted: bool) -> list[Place]:
         """Return what runs of one pod now. Raises RuntimeSilentError.
 
-        The runtime is asked if nothing is known of the pod that is there still, and it should be.
+        The runtime is queried if no live sandbox of the pod is known, and there should be one.
         """
         known = [self._places[each] for each in self._of_pods.get((namespace, name), ())]
         for place in known:

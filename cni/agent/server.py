@@ -5,7 +5,7 @@ One line of JSON comes, one goes, and the connection ends::
     {"ask": "pod", "namespace": "shop", "name": "web-0", "uid": "..."}  ->  {"pod": {...}} or {"pod": null}
     {"ask": "status"}                                                   ->  {"schema": "capture/v1", ...}
 
-Only root can reach it: the socket has mode 0600 in a directory of mode 0700, and the kernel says who calls
+Only root can reach it: the socket has mode 0600 in a directory of mode 0700, and the kernel names the caller
 (SO_PEERCRED, unix(7)); root of another user namespace is another uid here.
 """
 
@@ -59,7 +59,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         return ask(question)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A caller that has gone is no error of ours."""
+        """Ignore a caller that has gone."""
 
 
 class Server:

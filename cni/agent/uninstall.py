@@ -34,7 +34,7 @@ def uninstall(
     """Remove entry and credentials at once, and the plugin when nothing calls it any more; return what has changed.
 
     containerd ends pods with the configuration that it has loaded now, so there the plugin goes as soon as that is
-    without it. Runtimes that do not tell what they have loaded (CRI-O) end pods with the one that they were started
+    without it. Runtimes that do not report what they have loaded (CRI-O) end pods with the one that they were started
     with: the plugin goes with the last of them. ``is_replaced`` is whether another agent acts on this node by now: the
     plugin is that one's then, and stays. Raises InstallError.
     """
@@ -57,7 +57,7 @@ def uninstall(
 
 
 def _is_unloaded(runtime: Runtime, is_replaced: Callable[[], bool]) -> bool:
-    """Wait until the runtime has loaded a configuration without the plugin; return False if it does not tell."""
+    """Wait until the runtime has loaded a configuration without the plugin; return False if it does not report that."""
     until = time.monotonic() + UNLOADED_WITHIN
     while time.monotonic() < until and not is_replaced():
         try:

@@ -152,7 +152,7 @@ def journal(tmp_path: Path) -> Iterator[int]:
     os.close(descriptor)
 
 
-def test_ways_round_the_capture_are_told_once_in_log_and_event(
+def test_ways_round_the_capture_are_reported_once_in_log_and_event(
     watched: Watched, server: FakeKubernetes, tmp_path: Path, journal: int
 ) -> None:
     """Once of the first agent, which is started again; while the API server is away, it is told later."""
@@ -230,7 +230,7 @@ def test_the_kernel_tells_in_which_pod_something_changed(watched: Watched, event
     assert (events.wait(0.2), time.monotonic() - started > 0.19) == (set(), True)  # the node's own changes wake nothing
 
 
-def test_rules_of_iptables_are_told_of_as_well(watched: Watched, events: KernelEvents) -> None:
+def test_rules_of_iptables_are_noticed_as_well(watched: Watched, events: KernelEvents) -> None:
     of_pod = number(watched)
     events.wait(0)
     watched.pod.run(["iptables-nft", "-t", "nat", "-A", "OUTPUT", "-j", "ACCEPT"])
@@ -270,7 +270,7 @@ def test_who_is_left_alone_is_not_looked_into(watched: Watched) -> None:
     assert watched.audit.as_plain()[0]["says"] == "it has no annotation sidecar.istio.io/status"
 
 
-def test_a_pod_that_the_api_server_has_not_told_of_is_unknown(watched: Watched) -> None:
+def test_a_pod_that_the_api_server_has_not_announced_is_unknown(watched: Watched) -> None:
     watched.pods.replace_all([pod_object("another uid")])
     assert watched.turn() == "unknown"
 
@@ -348,7 +348,7 @@ def test_a_global_ipv6_address_that_comes_late_gets_its_address_on_lo(watched: W
     assert "::6/128" in watched.pod.ip("addr show dev lo")
 
 
-def test_a_second_set_is_told_as_such(watched: Watched, proxy: None) -> None:
+def test_a_second_set_is_named_as_such(watched: Watched, proxy: None) -> None:
     apply(make_settings(backend="nftables"), watched.pod.path)
     for words in (
         "-N ISTIO_OUTPUT",

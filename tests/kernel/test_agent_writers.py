@@ -49,6 +49,6 @@ def test_who_renames_a_list_in_is_named(writers: Writers, tmp_path: Path) -> Non
         rival.communicate(b"\n")
 
 
-def test_without_a_directory_nobody_is_known(writers: Writers, tmp_path: Path) -> None:
+def test_without_a_directory_no_writer_is_known(writers: Writers, tmp_path: Path) -> None:
     assert not writers.watch(str(tmp_path / "missing"))
     assert writers.since() == []

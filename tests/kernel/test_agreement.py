@@ -164,7 +164,7 @@ def check(captured: Captured, config: CaptureConfig, foreign: list[Foreign], tri
 
 @settings(max_examples=4, suppress_health_check=list(HealthCheck))
 @given(st.data())
-def test_a_packet_of_each_region_fares_as_the_engine_says(captured: Captured, data: st.DataObject) -> None:
+def test_a_packet_of_each_region_has_the_outcome_of_the_engine(captured: Captured, data: st.DataObject) -> None:
     """Of all sets of packets that fare alike by the rules that are read back, the kernel takes one of each."""
     config = data.draw(configs(), label="capture")
     foreign = data.draw(st.lists(foreign_rules(), max_size=4), label="foreign")

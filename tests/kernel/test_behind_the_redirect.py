@@ -44,6 +44,31 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "translated, the new interface": (f"{TO_POD}; iptables-nft -A OUTPUT -o lo -p tcp --dport 8080 -j DROP", "app"),
     "translated, at input": (f"{TO_POD}; iptables-nft -A INPUT -i lo -p tcp --dport 8080 -j DROP", "dropped"),
+    "to a local address": (
+        "iptables-nft -A OUTPUT -m addrtype --dst-type LOCAL -p tcp --dport 15001 -j DROP",
+        "dropped",
+    ),
+    "to no local address, legacy": (
+        "iptables-legacy -A INPUT -m addrtype ! --dst-type LOCAL -p tcp --dport 15001 -j DROP",
+        "proxy",
+    ),
+    "from a local address": (
+        "iptables-nft -A INPUT -m addrtype --src-type LOCAL -p tcp --dport 15001 -j DROP",
+        "dropped",
+    ),
+    "to a local address, native": (NFT % ("input priority 0", "fib daddr type local tcp dport 15001 drop"), "dropped"),
+    "from no local address, native": (
+        NFT % ("input priority 0", "fib saddr type != local tcp dport 15001 drop"),
+        "proxy",
+    ),
+    "in by index": (NFT % ("input priority 0", "iif lo tcp dport 15001 drop"), "dropped"),
+    "in by another index": (NFT % ("input priority 0", "iif eth0 tcp dport 15001 drop"), "proxy"),
+    "in by no index": (NFT % ("output priority -200", "iif != lo tcp dport 80 drop"), "dropped"),
+    "out by index": (NFT % ("output priority 0", "oif eth0 tcp dport 15001 drop"), "dropped"),
+    "the source is mapped at input": (
+        "iptables-nft -t nat -A INPUT -p tcp --dport 15001 -j SNAT --to-source 192.0.2.1",
+        "proxy",
+    ),
     "masqueraded": ("iptables-nft -t nat -A POSTROUTING -o eth0 -j MASQUERADE", "proxy"),
 }
 OUTCOMES = {"proxy": "proxy-outbound", "app": "direct", "dropped": "dropped"}
@@ -66,3 +91,32 @@ def test_told_as_the_kernel_does_it(pod_pair: PodPair, way: str, name: str) -> N
     assert traced["outcome"] == OUTCOMES[expected], traced
     assert verified.returncode == (0 if expected == "proxy" else 4), verified.stdout
     assert (pod.client(1000).connect(ELSEWHERE, 80, timeout=0.5).label or "dropped") == expected
+
+
+LOCAL_TRAFFIC = {
+    "docker": "iptables-nft -t nat -N D;"
+    " iptables-nft -t nat -I OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j D;"
+    " iptables-nft -t nat -A D -p tcp --dport 80 -j DNAT --to-destination {pod}:8080",
+    "kube-proxy": "nft 'table ip k {{ chain c {{ type nat hook output priority -110;"
+    " fib daddr type local tcp dport 80 dnat to {pod}:8080; }}; }}'",
+}
+
+
+@pytest.mark.parametrize("writer", LOCAL_TRAFFIC)
+def test_ports_of_a_node_are_judged(pod_pair: PodPair, writer: str) -> None:
+    """What Docker and kube-proxy write for ports that are published takes traffic to the pod's own addresses alone."""
+    pod, peer = pod_pair
+    peer.own_every_address()
+    pod.listener(("0.0.0.0", 15001), label="proxy", uid=1337)
+    pod.listener(("0.0.0.0", 8080), label="app", uid=1000)
+    pod.run([CAPTURE, "apply"])
+
+    pod.run(["sh", "-ec", LOCAL_TRAFFIC[writer].format(pod=pod.ipv4)])
+
+    for address, expected in ((ELSEWHERE, "proxy"), (pod.ipv4, "app")):
+        traced = json.loads(pod.run([CAPTURE, "trace", "tcp", f"{address}:80", "--format", "json"]).stdout)
+        assert (traced["outcome"], traced["certain"]) == (OUTCOMES[expected], True)
+        assert pod.client(1000).connect(address, 80, timeout=0.5).label == expected
+    verified = pod.run([CAPTURE, "verify"], check=False)
+    assert verified.returncode == 4, verified.stdout  # the proxy's own calls to its pod, which are captured
+    assert "cannot be judged" not in verified.stdout

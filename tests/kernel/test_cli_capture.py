@@ -512,3 +512,26 @@ def test_a_reader_that_goes_away_is_no_error(netns: NamespaceFactory) -> None:
 
     assert done.stdout.strip("{").strip() in ("0", "141")  # all of it may have fit into the pipe
     assert done.stderr == ""
+
+
+def test_trace_shows_a_table_and_refuses_another_family(netns: NamespaceFactory) -> None:
+    namespace = netns()
+    run(namespace, "capture", "apply", "--istio-inbound-interception-mode", "TPROXY")
+    packet = ("trace", "tcp", "10.1.2.3:80", "--in", "eth0")
+
+    shown = {table: run(namespace, "capture", *packet, "--table", table).stdout for table in ("nat", "mangle")}
+    refused = run(namespace, "capture", *packet, "--family", "ipv6", code=2)
+
+    assert "mangle PREROUTING" in shown["mangle"]
+    assert "PREROUTING" not in shown["nat"]
+    assert [text.count("proxy-inbound:") for text in shown.values()] == [1, 1]
+    assert "of family ipv4, not ipv6" in refused.stderr
+
+
+def test_render_takes_the_facts_of_a_pod(pod_pair: PodPair) -> None:
+    pod_pair.pod.run(["ip", "-6", "address", "flush", "dev", "eth0"])
+    words = ("capture", "render", "--ip-families", "mesh", "--backend", "iptables", "--format", "json")
+
+    rendered = {here: run(pod_pair.pod, *words, *here).stdout for here in ((), ("--netns", "/proc/self/ns/net"))}
+
+    assert [text.count("ISTIO-INBOUND - ") for text in rendered.values()] == [2, 1]

@@ -1,4 +1,4 @@
-"""The exit code tells what became of the rules, whatever becomes of what is printed."""
+"""The exit code is about the rules, whatever becomes of the output."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_rules_that_were_written_are_a_success(netns: NamespaceFactory, words: l
         assert "the output cannot be written: No space left on device; exit code 0 tells" in done.stderr
 
 
-def test_drift_is_told_by_the_exit_code(netns: NamespaceFactory) -> None:
+def test_drift_is_an_exit_code(netns: NamespaceFactory) -> None:
     pod = netns.pod()
     pod.run([CAPTURE, "apply"])
     for code in (0, 4):

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from capture.state.directory import STATE_DIRECTORY
 from capture.state.netns import namespace_id
 from capture.state.record import path_of
 from cni import codes, protocol
-from cni.attachments import STATE_DIRECTORY
 from cni.conf import ANNOTATIONS_CAPABILITY
 from cni_calls import INJECTED, RESULT, call, configuration, error_of
 from fake_kubernetes import FakeKubernetes, status
@@ -283,7 +283,7 @@ def test_the_namespace_of_the_node_is_refused(attachment: Attachment) -> None:
 
 
 @pytest.mark.parametrize("capability", ["sys_admin", "net_admin"])
-def test_without_a_capability_it_is_said_which(attachment: Attachment, capability: str) -> None:
+def test_a_missing_capability_is_named(attachment: Attachment, capability: str) -> None:
     prefix = ["setpriv", f"--bounding-set=-{capability}", f"--inh-caps=-{capability}", "--"]
     error = error_of(call(configuration(INJECTED), prefix, CNI_NETNS=attachment.pod.path))
     assert error["code"] == codes.CANNOT_CAPTURE

@@ -43,7 +43,7 @@ def rules_of(pod: Pod) -> str:
     return pod.run(["nft", "list", "ruleset"]).stdout
 
 
-def test_a_result_that_nobody_can_get_writes_no_rule(pod: Pod) -> None:
+def test_a_result_that_cannot_be_handed_back_writes_no_rule(pod: Pod) -> None:
     done = in_shell("$PLUGIN >&-", pod, configuration(INJECTED))
     assert (done.returncode, rules_of(pod)) == (1, "")
     assert "ADD: standard output is closed" in done.stderr
@@ -57,7 +57,7 @@ def test_a_result_that_nobody_can_get_writes_no_rule(pod: Pod) -> None:
         assert rules_of(pod) == ""
 
 
-def test_a_full_disk_behind_standard_output_is_told_on_standard_error(pod: Pod) -> None:
+def test_a_full_disk_behind_standard_output_is_reported_on_standard_error(pod: Pod) -> None:
     done = in_shell("$PLUGIN >/dev/full", pod, configuration(INJECTED))
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "the result cannot be written: No space left on device" in done.stderr
@@ -146,7 +146,7 @@ def test_a_node_without_proc(pod: Pod, command: str, code: int) -> None:
     assert (error["code"], "/proc is not mounted" in error["msg"]) == (code, True)
 
 
-def test_a_fifo_is_waited_for_by_nobody(pod: Pod, tmp_path: Path) -> None:
+def test_a_fifo_is_not_waited_for(pod: Pod, tmp_path: Path) -> None:
     fifo = str(tmp_path / "fifo")
     os.mkfifo(fifo)
     error = error_of(call(configuration(INJECTED), CNI_NETNS=fifo))

@@ -62,7 +62,7 @@ def test_five_times_the_same_answer_and_one_set_of_rules(here: Namespace, way: W
     assert everything(here) == before
 
 
-def test_a_legacy_table_that_somebody_listed_changes_no_answer(here: Namespace) -> None:
+def test_a_legacy_table_that_was_only_listed_changes_no_answer(here: Namespace) -> None:
     before = decide(Request())
     here.run(["iptables-legacy", "-t", "nat", "-S"])
 

@@ -294,7 +294,7 @@ def test_health_and_metrics_are_reached_from_elsewhere(scene: Scene) -> None:
     assert "envoy_cluster_upstream_rq" in metrics
 
 
-def test_a_port_on_which_nobody_listens(scene: Scene) -> None:
+def test_a_port_on_which_no_process_listens(scene: Scene) -> None:
     assert http_answer(scene.app_a, scene.b.ipv4, NOBODY)[0] == 503
     assert scene.envoy_a.log(1)[0].cluster == "PassthroughCluster"
 

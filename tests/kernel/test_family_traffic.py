@@ -82,7 +82,7 @@ def only_ipv4(netns: NamespaceFactory) -> PodPair:
 
 
 @pytest.mark.parametrize("families", ["both", "mesh"])
-def test_link_local_ipv4_beside_global_ipv6_is_captured(netns: NamespaceFactory, backend: str, families: str) -> None:
+def test_link_local_ipv4_with_global_ipv6_is_captured(netns: NamespaceFactory, backend: str, families: str) -> None:
     """As every pod of an EKS cluster of IPv6 has it: 169.254.172.x is the way to IPv4 services."""
     pair = netns.pod_pair(ipv4=("169.254.172.2/22", "169.254.172.3/22"))
     serve(pair)

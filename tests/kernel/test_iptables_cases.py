@@ -83,7 +83,7 @@ def test_what_is_written_is_what_is_listed_and_read(netns: NamespaceFactory, way
     ],
     ids=["no source", "no destination", "two ports"],
 )
-def test_what_iptables_says_wrongly_is_said_otherwise(
+def test_what_iptables_prints_wrongly_is_printed_right(
     netns: NamespaceFactory, way: Way, matches: tuple[Match, ...]
 ) -> None:
     chain = Chain(CHAIN, (Rule(Return(), matches, IPV4),))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import differences
-from capture.analysis.ownership import ours_only
+from capture.analysis.ownership import own_only
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.netlink import NetlinkDriver
@@ -285,7 +285,7 @@ class TestTheSameAsIptables:
 
     @in_one_namespace
     @given(ruleset=rulesets().map(with_rules_of_iptables))
-    def test_the_kernel_cannot_tell_them_apart(self, ours: Namespace, theirs: Namespace, ruleset: Ruleset) -> None:
+    def test_the_kernel_cannot_distinguish_them(self, ours: Namespace, theirs: Namespace, ruleset: Ruleset) -> None:
         write_in_both(ours, theirs, ruleset)
         demand_same(ours, theirs)
         stands = bool(kernel_state(ours))
@@ -305,7 +305,7 @@ class TestTheSameAsIptables:
         ours.call(NetlinkDriver().write, ruleset, NOTHING, None)
         live = ours.call(NetlinkDriver().read)
         for family in FAMILIES:
-            assert canonical(ours_only(live), family) == canonical(ours_only(ruleset), family)
+            assert canonical(own_only(live), family) == canonical(own_only(ruleset), family)
 
     @pytest.mark.parametrize("ruleset", [SIDECAR, every_case()], ids=["sidecar", "every match and verdict"])
     def test_every_program_prints_the_same(self, ours: Namespace, theirs: Namespace, ruleset: Ruleset) -> None:
@@ -357,7 +357,7 @@ class TestTheSameAsIptables:
             ("ip6tables", "mangle", "-p tcp -j TPROXY --on-port 80 --on-ip fd00::1 --tproxy-mark 0x0/0x0"),
         ],
     )
-    def test_what_the_model_lacks_is_said_as_iptables_says_it(
+    def test_what_the_model_lacks_is_printed_as_iptables_prints_it(
         self, ours: Namespace, program: str, table: str, text: str
     ) -> None:
         ours.run(["nft", "flush", "ruleset"])
@@ -533,7 +533,7 @@ class TestAllOrNothing:
         rules = namespace.run(["iptables-nft", "-t", "nat", "-S", "OUTPUT"]).stdout.splitlines()[1:]
         assert rules == ["-A OUTPUT -p tcp -j ISTIO-OUTPUT", "-A OUTPUT -p tcp -j ACCEPT"]
 
-    def test_who_keeps_writing_is_asked_for(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_ruleset_that_keeps_changing(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
         namespace, driver = netns(), NetlinkDriver()
 
         def changed(*_: object) -> None:
@@ -545,7 +545,7 @@ class TestAllOrNothing:
         ):
             namespace.call(driver.write, SIDECAR, NOTHING, None)
 
-    def test_a_chain_of_somebody_in_the_way_is_named(self, netns: NamespaceFactory) -> None:
+    def test_a_foreign_chain_in_the_way_is_named(self, netns: NamespaceFactory) -> None:
         namespace, driver = netns(), NetlinkDriver()
         namespace.run(
             ["nft", "-f", "-"],
@@ -593,13 +593,13 @@ class TestWhatTheKernelLacks:
             netns().call(NetlinkDriver().write, SIDECAR, NOTHING, None)
         assert "modprobe nft_chain_nat" in raised.value.remedy
 
-    def test_extensions_are_asked_for_one_by_one(self, netns: NamespaceFactory) -> None:
+    def test_extensions_are_queried_one_by_one(self, netns: NamespaceFactory) -> None:
         with netns().entered(), open_netfilter() as netfilter:
             assert has_extension(netfilter, Extension(2, "match", "owner", 1))
             assert has_extension(netfilter, Extension(10, "target", "REDIRECT", 0))
             assert not has_extension(netfilter, Extension(2, "match", "nobody", 0))
 
-    def test_too_much_in_one_rule_is_said(self, netns: NamespaceFactory) -> None:
+    def test_too_much_in_one_rule_is_an_error(self, netns: NamespaceFactory) -> None:
         excluded = tuple(only(2 * number) for number in range(200))
         rule = Rule(Return(), (OwnerUid(excluded, negated=True),))
         ruleset = Ruleset(FAMILIES, (Table(NAT, (Chain(OUTPUT, (rule,)),)),))

@@ -148,7 +148,7 @@ class TestPods:
 class TestOutcomes:
     @FAMILIES
     @PROTOCOLS
-    def test_refused_where_nobody_listens(self, pod_pair: PodPair, family: str, protocol: str) -> None:
+    def test_refused_where_no_process_listens(self, pod_pair: PodPair, family: str, protocol: str) -> None:
         assert pod_pair.pod.client().connect(address_of(pod_pair.peer, family), 81, protocol).kind is Kind.REFUSED
 
     @FAMILIES

@@ -13,7 +13,7 @@ from pytest_netns import NamespaceFactory
 pytestmark = pytest.mark.kernel
 
 
-def test_a_base_chain_of_somebody_else_in_our_table(netns: NamespaceFactory) -> None:
+def test_a_foreign_base_chain_in_our_table(netns: NamespaceFactory) -> None:
     pod = netns.pod()
     wanted = build_ruleset(CaptureConfig())
     driver = NetlinkDriver()

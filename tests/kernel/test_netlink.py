@@ -391,7 +391,7 @@ class TestLookup:
 
     @pytest.mark.parametrize("kind", ["unreachable", "prohibit", "blackhole"])
     @pytest.mark.parametrize("destination", ["198.51.100.1", "2001:db8::1"])
-    def test_refusing_routes_are_told_apart(self, pod_pair: PodPair, destination: str, kind: str) -> None:
+    def test_refusing_routes_are_distinguished(self, pod_pair: PodPair, destination: str, kind: str) -> None:
         pod = pod_pair.pod
         pod.ip(f"route add {kind} {destination}")
         with pod.call(open_route) as route:

@@ -199,7 +199,7 @@ def test_the_tables_of_upstreams_native_mode_are_taken_over(namespace: Namespace
     assert "istio-inbound" not in listing(namespace)
 
 
-def test_what_somebody_put_into_our_tables_goes_with_them(namespace: Namespace, driver: Driver) -> None:
+def test_foreign_rules_in_our_tables_go_with_them(namespace: Namespace, driver: Driver) -> None:
     write(namespace, driver, REDIRECTS)
     namespace.run(["nft", "add", "set", "inet", "istio-proxy-nat", "theirs", "{ type ipv4_addr; }"])
     namespace.run(["nft", "add", "rule", "inet", "istio-proxy-nat", "output", "ip daddr @theirs return"])
@@ -228,7 +228,7 @@ DRIFT = {
 
 
 @pytest.mark.parametrize("drift", DRIFT)
-def test_drift_is_seen_and_mended(namespace: Namespace, driver: Driver, drift: str) -> None:
+def test_drift_is_seen_and_repaired(namespace: Namespace, driver: Driver, drift: str) -> None:
     write(namespace, driver, REDIRECTS)
     intended = listing(namespace)
     namespace.run(["nft", "-f", "-"], stdin=DRIFT[drift])
@@ -243,7 +243,7 @@ def test_drift_is_seen_and_mended(namespace: Namespace, driver: Driver, drift: s
     assert "early" not in listing(namespace)
 
 
-def test_a_proxy_that_lets_pass_what_nobody_takes_is_drift(namespace: Namespace, driver: Driver) -> None:
+def test_a_proxy_that_lets_pass_what_no_socket_takes_is_drift(namespace: Namespace, driver: Driver) -> None:
     """Without the drop behind it, packets go on uncaptured when nobody listens."""
     write(namespace, driver, PROXIES)
     rules = namespace.run(["nft", "-a", "list", "chain", "inet", "istio-proxy-mangle", "istio-tproxy"]).stdout

@@ -121,7 +121,7 @@ class TestRead:
             ("inet theirs input", INPUT, 0, False, FAMILIES),
         ]
 
-    def test_rules_in_our_words_and_in_theirs(self, namespace: Namespace) -> None:
+    def test_rules_in_the_words_of_both_backends(self, namespace: Namespace) -> None:
         namespace.run(["nft", "-f", "-"], stdin=THEIRS)
         chains = read(namespace)
 
@@ -293,7 +293,7 @@ def test_with_tproxy_udp_has_no_marks_that_a_filter_could_disturb(pair: PodPair)
         assert operations.verify(wanted).holds
 
 
-def test_what_nobody_can_judge_is_no_drift_and_no_proof(pair: PodPair) -> None:
+def test_what_cannot_be_judged_is_no_drift_and_no_proof(pair: PodPair) -> None:
     apply_in_nftables(pair)
     pair.pod.run(["nft", "-f", "-"], stdin=UNKNOWN)
 

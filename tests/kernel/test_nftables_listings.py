@@ -245,7 +245,7 @@ def without_words(rule: Rule) -> Rule:
 
 @pytest.mark.parametrize("reader", [NETLINK, Listing()], ids=lambda reader: reader.name)
 @pytest.mark.parametrize("text", FORMS)
-def test_forms_of_others_are_understood_or_said_to_be_unknown(
+def test_foreign_forms_are_understood_or_unknown(
     namespace: Namespace, reader: NetlinkDriver | Listing, text: str
 ) -> None:
     table = "nat" if "redirect" in text or "dnat" in text else "mangle"

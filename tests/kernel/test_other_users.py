@@ -157,7 +157,7 @@ def test_an_id_that_the_pod_has_not_is_refused_before_anything_is_written(
     assert pair.pod.run(["nft", "list", "ruleset"]).stdout == ""
 
 
-def test_what_stands_in_iptables_there_stays_in_iptables(pair: PodPair) -> None:
+def test_rules_in_iptables_there_stay_in_iptables(pair: PodPair) -> None:
     apply(explicit({BACKEND: "iptables"}), pair.pod.path)
     assert apply(explicit({PROXY_UID: "1500"}), pair.pod.path).decision.backend == "iptables"
     assert verify(explicit({PROXY_UID: "1500"}), pair.pod.path).holds

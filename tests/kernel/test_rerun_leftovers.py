@@ -130,7 +130,7 @@ def test_a_leftover_is_taken_over(pair: PodPair, name: str, ways: list[str]) -> 
             assert (left.backend, left.variant) == PLACES[way]
             verified = operations.verify()
             # Foreign rules do divert the port 9998 from the proxy; of ours nothing may be missing or too much.
-            assert not any(found.is_ours for found in verified.differences), str(verified)
+            assert not any(found.is_own for found in verified.differences), str(verified)
             assert not any(found.table == "mangle" for found in verified.differences), "marks divert nothing here"
             assert not verified.missing, str(verified)
             assert not verified.others, str(verified)

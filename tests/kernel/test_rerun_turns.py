@@ -46,7 +46,7 @@ def test_runs_at_the_same_time_leave_one_whole_set(pod_pair: PodPair) -> None:
             assert verified.holds, verified
 
 
-def test_who_holds_the_lock_is_told_and_that_we_went_on(netns: NamespaceFactory) -> None:
+def test_a_warning_names_the_holder_of_the_lock(netns: NamespaceFactory) -> None:
     pod = netns.pod()
     with pod.entered():
         squatter = socket.socket(socket.AF_UNIX)
@@ -188,7 +188,7 @@ def test_a_family_that_is_captured_no_more(netns: NamespaceFactory) -> None:
         assert "ISTIO" not in pod.run(["ip6tables-nft-save"]).stdout
 
 
-def test_routes_with_numbers_of_their_own_are_told_by_the_rules(pod_pair: PodPair) -> None:
+def test_routes_with_other_numbers_are_found_by_the_rules(pod_pair: PodPair) -> None:
     pod = pod_pair.pod
     for then in ("classic", "TPROXY"):
         with pod.entered():

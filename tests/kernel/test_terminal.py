@@ -205,7 +205,7 @@ def test_a_node_and_a_manifest(node: Path, width: int) -> None:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_pod_is_told_by_one_command(pod: Namespace, name: str) -> None:
+def test_one_command_names_what_is_broken(pod: Namespace, name: str) -> None:
     options, uid, break_it, commands = BROKEN[name]
     prepared(pod, options, uid)
     break_it(pod)

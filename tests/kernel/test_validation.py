@@ -63,7 +63,7 @@ def test_only_the_families_of_the_pod(netns: NamespaceFactory) -> None:
     assert validated(told) == ["IPv4 outbound", "IPv4 inbound", "IPv4 inbound from outside"]
 
 
-def test_in_a_container_of_the_proxys_user_what_was_programmed_by_somebody_else(pod_pair: PodPair) -> None:
+def test_in_a_container_of_the_proxys_user_after_the_plugin(pod_pair: PodPair) -> None:
     pod = pod_pair.pod
     init(pod)
 
@@ -185,7 +185,7 @@ def test_a_policy_rule_that_is_gone_fails_the_validation(pod_pair: PodPair, befo
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
-def test_beside_a_running_proxy(pod_pair: PodPair, mode: str) -> None:
+def test_while_a_proxy_runs(pod_pair: PodPair, mode: str) -> None:
     """Who took a connection is in the kernel's list of sockets."""
     pod = pod_pair.pod
     init(pod, "-m", mode)

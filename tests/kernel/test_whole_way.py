@@ -71,7 +71,7 @@ def test_dnat_before_ours_in_any_table(pair: PodPair, way: str, command: str) ->
     assert "direct to 203.0.113.200:8080" in verified.stdout
 
 
-def test_of_two_captures_the_port_is_told_that_the_kernel_takes(pair: PodPair) -> None:
+def test_of_two_captures_the_port_is_that_of_the_kernel(pair: PodPair) -> None:
     with pair.pod.entered():
         operations.apply(settings({}, WAYS["iptables-netlink"]))
         other = settings({PROXY_PORT: "15009"}, WAYS["nftables-netlink"])

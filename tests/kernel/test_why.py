@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from capture.state import record
 from cni_calls import call, configuration
 from pytest_netns import Kind, Pod, PodPair
 
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.kernel
 CAPTURE = Path(sys.executable).with_name("capture")
 ELSEWHERE = "203.0.113.9"
 BACKENDS = pytest.mark.parametrize("backend", ["nftables", "iptables"])
+SETPRIV = ("setpriv", "--inh-caps=-all")
 OUT = ("tcp", f"{ELSEWHERE}:80", "--uid", "1000")
 
 
@@ -60,6 +62,8 @@ def test_a_healthy_pod_has_no_cause(pod_pair: PodPair, backend: str, arguments: 
     assert kinds(pod, "tcp", "[2001:db8::9]:80", "--uid", "1000") == []
     assert kinds(pod, "tcp", f"{pod.ipv4}:8080", "--in", "eth0", "--src", pod_pair.peer.ipv4) == []
     assert reached(pod) == "proxy"
+    (cause,) = why(pod, "tcp", f"{pod.ipv4}:22", "--in", "eth0")["causes"]
+    assert (cause["kind"], "--profile current" in cause["remedy"]) == ("excluded", True)
 
 
 def test_a_pod_that_the_plugin_left_alone_or_refused(pod_pair: PodPair) -> None:
@@ -74,6 +78,22 @@ def test_a_pod_that_the_plugin_left_alone_or_refused(pod_pair: PodPair) -> None:
     assert (cause["kind"], "the CNI plugin refused it at" in cause["says"]) == ("no-rules", True)
     call(configuration({}), CNI_NETNS="", CNI_COMMAND="DEL")
     assert "the CNI plugin" not in why(pod)["causes"][0]["says"]
+
+
+def test_without_a_record_the_live_rules_are_the_reference(pod_pair: PodPair) -> None:
+    pod = with_proxy(pod_pair)
+    pod.listener(*((address, port) for address in ("0.0.0.0", "::") for port in (16001, 16006)), uid=1338)
+    apply(pod, "-p", "16001", "-z", "16006", "-u", "1338", "-o", "80", backend="iptables")
+    with pod.entered():
+        record.forget()
+    assert kinds(pod) == []
+    apply(pod, "-p", "16001", "-z", "16006", "-u", "1338", backend="iptables")
+    with pod.entered():
+        record.forget()
+    pod.run(["iptables", "-t", "nat", "-D", "OUTPUT", "-p", "tcp", "-j", "ISTIO-OUTPUT"])
+    done = pod.run([CAPTURE, "why"], check=False)
+    assert (done.returncode, done.stdout.startswith("cannot be told: this pod")) == (5, True)
+    assert "a rule may be missing" in done.stdout
 
 
 def test_the_proxy_listens_in_one_family_only(pod_pair: PodPair) -> None:
@@ -157,3 +177,16 @@ def test_half_a_connection_is_a_usage_error(pod_pair: PodPair) -> None:
 
     assert done.returncode == 2
     assert "name a protocol and a destination" in done.stderr
+
+
+def test_a_process_that_may_leave_the_capture_is_noted(pod_pair: PodPair) -> None:
+    pod = with_proxy(pod_pair)
+    apply(pod)
+    own = pod.popen([*SETPRIV, "--bounding-set=-all,+net_raw,+net_admin", "sleep", "60"])
+    plain = pod.popen(["sleep", "60"], uid=1000)
+
+    found = why(pod, *OUT[:2], "--as-pid", str(own.pid))
+    (note,) = found["notes"]
+    assert (note["kind"], found["verdict"]) == ("privileged", "captured")
+    assert note["says"].endswith("NET_ADMIN (changes the rules), NET_RAW (sends frames that meet no rule)")
+    assert why(pod, *OUT[:2], "--as-pid", str(plain.pid))["notes"] == []

@@ -102,6 +102,14 @@ BROKEN: dict[str, Situation] = {
         "route-missing", TPROXY, "ip route flush table 133", goes="in", transparent=True, has_traffic=False
     ),
     "no route": Situation("no-route", breaks="ip route del default"),
+    "lo has lost its address": Situation("no-route", breaks="ip address del 127.0.0.1/8 dev lo"),
+    "a device drops what comes in": Situation(
+        "filtered",
+        breaks='nft "add table netdev x";'
+        ' nft "add chain netdev x c { type filter hook ingress device eth0 priority 0; }";'
+        f' nft "add rule netdev x c tcp dport {APP_PORT} drop"',
+        goes="in",
+    ),
     "an interface is missing": Situation("interface-missing", "-c net7", has_traffic=False),
     # from reports of users
     "connections are not tracked": Situation(
@@ -184,6 +192,8 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
 
     assert [cause.kind for cause in found.causes] == [situation.kind], found.causes
     assert all(cause.says and cause.remedy for cause in found.causes)
+    if situation.kind == "excluded":
+        assert f"{situation.options.split()[-1]} (test)" in found.causes[0].remedy
     if situation.has_traffic:
         assert reached(situation, pod_pair) != "proxy"
 

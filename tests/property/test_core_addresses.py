@@ -92,7 +92,7 @@ class TestText:
         assert parse_address(text) == Network(family, number, BITS[family])
 
     @given(networks(), st.data())
-    def test_host_bits_are_cleared_and_told(self, network: Network, data: st.DataObject) -> None:
+    def test_host_bits_are_cleared_and_reported(self, network: Network, data: st.DataObject) -> None:
         host = data.draw(st.integers(network.first, network.last))
         text = f"{address_text(network.family, host)}/{network.prefix}"
         assert parse_network(text) == network

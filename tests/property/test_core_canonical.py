@@ -151,7 +151,7 @@ class TestOneForm:
             assert canonical(ruleset, family) == {}
 
     @given(rulesets(), st.sampled_from(FAMILIES))
-    def test_chains_and_tables_that_nobody_notices_do_not_count(self, ruleset: Ruleset, family: Family) -> None:
+    def test_chains_and_tables_without_effect_do_not_count(self, ruleset: Ruleset, family: Family) -> None:
         more = Table("raw", (Chain(OUTPUT, (), "ACCEPT"), Chain("ISTIO_OUTPUT_DNS")))
         tables = [*ruleset.tables] if ruleset.table("raw") else [*ruleset.tables, more]
         shuffled = ruleset.replace(tables=tuple(reversed(tables)))

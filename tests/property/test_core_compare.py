@@ -212,7 +212,7 @@ class TestTampering:
         assert {(each.family, each.kind, each.position > 0) for each in found} == {
             (family, "foreign", True) for family in families
         }
-        assert not any(each.is_ours for each in found)
+        assert not any(each.is_own for each in found)
 
     @given(configs, st.data())
     def test_a_policy(self, config: CaptureConfig, data: st.DataObject) -> None:
@@ -247,7 +247,7 @@ class TestTampering:
             assert {each.family for each in found} == set(FAMILIES) - {family}
 
     @given(configs)
-    def test_the_other_spelling_beside_ours(self, config: CaptureConfig) -> None:
+    def test_the_other_spelling_next_to_ours(self, config: CaptureConfig) -> None:
         """Two sets at once: ours, and one that an older version or upstream left."""
         spelling = "dash" if config.chain_names == "underscore" else "underscore"
         asked, other = build_ruleset(config), build_ruleset(config.replace(chain_names=spelling))

@@ -160,7 +160,7 @@ def test_spelling_changes_names_and_nothing_else(config: CaptureConfig) -> None:
 
 
 @given(configs, st.sampled_from(FAMILIES))
-def test_a_family_has_the_same_rules_alone_and_beside_the_other(config: CaptureConfig, family: Family) -> None:
+def test_a_family_has_the_same_rules_alone_and_with_the_other(config: CaptureConfig, family: Family) -> None:
     both = build_ruleset(config.replace(families=FAMILIES))
     alone = build_ruleset(config.replace(families=(family,)))
     assert canonical(both, family) == canonical(alone, family)

@@ -75,6 +75,6 @@ def test_sentences(error: CaptureError, sentence: str) -> None:
 
 
 @pytest.mark.parametrize("error", [HostNamespaceError(), PrivilegeError("do it"), NamespaceError("/x", "is none")])
-def test_what_a_person_can_mend_says_how(error: CaptureError) -> None:
+def test_an_error_has_a_remedy(error: CaptureError) -> None:
     assert error.remedy.endswith(".")
     assert error.remedy in str(error)

@@ -68,7 +68,7 @@ def test_annotations_stay_where_classes_are_made_of_them(tmp_path: Path) -> None
     assert names["later"].__annotations__ == {}
 
 
-def test_modules_of_others_keep_theirs(tmp_path: Path) -> None:
+def test_foreign_modules_keep_their_annotations(tmp_path: Path) -> None:
     names = run(MODULE, tmp_path, ours=False)
 
     assert names["later"].__annotations__ == {"value": "Undefined", "return": "Undefined"}

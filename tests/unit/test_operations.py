@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from capture.errors import CaptureError, ConfigurationError
-from capture.operations import apply, trace_packet
+from capture.operations import apply, render, trace_packet, verify
 from capture.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.parametrize(
@@ -18,6 +21,11 @@ from capture.settings.settings import Settings
         ("port", {"destination": "10.0.0.1", "port": 65536}),
         ("port", {"destination": "10.0.0.1", "port": "80"}),
         ("uid", {"destination": "10.0.0.1", "port": 80, "uid": -1}),
+        ("port", {"destination": "10.0.0.1", "port": True}),
+        ("protocol", {"destination": "10.0.0.1", "port": 80, "protocol": "icmp"}),
+        ("source", {"destination": "10.0.0.1", "port": 80, "source": "fd00::1"}),
+        ("in_interface", {"destination": "10.0.0.1", "port": 80, "in_interface": "eth\n0"}),
+        ("settings", {"destination": "10.0.0.1", "port": 80, "settings": {"proxy_port": 15001}}),
         ("gid", {"destination": "10.0.0.1", "port": 80, "gid": 2**32}),
     ],
 )
@@ -28,7 +36,27 @@ def test_a_packet_that_cannot_be_is_refused_by_the_argument(name: str, packet: d
     assert caught.value.origin == f"the argument {name}"
 
 
-@pytest.mark.parametrize("path", [b"/run/netns/pod", "/run/netns/p\0d", 5, ""])
+@pytest.mark.parametrize("path", [b"/run/netns/pod", "/run/netns/p\0d", "/run/netns/\ud800", 5, ""])
 def test_what_is_no_path_of_a_namespace_is_a_capture_error(path: Any) -> None:
     with pytest.raises(CaptureError, match="network namespace"):
         apply(Settings({}), path)
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "value"),
+    [
+        (apply, "settings", {"proxy_port": 15001}),
+        (verify, "settings", {}),
+        (render, "settings", None),
+        (render, "families", "ipv4"),
+        (apply, "lock_timeout", None),
+        (apply, "lock_timeout", float("nan")),
+    ],
+)
+def test_an_argument_of_another_type_is_refused_by_its_name(
+    function: Callable[..., object], name: str, value: object
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        function(**{"settings": Settings({}), name: value})
+
+    assert caught.value.origin == f"the argument {name}"

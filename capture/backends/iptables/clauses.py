@@ -7,6 +7,7 @@ shown and reckoned with, and never rewritten.
 from __future__ import annotations
 
 from capture.analysis.canonical import ENTRIES
+from capture.backends.iptables.entries import changed_bits
 from capture.model import ruleset as model
 from capture.model.addresses import is_decimal, parse_address, parse_network, split
 from capture.model.values import Value
@@ -228,50 +229,42 @@ def verdict_of(clause: Sequence[Word], chains: Collection[str] = ()) -> model.Ve
     if name in VERDICTS and len(clause) == 2:
         return VERDICTS[name]
     try:
-        return TARGETS[name](options_of(clause[2:]))
+        allowed, read = TARGETS[name]
+        return read(_values(options_of(clause[2:]), allowed))
     except (KeyError, ValueError):
         return model.UnknownVerdict(as_printed(clause[1:]))
 
 
-def _values(options: Sequence[Option], *allowed: str) -> dict[str, str]:
+def _values(options: Sequence[Option], allowed: str) -> dict[str, str]:
     """Return the options by name, those without a value as ""; NotOursError if there is one we do not know."""
     values = {option.name: " ".join(option.values) for option in options}
-    if not values.keys() <= set(allowed):
-        raise NotOursError(", ".join(values.keys() - set(allowed)))
+    unknown = values.keys() - set(allowed.split())
+    if unknown:
+        raise NotOursError(", ".join(unknown))
     return values
 
 
-def _redirect(options: Sequence[Option]) -> model.Verdict:
-    values = _values(options, "--to-ports", "--to-port")
+def _redirect(values: dict[str, str]) -> model.Verdict:
     (port,) = values.values()
     return model.Redirect(_number(port))
 
 
-def _tproxy(options: Sequence[Option]) -> model.Verdict:
-    values = _values(options, "--on-port", "--on-ip", "--tproxy-mark")
+def _tproxy(values: dict[str, str]) -> model.Verdict:
     if values.get("--on-ip", "::") not in ("0.0.0.0", "::"):
         raise NotOursError("--on-ip")
     mark, mask = _marked_bits(values.get("--tproxy-mark", "0x0/0x0"))
-    return model.TransparentProxy(_number(values["--on-port"]), *_kept_in_mask(mark, mask))
+    return model.TransparentProxy(_number(values["--on-port"]), changed_bits(mark, mask), mask)
 
 
-def _set_mark(options: Sequence[Option]) -> model.Verdict:
-    values = _values(options, "--set-xmark", "--set-mark")
+def _set_mark(values: dict[str, str]) -> model.Verdict:
     ((name, bits),) = values.items()
     value, mask = _marked_bits(bits)
     if name == "--set-mark":  # sets bits outside of the mask as well, --set-xmark would flip them
         mask |= value
-    return model.SetMark(*_kept_in_mask(value, mask))
+    return model.SetMark(changed_bits(value, mask), mask)
 
 
-def _kept_in_mask(value: int, mask: int) -> tuple[int, int]:
-    if value & ~mask:
-        raise NotOursError(f"{value:#x}/{mask:#x} flips bits")
-    return value, mask
-
-
-def _copy_mark(options: Sequence[Option]) -> model.Verdict:
-    values = _values(options, "--save-mark", "--restore-mark", "--nfmask", "--ctmask", "--mask")
+def _copy_mark(values: dict[str, str]) -> model.Verdict:
     if any(int(values.get(mask, "0xffffffff"), 0) != model.ALL_BITS for mask in ("--nfmask", "--ctmask", "--mask")):
         raise NotOursError("a part of the mark")
     if "--save-mark" in values:
@@ -282,11 +275,12 @@ def _copy_mark(options: Sequence[Option]) -> model.Verdict:
 
 
 VERDICTS: dict[str, model.Verdict] = {"RETURN": model.Return(), "ACCEPT": model.Accept(), "DROP": model.Drop()}
-TARGETS: dict[str, Callable[[Sequence[Option]], model.Verdict]] = {
-    "REDIRECT": _redirect,
-    "TPROXY": _tproxy,
-    "MARK": _set_mark,
-    "CONNMARK": _copy_mark,
-    "CT": lambda options: model.SetZone(_number(_values(options, "--zone").get("--zone", "0"))),
-    "LOG": lambda options: model.Log(_values(options, "--log-prefix").get("--log-prefix", "")),
+TARGETS: dict[str, tuple[str, Callable[[dict[str, str]], model.Verdict]]] = {
+    "REDIRECT": ("--to-ports --to-port", _redirect),
+    "TPROXY": ("--on-port --on-ip --tproxy-mark", _tproxy),
+    "MARK": ("--set-xmark --set-mark", _set_mark),
+    "CONNMARK": ("--save-mark --restore-mark --nfmask --ctmask --mask", _copy_mark),
+    "CT": ("--zone", lambda values: model.SetZone(_number(values.get("--zone", "0")))),
+    "LOG": ("--log-prefix", lambda values: model.Log(values.get("--log-prefix", ""))),
 }
+"""The options of a target that we know, and what it does with their values."""

@@ -7,9 +7,9 @@ It is used below its own level of rules and chains, because that level
 * reads each match back and sets it again before writing, which breaks texts with quotes;
 * walks the matches of a rule by the size it expects instead of the size they have.
 
-So a rule is taken apart as iptables-restore would (``render``, ``clauses``): its addresses, interfaces and protocol are
-put into libiptc's own structure, and the options of extensions are given to their parsers one by one. One table is one
-transaction: autocommit is off, and ``commit`` is the last that happens to a table.
+So this is an iptables-restore of our own. It takes the text of rules apart (``clauses``), puts their addresses,
+interfaces and protocol into libiptc's own structure, and gives the options of extensions to their parsers one by one.
+One table is one transaction: autocommit is off, and ``commit`` is the last that happens to a table.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ import warnings
 
 from capture.backends.iptables.clauses import options_of, words_of
 from capture.backends.iptables.parse import clauses_of
-from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule
-from capture.backends.iptables.render import option, rule_text
+from capture.backends.iptables.render import option
 from capture.backends.iptables.xt_words import PROTOCOL_WORDS
 from capture.model.addresses import BITS, IPV4, address_text, parse_network
 
@@ -34,10 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
-    from capture.backends.iptables.clauses import Option
-    from capture.backends.iptables.plan import TableEdit
+    from capture.backends.iptables.clauses import Option, Word
     from capture.model.addresses import Family
-    from capture.model.ruleset import Rule
 
 NAMESPACE_LOCK = "/proc/self/ns/net"
 """python-iptables takes no lock; this is the one that the driver ``restore`` takes."""
@@ -121,33 +118,34 @@ def _open(family: Family, name: str) -> Any:
 # --- writing -------------------------------------------------------------------------------------
 
 
-def execute(edits: Sequence[TableEdit]) -> None:
-    """Carry out table edits of one family, each in one transaction."""
+def restore(family: Family, text: str) -> None:
+    """Do what iptables-restore --noflush would do with this text (``restore_text``): each table in one transaction."""
     with open(NAMESPACE_LOCK, "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for edit in edits:
-            table = _open(edit.family, edit.table)
-            for change in edit.edits:
-                if isinstance(change, PutChain | DropChain):
-                    make_empty = table.flush_entries if table.is_chain(change.chain) else table.create_chain
-                    make_empty(change.chain)
-            for change in edit.edits:
-                _change(table, change)
-            table.commit()
+        table: Any = None
+        for line in text.split("\n")[:-1]:
+            if line.startswith("*"):
+                table = _open(family, line[1:])
+            elif line.startswith(":"):
+                chain = line[1:].partition(" ")[0]
+                make_empty = table.flush_entries if table.is_chain(chain) else table.create_chain
+                make_empty(chain)
+            elif line == "COMMIT":
+                table.commit()
+            else:
+                _change(table, family, words_of(line))
 
 
-def _change(table: Any, change: PutChain | RemoveRule | InsertRule | AppendRule | DropChain) -> None:
-    if isinstance(change, PutChain):
-        for rule in change.rules:
-            table.append_entry(change.chain, _entry(rule))
-    elif isinstance(change, RemoveRule):
-        _remove(table, change.chain, change.position)
-    elif isinstance(change, InsertRule):
-        table.insert_entry(change.chain, _entry(change.rule), change.position)
-    elif isinstance(change, AppendRule):
-        table.append_entry(change.chain, _entry(change.rule))
+def _change(table: Any, family: Family, words: Sequence[Word]) -> None:
+    command, chain = words[0].text, words[1].text
+    if command == "-A":
+        table.append_entry(chain, _entry(family, words[2:]))
+    elif command == "-I":
+        table.insert_entry(chain, _entry(family, words[3:]), int(words[2].text) - 1)
+    elif command == "-D":
+        _remove(table, chain, int(words[2].text) - 1)
     else:
-        table.delete_chain(change.chain)
+        table.delete_chain(chain)
 
 
 def _remove(table: Any, chain: str, position: int) -> None:
@@ -156,11 +154,11 @@ def _remove(table: Any, chain: str, position: int) -> None:
         raise iptc.IPTCError(f"can't delete rule {position + 1} of chain {chain}: {table.strerror().decode()}")
 
 
-def _entry(rule: Rule) -> Any:
+def _entry(family: Family, words: Sequence[Word]) -> Any:
     """Return a rule as libiptc takes it (struct ipt_entry or ip6t_entry, its matches, its target)."""
-    entry = iptc.Rule() if rule.family == IPV4 else iptc.Rule6()
+    entry = iptc.Rule() if family == IPV4 else iptc.Rule6()
     target = None
-    for clause in clauses_of(words_of(rule_text(rule))):
+    for clause in clauses_of(words):
         if clause[0].text == "-m":
             _set_options(entry.create_match(clause[1].text), options_of(clause[2:]))
         elif clause[0].text == "-j":
@@ -168,7 +166,7 @@ def _entry(rule: Rule) -> Any:
             _set_options(target, options_of(clause[2:]))
         else:
             negated = clause[0].text == "!"
-            _set_own_option(entry.get_ip(), rule.family, *(word.text for word in clause[negated:]), negated=negated)
+            _set_own_option(entry.get_ip(), family, *(word.text for word in clause[negated:]), negated=negated)
     if target is None:
         entry.create_target("")  # the rule only counts
     return entry.rule
@@ -184,7 +182,7 @@ def _set_options(extension: Any, options: Sequence[Option]) -> None:
     extension._final_check()  # noqa: SLF001  # the public one reads the options back and sets them again
 
 
-def _set_own_option(header: Any, family: Family | None, name: str, value: str, *, negated: bool) -> None:
+def _set_own_option(header: Any, family: Family, name: str, value: str, *, negated: bool) -> None:
     """Write an address, interface or protocol into struct ipt_ip or ip6t_ip6."""
     if name == "-p":
         header.proto = PROTOCOL_NUMBERS[value]

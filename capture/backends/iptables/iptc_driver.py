@@ -55,14 +55,15 @@ class IptcDriver(IptablesDriver):
 
     def execute(self, edits: Sequence[TableEdit]) -> None:
         for family, of_family in by_family(edits):
+            text = restore_text(of_family)
 
-            def write(mine: Sequence[TableEdit] = of_family) -> str:
+            def restore(family: Family = family, text: str = text) -> str:
                 from capture.backends.iptables import iptc_child
 
-                iptc_child.execute(mine)
+                iptc_child.restore(family, text)
                 return ""
 
-            _in_child("change the tables", write, family, restore_text(of_family))
+            _in_child("change the tables", restore, family, text)
 
 
 def _in_child(doing: str, work: Callable[[], str], family: Family, text: str = "") -> str:

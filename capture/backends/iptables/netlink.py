@@ -182,9 +182,11 @@ def _hold_exactly(netfilter: NetlinkSocket, desired: Ruleset) -> bool:
     views = [
         (family, TableView(desired, family, table.name)) for family in desired.families for table in desired.tables
     ]
-    chains = (message for family, view in views for message in _wanted_chains(family, view))
-    return chains_are(netfilter, nf.FAMILIES, TABLES, chains) and all(
-        _rules_are(netfilter, family, view) for family, view in views
+    chains = [message for family, view in views for message in _wanted_chains(family, view)]
+    return (
+        bool(chains)
+        and chains_are(netfilter, nf.FAMILIES, TABLES, chains)
+        and all(_rules_are(netfilter, family, view) for family, view in views)
     )
 
 

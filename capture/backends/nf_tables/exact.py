@@ -32,7 +32,7 @@ COUNTER_HEAD = COUNTER[: COUNTER.index(b"counter\0") + len(b"counter\0")]
 def chains_are(
     netfilter: NetlinkSocket, families: Collection[int], tables: Collection[str], wanted: Iterable[Change]
 ) -> bool:
-    """Return whether these tables of these families have the chains that messages make, and no others; no for none."""
+    """Return whether these tables of these families have the chains that messages make, and no others."""
     found = {
         (number, table, fields[nf.NFTA_CHAIN_NAME]): _compared(fields)
         for number, fields in read_chains(netfilter)
@@ -43,7 +43,7 @@ def chains_are(
         fields = decode_fields(change.attributes)
         place = change.family, decode_text(fields[nf.NFTA_CHAIN_TABLE]), fields[nf.NFTA_CHAIN_NAME]
         expected[place] = _compared(fields)
-    return bool(found) and found == expected
+    return found == expected
 
 
 def _compared(chain: Fields) -> Fields:

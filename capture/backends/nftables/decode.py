@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     FindSet = Callable[[str], "NativeSet"]
 
 
-META_FIELDS = {key: field for field, key in native.META_KEYS.items()}
+META_FIELDS = {key: field for field, key in native.META_KEYS.items()} | {nf.NFT_META_IIF: "iif", nf.NFT_META_OIF: "oif"}
+ADDRESS_TYPES = {nf.NFTA_FIB_F_SADDR: "fib saddr type", nf.NFTA_FIB_F_DADDR: "fib daddr type"}
 CT_FIELDS = {key: field for field, key in native.CT_KEYS.items()}
 HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
 
@@ -101,7 +102,7 @@ class Program:
 
     UNDERSTOOD = frozenset(
         (
-            *("meta", "ct", "payload", "bitwise", "byteorder", "cmp", "range", "lookup"),
+            *("meta", "fib", "ct", "payload", "bitwise", "byteorder", "cmp", "range", "lookup"),
             *("immediate", "counter", "nat", "redir", "tproxy", "log"),
         )
     )
@@ -173,6 +174,12 @@ class Program:
             return False
         action = _mark_action(self._held(fields[nf.NFTA_META_SREG]))
         return action is not None and self._do(action)
+
+    def fib(self, fields: Fields) -> bool:
+        """``fib``: load what kind of address the source or the destination is, whatever the interface."""
+        field = ADDRESS_TYPES.get(decode_number(fields[nf.NFTA_FIB_FLAGS]))
+        is_type = decode_number(fields[nf.NFTA_FIB_RESULT]) == nf.NFT_FIB_RESULT_ADDRTYPE
+        return is_type and field is not None and self._load(fields[nf.NFTA_FIB_DREG], Register(field))
 
     def ct(self, fields: Fields) -> bool:
         """``ct``: load a field, or set the mark or the zone."""
@@ -246,7 +253,14 @@ class Program:
         return True
 
     def _without_words(self, loaded: Register, bounds: Bounds) -> native.Condition:
-        return model.UnknownMatch(f"{_words(loaded)} {bounds}")
+        subject, value = _words(loaded), str(bounds)
+        if bounds.is_single and not loaded.mask:
+            number = decode_host_number(bounds.low)
+            if subject in ADDRESS_TYPES.values() and number == nf.RTN_LOCAL:
+                value = f"{'!= ' if bounds.negated else ''}local"
+            elif subject in ("iif", "oif"):
+                value = f"{'!= ' if bounds.negated else ''}{number}"
+        return model.UnknownMatch(f"{subject} {value}")
 
     def _bounds(self, operator: int, value: bytes) -> Bounds:
         """Return the lowest and the highest value that a comparison is about, without a value if there is none."""

@@ -114,7 +114,8 @@ def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Change]:
                     if needs_set(condition):
                         set_number += 1
                         yield from _add_set(table.name, condition, set_number, doing)
-                        expressions.append(_lookup(condition, set_number))
+                        in_batch = attribute(nf.NFTA_LOOKUP_SET_ID, u32be(set_number))
+                        expressions.append(_lookup(condition, OF_REGISTER, OF_ANONYMOUS, in_batch))
                     else:
                         expressions.append(EXPRESSIONS[type(condition)](condition))
                 expressions += [COUNTER, actions_of(rule)]
@@ -131,7 +132,7 @@ def conditions_of(rule: native.NativeRule, set_names: Iterator[str]) -> bytes:
     """Return the expressions of all conditions as they come back from the kernel: lookups know the names of sets."""
     return b"".join(
         [
-            _lookup_by_name(condition, next(set_names))
+            _lookup(condition, attribute(nf.NFTA_LOOKUP_SET, text(next(set_names))), OF_REGISTER)
             if needs_set(condition)
             else EXPRESSIONS[type(condition)](condition)
             for condition in rule.conditions
@@ -274,23 +275,13 @@ EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
 # --- sets ----------------------------------------------------------------------------------------
 
 
-def _lookup(condition: native.Among, number: int) -> bytes:
-    return _load_in_order(condition.field) + expression(
-        "lookup",
-        attribute(nf.NFTA_LOOKUP_SREG, REGISTER),
-        attribute(nf.NFTA_LOOKUP_SET, text(ANONYMOUS)),
-        attribute(nf.NFTA_LOOKUP_SET_ID, u32be(number)),
-        attribute(nf.NFTA_LOOKUP_FLAGS, u32be(nf.NFT_LOOKUP_F_INV if condition.negated else 0)),
-    )
+OF_REGISTER = attribute(nf.NFTA_LOOKUP_SREG, REGISTER)
+OF_ANONYMOUS = attribute(nf.NFTA_LOOKUP_SET, text(ANONYMOUS))
 
 
-def _lookup_by_name(condition: native.Among, name: str) -> bytes:
-    return _load_in_order(condition.field) + expression(
-        "lookup",
-        attribute(nf.NFTA_LOOKUP_SET, text(name)),
-        attribute(nf.NFTA_LOOKUP_SREG, REGISTER),
-        attribute(nf.NFTA_LOOKUP_FLAGS, u32be(nf.NFT_LOOKUP_F_INV if condition.negated else 0)),
-    )
+def _lookup(condition: native.Among, *where: bytes) -> bytes:
+    flags = attribute(nf.NFTA_LOOKUP_FLAGS, u32be(nf.NFT_LOOKUP_F_INV if condition.negated else 0))
+    return _load_in_order(condition.field) + expression("lookup", *where, flags)
 
 
 def _add_set(table: str, condition: native.Among, number: int, doing: str) -> Iterator[Change]:

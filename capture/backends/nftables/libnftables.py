@@ -50,26 +50,24 @@ class LibnftablesDriver(NetlinkDriver):
 
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
         """Return the rule set as the commands that libnftables is given."""
-        return [("nft -j -f", json.dumps(_transaction(plan.replace(lower(ruleset), {}, libnftables_json)), indent=2))]
+        return [
+            ("nft -j -f", json.dumps({"nftables": list(plan.replace(lower(ruleset), {}, libnftables_json))}, indent=2))
+        ]
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded
-        _run("replace the rules of capture", _transaction(plan.replace(lower(desired), _live(), libnftables_json)))
+        _run("replace the rules of capture", plan.replace(lower(desired), _live(), libnftables_json))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded
         tables = _live()
         if tables:
-            _run("remove the rules of capture", _transaction(plan.remove(tables, libnftables_json)))
+            _run("remove the rules of capture", plan.remove(tables, libnftables_json))
 
 
 def _live() -> plan.LiveTables:
     with open_netfilter() as netfilter:
         return read_live(netfilter)
-
-
-def _transaction(commands: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    return {"nftables": list(commands)}
 
 
 def find_bindings() -> str | None:
@@ -95,8 +93,8 @@ def _bindings() -> ModuleType:
     return module
 
 
-def _run(doing: str, transaction: dict[str, Any]) -> None:
-    """Run a transaction. A context belongs to the namespace in which it was made, so each call makes its own."""
+def _run(doing: str, commands: Iterable[dict[str, Any]]) -> None:
+    """Run commands in one transaction. A context is of the namespace in which it was made: each call makes its own."""
     with _one_at_a_time:
         bindings = _bindings()
         try:
@@ -105,7 +103,7 @@ def _run(doing: str, transaction: dict[str, Any]) -> None:
             raise UnsupportedError(f"{LIBRARY} cannot be loaded: {error}", REMEDY) from error
         context = bindings.Nftables(LIBRARY)
         context.set_json_output(True)
-        status, _, words = context.cmd(json.dumps(transaction))
+        status, _, words = context.cmd(json.dumps({"nftables": list(commands)}))
     if status != 0:
         raise _failure(doing, words)
 

@@ -13,7 +13,7 @@ from capture.model.addresses import BITS, FAMILIES, Network, split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import TypeVar
 
     from capture.model.addresses import Family
@@ -82,10 +82,8 @@ def matches_of(conditions: Iterable[native.Condition]) -> tuple[tuple[model.Matc
 
 def _answer(condition: native.Among, field: str, names: dict[int, T]) -> T | None:
     """Return the name of the one number that a condition wants the field to be; None if it is another condition."""
-    if condition.field != field or condition.negated:
-        return None
-    number = _single(condition.ranges)
-    return None if number is None else names.get(number)
+    is_asked = condition.field == field and condition.is_single and not condition.negated
+    return names.get(condition.ranges[0][0]) if is_asked else None
 
 
 def _match(condition: native.Condition) -> model.Match:
@@ -107,15 +105,14 @@ def _match(condition: native.Condition) -> model.Match:
 
 def _among(condition: native.Among) -> model.Match | None:
     field, negated = condition.field, condition.negated
-    if field in MATCHES_OF_ADDRESS:
-        return MATCHES_OF_ADDRESS[field](_networks(condition), negated)
-    if field in MATCHES_OF_NUMBERS:
-        return MATCHES_OF_NUMBERS[field](tuple(model.Span(*each) for each in condition.ranges), negated)
     if field == native.CT_STATE:
         return _exact_states(condition)
-    value = _single(condition.ranges)
-    kind = MATCHES_OF_MARK.get(field)
-    return kind(value, model.ALL_BITS, negated) if kind and value is not None else None
+    if field in native.ADDRESS_FAMILIES:
+        return MATCHES[field](_networks(condition), negated)
+    if field in native.MARKS.values():
+        return MATCHES[field](condition.ranges[0][0], model.ALL_BITS, negated) if condition.is_single else None
+    spans = tuple(model.Span(*each) for each in condition.ranges)
+    return MATCHES[field](spans, negated) if field in MATCHES else None
 
 
 def _networks(condition: native.Among) -> tuple[Network, ...]:
@@ -128,10 +125,6 @@ def _networks(condition: native.Among) -> tuple[Network, ...]:
         else:
             networks += split(family, first, last)
     return tuple(networks)
-
-
-def _single(ranges: tuple[native.Range, ...]) -> int | None:
-    return ranges[0][0] if len(ranges) == 1 and ranges[0][0] == ranges[0][1] else None
 
 
 def _exact_states(condition: native.Among) -> model.Match | None:
@@ -150,9 +143,8 @@ def _states(mask: int, *, negated: bool) -> model.ConnectionState | None:
 
 
 def _masked(condition: native.Masked) -> model.Match | None:
-    kind = MATCHES_OF_MARK.get(condition.field)
-    if kind is not None:
-        return kind(condition.value, condition.mask, condition.negated)
+    if condition.field in native.MARKS.values():
+        return MATCHES[condition.field](condition.value, condition.mask, condition.negated)
     if condition.field == native.CT_STATE and condition.value == 0:
         return _states(condition.mask, negated=not condition.negated)
     return None
@@ -162,15 +154,16 @@ def _interface(condition: native.Named) -> model.Match | None:
     if condition.name.endswith("+") and not condition.any_ending:
         return None  # a real plus sign, for which the model has no way to say that it is one
     name = f"{condition.name}+" if condition.any_ending else condition.name
-    return MATCHES_OF_NAME[condition.field](name, condition.negated)
+    return MATCHES[condition.field](name, condition.negated)
 
 
-MATCHES_OF_NUMBERS = {field: kind for kind, field in native.IDS.items()} | {
-    field: kind for kind, fields in native.PORTS.items() for field in fields.values()
-}
-MATCHES_OF_ADDRESS = {field: kind for kind, fields in native.ADDRESSES.items() for field in fields.values()}
-MATCHES_OF_MARK = {field: kind for kind, field in native.MARKS.items()}
-MATCHES_OF_NAME = {field: kind for kind, field in native.INTERFACES.items()}
+MATCHES: dict[str, Callable[..., model.Match]] = {
+    field: kind
+    for fields_of in (native.ADDRESSES, native.PORTS)
+    for kind, fields in fields_of.items()
+    for field in fields.values()
+} | {field: kind for fields in (native.IDS, native.MARKS, native.INTERFACES) for kind, field in fields.items()}
+"""The match of the model that is about a field."""
 
 
 def _verdict(rule: native.NativeRule, following: native.NativeRule | None) -> tuple[model.Verdict, int]:

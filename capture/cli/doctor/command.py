@@ -33,7 +33,7 @@ capture doctor --format json | jq '.findings[] | select(.state == "error")'
     examples=EXAMPLES,
 )
 def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
-    """Say what is wrong with this pod and its capture, then with the node, then what this kernel and host can do.
+    """Check this pod and its capture, then the node, then what this kernel and host can do.
 
     What is missing comes with how to repair it. Nothing is changed. Exit code 3 if capture cannot work here at all, 4
     if it can, and something is wrong with pod or node; `capture why` explains single connections.

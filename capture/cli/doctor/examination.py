@@ -23,7 +23,6 @@ from capture.backends.kernel_modules import (
     with_required,
 )
 from capture.backends.request import Request
-from capture.cli.doctor.neighbours import BOTH_REMEDY, ISTIO, both_capture, capturing_plugins
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
@@ -34,20 +33,21 @@ from capture.settings.config import resolve
 from capture.settings.host import AnyPod, PodFromInside
 from capture.settings.keywords import make_settings
 from capture.state import capabilities, record
-from capture.state.directory import is_private, require_private
+from capture.state.directory import STATE_DIRECTORY, is_private, require_private
 from capture.state.netns import ONLY_ON_HOST, namespace_id
-from capture.state.record import STATE_DIRECTORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Literal
+    from typing import Literal, TypeVar
 
     from capture.backends.detect import Decision, Leftover
     from capture.backends.facts import Facts
     from capture.backends.kernel_modules import Inventory
     from capture.operations.diagnosis import Diagnosis
     from capture.report.findings import State
+
+    T = TypeVar("T")
 
 CAPABILITIES = ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")
 """Those that matter."""
@@ -73,7 +73,7 @@ class Examined(Value):
     missing_capabilities: tuple[str, ...]
     kernel: str
     versions: dict[str, str]
-    """What programs say of their version, by path."""
+    """The versions that programs print, by path."""
     lock_holder: int | None
     """The process that holds the lock of legacy iptables, if any."""
     state_directory: Literal["usable", "to be made", "not writable"] | StateDirectoryError
@@ -82,12 +82,12 @@ class Examined(Value):
     """What of the kernel modules that any capture may need is there."""
     loads_modules: bool
     """The kernel loads modules at all."""
-    capturing_plugins: dict[str, str]
-    """Plugins that capture pods, Istio's and ours, each with the file that names it."""
+    rival: Finding | None = None
+    """That Istio's plugin captures pods of this node, too or alone."""
     diagnosis: Diagnosis | CaptureError | None = None
     """What is wrong with the pod; None where nothing is applied, and none is recorded."""
     node: tuple[Finding, ...] = ()
-    """What ``capture cni status`` says of the node."""
+    """The findings of ``capture cni status``."""
 
 
 # --- looking -------------------------------------------------------------------------------------
@@ -116,9 +116,9 @@ def examine() -> Examined:
         is_recorded=is_private(STATE_DIRECTORY) and record.read() is not None,
         modules=look_up(_purposes()),
         loads_modules=can_load(),
-        capturing_plugins=capturing_plugins(),
+        rival=_by_name("cni.istio_cni", "rival", None),
         diagnosis=_diagnosis(),
-        node=examine_node(),
+        node=_by_name("cni.status", "of_this_node", ()),
     )
 
 
@@ -135,15 +135,12 @@ def _diagnosis() -> Diagnosis | CaptureError | None:
     return found if is_captured or (is_private(STATE_DIRECTORY) and record.read() is not None) else None
 
 
-def examine_node() -> tuple[Finding, ...]:
-    """Return findings about list, plugin, kubeconfig and token; none where our plugin is not installed.
-
-    The package of the plugin is found by name, where it is there.
-    """
+def _by_name(module: str, function: str, otherwise: T) -> T:
+    """Return what the package of the plugin says of this node; the library does without it where it is not there."""
     try:
-        found: tuple[Finding, ...] = importlib.import_module("cni.status").of_this_node()
+        found: T = getattr(importlib.import_module(module), function)()
     except (ImportError, OSError, CaptureError):
-        return ()
+        return otherwise
     return found
 
 
@@ -193,7 +190,7 @@ LEGACY = {
     "present": "present, for iptables-legacy",
     "loadable": "can be loaded, for iptables-legacy",
     "absent": "absent: iptables-legacy cannot be used, and need not be",
-    "unknown": "none are loaded, and without /lib/modules it cannot be told whether they could be",
+    "unknown": "none are loaded, and without /lib/modules it is unknown whether they could be",
 }
 
 # --- judging -------------------------------------------------------------------------------------
@@ -290,10 +287,10 @@ def _modules(examined: Examined) -> Iterator[Finding]:
         yield Finding("kernel", name, "warning", f"{why}; needed by {purposes[name]}", remedy_for((name,)))
     others = tuple(name for name in examined.modules.unloaded if name not in lacking)
     if not examined.modules.is_indexed:
-        says = f"what could be loaded is not to be seen here: no /lib/modules/{examined.kernel} with an index we know"
+        says = f"which modules could be loaded is unknown: no /lib/modules/{examined.kernel} with a readable index"
         yield Finding("kernel", "modules", "note", says)
     elif others and not examined.loads_modules:
-        says = f"not loaded, and kernel.modules_disabled=1 lets no more be loaded: {', '.join(others)}"
+        says = f"not loaded, and kernel.modules_disabled=1 forbids loading more: {', '.join(others)}"
         yield Finding("kernel", "modules", "warning", says, remedy_for_closed(others))
     elif not lacking:
         yield Finding("kernel", "modules", "ok", "all that a capture may need are there")
@@ -327,18 +324,8 @@ def _host(examined: Examined) -> Iterator[Finding]:
         says = f"{XTABLES_LOCK} is held by process {examined.lock_holder}; we do not wait for it, other programs do"
         yield Finding("host", "lock", "note", says)
     yield _state(examined.state_directory)
-    yield from _neighbours(examined.capturing_plugins)
-
-
-def _neighbours(plugins: dict[str, str]) -> Iterator[Finding]:
-    """Yield that Istio's own plugin captures pods here, too, or alone."""
-    if ISTIO not in plugins:
-        return
-    if both := both_capture(plugins):
-        yield Finding("host", ISTIO, "warning", both, BOTH_REMEDY)
-    else:
-        says = f"Istio's plugin {ISTIO} is in {plugins[ISTIO]}: it captures the pods of this node"
-        yield Finding("host", ISTIO, "note", says)
+    if examined.rival:
+        yield examined.rival
 
 
 def _state(state: Literal["usable", "to be made", "not writable"] | StateDirectoryError) -> Finding:

@@ -46,6 +46,13 @@ def test_one_listener_for_both_families_serves_both() -> None:
     assert kinds(causes_of_proxy(FACTS.replace(listeners=only_ipv6), CAPTURE)) == ["not-listening"] * 2
 
 
+def test_a_proxy_on_other_ports_is_named_with_them() -> None:
+    facts = FACTS.replace(listeners=(listener(15006), listener(15001), listener(8080, uid=1000)))
+    (cause,) = causes_at_port(facts, CAPTURE, "proxy-outbound", 16001, "ipv4")
+    assert cause.says.endswith("; the proxy's user listens on 15001, 15006")
+    assert "(-p, -z)" in cause.remedy
+
+
 def test_a_family_without_an_address_needs_no_listener() -> None:
     facts = FACTS.replace(addresses=(parse_address("10.0.0.1"),), listeners=(listener(15001), listener(15006)))
     assert kinds(causes_of_proxy(facts, CAPTURE)) == []
@@ -62,7 +69,9 @@ def test_root_whose_group_is_out_of_sight_is_not_blamed_under_tproxy() -> None:
     facts = FACTS.replace(listeners=(listener(15001, uid=0), listener(15002, uid=2000)))
     transparent = CAPTURE.replace(is_transparent=True)
     assert kinds(causes_at_port(facts, transparent, "proxy-outbound", 15001, "ipv4")) == []
-    assert kinds(causes_at_port(facts, transparent, "proxy-outbound", 15002, "ipv4")) == ["proxy-wrong-user"]
+    (cause,) = causes_at_port(facts, transparent, "proxy-outbound", 15002, "ipv4")
+    assert cause.kind == "proxy-wrong-user"
+    assert cause.remedy == "Run the proxy as root with group 1337 (runAsUser: 0, runAsGroup: 1337)."
 
 
 def test_what_cannot_be_listed_is_not_blamed() -> None:

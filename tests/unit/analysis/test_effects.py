@@ -202,7 +202,7 @@ class TestUnjudged:
 
 
 class TestWhatAKernelCanShow:
-    def test_no_mark_of_a_connection_that_nobody_keeps(self) -> None:
+    def test_no_mark_of_a_connection_that_no_rule_saves(self) -> None:
         assert effects(DEFAULT, Rule(Drop(), (ConnectionMark(7),)), table=NAT) == []
         kept = Rule(Drop(), (ConnectionMark(1337), ConnectionState(("ESTABLISHED",))))
         assert effects(TPROXY, kept, table=MANGLE) != []
@@ -232,7 +232,7 @@ class TestWhatAKernelCanShow:
         own = Destination((parse_address("10.255.255.2"),))
         assert all(each.packet.out_interface == "lo" for each in effects(DEFAULT, Rule(Drop(), (own,))))
 
-    def test_a_nat_chain_before_mangle_is_asked_behind_it(self) -> None:
+    def test_a_nat_chain_before_mangle_comes_after_it(self) -> None:
         """Of priority -160, but the kernel asks all chains of type nat at -100."""
         redirects = foreign_chain(Rule(Redirect(9), HTTPS), priority=-160, is_nat=True)
         sees = foreign_chain(Rule(Drop(), (TCP, DestinationPort((only(9),)))), priority=-150)

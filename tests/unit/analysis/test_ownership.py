@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture.analysis.ownership import our_rules, ours_only, takes_away
+from capture.analysis.ownership import our_rules, own_only, takes_away
 from capture.backends.iptables.families import merged
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.render import rule_text
@@ -318,7 +318,7 @@ class TestOursOnly:
             raw="OUTPUT -j ACCEPT",
         )
 
-        mine = ours_only(there)
+        mine = own_only(there)
 
         assert [table.name for table in mine.tables] == [NAT]
         chains = {chain.name: [rule_text(rule) for rule in chain.rules] for chain in mine.tables[0].chains}
@@ -328,7 +328,7 @@ class TestOursOnly:
         ipv4 = live(nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
         ipv6 = parse_save("*nat\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -o eth1 -j RETURN\nCOMMIT\n", IPV6)
 
-        (table,) = ours_only(merged([ipv4, ipv6])).tables
+        (table,) = own_only(merged([ipv4, ipv6])).tables
         output = table.chain(OUTPUT)
 
         assert output is not None

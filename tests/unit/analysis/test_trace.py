@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.foreign import ForeignChain
-from capture.analysis.trace import trace
+from capture.analysis.stations import PodNetwork, Situation
+from capture.analysis.trace import trace, whole_way
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet
 from capture.model.ruleset import (
@@ -113,7 +114,7 @@ def test_dns_goes_to_the_agent_but_not_the_agents_own(family: str) -> None:
         assert outcome(config, outbound(ELSEWHERE[family], 53, protocol=protocol, uid=PROXY)) == ("direct", 53)
 
 
-def test_dns_for_servers_that_nobody_named_is_ordinary_traffic() -> None:
+def test_dns_for_other_servers_is_ordinary_traffic() -> None:
     config = CaptureConfig(captures_dns=True, name_servers=(parse_address("10.96.0.10"),))
 
     assert outcome(config, outbound("10.96.0.10", 53)) == ("dns", 15053)
@@ -198,9 +199,19 @@ def test_a_foreign_rule_before_ours(
     "rule",
     [Rule(Return(), (*HTTPS, UnknownMatch("-m time --timestart 08:00"))), Rule(UnknownVerdict("NFQUEUE"), HTTPS)],
 )
-def test_what_cannot_be_judged_is_said(rule: Rule) -> None:
+def test_what_cannot_be_judged_is_marked(rule: Rule) -> None:
     assert not trace(with_foreign(rule), outbound(ELSEWHERE["ipv4"], 443)).certain
     assert trace(with_foreign(rule), outbound(ELSEWHERE["ipv4"], 80)).certain
+
+
+@pytest.mark.parametrize("words", ["-m addrtype --dst-type LOCAL", "fib saddr type != local", "iif 2", "oif != 7"])
+def test_addresses_and_interfaces_of_a_namespace_that_is_not_known_cannot_be_judged(words: str) -> None:
+    foreign = with_foreign(Rule(Return(), (*HTTPS, UnknownMatch(words))))
+    known = PodNetwork(local=(), names=((2, "eth0"),))
+
+    packet = outbound(ELSEWHERE["ipv4"], 443)
+    assert not trace(foreign, packet).certain
+    assert whole_way(packet, Situation(foreign, network=known)).certain
 
 
 def next_to(*rules: Rule, priority: int, is_nat: bool = False) -> ForeignChain:

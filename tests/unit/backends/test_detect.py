@@ -201,7 +201,7 @@ class TestAskedFor:
         assert missing in caught.value.message
         assert caught.value.remedy
 
-    def test_what_cannot_be_told_of_legacy_tables_is_named(self) -> None:
+    def test_what_is_unknown_about_legacy_tables_is_named(self) -> None:
         decision = choose(WITH_EVERYTHING.replace(legacy="unknown", nft_compat=False), ANYTHING)
 
         assert decision.backend == "nftables"
@@ -212,7 +212,7 @@ class TestAskedFor:
         for variant, module in (("nft", "nft_compat"), ("legacy", "iptable_nat")):
             with pytest.raises(UnsupportedError, match=f"this kernel cannot load the module {module}") as caught:
                 choose(facts, Request(variant=variant))
-            assert f"Install what has {module} for kernel " in caught.value.remedy
+            assert f"Install the package with {module} for kernel " in caught.value.remedy
 
     def test_a_kernel_that_may_have_legacy_tables_is_tried(self) -> None:
         facts = WITH_EVERYTHING.replace(legacy="unknown")

@@ -54,6 +54,6 @@ def test_what_is_neither_options_nor_a_file(wrong: str) -> None:
     assert refused.value.exit_code == 2
 
 
-def test_a_file_that_is_not_there_is_said_to_be_missing() -> None:
+def test_a_missing_file_is_an_error() -> None:
     with pytest.raises(InputError, match=r"^cannot read before\.json: No such file"):
         run("before.json", "")

@@ -50,7 +50,7 @@ def test_a_long_example_goes_on_in_the_next_line() -> None:
     ]
 
 
-def test_options_are_told_by_topic_with_their_variables(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_are_listed_by_topic_with_their_variables(capsys: pytest.CaptureFixture[str]) -> None:
     run(["apply", "--help-all"])
 
     told = capsys.readouterr().out

@@ -99,7 +99,7 @@ def test_whatever_was_changed_since_is_left_as_it_is(file: Path, change: Callabl
     assert os.listdir(file.parent) == (["file"] if changed else [])
 
 
-def test_two_rivals_in_a_row_and_the_newest_stands(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_rivals_in_a_row_and_the_newest_wins(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One comes between comparison and exchange, another before the exchange is undone."""
     exchange, contents = atomic_files._exchange, ["first", "second"]
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from capture.state import record
 from cni import attachments
 
 
@@ -31,10 +30,6 @@ def records(state: Path) -> set[str]:
 
 def kept(state: Path) -> set[str]:
     return set(os.listdir(state / "attachments"))
-
-
-def test_the_directory_is_that_of_the_records() -> None:
-    assert attachments.STATE_DIRECTORY == record.STATE_DIRECTORY
 
 
 def test_a_link_leads_to_the_record(state: Path) -> None:

@@ -154,7 +154,7 @@ def test_a_kubeconfig_that_the_plugin_could_not_use_is_refused(
     assert json.loads((node.conf_dir / "10-main.conflist").read_text()) == MAIN
 
 
-def test_the_plugin_beside_this_program_is_the_default(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plugin_next_to_this_program_is_the_default(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     directories = ["--bin-dir", str(node.bin_dir), "--conf-dir", str(node.conf_dir)]
     monkeypatch.setattr("sys.argv", [str(node.plugin.parent / "capture")])
     assert CliRunner().invoke(cni_group, ["install", *directories]).exit_code == 0

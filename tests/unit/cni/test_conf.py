@@ -48,7 +48,7 @@ def test_an_entry_that_says_nothing_has_defaults() -> None:
     assert conf.parse(dict.fromkeys(OUR_KEYS)) == NOTHING_SAID
 
 
-def test_everything_that_can_be_said() -> None:
+def test_everything_that_can_be_configured() -> None:
     parsed = conf.parse(
         {
             "profile": "current",
@@ -194,7 +194,7 @@ ASKS: dict[str, Any] = {"capabilities": {"io.kubernetes.cri.pod-annotations": Tr
 
 
 @pytest.mark.parametrize(
-    ("entry", "told_nothing"),
+    ("entry", "lacks_source"),
     [
         (ASKS, True),
         ({}, False),  # it does not ask: a mistake, which is named
@@ -204,5 +204,5 @@ ASKS: dict[str, Any] = {"capabilities": {"io.kubernetes.cri.pod-annotations": Tr
         (ASKS | {"runtimeConfig": {}}, True),
     ],
 )
-def test_a_runtime_that_hands_over_nothing_is_known(entry: dict[str, Any], *, told_nothing: bool) -> None:
-    assert conf.is_told_nothing(entry) is told_nothing
+def test_a_runtime_that_hands_over_nothing_is_known(entry: dict[str, Any], *, lacks_source: bool) -> None:
+    assert conf.lacks_source(entry) is lacks_source

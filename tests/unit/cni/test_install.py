@@ -248,7 +248,7 @@ def test_a_list_that_a_killed_run_has_left_is_made_anew(node: Node) -> None:
     assert node.read("10-main.conflist") == {"cniVersion": "0.4.0", "name": "new", "plugins": [BRIDGE, OURS]}
 
 
-def test_a_list_of_somebody_else_beside_the_single_plugin_is_not_overwritten(node: Node) -> None:
+def test_a_foreign_list_next_to_the_single_plugin_is_not_overwritten(node: Node) -> None:
     node.write("10-main.conf", {"cniVersion": "0.4.0", "name": "pods", **BRIDGE})
     node.write("10-main.conflist", network(PORTMAP))
     before = node.conf_dir / "10-main.conflist"
@@ -330,8 +330,12 @@ def test_one_way_of_installing_takes_the_place_of_the_other(node: Node) -> None:
         ("10-main.conflist", network(), "expected 'plugins', a list of objects"),
         ("10-main.conflist", {"plugins": ["bridge"]}, "expected 'plugins', a list of objects"),
         ("10-main.conflist", {"plugins": {"type": "bridge"}}, "expected 'plugins', a list of objects"),
-        ("10-main.conflist", {"cniVersion": "2.0.0", "plugins": [BRIDGE]}, "its cniVersion is '2.0.0'"),
-        ("10-main.conflist", {"name": "pods", "plugins": [BRIDGE]}, "its cniVersion is None"),
+        ("10-main.conflist", {"cniVersion": "2.0.0", "name": "pods", "plugins": [BRIDGE]}, "its cniVersion is '2.0.0'"),
+        ("10-main.conflist", {"name": "pods", "plugins": [BRIDGE]}, "its cniVersion is 'missing'"),
+        ("10-main.conflist", network(BRIDGE, cniVersions=["1.0.0", "9.0.0"]), "its cniVersion is '9.0.0'"),
+        ("10-main.conflist", network(BRIDGE, {"name": "x"}), "expected a 'type' in each"),
+        ("10-main.conflist", network(BRIDGE, {"type": 5}), "expected a 'type' in each"),
+        ("10-main.conflist", network(BRIDGE, name=5), "expected a 'name' of the network"),
         ("10-main.conflist", network(OURS), "expected a plugin that makes the network"),
         ("10-main.conf", network(BRIDGE), "expected a plugin with a 'type'"),
         ("10-main.conf", {"cniVersion": "0.2.0", "name": "pods", **BRIDGE}, "its cniVersion is '0.2.0'"),
@@ -360,6 +364,22 @@ def test_a_number_that_json_has_and_python_has_not_is_not_turned_into_another(no
     with pytest.raises(InstallError, match="numbers of a usual size"):
         node.install()
     assert path.read_bytes() == before
+
+
+def test_of_several_versions_the_newest_counts(node: Node) -> None:
+    several = {"cniVersions": ["0.4.0", "1.0.0"], "name": "pods", "plugins": [BRIDGE]}
+    node.write("10-main.conflist", several)
+    node.install()
+    assert node.read("10-main.conflist") == {**several, "plugins": [BRIDGE, OURS]}
+
+
+def test_what_no_runtime_reads_does_not_keep_the_entry_in(node: Node) -> None:
+    node.write("10-main.conflist", network(BRIDGE))
+    node.install()
+    os.mkfifo(node.conf_dir / "00-fifo.conflist")
+    (node.conf_dir / "00-link.conf").symlink_to("nowhere")
+    node.uninstall()
+    assert node.read("10-main.conflist") == network(BRIDGE)
 
 
 def test_not_utf8_is_refused(node: Node) -> None:
@@ -594,7 +614,7 @@ def test_half_a_bundle_is_refused_and_what_is_installed_stays(node: Node) -> Non
     assert node.state() == before
 
 
-def test_a_bundle_that_was_damaged_where_it_lies_is_mended(node: Node) -> None:
+def test_a_bundle_that_was_damaged_in_place_is_repaired(node: Node) -> None:
     node.write("10-main.conflist", network(BRIDGE))
     launcher(node)
     node.install()
@@ -637,7 +657,7 @@ def test_the_plugin_is_tried_as_a_runtime_calls_it(node: Node, monkeypatch: pyte
     node.install()
 
 
-def test_a_state_directory_that_an_older_version_made_is_mended(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_directory_of_an_older_version_is_made_private(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     state = node.conf_dir.parent / "state"
     state.mkdir()
     state.chmod(0o755)

@@ -65,7 +65,7 @@ def test_a_context_may_have_no_user() -> None:
 
 
 @pytest.mark.parametrize("explicit", [True, "true"])
-def test_verification_is_left_out_only_where_that_is_said(explicit: object) -> None:
+def test_verification_is_left_out_only_on_request(explicit: object) -> None:
     assert parse(json.dumps(a_config({"insecure-skip-tls-verify": explicit})), PATH).skips_verification
     for otherwise in (False, None, "false"):
         assert not parse(json.dumps(a_config({"insecure-skip-tls-verify": otherwise})), PATH).skips_verification

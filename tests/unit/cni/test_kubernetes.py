@@ -304,7 +304,7 @@ def test_a_later_pod_of_the_same_name_is_not_taken_for_this_one(server: FakeKube
     assert ask(server) == POD
 
 
-def test_nobody_listens() -> None:
+def test_no_process_listens() -> None:
     with FakeKubernetes() as server:
         pass
     error = refused(server)
@@ -372,7 +372,7 @@ def test_verification_can_be_left_out_by_saying_so() -> None:
         assert ask(server, cluster=cluster) == POD
 
 
-def test_a_server_that_speaks_no_tls() -> None:
+def test_a_server_without_tls() -> None:
     with FakeKubernetes(None) as server:
         trust = base64.b64encode(authority("kubernetes").pem).decode()
         url = server.url.replace("http:", "https:")

@@ -147,7 +147,7 @@ def test_version_answers_with_dummies_in_the_environment(stdin: str) -> None:
     assert "1.0.0" in json.loads(done.stdout)["supportedVersions"]
 
 
-def test_without_a_command_nobody_waits_for_input() -> None:
+def test_without_a_command_no_input_is_awaited() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "cni"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}
     )

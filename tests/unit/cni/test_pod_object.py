@@ -94,7 +94,7 @@ WEB_CONTEXT = "spec.containers.0.securityContext"
         ("spec.securityContext", {"runAsUser": UID, "runAsGroup": GID}, ["container web runs with the proxy's group"]),
         ("spec.securityContext", {"fsGroup": GID}, [f"container web runs with fsGroup or supplementalGroups {GID}"]),
         ("spec.securityContext", {"supplementalGroups": [5, GID]}, ["container web runs with fsGroup or"]),
-        ("spec.securityContext", {"fsGroup": 5}, []),
+        ("spec.securityContext", {"fsGroup": 5, "supplementalGroups": 5}, []),
         (WEB_CONTEXT, {"privileged": True}, ["container web is privileged"]),
         (WEB_CONTEXT, {"capabilities": {"add": ["NET_BIND_SERVICE"]}}, []),
         (WEB_CONTEXT, {"capabilities": {"add": 5}}, []),

@@ -69,7 +69,7 @@ def test_a_pod_without_a_part_in_the_mesh_needs_no_api_server(ask: Any) -> None:
         assert ask(*sources, annotations={}) == (None, NO_PROXY)
 
 
-def test_with_the_runtime_alone_what_it_does_not_know_is_as_if_not_said(ask: Any) -> None:
+def test_with_the_runtime_alone_what_it_does_not_know_does_not_count(ask: Any) -> None:
     assert ask("runtime", annotations=INJECTED) == (None, "")
     assert ask("runtime", annotations=INJECTED | {INJECT: "false"}) == (None, NOT_INJECTED)
 
@@ -101,7 +101,7 @@ def test_a_source_that_fails_fails_the_pod(ask: Any, server: FakeKubernetes, tmp
     assert error.value.code == BAD_KUBECONFIG
 
 
-def test_nobody_knows_the_pod(ask: Any) -> None:
+def test_no_source_knows_the_pod(ask: Any) -> None:
     with pytest.raises(CniError) as error:
         ask("runtime")
     assert error.value.code == POD_UNKNOWN
@@ -131,7 +131,7 @@ def test_what_is_not_certain_from_annotations_is_asked_of_the_next_source(
     assert ask("runtime", "kubernetes", annotations=annotations) == (1000670000, "")
 
 
-def test_a_status_that_cannot_be_read_is_an_error_where_nobody_else_can_be_asked(ask: Any) -> None:
+def test_a_status_that_cannot_be_read_is_an_error_without_another_source(ask: Any) -> None:
     with pytest.raises(ConfigurationError):
         ask("runtime", annotations={STATUS: "{"})
 

@@ -174,7 +174,7 @@ spec:
     assert "keeps a Job from ending" in classic.outcomes[0].warnings[0]
 
 
-def test_a_users_own_proxy_is_laid_over_ours() -> None:
+def test_a_users_own_proxy_is_merged_into_ours() -> None:
     text = """kind: Pod
 metadata: {name: p}
 spec:
@@ -385,9 +385,60 @@ def test_check_says_way_level_and_dangers(tmp_path: Path, capsys: pytest.Capture
     assert all("container nginx" in reason for reason in first["stricter_level_refused_for"])
 
 
-def test_a_template_needs_a_proxy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fragment = tmp_path / "fragment.yaml"
-    fragment.write_text("containers: [{name: proxy, image: haproxy}]\n")
+@pytest.mark.parametrize(
+    ("fragment", "said"),
+    [
+        ("{name: proxy, image: haproxy}", "expected one container istio-proxy, found 0"),
+        ("{name: istio-proxy, image: 5}", "containers[0].image: invalid value 5: expected a string"),
+        ("{name: istio-proxy, image: x, env: [{value: a}]}", "containers[0].env[0]: invalid value"),
+        ("{name: istio-proxy, image: x, readinessProbe: 5}", "containers[0].readinessProbe: invalid value 5"),
+        ("{name: istio-proxy, image: x, securityContext: {runAsUser: a}}", "runAsUser of container istio-proxy"),
+    ],
+)
+@pytest.mark.parametrize("command", [["inject", "--policy"], ["inject", "-f"]], ids=["policy", "file"])
+def test_a_template_is_refused_by_place_and_value(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fragment: str, said: str, command: list[str]
+) -> None:
+    (tmp_path / "fragment.yaml").write_text(f"containers: [{fragment}]\n")
+    (tmp_path / "pod.yaml").write_text(FILE_1)
+    files = [str(tmp_path / "pod.yaml")] if command[-1] == "-f" else []
 
-    assert run(["inject", "-f", "-", "--proxy-file", str(fragment)]) == 2
-    assert "expected one container istio-proxy, found 0" in capsys.readouterr().err
+    assert run([*command, *files, "--proxy-file", str(tmp_path / "fragment.yaml")]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("uid", ["1,2", "web"])
+def test_a_policy_is_not_made_for_other_users_than_those_that_were_asked_for(
+    capsys: pytest.CaptureFixture[str], uid: str
+) -> None:
+    assert run(["inject", "--policy", "--set", f"proxy-uid={uid}"]) == 2
+    assert f"--proxy-uid: invalid value '{uid}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("printed", "code", "said"),
+    [
+        ("x", 1, "its output is no list of objects"),
+        ('{"kind": "List", "items": 5}', 1, "its output is no list of objects"),
+        (
+            '{"kind": "List", "items": [{"kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": 5}}]}',
+            0,
+            "Pod default/a: not captured: spec.containers: invalid value 5: expected a list",
+        ),
+    ],
+)
+def test_what_kubectl_lists_is_not_trusted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    printed: str,
+    code: int,
+    said: str,
+) -> None:
+    (tmp_path / "kubectl").write_text(f"#!/bin/sh\necho '{printed}'\n")
+    (tmp_path / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    assert run(["inject", "--check", "--cluster"]) == code
+    output = capsys.readouterr()
+    assert said in output.out + output.err

@@ -129,7 +129,7 @@ def test_a_note_is_no_difference() -> None:
     assert sentence.endswith("-p tcp -m tcp --dport 80 -j ACCEPT")
 
 
-def test_a_chain_beside_ours_is_named_with_its_rule_in_its_own_words() -> None:
+def test_a_foreign_chain_is_named_with_its_rule_in_its_own_words() -> None:
     table = Table(MANGLE, (Chain("x", (TAKEN,), "ACCEPT"),))
     there = ForeignChain("ip other", ("ipv4",), "OUTPUT", -200, is_nat=False, contents=table)
     in_nft = Obstacle(there, TAKEN.replace(why="tcp dport 80 drop"), EFFECT)
@@ -147,7 +147,7 @@ def test_a_chain_beside_ours_is_named_with_its_rule_in_its_own_words() -> None:
     assert plain["message"] == first
 
 
-def test_a_list_is_told_by_its_first_rule() -> None:
+def test_a_list_is_named_by_its_first_rule() -> None:
     networks = tuple(parse_network(f"10.{2 * number}.0.0/16") for number in range(20))
 
     assert text_of(Rule(Return(), (Destination(networks),)), "ipv4") == "-d 10.0.0.0/16 -j RETURN (and 19 more like it)"
@@ -161,7 +161,7 @@ def test_a_changed_mark_is_not_traffic_taken_away() -> None:
     assert "foreign rule precedes ours and changes a mark that they depend on: -p tcp -j MARK" in sentence
 
 
-def test_many_differences_are_told_by_chain() -> None:
+def test_many_differences_are_grouped_by_chain() -> None:
     ours = Rule(Jump("ISTIO-OUTPUT"), (TCP,))
     many = [Difference("ipv4", NAT, "ISTIO-INBOUND", "missing", ours, place) for place in range(1, 31)]
     live = Ruleset((), (Table(NAT, (Chain("ISTIO-OUTPUT"),)),))
@@ -182,6 +182,6 @@ def test_a_fate_in_words() -> None:
     assert fate_in_words(Fate("dropped")) == "dropped"
 
 
-def test_marks_of_a_packet_are_said() -> None:
+def test_marks_of_a_packet_are_printed() -> None:
     assert packet_in_words(PACKET.replace(mark=0x539)).endswith("group 1000, mark 0x539")
     assert packet_in_words(PACKET.replace(connection_mark=7)).endswith("group 1000, connection mark 0x7")

@@ -33,7 +33,7 @@ def test_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(program) == 130
 
 
-def test_a_defect_is_told_in_words_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_defect_is_reported_in_words_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:
     def program() -> int:
         return 1 // 0
 
@@ -43,7 +43,7 @@ def test_a_defect_is_told_in_words_with_its_place(capsys: pytest.CaptureFixture[
     assert "test_output.py, line" in second
 
 
-def test_an_error_of_the_system_is_told_with_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_the_system_is_reported_with_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(lambda: os.open("/does/not/exist", os.O_RDONLY)) == 1
     assert capsys.readouterr().err == "error: /does/not/exist: No such file or directory\n"
 

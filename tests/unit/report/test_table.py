@@ -193,7 +193,7 @@ def test_columns_stand_where_iptables_puts_them() -> None:
     assert extra == "owner UID match 1337"
 
 
-def test_a_goto_is_said_first_and_one_column_to_the_left() -> None:
+def test_a_goto_is_printed_first_and_one_column_to_the_left() -> None:
     text = row_text(row(Rule(UnknownVerdict("-g SOMEWHERE"), (Mark(1),)), IPV4))
 
     assert text.endswith(" 0.0.0.0/0            0.0.0.0/0           [goto]  mark match 0x1")

@@ -95,7 +95,7 @@ def test_the_document_has_nineteen_rules_in_this_order() -> None:
 
 
 @pytest.mark.parametrize("profile", ["classic", "current"])
-def test_nothing_said_captures_everything_in_both_families(profile: str) -> None:
+def test_the_defaults_capture_everything_in_both_families(profile: str) -> None:
     ruleset = ruleset_of({option.PROFILE: profile})
     assert shown(ruleset, "ipv4") == lines(EXPECTED[profile])
     assert shown(ruleset, "ipv6") == lines(in_ipv6(EXPECTED[profile]))
@@ -111,7 +111,7 @@ def test_spelling_changes_names_only(profile: str, spelling: str, separator: str
     assert [line.replace("-", "_") for line in rules] == [line.replace("-", "_") for line in lines(EXPECTED[profile])]
 
 
-def test_ports_users_and_groups_are_those_that_were_said() -> None:
+def test_ports_users_and_groups_are_those_that_were_given() -> None:
     ruleset = ruleset_of(
         {
             option.PROXY_PORT: "16001",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from capture.settings import options as option
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
     from capture.settings.options import Option
 
 
-def warnings_of(which: Option[object], text: str, pod: FakePod) -> list[str]:
+def warnings_of(which: Option[Any], text: str, pod: FakePod) -> list[str]:
     return resolve(explicit({which: text, option.IP_FAMILIES: "both"}), pod)[1]
 
 
@@ -25,6 +27,10 @@ def warnings_of(which: Option[object], text: str, pod: FakePod) -> list[str]:
         (option.EXCLUDED_OUTBOUND_PORTS, "1-65535", "nothing outbound is captured"),
         (option.EXCLUDED_OUTBOUND_PORTS, "30000-65535,1:29999", "nothing outbound is captured"),
         (option.EXCLUDED_INBOUND_PORTS, "1-65535", "nothing inbound is captured"),
+        (option.PROXY_UID, "1000-4294967294,0-999", "nothing outbound is captured"),
+        (option.PROXY_GID, "0-4294967294", "nothing outbound is captured"),
+        (option.EXCLUDED_OWNER_GROUPS, "0-4294967294", "nothing outbound is captured"),
+        (option.UID_PORT_EXCLUSIONS, "tcp:*:0-4294967294", "nothing outbound is captured"),
     ],
 )
 def test_what_cancels_the_capture_is_warned_of(which: Option[object], text: str, words: str) -> None:
@@ -33,9 +39,24 @@ def test_what_cancels_the_capture_is_warned_of(which: Option[object], text: str,
     assert warning.endswith(words)
 
 
+def test_nothing_to_capture_is_warned_of() -> None:
+    assert warnings_of(option.OWNER_GROUPS, "", FakePod()) == [
+        "ISTIO_OUTBOUND_OWNER_GROUPS '' (command line) names no group: nothing outbound is captured"
+    ]
+    nothing = explicit({option.INBOUND_PORTS: "", option.OUTBOUND_NETWORKS: "", option.IP_FAMILIES: "both"})
+    assert resolve(nothing, FakePod())[1] == [
+        "--istio-inbound-ports '' (command line) is empty, and so is --istio-service-cidr: nothing is captured"
+    ]
+    assert resolve(nothing.with_option(option.OUTBOUND_PORTS, "80", "test"), FakePod())[1] == []
+
+
 @pytest.mark.parametrize(
     ("which", "text"),
     [
+        (option.UID_PORT_EXCLUSIONS, "udp:*:0-4294967294"),
+        (option.EXCLUDED_INTERFACES, "lo"),
+        (option.INBOUND_PORTS, ""),
+        (option.OUTBOUND_NETWORKS, ""),
         (option.EXCLUDED_OUTBOUND_NETWORKS, "0.0.0.0/1,10.0.0.0/8"),
         (option.EXCLUDED_OUTBOUND_PORTS, "2-65535"),
         (option.EXCLUDED_OUTBOUND_PORTS, ""),

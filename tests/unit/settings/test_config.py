@@ -28,11 +28,11 @@ def warnings_of(texts: Texts, pod: FakePod = POD) -> list[str]:
     return resolve(explicit(texts), pod)[1]
 
 
-def test_nothing_said_in_any_pod() -> None:
+def test_nothing_given_in_any_pod() -> None:
     assert resolve(explicit({}), POD) == (CaptureConfig(), [])
 
 
-def test_everything_said() -> None:
+def test_everything_given() -> None:
     pod = FakePod(servers=("10.96.0.10",), groups={"java": 202})
     texts: Texts = {
         option.PROXY_PORT: "16001",
@@ -129,7 +129,7 @@ class TestUsersAndGroups:
             (option.EXCLUDED_OWNER_GROUPS, "nogroup", "nogroup", "names of groups that exist"),
         ],
     )
-    def test_a_name_that_nobody_has(self, which: option.Option[object], text: str, wrong: str, expected: str) -> None:
+    def test_a_name_that_no_user_has(self, which: option.Option[object], text: str, wrong: str, expected: str) -> None:
         with pytest.raises(ConfigurationError) as caught:
             config_of({which: text}, ISTIO)
         assert (caught.value.option, caught.value.value) == (which.name, wrong)
@@ -182,7 +182,7 @@ class TestProfile:
             ("current", "dash", ("1.30", "dash")),
         ],
     )
-    def test_profile_decides_on_the_spelling_unless_it_is_said(
+    def test_profile_decides_on_the_spelling_unless_it_is_given(
         self, profile: str, names: str, expected: tuple[str, str]
     ) -> None:
         config = config_of({option.PROFILE: profile, option.CHAIN_NAMES: names})
@@ -194,7 +194,7 @@ class TestDns:
     SERVERS = (parse_address("10.96.0.10"), parse_address("fd00::a"))
     NO_SERVER = (
         "--redirect-dns: /etc/resolv.conf names no server, so DNS is not captured;"
-        " say --capture-all-dns to capture all of it"
+        " use --capture-all-dns to capture all of it"
     )
     ALL_WITHOUT = "--capture-all-dns does nothing without --redirect-dns"
 
@@ -233,7 +233,7 @@ class TestDns:
         resolve(explicit({option.REDIRECT_DNS: "true", option.CAPTURE_ALL_DNS: "true"}), Unasked())
 
 
-def test_networks_with_host_bits_are_told_after_the_rest() -> None:
+def test_networks_with_host_bits_are_warned_of_last() -> None:
     texts: Texts = {option.OUTBOUND_NETWORKS: "10.1.2.3/8", option.CAPTURE_ALL_DNS: "true"}
     assert warnings_of(texts) == [
         "--capture-all-dns does nothing without --redirect-dns",

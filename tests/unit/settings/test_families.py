@@ -52,7 +52,7 @@ def test_mesh_is_upstream_s_way(texts: Texts, addresses: tuple[str, ...], famili
     assert chosen({IP_FAMILIES: "mesh", **texts}, *addresses) == families
 
 
-def test_mesh_where_nobody_knows_the_proxy_s_environment() -> None:
+def test_mesh_where_the_proxy_s_environment_is_unknown() -> None:
     unknown = explicit({IP_FAMILIES: "mesh"}).replace(knows_proxy_environment=False)
     assert resolve(unknown, FakePod(addresses=DUAL))[0].families == BOTH
     assert resolve(unknown, FakePod(addresses=("10.0.0.5", "fe80::5")))[0].families == IPV4

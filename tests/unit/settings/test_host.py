@@ -64,7 +64,7 @@ class TestUsers:
         assert PodFromInside({}).user_id("nobody-of-that-name") is None
         assert PodFromInside({}).group_id("nobody-of-that-name") is None
 
-    def test_from_outside_nobody_is_known(self) -> None:
+    def test_from_outside_no_user_is_known(self) -> None:
         """Even root: the host's users are not the pod's."""
         assert PodFromOutside({}).user_id("root") is None
         assert PodFromOutside({}).group_id("root") is None

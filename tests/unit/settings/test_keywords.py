@@ -31,7 +31,7 @@ def test_values_of_python_become_what_a_flag_would_say() -> None:
     assert len(settings.explicit) == 4
 
 
-def test_nothing_said_is_nothing_said() -> None:
+def test_no_keyword_is_no_setting() -> None:
     assert make_settings() == Settings({})
     assert make_settings(excluded_inbound_ports=[])[EXCLUDED_INBOUND_PORTS] == ()
 

@@ -158,7 +158,7 @@ class TestPrecedence:
         ],
         ids=lambda value: getattr(value, "name", value),
     )
-    def test_a_truth_value_that_cannot_be_read_is_not_said_and_warned_of(self, option: Option[bool], text: str) -> None:
+    def test_a_truth_value_that_cannot_be_read_is_warned_of(self, option: Option[bool], text: str) -> None:
         variable = option.variables[-1]
         found = from_environment({variable: text})
         assert found == from_environment({})
@@ -179,7 +179,7 @@ class TestPrecedence:
         found = from_environment({"ENVOY_PORT": "1", "DRY_RUN": "true"}, RULE_OPTIONS)
         assert set(found.explicit) == {options.PROXY_PORT}
 
-    def test_but_says_one_thing_more(self) -> None:
+    def test_but_warns_of_one_thing_more(self) -> None:
         before = explicit({options.PROXY_PORT: "1"})
         after = before.with_option(options.PROXY_PORT, "2", "somewhere")
         assert (before[options.PROXY_PORT], after[options.PROXY_PORT]) == (1, 2)
@@ -272,7 +272,7 @@ class TestErrors:
 
 
 class TestHostBits:
-    def test_each_network_taken_as_another_is_told(self) -> None:
+    def test_each_network_taken_as_another_is_warned_of(self) -> None:
         texts = from_environment({"ISTIO_SERVICE_CIDR": "10.1.2.3/8, 10.0.0.0/8,fd00::1/64,192.0.2.1"})
         where = "--istio-service-cidr (environment ISTIO_SERVICE_CIDR)"
         assert host_bits_warnings(texts) == [
@@ -286,7 +286,7 @@ class TestHostBits:
             f"{option.name} (command line): 127.0.0.1/8 has host bits set, and is taken as 127.0.0.0/8"
         ]
 
-    def test_nothing_to_tell(self) -> None:
+    def test_no_warning(self) -> None:
         assert host_bits_warnings(Settings({})) == []
         assert host_bits_warnings(explicit({options.OUTBOUND_NETWORKS: " * "})) == []
 

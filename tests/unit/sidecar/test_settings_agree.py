@@ -75,3 +75,9 @@ def test_arguments_that_cannot_be_used_are_named(capsys: pytest.CaptureFixture[s
     assert "Pod n/p" in (error := capsys.readouterr().err)
     assert "spec.initContainers[0]" in error
     assert "SOMETIMES" in error
+
+
+@pytest.mark.parametrize("name", ["", "a/", "/a", "a/b/c", "a b", "ä/b"])
+def test_what_is_no_pods_name_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["sidecar", "--pod", name]) == 2
+    assert f"{name!r} is no NAMESPACE/NAME" in capsys.readouterr().err

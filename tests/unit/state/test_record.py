@@ -115,7 +115,7 @@ class TestJson:
         assert set(kept.settings.explicit) == {option.PROXY_PORT}
 
     @given(st.text(), st.text())
-    def test_any_text_that_was_said_comes_back(self, text: str, origin: str) -> None:
+    def test_any_text_that_was_given_comes_back(self, text: str, origin: str) -> None:
         """Unless it is one that resolves to nothing, which is no record."""
         settings = Settings({option.INBOUND_PORTS: Given(text, origin)})
         read = from_json(as_json(PLAIN.replace(settings=settings)))
@@ -231,7 +231,7 @@ class TestFiles:
         assert kept.stat().st_ino == before
 
     @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"version": 1}', bytes(range(256))])
-    def test_a_file_of_somebody_else_is_no_record_and_is_replaced(self, tmp_path: Path, content: bytes) -> None:
+    def test_a_foreign_file_is_no_record_and_is_replaced(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / f"{namespace_id()}.json").write_bytes(content)
         assert record.read(str(tmp_path)) is None
         assert record.write(PLAIN, str(tmp_path))

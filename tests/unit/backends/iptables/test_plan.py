@@ -106,7 +106,7 @@ class TestIntoNothing:
 
 
 class TestPlace:
-    def test_at_the_end_where_nobody_decides(self) -> None:
+    def test_at_the_end_where_no_rule_decides(self) -> None:
         live = present("-p icmp -j LOG", "-j MARK --set-xmark 0x1/0x1")
 
         assert output_after(live, ruleset())[2:] == OURS

@@ -54,7 +54,7 @@ def _members(union: str) -> set[str]:
     raise AssertionError(f"the model has no union {union}")
 
 
-def test_two_excluded_ports_are_said_one_by_one() -> None:
+def test_two_excluded_ports_are_printed_one_by_one() -> None:
     rule = Rule(Return(), (TCP, SourcePort((only(1),), negated=True), DestinationPort((only(2),), negated=True)), IPV4)
 
     assert rule_text(rule) == "-p tcp -m tcp ! --sport 1 -m tcp ! --dport 2 -j RETURN"
@@ -94,7 +94,7 @@ class TestExpanded:
             for network in ("10.0.0.0/8", "172.16.0.0/12")
         ]
 
-    def test_what_is_said_twice_is_written_once(self) -> None:
+    def test_what_is_given_twice_is_written_once(self) -> None:
         rule = Rule(
             Return(),
             (

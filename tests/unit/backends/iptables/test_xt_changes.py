@@ -201,7 +201,7 @@ class TestMakers:
             ([("theirs", 1, ()), (OUTPUT, 2, ())], set()),
         ],
     )
-    def test_are_told_by_handles(self, standing: list[tuple[str, int, tuple[int, ...]]], ours: set[str]) -> None:
+    def test_are_named_by_handles(self, standing: list[tuple[str, int, tuple[int, ...]]], ours: set[str]) -> None:
         of_table = table(*((chain(name, handle), rules) for name, handle, rules in standing))
         assert made_by_us(NAT, of_table, {(PREROUTING, 0), (OUTPUT, 0)}) == ours
 

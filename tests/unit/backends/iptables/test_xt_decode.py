@@ -113,7 +113,7 @@ class TestOlderReleases:
         expressions = payload(1, 16, 4) + kernel.bitwise(b"\xff\0\0\0") + compare(b"\n\0\0\0", NEQ)
         assert read(expressions).matches == (Destination(network("10.0.0.0/8"), negated=True),)
 
-    def test_a_comment_beside_the_rule(self) -> None:
+    def test_a_comment_next_to_the_rule(self) -> None:
         assert read(b"", userdata=b"\5\1x" + b"\0\7theirs\0").why == "theirs"
         assert read(b"", userdata=b"\5\1x").why == ""
 
@@ -154,7 +154,7 @@ class TestNft:
         store = expression("meta", attribute(nf.NFTA_META_KEY, u32be(3)), attribute(nf.NFTA_META_SREG, u32be(1)))
         assert read(immediate + store).verdict == SetMark(7)
 
-    def test_registers_are_told_apart(self) -> None:
+    def test_registers_are_distinguished(self) -> None:
         load_both = meta(6, register=1) + meta(7, register=2)
         matches = read(load_both + compare(b"lo\0", register=2) + compare(b"eth", register=1)).matches
         assert [type(match).__name__ for match in matches] == ["InInterface", "OutInterface"]
@@ -208,7 +208,7 @@ class TestWords:
         )
         assert rule == Rule(UnknownVerdict("MASQUERADE"), (UnknownMatch("-p icmp"),), IPV4)
 
-    def test_bytes_where_nobody_knows(self) -> None:
+    def test_bytes_that_are_unknown(self) -> None:
         rule = read(extension("match", "recent", 1, b"\1\2" + bytes(6)) + extension("target", "TCPMSS", 0, bytes(8)))
         assert rule.matches == (UnknownMatch("-m recent [ revision 1, 0x0102 ]"),)
         assert rule.verdict == UnknownVerdict("TCPMSS [ revision 0 ]")
@@ -273,7 +273,7 @@ class TestChains:
         counted = nested(8, attribute(1, u64be(180)), attribute(2, u64be(3)))
         assert decode_chain(decode_fields(self.NAMED + self.HOOKED + counted)).counters == Counters(3, 180)
 
-    def test_a_hook_that_nobody_knows(self) -> None:
+    def test_a_hook_that_is_unknown(self) -> None:
         hooked = nested(nf.NFTA_CHAIN_HOOK, attribute(1, u32be(77)), attribute(2, u32be(0)))
         chain = decode_chain(decode_fields(self.NAMED + hooked))
         assert chain.hook == Hook("filter", "77", 0)

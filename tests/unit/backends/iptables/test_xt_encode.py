@@ -238,7 +238,7 @@ class TestMessages:
         assert nf.NFTA_CHAIN_HOOK in decode_fields(self.SAY.add_chain("OUTPUT").attributes)
         assert nf.NFTA_CHAIN_HOOK not in decode_fields(self.SAY.add_chain("ISTIO_OUTPUT").attributes)
 
-    def test_matches_that_demand_a_protocol_are_told_it(self) -> None:
+    def test_matches_that_need_a_protocol_get_it(self) -> None:
         compat = 5  # NFTA_RULE_COMPAT
         assert compat not in decode_fields(self.SAY.add_rule("OUTPUT", Rule(Return())).attributes)
         wanted = decode_fields(decode_fields(self.SAY.add_rule("OUTPUT", Rule(Return(), (TCP,))).attributes)[compat])

@@ -396,7 +396,7 @@ class TestOlderRevisions:
         structure = padded(Conntrack1(match_flags=1, state_mask=8))
         assert read_match("conntrack", 1, structure, IPV4) == (ConnectionState(("NEW",)),)
 
-    def test_states_said_with_the_match_state(self) -> None:
+    def test_states_given_with_the_match_state(self) -> None:
         structure = padded(Conntrack(match_flags=1 | 1 << 13, state_mask=8))
         assert read_match("conntrack", 3, structure, IPV4) == (ConnectionState(("NEW",)),)
 

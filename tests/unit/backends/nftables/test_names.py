@@ -59,7 +59,7 @@ def test_hooks_have_the_turns_of_iptables() -> None:
 
 
 @pytest.mark.parametrize("table", PRIORITIES)
-def test_bystanders_are_told_before_from_after_by_the_same_turns(table: TableName) -> None:
+def test_foreign_chains_come_before_or_after_by_their_order(table: TableName) -> None:
     assert {HOOKS[table, chain].priority for chain in (PREROUTING, OUTPUT)} == {PRIORITIES[table]}
 
 

@@ -8,12 +8,12 @@ import pytest
 from capture.analysis.causes import Cause
 from capture.backends.detect import Decision, Leftover
 from capture.backends.kernel_modules import Inventory
-from capture.cli.doctor.examination import CAPABILITIES, Examined, can_work, examine_node, findings
-from capture.cli.doctor.neighbours import ISTIO, OWN
+from capture.cli.doctor.examination import CAPABILITIES, Examined, can_work, findings
 from capture.errors import UnsupportedError
 from capture.operations.diagnosis import Diagnosis
 from cni import runtimes
 from cni.runtimes import Runtime
+from cni.status import of_this_node
 from hosts import WITH_EVERYTHING
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ GOOD = Examined(
     is_recorded=True,
     modules=Inventory(is_indexed=True),
     loads_modules=True,
-    capturing_plugins={},
     diagnosis=Diagnosis(None, None, ()),
 )
 
@@ -109,7 +108,7 @@ def test_whatever_is_missing_or_bad_comes_with_a_remedy() -> None:
     assert all(finding.remedy for finding in findings(worst) if finding.state in ("warning", "error"))
 
 
-def test_sets_of_ours_that_stand() -> None:
+def test_sets_of_ours_that_are_live() -> None:
     one = Leftover("iptables", "restore", "nft", families=("ipv4", "ipv6"), spellings=("dash",))
     other = Leftover("nftables", "netlink", "", families=("inet",), spellings=("dash",))
 
@@ -136,7 +135,7 @@ def test_what_is_absent_for_want_of_a_module_says_which() -> None:
     examined = GOOD.replace(facts=facts, modules=Inventory(("x_tables",), ("x_tables",), is_indexed=True))
     (finding,) = (finding for finding in findings(examined) if finding.name == "nft_compat and xt_owner")
     assert finding.says.endswith("this kernel cannot load the module x_tables")
-    assert finding.remedy.startswith("Install what has x_tables for kernel ")
+    assert finding.remedy.startswith("Install the package with x_tables for kernel ")
 
 
 def test_modules_that_are_not_loaded_are_no_matter_unless_nothing_is_loaded_any_more() -> None:
@@ -148,9 +147,9 @@ def test_modules_that_are_not_loaded_are_no_matter_unless_nothing_is_loaded_any_
     assert "/etc/modules-load.d" in finding.remedy
 
 
-def test_without_an_index_of_modules_nobody_knows() -> None:
+def test_without_an_index_of_modules_it_is_unknown() -> None:
     (note,) = listed(GOOD.replace(modules=Inventory(("nft_redir",))), "note")
-    assert note.startswith("modules: what could be loaded is not to be seen here: no /lib/modules/6.1.0")
+    assert note.startswith("modules: which modules could be loaded is unknown: no /lib/modules/6.1.0")
 
 
 def test_what_is_wrong_with_the_pod_comes_first_and_is_not_for_want_of_drivers() -> None:
@@ -164,15 +163,6 @@ def test_what_is_wrong_with_the_pod_comes_first_and_is_not_for_want_of_drivers()
 
 def test_where_nothing_is_applied_there_is_nothing_wrong() -> None:
     assert "capture: nothing is applied here" in listed(GOOD.replace(diagnosis=None), "note")
-
-
-@pytest.mark.parametrize(
-    ("plugins", "state"),
-    [({}, None), ({OWN: "/a"}, None), ({ISTIO: "/a"}, "note"), ({ISTIO: "/a", OWN: "/b"}, "warning")],
-)
-def test_two_programs_that_capture_are_a_warning(plugins: dict[str, str], state: str | None) -> None:
-    found = [each for each in findings(GOOD.replace(capturing_plugins=plugins)) if each.name == ISTIO]
-    assert [each.state for each in found] == ([state] if state else [])
 
 
 # --- the node ------------------------------------------------------------------------------------
@@ -190,7 +180,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *types: str) -> N
 def test_a_node_with_an_entry_and_no_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(tmp_path, monkeypatch, "bridge", "capture-cni")
 
-    found = GOOD.replace(node=examine_node())
+    found = GOOD.replace(node=of_this_node())
     of_node = {each.name: each.state for each in findings(found) if each.topic == "node"}
 
     assert of_node["entry"] == "ok"
@@ -200,10 +190,10 @@ def test_a_node_with_an_entry_and_no_plugin(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_node_without_our_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(tmp_path, monkeypatch, "bridge")
-    assert examine_node() == ()
+    assert of_this_node() == ()
 
 
 def test_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = Runtime("containerd", "", conf_dir=str(tmp_path / "none"))
     monkeypatch.setattr(runtimes, "detect", lambda: nowhere)
-    assert examine_node() == ()
+    assert of_this_node() == ()

@@ -86,7 +86,7 @@ def test_an_event_about_a_node(server: FakeKubernetes, client: Client) -> None:
     assert event["firstTimestamp"] == event["lastTimestamp"]
 
 
-def test_an_event_that_nobody_takes_is_no_error(server: FakeKubernetes, client: Client) -> None:
+def test_an_event_that_is_not_taken_is_no_error(server: FakeKubernetes, client: Client) -> None:
     server.always(fake_kubernetes.status(403))
     assert not events.on_node(client, "node-1", "CaptureListRewritten", "again")
 

@@ -23,7 +23,7 @@ def test_quiet_directories_are_waited_for(watched: tuple[Directories, Path]) -> 
     assert not watched[0].wait(0.01)
 
 
-def test_a_file_that_is_renamed_in_is_told_within_milliseconds(watched: tuple[Directories, Path]) -> None:
+def test_a_file_that_is_renamed_in_is_noticed(watched: tuple[Directories, Path]) -> None:
     directories, directory = watched
     new = directory.parent.parent / "new"
     new.write_text("{}")
@@ -33,7 +33,7 @@ def test_a_file_that_is_renamed_in_is_told_within_milliseconds(watched: tuple[Di
     assert time.monotonic() - started < 1
 
 
-def test_what_happens_beside_the_directory_is_nothing(watched: tuple[Directories, Path]) -> None:
+def test_what_happens_next_to_the_directory_is_nothing(watched: tuple[Directories, Path]) -> None:
     """Records of pods come and go beside the agent's own folder."""
     directories, directory = watched
     (directory.parent / "neighbour").write_text("x")

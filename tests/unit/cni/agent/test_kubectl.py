@@ -91,7 +91,7 @@ def test_a_report_has_every_part(
     assert "[6/6] dump" in told.err
 
 
-def test_what_is_wrong_is_told_in_kubectls_words(
+def test_errors_are_in_kubectls_words(
     cluster: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run("verify", "nowhere", monkeypatch=monkeypatch) == 1

@@ -84,7 +84,7 @@ def with_options(**options: Any) -> pytest.MarkDecorator:
     ("state", "reason"),
     [("no-rules", "CaptureMissing"), ("foreign-rule", "CaptureBroken"), ("rule-missing", "CaptureBroken")],
 )
-def test_by_default_it_only_tells(scene: Scene, state: str, reason: str) -> None:
+def test_by_default_it_only_reports(scene: Scene, state: str, reason: str) -> None:
     for pod in (READY, STARTING, None):
         scene.repair(audited(state, f"of {pod and pod['status']}"), pod)
     assert scene.told() == [(reason, "Warning", f"{state}: there are no rules")] * 3
@@ -99,7 +99,7 @@ def test_what_is_well_or_unknown_is_no_case(scene: Scene, state: str) -> None:
 
 
 @with_options()
-def test_it_tells_the_same_again_after_ten_minutes_only(scene: Scene) -> None:
+def test_it_reports_the_same_again_after_ten_minutes_only(scene: Scene) -> None:
     for wait, number in ((0.0, 1), (QUIET - 1, 0), (1.0, 1)):
         scene.clock += wait
         scene.repair(audited("no-rules"), READY)
@@ -127,7 +127,7 @@ def test_a_pod_that_starts_gets_its_rules(scene: Scene) -> None:
     ],
 )
 @with_options(repair_running="apply")
-def test_a_repair_that_fails_is_told(scene: Scene, refusal: str, after: Finding, told: str) -> None:
+def test_a_repair_that_fails_is_reported(scene: Scene, refusal: str, after: Finding, told: str) -> None:
     scene.refusal, scene.after = refusal, after
     scene.repair(audited("no-rules"), READY)
     assert scene.told() == [("CaptureRepairFailed", "Warning", f"no-rules: there are no rules; apply: {told}")]
