@@ -18,7 +18,7 @@ pytestmark = pytest.mark.kernel
 
 
 def save(namespace: Namespace) -> str:
-    """Return the rules of the nat table, without the comments, which have the time of day."""
+    """Return the rules of the nat table, without the comments that tell the time."""
     lines = namespace.run(["iptables-nft-save", "-t", "nat"]).stdout.splitlines()
     return "\n".join(line for line in lines if not line.startswith("#"))
 
