@@ -15,6 +15,7 @@ from cni.protocol import CniError
 from injection.check import BY_INIT, BY_PLUGIN
 from injection.plan import pod_settings
 from injection.pods import containers_of, workloads
+from injection.shape import POD
 from injection.template import Template
 from injection.warnings import dangers
 
@@ -31,18 +32,30 @@ COMMAND = ["kubectl", "get", "pods", "--all-namespaces", "--output=json"]
 def running() -> list[dict[str, Any]]:
     """Return what there is to say of each pod that runs. ToolError or UnsupportedError if kubectl cannot tell."""
     try:
-        done = subprocess.run(COMMAND, capture_output=True, text=True, check=False)
+        done = subprocess.run(COMMAND, capture_output=True, text=True, errors="replace", check=False)
     except FileNotFoundError:
         raise UnsupportedError(
             "kubectl is not installed; listing the pods needs it", "Install it, or check manifests with -f."
         ) from None
     if done.returncode:
         raise ToolError(" ".join(COMMAND), done.returncode, done.stderr)
-    return [_report(workload) for workload in workloads(json.loads(done.stdout))]
+    return [_report(workload) for workload in workloads(_listed(done.stdout))]
+
+
+def _listed(text: str) -> object:
+    """Return the list that kubectl prints; ToolError for anything else."""
+    try:
+        listed = json.loads(text)
+    except (ValueError, RecursionError):
+        listed = None
+    if not isinstance(listed, dict) or not isinstance(listed.get("items"), list):
+        raise ToolError(" ".join(COMMAND), 0, "its output is no list of objects")
+    return listed
 
 
 def _report(workload: Workload) -> dict[str, Any]:
-    way, reason = _way(workload)
+    misfit = next(POD.misfits(workload.pod), "")
+    way, reason = ("", misfit) if misfit else _way(workload)
     warnings: tuple[str, ...] = ()
     if way:
         settings = _settings(workload)

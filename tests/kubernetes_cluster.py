@@ -33,11 +33,16 @@ class Cluster(KubernetesNode):
             "upgrade", "--install", "istio-capture", f"{ROOT}/deploy/chart", "-n", NAMESPACE, "--create-namespace",
             *settings, "--wait", "--timeout", "120s",
         )  # fmt: skip
+        self._wait("the agent of before to end", self._is_one_agent)
 
     def install_manifest(self) -> None:
         """Apply the plain manifest, and wait until the agent is ready."""
         self.kubectl("apply", "-f", f"{ROOT}/deploy/istio-capture.yaml")
         self.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/capture-agent", "--timeout=120s")
+
+    def _is_one_agent(self) -> None:
+        agents = self.get("-n", NAMESPACE, "pods", "-l", "app=capture-agent")["items"]
+        assert len(agents) == 1, [each["metadata"]["name"] for each in agents]
 
     def kubectl_capture(self, *arguments: str) -> str:
         """Run ``kubectl capture`` as the administrator."""

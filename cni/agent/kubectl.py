@@ -112,7 +112,9 @@ class Kubectl:
         try:
             plain: dict[str, Any] = decode(done.stdout)
         except JsonError:
-            raise CaptureError(f"kubectl: {done.stderr.strip()}") from None
+            raise CaptureError(f"kubectl: {done.stderr.strip() or 'its output is no JSON'}") from None
+        if not isinstance(plain, dict):
+            raise CaptureError("kubectl: its output is no object of Kubernetes")
         return plain
 
     def run(self, agent: dict[str, Any], *arguments: str) -> int:
@@ -159,7 +161,7 @@ class Kubectl:
         if not capture_output:
             print(end="", flush=True)  # noqa: T201  # from here on the terminal is kubectl's
         try:
-            return subprocess.run(command, capture_output=capture_output, text=True, check=False)
+            return subprocess.run(command, capture_output=capture_output, text=True, errors="replace", check=False)
         except FileNotFoundError:
             raise CaptureError("kubectl is not in PATH", "Install it, or run `capture` on the node.") from None
 

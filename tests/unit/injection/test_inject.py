@@ -413,3 +413,32 @@ def test_a_policy_is_not_made_for_other_users_than_those_that_were_asked_for(
 ) -> None:
     assert run(["inject", "--policy", "--set", f"proxy-uid={uid}"]) == 2
     assert f"--proxy-uid: invalid value '{uid}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("printed", "code", "said"),
+    [
+        ("x", 1, "its output is no list of objects"),
+        ('{"kind": "List", "items": 5}', 1, "its output is no list of objects"),
+        (
+            '{"kind": "List", "items": [{"kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": 5}}]}',
+            0,
+            "Pod default/a: not captured: spec.containers: invalid value 5: expected a list",
+        ),
+    ],
+)
+def test_what_kubectl_lists_is_not_trusted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    printed: str,
+    code: int,
+    said: str,
+) -> None:
+    (tmp_path / "kubectl").write_text(f"#!/bin/sh\necho '{printed}'\n")
+    (tmp_path / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    assert run(["inject", "--check", "--cluster"]) == code
+    output = capsys.readouterr()
+    assert said in output.out + output.err

@@ -47,10 +47,10 @@ class TestRun:
         assert os.listdir("/proc/self/fd") == before
         assert set(inside.stdout.split()) <= {*before, "0", "1", "2", "3"}  # 3 lists the directory
 
-    def test_a_program_that_is_not_there(self) -> None:
+    def test_a_program_that_is_not_there(self, tmp_path: Path) -> None:
         before = os.listdir("/proc/self/fd")
         with pytest.raises(FileNotFoundError):
-            run(["/nonexistent"])
+            run([str(tmp_path / "missing")])
 
         assert os.listdir("/proc/self/fd") == before
 
