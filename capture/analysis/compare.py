@@ -76,10 +76,9 @@ def foreign_places(desired: Ruleset, live: Ruleset) -> dict[tuple[TableName, str
     """Return where in built-in chains of the live rules foreign rules are; both are canonical, and of one family."""
     found = {}
     for table in live.tables:
-        wanted = desired.table(table.name)
         for chain in table.chains:
             if chain.name in BUILT_IN_CHAINS[table.name]:  # other foreign chains are met by jumps from these
-                same = wanted.chain(chain.name) if wanted else None
+                same = desired.chain(table.name, chain.name)
                 _, extra = _only_in_one(same.rules if same else (), chain.rules)
                 positions = frozenset(
                     position for position, rule in extra if shape(table.name, chain.name, rule) != CERTAIN

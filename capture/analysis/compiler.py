@@ -332,7 +332,7 @@ class Compiler:
             case model.Drop():
                 return self._fate(Fate("dropped"))
             case model.Redirect(port=port):
-                outcome = REDIRECTED_BY.get(chain.replace("-", "_"), "redirected")
+                outcome = REDIRECTED_BY.get(chain, "redirected")
                 held = place.held.replace(mapped=Fate(outcome, port))
                 return self._lasting(self._redirected(self._at(following.replace(held=held)), port, place))
             case Translate(address=address, port=port):

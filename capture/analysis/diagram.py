@@ -168,18 +168,6 @@ class Diagrams:
                 ahead += reversed(self._kids[each])
         return found
 
-    def size(self, *roots: int) -> tuple[int, int]:
-        """Return how many nodes and edges there are below some nodes, each counted once."""
-        seen: set[int] = set()
-        ahead, edges = list(roots), 0
-        while ahead:
-            each = ahead.pop()
-            if each not in seen:
-                seen.add(each)
-                edges += len(self._kids[each])
-                ahead += set(self._kids[each])
-        return len(seen), edges
-
     def has_at_most(self, count: int, node: int) -> bool:
         """Return whether a function has no more edges than so many."""
         seen: set[int] = set()

@@ -220,7 +220,7 @@ class Reader:
     def _redirect(self, chain: model.Chain, port: int) -> tuple[Kind, str, tuple[Edge, ...]]:
         if not is_our_chain(chain.name):
             return "foreign", f"port {port}", ()
-        is_dns = REDIRECTED_BY.get(chain.name.replace("-", "_")) == "dns"
+        is_dns = REDIRECTED_BY.get(chain.name) == "dns"
         return ("dns", f"agent's DNS :{port}", ()) if is_dns else ("proxy", f"proxy :{port}", ())
 
     def _onwards(self) -> Kind:

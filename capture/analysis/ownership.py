@@ -148,8 +148,7 @@ def _recorded_rules(
 ) -> tuple[model.Rule, ...]:
     if recorded is None or family not in recorded.families:
         return ()
-    stood = recorded.table(table)
-    built_in = stood.chain(chain) if stood else None
+    built_in = recorded.chain(table, chain)
     return tuple(map(canonical_rule, built_in.rules_for(family))) if built_in else ()
 
 
@@ -308,9 +307,7 @@ def _marks_of_our_chains(live: model.Ruleset, family: Family) -> frozenset[int]:
     for chain in table.chains if table else ():
         if is_our_chain(chain.name):
             for rule in chain.rules_for(family):
-                marks.update(
-                    match.value for match in rule.matches if isinstance(match, model.Mark) and not match.negated
-                )
+                marks.update(each.value for each in rule.matches if isinstance(each, model.Mark) and not each.negated)
     return frozenset(marks)
 
 

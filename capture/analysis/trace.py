@@ -21,6 +21,7 @@ from capture.analysis.meaning import Goto, Translate, Untrack, meaning
 from capture.analysis.stations import Situation
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, IPV4, IPV6, Network
+from capture.model.chain_names import DASH, UNDERSCORE
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.values import Value
 
@@ -38,10 +39,14 @@ NAT_STATES = ("NEW", "RELATED")
 """Connection states whose packets meet the nat table; later packets are mapped as the first one was."""
 OF_KNOWN_CONNECTIONS = ("RELATED", "ESTABLISHED")
 
+OUTBOUND: Outcome = "proxy-outbound"
+INBOUND: Outcome = "proxy-inbound"
+DNS: Outcome = "dns"
+
 REDIRECTED_BY: dict[str, Outcome] = {
-    "ISTIO_REDIRECT": "proxy-outbound",
-    "ISTIO_IN_REDIRECT": "proxy-inbound",
-    "ISTIO_OUTPUT_DNS": "dns",
+    name: outcome
+    for names in (UNDERSCORE, DASH)
+    for name, outcome in ((names.redirect, OUTBOUND), (names.in_redirect, INBOUND), (names.output_dns, DNS))
 }
 """What a redirect in one of our chains means."""
 
@@ -405,4 +410,4 @@ def _meaning(step: Step) -> Outcome:
     """Return what a redirect means, by the chain that it is in."""
     if not isinstance(step.rule.verdict, model.Redirect):
         return "direct"
-    return REDIRECTED_BY.get(step.chain.replace("-", "_"), "redirected")
+    return REDIRECTED_BY.get(step.chain, "redirected")

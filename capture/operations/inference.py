@@ -87,8 +87,7 @@ class _ByChain:
 
     def built_in(self, name: str) -> list[model.Rule]:
         """Return the rules of a built-in chain of nat."""
-        table = self._ruleset.table(model.NAT)
-        chain = table.chain(name) if table else None
+        chain = self._ruleset.chain(model.NAT, name)
         return list(chain.rules) if chain else []
 
 
