@@ -109,11 +109,8 @@ def _chain_differences(
     if there.policy != wanted.policy:
         yield Difference(family, table, name, "policy", policy=there.policy)
     missing, extra = _only_in_one(wanted.rules, there.rules)
-    none: Numbered = []
-    is_own = is_our_chain(name) or there.is_hooked_elsewhere
-    if is_own:
-        by_owner = extra, none
-    else:
+    by_owner: tuple[Numbered, Numbered] = extra, []
+    if not (is_our_chain(name) or there.is_hooked_elsewhere):
         marked = any(changes_marks(rule) for _, rule in extra)
         tested = tested_marks(name, lambda chain: all_wanted.get((table, chain), EMPTY).rules) if marked else NOTHING
         by_owner = _by_owner(table, name, extra, len(there.rules), tested)
@@ -153,11 +150,7 @@ def _only_in_one(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[Num
         start += 1
     while end < shortest - start and first[-1 - end] == second[-1 - end]:
         end += 1
-    return _outside_longest(start, first[start : len(first) - end], second[start : len(second) - end])
-
-
-def _outside_longest(start: int, first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[Numbered, Numbered]:
-    """Return what of each is no part of a longest common subsequence; the places before ``start`` are taken."""
+    first, second = first[start : len(first) - end], second[start : len(second) - end]
     pairs = _longest_common(first, second)
     shared_first, shared_second = {i for i, _ in pairs}, {j for _, j in pairs}
     return (

@@ -214,8 +214,8 @@ class Compiler:
         With a mark on their connection they may be answers, which no rule of nat maps; without a socket it is not
         known whose the first one was.
         """
-        follows = self.space.state_in("ESTABLISHED")
-        follows = self.diagrams.both(follows, self.space.marked("connection", 0, model.ALL_BITS))
+        no_mark = self.space.marked("connection", 0, model.ALL_BITS)
+        follows = self.diagrams.both(self.space.state_in("ESTABLISHED"), no_mark)
         if place.way == "out":
             follows = self.diagrams.both(follows, self.space.numbers(UID, [(0, HIGHEST_ID)]))
         return self.diagrams.either(self.space.state_in(*NAT_STATES), follows)
@@ -244,10 +244,8 @@ class Compiler:
         to_proxy = self._fate(Fate("proxy-inbound", ports[0]))
         for mark in self.routed:
             is_new = self.diagrams.negation(self.space.marked("first", mark, model.ALL_BITS))
-            got = both(
-                both(self.space.numbers(PROTOCOL, [(0, 0)]), self.space.marked("mark", mark, model.ALL_BITS)), is_new
-            )
-            found = choose(both(both(arrives, known), got), to_proxy, found)
+            is_tcp, is_marked = self.space.numbers(PROTOCOL, [(0, 0)]), self.space.marked("mark", mark, model.ALL_BITS)
+            found = choose(self.diagrams.all_of((arrives, known, is_tcp, is_marked, is_new)), to_proxy, found)
         return found
 
     def _fate(self, fate: Fate) -> int:
@@ -274,10 +272,7 @@ class Compiler:
         return self.diagrams.negation(self.space.numbers(level, merge_ranges([(NONE, NONE), (self.lo, self.lo)])))
 
     def _is_routed(self, kind: Literal["mark", "connection"]) -> int:
-        found = self.diagrams.no
-        for mark in self.routed:
-            found = self.diagrams.either(found, self.space.marked(kind, mark, model.ALL_BITS))
-        return found
+        return self.diagrams.any_of(self.space.marked(kind, mark, model.ALL_BITS) for mark in self.routed)
 
     # --- chains ------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ which is what makes it fast in Python.
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_left
 
 from capture.errors import CaptureError
@@ -194,6 +195,14 @@ class Diagrams:
         """Return what is true where one is, or both."""
         return self.choose(first, self.yes, second)
 
+    def all_of(self, conditions: Iterable[int]) -> int:
+        """Return what is true where all are."""
+        return functools.reduce(self.both, conditions, self.yes)
+
+    def any_of(self, conditions: Iterable[int]) -> int:
+        """Return what is true where at least one is."""
+        return functools.reduce(self.either, conditions, self.no)
+
     def choose(self, condition: int, then: int, otherwise: int) -> int:
         """Return ``then`` where the condition is true, and ``otherwise`` elsewhere."""
         if condition == self.yes or then == otherwise:
@@ -364,10 +373,7 @@ class Diagrams:
         def make(each: int, kids: Sequence[int]) -> int:
             if self._levels[each] not in levels:
                 return self._with_kids(each, kids)
-            found = self.no
-            for kid in set(kids):
-                found = self.either(found, kid)
-            return found
+            return self.any_of(set(kids))
 
         memo = self._memos.setdefault(("possible", frozenset(levels)), {})
         return self._remade(node, self._below(max(levels)), make, memo)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from capture.analysis.trace import Trace
     from capture.model.addresses import Family
     from capture.model.packet import Packet
-    from capture.model.ruleset import Rule, Ruleset, Span
+    from capture.model.ruleset import Rule, Ruleset
 
     Search = Callable[[PacketSpace, int, PodNetwork, Direction], list[int] | None]
     """Returns the numbers of an ordinary packet of a set."""
@@ -201,8 +201,8 @@ class Comparison:
         known = space.switches.expanded(diagrams.mapped(before, _is_captured, "captured"))
         captured = diagrams.both(known, self._realistic[direction])
         marks = [space.mark_level("connection", group) for group in range(len(space.groups))]
-        by_anybody = diagrams.possible(captured, [UID, GID, *marks])
-        first = diagrams.either(diagrams.possible(captured, marks), diagrams.both(by_anybody, self._sent_by_proxy()))
+        by_any_user = diagrams.possible(captured, [UID, GID, *marks])
+        first = diagrams.either(diagrams.possible(captured, marks), diagrams.both(by_any_user, self._sent_by_proxy()))
         lo = space.interface(LOOPBACK)
         # Over lo those of redirected connections have another destination by then, and none of their own to judge by.
         redirected = space.switches.expanded(diagrams.mapped(before, _is_redirected, "redirected"))
@@ -210,15 +210,14 @@ class Comparison:
         later = diagrams.restricted(diagrams.both(first, diagrams.negation(stays)), STATE, NEW)
         follows = diagrams.both(space.state_in("ESTABLISHED", "RELATED"), later)
         newly = diagrams.mapped(after, _is_captured, "captured")
-        return diagrams.either(diagrams.either(first, follows), newly)
+        return diagrams.any_of((first, follows, newly))
 
     def _sent_by_proxy(self) -> int:
         """Return packets of the proxy, by user and group: from it captured connections go on."""
-        found = self.diagrams.yes
-        for kind, level in ((OwnerUid, UID), (OwnerGid, GID)):
-            ids = merge_ranges((span.first, span.last) for span in _proxy_ids(self.situations[0].ruleset, kind))
-            found = self.diagrams.both(found, self.space.numbers(level, ids) if ids else self.diagrams.no)
-        return found
+        return self.diagrams.all_of(
+            self.space.numbers(level, merge_ranges(_proxy_ids(self.situations[0].ruleset, kind)))
+            for kind, level in ((OwnerUid, UID), (OwnerGid, GID))
+        )
 
     def _effects(self, direction: Direction, found: int, frame: int) -> Iterator[Effect]:
         among = self.diagrams.both(self._realistic[direction], frame)
@@ -231,7 +230,7 @@ class Comparison:
             yield effect.replace(regions=tuple(in_words(self.space, part) for part in described))
 
     def _verdicts(self, found: int) -> tuple[int, list[Change | Unjudged]]:
-        """Return what differs, and in which ways; if they are many, by what becomes of packets before."""
+        """Return what differs, and in which ways; if they are many, by the fate before."""
         if len(self.diagrams.leaves(found)) > MAX_EFFECTS:
             found = self.diagrams.mapped(found, _by_before, "by before")
         values = [self.diagrams.value(leaf) for leaf in self.diagrams.leaves(found)]
@@ -248,13 +247,13 @@ def weight(change: Change | Unjudged, direction: Direction) -> tuple[bool, ...]:
     return isinstance(change, Unjudged), not change.is_plain, change.before.outcome == "direct", not is_everyday
 
 
-def _proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[Span]:
+def _proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tuple[int, int]]:
     """Yield the users, or groups, of the proxy: those whose calls to their own pod are captured."""
     for rule in ruleset.rules:
         if isinstance(rule.verdict, Jump) and REDIRECTED_BY.get(rule.verdict.chain) == "proxy-inbound":
             for match in rule.matches:
                 if isinstance(match, kind) and not match.negated:
-                    yield from match.ids
+                    yield from ((span.first, span.last) for span in match.ids)
 
 
 def _is_captured(fate: Hashable) -> bool:

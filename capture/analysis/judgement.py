@@ -191,7 +191,7 @@ def _key(each: Difference | Obstacle) -> Hashable:
 def second_set_effect(
     desired: model.Ruleset, elsewhere: tuple[ForeignChain, ...], network: PodNetwork
 ) -> Effect | None:
-    """Return what a second capture does to packets next to the desired one to packets, taken for the newest.
+    """Return what a second capture next to the desired one does to packets, taken for the newer of both.
 
     Of hooks with one priority the kernel asks the one first that was registered last.
     """
