@@ -3,7 +3,7 @@
 ::
 
     diagram <- decision_list                            functions of numbered fields; they know no packet
-    model <- meaning <- stations <- trace               one packet, walked as a kernel walks it
+    model <- meaning <- stations <- trace               one packet, rule by rule, as in a kernel
     switches <- space <- chains <- compiler             all packets: rules as a diagram, long lists put aside
              realistic, regions, witnesses <- effects   which packets two situations treat differently
              effects <- culprits <- judgement           which foreign rule is the reason, what is drift

@@ -172,7 +172,7 @@ def _unfit(serving: list[Listener], facts: PodFacts, capture: Capture, outcome: 
 
 
 def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:
-    """Return whether what the listener's process sends is captured, and so comes back to it for ever."""
+    """Return whether what the listener's process sends is captured, and so comes back to it again and again."""
     gid = facts.gid_of.get(listener.inode)
     if gid is None and listener.uid == 0 and capture.is_transparent:
         return False  # Istio's way for TPROXY is root with the proxy's group, which only the process' own /proc tells

@@ -1,4 +1,4 @@
-"""All rules of a situation as two functions: what becomes of each packet that comes in, and of each that is sent.
+"""All rules of a situation as two functions: the fate of each packet that comes in, and of each that is sent.
 
 The semantics are those of ``trace``; tests compare the two. A packet's way is compiled from its end:
 what a rule does is a change of the function of all that comes after it. A verdict chooses another function, a mark
@@ -134,7 +134,7 @@ class Compiler:
     # --- the way -----------------------------------------------------------------------------------
 
     def _pass(self, way: Way, held: Held) -> int:
-        """Return what becomes of packets at a hook; where it is unknown which chain is first, by a truth value."""
+        """Return the fates of packets at a hook; where it is unknown which chain is first, by a truth value."""
         found = {
             tuple(sorted(firsts.items())): self._at(Place(way, order, 0, held))
             for order, (firsts, _) in enumerate(self._orders[way])
@@ -151,7 +151,7 @@ class Compiler:
         return node
 
     def _at(self, place: Place) -> int:
-        """Return what becomes of packets that have come to one of the base chains."""
+        """Return the fates of packets that have come to one of the base chains."""
         found = self._known.get(place)
         if found is None:
             stations = self._orders[place.way][place.order][1]
@@ -161,7 +161,7 @@ class Compiler:
         return found
 
     def _behind_all(self, place: Place) -> int:
-        """Return what becomes of packets behind the base chains of a hook."""
+        """Return the fates of packets behind the base chains of a hook."""
         held = place.held
         if place.way == "out":
             return self._routed(held)
@@ -175,7 +175,7 @@ class Compiler:
         return self.diagrams.choose(self._is_for_the_pod(), delivered, self._ends(held))
 
     def _routed(self, held: Held) -> int:
-        """Return what becomes of packets that leave: by another interface if their destination was changed."""
+        """Return the fates of packets that leave: by another interface if their destination was changed."""
         leaves = self._pass("post", held)
         stays = self.switches.restricted(leaves, OUT, self.lo)
         if held.is_redirected:
@@ -187,7 +187,7 @@ class Compiler:
         return self.diagrams.choose(self._is_for_the_pod(), stays, goes_out)
 
     def _over_lo(self, held: Held) -> int:
-        """Return what becomes of packets that come in again over lo, where they have no socket any more."""
+        """Return the fates of packets that come in again over lo, where they have no socket any more."""
         found = self._pass("lo", held)
         for level, number in ((IN, self.lo), (OUT, NONE), (UID, NONE), (GID, NONE)):
             found = self.switches.restricted(found, level, number)
@@ -223,7 +223,7 @@ class Compiler:
     # --- the end -----------------------------------------------------------------------------------
 
     def _end(self, held: Held) -> int:
-        """Return what becomes of packets behind all tables."""
+        """Return the fates of packets behind all tables."""
         if held.transparent is not None:
             return self._fate(Fate("proxy-inbound", held.transparent))
         if held.mapped is not None:
@@ -277,7 +277,7 @@ class Compiler:
     # --- chains ------------------------------------------------------------------------------------
 
     def _chain(self, station: Station, chain: model.Chain, falls: int, place: Place) -> int:
-        """Return what becomes of packets that enter a chain; ``falls`` is what does of those that leave it."""
+        """Return the fates of packets that enter a chain; ``falls`` are those of packets that leave it."""
         key = (place, station.table, chain.name, falls)
         found = self._known.get(key)
         if found is None:
@@ -285,7 +285,7 @@ class Compiler:
         return found
 
     def called(self, station: Station, name: str, falls: int, place: Place) -> int:
-        """Return what becomes of packets that jump to a chain."""
+        """Return the fates of packets that jump to a chain."""
         chain = self._chain_of(station.contents, name)
         entry = (place, name)
         if chain is None or entry in self._entered:  # a loop, which no kernel takes
@@ -317,7 +317,7 @@ class Compiler:
     # --- verdicts ----------------------------------------------------------------------------------
 
     def decided(self, verdict: Meaning, chain: str, falls: int, place: Place, station: Station) -> int:
-        """Return what becomes of packets by a verdict that ends a chain."""
+        """Return the fates of packets by a verdict that ends a chain."""
         following = place.replace(number=place.number + 1)
         match verdict:
             case model.Return():
@@ -346,7 +346,7 @@ class Compiler:
         return self.switches.restricted(node, DESTINATION, 0x7F000001 if self.space.family == IPV4 else 1)
 
     def _lasting(self, node: int) -> int:
-        """Return what becomes of redirected connections, which are lost, too, if their later packets are dropped."""
+        """Return the fates of redirected connections, which are lost, too, if their later packets are dropped."""
         if self._ends != self._end:
             return node
         diagrams = self.diagrams
@@ -362,7 +362,7 @@ class Compiler:
         return diagrams.combine(node, later, join, "lasting")
 
     def _sent_on(self, node: int, port: int | None, address: Network | None) -> int:
-        """Return what becomes of translated packets, now that it is known to where."""
+        """Return the fates of translated packets, now that it is known to where."""
 
         def known(value: Hashable) -> Hashable:
             if isinstance(value, Fate) and value.replace(marked=False) == TRANSLATED:
@@ -375,14 +375,14 @@ class Compiler:
         return node if address is None else self.switches.restricted(node, DESTINATION, address.first)
 
     def with_mark(self, node: int, value: int, mask: int) -> int:
-        """Return what becomes of packets after the bits of a mark were replaced."""
+        """Return the fates of packets after the bits of a mark were replaced."""
         for group, bits in enumerate(self.space.groups):
             if (value | mask) >> bits[0] & 1:
                 node = self.switches.restricted(node, self.space.mark_level("mark", group), gathered(value, bits))
         return node
 
     def changed(self, verdict: Meaning, node: int) -> int:
-        """Return what becomes of packets by a verdict that changes them and lets them go on."""
+        """Return the fates of packets by a verdict that changes them and lets them go on."""
         match verdict:
             case model.SetMark(value=value, mask=mask):
                 return self.with_mark(node, value, mask)

@@ -174,9 +174,7 @@ class Culprits:
 
         if place.number >= 0:
             elsewhere = list(situation.elsewhere)
-            there = elsewhere[place.number]
-            entry, *others = there.contents.chains
-            elsewhere[place.number] = there.replace(contents=there.contents.replace(chains=(kept(entry), *others)))
+            elsewhere[place.number] = elsewhere[place.number].with_entry(kept(elsewhere[place.number].entry))
             return situation.replace(elsewhere=tuple(elsewhere))
         return situation.replace(ruleset=_changed(situation.ruleset, place.table, place.chain, kept))
 
@@ -206,12 +204,9 @@ class Culprits:
         """Return our own live rules and one foreign rule."""
         if place.number >= 0:
             there = self.whole.elsewhere[place.number]
-            entry, *others = there.contents.chains
             rule = self.rule(place)
-            policy = {} if rule is None else {"policy": "ACCEPT", "ipv6_policy": None}
-            only = entry.replace(rules=(rule,) if rule else entry.rules, **policy)
-            contents = there.contents.replace(chains=(only, *others))
-            return self.without_foreign.replace(elsewhere=(there.replace(contents=contents),))
+            only = there.entry.replace(rules=(rule,), policy="ACCEPT", ipv6_policy=None) if rule else there.entry
+            return self.without_foreign.replace(elsewhere=(there.with_entry(only),))
         rest = {
             where: frozenset(p for p in positions if (*where, p) != (place.table, place.chain, place.position))
             for where, positions in self.foreign.items()

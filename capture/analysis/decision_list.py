@@ -41,7 +41,7 @@ class Box:
 
 
 class DecisionList:
-    """How boxes become a diagram; ``stops`` says of a verdict whether the rules behind it are met no more."""
+    """How boxes become a diagram; ``stops`` returns whether a verdict keeps packets from the rules behind it."""
 
     def __init__(
         self, diagrams: Diagrams, domain: Callable[[int], tuple[int, int]], stops: Callable[[Verdict], bool]

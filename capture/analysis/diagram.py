@@ -250,7 +250,7 @@ class Diagrams:
     # --- other operations ----------------------------------------------------------------------
 
     def combine(self, first: int, second: int, join: Callable[[int, int], int | None], name: Hashable) -> int:
-        """Return a function of two others: ``join`` says the node for two nodes, None where it has to look deeper.
+        """Return a function of two others: ``join`` returns the node for two nodes, None to look deeper.
 
         For two leaves it has to know. ``name`` is that of the operation; results are kept under it.
         """
@@ -283,7 +283,7 @@ class Diagrams:
         return self.combine(first, second, join, "differing")
 
     def changed(self, node: int, change: Callable[[int], int | None], name: Hashable) -> int:
-        """Return a function with some nodes replaced; ``change`` says by what, None where it has to look deeper.
+        """Return a function with some nodes replaced; ``change`` returns the new one, None to look deeper.
 
         For a leaf it has to know. ``name`` is that of the operation; results are kept under it.
         """
@@ -341,7 +341,7 @@ class Diagrams:
         return self.changed(node, change, ("restricted", level, number))
 
     def moved(self, node: int, levels: Mapping[int, int], name: Hashable) -> int:
-        """Return the function that asks for another field wherever it asked for one of ``levels``.
+        """Return the function that asks for another field in place of each of ``levels``.
 
         Levels may move up or down, and onto each other.
         """
@@ -397,7 +397,7 @@ class Diagrams:
     def _case_by_case(
         self, node: int, functions: Mapping[int, int], result: Callable[[int, Mapping[int, int]], int]
     ) -> int:
-        """Return the cases at the topmost field that is asked for by the node, or by one of the functions."""
+        """Return the cases at the topmost field that the node tests, or one of the functions."""
         top = min(self._levels[function] for function in functions.values())
         level = self._levels[node]
         if level < top:

@@ -181,8 +181,8 @@ class Reader:
                 kind,
                 kind,
                 f"policy {policy}",
-                sum(each.packets for each in known) if known else None,
-                sum(each.bytes for each in known) if known else None,
+                _total(each.packets for each in known),
+                _total(each.bytes for each in known),
                 families=of,
             )
 
@@ -229,10 +229,14 @@ class Reader:
 
 def _sum(one: Edge, other: Edge) -> Edge:
     """Return two edges as one; those below are of the same chain, of one family or both, and are read once for both."""
-    counts = [each for each in (one.packets, other.packets) if each is not None]
-    sizes = [each for each in (one.bytes, other.bytes) if each is not None]
     return one.replace(
-        packets=sum(counts) if counts else None,
-        bytes=sum(sizes) if sizes else None,
+        packets=_total((one.packets, other.packets)),
+        bytes=_total((one.bytes, other.bytes)),
         families=tuple(dict.fromkeys((*one.families, *other.families))),
     )
+
+
+def _total(numbers: Iterable[int | None]) -> int | None:
+    """Return the sum of those that are known; None without any."""
+    known = [each for each in numbers if each is not None]
+    return sum(known) if known else None

@@ -78,6 +78,10 @@ class ForeignChain(Value):
         """Return the base chain itself."""
         return self.contents.chains[0]
 
+    def with_entry(self, entry: model.Chain) -> ForeignChain:
+        """Return the same with another base chain."""
+        return self.replace(contents=self.contents.replace(chains=(entry, *self.contents.chains[1:])))
+
     def is_before(self, table: model.TableName) -> bool:
         """Return whether packets come here before our table, or may do so.
 

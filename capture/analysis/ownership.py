@@ -90,24 +90,23 @@ def tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) ->
 def own_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> model.Ruleset:
     """Return the rule set without what is foreign: our chains, and of other chains our rules only."""
     places = {family: our_rules(ruleset, family, recorded) for family in ruleset.families}
-    tables = []
-    for table in ruleset.tables:
-        chains = []
-        for chain in table.chains:
-            if not is_our_chain(chain.name):
-                own = tuple(
-                    rule.replace(family=family)
-                    for family in ruleset.families
-                    for position, rule in enumerate(chain.rules_for(family))
-                    if position in places[family].get((table.name, chain.name), ())
-                )
-                if own:
-                    chains.append(chain.replace(rules=own))
-            else:
-                chains.append(chain)
-        if chains:
-            tables.append(model.Table(table.name, tuple(chains)))
-    return ruleset.replace(tables=tuple(tables))
+
+    def own(table: model.TableName, chain: model.Chain) -> model.Chain:
+        if is_our_chain(chain.name):
+            return chain
+        rules = (
+            rule.replace(family=family)
+            for family in ruleset.families
+            for position, rule in enumerate(chain.rules_for(family))
+            if position in places[family].get((table, chain.name), ())
+        )
+        return chain.replace(rules=tuple(rules))
+
+    tables = (
+        table.replace(chains=tuple(chain for chain in table.chains if chain.rules or is_our_chain(chain.name)))
+        for table in ruleset.with_chains(own).tables
+    )
+    return ruleset.replace(tables=tuple(table for table in tables if table.chains))
 
 
 def our_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | None = None) -> Places:

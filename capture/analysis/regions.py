@@ -144,7 +144,7 @@ def with_ports(path: Path, other: Path) -> Path:
 def in_words(space: PacketSpace, path: Path) -> str:
     """Return a part of a set in words: "tcp to 203.0.113.0/24, port 80, user 1337"."""
     protocols = {number for ends in path.get(PROTOCOL, ((0, 1),)) for number in ends}
-    words = "tcp and udp" if len(protocols) > 1 else PROTOCOLS[protocols.pop()]
+    words: str = "tcp and udp" if len(protocols) > 1 else PROTOCOLS[protocols.pop()]
     for level, before, in_words_of in WORDS:
         if level in path and (text := in_words_of(space, level, path[level])):
             words += f"{before}{text}"

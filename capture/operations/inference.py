@@ -38,9 +38,11 @@ def inferred_flags(ruleset: model.Ruleset) -> list[str]:
         "-d": [port for port in alone if port not in (*tunnel, SSH)],
         "-o": _ports(rule for rule in rules.of(model.NAT, "OUTPUT") if _returns(rule, model.DestinationPort)),
         "-x": [
-            n
-            for n in _networks(r for r in rules.of(model.NAT, "OUTPUT") if _returns(r, model.Destination))
-            if not _is_lo(n)
+            network
+            for network in _networks(
+                rule for rule in rules.of(model.NAT, "OUTPUT") if _returns(rule, model.Destination)
+            )
+            if not network.startswith("127.") and network != "::1/128"
         ],
         "-i": _included(rules.of(model.NAT, "OUTPUT")),
         "-q": _ports(rule for rule in rules.of(model.NAT, "OUTPUT") if _jumps_to(rule, "REDIRECT")),
@@ -116,10 +118,6 @@ def _ports(rules: Iterable[model.Rule]) -> list[str]:
 
 def _networks(rules: Iterable[model.Rule]) -> list[str]:
     return [str(n) for rule in rules for m in rule.matches if isinstance(m, model.Destination) for n in m.networks]
-
-
-def _is_lo(network: str) -> bool:
-    return network.startswith("127.") or network == "::1/128"
 
 
 def _included(rules: list[model.Rule]) -> list[str]:

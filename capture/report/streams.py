@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Self, TextIO
 
 COLOUR = "\ud800"
-"""Begins a colour of ours in text on its way to a stream: no text that was decoded from bytes can have it."""
+"""Begins one of our colours in text on its way to a stream: no text that was decoded from bytes can have it."""
 
 
 class LostOutputError(Exception):
