@@ -10,7 +10,7 @@ Causes of the whole pod (``lo`` down, a full conntrack table, a missing interfac
 from __future__ import annotations
 
 from capture.analysis.cause_texts import cause
-from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV4, IPV6, address_text, parse_address
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV4, IPV6, LOOPBACK_ADDRESSES, address_text
 from capture.model.values import Value
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from capture.netlink.interfaces import Link
     from capture.netlink.sock_diag import Listener
 
-LOOPBACKS = (parse_address("127.0.0.1"), parse_address("::1"))
 AF: dict[Family, int] = {IPV4: AF_INET, IPV6: AF_INET6}
 KIND_OF = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
 ANY_ADDRESS: dict[Family, str] = {IPV4: "0.0.0.0", IPV6: "::"}
@@ -124,7 +123,7 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
     of_protocol = [each for each in facts.listeners if each.protocol == protocol]
     on_port = [each for each in of_protocol if each.port == port]
     of_family = [each for each in on_port if each.takes(AF[family])]
-    arrival = LOOPBACKS if is_over_lo or outcome != "proxy-inbound" else facts.addresses
+    arrival = LOOPBACK_ADDRESSES.values() if is_over_lo or outcome != "proxy-inbound" else facts.addresses
     addresses = [address for address in arrival if address.family == family]
     serving = [each for each in of_family if _is_bound_to_any(each, addresses)]
     if serving:

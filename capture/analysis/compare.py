@@ -8,14 +8,14 @@ our rules and may divert traffic, or change a mark that our rules match. Counter
 from __future__ import annotations
 
 from capture.analysis.canonical import CanonicalChain, canonical
-from capture.analysis.ownership import CERTAIN, changes_marks, may_disturb, shape, tested_marks
+from capture.analysis.ownership import CERTAIN, disturbing, shape
 from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import BUILT_IN_CHAINS, FAMILIES
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Literal
 
     from capture.analysis.canonical import CanonicalTables
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     """A common subsequence from its end: the places of its last rule, and the run before it."""
 
 EMPTY = CanonicalChain("ACCEPT", ())
-NOTHING: frozenset[type] = frozenset()
 
 
 class Difference(Value):
@@ -111,9 +110,10 @@ def _chain_differences(
     missing, extra = _only_in_one(wanted.rules, there.rules)
     by_owner: tuple[Numbered, Numbered] = extra, []
     if not (is_our_chain(name) or there.is_hooked_elsewhere):
-        marked = any(changes_marks(rule) for _, rule in extra)
-        tested = tested_marks(name, lambda chain: all_wanted.get((table, chain), EMPTY).rules) if marked else NOTHING
-        by_owner = _by_owner(table, name, extra, len(there.rules), tested)
+        disturbs = disturbing(
+            (rule for _, rule in extra), name, lambda chain: all_wanted.get((table, chain), EMPTY).rules
+        )
+        by_owner = _by_owner(table, name, extra, len(there.rules), disturbs)
     kinds: tuple[Kind, ...] = ("missing", "unexpected", "foreign")
     for kind, rules in zip(kinds, (missing, *by_owner), strict=True):
         for position, rule in rules:
@@ -121,7 +121,7 @@ def _chain_differences(
 
 
 def _by_owner(
-    table: TableName, name: str, extra: Numbered, length: int, tested: frozenset[type]
+    table: TableName, name: str, extra: Numbered, length: int, disturbs: Callable[[Rule], bool]
 ) -> tuple[Numbered, Numbered]:
     """Return which of the other rules of a shared chain are our own, and which foreign ones matter."""
     last_own = max({*range(1, length + 1)} - {position for position, _ in extra}, default=0)
@@ -130,7 +130,7 @@ def _by_owner(
     return own, [
         (position, rule)
         for position, rule in extra
-        if position not in own_positions and position < last_own and may_disturb(rule, tested)
+        if position not in own_positions and position < last_own and disturbs(rule)
     ]
 
 

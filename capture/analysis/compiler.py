@@ -21,7 +21,7 @@ from capture.analysis.trace import (
     transparent_rules,
 )
 from capture.model import ruleset as model
-from capture.model.addresses import IPV4, Network, merge, merge_ranges
+from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge, merge_ranges
 from capture.model.packet import LOOPBACK
 from capture.model.values import Value
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from capture.analysis.meaning import Meaning
     from capture.analysis.space import PacketSpace
     from capture.analysis.stations import Situation, Station
-    from capture.model.addresses import Family
 
     Direction = Literal["inbound", "outbound"]
     Way = Literal["in", "out", "post", "lo", "input"]
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 INBOUND: Direction = "inbound"
 OUTBOUND: Direction = "outbound"
 
-LOOPBACK_NETWORKS: dict[Family, Network] = {"ipv4": Network("ipv4", 127 << 24, 8), "ipv6": Network("ipv6", 1, 128)}
 OTHER_MARK = "other"
 TRANSLATED = Fate("direct", 0)
 """Where a rule sends packets, until it is known which."""
@@ -343,7 +341,7 @@ class Compiler:
         node = self.switches.restricted(node, PORT, port)
         if place.way != "out":
             return node
-        return self.switches.restricted(node, DESTINATION, 0x7F000001 if self.space.family == IPV4 else 1)
+        return self.switches.restricted(node, DESTINATION, LOOPBACK_ADDRESSES[self.space.family].first)
 
     def _lasting(self, node: int) -> int:
         """Return the fates of redirected connections, which are lost, too, if their later packets are dropped."""

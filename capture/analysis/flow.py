@@ -97,15 +97,12 @@ def _counts(edges: Iterable[Edge], where: tuple[str, ...]) -> Iterator[tuple[tup
 def _tables(
     situation: Situation, hook: str, families: Sequence[Family], text_of: Callable[[model.Rule, Family], str]
 ) -> Iterator[Edge]:
-    found: dict[tuple[str, str], Station] = {}
-    of_families: dict[tuple[str, str], list[Family]] = {}
+    found: dict[tuple[str, str], tuple[Station, list[Family]]] = {}
     for family in families:
         for station in situation.stations(hook, family):
-            key = (station.table, station.entry.name)
-            found.setdefault(key, station)
-            of_families.setdefault(key, []).append(family)
-    for key, station in found.items():
-        reader = Reader(situation, station, tuple(of_families[key]), text_of)
+            found.setdefault((station.table, station.entry.name), (station, []))[1].append(family)
+    for station, of_station in found.values():
+        reader = Reader(situation, station, tuple(of_station), text_of)
         below = reader.edges(station.entry)
         if below or station.table == model.NAT:
             yield Edge(

@@ -56,25 +56,24 @@ def takes_away(rule: model.Rule) -> bool:
     """Return whether a foreign rule before our rules may keep packets from them or change what they do.
 
     Verdicts may, jumps to chains that may hold verdicts, and targets we do not know. So does a conntrack zone: the
-    first one that a packet gets stays (xt_CT.c). Logging and counting do not; for marking see ``may_disturb``.
+    first one that a packet gets stays (xt_CT.c). Logging and counting do not; for marking see ``disturbing``.
     """
     return not isinstance(rule.verdict, GO_ON)
 
 
-def changes_marks(rule: model.Rule) -> bool:
-    """Return whether a rule changes the mark of packets or of connections, and lets them go on."""
-    return type(rule.verdict) in MARKS_CHANGED
+def disturbing(
+    rules: Iterable[model.Rule], chain: str, rules_of: Callable[[str], Iterable[model.Rule]]
+) -> Callable[[model.Rule], bool]:
+    """Return what tells those foreign rules before our own that may divert packets, or change a mark that ours match.
 
-
-def may_disturb(rule: model.Rule, tested: frozenset[type]) -> bool:
-    """Return whether a foreign rule before our rules may divert packets, or change a mark that they match.
-
-    ``tested`` are the marks that our rules match (``tested_marks``): that of the packet, of its connection, or both.
+    ``rules`` are those in question, in a chain; ``rules_of`` gives our rules in a chain of its table, by name.
     """
-    return takes_away(rule) or MARKS_CHANGED.get(type(rule.verdict)) in tested
+    is_marking = any(type(rule.verdict) in MARKS_CHANGED for rule in rules)
+    tested = _tested_marks(chain, rules_of) if is_marking else set()
+    return lambda rule: takes_away(rule) or MARKS_CHANGED.get(type(rule.verdict)) in tested
 
 
-def tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -> frozenset[type]:
+def _tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -> set[type]:
     """Return which of Mark and ConnectionMark are matched by rules that a packet in the chain may come to."""
     tested: set[type] = set()
     entered, ahead = {chain}, [chain]
@@ -84,7 +83,7 @@ def tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) ->
             if isinstance(rule.verdict, model.Jump) and rule.verdict.chain not in entered:
                 entered.add(rule.verdict.chain)
                 ahead.append(rule.verdict.chain)
-    return frozenset(tested)
+    return tested
 
 
 def own_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> model.Ruleset:

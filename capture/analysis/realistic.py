@@ -6,7 +6,7 @@ over lo, the first packet of a connection has a socket and no mark on its connec
 
 from __future__ import annotations
 
-from capture.analysis.compiler import INBOUND, LOOPBACK_NETWORKS, OTHER_MARK, OUTBOUND
+from capture.analysis.compiler import INBOUND, OTHER_MARK, OUTBOUND
 from capture.analysis.space import (
     DESTINATION,
     GID,
@@ -23,7 +23,7 @@ from capture.analysis.space import (
 )
 from capture.analysis.trace import OF_KNOWN_CONNECTIONS, routed_marks
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, Network, merge
+from capture.model.addresses import BITS, LOOPBACK_NETWORKS, Network, merge
 from capture.model.packet import LOOPBACK
 
 TYPE_CHECKING = False

@@ -20,7 +20,7 @@ from capture.analysis.matches import judge
 from capture.analysis.meaning import Goto, Translate, Untrack, meaning
 from capture.analysis.stations import Situation
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, IPV4, IPV6, Network
+from capture.model.addresses import IPV6, LOOPBACK_ADDRESSES, Network
 from capture.model.chain_names import DASH, UNDERSCORE
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.values import Value
@@ -399,9 +399,7 @@ def _redirected(packet: Packet, port: int) -> Packet:
     """Return the packet with a destination in the pod: the loopback address for what goes out."""
     if packet.in_interface is not None:
         return packet.replace(port=port)
-    first = 0x7F000001 if packet.family == IPV4 else 1
-    here = Network(packet.family, first, BITS[packet.family])
-    return packet.replace(port=port, destination=here)
+    return packet.replace(port=port, destination=LOOPBACK_ADDRESSES[packet.family])
 
 
 def _meaning(step: Step) -> Outcome:

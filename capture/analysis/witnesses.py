@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import islice
 
 from capture.analysis.space import DESTINATION, GID, IN, OUT, PORT, SOURCE, SOURCE_PORT, STATE, UID
-from capture.model.addresses import IPV4
+from capture.model.addresses import LOOPBACK_ADDRESSES
 from capture.model.ruleset import CONNECTION_STATES
 
 TYPE_CHECKING = False
@@ -37,7 +37,7 @@ def _ordinary(
     """Return what a field mostly is, the most ordinary first."""
     outside = OUTSIDE[space.family]
     own = tuple(address.first for address in network.own_addresses(space.family))
-    here = (*own, 0x7F000001 if space.family == IPV4 else 1)
+    here = (*own, LOOPBACK_ADDRESSES[space.family].first)
     is_inbound = direction == "inbound"
     if level in (IN, OUT):
         return (space.interface(network.interface),)

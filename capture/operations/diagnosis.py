@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 NOT_CAPTURED = ("no-rules", "left-alone", "family-not-captured")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
-KINDS_OF_DRIFT = {"missing": "missing", "unexpected": "unexpected"}
 EXAMPLE, DEFAULT_ID = parse_address("203.0.113.7"), 1000
 """An address outside (RFC 5737), and a user who is not the proxy."""
 
@@ -200,7 +199,8 @@ def _drift(verified: Verified) -> Iterator[Cause]:
     """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
     own = [found for found in verified.differences if found.is_own]
     if own:
-        first = f"{KINDS_OF_DRIFT.get(own[0].kind, 'not as applied')}: {_rule_of(own[0].rule, own[0].family)}"
+        kind = "not as applied" if own[0].kind == "family" else own[0].kind
+        first = f"{kind}: {_rule_of(own[0].rule, own[0].family)}"
         others = f", and {len(own) - 1} more differences" if len(own) > 1 else ""
         yield cause("rule-missing: drift", f"{own[0].table} {own[0].chain}", first=first, others=others)
     yield from _diverted(verified)
