@@ -9,7 +9,7 @@ differ in exactly these points: iptables writes each entry as a rule, an interva
 overlapping and adjacent entries.
 
 No packet tells a rule set from its form. So rules are not joined where a packet that meets two of them goes
-through a chain twice, and rules that ask for something unknown stay as they are: some matches count or limit.
+through a chain twice, and rules that test something unknown stay as they are: some matches count or limit.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def _with_one_list(rule: model.Rule) -> Iterator[model.Rule]:
 
 
 def _list_of(rule: model.Rule) -> Listed | None:
-    """Return the first list of a rule; none of one that asks for something unknown."""
+    """Return the first list of a rule; none of one that tests something unknown."""
     found: Listed | None = None
     for match in rule.matches:
         if isinstance(match, model.UnknownMatch):

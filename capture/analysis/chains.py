@@ -30,7 +30,7 @@ CHANGES: dict[type, type] = {
     model.SaveMark: model.ConnectionMark,
     Untrack: model.ConnectionState,
 }
-"""Verdicts after which a packet goes on changed, each with the match that asks for what it changes."""
+"""Verdicts after which a packet goes on changed, each with the match that tests what it changes."""
 DECIDES = (model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Goto)
 SHORT = 32
 """A run of fewer rules is folded rule by rule."""

@@ -301,7 +301,7 @@ class Compiler:
         return known.get(name)
 
     def changes(self, contents: model.Table, name: str) -> frozenset[type]:
-        """Return what is changed of a packet that comes back from a chain, as the matches that ask for it."""
+        """Return what is changed of a packet that comes back from a chain, as the matches that test it."""
         key = (id(contents), name)
         if key not in self._changing:
             self._changing[key] = frozenset()  # should it lead to itself

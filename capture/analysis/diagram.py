@@ -69,7 +69,7 @@ class Diagrams:
         return node
 
     def node(self, level: int, bounds: Sequence[int], kids: Sequence[int]) -> int:
-        """Return the function that asks for a field: ``kids`` are those of its intervals, one more than bounds."""
+        """Return the function that tests a field: ``kids`` are those of its intervals, one more than bounds."""
         kept: list[int] = []
         leads_to = [kids[0]]
         last = kids[0]
@@ -125,7 +125,7 @@ class Diagrams:
     # --- looking at them -----------------------------------------------------------------------
 
     def level(self, node: int) -> int:
-        """Return which field a node asks for; LEAF_LEVEL for a leaf."""
+        """Return which field a node tests; LEAF_LEVEL for a leaf."""
         return self._levels[node]
 
     def is_leaf(self, node: int) -> bool:
@@ -341,7 +341,7 @@ class Diagrams:
         return self.changed(node, change, ("restricted", level, number))
 
     def moved(self, node: int, levels: Mapping[int, int], name: Hashable) -> int:
-        """Return the function that asks for another field in place of each of ``levels``.
+        """Return the function that tests another field in place of each of ``levels``.
 
         Levels may move up or down, and onto each other.
         """
@@ -361,7 +361,7 @@ class Diagrams:
         return lambda each: each if self._levels[each] > lowest else None
 
     def _put_above(self, level: int, bounds: Bounds, kids: Sequence[int]) -> int:
-        """Return a node whose kids may ask for the fields above it."""
+        """Return a node whose kids may test the fields above it."""
         found = kids[-1]
         for bound, kid in zip(reversed(bounds), reversed(kids[:-1]), strict=True):
             found = self.choose(self.node(level, (bound,), (self.yes, self.no)), kid, found)
@@ -379,7 +379,7 @@ class Diagrams:
         return self._remade(node, self._below(max(levels)), make, memo)
 
     def cases(self, node: int, functions: Mapping[int, int]) -> int:
-        """Return a function with leaves replaced by functions, which may ask for any field."""
+        """Return a function with leaves replaced by functions, which may test any field."""
         memo: dict[tuple[int, frozenset[tuple[int, int]]], int] = {}
 
         def result(each: int, table: Mapping[int, int]) -> int:
@@ -403,9 +403,9 @@ class Diagrams:
         if level < top:
             local = {kid: result(kid, functions) for kid in set(self._kids[node])}
             return self.node(level, self._bounds[node], [local[kid] for kid in self._kids[node]])
-        asking = {function for function in functions.values() if self._levels[function] == top}
+        testing = {function for function in functions.values() if self._levels[function] == top}
         here = [node] if level == top else []
-        bounds = sorted(set().union(*[self._bounds[each] for each in [*asking, *here]]))
+        bounds = sorted(set().union(*[self._bounds[each] for each in [*testing, *here]]))
         kids = []
         for place in range(len(bounds) + 1):
             # Any number of the interval will do.

@@ -32,7 +32,7 @@ FAR = 1 << 32
 
 SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
 """Where nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the receiver,
-and DNAT cannot be there (nf_nat_inet_fn maps by hook). That a filter behind asks for the new source is not seen."""
+and DNAT cannot be there (nf_nat_inet_fn maps by hook). That a filter behind tests the new source is not seen."""
 
 
 class ForeignChain(Value):

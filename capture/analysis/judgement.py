@@ -193,7 +193,7 @@ def second_set_effect(
 ) -> Effect | None:
     """Return what a second capture next to the desired one does to packets, taken for the newer of both.
 
-    Of hooks with one priority the kernel asks the one first that was registered last.
+    Of hooks with one priority the kernel enters the one first that was registered last.
     """
     newest = tuple(chain.replace(is_of_any_age=False, is_older=False) for chain in elsewhere)
     for family in desired.families:

@@ -106,9 +106,9 @@ LOOPBACK_INDEX = 1
 def understood(
     words: str, family: Family, network: PodNetwork
 ) -> model.Source | model.Destination | model.InInterface | model.OutInterface | None:
-    """Return the model's match for one that asks for an address of the pod, or for an interface by its index.
+    """Return the model's match for one that tests an address for being the pod's, or an interface by its index.
 
-    Both ask the table of local routes (inet_addr_type in net/ipv4/fib_frontend.c; for IPv6 match_lookup_rt6 in
+    Both look into the table of local routes (inet_addr_type in net/ipv4/fib_frontend.c; for IPv6 match_lookup_rt6 in
     xt_addrtype.c and __nft_fib6_eval_type in nft_fib_ipv6.c). None where the network of the pod would have to be known.
     """
     if not words.startswith(OF_LOCAL_AND_INDEX):

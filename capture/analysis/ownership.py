@@ -42,7 +42,7 @@ MARKS_CHANGED: dict[type, type] = {
     model.RestoreMark: model.Mark,
     model.SaveMark: model.ConnectionMark,
 }
-"""Which mark a verdict changes, as the match that asks for it."""
+"""Which mark a verdict changes, as the match that tests it."""
 
 
 def jumps_to_our_chain(rule: model.Rule) -> bool:
@@ -64,7 +64,7 @@ def takes_away(rule: model.Rule) -> bool:
 def disturbing(
     rules: Iterable[model.Rule], chain: str, rules_of: Callable[[str], Iterable[model.Rule]]
 ) -> Callable[[model.Rule], bool]:
-    """Return what tells those foreign rules before our own that may divert packets, or change a mark that ours match.
+    """Return the test whether a foreign rule before our own may divert packets, or change a mark that they match.
 
     ``rules`` are those in question, in a chain; ``rules_of`` gives our rules in a chain of its table, by name.
     """
@@ -299,7 +299,7 @@ def excluded_interface(table: model.TableName, chain: str, rule: model.Rule) -> 
 
 
 def _marks_of_our_chains(live: model.Ruleset, family: Family) -> frozenset[int]:
-    """Return the marks that our chains of the mangle table ask for or set: those of the transparent proxy."""
+    """Return the marks that our chains of the mangle table match: those of the transparent proxy."""
     marks: set[int] = set()
     table = live.table(model.MANGLE)
     for chain in table.chains if table else ():

@@ -62,7 +62,7 @@ class Switches:
         )
 
     def moved(self, node: int, levels: Mapping[int, int], name: Hashable) -> int:
-        """Return the function that asks for another field in place of each of ``levels``."""
+        """Return the function that tests another field in place of each of ``levels``."""
         return self._changed(node, lambda each: self.diagrams.moved(each, levels, name), ("moved", name))
 
     def expanded(self, node: int) -> int:
@@ -90,7 +90,7 @@ class Switches:
         return found
 
     def _changed(self, node: int, change: Callable[[int], int], name: Hashable) -> int:
-        """Return the function with its fields changed, those for which lists ask among them."""
+        """Return the function with its fields changed, those that lists test among them."""
         memo = self._memos.setdefault(name, {})
 
         def result(each: int) -> int:

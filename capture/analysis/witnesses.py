@@ -132,10 +132,10 @@ class _Search:
         low, high = self.space.domains[level]
         ordinary = _ordinary(self.space, level, numbers, self.network, self.direction)
         wishes = [wish for wish in (*ordinary, 0, low) if low <= wish <= high]
-        asking = [node for node in nodes if self.space.diagrams.level(node) == level]
-        if not asking:
+        testing = [node for node in nodes if self.space.diagrams.level(node) == level]
+        if not testing:
             yield wishes[0]
             return
         yield from wishes
-        for node in asking:
+        for node in testing:
             yield from (end + 1 for end, _ in self.space.diagrams.edges(node) if end is not None)

@@ -84,7 +84,7 @@ def apply(
     force: bool = False,
     lock_timeout: float = LOCK_TIMEOUT,
 ) -> Applied:
-    """Make the rules of the namespace those that the settings ask for; equal rules are left as they are.
+    """Make the rules of the namespace those that the settings request; equal rules are left as they are.
 
     ``lock_timeout`` is in seconds: how long to wait for another of our programs that changes the namespace, before
     going on without the lock.

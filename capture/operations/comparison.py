@@ -43,7 +43,7 @@ def verify(
     *,
     prefer_recorded: bool = False,
 ) -> Verified:
-    """Compare the namespace with what the settings ask for.
+    """Compare the namespace with what the settings request.
 
     Without settings, or where it is preferred: with what was applied there, if that is known.
     """
