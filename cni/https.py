@@ -153,18 +153,18 @@ class _Tls:
 
 
 def _received(plain: Socket, connection: Any, limit: float) -> Answer:
-    received, wanted = bytearray(), 1
+    received, needed = bytearray(), 1
     while True:
         plain.settimeout(seconds_until(limit))  # also against a server that sends a byte now and then
         piece = connection.recv(AT_ONCE)
         received += piece
         if not received:
             raise ConnectionResetError
-        if not piece or len(received) >= wanted:
+        if not piece or len(received) >= needed:
             answer = http_answer.parse(received, has_ended=not piece)
             if not isinstance(answer, int):
                 return answer
-            wanted = answer
+            needed = answer
 
 
 def connected(server: Server, limit: float) -> Socket:

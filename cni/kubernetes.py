@@ -131,7 +131,7 @@ class _Question:
         while True:
             attempts += 1
             try:
-                return read(self._ask(min(time.monotonic() + ATTEMPT, give_up)))
+                return read(self._attempt(min(time.monotonic() + ATTEMPT, give_up)))
             except Transient as failure:
                 # An attempt that the deadline cuts short says less than one before it that was answered.
                 why = why if why is not None and failure.is_silence else failure
@@ -142,7 +142,7 @@ class _Question:
             time.sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _ask(self, limit: float) -> bytes:
+    def _attempt(self, limit: float) -> bytes:
         """Ask once and return the body of a good answer; raise Transient or ``CniError`` for any other."""
         token = self._token()
         try:

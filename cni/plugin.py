@@ -104,7 +104,7 @@ COMMANDS: dict[str, Callable[[Request], None]] = {
 
 
 def _add(request: Request, configuration: Configuration, journal: Log) -> None:
-    settings, reason = _wanted(request, configuration, journal)
+    settings, reason = _desired_settings(request, configuration, journal)
     if settings is None:
         journal.info("left alone", reason=reason)
         _remember(request, decisions.LEFT_ALONE, reason)
@@ -156,7 +156,7 @@ def _remember(request: Request, decision: str, reason: str) -> None:
     )
 
 
-def _wanted(request: Request, configuration: Configuration, journal: Log) -> tuple[Settings | None, str]:
+def _desired_settings(request: Request, configuration: Configuration, journal: Log) -> tuple[Settings | None, str]:
     """Return the settings for the pod; or None, and why it is left alone."""
     identity = identity_of(request.arguments)
     if identity is None and configuration.standalone is not None:
@@ -266,7 +266,7 @@ def _check(request: Request, configuration: Configuration, journal: Log) -> None
         verified = verify_recorded()
     is_recorded = verified is not None
     if verified is None:
-        settings, reason = _wanted(request, configuration, journal)
+        settings, reason = _desired_settings(request, configuration, journal)
         if settings is None:
             journal.info("left alone", reason=reason)
             return

@@ -44,7 +44,7 @@ def learn(identity: Identity, configuration: Configuration, journal: Log) -> tup
     for source in sources:
         is_last = source == sources[-1]
         with journal.step(source):
-            pod = _ask(source, identity, configuration, journal, is_last=is_last)
+            pod = _pod_from(source, identity, configuration, journal, is_last=is_last)
         if pod is None:
             continue
         # A pod without this annotation was not injected, whatever labels and containers there are.
@@ -58,7 +58,9 @@ def learn(identity: Identity, configuration: Configuration, journal: Log) -> tup
     raise CniError(POD_UNKNOWN, f"pod {identity}: {'; '.join(silent)}", " ".join(remedies))
 
 
-def _ask(source: str, identity: Identity, configuration: Configuration, journal: Log, *, is_last: bool) -> Pod | None:
+def _pod_from(
+    source: str, identity: Identity, configuration: Configuration, journal: Log, *, is_last: bool
+) -> Pod | None:
     """Return what a source knows about the pod; None if it knows nothing, or nothing that can be read."""
     if source == RUNTIME:
         if configuration.annotations is None:

@@ -71,9 +71,9 @@ class Prover:
 
     def prove(self, probes: Iterable[Probe]) -> list[Proof]:
         """Return what became of each probe, in their order. Raises ValidationError unless each arrives as it must."""
-        wanted = list(probes)
+        in_order = list(probes)
         try:
-            for probe in wanted:
+            for probe in in_order:
                 self._begin(probe)
             while (self._awaited or self._clients_of_proxy()) and time.monotonic() < self._deadline:
                 self._look()
@@ -82,7 +82,7 @@ class Prover:
         finally:
             self._end()
         # They end in any order; two runs of one pod print the same.
-        return sorted(self._proofs, key=lambda proof: wanted.index(proof.probe))
+        return sorted(self._proofs, key=lambda proof: in_order.index(proof.probe))
 
     def _begin(self, probe: Probe) -> None:
         """Listen where a probe must arrive, if no other process does, and start to dial."""

@@ -10,7 +10,7 @@ import click
 from capture.cli.options import CaptureCommand, capture_options, explicit, flags, format_option, namespace_options
 from capture.errors import CaptureError
 from capture.model.addresses import parse_address
-from capture.report.output import say_json, warn
+from capture.report.output import print_json, warn
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
 from capture.settings.settings import Settings, with_flags
@@ -120,7 +120,7 @@ def sidecar(  # noqa: PLR0913  # each is an option of the command
     if directory:
         endpoints.write(destinations(config, world, pod), directory)
     if form == "json":
-        say_json({"bootstrap": plain})
+        print_json({"bootstrap": plain})
         return 0
     click.echo(json.dumps(plain, separators=(",", ":")) if compact else json.dumps(plain, indent=1))
     return 0

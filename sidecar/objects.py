@@ -101,9 +101,9 @@ class Slice(Value):
     endpoints: Mapping[str, tuple[Endpoint, ...]]
 
 
-def includes(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
-    """Return whether all wanted labels are there."""
-    return wanted.items() <= labels.items()
+def includes(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
+    """Return whether all labels of the selector are there."""
+    return selector.items() <= labels.items()
 
 
 def metadata_of(fields: Fields) -> tuple[str, str, dict[str, str]]:

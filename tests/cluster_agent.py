@@ -46,10 +46,10 @@ def state(cluster: Cluster, name: str) -> dict[str, Any]:
 def found(cluster: Cluster, name: str, expected: str, seconds: float = 5) -> dict[str, Any]:
     """Wait until the agent knows a pod to be in a state; an exec takes half a second of these."""
     give_up = time.monotonic() + seconds
-    while (told := state(cluster, name))["state"] != expected:
-        assert time.monotonic() < give_up, told
+    while (answer := state(cluster, name))["state"] != expected:
+        assert time.monotonic() < give_up, answer
         time.sleep(0.1)
-    return told
+    return answer
 
 
 def event(cluster: Cluster, name: str, reason: str, seconds: float = 10) -> str:

@@ -163,13 +163,13 @@ def _go() -> str:
     places = [*map(Path, os.environ["PATH"].split(":")), Path("/usr/local/go/bin")]
     found: list[str] = []
     for program in (path for place in places if os.access(path := place / "go", os.X_OK)):
-        told = subprocess.run([program, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout.strip()
-        numbers = re.findall(r"\d+", told)[:2]
+        text = subprocess.run([program, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout.strip()
+        numbers = re.findall(r"\d+", text)[:2]
         if tuple(map(int, numbers)) >= GO:
             return str(program)
-        found.append(f"{program} is {told or 'unknown'}")
-    wanted = ".".join(map(str, GO))
-    sys.exit(f"error: Go {wanted} or later is missing ({', '.join(found) or 'there is none'}): https://go.dev/dl")
+        found.append(f"{program} is {text or 'unknown'}")
+    required = ".".join(map(str, GO))
+    sys.exit(f"error: Go {required} or later is missing ({', '.join(found) or 'there is none'}): https://go.dev/dl")
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class LogLine:
     upstream_local: str
     """From where."""
     downstream_local: str
-    """Where the client wanted to go: SO_ORIGINAL_DST, or the connection's own address under TPROXY."""
+    """The destination that the client dialled: SO_ORIGINAL_DST, or the connection's own address under TPROXY."""
     downstream_remote: str
     route: str
 

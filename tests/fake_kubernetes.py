@@ -242,8 +242,11 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.removeprefix(fake.prefix).partition("?")
         parts = path.split("/")
         if path == "/api/v1/pods":
-            wanted = dict(parse_qsl(query))
-            fake.history.stream(self, wanted) if wanted.get("watch") == "true" else fake.history.answer_list(self)
+            parameters = dict(parse_qsl(query))
+            if parameters.get("watch") == "true":
+                fake.history.stream(self, parameters)
+            else:
+                fake.history.answer_list(self)
         elif path in fake.objects:
             self.answer(200, fake.objects[path])
         elif path == "/version":
@@ -317,9 +320,9 @@ class History:
             items, version = list(self._pods.values()), str(self.version)
         handler.answer(200, {"kind": "PodList", "metadata": {"resourceVersion": version}, "items": items})
 
-    def stream(self, handler: _Handler, wanted: dict[str, str]) -> None:
+    def stream(self, handler: _Handler, parameters: dict[str, str]) -> None:
         """Answer with what happens after a version, until the test cuts it off."""
-        version = int(wanted.get("resourceVersion", "0"))
+        version = int(parameters.get("resourceVersion", "0"))
         handler.send_response(200)
         handler.end_headers()
         if version < self.oldest:
@@ -330,7 +333,7 @@ class History:
             cuts = self._cuts
             while self._cuts == cuts and not handler.server.stopping.is_set():
                 for number, kind, pod in self._events:
-                    if number > version and (kind != "BOOKMARK" or "allowWatchBookmarks" in wanted):
+                    if number > version and (kind != "BOOKMARK" or "allowWatchBookmarks" in parameters):
                         handler.wfile.write(json.dumps({"type": kind, "object": pod}).encode() + b"\n")
                         version = number
                 self._changed.wait(0.1)

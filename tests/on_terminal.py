@@ -77,12 +77,12 @@ class Terminal:
             return bool(data)
         return True
 
-    def read_until(self, wanted: str, since: int = 0) -> str:
+    def read_until(self, expected: str, since: int = 0) -> str:
         """Return what is printed, from a place on, as soon as a text is in it."""
         give_up = time.monotonic() + PATIENCE
-        while wanted not in self.text[since:]:
-            assert self.read(), f"{wanted!r} is not in {self.text[since:]!r}"
-            assert time.monotonic() < give_up, f"{wanted!r} is not in {self.text[since:]!r}"
+        while expected not in self.text[since:]:
+            assert self.read(), f"{expected!r} is not in {self.text[since:]!r}"
+            assert time.monotonic() < give_up, f"{expected!r} is not in {self.text[since:]!r}"
         return self.text[since:]
 
 

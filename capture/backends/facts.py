@@ -17,7 +17,7 @@ from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import TABLES
 from capture.model.values import Value
 from capture.netlink.attributes import decode_number, decode_text
-from capture.netlink.nfnetlink import COMPAT_MATCH, ask_for_extension, open_netfilter, read_generation
+from capture.netlink.nfnetlink import COMPAT_MATCH, open_netfilter, read_generation, request_extension
 from capture.state.netns import is_of_this_user_namespace
 
 TYPE_CHECKING = False
@@ -90,7 +90,7 @@ class Facts(Value):
 
 def gather(request: Request | None = None, desired: Ruleset | None = None) -> Facts:
     """Return the facts of the host and of the namespace we are in, without what a request does not need. Reads only."""
-    nf_tables, nft_compat, chains = _ask_nf_tables()
+    nf_tables, nft_compat, chains = _read_nf_tables()
     tables = tuple((family, table) for family in families_here() for table in _legacy_tables(family))
     ways = BY_PREFERENCE if request is None else ways_allowed(request)
     is_open = "nftables" in ways[1:]
@@ -158,7 +158,7 @@ BY_PREFERENCE: tuple[Way, ...] = ("nft", "legacy", "nftables")
 PURPOSES: tuple[Literal["save", "restore"], ...] = ("save", "restore")
 
 
-def _ask_nf_tables() -> tuple[bool | None, bool | None, tuple[LiveChain, ...]]:
+def _read_nf_tables() -> tuple[bool | None, bool | None, tuple[LiveChain, ...]]:
     try:
         with open_netfilter() as netfilter:
             read_generation(netfilter)
@@ -172,7 +172,7 @@ def _ask_nf_tables() -> tuple[bool | None, bool | None, tuple[LiveChain, ...]]:
 def _takes_matches(netfilter: NetlinkSocket) -> bool:
     """Return whether nf_tables takes matches of iptables; tried with the owner match. Raises PrivilegeError."""
     try:
-        ask_for_extension(netfilter, nf.FAMILY_NUMBERS[IPV4], COMPAT_MATCH, "owner", 1)
+        request_extension(netfilter, nf.FAMILY_NUMBERS[IPV4], COMPAT_MATCH, "owner", 1)
     except (KernelError, UnsupportedError):
         return False
     return True

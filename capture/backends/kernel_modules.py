@@ -301,13 +301,13 @@ def explained(error: CaptureError, desired: model.Ruleset | None, way: Way) -> C
         return error
     if desired is not None and IPV6 in desired.families and not os.path.exists(IPV6_SETTINGS):
         return error  # it is IPv6 that this kernel lacks
-    wanted = _needed_by(desired, way)
-    inventory = look_up(wanted)
+    needed = _needed_by(desired, way)
+    inventory = look_up(needed)
     unloaded = ", ".join(inventory.unloaded)
     if not unloaded:
         return error
     if inventory.lacking:
-        lacking = ", ".join(f"{name} (for {wanted[name]})" for name in inventory.lacking)
+        lacking = ", ".join(f"{name} (for {needed[name]})" for name in inventory.lacking)
         if inventory.absent:
             words = f"this kernel has no module {lacking}, which {WAYS[way]} needs"
         else:
@@ -319,7 +319,7 @@ def explained(error: CaptureError, desired: model.Ruleset | None, way: Way) -> C
     if inventory.is_indexed:
         words = f"these modules are not loaded, though this kernel has them: {unloaded}"
         return UnsupportedError(f"{words}: {error.message}", remedy_for_unloaded(inventory.unloaded))
-    if not any(os.path.exists(f"{LOADED}/{name}/initstate") for name in wanted):
+    if not any(os.path.exists(f"{LOADED}/{name}/initstate") for name in needed):
         return error  # this kernel has them built in, for all that can be seen
     suspicion = f"Not loaded, and {WAYS[way]} needs them: {unloaded}; one of these modules is probably missing."
     return UnsupportedError(error.message, f"{suspicion} {error.remedy or remedy_for_unloaded(inventory.unloaded)}")

@@ -24,9 +24,9 @@ from capture.report.differences import (
     reference_in_words,
     verified_in_words,
 )
-from capture.report.outcome import say_start
-from capture.report.output import say_json
-from capture.report.terminal import tell
+from capture.report.outcome import print_start_line
+from capture.report.output import print_json
+from capture.report.terminal import print_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,10 +89,10 @@ def verify(
 
         causes = check_proxy(proxy_admin, settings if flags(ctx) else None, namespace)
     if form == "json":
-        say_json(verified_as_plain(verified, causes))
+        print_json(verified_as_plain(verified, causes))
     else:
-        say_start(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded))
-        tell(in_words(verified, causes))
+        print_start_line(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded))
+        print_lines(in_words(verified, causes))
     if not verified.holds or verified.is_nothing_applied or causes:
         return EXIT_DRIFT
     return EXIT_DONE if verified.is_certain else EXIT_UNKNOWN

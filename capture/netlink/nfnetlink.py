@@ -109,7 +109,7 @@ def ruleset_busy(doing: str) -> KernelError:
     )
 
 
-def ask_for_extension(netfilter: NetlinkSocket, family: int, kind: int, name: str, revision: int) -> None:
+def request_extension(netfilter: NetlinkSocket, family: int, kind: int, name: str, revision: int) -> None:
     """Return if nf_tables takes a match (COMPAT_MATCH) or target of iptables in this revision, or else raise.
 
     The kernel loads the module for it, if it may. Raises KernelError with ENOENT or UnsupportedError if it has no

@@ -4,7 +4,7 @@ TPROXY needs two objects per address family, which deliver marked packets to thi
 
     packet with mark 1337 --(rule: fwmark 1337 lookup 133)--> table 133 --(local default dev lo)--> a socket here
 
-What changes something says whether it did: False means that the state was already the wanted one. All
+What changes something says whether it did: False means that the state was already the requested one. All
 functions raise KernelError, PrivilegeError, and UnsupportedError for a family that the kernel does not have.
 """
 

@@ -79,7 +79,7 @@ class NetlinkSocket:
 
         Raises KernelError, PrivilegeError or UnsupportedError, as the kernel refuses.
         """
-        sequence = self._ask(kind, flags | messages.NLM_F_ACK, body, doing)
+        sequence = self._begin(kind, flags | messages.NLM_F_ACK, body, doing)
         return self._answers(sequence, doing)[0]
 
     def dump(self, kind: int, body: bytes, doing: str) -> list[bytes]:
@@ -89,7 +89,7 @@ class NetlinkSocket:
         again. Raises KernelError after ten of those, and as ``request`` does.
         """
         for _ in range(DUMP_ATTEMPTS):
-            sequence = self._ask(kind, messages.NLM_F_DUMP, body, doing)
+            sequence = self._begin(kind, messages.NLM_F_DUMP, body, doing)
             bodies, consistent = self._answers(sequence, doing)
             if consistent:
                 return bodies
@@ -126,7 +126,7 @@ class NetlinkSocket:
                 if error.errno != errno.ENOBUFS:
                     raise failure(doing, _refusal_of(error)) from error
 
-    def _ask(self, kind: int, flags: int, body: bytes, doing: str) -> int:
+    def _begin(self, kind: int, flags: int, body: bytes, doing: str) -> int:
         sequence = self.next_sequences(1)
         self.send(messages.encode_message(kind, flags | messages.NLM_F_REQUEST, sequence, body), doing)
         return sequence

@@ -169,7 +169,7 @@ def _reject_other_family(config: CaptureConfig, target: Decision) -> bool:
         return False
     from capture.backends.other_family import ensure  # few captures reject anything
 
-    return ensure(wanted=config.rejects_ipv6)
+    return ensure(is_desired=config.rejects_ipv6)
 
 
 def _switches(desired: Ruleset) -> tuple[Sysctl, ...]:
@@ -334,7 +334,7 @@ def clean(
             # Routes first: if we are killed before the rules are removed, the rules still name them.
             live = [ruleset for _, ruleset in live_sets]
             removed = routes.remove(routes.present(live, recorded.routes if recorded else ()))
-            removed |= ensure_rejected(wanted=False)
+            removed |= ensure_rejected(is_desired=False)
             for driver, ruleset in live_sets:
                 driver.clean(ruleset, recorded.ruleset if recorded else None)
             restored = _restore(recorded.sysctls) if recorded else False

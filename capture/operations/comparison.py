@@ -83,13 +83,13 @@ def _verify(
     """Compare with the desired rules; add what addresses of families without rules need."""
     decision, live_sets = found
     uncaptured, remarks = judge_families(desired.families, settings, addresses)
-    is_wanted = IPV6 not in desired.families and settings[OTHER_FAMILY] == "reject"
-    if is_wanted or decision.has_reject_table:
+    is_desired = IPV6 not in desired.families and settings[OTHER_FAMILY] == "reject"
+    if is_desired or decision.has_reject_table:
         from capture.backends.other_family import is_present  # few captures reject anything
 
-        if is_wanted != is_present():
+        if is_desired != is_present():
             wrong = (
-                "is missing, or not as it was written" if is_wanted else "rejects IPv6, and no setting requests that"
+                "is missing, or not as it was written" if is_desired else "rejects IPv6, and no setting requests that"
             )
             uncaptured = (*uncaptured, f"table inet {REJECT_TABLE} {wrong}")
     if request == Request() and live_sets and place(decision) not in map(place, live_sets):

@@ -46,10 +46,10 @@ def report_as_json(error: CaptureError) -> None:
     """Print on stdout what went wrong, for programs, and on stderr what ``report`` prints."""
     report(error)
     plain = {"message": error.message, "remedy": error.remedy or None, "exit_code": error.exit_code}
-    say_json({"error": plain})
+    print_json({"error": plain})
 
 
-def say_json(plain: Mapping[str, object]) -> None:
+def print_json(plain: Mapping[str, object]) -> None:
     """Print a result for programs, with the name of the layout."""
     import json  # 7 ms, for this format only
 
@@ -67,9 +67,9 @@ def note(line: str) -> None:
     if not sys.stderr.isatty():
         print(line, file=sys.stderr)
         return
-    from capture.report.terminal import tell  # in a pod and in a pipe nothing is folded
+    from capture.report.terminal import print_lines  # in a pod and in a pipe nothing is folded
 
-    tell([line], stream=sys.stderr)
+    print_lines([line], stream=sys.stderr)
 
 
 def ended(

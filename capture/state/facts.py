@@ -76,12 +76,12 @@ def _listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
 def _groups_of(sockets: set[int], ids: IdMaps | None) -> dict[int, int]:
     """Return the group of the process that holds each socket, as far as /proc shows it, as the pod sees it."""
     groups: dict[int, int] = {}
-    wanted = {f"socket:[{inode}]": inode for inode in sockets}
-    for process in processes() if wanted else ():
-        for target in wanted.keys() & open_files(process):
+    inodes = {f"socket:[{inode}]": inode for inode in sockets}
+    for process in processes() if inodes else ():
+        for target in inodes.keys() & open_files(process):
             try:
                 group = os.stat(f"/proc/{process}").st_gid
-                groups[wanted[target]] = group if ids is None else ids.groups.inside(group)
+                groups[inodes[target]] = group if ids is None else ids.groups.inside(group)
             except OSError:
                 continue  # it has ended
     return groups

@@ -178,10 +178,10 @@ def _text(address: LoopbackAddress) -> str:
     return address_text(address.network.family, address.network.first)
 
 
-def _has_address(route: NetlinkSocket, wanted: LoopbackAddress) -> bool:
-    family = AF[wanted.network.family]
+def _has_address(route: NetlinkSocket, desired: LoopbackAddress) -> bool:
+    family = AF[desired.network.family]
     return any(
-        address.interface == LOOPBACK_INDEX and address.address == _text(wanted)
+        address.interface == LOOPBACK_INDEX and address.address == _text(desired)
         for address in read_addresses(route, family)
     )
 

@@ -62,14 +62,14 @@ def translation(packet: Packet) -> Translated | None:
     """Return where the destination of a packet leads at connect(), if that is elsewhere."""
     import socket
 
-    wanted = address_text(packet.family, packet.destination.first), packet.port
+    target = address_text(packet.family, packet.destination.first), packet.port
     with socket.socket(socket.AF_INET if packet.family == IPV4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(wanted)
+            probe.connect(target)
             found = probe.getpeername()[:2]
         except OSError:
             return None
-    return None if found == wanted else Translated(*found)
+    return None if found == target else Translated(*found)
 
 
 def _own_cgroup() -> str:

@@ -47,12 +47,12 @@ def renew(options: Options, environment: Mapping[str, str] = os.environ) -> list
         token = file.read().strip()
     with open(os.path.join(source, "ca.crt"), "rb") as file:
         authority = file.read()
-    wanted = {
+    desired = {
         "ca.crt": authority,
         "token": token,
         "kubeconfig": _kubeconfig(target, options.api_server or api_server(environment)).encode(),
     }
-    return [path for name, content in wanted.items() if _put(path := os.path.join(target, name), content)]
+    return [path for name, content in desired.items() if _put(path := os.path.join(target, name), content)]
 
 
 def remove(options: Options) -> list[str]:

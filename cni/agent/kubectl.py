@@ -15,8 +15,8 @@ import click
 
 from capture.cli.group import reporter, wants_json, with_progress
 from capture.errors import EXIT_FAILED, CaptureError
-from capture.report.output import GREEN, ended, painted, say_json
-from capture.report.terminal import columns, rows, tell
+from capture.report.output import GREEN, ended, painted, print_json
+from capture.report.terminal import columns, print_lines, rows
 from capture.state.json_text import JsonError, decode
 
 TYPE_CHECKING = False
@@ -87,8 +87,8 @@ class Kubectl:
         if "/" in name and not name.startswith(("pod/", "pods/", "po/")):
             owner = self.get(*self._namespace, name)
             labels = owner["spec"]["selector"].get("matchLabels") or {}
-            wanted = ",".join(f"{key}={value}" for key, value in labels.items())
-            return self._first(self.get(*self._namespace, "pods", f"--selector={wanted}"), name)
+            selector = ",".join(f"{key}={value}" for key, value in labels.items())
+            return self._first(self.get(*self._namespace, "pods", f"--selector={selector}"), name)
         return self.get(*self._namespace, "pod", name.rpartition("/")[2])
 
     def agents(self) -> list[dict[str, Any]]:
@@ -172,7 +172,7 @@ def _status(kubectl: Kubectl, options: list[str]) -> int:
         raise CaptureError("no agent runs in this cluster", "docs/agent.md says how to install it.")
     if wants_json(options):
         found = [kubectl.answer(agent, "node", "status", *options) for agent in agents]
-        say_json({"agents": found})
+        print_json({"agents": found})
         return 0 if all(each.get("ready") for each in found) else EXIT_FAILED
     codes = [kubectl.run(agent, "node", "status", *options) for agent in agents]
     return max(codes)
@@ -199,9 +199,9 @@ def _report(kubectl: Kubectl, agent: dict[str, Any], pod: str, options: list[str
         command = f"capture {' '.join(arguments)}"
         parts.append({"title": title, "command": command, "output": kubectl.output(agent, *arguments)})
         if not wants_json(options):
-            tell(f"--- {title}: {command}\n{parts[-1]['output']}".split("\n"))
+            print_lines(f"--- {title}: {command}\n{parts[-1]['output']}".split("\n"))
     if wants_json(options):
-        say_json({"parts": parts})
+        print_json({"parts": parts})
     return 0
 
 

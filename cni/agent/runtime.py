@@ -58,19 +58,21 @@ class Runtime:
     def loaded(self) -> Loaded | None:
         """Return what is loaded; None if this runtime does not report it (CRI-O). Raises RuntimeSilentError."""
         answer = self._call("Status", protobuf.message(f1=True))
-        told = protobuf.text_map(answer, 2).get("cniconfig")
-        if not told:
+        config = protobuf.text_map(answer, 2).get("cniconfig")
+        if not config:
             return None
         try:
-            return _loaded(decode(told))
+            return _loaded(decode(config))
         except (JsonError, KeyError, TypeError, AttributeError):
-            raise RuntimeSilentError(f"{self.socket}: its cniconfig is not understood: {told[:200]}") from None
+            raise RuntimeSilentError(f"{self.socket}: its cniconfig is not understood: {config[:200]}") from None
 
     def sandboxes(self, namespace: str = "", name: str = "") -> list[Sandbox]:
         """Return the pods that run, or what runs of one pod. Raises RuntimeSilentError."""
         labels = {POD_NAMESPACE: namespace, POD_NAME: name} if name else {}
-        wanted = b"".join(protobuf.message(f3=protobuf.message(f1=key, f2=value)) for key, value in labels.items())
-        answer = self._call("ListPodSandbox", protobuf.message(f1=wanted) if wanted else b"")
+        label_filter = b"".join(
+            protobuf.message(f3=protobuf.message(f1=key, f2=value)) for key, value in labels.items()
+        )
+        answer = self._call("ListPodSandbox", protobuf.message(f1=label_filter) if label_filter else b"")
         listed = protobuf.submessages(answer, 1)
         return [_sandbox(item) for item in listed if protobuf.integer(item, 3) == SANDBOX_READY]
 

@@ -151,8 +151,8 @@ def compile_interpreter(scratch: Path, target: Path) -> None:
     archive = Path(directory) / library
     if not archive.exists():
         raise BuildError(f"{archive} is missing: install libpython3-dev (Debian, Ubuntu) or python3-devel (Fedora)")
-    wanted = [flag for group in flags for flag in group.split() if flag.startswith(("-l", "-Wl,"))]
-    libraries = dict.fromkeys(flag for flag in wanted if flag not in LINKED_STATICALLY)
+    linker_flags = [flag for group in flags for flag in group.split() if flag.startswith(("-l", "-Wl,"))]
+    libraries = dict.fromkeys(flag for flag in linker_flags if flag not in LINKED_STATICALLY)
     compiler(
         "-no-pie",
         f"-I{scratch}",

@@ -91,7 +91,7 @@ class Crowded(KubernetesNode):
         for pipe in pipes:
             pipe.close()
 
-    def tell(self, line: str) -> None:
+    def send(self, line: str) -> None:
         """Give the crowd an order."""
         assert self.crowd.stdin
         self.crowd.stdin.write(f"{line}\n".encode())
@@ -105,8 +105,8 @@ class Crowded(KubernetesNode):
         return line
 
     def states(self) -> dict[str, list[str]]:
-        told = self.run([BUNDLE / "capture", "node", "status", "--format", "json"], check=False)
-        found: dict[str, list[str]] = first_object(told).get("pod_states") or {}
+        shown = self.run([BUNDLE / "capture", "node", "status", "--format", "json"], check=False)
+        found: dict[str, list[str]] = first_object(shown).get("pod_states") or {}
         return found
 
     def captured(self) -> int:
@@ -188,7 +188,7 @@ def test_churn(crowded: Crowded, record_property: Callable[[str, object], None])
     """Five hundred pods, of which one a second is exchanged for ten minutes: below 2 % of a core, probes included."""
 
     def churn() -> None:
-        crowded.tell(f"churn {SECONDS}")
+        crowded.send(f"churn {SECONDS}")
         crowded.answer()
 
     share, size = crowded.share(SECONDS, churn), crowded.proportional_size()

@@ -149,17 +149,17 @@ def test_they_agree_for_long(captured: Captured, data: st.DataObject) -> None:
 
 def check(captured: Captured, config: CaptureConfig, foreign: list[Foreign], tried: list[Attempt]) -> None:
     """Apply the capture among foreign rules, and demand that the three views agree on every packet."""
-    asked = among(build_ruleset(config), foreign, comments=config.rule_comments)
-    live = captured.apply(asked)
+    desired = among(build_ruleset(config), foreign, comments=config.rule_comments)
+    live = captured.apply(desired)
     for attempt in tried:
         packet = packet_of(attempt, captured.pair.pod)
-        by_asked, by_live = ends(asked, packet), ends(live, packet)
+        by_desired, by_live = ends(desired, packet), ends(live, packet)
         in_kernel = outcome_in_kernel(attempt, captured.pair)
-        if in_kernel == "dropped" != by_asked:
+        if in_kernel == "dropped" != by_desired:
             in_kernel = outcome_in_kernel(attempt, captured.pair, PATIENT)
         event(in_kernel)
-        note(f"{attempt}: asked {by_asked}, read back {by_live}, kernel {in_kernel}")
-        assert by_asked == by_live == in_kernel, attempt
+        note(f"{attempt}: desired {by_desired}, read back {by_live}, kernel {in_kernel}")
+        assert by_desired == by_live == in_kernel, attempt
 
 
 @settings(max_examples=4, suppress_health_check=list(HealthCheck))

@@ -333,8 +333,8 @@ def test_a_foreign_rule_and_a_missing_one(netns: NamespaceFactory) -> None:
     namespace.run(["iptables", "-t", "nat", "-I", "OUTPUT", "-p", "tcp", "--dport", "443", "-j", "ACCEPT"])
     namespace.run(["ip6tables", "-t", "nat", "-D", "ISTIO-INBOUND", "1"])
 
-    told = run(namespace, "capture", "verify", code=4).stdout
-    foreign, missing = told.splitlines()[1:]
+    printed = run(namespace, "capture", "verify", code=4).stdout
+    foreign, missing = printed.splitlines()[1:]
     assert foreign.startswith("  IPv4 nat OUTPUT: rule 1: foreign rule precedes ours and diverts captured traffic")
     assert "-p tcp -m tcp --dport 443 -j ACCEPT (tcp, port 443, user other than 1337" in foreign
     assert missing.startswith("  IPv6 nat ISTIO-INBOUND: rule 1 is missing: -p tcp -m tcp --dport 15008 -j RETURN")
@@ -405,9 +405,9 @@ def test_what_is_saved_can_be_restored(netns: NamespaceFactory, backend: str, dr
     script = run(namespace, "capture", "dump", "--format", "nft").stdout
     native.run(["nft", "-f", "-"], stdin=script)
 
-    wanted = rows(run(namespace, "capture", "dump", "--family", "ipv4", "--table", "nat").stdout)
-    assert rows(run(ipv4, "capture", "dump", "--family", "ipv4", "--table", "nat").stdout) == wanted
-    assert rows(run(native, "capture", "dump", "--family", "ipv4", "--table", "nat").stdout) == wanted
+    expected = rows(run(namespace, "capture", "dump", "--family", "ipv4", "--table", "nat").stdout)
+    assert rows(run(ipv4, "capture", "dump", "--family", "ipv4", "--table", "nat").stdout) == expected
+    assert rows(run(native, "capture", "dump", "--family", "ipv4", "--table", "nat").stdout) == expected
 
 
 def test_counters_of_real_traffic(pod_pair: PodPair) -> None:
@@ -476,14 +476,14 @@ def test_doctor_changes_nothing_and_says_what_auto_picks(netns: NamespaceFactory
     before = state(namespace)
 
     report = json.loads(run(namespace, "capture", "doctor", "--format", "json").stdout)
-    told = run(namespace, "capture", "doctor").stdout
+    printed = run(namespace, "capture", "doctor").stdout
 
     assert state(namespace) == before
     assert report["works"] is True
     by_name = {finding["name"]: finding for finding in report["findings"]}
     assert by_name["backend"]["says"].startswith("auto takes iptables nft with the driver ")
     assert by_name["identity"]["says"].endswith("not the host's own")
-    assert "auto takes iptables nft" in told
+    assert "auto takes iptables nft" in printed
 
 
 def test_doctor_sees_rules_of_ours_in_two_places(netns: NamespaceFactory) -> None:
@@ -492,10 +492,10 @@ def test_doctor_sees_rules_of_ours_in_two_places(netns: NamespaceFactory) -> Non
     rules = run(namespace, "capture", "render", "--backend", "iptables", "--family", "ipv4").stdout
     namespace.run(["iptables-restore", "--noflush"], stdin=rules)
 
-    told = run(namespace, "capture", "doctor", code=4).stdout
+    printed = run(namespace, "capture", "doctor", code=4).stdout
 
-    assert "second-set" in told
-    assert "there are several sets of capture rules; one is right" in told
+    assert "second-set" in printed
+    assert "there are several sets of capture rules; one is right" in printed
     assert "a second set of capture rules is in iptables nft" in run(namespace, "capture", "verify", code=4).stdout
 
 

@@ -76,5 +76,5 @@ def test_a_command_that_is_there_for_its_output_fails_without_it(netns: Namespac
         (HUNG_UP, 141, ""),
     ):
         done = run(pod, [CAPTURE, *words.split()], redirection)
-        told = "".join(line for line in done.stderr.splitlines(keepends=True) if not line.startswith("profile "))
-        assert (done.returncode, told) == (code, message), redirection
+        printed = "".join(line for line in done.stderr.splitlines(keepends=True) if not line.startswith("profile "))
+        assert (done.returncode, printed) == (code, message), redirection

@@ -90,7 +90,7 @@ class Asking:
     client: Client
     explicit: Counter[str] = field(default_factory=Counter)
 
-    def ask(self, server: str, source_port: int) -> str:
+    def query(self, server: str, source_port: int) -> str:
         """Return who answers a question by UDP."""
         family = socket.AF_INET6 if ":" in server else socket.AF_INET
         with self.client.open_socket(family, socket.SOCK_DGRAM) as question:
@@ -113,8 +113,8 @@ def converse(pod: Pod, rounds: int) -> tuple[Counter[str], Counter[str]]:
     for number in range(rounds):
         port, server = next(ports), SERVERS[number // len(SOURCE_PORTS) % 2]
         first, second = (app, agent) if number % 3 else (agent, app)
-        first.ask(server, port)
-        second.ask(server, port)
+        first.query(server, port)
+        second.query(server, port)
     return app.explicit, agent.explicit
 
 

@@ -146,12 +146,12 @@ def listings(namespace: Namespace) -> list[str]:
     ]
 
 
-def filtered(ruleset: Ruleset, wanted: Callable[[Rule], bool]) -> Ruleset:
-    """Return the rule set with the wanted rules only."""
+def filtered(ruleset: Ruleset, keeps: Callable[[Rule], bool]) -> Ruleset:
+    """Return the rule set with the rules that ``keeps`` accepts."""
     return ruleset.replace(
         tables=tuple(
             table.replace(
-                chains=tuple(chain.replace(rules=tuple(filter(wanted, chain.rules))) for chain in table.chains)
+                chains=tuple(chain.replace(rules=tuple(filter(keeps, chain.rules))) for chain in table.chains)
             )
             for table in ruleset.tables
         )

@@ -223,11 +223,11 @@ LEAVING = {
 
 @pytest.fixture(params=["nftables-netlink", "iptables-netlink", "iptables-legacy"])
 def captured(pair: PodPair, request: pytest.FixtureRequest) -> Settings:
-    wanted = settings({}, WAYS[request.param])
+    desired = settings({}, WAYS[request.param])
     with pair.pod.entered():
-        operations.apply(wanted)
-        assert operations.verify(wanted).holds
-    return wanted
+        operations.apply(desired)
+        assert operations.verify(desired).holds
+    return desired
 
 
 @pytest.mark.parametrize("script", TAKING.values(), ids=TAKING)
@@ -286,11 +286,11 @@ def test_what_is_kept_out_of_tracking_is_not_redirected(pair: PodPair, captured:
 
 
 def test_with_tproxy_udp_has_no_marks_that_a_filter_could_disturb(pair: PodPair) -> None:
-    wanted = settings({INTERCEPTION_MODE: "TPROXY"}, WAYS["nftables-netlink"])
+    desired = settings({INTERCEPTION_MODE: "TPROXY"}, WAYS["nftables-netlink"])
     with pair.pod.entered():
-        operations.apply(wanted)
+        operations.apply(desired)
         pair.pod.run(["nft", "-f", "-"], stdin=chain("filter hook input priority 0", "udp dport 53 drop"))
-        assert operations.verify(wanted).holds
+        assert operations.verify(desired).holds
 
 
 def test_what_cannot_be_judged_is_no_drift_and_no_proof(pair: PodPair) -> None:
@@ -336,12 +336,12 @@ def why(obstacle: Obstacle) -> str:
     ],
 )
 def test_rules_in_a_table_of_iptables_that_we_do_not_need(pair: PodPair, way: str, tool: str) -> None:
-    wanted = settings({}, WAYS[way])
+    desired = settings({}, WAYS[way])
     with pair.pod.entered():
-        operations.apply(wanted)
+        operations.apply(desired)
     pair.pod.run([tool, "-t", "mangle", "-A", "OUTPUT", "-p", "tcp", "--dport", "443", "-j", "ACCEPT"])
     with pair.pod.entered():
-        assert operations.verify(wanted).holds
+        assert operations.verify(desired).holds
     pair.pod.run(
         [
             tool,
@@ -352,8 +352,8 @@ def test_rules_in_a_table_of_iptables_that_we_do_not_need(pair: PodPair, way: st
     )
 
     with pair.pod.entered():
-        verified = operations.verify(wanted)
-        changed = operations.apply(wanted).changed
+        verified = operations.verify(desired)
+        changed = operations.apply(desired).changed
 
     effects = [each.effect for each in verified.differences]
     (effect,) = effects + [each.effect for each in verified.obstacles]
@@ -371,13 +371,13 @@ def test_of_one_priority_what_was_there_before_comes_after(pair: PodPair) -> Non
 
 
 def test_a_mark_before_the_transparent_proxy(pair: PodPair) -> None:
-    wanted = settings({INTERCEPTION_MODE: "TPROXY"}, WAYS["nftables-netlink"])
+    desired = settings({INTERCEPTION_MODE: "TPROXY"}, WAYS["nftables-netlink"])
     with pair.pod.entered():
-        operations.apply(wanted)
+        operations.apply(desired)
     pair.pod.run(["nft", "-f", "-"], stdin=chain("filter hook prerouting priority -200", "meta mark set 1337"))
 
     with pair.pod.entered():
-        (obstacle,) = operations.verify(wanted).obstacles
+        (obstacle,) = operations.verify(desired).obstacles
 
     assert obstacle.effect is not None
     assert ends(pair, obstacle.effect.packet) == obstacle.effect.after.outcome == "dropped"

@@ -103,7 +103,7 @@ def test_the_page_tells_what_happens(pod_pair: PodPair, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     before, heading, section = PAGE.read_text(encoding="utf-8").partition(SECTION)
     page = Page(pod_pair, tmp_path)
-    told, happened = [], []
+    shown, happened = [], []
     for kind, name, content in FENCE.findall(section):
         if kind == "yaml":
             (tmp_path / name).write_text(content, encoding="utf-8")
@@ -112,9 +112,9 @@ def test_the_page_tells_what_happens(pod_pair: PodPair, tmp_path: Path) -> None:
         for command, output in steps(content):
             printed = page.run(command)
             block += f"# {command}\n{printed}"
-            told.append((command, constant(output)))
+            shown.append((command, constant(output)))
             happened.append((command, constant(printed)))
         section = section.replace(f"```console\n{content}```", f"```console\n{block}```")
     if os.environ.get("CAPTURE_WRITE_DOCS"):
         PAGE.write_text(before + heading + section, encoding="utf-8")
-    assert happened == told
+    assert happened == shown

@@ -189,22 +189,22 @@ TPROXY = {
 def test_a_mark_that_passes_by_the_transparent_proxy_is_drift(
     pair: PodPair, settings: Settings, tamper: Callable[[Pod], None]
 ) -> None:
-    wanted = settings.with_option(INTERCEPTION_MODE, "TPROXY", "test")
+    desired = settings.with_option(INTERCEPTION_MODE, "TPROXY", "test")
     with pair.pod.entered():
-        operations.apply(wanted)
-        assert operations.verify(wanted).holds
+        operations.apply(desired)
+        assert operations.verify(desired).holds
     tamper(pair.pod)
 
     with pair.pod.entered():
-        verified = operations.verify(wanted)
+        verified = operations.verify(desired)
 
     (effect,) = [d.effect for d in verified.differences if d.effect and d.family == "ipv4"]
     assert (effect.before.outcome, effect.after.outcome) == ("proxy-inbound", "dropped")
     assert ends(pair, effect.packet) == "dropped", "the app has it, but its answers go to the proxy"
     with pair.pod.entered():
-        operations.apply(wanted)
-        assert operations.verify(wanted).holds, "ours stand before it, or alone"
-        assert not operations.apply(wanted).changed
+        operations.apply(desired)
+        assert operations.verify(desired).holds, "ours stand before it, or alone"
+        assert not operations.apply(desired).changed
 
 
 def word(effect: Effect) -> str:

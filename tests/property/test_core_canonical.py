@@ -230,15 +230,15 @@ class TestBackends:
 
     @given(configs)
     def test_iptables(self, config: CaptureConfig) -> None:
-        wanted = build_ruleset(config)
-        listed = in_each_chain(wanted, one_rule_an_entry)
-        assert [canonical(listed, family) for family in FAMILIES] == [canonical(wanted, family) for family in FAMILIES]
+        ruleset = build_ruleset(config)
+        listed = in_each_chain(ruleset, one_rule_an_entry)
+        assert [canonical(listed, family) for family in FAMILIES] == [canonical(ruleset, family) for family in FAMILIES]
 
     @given(configs)
     def test_nftables(self, config: CaptureConfig) -> None:
-        wanted = build_ruleset(config)
-        listed = in_each_chain(wanted, interval_sets)
-        assert [canonical(listed, family) for family in FAMILIES] == [canonical(wanted, family) for family in FAMILIES]
+        ruleset = build_ruleset(config)
+        listed = in_each_chain(ruleset, interval_sets)
+        assert [canonical(listed, family) for family in FAMILIES] == [canonical(ruleset, family) for family in FAMILIES]
 
 
 class TestLists:

@@ -82,7 +82,7 @@ def in_both_families(ruleset: Ruleset) -> Ruleset:
 
 @settings(max_examples=60)
 @given(foreign(), rulesets())
-def test_after_a_plan_ours_is_what_was_wanted_and_a_second_plan_is_empty(
+def test_a_plan_leads_to_the_desired_rules_and_a_second_plan_is_empty(
     others: tuple[Ruleset, ...], desired: Ruleset
 ) -> None:
     tables = Tables(*others)

@@ -37,16 +37,16 @@ IMPORTED_ALWAYS = (
 
 def answer(line: str) -> dict[str, object]:
     """Return the answer to one line; a program that cannot be started ends with 127, as in a shell."""
-    wanted = json.loads(line)
+    request = json.loads(line)
     started = time.monotonic()
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        stdin.write(wanted["stdin"].encode())
+        stdin.write(request["stdin"].encode())
         stdin.seek(0)
         files = (stdin, stdout, stderr)
-        environment = {**os.environ, **wanted["environment"]}
+        environment = {**os.environ, **request["environment"]}
         try:
-            child = fork(wanted, files, environment) if wanted["entry"] else start(wanted, files, environment)
-            status = wait(child, wanted["timeout"])
+            child = fork(request, files, environment) if request["entry"] else start(request, files, environment)
+            status = wait(child, request["timeout"])
         except OSError as error:
             status = 127
             stderr.write(str(error).encode())
@@ -54,37 +54,37 @@ def answer(line: str) -> dict[str, object]:
         return {"status": status, "stdout": read(stdout), "stderr": read(stderr), "seconds": seconds}
 
 
-def start(wanted: dict[str, Any], files: tuple[IO[bytes], ...], environment: dict[str, str]) -> int:
+def start(request: dict[str, Any], files: tuple[IO[bytes], ...], environment: dict[str, str]) -> int:
     """Start a program; return its process id."""
     stdin, stdout, stderr = files
     process = subprocess.Popen(
-        wanted["command"],
+        request["command"],
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         env=environment,
-        cwd=wanted["directory"],
+        cwd=request["directory"],
         start_new_session=True,
     )
     process.returncode = 0  # so that it is we who wait for it
     return process.pid
 
 
-def fork(wanted: dict[str, Any], files: tuple[IO[bytes], ...], environment: dict[str, str]) -> int:
+def fork(request: dict[str, Any], files: tuple[IO[bytes], ...], environment: dict[str, str]) -> int:
     """Run an entry point of ours in a child process; return its process id."""
     child = os.fork()
     if child:
         return child
     os.setsid()
-    os.chdir(wanted["directory"])
+    os.chdir(request["directory"])
     for number, file in enumerate(files):
         os.dup2(file.fileno(), number)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = wanted["command"]
+    sys.argv = request["command"]
     status: object = 1
     try:
-        module, _, function = wanted["entry"].partition(":")
+        module, _, function = request["entry"].partition(":")
         status = getattr(importlib.import_module(module), function)()
     except SystemExit as end:
         status = end.code
@@ -115,7 +115,7 @@ def read(file: IO[bytes]) -> str:
     return file.read().decode(errors="backslashreplace")
 
 
-def say(answered: dict[str, object]) -> None:
+def send(answered: dict[str, object]) -> None:
     """Send one line."""
     sys.stdout.write(json.dumps(answered) + "\n")
     sys.stdout.flush()
@@ -126,9 +126,9 @@ def main() -> None:
     tty.setraw(sys.stdin)
     for module in IMPORTED_ALWAYS:
         importlib.import_module(module)
-    say({"kernel": os.uname().release})
+    send({"kernel": os.uname().release})
     for line in sys.stdin:
-        say(answer(line))
+        send(answer(line))
 
 
 if __name__ == "__main__":

@@ -125,8 +125,8 @@ def _fetched(package: str) -> Path:
 
 def _package_of_image(package: str) -> str:
     """Return the package that has the kernel itself: ``linux-image-cloud-amd64`` only depends on it."""
-    told = _apt(["apt-cache", "depends", package], CACHE)
-    return next(iter(re.findall(r"Depends: (linux-image-\S+)", told)), package)
+    printed = _apt(["apt-cache", "depends", package], CACHE)
+    return next(iter(re.findall(r"Depends: (linux-image-\S+)", printed)), package)
 
 
 def _apt(command: Sequence[str], folder: Path) -> str:
@@ -201,7 +201,7 @@ class Guest:
 
         ``entry`` names the entry point of a program of ours; it saves a second, see ``agent``.
         """
-        wanted = {
+        request = {
             "command": command,
             "stdin": stdin,
             "environment": dict(environment or {}),
@@ -211,7 +211,7 @@ class Guest:
         }
         assert self._qemu.stdin is not None
         self.is_waiting = True
-        self._qemu.stdin.write(json.dumps(wanted).encode() + b"\n")
+        self._qemu.stdin.write(json.dumps(request).encode() + b"\n")
         self._qemu.stdin.flush()
         answer: dict[str, Any] = json.loads(self._line(timeout + GRACE))
         self.is_waiting = False

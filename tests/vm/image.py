@@ -149,8 +149,8 @@ def _is_elf(path: Path) -> bool:
 
 def _libraries_of(binaries: Sequence[str]) -> set[str]:
     """Return the paths that ldd(1) resolves, the dynamic loader's included."""
-    told = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=False).stdout
-    return set(re.findall(r"(?:=> |^\s+)(/\S+) \(0x", told, re.MULTILINE))
+    printed = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=False).stdout
+    return set(re.findall(r"(?:=> |^\s+)(/\S+) \(0x", printed, re.MULTILINE))
 
 
 def manifest_of(modules: Path) -> Manifest:
@@ -226,11 +226,11 @@ def _files_of(distribution: str) -> Iterator[Path]:
 def _add_modules(manifest: Manifest, modules: Path) -> None:
     to = f"/lib/modules/{modules.name}"
     for path in modules.rglob("*"):
-        if path.is_file() and _is_wanted(path.relative_to(modules)):
+        if path.is_file() and _is_needed(path.relative_to(modules)):
             manifest.file(os.path.realpath("/lib") + to.removeprefix("/lib") + f"/{path.relative_to(modules)}", path)
 
 
-def _is_wanted(path: Path) -> bool:
+def _is_needed(path: Path) -> bool:
     """Return whether the guest has this file of /lib/modules: netfilter, links of namespaces, lists."""
     parts = path.parts
     return (

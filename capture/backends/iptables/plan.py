@@ -1,4 +1,4 @@
-"""What must change in a namespace so that our rules are the ones that are wanted; pure.
+"""What must change in a namespace so that our rules are the desired ones; pure.
 
 A plan is a list of table edits, in the order in which they are to happen. Each is one family's table and
 takes effect at once (iptables commits table by table). Where nothing has to change, there is no edit.
@@ -166,9 +166,9 @@ def _target(rule: model.Rule) -> str:
 
 def _table_changes(live: TableView, desired: TableView, places: Places) -> Iterator[Edit]:
     built_in = model.BUILT_IN_CHAINS[live.table]
-    wanted = desired.our_chains()
+    desired_chains = desired.our_chains()
     present = live.our_chains()
-    for chain in wanted:
+    for chain in desired_chains:
         if chain not in present or live.texts(chain) != desired.texts(chain):
             check_writable(chain, desired.rules(chain))
             yield PutChain(chain, desired.rules(chain))
@@ -178,7 +178,7 @@ def _table_changes(live: TableView, desired: TableView, places: Places) -> Itera
         yield from removals
     for _, insertions in changes:
         yield from insertions
-    for chain in _unwanted(live, wanted):
+    for chain in _chains_to_drop(live, desired_chains):
         yield DropChain(chain)
 
 
@@ -188,24 +188,28 @@ def _shared_chain_changes(
     """Return the removals and insertions for a chain that is not ours, built-in or not."""
     rules = live.rules(chain)
     own = sorted(places.get((live.table, chain), ()))
-    wanted = desired.rules(chain)
+    desired_rules = desired.rules(chain)
     tested = tested_marks(chain, desired.rules) if any(map(changes_marks, rules)) else frozenset()
     first_obstacle = next(
         (place for place, rule in enumerate(rules) if place not in own and may_disturb(rule, tested)), len(rules)
     )
-    is_in_place = not own or own[-1] < first_obstacle or not wanted
-    if is_in_place and len(own) == len(wanted) and (not own or _texts(rules[place] for place in own) == _texts(wanted)):
+    is_in_place = not own or own[-1] < first_obstacle or not desired_rules
+    if (
+        is_in_place
+        and len(own) == len(desired_rules)
+        and (not own or _texts(rules[place] for place in own) == _texts(desired_rules))
+    ):
         return [], []
-    if wanted:  # a chain from which ours only go may be called anything
-        check_writable(chain, wanted)
+    if desired_rules:  # a chain from which ours only go may be called anything
+        check_writable(chain, desired_rules)
     removals = [RemoveRule(chain, mine, rules[mine]) for mine in reversed(own)]
     place = min(own[0] if own else len(rules), first_obstacle)
     if place == len(rules) - len(own):
-        return removals, [AppendRule(chain, rule) for rule in wanted]
-    return removals, [InsertRule(chain, place + offset, rule) for offset, rule in enumerate(wanted)]
+        return removals, [AppendRule(chain, rule) for rule in desired_rules]
+    return removals, [InsertRule(chain, place + offset, rule) for offset, rule in enumerate(desired_rules)]
 
 
-def _unwanted(live: TableView, wanted: list[str]) -> list[str]:
+def _chains_to_drop(live: TableView, desired_chains: list[str]) -> list[str]:
     """Return the chains of ours to drop: those that this family has, and those that no family has any use for.
 
     The latter may be of either family; a rule set does not say. Dropping what is not there does no harm.
@@ -216,6 +220,6 @@ def _unwanted(live: TableView, wanted: list[str]) -> list[str]:
         chain.name
         for chain in live.chains()
         if is_our_chain(chain.name)
-        and chain.name not in wanted
+        and chain.name not in desired_chains
         and (chain.name in needed or not (chain.rules or chain.name in used))
     ]

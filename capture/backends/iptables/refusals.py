@@ -26,7 +26,7 @@ from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError,
 from capture.model.addresses import IPV4
 from capture.model.values import Value
 from capture.netlink.attributes import decode_elements, decode_fields, decode_number, decode_text
-from capture.netlink.nfnetlink import COMPAT_MATCH, COMPAT_TARGET, ask_for_extension
+from capture.netlink.nfnetlink import COMPAT_MATCH, COMPAT_TARGET, request_extension
 from capture.state.capabilities import missing
 
 TYPE_CHECKING = False
@@ -237,7 +237,7 @@ def has_extension(netfilter: NetlinkSocket, extension: Extension) -> bool:
     Raises UnsupportedError if nf_tables takes no extensions at all, PrivilegeError and KernelError.
     """
     try:
-        ask_for_extension(netfilter, extension.family, KINDS[extension.kind], extension.name, extension.revision)
+        request_extension(netfilter, extension.family, KINDS[extension.kind], extension.name, extension.revision)
     except UnsupportedError:
         return False
     except KernelError as error:

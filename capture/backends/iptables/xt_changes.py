@@ -63,7 +63,7 @@ class _TableChanges:
 
     def __init__(self, edit: TableEdit, table: LiveTable | None) -> None:
         self._edit = edit
-        self._say = TableMessages(edit.family, edit.table)
+        self._messages = TableMessages(edit.family, edit.table)
         self._is_new = table is None
         self._table = table or NO_TABLE
         self._rules: dict[str, list[int | None]] = {
@@ -80,7 +80,7 @@ class _TableChanges:
     def _edited(self) -> Iterator[Change]:
         edits = [edit for edit in self._edit.edits if not isinstance(edit, DropChain) or edit.chain in self._rules]
         if self._is_new and edits:
-            yield self._say.add_table()
+            yield self._messages.add_table()
         for edit in edits:
             if isinstance(edit, PutChain | DropChain):
                 yield self._empty_chain(edit.chain)
@@ -98,13 +98,13 @@ class _TableChanges:
                 yield self._insert(edit)
             else:
                 del self._rules[edit.chain]
-                yield self._say.delete_chain(edit.chain)
+                yield self._messages.delete_chain(edit.chain)
 
     def _empty_chain(self, chain: str) -> Change:
         """Return the message after which a chain of ours is there, without rules."""
         stood = chain in self._rules
         self._rules[chain] = []
-        return self._say.flush_chain(chain) if stood else self._say.add_chain(chain)
+        return self._messages.flush_chain(chain) if stood else self._messages.add_chain(chain)
 
     def _built_in_chain(self, chain: str) -> Iterator[Change]:
         """Yield the message that makes a built-in chain, if it is not there. Raise CaptureError if it is another's."""
@@ -119,32 +119,32 @@ class _TableChanges:
                     f"Remove it (`nft delete chain {table} {chain}`), or use the backend nftables.",
                 )
         self._rules[chain] = []
-        yield self._say.add_chain(chain)
+        yield self._messages.add_chain(chain)
 
     def _append(self, chain: str, rule: Rule) -> Change:
         self._rules[chain].append(None)
-        return self._say.add_rule(chain, rule)
+        return self._messages.add_rule(chain, rule)
 
     def _insert(self, edit: InsertRule) -> Change:
         """Return the message that inserts a rule before the next one that has a handle, or else at the end."""
         rules = self._rules[edit.chain]
         before = next((handle for handle in rules[edit.position :] if handle is not None), None)
         rules.insert(edit.position, None)
-        return self._say.add_rule(edit.chain, edit.rule, before)
+        return self._messages.add_rule(edit.chain, edit.rule, before)
 
     def _remove(self, edit: RemoveRule) -> Iterator[Change]:
         handle = self._rules[edit.chain].pop(edit.position)
         if handle is not None:
-            yield self._say.delete_rule(self._table.chains[edit.chain].name, handle)
+            yield self._messages.delete_rule(self._table.chains[edit.chain].name, handle)
 
     def tidied(self, own: frozenset[str], *, held_chains: bool) -> Iterator[Change]:
         """Yield the messages that delete built-in chains of ours that are empty now, and a table with nothing in it."""
         empty = [chain for chain in CHAINS_WE_USE if chain in own and not self._rules[chain]]
         for chain in empty:
             del self._rules[chain]
-            yield self._say.delete_chain(chain)
+            yield self._messages.delete_chain(chain)
         if held_chains and not self._rules and self._table.uses == len(self._table.chains):
-            yield self._say.delete_table()
+            yield self._messages.delete_table()
 
 
 def made_by_us(name: TableName, table: LiveTable, our_rules: Collection[tuple[str, int]]) -> frozenset[str]:

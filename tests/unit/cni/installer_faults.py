@@ -176,13 +176,13 @@ class Rival:
 
     def __init__(self, node: Node, style: str, at: int) -> None:
         self.node, self.style, self.at = node, style, at
-        self.was_asked = self.has_acted = False
+        self.is_reached = self.has_acted = False
         self.file = -1
         self.content = b""
 
     def __call__(self, pid: int, number: int) -> None:
         if number == self.at:
-            self.was_asked = True
+            self.is_reached = True
             self.begin()
         if self.file >= 0 and number == self.at + 15:
             self.end()
@@ -227,7 +227,7 @@ def write_everywhere(scenario: Scenario, numbers: Iterator[int], style: str) -> 
             rival = Rival(node, style, number)
             status = run_stepped(partial(scenario.act, node), rival)
             rival.end()
-            reached = rival.was_asked
+            reached = rival.is_reached
             acted += rival.has_acted
             if status != 0:
                 raise WrongError(f"system call {number}: the installer failed")

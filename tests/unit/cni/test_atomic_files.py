@@ -28,11 +28,11 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What becomes durable or visible, in order; the real calls are made."""
     done: list[str] = []
 
-    def recorded(owner: Any, name: str, tell: Callable[..., str]) -> None:
+    def recorded(owner: Any, name: str, describe: Callable[..., str]) -> None:
         original = getattr(owner, name)
 
         def record(*arguments: Any) -> Any:
-            done.append(tell(*arguments))
+            done.append(describe(*arguments))
             return original(*arguments)
 
         monkeypatch.setattr(owner, name, record)

@@ -103,15 +103,15 @@ def test_a_request_holds_what_the_runtime_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("result_version", "asked", "addresses"),
+    ("result_version", "requested", "addresses"),
     [
         ("1.0.0", "0.4.0", [{"version": "4", "address": "10.1.2.3/24"}, {"version": "6", "address": "fd00::3/64"}]),
         ("0.4.0", "1.1.0", [{"address": "10.1.2.3/24"}, {"address": "fd00::3/64"}]),
         (None, "0.3.1", [{"version": "4", "address": "10.1.2.3/24"}, {"version": "6", "address": "fd00::3/64"}]),
     ],
 )
-def test_a_result_in_another_version_comes_back_in_the_one_asked_for(
-    result_version: str | None, asked: str, addresses: list[dict[str, str]]
+def test_a_result_in_another_version_comes_back_in_the_requested_one(
+    result_version: str | None, requested: str, addresses: list[dict[str, str]]
 ) -> None:
     old = {"version": "x"} if result_version == "0.4.0" else {}
     result = {
@@ -121,8 +121,8 @@ def test_a_result_in_another_version_comes_back_in_the_one_asked_for(
     }
     if result_version is None:
         del result["cniVersion"]
-    answer, _ = call(configuration={"cniVersion": asked, "prevResult": result})
-    assert json.loads(answer.stdout) == {"cniVersion": asked, "ips": addresses, "dns": {"search": ["shop"]}}
+    answer, _ = call(configuration={"cniVersion": requested, "prevResult": result})
+    assert json.loads(answer.stdout) == {"cniVersion": requested, "ips": addresses, "dns": {"search": ["shop"]}}
 
 
 def test_a_result_without_addresses_or_with_strange_ones_passes() -> None:

@@ -115,8 +115,8 @@ def metric_names() -> set[str]:
 def test_alerts_and_dashboard_ask_for_metrics_that_there_are() -> None:
     alerts = json.loads((CHART / "files" / "alerts.json").read_text())["groups"][0]["rules"]
     board = json.loads((CHART / "files" / "dashboard.json").read_text())
-    wanted = [alert["expr"] for alert in alerts] + [panel["targets"][0]["expr"] for panel in board["panels"]]
-    names = {name for text in wanted for name in re.findall(r"\bcapture_[a-z_]+", text)}
+    expressions = [alert["expr"] for alert in alerts] + [panel["targets"][0]["expr"] for panel in board["panels"]]
+    names = {name for text in expressions for name in re.findall(r"\bcapture_[a-z_]+", text)}
     assert names
     assert names <= metric_names()
 

@@ -18,7 +18,7 @@ from capture.settings.options import (
     PROXY_UID,
 )
 from fake_pod import explicit
-from initcontainer.arguments import CommandLine, HelpWanted, UsageError, VersionWanted, parse
+from initcontainer.arguments import CommandLine, HelpRequested, UsageError, VersionRequested, parse
 from initcontainer.upstream_flags import PAST, PERSISTENT, UPSTREAM_FLAGS, newer_mesh
 from injected_arguments import INJECTED, LOG_FLAGS
 
@@ -87,13 +87,13 @@ def test_what_is_no_flag(arguments: list[str], message: str) -> None:
 
 @pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["istio-iptables", "--help"], ["-p", "1", "-h"]])
 def test_a_question(arguments: list[str]) -> None:
-    with pytest.raises(HelpWanted):
+    with pytest.raises(HelpRequested):
         parse(arguments, OPTIONS)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["version"], ["istio-iptables", "--version"]])
 def test_another_question(arguments: list[str]) -> None:
-    with pytest.raises(VersionWanted):
+    with pytest.raises(VersionRequested):
         parse(arguments, OPTIONS)
 
 

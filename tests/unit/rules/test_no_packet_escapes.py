@@ -219,8 +219,8 @@ def escapes(config: CaptureConfig, built: CaptureConfig | None = None) -> list[s
         possible = realistic(space, (compiler,))
         first = space.diagrams.both(space.state_in("NEW"), space.marked("mark", 0, ALL_BITS))
         specified = Specification(config, space)
-        wanted: dict[Direction, int] = {INBOUND: specified.inbound(), OUTBOUND: specified.outbound()}
-        for direction, want in wanted.items():
+        specification: dict[Direction, int] = {INBOUND: specified.inbound(), OUTBOUND: specified.outbound()}
+        for direction, want in specification.items():
             among = space.diagrams.both(possible[direction], first)
             does = space.diagrams.mapped(compiler.fates(direction), _unmarked, "unmarked")
             differs = space.diagrams.choose(among, space.diagrams.differing(does, want), space.diagrams.leaf(None))
