@@ -104,7 +104,7 @@ class StateDirectoryError(CaptureError):
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(
             f"state directory {path}: {problem}",
-            "Others may have written there, so it is neither read nor written. Look what is in it, then remove it, or"
+            "Others may have written there, so it is neither read nor written. Check what is in it, then remove it, or"
             f" make it private: chown root: {path} && chmod 0700 {path}",
         )
         self.path = path

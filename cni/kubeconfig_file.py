@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from cni.kubeconfig import Kubeconfig
 
 MAX_FILE = 1024 * 1024
+MAX_VALUES = 1_000_000
+"""Values of a kubeconfig with its aliases written out; without aliases a file of MAX_FILE bytes has fewer."""
 PRIVATE = 0o600
 NAME = "kubeconfig"
 NOT_INSTALLED = "Nothing was installed."
@@ -85,7 +87,7 @@ def _as_json(text: str, path: str) -> str:
         ) from None
     try:
         plain = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  # the base loader makes texts, lists, mappings
-        return json.dumps(_without_nulls(plain))
+        return json.dumps(_without_nulls(plain, [MAX_VALUES]))
     except yaml.MarkedYAMLError as error:  # its words quote the line, which may have a secret
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise CaptureError(f"kubeconfig {path}: line {line}: {error.problem}", NOT_INSTALLED) from None
@@ -93,11 +95,15 @@ def _as_json(text: str, path: str) -> str:
         raise CaptureError(f"kubeconfig {path}: it is neither JSON nor YAML", NOT_INSTALLED) from None
 
 
-def _without_nulls(value: Any) -> Any:
+def _without_nulls(value: Any, left: list[int]) -> Any:
+    """Return a value with its nulls as such; ValueError if aliases make more of it than ``left`` values."""
+    left[0] -= 1
+    if left[0] < 0:
+        raise ValueError(MAX_VALUES)
     if isinstance(value, dict):
-        return {key: _without_nulls(each) for key, each in value.items()}
+        return {key: _without_nulls(each, left) for key, each in value.items()}
     if isinstance(value, list):
-        return [_without_nulls(each) for each in value]
+        return [_without_nulls(each, left) for each in value]
     return None if value in ("", "null", "~") else value
 
 

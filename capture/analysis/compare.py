@@ -1,8 +1,8 @@
 """What differs between the desired rules and the live rules.
 
 In our own chains, in either spelling, every rule counts, in order. In built-in chains our rules must be there in
-order. A rule that no other program writes is ours, as a second set is. A foreign rule counts when it comes before
-ours and may divert traffic, or change a mark that our rules match. Counters and comments never count.
+order. A rule that no other program writes is our own, as a second set is. A foreign rule counts when it comes before
+our rules and may divert traffic, or change a mark that our rules match. Counters and comments never count.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ NOTHING: frozenset[type] = frozenset()
 class Difference(Value):
     """One difference: where, of what kind, and which rule; position counts from 1, in the live chain if it is there.
 
-    Kinds: a rule of ours is ``missing``; a rule in our chain, or one of ours elsewhere, is ``unexpected``; a
-    ``foreign`` rule comes before ours and may divert traffic or change its marks; a built-in chain has
+    Kinds: one of our rules is ``missing``; a rule in our chain, or an own one elsewhere, is ``unexpected``; a
+    ``foreign`` rule comes before our rules and may divert traffic or change its marks; a built-in chain has
     another ``policy``; a ``family`` is captured that should not be. ``effect`` is what it does to packets.
     """
 
@@ -54,7 +54,7 @@ class Difference(Value):
 
     @property
     def is_own(self) -> bool:
-        """Return whether it is about a rule of ours, not about a foreign one."""
+        """Return whether it is about one of our rules, not about a foreign one."""
         return self.kind in ("missing", "unexpected", "family")
 
 
@@ -127,7 +127,7 @@ def _chain_differences(
 def _by_owner(
     table: TableName, name: str, extra: Numbered, length: int, tested: frozenset[type]
 ) -> tuple[Numbered, Numbered]:
-    """Return which of the other rules of a shared chain are ours, and which foreign ones matter."""
+    """Return which of the other rules of a shared chain are our own, and which foreign ones matter."""
     last_own = max({*range(1, length + 1)} - {position for position, _ in extra}, default=0)
     own = [(position, rule) for position, rule in extra if shape(table, name, rule) == CERTAIN]
     own_positions = {position for position, _ in own}

@@ -31,7 +31,7 @@ MAX_OF_MANY = 4
 
 
 class Place(Value):
-    """Where a foreign rule is: in a table of ours, or in chain ``number`` of another. Position 0 is a policy."""
+    """Where a foreign rule is: in one of our tables, or in chain ``number`` of another. Position 0 is a policy."""
 
     table: TableName
     chain: str

@@ -1,7 +1,7 @@
 """Foreign base chains in tables of their own, which captured packets pass, too.
 
 Tables of nf_tables are independent of each other, but at each hook of a packet's path the kernel enters their base
-chains in the order of their priorities, ours among them::
+chains in the order of their priorities, our own among them::
 
     output     ip foreign first, -200  ->   our nat OUTPUT, -100   ->   inet foreign last, 0
                drop: it is gone             redirect to the proxy       of no concern for the capture
@@ -51,7 +51,7 @@ class ForeignChain(Value):
     """Whether it sees the first packet of a connection only, and never one that is redirected."""
     contents: model.Table
     is_older: bool = False
-    """Whether its table was there before ours. Of chains with one priority the kernel enters the newest first."""
+    """Whether its table was there before our own. Of chains with one priority the kernel enters the newest first."""
     is_of_any_age: bool = False
     """Whether its age is unknown: nothing orders legacy tables and nf_tables."""
     is_native: bool = True
@@ -81,7 +81,7 @@ class ForeignChain(Value):
     def is_before(self, table: model.TableName) -> bool:
         """Return whether packets come here before our table, or may do so.
 
-        A chain may have been put into an old table later than ours; the kernel does not show that.
+        A chain may have been put into an old table later than our own; the kernel does not show that.
         """
         return self.turn < PRIORITIES[table] or (self.priority == PRIORITIES[table] and not self.is_older)
 

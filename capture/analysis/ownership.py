@@ -1,15 +1,15 @@
-"""Which chains and rules are ours, in tables that we share with others.
+"""Which chains and rules are our own, in tables that we share with others.
 
-Chains are ours by name, in either spelling: ISTIO_OUTPUT as upstream writes it, ISTIO-OUTPUT as older
-listings print it. Whatever is in them is ours too. In every other chain a rule is ours if it jumps to one
-of our chains. What is left are rules of ours in built-in chains that jump nowhere: interfaces left alone,
+Chains are our own by name, in either spelling: ISTIO_OUTPUT as upstream writes it, ISTIO-OUTPUT as older
+listings print it. Whatever is in them is our own, too. In every other chain a rule is our own if it jumps to one
+of our chains. What is left are own rules in built-in chains that jump nowhere: interfaces left alone,
 the marks of a transparent proxy, the DNS rules of upstream's older versions. Another program might write rules
-that look the same, so ours are recognised by evidence:
+that look the same, so our own are recognised by evidence:
 
 1. their exact shape, and numbers that only we use: the marks of our chains, the port of our agent;
 2. the recorded rule set, where the live rules match it;
-3. else their exact shape, and a rule of ours next to them, with nothing foreign in between;
-4. else their exact shape, and a sibling: the same interface in a rule of ours in another chain of the table.
+3. else their exact shape, and an own rule next to them, with nothing foreign in between;
+4. else their exact shape, and a sibling: the same interface in an own rule in another chain of the table.
 
 A rule set of one family is looked at, and rules are named by their position in ``Chain.rules_for(family)``.
 """
@@ -53,7 +53,7 @@ def jumps_to_our_chain(rule: model.Rule) -> bool:
 
 
 def takes_away(rule: model.Rule) -> bool:
-    """Return whether a foreign rule before ours may keep packets from them or change what ours do.
+    """Return whether a foreign rule before our rules may keep packets from them or change what they do.
 
     Verdicts may, jumps to chains that may hold verdicts, and targets we do not know. So does a conntrack zone: the
     first one that a packet gets stays (xt_CT.c). Logging and counting do not; for marking see ``may_disturb``.
@@ -67,9 +67,9 @@ def changes_marks(rule: model.Rule) -> bool:
 
 
 def may_disturb(rule: model.Rule, tested: frozenset[type]) -> bool:
-    """Return whether a foreign rule before ours may divert packets, or change a mark that ours match.
+    """Return whether a foreign rule before our rules may divert packets, or change a mark that they match.
 
-    ``tested`` are the marks that ours match (``tested_marks``): that of the packet, of its connection, or both.
+    ``tested`` are the marks that our rules match (``tested_marks``): that of the packet, of its connection, or both.
     """
     return takes_away(rule) or MARKS_CHANGED.get(type(rule.verdict)) in tested
 
@@ -111,7 +111,7 @@ def own_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> m
 
 
 def our_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | None = None) -> Places:
-    """Return the positions of our rules in chains that are not ours; chains without any are left out."""
+    """Return the positions of our rules in foreign chains; chains without any are left out."""
     places: Places = {}
     marks = _marks_of_our_chains(live, family)
     for table in live.tables:
@@ -156,8 +156,8 @@ def _recorded_rules(
 def _where_recorded(rules: Sequence[model.Rule], recorded: Sequence[model.Rule]) -> frozenset[int] | None:
     """Return the positions of the recorded rules; None if they are not there in this order.
 
-    In one piece they are certainly ours. With a foreign rule in between, the last of the possible places is
-    taken: other programs mostly insert their rules before ours.
+    In one piece they are certainly our own. With a foreign rule in between, the last of the possible places is
+    taken: other programs mostly insert their rules before the others.
     """
     if not recorded:
         return None
@@ -186,7 +186,7 @@ NO_MARKS: frozenset[int] = frozenset()
 
 
 def _by_neighbourhood(rules: Sequence[model.Rule], shapes: Sequence[str | None]) -> frozenset[int]:
-    """Return the rules that look like ours, next to those that certainly are."""
+    """Return the rules that look like our own, next to those that certainly are."""
     found: set[int] = set()
     rerouted = {name for rule in rules if jumps_to_our_chain(rule) for name in _in_interfaces(rule)}
     look_alike = [known is not None for known in shapes]
@@ -206,7 +206,7 @@ def _in_interfaces(rule: model.Rule) -> list[str]:
 
 
 def _until_twin(rules: Sequence[model.Rule], positions: Iterable[int], belongs: Sequence[bool]) -> Iterator[int]:
-    """Yield positions as far as rules belong to ours. We write no rule twice in a row: of twins, one is foreign."""
+    """Yield positions as far as rules belong to our own. We write no rule twice in a row: of twins, one is foreign."""
     seen: set[model.Rule] = set()
     for position in positions:
         if not belongs[position] or rules[position] in seen:
@@ -216,10 +216,10 @@ def _until_twin(rules: Sequence[model.Rule], positions: Iterable[int], belongs: 
 
 
 def shape(table: model.TableName, chain: str, rule: model.Rule, marks: frozenset[int] = NO_MARKS) -> str | None:
-    """Return how much a rule in a built-in chain looks like one of ours; None if not at all.
+    """Return how much a rule in a built-in chain looks like one of our own; None if not at all.
 
-    CERTAIN: no other program writes this. BEFORE_OWN: ours if a rule of ours follows directly.
-    NEXT_TO_OWN: ours if one is directly before or after it. ``marks`` are those that our chains match;
+    CERTAIN: no other program writes this. BEFORE_OWN: our own if another one follows directly.
+    NEXT_TO_OWN: our own if another one is directly before or after it. ``marks`` are those that our chains match;
     without them, rules that are recognised by such a mark look like nothing.
     """
     if jumps_to_our_chain(rule):
@@ -236,7 +236,7 @@ def shape(table: model.TableName, chain: str, rule: model.Rule, marks: frozenset
 
 
 class Shape(Value):
-    """How a rule of ours that jumps to no chain looks: what it does, its matches, and which kinds it has besides."""
+    """How an own rule that jumps to no chain looks: what it does, its matches, and which kinds it has besides."""
 
     looks: str
     verdict: model.Verdict
@@ -291,7 +291,7 @@ FROM_SERVER = (_kinds(), _kinds(model.Source), _kinds(model.Destination))
 
 
 def excluded_interface(table: model.TableName, chain: str, rule: model.Rule) -> str | None:
-    """Return the interface that a rule leaves alone the way ours do: ``-i eth1 -j RETURN``, ``-o eth1 -j RETURN``."""
+    """Return the interface that a rule leaves alone as our rules do: ``-i eth1 -j RETURN``, ``-o eth1 -j RETURN``."""
     if table == model.RAW or not isinstance(rule.verdict, model.Return) or len(rule.matches) != 1:
         return None
     match = rule.matches[0]
@@ -320,7 +320,7 @@ def _marks_of_our_chains(live: model.Ruleset, family: Family) -> frozenset[int]:
 def _by_siblings(rules: Sequence[model.Rule], known: Sequence[bool], own: frozenset[int]) -> frozenset[int]:
     """Return the rules for interfaces that our rules in other chains of the table leave alone (``known``).
 
-    They follow others of ours, or are alone: with TPROXY, nat PREROUTING may have no other rules of ours.
+    They follow other own rules, or are alone: with TPROXY, nat PREROUTING may have no others.
     """
     if not own:
         first = known.index(True) if True in known else len(rules)

@@ -49,7 +49,7 @@ REDIRECTED_BY: dict[str, Outcome] = {
 class Step(Value):
     """One rule that the packet met and matched; ``position`` counts from 1 within the chain, in its family.
 
-    ``table`` is one of ours, or what a foreign chain's table is called. ``certain`` is False where the rule has a
+    ``table`` is one of our tables, or what a foreign chain's table is called. ``certain`` is False where the rule has a
     match that we cannot judge. ``station`` is the base chain from which the rule was reached.
     """
 

@@ -6,7 +6,7 @@ import click
 
 from capture import operations
 from capture.analysis.policy import families_in_words, policy
-from capture.cli.options import CaptureCommand, capture_options, explicit, format_option, namespace_options
+from capture.cli.options import CaptureCommand, capture_options, explicit_if, format_option, namespace_options
 from capture.model.ruleset import FAMILIES
 from capture.report.differences import fate_as_plain, fate_in_words
 from capture.report.fold import table
@@ -46,7 +46,7 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
 
     Each line is a set of connections; no two of them overlap. All tables count, foreign ones and second captures too.
     """
-    settings = explicit(ctx) if from_options else None
+    settings = explicit_if(ctx, wanted=from_options)
     situation = operations.situation_of(settings, namespace)
     families = (family,) if family else situation.ruleset.families
     statements = policy(dict.fromkeys(families, situation))

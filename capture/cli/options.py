@@ -9,6 +9,7 @@ import click
 from capture.model.addresses import Network, parse_address
 from capture.model.ruleset import FAMILIES, SHOWN_TABLES
 from capture.report.option_texts import by_topic, flags_text, heading, help_text
+from capture.report.output import warn
 from capture.settings.options import (
     ALLOW_HOST,
     BACKEND_OPTIONS,
@@ -166,6 +167,20 @@ def explicit(ctx: click.Context) -> Settings:
     """
     options = (*RULE_OPTIONS, *BACKEND_OPTIONS, ALLOW_HOST, FORCE_APPLY)
     return with_flags(from_environment(os.environ, options), flags(ctx)).checked()
+
+
+def explicit_if(ctx: click.Context, *, wanted: bool) -> Settings | None:
+    """Return what flags and environment say, if ``--from-options`` wants it; else flags are checked, and in vain."""
+    if wanted:
+        return explicit(ctx)
+    given = flags(ctx)
+    if given:
+        with_flags(Settings({}), given).checked()
+        names = ", ".join(option.name for option in given)
+        warn(
+            [f"{names}: no effect, because the live rules are looked at; --from-options looks at those of the options"]
+        )
+    return None
 
 
 def flags(ctx: click.Context) -> dict[Option[Any], str]:

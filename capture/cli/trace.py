@@ -9,7 +9,7 @@ from capture.cli.options import (
     CaptureCommand,
     capture_options,
     dns_servers_option,
-    explicit,
+    explicit_if,
     format_option,
     namespace_options,
     part_options,
@@ -71,7 +71,7 @@ def trace(
     packet = packet_from(options, ctx)
     if family not in (None, packet.family):
         raise click.UsageError(f"the packet's destination is of family {packet.family}, not {family}", ctx)
-    settings = explicit(ctx) if from_options else None
+    settings = explicit_if(ctx, wanted=from_options)
     host = operations.host_of(namespace, dns_servers)
     traced = operations.trace(packet, settings, namespace, host)
     if form == "json":

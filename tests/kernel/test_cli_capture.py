@@ -535,3 +535,16 @@ def test_render_takes_the_facts_of_a_pod(pod_pair: PodPair) -> None:
     rendered = {here: run(pod_pair.pod, *words, *here).stdout for here in ((), ("--netns", "/proc/self/ns/net"))}
 
     assert [text.count("ISTIO-INBOUND - ") for text in rendered.values()] == [2, 1]
+
+
+@pytest.mark.parametrize("command", [("trace", "tcp", "10.1.2.3:80"), ("explain",)], ids=lambda words: words[0])
+def test_options_that_the_live_rules_do_not_ask_are_checked_and_said_to_be_in_vain(
+    netns: NamespaceFactory, command: tuple[str, ...]
+) -> None:
+    namespace = netns()
+    in_vain = run(namespace, "capture", *command, "-o", "80").stderr
+    refused = run(namespace, "capture", *command, "-o", "http", code=2).stderr
+
+    assert in_vain.startswith("warning: --istio-local-outbound-ports-exclude: no effect")
+    assert "invalid value 'http'" in refused
+    assert "no effect" not in run(namespace, "capture", *command, "-o", "80", "--from-options").stderr

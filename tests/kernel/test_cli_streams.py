@@ -51,7 +51,7 @@ def test_rules_that_were_written_are_a_success(netns: NamespaceFactory, words: l
     assert "Traceback" not in done.stderr
     assert run(pod, [CAPTURE, "verify"], ">/dev/null").returncode == 0
     if redirection == FULL:
-        assert "the output cannot be written: No space left on device; exit code 0 tells" in done.stderr
+        assert "the output cannot be written: No space left on device; exit code 0 is about" in done.stderr
 
 
 def test_drift_is_an_exit_code(netns: NamespaceFactory) -> None:

@@ -114,8 +114,8 @@ def _words(family: Family) -> str:
 def _missing(what: str, module: str, complaint: str) -> UnsupportedError:
     return UnsupportedError(
         f"this kernel has no {what}: {complaint.strip()}",
-        f"Load the module {module} on the host (`modprobe {module}`), or choose another backend or variant;"
-        " `capture doctor` says which there are.",
+        f"Load the module {module} on the host (`modprobe {module}`), or choose another backend or variant"
+        " (--backend, --force-iptables-binary); `capture doctor` says which there are.",
     )
 
 

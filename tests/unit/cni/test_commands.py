@@ -131,12 +131,17 @@ def test_a_mistake_shows_before_anything_is_written(node: Node, arguments: list[
     assert json.loads((node.conf_dir / "10-main.conflist").read_text()) == MAIN
 
 
+BOMB = "a: &a [1]\n" + "".join(f"{b}: &{b} [{f'*{a}, ' * 99}]\n" for a, b in ("ab", "bc", "cd", "de"))
+"""A hundred million values by aliases."""
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda directory: (directory / "kubeconfig").unlink(), "kubeconfig: "),
         (lambda directory: (directory / "kubeconfig").write_text("{"), "Nothing was installed"),
         (lambda directory: (directory / "kubeconfig").write_text("kind: Config"), "current-context"),
+        (lambda directory: (directory / "kubeconfig").write_text(BOMB), "neither JSON nor YAML"),
         (lambda directory: (directory / "kubeconfig").write_text("a: [b"), "line 1: "),
         (lambda directory: (directory / "ca.crt").unlink(), "ca.crt, which it names, is missing"),
         (lambda directory: (directory / "token").write_text(""), "token, which it names, is empty"),
