@@ -142,4 +142,4 @@ class _Reader:
     def refuse(self, holder: dict[str, Any], keys: tuple[str, ...], expected: str) -> None:
         for key in keys:
             if holder.get(key):
-                raise unusable(self.path, f"{key!r} is not supported; expected {expected}")
+                raise unusable(self.path, f"{key!r} is not supported: expected {expected}")

@@ -112,7 +112,9 @@ class _Question:
         server = https.parse_url(kubeconfig.server)
         if server is None:
             shown = kubeconfig.server.rpartition("@")[2][:80]  # before an @ could be a password
-            raise kubeconfigs.unusable(kubeconfig.path, f"'server' is {shown!r}; expected https://ADDRESS:PORT")
+            raise kubeconfigs.unusable(
+                kubeconfig.path, f"'server': invalid value {shown!r}: expected https://ADDRESS:PORT"
+            )
         self.server = server
         self.target = server.path + path
         self.tls = _tls_context(kubeconfig) if server.scheme == "https" else None

@@ -38,6 +38,7 @@ from cni.protocol import (
     NOT_AVAILABLE_LIMITED,
     UNKNOWN_CONTAINER,
     CniError,
+    shown,
 )
 
 TYPE_CHECKING = False
@@ -250,7 +251,8 @@ def _addresses_of(request: Request) -> tuple[Network, ...]:
     except (TypeError, KeyError, ValueError, AttributeError):
         raise CniError(
             INVALID_CONFIGURATION,
-            f"prevResult: ips is {str(entries)[:200]}; expected a list of objects with an 'address' like 10.1.2.3/24",
+            f"prevResult: 'ips': invalid value {shown(entries)}: "
+            "expected a list of objects with an 'address' like 10.1.2.3/24",
             "Look at the plugin before this one in the network configuration list: its result is wrong.",
         ) from None
 

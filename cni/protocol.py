@@ -170,7 +170,7 @@ def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
 
 def _truth(text: str, value: str) -> bool:
     if value.lower() not in {"0", "1", "false", "true"}:
-        raise _bad_arguments(text, f"IgnoreUnknown is {value!r}; expected 0, 1, true or false")
+        raise _bad_arguments(text, f"IgnoreUnknown: invalid value {value!r}: expected 0, 1, true or false")
     return value.lower() in {"1", "true"}
 
 
@@ -207,7 +207,8 @@ def _version_of(configuration: dict[str, Any]) -> str:
     version = configuration.get("cniVersion", "0.1.0")
     if not isinstance(version, str):
         raise CniError(
-            DECODING_FAILURE, f"cniVersion is {shown(version)}; expected a string such as {NEWEST_VERSION!r}"
+            DECODING_FAILURE,
+            f"cniVersion: invalid value {shown(version)}: expected a string such as {NEWEST_VERSION!r}",
         )
     return version
 
@@ -247,7 +248,7 @@ def _network_of(command: str, configuration: dict[str, Any]) -> str:
         return ""
     raise CniError(
         INVALID_CONFIGURATION,
-        f"the network configuration's name is {shown(name)}; expected letters, digits, _ . and -, "
+        f"network configuration: 'name': invalid value {shown(name)}: expected letters, digits, _ . and -, "
         "with a letter or digit first",
     )
 
@@ -261,7 +262,7 @@ def _previous_result_of(command: str, configuration: dict[str, Any]) -> dict[str
         return None
     raise CniError(
         INVALID_CONFIGURATION,
-        f"prevResult is {shown(previous_result)}; expected a JSON object",
+        f"prevResult: invalid value {shown(previous_result)}: expected a JSON object",
         "Look at the plugin before this one in the network configuration list: its result is wrong.",
     )
 
@@ -278,7 +279,7 @@ def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[Attachment, ..
     for key in keys:
         entries = configuration[key]
         if entries is not None and not isinstance(entries, list):
-            raise CniError(INVALID_CONFIGURATION, f"{key} is {shown(entries)}; expected a list")
+            raise CniError(INVALID_CONFIGURATION, f"{key}: invalid value {shown(entries)}: expected a list")
         valid |= dict.fromkeys([_attachment(key, entry) for entry in entries or ()])
     if keys:
         return tuple(valid)
@@ -291,7 +292,7 @@ def _attachment(key: str, entry: object) -> Attachment:
         if isinstance(container_id, str) and isinstance(interface, str):
             return Attachment(container_id, interface)
     expected = '{"containerID": "…", "ifname": "…"}'
-    raise CniError(INVALID_CONFIGURATION, f"{key} has {shown(entry)}; expected {expected}")
+    raise CniError(INVALID_CONFIGURATION, f"{key}: invalid entry {shown(entry)}: expected {expected}")
 
 
 # --- a command, from request to answer -------------------------------------------------------------------------

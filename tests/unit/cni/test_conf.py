@@ -171,7 +171,7 @@ def test_every_key_has_been_tried() -> None:
 def test_the_message_says_what_there_is_and_what_is_expected() -> None:
     assert (
         refused({"profile": "modern"})
-        == "network configuration: 'profile' is \"modern\"; expected 1.8 (classic) or 1.30 (current)"
+        == "network configuration: 'profile': invalid value \"modern\": expected 1.8 (classic) or 1.30 (current)"
     )
     assert "'pod_sources' has 'kubernetes', but there is no 'kubeconfig'" in refused({"pod_sources": ["kubernetes"]})
     assert "(1000002 characters)" in refused({"kubeconfig": "x" * 1_000_000})

@@ -78,16 +78,16 @@ REFUSED: list[tuple[dict[str, object], int, str]] = [
         "io/status): invalid value 'injected'",
     ),
     (configuration(INJECTED), protocol.INVALID_ENVIRONMENT, "CNI_NETNS: network namespace /does/not/exist"),
-    (configuration(INJECTED, profile="modern"), protocol.INVALID_CONFIGURATION, "'profile' is \"modern\""),
+    (configuration(INJECTED, profile="modern"), protocol.INVALID_CONFIGURATION, "'profile': invalid value \"modern\""),
     (
         configuration(INJECTED, prevResult=RESULT | {"ips": [{"address": "10.1.2.3/33"}]}),
         protocol.INVALID_CONFIGURATION,
-        "prevResult: ips is",
+        "prevResult: 'ips': invalid value",
     ),
     (
         configuration(INJECTED, prevResult=RESULT | {"ips": ["10.1.2.3"]}),
         protocol.INVALID_CONFIGURATION,
-        "prevResult: ips is",
+        "prevResult: 'ips': invalid value",
     ),
     (configuration({}, prevResult=[]), protocol.INVALID_CONFIGURATION, "prevResult"),
 ]

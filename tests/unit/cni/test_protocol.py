@@ -279,7 +279,7 @@ def test_del_does_without_a_usable_name_of_the_network(name: object) -> None:
         (b'{"cniVersion": "1.0.0"}\xff', protocol.DECODING_FAILURE, "byte 23"),
         (b"[" * 100_000, protocol.DECODING_FAILURE, "object"),
         (b'{"a":' * 100_000, protocol.DECODING_FAILURE, "nested too deeply"),
-        (b'{"cniVersion": 1}', protocol.DECODING_FAILURE, "cniVersion is 1"),
+        (b'{"cniVersion": 1}', protocol.DECODING_FAILURE, "cniVersion: invalid value 1"),
         (b" " * (protocol.STDIN_LIMIT + 1), protocol.IO_FAILURE, "longer than 8388608 bytes"),
     ],
     ids=["empty", "cut", "list", "nan", "not-utf8", "deep-list", "deep-object", "version-number", "too-long"],
