@@ -112,8 +112,9 @@ def install(
     """Put the plugin into the bin directory, and its entry into the network configuration.
 
     The entry goes into the list that the container runtime takes; a single plugin becomes a list, until the entry
-    goes. An entry of Istio's own plugin gives way, with what was configured in it. Files are replaced as a whole, with
-    mode and owner, and never over a change that another program makes meanwhile. Doing it again changes nothing.
+    goes. An entry of Istio's own plugin is replaced, and its configuration is taken over. Files are replaced as a
+    whole, with mode and owner, and never over a change that another program makes meanwhile. A second run changes
+    nothing.
     """
     if own_config and (os.path.basename(own_config) != own_config or not own_config.endswith(".conflist")):
         raise click.BadParameter("expected a file name that ends with .conflist", param_hint="--own-config")

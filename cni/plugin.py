@@ -5,7 +5,7 @@
     CHECK ─> record (or the same way as ADD) ──> compared with what is live
     STATUS ─> could ADD work now?
 
-Whatever is not understood fails ADD, so that no pod runs without the capture that it should have.
+What is not understood fails ADD, so that no pod runs without the capture that it should have.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def _desired_settings(request: Request, configuration: Configuration, journal: L
     if reason or identity is None:
         return None, reason
     if configuration.annotations is None and conf.lacks_source(request.configuration):
-        # Such a runtime never tells: failing would stop every pod of the node, in the mesh or not.
+        # Such a runtime never hands them over: failing would stop every pod of the node, in the mesh or not.
         journal.error(f"pod {identity} is left alone: {NO_SOURCE}")
         return None, NO_SOURCE
     from capture.settings.pod import settings_of  # most pods of a node may have no part in the mesh
@@ -372,12 +372,12 @@ def _logged(request: Request, work: Callable[[Log], None]) -> None:
 
 
 def _as_cni_error(error: CaptureError, request: Request) -> CniError:
-    """Return an error of ours as one of the specification."""
+    """Return an error of the capture as one of the specification."""
     if isinstance(error, ConfigurationError) and error.option in IDS_OF_THE_PROXY:
         pod = f"{request.arguments.get('K8S_POD_NAMESPACE')}/{request.arguments.get('K8S_POD_NAME')}"
         remedy = "Give istio-proxy a runAsUser and runAsGroup that the pod's user namespace has."
         return CniError(VALUE_REFUSED, f"pod {pod}: {error.message}", remedy)
-    if isinstance(error, ConfigurationError):  # what else the pod says has been refused before
+    if isinstance(error, ConfigurationError):  # other values of the pod have been refused before
         return CniError(INVALID_CONFIGURATION, f"network configuration: {error.message}", error.remedy)
     if isinstance(error, HostNamespaceError):
         return CniError(

@@ -217,7 +217,7 @@ SHOWN = ("time", "level", "namespace", "pod", "message", "reason", "code")
 
 
 def _decisions(log_file: str) -> Iterator[dict[str, Any]]:
-    """Yield what the plugin's log says of the last pods, the oldest first."""
+    """Yield the lines of the plugin's log about the last pods, the oldest first."""
     if not log_file:
         return
     try:

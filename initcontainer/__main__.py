@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) -> int:
-    """Do what arguments and environment ask for and return the exit code. Raises CaptureError."""
+    """Do what arguments and environment request and return the exit code. Raises CaptureError."""
     try:
         settings = _settings(arguments, environ, printer)
     except HelpRequested as requested:
@@ -87,7 +87,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
 
 
 def _settings(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) -> Settings:
-    """Return what environment and arguments say, and let the printer obey, also where an argument is wrong."""
+    """Return the settings of environment and arguments, and let the printer obey, also where an argument is wrong."""
     in_environment = from_environment(environ)
     found = CommandLine()
     try:

@@ -40,11 +40,11 @@ class UsageError(CaptureError):
 
 
 class HelpRequested(Exception):  # noqa: N818  # no error: a question
-    """The command line asks which options there are."""
+    """The command line requests the list of options."""
 
 
 class VersionRequested(Exception):  # noqa: N818  # no error either
-    """The command line asks which version this is."""
+    """The command line requests the version."""
 
 
 class CommandLine:
@@ -56,7 +56,7 @@ class CommandLine:
 
 
 def parse(arguments: Sequence[str], options: Iterable[Option[Any]], found: CommandLine | None = None) -> CommandLine:
-    """Return what the arguments say; UsageError for a flag that neither we nor upstream have.
+    """Return the parsed arguments; UsageError for a flag that neither we nor upstream have.
 
     Raises HelpRequested or VersionRequested where that is requested. ``found`` is filled in as far as reading comes.
     """
@@ -131,7 +131,7 @@ class _Reader:
             self._found.flags[option] = value
 
     def _value_of(self, flag: str) -> str:
-        """Take the next word, whatever it looks like, as the value of a flag."""
+        """Take the next word, in any form, as the value of a flag."""
         value = next(self._words, None)
         if value is None:
             raise UsageError(f"{flag} needs a value")

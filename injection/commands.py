@@ -41,7 +41,7 @@ capture inject --policy | kubectl apply -f -       # then: kubectl label namespa
 
 
 class Request(Value):
-    """What the command line asks for."""
+    """What the command line requests."""
 
     template: Template
     base: Settings

@@ -32,7 +32,7 @@ SIDECAR = "sidecar"
 
 
 class Outcome(Value):
-    """What became of a workload."""
+    """What happened to a workload."""
 
     document: int
     workload: Workload
@@ -105,7 +105,7 @@ def _outcome(number: int, workload: Workload, template: Template, base: Settings
 
 
 def _require_understood(workload: Workload) -> None:
-    """Raise InjectionError for a pod that is not what it should be: whatever reads it later need not look."""
+    """Raise InjectionError for a pod of the wrong shape: what reads it later need not look."""
     misfit = next(POD.misfits(workload.pod), "")
     if misfit:
         raise InjectionError(f"{workload}: {misfit}")
@@ -166,7 +166,7 @@ def _write(target: Text, root: Node, workload: Workload, plan: Plan) -> str:
 
 
 def _taken_from(spec: Node, key: str, plan: Plan) -> list[int]:
-    """Return the positions of the pod's own containers that were merged into ours."""
+    """Return the positions of the pod's own containers that were merged into injected ones."""
     node = node_at(spec, [key])
     if key == "volumes" or node is None or is_null(node):
         return []

@@ -138,7 +138,7 @@ def _pod(world: World, documents: list[Document], name: str | None) -> tuple[Pod
 
 
 def _config(ctx: click.Context, namespace: str | None, document: Document | None) -> CaptureConfig:
-    """Return what the capture is: as recorded, or as the pod, the environment and the options ask for."""
+    """Return what the capture is: as recorded, or as the pod, the environment and the options request."""
     if namespace is not None:
         if flags(ctx):
             raise click.UsageError("--netns and --pid take what was applied there; options of the capture exclude them")

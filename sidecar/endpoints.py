@@ -80,7 +80,7 @@ def _emptied(path: str) -> str:
     try:
         return _response(assignment(json.loads(content)["resources"][0]["cluster_name"], []))
     except (ValueError, LookupError, TypeError):
-        return content  # not a file of ours
+        return content  # not one of our files
 
 
 def _replace(path: str, content: str) -> bool:

@@ -59,7 +59,7 @@ PATIENT = 5.0
 
 @dataclass(frozen=True)
 class Foreign:
-    """A rule of somebody else, in a built-in chain, before ours or after."""
+    """A foreign rule in a built-in chain, before or after the capture's."""
 
     table: TableName
     chain: str

@@ -115,7 +115,7 @@ READ_ONLY = """\
 
 
 def note(nodeid: str, outcome: str, measured: str = "") -> None:
-    """Remember what became of a test, by its name and the kind of node, with what it measured."""
+    """Remember what happened to a test, by its name and the kind of node, with what it measured."""
     name, _, kind = nodeid.partition("[")
     RESULTS[name, kind.rstrip("]")] = f"{outcome} {measured}".strip()
 

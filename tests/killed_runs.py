@@ -44,7 +44,7 @@ def apply(choice: Choice) -> None:
 
 
 def live_state() -> str:
-    """Return all that stands in the namespace and is ours, in words that do not depend on how it came to be."""
+    """Return everything of the capture in the namespace, in words that do not depend on how it came to be."""
     seen: list[object] = []
     for found in operations.dump().live_sets:
         # Built-in chains may be there and be empty: iptables-nft makes them, and a run that is killed leaves them.

@@ -1,4 +1,4 @@
-"""The tables of ours as libnftables lists them in JSON: a second opinion on what our messages read.
+"""Our tables as libnftables lists them in JSON: a second opinion on what our messages read.
 
 What is written and what is listed differ: nft leaves out what another condition implies (``meta l4proto tcp``
 before ``tcp dport``), names numbers, and folds masks in its own way; ``parse_tables`` takes it as it comes.

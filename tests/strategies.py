@@ -5,7 +5,7 @@ A rule set drawn here can be written by each backend. What iptables or the kerne
 - redirects stand in nat, transparent proxies in mangle on the way in, conntrack zones in raw;
   each of them, and every port, in a rule that says which protocol
 - the owner of a socket and the interface a packet leaves through are asked for on the way out only, the
-  interface it came in through on the way in only; so each chain of ours is entered from one side
+  interface it came in through on the way in only; so each of our chains is entered from one side
 - nothing is dropped in nat, jumps never lead back, and marks lie within their masks
 - a rule with an address is for the family of the address
 
@@ -262,7 +262,7 @@ def chains(place: Place) -> st.SearchStrategy[tuple[Rule, ...]]:
 
 @st.composite
 def tables(draw: st.DrawFn, name: TableName) -> Table:
-    """A table with the built-in chains PREROUTING and OUTPUT, and chains of ours on each side."""
+    """A table with the built-in chains PREROUTING and OUTPUT, and our chains on each side."""
     built_in, ours = [], []
     for side, pool in OUR_CHAINS.items():
         names = pool[: draw(st.integers(0, len(pool)))]

@@ -136,7 +136,7 @@ class Connector:
 
 
 def connect(per_second: int, destinations: list[str]) -> None:
-    """Make connections until SIGTERM; then wait for those under way, and print the counts."""
+    """Make connections until SIGTERM; then wait for those in flight, and print the counts."""
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     connector = Connector(destinations)

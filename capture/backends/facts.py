@@ -50,14 +50,14 @@ class LiveChain(Value):
 
     @property
     def is_ours(self) -> bool:
-        """Return whether the chain is ours or upstream's: by its name, or by the table it is in."""
+        """Return whether the chain is our own or upstream's: by its name, or by the table it is in."""
         return self.table in MODEL_TABLES if self.place == "native" else is_our_chain(self.chain)
 
 
 class Facts(Value):
     """What this host, kernel and namespace can do, and what is live in the namespace.
 
-    A bool of None could not be found out, for want of a privilege.
+    A bool of None could not be found out: a privilege is missing.
     """
 
     programs: dict[Program, str]

@@ -1,4 +1,4 @@
-"""Rejecting TCP of the family that is not captured: a table of nf_tables of its own, whatever backend captures.
+"""Rejecting TCP of the family that is not captured: a table of nf_tables of its own, with every backend.
 
     table inet istio-proxy-reject
         chain input    meta nfproto ipv6  meta l4proto tcp  iifname != "lo"  tcp flags ! rst  reject with tcp reset

@@ -161,7 +161,7 @@ def capture_options(*besides: Option[Any]) -> list[click.Parameter]:
 
 
 def explicit(ctx: click.Context) -> Settings:
-    """Return what flags and environment say; every value is looked at now, before anything is done with one.
+    """Return the settings of flags and environment; every value is checked now, before anything is done with one.
 
     Raises ConfigurationError.
     """
@@ -170,7 +170,7 @@ def explicit(ctx: click.Context) -> Settings:
 
 
 def explicit_if(ctx: click.Context, *, requested: bool) -> Settings | None:
-    """Return what flags and environment say, if ``--from-options`` wants it; else flags are checked, and in vain."""
+    """Return the settings of flags and environment with ``--from-options``; else flags are only checked."""
     if requested:
         return explicit(ctx)
     given = flags(ctx)

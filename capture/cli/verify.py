@@ -72,11 +72,11 @@ def verify(
     proxy_admin: str | None,
     dns_servers: tuple[Network, ...],
 ) -> int:
-    """Compare the live rules with the configuration; exit code 4 if they differ, 5 if that cannot be told.
+    """Compare the live rules with the configuration; exit code 4 if they differ, 5 if that is unknown.
 
     Without options of the capture: with what was applied there, if that is recorded. In our own chains every rule
     counts, in order, in each family; counters do not. A foreign rule is a difference exactly if some packet of a
-    captured connection fares otherwise because of it. With --family and --table, only what differs there counts.
+    captured connection takes another way because of it. With --family and --table, only what differs there counts.
     """
     settings = explicit(ctx)
     host = operations.host_of(namespace, dns_servers)
@@ -125,7 +125,7 @@ def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, 
 
 
 def part_of(verified: Verified, family: Family | None, table_name: TableName | None) -> Verified:
-    """Return what of a comparison is about a family and a table; foreign tables are about none of ours."""
+    """Return what of a comparison is about a family and a table; foreign tables are about none of our own."""
     if family is None and table_name is None:
         return verified
     from capture.analysis.compare import Difference

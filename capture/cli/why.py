@@ -39,7 +39,7 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
     """Print whether a connection reaches a proxy that listens, and if not, why and what to do.
 
     Without a connection: everything that is wrong with this pod. Exit code 0 if the connection is captured and the
-    proxy listens, 4 if a cause was found, 5 if it cannot be told.
+    proxy listens, 4 if a cause was found, 5 if it is unknown.
     """
     is_partial = (options["protocol"] is None) != (options["destination"] is None)
     if is_partial:

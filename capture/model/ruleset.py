@@ -1,4 +1,4 @@
-"""The rule model: what a rule set says, without a word about who enforces it.
+"""The rule model: what a rule set means, without a word about who enforces it.
 
 This file is the manual of the domain. A packet of a family meets *tables*, each table has *chains*,
 a chain is an ordered list of *rules*, a rule has *matches* (all must hold) and a *verdict*.
@@ -320,7 +320,7 @@ class Rule(Value):
 
 
 class Chain(Value):
-    """Rules in order. A built-in chain has a policy ("ACCEPT" or "DROP"), ours have none.
+    """Rules in order. A built-in chain has a policy ("ACCEPT" or "DROP"), our own have none.
 
     iptables keeps its tables by family, so the policy of IPv6 may be another one than that of IPv4;
     where there is one chain for both, ``ipv6_policy`` and ``ipv6_counters`` are None.

@@ -1,6 +1,6 @@
 """Interfaces of the current namespace and their addresses.
 
-What changes something says whether it did: False means that the state was already the requested one. All
+What changes something returns whether it did: False means that the state was already the requested one. All
 functions raise KernelError, PrivilegeError, and UnsupportedError for a family that the kernel does not have.
 """
 
@@ -117,7 +117,7 @@ def _address_body(address: str, prefix_length: int, interface: int) -> bytes:
 def _decode_address(body: bytes) -> Address:
     """Return the address of an RTM_NEWADDR.
 
-    On a point-to-point link IFA_ADDRESS is the other end and IFA_LOCAL is ours; IPv6 may have IFA_ADDRESS alone.
+    On a point-to-point link IFA_ADDRESS is the other end and IFA_LOCAL is the own one; IPv6 may have IFA_ADDRESS alone.
     """
     family, prefix_length, flags, scope = body[:4]
     fields = decode_fields(body[IFADDRMSG_SIZE:])

@@ -40,7 +40,7 @@ IPV4_MAPPED = bytes(10) + b"\xff\xff"
 
 
 class TcpSocket(Value):
-    """One end of a connection, or a listener. Addresses are packed, 4 bytes for IPv4 whatever the socket's family."""
+    """One end of a connection, or a listener. Addresses are packed, 4 bytes for IPv4 in sockets of both families."""
 
     state: int
     local: bytes
@@ -115,7 +115,7 @@ def read_owners(diag: NetlinkSocket, ports: Iterable[tuple[int, int]]) -> dict[t
     """Return who listens on TCP ports, each with a family: user and inode, as bytes that can be compared.
 
     The kernel looks each up as for a connection to the loopback address, which costs microseconds; a list of all
-    listeners walks a table of the whole machine. A port without a listener is left out.
+    listeners visits a table of the whole machine. A port without a listener is left out.
     Raises KernelError without the module tcp_diag.
     """
     endpoints = tuple(ports)

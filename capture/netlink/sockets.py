@@ -1,4 +1,4 @@
-"""A netlink socket in the current network namespace: requests, dumps, and errors that say what was tried.
+"""A netlink socket in the current network namespace: requests, dumps, and errors that name what was tried.
 
 ``doing`` is what the caller is about, as an infinitive ("create chain istio-output"): it begins every error.
 
@@ -132,7 +132,7 @@ class NetlinkSocket:
         return sequence
 
     def _answers(self, sequence: int, doing: str) -> tuple[list[bytes], bool]:
-        """Read until the request is acknowledged or its dump is done; also say whether the dump is consistent."""
+        """Read until the request is acknowledged or its dump is done; also return whether the dump is consistent."""
         bodies: list[bytes] = []
         consistent = True
         while True:
@@ -180,7 +180,7 @@ def _refusal_of(error: OSError, words: str = "") -> messages.Refusal:
 
 
 def _set_if_known(socket: _socket.socket, option: int) -> None:
-    """Ask for better error reports. A kernel that has none (before 4.12, gVisor) still gives an errno."""
+    """Request better error reports. A kernel that has none (before 4.12, gVisor) still gives an errno."""
     try:
         socket.setsockopt(SOL_NETLINK, option, 1)
     except OSError as error:

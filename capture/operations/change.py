@@ -3,7 +3,7 @@
 settings -> configuration -> desired rules (pure)
 live rules read -> equal: done
                 -> different: recorded, written, read again, compared
-sets of ours elsewhere (the other backend) removed, now that the new one captures; then stale routes
+our sets elsewhere (the other backend) removed, now that the new one captures; then stale routes
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Existing(Value):
     current: Ruleset
     """What is where the rules will go."""
     elsewhere: tuple[tuple[Driver, Ruleset], ...]
-    """Sets of ours in other places, each with the driver that removes it."""
+    """Our sets in other places, each with the driver that removes it."""
     recorded: Record | None
     recorded_rules: Ruleset | None
     stale_routes: Ruleset
@@ -72,7 +72,7 @@ class Existing(Value):
 
     @property
     def rulesets(self) -> tuple[Ruleset, ...]:
-        """Return all rule sets of ours."""
+        """Return all our rule sets."""
         return (self.current, *(ruleset for _, ruleset in self.elsewhere))
 
 
@@ -84,9 +84,9 @@ def apply(
     force: bool = False,
     lock_timeout: float = LOCK_TIMEOUT,
 ) -> Applied:
-    """Make the rules of the namespace those that the settings ask for; equal rules are left as they are.
+    """Make the rules of the namespace those of the settings; equal rules are left as they are.
 
-    ``lock_timeout`` is in seconds: how long to wait for another program of ours that changes the namespace, before
+    ``lock_timeout`` is in seconds: how long to wait for another of our programs that changes the namespace, before
     going on without the lock.
 
     Raises CaptureError and its kinds; then either the old rules are in place or the new ones.
@@ -247,7 +247,7 @@ def _replace_rules(
 
 
 def _can_stay(target: Decision, desired: Ruleset, live: Ruleset) -> bool:
-    """Return whether there is nothing to write; the tables of nftables are ours with their policies."""
+    """Return whether there is nothing to write; in nftables the policies of our tables are our own, too."""
     if live is desired or not live.tables:
         return live is desired
     from capture.analysis.compare import can_stay  # not in a new namespace, nor where nothing has changed
@@ -277,7 +277,7 @@ def _write(existing: Existing, config: CaptureConfig, desired: Ruleset, live: Ru
 
 
 def _remove_elsewhere(existing: Existing) -> bool:
-    """Remove the sets of ours in other places, now that the new one captures; return whether there were any."""
+    """Remove our sets in other places, now that the new one captures; return whether there were any."""
     for driver, ruleset in existing.elsewhere:
         driver.clean(ruleset, existing.recorded_rules)
     return bool(existing.elsewhere)
@@ -317,7 +317,7 @@ def clean(
     lock_timeout: float = LOCK_TIMEOUT,
     warn: Callable[[str], None] | None = None,
 ) -> bool:
-    """Remove all that is ours from the namespace, in every backend and spelling; return whether there was any.
+    """Remove everything of the capture from the namespace, in every backend and spelling; return whether there was any.
 
     ``lock_timeout`` is that of ``apply``, in seconds. ``warn`` is called if the lock was not released in time.
     """
@@ -344,7 +344,7 @@ def clean(
 
 
 def captured_connections(namespace: Namespace = None) -> int:
-    """Return how many connections pass the proxy now; ``clean`` cuts them. Raises CaptureError if it cannot be told."""
+    """Return how many connections pass the proxy now; ``clean`` cuts them. Raises CaptureError if that is unknown."""
     from capture.state import connections
 
     with Entered(namespace):

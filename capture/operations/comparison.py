@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from capture.state.record import Record
 
     Found = tuple[Decision, tuple[Leftover, ...]]
-    """What ``detect.look`` found: the way that a request takes, and all sets of ours."""
+    """What ``detect.look`` found: the way that a request takes, and all our sets."""
 
 
 def verify(
@@ -42,7 +42,7 @@ def verify(
     *,
     prefer_recorded: bool = False,
 ) -> Verified:
-    """Compare the namespace with what the settings ask for.
+    """Compare the namespace with the desired rules of the settings.
 
     Without settings, or where it is preferred: with what was applied there, if that is known.
     """
@@ -175,7 +175,7 @@ def _others(
 
 
 def dump(namespace: Namespace = None) -> Dumped:
-    """Return all sets of ours in the namespace, with counters."""
+    """Return all our sets in the namespace, with counters."""
     with Entered(namespace):
         recorded = record.read()
         if recorded is None:

@@ -81,7 +81,7 @@ def why(
 ) -> Diagnosis:
     """Return why a connection does not reach the proxy; without one, everything that is wrong with the pod.
 
-    ``process`` is the one that opens the connection: a note says how it may leave the capture. The reference are the
+    ``process`` is the one that opens the connection: a note names how it may leave the capture. The reference are the
     settings, else the recorded ones, else those that the live rules amount to. Raises CaptureError.
     """
     with Entered(namespace):
@@ -104,7 +104,7 @@ def why(
 
 
 def _privileged(process: int | None) -> Iterator[Cause]:
-    """Yield by which capabilities a process may send what no rule sees; that it does so is not told by them."""
+    """Yield by which capabilities a process may send what no rule sees; they do not show that it does so."""
     ways = ways_out(process) if process is not None else ()
     if ways:
         yield Cause(
@@ -195,7 +195,7 @@ def _live() -> Ruleset:
 
 
 def _unproven() -> Iterator[Cause]:
-    """Yield a note if a usual connection does not reach the proxy, as chains of ours say that it should."""
+    """Yield a note if a usual connection does not reach the proxy, although our chains redirect it."""
     usual = Packet("tcp", EXAMPLE, 80, uid=DEFAULT_ID, gid=DEFAULT_ID)
     if trace(usual).outcome not in TO_PROXY and trace(usual, inferred_settings(_live())).outcome in TO_PROXY:
         yield Cause(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Other(Value):
-    """A second set of ours, or of upstream's, and what it does to captured packets, if that is known."""
+    """A second set, our own or upstream's, and what it does to captured packets, if that is known."""
 
     not_compared = ("effect",)
 
@@ -67,14 +67,14 @@ class Verified(Value):
 
     @property
     def is_nothing_applied(self) -> bool:
-        """Return whether the namespace has no rules of ours where they should be, though some are desired."""
+        """Return whether the namespace has none of our rules where they should be, though some are desired."""
         is_missing = any(each.kind == "missing" for each in self.differences) or not self.has_reference
         has_own = any(is_our_chain(chain.name) for table in self.live.tables for chain in table.chains)
         return is_missing and not has_own and not self.others
 
 
 class LiveSet(Value):
-    """A set of ours in a namespace: where, and everything read there."""
+    """One of our sets in a namespace: where, and everything read there."""
 
     backend: str
     driver: str
@@ -83,7 +83,7 @@ class LiveSet(Value):
 
 
 class Dumped(Value):
-    """All sets of ours in a namespace, and how they compare with the recorded configuration, if there is one."""
+    """All our sets in a namespace, and how they compare with the recorded configuration, if there is one."""
 
     live_sets: tuple[LiveSet, ...]
     verified: Verified | None = None

@@ -36,7 +36,7 @@ class Shown(Value):
 
 
 def parts(dumped: Dumped, family: Family | None = None, table_name: model.TableName | None = None) -> Iterator[Shown]:
-    """Yield what to show: all that holds rules of ours, or the part of it that was chosen."""
+    """Yield what to show: all that holds our rules, or the part of it that was chosen."""
     for live_set in dumped.live_sets:
         for shown_family in [family] if family else model.FAMILIES:
             for shown_table in [table_name] if table_name else model.SHOWN_TABLES:
@@ -45,7 +45,7 @@ def parts(dumped: Dumped, family: Family | None = None, table_name: model.TableN
 
 
 def _holds_own(live: model.Ruleset, family: Family, table_name: model.TableName) -> bool:
-    """Return whether a table has a chain or a rule of ours for the family."""
+    """Return whether a table has a chain or a rule of our own for the family."""
     whole = live.table(table_name)
     if whole is None or family not in live.families:
         return False

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def read_facts(capture: Capture) -> PodFacts:
-    """Return the facts of the namespace we are in; what the kernel does not tell is left out."""
+    """Return the facts of the namespace we are in; what the kernel does not report is left out."""
     with open_route() as route:
         links = tuple(read_links(route))
         found = diverted(route, links)
@@ -62,7 +62,7 @@ def diverted(route: NetlinkSocket, links: Sequence[Link]) -> tuple[tuple[str, st
 
 
 def _listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
-    """Return the listening sockets, with the users as the pod sees them; the kernel tells them as we see them."""
+    """Return the listening sockets, with the users as the pod sees them; the kernel reports them as we see them."""
     found: list[Listener] = []
     try:
         with open_sock_diag() as diag:

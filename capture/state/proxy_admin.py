@@ -14,7 +14,7 @@ MAX_BYTES = 64 * 1024 * 1024
 
 
 def read_config_dump(url: str, timeout: float = TIMEOUT) -> dict[str, Any]:
-    """Return ``/config_dump`` of the admin interface at the URL, asked in the namespace we are in.
+    """Return ``/config_dump`` of the admin interface at the URL, read from the namespace we are in.
 
     ``timeout`` is in seconds. Raises CaptureError.
     """

@@ -39,7 +39,7 @@ class Translated(Value):
 
 
 def connect_programs(family: Family = IPV4) -> tuple[str, ...]:
-    """Return the names of programs that see connect() of this process; none where the kernel does not tell."""
+    """Return the names of programs that see connect() of this process; none where the kernel does not report them."""
     try:
         directory = os.open(_own_cgroup(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -53,7 +53,7 @@ def connect_programs(family: Family = IPV4) -> tuple[str, ...]:
 
 
 def owner_of(names: tuple[str, ...]) -> str:
-    """Return whose programs these are, as far as their names tell."""
+    """Return whose programs these are, as far as their names show."""
     owners = (owner for name in names for prefix, owner in OWNERS.items() if name.startswith(prefix))
     return next(owners, "another program")
 
@@ -103,7 +103,7 @@ def _names(directory: int, attach_type: int) -> Iterator[str]:
 
 
 def _bpf(command: int, attribute: bytes) -> tuple[int, bytes]:
-    """Return what bpf(2) returns, and what became of its argument. Raises OSError."""
+    """Return what bpf(2) returns, and what happened to its argument. Raises OSError."""
     import ctypes
 
     number = SYSCALLS.get(os.uname().machine)

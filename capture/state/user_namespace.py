@@ -180,7 +180,7 @@ def _raised(text: str) -> CaptureError:
 def _keep_capabilities_for_programs() -> None:
     """Let started programs have the capabilities: the user of this process is none there, so exec(2) would take them.
 
-    Ambient capabilities (capabilities(7), Linux 4.3) are those that programs get all the same.
+    Ambient capabilities (capabilities(7), Linux 4.3) are those that programs get anyway.
     """
     import ctypes
 

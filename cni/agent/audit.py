@@ -96,7 +96,7 @@ class Sight(Value):
 
 
 class Meant(Value):
-    """What a pod's object asks for, and what its owner should know."""
+    """What a pod's object requests, and what its owner should know."""
 
     pod: dict[str, Any]
     settings: Settings | Finding
@@ -201,7 +201,7 @@ class Audit:
         return (*self._diagnosed(place, settings, known, is_starting=_is_starting(pod), is_changed=is_changed), pod)
 
     def _settings(self, sandbox: Sandbox, identity: Identity, pod: dict[str, Any]) -> Settings | Finding:
-        """Return what the pod's object asks for, or its state where it asks for no capture; read once of an object."""
+        """Return what the pod's object requests, or its state where it requests no capture; read once of an object."""
         meant = self._meant.get(identity.uid)
         if meant is None or meant.pod is not pod:
             meant = self._meant[identity.uid] = self._read(identity, pod)

@@ -69,7 +69,7 @@ def _elsewhere(_ctx: click.Context, _param: click.Parameter, terminal: str | Non
 @click.group("node", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--terminal", hidden=True, expose_value=False, is_eager=True, callback=_elsewhere)
 def node_group() -> None:
-    """Run the agent of a Kubernetes node, ask it, or take away what it has installed."""
+    """Run the agent of a Kubernetes node, query it, or remove what it has installed."""
 
 
 def _directories(function: Function) -> Function:
@@ -380,7 +380,7 @@ def uninstall(service_account: str, daemon_set: str, form: str, *, all_nodes: bo
         from cni.agent import runtime as runtimes
 
         runtime = runtimes.find("", RUNTIME_SOCKETS)
-    except ImportError:  # without the extra the runtime cannot be asked, and the plugin stays for pods that run
+    except ImportError:  # without the extra the runtime cannot be read, and the plugin stays for pods that run
         runtime = None
     print_changes(take_away(_options(values), runtime), form, "nothing to remove")
     return 0

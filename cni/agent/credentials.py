@@ -92,7 +92,7 @@ def age(path: str) -> float:
 
 
 def api_server(environment: Mapping[str, str]) -> str:
-    """Return the URL of the API server as kubelet tells it to pods."""
+    """Return the URL of the API server that kubelet gives to pods."""
     host, port = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("KUBERNETES_SERVICE_PORT", "443")
     return f"https://{f'[{host}]' if ':' in host else host}:{port}"
 

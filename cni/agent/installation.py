@@ -45,7 +45,7 @@ PARTS = ("plugin", "entry", "loaded", "credentials")
 
 
 class Installation:
-    """The plugin on the node, kept in place. ``tell`` publishes what the owner of the node should know."""
+    """The plugin on the node, kept in place. ``publish`` makes an Event of what the owner of the node should know."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Installation:
                 self.directories.wait(HANDOVER_EVERY)
 
     def turn(self, now: float) -> None:
-        """Look at everything once, and mend what is not as it should be."""
+        """Look at everything once, and repair what is not as it should be."""
         self._keep_entry(now)  # first: between a rival's rewrite and this, pods run uncaptured
         self.writers.watch(self.options.conf_dir)
         self._renew_credentials()
@@ -144,7 +144,7 @@ class Installation:
                 self._answer_loss(now)
             elif now >= self._restore_at:
                 self._enter(now)
-        except FileNotFoundError:  # a file or the directory went while it was read: the watch tells of the next one
+        except FileNotFoundError:  # a file or the directory went while it was read: the watch reports the next one
             self._was_in_place = False
         except CaptureError as error:
             self._was_in_place = False
@@ -172,7 +172,7 @@ class Installation:
     def _follow_main_list(self) -> bool:
         """Let a list of our own be what the main one is now: an address range or an MTU may have changed.
 
-        Return False if the main one has gone: then ours goes, too, since a network that its owner has taken away would
+        Return False if the main one is gone: then our own goes, too, since a network that its owner has removed would
         go on in it.
         """
         options = self.options
@@ -203,7 +203,7 @@ class Installation:
             self.health.report("entry")
 
     def _answer_loss(self, now: float) -> None:
-        """Put the entry back, at once while there is peace; then tell who took it out."""
+        """Put the entry back, at once while there is peace; then publish who took it out."""
         self._was_in_place = False
         pause = self.fight.lost(now)
         self._restore_at = now + pause
@@ -236,7 +236,7 @@ class Installation:
         except RuntimeSilentError as error:
             self.health.report("loaded", f"cannot tell what the container runtime has loaded: {error}")
             return
-        if loaded is None:  # this runtime does not tell: the file is all there is
+        if loaded is None:  # this runtime does not report it: the file is all there is
             self.health.report("loaded")
             return
         self.health.note(loaded={"network": loaded.network, "plugins": loaded.plugins, "directory": loaded.conf_dir})
@@ -289,7 +289,7 @@ class Installation:
 
 
 def _version_of(path: str) -> tuple[int, ...]:
-    """Return what tells one version of a file from another, behind links; () if there is none."""
+    """Return what distinguishes one version of a file from another, behind links; () if there is none."""
     try:
         status = os.stat(path)
     except OSError:

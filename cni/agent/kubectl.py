@@ -1,4 +1,4 @@
-"""``kubectl capture``: what `capture` tells of a namespace, for a pod by its name, from anywhere.
+"""``kubectl capture``: what `capture` shows of a namespace, for a pod by its name, from anywhere.
 
     kubectl capture why web-0 -n shop tcp 10.1.2.3:80 --uid 1000
          └─ the pod's node ─> the agent there ─> capture node pod shop/web-0 why tcp 10.1.2.3:80 --uid 1000
@@ -56,7 +56,7 @@ def capture_pod(
 ) -> int:
     """Show how a pod of the cluster is captured; COMMAND is one of `capture`, status (all nodes) or report.
 
-    WORDS are the pod, by name or owner (deploy/web), and what the command takes besides.
+    WORDS are the pod, by name or owner (deploy/web), and the options of the command.
     """
     kubectl = Kubectl(namespace, kubeconfig, context)
     rest = list(words)
@@ -179,7 +179,7 @@ def _status(kubectl: Kubectl, options: list[str]) -> int:
 
 
 def terminal_option() -> list[str]:
-    """Return what tells `capture` in the agent's pod, which prints into a pipe, for which terminal that is."""
+    """Return the environment of `capture` in the agent's pod: it prints into a pipe, for the terminal here."""
     width = columns()
     plain = "" if painted("", GREEN, sys.stdout) else ":plain"
     return [f"--terminal={width}x{rows()}{plain}"] if width else []

@@ -1,4 +1,4 @@
-"""The agent's process: its threads, and what becomes of them.
+"""The agent's process: its threads, and what happens to them.
 
     main        installation: directories, entry, credentials        (this thread; liveness is that it turns)
     reflector   the node's pods, from the API server
@@ -223,7 +223,7 @@ class Agent:
 
 
 def _spare_collections() -> None:
-    """Keep the collector of cycles off what stays, and let it walk the pods more rarely: they have none."""
+    """Keep the collector of cycles off what stays, and let it visit the pods more rarely: they have none."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTIONS)

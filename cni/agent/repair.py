@@ -3,8 +3,8 @@
     not ready yet    repair.starting    report | apply
     ready            repair.running     report | apply | evict
 
-``apply`` writes the rules in place, without a restart. ``evict`` asks the API server to (policy/v1, Eviction), which
-respects PodDisruptionBudgets, and only for the very pod (its UID). Each repair is looked at afterwards.
+``apply`` writes the rules in place, without a restart. ``evict`` lets the API server evict the pod (policy/v1,
+Eviction): it respects PodDisruptionBudgets, and takes only the very pod (its UID). Each repair is looked at afterwards.
 """
 
 from __future__ import annotations

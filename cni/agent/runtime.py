@@ -25,7 +25,7 @@ POD_NAME, POD_NAMESPACE = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace
 
 
 class RuntimeSilentError(OSError):
-    """The runtime does not answer, or not as one; the message says why."""
+    """The runtime does not answer, or not as one; the message has the reason."""
 
 
 class Loaded(Value):
@@ -100,7 +100,7 @@ def find(socket: str, candidates: tuple[str, ...]) -> Runtime | None:
 
 
 def _loaded(plain: dict[str, Any]) -> Loaded:
-    """Return what containerd's ``cniconfig`` tells (go-cni, ConfigResult)."""
+    """Return the content of containerd's ``cniconfig`` (go-cni, ConfigResult)."""
     networks = [each["Config"] for each in plain.get("Networks") or [] if each.get("IFName") != "lo"]
     config = networks[0] if networks else {}
     return Loaded(

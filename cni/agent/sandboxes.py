@@ -73,7 +73,7 @@ class Sandboxes:
         return [self._places[each] for each in found]
 
     def take_gone(self) -> list[Place]:
-        """Return the pods that have gone since this was last asked."""
+        """Return the pods that are gone since the last call."""
         gone, self._gone = self._gone, []
         return gone
 
@@ -94,7 +94,7 @@ class Sandboxes:
         return self._places.get(sandbox)
 
     def by_number(self, numbers: set[int]) -> list[Place]:
-        """Return the known pods that the kernel's events tell of by these numbers."""
+        """Return the known pods that the kernel's events name by these numbers."""
         return [place for place in self._places.values() if place.number in numbers] if numbers else []
 
     def _place(self, sandbox: Sandbox) -> Place:

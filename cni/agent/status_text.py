@@ -47,7 +47,7 @@ def pod_lines(pods: Iterable[Mapping[str, Any]], now: float | None = None) -> It
 
 
 def _duration(seconds: float) -> str:
-    """Return a duration as a person says it: ``45 s``, ``12 min``, ``3 h``, ``2 d``."""
+    """Return a duration for a person: ``45 s``, ``12 min``, ``3 h``, ``2 d``."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if abs(seconds) >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

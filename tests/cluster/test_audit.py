@@ -86,7 +86,7 @@ def test_proxy_gone(audited: Cluster) -> None:
 
 
 def test_drift(audited: Cluster) -> None:
-    """A rule of ours that another program deletes: found within 5 s, and written again where that is enabled."""
+    """One of our rules that another program deletes: found within 5 s, and written again where that is enabled."""
     if audited.method == "manifest":
         pytest.skip("the manifest repairs nothing")
     audited.install("repair.starting=report", "repair.running=report")

@@ -1,6 +1,6 @@
 """Three views of one packet: the rules that were asked for, the rules read back, and the kernel.
 
-Random captures are applied by every driver, among random rules of somebody else; random connections of
+Random captures are applied by every driver, among random foreign rules; random connections of
 both families, TCP and UDP, out, in and within the pod, from several users, are then really made. The
 trace of what was asked, the trace of what was read back, and where the connection ended must be the same.
 """
@@ -184,7 +184,7 @@ def test_a_packet_of_each_region_has_the_outcome_of_the_engine(captured: Capture
 
 
 def regions(situation: Situation) -> Iterator[tuple[Fate, Packet]]:
-    """Yield what becomes of packets that processes of the pod send, each time with one to a port that is served."""
+    """Yield what happens to packets that processes of the pod send, each time with one to a port that is served."""
     for family in FAMILIES:
         space = PacketSpace(family, (situation,))
         compiler = Compiler(space, situation)

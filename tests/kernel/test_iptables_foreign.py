@@ -42,7 +42,7 @@ def is_recognisable(config: CaptureConfig) -> bool:
 
 
 def write(way: Way, desired: Ruleset, recorded: Ruleset | None = None) -> None:
-    """Make ours be ``desired`` in the namespace of this thread, and check that it is."""
+    """Make our rules those of ``desired`` in the namespace of this thread, and check that it is."""
     driver = way.driver()
     driver.write(desired, driver.read(), recorded)
     assert not differences(desired, driver.read())

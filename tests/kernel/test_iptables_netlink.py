@@ -211,7 +211,7 @@ def chains_of_cases(table: TableName) -> tuple[Chain, ...]:
 
 @st.composite
 def foreign_tables(draw: st.DrawFn) -> str:
-    """Input of iptables-restore with rules of somebody else, in any of the tables or none."""
+    """Input of iptables-restore with foreign rules, in any of the tables or none."""
     text = ""
     for table in draw(st.sets(st.sampled_from(TABLES)).map(sorted)):
         text += f"*{table}\n:DOCKER -\n:ISTIO_OLD -\n"

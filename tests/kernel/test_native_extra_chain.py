@@ -1,4 +1,4 @@
-"""Our native tables are ours alone: a base chain that somebody adds there is drift."""
+"""Nothing foreign belongs in our native tables: a base chain that another program adds there is drift."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def istio_init(namespace: Namespace, *flags: str, code: int = 0) -> str:
 
 
 def places(namespace: Namespace) -> set[str]:
-    """Return where chains of ours stand, by the tools' own listings."""
+    """Return where our chains are, by the tools' own listings."""
     seen = state(namespace)
     found = {"native"} if "table inet istio-proxy-" in seen["nft"] else set()
     for variant in ("nft", "legacy"):

@@ -1,7 +1,7 @@
 """TPROXY and what decides about marked packets: the kernel's switches, and policy rules of other programs.
 
 A client in another namespace calls the app through a proxy that keeps the client's address; what ``verify`` tells has
-to be what becomes of the call.
+to be what happens to the call.
 """
 
 from __future__ import annotations

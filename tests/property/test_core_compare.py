@@ -396,6 +396,6 @@ def test_thousands_of_changed_rules_are_compared_at_once() -> None:
 
 
 def of_numbers(numbers: Iterable[int]) -> Ruleset:
-    """Return a chain of ours with a rule for each number."""
+    """Return one of our chains with a rule for each number."""
     rules = tuple(Rule(Jump(f"ISTIO-{number}")) for number in numbers)
     return Ruleset(("ipv4",), (Table("nat", (Chain("ISTIO-OUTPUT", rules),)),))

@@ -1,6 +1,6 @@
 """A packet meets mangle, then nat, and rules may be replaced in between: inbound capture must hold across that.
 
-What stands is replaced step by step; a packet that is under way meets mangle as it was before a step, and nat as it
+The live rules are replaced step by step; a packet in flight meets mangle as it was before a step, and nat as it
 is after, or each table by itself where a backend replaces them one after the other.
 """
 

@@ -85,7 +85,7 @@ def test_what_is_not_injected_stays(text: str, template: Template) -> None:
 
 
 def _assert_grown(old: object, new: object) -> None:
-    """Everything that is not a container of ours, or null, is in the new document, too."""
+    """Everything that is not one of our containers, or null, is in the new document, too."""
     if isinstance(old, dict) and old.get("name") not in ("istio-proxy", "istio-init"):
         assert isinstance(new, dict)
         for key, value in old.items():

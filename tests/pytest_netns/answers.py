@@ -71,7 +71,7 @@ class Kind(enum.StrEnum):
     """How an attempt to connect ended."""
 
     ANSWERED = "answered"
-    """A listener of ours answered."""
+    """One of our listeners answered."""
     SILENT = "silent"
     """TCP: connected, but nothing of ours answered: another program listens there."""
     REFUSED = "refused"

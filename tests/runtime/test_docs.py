@@ -274,7 +274,7 @@ def check_command(example: Example, command: Command, reader: Reader) -> None:
 
 
 def check_names(example: Example, command: Command) -> None:
-    """Look for the files of ours that kubectl, helm or podman are given."""
+    """Look for our files that kubectl, helm or podman are given."""
     takes_files = command.text.startswith("helm ") or " -f " in command.text
     named = [word for word in shlex.split(command.text, comments=True) if word.startswith("deploy/") and takes_files]
     assert [word for word in named if not (ROOT / word).exists()] == [], f"{example}: {command.text}"
@@ -318,7 +318,7 @@ def check_json(example: Example, reader: Reader) -> None:
 
 
 def check_yaml(example: Example, reader: Reader) -> None:
-    """Read it; and run what an init container of ours is told."""
+    """Read it; and run it with the arguments of the init container."""
     yaml = pytest.importorskip("yaml")
     for document in yaml.safe_load_all(example.text):
         for container in (document.get("initContainers") or []) if isinstance(document, dict) else []:

@@ -9,7 +9,7 @@ this program have to complain about goes to the console.
 
 A command that is not done in time is killed with all that it started; its status is null.
 
-To start Python and import click takes an emulated processor a second. So a program of ours may be named by
+To start Python and import click takes an emulated processor a second. So one of our programs may be named by
 its entry point, "capture.cli:main": then it runs in a fork of this process, which has imported it.
 """
 

@@ -199,7 +199,7 @@ class Guest:
     ) -> Finished:
         """Run a command as root and return how it ended; ``check`` demands status 0.
 
-        ``entry`` names the entry point of a program of ours; it saves a second, see ``agent``.
+        ``entry`` names the entry point of one of our programs; it saves a second, see ``agent``.
         """
         request = {
             "command": command,

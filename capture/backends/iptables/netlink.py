@@ -70,7 +70,7 @@ class NetlinkDriver(IptablesDriver):
         return self._read().ruleset
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Make ours be ``desired``, in one transaction; if another program changed what is live, from that.
+        """Make our rules those of ``desired``, in one transaction; if another program changed what is live, from that.
 
         Raises UnsupportedError with the name of what the kernel lacks, PrivilegeError, KernelError, or CaptureError
         if a foreign chain is in the way; nothing is changed then.
@@ -79,7 +79,7 @@ class NetlinkDriver(IptablesDriver):
         self._act(live, lambda now: write(desired, now, recorded))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Remove all that is ours, and the tables and chains that were made for it. Raises as ``write``."""
+        """Remove everything of the capture, and the tables and chains that were made for it. Raises as ``write``."""
         clean = super().clean
         self._act(live, lambda now: clean(now, recorded))
 

@@ -1,4 +1,4 @@
-"""Why iptables-save, -restore or the kernel refused, as an error that says what is missing and what to do.
+"""Why iptables-save, -restore or the kernel refused, as an error that names what is missing and what to do.
 
 The programs say little, and different things for the same cause; what is understood here:
 
@@ -9,7 +9,7 @@ The programs say little, and different things for the same cause; what is unders
     no such match or target      UnsupportedError, the feature and its module
     anything else                ToolError, with the line that was refused
 
-To our own messages the kernel says only "No such file or directory". Then it is asked about each extension that the
+Our own messages get only "No such file or directory" from the kernel. Then we query each extension that the
 rules need.
 """
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 NAMESPACE_LOCK = "/proc/self/ns/net"
 LOCK_PATIENCE = 10
-"""Seconds to wait for another program of ours that is at work in the same namespace."""
+"""Seconds to wait for another of our programs that is at work in the same namespace."""
 
 
 class RestoreDriver(IptablesDriver):

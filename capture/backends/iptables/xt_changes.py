@@ -1,7 +1,7 @@
 """From a plan to the messages of one transaction, for both families and all tables. Pure.
 
 The messages come in the order in which iptables-nft-restore sends them for ``restore_text``, so that tables,
-chains and handles end up alike: chains of ours made or emptied, their rules, rules in shared chains, chains
+chains and handles end up alike: our chains made or emptied, their rules, rules in shared chains, chains
 dropped. A rule is inserted before one that stays, named by its handle.
 
 Like iptables, we make a table and its built-in chains when the first rule needs them. Unlike iptables, we take
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NO_TABLE = LiveTable(0, {})
 CHAINS_WE_USE = (PREROUTING, OUTPUT)
-"""The built-in chains that rule sets of ours and of upstream's have rules in."""
+"""The built-in chains that our rule sets and upstream's have rules in."""
 
 
 def changes(edits: Iterable[TableEdit], live: LiveTables) -> Iterator[Change]:
@@ -101,7 +101,7 @@ class _TableChanges:
                 yield self._messages.delete_chain(edit.chain)
 
     def _empty_chain(self, chain: str) -> Change:
-        """Return the message after which a chain of ours is there, without rules."""
+        """Return the message after which one of our chains is there, without rules."""
         stood = chain in self._rules
         self._rules[chain] = []
         return self._messages.flush_chain(chain) if stood else self._messages.add_chain(chain)
@@ -138,7 +138,7 @@ class _TableChanges:
             yield self._messages.delete_rule(self._table.chains[edit.chain].name, handle)
 
     def tidied(self, own: frozenset[str], *, held_chains: bool) -> Iterator[Change]:
-        """Yield the messages that delete built-in chains of ours that are empty now, and a table with nothing in it."""
+        """Yield the messages that delete our built-in chains that are empty now, and a table with nothing in it."""
         empty = [chain for chain in CHAINS_WE_USE if chain in own and not self._rules[chain]]
         for chain in empty:
             del self._rules[chain]
@@ -148,14 +148,13 @@ class _TableChanges:
 
 
 def made_by_us(name: TableName, table: LiveTable, our_rules: Collection[tuple[str, int]]) -> frozenset[str]:
-    """Return the built-in chains that were made for rules of ours and accept what has no rule.
+    """Return the built-in chains that were made for our rules and accept what has no rule.
 
-    ``our_rules`` are those in chains that are not ours, by chain and position.
+    ``our_rules`` are those in chains that are not our own, by chain and position.
 
-    It is written down nowhere, but handles tell: they count up in a table with everything that is made there, be it a
+    It is written down nowhere, but handles show it: they count up in a table with everything that is made there, a
     chain or a rule, and are never used again. We make a built-in chain when the first rule needs it, as iptables 1.8.9
-    does, so at first it is followed by that rule. Later the rule may be gone, and what follows then is whatever of that
-    time is still there.
+    does, so at first that rule follows it. Later the rule may be gone; then the next object of that time follows.
 
         1 PREROUTING, 2 INPUT, 3 OUTPUT, 4 POSTROUTING, 5 ISTIO_INBOUND, ...    foreign: chains follow at once
         1 PREROUTING, 2 a rule of others, 3 OUTPUT, 4 our jump, ...             PREROUTING is foreign, OUTPUT ours

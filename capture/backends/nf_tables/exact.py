@@ -2,7 +2,7 @@
 
 What comes back from the kernel is what was sent, in the same order of attributes, but for counters. So nothing has to
 be decoded to see that all is well, which is how it nearly always is. Where a kernel does something of this differently,
-or foreign chains are among ours, the answer is "look closer", every time.
+or foreign chains are in our tables, the answer is "look closer", every time.
 """
 
 from __future__ import annotations

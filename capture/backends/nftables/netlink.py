@@ -40,7 +40,7 @@ class NetlinkDriver:
         self._lowered: tuple[Ruleset, tuple[NativeTable, ...]] | None = None
 
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
-        """Return the rule set as an nft script, which says the same as the messages and can be read."""
+        """Return the rule set as an nft script, which means the same as the messages and can be read."""
         from capture.backends.nftables.text import render_text  # not needed to write
 
         return [("nft -f", render_text(ruleset))]
@@ -58,7 +58,7 @@ class NetlinkDriver:
             return _hold_exactly(netfilter, self._native(desired))
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Make our tables be ``desired`` in one transaction, whatever is in them: they are ours alone."""
+        """Make our tables be ``desired`` in one transaction, whatever is in them: nothing foreign belongs there."""
         del live, recorded
         native = self._native(desired)
         _change("replace the rules of capture", lambda live: plan.replace(native, live, encode))

@@ -79,7 +79,7 @@ class TestAuto:
                 WITH_EVERYTHING.replace(nf_tables=False, nft_compat=False, legacy="unknown"),
                 ("iptables", "restore", "legacy"),
             ),
-            # what could not be asked for want of a privilege is tried
+            # what a missing privilege hides is tried
             (WITH_EVERYTHING.replace(nf_tables=None, nft_compat=None), ("iptables", "netlink", "nft")),
         ],
     )

@@ -1,4 +1,4 @@
-"""Kernel modules: what needs which, what is there, and what is said when one is missing."""
+"""Kernel modules: what needs which, what is there, and what the error says when one is missing."""
 
 from __future__ import annotations
 

@@ -325,7 +325,7 @@ def test_a_command_exists_from_its_version_on(command: str, since: str) -> None:
 def test_the_network_needs_a_name(name: object) -> None:
     answer, _ = call(configuration={"name": name})
     assert error_of(answer)["code"] == protocol.INVALID_CONFIGURATION
-    assert "name is" in str(error_of(answer)["msg"])
+    assert "'name': invalid value" in str(error_of(answer)["msg"])
 
 
 @pytest.mark.parametrize("command", ["ADD", "CHECK"])

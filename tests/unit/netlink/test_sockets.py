@@ -1,4 +1,4 @@
-"""What the socket makes of answers that a healthy kernel seldom gives; the other end is a socket of ours."""
+"""What the socket makes of answers that a healthy kernel seldom gives; the other end is one of our sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which families are captured, why, and what is said about the other one."""
+"""Which families are captured, why, and what the warnings say about the other one."""
 
 from __future__ import annotations
 
