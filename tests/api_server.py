@@ -1,6 +1,6 @@
 """A Kubernetes API server of the real project, without a node: etcd and kube-apiserver in a namespace of their own.
 
-``cluster_builds.py`` says where the programs are looked for.
+``cluster_builds.py`` has where the programs are looked for.
 
     with ApiServer(namespace, directory) as server:
         server.kubectl("get", "pods", stdin="") -> str
@@ -51,7 +51,7 @@ class ApiServer:
                 *(programs[1], "--etcd-servers=http://127.0.0.1:2379", f"--advertise-address={ADDRESS}"),
                 *(f"--cert-dir={directory}", f"--token-auth-file={directory / 'tokens.csv'}"),
                 "--authorization-mode=RBAC",
-                "--disable-admission-plugins=ServiceAccount",  # nobody makes the accounts here
+                "--disable-admission-plugins=ServiceAccount",  # no controller makes the accounts here
                 "--service-account-issuer=https://kubernetes.default.svc",
                 f"--service-account-key-file={directory / 'sa.key'}",
                 f"--service-account-signing-key-file={directory / 'sa.key'}",

@@ -1,4 +1,4 @@
-"""What a node's agent knows and tells, and doing things in a pod's namespace from the node."""
+"""What a node's agent knows and reports, and doing things in a pod's namespace from the node."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def wait_for(condition: Callable[[], Result], seconds: float, what: str) -> Resu
 
 
 class InPod:
-    """Runs programs of the node in the network namespace of a pod, as a root that is nobody in the pod."""
+    """Runs programs of the node in the network namespace of a pod, as a root whose user id the pod does not have."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self._cluster = cluster

@@ -1,4 +1,4 @@
-"""Asking an application in a pod from another pod, and reading which way the request went."""
+"""Calling an application in a pod from another pod, and reading which way the request went."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def service_address(cluster: Cluster, name: str, family: str) -> str:
 
 
 def seen(cluster: Cluster, source: str, where: str, port: int = APP_PORT) -> dict[str, Any]:
-    """Ask an application from a pod, and return what it saw."""
+    """Call an application from a pod, and return what it saw."""
     url = f"http://{where}:{port}/"
     printed = cluster.kubectl("exec", source, "-c", "app", "--", "curl", "-gsS", "-m8", url)
     answer: dict[str, Any] = json.JSONDecoder().raw_decode(printed)[0]  # kubectl may warn behind it

@@ -170,7 +170,7 @@ def pod_object(name: str, node: str) -> dict[str, Any]:
 
 
 class Runtime(grpc.GenericRpcHandler):  # type: ignore[misc]  # it comes without type information
-    """Answers like containerd what the agent asks a runtime."""
+    """Answers the agent's requests like containerd."""
 
     def __init__(self, sandboxes: dict[str, Sandbox]) -> None:
         self._sandboxes = sandboxes

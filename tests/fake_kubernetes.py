@@ -1,11 +1,11 @@
-"""A server that answers like the API server of Kubernetes, and misbehaves when it is told to.
+"""A server that answers like the API server of Kubernetes, and misbehaves on command.
 
     with FakeKubernetes() as server:
         server.pods["shop", "web-0"] = {"metadata": ..., "spec": ...}
         server.will(status(429, "slow down", retry_after=1), cut_off())      # the next two requests
         path.write_text(server.kubeconfig(token="secret"))
 
-It listens on 127.0.0.1 with TLS; ``Authority`` makes the certificates. ``requests`` is what it was asked.
+It listens on 127.0.0.1 with TLS; ``Authority`` makes the certificates. ``requests`` is what it was sent.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def cut_off() -> Behaviour:
 
 
 def cut_off_without_length() -> Behaviour:
-    """Send half an object and no length, so that only the object can tell."""
+    """Send half an object and no length, so that only the object shows it."""
     return raw(b'HTTP/1.1 200 OK\r\n\r\n{"kind": "Pod", "metadata": {')
 
 
@@ -154,7 +154,7 @@ def nothing() -> Behaviour:
 
 
 def slow(seconds: float) -> Behaviour:
-    """Say nothing for a while, then close."""
+    """Send nothing for a while, then close."""
 
     def behave(handler: _Handler) -> None:
         handler.server.stopping.wait(seconds)
@@ -203,7 +203,7 @@ class _Server(ThreadingHTTPServer):
         return connection, address
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up, or want no TLS with us, are what the tests are about."""
+        """Clients that hang up, or refuse TLS with us, are what the tests are about."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -295,7 +295,7 @@ class History:
             self._changed.notify_all()
 
     def bookmark(self) -> None:
-        """Tell watches the version, and nothing else."""
+        """Send watches the version, and nothing else."""
         with self._changed:
             self.version += 1
             self._events.append((self.version, "BOOKMARK", {"metadata": {"resourceVersion": str(self.version)}}))
@@ -308,7 +308,7 @@ class History:
             self._changed.notify_all()
 
     def forget(self) -> None:
-        """Answer 410 to watches that want what happened before now."""
+        """Answer 410 to watches that request what happened before now."""
         with self._changed:
             self.version += 1
             self.oldest = self.version
@@ -391,7 +391,7 @@ class FakeKubernetes:
         self._always = behaviour
 
     def accepts(self, token: str) -> None:
-        """Take this token from now on, and nobody without it."""
+        """Accept this token from now on, and no request without it."""
         self.token = token
 
     def next_behaviour(self, asked: Asked) -> Behaviour | None:
@@ -401,7 +401,7 @@ class FakeKubernetes:
             return self._behaviours.pop(0) if self._behaviours else self._always
 
     def kubeconfig(self, user: dict[str, object] | None = None, **cluster: object) -> str:
-        """Return a kubeconfig for this server, with the authority "kubernetes" unless the cluster says otherwise."""
+        """Return a kubeconfig for this server, with the authority "kubernetes" unless the cluster has another one."""
         trust: dict[str, object] = {}
         if self.tls is not None:
             trust["certificate-authority-data"] = base64.b64encode(authority("kubernetes").pem).decode()

@@ -1,4 +1,4 @@
-"""Rules that somebody else has in a namespace: Docker's, a firewall's, look-alikes of ours."""
+"""Foreign rules in a namespace: Docker's, a firewall's, look-alikes of our own."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What others and our older versions leave in a pod: rules as their programs write them, and routes.
 
-put(namespace, "upstream, iptables-nft")      by the tool that the name says
+put(namespace, "upstream, iptables-nft")      by the tool of the name
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ COMMIT
 COMMIT
 """
 
-# Upstream of some years ago: no chains for DNS, its rules stand in the built-in ones.
+# Upstream of some years ago: no chains for DNS, its rules are in the built-in ones.
 UPSTREAM_OLD_DNS = """\
 *raw
 -A OUTPUT -p udp --dport 53 -m owner --uid-owner 1337 -j CT --zone 1

@@ -1,4 +1,4 @@
-"""A captured pod whose sidecar is a real Envoy with a rendered bootstrap, and endpoints behind an address of nobody.
+"""A captured pod whose sidecar is a real Envoy with a rendered bootstrap, and endpoints behind a virtual address.
 
 ::
 

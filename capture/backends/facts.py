@@ -84,7 +84,7 @@ class Facts(Value):
     """The modules that each way needs and this kernel is known not to have, or may not load; of other ways, none."""
 
     def uses(self, place: Place, *, ours: bool = False) -> int:
-        """Return how many rules are in a place, or of ours there."""
+        """Return how many rules are in a place; with ``ours``, how many of our own."""
         return sum(chain.uses for chain in self.chains if chain.place == place and (chain.is_ours or not ours))
 
 
@@ -124,7 +124,7 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
 
 
 def _needs_nothing_installed(request: Request, *, has_compat: bool) -> bool:
-    """Return whether a request comes to our own netlink messages, whatever programs and packages there are."""
+    """Return whether a request leads to our own netlink messages on every host, with any programs and packages."""
     by_netlink = request.backend == "nftables" or (request.variant in ("", "nft") and has_compat)
     return by_netlink and request.driver in ("", "netlink")
 

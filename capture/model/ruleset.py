@@ -127,14 +127,14 @@ class OutInterface(Value):
 
 
 class SourcePort(Value):
-    """The source port is one of these; only in a rule that also says which protocol (``--sport``)."""
+    """The source port is one of these; only in a rule with a protocol (``--sport``)."""
 
     ports: tuple[Span, ...]
     negated: bool = False
 
 
 class DestinationPort(Value):
-    """The destination port is one of these; only in a rule that also says which protocol (``--dport``)."""
+    """The destination port is one of these; only in a rule with a protocol (``--dport``)."""
 
     ports: tuple[Span, ...]
     negated: bool = False

@@ -48,7 +48,7 @@ def test_rules_lost(audited: Cluster) -> None:
 
 
 def test_started_in_a_gap(audited: Cluster) -> None:
-    """A pod that started while the entry was away: found within 5 s, and repaired in place where that is enabled."""
+    """A pod that started while the entry was away: found within 5 s, and repaired in place where that is wanted."""
     if audited.method == "manifest":
         pytest.skip("the manifest repairs nothing")
     audited.install("repair.starting=apply", "repair.running=apply")
@@ -86,7 +86,7 @@ def test_proxy_gone(audited: Cluster) -> None:
 
 
 def test_drift(audited: Cluster) -> None:
-    """One of our rules that another program deletes: found within 5 s, and written again where that is enabled."""
+    """A rule of ours that another program deletes: found within 5 s, and written again where that is wanted."""
     if audited.method == "manifest":
         pytest.skip("the manifest repairs nothing")
     audited.install("repair.starting=report", "repair.running=report")
@@ -118,7 +118,7 @@ def test_late_family(audited: Cluster) -> None:
 
 
 def test_second_set(audited: Cluster) -> None:
-    """A second set of rules in the other backend: found within 5 s, and removed where repair is enabled."""
+    """A second set of rules in the other backend: found within 5 s, and removed where repair is wanted."""
     if audited.method == "manifest":
         pytest.skip("the manifest repairs nothing")
     audited.install("repair.starting=report", "repair.running=report")

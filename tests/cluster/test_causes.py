@@ -22,7 +22,7 @@ IN = ("tcp", "{pod}:8080", "--in", "eth0", "--src", "{peer}")
 
 
 class Situation(NamedTuple):
-    """A pod, what breaks it and mends it again (lines for ``sh`` in its namespace), a connection, and the cause."""
+    """A pod, what breaks it and repairs it again (lines for ``sh`` in its namespace), a connection, and the cause."""
 
     kind: str
     pod: str

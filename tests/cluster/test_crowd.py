@@ -113,7 +113,7 @@ class Crowded(KubernetesNode):
         return len(self.states().get("captured", ()))
 
     def probe(self, stop: threading.Event) -> None:
-        """Ask what kubelet asks, as often, in the agent's group."""
+        """Run kubelet's probes, as often as it does, in the agent's group."""
         started = time.monotonic()
         for turn in range(10**6):
             if stop.wait(max(0.0, started + turn * READY_EVERY - time.monotonic())):

@@ -289,7 +289,7 @@ def test_api_server_away(cluster: Cluster) -> None:
 
 
 def status_by_socket(cluster: Cluster) -> dict[str, Any]:
-    """Ask the agent on the node itself: kubectl exec needs the API server."""
+    """Query the agent on the node itself: kubectl exec needs the API server."""
     return first_object(cluster.run([ROOT / ".venv/bin/capture", "node", "status", "--format", "json"], check=False))
 
 

@@ -1,4 +1,4 @@
-"""Which way traffic goes in pods that the agent's plugin captured: what the application saw tells it."""
+"""Which way traffic goes in pods that the agent's plugin captured, by what the application saw."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_service(mesh: Cluster) -> None:
 
 
 def test_edges_of_the_mesh(mesh: Cluster) -> None:
-    """Into the mesh, out of it, and beside it: one proxy, one proxy, none."""
+    """Into the mesh, out of it, and outside it: one proxy, one proxy, none."""
     assert way(seen(mesh, "plain", address(mesh, "web"))) == [IN]
     assert way(seen(mesh, "client", address(mesh, "other"))) == [OUT]
     answer = seen(mesh, "plain", address(mesh, "other"))

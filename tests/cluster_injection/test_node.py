@@ -112,7 +112,7 @@ def selecting(name: str) -> dict[str, Any]:
 
 
 def endpoints(node: Node, *names: str) -> str:
-    """Return a service whose address nobody answers, with these pods behind it."""
+    """Return a service whose address never answers, with these pods behind it."""
     addresses = [node.get("pod", name)["status"]["podIP"] for name in names]
     return f"""
 kind: Service

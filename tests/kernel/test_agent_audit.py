@@ -1,4 +1,4 @@
-"""The agent's audit in real namespaces: the kernel tells where something changed, and a look tells what is wrong."""
+"""The agent's audit in real namespaces: the kernel reports where something changed, and a look finds what is wrong."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def journal(tmp_path: Path) -> Iterator[int]:
 def test_ways_round_the_capture_are_reported_once_in_log_and_event(
     watched: Watched, server: FakeKubernetes, tmp_path: Path, journal: int
 ) -> None:
-    """Once of the first agent, which is started again; while the API server is away, it is told later."""
+    """Once of the first agent, which is started again; while the API server is away, it learns it later."""
     apply(make_settings(), watched.pod.path)
     watched.pods.put(risky_pod())
 

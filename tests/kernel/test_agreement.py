@@ -1,8 +1,8 @@
-"""Three views of one packet: the rules that were asked for, the rules read back, and the kernel.
+"""Three views of one packet: the desired rules, the rules read back, and the kernel.
 
 Random captures are applied by every driver, among random foreign rules; random connections of
 both families, TCP and UDP, out, in and within the pod, from several users, are then really made. The
-trace of what was asked, the trace of what was read back, and where the connection ended must be the same.
+trace of the desired rules, the trace of those read back, and where the connection ended must be the same.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def check(captured: Captured, config: CaptureConfig, foreign: list[Foreign], tri
 @settings(max_examples=4, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_a_packet_of_each_region_has_the_outcome_of_the_engine(captured: Captured, data: st.DataObject) -> None:
-    """Of all sets of packets that fare alike by the rules that are read back, the kernel takes one of each."""
+    """Of each set of packets that the rules read back treat alike, the kernel gets one."""
     config = data.draw(configs(), label="capture")
     foreign = data.draw(st.lists(foreign_rules(), max_size=4), label="foreign")
     live = captured.apply(among(build_ruleset(config), foreign, comments=config.rule_comments))

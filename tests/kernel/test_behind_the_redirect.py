@@ -1,4 +1,4 @@
-"""What meets a connection after our rules have sent it to the proxy: told as the kernel does it, by traffic."""
+"""What meets a connection after our rules have sent it to the proxy: in the kernel's order, shown by traffic."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_ports_and_user_alone_capture_in_and_out(pod_pair: PodPair, backend: str
         assert pod.client(1337).connect(peer_address, 80).label == peer.name
 
 
-# What is said, what the error names, and what it says is expected.
+# The arguments, what the error names, and what it expects.
 BAD_VALUES = [
     (["-p", "0"], "--envoy-port", "'0'", "a port (1-65535)"),
     (["-z", "70000"], "--inbound-capture-port", "'70000'", "a port (1-65535)"),
@@ -309,7 +309,7 @@ def test_a_whole_life(netns: NamespaceFactory, backend: str, driver: str, varian
 
 
 def test_every_program_says_profile_and_families_and_where_both_come_from(netns: NamespaceFactory) -> None:
-    """Programs that change a pod as part of their output; those that answer a question on stderr, beside the answer."""
+    """Programs that change a pod: in their output; those that answer a question: on stderr."""
     namespace = netns()
     applied = "profile 1.30 (command line), families IPv4 (ipv4, command line)"
     assert applied in run(namespace, "capture", "apply", "--profile", "1.30", "--ip-families", "ipv4").stdout

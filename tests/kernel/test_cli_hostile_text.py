@@ -1,4 +1,4 @@
-"""What a pod writes into its rules never drives the terminal of whoever looks at them, nor forges a line."""
+"""What a pod writes into its rules never drives the terminal of a reader, nor forges a line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COMMANDS = (
 
 @pytest.fixture(scope="module", params=["iptables", "nftables"])
 def hostile(request: pytest.FixtureRequest) -> Iterator[Namespace]:
-    """Return a captured namespace with rules of somebody who means harm, in all places that hold text."""
+    """Return a captured namespace with hostile rules, in all places that hold text."""
     with NamespaceFactory() as namespaces:
         pod = namespaces.pod()
         pod.run([CAPTURE, "apply", "--backend", request.param])

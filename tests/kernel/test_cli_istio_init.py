@@ -1,4 +1,4 @@
-"""The init container's program: its flags and environment, and everything that it does besides programming."""
+"""The init container's program: its flags and environment, and everything that it does apart from programming."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.kernel
 
 
 def save(namespace: Namespace) -> str:
-    """Return the rules of the nat table, without the comments that tell the time."""
+    """Return the rules of the nat table, without the comments with the time."""
     lines = namespace.run(["iptables-nft-save", "-t", "nat"]).stdout.splitlines()
     return "\n".join(line for line in lines if not line.startswith("#"))
 

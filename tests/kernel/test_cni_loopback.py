@@ -1,4 +1,4 @@
-"""ADD beside the plugin "loopback", which refuses a ``lo`` that has our address before it has seen it."""
+"""ADD together with the plugin "loopback", which refuses a ``lo`` that has our address before it has seen it."""
 
 from __future__ import annotations
 

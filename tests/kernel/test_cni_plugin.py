@@ -121,7 +121,7 @@ def test_a_network_of_its_own_and_an_entry_in_the_list_give_one_set_of_rules(
 
 
 def test_families_of_a_mesh_are_those_of_the_primary_address(netns: NamespaceFactory) -> None:
-    """An address may be on the way, as the result says, or come from elsewhere, as the namespace shows."""
+    """An address may be on the way, by the result, or come from elsewhere, as the namespace shows."""
     cases = [
         (netns.pod("v4", ipv6=None), RESULT, {"ipv4"}),
         (netns.pod("v4 and more to come", ipv6=None), FD77, {"ipv4", "ipv6"}),
@@ -270,7 +270,7 @@ def test_hostile_annotations_leave_the_rules_of_a_captured_pod_alone(attachment:
 
 
 def test_the_namespace_of_the_node_is_refused(attachment: Attachment) -> None:
-    """Also where "the node" is itself in a namespace, as in kind: ours and the target are compared."""
+    """Also where "the node" is itself in a namespace, as in kind: our own and the target are compared."""
     before = attachment.rules()
     done = call(
         configuration(INJECTED),

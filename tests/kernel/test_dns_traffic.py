@@ -85,7 +85,7 @@ def unreplied(pod: Pod) -> list[str]:
 
 @dataclass
 class Asking:
-    """A user who asks name servers from few source ports, one question after the other."""
+    """A user who queries name servers from few source ports, one question after the other."""
 
     client: Client
     explicit: Counter[str] = field(default_factory=Counter)
@@ -107,7 +107,7 @@ class Asking:
 
 
 def converse(pod: Pod, rounds: int) -> tuple[Counter[str], Counter[str]]:
-    """Let app and agent ask the same servers from the same ports in turns; return who answered them."""
+    """Let app and agent query the same servers from the same ports in turns; return who answered them."""
     app, agent = Asking(pod.client(APP)), Asking(pod.client(AGENT))
     ports = itertools.cycle(SOURCE_PORTS)
     for number in range(rounds):
@@ -174,7 +174,7 @@ def test_other_servers_only_where_all_is_captured(captured: tuple[PodPair, bool]
     for server in OTHERS:
         assert pod.client(APP).connect(server, 53, "udp").label == ("agent" if all_dns else "server")
         assert pod.client(APP).connect(server, 53).label == ("agent" if all_dns else "proxy")
-        if all_dns:  # else upstream has no zone for answers of servers that the agent never asks
+        if all_dns:  # else upstream has no zone for answers of servers that the agent never queries
             assert pod.client(AGENT).connect(server, 53, "udp").label == "server"
     assert unreplied(pod) == []
 

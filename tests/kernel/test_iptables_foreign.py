@@ -1,4 +1,4 @@
-"""Rules of others stay where they are, byte for byte, whatever we write, replace, clean or are killed at."""
+"""Foreign rules stay where they are, byte for byte, when we write, replace, clean or are killed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ways = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
 
 
 def is_recognisable(config: CaptureConfig) -> bool:
-    """Return whether our rules can be told from others' without a record.
+    """Return whether our rules can be distinguished from foreign ones without a record.
 
     A rerouted interface without a network that its traffic is captured for is ``-i eth1 -j RETURN``, and nothing
     else that would say whose it is; one that is left alone besides is the same rule twice.
@@ -54,7 +54,7 @@ def clean(way: Way, recorded: Ruleset | None = None) -> None:
 
 
 def in_kernel(way: Way, namespace: Namespace) -> list[list[str]]:
-    """Return all that stands in the namespace, as the variant's programs list it, and the tables of nf_tables."""
+    """Return all that is live in the namespace, as the variant's programs list it, and the tables of nf_tables."""
     nf_tables = namespace.run(["nft", "list", "chains"]).stdout.splitlines() if way.variant == "nft" else []
     return [*way.saved_in_both(namespace), nf_tables]
 

@@ -164,7 +164,7 @@ class TestTablesThatNftFilled:
 
 
 class TestLocks:
-    """The lock of the host is nobody's in a pod; that of the namespace is."""
+    """The lock of the host is not used in a pod; that of the namespace is."""
 
     @ways
     def test_the_hosts_lock_is_not_waited_for(self, here: Namespace, way: Way) -> None:
@@ -200,7 +200,7 @@ class TestLocks:
 
 
 class TestLegacyTables:
-    """They come to be by being asked for, and stay."""
+    """They come into being by a request, and stay."""
 
     @pytest.mark.parametrize("driver", [lambda: RestoreDriver("legacy"), IptcDriver], ids=["restore", "iptc"])
     def test_reading_makes_none(self, here: Namespace, driver: Callable[[], RestoreDriver | IptcDriver]) -> None:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.kernel
 
 CHECKOUT = Path(__file__).parents[2]
 
-# linux/netfilter.h and linux/netfilter/nf_tables.h, as far as these tests speak nf_tables
+# linux/netfilter.h and linux/netfilter/nf_tables.h, as far as these tests use nf_tables
 INET = 1
 NEWTABLE, NEWCHAIN, GETCHAIN, NEWSET, NEWSETELEM, GETSETELEM = 0, 3, 4, 9, 12, 13
 TABLE = attribute(1, text("t"))

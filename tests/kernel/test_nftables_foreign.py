@@ -1,4 +1,4 @@
-"""Chains of others beside ours: read in the order in which packets meet them, and judged by where packets go."""
+"""Foreign chains next to our own: read in the order in which packets meet them, and judged by where packets go."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class TestRead:
         assert chains["ip6 closed everything"].entry.policy == "DROP"
 
     def test_the_protocol_where_the_header_names_it(self, namespace: Namespace) -> None:
-        """As iptables-nft asks for it since 1.8.11, and nft for ``ip protocol``."""
+        """As iptables-nft tests it since 1.8.11, and nft for ``ip protocol``."""
         chain = "chain out { type filter hook output priority -200; ip protocol tcp tcp dport 80 drop; }"
         namespace.run(["nft", "-f", "-"], stdin=f"table ip other {{ {chain}; }}")
 
@@ -240,7 +240,7 @@ def test_what_takes_packets_away_is_drift_with_one_that_truly_goes_elsewhere(
         verified = operations.verify(captured)
         if script == TAKING["of one priority"] and verified.decision.variant == "legacy":
             assert {each.effect.before.outcome for each in verified.obstacles if each.effect} == {"direct"}
-            return  # nobody can tell which comes first, but what the proxy sends on is redirected either way
+            return  # which comes first is unknown, but what the proxy sends on is redirected either way
         (obstacle,) = verified.obstacles
         effect = obstacle.effect
         assert effect is not None
@@ -253,7 +253,7 @@ def test_what_takes_packets_away_is_drift_with_one_that_truly_goes_elsewhere(
 
 
 def ends(pair: PodPair, packet: Packet) -> str:
-    """Send the packet, with nobody listening where it is addressed to, and return who answers."""
+    """Send the packet, without a listener where it is addressed to, and return who answers."""
     assert packet.protocol == "tcp"
     destination = address_text(packet.family, packet.destination.first)
     if packet.in_interface is not None:

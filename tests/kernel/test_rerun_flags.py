@@ -1,4 +1,4 @@
-"""The flags of ``istio-init`` that say where rules go, given to a pod one after the other."""
+"""The flags of ``istio-init`` about where rules go, given to a pod one after the other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLACES = {
 
 
 def istio_init(namespace: Namespace, *flags: str, code: int = 0) -> str:
-    """Run it, demand its exit code, and return what it said."""
+    """Run it, check its exit code, and return its output."""
     done = namespace.run([ISTIO_INIT, *flags], check=False)
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Runs at the same time, runs that fail, and what is left of runs that nobody recorded."""
+"""Runs at the same time, runs that fail, and what is left of unrecorded runs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_turn_is_waited_for(netns: NamespaceFactory) -> None:
 
 
 def test_a_program_that_a_killed_run_has_started_is_waited_for(pod_pair: PodPair) -> None:
-    """It still has rules to write: what it inherits tells the next run so."""
+    """It still has rules to write: what it inherits shows that to the next run."""
     pod = pod_pair.pod
     script = (
         "import os, sys\n"
@@ -140,7 +140,7 @@ def test_a_first_run_that_fails_leaves_no_record(netns: NamespaceFactory) -> Non
         assert record.read() is None
 
 
-# --- what nobody recorded ------------------------------------------------------------------------------
+# --- unrecorded runs -----------------------------------------------------------------------------------
 
 
 def routes_of(pod: Pod) -> list[str]:

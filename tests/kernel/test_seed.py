@@ -1,4 +1,4 @@
-"""The walk through docs/sidecar.md, done: namespaces play the pods, and kubectl's part is played here."""
+"""The steps of docs/sidecar.md, done: namespaces play the pods, and kubectl's part is played here."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ VARIABLE = (
 
 
 class Page:
-    """Does what the page says, and notes what comes of it."""
+    """Does the steps of the page, and notes the results."""
 
     def __init__(self, pods: PodPair, directory: Path) -> None:
         self.directory = directory

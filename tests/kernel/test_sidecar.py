@@ -118,7 +118,7 @@ def test_endpoints_change_without_a_restart(lab: Lab) -> None:
     assert lab.spread(VIP, 6) == {ENDPOINTS[0]: 3, ENDPOINTS[1]: 0, ENDPOINTS[2]: 3}
 
 
-# --- access logs: what the seed's section 1.4 tells --------------------------------------------------
+# --- access logs: section 1.4 of the seed -----------------------------------------------------------
 
 FILE_3 = "mesh: |-\n  accessLogFile: /dev/stdout\n"
 FILE_5_FORMAT = (

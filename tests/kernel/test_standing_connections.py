@@ -1,4 +1,4 @@
-"""Connections that stand when the first rules come stay as they are; what comes after is captured."""
+"""Connections that are open when the first rules come stay as they are; later ones are captured."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EACH = 10
 
 
 class Echo:
-    """Answers every connection to a port with what it says, in a thread of its own."""
+    """Answers every connection to a port with its own text, in a thread of its own."""
 
     def __init__(self, pod: Pod, port: int = APP) -> None:
         self._selector = selectors.DefaultSelector()

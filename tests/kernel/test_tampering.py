@@ -1,4 +1,4 @@
-"""Somebody changes the rules of a captured pod: verify says so, with a packet that truly goes elsewhere."""
+"""Another program changes the rules of a captured pod: verify reports it, with a packet that truly goes elsewhere."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def word(effect: Effect) -> str:
 
 
 def ends(pair: PodPair, packet: Packet) -> str:
-    """Send the packet, with somebody listening where it is addressed to, and return who answers."""
+    """Send the packet, with a listener where it is addressed to, and return who answers."""
     pod, peer = pair
     destination = address_text(packet.family, packet.destination.first)
     any_address = "0.0.0.0" if packet.family == "ipv4" else "::"

@@ -74,7 +74,7 @@ def second_set(pod: Namespace) -> None:
 
 
 def nothing(_pod: Namespace) -> None:
-    """The pod is as its options say."""
+    """The pod is as in its options."""
 
 
 NO_RULE = "iptables-nft -t nat -D ISTIO-OUTPUT -m owner --uid-owner 1337 -j RETURN"

@@ -1,6 +1,6 @@
 """TPROXY and what decides about marked packets: the kernel's switches, and policy rules of other programs.
 
-A client in another namespace calls the app through a proxy that keeps the client's address; what ``verify`` tells has
+A client in another namespace calls the app through a proxy that keeps the client's address; what ``verify`` prints has
 to be what happens to the call.
 """
 
@@ -86,7 +86,7 @@ def test_all_conditions_together(factory: NamespaceFactory) -> None:
 
 
 def check(factory: NamespaceFactory, case: dict[str, str]) -> None:
-    """Capture under the conditions of a case: calls arrive, or verify says for which family they do not."""
+    """Capture under the conditions of a case: calls arrive, or verify names the family for which they do not."""
     pair = factory.pod_pair()
     pod, peer = pair
     put(pod, {RP_FILTER: case["rp_filter"], ACCEPT_LOCAL: case["accept_local"]})
@@ -142,7 +142,7 @@ def route_by_source(pair: PodPair) -> None:
 
 
 def route_like_a_vpn(pod: Pod) -> None:
-    """Route what has not the VPN's mark through the VPN, but for the networks at hand, as wg-quick does."""
+    """Route what has not the VPN's mark through the VPN, but for the networks of its interfaces, as wg-quick does."""
     lines = (
         "rule add not fwmark 51820 lookup 51820",
         "rule add lookup main suppress_prefixlength 0",
@@ -253,7 +253,7 @@ def test_what_another_program_changed_meanwhile_stays(pod_pair: PodPair) -> None
 
 
 def test_where_proc_is_read_only_the_switch_is_named(pod_pair: PodPair) -> None:
-    """As in a container: nothing can be set, and every program says so."""
+    """As in a container: nothing can be set, and every program reports it."""
     pod, _ = pod_pair
     put(pod, {ALL_SVM: "1"})
     read_only = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys"

@@ -126,7 +126,7 @@ def test_bytes_in_plenty_and_connections_at_once(captured: PodPair) -> None:
 
 
 def echo(listener: socket.socket) -> None:
-    """Answer one connection with what it says."""
+    """Answer one connection with its own bytes."""
     connection, _ = listener.accept()
     with connection:
         while piece := connection.recv(65536):

@@ -1,4 +1,4 @@
-"""``istio-init --run-validation``: by effect, with and without capabilities, before and beside a running proxy."""
+"""``istio-init --run-validation``: by effect, with and without capabilities, before and with a running proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole way of a packet: every table, second captures, DNAT, routes; told as the kernel takes it."""
+"""The whole way of a packet: every table, second captures, DNAT, routes; in the kernel's order."""
 
 from __future__ import annotations
 

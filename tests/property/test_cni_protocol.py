@@ -1,4 +1,4 @@
-"""Whatever a runtime sends: standard output is CNI JSON or empty, and it agrees with the exit status."""
+"""For every input of a runtime: standard output is CNI JSON or empty, and it agrees with the exit status."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def in_each_chain(ruleset: Ruleset, change: Callable[[Iterable[Rule]], Iterable[
 def one_rule_an_entry(several: Iterable[Rule]) -> list[Rule]:
     """Return the rules as iptables has them: a list is one rule an entry, "none of these" one match an entry.
 
-    What a list says twice, or in adjacent pieces, is said once.
+    What a list has twice, or in adjacent pieces, is there once.
     """
     result = []
     for rule in interval_sets(several):
@@ -213,7 +213,7 @@ def small_packets(random: Random) -> Iterator[Packet]:
 
 
 class TestMeaning:
-    """No packet tells rules from their form; so two rule sets of one form mean the same."""
+    """No packet distinguishes rules from their form; so two rule sets of one form mean the same."""
 
     @given(small_chains, st.randoms(use_true_random=False))
     def test_every_packet_goes_where_it_went(self, several: list[Rule], random: Random) -> None:
@@ -226,7 +226,7 @@ class TestMeaning:
 
 
 class TestBackends:
-    """The way that capture's own rules take: written by one backend, listed by it, compared with what was asked."""
+    """The way that capture's own rules take: written by one backend, listed by it, compared with the desired ones."""
 
     @given(configs)
     def test_iptables(self, config: CaptureConfig) -> None:

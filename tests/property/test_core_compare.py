@@ -1,4 +1,4 @@
-"""What is a difference and what is not: laws, with the walk of a packet as the judge of what matters."""
+"""What is a difference and what is not: laws, with the way of a packet as the judge of what matters."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class TestNoDifference:
 
     @given(rulesets())
     def test_nor_does_what_a_kernel_reports_of_it(self, ruleset: Ruleset) -> None:
-        """Counters and reasons, a rule for each family, tables and chains in another order, empty ones besides."""
+        """Counters and reasons, a rule for each family, tables and chains in another order, and empty ones."""
 
         def reported(rule: Rule) -> list[Rule]:
             families = FAMILIES if rule.family is None else (rule.family,)
@@ -156,7 +156,7 @@ class TestNoDifference:
 
 
 class TestTampering:
-    """One thing changed in what stands: a difference, unless packets cannot tell."""
+    """One thing changed in what is live: a difference, unless no packet shows it."""
 
     @given(configs, st.data())
     def test_a_rule_deleted_moved_duplicated_or_altered(self, config: CaptureConfig, data: st.DataObject) -> None:
@@ -248,7 +248,7 @@ class TestTampering:
 
     @given(configs)
     def test_the_other_spelling_next_to_ours(self, config: CaptureConfig) -> None:
-        """Two sets at once: ours, and one that an older version or upstream left."""
+        """Two sets at once: our own, and one that an older version or upstream left."""
         spelling = "dash" if config.chain_names == "underscore" else "underscore"
         desired, other = build_ruleset(config), build_ruleset(config.replace(chain_names=spelling))
         live = desired

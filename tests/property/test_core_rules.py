@@ -193,7 +193,7 @@ def test_only_what_is_asked_for_needs_more_than_nat(config: CaptureConfig) -> No
 def test_the_proxy_gets_out_whatever_is_captured(
     config: CaptureConfig, protocol: str, port: int, data: st.DataObject
 ) -> None:
-    """Unless it would be a loop of others' making: nothing of ours takes what a proxy id sends to other hosts."""
+    """Unless foreign rules make a loop: none of our own takes what a proxy id sends to other hosts."""
     family = data.draw(st.sampled_from(config.families))
     elsewhere = {"ipv4": Network("ipv4", 0x08080808, 32), "ipv6": Network("ipv6", 0x2001 << 112 | 8, 128)}[family]
     uid = data.draw(st.sampled_from(config.proxy_uids)).first

@@ -89,7 +89,7 @@ def test_without_a_handover_a_packet_escapes() -> None:
 
 
 def test_in_a_handover_each_packet_is_taken_once() -> None:
-    """What TPROXY has taken bears its mark, and is not redirected as well."""
+    """What TPROXY has taken has its mark, and is not redirected as well."""
     handover = build_handover(CaptureConfig(mode="TPROXY"))
     packet = Packet("tcp", parse_address("10.77.0.2"), 8080, parse_address("192.0.2.7"), in_interface="eth0")
     nat_alone = handover.replace(tables=tuple(table for table in handover.tables if table.name == NAT))

@@ -29,7 +29,7 @@ class Client:
     def connect(
         self, address: str, port: int, protocol: str = "tcp", *, source: str = "", timeout: float = 1.0
     ) -> Outcome:
-        """Connect (or send a datagram), wait for a listener's answer, and say how it ended.
+        """Connect (or send a datagram), wait for a listener's answer, and return how it ended.
 
         ``source`` binds the local address, ``timeout`` is in seconds and bounds each step. TCP
         connections are ended by a reset, so that hundreds to one port leave no TIME_WAIT behind.

@@ -1,4 +1,4 @@
-"""The guest's side of a conversation: runs the commands that come in, one by one, and says how they ended.
+"""The guest's side of a conversation: runs the commands that come in, one by one, and reports how they ended.
 
 One JSON object per line, both ways. Standard input and output are a serial port; what the kernel and
 this program have to complain about goes to the console.
@@ -71,7 +71,7 @@ def start(request: dict[str, Any], files: tuple[IO[bytes], ...], environment: di
 
 
 def fork(request: dict[str, Any], files: tuple[IO[bytes], ...], environment: dict[str, str]) -> int:
-    """Run an entry point of ours in a child process; return its process id."""
+    """Run one of our entry points in a child process; return its process id."""
     child = os.fork()
     if child:
         return child
@@ -88,7 +88,7 @@ def fork(request: dict[str, Any], files: tuple[IO[bytes], ...], environment: dic
         status = getattr(importlib.import_module(module), function)()
     except SystemExit as end:
         status = end.code
-    except BaseException:  # noqa: BLE001  # as the interpreter does with what nobody catches
+    except BaseException:  # noqa: BLE001  # as the interpreter does with what is not caught
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -122,7 +122,7 @@ def send(answered: dict[str, object]) -> None:
 
 
 def main() -> None:
-    """Say that we are up, then answer until nobody asks any more."""
+    """Report that we are up, then answer until the input ends."""
     tty.setraw(sys.stdin)
     for module in IMPORTED_ALWAYS:
         importlib.import_module(module)

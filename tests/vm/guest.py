@@ -8,7 +8,7 @@ talked to through its second serial port, one command after the other::
         guest.hide_modules("xt_owner")
         done = guest.run(["capture", "doctor", "--all"])
 
-The first serial port is the kernel's console; what it said is in every error.
+The first serial port is the kernel's console; what it printed is in every error.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ GRACE = 30.0
 
 
 class GuestError(Exception):
-    """The guest does not answer any more; the message has what its kernel said last."""
+    """The guest does not answer any more; the message has what its kernel printed last."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Kernel:
 
     @property
     def release(self) -> str:
-        """What ``uname -r`` says in the guest."""
+        """What ``uname -r`` prints in the guest."""
         return self.modules.name
 
 

@@ -1,6 +1,6 @@
 """What a guest boots: an initramfs made of files of this machine, at the paths that they have here.
 
-No packages are installed in the guest and nothing is copied first: a *manifest* says which file of the
+No packages are installed in the guest and nothing is copied first: a *manifest* lists which file of the
 guest is which file of the host, and ``write_archive`` streams them into a cpio archive (format "newc",
 Documentation/driver-api/early-userspace/buffer-format.rst in the kernel's tree), which the kernel
 unpacks into its root file system. So the checkout, its virtual environment and the programs are found
@@ -32,7 +32,7 @@ IPTABLES = tuple(
 )
 MODULE_TOOLS = ("kmod", "modprobe", "rmmod", "lsmod", "depmod")
 PROGRAMS = (*IPTABLES, *MODULE_TOOLS, "nft", "ip", "ss", "sysctl", "setpriv", "nsenter", "unshare", "ldconfig")
-"""What the guest has besides busybox, as far as it is installed here."""
+"""What the guest has apart from busybox, as far as it is installed here."""
 
 LIBRARIES = ("libnftables.so.1",)
 """Shared libraries that are opened by name, and so named by no program."""

@@ -123,7 +123,7 @@ _SIGPIPE = 13  # linux/signal.h; the module ``signal`` costs more than the numbe
 def _converse(ends: list[int], words: bytes) -> tuple[bytes, bytes]:
     """Feed the first end, read the two others to their end. Closed ends become -1 in ``ends``.
 
-    All at once, because a program that waits for us to read would never read what we want to write.
+    All at once, because a program that waits for us to read would never read what we have to write.
     """
     import select  # a C extension, here only because most callers of this module just look for programs
 

@@ -1,6 +1,6 @@
 """Why iptables-save, -restore or the kernel refused, as an error that names what is missing and what to do.
 
-The programs say little, and different things for the same cause; what is understood here:
+The programs print little, and different words for the same cause; what is understood here:
 
     not permitted                PrivilegeError
     a lock that stays held       ToolError, worth another try
@@ -177,7 +177,7 @@ KINDS = {"match": COMPAT_MATCH, "target": COMPAT_TARGET}
 """Names of expressions that carry an extension of x_tables."""
 
 ABSENT_ERRORS = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
-"""What the kernel says of an expression, extension, revision or type of chain that it does not have."""
+"""The kernel's answer to an expression, extension, revision or type of chain that it does not have."""
 MAX_EXPRESSIONS = 128
 """Of one rule: NFT_RULE_MAXEXPRS in net/netfilter/nf_tables_api.c. All of them together take at most 4 kB (EFBIG)."""
 

@@ -157,9 +157,9 @@ def made_by_us(name: TableName, table: LiveTable, our_rules: Collection[tuple[st
     does, so at first that rule follows it. Later the rule may be gone; then the next object of that time follows.
 
         1 PREROUTING, 2 INPUT, 3 OUTPUT, 4 POSTROUTING, 5 ISTIO_INBOUND, ...    foreign: chains follow at once
-        1 PREROUTING, 2 a rule of others, 3 OUTPUT, 4 our jump, ...             PREROUTING is foreign, OUTPUT ours
-        1 ISTIO_INBOUND, 2 its rule, 3 PREROUTING, 4 our jump, 5 OUTPUT, ...    ours
-        3 PREROUTING, 19 ISTIO-INBOUND, ...                                     ours, of an earlier rule set
+        1 PREROUTING, 2 a rule of others, 3 OUTPUT, 4 our jump, ...             PREROUTING is foreign, OUTPUT our own
+        1 ISTIO_INBOUND, 2 its rule, 3 PREROUTING, 4 our jump, 5 OUTPUT, ...    our own
+        3 PREROUTING, 19 ISTIO-INBOUND, ...                                     our own, of an earlier rule set
     """
     undecided = {chain.handle: chain.name for chain in table.chains.values() if _may_be_own(name, chain)}
     chains = {chain.handle for chain in table.chains.values()}

@@ -58,7 +58,7 @@ class NetlinkDriver:
             return _hold_exactly(netfilter, self._native(desired))
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Make our tables be ``desired`` in one transaction, whatever is in them: nothing foreign belongs there."""
+        """Make our tables those of ``desired`` in one transaction; nothing foreign belongs in them."""
         del live, recorded
         native = self._native(desired)
         _change("replace the rules of capture", lambda live: plan.replace(native, live, encode))

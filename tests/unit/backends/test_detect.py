@@ -25,7 +25,7 @@ WITH_NOTHING = Facts({}, True, False, False, "absent", (), (), False, False)
 
 
 def chain(place: Place, name: str = "OUTPUT", uses: int = 1, table: str = "nat", family: str = IPV4) -> LiveChain:
-    """Return a chain that stands in the namespace."""
+    """Return a chain of the namespace."""
     return LiveChain(place, family, table, name, uses)
 
 

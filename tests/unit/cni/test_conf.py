@@ -197,7 +197,7 @@ ASKS: dict[str, Any] = {"capabilities": {"io.kubernetes.cri.pod-annotations": Tr
     ("entry", "lacks_source"),
     [
         (ASKS, True),
-        ({}, False),  # it does not ask: a mistake, which is named
+        ({}, False),  # it does not request them: a mistake, which is named
         (ASKS | {"pod_sources": ["runtime"]}, False),  # it insists
         (ASKS | {"kubeconfig": "/k"}, False),
         (ASKS | {"runtimeConfig": {"io.kubernetes.cri.pod-annotations": None}}, False),  # a pod that has none

@@ -1,4 +1,4 @@
-"""The decision list, line by line, as each source of facts tells of a pod."""
+"""The decision list, line by line, as each source of facts knows a pod."""
 
 from __future__ import annotations
 

@@ -484,7 +484,7 @@ def test_uninstall_waits_between_entry_and_plugin(node: Node, monkeypatch: pytes
     install.uninstall(str(node.bin_dir), str(node.conf_dir), grace=30)
     assert slept == [(30, True, ["capture-cni"])]
     install.uninstall(str(node.bin_dir), str(node.conf_dir), grace=30)
-    assert len(slept) == 1  # nothing was there, so nobody can be calling
+    assert len(slept) == 1  # nothing was there, so no call can be running
 
 
 # --- the plugin -------------------------------------------------------------------------------------------------

@@ -392,7 +392,7 @@ def test_a_client_certificate_that_the_server_does_not_want() -> None:
         assert server.requests == []
 
 
-# --- what is asked ---------------------------------------------------------------------------------------------
+# --- the request -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_without_a_command_no_input_is_awaited() -> None:
 
 
 def test_a_defect_is_an_answer_too(tmp_path: Path) -> None:
-    """Whatever breaks in the plugin, the runtime gets JSON to show; and DEL has succeeded."""
+    """For every fault in the plugin, the runtime gets JSON to show; and DEL has succeeded."""
     script = (
         "import sys; from cni import __main__, forgetting, plugin\n"
         "def broken(request): raise RuntimeError('a\\nb')\n"

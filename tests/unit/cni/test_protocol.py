@@ -27,7 +27,7 @@ ATTACHMENTS = [{"containerID": "cafe01", "ifname": "eth0"}]
 
 
 class Recorder:
-    """A handler that remembers what it was asked."""
+    """A handler that remembers its requests."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.requests: list[Request] = []
@@ -44,7 +44,7 @@ def call(
     configuration: Mapping[str, object] | bytes | None = None,
     error: Exception | None = None,
 ) -> tuple[Answer, Request | None]:
-    """Call the plugin as ENVIRON and CONFIGURATION say, with these changes."""
+    """Call the plugin with ENVIRON and CONFIGURATION, and these changes."""
     stdin = configuration if isinstance(configuration, bytes) else json.dumps(CONFIGURATION | dict(configuration or {}))
     recorder = Recorder(error)
     answer = dispatch(
@@ -226,7 +226,7 @@ def test_an_unknown_command_is_refused(command: str) -> None:
     assert "CNI_COMMAND" in str(error["msg"])
 
 
-# --- DEL: whatever happens, a pod can end -----------------------------------------------------------------------
+# --- DEL: a pod can end in every case ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Whom the plugin asks, in what order, and when it stops asking."""
+"""The plugin's sources, in what order, and where it stops."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def server(tmp_path: Path) -> Iterator[FakeKubernetes]:
 @pytest.fixture
 def learned(tmp_path: Path) -> Any:
     def call(*sources: str, annotations: dict[str, str] | None = None) -> tuple[int | None, str]:
-        """Ask these sources, and return the proxy's user as it is then known, and why the pod is left alone."""
+        """Read these sources, and return the proxy's user as it is then known, and why the pod is left alone."""
         configuration = conf.parse(
             {
                 "pod_sources": list(sources),

@@ -57,7 +57,7 @@ def networks(*texts: str) -> tuple[Network, ...]:
     return tuple(parse_network(text) for text in texts)
 
 
-# A rule, its columns from the target on, and what stands after them; words as in iptables 1.8.9.
+# A rule, its columns from the target on, and what follows them; words as in iptables 1.8.9.
 ROWS = [
     (Rule(Jump("ISTIO_INBOUND"), (TCP,)), "ISTIO_INBOUND tcp -- * * 0.0.0.0/0 0.0.0.0/0"),
     (Rule(Return(), (TCP, DestinationPort((only(22),)))), "RETURN tcp -- * * 0.0.0.0/0 0.0.0.0/0 | tcp dpt:22"),

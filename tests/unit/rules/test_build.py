@@ -45,7 +45,7 @@ def rules_with(ruleset: Ruleset, table: TableName, chain: str, verdict: Verdict)
 
 
 class Listed(Value):
-    """An option with a list: where its rules stand, how many such rules stand there anyway, how many an entry has."""
+    """An option with a list: where its rules are, how many such rules are there anyway, how many an entry has."""
 
     option: option.Option[Any]
     verdict: Verdict

@@ -1,4 +1,4 @@
-"""The option table, and what was said: precedence, emptiness, origins, errors."""
+"""The option table, and values: precedence, emptiness, origins, errors."""
 
 from __future__ import annotations
 

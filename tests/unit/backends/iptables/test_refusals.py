@@ -1,4 +1,4 @@
-"""What programs say when they fail (iptables 1.8.9, both variants, and older ones), and what we make of it."""
+"""What programs print when they fail (iptables 1.8.9, both variants, and older ones), and what we make of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMIT
 
 @pytest.fixture(autouse=True)
 def _privileged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests: without capabilities a table that is missing is one that is not permitted."""
+    """For every user of the tests: without capabilities a table that is missing is one that is not permitted."""
     monkeypatch.setattr(refusals, "_lacks_capabilities", lambda: False)
 
 

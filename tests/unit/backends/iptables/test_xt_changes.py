@@ -178,7 +178,7 @@ class TestTidyingUp:
 
 
 class TestMakers:
-    """Who made PREROUTING and OUTPUT; our rules are in position 0 of chains that are not ours."""
+    """Who made PREROUTING and OUTPUT; our rules are in position 0 of foreign chains."""
 
     @pytest.mark.parametrize(
         ("standing", "ours"),
@@ -191,10 +191,10 @@ class TestMakers:
                 set(),
             ),
             ([(PREROUTING, 1, (4,)), (OUTPUT, 2, (5,)), ("ISTIO_OUTPUT", 3, ())], set()),
-            # one by others with a rule of theirs, one by us
+            # one by another program with its own rule, one by us
             ([(PREROUTING, 1, (4, 2)), ("ISTIO_OUTPUT", 3, ()), (OUTPUT, 5, (6,))], {OUTPUT}),
             ([("theirs", 1, (2,)), (PREROUTING, 3, ()), ("theirs too", 4, ())], set()),
-            # our first rules are gone, later ones of ours stand
+            # our first rules are gone, later ones are there
             ([(PREROUTING, 3, (20,)), ("ISTIO_OUTPUT", 19, ())], {PREROUTING}),
             ([(PREROUTING, 3, (22,)), (OUTPUT, 6, (21,)), ("ISTIO_OUTPUT", 19, ())], {PREROUTING, OUTPUT}),
             # nothing that was made later is left

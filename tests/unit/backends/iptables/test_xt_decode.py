@@ -127,7 +127,7 @@ def u16_pair(first: int, last: int) -> bytes:
 
 
 class TestNft:
-    """``nft add rule ip nat OUTPUT ...``, as far as it says what iptables could say."""
+    """``nft add rule ip nat OUTPUT ...``, as far as it means what iptables could express."""
 
     @pytest.mark.parametrize(
         ("comparison", "expected"),

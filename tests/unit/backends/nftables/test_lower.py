@@ -1,4 +1,4 @@
-"""From the model to native rules: what is asked for, what is left out, what is refused."""
+"""From the model to native rules: what is written, what is left out, what is refused."""
 
 from __future__ import annotations
 

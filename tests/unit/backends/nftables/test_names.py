@@ -1,4 +1,4 @@
-"""Names of tables and chains, ours and those that somebody else gave."""
+"""Names of tables and chains, our own and foreign ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What changes in which order, said by a language that a person reads."""
+"""What changes in which order, in a language that a person reads."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def test_a_list_of_our_own_goes_with_the_main_one(node: Node) -> None:
 
 
 class FakeRuntime:
-    """What a runtime says it has loaded."""
+    """What a runtime reports as loaded."""
 
     def __init__(self, loaded: Loaded | None) -> None:
         self.answer = loaded

@@ -1,4 +1,4 @@
-"""Where the agent's things are, if it is not told."""
+"""Where the agent's things are by default."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def node(tmp_path: Path) -> Path:
 
 
 def agent(node: Path, *more: str) -> subprocess.Popen[bytes]:
-    """Start an agent that asks no API server, as a process of its own."""
+    """Start an agent without an API server, as a process of its own."""
     return subprocess.Popen(
         [
             *(sys.executable, "-c", "import sys; from capture.cli import main; sys.exit(main())", "node", "agent"),

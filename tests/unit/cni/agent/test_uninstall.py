@@ -128,7 +128,7 @@ def test_only_a_daemon_set_that_is_certainly_gone_is_gone(
 
 
 class Containerd:
-    """A runtime that tells what it has loaded; it needs a moment to see that the entry has gone."""
+    """A runtime that reports what it has loaded; it needs a moment to see that the entry is gone."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -147,7 +147,7 @@ def test_with_containerd_the_plugin_goes_when_it_is_not_loaded_any_more(
     remember(node, "c1")
     runtime = Containerd()
     options = Options("node-1", "", {}, bin_dir=f"{node}/bin", conf_dir=f"{node}/net.d")
-    uninstall.uninstall(options, runtime)  # type: ignore[arg-type]  # all that is asked of a runtime
+    uninstall.uninstall(options, runtime)  # type: ignore[arg-type]  # all that is needed of a runtime
     assert runtime.calls == 3
     assert [*(node / "bin").iterdir()] == []
 
