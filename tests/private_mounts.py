@@ -1,8 +1,8 @@
 """What tests keep under /run belongs to their process: it goes when that ends, in any way.
 
-The programs under test keep records under /run/istio-capture, and are not told another place: nobody could tell
-them in a pod. So each pytest process, and with it all that it starts, has a mount namespace of its own with an
-empty directory there, and one for the names of namespaces. Of a run that is killed nothing is left.
+The programs under test keep records under /run/istio-capture, without an option for another place. So each pytest
+process, and with it all that it starts, has a mount namespace of its own with an empty directory there, and one for the
+names of namespaces. Of a run that is killed nothing is left.
 """
 
 from __future__ import annotations

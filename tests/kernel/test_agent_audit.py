@@ -218,7 +218,9 @@ def test_a_virtual_machine_that_takes_what_comes_in_is_found(
 
 
 @pytest.mark.parametrize("command", ["nft add table inet foreign", "ip -6 addr add 2001:db8::99/64 dev eth0 nodad"])
-def test_the_kernel_tells_in_which_pod_something_changed(watched: Watched, events: KernelEvents, command: str) -> None:
+def test_the_kernel_reports_in_which_pod_something_changed(
+    watched: Watched, events: KernelEvents, command: str
+) -> None:
     of_pod = number(watched)
     events.wait(0)
     watched.pod.run(command.split())

@@ -486,7 +486,7 @@ def test_doctor_changes_nothing_and_says_what_auto_picks(netns: NamespaceFactory
     assert "auto takes iptables nft" in printed
 
 
-def test_doctor_sees_rules_of_ours_in_two_places(netns: NamespaceFactory) -> None:
+def test_doctor_sees_our_rules_in_two_places(netns: NamespaceFactory) -> None:
     namespace = netns()
     run(namespace, "capture", "apply", "--backend", "nftables")
     rules = run(namespace, "capture", "render", "--backend", "iptables", "--family", "ipv4").stdout
@@ -538,7 +538,7 @@ def test_render_takes_the_facts_of_a_pod(pod_pair: PodPair) -> None:
 
 
 @pytest.mark.parametrize("command", [("trace", "tcp", "10.1.2.3:80"), ("explain",)], ids=lambda words: words[0])
-def test_options_that_the_live_rules_do_not_ask_are_checked_and_said_to_be_in_vain(
+def test_options_without_effect_on_the_live_rules_are_checked_and_named(
     netns: NamespaceFactory, command: tuple[str, ...]
 ) -> None:
     namespace = netns()

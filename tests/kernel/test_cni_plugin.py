@@ -173,7 +173,7 @@ def test_annotations_become_rules(attachment: Attachment, pod_pair: PodPair) -> 
     assert peer.client().connect(pod.ipv4, 15090).kind == Kind.REFUSED  # the proxy's own, which is not up
 
 
-def test_the_api_server_tells_the_proxys_user(attachment: Attachment, pod_pair: PodPair, tmp_path: Path) -> None:
+def test_the_api_server_knows_the_proxys_user(attachment: Attachment, pod_pair: PodPair, tmp_path: Path) -> None:
     pod, peer = pod_pair
     proxy = {
         "name": "istio-proxy",
@@ -346,13 +346,13 @@ def test_check_passes_after_add_and_fails_after_tampering(attachment: Attachment
         assert attachment("CHECK", configuration(INJECTED, backend=backend)).returncode == 0
 
 
-def test_check_compares_with_what_was_applied_and_not_with_what_is_said_now(attachment: Attachment) -> None:
+def test_check_compares_with_what_was_applied_and_not_with_the_settings_of_now(attachment: Attachment) -> None:
     attachment.add(INJECTED | {TRAFFIC + "excludeInboundPorts": "9000"})
     assert attachment("CHECK", configuration(INJECTED)).returncode == 0
     assert attachment("CHECK", configuration()).returncode == 0
 
 
-def test_check_without_a_record_asks_as_add_does(attachment: Attachment) -> None:
+def test_check_without_a_record_reads_the_sources_as_add_does(attachment: Attachment) -> None:
     attachment.add()
     attachment.record.unlink()
     assert attachment("CHECK", configuration(INJECTED)).returncode == 0
@@ -375,7 +375,7 @@ def test_check_of_a_namespace_that_is_gone(attachment: Attachment) -> None:
 
 
 @pytest.mark.parametrize("namespace", [None, "", "/does/not/exist"])
-def test_del_forgets_with_or_without_a_namespace_and_as_often_as_asked(
+def test_del_forgets_with_or_without_a_namespace_and_as_often_as_called(
     attachment: Attachment, namespace: str | None
 ) -> None:
     attachment.add()

@@ -201,7 +201,7 @@ def test_http_passes_both_proxies_and_each_knows_where_it_goes(scene: Scene, fam
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-def test_a_server_may_speak_first_where_the_port_is_declared(scene: Scene, family: str) -> None:
+def test_a_server_may_send_first_where_the_port_is_declared(scene: Scene, family: str) -> None:
     there = address_of(scene.b, family)
     outcome = scene.app_a.connect(there, TCP)
     assert (outcome.label, peer_of(outcome)) == ("b", scene.source(scene.a, there))

@@ -32,8 +32,8 @@ ways = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
 def is_recognisable(config: CaptureConfig) -> bool:
     """Return whether our rules can be distinguished from foreign ones without a record.
 
-    A rerouted interface without a network that its traffic is captured for is ``-i eth1 -j RETURN``, and nothing
-    else that would say whose it is; one that is left alone besides is the same rule twice.
+    A rerouted interface without a network that its traffic is captured for is ``-i eth1 -j RETURN`` alone, which may
+    be a rule of any program; one that is also left alone is the same rule twice.
     """
     rerouted = set(config.rerouted_interfaces)
     named = {network.family for network in config.outbound_networks.entries}
@@ -95,7 +95,7 @@ def test_cleaning_needs_no_record(netns: NamespaceFactory, way: Way) -> None:
 
 
 @ways
-def test_a_namespace_without_anything_of_ours_is_not_touched(netns: NamespaceFactory, way: Way) -> None:
+def test_a_namespace_without_a_capture_is_not_touched(netns: NamespaceFactory, way: Way) -> None:
     with netns() as namespace, namespace.entered():
         write_foreign_rules(way, namespace, FOREIGN_RULES, 7)
         before = in_kernel(way, namespace)

@@ -385,7 +385,7 @@ class TestBesideOthers:
 
     @in_one_namespace
     @given(data=st.data())
-    def test_the_same_becomes_of_them_as_with_iptables(
+    def test_the_same_happens_to_them_as_with_iptables(
         self, ours: Namespace, theirs: Namespace, data: st.DataObject
     ) -> None:
         texts = data.draw(st.tuples(foreign_tables(), foreign_tables()))
@@ -456,7 +456,7 @@ class TestBesideOthers:
             " table ip6 nat { set theirs { type ipv6_addr } }"
         )
 
-    def test_tables_that_are_not_ours_to_see_stay(self, netns: NamespaceFactory) -> None:
+    def test_tables_of_another_owner_stay(self, netns: NamespaceFactory) -> None:
         namespace, driver = netns(), NetlinkDriver()
         namespace.run(["nft", "-f", "-"], stdin="table inet nat {\nchain PREROUTING {\n}\n}\ntable bridge nat {\n}\n")
         found = nft_listing(namespace)

@@ -104,7 +104,7 @@ def read(namespace: Namespace, *ours: tuple[str, str]) -> dict[str, ForeignChain
 
 
 class TestRead:
-    def test_ours_are_not_foreign(self, namespace: Namespace) -> None:
+    def test_our_own_chains_are_not_foreign(self, namespace: Namespace) -> None:
         namespace.call(NetlinkDriver().write, build_ruleset(CaptureConfig()), Ruleset(FAMILIES, ()), None)
 
         assert read(namespace, ("nftables", "")) == {}
@@ -267,7 +267,7 @@ def ends(pair: PodPair, packet: Packet) -> str:
 
 
 @pytest.mark.parametrize("script", LEAVING.values(), ids=LEAVING)
-def test_what_takes_nothing_of_ours_away_is_none(pair: PodPair, captured: Settings, script: str) -> None:
+def test_what_takes_no_captured_traffic_away_is_none(pair: PodPair, captured: Settings, script: str) -> None:
     pair.pod.run(["nft", "-f", "-"], stdin=script)
 
     with pair.pod.entered():

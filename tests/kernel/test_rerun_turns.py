@@ -152,7 +152,7 @@ def routes_of(pod: Pod) -> list[str]:
 
 @pytest.mark.parametrize("way", ["nftables-netlink", "iptables-nft"])
 @pytest.mark.parametrize("then", ["apply", "clean"])
-def test_routes_of_a_run_that_was_killed_before_its_rules_stood(pod_pair: PodPair, way: str, then: str) -> None:
+def test_routes_of_a_run_that_was_killed_before_its_rules_were_live(pod_pair: PodPair, way: str, then: str) -> None:
     pod = pod_pair.pod
     with pod.entered():
         desired = build_ruleset(operations.apply(settings(TPROXY, WAYS[way])).config)

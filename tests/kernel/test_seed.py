@@ -95,7 +95,7 @@ def constant(text: str) -> str:
     return text.strip()
 
 
-def test_the_page_tells_what_happens(pod_pair: PodPair, tmp_path: Path) -> None:
+def test_the_page_has_what_happens(pod_pair: PodPair, tmp_path: Path) -> None:
     """With ``CAPTURE_WRITE_DOCS`` set, the page is written anew."""
     for address in ENDPOINTS:
         pod_pair.peer.add_address(f"{address}/24")

@@ -32,7 +32,7 @@ def rule(balancer: str) -> str:
 
 
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])
-def test_calls_of_an_address_that_nobody_answers_take_turns(lab: Lab, backend: str) -> None:
+def test_calls_of_an_address_without_a_host_take_turns(lab: Lab, backend: str) -> None:
     config = lab.capture(backend=backend)
     lab.start(lab.bootstrap(config, SERVICES, rule("{simple: ROUND_ROBIN}")))
 

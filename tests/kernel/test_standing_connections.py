@@ -156,7 +156,7 @@ def talk(pod_pair: PodPair) -> Iterator[Talk]:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("way", ["nftables-netlink", "iptables-netlink", "iptables-legacy"])
-def test_connections_that_stand_stay(talk: Talk, pod_pair: PodPair, way: str, mode: str) -> None:
+def test_open_connections_stay(talk: Talk, pod_pair: PodPair, way: str, mode: str) -> None:
     pod, peer = pod_pair
     with pod.entered():
         applied = operations.apply(settings(MODES[mode], WAYS[way]))

@@ -182,7 +182,7 @@ def test_a_real_envoy_keeps_the_clients_address_under_all_of_them(pod_pair: PodP
 @pytest.mark.parametrize("accept_local", ["0", "1"])
 @pytest.mark.parametrize("rp_filter", ["0", "1", "2"])
 @pytest.mark.parametrize("owner", ["all", "eth0", "lo"])
-def test_verify_tells_what_becomes_of_calls_when_switches_change_later(
+def test_verify_shows_what_happens_to_calls_when_switches_change_later(
     pod_pair: PodPair, owner: str, rp_filter: str, accept_local: str
 ) -> None:
     pod, _ = pod_pair
@@ -225,7 +225,7 @@ def test_the_rule_of_upstream_is_taken_over(pod_pair: PodPair) -> None:
     assert_arrives(pod_pair, {"ipv4": True, "ipv6": True})
 
 
-def test_rules_before_ours_that_decide_nothing_do_no_harm(pod_pair: PodPair) -> None:
+def test_rules_before_our_own_that_decide_nothing_do_no_harm(pod_pair: PodPair) -> None:
     pod, _ = pod_pair
     with pod.entered():
         pod.ip("rule add pref 0 fwmark 77 lookup main", "rule add pref 0 lookup 4711")

@@ -52,7 +52,7 @@ def trace(pair: PodPair, *arguments: str) -> dict[str, Any]:
         NFT,
     ],
 )
-def test_dnat_before_ours_in_any_table(pair: PodPair, way: str, command: str) -> None:
+def test_dnat_before_our_rules_in_any_table(pair: PodPair, way: str, command: str) -> None:
     with pair.pod.entered():
         operations.apply(settings({}, WAYS[way]))
     program, *rest = command.split(" ", 1) if command.startswith("nft") else command.split()

@@ -243,7 +243,7 @@ class TestBackends:
 
 class TestLists:
     @given(seeds, st.randoms())
-    def test_a_long_list_is_one_rule_whatever_the_order_of_its_entries(self, seed: int, random: Random) -> None:
+    def test_a_long_list_is_one_rule_in_any_order_of_its_entries(self, seed: int, random: Random) -> None:
         ports = list(many_ports(seed))
         matches = [(Protocol("tcp"), DestinationPort((span,))) for span in ports]
         singles = [Rule(Return(), each) for each in matches]

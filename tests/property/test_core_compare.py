@@ -116,7 +116,7 @@ class TestNoDifference:
         assert differences(ruleset, live) == []
 
     @given(configs, st.lists(rules(Place("nat", OUTPUT)), max_size=3), st.data())
-    def test_foreign_rules_after_ours_do_not_count(
+    def test_foreign_rules_after_our_own_do_not_count(
         self, config: CaptureConfig, foreign: list[Rule], data: st.DataObject
     ) -> None:
         desired = build_ruleset(config)
@@ -136,7 +136,7 @@ class TestNoDifference:
         assert differences(desired, put(desired, table, chain, tuple(several))) == []
 
     @given(configs, st.data())
-    def test_foreign_marks_do_not_count_where_ours_ask_for_none(
+    def test_foreign_marks_do_not_count_where_our_rules_test_none(
         self, config: CaptureConfig, data: st.DataObject
     ) -> None:
         desired = build_ruleset(config)
@@ -187,7 +187,9 @@ class TestTampering:
             assert outcome(live, packet) == outcome(desired, packet)
 
     @given(configs, rules(Place("nat", OUTPUT)), st.data())
-    def test_a_rule_inserted_into_a_chain_of_ours(self, config: CaptureConfig, rule: Rule, data: st.DataObject) -> None:
+    def test_a_rule_inserted_into_one_of_our_chains(
+        self, config: CaptureConfig, rule: Rule, data: st.DataObject
+    ) -> None:
         desired = build_ruleset(config)
         table, chain = data.draw(st.sampled_from([place for place in places(desired) if not is_built_in(place)]))
         several = list(rules_in(desired, table, chain))
@@ -197,7 +199,7 @@ class TestTampering:
             assert all(canonical(live, family) == canonical(desired, family) for family in config.families)
 
     @given(configs, st.data())
-    def test_a_foreign_rule_before_ours_that_takes_packets_away(
+    def test_a_foreign_rule_before_our_own_that_takes_packets_away(
         self, config: CaptureConfig, data: st.DataObject
     ) -> None:
         desired = build_ruleset(config)
@@ -247,7 +249,7 @@ class TestTampering:
             assert {each.family for each in found} == set(FAMILIES) - {family}
 
     @given(configs)
-    def test_the_other_spelling_next_to_ours(self, config: CaptureConfig) -> None:
+    def test_the_other_spelling_next_to_our_own(self, config: CaptureConfig) -> None:
         """Two sets at once: our own, and one that an older version or upstream left."""
         spelling = "dash" if config.chain_names == "underscore" else "underscore"
         desired, other = build_ruleset(config), build_ruleset(config.replace(chain_names=spelling))
@@ -264,7 +266,7 @@ class TestTampering:
         assert where >= own | entered
 
     @given(configs, configs)
-    def test_two_configurations_are_the_same_only_if_packets_cannot_tell(
+    def test_two_configurations_are_the_same_only_if_no_packet_differs(
         self, one: CaptureConfig, two: CaptureConfig
     ) -> None:
         desired, live = build_ruleset(one), build_ruleset(two)

@@ -124,7 +124,7 @@ def test_without_a_record_chains_and_jumps_are_found_all_the_same(
 
 
 @given(foreign())
-def test_where_nothing_is_ours_there_is_nothing_to_clean(others: tuple[Ruleset, ...]) -> None:
+def test_without_a_capture_there_is_nothing_to_clean(others: tuple[Ruleset, ...]) -> None:
     assert plan(Tables(*others).read(), None) == ()
 
 

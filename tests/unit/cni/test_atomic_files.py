@@ -45,9 +45,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-def test_the_disk_has_the_content_before_anybody_sees_it_and_the_name_before_we_say_so(
-    file: Path, steps: list[str]
-) -> None:
+def test_the_disk_has_the_content_before_readers_and_the_name_before_the_return(file: Path, steps: list[str]) -> None:
     atomic_files.replace(snapshot(str(file)), b"new")
     assert steps == ["sync .capture-tmp", "exchange", "unlink .capture-tmp", "sync directory"]
     steps.clear()
@@ -89,7 +87,7 @@ def replace_by_the_same(file: Path) -> None:
 
 @pytest.mark.parametrize("change", [change_content, change_mode, replace_by_the_same, Path.unlink])
 @pytest.mark.parametrize("what", ["replace", "remove"])
-def test_whatever_was_changed_since_is_left_as_it_is(file: Path, change: Callable[[Path], None], what: str) -> None:
+def test_what_was_changed_since_is_left_as_it_is(file: Path, change: Callable[[Path], None], what: str) -> None:
     old = snapshot(str(file))
     change(file)
     changed = snapshot(str(file)) if file.exists() else None

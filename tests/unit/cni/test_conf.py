@@ -89,7 +89,7 @@ def test_everything_that_can_be_configured() -> None:
     )
 
 
-def test_with_a_kubeconfig_the_api_server_is_asked_after_the_runtime() -> None:
+def test_with_a_kubeconfig_the_api_server_comes_after_the_runtime() -> None:
     assert conf.parse({"kubeconfig": "/k"}).pod_sources == ("runtime", "kubernetes")
     assert conf.parse({"kubeconfig": "/k", "pod_sources": ["runtime"]}).pod_sources == ("runtime",)
 

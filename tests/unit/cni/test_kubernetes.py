@@ -94,7 +94,7 @@ def test_the_server_may_have_an_ipv6_address() -> None:
         assert answer_of(server) == POD
 
 
-def test_a_server_without_tls_is_asked_if_there_is_no_token_to_lose() -> None:
+def test_a_server_without_tls_is_used_if_there_is_no_token_to_lose() -> None:
     with FakeKubernetes(None) as server:
         server.pods["shop", "web-0"] = POD
         assert answer_of(server) == POD
@@ -381,7 +381,7 @@ def test_a_server_without_tls() -> None:
         assert "TLS" in error.message or "closed" in error.message
 
 
-def test_a_client_certificate_that_the_server_does_not_want() -> None:
+def test_a_client_certificate_that_the_server_refuses() -> None:
     mine = authority("somebody").issue("plugin")
     user: dict[str, object] = {
         "client-certificate-data": base64.b64encode(mine.certificate).decode(),
@@ -411,7 +411,7 @@ def test_a_client_certificate_that_the_server_does_not_want() -> None:
         Identity("shop", ""),
     ],
 )
-def test_names_that_kubernetes_does_not_have_are_not_asked_for(server: FakeKubernetes, identity: Identity) -> None:
+def test_names_that_kubernetes_does_not_have_are_not_requested(server: FakeKubernetes, identity: Identity) -> None:
     assert refused(server, identity=identity).code == INVALID_ENVIRONMENT
     assert server.requests == []
 
@@ -436,7 +436,7 @@ def test_a_server_that_is_no_url(server: FakeKubernetes, url: str) -> None:
     assert "secret" not in error.message + error.details
 
 
-def test_status_asks_for_the_version(server: FakeKubernetes) -> None:
+def test_status_requests_the_version(server: FakeKubernetes) -> None:
     check_server(kubeconfigs.parse(server.kubeconfig({"token": "t"}), "/k"), SOON)
     server.accepts("other")
     with pytest.raises(CniError) as error:

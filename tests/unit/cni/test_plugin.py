@@ -133,7 +133,7 @@ DEL_CALLS: list[tuple[object, dict[str, str]]] = [
 
 
 @pytest.mark.parametrize(("stdin", "environ"), DEL_CALLS, ids=range(len(DEL_CALLS)))
-def test_del_succeeds_whatever_it_is_given(stdin: object, environ: dict[str, str]) -> None:
+def test_del_succeeds_with_any_input(stdin: object, environ: dict[str, str]) -> None:
     for _ in range(2):
         done = call(stdin, CNI_COMMAND="DEL", **environ)
         assert (done.returncode, done.stdout) == (0, "")
@@ -184,7 +184,7 @@ def test_a_defect_is_an_answer_too(tmp_path: Path) -> None:
             assert done.stdout == ""
 
 
-def test_the_log_tells_what_was_done_and_why(tmp_path: Path) -> None:
+def test_the_log_has_what_was_done_and_why(tmp_path: Path) -> None:
     log = tmp_path / "cni.log"
     call(configuration({}, log_file=str(log)))
     call(configuration(log_file=str(log)))

@@ -86,7 +86,7 @@ def test_the_other_commands_print_nothing(command: str) -> None:
     assert request.command == command
 
 
-def test_a_request_holds_what_the_runtime_said() -> None:
+def test_a_request_holds_what_the_runtime_sent() -> None:
     _, request = call()
     assert request == Request(
         command="ADD",
@@ -432,7 +432,7 @@ def test_arguments_that_are_refused(text: str, words: str) -> None:
 # --- errors -----------------------------------------------------------------------------------------------------
 
 
-def test_an_error_of_the_handler_is_printed_in_the_version_that_was_asked_for() -> None:
+def test_an_error_of_the_handler_is_printed_in_the_requested_version() -> None:
     answer, _ = call(
         configuration={"cniVersion": "0.3.1"}, error=CniError(101, "pod shop/web-0: no", "Do this.\nOr that.")
     )
@@ -444,7 +444,7 @@ def test_an_error_of_the_handler_is_printed_in_the_version_that_was_asked_for() 
     }
 
 
-def test_a_message_is_one_short_line_that_any_terminal_bears() -> None:
+def test_a_message_is_one_short_line_that_is_safe_for_any_terminal() -> None:
     error = CniError(100, "a\nb\tc\x1b[2J\u2028\ud800é" + "x" * 10_000, "y" * 10_000)
     assert error.message.startswith("a b c\\x1b[2J \\ud800éxxx")
     assert len(error.message) <= protocol.MESSAGE_LIMIT

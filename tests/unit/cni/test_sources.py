@@ -124,7 +124,7 @@ NOT_CERTAIN = {
 
 
 @pytest.mark.parametrize("annotations", NOT_CERTAIN.values(), ids=NOT_CERTAIN)
-def test_what_is_not_certain_from_annotations_is_asked_of_the_next_source(
+def test_what_is_not_certain_from_annotations_goes_to_the_next_source(
     learned: Any, server: FakeKubernetes, annotations: dict[str, str]
 ) -> None:
     server.pods["shop", "web-0"] = a_pod()

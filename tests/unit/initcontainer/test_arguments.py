@@ -115,7 +115,7 @@ def test_flags_of_the_log_change_nothing_else_and_are_no_news(arguments: list[st
         assert found.warnings == expected.warnings == []
 
 
-def test_what_the_log_is_to_do_is_said() -> None:
+def test_the_log_has_its_settings() -> None:
     flags = parse(["--log_output_level", "warn", "--log_as_json"], OPTIONS).flags
     assert flags == {LOG_OUTPUT_LEVEL: "warn", LOG_AS_JSON: "true"}
 

@@ -126,7 +126,7 @@ def test_anything_else_shows_the_line_and_the_words() -> None:
 
 
 @pytest.mark.parametrize("said", ["iptables-restore: line 5 failed", "line 99 failed", "line x failed", "", "it burns"])
-def test_what_names_no_line_of_ours_shows_none(said: str) -> None:
+def test_what_names_none_of_our_lines_shows_none(said: str) -> None:
     error = after(said, command="iptables-legacy-restore", status=1)
 
     assert isinstance(error, ToolError)

@@ -76,7 +76,7 @@ def shown(*matches: Match, family: Family = IPV4) -> list[str]:
 
 
 class TestMatches:
-    def test_they_stand_in_the_order_of_iptables(self) -> None:
+    def test_they_are_in_the_order_of_iptables(self) -> None:
         matches = (
             Mark(1),
             Destination(network("10.1.0.0/16")),
@@ -120,7 +120,7 @@ class TestMatches:
     def test_of_iptables_itself(self, matches: tuple[Match, ...], expected: list[str]) -> None:
         assert shown(*matches) == expected
 
-    def test_addresses_of_ipv6_stand_elsewhere(self) -> None:
+    def test_addresses_of_ipv6_are_elsewhere(self) -> None:
         matches = (Source(network("fd00::/8")), Destination(network("::1"), negated=True))
         assert shown(*matches, family=IPV6) == [
             *("payload 1:8+1", "== fd"),

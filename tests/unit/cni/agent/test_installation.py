@@ -218,7 +218,7 @@ def test_ready_is_what_the_runtime_has_loaded(
     assert node.health.is_ready == (not problem)
 
 
-def test_a_runtime_that_is_silent_is_a_problem_and_one_that_does_not_tell_is_none(node: Node) -> None:
+def test_a_silent_runtime_is_a_problem_and_one_without_this_report_is_none(node: Node) -> None:
     class Silent(FakeRuntime):
         def loaded(self) -> Loaded | None:
             raise RuntimeSilentError("/run/x.sock: Status: UNAVAILABLE")

@@ -62,7 +62,7 @@ def entries(node: Path) -> int:
     return (node / "net.d" / "10-lab.conflist").read_text().count("capture-cni")
 
 
-def test_an_agent_lives_is_asked_and_ends_without_taking_anything_away(node: Path) -> None:
+def test_an_agent_lives_answers_and_ends_without_taking_anything_away(node: Path) -> None:
     running = agent(node, "--metrics-address", f"127.0.0.1:{PORT}")
     try:
         printed = status(node)

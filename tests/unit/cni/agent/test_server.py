@@ -128,6 +128,6 @@ def test_an_agent_that_talks_nonsense_is_as_good_as_away(tmp_path: Path, answer:
         thread.join()
 
 
-def test_who_asks_gets_the_reason(tmp_path: Path) -> None:
+def test_a_request_gets_the_reason(tmp_path: Path) -> None:
     with pytest.raises(AgentAwayError, match="No such file"):
         agent_socket.request(str(tmp_path / "socket"), {"ask": "status"}, 1)
