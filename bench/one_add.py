@@ -78,7 +78,7 @@ def one_add(backend: str, started: float) -> None:
     clock.leave()
     clock.enter("rest")
     builtins.__import__ = clock.during("imports", builtins.__import__)
-    begin(clock, cni.plugin, "decide", "_wanted")
+    begin(clock, cni.plugin, "decide", "_desired_settings")
     begin(clock, capture.operations.change, "build", "resolve", "build_ruleset")
     begin(clock, detect, "look", "look")
     begin(clock, driver, "commit", "write")

@@ -19,7 +19,7 @@ from one_add import PHASES
 ONE_ADD = Path(__file__).resolve().parent / "one_add.py"
 MEANING = {
     "start": "from exec to the first line",
-    "imports": "modules, ours and Python's",
+    "imports": "modules, our own and Python's",
     "decide": "configuration, the pod's annotations, settings",
     "build": "what is true in the pod; its rules",
     "look": "which backend, and which rules are live",

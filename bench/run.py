@@ -108,7 +108,7 @@ def machine() -> str:
 
 
 def version(command: Sequence[str]) -> str:
-    """Return the first line of what a tool says of its version."""
+    """Return the first line that a tool prints about its version."""
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
 
 

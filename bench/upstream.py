@@ -40,7 +40,7 @@ def _init(words: list[str], native: bool) -> Callable[[Namespace], Command]:  # 
 def plugins(
     like: Callable[[Namespace], Command], kubeconfig: Path, environ: Mapping[str, str] = os.environ
 ) -> dict[str, Callable[[Namespace], Command]]:
-    """Return ADDs by Istio's plugin, called as ``like`` calls ours; it knows pods from the API server alone."""
+    """Return ADDs by Istio's plugin, called as ``like`` calls our plugin; it knows pods from the API server alone."""
     program = environ.get(CNI, "")
     return {
         f"ADD by Istio's plugin, {mode}": _add(program, native, like, kubeconfig)

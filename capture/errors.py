@@ -75,7 +75,7 @@ class UnsupportedError(CaptureError):
 
 
 class PrivilegeError(CaptureError):
-    """The kernel refused for want of a capability."""
+    """The kernel refused: a capability is missing."""
 
     exit_code = EXIT_UNSUPPORTED
 

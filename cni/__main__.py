@@ -1,6 +1,6 @@
 """The process ``capture-cni``: what a container runtime starts, for each command anew.
 
-Standard output gets one JSON object or nothing, whatever happens. Modules are imported when a command needs them.
+Standard output gets one JSON object or nothing, in every case. Modules are imported when a command needs them.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _read_some() -> bytes:
     try:
         return os.read(0, 1 << 20)
     except BlockingIOError:  # the giver of the descriptor does not wait on it, we do
-        os.set_blocking(0, True)  # the name of the function says it
+        os.set_blocking(0, True)  # as the name of the function requires
         return os.read(0, 1 << 20)
 
 

@@ -1,6 +1,6 @@
-"""Asks the node's agent, over its unix socket: the plugin about a pod, ``capture node status`` about the agent.
+"""Requests to the node's agent, over its unix socket: of the plugin about a pod, of ``capture node`` about the agent.
 
-Whatever is wrong there, the plugin goes on without: an agent that is away costs it nothing measurable, one that hangs
+The plugin goes on without an answer: an agent that is away costs it nothing measurable, one that hangs
 costs it ``PATIENCE``. Nothing is imported here that the plugin does not have anyway.
 """
 
@@ -29,13 +29,15 @@ SO_PEERCRED = 17
 
 
 class AgentAwayError(Exception):
-    """The agent does not answer; the message says why."""
+    """The agent does not answer; the message has the reason."""
 
 
 def probe(what: str) -> int:
-    """Return the exit code of a probe, ``ready`` or ``live``: 0 if the agent says that it is."""
+    """Return the exit code of a probe, ``ready`` or ``live``: 0 if the agent is."""
     try:
-        return 0 if ask(os.environ.get("CAPTURE_AGENT_SOCKET", AGENT_SOCKET), {"ask": "probe"}, 3.0).get(what) else 1
+        return (
+            0 if request(os.environ.get("CAPTURE_AGENT_SOCKET", AGENT_SOCKET), {"ask": "probe"}, 3.0).get(what) else 1
+        )
     except AgentAwayError:
         return 1
 
@@ -44,13 +46,13 @@ def pod(socket: str, identity: Identity, patience: float = PATIENCE) -> dict[str
     """Return the pod as the agent knows it, in the form of the API; None if it does not, or does not answer."""
     question = {"ask": "pod", "namespace": identity.namespace, "name": identity.name, "uid": identity.uid}
     try:
-        found = ask(socket, question, patience).get("pod")
+        found = request(socket, question, patience).get("pod")
     except AgentAwayError:
         return None
     return found if isinstance(found, dict) else None
 
 
-def ask(socket: str, question: Mapping[str, object], patience: float) -> dict[str, Any]:
+def request(socket: str, question: Mapping[str, object], patience: float) -> dict[str, Any]:
     """Return the agent's answer. Raises AgentAwayError if there is none within ``patience`` seconds."""
     limit = time.monotonic() + patience
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)

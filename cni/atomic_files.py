@@ -91,7 +91,7 @@ def replace(old: Snapshot, content: bytes, *, is_urgent: bool = False) -> None:
 
     Where it is urgent, the disk gets the new content after the two have changed places: a busy disk takes 20 ms and
     more for that. A machine that loses its power within these may come up with a file that is cut off.
-    Raise ``ChangedMeanwhileError``, and leave the file alone, if it is not what ``old`` says.
+    Raise ``ChangedMeanwhileError``, and leave the file alone, if it is not that of ``old``.
     """
     temporary = _write_temporary(old.path, content, old.mode, old.uid, old.gid, is_durable=not is_urgent)
     try:
@@ -129,12 +129,12 @@ def _undo_unless_it_was(old: Snapshot, new: Snapshot, displaced: str) -> None:
 
 
 def _same_file(one: Snapshot, other: Snapshot) -> bool:
-    """Whether these are the same file with the same content, whatever it is called by now."""
+    """Whether these are the same file with the same content, by any name."""
     return one.replace(path=other.path) == other
 
 
 def remove(old: Snapshot) -> None:
-    """Remove the file; raise ``ChangedMeanwhileError``, and leave it, if it is not what ``old`` says."""
+    """Remove the file; raise ``ChangedMeanwhileError``, and leave it, if it is not that of ``old``."""
     aside = temporary_name(old.path)
     try:
         os.rename(old.path, aside)
@@ -153,7 +153,7 @@ def remove(old: Snapshot) -> None:
 
 
 def set_aside(old: Snapshot, path: str) -> None:
-    """Give the file another name, over whatever has that; raise ``ChangedMeanwhileError`` as ``remove`` does.
+    """Give the file another name, in place of what has that; raise ``ChangedMeanwhileError`` as ``remove`` does.
 
     It has both names for a moment, so that killed anywhere it has one. On another file system it is a copy.
     """
@@ -172,7 +172,7 @@ def set_aside(old: Snapshot, path: str) -> None:
 
 
 def replace_link(path: str, target: str) -> None:
-    """Make ``path`` a symbolic link to ``target``, whatever it was before."""
+    """Make ``path`` a symbolic link to ``target``, in place of what it was."""
     temporary = temporary_name(path)
     os.symlink(target, temporary)
     try:
@@ -184,7 +184,7 @@ def replace_link(path: str, target: str) -> None:
 
 
 def put_in_place(temporary: str, path: str) -> None:
-    """Give a temporary file its name, whatever had it before."""
+    """Give a temporary file its name, in place of what had it."""
     os.rename(temporary, path)
     sync_directory(os.path.dirname(path))
 
@@ -199,14 +199,14 @@ def copy_durably(source: str, path: str, mode: int) -> None:
 
 
 def temporary_directory_in(directory: str, name: str) -> str:
-    """Make a directory whose name says that it is temporary, and return its path."""
+    """Make a directory with a temporary name, and return its path."""
     path = temporary_name(os.path.join(directory, name))
     os.mkdir(path, 0o700)
     return path
 
 
 def leftovers(directory: str) -> list[str]:
-    """Return the temporary files that a killed program of ours has left, as paths."""
+    """Return the temporary files that a killed program has left, as paths."""
     return [os.path.join(directory, name) for name in os.listdir(directory) if name.endswith(TEMPORARY)]
 
 
@@ -216,7 +216,7 @@ def sync_directory(path: str) -> None:
     try:
         os.fsync(directory)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # file systems that have nothing to wait for say so
+        if error.errno != errno.EINVAL:  # file systems that have nothing to wait for return this
             raise
     finally:
         os.close(directory)

@@ -10,8 +10,8 @@ import click
 
 from capture.cli.options import CaptureCommand, text_or_json
 from capture.errors import EXIT_DRIFT, CaptureError
-from capture.report.output import say_json, warn
-from capture.report.terminal import tell
+from capture.report.output import print_json, warn
+from capture.report.terminal import print_lines
 from capture.settings.options import PROFILE
 from capture.settings.parsers import PROFILES
 from cni import conf, entries, istio_cni, kubeconfig_file, runtimes
@@ -112,8 +112,9 @@ def install(
     """Put the plugin into the bin directory, and its entry into the network configuration.
 
     The entry goes into the list that the container runtime takes; a single plugin becomes a list, until the entry
-    goes. An entry of Istio's own plugin gives way, with what was configured in it. Files are replaced as a whole, with
-    mode and owner, and never over a change that another program makes meanwhile. Doing it again changes nothing.
+    goes. An entry of Istio's own plugin is replaced, and its configuration is taken over. Files are replaced as a
+    whole, with mode and owner, and never over a change that another program makes meanwhile. A second run changes
+    nothing.
     """
     if own_config and (os.path.basename(own_config) != own_config or not own_config.endswith(".conflist")):
         raise click.BadParameter("expected a file name that ends with .conflist", param_hint="--own-config")
@@ -137,7 +138,7 @@ def install(
     )
     warnings += upstream.notes if upstream else _rivals(conf_path)
     warn(warnings)
-    say_changes(map(str, changes), form, "unchanged: the plugin and its entry are in place", warnings)
+    print_changes(map(str, changes), form, "unchanged: the plugin and its entry are in place", warnings)
     return 0
 
 
@@ -158,7 +159,7 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
     except OSError as error:
         raise explained(error, conf_path) from None
     if form == "json":
-        say_json(node.as_plain(found))
+        print_json(node.as_plain(found))
     else:
         node.show(found)
     return 0 if found.works else EXIT_DRIFT
@@ -185,7 +186,7 @@ def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, form: str
     bin_path, conf_path = _paths(_runtime("auto"), bin_dir, conf_dir)
     changes = installer.uninstall(bin_path, conf_path, grace, keep_plugin=keep_plugin)
     changes += kubeconfig_file.remove(entries.own_directory(conf_path))
-    say_changes(map(str, changes), form, "nothing to remove")
+    print_changes(map(str, changes), form, "nothing to remove")
     return 0
 
 
@@ -272,10 +273,10 @@ def _bundle() -> str:
     return directory if directory and not rest else ""
 
 
-def say_changes(changes: Iterable[str], form: str, nothing: str, warnings: Sequence[str] = ()) -> None:
+def print_changes(changes: Iterable[str], form: str, nothing: str, warnings: Sequence[str] = ()) -> None:
     """Print what was changed, or that nothing was."""
     made = list(changes)
     if form == "json":
-        say_json({"changes": made, "warnings": list(warnings)})
+        print_json({"changes": made, "warnings": list(warnings)})
     else:
-        tell(made or [nothing])
+        print_lines(made or [nothing])

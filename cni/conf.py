@@ -1,7 +1,7 @@
 """The plugin's part of the network configuration: from decoded JSON to a value. No file is read here.
 
-docs/cni.md has every key, with an example. Keys that are not ours belong to others and are ignored (SPEC, "Network
-configuration format"); null is as good as absent. A key of ours with a value that cannot be used is an error: a
+docs/cni.md has every key, with an example. Foreign keys belong to others and are ignored (SPEC, "Network
+configuration format"); null is as good as absent. One of our keys with a value that cannot be used is an error: a
 misread configuration must not end in a pod without capture.
 """
 
@@ -51,14 +51,14 @@ class AgentPod(Value):
 
 
 class Configuration(Value):
-    """What the network configuration says to this plugin."""
+    """What the network configuration sets for this plugin."""
 
     settings: Settings
-    """What it says about the rules; the pod may say more."""
+    """Its settings of the rules; the pod may have others."""
     exclude_namespaces: tuple[str, ...]
     """Kubernetes namespaces whose pods are left alone."""
     pod_sources: tuple[str, ...]
-    """Whom to ask about a pod, in this order."""
+    """The sources of facts about a pod, in this order."""
     kubeconfig: str
     agent_pod: AgentPod | None
     log_level: str
@@ -69,11 +69,11 @@ class Configuration(Value):
     agent_socket: str = AGENT_SOCKET
     """Where the node's agent listens, if it is among the sources."""
     standalone: dict[str, str] | None = None
-    """The annotations of whatever is no pod of Kubernetes; None: it is left alone. For podman and its like."""
+    """The annotations of a sandbox that is no pod of Kubernetes; None: it is left alone. For podman and its like."""
 
 
 def parse(configuration: Mapping[str, Any]) -> Configuration:
-    """Return what the configuration says; raise ``CniError`` (code 7) with the key, the value and what is expected."""
+    """Return the parsed configuration; raise ``CniError`` (code 7) with the key, the value and what is expected."""
     kubeconfig = keys.path(configuration, "kubeconfig")
     return Configuration(
         settings=_capture_settings(configuration),
@@ -96,7 +96,7 @@ def asks_for_annotations(configuration: Mapping[str, Any]) -> bool:
 
 
 def lacks_source(configuration: Mapping[str, Any]) -> bool:
-    """Return whether the entry asks for annotations and names no other source, and the runtime hands over none."""
+    """Return whether the entry requests annotations and names no other source, and the runtime hands over none."""
     names_a_source = bool(configuration.get("kubeconfig")) or configuration.get("pod_sources") is not None
     return not names_a_source and asks_for_annotations(configuration) and _annotations(configuration) is None
 

@@ -3,7 +3,7 @@
 Upstream's list (istio/istio, ``cni/pkg/plugin/plugin.go``), in its order. What a source of facts does not know is
 not given, and so is a truth value that Go's ParseBool cannot read, as upstream has it. One line is not
 upstream's plugin's but its injector's, which leaves the capture out where the interception mode is NONE; and the line
-about the ambient mesh says why a pod has no proxy.
+about the ambient mesh gives the reason why a pod has no proxy.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Line(Value):
 
 
 def reason_by_name(identity: Identity | None, configuration: Configuration) -> str:
-    """Return why a pod is left alone whatever it is like, so that no source is needed; else ""."""
+    """Return why a pod is left alone by its name alone, so that no source is needed; else ""."""
     if identity is None:
         return "not a pod of Kubernetes: CNI_ARGS name no K8S_POD_NAMESPACE and K8S_POD_NAME"
     if identity.namespace in configuration.exclude_namespaces:
@@ -60,7 +60,7 @@ def _is_no_sidecar(pod: Pod) -> bool:
 
 
 def _injection(pod: Pod) -> tuple[str, str]:
-    """Return what the pod says about its injection, and where: the label counts, even an empty one."""
+    """Return the pod's own value for its injection, and its origin: the label counts, even an empty one."""
     if INJECT in pod.labels:
         return f"label {INJECT}", pod.labels[INJECT]
     return f"annotation {INJECT}", pod.annotations.get(INJECT, "")

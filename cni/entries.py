@@ -1,6 +1,6 @@
 """Puts the plugin's entry into one file of the network configuration, and takes it out again.
 
-A file with a single plugin becomes a list. Its owner's file is kept in a directory of ours, and comes back when the
+A file with a single plugin becomes a list. Its owner's file is kept in one of our directories, and comes back when the
 entry goes; the owner may write it again meanwhile, and the next installation begins with that one.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SINGLE = (".conf", ".json")
 OWN_DIRECTORY = "istio-capture"
-"""What is ours in the parent of the configuration directory, where runtimes read nothing."""
+"""Our own directory in the parent of the configuration directory, where runtimes read nothing."""
 PRIVATE = 0o600
 """The mode of files that we make (CIS Kubernetes Benchmark, 1.1.9)."""
 
@@ -32,7 +32,7 @@ PRIVATE = 0o600
 def with_entry(
     plugins: list[dict[str, Any]], entry: dict[str, Any], replaced: Container[str] = ()
 ) -> list[dict[str, Any]]:
-    """Return the plugins with ``entry`` among them once: where ours was before, if that works, or at the end.
+    """Return the plugins with ``entry`` among them once: where it was before, if that works, or at the end.
 
     Plugins of the types ``replaced`` are left out: they do the same job.
     """
@@ -87,7 +87,7 @@ def rewrite(network: Network, plugins: list[dict[str, Any]], what: str, *, is_ur
 
 
 def make(path: str, configuration: dict[str, Any]) -> None:
-    """Make a file of ours that is not there yet; raise ``FileExistsError`` if it is."""
+    """Make a file of our own that is not there yet; raise ``FileExistsError`` if it is."""
     atomic_files.create(path, written(path, configuration), PRIVATE, os.geteuid(), os.getegid())
 
 
@@ -129,7 +129,7 @@ def kept_original(path: str) -> str:
 
 
 def as_list(network: Network, plugins: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a network configuration list of ``plugins``, with everything else that ``network`` says."""
+    """Return a network configuration list of ``plugins``, with everything else of ``network``."""
     if network.is_list:
         return network.configuration | {"plugins": plugins}
     of_the_list = {key: network.configuration[key] for key in ("cniVersion", "name") if key in network.configuration}
@@ -164,7 +164,7 @@ def take_out(path: str) -> list[Change]:
     except InstallError:
         if PLUGIN.encode() in atomic_files.snapshot(path).content:
             raise
-        return []  # broken, and nothing of ours
+        return []  # broken, and not our own
     if not network.entries:
         return []
     others = [plugin for plugin in network.plugins if plugin.get("type") != PLUGIN]
@@ -203,7 +203,7 @@ def _is_made_from(network: Network, others: list[dict[str, Any]], original: str,
 
 
 def forget_originals(conf_dir: str) -> None:
-    """Remove what is kept for lists that are no longer ours to give back, and our directory if it is empty then."""
+    """Remove what is kept for lists that we no longer give back, and our directory if it is empty then."""
     originals = os.path.dirname(kept_original(os.path.join(conf_dir, "any")))
     shutil.rmtree(originals, ignore_errors=True)
     try:

@@ -1,4 +1,4 @@
-"""By which ways containers of a pod can get round the capture, as far as the pod's object tells. Pure.
+"""By which ways containers of a pod can get round the capture, as far as the pod's object shows. Pure.
 
 What an owner match knows of a sender is the user and the group of the process that made the socket (xt_owner.c,
 nft_meta.c: ``fsuid`` and ``fsgid``), so who can take over the proxy's escapes; docs/what-capture-is-not.md has

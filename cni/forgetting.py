@@ -1,4 +1,4 @@
-"""DEL and GC: the records of attachments that are gone. Nothing here fails, whatever the configuration is like.
+"""DEL and GC: the records of attachments that are gone. Nothing here fails, with any configuration.
 
 Rules go with their namespace. So this needs neither options nor rules, and a pod's end costs little.
 """

@@ -39,7 +39,7 @@ class Answer(Value):
 def parse(received: bytes | bytearray, *, has_ended: bool) -> Answer | int:
     """Return the answer; or if more has to come, the length that ``received`` needs at least.
 
-    ``has_ended`` says that the server has closed the connection. Raises NotHttpError and CutOffError.
+    ``has_ended``: the server has closed the connection. Raises NotHttpError and CutOffError.
     """
     start = 0
     while True:

@@ -1,4 +1,4 @@
-"""One request to a server, over TLS or without, that ends by a moment whatever the server and the network do.
+"""One request to a server, over TLS or without, that ends by a deadline, whatever the server and the network do.
 
     URL ─> addresses of its host ─> TCP ─> TLS ─> request ─> answer
            (a thread: getaddrinfo(3) has no deadline of its own)
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TlsError = _ssl.SSLError
 """An OSError; ``reason`` has OpenSSL's words."""
 CertificateError = _ssl.SSLCertVerificationError
-"""A TlsError: the server's certificate is not trusted; ``verify_message`` says why."""
+"""A TlsError: the server's certificate is not trusted; ``verify_message`` has the reason."""
 HangupError = (_ssl.SSLEOFError, _ssl.SSLZeroReturnError)
 """TlsErrors: the server has closed the connection in the middle."""
 
@@ -85,7 +85,7 @@ def tls_context(authority: str | None, *, verifies: bool, client: tuple[bytes, b
         context.load_verify_locations(None, None, authority)
     elif verifies:
         context.set_default_verify_paths()
-    # As Go's clients: whatever the kubeconfig trusts is trusted, an intermediate authority too.
+    # As Go's clients: each authority of the kubeconfig is trusted, an intermediate one too.
     context.verify_flags |= _ssl.VERIFY_X509_PARTIAL_CHAIN
     if not verifies:
         context.check_hostname = False
@@ -100,7 +100,9 @@ def _show_certificate(context: _ssl._SSLContext, certificate: bytes, key: bytes)
     memory = os.memfd_create("client-certificate", os.MFD_CLOEXEC)
     try:
         os.write(memory, certificate + b"\n" + key)
-        context.load_cert_chain(f"/proc/self/fd/{memory}", None, "")  # without a password OpenSSL would ask a terminal
+        context.load_cert_chain(
+            f"/proc/self/fd/{memory}", None, ""
+        )  # without a password OpenSSL would read one from a terminal
     finally:
         os.close(memory)
 
@@ -153,18 +155,18 @@ class _Tls:
 
 
 def _received(plain: Socket, connection: Any, limit: float) -> Answer:
-    received, wanted = bytearray(), 1
+    received, needed = bytearray(), 1
     while True:
         plain.settimeout(seconds_until(limit))  # also against a server that sends a byte now and then
         piece = connection.recv(AT_ONCE)
         received += piece
         if not received:
             raise ConnectionResetError
-        if not piece or len(received) >= wanted:
+        if not piece or len(received) >= needed:
             answer = http_answer.parse(received, has_ended=not piece)
             if not isinstance(answer, int):
                 return answer
-            wanted = answer
+            needed = answer
 
 
 def connected(server: Server, limit: float) -> Socket:

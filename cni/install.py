@@ -212,6 +212,6 @@ def _take_out(conf_dir: str, all_but: tuple[str, ...] = ()) -> list[Change]:
 
 
 def _make_state_private() -> list[Change]:
-    """Mend what an older version made too wide; the plugin would refuse it, and with it every pod of the mesh."""
+    """Narrow what an older version made too wide; the plugin would refuse it, and with it every pod of the mesh."""
     is_changed = tighten(STATE_DIRECTORY)
     return [Change(STATE_DIRECTORY, "made private, mode 0700")] if is_changed else []

@@ -35,7 +35,7 @@ def unexpected(path: str, expected: str) -> InstallError:
 
 
 def explained(error: OSError, directory: str) -> InstallError:
-    """Return an error of the operating system as one that says what to do."""
+    """Return an error of the operating system as one with a remedy."""
     path = os.fsdecode(error.filename) if error.filename else directory
     remedy = REMEDIES.get(error.errno or 0, "The files of others are as they were.")
     return InstallError(path, error.strerror or str(error), remedy)

@@ -38,7 +38,7 @@ class Upstream(Value):
 
 
 def read(network: Network) -> Upstream | None:
-    """Return what the list says to Istio's plugin; None if that is not in it."""
+    """Return the entry of Istio's plugin in the list; None if there is none."""
     plugin = next((each for each in network.plugins if each.get("type") == TYPE), None)
     if plugin is None:
         return None
@@ -82,7 +82,7 @@ CONFIGURATIONS = (CONF_DIR, "/etc/cni/multus/net.d", *dict.fromkeys(folder for f
 
 
 def rival(directories: Iterable[str] = CONFIGURATIONS) -> Finding | None:
-    """Return that Istio's plugin captures pods of this node: a warning if ours does, too; None if it does not."""
+    """Return that Istio's plugin captures pods of this node: a warning if our own does, too; None if it does not."""
     found: dict[str, str] = {}
     for directory in filter(os.path.isdir, dict.fromkeys(directories)):
         for each in candidates(directory, patience=0):

@@ -64,6 +64,6 @@ def unusable(key: str, value: object, expected: str) -> CniError:
     """Return the error for a value that cannot be used."""
     return CniError(
         INVALID_CONFIGURATION,
-        f"network configuration: {key!r} is {shown(value)}; expected {expected}",
+        f"network configuration: {key!r}: invalid value {shown(value)}: expected {expected}",
         f"Look at the plugin's entry in the network configuration list on the node; {key!r} may also be left out.",
     )

@@ -37,12 +37,12 @@ USER_FIELDS = {
     "key_file": "client-key",
     "key_data": "client-key-data",
 }
-"""What a cluster and a user of a kubeconfig say, and how it is called here; a truth value comes on top."""
+"""Keys of a cluster and a user of a kubeconfig, and their names here; a truth value comes on top."""
 SKIPS_VERIFICATION = "insecure-skip-tls-verify"
 
 
 class Kubeconfig(Value):
-    """What a kubeconfig says. Of a file and its content in place (``-data``, base64), the content counts."""
+    """The content of a kubeconfig. Of a file and its content in place (``-data``, base64), the content counts."""
 
     path: str
     server: str
@@ -68,7 +68,7 @@ def unusable(path: str, problem: str, remedy: str = "") -> CniError:
 
 
 def parse(text: str, path: str) -> Kubeconfig:
-    """Return what the current context of a kubeconfig says; raise ``CniError`` with the path and the place."""
+    """Return the current context of a kubeconfig; raise ``CniError`` with the path and the place."""
     try:
         plain = decode(text)
     except JsonError as error:
@@ -113,7 +113,7 @@ class _Reader:
         return value
 
     def fields(self, holder: dict[str, Any], keys: dict[str, str]) -> dict[str, str]:
-        """Return texts by the names of ours; a relative path starts where the kubeconfig is."""
+        """Return texts by our names; a relative path starts where the kubeconfig is."""
         found = {name: self.text(holder, key) for name, key in keys.items()}
         for name, value in found.items():
             if name.endswith("_file") and value and not value.startswith("/"):
@@ -142,4 +142,4 @@ class _Reader:
     def refuse(self, holder: dict[str, Any], keys: tuple[str, ...], expected: str) -> None:
         for key in keys:
             if holder.get(key):
-                raise unusable(self.path, f"{key!r} is not supported; expected {expected}")
+                raise unusable(self.path, f"{key!r} is not supported: expected {expected}")

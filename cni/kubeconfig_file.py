@@ -143,7 +143,7 @@ def _normal(found: Kubeconfig) -> bytes:
 
 
 def _put(path: str, content: bytes) -> bool:
-    """Write a file of ours whole, for root alone; return whether it was another one before."""
+    """Write one of our files whole, for root alone; return whether it was another one before."""
     ensure(os.path.dirname(path))
     try:
         old = atomic_files.snapshot(path)

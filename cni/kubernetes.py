@@ -1,4 +1,4 @@
-"""Asks the API server of Kubernetes about one pod, with a deadline, and says what is wrong when it cannot.
+"""Reads one pod from the API server of Kubernetes, with a deadline; the error names what is wrong.
 
     kubeconfig ─> connect ─> ask ─┬─ 200 and the pod ──────────────────────────────> done
                      ^            ├─ 404, 429, 5xx, no or half an answer ─> wait ─┐
@@ -50,7 +50,7 @@ REACH = "Is the API server up, and does the node reach it? Try: curl -k {server}
 
 
 class Transient(Exception):  # noqa: N818  # no error yet: another attempt may succeed
-    """An attempt failed, and the next one may succeed. If none does, it says why: the last one that was answered."""
+    """An attempt failed, and the next one may succeed. If none does, the last one with an answer has the reason."""
 
     is_silence = False
     """Nothing was answered in time."""
@@ -64,7 +64,7 @@ class Transient(Exception):  # noqa: N818  # no error yet: another attempt may s
 
 
 def read_kubeconfig(path: str) -> Kubeconfig:
-    """Return what a kubeconfig says; raise ``CniError``."""
+    """Return the access that a kubeconfig gives; raise ``CniError``."""
     text = _content(path, path).decode("utf-8", "replace")
     return kubeconfigs.parse(text, path)
 
@@ -105,14 +105,16 @@ def _is_name(text: str) -> bool:
 
 
 class _Question:
-    """A GET of one path, with all that is needed to ask it again."""
+    """A GET of one path, with all that is needed to repeat it."""
 
     def __init__(self, kubeconfig: Kubeconfig, path: str) -> None:
         self.kubeconfig = kubeconfig
         server = https.parse_url(kubeconfig.server)
         if server is None:
             shown = kubeconfig.server.rpartition("@")[2][:80]  # before an @ could be a password
-            raise kubeconfigs.unusable(kubeconfig.path, f"'server' is {shown!r}; expected https://ADDRESS:PORT")
+            raise kubeconfigs.unusable(
+                kubeconfig.path, f"'server': invalid value {shown!r}: expected https://ADDRESS:PORT"
+            )
         self.server = server
         self.target = server.path + path
         self.tls = _tls_context(kubeconfig) if server.scheme == "https" else None
@@ -124,16 +126,16 @@ class _Question:
             )
 
     def answer(self, read: Callable[[bytes], T], deadline: float) -> T:
-        """Return what ``read`` makes of the answer's body; ask again as long as that may help."""
+        """Return what ``read`` makes of the answer's body; repeat the request as long as that may help."""
         started = time.monotonic()
         give_up, pause = started + deadline, FIRST_PAUSE
         attempts, why = 0, None
         while True:
             attempts += 1
             try:
-                return read(self._ask(min(time.monotonic() + ATTEMPT, give_up)))
+                return read(self._attempt(min(time.monotonic() + ATTEMPT, give_up)))
             except Transient as failure:
-                # An attempt that the deadline cuts short says less than one before it that was answered.
+                # An attempt that the deadline cuts short explains less than one before it that was answered.
                 why = why if why is not None and failure.is_silence else failure
                 wait = failure.pause or pause
                 if time.monotonic() + wait >= give_up:
@@ -142,8 +144,8 @@ class _Question:
             time.sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _ask(self, limit: float) -> bytes:
-        """Ask once and return the body of a good answer; raise Transient or ``CniError`` for any other."""
+    def _attempt(self, limit: float) -> bytes:
+        """Send the request once and return the body of a good answer; raise Transient or ``CniError`` for any other."""
         token = self._token()
         try:
             name = self.kubeconfig.tls_server_name or self.server.host
@@ -262,7 +264,7 @@ def _json(body: bytes) -> dict[str, Any]:
 
 
 def _message_of(body: bytes) -> str | None:
-    """Return what an object ``Status`` of the API says; None if the body is none."""
+    """Return the message of an object ``Status`` of the API; None if the body is none."""
     try:
         plain = _json(body)
     except Transient:

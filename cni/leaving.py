@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MARK = "/run/istio-capture/leaving"
-"""A file that holds the plugin's directory; it is there from the uninstallation until the plugin has gone."""
+"""A file that holds the plugin's directory; it is there from the uninstallation until the plugin is gone."""
 REMEMBERED = "/var/lib/cni/results"
 """Where libcni keeps what it was called with (``CacheDir``): JSON with ``containerId``, and ``config`` in base64."""
 

@@ -34,7 +34,7 @@ KEPT = 3  # old files: log.1 is the youngest
 
 
 class Log:
-    """Writes lines about one call of the plugin; all of them carry what ``about`` says."""
+    """Writes lines about one call of the plugin; all of them carry the fields of ``about``."""
 
     def __init__(
         self, path: str, level: str = "info", about: dict[str, str] | None = None, rotate_at: int = ROTATE_AT
@@ -63,7 +63,7 @@ class Log:
         self._write("error", message, facts)
 
     def step(self, name: str) -> Step:
-        """Return a context whose duration the lines after it tell: ``with log.step("apply"): ...``."""
+        """Return a context whose duration the lines after it have: ``with log.step("apply"): ...``."""
         return Step(self._steps_ms, name)
 
     def _write(self, level: str, message: str, facts: dict[str, object]) -> None:
@@ -159,7 +159,7 @@ def _rotate(path: str, rotate_at: int) -> None:
 
 
 def complain(command: str, message: str) -> None:
-    """Say on standard error, in one line, why a command failed; runtimes put it into their own log."""
+    """Print on standard error, in one line, why a command failed; runtimes put it into their own log."""
     try:
         os.write(2, one_line(f"capture-cni: {command or 'no command'}: {message}").encode() + b"\n")
     except OSError:

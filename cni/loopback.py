@@ -18,7 +18,7 @@ OF_LOOPBACK = b"00000000000000000000000000000001 "
 """``::1``, which the kernel puts on ``lo`` as that comes up."""
 
 PATIENCE = 1.0
-"""Seconds to wait for ``lo``; who uses no such plugin and leaves ``lo`` down waits them in vain."""
+"""Seconds to wait for ``lo``; without such a plugin, and with ``lo`` down, that time is lost."""
 PAUSE = 0.01
 TIME_TO_LIST = 0.05
 """Seconds that the plugin may take from setting ``lo`` up to having seen its addresses."""

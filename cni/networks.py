@@ -75,7 +75,7 @@ class Network(Value):
 
     @property
     def entries(self) -> list[dict[str, Any]]:
-        """Those of the plugins that are ours."""
+        """Our own among the plugins."""
         return [plugin for plugin in self.plugins if plugin.get("type") == PLUGIN]
 
     @property

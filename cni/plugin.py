@@ -5,7 +5,7 @@
     CHECK ─> record (or the same way as ADD) ──> compared with what is live
     STATUS ─> could ADD work now?
 
-Whatever is not understood fails ADD, so that no pod runs without the capture that it should have.
+What is not understood fails ADD, so that no pod runs without the capture that it should have.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from cni.protocol import (
     NOT_AVAILABLE_LIMITED,
     UNKNOWN_CONTAINER,
     CniError,
+    shown,
 )
 
 TYPE_CHECKING = False
@@ -104,7 +105,7 @@ COMMANDS: dict[str, Callable[[Request], None]] = {
 
 
 def _add(request: Request, configuration: Configuration, journal: Log) -> None:
-    settings, reason = _wanted(request, configuration, journal)
+    settings, reason = _desired_settings(request, configuration, journal)
     if settings is None:
         journal.info("left alone", reason=reason)
         _remember(request, decisions.LEFT_ALONE, reason)
@@ -156,7 +157,7 @@ def _remember(request: Request, decision: str, reason: str) -> None:
     )
 
 
-def _wanted(request: Request, configuration: Configuration, journal: Log) -> tuple[Settings | None, str]:
+def _desired_settings(request: Request, configuration: Configuration, journal: Log) -> tuple[Settings | None, str]:
     """Return the settings for the pod; or None, and why it is left alone."""
     identity = identity_of(request.arguments)
     if identity is None and configuration.standalone is not None:
@@ -167,7 +168,7 @@ def _wanted(request: Request, configuration: Configuration, journal: Log) -> tup
     if reason or identity is None:
         return None, reason
     if configuration.annotations is None and conf.lacks_source(request.configuration):
-        # Such a runtime never tells: failing would stop every pod of the node, in the mesh or not.
+        # Such a runtime never hands them over: failing would stop every pod of the node, in the mesh or not.
         journal.error(f"pod {identity} is left alone: {NO_SOURCE}")
         return None, NO_SOURCE
     from capture.settings.pod import settings_of  # most pods of a node may have no part in the mesh
@@ -250,7 +251,8 @@ def _addresses_of(request: Request) -> tuple[Network, ...]:
     except (TypeError, KeyError, ValueError, AttributeError):
         raise CniError(
             INVALID_CONFIGURATION,
-            f"prevResult: ips is {str(entries)[:200]}; expected a list of objects with an 'address' like 10.1.2.3/24",
+            f"prevResult: 'ips': invalid value {shown(entries)}: "
+            "expected a list of objects with an 'address' like 10.1.2.3/24",
             "Look at the plugin before this one in the network configuration list: its result is wrong.",
         ) from None
 
@@ -266,7 +268,7 @@ def _check(request: Request, configuration: Configuration, journal: Log) -> None
         verified = verify_recorded()
     is_recorded = verified is not None
     if verified is None:
-        settings, reason = _wanted(request, configuration, journal)
+        settings, reason = _desired_settings(request, configuration, journal)
         if settings is None:
             journal.info("left alone", reason=reason)
             return
@@ -370,12 +372,12 @@ def _logged(request: Request, work: Callable[[Log], None]) -> None:
 
 
 def _as_cni_error(error: CaptureError, request: Request) -> CniError:
-    """Return an error of ours as one of the specification."""
+    """Return an error of the capture as one of the specification."""
     if isinstance(error, ConfigurationError) and error.option in IDS_OF_THE_PROXY:
         pod = f"{request.arguments.get('K8S_POD_NAMESPACE')}/{request.arguments.get('K8S_POD_NAME')}"
         remedy = "Give istio-proxy a runAsUser and runAsGroup that the pod's user namespace has."
         return CniError(VALUE_REFUSED, f"pod {pod}: {error.message}", remedy)
-    if isinstance(error, ConfigurationError):  # what else the pod says has been refused before
+    if isinstance(error, ConfigurationError):  # other values of the pod have been refused before
         return CniError(INVALID_CONFIGURATION, f"network configuration: {error.message}", error.remedy)
     if isinstance(error, HostNamespaceError):
         return CniError(

@@ -24,7 +24,7 @@ BUNDLE_MARK = "lib/ld.so"
 
 
 class Change(Value):
-    """What became of one file."""
+    """What happened to one file."""
 
     path: str
     what: str
@@ -86,7 +86,7 @@ def _is_copy(path: str, source: str) -> bool:
 
 
 def _install_bundle(source: str, bin_dir: str) -> list[Change]:
-    """Copy a directory under a name that tells its content, and let the plugin's name point into it.
+    """Copy a directory under a name made from its content, and let the plugin's name point into it.
 
     The plugin of the previous bundle may be running, and load its modules from there: that one stays until the next.
     """
@@ -108,7 +108,7 @@ def _install_bundle(source: str, bin_dir: str) -> list[Change]:
 
 
 def _copy_bundle(source: str, bundle: str) -> None:
-    """Copy a bundle and try the copy; what is left of a damaged one of the same name gives way."""
+    """Copy a bundle and try the copy; it replaces a damaged one of the same name."""
     bin_dir, name = os.path.split(bundle)
     temporary = atomic_files.temporary_directory_in(bin_dir, name)
     try:

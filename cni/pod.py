@@ -1,11 +1,11 @@
-"""What is known about the pod that an attachment is for, from what the runtime says.
+"""What is known about the pod that an attachment is for, from the facts of the runtime.
 
     CNI_ARGS                       -> Identity      namespace, name, uid
     annotations that a runtime     -> Pod           which containers injection added; neither labels nor the
     hands over                                      proxy's user and environment
     a Pod object of Kubernetes     -> Pod           everything (in ``cni.pod_object``)
 
-All of it is pure. Who asks, and in what order, is in ``cni.sources``.
+All of it is pure. The order of the sources is in ``cni.sources``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STATUS_ANNOTATION = "sidecar.istio.io/status"
 TEMPLATES_ANNOTATION = "inject.istio.io/templates"
 DISABLE_ENVOY = "DISABLE_ENVOY"
 
-# What upstream's injection templates make of the proxy: without its arguments and environment, their names tell.
+# What upstream's injection templates make of the proxy: without its arguments and environment, their names show it.
 PROXY_OF_TEMPLATE = {
     "sidecar": Proxy(),
     "gateway": Proxy(arguments=("proxy", "router")),
@@ -52,7 +52,7 @@ def identity_of(arguments: Mapping[str, str]) -> Identity | None:
 
 
 def from_annotations(identity: Identity, annotations: Mapping[str, str]) -> Pod:
-    """Return what the annotations tell about the pod; ConfigurationError for a status that cannot be read."""
+    """Return the facts of the annotations about the pod; ConfigurationError for a status that cannot be read."""
     proxy = Proxy()
     for template in annotations.get(TEMPLATES_ANNOTATION, "").split(","):
         proxy = PROXY_OF_TEMPLATE.get(template.strip(), proxy)
@@ -72,9 +72,9 @@ def from_annotations(identity: Identity, annotations: Mapping[str, str]) -> Pod:
 
 
 def _injected(status: str | None) -> tuple[str, ...] | None:
-    """Return the containers that injection says it has added; none if it has not been here.
+    """Return the containers that injection has added, by its annotation; none if it has not been here.
 
-    The annotation is an object that names them. The bare word ``true`` says that there was an injection, and not
+    The annotation is an object that names them. The bare word ``true`` means that there was an injection, and not
     of what; people write it by hand, since upstream's plugin takes any text.
     """
     if status is None:

@@ -45,13 +45,13 @@ NOT_AVAILABLE = 50
 NOT_AVAILABLE_LIMITED = 51
 FIRST_OWN_CODE = 100
 
-# An event of Kubernetes holds 1,024 characters, and kubelet and runtime say something before our message.
+# An event of Kubernetes holds 1,024 characters, and kubelet and runtime put words before our message.
 MESSAGE_LIMIT = 700
 DETAILS_LIMIT = 8000
 
 
 class CniError(Exception):
-    """A command failed. ``message`` is one line; ``details`` may be long and say what to do."""
+    """A command failed. ``message`` is one line; ``details`` may be long, with what to do."""
 
     def __init__(self, code: int, message: str, details: str = "") -> None:
         super().__init__(message)
@@ -68,7 +68,7 @@ class Attachment(Value):
 
 
 class Request(Value):
-    """What the runtime asks for, checked. What a command does not take is empty."""
+    """The runtime's request, checked. What a command does not take is empty."""
 
     command: str
     version: str
@@ -79,7 +79,7 @@ class Request(Value):
     """Path of the network namespace; DEL may come without."""
     interface: str
     arguments: dict[str, str]
-    """CNI_ARGS, in whatever order they came."""
+    """CNI_ARGS, in the order of the runtime."""
     configuration: dict[str, Any]
     """The plugin's part of the network configuration, as decoded JSON."""
     previous_result: dict[str, Any] | None
@@ -89,7 +89,7 @@ class Request(Value):
 
 
 class Answer(Value):
-    """What the process prints and how it ends; ``error`` is what ``stdout`` says, for the log."""
+    """What the process prints and how it ends; ``error`` is that of ``stdout``, for the log."""
 
     stdout: bytes
     exit_status: int
@@ -159,7 +159,7 @@ def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
         if not equals or not key:
             raise _bad_arguments(text, f"{_shortened(pair, 80)!r} is not KEY=VALUE")
         if key == "IgnoreUnknown":
-            ignores_unknown |= _truth(text, value)  # Multus says "true" before what it was given, which says "1"
+            ignores_unknown |= _truth(text, value)  # Multus puts "true" before what it was given, which has "1"
         elif arguments.setdefault(key, value) != value:
             raise _bad_arguments(text, f"{key} has two values, {arguments[key]!r} and {value!r}")
     unknown = ", ".join(key for key in arguments if key not in known)
@@ -170,7 +170,7 @@ def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
 
 def _truth(text: str, value: str) -> bool:
     if value.lower() not in {"0", "1", "false", "true"}:
-        raise _bad_arguments(text, f"IgnoreUnknown is {value!r}; expected 0, 1, true or false")
+        raise _bad_arguments(text, f"IgnoreUnknown: invalid value {value!r}: expected 0, 1, true or false")
     return value.lower() in {"1", "true"}
 
 
@@ -207,7 +207,8 @@ def _version_of(configuration: dict[str, Any]) -> str:
     version = configuration.get("cniVersion", "0.1.0")
     if not isinstance(version, str):
         raise CniError(
-            DECODING_FAILURE, f"cniVersion is {shown(version)}; expected a string such as {NEWEST_VERSION!r}"
+            DECODING_FAILURE,
+            f"cniVersion: invalid value {shown(version)}: expected a string such as {NEWEST_VERSION!r}",
         )
     return version
 
@@ -247,7 +248,7 @@ def _network_of(command: str, configuration: dict[str, Any]) -> str:
         return ""
     raise CniError(
         INVALID_CONFIGURATION,
-        f"the network configuration's name is {shown(name)}; expected letters, digits, _ . and -, "
+        f"network configuration: 'name': invalid value {shown(name)}: expected letters, digits, _ . and -, "
         "with a letter or digit first",
     )
 
@@ -261,7 +262,7 @@ def _previous_result_of(command: str, configuration: dict[str, Any]) -> dict[str
         return None
     raise CniError(
         INVALID_CONFIGURATION,
-        f"prevResult is {shown(previous_result)}; expected a JSON object",
+        f"prevResult: invalid value {shown(previous_result)}: expected a JSON object",
         "Look at the plugin before this one in the network configuration list: its result is wrong.",
     )
 
@@ -278,7 +279,7 @@ def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[Attachment, ..
     for key in keys:
         entries = configuration[key]
         if entries is not None and not isinstance(entries, list):
-            raise CniError(INVALID_CONFIGURATION, f"{key} is {shown(entries)}; expected a list")
+            raise CniError(INVALID_CONFIGURATION, f"{key}: invalid value {shown(entries)}: expected a list")
         valid |= dict.fromkeys([_attachment(key, entry) for entry in entries or ()])
     if keys:
         return tuple(valid)
@@ -291,7 +292,7 @@ def _attachment(key: str, entry: object) -> Attachment:
         if isinstance(container_id, str) and isinstance(interface, str):
             return Attachment(container_id, interface)
     expected = '{"containerID": "…", "ifname": "…"}'
-    raise CniError(INVALID_CONFIGURATION, f"{key} has {shown(entry)}; expected {expected}")
+    raise CniError(INVALID_CONFIGURATION, f"{key}: invalid entry {shown(entry)}: expected {expected}")
 
 
 # --- a command, from request to answer -------------------------------------------------------------------------
@@ -306,7 +307,7 @@ def dispatch(
     exceptions are defects and pass through. ``known_arguments`` are the keys of CNI_ARGS that the plugin knows.
     """
     command = environ.get("CNI_COMMAND", "")
-    if command == "VERSION":  # whatever else there is: podman sends the word "dummy" in the other variables
+    if command == "VERSION":  # podman sends the word "dummy" in the other variables
         return Answer(_version_result(stdin), 0)
     version = NEWEST_VERSION
     try:
@@ -380,7 +381,7 @@ def _spoken(version: str) -> str:
 
 
 def failure(error: CniError, version: str) -> Answer:
-    """Return the answer that says ``error`` (SPEC, "Errors"), in ``version`` if it is supported."""
+    """Return the answer with ``error`` (SPEC, "Errors"), in ``version`` if it is supported."""
     content: dict[str, object] = {"cniVersion": _spoken(version), "code": error.code, "msg": error.message}
     if error.details:
         content["details"] = error.details
@@ -406,7 +407,7 @@ def _result(request: Request, text: str) -> bytes:
 def _in_version(result: dict[str, Any], version: str) -> dict[str, Any]:
     """Return ``result`` in another version of the specification.
 
-    From 0.3.0 on results differ in one point that a plugin has to care for: until 0.4.0 each address says whether
+    From 0.3.0 on results differ in one point that a plugin has to care for: until 0.4.0 each address has whether
     it is of version "4" or "6", and from 1.0.0 on it does not.
     """
     result = result | {"cniVersion": version}

@@ -1,4 +1,4 @@
-"""Which container runtime a node has, as far as its files tell: how it chooses a network, and what it hands to plugins.
+"""Which container runtime a node has, as far as its files show: how it chooses a network, and what it hands to plugins.
 
 CRI-O's configuration (crio.conf(5), ``[crio.network]``) names directories and the default network; containerd's own
 is queried over CRI by the node's agent, and has the usual directories otherwise: those of k3s and MicroK8s are others.
@@ -41,7 +41,7 @@ class Runtime(Value):
 
     name: RuntimeName
     evidence: str
-    """Which file tells that it is this one; empty: none does."""
+    """The file that shows that it is this one; empty: none does."""
     network: str = ""
     """The network that its configuration names."""
     conf_dir: str = CONF_DIR
@@ -106,7 +106,7 @@ def _network_settings(path: str) -> dict[str, Any]:
 
 
 def _too_old(root: str) -> str:
-    """Return why this CRI-O hands over no annotations, if its version file tells (crio(8), ``version_file``)."""
+    """Return why this CRI-O hands over no annotations, if its version file shows it (crio(8), ``version_file``)."""
     for name in ("var/run/crio/version", "run/crio/version", "var/lib/crio/version"):
         try:
             with open(os.path.join(root, name), encoding="ascii", errors="replace") as file:

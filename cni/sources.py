@@ -1,4 +1,4 @@
-"""Whom to ask about a pod, and in what order; and what follows for the pod.
+"""The sources of facts about a pod, in what order; and what follows for the pod.
 
 Two facts make the order. What the runtime hands over is free, and enough to see that a pod was not injected: such
 pods start whatever the API server does. About any other pod the API server knows more: labels, containers, and the
@@ -44,10 +44,10 @@ def learn(identity: Identity, configuration: Configuration, journal: Log) -> tup
     for source in sources:
         is_last = source == sources[-1]
         with journal.step(source):
-            pod = _ask(source, identity, configuration, journal, is_last=is_last)
+            pod = _pod_from(source, identity, configuration, journal, is_last=is_last)
         if pod is None:
             continue
-        # A pod without this annotation was not injected, whatever labels and containers there are.
+        # A pod without this annotation was not injected, with any labels and containers.
         if source != RUNTIME or is_last or STATUS_ANNOTATION not in pod.annotations:
             line = first_line(pod)
             for warning in warnings_about(pod, line):
@@ -58,7 +58,9 @@ def learn(identity: Identity, configuration: Configuration, journal: Log) -> tup
     raise CniError(POD_UNKNOWN, f"pod {identity}: {'; '.join(silent)}", " ".join(remedies))
 
 
-def _ask(source: str, identity: Identity, configuration: Configuration, journal: Log, *, is_last: bool) -> Pod | None:
+def _pod_from(
+    source: str, identity: Identity, configuration: Configuration, journal: Log, *, is_last: bool
+) -> Pod | None:
     """Return what a source knows about the pod; None if it knows nothing, or nothing that can be read."""
     if source == RUNTIME:
         if configuration.annotations is None:

@@ -6,8 +6,8 @@ import os
 import time
 
 from capture.model.values import Value
-from capture.report.findings import HANG, Finding, tell_findings
-from capture.report.terminal import tell
+from capture.report.findings import HANG, Finding, print_findings
+from capture.report.terminal import print_lines
 from capture.state.json_text import JsonError, decode, encode
 from cni import istio_cni, kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
@@ -217,7 +217,7 @@ SHOWN = ("time", "level", "namespace", "pod", "message", "reason", "code")
 
 
 def _decisions(log_file: str) -> Iterator[dict[str, Any]]:
-    """Yield what the plugin's log says of the last pods, the oldest first."""
+    """Yield the lines of the plugin's log about the last pods, the oldest first."""
     if not log_file:
         return
     try:
@@ -260,11 +260,13 @@ def as_plain(status: Status) -> dict[str, Any]:
 def show(status: Status) -> None:
     """Print the status for people."""
     evidence = status.runtime.evidence or "unknown; taken as the usual one"
-    tell([f"runtime: {status.runtime.name} ({evidence})", f"networks in {status.conf_dir}:"])
-    tell((f"  {os.path.basename(path)}: {says}{' [entry]' if has else ''}" for path, says, has in status.files), HANG)
-    tell_findings(status.findings)
+    print_lines([f"runtime: {status.runtime.name} ({evidence})", f"networks in {status.conf_dir}:"])
+    print_lines(
+        (f"  {os.path.basename(path)}: {says}{' [entry]' if has else ''}" for path, says, has in status.files), HANG
+    )
+    print_findings(status.findings)
     if status.entry is not None:
-        tell([f"entry: {encode(status.entry)}"])
+        print_lines([f"entry: {encode(status.entry)}"])
     if status.decisions:
-        tell(["last decisions:"])
-        tell((f"  {' '.join(map(str, each.values()))}" for each in status.decisions), HANG)
+        print_lines(["last decisions:"])
+        print_lines((f"  {' '.join(map(str, each.values()))}" for each in status.decisions), HANG)

@@ -36,7 +36,7 @@ class Trial(Value):
 
 
 def run(path: str, through: Sequence[str] = ()) -> Trial:
-    """Ask the plugin for its versions (SPEC, "VERSION: probe plugin version support").
+    """Read the plugin's versions (SPEC, "VERSION: probe plugin version support").
 
     ``through`` is a command that runs another one, such as ``nsenter --mount=/proc/1/ns/mnt``.
     """
@@ -70,7 +70,7 @@ def status(path: str, configuration: dict[str, Any]) -> tuple[int, str]:
 
 
 def _called(command: Sequence[str], stdin: bytes, **variables: str) -> subprocess.CompletedProcess[bytes]:
-    """Return what became of a call. Raises OSError, and TimeoutExpired after PATIENCE seconds."""
+    """Return what happened to a call. Raises OSError, and TimeoutExpired after PATIENCE seconds."""
     environment = ENVIRONMENT | variables
     return subprocess.run(command, input=stdin, env=environment, capture_output=True, timeout=PATIENCE, check=False)
 
@@ -85,7 +85,7 @@ def _versions(answer: bytes) -> tuple[str, ...]:
 
 
 def _not_started(path: str, error: OSError) -> Trial:
-    """Say why execve(2) refused, as far as the file and where it lies tell."""
+    """Return why execve(2) refused, as far as the file and its file system show."""
     interpreter, remedy = interpreter_of(path), ""
     if error.errno == errno.EACCES and os.statvfs(path).f_flag & os.ST_NOEXEC:
         why = "the file system that it is on is mounted noexec"

@@ -30,7 +30,7 @@ from capture.settings.options import (
 )
 from capture.settings.settings import Settings, from_environment, with_flags
 from capture.state.netns import Entered
-from initcontainer.arguments import CommandLine, HelpWanted, VersionWanted, parse
+from initcontainer.arguments import CommandLine, HelpRequested, VersionRequested, parse
 from initcontainer.printer import Printer
 from initcontainer.upstream_flags import newer_mesh
 
@@ -46,15 +46,15 @@ def main() -> int:
 
 
 def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) -> int:
-    """Do what arguments and environment ask for and return the exit code. Raises CaptureError."""
+    """Do what arguments and environment request and return the exit code. Raises CaptureError."""
     try:
         settings = _settings(arguments, environ, printer)
-    except HelpWanted as wanted:
+    except HelpRequested as requested:
         from initcontainer.help import usage  # textwrap costs milliseconds
 
-        print(usage(everything="help-all" in wanted.args), end="")
+        print(usage(everything="help-all" in requested.args), end="")
         return EXIT_DONE
-    except VersionWanted:
+    except VersionRequested:
         from capture import __version__
 
         print(f"istio-init {__version__}")
@@ -87,7 +87,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
 
 
 def _settings(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) -> Settings:
-    """Return what environment and arguments say, and let the printer obey, also where an argument is wrong."""
+    """Return the settings of environment and arguments, and let the printer obey, also where an argument is wrong."""
     in_environment = from_environment(environ)
     found = CommandLine()
     try:

@@ -39,12 +39,12 @@ class UsageError(CaptureError):
         super().__init__(message, "See `istio-init --help`.")
 
 
-class HelpWanted(Exception):  # noqa: N818  # no error: a question
-    """The command line asks which options there are."""
+class HelpRequested(Exception):  # noqa: N818  # no error: a question
+    """The command line requests the list of options."""
 
 
-class VersionWanted(Exception):  # noqa: N818  # no error either
-    """The command line asks which version this is."""
+class VersionRequested(Exception):  # noqa: N818  # no error either
+    """The command line requests the version."""
 
 
 class CommandLine:
@@ -56,14 +56,14 @@ class CommandLine:
 
 
 def parse(arguments: Sequence[str], options: Iterable[Option[Any]], found: CommandLine | None = None) -> CommandLine:
-    """Return what the arguments say; UsageError for a flag that neither we nor upstream have.
+    """Return the parsed arguments; UsageError for a flag that neither we nor upstream have.
 
-    Raises HelpWanted or VersionWanted where that is requested. ``found`` is filled in as far as reading comes.
+    Raises HelpRequested or VersionRequested where that is requested. ``found`` is filled in as far as reading comes.
     """
     found = found or CommandLine()
     command, rest = _command(arguments)
     if command == VERSION_SUBCOMMAND:
-        raise VersionWanted
+        raise VersionRequested
     if command == CLEAN_SUBCOMMAND:
         found.flags[CLEANUP_ONLY] = "true"
         found.warnings.append(f"{CLEAN_SUBCOMMAND} is a word of Istio before 1.25, and means --cleanup-only")
@@ -113,9 +113,9 @@ class _Reader:
     def _long(self, word: str) -> None:
         name, equals, value = word[2:].partition("=")
         if name in ("help", "help-all"):
-            raise HelpWanted(name)
+            raise HelpRequested(name)
         if name == "version":
-            raise VersionWanted
+            raise VersionRequested
         option, upstream = self._by_long.get(name), UPSTREAM_FLAGS.get(name)
         if option is not None:
             takes_value = not option.is_switch
@@ -131,7 +131,7 @@ class _Reader:
             self._found.flags[option] = value
 
     def _value_of(self, flag: str) -> str:
-        """Take the next word, whatever it looks like, as the value of a flag."""
+        """Take the next word, in any form, as the value of a flag."""
         value = next(self._words, None)
         if value is None:
             raise UsageError(f"{flag} needs a value")
@@ -143,7 +143,7 @@ class _Reader:
             letter, letters = letters[0], letters[1:]
             option = self._by_short.get(letter)
             if letter == "h" and option is None:
-                raise HelpWanted
+                raise HelpRequested
             if option is None and letter not in SHORT:
                 raise UsageError(f"unknown flag -{letter}" + (f" in {word}" if len(word) > 2 else ""))
             if option is None:

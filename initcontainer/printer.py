@@ -1,4 +1,4 @@
-"""What ``istio-init`` prints, at the level and in the form that the flags of Istio's log ask for.
+"""What ``istio-init`` prints, at the level and in the form that the flags of Istio's log request.
 
 Plain text, or lines of JSON with the keys of Istio's log (istio/istio, ``pkg/log/config.go``: ``level``, ``time``,
 ``msg``), so that what collects the logs of a mesh reads these, too. Errors and warnings go to stderr.
@@ -33,7 +33,7 @@ class Printer:
         self._is_json = False
 
     def obey(self, settings: Settings) -> None:
-        """Print as the settings ask from now on. Raises ConfigurationError for a level that is none."""
+        """Print by the settings from now on. Raises ConfigurationError for a level that is none."""
         self._is_json = settings[LOG_AS_JSON]
         self._level = settings[LOG_OUTPUT_LEVEL]
 

@@ -1,7 +1,7 @@
 """The validation's connections: made all at once, each recognised where it arrives.
 
-Where the port of the proxy is free we listen there: a random token tells our connections from others, and
-SO_ORIGINAL_DST what they were meant for. Where the proxy listens already, the kernel's list of sockets tells which port
+Where the port of the proxy is free we listen there: a random token distinguishes our connections from others, and
+SO_ORIGINAL_DST what they were meant for. Where the proxy listens already, the kernel's list of sockets shows which port
 took the other end of our connection.
 """
 
@@ -49,7 +49,7 @@ CONNECTED = (
 
 
 class Proof(Value):
-    """What became of a probe: how it was proven, or why it could not be."""
+    """What happened to a probe: how it was proven, or why it could not be."""
 
     probe: Probe
     is_proven: bool
@@ -70,10 +70,10 @@ class Prover:
         self._stop = os.pipe()
 
     def prove(self, probes: Iterable[Probe]) -> list[Proof]:
-        """Return what became of each probe, in their order. Raises ValidationError unless each arrives as it must."""
-        wanted = list(probes)
+        """Return what happened to each probe, in their order. Raises ValidationError unless each arrives as it must."""
+        in_order = list(probes)
         try:
-            for probe in wanted:
+            for probe in in_order:
                 self._begin(probe)
             while (self._awaited or self._clients_of_proxy()) and time.monotonic() < self._deadline:
                 self._look()
@@ -82,7 +82,7 @@ class Prover:
         finally:
             self._end()
         # They end in any order; two runs of one pod print the same.
-        return sorted(self._proofs, key=lambda proof: wanted.index(proof.probe))
+        return sorted(self._proofs, key=lambda proof: in_order.index(proof.probe))
 
     def _begin(self, probe: Probe) -> None:
         """Listen where a probe must arrive, if no other process does, and start to dial."""
@@ -212,7 +212,7 @@ def _original_destination(connection: socket.socket) -> tuple[str, int]:
 
 
 def _dial(probe: Probe, token: bytes, deadline: float, stop: tuple[int, int], *, transparent: bool) -> int:
-    """Start a process that connects as the probe says, until the pipe is closed or time is over; return its id."""
+    """Start a process that connects for the probe, until the pipe is closed or time is over; return its id."""
     process = os.fork()
     if process:
         return process

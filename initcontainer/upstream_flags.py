@@ -1,4 +1,4 @@
-"""Flags of upstream's programs that ask for nothing here: accepted, so that an injected pod starts.
+"""Flags of upstream's programs that change nothing here: accepted, so that an injected pod starts.
 
 Sources: istio/istio, ``pkg/log/options.go`` and ``pkg/log/klog.go`` (flags that pilot-agent gives to all of its
 commands), ``tools/istio-iptables/pkg/cmd/root.go`` of the releases 1.4 to 1.31.

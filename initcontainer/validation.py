@@ -5,9 +5,9 @@
     outbound   a process that is not the proxy dials an address outside    -> must arrive on 15001
     inbound    a process with the proxy's user dials the pod's own address -> must arrive on 15006
     inbound    from outside: by a veth pair of our own, on request         -> must arrive on 15006
-               else a packet is walked through the live rules, if we may read them
+               else a packet is traced through the live rules, if we may read them
 
-What is dialled is chosen by asking the rules of the settings (``capture.analysis.trace``), so that ports and networks
+What is dialled is chosen by the rules of the settings (``capture.analysis.trace``), so that ports and networks
 that are left alone do not spoil the proof. How the live rules are written does not matter, only where traffic goes.
 """
 
@@ -54,7 +54,7 @@ class Validation(Value):
     unproven: tuple[str, ...]
 
     def lines(self) -> Iterator[str]:
-        """Yield what there is to say."""
+        """Yield the lines to print."""
         yield from (f"validated: {line}" for line in self.proven)
         yield from (f"not validated: {line}" for line in self.unproven)
 
@@ -67,7 +67,7 @@ class Validation(Value):
 def validate(settings: Settings, namespace: str | None, host: Host) -> Validation:
     """Prove that capture works in a namespace. Raises ValidationError if traffic goes wrong.
 
-    What cannot be proven, for want of a capability or because nothing is captured, is no error.
+    What cannot be proven is no error: a capability may be missing, or nothing is captured.
     """
     with Entered(namespace):
         config, _ = resolve(settings, host)
@@ -134,7 +134,7 @@ def _from_outside(chooser: Chooser, made: ExitStack) -> Iterator[Probe | str]:
 
 
 def _by_rules(settings: Settings, chooser: Chooser) -> tuple[list[str], list[str]]:
-    """Return what the live rules tell of packets that come in. Raises ValidationError if one would miss the proxy."""
+    """Return what the live rules do with packets that come in. Raises ValidationError if one would miss the proxy."""
     proven: list[str] = []
     unproven: list[str] = []
     for family in chooser.families():

@@ -30,7 +30,7 @@ COMMAND = ["kubectl", "get", "pods", "--all-namespaces", "--output=json"]
 
 
 def running() -> list[dict[str, Any]]:
-    """Return what there is to say of each pod that runs. ToolError or UnsupportedError if kubectl cannot tell."""
+    """Return the findings about each pod that runs. ToolError or UnsupportedError if kubectl fails."""
     try:
         done = subprocess.run(COMMAND, capture_output=True, text=True, errors="replace", check=False)
     except FileNotFoundError:

@@ -10,8 +10,8 @@ import click
 from capture.cli.options import CaptureCommand, text_or_json
 from capture.errors import EXIT_DONE
 from capture.model.values import Value
-from capture.report.output import say_json, warn
-from capture.report.terminal import tell
+from capture.report.output import print_json, warn
+from capture.report.terminal import print_lines
 from capture.state.input import origin_of, read_input
 from injection.check import in_words, report
 from injection.inject import inject as inject_text
@@ -41,7 +41,7 @@ capture inject --policy | kubectl apply -f -       # then: kubectl label namespa
 
 
 class Request(Value):
-    """What the command line asks for."""
+    """What the command line requests."""
 
     template: Template
     base: Settings
@@ -189,16 +189,16 @@ def _reports(name: str, result: Result, request: Request) -> list[dict[str, obje
 
 def _print_check(lines: Sequence[dict[str, object]], form: str) -> None:
     if form == "json":
-        say_json({"workloads": lines})
+        print_json({"workloads": lines})
     else:
-        tell([each for line in lines for each in in_words(line).split("\n")] or ["no workload"])
+        print_lines([each for line in lines for each in in_words(line).split("\n")] or ["no workload"])
 
 
 def _write(texts: list[str], output: str | None, form: str, workloads: Sequence[dict[str, object]] = ()) -> None:
     """Write the results one after the other, as separate documents, to a file as a whole or to standard output."""
     data = _joined(texts).encode()
     if form == "json":
-        say_json({"workloads": list(workloads), "output": output, "manifest": None if output else _joined(texts)})
+        print_json({"workloads": list(workloads), "output": output, "manifest": None if output else _joined(texts)})
     elif output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

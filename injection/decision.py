@@ -71,7 +71,7 @@ def decide(
 
 
 def _own_word(metadata: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what the pod says itself: its label if it is there, even empty; else its annotation."""
+    """Return the pod's own value: its label if it is there, even empty; else its annotation."""
     for kind, key in (("label", "labels"), ("annotation", "annotations")):
         texts = metadata.get(key) or {}
         if INJECT in texts:

@@ -32,7 +32,7 @@ SIDECAR = "sidecar"
 
 
 class Outcome(Value):
-    """What became of a workload."""
+    """What happened to a workload."""
 
     document: int
     workload: Workload
@@ -105,7 +105,7 @@ def _outcome(number: int, workload: Workload, template: Template, base: Settings
 
 
 def _require_understood(workload: Workload) -> None:
-    """Raise InjectionError for a pod that is not what it should be: whatever reads it later need not look."""
+    """Raise InjectionError for a pod of the wrong shape: what reads it later need not look."""
     misfit = next(POD.misfits(workload.pod), "")
     if misfit:
         raise InjectionError(f"{workload}: {misfit}")
@@ -166,32 +166,32 @@ def _write(target: Text, root: Node, workload: Workload, plan: Plan) -> str:
 
 
 def _taken_from(spec: Node, key: str, plan: Plan) -> list[int]:
-    """Return the positions of the pod's own containers that were merged into ours."""
+    """Return the positions of the pod's own containers that were merged into injected ones."""
     node = node_at(spec, [key])
     if key == "volumes" or node is None or is_null(node):
         return []
     return [number for number, item in enumerate(node.value) if item_name(item) in plan.taken]
 
 
-def _write_annotations(target: Text, pod: Node, wanted: dict[str, str]) -> None:
+def _write_annotations(target: Text, pod: Node, desired: dict[str, str]) -> None:
     metadata = child(pod, "metadata")
     if metadata is None:
-        target.add_pairs(pod, {"metadata": {"annotations": wanted}}, before="spec")
+        target.add_pairs(pod, {"metadata": {"annotations": desired}}, before="spec")
         return
     if needs_writing_anew(metadata):
-        target.write_anew(metadata, {"annotations": wanted}, alias=not is_null(metadata))
+        target.write_anew(metadata, {"annotations": desired}, alias=not is_null(metadata))
         return
     annotations = child(metadata, "annotations")
     if annotations is None:
-        target.add_pairs(metadata, {"annotations": wanted})
+        target.add_pairs(metadata, {"annotations": desired})
     elif needs_writing_anew(annotations):
-        target.write_anew(annotations, wanted, alias=not is_null(annotations))
+        target.write_anew(annotations, desired, alias=not is_null(annotations))
     else:
-        for name, value in wanted.items():
+        for name, value in desired.items():
             found = pair(annotations, name)
             if found:
                 target.write_anew(found[1], value)
-        added = {name: value for name, value in wanted.items() if not pair(annotations, name)}
+        added = {name: value for name, value in desired.items() if not pair(annotations, name)}
         target.add_pairs(annotations, added)
 
 

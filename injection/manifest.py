@@ -2,8 +2,8 @@
 
 What is added goes before what is there (or after it, for lists that are appended to), in whole lines where the text is
 in block style, and inside the brackets where it is in flow style. Only what cannot be added to (a null, an alias, a
-container that is merged into ours, an annotation with another value) is written anew; its text is kept, so that it can
-be put back.
+container that is merged into an injected one, an annotation with another value) is written anew; its text is kept, so
+that it can be put back.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Plan(Value):
     """What comes before the entries of each list."""
     last: dict[str, list[Container]]
     taken: frozenset[str]
-    """Names of the pod's own containers that were merged into ours, which are among those that are added."""
+    """Names of the pod's own containers that were merged into injected ones."""
     settings: PodSettings
 
 
@@ -84,7 +84,7 @@ def pod_settings(workload: Workload, template: Template, base: Settings) -> PodS
 
 
 def proxy_ids(base: Settings, context: Mapping[str, Any]) -> tuple[int, int]:
-    """Return user and group of the proxy: as its security context says, else as for all pods. InjectionError."""
+    """Return user and group of the proxy: by its security context, else as for all pods. InjectionError."""
     uid = _own_number(context, "runAsUser") or _number(base, option.PROXY_UID, DEFAULT_UID)
     return uid, _own_number(context, "runAsGroup") or _number(base, option.PROXY_GID, uid)
 
@@ -144,7 +144,7 @@ class _Planner:
         return Plan(annotations, self._first, self._last, frozenset(self._taken), self._settings)
 
     def _is_native(self) -> bool:
-        """Return whether the proxy is a native sidecar: as the annotation says, or the pod's own proxy is one."""
+        """Return whether the proxy is a native sidecar: by the annotation, or because the pod's own proxy is one."""
         spec, own = self._workload.pod["spec"], self._own.get(PROXY_CONTAINER)
         word = self._workload.annotations.get(NATIVE_ANNOTATION)
         if [own] == spec.get("containers"):

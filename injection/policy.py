@@ -1,7 +1,7 @@
 """Injection by the API server itself: a MutatingAdmissionPolicy, its binding, and its parameters (KEP-3962).
 
-No server, certificate or outage: the expressions (CEL) run where pods are created. They say what ``decision``,
-``settings`` and ``template`` say, and are held to it by tests on a real API server. JSON is a literal of CEL, so
+No server, certificate or outage: the expressions (CEL) run where pods are created. They mean what ``decision``,
+``settings`` and ``template`` mean; tests on a real API server compare both. JSON is a literal of CEL, so
 containers are written as JSON in which only what depends on the pod or the parameters is an expression.
 """
 
@@ -57,7 +57,7 @@ def expression(text: str) -> str:
 def literal(value: object) -> str:
     """Return a value as CEL; texts made by ``expression`` are put in as they are.
 
-    A map's values are ``dyn``: Kubernetes wants those of a literal to have one type.
+    A map's values are ``dyn``: Kubernetes requires one type for those of a literal.
     """
     if isinstance(value, str):
         whole = value.startswith(MARK) and value.endswith(MARK) and len(value) > 1
@@ -276,7 +276,7 @@ class _Policy:
         ]  # fmt: skip
 
     def _annotations(self) -> list[str]:
-        """Return the patches that tell the plugin what it cannot know; as ``PodSettings.plugin_annotations``."""
+        """Return the patches with what the plugin cannot know; as ``PodSettings.plugin_annotations``."""
         if not self._template.uses_plugin:
             return []
         needed = self._fixed.plugin_annotations()

@@ -85,11 +85,11 @@ class PodSettings(Value):
         return self.mode != NO_CAPTURE
 
     def annotated(self, which: Option[Any]) -> str | None:
-        """Return what the pod's annotations say about an option."""
+        """Return the value of the pod's annotations for an option."""
         return next((self.annotations[name] for name in which.annotations if name in self.annotations), None)
 
     def is_given(self, which: Option[Any]) -> bool:
-        """Return whether anybody says something about an option."""
+        """Return whether any source sets an option."""
         return self.annotated(which) is not None or which in self.base.explicit
 
     def text(self, which: Option[Any]) -> str:

@@ -1,4 +1,4 @@
-"""The shape of what is read of a pod: it is checked once, so that nobody after it has to. Pure.
+"""The shape of what is read of a pod: it is checked once, for all that read it later. Pure.
 
 Kubernetes checks far more (core/v1, PodSpec); this is what a manifest has to be like to be understood here. A null is
 as good as absent. ``misfits`` of a shape yields what does not fit, with its place, its value and what is expected.

@@ -1,6 +1,6 @@
 """YAML as text with positions: what is inserted or replaced by position leaves every other byte as it is.
 
-PyYAML says where each node begins and ends; that is all that is needed of it.
+PyYAML gives the beginning and end of each node; that is all that is needed of it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def without_tabs(text: str) -> str:
 
 def _loader_class(yaml: Any) -> Any:
     class PositionLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-        """Composes nodes; an alias becomes a scalar node that says so."""
+        """Composes nodes; an alias becomes a scalar node with a mark."""
 
         def compose_node(self, parent: Node, index: Node) -> Node:
             if not self.check_event(yaml.AliasEvent):

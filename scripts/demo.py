@@ -5,7 +5,7 @@
                                  Envoy on 15001 and 15006 as uid 1337
 
 `istio-init` programs the pod. Then requests go out and in, over IPv4 and IPv6, and each is checked three times: by the
-header that the far end saw, by Envoy's access log, and by what `capture trace` says of it.
+header that the far end saw, by Envoy's access log, and by what `capture trace` prints about it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What became of a request."""
+    """What happened to a request."""
 
     request: Request
     way: str
@@ -133,7 +133,7 @@ def send(request: Request, envoy: Envoy) -> Result:
 
 
 def traced(result: Result, pod: Pod) -> Result:
-    """Add what `capture trace` says, which has to agree."""
+    """Add the verdict of `capture trace`, which has to agree."""
     request = result.request
     way = ["--uid", str(request.uid)] if request.sender is pod else ["--in", pod.interface]
     command = ["capture", "trace", "tcp", str(request.destination), *way]
@@ -173,7 +173,7 @@ def main() -> int:
 
 
 def play(netns: NamespaceFactory) -> list[Result]:
-    """Show everything, and return what became of the requests."""
+    """Show everything, and return what happened to the requests."""
     pod, outside = netns.pod_pair("pod")
     start_app(pod, APP_PORT)
     start_app(pod, EXCLUDED_PORT, label="metrics")

@@ -1,4 +1,4 @@
-"""What mkdocs.yml cannot say: the navigation goes on with the pages that it does not name, by folder."""
+"""What mkdocs.yml cannot express: the navigation goes on with the pages that it does not name, by folder."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def digest() -> str:
-    """Return what tells one version of the chart from another."""
+    """Return what distinguishes one version of the chart from another."""
     found = hashlib.sha256()
     for path in sorted(path for path in CHART.rglob("*") if path.is_file()):
         found.update(f"{path.relative_to(CHART)}\0".encode() + path.read_bytes())

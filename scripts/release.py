@@ -5,7 +5,7 @@
     istio-capture-VERSION.cdx.json                         CycloneDX 1.6: what the bundle is made of
     SHA256SUMS
 
-The same sources on the same system give the same bytes: whatever has a time has the one in SOURCE_DATE_EPOCH, by
+The same sources on the same system give the same bytes: every time is the one in SOURCE_DATE_EPOCH, by
 default that of the last commit.
 """
 
@@ -66,7 +66,7 @@ def build(output: Path) -> None:
 
 
 def unset_repository(pyproject: str) -> str:
-    """Return what to say if the links of the package lead nowhere; "" if they name a repository."""
+    """Return the problem if the links of the package lead nowhere; "" if they name a repository."""
     repository = str(tomllib.loads(pyproject)["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"])
     if not (urlsplit(repository).hostname or "").endswith(".example"):
         return ""
@@ -83,7 +83,7 @@ def _last_commit() -> str:
 
 
 def pack(directory: Path, archive: Path, epoch: int) -> None:
-    """Write a directory as a tar archive that says nothing of who packed it, and when."""
+    """Write a directory as a tar archive without a trace of who packed it, and when."""
 
     def anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
         entry.uid = entry.gid = 0

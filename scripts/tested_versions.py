@@ -56,7 +56,7 @@ def line() -> str:
 
 
 def version(command: list[str]) -> str:
-    """Return the version that a program says it is, or "" if it is not there."""
+    """Return the version that a program prints, or "" if it is not there."""
     environ = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     try:
         said = subprocess.run(command, capture_output=True, text=True, check=False, env=environ).stdout

@@ -38,7 +38,7 @@ FIELDS = {
     "requested_server_name": "%REQUESTED_SERVER_NAME%",
     "route_name": "%ROUTE_NAME%",
 }
-"""What the usual format tells of a request, under the names that it has in JSON."""
+"""What the usual format shows of a request, under the names that it has in JSON."""
 
 QUOTED = {
     "upstream_transport_failure_reason", "x_forwarded_for", "user_agent", "request_id", "authority", "upstream_host",

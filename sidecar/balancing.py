@@ -129,7 +129,7 @@ def _consistent(fields: Fields) -> Policy:
 
 
 def _hash_key(fields: Fields) -> Mapping[str, object]:
-    """Return what is hashed, as Envoy's routes say it (config.route.v3.RouteAction.HashPolicy)."""
+    """Return what is hashed, in the form of Envoy's routes (config.route.v3.RouteAction.HashPolicy)."""
     given = [key for key in HASH_KEYS if key in fields]
     if len(given) != 1:
         raise FieldError(fields.document, fields.path, f"expected one of {', '.join(HASH_KEYS)}")

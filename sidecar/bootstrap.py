@@ -1,4 +1,4 @@
-"""Envoy's bootstrap for one pod: what the capture's settings and the mesh's objects say together. Pure."""
+"""Envoy's bootstrap for one pod: from the capture's settings and the mesh's objects. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class World(Value):
-    """What the documents say."""
+    """The content of the documents."""
 
     mesh: Mesh = Mesh()
     telemetries: tuple[Telemetry, ...] = ()
@@ -39,7 +39,7 @@ class World(Value):
 
 
 def read_world(documents: Sequence[Document]) -> World:
-    """Return what documents say; FieldError for what cannot be used, is not supported, or is there twice."""
+    """Return the content of documents; FieldError for what cannot be used, is not supported, or is there twice."""
 
     def of(kind: str) -> list[Document]:
         return [document for document in documents if document.kind == kind]

@@ -10,7 +10,7 @@ import click
 from capture.cli.options import CaptureCommand, capture_options, explicit, flags, format_option, namespace_options
 from capture.errors import CaptureError
 from capture.model.addresses import parse_address
-from capture.report.output import say_json, warn
+from capture.report.output import print_json, warn
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
 from capture.settings.settings import Settings, with_flags
@@ -120,7 +120,7 @@ def sidecar(  # noqa: PLR0913  # each is an option of the command
     if directory:
         endpoints.write(destinations(config, world, pod), directory)
     if form == "json":
-        say_json({"bootstrap": plain})
+        print_json({"bootstrap": plain})
         return 0
     click.echo(json.dumps(plain, separators=(",", ":")) if compact else json.dumps(plain, indent=1))
     return 0
@@ -138,7 +138,7 @@ def _pod(world: World, documents: list[Document], name: str | None) -> tuple[Pod
 
 
 def _config(ctx: click.Context, namespace: str | None, document: Document | None) -> CaptureConfig:
-    """Return what the capture is: as recorded, or as the pod, the environment and the options ask for."""
+    """Return what the capture is: as recorded, or as the pod, the environment and the options request."""
     if namespace is not None:
         if flags(ctx):
             raise click.UsageError("--netns and --pid take what was applied there; options of the capture exclude them")

@@ -102,7 +102,7 @@ def _size(value: object, sizes: dict[int, int]) -> int:
 
 
 def yaml_module() -> Any:
-    """Return PyYAML; DocumentError says how to get it."""
+    """Return PyYAML; DocumentError names how to get it."""
     try:
         import yaml
     except ImportError:

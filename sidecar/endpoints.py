@@ -50,7 +50,7 @@ def write(destinations: Iterable[Destination], directory: str) -> int:
     Each file is replaced as a whole, which is what Envoy notices. The file of a service that is gone loses its
     endpoints: a running Envoy still has the cluster. CaptureError if the directory cannot be written.
     """
-    wanted = {
+    desired = {
         file_name(destination): _response(_assignment(destination))
         for destination in destinations
         if not destination.policy.passes_through
@@ -58,9 +58,9 @@ def write(destinations: Iterable[Destination], directory: str) -> int:
     try:
         os.makedirs(directory, exist_ok=True)
         for name in os.listdir(directory):
-            if name.startswith(PREFIX) and name.endswith(SUFFIX) and name not in wanted:
-                wanted[name] = _emptied(os.path.join(directory, name))
-        return sum(_replace(os.path.join(directory, name), content) for name, content in wanted.items())
+            if name.startswith(PREFIX) and name.endswith(SUFFIX) and name not in desired:
+                desired[name] = _emptied(os.path.join(directory, name))
+        return sum(_replace(os.path.join(directory, name), content) for name, content in desired.items())
     except OSError as error:
         raise CaptureError(f"cannot write endpoints to {directory}: {error.strerror}") from None
 
@@ -80,7 +80,7 @@ def _emptied(path: str) -> str:
     try:
         return _response(assignment(json.loads(content)["resources"][0]["cluster_name"], []))
     except (ValueError, LookupError, TypeError):
-        return content  # not a file of ours
+        return content  # not one of our files
 
 
 def _replace(path: str, content: str) -> bool:

@@ -51,7 +51,7 @@ def listening_on(families: Iterable[Family], port: int) -> Json:
 
 
 def cluster(name: str, kind: str, *, http2: bool | None = None, **fields: Any) -> Json:
-    """Return a cluster; ``http2`` None: upstream is spoken what is spoken downstream."""
+    """Return a cluster; ``http2`` None: upstream has the protocol of downstream."""
     if http2 is None:
         options: Json = {"use_downstream_protocol_config": {"http_protocol_options": {}, "http2_protocol_options": {}}}
     else:

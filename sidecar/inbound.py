@@ -81,7 +81,7 @@ def _client_source(config: CaptureConfig) -> Json:
 def _chains(family: Family, logs: list[Json]) -> list[Json]:
     """Return the chains of one family: HTTP, and anything else.
 
-    Envoy does not go back from a chain that asks for raw_buffer to one that does not, so each transport has its own.
+    Envoy does not go back from a chain that requires raw_buffer to one that does not, so each transport has its own.
     """
     name = CLUSTERS[family]
     match: Json = {"prefix_ranges": [{"address_prefix": ANY_ADDRESS[family], "prefix_len": 0}]}

@@ -17,7 +17,7 @@ STDOUT = "/dev/stdout"
 BUILT_IN_PROVIDER = "envoy"
 DETECTION_TIMEOUT = "0.1s"
 """How long the first bytes may take before a connection counts as TCP. Istio's own default, 0s, waits for ever:
-a server that speaks first at a port that is not declared TCP would never be heard."""
+the first bytes of a server at a port that is not declared TCP would never arrive."""
 
 MESH_FIELDS = (
     "accessLogFile", "accessLogFormat", "accessLogEncoding", "extensionProviders", "outboundTrafficPolicy",

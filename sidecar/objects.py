@@ -57,7 +57,7 @@ class Pod(Value):
 
 
 class ServicePort(Value):
-    """A TCP port of a service, and what is spoken there."""
+    """A TCP port of a service, and its protocol."""
 
     number: int
     name: str
@@ -101,9 +101,9 @@ class Slice(Value):
     endpoints: Mapping[str, tuple[Endpoint, ...]]
 
 
-def includes(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
-    """Return whether all wanted labels are there."""
-    return wanted.items() <= labels.items()
+def includes(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
+    """Return whether all labels of the selector are there."""
+    return selector.items() <= labels.items()
 
 
 def metadata_of(fields: Fields) -> tuple[str, str, dict[str, str]]:
@@ -116,7 +116,7 @@ def metadata_of(fields: Fields) -> tuple[str, str, dict[str, str]]:
 
 
 def read_pod(document: Document) -> Pod:
-    """Return what a Pod says about its sidecar; its specification is for kubelet and is not checked here."""
+    """Return the settings of a Pod for its sidecar; its specification is for kubelet and is not checked here."""
     fields = document.fields("apiVersion", "kind", "metadata", "spec", "status")
     namespace, name, labels = metadata_of(fields)
     spec = fields.inner("spec")
@@ -157,7 +157,7 @@ def _service_port(port: Fields) -> ServicePort:
 
 
 def protocol_of(name: str, app_protocol: str) -> Protocol:
-    """Return what is spoken at a port by Istio's rule: ``appProtocol``, else the name up to its first dash.
+    """Return the protocol of a port by Istio's rule: ``appProtocol``, else the name up to its first dash.
 
     ``auto`` is found out from the first bytes of a connection.
     """

@@ -70,7 +70,7 @@ def fixed_clusters() -> list[Json]:
 
 
 def destination_cluster(destination: Destination, endpoints: Json) -> Json:
-    """Return the cluster of a destination; ``endpoints`` say where it has its endpoints from."""
+    """Return the cluster of a destination; ``endpoints`` is where it has its endpoints from."""
     if destination.policy.passes_through:
         return original_destination(destination.name)
     protocol = destination.port.protocol
@@ -118,7 +118,7 @@ def _captured(outbound: Outbound) -> Json:
 
 
 def _by_address(outbound: Outbound, destination: Destination, address: str) -> Json:
-    """Return the listener of a TCP port; where nothing is declared, the first bytes tell whether it is HTTP."""
+    """Return the listener of a TCP port; where nothing is declared, the first bytes show whether it is HTTP."""
     name, port = destination.name, destination.port
     by_source: Json = {"hash_policy": [{"source_ip": {}}]} if destination.policy.by_source else {}
     listener = {
@@ -140,7 +140,7 @@ def _by_address(outbound: Outbound, destination: Destination, address: str) -> J
 
 
 def _by_host(outbound: Outbound, port: int, destinations: list[Destination]) -> Json:
-    """Return the listener of an HTTP port, whatever the address; what is no HTTP passes through."""
+    """Return the listener of an HTTP port, for any address; what is no HTTP passes through."""
     hosts = [
         virtual_host(
             f"{destination.service.host}:{port}",

@@ -65,7 +65,7 @@ def dns_clusters(resolvers: Sequence[str]) -> list[Json]:
 def dns_listeners(config: CaptureConfig, services: Iterable[Service], resolvers: Sequence[str]) -> list[Json]:
     """Return the listeners for DNS: over UDP services are answered here, and all else by the name servers.
 
-    Over TCP, which Envoy's filter does not support, the name servers answer everything. Without resolvers, UDP asks
+    Over TCP, which Envoy's filter does not support, the name servers answer everything. Without resolvers, UDP queries
     those of the pod's resolv.conf(5), and TCP is refused.
     """
     table = _table(services)

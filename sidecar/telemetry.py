@@ -27,7 +27,7 @@ class Entry(Value):
 
 
 class Telemetry(Value):
-    """A Telemetry: where it holds, and what it says about access logs."""
+    """A Telemetry: where it holds, and its settings of access logs."""
 
     origin: str
     namespace: str
@@ -95,7 +95,7 @@ def _of_mesh(mesh: Mesh) -> tuple[AccessLog, ...]:
 
 
 def _merged(mesh: Mesh, telemetries: list[Telemetry]) -> tuple[AccessLog, ...]:
-    """Return what the levels say together: each entry about its providers, or about those inherited."""
+    """Return the settings of all levels together: each entry about its providers, or about those inherited."""
     known = {BUILT_IN_PROVIDER: mesh.own_log, **mesh.providers}
     names = mesh.default_providers or (BUILT_IN_PROVIDER,)
     logs: dict[str, AccessLog] = {}

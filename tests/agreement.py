@@ -59,7 +59,7 @@ PATIENT = 5.0
 
 @dataclass(frozen=True)
 class Foreign:
-    """A rule of somebody else, in a built-in chain, before ours or after."""
+    """A foreign rule in a built-in chain, before or after the capture's."""
 
     table: TableName
     chain: str
@@ -156,7 +156,7 @@ def foreign_rules(draw: st.DrawFn) -> Foreign:
 
 @st.composite
 def attempts(draw: st.DrawFn, pair: PodPair, ports_in_question: tuple[int, ...]) -> Attempt:
-    """Draw a connection out of the pod, within it, or into it; every other one to a port that rules speak of."""
+    """Draw a connection out of the pod, within it, or into it; every other one to a port of the rules."""
     pod, peer = pair
     protocol = draw(st.sampled_from(["tcp", "tcp", "udp"]))
     port = draw(st.sampled_from(PORTS) | st.sampled_from(ports_in_question or PORTS))
@@ -179,7 +179,7 @@ def attempts(draw: st.DrawFn, pair: PodPair, ports_in_question: tuple[int, ...])
 
 
 def ports_of(foreign: list[Foreign]) -> tuple[int, ...]:
-    """Return the ports that foreign rules speak of."""
+    """Return the ports of foreign rules."""
     matches = [match for each in foreign for match in each.rule.matches]
     return tuple(span.last for match in matches if isinstance(match, DestinationPort) for span in match.ports)
 
@@ -211,7 +211,7 @@ def packet_of(attempt: Attempt, pod: Pod) -> Packet:
 
 
 def serve(pair: PodPair) -> None:
-    """Listen on every port that packets go to: the world outside, the app, the proxy, the agent, somebody else."""
+    """Listen on every port that packets go to: the world outside, the app, the proxy, the agent, another program."""
     pod, peer = pair
     peer.own_every_address()
     both = ("0.0.0.0", "::")

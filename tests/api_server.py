@@ -1,6 +1,6 @@
 """A Kubernetes API server of the real project, without a node: etcd and kube-apiserver in a namespace of their own.
 
-The programs are taken from the directories of ``CAPTURE_CLUSTER_BIN`` (separated by colons), then from PATH.
+``cluster_builds.py`` has where the programs are looked for.
 
     with ApiServer(namespace, directory) as server:
         server.kubectl("get", "pods", stdin="") -> str
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+import cluster_builds as builds
 from pytest_netns import CommandError, Namespace, require
 
 GATES = ("--feature-gates=MutatingAdmissionPolicy=true", "--runtime-config=admissionregistration.k8s.io/v1beta1=true")
@@ -24,9 +25,8 @@ TOKEN = "administrator"  # noqa: S105  # of a server that ends with the test
 
 def find(name: str) -> str:
     """Return the path of a program; skip the test if it is not there."""
-    places = [*os.environ.get("CAPTURE_CLUSTER_BIN", "").split(":"), *os.environ["PATH"].split(":")]
-    found = next((path for place in places if place and os.access(path := Path(place, name), os.X_OK)), None)
-    require(found, f"the program {name} is missing; name its directory with CAPTURE_CLUSTER_BIN")
+    found = builds.find(name)
+    require(found, f"the program {name} is missing: `make test-cluster` installs or builds it")
     assert found
     return str(found)
 
@@ -51,7 +51,7 @@ class ApiServer:
                 *(programs[1], "--etcd-servers=http://127.0.0.1:2379", f"--advertise-address={ADDRESS}"),
                 *(f"--cert-dir={directory}", f"--token-auth-file={directory / 'tokens.csv'}"),
                 "--authorization-mode=RBAC",
-                "--disable-admission-plugins=ServiceAccount",  # nobody makes the accounts here
+                "--disable-admission-plugins=ServiceAccount",  # no controller makes the accounts here
                 "--service-account-issuer=https://kubernetes.default.svc",
                 f"--service-account-key-file={directory / 'sa.key'}",
                 f"--service-account-signing-key-file={directory / 'sa.key'}",

@@ -12,7 +12,7 @@ from capture.settings import options as option
 from capture.settings.settings import Given, Settings
 
 Texts = dict[Any, str]
-"""What is said, by option; options of all types are keys, which no type but Any says."""
+"""Values by option; options of all types are keys, which no type but Any expresses."""
 
 OUTSIDE = (("203.0.113.7", 80), ("2001:db8::7", 80))
 APP_PORT = 8080
@@ -68,7 +68,7 @@ WAYS: dict[str, Texts] = {
 
 
 def settings(*texts: Texts) -> Settings:
-    """Return settings that say all of these; the last word counts."""
+    """Return settings with all of these; the last one counts."""
     return Settings({each: Given(text, "command line") for some in texts for each, text in some.items()})
 
 

@@ -1,4 +1,4 @@
-"""What a node's agent knows and tells, and doing things in a pod's namespace from the node."""
+"""What a node's agent knows and reports, and doing things in a pod's namespace from the node."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def state(cluster: Cluster, name: str) -> dict[str, Any]:
 def found(cluster: Cluster, name: str, expected: str, seconds: float = 5) -> dict[str, Any]:
     """Wait until the agent knows a pod to be in a state; an exec takes half a second of these."""
     give_up = time.monotonic() + seconds
-    while (told := state(cluster, name))["state"] != expected:
-        assert time.monotonic() < give_up, told
+    while (answer := state(cluster, name))["state"] != expected:
+        assert time.monotonic() < give_up, answer
         time.sleep(0.1)
-    return told
+    return answer
 
 
 def event(cluster: Cluster, name: str, reason: str, seconds: float = 10) -> str:
@@ -73,7 +73,7 @@ def wait_for(condition: Callable[[], Result], seconds: float, what: str) -> Resu
 
 
 class InPod:
-    """Runs programs of the node in the network namespace of a pod, as a root that is nobody in the pod."""
+    """Runs programs of the node in the network namespace of a pod, as a root whose user id the pod does not have."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self._cluster = cluster

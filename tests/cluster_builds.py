@@ -4,7 +4,7 @@
     python tests/cluster_builds.py helm     builds this, though it may be there: kubernetes, helm, or runtime
 
 ``CAPTURE_CLUSTER_BIN`` names directories (separated by colons) that are looked into first. Go's module proxy is the
-only server that is asked.
+only server that is queried.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _main() -> str:
 
 
 def build_runtime(target: Path) -> None:
-    """Build containerd 2, a runc that can map ids, and plugins that speak CNI 1.1."""
+    """Build containerd 2, a runc that can map ids, and plugins for CNI 1.1."""
     main = "github.com/containerd/containerd/v2/cmd"
     for program in ("containerd", "containerd-shim-runc-v2"):
         install(f"{main}/{program}", CONTAINERD, target, tags="no_btrfs")
@@ -140,7 +140,7 @@ def build_runtime(target: Path) -> None:
 
 
 def install(package: str, version: str, target: Path, *, tags: str = "", flags: str = "", with_c: bool = False) -> None:
-    """Build one program of a module in a module of our own, since some modules replace others in theirs."""
+    """Build one program of a module in a module of our own, since some modules replace others in their own."""
     name = package.rpartition("/")[2]
     source = CACHE / "sources" / name
     source.mkdir(parents=True, exist_ok=True)
@@ -163,13 +163,13 @@ def _go() -> str:
     places = [*map(Path, os.environ["PATH"].split(":")), Path("/usr/local/go/bin")]
     found: list[str] = []
     for program in (path for place in places if os.access(path := place / "go", os.X_OK)):
-        told = subprocess.run([program, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout.strip()
-        numbers = re.findall(r"\d+", told)[:2]
+        text = subprocess.run([program, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout.strip()
+        numbers = re.findall(r"\d+", text)[:2]
         if tuple(map(int, numbers)) >= GO:
             return str(program)
-        found.append(f"{program} is {told or 'unknown'}")
-    wanted = ".".join(map(str, GO))
-    sys.exit(f"error: Go {wanted} or later is missing ({', '.join(found) or 'there is none'}): https://go.dev/dl")
+        found.append(f"{program} is {text or 'unknown'}")
+    required = ".".join(map(str, GO))
+    sys.exit(f"error: Go {required} or later is missing ({', '.join(found) or 'there is none'}): https://go.dev/dl")
 
 
 if __name__ == "__main__":

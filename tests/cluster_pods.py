@@ -70,7 +70,7 @@ def pod(
     pause_proxy: bool = False,
     **spec: Any,
 ) -> dict[str, Any]:
-    """Return a pod with an application that says whom it saw, and, in the mesh, a sidecar before it.
+    """Return a pod with an application that names its callers, and, in the mesh, a sidecar before it.
 
     ``pause_proxy`` gives a sidecar that does nothing, for pods that are many.
     """

@@ -115,7 +115,7 @@ READ_ONLY = """\
 
 
 def note(nodeid: str, outcome: str, measured: str = "") -> None:
-    """Remember what became of a test, by its name and the kind of node, with what it measured."""
+    """Remember what happened to a test, by its name and the kind of node, with what it measured."""
     name, _, kind = nodeid.partition("[")
     RESULTS[name, kind.rstrip("]")] = f"{outcome} {measured}".strip()
 
@@ -125,8 +125,8 @@ def earlier(page: str) -> dict[tuple[str, str], str]:
 
     The page is all that is kept of a run: one that is cut off, or runs a part, takes nothing away from the others.
     """
-    told = re.search(r"at commit (\w+)", page)
-    commit = f" ({told[1]})" if told else ""
+    answer = re.search(r"at commit (\w+)", page)
+    commit = f" ({answer[1]})" if answer else ""
     found: dict[tuple[str, str], str] = {}
     kinds: list[str] = []
     for line in page.partition("## What an agent has to do")[0].splitlines():
@@ -193,10 +193,10 @@ def _requirements() -> list[str]:
 
 @functools.cache
 def _revision() -> str:
-    told = subprocess.run(
+    answer = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=builds.ROOT, capture_output=True, text=True, check=False
     )
-    return told.stdout.strip() or "unknown"
+    return answer.stdout.strip() or "unknown"
 
 
 @functools.cache

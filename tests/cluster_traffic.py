@@ -1,4 +1,4 @@
-"""Asking an application in a pod from another pod, and reading which way the request went."""
+"""Calling an application in a pod from another pod, and reading which way the request went."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ NONE: list[str] = []
 
 
 def address(cluster: Cluster, name: str, family: str = "") -> str:
-    """Return an address of a pod; of the first family of the cluster, unless another one is wanted."""
+    """Return an address of a pod; of the first family of the cluster, unless another one is requested."""
     found = [each["ip"] for each in cluster.get("pod", name)["status"]["podIPs"]]
-    wanted = family or cluster.families[0]
-    return next(f"[{ip}]" if ":" in ip else ip for ip in found if (":" in ip) == (wanted == "ipv6"))
+    requested = family or cluster.families[0]
+    return next(f"[{ip}]" if ":" in ip else ip for ip in found if (":" in ip) == (requested == "ipv6"))
 
 
 def service_address(cluster: Cluster, name: str, family: str) -> str:
@@ -26,13 +26,13 @@ def service_address(cluster: Cluster, name: str, family: str) -> str:
 
 
 def seen(cluster: Cluster, source: str, where: str, port: int = APP_PORT) -> dict[str, Any]:
-    """Ask an application from a pod, and return what it saw."""
+    """Call an application from a pod, and return what it saw."""
     url = f"http://{where}:{port}/"
     printed = cluster.kubectl("exec", source, "-c", "app", "--", "curl", "-gsS", "-m8", url)
-    told: dict[str, Any] = json.JSONDecoder().raw_decode(printed)[0]  # kubectl may warn behind it
-    return told
+    answer: dict[str, Any] = json.JSONDecoder().raw_decode(printed)[0]  # kubectl may warn behind it
+    return answer
 
 
-def way(told: dict[str, Any]) -> list[str]:
+def way(answer: dict[str, Any]) -> list[str]:
     """Return the sides of proxies that a request passed."""
-    return list(told["headers"].get("x-capture-proxy") or [])
+    return list(answer["headers"].get("x-capture-proxy") or [])

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for configurations: every option, also in combinations that nobody would want.
+"""Hypothesis strategies for configurations: every option, also in combinations without a use.
 
 Unlike those of ``agreement``, which a real proxy has to live with, these need not make sense in a pod.
 Entries come from pools: rules differ in which options meet, not in the numbers.
@@ -122,7 +122,7 @@ _drawn = st.builds(
 
 
 def _as_resolved(config: CaptureConfig) -> CaptureConfig:
-    """Return the configuration without what ``resolve`` would not leave beside other settings."""
+    """Return the configuration without what ``resolve`` would not leave together with other settings."""
     all_dns = config.captures_dns and config.captures_all_dns
     return config.replace(
         excluded_owner_groups=config.excluded_owner_groups if config.owner_groups.everything else (),

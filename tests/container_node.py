@@ -150,7 +150,7 @@ class Node:
 
 
 class Joined(Namespace):
-    """A namespace that somebody else has made."""
+    """A namespace that another program has made."""
 
     def __init__(self, path: str) -> None:
         self.name = path
@@ -168,7 +168,7 @@ def _remove_cgroups_of_the_dead() -> None:
 
 
 def _remove_cgroups(name: str) -> None:
-    """Remove the control groups under a name, in whatever hierarchies there are, once their processes have gone."""
+    """Remove the control groups under a name, in all hierarchies, once their processes have ended."""
     found = glob.glob(f"/sys/fs/cgroup/{name}") + glob.glob(f"/sys/fs/cgroup/*/{name}")
     for top in found:
         for directory, _, _ in os.walk(top, topdown=False):

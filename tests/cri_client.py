@@ -37,7 +37,7 @@ def compile_messages(directory: Path) -> Any:
 
 
 class RuntimeRefusedError(Exception):
-    """The runtime could not do what was asked; the message is its own."""
+    """The runtime could not do what was requested; the message is its own."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Sandbox:
         return name
 
     def status(self) -> Any:
-        """Return what the runtime says of the pod, and how it was made."""
+        """Return the runtime's status of the pod, and how it was made."""
         return self._client.call(
             "PodSandboxStatus", "PodStatusRequest", "PodStatusResponse", pod_sandbox_id=self.id, verbose=True
         )

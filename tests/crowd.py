@@ -98,15 +98,15 @@ class Crowd:
         made = self.client.create(POD.from_dict(pod_object(name, self.node)), namespace="default")
         sandbox = Sandbox(name, str(made.metadata.uid), self._last)
         self.sandboxes[sandbox.id] = sandbox
-        self.tell(sandbox, ready=False)
+        self.announce(sandbox, ready=False)
         return sandbox
 
     def become_ready(self, sandbox: Sandbox) -> None:
         """Let the proxy listen, and the pod be ready."""
         sandbox.listen()
-        self.tell(sandbox, ready=True)
+        self.announce(sandbox, ready=True)
 
-    def tell(self, sandbox: Sandbox, *, ready: bool) -> None:
+    def announce(self, sandbox: Sandbox, *, ready: bool) -> None:
         """Publish the status that a kubelet writes."""
         condition = {"type": "Ready", "status": str(ready), "lastTransitionTime": "2026-01-01T00:00:00Z"}
         status: Any = {"status": {"phase": "Running" if ready else "Pending", "conditions": [condition]}}
@@ -170,7 +170,7 @@ def pod_object(name: str, node: str) -> dict[str, Any]:
 
 
 class Runtime(grpc.GenericRpcHandler):  # type: ignore[misc]  # it comes without type information
-    """Answers like containerd what the agent asks a runtime."""
+    """Answers the agent's requests like containerd."""
 
     def __init__(self, sandboxes: dict[str, Sandbox]) -> None:
         self._sandboxes = sandboxes
@@ -189,9 +189,9 @@ class Runtime(grpc.GenericRpcHandler):  # type: ignore[misc]  # it comes without
 
     def _list(self, request: bytes) -> bytes:
         filters = next(iter(protobuf.submessages(request, 1)), b"")
-        wanted = protobuf.text_map(filters, 3).get(LABEL_NAME)
+        name = protobuf.text_map(filters, 3).get(LABEL_NAME)
         return b"".join(
-            protobuf.message(f1=_listed(each)) for each in list(self._sandboxes.values()) if wanted in (None, each.name)
+            protobuf.message(f1=_listed(each)) for each in list(self._sandboxes.values()) if name in (None, each.name)
         )
 
     def _status_of(self, request: bytes) -> bytes:

@@ -26,8 +26,8 @@ class Udp(socketserver.BaseRequestHandler):
 class Tcp(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         (length,) = struct.unpack("!H", self.rfile.read(2))
-        told = answer(self.rfile.read(length))
-        self.wfile.write(struct.pack("!H", len(told)) + told)
+        reply = answer(self.rfile.read(length))
+        self.wfile.write(struct.pack("!H", len(reply)) + reply)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     is_printed(shown, printed) -> bool        whether a text is the one that a page shows
     normalised(text) -> str                   a text with the names of NORMALISERS where runs differ
 
-A comment before a block, which readers do not see, says what is needed for it::
+A comment before a block, which readers do not see, names what is needed for it::
 
     <!-- before: iptables-nft -t nat -I OUTPUT -j ACCEPT -->    commands that come first
     <!-- shape of: capture dump --format json -->               the block has keys of what this prints, not its values
@@ -42,12 +42,12 @@ NORMALISERS = {
     "namespace": (r"/proc/\d+/(?:fd/\d+|ns/net)", "NAMESPACE"),
     "how lines are broken": (r"\s+", " "),
 }
-"""What differs between two runs, by name: what it looks like, and what stands for it."""
+"""What differs between two runs, by name: what it looks like, and what replaces it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Command:
-    """What is typed, and what it prints; "" where a page does not say."""
+    """What is typed, and what it prints; "" where a page does not show that."""
 
     text: str
     output: str
@@ -72,7 +72,7 @@ class Example:
         return [what for kind, what in self.comments if kind == "before"]
 
     def comment(self, kind: str) -> str:
-        """Return what a comment of this kind says; "" where there is none."""
+        """Return the text of a comment of this kind; "" where there is none."""
         return dict(self.comments).get(kind, "")
 
     def commands(self) -> list[Command]:

@@ -1,4 +1,4 @@
-"""The configuration of an Envoy in a pod: what ``capture sidecar`` renders, and a header that tells what passed it.
+"""The configuration of an Envoy in a pod: what ``capture sidecar`` renders, and a header that shows what passed it.
 
 Each request gets the header ``x-capture-proxy`` with the side that it passed.
 """
@@ -26,7 +26,7 @@ HEADER = "x-capture-proxy"
 
 OUTBOUND_PORT, INBOUND_PORT = 15001, 15006
 DETECTION_TIMEOUT = "0.2s"
-"""After which a client that says nothing speaks TCP. Istio's default, 0s, waits for ever."""
+"""After which a silent client counts as TCP. Istio's default, 0s, waits for ever."""
 
 CONNECT_TIMEOUT = "0.5s"
 """After which a peer that drops what it is sent counts as dead. Istio's default, 10s, is longer than a test waits."""
@@ -59,7 +59,7 @@ class Sidecar:
     """For TPROXY."""
     services: tuple[Service, ...] = ()
     http_ports: tuple[int, ...] = ()
-    """Ports elsewhere on which HTTP is looked for, besides those of HTTP services."""
+    """Ports elsewhere on which HTTP is looked for, apart from those of HTTP services."""
     tcp_ports: tuple[int, ...] = ()
     """Ports of the pod that are declared TCP: Envoy does not wait for the client's first bytes there."""
     log: str = "/dev/stdout"
@@ -114,7 +114,7 @@ def _slice(service: Service) -> Slice:
 
 
 def _mark(listener: Json) -> None:
-    """Let every request that passes a listener say so in a header; the pod's own ports are no side."""
+    """Let every request that passes a listener carry that in a header; the pod's own ports are no side."""
     side = listener.get("traffic_direction", "").lower()
     chains = [*listener.get("filter_chains", ()), *filter(None, [listener.get("default_filter_chain")])]
     mark = {"header": {"key": HEADER, "value": side}, "append_action": "APPEND_IF_EXISTS_OR_ADD"}

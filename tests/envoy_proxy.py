@@ -1,4 +1,4 @@
-"""A real Envoy in a pod: the proxy that everybody uses.
+"""A real Envoy in a pod.
 
     start_envoy(pod, Sidecar(...)) -> Envoy         as uid 1337; for TPROXY as root with group 1337; 0.2 s
 
@@ -76,7 +76,7 @@ class LogLine:
     upstream_local: str
     """From where."""
     downstream_local: str
-    """Where the client wanted to go: SO_ORIGINAL_DST, or the connection's own address under TPROXY."""
+    """The destination that the client dialled: SO_ORIGINAL_DST, or the connection's own address under TPROXY."""
     downstream_remote: str
     route: str
 
@@ -91,7 +91,7 @@ class LogLine:
 
     @property
     def flow(self) -> Flow:
-        """Return what the line says as a flow."""
+        """Return the line as a flow."""
         side = "inbound" if self.cluster.startswith("Inbound") else "outbound"
         return Flow(side, _endpoint(self.downstream_remote), _endpoint(self.downstream_local))
 

@@ -1,11 +1,11 @@
-"""A server that answers like the API server of Kubernetes, and misbehaves when it is told to.
+"""A server that answers like the API server of Kubernetes, and misbehaves on command.
 
     with FakeKubernetes() as server:
         server.pods["shop", "web-0"] = {"metadata": ..., "spec": ...}
         server.will(status(429, "slow down", retry_after=1), cut_off())      # the next two requests
         path.write_text(server.kubeconfig(token="secret"))
 
-It listens on 127.0.0.1 with TLS; ``Authority`` makes the certificates. ``requests`` is what it was asked.
+It listens on 127.0.0.1 with TLS; ``Authority`` makes the certificates. ``requests`` is what it was sent.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def cut_off() -> Behaviour:
 
 
 def cut_off_without_length() -> Behaviour:
-    """Send half an object and no length, so that only the object can tell."""
+    """Send half an object and no length, so that only the object shows it."""
     return raw(b'HTTP/1.1 200 OK\r\n\r\n{"kind": "Pod", "metadata": {')
 
 
@@ -154,7 +154,7 @@ def nothing() -> Behaviour:
 
 
 def slow(seconds: float) -> Behaviour:
-    """Say nothing for a while, then close."""
+    """Send nothing for a while, then close."""
 
     def behave(handler: _Handler) -> None:
         handler.server.stopping.wait(seconds)
@@ -203,7 +203,7 @@ class _Server(ThreadingHTTPServer):
         return connection, address
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up, or want no TLS with us, are what the tests are about."""
+        """Clients that hang up, or refuse TLS with us, are what the tests are about."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -242,8 +242,11 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.removeprefix(fake.prefix).partition("?")
         parts = path.split("/")
         if path == "/api/v1/pods":
-            wanted = dict(parse_qsl(query))
-            fake.history.stream(self, wanted) if wanted.get("watch") == "true" else fake.history.answer_list(self)
+            parameters = dict(parse_qsl(query))
+            if parameters.get("watch") == "true":
+                fake.history.stream(self, parameters)
+            else:
+                fake.history.answer_list(self)
         elif path in fake.objects:
             self.answer(200, fake.objects[path])
         elif path == "/version":
@@ -292,7 +295,7 @@ class History:
             self._changed.notify_all()
 
     def bookmark(self) -> None:
-        """Tell watches the version, and nothing else."""
+        """Send watches the version, and nothing else."""
         with self._changed:
             self.version += 1
             self._events.append((self.version, "BOOKMARK", {"metadata": {"resourceVersion": str(self.version)}}))
@@ -305,7 +308,7 @@ class History:
             self._changed.notify_all()
 
     def forget(self) -> None:
-        """Answer 410 to watches that want what happened before now."""
+        """Answer 410 to watches that request what happened before now."""
         with self._changed:
             self.version += 1
             self.oldest = self.version
@@ -317,9 +320,9 @@ class History:
             items, version = list(self._pods.values()), str(self.version)
         handler.answer(200, {"kind": "PodList", "metadata": {"resourceVersion": version}, "items": items})
 
-    def stream(self, handler: _Handler, wanted: dict[str, str]) -> None:
+    def stream(self, handler: _Handler, parameters: dict[str, str]) -> None:
         """Answer with what happens after a version, until the test cuts it off."""
-        version = int(wanted.get("resourceVersion", "0"))
+        version = int(parameters.get("resourceVersion", "0"))
         handler.send_response(200)
         handler.end_headers()
         if version < self.oldest:
@@ -330,7 +333,7 @@ class History:
             cuts = self._cuts
             while self._cuts == cuts and not handler.server.stopping.is_set():
                 for number, kind, pod in self._events:
-                    if number > version and (kind != "BOOKMARK" or "allowWatchBookmarks" in wanted):
+                    if number > version and (kind != "BOOKMARK" or "allowWatchBookmarks" in parameters):
                         handler.wfile.write(json.dumps({"type": kind, "object": pod}).encode() + b"\n")
                         version = number
                 self._changed.wait(0.1)
@@ -388,7 +391,7 @@ class FakeKubernetes:
         self._always = behaviour
 
     def accepts(self, token: str) -> None:
-        """Take this token from now on, and nobody without it."""
+        """Accept this token from now on, and no request without it."""
         self.token = token
 
     def next_behaviour(self, asked: Asked) -> Behaviour | None:
@@ -398,7 +401,7 @@ class FakeKubernetes:
             return self._behaviours.pop(0) if self._behaviours else self._always
 
     def kubeconfig(self, user: dict[str, object] | None = None, **cluster: object) -> str:
-        """Return a kubeconfig for this server, with the authority "kubernetes" unless the cluster says otherwise."""
+        """Return a kubeconfig for this server, with the authority "kubernetes" unless the cluster has another one."""
         trust: dict[str, object] = {}
         if self.tls is not None:
             trust["certificate-authority-data"] = base64.b64encode(authority("kubernetes").pem).decode()

@@ -1,4 +1,4 @@
-"""A pod whose facts are said, instead of read: what ``resolve`` asks a host, answered from memory."""
+"""A pod whose facts are given, not read: what ``resolve`` reads from a host, from memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from capture.settings.config import CaptureConfig
 
     Texts = dict[Any, str]
-    """What is said, by option; options of all types are keys, which no type but Any says."""
+    """Values by option; options of all types are keys, which no type but Any expresses."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ IPV6_POD = FakePod(addresses=("::1", "fd00::5"))
 
 
 def explicit(texts: Texts) -> Settings:
-    """Return settings that say these texts on the command line."""
+    """Return settings with these texts on the command line."""
     return Settings({option: Given(text, "command line") for option, text in texts.items()})
 
 

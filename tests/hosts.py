@@ -37,4 +37,4 @@ WITH_EVERYTHING = Facts(
     python_iptables=True,
     libnftables=True,
 )
-"""Nothing is missing, and nothing stands there."""
+"""Nothing is missing, and nothing is there."""

@@ -14,7 +14,7 @@ AS_PROXY = ["setpriv", "--reuid=1337", "--regid=1337", "--clear-groups", "--inh-
 
 
 def require_open_checkout() -> None:
-    """Skip, or with CI fail, where other users may not enter this checkout: under a home directory, say."""
+    """Skip, or with CI fail, where other users may not enter this checkout, as under a home directory."""
     is_open = all(directory.stat().st_mode & stat.S_IXOTH for directory in (PROGRAMS, *PROGRAMS.parents))
     require(is_open, "this checkout is closed to other users")
 

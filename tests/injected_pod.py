@@ -9,7 +9,7 @@ from typing import Any
 
 from envoy_proxy import envoy_program
 from pytest_netns import Pod, Process
-from sidecar_lab import ask
+from sidecar_lab import fetch
 
 VENV = Path(sys.executable).parent
 
@@ -40,7 +40,7 @@ class InjectedPod:
         uid, gid = context["runAsUser"], context["runAsGroup"]
         self.proxy = self.pod.popen(command, uid=uid, gid=gid, ports=[15021], timeout=30, reads_everything=True)
         give_up = time.monotonic() + 20
-        while ask(self.pod.client(1000), "127.0.0.1", 15021, path="/healthz/ready").status != 200:
+        while fetch(self.pod.client(1000), "127.0.0.1", 15021, path="/healthz/ready").status != 200:
             assert time.monotonic() < give_up, self.proxy.output()
             time.sleep(0.05)
 

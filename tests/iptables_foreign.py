@@ -1,4 +1,4 @@
-"""Rules that somebody else has in a namespace: Docker's, a firewall's, look-alikes of ours."""
+"""Foreign rules in a namespace: Docker's, a firewall's, look-alikes of our own."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def rules_for(table: TableName, chain: str, family: Family) -> list[str]:
 
 
 def write_foreign_rules(way: Way, namespace: Namespace, count: int, seed: int) -> None:
-    """Write about as many rules of somebody else, spread over tables, chains and both families."""
+    """Write about as many foreign rules, spread over tables, chains and both families."""
     chosen = random.Random(seed)  # noqa: S311  # no secret
     for family in FAMILIES:
         lines = []

@@ -45,7 +45,7 @@ class Tables:
         return self._tables.setdefault((family, table), {chain: [] for chain in BUILT_IN_CHAINS[table]})
 
     def execute(self, edits: Iterable[TableEdit]) -> None:
-        """Do what a plan says, and refuse what a kernel would refuse."""
+        """Do what a plan has, and refuse what a kernel would refuse."""
         for edit in edits:
             assert edit.edits, "an edit that changes nothing is no edit"
             chains = self._table(edit.family, edit.table)
@@ -61,7 +61,7 @@ class Tables:
             assert targets <= chains.keys(), "a jump leads nowhere"
 
     def read(self) -> Ruleset:
-        """Return all that stands, as a driver reads it."""
+        """Return all that is live, as a driver reads it."""
         return merged([self._read(family) for family in FAMILIES])
 
     def _read(self, family: Family) -> Ruleset:

@@ -52,7 +52,7 @@ class Way:
         return [self.saved(namespace, family) for family in FAMILIES]
 
     def restore(self, namespace: Namespace, family: Family, text: str) -> None:
-        """Have somebody else write rules."""
+        """Write rules as another program."""
         namespace.run([self.command(family, "restore"), "--noflush"], stdin=text)
 
 

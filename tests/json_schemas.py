@@ -20,7 +20,7 @@ SCHEMAS = {
 
 
 def strict(schema: object) -> Any:
-    """Return a schema that takes no keys besides those that it names: in an output, each is documented."""
+    """Return a schema that takes no keys but those that it names: in an output, each is documented."""
     if isinstance(schema, list):
         return [strict(each) for each in schema]
     if not isinstance(schema, dict):
@@ -35,6 +35,6 @@ REGISTRY: referencing.Registry[Any] = referencing.Registry().with_contents(
 
 
 def check(name: str, plain: object) -> None:
-    """Assert that an output is as its schema says."""
+    """Assert that an output matches its schema."""
     schema = REGISTRY.contents(SCHEMAS[name]["$id"])
     jsonschema.Draft202012Validator(schema, registry=REGISTRY).validate(plain)

@@ -1,4 +1,4 @@
-"""Kills a run at each moment that others could tell from the one before, and repairs with one successful run.
+"""Kills a run at each moment that differs for others from the one before, and repairs with one successful run.
 
     python killed_runs.py JSON        in a captured pod; prints what went wrong, as JSON
 
@@ -44,7 +44,7 @@ def apply(choice: Choice) -> None:
 
 
 def live_state() -> str:
-    """Return all that stands in the namespace and is ours, in words that do not depend on how it came to be."""
+    """Return everything of the capture in the namespace, in words that do not depend on how it came to be."""
     seen: list[object] = []
     for found in operations.dump().live_sets:
         # Built-in chains may be there and be empty: iptables-nft makes them, and a run that is killed leaves them.
@@ -99,7 +99,7 @@ class Killer:
 
 
 def kill_everywhere(before: Choice, killed: Choice, expected: dict[str, str]) -> dict[str, object]:
-    """Return at how many moments a run was killed, and after which of them the next run did not mend it."""
+    """Return at how many moments a run was killed, and after which of them the next run did not repair it."""
     wrong: list[str] = []
     number, unharmed = 0, 0
     while unharmed < len(ROUND):

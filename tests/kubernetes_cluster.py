@@ -26,7 +26,7 @@ class Cluster(KubernetesNode):
 
     def install(self, *values: str) -> None:
         """Install or upgrade the chart, and wait until the agent is ready."""
-        # Both families are captured here whatever the mesh has, so that each has its row in the report.
+        # Both families are captured here for any mesh, so that each has its row in the report.
         fixed = ("image.pullPolicy=Never", "cni.ipFamilies=both")
         settings = [word for value in (*fixed, *values) for word in ("--set", value)]
         self.helm(

@@ -1,6 +1,6 @@
-"""What others and older versions of ours leave in a pod: rules as their programs write them, and routes.
+"""What others and our older versions leave in a pod: rules as their programs write them, and routes.
 
-put(namespace, "upstream, iptables-nft")      by the tool that the name says
+put(namespace, "upstream, iptables-nft")      by the tool of the name
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ COMMIT
 COMMIT
 """
 
-# Upstream of some years ago: no chains for DNS, its rules stand in the built-in ones.
+# Upstream of some years ago: no chains for DNS, its rules are in the built-in ones.
 UPSTREAM_OLD_DNS = """\
 *raw
 -A OUTPUT -p udp --dport 53 -m owner --uid-owner 1337 -j CT --zone 1
@@ -133,7 +133,7 @@ add rule inet istio-proxy-mangle istio-inbound meta l4proto tcp jump istio-tprox
 add rule inet istio-proxy-mangle output meta l4proto tcp ct mark 1337 meta mark set ct mark
 """
 
-# A version of ours that had chains, a set and a map that this one does not have.
+# An older version of the capture, with chains, a set and a map that this one does not have.
 OURS_NATIVE_OLDER = """\
 table inet istio-proxy-nat {
     set excluded { type ipv4_addr; flags interval; elements = { 198.51.100.0/24 } }

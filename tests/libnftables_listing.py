@@ -1,4 +1,4 @@
-"""The tables of ours as libnftables lists them in JSON: a second opinion on what our messages read.
+"""Our tables as libnftables lists them in JSON: a second opinion on what our messages read.
 
 What is written and what is listed differ: nft leaves out what another condition implies (``meta l4proto tcp``
 before ``tcp dport``), names numbers, and folds masks in its own way; ``parse_tables`` takes it as it comes.
@@ -134,7 +134,7 @@ def _parse_rule(rule: Object, sets: Sets) -> NativeRule:
 
 
 FILTERS = {"limit", "quota", "ct count", "xt"}
-"""Statements besides "match" that only let packets pass or not."""
+"""Statements apart from "match" that only let packets pass or not."""
 
 
 # --- conditions that are listed
@@ -162,7 +162,7 @@ def _parse_known_match(left: Object, operator: str, right: object, sets: Sets) -
     if mask is not None and mask != (1 << SIZES[field] * 8) - 1:
         return Masked(field, _parse_number(field, mask), _parse_number(field, right), negated)
     if field in (MARK, CT_MARK) and isinstance(right, dict) and "prefix" in right:
-        # nft lists a comparison under a mask of leading bits as one with a prefix, whatever the field is.
+        # nft lists a comparison under a mask of leading bits as one with a prefix, for any field.
         first, last = _parse_range(field, right)
         return Masked(field, ALL_BITS & ~(last - first), first, negated)
     if isinstance(right, str) and right.startswith("@"):

@@ -1,6 +1,6 @@
 """Manifests in every layout: the same data in block and flow style, with comments, odd strings, all kinds of ends.
 
-A manifest is drawn by its seed: shrinking layouts would cost more than it tells.
+A manifest is drawn by its seed: shrinking layouts would cost more than it shows.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def _service(draw: random.Random, number: int) -> dict[str, Any]:
 
 
 def _callable_port(draw: random.Random, service: dict[str, Any]) -> int:
-    """Give the service an HTTP port, which a call can reach whatever else is there, and return its number."""
+    """Give the service an HTTP port, which a call can reach in any case, and return its number."""
     port = draw.choice((80, 8000, 9081))
     ports = [other for other in service["spec"]["ports"] if other["port"] != port]
     service["spec"]["ports"] = [*ports, {"port": port, "name": draw.choice(("http", "http-call"))}]

@@ -15,7 +15,7 @@ COMES_LATE = re.compile(r"\bfe80:|\bff00:|valid_lft")
 def state(namespace: Namespace) -> dict[str, str]:
     """Return the rules of every kind, policy rules, routes and addresses; without counters and dates.
 
-    Looking changes nothing: legacy programs are asked only where there are legacy tables.
+    Looking changes nothing: legacy programs run only where there are legacy tables.
     """
     seen = {"nft": namespace.run(["nft", "--stateless", "list", "ruleset"]).stdout}
     for family, command in (("ipv4", "iptables"), ("ipv6", "ip6tables")):

@@ -1,4 +1,4 @@
-"""One row for each thing that the model can say, and the words of nft(8) for it."""
+"""One row for each thing that the model can express, and the words of nft(8) for it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def networks(*texts: str) -> tuple[Network, ...]:
 
 
 class Case(Value):
-    """A rule, where it stands, and what it is in the words of nft(8)."""
+    """A rule, its place, and its text in the words of nft(8)."""
 
     name: str
     words: str

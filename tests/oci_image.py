@@ -37,7 +37,7 @@ def write_image(path: Path, name: str, waiting_program: Path) -> None:
 
 
 def write_archive(path: Path, name: str, layer: bytes, of_container: dict[str, object]) -> None:
-    """Write an image of one layer, a tar archive, whose containers are started as ``of_container`` says."""
+    """Write an image of one layer, a tar archive, whose containers are started by ``of_container``."""
     platform = {
         "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine),
         "os": "linux",

@@ -56,7 +56,7 @@ class Terminal:
         os.close(self._leader)
 
     def resize(self, columns: int, rows: int, *, signal_it: bool = True) -> None:
-        """Give the terminal another size, and tell the program as a terminal does."""
+        """Give the terminal another size, and signal the program as a terminal does."""
         fcntl.ioctl(self._leader, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         if signal_it:
             import signal
@@ -71,18 +71,18 @@ class Terminal:
         """Take what is printed; return whether the program still can print."""
         if select.select([self._leader], [], [], seconds)[0]:
             data = b""
-            with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+            with contextlib.suppress(OSError):  # EIO: the other end is closed
                 data = os.read(self._leader, 1 << 16)
             self.text += data.decode("utf-8", "replace").replace("\r\n", "\n")
             return bool(data)
         return True
 
-    def read_until(self, wanted: str, since: int = 0) -> str:
+    def read_until(self, expected: str, since: int = 0) -> str:
         """Return what is printed, from a place on, as soon as a text is in it."""
         give_up = time.monotonic() + PATIENCE
-        while wanted not in self.text[since:]:
-            assert self.read(), f"{wanted!r} is not in {self.text[since:]!r}"
-            assert time.monotonic() < give_up, f"{wanted!r} is not in {self.text[since:]!r}"
+        while expected not in self.text[since:]:
+            assert self.read(), f"{expected!r} is not in {self.text[since:]!r}"
+            assert time.monotonic() < give_up, f"{expected!r} is not in {self.text[since:]!r}"
         return self.text[since:]
 
 

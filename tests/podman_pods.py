@@ -15,7 +15,7 @@ from runtime_networks import PROGRAMS, bridge, capture, network
 
 IMAGE = "capture.test/waiting:1"
 
-# Without CAP_SYS_RESOURCE no limit can be raised; crun wants no hybrid of control groups v1 and v2.
+# Without CAP_SYS_RESOURCE no limit can be raised; crun takes no hybrid of control groups v1 and v2.
 CONTAINERS = """\
 [network]
 network_backend = "cni"

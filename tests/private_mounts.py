@@ -1,8 +1,8 @@
-"""What tests keep under /run belongs to their process: it goes when that ends, in whatever way.
+"""What tests keep under /run belongs to their process: it goes when that ends, in any way.
 
-The programs under test keep records under /run/istio-capture, and are not told another place: nobody could tell
-them in a pod. So each pytest process, and with it all that it starts, has a mount namespace of its own with an
-empty directory there, and one for the names of namespaces. Of a run that is killed nothing is left.
+The programs under test keep records under /run/istio-capture, without an option for another place. So each pytest
+process, and with it all that it starts, has a mount namespace of its own with an empty directory there, and one for the
+names of namespaces. Of a run that is killed nothing is left.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def make_private() -> None:
     """Give this process its own directories, if it may have them; without root no test keeps anything there."""
     if os.geteuid() == 0:
-        with contextlib.suppress(PermissionError):  # root of a container, where tests that need more say so
+        with contextlib.suppress(PermissionError):  # root of a container, where tests that need more skip
             _check(_libc.unshare(CLONE_NEWNS))
             _stop_propagation()
             for place in PLACES:
@@ -38,7 +38,7 @@ def make_private() -> None:
 def _stop_propagation() -> None:
     """Make every mount of the namespace private, and the root directory of a chroot the root of the namespace.
 
-    Propagation is said of mount points, which the root of a chroot is not; and in a chroot the kernel makes no user
+    Propagation belongs to mount points, which the root of a chroot is not; and in a chroot the kernel makes no user
     namespaces, and runc no containers. So leave it for a moment: ``..`` ends at the root directory only if that is
     above the working directory (chroot(2)). Then bind the directory to itself, and pivot into it (pivot_root(2)).
     """

@@ -1,4 +1,4 @@
-"""A captured pod whose sidecar is a real Envoy with a rendered bootstrap, and endpoints behind an address of nobody.
+"""A captured pod whose sidecar is a real Envoy with a rendered bootstrap, and endpoints behind a virtual address.
 
 ::
 
@@ -63,7 +63,7 @@ class Reply:
         return str(json.loads(self.body)["local"][0])
 
 
-def ask(client: Client, address: str, port: int, *, path: str = "/", host: str = "", **headers: str) -> Reply:
+def fetch(client: Client, address: str, port: int, *, path: str = "/", host: str = "", **headers: str) -> Reply:
     """Send one HTTP request."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with client.open_socket(family, socket.SOCK_STREAM) as connection:
@@ -116,7 +116,7 @@ class Lab:
         command += ["--concurrency", "1", "--file-flush-interval-msec", "20"]
         self.sidecar = self.pod.popen(command, uid=PROXY_UID, ports=[15021], timeout=30, reads_everything=True)
         give_up = time.monotonic() + 20
-        while ask(self.client, "127.0.0.1", 15021, path="/healthz/ready").status != 200:
+        while fetch(self.client, "127.0.0.1", 15021, path="/healthz/ready").status != 200:
             assert time.monotonic() < give_up, self.sidecar.output()
             time.sleep(0.02)
         return self.sidecar
@@ -140,5 +140,5 @@ class Lab:
         counts = dict.fromkeys(ENDPOINTS, 0)
         for number in range(requests):
             given = {name: value.format(number) for name, value in headers.items()}
-            counts[ask(self.client, address, 9080, **given).endpoint] += 1
+            counts[fetch(self.client, address, 9080, **given).endpoint] += 1
         return counts

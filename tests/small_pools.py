@@ -194,7 +194,7 @@ class Pools:
         return random.choice(possible)
 
     def packets(self, count: int) -> Iterator[Packet]:
-        """Yield packets whose every number occurs in rules, or lies beside one that does."""
+        """Yield packets whose every number occurs in rules, or is next to one that does."""
         random, family = self.random, self.family
         bits = 32 if family == IPV4 else 128
         for _ in range(count):

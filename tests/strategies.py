@@ -2,10 +2,10 @@
 
 A rule set drawn here can be written by each backend. What iptables or the kernel refuse is never drawn:
 
-- redirects stand in nat, transparent proxies in mangle on the way in, conntrack zones in raw;
-  each of them, and every port, in a rule that says which protocol
-- the owner of a socket and the interface a packet leaves through are asked for on the way out only, the
-  interface it came in through on the way in only; so each chain of ours is entered from one side
+- redirects are in nat, transparent proxies in mangle on the way in, conntrack zones in raw;
+  each of them, and every port, in a rule with a protocol
+- the owner of a socket and the interface a packet leaves through are tested on the way out only, the
+  interface it came in through on the way in only; so each of our chains is entered from one side
 - nothing is dropped in nat, jumps never lead back, and marks lie within their masks
 - a rule with an address is for the family of the address
 
@@ -90,7 +90,7 @@ OUR_CHAINS = {
 
 
 class Place(Value):
-    """Where a rule stands: its table, the built-in chain it is reached from, and where it may jump to."""
+    """The place of a rule: its table, the built-in chain it is reached from, and where it may jump to."""
 
     table: TableName
     side: str
@@ -177,7 +177,7 @@ def states() -> st.SearchStrategy[tuple[str, ...]]:
 
 @st.composite
 def matches(draw: st.DrawFn, place: Place, family: Family | None, protocol: ProtocolName | None) -> tuple[Match, ...]:
-    """Up to three matches that make sense in a place, besides the one for the protocol, in any order."""
+    """Up to three matches that make sense in a place, apart from the one for the protocol, in any order."""
     possible = possible_matches(place, family, protocol)
     chosen = draw(st.lists(st.sampled_from(range(len(possible))), unique=True, max_size=3))
     found: list[Match] = [draw(possible[number]) for number in chosen]
@@ -262,7 +262,7 @@ def chains(place: Place) -> st.SearchStrategy[tuple[Rule, ...]]:
 
 @st.composite
 def tables(draw: st.DrawFn, name: TableName) -> Table:
-    """A table with the built-in chains PREROUTING and OUTPUT, and chains of ours on each side."""
+    """A table with the built-in chains PREROUTING and OUTPUT, and our chains on each side."""
     built_in, ours = [], []
     for side, pool in OUR_CHAINS.items():
         names = pool[: draw(st.integers(0, len(pool)))]

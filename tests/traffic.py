@@ -41,7 +41,7 @@ class Load:
     process: Process
 
     def stop(self) -> Counts:
-        """End it and return what became of its connections."""
+        """End it and return what happened to its connections."""
         self.process._popen.send_signal(signal.SIGTERM)
         assert self.process.wait(10) == 0, self.process.output()
         return Counts({_split(name): Counter(counts) for name, counts in self._said().items()})

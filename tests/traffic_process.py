@@ -136,12 +136,12 @@ class Connector:
 
 
 def connect(per_second: int, destinations: list[str]) -> None:
-    """Make connections until SIGTERM; then wait for those under way, and print the counts."""
+    """Make connections until SIGTERM; then wait for those in flight, and print the counts."""
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     connector = Connector(destinations)
     began = time.monotonic()
-    say("ready")
+    report("ready")
     while not stopped:
         due = int((time.monotonic() - began) * per_second)
         for _ in range(due - connector.made):
@@ -151,10 +151,10 @@ def connect(per_second: int, destinations: list[str]) -> None:
     while connector.under_way:
         connector.look(TICK)
         connector.give_up(time.monotonic() - PATIENCE)
-    say(json.dumps(connector.counts))
+    report(json.dumps(connector.counts))
 
 
-def say(line: str) -> None:
+def report(line: str) -> None:
     """Print a line at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""A proxy that stands where Envoy stands in TPROXY mode, and leaves both addresses of a connection as they are.
+"""A proxy in Envoy's place in TPROXY mode, which leaves both addresses of a connection as they are.
 
 It accepts what is addressed to others (IP_TRANSPARENT), and calls the app from the client's own address, with
 the mark by which the answers find back. As upstream injects it in this mode, it
@@ -84,7 +84,7 @@ class TransparentProxy:
 
 
 def pump(one: socket.socket, other: socket.socket) -> None:
-    """Carry bytes both ways until both ends have said all."""
+    """Carry bytes both ways until both ends have closed."""
     other_of = {one: other, other: one}
     open_ends = [one, other]
     while open_ends:

@@ -1,4 +1,4 @@
-"""Backends: how a kernel is told. They know the model, never the configuration.
+"""Backends: how rules reach a kernel. They know the model, never the configuration.
 
 A *backend* is a place in the kernel where rules live (``iptables``, ``nftables``); a *driver* is a
 way to write and read there. Every driver offers the same five calls, documented here once:
@@ -6,11 +6,11 @@ way to write and read there. Every driver offers the same five calls, documented
 ``render(ruleset)``  pure; what would be sent into an empty namespace, as titled texts
 ``holds(desired)``   quick: whether the kernel holds exactly what ``write`` makes; no means "read it"
 ``read()``           everything in the tables we may touch, foreign chains and rules included
-``write(desired, live, recorded)``   make ours be ``desired``; what is foreign stays
-``clean(live, recorded)``            remove all that is ours; what is foreign stays
+``write(desired, live, recorded)``   make our rules those of ``desired``; what is foreign stays
+``clean(live, recorded)``            remove everything of the capture; what is foreign stays
 
 All of them act on the network namespace of the calling thread. ``recorded`` is the rule set that we
-remember to have applied there, if any: in shared chains it tells our rules from look-alikes.
+remember to have applied there, if any: in shared chains it distinguishes our rules from look-alikes.
 ``write`` is called only when ``live`` differs from ``desired``, and is one kernel transaction where the
 driver can do that (netlink and libnftables: all of it; the others: each table of each family).
 """
@@ -83,7 +83,7 @@ class DriverForOtherUsers:
         self._act_as_owner(lambda: self._driver.write(desired, live, recorded))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Remove all that is ours; tables that are written whole have owner matches of others in them, too."""
+        """Remove everything of the capture; tables that are written whole hold foreign owner matches, too."""
         self._act_as_owner(lambda: self._driver.clean(live, recorded))
 
     def _act_as_owner(self, work: Callable[[], None]) -> None:

@@ -1,11 +1,11 @@
-"""Which backend, driver and variant: facts first, then one decision that says its reason.
+"""Which backend, driver and variant: facts first, then one decision with its reason.
 
 ``choose`` is pure. Its rules, when nothing is requested:
 
 1. iptables where it can be used, since people look with ``iptables -t nat -nvL``; else nftables. In a network
-   namespace of another user namespace (a pod with ``hostUsers: false``) nftables, unless sets of ours are in
+   namespace of another user namespace (a pod with ``hostUsers: false``) nftables, unless our sets are in
    iptables there: iptables takes the owner match only from a process in that user namespace.
-2. Within iptables the variant that has rules of ours, or else any rules; else nft, else legacy.
+2. Within iptables the variant that has our rules, or else any rules; else nft, else legacy.
 
 What is requested is taken, or refused with what is missing; never replaced by something else.
 """
@@ -43,13 +43,13 @@ class Decision(Value):
     is_empty: bool = False
     """Whether there is no chain at all where the rules will go, so that nothing needs to be read there."""
     own_users: bool = True
-    """Whether the network namespace belongs to our user namespace, so that iptables can be told from here."""
+    """Whether the network namespace belongs to our user namespace, so that iptables can be written from here."""
     has_reject_table: bool = False
     """Whether the table that rejects the other family may be there."""
 
 
 class Leftover(Decision):
-    """Where a set of ours, or of upstream's, is, and the driver that can remove it."""
+    """Where a set of our own or of upstream's is, and the driver that can remove it."""
 
     families: tuple[str, ...] = ()
     """"ipv4" and "ipv6"; "inet" is both."""
@@ -66,7 +66,7 @@ def decide(request: Request, desired: Ruleset | None = None) -> Decision:
 
 
 def look(request: Request, desired: Ruleset | None = None) -> tuple[Decision, tuple[Leftover, ...]]:
-    """Return the way to take, and where sets of ours are already; raises as ``decide``.
+    """Return the way to take, and where our sets are already; raises as ``decide``.
 
     Programs and packages are looked for only where they matter to the request or to what is live.
     """
@@ -88,7 +88,7 @@ def look(request: Request, desired: Ruleset | None = None) -> tuple[Decision, tu
 
 
 def leftovers() -> tuple[Leftover, ...]:
-    """Return where sets of ours are in the namespace we are in. Raise PrivilegeError if we may not know."""
+    """Return where our sets are in the namespace we are in. Raise PrivilegeError if we may not know."""
     facts = gather(NETLINK)
     if facts.nf_tables is None:
         raise PrivilegeError("list the rules of this network namespace")
@@ -160,7 +160,7 @@ def _in_words(obstacles: dict[tuple[str, str], list[str]]) -> Iterator[str]:
 
 def _iptables_ways(facts: Facts, request: Request) -> Iterator[tuple[str, Variant]]:
     """Yield driver and variant, the best first, as far as the request allows."""
-    # First those with rules of ours, then those with any, then nft.
+    # First those with our rules, then those with any, then nft.
     order = sorted(VARIANTS, key=lambda variant: (not facts.uses(variant, ours=True), not facts.uses(variant)))
     for variant in order:
         for driver in DRIVERS["iptables"]:
@@ -237,7 +237,7 @@ def _nftables(facts: Facts, driver: str, reason: str) -> Decision:
 
 
 def find_leftovers(facts: Facts) -> tuple[Leftover, ...]:
-    """Return the places that have sets of ours or of upstream's, in either spelling; pure."""
+    """Return the places that have sets of our own or of upstream's, in either spelling; pure."""
     found = []
     for place in PLACES:
         ours = [chain for chain in facts.chains if chain.place == place and chain.is_ours]

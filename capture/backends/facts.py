@@ -17,7 +17,7 @@ from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import TABLES
 from capture.model.values import Value
 from capture.netlink.attributes import decode_number, decode_text
-from capture.netlink.nfnetlink import COMPAT_MATCH, ask_for_extension, open_netfilter, read_generation
+from capture.netlink.nfnetlink import COMPAT_MATCH, open_netfilter, read_generation, request_extension
 from capture.state.netns import is_of_this_user_namespace
 
 TYPE_CHECKING = False
@@ -50,14 +50,14 @@ class LiveChain(Value):
 
     @property
     def is_ours(self) -> bool:
-        """Return whether the chain is ours or upstream's: by its name, or by the table it is in."""
+        """Return whether the chain is our own or upstream's: by its name, or by the table it is in."""
         return self.table in MODEL_TABLES if self.place == "native" else is_our_chain(self.chain)
 
 
 class Facts(Value):
     """What this host, kernel and namespace can do, and what is live in the namespace.
 
-    A bool of None could not be found out, for want of a privilege.
+    A bool of None could not be found out: a privilege is missing.
     """
 
     programs: dict[Program, str]
@@ -84,13 +84,13 @@ class Facts(Value):
     """The modules that each way needs and this kernel is known not to have, or may not load; of other ways, none."""
 
     def uses(self, place: Place, *, ours: bool = False) -> int:
-        """Return how many rules are in a place, or of ours there."""
+        """Return how many rules are in a place; with ``ours``, how many of our own."""
         return sum(chain.uses for chain in self.chains if chain.place == place and (chain.is_ours or not ours))
 
 
 def gather(request: Request | None = None, desired: Ruleset | None = None) -> Facts:
     """Return the facts of the host and of the namespace we are in, without what a request does not need. Reads only."""
-    nf_tables, nft_compat, chains = _ask_nf_tables()
+    nf_tables, nft_compat, chains = _read_nf_tables()
     tables = tuple((family, table) for family in families_here() for table in _legacy_tables(family))
     ways = BY_PREFERENCE if request is None else ways_allowed(request)
     is_open = "nftables" in ways[1:]
@@ -124,7 +124,7 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
 
 
 def _needs_nothing_installed(request: Request, *, has_compat: bool) -> bool:
-    """Return whether a request comes to our own netlink messages, whatever programs and packages there are."""
+    """Return whether a request leads to our own netlink messages on every host, with any programs and packages."""
     by_netlink = request.backend == "nftables" or (request.variant in ("", "nft") and has_compat)
     return by_netlink and request.driver in ("", "netlink")
 
@@ -158,7 +158,7 @@ BY_PREFERENCE: tuple[Way, ...] = ("nft", "legacy", "nftables")
 PURPOSES: tuple[Literal["save", "restore"], ...] = ("save", "restore")
 
 
-def _ask_nf_tables() -> tuple[bool | None, bool | None, tuple[LiveChain, ...]]:
+def _read_nf_tables() -> tuple[bool | None, bool | None, tuple[LiveChain, ...]]:
     try:
         with open_netfilter() as netfilter:
             read_generation(netfilter)
@@ -172,7 +172,7 @@ def _ask_nf_tables() -> tuple[bool | None, bool | None, tuple[LiveChain, ...]]:
 def _takes_matches(netfilter: NetlinkSocket) -> bool:
     """Return whether nf_tables takes matches of iptables; tried with the owner match. Raises PrivilegeError."""
     try:
-        ask_for_extension(netfilter, nf.FAMILY_NUMBERS[IPV4], COMPAT_MATCH, "owner", 1)
+        request_extension(netfilter, nf.FAMILY_NUMBERS[IPV4], COMPAT_MATCH, "owner", 1)
     except (KernelError, UnsupportedError):
         return False
     return True

@@ -1,6 +1,6 @@
 """Kernel modules: which ones a rule set needs in each backend, which of them this kernel lacks, what helps.
 
-A distribution's netfilter is made of modules. The kernel loads what a rule needs when it asks
+A distribution's netfilter is made of modules. The kernel loads what a rule needs when it requests
 (request_module in net/netfilter/nf_tables_api.c and x_tables.c), with modprobe(8) of the host,
 for any user. If that fails, the answer is "No such file or directory", and names nothing. So here is
 what needs what: names and dependencies are those of Linux 6.1 (``modinfo -F depends``), and hold since
@@ -8,7 +8,7 @@ what needs what: names and dependencies are those of Linux 6.1 (``modinfo -F dep
 
 Whether a module is there is read, never tried: /sys/module has what is loaded, /lib/modules of the
 host what could be (depmod(8): modules.dep; modules.builtin has what is no module in this kernel). In a
-container /lib/modules is usually missing. Then it is unknown, and ``Inventory.is_indexed`` says so. What is a module
+container /lib/modules is usually missing. Then it is unknown, and ``Inventory.is_indexed`` is false. What is a module
 and is loaded has a file ``initstate`` there; what is built in has not.
 """
 
@@ -238,7 +238,7 @@ def look_up(names: Iterable[str]) -> Inventory:
 
 
 def _version(release: str) -> tuple[int, ...]:
-    """Return the first two numbers of a kernel's release, or none if they cannot be told."""
+    """Return the first two numbers of a kernel's release, or none if they cannot be read."""
     major, _, rest = release.partition(".")
     minor = rest.partition(".")[0].partition("-")[0]
     return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else ()
@@ -260,8 +260,8 @@ def _lists(index: bytes, name: str) -> bool:
 def _prohibitions() -> dict[str, str]:
     """Return the modules that modprobe's configuration forbids, and the file that does.
 
-    "install" with a program that does nothing forbids a module altogether; "blacklist" only where it is asked for
-    by another name, as the kernel asks for matches and targets, and not where another module needs it.
+    "install" with a program that does nothing forbids a module altogether; "blacklist" only where it is requested
+    by another name, as the kernel requests matches and targets, and not where another module needs it.
     """
     found: dict[str, str] = {}
     paths = (f"{directory}/{name}" for directory in MODPROBE for name in names_in(directory) if name.endswith(".conf"))
@@ -280,7 +280,7 @@ def _forbids(words: list[str]) -> bool:
 
 
 ASKED_BY_ANOTHER_NAME = ("nft_", "xt_", "nf_tables", "nfnetlink", "nf_log_syslog")
-"""What modules begin with that the kernel asks for by what they are for: nft-expr-1-redir, ipt_owner."""
+"""Prefixes of the modules that the kernel requests by purpose: nft-expr-1-redir, ipt_owner."""
 
 
 def can_load() -> bool:
@@ -288,26 +288,26 @@ def can_load() -> bool:
     return content_of(NO_MORE).strip() != b"1"
 
 
-# --- what to say ---------------------------------------------------------------------------------
+# --- the messages --------------------------------------------------------------------------------
 
 
 def explained(error: CaptureError, desired: model.Ruleset | None, way: Way) -> CaptureError:
     """Return the error with which a rule set, or any, was refused, in words that name the modules that are missing.
 
-    Where a module is known to be absent, that is all there is to say: which rule met it first, and what a tool makes
+    Where a module is known to be absent, the error names that alone: which rule met it first, and what a tool makes
     of it, is chance. An error that has nothing to do with modules is returned as it is.
     """
     if not _may_be_a_module(error):
         return error
     if desired is not None and IPV6 in desired.families and not os.path.exists(IPV6_SETTINGS):
         return error  # it is IPv6 that this kernel lacks
-    wanted = _needed_by(desired, way)
-    inventory = look_up(wanted)
+    needed = _needed_by(desired, way)
+    inventory = look_up(needed)
     unloaded = ", ".join(inventory.unloaded)
     if not unloaded:
         return error
     if inventory.lacking:
-        lacking = ", ".join(f"{name} (for {wanted[name]})" for name in inventory.lacking)
+        lacking = ", ".join(f"{name} (for {needed[name]})" for name in inventory.lacking)
         if inventory.absent:
             words = f"this kernel has no module {lacking}, which {WAYS[way]} needs"
         else:
@@ -319,7 +319,7 @@ def explained(error: CaptureError, desired: model.Ruleset | None, way: Way) -> C
     if inventory.is_indexed:
         words = f"these modules are not loaded, though this kernel has them: {unloaded}"
         return UnsupportedError(f"{words}: {error.message}", remedy_for_unloaded(inventory.unloaded))
-    if not any(os.path.exists(f"{LOADED}/{name}/initstate") for name in wanted):
+    if not any(os.path.exists(f"{LOADED}/{name}/initstate") for name in needed):
         return error  # this kernel has them built in, for all that can be seen
     suspicion = f"Not loaded, and {WAYS[way]} needs them: {unloaded}; one of these modules is probably missing."
     return UnsupportedError(error.message, f"{suspicion} {error.remedy or remedy_for_unloaded(inventory.unloaded)}")

@@ -1,4 +1,4 @@
-"""Rejecting TCP of the family that is not captured: a table of nf_tables of its own, whatever backend captures.
+"""Rejecting TCP of the family that is not captured: a table of nf_tables of its own, with every backend.
 
     table inet istio-proxy-reject
         chain input    meta nfproto ipv6  meta l4proto tcp  iifname != "lo"  tcp flags ! rst  reject with tcp reset
@@ -35,20 +35,20 @@ CHAINS = {"input": nf.NFT_META_IIFNAME, "output": nf.NFT_META_OIFNAME}
 """Hooks, and the interface that is looked at there."""
 
 
-def ensure(*, wanted: bool) -> bool:
-    """Make the table, or remove it if it is not wanted; return whether anything was to be done.
+def ensure(*, is_desired: bool) -> bool:
+    """Make the table, or remove it if it is not desired; return whether that changed anything.
 
     Raises UnsupportedError with what to do instead, if the kernel has no nf_tables or cannot reject.
     """
     try:
         with open_netfilter() as netfilter:
-            if not wanted:
+            if not is_desired:
                 return _remove(netfilter)
             if _is_there(netfilter):
                 return False
             commit(netfilter, list(_changes()), doing=f"write table inet {REJECT_TABLE}")
     except (UnsupportedError, KernelError) as error:
-        if not wanted:
+        if not is_desired:
             return False  # no nf_tables, no table
         remedy = "Leave --other-family at pass, or load the modules nf_tables and nft_reject_inet."
         raise UnsupportedError(f"--other-family reject is not possible here: {error.message}", remedy) from error

@@ -7,8 +7,8 @@ import click
 from capture import operations
 from capture.cli.options import CaptureCommand, capture_options, explicit, format_option, namespace_options
 from capture.report.outcome import applied_as_plain, outcome, start_line
-from capture.report.output import say_json, warn
-from capture.report.terminal import tell
+from capture.report.output import print_json, warn
+from capture.report.terminal import print_lines
 from capture.settings.options import ALLOW_HOST, FORCE_APPLY
 
 EXAMPLES = """
@@ -34,7 +34,7 @@ def apply(ctx: click.Context, namespace: str | None, form: str) -> int:
     applied = operations.apply(settings, namespace, force=settings[FORCE_APPLY])
     warn(applied.warnings)
     if form == "json":
-        say_json(applied_as_plain(settings, applied))
+        print_json(applied_as_plain(settings, applied))
     else:
-        tell([outcome(applied), start_line(settings, applied.config), *applied.remarks])
+        print_lines([outcome(applied), start_line(settings, applied.config), *applied.remarks])
     return 0

@@ -7,8 +7,8 @@ import click
 from capture import operations
 from capture.cli.options import CaptureCommand, format_option, namespace_options
 from capture.report.outcome import cut_by_cleaning
-from capture.report.output import say_json, warn
-from capture.report.terminal import tell
+from capture.report.output import print_json, warn
+from capture.report.terminal import print_lines
 
 EXAMPLES = """
 capture clean --netns /run/netns/pod
@@ -42,7 +42,7 @@ def clean(namespace: str | None, form: str, *, allow_host: bool) -> int:
 
     removed = operations.clean(namespace, allow_host=allow_host, warn=add)
     if form == "json":
-        say_json({"removed": removed, "warnings": warnings})
+        print_json({"removed": removed, "warnings": warnings})
     else:
-        tell(["removed: nothing is captured any more" if removed else "nothing to remove"])
+        print_lines(["removed: nothing is captured any more" if removed else "nothing to remove"])
     return 0

@@ -16,9 +16,9 @@ from capture.model.addresses import FAMILY_NAMES
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.report.differences import effect_as_plain, fate_in_words
 from capture.report.listings import ruleset_of_dump
-from capture.report.output import say_json
+from capture.report.output import print_json
 from capture.report.packet_words import packet_in_words
-from capture.report.terminal import tell
+from capture.report.terminal import print_lines
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
@@ -62,12 +62,12 @@ def diff(first: str, second: str, form: str) -> int:
     ]
     if form == "json":
         found = [{"family": each.family, **(effect_as_plain(each) or {})} for each in effects]
-        say_json({"equal": not effects, "differences": found})
+        print_json({"equal": not effects, "differences": found})
     elif not effects:
-        tell(["equal: both captures treat every connection alike"])
+        print_lines(["equal: both captures treat every connection alike"])
     else:
-        tell([f"{len(effects)} difference{'s' if len(effects) > 1 else ''}:"])
-        tell(f"  {line}" for each in effects for line in _in_words(each))
+        print_lines([f"{len(effects)} difference{'s' if len(effects) > 1 else ''}:"])
+        print_lines(f"  {line}" for each in effects for line in _in_words(each))
     return EXIT_DRIFT if effects else EXIT_DONE
 
 

@@ -7,8 +7,8 @@ import click
 from capture import operations
 from capture.cli.options import CaptureCommand, format_option, namespace_options, part_options
 from capture.report import listings
-from capture.report.output import say_json
-from capture.report.terminal import columns, tell
+from capture.report.output import print_json
+from capture.report.terminal import columns, print_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     if not shown and form != "json":
         click.echo("no rules of the capture are here", err=True)
     if form == "json":
-        say_json(listings.as_json(dumped, shown))
+        print_json(listings.as_json(dumped, shown))
     elif form == "save":
         click.echo(listings.save(shown), nl=False)
     elif form == "nft":
@@ -48,4 +48,4 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     else:
         is_whole = family is None and table_name is None
         text = listings.table(shown, dumped.verified, is_whole=is_whole, width=columns())
-        tell(text.removesuffix("\n").split("\n") if text else ())
+        print_lines(text.removesuffix("\n").split("\n") if text else ())

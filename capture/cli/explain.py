@@ -10,9 +10,9 @@ from capture.cli.options import CaptureCommand, capture_options, explicit_if, fo
 from capture.model.ruleset import FAMILIES
 from capture.report.differences import fate_as_plain, fate_in_words
 from capture.report.fold import table
-from capture.report.outcome import say_start
-from capture.report.output import say_json
-from capture.report.terminal import columns, tell
+from capture.report.outcome import print_start_line
+from capture.report.output import print_json
+from capture.report.terminal import columns, print_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,16 +46,16 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
 
     Each line is a set of connections; no two of them overlap. All tables count, foreign ones and second captures too.
     """
-    settings = explicit_if(ctx, wanted=from_options)
+    settings = explicit_if(ctx, requested=from_options)
     situation = operations.situation_of(settings, namespace)
     families = (family,) if family else situation.ruleset.families
     statements = policy(dict.fromkeys(families, situation))
     if form == "json":
-        say_json({each: [_as_plain(s) for s in statements if each in s.families] for each in families})
+        print_json({each: [_as_plain(s) for s in statements if each in s.families] for each in families})
         return
-    say_start(operations.reference(settings, namespace))
+    print_start_line(operations.reference(settings, namespace))
     rows = [(s.direction, s.traffic, _goes(s), s.why, families_in_words(s.families)) for s in statements]
-    tell(table([HEADINGS, *rows], columns()))
+    print_lines(table([HEADINGS, *rows], columns()))
 
 
 def _goes(statement: Statement) -> str:

@@ -41,7 +41,7 @@ COMMANDS = {
 """Each command: where it is, and what it does in a line."""
 
 FOR_THEIR_OUTPUT = ("dump", "trace", "watch", "diff", "explain", "render", "doctor", "inject", "sidecar")
-"""Commands that have failed if their output cannot be written; the exit code of the others tells of the rules."""
+"""Commands that fail if their output cannot be written; the exit code of the others is about the rules."""
 
 
 class LazyGroup(click.Group):
@@ -110,7 +110,7 @@ def reporter(words: Sequence[str]) -> Callable[[CaptureError], None]:
 
 
 def wants_json(words: Sequence[str]) -> bool:
-    """Return whether a command line asks for JSON."""
+    """Return whether a command line requests JSON."""
     return "--format=json" in words or ("--format", "json") in itertools.pairwise(words)
 
 

@@ -128,8 +128,8 @@ def example_lines(example: str, width: int) -> Iterator[str]:
     yield rest
 
 
-def _help_all(ctx: click.Context, _param: click.Parameter, wanted: object) -> None:
-    if wanted and not ctx.resilient_parsing:
+def _help_all(ctx: click.Context, _param: click.Parameter, requested: object) -> None:
+    if requested and not ctx.resilient_parsing:
         ctx.meta[HELP_ALL] = True
         click.echo(ctx.get_help())
         ctx.exit()
@@ -161,7 +161,7 @@ def capture_options(*besides: Option[Any]) -> list[click.Parameter]:
 
 
 def explicit(ctx: click.Context) -> Settings:
-    """Return what flags and environment say; every value is looked at now, before anything is done with one.
+    """Return the settings of flags and environment; every value is checked now, before anything is done with one.
 
     Raises ConfigurationError.
     """
@@ -169,9 +169,9 @@ def explicit(ctx: click.Context) -> Settings:
     return with_flags(from_environment(os.environ, options), flags(ctx)).checked()
 
 
-def explicit_if(ctx: click.Context, *, wanted: bool) -> Settings | None:
-    """Return what flags and environment say, if ``--from-options`` wants it; else flags are checked, and in vain."""
-    if wanted:
+def explicit_if(ctx: click.Context, *, requested: bool) -> Settings | None:
+    """Return the settings of flags and environment with ``--from-options``; else flags are only checked."""
+    if requested:
         return explicit(ctx)
     given = flags(ctx)
     if given:

@@ -23,7 +23,7 @@ DEFAULT_UID = 1000
 
 
 def _type(parse: Callable[[str], T], expected: str) -> Callable[[str], T]:
-    """Return a parser for click, whose error says what is expected."""
+    """Return a parser for click, whose error names what is expected."""
 
     def convert(text: str) -> T:
         try:

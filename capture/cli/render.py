@@ -8,7 +8,7 @@ from capture import operations
 from capture.cli.options import CaptureCommand, capture_options, explicit, format_option, namespace_options
 from capture.model.addresses import FAMILIES
 from capture.report.outcome import start_line
-from capture.report.output import note, say_json, warn
+from capture.report.output import note, print_json, warn
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
 from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
@@ -54,7 +54,7 @@ def render(ctx: click.Context, namespace: str | None, family: Family | None, for
         texts = [text for choice in _choices(settings) for text in operations.render(choice, host, families)]
     warn(warnings)
     if form == "json":
-        say_json({"texts": [{"title": title, "text": text} for title, text in texts], "warnings": warnings})
+        print_json({"texts": [{"title": title, "text": text} for title, text in texts], "warnings": warnings})
         return
     note(start_line(settings, config))
     click.echo("\n".join(f"# {title}\n{text}" for title, text in texts), nl=False)

@@ -15,9 +15,9 @@ from capture.cli.options import (
     part_options,
 )
 from capture.cli.packets import packet_from, packet_options
-from capture.report.outcome import say_start
-from capture.report.output import say_json
-from capture.report.terminal import tell
+from capture.report.outcome import print_start_line
+from capture.report.output import print_json
+from capture.report.terminal import print_lines
 from capture.report.traced import as_plain, in_words
 
 TYPE_CHECKING = False
@@ -71,11 +71,11 @@ def trace(
     packet = packet_from(options, ctx)
     if family not in (None, packet.family):
         raise click.UsageError(f"the packet's destination is of family {packet.family}, not {family}", ctx)
-    settings = explicit_if(ctx, wanted=from_options)
+    settings = explicit_if(ctx, requested=from_options)
     host = operations.host_of(namespace, dns_servers)
     traced = operations.trace(packet, settings, namespace, host)
     if form == "json":
-        say_json(as_plain(traced, table_name))
+        print_json(as_plain(traced, table_name))
         return
-    say_start(operations.reference(settings, namespace, host))
-    tell(in_words(traced, table_name))
+    print_start_line(operations.reference(settings, namespace, host))
+    print_lines(in_words(traced, table_name))

@@ -24,9 +24,9 @@ from capture.report.differences import (
     reference_in_words,
     verified_in_words,
 )
-from capture.report.outcome import say_start
-from capture.report.output import say_json
-from capture.report.terminal import tell
+from capture.report.outcome import print_start_line
+from capture.report.output import print_json
+from capture.report.terminal import print_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,11 +72,11 @@ def verify(
     proxy_admin: str | None,
     dns_servers: tuple[Network, ...],
 ) -> int:
-    """Compare the live rules with the configuration; exit code 4 if they differ, 5 if that cannot be told.
+    """Compare the live rules with the configuration; exit code 4 if they differ, 5 if that is unknown.
 
     Without options of the capture: with what was applied there, if that is recorded. In our own chains every rule
     counts, in order, in each family; counters do not. A foreign rule is a difference exactly if some packet of a
-    captured connection fares otherwise because of it. With --family and --table, only what differs there counts.
+    captured connection takes another way because of it. With --family and --table, only what differs there counts.
     """
     settings = explicit(ctx)
     host = operations.host_of(namespace, dns_servers)
@@ -89,10 +89,10 @@ def verify(
 
         causes = check_proxy(proxy_admin, settings if flags(ctx) else None, namespace)
     if form == "json":
-        say_json(verified_as_plain(verified, causes))
+        print_json(verified_as_plain(verified, causes))
     else:
-        say_start(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded))
-        tell(in_words(verified, causes))
+        print_start_line(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded))
+        print_lines(in_words(verified, causes))
     if not verified.holds or verified.is_nothing_applied or causes:
         return EXIT_DRIFT
     return EXIT_DONE if verified.is_certain else EXIT_UNKNOWN
@@ -125,7 +125,7 @@ def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, 
 
 
 def part_of(verified: Verified, family: Family | None, table_name: TableName | None) -> Verified:
-    """Return what of a comparison is about a family and a table; foreign tables are about none of ours."""
+    """Return what of a comparison is about a family and a table; foreign tables are about none of our own."""
     if family is None and table_name is None:
         return verified
     from capture.analysis.compare import Difference

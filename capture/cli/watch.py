@@ -18,7 +18,7 @@ from capture.model.values import Value
 from capture.report import flow_text
 from capture.report.differences import NOTHING_APPLIED, text_of
 from capture.report.flow_svg import picture
-from capture.report.output import painted, say_json
+from capture.report.output import painted, print_json
 from capture.report.streams import COLOUR
 from capture.report.terminal import columns, rows
 
@@ -82,7 +82,7 @@ def watch(namespace: str | None, family: Family | None, interval: float, form: s
     now = look(namespace, families)
     shown = with_rates(now.flows, before.flows, now.moment - before.moment)
     if form == "json":
-        say_json({"captured": now.is_captured, "interval": interval, "paths": flow_text.as_plain(shown)})
+        print_json({"captured": now.is_captured, "interval": interval, "paths": flow_text.as_plain(shown)})
     elif form == "svg":
         click.echo(picture(shown, _title(namespace, now)), nl=False)
     else:

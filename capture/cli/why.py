@@ -9,8 +9,8 @@ from capture.cli.packets import PROCESS, packet_from, packet_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.operations import diagnosis
 from capture.report.diagnosed import as_plain, in_words
-from capture.report.output import say_json
-from capture.report.terminal import tell
+from capture.report.output import print_json
+from capture.report.terminal import print_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
     """Print whether a connection reaches a proxy that listens, and if not, why and what to do.
 
     Without a connection: everything that is wrong with this pod. Exit code 0 if the connection is captured and the
-    proxy listens, 4 if a cause was found, 5 if it cannot be told.
+    proxy listens, 4 if a cause was found, 5 if it is unknown.
     """
     is_partial = (options["protocol"] is None) != (options["destination"] is None)
     if is_partial:
@@ -48,9 +48,9 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
     settings = explicit(ctx) if flags(ctx) else None
     found = diagnosis.why(packet, settings, namespace, process=ctx.meta.get(PROCESS))
     if form == "json":
-        say_json(as_plain(found))
+        print_json(as_plain(found))
     else:
-        tell(in_words(found))
+        print_lines(in_words(found))
     if found.causes:
         return EXIT_DRIFT
     return EXIT_DONE if found.is_certain else EXIT_UNKNOWN

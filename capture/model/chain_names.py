@@ -1,4 +1,4 @@
-"""The names of our chains, in the two spellings that meshes use. A chain is ours by its name.
+"""The names of our chains, in the two spellings that meshes use. The name makes a chain our own.
 
 Upstream writes ISTIO_OUTPUT; older listings print ISTIO-OUTPUT.
 """
@@ -45,14 +45,14 @@ BY_SPELLING: dict[Spelling, ChainNames] = {"underscore": UNDERSCORE, "dash": DAS
 SPELLINGS: dict[str, Spelling] = {
     getattr(names, field): spelling for spelling, names in BY_SPELLING.items() for field in ChainNames.__match_args__
 }
-"""How the name of each chain of ours is spelled."""
+"""How the name of each of our chains is spelled."""
 
 
 def is_our_chain(name: str) -> bool:
-    """Return whether a chain of this name is ours."""
+    """Return whether a chain of this name is our own."""
     return name in SPELLINGS
 
 
 def spelling_of(chain: str) -> Spelling | None:
-    """Return how the name of one of our chains is spelled; None if the chain is not ours."""
+    """Return how the name of one of our chains is spelled; None if the chain is not our own."""
     return SPELLINGS.get(chain)

@@ -1,4 +1,4 @@
-"""The rule model: what a rule set says, without a word about who enforces it.
+"""The rule model: what a rule set means, without a word about who enforces it.
 
 This file is the manual of the domain. A packet of a family meets *tables*, each table has *chains*,
 a chain is an ordered list of *rules*, a rule has *matches* (all must hold) and a *verdict*.
@@ -127,14 +127,14 @@ class OutInterface(Value):
 
 
 class SourcePort(Value):
-    """The source port is one of these; only in a rule that also says which protocol (``--sport``)."""
+    """The source port is one of these; only in a rule with a protocol (``--sport``)."""
 
     ports: tuple[Span, ...]
     negated: bool = False
 
 
 class DestinationPort(Value):
-    """The destination port is one of these; only in a rule that also says which protocol (``--dport``)."""
+    """The destination port is one of these; only in a rule with a protocol (``--dport``)."""
 
     ports: tuple[Span, ...]
     negated: bool = False
@@ -320,7 +320,7 @@ class Rule(Value):
 
 
 class Chain(Value):
-    """Rules in order. A built-in chain has a policy ("ACCEPT" or "DROP"), ours have none.
+    """Rules in order. A built-in chain has a policy ("ACCEPT" or "DROP"), our own have none.
 
     iptables keeps its tables by family, so the policy of IPv6 may be another one than that of IPv4;
     where there is one chain for both, ``ipv6_policy`` and ``ipv6_counters`` are None.

@@ -1,6 +1,6 @@
 """nfnetlink batches: many changes, one send, one transaction of the kernel. All of them happen, or none.
 
-    BATCH_BEGIN (generation)  change  change  ...  last change (ACK wanted)  BATCH_END
+    BATCH_BEGIN (generation)  change  change  ...  last change (ACK requested)  BATCH_END
 
 The kernel queues an error for each change that it refuses, and an acknowledgement for the last one, before
 ``send`` returns (nfnetlink_rcv_batch in net/netfilter/nfnetlink.c). The first error is the cause; later ones

@@ -164,7 +164,7 @@ def _tuple(kind: int, flow: Flow) -> bytes:
 
 
 def decode_entry(body: bytes) -> Entry | None:
-    """Return the entry that a message tells of; None for other protocols than TCP."""
+    """Return the entry of a message; None for other protocols than TCP."""
     fields = decode_fields(body[NFGENMSG_SIZE:])
     original, reply = _decode_tuple(fields[CTA_TUPLE_ORIG]), _decode_tuple(fields[CTA_TUPLE_REPLY])
     if original is None or reply is None:

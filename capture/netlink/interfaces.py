@@ -1,6 +1,6 @@
 """Interfaces of the current namespace and their addresses.
 
-What changes something says whether it did: False means that the state was already the wanted one. All
+What changes something returns whether it did: False means that the state was already the requested one. All
 functions raise KernelError, PrivilegeError, and UnsupportedError for a family that the kernel does not have.
 """
 
@@ -64,14 +64,14 @@ class Address(Value):
 
 def read_links(route: NetlinkSocket) -> list[Link]:
     """Return all interfaces of the namespace."""
-    wanted = bytes(IFINFOMSG_SIZE) + WITHOUT_STATISTICS
-    return [_decode_link(body) for body in route.dump(RTM_GETLINK, wanted, "list interfaces")]
+    query = bytes(IFINFOMSG_SIZE) + WITHOUT_STATISTICS
+    return [_decode_link(body) for body in route.dump(RTM_GETLINK, query, "list interfaces")]
 
 
 def is_loopback_up(route: NetlinkSocket) -> bool:
     """Return whether ``lo`` is set up."""
-    wanted = bytes(4) + u32(rtnetlink.LOOPBACK_INDEX) + bytes(8) + WITHOUT_STATISTICS
-    (body,) = route.request(RTM_GETLINK, 0, wanted, "read the state of lo")
+    query = bytes(4) + u32(rtnetlink.LOOPBACK_INDEX) + bytes(8) + WITHOUT_STATISTICS
+    (body,) = route.request(RTM_GETLINK, 0, query, "read the state of lo")
     return _decode_link(body).is_up
 
 
@@ -117,7 +117,7 @@ def _address_body(address: str, prefix_length: int, interface: int) -> bytes:
 def _decode_address(body: bytes) -> Address:
     """Return the address of an RTM_NEWADDR.
 
-    On a point-to-point link IFA_ADDRESS is the other end and IFA_LOCAL is ours; IPv6 may have IFA_ADDRESS alone.
+    On a point-to-point link IFA_ADDRESS is the other end and IFA_LOCAL is the own one; IPv6 may have IFA_ADDRESS alone.
     """
     family, prefix_length, flags, scope = body[:4]
     fields = decode_fields(body[IFADDRMSG_SIZE:])

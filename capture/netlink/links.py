@@ -47,8 +47,8 @@ def remove_link(route: NetlinkSocket, name: str) -> None:
 
 def index_of(route: NetlinkSocket, name: str) -> int:
     """Return the index of an interface."""
-    wanted = _header() + attribute(IFLA_IFNAME, text(name))
-    (body,) = route.request(RTM_GETLINK, 0, wanted, f"find the interface {name}")
+    query = _header() + attribute(IFLA_IFNAME, text(name))
+    (body,) = route.request(RTM_GETLINK, 0, query, f"find the interface {name}")
     return decode_host_number(body[4:8])
 
 

@@ -1,4 +1,4 @@
-"""Netlink messages: the header, the split of a datagram into messages, and what a refusal says. No I/O.
+"""Netlink messages: the header, the split of a datagram into messages, and the text of a refusal. No I/O.
 
 Layout (linux/netlink.h, struct nlmsghdr), in the byte order of the machine:
 
@@ -101,7 +101,7 @@ def decode_refusal(message: Message) -> Refusal | None:
 def _start_of_extended_ack(message: Message) -> int:
     """Return where the attributes begin: after the errno and, in an error, after the request it repeats.
 
-    NLM_F_CAPPED says that of the request only the header is repeated (linux/netlink.h, struct nlmsgerr).
+    NLM_F_CAPPED means that of the request only the header is repeated (linux/netlink.h, struct nlmsgerr).
     """
     if message.kind == NLMSG_DONE:
         return 4

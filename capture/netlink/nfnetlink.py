@@ -55,9 +55,9 @@ def message_type(kind: int) -> int:
 def read_objects(
     netfilter: NetlinkSocket, kind: int, family: int, attributes: bytes, doing: str
 ) -> list[tuple[int, bytes]]:
-    """Return (family, attributes) of all objects that an NFT_MSG_GET... asks for.
+    """Return (family, attributes) of all objects that an NFT_MSG_GET... requests.
 
-    NFPROTO_UNSPEC asks for all families; ``attributes`` narrow it down to a table or a chain.
+    NFPROTO_UNSPEC requests all families; ``attributes`` narrow it down to a table or a chain.
     Raises KernelError, PrivilegeError or UnsupportedError.
     """
     bodies = netfilter.dump(message_type(kind), nfgenmsg(family) + attributes, doing)
@@ -101,7 +101,7 @@ def read_consistently(netfilter: NetlinkSocket, doing: str, read: Callable[[], T
 
 
 def ruleset_busy(doing: str) -> KernelError:
-    """Return the error of who has read, or would have written, in vain ``ATTEMPTS`` times."""
+    """Return the error for a read or a write that failed ``ATTEMPTS`` times."""
     return KernelError(
         doing,
         errno.EINTR,
@@ -109,7 +109,7 @@ def ruleset_busy(doing: str) -> KernelError:
     )
 
 
-def ask_for_extension(netfilter: NetlinkSocket, family: int, kind: int, name: str, revision: int) -> None:
+def request_extension(netfilter: NetlinkSocket, family: int, kind: int, name: str, revision: int) -> None:
     """Return if nf_tables takes a match (COMPAT_MATCH) or target of iptables in this revision, or else raise.
 
     The kernel loads the module for it, if it may. Raises KernelError with ENOENT or UnsupportedError if it has no

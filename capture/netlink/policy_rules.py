@@ -1,10 +1,10 @@
-"""Policy rules (ip-rule(8)) in the order in which the kernel asks them, and those of TPROXY: `fwmark M lookup T`.
+"""Policy rules (ip-rule(8)) in the order in which the kernel applies them, and those of TPROXY: `fwmark M lookup T`.
 
 linux/fib_rules.h::
 
     struct fib_rule_hdr   family, dst_len, src_len, tos, table, two reserved, action, flags(4), then attributes
 
-What changes something says whether it did. All functions raise KernelError, PrivilegeError, and UnsupportedError for
+What changes something returns whether it did. All functions raise KernelError, PrivilegeError, and UnsupportedError for
 a family that the kernel does not have.
 """
 
@@ -34,7 +34,7 @@ FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_OIFNAME = 1, 2, 3, 17
 FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 6, 10, 14, 15, 16, 21
 OTHER_SELECTORS = {4: "goto", 11: "realms", 12: "tun_id", 13: "suppress_ifgroup", 19: "l3mdev"}
 OTHER_SELECTORS |= {20: "uidrange", 22: "ipproto", 23: "sport", 24: "dport"}
-"""What else says more than `fwmark M lookup T`."""
+"""What makes a rule more than `fwmark M lookup T`."""
 SHOWN_BY_NAME = {FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_OIFNAME}
 SHOWN_BY_NAME |= {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
 
@@ -161,7 +161,7 @@ def put_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, pref
 
 
 def remove_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -> bool:
-    """Remove every policy rule that is exactly `fwmark MARK lookup TABLE`, and none that says more."""
+    """Remove every policy rule that is exactly `fwmark MARK lookup TABLE`, and none with more conditions."""
     return _remove_mark_rules(route, family, mark, table, _preferences(route, family, mark, table))
 
 

@@ -4,7 +4,7 @@ TPROXY needs two objects per address family, which deliver marked packets to thi
 
     packet with mark 1337 --(rule: fwmark 1337 lookup 133)--> table 133 --(local default dev lo)--> a socket here
 
-What changes something says whether it did: False means that the state was already the wanted one. All
+What changes something returns whether it did: False means that the state was already the requested one. All
 functions raise KernelError, PrivilegeError, and UnsupportedError for a family that the kernel does not have.
 """
 
@@ -73,7 +73,7 @@ def add_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
 def remove_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
     """Remove the route `local default dev lo` from the table, of any maker.
 
-    It is read first, because only its metric tells the kernel an IPv6 route from another default route
+    It is read first, because only its metric distinguishes an IPv6 route from another default route
     by ``lo``, such as an unreachable one (ip6_route_del in net/ipv6/route.c does not look at the type).
     """
     doing = f"remove {family_name(family)} route local default dev lo table {table}"
@@ -89,7 +89,7 @@ def look_up_route(
 ) -> Route:
     """Return where this namespace sends a packet of its own, after its policy rules.
 
-    No route at all is RTN_UNREACHABLE, and so is an IPv4 source that is not ours.
+    No route at all is RTN_UNREACHABLE, and so is an IPv4 source that is not an address of the namespace.
     """
     family, packed = rtnetlink.pack_address(destination)
     bits = rtnetlink.ADDRESS_BITS[family]
@@ -114,7 +114,7 @@ def family_name(family: int) -> str:
 
 
 def header_table(table: int) -> int:
-    """Return what the 8 bits of a header say of a table: larger numbers are in an attribute alone."""
+    """Return the 8 bits of a header for a table: larger numbers are in an attribute alone."""
     return table if table < 256 else 0
 
 

@@ -33,7 +33,7 @@ def address_text(family: int, packed: bytes | None) -> str:
 
 
 def changed(route: NetlinkSocket, kind: int, flags: int, body: bytes, doing: str, *unneeded: int) -> bool:
-    """Ask for a change; return False if the kernel answers with an error that means that it is not needed."""
+    """Request a change; return False if the kernel answers with an error that means that it is not needed."""
     try:
         route.request(kind, flags, body, doing)
     except KernelError as error:

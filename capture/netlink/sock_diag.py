@@ -40,7 +40,7 @@ IPV4_MAPPED = bytes(10) + b"\xff\xff"
 
 
 class TcpSocket(Value):
-    """One end of a connection, or a listener. Addresses are packed, 4 bytes for IPv4 whatever the socket's family."""
+    """One end of a connection, or a listener. Addresses are packed, 4 bytes for IPv4 in sockets of both families."""
 
     state: int
     local: bytes
@@ -82,9 +82,9 @@ def read_tcp_sockets(diag: NetlinkSocket, states: Iterable[int]) -> Iterator[Tcp
 
     Raises KernelError, and UnsupportedError (as KernelError with ENOENT before Linux 5.12) without the module tcp_diag.
     """
-    wanted = u32(sum(1 << state for state in states))
+    states_mask = u32(sum(1 << state for state in states))
     for family in (AF_INET, AF_INET6):
-        request = bytes((family, IPPROTO_TCP, 0, 0)) + wanted + bytes(SOCKID_SIZE)
+        request = bytes((family, IPPROTO_TCP, 0, 0)) + states_mask + bytes(SOCKID_SIZE)
         for body in diag.dump(SOCK_DIAG_BY_FAMILY, request, "list the TCP sockets"):
             yield decode_socket(body)
 
@@ -115,19 +115,19 @@ def read_owners(diag: NetlinkSocket, ports: Iterable[tuple[int, int]]) -> dict[t
     """Return who listens on TCP ports, each with a family: user and inode, as bytes that can be compared.
 
     The kernel looks each up as for a connection to the loopback address, which costs microseconds; a list of all
-    listeners walks a table of the whole machine. A port without a listener is left out.
+    listeners visits a table of the whole machine. A port without a listener is left out.
     Raises KernelError without the module tcp_diag.
     """
-    wanted = tuple(ports)
-    first = diag.next_sequences(len(wanted))
+    endpoints = tuple(ports)
+    first = diag.next_sequences(len(endpoints))
     datagram = b"".join(
         encode_message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, first + number, _lookup(family, port))
-        for number, (family, port) in enumerate(wanted)
+        for number, (family, port) in enumerate(endpoints)
     )
     doing = "look who listens"
     diag.send(datagram, doing)
     return {
-        wanted[message.sequence - first]: message.body[UID_OFFSET : UID_OFFSET + 8]
+        endpoints[message.sequence - first]: message.body[UID_OFFSET : UID_OFFSET + 8]
         for message in diag.drain(doing)
         if message.kind == SOCK_DIAG_BY_FAMILY
     }

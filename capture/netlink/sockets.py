@@ -1,4 +1,4 @@
-"""A netlink socket in the current network namespace: requests, dumps, and errors that say what was tried.
+"""A netlink socket in the current network namespace: requests, dumps, and errors that name what was tried.
 
 ``doing`` is what the caller is about, as an infinitive ("create chain istio-output"): it begins every error.
 
@@ -79,7 +79,7 @@ class NetlinkSocket:
 
         Raises KernelError, PrivilegeError or UnsupportedError, as the kernel refuses.
         """
-        sequence = self._ask(kind, flags | messages.NLM_F_ACK, body, doing)
+        sequence = self._begin(kind, flags | messages.NLM_F_ACK, body, doing)
         return self._answers(sequence, doing)[0]
 
     def dump(self, kind: int, body: bytes, doing: str) -> list[bytes]:
@@ -89,7 +89,7 @@ class NetlinkSocket:
         again. Raises KernelError after ten of those, and as ``request`` does.
         """
         for _ in range(DUMP_ATTEMPTS):
-            sequence = self._ask(kind, messages.NLM_F_DUMP, body, doing)
+            sequence = self._begin(kind, messages.NLM_F_DUMP, body, doing)
             bodies, consistent = self._answers(sequence, doing)
             if consistent:
                 return bodies
@@ -126,13 +126,13 @@ class NetlinkSocket:
                 if error.errno != errno.ENOBUFS:
                     raise failure(doing, _refusal_of(error)) from error
 
-    def _ask(self, kind: int, flags: int, body: bytes, doing: str) -> int:
+    def _begin(self, kind: int, flags: int, body: bytes, doing: str) -> int:
         sequence = self.next_sequences(1)
         self.send(messages.encode_message(kind, flags | messages.NLM_F_REQUEST, sequence, body), doing)
         return sequence
 
     def _answers(self, sequence: int, doing: str) -> tuple[list[bytes], bool]:
-        """Read until the request is acknowledged or its dump is done; also say whether the dump is consistent."""
+        """Read until the request is acknowledged or its dump is done; also return whether the dump is consistent."""
         bodies: list[bytes] = []
         consistent = True
         while True:
@@ -180,7 +180,7 @@ def _refusal_of(error: OSError, words: str = "") -> messages.Refusal:
 
 
 def _set_if_known(socket: _socket.socket, option: int) -> None:
-    """Ask for better error reports. A kernel that has none (before 4.12, gVisor) still gives an errno."""
+    """Request better error reports. A kernel that has none (before 4.12, gVisor) still gives an errno."""
     try:
         socket.setsockopt(SOL_NETLINK, option, 1)
     except OSError as error:

@@ -84,7 +84,7 @@ def apply(
     force: bool = False,
     lock_timeout: float = LOCK_TIMEOUT,
 ) -> Applied:
-    """Make the rules of the namespace those that the settings request; equal rules are left as they are.
+    """Make the rules of the namespace those of the settings; equal rules are left as they are.
 
     ``lock_timeout`` is in seconds: how long to wait for another of our programs that changes the namespace, before
     going on without the lock.
@@ -169,7 +169,7 @@ def _reject_other_family(config: CaptureConfig, target: Decision) -> bool:
         return False
     from capture.backends.other_family import ensure  # few captures reject anything
 
-    return ensure(wanted=config.rejects_ipv6)
+    return ensure(is_desired=config.rejects_ipv6)
 
 
 def _switches(desired: Ruleset) -> tuple[Sysctl, ...]:
@@ -247,7 +247,7 @@ def _replace_rules(
 
 
 def _can_stay(target: Decision, desired: Ruleset, live: Ruleset) -> bool:
-    """Return whether there is nothing to write; of tables of nftables the policies are our own, too."""
+    """Return whether there is nothing to write; in nftables the policies of our tables are our own, too."""
     if live is desired or not live.tables:
         return live is desired
     from capture.analysis.compare import can_stay  # not in a new namespace, nor where nothing has changed
@@ -317,7 +317,7 @@ def clean(
     lock_timeout: float = LOCK_TIMEOUT,
     warn: Callable[[str], None] | None = None,
 ) -> bool:
-    """Remove all our rules and routes from the namespace, in every backend and spelling; return whether there was any.
+    """Remove everything of the capture from the namespace, in every backend and spelling; return whether there was any.
 
     ``lock_timeout`` is that of ``apply``, in seconds. ``warn`` is called if the lock was not released in time.
     """
@@ -334,7 +334,7 @@ def clean(
             # Routes first: if we are killed before the rules are removed, the rules still name them.
             live = [ruleset for _, ruleset in live_sets]
             removed = routes.remove(routes.present(live, recorded.routes if recorded else ()))
-            removed |= ensure_rejected(wanted=False)
+            removed |= ensure_rejected(is_desired=False)
             for driver, ruleset in live_sets:
                 driver.clean(ruleset, recorded.ruleset if recorded else None)
             restored = _restore(recorded.sysctls) if recorded else False

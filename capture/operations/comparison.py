@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from capture.state.record import Record
 
     Found = tuple[Decision, tuple[Leftover, ...]]
-    """What ``detect.look`` found: the way that a request takes, and all sets of our rules."""
+    """What ``detect.look`` found: the way that a request takes, and all our sets."""
 
 
 def verify(
@@ -43,7 +43,7 @@ def verify(
     *,
     prefer_recorded: bool = False,
 ) -> Verified:
-    """Compare the namespace with what the settings request.
+    """Compare the namespace with the desired rules of the settings.
 
     Without settings, or where it is preferred: with what was applied there, if that is known.
     """
@@ -84,13 +84,13 @@ def _verify(
     """Compare with the desired rules; add what addresses of families without rules need."""
     decision, live_sets = found
     uncaptured, remarks = judge_families(desired.families, settings, addresses)
-    is_wanted = IPV6 not in desired.families and settings[OTHER_FAMILY] == "reject"
-    if is_wanted or decision.has_reject_table:
+    is_desired = IPV6 not in desired.families and settings[OTHER_FAMILY] == "reject"
+    if is_desired or decision.has_reject_table:
         from capture.backends.other_family import is_present  # few captures reject anything
 
-        if is_wanted != is_present():
+        if is_desired != is_present():
             wrong = (
-                "is missing, or not as it was written" if is_wanted else "rejects IPv6, and no setting requests that"
+                "is missing, or not as it was written" if is_desired else "rejects IPv6, and no setting requests that"
             )
             uncaptured = (*uncaptured, f"table inet {REJECT_TABLE} {wrong}")
     if request == Request() and live_sets and place(decision) not in map(place, live_sets):
@@ -176,7 +176,7 @@ def _others(
 
 
 def dump(namespace: Namespace = None) -> Dumped:
-    """Return all sets of our rules in the namespace, with counters."""
+    """Return all our sets in the namespace, with counters."""
     with Entered(namespace):
         recorded = record.read()
         if recorded is None:

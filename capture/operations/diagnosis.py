@@ -80,7 +80,7 @@ def why(
 ) -> Diagnosis:
     """Return why a connection does not reach the proxy; without one, everything that is wrong with the pod.
 
-    ``process`` is the one that opens the connection: a note has how it may leave the capture. The reference are the
+    ``process`` is the one that opens the connection: a note names how it may leave the capture. The reference are the
     settings, else the recorded ones, else those that the live rules amount to. Raises CaptureError.
     """
     with Entered(namespace):
@@ -189,7 +189,7 @@ def _live() -> Ruleset:
 
 
 def _unproven() -> Iterator[Cause]:
-    """Yield a note if a usual connection does not reach the proxy, as our chains show that it should."""
+    """Yield a note if a usual connection does not reach the proxy, although our chains redirect it."""
     usual = Packet("tcp", EXAMPLE, 80, uid=DEFAULT_ID, gid=DEFAULT_ID)
     if trace(usual).outcome not in TO_PROXY and trace(usual, inferred_settings(_live())).outcome in TO_PROXY:
         yield cause("rule-missing: usual", address=address_text(IPV4, EXAMPLE.first))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Other(Value):
-    """A second set of our rules, or of upstream's, and what it does to captured packets, if that is known."""
+    """A second set, our own or upstream's, and what it does to captured packets, if that is known."""
 
     not_compared = ("effect",)
 
@@ -74,7 +74,7 @@ class Verified(Value):
 
 
 class LiveSet(Value):
-    """A set of our rules in a namespace: where, and everything read there."""
+    """One of our sets in a namespace: where, and everything read there."""
 
     backend: str
     driver: str
@@ -83,7 +83,7 @@ class LiveSet(Value):
 
 
 class Dumped(Value):
-    """All sets of our rules in a namespace, and how they compare with the recorded configuration, if there is one."""
+    """All our sets in a namespace, and how they compare with the recorded configuration, if there is one."""
 
     live_sets: tuple[LiveSet, ...]
     verified: Verified | None = None

@@ -26,7 +26,7 @@ OF_PLACES = {("nftables", ""): "inet istio-proxy", ("iptables", "nft"): "of ipta
 
 
 class Elsewhere(Value):
-    """Base chains that are not in the tables of the set in question: ``second`` are those of other sets of our rules.
+    """Base chains that are not in the tables of the set in question: ``second`` are those of our other sets.
 
     ``doubts`` are what is there and cannot be read, in words.
     """
@@ -41,13 +41,13 @@ class Elsewhere(Value):
         return (*self.foreign, *self.second)
 
     def of(self, place: tuple[str, str]) -> tuple[ForeignChain, ...]:
-        """Return the chains of the set of our rules that is in a place."""
+        """Return the chains of our set in a place."""
         name = OF_PLACES[place]
         return tuple(c for c in self.second if c.table.startswith(name) or c.table.endswith(name))
 
 
 def read_elsewhere(place: tuple[str, str]) -> Elsewhere:
-    """Return what else there is than the set of our rules in a place: a backend, and its variant."""
+    """Return what there is besides our set in a place: a backend, and its variant."""
     from capture.backends.nftables.foreign import read_foreign_chains  # not when milliseconds count
 
     chains = list(read_foreign_chains((place,)))

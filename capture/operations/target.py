@@ -37,5 +37,5 @@ def request_of(settings: Settings) -> Request:
 
 
 def place(decision: Decision) -> tuple[str, str]:
-    """Return where in the kernel the rules of a decision live, by whatever driver."""
+    """Return where in the kernel the rules of a decision live, with any driver."""
     return decision.backend, decision.variant

@@ -61,7 +61,7 @@ def situation_of(settings: Settings | None = None, namespace: Namespace = None, 
 
 
 def live_situation() -> Situation:
-    """Return all that decides on packets in the namespace we are in: all sets of our rules, and all foreign chains."""
+    """Return all that decides on packets in the namespace we are in: each of our sets, and every foreign chain."""
     recorded = record.read()
     known = recorded.ruleset if recorded else build_ruleset(CaptureConfig())
     found = detect.leftovers()

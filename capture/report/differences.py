@@ -154,7 +154,7 @@ def effect_in_words(effect: Effect | None) -> str:
 
 
 def fate_in_words(fate: Fate) -> str:
-    """Return the fate of packets: "proxy-outbound 15001", "direct to 10.1.2.3:80", "dropped"."""
+    """Return what happens to packets: "proxy-outbound 15001", "direct to 10.1.2.3:80", "dropped"."""
     where = ""
     if fate.address is not None:
         where = address_text(fate.address.family, fate.address.first)
@@ -274,7 +274,7 @@ def _example_as_plain(effect: Effect | None) -> dict[str, object] | None:
 
 
 def effect_as_plain(effect: Effect | None) -> dict[str, object] | None:
-    """Return what a difference does, for JSON: to which packets, and their fates before and after it."""
+    """Return what a difference does, for JSON: to which packets, and what happens to them before and after it."""
     if effect is None:
         return None
     return {
@@ -287,6 +287,6 @@ def effect_as_plain(effect: Effect | None) -> dict[str, object] | None:
 
 
 def fate_as_plain(fate: Fate) -> dict[str, object]:
-    """Return the fate of packets, for JSON; port and address are null where they stay as addressed."""
+    """Return what happens to packets, for JSON; port and address are null where they stay as addressed."""
     address = fate.address and address_text(fate.address.family, fate.address.first)
     return {"outcome": fate.outcome, "port": fate.port, "address": address}

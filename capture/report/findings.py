@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.model.values import Value
-from capture.report.terminal import tell
+from capture.report.terminal import print_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ class Finding(Value):
     """Of a cause, as ``capture why`` has it."""
 
 
-def tell_findings(found: Iterable[Finding]) -> None:
+def print_findings(found: Iterable[Finding]) -> None:
     """Print findings by topic, each with its remedy below it."""
     topic = ""
     for finding in found:
         if finding.topic != topic:
             topic = finding.topic
-            tell([f"{topic}:"])
-        tell([f"  {finding.state:<7} {finding.name}: {finding.says}"], HANG)
+            print_lines([f"{topic}:"])
+        print_lines([f"  {finding.state:<7} {finding.name}: {finding.says}"], HANG)
         if finding.remedy:
-            tell([f"{'':{HANG}}{finding.remedy}"], HANG)
+            print_lines([f"{'':{HANG}}{finding.remedy}"], HANG)

@@ -17,7 +17,7 @@ MARKS = ("=>", "?")
 GAP = 2
 """Blanks between two columns."""
 MIN_COLUMN = 8
-"""A column is not narrower, whatever is in the others."""
+"""A column is not narrower than this."""
 
 
 def width_of(text: str) -> int:

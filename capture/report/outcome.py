@@ -21,7 +21,7 @@ def start_line(settings: Settings, config: CaptureConfig) -> str:
     return f"profile {config.profile} ({settings.origin(PROFILE)}), families {families} ({config.families_because})"
 
 
-def say_start(reference: Reference | None) -> None:
+def print_start_line(reference: Reference | None) -> None:
     """Print the same on stderr, apart from the output of a program that answers a question; nothing without one."""
     if reference is not None:
         note(start_line(reference.settings, reference.config))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130
 """128 and SIGINT: what a shell reports for a program that Ctrl-C ended."""
 EXIT_BROKEN_PIPE = 141
-"""128 and SIGPIPE: the reader of our output has gone."""
+"""128 and SIGPIPE: the reader of our output has ended."""
 
 SCHEMA = "capture/v1"
 """What every JSON output calls its layout: keys are added, those that are there keep their meaning."""
@@ -36,7 +36,7 @@ def painted(text: str, colour: str, stream: TextIO | Stream) -> str:
 
 
 def report(error: CaptureError) -> None:
-    """Say on stderr what went wrong, and what to do about it."""
+    """Print on stderr what went wrong, and what to do about it."""
     note(f"error: {error.message}")
     if error.remedy:
         note(f"  {error.remedy}")
@@ -46,10 +46,10 @@ def report_as_json(error: CaptureError) -> None:
     """Print on stdout what went wrong, for programs, and on stderr what ``report`` prints."""
     report(error)
     plain = {"message": error.message, "remedy": error.remedy or None, "exit_code": error.exit_code}
-    say_json({"error": plain})
+    print_json({"error": plain})
 
 
-def say_json(plain: Mapping[str, object]) -> None:
+def print_json(plain: Mapping[str, object]) -> None:
     """Print a result for programs, with the name of the layout."""
     import json  # 7 ms, for this format only
 
@@ -67,9 +67,9 @@ def note(line: str) -> None:
     if not sys.stderr.isatty():
         print(line, file=sys.stderr)
         return
-    from capture.report.terminal import tell  # in a pod and in a pipe nothing is folded
+    from capture.report.terminal import print_lines  # in a pod and in a pipe nothing is folded
 
-    tell([line], stream=sys.stderr)
+    print_lines([line], stream=sys.stderr)
 
 
 def ended(
@@ -116,7 +116,7 @@ def _code_of(program: Callable[[], int], report: Callable[[CaptureError], None])
 
 
 def _unforeseen(error: Exception) -> CaptureError:
-    """Return an error of the system, or a defect of this program, in words."""
+    """Return an error of the system, or a defect of the program, in words."""
     if isinstance(error, OSError) and error.strerror:
         return CaptureError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
     trace = error.__traceback__

@@ -1,7 +1,7 @@
 """Standard output and standard error, as our programs print to them.
 
 What is printed never drives a terminal and never ends a program: text that is not printable is escaped, in every
-locale, and output that cannot be written (a full disk, a reader that has gone, a closed descriptor) is forgotten
+locale, and output that cannot be written (a full disk, a reader that has ended, a closed descriptor) is forgotten
 and remembered as ``failure``. The exit code is then about the rules. A program whose purpose is its output ends at
 once instead, by LostOutputError.
 """

@@ -63,7 +63,7 @@ def rows() -> int:
         return ROWS
 
 
-def tell(lines: Iterable[str], hang: int | None = None, stream: TextIO | None = None) -> None:
+def print_lines(lines: Iterable[str], hang: int | None = None, stream: TextIO | None = None) -> None:
     """Print lines for a person; on a terminal they are folded, ``hang`` as in ``folded``, and in colour."""
     stream = sys.stdout if stream is None else stream
     width = columns(stream)

@@ -32,7 +32,7 @@ __all__ = [
 
 
 def build_ruleset(config: CaptureConfig) -> model.Ruleset:
-    """Return the rule set that captures what the configuration says."""
+    """Return the rule set of a configuration."""
     names = BY_SPELLING[config.chain_names]
     tables = [raw_table(config, names), mangle_table(config, names), nat_table(config, names)]
     present = tuple(_without_empty_chains(table) for table in tables if table)
@@ -49,7 +49,7 @@ def build_handover(config: CaptureConfig) -> model.Ruleset:
     """Return the rule set of the moment in which TPROXY takes inbound capture over from REDIRECT: both capture.
 
     A packet passes mangle, then nat. Between the two it would meet neither, if the rules of both changed at once:
-    those of mangle as they were, those of nat as they will be. What mangle has taken bears the mark, and nat leaves it.
+    those of mangle as they were, those of nat as they will be. What mangle has taken has the mark, and nat leaves it.
     """
     desired = build_ruleset(config)
     redirecting = build_ruleset(config.replace(mode="REDIRECT"))

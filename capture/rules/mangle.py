@@ -3,10 +3,10 @@
 A transparent proxy accepts connections that are addressed to others, so packets keep both addresses::
 
     client -> pod      PREROUTING: ISTIO_INBOUND -> ISTIO_TPROXY: mark 0x539, socket of the proxy
-                       ip rule fwmark 0x539 -> table 133 -> local dev lo: delivered here, whatever the address
+                       ip rule fwmark 0x539 -> table 133 -> local dev lo: delivered here, with any address
     proxy -> app       from the client's address (mark 0x539 set by the proxy); the mark is saved with the connection
     app -> client      OUTPUT: the connection's mark is restored -> table 133 -> lo -> the proxy's socket
-    proxy -> own pod   OUTPUT -o lo: mark 0x53a, so that it may come in through the proxy once more
+    proxy -> own pod   OUTPUT -o lo: mark 0x53a, so that it may come in through the proxy again
 """
 
 from __future__ import annotations

@@ -212,8 +212,8 @@ def _excluded_owner_groups(settings: Settings, host: Host) -> tuple[Span, ...]:
 
 def _with_dns(config: CaptureConfig, settings: Settings, host: Host, warnings: list[str]) -> CaptureConfig:
     """Return the configuration with the DNS that is captured: all, that for the servers of resolv.conf, or none."""
-    wanted, everything = settings[option.REDIRECT_DNS], settings[option.CAPTURE_ALL_DNS]
-    if not wanted:
+    redirects_dns, everything = settings[option.REDIRECT_DNS], settings[option.CAPTURE_ALL_DNS]
+    if not redirects_dns:
         if everything:
             warnings.append(f"{option.CAPTURE_ALL_DNS.name} does nothing without {option.REDIRECT_DNS.name}")
         return config

@@ -1,6 +1,6 @@
 """Which families of addresses are captured. IPv4 always is; IPv6 as ``--ip-families`` says.
 
-    both    rules for both, whatever addresses there are: one that comes later is captured, too
+    both    rules for both, also without addresses: one that comes later is captured, too
     mesh    as Istio's own program: Envoy of a mesh without dual stack listens on 0.0.0.0 alone
     ipv4    never
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ChosenFamilies(Value):
-    """The families to capture, why these, and what there is to say about it."""
+    """The families to capture, why these, and the warnings about them."""
 
     chosen: tuple[Family, ...]
     is_reached_by_ipv6: bool
@@ -73,7 +73,7 @@ def _wants_ipv6(settings: Settings, host: Host, addresses: list[Network]) -> tup
 
 
 def _contradictions(settings: Settings) -> list[str]:
-    """Return a warning if the families were given, and dual stack says otherwise."""
+    """Return a warning if the families were given, and dual stack contradicts them."""
     if IP_FAMILIES not in settings.explicit or DUAL_STACK not in settings.explicit:
         return []
     choice, is_dual = settings[IP_FAMILIES], settings[DUAL_STACK]

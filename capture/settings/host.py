@@ -21,7 +21,7 @@ DEFAULT_PROXY_USER = "istio-proxy"
 
 
 class PodFromInside:
-    """We run in the pod, as the init container does: its files are ours."""
+    """We run in the pod, as the init container does: its files are our own."""
 
     def __init__(self, environ: Mapping[str, str] | None = None, servers: tuple[Network, ...] = ()) -> None:
         self.environ = os.environ if environ is None else environ
@@ -29,7 +29,7 @@ class PodFromInside:
         """Name servers that are known already."""
 
     def user_id(self, name: str) -> int | None:
-        """Look the user up, by passwd(5) or whatever nsswitch.conf(5) says."""
+        """Look the user up, by passwd(5) or the sources of nsswitch.conf(5)."""
         import pwd
 
         try:
@@ -38,7 +38,7 @@ class PodFromInside:
             return None
 
     def group_id(self, name: str) -> int | None:
-        """Look the group up, by group(5) or whatever nsswitch.conf(5) says."""
+        """Look the group up, by group(5) or the sources of nsswitch.conf(5)."""
         import grp
 
         try:
@@ -99,7 +99,7 @@ class PodFromInside:
 
 
 class PodFromOutside(PodFromInside):
-    """We run on the host and look into the pod's network namespace: files here say nothing about the pod."""
+    """We run on the host and look into the pod's network namespace: files here are not the pod's."""
 
     def user_id(self, _name: str) -> int | None:
         """Return None: a user of the host is not the pod's."""

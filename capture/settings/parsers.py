@@ -1,7 +1,7 @@
 """From the text of an option to its value, strictly.
 
 Each parser takes text and returns a value or raises ValueError. The caller knows which option the
-text belongs to, where it came from and what is expected, and says so (``ConfigurationError``).
+text belongs to, where it came from and what is expected (``ConfigurationError``).
 Digits are ASCII digits: ``int()`` alone would also take signs, blanks, underscores and other scripts.
 """
 

@@ -1,4 +1,4 @@
-"""From a pod to settings: one function for everybody who programs a pod from what Kubernetes says about it.
+"""From a pod to settings: one function for all programs that capture a pod of Kubernetes.
 
 The settings of a pod are in its annotations, and in the user and the environment of its proxy container. Names,
 defaults and additions are upstream's (istio/istio, ``cni/pkg/plugin/sidecar_redirect.go``), so that a pod gets the

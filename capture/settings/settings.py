@@ -84,7 +84,7 @@ class Settings(Value):
         return explicit.origin if explicit else "default"
 
     def with_option(self, option: Option[Any], text: str, origin: str) -> Settings:
-        """Return settings in which one option says something else."""
+        """Return settings in which one option has another value."""
         return self.replace(explicit={**self.explicit, option: Given(text, origin)})
 
     def without(self, option: Option[Any]) -> Settings:
@@ -93,7 +93,7 @@ class Settings(Value):
 
 
 def from_environment(environ: Mapping[str, str], options: Iterable[Option[Any]] = OPTIONS) -> Settings:
-    """Return what the environment says; a truth value that cannot be read is as if it were not there.
+    """Return the values of the environment; a truth value that cannot be read counts as absent.
 
     So is what Kubernetes sets for a Service.
     """

@@ -1,4 +1,4 @@
-"""Waiting for packets that are under way: a packet that passes after this meets all rules that were written before it.
+"""Waiting for packets in flight: a packet that passes after this meets all rules that were written before it.
 
 A packet goes through all hooks of one place (raw, mangle and nat at PREROUTING) in one go, and it is unknown where
 it is. But the kernel does it in a read-side critical section of RCU (``nf_hook`` in linux/netfilter.h), and

@@ -3,10 +3,10 @@
 Connection tracking works in a namespace only while a rule needs it. To the first rule every open connection is
 new: tracking takes a packet from its middle for its first (``tcp_loose``, tcp_new in nf_conntrack_proto_tcp.c), nat
 redirects that, and where it arrives no such connection is known. A connection that has an entry is not redirected
-(nf_nat_inet_fn in nf_nat_core.c asks rules for new ones only). So each gets one, before the first rule.
+(nf_nat_inet_fn in nf_nat_core.c applies rules to new ones only). So each gets one, before the first rule.
 
 Connections that begin meanwhile need more than a second look: that comes too late for those that talk. So rules that
-track and redirect nothing (``rules.build_tracking``) come between. From there on whatever passes has an entry::
+track and redirect nothing (``rules.build_tracking``) come between. From then on every packet has an entry::
 
     sockets listed, entries made  ->  tracking rules  ->  sockets listed, entries made  ->  the rules
 """
@@ -74,7 +74,7 @@ def _where_to(rulesets: Iterable[Ruleset]) -> tuple[frozenset[int], frozenset[in
 
 
 def is_captured(entry: Entry, ports: frozenset[int], marks: frozenset[int]) -> bool:
-    """Return whether a connection is redirected to one of these ports, or bears one of these marks."""
+    """Return whether a connection is redirected to one of these ports, or has one of these marks."""
     is_redirected = bool(entry.status & conntrack.IPS_DST_NAT) and entry.reply.source_port in ports
     return is_redirected or entry.mark in marks
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def read_facts(capture: Capture) -> PodFacts:
-    """Return the facts of the namespace we are in; what the kernel does not tell is left out."""
+    """Return the facts of the namespace we are in; what the kernel does not report is left out."""
     with open_route() as route:
         links = tuple(read_links(route))
         found = diverted(route, links)
@@ -62,7 +62,7 @@ def diverted(route: NetlinkSocket, links: Sequence[Link]) -> tuple[tuple[str, st
 
 
 def _listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
-    """Return the listening sockets, with the users as the pod sees them; the kernel tells them as we see them."""
+    """Return the listening sockets, with the users as the pod sees them; the kernel reports them as we see them."""
     found: list[Listener] = []
     try:
         with open_sock_diag() as diag:
@@ -76,12 +76,12 @@ def _listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
 def _groups_of(sockets: set[int], ids: IdMaps | None) -> dict[int, int]:
     """Return the group of the process that holds each socket, as far as /proc shows it, as the pod sees it."""
     groups: dict[int, int] = {}
-    wanted = {f"socket:[{inode}]": inode for inode in sockets}
-    for process in processes() if wanted else ():
-        for target in wanted.keys() & open_files(process):
+    inodes = {f"socket:[{inode}]": inode for inode in sockets}
+    for process in processes() if inodes else ():
+        for target in inodes.keys() & open_files(process):
             try:
                 group = os.stat(f"/proc/{process}").st_gid
-                groups[wanted[target]] = group if ids is None else ids.groups.inside(group)
+                groups[inodes[target]] = group if ids is None else ids.groups.inside(group)
             except OSError:
                 continue  # it has ended
     return groups

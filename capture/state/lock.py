@@ -1,4 +1,4 @@
-"""Programs of ours that change a namespace take turns.
+"""Our programs that change a namespace take turns.
 
 Each step of a change is safe by itself, but two programs that both see "nothing there" would write two sets, and
 one that has read the rules may be overtaken before it writes. So a program that changes a namespace holds a name
@@ -31,7 +31,7 @@ def descriptors() -> tuple[int, ...]:
 
 
 class NamespaceLock:
-    """A context in which no other program of ours changes the network namespace that we are in.
+    """A context in which none of our other programs changes the network namespace that we are in.
 
     If the lock is not released in time, ``warnings`` names its holder, and that we went on without it.
     """

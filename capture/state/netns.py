@@ -1,4 +1,4 @@
-"""Network namespaces: entering one and coming back, and telling the host's own from a pod's.
+"""Network namespaces: entering one and coming back, and distinguishing the host's own from a pod's.
 
 A namespace is entered by the calling thread alone (setns(2)); sockets and child processes made while in
 it stay there.
@@ -70,7 +70,7 @@ class Entered:
 def tour(paths: Iterable[str]) -> Iterator[str]:
     """Enter one namespace after the other, yielding its path each time, and come home at the end.
 
-    That takes a third of what ``Entered`` takes for each. A namespace that has gone is left out.
+    That takes a third of what ``Entered`` takes for each. A namespace that no longer exists is left out.
     """
     home = _open(CURRENT)
     try:
@@ -100,7 +100,7 @@ def _no_proc() -> UnsupportedError:
 
 
 def namespace_id() -> str:
-    """Return what tells the namespace we are in from every other since the machine started.
+    """Return what distinguishes the namespace we are in from every other since the machine started.
 
     That is its inode number, which is used again after its end, and its cookie, which is not
     (SO_NETNS_COOKIE, socket(7), Linux 5.14; older kernels give the inode alone).
@@ -119,7 +119,7 @@ def namespace_id() -> str:
 def is_of_this_user_namespace() -> bool:
     """Return whether the network namespace we are in belongs to the user namespace we are in.
 
-    That of a pod with ``hostUsers: false`` belongs to the pod's. Kernels that cannot tell have no such pods.
+    That of a pod with ``hostUsers: false`` belongs to the pod's. Kernels without that call have no such pods.
     """
     try:
         owner = open_owner()
@@ -134,7 +134,7 @@ def is_of_this_user_namespace() -> bool:
 def open_owner() -> int:
     """Return a descriptor of the user namespace that the network namespace we are in belongs to.
 
-    NS_GET_USERNS, ioctl_ns(2), Linux 4.9. Raises OSError: EPERM if that is no descendant of ours.
+    NS_GET_USERNS, ioctl_ns(2), Linux 4.9. Raises OSError: EPERM if that is no descendant of our own.
     """
     import fcntl  # on the way of every pod, but shared with nothing else there
 
@@ -149,7 +149,7 @@ def refuse_host(*, allowed: bool) -> None:
     """Raise HostNamespaceError if we are in the host's own network namespace, unless that is allowed."""
     if allowed:
         return
-    own_namespace()  # without /proc nothing would tell the host
+    own_namespace()  # without /proc nothing would identify the host
     if os.path.exists(ONLY_ON_HOST):
         raise HostNamespaceError
 
@@ -157,14 +157,14 @@ def refuse_host(*, allowed: bool) -> None:
 def has_tcp_sockets() -> bool:
     """Return whether the namespace we are in has any TCP socket.
 
-    That costs microseconds, where sock_diag walks all hash tables. (``inuse`` counts by namespace, see
+    That costs microseconds, where sock_diag visits all hash tables. (``inuse`` counts by namespace, see
     sockstat_seq_show in net/ipv4/proc.c.)
     """
     return any(map(_has_sockets, SOCKET_COUNTS))
 
 
 def _has_sockets(path: str) -> bool:
-    """Return what a file with lines like ``TCP: inuse 5 orphan 0 tw 0 alloc 7 mem 1`` says; True without one."""
+    """Return what a file with lines like ``TCP: inuse 5 orphan 0 tw 0 alloc 7 mem 1`` means; True without one."""
     counts = [line.split()[2] for line in content_of(path).splitlines() if line.startswith((b"TCP:", b"TCP6:"))]
     return counts != [b"0"] and (bool(counts) or path == SOCKET_COUNTS[0])  # a kernel without IPv6 has no such file
 
@@ -247,8 +247,8 @@ MANY_PEERS = 3
 def refuse_node(*, allowed: bool) -> None:
     """Raise HostNamespaceError if the namespace we are in is the host's or that of a nested node (kind, k3d).
 
-    A node that is itself a container is in none of the machine's first namespaces, and the kernel says nothing about
-    it. So this asks for evidence: a kubelet or runtime that runs in the namespace, or pods that hang on it. That
+    A node that is itself a container is in none of the machine's first namespaces, and the kernel reports nothing about
+    it. So this looks for evidence: a kubelet or runtime that runs in the namespace, or pods that hang on it. That
     process 1 is in the namespace is none by itself: so it is in every container of a pod.
     """
     refuse_host(allowed=allowed)
@@ -285,7 +285,7 @@ def _is_in(own: os.stat_result, process: str) -> bool:
 
 
 def _other_names(own: os.stat_result) -> list[str]:
-    """Return the names of network namespaces other than ours; none if ours has a name, too, as a pod's has."""
+    """Return the names of other network namespaces; none if our own has a name, too, as a pod's has."""
     others = []
     for name in names_in(NAMED_NAMESPACES):
         try:

@@ -1,4 +1,4 @@
-"""By what a process may leave the capture: its capabilities, as /proc tells them."""
+"""By what a process may leave the capture: its capabilities, as /proc shows them."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ MAX_BYTES = 64 * 1024 * 1024
 
 
 def read_config_dump(url: str, timeout: float = TIMEOUT) -> dict[str, Any]:
-    """Return ``/config_dump`` of the admin interface at the URL, asked in the namespace we are in.
+    """Return ``/config_dump`` of the admin interface at the URL, read from the namespace we are in.
 
     ``timeout`` is in seconds. Raises CaptureError.
     """
@@ -22,13 +22,13 @@ def read_config_dump(url: str, timeout: float = TIMEOUT) -> dict[str, Any]:
 
     remedy = "Name the admin interface as http://127.0.0.1:15000; it listens in the pod's namespace (--netns, --pid)."
     try:
-        return _ask(url, timeout)
+        return _get_config_dump(url, timeout)
     except (OSError, ValueError, TypeError, http.client.HTTPException) as error:
         says = getattr(error, "strerror", None) or error
         raise CaptureError(f"Envoy's admin interface {url}: {says}", remedy) from None
 
 
-def _ask(url: str, timeout: float) -> dict[str, Any]:
+def _get_config_dump(url: str, timeout: float) -> dict[str, Any]:
     import http.client
     import json
     from urllib.parse import urlsplit

@@ -163,7 +163,7 @@ class Record(Value):
 
     @property
     def routes(self) -> tuple[PolicyRoute, ...]:
-        """Return the policy routes of ours that may be in the namespace."""
+        """Return our policy routes that may be in the namespace."""
         return (*self.ruleset.policy_routes, *self.stale_routes)
 
 
@@ -374,8 +374,8 @@ def forget_ended(directory: str = STATE_DIRECTORY) -> None:
     """Remove records of namespaces that are known to have ended, and what killed writers left.
 
     A namespace has its inode number alone as long as it is there. So of several records with one inode, all but the
-    one that was written last are of namespaces that are no more. (Cookies do not tell: each processor counts its
-    own, see gen_cookie_next in linux/cookie.h.) Who else has ended, no cheap look tells.
+    one that was written last are of namespaces that are no more. (Cookies do not show it: each processor counts its
+    own, see gen_cookie_next in linux/cookie.h.) No cheap look shows which others have ended.
     """
     names = names_in(directory) if is_private(directory) else []
     written: dict[str, dict[str, int]] = {}

@@ -29,7 +29,7 @@ NO_IPV6_ON_LO = (
     " inbound IPv6 connections fail until it is enabled and the rules are applied again"
 )
 DEFAULT_MARK, DEFAULT_TABLE = 1337, 133
-"""Upstream's numbers: a rule or route with them is upstream's or ours."""
+"""Upstream's numbers: a rule or route with them is upstream's or our own."""
 
 
 PREFERENCE = 0
@@ -51,7 +51,7 @@ def ensure(ruleset: Ruleset) -> bool:
         for address in _possible(ruleset):
             changed |= add_address(route, _text(address), address.network.prefix)
         for policy in ruleset.policy_routes:
-            # The rule first, and last when removed: it shows that a table is ours, wherever we were killed.
+            # The rule first, and last when removed: it shows that a table is our own, wherever we were killed.
             changed |= put_mark_rule(route, AF[policy.family], policy.mark, policy.table, PREFERENCE)
             changed |= _add_local_route(route, policy)
     return changed
@@ -119,7 +119,7 @@ def takes_ipv6_addresses() -> bool:
 
 
 def present(live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset:
-    """Return a rule set without tables that holds the routes and addresses of ours, or of upstream's, in the namespace.
+    """Return a rule set without tables that holds our own and upstream's routes and addresses in the namespace.
 
     The routes are the recorded ones, those of the marks in live rules, and upstream's defaults.
     """
@@ -150,7 +150,7 @@ def _routes_present(route: NetlinkSocket, marks: set[int], recorded: Iterable[Po
 
 
 def stale(desired: Ruleset, live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset:
-    """Return the routes and addresses of an earlier rule set of ours that the desired one has no use for."""
+    """Return the routes and addresses of one of our earlier rule sets that the desired one has no use for."""
     there = present(live, recorded)
     return there.replace(
         loopback_addresses=tuple(a for a in there.loopback_addresses if a not in desired.loopback_addresses),
@@ -178,10 +178,10 @@ def _text(address: LoopbackAddress) -> str:
     return address_text(address.network.family, address.network.first)
 
 
-def _has_address(route: NetlinkSocket, wanted: LoopbackAddress) -> bool:
-    family = AF[wanted.network.family]
+def _has_address(route: NetlinkSocket, desired: LoopbackAddress) -> bool:
+    family = AF[desired.network.family]
     return any(
-        address.interface == LOOPBACK_INDEX and address.address == _text(wanted)
+        address.interface == LOOPBACK_INDEX and address.address == _text(desired)
         for address in read_addresses(route, family)
     )
 
@@ -194,7 +194,7 @@ def _halves(route: NetlinkSocket, policy: PolicyRoute) -> tuple[bool, bool]:
             has_local_route(route, family, policy.table),
         )
     except UnsupportedError:
-        return False, False  # a kernel without this family, or without policy routing, has none of ours
+        return False, False  # a kernel without this family, or without policy routing, has none of our routes
 
 
 def _transparent_marks(live: Ruleset) -> Iterator[int]:

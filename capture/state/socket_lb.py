@@ -39,7 +39,7 @@ class Translated(Value):
 
 
 def connect_programs(family: Family = IPV4) -> tuple[str, ...]:
-    """Return the names of programs that see connect() of this process; none where the kernel does not tell."""
+    """Return the names of programs that see connect() of this process; none where the kernel does not report them."""
     try:
         directory = os.open(_own_cgroup(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -53,7 +53,7 @@ def connect_programs(family: Family = IPV4) -> tuple[str, ...]:
 
 
 def owner_of(names: tuple[str, ...]) -> str:
-    """Return whose programs these are, as far as their names tell."""
+    """Return whose programs these are, as far as their names show."""
     owners = (owner for name in names for prefix, owner in OWNERS.items() if name.startswith(prefix))
     return next(owners, "another program")
 
@@ -62,14 +62,14 @@ def translation(packet: Packet) -> Translated | None:
     """Return where the destination of a packet leads at connect(), if that is elsewhere."""
     import socket
 
-    wanted = address_text(packet.family, packet.destination.first), packet.port
+    target = address_text(packet.family, packet.destination.first), packet.port
     with socket.socket(socket.AF_INET if packet.family == IPV4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(wanted)
+            probe.connect(target)
             found = probe.getpeername()[:2]
         except OSError:
             return None
-    return None if found == wanted else Translated(*found)
+    return None if found == target else Translated(*found)
 
 
 def _own_cgroup() -> str:
@@ -103,7 +103,7 @@ def _names(directory: int, attach_type: int) -> Iterator[str]:
 
 
 def _bpf(command: int, attribute: bytes) -> tuple[int, bytes]:
-    """Return what bpf(2) returns, and what became of its argument. Raises OSError."""
+    """Return what bpf(2) returns, and what happened to its argument. Raises OSError."""
     import ctypes
 
     number = SYSCALLS.get(os.uname().machine)

@@ -9,5 +9,5 @@ CONNTRACK = "/proc/sys/net/netfilter/nf_conntrack_"
 
 
 def read_counts() -> tuple[int, int]:
-    """Return how many connections are tracked here, and how many can be; 0 for what the kernel does not tell."""
+    """Return how many connections are tracked here, and how many can be; 0 for what the kernel does not report."""
     return int(content_of(f"{CONNTRACK}count") or 0), int(content_of(f"{CONNTRACK}max") or 0)

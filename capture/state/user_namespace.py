@@ -180,7 +180,7 @@ def _raised(text: str) -> CaptureError:
 def _keep_capabilities_for_programs() -> None:
     """Let started programs have the capabilities: the user of this process is none there, so exec(2) would take them.
 
-    Ambient capabilities (capabilities(7), Linux 4.3) are those that programs get all the same.
+    Ambient capabilities (capabilities(7), Linux 4.3) are those that programs get anyway.
     """
     import ctypes
 
@@ -188,8 +188,8 @@ def _keep_capabilities_for_programs() -> None:
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then the upper halves
     library.capget(header, sets)
-    wanted = 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW
-    sets[2] |= wanted & sets[1]
+    needed = 1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW
+    sets[2] |= needed & sets[1]
     library.capset(header, sets)
     for capability in (CAP_NET_ADMIN, CAP_NET_RAW):
         library.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)

@@ -38,7 +38,7 @@ SILENCE = 330.0
 """Seconds after which a silent watch is dead: later than the server would have ended it."""
 TIMEOUT = 10.0
 MIN_INTERVAL = 0.5
-"""Seconds between two lists or watches, whatever happens."""
+"""Seconds between two lists or watches, at least."""
 
 Unreachable = (httpx.HTTPError, OSError, ValueError, KeyError, ConfigError)
 """What calls raise when the API server cannot be reached, refuses (ApiError), or sends what is no answer of one."""

@@ -61,7 +61,7 @@ BURST = 10.0
 FAMILIES_OF_PORTS = 4
 """Two ports, each for two families."""
 AWAITED = 30.0
-"""Seconds for which a pod is awaited of which the API server has told and the runtime has not."""
+"""Seconds for which a pod is awaited that the API server has announced and the runtime has not."""
 LEFT_ALONE, HOST_NETWORK = "left-alone", "host-network"
 GOOD = (CAPTURED, LEFT_ALONE, HOST_NETWORK)
 
@@ -96,7 +96,7 @@ class Sight(Value):
 
 
 class Meant(Value):
-    """What a pod's object asks for, and what its owner should know."""
+    """What a pod's object requests, and what its owner should know."""
 
     pod: dict[str, Any]
     settings: Settings | Finding
@@ -152,16 +152,16 @@ class Audit:
         now = time.monotonic()
         is_sweep = now - self._swept >= SWEEP or EVERYWHERE in changed
         try:
-            wanted = self._all_places() if is_sweep else self._places_to_look_at(now, changed)
+            places = self._all_places() if is_sweep else self._places_to_look_at(now, changed)
         except RuntimeSilentError as error:
             self.health.note(audit_problem=str(error))
             return
         self.health.note(audit_problem="")
         if is_sweep:
             self._swept = now
-        for place, is_changed in wanted:
+        for place, is_changed in places:
             self.look(place, is_changed=is_changed)
-        if wanted:
+        if places:
             self.health.note(audit_seconds=time.monotonic() - now)
 
     def look(self, place: Place, *, is_changed: bool = False) -> Finding:
@@ -201,7 +201,7 @@ class Audit:
         return (*self._diagnosed(place, settings, known, is_starting=_is_starting(pod), is_changed=is_changed), pod)
 
     def _settings(self, sandbox: Sandbox, identity: Identity, pod: dict[str, Any]) -> Settings | Finding:
-        """Return what the pod's object asks for, or its state where it asks for no capture; read once of an object."""
+        """Return what the pod's object requests, or its state where it requests no capture; read once of an object."""
         meant = self._meant.get(identity.uid)
         if meant is None or meant.pod is not pod:
             meant = self._meant[identity.uid] = self._read(identity, pod)
@@ -259,15 +259,15 @@ class Audit:
         return [(place, False) for place in places]
 
     def _places_to_look_at(self, now: float, changed: set[int]) -> list[tuple[Place, bool]]:
-        """Return the pods that want a look, and whether it is known that something has changed there."""
-        told = {place.sandbox.id for place in self._told_of(now)}
+        """Return the pods that need a look, and whether it is known that something has changed there."""
+        reported = {place.sandbox.id for place in self._reported_by_api_server(now)}
         heard = self._postponed | {place.sandbox.id for place in self.sandboxes.by_number(changed)}
         self._postponed = {each for each in heard if now - self._first_looks.get(each, float("-inf")) < YOUNG}
         heard -= self._postponed
-        ids = told | heard | self._where_others_listen(now) | self._bad
+        ids = reported | heard | self._where_others_listen(now) | self._bad
         return [(place, each in heard) for each in ids if (place := self.sandboxes.get(each)) and place.is_there]
 
-    def _told_of(self, now: float) -> list[Place]:
+    def _reported_by_api_server(self, now: float) -> list[Place]:
         """Return the running pods that the API server has announced as new or changed."""
         self._seen_pods, changes = self.pods.changes_since(self._seen_pods)
         self._awaited |= dict.fromkeys(changes, now + AWAITED)
@@ -276,10 +276,10 @@ class Audit:
             self._awaited_at = now
         found: list[Place] = []
         for namespace, name in changes:
-            is_wanted = self.pods.get(namespace, name) is not None
-            places = self.sandboxes.look_at(namespace, name, is_wanted=is_wanted)
+            is_desired = self.pods.get(namespace, name) is not None
+            places = self.sandboxes.look_at(namespace, name, is_desired=is_desired)
             found += places
-            if places or not is_wanted or self._awaited[namespace, name] < now:
+            if places or not is_desired or self._awaited[namespace, name] < now:
                 del self._awaited[namespace, name]
         self._forget(self.sandboxes.take_gone())
         return found
@@ -310,7 +310,7 @@ class Audit:
 
     def as_plain(self, namespace: str = "", name: str = "") -> list[dict[str, Any]]:
         """Return what is known, for JSON; of one pod, if it is named."""
-        wanted = f"{namespace}/{name}" if name else ""
+        named = f"{namespace}/{name}" if name else ""
         return [
             {
                 "pod": audited.key,
@@ -322,7 +322,7 @@ class Audit:
                 "namespace_path": audited.place.path,
             }
             for audited in list(self.known.values())
-            if wanted in ("", audited.key)
+            if named in ("", audited.key)
         ]
 
     def _listen(self) -> KernelEvents | None:

@@ -9,12 +9,12 @@ import click
 
 from capture.cli.options import CaptureCommand, text_or_json
 from capture.errors import EXIT_DRIFT, EXIT_FAILED, CaptureError
-from capture.report.output import say_json
+from capture.report.output import print_json
 from capture.report.streams import Stream
-from capture.report.terminal import tell
+from capture.report.terminal import print_lines
 from cni import agent_socket, conf
 from cni.agent.options import BIN_DIR, CONF_DIR, RUNTIME_SOCKETS, SERVICE_ACCOUNT, Options
-from cni.commands import installed_plugin, say_changes
+from cni.commands import installed_plugin, print_changes
 from cni.install import OWN_CONFIG, PLUGIN
 from cni.log import DEFAULT_FILE, LEVELS
 from cni.protocol import CniError
@@ -69,7 +69,7 @@ def _elsewhere(_ctx: click.Context, _param: click.Parameter, terminal: str | Non
 @click.group("node", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--terminal", hidden=True, expose_value=False, is_eager=True, callback=_elsewhere)
 def node_group() -> None:
-    """Run the agent of a Kubernetes node, ask it, or take away what it has installed."""
+    """Run the agent of a Kubernetes node, query it, or remove what it has installed."""
 
 
 def _directories(function: Function) -> Function:
@@ -256,7 +256,7 @@ def agent(**values: Any) -> int:  # fmt: skip
 def status(socket: str, form: str, *, ready: bool, live: bool) -> int:  # fmt: skip
     """Show what this node's agent knows. Exit code 1 if pods that start now may run uncaptured."""
     try:
-        told = agent_socket.ask(socket, {"ask": "status"}, STATUS_PATIENCE)
+        answer = agent_socket.request(socket, {"ask": "status"}, STATUS_PATIENCE)
     except agent_socket.AgentAwayError as away:
         if ready or live:
             return EXIT_FAILED
@@ -264,14 +264,14 @@ def status(socket: str, form: str, *, ready: bool, live: bool) -> int:  # fmt: s
             f"no agent answers: {away}", "Is it running? Without it, see `capture cni status` on the node."
         ) from None
     if live:
-        return 0 if told.get("live") else EXIT_FAILED
+        return 0 if answer.get("live") else EXIT_FAILED
     if form == "json" and not ready:
-        say_json(told)
+        print_json(answer)
     elif not ready:
         from cni.agent.status_text import lines
 
-        tell(lines(told))
-    return 0 if told.get("ready") else EXIT_FAILED
+        print_lines(lines(answer))
+    return 0 if answer.get("ready") else EXIT_FAILED
 
 
 @node_group.command("pods", cls=CaptureCommand, examples=PODS_EXAMPLES)
@@ -283,17 +283,17 @@ def pods(socket: str, pod: str, form: str) -> int:
 
     Exit code 4 if something is wrong with one of them.
     """
-    told = _ask_agent(socket, {"ask": "pods"} | _named(pod))
-    found = told.get("pods") or []
+    answer = _request(socket, {"ask": "pods"} | _named(pod))
+    found = answer.get("pods") or []
     if form == "json":
-        say_json(told)
+        print_json(answer)
     elif not found:
-        tell([f"no pod is known; the audit is {told.get('audit')}"])
+        print_lines([f"no pod is known; the audit is {answer.get('audit')}"])
     else:
         from cni.agent.status_text import HANG, pod_lines
 
         for line in pod_lines(found):
-            tell([line], HANG)
+            print_lines([line], HANG)
     return EXIT_DRIFT if any(each["state"] not in GOOD_STATES for each in found) else 0
 
 
@@ -311,7 +311,7 @@ def of_pod(socket: str, pod: str, command: str, words: tuple[str, ...]) -> int:
     """Run a command of `capture` in the network namespace of a pod of this node."""
     from capture.cli.group import capture, run_click
 
-    found = _ask_agent(socket, {"ask": "pods"} | _named(pod)).get("pods") or []
+    found = _request(socket, {"ask": "pods"} | _named(pod)).get("pods") or []
     path = next((each["namespace_path"] for each in found if each["namespace_path"]), "")
     if not path:
         raise CaptureError(
@@ -327,9 +327,9 @@ def _named(pod: str) -> dict[str, str]:
     return {"namespace": namespace, "name": name}
 
 
-def _ask_agent(socket: str, question: dict[str, str]) -> dict[str, Any]:
+def _request(socket: str, question: dict[str, str]) -> dict[str, Any]:
     try:
-        return agent_socket.ask(socket, question, STATUS_PATIENCE)
+        return agent_socket.request(socket, question, STATUS_PATIENCE)
     except agent_socket.AgentAwayError as away:
         raise CaptureError(
             f"no agent answers: {away}", "Is it running? Without it, see `capture cni status` on the node."
@@ -374,15 +374,15 @@ def uninstall(service_account: str, daemon_set: str, form: str, *, all_nodes: bo
 
         with api.connect(service_account) as client:
             from_all_nodes(client, daemon_set)
-        say_changes([f"{daemon_set}: deleted, and every agent has uninstalled"], form, "")
+        print_changes([f"{daemon_set}: deleted, and every agent has uninstalled"], form, "")
         return 0
     try:
         from cni.agent import runtime as runtimes
 
         runtime = runtimes.find("", RUNTIME_SOCKETS)
-    except ImportError:  # without the extra the runtime cannot be asked, and the plugin stays for pods that run
+    except ImportError:  # without the extra the runtime cannot be read, and the plugin stays for pods that run
         runtime = None
-    say_changes(take_away(_options(values), runtime), form, "nothing to remove")
+    print_changes(take_away(_options(values), runtime), form, "nothing to remove")
     return 0
 
 

@@ -47,12 +47,12 @@ def renew(options: Options, environment: Mapping[str, str] = os.environ) -> list
         token = file.read().strip()
     with open(os.path.join(source, "ca.crt"), "rb") as file:
         authority = file.read()
-    wanted = {
+    desired = {
         "ca.crt": authority,
         "token": token,
         "kubeconfig": _kubeconfig(target, options.api_server or api_server(environment)).encode(),
     }
-    return [path for name, content in wanted.items() if _put(path := os.path.join(target, name), content)]
+    return [path for name, content in desired.items() if _put(path := os.path.join(target, name), content)]
 
 
 def remove(options: Options) -> list[str]:
@@ -92,7 +92,7 @@ def age(path: str) -> float:
 
 
 def api_server(environment: Mapping[str, str]) -> str:
-    """Return the URL of the API server as kubelet tells it to pods."""
+    """Return the URL of the API server that kubelet gives to pods."""
     host, port = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("KUBERNETES_SERVICE_PORT", "443")
     return f"https://{f'[{host}]' if ':' in host else host}:{port}"
 

@@ -88,7 +88,7 @@ class Directories:
         if identity is not None:
             try:
                 known = self._inotify.add_watch(path, mask | flags.MASK_ADD)
-            except OSError:  # it has gone meanwhile: the next look sees that
+            except OSError:  # it was removed meanwhile: the next look sees that
                 identity = None
         first = path not in self._watches
         self._watches[path] = (known, identity)

@@ -40,7 +40,7 @@ def on_pod(client: Client, pod: dict[str, str], reason: str, message: str, kind:
 
 
 def once_on_pod(client: Client, pod: dict[str, str], name: str, reason: str, message: str) -> Outcome:
-    """Publish an Event of this name about a pod, and return what became of it; a second one of the name is refused."""
+    """Publish an Event of this name about a pod and return what happened to it; the second of a name is refused."""
     about = {"kind": "Pod", "apiVersion": "v1"} | pod
     event = _event(about, {"name": name, "namespace": pod["namespace"]}, reason, message)
     try:

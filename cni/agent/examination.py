@@ -1,9 +1,9 @@
 """One pod's namespace: what has changed there since the last look, and what is wrong.
 
 changed_owners   0.03 ms   who listens on the proxy's ports
-signature        0.1 ms    besides, the generation of nf_tables, legacy tables
+signature        0.1 ms    also the generation of nf_tables, legacy tables
 network          0.2 ms    addresses, interfaces, policy rules: after an event of the kernel, or where it sends none
-diagnose         3 ms      what `capture why` would say
+diagnose         3 ms      what `capture why` would print
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SPECIFIC = ("lo-down", "ingress-filter", "no-rules", "second-set")
 
 
 class Finding(Value):
-    """The state of a pod: ``captured``, ``unknown``, or the kind of the first cause, with what it says."""
+    """The state of a pod: ``captured``, ``unknown``, or the kind of the first cause, with its text."""
 
     state: str
     says: str = ""
@@ -91,7 +91,7 @@ def network(path: str) -> tuple[object, ...]:
 
 
 def changed_owners(known: Mapping[str, Owners]) -> list[str]:
-    """Return the namespaces, of these, in which others listen than are known; those that have gone are left out."""
+    """Return the namespaces, of these, in which others listen than are known; ended ones are left out."""
     changed = []
     for path in tour(known):
         sockets = _first(known[path])
@@ -114,7 +114,7 @@ def diagnose(path: str, settings: Settings, *, is_starting: bool) -> Finding:
     """Return the state of the pod. The reference is the record of the namespace, else the pod's object.
 
     A global IPv6 address that came after the capture needs ::6 on lo, without which inbound connections of that family
-    fail: it is added here, whatever repairs are allowed, since it completes what the plugin was to do.
+    fail: it is added here, even without repairs, since it completes what the plugin was to do.
     """
     try:
         with Entered(path):

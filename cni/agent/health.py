@@ -30,7 +30,7 @@ class Health:
         self._counts: dict[tuple[str, str], int] = {}
         self._turn = time.monotonic()
 
-    def says(self, part: str, problem: str = "") -> bool:
+    def report(self, part: str, problem: str = "") -> bool:
         """Note what is wrong with a part, or that it is well; return whether that is news."""
         with self._lock:
             before, since = self._problems.get(part, (STARTING, 0.0))
@@ -43,7 +43,7 @@ class Health:
             self._facts |= facts
 
     def provide(self, **makers: Callable[[], Any]) -> None:
-        """Let facts be made when they are wanted: what costs something and changes more often than it is read."""
+        """Let facts be made when they are read: they cost something and change more often than that."""
         self._makers |= makers
 
     def count(self, name: str, label: str = "") -> None:

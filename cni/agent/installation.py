@@ -45,7 +45,7 @@ PARTS = ("plugin", "entry", "loaded", "credentials")
 
 
 class Installation:
-    """The plugin on the node, kept in place. ``tell`` publishes what the owner of the node should know."""
+    """The plugin on the node, kept in place. ``publish`` makes an Event of what the owner of the node should know."""
 
     def __init__(
         self,
@@ -53,13 +53,13 @@ class Installation:
         health: Health,
         journal: Journal,
         runtime: Runtime | None = None,
-        tell: Callable[[str, str], None] = lambda _reason, _message: None,
+        publish: Callable[[str, str], None] = lambda _reason, _message: None,
     ) -> None:
         self.options = options
         self.health = health
         self.journal = journal
         self.runtime = runtime
-        self.tell = tell
+        self.publish = publish
         self.fight = Fight()
         self.directories = Directories(
             [options.conf_dir, options.bin_dir, options.service_account, os.path.dirname(options.socket)]
@@ -75,21 +75,21 @@ class Installation:
         while not stop.is_set():
             self.health.turned()
             if handover.look():
-                self.health.says("handover")
+                self.health.report("handover")
                 self.turn(time.monotonic())
                 self.directories.wait(self._pause(time.monotonic()))
             else:
-                self.health.says("handover", "another agent of this node acts")
+                self.health.report("handover", "another agent of this node acts")
                 self.directories.wait(HANDOVER_EVERY)
 
     def turn(self, now: float) -> None:
-        """Look at everything once, and mend what is not as it should be."""
+        """Look at everything once, and repair what is not as it should be."""
         self._keep_entry(now)  # first: between a rival's rewrite and this, pods run uncaptured
         self.writers.watch(self.options.conf_dir)
         self._renew_credentials()
         self._keep_plugin()
         self._keep_entry(now)
-        self._ask_runtime(now)
+        self._check_loaded(now)
 
     def _pause(self, now: float) -> float:
         if self._restore_at > now:
@@ -120,7 +120,7 @@ class Installation:
             self.journal.info("installed", path=change.path, what=change.what)
         self._plugin = _version_of(link)
         self._was_in_place = True
-        self.health.says("plugin")
+        self.health.report("plugin")
         self.health.count("installs", "success")
 
     # --- the entry ------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class Installation:
                 self._answer_loss(now)
             elif now >= self._restore_at:
                 self._enter(now)
-        except FileNotFoundError:  # a file or the directory went while it was read: the watch tells of the next one
+        except FileNotFoundError:  # a file or the directory went while it was read: the watch reports the next one
             self._was_in_place = False
         except CaptureError as error:
             self._was_in_place = False
@@ -172,7 +172,7 @@ class Installation:
     def _follow_main_list(self) -> bool:
         """Let a list of our own be what the main one is now: an address range or an MTU may have changed.
 
-        Return False if the main one has gone: then ours goes, too, since a network that its owner has taken away would
+        Return False if the main one is gone: then our own goes, too, since a network that its owner has removed would
         go on in it.
         """
         options = self.options
@@ -181,7 +181,7 @@ class Installation:
         if all(network.is_our_own for network in installer.networks(options.conf_dir)):
             changes = installer.uninstall(options.bin_dir, options.conf_dir, keep_plugin=True)
             self._was_in_place = False
-            self.health.says("entry", "the main network configuration has gone, and with it the list of our own")
+            self.health.report("entry", "the main network configuration has gone, and with it the list of our own")
         else:
             changes = self._put_entry()
         for change in changes:
@@ -190,20 +190,20 @@ class Installation:
 
     def _is_in_place(self) -> bool:
         """Return whether the list that a runtime takes has exactly our entry; reading alone, 0.1 ms."""
-        wanted = {"type": PLUGIN} | self.entry()
+        desired = {"type": PLUGIN} | self.entry()
         if self.options.own_config:
-            wanted[installer.OWN_CONFIG_MARK] = True
+            desired[installer.OWN_CONFIG_MARK] = True
         taken = installer.network_taken(self.options.conf_dir, self.options.choice)
-        return taken is not None and taken.entries == [wanted]
+        return taken is not None and taken.entries == [desired]
 
     def _in_place(self, now: float) -> None:
         if self.fight.rest(now):
             self.journal.info("no program has rewritten the network configuration for a minute")
         if not self.fight.is_on:
-            self.health.says("entry")
+            self.health.report("entry")
 
     def _answer_loss(self, now: float) -> None:
-        """Put the entry back, at once while there is peace; then tell who took it out."""
+        """Put the entry back, at once while there is peace; then publish who took it out."""
         self._was_in_place = False
         pause = self.fight.lost(now)
         self._restore_at = now + pause
@@ -214,39 +214,39 @@ class Installation:
         self.health.note(lost=time.time(), rival=rival)
         self.journal.warn("another program rewrote the network configuration", rival=rival, pause_seconds=pause)
         if pause:
-            self._tell_fight(rival, pause)
+            self._publish_fight(rival, pause)
 
-    def _tell_fight(self, rival: str, pause: float) -> None:
+    def _publish_fight(self, rival: str, pause: float) -> None:
         problem = (
             f"{rival} keeps rewriting the network configuration in {self.options.conf_dir}: the entry is put back "
             f"after {pause:g} s, and until then pods start uncaptured. Make it leave other plugins in (cilium: "
             "cni.exclusive=false), or use a list of our own (--own-config; chart: cni.ownConfig)."
         )
-        if self.health.says("entry", problem):
-            self.tell("CaptureListRewritten", problem)
+        if self.health.report("entry", problem):
+            self.publish("CaptureListRewritten", problem)
 
     # --- what the runtime has loaded ------------------------------------------------------------------------
 
-    def _ask_runtime(self, now: float) -> None:
+    def _check_loaded(self, now: float) -> None:
         if self.runtime is None:
-            self.health.says("loaded")
+            self.health.report("loaded")
             return
         try:
             loaded = self.runtime.loaded()
         except RuntimeSilentError as error:
-            self.health.says("loaded", f"cannot tell what the container runtime has loaded: {error}")
+            self.health.report("loaded", f"cannot tell what the container runtime has loaded: {error}")
             return
-        if loaded is None:  # this runtime does not tell: the file is all there is
-            self.health.says("loaded")
+        if loaded is None:  # this runtime does not report it: the file is all there is
+            self.health.report("loaded")
             return
         self.health.note(loaded={"network": loaded.network, "plugins": loaded.plugins, "directory": loaded.conf_dir})
         if PLUGIN in loaded.plugins:
             self._unloaded_since = None
             self.health.note(loaded_at=time.time())
-            self.health.says("loaded")
+            self.health.report("loaded")
             return
         self._unloaded_since = now if self._unloaded_since is None else self._unloaded_since
-        self.health.says("loaded", self._why_not_loaded(loaded.conf_dir, loaded.network, loaded.bin_dirs, now))
+        self.health.report("loaded", self._why_not_loaded(loaded.conf_dir, loaded.network, loaded.bin_dirs, now))
 
     def _why_not_loaded(self, conf_dir: str, network: str, bin_dirs: tuple[str, ...], now: float) -> str:
         if conf_dir and os.path.normpath(conf_dir) != os.path.normpath(self.options.conf_dir):
@@ -267,29 +267,29 @@ class Installation:
 
     def _renew_credentials(self) -> None:
         if not self.options.node:
-            self.health.says("credentials")
+            self.health.report("credentials")
             return
         try:
             written = credentials.renew(self.options)
             token = credentials.token_in(os.path.join(self.options.credentials, "token"))
         except OSError as error:
-            self.health.says("credentials", f"{error.filename}: {error.strerror}")
+            self.health.report("credentials", f"{error.filename}: {error.strerror}")
             return
         for path in written:
             self.journal.info("credentials written", path=path)
         self.health.note(token_expires=token.expires)
         short = token.is_short(time.time())
-        self.health.says("credentials", "the token is about to end: kubelet does not renew it" if short else "")
+        self.health.report("credentials", "the token is about to end: kubelet does not renew it" if short else "")
 
     def _fails(self, part: str, error: CaptureError) -> None:
         self.health.count("installs", "failure")
-        if self.health.says(part, f"{error.message}. {error.remedy}".strip(". ")):
+        if self.health.report(part, f"{error.message}. {error.remedy}".strip(". ")):
             self.journal.error(error.message, remedy=error.remedy)
-            self.tell("CaptureNotInstalled", str(error))
+            self.publish("CaptureNotInstalled", str(error))
 
 
 def _version_of(path: str) -> tuple[int, ...]:
-    """Return what tells one version of a file from another, behind links; () if there is none."""
+    """Return what distinguishes one version of a file from another, behind links; () if there is none."""
     try:
         status = os.stat(path)
     except OSError:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Journal:
-    """Writes lines of at least ``level``; each is one write(2), so that threads do not mix theirs."""
+    """Writes lines of at least ``level``; each is one write(2), so that the lines of threads do not mix."""
 
     def __init__(self, level: str = "info", descriptor: int = 1) -> None:
         self._lowest = LEVELS[level]

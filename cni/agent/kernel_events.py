@@ -1,4 +1,4 @@
-"""Tells in which network namespaces of the node rules, addresses or routes change, at once and without entering any.
+"""Reports in which network namespaces of the node rules, addresses or routes change, at once and without entering any.
 
 A netlink socket in the node's own namespace hears the events of all namespaces that have an id there, as those of pods
 have whose veth has its other end in the node (NETLINK_LISTEN_ALL_NSID, netlink(7), Linux 4.3). Legacy iptables sends no
@@ -51,7 +51,7 @@ class KernelEvents:
     def wait(self, seconds: float) -> set[int]:
         """Return the ids of the namespaces in which something has changed, after ``seconds`` at the latest.
 
-        What changes in the own namespace tells nothing of a pod, and is waited over.
+        A change in the own namespace is about no pod, and is ignored.
         """
         until = time.monotonic() + seconds
         while True:
@@ -67,7 +67,7 @@ class KernelEvents:
 
 
 def namespace_number(path: str) -> int | None:
-    """Return the id that the current namespace has for the one at a path; None if it has none, or the path has gone."""
+    """Return the id that the current namespace has for the one at a path; None if it has none, or the path is gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -101,7 +101,7 @@ def _listening(protocol: int, groups: tuple[int, ...]) -> _socket.socket:
 
 
 def _drained(socket: _socket.socket) -> set[int]:
-    """Read all that is waiting; what it says does not count, only where it comes from."""
+    """Read all that is waiting; only its origin counts, not its content."""
     changed: set[int] = set()
     while True:
         try:

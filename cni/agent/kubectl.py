@@ -1,4 +1,4 @@
-"""``kubectl capture``: what `capture` tells of a namespace, for a pod by its name, from anywhere.
+"""``kubectl capture``: what `capture` shows of a namespace, for a pod by its name, from anywhere.
 
     kubectl capture why web-0 -n shop tcp 10.1.2.3:80 --uid 1000
          └─ the pod's node ─> the agent there ─> capture node pod shop/web-0 why tcp 10.1.2.3:80 --uid 1000
@@ -15,8 +15,8 @@ import click
 
 from capture.cli.group import reporter, wants_json, with_progress
 from capture.errors import EXIT_FAILED, CaptureError
-from capture.report.output import GREEN, ended, painted, say_json
-from capture.report.terminal import columns, rows, tell
+from capture.report.output import GREEN, ended, painted, print_json
+from capture.report.terminal import columns, print_lines, rows
 from capture.state.json_text import JsonError, decode
 
 TYPE_CHECKING = False
@@ -56,7 +56,7 @@ def capture_pod(
 ) -> int:
     """Show how a pod of the cluster is captured; COMMAND is one of `capture`, status (all nodes) or report.
 
-    WORDS are the pod, by name or owner (deploy/web), and what the command takes besides.
+    WORDS are the pod, by name or owner (deploy/web), and the options of the command.
     """
     kubectl = Kubectl(namespace, kubeconfig, context)
     rest = list(words)
@@ -87,8 +87,8 @@ class Kubectl:
         if "/" in name and not name.startswith(("pod/", "pods/", "po/")):
             owner = self.get(*self._namespace, name)
             labels = owner["spec"]["selector"].get("matchLabels") or {}
-            wanted = ",".join(f"{key}={value}" for key, value in labels.items())
-            return self._first(self.get(*self._namespace, "pods", f"--selector={wanted}"), name)
+            selector = ",".join(f"{key}={value}" for key, value in labels.items())
+            return self._first(self.get(*self._namespace, "pods", f"--selector={selector}"), name)
         return self.get(*self._namespace, "pod", name.rpartition("/")[2])
 
     def agents(self) -> list[dict[str, Any]]:
@@ -172,14 +172,14 @@ def _status(kubectl: Kubectl, options: list[str]) -> int:
         raise CaptureError("no agent runs in this cluster", "docs/agent.md says how to install it.")
     if wants_json(options):
         found = [kubectl.answer(agent, "node", "status", *options) for agent in agents]
-        say_json({"agents": found})
+        print_json({"agents": found})
         return 0 if all(each.get("ready") for each in found) else EXIT_FAILED
     codes = [kubectl.run(agent, "node", "status", *options) for agent in agents]
     return max(codes)
 
 
 def terminal_option() -> list[str]:
-    """Return what tells `capture` in the agent's pod, which prints into a pipe, for which terminal that is."""
+    """Return the environment of `capture` in the agent's pod: it prints into a pipe, for the terminal here."""
     width = columns()
     plain = "" if painted("", GREEN, sys.stdout) else ":plain"
     return [f"--terminal={width}x{rows()}{plain}"] if width else []
@@ -199,9 +199,9 @@ def _report(kubectl: Kubectl, agent: dict[str, Any], pod: str, options: list[str
         command = f"capture {' '.join(arguments)}"
         parts.append({"title": title, "command": command, "output": kubectl.output(agent, *arguments)})
         if not wants_json(options):
-            tell(f"--- {title}: {command}\n{parts[-1]['output']}".split("\n"))
+            print_lines(f"--- {title}: {command}\n{parts[-1]['output']}".split("\n"))
     if wants_json(options):
-        say_json({"parts": parts})
+        print_json({"parts": parts})
     return 0
 
 

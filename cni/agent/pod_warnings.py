@@ -1,7 +1,7 @@
 """Warnings to a pod's owner about a capture that is in order: once for each pod, in log and Event.
 
 Mostly ways round the capture that its containers have (``cni.escapes``). The plugin logs them at ADD; it may write no
-Events. The Event has a name made from the pod's UID, so that the API server refuses a second one, of whatever agent.
+Events. The Event has a name made from the pod's UID, so that the API server refuses a second one, of any agent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 REASON = "CaptureWarning"
 PAUSE = 60.0
 """Seconds after an Event that the API server could not take; each may have to wait for its time limit."""
-MAX_TOLD = 10_000
+MAX_PUBLISHED = 10_000
 """Pods that are remembered; of an older one the API server still has the Event."""
 
 
@@ -31,12 +31,12 @@ class Warnings:
 
     def __init__(self, client: Client | None, journal: Journal) -> None:
         self._client, self._journal = client, journal
-        self._told: dict[str, None] = {}
+        self._published: dict[str, None] = {}
         self._again = float("-inf")
 
     def __call__(self, sandbox: Sandbox, warnings: Sequence[str]) -> None:
         """Publish the warnings of a pod once; later again if the API server cannot take them now."""
-        if not warnings or sandbox.uid in self._told or time.monotonic() < self._again:
+        if not warnings or sandbox.uid in self._published or time.monotonic() < self._again:
             return
         about = {"namespace": sandbox.namespace, "name": sandbox.name, "uid": sandbox.uid}
         name = f"capture-warning-{sandbox.uid}"
@@ -44,9 +44,9 @@ class Warnings:
         if outcome == events.UNREACHABLE:
             self._again = time.monotonic() + PAUSE
             return
-        self._told[sandbox.uid] = None
-        if len(self._told) > MAX_TOLD:
-            del self._told[next(iter(self._told))]
+        self._published[sandbox.uid] = None
+        if len(self._published) > MAX_PUBLISHED:
+            del self._published[next(iter(self._published))]
         if outcome != events.KNOWN:
             for warning in warnings:
                 self._journal.warn("pod warning", pod=f"{sandbox.namespace}/{sandbox.name}", says=warning)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 YOUNG = 90.0
 """Seconds since the API server was last heard in which what is here counts: bookmarks come each minute."""
 REMEMBERED = 1000
-"""Pods that have gone whose end is remembered for who asks for changes."""
+"""Ended pods that are remembered for readers of changes."""
 WAIT = 0.2
 """Seconds to wait for a pod that is not here yet."""
 
@@ -82,7 +82,7 @@ class Pods:
     # --- filled by the watch ---------------------------------------------------------------------------------
 
     def replace_all(self, pods: Iterable[Mapping[str, Any]]) -> None:
-        """Take a whole list: pods that are not in it have gone."""
+        """Take a whole list: pods that are not in it are gone."""
         fresh = {_key(pod): reduced(pod) for pod in pods}
         with self._changed:
             gone = self._pods.keys() - fresh.keys()

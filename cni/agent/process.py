@@ -1,4 +1,4 @@
-"""The agent's process: its threads, and what becomes of them.
+"""The agent's process: its threads, and what happens to them.
 
     main        installation: directories, entry, credentials        (this thread; liveness is that it turns)
     reflector   the node's pods, from the API server
@@ -66,7 +66,7 @@ class Agent:
         self.runtime = runtimes.find(options.runtime_socket, RUNTIME_SOCKETS)
         self.client = self._connect()
         self.handover = Handover(os.path.dirname(options.socket), f"{os.getpid()} {time.time()}")
-        self.installation = Installation(options, self.health, self.journal, self.runtime, self._tell)
+        self.installation = Installation(options, self.health, self.journal, self.runtime, self._publish)
         self.audit = self._make_audit()
         self.health.note(node=options.node, api_connected=None)
 
@@ -132,7 +132,7 @@ class Agent:
         threading.Thread(target=run, name=name, daemon=True).start()
 
     def _make_audit(self) -> Audit | None:
-        """Return what looks at the node's pods; None where that is not wanted, or cannot be done."""
+        """Return what looks at the node's pods; None where no option requests that, or it cannot be done."""
         lacking = missing(*NEEDED_CAPABILITIES)
         if not (self.options.audit and self.options.node and self.runtime) or lacking:
             self.health.note(audit=f"off: missing capability {', '.join(lacking)}" if lacking else "off")
@@ -171,7 +171,7 @@ class Agent:
             if done:
                 self.journal.info("the node has none of the taints", taints=self.options.taints)
                 self.stop.wait()
-            elif self.health.says("taints", ""):
+            elif self.health.report("taints", ""):
                 self.journal.warn("the taints cannot be removed", problem=problem)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -189,7 +189,7 @@ class Agent:
         namespace, name = str(question.get("namespace", "")), str(question.get("name", ""))
         return {"pods": self.audit.as_plain(namespace, name) if self.audit else [], "audit": self.health.fact("audit")}
 
-    def _tell(self, reason: str, message: str) -> None:
+    def _publish(self, reason: str, message: str) -> None:
         if self.client is not None:
             from cni.agent import events
 
@@ -223,7 +223,7 @@ class Agent:
 
 
 def _spare_collections() -> None:
-    """Keep the collector of cycles off what stays, and let it walk the pods more rarely: they have none."""
+    """Keep the collector of cycles off what stays, and let it visit the pods more rarely: they have none."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTIONS)

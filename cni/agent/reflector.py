@@ -1,10 +1,10 @@
-"""Keeps a table of the node's pods like the API server's, whatever becomes of the connection.
+"""Keeps a table of the node's pods like the API server's, whatever happens to the connection.
 
     list ──> watch ─┬─ the connection ends ──> watch from the last version that was heard
-      ^             ├─ 410: too old ─────────> list, which also shows who has gone
+      ^             ├─ 410: too old ─────────> list, which also shows what is gone
       └─────────────┴─ 401, 5xx, silence ────> pause, 1 to 60 s with jitter, then the same
 
-lightkube's own watch starts without a version after a 410, and then never shows who has gone; client-go's reflector
+lightkube's own watch starts without a version after a 410, and then never shows what is gone; client-go's reflector
 is the model of this one.
 """
 
@@ -90,7 +90,7 @@ class Reflector:
         if self._failures > 1:  # a watch that ends is no news, a second failure is
             self._is_away(api.in_words(error))
         pause = min(FIRST_PAUSE * 2.0 ** (self._failures - 1), LONGEST_PAUSE)
-        return pause * random.uniform(0.5, 1.0)  # noqa: S311  # so that a thousand agents do not ask together
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311  # so that a thousand agents do not call together
 
     def _is_away(self, problem: str) -> None:
         self.pods.lost_touch()

@@ -3,8 +3,8 @@
     not ready yet    repair.starting    report | apply
     ready            repair.running     report | apply | evict
 
-``apply`` writes the rules in place, without a restart. ``evict`` asks the API server to (policy/v1, Eviction), which
-respects PodDisruptionBudgets, and only for the very pod (its UID). Each repair is looked at afterwards.
+``apply`` writes the rules in place, without a restart. ``evict`` lets the API server evict the pod (policy/v1,
+Eviction): it respects PodDisruptionBudgets, and takes only the very pod (its UID). Each repair is looked at afterwards.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Repair:
     ) -> None:
         self.options, self.configuration, self.client = options, configuration, client
         self.health, self.journal, self.look = health, journal, look
-        self._told: dict[tuple[str, str], float] = {}
+        self._published: dict[tuple[str, str], float] = {}
         self._failures: dict[str, tuple[int, float]] = {}
         """Of each sandbox how many repairs have failed in a row, and when the next may be."""
         self._recent: list[float] = []
@@ -74,7 +74,7 @@ class Repair:
             return
         action = self._action(audited, pod)
         if action == "report" or pod is None:
-            self._tell(audited, "CaptureMissing" if state == "no-rules" else "CaptureBroken", audited.finding.says)
+            self._publish(audited, "CaptureMissing" if state == "no-rules" else "CaptureBroken", audited.finding.says)
         elif self._may_act(audited):
             self._is_busy = True  # the look at the result reports here, too
             try:
@@ -111,9 +111,9 @@ class Repair:
         done = "rules written in place" if action == "apply" else "evicted"
         if problem:
             self._note_failure(audited.place.sandbox.id)
-            self._tell(audited, "CaptureRepairFailed", f"{audited.finding.says}; {action}: {problem}")
+            self._publish(audited, "CaptureRepairFailed", f"{audited.finding.says}; {action}: {problem}")
         else:
-            self._tell(audited, "CaptureRepaired", f"{audited.finding.says}; {done}", kind="Normal")
+            self._publish(audited, "CaptureRepaired", f"{audited.finding.says}; {done}", kind="Normal")
 
     def _apply(self, audited: Audited, pod: dict[str, Any]) -> str:
         """Write the rules and look whether they hold; return what is wrong, "" if nothing is."""
@@ -132,13 +132,13 @@ class Repair:
         sandbox = audited.place.sandbox
         return api.evict(self.client, sandbox.namespace, sandbox.name, sandbox.uid)
 
-    def _tell(self, audited: Audited, reason: str, message: str, kind: str = "Warning") -> None:
+    def _publish(self, audited: Audited, reason: str, message: str, kind: str = "Warning") -> None:
         """Publish an Event about the pod, one in ten minutes for each reason."""
         now = time.monotonic()
         key = audited.place.sandbox.id, f"{reason} {audited.finding.state}"
-        if self.client is None or now - self._told.get(key, float("-inf")) < QUIET:
+        if self.client is None or now - self._published.get(key, float("-inf")) < QUIET:
             return
-        self._told = {told: then for told, then in self._told.items() if now - then < QUIET} | {key: now}
+        self._published = {event: then for event, then in self._published.items() if now - then < QUIET} | {key: now}
         sandbox = audited.place.sandbox
         about = {"namespace": sandbox.namespace, "name": sandbox.name, "uid": sandbox.uid}
         events.on_pod(self.client, about, reason, f"{audited.finding.state}: {message}", kind)

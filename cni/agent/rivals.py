@@ -19,7 +19,7 @@ UNKNOWN = "an unknown program"
 
 
 def name(conf_dir: str, writers: Writers) -> str:
-    """Return the program's name, or what its list says about it."""
+    """Return the program's name, or how its list names it."""
     named = (_command(process) for process in reversed(writers.since()))
     return next(filter(None, named), "") or _owner_of_list(conf_dir) or UNKNOWN
 

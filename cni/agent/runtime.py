@@ -25,7 +25,7 @@ POD_NAME, POD_NAMESPACE = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace
 
 
 class RuntimeSilentError(OSError):
-    """The runtime does not answer, or not as one; the message says why."""
+    """The runtime does not answer, or not as one; the message has the reason."""
 
 
 class Loaded(Value):
@@ -58,19 +58,21 @@ class Runtime:
     def loaded(self) -> Loaded | None:
         """Return what is loaded; None if this runtime does not report it (CRI-O). Raises RuntimeSilentError."""
         answer = self._call("Status", protobuf.message(f1=True))
-        told = protobuf.text_map(answer, 2).get("cniconfig")
-        if not told:
+        config = protobuf.text_map(answer, 2).get("cniconfig")
+        if not config:
             return None
         try:
-            return _loaded(decode(told))
+            return _loaded(decode(config))
         except (JsonError, KeyError, TypeError, AttributeError):
-            raise RuntimeSilentError(f"{self.socket}: its cniconfig is not understood: {told[:200]}") from None
+            raise RuntimeSilentError(f"{self.socket}: its cniconfig is not understood: {config[:200]}") from None
 
     def sandboxes(self, namespace: str = "", name: str = "") -> list[Sandbox]:
         """Return the pods that run, or what runs of one pod. Raises RuntimeSilentError."""
         labels = {POD_NAMESPACE: namespace, POD_NAME: name} if name else {}
-        wanted = b"".join(protobuf.message(f3=protobuf.message(f1=key, f2=value)) for key, value in labels.items())
-        answer = self._call("ListPodSandbox", protobuf.message(f1=wanted) if wanted else b"")
+        label_filter = b"".join(
+            protobuf.message(f3=protobuf.message(f1=key, f2=value)) for key, value in labels.items()
+        )
+        answer = self._call("ListPodSandbox", protobuf.message(f1=label_filter) if label_filter else b"")
         listed = protobuf.submessages(answer, 1)
         return [_sandbox(item) for item in listed if protobuf.integer(item, 3) == SANDBOX_READY]
 
@@ -98,7 +100,7 @@ def find(socket: str, candidates: tuple[str, ...]) -> Runtime | None:
 
 
 def _loaded(plain: dict[str, Any]) -> Loaded:
-    """Return what containerd's ``cniconfig`` tells (go-cni, ConfigResult)."""
+    """Return the content of containerd's ``cniconfig`` (go-cni, ConfigResult)."""
     networks = [each["Config"] for each in plain.get("Networks") or [] if each.get("IFName") != "lo"]
     config = networks[0] if networks else {}
     return Loaded(

@@ -55,7 +55,7 @@ class Sandboxes:
             self._keep(self._place(sandboxes[new]))
         return list(self._places.values())
 
-    def look_at(self, namespace: str, name: str, *, is_wanted: bool) -> list[Place]:
+    def look_at(self, namespace: str, name: str, *, is_desired: bool) -> list[Place]:
         """Return what runs of one pod now. Raises RuntimeSilentError.
 
         The runtime is queried if no live sandbox of the pod is known, and there should be one.
@@ -65,7 +65,7 @@ class Sandboxes:
             if not place.is_there:
                 self._lose(place.sandbox.id)
         alive = [place for place in known if place.is_there]
-        if alive or not is_wanted:
+        if alive or not is_desired:
             return alive
         found = {sandbox.id: sandbox for sandbox in self._runtime.sandboxes(namespace, name)}
         for new in found.keys() - self._places.keys():
@@ -73,7 +73,7 @@ class Sandboxes:
         return [self._places[each] for each in found]
 
     def take_gone(self) -> list[Place]:
-        """Return the pods that have gone since this was last asked."""
+        """Return the pods that are gone since the last call."""
         gone, self._gone = self._gone, []
         return gone
 
@@ -94,7 +94,7 @@ class Sandboxes:
         return self._places.get(sandbox)
 
     def by_number(self, numbers: set[int]) -> list[Place]:
-        """Return the known pods that the kernel's events tell of by these numbers."""
+        """Return the known pods that the kernel's events name by these numbers."""
         return [place for place in self._places.values() if place.number in numbers] if numbers else []
 
     def _place(self, sandbox: Sandbox) -> Place:

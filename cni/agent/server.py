@@ -50,7 +50,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     answers: Answers
 
     def answer(self, line: bytes) -> object:
-        """Return what is to be said to a question."""
+        """Return the answer to a question."""
         try:
             question = decode(line.decode())
             ask = self.answers[question["ask"]]
@@ -59,7 +59,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         return ask(question)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore a caller that has gone."""
+        """Ignore a caller that no longer waits."""
 
 
 class Server:

@@ -19,8 +19,8 @@ def lines(status: Mapping[str, Any], now: float | None = None) -> Iterator[str]:
     now = time.time() if now is None else now
     ready = "ready: pods that start now are captured" if status.get("ready") else "NOT ready"
     yield f"agent {status.get('version', '?')} on node {status.get('node') or '(none)'}: {ready}"
-    for part, told in sorted((status.get("problems") or {}).items()):
-        yield f"  {part}: {told['problem']} (for {_duration(now - told['since'])})"
+    for part, problem in sorted((status.get("problems") or {}).items()):
+        yield f"  {part}: {problem['problem']} (for {_duration(now - problem['since'])})"
     if loaded := status.get("loaded"):
         yield f"runtime: network {loaded['network']} with {', '.join(loaded['plugins'])}, from {loaded['directory']}"
     if expires := status.get("token_expires"):
@@ -47,7 +47,7 @@ def pod_lines(pods: Iterable[Mapping[str, Any]], now: float | None = None) -> It
 
 
 def _duration(seconds: float) -> str:
-    """Return a duration as a person says it: ``45 s``, ``12 min``, ``3 h``, ``2 d``."""
+    """Return a duration for a person: ``45 s``, ``12 min``, ``3 h``, ``2 d``."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if abs(seconds) >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

@@ -2,7 +2,7 @@
 
     dist/bundle/capture-cni, istio-init, capture   one static launcher, by three names
     dist/bundle/lib/ld.so, libc.so.6, ...          the C library of the machine it was built on
-    dist/bundle/lib/interpreter                    Python, with all modules of ours and of its library frozen in
+    dist/bundle/lib/interpreter                    Python, with all our modules and those of its library frozen in
     dist/bundle/lib/dynload/                       what Python has as shared objects
     dist/bundle/share/                             manual pages, and completion for shells
 
@@ -56,11 +56,11 @@ LINKED_STATICALLY = ("-lz", "-lexpat")
 
 
 class BuildError(Exception):
-    """The bundle cannot be built here; the message says what is missing."""
+    """The bundle cannot be built here; the message names what is missing."""
 
 
 def main() -> int:
-    """Build the bundle and say where it is and how large."""
+    """Build the bundle and print where it is and how large."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "dist" / "bundle")
     output = parser.parse_args().output
@@ -151,8 +151,8 @@ def compile_interpreter(scratch: Path, target: Path) -> None:
     archive = Path(directory) / library
     if not archive.exists():
         raise BuildError(f"{archive} is missing: install libpython3-dev (Debian, Ubuntu) or python3-devel (Fedora)")
-    wanted = [flag for group in flags for flag in group.split() if flag.startswith(("-l", "-Wl,"))]
-    libraries = dict.fromkeys(flag for flag in wanted if flag not in LINKED_STATICALLY)
+    linker_flags = [flag for group in flags for flag in group.split() if flag.startswith(("-l", "-Wl,"))]
+    libraries = dict.fromkeys(flag for flag in linker_flags if flag not in LINKED_STATICALLY)
     compiler(
         "-no-pie",
         f"-I{scratch}",
@@ -181,7 +181,7 @@ def _lacks_hashes(directory: Path, flags: list[str]) -> bool:
 def compile_launcher(directory: Path) -> None:
     """Compile the launcher and give it its names.
 
-    With musl if it is there: glibc asks the processor for the sizes of its caches before ``main``, which a virtual
+    With musl if it is there: glibc reads from the processor the sizes of its caches before ``main``, which a virtual
     machine answers slowly (CPUID leaves it each time): it takes a millisecond.
     """
     first, *others = PROGRAMS

@@ -22,14 +22,14 @@ else:
 
 IMPORTED = type(sys.__spec__)("bundle", None)
 vars(IMPORTED)["_initializing"] = False  # import_ensure_initialized in Python/import.c looks for it
-"""The one spec of all modules of ours: asked for by each import statement, which would make and drop an
+"""The one spec of all our modules: each import statement reads it, which would make and drop an
 AttributeError without it."""
 
 
 class Leaf(Module):
     """A module that is no package: an import statement that looks for its ``__path__`` meets no error.
 
-    The look-up of modules makes one, with a message, where that of objects in general says no (module_getattro in
+    The look-up of modules makes one, with a message, where that of objects in general returns none (module_getattro in
     Objects/moduleobject.c): some 350 times in an ADD, a twentieth of it. Such a module has no ``__getattr__``.
     """
 
@@ -37,10 +37,10 @@ class Leaf(Module):
 
 
 class Linker:
-    """Brings what a module of ours imports before it is imported itself, without a search for each.
+    """Brings what one of our modules imports before it is imported itself, without a search for each.
 
-    What the builder found (``LINKS``) says what there is and in which order: a module comes after those that it
-    imports. The module asked for is left to the importer of frozen modules.
+    ``LINKS``, from the builder, has what there is and in which order: a module comes after those that it
+    imports. The requested module is left to the importer of frozen modules.
     """
 
     @staticmethod

@@ -1,6 +1,6 @@
-"""What becomes of a source file of ours in the bundle: code without what only people read, and what it imports.
+"""What happens to one of our source files in the bundle: code without what only people read, and what it imports.
 
-A process of the plugin lives for milliseconds. Making annotations that nobody looks at, and asking for each of
+A process of the plugin lives for milliseconds. Making annotations that nothing reads, and searching each of
 sixty modules where it is, would be a tenth of them.
 """
 
@@ -46,13 +46,13 @@ class WithoutAnnotations(ast.NodeTransformer):
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
-        """Take away what a function says of its parameters and its result."""
+        """Remove the annotations of a function's parameters and result."""
         node.returns = None
         self.generic_visit(node)
         return node
 
     def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AsyncFunctionDef:
-        """Take away what a function says of its parameters and its result."""
+        """Remove the annotations of a function's parameters and result."""
         node.returns = None
         self.generic_visit(node)
         return node

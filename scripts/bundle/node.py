@@ -32,7 +32,7 @@ NOT_NEEDED = ("pip", "setuptools", "pkg_resources", "share", "bin")
 
 
 def main() -> int:
-    """Build the image's root and say where it is and how large."""
+    """Build the image's root and print where it is and how large."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "dist" / "node")
     parser.add_argument("--bundle", type=Path, default=ROOT / "dist" / "bundle")

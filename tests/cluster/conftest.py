@@ -83,7 +83,7 @@ BEFORE = tested.PAGE.read_text() if tested.PAGE.exists() else ""
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note what became of a test, and write the page anew: a run may be cut off."""
+    """Note what happened to a test, and write the page anew: a run may be cut off."""
     if "/cluster/" not in report.nodeid:
         return
     if report.when == "call" or (report.when == "setup" and report.failed):

@@ -22,7 +22,7 @@ IN = ("tcp", "{pod}:8080", "--in", "eth0", "--src", "{peer}")
 
 
 class Situation(NamedTuple):
-    """A pod, what breaks it and mends it again (lines for ``sh`` in its namespace), a connection, and the cause."""
+    """A pod, what breaks it and repairs it again (lines for ``sh`` in its namespace), a connection, and the cause."""
 
     kind: str
     pod: str
@@ -138,8 +138,8 @@ def has_both(cluster: Cluster) -> bool:
 def kinds(cluster: Cluster, name: str, connection: tuple[str, ...]) -> list[str]:
     """Return the causes that ``kubectl capture why`` names."""
     printed = cluster.kubectl_capture("why", name, *connection, "--format", "json")
-    told = first_object(printed)
-    return [cause["kind"] for cause in told["causes"]] if "causes" in told else [printed]
+    answer = first_object(printed)
+    return [cause["kind"] for cause in answer["causes"]] if "causes" in answer else [printed]
 
 
 def test_why(broken: Cluster) -> None:
@@ -158,10 +158,10 @@ def test_why(broken: Cluster) -> None:
         of_pod = words | {"pod": address(broken, situation.pod), "via": default.removeprefix("default ")}
         connection = tuple(word.format(**of_pod) for word in situation.connection)
         run("sh", "-ec", situation.breaks.format(**of_pod))
-        told = kinds(broken, situation.pod, connection)
+        answer = kinds(broken, situation.pod, connection)
         run("sh", "-ec", situation.mends.format(**of_pod))
-        if situation.kind not in told:
-            wrong[name] = told
+        if situation.kind not in answer:
+            wrong[name] = answer
     sound = {
         name: kinds(broken, name, tuple(word.format(**words) for word in OUT)) for name in ("client", "transparent")
     }

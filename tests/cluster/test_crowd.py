@@ -91,7 +91,7 @@ class Crowded(KubernetesNode):
         for pipe in pipes:
             pipe.close()
 
-    def tell(self, line: str) -> None:
+    def send(self, line: str) -> None:
         """Give the crowd an order."""
         assert self.crowd.stdin
         self.crowd.stdin.write(f"{line}\n".encode())
@@ -105,15 +105,15 @@ class Crowded(KubernetesNode):
         return line
 
     def states(self) -> dict[str, list[str]]:
-        told = self.run([BUNDLE / "capture", "node", "status", "--format", "json"], check=False)
-        found: dict[str, list[str]] = first_object(told).get("pod_states") or {}
+        shown = self.run([BUNDLE / "capture", "node", "status", "--format", "json"], check=False)
+        found: dict[str, list[str]] = first_object(shown).get("pod_states") or {}
         return found
 
     def captured(self) -> int:
         return len(self.states().get("captured", ()))
 
     def probe(self, stop: threading.Event) -> None:
-        """Ask what kubelet asks, as often, in the agent's group."""
+        """Run kubelet's probes, as often as it does, in the agent's group."""
         started = time.monotonic()
         for turn in range(10**6):
             if stop.wait(max(0.0, started + turn * READY_EVERY - time.monotonic())):
@@ -188,7 +188,7 @@ def test_churn(crowded: Crowded, record_property: Callable[[str, object], None])
     """Five hundred pods, of which one a second is exchanged for ten minutes: below 2 % of a core, probes included."""
 
     def churn() -> None:
-        crowded.tell(f"churn {SECONDS}")
+        crowded.send(f"churn {SECONDS}")
         crowded.answer()
 
     share, size = crowded.share(SECONDS, churn), crowded.proportional_size()

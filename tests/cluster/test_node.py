@@ -48,9 +48,9 @@ def status(cluster: Cluster) -> dict[str, Any]:
 
 def test_loaded(cluster: Cluster) -> None:
     """The agent is ready when the runtime has loaded the entry, by the runtime's own word."""
-    told = status(cluster)
-    assert "capture-cni" in told["loaded"]["plugins"]
-    assert told["ready"]
+    answer = status(cluster)
+    assert "capture-cni" in answer["loaded"]["plugins"]
+    assert answer["ready"]
 
 
 def test_privileges(cluster: Cluster) -> None:
@@ -91,8 +91,8 @@ def test_faster_rival(cluster: Cluster) -> None:
         time.sleep(0.1)
     wait_for(lambda: not status_by_socket(cluster).get("ready"), 10, "the agent is ready in a fight")
     assert "list of our own" in status_by_socket(cluster)["problems"]["entry"]["problem"]
-    told = event(cluster, NAME, "CaptureListRewritten")
-    assert LIST in told, told
+    answer = event(cluster, NAME, "CaptureListRewritten")
+    assert LIST in answer, answer
     assert gap(cluster) > 0.5  # after a pause
     wait_for(lambda: status_by_socket(cluster).get("ready"), 150, "the fight does not end")
 
@@ -289,7 +289,7 @@ def test_api_server_away(cluster: Cluster) -> None:
 
 
 def status_by_socket(cluster: Cluster) -> dict[str, Any]:
-    """Ask the agent on the node itself: kubectl exec needs the API server."""
+    """Query the agent on the node itself: kubectl exec needs the API server."""
     return first_object(cluster.run([ROOT / ".venv/bin/capture", "node", "status", "--format", "json"], check=False))
 
 

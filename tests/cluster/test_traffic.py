@@ -1,4 +1,4 @@
-"""Which way traffic goes in pods that the agent's plugin captured: what the application saw tells it."""
+"""Which way traffic goes in pods that the agent's plugin captured, by what the application saw."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def mesh(cluster: Cluster) -> Iterator[Cluster]:
 def test_pod_to_pod(mesh: Cluster) -> None:
     """From the mesh to the mesh, each family of the cluster: through both proxies."""
     for family in mesh.families:
-        told = seen(mesh, "client", address(mesh, "web", family))
-        assert (way(told), told["peer"][0] in PROXIED_FROM) == (BOTH, True)
+        answer = seen(mesh, "client", address(mesh, "web", family))
+        assert (way(answer), answer["peer"][0] in PROXIED_FROM) == (BOTH, True)
 
 
 def test_service(mesh: Cluster) -> None:
@@ -50,19 +50,19 @@ def test_service(mesh: Cluster) -> None:
 
 
 def test_edges_of_the_mesh(mesh: Cluster) -> None:
-    """Into the mesh, out of it, and beside it: one proxy, one proxy, none."""
+    """Into the mesh, out of it, and outside it: one proxy, one proxy, none."""
     assert way(seen(mesh, "plain", address(mesh, "web"))) == [IN]
     assert way(seen(mesh, "client", address(mesh, "other"))) == [OUT]
-    told = seen(mesh, "plain", address(mesh, "other"))
-    assert (way(told), told["peer"][0].removeprefix("::ffff:")) == (NONE, address(mesh, "plain").strip("[]"))
+    answer = seen(mesh, "plain", address(mesh, "other"))
+    assert (way(answer), answer["peer"][0].removeprefix("::ffff:")) == (NONE, address(mesh, "plain").strip("[]"))
 
 
 def test_tproxy(mesh: Cluster) -> None:
     """TPROXY, each family: in through the proxy with the client's own address kept, and out through it."""
     for family in mesh.families:
-        told = seen(mesh, "plain", address(mesh, "transparent", family))
+        answer = seen(mesh, "plain", address(mesh, "transparent", family))
         source = address(mesh, "plain", family).strip("[]")
-        assert (way(told), told["peer"][0].removeprefix("::ffff:")) == ([IN], source)
+        assert (way(answer), answer["peer"][0].removeprefix("::ffff:")) == ([IN], source)
         assert way(seen(mesh, "transparent", address(mesh, "web", family))) == BOTH
 
 
@@ -126,8 +126,8 @@ def test_proxy_of_another_user(mesh: Cluster) -> None:
 def test_no_capabilities(mesh: Cluster) -> None:
     """Neither application nor proxy has a capability."""
     for of in ("app", "istio-proxy"):
-        told = mesh.kubectl("exec", "web", "-c", of, "--", "/usr/bin/grep", "CapEff", "/proc/self/status")
-        assert told.split()[-1] == "0" * 16
+        answer = mesh.kubectl("exec", "web", "-c", of, "--", "/usr/bin/grep", "CapEff", "/proc/self/status")
+        assert answer.split()[-1] == "0" * 16
 
 
 def test_validation_container(mesh: Cluster) -> None:
@@ -159,13 +159,13 @@ def test_jobs(mesh: Cluster) -> None:
 
 def test_bad_annotations(mesh: Cluster) -> None:
     """A pod whose annotation cannot be read does not start, and its event names annotation and value."""
-    told = ""
+    answer = ""
     mesh.apply(pod("bad", annotations={f"{TRAFFIC}/excludeOutboundPorts": "80x"}))
     for _ in range(40):
-        told = mesh.kubectl("get", "events", "--field-selector=involvedObject.name=bad", "-o", "yaml")
-        if "excludeOutboundPorts" in told:
+        answer = mesh.kubectl("get", "events", "--field-selector=involvedObject.name=bad", "-o", "yaml")
+        if "excludeOutboundPorts" in answer:
             break
-    assert "80x" in told
+    assert "80x" in answer
     mesh.kubectl("delete", "pod", "bad", "--force", "--grace-period=0")
 
 

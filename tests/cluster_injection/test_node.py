@@ -112,7 +112,7 @@ def selecting(name: str) -> dict[str, Any]:
 
 
 def endpoints(node: Node, *names: str) -> str:
-    """Return a service whose address nobody answers, with these pods behind it."""
+    """Return a service whose address never answers, with these pods behind it."""
     addresses = [node.get("pod", name)["status"]["podIP"] for name in names]
     return f"""
 kind: Service
@@ -151,8 +151,8 @@ def inject(plain: dict[str, Any], *options: str) -> str:
 def answers(node: Node, target: str, calls: int = 6, namespace: str = "default") -> set[str]:
     """Return which endpoints answer calls of the service, from an application that is captured."""
     loop = f"for i in $(seq {calls}); do curl -sS -m8 -H host:details:9080 http://{VIP}:9080/; echo; done"
-    told = node.kubectl("-n", namespace, "exec", target, "-c", "nginx", "--", "/usr/bin/sh", "-c", loop)
-    return {json.loads(line)["label"] for line in told.splitlines() if line.startswith("{")}
+    shown = node.kubectl("-n", namespace, "exec", target, "-c", "nginx", "--", "/usr/bin/sh", "-c", loop)
+    return {json.loads(line)["label"] for line in shown.splitlines() if line.startswith("{")}
 
 
 def log(node: Node, target: str, expected: int = 6) -> list[str]:

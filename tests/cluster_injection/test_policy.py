@@ -37,9 +37,9 @@ def server(module_netns: NamespaceFactory, tmp_path_factory: pytest.TempPathFact
 def policy(server: ApiServer, template: Template) -> None:
     """Apply a policy, and wait until it holds."""
     server.kubectl("apply", "-f", "-", stdin=as_yaml(policy_objects(template, Settings({}), "v1beta1")))
-    wanted = "istio-validation" if template.uses_plugin else "istio-init"
+    expected = "istio-validation" if template.uses_plugin else "istio-init"
     for _ in range(100):
-        if wanted in names(create(server, "enabled", json.dumps(pod("probe")))[0])[0]:
+        if expected in names(create(server, "enabled", json.dumps(pod("probe")))[0])[0]:
             return
     pytest.fail("the policy does not hold")
 
@@ -185,8 +185,8 @@ def test_check_tells_of_the_pods_that_run(server: ApiServer) -> None:
     for text in made.values():
         server.kubectl("create", "-n", "none", "-f", "-", stdin=text)
     capture = str(Path(sys.executable).with_name("capture"))
-    told = json.loads(server.run([capture, "inject", "--check", "--cluster", "--format", "json"]))
-    found = {one["workload"]: (one["captured"], one["reason"]) for one in told["workloads"]}
+    shown = json.loads(server.run([capture, "inject", "--check", "--cluster", "--format", "json"]))
+    found = {one["workload"]: (one["captured"], one["reason"]) for one in shown["workloads"]}
 
     assert found == {
         "Pod none/by-init": ("by istio-init", ""),
@@ -194,6 +194,6 @@ def test_check_tells_of_the_pods_that_run(server: ApiServer) -> None:
         "Pod none/plain": ("", "it has no container istio-proxy"),
         "Pod none/host": ("", "it uses the node's network (hostNetwork)"),
     }
-    warnings = {one["workload"]: one["warnings"] for one in told["workloads"]}
+    warnings = {one["workload"]: one["warnings"] for one in shown["workloads"]}
     assert "proxy's user 1337" in warnings["Pod none/by-init"][0]
     assert not warnings["Pod none/by-plugin"]

@@ -38,7 +38,7 @@ def disk(root: Path, options: str) -> Iterator[Path]:
 
 
 def act(root: Path, mounted: Path, *, remove: bool = False) -> str:
-    """Install or uninstall; return "done", or what the error says of the disk. Nothing is half done either way."""
+    """Install or uninstall; return "done", or the error about the disk. Nothing is half done either way."""
     before = json.loads((mounted / "net.d" / "10-main.conflist").read_text())
     outcome = "done"
     try:

@@ -1,4 +1,4 @@
-"""The agent's audit in real namespaces: the kernel tells where something changed, and a look tells what is wrong."""
+"""The agent's audit in real namespaces: the kernel reports where something changed, and a look finds what is wrong."""
 
 from __future__ import annotations
 
@@ -155,12 +155,12 @@ def journal(tmp_path: Path) -> Iterator[int]:
 def test_ways_round_the_capture_are_reported_once_in_log_and_event(
     watched: Watched, server: FakeKubernetes, tmp_path: Path, journal: int
 ) -> None:
-    """Once of the first agent, which is started again; while the API server is away, it is told later."""
+    """Once of the first agent, which is started again; while the API server is away, it learns it later."""
     apply(make_settings(), watched.pod.path)
     watched.pods.put(risky_pod())
 
     seen: list[tuple[Sandbox, Sequence[str]]] = []
-    watched.audit.on_warnings = lambda *told: seen.append(told)
+    watched.audit.on_warnings = lambda *published: seen.append(published)
     for _ in range(3):
         watched.turn({number(watched)})
     assert len(seen) == 3
@@ -170,9 +170,9 @@ def test_ways_round_the_capture_are_reported_once_in_log_and_event(
         before = len((tmp_path / "log").read_text().splitlines())
         server.will(*behaviours)
         with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as client:
-            tell = pod_warnings.Warnings(client, Journal(descriptor=journal))
-            for told in seen:
-                tell(*told)
+            publish = pod_warnings.Warnings(client, Journal(descriptor=journal))
+            for published in seen:
+                publish(*published)
         return [json.loads(line)["says"] for line in (tmp_path / "log").read_text().splitlines()[before:]]
 
     assert turns(fake_kubernetes.status(503)) == []
@@ -191,11 +191,11 @@ def test_ways_round_the_capture_are_reported_once_in_log_and_event(
 
 
 def test_an_injected_pod_that_refuses_injection_gets_an_event(watched: Watched) -> None:
-    told: list[str] = []
-    watched.audit.on_warnings = lambda _sandbox, warnings: told.extend(warnings)
+    published: list[str] = []
+    watched.audit.on_warnings = lambda _sandbox, warnings: published.extend(warnings)
     watched.pods.put(risky_pod(inject="false"))
     assert watched.turn() == "left-alone"
-    assert told == [
+    assert published == [
         "label sidecar.istio.io/inject is 'false', but the pod was injected: it runs with a proxy and without capture"
     ]
 
@@ -218,7 +218,9 @@ def test_a_virtual_machine_that_takes_what_comes_in_is_found(
 
 
 @pytest.mark.parametrize("command", ["nft add table inet foreign", "ip -6 addr add 2001:db8::99/64 dev eth0 nodad"])
-def test_the_kernel_tells_in_which_pod_something_changed(watched: Watched, events: KernelEvents, command: str) -> None:
+def test_the_kernel_reports_in_which_pod_something_changed(
+    watched: Watched, events: KernelEvents, command: str
+) -> None:
     of_pod = number(watched)
     events.wait(0)
     watched.pod.run(command.split())

@@ -1,4 +1,4 @@
-"""The kernel tells which process wrote into the directory of network configurations."""
+"""The kernel reports which process wrote into the directory of network configurations."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_who_renames_a_list_in_is_named(writers: Writers, tmp_path: Path) -> Non
             time.sleep(0.001)
         writers.since()
         (tmp_path / "10-pods.conflist").touch()
-        subprocess.run(["touch", tmp_path / "another"], check=True)  # has ended: its name cannot be told any more
+        subprocess.run(["touch", tmp_path / "another"], check=True)  # has ended: its name is unknown now
         assert rivals.name(str(tmp_path), writers) == rivals.UNKNOWN
         rival.communicate(b"\n")
 

@@ -1,8 +1,8 @@
-"""Three views of one packet: the rules that were asked for, the rules read back, and the kernel.
+"""Three views of one packet: the desired rules, the rules read back, and the kernel.
 
-Random captures are applied by every driver, among random rules of somebody else; random connections of
+Random captures are applied by every driver, among random foreign rules; random connections of
 both families, TCP and UDP, out, in and within the pod, from several users, are then really made. The
-trace of what was asked, the trace of what was read back, and where the connection ended must be the same.
+trace of the desired rules, the trace of those read back, and where the connection ended must be the same.
 """
 
 from __future__ import annotations
@@ -149,23 +149,23 @@ def test_they_agree_for_long(captured: Captured, data: st.DataObject) -> None:
 
 def check(captured: Captured, config: CaptureConfig, foreign: list[Foreign], tried: list[Attempt]) -> None:
     """Apply the capture among foreign rules, and demand that the three views agree on every packet."""
-    asked = among(build_ruleset(config), foreign, comments=config.rule_comments)
-    live = captured.apply(asked)
+    desired = among(build_ruleset(config), foreign, comments=config.rule_comments)
+    live = captured.apply(desired)
     for attempt in tried:
         packet = packet_of(attempt, captured.pair.pod)
-        by_asked, by_live = ends(asked, packet), ends(live, packet)
+        by_desired, by_live = ends(desired, packet), ends(live, packet)
         in_kernel = outcome_in_kernel(attempt, captured.pair)
-        if in_kernel == "dropped" != by_asked:
+        if in_kernel == "dropped" != by_desired:
             in_kernel = outcome_in_kernel(attempt, captured.pair, PATIENT)
         event(in_kernel)
-        note(f"{attempt}: asked {by_asked}, read back {by_live}, kernel {in_kernel}")
-        assert by_asked == by_live == in_kernel, attempt
+        note(f"{attempt}: desired {by_desired}, read back {by_live}, kernel {in_kernel}")
+        assert by_desired == by_live == in_kernel, attempt
 
 
 @settings(max_examples=4, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_a_packet_of_each_region_has_the_outcome_of_the_engine(captured: Captured, data: st.DataObject) -> None:
-    """Of all sets of packets that fare alike by the rules that are read back, the kernel takes one of each."""
+    """Of each set of packets that the rules read back treat alike, the kernel gets one."""
     config = data.draw(configs(), label="capture")
     foreign = data.draw(st.lists(foreign_rules(), max_size=4), label="foreign")
     live = captured.apply(among(build_ruleset(config), foreign, comments=config.rule_comments))
@@ -184,7 +184,7 @@ def test_a_packet_of_each_region_has_the_outcome_of_the_engine(captured: Capture
 
 
 def regions(situation: Situation) -> Iterator[tuple[Fate, Packet]]:
-    """Yield what becomes of packets that processes of the pod send, each time with one to a port that is served."""
+    """Yield what happens to packets that processes of the pod send, each time with one to a port that is served."""
     for family in FAMILIES:
         space = PacketSpace(family, (situation,))
         compiler = Compiler(space, situation)

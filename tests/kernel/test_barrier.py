@@ -1,4 +1,4 @@
-"""Waiting until packets have passed: the kernel must know what it is asked for, or we have only slept."""
+"""Waiting until packets have passed: the kernel must know the request, or we have only slept."""
 
 from __future__ import annotations
 

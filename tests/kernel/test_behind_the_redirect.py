@@ -1,4 +1,4 @@
-"""What meets a connection after our rules have sent it to the proxy: told as the kernel does it, by traffic."""
+"""What meets a connection after our rules have sent it to the proxy: in the kernel's order, shown by traffic."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ OUTCOMES = {"proxy": "proxy-outbound", "app": "direct", "dropped": "dropped"}
 
 @pytest.mark.parametrize("way", ["nftables", "iptables"])
 @pytest.mark.parametrize("name", CASES)
-def test_told_as_the_kernel_does_it(pod_pair: PodPair, way: str, name: str) -> None:
+def test_as_the_kernel_does_it(pod_pair: PodPair, way: str, name: str) -> None:
     commands, expected = CASES[name]
     pod, peer = pod_pair
     peer.own_every_address()

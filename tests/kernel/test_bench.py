@@ -1,4 +1,4 @@
-"""The benchmarks time whatever program a variable names as Istio's, in the same run as the others."""
+"""The benchmarks time the program that a variable names as Istio's, in the same run as the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INIT = Path(sys.executable).with_name("istio-init")
 
 
 def test_a_program_that_takes_upstreams_arguments_is_timed_in_both_modes() -> None:
-    """Ours is such a program; the bench fails loudly if one fails."""
+    """Our own is such a program; the bench fails loudly if one fails."""
     programs = upstream.init_programs({upstream.IPTABLES: f"{INIT} istio-iptables"})
     results = interleaved({"nothing": lambda _: Command(["true"])} | programs, 1)
     assert list(results) == ["nothing", "Istio's init program, iptables", "Istio's init program, nftables"]

@@ -133,7 +133,7 @@ def test_ports_and_user_alone_capture_in_and_out(pod_pair: PodPair, backend: str
         assert pod.client(1337).connect(peer_address, 80).label == peer.name
 
 
-# What is said, what the error names, and what it says is expected.
+# The arguments, what the error names, and what it expects.
 BAD_VALUES = [
     (["-p", "0"], "--envoy-port", "'0'", "a port (1-65535)"),
     (["-z", "70000"], "--inbound-capture-port", "'70000'", "a port (1-65535)"),
@@ -309,7 +309,7 @@ def test_a_whole_life(netns: NamespaceFactory, backend: str, driver: str, varian
 
 
 def test_every_program_says_profile_and_families_and_where_both_come_from(netns: NamespaceFactory) -> None:
-    """Programs that change a pod as part of their output; those that answer a question on stderr, beside the answer."""
+    """Programs that change a pod: in their output; those that answer a question: on stderr."""
     namespace = netns()
     applied = "profile 1.30 (command line), families IPv4 (ipv4, command line)"
     assert applied in run(namespace, "capture", "apply", "--profile", "1.30", "--ip-families", "ipv4").stdout
@@ -333,8 +333,8 @@ def test_a_foreign_rule_and_a_missing_one(netns: NamespaceFactory) -> None:
     namespace.run(["iptables", "-t", "nat", "-I", "OUTPUT", "-p", "tcp", "--dport", "443", "-j", "ACCEPT"])
     namespace.run(["ip6tables", "-t", "nat", "-D", "ISTIO-INBOUND", "1"])
 
-    told = run(namespace, "capture", "verify", code=4).stdout
-    foreign, missing = told.splitlines()[1:]
+    printed = run(namespace, "capture", "verify", code=4).stdout
+    foreign, missing = printed.splitlines()[1:]
     assert foreign.startswith("  IPv4 nat OUTPUT: rule 1: foreign rule precedes ours and diverts captured traffic")
     assert "-p tcp -m tcp --dport 443 -j ACCEPT (tcp, port 443, user other than 1337" in foreign
     assert missing.startswith("  IPv6 nat ISTIO-INBOUND: rule 1 is missing: -p tcp -m tcp --dport 15008 -j RETURN")
@@ -405,9 +405,9 @@ def test_what_is_saved_can_be_restored(netns: NamespaceFactory, backend: str, dr
     script = run(namespace, "capture", "dump", "--format", "nft").stdout
     native.run(["nft", "-f", "-"], stdin=script)
 
-    wanted = rows(run(namespace, "capture", "dump", "--family", "ipv4", "--table", "nat").stdout)
-    assert rows(run(ipv4, "capture", "dump", "--family", "ipv4", "--table", "nat").stdout) == wanted
-    assert rows(run(native, "capture", "dump", "--family", "ipv4", "--table", "nat").stdout) == wanted
+    expected = rows(run(namespace, "capture", "dump", "--family", "ipv4", "--table", "nat").stdout)
+    assert rows(run(ipv4, "capture", "dump", "--family", "ipv4", "--table", "nat").stdout) == expected
+    assert rows(run(native, "capture", "dump", "--family", "ipv4", "--table", "nat").stdout) == expected
 
 
 def test_counters_of_real_traffic(pod_pair: PodPair) -> None:
@@ -476,26 +476,26 @@ def test_doctor_changes_nothing_and_says_what_auto_picks(netns: NamespaceFactory
     before = state(namespace)
 
     report = json.loads(run(namespace, "capture", "doctor", "--format", "json").stdout)
-    told = run(namespace, "capture", "doctor").stdout
+    printed = run(namespace, "capture", "doctor").stdout
 
     assert state(namespace) == before
     assert report["works"] is True
     by_name = {finding["name"]: finding for finding in report["findings"]}
     assert by_name["backend"]["says"].startswith("auto takes iptables nft with the driver ")
     assert by_name["identity"]["says"].endswith("not the host's own")
-    assert "auto takes iptables nft" in told
+    assert "auto takes iptables nft" in printed
 
 
-def test_doctor_sees_rules_of_ours_in_two_places(netns: NamespaceFactory) -> None:
+def test_doctor_sees_our_rules_in_two_places(netns: NamespaceFactory) -> None:
     namespace = netns()
     run(namespace, "capture", "apply", "--backend", "nftables")
     rules = run(namespace, "capture", "render", "--backend", "iptables", "--family", "ipv4").stdout
     namespace.run(["iptables-restore", "--noflush"], stdin=rules)
 
-    told = run(namespace, "capture", "doctor", code=4).stdout
+    printed = run(namespace, "capture", "doctor", code=4).stdout
 
-    assert "second-set" in told
-    assert "there are several sets of capture rules; one is right" in told
+    assert "second-set" in printed
+    assert "there are several sets of capture rules; one is right" in printed
     assert "a second set of capture rules is in iptables nft" in run(namespace, "capture", "verify", code=4).stdout
 
 
@@ -538,7 +538,7 @@ def test_render_takes_the_facts_of_a_pod(pod_pair: PodPair) -> None:
 
 
 @pytest.mark.parametrize("command", [("trace", "tcp", "10.1.2.3:80"), ("explain",)], ids=lambda words: words[0])
-def test_options_that_the_live_rules_do_not_ask_are_checked_and_said_to_be_in_vain(
+def test_options_without_effect_on_the_live_rules_are_checked_and_named(
     netns: NamespaceFactory, command: tuple[str, ...]
 ) -> None:
     namespace = netns()

@@ -1,4 +1,4 @@
-"""What a pod writes into its rules never drives the terminal of whoever looks at them, nor forges a line."""
+"""What a pod writes into its rules never drives the terminal of a reader, nor forges a line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COMMANDS = (
 
 @pytest.fixture(scope="module", params=["iptables", "nftables"])
 def hostile(request: pytest.FixtureRequest) -> Iterator[Namespace]:
-    """Return a captured namespace with rules of somebody who means harm, in all places that hold text."""
+    """Return a captured namespace with hostile rules, in all places that hold text."""
     with NamespaceFactory() as namespaces:
         pod = namespaces.pod()
         pod.run([CAPTURE, "apply", "--backend", request.param])
@@ -90,7 +90,7 @@ def test_nothing_but_our_colours_reaches_a_terminal(hostile: Namespace, command:
             while select.select([leader], [], [], 0.02)[0]:
                 shown += os.read(leader, 65536)
     assert program.returncode in (0, 4)
-    # Colours are ours, and so is what takes the progress line away: there is one where the machine is busy.
+    # Colours come from the capture, and so does the end of a progress line, which a busy machine shows.
     plain = re.sub(r"\033\[(?:(?:31|32|33|0)m|K)", "", shown.decode("utf-8", "surrogateescape"))
     harmful = [letter for letter in plain if not letter.isprintable() and letter not in "\r\n\t"]
     assert harmful == []

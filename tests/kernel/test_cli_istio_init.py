@@ -1,4 +1,4 @@
-"""The init container's program: its flags and environment, and everything that it does besides programming."""
+"""The init container's program: its flags and environment, and everything that it does apart from programming."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.kernel
 
 
 def save(namespace: Namespace) -> str:
-    """Return the rules of the nat table, without the comments that tell the time."""
+    """Return the rules of the nat table, without the comments with the time."""
     lines = namespace.run(["iptables-nft-save", "-t", "nat"]).stdout.splitlines()
     return "\n".join(line for line in lines if not line.startswith("#"))
 
@@ -27,11 +27,11 @@ def test_a_flag_beats_the_environment_and_an_empty_value_counts(netns: Namespace
     namespace = netns()
     environment = {"ENVOY_PORT": "16001", "INBOUND_CAPTURE_PORT": "16006", "ISTIO_LOCAL_EXCLUDE_PORTS": ""}
 
-    told = init(namespace, "-p", "17001", env=environment).stdout
+    printed = init(namespace, "-p", "17001", env=environment).stdout
 
-    assert "--envoy-port '17001' (command line)" in told
-    assert "--inbound-capture-port '16006' (environment INBOUND_CAPTURE_PORT)" in told
-    assert "--istio-local-exclude-ports '' (environment ISTIO_LOCAL_EXCLUDE_PORTS)" in told
+    assert "--envoy-port '17001' (command line)" in printed
+    assert "--inbound-capture-port '16006' (environment INBOUND_CAPTURE_PORT)" in printed
+    assert "--istio-local-exclude-ports '' (environment ISTIO_LOCAL_EXCLUDE_PORTS)" in printed
     rules = save(namespace)
     assert "--to-ports 17001" in rules
     assert "--to-ports 16006" in rules
@@ -47,11 +47,11 @@ def test_the_proxy_is_the_user_of_the_environment(netns: NamespaceFactory) -> No
 
 
 def test_it_ends_with_the_rules(netns: NamespaceFactory) -> None:
-    told = init(netns()).stdout
+    printed = init(netns()).stdout
 
-    assert "programmed: 38 rules for IPv4 and IPv6, backend iptables nft" in told
-    assert "# iptables (nft), IPv6, table nat\nChain PREROUTING" in told
-    assert told.endswith("\n# in sync: live rules match the applied configuration\n")
+    assert "programmed: 38 rules for IPv4 and IPv6, backend iptables nft" in printed
+    assert "# iptables (nft), IPv6, table nat\nChain PREROUTING" in printed
+    assert printed.endswith("\n# in sync: live rules match the applied configuration\n")
 
 
 def test_a_dry_run_says_what_and_changes_nothing(netns: NamespaceFactory) -> None:
@@ -125,18 +125,18 @@ def test_the_injector_s_flags_of_the_log_give_the_same_rules(netns: NamespaceFac
     plain, with_flags = netns("plain"), netns("flags")
     for name in ("plain", "TPROXY", "networks and ports"):
         init(plain, *INJECTED[name])
-        told = init(with_flags, *INJECTED[name], *LOG_FLAGS[0])
-        assert "\nprogrammed: " in told.stdout
-        assert "log_" not in told.stderr
+        printed = init(with_flags, *INJECTED[name], *LOG_FLAGS[0])
+        assert "\nprogrammed: " in printed.stdout
+        assert "log_" not in printed.stderr
         assert save(plain) == save(with_flags)
 
 
 def test_its_output_as_json_and_in_silence(netns: NamespaceFactory) -> None:
     namespace = netns()
-    told = init(
+    printed = init(
         namespace, *INJECTED["plain"], "--log_as_json", "--restore-format", env={"ISTIO_META_DNS_CAPTURE": "yes"}
     )
-    lines = [json.loads(line) for line in (told.stdout + told.stderr).splitlines()]
+    lines = [json.loads(line) for line in (printed.stdout + printed.stderr).splitlines()]
     assert {line["level"] for line in lines} == {"info", "warn"}
     assert any(line["msg"].startswith("programmed: ") for line in lines)
     assert [line["msg"].split(":")[0] for line in lines if line["level"] == "warn"] == [

@@ -1,4 +1,4 @@
-"""The exit code is about the rules, whatever becomes of the output."""
+"""The exit code is about the rules, whatever happens to the output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOW = ("dump", "render", "dump --format json", "trace tcp 10.9.9.9:80")
 
 
 def run(namespace: Namespace, words: Sequence[str], redirection: str) -> subprocess.CompletedProcess[str]:
-    """Run a program with its streams redirected by a shell; HUNG_UP is a pipe that nobody reads any more."""
+    """Run a program with its streams redirected by a shell; HUNG_UP is a pipe without a reader."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -76,5 +76,5 @@ def test_a_command_that_is_there_for_its_output_fails_without_it(netns: Namespac
         (HUNG_UP, 141, ""),
     ):
         done = run(pod, [CAPTURE, *words.split()], redirection)
-        told = "".join(line for line in done.stderr.splitlines(keepends=True) if not line.startswith("profile "))
-        assert (done.returncode, told) == (code, message), redirection
+        printed = "".join(line for line in done.stderr.splitlines(keepends=True) if not line.startswith("profile "))
+        assert (done.returncode, printed) == (code, message), redirection

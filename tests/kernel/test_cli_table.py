@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kernel
 
 PROTOCOLS = {"0": "all", "6": "tcp", "17": "udp", "132": "sctp"}
-"""iptables 1.8.9 prints protocols as numbers where it is told to look no names up; others print words."""
+"""iptables 1.8.9 prints protocols as numbers with the option to look no names up; others print words."""
 
 COMMANDS = {"ipv4": "iptables", "ipv6": "ip6tables"}
 
@@ -88,7 +88,7 @@ def compare(namespace: Namespace, variant: Variant) -> None:
                 continue
             foreign = chains(namespace.run([f"{COMMANDS[family]}-{variant}", "-t", table.name, "-nvL"]).stdout)
             own = chains(listing(live, family, table.name))
-            # A chain without rules does not tell whether it is there for one family or for both.
+            # A chain without rules does not show whether it is there for one family or for both.
             empty = {name for name, lines in own.items() if len(lines) == len(HEADING)}
             assert {name: own.get(name) for name in foreign} == foreign
             assert own.keys() - empty == foreign.keys() - empty

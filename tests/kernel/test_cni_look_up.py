@@ -1,4 +1,4 @@
-"""A look-up at the API server ends by its deadline, whatever the network of the node does."""
+"""A look-up at the API server ends by its deadline, in any network of the node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ADD beside the plugin "loopback", which refuses a ``lo`` that has our address before it has seen it."""
+"""ADD together with the plugin "loopback", which refuses a ``lo`` that has our address before it has seen it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_where_ipv6_is_disabled_lo_is_up_without_its_address(new_pod: Pod) -> No
     assert new_pod.call(loopback._is_up)
 
 
-def test_where_lo_stays_down_the_pod_is_captured_nevertheless_and_the_log_says_so(new_pod: Pod, tmp_path: Path) -> None:
+def test_where_lo_stays_down_the_pod_is_captured_and_the_log_says_so(new_pod: Pod, tmp_path: Path) -> None:
     log = tmp_path / "cni.log"
     assert add(new_pod, log_file=str(log)).returncode == 0
     warned = [json.loads(line)["message"] for line in log.read_text().splitlines() if '"warn"' in line]

@@ -121,7 +121,7 @@ def test_a_network_of_its_own_and_an_entry_in_the_list_give_one_set_of_rules(
 
 
 def test_families_of_a_mesh_are_those_of_the_primary_address(netns: NamespaceFactory) -> None:
-    """An address may be on the way, as the result says, or come from elsewhere, as the namespace shows."""
+    """An address may be on the way, by the result, or come from elsewhere, as the namespace shows."""
     cases = [
         (netns.pod("v4", ipv6=None), RESULT, {"ipv4"}),
         (netns.pod("v4 and more to come", ipv6=None), FD77, {"ipv4", "ipv6"}),
@@ -173,7 +173,7 @@ def test_annotations_become_rules(attachment: Attachment, pod_pair: PodPair) -> 
     assert peer.client().connect(pod.ipv4, 15090).kind == Kind.REFUSED  # the proxy's own, which is not up
 
 
-def test_the_api_server_tells_the_proxys_user(attachment: Attachment, pod_pair: PodPair, tmp_path: Path) -> None:
+def test_the_api_server_knows_the_proxys_user(attachment: Attachment, pod_pair: PodPair, tmp_path: Path) -> None:
     pod, peer = pod_pair
     proxy = {
         "name": "istio-proxy",
@@ -270,7 +270,7 @@ def test_hostile_annotations_leave_the_rules_of_a_captured_pod_alone(attachment:
 
 
 def test_the_namespace_of_the_node_is_refused(attachment: Attachment) -> None:
-    """Also where "the node" is itself in a namespace, as in kind: ours and the target are compared."""
+    """Also where "the node" is itself in a namespace, as in kind: our own and the target are compared."""
     before = attachment.rules()
     done = call(
         configuration(INJECTED),
@@ -346,13 +346,13 @@ def test_check_passes_after_add_and_fails_after_tampering(attachment: Attachment
         assert attachment("CHECK", configuration(INJECTED, backend=backend)).returncode == 0
 
 
-def test_check_compares_with_what_was_applied_and_not_with_what_is_said_now(attachment: Attachment) -> None:
+def test_check_compares_with_what_was_applied_and_not_with_the_settings_of_now(attachment: Attachment) -> None:
     attachment.add(INJECTED | {TRAFFIC + "excludeInboundPorts": "9000"})
     assert attachment("CHECK", configuration(INJECTED)).returncode == 0
     assert attachment("CHECK", configuration()).returncode == 0
 
 
-def test_check_without_a_record_asks_as_add_does(attachment: Attachment) -> None:
+def test_check_without_a_record_reads_the_sources_as_add_does(attachment: Attachment) -> None:
     attachment.add()
     attachment.record.unlink()
     assert attachment("CHECK", configuration(INJECTED)).returncode == 0
@@ -375,7 +375,7 @@ def test_check_of_a_namespace_that_is_gone(attachment: Attachment) -> None:
 
 
 @pytest.mark.parametrize("namespace", [None, "", "/does/not/exist"])
-def test_del_forgets_with_or_without_a_namespace_and_as_often_as_asked(
+def test_del_forgets_with_or_without_a_namespace_and_as_often_as_called(
     attachment: Attachment, namespace: str | None
 ) -> None:
     attachment.add()

@@ -1,4 +1,4 @@
-"""Whatever a runtime, a disk or a node is like: the plugin answers with an error of its own, and no defect, in time."""
+"""With every runtime, disk and node: the plugin answers with an error of its own, and no defect, in time."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_standard_input_that_does_not_block(pod: Pod) -> None:
 
 @pytest.mark.parametrize("sent", ["", json.dumps(configuration(INJECTED))], ids=["silent", "never closed"])
 def test_standard_input_that_never_ends(pod: Pod, sent: str) -> None:
-    """Whatever came, no rule is written: more might have come. With the signal blocked, as a parent may leave it."""
+    """Whatever arrived, no rule is written: more might have come. With the signal blocked, as a parent may leave it."""
     start = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})\n"
     start += "import cni.__main__; cni.__main__.STDIN_DEADLINE = 1; cni.__main__.main()"
     environ = ENVIRON | {"PATH": os.environ["PATH"], "CNI_NETNS": pod.path}

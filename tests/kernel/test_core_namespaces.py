@@ -1,4 +1,4 @@
-"""Entering namespaces, telling the host's from a pod's, and the facts of a pod, all as the kernel has them."""
+"""Entering namespaces, distinguishing the host's from a pod's, and the facts of a pod, all as the kernel has them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detection in a real namespace: it sees what stands, decides the same each time, and makes nothing."""
+"""Detection in a real namespace: it sees what is live, decides the same each time, and makes nothing."""
 
 from __future__ import annotations
 

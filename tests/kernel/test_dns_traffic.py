@@ -85,12 +85,12 @@ def unreplied(pod: Pod) -> list[str]:
 
 @dataclass
 class Asking:
-    """A user who asks name servers from few source ports, one question after the other."""
+    """A user who queries name servers from few source ports, one question after the other."""
 
     client: Client
     explicit: Counter[str] = field(default_factory=Counter)
 
-    def ask(self, server: str, source_port: int) -> str:
+    def query(self, server: str, source_port: int) -> str:
         """Return who answers a question by UDP."""
         family = socket.AF_INET6 if ":" in server else socket.AF_INET
         with self.client.open_socket(family, socket.SOCK_DGRAM) as question:
@@ -107,14 +107,14 @@ class Asking:
 
 
 def converse(pod: Pod, rounds: int) -> tuple[Counter[str], Counter[str]]:
-    """Let app and agent ask the same servers from the same ports in turns; return who answered them."""
+    """Let app and agent query the same servers from the same ports in turns; return who answered them."""
     app, agent = Asking(pod.client(APP)), Asking(pod.client(AGENT))
     ports = itertools.cycle(SOURCE_PORTS)
     for number in range(rounds):
         port, server = next(ports), SERVERS[number // len(SOURCE_PORTS) % 2]
         first, second = (app, agent) if number % 3 else (agent, app)
-        first.ask(server, port)
-        second.ask(server, port)
+        first.query(server, port)
+        second.query(server, port)
     return app.explicit, agent.explicit
 
 
@@ -174,7 +174,7 @@ def test_other_servers_only_where_all_is_captured(captured: tuple[PodPair, bool]
     for server in OTHERS:
         assert pod.client(APP).connect(server, 53, "udp").label == ("agent" if all_dns else "server")
         assert pod.client(APP).connect(server, 53).label == ("agent" if all_dns else "proxy")
-        if all_dns:  # else upstream has no zone for answers of servers that the agent never asks
+        if all_dns:  # else upstream has no zone for answers of servers that the agent never queries
             assert pod.client(AGENT).connect(server, 53, "udp").label == "server"
     assert unreplied(pod) == []
 

@@ -133,7 +133,7 @@ def joined_pod(node: Namespace, name: str, number: int) -> Pod:
 
 
 def start_apps(pod: Pod) -> None:
-    """Start what answers: over HTTP, as a server that speaks first, over gRPC."""
+    """Start what answers: over HTTP, as a server that sends first, over gRPC."""
     start_app(pod, HTTP, label=pod.name)
     greeters = [(address, port) for address in ("0.0.0.0", "::") for port in (TCP, UNDECLARED)]
     pod.listener(*greeters, label=pod.name, protocols=("tcp",))
@@ -201,7 +201,7 @@ def test_http_passes_both_proxies_and_each_knows_where_it_goes(scene: Scene, fam
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-def test_a_server_may_speak_first_where_the_port_is_declared(scene: Scene, family: str) -> None:
+def test_a_server_may_send_first_where_the_port_is_declared(scene: Scene, family: str) -> None:
     there = address_of(scene.b, family)
     outcome = scene.app_a.connect(there, TCP)
     assert (outcome.label, peer_of(outcome)) == ("b", scene.source(scene.a, there))
@@ -359,7 +359,7 @@ def test_verify_agrees(scene: Scene) -> None:
 
 def test_the_format_is_that_of_the_description() -> None:
     """The first line of [Shell 3]."""
-    line = LogLine.parse(  # without what the browser says of itself after the first words
+    line = LogLine.parse(  # without the rest of the browser's name after the first words
         '[2025-05-04T17:22:18.230Z] "GET /details/0 HTTP/1.1" 200 - via_upstream - "-" 0 178 151 124 "-" '
         '"Mozilla/5.0 (Macintosh)" "23a37732-e001-9302-b72f-284faaf8f7cc" "details:9080" "10.244.1.14:9080" '
         "outbound|9080||details.default.svc.cluster.local 10.244.2.19:38918 10.96.94.35:9080 10.244.2.19:39068 "

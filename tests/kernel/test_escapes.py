@@ -1,4 +1,4 @@
-"""Ways round the capture, each tried: what docs/what-capture-is-not.md says about them."""
+"""Ways round the capture, each tried, as docs/what-capture-is-not.md describes them."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 def serve(pair: PodPair) -> None:
-    """Let the peer answer for every address, and pod and proxy on theirs."""
+    """Let the peer answer for every address, and pod and proxy on their own."""
     pair.peer.own_every_address()
     pair.peer.listener(("0.0.0.0", PORT), ("::", PORT), label="outside", protocols=("tcp",))
     pair.pod.listener(("0.0.0.0", PORT), ("::", PORT), label="app", protocols=("tcp",), uid=1000)

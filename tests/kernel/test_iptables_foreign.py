@@ -1,4 +1,4 @@
-"""Rules of others stay where they are, byte for byte, whatever we write, replace, clean or are killed at."""
+"""Foreign rules stay where they are, byte for byte, when we write, replace, clean or are killed."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ ways = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
 
 
 def is_recognisable(config: CaptureConfig) -> bool:
-    """Return whether our rules can be told from others' without a record.
+    """Return whether our rules can be distinguished from foreign ones without a record.
 
-    A rerouted interface without a network that its traffic is captured for is ``-i eth1 -j RETURN``, and nothing
-    else that would say whose it is; one that is left alone besides is the same rule twice.
+    A rerouted interface without a network that its traffic is captured for is ``-i eth1 -j RETURN`` alone, which may
+    be a rule of any program; one that is also left alone is the same rule twice.
     """
     rerouted = set(config.rerouted_interfaces)
     named = {network.family for network in config.outbound_networks.entries}
@@ -42,7 +42,7 @@ def is_recognisable(config: CaptureConfig) -> bool:
 
 
 def write(way: Way, desired: Ruleset, recorded: Ruleset | None = None) -> None:
-    """Make ours be ``desired`` in the namespace of this thread, and check that it is."""
+    """Make our rules those of ``desired`` in the namespace of this thread, and check that it is."""
     driver = way.driver()
     driver.write(desired, driver.read(), recorded)
     assert not differences(desired, driver.read())
@@ -54,7 +54,7 @@ def clean(way: Way, recorded: Ruleset | None = None) -> None:
 
 
 def in_kernel(way: Way, namespace: Namespace) -> list[list[str]]:
-    """Return all that stands in the namespace, as the variant's programs list it, and the tables of nf_tables."""
+    """Return all that is live in the namespace, as the variant's programs list it, and the tables of nf_tables."""
     nf_tables = namespace.run(["nft", "list", "chains"]).stdout.splitlines() if way.variant == "nft" else []
     return [*way.saved_in_both(namespace), nf_tables]
 
@@ -95,7 +95,7 @@ def test_cleaning_needs_no_record(netns: NamespaceFactory, way: Way) -> None:
 
 
 @ways
-def test_a_namespace_without_anything_of_ours_is_not_touched(netns: NamespaceFactory, way: Way) -> None:
+def test_a_namespace_without_a_capture_is_not_touched(netns: NamespaceFactory, way: Way) -> None:
     with netns() as namespace, namespace.entered():
         write_foreign_rules(way, namespace, FOREIGN_RULES, 7)
         before = in_kernel(way, namespace)

@@ -1,4 +1,4 @@
-"""iptables by netlink against iptables-nft itself: what either writes, the kernel cannot tell apart."""
+"""iptables by netlink against iptables-nft itself: what either writes is the same to the kernel."""
 
 from __future__ import annotations
 
@@ -146,12 +146,12 @@ def listings(namespace: Namespace) -> list[str]:
     ]
 
 
-def filtered(ruleset: Ruleset, wanted: Callable[[Rule], bool]) -> Ruleset:
-    """Return the rule set with the wanted rules only."""
+def filtered(ruleset: Ruleset, keeps: Callable[[Rule], bool]) -> Ruleset:
+    """Return the rule set with the rules that ``keeps`` accepts."""
     return ruleset.replace(
         tables=tuple(
             table.replace(
-                chains=tuple(chain.replace(rules=tuple(filter(wanted, chain.rules))) for chain in table.chains)
+                chains=tuple(chain.replace(rules=tuple(filter(keeps, chain.rules))) for chain in table.chains)
             )
             for table in ruleset.tables
         )
@@ -190,7 +190,7 @@ def said_wrongly_by_iptables(rule: Rule) -> bool:
 
 
 def with_rules_of_iptables(ruleset: Ruleset) -> Ruleset:
-    """Return the rule set without what iptables cannot say."""
+    """Return the rule set without what iptables cannot express."""
     return filtered(ruleset, lambda rule: not excludes_many(rule) and not said_wrongly_by_iptables(rule))
 
 
@@ -211,7 +211,7 @@ def chains_of_cases(table: TableName) -> tuple[Chain, ...]:
 
 @st.composite
 def foreign_tables(draw: st.DrawFn) -> str:
-    """Input of iptables-restore with rules of somebody else, in any of the tables or none."""
+    """Input of iptables-restore with foreign rules, in any of the tables or none."""
     text = ""
     for table in draw(st.sets(st.sampled_from(TABLES)).map(sorted)):
         text += f"*{table}\n:DOCKER -\n:ISTIO_OLD -\n"
@@ -252,7 +252,7 @@ def handles_of_rules(namespace: Namespace) -> list[str]:
 
 
 def write(namespace: Namespace, driver: IptablesDriver, ruleset: Ruleset, recorded: Ruleset | None = None) -> None:
-    """Make ours be a rule set, as ``capture.operations`` does."""
+    """Make our rules those of a rule set, as ``capture.operations`` does."""
     with namespace.entered():
         driver.write(ruleset, driver.read(), recorded)
 
@@ -265,7 +265,7 @@ def write_in_both(ours: Namespace, theirs: Namespace, ruleset: Ruleset) -> None:
 
 
 def clean(namespace: Namespace, driver: IptablesDriver, recorded: Ruleset | None = None) -> None:
-    """Remove ours."""
+    """Remove our rules."""
     with namespace.entered():
         driver.clean(driver.read(), recorded)
 
@@ -301,7 +301,7 @@ class TestTheSameAsIptables:
     @in_one_namespace
     @given(ruleset=rulesets().map(without_large_rules))
     def test_what_is_written_is_read(self, ours: Namespace, ruleset: Ruleset) -> None:
-        """Also what iptables itself says wrongly, and over whatever rule set the example before left behind."""
+        """Also what iptables itself prints wrongly, and over the rule set that the example before left behind."""
         ours.call(NetlinkDriver().write, ruleset, NOTHING, None)
         live = ours.call(NetlinkDriver().read)
         for family in FAMILIES:
@@ -381,11 +381,11 @@ def counted(ruleset: Ruleset) -> list[tuple[int, int]]:
 
 
 class TestBesideOthers:
-    """Rules of others stay where they are, and nothing of ours is left in the end."""
+    """Foreign rules stay where they are, and none of our own is left in the end."""
 
     @in_one_namespace
     @given(data=st.data())
-    def test_the_same_becomes_of_them_as_with_iptables(
+    def test_the_same_happens_to_them_as_with_iptables(
         self, ours: Namespace, theirs: Namespace, data: st.DataObject
     ) -> None:
         texts = data.draw(st.tuples(foreign_tables(), foreign_tables()))
@@ -456,7 +456,7 @@ class TestBesideOthers:
             " table ip6 nat { set theirs { type ipv6_addr } }"
         )
 
-    def test_tables_that_are_not_ours_to_see_stay(self, netns: NamespaceFactory) -> None:
+    def test_tables_of_another_owner_stay(self, netns: NamespaceFactory) -> None:
         namespace, driver = netns(), NetlinkDriver()
         namespace.run(["nft", "-f", "-"], stdin="table inet nat {\nchain PREROUTING {\n}\n}\ntable bridge nat {\n}\n")
         found = nft_listing(namespace)
@@ -472,7 +472,7 @@ class TestBesideOthers:
 
 
 class TestQuickLook:
-    """What ``holds`` says without decoding."""
+    """The answer of ``holds`` without decoding."""
 
     @pytest.fixture
     def captured(self, netns: NamespaceFactory) -> Namespace:
@@ -569,7 +569,7 @@ class TestAllOrNothing:
 
 
 class TestWhatTheKernelLacks:
-    """This kernel has everything, so it is asked for revisions that no kernel has."""
+    """This kernel has everything, so the request is for revisions that no kernel has."""
 
     def test_a_match_is_named_with_its_module(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(xt_layouts.REVISIONS, "owner", 77)

@@ -164,7 +164,7 @@ class TestTablesThatNftFilled:
 
 
 class TestLocks:
-    """The lock of the host is nobody's in a pod; that of the namespace is."""
+    """The lock of the host is not used in a pod; that of the namespace is."""
 
     @ways
     def test_the_hosts_lock_is_not_waited_for(self, here: Namespace, way: Way) -> None:
@@ -200,7 +200,7 @@ class TestLocks:
 
 
 class TestLegacyTables:
-    """They come to be by being asked for, and stay."""
+    """They come into being by a request, and stay."""
 
     @pytest.mark.parametrize("driver", [lambda: RestoreDriver("legacy"), IptcDriver], ids=["restore", "iptc"])
     def test_reading_makes_none(self, here: Namespace, driver: Callable[[], RestoreDriver | IptcDriver]) -> None:
@@ -224,7 +224,7 @@ class TestTheChildOfPythonIptables:
         with pytest.raises(ToolError, match="python-iptables crashed with signal 9"):
             iptc_driver._in_child("read the tables", crash, IPV4)
 
-    def test_what_it_prints_is_not_ours(self, here: Namespace, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_what_it_prints_is_foreign(self, here: Namespace, capfd: pytest.CaptureFixture[str]) -> None:
         driver = IptcDriver()
         driver.write(DESIRED, driver.read(), None)
         driver.clean(driver.read(), None)

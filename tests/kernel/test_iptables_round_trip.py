@@ -30,7 +30,7 @@ EXAMPLES = {"netlink": 20, "restore-nft": 12, "restore-legacy": 15, "iptc": 4}
 
 
 def rules_in(lines: list[str]) -> list[str]:
-    """Return the rules of a listing; programs list tables in any order, and join what we say twice."""
+    """Return the rules of a listing; programs list tables in any order, and join what we write twice."""
     joined = (re.sub(r"-m (tcp|udp) (! --sport \S+) -m \1 (! --dport)", r"-m \1 \2 \3", line) for line in lines)
     return sorted(line for line in joined if line.startswith("-A "))
 
@@ -47,7 +47,7 @@ def as_people_write(ruleset: Ruleset) -> Ruleset:
 def is_usual(rule: Rule) -> bool:
     """Return whether a rule excludes few entries: each network and id takes a match of its own.
 
-    To exclude every network, as nobody would, drivers have different words.
+    To exclude every network, which has no use, drivers have different words.
     """
     lists = [match for match in rule.matches if isinstance(match, Source | Destination | OwnerUid | OwnerGid)]
     excluded = [entry for match in lists if match.negated for entry in getattr(match, match.__match_args__[0])]

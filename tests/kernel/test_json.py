@@ -141,7 +141,7 @@ def test_the_plugin_on_a_node(commands: Commands, tmp_path: Path) -> None:
 
 def test_the_agent_of_a_node(commands: Commands, tmp_path: Path) -> None:
     health = Health(("entry",))
-    health.says("entry", "it is lost")
+    health.report("entry", "it is lost")
     health.count("lost", "other")
     health.note(
         node="n1", api_connected=None, lost=1.0, rival="other", pod_states={"no-rules": ["shop/web"]}, audit="on"
@@ -182,11 +182,11 @@ def test_a_failure_is_json_on_standard_output_and_words_on_standard_error(
 ) -> None:
     code = run([*shlex.split(line), "--format=json"])
 
-    told = capsys.readouterr()
-    plain = json.loads(told.out)
+    printed = capsys.readouterr()
+    plain = json.loads(printed.out)
     check("error", plain)
     assert (code, plain["error"]["exit_code"]) == (FAILURES[line], FAILURES[line])
-    assert told.err.startswith(f"error: {plain['error']['message']}\n")
+    assert printed.err.startswith(f"error: {plain['error']['message']}\n")
 
 
 def test_every_command_has_json() -> None:

@@ -331,7 +331,7 @@ class TestProcesses:
         assert process.returncode is None
         assert pod.client().connect(peer.ipv4, 8080, timeout=0.2).kind is Kind.SILENT
 
-    def test_tell_what_they_printed_when_they_end_too_early(self, netns: NamespaceFactory) -> None:
+    def test_programs_that_end_too_early_are_quoted(self, netns: NamespaceFactory) -> None:
         with pytest.raises(CommandError, match="cannot bind"):
             netns().popen(["sh", "-c", "echo cannot bind; exit 3"], ports=[8080])
 

@@ -1,4 +1,4 @@
-"""Our native tables are ours alone: a base chain that somebody adds there is drift."""
+"""Nothing foreign belongs in our native tables: a base chain that another program adds there is drift."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ pytestmark = pytest.mark.kernel
 
 def test_a_foreign_base_chain_in_our_table(netns: NamespaceFactory) -> None:
     pod = netns.pod()
-    wanted = build_ruleset(CaptureConfig())
+    desired = build_ruleset(CaptureConfig())
     driver = NetlinkDriver()
     with pod.entered():
-        driver.write(wanted, driver.read(), None)
-        assert driver.holds(wanted)
+        driver.write(desired, driver.read(), None)
+        assert driver.holds(desired)
     pod.run(["nft", "add chain inet istio-proxy-nat early { type nat hook output priority -101 ; }"])
     pod.run(["nft", "add rule inet istio-proxy-nat early tcp dport 80 accept"])
 
     with pod.entered():
         live = driver.read()
-        assert not driver.holds(wanted)
+        assert not driver.holds(desired)
 
-    assert [difference.kind for difference in differences(wanted, live)] == ["unexpected", "unexpected"]
+    assert [difference.kind for difference in differences(desired, live)] == ["unexpected", "unexpected"]

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.kernel
 
 CHECKOUT = Path(__file__).parents[2]
 
-# linux/netfilter.h and linux/netfilter/nf_tables.h, as far as these tests speak nf_tables
+# linux/netfilter.h and linux/netfilter/nf_tables.h, as far as these tests use nf_tables
 INET = 1
 NEWTABLE, NEWCHAIN, GETCHAIN, NEWSET, NEWSETELEM, GETSETELEM = 0, 3, 4, 9, 12, 13
 TABLE = attribute(1, text("t"))
@@ -259,7 +259,7 @@ class TestPolicyRouting:
         assert not policy_rules.remove_mark_rule(route, *rule)
         assert ip_json(space, f"-{family[-1]}", "rule") == before
 
-    def test_a_rule_made_by_ip_is_ours_too_and_all_copies_go(
+    def test_a_rule_made_by_ip_counts_as_our_own_and_all_copies_go(
         self, space: Namespace, route: NetlinkSocket, family: str, table: int
     ) -> None:
         ip = f"-{family[-1]}"
@@ -292,7 +292,7 @@ class TestPolicyRouting:
             "lookup {table}",
         ],
     )
-    def test_rules_that_say_something_else_are_not_ours(
+    def test_rules_with_other_conditions_are_foreign(
         self, space: Namespace, route: NetlinkSocket, family: str, table: int, foreign: str
     ) -> None:
         ip = f"-{family[-1]}"
@@ -321,7 +321,7 @@ class TestPolicyRouting:
         assert not routing.has_local_route(route, *where)
         assert listed() == []
 
-    def test_a_foreign_default_route_is_not_taken_for_ours(
+    def test_a_foreign_default_route_is_not_taken_for_our_own(
         self, space: Namespace, route: NetlinkSocket, family: str, table: int
     ) -> None:
         metric = "0" if family == "ipv4" else "1024"

@@ -169,7 +169,7 @@ def test_many_networks(namespace: Namespace, driver: Driver) -> None:
     assert_live(namespace, driver, ruleset)
 
 
-# --- what is not ours ----------------------------------------------------------------------------
+# --- what is foreign -----------------------------------------------------------------------------
 
 
 def test_tables_of_others_stay(namespace: Namespace, driver: Driver) -> None:
@@ -244,7 +244,7 @@ def test_drift_is_seen_and_repaired(namespace: Namespace, driver: Driver, drift:
 
 
 def test_a_proxy_that_lets_pass_what_no_socket_takes_is_drift(namespace: Namespace, driver: Driver) -> None:
-    """Without the drop behind it, packets go on uncaptured when nobody listens."""
+    """Without the drop behind it, packets go on uncaptured when no process listens."""
     write(namespace, driver, PROXIES)
     rules = namespace.run(["nft", "-a", "list", "chain", "inet", "istio-proxy-mangle", "istio-tproxy"]).stdout
     (handle,) = (line.split()[-1] for line in rules.splitlines() if " drop " in line and "127.0.0.1" in line)
@@ -328,7 +328,7 @@ def test_what_the_kernel_refuses_changes_nothing(
 
 
 def test_the_bindings_are_found_where_the_distribution_has_them(namespace: Namespace) -> None:
-    """An interpreter without site-packages stands for the one of a virtual environment, or of the bundle."""
+    """An interpreter without site-packages plays the one of a virtual environment, or of the bundle."""
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from capture.backends.nftables.libnftables import LibnftablesDriver, find_bindings\n"
@@ -372,7 +372,7 @@ def test_the_refusal_names_the_rule(namespace: Namespace) -> None:
 
 
 def test_writers_at_the_same_time(namespace: Namespace) -> None:
-    """Each write is whole: whoever comes last, its rules stand, and nobody's are mixed in."""
+    """Each write is whole: the rules of the last one are live, and no others are mixed in."""
     failures: list[BaseException] = []
 
     def write_often(ruleset: Ruleset) -> None:

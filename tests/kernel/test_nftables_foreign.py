@@ -1,4 +1,4 @@
-"""Chains of others beside ours: read in the order in which packets meet them, and judged by where packets go."""
+"""Foreign chains next to our own: read in the order in which packets meet them, and judged by where packets go."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def read(namespace: Namespace, *ours: tuple[str, str]) -> dict[str, ForeignChain
 
 
 class TestRead:
-    def test_ours_are_not_foreign(self, namespace: Namespace) -> None:
+    def test_our_own_chains_are_not_foreign(self, namespace: Namespace) -> None:
         namespace.call(NetlinkDriver().write, build_ruleset(CaptureConfig()), Ruleset(FAMILIES, ()), None)
 
         assert read(namespace, ("nftables", "")) == {}
@@ -141,7 +141,7 @@ class TestRead:
         assert chains["ip6 closed everything"].entry.policy == "DROP"
 
     def test_the_protocol_where_the_header_names_it(self, namespace: Namespace) -> None:
-        """As iptables-nft asks for it since 1.8.11, and nft for ``ip protocol``."""
+        """As iptables-nft tests it since 1.8.11, and nft for ``ip protocol``."""
         chain = "chain out { type filter hook output priority -200; ip protocol tcp tcp dport 80 drop; }"
         namespace.run(["nft", "-f", "-"], stdin=f"table ip other {{ {chain}; }}")
 
@@ -223,11 +223,11 @@ LEAVING = {
 
 @pytest.fixture(params=["nftables-netlink", "iptables-netlink", "iptables-legacy"])
 def captured(pair: PodPair, request: pytest.FixtureRequest) -> Settings:
-    wanted = settings({}, WAYS[request.param])
+    desired = settings({}, WAYS[request.param])
     with pair.pod.entered():
-        operations.apply(wanted)
-        assert operations.verify(wanted).holds
-    return wanted
+        operations.apply(desired)
+        assert operations.verify(desired).holds
+    return desired
 
 
 @pytest.mark.parametrize("script", TAKING.values(), ids=TAKING)
@@ -240,7 +240,7 @@ def test_what_takes_packets_away_is_drift_with_one_that_truly_goes_elsewhere(
         verified = operations.verify(captured)
         if script == TAKING["of one priority"] and verified.decision.variant == "legacy":
             assert {each.effect.before.outcome for each in verified.obstacles if each.effect} == {"direct"}
-            return  # nobody can tell which comes first, but what the proxy sends on is redirected either way
+            return  # which comes first is unknown, but what the proxy sends on is redirected either way
         (obstacle,) = verified.obstacles
         effect = obstacle.effect
         assert effect is not None
@@ -253,7 +253,7 @@ def test_what_takes_packets_away_is_drift_with_one_that_truly_goes_elsewhere(
 
 
 def ends(pair: PodPair, packet: Packet) -> str:
-    """Send the packet, with nobody listening where it is addressed to, and return who answers."""
+    """Send the packet, without a listener where it is addressed to, and return who answers."""
     assert packet.protocol == "tcp"
     destination = address_text(packet.family, packet.destination.first)
     if packet.in_interface is not None:
@@ -267,7 +267,7 @@ def ends(pair: PodPair, packet: Packet) -> str:
 
 
 @pytest.mark.parametrize("script", LEAVING.values(), ids=LEAVING)
-def test_what_takes_nothing_of_ours_away_is_none(pair: PodPair, captured: Settings, script: str) -> None:
+def test_what_takes_no_captured_traffic_away_is_none(pair: PodPair, captured: Settings, script: str) -> None:
     pair.pod.run(["nft", "-f", "-"], stdin=script)
 
     with pair.pod.entered():
@@ -286,11 +286,11 @@ def test_what_is_kept_out_of_tracking_is_not_redirected(pair: PodPair, captured:
 
 
 def test_with_tproxy_udp_has_no_marks_that_a_filter_could_disturb(pair: PodPair) -> None:
-    wanted = settings({INTERCEPTION_MODE: "TPROXY"}, WAYS["nftables-netlink"])
+    desired = settings({INTERCEPTION_MODE: "TPROXY"}, WAYS["nftables-netlink"])
     with pair.pod.entered():
-        operations.apply(wanted)
+        operations.apply(desired)
         pair.pod.run(["nft", "-f", "-"], stdin=chain("filter hook input priority 0", "udp dport 53 drop"))
-        assert operations.verify(wanted).holds
+        assert operations.verify(desired).holds
 
 
 def test_what_cannot_be_judged_is_no_drift_and_no_proof(pair: PodPair) -> None:
@@ -336,12 +336,12 @@ def why(obstacle: Obstacle) -> str:
     ],
 )
 def test_rules_in_a_table_of_iptables_that_we_do_not_need(pair: PodPair, way: str, tool: str) -> None:
-    wanted = settings({}, WAYS[way])
+    desired = settings({}, WAYS[way])
     with pair.pod.entered():
-        operations.apply(wanted)
+        operations.apply(desired)
     pair.pod.run([tool, "-t", "mangle", "-A", "OUTPUT", "-p", "tcp", "--dport", "443", "-j", "ACCEPT"])
     with pair.pod.entered():
-        assert operations.verify(wanted).holds
+        assert operations.verify(desired).holds
     pair.pod.run(
         [
             tool,
@@ -352,8 +352,8 @@ def test_rules_in_a_table_of_iptables_that_we_do_not_need(pair: PodPair, way: st
     )
 
     with pair.pod.entered():
-        verified = operations.verify(wanted)
-        changed = operations.apply(wanted).changed
+        verified = operations.verify(desired)
+        changed = operations.apply(desired).changed
 
     effects = [each.effect for each in verified.differences]
     (effect,) = effects + [each.effect for each in verified.obstacles]
@@ -371,13 +371,13 @@ def test_of_one_priority_what_was_there_before_comes_after(pair: PodPair) -> Non
 
 
 def test_a_mark_before_the_transparent_proxy(pair: PodPair) -> None:
-    wanted = settings({INTERCEPTION_MODE: "TPROXY"}, WAYS["nftables-netlink"])
+    desired = settings({INTERCEPTION_MODE: "TPROXY"}, WAYS["nftables-netlink"])
     with pair.pod.entered():
-        operations.apply(wanted)
+        operations.apply(desired)
     pair.pod.run(["nft", "-f", "-"], stdin=chain("filter hook prerouting priority -200", "meta mark set 1337"))
 
     with pair.pod.entered():
-        (obstacle,) = operations.verify(wanted).obstacles
+        (obstacle,) = operations.verify(desired).obstacles
 
     assert obstacle.effect is not None
     assert ends(pair, obstacle.effect.packet) == obstacle.effect.after.outcome == "dropped"

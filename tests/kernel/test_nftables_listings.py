@@ -74,7 +74,7 @@ def other(netns: NamespaceFactory) -> Namespace:
 
 
 def listing(namespace: Namespace, form: str) -> str:
-    """Return what nft lists, without the numbers that say in which order objects were made."""
+    """Return what nft lists, without the numbers of the order in which objects were made."""
     text = namespace.run(LISTINGS[form]).stdout
     text = re.sub(r'"handle": \d+', "", text)
     return re.sub(r"^(inet \S+ \S+)[ \d]*$", r"\1", text, flags=re.MULTILINE)
@@ -256,7 +256,7 @@ def test_foreign_forms_are_understood_or_unknown(
     (chain,) = (chain for chain in live.tables[0].chains if chain.name == "ours")
     (rule,) = chain.rules
     expected = FORMS[text]
-    if SOME_MATCH in expected.matches:  # what else it asks for depends on what it is
+    if SOME_MATCH in expected.matches:  # what else it needs depends on what it is
         assert any(isinstance(match, UnknownMatch) for match in rule.matches)
         assert rule.verdict == expected.verdict
     else:

@@ -36,7 +36,7 @@ SHARE = 6
 
 
 def escapes(namespace: Namespace, decision: Decision, several: list[CaptureConfig]) -> list[str]:
-    """Return what packets fare otherwise by what is read back."""
+    """Return the packets that the rules read back treat in another way."""
     found = []
     with namespace.entered():
         driver = load(decision)

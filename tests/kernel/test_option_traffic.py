@@ -27,7 +27,7 @@ BOTH = ("0.0.0.0", "::")
 
 @pytest.fixture(scope="module")
 def pair(module_pod_pair: PodPair) -> PodPair:
-    """Everybody listens: the outside, the app, and the proxy on each of its ports."""
+    """All listen: the outside, the app, and the proxy on each of its ports."""
     serve(module_pod_pair)
     return module_pod_pair
 
@@ -51,7 +51,7 @@ def way(pair: PodPair, request: pytest.FixtureRequest) -> Iterator[Texts]:
 
 
 def apply(pod: Pod, *texts: Texts) -> None:
-    """Apply, and demand that what stands is what was asked for, and that the same again changes nothing."""
+    """Apply, and check that the live rules are the desired ones, and that the same again changes nothing."""
     with pod.entered():
         operations.apply(settings(*texts))
         verified = operations.verify()
@@ -219,7 +219,7 @@ def resets(peer: Pod) -> int:
 
 
 def test_an_invalid_packet_is_dropped_instead_of_answered(netns: NamespaceFactory) -> None:
-    """A segment out of the window is no part of its connection: nobody translates it back, and it meets the app's port.
+    """A segment out of the window is no part of its connection: it is not translated back, and meets the app's port.
 
     The kernel answers it by a reset there, which ends the connection for the client.
     """

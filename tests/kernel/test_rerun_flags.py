@@ -1,4 +1,4 @@
-"""The flags of ``istio-init`` that say where rules go, given to a pod one after the other."""
+"""The flags of ``istio-init`` about where rules go, given to a pod one after the other."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ PLACES = {
 
 
 def istio_init(namespace: Namespace, *flags: str, code: int = 0) -> str:
-    """Run it, demand its exit code, and return what it said."""
+    """Run it, check its exit code, and return its output."""
     done = namespace.run([ISTIO_INIT, *flags], check=False)
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr
 
 
 def places(namespace: Namespace) -> set[str]:
-    """Return where chains of ours stand, by the tools' own listings."""
+    """Return where our chains are, by the tools' own listings."""
     seen = state(namespace)
     found = {"native"} if "table inet istio-proxy-" in seen["nft"] else set()
     for variant in ("nft", "legacy"):

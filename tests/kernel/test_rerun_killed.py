@@ -99,7 +99,7 @@ def test_killed_at_random_moments_for_long(under_load: UnderLoad, ways: list[str
 
 
 def killed_at_random(under_load: UnderLoad, ways: list[str], times: int) -> None:
-    """Kill ``istio-init`` at random moments, while it changes one capture for another; each time, run it once more."""
+    """Kill ``istio-init`` at random moments, while it changes one capture for another; each time, run it again."""
     pod = under_load.pod
     chance = random.Random(0)  # noqa: S311  # no secret
     choice: Choice = (ways[0], "classic")

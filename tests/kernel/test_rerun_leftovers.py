@@ -1,4 +1,4 @@
-"""What stood before is taken over or removed, in whichever place and spelling; what others have stays to the byte."""
+"""Earlier captures are taken over or removed, in any place and spelling; foreign rules stay to the byte."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLACES = {
     "iptables-iptc": ("iptables", "legacy"),
 }
 
-# In every table that a capture may touch: chains and rules before and after ours, and look-alikes of ours.
+# In every table that a capture may touch: chains and rules before and after our own, and look-alikes of them.
 FOREIGN = """\
 *raw
 -A OUTPUT -p udp --dport 5353 -j CT --notrack
@@ -129,7 +129,7 @@ def test_a_leftover_is_taken_over(pair: PodPair, name: str, ways: list[str]) -> 
             (left,) = detect.leftovers()
             assert (left.backend, left.variant) == PLACES[way]
             verified = operations.verify()
-            # Foreign rules do divert the port 9998 from the proxy; of ours nothing may be missing or too much.
+            # Foreign rules do divert the port 9998 from the proxy; of our own rules none may be missing or too many.
             assert not any(found.is_own for found in verified.differences), str(verified)
             assert not any(found.table == "mangle" for found in verified.differences), "marks divert nothing here"
             assert not verified.missing, str(verified)

@@ -21,7 +21,7 @@ FEW = ("classic", "TPROXY by other numbers", "long lists")
 
 
 def generation() -> int:
-    """Return the number of the ruleset of nf_tables here; each transaction has its own, be it empty or equal."""
+    """Return the number of the ruleset of nf_tables here; each transaction has its own, also an empty one."""
     with open_netfilter() as netfilter:
         return read_generation(netfilter)
 

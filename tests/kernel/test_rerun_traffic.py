@@ -66,7 +66,7 @@ def change_under_load(scene: UnderLoad, ways: list[str], length: int, seed: int 
 
 
 def test_a_gap_would_be_seen(under_load: UnderLoad) -> None:
-    """The load itself, tested: whoever cleans before applying anew lets connections through."""
+    """The load itself, tested: cleaning before applying anew lets connections through."""
     pod = under_load.pod
     with pod.entered():
         operations.apply(settings(WAYS["nftables-netlink"]))

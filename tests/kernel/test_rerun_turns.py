@@ -1,4 +1,4 @@
-"""Runs at the same time, runs that fail, and what is left of runs that nobody recorded."""
+"""Runs at the same time, runs that fail, and what is left of unrecorded runs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_turn_is_waited_for(netns: NamespaceFactory) -> None:
 
 
 def test_a_program_that_a_killed_run_has_started_is_waited_for(pod_pair: PodPair) -> None:
-    """It still has rules to write: what it inherits tells the next run so."""
+    """It still has rules to write: what it inherits shows that to the next run."""
     pod = pod_pair.pod
     script = (
         "import os, sys\n"
@@ -140,7 +140,7 @@ def test_a_first_run_that_fails_leaves_no_record(netns: NamespaceFactory) -> Non
         assert record.read() is None
 
 
-# --- what nobody recorded ------------------------------------------------------------------------------
+# --- unrecorded runs -----------------------------------------------------------------------------------
 
 
 def routes_of(pod: Pod) -> list[str]:
@@ -152,7 +152,7 @@ def routes_of(pod: Pod) -> list[str]:
 
 @pytest.mark.parametrize("way", ["nftables-netlink", "iptables-nft"])
 @pytest.mark.parametrize("then", ["apply", "clean"])
-def test_routes_of_a_run_that_was_killed_before_its_rules_stood(pod_pair: PodPair, way: str, then: str) -> None:
+def test_routes_of_a_run_that_was_killed_before_its_rules_were_live(pod_pair: PodPair, way: str, then: str) -> None:
     pod = pod_pair.pod
     with pod.entered():
         desired = build_ruleset(operations.apply(settings(TPROXY, WAYS[way])).config)

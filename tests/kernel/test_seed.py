@@ -1,4 +1,4 @@
-"""The walk through docs/sidecar.md, done: namespaces play the pods, and kubectl's part is played here."""
+"""The steps of docs/sidecar.md, done: namespaces play the pods, and kubectl's part is played here."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ VARIABLE = (
 
 
 class Page:
-    """Does what the page says, and notes what comes of it."""
+    """Does the steps of the page, and notes the results."""
 
     def __init__(self, pods: PodPair, directory: Path) -> None:
         self.directory = directory
@@ -95,7 +95,7 @@ def constant(text: str) -> str:
     return text.strip()
 
 
-def test_the_page_tells_what_happens(pod_pair: PodPair, tmp_path: Path) -> None:
+def test_the_page_has_what_happens(pod_pair: PodPair, tmp_path: Path) -> None:
     """With ``CAPTURE_WRITE_DOCS`` set, the page is written anew."""
     for address in ENDPOINTS:
         pod_pair.peer.add_address(f"{address}/24")
@@ -103,7 +103,7 @@ def test_the_page_tells_what_happens(pod_pair: PodPair, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     before, heading, section = PAGE.read_text(encoding="utf-8").partition(SECTION)
     page = Page(pod_pair, tmp_path)
-    told, happened = [], []
+    shown, happened = [], []
     for kind, name, content in FENCE.findall(section):
         if kind == "yaml":
             (tmp_path / name).write_text(content, encoding="utf-8")
@@ -112,9 +112,9 @@ def test_the_page_tells_what_happens(pod_pair: PodPair, tmp_path: Path) -> None:
         for command, output in steps(content):
             printed = page.run(command)
             block += f"# {command}\n{printed}"
-            told.append((command, constant(output)))
+            shown.append((command, constant(output)))
             happened.append((command, constant(printed)))
         section = section.replace(f"```console\n{content}```", f"```console\n{block}```")
     if os.environ.get("CAPTURE_WRITE_DOCS"):
         PAGE.write_text(before + heading + section, encoding="utf-8")
-    assert happened == told
+    assert happened == shown

@@ -15,7 +15,7 @@ import pytest
 from mesh_configs import random_mesh
 from pytest_netns import PodPair
 from sidecar.fields import FieldError
-from sidecar_lab import ENDPOINTS, SERVICES, VIP, VIP6, Lab, ask
+from sidecar_lab import ENDPOINTS, SERVICES, VIP, VIP6, Lab, fetch
 
 pytestmark = pytest.mark.kernel
 
@@ -32,7 +32,7 @@ def rule(balancer: str) -> str:
 
 
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])
-def test_calls_of_an_address_that_nobody_answers_take_turns(lab: Lab, backend: str) -> None:
+def test_calls_of_an_address_without_a_host_take_turns(lab: Lab, backend: str) -> None:
     config = lab.capture(backend=backend)
     lab.start(lab.bootstrap(config, SERVICES, rule("{simple: ROUND_ROBIN}")))
 
@@ -59,15 +59,15 @@ def test_a_client_address_goes_to_one_endpoint_in_http_and_tcp(lab: Lab) -> None
     lab.start(lab.bootstrap(lab.capture(), SERVICES, rule("{consistentHash: {useSourceIp: true}}")))
 
     assert sorted(lab.spread(VIP, 20).values()) == [0, 0, 20]
-    assert len({ask(lab.client, VIP, 3306).endpoint for _ in range(20)}) == 1
+    assert len({fetch(lab.client, VIP, 3306).endpoint for _ in range(20)}) == 1
 
 
 def test_queries_and_cookies_are_keys(lab: Lab) -> None:
     config = lab.capture()
     lab.start(lab.bootstrap(config, SERVICES, rule("{consistentHash: {httpQueryParameterName: user}}")))
-    by_query = {ask(lab.client, VIP, 9080, path=f"/?user={number % 2}&n={number}").endpoint for number in range(20)}
+    by_query = {fetch(lab.client, VIP, 9080, path=f"/?user={number % 2}&n={number}").endpoint for number in range(20)}
     lab.start(lab.bootstrap(config, SERVICES, rule("{consistentHash: {httpCookie: {name: user, ttl: 60s}}}")))
-    by_cookie = {ask(lab.client, VIP, 9080, cookie="user=ann").endpoint for _ in range(20)}
+    by_cookie = {fetch(lab.client, VIP, 9080, cookie="user=ann").endpoint for _ in range(20)}
 
     assert len(by_query) <= 2
     assert len(by_cookie) == 1
@@ -118,7 +118,7 @@ def test_endpoints_change_without_a_restart(lab: Lab) -> None:
     assert lab.spread(VIP, 6) == {ENDPOINTS[0]: 3, ENDPOINTS[1]: 0, ENDPOINTS[2]: 3}
 
 
-# --- access logs: what the seed's section 1.4 tells --------------------------------------------------
+# --- access logs: section 1.4 of the seed -----------------------------------------------------------
 
 FILE_3 = "mesh: |-\n  accessLogFile: /dev/stdout\n"
 FILE_5_FORMAT = (
@@ -198,8 +198,8 @@ SHORT = re.compile(r'\[[^]]+\] "GET /yes" (200|503) retry_attempts=\d+ flags=\S+
 def test_access_log(lab: Lab, texts: tuple[str, ...], lines: int, request: pytest.FixtureRequest) -> None:
     lab.start(lab.bootstrap(lab.capture(), SERVICES, *texts))
 
-    assert ask(lab.client, VIP, 9080, path="/yes").status == 200
-    assert ask(lab.client, VIP, 9081, path="/yes").status == 503
+    assert fetch(lab.client, VIP, 9080, path="/yes").status == 200
+    assert fetch(lab.client, VIP, 9081, path="/yes").status == 503
     log = lab.log(lines)
 
     assert len(log) == lines
@@ -227,7 +227,7 @@ def test_a_random_mesh_is_valid_and_serves(lab: Lab, seed: int) -> None:
     directory = str(lab.directory / "endpoints") if seed % 2 else ""
     lab.start(lab.bootstrap(lab.capture(), mesh.text, directory=directory), validate=True)
 
-    reply = ask(lab.client, mesh.address, mesh.port, host=mesh.host)
+    reply = fetch(lab.client, mesh.address, mesh.port, host=mesh.host)
 
     assert reply.status == 200
     assert reply.endpoint in ENDPOINTS
@@ -242,7 +242,7 @@ def test_the_command_takes_ports_families_and_name_servers_from_the_record(lab: 
     made = subprocess.run([*program, "--filename", str(services)], capture_output=True, text=True, check=True).stdout
     lab.start(json.loads(made))
 
-    assert ask(lab.client, VIP, 9080).endpoint in ENDPOINTS
+    assert fetch(lab.client, VIP, 9080).endpoint in ENDPOINTS
     with lab.client.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
         query.settimeout(5)
         query.sendto(A_RECORD_OF_DETAILS, ("10.77.0.1", 53))

@@ -1,4 +1,4 @@
-"""Connections that stand when the first rules come stay as they are; what comes after is captured."""
+"""Connections that are open when the first rules come stay as they are; later ones are captured."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EACH = 10
 
 
 class Echo:
-    """Answers every connection to a port with what it says, in a thread of its own."""
+    """Answers every connection to a port with its own text, in a thread of its own."""
 
     def __init__(self, pod: Pod, port: int = APP) -> None:
         self._selector = selectors.DefaultSelector()
@@ -156,7 +156,7 @@ def talk(pod_pair: PodPair) -> Iterator[Talk]:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("way", ["nftables-netlink", "iptables-netlink", "iptables-legacy"])
-def test_connections_that_stand_stay(talk: Talk, pod_pair: PodPair, way: str, mode: str) -> None:
+def test_open_connections_stay(talk: Talk, pod_pair: PodPair, way: str, mode: str) -> None:
     pod, peer = pod_pair
     with pod.entered():
         applied = operations.apply(settings(MODES[mode], WAYS[way]))

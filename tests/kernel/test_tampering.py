@@ -1,4 +1,4 @@
-"""Somebody changes the rules of a captured pod: verify says so, with a packet that truly goes elsewhere."""
+"""Another program changes the rules of a captured pod: verify reports it, with a packet that truly goes elsewhere."""
 
 from __future__ import annotations
 
@@ -189,22 +189,22 @@ TPROXY = {
 def test_a_mark_that_passes_by_the_transparent_proxy_is_drift(
     pair: PodPair, settings: Settings, tamper: Callable[[Pod], None]
 ) -> None:
-    wanted = settings.with_option(INTERCEPTION_MODE, "TPROXY", "test")
+    desired = settings.with_option(INTERCEPTION_MODE, "TPROXY", "test")
     with pair.pod.entered():
-        operations.apply(wanted)
-        assert operations.verify(wanted).holds
+        operations.apply(desired)
+        assert operations.verify(desired).holds
     tamper(pair.pod)
 
     with pair.pod.entered():
-        verified = operations.verify(wanted)
+        verified = operations.verify(desired)
 
     (effect,) = [d.effect for d in verified.differences if d.effect and d.family == "ipv4"]
     assert (effect.before.outcome, effect.after.outcome) == ("proxy-inbound", "dropped")
     assert ends(pair, effect.packet) == "dropped", "the app has it, but its answers go to the proxy"
     with pair.pod.entered():
-        operations.apply(wanted)
-        assert operations.verify(wanted).holds, "ours stand before it, or alone"
-        assert not operations.apply(wanted).changed
+        operations.apply(desired)
+        assert operations.verify(desired).holds, "ours stand before it, or alone"
+        assert not operations.apply(desired).changed
 
 
 def word(effect: Effect) -> str:
@@ -213,7 +213,7 @@ def word(effect: Effect) -> str:
 
 
 def ends(pair: PodPair, packet: Packet) -> str:
-    """Send the packet, with somebody listening where it is addressed to, and return who answers."""
+    """Send the packet, with a listener where it is addressed to, and return who answers."""
     pod, peer = pair
     destination = address_text(packet.family, packet.destination.first)
     any_address = "0.0.0.0" if packet.family == "ipv4" else "::"

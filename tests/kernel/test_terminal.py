@@ -74,7 +74,7 @@ def second_set(pod: Namespace) -> None:
 
 
 def nothing(_pod: Namespace) -> None:
-    """The pod is as its options say."""
+    """The pod is as in its options."""
 
 
 NO_RULE = "iptables-nft -t nat -D ISTIO-OUTPUT -m owner --uid-owner 1337 -j RETURN"
@@ -213,7 +213,7 @@ def test_one_command_names_what_is_broken(pod: Namespace, name: str) -> None:
     compare(name, WIDTHS[0], "\n".join(seen(words, WIDTHS[0]) for words in commands))
 
 
-def test_whatever_a_pod_has_in_its_rules_fits(pod: Namespace) -> None:
+def test_every_rule_of_a_pod_fits(pod: Namespace) -> None:
     """Long lists, comments and addresses; of both families and both backends."""
     prepared(pod, "--redirect-dns -x 10.0.0.0/8,2001:db8:aaaa:bbbb:cccc:dddd:eeee:0/112 --rule-comments", 1337)
     comment = "x" * 100

@@ -1,7 +1,7 @@
 """TPROXY and what decides about marked packets: the kernel's switches, and policy rules of other programs.
 
-A client in another namespace calls the app through a proxy that keeps the client's address; what ``verify`` tells has
-to be what becomes of the call.
+A client in another namespace calls the app through a proxy that keeps the client's address; what ``verify`` prints has
+to be what happens to the call.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def test_all_conditions_together(factory: NamespaceFactory) -> None:
 
 
 def check(factory: NamespaceFactory, case: dict[str, str]) -> None:
-    """Capture under the conditions of a case: calls arrive, or verify says for which family they do not."""
+    """Capture under the conditions of a case: calls arrive, or verify names the family for which they do not."""
     pair = factory.pod_pair()
     pod, peer = pair
     put(pod, {RP_FILTER: case["rp_filter"], ACCEPT_LOCAL: case["accept_local"]})
@@ -142,7 +142,7 @@ def route_by_source(pair: PodPair) -> None:
 
 
 def route_like_a_vpn(pod: Pod) -> None:
-    """Route what has not the VPN's mark through the VPN, but for the networks at hand, as wg-quick does."""
+    """Route what has not the VPN's mark through the VPN, but for the networks of its interfaces, as wg-quick does."""
     lines = (
         "rule add not fwmark 51820 lookup 51820",
         "rule add lookup main suppress_prefixlength 0",
@@ -182,7 +182,7 @@ def test_a_real_envoy_keeps_the_clients_address_under_all_of_them(pod_pair: PodP
 @pytest.mark.parametrize("accept_local", ["0", "1"])
 @pytest.mark.parametrize("rp_filter", ["0", "1", "2"])
 @pytest.mark.parametrize("owner", ["all", "eth0", "lo"])
-def test_verify_tells_what_becomes_of_calls_when_switches_change_later(
+def test_verify_shows_what_happens_to_calls_when_switches_change_later(
     pod_pair: PodPair, owner: str, rp_filter: str, accept_local: str
 ) -> None:
     pod, _ = pod_pair
@@ -225,7 +225,7 @@ def test_the_rule_of_upstream_is_taken_over(pod_pair: PodPair) -> None:
     assert_arrives(pod_pair, {"ipv4": True, "ipv6": True})
 
 
-def test_rules_before_ours_that_decide_nothing_do_no_harm(pod_pair: PodPair) -> None:
+def test_rules_before_our_own_that_decide_nothing_do_no_harm(pod_pair: PodPair) -> None:
     pod, _ = pod_pair
     with pod.entered():
         pod.ip("rule add pref 0 fwmark 77 lookup main", "rule add pref 0 lookup 4711")
@@ -253,7 +253,7 @@ def test_what_another_program_changed_meanwhile_stays(pod_pair: PodPair) -> None
 
 
 def test_where_proc_is_read_only_the_switch_is_named(pod_pair: PodPair) -> None:
-    """As in a container: nothing can be set, and every program says so."""
+    """As in a container: nothing can be set, and every program reports it."""
     pod, _ = pod_pair
     put(pod, {ALL_SVM: "1"})
     read_only = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys"

@@ -58,7 +58,7 @@ def test_proxy_and_app_see_the_client(captured: PodPair) -> None:
         for to, own, second in zip(addresses(pod), addresses(peer), SECOND.values(), strict=True):
             for source in (own, second):
                 proxy.passed.clear()
-                outcome = ask(peer, to, source)
+                outcome = reply_of(peer, to, source)
 
                 assert outcome.startswith(f"{source} ")
                 (passed,) = proxy.passed
@@ -66,7 +66,7 @@ def test_proxy_and_app_see_the_client(captured: PodPair) -> None:
                 assert passed.destination == Endpoint(to, APP)
 
 
-def ask(peer: Pod, address: str, source: str) -> str:
+def reply_of(peer: Pod, address: str, source: str) -> str:
     """Send a request from one of the peer's addresses; return what the app saw, its client and itself."""
     seen = get(peer.client(), address, APP, source=source)
     return f"{seen.peer.address} {seen.local}"
@@ -126,7 +126,7 @@ def test_bytes_in_plenty_and_connections_at_once(captured: PodPair) -> None:
 
 
 def echo(listener: socket.socket) -> None:
-    """Answer one connection with what it says."""
+    """Answer one connection with its own bytes."""
     connection, _ = listener.accept()
     with connection:
         while piece := connection.recv(65536):
@@ -136,11 +136,11 @@ def echo(listener: socket.socket) -> None:
 def echoed(connection: socket.socket, explicit: bytes) -> int:
     """Return how many bytes come back."""
 
-    def say() -> None:
+    def announce() -> None:
         connection.sendall(explicit)
         connection.shutdown(socket.SHUT_WR)
 
-    writer = threading.Thread(target=say)
+    writer = threading.Thread(target=announce)
     writer.start()
     heard = 0
     while piece := connection.recv(65536):
@@ -156,7 +156,7 @@ def test_other_marks_tables_and_ports(pair: PodPair, way: str) -> None:
         operations.apply(settings(TPROXY, OTHER_NUMBERS, WAYS[way]))
     with TransparentProxy(pod, port=16006, mark=0x4D4D) as proxy:
         for to, own in zip(addresses(pod), addresses(peer), strict=True):
-            assert ask(peer, to, own).startswith(f"{own} ")
+            assert reply_of(peer, to, own).startswith(f"{own} ")
         assert len(proxy.passed) == 2
     with pod.entered():
         operations.clean()

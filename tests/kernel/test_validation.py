@@ -1,4 +1,4 @@
-"""``istio-init --run-validation``: by effect, with and without capabilities, before and beside a running proxy."""
+"""``istio-init --run-validation``: by effect, with and without capabilities, before and with a running proxy."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ EVERYTHING = [
 ]
 
 
-def validated(told: str) -> list[str]:
+def validated(printed: str) -> list[str]:
     """Return what was validated."""
-    return [line.split(": ")[1] for line in told.splitlines() if line.startswith("validated: ")]
+    return [line.split(": ")[1] for line in printed.splitlines() if line.startswith("validated: ")]
 
 
 @pytest.mark.parametrize(
@@ -40,18 +40,18 @@ def validated(told: str) -> list[str]:
     ids=" ".join,
 )
 def test_capture_is_proven(pod_pair: PodPair, flags: list[str]) -> None:
-    told = init(pod_pair.pod, *flags, "--run-validation").stdout
+    printed = init(pod_pair.pod, *flags, "--run-validation").stdout
 
-    assert validated(told) == EVERYTHING
-    assert "not validated" not in told
+    assert validated(printed) == EVERYTHING
+    assert "not validated" not in printed
 
 
 def test_what_is_not_captured_is_not_proven(pod_pair: PodPair) -> None:
     assert validated(init(pod_pair.pod, "-b", "", "--run-validation").stdout) == ["IPv4 outbound", "IPv6 outbound"]
-    told = init(pod_pair.pod, "-i", "", "--run-validation").stdout
-    assert validated(told) == [line for line in EVERYTHING if "inbound" in line]
-    told = init(pod_pair.pod, "-i", "", "-b", "", "--run-validation").stdout
-    assert "not validated: the settings capture nothing" in told
+    printed = init(pod_pair.pod, "-i", "", "--run-validation").stdout
+    assert validated(printed) == [line for line in EVERYTHING if "inbound" in line]
+    printed = init(pod_pair.pod, "-i", "", "-b", "", "--run-validation").stdout
+    assert "not validated: the settings capture nothing" in printed
     refused = init(pod_pair.pod, "-i", "", "-b", "", "--run-validation", "--require-proof", code=125).stderr
     assert "validation incomplete: the settings capture nothing" in refused
 
@@ -59,19 +59,19 @@ def test_what_is_not_captured_is_not_proven(pod_pair: PodPair) -> None:
 def test_only_the_families_of_the_pod(netns: NamespaceFactory) -> None:
     pod = netns.pod(ipv6=None)
 
-    told = init(pod, "--run-validation", "--require-proof").stdout
-    assert validated(told) == ["IPv4 outbound", "IPv4 inbound", "IPv4 inbound from outside"]
+    printed = init(pod, "--run-validation", "--require-proof").stdout
+    assert validated(printed) == ["IPv4 outbound", "IPv4 inbound", "IPv4 inbound from outside"]
 
 
 def test_in_a_container_of_the_proxys_user_after_the_plugin(pod_pair: PodPair) -> None:
     pod = pod_pair.pod
     init(pod)
 
-    told = init(pod, "--skip-rule-apply", "--run-validation", before=AS_PROXY).stdout
+    printed = init(pod, "--skip-rule-apply", "--run-validation", before=AS_PROXY).stdout
 
-    assert validated(told) == ["IPv4 inbound", "IPv6 inbound"]
-    assert "not validated: IPv4 outbound: not permitted to act as another user" in told
-    assert "not validated: connections from outside the pod: the rules cannot be read here" in told
+    assert validated(printed) == ["IPv4 inbound", "IPv6 inbound"]
+    assert "not validated: IPv4 outbound: not permitted to act as another user" in printed
+    assert "not validated: connections from outside the pod: the rules cannot be read here" in printed
 
 
 def test_a_pod_without_rules(pod_pair: PodPair) -> None:
@@ -102,14 +102,14 @@ def test_the_injector_s_arguments_in_a_pod_of_the_plugin(pod_pair: PodPair, mode
     add(pod, {"sidecar.istio.io/interceptionMode": mode, "traffic.sidecar.istio.io/excludeInboundPorts": "9,15020"})
     arguments = injected("--run-validation", "--skip-rule-apply", mode=mode, excluded=",15020")
 
-    told = init(pod, *arguments, "--log_output_level=default:info", before=before).stdout
+    printed = init(pod, *arguments, "--log_output_level=default:info", before=before).stdout
 
     if not before:
-        assert validated(told) == EVERYTHING
+        assert validated(printed) == EVERYTHING
     elif mode == "REDIRECT":
-        assert validated(told) == ["IPv4 inbound", "IPv6 inbound"]
+        assert validated(printed) == ["IPv4 inbound", "IPv6 inbound"]
     else:
-        assert "not validated: IPv4 inbound: not permitted to listen as a transparent proxy" in told
+        assert "not validated: IPv4 inbound: not permitted to listen as a transparent proxy" in printed
     init(pod, *arguments, "--require-proof", before=before, code=125 if before else 0)
 
 
@@ -117,10 +117,10 @@ def test_nothing_that_may_be_looked_at_is_no_failure(pod_pair: PodPair) -> None:
     pod = pod_pair.pod
     add(pod, {"traffic.sidecar.istio.io/includeInboundPorts": ""})
 
-    told = init(pod, *injected("--run-validation", "--skip-rule-apply", ports=""), before=AS_PROXY).stdout
+    printed = init(pod, *injected("--run-validation", "--skip-rule-apply", ports=""), before=AS_PROXY).stdout
 
-    assert validated(told) == []
-    assert "not validated: IPv4 outbound: not permitted to act as another user" in told
+    assert validated(printed) == []
+    assert "not validated: IPv4 outbound: not permitted to act as another user" in printed
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
@@ -129,10 +129,10 @@ def test_the_way_in_is_proven_from_an_outside_of_its_own(pod_pair: PodPair, mode
     flags = ["-m", mode, "--run-validation", "--probe-from-outside", "--require-proof"]
     links = pod.run(["ip", "-o", "link"]).stdout
 
-    told = init(pod, *flags).stdout
+    printed = init(pod, *flags).stdout
 
-    assert "validated: IPv4 inbound from outside: user 0 dialled 10.77.0.2:15002 and arrived on port 15006" in told
-    assert validated(told) == EVERYTHING
+    assert "validated: IPv4 inbound from outside: user 0 dialled 10.77.0.2:15002 and arrived on port 15006" in printed
+    assert validated(printed) == EVERYTHING
     assert pod.run(["ip", "-o", "link"]).stdout == links
     pod.run(["iptables", "-I", "INPUT", "-i", "capture-probe", "-j", "DROP"])
     refused = init(pod, *flags, "--probe-timeout", "500ms", code=126).stderr
@@ -193,10 +193,10 @@ def test_while_a_proxy_runs(pod_pair: PodPair, mode: str) -> None:
     inbound = pod.listener(("0.0.0.0", 15006), ("::", 15006), label="inbound", transparent=mode == "TPROXY")
     flags = ["-m", mode, "--skip-rule-apply", "--run-validation"]
 
-    told = init(pod, *flags, "--require-proof").stdout
+    printed = init(pod, *flags, "--require-proof").stdout
 
-    assert validated(told) == EVERYTHING
-    assert told.count("where the proxy took it") == 4
+    assert validated(printed) == EVERYTHING
+    assert printed.count("where the proxy took it") == 4
     assert validated(init(pod, *flags, before=AS_PROXY).stdout) == ["IPv4 inbound", "IPv6 inbound"]
 
     pod.run(["iptables", "-t", "nat", "-F", "OUTPUT"])

@@ -125,7 +125,7 @@ def test_the_picture_is_svg_with_the_same_edges(pod_pair: PodPair) -> None:
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     drawn = subprocess.run([*command, "--format", "svg"], capture_output=True, text=True, check=True).stdout
 
-    texts = {element.text or "" for element in ET.fromstring(drawn).iter() if element.text}  # noqa: S314  # ours
+    texts = {element.text or "" for element in ET.fromstring(drawn).iter() if element.text}  # noqa: S314  # our own output
     edges = re.findall(r"[├└]▶ (.*?)(?:: (.*?))?(?: \(IPv\d only\))?(?:  +\d.*)?$", lines, re.MULTILINE)
     assert len(edges) > 15
     assert "rule 1: -d 10.9.9.9/32 -j ACCEPT" in texts

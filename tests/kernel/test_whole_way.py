@@ -1,4 +1,4 @@
-"""The whole way of a packet: every table, second captures, DNAT, routes; told as the kernel takes it."""
+"""The whole way of a packet: every table, second captures, DNAT, routes; in the kernel's order."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def trace(pair: PodPair, *arguments: str) -> dict[str, Any]:
         NFT,
     ],
 )
-def test_dnat_before_ours_in_any_table(pair: PodPair, way: str, command: str) -> None:
+def test_dnat_before_our_rules_in_any_table(pair: PodPair, way: str, command: str) -> None:
     with pair.pod.entered():
         operations.apply(settings({}, WAYS[way]))
     program, *rest = command.split(" ", 1) if command.startswith("nft") else command.split()
@@ -60,13 +60,13 @@ def test_dnat_before_ours_in_any_table(pair: PodPair, way: str, command: str) ->
     pair.peer.listener(("203.0.113.200", 8080), label="translated")
 
     found = trace(pair, "tcp", f"{ELSEWHERE}:80")
-    told = pair.pod.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80"]).stdout
+    printed = pair.pod.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80"]).stdout
     verified = pair.pod.run([PROGRAM, "verify"], check=False)
 
     assert pair.pod.client(1000).connect(ELSEWHERE, 80).label == "translated"
     assert (found["outcome"], found["address"], found["port"]) == ("direct", "203.0.113.200", 8080)
-    assert "direct, to 203.0.113.200:8080" in told
-    assert "because of" in told
+    assert "direct, to 203.0.113.200:8080" in printed
+    assert "because of" in printed
     assert verified.returncode == 4
     assert "direct to 203.0.113.200:8080" in verified.stdout
 
@@ -94,20 +94,20 @@ def test_which_half_of_the_transparent_route_is_missing(pair: PodPair, command: 
     pair.pod.run(command.split())
 
     add = command.replace(" del ", " add ")
-    told = pair.pod.run([PROGRAM, "verify"], check=False).stdout
+    printed = pair.pod.run([PROGRAM, "verify"], check=False).stdout
     half, other = ("policy rule", "route") if " rule " in command else ("route", "policy rule")
     assert trace(pair, "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0")["missing_routes"] == [add]
-    assert f"IPv4: the {half} of TPROXY is missing: `{add}` adds it" in told
-    assert f"the {other}" not in told
+    assert f"IPv4: the {half} of TPROXY is missing: `{add}` adds it" in printed
+    assert f"the {other}" not in printed
 
 
 def test_no_route(netns: NamespaceFactory) -> None:
     namespace = netns()
     namespace.run([PROGRAM, "apply"])
 
-    told = namespace.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80"]).stdout
+    printed = namespace.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80"]).stdout
 
-    assert f"no route: the namespace has none to {ELSEWHERE}" in told
+    assert f"no route: the namespace has none to {ELSEWHERE}" in printed
 
 
 def test_as_a_process(pair: PodPair) -> None:

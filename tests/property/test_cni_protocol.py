@@ -1,4 +1,4 @@
-"""Whatever a runtime sends: standard output is CNI JSON or empty, and it agrees with the exit status."""
+"""For every input of a runtime: standard output is CNI JSON or empty, and it agrees with the exit status."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_standard_output_is_json_or_empty(environ: dict[str, str], stdin: bytes,
 
 
 @given(environs, configurations)
-def test_del_of_a_container_succeeds_whatever_is_missing(
+def test_del_of_a_container_succeeds_without_any_of_its_parts(
     environ: dict[str, str], configuration: dict[str, object]
 ) -> None:
     environ |= {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "cafe01", "CNI_IFNAME": "eth0"}

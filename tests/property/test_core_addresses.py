@@ -53,7 +53,7 @@ def lists_of_one_family(longest_gap: int = 128) -> st.SearchStrategy[list[Networ
     return families.flatmap(lambda family: st.lists(networks(family, longest_gap), max_size=12))
 
 
-# Texts that are nearly addresses, besides what hypothesis makes up from their letters.
+# Texts that are nearly addresses, apart from what hypothesis makes up from their letters.
 NEARLY = [
     "", " ", "1.2.3", "1.2.3.4.5", "1.2.3.256", "01.2.3.4", "1.2.3.04", "+1.2.3.4", "1.2.3.-4", "1..2.3", "1.2.3.4 ",
     "0x7f.0.0.1", "127.1", "2130706433", "1.2.3.4\x00", "\uff11.2.3.4", "\u0660.0.0.0", "\ud800",
@@ -71,7 +71,7 @@ class TestText:
             expected = ipaddress.ip_address(text)
         except ValueError:
             expected = None
-        if expected is None or "%" in text:  # the standard library takes an interface beside the address
+        if expected is None or "%" in text:  # the standard library takes an interface with the address
             with pytest.raises(ValueError, match="not an IP address"):
                 parse_address(text)
             return

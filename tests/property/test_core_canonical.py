@@ -74,7 +74,7 @@ def in_each_chain(ruleset: Ruleset, change: Callable[[Iterable[Rule]], Iterable[
 def one_rule_an_entry(several: Iterable[Rule]) -> list[Rule]:
     """Return the rules as iptables has them: a list is one rule an entry, "none of these" one match an entry.
 
-    What a list says twice, or in adjacent pieces, is said once.
+    What a list has twice, or in adjacent pieces, is there once.
     """
     result = []
     for rule in interval_sets(several):
@@ -213,7 +213,7 @@ def small_packets(random: Random) -> Iterator[Packet]:
 
 
 class TestMeaning:
-    """No packet tells rules from their form; so two rule sets of one form mean the same."""
+    """No packet distinguishes rules from their form; so two rule sets of one form mean the same."""
 
     @given(small_chains, st.randoms(use_true_random=False))
     def test_every_packet_goes_where_it_went(self, several: list[Rule], random: Random) -> None:
@@ -226,24 +226,24 @@ class TestMeaning:
 
 
 class TestBackends:
-    """The way that capture's own rules take: written by one backend, listed by it, compared with what was asked."""
+    """The way that capture's own rules take: written by one backend, listed by it, compared with the desired ones."""
 
     @given(configs)
     def test_iptables(self, config: CaptureConfig) -> None:
-        wanted = build_ruleset(config)
-        listed = in_each_chain(wanted, one_rule_an_entry)
-        assert [canonical(listed, family) for family in FAMILIES] == [canonical(wanted, family) for family in FAMILIES]
+        ruleset = build_ruleset(config)
+        listed = in_each_chain(ruleset, one_rule_an_entry)
+        assert [canonical(listed, family) for family in FAMILIES] == [canonical(ruleset, family) for family in FAMILIES]
 
     @given(configs)
     def test_nftables(self, config: CaptureConfig) -> None:
-        wanted = build_ruleset(config)
-        listed = in_each_chain(wanted, interval_sets)
-        assert [canonical(listed, family) for family in FAMILIES] == [canonical(wanted, family) for family in FAMILIES]
+        ruleset = build_ruleset(config)
+        listed = in_each_chain(ruleset, interval_sets)
+        assert [canonical(listed, family) for family in FAMILIES] == [canonical(ruleset, family) for family in FAMILIES]
 
 
 class TestLists:
     @given(seeds, st.randoms())
-    def test_a_long_list_is_one_rule_whatever_the_order_of_its_entries(self, seed: int, random: Random) -> None:
+    def test_a_long_list_is_one_rule_in_any_order_of_its_entries(self, seed: int, random: Random) -> None:
         ports = list(many_ports(seed))
         matches = [(Protocol("tcp"), DestinationPort((span,))) for span in ports]
         singles = [Rule(Return(), each) for each in matches]

@@ -1,4 +1,4 @@
-"""What is a difference and what is not: laws, with the walk of a packet as the judge of what matters."""
+"""What is a difference and what is not: laws, with the way of a packet as the judge of what matters."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class TestNoDifference:
 
     @given(rulesets())
     def test_nor_does_what_a_kernel_reports_of_it(self, ruleset: Ruleset) -> None:
-        """Counters and reasons, a rule for each family, tables and chains in another order, empty ones besides."""
+        """Counters and reasons, a rule for each family, tables and chains in another order, and empty ones."""
 
         def reported(rule: Rule) -> list[Rule]:
             families = FAMILIES if rule.family is None else (rule.family,)
@@ -116,53 +116,53 @@ class TestNoDifference:
         assert differences(ruleset, live) == []
 
     @given(configs, st.lists(rules(Place("nat", OUTPUT)), max_size=3), st.data())
-    def test_foreign_rules_after_ours_do_not_count(
+    def test_foreign_rules_after_our_own_do_not_count(
         self, config: CaptureConfig, foreign: list[Rule], data: st.DataObject
     ) -> None:
-        asked = build_ruleset(config)
-        table, chain = data.draw(st.sampled_from([place for place in places(asked) if is_built_in(place)]))
-        live = put(asked, table, chain, (*rules_in(asked, table, chain), *foreign))
-        assert differences(asked, live) == []
+        desired = build_ruleset(config)
+        table, chain = data.draw(st.sampled_from([place for place in places(desired) if is_built_in(place)]))
+        live = put(desired, table, chain, (*rules_in(desired, table, chain), *foreign))
+        assert differences(desired, live) == []
 
     @given(configs, st.data())
     def test_foreign_rules_that_only_count_or_log_do_not_count(
         self, config: CaptureConfig, data: st.DataObject
     ) -> None:
-        asked = build_ruleset(config)
-        table, chain = data.draw(st.sampled_from([place for place in places(asked) if is_built_in(place)]))
+        desired = build_ruleset(config)
+        table, chain = data.draw(st.sampled_from([place for place in places(desired) if is_built_in(place)]))
         harmless = Rule(data.draw(st.sampled_from(HARMLESS)), (UnknownMatch("-m statistic"),))
-        several = list(rules_in(asked, table, chain))
+        several = list(rules_in(desired, table, chain))
         several.insert(data.draw(st.integers(0, len(several))), harmless)
-        assert differences(asked, put(asked, table, chain, tuple(several))) == []
+        assert differences(desired, put(desired, table, chain, tuple(several))) == []
 
     @given(configs, st.data())
-    def test_foreign_marks_do_not_count_where_ours_ask_for_none(
+    def test_foreign_marks_do_not_count_where_our_rules_test_none(
         self, config: CaptureConfig, data: st.DataObject
     ) -> None:
-        asked = build_ruleset(config)
-        table, chain = data.draw(st.sampled_from([place for place in places(asked) if is_built_in(place)]))
+        desired = build_ruleset(config)
+        table, chain = data.draw(st.sampled_from([place for place in places(desired) if is_built_in(place)]))
         assume(table != MANGLE)
-        several = list(rules_in(asked, table, chain))
+        several = list(rules_in(desired, table, chain))
         several.insert(data.draw(st.integers(0, len(several))), Rule(data.draw(st.sampled_from(MARKING))))
-        assert differences(asked, put(asked, table, chain, tuple(several))) == []
+        assert differences(desired, put(desired, table, chain, tuple(several))) == []
 
     @given(configs, st.lists(rules(Place("mangle", OUTPUT)), max_size=3))
     def test_foreign_chains_and_tables_do_not_count(self, config: CaptureConfig, foreign: list[Rule]) -> None:
-        asked = build_ruleset(config)
-        live = put(asked, "nat", "DOCKER_OUTPUT", tuple(foreign))
-        assert differences(asked, live) == []
+        desired = build_ruleset(config)
+        live = put(desired, "nat", "DOCKER_OUTPUT", tuple(foreign))
+        assert differences(desired, live) == []
         live = put(live, MANGLE, "FORWARD", tuple(foreign))
-        assert differences(asked, live) == []
+        assert differences(desired, live) == []
 
 
 class TestTampering:
-    """One thing changed in what stands: a difference, unless packets cannot tell."""
+    """One thing changed in what is live: a difference, unless no packet shows it."""
 
     @given(configs, st.data())
     def test_a_rule_deleted_moved_duplicated_or_altered(self, config: CaptureConfig, data: st.DataObject) -> None:
-        asked = build_ruleset(config)
-        table, chain = data.draw(st.sampled_from([place for place in places(asked) if rules_in(asked, *place)]))
-        before = rules_in(asked, table, chain)
+        desired = build_ruleset(config)
+        table, chain = data.draw(st.sampled_from([place for place in places(desired) if rules_in(desired, *place)]))
+        before = rules_in(desired, table, chain)
         number = data.draw(st.integers(0, len(before) - 1))
         after = list(before)
         rule = after.pop(number)
@@ -174,9 +174,9 @@ class TestTampering:
             after.insert(data.draw(st.integers(0, len(after))), rule)
         elif how == "altered":
             after.insert(number, altered(rule, data))
-        live = put(asked, table, chain, tuple(after))
-        found = differences(asked, live)
-        same = [canonical(live, family) == canonical(asked, family) for family in config.families]
+        live = put(desired, table, chain, tuple(after))
+        found = differences(desired, live)
+        same = [canonical(live, family) == canonical(desired, family) for family in config.families]
         if found:
             assert not all(same), f"a difference between rules that mean the same: {found}"
             assert {(each.table, each.chain) for each in found} == {(table, chain)}
@@ -184,31 +184,33 @@ class TestTampering:
         assert all(same) or (how == "duplicated" and is_built_in((table, chain)))
         family = data.draw(st.sampled_from(config.families))
         for packet in packets(rule, family, data.draw(st.randoms())):
-            assert outcome(live, packet) == outcome(asked, packet)
+            assert outcome(live, packet) == outcome(desired, packet)
 
     @given(configs, rules(Place("nat", OUTPUT)), st.data())
-    def test_a_rule_inserted_into_a_chain_of_ours(self, config: CaptureConfig, rule: Rule, data: st.DataObject) -> None:
-        asked = build_ruleset(config)
-        table, chain = data.draw(st.sampled_from([place for place in places(asked) if not is_built_in(place)]))
-        several = list(rules_in(asked, table, chain))
+    def test_a_rule_inserted_into_one_of_our_chains(
+        self, config: CaptureConfig, rule: Rule, data: st.DataObject
+    ) -> None:
+        desired = build_ruleset(config)
+        table, chain = data.draw(st.sampled_from([place for place in places(desired) if not is_built_in(place)]))
+        several = list(rules_in(desired, table, chain))
         several.insert(data.draw(st.integers(0, len(several))), rule)
-        live = put(asked, table, chain, tuple(several))
-        if not differences(asked, live):
-            assert all(canonical(live, family) == canonical(asked, family) for family in config.families)
+        live = put(desired, table, chain, tuple(several))
+        if not differences(desired, live):
+            assert all(canonical(live, family) == canonical(desired, family) for family in config.families)
 
     @given(configs, st.data())
-    def test_a_foreign_rule_before_ours_that_takes_packets_away(
+    def test_a_foreign_rule_before_our_own_that_takes_packets_away(
         self, config: CaptureConfig, data: st.DataObject
     ) -> None:
-        asked = build_ruleset(config)
-        table, chain = data.draw(st.sampled_from([place for place in places(asked) if is_built_in(place)]))
-        several = list(rules_in(asked, table, chain))
+        desired = build_ruleset(config)
+        table, chain = data.draw(st.sampled_from([place for place in places(desired) if is_built_in(place)]))
+        several = list(rules_in(desired, table, chain))
         verdict = data.draw(st.sampled_from(TAKING))
         foreign = Rule(verdict, (UnknownMatch("-m addrtype --dst-type LOCAL"),))
         place = data.draw(st.integers(0, len(several) - 1))
-        live = put(asked, table, chain, (*several[:place], foreign, *several[place:]))
+        live = put(desired, table, chain, (*several[:place], foreign, *several[place:]))
         families = {family for family in config.families if any(r.family in (None, family) for r in several[place:])}
-        found = differences(asked, live)
+        found = differences(desired, live)
         assert {(each.family, each.kind, each.position > 0) for each in found} == {
             (family, "foreign", True) for family in families
         }
@@ -216,24 +218,24 @@ class TestTampering:
 
     @given(configs, st.data())
     def test_a_policy(self, config: CaptureConfig, data: st.DataObject) -> None:
-        asked = build_ruleset(config)
-        name, chain = data.draw(st.sampled_from([place for place in places(asked) if is_built_in(place)]))
-        table = asked.table(name)
+        desired = build_ruleset(config)
+        name, chain = data.draw(st.sampled_from([place for place in places(desired) if is_built_in(place)]))
+        table = desired.table(name)
         assert table is not None
         chains = tuple(each.replace(policy="DROP") if each.name == chain else each for each in table.chains)
-        tables = tuple(table.replace(chains=chains) if each is table else each for each in asked.tables)
-        found = differences(asked, asked.replace(tables=tables))
+        tables = tuple(table.replace(chains=chains) if each is table else each for each in desired.tables)
+        found = differences(desired, desired.replace(tables=tables))
         assert [(each.family, each.table, each.chain, each.kind, each.policy) for each in found] == [
             (family, name, chain, "policy", "DROP") for family in config.families
         ]
-        assert can_stay(asked, asked.replace(tables=tables)), "we write no policies"
+        assert can_stay(desired, desired.replace(tables=tables)), "we write no policies"
 
     @given(configs)
     def test_a_family_that_is_lost(self, config: CaptureConfig) -> None:
         assume(len(config.families) == 2)
-        asked = build_ruleset(config)
+        desired = build_ruleset(config)
         for family in FAMILIES:
-            found = differences(asked, asked.replace(families=(family,)))
+            found = differences(desired, desired.replace(families=(family,)))
             assert {each.family for each in found} == set(FAMILIES) - {family}
             assert {each.kind for each in found} == {"missing"}
 
@@ -241,49 +243,49 @@ class TestTampering:
     def test_a_family_that_is_captured_and_should_not_be(self, config: CaptureConfig) -> None:
         live = build_ruleset(config.replace(families=FAMILIES))
         for family in FAMILIES:
-            asked = build_ruleset(config.replace(families=(family,)))
-            found = differences(asked, live)
+            desired = build_ruleset(config.replace(families=(family,)))
+            found = differences(desired, live)
             assert {each.kind for each in found} == {"family"}
             assert {each.family for each in found} == set(FAMILIES) - {family}
 
     @given(configs)
-    def test_the_other_spelling_next_to_ours(self, config: CaptureConfig) -> None:
-        """Two sets at once: ours, and one that an older version or upstream left."""
+    def test_the_other_spelling_next_to_our_own(self, config: CaptureConfig) -> None:
+        """Two sets at once: our own, and one that an older version or upstream left."""
         spelling = "dash" if config.chain_names == "underscore" else "underscore"
-        asked, other = build_ruleset(config), build_ruleset(config.replace(chain_names=spelling))
-        live = asked
+        desired, other = build_ruleset(config), build_ruleset(config.replace(chain_names=spelling))
+        live = desired
         for place in places(other):
             ours_first = rules_in(live, *place) if is_built_in(place) else ()
             live = put(live, *place, ours_first + rules_in(other, *place))
-        found = differences(asked, live)
+        found = differences(desired, live)
         assert {each.kind for each in found} == {"unexpected"}
-        assert not can_stay(asked, live)
+        assert not can_stay(desired, live)
         where = {(each.table, each.chain) for each in found}
         own = {place for place in places(other) if not is_built_in(place) and met(other, place)}
         entered = {place for place in places(other) if any(isinstance(r.verdict, Jump) for r in met(other, place))}
         assert where >= own | entered
 
     @given(configs, configs)
-    def test_two_configurations_are_the_same_only_if_packets_cannot_tell(
+    def test_two_configurations_are_the_same_only_if_no_packet_differs(
         self, one: CaptureConfig, two: CaptureConfig
     ) -> None:
-        asked, live = build_ruleset(one), build_ruleset(two)
-        if not differences(asked, live):
+        desired, live = build_ruleset(one), build_ruleset(two)
+        if not differences(desired, live):
             assert one.families == two.families
-            assert all(canonical(asked, family) == canonical(live, family) for family in FAMILIES)
+            assert all(canonical(desired, family) == canonical(live, family) for family in FAMILIES)
 
     @given(configs)
     def test_a_leftover_of_transparent_mode(self, config: CaptureConfig) -> None:
-        asked = build_ruleset(config.replace(mode="REDIRECT", drops_invalid=False))
+        desired = build_ruleset(config.replace(mode="REDIRECT", drops_invalid=False))
         transparent = build_ruleset(config.replace(mode="TPROXY", drops_invalid=False))
         mangle = transparent.table(MANGLE)
         assert mangle is not None
-        live = asked.replace(tables=(*asked.tables, mangle))
-        found = differences(asked, live)
+        live = desired.replace(tables=(*desired.tables, mangle))
+        found = differences(desired, live)
         assert {each.family for each in found} == set(config.families)
         assert {(each.table, each.kind) for each in found} == {(MANGLE, "unexpected")}
         assert (MANGLE, OUTPUT) in {(each.table, each.chain) for each in found}
-        assert not can_stay(asked, live)
+        assert not can_stay(desired, live)
 
 
 class TestPositions:
@@ -291,8 +293,8 @@ class TestPositions:
     def test_a_moved_rule_is_missing_and_unexpected(self, config: CaptureConfig, data: st.DataObject) -> None:
         """And not one rule missing and another one unexpected; each is shown with its place."""
         family = config.families[0]
-        asked = build_ruleset(config.replace(families=(family,)))
-        tables = canonical(asked, family)
+        desired = build_ruleset(config.replace(families=(family,)))
+        tables = canonical(desired, family)
         long_chains = [place for place, chain in tables.items() if is_our_chain(place[1]) and len(chain.rules) > 1]
         assume(long_chains)
         place = data.draw(st.sampled_from(long_chains))
@@ -300,8 +302,8 @@ class TestPositions:
         number = data.draw(st.integers(0, len(before) - 1))
         after = list(before[:number] + before[number + 1 :])
         after.insert(data.draw(st.integers(0, len(after))), before[number])
-        live = put(asked, *place, tuple(after))
-        found = differences(asked, live)
+        live = put(desired, *place, tuple(after))
+        found = differences(desired, live)
         missing = [each.rule for each in found if each.kind == "missing"]
         unexpected = [each.rule for each in found if each.kind == "unexpected"]
         now = canonical(live, family)[place].rules
@@ -377,10 +379,10 @@ def outcome(ruleset: Ruleset, packet: Packet) -> tuple[str, int]:
 def test_as_many_rules_as_possible_are_the_same(desired: list[int], live: list[int]) -> None:
     """The judge is the table of all prefixes: simple, and quadratic."""
     common = [[0] * (len(live) + 1) for _ in range(len(desired) + 1)]
-    for i, wanted in enumerate(desired):
+    for i, number in enumerate(desired):
         for j, there in enumerate(live):
             longest = max(common[i][j + 1], common[i + 1][j])
-            common[i + 1][j + 1] = common[i][j] + 1 if wanted == there else longest
+            common[i + 1][j + 1] = common[i][j] + 1 if number == there else longest
 
     found = differences(of_numbers(desired), of_numbers(live))
 
@@ -396,6 +398,6 @@ def test_thousands_of_changed_rules_are_compared_at_once() -> None:
 
 
 def of_numbers(numbers: Iterable[int]) -> Ruleset:
-    """Return a chain of ours with a rule for each number."""
+    """Return one of our chains with a rule for each number."""
     rules = tuple(Rule(Jump(f"ISTIO-{number}")) for number in numbers)
     return Ruleset(("ipv4",), (Table("nat", (Chain("ISTIO-OUTPUT", rules),)),))

@@ -70,7 +70,7 @@ def with_rules(ruleset: Ruleset, change: Callable[[Table, Chain, Rule], Rule | N
 
 
 @given(configs)
-def test_tables_and_chains_stand_in_their_order(config: CaptureConfig) -> None:
+def test_tables_and_chains_are_in_their_order(config: CaptureConfig) -> None:
     ruleset = build_ruleset(config)
     assert [table.name for table in ruleset.tables] == [
         name for name in TABLES if any(table.name == name for table in ruleset.tables)
@@ -85,7 +85,7 @@ def test_tables_and_chains_stand_in_their_order(config: CaptureConfig) -> None:
 
 
 @given(configs)
-def test_every_jump_leads_to_a_chain_of_ours_and_none_leads_back(config: CaptureConfig) -> None:
+def test_every_jump_leads_to_one_of_our_chains_and_none_leads_back(config: CaptureConfig) -> None:
     names = BY_SPELLING[config.chain_names]
     spelled = {getattr(names, field) for field in names.__match_args__}
     for table in build_ruleset(config).tables:
@@ -103,7 +103,7 @@ def demand_no_way_back(table: Table, name: str, way: tuple[str, ...]) -> None:
 
 
 @given(configs)
-def test_rules_ask_what_a_kernel_can_answer_there(config: CaptureConfig) -> None:
+def test_rules_test_what_a_kernel_knows_there(config: CaptureConfig) -> None:
     ruleset = build_ruleset(config)
     for table, chain, rule in all_rules(ruleset):
         kinds = {type(match) for match in rule.matches}
@@ -168,7 +168,7 @@ def test_a_family_has_the_same_rules_alone_and_with_the_other(config: CaptureCon
 
 
 @given(configs)
-def test_logs_come_first_in_each_chain_of_ours_and_change_nothing_else(config: CaptureConfig) -> None:
+def test_logs_come_first_in_each_of_our_chains_and_change_nothing_else(config: CaptureConfig) -> None:
     plain = build_ruleset(config.replace(rule_logs=False))
     logged = build_ruleset(config.replace(rule_logs=True))
     for table in logged.tables:
@@ -179,7 +179,7 @@ def test_logs_come_first_in_each_chain_of_ours_and_change_nothing_else(config: C
 
 
 @given(configs)
-def test_only_what_is_asked_for_needs_more_than_nat(config: CaptureConfig) -> None:
+def test_only_requested_features_need_more_than_nat(config: CaptureConfig) -> None:
     ruleset = build_ruleset(config)
     assert (ruleset.table(MANGLE) is not None) == (config.mode == "TPROXY" or config.drops_invalid)
     assert bool(ruleset.policy_routes) == (config.mode == "TPROXY" and bool(config.inbound_ports))
@@ -190,10 +190,10 @@ def test_only_what_is_asked_for_needs_more_than_nat(config: CaptureConfig) -> No
 
 
 @given(configs, st.sampled_from(["tcp", "udp"]), st.integers(1, 65535), st.data())
-def test_the_proxy_gets_out_whatever_is_captured(
+def test_the_proxy_gets_out_in_every_capture(
     config: CaptureConfig, protocol: str, port: int, data: st.DataObject
 ) -> None:
-    """Unless it would be a loop of others' making: nothing of ours takes what a proxy id sends to other hosts."""
+    """Unless foreign rules make a loop: none of our own takes what a proxy id sends to other hosts."""
     family = data.draw(st.sampled_from(config.families))
     elsewhere = {"ipv4": Network("ipv4", 0x08080808, 32), "ipv6": Network("ipv6", 0x2001 << 112 | 8, 128)}[family]
     uid = data.draw(st.sampled_from(config.proxy_uids)).first

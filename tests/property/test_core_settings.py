@@ -1,4 +1,4 @@
-"""Any text for any option is a value or an error that says all, and no text becomes anything but its value."""
+"""Any text for any option is a value or a complete error, and no text becomes anything but its value."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_what_does_not_print_is_refused_everywhere(which: Option[Any], before: s
 
 @given(st.sampled_from(RULE_OPTIONS), texts)
 def test_a_rule_holds_values_and_never_the_text(which: Option[Any], text: str) -> None:
-    """Whatever is accepted ends as numbers, networks and names of a few letters."""
+    """Accepted values are numbers, networks and names of a few letters."""
     try:
         config, _ = resolve(explicit({which: text}), FakePod(groups={"java": 202}, users={"java": 202}))
     except ConfigurationError:

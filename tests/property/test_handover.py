@@ -1,6 +1,6 @@
 """A packet meets mangle, then nat, and rules may be replaced in between: inbound capture must hold across that.
 
-What stands is replaced step by step; a packet that is under way meets mangle as it was before a step, and nat as it
+The live rules are replaced step by step; a packet in flight meets mangle as it was before a step, and nat as it
 is after, or each table by itself where a backend replaces them one after the other.
 """
 
@@ -89,7 +89,7 @@ def test_without_a_handover_a_packet_escapes() -> None:
 
 
 def test_in_a_handover_each_packet_is_taken_once() -> None:
-    """What TPROXY has taken bears its mark, and is not redirected as well."""
+    """What TPROXY has taken has its mark, and is not redirected as well."""
     handover = build_handover(CaptureConfig(mode="TPROXY"))
     packet = Packet("tcp", parse_address("10.77.0.2"), 8080, parse_address("192.0.2.7"), in_interface="eth0")
     nat_alone = handover.replace(tables=tuple(table for table in handover.tables if table.name == NAT))

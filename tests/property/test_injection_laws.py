@@ -37,7 +37,7 @@ slow = settings(max_examples=30, phases=[Phase.explicit, Phase.generate])
 
 
 def injected(text: str, template: Template, base: Settings = NOTHING) -> Result:
-    """Inject; what cannot be told to the plugin is another example's business."""
+    """Inject; what the plugin cannot learn is another example's business."""
     try:
         return inject(text, "m", template, base)
     except InjectionError as error:
@@ -85,7 +85,7 @@ def test_what_is_not_injected_stays(text: str, template: Template) -> None:
 
 
 def _assert_grown(old: object, new: object) -> None:
-    """Everything that is not a container of ours, or null, is in the new document, too."""
+    """Everything that is not one of our containers, or null, is in the new document, too."""
     if isinstance(old, dict) and old.get("name") not in ("istio-proxy", "istio-init"):
         assert isinstance(new, dict)
         for key, value in old.items():
@@ -97,7 +97,7 @@ def _assert_grown(old: object, new: object) -> None:
         assert len(set(names)) == len(names)
         for one in old:
             if one["name"] in ("istio-proxy", "istio-init"):
-                continue  # laid over ours, and maybe elsewhere
+                continue  # laid over the injected one, and maybe elsewhere
             _assert_grown(one, new[names.index(one["name"])])
     elif not isinstance(old, dict):
         assert old == new or isinstance(old, list)
@@ -138,6 +138,6 @@ def _pods(text: str) -> list[dict[str, object]]:
 
 def _config(pod: dict[str, object]) -> CaptureConfig:
     config = resolve(settings_of_object(pod, "m"), AnyPod())[0]
-    # The order says nothing, and the plugin always leaves 15020 alone.
+    # The order means nothing, and the plugin always leaves 15020 alone.
     ports = tuple(sorted({*config.excluded_inbound_ports, only(15020)}, key=repr))
     return config.replace(excluded_inbound_ports=ports)

@@ -42,7 +42,7 @@ FOREIGN_RULES = (
 
 @st.composite
 def foreign(draw: st.DrawFn) -> tuple[Ruleset, ...]:
-    """Rules of somebody else, in tables and chains that both families have."""
+    """Foreign rules, in tables and chains that both families have."""
     rules = st.lists(st.sampled_from(FOREIGN_RULES), max_size=6)
     read = []
     for family in FAMILIES:
@@ -59,7 +59,7 @@ def foreign(draw: st.DrawFn) -> tuple[Ruleset, ...]:
 
 
 def without_our_chains(ruleset: Ruleset) -> Ruleset:
-    """Return a rule set whose chains of ours are gone; what is left must be foreign."""
+    """Return a rule set without our chains; what is left must be foreign."""
     tables = []
     for table in ruleset.tables:
         chains = tuple(chain for chain in table.chains if not is_our_chain(chain.name))
@@ -72,7 +72,7 @@ def foreign_only(tables: Tables) -> list[object]:
 
 
 def in_both_families(ruleset: Ruleset) -> Ruleset:
-    """Return the rule set with our chains only: those are ours without any record."""
+    """Return the rule set with our chains only: the capture knows those without any record."""
     kept = [
         Table(table.name, tuple(chain if is_our_chain(chain.name) else Chain(chain.name) for chain in table.chains))
         for table in ruleset.tables
@@ -82,7 +82,7 @@ def in_both_families(ruleset: Ruleset) -> Ruleset:
 
 @settings(max_examples=60)
 @given(foreign(), rulesets())
-def test_after_a_plan_ours_is_what_was_wanted_and_a_second_plan_is_empty(
+def test_a_plan_leads_to_the_desired_rules_and_a_second_plan_is_empty(
     others: tuple[Ruleset, ...], desired: Ruleset
 ) -> None:
     tables = Tables(*others)
@@ -124,7 +124,7 @@ def test_without_a_record_chains_and_jumps_are_found_all_the_same(
 
 
 @given(foreign())
-def test_where_nothing_is_ours_there_is_nothing_to_clean(others: tuple[Ruleset, ...]) -> None:
+def test_without_a_capture_there_is_nothing_to_clean(others: tuple[Ruleset, ...]) -> None:
     assert plan(Tables(*others).read(), None) == ()
 
 

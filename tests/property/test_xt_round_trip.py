@@ -1,4 +1,4 @@
-"""What is written for iptables-nft is read back, whatever the rule; and no bytes are too strange to be read."""
+"""What is written for iptables-nft is read back, for every rule; and no bytes are too strange to be read."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Network namespaces for tests: made in a millisecond, gone with the test, gone too when pytest is killed.
 
 A namespace is held by an open file descriptor of the pytest process and by nothing else: no name
-under /run/netns, no holder process. When the test ends, or pytest dies in whatever way, the
+under /run/netns, no holder process. When the test ends, or pytest dies in any way, the
 descriptor closes and the kernel takes the namespace, its links and its rules away. Processes that
 a test started get SIGKILL when pytest dies (``PR_SET_PDEATHSIG``). Their children end with the test,
 but outlive a killed pytest; a program that starts daemons belongs into a PID namespace, which ends as
@@ -49,7 +49,7 @@ A whole test::
         assert outcome.answer.original == Endpoint(peer.ipv4, 80)
 
 A connection by ``Client`` takes a fraction of a millisecond, for two facts about Linux. A socket
-belongs for ever to the namespace and to the user of the thread that opened it, whoever uses it
+belongs for ever to the namespace and to the user of the thread that opened it, with any user
 later. And that user, the one which ``-m owner`` and ``meta skuid`` compare, is the thread's
 filesystem uid (``file->f_cred->fsuid`` in net/netfilter/xt_owner.c and nft_meta.c), which
 setfsuid(2) sets for one thread. So sockets are opened with three system calls in this process,

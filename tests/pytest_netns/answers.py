@@ -1,4 +1,4 @@
-"""What a listener tells a client, and how an attempt to connect ends."""
+"""What a listener sends a client, and how an attempt to connect ends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Endpoint:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a listener said about a connection that reached it."""
+    """What a listener answered about a connection that reached it."""
 
     label: str
     """Which listener it was."""
@@ -30,7 +30,7 @@ class Answer:
     local: Endpoint
     """The destination as the listener saw it: after NAT; the original one under TPROXY."""
     original: Endpoint | None
-    """What SO_ORIGINAL_DST said: the destination before NAT. None for UDP, and where nothing tracked the connection."""
+    """SO_ORIGINAL_DST: the destination before NAT. None for UDP, and where nothing tracked the connection."""
     peer: Endpoint
     """The source as the listener saw it."""
 
@@ -71,11 +71,11 @@ class Kind(enum.StrEnum):
     """How an attempt to connect ended."""
 
     ANSWERED = "answered"
-    """A listener of ours answered."""
+    """One of our listeners answered."""
     SILENT = "silent"
-    """TCP: connected, but nothing of ours answered: another program listens there."""
+    """TCP: connected, but none of our listeners answered: another program listens there."""
     REFUSED = "refused"
-    """Nobody listens: a reset or an ICMP port unreachable."""
+    """No process listens: a reset or an ICMP port unreachable."""
     RESET = "reset"
     """Connected, then reset."""
     TIMED_OUT = "timed out"
@@ -100,7 +100,7 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt to connect ended, and what the listener said if one answered."""
+    """How an attempt to connect ended, and the answer of the listener if there was one."""
 
     kind: Kind
     answer: Answer | None = None

@@ -29,7 +29,7 @@ class Client:
     def connect(
         self, address: str, port: int, protocol: str = "tcp", *, source: str = "", timeout: float = 1.0
     ) -> Outcome:
-        """Connect (or send a datagram), wait for a listener's answer, and say how it ended.
+        """Connect (or send a datagram), wait for a listener's answer, and return how it ended.
 
         ``source`` binds the local address, ``timeout`` is in seconds and bounds each step. TCP
         connections are ended by a reset, so that hundreds to one port leave no TIME_WAIT behind.
@@ -42,7 +42,7 @@ class Client:
                 if source:
                     connection.bind((source, 0))
                 if kind == socket.SOCK_DGRAM:
-                    return self._ask(connection, address, port)
+                    return self._exchange(connection, address, port)
                 return self._listen(connection, address, port)
             except TimeoutError:
                 return Outcome(Kind.TIMED_OUT)
@@ -52,7 +52,7 @@ class Client:
                 return Outcome(KINDS[error.errno])
 
     @staticmethod
-    def _ask(connection: socket.socket, address: str, port: int) -> Outcome:
+    def _exchange(connection: socket.socket, address: str, port: int) -> Outcome:
         connection.connect((address, port))
         connection.send(b"?")
         return Outcome(Kind.ANSWERED, Answer.decode(connection.recv(4096)))

@@ -1,4 +1,4 @@
-"""A server in a namespace that says how it was reached."""
+"""A server in a namespace that reports how it was reached."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Namespace:
         """Kill what background processes left behind: it would keep the namespace."""
         name = f"net:[{self.inode}]"
         for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdecimal()):
-            # It has ended meanwhile; or it has capabilities that we lack, and so is none of ours.
+            # It has ended meanwhile; or it has capabilities that we lack, and so is not our own.
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
                 if pid != os.getpid() and os.readlink(f"/proc/{pid}/ns/net") == name:
                     os.kill(pid, signal.SIGKILL)
@@ -168,7 +168,7 @@ class Namespace:
     ) -> Listener:
         """Answer on (address, port) pairs until the namespace ends; "0.0.0.0" and "::" mean every address.
 
-        The label tells listeners apart in ``Outcome.label`` (by default, the namespace's name).
+        The label distinguishes listeners in ``Outcome.label`` (by default, the namespace's name).
         ``transparent`` takes connections that TPROXY sends.
         """
         listener = Listener(
@@ -238,7 +238,7 @@ class Namespace:
         *,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """Return when somebody listens on the port (in the family, if one is given).
+        """Return when a process listens on the port (in the family, if one is given).
 
         Looks into /proc/net and connects to nothing, so that no proxy sees a stray connection.
         ``alive`` is called while waiting and may raise. Raises TimeoutError.

@@ -59,7 +59,7 @@ class Process:
         self.namespace = namespace
         self.command = [os.fspath(word) for word in command]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the process
-        # A program may open /dev/stdout anew, as its own user, and write beside what stderr writes.
+        # A program may open /dev/stdout anew, as its own user, and write next to what stderr writes.
         os.fchmod(self._log.fileno(), 0o666)
         fcntl.fcntl(self._log.fileno(), fcntl.F_SETFL, os.O_APPEND)
         self._popen = _spawner.submit(self._start, words, env, cwd).result(timeout=10)

@@ -1,4 +1,4 @@
-"""What README and docs show is done, in a captured pod of a node and prints what they say."""
+"""What README and docs show is done, in a captured pod of a node, and prints what they show."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FOLLOWED_BY = {
 }
 """Pages that a test of their own follows from step to step, and the heading where it begins."""
 POD_PID = "4711"
-"""The process id that stands in the docs for one of the pod."""
+"""The process id in the docs in place of one of the pod."""
 
 # /etc and /opt are the node's own: what is written there goes with its mounts.
 SET_UP = """
@@ -88,7 +88,7 @@ NETWORK = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge",
 
 
 class Reader:
-    """Somebody who types what a page says: on the node, in the pod's network namespace, in a directory with files."""
+    """A reader who types what a page shows: on the node, in the pod's network namespace, in a directory with files."""
 
     def __init__(self, pod: Pod, directory: Path) -> None:
         self.directory = directory / "work"
@@ -145,7 +145,7 @@ class Reader:
 
 @pytest.fixture
 def reader(netns: NamespaceFactory, tmp_path: Path) -> Iterator[Reader]:
-    """Reads one page, in a pod that is captured as [File 2] of the seed says."""
+    """Reads one page, in a pod that is captured as in [File 2] of the seed."""
     require(shutil.which("nsenter"), "the program nsenter is missing")
     pod = netns.pod()
     start_app(pod, 8080)
@@ -274,7 +274,7 @@ def check_command(example: Example, command: Command, reader: Reader) -> None:
 
 
 def check_names(example: Example, command: Command) -> None:
-    """Look for the files of ours that kubectl, helm or podman are given."""
+    """Look for our files that kubectl, helm or podman are given."""
     takes_files = command.text.startswith("helm ") or " -f " in command.text
     named = [word for word in shlex.split(command.text, comments=True) if word.startswith("deploy/") and takes_files]
     assert [word for word in named if not (ROOT / word).exists()] == [], f"{example}: {command.text}"
@@ -318,7 +318,7 @@ def check_json(example: Example, reader: Reader) -> None:
 
 
 def check_yaml(example: Example, reader: Reader) -> None:
-    """Read it; and run what an init container of ours is told."""
+    """Read it; and run it with the arguments of the init container."""
     yaml = pytest.importorskip("yaml")
     for document in yaml.safe_load_all(example.text):
         for container in (document.get("initContainers") or []) if isinstance(document, dict) else []:

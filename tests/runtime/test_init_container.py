@@ -91,14 +91,14 @@ class InitPod(PodmanPod):
     def add_init(self, *arguments: str, image: str = ON_NOTHING, capabilities: Sequence[str] = CAPABILITIES) -> None:
         """Add the init container, confined as it is in a cluster, in the seed's layout, for both families.
 
-        The image itself says `current` and `mesh`.
+        The image itself has `current` and `mesh`.
         """
         words = ["create", "--pod", self.name, "--init-ctr", "always", "--name", f"{self.name}-init"]
         words += [word for name in capabilities for word in ("--cap-add", name)]
         self.podman(*words, *CONFINED, *SEED, image, *arguments)
 
     def explicit(self) -> str:
-        """Return what the init container has said."""
+        """Return what the init container has printed."""
         done = self.podman("logs", f"{self.name}-init")
         return done.stdout + done.stderr
 
@@ -121,7 +121,7 @@ MakePod = Callable[[str], InitPod]
 
 @pytest.fixture(scope="module", autouse=True)
 def elsewhere(node: Node) -> Iterator[None]:
-    """Somebody outside of all pods, who answers on the bridges."""
+    """A host outside of all pods, which answers on the bridges."""
     listener = node.network.listener(("0.0.0.0", 82), ("::", 82), label="elsewhere", protocols=("tcp",))
     yield
     listener.close()
@@ -236,7 +236,7 @@ def test_tproxy_and_dns_and_a_second_run(node: Node, make_pod: MakePod) -> None:
 
 @pytest.mark.parametrize("capabilities", [CAPABILITIES, (*CAPABILITIES, "SETUID", "SETGID")], ids=len)
 def test_validation_before_the_app_starts(make_pod: MakePod, capabilities: tuple[str, ...]) -> None:
-    """Who may not become the proxy's user cannot prove what comes in, and says so."""
+    """Without the right to become the proxy's user it cannot prove what comes in, and reports that."""
     pod = make_pod("valid")
     pod.add_init(*ARGUMENTS, "--run-validation", capabilities=capabilities)
     pod.start()

@@ -1,4 +1,4 @@
-"""podman's pods on a CNI network: no Kubernetes, so the network configuration says that they are captured."""
+"""podman's pods on a CNI network: no Kubernetes, so the network configuration captures them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MakePod = Callable[..., PodmanPod]
 
 @pytest.fixture(scope="module", autouse=True)
 def elsewhere(node: Node) -> Iterator[None]:
-    """Somebody outside of all pods, who answers on port 81 of the bridges."""
+    """A host outside of all pods, which answers on port 81 of the bridges."""
     listener = node.network.listener(("0.0.0.0", 81), ("::", 81), label="elsewhere", protocols=("tcp",))
     yield
     listener.close()
@@ -95,7 +95,7 @@ def test_in_and_out_through_a_real_proxy_in_a_pod_without_capabilities(node: Nod
 
 
 def test_an_init_container_finds_the_rules_in_place(node: Node, make_pod: MakePod) -> None:
-    """It has nobody to talk to yet: the proxy is a later container."""
+    """It has no peer yet: the proxy is a later container."""
     pod = make_pod("init")
     script = (
         "import socket, sys\n"

@@ -9,7 +9,7 @@
     floor 7   report                  what people and machines read
     floor 6   operations              the verbs
     floor 5   backends                writing and reading rules
-    floor 4   state                   a namespace besides its rules: records, routes, locks
+    floor 4   state                   a namespace apart from its rules: records, routes, locks
     floor 3   rules   analysis        which rules, and what rules do to packets
     floor 2   settings                options, and what they mean in a pod
     floor 1   netlink                 messages to the kernel
@@ -61,7 +61,7 @@ COLD_START = {
     "__future__", "_abc", "_collections_abc", "_json", "_operator", "_socket", "_stat", "abc", "builtins", "errno",
     "gc", "genericpath", "os", "os.path", "posix", "posixpath", "stat", "sys", "time",
 }  # fmt: skip
-"""What the modules of the hot path may load besides each other: a tenth of a millisecond each, or there anyway."""
+"""What the modules of the hot path may load apart from each other: a tenth of a millisecond each, or there anyway."""
 
 HOT_PATH = (
     "capture.operations.change",

@@ -1,4 +1,4 @@
-"""Errors speak to the person who reads them: exit codes, sentences, what to do."""
+"""Errors are for the person who reads them: exit codes, sentences, what to do."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_a_failed_command_says_what_it_printed() -> None:
     assert "syntax error, unexpected junk" in message
 
 
-def test_a_command_drops_its_groups_and_keeps_only_the_capability_it_asked_for() -> None:
+def test_a_command_drops_its_groups_and_keeps_only_the_requested_capability() -> None:
     plain = command_line(["true"], 1337, None, reads_everything=False)
     reader = command_line(["true"], 1337, None, reads_everything=True)
 

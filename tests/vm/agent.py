@@ -1,4 +1,4 @@
-"""The guest's side of a conversation: runs the commands that come in, one by one, and says how they ended.
+"""The guest's side of a conversation: runs the commands that come in, one by one, and reports how they ended.
 
 One JSON object per line, both ways. Standard input and output are a serial port; what the kernel and
 this program have to complain about goes to the console.
@@ -9,7 +9,7 @@ this program have to complain about goes to the console.
 
 A command that is not done in time is killed with all that it started; its status is null.
 
-To start Python and import click takes an emulated processor a second. So a program of ours may be named by
+To start Python and import click takes an emulated processor a second. So one of our programs may be named by
 its entry point, "capture.cli:main": then it runs in a fork of this process, which has imported it.
 """
 
@@ -37,16 +37,16 @@ IMPORTED_ALWAYS = (
 
 def answer(line: str) -> dict[str, object]:
     """Return the answer to one line; a program that cannot be started ends with 127, as in a shell."""
-    wanted = json.loads(line)
+    request = json.loads(line)
     started = time.monotonic()
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        stdin.write(wanted["stdin"].encode())
+        stdin.write(request["stdin"].encode())
         stdin.seek(0)
         files = (stdin, stdout, stderr)
-        environment = {**os.environ, **wanted["environment"]}
+        environment = {**os.environ, **request["environment"]}
         try:
-            child = fork(wanted, files, environment) if wanted["entry"] else start(wanted, files, environment)
-            status = wait(child, wanted["timeout"])
+            child = fork(request, files, environment) if request["entry"] else start(request, files, environment)
+            status = wait(child, request["timeout"])
         except OSError as error:
             status = 127
             stderr.write(str(error).encode())
@@ -54,41 +54,41 @@ def answer(line: str) -> dict[str, object]:
         return {"status": status, "stdout": read(stdout), "stderr": read(stderr), "seconds": seconds}
 
 
-def start(wanted: dict[str, Any], files: tuple[IO[bytes], ...], environment: dict[str, str]) -> int:
+def start(request: dict[str, Any], files: tuple[IO[bytes], ...], environment: dict[str, str]) -> int:
     """Start a program; return its process id."""
     stdin, stdout, stderr = files
     process = subprocess.Popen(
-        wanted["command"],
+        request["command"],
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         env=environment,
-        cwd=wanted["directory"],
+        cwd=request["directory"],
         start_new_session=True,
     )
     process.returncode = 0  # so that it is we who wait for it
     return process.pid
 
 
-def fork(wanted: dict[str, Any], files: tuple[IO[bytes], ...], environment: dict[str, str]) -> int:
-    """Run an entry point of ours in a child process; return its process id."""
+def fork(request: dict[str, Any], files: tuple[IO[bytes], ...], environment: dict[str, str]) -> int:
+    """Run one of our entry points in a child process; return its process id."""
     child = os.fork()
     if child:
         return child
     os.setsid()
-    os.chdir(wanted["directory"])
+    os.chdir(request["directory"])
     for number, file in enumerate(files):
         os.dup2(file.fileno(), number)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = wanted["command"]
+    sys.argv = request["command"]
     status: object = 1
     try:
-        module, _, function = wanted["entry"].partition(":")
+        module, _, function = request["entry"].partition(":")
         status = getattr(importlib.import_module(module), function)()
     except SystemExit as end:
         status = end.code
-    except BaseException:  # noqa: BLE001  # as the interpreter does with what nobody catches
+    except BaseException:  # noqa: BLE001  # as the interpreter does with what is not caught
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -115,20 +115,20 @@ def read(file: IO[bytes]) -> str:
     return file.read().decode(errors="backslashreplace")
 
 
-def say(answered: dict[str, object]) -> None:
+def send(answered: dict[str, object]) -> None:
     """Send one line."""
     sys.stdout.write(json.dumps(answered) + "\n")
     sys.stdout.flush()
 
 
 def main() -> None:
-    """Say that we are up, then answer until nobody asks any more."""
+    """Report that we are up, then answer until the input ends."""
     tty.setraw(sys.stdin)
     for module in IMPORTED_ALWAYS:
         importlib.import_module(module)
-    say({"kernel": os.uname().release})
+    send({"kernel": os.uname().release})
     for line in sys.stdin:
-        say(answer(line))
+        send(answer(line))
 
 
 if __name__ == "__main__":

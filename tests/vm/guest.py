@@ -8,7 +8,7 @@ talked to through its second serial port, one command after the other::
         guest.hide_modules("xt_owner")
         done = guest.run(["capture", "doctor", "--all"])
 
-The first serial port is the kernel's console; what it said is in every error.
+The first serial port is the kernel's console; what it printed is in every error.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ GRACE = 30.0
 
 
 class GuestError(Exception):
-    """The guest does not answer any more; the message has what its kernel said last."""
+    """The guest does not answer any more; the message has what its kernel printed last."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Kernel:
 
     @property
     def release(self) -> str:
-        """What ``uname -r`` says in the guest."""
+        """What ``uname -r`` prints in the guest."""
         return self.modules.name
 
 
@@ -125,8 +125,8 @@ def _fetched(package: str) -> Path:
 
 def _package_of_image(package: str) -> str:
     """Return the package that has the kernel itself: ``linux-image-cloud-amd64`` only depends on it."""
-    told = _apt(["apt-cache", "depends", package], CACHE)
-    return next(iter(re.findall(r"Depends: (linux-image-\S+)", told)), package)
+    printed = _apt(["apt-cache", "depends", package], CACHE)
+    return next(iter(re.findall(r"Depends: (linux-image-\S+)", printed)), package)
 
 
 def _apt(command: Sequence[str], folder: Path) -> str:
@@ -199,9 +199,9 @@ class Guest:
     ) -> Finished:
         """Run a command as root and return how it ended; ``check`` demands status 0.
 
-        ``entry`` names the entry point of a program of ours; it saves a second, see ``agent``.
+        ``entry`` names the entry point of one of our programs; it saves a second, see ``agent``.
         """
-        wanted = {
+        request = {
             "command": command,
             "stdin": stdin,
             "environment": dict(environment or {}),
@@ -211,7 +211,7 @@ class Guest:
         }
         assert self._qemu.stdin is not None
         self.is_waiting = True
-        self._qemu.stdin.write(json.dumps(wanted).encode() + b"\n")
+        self._qemu.stdin.write(json.dumps(request).encode() + b"\n")
         self._qemu.stdin.flush()
         answer: dict[str, Any] = json.loads(self._line(timeout + GRACE))
         self.is_waiting = False

@@ -1,6 +1,6 @@
 """What a guest boots: an initramfs made of files of this machine, at the paths that they have here.
 
-No packages are installed in the guest and nothing is copied first: a *manifest* says which file of the
+No packages are installed in the guest and nothing is copied first: a *manifest* lists which file of the
 guest is which file of the host, and ``write_archive`` streams them into a cpio archive (format "newc",
 Documentation/driver-api/early-userspace/buffer-format.rst in the kernel's tree), which the kernel
 unpacks into its root file system. So the checkout, its virtual environment and the programs are found
@@ -32,7 +32,7 @@ IPTABLES = tuple(
 )
 MODULE_TOOLS = ("kmod", "modprobe", "rmmod", "lsmod", "depmod")
 PROGRAMS = (*IPTABLES, *MODULE_TOOLS, "nft", "ip", "ss", "sysctl", "setpriv", "nsenter", "unshare", "ldconfig")
-"""What the guest has besides busybox, as far as it is installed here."""
+"""What the guest has apart from busybox, as far as it is installed here."""
 
 LIBRARIES = ("libnftables.so.1",)
 """Shared libraries that are opened by name, and so named by no program."""
@@ -149,8 +149,8 @@ def _is_elf(path: Path) -> bool:
 
 def _libraries_of(binaries: Sequence[str]) -> set[str]:
     """Return the paths that ldd(1) resolves, the dynamic loader's included."""
-    told = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=False).stdout
-    return set(re.findall(r"(?:=> |^\s+)(/\S+) \(0x", told, re.MULTILINE))
+    printed = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=False).stdout
+    return set(re.findall(r"(?:=> |^\s+)(/\S+) \(0x", printed, re.MULTILINE))
 
 
 def manifest_of(modules: Path) -> Manifest:
@@ -226,11 +226,11 @@ def _files_of(distribution: str) -> Iterator[Path]:
 def _add_modules(manifest: Manifest, modules: Path) -> None:
     to = f"/lib/modules/{modules.name}"
     for path in modules.rglob("*"):
-        if path.is_file() and _is_wanted(path.relative_to(modules)):
+        if path.is_file() and _is_needed(path.relative_to(modules)):
             manifest.file(os.path.realpath("/lib") + to.removeprefix("/lib") + f"/{path.relative_to(modules)}", path)
 
 
-def _is_wanted(path: Path) -> bool:
+def _is_needed(path: Path) -> bool:
     """Return whether the guest has this file of /lib/modules: netfilter, links of namespaces, lists."""
     parts = path.parts
     return (

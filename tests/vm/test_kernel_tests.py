@@ -20,7 +20,7 @@ PARTS = {
     "iptables": ["test_iptables_cases.py", "test_core_namespaces.py"],
     "nftables": ["test_nftables_drivers.py", "test_netlink.py", "-k", f"not ({' or '.join(SLOW)})"],
 }
-"""What an emulated processor does in a minute each; left out is what takes long, or asks for other programs."""
+"""What an emulated processor does in a minute each; left out is what takes long, or needs other programs."""
 
 ENVIRONMENT = {
     "CI": "1",  # what cannot run is a failure

@@ -1,7 +1,7 @@
 """Kernel modules, taken away one at a time: what is missing gets a name, and nothing waits for it.
 
 What needs which module is known to ``capture.backends.kernel_modules``. The first test holds that against the
-kernel: what it loads for a rule set is what we say that the rule set needs. The others rely on it.
+kernel: what it loads for a rule set is what we list for that rule set. The others rely on it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ FORBIDDEN: list[tuple[Way, str, str]] = [
 WITHOUT_MEANING = {"libcrc32c"}
 """What code of the kernel needs in this release, and in others not."""
 LOOKED_AT = {"nf_tables", "nfnetlink", "nft_compat", "x_tables", "xt_owner", "xt_tcpudp"}
-"""What detection asks for, whichever way is taken, and what iptables-nft asks for and can do without."""
+"""What detection requests on every way, and what iptables-nft requests and can do without."""
 
 UNSUPPORTED = 3
 """The exit code for: this kernel or host cannot."""
@@ -146,7 +146,7 @@ def test_a_module_that_is_missing_is_named(guest: Guest, module: str) -> None:
 
 
 def is_named(module: str, text: str) -> bool:
-    """Return whether a text says that the kernel cannot have this module, and of no other that it cannot."""
+    """Return whether a text names this module as one that the kernel cannot have, and no other."""
     named = re.findall(f"{CANNOT} module (.+?){END}", text, re.MULTILINE)
     return set(named) == {module}
 
@@ -156,7 +156,7 @@ END = r"(?: \(for [^)]+\), which| \(for [^)]+\) is forbidden|;|$)"
 
 
 def drivers_that_need(module: str) -> list[tuple[Way, str]]:
-    """Return the drivers that cannot do without: of a module that rules do not ask for themselves, one for each way."""
+    """Return the drivers that need a module; one for each way if rules do not request it themselves."""
     needing = [(way, driver) for way, driver in DRIVERS if module in NEEDED[way]]
     if module not in {required for modules in REQUIRES.values() for required in modules}:
         return needing
@@ -183,7 +183,7 @@ def test_in_a_container_the_module_is_named_too(guest: Guest, way: Way, driver: 
 
 @pytest.mark.parametrize(("way", "driver", "module"), [("nftables", "netlink", "nft_redir"), *FORBIDDEN])
 def test_a_module_that_may_not_be_loaded_is_named(guest: Guest, way: Way, driver: str, module: str) -> None:
-    """As a hardened host has it: the module is there, and modprobe is told not to load it."""
+    """As a hardened host has it: the module is there, and modprobe's configuration forbids it."""
     guest.hide_modules()
     new_pod(guest)
     forbid(guest, module)

@@ -1,6 +1,6 @@
 """What a clause of iptables-save means: an option of iptables itself, a match or a target with its options. Pure.
 
-Whatever our vocabulary lacks stays as the words that were printed (UnknownMatch, UnknownVerdict): rules of others are
+What our vocabulary lacks stays as the words that were printed (UnknownMatch, UnknownVerdict): rules of others are
 shown and reckoned with, and never rewritten.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Word(Value):
-    """One word of a line: what it says, and how it was printed (with its quotes)."""
+    """One word of a line: its text, and how it was printed (with its quotes)."""
 
     text: str
     printed: str
@@ -36,7 +36,7 @@ class Option(Value):
 
 
 class NotOursError(ValueError):
-    """A clause says something that the model has no word for."""
+    """The model has no word for a clause."""
 
 
 def words_of(line: str) -> list[Word]:
@@ -99,7 +99,7 @@ def _own_option(clause: Sequence[Word]) -> model.Match:
 
 
 def _extension(name: str, options: Sequence[Option]) -> list[model.Match]:
-    if not options and name not in PORT_EXTENSIONS:  # which say no more than -p tcp then
+    if not options and name not in PORT_EXTENSIONS:  # without options they mean no more than -p tcp
         raise NotOursError(name)
     matches = []
     for option in options:
@@ -204,7 +204,7 @@ EXTENSIONS: dict[tuple[str, str], Read] = {
 
 
 def joined(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:
-    """Return the matches, with "not a" and "not b" of one kind as "neither a nor b", as the model says it."""
+    """Return the matches, with "not a" and "not b" of one kind as "neither a nor b", the model's form."""
     found: list[model.Match] = []
     places: dict[type, int] = {}
     for match in matches:

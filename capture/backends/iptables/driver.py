@@ -42,7 +42,7 @@ class IptablesDriver:
         return merged([self.read_family(family) for family in families_here()])
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Make ours be ``desired``: one transaction for each table and family.
+        """Make our rules those of ``desired``: one transaction for each table and family.
 
         What fails leaves the tables written before as they are; the next call begins where this one ended.
         """
@@ -55,7 +55,7 @@ class IptablesDriver:
         self.execute(plan(live, desired, recorded))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Remove all that is ours."""
+        """Remove everything of the capture."""
         self.execute(plan(live, None, recorded))
 
     def title(self, family: Family) -> str:

@@ -28,7 +28,7 @@ CHAIN_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123
 
 
 def expanded(rules: Iterable[model.Rule], family: Family, *, comments: bool = True) -> Iterator[model.Rule]:
-    """Yield the rules of one family, with lists spread over rules; if wanted, without their reasons.
+    """Yield the rules of one family, with lists spread over rules; without ``comments`` they lose their reasons.
 
     What a list has twice, or in adjacent pieces, comes once. Of several lists in a rule, the entries of the
     first (in the order of ``canonical.MATCH_ORDER``) change fastest; if those are ports, few or very many, they stay

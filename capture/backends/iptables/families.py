@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def of_one_family(family: Family, chains: Mapping[TableName, Iterable[Chain]]) -> Ruleset:
-    """Return the rule set of one family from the chains of its tables, in whatever order.
+    """Return the rule set of one family from the chains of its tables, in any order.
 
-    ``Ruleset.comments`` says whether rules of ours have any.
+    ``Ruleset.comments`` is whether our rules have any.
     """
     tables = tuple(Table(name, tuple(_in_order(name, chains[name]))) for name in TABLES if name in chains)
     return Ruleset((family,), tables, comments=_our_rules_have_comments(tables))

@@ -2,10 +2,10 @@
 
 It is used below its own level of rules and chains, because that level
 
-* writes IPv6 interfaces with a mask of 0x01 for each character, so that ``lo`` is not told from ``do``;
-* asks for every table there is (and so makes it) to learn whether a target is a chain;
+* writes IPv6 interfaces with a mask of 0x01 for each character, so that ``lo`` and ``do`` are the same to it;
+* reads every table there is (and so makes it) to learn whether a target is a chain;
 * reads each match back and sets it again before writing, which breaks texts with quotes;
-* walks the matches of a rule by the size it expects instead of the size they have.
+* steps over the matches of a rule by the size it expects instead of the size they have.
 
 So this is an iptables-restore of our own. It takes the text of rules apart (``clauses``), puts their addresses,
 interfaces and protocol into libiptc's own structure, and gives the options of extensions to their parsers one by one.
@@ -69,7 +69,7 @@ def _import_iptc() -> tuple[Any, Any]:
 
     warnings.simplefilter("ignore")
     ctypes.util.find_library = find_library
-    sys.modules["distutils"] = None  # type: ignore[assignment]  # says "not there", and its import then takes another way
+    sys.modules["distutils"] = None  # type: ignore[assignment]  # None means "not there"; its import then takes another way
     if "XTABLES_LIBDIR" not in os.environ:
         found = [directory for pattern in EXTENSION_DIRECTORIES for directory in glob.glob(pattern)]
         if found:
@@ -223,7 +223,7 @@ def save(family: Family, names: Sequence[str]) -> str:
 
 
 class _Reader:
-    """Walks the entries of tables and has their extensions print themselves."""
+    """Goes through the entries of tables and has their extensions print themselves."""
 
     def __init__(self, family: Family) -> None:
         protocol = libxtables.NFPROTO_IPV4 if family == IPV4 else libxtables.NFPROTO_IPV6

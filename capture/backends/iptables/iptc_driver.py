@@ -42,7 +42,7 @@ class IptcDriver(IptablesDriver):
         return f"python-iptables, in the words of {COMMANDS[family]}-legacy-restore --noflush"
 
     def read_family(self, family: Family) -> Ruleset:
-        tables = [table for table in TABLES if table in legacy_tables(family)]  # asking for another would make it
+        tables = [table for table in TABLES if table in legacy_tables(family)]  # reading another would make it
         if not tables:
             return Ruleset((family,), ())
 

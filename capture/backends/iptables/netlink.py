@@ -70,7 +70,7 @@ class NetlinkDriver(IptablesDriver):
         return self._read().ruleset
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Make ours be ``desired``, in one transaction; if another program changed what is live, from that.
+        """Make our rules those of ``desired``, in one transaction; if another program changed what is live, from that.
 
         Raises UnsupportedError with the name of what the kernel lacks, PrivilegeError, KernelError, or CaptureError
         if a foreign chain is in the way; nothing is changed then.
@@ -79,7 +79,7 @@ class NetlinkDriver(IptablesDriver):
         self._act(live, lambda now: write(desired, now, recorded))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Remove all that is ours, and the tables and chains that were made for it. Raises as ``write``."""
+        """Remove everything of the capture, and the tables and chains that were made for it. Raises as ``write``."""
         clean = super().clean
         self._act(live, lambda now: clean(now, recorded))
 
@@ -182,7 +182,7 @@ def _hold_exactly(netfilter: NetlinkSocket, desired: Ruleset) -> bool:
     views = [
         (family, TableView(desired, family, table.name)) for family in desired.families for table in desired.tables
     ]
-    chains = [message for family, view in views for message in _wanted_chains(family, view)]
+    chains = [message for family, view in views for message in _desired_chains(family, view)]
     return (
         bool(chains)
         and chains_are(netfilter, nf.FAMILIES, TABLES, chains)
@@ -190,16 +190,16 @@ def _hold_exactly(netfilter: NetlinkSocket, desired: Ruleset) -> bool:
     )
 
 
-def _wanted_chains(family: Family, view: TableView) -> Iterator[Change]:
+def _desired_chains(family: Family, view: TableView) -> Iterator[Change]:
     """Yield the messages for the chains of one table that ``write`` makes."""
     used = [chain for chain in BUILT_IN_CHAINS[view.table] if view.rules(chain)]
     return map(TableMessages(family, view.table).add_chain, (*used, *view.our_chains()))
 
 
 def _rules_are(netfilter: NetlinkSocket, family: Family, view: TableView) -> bool:
-    wanted = {
+    desired_rules = {
         chain.name: ((matches_of(rule, family), verdict_of(rule, family), b"") for rule in view.rules(chain.name))
         for chain in view.chains()
     }
-    has_rules = any(view.rules(chain) for chain in wanted)
-    return not has_rules or rules_are(netfilter, nf.FAMILY_NUMBERS[family], view.table, wanted)
+    has_rules = any(view.rules(chain) for chain in desired_rules)
+    return not has_rules or rules_are(netfilter, nf.FAMILY_NUMBERS[family], view.table, desired_rules)

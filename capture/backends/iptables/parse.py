@@ -2,7 +2,7 @@
 
 Both variants and both families print the same language, with small differences of age and taste: marks as
 ``--set-mark`` or ``--set-xmark``, states in any order, ``-m tcp`` in addition to ``-p tcp`` or not. Those vanish here,
-because rules hold meaning. Whatever our vocabulary lacks stays as the words that were printed
+because rules hold meaning. What our vocabulary lacks stays as the words that were printed
 (UnknownMatch, UnknownVerdict): rules of others are shown and reckoned with, and never rewritten.
 
     *nat                                      table
@@ -29,7 +29,7 @@ def parse_save(text: str, family: Family) -> model.Ruleset:
     """Return the rule set of one family that iptables-save (or ip6tables-save) printed.
 
     Tables that we never touch (filter, security) are left out. Comments become reasons, those of others too;
-    ``Ruleset.comments`` says whether ours have any.
+    ``Ruleset.comments`` is whether our rules have any.
     """
     tables: dict[model.TableName, list[model.Chain]] = {}
     for name, lines in _tables(text):

@@ -1,14 +1,14 @@
-"""What must change in a namespace so that our rules are the ones that are wanted; pure.
+"""What must change in a namespace so that our rules are the desired ones; pure.
 
 A plan is a list of table edits, in the order in which they are to happen. Each is one family's table and
 takes effect at once (iptables commits table by table). Where nothing has to change, there is no edit.
 
-1. **Chains of ours** are put in place whole: created or emptied, then filled. Those of the other spelling,
+1. **Our chains** are put in place whole: created or emptied, then filled. Those of the other spelling,
    or of settings that are no more, are dropped by the same edit that puts the new ones in place.
 2. **Built-in chains** are shared. Our rules there stay if they are the right ones in the right place; else
    they are removed and put in anew, all together. Foreign rules are neither moved nor rewritten.
-3. **The place** of ours: where they were; but before the first foreign rule that may take captured traffic
-   away, or change a mark that ours test; and at the end where no such rule exists, as upstream appends.
+3. **The place** of our rules: where they were; but before the first foreign rule that may take captured traffic
+   away, or change a mark that our rules test; and at the end where no such rule exists, as upstream appends.
 4. **The order of tables** leaves no moment without capture when REDIRECT and TPROXY replace each other:
    whichever of nat and mangle captures inbound from now on comes first.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class PutChain(Value):
-    """Make a chain of ours hold exactly these rules, whether it exists or not."""
+    """Make one of our chains hold exactly these rules, whether it exists or not."""
 
     chain: str
     rules: tuple[model.Rule, ...]
@@ -60,7 +60,7 @@ class AppendRule(Value):
 
 
 class DropChain(Value):
-    """Remove a chain of ours with its rules, whether it exists or not; nothing refers to it any more."""
+    """Remove one of our chains with its rules, whether it exists or not; nothing refers to it any more."""
 
     chain: str
 
@@ -84,9 +84,9 @@ class TableEdit(Value):
 def plan(
     live: model.Ruleset, desired: model.Ruleset | None, recorded: model.Ruleset | None = None
 ) -> tuple[TableEdit, ...]:
-    """Return the edits after which ours is ``desired`` (or, with None, nothing), family by family.
+    """Return the edits after which our rules are those of ``desired`` (none, with None), family by family.
 
-    Families that are not desired lose what is ours. Raises ValueError if a desired rule cannot be written.
+    Families that are not desired lose our rules. Raises ValueError if a desired rule cannot be written.
     """
     edits = []
     remembered = None if recorded is None else as_written(recorded)
@@ -147,7 +147,7 @@ class TableView:
         return _texts(self.rules(chain))
 
     def our_chains(self) -> list[str]:
-        """Return the chains of ours that this family needs: those that hold rules, or to which something jumps."""
+        """Return those of our chains that this family needs: they hold rules, or something jumps to them."""
         targets = {_target(rule) for chain in self.chains() for rule in self.rules(chain.name)}
         return [c.name for c in self.chains() if is_our_chain(c.name) and (c.name in targets or self.rules(c.name))]
 
@@ -166,9 +166,9 @@ def _target(rule: model.Rule) -> str:
 
 def _table_changes(live: TableView, desired: TableView, places: Places) -> Iterator[Edit]:
     built_in = model.BUILT_IN_CHAINS[live.table]
-    wanted = desired.our_chains()
+    desired_chains = desired.our_chains()
     present = live.our_chains()
-    for chain in wanted:
+    for chain in desired_chains:
         if chain not in present or live.texts(chain) != desired.texts(chain):
             check_writable(chain, desired.rules(chain))
             yield PutChain(chain, desired.rules(chain))
@@ -178,37 +178,41 @@ def _table_changes(live: TableView, desired: TableView, places: Places) -> Itera
         yield from removals
     for _, insertions in changes:
         yield from insertions
-    for chain in _unwanted(live, wanted):
+    for chain in _chains_to_drop(live, desired_chains):
         yield DropChain(chain)
 
 
 def _shared_chain_changes(
     live: TableView, desired: TableView, places: Places, chain: str
 ) -> tuple[list[RemoveRule], list[InsertRule] | list[AppendRule]]:
-    """Return the removals and insertions for a chain that is not ours, built-in or not."""
+    """Return the removals and insertions for a chain that is not our own, built-in or not."""
     rules = live.rules(chain)
     own = sorted(places.get((live.table, chain), ()))
-    wanted = desired.rules(chain)
+    desired_rules = desired.rules(chain)
     disturbs = disturbing(rules, chain, desired.rules)
     first_obstacle = next(
         (place for place, rule in enumerate(rules) if place not in own and disturbs(rule)), len(rules)
     )
-    is_in_place = not own or own[-1] < first_obstacle or not wanted
-    if is_in_place and len(own) == len(wanted) and (not own or _texts(rules[place] for place in own) == _texts(wanted)):
+    is_in_place = not own or own[-1] < first_obstacle or not desired_rules
+    if (
+        is_in_place
+        and len(own) == len(desired_rules)
+        and (not own or _texts(rules[place] for place in own) == _texts(desired_rules))
+    ):
         return [], []
-    if wanted:  # a chain from which ours only go may be called anything
-        check_writable(chain, wanted)
+    if desired_rules:  # a chain from which rules are only removed may have any name
+        check_writable(chain, desired_rules)
     removals = [RemoveRule(chain, mine, rules[mine]) for mine in reversed(own)]
     place = min(own[0] if own else len(rules), first_obstacle)
     if place == len(rules) - len(own):
-        return removals, [AppendRule(chain, rule) for rule in wanted]
-    return removals, [InsertRule(chain, place + offset, rule) for offset, rule in enumerate(wanted)]
+        return removals, [AppendRule(chain, rule) for rule in desired_rules]
+    return removals, [InsertRule(chain, place + offset, rule) for offset, rule in enumerate(desired_rules)]
 
 
-def _unwanted(live: TableView, wanted: list[str]) -> list[str]:
-    """Return the chains of ours to drop: those that this family has, and those that no family has any use for.
+def _chains_to_drop(live: TableView, desired_chains: list[str]) -> list[str]:
+    """Return our chains to drop: those of this family, and those that no family uses.
 
-    The latter may be of either family; a rule set does not say. Dropping what is not there does no harm.
+    The latter may be of either family: a rule set does not show which. Dropping what is not there does no harm.
     """
     needed = live.our_chains()
     used = {_target(rule) for chain in live.chains() for rule in chain.rules}
@@ -216,6 +220,6 @@ def _unwanted(live: TableView, wanted: list[str]) -> list[str]:
         chain.name
         for chain in live.chains()
         if is_our_chain(chain.name)
-        and chain.name not in wanted
+        and chain.name not in desired_chains
         and (chain.name in needed or not (chain.rules or chain.name in used))
     ]

@@ -50,7 +50,7 @@ def find(variant: Variant, family: Family, purpose: Purpose) -> str | None:
     """Return the path of the program that saves or restores one family's tables; None if it is not installed.
 
     That is ``ip6tables-nft-save`` and the like. Some systems have one variant only and call it
-    ``ip6tables-save``; then its version tells which it is. Asking for a version touches no table.
+    ``ip6tables-save``; then its version shows which it is. ``--version`` touches no table.
     """
     command = COMMANDS[family]
     path = find_program(f"{command}-{variant}-{purpose}")
@@ -123,7 +123,7 @@ _SIGPIPE = 13  # linux/signal.h; the module ``signal`` costs more than the numbe
 def _converse(ends: list[int], words: bytes) -> tuple[bytes, bytes]:
     """Feed the first end, read the two others to their end. Closed ends become -1 in ``ends``.
 
-    All at once, because a program that waits for us to read would never read what we want to write.
+    All at once, because a program that waits for us to read would never read what we have to write.
     """
     import select  # a C extension, here only because most callers of this module just look for programs
 
@@ -151,7 +151,7 @@ def _converse(ends: list[int], words: bytes) -> tuple[bytes, bytes]:
                 continue
             try:
                 left = left[os.write(end, left[:PIPE_PIECE]) :] if left else left
-            except BrokenPipeError:  # it ended early; why, it says on stderr
+            except BrokenPipeError:  # it ended early; the reason is on its stderr
                 left = left[:0]
             if not left:
                 close(end)

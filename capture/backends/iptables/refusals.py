@@ -1,6 +1,6 @@
-"""Why iptables-save, -restore or the kernel refused, as an error that says what is missing and what to do.
+"""Why iptables-save, -restore or the kernel refused, as an error that names what is missing and what to do.
 
-The programs say little, and different things for the same cause; what is understood here:
+The programs print little, and different words for the same cause; what is understood here:
 
     not permitted                PrivilegeError
     a lock that stays held       ToolError, worth another try
@@ -9,7 +9,7 @@ The programs say little, and different things for the same cause; what is unders
     no such match or target      UnsupportedError, the feature and its module
     anything else                ToolError, with the line that was refused
 
-To our own messages the kernel says only "No such file or directory". Then it is asked about each extension that the
+Our own messages get only "No such file or directory" from the kernel. Then we query each extension that the
 rules need.
 """
 
@@ -26,7 +26,7 @@ from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError,
 from capture.model.addresses import IPV4
 from capture.model.values import Value
 from capture.netlink.attributes import decode_elements, decode_fields, decode_number, decode_text
-from capture.netlink.nfnetlink import COMPAT_MATCH, COMPAT_TARGET, ask_for_extension
+from capture.netlink.nfnetlink import COMPAT_MATCH, COMPAT_TARGET, request_extension
 from capture.state.capabilities import missing
 
 TYPE_CHECKING = False
@@ -177,7 +177,7 @@ KINDS = {"match": COMPAT_MATCH, "target": COMPAT_TARGET}
 """Names of expressions that carry an extension of x_tables."""
 
 ABSENT_ERRORS = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
-"""What the kernel says of an expression, extension, revision or type of chain that it does not have."""
+"""The kernel's answer to an expression, extension, revision or type of chain that it does not have."""
 MAX_EXPRESSIONS = 128
 """Of one rule: NFT_RULE_MAXEXPRS in net/netfilter/nf_tables_api.c. All of them together take at most 4 kB (EFBIG)."""
 
@@ -237,7 +237,7 @@ def has_extension(netfilter: NetlinkSocket, extension: Extension) -> bool:
     Raises UnsupportedError if nf_tables takes no extensions at all, PrivilegeError and KernelError.
     """
     try:
-        ask_for_extension(netfilter, extension.family, KINDS[extension.kind], extension.name, extension.revision)
+        request_extension(netfilter, extension.family, KINDS[extension.kind], extension.name, extension.revision)
     except UnsupportedError:
         return False
     except KernelError as error:

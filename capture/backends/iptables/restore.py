@@ -8,7 +8,7 @@ detection) change their minds. So what the kernel lists in /proc/net/ip_tables_n
 only then read.
 
 **The lock** of legacy programs is one file for the whole host, /run/xtables.lock, though tables belong to
-network namespaces: pods waited for hours behind each other. Ours is the namespace itself: flock(2) on
+network namespaces: pods waited for hours behind each other. Our lock is the namespace itself: flock(2) on
 /proc/self/ns/net excludes exactly those who program the same namespace, is a file nowhere, and works where
 /run is read-only.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 NAMESPACE_LOCK = "/proc/self/ns/net"
 LOCK_PATIENCE = 10
-"""Seconds to wait for another program of ours that is at work in the same namespace."""
+"""Seconds to wait for another of our programs that is at work in the same namespace."""
 
 
 class RestoreDriver(IptablesDriver):
@@ -85,5 +85,5 @@ class RestoreDriver(IptablesDriver):
 
 
 def unreadable_tables(saved: str) -> list[str]:
-    """Return the tables of which iptables-nft-save says ``# Table `raw' is incompatible, use 'nft' tool.``"""
+    """Return the tables for which iptables-nft-save prints ``# Table `raw' is incompatible, use 'nft' tool.``"""
     return [line.split("'")[0].rpartition("`")[2] for line in saved.splitlines() if line.startswith("# Table `")]

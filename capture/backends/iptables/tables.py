@@ -1,7 +1,7 @@
 """Which families and legacy tables a network namespace has; looking makes none.
 
-Legacy tables come to be when a program wants them, be it only to list them. The kernel says by itself
-which there are, in /proc/net; thread-self, because threads may be in different namespaces.
+The kernel makes a legacy table when a program uses it, even to list it. /proc/net shows
+which there are; thread-self, because threads may be in different namespaces.
 """
 
 from __future__ import annotations

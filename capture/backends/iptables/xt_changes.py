@@ -1,7 +1,7 @@
 """From a plan to the messages of one transaction, for both families and all tables. Pure.
 
 The messages come in the order in which iptables-nft-restore sends them for ``restore_text``, so that tables,
-chains and handles end up alike: chains of ours made or emptied, their rules, rules in shared chains, chains
+chains and handles end up alike: our chains made or emptied, their rules, rules in shared chains, chains
 dropped. A rule is inserted before one that stays, named by its handle.
 
 Like iptables, we make a table and its built-in chains when the first rule needs them. Unlike iptables, we take
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NO_TABLE = LiveTable(0, {})
 CHAINS_WE_USE = (PREROUTING, OUTPUT)
-"""The built-in chains that rule sets of ours and of upstream's have rules in."""
+"""The built-in chains that our rule sets and upstream's have rules in."""
 
 
 def changes(edits: Iterable[TableEdit], live: LiveTables) -> Iterator[Change]:
@@ -63,7 +63,7 @@ class _TableChanges:
 
     def __init__(self, edit: TableEdit, table: LiveTable | None) -> None:
         self._edit = edit
-        self._say = TableMessages(edit.family, edit.table)
+        self._messages = TableMessages(edit.family, edit.table)
         self._is_new = table is None
         self._table = table or NO_TABLE
         self._rules: dict[str, list[int | None]] = {
@@ -80,7 +80,7 @@ class _TableChanges:
     def _edited(self) -> Iterator[Change]:
         edits = [edit for edit in self._edit.edits if not isinstance(edit, DropChain) or edit.chain in self._rules]
         if self._is_new and edits:
-            yield self._say.add_table()
+            yield self._messages.add_table()
         for edit in edits:
             if isinstance(edit, PutChain | DropChain):
                 yield self._empty_chain(edit.chain)
@@ -98,13 +98,13 @@ class _TableChanges:
                 yield self._insert(edit)
             else:
                 del self._rules[edit.chain]
-                yield self._say.delete_chain(edit.chain)
+                yield self._messages.delete_chain(edit.chain)
 
     def _empty_chain(self, chain: str) -> Change:
-        """Return the message after which a chain of ours is there, without rules."""
+        """Return the message after which one of our chains is there, without rules."""
         stood = chain in self._rules
         self._rules[chain] = []
-        return self._say.flush_chain(chain) if stood else self._say.add_chain(chain)
+        return self._messages.flush_chain(chain) if stood else self._messages.add_chain(chain)
 
     def _built_in_chain(self, chain: str) -> Iterator[Change]:
         """Yield the message that makes a built-in chain, if it is not there. Raise CaptureError if it is another's."""
@@ -119,48 +119,47 @@ class _TableChanges:
                     f"Remove it (`nft delete chain {table} {chain}`), or use the backend nftables.",
                 )
         self._rules[chain] = []
-        yield self._say.add_chain(chain)
+        yield self._messages.add_chain(chain)
 
     def _append(self, chain: str, rule: Rule) -> Change:
         self._rules[chain].append(None)
-        return self._say.add_rule(chain, rule)
+        return self._messages.add_rule(chain, rule)
 
     def _insert(self, edit: InsertRule) -> Change:
         """Return the message that inserts a rule before the next one that has a handle, or else at the end."""
         rules = self._rules[edit.chain]
         before = next((handle for handle in rules[edit.position :] if handle is not None), None)
         rules.insert(edit.position, None)
-        return self._say.add_rule(edit.chain, edit.rule, before)
+        return self._messages.add_rule(edit.chain, edit.rule, before)
 
     def _remove(self, edit: RemoveRule) -> Iterator[Change]:
         handle = self._rules[edit.chain].pop(edit.position)
         if handle is not None:
-            yield self._say.delete_rule(self._table.chains[edit.chain].name, handle)
+            yield self._messages.delete_rule(self._table.chains[edit.chain].name, handle)
 
     def tidied(self, own: frozenset[str], *, held_chains: bool) -> Iterator[Change]:
-        """Yield the messages that delete built-in chains of ours that are empty now, and a table with nothing in it."""
+        """Yield the messages that delete our built-in chains that are empty now, and a table with nothing in it."""
         empty = [chain for chain in CHAINS_WE_USE if chain in own and not self._rules[chain]]
         for chain in empty:
             del self._rules[chain]
-            yield self._say.delete_chain(chain)
+            yield self._messages.delete_chain(chain)
         if held_chains and not self._rules and self._table.uses == len(self._table.chains):
-            yield self._say.delete_table()
+            yield self._messages.delete_table()
 
 
 def made_by_us(name: TableName, table: LiveTable, our_rules: Collection[tuple[str, int]]) -> frozenset[str]:
-    """Return the built-in chains that were made for rules of ours and accept what has no rule.
+    """Return the built-in chains that were made for our rules and accept what has no rule.
 
-    ``our_rules`` are those in chains that are not ours, by chain and position.
+    ``our_rules`` are those in chains that are not our own, by chain and position.
 
-    It is written down nowhere, but handles tell: they count up in a table with everything that is made there, be it a
+    It is written down nowhere, but handles show it: they count up in a table with everything that is made there, a
     chain or a rule, and are never used again. We make a built-in chain when the first rule needs it, as iptables 1.8.9
-    does, so at first it is followed by that rule. Later the rule may be gone, and what follows then is whatever of that
-    time is still there.
+    does, so at first that rule follows it. Later the rule may be gone; then the next object of that time follows.
 
         1 PREROUTING, 2 INPUT, 3 OUTPUT, 4 POSTROUTING, 5 ISTIO_INBOUND, ...    foreign: chains follow at once
-        1 PREROUTING, 2 a rule of others, 3 OUTPUT, 4 our jump, ...             PREROUTING is foreign, OUTPUT ours
-        1 ISTIO_INBOUND, 2 its rule, 3 PREROUTING, 4 our jump, 5 OUTPUT, ...    ours
-        3 PREROUTING, 19 ISTIO-INBOUND, ...                                     ours, of an earlier rule set
+        1 PREROUTING, 2 a rule of others, 3 OUTPUT, 4 our jump, ...             PREROUTING is foreign, OUTPUT our own
+        1 ISTIO_INBOUND, 2 its rule, 3 PREROUTING, 4 our jump, 5 OUTPUT, ...    our own
+        3 PREROUTING, 19 ISTIO-INBOUND, ...                                     our own, of an earlier rule set
     """
     undecided = {chain.handle: chain.name for chain in table.chains.values() if _may_be_own(name, chain)}
     chains = {chain.handle for chain in table.chains.values()}

@@ -63,7 +63,7 @@ NO_SET = NativeSet(0, 0, (), (), understood=False)
 PROTOCOL_OFFSETS: dict[Family, int] = {"ipv4": 9, "ipv6": 6}
 """Where the header names the protocol: ip6tables compared it there up to 1.8.2."""
 FRAGMENT = (nf.NFT_PAYLOAD_NETWORK_HEADER, 6, 2), b"\x1f\xff"
-"""Where the header says how far into the packet a fragment begins: ``-f`` means: not at 0."""
+"""Where the header has the offset of a fragment; ``-f`` means: not at 0."""
 TCP_FLAGS = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1)
 ADDRESSES = dict.fromkeys(nf.SOURCE_OFFSETS.items(), "-s") | dict.fromkeys(nf.DESTINATION_OFFSETS.items(), "-d")
 

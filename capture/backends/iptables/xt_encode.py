@@ -1,6 +1,6 @@
 """From rules to what iptables-nft makes of them, byte for byte as the kernel keeps it. Pure; inverse of ``xt_decode``.
 
-A rule is a list of expressions, in this order whatever the order of its matches (iptables 1.8.9):
+A rule is a list of expressions, in this order, in any order of its matches (iptables 1.8.9):
 
     -i -o -p -s -d     meta, payload    loaded to register 1 and compared
     --sport --dport    payload          ports of the transport header; lists by the match multiport
@@ -68,7 +68,7 @@ def compat(rule: model.Rule) -> bytes:
 
 
 def expressions(rule: model.Rule, family: Family) -> bytes:
-    """Return the expressions of a rule. Raise ValueError if iptables has no way to say it."""
+    """Return the expressions of a rule. Raise ValueError if iptables has no words for it."""
     return matches_of(rule, family) + COUNTER + verdict_of(rule, family)
 
 

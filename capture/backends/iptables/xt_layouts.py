@@ -5,7 +5,7 @@ x_tables. A field is described by its name and its bytes: ``4`` is a number in t
 a big-endian one (``__be16``), ``[30]`` bytes. A structure is padded to a multiple of 8 bytes
 (XT_ALIGN in linux/netfilter/x_tables.h; 4 on 32-bit x86 alone, which no mesh runs on).
 
-A revision is a version of the structure. Ours are those that iptables 1.8.9 takes on any kernel since 4.18;
+A revision is a version of the structure. We use those that iptables 1.8.9 takes on any kernel since 4.18;
 what older releases of iptables wrote is read too (``xt_words``).
 """
 
@@ -110,7 +110,7 @@ CT = Layout("flags 2, zone 2, ct_events 4, exp_events 4, helper [16], timeout [3
 
 LOG = Layout("level 1, flags 1, prefix [30]")
 """linux/netfilter/xt_LOG.h, struct xt_log_info."""
-LOG_WARNING = 4  # LOG_WARNING of syslog(3), which iptables writes unless told otherwise
+LOG_WARNING = 4  # LOG_WARNING of syslog(3), which iptables writes by default
 
 
 def c_string(text: str, size: int, what: str) -> bytes:

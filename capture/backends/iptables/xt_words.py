@@ -1,6 +1,6 @@
 """Matches and targets of x_tables in the words of iptables-save. Pure; ``clauses`` knows what they mean.
 
-So a rule is read alike whichever driver reads it, be it ours or foreign. What has no words here is shown by name and
+So every driver reads a rule alike, our own or foreign. What has no words here is shown by name and
 bytes: ``-m recent [ revision 1, 0x01020000... ]``.
 """
 
@@ -38,7 +38,7 @@ PROTOCOL_WORDS = {
     132: "sctp",
     136: "udplite",
 }
-"""As protocols(5) has them, whatever the host's /etc/protocols says."""
+"""As protocols(5) has them, without a look at the host's /etc/protocols."""
 
 
 def protocol_words(number: int, *, negated: bool) -> str:

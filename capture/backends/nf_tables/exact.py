@@ -2,7 +2,7 @@
 
 What comes back from the kernel is what was sent, in the same order of attributes, but for counters. So nothing has to
 be decoded to see that all is well, which is how it nearly always is. Where a kernel does something of this differently,
-or foreign chains are among ours, the answer is "look closer", every time.
+or foreign chains are in our tables, the answer is "look closer", every time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COUNTER_HEAD = COUNTER[: COUNTER.index(b"counter\0") + len(b"counter\0")]
 
 
 def chains_are(
-    netfilter: NetlinkSocket, families: Collection[int], tables: Collection[str], wanted: Iterable[Change]
+    netfilter: NetlinkSocket, families: Collection[int], tables: Collection[str], desired: Iterable[Change]
 ) -> bool:
     """Return whether these tables of these families have the chains that messages make, and no others."""
     found = {
@@ -39,7 +39,7 @@ def chains_are(
         if number in families and (table := decode_text(fields[nf.NFTA_CHAIN_TABLE])) in tables
     }
     expected = {}
-    for change in wanted:
+    for change in desired:
         fields = decode_fields(change.attributes)
         place = change.family, decode_text(fields[nf.NFTA_CHAIN_TABLE]), fields[nf.NFTA_CHAIN_NAME]
         expected[place] = _compared(fields)
@@ -50,9 +50,9 @@ def _compared(chain: Fields) -> Fields:
     return {kind: chain[kind] for kind in COMPARED_OF_CHAIN if kind in chain}
 
 
-def rules_are(netfilter: NetlinkSocket, family: int, table: str, wanted: Mapping[str, Iterable[Expected]]) -> bool:
-    """Return whether a table holds the wanted rules, in the order of each chain, and no others."""
-    rest = {chain: iter(rules) for chain, rules in wanted.items()}
+def rules_are(netfilter: NetlinkSocket, family: int, table: str, desired: Mapping[str, Iterable[Expected]]) -> bool:
+    """Return whether a table holds the desired rules, in the order of each chain, and no others."""
+    rest = {chain: iter(rules) for chain, rules in desired.items()}
     for attributes in read_rules(netfilter, family, table):
         found = decode_fields(attributes)
         expected = next(rest.get(decode_text(found[nf.NFTA_RULE_CHAIN]), iter(())), None)

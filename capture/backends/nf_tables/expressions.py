@@ -22,7 +22,7 @@ PORT_SIZE = 2  # RFC 9293 3.1, RFC 768: both ports are the first four bytes
 def nest(kind: int, *parts: bytes) -> bytes:
     """Return attributes in an attribute as the kernel writes it for nf_tables: without the flag NLA_F_NESTED.
 
-    Its parser does not ask for the flag (nla_parse_nested_deprecated in net/netfilter/nf_tables_api.c), and
+    Its parser does not check the flag (nla_parse_nested_deprecated in net/netfilter/nf_tables_api.c), and
     without it what comes back can be compared with what was sent (``exact``).
     """
     return attribute(kind, b"".join(parts))

@@ -1,4 +1,4 @@
-"""Where the kernel enters base chains: the hooks of the model's built-in chains, and how a message says them."""
+"""Where the kernel enters base chains: the hooks of the model's built-in chains, and how a message encodes them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ HOOKS: dict[tuple[TableName, str], Hook] = {
 
 
 def encode_hook(hook: Hook) -> bytes:
-    """Return the attribute that says where a base chain is entered."""
+    """Return the attribute with the hook of a base chain."""
     return nest(
         nf.NFTA_CHAIN_HOOK,
         attribute(nf.NFTA_HOOK_HOOKNUM, u32be(nf.HOOK_PLACES.index(hook.place))),

@@ -1,4 +1,4 @@
-"""What the readers of both backends ask of a message: the parts of an expression, a rule's comment. Pure."""
+"""What the readers of both backends take from a message: the parts of an expression, a rule's comment. Pure."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Register(Value):
-    """What a register was loaded with: a field, or bytes of a header (base, offset, length), and what became of it."""
+    """What a register was loaded with, a field or bytes of a header (base, offset, length), and what happened to it."""
 
     field: str
     header: tuple[int, int, int] | None = None
@@ -77,7 +77,7 @@ def conditions_of(
 
 
 def _header_conditions(loaded: Register, bounds: Bounds, parts: list[Part]) -> Iterator[native.Condition]:
-    """Yield what a comparison of header bytes says about each field that lies in them."""
+    """Yield what a comparison of header bytes means for each field that lies in them."""
     if bounds.is_single:
         found = [_prefix(loaded, bounds, part) for part in parts]
         if None not in found and not (bounds.negated and len(found) > 1):
@@ -88,7 +88,7 @@ def _header_conditions(loaded: Register, bounds: Bounds, parts: list[Part]) -> I
 
 
 def _prefix(loaded: Register, bounds: Bounds, part: Part) -> native.Among | None:
-    """Return what a comparison with one value says about a field; None if it is not about its first bits."""
+    """Return what a comparison with one value means for a field; None if it is not about its first bits."""
     size = native.SIZES[part.field]
     missing = (size - part.taken) * 8
     place = slice(part.start, part.start + part.taken)

@@ -45,7 +45,7 @@ CT_FIELDS = {key: field for field, key in native.CT_KEYS.items()}
 HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
 
 ETHER_TYPE = Register("meta 1")
-"""NFT_META_PROTOCOL: how a table of family netdev tells IPv4 from IPv6."""
+"""NFT_META_PROTOCOL: how a table of family netdev distinguishes IPv4 from IPv6."""
 FAMILY_OF_ETHER_TYPE = {b"\x08\x00": nf.FAMILY_NUMBERS["ipv4"], b"\x86\xdd": nf.FAMILY_NUMBERS["ipv6"]}
 """linux/if_ether.h"""
 
@@ -176,7 +176,7 @@ class Program:
         return action is not None and self._do(action)
 
     def fib(self, fields: Fields) -> bool:
-        """``fib``: load what kind of address the source or the destination is, whatever the interface."""
+        """``fib``: load what kind of address the source or the destination is, on any interface."""
         field = ADDRESS_TYPES.get(decode_number(fields[nf.NFTA_FIB_FLAGS]))
         is_type = decode_number(fields[nf.NFTA_FIB_RESULT]) == nf.NFT_FIB_RESULT_ADDRTYPE
         return is_type and field is not None and self._load(fields[nf.NFTA_FIB_DREG], Register(field))
@@ -374,7 +374,7 @@ LOADERS = {
     "bitwise": nf.NFTA_BITWISE_DREG,
     "byteorder": nf.NFTA_BYTEORDER_DREG,
 }
-"""Expressions that do nothing but write a register, and the attribute that says which."""
+"""Expressions that do nothing but write a register, and the attribute with its number."""
 
 FILTERS = {"limit", "quota", "connlimit", "match", "cmp", "range", "lookup"}
 """Expressions that only let packets pass or not. Any other that we do not understand may take them away."""
@@ -394,7 +394,7 @@ def _unknown_words(name: str, fields: Fields) -> str:
 
 
 def _words(loaded: Register | bytes | None) -> str:
-    """Return what a register holds as nft would say it, ``@nh,96,32`` for bits of a header."""
+    """Return what a register holds in nft's notation, ``@nh,96,32`` for bits of a header."""
     if not isinstance(loaded, Register):
         return "an unknown value" if loaded is None else f"0x{loaded.hex()}"
     if loaded.header is None:

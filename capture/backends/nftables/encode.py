@@ -1,7 +1,7 @@
 """From native rules to the messages of a batch. Pure; ``decode`` is the inverse.
 
 The expressions are those that nft(8) makes of ``text``, byte for byte where nft has one way, so that
-everybody's listing of ours reads well. A condition loads a field into register 1 and compares:
+every program's listing of our tables reads well. A condition loads a field into register 1 and compares:
 
     ip daddr 10.0.0.0/8     payload load 1b @ network header + 16 => reg 1, cmp eq reg 1 10
     meta skuid 1000-2000    meta load skuid => reg 1, byteorder hton, cmp gte reg 1 1000, cmp lte reg 1 2000
@@ -237,7 +237,7 @@ def _set_mark(action: model.SetMark) -> bytes:
 
 
 def _log(action: model.Log) -> bytes:
-    level = attribute(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING))  # the default, which the kernel tells
+    level = attribute(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING))  # the default, which the kernel reports
     return expression("log", attribute(nf.NFTA_LOG_PREFIX, text(action.prefix)), level)
 
 
@@ -250,7 +250,7 @@ STORE_ZONE = store_ct(nf.NFT_CT_ZONE)
 REDIRECT = expression(
     "redir",
     attribute(nf.NFTA_REDIR_REG_PROTO_MIN, REGISTER),
-    attribute(nf.NFTA_REDIR_REG_PROTO_MAX, REGISTER),  # without it the kernel takes the same, and says so afterwards
+    attribute(nf.NFTA_REDIR_REG_PROTO_MAX, REGISTER),  # without it the kernel takes the same, and reports it afterwards
     attribute(nf.NFTA_REDIR_FLAGS, u32be(nf.NF_NAT_RANGE_PROTO_SPECIFIED)),
 )
 

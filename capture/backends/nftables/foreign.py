@@ -1,7 +1,7 @@
 """Base chains of others in nf_tables, read as foreign chains.
 
 What iptables-nft writes is in tables of nf_tables too. Its rules are read in its own words, where they are not
-those that we compare with ours anyway.
+those that we compare with our own anyway.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Place(Value):
 def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[ForeignChain, ...]:
     """Return the base chains of others that packets of a pod meet, in the order of their priorities.
 
-    ``own_places`` are the backends, with variants, whose tables are left out; chains of other sets of ours are among
-    the foreign ones. None where there is no nf_tables, or no nfnetlink to ask for it.
+    ``own_places`` are the backends, with variants, whose tables are left out; chains of our other sets are among
+    the foreign ones. None without nf_tables, or without nfnetlink to read it.
     """
     doing = "read the chains of others in nf_tables"
     try:
@@ -105,7 +105,7 @@ def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> 
     of_iptables = [place for place in places if place.is_of_iptables]
     own = [place for place in places if place.is_native] if ("nftables", "") in own_places else []
     own += of_iptables if ("iptables", "nft") in own_places else []
-    # Next to ours in legacy tables it cannot be told; they may be the newest.
+    # Next to our own in legacy tables the order is unknown; they may be the newest.
     first = min((place.handle for place in own), default=0)
     for place in places:
         if place not in own and not place.is_of_iptables:
@@ -173,7 +173,7 @@ def _point(family: int, hook: Hook) -> str:
 
 
 def _of_devices(entry: Chain, devices: tuple[str, ...], kind: type[InInterface | OutInterface]) -> Chain:
-    """Return a base chain of devices as one for all packets, whose rules speak of these interfaces."""
+    """Return a base chain of devices as one for all packets, whose rules match these interfaces."""
     last = (Rule(Drop(), why="policy drop"),) if entry.policy == "DROP" else ()
     rules = [
         rule.replace(matches=(kind(device), *rule.matches)) for rule in (*entry.rules, *last) for device in devices

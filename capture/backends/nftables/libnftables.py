@@ -1,7 +1,7 @@
 """The fallback driver: nf_tables written by libnftables, the second opinion on what ``netlink`` writes.
 
-The bindings are no part of the interpreter we run in, as often as not: distributions put them where their
-own Python looks. They are a single module that needs nothing else, so ours loads them from there.
+The interpreter we run in often lacks the bindings: distributions put them where their
+own Python looks. They are a single module that needs nothing else, so our Python loads them from there.
 """
 
 from __future__ import annotations

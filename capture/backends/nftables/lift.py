@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def lift(tables: Sequence[native.NativeTable]) -> model.Ruleset:
-    """Return the rule set that these tables are; tables that are not ours are left out.
+    """Return the rule set that these tables are; foreign tables are left out.
 
     Its families are those that its rules see; both if there are no rules.
     """
@@ -81,7 +81,7 @@ def matches_of(conditions: Iterable[native.Condition]) -> tuple[tuple[model.Matc
 
 
 def _answer(condition: native.Among, field: str, names: dict[int, T]) -> T | None:
-    """Return the name of the one number that a condition wants the field to be; None if it is another condition."""
+    """Return the name of the one number that a condition requires; None if it is another condition."""
     is_asked = condition.field == field and condition.is_single and not condition.negated
     return names.get(condition.ranges[0][0]) if is_asked else None
 
@@ -152,7 +152,7 @@ def _masked(condition: native.Masked) -> model.Match | None:
 
 def _interface(condition: native.Named) -> model.Match | None:
     if condition.name.endswith("+") and not condition.any_ending:
-        return None  # a real plus sign, for which the model has no way to say that it is one
+        return None  # a real plus sign, which the model cannot express
     name = f"{condition.name}+" if condition.any_ending else condition.name
     return MATCHES[condition.field](name, condition.negated)
 

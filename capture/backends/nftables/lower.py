@@ -4,7 +4,7 @@ What nf_tables does differently from iptables, and how it is made equal here:
 
 - A table of family inet sees both families. A rule for one of them tests it (``meta nfproto``), where nft
   itself would: just before the first address that implies it, else first of all. In a rule set for one
-  family every rule asks, so that the other family is left alone.
+  family every rule tests it, so that the other family is left alone.
 - Its tproxy statement breaks off the rule when no process listens, and the packet would go on uncaptured;
   iptables' TPROXY drops it (tproxy_tg4 in net/netfilter/xt_TPROXY.c). So a second rule with the same
   conditions follows and drops.
@@ -78,7 +78,7 @@ def lower_rule(rule: model.Rule, ruleset: model.Ruleset) -> Iterator[native.Nati
 
 
 def _family_of(rule: model.Rule) -> Family | None:
-    """Return the family that a rule is for, be it given or implied by an address."""
+    """Return the family that a rule is for, given or implied by an address."""
     family = rule.family
     for match in rule.matches:
         if isinstance(match, model.Source | model.Destination):
@@ -98,7 +98,7 @@ def _comment(why: str) -> str:
 
 
 def _conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Condition]:
-    """Yield what must hold, in one order whatever the rule's is.
+    """Yield what must hold, in one order for all rules.
 
     The protocol is tested before its ports, the family before an address that implies it. Of neighbours in a
     header the first comes first, since nft joins them to one comparison.
@@ -131,7 +131,7 @@ PLACES = {
         ),
     )
 }
-"""The order in which conditions stand in a rule."""
+"""The order of conditions in a rule."""
 
 
 def _condition(match: model.Match, protocol: model.ProtocolName | None) -> native.Condition:

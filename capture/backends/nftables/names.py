@@ -1,7 +1,7 @@
 """What things are called in nf_tables, and where the kernel enters our chains: a bijection with the model's names.
 
 nat PREROUTING        inet istio-proxy-nat, chain prerouting, type nat, priority -100
-nat ISTIO_INBOUND     inet istio-proxy-nat, chain istio-inbound    (upstream's native mode says it this way)
+nat ISTIO_INBOUND     inet istio-proxy-nat, chain istio-inbound    (as in upstream's native mode)
 nat ISTIO-INBOUND     inet istio-proxy-nat, chain ISTIO-INBOUND
 """
 
@@ -37,7 +37,7 @@ def native_chain(name: str) -> str:
 def model_chain(table: TableName, name: str, hook: Hook | None, remark: str = "") -> str:
     """Return the model's name of a chain that was read.
 
-    A chain that is not entered where we would enter it has a name that says so and is none of the model's,
+    A chain that is not entered where we would enter it has a name of its own that is none of the model's,
     ``prerouting(nat prerouting -5)`` or ``prerouting(not hooked)``, so that it shows up as a difference.
     ``remark`` is another reason to be different.
     """
@@ -57,7 +57,7 @@ def model_target(name: str) -> str:
 def _swap_spelling(name: str) -> str:
     """Exchange ISTIO_IN_REDIRECT and istio-in-redirect, and leave all other names as they are.
 
-    An exchange is its own inverse, so two chains never get one name, whatever another program put there.
+    An exchange is its own inverse, so two chains never get one name, also where another program made them.
     """
     if not name.isascii():
         return name

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Range = tuple[int, int]
 
-# Fields, in the words of nft(8). Those of ports also say which protocol's.
+# Fields, in the words of nft(8). Those of ports include the protocol.
 NFPROTO = "meta nfproto"
 L4PROTO = "meta l4proto"
 IIFNAME = "iifname"

@@ -40,7 +40,7 @@ class NetlinkDriver:
         self._lowered: tuple[Ruleset, tuple[NativeTable, ...]] | None = None
 
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
-        """Return the rule set as an nft script, which says the same as the messages and can be read."""
+        """Return the rule set as an nft script, which means the same as the messages and can be read."""
         from capture.backends.nftables.text import render_text  # not needed to write
 
         return [("nft -f", render_text(ruleset))]
@@ -58,10 +58,10 @@ class NetlinkDriver:
             return _hold_exactly(netfilter, self._native(desired))
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Make our tables be ``desired`` in one transaction, whatever is in them: they are ours alone."""
+        """Make our tables those of ``desired`` in one transaction; nothing foreign belongs in them."""
         del live, recorded
-        wanted = self._native(desired)
-        _change("replace the rules of capture", lambda live: plan.replace(wanted, live, encode))
+        native = self._native(desired)
+        _change("replace the rules of capture", lambda live: plan.replace(native, live, encode))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded
@@ -152,15 +152,15 @@ def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:
     return sum(1 for each in flags if each & nf.NFT_SET_ANONYMOUS)
 
 
-def _hold_exactly(netfilter: NetlinkSocket, wanted: tuple[NativeTable, ...]) -> bool:
-    """Return whether our live tables are the wanted ones, to the byte; False does not mean that they differ."""
+def _hold_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...]) -> bool:
+    """Return whether our live tables are the desired ones, to the byte; False does not mean that they differ."""
     own = {decode_text(table[nf.NFTA_TABLE_NAME]): table for table in _our_tables(netfilter)}
-    if own.keys() != {table.name for table in wanted} or any(map(_is_dormant, own.values())):
+    if own.keys() != {table.name for table in desired} or any(map(_is_dormant, own.values())):
         return False
-    chains = (encode.add_chain(table.name, chain) for table in wanted for chain in table.chains)
+    chains = (encode.add_chain(table.name, chain) for table in desired for chain in table.chains)
     try:
         return chains_are(netfilter, (nf.NFPROTO_INET,), own, chains) and all(
-            _table_is(netfilter, table) for table in wanted
+            _table_is(netfilter, table) for table in desired
         )
     except KernelError as error:
         if error.errno != errno.ENOENT:
@@ -169,7 +169,7 @@ def _hold_exactly(netfilter: NetlinkSocket, wanted: tuple[NativeTable, ...]) -> 
 
 
 def _table_is(netfilter: NetlinkSocket, table: NativeTable) -> bool:
-    """Return whether a table holds the wanted rules, and its sets what they look up there."""
+    """Return whether a table holds the desired rules, and its sets what they look up there."""
     lists = dict(encode.sets_of(table))
     names = iter(lists)
     rules = {
@@ -184,19 +184,19 @@ def _table_is(netfilter: NetlinkSocket, table: NativeTable) -> bool:
     )
 
 
-def _set_is(netfilter: NetlinkSocket, table: str, name: str, wanted: Among) -> bool:
-    """Return whether a set is of the wanted kind and holds the wanted elements and no others.
+def _set_is(netfilter: NetlinkSocket, table: str, name: str, desired: Among) -> bool:
+    """Return whether a set is of the desired kind and holds the desired elements and no others.
 
     The elements of a set of intervals come in descending order (nft_rbtree_walk in net/netfilter/nft_set_rbtree.c),
     those of another in no order that we know.
     """
     description, messages = read_set(netfilter, nf.NFPROTO_INET, table, name)
     flags, size = (decode_number(description.get(kind, b"")) for kind in (nf.NFTA_SET_FLAGS, nf.NFTA_SET_KEY_LEN))
-    if (flags, size) != (sets.flags_of(wanted), SIZES[wanted.field]):
+    if (flags, size) != (sets.flags_of(desired), SIZES[desired.field]):
         return False
     found = b"".join([decode_fields(each).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for each in messages])
     if flags & nf.NFT_SET_INTERVAL:
-        return found == sets.elements_descending(wanted)
-    elements = sets.elements_of(wanted)
+        return found == sets.elements_descending(desired)
+    elements = sets.elements_of(desired)
     length = len(elements[0])
     return sorted(found[start : start + length] for start in range(0, len(found), length)) == elements

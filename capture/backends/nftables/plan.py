@@ -1,4 +1,4 @@
-"""What to change so that what is live becomes what is wanted. Pure, and the same for every way to say it.
+"""What to change so that what is live becomes what is desired. Pure, and the same for every language.
 
 All of it is one transaction, and packets see either all of it or none. Base chains that stay are kept and
 only their rules are exchanged: the kernel decides once per base chain which generation of rules a packet sees, so
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-def replace(wanted: Sequence[NativeTable], live: LiveTables, language: Language[T]) -> Iterator[T]:
-    """Yield the changes that make the wanted tables of what is live, and delete the other live ones."""
-    for table in wanted:
+def replace(desired: Sequence[NativeTable], live: LiveTables, language: Language[T]) -> Iterator[T]:
+    """Yield the changes that make the desired tables of what is live, and delete the other live ones."""
+    for table in desired:
         chains = live.get(table.name)
         if chains is None and table.name in live:
             yield language.delete_table(table.name)
@@ -49,8 +49,8 @@ def replace(wanted: Sequence[NativeTable], live: LiveTables, language: Language[
                     yield language.delete_chain(table.name, name)
         for chain in table.chains:
             yield language.add_chain(table.name, chain)
-    yield from language.add_rules(wanted)
-    yield from remove(live.keys() - {table.name for table in wanted}, language)
+    yield from language.add_rules(desired)
+    yield from remove(live.keys() - {table.name for table in desired}, language)
 
 
 def remove(tables: Iterable[str], language: Language[T]) -> Iterator[T]:

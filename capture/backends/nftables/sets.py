@@ -22,7 +22,7 @@ UNDERSTOOD_SETS = nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | nf.NFT_SET_INTERV
 
 
 MAX_PLAIN = 1000
-"""Up to so many numbers are a plain set. The kernel keeps one of ports as a bitmap, whose every insertion walks all
+"""Up to so many numbers are a plain set. The kernel keeps one of ports as a bitmap, whose every insertion visits all
 that is there (nft_bitmap_elem_find() in net/netfilter/nft_set_bitmap.c): intervals of 20,000 take an eighth of it."""
 
 # Data types of keys, as nft numbers them (enum datatypes in nftables' datatype.h): to the kernel a mere note.

@@ -7,9 +7,9 @@ import click
 from capture.cli.doctor.examination import DRIVERS, can_work, examine, findings
 from capture.cli.options import CaptureCommand, format_option, namespace_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNSUPPORTED
-from capture.report.findings import tell_findings
-from capture.report.output import say_json
-from capture.report.terminal import tell
+from capture.report.findings import print_findings
+from capture.report.output import print_json
+from capture.report.terminal import print_lines
 from capture.state.netns import Entered
 
 TYPE_CHECKING = False
@@ -42,7 +42,7 @@ def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
         examined = examine()
     found = findings(examined)
     if form == "json":
-        say_json({"works": can_work(examined), "findings": [_as_plain(each) for each in found]})
+        print_json({"works": can_work(examined), "findings": [_as_plain(each) for each in found]})
     else:
         _show(found, everything=everything)
     if not can_work(examined):
@@ -62,8 +62,10 @@ def _as_plain(finding: Finding) -> dict[str, str | None]:
 
 
 def _show(found: list[Finding], *, everything: bool) -> None:
-    """Print the findings; of drivers only what is wrong, unless everything is wanted."""
+    """Print the findings; of drivers only what is wrong, unless all are requested."""
     shown = [each for each in found if everything or each.topic not in DRIVERS or each.state in ("warning", "error")]
-    tell_findings(shown)
+    print_findings(shown)
     if len(shown) < len(found):
-        tell([f"{len(found) - len(shown)} more findings about kernel and host are in order: `capture doctor --all`"])
+        print_lines(
+            [f"{len(found) - len(shown)} more findings about kernel and host are in order: `capture doctor --all`"]
+        )

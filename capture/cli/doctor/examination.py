@@ -1,6 +1,6 @@
 """What ``capture doctor`` looks at and what it makes of it. Looking changes nothing; judging is pure.
 
-The one thing that asking may do is let the kernel load a module: whether it takes the owner match of
+The one thing that reading may do is let the kernel load a module: whether it takes the owner match of
 iptables, it can only know by trying to have it.
 """
 
@@ -125,7 +125,7 @@ def examine() -> Examined:
 def _diagnosis() -> Diagnosis | CaptureError | None:
     """Return what is wrong with the pod whose namespace we are in, if it is captured or should be.
 
-    Where that is unknown, for want of privileges, return why.
+    Where missing privileges hide that, return why.
     """
     try:
         found = diagnosis.why()
@@ -136,7 +136,7 @@ def _diagnosis() -> Diagnosis | CaptureError | None:
 
 
 def _by_name(module: str, function: str, otherwise: T) -> T:
-    """Return what the package of the plugin says of this node; the library does without it where it is not there."""
+    """Return the findings of the plugin's package about this node; without that package, none."""
     try:
         found: T = getattr(importlib.import_module(module), function)()
     except (ImportError, OSError, CaptureError):
@@ -155,7 +155,7 @@ def _purposes() -> dict[str, str]:
 
 
 def _programs(facts: Facts) -> Iterator[str]:
-    """Yield the paths of the programs whose versions tell everything: one of each variant of iptables, and nft."""
+    """Yield the paths of the programs whose versions suffice: one of each variant of iptables, and nft."""
     yield from {variant: path for (variant, _, _), path in reversed(facts.programs.items())}.values()
     nft = find_program("nft")
     if nft is not None:
@@ -203,11 +203,11 @@ def can_work(examined: Examined) -> bool:
 
 POD, NODE = "pod", "node"
 DRIVERS = ("kernel", "host")
-"""Topics about what drivers need, which a person wants to see where something is wrong, or with --all."""
+"""Topics about what drivers need, shown where something is wrong, or with --all."""
 
 
 def findings(examined: Examined) -> list[Finding]:
-    """Return the findings in the order in which a person would ask: pod, node, namespace, choice, drivers."""
+    """Return the findings in the order in which a person looks: pod, node, namespace, choice, drivers."""
     return [
         *_pod(examined.diagnosis),
         *(each.replace(topic=NODE) for each in examined.node),

@@ -45,7 +45,7 @@ def test_without_compat_it_cannot_be_taken() -> None:
         choose(facts, Request("iptables", "netlink"))
 
 
-def test_rules_of_ours_in_legacy_are_followed() -> None:
+def test_our_rules_in_legacy_are_followed() -> None:
     chain = LiveChain("legacy", "ipv4", "nat", "ISTIO_OUTPUT", 1)
     facts = KERNEL.replace(programs=WITH_EVERYTHING.programs, chains=(chain,), legacy_tables=(("ipv4", "nat"),))
     assert choose(facts, Request()) == Decision("iptables", "restore", "legacy")

@@ -25,7 +25,7 @@ WITH_NOTHING = Facts({}, True, False, False, "absent", (), (), False, False)
 
 
 def chain(place: Place, name: str = "OUTPUT", uses: int = 1, table: str = "nat", family: str = IPV4) -> LiveChain:
-    """Return a chain that stands in the namespace."""
+    """Return a chain of the namespace."""
     return LiveChain(place, family, table, name, uses)
 
 
@@ -49,7 +49,7 @@ class TestOtherUsers:
     def test_iptables_is_taken_where_it_is_named(self, request_: Request) -> None:
         assert choose(self.FACTS, request_).backend == "iptables"
 
-    def test_iptables_is_taken_where_sets_of_ours_are_in_it(self) -> None:
+    def test_iptables_is_taken_where_our_sets_are_in_it(self) -> None:
         facts = self.FACTS.replace(chains=(chain("nft", "ISTIO-OUTPUT", 9),))
         assert way(facts) == ("iptables", "netlink", "nft")
 
@@ -79,7 +79,7 @@ class TestAuto:
                 WITH_EVERYTHING.replace(nf_tables=False, nft_compat=False, legacy="unknown"),
                 ("iptables", "restore", "legacy"),
             ),
-            # what could not be asked for want of a privilege is tried
+            # what a missing privilege hides is tried
             (WITH_EVERYTHING.replace(nf_tables=None, nft_compat=None), ("iptables", "netlink", "nft")),
         ],
     )
@@ -100,7 +100,7 @@ class TestAuto:
             ((chain("native", table="istio-proxy-nat", family="inet"),), "nft"),
         ],
     )
-    def test_within_iptables_where_rules_stand(self, standing: tuple[LiveChain, ...], variant: str) -> None:
+    def test_within_iptables_where_rules_are(self, standing: tuple[LiveChain, ...], variant: str) -> None:
         assert way(WITH_EVERYTHING.replace(chains=standing))[2] == variant
 
     def test_a_legacy_table_without_rules_says_nothing(self) -> None:
@@ -219,7 +219,7 @@ class TestAskedFor:
 
         assert way(facts, Request(variant="legacy")) == ("iptables", "restore", "legacy")
 
-    def test_the_same_way_is_taken_without_a_kernel_to_ask(self) -> None:
+    def test_the_same_way_is_taken_without_a_kernel(self) -> None:
         for backend, driver, variant in itertools.product(
             ("auto", "iptables", "nftables"), ("", "restore", "iptc", "libnftables"), ("", "nft", "legacy")
         ):

@@ -1,4 +1,4 @@
-"""Kernel modules: what needs which, what is there, and what is said when one is missing."""
+"""Kernel modules: what needs which, what is there, and what the error says when one is missing."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ CONFIGURATIONS: dict[str, Texts] = {
 WITHOUT_MODULES = {"Protocol", "Source", "Destination", "InInterface", "OutInterface", "UnknownMatch"} | {
     *("Jump", "Return", "Accept", "Drop", "Continue", "UnknownVerdict")
 }
-"""What x_tables and nf_tables do themselves, and what somebody else asked for."""
+"""What x_tables and nf_tables do themselves, and what other programs requested."""
 
 
 def extensions_in(text: str) -> Iterable[str]:
-    """Yield the matches and targets that iptables is asked for, and the tables."""
+    """Yield the matches and targets that iptables gets, and the tables."""
     for line in text.splitlines():
         words = line.split()
         for word, after in itertools.pairwise(words):

@@ -19,9 +19,9 @@ PROGRAM = Path(sys.executable).with_name("capture")
 def test_every_command_is_there_and_has_help_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([name, "--help"]) == 0
 
-    told = capsys.readouterr().out
-    assert told.startswith(f"Usage: capture {name}")
-    assert f"capture {name}" in told.partition("Examples:")[2] or name in {"cni", "node"}
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"Usage: capture {name}")
+    assert f"capture {name}" in printed.partition("Examples:")[2] or name in {"cni", "node"}
 
 
 LEAVES = [
@@ -53,7 +53,7 @@ def test_a_long_example_goes_on_in_the_next_line() -> None:
 def test_options_are_listed_by_topic_with_their_variables(capsys: pytest.CaptureFixture[str]) -> None:
     run(["apply", "--help-all"])
 
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for part in (
         "Capture:\n",
         "Redirect ports:\n",
@@ -61,9 +61,9 @@ def test_options_are_listed_by_topic_with_their_variables(capsys: pytest.Capture
         "In the environment only:\n",
         "-b, --istio-inbound-ports PORTS\n",
     ):
-        assert part in told
-    assert "[env: ENVOY_PORT]" in told
-    assert "ISTIO_OUTBOUND_OWNER_GROUPS=GROUPS" in told
+        assert part in printed
+    assert "[env: ENVOY_PORT]" in printed
+    assert "ISTIO_OUTBOUND_OWNER_GROUPS=GROUPS" in printed
 
 
 @pytest.mark.parametrize("program", ["capture", "istio-init"])
@@ -152,11 +152,11 @@ def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> 
 def test_help_shows_purpose_examples_and_own_options_first(capsys: pytest.CaptureFixture[str]) -> None:
     run(["verify", "--help"])
 
-    told = capsys.readouterr().out
-    assert told.index("Compare the live rules") < told.index("Examples:") < told.index("Options:\n")
-    assert "--istio-inbound-ports" not in told
-    assert "capture verify --help-all" in told
-    assert len(told.splitlines()) < 60
+    printed = capsys.readouterr().out
+    assert printed.index("Compare the live rules") < printed.index("Examples:") < printed.index("Options:\n")
+    assert "--istio-inbound-ports" not in printed
+    assert "capture verify --help-all" in printed
+    assert len(printed.splitlines()) < 60
 
 
 def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 """Stops the installer before each of its system calls, to kill it or to let another program write.
 
-A script, because ptrace and fork want a process with one thread:
+A script, because ptrace and fork need a process with one thread:
 ``installer_faults.py kill|rival SCENARIO STYLE STRIDE DIRECTORY`` prints as JSON how many system calls there are, or
 ends with the first thing that was wrong. STRIDE 3 tries every third of them, and begins elsewhere in each scenario.
 """
@@ -176,13 +176,13 @@ class Rival:
 
     def __init__(self, node: Node, style: str, at: int) -> None:
         self.node, self.style, self.at = node, style, at
-        self.was_asked = self.has_acted = False
+        self.is_reached = self.has_acted = False
         self.file = -1
         self.content = b""
 
     def __call__(self, pid: int, number: int) -> None:
         if number == self.at:
-            self.was_asked = True
+            self.is_reached = True
             self.begin()
         if self.file >= 0 and number == self.at + 15:
             self.end()
@@ -227,7 +227,7 @@ def write_everywhere(scenario: Scenario, numbers: Iterator[int], style: str) -> 
             rival = Rival(node, style, number)
             status = run_stepped(partial(scenario.act, node), rival)
             rival.end()
-            reached = rival.was_asked
+            reached = rival.is_reached
             acted += rival.has_acted
             if status != 0:
                 raise WrongError(f"system call {number}: the installer failed")
@@ -256,7 +256,7 @@ def _counter(network: dict[str, Any]) -> object:
 
 
 def tried_without_a_process(path: str, through: Sequence[str] = ()) -> trial.Trial:
-    """Stand in for starting the plugin, which takes half of all system calls and changes nothing that others see."""
+    """Replace the start of the plugin, which makes half of all system calls and changes nothing that others see."""
     return trial.Trial(("1.0.0",)) if os.access(path, os.X_OK) and not through else trial.Trial((), "missing")
 
 

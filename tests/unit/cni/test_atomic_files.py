@@ -28,11 +28,11 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What becomes durable or visible, in order; the real calls are made."""
     done: list[str] = []
 
-    def recorded(owner: Any, name: str, tell: Callable[..., str]) -> None:
+    def recorded(owner: Any, name: str, describe: Callable[..., str]) -> None:
         original = getattr(owner, name)
 
         def record(*arguments: Any) -> Any:
-            done.append(tell(*arguments))
+            done.append(describe(*arguments))
             return original(*arguments)
 
         monkeypatch.setattr(owner, name, record)
@@ -45,9 +45,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-def test_the_disk_has_the_content_before_anybody_sees_it_and_the_name_before_we_say_so(
-    file: Path, steps: list[str]
-) -> None:
+def test_the_disk_has_the_content_before_readers_and_the_name_before_the_return(file: Path, steps: list[str]) -> None:
     atomic_files.replace(snapshot(str(file)), b"new")
     assert steps == ["sync .capture-tmp", "exchange", "unlink .capture-tmp", "sync directory"]
     steps.clear()
@@ -89,7 +87,7 @@ def replace_by_the_same(file: Path) -> None:
 
 @pytest.mark.parametrize("change", [change_content, change_mode, replace_by_the_same, Path.unlink])
 @pytest.mark.parametrize("what", ["replace", "remove"])
-def test_whatever_was_changed_since_is_left_as_it_is(file: Path, change: Callable[[Path], None], what: str) -> None:
+def test_what_was_changed_since_is_left_as_it_is(file: Path, change: Callable[[Path], None], what: str) -> None:
     old = snapshot(str(file))
     change(file)
     changed = snapshot(str(file)) if file.exists() else None
@@ -151,7 +149,7 @@ atomic_files.replace(atomic_files.snapshot(sys.argv[1]), b"new")
 
 
 def test_who_opens_the_file_while_we_look_does_not_end_us(tmp_path: Path) -> None:
-    """The kernel tells the holder of a lease by a signal, whose default is to end the process (fcntl(2))."""
+    """The kernel notifies the holder of a lease by a signal, whose default is to end the process (fcntl(2))."""
     file = tmp_path / "file"
     file.write_bytes(b"old")
     done = subprocess.run([sys.executable, "-c", OPENED_MEANWHILE, file], cwd=ROOT, check=False)

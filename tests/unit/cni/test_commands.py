@@ -232,7 +232,7 @@ ISTIO: dict[str, object] = {
 }
 
 
-def test_an_entry_of_upstream_gives_way_with_what_it_says(node: Node, tmp_path: Path) -> None:
+def test_an_entry_of_upstream_is_replaced_and_its_keys_are_kept(node: Node, tmp_path: Path) -> None:
     path = node.conf_dir / "10-main.conflist"
     original = write_kubeconfig(tmp_path)
     Path(original).write_text(BLOCK % "tokenFile: token")

@@ -89,7 +89,7 @@ def test_everything_that_can_be_configured() -> None:
     )
 
 
-def test_with_a_kubeconfig_the_api_server_is_asked_after_the_runtime() -> None:
+def test_with_a_kubeconfig_the_api_server_comes_after_the_runtime() -> None:
     assert conf.parse({"kubeconfig": "/k"}).pod_sources == ("runtime", "kubernetes")
     assert conf.parse({"kubeconfig": "/k", "pod_sources": ["runtime"]}).pod_sources == ("runtime",)
 
@@ -171,7 +171,7 @@ def test_every_key_has_been_tried() -> None:
 def test_the_message_says_what_there_is_and_what_is_expected() -> None:
     assert (
         refused({"profile": "modern"})
-        == "network configuration: 'profile' is \"modern\"; expected 1.8 (classic) or 1.30 (current)"
+        == "network configuration: 'profile': invalid value \"modern\": expected 1.8 (classic) or 1.30 (current)"
     )
     assert "'pod_sources' has 'kubernetes', but there is no 'kubeconfig'" in refused({"pod_sources": ["kubernetes"]})
     assert "(1000002 characters)" in refused({"kubeconfig": "x" * 1_000_000})
@@ -197,7 +197,7 @@ ASKS: dict[str, Any] = {"capabilities": {"io.kubernetes.cri.pod-annotations": Tr
     ("entry", "lacks_source"),
     [
         (ASKS, True),
-        ({}, False),  # it does not ask: a mistake, which is named
+        ({}, False),  # it does not request them: a mistake, which is named
         (ASKS | {"pod_sources": ["runtime"]}, False),  # it insists
         (ASKS | {"kubeconfig": "/k"}, False),
         (ASKS | {"runtimeConfig": {"io.kubernetes.cri.pod-annotations": None}}, False),  # a pod that has none

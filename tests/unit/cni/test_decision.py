@@ -1,4 +1,4 @@
-"""The decision list, line by line, as each source of facts tells of a pod."""
+"""The decision list, line by line, as each source of facts knows a pod."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_by_what_the_api_server_says(facts: dict[str, Any], reason: str) -> None
     assert by_kubernetes(**facts) == reason
 
 
-def test_the_tables_walk_every_line() -> None:
+def test_the_tables_visit_every_line() -> None:
     lines = {line.reason for line in LINES}
     assert lines == {reason for _, reason in BY_KUBERNETES if reason}
     # Injection writes the status and the proxy together: for the runtime, a pod without the one has not the other.
@@ -227,6 +227,6 @@ def test_a_proxy_that_runs_uncaptured_is_warned_of(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", NO_TRUTH, ids=range(len(NO_TRUTH)))
-def test_a_pod_without_a_proxy_may_say_what_it_likes(text: str) -> None:
+def test_values_of_a_pod_without_a_proxy_are_not_checked(text: str) -> None:
     assert by_runtime({INJECT: text}) == NO_PROXY
     assert by_kubernetes(labels={INJECT: text}, containers=[{"name": "web"}]) == NO_PROXY

@@ -1,4 +1,4 @@
-"""docs/cni.md says of every key what it means."""
+"""docs/cni.md explains every key."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_installing_again_touches_nothing(node: Node) -> None:
     assert node.state() == before
 
 
-def test_another_entry_takes_the_place_of_ours(node: Node) -> None:
+def test_another_entry_takes_the_place_of_our_own(node: Node) -> None:
     node.write("10-main.conflist", network(BRIDGE, OURS, PORTMAP))
     assert node.install(ENTRY | {"profile": "classic"})[1:] == ["net.d/10-main.conflist: entry changed"]
     assert node.read("10-main.conflist") == network(BRIDGE, OURS | {"profile": "classic"}, PORTMAP)
@@ -436,7 +436,7 @@ def test_uninstall_is_the_inverse_of_install(node: Node) -> None:
     assert node.uninstall() == []
 
 
-def test_uninstall_removes_a_list_of_our_own_whatever_it_is_called(node: Node) -> None:
+def test_uninstall_removes_a_list_of_our_own_under_any_name(node: Node) -> None:
     node.write("10-main.conflist", network(BRIDGE))
     node.install(own_config="01-other-name.conflist")
     assert node.uninstall() == ["net.d/01-other-name.conflist: removed", "bin/capture-cni: removed"]
@@ -484,7 +484,7 @@ def test_uninstall_waits_between_entry_and_plugin(node: Node, monkeypatch: pytes
     install.uninstall(str(node.bin_dir), str(node.conf_dir), grace=30)
     assert slept == [(30, True, ["capture-cni"])]
     install.uninstall(str(node.bin_dir), str(node.conf_dir), grace=30)
-    assert len(slept) == 1  # nothing was there, so nobody can be calling
+    assert len(slept) == 1  # nothing was there, so no call can be running
 
 
 # --- the plugin -------------------------------------------------------------------------------------------------

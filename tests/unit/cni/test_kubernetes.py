@@ -49,7 +49,7 @@ def server() -> Iterator[FakeKubernetes]:
         yield fake
 
 
-def ask(
+def answer_of(
     server: FakeKubernetes,
     user: dict[str, object] | None = None,
     cluster: dict[str, object] | None = None,
@@ -67,7 +67,7 @@ def refused(
 ) -> CniError:
     started = time.monotonic()
     with pytest.raises(CniError) as error:
-        ask(server, user, cluster, identity, SOON)
+        answer_of(server, user, cluster, identity, SOON)
     assert time.monotonic() - started < SOON + SLOW_MACHINE
     return error.value
 
@@ -76,7 +76,7 @@ def refused(
 
 
 def test_a_pod_is_read_with_one_request(server: FakeKubernetes) -> None:
-    assert ask(server) == POD
+    assert answer_of(server) == POD
     assert [(request.path, request.token) for request in server.requests] == [
         ("/api/v1/namespaces/shop/pods/web-0", "")
     ]
@@ -85,19 +85,19 @@ def test_a_pod_is_read_with_one_request(server: FakeKubernetes) -> None:
 def test_the_servers_url_may_have_a_path() -> None:
     with FakeKubernetes(prefix="/k8s/clusters/c-1") as server:
         server.pods["shop", "web-0"] = POD
-        assert ask(server) == POD
+        assert answer_of(server) == POD
 
 
 def test_the_server_may_have_an_ipv6_address() -> None:
     with FakeKubernetes(server_certificate(address="::1"), address="::1") as server:
         server.pods["shop", "web-0"] = POD
-        assert ask(server) == POD
+        assert answer_of(server) == POD
 
 
-def test_a_server_without_tls_is_asked_if_there_is_no_token_to_lose() -> None:
+def test_a_server_without_tls_is_used_if_there_is_no_token_to_lose() -> None:
     with FakeKubernetes(None) as server:
         server.pods["shop", "web-0"] = POD
-        assert ask(server) == POD
+        assert answer_of(server) == POD
         error = refused(server, {"token": "secret"})
         assert error.code == BAD_KUBECONFIG
         assert "secret" not in error.message + error.details
@@ -111,7 +111,7 @@ def test_an_answer_in_chunks(server: FakeKubernetes, size: int) -> None:
     head = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     for end in (b"0\r\n\r\n", b"0\r\nTrailer: x\r\n\r\n"):
         server.will(raw(head + body + end))
-        assert ask(server) == POD
+        assert answer_of(server) == POD
 
 
 def test_the_request_does_not_wait_for_an_answer_to_the_handshake(server: FakeKubernetes) -> None:
@@ -124,7 +124,7 @@ def test_the_request_does_not_wait_for_an_answer_to_the_handshake(server: FakeKu
 
 def test_a_big_pod_comes_whole(server: FakeKubernetes) -> None:
     server.pods["shop", "web-0"] = big = POD | {"more": "x" * 3_000_000}
-    assert ask(server) == big
+    assert answer_of(server) == big
 
 
 # --- who we are ------------------------------------------------------------------------------------------------
@@ -134,9 +134,9 @@ def test_the_token(server: FakeKubernetes, tmp_path: Path) -> None:
     server.accepts("secret")
     file = tmp_path / "token"
     file.write_text("secret\n")
-    assert ask(server, {"token": "secret"}) == POD
-    assert ask(server, {"tokenFile": str(file)}) == POD
-    assert ask(server, {"token": "old", "tokenFile": str(file)}) == POD  # as client-go has it, the file counts
+    assert answer_of(server, {"token": "secret"}) == POD
+    assert answer_of(server, {"tokenFile": str(file)}) == POD
+    assert answer_of(server, {"token": "old", "tokenFile": str(file)}) == POD  # as client-go has it, the file counts
 
 
 def test_a_token_that_is_renewed_meanwhile_is_taken(server: FakeKubernetes, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_token_that_is_renewed_meanwhile_is_taken(server: FakeKubernetes, tmp_
         status(401, "Unauthorized")(handler)
 
     server.will(renew)
-    assert ask(server, {"tokenFile": str(file)}) == POD
+    assert answer_of(server, {"tokenFile": str(file)}) == POD
     assert [request.token for request in server.requests] == ["old", "new"]
 
 
@@ -165,8 +165,8 @@ def test_a_client_certificate_from_files_and_in_place(tmp_path: Path) -> None:
     with FakeKubernetes(clients_of=authority("clients")) as server:
         server.pods["shop", "web-0"] = POD
         open_before = len(os.listdir("/proc/self/fd"))
-        assert ask(server, in_place) == POD
-        assert ask(server, from_files) == POD
+        assert answer_of(server, in_place) == POD
+        assert answer_of(server, from_files) == POD
         assert {request.client for request in server.requests} == {"plugin"}
         assert len(os.listdir("/proc/self/fd")) <= open_before + 2  # the server's own
 
@@ -213,19 +213,19 @@ PASSING: dict[str, list[Behaviour]] = {
 @pytest.mark.parametrize("behaviours", PASSING.values(), ids=PASSING.keys())
 def test_what_passes_is_waited_for(server: FakeKubernetes, behaviours: list[Behaviour]) -> None:
     server.will(*behaviours)
-    assert ask(server) == POD
+    assert answer_of(server) == POD
     assert len(server.requests) == len(behaviours) + 1
 
 
 def test_a_pod_that_appears_late() -> None:
     with FakeKubernetes() as server:
         threading.Timer(0.3, server.pods.__setitem__, [("shop", "web-0"), POD]).start()
-        assert ask(server) == POD
+        assert answer_of(server) == POD
 
 
 def test_retry_after_is_obeyed(server: FakeKubernetes) -> None:
     server.will(status(429, retry_after=1))
-    assert ask(server) == POD
+    assert answer_of(server) == POD
     first, second = server.requests
     assert 1.0 <= second.at - first.at < 1.0 + SLOW_MACHINE
 
@@ -262,7 +262,7 @@ def test_what_lasts_is_an_error_after_the_deadline(
     error = refused(server)
     if error.code != code:  # under load, a second may pass without the server's getting its turn
         with pytest.raises(CniError) as patient:
-            ask(server, deadline=SOON + SLOW_MACHINE)
+            answer_of(server, deadline=SOON + SLOW_MACHINE)
         error = patient.value
     assert error.code == code
     assert error.message.startswith("pod shop/web-0: the API server")
@@ -301,7 +301,7 @@ def test_a_later_pod_of_the_same_name_is_not_taken_for_this_one(server: FakeKube
     assert error.code == POD_NOT_FOUND
     assert "another pod of this name than uid-1" in error.message
     server.will(lambda handler: handler.answer(200, POD))
-    assert ask(server) == POD
+    assert answer_of(server) == POD
 
 
 def test_no_process_listens() -> None:
@@ -340,7 +340,7 @@ def test_a_certificate_for_another_address_is_not_trusted() -> None:
         error = refused(server)
         assert (error.code, "mismatch" in error.message) == (NOT_TRUSTED, True)
         server.pods["shop", "web-0"] = POD
-        assert ask(server, cluster={"tls-server-name": "kubernetes.default"}) == POD
+        assert answer_of(server, cluster={"tls-server-name": "kubernetes.default"}) == POD
 
 
 def test_an_expired_certificate_is_not_trusted() -> None:
@@ -358,7 +358,7 @@ def test_a_file_with_the_authority(server: FakeKubernetes, tmp_path: Path) -> No
     file = tmp_path / "ca.crt"
     file.write_bytes(authority("kubernetes").pem)
     cluster: dict[str, object] = {"certificate-authority-data": None, "certificate-authority": str(file)}
-    assert ask(server, cluster=cluster) == POD
+    assert answer_of(server, cluster=cluster) == POD
     file.write_text("no certificate")
     assert refused(server, cluster=cluster).code == BAD_KUBECONFIG
     file.unlink()
@@ -369,7 +369,7 @@ def test_verification_can_be_left_out_by_saying_so() -> None:
     with FakeKubernetes(server_certificate("somebody", "10.9.9.9")) as server:
         server.pods["shop", "web-0"] = POD
         cluster: dict[str, object] = {"certificate-authority-data": None, "insecure-skip-tls-verify": True}
-        assert ask(server, cluster=cluster) == POD
+        assert answer_of(server, cluster=cluster) == POD
 
 
 def test_a_server_without_tls() -> None:
@@ -381,7 +381,7 @@ def test_a_server_without_tls() -> None:
         assert "TLS" in error.message or "closed" in error.message
 
 
-def test_a_client_certificate_that_the_server_does_not_want() -> None:
+def test_a_client_certificate_that_the_server_refuses() -> None:
     mine = authority("somebody").issue("plugin")
     user: dict[str, object] = {
         "client-certificate-data": base64.b64encode(mine.certificate).decode(),
@@ -392,7 +392,7 @@ def test_a_client_certificate_that_the_server_does_not_want() -> None:
         assert server.requests == []
 
 
-# --- what is asked ---------------------------------------------------------------------------------------------
+# --- the request -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,7 @@ def test_a_client_certificate_that_the_server_does_not_want() -> None:
         Identity("shop", ""),
     ],
 )
-def test_names_that_kubernetes_does_not_have_are_not_asked_for(server: FakeKubernetes, identity: Identity) -> None:
+def test_names_that_kubernetes_does_not_have_are_not_requested(server: FakeKubernetes, identity: Identity) -> None:
     assert refused(server, identity=identity).code == INVALID_ENVIRONMENT
     assert server.requests == []
 
@@ -436,7 +436,7 @@ def test_a_server_that_is_no_url(server: FakeKubernetes, url: str) -> None:
     assert "secret" not in error.message + error.details
 
 
-def test_status_asks_for_the_version(server: FakeKubernetes) -> None:
+def test_status_requests_the_version(server: FakeKubernetes) -> None:
     check_server(kubeconfigs.parse(server.kubeconfig({"token": "t"}), "/k"), SOON)
     server.accepts("other")
     with pytest.raises(CniError) as error:

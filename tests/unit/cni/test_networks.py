@@ -80,7 +80,7 @@ def test_crio_skips_a_list_whose_plugin_is_missing(node: Node) -> None:
     assert chosen.verdicts[1][1] == "taken: the first usable"
 
 
-def test_a_network_is_asked_for_by_its_name(node: Node) -> None:
+def test_a_network_is_requested_by_its_name(node: Node) -> None:
     node.write(_10__conf=SINGLE, _20__conflist=OTHER, _30__conflist=SINGLE | {"plugins": [{"type": "bridge"}]})
     assert node.taken("crio", "single") == "10.conf"
     assert node.taken("libcni", "single") == "30.conflist"  # lists come first

@@ -78,16 +78,16 @@ REFUSED: list[tuple[dict[str, object], int, str]] = [
         "io/status): invalid value 'injected'",
     ),
     (configuration(INJECTED), protocol.INVALID_ENVIRONMENT, "CNI_NETNS: network namespace /does/not/exist"),
-    (configuration(INJECTED, profile="modern"), protocol.INVALID_CONFIGURATION, "'profile' is \"modern\""),
+    (configuration(INJECTED, profile="modern"), protocol.INVALID_CONFIGURATION, "'profile': invalid value \"modern\""),
     (
         configuration(INJECTED, prevResult=RESULT | {"ips": [{"address": "10.1.2.3/33"}]}),
         protocol.INVALID_CONFIGURATION,
-        "prevResult: ips is",
+        "prevResult: 'ips': invalid value",
     ),
     (
         configuration(INJECTED, prevResult=RESULT | {"ips": ["10.1.2.3"]}),
         protocol.INVALID_CONFIGURATION,
-        "prevResult: ips is",
+        "prevResult: 'ips': invalid value",
     ),
     (configuration({}, prevResult=[]), protocol.INVALID_CONFIGURATION, "prevResult"),
 ]
@@ -133,7 +133,7 @@ DEL_CALLS: list[tuple[object, dict[str, str]]] = [
 
 
 @pytest.mark.parametrize(("stdin", "environ"), DEL_CALLS, ids=range(len(DEL_CALLS)))
-def test_del_succeeds_whatever_it_is_given(stdin: object, environ: dict[str, str]) -> None:
+def test_del_succeeds_with_any_input(stdin: object, environ: dict[str, str]) -> None:
     for _ in range(2):
         done = call(stdin, CNI_COMMAND="DEL", **environ)
         assert (done.returncode, done.stdout) == (0, "")
@@ -158,7 +158,7 @@ def test_without_a_command_no_input_is_awaited() -> None:
 
 
 def test_a_defect_is_an_answer_too(tmp_path: Path) -> None:
-    """Whatever breaks in the plugin, the runtime gets JSON to show; and DEL has succeeded."""
+    """For every fault in the plugin, the runtime gets JSON to show; and DEL has succeeded."""
     script = (
         "import sys; from cni import __main__, forgetting, plugin\n"
         "def broken(request): raise RuntimeError('a\\nb')\n"
@@ -184,7 +184,7 @@ def test_a_defect_is_an_answer_too(tmp_path: Path) -> None:
             assert done.stdout == ""
 
 
-def test_the_log_tells_what_was_done_and_why(tmp_path: Path) -> None:
+def test_the_log_has_what_was_done_and_why(tmp_path: Path) -> None:
     log = tmp_path / "cni.log"
     call(configuration({}, log_file=str(log)))
     call(configuration(log_file=str(log)))

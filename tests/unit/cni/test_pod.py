@@ -83,7 +83,7 @@ def test_a_status_that_cannot_be_read_is_refused(text: str) -> None:
         ("", Proxy()),
     ],
 )
-def test_the_templates_tell_what_kind_of_proxy_was_injected(templates: str, proxy: Proxy) -> None:
+def test_the_templates_show_what_kind_of_proxy_was_injected(templates: str, proxy: Proxy) -> None:
     assert from_annotations(WEB, {TEMPLATES: templates}).proxy == proxy
 
 

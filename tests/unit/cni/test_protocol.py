@@ -27,7 +27,7 @@ ATTACHMENTS = [{"containerID": "cafe01", "ifname": "eth0"}]
 
 
 class Recorder:
-    """A handler that remembers what it was asked."""
+    """A handler that remembers its requests."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.requests: list[Request] = []
@@ -44,7 +44,7 @@ def call(
     configuration: Mapping[str, object] | bytes | None = None,
     error: Exception | None = None,
 ) -> tuple[Answer, Request | None]:
-    """Call the plugin as ENVIRON and CONFIGURATION say, with these changes."""
+    """Call the plugin with ENVIRON and CONFIGURATION, and these changes."""
     stdin = configuration if isinstance(configuration, bytes) else json.dumps(CONFIGURATION | dict(configuration or {}))
     recorder = Recorder(error)
     answer = dispatch(
@@ -86,7 +86,7 @@ def test_the_other_commands_print_nothing(command: str) -> None:
     assert request.command == command
 
 
-def test_a_request_holds_what_the_runtime_said() -> None:
+def test_a_request_holds_what_the_runtime_sent() -> None:
     _, request = call()
     assert request == Request(
         command="ADD",
@@ -103,15 +103,15 @@ def test_a_request_holds_what_the_runtime_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("result_version", "asked", "addresses"),
+    ("result_version", "requested", "addresses"),
     [
         ("1.0.0", "0.4.0", [{"version": "4", "address": "10.1.2.3/24"}, {"version": "6", "address": "fd00::3/64"}]),
         ("0.4.0", "1.1.0", [{"address": "10.1.2.3/24"}, {"address": "fd00::3/64"}]),
         (None, "0.3.1", [{"version": "4", "address": "10.1.2.3/24"}, {"version": "6", "address": "fd00::3/64"}]),
     ],
 )
-def test_a_result_in_another_version_comes_back_in_the_one_asked_for(
-    result_version: str | None, asked: str, addresses: list[dict[str, str]]
+def test_a_result_in_another_version_comes_back_in_the_requested_one(
+    result_version: str | None, requested: str, addresses: list[dict[str, str]]
 ) -> None:
     old = {"version": "x"} if result_version == "0.4.0" else {}
     result = {
@@ -121,8 +121,8 @@ def test_a_result_in_another_version_comes_back_in_the_one_asked_for(
     }
     if result_version is None:
         del result["cniVersion"]
-    answer, _ = call(configuration={"cniVersion": asked, "prevResult": result})
-    assert json.loads(answer.stdout) == {"cniVersion": asked, "ips": addresses, "dns": {"search": ["shop"]}}
+    answer, _ = call(configuration={"cniVersion": requested, "prevResult": result})
+    assert json.loads(answer.stdout) == {"cniVersion": requested, "ips": addresses, "dns": {"search": ["shop"]}}
 
 
 def test_a_result_without_addresses_or_with_strange_ones_passes() -> None:
@@ -226,7 +226,7 @@ def test_an_unknown_command_is_refused(command: str) -> None:
     assert "CNI_COMMAND" in str(error["msg"])
 
 
-# --- DEL: whatever happens, a pod can end -----------------------------------------------------------------------
+# --- DEL: a pod can end in every case ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_del_does_without_a_usable_name_of_the_network(name: object) -> None:
         (b'{"cniVersion": "1.0.0"}\xff', protocol.DECODING_FAILURE, "byte 23"),
         (b"[" * 100_000, protocol.DECODING_FAILURE, "object"),
         (b'{"a":' * 100_000, protocol.DECODING_FAILURE, "nested too deeply"),
-        (b'{"cniVersion": 1}', protocol.DECODING_FAILURE, "cniVersion is 1"),
+        (b'{"cniVersion": 1}', protocol.DECODING_FAILURE, "cniVersion: invalid value 1"),
         (b" " * (protocol.STDIN_LIMIT + 1), protocol.IO_FAILURE, "longer than 8388608 bytes"),
     ],
     ids=["empty", "cut", "list", "nan", "not-utf8", "deep-list", "deep-object", "version-number", "too-long"],
@@ -325,7 +325,7 @@ def test_a_command_exists_from_its_version_on(command: str, since: str) -> None:
 def test_the_network_needs_a_name(name: object) -> None:
     answer, _ = call(configuration={"name": name})
     assert error_of(answer)["code"] == protocol.INVALID_CONFIGURATION
-    assert "name is" in str(error_of(answer)["msg"])
+    assert "'name': invalid value" in str(error_of(answer)["msg"])
 
 
 @pytest.mark.parametrize("command", ["ADD", "CHECK"])
@@ -432,7 +432,7 @@ def test_arguments_that_are_refused(text: str, words: str) -> None:
 # --- errors -----------------------------------------------------------------------------------------------------
 
 
-def test_an_error_of_the_handler_is_printed_in_the_version_that_was_asked_for() -> None:
+def test_an_error_of_the_handler_is_printed_in_the_requested_version() -> None:
     answer, _ = call(
         configuration={"cniVersion": "0.3.1"}, error=CniError(101, "pod shop/web-0: no", "Do this.\nOr that.")
     )
@@ -444,7 +444,7 @@ def test_an_error_of_the_handler_is_printed_in_the_version_that_was_asked_for() 
     }
 
 
-def test_a_message_is_one_short_line_that_any_terminal_bears() -> None:
+def test_a_message_is_one_short_line_that_is_safe_for_any_terminal() -> None:
     error = CniError(100, "a\nb\tc\x1b[2J\u2028\ud800é" + "x" * 10_000, "y" * 10_000)
     assert error.message.startswith("a b c\\x1b[2J \\ud800éxxx")
     assert len(error.message) <= protocol.MESSAGE_LIMIT

@@ -1,4 +1,4 @@
-"""Whom the plugin asks, in what order, and when it stops asking."""
+"""The plugin's sources, in what order, and where it stops."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def server(tmp_path: Path) -> Iterator[FakeKubernetes]:
 
 
 @pytest.fixture
-def ask(tmp_path: Path) -> Any:
+def learned(tmp_path: Path) -> Any:
     def call(*sources: str, annotations: dict[str, str] | None = None) -> tuple[int | None, str]:
-        """Ask these sources, and return the proxy's user as it is then known, and why the pod is left alone."""
+        """Read these sources, and return the proxy's user as it is then known, and why the pod is left alone."""
         configuration = conf.parse(
             {
                 "pod_sources": list(sources),
@@ -64,51 +64,51 @@ NO_PROXY = "it has no container istio-proxy"
 NOT_INJECTED = "sidecar.istio.io/inject says false"
 
 
-def test_a_pod_without_a_part_in_the_mesh_needs_no_api_server(ask: Any) -> None:
+def test_a_pod_without_a_part_in_the_mesh_needs_no_api_server(learned: Any) -> None:
     for sources in (["runtime"], ["runtime", "kubernetes"]):
-        assert ask(*sources, annotations={}) == (None, NO_PROXY)
+        assert learned(*sources, annotations={}) == (None, NO_PROXY)
 
 
-def test_with_the_runtime_alone_what_it_does_not_know_does_not_count(ask: Any) -> None:
-    assert ask("runtime", annotations=INJECTED) == (None, "")
-    assert ask("runtime", annotations=INJECTED | {INJECT: "false"}) == (None, NOT_INJECTED)
+def test_with_the_runtime_alone_what_it_does_not_know_does_not_count(learned: Any) -> None:
+    assert learned("runtime", annotations=INJECTED) == (None, "")
+    assert learned("runtime", annotations=INJECTED | {INJECT: "false"}) == (None, NOT_INJECTED)
 
 
-def test_about_a_pod_of_the_mesh_the_api_server_knows_more(ask: Any, server: FakeKubernetes) -> None:
+def test_about_a_pod_of_the_mesh_the_api_server_knows_more(learned: Any, server: FakeKubernetes) -> None:
     server.pods["shop", "web-0"] = a_pod()
-    assert ask("runtime", "kubernetes", annotations=INJECTED) == (1000670000, "")
-    assert ask("kubernetes", "runtime", annotations=INJECTED) == (1000670000, "")
-    assert ask("kubernetes", annotations=INJECTED) == (1000670000, "")
-    assert ask("runtime", "kubernetes") == (1000670000, "")
+    assert learned("runtime", "kubernetes", annotations=INJECTED) == (1000670000, "")
+    assert learned("kubernetes", "runtime", annotations=INJECTED) == (1000670000, "")
+    assert learned("kubernetes", annotations=INJECTED) == (1000670000, "")
+    assert learned("runtime", "kubernetes") == (1000670000, "")
 
 
-def test_a_label_that_the_runtime_does_not_know_overrules_the_annotation(ask: Any, server: FakeKubernetes) -> None:
+def test_a_label_that_the_runtime_does_not_know_overrules_the_annotation(learned: Any, server: FakeKubernetes) -> None:
     server.pods["shop", "web-0"] = a_pod(labels={INJECT: "true"})
-    assert ask("runtime", "kubernetes", annotations=INJECTED | {INJECT: "false"}) == (1000670000, "")
+    assert learned("runtime", "kubernetes", annotations=INJECTED | {INJECT: "false"}) == (1000670000, "")
     server.pods["shop", "web-0"] = a_pod(labels={INJECT: "false"})
-    assert ask("runtime", "kubernetes", annotations=INJECTED) == (1000670000, NOT_INJECTED)
+    assert learned("runtime", "kubernetes", annotations=INJECTED) == (1000670000, NOT_INJECTED)
 
 
-def test_a_source_that_fails_fails_the_pod(ask: Any, server: FakeKubernetes, tmp_path: Path) -> None:
+def test_a_source_that_fails_fails_the_pod(learned: Any, server: FakeKubernetes, tmp_path: Path) -> None:
     server.always(status(403))
     with pytest.raises(CniError):
-        ask("runtime", "kubernetes", annotations=INJECTED)
+        learned("runtime", "kubernetes", annotations=INJECTED)
     with pytest.raises(CniError):
-        ask("kubernetes", "runtime", annotations=INJECTED)
+        learned("kubernetes", "runtime", annotations=INJECTED)
     (tmp_path / "kubeconfig").unlink()
     with pytest.raises(CniError) as error:
-        ask("runtime", "kubernetes", annotations=INJECTED)
+        learned("runtime", "kubernetes", annotations=INJECTED)
     assert error.value.code == BAD_KUBECONFIG
 
 
-def test_no_source_knows_the_pod(ask: Any) -> None:
+def test_no_source_knows_the_pod(learned: Any) -> None:
     with pytest.raises(CniError) as error:
-        ask("runtime")
+        learned("runtime")
     assert error.value.code == POD_UNKNOWN
     assert error.value.message == "pod shop/web-0: the runtime hands over no annotations of the pod"
     assert CAPABILITY in error.value.details
     with pytest.raises(CniError) as error:
-        ask("agent")
+        learned("agent")
     assert error.value.message == "pod shop/web-0: the node's agent does not answer, or does not know the pod"
     assert "capture node status" in error.value.details
 
@@ -124,31 +124,31 @@ NOT_CERTAIN = {
 
 
 @pytest.mark.parametrize("annotations", NOT_CERTAIN.values(), ids=NOT_CERTAIN)
-def test_what_is_not_certain_from_annotations_is_asked_of_the_next_source(
-    ask: Any, server: FakeKubernetes, annotations: dict[str, str]
+def test_what_is_not_certain_from_annotations_goes_to_the_next_source(
+    learned: Any, server: FakeKubernetes, annotations: dict[str, str]
 ) -> None:
     server.pods["shop", "web-0"] = a_pod()
-    assert ask("runtime", "kubernetes", annotations=annotations) == (1000670000, "")
+    assert learned("runtime", "kubernetes", annotations=annotations) == (1000670000, "")
 
 
-def test_a_status_that_cannot_be_read_is_an_error_without_another_source(ask: Any) -> None:
+def test_a_status_that_cannot_be_read_is_an_error_without_another_source(learned: Any) -> None:
     with pytest.raises(ConfigurationError):
-        ask("runtime", annotations={STATUS: "{"})
+        learned("runtime", annotations={STATUS: "{"})
 
 
-def test_a_truth_value_that_is_none_is_worth_a_line(ask: Any, tmp_path: Path) -> None:
-    assert ask("runtime", annotations=INJECTED | {INJECT: "maybe"}) == (None, "")
+def test_a_truth_value_that_is_none_is_worth_a_line(learned: Any, tmp_path: Path) -> None:
+    assert learned("runtime", annotations=INJECTED | {INJECT: "maybe"}) == (None, "")
     (line,) = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert line["level"] == "warn"
     assert "'maybe' is ignored" in line["message"]
 
 
-def test_a_server_that_is_not_verified_is_worth_a_line(ask: Any, tmp_path: Path) -> None:
+def test_a_server_that_is_not_verified_is_worth_a_line(learned: Any, tmp_path: Path) -> None:
     with FakeKubernetes(server_certificate("somebody")) as server:
         server.pods["shop", "web-0"] = a_pod()
         trust: dict[str, Any] = {"certificate-authority-data": None, "insecure-skip-tls-verify": True}
         (tmp_path / "kubeconfig").write_text(server.kubeconfig(**trust))
-        assert ask("kubernetes") == (1000670000, "")
+        assert learned("kubernetes") == (1000670000, "")
     line = json.loads((tmp_path / "log").read_text())
     assert (line["level"], "is not verified" in line["message"]) == ("warn", True)
 

@@ -1,4 +1,4 @@
-"""What ``capture cni status`` says of a node, as text and as JSON, and its exit code."""
+"""What ``capture cni status`` prints about a node, as text and as JSON, and its exit code."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_the_agent_has_no_privilege() -> None:
     assert "ports" not in container  # a host port, with which an update could not start a second agent
 
 
-def test_the_agent_may_look_at_pods_and_tell() -> None:
+def test_the_agent_may_look_at_pods_and_report() -> None:
     rules = [rule for each in objects("ClusterRole") for rule in each["rules"]]
     assert sorted((*rule["resources"], *rule["verbs"]) for rule in rules) == [
         ("events", "create"),
@@ -112,11 +112,11 @@ def metric_names() -> set[str]:
     return {re.split(r"[{ ]", line)[0] for line in text.splitlines() if not line.startswith("#")}
 
 
-def test_alerts_and_dashboard_ask_for_metrics_that_there_are() -> None:
+def test_alerts_and_dashboard_use_metrics_that_there_are() -> None:
     alerts = json.loads((CHART / "files" / "alerts.json").read_text())["groups"][0]["rules"]
     board = json.loads((CHART / "files" / "dashboard.json").read_text())
-    wanted = [alert["expr"] for alert in alerts] + [panel["targets"][0]["expr"] for panel in board["panels"]]
-    names = {name for text in wanted for name in re.findall(r"\bcapture_[a-z_]+", text)}
+    expressions = [alert["expr"] for alert in alerts] + [panel["targets"][0]["expr"] for panel in board["panels"]]
+    names = {name for text in expressions for name in re.findall(r"\bcapture_[a-z_]+", text)}
     assert names
     assert names <= metric_names()
 

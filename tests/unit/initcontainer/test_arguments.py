@@ -18,7 +18,7 @@ from capture.settings.options import (
     PROXY_UID,
 )
 from fake_pod import explicit
-from initcontainer.arguments import CommandLine, HelpWanted, UsageError, VersionWanted, parse
+from initcontainer.arguments import CommandLine, HelpRequested, UsageError, VersionRequested, parse
 from initcontainer.upstream_flags import PAST, PERSISTENT, UPSTREAM_FLAGS, newer_mesh
 from injected_arguments import INJECTED, LOG_FLAGS
 
@@ -87,13 +87,13 @@ def test_what_is_no_flag(arguments: list[str], message: str) -> None:
 
 @pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["istio-iptables", "--help"], ["-p", "1", "-h"]])
 def test_a_question(arguments: list[str]) -> None:
-    with pytest.raises(HelpWanted):
+    with pytest.raises(HelpRequested):
         parse(arguments, OPTIONS)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["version"], ["istio-iptables", "--version"]])
 def test_another_question(arguments: list[str]) -> None:
-    with pytest.raises(VersionWanted):
+    with pytest.raises(VersionRequested):
         parse(arguments, OPTIONS)
 
 
@@ -115,7 +115,7 @@ def test_flags_of_the_log_change_nothing_else_and_are_no_news(arguments: list[st
         assert found.warnings == expected.warnings == []
 
 
-def test_what_the_log_is_to_do_is_said() -> None:
+def test_the_log_has_its_settings() -> None:
     flags = parse(["--log_output_level", "warn", "--log_as_json"], OPTIONS).flags
     assert flags == {LOG_OUTPUT_LEVEL: "warn", LOG_AS_JSON: "true"}
 

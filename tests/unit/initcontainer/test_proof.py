@@ -1,4 +1,4 @@
-"""What a probe that got nowhere is told to have met."""
+"""The error of a probe that did not arrive."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ spec:
     assert "keeps a Job from ending" in classic.outcomes[0].warnings[0]
 
 
-def test_a_users_own_proxy_is_merged_into_ours() -> None:
+def test_a_users_own_proxy_is_merged_into_the_injected_one() -> None:
     text = """kind: Pod
 metadata: {name: p}
 spec:
@@ -408,9 +408,7 @@ def test_a_template_is_refused_by_place_and_value(
 
 
 @pytest.mark.parametrize("uid", ["1,2", "web"])
-def test_a_policy_is_not_made_for_other_users_than_those_that_were_asked_for(
-    capsys: pytest.CaptureFixture[str], uid: str
-) -> None:
+def test_a_policy_is_made_for_the_requested_users_alone(capsys: pytest.CaptureFixture[str], uid: str) -> None:
     assert run(["inject", "--policy", "--set", f"proxy-uid={uid}"]) == 2
     assert f"--proxy-uid: invalid value '{uid}'" in capsys.readouterr().err
 

@@ -86,5 +86,5 @@ def test_a_refusal_is_read_wherever_the_kernel_puts_it(message: Message, expecte
         (Refusal(2, "no", 20), "no, at byte 20 of the message"),
     ],
 )
-def test_an_explanation_tells_what_is_known(refusal: Refusal, explanation: str) -> None:
+def test_an_explanation_has_what_is_known(refusal: Refusal, explanation: str) -> None:
     assert refusal.explanation == explanation

@@ -19,7 +19,7 @@ def listed(family: int, source: str, destination: str) -> bytes:
     ("family", "local", "remote", "size"),
     [(2, "10.0.0.1", "10.0.0.2", 4), (10, "fd00::1", "fd00::2", 16), (10, "::ffff:10.0.0.1", "::ffff:10.0.0.2", 4)],
 )
-def test_a_connection_of_ipv4_has_addresses_of_ipv4_whatever_its_socket(
+def test_a_connection_of_ipv4_has_addresses_of_ipv4_on_any_socket(
     family: int, local: str, remote: str, size: int
 ) -> None:
     socket = sock_diag.decode_socket(listed(family, local, remote))

@@ -1,4 +1,4 @@
-"""What the socket makes of answers that a healthy kernel seldom gives; the other end is a socket of ours."""
+"""What the socket makes of answers that a healthy kernel seldom gives; the other end is one of our sockets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DONE = u32(0)
 
 
 class Peer:
-    """The kernel's part: answers, written before they are asked for. The first request has sequence number 1."""
+    """The kernel's part: answers, written before the requests. The first request has sequence number 1."""
 
     def __init__(self, socket: _socket.socket) -> None:
         self.socket = socket

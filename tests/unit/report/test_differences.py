@@ -87,7 +87,7 @@ def test_each_kind_has_its_sentence() -> None:
     ]
 
 
-def test_plain_values_say_the_same() -> None:
+def test_plain_values_mean_the_same() -> None:
     found = verified(
         Difference("ipv4", NAT, "OUTPUT", "foreign", TAKEN, 1, effect=EFFECT),
         missing=(MissingRoute("ipv4", 1337, 133, has_rule=False, has_route=True),),

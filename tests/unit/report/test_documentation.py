@@ -1,4 +1,4 @@
-"""The pages of docs/: those that come from code are what the code says, every link leads somewhere."""
+"""The pages of docs/: those that come from code are up to date, every link leads somewhere."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def networks(*texts: str) -> tuple[Network, ...]:
     return tuple(parse_network(text) for text in texts)
 
 
-# A rule, its columns from the target on, and what stands after them; words as in iptables 1.8.9.
+# A rule, its columns from the target on, and what follows them; words as in iptables 1.8.9.
 ROWS = [
     (Rule(Jump("ISTIO_INBOUND"), (TCP,)), "ISTIO_INBOUND tcp -- * * 0.0.0.0/0 0.0.0.0/0"),
     (Rule(Return(), (TCP, DestinationPort((only(22),)))), "RETURN tcp -- * * 0.0.0.0/0 0.0.0.0/0 | tcp dpt:22"),
@@ -181,7 +181,7 @@ def test_counters_are_rounded_to_five_columns(number: int, text: str) -> None:
     assert amount(number) == text
 
 
-def test_columns_stand_where_iptables_puts_them() -> None:
+def test_columns_are_where_iptables_puts_them() -> None:
     rule = Rule(
         Jump("ISTIO-IN-REDIRECT"),
         (Destination(networks("127.0.0.1"), negated=True), OutInterface("lo"), OwnerUid((only(1337),))),
@@ -213,7 +213,7 @@ def chains(*names: str) -> Ruleset:
 
 
 @pytest.mark.parametrize("dash", ["-", "_"])
-def test_chains_of_the_kernel_come_first_and_ours_by_name_in_either_spelling(dash: str) -> None:
+def test_chains_of_the_kernel_come_first_and_our_own_by_name_in_either_spelling(dash: str) -> None:
     mixed = [
         f"ISTIO{dash}{name}" for name in ("REDIRECT", f"IN{dash}REDIRECT", "OUTPUT", f"OUTPUT{dash}DNS", "INBOUND")
     ]

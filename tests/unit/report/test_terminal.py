@@ -20,8 +20,8 @@ LINES = (
 )
 CODE = f"""
 from capture.report.output import ended
-from capture.report.terminal import tell
-ended(lambda: tell({LINES!r}) or 0)
+from capture.report.terminal import print_lines
+ended(lambda: print_lines({LINES!r}) or 0)
 """
 PROGRAM = [sys.executable, "-c", CODE]
 RED, GREEN, BOLD, END = "\033[31m", "\033[32m", "\033[1m", "\033[0m"
@@ -42,7 +42,7 @@ def test_on_a_terminal_verdicts_and_the_deciding_rule_are_in_colour() -> None:
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_where_colours_are_not_wanted_lines_are_folded_all_the_same(environment: dict[str, str]) -> None:
+def test_without_colours_lines_are_folded_all_the_same(environment: dict[str, str]) -> None:
     text, _ = on_terminal(PROGRAM, 60, **environment)
 
     assert "\033" not in text

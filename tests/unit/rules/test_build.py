@@ -45,7 +45,7 @@ def rules_with(ruleset: Ruleset, table: TableName, chain: str, verdict: Verdict)
 
 
 class Listed(Value):
-    """An option with a list: where its rules stand, how many such rules stand there anyway, how many an entry has."""
+    """An option with a list: where its rules are, how many such rules are there anyway, how many an entry has."""
 
     option: option.Option[Any]
     verdict: Verdict
@@ -104,7 +104,7 @@ def test_a_long_list_holds_its_entries() -> None:
 
 
 class TestLogs:
-    def test_each_chain_of_ours_logs_what_enters_it(self) -> None:
+    def test_each_of_our_chains_logs_what_enters_it(self) -> None:
         ruleset = ruleset_of({option.RULE_LOGS: "true", option.OUTBOUND_NETWORKS: ""})
         assert chain_lines(ruleset, "nat", "ISTIO-IN-REDIRECT") == lines("""
             any     -> log 'ISTIO-IN-REDIRECT '

@@ -40,7 +40,7 @@ def destinations(texts: Texts, family: Family = "ipv4") -> list[str]:
 class TestInboundPorts:
     @pytest.mark.parametrize("profile", PROFILES)
     def test_only_the_listed_ports(self, profile: str) -> None:
-        """Excluded ports say nothing then, not even those that are excluded by default."""
+        """Excluded ports have no effect then, not even those that are excluded by default."""
         texts = {option.INBOUND_PORTS: "80,8080-8090", option.EXCLUDED_INBOUND_PORTS: "8085,22"}
         assert nat("ISTIO_INBOUND", texts, profile) == lines("""
             tcp & port 15008        -> return
@@ -220,7 +220,7 @@ class TestOwnerGroups:
     POD = FakePod(groups={"java": 202})
 
     def groups(self, texts: Texts) -> list[str]:
-        """Return what stands between the rules for the proxy and the one for localhost."""
+        """Return what is between the rules for the proxy and the one for localhost."""
         rules = nat("ISTIO_OUTPUT", texts, pod=self.POD)
         return rules[rules.index("gid 1337 -> return") + 1 : rules.index("to 127.0.0.1 -> return")]
 

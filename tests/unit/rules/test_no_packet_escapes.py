@@ -1,6 +1,6 @@
-"""What is not captured is exactly what docs/options.md says, for all packets.
+"""What is not captured is exactly what docs/options.md excludes, for all packets.
 
-The specification below is written from the options, without the rules: who is captured, told as functions of
+The specification below is written from the options, without the rules: who is captured, as functions of
 packets. It is compared with what the rules do, as functions too, so no packet is left out.
 """
 
@@ -90,7 +90,7 @@ class Specification:
             found = self.space.diagrams.choose(condition, self.space.diagrams.leaf(fate), found)
         return found
 
-    # --- what the options say ---
+    # --- the specification ------
 
     def captured_inbound_port(self) -> int:
         """Return the ports of the app that are captured: `-b`, `-d`; ssh is not under the layout of 1.8."""
@@ -210,7 +210,7 @@ class Specification:
 
 
 def escapes(config: CaptureConfig, built: CaptureConfig | None = None) -> list[str]:
-    """Return how packets fare otherwise by the rules that are built than the options say."""
+    """Return the packets for which the built rules differ from the options."""
     found = []
     for family in config.families:
         situation = Situation(build_ruleset(built or config), network=NETWORK)
@@ -219,8 +219,8 @@ def escapes(config: CaptureConfig, built: CaptureConfig | None = None) -> list[s
         possible = realistic(space, (compiler,))
         first = space.diagrams.both(space.state_in("NEW"), space.marked("mark", 0, ALL_BITS))
         specified = Specification(config, space)
-        wanted: dict[Direction, int] = {INBOUND: specified.inbound(), OUTBOUND: specified.outbound()}
-        for direction, want in wanted.items():
+        specification: dict[Direction, int] = {INBOUND: specified.inbound(), OUTBOUND: specified.outbound()}
+        for direction, want in specification.items():
             among = space.diagrams.both(possible[direction], first)
             does = space.diagrams.mapped(compiler.fates(direction), _unmarked, "unmarked")
             differs = space.diagrams.choose(among, space.diagrams.differing(does, want), space.diagrams.leaf(None))
@@ -244,7 +244,7 @@ WITHOUT_EFFECT = ("nothing", "-m with -t", "--drop-invalid")
 
 @pytest.mark.parametrize("name", [name for name in DOCUMENTED if name not in WITHOUT_EFFECT])
 def test_an_escape_is_seen(name: str) -> None:
-    """By the rules of the defaults, where the options say something else."""
+    """By the rules of the defaults, where the options have other values."""
     assert escapes(DOCUMENTED[name], CaptureConfig()) != []
 
 

@@ -1,4 +1,4 @@
-"""What is asked about a rule set when it takes over from another: what it tracks, and how it captures."""
+"""Facts about a rule set that takes over from another: what it tracks, and how it captures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what was said to what is true: names, families, name servers, limits, warnings."""
+"""From settings to the configuration: names, families, name servers, limits, warnings."""
 
 from __future__ import annotations
 

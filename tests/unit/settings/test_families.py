@@ -1,4 +1,4 @@
-"""Which families are captured, why, and what is said about the other one."""
+"""Which families are captured, why, and what the warnings say about the other one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def chosen(texts: Texts, *addresses: str) -> tuple[Family, ...]:
 
 
 @pytest.mark.parametrize("addresses", [DUAL, EKS_IPV6, ("10.0.0.5",), ("fd00::5",), ("fe80::5",), ()])
-def test_both_is_the_default_whatever_addresses_there_are(addresses: tuple[str, ...]) -> None:
+def test_both_is_the_default_with_any_addresses(addresses: tuple[str, ...]) -> None:
     assert chosen({}, *addresses) == BOTH
     assert chosen({IP_FAMILIES: "both", DUAL_STACK: "false"}, *addresses) == BOTH
     assert chosen({DUAL_STACK: "true"}, *addresses) == BOTH
@@ -108,7 +108,7 @@ def test_link_local_addresses_alone_are_one_line() -> None:
 
 
 @pytest.mark.parametrize(("choice", "is_drift"), [("both", True), ("mesh", False), ("ipv4", False)])
-def test_a_family_without_rules_is_drift_only_where_both_were_asked_for(choice: str, is_drift: object) -> None:
+def test_a_family_without_rules_is_drift_only_where_both_were_requested(choice: str, is_drift: object) -> None:
     addresses = FakePod(addresses=DUAL).pod_addresses()
     drift, remarks = judge_families(IPV4, explicit({IP_FAMILIES: choice}), addresses)
     assert (bool(drift), bool(remarks)) == (is_drift, not is_drift)

@@ -1,4 +1,4 @@
-"""The facts of a host: what its files say, and what they cannot say about a pod."""
+"""The facts of a host: what its files show, and what they cannot show about a pod."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def test_good(parse: Callable[[str], object], text: str, value: object) -> None:
     ("parse", "text"), [(parse, text) for parse, texts, more in BAD for text in texts.split() + more]
 )
 def test_bad(parse: Callable[[str], object], text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - which one is the caller's to say
+    with pytest.raises(ValueError):  # noqa: PT011 - the caller knows which one
         parse(text)
 
 
@@ -236,6 +236,6 @@ class TestSelections:
 
     @pytest.mark.parametrize("text", ["**", "*,80", "80,*", "*,*"])
     def test_a_star_among_entries_is_an_error(self, text: str) -> None:
-        """Whoever writes that means something by the entries; what, we cannot know."""
+        """The entries mean something to their author; what, we cannot know."""
         with pytest.raises(ValueError, match=r"\*"):
             self.parse(text)

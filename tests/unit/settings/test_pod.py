@@ -174,7 +174,7 @@ def test_the_proxys_environment(variable: str, which: Option[bool]) -> None:
 
 
 def test_other_variables_of_the_proxy_say_nothing() -> None:
-    # The init container's own variables, and those of options that a pod has no say in.
+    # The init container's own variables, and those of options that a pod cannot set.
     others = {"ENVOY_PORT": "1", "PROXY_UID": "0", "DUAL_STACK": "true", "CAPTURE_PROFILE": "nonsense"}
     assert explicit(environment=others).explicit == explicit().explicit
 

@@ -1,4 +1,4 @@
-"""The option table, and what was said: precedence, emptiness, origins, errors."""
+"""The option table, and values: precedence, emptiness, origins, errors."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class TestPrecedence:
             "environment INBOUND_TUNNEL_PORT",
         ]
 
-    def test_only_the_options_asked_for_are_looked_up(self) -> None:
+    def test_only_the_requested_options_are_looked_up(self) -> None:
         found = from_environment({"ENVOY_PORT": "1", "DRY_RUN": "true"}, RULE_OPTIONS)
         assert set(found.explicit) == {options.PROXY_PORT}
 

@@ -1,4 +1,4 @@
-"""What documents say, and what is refused: by the path of the field."""
+"""What documents mean, and what is refused: by the path of the field."""
 
 from __future__ import annotations
 

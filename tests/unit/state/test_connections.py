@@ -44,7 +44,7 @@ def test_listeners_and_closed_sockets_have_no_entry() -> None:
     assert list(entries_of([LISTENER, socket(1, 2, sock_diag.TCP_CLOSE)])) == []
 
 
-def test_captured_is_what_is_redirected_to_the_proxy_or_bears_its_mark() -> None:
+def test_captured_is_what_is_redirected_to_the_proxy_or_has_its_mark() -> None:
     to_proxy = Flow(POD, 40000, PEER, 80)
     redirected = Entry(to_proxy, Flow(b"\x7f\0\0\x01", 15001, POD, 40000), conntrack.IPS_DST_NAT, 3, 0)
     ports, marks = frozenset({15001}), frozenset({1337})

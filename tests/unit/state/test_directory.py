@@ -1,4 +1,4 @@
-"""The state directory is private, whoever makes it; one that is not is refused, and says why."""
+"""The state directory is private, with any maker; one that is not is refused, with the reason."""
 
 from __future__ import annotations
 

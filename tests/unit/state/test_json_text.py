@@ -96,7 +96,7 @@ def test_half_a_surrogate_pair_survives() -> None:
     assert decode('"\\ud83d\\ude00"') == "\U0001f600"
 
 
-def test_what_json_cannot_say_is_not_written() -> None:
+def test_what_json_cannot_express_is_not_written() -> None:
     for number in (float("nan"), float("inf"), float("-inf")):
         with pytest.raises(ValueError, match="no JSON number"):
             encode([number])

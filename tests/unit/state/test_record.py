@@ -81,13 +81,13 @@ class TestFacts:
         assert resolve(kept.settings, kept.facts)[0] == resolve(explicit(texts), pod)[0]
         assert build_ruleset(resolve(kept.settings, kept.facts)[0]) == kept.ruleset
 
-    def test_they_hold_what_was_asked_and_nothing_else(self) -> None:
+    def test_they_hold_what_was_requested_and_nothing_else(self) -> None:
         facts = applied(RICH, RICH_POD).facts
         assert (facts.users, facts.groups, facts.proxy_user) == ({"envoy": 1500}, {"java": 202}, "envoy")
         assert facts.families == ("ipv4", "ipv6")
         assert facts.servers == (parse_address("10.96.0.10"), parse_address("fd00::a"))
 
-    def test_a_name_that_nobody_has_is_remembered_as_such(self) -> None:
+    def test_an_unknown_name_is_remembered_as_such(self) -> None:
         assert applied({}, POD).facts.users == {"istio-proxy": None}
 
 

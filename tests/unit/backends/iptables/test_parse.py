@@ -212,7 +212,7 @@ COMMIT
         assert [rule.counters for rule in output.rules] == [Counters(3, 180), None]
         assert nat.chains[2].rules == (Rule(Return(), (Destination(networks("127.0.0.1")),), IPV4),)
 
-    def test_comments_count_if_they_are_ours(self) -> None:
+    def test_comments_count_if_they_are_our_own(self) -> None:
         assert parse_save(self.text, IPV4).comments
         others = self.text.replace("-A ISTIO_OUTPUT -d", "-A DOCKER -d")
         assert not parse_save(others, IPV4).comments

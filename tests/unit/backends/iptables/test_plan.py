@@ -121,19 +121,19 @@ class TestPlace:
         assert output_after(live, ruleset()) == ["-p icmp", *OURS, obstacle, "-p icmp -j LOG"]
 
     @pytest.mark.parametrize(("asks", "before"), [((Mark(7),), True), ((ConnectionMark(7),), False), ((), False)])
-    def test_before_a_change_of_the_mark_they_ask_for(self, asks: tuple[Match, ...], *, before: bool) -> None:
+    def test_before_a_change_of_the_mark_they_test(self, asks: tuple[Match, ...], *, before: bool) -> None:
         mark = "-j MARK --set-xmark 0x1/0xffffffff"
 
         after = output_after(present(mark), ruleset(Rule(Redirect(1), (TCP, *asks))))
 
         assert after == ([*OURS, mark] if before else [mark, *OURS])
 
-    def test_where_they_stood(self) -> None:
+    def test_where_they_were(self) -> None:
         live = present("-p icmp -j LOG", "-p tcp -j ISTIO_OUTPUT", "-p icmp -j LOG")
 
         assert output_after(live, ruleset()) == ["-p icmp -j LOG", *OURS, "-p icmp -j LOG"]
 
-    def test_not_where_they_stood_if_something_got_in_front(self) -> None:
+    def test_not_where_they_were_if_something_got_in_front(self) -> None:
         live = present("-p icmp -j ACCEPT", *OURS)
 
         assert output_after(live, ruleset()) == [*OURS, "-p icmp -j ACCEPT"]
@@ -171,7 +171,7 @@ class TestReplacing:
         assert [change for change in edit.edits if isinstance(change, DropChain)] == [DropChain("ISTIO_OUTPUT")]
         assert output_after(live, ruleset(output="ISTIO-OUTPUT")) == [OURS[0], "-p tcp -j ISTIO-OUTPUT"]
 
-    def test_a_family_that_is_captured_no_more_loses_what_is_ours(self) -> None:
+    def test_a_family_that_is_captured_no_more_loses_our_rules(self) -> None:
         both = merged([present(*OURS, "-j ACCEPT"), NOTHING.replace(families=(IPV6,))])
         only_ipv6 = ruleset(families=(IPV6,))
 
@@ -197,7 +197,7 @@ class TestReplacing:
 
 
 class TestClean:
-    def test_nothing_of_ours_stays_and_everything_of_others(self) -> None:
+    def test_no_rule_of_the_capture_stays_and_every_foreign_one(self) -> None:
         live = present("-p icmp -j ACCEPT", *OURS, "-j DOCKER")
 
         assert output_after(live, None) == ["-p icmp -j ACCEPT", "-j DOCKER"]
@@ -207,7 +207,7 @@ class TestClean:
 
         assert output_after(live, None, ruleset()) == ["-o eth7 -j RETURN"]
 
-    def test_jumps_to_ours_from_chains_of_others_go_too(self) -> None:
+    def test_jumps_to_our_chains_from_foreign_ones_go_too(self) -> None:
         live = present("-j DOCKER")
         docker = live.tables[0].chain("DOCKER")
         assert docker is not None
@@ -219,7 +219,7 @@ class TestClean:
 
         assert edit.edits == (RemoveRule("DOCKER", 0, jumping.rules[0]), DropChain("ISTIO_OUTPUT"))
 
-    def test_an_empty_chain_of_ours_goes_from_both_families(self) -> None:
+    def test_one_of_our_chains_that_is_empty_goes_from_both_families(self) -> None:
         live = Ruleset(FAMILIES, (Table(NAT, (Chain("ISTIO_OUTPUT"),)),))
 
         assert [(edit.family, edit.edits) for edit in plan(live, None)] == [
@@ -231,7 +231,7 @@ class TestClean:
 
         assert [edit.family for edit in plan(live, None)] == [IPV4]
 
-    def test_a_namespace_without_anything_of_ours_is_left_alone(self) -> None:
+    def test_a_namespace_without_a_capture_is_left_alone(self) -> None:
         live = parse_save("*nat\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -o eth1 -j RETURN\nCOMMIT\n", IPV4)
 
         assert plan(live, None) == ()

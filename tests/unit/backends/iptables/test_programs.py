@@ -100,7 +100,7 @@ class TestFind:
         assert find("nft", IPV4, "save") is None
         assert find("nft", IPV4, "restore") is None
 
-    def test_in_the_directories_of_the_system_whatever_path_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_in_the_directories_of_the_system_with_any_path(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for path in ("", "/nonexistent"):
             monkeypatch.setenv("PATH", path)
             assert find_program("sh") in ("/usr/bin/sh", "/bin/sh")

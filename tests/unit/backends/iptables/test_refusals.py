@@ -1,4 +1,4 @@
-"""What programs say when they fail (iptables 1.8.9, both variants, and older ones), and what we make of it."""
+"""What programs print when they fail (iptables 1.8.9, both variants, and older ones), and what we make of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMIT
 
 @pytest.fixture(autouse=True)
 def _privileged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests: without capabilities a table that is missing is one that is not permitted."""
+    """For every user of the tests: without capabilities a table that is missing is one that is not permitted."""
     monkeypatch.setattr(refusals, "_lacks_capabilities", lambda: False)
 
 
@@ -126,7 +126,7 @@ def test_anything_else_shows_the_line_and_the_words() -> None:
 
 
 @pytest.mark.parametrize("said", ["iptables-restore: line 5 failed", "line 99 failed", "line x failed", "", "it burns"])
-def test_what_names_no_line_of_ours_shows_none(said: str) -> None:
+def test_what_names_none_of_our_lines_shows_none(said: str) -> None:
     error = after(said, command="iptables-legacy-restore", status=1)
 
     assert isinstance(error, ToolError)

@@ -128,7 +128,7 @@ class TestExpanded:
 
         assert len(list(expanded([rule], IPV4))) == 17
 
-    def test_more_ports_than_anybody_reads_rule_by_rule_are_15_to_a_rule(self) -> None:
+    def test_very_many_ports_are_15_to_a_rule(self) -> None:
         ports = tuple(only(port) for port in range(1, 1001, 2))
 
         rules = list(expanded([Rule(Return(), (TCP, DestinationPort(ports)))], IPV4))

@@ -78,7 +78,7 @@ class TestMessages:
             "add a rule to chain OUTPUT",
         ]
 
-    def test_chains_of_ours_are_emptied_and_filled(self) -> None:
+    def test_our_chains_are_emptied_and_filled(self) -> None:
         standing = table((chain("ISTIO_OUTPUT", 1), (2, 3)), (chain(OUTPUT, 4), (5,)))
         assert words(standing, PutChain("ISTIO_OUTPUT", (OTHER,))) == [
             "flush chain ISTIO_OUTPUT",
@@ -119,7 +119,7 @@ class TestMessages:
         with pytest.raises(CaptureError, match=r"OUTPUT\(nat output -5\)"):
             words(standing, AppendRule(OUTPUT, JUMP))
 
-    def test_ours_leave_a_chain_of_any_name(self) -> None:
+    def test_our_rules_leave_a_chain_of_any_name(self) -> None:
         standing = table((FoundChain("nat", OUTPUT, 1), (7,)))
         assert words(standing, RemoveRule("OUTPUT(not hooked)", 0, JUMP)) == [
             "delete the rule with handle 7 of chain OUTPUT"
@@ -178,7 +178,7 @@ class TestTidyingUp:
 
 
 class TestMakers:
-    """Who made PREROUTING and OUTPUT; our rules are in position 0 of chains that are not ours."""
+    """Who made PREROUTING and OUTPUT; our rules are in position 0 of foreign chains."""
 
     @pytest.mark.parametrize(
         ("standing", "ours"),
@@ -191,10 +191,10 @@ class TestMakers:
                 set(),
             ),
             ([(PREROUTING, 1, (4,)), (OUTPUT, 2, (5,)), ("ISTIO_OUTPUT", 3, ())], set()),
-            # one by others with a rule of theirs, one by us
+            # one by another program with its own rule, one by us
             ([(PREROUTING, 1, (4, 2)), ("ISTIO_OUTPUT", 3, ()), (OUTPUT, 5, (6,))], {OUTPUT}),
             ([("theirs", 1, (2,)), (PREROUTING, 3, ()), ("theirs too", 4, ())], set()),
-            # our first rules are gone, later ones of ours stand
+            # our first rules are gone, later ones are there
             ([(PREROUTING, 3, (20,)), ("ISTIO_OUTPUT", 19, ())], {PREROUTING}),
             ([(PREROUTING, 3, (22,)), (OUTPUT, 6, (21,)), ("ISTIO_OUTPUT", 19, ())], {PREROUTING, OUTPUT}),
             # nothing that was made later is left
@@ -213,7 +213,7 @@ class TestMakers:
             chain(POSTROUTING, 2),
         ],
     )
-    def test_some_are_never_ours(self, found: FoundChain) -> None:
+    def test_some_are_never_our_own(self, found: FoundChain) -> None:
         assert made_by_us(NAT, table((found, (3,)), (chain("ISTIO_OUTPUT", 4), ())), {(OUTPUT, 0)}) == set()
 
 

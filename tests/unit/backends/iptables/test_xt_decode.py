@@ -127,7 +127,7 @@ def u16_pair(first: int, last: int) -> bytes:
 
 
 class TestNft:
-    """``nft add rule ip nat OUTPUT ...``, as far as it says what iptables could say."""
+    """``nft add rule ip nat OUTPUT ...``, as far as it means what iptables could express."""
 
     @pytest.mark.parametrize(
         ("comparison", "expected"),
@@ -173,7 +173,7 @@ class TestNft:
             (payload(1, 12, 4) + kernel.bitwise(b"\xff\0\0\0") + compare(b"\n\1\0\0"), None),
         ],
     )
-    def test_what_iptables_could_not_say(self, expressions: bytes, shown: str | None) -> None:
+    def test_what_iptables_could_not_express(self, expressions: bytes, shown: str | None) -> None:
         match = read(expressions).matches[-1]
         assert isinstance(match, UnknownMatch)
         assert match.text == (shown or "@nh,96,32 & 0xff000000 ^ 0x00000000 == 0x0a010000")

@@ -76,7 +76,7 @@ def shown(*matches: Match, family: Family = IPV4) -> list[str]:
 
 
 class TestMatches:
-    def test_they_stand_in_the_order_of_iptables(self) -> None:
+    def test_they_are_in_the_order_of_iptables(self) -> None:
         matches = (
             Mark(1),
             Destination(network("10.1.0.0/16")),
@@ -120,7 +120,7 @@ class TestMatches:
     def test_of_iptables_itself(self, matches: tuple[Match, ...], expected: list[str]) -> None:
         assert shown(*matches) == expected
 
-    def test_addresses_of_ipv6_stand_elsewhere(self) -> None:
+    def test_addresses_of_ipv6_are_elsewhere(self) -> None:
         matches = (Source(network("fd00::/8")), Destination(network("::1"), negated=True))
         assert shown(*matches, family=IPV6) == [
             *("payload 1:8+1", "== fd"),
@@ -210,18 +210,18 @@ class TestWhatCannotBeSaid:
 
 
 class TestMessages:
-    SAY = TableMessages(IPV6, NAT)
+    MESSAGES = TableMessages(IPV6, NAT)
 
     def test_errors_say_what_was_tried(self) -> None:
         rule = Rule(Return())
         done = [
-            self.SAY.add_table(),
-            self.SAY.delete_table(),
-            self.SAY.add_chain("OUTPUT"),
-            self.SAY.delete_chain("OUTPUT"),
-            self.SAY.flush_chain("OUTPUT"),
-            self.SAY.delete_rule("OUTPUT", 7),
-            self.SAY.add_rule("OUTPUT", rule),
+            self.MESSAGES.add_table(),
+            self.MESSAGES.delete_table(),
+            self.MESSAGES.add_chain("OUTPUT"),
+            self.MESSAGES.delete_chain("OUTPUT"),
+            self.MESSAGES.flush_chain("OUTPUT"),
+            self.MESSAGES.delete_rule("OUTPUT", 7),
+            self.MESSAGES.add_rule("OUTPUT", rule),
         ]
         assert [change.doing for change in done] == [
             "add table ip6 nat",
@@ -235,19 +235,21 @@ class TestMessages:
         assert {change.family for change in done} == {10}
 
     def test_a_built_in_chain_has_a_hook_and_others_have_none(self) -> None:
-        assert nf.NFTA_CHAIN_HOOK in decode_fields(self.SAY.add_chain("OUTPUT").attributes)
-        assert nf.NFTA_CHAIN_HOOK not in decode_fields(self.SAY.add_chain("ISTIO_OUTPUT").attributes)
+        assert nf.NFTA_CHAIN_HOOK in decode_fields(self.MESSAGES.add_chain("OUTPUT").attributes)
+        assert nf.NFTA_CHAIN_HOOK not in decode_fields(self.MESSAGES.add_chain("ISTIO_OUTPUT").attributes)
 
     def test_matches_that_need_a_protocol_get_it(self) -> None:
         compat = 5  # NFTA_RULE_COMPAT
-        assert compat not in decode_fields(self.SAY.add_rule("OUTPUT", Rule(Return())).attributes)
-        wanted = decode_fields(decode_fields(self.SAY.add_rule("OUTPUT", Rule(Return(), (TCP,))).attributes)[compat])
-        assert wanted == {1: b"\0\0\0\6", 2: bytes(4)}
+        assert compat not in decode_fields(self.MESSAGES.add_rule("OUTPUT", Rule(Return())).attributes)
+        compat_header = decode_fields(
+            decode_fields(self.MESSAGES.add_rule("OUTPUT", Rule(Return(), (TCP,))).attributes)[compat]
+        )
+        assert compat_header == {1: b"\0\0\0\6", 2: bytes(4)}
 
     def test_a_rule_goes_to_the_end_or_before_another(self) -> None:
         append, position = 0x800, 6  # NLM_F_APPEND, NFTA_RULE_POSITION
-        last: Change = self.SAY.add_rule("OUTPUT", Rule(Return()))
-        inserted = self.SAY.add_rule("OUTPUT", Rule(Return()), before=7)
+        last: Change = self.MESSAGES.add_rule("OUTPUT", Rule(Return()))
+        inserted = self.MESSAGES.add_rule("OUTPUT", Rule(Return()), before=7)
         assert last.flags & append
         assert not inserted.flags & append
         assert position not in decode_fields(last.attributes)

@@ -406,7 +406,7 @@ class TestOlderRevisions:
 
 
 class TestWhatTheModelLacks:
-    """It has words all the same."""
+    """It has words anyway."""
 
     @pytest.mark.parametrize(
         "structure",

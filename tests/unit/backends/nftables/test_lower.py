@@ -1,4 +1,4 @@
-"""From the model to native rules: what is asked for, what is left out, what is refused."""
+"""From the model to native rules: what is written, what is left out, what is refused."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_comment_is_cut_between_characters() -> None:
         (UnknownMatch("fib daddr type local"), "a foreign rule"),
     ],
 )
-def test_what_nf_tables_cannot_say_is_refused(match: Match, said: str) -> None:
+def test_what_nf_tables_cannot_express_is_refused(match: Match, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         list(lower_rule(Rule(Return(), (match,)), BOTH))
 

@@ -1,4 +1,4 @@
-"""Names of tables and chains, ours and those that somebody else gave."""
+"""Names of tables and chains, our own and foreign ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_tables_have_the_names_of_upstreams_native_mode() -> None:
         ("ISTIO_ß", "ISTIO_ß"),
     ],
 )
-def test_chains_of_ours(name: str, native: str) -> None:
+def test_our_chains(name: str, native: str) -> None:
     assert native_chain(name) == native
     assert model_chain(NAT, native, None) == name
 

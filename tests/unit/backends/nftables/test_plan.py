@@ -1,4 +1,4 @@
-"""What changes in which order, said by a language that a person reads."""
+"""What changes in which order, in a language that a person reads."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_into_nothing() -> None:
     assert replaced({}) == ["add table nat", *MADE]
 
 
-def test_base_chains_that_stand_are_kept() -> None:
+def test_live_base_chains_are_kept() -> None:
     assert replaced({"nat": {"output": HOOK, "istio-output": None}}) == ["add table nat", "flush table nat", *MADE]
 
 

@@ -97,7 +97,7 @@ def test_what_is_worth_saying_of_the_kernel(changes: dict[str, object], state: s
     assert any(words in each for each in listed(examined, state))
 
 
-def test_whatever_is_missing_or_bad_comes_with_a_remedy() -> None:
+def test_everything_missing_or_bad_comes_with_a_remedy() -> None:
     worst = GOOD.replace(
         facts=GOOD.facts.replace(nf_tables=False, nft_compat=False, programs={}),
         decision=UnsupportedError("no way", "Take another."),
@@ -108,7 +108,7 @@ def test_whatever_is_missing_or_bad_comes_with_a_remedy() -> None:
     assert all(finding.remedy for finding in findings(worst) if finding.state in ("warning", "error"))
 
 
-def test_sets_of_ours_that_are_live() -> None:
+def test_our_sets_that_are_live() -> None:
     one = Leftover("iptables", "restore", "nft", families=("ipv4", "ipv6"), spellings=("dash",))
     other = Leftover("nftables", "netlink", "", families=("inet",), spellings=("dash",))
 
@@ -130,7 +130,7 @@ def test_a_module_that_is_missing_is_named_with_who_needs_it_and_what_helps() ->
     assert "modules: all that a capture may need are there" not in listed(examined, "ok")
 
 
-def test_what_is_absent_for_want_of_a_module_says_which() -> None:
+def test_what_is_absent_without_a_module_says_which() -> None:
     facts = GOOD.facts.replace(nft_compat=False)
     examined = GOOD.replace(facts=facts, modules=Inventory(("x_tables",), ("x_tables",), is_indexed=True))
     (finding,) = (finding for finding in findings(examined) if finding.name == "nft_compat and xt_owner")
@@ -152,7 +152,7 @@ def test_without_an_index_of_modules_it_is_unknown() -> None:
     assert note.startswith("modules: which modules could be loaded is unknown: no /lib/modules/6.1.0")
 
 
-def test_what_is_wrong_with_the_pod_comes_first_and_is_not_for_want_of_drivers() -> None:
+def test_what_is_wrong_with_the_pod_comes_first_and_is_not_about_drivers() -> None:
     cause = Cause("not-listening", "no process listens on tcp port 15001", "Start the proxy.", "tcp port 15001")
     examined = GOOD.replace(diagnosis=Diagnosis(None, None, (cause,)))
 

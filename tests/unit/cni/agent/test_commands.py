@@ -22,8 +22,8 @@ PODS = [
 @pytest.fixture
 def socket(tmp_path: Path) -> Iterator[str]:
     def pods(question: dict[str, Any]) -> object:
-        wanted = f"{question.get('namespace')}/{question.get('name')}"
-        return {"pods": [pod for pod in PODS if not question.get("name") or pod["pod"] == wanted], "audit": "on"}
+        key = f"{question.get('namespace')}/{question.get('name')}"
+        return {"pods": [pod for pod in PODS if not question.get("name") or pod["pod"] == key], "audit": "on"}
 
     server = Server(str(tmp_path / "run" / "socket"), {"pods": pods})
     yield server.path
@@ -41,8 +41,8 @@ def test_what_is_wrong_comes_first(socket: str, capsys: pytest.CaptureFixture[st
 
 def test_one_pod_as_json(socket: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["node", "pods", "--socket", socket, "--pod", "shop/api", "--format", "json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["schema"], [pod["pod"] for pod in told["pods"]]) == ("capture/v1", ["shop/api"])
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["schema"], [pod["pod"] for pod in printed["pods"]]) == ("capture/v1", ["shop/api"])
 
 
 def test_a_command_runs_in_the_pods_namespace(socket: str, capsys: pytest.CaptureFixture[str]) -> None:

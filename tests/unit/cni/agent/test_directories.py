@@ -34,7 +34,7 @@ def test_a_file_that_is_renamed_in_is_noticed(watched: tuple[Directories, Path])
 
 
 def test_what_happens_next_to_the_directory_is_nothing(watched: tuple[Directories, Path]) -> None:
-    """Records of pods come and go beside the agent's own folder."""
+    """Records of pods come and go next to the agent's own folder."""
     directories, directory = watched
     (directory.parent / "neighbour").write_text("x")
     assert not directories.wait(0.05)

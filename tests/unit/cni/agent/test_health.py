@@ -16,7 +16,7 @@ def test_it_is_ready_when_every_part_is_well() -> None:
     readiness = [health.is_ready]
     news = []
     for part, problem in (("plugin", ""), ("entry", ""), ("entry", ""), ("entry", "lost")):
-        news.append(health.says(part, problem))
+        news.append(health.report(part, problem))
         readiness.append(health.is_ready)
     assert news == [True, True, False, True]
     assert readiness == [False, False, True, True, False]
@@ -25,16 +25,16 @@ def test_it_is_ready_when_every_part_is_well() -> None:
 def test_a_problem_is_as_old_as_its_first_mention() -> None:
     clock = iter((1.0, 5.0, 9.0))
     health = Health(("entry",), lambda: next(clock))
-    health.says("entry", "lost")
-    health.says("entry", "lost")
+    health.report("entry", "lost")
+    health.report("entry", "lost")
     assert health.as_plain()["problems"] == {"entry": {"problem": "lost", "since": 5.0}}
-    health.says("entry")
+    health.report("entry")
     assert (health.as_plain()["problems"], health.as_plain()["parts"]) == ({}, ["entry"])
 
 
 def test_a_part_that_was_not_named_starts_too() -> None:
     health = Health()
-    readiness = [health.is_ready, health.says("audit", STARTING), health.is_ready]
+    readiness = [health.is_ready, health.report("audit", STARTING), health.is_ready]
     assert readiness == [True, False, False]
 
 

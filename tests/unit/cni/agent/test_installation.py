@@ -33,7 +33,7 @@ class Node:
         (account / "ca.crt").write_text("an authority")
         plugin.write_text(PLUGIN)
         plugin.chmod(0o755)
-        self.told: list[tuple[str, str]] = []
+        self.published: list[tuple[str, str]] = []
         self.health = Health(PARTS)
         self.options = Options(
             node="node-1", plugin=str(plugin), entry={"exclude_namespaces": ["kube-system"]},
@@ -42,7 +42,7 @@ class Node:
         )  # fmt: skip
         self.list = self.conf_dir / "10-lab.conflist"
         self.installation = Installation(
-            self.options, self.health, Journal(descriptor=-1), tell=lambda *words: self.told.append(words)
+            self.options, self.health, Journal(descriptor=-1), publish=lambda *words: self.published.append(words)
         )
 
     def write(self, *plugins: dict[str, Any], name: str = "10-lab.conflist") -> None:
@@ -125,7 +125,7 @@ def test_a_rewritten_list_has_the_entry_again_at_once(running: Node) -> None:
     rival = "list_rewrites", "the owner of 10-lab.conflist (plugin bridge)"
     wait_until(lambda: running.health.counts().get(rival) == 5)
     wait_until(lambda: (running.health.fact("restored") or 0.0) > begun)
-    assert running.told == []
+    assert running.published == []
 
 
 def test_a_fight_is_not_fought_and_its_rival_is_named(running: Node) -> None:
@@ -133,11 +133,11 @@ def test_a_fight_is_not_fought_and_its_rival_is_named(running: Node) -> None:
         wait_until(lambda: "capture-cni" in running.types())
         running.write({"type": "cilium-cni"})
         time.sleep(0.05)
-    wait_until(lambda: running.told)
+    wait_until(lambda: running.published)
     assert "capture-cni" not in running.types()
     assert not running.health.is_ready
-    assert running.told[0][0] == "CaptureListRewritten"
-    assert "plugin cilium-cni" in running.told[0][1]
+    assert running.published[0][0] == "CaptureListRewritten"
+    assert "plugin cilium-cni" in running.published[0][1]
     wait_until(lambda: "capture-cni" in running.types())  # after a second
 
 
@@ -188,7 +188,7 @@ def test_a_list_of_our_own_goes_with_the_main_one(node: Node) -> None:
 
 
 class FakeRuntime:
-    """What a runtime says it has loaded."""
+    """What a runtime reports as loaded."""
 
     def __init__(self, loaded: Loaded | None) -> None:
         self.answer = loaded
@@ -218,7 +218,7 @@ def test_ready_is_what_the_runtime_has_loaded(
     assert node.health.is_ready == (not problem)
 
 
-def test_a_runtime_that_is_silent_is_a_problem_and_one_that_does_not_tell_is_none(node: Node) -> None:
+def test_a_silent_runtime_is_a_problem_and_one_without_this_report_is_none(node: Node) -> None:
     class Silent(FakeRuntime):
         def loaded(self) -> Loaded | None:
             raise RuntimeSilentError("/run/x.sock: Status: UNAVAILABLE")

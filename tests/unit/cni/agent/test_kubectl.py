@@ -76,19 +76,19 @@ def test_pods_by_owner_or_label(cluster: Path, monkeypatch: pytest.MonkeyPatch, 
 
 def test_the_status_of_all_nodes(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("status", monkeypatch=monkeypatch)
-    wanted = [line for line in (cluster / "log").read_text().splitlines() if "exec" in line]
-    assert ["agent-n1" in wanted[0], "agent-n2" in wanted[1]] == [True, True]
+    calls = [line for line in (cluster / "log").read_text().splitlines() if "exec" in line]
+    assert ["agent-n1" in calls[0], "agent-n2" in calls[1]] == [True, True]
 
 
 def test_a_report_has_every_part(
     cluster: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run("report", "web", "-n", "shop", monkeypatch=monkeypatch) == 0
-    told = capfd.readouterr()
-    assert [line.split()[1] for line in told.out.splitlines() if line.startswith("---")] == [
+    printed = capfd.readouterr()
+    assert [line.split()[1] for line in printed.out.splitlines() if line.startswith("---")] == [
         "agent:", "pod:", "doctor:", "verify:", "why:", "dump:",
     ]  # fmt: skip
-    assert "[6/6] dump" in told.err
+    assert "[6/6] dump" in printed.err
 
 
 def test_errors_are_in_kubectls_words(
@@ -106,9 +106,9 @@ def test_the_status_and_a_report_as_json(
     cluster: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run("status", "--format", "json", monkeypatch=monkeypatch) == 1
-    told = json.loads(capfd.readouterr().out)
-    check("kubectl-status", told)
-    assert [agent["node"] for agent in told["agents"]] == ["n1", "n2"]
+    printed = json.loads(capfd.readouterr().out)
+    check("kubectl-status", printed)
+    assert [agent["node"] for agent in printed["agents"]] == ["n1", "n2"]
 
     run("report", "web", "-n", "shop", "--format=json", monkeypatch=monkeypatch)
     check("kubectl-report", json.loads(capfd.readouterr().out))

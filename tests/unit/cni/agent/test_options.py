@@ -1,4 +1,4 @@
-"""Where the agent's things are, if it is not told."""
+"""Where the agent's things are by default."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_first_socket_that_is_there_tells_the_runtime(monkeypatch: pytest.Mo
     assert Options("node-1", "", {}).choice == Choice("crio", "")
 
 
-def test_what_is_done_unless_it_is_told_otherwise() -> None:
+def test_what_is_done_by_default() -> None:
     options = Options("node-1", "", {})
     assert (options.repair_starting, options.repair_running, options.repairs_per_minute) == ("report", "report", 10)
     assert (options.audit, options.taints, options.log_level) == (True, (), "info")

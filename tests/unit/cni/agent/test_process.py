@@ -34,7 +34,7 @@ def node(tmp_path: Path) -> Path:
 
 
 def agent(node: Path, *more: str) -> subprocess.Popen[bytes]:
-    """Start an agent that asks no API server, as a process of its own."""
+    """Start an agent without an API server, as a process of its own."""
     return subprocess.Popen(
         [
             *(sys.executable, "-c", "import sys; from capture.cli import main; sys.exit(main())", "node", "agent"),
@@ -52,7 +52,7 @@ def status(node: Path) -> dict[str, Any]:
     give_up = time.monotonic() + 20
     while time.monotonic() < give_up:
         try:
-            return agent_socket.ask(str(node / "run" / "socket"), {"ask": "status"}, 1)
+            return agent_socket.request(str(node / "run" / "socket"), {"ask": "status"}, 1)
         except agent_socket.AgentAwayError:
             time.sleep(0.02)
     raise AssertionError("the agent does not answer")
@@ -62,14 +62,14 @@ def entries(node: Path) -> int:
     return (node / "net.d" / "10-lab.conflist").read_text().count("capture-cni")
 
 
-def test_an_agent_lives_is_asked_and_ends_without_taking_anything_away(node: Path) -> None:
+def test_an_agent_lives_answers_and_ends_without_taking_anything_away(node: Path) -> None:
     running = agent(node, "--metrics-address", f"127.0.0.1:{PORT}")
     try:
-        told = status(node)
-        while told["problems"].keys() - {"loaded"} or told["problems"]["loaded"]["problem"] == "starting":
+        printed = status(node)
+        while printed["problems"].keys() - {"loaded"} or printed["problems"]["loaded"]["problem"] == "starting":
             time.sleep(0.02)
-            told = status(node)
-        assert "none.sock" in told["problems"]["loaded"]["problem"]
+            printed = status(node)
+        assert "none.sock" in printed["problems"]["loaded"]["problem"]
         assert agent_socket.pod(str(node / "run" / "socket"), Identity("shop", "web", "uid")) is None
         (node / "log" / "cni.log").write_bytes(b'{"message": "captured"}\n')
         metrics = urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics").read().decode()
@@ -103,7 +103,7 @@ def test_a_killed_agent_leaves_everything_for_the_next_one(node: Path) -> None:
 
 def test_status_in_words() -> None:
     health = Health(("entry",), clock=lambda: 1000.0)
-    health.says("entry", "it is not there")
+    health.report("entry", "it is not there")
     health.note(
         node="node-1", loaded={"network": "lab", "plugins": ["bridge"], "directory": "/etc/cni/net.d"},
         token_expires=4600.0, api_away_since=940.0, api_problem="refused", lost=990.0, rival="cilium",
@@ -125,9 +125,9 @@ def test_parts_of_health() -> None:
     clock = [10.0]
     health = Health(("plugin",), clock=lambda: clock[0])
     assert not health.is_ready
-    assert health.says("plugin", "broken")
+    assert health.report("plugin", "broken")
     clock[0] = 20.0
-    assert not health.says("plugin", "broken")
+    assert not health.report("plugin", "broken")
     assert health.as_plain()["problems"]["plugin"] == {"problem": "broken", "since": 10.0}
-    assert health.says("plugin")
+    assert health.report("plugin")
     assert health.is_ready

@@ -57,7 +57,7 @@ class Scene:
     def look(self, _place: Place) -> Finding:
         return self.after
 
-    def told(self) -> list[tuple[str, str, str]]:
+    def events(self) -> list[tuple[str, str, str]]:
         """Return the Events since the last call: reason, kind, message."""
         posted = [
             (event["reason"], event["type"], event["message"])
@@ -87,7 +87,7 @@ def with_options(**options: Any) -> pytest.MarkDecorator:
 def test_by_default_it_only_reports(scene: Scene, state: str, reason: str) -> None:
     for pod in (READY, STARTING, None):
         scene.repair(audited(state, f"of {pod and pod['status']}"), pod)
-    assert scene.told() == [(reason, "Warning", f"{state}: there are no rules")] * 3
+    assert scene.events() == [(reason, "Warning", f"{state}: there are no rules")] * 3
     assert scene.applied == []
 
 
@@ -95,7 +95,7 @@ def test_by_default_it_only_reports(scene: Scene, state: str, reason: str) -> No
 @with_options(repair_running="apply", repair_starting="apply")
 def test_what_is_well_or_unknown_is_no_case(scene: Scene, state: str) -> None:
     scene.repair(audited(state), READY)
-    assert (scene.told(), scene.applied) == ([], [])
+    assert (scene.events(), scene.applied) == ([], [])
 
 
 @with_options()
@@ -103,16 +103,16 @@ def test_it_reports_the_same_again_after_ten_minutes_only(scene: Scene) -> None:
     for wait, number in ((0.0, 1), (QUIET - 1, 0), (1.0, 1)):
         scene.clock += wait
         scene.repair(audited("no-rules"), READY)
-        assert len(scene.told()) == number
+        assert len(scene.events()) == number
     scene.repair(audited("second-set"), READY)
-    assert len(scene.told()) == 1
+    assert len(scene.events()) == 1
 
 
 @with_options(repair_starting="apply")
 def test_a_pod_that_starts_gets_its_rules(scene: Scene) -> None:
     scene.repair(audited("no-rules"), STARTING)
     assert scene.applied == ["/run/netns/nowhere"]
-    assert scene.told() == [("CaptureRepaired", "Normal", "no-rules: there are no rules; rules written in place")]
+    assert scene.events() == [("CaptureRepaired", "Normal", "no-rules: there are no rules; rules written in place")]
     assert scene.health.counts() == {("repairs", "success"): 1}
     scene.repair(audited("foreign-rule"), STARTING)
     scene.repair(audited("no-rules"), READY)
@@ -120,17 +120,17 @@ def test_a_pod_that_starts_gets_its_rules(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    ("refusal", "after", "told"),
+    ("refusal", "after", "event"),
     [
         ("namespace is gone", Finding(CAPTURED), "namespace is gone"),
         ("", Finding("rule-missing", "one rule is missing"), "one rule is missing"),
     ],
 )
 @with_options(repair_running="apply")
-def test_a_repair_that_fails_is_reported(scene: Scene, refusal: str, after: Finding, told: str) -> None:
+def test_a_repair_that_fails_is_reported(scene: Scene, refusal: str, after: Finding, event: str) -> None:
     scene.refusal, scene.after = refusal, after
     scene.repair(audited("no-rules"), READY)
-    assert scene.told() == [("CaptureRepairFailed", "Warning", f"no-rules: there are no rules; apply: {told}")]
+    assert scene.events() == [("CaptureRepairFailed", "Warning", f"no-rules: there are no rules; apply: {event}")]
     assert scene.health.counts() == {("repairs", "failure"): 1}
 
 
@@ -147,7 +147,7 @@ def test_eviction(scene: Scene) -> None:
     assert [path for path, _ in scene.server.posted if "eviction" in path] == [
         "/api/v1/namespaces/shop/pods/web/eviction"
     ]
-    assert scene.told() == [("CaptureRepaired", "Normal", "no-rules: there are no rules; evicted")]
+    assert scene.events() == [("CaptureRepaired", "Normal", "no-rules: there are no rules; evicted")]
     scene.server.will(fake_kubernetes.status(429, "disruption budget"))
     scene.repair(audited("no-rules", "s2"), READY)
     assert scene.health.counts()["repairs", "failure"] == 1
@@ -175,7 +175,7 @@ def test_after_a_failure_the_same_pod_waits_longer_and_longer_up_to_ten_minutes(
 def test_a_pod_that_ends_is_left_alone(scene: Scene) -> None:
     ending = READY | {"metadata": dict(READY["metadata"]) | {"deletionTimestamp": "2026-03-01T12:00:00Z"}}
     scene.repair(audited("no-rules"), ending)
-    assert (scene.told(), scene.applied) == ([], [])
+    assert (scene.events(), scene.applied) == ([], [])
 
 
 @with_options(repair_running="apply", repairs_per_minute=2)

@@ -45,11 +45,11 @@ def test_only_root_reaches_it(server: Server) -> None:
 
 
 def test_large_answers_come_whole(server: Server) -> None:
-    assert len(agent_socket.ask(server.path, {"ask": "big"}, 5)["is"]) == 3_000_000
+    assert len(agent_socket.request(server.path, {"ask": "big"}, 5)["is"]) == 3_000_000
 
 
 def test_questions_that_are_none_are_answered_with_what_is_expected(server: Server) -> None:
-    assert "'ask' among big, pod, probe" in agent_socket.ask(server.path, {"ask": "sudo"}, 5)["error"]
+    assert "'ask' among big, pod, probe" in agent_socket.request(server.path, {"ask": "sudo"}, 5)["error"]
 
 
 def test_probes_are_answered_without_click(server: Server) -> None:
@@ -63,8 +63,8 @@ def test_probes_are_answered_without_click(server: Server) -> None:
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
         )
 
-    told = [(done.returncode, done.stderr) for done in (probe("live", server.path), probe("ready", server.path))]
-    assert told == [(0, ""), (1, "")]
+    printed = [(done.returncode, done.stderr) for done in (probe("live", server.path), probe("ready", server.path))]
+    assert printed == [(0, ""), (1, "")]
     assert probe("live", f"{server.path}.away").returncode == 1
 
 
@@ -128,6 +128,6 @@ def test_an_agent_that_talks_nonsense_is_as_good_as_away(tmp_path: Path, answer:
         thread.join()
 
 
-def test_who_asks_gets_the_reason(tmp_path: Path) -> None:
+def test_a_request_gets_the_reason(tmp_path: Path) -> None:
     with pytest.raises(AgentAwayError, match="No such file"):
-        agent_socket.ask(str(tmp_path / "socket"), {"ask": "status"}, 1)
+        agent_socket.request(str(tmp_path / "socket"), {"ask": "status"}, 1)

@@ -128,14 +128,14 @@ def test_only_a_daemon_set_that_is_certainly_gone_is_gone(
 
 
 class Containerd:
-    """A runtime that tells what it has loaded; it needs a moment to see that the entry has gone."""
+    """A runtime that reports what it has loaded; it needs a moment to see that the entry is gone."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.calls = 0
 
     def loaded(self) -> Loaded:
-        self.asked += 1
-        plugins = ("bridge", "capture-cni") if self.asked < 3 else ("bridge",)
+        self.calls += 1
+        plugins = ("bridge", "capture-cni") if self.calls < 3 else ("bridge",)
         return Loaded(plugins, "lab", "/etc/cni/net.d", ("/opt/cni/bin",))
 
 
@@ -147,8 +147,8 @@ def test_with_containerd_the_plugin_goes_when_it_is_not_loaded_any_more(
     remember(node, "c1")
     runtime = Containerd()
     options = Options("node-1", "", {}, bin_dir=f"{node}/bin", conf_dir=f"{node}/net.d")
-    uninstall.uninstall(options, runtime)  # type: ignore[arg-type]  # all that is asked of a runtime
-    assert runtime.asked == 3
+    uninstall.uninstall(options, runtime)  # type: ignore[arg-type]  # all that is needed of a runtime
+    assert runtime.calls == 3
     assert [*(node / "bin").iterdir()] == []
 
 
@@ -161,6 +161,6 @@ def test_the_plugin_stays_where_another_agent_has_come_meanwhile(
     (node / "net.d").mkdir()
     runtime = Containerd()
     options = Options("node-1", "", {}, bin_dir=f"{node}/bin", conf_dir=f"{node}/net.d")
-    changes = uninstall.uninstall(options, runtime, lambda: runtime.asked >= moment)  # type: ignore[arg-type]
+    changes = uninstall.uninstall(options, runtime, lambda: runtime.calls >= moment)  # type: ignore[arg-type]
     assert changes == [f"{node}/bin/capture-cni: stays, since another agent has come to this node"]
-    assert (runtime.asked, (node / "bin" / "capture-cni").exists()) == (moment, True)
+    assert (runtime.calls, (node / "bin" / "capture-cni").exists()) == (moment, True)
