@@ -16,7 +16,7 @@ from capture.model.packet import LOOPBACK, Packet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
     from typing import Literal
 
     from capture.analysis.stations import Situation
@@ -270,15 +270,20 @@ def scattered(number: int, bits: Sequence[int]) -> int:
     return sum((number >> place & 1) << bit for place, bit in enumerate(bits))
 
 
+def marks_of(rule: model.Rule) -> Iterator[tuple[int, int]]:
+    """Yield value and mask of each mark that a rule matches or sets."""
+    for each in (*rule.matches, rule.verdict):
+        if isinstance(each, model.Mark | model.ConnectionMark | model.SetMark):
+            yield each.value, each.mask
+        elif isinstance(each, model.TransparentProxy):
+            yield each.mark, each.mask
+
+
 def _mark_groups(tables: Iterable[model.Table]) -> list[list[int]]:
     """Return the bits of marks, those together that every mask in every rule treats alike."""
     masks: set[int] = set()
     for rule in (rule for table in tables for rule in table.rules):
-        masks.update(match.mask for match in rule.matches if isinstance(match, model.Mark | model.ConnectionMark))
-        if isinstance(rule.verdict, model.SetMark):
-            masks.add(rule.verdict.value | rule.verdict.mask)
-        if isinstance(rule.verdict, model.TransparentProxy):
-            masks.add(rule.verdict.mark | rule.verdict.mask)
+        masks.update(value | mask for value, mask in marks_of(rule))
     alike: dict[tuple[int, ...], list[int]] = {}
     for bit in range(MARK_BITS):
         alike.setdefault(tuple(mask >> bit & 1 for mask in sorted(masks)), []).append(bit)
