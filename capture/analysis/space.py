@@ -211,25 +211,6 @@ class PacketSpace:
 
     # --- packets ---------------------------------------------------------------------------------
 
-    def numbers_of(self, packet: Packet, unknown: int = 0) -> list[int]:
-        """Return the number of each field of a packet; what is unknown is all true (1) or all false."""
-        numbers = [
-            PROTOCOLS.index(packet.protocol),
-            self.interface(packet.in_interface),
-            self.interface(packet.out_interface),
-            model.CONNECTION_STATES.index(packet.state),
-            packet.port,
-            packet.destination.first,
-            NONE if packet.source_port is None else packet.source_port,
-            NONE if packet.uid is None else packet.uid,
-            NONE if packet.gid is None else packet.gid,
-            packet.source.first if packet.source else NONE,
-        ]
-        for bits in self.groups:
-            numbers += [gathered(packet.mark, bits), gathered(packet.mark, bits)]
-            numbers.append(gathered(packet.connection_mark, bits))
-        return numbers + [unknown] * (len(self.domains) - self.first_unknown)
-
     def packet(self, numbers: Sequence[int]) -> Packet:
         """Return the packet whose fields have these numbers."""
         bits = BITS[self.family]
