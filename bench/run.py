@@ -77,7 +77,7 @@ Where these variables name them, `make bench` times Istio's programs in the same
 | `CAPTURE_BENCH_ISTIO_IPTABLES` | its init program: `/istio/istio-iptables`, or `/istio/pilot-agent istio-iptables` |
 | `CAPTURE_BENCH_ISTIO_CNI` | its CNI plugin: `/istio/istio-cni` |
 
-Measured once so, on another day and with an older version of ours (whole processes, interleaved, medians of 20, ms):
+Measured once so, on another day and with an older version (whole processes, interleaved, medians of 20, ms):
 
 | | ours | Istio's | ratio |
 | --- | ---: | ---: | ---: |
