@@ -9,7 +9,7 @@ differ in exactly these points: iptables writes each entry as a rule, an interva
 overlapping and adjacent entries.
 
 No packet tells a rule set from its form. So rules are not joined where a packet that meets two of them goes
-through a chain twice, and rules that ask for something unknown stay as they are: some matches count or limit.
+through a chain twice, and rules that test something unknown stay as they are: some matches count or limit.
 """
 
 from __future__ import annotations
@@ -52,17 +52,15 @@ MATCH_ORDER: dict[type, int] = {
 }
 
 ENTRIES: dict[type[model.Match], str] = {
-    model.Source: "networks",
-    model.Destination: "networks",
-    model.SourcePort: "ports",
-    model.DestinationPort: "ports",
-    model.OwnerUid: "ids",
-    model.OwnerGid: "ids",
+    **dict.fromkeys((model.Source, model.Destination), "networks"),
+    **dict.fromkeys((model.SourcePort, model.DestinationPort), "ports"),
+    **dict.fromkeys((model.OwnerUid, model.OwnerGid), "ids"),
 }
 """Where the matches with several entries keep them."""
 
 SPREAD_OVER_RULES = (model.Source, model.Destination, model.SourcePort, model.DestinationPort)
 """Matches whose entries may be spread over rules, in the order in which they are looked at."""
+LISTED = (*SPREAD_OVER_RULES, model.OwnerUid, model.OwnerGid)
 
 
 class CanonicalChain(Value):
@@ -145,15 +143,7 @@ def _joined_matches(matches: tuple[model.Match, ...]) -> Iterator[model.Match]:
     """Yield the matches with their entries in order; "not a" and "not b" of one kind become "neither a nor b"."""
     negated: dict[type, list[Listed]] = {}
     for match in matches:
-        if not isinstance(
-            match,
-            model.Source
-            | model.Destination
-            | model.SourcePort
-            | model.DestinationPort
-            | model.OwnerUid
-            | model.OwnerGid,
-        ):
+        if not isinstance(match, LISTED):
             yield match
         elif match.negated:
             negated.setdefault(type(match), []).append(match)
@@ -196,15 +186,7 @@ def _with_one_list(rule: model.Rule) -> Iterator[model.Rule]:
         yield rule
         return
     for match in reversed(rule.matches):
-        if match is kept or not isinstance(
-            match,
-            model.Source
-            | model.Destination
-            | model.SourcePort
-            | model.DestinationPort
-            | model.OwnerUid
-            | model.OwnerGid,
-        ):
+        if match is kept or not isinstance(match, LISTED):
             continue
         if not match.negated and len(_entries(match)) > 1:
             for entry in _entries(match):
@@ -216,7 +198,7 @@ def _with_one_list(rule: model.Rule) -> Iterator[model.Rule]:
 
 
 def _list_of(rule: model.Rule) -> Listed | None:
-    """Return the first list of a rule; none of one that asks for something unknown."""
+    """Return the first list of a rule; none of one that tests something unknown."""
     found: Listed | None = None
     for match in rule.matches:
         if isinstance(match, model.UnknownMatch):

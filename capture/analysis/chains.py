@@ -1,7 +1,7 @@
-"""One chain as a function: what becomes of packets that enter it, from its last rule to its first.
+"""One chain as a function: the fates of packets that enter it, from its last rule to its first.
 
-Few rules are folded one by one. A run of many that do not change packets becomes a list of decisions first, and what
-comes of each decision is put in its place.
+Few rules are folded one by one. A run of many that do not change packets becomes a list of decisions first, and the
+fates of each decision are put in its place.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHANGES: dict[type, type] = {
     model.SaveMark: model.ConnectionMark,
     Untrack: model.ConnectionState,
 }
-"""Verdicts after which a packet goes on changed, each with the match that asks for what it changes."""
+"""Verdicts after which a packet goes on changed, each with the match that tests what it changes."""
 DECIDES = (model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Goto)
 SHORT = 32
 """A run of fewer rules is folded rule by rule."""
@@ -53,7 +53,7 @@ class ChainCompiler:
         self.place = place
 
     def node(self) -> int:
-        """Return what becomes of packets that enter the chain."""
+        """Return the fates of packets that enter the chain."""
         rules = list(enumerate(self.chain.rules_for(self.space.family), 1))
         found = self.falls
         while rules:
@@ -81,7 +81,7 @@ class ChainCompiler:
         return isinstance(verdict, (*DECIDES, *NO_EFFECT))
 
     def _step(self, position: int, rule: model.Rule, after: int) -> int:
-        """Return what becomes of packets that come to a rule; ``after`` is what does of those that come past it."""
+        """Return the fates of packets that come to a rule; ``after`` are those of packets that come past it."""
         verdict = meaning(rule.verdict)
         if isinstance(verdict, NO_EFFECT):
             return after
@@ -104,7 +104,7 @@ class ChainCompiler:
         return self.place.way, self.station.table, self.chain.name, position
 
     def _run(self, rules: Sequence[tuple[int, model.Rule]], after: int) -> int:
-        """Return what becomes of packets that come to many rules in a row.
+        """Return the fates of packets that come to many rules in a row.
 
         The last ones may be for packets of every address and port; they would be in each piece of the list.
         """
@@ -127,7 +127,7 @@ class ChainCompiler:
         return self.space.switches.chosen(lists, functions)
 
     def _listed(self, rules: Sequence[tuple[int, model.Rule]]) -> int:
-        """Return the list of decisions, which is the same whatever became of packets before they come here."""
+        """Return the list of decisions, which is the same for every way that leads here."""
         is_known = not any(isinstance(match, model.UnknownMatch) for _, rule in rules for match in rule.matches)
         key = (self.station.table, self.chain.name, rules[0][0]) if is_known else self._occurrence(rules[0][0])
         found = self.compiler.listed.get(key)

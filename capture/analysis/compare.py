@@ -8,14 +8,14 @@ our rules and may divert traffic, or change a mark that our rules match. Counter
 from __future__ import annotations
 
 from capture.analysis.canonical import CanonicalChain, canonical
-from capture.analysis.ownership import CERTAIN, changes_marks, may_disturb, shape, tested_marks
+from capture.analysis.ownership import CERTAIN, disturbing, shape
 from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import BUILT_IN_CHAINS, FAMILIES
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Literal
 
     from capture.analysis.canonical import CanonicalTables
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     """A common subsequence from its end: the places of its last rule, and the run before it."""
 
 EMPTY = CanonicalChain("ACCEPT", ())
-NOTHING: frozenset[type] = frozenset()
 
 
 class Difference(Value):
@@ -76,10 +75,9 @@ def foreign_places(desired: Ruleset, live: Ruleset) -> dict[tuple[TableName, str
     """Return where in built-in chains of the live rules foreign rules are; both are canonical, and of one family."""
     found = {}
     for table in live.tables:
-        wanted = desired.table(table.name)
         for chain in table.chains:
             if chain.name in BUILT_IN_CHAINS[table.name]:  # other foreign chains are met by jumps from these
-                same = wanted.chain(chain.name) if wanted else None
+                same = desired.chain(table.name, chain.name)
                 _, extra = _only_in_one(same.rules if same else (), chain.rules)
                 positions = frozenset(
                     position for position, rule in extra if shape(table.name, chain.name, rule) != CERTAIN
@@ -110,14 +108,12 @@ def _chain_differences(
     if there.policy != wanted.policy:
         yield Difference(family, table, name, "policy", policy=there.policy)
     missing, extra = _only_in_one(wanted.rules, there.rules)
-    none: Numbered = []
-    is_own = is_our_chain(name) or there.is_hooked_elsewhere
-    if is_own:
-        by_owner = extra, none
-    else:
-        marked = any(changes_marks(rule) for _, rule in extra)
-        tested = tested_marks(name, lambda chain: all_wanted.get((table, chain), EMPTY).rules) if marked else NOTHING
-        by_owner = _by_owner(table, name, extra, len(there.rules), tested)
+    by_owner: tuple[Numbered, Numbered] = extra, []
+    if not (is_our_chain(name) or there.is_hooked_elsewhere):
+        disturbs = disturbing(
+            (rule for _, rule in extra), name, lambda chain: all_wanted.get((table, chain), EMPTY).rules
+        )
+        by_owner = _by_owner(table, name, extra, len(there.rules), disturbs)
     kinds: tuple[Kind, ...] = ("missing", "unexpected", "foreign")
     for kind, rules in zip(kinds, (missing, *by_owner), strict=True):
         for position, rule in rules:
@@ -125,7 +121,7 @@ def _chain_differences(
 
 
 def _by_owner(
-    table: TableName, name: str, extra: Numbered, length: int, tested: frozenset[type]
+    table: TableName, name: str, extra: Numbered, length: int, disturbs: Callable[[Rule], bool]
 ) -> tuple[Numbered, Numbered]:
     """Return which of the other rules of a shared chain are our own, and which foreign ones matter."""
     last_own = max({*range(1, length + 1)} - {position for position, _ in extra}, default=0)
@@ -134,7 +130,7 @@ def _by_owner(
     return own, [
         (position, rule)
         for position, rule in extra
-        if position not in own_positions and position < last_own and may_disturb(rule, tested)
+        if position not in own_positions and position < last_own and disturbs(rule)
     ]
 
 
@@ -154,11 +150,7 @@ def _only_in_one(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[Num
         start += 1
     while end < shortest - start and first[-1 - end] == second[-1 - end]:
         end += 1
-    return _outside_longest(start, first[start : len(first) - end], second[start : len(second) - end])
-
-
-def _outside_longest(start: int, first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[Numbered, Numbered]:
-    """Return what of each is no part of a longest common subsequence; the places before ``start`` are taken."""
+    first, second = first[start : len(first) - end], second[start : len(second) - end]
     pairs = _longest_common(first, second)
     shared_first, shared_second = {i for i, _ in pairs}, {j for _, j in pairs}
     return (

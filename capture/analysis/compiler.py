@@ -1,4 +1,4 @@
-"""All rules of a situation as two functions: what becomes of each packet that comes in, and of each that is sent.
+"""All rules of a situation as two functions: the fate of each packet that comes in, and of each that is sent.
 
 The semantics are those of ``trace``; tests compare the two. A packet's way is compiled from its end:
 what a rule does is a change of the function of all that comes after it. A verdict chooses another function, a mark
@@ -21,7 +21,7 @@ from capture.analysis.trace import (
     transparent_rules,
 )
 from capture.model import ruleset as model
-from capture.model.addresses import IPV4, Network, merge, merge_ranges
+from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge, merge_ranges
 from capture.model.packet import LOOPBACK
 from capture.model.values import Value
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from capture.analysis.meaning import Meaning
     from capture.analysis.space import PacketSpace
     from capture.analysis.stations import Situation, Station
-    from capture.model.addresses import Family
 
     Direction = Literal["inbound", "outbound"]
     Way = Literal["in", "out", "post", "lo", "input"]
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 INBOUND: Direction = "inbound"
 OUTBOUND: Direction = "outbound"
 
-LOOPBACK_NETWORKS: dict[Family, Network] = {"ipv4": Network("ipv4", 127 << 24, 8), "ipv6": Network("ipv6", 1, 128)}
 OTHER_MARK = "other"
 TRANSLATED = Fate("direct", 0)
 """Where a rule sends packets, until it is known which."""
@@ -134,7 +132,7 @@ class Compiler:
     # --- the way -----------------------------------------------------------------------------------
 
     def _pass(self, way: Way, held: Held) -> int:
-        """Return what becomes of packets at a hook; where it is unknown which chain is first, by a truth value."""
+        """Return the fates of packets at a hook; where it is unknown which chain is first, by a truth value."""
         found = {
             tuple(sorted(firsts.items())): self._at(Place(way, order, 0, held))
             for order, (firsts, _) in enumerate(self._orders[way])
@@ -151,7 +149,7 @@ class Compiler:
         return node
 
     def _at(self, place: Place) -> int:
-        """Return what becomes of packets that have come to one of the base chains."""
+        """Return the fates of packets that have come to one of the base chains."""
         found = self._known.get(place)
         if found is None:
             stations = self._orders[place.way][place.order][1]
@@ -161,7 +159,7 @@ class Compiler:
         return found
 
     def _behind_all(self, place: Place) -> int:
-        """Return what becomes of packets behind the base chains of a hook."""
+        """Return the fates of packets behind the base chains of a hook."""
         held = place.held
         if place.way == "out":
             return self._routed(held)
@@ -175,7 +173,7 @@ class Compiler:
         return self.diagrams.choose(self._is_for_the_pod(), delivered, self._ends(held))
 
     def _routed(self, held: Held) -> int:
-        """Return what becomes of packets that leave: by another interface if their destination was changed."""
+        """Return the fates of packets that leave: by another interface if their destination was changed."""
         leaves = self._pass("post", held)
         stays = self.switches.restricted(leaves, OUT, self.lo)
         if held.is_redirected:
@@ -187,7 +185,7 @@ class Compiler:
         return self.diagrams.choose(self._is_for_the_pod(), stays, goes_out)
 
     def _over_lo(self, held: Held) -> int:
-        """Return what becomes of packets that come in again over lo, where they have no socket any more."""
+        """Return the fates of packets that come in again over lo, where they have no socket any more."""
         found = self._pass("lo", held)
         for level, number in ((IN, self.lo), (OUT, NONE), (UID, NONE), (GID, NONE)):
             found = self.switches.restricted(found, level, number)
@@ -214,8 +212,8 @@ class Compiler:
         With a mark on their connection they may be answers, which no rule of nat maps; without a socket it is not
         known whose the first one was.
         """
-        follows = self.space.state_in("ESTABLISHED")
-        follows = self.diagrams.both(follows, self.space.marked("connection", 0, model.ALL_BITS))
+        no_mark = self.space.marked("connection", 0, model.ALL_BITS)
+        follows = self.diagrams.both(self.space.state_in("ESTABLISHED"), no_mark)
         if place.way == "out":
             follows = self.diagrams.both(follows, self.space.numbers(UID, [(0, HIGHEST_ID)]))
         return self.diagrams.either(self.space.state_in(*NAT_STATES), follows)
@@ -223,7 +221,7 @@ class Compiler:
     # --- the end -----------------------------------------------------------------------------------
 
     def _end(self, held: Held) -> int:
-        """Return what becomes of packets behind all tables."""
+        """Return the fates of packets behind all tables."""
         if held.transparent is not None:
             return self._fate(Fate("proxy-inbound", held.transparent))
         if held.mapped is not None:
@@ -244,10 +242,8 @@ class Compiler:
         to_proxy = self._fate(Fate("proxy-inbound", ports[0]))
         for mark in self.routed:
             is_new = self.diagrams.negation(self.space.marked("first", mark, model.ALL_BITS))
-            got = both(
-                both(self.space.numbers(PROTOCOL, [(0, 0)]), self.space.marked("mark", mark, model.ALL_BITS)), is_new
-            )
-            found = choose(both(both(arrives, known), got), to_proxy, found)
+            is_tcp, is_marked = self.space.numbers(PROTOCOL, [(0, 0)]), self.space.marked("mark", mark, model.ALL_BITS)
+            found = choose(self.diagrams.all_of((arrives, known, is_tcp, is_marked, is_new)), to_proxy, found)
         return found
 
     def _fate(self, fate: Fate) -> int:
@@ -274,15 +270,12 @@ class Compiler:
         return self.diagrams.negation(self.space.numbers(level, merge_ranges([(NONE, NONE), (self.lo, self.lo)])))
 
     def _is_routed(self, kind: Literal["mark", "connection"]) -> int:
-        found = self.diagrams.no
-        for mark in self.routed:
-            found = self.diagrams.either(found, self.space.marked(kind, mark, model.ALL_BITS))
-        return found
+        return self.diagrams.any_of(self.space.marked(kind, mark, model.ALL_BITS) for mark in self.routed)
 
     # --- chains ------------------------------------------------------------------------------------
 
     def _chain(self, station: Station, chain: model.Chain, falls: int, place: Place) -> int:
-        """Return what becomes of packets that enter a chain; ``falls`` is what does of those that leave it."""
+        """Return the fates of packets that enter a chain; ``falls`` are those of packets that leave it."""
         key = (place, station.table, chain.name, falls)
         found = self._known.get(key)
         if found is None:
@@ -290,7 +283,7 @@ class Compiler:
         return found
 
     def called(self, station: Station, name: str, falls: int, place: Place) -> int:
-        """Return what becomes of packets that jump to a chain."""
+        """Return the fates of packets that jump to a chain."""
         chain = self._chain_of(station.contents, name)
         entry = (place, name)
         if chain is None or entry in self._entered:  # a loop, which no kernel takes
@@ -308,7 +301,7 @@ class Compiler:
         return known.get(name)
 
     def changes(self, contents: model.Table, name: str) -> frozenset[type]:
-        """Return what is changed of a packet that comes back from a chain, as the matches that ask for it."""
+        """Return what is changed of a packet that comes back from a chain, as the matches that test it."""
         key = (id(contents), name)
         if key not in self._changing:
             self._changing[key] = frozenset()  # should it lead to itself
@@ -322,7 +315,7 @@ class Compiler:
     # --- verdicts ----------------------------------------------------------------------------------
 
     def decided(self, verdict: Meaning, chain: str, falls: int, place: Place, station: Station) -> int:
-        """Return what becomes of packets by a verdict that ends a chain."""
+        """Return the fates of packets by a verdict that ends a chain."""
         following = place.replace(number=place.number + 1)
         match verdict:
             case model.Return():
@@ -332,7 +325,7 @@ class Compiler:
             case model.Drop():
                 return self._fate(Fate("dropped"))
             case model.Redirect(port=port):
-                outcome = REDIRECTED_BY.get(chain.replace("-", "_"), "redirected")
+                outcome = REDIRECTED_BY.get(chain, "redirected")
                 held = place.held.replace(mapped=Fate(outcome, port))
                 return self._lasting(self._redirected(self._at(following.replace(held=held)), port, place))
             case Translate(address=address, port=port):
@@ -348,10 +341,10 @@ class Compiler:
         node = self.switches.restricted(node, PORT, port)
         if place.way != "out":
             return node
-        return self.switches.restricted(node, DESTINATION, 0x7F000001 if self.space.family == IPV4 else 1)
+        return self.switches.restricted(node, DESTINATION, LOOPBACK_ADDRESSES[self.space.family].first)
 
     def _lasting(self, node: int) -> int:
-        """Return what becomes of redirected connections, which are lost, too, if their later packets are dropped."""
+        """Return the fates of redirected connections, which are lost, too, if their later packets are dropped."""
         if self._ends != self._end:
             return node
         diagrams = self.diagrams
@@ -367,7 +360,7 @@ class Compiler:
         return diagrams.combine(node, later, join, "lasting")
 
     def _sent_on(self, node: int, port: int | None, address: Network | None) -> int:
-        """Return what becomes of translated packets, now that it is known to where."""
+        """Return the fates of translated packets, now that it is known to where."""
 
         def known(value: Hashable) -> Hashable:
             if isinstance(value, Fate) and value.replace(marked=False) == TRANSLATED:
@@ -380,14 +373,14 @@ class Compiler:
         return node if address is None else self.switches.restricted(node, DESTINATION, address.first)
 
     def with_mark(self, node: int, value: int, mask: int) -> int:
-        """Return what becomes of packets after the bits of a mark were replaced."""
+        """Return the fates of packets after the bits of a mark were replaced."""
         for group, bits in enumerate(self.space.groups):
             if (value | mask) >> bits[0] & 1:
                 node = self.switches.restricted(node, self.space.mark_level("mark", group), gathered(value, bits))
         return node
 
     def changed(self, verdict: Meaning, node: int) -> int:
-        """Return what becomes of packets by a verdict that changes them and lets them go on."""
+        """Return the fates of packets by a verdict that changes them and lets them go on."""
         match verdict:
             case model.SetMark(value=value, mask=mask):
                 return self.with_mark(node, value, mask)

@@ -84,8 +84,7 @@ class Culprits:
                 return
             if self._is_enough() or (self._are_many and self.certain):
                 self.is_complete = False
-                words = f"{self.family}: foreign rules that are not named may divert captured traffic, too"
-                self.doubts = (words,)
+                self.doubts = (f"{self.family}: foreign rules that are not named may divert captured traffic, too",)
                 return
 
     def _is_left(self, situation: Situation) -> bool:
@@ -114,8 +113,7 @@ class Culprits:
 
     def _doubt_order(self, comparison: Comparison) -> None:
         effect = next(comparison.effects(only_captured=True))
-        words = f"{self.family}: what becomes of {effect.regions[0]} depends on the order of foreign chains"
-        self.doubts = (words,)
+        self.doubts = (f"{self.family}: what becomes of {effect.regions[0]} depends on the order of foreign chains",)
 
     def _to_blame(self, effect: Effect, compared: Situation, situation: Situation) -> list[Place]:
         """Return the rule without which the witness would be treated as it should.
@@ -154,21 +152,15 @@ class Culprits:
         station = step.station
         if station is None:
             return None
+        table, number = station.contents.name, -1
         if station.foreign is not None:
-            return self._original(step, station.foreign, situation)
-        positions = self.foreign.get((station.contents.name, step.chain), frozenset())
-        original = self.whole.ruleset.table(station.contents.name)
-        chain = original.chain(step.chain) if original else None
+            number = _number(situation, station.foreign)
+            chain: Chain | None = self.whole.elsewhere[number].entry
+        else:
+            chain = self.whole.ruleset.chain(table, step.chain)
         for position, rule in enumerate(chain.rules if chain else (), 1):
-            if position in positions and rule is step.rule:
-                return Place(station.contents.name, step.chain, position)
-        return None
-
-    def _original(self, step: Step, chain: ForeignChain, situation: Situation) -> Place | None:
-        number = _number(situation, chain)
-        for position, rule in enumerate(self.whole.elsewhere[number].entry.rules, 1):
-            if rule is step.rule:
-                return Place(chain.contents.name, chain.entry.name, position, number)
+            if rule is step.rule and (number >= 0 or position in self.foreign.get((table, step.chain), ())):
+                return Place(table, step.chain, position, number)
         return None
 
     def _taken_out(self, situation: Situation, place: Place) -> Situation:
@@ -182,9 +174,7 @@ class Culprits:
 
         if place.number >= 0:
             elsewhere = list(situation.elsewhere)
-            there = elsewhere[place.number]
-            entry, *others = there.contents.chains
-            elsewhere[place.number] = there.replace(contents=there.contents.replace(chains=(kept(entry), *others)))
+            elsewhere[place.number] = elsewhere[place.number].with_entry(kept(elsewhere[place.number].entry))
             return situation.replace(elsewhere=tuple(elsewhere))
         return situation.replace(ruleset=_changed(situation.ruleset, place.table, place.chain, kept))
 
@@ -194,8 +184,7 @@ class Culprits:
             return None
         if place.number >= 0:
             return self.whole.elsewhere[place.number].entry.rules[place.position - 1]
-        table = self.whole.ruleset.table(place.table)
-        chain = table.chain(place.chain) if table else None
+        chain = self.whole.ruleset.chain(place.table, place.chain)
         return chain.rules[place.position - 1] if chain else None
 
     def _effect_of(self, place: Place, effect: Effect, comparison: Comparison) -> Effect:
@@ -215,12 +204,9 @@ class Culprits:
         """Return our own live rules and one foreign rule."""
         if place.number >= 0:
             there = self.whole.elsewhere[place.number]
-            entry, *others = there.contents.chains
             rule = self.rule(place)
-            policy = {} if rule is None else {"policy": "ACCEPT", "ipv6_policy": None}
-            only = entry.replace(rules=(rule,) if rule else entry.rules, **policy)
-            contents = there.contents.replace(chains=(only, *others))
-            return self.without_foreign.replace(elsewhere=(there.replace(contents=contents),))
+            only = there.entry.replace(rules=(rule,), policy="ACCEPT", ipv6_policy=None) if rule else there.entry
+            return self.without_foreign.replace(elsewhere=(there.with_entry(only),))
         rest = {
             where: frozenset(p for p in positions if (*where, p) != (place.table, place.chain, place.position))
             for where, positions in self.foreign.items()

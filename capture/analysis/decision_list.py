@@ -41,7 +41,7 @@ class Box:
 
 
 class DecisionList:
-    """How boxes become a diagram; ``stops`` says of a verdict whether the rules behind it are met no more."""
+    """How boxes become a diagram; ``stops`` returns whether a verdict keeps packets from the rules behind it."""
 
     def __init__(
         self, diagrams: Diagrams, domain: Callable[[int], tuple[int, int]], stops: Callable[[Verdict], bool]
@@ -65,10 +65,10 @@ class DecisionList:
         if not levels:
             return self._of_rests([boxes[place] for place in places])
         level = levels[0]
-        asking = [place for place in places if level in boxes[place].ranges]
-        if not asking:
+        testing = [place for place in places if level in boxes[place].ranges]
+        if not testing:
             return self._of(boxes, places, levels[1:])
-        pieces = self._pieces(boxes, places, asking, level)
+        pieces = self._pieces(boxes, places, testing, level)
         if pieces is None:
             half = len(places) // 2
             return self._joined(self._of(boxes, places[:half], levels), self._of(boxes, places[half:], levels))
@@ -90,26 +90,26 @@ class DecisionList:
         return found
 
     def _pieces(
-        self, boxes: Sequence[Box], places: Places, asking: list[int], level: int
+        self, boxes: Sequence[Box], places: Places, testing: list[int], level: int
     ) -> list[tuple[int, Places]] | None:
         """Return the pieces of a field, as the last number of each, and which boxes reach it; None if too many do."""
         anywhere = [place for place in places if level not in boxes[place].ranges]
         weight_anywhere = sum([boxes[place].weight for place in anywhere])
-        budget = OVERLAP * (weight_anywhere + sum([boxes[place].weight for place in asking])) + SPARE
+        budget = OVERLAP * (weight_anywhere + sum([boxes[place].weight for place in testing])) + SPARE
         pieces = []
-        for end, active in self._sweep(boxes, asking, level):
+        for end, active in self._sweep(boxes, testing, level):
             budget -= weight_anywhere + sum([boxes[place].weight for place in active])
             if budget < 0 and len(places) > 1:
                 return None
             pieces.append((end, tuple(sorted((*anywhere, *active)) if anywhere else active)))
         return pieces
 
-    def _sweep(self, boxes: Sequence[Box], asking: list[int], level: int) -> Iterator[tuple[int, list[int]]]:
-        """Yield the last number of each piece with the boxes that ask for it and reach it."""
+    def _sweep(self, boxes: Sequence[Box], testing: list[int], level: int) -> Iterator[tuple[int, list[int]]]:
+        """Yield the last number of each piece with the boxes that test it and reach it."""
         low, high = self.domain(level)
         begins: dict[int, list[int]] = {}
         ends: dict[int, list[int]] = {}
-        for place in asking:
+        for place in testing:
             for first, last in boxes[place].ranges[level]:
                 if last >= low and first <= high:
                     begins.setdefault(max(first, low), []).append(place)
@@ -124,7 +124,7 @@ class DecisionList:
             yield following - 1, active
 
     def _of_rests(self, boxes: Sequence[Box]) -> int:
-        """Return the diagram of boxes that are all reached, by what else they ask for."""
+        """Return the diagram of boxes that are all reached, by what else they test."""
         found = self.nothing
         for box in reversed(boxes[: self._first_stop(boxes) + 1]):
             found = self.diagrams.choose(box.rest, self._before(box.verdict, found), found)

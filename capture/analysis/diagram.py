@@ -13,6 +13,7 @@ which is what makes it fast in Python.
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_left
 
 from capture.errors import CaptureError
@@ -68,7 +69,7 @@ class Diagrams:
         return node
 
     def node(self, level: int, bounds: Sequence[int], kids: Sequence[int]) -> int:
-        """Return the function that asks for a field: ``kids`` are those of its intervals, one more than bounds."""
+        """Return the function that tests a field: ``kids`` are those of its intervals, one more than bounds."""
         kept: list[int] = []
         leads_to = [kids[0]]
         last = kids[0]
@@ -124,7 +125,7 @@ class Diagrams:
     # --- looking at them -----------------------------------------------------------------------
 
     def level(self, node: int) -> int:
-        """Return which field a node asks for; LEAF_LEVEL for a leaf."""
+        """Return which field a node tests; LEAF_LEVEL for a leaf."""
         return self._levels[node]
 
     def is_leaf(self, node: int) -> bool:
@@ -168,18 +169,6 @@ class Diagrams:
                 ahead += reversed(self._kids[each])
         return found
 
-    def size(self, *roots: int) -> tuple[int, int]:
-        """Return how many nodes and edges there are below some nodes, each counted once."""
-        seen: set[int] = set()
-        ahead, edges = list(roots), 0
-        while ahead:
-            each = ahead.pop()
-            if each not in seen:
-                seen.add(each)
-                edges += len(self._kids[each])
-                ahead += set(self._kids[each])
-        return len(seen), edges
-
     def has_at_most(self, count: int, node: int) -> bool:
         """Return whether a function has no more edges than so many."""
         seen: set[int] = set()
@@ -205,6 +194,14 @@ class Diagrams:
     def either(self, first: int, second: int) -> int:
         """Return what is true where one is, or both."""
         return self.choose(first, self.yes, second)
+
+    def all_of(self, conditions: Iterable[int]) -> int:
+        """Return what is true where all are."""
+        return functools.reduce(self.both, conditions, self.yes)
+
+    def any_of(self, conditions: Iterable[int]) -> int:
+        """Return what is true where at least one is."""
+        return functools.reduce(self.either, conditions, self.no)
 
     def choose(self, condition: int, then: int, otherwise: int) -> int:
         """Return ``then`` where the condition is true, and ``otherwise`` elsewhere."""
@@ -253,7 +250,7 @@ class Diagrams:
     # --- other operations ----------------------------------------------------------------------
 
     def combine(self, first: int, second: int, join: Callable[[int, int], int | None], name: Hashable) -> int:
-        """Return a function of two others: ``join`` says the node for two nodes, None where it has to look deeper.
+        """Return a function of two others: ``join`` returns the node for two nodes, None to look deeper.
 
         For two leaves it has to know. ``name`` is that of the operation; results are kept under it.
         """
@@ -286,7 +283,7 @@ class Diagrams:
         return self.combine(first, second, join, "differing")
 
     def changed(self, node: int, change: Callable[[int], int | None], name: Hashable) -> int:
-        """Return a function with some nodes replaced; ``change`` says by what, None where it has to look deeper.
+        """Return a function with some nodes replaced; ``change`` returns the new one, None to look deeper.
 
         For a leaf it has to know. ``name`` is that of the operation; results are kept under it.
         """
@@ -344,7 +341,7 @@ class Diagrams:
         return self.changed(node, change, ("restricted", level, number))
 
     def moved(self, node: int, levels: Mapping[int, int], name: Hashable) -> int:
-        """Return the function that asks for another field wherever it asked for one of ``levels``.
+        """Return the function that tests another field in place of each of ``levels``.
 
         Levels may move up or down, and onto each other.
         """
@@ -364,7 +361,7 @@ class Diagrams:
         return lambda each: each if self._levels[each] > lowest else None
 
     def _put_above(self, level: int, bounds: Bounds, kids: Sequence[int]) -> int:
-        """Return a node whose kids may ask for the fields above it."""
+        """Return a node whose kids may test the fields above it."""
         found = kids[-1]
         for bound, kid in zip(reversed(bounds), reversed(kids[:-1]), strict=True):
             found = self.choose(self.node(level, (bound,), (self.yes, self.no)), kid, found)
@@ -376,16 +373,13 @@ class Diagrams:
         def make(each: int, kids: Sequence[int]) -> int:
             if self._levels[each] not in levels:
                 return self._with_kids(each, kids)
-            found = self.no
-            for kid in set(kids):
-                found = self.either(found, kid)
-            return found
+            return self.any_of(set(kids))
 
         memo = self._memos.setdefault(("possible", frozenset(levels)), {})
         return self._remade(node, self._below(max(levels)), make, memo)
 
     def cases(self, node: int, functions: Mapping[int, int]) -> int:
-        """Return a function with leaves replaced by functions, which may ask for any field."""
+        """Return a function with leaves replaced by functions, which may test any field."""
         memo: dict[tuple[int, frozenset[tuple[int, int]]], int] = {}
 
         def result(each: int, table: Mapping[int, int]) -> int:
@@ -403,15 +397,15 @@ class Diagrams:
     def _case_by_case(
         self, node: int, functions: Mapping[int, int], result: Callable[[int, Mapping[int, int]], int]
     ) -> int:
-        """Return the cases at the topmost field that is asked for by the node, or by one of the functions."""
+        """Return the cases at the topmost field that the node tests, or one of the functions."""
         top = min(self._levels[function] for function in functions.values())
         level = self._levels[node]
         if level < top:
             local = {kid: result(kid, functions) for kid in set(self._kids[node])}
             return self.node(level, self._bounds[node], [local[kid] for kid in self._kids[node]])
-        asking = {function for function in functions.values() if self._levels[function] == top}
+        testing = {function for function in functions.values() if self._levels[function] == top}
         here = [node] if level == top else []
-        bounds = sorted(set().union(*[self._bounds[each] for each in [*asking, *here]]))
+        bounds = sorted(set().union(*[self._bounds[each] for each in [*testing, *here]]))
         kids = []
         for place in range(len(bounds) + 1):
             # Any number of the interval will do.

@@ -11,7 +11,7 @@ from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import in_words, parts, simplified
 from capture.analysis.space import FIELDS, GID, IN, OUT, STATE, UID, PacketSpace
-from capture.analysis.trace import Fate, whole_way
+from capture.analysis.trace import REDIRECTED_BY, Fate, whole_way
 from capture.analysis.witnesses import quick_witness, witness
 from capture.model.addresses import merge_ranges
 from capture.model.packet import LOOPBACK
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from capture.analysis.trace import Trace
     from capture.model.addresses import Family
     from capture.model.packet import Packet
-    from capture.model.ruleset import Rule, Ruleset, Span
+    from capture.model.ruleset import Rule, Ruleset
 
     Search = Callable[[PacketSpace, int, PodNetwork, Direction], list[int] | None]
     """Returns the numbers of an ordinary packet of a set."""
@@ -46,11 +46,17 @@ class Change(Value):
     before: Fate
     after: Fate | None
 
+    @property
+    def is_plain(self) -> bool:
+        """Return whether packets go elsewhere, or may; else only a mark is another."""
+        return self.after is None or self.before.replace(marked=False) != self.after.replace(marked=False)
+
 
 class Unjudged(Value):
     """The outcome before; whether the one after differs depends on something that cannot be judged."""
 
     before: Fate
+    is_plain = False
 
 
 class Effect(Value):
@@ -69,11 +75,6 @@ class Effect(Value):
     after: Trace
     change: Change | Unjudged
     regions: tuple[str, ...]
-
-    @property
-    def is_plain(self) -> bool:
-        """Return whether packets go elsewhere; else only a mark is another, or it is not known where they go."""
-        return _is_plain(self.change)
 
     @property
     def weight(self) -> tuple[bool, ...]:
@@ -147,18 +148,13 @@ class Comparison:
             return None
         packets = self.diagrams.mapped(found, verdict.__eq__, ("is", verdict))
         numbers = search(self.space, packets, self.situations[0].network, direction)
-        return None if numbers is None else self._untold(direction, verdict, self.space.packet(numbers))
+        return None if numbers is None else self._traced(direction, verdict, self.space.packet(numbers))
 
     def _may_match(self, rule: Rule) -> int:
         """Return packets that a rule may match, wherever on their way they come to it, and with whatever mark."""
         matches = self.space.rule(rule, ("any", rule), is_native=self.situations[0].is_native)
         changing = {IN, OUT, *range(len(FIELDS), len(self.space.domains))}
         return self.diagrams.possible(matches, changing)
-
-    def is_realistic(self, packet: Packet) -> bool:
-        """Return whether a kernel can show a packet."""
-        direction = INBOUND if packet.in_interface is not None else OUTBOUND
-        return self.diagrams.at(self._realistic[direction], self.space.numbers_of(packet)) is True
 
     def _frames(self) -> Iterator[int]:
         """Yield sets of packets, the most ordinary ones first."""
@@ -205,8 +201,8 @@ class Comparison:
         known = space.switches.expanded(diagrams.mapped(before, _is_captured, "captured"))
         captured = diagrams.both(known, self._realistic[direction])
         marks = [space.mark_level("connection", group) for group in range(len(space.groups))]
-        by_anybody = diagrams.possible(captured, [UID, GID, *marks])
-        first = diagrams.either(diagrams.possible(captured, marks), diagrams.both(by_anybody, self._sent_by_proxy()))
+        by_any_user = diagrams.possible(captured, [UID, GID, *marks])
+        first = diagrams.either(diagrams.possible(captured, marks), diagrams.both(by_any_user, self._sent_by_proxy()))
         lo = space.interface(LOOPBACK)
         # Over lo those of redirected connections have another destination by then, and none of their own to judge by.
         redirected = space.switches.expanded(diagrams.mapped(before, _is_redirected, "redirected"))
@@ -214,15 +210,14 @@ class Comparison:
         later = diagrams.restricted(diagrams.both(first, diagrams.negation(stays)), STATE, NEW)
         follows = diagrams.both(space.state_in("ESTABLISHED", "RELATED"), later)
         newly = diagrams.mapped(after, _is_captured, "captured")
-        return diagrams.either(diagrams.either(first, follows), newly)
+        return diagrams.any_of((first, follows, newly))
 
     def _sent_by_proxy(self) -> int:
         """Return packets of the proxy, by user and group: from it captured connections go on."""
-        found = self.diagrams.yes
-        for kind, level in ((OwnerUid, UID), (OwnerGid, GID)):
-            ids = merge_ranges((span.first, span.last) for span in proxy_ids(self.situations[0].ruleset, kind))
-            found = self.diagrams.both(found, self.space.numbers(level, ids) if ids else self.diagrams.no)
-        return found
+        return self.diagrams.all_of(
+            self.space.numbers(level, merge_ranges(_proxy_ids(self.situations[0].ruleset, kind)))
+            for kind, level in ((OwnerUid, UID), (OwnerGid, GID))
+        )
 
     def _effects(self, direction: Direction, found: int, frame: int) -> Iterator[Effect]:
         among = self.diagrams.both(self._realistic[direction], frame)
@@ -231,17 +226,17 @@ class Comparison:
             packets = self.diagrams.mapped(found, verdict.__eq__, ("is", verdict))
             numbers = witness(self.space, packets, self.situations[0].network, direction)
             described = parts(self.space, simplified(self.space, packets, among))
-            effect = self._untold(direction, verdict, self.space.packet(numbers))
+            effect = self._traced(direction, verdict, self.space.packet(numbers))
             yield effect.replace(regions=tuple(in_words(self.space, part) for part in described))
 
     def _verdicts(self, found: int) -> tuple[int, list[Change | Unjudged]]:
-        """Return what differs, and in which ways; if they are many, by what becomes of packets before."""
+        """Return what differs, and in which ways; if they are many, by the fate before."""
         if len(self.diagrams.leaves(found)) > MAX_EFFECTS:
             found = self.diagrams.mapped(found, _by_before, "by before")
         values = [self.diagrams.value(leaf) for leaf in self.diagrams.leaves(found)]
         return found, [value for value in values if isinstance(value, Change | Unjudged)]
 
-    def _untold(self, direction: Direction, verdict: Change | Unjudged, packet: Packet) -> Effect:
+    def _traced(self, direction: Direction, verdict: Change | Unjudged, packet: Packet) -> Effect:
         before, after = (whole_way(packet, situation) for situation in self.situations)
         return Effect(self.family, direction, packet, before, after, verdict, ())
 
@@ -249,27 +244,16 @@ class Comparison:
 def weight(change: Change | Unjudged, direction: Direction) -> tuple[bool, ...]:
     """Return what orders effects: the certain ones first, of captured packets, of apps and clients."""
     is_everyday = change.before.outcome == "proxy-outbound" or direction == INBOUND
-    return isinstance(change, Unjudged), not _is_plain(change), change.before.outcome == "direct", not is_everyday
+    return isinstance(change, Unjudged), not change.is_plain, change.before.outcome == "direct", not is_everyday
 
 
-def _is_plain(change: Change | Unjudged) -> bool:
-    if isinstance(change, Unjudged):
-        return False
-    return change.after is None or change.before.replace(marked=False) != change.after.replace(marked=False)
-
-
-def proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[Span]:
+def _proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tuple[int, int]]:
     """Yield the users, or groups, of the proxy: those whose calls to their own pod are captured."""
     for rule in ruleset.rules:
-        if isinstance(rule.verdict, Jump) and chain_key(rule.verdict.chain) == "ISTIO_IN_REDIRECT":
+        if isinstance(rule.verdict, Jump) and REDIRECTED_BY.get(rule.verdict.chain) == "proxy-inbound":
             for match in rule.matches:
                 if isinstance(match, kind) and not match.negated:
-                    yield from match.ids
-
-
-def chain_key(name: str) -> str:
-    """Return a chain's name in one spelling."""
-    return name.upper().replace("-", "_")
+                    yield from ((span.first, span.last) for span in match.ids)
 
 
 def _is_captured(fate: Hashable) -> bool:

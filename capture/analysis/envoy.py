@@ -5,7 +5,8 @@ The answer of Envoy's admin interface is ``/config_dump`` (envoy.admin.v3.Config
 
 from __future__ import annotations
 
-from capture.analysis.causes import Cause
+from capture.analysis.cause_texts import cause
+from capture.analysis.causes import MODES
 from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6
 from capture.model.values import Value
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
+    from capture.analysis.cause_texts import Cause
     from capture.analysis.causes import Capture
     from capture.model.addresses import Family
 
@@ -67,50 +69,22 @@ def _ports(socket: Json) -> Iterator[tuple[Family, int]]:
 def causes_of_listeners(listeners: tuple[EnvoyListener, ...], capture: Capture, mark: int) -> Iterator[Cause]:
     """Yield where Envoy's configuration and the capture do not fit; ``mark`` is that of TPROXY."""
     for port in (capture.outbound_port, capture.inbound_port):
+        where = f"tcp port {port}"
         on_port = [each for each in listeners if port in {number for _, number in each.ports}]
         for family in capture.families:
             if not any((family, port) in each.ports for each in on_port):
-                yield _absent(port, family)
+                yield cause("not-listening: Envoy", where, port=where, family=FAMILY_NAMES[family])
         for each in on_port:
             if not each.restores_destination:
-                yield _destination_lost(each, port)
+                yield cause("proxy-mode: destination", where, name=each.name, port=port)
             if port == capture.inbound_port:
-                yield from _mode(each, capture, mark)
+                yield from _mode(each, capture, mark, where)
 
 
-def _absent(port: int, family: Family) -> Cause:
-    name = FAMILY_NAMES[family]
-    return Cause(
-        "not-listening",
-        f"Envoy has no listener on tcp port {port} for {name}, which is captured",
-        f"Give the listener an address of {name}, or capture the other family only (--ip-families).",
-        f"tcp port {port}",
-    )
-
-
-def _destination_lost(listener: EnvoyListener, port: int) -> Cause:
-    return Cause(
-        "proxy-mode",
-        f"Envoy's listener {listener.name} on port {port} does not ask for the original destination",
-        f"Set use_original_dst on it, or add the filter {ORIGINAL_DESTINATION}.",
-        f"tcp port {port}",
-    )
-
-
-def _mode(listener: EnvoyListener, capture: Capture, mark: int) -> Iterator[Cause]:
-    where = f"tcp port {capture.inbound_port}"
+def _mode(listener: EnvoyListener, capture: Capture, mark: int, where: str) -> Iterator[Cause]:
     if listener.is_transparent != capture.is_transparent:
-        wanted, found = ("TPROXY", "REDIRECT") if capture.is_transparent else ("REDIRECT", "TPROXY")
-        yield Cause(
-            "proxy-mode",
-            f"the rules use {wanted}, and Envoy's listener {listener.name} is configured for {found}",
-            f"Set transparent: {str(capture.is_transparent).lower()} on it, or apply the rules with -m {found}.",
-            where,
-        )
+        mode, other = MODES[capture.is_transparent], MODES[listener.is_transparent]
+        transparent = str(capture.is_transparent).lower()
+        yield cause("proxy-mode: Envoy", where, mode=mode, name=listener.name, other=other, transparent=transparent)
     elif capture.is_transparent and listener.mark not in (0, mark):
-        yield Cause(
-            "proxy-mode",
-            f"Envoy marks its own connections with {listener.mark:#x}, and the rules expect {mark:#x}",
-            "Set the same mark in the filter original_src and by --istio-inbound-tproxy-mark.",
-            where,
-        )
+        yield cause("proxy-mode: mark", where, mark=listener.mark, expected=mark)

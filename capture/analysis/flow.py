@@ -97,15 +97,12 @@ def _counts(edges: Iterable[Edge], where: tuple[str, ...]) -> Iterator[tuple[tup
 def _tables(
     situation: Situation, hook: str, families: Sequence[Family], text_of: Callable[[model.Rule, Family], str]
 ) -> Iterator[Edge]:
-    found: dict[tuple[str, str], Station] = {}
-    of_families: dict[tuple[str, str], list[Family]] = {}
+    found: dict[tuple[str, str], tuple[Station, list[Family]]] = {}
     for family in families:
         for station in situation.stations(hook, family):
-            key = (station.table, station.entry.name)
-            found.setdefault(key, station)
-            of_families.setdefault(key, []).append(family)
-    for key, station in found.items():
-        reader = Reader(situation, station, tuple(of_families[key]), text_of)
+            found.setdefault((station.table, station.entry.name), (station, []))[1].append(family)
+    for station, of_station in found.values():
+        reader = Reader(situation, station, tuple(of_station), text_of)
         below = reader.edges(station.entry)
         if below or station.table == model.NAT:
             yield Edge(
@@ -181,8 +178,8 @@ class Reader:
                 kind,
                 kind,
                 f"policy {policy}",
-                sum(each.packets for each in known) if known else None,
-                sum(each.bytes for each in known) if known else None,
+                _total(each.packets for each in known),
+                _total(each.bytes for each in known),
                 families=of,
             )
 
@@ -220,7 +217,7 @@ class Reader:
     def _redirect(self, chain: model.Chain, port: int) -> tuple[Kind, str, tuple[Edge, ...]]:
         if not is_our_chain(chain.name):
             return "foreign", f"port {port}", ()
-        is_dns = REDIRECTED_BY.get(chain.name.replace("-", "_")) == "dns"
+        is_dns = REDIRECTED_BY.get(chain.name) == "dns"
         return ("dns", f"agent's DNS :{port}", ()) if is_dns else ("proxy", f"proxy :{port}", ())
 
     def _onwards(self) -> Kind:
@@ -229,10 +226,14 @@ class Reader:
 
 def _sum(one: Edge, other: Edge) -> Edge:
     """Return two edges as one; those below are of the same chain, of one family or both, and are read once for both."""
-    counts = [each for each in (one.packets, other.packets) if each is not None]
-    sizes = [each for each in (one.bytes, other.bytes) if each is not None]
     return one.replace(
-        packets=sum(counts) if counts else None,
-        bytes=sum(sizes) if sizes else None,
+        packets=_total((one.packets, other.packets)),
+        bytes=_total((one.bytes, other.bytes)),
         families=tuple(dict.fromkeys((*one.families, *other.families))),
     )
+
+
+def _total(numbers: Iterable[int | None]) -> int | None:
+    """Return the sum of those that are known; None without any."""
+    known = [each for each in numbers if each is not None]
+    return sum(known) if known else None

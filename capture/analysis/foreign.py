@@ -32,7 +32,7 @@ FAR = 1 << 32
 
 SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
 """Where nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the receiver,
-and DNAT cannot be there (nf_nat_inet_fn maps by hook). That a filter behind asks for the new source is not seen."""
+and DNAT cannot be there (nf_nat_inet_fn maps by hook). That a filter behind tests the new source is not seen."""
 
 
 class ForeignChain(Value):
@@ -77,6 +77,10 @@ class ForeignChain(Value):
     def entry(self) -> model.Chain:
         """Return the base chain itself."""
         return self.contents.chains[0]
+
+    def with_entry(self, entry: model.Chain) -> ForeignChain:
+        """Return the same with another base chain."""
+        return self.replace(contents=self.contents.replace(chains=(entry, *self.contents.chains[1:])))
 
     def is_before(self, table: model.TableName) -> bool:
         """Return whether packets come here before our table, or may do so.

@@ -8,7 +8,7 @@ after the other, until nothing differs any more.
 from __future__ import annotations
 
 from capture.analysis.canonical import canonical
-from capture.analysis.compare import Difference, foreign_places
+from capture.analysis.compare import EMPTY, Difference, foreign_places
 from capture.analysis.culprits import Culprits, Place, without
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.effects import Comparison
@@ -18,12 +18,15 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
+    from typing import TypeVar
 
     from capture.analysis.effects import Effect
     from capture.analysis.foreign import ForeignChain
     from capture.analysis.stations import PodNetwork
     from capture.model.addresses import Family
+
+    Found = TypeVar("Found")
 
 MAX_JUDGED = 100
 """Differences of our own that get an effect each."""
@@ -86,16 +89,13 @@ def judge(
 
 def of_family(ruleset: model.Ruleset, family: Family, desired: model.Ruleset) -> model.Ruleset:
     """Return what packets of a family meet of a rule set, in its canonical form, with the desired routes."""
-    chains: dict[model.TableName, list[model.Chain]] = {table.name: [] for table in ruleset.tables}
     known = canonical(ruleset, family)
-    for table in ruleset.tables:
-        for chain in table.chains:
-            form = known.get((table.name, chain.name))
-            policy = form.policy if form else "ACCEPT"
-            rules = form.rules if form else ()
-            chains[table.name].append(chain.replace(rules=rules, policy=policy, ipv6_policy=None))
-    tables = tuple(model.Table(name, tuple(found)) for name, found in chains.items())
-    return desired.replace(families=(family,), tables=tables)
+
+    def formed(table: model.TableName, chain: model.Chain) -> model.Chain:
+        form = known.get((table, chain.name), EMPTY)
+        return chain.replace(rules=form.rules, policy=form.policy, ipv6_policy=None)
+
+    return desired.replace(families=(family,), tables=ruleset.with_chains(formed).tables)
 
 
 class _Family:
@@ -117,16 +117,15 @@ class _Family:
 
     def judgement(self, own: Sequence[Difference]) -> Judgement:
         """Return what matters in this family."""
-        culprits = self.culprits
-        shared, others = _by_table(self._finding(place, effect) for place, effect in culprits.certain)
-        named = culprits.named
+        culprits, named = self.culprits, self.culprits.named
+        certain = [self._finding(place, effect) for place, effect in culprits.certain]
         harmless = [place for place in self._all_foreign() if place not in named] if culprits.is_complete else []
-        notes, quiet = _by_table(self._finding(place, None) for place in harmless)
+        quiet = [self._finding(place, None) for place in harmless]
         return Judgement(
-            (*self._with_effects(own), *shared),
-            tuple(others),
-            tuple(notes),
-            tuple(quiet),
+            (*self._with_effects(own), *_only(Difference, certain)),
+            _only(Obstacle, certain),
+            _only(Difference, quiet),
+            _only(Obstacle, quiet),
             tuple(self._finding(place, effect) for place, effect in culprits.unjudged),
             culprits.doubts,
         )
@@ -165,44 +164,36 @@ class _Family:
         return Difference(self.family, place.table, place.chain, "foreign", rule, place.position, effect=effect)
 
 
-def _by_table(found: Iterable[Difference | Obstacle]) -> tuple[list[Difference], list[Obstacle]]:
-    """Return what is in our own tables, and what is in others."""
-    shared: list[Difference] = []
-    others: list[Obstacle] = []
-    for each in found:
-        if isinstance(each, Difference):
-            shared.append(each)
-        else:
-            others.append(each)
-    return shared, others
+def _only(kind: type[Found], found: Iterable[Difference | Obstacle]) -> tuple[Found, ...]:
+    """Return what is in our own tables (Difference), or in others (Obstacle)."""
+    return tuple(each for each in found if isinstance(each, kind))
 
 
 def _together(parts: Sequence[Judgement]) -> Judgement:
     """Return the judgement of both families; a chain for both is named once."""
-    obstacles = {(id(each.foreign_chain), each.rule): each for part in reversed(parts) for each in part.obstacles}
-    unjudged = {
-        (id(each.foreign_chain), each.rule) if isinstance(each, Obstacle) else each: each
-        for part in reversed(parts)
-        for each in part.unjudged
-    }
-    named = {*obstacles, *(key for key in unjudged if isinstance(key, tuple))}
-    harmless = {(id(each.foreign_chain), each.rule): each for part in parts for each in part.harmless}
+    obstacles = {_key(each): each for part in reversed(parts) for each in part.obstacles}
+    unjudged = {_key(each): each for part in reversed(parts) for each in part.unjudged}
+    harmless = {_key(each): each for part in parts for each in part.harmless}
     return Judgement(
         tuple(each for part in parts for each in part.differences),
         tuple(obstacles.values()),
         tuple(each for part in parts for each in part.notes),
-        tuple(each for key, each in harmless.items() if key not in named),
+        tuple(each for key, each in harmless.items() if key not in obstacles and key not in unjudged),
         tuple(each for key, each in unjudged.items() if key not in obstacles),
         tuple(dict.fromkeys(doubt for part in parts for doubt in part.doubts)),
     )
 
 
+def _key(each: Difference | Obstacle) -> Hashable:
+    return (id(each.foreign_chain), each.rule) if isinstance(each, Obstacle) else each
+
+
 def second_set_effect(
     desired: model.Ruleset, elsewhere: tuple[ForeignChain, ...], network: PodNetwork
 ) -> Effect | None:
-    """Return what a second capture does to packets next to the desired one to packets, taken for the newest.
+    """Return what a second capture next to the desired one does to packets, taken for the newer of both.
 
-    Of hooks with one priority the kernel asks the one first that was registered last.
+    Of hooks with one priority the kernel enters the one first that was registered last.
     """
     newest = tuple(chain.replace(is_of_any_age=False, is_older=False) for chain in elsewhere)
     for family in desired.families:
@@ -211,7 +202,7 @@ def second_set_effect(
             effects = list(Comparison(family, reference, reference.replace(elsewhere=newest)).effects())
         except TooLargeError:
             continue
-        plain = [each for each in effects if each.is_certain and each.is_plain]
+        plain = [each for each in effects if each.change.is_plain]
         if plain:
             return min(plain, key=lambda each: each.weight)
     return None

@@ -31,21 +31,17 @@ def judge(rule: model.Rule, packet: Packet, network: PodNetwork, *, is_native: b
     return found
 
 
-def _is_from(match: model.Source, packet: Packet, _: bool) -> bool:  # noqa: FBT001  # the shape of all in HOLDS
-    return packet.source is not None and is_inside(packet.source, match.networks) != match.negated
-
-
-def _is_from_port(match: model.SourcePort, packet: Packet, _: bool) -> bool:  # noqa: FBT001  # the shape of all in HOLDS
-    return packet.source_port is not None and _among(packet.source_port, match.ports) != match.negated
-
-
 HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
     model.Protocol: lambda match, packet, _: packet.protocol == match.name,
-    model.Source: _is_from,
+    model.Source: lambda match, packet, _: (
+        packet.source is not None and is_inside(packet.source, match.networks) != match.negated
+    ),
     model.Destination: lambda match, packet, _: is_inside(packet.destination, match.networks) != match.negated,
     model.InInterface: lambda match, packet, _: _is_interface(match.name, packet.in_interface) != match.negated,
     model.OutInterface: lambda match, packet, _: _is_interface(match.name, packet.out_interface) != match.negated,
-    model.SourcePort: _is_from_port,
+    model.SourcePort: lambda match, packet, _: (
+        packet.source_port is not None and _among(packet.source_port, match.ports) != match.negated
+    ),
     model.DestinationPort: lambda match, packet, _: _among(packet.port, match.ports) != match.negated,
     model.OwnerUid: lambda match, packet, is_native: _is_owner(packet.uid, match, is_native=is_native),
     model.OwnerGid: lambda match, packet, is_native: _is_owner(packet.gid, match, is_native=is_native),

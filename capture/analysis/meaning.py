@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from capture.model import ruleset as model
-from capture.model.addresses import Network, parse_address
+from capture.model.addresses import LOOPBACK_NETWORKS, Network, parse_address
 from capture.model.packet import LOOPBACK
 from capture.model.values import Value
 
@@ -100,17 +100,15 @@ def holds_for(words: str, protocol: model.ProtocolName) -> bool | None:
 IS_LOCAL = re.compile(r"-m addrtype (! )?--(src|dst)-type LOCAL$|fib (s|d)addr type (!= )?local$")
 IS_INDEX = re.compile(r"(iif|oif) (!= )?(\d+)$")
 OF_LOCAL_AND_INDEX = ("-m addrtype", "fib ", "iif ", "oif ")
-LOCAL_ONES = (Network("ipv4", 127 << 24, 8), Network("ipv6", 1, 128))
-"""In the kernel's table of local routes as soon as ``lo`` is up."""
 LOOPBACK_INDEX = 1
 
 
 def understood(
     words: str, family: Family, network: PodNetwork
 ) -> model.Source | model.Destination | model.InInterface | model.OutInterface | None:
-    """Return the model's match for one that asks for an address of the pod, or for an interface by its index.
+    """Return the model's match for one that tests an address for being the pod's, or an interface by its index.
 
-    Both ask the table of local routes (inet_addr_type in net/ipv4/fib_frontend.c; for IPv6 match_lookup_rt6 in
+    Both look into the table of local routes (inet_addr_type in net/ipv4/fib_frontend.c; for IPv6 match_lookup_rt6 in
     xt_addrtype.c and __nft_fib6_eval_type in nft_fib_ipv6.c). None where the network of the pod would have to be known.
     """
     if not words.startswith(OF_LOCAL_AND_INDEX):
@@ -118,8 +116,9 @@ def understood(
     found = IS_LOCAL.match(words)
     if found is not None and network.local is not None:
         kind = model.Source if (found[2] or found[3]).startswith("s") else model.Destination
-        addresses = tuple(each for each in (*LOCAL_ONES, *network.own, *network.local) if each.family == family)
-        return kind(addresses, bool(found[1] or found[4]))
+        own = tuple(each for each in (*network.own, *network.local) if each.family == family)
+        # The network is in the kernel's table of local routes as soon as ``lo`` is up.
+        return kind((LOOPBACK_NETWORKS[family], *own), bool(found[1] or found[4]))
     found = IS_INDEX.match(words)
     if found is None:
         return None

@@ -42,7 +42,7 @@ MARKS_CHANGED: dict[type, type] = {
     model.RestoreMark: model.Mark,
     model.SaveMark: model.ConnectionMark,
 }
-"""Which mark a verdict changes, as the match that asks for it."""
+"""Which mark a verdict changes, as the match that tests it."""
 
 
 def jumps_to_our_chain(rule: model.Rule) -> bool:
@@ -56,25 +56,24 @@ def takes_away(rule: model.Rule) -> bool:
     """Return whether a foreign rule before our rules may keep packets from them or change what they do.
 
     Verdicts may, jumps to chains that may hold verdicts, and targets we do not know. So does a conntrack zone: the
-    first one that a packet gets stays (xt_CT.c). Logging and counting do not; for marking see ``may_disturb``.
+    first one that a packet gets stays (xt_CT.c). Logging and counting do not; for marking see ``disturbing``.
     """
     return not isinstance(rule.verdict, GO_ON)
 
 
-def changes_marks(rule: model.Rule) -> bool:
-    """Return whether a rule changes the mark of packets or of connections, and lets them go on."""
-    return type(rule.verdict) in MARKS_CHANGED
+def disturbing(
+    rules: Iterable[model.Rule], chain: str, rules_of: Callable[[str], Iterable[model.Rule]]
+) -> Callable[[model.Rule], bool]:
+    """Return the test whether a foreign rule before our own may divert packets, or change a mark that they match.
 
-
-def may_disturb(rule: model.Rule, tested: frozenset[type]) -> bool:
-    """Return whether a foreign rule before our rules may divert packets, or change a mark that they match.
-
-    ``tested`` are the marks that our rules match (``tested_marks``): that of the packet, of its connection, or both.
+    ``rules`` are those in question, in a chain; ``rules_of`` gives our rules in a chain of its table, by name.
     """
-    return takes_away(rule) or MARKS_CHANGED.get(type(rule.verdict)) in tested
+    is_marking = any(type(rule.verdict) in MARKS_CHANGED for rule in rules)
+    tested = _tested_marks(chain, rules_of) if is_marking else set()
+    return lambda rule: takes_away(rule) or MARKS_CHANGED.get(type(rule.verdict)) in tested
 
 
-def tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -> frozenset[type]:
+def _tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -> set[type]:
     """Return which of Mark and ConnectionMark are matched by rules that a packet in the chain may come to."""
     tested: set[type] = set()
     entered, ahead = {chain}, [chain]
@@ -84,30 +83,29 @@ def tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) ->
             if isinstance(rule.verdict, model.Jump) and rule.verdict.chain not in entered:
                 entered.add(rule.verdict.chain)
                 ahead.append(rule.verdict.chain)
-    return frozenset(tested)
+    return tested
 
 
 def own_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> model.Ruleset:
     """Return the rule set without what is foreign: our chains, and of other chains our rules only."""
     places = {family: our_rules(ruleset, family, recorded) for family in ruleset.families}
-    tables = []
-    for table in ruleset.tables:
-        chains = []
-        for chain in table.chains:
-            if not is_our_chain(chain.name):
-                own = tuple(
-                    rule.replace(family=family)
-                    for family in ruleset.families
-                    for position, rule in enumerate(chain.rules_for(family))
-                    if position in places[family].get((table.name, chain.name), ())
-                )
-                if own:
-                    chains.append(chain.replace(rules=own))
-            else:
-                chains.append(chain)
-        if chains:
-            tables.append(model.Table(table.name, tuple(chains)))
-    return ruleset.replace(tables=tuple(tables))
+
+    def own(table: model.TableName, chain: model.Chain) -> model.Chain:
+        if is_our_chain(chain.name):
+            return chain
+        rules = (
+            rule.replace(family=family)
+            for family in ruleset.families
+            for position, rule in enumerate(chain.rules_for(family))
+            if position in places[family].get((table, chain.name), ())
+        )
+        return chain.replace(rules=tuple(rules))
+
+    tables = (
+        table.replace(chains=tuple(chain for chain in table.chains if chain.rules or is_our_chain(chain.name)))
+        for table in ruleset.with_chains(own).tables
+    )
+    return ruleset.replace(tables=tuple(table for table in tables if table.chains))
 
 
 def our_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | None = None) -> Places:
@@ -148,8 +146,7 @@ def _recorded_rules(
 ) -> tuple[model.Rule, ...]:
     if recorded is None or family not in recorded.families:
         return ()
-    stood = recorded.table(table)
-    built_in = stood.chain(chain) if stood else None
+    built_in = recorded.chain(table, chain)
     return tuple(map(canonical_rule, built_in.rules_for(family))) if built_in else ()
 
 
@@ -302,15 +299,13 @@ def excluded_interface(table: model.TableName, chain: str, rule: model.Rule) -> 
 
 
 def _marks_of_our_chains(live: model.Ruleset, family: Family) -> frozenset[int]:
-    """Return the marks that our chains of the mangle table ask for or set: those of the transparent proxy."""
+    """Return the marks that our chains of the mangle table match: those of the transparent proxy."""
     marks: set[int] = set()
     table = live.table(model.MANGLE)
     for chain in table.chains if table else ():
         if is_our_chain(chain.name):
             for rule in chain.rules_for(family):
-                marks.update(
-                    match.value for match in rule.matches if isinstance(match, model.Mark) and not match.negated
-                )
+                marks.update(each.value for each in rule.matches if isinstance(each, model.Mark) and not each.negated)
     return frozenset(marks)
 
 

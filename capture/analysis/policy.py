@@ -1,4 +1,4 @@
-"""The whole policy in words: what becomes of every connection, by sets of packets that do not overlap, and why.
+"""The whole policy in words: the fate of every connection, by sets of packets that do not overlap, and why.
 
 It covers first packets of connections without a mark, which is all connections but those of programs that set one.
 Everything that decides on them counts, second captures and foreign chains included.

@@ -6,7 +6,7 @@ over lo, the first packet of a connection has a socket and no mark on its connec
 
 from __future__ import annotations
 
-from capture.analysis.compiler import INBOUND, LOOPBACK_NETWORKS, OTHER_MARK, OUTBOUND
+from capture.analysis.compiler import INBOUND, OTHER_MARK, OUTBOUND
 from capture.analysis.space import (
     DESTINATION,
     GID,
@@ -23,7 +23,7 @@ from capture.analysis.space import (
 )
 from capture.analysis.trace import OF_KNOWN_CONNECTIONS, routed_marks
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, Network, merge
+from capture.model.addresses import BITS, LOOPBACK_NETWORKS, Network, merge
 from capture.model.packet import LOOPBACK
 
 TYPE_CHECKING = False
@@ -73,16 +73,18 @@ class _Packets:
         for_us = self._inside(DESTINATION, self.own)
         elsewhere = self.diagrams.negation(self._inside(DESTINATION, (LOOPBACK_NETWORKS[self.family],)))
         is_outward = space.numbers(IN, [(outward, outward)])
-        return self._all(
-            self._through(IN, model.InInterface),
-            space.numbers(OUT, [(NONE, NONE)]),
-            self.diagrams.choose(is_outward, for_us, elsewhere),
-            space.numbers(SOURCE, [(0, (1 << BITS[self.family]) - 1)]),
-            self.diagrams.negation(self._inside(SOURCE, (*self.local, *NO_HOSTS[self.family]))),
-            space.numbers(UID, [(NONE, NONE)]),
-            space.numbers(GID, [(NONE, NONE)]),
-            space.marked("mark", 0, model.ALL_BITS),
-            self._common(),
+        return self.diagrams.all_of(
+            (
+                self._through(IN, model.InInterface),
+                space.numbers(OUT, [(NONE, NONE)]),
+                self.diagrams.choose(is_outward, for_us, elsewhere),
+                space.numbers(SOURCE, [(0, (1 << BITS[self.family]) - 1)]),
+                self.diagrams.negation(self._inside(SOURCE, (*self.local, *NO_HOSTS[self.family]))),
+                space.numbers(UID, [(NONE, NONE)]),
+                space.numbers(GID, [(NONE, NONE)]),
+                space.marked("mark", 0, model.ALL_BITS),
+                self._common(),
+            )
         )
 
     def sent(self) -> int:
@@ -92,32 +94,35 @@ class _Packets:
         has_owner = self.diagrams.both(*[space.numbers(level, [(0, HIGHEST_ID)]) for level in (UID, GID)])
         over_lo = space.numbers(OUT, [(self.lo, self.lo)])
         from_pod = choose(over_lo, self._inside(SOURCE, self.local), self._inside(SOURCE, self.own))
-        return self._all(
-            space.numbers(IN, [(NONE, NONE)]),
-            choose(stays, over_lo, self._through(OUT, model.OutInterface)),
-            self.diagrams.either(from_pod, self._sent_by_transparent_proxy(over_lo)),
-            choose(space.state_in("NEW", "RELATED"), has_owner, self.diagrams.yes),
-            self._common(),
+        return self.diagrams.all_of(
+            (
+                space.numbers(IN, [(NONE, NONE)]),
+                choose(stays, over_lo, self._through(OUT, model.OutInterface)),
+                self.diagrams.either(from_pod, self._sent_by_transparent_proxy(over_lo)),
+                choose(space.state_in("NEW", "RELATED"), has_owner, self.diagrams.yes),
+                self._common(),
+            )
         )
 
     def _sent_by_transparent_proxy(self, over_lo: int) -> int:
         """Return what a transparent proxy sends to the app, with its mark and from the client's address."""
-        found = self.diagrams.no
-        for mark in routed_marks(self.situation.ruleset):
-            found = self.diagrams.either(found, self.space.marked("mark", mark, model.ALL_BITS))
+        marks = routed_marks(self.situation.ruleset)
+        marked = self.diagrams.any_of(self.space.marked("mark", mark, model.ALL_BITS) for mark in marks)
         known = self.space.numbers(SOURCE, [(0, (1 << BITS[self.family]) - 1)])
-        return self.diagrams.both(self.diagrams.both(found, over_lo), known)
+        return self.diagrams.all_of((marked, over_lo, known))
 
     def _common(self) -> int:
         """Return what holds for all packets: ports, a possible destination, a state of connection tracking."""
         space = self.space
         udp = space.numbers(PROTOCOL, [(1, 1)])
         no_hosts = self._inside(DESTINATION, NO_HOSTS[self.family])
-        return self._all(
-            space.state_in("INVALID", "NEW", "RELATED", "ESTABLISHED"),
-            space.numbers(PORT, [(1, HIGHEST_PORT)]),
-            space.numbers(SOURCE_PORT, [(1, HIGHEST_PORT)]),
-            self.diagrams.either(udp, self.diagrams.negation(no_hosts)),
+        return self.diagrams.all_of(
+            (
+                space.state_in("INVALID", "NEW", "RELATED", "ESTABLISHED"),
+                space.numbers(PORT, [(1, HIGHEST_PORT)]),
+                space.numbers(SOURCE_PORT, [(1, HIGHEST_PORT)]),
+                self.diagrams.either(udp, self.diagrams.negation(no_hosts)),
+            )
         )
 
     def _through(self, level: int, kind: type[model.InInterface | model.OutInterface]) -> int:
@@ -126,19 +131,12 @@ class _Packets:
         names = {network.interface, *network.others}
         for rule in self.situation.rules:
             names |= {match.name for match in rule.matches if isinstance(match, kind)}
-        found = self.diagrams.no
-        for name in sorted(names):
-            found = self.diagrams.either(found, self.space.numbers(level, self.space.interface_ranges(name)))
-        return self.diagrams.both(found, self.diagrams.negation(self.space.numbers(level, [(self.lo, self.lo)])))
+        ranges = map(self.space.interface_ranges, sorted(names))
+        named = self.diagrams.any_of(self.space.numbers(level, each) for each in ranges)
+        return self.diagrams.both(named, self.diagrams.negation(self.space.numbers(level, [(self.lo, self.lo)])))
 
     def _inside(self, level: int, networks: Iterable[Network]) -> int:
         return self.space.numbers(level, merge(networks))
-
-    def _all(self, *conditions: int) -> int:
-        found = self.diagrams.yes
-        for condition in conditions:
-            found = self.diagrams.both(found, condition)
-        return found
 
 
 # --- marks of connections ------------------------------------------------------------------------

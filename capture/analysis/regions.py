@@ -67,10 +67,7 @@ def simplified(space: PacketSpace, packets: int, among: int) -> int:
     def deeper(one: int, other: int) -> int:
         level, bounds, columns = diagrams.aligned((one, other))
         if diagrams.level(one) != level:  # a field that only the frame tests
-            wider = diagrams.no
-            for kid in diagrams.kids(other):
-                wider = diagrams.either(wider, kid)
-            return result(one, wider)
+            return result(one, diagrams.any_of(diagrams.kids(other)))
         kids = [result(*pair) for pair in columns]
         return diagrams.node(level, bounds, _filled(kids, [*bounds, space.domains[level][1]]))
 
@@ -146,27 +143,16 @@ def with_ports(path: Path, other: Path) -> Path:
 
 def in_words(space: PacketSpace, path: Path) -> str:
     """Return a part of a set in words: "tcp to 203.0.113.0/24, port 80, user 1337"."""
-    protocol = path.get(PROTOCOL)
-    first = "tcp and udp" if protocol is None or len(protocol) > 1 else PROTOCOLS[protocol[0][0]]
-    if protocol is not None and protocol[0][0] != protocol[0][1]:
-        first = "tcp and udp"
-    to = _addresses(space, path.get(DESTINATION))
-    words = [f"{first} to {to}" if to else first]
-    words += [f"port {text}"] if (text := _numbers(space, PORT, path)) else []
-    words += [f"from {text}"] if (text := _addresses(space, path.get(SOURCE))) else []
-    words += [f"from port {text}"] if (text := _numbers(space, SOURCE_PORT, path)) else []
-    words += [f"user {text}"] if (text := _numbers(space, UID, path)) else []
-    words += [f"group {text}"] if (text := _numbers(space, GID, path)) else []
-    words += [text for level in (IN, OUT) if (text := _interfaces(space, level, path.get(level)))]
-    words += [text for text in (_states(path.get(STATE)), *_marks(space, path)) if text]
-    return ", ".join(words)
+    protocols = {number for ends in path.get(PROTOCOL, ((0, 1),)) for number in ends}
+    words: str = "tcp and udp" if len(protocols) > 1 else PROTOCOLS[protocols.pop()]
+    for level, before, in_words_of in WORDS:
+        if level in path and (text := in_words_of(space, level, path[level])):
+            words += f"{before}{text}"
+    return ", ".join((words, *_marks(space, path)))
 
 
-def _numbers(space: PacketSpace, level: int, path: Path) -> str:
+def _numbers(space: PacketSpace, level: int, ranges: Ranges) -> str:
     """Return ranges of numbers, or those that are left out where they are fewer."""
-    ranges = path.get(level)
-    if ranges is None:
-        return ""
     if ranges == ((NONE, NONE),):
         return "unknown"
     shown = tuple((max(first, 0), last) for first, last in ranges if last >= 0)
@@ -180,9 +166,7 @@ def _span(span: tuple[int, int]) -> str:
     return str(span[0]) if span[0] == span[1] else f"{span[0]}-{span[1]}"
 
 
-def _addresses(space: PacketSpace, ranges: Ranges | None) -> str:
-    if ranges is None:
-        return ""
+def _addresses(space: PacketSpace, _: int, ranges: Ranges) -> str:
     highest = (1 << BITS[space.family]) - 1
     shown = tuple((max(first, 0), last) for first, last in ranges if last >= 0)
     left_out = outside(shown, 0, highest)
@@ -206,10 +190,8 @@ def _networks(family: Family, ranges: Iterable[tuple[int, int]]) -> Iterator[str
             yield from (str(each).partition("/")[0] if each.is_address else str(each) for each in networks)
 
 
-def _interfaces(space: PacketSpace, level: int, ranges: Ranges | None) -> str:
+def _interfaces(space: PacketSpace, level: int, ranges: Ranges) -> str:
     """Return by which interfaces; nothing for packets that leave the pod by any."""
-    if ranges is None:
-        return ""
     inside = [space.interfaces[n] for first, last in ranges for n in range(max(first, 0), last + 1)]
     names = [name for name in inside if name in space.known_interfaces] or inside
     if names == [LOOPBACK]:
@@ -220,12 +202,24 @@ def _interfaces(space: PacketSpace, level: int, ranges: Ranges | None) -> str:
     return f"{direction} {_listed(names)}"
 
 
-def _states(ranges: Ranges | None) -> str:
-    if ranges is None:
-        return ""
+def _states(_space: PacketSpace, _: int, ranges: Ranges) -> str:
     states = [CONNECTION_STATES[n] for first, last in ranges for n in range(first, last + 1)]
     usual = [state for state in states if state != "UNTRACKED"]
     return "" if len(usual) >= len(CONNECTION_STATES) - 1 else f"of a connection that is {' or '.join(usual)}"
+
+
+WORDS = (
+    (DESTINATION, " to ", _addresses),
+    (PORT, ", port ", _numbers),
+    (SOURCE, ", from ", _addresses),
+    (SOURCE_PORT, ", from port ", _numbers),
+    (UID, ", user ", _numbers),
+    (GID, ", group ", _numbers),
+    (IN, ", ", _interfaces),
+    (OUT, ", ", _interfaces),
+    (STATE, ", ", _states),
+)
+"""How the fields of a set of packets read, in this order."""
 
 
 def _marks(space: PacketSpace, path: Path) -> Iterator[str]:

@@ -35,7 +35,7 @@ MARK_BITS = 32
 INTERFACE_BYTES = 15
 
 FIELDS = ("protocol", "in", "out", "state", "port", "destination", "source port", "uid", "gid", "source")
-"""In the order in which diagrams ask for them; marks come after them, what is unknown comes last."""
+"""In the order in which diagrams test them; marks come after them, what is unknown comes last."""
 PROTOCOL, IN, OUT, STATE, PORT, DESTINATION, SOURCE_PORT, UID, GID, SOURCE = range(len(FIELDS))
 LISTED: dict[type, tuple[int, str]] = {
     model.Source: (SOURCE, "networks"),
@@ -45,7 +45,7 @@ LISTED: dict[type, tuple[int, str]] = {
     model.OwnerUid: (UID, "ids"),
     model.OwnerGid: (GID, "ids"),
 }
-"""Matches with several entries: the level they ask for, and where they keep their entries."""
+"""Matches with several entries: the level they test, and where they keep their entries."""
 ENDINGS = ("", "eth0", "0", "1", "2", "-", "_", "x", "y", "z", "00", "zz", "000", "q.q", "~")
 """One of these makes an interface of which a prefix in a rule is the longest."""
 
@@ -137,7 +137,7 @@ class PacketSpace:
         return self.interfaces.index(name)
 
     def ranges(self, match: model.Match, *, is_native: bool) -> tuple[int, Ranges] | None:
-        """Return the level that a match asks for and the ranges it lets pass; None if it is no such match."""
+        """Return the level that a match tests and the ranges it lets pass; None if it is no such match."""
         if isinstance(match, model.Protocol):
             return PROTOCOL, OF_PROTOCOL[match.name]
         if isinstance(match, model.InInterface | model.OutInterface):

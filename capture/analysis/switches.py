@@ -1,6 +1,6 @@
 """Long lists of rules as one field each, so that their effect is computed once for each of their verdicts.
 
-The function of a list of 60,000 rules has as many nodes, and every operation would walk all of them. So the list is
+The function of a list of 60,000 rules has as many nodes, and every operation would visit all of them. So the list is
 kept aside. In its place is a switch: a field above all others, whose number is that of the verdicts that a
 packet meets in the list::
 
@@ -62,7 +62,7 @@ class Switches:
         )
 
     def moved(self, node: int, levels: Mapping[int, int], name: Hashable) -> int:
-        """Return the function that asks for another field wherever it asked for one of ``levels``."""
+        """Return the function that tests another field in place of each of ``levels``."""
         return self._changed(node, lambda each: self.diagrams.moved(each, levels, name), ("moved", name))
 
     def expanded(self, node: int) -> int:
@@ -90,7 +90,7 @@ class Switches:
         return found
 
     def _changed(self, node: int, change: Callable[[int], int], name: Hashable) -> int:
-        """Return the function with its fields changed, those for which lists ask among them."""
+        """Return the function with its fields changed, those that lists test among them."""
         memo = self._memos.setdefault(name, {})
 
         def result(each: int) -> int:

@@ -1,4 +1,4 @@
-"""What happens to a packet, and which rule decides: the model walked as a kernel walks it.
+"""What happens to a packet, and which rule decides: one packet, rule by rule, as in a kernel.
 
 ::
 
@@ -20,7 +20,8 @@ from capture.analysis.matches import judge
 from capture.analysis.meaning import Goto, Translate, Untrack, meaning
 from capture.analysis.stations import Situation
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, IPV4, IPV6, Network
+from capture.model.addresses import IPV6, LOOPBACK_ADDRESSES, Network
+from capture.model.chain_names import DASH, UNDERSCORE
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.values import Value
 
@@ -38,10 +39,14 @@ NAT_STATES = ("NEW", "RELATED")
 """Connection states whose packets meet the nat table; later packets are mapped as the first one was."""
 OF_KNOWN_CONNECTIONS = ("RELATED", "ESTABLISHED")
 
+OUTBOUND: Outcome = "proxy-outbound"
+INBOUND: Outcome = "proxy-inbound"
+DNS: Outcome = "dns"
+
 REDIRECTED_BY: dict[str, Outcome] = {
-    "ISTIO_REDIRECT": "proxy-outbound",
-    "ISTIO_IN_REDIRECT": "proxy-inbound",
-    "ISTIO_OUTPUT_DNS": "dns",
+    name: outcome
+    for names in (UNDERSCORE, DASH)
+    for name, outcome in ((names.redirect, OUTBOUND), (names.in_redirect, INBOUND), (names.output_dns, DNS))
 }
 """What a redirect in one of our chains means."""
 
@@ -127,20 +132,20 @@ def trace(
 
 
 def whole_way(packet: Packet, situation: Situation) -> Trace:
-    """Return what becomes of a packet in a situation: all tables on its way, second captures and foreign chains."""
-    walk = _Walk(situation, packet)
-    walk.go()
-    if walk.is_dropped or not walk.is_redirected:
-        return walk.result()
-    later = walk.of_later_packets()
+    """Return a packet's way through all that a situation has: its tables, second captures and foreign chains."""
+    passage = _Passage(situation, packet)
+    passage.go()
+    if passage.is_dropped or not passage.is_redirected:
+        return passage.result()
+    later = passage.of_later_packets()
     later.go()
     if later.is_dropped:
         return later.result()
-    walk.path += [step for step in later.path[len(walk.path) :] if not step.certain]
-    return walk.result()
+    passage.path += [step for step in later.path[len(passage.path) :] if not step.certain]
+    return passage.result()
 
 
-class _Walk:
+class _Passage:
     """A packet on its way; it changes as rules act on it."""
 
     def __init__(self, situation: Situation, packet: Packet) -> None:
@@ -191,9 +196,9 @@ class _Walk:
         elif self.is_moved and self.packet.out_interface == LOOPBACK:
             self.packet = self.packet.replace(out_interface=network.interface)
 
-    def of_later_packets(self) -> _Walk:
-        """Return the walk of the packets that follow, mapped as this one, from the chain on that mapped it."""
-        later = _Walk(self.situation, self.first)
+    def of_later_packets(self) -> _Passage:
+        """Return the passage of the packets that follow, mapped as this one, from the chain on that mapped it."""
+        later = _Passage(self.situation, self.first)
         later.path, later.mapped, later.is_redirected = [*self.path], self.mapped, True
         later.packet = self._as_mapped.replace(state="ESTABLISHED")
         later._resumes_behind = self.mapped.station if self.mapped else None
@@ -214,10 +219,8 @@ class _Walk:
                 return
             if station.is_nat and (self.mapped or not self._meets_nat()):
                 continue
-            decided = self._chain(station, station.entry, 0)
-            if not decided and station.entry.policy_for(self.packet.family) == "DROP":
-                self.is_dropped = True
-                self.policy = station
+            if not self._chain(station, station.entry, 0):
+                self._end_of_built_in(station)
 
     def _meets_nat(self) -> bool:
         """Return whether the packet is mapped: a first one, or a later one, which is treated as the first was.
@@ -265,7 +268,7 @@ class _Walk:
         return decided
 
     def _end_of_built_in(self, station: Station) -> bool:
-        """Leave a built-in chain by RETURN: its policy decides."""
+        """Leave a built-in chain by RETURN or at its end: its policy decides."""
         if station.entry.policy_for(self.packet.family) == "DROP":
             self.is_dropped = True
             self.policy = station
@@ -277,7 +280,7 @@ class _Walk:
             self.path.append(step)
 
     def _act(self, verdict: Meaning, step: Step) -> bool:
-        """Do to the packet what a verdict says; return whether that ends the table."""
+        """Do to the packet what a verdict does; return whether that ends the table."""
         packet = self.packet
         match verdict:
             case model.Accept():
@@ -396,13 +399,11 @@ def _redirected(packet: Packet, port: int) -> Packet:
     """Return the packet with a destination in the pod: the loopback address for what goes out."""
     if packet.in_interface is not None:
         return packet.replace(port=port)
-    first = 0x7F000001 if packet.family == IPV4 else 1
-    here = Network(packet.family, first, BITS[packet.family])
-    return packet.replace(port=port, destination=here)
+    return packet.replace(port=port, destination=LOOPBACK_ADDRESSES[packet.family])
 
 
 def _meaning(step: Step) -> Outcome:
     """Return what a redirect means, by the chain that it is in."""
     if not isinstance(step.rule.verdict, model.Redirect):
         return "direct"
-    return REDIRECTED_BY.get(step.chain.replace("-", "_"), "redirected")
+    return REDIRECTED_BY.get(step.chain, "redirected")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import islice
 
 from capture.analysis.space import DESTINATION, GID, IN, OUT, PORT, SOURCE, SOURCE_PORT, STATE, UID
-from capture.model.addresses import IPV4
+from capture.model.addresses import LOOPBACK_ADDRESSES
 from capture.model.ruleset import CONNECTION_STATES
 
 TYPE_CHECKING = False
@@ -27,32 +27,8 @@ EPHEMERAL_PORT = 45000
 
 
 def witness(space: PacketSpace, packets: int, network: PodNetwork, direction: Direction) -> list[int]:
-    """Return the numbers of the most ordinary packet of a set that is not empty, field by field."""
-    numbers: list[int] = []
-    node = packets
-    for level, domain in enumerate(space.domains):
-        wishes = (*_ordinary(space, level, numbers, network, direction), 0, domain[0])
-        if space.diagrams.level(node) != level:
-            numbers.append(next(wish for wish in wishes if domain[0] <= wish <= domain[1]))
-            continue
-        number = _nearest(space, node, wishes, domain[0])
-        numbers.append(number)
-        node = space.diagrams.kid(node, number)
-    return numbers
-
-
-def _nearest(space: PacketSpace, node: int, wishes: Sequence[int], low: int) -> int:
-    """Return the first wish that a node lets pass, else the lowest number."""
-    diagrams = space.diagrams
-    for wish in wishes:
-        if wish >= low and diagrams.kid(node, wish) != diagrams.no:
-            return wish
-    begins = low
-    for end, kid in diagrams.edges(node):
-        if kid != diagrams.no:
-            break
-        begins = begins if end is None else end + 1
-    return begins
+    """Return the numbers of the most ordinary packet of a set without switches that is not empty, field by field."""
+    return _Search(space, (), network, direction).below((packets,), []) or []
 
 
 def _ordinary(
@@ -61,7 +37,7 @@ def _ordinary(
     """Return what a field mostly is, the most ordinary first."""
     outside = OUTSIDE[space.family]
     own = tuple(address.first for address in network.own_addresses(space.family))
-    here = (*own, 0x7F000001 if space.family == IPV4 else 1)
+    here = (*own, LOOPBACK_ADDRESSES[space.family].first)
     is_inbound = direction == "inbound"
     if level in (IN, OUT):
         return (space.interface(network.interface),)
@@ -111,7 +87,10 @@ def _classes(
 
 
 class _Search:
-    """The search for a packet of a set that lists lead to their targets."""
+    """The search, field by field, for a packet of a set that lists lead to their targets.
+
+    It looks at each field once where there are no lists: only these may lead to none of their targets further down.
+    """
 
     def __init__(self, space: PacketSpace, targets: tuple[int, ...], network: PodNetwork, direction: Direction) -> None:
         self.space = space
@@ -149,15 +128,14 @@ class _Search:
         return nodes[0] != diagrams.no and all(node == leaf or not diagrams.is_leaf(node) for node, leaf in lists)
 
     def _candidates(self, level: int, nodes: tuple[int, ...], numbers: list[int]) -> Iterator[int]:
-        """Yield one number of each interval, those that people wish for first."""
+        """Yield one number of each interval, the most ordinary ones first."""
         low, high = self.space.domains[level]
         ordinary = _ordinary(self.space, level, numbers, self.network, self.direction)
         wishes = [wish for wish in (*ordinary, 0, low) if low <= wish <= high]
-        asking = [node for node in nodes if self.space.diagrams.level(node) == level]
-        if not asking:
+        testing = [node for node in nodes if self.space.diagrams.level(node) == level]
+        if not testing:
             yield wishes[0]
             return
         yield from wishes
-        yield low
-        for node in asking:
+        for node in testing:
             yield from (end + 1 for end, _ in self.space.diagrams.edges(node) if end is not None)

@@ -32,7 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from capture.analysis.causes import Cause
+    from capture.analysis.cause_texts import Cause
     from capture.analysis.judgement import Obstacle
     from capture.model.addresses import Family, Network
     from capture.model.ruleset import MissingRoute, TableName

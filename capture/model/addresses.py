@@ -84,6 +84,10 @@ class Network(Value):
         return f"{address_text(self.family, self.first)}/{self.prefix}"
 
 
+LOOPBACK_ADDRESSES: dict[Family, Network] = {IPV4: Network(IPV4, 0x7F000001, 32), IPV6: Network(IPV6, 1, 128)}
+LOOPBACK_NETWORKS: dict[Family, Network] = {IPV4: Network(IPV4, 127 << 24, 8), IPV6: Network(IPV6, 1, 128)}
+
+
 def address_text(family: Family, address: int) -> str:
     """Return an address as people write it: 127.0.0.1, ::1."""
     return _socket.inet_ntop(AF[family], address.to_bytes(BITS[family] // 8, "big"))

@@ -431,3 +431,8 @@ class Ruleset(Value):
             if table.name == name:
                 return table
         return None
+
+    def chain(self, table: TableName, name: str) -> Chain | None:
+        """Return a chain of a table, or None."""
+        found = self.table(table)
+        return found.chain(name) if found else None

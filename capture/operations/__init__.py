@@ -9,8 +9,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.operations.change import Applied, apply, captured_connections, clean
-    from capture.operations.comparison import dump, verify
-    from capture.operations.desired import Reference, reference
+    from capture.operations.comparison import Reference, dump, reference, verify
     from capture.operations.rendering import render
     from capture.operations.results import Dumped, LiveSet, Other, Verified
     from capture.operations.target import host_of, request_of
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
 
 HOMES = {
     "capture.operations.change": ("Applied", "apply", "captured_connections", "clean"),
-    "capture.operations.comparison": ("dump", "verify"),
-    "capture.operations.desired": ("Reference", "reference"),
+    "capture.operations.comparison": ("Reference", "dump", "reference", "verify"),
     "capture.operations.rendering": ("render",),
     "capture.operations.results": ("Dumped", "LiveSet", "Other", "Verified"),
     "capture.operations.target": ("host_of", "request_of"),

@@ -7,6 +7,7 @@ from capture.backends.nftables.names import REJECT_TABLE
 from capture.backends.request import Request
 from capture.model.addresses import IPV6
 from capture.model.ruleset import FAMILIES, Ruleset
+from capture.model.values import Value
 from capture.operations.results import Dumped, LiveSet, Other, Verified
 from capture.operations.target import host_of, place, request_of
 from capture.rules import build_ruleset
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from capture.model.addresses import Network
     from capture.operations.situation import Elsewhere
     from capture.operations.target import Namespace
-    from capture.settings.config import Host
+    from capture.settings.config import CaptureConfig, Host
     from capture.state.record import Record
 
     Found = tuple[Decision, tuple[Leftover, ...]]
@@ -186,3 +187,30 @@ def dump(namespace: Namespace = None) -> Dumped:
 
 def _live_sets(places: Iterable[Leftover]) -> tuple[LiveSet, ...]:
     return tuple(LiveSet(place.backend, place.driver, place.variant, load(place).read()) for place in places)
+
+
+class Reference(Value):
+    """Settings, and what they mean in a namespace."""
+
+    settings: Settings
+    config: CaptureConfig
+
+
+def reference(
+    settings: Settings | None = None,
+    namespace: Namespace = None,
+    host: Host | None = None,
+    *,
+    prefer_recorded: bool = False,
+) -> Reference | None:
+    """Return what ``verify`` compares with, with the same arguments; None without settings and record.
+
+    Raises ConfigurationError for settings that mean nothing there.
+    """
+    with Entered(namespace):
+        recorded = record.read() if settings is None or prefer_recorded else None
+        if recorded is not None:
+            return Reference(recorded.settings, resolve(recorded.settings, recorded.facts)[0])
+        if settings is None or (prefer_recorded and not settings.explicit):
+            return None
+        return Reference(settings, resolve(settings, host or host_of(namespace))[0])

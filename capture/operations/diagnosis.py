@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from capture.analysis.causes import Capture, Cause, causes_of_pod, causes_of_proxy
+from capture.analysis.cause_texts import Cause, cause
+from capture.analysis.causes import Capture, causes_of_pod, causes_of_proxy
 from capture.analysis.connection import TO_PROXY, Ways, causes_of_connection, dropped
 from capture.analysis.pod_network import NO_WAY_OUT
 from capture.backends import detect, load
@@ -44,10 +45,8 @@ if TYPE_CHECKING:
 
 NOT_CAPTURED = ("no-rules", "left-alone", "family-not-captured")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
-KINDS_OF_DRIFT = {"missing": "missing", "unexpected": "unexpected"}
 EXAMPLE, DEFAULT_ID = parse_address("203.0.113.7"), 1000
 """An address outside (RFC 5737), and a user who is not the proxy."""
-NO_REFERENCE = "Give the pod's settings as options, or run this where the rules were applied."
 
 
 class Diagnosis(Value):
@@ -68,7 +67,7 @@ class Diagnosis(Value):
         if not self.causes:
             return "captured" if self.is_certain else "cannot be told"
         if self.trace is None:
-            return "not captured" if any(cause.kind in NOT_CAPTURED for cause in self.causes) else "broken"
+            return "not captured" if any(each.kind in NOT_CAPTURED for each in self.causes) else "broken"
         return "not captured" if self.trace.outcome == "direct" else "broken"
 
 
@@ -107,12 +106,7 @@ def _privileged(process: int | None) -> Iterator[Cause]:
     """Yield by which capabilities a process may send what no rule sees; they do not show that it does so."""
     ways = ways_out(process) if process is not None else ()
     if ways:
-        yield Cause(
-            "privileged",
-            f"process {process} may leave the capture by {', '.join(ways)}",
-            "Drop the capabilities in the container's securityContext; docs/what-capture-is-not.md has each way.",
-            f"process {process}",
-        )
+        yield cause("privileged", f"process {process}", process=process, ways=", ".join(ways))
 
 
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
@@ -156,8 +150,8 @@ def _of_connection(
         missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute) and is_inbound)
         found += [_missing(need) for need in missing if need.family == packet.family]
     if explicit is not None:
-        found = [_with_options(cause, live.packet, explicit) for cause in found]
-    notes = [] if recorded or settings else [_no_record()]
+        found = [_with_options(each, live.packet, explicit) for each in found]
+    notes = [] if recorded or settings else [cause("rule-missing: no record")]
     return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
 
 
@@ -198,35 +192,21 @@ def _unproven() -> Iterator[Cause]:
     """Yield a note if a usual connection does not reach the proxy, although our chains redirect it."""
     usual = Packet("tcp", EXAMPLE, 80, uid=DEFAULT_ID, gid=DEFAULT_ID)
     if trace(usual).outcome not in TO_PROXY and trace(usual, inferred_settings(_live())).outcome in TO_PROXY:
-        yield Cause(
-            "rule-missing",
-            f"no record here, and a connection to {address_text(IPV4, EXAMPLE.first)}:80 does not reach the proxy:"
-            " a rule may be missing",
-            NO_REFERENCE,
-        )
+        yield cause("rule-missing: usual", address=address_text(IPV4, EXAMPLE.first))
 
 
 def _drift(verified: Verified) -> Iterator[Cause]:
     """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
     own = [found for found in verified.differences if found.is_own]
     if own:
-        first = f"{KINDS_OF_DRIFT.get(own[0].kind, 'not as applied')}: {_rule_of(own[0].rule, own[0].family)}"
+        kind = "not as applied" if own[0].kind == "family" else own[0].kind
+        first = f"{kind}: {_rule_of(own[0].rule, own[0].family)}"
         others = f", and {len(own) - 1} more differences" if len(own) > 1 else ""
-        yield Cause(
-            "rule-missing",
-            f"the live rules differ from the applied ones; {first}{others}",
-            "Run `capture apply` again, or recreate the pod; `capture verify` has every difference.",
-            f"{own[0].table} {own[0].chain}",
-        )
+        yield cause("rule-missing: drift", f"{own[0].table} {own[0].chain}", first=first, others=others)
     yield from _diverted(verified)
     for other in verified.others:
         place = " ".join(filter(None, (other.where.backend, other.where.variant)))
-        yield Cause(
-            "second-set",
-            f"a second set of capture rules is in {place}",
-            "Run `capture apply` again: it removes every set but the one it writes.",
-            place,
-        )
+        yield cause("second-set", place, place=place)
     for need in verified.missing:
         yield _missing(need)
     yield from _impeded(verified.impediments)
@@ -239,12 +219,7 @@ def _diverted(verified: Verified) -> Iterator[Cause]:
         if effect is not None and _is_dropping(effect):
             yield dropped(effect.after)
     for where, rule in _foreign_rules(verified).items():
-        yield Cause(
-            "foreign-rule",
-            f"a foreign rule precedes ours and diverts captured traffic: {rule}",
-            "Remove it, or let its program put it behind ours; `capture verify` has the packets that it diverts.",
-            where,
-        )
+        yield cause("foreign-rule: pod", where, rule=rule)
 
 
 def _foreign_rules(verified: Verified) -> dict[str, str]:
@@ -268,33 +243,31 @@ def _is_dropping(effect: Effect | None) -> bool:
 
 def _left_out(settings: Settings, verified: Verified) -> Iterator[Cause]:
     """Yield what the settings leave uncaptured on purpose, which may be what is looked for."""
-    for says in verified.remarks:
-        yield Cause("family-not-captured", says, "Apply with --ip-families both, if it should be captured.")
+    for remark in verified.remarks:
+        yield cause("family-not-captured: remark", remark=remark)
     given = [
         f"{option.name} {settings.text(option)} ({settings.origin(option)})"
         for option in settings.explicit
         if option.topic == EXCLUSIONS and option not in (PROXY_UID, PROXY_GID) and settings.text(option)
     ]
     if given:
-        yield Cause(
-            "excluded", f"the settings leave out: {', '.join(given)}", "`capture explain` lists what is captured."
-        )
+        yield cause("excluded: pod", options=", ".join(given))
 
 
-def _with_options(cause: Cause, packet: Packet, settings: Settings) -> Cause:
+def _with_options(found: Cause, packet: Packet, settings: Settings) -> Cause:
     """Return the cause; where settings leave the packet out, its remedy names the options, or the profile, that do."""
-    if cause.kind != "excluded":
-        return cause
+    if found.kind != "excluded":
+        return found
     given = [
         f"{option.name} {settings.text(option)} ({settings.origin(option)})"
         for option in settings.explicit
         if trace(packet, settings.without(option)).outcome in TO_PROXY
     ]
     if given:
-        return cause.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
+        return found.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
     if trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
-        return cause.replace(remedy="Apply with --profile current, whose rules capture it.")
-    return cause
+        return found.replace(remedy="Apply with --profile current, whose rules capture it.")
+    return found
 
 
 def _impeded(found: Iterable[Impediment]) -> Iterator[Cause]:
@@ -312,30 +285,23 @@ def _socket_lb(packet: Packet | None = None) -> Iterator[Cause]:
         return
     owner = owner_of(names)
     if found is None:
-        says = f"socket load balancing of {owner} sees each connect(): what it translates comes to the rules translated"
+        yield cause("translated-before: may", names[0], owner=owner)
     else:
-        says = (
-            f"socket load balancing of {owner} sends the connection to {found.address} port {found.port} at connect()"
-        )
-    yield Cause(
-        "translated-before",
-        f"{says}, so that the proxy does not see the service's address",
-        "With Cilium: set socketLB.hostNamespaceOnly=true, which leaves the connections of pods as they are.",
-        names[0],
-    )
+        yield cause("translated-before", names[0], owner=owner, address=found.address, port=found.port)
 
 
 def _missing(need: LoopbackAddress | MissingRoute) -> Cause:
     if isinstance(need, LoopbackAddress):
-        says = f"the address {need.network} is missing on lo"
-        return Cause("rule-missing", says, "Run `capture apply` again.", "lo")
+        return cause("rule-missing: address", "lo", network=need.network)
     lacking = (*(() if need.has_rule else ("the policy rule",)), *(() if need.has_route else ("the route",)))
-    verb = "is" if len(lacking) == 1 else "are"
-    return Cause(
+    return cause(
         "route-missing",
-        f"{FAMILY_NAMES[need.family]}: {' and '.join(lacking)} for mark {need.mark:#x} {verb} missing",
-        f"Run `capture apply` again, or `{'; '.join(need.commands)}`: TPROXY delivers inbound connections by them.",
         f"table {need.table}",
+        family=FAMILY_NAMES[need.family],
+        lacking=" and ".join(lacking),
+        mark=need.mark,
+        verb="is" if len(lacking) == 1 else "are",
+        commands="; ".join(need.commands),
     )
 
 
@@ -343,26 +309,9 @@ def _no_rules() -> Cause:
     """Return why nothing is applied here: what the CNI plugin decided last, where that is known."""
     decided = decisions.of_namespace(own_namespace().st_ino)
     if decided is not None and decided.decision == decisions.LEFT_ALONE:
-        return Cause(
-            "left-alone",
-            f"the CNI plugin left pod {decided.pod} alone at {decided.time}: {decided.reason}",
-            "If it should be captured, change that in the pod's template and recreate the pod.",
-        )
+        return cause("left-alone", pod=decided.pod, time=decided.time, reason=decided.reason)
     refused = f"; the CNI plugin refused it at {decided.time}: {decided.reason}" if decided and decided.reason else ""
-    return Cause(
-        "no-rules",
-        f"nothing is applied here: the namespace has no rules of the capture{refused}",
-        "Recreate the pod, so that istio-init or the CNI plugin captures it; `capture cni status` looks at the node."
-        " For a pod that runs: `capture apply`.",
-    )
-
-
-def _no_record() -> Cause:
-    return Cause(
-        "rule-missing",
-        "no record here: whether a rule of the capture is missing cannot be told",
-        NO_REFERENCE,
-    )
+    return cause("no-rules", refused=refused)
 
 
 def _circle(live: Trace, capture: Capture) -> Iterator[Cause]:
@@ -371,11 +320,7 @@ def _circle(live: Trace, capture: Capture) -> Iterator[Cause]:
         return
     uid, gid = capture.uids[0].first, capture.gids[0].first
     if trace(live.packet.replace(uid=uid, gid=gid)).outcome == "proxy-outbound":
-        yield Cause(
-            "rule-missing",
-            f"what the proxy sends on (user {uid}) is captured again, and comes back to it for ever",
-            "Run `capture apply` again, or recreate the pod; `capture verify` has the rule that is missing.",
-        )
+        yield cause("rule-missing: circle", uid=uid)
 
 
 def _rule_of(rule: Rule | None, family: Family = IPV4) -> str:

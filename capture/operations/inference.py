@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from capture.analysis.canonical import ENTRIES
 from capture.model import ruleset as model
 from capture.settings.options import OPTIONS
 from capture.settings.settings import Given, Settings
@@ -23,34 +24,25 @@ def inferred_flags(ruleset: model.Ruleset) -> list[str]:
     rules = _ByChain(ruleset)
     is_transparent = any(isinstance(rule.verdict, model.TransparentProxy) for rule in rules.of(model.MANGLE))
     side: model.TableName = model.MANGLE if is_transparent else model.NAT
-    captured = [rule for rule in rules.of(side, "INBOUND") if isinstance(rule.verdict, model.Jump)]
-    alone = _ports(rule for rule in rules.of(side, "INBOUND") if _returns(rule, model.DestinationPort))
-    tunnel = _ports(rule for rule in rules.of(model.NAT, "INBOUND")[:1] if _returns(rule, model.DestinationPort))
+    inbound, output = rules.of(side, "INBOUND"), rules.of(model.NAT, "OUTPUT")
+    captured = [rule for rule in inbound if isinstance(rule.verdict, model.Jump)]
+    tunnel = _left_alone(rules.of(model.NAT, "INBOUND")[:1], model.DestinationPort)
+    excluded = _left_alone(output, model.Destination)
     found: dict[str, Iterable[str]] = {
         "-p": _sent_to(rules.of(model.NAT, "REDIRECT"), model.Redirect),
         "-z": _sent_to(rules.of(model.NAT, "IN_REDIRECT"), model.Redirect)
         or _sent_to(rules.of(model.MANGLE), model.TransparentProxy),
         "-m": ["TPROXY"] if is_transparent else [],
-        "-u": _ids(rules.of(model.NAT, "OUTPUT"), model.OwnerUid),
-        "-g": _ids(rules.of(model.NAT, "OUTPUT"), model.OwnerGid),
+        "-u": _of_proxy(output, model.OwnerUid),
+        "-g": _of_proxy(output, model.OwnerGid),
         "-e": tunnel,
-        "-b": _ports(captured) or (["'*'"] if captured or is_transparent else []),
-        "-d": [port for port in alone if port not in (*tunnel, SSH)],
-        "-o": _ports(rule for rule in rules.of(model.NAT, "OUTPUT") if _returns(rule, model.DestinationPort)),
-        "-x": [
-            n
-            for n in _networks(r for r in rules.of(model.NAT, "OUTPUT") if _returns(r, model.Destination))
-            if not _is_lo(n)
-        ],
-        "-i": _included(rules.of(model.NAT, "OUTPUT")),
-        "-q": _ports(rule for rule in rules.of(model.NAT, "OUTPUT") if _jumps_to(rule, "REDIRECT")),
-        "-c": [
-            match.name
-            for rule in rules.built_in(model.PREROUTING)
-            if _returns(rule, model.InInterface)
-            for match in rule.matches
-            if isinstance(match, model.InInterface)
-        ],
+        "-b": _listed(captured, model.DestinationPort) or (["'*'"] if captured or is_transparent else []),
+        "-d": [port for port in _left_alone(inbound, model.DestinationPort) if port not in (*tunnel, SSH)],
+        "-o": _left_alone(output, model.DestinationPort),
+        "-x": [each for each in excluded if not each.startswith("127.") and each != "::1/128"],
+        "-i": _included(output),
+        "-q": _listed([rule for rule in output if _jumps_to(rule, "REDIRECT")], model.DestinationPort),
+        "-c": _left_alone(rules.built_in(model.PREROUTING), model.InInterface),
     }
     dns = rules.of(model.NAT, "OUTPUT_DNS")
     flags = [word for flag, values in found.items() if values for word in (flag, ",".join(dict.fromkeys(values)))]
@@ -87,8 +79,7 @@ class _ByChain:
 
     def built_in(self, name: str) -> list[model.Rule]:
         """Return the rules of a built-in chain of nat."""
-        table = self._ruleset.table(model.NAT)
-        chain = table.chain(name) if table else None
+        chain = self._ruleset.chain(model.NAT, name)
         return list(chain.rules) if chain else []
 
 
@@ -96,42 +87,39 @@ def _short(name: str) -> str:
     return name.upper().replace("-", "_").removeprefix("ISTIO_") if name.upper().startswith("ISTIO") else ""
 
 
-def _all(rule: model.Rule, kind: type) -> list[model.Match]:
+def _all(rule: model.Rule, kind: type) -> list[Any]:
     return [match for match in rule.matches if isinstance(match, kind)]
 
 
-def _returns(rule: model.Rule, kind: type) -> bool:
-    """Return whether a rule leaves something alone by nothing but this, and a protocol."""
-    others = {type(match).__name__ for match in rule.matches} - {kind.__name__, "Protocol"}
-    return isinstance(rule.verdict, model.Return) and bool(_all(rule, kind)) and not others
+def _left_alone(rules: Iterable[model.Rule], kind: type) -> list[str]:
+    """Return what rules leave alone by nothing but this kind of match, and a protocol."""
+    return _listed([rule for rule in rules if isinstance(rule.verdict, model.Return) and _is_only(rule, kind)], kind)
+
+
+def _is_only(rule: model.Rule, kind: type) -> bool:
+    return bool(_all(rule, kind)) and {type(match) for match in rule.matches} <= {kind, model.Protocol}
 
 
 def _jumps_to(rule: model.Rule, name: str) -> bool:
     return isinstance(rule.verdict, model.Jump) and _short(rule.verdict.chain) == name
 
 
-def _ports(rules: Iterable[model.Rule]) -> list[str]:
-    spans = [span for rule in rules for m in rule.matches if isinstance(m, model.DestinationPort) for span in m.ports]
-    return list(dict.fromkeys(map(str, spans)))
-
-
-def _networks(rules: Iterable[model.Rule]) -> list[str]:
-    return [str(n) for rule in rules for m in rule.matches if isinstance(m, model.Destination) for n in m.networks]
-
-
-def _is_lo(network: str) -> bool:
-    return network.startswith("127.") or network == "::1/128"
+def _listed(rules: Iterable[model.Rule], kind: type) -> list[str]:
+    """Return the entries of matches of a kind, or the names of interfaces."""
+    matches = [match for rule in rules for match in _all(rule, kind)]
+    if kind is model.InInterface:
+        return [match.name for match in matches]
+    return [str(entry) for match in matches for entry in getattr(match, ENTRIES[kind])]
 
 
 def _included(rules: list[model.Rule]) -> list[str]:
     captured = [rule for rule in rules if _jumps_to(rule, "REDIRECT") and not _all(rule, model.DestinationPort)]
-    return _networks(captured) or (["'*'"] if captured else [])
+    return _listed(captured, model.Destination) or (["'*'"] if captured else [])
 
 
-def _ids(rules: list[model.Rule], kind: type[model.OwnerUid | model.OwnerGid]) -> list[str]:
+def _of_proxy(rules: list[model.Rule], kind: type[model.OwnerUid | model.OwnerGid]) -> list[str]:
     """Return the users or groups of the proxy: those whose calls to their own pod are captured."""
-    own = [rule for rule in rules if _jumps_to(rule, "IN_REDIRECT")]
-    return [str(span) for rule in own for m in rule.matches if isinstance(m, kind) for span in m.ids]
+    return _listed([rule for rule in rules if _jumps_to(rule, "IN_REDIRECT")], kind)
 
 
 def _sent_to(rules: Iterable[model.Rule], kind: type[model.Redirect | model.TransparentProxy]) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from capture.analysis.canonical import canonical_rule
 from capture.analysis.pod_network import NO_WAY_OUT, read_pod_network, routed
-from capture.analysis.reasons import with_reasons
 from capture.analysis.stations import Situation
 from capture.analysis.trace import Trace, whole_way
-from capture.analysis.trace import trace as walk
+from capture.analysis.trace import trace as trace_by_rules
 from capture.backends import detect, load
 from capture.backends.request import Request
 from capture.errors import ConfigurationError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
     from capture.model.addresses import Network
-    from capture.model.ruleset import ProtocolName
+    from capture.model.ruleset import Chain, ProtocolName, Rule, TableName
     from capture.operations.target import Namespace
     from capture.settings.config import Host
     from capture.settings.settings import Settings
@@ -46,7 +46,7 @@ def trace(
     with Entered(namespace):
         sent = routed(packet)
         if settings is not None:
-            return walk(_desired(settings, namespace, host), sent)
+            return trace_by_rules(_desired(settings, namespace, host), sent)
         if sent.out_interface == NO_WAY_OUT:
             return Trace(sent, "no-route", sent.port, None, ())
         return whole_way(sent, live_situation())
@@ -66,8 +66,24 @@ def live_situation() -> Situation:
     known = recorded.ruleset if recorded else build_ruleset(CaptureConfig())
     found = detect.leftovers()
     decision = found[0] if found else detect.look(Request())[0]
-    live = with_reasons(load(decision).read(), known) if found or not decision.is_empty else Ruleset(FAMILIES, ())
+    live = _with_reasons(load(decision).read(), known) if found or not decision.is_empty else Ruleset(FAMILIES, ())
     return read_situation(live, place(decision), recorded.ruleset if recorded else live)
+
+
+def _with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
+    """Return live rules with the reasons of a rule set that we built: a kernel keeps none without --rule-comments."""
+    reasons: dict[tuple[TableName, str, Rule], str] = {}
+    for table in known.tables:
+        for chain in table.chains:
+            for family in FAMILIES:
+                for rule in chain.rules_for(family):
+                    reasons.setdefault((table.name, chain.name, canonical_rule(rule)), rule.why)
+
+    def explained(table: TableName, chain: Chain) -> Chain:
+        known = (rule.why or reasons.get((table, chain.name, canonical_rule(rule)), "") for rule in chain.rules)
+        return chain.replace(rules=tuple(rule.replace(why=why) for rule, why in zip(chain.rules, known, strict=True)))
+
+    return live.with_chains(explained)
 
 
 def _desired(settings: Settings, namespace: Namespace, host: Host | None) -> Ruleset:

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from capture.analysis.causes import Cause
+    from capture.analysis.cause_texts import Cause
     from capture.operations.diagnosis import Diagnosis
 
 

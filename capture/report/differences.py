@@ -46,9 +46,8 @@ def in_words(verified: Verified) -> Iterator[str]:
     for impediment in verified.impediments:
         yield impediment.says
     for other in verified.others:
-        yield f"{_second_set(other)}{effect_in_words(other.effect)}"
-    for obstacle in verified.obstacles:
-        yield f"{_obstacle(obstacle)}{effect_in_words(obstacle.effect)}"
+        yield _second_set(other)
+    yield from map(_obstacle, verified.obstacles)
     yield from verified.uncaptured
 
 
@@ -60,10 +59,10 @@ def doubts_in_words(verified: Verified) -> Iterator[str]:
         from capture.analysis.compare import Difference  # where there is a difference
 
         if isinstance(each, Difference):
-            place, rule = _place(each), _rule(each) or f"policy {each.policy}"
+            found = f"{_place(each)}: {UNJUDGED}: {_rule(each) or f'policy {each.policy}'}"
         else:
-            place, rule = _place_of_obstacle(each), _rule_of_obstacle(each)
-        yield f"{place}: {UNJUDGED}: {rule}{effect_in_words(each.effect)}"
+            found = _of_obstacle(each, UNJUDGED)
+        yield f"{found}{effect_in_words(each.effect)}"
     yield from verified.doubts
 
 
@@ -76,8 +75,7 @@ def notes_in_words(verified: Verified) -> Iterator[str]:
         for place in dict.fromkeys(places):
             yield f"{place}: {NO_EFFECT}: {places.count(place)} rules"
         return
-    for obstacle in verified.harmless:
-        yield f"{_place_of_obstacle(obstacle)}: {NO_EFFECT}: {_rule_of_obstacle(obstacle)}"
+    yield from (_of_obstacle(obstacle, NO_EFFECT) for obstacle in verified.harmless)
 
 
 def _rule(difference: Difference) -> str:
@@ -118,13 +116,17 @@ def _place(difference: Difference) -> str:
 
 def _second_set(other: Other) -> str:
     variant = f" {other.where.variant}" if other.where.variant else ""
-    return f"a second set of capture rules is in {other.where.backend}{variant}"
+    return f"a second set of capture rules is in {other.where.backend}{variant}{effect_in_words(other.effect)}"
 
 
 def _obstacle(obstacle: Obstacle) -> str:
     is_behind = obstacle.foreign_chain.hook in ("INPUT", "POSTROUTING")
     is_marking = obstacle.rule and isinstance(obstacle.rule.verdict, MARKING)
     meaning = STOPS if is_behind else CHANGES_MARKS if is_marking else DIVERTS
+    return f"{_of_obstacle(obstacle, meaning)}{effect_in_words(obstacle.effect)}"
+
+
+def _of_obstacle(obstacle: Obstacle, meaning: str) -> str:
     return f"{_place_of_obstacle(obstacle)}: {meaning}: {_rule_of_obstacle(obstacle)}"
 
 
@@ -231,9 +233,7 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
             "position": difference.position or None,
             "rule": _rule(difference) or None,
             "policy": difference.policy or None,
-            "example": _example_as_plain(difference.effect),
-            "effect": effect_as_plain(difference.effect),
-            "message": difference_in_words(difference),
+            **_with_effect(difference.effect, difference_in_words(difference)),
         }
         for difference in verified.differences
     ]
@@ -242,30 +242,23 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
         {"kind": each.kind, "family": each.family, "message": each.says, "remedy": each.remedy}
         for each in verified.impediments
     ]
+    found += [{"kind": "second set", **_with_effect(other.effect, _second_set(other))} for other in verified.others]
     found += [
         {
-            "kind": "second set",
-            "example": _example_as_plain(other.effect),
-            "effect": effect_as_plain(other.effect),
-            "message": f"{_second_set(other)}{effect_in_words(other.effect)}",
+            "kind": "foreign",
+            "table": each.foreign_chain.table,
+            "chain": each.foreign_chain.entry.name,
+            "rule": _rule_of_obstacle(each),
+            **_with_effect(each.effect, _obstacle(each)),
         }
-        for other in verified.others
+        for each in verified.obstacles
     ]
-    found += map(_obstacle_as_plain, verified.obstacles)
     found += [{"kind": "uncaptured family", "message": sentence} for sentence in verified.uncaptured]
     return found
 
 
-def _obstacle_as_plain(obstacle: Obstacle) -> dict[str, object]:
-    return {
-        "kind": "foreign",
-        "table": obstacle.foreign_chain.table,
-        "chain": obstacle.foreign_chain.entry.name,
-        "rule": _rule_of_obstacle(obstacle),
-        "example": _example_as_plain(obstacle.effect),
-        "effect": effect_as_plain(obstacle.effect),
-        "message": f"{_obstacle(obstacle)}{effect_in_words(obstacle.effect)}",
-    }
+def _with_effect(effect: Effect | None, message: str) -> dict[str, object]:
+    return {"example": _example_as_plain(effect), "effect": effect_as_plain(effect), "message": message}
 
 
 def _example_as_plain(effect: Effect | None) -> dict[str, object] | None:

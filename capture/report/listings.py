@@ -101,7 +101,7 @@ def save(shown: list[Shown]) -> str:
 
 
 def nft(shown: list[Shown]) -> str:
-    """Return nft scripts that make these rules in our tables, where there is no place for rules of others."""
+    """Return nft scripts that make these rules in our tables, where there is no place for foreign rules."""
     from capture.backends.nftables.text import render_text
 
     texts = []

@@ -27,7 +27,7 @@ EVERYWHERE = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
 COLUMN_NAMES = " pkts bytes target     prot opt in     out     source               destination"
 NO_OPTIONS = "--"
 GOTO = "-g "
-"""How a rule of others names a chain that it goes to and does not come back from."""
+"""How a foreign rule names a chain that it goes to and does not come back from."""
 GOTO_SIGN = "[goto]"
 
 

@@ -104,8 +104,7 @@ def captures_transparently(ruleset: model.Ruleset) -> bool:
 
 def redirects_inbound(ruleset: model.Ruleset) -> bool:
     """Return whether inbound connections are captured by REDIRECT."""
-    nat = ruleset.table(model.NAT)
-    prerouting = nat.chain(model.PREROUTING) if nat else None
+    prerouting = ruleset.chain(model.NAT, model.PREROUTING)
     return prerouting is not None and any(rule.verdict in TO_INBOUND for rule in prerouting.rules)
 
 

@@ -134,8 +134,7 @@ def _remedy(name: str) -> str:
 
 
 def _interfaces_left_alone(ruleset: Ruleset) -> list[str]:
-    mangle = ruleset.table(MANGLE)
-    chain = mangle.chain(PREROUTING) if mangle else None
+    chain = ruleset.chain(MANGLE, PREROUTING)
     return [
         match.name
         for rule in (chain.rules if chain else ())

@@ -31,7 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from capture.analysis.causes import Cause
+    from capture.analysis.cause_texts import Cause
     from capture.settings.settings import Settings
 
     Owners = dict[tuple[int, int], bytes]

@@ -71,7 +71,6 @@ HOT_PATH = (
     "capture.backends.iptables.netlink",
     "capture.state.netns",
     "capture.settings.pod",
-    "capture.analysis.reasons",
     "cni.__main__",
     "cni.forgetting",
     "cni.plugin",

@@ -15,7 +15,7 @@ takes effect at once (iptables commits table by table). Where nothing has to cha
 
 from __future__ import annotations
 
-from capture.analysis.ownership import changes_marks, may_disturb, our_rules, tested_marks
+from capture.analysis.ownership import disturbing, our_rules
 from capture.backends.iptables.entries import check_writable, expanded
 from capture.model import ruleset as model
 from capture.model.chain_names import is_our_chain
@@ -189,9 +189,9 @@ def _shared_chain_changes(
     rules = live.rules(chain)
     own = sorted(places.get((live.table, chain), ()))
     desired_rules = desired.rules(chain)
-    tested = tested_marks(chain, desired.rules) if any(map(changes_marks, rules)) else frozenset()
+    disturbs = disturbing(rules, chain, desired.rules)
     first_obstacle = next(
-        (place for place, rule in enumerate(rules) if place not in own and may_disturb(rule, tested)), len(rules)
+        (place for place, rule in enumerate(rules) if place not in own and disturbs(rule)), len(rules)
     )
     is_in_place = not own or own[-1] < first_obstacle or not desired_rules
     if (

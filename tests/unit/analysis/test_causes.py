@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 
-from capture.analysis.causes import Capture, Cause, PodFacts, causes_at_port, causes_of_pod, causes_of_proxy
+import capture
+from capture.analysis.cause_texts import TEXTS, Cause, cause
+from capture.analysis.causes import Capture, PodFacts, causes_at_port, causes_of_pod, causes_of_proxy
 from capture.model.addresses import parse_address
 from capture.model.ruleset import only
 from capture.netlink.interfaces import IFF_UP, Link
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, Listener
 
+CAPTURE_PACKAGE = Path(capture.__file__).parent
+TELL_CAUSES = ("analysis/causes", "analysis/connection", "analysis/envoy", "operations/diagnosis")
+OF_A_FAMILY: dict[str, object] = {"family": "IPv6", "other": "IPv4", "any_address": "::"}
+"""Words that one cause takes from a dictionary."""
 PROXY = 1337
 CAPTURE = Capture(15001, 15006, None, (only(PROXY),), (only(PROXY),), is_transparent=False, families=("ipv4", "ipv6"))
 ETH0 = Link(2, "eth0", IFF_UP)
@@ -83,3 +92,14 @@ def test_dns_needs_a_listener_of_udp() -> None:
     served = (listener(15001), listener(15006), Listener(IPPROTO_UDP, AF_INET, bytes(4), 15053, PROXY))
     assert kinds(causes_of_proxy(FACTS.replace(listeners=served), capture)) == []
     assert kinds(causes_of_proxy(FACTS.replace(listeners=served[:2]), capture)) == ["not-listening"]
+
+
+def test_every_text_is_used_with_the_words_that_it_needs() -> None:
+    """A word that is misspelt would show in the pod that is broken, and nowhere else."""
+    sources = [(CAPTURE_PACKAGE / f"{name}.py").read_text() for name in TELL_CAUSES]
+    assert [name for name in TEXTS if not any(f'"{name}"' in source for source in sources)] == []
+    for call in (each for source in sources for each in ast.walk(ast.parse(source))):
+        match call:
+            case ast.Call(func=ast.Name(id="cause"), args=[ast.Constant(value=str() as name), *_], keywords=words):
+                filled: dict[str, object] = {word.arg: 1 for word in words if word.arg}
+                assert "{" not in cause(name, "", **OF_A_FAMILY | filled).says

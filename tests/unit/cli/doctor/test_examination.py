@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.analysis.causes import Cause
+from capture.analysis.cause_texts import Cause
 from capture.backends.detect import Decision, Leftover
 from capture.backends.kernel_modules import Inventory
 from capture.cli.doctor.examination import CAPABILITIES, Examined, can_work, findings

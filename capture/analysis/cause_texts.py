@@ -1,0 +1,224 @@
+"""What ``why`` reports: every cause in words, and what to do about it. Pure.
+
+The name of a text is the kind of its causes; where a kind has several texts, a word behind a colon tells them apart.
+Words in braces are filled in where the cause is found.
+"""
+
+from __future__ import annotations
+
+from capture.model.values import Value
+
+APPLY_AGAIN = "Run `capture apply` again"
+REMOVE_RULE = "Remove the rule, or let its program put it behind ours."
+BOTH_FAMILIES = "Apply with --ip-families both, or --dual-stack; the proxy must listen on it, too."
+SOCKET_LB = "socket load balancing of {owner}"
+UNSEEN = "so that the proxy does not see the service's address"
+LEAVE_PODS = "With Cilium: set socketLB.hostNamespaceOnly=true, which leaves the connections of pods as they are."
+WRONG_USER = (
+    "the listener on port {port} runs as user {uid}, and the rules leave out user {expected}:"
+    " what the proxy sends is captured again"
+)
+RECREATE = (
+    "Recreate the pod, so that istio-init or the CNI plugin captures it; `capture cni status` looks at the node."
+    " For a pod that runs: `capture apply`."
+)
+SO_DOES_KATA = "so does Kata Containers, whose pods have a network stack in a virtual machine"
+PROXY_METADATA = "(proxyMetadata in proxy.istio.io/config)."
+SETS_BOTH = "annotation sidecar.istio.io/interceptionMode sets both."
+NO_REFERENCE = "Give the pod's settings as options, or run this where the rules were applied."
+
+TEXTS: dict[str, tuple[str, str]] = {
+    # The whole pod.
+    "no-rules": (
+        "nothing is applied here: the namespace has no rules of the capture{refused}",
+        RECREATE,
+    ),
+    "left-alone": (
+        "the CNI plugin left pod {pod} alone at {time}: {reason}",
+        "If it should be captured, change that in the pod's template and recreate the pod.",
+    ),
+    "lo-down": (
+        "the interface lo is down: redirected connections are delivered over it",
+        "Set it up: `ip link set lo up` in the pod's namespace; the loopback CNI plugin does that.",
+    ),
+    "interface-missing": (
+        "the excluded interface {name} does not exist; there are: {present}",
+        "Correct --istio-exclude-interfaces, or the annotation excludeInterfaces.",
+    ),
+    "ingress-filter": (
+        f"a filter (tc) sends what comes in by {{name}} to {{target}}, before any rule: {SO_DOES_KATA}",
+        "Leave the pod out of the mesh, or run it with a runtime that uses the pod's network namespace.",
+    ),
+    "conntrack-full": (
+        "the conntrack table is full: {tracked} of {max_tracked} connections",
+        "Raise net.netfilter.nf_conntrack_max on the node; a captured connection takes two entries.",
+    ),
+    "privileged": (
+        "process {process} may leave the capture by {ways}",
+        "Drop the capabilities in the container's securityContext; docs/what-capture-is-not.md has each way.",
+    ),
+    # The way to the rules.
+    "no-route": (
+        "the pod has no route to {address}: the connection fails before any rule decides",
+        "Look at `ip {flag}route` in the pod's namespace; is it an {family} pod?",
+    ),
+    "route-missing": (
+        "{family}: {lacking} for mark {mark:#x} {verb} missing",
+        "Run `capture apply` again, or `{commands}`: TPROXY delivers inbound connections by them.",
+    ),
+    "translated-before: may": (
+        f"{SOCKET_LB} sees each connect(): what it translates comes to the rules translated, {UNSEEN}",
+        LEAVE_PODS,
+    ),
+    "translated-before": (
+        f"{SOCKET_LB} sends the connection to {{address}} port {{port}} at connect(), {UNSEEN}",
+        LEAVE_PODS,
+    ),
+    # The rules of the capture.
+    "rule-missing": (
+        "the recorded rules send the connection to the proxy ({outcome}), the live ones do not",
+        "Run `capture verify` for what is missing; run `capture apply` again, or recreate the pod.",
+    ),
+    "rule-missing: drift": (
+        "the live rules differ from the applied ones; {first}{others}",
+        f"{APPLY_AGAIN}, or recreate the pod; `capture verify` has every difference.",
+    ),
+    "rule-missing: address": ("the address {network} is missing on lo", f"{APPLY_AGAIN}."),
+    "rule-missing: circle": (
+        "what the proxy sends on (user {uid}) is captured again, and comes back to it for ever",
+        f"{APPLY_AGAIN}, or recreate the pod; `capture verify` has the rule that is missing.",
+    ),
+    "rule-missing: usual": (
+        "no record here, and a connection to {address}:80 does not reach the proxy: a rule may be missing",
+        NO_REFERENCE,
+    ),
+    "rule-missing: no record": (
+        "no record here: whether a rule of the capture is missing cannot be told",
+        NO_REFERENCE,
+    ),
+    "second-set": (
+        "a second set of capture rules is in {place}",
+        f"{APPLY_AGAIN}: it removes every set but the one it writes.",
+    ),
+    "second-set: decides": (
+        "a second set of capture rules decides first, and sends the connection to port {port}",
+        f"{APPLY_AGAIN}: it removes every set but the one it writes.",
+    ),
+    # What the settings leave out.
+    "excluded": (
+        "the settings leave this connection out{reason}",
+        "Change the option or annotation behind that rule, if it should be captured; `capture explain` lists them.",
+    ),
+    "excluded: no rule": (
+        "no rule of the capture is about this connection",
+        "Look at `capture explain` for what is captured, and at the settings of the pod.",
+    ),
+    "excluded: drop": (
+        "a rule of the capture drops the packet: {reason}",
+        "Look at --drop-invalid and at the mode; `capture explain` lists what is dropped.",
+    ),
+    "excluded: pod": ("the settings leave out: {options}", "`capture explain` lists what is captured."),
+    "family-not-captured": ("{family} is not captured in this pod", BOTH_FAMILIES),
+    "family-not-captured: pod": (
+        "the pod has {family} addresses only, and {family} is not captured",
+        BOTH_FAMILIES,
+    ),
+    "family-not-captured: remark": ("{remark}", "Apply with --ip-families both, if it should be captured."),
+    "dns-not-captured": (
+        "DNS is not captured: the look-up goes to the name server directly",
+        f"Apply with --redirect-dns, or set ISTIO_META_DNS_CAPTURE=true in the proxy's environment {PROXY_METADATA}",
+    ),
+    "not-tcp": (
+        "only TCP is captured (and DNS, if that is on), and this is {protocol}",
+        "Nothing to do; a NetworkPolicy can forbid what must not bypass the proxy.",
+    ),
+    "proxy-user": (
+        "the connection comes from the proxy's user or group (user {uid}, group {gid}), which is never captured",
+        "If this is the application: run it as another user and group than the proxy.",
+    ),
+    # Foreign rules.
+    "foreign-rule": (
+        "a foreign rule decides before ours, and lets the connection bypass the proxy",
+        f"{REMOVE_RULE} `capture trace` shows the whole way.",
+    ),
+    "foreign-rule: untracked": (
+        "a foreign rule keeps the connection out of connection tracking, and nat rules see tracked connections only",
+        "Remove the rule, or restrict it to what it is for: node-local DNS caches write such rules.",
+    ),
+    "foreign-rule: pod": (
+        "a foreign rule precedes ours and diverts captured traffic: {rule}",
+        "Remove it, or let its program put it behind ours; `capture verify` has the packets that it diverts.",
+    ),
+    "nat-first": (
+        "a foreign rule decides before ours, and sends the connection to {address} port {port}",
+        f"{REMOVE_RULE} `capture trace` shows the whole way.",
+    ),
+    "nat-first: port": (
+        "a foreign rule translates the destination first, to port {port}; the first NAT mapping wins",
+        REMOVE_RULE,
+    ),
+    "filtered": (
+        "{filter}",
+        "Remove or relax it: NetworkPolicy agents and firewalls in the pod's namespace write such rules.",
+    ),
+    # The proxy's listeners.
+    "not-listening": (
+        "no process listens on {port}, to which {kind} connections are sent",
+        "Start the proxy, or look why it ended: kubectl logs POD -c istio-proxy.",
+    ),
+    "not-listening: other ports": (
+        "no process listens on {port}, to which {kind} connections are sent; the proxy's user listens on {others}",
+        "Apply the rules with the proxy's ports (-p, -z), or look at kubectl logs POD -c istio-proxy.",
+    ),
+    "not-listening: family": (
+        "the listener on {port} takes {other} only, and {family} is captured, too",
+        "Let the proxy listen on {any_address} as well, or capture {other} only.",
+    ),
+    "not-listening: address": (
+        "the listener on {port} is bound to {bound}, and {kind} connections arrive at {arrive}",
+        "Let the proxy listen on {any_address}.",
+    ),
+    "not-listening: Envoy": (
+        "Envoy has no listener on {port} for {family}, which is captured",
+        "Give the listener an address of {family}, or capture the other family only (--ip-families).",
+    ),
+    "proxy-wrong-user": (
+        WRONG_USER,
+        "Run the proxy as user {expected} (runAsUser), or apply the rules with --proxy-uid {uid}.",
+    ),
+    "proxy-wrong-user: TPROXY": (
+        WRONG_USER,
+        "Run the proxy as root with group {groups} (runAsUser: 0, runAsGroup: {groups}).",
+    ),
+    "proxy-mode": (
+        "the rules use {mode}, and the listener on port {port} is configured for {other} ({is_not}transparent)",
+        f"Configure the proxy for {{mode}}, or apply the rules with -m {{other}}: {SETS_BOTH}",
+    ),
+    "proxy-mode: Envoy": (
+        "the rules use {mode}, and Envoy's listener {name} is configured for {other}",
+        "Set transparent: {transparent} on it, or apply the rules with -m {other}.",
+    ),
+    "proxy-mode: destination": (
+        "Envoy's listener {name} on port {port} does not ask for the original destination",
+        "Set use_original_dst on it, or add the filter envoy.filters.listener.original_dst.",
+    ),
+    "proxy-mode: mark": (
+        "Envoy marks its own connections with {mark:#x}, and the rules expect {expected:#x}",
+        "Set the same mark in the filter original_src and by --istio-inbound-tproxy-mark.",
+    ),
+}
+
+
+class Cause(Value):
+    """One reason: its kind, the fault in words, what to do about it, and where it is (a rule, a port, a setting)."""
+
+    kind: str
+    says: str
+    remedy: str
+    where: str = ""
+
+
+def cause(name: str, where: str = "", /, **words: object) -> Cause:
+    """Return the cause of a text, with its words filled in."""
+    says, remedy = TEXTS[name]
+    return Cause(name.partition(":")[0], says.format(**words), remedy.format(**words), where)
