@@ -109,8 +109,8 @@ def variants(directory: Path, kubeconfig: Path) -> dict[str, Callable[[Namespace
         ),
         "upstream's processes": lambda _: Command(["sh", str(sequence), str(ipv4), str(ipv6)]),
     }
-    like_ours = _call("ADD", *DRIVERS[0])
-    compared |= upstream.init_programs() | upstream.plugins(like_ours, kubeconfig)
+    like_own = _call("ADD", *DRIVERS[0])
+    compared |= upstream.init_programs() | upstream.plugins(like_own, kubeconfig)
     for backend, driver in DRIVERS:
         compared[f"ADD that asks the API server, {backend} by {driver}"] = _look_up(kubeconfig, backend, driver)
         for command in ("ADD", "CHECK", "DEL"):

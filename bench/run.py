@@ -77,7 +77,7 @@ Where these variables name them, `make bench` times Istio's programs in the same
 | `CAPTURE_BENCH_ISTIO_IPTABLES` | its init program: `/istio/istio-iptables`, or `/istio/pilot-agent istio-iptables` |
 | `CAPTURE_BENCH_ISTIO_CNI` | its CNI plugin: `/istio/istio-cni` |
 
-Measured once so, on another day and with an older version of ours (whole processes, interleaved, medians of 20, ms):
+Measured once so, on another day and with an older version (whole processes, interleaved, medians of 20, ms):
 
 | | ours | Istio's | ratio |
 | --- | ---: | ---: | ---: |
@@ -87,7 +87,7 @@ Measured once so, on another day and with an older version of ours (whole proces
 | ADD, pod from the API server, iptables | 89.1 | 93.7 | 0.95 |
 | ADD, pod from the API server, nftables | 87.3 | 58.3 | 1.50 |
 
-So in its native nftables mode Istio's small program was quicker than ours, and so was its plugin, where both ask the
+So in its native nftables mode Istio's small program was quicker than ours, and so was its plugin, where both query the
 API server. 40 ms of our look-up were Nagle's algorithm, which is off since. An ADD that knows the pod from the
 runtime's annotations asks no server, which Istio's plugin cannot.
 """

@@ -56,8 +56,8 @@ def _add(
     kubeconfig: Path,
 ) -> Callable[[Namespace], Command]:
     def call(namespace: Namespace) -> Command:
-        ours = like(namespace)
-        prev_result = json.loads(ours.stdin)["prevResult"]
+        call = like(namespace)
+        prev_result = json.loads(call.stdin)["prevResult"]
         # Keys of cni/pkg/plugin/plugin.go of istio/istio; "kubernetes" is how versions before 1.25 name the kubeconfig.
         entry = {
             "cniVersion": "1.0.0",
@@ -69,6 +69,6 @@ def _add(
             "kubernetes": {"kubeconfig": str(kubeconfig)},
             "prevResult": prev_result,
         }
-        return replace(ours, words=[program], stdin=json.dumps(entry))
+        return replace(call, words=[program], stdin=json.dumps(entry))
 
     return call

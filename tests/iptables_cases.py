@@ -359,5 +359,5 @@ FOREIGN: list[Case] = [
     *_case("goto", Rule(UnknownVerdict("-g ISTIO_REDIRECT")), "-g ISTIO_REDIRECT"),
 ]
 
-OURS = MATCHES + VERDICTS
-CASES = OURS + FOREIGN
+OWN = MATCHES + VERDICTS
+CASES = OWN + FOREIGN

@@ -92,7 +92,7 @@ COMMIT
 COMMIT
 """
 
-OURS_DASHES = UPSTREAM.replace("ISTIO_IN_REDIRECT", "ISTIO-IN-REDIRECT").replace("ISTIO_", "ISTIO-")
+OWN_DASHES = UPSTREAM.replace("ISTIO_IN_REDIRECT", "ISTIO-IN-REDIRECT").replace("ISTIO_", "ISTIO-")
 
 UPSTREAM_NATIVE = """\
 table inet istio-proxy-nat {
@@ -134,7 +134,7 @@ add rule inet istio-proxy-mangle output meta l4proto tcp ct mark 1337 meta mark 
 """
 
 # An older version of the capture, with chains, a set and a map that this one does not have.
-OURS_NATIVE_OLDER = """\
+OWN_NATIVE_OLDER = """\
 table inet istio-proxy-nat {
     set excluded { type ipv4_addr; flags interval; elements = { 198.51.100.0/24 } }
     map ports { type inet_service : verdict; elements = { 80 : jump ISTIO-OLDER, 81 : return } }
@@ -181,9 +181,9 @@ LEFTOVERS = {
     "upstream before chains for DNS, iptables-nft": Leftover("nft", UPSTREAM_OLD_DNS),
     "upstream before chains for DNS, iptables-legacy": Leftover("legacy", UPSTREAM_OLD_DNS),
     "upstream, nftables": Leftover("native", UPSTREAM_NATIVE, 1337, 133, passthrough=True),
-    "ours, iptables-nft": Leftover("nft", OURS_DASHES, passthrough=True),
-    "ours, iptables-legacy": Leftover("legacy", OURS_DASHES, passthrough=True),
-    "ours of an older version, nftables": Leftover("native", OURS_NATIVE_OLDER, passthrough=True),
+    "capture, iptables-nft": Leftover("nft", OWN_DASHES, passthrough=True),
+    "capture, iptables-legacy": Leftover("legacy", OWN_DASHES, passthrough=True),
+    "capture of an older version, nftables": Leftover("native", OWN_NATIVE_OLDER, passthrough=True),
 }
 
 

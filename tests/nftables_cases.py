@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 TCP = Protocol("tcp")
 UDP = Protocol("udp")
-OURS = "ISTIO_OURS"
+OWN = "ISTIO_OURS"
 
 
 def networks(*texts: str) -> tuple[Network, ...]:
@@ -78,7 +78,7 @@ class Case(Value):
     @property
     def ruleset(self) -> Ruleset:
         """The smallest rule set with the rule in it."""
-        chains = (Chain(self.chain, (self.rule,), "ACCEPT"), Chain(OURS))
+        chains = (Chain(self.chain, (self.rule,), "ACCEPT"), Chain(OWN))
         return Ruleset(self.families, (Table(self.table, chains),), comments=self.comments)
 
 
@@ -264,7 +264,7 @@ VERDICTS = (
     Case("accept", "counter accept", Rule(Accept())),
     Case("return", "counter return", Rule(Return())),
     Case("drop", "counter drop", Rule(Drop()), RAW),
-    Case("jump", "counter jump istio-ours", Rule(Jump(OURS))),
+    Case("jump", "counter jump istio-ours", Rule(Jump(OWN))),
     Case("redirect", "meta l4proto tcp counter redirect to :15001", Rule(Redirect(15001), (TCP,))),
     Case(
         "redirect IPv6",

@@ -81,7 +81,7 @@ UNDERSTOOD = (
     ("fib saddr type != local", "oif != 3"),
 )
 """Two for each situation in turn."""
-OURS = ("ISTIO_REDIRECT", "ISTIO_IN_REDIRECT", "ISTIO_OUTPUT", "ISTIO_INBOUND")
+CHAIN_NAMES = ("ISTIO_REDIRECT", "ISTIO_IN_REDIRECT", "ISTIO_OUTPUT", "ISTIO_INBOUND")
 LAST = "other"
 
 
@@ -107,7 +107,7 @@ class Pools:
 
     def table(self, name: TableName) -> Table:
         """Return a table whose chains jump to those behind them."""
-        targets = (*OURS[: self.random.randint(1, 4)], LAST)
+        targets = (*CHAIN_NAMES[: self.random.randint(1, 4)], LAST)
         chains = [
             Chain(hook, self.rules(name, hook, targets), self.random.choice(("ACCEPT",) * 9 + ("DROP",)))
             for hook in (PREROUTING, OUTPUT, *((INPUT, POSTROUTING) if name == MANGLE else ()))

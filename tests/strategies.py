@@ -263,7 +263,7 @@ def chains(place: Place) -> st.SearchStrategy[tuple[Rule, ...]]:
 @st.composite
 def tables(draw: st.DrawFn, name: TableName) -> Table:
     """A table with the built-in chains PREROUTING and OUTPUT, and our chains on each side."""
-    built_in, ours = [], []
+    built_in, own = [], []
     for side, pool in OUR_CHAINS.items():
         names = pool[: draw(st.integers(0, len(pool)))]
         for place, chain in enumerate((side, *names)):
@@ -272,8 +272,8 @@ def tables(draw: st.DrawFn, name: TableName) -> Table:
             if chain == side:
                 built_in.append(Chain(chain, inside, "ACCEPT"))
             else:
-                ours.append(Chain(chain, inside))
-    return Table(name, (*built_in, *ours))
+                own.append(Chain(chain, inside))
+    return Table(name, (*built_in, *own))
 
 
 @st.composite

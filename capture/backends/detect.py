@@ -120,7 +120,7 @@ def choose(facts: Facts, request: Request) -> Decision:
     backend = requested_backend(request)
     if backend == "nftables":
         return _nftables(facts, request.driver or "netlink", "requested")
-    has_own_in_iptables = any(facts.uses(variant, ours=True) for variant in VARIANTS)
+    has_own_in_iptables = any(facts.uses(variant, own=True) for variant in VARIANTS)
     if not backend and not facts.own_users and facts.nf_tables and not has_own_in_iptables:
         return _nftables(facts, request.driver or "netlink", OTHER_USERS)
     obstacles: dict[tuple[str, str], list[str]] = {}
@@ -161,7 +161,7 @@ def _in_words(obstacles: dict[tuple[str, str], list[str]]) -> Iterator[str]:
 def _iptables_ways(facts: Facts, request: Request) -> Iterator[tuple[str, Variant]]:
     """Yield driver and variant, the best first, as far as the request allows."""
     # First those with our rules, then those with any, then nft.
-    order = sorted(VARIANTS, key=lambda variant: (not facts.uses(variant, ours=True), not facts.uses(variant)))
+    order = sorted(VARIANTS, key=lambda variant: (not facts.uses(variant, own=True), not facts.uses(variant)))
     for variant in order:
         for driver in DRIVERS["iptables"]:
             fits = request.driver in ("", driver) and request.variant in ("", variant)
@@ -172,7 +172,7 @@ def _iptables_ways(facts: Facts, request: Request) -> Iterator[tuple[str, Varian
 def _why_variant(facts: Facts, request: Request, variant: Variant) -> str:
     if request.variant:
         return "requested"
-    if facts.uses(variant, ours=True):
+    if facts.uses(variant, own=True):
         return f"our rules are in iptables-{variant}"
     if facts.uses(variant):
         return f"rules are in iptables-{variant}"
@@ -240,10 +240,10 @@ def find_leftovers(facts: Facts) -> tuple[Leftover, ...]:
     """Return the places that have sets of our own or of upstream's, in either spelling; pure."""
     found = []
     for place in PLACES:
-        ours = [chain for chain in facts.chains if chain.place == place and chain.is_ours]
-        if ours:
-            families = tuple(dict.fromkeys(chain.family for chain in ours))
-            spellings = tuple(dict.fromkeys(spelling for chain in ours if (spelling := spelling_of(chain.chain))))
+        own = [chain for chain in facts.chains if chain.place == place and chain.is_own]
+        if own:
+            families = tuple(dict.fromkeys(chain.family for chain in own))
+            spellings = tuple(dict.fromkeys(spelling for chain in own if (spelling := spelling_of(chain.chain))))
             found.append(_leftover(facts, place, families, spellings).replace(own_users=facts.own_users))
     return tuple(found)
 

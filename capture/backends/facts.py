@@ -49,7 +49,7 @@ class LiveChain(Value):
     uses: int
 
     @property
-    def is_ours(self) -> bool:
+    def is_own(self) -> bool:
         """Return whether the chain is our own or upstream's: by its name, or by the table it is in."""
         return self.table in MODEL_TABLES if self.place == "native" else is_our_chain(self.chain)
 
@@ -83,9 +83,9 @@ class Facts(Value):
     lacking: tuple[tuple[Way, tuple[str, ...]], ...] = ()
     """The modules that each way needs and this kernel is known not to have, or may not load; of other ways, none."""
 
-    def uses(self, place: Place, *, ours: bool = False) -> int:
-        """Return how many rules are in a place; with ``ours``, how many of our own."""
-        return sum(chain.uses for chain in self.chains if chain.place == place and (chain.is_ours or not ours))
+    def uses(self, place: Place, *, own: bool = False) -> int:
+        """Return how many rules are in a place; with ``own``, how many of the capture."""
+        return sum(chain.uses for chain in self.chains if chain.place == place and (chain.is_own or not own))
 
 
 def gather(request: Request | None = None, desired: Ruleset | None = None) -> Facts:

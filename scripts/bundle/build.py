@@ -112,16 +112,16 @@ def find_modules() -> tuple[dict[str, tuple[bytes, bool]], list[Path]]:
         if file is None or _imp.is_frozen(name):  # Python's own frozen modules need no unmarshalling
             continue
         if file.endswith(".py"):
-            modules[name] = (code_of(Path(file), name, ours=is_ours(name)), bool(vars(module)["__path__"]))
+            modules[name] = (code_of(Path(file), name, own=is_own(name)), bool(vars(module)["__path__"]))
         elif file.endswith(".so"):
             extensions.append(Path(file))
-    links = links_between({name: Path(vars(finder.modules[name])["__file__"]) for name in modules if is_ours(name)})
+    links = links_between({name: Path(vars(finder.modules[name])["__file__"]) for name in modules if is_own(name)})
     modules["bundle_links"] = (marshal.dumps(compile(f"LINKS = {links!r}", "<bundle_links>", "exec")), False)
-    modules["bundle_start"] = (code_of(HERE / "bundle_start.py", "bundle_start", ours=True), False)
+    modules["bundle_start"] = (code_of(HERE / "bundle_start.py", "bundle_start", own=True), False)
     return modules, extensions
 
 
-def is_ours(name: str) -> bool:
+def is_own(name: str) -> bool:
     """Return whether a module belongs to this project."""
     return name.partition(".")[0] in OWN_PACKAGES
 

@@ -17,11 +17,11 @@ WITH_DOCSTRINGS = ("capture.cli", "cni.commands", "injection.commands", "sidecar
 """Modules whose docstrings are shown by --help; elsewhere they would only be read."""
 
 
-def code_of(path: Path, name: str, *, ours: bool) -> bytes:
+def code_of(path: Path, name: str, *, own: bool) -> bytes:
     """Return the code of a module as ``marshal`` writes it. Others' modules may have a use for their annotations."""
-    tree = WithoutAnnotations().visit(_tree(path)) if ours else _tree(path)
+    tree = WithoutAnnotations().visit(_tree(path)) if own else _tree(path)
     shown = name.startswith(WITH_DOCSTRINGS)
-    flags = __future__.annotations.compiler_flag if ours else 0
+    flags = __future__.annotations.compiler_flag if own else 0
     code = compile(tree, f"<{name}>", "exec", flags=flags, dont_inherit=True, optimize=0 if shown else 2)
     return marshal.dumps(code)
 

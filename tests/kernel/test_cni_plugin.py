@@ -302,7 +302,7 @@ def test_what_is_no_network_namespace_is_refused(path: str) -> None:
 # --- CHECK -----------------------------------------------------------------------------------------------------
 
 TAMPER = {
-    "a foreign rule before ours": "nft insert rule {table} {output} ip daddr 10.9.9.0/24 accept",
+    "a foreign rule before our own": "nft insert rule {table} {output} ip daddr 10.9.9.0/24 accept",
     "a rule in our chain": "nft add rule {table} {chain} tcp dport 81 return",
     "our rules flushed": "nft flush chain {table} {chain}",
     "our table gone": "nft delete table {table}",
@@ -342,7 +342,7 @@ def test_check_passes_after_add_and_fails_after_tampering(attachment: Attachment
     assert error["details"].endswith(" for details; recreate the pod, or run ADD again, to repair.")
 
     attachment.add(backend=backend)
-    if command != TAMPER["a foreign rule before ours"]:  # rules of others stay
+    if command != TAMPER["a foreign rule before our own"]:  # rules of others stay
         assert attachment("CHECK", configuration(INJECTED, backend=backend)).returncode == 0
 
 

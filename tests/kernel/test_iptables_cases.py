@@ -22,7 +22,7 @@ from capture.model.ruleset import (
     Table,
     only,
 )
-from iptables_cases import OURS, TCP, TO_CHAIN, Case, networks
+from iptables_cases import OWN, TCP, TO_CHAIN, Case, networks
 from iptables_ways import WAYS, Way
 from pytest_netns import NamespaceFactory
 
@@ -37,7 +37,7 @@ CHAIN = "ISTIO_OUTPUT"
 
 
 def cases_of(table: str, family: Family) -> list[Case]:
-    return [case for case in OURS if case.table == table and case.rule.family == family]
+    return [case for case in OWN if case.table == table and case.rule.family == family]
 
 
 def ruleset_of_all_cases() -> Ruleset:
@@ -45,7 +45,7 @@ def ruleset_of_all_cases() -> Ruleset:
         Table(
             table,
             (
-                Chain(CHAIN, tuple(case.rule for case in OURS if case.table == table)),
+                Chain(CHAIN, tuple(case.rule for case in OWN if case.table == table)),
                 Chain(TO_CHAIN, (Rule(Return()),)),
             ),
         )

@@ -56,7 +56,7 @@ from capture.settings.options import (
     RULE_LOGS,
 )
 from capture.settings.settings import Given, Settings
-from iptables_cases import CASES, OURS, TO_CHAIN, Case
+from iptables_cases import CASES, OWN, TO_CHAIN, Case
 from iptables_ways import writes_as_we_do
 from pytest_netns import Namespace, NamespaceFactory, PodPair
 from strategies import rulesets
@@ -97,13 +97,13 @@ in_one_namespace = settings(max_examples=20, suppress_health_check=[HealthCheck.
 
 
 @pytest.fixture(scope="module")
-def ours(module_netns: NamespaceFactory) -> Namespace:
-    return module_netns("ours")
+def own(module_netns: NamespaceFactory) -> Namespace:
+    return module_netns("own")
 
 
 @pytest.fixture(scope="module")
-def theirs(module_netns: NamespaceFactory) -> Namespace:
-    return module_netns("theirs")
+def reference(module_netns: NamespaceFactory) -> Namespace:
+    return module_netns("reference")
 
 
 def kernel_state(namespace: Namespace) -> list[tuple[int, bytes]]:
@@ -116,12 +116,12 @@ def kernel_state(namespace: Namespace) -> list[tuple[int, bytes]]:
         ]
 
 
-def demand_same(ours: Namespace, theirs: Namespace) -> None:
+def demand_same(own: Namespace, reference: Namespace) -> None:
     """Demand that the kernel has the same of both; where iptables writes other bytes, that it lists the same."""
     if writes_as_we_do():
-        assert kernel_state(ours) == kernel_state(theirs)
+        assert kernel_state(own) == kernel_state(reference)
     else:
-        assert saved(ours) == saved(theirs)
+        assert saved(own) == saved(reference)
 
 
 def without_table_handle(message: int, attributes: bytes) -> Iterator[tuple[int, bytes]]:
@@ -205,7 +205,7 @@ def every_case() -> Ruleset:
 
 
 def chains_of_cases(table: TableName) -> tuple[Chain, ...]:
-    rules = tuple(case.rule for case in OURS if case.table == table)
+    rules = tuple(case.rule for case in OWN if case.table == table)
     return (Chain("ISTIO_OUTPUT", rules), Chain(TO_CHAIN, (Rule(Return()),)))
 
 
@@ -257,9 +257,9 @@ def write(namespace: Namespace, driver: IptablesDriver, ruleset: Ruleset, record
         driver.write(ruleset, driver.read(), recorded)
 
 
-def write_in_both(ours: Namespace, theirs: Namespace, ruleset: Ruleset) -> None:
+def write_in_both(own: Namespace, reference: Namespace, ruleset: Ruleset) -> None:
     """Write a rule set into two empty namespaces, ourselves and by iptables-nft-restore."""
-    for namespace, driver in ((ours, NetlinkDriver()), (theirs, RestoreDriver("nft"))):
+    for namespace, driver in ((own, NetlinkDriver()), (reference, RestoreDriver("nft"))):
         namespace.run(["nft", "flush", "ruleset"])
         namespace.call(driver.write, ruleset, NOTHING, None)
 
@@ -285,40 +285,40 @@ class TestTheSameAsIptables:
 
     @in_one_namespace
     @given(ruleset=rulesets().map(with_rules_of_iptables))
-    def test_the_kernel_cannot_distinguish_them(self, ours: Namespace, theirs: Namespace, ruleset: Ruleset) -> None:
-        write_in_both(ours, theirs, ruleset)
-        demand_same(ours, theirs)
-        stands = bool(kernel_state(ours))
-        assert ours.call(NetlinkDriver().holds, ruleset) == stands
+    def test_the_kernel_cannot_distinguish_them(self, own: Namespace, reference: Namespace, ruleset: Ruleset) -> None:
+        write_in_both(own, reference, ruleset)
+        demand_same(own, reference)
+        stands = bool(kernel_state(own))
+        assert own.call(NetlinkDriver().holds, ruleset) == stands
 
     @in_one_namespace
     @given(ruleset=rulesets())
-    def test_both_read_the_same(self, ours: Namespace, ruleset: Ruleset) -> None:
-        ours.run(["nft", "flush", "ruleset"])
-        ours.call(NetlinkDriver().write, with_rules_of_iptables(ruleset), NOTHING, None)
-        assert ours.call(NetlinkDriver().read) == ours.call(RestoreDriver("nft").read)
+    def test_both_read_the_same(self, own: Namespace, ruleset: Ruleset) -> None:
+        own.run(["nft", "flush", "ruleset"])
+        own.call(NetlinkDriver().write, with_rules_of_iptables(ruleset), NOTHING, None)
+        assert own.call(NetlinkDriver().read) == own.call(RestoreDriver("nft").read)
 
     @in_one_namespace
     @given(ruleset=rulesets().map(without_large_rules))
-    def test_what_is_written_is_read(self, ours: Namespace, ruleset: Ruleset) -> None:
+    def test_what_is_written_is_read(self, own: Namespace, ruleset: Ruleset) -> None:
         """Also what iptables itself prints wrongly, and over the rule set that the example before left behind."""
-        ours.call(NetlinkDriver().write, ruleset, NOTHING, None)
-        live = ours.call(NetlinkDriver().read)
+        own.call(NetlinkDriver().write, ruleset, NOTHING, None)
+        live = own.call(NetlinkDriver().read)
         for family in FAMILIES:
             assert canonical(own_only(live), family) == canonical(own_only(ruleset), family)
 
     @pytest.mark.parametrize("ruleset", [SIDECAR, every_case()], ids=["sidecar", "every match and verdict"])
-    def test_every_program_prints_the_same(self, ours: Namespace, theirs: Namespace, ruleset: Ruleset) -> None:
-        write_in_both(ours, theirs, ruleset)
-        demand_same(ours, theirs)
-        assert listings(ours) == listings(theirs)
+    def test_every_program_prints_the_same(self, own: Namespace, reference: Namespace, ruleset: Ruleset) -> None:
+        write_in_both(own, reference, ruleset)
+        demand_same(own, reference)
+        assert listings(own) == listings(reference)
 
     @pytest.mark.parametrize("case", READABLE, ids=lambda case: case.name)
-    def test_rules_of_others_are_read_in_the_words_of_iptables(self, ours: Namespace, case: Case) -> None:
-        ours.run(["nft", "flush", "ruleset"])
+    def test_rules_of_others_are_read_in_the_words_of_iptables(self, own: Namespace, case: Case) -> None:
+        own.run(["nft", "flush", "ruleset"])
         program = "iptables-nft-restore" if case.rule.family == IPV4 else "ip6tables-nft-restore"
-        ours.run([program], stdin=f"*{case.table}\n:CHAIN -\n:{TO_CHAIN} -\n-A CHAIN {case.text}\nCOMMIT\n")
-        assert ours.call(NetlinkDriver().read) == ours.call(RestoreDriver("nft").read)
+        own.run([program], stdin=f"*{case.table}\n:CHAIN -\n:{TO_CHAIN} -\n-A CHAIN {case.text}\nCOMMIT\n")
+        assert own.call(NetlinkDriver().read) == own.call(RestoreDriver("nft").read)
 
     @pytest.mark.parametrize(
         ("program", "table", "text"),
@@ -358,20 +358,20 @@ class TestTheSameAsIptables:
         ],
     )
     def test_what_the_model_lacks_is_printed_as_iptables_prints_it(
-        self, ours: Namespace, program: str, table: str, text: str
+        self, own: Namespace, program: str, table: str, text: str
     ) -> None:
-        ours.run(["nft", "flush", "ruleset"])
-        ours.run([f"{program}-nft-restore"], stdin=f"*{table}\n:CHAIN -\n-A CHAIN {text}\nCOMMIT\n")
-        assert ours.call(NetlinkDriver().read) == ours.call(RestoreDriver("nft").read)
+        own.run(["nft", "flush", "ruleset"])
+        own.run([f"{program}-nft-restore"], stdin=f"*{table}\n:CHAIN -\n-A CHAIN {text}\nCOMMIT\n")
+        assert own.call(NetlinkDriver().read) == own.call(RestoreDriver("nft").read)
 
     def test_counters_are_read(self, netns: NamespaceFactory) -> None:
         namespace = netns()
         namespace.call(NetlinkDriver().write, SIDECAR, NOTHING, None)
         for address in ("127.0.0.1", "::1"):
             namespace.client(uid=1000).connect(address, 80)
-        mine, theirs = namespace.call(NetlinkDriver().read), namespace.call(RestoreDriver("nft").read)
-        assert counted(mine) == counted(theirs)
-        assert any(packets for packets, _ in counted(mine))
+        own, reference = namespace.call(NetlinkDriver().read), namespace.call(RestoreDriver("nft").read)
+        assert counted(own) == counted(reference)
+        assert any(packets for packets, _ in counted(own))
 
 
 def counted(ruleset: Ruleset) -> list[tuple[int, int]]:
@@ -386,31 +386,31 @@ class TestBesideOthers:
     @in_one_namespace
     @given(data=st.data())
     def test_the_same_happens_to_them_as_with_iptables(
-        self, ours: Namespace, theirs: Namespace, data: st.DataObject
+        self, own: Namespace, reference: Namespace, data: st.DataObject
     ) -> None:
         texts = data.draw(st.tuples(foreign_tables(), foreign_tables()))
         first, second = (data.draw(rulesets(FAMILIES).map(with_rules_of_iptables)) for _ in range(2))
-        ways: list[tuple[Namespace, IptablesDriver]] = [(ours, NetlinkDriver()), (theirs, RestoreDriver("nft"))]
+        ways: list[tuple[Namespace, IptablesDriver]] = [(own, NetlinkDriver()), (reference, RestoreDriver("nft"))]
         for namespace, _ in ways:
             namespace.run(["nft", "flush", "ruleset"])
             for program, text in zip(("iptables-nft-restore", "ip6tables-nft-restore"), texts, strict=True):
                 namespace.run([program], stdin=text)
-        foreign = handles_of_rules(ours)
-        before = nft_listing(ours)
+        foreign = handles_of_rules(own)
+        before = nft_listing(own)
 
         for namespace, driver in ways:
             write(namespace, driver, first)
-        assert saved(ours) == saved(theirs)
+        assert saved(own) == saved(reference)
         for namespace, driver in ways:
             write(namespace, driver, second, first)
-        assert saved(ours) == saved(theirs)
-        assert [handle for handle in handles_of_rules(ours) if handle in foreign] == foreign
+        assert saved(own) == saved(reference)
+        assert [handle for handle in handles_of_rules(own) if handle in foreign] == foreign
         for namespace, driver in ways:
             clean(namespace, driver, second)
-        assert handles_of_rules(ours) == foreign
-        assert saved(ours) == saved(theirs)
+        assert handles_of_rules(own) == foreign
+        assert saved(own) == saved(reference)
         if not any(chain in before for chain in ("chain PREROUTING", "chain OUTPUT")):
-            assert nft_listing(ours) == before
+            assert nft_listing(own) == before
 
     @pytest.mark.parametrize(
         "before",

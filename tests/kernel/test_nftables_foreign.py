@@ -98,8 +98,8 @@ def iptables(namespace: Namespace, words: str) -> None:
     namespace.run(["iptables-nft", *words.split()])
 
 
-def read(namespace: Namespace, *ours: tuple[str, str]) -> dict[str, ForeignChain]:
-    chains = namespace.call(read_foreign_chains, ours)
+def read(namespace: Namespace, *own: tuple[str, str]) -> dict[str, ForeignChain]:
+    chains = namespace.call(read_foreign_chains, own)
     return {f"{chain.table} {chain.entry.name}": chain for chain in chains}
 
 

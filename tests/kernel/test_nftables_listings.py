@@ -249,11 +249,11 @@ def test_foreign_forms_are_understood_or_unknown(
     namespace: Namespace, reader: NetlinkDriver | Listing, text: str
 ) -> None:
     table = "nat" if "redirect" in text or "dnat" in text else "mangle"
-    namespace.run(["nft", "-f", "-"], stdin=WHOLE_CHAIN.format(table=table, chain="ours", rule=text))
+    namespace.run(["nft", "-f", "-"], stdin=WHOLE_CHAIN.format(table=table, chain="own", rule=text))
 
     live = namespace.call(reader.read)
 
-    (chain,) = (chain for chain in live.tables[0].chains if chain.name == "ours")
+    (chain,) = (chain for chain in live.tables[0].chains if chain.name == "own")
     (rule,) = chain.rules
     expected = FORMS[text]
     if SOME_MATCH in expected.matches:  # what else it needs depends on what it is

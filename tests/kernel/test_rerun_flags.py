@@ -61,7 +61,7 @@ def test_without_a_flag_rules_go_where_rules_are(netns: NamespaceFactory, family
 
     istio_init(pod, "--force-iptables-binary=nft")
     assert places(pod) == {"nft"}
-    assert "unchanged: " in istio_init(pod), "where ours stand counts more than where others' do"
+    assert "unchanged: " in istio_init(pod), "the place of our rules counts more than that of foreign ones"
 
 
 @pytest.mark.parametrize("standing", ["", "--native-nftables", "--force-iptables-binary=legacy"])

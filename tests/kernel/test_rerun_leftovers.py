@@ -164,7 +164,7 @@ def test_a_leftover_is_cleaned(pair: PodPair, name: str) -> None:
 def test_sets_in_all_places_at_once_are_cleaned_and_taken_over(pair: PodPair) -> None:
     pod = pair.pod
     pristine = state(pod)
-    for name in ("upstream, iptables-nft", "upstream TPROXY, iptables-legacy", "ours of an older version, nftables"):
+    for name in ("upstream, iptables-nft", "upstream TPROXY, iptables-legacy", "capture of an older version, nftables"):
         put(pod, name)
     with pod.entered():
         assert len(detect.leftovers()) == 3

@@ -203,7 +203,7 @@ def test_a_mark_that_passes_by_the_transparent_proxy_is_drift(
     assert ends(pair, effect.packet) == "dropped", "the app has it, but its answers go to the proxy"
     with pair.pod.entered():
         operations.apply(desired)
-        assert operations.verify(desired).holds, "ours stand before it, or alone"
+        assert operations.verify(desired).holds, "our rules are before it, or alone"
         assert not operations.apply(desired).changed
 
 

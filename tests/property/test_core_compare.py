@@ -255,8 +255,8 @@ class TestTampering:
         desired, other = build_ruleset(config), build_ruleset(config.replace(chain_names=spelling))
         live = desired
         for place in places(other):
-            ours_first = rules_in(live, *place) if is_built_in(place) else ()
-            live = put(live, *place, ours_first + rules_in(other, *place))
+            first = rules_in(live, *place) if is_built_in(place) else ()
+            live = put(live, *place, first + rules_in(other, *place))
         found = differences(desired, live)
         assert {each.kind for each in found} == {"unexpected"}
         assert not can_stay(desired, live)

@@ -41,11 +41,11 @@ async def later(value: Undefined) -> Undefined:
 '''
 
 
-def run(source: str, tmp_path: Path, *, ours: bool = True) -> dict[str, Any]:
+def run(source: str, tmp_path: Path, *, own: bool = True) -> dict[str, Any]:
     path = tmp_path / "module.py"
     path.write_text(source, encoding="utf-8")
     names: dict[str, Any] = {"__name__": "module"}
-    exec(marshal.loads(code_of(path, "module", ours=ours)), names)  # noqa: S102, S302  # code of the test itself
+    exec(marshal.loads(code_of(path, "module", own=own)), names)  # noqa: S102, S302  # code of the test itself
     return names
 
 
@@ -69,7 +69,7 @@ def test_annotations_stay_where_classes_are_made_of_them(tmp_path: Path) -> None
 
 
 def test_foreign_modules_keep_their_annotations(tmp_path: Path) -> None:
-    names = run(MODULE, tmp_path, ours=False)
+    names = run(MODULE, tmp_path, own=False)
 
     assert names["later"].__annotations__ == {"value": "Undefined", "return": "Undefined"}
 

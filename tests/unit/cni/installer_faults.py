@@ -25,7 +25,7 @@ from fake_plugin import write_plugin
 from system_calls import kill_before, run_stepped
 
 READ_BY_RUNTIMES = (".conf", ".conflist", ".json")
-OURS = {"type": "capture-cni", "profile": "current"}
+OWN_ENTRY = {"type": "capture-cni", "profile": "current"}
 BRIDGE = {"type": "bridge", "mtu": 1500}
 MAIN = {"cniVersion": "1.0.0", "name": "pods", "counter": 0, "plugins": [BRIDGE]}
 SINGLE = {"cniVersion": "1.0.0", "name": "pods", "counter": 0, **BRIDGE}
@@ -96,7 +96,7 @@ class Scenario:
 
 
 def entered(network: dict[str, Any], **entry: object) -> dict[str, Any]:
-    return network | {"plugins": [BRIDGE, OURS | entry]}
+    return network | {"plugins": [BRIDGE, OWN_ENTRY | entry]}
 
 
 def prepared_with(name: str, content: dict[str, Any], *, installed: str | None = None) -> Callable[[Node], None]:
@@ -108,7 +108,7 @@ def prepared_with(name: str, content: dict[str, Any], *, installed: str | None =
     return prepare
 
 
-OF_SINGLE = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"counter": 0, **BRIDGE}, OURS]}
+OF_SINGLE = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"counter": 0, **BRIDGE}, OWN_ENTRY]}
 OWN = "00-capture.conflist"
 
 SCENARIOS = {
@@ -153,7 +153,7 @@ def check_whole(node: Node) -> None:
     effective = node.effective()
     if effective not in (node.scenario.before, node.scenario.after):
         raise WrongError(f"neither old nor new: {effective}")
-    if OURS["type"] in json.dumps(effective) and not node.has_plugin():
+    if OWN_ENTRY["type"] in json.dumps(effective) and not node.has_plugin():
         raise WrongError("the configuration calls a plugin that is not there")
 
 
@@ -164,7 +164,9 @@ def check_done(node: Node) -> None:
     if not node.is_clean():
         raise WrongError(f"leftovers: {os.listdir(node.conf_dir)} {os.listdir(node.bin_dir)}")
     listed = [plugin for network in node.networks().values() for plugin in network.get("plugins", [network])]
-    if sum(plugin["type"] == OURS["type"] for plugin in listed) != (OURS["type"] in json.dumps(node.scenario.after)):
+    if sum(plugin["type"] == OWN_ENTRY["type"] for plugin in listed) != (
+        OWN_ENTRY["type"] in json.dumps(node.scenario.after)
+    ):
         raise WrongError(f"not one entry: {listed}")
 
 
@@ -244,8 +246,8 @@ def check_rival_survived(node: Node, number: int) -> None:
     if _counter(node.effective()) != 7:
         raise WrongError(f"system call {number}: the runtime does not see the rival's change: {node.networks()}")
     effective = node.effective()
-    entries = [plugin for plugin in effective.get("plugins", [effective]) if plugin["type"] == OURS["type"]]
-    if len(entries) != (OURS["type"] in json.dumps(node.scenario.after)):
+    entries = [plugin for plugin in effective.get("plugins", [effective]) if plugin["type"] == OWN_ENTRY["type"]]
+    if len(entries) != (OWN_ENTRY["type"] in json.dumps(node.scenario.after)):
         raise WrongError(f"system call {number}: not one entry: {node.networks()}")
     if not node.is_clean():
         raise WrongError(f"system call {number}: leftovers")

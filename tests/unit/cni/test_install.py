@@ -16,7 +16,7 @@ from fake_plugin import SCRIPT, write_plugin
 
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0")
 ENTRY: dict[str, Any] = {"capabilities": {"io.kubernetes.cri.pod-annotations": True}, "profile": "current"}
-OURS = {"type": "capture-cni", **ENTRY}
+OWN_ENTRY = {"type": "capture-cni", **ENTRY}
 BRIDGE = {"type": "bridge", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/16"}]]}}
 PORTMAP = {"type": "portmap", "capabilities": {"portMappings": True}}
 
@@ -88,7 +88,7 @@ def test_the_entry_goes_to_the_end_of_the_list_that_sorts_first(node: Node) -> N
         "net.d/10-main.conflist: entry added",
     ]
     assert node.read("10-main.conflist") == network(
-        BRIDGE, PORTMAP, OURS, disableCheck=True, unknown={"kept": [1.5, None]}
+        BRIDGE, PORTMAP, OWN_ENTRY, disableCheck=True, unknown={"kept": [1.5, None]}
     )
     assert node.read("20-other.conflist") == network(PORTMAP)
     assert list(node.read("10-main.conflist")) == ["cniVersion", "name", "disableCheck", "unknown", "plugins"]
@@ -104,7 +104,7 @@ def test_names_sort_byte_by_byte_and_other_files_do_not_count(node: Node) -> Non
     node.write("9.conflist", network(PORTMAP))
     node.write("10.conflist", network(BRIDGE))
     node.install()
-    assert node.read("10.conflist") == network(BRIDGE, OURS)
+    assert node.read("10.conflist") == network(BRIDGE, OWN_ENTRY)
 
 
 def test_installing_again_touches_nothing(node: Node) -> None:
@@ -117,27 +117,27 @@ def test_installing_again_touches_nothing(node: Node) -> None:
 
 
 def test_another_entry_takes_the_place_of_our_own(node: Node) -> None:
-    node.write("10-main.conflist", network(BRIDGE, OURS, PORTMAP))
+    node.write("10-main.conflist", network(BRIDGE, OWN_ENTRY, PORTMAP))
     assert node.install(ENTRY | {"profile": "classic"})[1:] == ["net.d/10-main.conflist: entry changed"]
-    assert node.read("10-main.conflist") == network(BRIDGE, OURS | {"profile": "classic"}, PORTMAP)
+    assert node.read("10-main.conflist") == network(BRIDGE, OWN_ENTRY | {"profile": "classic"}, PORTMAP)
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ([BRIDGE], [BRIDGE, OURS]),
-        ([BRIDGE, OURS], [BRIDGE, OURS]),
-        ([BRIDGE, OURS, PORTMAP], [BRIDGE, OURS, PORTMAP]),
-        ([BRIDGE, OURS, PORTMAP, OURS, OURS], [BRIDGE, OURS, PORTMAP]),
-        ([OURS, BRIDGE], [BRIDGE, OURS]),
-        ([OURS, BRIDGE, OURS, PORTMAP], [BRIDGE, PORTMAP, OURS]),
+        ([BRIDGE], [BRIDGE, OWN_ENTRY]),
+        ([BRIDGE, OWN_ENTRY], [BRIDGE, OWN_ENTRY]),
+        ([BRIDGE, OWN_ENTRY, PORTMAP], [BRIDGE, OWN_ENTRY, PORTMAP]),
+        ([BRIDGE, OWN_ENTRY, PORTMAP, OWN_ENTRY, OWN_ENTRY], [BRIDGE, OWN_ENTRY, PORTMAP]),
+        ([OWN_ENTRY, BRIDGE], [BRIDGE, OWN_ENTRY]),
+        ([OWN_ENTRY, BRIDGE, OWN_ENTRY, PORTMAP], [BRIDGE, PORTMAP, OWN_ENTRY]),
     ],
 )
 def test_one_entry_behind_the_plugin_that_makes_the_network(
     before: list[dict[str, Any]], after: list[dict[str, Any]]
 ) -> None:
-    assert with_entry(before, OURS) == after
-    assert with_entry(after, OURS) == after
+    assert with_entry(before, OWN_ENTRY) == after
+    assert with_entry(after, OWN_ENTRY) == after
 
 
 def test_mode_and_owner_of_a_list_are_kept(node: Node) -> None:
@@ -159,7 +159,7 @@ def test_a_list_elsewhere_is_replaced_where_it_is(node: Node, tmp_path: Path) ->
     (node.conf_dir / "10-main.conflist").symlink_to("../elsewhere/real")
     node.install()
     assert (node.conf_dir / "10-main.conflist").is_symlink()
-    assert json.loads((elsewhere / "real").read_text()) == network(BRIDGE, OURS)
+    assert json.loads((elsewhere / "real").read_text()) == network(BRIDGE, OWN_ENTRY)
     assert node.install() == []
 
 
@@ -176,7 +176,7 @@ def test_a_single_plugin_becomes_a_list_and_its_file_goes(node: Node, suffix: st
         f"net.d/10-main{suffix}: removed",
     ]
     assert node.files() == ["10-main.conflist"]
-    assert node.read("10-main.conflist") == {"cniVersion": "0.4.0", "name": "pods", "plugins": [BRIDGE, OURS]}
+    assert node.read("10-main.conflist") == {"cniVersion": "0.4.0", "name": "pods", "plugins": [BRIDGE, OWN_ENTRY]}
     assert stat.S_IMODE((node.conf_dir / "10-main.conflist").stat().st_mode) == 0o600
     assert node.install() == []
 
@@ -214,7 +214,7 @@ def test_an_owner_who_writes_the_single_file_again_gets_the_newest_back(node: No
         node.write("10-main.conf", single | {"mtu": mtu})
         node.install()
         assert node.files() == ["10-main.conflist"]
-        assert node.read("10-main.conflist")["plugins"] == [BRIDGE | {"mtu": mtu}, OURS]
+        assert node.read("10-main.conflist")["plugins"] == [BRIDGE | {"mtu": mtu}, OWN_ENTRY]
     node.uninstall()
     assert node.files() == ["10-main.conf"]
     assert node.read("10-main.conf") == single | {"mtu": 1300}
@@ -242,10 +242,10 @@ def test_a_list_that_was_changed_since_stays_a_list(node: Node) -> None:
 
 def test_a_list_that_a_killed_run_has_left_is_made_anew(node: Node) -> None:
     node.write("10-main.conf", {"cniVersion": "0.4.0", "name": "new", **BRIDGE})
-    node.write("10-main.conflist", {"cniVersion": "0.4.0", "name": "old", "plugins": [PORTMAP, OURS]})
+    node.write("10-main.conflist", {"cniVersion": "0.4.0", "name": "old", "plugins": [PORTMAP, OWN_ENTRY]})
     node.install()
     assert node.files() == ["10-main.conflist"]
-    assert node.read("10-main.conflist") == {"cniVersion": "0.4.0", "name": "new", "plugins": [BRIDGE, OURS]}
+    assert node.read("10-main.conflist") == {"cniVersion": "0.4.0", "name": "new", "plugins": [BRIDGE, OWN_ENTRY]}
 
 
 def test_a_foreign_list_next_to_the_single_plugin_is_not_overwritten(node: Node) -> None:
@@ -274,7 +274,7 @@ def test_a_list_of_our_own_is_what_sorts_first_and_the_entry(node: Node) -> None
     path = node.write("10-main.conflist", network(BRIDGE, PORTMAP))
     path.chmod(0o640)
     content = path.read_bytes()
-    own = network(BRIDGE, PORTMAP, OURS | {"own_config": True})
+    own = network(BRIDGE, PORTMAP, OWN_ENTRY | {"own_config": True})
     assert node.install(own_config="00-capture.conflist")[1:] == [
         "net.d/00-capture.conflist: made from 10-main.conflist, with the entry"
     ]
@@ -291,7 +291,7 @@ def test_a_list_of_our_own_follows_the_one_it_was_made_from(node: Node) -> None:
     assert node.install(own_config="00-capture.conflist") == [
         "net.d/00-capture.conflist: made anew from 10-main.conf, with the entry"
     ]
-    assert node.read("00-capture.conflist") == network(PORTMAP, OURS | {"own_config": True})
+    assert node.read("00-capture.conflist") == network(PORTMAP, OWN_ENTRY | {"own_config": True})
     assert node.files() == ["00-capture.conflist", "10-main.conf"]
 
 
@@ -312,7 +312,7 @@ def test_one_way_of_installing_takes_the_place_of_the_other(node: Node) -> None:
     assert node.read("10-main.conflist") == network(BRIDGE)
     assert node.install() == ["net.d/10-main.conflist: entry added", "net.d/00-capture.conflist: removed"]
     assert node.files() == ["10-main.conflist"]
-    assert node.read("10-main.conflist") == network(BRIDGE, OURS)
+    assert node.read("10-main.conflist") == network(BRIDGE, OWN_ENTRY)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------
@@ -336,11 +336,15 @@ def test_one_way_of_installing_takes_the_place_of_the_other(node: Node) -> None:
         ("10-main.conflist", network(BRIDGE, {"name": "x"}), "expected a 'type' in each"),
         ("10-main.conflist", network(BRIDGE, {"type": 5}), "expected a 'type' in each"),
         ("10-main.conflist", network(BRIDGE, name=5), "expected a 'name' of the network"),
-        ("10-main.conflist", network(OURS), "expected a plugin that makes the network"),
+        ("10-main.conflist", network(OWN_ENTRY), "expected a plugin that makes the network"),
         ("10-main.conf", network(BRIDGE), "expected a plugin with a 'type'"),
         ("10-main.conf", {"cniVersion": "0.2.0", "name": "pods", **BRIDGE}, "its cniVersion is '0.2.0'"),
         ("10-main.conf", {"cniVersion": "1.0.0", **BRIDGE}, "expected a 'name'"),
-        ("10-main.conf", {"cniVersion": "1.0.0", "name": "pods", **OURS}, "expected a plugin that makes the network"),
+        (
+            "10-main.conf",
+            {"cniVersion": "1.0.0", "name": "pods", **OWN_ENTRY},
+            "expected a plugin that makes the network",
+        ),
     ],
 )
 def test_what_cannot_be_understood_is_left_as_it_is(node: Node, name: str, content: object, expected: str) -> None:
@@ -370,7 +374,7 @@ def test_of_several_versions_the_newest_counts(node: Node) -> None:
     several = {"cniVersions": ["0.4.0", "1.0.0"], "name": "pods", "plugins": [BRIDGE]}
     node.write("10-main.conflist", several)
     node.install()
-    assert node.read("10-main.conflist") == {**several, "plugins": [BRIDGE, OURS]}
+    assert node.read("10-main.conflist") == {**several, "plugins": [BRIDGE, OWN_ENTRY]}
 
 
 def test_what_no_runtime_reads_does_not_keep_the_entry_in(node: Node) -> None:
@@ -444,9 +448,9 @@ def test_uninstall_removes_a_list_of_our_own_under_any_name(node: Node) -> None:
 
 
 def test_uninstall_takes_out_every_entry_and_what_has_nothing_else(node: Node) -> None:
-    node.write("10-main.conflist", network(BRIDGE, OURS, PORTMAP, OURS))
-    node.write("20-alone.conflist", network(OURS))
-    node.write("30-single.conf", {"name": "pods", **OURS})
+    node.write("10-main.conflist", network(BRIDGE, OWN_ENTRY, PORTMAP, OWN_ENTRY))
+    node.write("20-alone.conflist", network(OWN_ENTRY))
+    node.write("30-single.conf", {"name": "pods", **OWN_ENTRY})
     node.write("40-other.conflist", network(PORTMAP))
     node.uninstall()
     assert node.files() == ["10-main.conflist", "40-other.conflist"]
@@ -460,7 +464,7 @@ def test_the_plugin_stays_as_long_as_something_may_call_it(node: Node) -> None:
     with pytest.raises(InstallError, match=r"20-broken\.conflist: expected JSON"):
         node.uninstall()
     assert node.plugins() == ["capture-cni"]
-    path.write_text("{ broken, but not ours")
+    path.write_text("{ broken, and foreign")
     node.uninstall()
     assert node.plugins() == []
 

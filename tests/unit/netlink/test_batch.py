@@ -43,14 +43,14 @@ def test_a_batch_can_demand_a_generation() -> None:
 
 def commit_answered(*answers: tuple[int, int]) -> None:
     """Commit CHANGES (sequence numbers 1 to 4) with (sequence, errno) as the answers."""
-    own, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    own, peer = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
     try:
         for sequence, number in answers:
-            theirs.send(encode_message(NLMSG_ERROR, 0, sequence, u32(-number % 2**32) + bytes(16)))
+            peer.send(encode_message(NLMSG_ERROR, 0, sequence, u32(-number % 2**32) + bytes(16)))
         with NetlinkSocket(own) as netlink:
             commit(netlink, CHANGES, doing="program the pod")
     finally:
-        theirs.close()
+        peer.close()
 
 
 def test_the_acknowledgement_of_the_last_change_is_success() -> None:
@@ -81,7 +81,7 @@ def test_another_generation_has_its_own_error() -> None:
 
 
 def test_no_changes_need_no_kernel() -> None:
-    own, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
-    theirs.close()
+    own, peer = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    peer.close()
     with NetlinkSocket(own) as netlink:
         commit(netlink, [])

@@ -8,7 +8,7 @@ from capture.netlink.policy_rules import FR_ACT_NOP, FR_ACT_TO_TBL, PolicyRule
 
 ALL = 0xFFFFFFFF
 PLAIN = PolicyRule(32766, FR_ACT_TO_TBL, 254, 0, 0, is_inverted=False, selector="")
-OURS = PLAIN.replace(preference=0, table=133, mark=1337, mask=ALL)
+OWN = PLAIN.replace(preference=0, table=133, mark=1337, mask=ALL)
 VPN = PLAIN.replace(preference=32765, table=51820, mark=51820, mask=ALL, is_inverted=True)
 
 
@@ -16,7 +16,7 @@ VPN = PLAIN.replace(preference=32765, table=51820, mark=51820, mask=ALL, is_inve
     ("rule", "words"),
     [
         (PLAIN, "32766: from all lookup main"),
-        (OURS, "0: from all fwmark 0x539 lookup 133"),
+        (OWN, "0: from all fwmark 0x539 lookup 133"),
         (VPN, "32765: not from all fwmark 0xca6c lookup 51820"),
         (PLAIN.replace(suppressed=0), "32766: from all lookup main suppress_prefixlength 0"),
         (PLAIN.replace(selector="iif eth0", mark=4, mask=4), "32766: iif eth0 fwmark 0x4/0x4 lookup main"),
@@ -31,9 +31,9 @@ def test_words(rule: PolicyRule, words: str) -> None:
     ("rule", "may"),
     [
         (PLAIN, True),
-        (OURS, True),
-        (OURS.replace(mark=1338), False),
-        (OURS.replace(mark=1, mask=1), True),
+        (OWN, True),
+        (OWN.replace(mark=1338), False),
+        (OWN.replace(mark=1, mask=1), True),
         (VPN, True),
         (VPN.replace(mark=1337), False),
         (VPN.replace(mark=1337, selector="from 10.0.0.1/32"), True),

@@ -37,10 +37,10 @@ class Peer:
 
 @pytest.fixture
 def pair() -> Iterator[tuple[NetlinkSocket, Peer]]:
-    own, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    own, far_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
     with NetlinkSocket(own) as netlink:
-        yield netlink, Peer(theirs)
-    theirs.close()
+        yield netlink, Peer(far_end)
+    far_end.close()
 
 
 def test_a_dump_may_take_several_datagrams(pair: tuple[NetlinkSocket, Peer]) -> None:

@@ -53,13 +53,13 @@ def verified(*differences: Difference, **besides: object) -> Verified:
 
 
 def test_each_kind_has_its_sentence() -> None:
-    ours = Rule(Jump("ISTIO-OUTPUT"), (TCP,))
+    own_rule = Rule(Jump("ISTIO-OUTPUT"), (TCP,))
     found = verified(
-        Difference("ipv4", NAT, "OUTPUT", "missing", ours, 1),
-        Difference("ipv6", NAT, "OUTPUT", "unexpected", ours, 2),
+        Difference("ipv4", NAT, "OUTPUT", "missing", own_rule, 1),
+        Difference("ipv6", NAT, "OUTPUT", "unexpected", own_rule, 2),
         Difference("ipv4", NAT, "OUTPUT", "foreign", TAKEN, 1, effect=EFFECT),
         Difference("ipv4", NAT, "OUTPUT", "policy", policy="DROP"),
-        Difference("ipv6", NAT, "OUTPUT", "family", ours, 1),
+        Difference("ipv6", NAT, "OUTPUT", "family", own_rule, 1),
         missing=(
             LoopbackAddress(parse_network("::6")),
             MissingRoute("ipv6", 1337, 133, has_rule=True, has_route=False),
@@ -162,10 +162,10 @@ def test_a_changed_mark_is_not_traffic_taken_away() -> None:
 
 
 def test_many_differences_are_grouped_by_chain() -> None:
-    ours = Rule(Jump("ISTIO-OUTPUT"), (TCP,))
-    many = [Difference("ipv4", NAT, "ISTIO-INBOUND", "missing", ours, place) for place in range(1, 31)]
+    own_rule = Rule(Jump("ISTIO-OUTPUT"), (TCP,))
+    many = [Difference("ipv4", NAT, "ISTIO-INBOUND", "missing", own_rule, place) for place in range(1, 31)]
     live = Ruleset((), (Table(NAT, (Chain("ISTIO-OUTPUT"),)),))
-    found = verified(*many, Difference("ipv6", NAT, "OUTPUT", "unexpected", ours, 2), live=live)
+    found = verified(*many, Difference("ipv6", NAT, "OUTPUT", "unexpected", own_rule, 2), live=live)
 
     assert list(in_words(found)) == [
         "IPv4 nat ISTIO-INBOUND: rule 1 is missing: -p tcp -j ISTIO-OUTPUT (and 29 more of this kind in this chain)",

@@ -244,9 +244,9 @@ COMMIT
 
         assert both.families == (IPV4, IPV6)
         assert [table.name for table in both.tables] == [RAW, NAT]
-        output, ours = both.tables[1].chains
+        output, output_chain = both.tables[1].chains
         assert (output.policy_for(IPV4), output.counters_for(IPV4)) == ("ACCEPT", Counters(1, 2))
         assert (output.policy_for(IPV6), output.counters_for(IPV6)) == ("DROP", Counters(3, 4))
         assert [rule.family for rule in output.rules] == [IPV4, IPV6]
         assert list(output.rules_for(IPV4)) == [Rule(Jump("ISTIO_OUTPUT"), (TCP,), IPV4)]
-        assert ours == Chain("ISTIO_OUTPUT")
+        assert output_chain == Chain("ISTIO_OUTPUT")

@@ -66,7 +66,7 @@ def output_after(live: Ruleset, desired: Ruleset | None, recorded: Ruleset | Non
     return [rule_text(rule) for rule in chain.rules_for(IPV4)]
 
 
-OURS = ["-o eth1 -j RETURN", "-p tcp -j ISTIO_OUTPUT"]
+OWN = ["-o eth1 -j RETURN", "-p tcp -j ISTIO_OUTPUT"]
 
 
 class TestIntoNothing:
@@ -109,7 +109,7 @@ class TestPlace:
     def test_at_the_end_where_no_rule_decides(self) -> None:
         live = present("-p icmp -j LOG", "-j MARK --set-xmark 0x1/0x1")
 
-        assert output_after(live, ruleset())[2:] == OURS
+        assert output_after(live, ruleset())[2:] == OWN
 
     @pytest.mark.parametrize(
         "obstacle",
@@ -118,7 +118,7 @@ class TestPlace:
     def test_before_what_may_take_traffic_away(self, obstacle: str) -> None:
         live = present("-p icmp", obstacle, "-p icmp -j LOG")
 
-        assert output_after(live, ruleset()) == ["-p icmp", *OURS, obstacle, "-p icmp -j LOG"]
+        assert output_after(live, ruleset()) == ["-p icmp", *OWN, obstacle, "-p icmp -j LOG"]
 
     @pytest.mark.parametrize(("asks", "before"), [((Mark(7),), True), ((ConnectionMark(7),), False), ((), False)])
     def test_before_a_change_of_the_mark_they_test(self, asks: tuple[Match, ...], *, before: bool) -> None:
@@ -126,37 +126,37 @@ class TestPlace:
 
         after = output_after(present(mark), ruleset(Rule(Redirect(1), (TCP, *asks))))
 
-        assert after == ([*OURS, mark] if before else [mark, *OURS])
+        assert after == ([*OWN, mark] if before else [mark, *OWN])
 
     def test_where_they_were(self) -> None:
         live = present("-p icmp -j LOG", "-p tcp -j ISTIO_OUTPUT", "-p icmp -j LOG")
 
-        assert output_after(live, ruleset()) == ["-p icmp -j LOG", *OURS, "-p icmp -j LOG"]
+        assert output_after(live, ruleset()) == ["-p icmp -j LOG", *OWN, "-p icmp -j LOG"]
 
     def test_not_where_they_were_if_something_got_in_front(self) -> None:
-        live = present("-p icmp -j ACCEPT", *OURS)
+        live = present("-p icmp -j ACCEPT", *OWN)
 
-        assert output_after(live, ruleset()) == [*OURS, "-p icmp -j ACCEPT"]
+        assert output_after(live, ruleset()) == [*OWN, "-p icmp -j ACCEPT"]
 
     def test_nor_if_something_got_in_between(self) -> None:
-        live = present(OURS[0], "-p icmp -j ACCEPT", OURS[1])
+        live = present(OWN[0], "-p icmp -j ACCEPT", OWN[1])
 
-        assert output_after(live, ruleset(), ruleset()) == [*OURS, "-p icmp -j ACCEPT"]
+        assert output_after(live, ruleset(), ruleset()) == [*OWN, "-p icmp -j ACCEPT"]
 
     def test_untouched_if_they_are_right(self) -> None:
-        live = present("-p icmp -j LOG", *OURS, "-j ACCEPT")
+        live = present("-p icmp -j LOG", *OWN, "-j ACCEPT")
 
         assert [edit.family for edit in plan(live, ruleset())] == [IPV6]
 
     def test_untouched_with_something_harmless_in_between(self) -> None:
-        live = present(OURS[0], "-p icmp -j LOG", OURS[1], "-j ACCEPT")
+        live = present(OWN[0], "-p icmp -j LOG", OWN[1], "-j ACCEPT")
 
         assert [edit.family for edit in plan(live, ruleset(), ruleset())] == [IPV6]
 
 
 class TestReplacing:
     def test_only_what_differs_is_written(self) -> None:
-        live = present(*OURS)
+        live = present(*OWN)
         desired = ruleset(Rule(Redirect(15002), (TCP,)), families=(IPV4,))
 
         (edit,) = plan(live, desired)
@@ -164,15 +164,15 @@ class TestReplacing:
         assert [type(change) for change in edit.edits] == [PutChain]
 
     def test_the_other_spelling_goes_in_the_same_transaction(self) -> None:
-        live = present(*OURS)
+        live = present(*OWN)
 
         edit, _ = plan(live, ruleset(output="ISTIO-OUTPUT"))
 
         assert [change for change in edit.edits if isinstance(change, DropChain)] == [DropChain("ISTIO_OUTPUT")]
-        assert output_after(live, ruleset(output="ISTIO-OUTPUT")) == [OURS[0], "-p tcp -j ISTIO-OUTPUT"]
+        assert output_after(live, ruleset(output="ISTIO-OUTPUT")) == [OWN[0], "-p tcp -j ISTIO-OUTPUT"]
 
     def test_a_family_that_is_captured_no_more_loses_our_rules(self) -> None:
-        both = merged([present(*OURS, "-j ACCEPT"), NOTHING.replace(families=(IPV6,))])
+        both = merged([present(*OWN, "-j ACCEPT"), NOTHING.replace(families=(IPV6,))])
         only_ipv6 = ruleset(families=(IPV6,))
 
         assert output_after(both, only_ipv6) == ["-j ACCEPT"]
@@ -188,7 +188,7 @@ class TestReplacing:
         assert plan(live, ruleset(families=(IPV4,)))
 
     def test_several_in_a_chain_are_removed_from_the_end(self) -> None:
-        live = present("-p icmp -j LOG", *OURS, "-p icmp -j LOG", "-p udp -j ISTIO_OUTPUT")
+        live = present("-p icmp -j LOG", *OWN, "-p icmp -j LOG", "-p udp -j ISTIO_OUTPUT")
 
         (edit,) = plan(live, None)
 
@@ -198,12 +198,12 @@ class TestReplacing:
 
 class TestClean:
     def test_no_rule_of_the_capture_stays_and_every_foreign_one(self) -> None:
-        live = present("-p icmp -j ACCEPT", *OURS, "-j DOCKER")
+        live = present("-p icmp -j ACCEPT", *OWN, "-j DOCKER")
 
         assert output_after(live, None) == ["-p icmp -j ACCEPT", "-j DOCKER"]
 
     def test_with_a_record_look_alikes_stay_too(self) -> None:
-        live = present("-o eth7 -j RETURN", *OURS)
+        live = present("-o eth7 -j RETURN", *OWN)
 
         assert output_after(live, None, ruleset()) == ["-o eth7 -j RETURN"]
 

@@ -127,25 +127,25 @@ class TestMessages:
 
 
 class TestTidyingUp:
-    OURS = (chain("ISTIO_OUTPUT", 1), (2, 3))
+    OWN = (chain("ISTIO_OUTPUT", 1), (2, 3))
     CLEAN = (RemoveRule(OUTPUT, 0, JUMP), DropChain("ISTIO_OUTPUT"))
 
     def test_everything_goes_that_was_made_for_us(self) -> None:
-        assert words(table(self.OURS, (chain(OUTPUT, 4), (5,))), *self.CLEAN)[-2:] == [
+        assert words(table(self.OWN, (chain(OUTPUT, 4), (5,))), *self.CLEAN)[-2:] == [
             "delete chain OUTPUT",
             "delete table ip nat",
         ]
 
     def test_a_table_without_built_in_chains_goes(self) -> None:
-        assert words(table(self.OURS), DropChain("ISTIO_OUTPUT"))[-1] == "delete table ip nat"
+        assert words(table(self.OWN), DropChain("ISTIO_OUTPUT"))[-1] == "delete table ip nat"
 
     def test_a_table_with_anything_else_stays(self) -> None:
-        assert words(table(self.OURS, (chain(OUTPUT, 4), (5,)), others=1), *self.CLEAN)[-1] == "delete chain OUTPUT"
-        with_input = table(self.OURS, (chain(OUTPUT, 4), (5,)), (chain(INPUT, 6), ()))
+        assert words(table(self.OWN, (chain(OUTPUT, 4), (5,)), others=1), *self.CLEAN)[-1] == "delete chain OUTPUT"
+        with_input = table(self.OWN, (chain(OUTPUT, 4), (5,)), (chain(INPUT, 6), ()))
         assert words(with_input, *self.CLEAN)[-1] == "delete chain OUTPUT"
 
     def test_a_chain_with_a_rule_of_others_stays(self) -> None:
-        standing = table(self.OURS, (chain(OUTPUT, 4), (5, 6)))
+        standing = table(self.OWN, (chain(OUTPUT, 4), (5, 6)))
         assert words(standing, *self.CLEAN)[-1] == "delete chain ISTIO_OUTPUT"
 
     @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ class TestMakers:
     """Who made PREROUTING and OUTPUT; our rules are in position 0 of foreign chains."""
 
     @pytest.mark.parametrize(
-        ("standing", "ours"),
+        ("standing", "made"),
         [
             # made with their first rules, as by us and by iptables
             ([("ISTIO_INBOUND", 1, (2,)), (PREROUTING, 3, (4,)), (OUTPUT, 5, (6,))], {PREROUTING, OUTPUT}),
@@ -201,9 +201,9 @@ class TestMakers:
             ([("theirs", 1, ()), (OUTPUT, 2, ())], set()),
         ],
     )
-    def test_are_named_by_handles(self, standing: list[tuple[str, int, tuple[int, ...]]], ours: set[str]) -> None:
+    def test_are_named_by_handles(self, standing: list[tuple[str, int, tuple[int, ...]]], made: set[str]) -> None:
         of_table = table(*((chain(name, handle), rules) for name, handle, rules in standing))
-        assert made_by_us(NAT, of_table, {(PREROUTING, 0), (OUTPUT, 0)}) == ours
+        assert made_by_us(NAT, of_table, {(PREROUTING, 0), (OUTPUT, 0)}) == made
 
     @pytest.mark.parametrize(
         "found",

@@ -60,7 +60,7 @@ def test_networks_that_overlap_or_touch_are_one_element() -> None:
 
 
 def test_sets_are_numbered_over_all_tables() -> None:
-    chain = Chain("OURS", (PORTS, PORTS))
+    chain = Chain("OWN", (PORTS, PORTS))
 
     changes = messages(Table(RAW, (chain,)), Table(NAT, (chain,)))
 
@@ -69,7 +69,7 @@ def test_sets_are_numbered_over_all_tables() -> None:
 
 
 def test_each_set_comes_before_its_rule() -> None:
-    kinds = [change.kind for change in messages(Table(NAT, (Chain("OURS", (PORTS,)),)))]
+    kinds = [change.kind for change in messages(Table(NAT, (Chain("OWN", (PORTS,)),)))]
 
     assert kinds[-3:] == [nf.NFT_MSG_NEWSET, nf.NFT_MSG_NEWSETELEM, nf.NFT_MSG_NEWRULE]
 
@@ -90,17 +90,17 @@ def test_tables_chains_and_sets_carry_no_userdata() -> None:
 
 def test_every_message_says_what_it_does() -> None:
     changes = [
-        *messages(Table(NAT, (Chain("OURS", (PORTS,)),))),
+        *messages(Table(NAT, (Chain("OWN", (PORTS,)),))),
         flush_table("t"),
         delete_chain("t", "c"),
     ]
 
     assert [change.doing for change in changes] == [
         "add table inet istio-proxy-nat",
-        "add chain OURS to table inet istio-proxy-nat",
-        "add rule 1 to chain OURS of table inet istio-proxy-nat, its set",
-        "add rule 1 to chain OURS of table inet istio-proxy-nat, ranges 1 and on of its set",
-        "add rule 1 to chain OURS of table inet istio-proxy-nat",
+        "add chain OWN to table inet istio-proxy-nat",
+        "add rule 1 to chain OWN of table inet istio-proxy-nat, its set",
+        "add rule 1 to chain OWN of table inet istio-proxy-nat, ranges 1 and on of its set",
+        "add rule 1 to chain OWN of table inet istio-proxy-nat",
         "flush table inet t",
         "delete chain c of table inet t",
     ]

@@ -43,14 +43,14 @@ BOTH = Ruleset(FAMILIES, ())
 
 def test_only_base_chains_that_do_something_are_made() -> None:
     raw = Table(RAW, (Chain(PREROUTING, (), "ACCEPT"), Chain(OUTPUT, (), "ACCEPT")))
-    mangle = Table(MANGLE, (Chain(PREROUTING, (), "DROP"), Chain(OUTPUT, (Rule(Return()),), "ACCEPT"), Chain("OURS")))
+    mangle = Table(MANGLE, (Chain(PREROUTING, (), "DROP"), Chain(OUTPUT, (Rule(Return()),), "ACCEPT"), Chain("OWN")))
 
     (table,) = lower(Ruleset(FAMILIES, (raw, mangle)))
 
     assert [(chain.name, chain.policy) for chain in table.chains] == [
         ("prerouting", "drop"),
         ("output", "accept"),
-        ("OURS", None),
+        ("OWN", None),
     ]
 
 

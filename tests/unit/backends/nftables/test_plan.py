@@ -12,8 +12,8 @@ from capture.model.ruleset import Return
 HOOK = Hook("nat", "output", -100)
 RULE = NativeRule((), (Return(),))
 OUTPUT = NativeChain("output", (RULE,), HOOK, "accept")
-OURS = NativeChain("istio-output", (RULE, RULE))
-NAT = NativeTable("nat", (OUTPUT, OURS))
+OWN = NativeChain("istio-output", (RULE, RULE))
+NAT = NativeTable("nat", (OUTPUT, OWN))
 
 
 class Words:
