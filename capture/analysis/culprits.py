@@ -14,14 +14,14 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from capture.analysis.effects import Effect
     from capture.analysis.foreign import ForeignChain
     from capture.analysis.stations import Situation
     from capture.analysis.trace import Step, Trace
     from capture.model.addresses import Family
-    from capture.model.ruleset import Chain, Rule, Ruleset, TableName
+    from capture.model.ruleset import Chain, Rule, TableName
 
 MAX_CULPRITS = 20
 """Foreign rules that are named for one family; a longer list would not help."""
@@ -162,7 +162,9 @@ class Culprits:
             elsewhere = list(situation.elsewhere)
             elsewhere[place.number] = elsewhere[place.number].with_entry(kept(elsewhere[place.number].entry))
             return situation.replace(elsewhere=tuple(elsewhere))
-        return situation.replace(ruleset=_changed(situation.ruleset, place.table, place.chain, kept))
+        where = place.table, place.chain
+        changed = situation.ruleset.with_chains(lambda of, chain: kept(chain) if (of, chain.name) == where else chain)
+        return situation.replace(ruleset=changed)
 
     def rule(self, place: Place) -> Rule | None:
         """Return the rule at a place; None for a policy."""
@@ -211,19 +213,14 @@ def _count(situation: Situation) -> int:
 
 def without(situation: Situation, places: dict[tuple[TableName, str], frozenset[int]]) -> Situation:
     """Return a situation without the rules at some positions of chains in our tables."""
-    ruleset = situation.ruleset
-    for (table, name), positions in places.items():
 
-        def kept(chain: Chain, positions: frozenset[int] = positions) -> Chain:
-            rules = tuple(rule for place, rule in enumerate(chain.rules, 1) if place not in positions)
-            return chain.replace(rules=rules)
+    def kept(table: TableName, chain: Chain) -> Chain:
+        positions = places.get((table, chain.name))
+        if not positions:
+            return chain
+        return chain.replace(rules=tuple(rule for place, rule in enumerate(chain.rules, 1) if place not in positions))
 
-        ruleset = _changed(ruleset, table, name, kept)
-    return situation.replace(ruleset=ruleset)
-
-
-def _changed(ruleset: Ruleset, table: TableName, name: str, change: Callable[[Chain], Chain]) -> Ruleset:
-    return ruleset.with_chains(lambda of, chain: change(chain) if (of, chain.name) == (table, name) else chain)
+    return situation.replace(ruleset=situation.ruleset.with_chains(kept))
 
 
 def _number(situation: Situation, chain: ForeignChain) -> int:

@@ -13,13 +13,12 @@ from capture.analysis.regions import in_words, parts, simplified, with_ports
 from capture.analysis.space import HIGHEST_PORT, PORT, PacketSpace
 from capture.analysis.trace import Fate, whole_way
 from capture.analysis.witnesses import witness
-from capture.model.addresses import FAMILY_NAMES
 from capture.model.ruleset import ALL_BITS, DestinationPort
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator
+    from collections.abc import Hashable, Iterator
 
     from capture.analysis.compiler import Direction
     from capture.analysis.regions import Path
@@ -146,8 +145,3 @@ def _cut_by_port(ruleset: Ruleset, path: Path) -> list[Path]:
 
 def _place(traced: Trace) -> str:
     return f"{traced.step.table} {traced.step.chain} {traced.step.position}" if traced.step else ""
-
-
-def families_in_words(families: Iterable[Family]) -> str:
-    """Return "IPv4, IPv6"."""
-    return ", ".join(FAMILY_NAMES[family] for family in families)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.analysis.policy import families_in_words, policy
+from capture.analysis.policy import policy
 from capture.cli.options import CaptureCommand, capture_options, explicit_if, format_option, namespace_options
+from capture.model.addresses import FAMILY_NAMES
 from capture.model.ruleset import FAMILIES
 from capture.report.differences import fate_as_plain, fate_in_words
 from capture.report.fold import table
@@ -54,8 +55,12 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
         print_json({each: [_as_plain(s) for s in statements if each in s.families] for each in families})
         return
     print_start_line(operations.reference(settings, namespace))
-    rows = [(s.direction, s.traffic, _goes(s), s.why, families_in_words(s.families)) for s in statements]
+    rows = [(s.direction, s.traffic, _goes(s), s.why, _families(s)) for s in statements]
     print_lines(table([HEADINGS, *rows], columns()))
+
+
+def _families(statement: Statement) -> str:
+    return ", ".join(FAMILY_NAMES[family] for family in statement.families)
 
 
 def _goes(statement: Statement) -> str:
