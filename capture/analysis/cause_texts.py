@@ -29,10 +29,7 @@ NO_REFERENCE = "Give the pod's settings as options, or run this where the rules 
 
 TEXTS: dict[str, tuple[str, str]] = {
     # The whole pod.
-    "no-rules": (
-        "nothing is applied here: the namespace has no rules of the capture{refused}",
-        RECREATE,
-    ),
+    "no-rules": ("nothing is applied here: the namespace has no rules of the capture{refused}", RECREATE),
     "left-alone": (
         "the CNI plugin left pod {pod} alone at {time}: {reason}",
         "If it should be captured, change that in the pod's template and recreate the pod.",
@@ -119,10 +116,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "excluded: pod": ("the settings leave out: {options}", "`capture explain` lists what is captured."),
     "family-not-captured": ("{family} is not captured in this pod", BOTH_FAMILIES),
-    "family-not-captured: pod": (
-        "the pod has {family} addresses only, and {family} is not captured",
-        BOTH_FAMILIES,
-    ),
+    "family-not-captured: pod": ("the pod has {family} addresses only, and {family} is not captured", BOTH_FAMILIES),
     "family-not-captured: remark": ("{remark}", "Apply with --ip-families both, if it should be captured."),
     "dns-not-captured": (
         "DNS is not captured: the look-up goes to the name server directly",
