@@ -276,10 +276,10 @@ def _prohibitions() -> dict[str, str]:
 def _forbids(words: list[str]) -> bool:
     if words[0] == "install":
         return len(words) > 2 and words[2].rpartition("/")[2] in ("true", "false")
-    return words[0] == "blacklist" and words[1].startswith(ASKED_BY_ANOTHER_NAME)
+    return words[0] == "blacklist" and words[1].startswith(REQUESTED_BY_ANOTHER_NAME)
 
 
-ASKED_BY_ANOTHER_NAME = ("nft_", "xt_", "nf_tables", "nfnetlink", "nf_log_syslog")
+REQUESTED_BY_ANOTHER_NAME = ("nft_", "xt_", "nf_tables", "nfnetlink", "nf_log_syslog")
 """Prefixes of the modules that the kernel requests by purpose: nft-expr-1-redir, ipt_owner."""
 
 
