@@ -10,6 +10,7 @@ from __future__ import annotations
 from random import Random
 
 from capture.analysis.foreign import PRIORITIES, ForeignChain
+from capture.analysis.space import NONE, PROTOCOLS, gathered
 from capture.analysis.stations import PodNetwork, Situation
 from capture.model.addresses import IPV4, Network, parse_address
 from capture.model.packet import Packet
@@ -58,6 +59,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from capture.analysis.space import PacketSpace
     from capture.model.addresses import Family
     from capture.model.ruleset import Match, TableName, Verdict
 
@@ -216,3 +218,20 @@ class Pools:
                 connection_mark=random.choice((0, 0, 1, 1337)),
                 state=random.choice(("NEW", "NEW", *CONNECTION_STATES)),
             )
+
+
+def numbers_of(space: PacketSpace, packet: Packet) -> list[int]:
+    """Return the number of each field of a packet, the inverse of ``space.packet``; what is unknown is all false."""
+    numbers = [
+        PROTOCOLS.index(packet.protocol),
+        space.interface(packet.in_interface),
+        space.interface(packet.out_interface),
+        CONNECTION_STATES.index(packet.state),
+        packet.port,
+        packet.destination.first,
+        *(NONE if each is None else each for each in (packet.source_port, packet.uid, packet.gid)),
+        packet.source.first if packet.source else NONE,
+    ]
+    for bits in space.groups:
+        numbers += [gathered(packet.mark, bits), gathered(packet.mark, bits), gathered(packet.connection_mark, bits)]
+    return numbers + [0] * (len(space.domains) - space.first_unknown)

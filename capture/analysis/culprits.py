@@ -40,35 +40,23 @@ class Place(Value):
 
 
 class Culprits:
-    """Foreign rules that divert packets of one family: ``certain`` ones, and those that cannot be judged, with effects.
+    """Foreign rules that divert packets of one family: ``named`` has the place of each, with its effect.
 
     ``whole`` has all live rules, ``without_foreign`` our own of them, ``foreign`` the places of foreign rules in our
     tables. ``doubts`` are what else cannot be judged, in words; with ``is_complete`` every other rule has no effect.
     """
 
-    def __init__(
-        self,
-        family: Family,
-        without_foreign: Situation,
-        whole: Situation,
-        foreign: dict[tuple[TableName, str], frozenset[int]],
-    ) -> None:
+    def __init__(self, family: Family, whole: Situation, foreign: dict[tuple[TableName, str], frozenset[int]]) -> None:
         self.family = family
-        self.without_foreign = without_foreign
+        self.without_foreign = without(whole, foreign).replace(elsewhere=())
         self.whole = whole
         self.foreign = foreign
-        self.certain: list[tuple[Place, Effect]] = []
-        self.unjudged: list[tuple[Place, Effect]] = []
+        self.named: dict[Place, Effect] = {}
         self.doubts: tuple[str, ...] = ()
         self.is_complete = True
         self._is_only_one = sum(map(len, foreign.values())) + sum(_ways_in(each) for each in whole.elsewhere) == 1
         self._are_many = sum(map(len, foreign.values())) + _count(whole) > MANY
         self._search()
-
-    @property
-    def named(self) -> set[Place]:
-        """Return where the rules are."""
-        return {place for place, _ in (*self.certain, *self.unjudged)}
 
     def _search(self) -> None:
         situation = self.whole
@@ -82,19 +70,18 @@ class Culprits:
             situation = left
             if not self._is_left(situation):
                 return
-            if self._is_enough() or (self._are_many and self.certain):
+            if self._is_enough() or (self._are_many and any(each.is_certain for each in self.named.values())):
                 self.is_complete = False
                 self.doubts = (f"{self.family}: foreign rules that are not named may divert captured traffic, too",)
                 return
 
     def _is_left(self, situation: Situation) -> bool:
         """Return whether foreign rules are left that may be the reason."""
-        named = self.named
         in_tables = (Place(*where, position) for where, found in self.foreign.items() for position in found)
-        return any(map(_ways_in, situation.elsewhere)) or any(place not in named for place in in_tables)
+        return any(map(_ways_in, situation.elsewhere)) or any(place not in self.named for place in in_tables)
 
     def _is_enough(self) -> bool:
-        return len(self.certain) + len(self.unjudged) >= (MAX_OF_MANY if self._are_many else MAX_CULPRITS)
+        return len(self.named) >= (MAX_OF_MANY if self._are_many else MAX_CULPRITS)
 
     def _named_of(self, comparison: Comparison, situation: Situation) -> Situation:
         """Name the rules that make the difference, unless one hides another; return the situation without them."""
@@ -102,11 +89,10 @@ class Culprits:
         while not self._is_enough():
             effect = comparison.first(passed)
             places = [] if effect is None else self._to_blame(effect, comparison.situations[1], situation)
-            if effect is None or not places or not self.named.isdisjoint(places):
+            if effect is None or not places or not self.named.keys().isdisjoint(places):
                 break
             for place in places:
-                own = self._effect_of(place, effect, comparison)
-                (self.certain if own.is_certain else self.unjudged).append((place, own))
+                self.named[place] = self._effect_of(place, effect, comparison)
                 passed.append(self.rule(place))
                 situation = self._taken_out(situation, place)
         return situation

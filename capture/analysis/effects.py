@@ -41,22 +41,20 @@ NEW = CONNECTION_STATES.index("NEW")
 
 
 class Change(Value):
-    """What becomes of packets before and after; ``after`` is None where that is certain to differ, but not how."""
+    """The fates of packets before and after; ``after`` is None where it is unknown.
+
+    ``is_certain`` is False where it depends on something that cannot be judged whether they differ.
+    """
 
     before: Fate
     after: Fate | None
+    is_certain: bool = True
 
     @property
     def is_plain(self) -> bool:
-        """Return whether packets go elsewhere, or may; else only a mark is another."""
-        return self.after is None or self.before.replace(marked=False) != self.after.replace(marked=False)
-
-
-class Unjudged(Value):
-    """The outcome before; whether the one after differs depends on something that cannot be judged."""
-
-    before: Fate
-    is_plain = False
+        """Return whether packets go elsewhere, or may; else only a mark is another, or that is not certain."""
+        is_moved = self.after is None or self.before.replace(marked=False) != self.after.replace(marked=False)
+        return self.is_certain and is_moved
 
 
 class Effect(Value):
@@ -73,7 +71,7 @@ class Effect(Value):
     packet: Packet
     before: Trace
     after: Trace
-    change: Change | Unjudged
+    change: Change
     regions: tuple[str, ...]
 
     @property
@@ -84,7 +82,7 @@ class Effect(Value):
     @property
     def is_certain(self) -> bool:
         """Return whether the packets are certainly treated differently."""
-        return isinstance(self.change, Change)
+        return self.change.is_certain
 
 
 class Comparison:
@@ -164,7 +162,7 @@ class Comparison:
         yield self.diagrams.yes
 
     def differing(self, direction: Direction, *, only_captured: bool = False) -> int:
-        """Return the function to None where packets are treated alike, else to a Change or Unjudged."""
+        """Return the function to None where packets are treated alike, else to a Change."""
         return self.space.switches.expanded(self._differing(direction, only_captured=only_captured))
 
     def _differing(self, direction: Direction, *, only_captured: bool) -> int:
@@ -229,22 +227,22 @@ class Comparison:
             effect = self._traced(direction, verdict, self.space.packet(numbers))
             yield effect.replace(regions=tuple(in_words(self.space, part) for part in described))
 
-    def _verdicts(self, found: int) -> tuple[int, list[Change | Unjudged]]:
+    def _verdicts(self, found: int) -> tuple[int, list[Change]]:
         """Return what differs, and in which ways; if they are many, by the fate before."""
         if len(self.diagrams.leaves(found)) > MAX_EFFECTS:
             found = self.diagrams.mapped(found, _by_before, "by before")
         values = [self.diagrams.value(leaf) for leaf in self.diagrams.leaves(found)]
-        return found, [value for value in values if isinstance(value, Change | Unjudged)]
+        return found, [value for value in values if isinstance(value, Change)]
 
-    def _traced(self, direction: Direction, verdict: Change | Unjudged, packet: Packet) -> Effect:
+    def _traced(self, direction: Direction, verdict: Change, packet: Packet) -> Effect:
         before, after = (whole_way(packet, situation) for situation in self.situations)
         return Effect(self.family, direction, packet, before, after, verdict, ())
 
 
-def weight(change: Change | Unjudged, direction: Direction) -> tuple[bool, ...]:
+def weight(change: Change, direction: Direction) -> tuple[bool, ...]:
     """Return what orders effects: the certain ones first, of captured packets, of apps and clients."""
     is_everyday = change.before.outcome == "proxy-outbound" or direction == INBOUND
-    return isinstance(change, Unjudged), not change.is_plain, change.before.outcome == "direct", not is_everyday
+    return not change.is_certain, not change.is_plain, change.before.outcome == "direct", not is_everyday
 
 
 def _proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tuple[int, int]]:
@@ -261,14 +259,14 @@ def _is_captured(fate: Hashable) -> bool:
 
 
 def _by_before(value: Hashable) -> Hashable:
-    return Change(value.before, None) if isinstance(value, Change) else value
+    return value.replace(after=None) if isinstance(value, Change) else value
 
 
 def _is_redirected(fate: Hashable) -> bool:
     return isinstance(fate, Fate) and fate.port is not None
 
 
-def _verdict(values: list[Hashable]) -> Change | Unjudged | None:
+def _verdict(values: list[Hashable]) -> Change | None:
     """Return what all the values that are possible for some packets come to."""
     pairs = [value for value in values if isinstance(value, tuple)]
     if not pairs:
@@ -276,6 +274,6 @@ def _verdict(values: list[Hashable]) -> Change | Unjudged | None:
     before = pairs[0][0]
     afters = {after for _, after in pairs}
     if len(pairs) < len(values) or ANYTHING in afters or not isinstance(before, Fate):
-        return Unjudged(before if isinstance(before, Fate) else Fate("direct"))
+        return Change(before if isinstance(before, Fate) else Fate("direct"), None, is_certain=False)
     after = next(iter(afters)) if len(afters) == 1 else None
     return Change(before, after if isinstance(after, Fate) else None)

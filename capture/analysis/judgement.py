@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import EMPTY, Difference, foreign_places
-from capture.analysis.culprits import Culprits, Place, without
+from capture.analysis.culprits import Culprits, Place
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.effects import Comparison
 from capture.analysis.stations import Situation
@@ -78,11 +78,11 @@ def judge(
     for family in desired.families:
         reference = Situation(of_family(desired, family, desired), (), is_native, network)
         whole = Situation(of_family(live, family, desired), elsewhere, is_native, network)
-        foreign = foreign_places(reference.ruleset, whole.ruleset)
+        own_of_family = [difference for difference in own if difference.family == family]
         try:
-            parts.append(_Family(family, reference, whole, foreign).judgement([d for d in own if d.family == family]))
+            parts.append(_of_family(family, reference, whole, own_of_family))
         except TooLargeError as error:
-            parts.append(Judgement(tuple(d for d in own if d.family == family), doubts=(str(error.message),)))
+            parts.append(Judgement(tuple(own_of_family), doubts=(str(error.message),)))
     others = [difference for difference in own if difference.family not in desired.families]
     return _together([Judgement(tuple(others)), *parts])
 
@@ -98,70 +98,50 @@ def of_family(ruleset: model.Ruleset, family: Family, desired: model.Ruleset) ->
     return desired.replace(families=(family,), tables=ruleset.with_chains(formed).tables)
 
 
-class _Family:
-    """One family: ``whole`` has all live rules, ``foreign`` the places of foreign rules in our tables."""
+def _of_family(family: Family, reference: Situation, whole: Situation, own: Sequence[Difference]) -> Judgement:
+    """Return what matters in one family; ``whole`` has all live rules."""
+    culprits = Culprits(family, whole, foreign_places(reference.ruleset, whole.ruleset))
+    named = [_finding(culprits, place, effect) for place, effect in culprits.named.items() if effect.is_certain]
+    unjudged = (_finding(culprits, place, effect) for place, effect in culprits.named.items() if not effect.is_certain)
+    others = [place for place in _all_foreign(culprits) if place not in culprits.named] if culprits.is_complete else []
+    harmless = [_finding(culprits, place, None) for place in others]
+    judged = _with_effects(own, Comparison(family, reference, culprits.without_foreign)) if own else ()
+    return Judgement(
+        (*judged, *_only(Difference, named)),
+        _only(Obstacle, named),
+        _only(Difference, harmless),
+        _only(Obstacle, harmless),
+        tuple(unjudged),
+        culprits.doubts,
+    )
 
-    def __init__(
-        self,
-        family: Family,
-        reference: Situation,
-        whole: Situation,
-        foreign: dict[tuple[model.TableName, str], frozenset[int]],
-    ) -> None:
-        self.family = family
-        self.reference = reference
-        self.whole = whole
-        self.foreign = foreign
-        self.without_foreign = without(whole, foreign).replace(elsewhere=())
-        self.culprits = Culprits(family, self.without_foreign, whole, foreign)
 
-    def judgement(self, own: Sequence[Difference]) -> Judgement:
-        """Return what matters in this family."""
-        culprits, named = self.culprits, self.culprits.named
-        certain = [self._finding(place, effect) for place, effect in culprits.certain]
-        harmless = [place for place in self._all_foreign() if place not in named] if culprits.is_complete else []
-        quiet = [self._finding(place, None) for place in harmless]
-        return Judgement(
-            (*self._with_effects(own), *_only(Difference, certain)),
-            _only(Obstacle, certain),
-            _only(Difference, quiet),
-            _only(Obstacle, quiet),
-            tuple(self._finding(place, effect) for place, effect in culprits.unjudged),
-            culprits.doubts,
-        )
+def _with_effects(own: Sequence[Difference], comparison: Comparison) -> Iterator[Difference]:
+    """Yield the differences of our own rules, each with its effect on packets that its rule matches."""
+    for number, difference in enumerate(own):
+        effect = None
+        if number < MAX_JUDGED:
+            effects = [each for each in comparison.effects(among=difference.rule) if each.is_certain]
+            effect = min(effects, key=lambda each: each.weight, default=None)
+        yield difference.replace(effect=effect)
 
-    # --- our own -----------------------------------------------------------------------------------
 
-    def _with_effects(self, own: Sequence[Difference]) -> Iterator[Difference]:
-        """Yield the differences of our own rules, each with its effect on packets that its rule matches."""
-        if not own:
-            return
-        comparison = Comparison(self.family, self.reference, self.without_foreign)
-        for number, difference in enumerate(own):
-            effect = None
-            if number < MAX_JUDGED:
-                effects = [each for each in comparison.effects(among=difference.rule) if each.is_certain]
-                effect = min(effects, key=lambda each: each.weight, default=None)
-            yield difference.replace(effect=effect)
+def _all_foreign(culprits: Culprits) -> Iterator[Place]:
+    """Yield every foreign rule that is worth a line."""
+    for (table, chain), positions in culprits.foreign.items():
+        yield from (Place(table, chain, position) for position in sorted(positions))
+    for number, each in enumerate(culprits.whole.elsewhere):
+        if culprits.family in each.families and each.is_worth_notes:
+            for position, rule in enumerate(each.entry.rules, 1):
+                if rule.family in (None, culprits.family) and not isinstance(rule.verdict, LET_PASS):
+                    yield Place(each.contents.name, each.entry.name, position, number)
 
-    # --- all that is foreign -----------------------------------------------------------------------
 
-    def _all_foreign(self) -> Iterator[Place]:
-        """Yield every foreign rule that is worth a line."""
-        for (table, chain), positions in self.foreign.items():
-            yield from (Place(table, chain, position) for position in sorted(positions))
-        for number, each in enumerate(self.whole.elsewhere):
-            if self.family in each.families and each.is_worth_notes:
-                for position, rule in enumerate(each.entry.rules, 1):
-                    is_of_family = rule.family in (None, self.family)
-                    if is_of_family and not isinstance(rule.verdict, LET_PASS):
-                        yield Place(each.contents.name, each.entry.name, position, number)
-
-    def _finding(self, place: Place, effect: Effect | None) -> Difference | Obstacle:
-        if place.number >= 0:
-            return Obstacle(self.whole.elsewhere[place.number], self.culprits.rule(place), effect)
-        rule = self.culprits.rule(place)
-        return Difference(self.family, place.table, place.chain, "foreign", rule, place.position, effect=effect)
+def _finding(culprits: Culprits, place: Place, effect: Effect | None) -> Difference | Obstacle:
+    rule = culprits.rule(place)
+    if place.number >= 0:
+        return Obstacle(culprits.whole.elsewhere[place.number], rule, effect)
+    return Difference(culprits.family, place.table, place.chain, "foreign", rule, place.position, effect=effect)
 
 
 def _only(kind: type[Found], found: Iterable[Difference | Obstacle]) -> tuple[Found, ...]:

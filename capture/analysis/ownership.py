@@ -300,13 +300,15 @@ def excluded_interface(table: model.TableName, chain: str, rule: model.Rule) -> 
 
 def _marks_of_our_chains(live: model.Ruleset, family: Family) -> frozenset[int]:
     """Return the marks that our chains of the mangle table match: those of the transparent proxy."""
-    marks: set[int] = set()
     table = live.table(model.MANGLE)
-    for chain in table.chains if table else ():
-        if is_our_chain(chain.name):
-            for rule in chain.rules_for(family):
-                marks.update(each.value for each in rule.matches if isinstance(each, model.Mark) and not each.negated)
-    return frozenset(marks)
+    return frozenset(
+        match.value
+        for chain in (table.chains if table else ())
+        if is_our_chain(chain.name)
+        for rule in chain.rules_for(family)
+        for match in rule.matches
+        if isinstance(match, model.Mark) and not match.negated
+    )
 
 
 # --- by siblings ---------------------------------------------------------------------------------

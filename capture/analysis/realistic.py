@@ -20,6 +20,7 @@ from capture.analysis.space import (
     SOURCE,
     SOURCE_PORT,
     UID,
+    marks_of,
 )
 from capture.analysis.trace import OF_KNOWN_CONNECTIONS, routed_marks
 from capture.model import ruleset as model
@@ -28,7 +29,7 @@ from capture.model.packet import LOOPBACK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from capture.analysis.compiler import Compiler, Direction
     from capture.analysis.space import PacketSpace
@@ -164,7 +165,7 @@ def _marks_left_by(possible: dict[Direction, int], space: PacketSpace, compilers
     rules = [rule for compiler in compilers for rule in compiler.situation.rules]
     if not any(isinstance(rule.verdict, model.SaveMark) for rule in rules):
         return found
-    constants = sorted({0} | {mark for rule in rules for mark in _marks(rule)})
+    constants = sorted({0} | {mark for rule in rules for mark, _ in marks_of(rule)})
     made = [
         (compiler.connection_mark(direction, constants), packets)
         for compiler in compilers
@@ -182,14 +183,3 @@ def _marks_left_by(possible: dict[Direction, int], space: PacketSpace, compilers
                 if isinstance(mark, int):
                     found = diagrams.either(found, space.marked("connection", mark, model.ALL_BITS))
     return kept
-
-
-def _marks(rule: model.Rule) -> Iterator[int]:
-    """Yield the marks that a rule matches or sets."""
-    for match in rule.matches:
-        if isinstance(match, model.Mark | model.ConnectionMark):
-            yield match.value
-    if isinstance(rule.verdict, model.SetMark):
-        yield rule.verdict.value
-    if isinstance(rule.verdict, model.TransparentProxy):
-        yield rule.verdict.mark

@@ -16,7 +16,7 @@ from capture.model.packet import LOOPBACK, Packet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
     from typing import Literal
 
     from capture.analysis.stations import Situation
@@ -211,25 +211,6 @@ class PacketSpace:
 
     # --- packets ---------------------------------------------------------------------------------
 
-    def numbers_of(self, packet: Packet, unknown: int = 0) -> list[int]:
-        """Return the number of each field of a packet; what is unknown is all true (1) or all false."""
-        numbers = [
-            PROTOCOLS.index(packet.protocol),
-            self.interface(packet.in_interface),
-            self.interface(packet.out_interface),
-            model.CONNECTION_STATES.index(packet.state),
-            packet.port,
-            packet.destination.first,
-            NONE if packet.source_port is None else packet.source_port,
-            NONE if packet.uid is None else packet.uid,
-            NONE if packet.gid is None else packet.gid,
-            packet.source.first if packet.source else NONE,
-        ]
-        for bits in self.groups:
-            numbers += [gathered(packet.mark, bits), gathered(packet.mark, bits)]
-            numbers.append(gathered(packet.connection_mark, bits))
-        return numbers + [unknown] * (len(self.domains) - self.first_unknown)
-
     def packet(self, numbers: Sequence[int]) -> Packet:
         """Return the packet whose fields have these numbers."""
         bits = BITS[self.family]
@@ -270,15 +251,20 @@ def scattered(number: int, bits: Sequence[int]) -> int:
     return sum((number >> place & 1) << bit for place, bit in enumerate(bits))
 
 
+def marks_of(rule: model.Rule) -> Iterator[tuple[int, int]]:
+    """Yield value and mask of each mark that a rule matches or sets."""
+    for each in (*rule.matches, rule.verdict):
+        if isinstance(each, model.Mark | model.ConnectionMark | model.SetMark):
+            yield each.value, each.mask
+        elif isinstance(each, model.TransparentProxy):
+            yield each.mark, each.mask
+
+
 def _mark_groups(tables: Iterable[model.Table]) -> list[list[int]]:
     """Return the bits of marks, those together that every mask in every rule treats alike."""
     masks: set[int] = set()
     for rule in (rule for table in tables for rule in table.rules):
-        masks.update(match.mask for match in rule.matches if isinstance(match, model.Mark | model.ConnectionMark))
-        if isinstance(rule.verdict, model.SetMark):
-            masks.add(rule.verdict.value | rule.verdict.mask)
-        if isinstance(rule.verdict, model.TransparentProxy):
-            masks.add(rule.verdict.mark | rule.verdict.mask)
+        masks.update(value | mask for value, mask in marks_of(rule))
     alike: dict[tuple[int, ...], list[int]] = {}
     for bit in range(MARK_BITS):
         alike.setdefault(tuple(mask >> bit & 1 for mask in sorted(masks)), []).append(bit)

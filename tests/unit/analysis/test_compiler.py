@@ -14,7 +14,7 @@ from capture.analysis.trace import whole_way
 from capture.model.addresses import outside
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import RestoreMark, Return, TransparentProxy
-from small_pools import Pools
+from small_pools import Pools, numbers_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,11 @@ def compared(seed: int, packets: int = PACKETS) -> Iterator[tuple[object, Fate, 
     roots = {True: compiled.fates(INBOUND), False: compiled.fates(OUTBOUND)}
     for packet in pools.packets(packets):
         traced = whole_way(packet, situation)
-        yield fields.diagrams.at(roots[packet.in_interface is not None], fields.numbers_of(packet)), traced.fate, traced
+        yield (
+            fields.diagrams.at(roots[packet.in_interface is not None], numbers_of(fields, packet)),
+            traced.fate,
+            traced,
+        )
 
 
 def wrong(seeds: range, packets: int = PACKETS) -> int:
