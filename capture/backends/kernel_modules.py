@@ -1,6 +1,6 @@
 """Kernel modules: which ones a rule set needs in each backend, which of them this kernel lacks, what helps.
 
-A distribution's netfilter is made of modules. The kernel loads what a rule needs when it requests
+A distribution's netfilter is made of modules. The kernel requests what a rule needs
 (request_module in net/netfilter/nf_tables_api.c and x_tables.c), with modprobe(8) of the host,
 for any user. If that fails, the answer is "No such file or directory", and names nothing. So here is
 what needs what: names and dependencies are those of Linux 6.1 (``modinfo -F depends``), and hold since
