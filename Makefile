@@ -75,7 +75,7 @@ lint: ## ruff and mypy --strict
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy --strict
 
-format: ## Let ruff mend what it can
+format: ## Let ruff repair what it can
 	@scripts/setup lint
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format

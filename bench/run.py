@@ -79,7 +79,7 @@ Where these variables name them, `make bench` times Istio's programs in the same
 
 Measured once so, on another day and with an older version (whole processes, interleaved, medians of 20, ms):
 
-| | ours | Istio's | ratio |
+| | capture | Istio's | ratio |
 | --- | ---: | ---: | ---: |
 | init container, iptables (`pilot-agent istio-iptables`) | 25.1 | 66.3 | 0.38 |
 | init container, nftables (`pilot-agent istio-iptables`) | 22.7 | 33.1 | 0.69 |
@@ -87,7 +87,7 @@ Measured once so, on another day and with an older version (whole processes, int
 | ADD, pod from the API server, iptables | 89.1 | 93.7 | 0.95 |
 | ADD, pod from the API server, nftables | 87.3 | 58.3 | 1.50 |
 
-So in its native nftables mode Istio's small program was quicker than ours, and so was its plugin, where both query the
+So in its native nftables mode Istio's small program was quicker, and so was its plugin, where both query the
 API server. 40 ms of our look-up were Nagle's algorithm, which is off since. An ADD that knows the pod from the
 runtime's annotations asks no server, which Istio's plugin cannot.
 """

@@ -89,7 +89,7 @@ def parse(configuration: Mapping[str, Any]) -> Configuration:
     )
 
 
-def asks_for_annotations(configuration: Mapping[str, Any]) -> bool:
+def requests_annotations(configuration: Mapping[str, Any]) -> bool:
     """Return whether the entry has the capability that makes runtimes hand over annotations."""
     capabilities = configuration.get("capabilities")
     return isinstance(capabilities, dict) and capabilities.get(ANNOTATIONS_CAPABILITY) is True
@@ -98,7 +98,7 @@ def asks_for_annotations(configuration: Mapping[str, Any]) -> bool:
 def lacks_source(configuration: Mapping[str, Any]) -> bool:
     """Return whether the entry requests annotations and names no other source, and the runtime hands over none."""
     names_a_source = bool(configuration.get("kubeconfig")) or configuration.get("pod_sources") is not None
-    return not names_a_source and asks_for_annotations(configuration) and _annotations(configuration) is None
+    return not names_a_source and requests_annotations(configuration) and _annotations(configuration) is None
 
 
 def _capture_settings(configuration: Mapping[str, Any]) -> Settings:

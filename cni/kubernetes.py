@@ -121,8 +121,8 @@ class _Question:
         if self.tls is None and (kubeconfig.token or kubeconfig.token_file):
             raise kubeconfigs.unusable(
                 kubeconfig.path,
-                "'server' is http, where everybody on the way could read the token",
-                "Say https in 'server', or leave the token out.",
+                "'server' is http: the token could be read on the way",
+                "Use https in 'server', or leave the token out.",
             )
 
     def answer(self, read: Callable[[bytes], T], deadline: float) -> T:

@@ -323,10 +323,10 @@ def _status(request: Request, configuration: Configuration, journal: Log) -> Non
     lacking = missing("NET_ADMIN", "SYS_ADMIN")
     if lacking:
         raise CniError(NOT_AVAILABLE, f"missing capability {' and '.join(lacking)}", "Run it as root.")
-    if configuration.pod_sources == (RUNTIME,) and not conf.asks_for_annotations(request.configuration):
+    if configuration.pod_sources == (RUNTIME,) and not conf.requests_annotations(request.configuration):
         raise CniError(
             NOT_AVAILABLE,
-            f"no source of facts about pods: the entry does not ask for {ANNOTATIONS_CAPABILITY}",
+            f"no source of facts about pods: the entry does not request {ANNOTATIONS_CAPABILITY}",
             f'Add "capabilities": {{"{ANNOTATIONS_CAPABILITY}": true}} to the plugin\'s entry, or a kubeconfig.',
         )
     try:

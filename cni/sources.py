@@ -31,7 +31,7 @@ REMEDIES = {
         " CRI-O answer with the annotations; for other runtimes name a 'kubeconfig' and have 'kubernetes' in"
         " 'pod_sources'."
     ),
-    AGENT: "Does the agent run on this node? `capture node status` asks it.",
+    AGENT: "Does the agent run on this node? `capture node status` queries it.",
 }
 
 

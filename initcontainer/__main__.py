@@ -65,7 +65,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
     namespace = settings[NETWORK_NAMESPACE] or None
     host = PodFromOutside(environ) if settings[CNI_MODE] else PodFromInside(environ)
     if settings[CLEANUP_ONLY]:
-        _say_what_goes(settings, namespace, host, printer)
+        _print_what_is_removed(settings, namespace, host, printer)
         _clean(settings, namespace, printer)
         return EXIT_DONE
     _show_start(settings, namespace, host, printer)
@@ -111,7 +111,7 @@ def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, 
             printer.show(note)
 
 
-def _say_what_goes(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
+def _print_what_is_removed(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
     """Print the same of what is to be removed, if it is recorded; settings without a meaning here are no obstacle."""
     try:
         reference = operations.reference(None, namespace) or operations.reference(settings, namespace, host)

@@ -65,7 +65,7 @@ def decide(
     kind, value = _own_word(metadata)
     if value in ("true", "false"):
         return Decision(inject=value == "true", reason=f"{kind} {INJECT} is {value}")
-    reason = "injection is the default" if policy == "enabled" else "injection is off unless a pod asks for it"
+    reason = "injection is the default" if policy == "enabled" else "injection is off unless a pod requests it"
     warnings = (f"{kind} {INJECT}: {value!r} is neither true nor false, and decides nothing",) if kind else ()
     return Decision(inject=policy == "enabled", reason=reason, warnings=warnings)
 

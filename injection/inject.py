@@ -92,7 +92,7 @@ def _outcome(number: int, workload: Workload, template: Template, base: Settings
         return Outcome(number, workload, injected=False, reason=decision.reason, warnings=decision.warnings)
     templates = [name.strip() for name in workload.annotations.get(TEMPLATES_ANNOTATION, SIDECAR).split(",")]
     if SIDECAR not in templates:
-        reason = f"annotation {TEMPLATES_ANNOTATION} asks for {', '.join(templates)}"
+        reason = f"annotation {TEMPLATES_ANNOTATION} names {', '.join(templates)}"
         return Outcome(number, workload, injected=False, reason=reason, warnings=decision.warnings)
     if STATUS_ANNOTATION in workload.annotations:
         reason = f"another injector has been here: annotation {STATUS_ANNOTATION}"

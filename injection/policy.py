@@ -180,7 +180,7 @@ class _Policy:
             Variable("native", _native(default=self._template.is_native)),
             Variable("uid", _own_uid(self._fixed.uid)),
             Variable("statusPort", f"{_named(STATUS_PORT, DEFAULT_STATUS_PORT)}.trim()"),
-            Variable("said", annotation),
+            Variable("given", annotation),
             Variable("more", _WITH_STATUS_PORT),
             Variable("excluded", f"variables.more == '' ? '{ENVOY_PORTS}' : '{ENVOY_PORTS},' + variables.more"),
             Variable("arguments", self._arguments()),
@@ -324,8 +324,8 @@ _ALL_CONTAINERS = (
     " + object.spec.containers.map(c, c.name)"
 )
 _WITH_STATUS_PORT = (
-    "variables.statusPort in ['', '0'] || variables.statusPort in variables.said.split(',') ? variables.said :"
-    " (variables.said.split(',').map(p, p.trim()).filter(p, p != '') + [variables.statusPort]).join(',')"
+    "variables.statusPort in ['', '0'] || variables.statusPort in variables.given.split(',') ? variables.given :"
+    " (variables.given.split(',').map(p, p.trim()).filter(p, p != '') + [variables.statusPort]).join(',')"
 )
 
 

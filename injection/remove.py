@@ -76,7 +76,7 @@ def own_status(workload: Workload) -> dict[str, Any] | None:
     if misfit:
         raise DocumentError(
             f"{workload}: annotation {STATUS_ANNOTATION}: {misfit}",
-            "Somebody changed what an injection noted there. Take out by hand what was injected, and the annotation.",
+            "Another program changed what an injection noted there. Remove the injection and the annotation by hand.",
         )
     return status
 

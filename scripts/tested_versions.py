@@ -59,10 +59,10 @@ def version(command: list[str]) -> str:
     """Return the version that a program prints, or "" if it is not there."""
     environ = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     try:
-        said = subprocess.run(command, capture_output=True, text=True, check=False, env=environ).stdout
+        printed = subprocess.run(command, capture_output=True, text=True, check=False, env=environ).stdout
     except FileNotFoundError:
         return ""
-    numbers = re.search(r"\d+\.\d+(?:\.\d+)?", said)
+    numbers = re.search(r"\d+\.\d+(?:\.\d+)?", printed)
     return numbers[0] if numbers else ""
 
 

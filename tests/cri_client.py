@@ -162,13 +162,13 @@ class CriClient:
 
     def call(self, method: str, request: str, response: str, **fields: Any) -> Any:
         """Call a method of the runtime service; RuntimeRefusedError if it fails."""
-        ask = self._channel.unary_unary(
+        call = self._channel.unary_unary(
             f"/runtime.v1.RuntimeService/{method}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=getattr(self.messages, response).FromString,
         )
         try:
-            return ask(getattr(self.messages, request)(**fields), timeout=TIMEOUT, wait_for_ready=True)
+            return call(getattr(self.messages, request)(**fields), timeout=TIMEOUT, wait_for_ready=True)
         except grpc.RpcError as error:
             raise RuntimeRefusedError(error.details()) from None
 

@@ -177,7 +177,7 @@ def dribble() -> Behaviour:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Recorded:
     """One request: when, for what, as whom."""
 
     at: float
@@ -216,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
         certificate: Any = self.request.getpeercert() if fake.tls is not None else None
         names = dict(entry[0] for entry in certificate["subject"]) if certificate else {}
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        behaviour = fake.next_behaviour(Asked(time.monotonic(), self.path, token, names.get("commonName", "")))
+        behaviour = fake.next_behaviour(Recorded(time.monotonic(), self.path, token, names.get("commonName", "")))
         if behaviour is not None:
             behaviour(self)
         elif fake.token is not None and token != fake.token:
@@ -231,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.fake.posted.append((self.path, sent))
-        behaviour = self.server.fake.next_behaviour(Asked(time.monotonic(), self.path, "", ""))
+        behaviour = self.server.fake.next_behaviour(Recorded(time.monotonic(), self.path, "", ""))
         if behaviour is not None:
             behaviour(self)
         else:
@@ -355,7 +355,7 @@ class FakeKubernetes:
         self.objects: dict[str, object] = {}
         """What else there is, by its path."""
         self.posted: list[tuple[str, Any]] = []
-        self.requests: list[Asked] = []
+        self.requests: list[Recorded] = []
         self.token: str | None = None
         self.prefix = prefix
         self.tls = _server_context(certificate, clients_of) if certificate else None
@@ -394,10 +394,10 @@ class FakeKubernetes:
         """Accept this token from now on, and no request without it."""
         self.token = token
 
-    def next_behaviour(self, asked: Asked) -> Behaviour | None:
+    def next_behaviour(self, request: Recorded) -> Behaviour | None:
         """Note a request and return how to misbehave; None for not at all."""
         with self._lock:
-            self.requests.append(asked)
+            self.requests.append(request)
             return self._behaviours.pop(0) if self._behaviours else self._always
 
     def kubeconfig(self, user: dict[str, object] | None = None, **cluster: object) -> str:

@@ -44,9 +44,9 @@ class Load:
         """End it and return what happened to its connections."""
         self.process._popen.send_signal(signal.SIGTERM)
         assert self.process.wait(10) == 0, self.process.output()
-        return Counts({_split(name): Counter(counts) for name, counts in self._said().items()})
+        return Counts({_split(name): Counter(counts) for name, counts in self._finished().items()})
 
-    def _said(self) -> dict[str, dict[str, int]]:
+    def _finished(self) -> dict[str, dict[str, int]]:
         explicit: dict[str, dict[str, int]] = json.loads(self.process.output().splitlines()[-1])
         return explicit
 

@@ -201,8 +201,8 @@ def _obstacle(facts: Facts, driver: str, variant: Variant, *, certain: bool) -> 
 
 
 OTHER_USERS = (
-    "this network namespace belongs to another user namespace (a pod with hostUsers: false); nftables can be told from"
-    " here, while iptables takes its owner match only from a process in that one"
+    "this network namespace belongs to another user namespace (a pod with hostUsers: false); nftables can be written"
+    " from here, while iptables takes its owner match only from a process in that one"
 )
 """``owner_check`` in net/netfilter/xt_owner.c; nft's ``meta skuid`` has no such condition."""
 

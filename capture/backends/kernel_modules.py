@@ -1,6 +1,6 @@
 """Kernel modules: which ones a rule set needs in each backend, which of them this kernel lacks, what helps.
 
-A distribution's netfilter is made of modules. The kernel loads what a rule needs when it requests
+A distribution's netfilter is made of modules. The kernel requests what a rule needs
 (request_module in net/netfilter/nf_tables_api.c and x_tables.c), with modprobe(8) of the host,
 for any user. If that fails, the answer is "No such file or directory", and names nothing. So here is
 what needs what: names and dependencies are those of Linux 6.1 (``modinfo -F depends``), and hold since
@@ -276,10 +276,10 @@ def _prohibitions() -> dict[str, str]:
 def _forbids(words: list[str]) -> bool:
     if words[0] == "install":
         return len(words) > 2 and words[2].rpartition("/")[2] in ("true", "false")
-    return words[0] == "blacklist" and words[1].startswith(ASKED_BY_ANOTHER_NAME)
+    return words[0] == "blacklist" and words[1].startswith(REQUESTED_BY_ANOTHER_NAME)
 
 
-ASKED_BY_ANOTHER_NAME = ("nft_", "xt_", "nf_tables", "nfnetlink", "nf_log_syslog")
+REQUESTED_BY_ANOTHER_NAME = ("nft_", "xt_", "nf_tables", "nfnetlink", "nf_log_syslog")
 """Prefixes of the modules that the kernel requests by purpose: nft-expr-1-redir, ipt_owner."""
 
 

@@ -106,10 +106,10 @@ def with_progress(command: click.Command, words: Sequence[str], name: str = "cap
 
 def reporter(words: Sequence[str]) -> Callable[[CaptureError], None]:
     """Return how an error is reported: as JSON too where the command line has --format json, even if it is wrong."""
-    return report_as_json if wants_json(words) else report
+    return report_as_json if requests_json(words) else report
 
 
-def wants_json(words: Sequence[str]) -> bool:
+def requests_json(words: Sequence[str]) -> bool:
     """Return whether a command line requests JSON."""
     return "--format=json" in words or ("--format", "json") in itertools.pairwise(words)
 

@@ -121,4 +121,4 @@ def request_extension(netfilter: NetlinkSocket, family: int, kind: int, name: st
         + attribute(NFTA_COMPAT_TYPE, u32be(kind))
     )
     message = NFNL_SUBSYS_NFT_COMPAT << 8 | NFNL_MSG_COMPAT_GET
-    netfilter.request(message, 0, nfgenmsg(family) + extension, f"ask for the extension {name} of iptables")
+    netfilter.request(message, 0, nfgenmsg(family) + extension, f"request the extension {name} of iptables")

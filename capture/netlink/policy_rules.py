@@ -70,8 +70,8 @@ class PolicyRule(Value):
     @property
     def is_plain(self) -> bool:
         """Whether it is `fwmark MARK lookup TABLE` and nothing else."""
-        says_more = self.selector or self.is_inverted or self.suppressed is not None
-        return not says_more and self.looks_up and self.mask == WHOLE_MARK
+        has_more_conditions = self.selector or self.is_inverted or self.suppressed is not None
+        return not has_more_conditions and self.looks_up and self.mask == WHOLE_MARK
 
     def is_for_mark(self, mark: int, table: int) -> bool:
         """Return whether it is `fwmark MARK lookup TABLE` with these, and nothing else."""
@@ -79,9 +79,9 @@ class PolicyRule(Value):
 
     def may_match_mark(self, mark: int) -> bool:
         """Return whether packets with this mark may be meant."""
-        asks_for_it = (mark ^ self.mark) & self.mask == 0
+        matches_it = (mark ^ self.mark) & self.mask == 0
         only_mark = not self.selector
-        return not (asks_for_it and only_mark and self.mask) if self.is_inverted else asks_for_it
+        return not (matches_it and only_mark and self.mask) if self.is_inverted else matches_it
 
     def __str__(self) -> str:
         words = [f"{self.preference}:", "not" if self.is_inverted else "", self.selector or "from all"]

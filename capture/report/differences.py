@@ -189,7 +189,7 @@ def verified_in_words(verified: Verified) -> Iterator[str]:
     elif verified.is_certain:
         yield f"in sync: live rules match the {compared_with}"
     elif verified.has_reference:
-        yield f"cannot be judged: live rules match the {compared_with} as far as can be told"
+        yield f"cannot be judged: live rules match the {compared_with} as far as they can be judged"
     else:
         yield "consistent, but there is no reference to compare with"
     if found == [NOTHING_APPLIED]:

@@ -72,5 +72,5 @@ def cut_by_cleaning(namespace: str | None) -> list[str]:
     try:
         count = operations.captured_connections(namespace)
     except CaptureError as error:
-        return [f"connections that pass the proxy will be cut; how many cannot be told: {error.message}"]
+        return [f"connections that pass the proxy will be cut; their number is unknown: {error.message}"]
     return [f"{count} {'connection' if count == 1 else 'connections'} through the proxy will be cut"] if count else []

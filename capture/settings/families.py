@@ -34,13 +34,13 @@ class ChosenFamilies(Value):
 def choose_families(settings: Settings, host: Host) -> ChosenFamilies:
     """Return the families to capture in a pod."""
     addresses = global_addresses(host.pod_addresses())
-    wants_ipv6, because = _wants_ipv6(settings, host, addresses)
+    requests_ipv6, because = _requests_ipv6(settings, host, addresses)
     warnings = _contradictions(settings)
-    if wants_ipv6 and not host.has_ipv6():
-        wants_ipv6 = False
+    if requests_ipv6 and not host.has_ipv6():
+        requests_ipv6 = False
         because = f"{because}; this kernel cannot capture IPv6"
         warnings.append("this kernel cannot capture IPv6: only IPv4 is captured")
-    chosen = FAMILIES if wants_ipv6 else (IPV4,)
+    chosen = FAMILIES if requests_ipv6 else (IPV4,)
     warnings += uncaptured_warnings(settings, chosen, addresses)
     is_reached_by_ipv6 = any(address.family == IPV6 for address in addresses)
     return ChosenFamilies(chosen, is_reached_by_ipv6, because, tuple(warnings))
@@ -51,7 +51,7 @@ def global_addresses(addresses: Iterable[Network]) -> list[Network]:
     return [address for address in addresses if not address.is_loopback and not address.is_link_local]
 
 
-def _wants_ipv6(settings: Settings, host: Host, addresses: list[Network]) -> tuple[bool, str]:
+def _requests_ipv6(settings: Settings, host: Host, addresses: list[Network]) -> tuple[bool, str]:
     """Return whether IPv6 is to be captured, and which setting decides that, and where it comes from."""
     origin = settings.origin(IP_FAMILIES)
     choice = settings[IP_FAMILIES]

@@ -181,7 +181,7 @@ class Installation:
         if all(network.is_our_own for network in installer.networks(options.conf_dir)):
             changes = installer.uninstall(options.bin_dir, options.conf_dir, keep_plugin=True)
             self._was_in_place = False
-            self.health.report("entry", "the main network configuration has gone, and with it the list of our own")
+            self.health.report("entry", "the main network configuration is gone, and with it the list of our own")
         else:
             changes = self._put_entry()
         for change in changes:

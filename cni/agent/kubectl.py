@@ -13,7 +13,7 @@ import sys
 
 import click
 
-from capture.cli.group import reporter, wants_json, with_progress
+from capture.cli.group import reporter, requests_json, with_progress
 from capture.errors import EXIT_FAILED, CaptureError
 from capture.report.output import GREEN, ended, painted, print_json
 from capture.report.terminal import columns, print_lines, rows
@@ -170,7 +170,7 @@ def _status(kubectl: Kubectl, options: list[str]) -> int:
     agents = kubectl.agents()
     if not agents:
         raise CaptureError("no agent runs in this cluster", "docs/agent.md says how to install it.")
-    if wants_json(options):
+    if requests_json(options):
         found = [kubectl.answer(agent, "node", "status", *options) for agent in agents]
         print_json({"agents": found})
         return 0 if all(each.get("ready") for each in found) else EXIT_FAILED
@@ -198,9 +198,9 @@ def _report(kubectl: Kubectl, agent: dict[str, Any], pod: str, options: list[str
         print(f"[{number}/{len(steps)}] {title}", file=sys.stderr, flush=True)  # noqa: T201  # it takes seconds
         command = f"capture {' '.join(arguments)}"
         parts.append({"title": title, "command": command, "output": kubectl.output(agent, *arguments)})
-        if not wants_json(options):
+        if not requests_json(options):
             print_lines(f"--- {title}: {command}\n{parts[-1]['output']}".split("\n"))
-    if wants_json(options):
+    if requests_json(options):
         print_json({"parts": parts})
     return 0
 

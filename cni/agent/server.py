@@ -53,10 +53,10 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         """Return the answer to a question."""
         try:
             question = decode(line.decode())
-            ask = self.answers[question["ask"]]
+            answer = self.answers[question["ask"]]
         except (JsonError, UnicodeDecodeError, KeyError, TypeError):
             return {"error": f"expected a line of JSON with 'ask' among {', '.join(sorted(self.answers))}"}
-        return ask(question)
+        return answer(question)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore a caller that no longer waits."""

@@ -56,7 +56,7 @@ static void copy_data_at_once(void)
 }
 
 /* Memory for Python's objects comes from the kernel in pages of 2 MB where it has them (/sys/kernel/mm/
- * transparent_hugepage/enabled: "madvise" or "always"): one page fault instead of 512. Python asks for 1 MB at a time.
+ * transparent_hugepage/enabled: "madvise" or "always"): one page fault instead of 512. Python requests 1 MB at a time.
  */
 #define HUGE_PAGE ((uintptr_t)2 << 20)
 static char *next_arena, *end_of_page;
@@ -145,7 +145,7 @@ static void leave_out(const char *module)
 
 int main(int argc, char **argv)
 {
-    const char *linker = (const char *)getauxval(AT_EXECFN); /* it lies beside this executable */
+    const char *linker = (const char *)getauxval(AT_EXECFN); /* it is next to this executable */
     const char *module = entry_module(argv[0]);
     PyPreConfig preconfig;
     PyConfig config;

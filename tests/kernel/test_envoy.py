@@ -33,7 +33,7 @@ from pytest_netns import Client, Namespace, NamespaceFactory, Outcome, Pod, make
 
 pytestmark = pytest.mark.kernel
 
-HTTP, TCP, GRPC, UNDECLARED, NOBODY = 9080, 3306, 9090, 7000, 9081
+HTTP, TCP, GRPC, UNDECLARED, NO_HOST = 9080, 3306, 9090, 7000, 9081
 DETAILS = ("10.96.94.35", "fd00:96::35")
 REVIEWS = "10.96.81.152"
 ENDPOINTS = ("10.244.1.21", "10.244.1.22", "10.244.1.23")
@@ -151,7 +151,7 @@ def shared(pods: tuple[Pod, Pod], request: pytest.FixtureRequest) -> Iterator[Sc
         with pod.entered():
             operations.apply(settings(WRITERS[writer], {option.INTERCEPTION_MODE: mode}))
     transparent = mode == "TPROXY"
-    sidecar = Sidecar(services=services(), http_ports=(NOBODY,), tcp_ports=(TCP,), transparent=transparent)
+    sidecar = Sidecar(services=services(), http_ports=(NO_HOST,), tcp_ports=(TCP,), transparent=transparent)
     envoy_a, envoy_b = (start_envoy(pod, sidecar) for pod in pods)
     yield Scene(a=a, b=b, envoy_a=envoy_a, envoy_b=envoy_b, transparent=transparent)
     for pod, envoy in ((a, envoy_a), (b, envoy_b)):
@@ -295,7 +295,7 @@ def test_health_and_metrics_are_reached_from_elsewhere(scene: Scene) -> None:
 
 
 def test_a_port_on_which_no_process_listens(scene: Scene) -> None:
-    assert http_answer(scene.app_a, scene.b.ipv4, NOBODY)[0] == 503
+    assert http_answer(scene.app_a, scene.b.ipv4, NO_HOST)[0] == 503
     assert scene.envoy_a.log(1)[0].cluster == "PassthroughCluster"
 
 

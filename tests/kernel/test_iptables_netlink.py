@@ -170,7 +170,7 @@ def excludes_many(rule: Rule) -> bool:
     )
 
 
-def said_wrongly_by_iptables(rule: Rule) -> bool:
+def printed_wrongly_by_iptables(rule: Rule) -> bool:
     """Return whether iptables 1.8.9 cannot write a rule, or writes another one.
 
     It has the kernel compare no bytes for ``! -s 0.0.0.0/0``, which the kernel refuses, and compares two excluded
@@ -191,7 +191,7 @@ def said_wrongly_by_iptables(rule: Rule) -> bool:
 
 def with_rules_of_iptables(ruleset: Ruleset) -> Ruleset:
     """Return the rule set without what iptables cannot express."""
-    return filtered(ruleset, lambda rule: not excludes_many(rule) and not said_wrongly_by_iptables(rule))
+    return filtered(ruleset, lambda rule: not excludes_many(rule) and not printed_wrongly_by_iptables(rule))
 
 
 def without_large_rules(ruleset: Ruleset) -> Ruleset:
@@ -288,8 +288,8 @@ class TestTheSameAsIptables:
     def test_the_kernel_cannot_distinguish_them(self, own: Namespace, reference: Namespace, ruleset: Ruleset) -> None:
         write_in_both(own, reference, ruleset)
         demand_same(own, reference)
-        stands = bool(kernel_state(own))
-        assert own.call(NetlinkDriver().holds, ruleset) == stands
+        has_rules = bool(kernel_state(own))
+        assert own.call(NetlinkDriver().holds, ruleset) == has_rules
 
     @in_one_namespace
     @given(ruleset=rulesets())

@@ -47,7 +47,7 @@ PROGRAM = str(Path(sys.executable).with_name("capture"))
 
 pytestmark = pytest.mark.kernel
 
-THEIRS = """
+FOREIGN = """
 table ip theirs {
     set blocked { type ipv4_addr; elements = { 192.0.2.1, 192.0.2.7 }; }
     chain first {
@@ -110,7 +110,7 @@ class TestRead:
         assert read(namespace, ("nftables", "")) == {}
 
     def test_chains_in_the_order_of_packets(self, namespace: Namespace) -> None:
-        namespace.run(["nft", "-f", "-"], stdin=THEIRS)
+        namespace.run(["nft", "-f", "-"], stdin=FOREIGN)
         chains = read(namespace)
 
         assert [(name, c.hook, c.priority, c.is_nat, c.families) for name, c in chains.items()] == [
@@ -122,7 +122,7 @@ class TestRead:
         ]
 
     def test_rules_in_the_words_of_both_backends(self, namespace: Namespace) -> None:
-        namespace.run(["nft", "-f", "-"], stdin=THEIRS)
+        namespace.run(["nft", "-f", "-"], stdin=FOREIGN)
         chains = read(namespace)
 
         first = chains["ip theirs first"]

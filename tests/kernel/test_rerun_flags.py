@@ -64,11 +64,11 @@ def test_without_a_flag_rules_go_where_rules_are(netns: NamespaceFactory, family
     assert "unchanged: " in istio_init(pod), "the place of our rules counts more than that of foreign ones"
 
 
-@pytest.mark.parametrize("standing", ["", "--native-nftables", "--force-iptables-binary=legacy"])
-def test_a_dry_run_changes_nothing(pod_pair: PodPair, standing: str) -> None:
+@pytest.mark.parametrize("live", ["", "--native-nftables", "--force-iptables-binary=legacy"])
+def test_a_dry_run_changes_nothing(pod_pair: PodPair, live: str) -> None:
     pod = pod_pair.pod
-    if standing:
-        istio_init(pod, standing)
+    if live:
+        istio_init(pod, live)
     before = state(pod)
     for flags in (["-m", "TPROXY", "--redirect-dns"], ["--native-nftables"], ["--cleanup-only"], ["--force-apply"]):
         assert istio_init(pod, "--dry-run", *flags)

@@ -13,14 +13,14 @@ import capture
 from pytest_netns import NamespaceFactory, require
 
 SCRIPT = Path(capture.__file__).parents[1] / "scripts" / "setup"
-AS_SOMEBODY = [
+AS_ANOTHER_USER = [
     *("setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"),
     *("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search", "--"),  # the checkout may be private
 ]
 
 
 def test_without_root() -> None:
-    prefix = AS_SOMEBODY if os.geteuid() == 0 else []
+    prefix = AS_ANOTHER_USER if os.geteuid() == 0 else []
     done = subprocess.run([*prefix, "bash", SCRIPT, "demo"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (

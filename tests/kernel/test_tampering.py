@@ -33,14 +33,14 @@ pytestmark = pytest.mark.kernel
 MANY_NETWORKS = ",".join(f"198.18.{number}.0/24" for number in range(0, 60, 2))
 """More than 16, so that nftables holds them in a set."""
 
-ASKED: dict[Option[Any], Given] = {
+DESIRED: dict[Option[Any], Given] = {
     EXCLUDED_INBOUND_PORTS: Given("15090,15021,15020", "test"),
     EXCLUDED_OUTBOUND_NETWORKS: Given(MANY_NETWORKS, "test"),
     PROFILE: Given("classic", "test"),
 }
-NFTABLES = Settings({**ASKED, BACKEND: Given("nftables", "test")})
+NFTABLES = Settings({**DESIRED, BACKEND: Given("nftables", "test")})
 IPTABLES = {
-    variant: Settings({**ASKED, BACKEND: Given("iptables", "test"), FORCE_IPTABLES_BINARY: Given(variant, "test")})
+    variant: Settings({**DESIRED, BACKEND: Given("iptables", "test"), FORCE_IPTABLES_BINARY: Given(variant, "test")})
     for variant in ("nft", "legacy")
 }
 

@@ -220,9 +220,9 @@ class TestMeaning:
         def with_rules(chosen: Iterable[Rule]) -> Ruleset:
             return Ruleset((IPV4,), (Table(NAT, (Chain(OUTPUT, (*chosen, *AFTERWARDS)), ADD_ONE)),))
 
-        as_said, in_form = with_rules(several), with_rules(canonical_rules(several))
+        as_written, in_form = with_rules(several), with_rules(canonical_rules(several))
         for packet in small_packets(random):
-            assert trace(in_form, packet).fate == trace(as_said, packet).fate
+            assert trace(in_form, packet).fate == trace(as_written, packet).fate
 
 
 class TestBackends:

@@ -371,8 +371,8 @@ def wished(match: Match) -> dict[str, object]:
 
 
 def outcome(ruleset: Ruleset, packet: Packet) -> tuple[str, int]:
-    walked = trace(ruleset, packet)
-    return walked.outcome, walked.port
+    traced = trace(ruleset, packet)
+    return traced.outcome, traced.port
 
 
 @given(st.lists(st.integers(0, 6), max_size=12), st.lists(st.integers(0, 6), max_size=12))

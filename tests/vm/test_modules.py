@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
-SAID = {
+PRINTED = {
     "ISTIO_INBOUND_INTERCEPTION_MODE": "TPROXY",
     "REDIRECT_DNS": "true",
     "CAPTURE_ALL_DNS": "true",
@@ -40,7 +40,7 @@ SAID = {
 }
 """A configuration that needs every module there is a use for; as an environment, so that all programs take it."""
 
-DESIRED = build_ruleset(resolve(from_environment(SAID), AnyPod())[0])
+DESIRED = build_ruleset(resolve(from_environment(PRINTED), AnyPod())[0])
 NEEDED = {way: needed(DESIRED, FAMILIES, way) for way in WAYS}
 MODULES = sorted({module for modules in NEEDED.values() for module in modules})
 
@@ -86,7 +86,7 @@ def flags(way: Way, driver: str) -> list[str]:
 
 def capture(guest: Guest, *arguments: str) -> Finished:
     command = ["capture", *arguments]
-    return guest.run(command, environment=SAID, timeout=PATIENCE, entry="capture.cli:main")
+    return guest.run(command, environment=PRINTED, timeout=PATIENCE, entry="capture.cli:main")
 
 
 def apply(guest: Guest, way: Way, driver: str) -> Finished:
@@ -95,7 +95,7 @@ def apply(guest: Guest, way: Way, driver: str) -> Finished:
 
 def istio_init(guest: Guest) -> Finished:
     command = ["istio-init", "--network-namespace", POD]
-    return guest.run(command, environment=SAID, timeout=PATIENCE, entry="initcontainer.__main__:main")
+    return guest.run(command, environment=PRINTED, timeout=PATIENCE, entry="initcontainer.__main__:main")
 
 
 def findings(guest: Guest) -> dict[str, dict[str, Any]]:
@@ -175,7 +175,7 @@ def test_in_a_container_the_module_is_named_too(guest: Guest, way: Way, driver: 
     init = [str(Path(sys.prefix) / "bin" / "istio-init"), *flags(way, driver)]
     command = ["ip", "netns", "exec", "pod", "/bin/busybox", "sh", "-euc", container, "init", *init]
 
-    refused = guest.run(command, environment=SAID, timeout=PATIENCE)
+    refused = guest.run(command, environment=PRINTED, timeout=PATIENCE)
 
     assert refused.status == UNSUPPORTED, str(refused)
     assert module in refused.stderr, str(refused)

@@ -202,7 +202,7 @@ def _shared_chain_changes(
         return [], []
     if desired_rules:  # a chain from which rules are only removed may have any name
         check_writable(chain, desired_rules)
-    removals = [RemoveRule(chain, mine, rules[mine]) for mine in reversed(own)]
+    removals = [RemoveRule(chain, at, rules[at]) for at in reversed(own)]
     place = min(own[0] if own else len(rules), first_obstacle)
     if place == len(rules) - len(own):
         return removals, [AppendRule(chain, rule) for rule in desired_rules]

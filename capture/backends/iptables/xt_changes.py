@@ -102,9 +102,9 @@ class _TableChanges:
 
     def _empty_chain(self, chain: str) -> Change:
         """Return the message after which one of our chains is there, without rules."""
-        stood = chain in self._rules
+        existed = chain in self._rules
         self._rules[chain] = []
-        return self._messages.flush_chain(chain) if stood else self._messages.add_chain(chain)
+        return self._messages.flush_chain(chain) if existed else self._messages.add_chain(chain)
 
     def _built_in_chain(self, chain: str) -> Iterator[Change]:
         """Yield the message that makes a built-in chain, if it is not there. Raise CaptureError if it is another's."""

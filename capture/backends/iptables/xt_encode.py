@@ -1,6 +1,6 @@
 """From rules to what iptables-nft makes of them, byte for byte as the kernel keeps it. Pure; inverse of ``xt_decode``.
 
-A rule is a list of expressions, in this order, in any order of its matches (iptables 1.8.9):
+A rule is a list of expressions, in this order, independent of the order of its matches (iptables 1.8.9):
 
     -i -o -p -s -d     meta, payload    loaded to register 1 and compared
     --sport --dport    payload          ports of the transport header; lists by the match multiport

@@ -82,8 +82,8 @@ def matches_of(conditions: Iterable[native.Condition]) -> tuple[tuple[model.Matc
 
 def _answer(condition: native.Among, field: str, names: dict[int, T]) -> T | None:
     """Return the name of the one number that a condition requires; None if it is another condition."""
-    is_asked = condition.field == field and condition.is_single and not condition.negated
-    return names.get(condition.ranges[0][0]) if is_asked else None
+    is_tested = condition.field == field and condition.is_single and not condition.negated
+    return names.get(condition.ranges[0][0]) if is_tested else None
 
 
 def _match(condition: native.Condition) -> model.Match:

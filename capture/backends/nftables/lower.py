@@ -31,10 +31,10 @@ COMMENT_MAXIMUM = 127
 
 NOT_LISTENING = "no process listens on that port: drop, so that nothing gets past the proxy"
 
-ASK_FOR_FAMILY = {
+TEST_FAMILY = {
     family: native.Among(native.NFPROTO, ((number, number),)) for family, number in nf.FAMILY_NUMBERS.items()
 }
-ASK_FOR_PROTOCOL = {
+TEST_PROTOCOL = {
     name: native.Among(native.L4PROTO, ((number, number),)) for name, number in nf.PROTOCOL_NUMBERS.items()
 }
 
@@ -105,14 +105,14 @@ def _conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Cond
     """
     matches = sorted(rule.matches, key=lambda match: PLACES[type(match)])
     protocol = next((match.name for match in matches if type(match) is model.Protocol), None)
-    asks_for_family = family is not None
+    tests_family = family is not None
     if family is not None and not any(type(match) in native.ADDRESSES for match in matches):
-        yield ASK_FOR_FAMILY[family]
+        yield TEST_FAMILY[family]
     for match in matches:
         kind = type(match)
-        if asks_for_family and family is not None and kind in native.ADDRESSES:
-            yield ASK_FOR_FAMILY[family]
-            asks_for_family = False
+        if tests_family and family is not None and kind in native.ADDRESSES:
+            yield TEST_FAMILY[family]
+            tests_family = False
         yield _condition(match, protocol)
 
 
@@ -137,7 +137,7 @@ PLACES = {
 def _condition(match: model.Match, protocol: model.ProtocolName | None) -> native.Condition:
     """Return what a match is in nf_tables; ``protocol`` is that of the rule, which ports need."""
     if isinstance(match, model.Protocol):
-        return ASK_FOR_PROTOCOL[match.name]
+        return TEST_PROTOCOL[match.name]
     if isinstance(match, model.Source | model.Destination):
         return _address(native.ADDRESSES[type(match)], match)
     if isinstance(match, model.SourcePort | model.DestinationPort):

@@ -299,7 +299,7 @@ def _modules(examined: Examined) -> Iterator[Finding]:
 def _of_kernel(modules: tuple[str, ...], use: str, lacking: tuple[str, ...], *, present: bool | None) -> Finding:
     name = " and ".join(modules)
     if present is None:
-        return Finding("kernel", name, "note", "not permitted to ask", "Run as root.")
+        return Finding("kernel", name, "note", "not permitted to query it", "Run as root.")
     if present:
         return Finding("kernel", name, "ok", f"present, {use}")
     says = f"absent; needed {use}"

@@ -87,7 +87,7 @@ class TestAuto:
         assert way(facts) == expected
 
     @pytest.mark.parametrize(
-        ("standing", "variant"),
+        ("live", "variant"),
         [
             ((), "nft"),
             ((chain("legacy"),), "legacy"),
@@ -100,8 +100,8 @@ class TestAuto:
             ((chain("native", table="istio-proxy-nat", family="inet"),), "nft"),
         ],
     )
-    def test_within_iptables_where_rules_are(self, standing: tuple[LiveChain, ...], variant: str) -> None:
-        assert way(WITH_EVERYTHING.replace(chains=standing))[2] == variant
+    def test_within_iptables_where_rules_are(self, live: tuple[LiveChain, ...], variant: str) -> None:
+        assert way(WITH_EVERYTHING.replace(chains=live))[2] == variant
 
     def test_a_legacy_table_without_rules_says_nothing(self) -> None:
         listed_once = WITH_EVERYTHING.replace(legacy_tables=((IPV4, "nat"), (IPV6, "nat")))
@@ -151,8 +151,8 @@ class TestAuto:
             [(), (chain("legacy"),), (chain("nft"),)],
             [True, False],
         )
-        for installed, ipv6, nft_compat, legacy, standing, packages in possible:
-            assert way(Facts(installed, ipv6, True, nft_compat, legacy, (), standing, packages, packages))
+        for installed, ipv6, nft_compat, legacy, live, packages in possible:
+            assert way(Facts(installed, ipv6, True, nft_compat, legacy, (), live, packages, packages))
 
 
 class TestAskedFor:

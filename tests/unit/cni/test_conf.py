@@ -10,7 +10,7 @@ from cni import conf
 from cni.conf import AgentPod, Configuration
 from cni.protocol import DETAILS_LIMIT, INVALID_CONFIGURATION, MESSAGE_LIMIT, CniError
 
-NOTHING_SAID = Configuration(
+NO_OPTIONS = Configuration(
     settings=Settings({}),
     exclude_namespaces=(),
     pod_sources=("runtime",),
@@ -43,9 +43,9 @@ def refused(configuration: dict[str, object]) -> str:
 
 
 def test_an_entry_that_says_nothing_has_defaults() -> None:
-    assert conf.parse({}) == NOTHING_SAID
-    assert conf.parse({"cniVersion": "1.0.0", "name": "pods", "type": "capture-cni", "ipam": 3}) == NOTHING_SAID
-    assert conf.parse(dict.fromkeys(OUR_KEYS)) == NOTHING_SAID
+    assert conf.parse({}) == NO_OPTIONS
+    assert conf.parse({"cniVersion": "1.0.0", "name": "pods", "type": "capture-cni", "ipam": 3}) == NO_OPTIONS
+    assert conf.parse(dict.fromkeys(OUR_KEYS)) == NO_OPTIONS
 
 
 def test_everything_that_can_be_configured() -> None:
@@ -190,18 +190,19 @@ def test_which_pod_is_our_agent(namespace: str, name: str, *, is_agent: bool) ->
     assert AgentPod("istio-system", "capture-agent-").includes(namespace, name) == is_agent
 
 
-ASKS: dict[str, Any] = {"capabilities": {"io.kubernetes.cri.pod-annotations": True}}
+REQUESTS_ANNOTATIONS: dict[str, Any] = {"capabilities": {"io.kubernetes.cri.pod-annotations": True}}
 
 
 @pytest.mark.parametrize(
     ("entry", "lacks_source"),
     [
-        (ASKS, True),
+        (REQUESTS_ANNOTATIONS, True),
         ({}, False),  # it does not request them: a mistake, which is named
-        (ASKS | {"pod_sources": ["runtime"]}, False),  # it insists
-        (ASKS | {"kubeconfig": "/k"}, False),
-        (ASKS | {"runtimeConfig": {"io.kubernetes.cri.pod-annotations": None}}, False),  # a pod that has none
-        (ASKS | {"runtimeConfig": {}}, True),
+        (REQUESTS_ANNOTATIONS | {"pod_sources": ["runtime"]}, False),  # it insists
+        (REQUESTS_ANNOTATIONS | {"kubeconfig": "/k"}, False),
+        # a pod that has none
+        (REQUESTS_ANNOTATIONS | {"runtimeConfig": {"io.kubernetes.cri.pod-annotations": None}}, False),
+        (REQUESTS_ANNOTATIONS | {"runtimeConfig": {}}, True),
     ],
 )
 def test_a_runtime_that_hands_over_nothing_is_known(entry: dict[str, Any], *, lacks_source: bool) -> None:

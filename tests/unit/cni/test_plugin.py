@@ -36,13 +36,16 @@ def test_a_pod_that_is_left_alone_gets_the_result_it_came_with(stdin: object, ar
 
 
 def test_a_runtime_that_hands_over_nothing_does_not_stop_the_node(tmp_path: Path) -> None:
-    asks: dict[str, Any] = {"capabilities": {conf.ANNOTATIONS_CAPABILITY: True}, "log_file": str(tmp_path / "log")}
-    done = call(configuration(**asks))
+    requests_them: dict[str, Any] = {
+        "capabilities": {conf.ANNOTATIONS_CAPABILITY: True},
+        "log_file": str(tmp_path / "log"),
+    }
+    done = call(configuration(**requests_them))
     assert (done.returncode, json.loads(done.stdout)) == (0, RESULT)
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [line["level"] for line in lines] == ["error", "info"]
     assert "pod shop/web-0 is left alone: the runtime hands over no annotations" in lines[0]["message"]
-    insisting = call(configuration(**asks, pod_sources=["runtime"]))
+    insisting = call(configuration(**requests_them, pod_sources=["runtime"]))
     assert error_of(insisting)["code"] == codes.POD_UNKNOWN
 
 

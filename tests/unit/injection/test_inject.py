@@ -293,7 +293,7 @@ BOMB = "a: &a [1], " + "".join(f"{b}: &{b} [{f'*{a}, ' * 99}], " for a, b in ("a
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
+    ("before", "after", "expected"),
     [
         ("{name: web, annotations: {a: b}}", "[]", "metadata: invalid value []: expected a mapping"),
         ("{a: b}", "[null]", "metadata.annotations: invalid value [null]: expected a mapping"),
@@ -315,9 +315,11 @@ BOMB = "a: &a [1], " + "".join(f"{b}: &{b} [{f'*{a}, ' * 99}], " for a, b in ("a
         ("{name: web,", "{" + BOMB, "with its aliases written out it has"),
     ],
 )  # fmt: skip
-def test_a_manifest_that_is_not_understood_is_refused_by_place_and_value(before: str, after: str, said: str) -> None:
+def test_a_manifest_that_is_not_understood_is_refused_by_place_and_value(
+    before: str, after: str, expected: str
+) -> None:
     assert before in POD
-    with pytest.raises(CaptureError, match=re.escape(said)) as refused:
+    with pytest.raises(CaptureError, match=re.escape(expected)) as refused:
         inject(POD.replace(before, after), "web.yaml", Template(fragment=SMALL), NOTHING)
     assert refused.value.exit_code == EXIT_USAGE
 
@@ -386,7 +388,7 @@ def test_check_says_way_level_and_dangers(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    ("fragment", "said"),
+    ("fragment", "expected"),
     [
         ("{name: proxy, image: haproxy}", "expected one container istio-proxy, found 0"),
         ("{name: istio-proxy, image: 5}", "containers[0].image: invalid value 5: expected a string"),
@@ -397,14 +399,14 @@ def test_check_says_way_level_and_dangers(tmp_path: Path, capsys: pytest.Capture
 )
 @pytest.mark.parametrize("command", [["inject", "--policy"], ["inject", "-f"]], ids=["policy", "file"])
 def test_a_template_is_refused_by_place_and_value(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], fragment: str, said: str, command: list[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fragment: str, expected: str, command: list[str]
 ) -> None:
     (tmp_path / "fragment.yaml").write_text(f"containers: [{fragment}]\n")
     (tmp_path / "pod.yaml").write_text(FILE_1)
     files = [str(tmp_path / "pod.yaml")] if command[-1] == "-f" else []
 
     assert run([*command, *files, "--proxy-file", str(tmp_path / "fragment.yaml")]) == 2
-    assert said in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("uid", ["1,2", "web"])
@@ -414,7 +416,7 @@ def test_a_policy_is_made_for_the_requested_users_alone(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("printed", "code", "said"),
+    ("printed", "code", "expected"),
     [
         ("x", 1, "its output is no list of objects"),
         ('{"kind": "List", "items": 5}', 1, "its output is no list of objects"),
@@ -431,7 +433,7 @@ def test_what_kubectl_lists_is_not_trusted(
     capsys: pytest.CaptureFixture[str],
     printed: str,
     code: int,
-    said: str,
+    expected: str,
 ) -> None:
     (tmp_path / "kubectl").write_text(f"#!/bin/sh\necho '{printed}'\n")
     (tmp_path / "kubectl").chmod(0o755)
@@ -439,4 +441,4 @@ def test_what_kubectl_lists_is_not_trusted(
 
     assert run(["inject", "--check", "--cluster"]) == code
     output = capsys.readouterr()
-    assert said in output.out + output.err
+    assert expected in output.out + output.err

@@ -23,7 +23,7 @@ from capture.netlink.messages import (
     encode_message,
 )
 
-SAID = attribute(NLMSGERR_ATTR_MSG, text("Nexthop device is not up")) + attribute(NLMSGERR_ATTR_OFFS, u32(36))
+REPLIES = attribute(NLMSGERR_ATTR_MSG, text("Nexthop device is not up")) + attribute(NLMSGERR_ATTR_OFFS, u32(36))
 REQUEST = encode_message(25, 5, 7, b"abcdef")  # 22 bytes: the kernel aligns what follows it
 
 
@@ -60,15 +60,15 @@ def test_a_truncated_datagram_is_an_error(cut: int) -> None:
         (Message(NLMSG_DONE, 0, 7, b""), None),
         (Message(NLMSG_ERROR, 0, 7, negative(errno.ENOENT) + REQUEST), Refusal(errno.ENOENT)),
         (
-            Message(NLMSG_ERROR, NLM_F_CAPPED | NLM_F_ACK_TLVS, 7, negative(errno.ENOENT) + REQUEST[:16] + SAID),
+            Message(NLMSG_ERROR, NLM_F_CAPPED | NLM_F_ACK_TLVS, 7, negative(errno.ENOENT) + REQUEST[:16] + REPLIES),
             Refusal(errno.ENOENT, "Nexthop device is not up", 36),
         ),
         (
-            Message(NLMSG_ERROR, NLM_F_ACK_TLVS, 7, negative(errno.EINVAL) + REQUEST + b"\0\0" + SAID),
+            Message(NLMSG_ERROR, NLM_F_ACK_TLVS, 7, negative(errno.EINVAL) + REQUEST + b"\0\0" + REPLIES),
             Refusal(errno.EINVAL, "Nexthop device is not up", 36),
         ),
         (
-            Message(NLMSG_DONE, NLM_F_ACK_TLVS, 7, negative(errno.EBUSY) + SAID),
+            Message(NLMSG_DONE, NLM_F_ACK_TLVS, 7, negative(errno.EBUSY) + REPLIES),
             Refusal(errno.EBUSY, "Nexthop device is not up", 36),
         ),
     ],

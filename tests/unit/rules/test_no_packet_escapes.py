@@ -220,10 +220,10 @@ def escapes(config: CaptureConfig, built: CaptureConfig | None = None) -> list[s
         first = space.diagrams.both(space.state_in("NEW"), space.marked("mark", 0, ALL_BITS))
         specified = Specification(config, space)
         specification: dict[Direction, int] = {INBOUND: specified.inbound(), OUTBOUND: specified.outbound()}
-        for direction, want in specification.items():
+        for direction, expected in specification.items():
             among = space.diagrams.both(possible[direction], first)
             does = space.diagrams.mapped(compiler.fates(direction), _unmarked, "unmarked")
-            differs = space.diagrams.choose(among, space.diagrams.differing(does, want), space.diagrams.leaf(None))
+            differs = space.diagrams.choose(among, space.diagrams.differing(does, expected), space.diagrams.leaf(None))
             found += [f"{family} {direction}: {space.diagrams.value(leaf)}" for leaf in space.diagrams.leaves(differs)]
     return [each for each in found if not each.endswith(": None")]
 

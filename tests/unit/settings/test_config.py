@@ -220,9 +220,9 @@ class TestDns:
         warnings: list[str],
     ) -> None:
         texts: Texts = {option.REDIRECT_DNS: redirect, option.CAPTURE_ALL_DNS: everything}
-        config, said_of_it = resolve(explicit(texts), pod)
+        config, warnings_about_it = resolve(explicit(texts), pod)
         assert (config.captures_dns, config.captures_all_dns, config.name_servers) == (captured, all_captured, servers)
-        assert said_of_it == warnings
+        assert warnings_about_it == warnings
 
     def test_resolv_conf_is_not_read_without_need(self) -> None:
         class Unasked(FakePod):

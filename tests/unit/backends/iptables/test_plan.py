@@ -120,11 +120,11 @@ class TestPlace:
 
         assert output_after(live, ruleset()) == ["-p icmp", *OWN, obstacle, "-p icmp -j LOG"]
 
-    @pytest.mark.parametrize(("asks", "before"), [((Mark(7),), True), ((ConnectionMark(7),), False), ((), False)])
-    def test_before_a_change_of_the_mark_they_test(self, asks: tuple[Match, ...], *, before: bool) -> None:
+    @pytest.mark.parametrize(("tests", "before"), [((Mark(7),), True), ((ConnectionMark(7),), False), ((), False)])
+    def test_before_a_change_of_the_mark_they_test(self, tests: tuple[Match, ...], *, before: bool) -> None:
         mark = "-j MARK --set-xmark 0x1/0xffffffff"
 
-        after = output_after(present(mark), ruleset(Rule(Redirect(1), (TCP, *asks))))
+        after = output_after(present(mark), ruleset(Rule(Redirect(1), (TCP, *tests))))
 
         assert after == ([*OWN, mark] if before else [mark, *OWN])
 

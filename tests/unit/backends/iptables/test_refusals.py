@@ -25,12 +25,12 @@ def _privileged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refusals, "_lacks_capabilities", lambda: False)
 
 
-def after(said: str, *, command: str = "iptables-nft-restore", status: int = 4) -> CaptureError:
-    return refusal([f"/usr/sbin/{command}", "--noflush"], Finished(status, "", said), INPUT, IPV4)
+def after(complaint: str, *, command: str = "iptables-nft-restore", status: int = 4) -> CaptureError:
+    return refusal([f"/usr/sbin/{command}", "--noflush"], Finished(status, "", complaint), INPUT, IPV4)
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "complaint"),
     [
         ("iptables-nft-restore", "Could not fetch rule set generation id: Permission denied (you must be root)"),
         (
@@ -41,23 +41,23 @@ def after(said: str, *, command: str = "iptables-nft-restore", status: int = 4) 
         ("python-iptables: change the tables", "IPTCError: can't initialize nat: b'Operation not permitted'"),
     ],
 )
-def test_a_missing_capability(command: str, said: str) -> None:
-    error = after(said, command=command)
+def test_a_missing_capability(command: str, complaint: str) -> None:
+    error = after(complaint, command=command)
 
     assert isinstance(error, PrivilegeError)
     assert "the tables of IPv4" in error.message
 
 
 @pytest.mark.parametrize(
-    "said",
+    "complaint",
     [
         "Another app is currently holding the xtables lock. Stopped waiting after 10s.",
         "Can't lock /proc/self/ns/net: Resource temporarily unavailable",
         "Fatal: can't open lock file /run/xtables.lock: Permission denied",
     ],
 )
-def test_a_lock_that_stays_held_is_worth_another_try(said: str) -> None:
-    error = after(said, command="iptables-legacy-restore")
+def test_a_lock_that_stays_held_is_worth_another_try(complaint: str) -> None:
+    error = after(complaint, command="iptables-legacy-restore")
 
     assert isinstance(error, ToolError)
     assert "Try again" in error.remedy
@@ -65,7 +65,7 @@ def test_a_lock_that_stays_held_is_worth_another_try(said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "needed"),
+    ("complaint", "needed"),
     [
         ("iptables-nft-restore v1.8.9 (nf_tables): Failed to initialize nft: Protocol not supported", "nf_tables"),
         ("iptables-nft-restore: Could not fetch rule set generation id: Invalid argument", "nf_tables"),
@@ -85,32 +85,32 @@ def test_a_lock_that_stays_held_is_worth_another_try(said: str) -> None:
         ('unknown option "--to-ports"\nError occurred at line: 3\n', "package iptables"),
     ],
 )
-def test_what_iptables_nft_misses(said: str, needed: str) -> None:
-    error = after(said)
+def test_what_iptables_nft_misses(complaint: str, needed: str) -> None:
+    error = after(complaint)
 
     assert isinstance(error, UnsupportedError)
     assert needed in str(error)
-    assert said.strip() in error.message
+    assert complaint.strip() in error.message
 
 
 @pytest.mark.parametrize(
-    ("said", "needed"),
+    ("complaint", "needed"),
     [
         ("iptables-restore: unable to initialize table 'nat'\nError occurred at line: 1\n", "iptable_nat"),
         ("can't initialize iptables table `nat': Table does not exist (do you need to insmod?)", "iptable_nat"),
         ("iptables-restore: line 5 failed: No chain/target/match by that name.", "xt_owner or xt_REDIRECT"),
     ],
 )
-def test_what_iptables_legacy_misses(said: str, needed: str) -> None:
-    error = after(said, command="iptables-legacy-restore")
+def test_what_iptables_legacy_misses(complaint: str, needed: str) -> None:
+    error = after(complaint, command="iptables-legacy-restore")
 
     assert isinstance(error, UnsupportedError)
     assert needed in error.remedy
 
 
 def test_the_tables_of_ipv6_are_modules_of_their_own() -> None:
-    said = "ip6tables-restore: unable to initialize table 'nat'"
-    error = refusal(["/sbin/ip6tables-legacy-restore"], Finished(2, "", said), INPUT, IPV6)
+    complaint = "ip6tables-restore: unable to initialize table 'nat'"
+    error = refusal(["/sbin/ip6tables-legacy-restore"], Finished(2, "", complaint), INPUT, IPV6)
 
     assert "ip6table_nat" in error.remedy
     assert "IPv6" in error.message
@@ -125,9 +125,11 @@ def test_anything_else_shows_the_line_and_the_words() -> None:
     assert "-A OUTPUT -p tcp -j ISTIO_OUTPUT" in error.message
 
 
-@pytest.mark.parametrize("said", ["iptables-restore: line 5 failed", "line 99 failed", "line x failed", "", "it burns"])
-def test_what_names_none_of_our_lines_shows_none(said: str) -> None:
-    error = after(said, command="iptables-legacy-restore", status=1)
+@pytest.mark.parametrize(
+    "complaint", ["iptables-restore: line 5 failed", "line 99 failed", "line x failed", "", "it burns"]
+)
+def test_what_names_none_of_our_lines_shows_none(complaint: str) -> None:
+    error = after(complaint, command="iptables-legacy-restore", status=1)
 
     assert isinstance(error, ToolError)
     assert "it was given" not in error.message

@@ -49,9 +49,9 @@ def table(*chains: tuple[FoundChain, tuple[int, ...]], others: int = 0) -> LiveT
     return live_table(NAT, len(chains) + others, [found for found, _ in chains], rules)
 
 
-def words(standing: LiveTable | None, *edits: Edit) -> list[str]:
+def words(existing: LiveTable | None, *edits: Edit) -> list[str]:
     """Return what the messages do, rules that are inserted with the handle of the one they go before."""
-    state = {} if standing is None else {(IPV4, NAT): standing}
+    state = {} if existing is None else {(IPV4, NAT): existing}
     lines = []
     for change in changes([TableEdit(IPV4, NAT, edits)], state):
         position = decode_fields(change.attributes).get(NFTA_RULE_POSITION)
@@ -79,14 +79,14 @@ class TestMessages:
         ]
 
     def test_our_chains_are_emptied_and_filled(self) -> None:
-        standing = table((chain("ISTIO_OUTPUT", 1), (2, 3)), (chain(OUTPUT, 4), (5,)))
-        assert words(standing, PutChain("ISTIO_OUTPUT", (OTHER,))) == [
+        existing = table((chain("ISTIO_OUTPUT", 1), (2, 3)), (chain(OUTPUT, 4), (5,)))
+        assert words(existing, PutChain("ISTIO_OUTPUT", (OTHER,))) == [
             "flush chain ISTIO_OUTPUT",
             "add a rule to chain ISTIO_OUTPUT",
         ]
 
     def test_rules_go_before_what_stays(self) -> None:
-        standing = table((chain(OUTPUT, 1), (11, 12, 13, 14)))
+        existing = table((chain(OUTPUT, 1), (11, 12, 13, 14)))
         edits = (
             RemoveRule(OUTPUT, 2, JUMP),
             RemoveRule(OUTPUT, 0, JUMP),
@@ -94,7 +94,7 @@ class TestMessages:
             InsertRule(OUTPUT, 2, OTHER),
             InsertRule(OUTPUT, 0, OTHER),
         )
-        assert words(standing, *edits) == [
+        assert words(existing, *edits) == [
             "delete the rule with handle 13 of chain OUTPUT",
             "delete the rule with handle 11 of chain OUTPUT",
             "add a rule to chain OUTPUT before 14",
@@ -103,25 +103,25 @@ class TestMessages:
         ]
 
     def test_at_the_end_nothing_follows(self) -> None:
-        standing = table((chain(OUTPUT, 1), (11,)))
-        assert words(standing, InsertRule(OUTPUT, 1, JUMP)) == ["add a rule to chain OUTPUT"]
+        existing = table((chain(OUTPUT, 1), (11,)))
+        assert words(existing, InsertRule(OUTPUT, 1, JUMP)) == ["add a rule to chain OUTPUT"]
 
     def test_a_chain_that_another_family_has_is_not_dropped_here(self) -> None:
-        standing = table((chain("ISTIO_OUTPUT", 1), (2,)), (chain(INPUT, 3), ()))
-        assert words(standing, DropChain("ISTIO_OUTPUT"), DropChain("ISTIO-OUTPUT")) == [
+        existing = table((chain("ISTIO_OUTPUT", 1), (2,)), (chain(INPUT, 3), ()))
+        assert words(existing, DropChain("ISTIO_OUTPUT"), DropChain("ISTIO-OUTPUT")) == [
             "flush chain ISTIO_OUTPUT",
             "delete chain ISTIO_OUTPUT",
         ]
         assert words(None, DropChain("ISTIO_OUTPUT")) == []
 
     def test_a_chain_in_the_way_is_named(self) -> None:
-        standing = table((chain(OUTPUT, 1, hook=Hook("nat", "output", -5)), ()))
+        existing = table((chain(OUTPUT, 1, hook=Hook("nat", "output", -5)), ()))
         with pytest.raises(CaptureError, match=r"OUTPUT\(nat output -5\)"):
-            words(standing, AppendRule(OUTPUT, JUMP))
+            words(existing, AppendRule(OUTPUT, JUMP))
 
     def test_our_rules_leave_a_chain_of_any_name(self) -> None:
-        standing = table((FoundChain("nat", OUTPUT, 1), (7,)))
-        assert words(standing, RemoveRule("OUTPUT(not hooked)", 0, JUMP)) == [
+        existing = table((FoundChain("nat", OUTPUT, 1), (7,)))
+        assert words(existing, RemoveRule("OUTPUT(not hooked)", 0, JUMP)) == [
             "delete the rule with handle 7 of chain OUTPUT"
         ]
 
@@ -145,8 +145,8 @@ class TestTidyingUp:
         assert words(with_input, *self.CLEAN)[-1] == "delete chain OUTPUT"
 
     def test_a_chain_with_a_rule_of_others_stays(self) -> None:
-        standing = table(self.OWN, (chain(OUTPUT, 4), (5, 6)))
-        assert words(standing, *self.CLEAN)[-1] == "delete chain ISTIO_OUTPUT"
+        existing = table(self.OWN, (chain(OUTPUT, 4), (5, 6)))
+        assert words(existing, *self.CLEAN)[-1] == "delete chain ISTIO_OUTPUT"
 
     @pytest.mark.parametrize(
         ("edit", "last"),
@@ -173,15 +173,15 @@ class TestTidyingUp:
         assert list(removals([TableEdit(IPV4, NAT, (RemoveRule(OUTPUT, 0, JUMP),))], emptied)) == []
 
     def test_what_others_made_stays(self) -> None:
-        standing = table((chain(OUTPUT, 1), (4,)), (chain("ISTIO_OUTPUT", 2), (3,)))
-        assert words(standing, *self.CLEAN)[-1] == "delete chain ISTIO_OUTPUT"
+        existing = table((chain(OUTPUT, 1), (4,)), (chain("ISTIO_OUTPUT", 2), (3,)))
+        assert words(existing, *self.CLEAN)[-1] == "delete chain ISTIO_OUTPUT"
 
 
 class TestMakers:
     """Who made PREROUTING and OUTPUT; our rules are in position 0 of foreign chains."""
 
     @pytest.mark.parametrize(
-        ("standing", "made"),
+        ("existing", "made"),
         [
             # made with their first rules, as by us and by iptables
             ([("ISTIO_INBOUND", 1, (2,)), (PREROUTING, 3, (4,)), (OUTPUT, 5, (6,))], {PREROUTING, OUTPUT}),
@@ -201,8 +201,8 @@ class TestMakers:
             ([("theirs", 1, ()), (OUTPUT, 2, ())], set()),
         ],
     )
-    def test_are_named_by_handles(self, standing: list[tuple[str, int, tuple[int, ...]]], made: set[str]) -> None:
-        of_table = table(*((chain(name, handle), rules) for name, handle, rules in standing))
+    def test_are_named_by_handles(self, existing: list[tuple[str, int, tuple[int, ...]]], made: set[str]) -> None:
+        of_table = table(*((chain(name, handle), rules) for name, handle, rules in existing))
         assert made_by_us(NAT, of_table, {(PREROUTING, 0), (OUTPUT, 0)}) == made
 
     @pytest.mark.parametrize(
@@ -233,18 +233,18 @@ class TestTables:
         assert model_name(NAT, found) == name
 
     def test_built_in_chains_are_listed_even_where_there_are_none(self) -> None:
-        standing = {(IPV6, RAW): LiveTable(0, {})}
-        (of_raw,) = ruleset_of((IPV4, IPV6), standing).tables
+        existing = {(IPV6, RAW): LiveTable(0, {})}
+        (of_raw,) = ruleset_of((IPV4, IPV6), existing).tables
         assert [each.name for each in of_raw.chains] == [PREROUTING, OUTPUT]
         assert {each.policy_for(IPV6) for each in of_raw.chains} == {"ACCEPT"}
 
     def test_rules_of_both_families_are_in_one_chain(self) -> None:
         rule4, rule6 = Rule(Return(), (), IPV4), Rule(Return(), (), IPV6)
-        standing = {
+        existing = {
             (family, NAT): live_table(NAT, 1, [chain(OUTPUT, 1)], [FoundRule(OUTPUT, 2, rule)])
             for family, rule in ((IPV4, rule4), (IPV6, rule6))
         }
-        ruleset = ruleset_of((IPV4, IPV6), standing)
+        ruleset = ruleset_of((IPV4, IPV6), existing)
         output = ruleset.tables[0].chain(OUTPUT)
         assert output is not None
         assert output.rules == (rule4, rule6)

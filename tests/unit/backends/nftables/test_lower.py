@@ -62,9 +62,9 @@ def test_a_rule_of_another_family_is_left_out() -> None:
 
 
 def test_an_address_says_the_family() -> None:
-    said, implied = (Rule(Return(), (Source(networks("::1")),), family) for family in (IPV6, None))
+    explicit, implied = (Rule(Return(), (Source(networks("::1")),), family) for family in (IPV6, None))
 
-    assert list(lower_rule(said, BOTH)) == list(lower_rule(implied, BOTH))
+    assert list(lower_rule(explicit, BOTH)) == list(lower_rule(implied, BOTH))
 
 
 def test_the_order_of_matches_does_not_matter() -> None:
@@ -88,7 +88,7 @@ def test_a_comment_is_cut_between_characters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("match", "said"),
+    ("match", "complaint"),
     [
         (DestinationPort((only(80),)), "a port without a protocol"),
         (Source(()), "no networks"),
@@ -98,8 +98,8 @@ def test_a_comment_is_cut_between_characters() -> None:
         (UnknownMatch("fib daddr type local"), "a foreign rule"),
     ],
 )
-def test_what_nf_tables_cannot_express_is_refused(match: Match, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_nf_tables_cannot_express_is_refused(match: Match, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
         list(lower_rule(Rule(Return(), (match,)), BOTH))
 
 

@@ -74,7 +74,7 @@ def test_what_is_worth_saying_of_host_and_namespace(changes: dict[str, object], 
     ("changes", "state", "words"),
     [
         ({"nf_tables": False}, "warning", "nf_tables: absent; needed for nftables and for iptables-nft"),
-        ({"nf_tables": None}, "note", "nf_tables: not permitted to ask"),
+        ({"nf_tables": None}, "note", "nf_tables: not permitted to query it"),
         ({"nft_compat": False}, "warning", "nft_compat and xt_owner: absent"),
         ({"legacy": "absent"}, "note", "legacy tables: absent"),
         ({"legacy": "unknown"}, "note", "legacy tables: none are loaded"),
