@@ -61,14 +61,18 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
     """Return every difference that can matter to a packet, in the order of the tables."""
     found: list[Difference] = []
     for family in FAMILIES:
-        there = canonical(live, family)
-        if family not in desired.families:
-            found += _captured_family(family, there)
-            continue
-        wanted = canonical(desired, family)
-        for place in dict.fromkeys((*wanted, *there)):
-            found += _chain_differences(family, place, wanted, there)
+        wanted = canonical(desired, family) if family in desired.families else None
+        found += differences_of(family, wanted, canonical(live, family))
     return found
+
+
+def differences_of(family: Family, wanted: CanonicalTables | None, there: CanonicalTables) -> Iterator[Difference]:
+    """Yield the same for one family, by its canonical forms; ``wanted`` is None where nothing should be captured."""
+    if wanted is None:
+        yield from _captured_family(family, there)
+        return
+    for place in dict.fromkeys((*wanted, *there)):
+        yield from _chain_differences(family, place, wanted, there)
 
 
 def foreign_places(desired: Ruleset, live: Ruleset) -> dict[tuple[TableName, str], frozenset[int]]:

@@ -8,12 +8,13 @@ after the other, until nothing differs any more.
 from __future__ import annotations
 
 from capture.analysis.canonical import canonical
-from capture.analysis.compare import EMPTY, Difference, foreign_places
+from capture.analysis.compare import EMPTY, Difference, differences_of, foreign_places
 from capture.analysis.culprits import Culprits, Place
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.effects import Comparison
 from capture.analysis.stations import Situation
 from capture.model import ruleset as model
+from capture.model.addresses import FAMILIES
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
     from typing import TypeVar
 
+    from capture.analysis.canonical import CanonicalTables
     from capture.analysis.effects import Effect
     from capture.analysis.foreign import ForeignChain
     from capture.analysis.stations import PodNetwork
@@ -63,36 +65,44 @@ class Judgement(Value):
 def judge(
     desired: model.Ruleset,
     live: model.Ruleset,
-    differences: Iterable[Difference],
     elsewhere: tuple[ForeignChain, ...],
     network: PodNetwork,
     *,
     is_native: bool,
+    has_reference: bool = True,
 ) -> Judgement:
     """Return what of the differences, and of foreign rules in all tables, is drift.
 
-    ``differences`` are those of ``compare``; of them, foreign ones are judged anew.
+    Without a reference ``desired`` are our own live rules, and foreign rules are judged alone.
     """
-    own = [difference for difference in differences if difference.kind != "foreign"]
-    parts = []
-    for family in desired.families:
-        reference = Situation(of_family(desired, family, desired), (), is_native, network)
-        whole = Situation(of_family(live, family, desired), elsewhere, is_native, network)
-        own_of_family = [difference for difference in own if difference.family == family]
+    parts: list[Judgement] = []
+    for family in FAMILIES:
+        wanted = canonical(desired, family) if family in desired.families else None
+        there = canonical(live, family)
+        found = differences_of(family, wanted, there) if has_reference else ()
+        own = [difference for difference in found if difference.kind != "foreign"]  # foreign ones are judged anew
+        if wanted is None:
+            parts.insert(0, Judgement(tuple(own)))
+            continue
+        reference = Situation(_with_forms(desired, wanted, family, desired), (), is_native, network)
+        whole = Situation(_with_forms(live, there, family, desired), elsewhere, is_native, network)
         try:
-            parts.append(_of_family(family, reference, whole, own_of_family))
+            parts.append(_of_family(family, reference, whole, own))
         except TooLargeError as error:
-            parts.append(Judgement(tuple(own_of_family), doubts=(str(error.message),)))
-    others = [difference for difference in own if difference.family not in desired.families]
-    return _together([Judgement(tuple(others)), *parts])
+            parts.append(Judgement(tuple(own), doubts=(str(error.message),)))
+    return _together(parts)
 
 
 def of_family(ruleset: model.Ruleset, family: Family, desired: model.Ruleset) -> model.Ruleset:
     """Return what packets of a family meet of a rule set, in its canonical form, with the desired routes."""
-    known = canonical(ruleset, family)
+    return _with_forms(ruleset, canonical(ruleset, family), family, desired)
 
+
+def _with_forms(
+    ruleset: model.Ruleset, forms: CanonicalTables, family: Family, desired: model.Ruleset
+) -> model.Ruleset:
     def formed(table: model.TableName, chain: model.Chain) -> model.Chain:
-        form = known.get((table, chain.name), EMPTY)
+        form = forms.get((table, chain.name), EMPTY)
         return chain.replace(rules=form.rules, policy=form.policy, ipv6_policy=None)
 
     return desired.replace(families=(family,), tables=ruleset.with_chains(formed).tables)

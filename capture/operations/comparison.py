@@ -23,7 +23,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from capture.analysis.compare import Difference
     from capture.analysis.stations import PodNetwork
     from capture.backends.detect import Decision, Leftover
     from capture.model.addresses import Network
@@ -111,7 +110,7 @@ def _verify_without_reference() -> Verified:
     live = load(live_sets[0]).read()
     own = own_only(live)
     elsewhere = read_elsewhere(place(live_sets[0]))
-    return _judged(own, live, (), elsewhere, live_sets[0], live_sets).replace(has_reference=False)
+    return _judged(own, live, elsewhere, live_sets[0], live_sets, has_reference=False)
 
 
 def _verify_rules(desired: Ruleset, decision: Decision, live_sets: Iterable[Leftover]) -> Verified:
@@ -127,19 +126,17 @@ def _verify_rules(desired: Ruleset, decision: Decision, live_sets: Iterable[Left
         return Verified(
             decision, desired, live, missing=missing, doubts=elsewhere.doubts, impediments=impediments(desired)
         )
-    from capture.analysis.compare import differences  # not where nothing differs
-
-    found = tuple(differences(desired, live)) if live is not desired else ()
-    return _judged(desired, live, found, elsewhere, decision, live_sets)
+    return _judged(desired, live, elsewhere, decision, live_sets)
 
 
 def _judged(
     desired: Ruleset,
     live: Ruleset,
-    found: tuple[Difference, ...],
     elsewhere: Elsewhere,
     decision: Decision,
     live_sets: Iterable[Leftover],
+    *,
+    has_reference: bool = True,
 ) -> Verified:
     """Return what differs, judged by what it does to packets."""
     from capture.analysis.judgement import judge
@@ -147,7 +144,8 @@ def _judged(
     from capture.state.impediments import impediments
 
     network = read_pod_network()
-    judged = judge(desired, live, found, elsewhere.foreign, network, is_native=decision.backend == "nftables")
+    is_native = decision.backend == "nftables"
+    judged = judge(desired, live, elsewhere.foreign, network, is_native=is_native, has_reference=has_reference)
     return Verified(
         decision,
         desired,
@@ -161,6 +159,7 @@ def _judged(
         judged.unjudged,
         (*elsewhere.doubts, *judged.doubts),
         impediments(desired),
+        has_reference=has_reference,
     )
 
 

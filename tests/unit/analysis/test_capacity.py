@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from capture.analysis.compare import differences
 from capture.analysis.foreign import ForeignChain
 from capture.analysis.judgement import judge
 from capture.analysis.stations import PodNetwork
@@ -56,7 +55,7 @@ MEGABYTES = 200
 
 def judged(chain: ForeignChain) -> Judgement:
     desired = build_ruleset(CaptureConfig())
-    return judge(desired, desired, (), (chain,), PodNetwork(), is_native=False)
+    return judge(desired, desired, (chain,), PodNetwork(), is_native=False)
 
 
 def judged_in_our_chain(rules: tuple[Rule, ...], config: CaptureConfig) -> Judgement:
@@ -72,7 +71,7 @@ def judged_in_our_chain(rules: tuple[Rule, ...], config: CaptureConfig) -> Judge
         for table in desired.tables
     ]
     live = desired.replace(tables=tuple(tables))
-    return judge(desired, live, differences(desired, live), (), PodNetwork(), is_native=False)
+    return judge(desired, live, (), PodNetwork(), is_native=False)
 
 
 def drops(count: int, protocol: ProtocolName = "tcp", priority: int = -200) -> ForeignChain:

@@ -62,9 +62,7 @@ def judged(
         chains = [c.replace(rules=(*foreign, *c.rules)) if c.name == chain else c for c in each.chains]
         tables.append(each.replace(chains=tuple(chains)) if each.name == table else each)
     live = wanted.replace(tables=tuple(tables))
-    return judge(
-        wanted, live, differences(wanted, live), (elsewhere,) if elsewhere else (), PodNetwork(), is_native=False
-    )
+    return judge(wanted, live, (elsewhere,) if elsewhere else (), PodNetwork(), is_native=False)
 
 
 def lines(found: Iterable[Difference | Obstacle]) -> list[str]:
@@ -112,7 +110,7 @@ class TestInOurTables:
         live = REDIRECT.replace(tables=tuple(tables))
         found = differences(REDIRECT, live)
 
-        judgement = judge(REDIRECT, live, found, (), PodNetwork(), is_native=False)
+        judgement = judge(REDIRECT, live, (), PodNetwork(), is_native=False)
 
         assert [d.rule for d in judgement.differences] == [d.rule for d in found]
         assert any(each.effect for each in judgement.differences)
