@@ -79,8 +79,9 @@ def judge(
     for family in FAMILIES:
         wanted = canonical(desired, family) if family in desired.families else None
         there = canonical(live, family)
-        found = differences_of(family, wanted, there) if has_reference else ()
-        own = [difference for difference in found if difference.kind != "foreign"]  # foreign ones are judged anew
+        found = differences_of(family, wanted, there)
+        judged_anew = ("foreign",) if has_reference else ("foreign", "missing", "unexpected")
+        own = [difference for difference in found if difference.kind not in judged_anew]
         if wanted is None:
             parts.insert(0, Judgement(tuple(own)))
             continue

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from capture.analysis.stations import PodNetwork
     from capture.backends.detect import Decision, Leftover
     from capture.model.addresses import Network
+    from capture.model.ruleset import Chain, TableName
     from capture.operations.situation import Elsewhere
     from capture.operations.target import Namespace
     from capture.settings.config import CaptureConfig, Host
@@ -108,9 +109,14 @@ def _verify_without_reference() -> Verified:
     from capture.operations.situation import read_elsewhere
 
     live = load(live_sets[0]).read()
-    own = own_only(live)
+    own = own_only(live).with_chains(_accepting)
     elsewhere = read_elsewhere(place(live_sets[0]))
     return _judged(own, live, elsewhere, live_sets[0], live_sets, has_reference=False)
+
+
+def _accepting(_: TableName, chain: Chain) -> Chain:
+    """Return a chain as a capture leaves it: it never sets a policy, so any but ACCEPT is foreign."""
+    return chain if chain.policy is None else chain.replace(policy="ACCEPT", ipv6_policy=None)
 
 
 def _verify_rules(desired: Ruleset, decision: Decision, live_sets: Iterable[Leftover]) -> Verified:

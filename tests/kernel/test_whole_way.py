@@ -137,6 +137,23 @@ def test_without_a_record_there_is_no_reference(pair: PodPair) -> None:
     assert "proxy-outbound 15001 -> direct" in diverted.stdout
 
 
+@pytest.mark.parametrize("way", ["iptables-netlink", "nftables-netlink", "iptables-legacy"])
+def test_without_a_record_a_policy_that_drops_is_drift(pair: PodPair, way: str) -> None:
+    with pair.pod.entered():
+        operations.apply(settings({}, WAYS[way]))
+        record.forget()
+    variant = "iptables-legacy" if way == "iptables-legacy" else "iptables-nft"
+
+    pair.pod.run([variant, "-t", "raw", "-P", "PREROUTING", "DROP"])
+    dropped = pair.pod.run([PROGRAM, "verify"], check=False)
+    pair.pod.run([variant, "-t", "raw", "-P", "PREROUTING", "ACCEPT"])
+    accepted = pair.pod.run([PROGRAM, "verify"], check=False)
+
+    assert dropped.returncode == 4
+    assert "proxy-inbound 15006 -> dropped" in dropped.stdout
+    assert accepted.returncode == 5
+
+
 def test_nothing_applied_is_one_line(netns: NamespaceFactory) -> None:
     namespace = netns()
     done = namespace.run([PROGRAM, "verify", "-p", "15001"], check=False)
