@@ -37,6 +37,8 @@ PODS = {"ipv4": "10.244.0.0/23", "ipv6": "fd00:244::/64"}
 ANY = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
 IMAGE = "capture.test/waiting:1"
 CONTAINERD = "/run/containerd/containerd.sock"
+SPDY = "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false"
+"""By websockets `kubectl exec` now and then loses the output of a short command: "Unknown stream id 1"."""
 LIST = "10-lab.conflist"
 CGROUP = "capture-cluster-"
 """How the names of nodes' control groups begin: several nodes may run on a machine."""
@@ -221,7 +223,7 @@ class KubernetesNode:
         kubectl = builds.find("kubectl")
         assert kubectl
         config = f"--kubeconfig={self.disk}/pki/admin.json"
-        return self.run([kubectl, config, *arguments], stdin=stdin, check=check, timeout=timeout)
+        return self.run(["env", SPDY, kubectl, config, *arguments], stdin=stdin, check=check, timeout=timeout)
 
     def get(self, *arguments: str) -> Any:
         """Return objects, decoded."""
