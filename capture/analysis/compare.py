@@ -61,18 +61,20 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
     """Return every difference that can matter to a packet, in the order of the tables."""
     found: list[Difference] = []
     for family in FAMILIES:
-        wanted = canonical(desired, family) if family in desired.families else None
-        found += differences_of(family, wanted, canonical(live, family))
+        desired_forms = canonical(desired, family) if family in desired.families else None
+        found += differences_of(family, desired_forms, canonical(live, family))
     return found
 
 
-def differences_of(family: Family, wanted: CanonicalTables | None, there: CanonicalTables) -> Iterator[Difference]:
-    """Yield the same for one family, by its canonical forms; ``wanted`` is None where nothing should be captured."""
-    if wanted is None:
+def differences_of(
+    family: Family, desired_forms: CanonicalTables | None, there: CanonicalTables
+) -> Iterator[Difference]:
+    """Yield the same for one family, by its forms; ``desired_forms`` is None where nothing should be captured."""
+    if desired_forms is None:
         yield from _captured_family(family, there)
         return
-    for place in dict.fromkeys((*wanted, *there)):
-        yield from _chain_differences(family, place, wanted, there)
+    for place in dict.fromkeys((*desired_forms, *there)):
+        yield from _chain_differences(family, place, desired_forms, there)
 
 
 def foreign_places(desired: Ruleset, live: Ruleset) -> dict[tuple[TableName, str], frozenset[int]]:
@@ -103,19 +105,19 @@ def can_stay(desired: Ruleset, live: Ruleset, *, writes_policies: bool = False) 
 
 
 def _chain_differences(
-    family: Family, place: tuple[TableName, str], all_wanted: CanonicalTables, all_there: CanonicalTables
+    family: Family, place: tuple[TableName, str], all_desired_forms: CanonicalTables, all_there: CanonicalTables
 ) -> Iterator[Difference]:
-    wanted, there = all_wanted.get(place, EMPTY), all_there.get(place, EMPTY)
-    if wanted == there:
+    desired_forms, there = all_desired_forms.get(place, EMPTY), all_there.get(place, EMPTY)
+    if desired_forms == there:
         return
     table, name = place
-    if there.policy != wanted.policy:
+    if there.policy != desired_forms.policy:
         yield Difference(family, table, name, "policy", policy=there.policy)
-    missing, extra = _only_in_one(wanted.rules, there.rules)
+    missing, extra = _only_in_one(desired_forms.rules, there.rules)
     by_owner: tuple[Numbered, Numbered] = extra, []
     if not (is_our_chain(name) or there.is_hooked_elsewhere):
         disturbs = disturbing(
-            (rule for _, rule in extra), name, lambda chain: all_wanted.get((table, chain), EMPTY).rules
+            (rule for _, rule in extra), name, lambda chain: all_desired_forms.get((table, chain), EMPTY).rules
         )
         by_owner = _by_owner(table, name, extra, len(there.rules), disturbs)
     kinds: tuple[Kind, ...] = ("missing", "unexpected", "foreign")

@@ -35,7 +35,7 @@ class Ways(Value):
 def causes_of_connection(ways: Ways, facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield why the connection does not reach a proxy that listens; none where it does."""
     live, packet, step = ways.live, ways.live.packet, ways.live.step
-    is_of_ours = step is not None and is_our_chain(step.chain)
+    is_own = step is not None and is_our_chain(step.chain)
     if not ways.has_route:
         address, flag = address_text(packet.family, packet.destination.first), "-6 " * (packet.family == "ipv6")
         yield cause("no-route", address=address, flag=flag, family=FAMILY_NAMES[packet.family])
@@ -43,7 +43,7 @@ def causes_of_connection(ways: Ways, facts: PodFacts, capture: Capture) -> Itera
         yield _why_direct(ways, capture)
     elif live.outcome == "dropped":
         yield dropped(live)
-    elif step is not None and is_of_ours and (step.table not in TABLES or live.outcome not in TO_PROXY):
+    elif step is not None and is_own and (step.table not in TABLES or live.outcome not in TO_PROXY):
         yield cause("second-set: decides", place_of(step), port=live.port)
     elif live.outcome in TO_PROXY:
         protocol, is_over_lo = IPPROTO_UDP if packet.protocol == "udp" else IPPROTO_TCP, packet.in_interface is None

@@ -99,7 +99,7 @@ class Culprits:
 
     def _doubt_order(self, comparison: Comparison) -> None:
         effect = next(comparison.effects(only_captured=True))
-        self.doubts = (f"{self.family}: what becomes of {effect.regions[0]} depends on the order of foreign chains",)
+        self.doubts = (f"{self.family}: what happens to {effect.regions[0]} depends on the order of foreign chains",)
 
     def _to_blame(self, effect: Effect, compared: Situation, situation: Situation) -> list[Place]:
         """Return the rule without which the witness would be treated as it should.

@@ -77,15 +77,15 @@ def judge(
     """
     parts: list[Judgement] = []
     for family in FAMILIES:
-        wanted = canonical(desired, family) if family in desired.families else None
+        desired_forms = canonical(desired, family) if family in desired.families else None
         there = canonical(live, family)
-        found = differences_of(family, wanted, there)
+        found = differences_of(family, desired_forms, there)
         judged_anew = ("foreign",) if has_reference else ("foreign", "missing", "unexpected")
         own = [difference for difference in found if difference.kind not in judged_anew]
-        if wanted is None:
+        if desired_forms is None:
             parts.insert(0, Judgement(tuple(own)))
             continue
-        reference = Situation(_with_forms(desired, wanted, family, desired), (), is_native, network)
+        reference = Situation(_with_forms(desired, desired_forms, family, desired), (), is_native, network)
         whole = Situation(_with_forms(live, there, family, desired), elsewhere, is_native, network)
         try:
             parts.append(_of_family(family, reference, whole, own))

@@ -68,23 +68,24 @@ RANDOM = {name: 3 if name == "iptables-iptc" else 10 for name in DRIVERS}
 
 @pytest.mark.parametrize("name", DRIVERS)
 def test_nor_by_random_settings(namespaces: dict[str, Namespace], name: str) -> None:
-    @settings(max_examples=RANDOM[name], deadline=None, suppress_health_check=list(HealthCheck))
-    @given(configs())
-    def none_escapes(config: CaptureConfig) -> None:
-        assert escapes(namespaces[name], DRIVERS[name], [config]) == []
-
-    none_escapes()
+    none_escapes(namespaces[name], name, RANDOM[name])
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", DRIVERS)
 def test_nor_by_many(namespaces: dict[str, Namespace], name: str) -> None:
-    @settings(max_examples=84, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(configs())
-    def none_escapes(config: CaptureConfig) -> None:
-        assert escapes(namespaces[name], DRIVERS[name], [config]) == []
+    none_escapes(namespaces[name], name, 84)
 
-    none_escapes()
+
+def none_escapes(namespace: Namespace, name: str, examples: int) -> None:
+    """Check that no packet escapes a driver's rules, with as many random settings."""
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(configs())
+    def check(config: CaptureConfig) -> None:
+        assert escapes(namespace, DRIVERS[name], [config]) == []
+
+    check()
 
 
 @pytest.mark.long

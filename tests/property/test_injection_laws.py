@@ -120,7 +120,7 @@ def _assert_grown(old: object, new: object) -> None:
         unique_by=lambda text: text.partition("=")[0],
     ),
 )  # fmt: skip
-def test_arguments_and_annotations_say_the_same(text: str, native: bool, sets: list[str]) -> None:  # noqa: FBT001
+def test_arguments_and_annotations_say_the_same(text: str, native: bool, sets: list[str]) -> None:  # noqa: FBT001  # drawn
     base = parse_set(tuple(sets))
     by_plugin = injected(text, Template(is_native=native, uses_plugin=True), base)
     by_init = injected(text, Template(is_native=native), base)

@@ -1,4 +1,4 @@
-"""The policy in words: sets of connections that do not overlap, with what becomes of each."""
+"""The policy in words: sets of connections that do not overlap, with what happens to each."""
 
 from __future__ import annotations
 

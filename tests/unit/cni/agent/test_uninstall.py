@@ -115,7 +115,7 @@ def test_only_a_daemon_set_that_is_certainly_gone_is_gone(
     tmp_path: Path,
     objects: dict[str, object],
     behaviour: fake_kubernetes.Behaviour | None,
-    gone: bool,  # noqa: FBT001
+    gone: bool,  # noqa: FBT001  # a column
 ) -> None:
     from cni.agent import api
 
