@@ -12,7 +12,7 @@ import pytest
 from capture.errors import StateDirectoryError
 from cni import atomic_files, install
 from cni.install import Change, InstallError, with_entry
-from fake_plugin import SCRIPT, write_plugin
+from support.runtimes.fake_plugin import SCRIPT, write_plugin
 
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0")
 ENTRY: dict[str, Any] = {"capabilities": {"io.kubernetes.cri.pod-annotations": True}, "profile": "current"}
