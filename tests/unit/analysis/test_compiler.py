@@ -231,7 +231,7 @@ def keeps_the_socket_over_lo(patch: Patch) -> None:
     patch.setattr(Compiler, "_over_lo", over_lo)
 
 
-MUTANTS = {
+MUTANTS: dict[Callable[[Patch], None], int] = {
     asks_nat_again: 6,
     keeps_the_port: 12,
     sends_inbound_to_loopback: 108,

@@ -76,7 +76,7 @@ def test_an_agent_lives_answers_and_ends_without_taking_anything_away(node: Path
         assert "capture_agent_ready 0.0" in metrics
         assert 'capture_installs_total{result="success"} 1.0' in metrics
         assert urllib.request.urlopen(f"http://127.0.0.1:{PORT}/healthz").status == 200
-        printed_lines = []
+        printed_lines: list[bytes] = []
         while not any(b'"captured"' in line for line in printed_lines):
             printed_lines.append(running.stdout.readline())  # type: ignore[union-attr]  # it is a pipe
             assert printed_lines[-1], "it ended"
