@@ -370,7 +370,12 @@ class Compiler:
         node = self.diagrams.mapped(node, known, ("sent on", port, address))
         if port is not None:
             node = self.switches.restricted(node, PORT, port)
-        return node if address is None else self.switches.restricted(node, DESTINATION, address.first)
+        if address is None:
+            return node
+        sent_on = self.switches.restricted(node, DESTINATION, address.first)
+        inside = self.space.numbers(DESTINATION, [(address.first, address.last)])
+        # Rules behind that tell addresses of a network apart would have to be moved with it.
+        return sent_on if self.diagrams.choose(inside, node, sent_on) == sent_on else self.diagrams.leaf(ANYTHING)
 
     def with_mark(self, node: int, value: int, mask: int) -> int:
         """Return the fates of packets after the bits of a mark were replaced."""

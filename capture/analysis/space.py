@@ -8,7 +8,7 @@ Numbers are those of the packet. -1 is "none" or "not known" of ports, sources, 
 from __future__ import annotations
 
 from capture.analysis.diagram import Diagrams
-from capture.analysis.meaning import holds_for, is_pure, understood
+from capture.analysis.meaning import flags_hold, holds_for, is_pure, understood
 from capture.analysis.switches import Switches
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Network, merge, merge_ranges, outside
@@ -179,7 +179,12 @@ class PacketSpace:
             found = self.marked(kind, match.value, match.mask)
             return self.diagrams.negation(found) if match.negated else found
         text = match.text if isinstance(match, model.UnknownMatch) else ""
-        return self.unknown(text if is_pure(text) else (text, occurrence))
+        found = self.unknown(text if is_pure(text) else (text, occurrence))
+        for state in model.CONNECTION_STATES:
+            holds = flags_hold(text, state)
+            if holds is not None:
+                found = self.diagrams.choose(self.state_in(state), self.diagrams.leaf(holds), found)
+        return found
 
     def unknown(self, what: Hashable) -> int:
         """Return an unknown truth value: the same wherever ``what`` is the same."""

@@ -107,7 +107,8 @@ class Trace(Value):
     @property
     def address(self) -> Network | None:
         """Return where the packet goes in place of where it was addressed to; None if no rule translated that."""
-        return self.translated.address if self.translated else None
+        is_moved = self.translated is not None and self.translated.address is not None
+        return self.translated.destination(self.packet.destination) if self.translated and is_moved else None
 
     @property
     def fate(self) -> Fate:
@@ -294,7 +295,9 @@ class _Passage:
             case Translate(address=address, port=port):
                 self.mapped = step
                 self.is_moved = address is not None
-                self.packet = packet.replace(destination=address or packet.destination, port=port or packet.port)
+                self.packet = packet.replace(
+                    destination=verdict.destination(packet.destination), port=port or packet.port
+                )
             case model.TransparentProxy(mark=mark, mask=mask):
                 self.transparent = step
                 self.packet = packet.replace(mark=packet.mark & ~mask | mark)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.judgement import Obstacle
     from capture.analysis.trace import Fate
-    from capture.model.addresses import Family
+    from capture.model.addresses import Family, Network
     from capture.model.ruleset import MissingRoute, Rule
     from capture.operations import Other, Verified
 
@@ -157,7 +157,7 @@ def fate_in_words(fate: Fate) -> str:
     """Return what happens to packets: "proxy-outbound 15001", "direct to 10.1.2.3:80", "dropped"."""
     where = ""
     if fate.address is not None:
-        where = address_text(fate.address.family, fate.address.first)
+        where = _address_text(fate.address)
         where = f" to [{where}]" if ":" in where and fate.port is not None else f" to {where}"
     if fate.port is not None:
         where += f":{fate.port}" if fate.address is not None else f" {fate.port}"
@@ -288,5 +288,10 @@ def effect_as_plain(effect: Effect | None) -> dict[str, object] | None:
 
 def fate_as_plain(fate: Fate) -> dict[str, object]:
     """Return what happens to packets, for JSON; port and address are null where they stay as addressed."""
-    address = fate.address and address_text(fate.address.family, fate.address.first)
+    address = fate.address and _address_text(fate.address)
     return {"outcome": fate.outcome, "port": fate.port, "address": address}
+
+
+def _address_text(address: Network) -> str:
+    """Return an address; of packets to many addresses that are translated alike, the network."""
+    return address_text(address.family, address.first) if address.is_address else str(address)

@@ -78,7 +78,7 @@ def _verdict(traced: Trace) -> str:
         where = address_text(traced.packet.family, traced.packet.destination.first)
         return f"no route: the namespace has none to {where}, so the connection fails before the first rule"
     if traced.translated is not None:
-        return f"{fate_in_words(traced.fate).replace('direct to', 'direct, to')}, which is not the proxy"
+        return f"{fate_in_words(traced.fate.replace(address=traced.address)).replace('direct to', 'direct, to')}, which is not the proxy"
     transparent = ", its addresses unchanged" if traced.transparent else ""
     return f"{traced.outcome}: it {OUTCOMES[traced.outcome].format(port=traced.port)}{transparent}"
 

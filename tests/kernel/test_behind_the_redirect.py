@@ -15,7 +15,7 @@ pytestmark = pytest.mark.kernel
 CAPTURE = str(Path(sys.executable).with_name("capture"))
 ELSEWHERE = "203.0.113.7"
 TO_POD = "iptables-nft -t nat -I OUTPUT -p tcp --dport 80 -j DNAT --to-destination {pod}:8080"
-NFT = "nft add table ip x; nft add chain ip x c '{{ type filter hook %s; }}'; nft add rule ip x c %s"
+NFT = "nft add table ip x; nft add chain ip x c '{{ type filter hook %s; }}'; nft add rule ip x c '%s'"
 
 CASES: dict[str, tuple[str, str]] = {
     "input": ("iptables-nft -A INPUT -i lo -p tcp --dport 15001 -j DROP", "dropped"),
@@ -65,6 +65,48 @@ CASES: dict[str, tuple[str, str]] = {
     "in by another index": (NFT % ("input priority 0", "iif eth0 tcp dport 15001 drop"), "proxy"),
     "in by no index": (NFT % ("output priority -200", "iif != lo tcp dport 80 drop"), "dropped"),
     "out by index": (NFT % ("output priority 0", "oif eth0 tcp dport 15001 drop"), "dropped"),
+    "a port by a map": (NFT % ("output priority -200", "tcp dport vmap {{ 80 : drop, 443 : accept }}"), "dropped"),
+    "a redirected port by a map": (
+        NFT % ("input priority 0", "iif lo tcp dport vmap {{ 15000-15005 : drop, 81 : accept }}"),
+        "dropped",
+    ),
+    "udp ports by a map": (NFT % ("output priority -200", "udp dport vmap {{ 80 : drop, 90-99 : drop }}"), "proxy"),
+    "states by a map": (
+        NFT % ("output priority -150", "ct state vmap {{ new : drop, established : accept }}"),
+        "dropped",
+    ),
+    "other states by a map": (
+        NFT % ("output priority -150", "ct state vmap {{ invalid : drop, established : accept }}"),
+        "proxy",
+    ),
+    "a connection's first flags": (
+        NFT % ("output priority 0", "tcp dport 15001 tcp flags & (fin | syn | rst | ack) == syn drop"),
+        "dropped",
+    ),
+    "a connection's first flags, iptables": ("iptables-nft -A OUTPUT -p tcp --syn -j DROP", "dropped"),
+    "flags of no connection": (
+        NFT % ("output priority 0", "tcp flags & (fin | syn) == fin | syn drop"),
+        "proxy",
+    ),
+    "flags of no connection, iptables": (
+        (
+            "iptables-nft -A OUTPUT -p tcp --tcp-flags ALL NONE -j DROP;"
+            " iptables-legacy -A INPUT -p tcp ! --syn -m conntrack --ctstate NEW -j DROP"
+        ),
+        "proxy",
+    ),
+    "a network for another": (
+        "iptables-nft -t nat -I OUTPUT -p tcp -d 203.0.113.0/24 -j NETMAP --to 198.51.100.0/24",
+        "app",
+    ),
+    "a network for another, legacy": (
+        "iptables-legacy -t nat -I OUTPUT -p tcp -d 203.0.113.0/24 -j NETMAP --to 198.51.100.0/24",
+        "app",
+    ),
+    "a network for another, of udp": (
+        "iptables-nft -t nat -I OUTPUT -p udp -d 203.0.113.0/24 -j NETMAP --to 198.51.100.0/24",
+        "proxy",
+    ),
     "the source is mapped at input": (
         "iptables-nft -t nat -A INPUT -p tcp --dport 15001 -j SNAT --to-source 192.0.2.1",
         "proxy",
@@ -82,6 +124,7 @@ def test_as_the_kernel_does_it(pod_pair: PodPair, way: str, name: str) -> None:
     peer.own_every_address()
     pod.listener(("0.0.0.0", 15001), label="proxy", uid=1337)
     pod.listener(("0.0.0.0", 8080), label="app", uid=1000)
+    peer.listener(("198.51.100.7", 80), label="app")
     pod.run([CAPTURE, "apply", "--backend", way])
 
     pod.run(["sh", "-ec", commands.format(pod=pod.ipv4)])

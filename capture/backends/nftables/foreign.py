@@ -13,7 +13,7 @@ from capture.backends.nf_tables.listing import read_chains, read_rules, read_tab
 from capture.backends.nftables.decode import decode_table
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
-from capture.backends.nftables.native import Proxy
+from capture.backends.nftables.native import Among, Proxy, VerdictMap
 from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.text import described
 from capture.errors import UnsupportedError
@@ -233,9 +233,20 @@ def _rules(native: NativeRule, family: Family | None) -> Iterator[Rule]:
     together = len(native.actions) < 2 or any(isinstance(action, Proxy) for action in native.actions)
     counters = native.counters
     for actions in (native.actions,) if together else ((action,) for action in native.actions):
-        (rule,) = lift_rules([native.replace(actions=actions)])
-        yield rule.replace(why=words, counters=counters, family=rule.family or family)
-        counters = None
+        for one in _by_number(native.replace(actions=actions)):
+            (rule,) = lift_rules([one])
+            yield rule.replace(why=words, counters=counters, family=rule.family or family)
+            counters = None
+
+
+def _by_number(rule: NativeRule) -> Iterator[NativeRule]:
+    """Yield a rule for each verdict of a map, which are never those of one packet; others as they are."""
+    match rule.actions:
+        case (VerdictMap(field, cases),):
+            for ranges, verdict in cases:
+                yield rule.replace(conditions=(*rule.conditions, Among(field, ranges)), actions=(verdict,))
+        case _:
+            yield rule
 
 
 def _of_iptables(places: list[Place], first_own: int) -> Iterator[ForeignChain]:
