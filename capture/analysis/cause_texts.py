@@ -163,6 +163,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "{filter}",
         "Remove or relax it: NetworkPolicy agents and firewalls in the pod's namespace write such rules.",
     ),
+    "rerouted": (
+        "a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}",
+        "Remove the rule, or restrict it to what it is for; `ip rule` and `ip route show table all` have the routes.",
+    ),
     # The proxy's listeners.
     "not-listening": (
         "no process listens on {port}, to which {kind} connections are sent",

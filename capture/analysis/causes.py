@@ -10,9 +10,9 @@ Causes of the whole pod (``lo`` down, a full conntrack table, a missing interfac
 from __future__ import annotations
 
 from capture.analysis.cause_texts import cause
-from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV4, IPV6, LOOPBACK_ADDRESSES, address_text
+from capture.model.addresses import AF, FAMILIES, FAMILY_NAMES, IPV4, IPV6, LOOPBACK_ADDRESSES, address_text
 from capture.model.values import Value
-from capture.netlink.rtnetlink import AF_INET, AF_INET6
+from capture.netlink.rtnetlink import AF_INET
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP
 
 TYPE_CHECKING = False
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from capture.netlink.interfaces import Link
     from capture.netlink.sock_diag import Listener
 
-AF: dict[Family, int] = {IPV4: AF_INET, IPV6: AF_INET6}
 KIND_OF = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
 ANY_ADDRESS: dict[Family, str] = {IPV4: "0.0.0.0", IPV6: "::"}
 USUAL_INTERFACE = "eth0"

@@ -107,6 +107,9 @@ def _foreign(live: Trace, step: Step) -> Cause:
 def dropped(live: Trace, text_of: TextOf) -> Cause:
     """Return why a packet is dropped: by the settings, or by a foreign rule or policy."""
     step, policy = live.step, live.policy
+    if step is not None and live.rerouted is not None:
+        words = step.rule.why or text_of(step.rule, live.packet.family)
+        return cause("rerouted", place_of(step), mark=live.mark, rule=live.rerouted.words, words=words)
     if step is not None and is_own(step):
         return cause("excluded: drop", place_of(step), reason=step.rule.why or "by its settings")
     if step is not None:

@@ -173,6 +173,7 @@ def _of_table(netfilter: NetlinkSocket, place: Place, first_own: int) -> Iterato
                 Table(NAT if is_nat else MANGLE, (entry, *called)),
                 is_older=place.handle < first_own,
                 is_native=not is_filter,
+                is_route=chain.hook.kind == "route",
                 devices=devices,
             )
 
