@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import click
 
@@ -18,17 +20,11 @@ from cni import conf, entries, istio_cni, kubeconfig_file, runtimes
 from cni import install as installer
 from cni.install import OWN_CONFIG, PLUGIN, Change
 from cni.log import DEFAULT_FILE, LEVELS
+from cni.networks import Choice
 from cni.protocol import SUPPORTED_VERSIONS, CniError
+from cni.runtimes import Runtime
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from typing import Any, TypeVar
-
-    from cni.networks import Choice
-    from cni.runtimes import Runtime
-
-    Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 INSTALL_EXAMPLES = """
 capture cni install --exclude-namespace kube-system

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Container
+from typing import Any
 
 from capture.errors import CaptureError
 from capture.state.directory import ensure
@@ -16,11 +18,6 @@ from cni.atomic_files import ChangedMeanwhileError
 from cni.install_error import InstallError, unexpected
 from cni.networks import PLUGIN, Network, network_in
 from cni.plugin_files import Change
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Container
-    from typing import Any
 
 SINGLE = (".conf", ".json")
 OWN_DIRECTORY = "istio-capture"

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 from cni import atomic_files
 from cni.atomic_files import ChangedMeanwhileError
 from cni.install_error import InstallError, explained
 from cni.plugin_files import remove_tree
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import TypeVar
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 PATIENCE = 5.0
 """Seconds to go on while other programs change the same files."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Container
 from functools import partial
+from typing import Any
 
 from capture.state.directory import STATE_DIRECTORY, tighten
 from cni import atomic_files, entries
@@ -32,11 +34,6 @@ from cni.networks import (
     paths_in,
 )
 from cni.plugin_files import BUNDLE_MARK, Change, put_plugin, remove_plugin
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Container
-    from typing import Any
 
 __all__ = [
     "BUNDLE_MARK", "OWN_CONFIG", "OWN_CONFIG_MARK", "PLUGIN", "Change", "Choice", "InstallError", "Network",

@@ -7,20 +7,15 @@ written otherwise is converted when it is installed.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from capture.errors import CaptureError
 from capture.state.directory import ensure
 from cni import atomic_files, kubeconfig
 from cni.files import read_file
-from cni.kubeconfig import CLUSTER_FIELDS, SKIPS_VERIFICATION, USER_FIELDS
+from cni.kubeconfig import CLUSTER_FIELDS, SKIPS_VERIFICATION, USER_FIELDS, Kubeconfig
 from cni.plugin_files import Change
 from cni.protocol import CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from cni.kubeconfig import Kubeconfig
 
 MAX_FILE = 1024 * 1024
 MAX_VALUES = 1_000_000

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Container, Iterator
 
 from capture.model.values import Value
 from cni import atomic_files
 from cni.install_error import InstallError
 from cni.networks import PLUGIN
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
 
 BUNDLE = f"{PLUGIN}.bundle-"
 BUNDLE_MARK = "lib/ld.so"

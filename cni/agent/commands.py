@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -19,12 +21,7 @@ from cni.install import OWN_CONFIG, PLUGIN
 from cni.log import DEFAULT_FILE, LEVELS
 from cni.protocol import CniError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, TypeVar
-
-    Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 AGENT_EXAMPLES = """
 capture node agent --node "$NODE_NAME" --exclude-namespace kube-system     # as the chart's DaemonSet starts it

@@ -9,15 +9,11 @@ from __future__ import annotations
 import binascii
 import os
 import time
+from collections.abc import Mapping
 
 from capture.model.values import Value
 from capture.state.json_text import JsonError, decode, encode
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from cni.agent.options import Options
+from cni.agent.options import Options
 
 PRIVATE = 0o600
 LITTLE = 0.1

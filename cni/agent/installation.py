@@ -10,29 +10,24 @@ entry 3 ms, and a runtime loads a rival's list within 1 ms.
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections.abc import Callable
 
 from capture.errors import CaptureError
 from cni import install as installer
 from cni.agent import credentials, rivals
 from cni.agent.directories import Directories
 from cni.agent.fight import Fight
-from cni.agent.runtime import RuntimeSilentError
+from cni.agent.handover import Handover
+from cni.agent.health import Health
+from cni.agent.journal import Journal
+from cni.agent.options import Options
+from cni.agent.runtime import Runtime, RuntimeSilentError
 from cni.agent.writers import Writers
 from cni.conf import POD_SOURCES, RUNTIME
 from cni.install import PLUGIN, Change
 from cni.protocol import SUPPORTED_VERSIONS
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable
-
-    from cni.agent.handover import Handover
-    from cni.agent.health import Health
-    from cni.agent.journal import Journal
-    from cni.agent.options import Options
-    from cni.agent.runtime import Runtime
 
 EVERY = 10.0
 """Seconds between looks when nothing happens."""

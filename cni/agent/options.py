@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from capture.model.values import Value
 from cni.agent_socket import AGENT_SOCKET
 from cni.networks import Choice
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 BIN_DIR, CONF_DIR = "/opt/cni/bin", "/etc/cni/net.d"
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
