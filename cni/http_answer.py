@@ -46,8 +46,8 @@ def parse(received: bytes | bytearray) -> Answer:
 
     Raises NotHttpError and CutOffError.
     """
-    rest, status = bytes(received), 100
-    while status // 100 == 1:  # RFC 9110, 15.2: after one of these comes the answer proper
+    rest = bytes(received)
+    while True:
         require_http(rest)
         head, blank_line, rest = rest.partition(b"\r\n\r\n")
         if len(head) > MAX_HEAD:
@@ -55,7 +55,8 @@ def parse(received: bytes | bytearray) -> Answer:
         if not blank_line:
             raise CutOffError
         status, reason, headers = _head(head)
-    return Answer(status, reason, headers, _body(headers, rest))
+        if status // 100 != 1:  # RFC 9110, 15.2: after one of these comes the answer proper
+            return Answer(status, reason, headers, _body(headers, rest))
 
 
 def _head(head: bytes) -> tuple[int, str, dict[str, str]]:

@@ -18,26 +18,31 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
-
-from lightkube import Client
 
 from capture.state.capabilities import missing
 from capture.state.netns import own_namespace
 from cni import conf, leaving
 from cni.agent import runtime as runtimes
 from cni.agent import uninstall
-from cni.agent.audit import Audit
 from cni.agent.handover import Handover
 from cni.agent.health import Health
 from cni.agent.installation import PARTS, Installation
 from cni.agent.journal import Journal
 from cni.agent.log_follower import LogFollower
-from cni.agent.options import RUNTIME_SOCKETS, Options
+from cni.agent.options import RUNTIME_SOCKETS
 from cni.agent.pods import Pods
 from cni.agent.server import Server
 from cni.pod import Identity
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from lightkube import Client
+
+    from cni.agent.audit import Audit
+    from cni.agent.options import Options
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 EXIT_LOST = 70

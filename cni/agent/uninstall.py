@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-
-from lightkube import Client
 
 from capture.errors import CaptureError
 from cni import install as installer
 from cni import leaving
 from cni.agent import credentials
-from cni.agent.options import Options
-from cni.agent.runtime import Runtime
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lightkube import Client
+
+    from cni.agent.options import Options
+    from cni.agent.runtime import Runtime
 
 NOT_FOUND = 404
 PATIENCE = 240.0
