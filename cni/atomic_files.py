@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 TEMPORARY = ".capture-tmp"
 """How the names of our temporary files end; container runtimes read no such files."""
 
+PRIVATE = 0o600
+"""The mode of files that we make (CIS Kubernetes Benchmark, 1.1.9)."""
+
 WRITERS_PATIENCE = 1.0
 """Seconds to wait for a program that has a replaced file open for writing."""
 
@@ -84,6 +87,19 @@ def create(path: str, content: bytes, mode: int, uid: int, gid: int) -> None:
     finally:
         os.unlink(temporary)
     sync_directory(os.path.dirname(path))
+
+
+def put(path: str, content: bytes) -> bool:
+    """Let a file that no one else writes have this content, for root alone; return whether that was a change."""
+    try:
+        old = snapshot(path)
+        if (old.content, old.mode) == (content, PRIVATE):
+            return False
+    except FileNotFoundError:
+        pass
+    os.rename(_write_temporary(path, content, PRIVATE, os.geteuid(), os.getegid()), path)
+    sync_directory(os.path.dirname(path))
+    return True
 
 
 def replace(old: Snapshot, content: bytes, *, is_urgent: bool = False) -> None:

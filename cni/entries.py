@@ -22,8 +22,6 @@ from cni.plugin_files import Change
 SINGLE = (".conf", ".json")
 OWN_DIRECTORY = "istio-capture"
 """Our own directory in the parent of the configuration directory, where runtimes read nothing."""
-PRIVATE = 0o600
-"""The mode of files that we make (CIS Kubernetes Benchmark, 1.1.9)."""
 
 
 def with_entry(
@@ -85,7 +83,7 @@ def rewrite(network: Network, plugins: list[dict[str, Any]], what: str, *, is_ur
 
 def make(path: str, configuration: dict[str, Any]) -> None:
     """Make a file of our own that is not there yet; raise ``FileExistsError`` if it is."""
-    atomic_files.create(path, written(path, configuration), PRIVATE, os.geteuid(), os.getegid())
+    atomic_files.create(path, written(path, configuration), atomic_files.PRIVATE, os.geteuid(), os.getegid())
 
 
 def _turn_into_list(network: Network, plugins: list[dict[str, Any]]) -> tuple[str, list[Change]]:
