@@ -18,10 +18,10 @@ from capture.settings.options import PROFILE
 from capture.settings.parsers import PROFILES
 from cni import conf, entries, istio_cni, kubeconfig_file, runtimes
 from cni import install as installer
-from cni.install import OWN_CONFIG, PLUGIN, Change
+from cni.install import OWN_CONFIG, PLUGIN, Change, Desired
 from cni.log import DEFAULT_FILE, LEVELS
 from cni.networks import Choice
-from cni.protocol import SUPPORTED_VERSIONS, CniError
+from cni.protocol import CniError
 from cni.runtimes import Runtime
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -125,16 +125,8 @@ def install(
     entry = _entry(values, upstream.entry if upstream else {})
     _require_source(runtime, conf_path, entry, values)
     changes, warnings = _with_kubeconfig(entry, conf_path)
-    changes += installer.install(
-        source,
-        bin_path,
-        conf_path,
-        entry,
-        SUPPORTED_VERSIONS,
-        own_config,
-        choice=choice,
-        replaced=(istio_cni.TYPE,) if upstream and not upstream.stays else (),
-    )
+    replaced = (istio_cni.TYPE,) if upstream and not upstream.stays else ()
+    changes += installer.install(source, bin_path, Desired(conf_path, entry, own_config, choice, replaced))
     warnings += upstream.notes if upstream else _rivals(conf_path)
     warn(warnings)
     print_changes(map(str, changes), form, "unchanged: the plugin and its entry are in place", warnings)

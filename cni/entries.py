@@ -18,6 +18,7 @@ from cni.atomic_files import ChangedMeanwhileError
 from cni.install_error import InstallError, unexpected
 from cni.networks import PLUGIN, Network, network_in
 from cni.plugin_files import Change
+from cni.protocol import SUPPORTED_VERSIONS
 
 SINGLE = (".conf", ".json")
 OWN_DIRECTORY = "istio-capture"
@@ -62,9 +63,9 @@ def after_others(network: Network, entry: dict[str, Any], replaced: Container[st
     return plugins
 
 
-def check_version(network: Network, supported: Container[str]) -> None:
+def check_version(network: Network) -> None:
     """Raise InstallError if the plugin could not be called in this list."""
-    if network.version not in supported:
+    if network.version not in SUPPORTED_VERSIONS:
         raise InstallError(
             network.path,
             f"its cniVersion is {network.version or 'missing'!r}, in which {PLUGIN} could not be called",
