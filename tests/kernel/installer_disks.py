@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cni.install import Desired, InstallError, install, uninstall
-from fake_plugin import SCRIPT
+from support.runtimes.fake_plugin import SCRIPT
 
 MAIN = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}
 ENTERED = {**MAIN, "plugins": [{"type": "bridge"}, {"type": "capture-cni"}]}

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 import cni
-from container_node import Node
-from cri_client import CriClient, compile_messages
-from oci_image import write_image
 from pytest_netns import NamespaceFactory, require
-from runtime_networks import bridge, capture, network
+from support.runtimes.cri_client import CriClient, compile_messages
+from support.runtimes.networks import bridge, capture, network
+from support.runtimes.node import Node
+from support.runtimes.oci_image import write_image
 
 ROOT = Path(cni.__file__).parents[1]
 IMAGE = "capture.test/waiting:1"

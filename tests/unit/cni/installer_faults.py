@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from cni import install, trial
-from fake_plugin import write_plugin
-from system_calls import kill_before, run_stepped
+from support.processes.system_calls import kill_before, run_stepped
+from support.runtimes.fake_plugin import write_plugin
 
 READ_BY_RUNTIMES = (".conf", ".conflist", ".json")
 OWN_ENTRY = {"type": "capture-cni", "profile": "current"}

@@ -12,7 +12,7 @@ import pytest
 from capture.errors import StateDirectoryError
 from cni import atomic_files, install
 from cni.install import Change, InstallError, with_entry
-from fake_plugin import SCRIPT, write_plugin
+from support.runtimes.fake_plugin import SCRIPT, write_plugin
 
 ENTRY: dict[str, Any] = {"capabilities": {"io.kubernetes.cri.pod-annotations": True}, "profile": "current"}
 OWN_ENTRY = {"type": "capture-cni", **ENTRY}

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from cni import install
-from fake_plugin import write_plugin
-from system_calls import run_alone
+from support.processes.system_calls import run_alone
+from support.runtimes.fake_plugin import write_plugin
 
 FAULTS = Path(__file__).with_name("installer_faults.py")
 every_third_or_all = pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.long)])

@@ -11,7 +11,7 @@ import pytest
 from cni import install, runtimes
 from cni.install_error import InstallError
 from cni.networks import Choice, Chosen, candidates, choose
-from fake_plugin import write_plugin
+from support.runtimes.fake_plugin import write_plugin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
