@@ -16,21 +16,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 from capture.model.values import Value
 from capture.state.json_text import JsonError, decode
 from cni import atomic_files
+from cni.atomic_files import Snapshot
 from cni.install_error import InstallError, unexpected
 from cni.protocol import version_number
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import Any, Literal
-
-    from cni.atomic_files import Snapshot
-
-    RuntimeName = Literal["containerd", "crio", "libcni"]
+RuntimeName = Literal["containerd", "crio", "libcni"]
 
 PLUGIN = "capture-cni"
 """The type of the entry, and therefore (SPEC, "Network configuration format") the name of the executable."""

@@ -16,9 +16,9 @@ from capture.model.packet import Packet
 from capture.operations import diagnosis
 from capture.settings import options as option
 from capture.settings.settings import Given, Settings
-from captures import WAYS, settings
-from mesh_settings import FIFTY
 from pytest_netns import NamespaceFactory, Pod, PodPair
+from support.captures.meshes import FIFTY
+from support.captures.settings import WAYS, settings
 
 if TYPE_CHECKING:
     from typing import Any

@@ -14,7 +14,7 @@ from capture.analysis.trace import whole_way
 from capture.model.addresses import outside
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import RestoreMark, Return, TransparentProxy
-from small_pools import Pools, numbers_of
+from support.generators.small_pools import Pools, numbers_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """A client for container runtimes over CRI, as kubelet is one: pods, containers, commands in containers.
 
-The messages are those of ``runtime/cri.proto``, compiled when the tests run.
+The messages are those of ``cri.proto``, compiled when the tests run.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 import grpc
 
-from container_node import Node
+from support.runtimes.node import Node
 
-PROTO = Path(__file__).parent / "runtime" / "cri.proto"
+PROTO = Path(__file__).with_name("cri.proto")
 TIMEOUT = 60.0
 
 

@@ -19,8 +19,8 @@ import signal
 import time
 from pathlib import Path
 
-from envoy_bootstrap import HEALTH_PORT, INBOUND_PORT, OUTBOUND_PORT, Sidecar
 from pytest_netns import Endpoint, Pod, Process, require
+from support.traffic.envoy_bootstrap import HEALTH_PORT, INBOUND_PORT, OUTBOUND_PORT, Sidecar
 
 PROXY_UID = 1337
 

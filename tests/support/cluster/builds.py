@@ -1,7 +1,7 @@
 """The programs of a Kubernetes node: taken from PATH, or built once from Go modules into ``build/cluster``.
 
-    python tests/cluster_builds.py          builds what is missing: ten minutes on two cores, 6 GB below GOPATH
-    python tests/cluster_builds.py helm     builds this, though it may be there: kubernetes, helm, or runtime
+    python tests/support/cluster/builds.py          builds what is missing: ten minutes on two cores, 6 GB below GOPATH
+    python tests/support/cluster/builds.py helm     builds this, though it may be there: kubernetes, helm, or runtime
 
 ``CAPTURE_CLUSTER_BIN`` names directories (separated by colons) that are looked into first. Go's module proxy is the
 only server that is queried.
@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 CACHE = ROOT / "build" / "cluster"
 
 KUBERNETES = "1.34.4"

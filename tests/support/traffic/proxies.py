@@ -16,8 +16,8 @@ import socket
 import sys
 from pathlib import Path
 
-from envoy_bootstrap import HEADER
 from pytest_netns import Client, Endpoint, Pod, Process
+from support.traffic.envoy_bootstrap import HEADER
 
 APP_UID = 1000
 

@@ -7,7 +7,7 @@ import json
 import random
 from typing import Any
 
-from sidecar_lab import APP_PORT, ENDPOINTS
+from support.traffic.sidecar_lab import APP_PORT, ENDPOINTS
 
 NAMESPACES = ("default", "other", "istio-system")
 PORT_NAMES = ("http", "http-web", "http2", "grpc-api", "tcp", "tcp-db", "mysql", "redis", "https", "", "metrics")

@@ -6,7 +6,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from oci_image import write_archive
+from support.runtimes.oci_image import write_archive
 
 AGENT = "/usr/libexec/istio-capture-agent"
 

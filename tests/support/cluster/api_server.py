@@ -1,6 +1,6 @@
 """A Kubernetes API server of the real project, without a node: etcd and kube-apiserver in a namespace of their own.
 
-``cluster_builds.py`` has where the programs are looked for.
+``builds.py`` has where the programs are looked for.
 
     with ApiServer(namespace, directory) as server:
         server.kubectl("get", "pods", stdin="") -> str
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-import cluster_builds as builds
 from pytest_netns import CommandError, Namespace, require
+from support.cluster import builds
 
 GATES = ("--feature-gates=MutatingAdmissionPolicy=true", "--runtime-config=admissionregistration.k8s.io/v1beta1=true")
 ADDRESS = "192.0.2.1"

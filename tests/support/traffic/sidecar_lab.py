@@ -17,13 +17,13 @@ from typing import Any
 
 from capture import apply, make_settings
 from capture.settings.config import CaptureConfig
-from envoy_proxy import PROXY_UID, envoy_program
-from proxies import start_app
 from pytest_netns import Client, Pod, PodPair, Process
 from sidecar import endpoints
 from sidecar.bootstrap import destinations, read_world, render
 from sidecar.documents import documents
 from sidecar.objects import Pod as PodObject
+from support.traffic.envoy_proxy import PROXY_UID, envoy_program
+from support.traffic.proxies import start_app
 
 ENDPOINTS = ("10.77.0.21", "10.77.0.22", "10.77.0.23")
 APP_PORT = 8080

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from private_mounts import OWN_MOUNTS
 from pytest_netns import CommandError, Namespace, NamespaceFactory
+from support.processes.private_mounts import OWN_MOUNTS
 
 CGROUP = "capture-test-"
 

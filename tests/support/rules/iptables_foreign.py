@@ -6,8 +6,8 @@ import random
 
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.ruleset import BUILT_IN_CHAINS, MANGLE, NAT, RAW
-from iptables_ways import Way
 from pytest_netns import Namespace
+from support.rules.iptables_ways import Way
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

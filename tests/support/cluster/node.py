@@ -25,9 +25,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import cluster_builds as builds
-from fake_kubernetes import Authority, Certificate
-from oci_image import write_image
+from support.cluster import builds
+from support.cluster.fake_kubernetes import Authority, Certificate
+from support.runtimes.oci_image import write_image
 
 NAME = "capture-node"
 ADDRESSES = {"ipv4": "192.168.77.1", "ipv6": "fd00:77::1"}

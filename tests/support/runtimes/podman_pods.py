@@ -8,10 +8,10 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
-from cni_calls import INJECTED
-from container_node import Node
 from pytest_netns import Namespace, require
-from runtime_networks import PROGRAMS, bridge, capture, network
+from support.runtimes.cni_calls import INJECTED
+from support.runtimes.networks import PROGRAMS, bridge, capture, network
+from support.runtimes.node import Node
 
 IMAGE = "capture.test/waiting:1"
 

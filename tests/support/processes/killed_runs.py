@@ -2,7 +2,7 @@
 
     python killed_runs.py JSON        in a captured pod; prints what went wrong, as JSON
 
-The JSON has ``before`` and ``killed``, each a way and a variant of ``captures``, and ``expected``, the states after
+The JSON has ``before`` and ``killed``, each a way and a variant of ``settings``, and ``expected``, the states after
 a run of each in an empty pod. Before each change that the killed run would make to the kernel or to a file it is
 killed, and at its end; the next run is of the same settings, or of those from before.
 """
@@ -22,8 +22,8 @@ from capture.netlink.interfaces import read_addresses
 from capture.netlink.policy_rules import read_policy_rules
 from capture.netlink.routing import has_local_route
 from capture.netlink.rtnetlink import AF_INET, AF_INET6, open_route
-from captures import VARIANTS, WAYS, settings
-from system_calls import run_stepped
+from support.captures.settings import VARIANTS, WAYS, settings
+from support.processes.system_calls import run_stepped
 
 Choice = tuple[str, str]
 """A way and a variant."""

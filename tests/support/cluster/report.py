@@ -10,7 +10,7 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 
-import cluster_builds as builds
+from support.cluster import builds
 
 PAGE = builds.ROOT / "docs" / "tested.md"
 RESULTS: dict[tuple[str, str], str] = {}

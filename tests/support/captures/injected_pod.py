@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from envoy_proxy import envoy_program
 from pytest_netns import Pod, Process
-from sidecar_lab import fetch
+from support.traffic.envoy_proxy import envoy_program
+from support.traffic.sidecar_lab import fetch
 
 VENV = Path(sys.executable).parent
 

@@ -5,9 +5,9 @@
     ...
     load.stop().answered(("203.0.113.7", 80)) -> Counter({"outbound": 1234})
 
-    under_load = UnderLoad(netns)                           a whole pod with that, for the captures of ``captures``
+    under_load = UnderLoad(netns)                           a whole pod with that, for ``captures.settings``
 
-Both ends are processes (``traffic_process``): what the test does meanwhile keeps neither from its work.
+Both ends are processes (``steady_process``): what the test does meanwhile keeps neither from its work.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from captures import APP_PORT, INBOUND_PORTS, OUTBOUND_PORTS, OUTSIDE
 from pytest_netns import Namespace, NamespaceFactory, Process
+from support.captures.settings import APP_PORT, INBOUND_PORTS, OUTBOUND_PORTS, OUTSIDE
 
 Destination = tuple[str, int]
 PER_SECOND = 200
-_PROGRAM = [sys.executable, "-I", "-S", str(Path(__file__).with_name("traffic_process.py"))]
+_PROGRAM = [sys.executable, "-I", "-S", str(Path(__file__).with_name("steady_process.py"))]
 
 
 def answer(namespace: Namespace, label: str, *ports: int, uid: int = 0, transparent: bool = False) -> Process:

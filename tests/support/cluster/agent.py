@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from cluster_pods import PYTHON
-from kubernetes_cluster import Cluster
+from support.cluster.installed import Cluster
+from support.cluster.pods import PYTHON
 
 Result = TypeVar("Result")
 

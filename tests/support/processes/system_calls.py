@@ -95,7 +95,7 @@ def run_alone(script: Path, *arguments: str, through: Sequence[str] = (), timeou
 
     ``through`` is a command that runs another, such as ``unshare --mount``.
     """
-    tests = Path(__file__).parent
+    tests = Path(__file__).parents[2]
     done = subprocess.run(
         [*through, sys.executable, str(script), *arguments],
         env=os.environ | {"PYTHONPATH": f"{tests.parent}:{tests}"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 from capture.settings import options as option
-from captures import Texts
+from support.captures.settings import Texts
 
 MESHES: tuple[Texts, ...] = (
     {},

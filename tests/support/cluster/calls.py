@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cluster_pods import APP_PORT
-from kubernetes_cluster import Cluster
+from support.cluster.installed import Cluster
+from support.cluster.pods import APP_PORT
 
 OUT, IN = "outbound", "inbound"
 BOTH: list[str] = [OUT, IN]

@@ -22,7 +22,7 @@ from capture.model.addresses import (
 from capture.model.ruleset import Span, only
 from capture.settings.config import CaptureConfig
 from capture.settings.parsers import Selection, UidPorts
-from strategies import HIGHEST_ID
+from support.generators.rules import HIGHEST_ID
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

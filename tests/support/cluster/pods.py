@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from envoy_bootstrap import HEALTH_PORT, Sidecar
-from envoy_proxy import envoy_command
-from kubernetes_node import IMAGE
+from support.cluster.node import IMAGE
+from support.traffic.envoy_bootstrap import HEALTH_PORT, Sidecar
+from support.traffic.envoy_proxy import envoy_command
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 APP_PORT, HOST_PORT = 8080, 18080
 LOCKED: dict[str, Any] = {"allowPrivilegeEscalation": False, "runAsNonRoot": True, "capabilities": {"drop": ["ALL"]}}
 PYTHON = "/usr/bin/python3"
@@ -42,7 +42,7 @@ def proxy(*, transparent: bool = False, uid: int = 1337, dns: bool = False) -> d
         }  # fmt: skip
     command = envoy_command(Sidecar(transparent=transparent, http_ports=(APP_PORT,)))
     if dns:
-        program = f"{PYTHON} {ROOT}/tests/dns_answers.py & exec "
+        program = f"{PYTHON} {ROOT}/tests/support/traffic/dns_answers.py & exec "
         command = ["/usr/bin/sh", "-c", f'{program}"$0" "$@"', *command]
     probe = {"httpGet": {"path": "/healthz/ready", "port": HEALTH_PORT}, "periodSeconds": 1, "failureThreshold": 60}
     return container(
@@ -75,7 +75,7 @@ def pod(
     ``pause_proxy`` gives a sidecar that does nothing, for pods that are many.
     """
     port = HOST_PORT if spec.get("hostNetwork") else APP_PORT
-    app = container("app", command or [PYTHON, f"{ROOT}/tests/http_app.py", name, str(port)])
+    app = container("app", command or [PYTHON, f"{ROOT}/tests/support/traffic/http_app.py", name, str(port)])
     containers, inits, written = [app], list(init or []), dict(annotations or {})
     if mesh:
         sidecar = PAUSED if pause_proxy else proxy(transparent=transparent, uid=uid, dns=dns)

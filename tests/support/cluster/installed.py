@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cluster_builds as builds
-from kubernetes_node import KubernetesNode
+from support.cluster import builds
+from support.cluster.node import KubernetesNode
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 NAMESPACE = "istio-capture"
 
 
