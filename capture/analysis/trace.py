@@ -30,10 +30,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    from capture.analysis.foreign import ForeignChain
     from capture.analysis.meaning import Meaning
     from capture.analysis.rerouting import MarkRoute
-    from capture.analysis.stations import Station
+    from capture.analysis.stations import ForeignChain, Station
 
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
 

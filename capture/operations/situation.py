@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.foreign import in_tables_of_iptables
+from capture.analysis.stations import in_tables_of_iptables
 from capture.backends import load
 from capture.backends.detect import Decision
 from capture.backends.iptables.tables import legacy_tables
@@ -16,8 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.analysis.foreign import ForeignChain
-    from capture.analysis.stations import Situation
+    from capture.analysis.stations import ForeignChain, Situation
     from capture.model.ruleset import Ruleset
 
 LEGACY = "iptables-legacy"

@@ -8,8 +8,8 @@ import pytest
 
 from capture.analysis import chains, compiler, space, stations, switches
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
-from capture.analysis.foreign import PRIORITIES
 from capture.analysis.space import DESTINATION, IN, NONE, OUT, PORT, PacketSpace
+from capture.analysis.stations import PRIORITIES
 from capture.analysis.trace import whole_way
 from capture.model.addresses import outside
 from capture.model.packet import LOOPBACK
