@@ -9,10 +9,9 @@ from __future__ import annotations
 from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
-from capture.analysis.regions import in_words, parts, simplified
+from capture.analysis.regions import in_words, parts, quick_witness, simplified, witness
 from capture.analysis.space import FIELDS, GID, IN, OUT, STATE, UID, PacketSpace
 from capture.analysis.trace import REDIRECTED_BY, Fate, whole_way
-from capture.analysis.witnesses import quick_witness, witness
 from capture.model.addresses import merge_ranges
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ALL_BITS, CONNECTION_STATES, Jump, OwnerGid, OwnerUid

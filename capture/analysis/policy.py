@@ -9,10 +9,9 @@ from __future__ import annotations
 from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
-from capture.analysis.regions import in_words, parts, simplified, with_ports
+from capture.analysis.regions import in_words, parts, simplified, with_ports, witness
 from capture.analysis.space import HIGHEST_PORT, PORT, PacketSpace
 from capture.analysis.trace import Fate, whole_way
-from capture.analysis.witnesses import witness
 from capture.model.ruleset import ALL_BITS, DestinationPort
 from capture.model.values import Value
 

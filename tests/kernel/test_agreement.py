@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from capture.analysis.compiler import OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
+from capture.analysis.regions import witness
 from capture.analysis.space import GID, PORT, UID, PacketSpace
 from capture.analysis.stations import PodNetwork, Situation
 from capture.analysis.trace import Fate, trace
-from capture.analysis.witnesses import witness
 from capture.backends import load
 from capture.backends.detect import Decision
 from capture.model.addresses import FAMILIES, address_text, merge_ranges, parse_address
