@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from capture.analysis.canonical import CanonicalChain, canonical
 from capture.analysis.ownership import CERTAIN, disturbing, shape
+from capture.model.addresses import FAMILY_NAMES
 from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import FAMILIES
 from capture.model.values import Value
@@ -50,6 +51,14 @@ class Difference(Value):
     position: int = 0
     policy: str = ""
     effect: Effect | None = None
+
+    @property
+    def place(self) -> str:
+        """Return where it is, in words."""
+        where = f"{FAMILY_NAMES[self.family]} {self.table} {self.chain}"
+        if self.rule is None:
+            return where
+        return f"{where}: rule {self.position}" if self.position else f"{where}: a rule"
 
     @property
     def is_own(self) -> bool:

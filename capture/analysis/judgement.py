@@ -45,6 +45,17 @@ class Obstacle(Value):
     rule: model.Rule | None = None
     effect: Effect | None = None
 
+    @property
+    def family(self) -> Family:
+        """Return the family of the rule, the first of a chain for both."""
+        return (self.rule and self.rule.family) or self.foreign_chain.families[0]
+
+    @property
+    def place(self) -> str:
+        """Return where it is, in words."""
+        there = self.foreign_chain
+        return f"table {there.table}, chain {there.entry.name} ({there.place}, priority {there.priority})"
+
 
 class Judgement(Value):
     """What matters, and what does not.
