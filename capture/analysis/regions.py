@@ -39,10 +39,8 @@ if TYPE_CHECKING:
     Ranges = tuple[tuple[int, int], ...]
     Path = dict[int, Ranges]
     """What the packets of a part of a set have in common: ranges by level."""
-    from collections.abc import Sequence
 
     from capture.analysis.compiler import Direction
-    from capture.analysis.stations import PodNetwork
 
 
 MAX_NAMED = 6
@@ -54,7 +52,7 @@ MAX_PARTS = 2000
 # --- a set without what is always true -----------------------------------------------------------
 
 
-def simplified(space: PacketSpace, packets: int, among: int) -> int:
+def _simplified(space: PacketSpace, packets: int, among: int) -> int:
     """Return a simpler set that holds the same of the packets that can occur.
 
     What lies outside is free to be in it or not (the operator restrict of Coudert and Madre, 1990).
@@ -99,14 +97,10 @@ def _filled(kids: list[int], ends: list[int]) -> list[int]:
 # --- words ---------------------------------------------------------------------------------------
 
 
-def parts(space: PacketSpace, packets: int) -> list[Path]:
-    """Return the parts of a set, joined where they differ in one field only; at most MAX_PARTS are looked at."""
-    found = []
-    for path in _paths(space, packets, {}):
-        found.append(path)
-        if len(found) >= MAX_PARTS:
-            break
-    return _joined(found)
+def parts(space: PacketSpace, packets: int, among: int) -> list[Path]:
+    """Return the parts of a set among packets that can occur, joined where they differ in one field only."""
+    simple = _simplified(space, packets, among)
+    return _joined(list(islice(_paths(space, simple, {}), MAX_PARTS)))
 
 
 def _paths(space: PacketSpace, node: int, path: Path) -> Iterator[Path]:
@@ -257,39 +251,32 @@ def _listed(names: list[str]) -> str:
 
 OUTSIDE = {"ipv4": (0xCB007107, 0xC6336407), "ipv6": (0x20010DB8 << 96 | 7, 0x20010DB8 << 96 | 9)}
 """203.0.113.7 and 198.51.100.7, 2001:db8::7 and 2001:db8::9: a destination and a source for examples (RFC 5737)."""
-ORDINARY_PORTS = (80, 443, 8080)
 ORDINARY_IDS = (1000, 1337, 0)
-EPHEMERAL_PORT = 45000
 
 
-def witness(space: PacketSpace, packets: int, network: PodNetwork, direction: Direction) -> list[int]:
+def witness(space: PacketSpace, packets: int, direction: Direction) -> list[int]:
     """Return the numbers of the most ordinary packet of a set without switches that is not empty, field by field."""
-    return _Search(space, (), network, direction).below((packets,), []) or []
+    return _Search(space, (), direction).below((packets,), []) or []
 
 
-def _ordinary(
-    space: PacketSpace, level: int, before: Sequence[int], network: PodNetwork, direction: Direction
-) -> tuple[int, ...]:
-    """Return what a field mostly is, the most ordinary first."""
-    outside = OUTSIDE[space.family]
-    own = tuple(address.first for address in network.own_addresses(space.family))
+def _ordinary(space: PacketSpace, direction: Direction) -> dict[int, tuple[int, ...]]:
+    """Return by level what a field mostly is, the most ordinary first."""
+    destination, source = OUTSIDE[space.family]
+    own = (address.first for address in space.network.own_addresses(space.family))
     here = (*own, LOOPBACK_ADDRESSES[space.family].first)
     is_inbound = direction == "inbound"
-    if level in (IN, OUT):
-        return (space.interface(network.interface),)
-    if level == STATE:
-        return CONNECTION_STATES.index("NEW"), CONNECTION_STATES.index("ESTABLISHED")
-    if level == PORT:
-        return ORDINARY_PORTS
-    if level == SOURCE_PORT:
-        return (EPHEMERAL_PORT,)
-    if level in (UID, GID):
-        return (before[UID], *ORDINARY_IDS) if level == GID else ORDINARY_IDS
-    if level == DESTINATION:
-        return here if is_inbound else (outside[0], *here)
-    if level == SOURCE:
-        return (outside[1], outside[0]) if is_inbound else (*here, outside[1])
-    return ()
+    outward = (space.interface(space.network.interface),)
+    return {
+        IN: outward,
+        OUT: outward,
+        UID: ORDINARY_IDS,
+        GID: ORDINARY_IDS,
+        STATE: (CONNECTION_STATES.index("NEW"), CONNECTION_STATES.index("ESTABLISHED")),
+        PORT: (80, 443, 8080),
+        SOURCE_PORT: (45000,),
+        DESTINATION: here if is_inbound else (destination, *here),
+        SOURCE: (source, destination) if is_inbound else (*here, source),
+    }
 
 
 # --- in a set with switches ----------------------------------------------------------------------
@@ -300,10 +287,10 @@ MAX_STEPS = 20_000
 """Numbers that are tried for one of them."""
 
 
-def quick_witness(space: PacketSpace, packets: int, network: PodNetwork, direction: Direction) -> list[int] | None:
+def quick_witness(space: PacketSpace, packets: int, direction: Direction) -> list[int] | None:
     """Return the numbers of an ordinary packet of a set with switches, if one is found soon."""
     for nodes, targets in islice(_classes(space, packets, (), ()), MAX_CLASSES):
-        numbers = _Search(space, targets, network, direction).below(nodes, [])
+        numbers = _Search(space, targets, direction).below(nodes, [])
         if numbers is not None:
             return numbers
     return None
@@ -328,11 +315,11 @@ class _Search:
     It looks at each field once where there are no lists: only these may lead to none of their targets further down.
     """
 
-    def __init__(self, space: PacketSpace, targets: tuple[int, ...], network: PodNetwork, direction: Direction) -> None:
+    def __init__(self, space: PacketSpace, targets: tuple[int, ...], direction: Direction) -> None:
         self.space = space
+        self.diagrams = space.diagrams
         self.targets = targets
-        self.network = network
-        self.direction = direction
+        self.ordinary = _ordinary(space, direction)
         self.steps = 0
         self.failed: set[tuple[int, ...]] = set()
 
@@ -347,7 +334,7 @@ class _Search:
             self.steps += 1
             if self.steps > MAX_STEPS:
                 return None
-            kids = tuple(self._kid(node, level, number) for node in nodes)
+            kids = tuple(self.diagrams.fixed(node, level, number) for node in nodes)
             if self._is_hopeful(kids):
                 found = self.below(kids, [*numbers, number])
                 if found is not None:
@@ -355,23 +342,22 @@ class _Search:
         self.failed.add((level, *nodes))
         return None
 
-    def _kid(self, node: int, level: int, number: int) -> int:
-        return self.space.diagrams.kid(node, number) if self.space.diagrams.level(node) == level else node
-
     def _is_hopeful(self, nodes: tuple[int, ...]) -> bool:
-        diagrams = self.space.diagrams
         lists = zip(nodes[1:], self.targets, strict=True)
-        return nodes[0] != diagrams.no and all(node == leaf or not diagrams.is_leaf(node) for node, leaf in lists)
+        is_open = all(node == leaf or not self.diagrams.is_leaf(node) for node, leaf in lists)
+        return is_open and nodes[0] != self.diagrams.no
 
     def _candidates(self, level: int, nodes: tuple[int, ...], numbers: list[int]) -> Iterator[int]:
         """Yield one number of each interval, the most ordinary ones first."""
         low, high = self.space.domains[level]
-        ordinary = _ordinary(self.space, level, numbers, self.network, self.direction)
+        ordinary = self.ordinary.get(level, ())
+        if level == GID:
+            ordinary = (numbers[UID], *ordinary)
         wishes = [wish for wish in (*ordinary, 0, low) if low <= wish <= high]
-        testing = [node for node in nodes if self.space.diagrams.level(node) == level]
+        testing = [node for node in nodes if self.diagrams.level(node) == level]
         if not testing:
             yield wishes[0]
             return
         yield from wishes
         for node in testing:
-            yield from (end + 1 for end, _ in self.space.diagrams.edges(node) if end is not None)
+            yield from (end + 1 for end, _ in self.diagrams.edges(node) if end is not None)
