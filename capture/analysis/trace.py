@@ -16,8 +16,7 @@ are met where ``stations`` has them. A connection that is redirected is lost, to
 
 from __future__ import annotations
 
-from capture.analysis.matches import judge
-from capture.analysis.meaning import Goto, Translate, Untrack, meaning
+from capture.analysis.meaning import Goto, Translate, Untrack, judge, meaning
 from capture.analysis.rerouting import UNCHANGED, routed_marks, transparent_rules
 from capture.analysis.stations import Situation
 from capture.model import ruleset as model
