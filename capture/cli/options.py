@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -27,10 +29,6 @@ from capture.state.netns import path_of_process
 NAMED_NAMESPACES = "/run/netns"
 """Where iproute2 and container runtimes name network namespaces (ip-netns(8))."""
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
 
 GIVEN_FLAGS = "capture.options.given"
 """Where a click context keeps the flags of the option table that were given."""
