@@ -34,6 +34,7 @@ COMMANDS = {
     "sidecar": ("sidecar.commands:sidecar", "Print Envoy's bootstrap for a captured pod, from the mesh's objects."),
     "cni": ("cni.commands:cni_group", "Put the CNI plugin on a node, or take it away."),
     "node": ("cni.agent.commands:node_group", "Run the agent of a Kubernetes node, or query it."),
+    "host": ("capture.cli.host:host_group", "Capture this machine itself: a virtual machine of the mesh."),
 }
 """Each command: where it is, and what it does in a line."""
 
