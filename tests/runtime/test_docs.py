@@ -224,6 +224,11 @@ def check(example: Example, reader: Reader) -> None:
         check_json(example, reader)
     elif example.language == "yaml":
         check_yaml(example, reader)
+    elif example.language == "ini":
+        commands = re.findall(r"^Exec\w+=\S*/(.*)", example.text, re.MULTILINE)
+        assert commands, f"{example}: a unit of systemd that runs nothing"
+        for text in commands:
+            check_command(example, Command(text, ""), reader)
     elif example.language == "python":
         assert ">>>" not in example.text, f"{example}: doctest does not read this page"
         done = reader.run(shlex.join([sys.executable, "-c", example.text]))
