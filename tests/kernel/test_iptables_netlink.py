@@ -42,6 +42,7 @@ from capture.model.ruleset import (
     Table,
     only,
 )
+from capture.netlink import batch
 from capture.netlink.attributes import attribute, decode
 from capture.netlink.batch import RulesetChangedError
 from capture.netlink.nfnetlink import NFPROTO_UNSPEC, open_netfilter, read_objects
@@ -539,7 +540,7 @@ class TestAllOrNothing:
         def changed(*_: object) -> None:
             raise RulesetChangedError("write")
 
-        monkeypatch.setattr(driver, "execute", changed)
+        monkeypatch.setattr(batch, "commit", changed)
         with pytest.raises(
             KernelError, match="the ruleset changed during each of 10 attempts: another process keeps modifying it"
         ):

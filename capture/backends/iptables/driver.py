@@ -46,13 +46,7 @@ class IptablesDriver:
 
         What fails leaves the tables written before as they are; the next call begins where this one ended.
         """
-        for family in desired.families:
-            if family not in live.families:
-                raise UnsupportedError(
-                    f"this kernel has no {family.replace('ip', 'IP')}",
-                    "Leave the family out, or boot without `ipv6.disable=1`.",
-                )
-        self.execute(plan(live, desired, recorded))
+        self.execute(edits_to(desired, live, recorded))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         """Remove everything of the capture."""
@@ -71,6 +65,17 @@ class IptablesDriver:
     def execute(self, edits: Sequence[TableEdit]) -> None:
         """Carry out table edits in order. Raises UnsupportedError, PrivilegeError or ToolError."""
         raise NotImplementedError
+
+
+def edits_to(desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> tuple[TableEdit, ...]:
+    """Return the edits after which our rules are the desired ones. Raise UnsupportedError for a family that is not."""
+    for family in desired.families:
+        if family not in live.families:
+            raise UnsupportedError(
+                f"this kernel has no {family.replace('ip', 'IP')}",
+                "Leave the family out, or boot without `ipv6.disable=1`.",
+            )
+    return plan(live, desired, recorded)
 
 
 def by_family(edits: Iterable[TableEdit]) -> list[tuple[Family, list[TableEdit]]]:

@@ -6,30 +6,32 @@ ip6tables-nft write themselves, so people see it with ``iptables -t nat -nvL`` a
 
 from __future__ import annotations
 
-from capture.backends.iptables.driver import IptablesDriver
-from capture.backends.iptables.plan import TableView
+import errno
+
+from capture.backends.iptables.driver import IptablesDriver, edits_to
+from capture.backends.iptables.families import merged, of_one_family
+from capture.backends.iptables.plan import TableView, plan
 from capture.backends.iptables.tables import families_here
-from capture.backends.iptables.xt_changes import changes, removals
+from capture.backends.iptables.xt_changes import LiveTable, changes, model_name, removals
 from capture.backends.iptables.xt_encode import matches_of, verdict_of
-from capture.backends.iptables.xt_messages import TableMessages
-from capture.backends.iptables.xt_tables import live_table, ruleset_of
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import chains_are, rules_are
+from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nf_tables.listing import read_chains, read_rules, read_tables
+from capture.backends.nf_tables.messages import TableMessages
 from capture.errors import KernelError, UnsupportedError
-from capture.model.ruleset import BUILT_IN_CHAINS, TABLES
-from capture.model.values import Value
+from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Counters
 from capture.netlink.attributes import decode_number, decode_text
-from capture.netlink.batch import RulesetChangedError, commit
-from capture.netlink.nfnetlink import ATTEMPTS, open_netfilter, read_consistently, ruleset_busy
+from capture.netlink.batch import transact
+from capture.netlink.nfnetlink import open_netfilter, read_consistently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from capture.backends.iptables.plan import TableEdit
-    from capture.backends.iptables.xt_decode import FoundChain
-    from capture.backends.iptables.xt_tables import LiveTables
+    from capture.backends.iptables.xt_changes import LiveTables
+    from capture.backends.iptables.xt_decode import FoundChain, FoundRule
     from capture.model.addresses import Family
     from capture.model.ruleset import Ruleset, TableName
     from capture.netlink.batch import Change
@@ -40,21 +42,10 @@ WRITING = "change the tables of iptables"
 TABLES_BY_NAME: dict[str, TableName] = {name: name for name in TABLES}
 
 
-class Reading(Value):
-    """What was live at one moment: as rules, as handles to change it by, and the number of that moment."""
-
-    ruleset: Ruleset
-    live: LiveTables
-    generation: int
-
-
 class NetlinkDriver(IptablesDriver):
     """The tables of iptables-nft by our own messages: one transaction for all tables and both families."""
 
     name = "netlink"
-
-    def __init__(self) -> None:
-        self._reading: Reading | None = None
 
     def holds(self, desired: Ruleset) -> bool:
         """Return whether the tables hold the desired rules to the byte and nothing else; no means "read it"."""
@@ -66,85 +57,54 @@ class NetlinkDriver(IptablesDriver):
 
         Raises UnsupportedError without nf_tables, PrivilegeError or KernelError.
         """
-        self._reading = None
-        return self._read().ruleset
+        with open_netfilter() as netfilter:
+            live, _ = read_consistently(netfilter, "read the tables of iptables", lambda: _read(netfilter))
+        return ruleset_of(families_here(), live)
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Make our rules those of ``desired``, in one transaction; if another program changed what is live, from that.
+        """Make our rules those of ``desired``, in one transaction and from what is live now.
 
         Raises UnsupportedError with the name of what the kernel lacks, PrivilegeError, KernelError, or CaptureError
         if a foreign chain is in the way; nothing is changed then.
         """
-        write = super().write
-        self._act(live, lambda now: write(desired, now, recorded))
+        del live
+        _transact(lambda live: edits_to(desired, live, recorded))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         """Remove everything of the capture, and the tables and chains that were made for it. Raises as ``write``."""
-        clean = super().clean
-        self._act(live, lambda now: clean(now, recorded))
-
-    def execute(self, edits: Sequence[TableEdit]) -> None:
-        """Carry out all edits in one transaction. Raises RulesetChangedError if what was read has changed."""
-        if edits:
-            reading = self._read()
-            with open_netfilter() as netfilter:
-                _commit(netfilter, lambda: changes(edits, reading.live), reading.generation)
-
-    def _read(self) -> Reading:
-        """Return what was read last, or is read now."""
-        if self._reading is None:
-            with open_netfilter() as netfilter:
-                self._reading = _read(netfilter)
-        return self._reading
-
-    def _act(self, live: Ruleset, act: Callable[[Ruleset], None]) -> None:
-        """Act on what is live, if it is what was read last, else on what is there now; and again if that changes."""
-        for _ in range(ATTEMPTS):
-            known = self._reading is not None and self._reading.ruleset is live
-            try:
-                act(live if known else self.read())
-            except RulesetChangedError:
-                pass
-            else:
-                return
-            finally:
-                self._reading = None
-        raise ruleset_busy(WRITING)
+        del live
+        _transact(lambda live: plan(live, None, recorded))
 
 
-def _commit(netfilter: NetlinkSocket, batch: Callable[[], Iterable[Change]], generation: int) -> None:
+def _transact(edits_of: Callable[[Ruleset], Sequence[TableEdit]]) -> None:
+    """Carry out the edits of what is live in one transaction."""
+    planned: tuple[Sequence[TableEdit], LiveTables] = (), {}
+
+    def changes_of(live: LiveTables) -> Iterator[Change]:
+        nonlocal planned
+        planned = edits_of(ruleset_of(families_here(), live)), live
+        return changes(*planned)
+
     try:
-        commit(netfilter, batch(), generation, WRITING)
-    except RulesetChangedError:
-        raise
+        transact(WRITING, _read, changes_of)
     except (KernelError, UnsupportedError) as error:
         from capture.backends.iptables.refusals import refusal_of_kernel  # only needed when the kernel refuses
 
-        raise refusal_of_kernel(netfilter, error, list(batch())) from error
+        raise refusal_of_kernel(error, list(changes(*planned))) from error
 
 
 def tidy(edits: Sequence[TableEdit]) -> None:
     """Delete what edits of iptables-nft have left empty; if other programs keep changing the ruleset, it stays."""
-    with open_netfilter() as netfilter:
-        for _ in range(ATTEMPTS):
-            reading = _read(netfilter)
-            try:
-                commit(netfilter, list(removals(edits, reading.live)), reading.generation, WRITING)
-            except RulesetChangedError:
-                continue
-            return
+    try:
+        transact(WRITING, _read, lambda live: removals(edits, live))
+    except KernelError as error:
+        if error.errno != errno.EINTR:
+            raise
 
 
-def _read(netfilter: NetlinkSocket) -> Reading:
-    """Return the tables as they were at one moment."""
-    families = families_here()
-
-    def read() -> LiveTables:
-        tables = _read_tables(netfilter, families)
-        return _read_contents(netfilter, tables) if tables else {}
-
-    live, generation = read_consistently(netfilter, "read the tables of iptables", read)
-    return Reading(ruleset_of(families, live), live, generation)
+def _read(netfilter: NetlinkSocket) -> LiveTables:
+    tables = _read_tables(netfilter, families_here())
+    return _read_contents(netfilter, tables) if tables else {}
 
 
 def _read_tables(netfilter: NetlinkSocket, families: Sequence[Family]) -> dict[tuple[Family, TableName], int]:
@@ -177,6 +137,35 @@ def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, Table
     }
 
 
+def live_table(table: TableName, uses: int, chains: Iterable[FoundChain], rules: Iterable[FoundRule]) -> LiveTable:
+    """Return a table from what was found of it, in the kernel's order."""
+    by_chain: dict[str, list[FoundRule]] = {}
+    for rule in rules:
+        by_chain.setdefault(rule.chain, []).append(rule)
+    live = (chain.replace(rules=tuple(by_chain.get(chain.name, ()))) for chain in chains)
+    return LiveTable(uses, {model_name(table, chain): chain for chain in live})
+
+
+def ruleset_of(families: Sequence[Family], live: LiveTables) -> Ruleset:
+    """Return the rule set of all families."""
+    of_each = (
+        of_one_family(family, {name: _chains(name, table) for (of, name), table in live.items() if of == family})
+        for family in families
+    )
+    return merged(list(of_each))
+
+
+def _chains(name: TableName, table: LiveTable) -> Iterator[Chain]:
+    """Yield the chains of a table as iptables lists them: built-in ones even if they are not there, others by name."""
+    built_in = BUILT_IN_CHAINS[name]
+    for chain in (*built_in, *sorted(table.chains.keys() - set(built_in))):
+        live = table.chains.get(chain)
+        if live is None:
+            yield Chain(chain, (), "ACCEPT", Counters(0, 0))
+        else:
+            yield Chain(chain, tuple(rule.rule for rule in live.rules), live.policy, live.counters)
+
+
 def _hold_exactly(netfilter: NetlinkSocket, desired: Ruleset) -> bool:
     """Return whether the tables of iptables are the desired ones, to the byte; False does not mean that they differ."""
     views = [
@@ -192,8 +181,9 @@ def _hold_exactly(netfilter: NetlinkSocket, desired: Ruleset) -> bool:
 
 def _desired_chains(family: Family, view: TableView) -> Iterator[Change]:
     """Yield the messages for the chains of one table that ``write`` makes."""
+    messages = TableMessages(nf.FAMILY_NUMBERS[family], view.table)
     used = [chain for chain in BUILT_IN_CHAINS[view.table] if view.rules(chain)]
-    return map(TableMessages(family, view.table).add_chain, (*used, *view.our_chains()))
+    return (messages.add_chain(chain, HOOKS.get((view.table, chain))) for chain in (*used, *view.our_chains()))
 
 
 def _rules_are(netfilter: NetlinkSocket, family: Family, view: TableView) -> bool:

@@ -26,7 +26,7 @@ from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError,
 from capture.model.addresses import IPV4
 from capture.model.values import Value
 from capture.netlink.attributes import decode_elements, decode_fields, decode_number, decode_text
-from capture.netlink.nfnetlink import COMPAT_MATCH, COMPAT_TARGET, request_extension
+from capture.netlink.nfnetlink import COMPAT_MATCH, COMPAT_TARGET, open_netfilter, request_extension
 from capture.state.capabilities import missing
 
 TYPE_CHECKING = False
@@ -194,9 +194,7 @@ class Extension(Value):
         return f"{self.kind} {self.name} (revision {self.revision})"
 
 
-def refusal_of_kernel(
-    netfilter: NetlinkSocket, error: KernelError | UnsupportedError, batch: Sequence[Change]
-) -> CaptureError:
+def refusal_of_kernel(error: KernelError | UnsupportedError, batch: Sequence[Change]) -> CaptureError:
     """Return an UnsupportedError that names what the kernel lacks for a batch that it refused, or else the error."""
     if isinstance(error, KernelError) and _is_too_large(error, batch):
         return UnsupportedError(
@@ -207,7 +205,8 @@ def refusal_of_kernel(
         return error
     extensions = list(dict.fromkeys(extension for change in batch for extension in _extensions(change)))
     try:
-        missing = [extension for extension in extensions if not has_extension(netfilter, extension)]
+        with open_netfilter() as netfilter:
+            missing = [extension for extension in extensions if not has_extension(netfilter, extension)]
     except UnsupportedError as no_compat:
         return no_compat
     if missing:

@@ -16,7 +16,6 @@ from capture.backends.iptables.xt_encode import (
     NFTA_MATCH_REV,
 )
 from capture.backends.iptables.xt_layouts import text_of
-from capture.backends.iptables.xt_messages import NFTA_RULE_HANDLE
 from capture.backends.iptables.xt_words import (
     limit_words,
     masked_words,
@@ -123,7 +122,7 @@ class Reader:
         rule = model.Rule(
             _verdict(program.actions), joined(sorted(matches, key=_place)), self._family, why, program.counters
         )
-        return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[NFTA_RULE_HANDLE]), rule)
+        return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
 
 def _verdict(actions: Sequence[Action]) -> model.Verdict:

@@ -47,8 +47,7 @@ if TYPE_CHECKING:
 
     from capture.model.addresses import Family, Network
 
-NFTA_RULE_COMPAT = 5  # linux/netfilter/nf_tables.h
-NFTA_RULE_COMPAT_PROTO, NFTA_RULE_COMPAT_FLAGS = 1, 2
+NFTA_RULE_COMPAT_PROTO, NFTA_RULE_COMPAT_FLAGS = 1, 2  # linux/netfilter/nf_tables.h
 
 # linux/netfilter/nf_tables_compat.h; NFTA_TARGET_* are the same numbers
 NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_MATCH_INFO = 1, 2, 3
@@ -59,12 +58,13 @@ NEVER_MATCHING_INTERFACE = b"INVAL/D\0"
 """What iptables compares with for ``! -i +``: no interface has a slash in its name."""
 
 
-def compat(rule: model.Rule) -> bytes:
-    """Return the rule's protocol for matches and targets that demand one (multiport, TPROXY): they cannot see it."""
-    for match in rule.matches:
-        if type(match) is model.Protocol:
-            return COMPAT[match.name]
-    return b""
+def attributes_of(rule: model.Rule, family: Family) -> bytes:
+    """Return what a message says of a rule: its expressions, and its protocol. Raises as ``expressions``.
+
+    Some matches and targets demand a protocol (multiport, TPROXY), and cannot see it in the expressions.
+    """
+    protocol = next((COMPAT[match.name] for match in rule.matches if type(match) is model.Protocol), b"")
+    return attribute(nf.NFTA_RULE_EXPRESSIONS, expressions(rule, family)) + protocol
 
 
 def expressions(rule: model.Rule, family: Family) -> bytes:
@@ -116,7 +116,7 @@ def _extension(kind: str, name: str, structure: bytes) -> bytes:
 
 COMPAT = {
     name: nest(
-        NFTA_RULE_COMPAT,
+        nf.NFTA_RULE_COMPAT,
         attribute(NFTA_RULE_COMPAT_PROTO, u32be(number)),
         attribute(NFTA_RULE_COMPAT_FLAGS, u32be(0)),
     )

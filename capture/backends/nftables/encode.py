@@ -36,12 +36,12 @@ from capture.backends.nf_tables.expressions import (
     store_meta,
     verdict,
 )
-from capture.backends.nf_tables.hooks import encode_hook
+from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nftables import native, sets
 from capture.model import ruleset as model
 from capture.netlink.attributes import BYTE_ORDER, attribute, text, u8, u16be, u32, u32be
 from capture.netlink.batch import Change
-from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
+from capture.netlink.messages import NLM_F_CREATE
 from capture.netlink.nfnetlink import NFPROTO_UNSPEC
 
 TYPE_CHECKING = False
@@ -59,68 +59,29 @@ ANONYMOUS = "__set%d"
 INTERFACE_NAME_SIZE = 16  # IFNAMSIZ in linux/if.h
 
 
-# --- tables, chains, rules -----------------------------------------------------------------------
-
-
-def add_table(table: str) -> Change:
-    """Return the message that makes a table; one that is there already, it only wakes if it is dormant."""
-    parts = attribute(nf.NFTA_TABLE_NAME, text(table)) + attribute(nf.NFTA_TABLE_FLAGS, u32be(0))
-    return Change(nf.NFT_MSG_NEWTABLE, nf.NFPROTO_INET, parts, f"add table inet {table}", NLM_F_CREATE)
-
-
-def delete_table(table: str) -> Change:
-    """Return the message that deletes a table with all that is in it."""
-    name = attribute(nf.NFTA_TABLE_NAME, text(table))
-    return Change(nf.NFT_MSG_DELTABLE, nf.NFPROTO_INET, name, f"delete table inet {table}")
-
-
-def flush_table(table: str) -> Change:
-    """Return the message that deletes all rules of a table, and with them their anonymous sets."""
-    name = attribute(nf.NFTA_RULE_TABLE, text(table))
-    return Change(nf.NFT_MSG_DELRULE, nf.NFPROTO_INET, name, f"flush table inet {table}")
-
-
-def add_chain(table: str, chain: native.NativeChain) -> Change:
-    """Return the message that makes a chain; of a base chain that is there already, it sets the policy."""
-    parts = _chain_name(table, chain.name)
-    if chain.hook is not None and chain.policy is not None:
-        parts += encode_hook(chain.hook)
-        parts += attribute(nf.NFTA_CHAIN_TYPE, text(chain.hook.kind))
-        parts += attribute(nf.NFTA_CHAIN_POLICY, u32be(nf.POLICIES.index(chain.policy)))
-    doing = f"add chain {chain.name} to table inet {table}"
-    return Change(nf.NFT_MSG_NEWCHAIN, nf.NFPROTO_INET, parts, doing, NLM_F_CREATE)
-
-
-def delete_chain(table: str, chain: str) -> Change:
-    """Return the message that deletes a chain without rules."""
-    doing = f"delete chain {chain} of table inet {table}"
-    return Change(nf.NFT_MSG_DELCHAIN, nf.NFPROTO_INET, _chain_name(table, chain), doing)
-
-
-def _chain_name(table: str, chain: str) -> bytes:
-    return attribute(nf.NFTA_CHAIN_TABLE, text(table)) + attribute(nf.NFTA_CHAIN_NAME, text(chain))
+# --- rules ---------------------------------------------------------------------------------------
 
 
 def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Change]:
     """Yield the messages that append the rules of tables, each after the sets it needs."""
     set_number = 0  # unique in a batch
     for table in tables:
+        messages = TableMessages(nf.NFPROTO_INET, table.name)
         for chain in table.chains:
-            where = attribute(nf.NFTA_RULE_TABLE, text(table.name)) + attribute(nf.NFTA_RULE_CHAIN, text(chain.name))
             for place, rule in enumerate(chain.rules, 1):
-                doing = f"add rule {place} to chain {chain.name} of table inet {table.name}"
                 expressions: list[bytes] = []
                 for condition in rule.conditions:
                     if needs_set(condition):
                         set_number += 1
+                        doing = f"add rule {place} to chain {chain.name} of table inet {table.name}"
                         yield from _add_set(table.name, condition, set_number, doing)
                         in_batch = attribute(nf.NFTA_LOOKUP_SET_ID, u32be(set_number))
                         expressions.append(_lookup(condition, OF_REGISTER, OF_ANONYMOUS, in_batch))
                     else:
                         expressions.append(EXPRESSIONS[type(condition)](condition))
                 expressions += [COUNTER, actions_of(rule)]
-                parts = where + nest(nf.NFTA_RULE_EXPRESSIONS, *expressions) + comment_of(rule)
-                yield Change(nf.NFT_MSG_NEWRULE, nf.NFPROTO_INET, parts, doing, NLM_F_CREATE | NLM_F_APPEND)
+                parts = nest(nf.NFTA_RULE_EXPRESSIONS, *expressions) + comment_of(rule)
+                yield messages.add_rule(chain.name, parts, name=f"rule {place}")
 
 
 def needs_set(condition: native.Condition) -> TypeGuard[native.Among]:

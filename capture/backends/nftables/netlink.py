@@ -8,18 +8,19 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import chains_are, rules_are
 from capture.backends.nf_tables.hooks import decode_hook
 from capture.backends.nf_tables.listing import read_chains, read_rules, read_set, read_tables
+from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nftables import encode, plan, sets
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.names import MODEL_TABLES
 from capture.backends.nftables.native import SIZES
 from capture.errors import KernelError
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
-from capture.netlink.batch import RulesetChangedError, commit
-from capture.netlink.nfnetlink import ATTEMPTS, open_netfilter, read_consistently, read_objects, ruleset_busy
+from capture.netlink.batch import transact
+from capture.netlink.nfnetlink import open_netfilter, read_consistently, read_objects
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterator
 
     from capture.backends.nf_tables.hooks import Hook
     from capture.backends.nftables.native import Among, NativeTable
@@ -61,11 +62,11 @@ class NetlinkDriver:
         """Make our tables those of ``desired`` in one transaction; nothing foreign belongs in them."""
         del live, recorded
         native = self._native(desired)
-        _change("replace the rules of capture", lambda live: plan.replace(native, live, encode))
+        transact("replace the rules of capture", read_live, lambda live: _changes(native, live))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded
-        _change("remove the rules of capture", lambda live: plan.remove(live, encode))
+        transact("remove the rules of capture", read_live, lambda live: _changes((), live))
 
     def _native(self, desired: Ruleset) -> tuple[NativeTable, ...]:
         """Return the native tables of a rule set; what is written is looked for right afterwards."""
@@ -74,16 +75,9 @@ class NetlinkDriver:
         return self._lowered[1]
 
 
-def _change(doing: str, changes: Callable[[plan.LiveTables], Iterable[Change]]) -> None:
-    """Commit the changes of what is live, in one transaction and only if no program changes it meanwhile."""
-    with open_netfilter() as netfilter:
-        for _ in range(ATTEMPTS):
-            live, generation = read_consistently(netfilter, doing, lambda: read_live(netfilter))
-            try:
-                return commit(netfilter, list(changes(live)), generation, doing)
-            except RulesetChangedError:
-                continue
-    raise ruleset_busy(doing)
+def _changes(desired: tuple[NativeTable, ...], live: plan.LiveTables) -> Iterator[Change]:
+    yield from plan.replace(desired, live, lambda table: TableMessages(nf.NFPROTO_INET, table))
+    yield from encode.add_rules(desired)
 
 
 def _read_tables(netfilter: NetlinkSocket) -> list[NativeTable]:
@@ -157,7 +151,11 @@ def _hold_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...]) ->
     own = {decode_text(table[nf.NFTA_TABLE_NAME]): table for table in _our_tables(netfilter)}
     if own.keys() != {table.name for table in desired} or any(map(_is_dormant, own.values())):
         return False
-    chains = (encode.add_chain(table.name, chain) for table in desired for chain in table.chains)
+    chains = (
+        TableMessages(nf.NFPROTO_INET, table.name).add_chain(chain.name, chain.hook, chain.policy)
+        for table in desired
+        for chain in table.chains
+    )
     try:
         return chains_are(netfilter, (nf.NFPROTO_INET,), own, chains) and all(
             _table_is(netfilter, table) for table in desired

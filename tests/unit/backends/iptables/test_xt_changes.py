@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from capture.backends.iptables.netlink import live_table, ruleset_of
 from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule, TableEdit
-from capture.backends.iptables.xt_changes import changes, made_by_us, removals
+from capture.backends.iptables.xt_changes import LiveTable, changes, made_by_us, model_name, removals
 from capture.backends.iptables.xt_decode import FoundChain, FoundRule
-from capture.backends.iptables.xt_tables import LiveTable, live_table, model_name, ruleset_of
 from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.errors import CaptureError
 from capture.model.addresses import IPV4, IPV6
