@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from typing import Any, TypeGuard
 
 
-MAX_RANGES = 750
-"""Of one message: an attribute has 16 bits of length, and the two elements of a range of IPv6 64 bytes."""
+MAX_ELEMENTS = 1500
+"""Of one message: an attribute has 16 bits of length, and the end of a range of IPv6 has 40 bytes."""
 
 ANONYMOUS = "__set%d"
 """The kernel puts a number in; the rule refers to the set by its id in the batch."""
@@ -254,7 +254,7 @@ def _add_set(table: str, condition: native.Among, number: int, doing: str) -> It
         attribute(nf.NFTA_SET_KEY_TYPE, u32be(sets.KEY_TYPES[condition.field])),
         attribute(nf.NFTA_SET_KEY_LEN, u32be(native.SIZES[condition.field])),
         attribute(nf.NFTA_SET_ID, u32be(number)),
-        nest(nf.NFTA_SET_DESC, attribute(nf.NFTA_SET_DESC_SIZE, u32be(sets.element_count(condition)))),
+        nest(nf.NFTA_SET_DESC, attribute(nf.NFTA_SET_DESC_SIZE, u32be(len(elements)))),
     )
     yield Change(nf.NFT_MSG_NEWSET, nf.NFPROTO_INET, b"".join(description), f"{doing}, its set", NLM_F_CREATE)
     where = (
@@ -262,7 +262,7 @@ def _add_set(table: str, condition: native.Among, number: int, doing: str) -> It
         + attribute(nf.NFTA_SET_ELEM_LIST_SET, text(ANONYMOUS))
         + attribute(nf.NFTA_SET_ELEM_LIST_SET_ID, u32be(number))
     )
-    for start in range(0, len(elements), MAX_RANGES):
-        part = nest(nf.NFTA_SET_ELEM_LIST_ELEMENTS, *elements[start : start + MAX_RANGES])
-        what = f"{doing}, ranges {start + 1} and on of its set"
+    for start in range(0, len(elements), MAX_ELEMENTS):
+        part = nest(nf.NFTA_SET_ELEM_LIST_ELEMENTS, *elements[start : start + MAX_ELEMENTS])
+        what = f"{doing}, elements {start + 1} and on of its set"
         yield Change(nf.NFT_MSG_NEWSETELEM, nf.NFPROTO_INET, where + part, what, NLM_F_CREATE)

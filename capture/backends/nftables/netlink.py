@@ -193,8 +193,8 @@ def _set_is(netfilter: NetlinkSocket, table: str, name: str, desired: Among) -> 
     if (flags, size) != (sets.flags_of(desired), SIZES[desired.field]):
         return False
     found = b"".join([decode_fields(each).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for each in messages])
-    if flags & nf.NFT_SET_INTERVAL:
-        return found == sets.elements_descending(desired)
     elements = sets.elements_of(desired)
+    if flags & nf.NFT_SET_INTERVAL:
+        return found == b"".join(reversed(elements))
     length = len(elements[0])
     return sorted(found[start : start + length] for start in range(0, len(found), length)) == elements

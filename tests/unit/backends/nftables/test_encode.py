@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nftables import plan
-from capture.backends.nftables.encode import MAX_RANGES, add_rules
+from capture.backends.nftables.encode import MAX_ELEMENTS, add_rules
 from capture.backends.nftables.lower import lower
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.model.ruleset import (
@@ -47,7 +47,7 @@ def test_a_long_list_is_split_into_messages() -> None:
     elements = of_kind(messages(Table(NAT, (Chain(OUTPUT, (rule,)),))), nf.NFT_MSG_NEWSETELEM)
 
     lists = [decode_elements(message[nf.NFTA_SET_ELEM_LIST_ELEMENTS]) for message in elements]
-    assert max(map(len, lists)) == 2 * MAX_RANGES
+    assert max(map(len, lists)) == MAX_ELEMENTS
     assert sum(map(len, lists)) == 1 + 2 * len(networks)  # all before the first, and both ends of each
     assert all(len(message[nf.NFTA_SET_ELEM_LIST_ELEMENTS]) < 2**16 for message in elements)
 
@@ -97,6 +97,6 @@ def test_every_message_says_what_it_does() -> None:
         "add table inet istio-proxy-nat",
         "add chain OWN to table inet istio-proxy-nat",
         "add rule 1 to chain OWN of table inet istio-proxy-nat, its set",
-        "add rule 1 to chain OWN of table inet istio-proxy-nat, ranges 1 and on of its set",
+        "add rule 1 to chain OWN of table inet istio-proxy-nat, elements 1 and on of its set",
         "add rule 1 to chain OWN of table inet istio-proxy-nat",
     ]
