@@ -11,7 +11,7 @@ from capture.model.ruleset import Ruleset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.tables import Variant
@@ -46,7 +46,8 @@ class IptablesDriver:
 
         What fails leaves the tables written before as they are; the next call begins where this one ended.
         """
-        self.execute(edits_to(desired, live, recorded))
+        require_families(desired, live.families)
+        self.execute(plan(live, desired, recorded))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         """Remove everything of the capture."""
@@ -67,15 +68,14 @@ class IptablesDriver:
         raise NotImplementedError
 
 
-def edits_to(desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> tuple[TableEdit, ...]:
-    """Return the edits after which our rules are the desired ones. Raise UnsupportedError for a family that is not."""
+def require_families(desired: Ruleset, present: Collection[Family]) -> None:
+    """Raise UnsupportedError for a desired family that is not there."""
     for family in desired.families:
-        if family not in live.families:
+        if family not in present:
             raise UnsupportedError(
                 f"this kernel has no {family.replace('ip', 'IP')}",
                 "Leave the family out, or boot without `ipv6.disable=1`.",
             )
-    return plan(live, desired, recorded)
 
 
 def by_family(edits: Iterable[TableEdit]) -> list[tuple[Family, list[TableEdit]]]:

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import errno
 
-from capture.backends.iptables.driver import IptablesDriver, edits_to
+from capture.backends.iptables.driver import IptablesDriver, require_families
 from capture.backends.iptables.families import merged, of_one_family
-from capture.backends.iptables.plan import TableView, plan
+from capture.backends.iptables.plan import plan
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import LiveTable, changes, model_name, removals
-from capture.backends.iptables.xt_encode import matches_of, verdict_of
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.exact import chains_are, rules_are
-from capture.backends.nf_tables.hooks import HOOKS
+from capture.backends.nf_tables.exact import holds_exactly
 from capture.backends.nf_tables.listing import read_chains, read_rules, read_tables
-from capture.backends.nf_tables.messages import TableMessages
 from capture.errors import KernelError, UnsupportedError
-from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Counters
+from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Counters, Ruleset
 from capture.netlink.attributes import decode_number, decode_text
 from capture.netlink.batch import transact
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
@@ -33,7 +30,7 @@ if TYPE_CHECKING:
     from capture.backends.iptables.xt_changes import LiveTables
     from capture.backends.iptables.xt_decode import FoundChain, FoundRule
     from capture.model.addresses import Family
-    from capture.model.ruleset import Ruleset, TableName
+    from capture.model.ruleset import TableName
     from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
 
@@ -47,10 +44,14 @@ class NetlinkDriver(IptablesDriver):
 
     name = "netlink"
 
+    def __init__(self) -> None:
+        self._made: tuple[Ruleset, tuple[Change, ...]] | None = None
+
     def holds(self, desired: Ruleset) -> bool:
         """Return whether the tables hold the desired rules to the byte and nothing else; no means "read it"."""
+        messages = self._making(desired)
         with open_netfilter() as netfilter:
-            return _hold_exactly(netfilter, desired)
+            return bool(messages) and holds_exactly(netfilter, nf.FAMILIES, TABLES, messages)
 
     def read(self) -> Ruleset:
         """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. Nothing comes to be by it.
@@ -68,29 +69,44 @@ class NetlinkDriver(IptablesDriver):
         if a foreign chain is in the way; nothing is changed then.
         """
         del live
-        _transact(lambda live: edits_to(desired, live, recorded))
+
+        def changes_of(live: LiveTables) -> Iterable[Change]:
+            here = families_here()
+            require_families(desired, here)
+            return changes(plan(ruleset_of(here, live), desired, recorded), live) if live else self._making(desired)
+
+        _transact(changes_of)
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         """Remove everything of the capture, and the tables and chains that were made for it. Raises as ``write``."""
         del live
-        _transact(lambda live: plan(live, None, recorded))
+        _transact(lambda live: changes(plan(ruleset_of(families_here(), live), None, recorded), live))
+
+    def _making(self, desired: Ruleset) -> tuple[Change, ...]:
+        """Return the messages that make the rules where there are none; what is written is looked for afterwards."""
+        if self._made is None or self._made[0] is not desired:
+            edits = plan(Ruleset(desired.families, ()), desired)
+            self._made = desired, tuple(changes(edits, {}))
+        return self._made[1]
 
 
-def _transact(edits_of: Callable[[Ruleset], Sequence[TableEdit]]) -> None:
-    """Carry out the edits of what is live in one transaction."""
-    planned: tuple[Sequence[TableEdit], LiveTables] = (), {}
+def _transact(changes_of: Callable[[LiveTables], Iterable[Change]]) -> None:
+    """Carry out changes of what is live in one transaction."""
+    found: LiveTables | None = None
 
-    def changes_of(live: LiveTables) -> Iterator[Change]:
-        nonlocal planned
-        planned = edits_of(ruleset_of(families_here(), live)), live
-        return changes(*planned)
+    def changes_now(live: LiveTables) -> Iterable[Change]:
+        nonlocal found
+        found = live
+        return changes_of(live)
 
     try:
-        transact(WRITING, _read, changes_of)
+        transact(WRITING, _read, changes_now)
     except (KernelError, UnsupportedError) as error:
+        if found is None:
+            raise
         from capture.backends.iptables.refusals import refusal_of_kernel  # only needed when the kernel refuses
 
-        raise refusal_of_kernel(error, list(changes(*planned))) from error
+        raise refusal_of_kernel(error, list(changes_of(found))) from error
 
 
 def tidy(edits: Sequence[TableEdit]) -> None:
@@ -164,32 +180,3 @@ def _chains(name: TableName, table: LiveTable) -> Iterator[Chain]:
             yield Chain(chain, (), "ACCEPT", Counters(0, 0))
         else:
             yield Chain(chain, tuple(rule.rule for rule in live.rules), live.policy, live.counters)
-
-
-def _hold_exactly(netfilter: NetlinkSocket, desired: Ruleset) -> bool:
-    """Return whether the tables of iptables are the desired ones, to the byte; False does not mean that they differ."""
-    views = [
-        (family, TableView(desired, family, table.name)) for family in desired.families for table in desired.tables
-    ]
-    chains = [message for family, view in views for message in _desired_chains(family, view)]
-    return (
-        bool(chains)
-        and chains_are(netfilter, nf.FAMILIES, TABLES, chains)
-        and all(_rules_are(netfilter, family, view) for family, view in views)
-    )
-
-
-def _desired_chains(family: Family, view: TableView) -> Iterator[Change]:
-    """Yield the messages for the chains of one table that ``write`` makes."""
-    messages = TableMessages(nf.FAMILY_NUMBERS[family], view.table)
-    used = [chain for chain in BUILT_IN_CHAINS[view.table] if view.rules(chain)]
-    return (messages.add_chain(chain, HOOKS.get((view.table, chain))) for chain in (*used, *view.our_chains()))
-
-
-def _rules_are(netfilter: NetlinkSocket, family: Family, view: TableView) -> bool:
-    desired_rules = {
-        chain.name: ((matches_of(rule, family), verdict_of(rule, family), b"") for rule in view.rules(chain.name))
-        for chain in view.chains()
-    }
-    has_rules = any(view.rules(chain) for chain in desired_rules)
-    return not has_rules or rules_are(netfilter, nf.FAMILY_NUMBERS[family], view.table, desired_rules)

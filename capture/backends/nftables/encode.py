@@ -66,39 +66,46 @@ def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Change]:
     """Yield the messages that append the rules of tables, each after the sets it needs."""
     set_number = 0  # unique in a batch
     for table in tables:
-        messages = TableMessages(nf.NFPROTO_INET, table.name)
-        for chain in table.chains:
-            for place, rule in enumerate(chain.rules, 1):
-                expressions: list[bytes] = []
-                for condition in rule.conditions:
-                    if needs_set(condition):
-                        set_number += 1
-                        doing = f"add rule {place} to chain {chain.name} of table inet {table.name}"
-                        yield from _add_set(table.name, condition, set_number, doing)
-                        in_batch = attribute(nf.NFTA_LOOKUP_SET_ID, u32be(set_number))
-                        expressions.append(_lookup(condition, OF_REGISTER, OF_ANONYMOUS, in_batch))
-                    else:
-                        expressions.append(EXPRESSIONS[type(condition)](condition))
-                expressions += [COUNTER, actions_of(rule)]
-                parts = nest(nf.NFTA_RULE_EXPRESSIONS, *expressions) + comment_of(rule)
-                yield messages.add_rule(chain.name, parts, name=f"rule {place}")
+        for chain, place, rule in _rules_of(table):
+            doing = f"add rule {place} to chain {chain} of table inet {table.name}"
+            lookups = []
+            for condition in filter(needs_set, rule.conditions):
+                set_number += 1
+                yield from _add_set(table.name, condition, set_number, doing)
+                lookups.append(OF_ANONYMOUS + attribute(nf.NFTA_LOOKUP_SET_ID, u32be(set_number)))
+            yield _add_rule(table.name, chain, place, rule, lookups)
+
+
+def listed_rules(table: native.NativeTable) -> Iterator[Change]:
+    """Yield the messages for the rules of a table as they come back from the kernel: lookups know the names of sets."""
+    names = iter(dict(sets_of(table)))
+    for chain, place, rule in _rules_of(table):
+        lookups = [attribute(nf.NFTA_LOOKUP_SET, text(next(names))) for _ in filter(needs_set, rule.conditions)]
+        yield _add_rule(table.name, chain, place, rule, lookups)
+
+
+def _rules_of(table: native.NativeTable) -> Iterator[tuple[str, int, native.NativeRule]]:
+    return ((chain.name, place, rule) for chain in table.chains for place, rule in enumerate(chain.rules, 1))
+
+
+def _add_rule(table: str, chain: str, place: int, rule: native.NativeRule, lookups: list[bytes]) -> Change:
+    """Return the message for a rule; ``lookups`` name the sets that it looks up."""
+    rest = iter(lookups)
+    expressions = [
+        _lookup(condition, next(rest)) if needs_set(condition) else EXPRESSIONS[type(condition)](condition)
+        for condition in rule.conditions
+    ]
+    actions = [EXPRESSIONS[type(action)](action) for action in rule.actions]
+    parts = nest(nf.NFTA_RULE_EXPRESSIONS, *expressions, COUNTER, *actions)
+    if rule.comment:
+        words = text(rule.comment)
+        parts += attribute(nf.NFTA_RULE_USERDATA, u8(nf.NFTNL_UDATA_RULE_COMMENT) + u8(len(words)) + words)
+    return TableMessages(nf.NFPROTO_INET, table).add_rule(chain, parts, name=f"rule {place}")
 
 
 def needs_set(condition: native.Condition) -> TypeGuard[native.Among]:
     """Return whether a condition has more than one value: those are in a set, and the rule looks them up."""
     return type(condition) is native.Among and len(condition.ranges) > 1
-
-
-def conditions_of(rule: native.NativeRule, set_names: Iterator[str]) -> bytes:
-    """Return the expressions of all conditions as they come back from the kernel: lookups know the names of sets."""
-    return b"".join(
-        [
-            _lookup(condition, attribute(nf.NFTA_LOOKUP_SET, text(next(set_names))), OF_REGISTER)
-            if needs_set(condition)
-            else EXPRESSIONS[type(condition)](condition)
-            for condition in rule.conditions
-        ]
-    )
 
 
 def sets_of(table: native.NativeTable) -> Iterator[tuple[str, native.Among]]:
@@ -109,19 +116,6 @@ def sets_of(table: native.NativeTable) -> Iterator[tuple[str, native.Among]]:
     conditions = (condition for chain in table.chains for rule in chain.rules for condition in rule.conditions)
     for number, condition in enumerate(filter(needs_set, conditions)):
         yield ANONYMOUS % number, condition
-
-
-def actions_of(rule: native.NativeRule) -> bytes:
-    """Return the expressions of all actions."""
-    return b"".join([EXPRESSIONS[type(action)](action) for action in rule.actions])
-
-
-def comment_of(rule: native.NativeRule) -> bytes:
-    """Return the comment as nft stores it, as userdata of the rule; nothing if there is none."""
-    if not rule.comment:
-        return b""
-    words = text(rule.comment)
-    return attribute(nf.NFTA_RULE_USERDATA, u8(nf.NFTNL_UDATA_RULE_COMMENT) + u8(len(words)) + words)
 
 
 # --- expressions ---------------------------------------------------------------------------------
@@ -236,13 +230,13 @@ EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
 # --- sets ----------------------------------------------------------------------------------------
 
 
-OF_REGISTER = attribute(nf.NFTA_LOOKUP_SREG, REGISTER)
 OF_ANONYMOUS = attribute(nf.NFTA_LOOKUP_SET, text(ANONYMOUS))
 
 
-def _lookup(condition: native.Among, *where: bytes) -> bytes:
+def _lookup(condition: native.Among, set_named: bytes) -> bytes:
     flags = attribute(nf.NFTA_LOOKUP_FLAGS, u32be(nf.NFT_LOOKUP_F_INV if condition.negated else 0))
-    return _load_in_order(condition.field) + expression("lookup", *where, flags)
+    register = attribute(nf.NFTA_LOOKUP_SREG, REGISTER)
+    return _load_in_order(condition.field) + expression("lookup", set_named, register, flags)
 
 
 def _add_set(table: str, condition: native.Among, number: int, doing: str) -> Iterator[Change]:

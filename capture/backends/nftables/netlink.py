@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.exact import chains_are, rules_are
+from capture.backends.nf_tables.exact import holds_exactly
 from capture.backends.nf_tables.hooks import decode_hook
 from capture.backends.nf_tables.listing import read_chains, read_rules, read_set, read_tables
 from capture.backends.nf_tables.messages import TableMessages
@@ -76,8 +76,12 @@ class NetlinkDriver:
 
 
 def _changes(desired: tuple[NativeTable, ...], live: plan.LiveTables) -> Iterator[Change]:
-    yield from plan.replace(desired, live, lambda table: TableMessages(nf.NFPROTO_INET, table))
+    yield from _tables_and_chains(desired, live)
     yield from encode.add_rules(desired)
+
+
+def _tables_and_chains(desired: tuple[NativeTable, ...], live: plan.LiveTables) -> Iterator[Change]:
+    return plan.replace(desired, live, lambda table: TableMessages(nf.NFPROTO_INET, table))
 
 
 def _read_tables(netfilter: NetlinkSocket) -> list[NativeTable]:
@@ -151,35 +155,17 @@ def _hold_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...]) ->
     own = {decode_text(table[nf.NFTA_TABLE_NAME]): table for table in _our_tables(netfilter)}
     if own.keys() != {table.name for table in desired} or any(map(_is_dormant, own.values())):
         return False
-    chains = (
-        TableMessages(nf.NFPROTO_INET, table.name).add_chain(chain.name, chain.hook, chain.policy)
-        for table in desired
-        for chain in table.chains
-    )
+    messages = [*_tables_and_chains(desired, {}), *(rule for table in desired for rule in encode.listed_rules(table))]
     try:
-        return chains_are(netfilter, (nf.NFPROTO_INET,), own, chains) and all(
-            _table_is(netfilter, table) for table in desired
+        return holds_exactly(netfilter, (nf.NFPROTO_INET,), own, messages) and all(
+            _set_is(netfilter, table.name, name, condition)
+            for table in desired
+            for name, condition in encode.sets_of(table)
         )
     except KernelError as error:
         if error.errno != errno.ENOENT:
             raise
         return False  # a set went before it was read
-
-
-def _table_is(netfilter: NetlinkSocket, table: NativeTable) -> bool:
-    """Return whether a table holds the desired rules, and its sets what they look up there."""
-    lists = dict(encode.sets_of(table))
-    names = iter(lists)
-    rules = {
-        chain.name: [
-            (encode.conditions_of(rule, names), encode.actions_of(rule), encode.comment_of(rule))
-            for rule in chain.rules
-        ]
-        for chain in table.chains
-    }
-    return rules_are(netfilter, nf.NFPROTO_INET, table.name, rules) and all(
-        _set_is(netfilter, table.name, name, condition) for name, condition in lists.items()
-    )
 
 
 def _set_is(netfilter: NetlinkSocket, table: str, name: str, desired: Among) -> bool:
