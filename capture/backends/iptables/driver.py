@@ -27,7 +27,7 @@ class IptablesDriver:
 
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
         """Return the input of ip(6)tables-restore for an empty namespace, by family."""
-        from capture.backends.iptables.restore_text import restore_text  # text, which netlink does without
+        from capture.backends.iptables.render import restore_text  # text, which netlink does without
 
         edits = plan(Ruleset(ruleset.families, ()), ruleset)
         return [(self.title(family), restore_text(of_family)) for family, of_family in by_family(edits)]

@@ -19,7 +19,7 @@ from capture.backends.iptables.driver import IptablesDriver, by_family
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.programs import COMMANDS, Finished
 from capture.backends.iptables.refusals import refusal
-from capture.backends.iptables.restore_text import restore_text
+from capture.backends.iptables.render import restore_text
 from capture.backends.iptables.tables import legacy_tables
 from capture.model.ruleset import TABLES, Ruleset
 from capture.state.user_namespace import in_child

@@ -10,7 +10,6 @@ them away again: a chain that we made (``made_by_us``) when it is empty, and the
 
 from __future__ import annotations
 
-from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule
 from capture.backends.iptables.xt_encode import attributes_of
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import HOOKS
@@ -64,8 +63,8 @@ def removals(edits: Iterable[TableEdit], live: LiveTables) -> Iterator[Change]:
     """
     for edit in edits:
         table = live.get((edit.family, edit.table))
-        if table is not None and any(isinstance(each, RemoveRule | DropChain) for each in edit.edits):
-            shared = {each.chain for each in edit.edits if isinstance(each, RemoveRule)} & table.chains.keys()
+        if table is not None and (edit.removed or edit.dropped):
+            shared = {chain for chain, _ in edit.removed} & table.chains.keys()
             idle = frozenset(chain for chain in shared if table.chains[chain].policy == "ACCEPT")
             yield from _TableChanges(edit, table).tidied(idle, held_chains=True)
 
@@ -84,37 +83,31 @@ class _TableChanges:
         """The chains and the handles of their rules; None for rules that are new and have none yet."""
 
     def messages(self) -> Iterator[Change]:
-        removed = {(edit.chain, edit.position) for edit in self._edit.edits if isinstance(edit, RemoveRule)}
-        own = made_by_us(self._edit.table, self._table, removed)
+        own = made_by_us(self._edit.table, self._table, self._edit.removed)
         yield from self._edited()
         yield from self.tidied(own, held_chains=bool(self._table.chains))
 
     def _edited(self) -> Iterator[Change]:
-        edits = [edit for edit in self._edit.edits if not isinstance(edit, DropChain) or edit.chain in self._rules]
-        if self._is_new and edits:
-            yield self._messages.add_table()
-        for edit in edits:
-            if isinstance(edit, PutChain | DropChain):
-                yield self._empty_chain(edit.chain)
-        for edit in edits:
-            if isinstance(edit, PutChain):
-                for position, rule in enumerate(edit.rules):
-                    yield self._insert(edit.chain, rule, position)
-            elif isinstance(edit, RemoveRule):
-                yield from self._remove(edit)
-            elif isinstance(edit, AppendRule | InsertRule):
-                yield from self._built_in_chain(edit.chain)
-                end = len(self._rules[edit.chain])
-                yield self._insert(edit.chain, edit.rule, edit.position if isinstance(edit, InsertRule) else end)
-            else:
-                del self._rules[edit.chain]
-                yield self._messages.delete_chain(edit.chain)
-
-    def _empty_chain(self, chain: str) -> Change:
-        """Return the message after which one of our chains is there, without rules."""
-        existed = chain in self._rules
-        self._rules[chain] = []
-        return self._messages.flush_chain(chain) if existed else self._messages.add_chain(chain, None)
+        edit, messages = self._edit, self._messages
+        dropped = [chain for chain in edit.dropped if chain in self._rules]
+        if self._is_new and (edit.put or edit.placed):
+            yield messages.add_table()
+        for chain in (*edit.put, *dropped):
+            yield messages.flush_chain(chain) if chain in self._rules else messages.add_chain(chain, None)
+            self._rules[chain] = []
+        for chain, rules in edit.put.items():
+            for rule in rules:
+                yield self._insert(chain, None, rule)
+        for chain, position in edit.removed:
+            handle = self._rules[chain].pop(position)
+            if handle is not None:
+                yield messages.delete_rule(self._table.chains[chain].name, handle)
+        for chain, place, rule in edit.placed:
+            yield from self._built_in_chain(chain)
+            yield self._insert(chain, place, rule)
+        for chain in dropped:
+            del self._rules[chain]
+            yield messages.delete_chain(chain)
 
     def _built_in_chain(self, chain: str) -> Iterator[Change]:
         """Yield the message that makes a built-in chain, if it is not there. Raise CaptureError if it is another's."""
@@ -131,17 +124,13 @@ class _TableChanges:
         self._rules[chain] = []
         yield self._messages.add_chain(chain, HOOKS[self._edit.table, chain])
 
-    def _insert(self, chain: str, rule: Rule, position: int) -> Change:
+    def _insert(self, chain: str, position: int | None, rule: Rule) -> Change:
         """Return the message that inserts a rule before the next one that has a handle, or else at the end."""
         rules = self._rules[chain]
-        before = next((handle for handle in rules[position:] if handle is not None), None)
-        rules.insert(position, None)
+        place = len(rules) if position is None else position
+        before = next((handle for handle in rules[place:] if handle is not None), None)
+        rules.insert(place, None)
         return self._messages.add_rule(chain, attributes_of(rule, self._edit.family), before=before)
-
-    def _remove(self, edit: RemoveRule) -> Iterator[Change]:
-        handle = self._rules[edit.chain].pop(edit.position)
-        if handle is not None:
-            yield self._messages.delete_rule(self._table.chains[edit.chain].name, handle)
 
     def tidied(self, own: frozenset[str], *, held_chains: bool) -> Iterator[Change]:
         """Yield the messages that delete our built-in chains that are empty now, and a table with nothing in it."""
