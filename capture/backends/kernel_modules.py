@@ -50,35 +50,27 @@ SINCE = {"nf_log_syslog": (5, 13)}
 """Modules that are younger than that, and the first kernel that has them."""
 
 REQUIRES: dict[str, tuple[str, ...]] = {
-    "nf_tables": ("nfnetlink",),
-    "nft_compat": ("nf_tables", "x_tables"),
-    "nft_chain_nat": ("nf_tables", "nf_nat"),
-    "nft_redir": ("nf_tables", "nf_nat"),
-    "nft_tproxy": ("nf_tables", "nf_tproxy_ipv4", "nf_tproxy_ipv6", "nf_defrag_ipv4", "nf_defrag_ipv6"),
-    "nft_ct": ("nf_tables", "nf_conntrack"),
-    "nft_log": ("nf_tables", "nf_log_syslog"),
-    "nf_nat": ("nf_conntrack",),
-    "nf_conntrack": ("nf_defrag_ipv4", "nf_defrag_ipv6"),
-    "ip_tables": ("x_tables",),
-    "ip6_tables": ("x_tables",),
-    "iptable_nat": ("ip_tables", "nf_nat"),
-    "iptable_mangle": ("ip_tables",),
-    "iptable_raw": ("ip_tables",),
-    "ip6table_nat": ("ip6_tables", "nf_nat"),
-    "ip6table_mangle": ("ip6_tables",),
-    "ip6table_raw": ("ip6_tables",),
-    "xt_REDIRECT": ("x_tables", "nf_nat"),
-    "xt_TPROXY": ("x_tables", "nf_tproxy_ipv4", "nf_tproxy_ipv6", "nf_defrag_ipv4", "nf_defrag_ipv6"),
-    "xt_CT": ("x_tables", "nf_conntrack"),
-    "xt_conntrack": ("x_tables", "nf_conntrack"),
-    "xt_connmark": ("x_tables", "nf_conntrack"),
-    "xt_owner": ("x_tables",),
-    "xt_mark": ("x_tables",),
-    "xt_tcpudp": ("x_tables",),
-    "xt_multiport": ("x_tables",),
-    "xt_iprange": ("x_tables",),
-    "xt_comment": ("x_tables",),
-    "xt_LOG": ("x_tables", "nf_log_syslog"),
+    module: tuple(needs.split())
+    for needs, modules in (
+        ("nfnetlink", "nf_tables"),
+        ("nf_tables x_tables", "nft_compat"),
+        ("nf_tables nf_nat", "nft_chain_nat nft_redir"),
+        ("nf_tables nf_tproxy_ipv4 nf_tproxy_ipv6 nf_defrag_ipv4 nf_defrag_ipv6", "nft_tproxy"),
+        ("nf_tables nf_conntrack", "nft_ct"),
+        ("nf_tables nf_log_syslog", "nft_log"),
+        ("nf_conntrack", "nf_nat"),
+        ("nf_defrag_ipv4 nf_defrag_ipv6", "nf_conntrack"),
+        ("ip_tables nf_nat", "iptable_nat"),
+        ("ip_tables", "iptable_mangle iptable_raw"),
+        ("ip6_tables nf_nat", "ip6table_nat"),
+        ("ip6_tables", "ip6table_mangle ip6table_raw"),
+        ("x_tables", "ip_tables ip6_tables xt_owner xt_mark xt_tcpudp xt_multiport xt_iprange xt_comment"),
+        ("x_tables nf_nat", "xt_REDIRECT"),
+        ("x_tables nf_tproxy_ipv4 nf_tproxy_ipv6 nf_defrag_ipv4 nf_defrag_ipv6", "xt_TPROXY"),
+        ("x_tables nf_conntrack", "xt_CT xt_conntrack xt_connmark"),
+        ("x_tables nf_log_syslog", "xt_LOG"),
+    )
+    for module in modules.split()
 }
 """What each module needs in turn."""
 
