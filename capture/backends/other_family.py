@@ -11,7 +11,7 @@ answer with a reset (nf_send_reset6() in net/ipv6/netfilter/nf_reject_ipv6.c), w
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.expressions import bitwise, compare, expression, load_meta, load_payload, nest
+from capture.backends.nf_tables.expressions import bitwise, equals, expression, load_meta, load_payload, nest
 from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nf_tables.listing import read_rules, read_tables
 from capture.backends.nf_tables.messages import TableMessages
@@ -91,14 +91,14 @@ def _expressions(interface: int) -> bytes:
     return b"".join(
         (
             load_meta(nf.NFT_META_NFPROTO),
-            compare(nf.NFT_CMP_EQ, u8(nf.FAMILY_NUMBERS["ipv6"])),
+            equals(u8(nf.FAMILY_NUMBERS["ipv6"])),
             load_meta(nf.NFT_META_L4PROTO),
-            compare(nf.NFT_CMP_EQ, u8(nf.PROTOCOL_NUMBERS["tcp"])),
+            equals(u8(nf.PROTOCOL_NUMBERS["tcp"])),
             load_meta(interface),
-            compare(nf.NFT_CMP_NEQ, LO),
+            equals(LO, negated=True),
             load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, TCP_FLAGS_AT, 1),
             bitwise(u8(RST)),
-            compare(nf.NFT_CMP_EQ, u8(0)),
+            equals(u8(0)),
             expression("reject", attribute(NFTA_REJECT_TYPE, u32be(NFT_REJECT_TCP_RST))),
         )
     )

@@ -18,8 +18,8 @@ from capture.backends.iptables.xt_encode import (
 from capture.backends.iptables.xt_layouts import text_of
 from capture.backends.iptables.xt_words import (
     limit_words,
-    masked_words,
     match_words,
+    network_words,
     protocol_words,
     target_words,
     tcp_flags_words,
@@ -233,5 +233,5 @@ class XtProgram(Program):
         bits = int.from_bytes(mask, "big")
         option = ADDRESSES.get((self._of_family, offset)) if base == nf.NFT_PAYLOAD_NETWORK_HEADER else None
         if option and length * 8 == BITS[self._of_family] and mask and not value & ~bits:
-            return model.UnknownMatch(masked_words(option, self._of_family, value, bits, negated=negated))
+            return model.UnknownMatch(network_words(option, self._of_family, value, bits, negated=negated))
         return super()._without_words(loaded, bounds)
