@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import sys
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -13,10 +14,6 @@ from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.text import closest
 from capture.report.output import ended, report, report_as_json
 from capture.report.streams import Stream
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 COMMANDS = {
     "apply": ("capture.cli.apply:apply", "Capture the traffic of a network namespace."),

@@ -56,10 +56,10 @@ from capture.settings.options import (
     RULE_LOGS,
 )
 from capture.settings.settings import Given, Settings
-from iptables_cases import CASES, OWN, TO_CHAIN, Case
-from iptables_ways import writes_as_we_do
 from pytest_netns import Namespace, NamespaceFactory, PodPair
-from strategies import rulesets
+from support.generators.rules import rulesets
+from support.rules.iptables_cases import CASES, OWN, TO_CHAIN, Case
+from support.rules.iptables_ways import writes_as_we_do
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

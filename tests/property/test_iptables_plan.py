@@ -23,8 +23,8 @@ from capture.model.ruleset import (
     Ruleset,
     Table,
 )
-from iptables_simulation import Tables
-from strategies import rulesets
+from support.generators.rules import rulesets
+from support.rules.iptables_simulation import Tables
 
 FOREIGN_RULES = (
     "-j DOCKER",

@@ -23,8 +23,8 @@ from capture.model.addresses import FAMILIES
 from capture.model.ruleset import NAT, Ruleset
 from capture.netlink.attributes import attribute, decode, decode_fields, decode_number, nested, text
 from capture.netlink.batch import Change
-from libnftables_listing import parse_tables
-from strategies import rulesets
+from support.generators.rules import rulesets
+from support.rules.libnftables_listing import parse_tables
 
 
 def as_dumped(changes: list[Change]) -> NativeTable:

@@ -23,7 +23,7 @@ from capture.model.ruleset import (
     Rule,
 )
 from capture.netlink.attributes import attribute, decode, nested, text, u64be
-from strategies import Place, rules
+from support.generators.rules import Place, rules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ import release
 
 import capture
 from capture.model.chain_names import SPELLINGS
-from docs_examples import Command, Example, examples, is_printed, key_paths
-from envoy_bootstrap import Sidecar
-from envoy_proxy import envoy_program, start_envoy
-from private_mounts import OWN_MOUNTS
-from proxies import start_app
 from pytest_netns import NamespaceFactory, Pod, require
-from sidecar_lab import SERVICES
+from support.output.docs_examples import Command, Example, examples, is_printed, key_paths
+from support.processes.private_mounts import OWN_MOUNTS
+from support.traffic.envoy_bootstrap import Sidecar
+from support.traffic.envoy_proxy import envoy_program, start_envoy
+from support.traffic.proxies import start_app
+from support.traffic.sidecar_lab import SERVICES
 
 pytestmark = pytest.mark.runtime
 

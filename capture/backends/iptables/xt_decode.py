@@ -29,8 +29,8 @@ from capture.backends.nf_tables.hooks import decode_hook
 from capture.backends.nf_tables.reading import read_comment, read_counters, read_expression
 from capture.backends.nftables import lift
 from capture.backends.nftables.comparisons import Bounds
-from capture.backends.nftables.decode import Program
-from capture.backends.nftables.native import IIFNAME, L4PROTO, Among, Named, Proxy
+from capture.backends.nftables.decode import TCP_FLAGS, Program
+from capture.backends.nftables.native import IIFNAME, L4PROTO, Among, Named, Proxy, VerdictMap
 from capture.backends.nftables.sets import NativeSet
 from capture.model import ruleset as model
 from capture.model.addresses import BITS
@@ -58,12 +58,11 @@ NFT_META_NFTRACE = 12
 NO_SET = NativeSet(0, 0, (), (), understood=False)
 """What is looked up in one is not understood: iptables writes none."""
 
-# Places in headers: RFC 791 3.1, RFC 8200 3, RFC 9293 3.1
+# Places in headers: RFC 791 3.1, RFC 8200 3
 PROTOCOL_OFFSETS: dict[Family, int] = {"ipv4": 9, "ipv6": 6}
 """Where the header names the protocol: ip6tables compared it there up to 1.8.2."""
 FRAGMENT = (nf.NFT_PAYLOAD_NETWORK_HEADER, 6, 2), b"\x1f\xff"
 """Where the header has the offset of a fragment; ``-f`` means: not at 0."""
-TCP_FLAGS = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1)
 ADDRESSES = dict.fromkeys(nf.SOURCE_OFFSETS.items(), "-s") | dict.fromkeys(nf.DESTINATION_OFFSETS.items(), "-d")
 
 
@@ -129,7 +128,7 @@ def _verdict(actions: Sequence[Action]) -> model.Verdict:
     """Return the verdict of a rule. iptables has one in each; nft may log before it accepts."""
     if not actions:
         return model.Continue()
-    if len(actions) == 1 and not isinstance(actions[0], Proxy):
+    if len(actions) == 1 and not isinstance(actions[0], Proxy | VerdictMap):
         return actions[0]
     from capture.backends.nftables.text import described  # which iptables does not write
 

@@ -10,7 +10,7 @@ from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.entries import MULTIPORT_SLOTS
 from capture.backends.iptables.render import option, quoted
 from capture.backends.iptables.xt_layouts import text_of
-from capture.model.addresses import BITS, IPV4, IPV6, address_text
+from capture.model.addresses import BITS, IPV4, IPV6, address_text, split
 from capture.model.ruleset import ALL_BITS
 from capture.netlink.attributes import BYTE_ORDER, decode_number
 
@@ -274,6 +274,13 @@ def _nat_address(fields: Fields, family: Family) -> str:
     return f"[{addresses}]:{ports}" if family == IPV6 else f"{addresses}:{ports}"
 
 
+def _netmap(fields: Fields, family: Family) -> str | None:
+    """``--to 10.1.0.0/16``, a network whose first and last address the range has (libipt_NETMAP.c)."""
+    first, last = (int.from_bytes(fields[end][: BITS[family] // 8], "big") for end in ("min_ip", "max_ip"))
+    networks = tuple(split(family, first, last)) if fields["flags"] & MAP_IPS and first <= last else ()
+    return f"--to {networks[0]}" if len(networks) == 1 else None
+
+
 def _tproxy(fields: Fields, family: Family) -> str:
     mark = f"{fields['mark']:#x}/{fields['mask']:#x}"
     return f"--on-port {fields['port']} --on-ip {_address(fields['address'], family)} --tproxy-mark {mark}"
@@ -323,7 +330,7 @@ def _log(fields: Fields, _family: Family) -> str:
     return " ".join(words)
 
 
-COMPACT_NAT = {("REDIRECT", 0), ("MASQUERADE", 0), ("SNAT", 0), ("DNAT", 0)}
+COMPACT_NAT = {("REDIRECT", 0), ("MASQUERADE", 0), ("SNAT", 0), ("DNAT", 0), ("NETMAP", 0)}
 """Targets that have a structure of their own in IPv4."""
 
 TARGET_WORDS: dict[tuple[str, int], tuple[Layout, Speak]] = {
@@ -335,6 +342,7 @@ TARGET_WORDS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("MARK", 2): (xt_layouts.MARK_TARGET, lambda fields, _family: _xmark(fields["mark"], fields["mask"])),
     ("CONNMARK", 1): (xt_layouts.CONNMARK_1, _connmark),
     ("CONNMARK", 2): (xt_layouts.CONNMARK, _connmark),
+    ("NETMAP", 0): (xt_layouts.NAT_RANGE, _netmap),
     ("CT", 1): (xt_layouts.CT, _ct),
     ("CT", 2): (xt_layouts.CT, _ct),
     ("LOG", 0): (xt_layouts.LOG, _log),

@@ -13,7 +13,7 @@ from capture.backends.nf_tables.listing import read_chains, read_rules, read_tab
 from capture.backends.nftables.decode import decode_table
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
-from capture.backends.nftables.native import Proxy
+from capture.backends.nftables.native import Among, Proxy, VerdictMap
 from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.text import described
 from capture.errors import UnsupportedError
@@ -50,6 +50,10 @@ other hooks elsewhere (linux/netfilter.h, enum nf_dev_hooks)."""
 
 XT_EXPRESSIONS = (b"match\0", b"target\0")
 """Names of expressions that carry a match or a target of x_tables (net/netfilter/nft_compat.c)."""
+SET_EXPRESSIONS = (b"lookup\0", b"objref\0")
+"""Names of expressions that iptables-nft does not write, and nft(8) may have put into its tables."""
+FURTHER_TABLES = ("filter", "security")
+"""Tables of iptables in which we never write."""
 
 
 class Place(Value):
@@ -69,6 +73,16 @@ class Place(Value):
     def is_of_iptables(self) -> bool:
         """Whether it has the name of one that iptables-nft writes."""
         return self.family in nf.FAMILIES and self.name in PRIORITIES
+
+    @property
+    def is_filter_of_iptables(self) -> bool:
+        """Whether it is a further table that iptables-nft writes: it calls base chains by their hooks."""
+        hooked = [decode_text(chain[nf.NFTA_CHAIN_NAME]) for chain in self.chains if nf.NFTA_CHAIN_HOOK in chain]
+        return (
+            self.family in nf.FAMILIES
+            and self.name in FURTHER_TABLES
+            and set(hooked) <= {model.INPUT, model.FORWARD, model.OUTPUT}
+        )
 
 
 def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[ForeignChain, ...]:
@@ -127,7 +141,8 @@ def _of_table(netfilter: NetlinkSocket, place: Place, first_own: int) -> Iterato
     rules = read_rules(netfilter, family, name)
     finder = set_finder(netfilter, family, name)
     table = decode_table({nf.NFTA_TABLE_NAME: text(name)}, place.chains, rules, finder, nf.FAMILIES.get(family))
-    of_iptables = _in_words_of_iptables(rules, nf.FAMILIES.get(family))
+    is_filter = place.is_filter_of_iptables
+    of_iptables = _in_words_of_iptables(rules, nf.FAMILIES.get(family), is_filter=is_filter)
     called = tuple(_chain(chain, family, of_iptables) for chain in table.chains if chain.hook is None)
     for chain, fields in zip(table.chains, place.chains, strict=True):
         point = _point(family, chain.hook) if chain.hook is not None else ""
@@ -147,6 +162,8 @@ def _of_table(netfilter: NetlinkSocket, place: Place, first_own: int) -> Iterato
                 is_nat,
                 model.Table(model.NAT if is_nat else model.MANGLE, (entry, *called)),
                 is_older=place.handle < first_own,
+                is_native=not is_filter,
+                is_route=chain.hook.kind == "route",
                 devices=devices,
             )
 
@@ -169,16 +186,22 @@ def _of_devices(
     return entry.replace(rules=tuple(rules), policy="ACCEPT")
 
 
-def _in_words_of_iptables(rules: list[bytes], family: Family | None) -> dict[str, list[model.Rule | None]]:
-    """Return by chain the rules that only iptables-nft writes, and None for others: as in its table filter."""
-    if family is None or not any(XT_EXPRESSIONS[0] in rule or XT_EXPRESSIONS[1] in rule for rule in rules):
+def _in_words_of_iptables(
+    rules: list[bytes], family: Family | None, *, is_filter: bool
+) -> dict[str, list[model.Rule | None]]:
+    """Return by chain the rules that only iptables-nft writes, and None for others; in its tables nearly all are."""
+    are_xt = [
+        any(name in rule for name in XT_EXPRESSIONS)
+        or (is_filter and not any(name in rule for name in SET_EXPRESSIONS))
+        for rule in rules
+    ]
+    if family is None or not any(are_xt):
         return {}
     from capture.backends.iptables.xt_decode import Reader  # another backend, which only this needs
 
     reader = Reader(family)
     found: dict[str, list[model.Rule | None]] = {}
-    for attributes in rules:
-        is_xt = any(name in attributes for name in XT_EXPRESSIONS)
+    for attributes, is_xt in zip(rules, are_xt, strict=True):
         chain = decode_text(decode_fields(attributes)[nf.NFTA_RULE_CHAIN])
         rule = reader.read(attributes).rule.replace(why="", counters=None) if is_xt else None
         found.setdefault(chain, []).append(rule)
@@ -203,9 +226,20 @@ def _rules(native: NativeRule, family: Family | None) -> Iterator[model.Rule]:
     together = len(native.actions) < 2 or any(isinstance(action, Proxy) for action in native.actions)
     counters = native.counters
     for actions in (native.actions,) if together else ((action,) for action in native.actions):
-        (rule,) = lift_rules([native.replace(actions=actions)])
-        yield rule.replace(why=words, counters=counters, family=rule.family or family)
-        counters = None
+        for one in _by_number(native.replace(actions=actions)):
+            (rule,) = lift_rules([one])
+            yield rule.replace(why=words, counters=counters, family=rule.family or family)
+            counters = None
+
+
+def _by_number(rule: NativeRule) -> Iterator[NativeRule]:
+    """Yield a rule for each verdict of a map, which are never those of one packet; others as they are."""
+    match rule.actions:
+        case (VerdictMap(field, cases),):
+            for ranges, verdict in cases:
+                yield rule.replace(conditions=(*rule.conditions, Among(field, ranges)), actions=(verdict,))
+        case _:
+            yield rule
 
 
 def _of_iptables(places: list[Place], first_own: int) -> Iterator[ForeignChain]:

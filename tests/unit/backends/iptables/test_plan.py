@@ -29,8 +29,8 @@ from capture.model.ruleset import (
     TransparentProxy,
     UnknownVerdict,
 )
-from iptables_cases import TCP, UDP
-from iptables_simulation import Tables
+from support.rules.iptables_cases import TCP, UDP
+from support.rules.iptables_simulation import Tables
 
 if TYPE_CHECKING:
     from capture.model.ruleset import Match
