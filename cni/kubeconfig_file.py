@@ -11,8 +11,8 @@ from typing import Any
 
 from capture.errors import CaptureError
 from capture.state.directory import ensure
+from capture.state.files import read_file
 from cni import atomic_files, kubeconfig
-from cni.files import read_file
 from cni.kubeconfig import CLUSTER_FIELDS, SKIPS_VERIFICATION, USER_FIELDS, Kubeconfig
 from cni.plugin_files import Change
 from cni.protocol import CniError

@@ -27,10 +27,10 @@ from capture.settings.config import CaptureConfig, resolve
 from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
 from capture.settings.options import PROFILE, PROXY_GID, PROXY_UID
 from capture.state import decisions, record, routes
+from capture.state.capabilities import ways_out
 from capture.state.facts import read_facts
 from capture.state.impediments import LO_DOWN, impediments
 from capture.state.netns import Entered, own_namespace
-from capture.state.privileges import ways_out
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
