@@ -10,21 +10,34 @@ from __future__ import annotations
 import re
 
 from capture.model import ruleset as model
-from capture.model.addresses import LOOPBACK_NETWORKS, Network, parse_address
+from capture.model.addresses import LOOPBACK_NETWORKS, Network, parse_address, parse_network
 from capture.model.packet import LOOPBACK
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from capture.analysis.stations import PodNetwork
-    from capture.model.addresses import Family
+    from capture.model.addresses import Family, Network
+    from capture.model.packet import Packet
 
 
 class Translate(Value):
-    """Send the connection to another address, or another port, or both (``-j DNAT``); None stays as it is."""
+    """Send the connection to another address, or another port, or both (``-j DNAT``); None stays as it is.
+
+    Of a network the first bits take the place of the destination's (``-j NETMAP``).
+    """
 
     address: Network | None
     port: int | None
+
+    def destination(self, before: Network) -> Network:
+        """Return where packets to an address go."""
+        if self.address is None:
+            return before
+        return before.replace(first=self.address.first | before.first & (self.address.last - self.address.first))
 
 
 class Goto(Value):
@@ -51,6 +64,7 @@ DO_NOT_TRACK = ("NOTRACK", "CT --notrack", "notrack", "[notrack]")
 """The last as a rule of nf_tables is read."""
 OF_IPTABLES = re.compile(r"DNAT --to-destination (\[?[0-9a-fA-F.:]+?\]?)(?::(\d+))?(?: |$)")
 OF_NFT = re.compile(r"dnat (?:ip6? )?to (\[[0-9a-fA-F:]+\]|[0-9.]+|[0-9a-fA-F:]+?:[0-9a-fA-F:]+|)(?::(\d+))?(?: |$)")
+NETMAP = "NETMAP --to "
 PROTOCOLS = re.compile(r"(!)? ?-p (\S+)$|(?:meta l4proto|ip protocol|ip6 nexthdr) (!=)? ?(?:\{ (.+) \}|(\S+))$")
 NUMBERS = {"6": "tcp", "17": "udp"}
 
@@ -69,7 +83,14 @@ def meaning(verdict: model.Verdict) -> Meaning:
         return Goto(words.split(" ")[1])
     if first in GO_ON:
         return model.Continue()
-    return _translation(words) or verdict
+    return _translation(words) or _network_translation(words) or verdict
+
+
+def _network_translation(words: str) -> Translate | None:
+    try:
+        return Translate(parse_network(words.removeprefix(NETMAP)), None) if words.startswith(NETMAP) else None
+    except ValueError:
+        return None
 
 
 def _translation(words: str) -> Translate | None:
@@ -95,6 +116,37 @@ def holds_for(words: str, protocol: model.ProtocolName) -> bool | None:
     if any("-" in name and name[0].isdigit() for name in names):
         return None
     return (protocol in [NUMBERS.get(name, name) for name in names]) != bool(not_before or not_behind)
+
+
+FLAGS_OF_IPTABLES = re.compile(r"-m tcp (! )?--tcp-flags (\S+) (\S+)$")
+FLAGS_OF_NFT = re.compile(r"tcp flags & (0x[0-9a-f]{2}) (==|!=) (0x[0-9a-f]{2})$")
+FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << place for place in range(8))  # RFC 9293 3.1
+FLAGS = {"NONE": 0, "ALL": 0x3F, "FIN": FIN, "SYN": SYN, "RST": RST, "PSH": PSH, "ACK": ACK, "URG": URG}
+OF_STATE = {
+    "NEW": (SYN, SYN | ECE | CWR),
+    "ESTABLISHED": tuple(
+        flags | more for flags in (SYN | ACK, ACK, PSH | ACK, FIN | ACK, RST, RST | ACK, ACK | URG) for more in (0, ECE)
+    ),
+}
+OF_STATE["RELATED"] = OF_STATE["NEW"]
+"""Flags of the packets of a TCP connection; all others are INVALID (tcp_valid_flags in nf_conntrack_proto_tcp.c).
+
+A connection whose beginning the kernel did not see may be NEW with others, which is nothing that a pod begins."""
+
+
+def flags_hold(words: str, state: str) -> bool | None:
+    """Return whether a test of TCP's flags holds for every packet in a state, or for none; else None."""
+    found = FLAGS_OF_IPTABLES.match(words)
+    if found is not None:
+        mask, value = (sum(FLAGS.get(name, 0) for name in found[place].split(",")) for place in (2, 3))
+        is_negated = bool(found[1])
+    else:
+        found = FLAGS_OF_NFT.match(words)
+        if found is None:
+            return None
+        mask, value, is_negated = int(found[1], 0), int(found[3], 0), found[2] == "!="
+    answers = {(flags & mask == value) != is_negated for flags in OF_STATE.get(state, ())}
+    return answers.pop() if len(answers) == 1 else None
 
 
 IS_LOCAL = re.compile(r"-m addrtype (! )?--(src|dst)-type LOCAL$|fib (s|d)addr type (!= )?local$")
@@ -139,3 +191,83 @@ IMPURE = (
     *("rateest", "u32", "bpf", "nth", "ct count", "meta hour", "meta day", "jhash"),
 )
 """Of matches that count, or look at the time."""
+
+
+# --- whether a packet fulfils the matches of a rule ----------------------------------------------
+
+
+def judge(rule: model.Rule, packet: Packet, network: PodNetwork, *, is_native: bool = False) -> bool | None:
+    """Return whether the packet fulfils all matches of the rule; None if that cannot be known.
+
+    ``is_native`` is whether the rule has nf_tables' own expressions, which see no owner of a packet without a socket.
+    """
+    found: bool | None = True
+    for match in rule.matches:
+        known = understood(match.text, packet.family, network) if isinstance(match, model.UnknownMatch) else None
+        holds = HOLDS[type(known or match)](known or match, packet, is_native)
+        if holds is False:
+            return False
+        if holds is None:
+            found = None
+    return found
+
+
+HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
+    model.Protocol: lambda match, packet, _: packet.protocol == match.name,
+    model.Source: lambda match, packet, _: (
+        packet.source is not None and is_inside(packet.source, match.networks) != match.negated
+    ),
+    model.Destination: lambda match, packet, _: is_inside(packet.destination, match.networks) != match.negated,
+    model.InInterface: lambda match, packet, _: _is_interface(match.name, packet.in_interface) != match.negated,
+    model.OutInterface: lambda match, packet, _: _is_interface(match.name, packet.out_interface) != match.negated,
+    model.SourcePort: lambda match, packet, _: (
+        packet.source_port is not None and _among(packet.source_port, match.ports) != match.negated
+    ),
+    model.DestinationPort: lambda match, packet, _: _among(packet.port, match.ports) != match.negated,
+    model.OwnerUid: lambda match, packet, is_native: _is_owner(packet.uid, match, is_native=is_native),
+    model.OwnerGid: lambda match, packet, is_native: _is_owner(packet.gid, match, is_native=is_native),
+    model.Mark: lambda match, packet, _: (packet.mark & match.mask == match.value) != match.negated,
+    model.ConnectionMark: lambda match, packet, _: (
+        (packet.connection_mark & match.mask == match.value) != match.negated
+    ),
+    model.ConnectionState: lambda match, packet, _: (packet.state in match.states) != match.negated,
+    model.UnknownMatch: lambda match, packet, _: _known(
+        holds_for(match.text, packet.protocol), flags_hold(match.text, packet.state)
+    ),
+}
+"""Whether one match holds, by its kind; None for what cannot be judged."""
+
+
+def _known(*answers: bool | None) -> bool | None:
+    return next((answer for answer in answers if answer is not None), None)
+
+
+def is_inside(address: Network, networks: tuple[Network, ...]) -> bool:
+    """Return whether an address lies in one of the networks."""
+    first, family = address.first, address.family
+    for network in networks:  # noqa: SIM110  # any() makes a generator each time; chains have up to 60,000 rules
+        if network.contains(first) and network.family == family:
+            return True
+    return False
+
+
+def _among(number: int, spans: tuple[model.Span, ...]) -> bool:
+    for span in spans:  # noqa: SIM110  # any() makes a generator each time; chains have up to 60,000 rules
+        if span.first <= number <= span.last:
+            return True
+    return False
+
+
+def _is_owner(number: int | None, match: model.OwnerUid | model.OwnerGid, *, is_native: bool) -> bool:
+    """Return whether an owner match holds. A packet without a socket fulfils the negated one in iptables alone."""
+    if number is None:
+        return match.negated and not is_native  # owner_mt in xt_owner.c; nft_meta_get_eval_skugid in nft_meta.c
+    return _among(number, match.ids) != match.negated
+
+
+def _is_interface(pattern: str, name: str | None) -> bool:
+    if name is None:
+        return False
+    if pattern.endswith("+"):
+        return name.startswith(pattern[:-1])
+    return name == pattern

@@ -16,8 +16,8 @@ are met where ``stations`` has them. A connection that is redirected is lost, to
 
 from __future__ import annotations
 
-from capture.analysis.matches import judge
-from capture.analysis.meaning import Goto, Translate, Untrack, meaning
+from capture.analysis.meaning import Goto, Translate, Untrack, judge, meaning
+from capture.analysis.rerouting import UNCHANGED, routed_marks, transparent_rules
 from capture.analysis.stations import Situation
 from capture.model import ruleset as model
 from capture.model.addresses import IPV6, LOOPBACK_ADDRESSES, Network
@@ -29,9 +29,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    from capture.analysis.foreign import ForeignChain
     from capture.analysis.meaning import Meaning
-    from capture.analysis.stations import Station
+    from capture.analysis.rerouting import MarkRoute
+    from capture.analysis.stations import ForeignChain, Station
 
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
 
@@ -73,13 +73,15 @@ class Fate(Value):
     """All that a packet and its connection notice of rules.
 
     ``port`` and ``address`` are None where they stay what the packet is addressed to. ``marked`` is whether a
-    transparent capture's mark leads it, or what else its connection sends, to the proxy.
+    transparent capture's mark leads it, or what else its connection sends, to the proxy. ``interface`` is the one by
+    which another mark lets it leave; None where it leaves as it was to.
     """
 
     outcome: Outcome
     port: int | None = None
     address: Network | None = None
     marked: bool = False
+    interface: str | None = None
 
 
 class Trace(Value):
@@ -88,10 +90,11 @@ class Trace(Value):
     ``translated`` is what a rule made of where the packet was addressed to.
     ``marked`` is whether a transparent capture's mark leads it, or what else its connection sends, to the proxy.
     ``lacks`` says which routes the outcome depends on and the namespace does not have. ``policy`` is the base chain
-    whose policy dropped the packet.
+    whose policy dropped the packet. ``rerouted`` is the policy rule by which another mark refused it, or sent it out by
+    another interface.
     """
 
-    not_compared = ("policy",)
+    not_compared = ("policy", "rerouted", "mark")
 
     packet: Packet
     outcome: Outcome
@@ -103,20 +106,26 @@ class Trace(Value):
     translated: Translate | None = None
     lacks: tuple[str, ...] = ()
     policy: Station | None = None
+    rerouted: MarkRoute | None = None
+    interface: str | None = None
+    mark: int = 0
+    """The mark with which the packet ends."""
 
     @property
     def address(self) -> Network | None:
         """Return where the packet goes in place of where it was addressed to; None if no rule translated that."""
-        return self.translated.address if self.translated else None
+        is_moved = self.translated is not None and self.translated.address is not None
+        return self.translated.destination(self.packet.destination) if self.translated and is_moved else None
 
     @property
     def fate(self) -> Fate:
         """Return all that a packet and its connection notice of the rules."""
         if self.outcome not in ("direct", "dropped"):
             return Fate(self.outcome, self.port, None, self.marked)
+        interface = self.interface if self.outcome == "direct" else None
         if self.translated is not None:
-            return Fate(self.outcome, self.translated.port, self.translated.address, self.marked)
-        return Fate(self.outcome, None, None, self.marked)
+            return Fate(self.outcome, self.translated.port, self.translated.address, self.marked, interface)
+        return Fate(self.outcome, None, None, self.marked, interface)
 
     @property
     def certain(self) -> bool:
@@ -150,9 +159,9 @@ class _Passage:
 
     def __init__(self, situation: Situation, packet: Packet) -> None:
         self.situation = situation
-        self.ruleset = situation.ruleset
-        self.first = packet
-        self.packet = packet
+        self.ruleset, self.network = situation.ruleset, situation.network
+        self.first = self.packet = packet
+        self.arrives = packet.in_interface not in (None, LOOPBACK)
         self.path: list[Step] = []
         self.mapped: Step | None = None
         """The rule of nat that decided on the connection; there is one at most."""
@@ -161,6 +170,13 @@ class _Passage:
         self.is_redirected = False
         self.is_moved = False
         """Whether a rule has sent it to another address."""
+        self.remarking: list[Step] = []
+        """The rules of a base chain that changed its mark."""
+        self.rerouted: MarkRoute | None = None
+        self.interface: str | None = None
+        """By which a changed mark lets it leave."""
+        self.refused_by: Step | None = None
+        """The rule that made a policy rule refuse it."""
         self.policy: Station | None = None
         self._as_mapped = packet
         """The packet as the redirect left it."""
@@ -178,11 +194,9 @@ class _Passage:
             # Over lo it has no socket any more (skb_orphan in drivers/net/loopback.c).
             self.packet = self.packet.replace(in_interface=LOOPBACK, out_interface=None, uid=None, gid=None)
         self._through(model.PREROUTING)
-        if self.is_redirected or self.transparent or self._is_for_the_pod():
+        is_for_the_pod = self.packet.in_interface == LOOPBACK or self.network.is_local(self.packet.destination)
+        if self.is_redirected or self.transparent or is_for_the_pod:
             self._through(model.INPUT)
-
-    def _is_for_the_pod(self) -> bool:
-        return self.packet.in_interface == LOOPBACK or self.situation.network.is_local(self.packet.destination)
 
     def _route(self) -> None:
         """Let the packet leave by another interface if its destination was changed.
@@ -190,11 +204,16 @@ class _Passage:
         What follows at OUTPUT still saw the one by which it was to leave (``state->out`` stays as it was,
         nf_nat_ipv4_local_fn in net/netfilter/nf_nat_proto.c).
         """
-        network = self.situation.network
-        if self.is_redirected or (self.is_moved and network.is_local(self.packet.destination)):
-            self.packet = self.packet.replace(out_interface=LOOPBACK)
-        elif self.is_moved and self.packet.out_interface == LOOPBACK:
-            self.packet = self.packet.replace(out_interface=network.interface)
+        leaves_by = self.packet.out_interface
+        if self.is_redirected:
+            self.interface, leaves_by = None, LOOPBACK
+        elif self.interface is not None:
+            leaves_by = self.interface
+        elif self.is_moved and self.network.is_local(self.packet.destination):
+            leaves_by = LOOPBACK
+        elif self.is_moved and leaves_by == LOOPBACK:
+            leaves_by = self.network.interface
+        self.packet = self.packet.replace(out_interface=leaves_by)
 
     def of_later_packets(self) -> _Passage:
         """Return the passage of the packets that follow, mapped as this one, from the chain on that mapped it."""
@@ -219,8 +238,27 @@ class _Passage:
                 return
             if station.is_nat and (self.mapped or not self._meets_nat()):
                 continue
+            self.remarking.clear()
             if not self._chain(station, station.entry, 0):
                 self._end_of_built_in(station)
+            if station.reroutes and self.remarking and not self.is_dropped:
+                self._route_by_mark(self.remarking[-1])
+
+    def _route_by_mark(self, cause: Step) -> None:
+        """Route the packet again; ``cause`` is the rule of whose mark or destination that is a consequence."""
+        self.interface = self.rerouted = None
+        for route in self.situation.mark_routes(self.packet.family):
+            way = route.way_to(self.packet.destination) if route.is_for(self.packet.mark) else None
+            if way is None:
+                continue
+            if not route.is_certain:
+                self.path = [each.replace(certain=False) if each is cause else each for each in self.path]
+                return
+            if way[2] is None:
+                self.is_dropped, self.refused_by = True, cause
+            if way[2] != UNCHANGED:
+                self.rerouted, self.interface = route, way[2]
+            return
 
     def _meets_nat(self) -> bool:
         """Return whether the packet is mapped: a first one, or a later one, which is treated as the first was.
@@ -235,15 +273,15 @@ class _Passage:
     def _chain(self, station: Station, chain: model.Chain, depth: int) -> bool:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
         for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
-            matched = judge(rule, self.packet, self.situation.network, is_native=station.is_native)
-            if matched is False:
+            matched = judge(rule, self.packet, self.network, is_native=station.is_native)
+            is_idle = matched is None and isinstance(meaning(rule.verdict), model.Log | model.Continue)
+            if matched is False or is_idle:  # whether it logs does not matter
                 continue
             step = Step(station.table, chain.name, position, rule, depth, matched is True, station)
-            if matched is None:
-                self._note_uncertain(step)
-                continue
             self.path.append(step)
             match meaning(rule.verdict):
+                case _ if matched is None:
+                    continue
                 case model.Jump(chain=target):
                     if self._called(station, target, depth):
                         return True
@@ -274,11 +312,6 @@ class _Passage:
             self.policy = station
         return True
 
-    def _note_uncertain(self, step: Step) -> None:
-        """Note a rule that might have matched, if that would have mattered."""
-        if not isinstance(meaning(step.rule.verdict), model.Log | model.Continue):
-            self.path.append(step)
-
     def _act(self, verdict: Meaning, step: Step) -> bool:
         """Do to the packet what a verdict does; return whether that ends the table."""
         packet = self.packet
@@ -290,29 +323,41 @@ class _Passage:
             case model.Redirect(port=port):
                 self.mapped = step
                 self.is_redirected = True
-                self.packet = self._as_mapped = _redirected(packet, port)
+                goes_out = packet.in_interface is None
+                there = LOOPBACK_ADDRESSES[packet.family] if goes_out else packet.destination
+                self.packet = self._as_mapped = packet.replace(port=port, destination=there)
             case Translate(address=address, port=port):
                 self.mapped = step
                 self.is_moved = address is not None
-                self.packet = packet.replace(destination=address or packet.destination, port=port or packet.port)
+                self.packet = packet.replace(
+                    destination=verdict.destination(packet.destination), port=port or packet.port
+                )
+                if self.is_moved and packet.in_interface is None:
+                    self._route_by_mark(step)
             case model.TransparentProxy(mark=mark, mask=mask):
                 self.transparent = step
                 self.packet = packet.replace(mark=packet.mark & ~mask | mark)
             case _:
-                self._go_on(verdict)
+                self._go_on(verdict, step)
                 return False
         return True
 
-    def _go_on(self, verdict: Meaning) -> None:
-        """Do to the packet what a verdict does after which it goes on to the next rule."""
+    def _go_on(self, verdict: Meaning, step: Step) -> None:
+        """Do to the packet what a verdict does after which it goes on to the next rule.
+
+        A mark that is restored, or set and set back, counts as changed. That matters after an earlier chain changed it.
+        """
         packet = self.packet
         match verdict:
             case model.SetMark(value=value, mask=mask):
                 self.packet = packet.replace(mark=packet.mark & ~mask | value)
+                if self.packet.mark != packet.mark:
+                    self.remarking.append(step)
             case model.SaveMark():
                 self.packet = packet.replace(connection_mark=packet.mark)
             case model.RestoreMark():
                 self.packet = packet.replace(mark=packet.connection_mark)
+                self.remarking.append(step)
             case Untrack():
                 self.packet = packet.replace(state="UNTRACKED")
 
@@ -325,12 +370,15 @@ class _Passage:
         elif self.transparent is not None and isinstance(self.transparent.rule.verdict, model.TransparentProxy):
             outcome, step, port = "proxy-inbound", self.transparent, self.transparent.rule.verdict.port
         elif self.mapped is not None:
-            outcome, step, port = _meaning(self.mapped), self.mapped, self.packet.port
+            is_redirect = isinstance(self.mapped.rule.verdict, model.Redirect)
+            outcome = REDIRECTED_BY.get(self.mapped.chain, "redirected") if is_redirect else "direct"
+            step, port = self.mapped, self.packet.port
         elif self._goes_to_the_transparent_socket():
             outcome, port = "proxy-inbound", transparent_rules(self.ruleset)[0].port
         elif self._reply_bypasses_proxy():
             outcome = "dropped"
         mapping = meaning(self.mapped.rule.verdict) if self.mapped and outcome == "direct" else None
+        interface = self.interface if self.interface != self.first.out_interface else None
         is_transparent = outcome == "proxy-inbound" and not self.mapped
         return Trace(
             self.first,
@@ -341,23 +389,24 @@ class _Passage:
             transparent=is_transparent,
             marked=outcome != "dropped" and self._is_marked(),
             translated=mapping if isinstance(mapping, Translate) else None,
-            lacks=self._lacks() if is_transparent else (),
+            lacks=tuple(each for each in self.situation.without if is_transparent and self._is_of_family(each)),
             policy=self.policy,
+            rerouted=self.rerouted if self.refused_by or (outcome == "direct" and interface) else None,
+            interface=interface,
+            mark=self.packet.mark,
         )
 
-    def _lacks(self) -> tuple[str, ...]:
-        of_ipv6 = self.first.family == IPV6
-        return tuple(command for command in self.situation.without if command.startswith("ip -6") == of_ipv6)
+    def _is_of_family(self, command: str) -> bool:
+        return command.startswith("ip -6") == (self.first.family == IPV6)
 
     def _last_decision(self) -> Step | None:
         """Return the last rule that accepted the packet or dropped it."""
+        if self.policy is not None or self.refused_by is not None:
+            return self.refused_by
         certain = [step for step in self.path if step.certain]
-        if self.policy is not None:
-            return None
         if self.is_dropped:
-            return next(
-                (step for step in reversed(certain) if isinstance(meaning(step.rule.verdict), model.Drop)), None
-            )
+            drops = (step for step in reversed(certain) if isinstance(meaning(step.rule.verdict), model.Drop))
+            return next(drops, None)
         decisive = [step for step in certain if isinstance(step.rule.verdict, model.Return | model.Accept)]
         in_nat = [step for step in decisive if step.table == model.NAT]
         return next(reversed(in_nat or decisive), None)
@@ -366,44 +415,15 @@ class _Passage:
         """Return whether a packet of a known connection got a mark that routes it to the proxy's socket."""
         is_known = self.packet.state in OF_KNOWN_CONNECTIONS and self.packet.protocol == "tcp"
         marked = self.packet.mark in routed_marks(self.ruleset) and self.first.mark != self.packet.mark
-        return is_known and self._arrives() and marked and bool(transparent_rules(self.ruleset))
+        return is_known and self.arrives and marked and bool(transparent_rules(self.ruleset))
 
     def _reply_bypasses_proxy(self) -> bool:
         """Return whether a connection goes past the proxy to the app, but is one whose answers go to the proxy."""
         is_new = self.packet.state not in OF_KNOWN_CONNECTIONS
-        return is_new and self._arrives() and self.packet.connection_mark in routed_marks(self.ruleset)
-
-    def _arrives(self) -> bool:
-        return self.first.in_interface not in (None, LOOPBACK)
+        return is_new and self.arrives and self.packet.connection_mark in routed_marks(self.ruleset)
 
     def _is_marked(self) -> bool:
         """Return whether it leaves with a mark that leads back to the proxy, or its connection has kept one."""
         leaves = self.packet.out_interface not in (None, LOOPBACK)
         marks = routed_marks(self.ruleset)
         return (leaves and self.packet.mark in marks) or self.packet.connection_mark in marks
-
-
-def routed_marks(ruleset: model.Ruleset) -> set[int]:
-    """Return the marks that lead packets to a transparent proxy."""
-    return {policy.mark for policy in ruleset.policy_routes} or {each.mark for each in transparent_rules(ruleset)}
-
-
-def transparent_rules(ruleset: model.Ruleset) -> list[model.TransparentProxy]:
-    """Return the verdicts that hand packets to a transparent proxy."""
-    mangle = ruleset.table(model.MANGLE)
-    rules = mangle.rules if mangle else ()
-    return [rule.verdict for rule in rules if isinstance(rule.verdict, model.TransparentProxy)]
-
-
-def _redirected(packet: Packet, port: int) -> Packet:
-    """Return the packet with a destination in the pod: the loopback address for what goes out."""
-    if packet.in_interface is not None:
-        return packet.replace(port=port)
-    return packet.replace(port=port, destination=LOOPBACK_ADDRESSES[packet.family])
-
-
-def _meaning(step: Step) -> Outcome:
-    """Return what a redirect means, by the chain that it is in."""
-    if not isinstance(step.rule.verdict, model.Redirect):
-        return "direct"
-    return REDIRECTED_BY.get(step.chain, "redirected")

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.judgement import Obstacle
     from capture.analysis.trace import Fate
-    from capture.model.addresses import Family
+    from capture.model.addresses import Family, Network
     from capture.model.ruleset import MissingRoute, Rule
     from capture.operations import Other, Verified
 
 DIVERTS = "foreign rule precedes ours and diverts captured traffic"
+REROUTES = "foreign rule changes the mark, by which the policy rule `{rule}` routes captured traffic elsewhere"
 STOPS = "foreign rule meets connections behind the redirect and stops captured traffic"
 CHANGES_MARKS = "foreign rule precedes ours and changes a mark that they depend on"
 NO_EFFECT = "foreign rule without effect on captured traffic"
@@ -41,12 +42,9 @@ def in_words(verified: Verified) -> Iterator[str]:
         yield NOTHING_APPLIED
         return
     yield from _grouped(verified.differences, difference_in_words)
-    for need in verified.missing:
-        yield _need(need)
-    for impediment in verified.impediments:
-        yield impediment.says
-    for other in verified.others:
-        yield _second_set(other)
+    yield from map(_need, verified.missing)
+    yield from (impediment.says for impediment in verified.impediments)
+    yield from map(_second_set, verified.others)
     yield from map(_obstacle, verified.obstacles)
     yield from verified.uncaptured
 
@@ -56,30 +54,23 @@ def doubts_in_words(verified: Verified) -> Iterator[str]:
     if not verified.has_reference:
         yield "no record here: without it, or options, there is no reference for the rules of the capture"
     for each in verified.unjudged:
-        from capture.analysis.compare import Difference  # where there is a difference
-
-        if isinstance(each, Difference):
-            found = f"{_place(each)}: {UNJUDGED}: {_rule(each) or f'policy {each.policy}'}"
-        else:
-            found = _of_obstacle(each, UNJUDGED)
-        yield f"{found}{effect_in_words(each.effect)}"
+        yield f"{each.place}: {UNJUDGED}: {_rule(each)}{effect_in_words(each.effect)}"
     yield from verified.doubts
 
 
 def notes_in_words(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each foreign rule that is worth a note, and no difference."""
     yield from verified.remarks
-    yield from _grouped(verified.notes, lambda note: f"{_place(note)}: {NO_EFFECT}: {_rule(note)}")
-    if len(verified.harmless) > MAX_SINGLE:
-        places = [_place_of_obstacle(each) for each in verified.harmless]
-        for place in dict.fromkeys(places):
-            yield f"{place}: {NO_EFFECT}: {places.count(place)} rules"
+    yield from _grouped(verified.notes, _without_effect)
+    if len(verified.harmless) <= MAX_SINGLE:
+        yield from dict.fromkeys(map(_without_effect, verified.harmless))
         return
-    yield from (_of_obstacle(obstacle, NO_EFFECT) for obstacle in verified.harmless)
+    places = [each.place for each in verified.harmless]
+    yield from (f"{place}: {NO_EFFECT}: {places.count(place)} rules" for place in dict.fromkeys(places))
 
 
-def _rule(difference: Difference) -> str:
-    return text_of(difference.rule, difference.family) if difference.rule else ""
+def _without_effect(each: Difference | Obstacle) -> str:
+    return f"{each.place}: {NO_EFFECT}: {_rule(each)}"
 
 
 def _grouped(found: Sequence[Difference], words: Callable[[Difference], str]) -> Iterator[str]:
@@ -97,49 +88,40 @@ def _grouped(found: Sequence[Difference], words: Callable[[Difference], str]) ->
 
 def difference_in_words(difference: Difference) -> str:
     """Return a difference in a sentence."""
+    if difference.kind == "foreign":
+        return _foreign(difference)
     if difference.rule is None:
-        where = f"{FAMILY_NAMES[difference.family]} {difference.table} {difference.chain}"
-        return f"{where}: the policy is {difference.policy}, and should be ACCEPT{effect_in_words(difference.effect)}"
-    return f"{_place(difference)}{_meaning(difference)}: {_rule(difference)}{effect_in_words(difference.effect)}"
+        found = f": the policy is {difference.policy}, and should be ACCEPT"
+    else:
+        found = f" {MEANINGS[difference.kind]}: {_rule(difference)}"
+    return f"{difference.place}{found}{effect_in_words(difference.effect)}"
 
 
-def _meaning(difference: Difference) -> str:
-    if difference.kind == "foreign" and difference.rule is not None:
-        return f": {CHANGES_MARKS if isinstance(difference.rule.verdict, MARKING) else DIVERTS}"
-    return f" {MEANINGS[difference.kind]}"
+def _foreign(each: Difference | Obstacle, *, is_behind: bool = False) -> str:
+    """Return what a foreign rule does, in a sentence."""
+    if is_behind:
+        does = STOPS
+    elif each.effect is not None and each.effect.after.rerouted is not None:
+        does = REROUTES.format(rule=each.effect.after.rerouted.words)
+    else:
+        does = CHANGES_MARKS if each.rule is not None and isinstance(each.rule.verdict, MARKING) else DIVERTS
+    return f"{each.place}: {does}: {_rule(each)}{effect_in_words(each.effect)}"
 
 
-def _place(difference: Difference) -> str:
-    where = f"{FAMILY_NAMES[difference.family]} {difference.table} {difference.chain}"
-    return f"{where}: rule {difference.position}" if difference.position else f"{where}: a rule"
+def _obstacle(each: Obstacle) -> str:
+    return _foreign(each, is_behind=each.foreign_chain.hook in ("INPUT", "POSTROUTING"))
+
+
+def _rule(each: Difference | Obstacle) -> str:
+    """Return the rule, that of a table of nf_tables in the words of nft(8), or the policy."""
+    if each.rule is None:
+        return "the policy DROP"
+    return each.rule.why or text_of(each.rule, each.family)
 
 
 def _second_set(other: Other) -> str:
     variant = f" {other.where.variant}" if other.where.variant else ""
     return f"a second set of capture rules is in {other.where.backend}{variant}{effect_in_words(other.effect)}"
-
-
-def _obstacle(obstacle: Obstacle) -> str:
-    is_behind = obstacle.foreign_chain.hook in ("INPUT", "POSTROUTING")
-    is_marking = obstacle.rule and isinstance(obstacle.rule.verdict, MARKING)
-    meaning = STOPS if is_behind else CHANGES_MARKS if is_marking else DIVERTS
-    return f"{_of_obstacle(obstacle, meaning)}{effect_in_words(obstacle.effect)}"
-
-
-def _of_obstacle(obstacle: Obstacle, meaning: str) -> str:
-    return f"{_place_of_obstacle(obstacle)}: {meaning}: {_rule_of_obstacle(obstacle)}"
-
-
-def _place_of_obstacle(obstacle: Obstacle) -> str:
-    there = obstacle.foreign_chain
-    return f"table {there.table}, chain {there.entry.name} ({there.place}, priority {there.priority})"
-
-
-def _rule_of_obstacle(obstacle: Obstacle) -> str:
-    """Return the rule in the words of nft(8), if they are known."""
-    if obstacle.rule is None:
-        return "the policy DROP"
-    return obstacle.rule.why or text_of(obstacle.rule, obstacle.rule.family or obstacle.foreign_chain.families[0])
 
 
 def effect_in_words(effect: Effect | None) -> str:
@@ -157,10 +139,12 @@ def fate_in_words(fate: Fate) -> str:
     """Return what happens to packets: "proxy-outbound 15001", "direct to 10.1.2.3:80", "dropped"."""
     where = ""
     if fate.address is not None:
-        where = address_text(fate.address.family, fate.address.first)
+        where = _address_text(fate.address)
         where = f" to [{where}]" if ":" in where and fate.port is not None else f" to {where}"
     if fate.port is not None:
         where += f":{fate.port}" if fate.address is not None else f" {fate.port}"
+    if fate.interface is not None:
+        where += f", out by {fate.interface}"
     return f"{fate.outcome}{where}{', marked for the proxy' if fate.marked and fate.outcome == 'direct' else ''}"
 
 
@@ -231,7 +215,7 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
             "table": difference.table,
             "chain": difference.chain,
             "position": difference.position or None,
-            "rule": _rule(difference) or None,
+            "rule": _rule(difference) if difference.rule else None,
             "policy": difference.policy or None,
             **_with_effect(difference.effect, difference_in_words(difference)),
         }
@@ -248,7 +232,7 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
             "kind": "foreign",
             "table": each.foreign_chain.table,
             "chain": each.foreign_chain.entry.name,
-            "rule": _rule_of_obstacle(each),
+            "rule": _rule(each),
             **_with_effect(each.effect, _obstacle(each)),
         }
         for each in verified.obstacles
@@ -286,7 +270,16 @@ def effect_as_plain(effect: Effect | None) -> dict[str, object] | None:
     }
 
 
+FATE = ("outcome", "port", "address", "interface")
+"""The keys of a fate."""
+
+
 def fate_as_plain(fate: Fate) -> dict[str, object]:
     """Return what happens to packets, for JSON; port and address are null where they stay as addressed."""
-    address = fate.address and address_text(fate.address.family, fate.address.first)
-    return {"outcome": fate.outcome, "port": fate.port, "address": address}
+    address = fate.address and _address_text(fate.address)
+    return {"outcome": fate.outcome, "port": fate.port, "address": address, "interface": fate.interface}
+
+
+def _address_text(address: Network) -> str:
+    """Return an address; of packets to many addresses that are translated alike, the network."""
+    return address_text(address.family, address.first) if address.is_address else str(address)

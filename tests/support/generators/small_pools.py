@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from random import Random
 
-from capture.analysis.foreign import PRIORITIES, ForeignChain
+from capture.analysis.rerouting import UNCHANGED, MarkRoute
 from capture.analysis.space import NONE, PROTOCOLS, gathered
-from capture.analysis.stations import PodNetwork, Situation
+from capture.analysis.stations import PRIORITIES, ForeignChain, PodNetwork, Situation
 from capture.model.addresses import IPV4, Network, parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import (
@@ -90,6 +90,7 @@ class Pools:
 
     def __init__(self, seed: int, *, unknown: bool = False) -> None:
         self.random = Random(seed)  # noqa: S311  # no secret
+        self.random_for_routes = Random(-seed - 1)  # noqa: S311  # the same
         self.family: Family = self.random.choice(("ipv4", "ipv6"))
         self.unknown = unknown
         self.understood = UNDERSTOOD[seed % len(UNDERSTOOD)]
@@ -103,7 +104,18 @@ class Pools:
             (self.foreign(number) for number in range(random.randrange(chains + 1))), key=lambda b: b.priority
         )
         ruleset = Ruleset((self.family,), tables, policy_routes=tuple(marks))
-        return Situation(ruleset, tuple(elsewhere), is_native=random.random() < 0.5, network=OWN)
+        network = OWN.replace(mark_routes=tuple(self.mark_routes())) if self.random_for_routes.random() < 0.7 else OWN
+        return Situation(ruleset, tuple(elsewhere), is_native=random.random() < 0.5, network=network)
+
+    def mark_routes(self) -> Iterator[MarkRoute]:
+        """Yield a few policy rules for marks, which lead addresses to interfaces or refuse them."""
+        random = self.random_for_routes
+        for number in range(random.randint(1, 3)):
+            mark, mask = random.choice(MARKS), random.choice((0x1, 0x539, 0x538, 0xFFFF_FFFF))
+            _, own, one, other = (each.first for each in ADDRESSES[self.family])
+            leads = random.sample(("eth0", "net1", "lo", "net1", "lo", None, None, UNCHANGED), 2)
+            ways = (own + 1, one, leads[0]), (other, other, leads[1])
+            yield MarkRoute(self.family, mark & mask, mask, random.random() < 0.5, f"{number}:", ways)
 
     def table(self, name: TableName) -> Table:
         """Return a table whose chains jump to those behind them."""
@@ -128,8 +140,10 @@ class Pools:
         contents = Table(kind, (own, Chain(LAST, self.rules(kind, "", (), is_late=is_late))))
         is_older, is_native = random.random() < 0.5, random.random() < 0.5
         families: tuple[Family, ...] = (self.family,)
-        name = f"ip table{number}"
-        return ForeignChain(name, families, hook, priority, is_nat, contents, is_older, is_native=is_native)
+        name, is_route = f"ip table{number}", not is_nat and self.random_for_routes.random() < 0.5
+        return ForeignChain(
+            name, families, hook, priority, is_nat, contents, is_older, is_native=is_native, is_route=is_route
+        )
 
     def rules(
         self, table: TableName, hook: str, targets: tuple[str, ...], *, is_late: bool = False

@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from capture.analysis import chains, compiler, space, stations, switches
+from capture.analysis import chains, compiler, long_lists, space, stations
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
-from capture.analysis.foreign import PRIORITIES
 from capture.analysis.space import DESTINATION, IN, NONE, OUT, PORT, PacketSpace
+from capture.analysis.stations import PRIORITIES
 from capture.analysis.trace import whole_way
 from capture.model.addresses import outside
 from capture.model.packet import LOOPBACK
@@ -64,12 +64,15 @@ def test_every_packet_has_the_outcome_of_its_trace() -> None:
             met["second nat"] += len(nats) > 1
             met["mark restored"] += any(isinstance(step.rule.verdict, RestoreMark) for step in traced.path)
             met["translated"] += traced.translated is not None
-    assert min(met[each] for each in ("over lo", "second nat", "mark restored", "translated")) > 10
+            met["other interface"] += traced.interface is not None
+            met["refused by mark"] += traced.rerouted is not None and traced.outcome == "dropped"
+    assert len(met) == 6
+    assert min(met.values()) > 10
 
 
 def test_every_packet_does_with_long_lists_put_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chains, "SHORT", 2)
-    monkeypatch.setattr(switches, "MAX_PUT_IN", 0)
+    monkeypatch.setattr(long_lists, "MAX_PUT_IN", 0)
     assert wrong(SAMPLE[::2], 20) == 0
 
 
@@ -231,6 +234,15 @@ def keeps_the_socket_over_lo(patch: Patch) -> None:
     patch.setattr(Compiler, "_over_lo", over_lo)
 
 
+def routes_again_behind_every_chain(patch: Patch) -> None:
+    right = Compiler._passed
+
+    def passed(self: Compiler, place: Place, station: Station) -> int:
+        return right(self, place, station.replace(reroutes=place.way == "out"))
+
+    patch.setattr(Compiler, "_passed", passed)
+
+
 MUTANTS: dict[Callable[[Patch], None], int] = {
     asks_nat_again: 6,
     keeps_the_port: 12,
@@ -240,16 +252,17 @@ MUTANTS: dict[Callable[[Patch], None], int] = {
     asks_nat_over_lo: 17,
     asks_nat_about_all: 0,
     lets_return_pass_a_policy: 21,
-    ignores_masks: 1,
+    ignores_masks: 3,
     swaps_marks: 0,
     takes_owners_of_nobody_alike: 0,
     marks_nothing_for_the_proxy: 1,
     enters_nat_by_priority_alone: 110,
-    leaves_the_pod_by_lo: 13,
-    shows_the_new_interface_at_output: 19,
+    leaves_the_pod_by_lo: 0,
+    shows_the_new_interface_at_output: 6,
     forgets_input: 0,
     forgets_later_packets: 115,
     keeps_the_socket_over_lo: 51,
+    routes_again_behind_every_chain: 3,
 }
 """Wrong compilers, each with a seed whose packets have shown it: it is tried first, the others after it."""
 

@@ -49,9 +49,8 @@ class Node:
         scenario.prepare(self)
 
     def install(self, own_config: str = "") -> None:
-        install.install(
-            str(self.bundle), str(self.bin_dir), str(self.conf_dir), {"profile": "current"}, ("1.0.0",), own_config
-        )
+        desired = install.Desired(str(self.conf_dir), {"profile": "current"}, own_config)
+        install.install(str(self.bundle), str(self.bin_dir), desired)
 
     def uninstall(self) -> None:
         install.uninstall(str(self.bin_dir), str(self.conf_dir))
