@@ -191,4 +191,8 @@ def log_file(configuration: Mapping[str, Any]) -> str:
 
 def log_level(configuration: Mapping[str, Any]) -> str:
     """Return the least level that is logged."""
-    return keys.word(configuration, "log_level", tuple(LEVELS), "info")
+    expected = f"one of {', '.join(map(repr, LEVELS))}"
+    level = keys.text(configuration, "log_level", expected) or "info"
+    if level not in LEVELS:
+        raise keys.unusable("log_level", level, expected)
+    return level
