@@ -5,7 +5,6 @@ iptables refuses them with "Invalid argument"; nftables takes them, and then the
 
 from __future__ import annotations
 
-from capture.errors import ConfigurationError
 from capture.settings.options import EXCLUDED_OWNER_GROUPS, OWNER_GROUPS, PROXY_GID, PROXY_UID, UID_PORT_EXCLUSIONS
 from capture.state.user_namespace import read_id_maps
 
@@ -35,4 +34,4 @@ def require_known_ids(settings: Settings, config: CaptureConfig) -> None:
         for span in spans:
             if not ids.has(span):
                 expected = f"ids of the pod's own user namespace (hostUsers: false), which has {ids}"
-                raise ConfigurationError(option.name, str(span), settings.origin(option), expected)
+                raise settings.refused(option, expected, str(span))
