@@ -57,7 +57,7 @@ def causes_of_connection(ways: Ways, facts: PodFacts, capture: Capture) -> Itera
 def _why_direct(ways: Ways, capture: Capture) -> Cause:
     """Return why the packet bypasses the proxy."""
     packet, step = ways.live.packet, ways.live.step
-    untracked = next((each for each in ways.live.path if isinstance(meaning(each.rule.verdict), Untrack)), None)
+    untracked = next((each for each in ways.live.path if isinstance(meaning(each.rule), Untrack)), None)
     if untracked is not None and not is_own(untracked):
         return cause("foreign-rule: untracked", place_of(untracked))
     if step is not None and not is_own(step) and not _is_desired(step, ways.desired):

@@ -243,7 +243,7 @@ class _Passage:
                 self._note_uncertain(step)
                 continue
             self.path.append(step)
-            match meaning(rule.verdict):
+            match meaning(rule):
                 case model.Jump(chain=target):
                     if self._called(station, target, depth):
                         return True
@@ -276,7 +276,7 @@ class _Passage:
 
     def _note_uncertain(self, step: Step) -> None:
         """Note a rule that might have matched, if that would have mattered."""
-        if not isinstance(meaning(step.rule.verdict), model.Log | model.Continue):
+        if not isinstance(meaning(step.rule), model.Log | model.Continue):
             self.path.append(step)
 
     def _act(self, verdict: Meaning, step: Step) -> bool:
@@ -330,7 +330,7 @@ class _Passage:
             outcome, port = "proxy-inbound", transparent_rules(self.ruleset)[0].port
         elif self._reply_bypasses_proxy():
             outcome = "dropped"
-        mapping = meaning(self.mapped.rule.verdict) if self.mapped and outcome == "direct" else None
+        mapping = meaning(self.mapped.rule) if self.mapped and outcome == "direct" else None
         is_transparent = outcome == "proxy-inbound" and not self.mapped
         return Trace(
             self.first,
@@ -355,9 +355,7 @@ class _Passage:
         if self.policy is not None:
             return None
         if self.is_dropped:
-            return next(
-                (step for step in reversed(certain) if isinstance(meaning(step.rule.verdict), model.Drop)), None
-            )
+            return next((step for step in reversed(certain) if isinstance(meaning(step.rule), model.Drop)), None)
         decisive = [step for step in certain if isinstance(step.rule.verdict, model.Return | model.Accept)]
         in_nat = [step for step in decisive if step.table == model.NAT]
         return next(reversed(in_nat or decisive), None)

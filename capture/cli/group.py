@@ -141,7 +141,9 @@ class BadUsageError(CaptureError):
         if isinstance(error, click.NoSuchOption) and error.possibilities:
             known = {name.lstrip("-"): name for name in error.possibilities}  # the dashes make every two names similar
             similar = closest(error.option_name.lstrip("-"), known)
-            error.possibilities = [known[similar]] if similar else None
+            error = click.NoSuchOption(
+                error.option_name, possibilities=[known[similar]] if similar else None, ctx=error.ctx
+            )
         message = " ".join(error.format_message().split())
         for words_of_click, plain in NUMBERS.items():
             message = message.replace(words_of_click, plain)

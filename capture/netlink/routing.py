@@ -84,7 +84,7 @@ def remove_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
     return removed
 
 
-def look_up_route(  # noqa: PLR0913  # policy rules look at this many sides of a packet
+def look_up_route(
     route: NetlinkSocket,
     destination: str,
     source: str = "",

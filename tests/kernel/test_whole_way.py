@@ -122,11 +122,14 @@ def test_policy_rules_by_protocol_port_and_user(pair: PodPair, blocked: str) -> 
         if trace(pair, protocol, f"{ELSEWHERE}:{port}", "--uid", str(uid))["outcome"] == "no-route"
     ]
 
-    assert blocked_packets == {
-        "ipproto tcp dport 80": [("tcp", 80, 1000), ("tcp", 80, 1001)],
-        "ipproto udp": [("udp", 80, 1001)],
-        "uidrange 1000-1000": [("tcp", 80, 1000), ("tcp", 81, 1000)],
-    }[blocked]
+    assert (
+        blocked_packets
+        == {
+            "ipproto tcp dport 80": [("tcp", 80, 1000), ("tcp", 80, 1001)],
+            "ipproto udp": [("udp", 80, 1001)],
+            "uidrange 1000-1000": [("tcp", 80, 1000), ("tcp", 81, 1000)],
+        }[blocked]
+    )
 
 
 def test_as_a_process(pair: PodPair) -> None:
