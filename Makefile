@@ -29,7 +29,7 @@ test-vm: ## Boot small virtual machines whose netfilter is made of modules: kern
 test-cluster: bundle ## Boot Kubernetes nodes of four kinds, install the agent, run every row of docs/tested.md and write it
 	@scripts/setup test-cluster
 	@$(VENV)/bin/python scripts/bundle/node.py
-	@$(VENV)/bin/python tests/cluster_builds.py
+	@$(VENV)/bin/python tests/support/cluster/builds.py
 	@# 5: none of these was chosen. What fails does not keep the others from running.
 	@failed=0; for rows in cluster cluster_injection; do \
 		CAPTURE_WRITE_TESTED=1 $(VENV)/bin/pytest -m cluster --timeout 600 --durations 15 tests/$$rows $(ARGS) || [ $$? = 5 ] || failed=1; \

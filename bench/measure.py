@@ -23,8 +23,8 @@ TAKEN_APART = 0.5
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from fake_kubernetes import FakeKubernetes  # noqa: E402  # found by the line above
 from pytest_netns import Namespace, NamespaceFactory  # noqa: E402  # likewise
+from support.cluster.fake_kubernetes import FakeKubernetes  # noqa: E402  # found by the line above
 
 __all__ = [
     "ROOT", "Command", "FakeKubernetes", "Namespace", "NamespaceFactory", "Result", "Sample", "children_cpu",

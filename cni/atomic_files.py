@@ -16,15 +16,16 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from capture.model.values import Value
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
 TEMPORARY = ".capture-tmp"
 """How the names of our temporary files end; container runtimes read no such files."""
+
+PRIVATE = 0o600
+"""The mode of files that we make (CIS Kubernetes Benchmark, 1.1.9)."""
 
 WRITERS_PATIENCE = 1.0
 """Seconds to wait for a program that has a replaced file open for writing."""
@@ -83,7 +84,20 @@ def create(path: str, content: bytes, mode: int, uid: int, gid: int) -> None:
         os.link(temporary, path)
     finally:
         os.unlink(temporary)
-    sync_directory(os.path.dirname(path))
+    sync(os.path.dirname(path))
+
+
+def put(path: str, content: bytes) -> bool:
+    """Let a file that no one else writes have this content, for root alone; return whether that was a change."""
+    try:
+        old = snapshot(path)
+        if (old.content, old.mode) == (content, PRIVATE):
+            return False
+    except FileNotFoundError:
+        pass
+    os.rename(_write_temporary(path, content, PRIVATE, os.geteuid(), os.getegid()), path)
+    sync(os.path.dirname(path))
+    return True
 
 
 def replace(old: Snapshot, content: bytes, *, is_urgent: bool = False) -> None:
@@ -105,10 +119,12 @@ def replace(old: Snapshot, content: bytes, *, is_urgent: bool = False) -> None:
     except FileNotFoundError:
         raise ChangedMeanwhileError(old.path) from None
     finally:
-        _unlink_if_there(temporary)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
     if is_urgent:
-        _sync_if_there(old.path)
-    sync_directory(os.path.dirname(old.path))
+        with suppress(FileNotFoundError):  # its owner has taken it away meanwhile
+            sync(old.path)
+    sync(os.path.dirname(old.path))
 
 
 def _undo_unless_it_was(old: Snapshot, new: Snapshot, displaced: str) -> None:
@@ -142,14 +158,12 @@ def remove(old: Snapshot) -> None:
         raise ChangedMeanwhileError(old.path) from None
     _wait_for_writers(aside)
     if not _same_file(snapshot(aside), old):
-        try:
+        with suppress(FileExistsError):  # there is a newer one by now
             os.link(aside, old.path)
-        except FileExistsError:  # there is a newer one by now
-            pass
         os.unlink(aside)
         raise ChangedMeanwhileError(old.path)
     os.unlink(aside)
-    sync_directory(os.path.dirname(old.path))
+    sync(os.path.dirname(old.path))
 
 
 def set_aside(old: Snapshot, path: str) -> None:
@@ -167,7 +181,8 @@ def set_aside(old: Snapshot, path: str) -> None:
             raise
         _write_new(link, [old.content], old.mode, (old.uid, old.gid))
     os.rename(link, path)
-    _unlink_if_there(link)  # of two names of one file, rename(2) leaves both
+    with suppress(FileNotFoundError):  # of two names of one file, rename(2) leaves both
+        os.unlink(link)
     remove(old)
 
 
@@ -180,13 +195,7 @@ def replace_link(path: str, target: str) -> None:
     except OSError:
         os.unlink(temporary)
         raise
-    sync_directory(os.path.dirname(path))
-
-
-def put_in_place(temporary: str, path: str) -> None:
-    """Give a temporary file its name, in place of what had it."""
-    os.rename(temporary, path)
-    sync_directory(os.path.dirname(path))
+    sync(os.path.dirname(path))
 
 
 def copy_durably(source: str, path: str, mode: int) -> None:
@@ -198,37 +207,14 @@ def copy_durably(source: str, path: str, mode: int) -> None:
         os.close(reading)
 
 
-def temporary_directory_in(directory: str, name: str) -> str:
-    """Make a directory with a temporary name, and return its path."""
-    path = temporary_name(os.path.join(directory, name))
-    os.mkdir(path, 0o700)
-    return path
-
-
-def leftovers(directory: str) -> list[str]:
-    """Return the temporary files that a killed program has left, as paths."""
-    return [os.path.join(directory, name) for name in os.listdir(directory) if name.endswith(TEMPORARY)]
-
-
-def sync_directory(path: str) -> None:
-    """Wait until the disk has the names in the directory; without this a crash can bring an old one back."""
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: str) -> None:
+    """Wait until the disk has a file, or the names in a directory; without this a crash can bring old ones back."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(directory)
+        os.fsync(file)
     except OSError as error:
         if error.errno != errno.EINVAL:  # file systems that have nothing to wait for return this
             raise
-    finally:
-        os.close(directory)
-
-
-def _sync_if_there(path: str) -> None:
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:  # its owner has taken it away meanwhile
-        return
-    try:
-        os.fsync(file)
     finally:
         os.close(file)
 
@@ -238,7 +224,8 @@ def _write_temporary(path: str, content: bytes, mode: int, uid: int, gid: int, *
     try:
         _write_new(temporary, [content], mode, (uid, gid), is_durable=is_durable)
     except OSError as error:
-        _unlink_if_there(temporary)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise OSError(error.errno, error.strerror, path) from error
     return temporary
 
@@ -266,13 +253,6 @@ def temporary_name(path: str) -> str:
     """Return a new name next to the path, by which leftovers of a killed program are known."""
     directory, name = os.path.split(path)
     return os.path.join(directory, f".{name}.{os.urandom(6).hex()}{TEMPORARY}")
-
-
-def _unlink_if_there(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 def _wait_for_writers(path: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import click
 
@@ -16,19 +18,13 @@ from capture.settings.options import PROFILE
 from capture.settings.parsers import PROFILES
 from cni import conf, entries, istio_cni, kubeconfig_file, runtimes
 from cni import install as installer
-from cni.install import OWN_CONFIG, PLUGIN, Change
+from cni.install import OWN_CONFIG, PLUGIN, Change, Desired
 from cni.log import DEFAULT_FILE, LEVELS
-from cni.protocol import SUPPORTED_VERSIONS, CniError
+from cni.networks import Choice
+from cni.protocol import CniError
+from cni.runtimes import Runtime
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from typing import Any, TypeVar
-
-    from cni.networks import Choice
-    from cni.runtimes import Runtime
-
-    Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 INSTALL_EXAMPLES = """
 capture cni install --exclude-namespace kube-system
@@ -51,7 +47,7 @@ def cni_group() -> None:
     """Put the CNI plugin on a node, look at it, or take it away."""
 
 
-def _options(options: Sequence[Callable[[Function], Function]]) -> Callable[[Function], Function]:
+def with_options(options: Sequence[Callable[[Function], Function]]) -> Callable[[Function], Function]:
     """Return a decorator that adds options, in their order."""
 
     def add(function: Function) -> Function:
@@ -76,29 +72,32 @@ CHOICE = [
                  help="The network of this name.  [default: the one that the container runtime takes]"),
 ]  # fmt: skip
 ENTRY = [
-    click.option("--plugin", metavar="PATH",
-                 help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
     click.option("--own-config", metavar="[NAME]", is_flag=False, flag_value=OWN_CONFIG, default="",
                  help=f"Write a list of our own, {OWN_CONFIG} or NAME, that sorts before the one that is taken."),
+    click.option("--exclude-namespace", "exclude_namespaces", metavar="NAMESPACE", multiple=True,
+                 help="Kubernetes namespace whose pods are left alone; repeat it."),
+    click.option("--log-file", metavar="PATH", default=DEFAULT_FILE, show_default=True,
+                 help="Where the plugin logs to, on the node; the file is rotated at 10 MB. Empty: nowhere."),
+    click.option("--log-level", type=click.Choice(list(LEVELS)), help="How much is logged.  [default: info]"),
+    *(click.option(f"--{key.replace('_', '-')}", key, metavar="NAME", help=option.help)
+      for key, option in conf.CAPTURE_OPTIONS.items()),
+]  # fmt: skip
+"""What goes into the plugin's entry, whoever writes it."""
+SOURCES = [
+    click.option("--plugin", metavar="PATH",
+                 help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
     click.option("--kubeconfig", metavar="PATH",
                  help="How the plugin reaches the API server: JSON, or YAML, which is converted."),
     click.option("--pod-source", "pod_sources", type=click.Choice(conf.POD_SOURCES), multiple=True,
                  help="Whom to ask about a pod, in this order; repeat it."
                  "  [default: runtime, and kubernetes with a kubeconfig]"),
-    click.option("--exclude-namespace", "exclude_namespaces", metavar="NAMESPACE", multiple=True,
-                 help="Kubernetes namespace whose pods are left alone; repeat it."),
     click.option("--agent-pod", metavar="NAMESPACE/PREFIX",
                  help="Our node agent's pods, which are left alone: their namespace, and how their names begin."),
-    click.option("--log-file", metavar="PATH", default=DEFAULT_FILE, show_default=True,
-                 help="Where the plugin logs to, on the node; the file is rotated at 10 MB. Empty: nowhere."),
-    click.option("--log-level", type=click.Choice(list(LEVELS)), help="How much it logs.  [default: info]"),
-    *(click.option(f"--{key.replace('_', '-')}", key, metavar="NAME", help=option.help)
-      for key, option in conf.CAPTURE_OPTIONS.items()),
 ]  # fmt: skip
 
 
 @cni_group.command("install", cls=CaptureCommand, examples=INSTALL_EXAMPLES)
-@_options([*DIRECTORIES, *CHOICE, *ENTRY, text_or_json])
+@with_options([*DIRECTORIES, *CHOICE, *SOURCES, *ENTRY, text_or_json])
 def install(
     bin_dir: str | None,
     conf_dir: str | None,
@@ -126,16 +125,8 @@ def install(
     entry = _entry(values, upstream.entry if upstream else {})
     _require_source(runtime, conf_path, entry, values)
     changes, warnings = _with_kubeconfig(entry, conf_path)
-    changes += installer.install(
-        source,
-        bin_path,
-        conf_path,
-        entry,
-        SUPPORTED_VERSIONS,
-        own_config,
-        choice=choice,
-        replaced=(istio_cni.TYPE,) if upstream and not upstream.stays else (),
-    )
+    replaced = (istio_cni.TYPE,) if upstream and not upstream.stays else ()
+    changes += installer.install(source, bin_path, Desired(conf_path, entry, own_config, choice, replaced))
     warnings += upstream.notes if upstream else _rivals(conf_path)
     warn(warnings)
     print_changes(map(str, changes), form, "unchanged: the plugin and its entry are in place", warnings)
@@ -143,7 +134,7 @@ def install(
 
 
 @cni_group.command("status", cls=CaptureCommand, examples=STATUS_EXAMPLES)
-@_options([*DIRECTORIES, *CHOICE, text_or_json])
+@with_options([*DIRECTORIES, *CHOICE, text_or_json])
 def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network: str, form: str) -> int:
     """Print which list the runtime takes and why, and whether entry, plugin, kubeconfig and token are in order.
 
@@ -166,7 +157,7 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
 
 
 @cni_group.command("uninstall", cls=CaptureCommand, examples=UNINSTALL_EXAMPLES)
-@_options(DIRECTORIES)
+@with_options(DIRECTORIES)
 @click.option("--keep-plugin", is_flag=True, help="Leave the executable, for pods that are still to be ended with it.")
 @click.option(
     "--grace",
@@ -217,18 +208,26 @@ def _upstream(conf_dir: str, choice: Choice) -> istio_cni.Upstream | None:
 
 
 def _entry(values: dict[str, Any], upstream: dict[str, Any]) -> dict[str, Any]:
-    """Return the plugin's entry; it is read as the plugin will read it, so that a mistake shows now."""
-    explicit = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value}
-    newest = {"profile": PROFILES[-1]}
-    entry = {"capabilities": {conf.ANNOTATIONS_CAPABILITY: True}} | newest | upstream | explicit
+    """Return the plugin's entry of the options, and of Istio's own plugin where an option is not given."""
+    entry = {"profile": PROFILES[-1]} | upstream | {name: value for name, value in values.items() if value}
     if "agent_pod" in entry:
         namespace, _, prefix = str(entry["agent_pod"]).partition("/")
         entry["agent_pod"] = {"namespace": namespace, "name_prefix": prefix}
+    entry, read = checked_entry(entry)
+    return entry | {"profile": read.settings[PROFILE]}  # the version, which stays what it is
+
+
+def checked_entry(values: dict[str, Any], **assumed: str) -> tuple[dict[str, Any], conf.Configuration]:
+    """Return an entry with these values, and what the plugin will read there, so that a mistake shows now.
+
+    ``assumed`` is what comes into the entry later.
+    """
+    explicit = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value}
+    entry = {"capabilities": {conf.ANNOTATIONS_CAPABILITY: True}} | explicit
     try:
-        entry["profile"] = conf.parse(entry).settings[PROFILE]  # the version, which stays what it is
+        return entry, conf.parse(entry | assumed)
     except CniError as error:
         raise click.UsageError(error.message) from None
-    return entry
 
 
 def _require_source(runtime: Runtime, conf_dir: str, entry: dict[str, Any], values: dict[str, Any]) -> None:

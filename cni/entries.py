@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Container
+from typing import Any
 
 from capture.errors import CaptureError
 from capture.state.directory import ensure
@@ -16,17 +18,11 @@ from cni.atomic_files import ChangedMeanwhileError
 from cni.install_error import InstallError, unexpected
 from cni.networks import PLUGIN, Network, network_in
 from cni.plugin_files import Change
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Container
-    from typing import Any
+from cni.protocol import SUPPORTED_VERSIONS
 
 SINGLE = (".conf", ".json")
 OWN_DIRECTORY = "istio-capture"
 """Our own directory in the parent of the configuration directory, where runtimes read nothing."""
-PRIVATE = 0o600
-"""The mode of files that we make (CIS Kubernetes Benchmark, 1.1.9)."""
 
 
 def with_entry(
@@ -67,9 +63,9 @@ def after_others(network: Network, entry: dict[str, Any], replaced: Container[st
     return plugins
 
 
-def check_version(network: Network, supported: Container[str]) -> None:
+def check_version(network: Network) -> None:
     """Raise InstallError if the plugin could not be called in this list."""
-    if network.version not in supported:
+    if network.version not in SUPPORTED_VERSIONS:
         raise InstallError(
             network.path,
             f"its cniVersion is {network.version or 'missing'!r}, in which {PLUGIN} could not be called",
@@ -88,7 +84,7 @@ def rewrite(network: Network, plugins: list[dict[str, Any]], what: str, *, is_ur
 
 def make(path: str, configuration: dict[str, Any]) -> None:
     """Make a file of our own that is not there yet; raise ``FileExistsError`` if it is."""
-    atomic_files.create(path, written(path, configuration), PRIVATE, os.geteuid(), os.getegid())
+    atomic_files.create(path, written(path, configuration), atomic_files.PRIVATE, os.geteuid(), os.getegid())
 
 
 def _turn_into_list(network: Network, plugins: list[dict[str, Any]]) -> tuple[str, list[Change]]:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
-from cni import atomic_files
-from cni.atomic_files import ChangedMeanwhileError
+from cni.atomic_files import TEMPORARY, ChangedMeanwhileError
 from cni.install_error import InstallError, explained
 from cni.plugin_files import remove_tree
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import TypeVar
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 PATIENCE = 5.0
 """Seconds to go on while other programs change the same files."""
@@ -45,25 +41,14 @@ def exclusive(*directories: str) -> Iterator[None]:
     The locks are on the directories themselves, and end with the process.
     """
     with ExitStack() as held:
-        locked: list[os.stat_result] = []
-        for directory in directories:
-            file = _opened(directory)
-            held.callback(os.close, file)
-            status = os.fstat(file)
-            if not any(os.path.samestat(status, other) for other in locked):
-                _lock(file, directory)
-                locked.append(status)
         try:
+            for directory in {os.path.realpath(each): each for each in directories}.values():
+                file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                held.callback(os.close, file)
+                _lock(file, directory)
             yield
         except OSError as error:
             raise explained(error, directories[0]) from error
-
-
-def _opened(directory: str) -> int:
-    try:
-        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise explained(error, directory) from None
 
 
 def _lock(file: int, directory: str) -> None:
@@ -86,5 +71,6 @@ def _lock(file: int, directory: str) -> None:
 def clean_up(*directories: str) -> None:
     """Remove what an installer has left that was killed."""
     for directory in directories:
-        for leftover in atomic_files.leftovers(directory):
-            remove_tree(leftover)
+        for name in os.listdir(directory):
+            if name.endswith(TEMPORARY):
+                remove_tree(os.path.join(directory, name))

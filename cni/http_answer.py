@@ -14,7 +14,6 @@ MAX_BODY = 16 * 1024 * 1024
 """Ten times what etcd stores of one object."""
 
 VERSION = b"HTTP/1."
-END_OF_HEAD = b"\r\n\r\n"
 HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
 
 
@@ -36,40 +35,31 @@ class Answer(Value):
     body: bytes
 
 
-def parse(received: bytes | bytearray, *, has_ended: bool) -> Answer | int:
-    """Return the answer; or if more has to come, the length that ``received`` needs at least.
-
-    ``has_ended``: the server has closed the connection. Raises NotHttpError and CutOffError.
-    """
-    start = 0
-    while True:
-        end = _end_of_head(received, start)
-        if end < 0:
-            return _more(len(received) + 1, has_ended=has_ended)
-        status, reason, headers = _head(received[start:end])
-        start = end + len(END_OF_HEAD)
-        if status // 100 != 1:  # RFC 9110, 15.2: after one of these comes the answer proper
-            break
-    content = _body(headers, received, start, has_ended=has_ended)
-    return content if isinstance(content, int) else Answer(status, reason, headers, content)
-
-
-def _more(length: int, *, has_ended: bool) -> int:
-    if has_ended:
-        raise CutOffError
-    return length
-
-
-def _end_of_head(received: bytes | bytearray, start: int) -> int:
-    """Return where the blank line after a head begins; -1 if it has not come."""
-    begin = received[start : start + len(VERSION)]
-    end = received.find(END_OF_HEAD, start, start + MAX_HEAD)
-    if not VERSION.startswith(begin) or (end < 0 and len(received) - start >= MAX_HEAD):
+def require_http(received: bytes | bytearray) -> None:
+    """Raise NotHttpError if this cannot be the beginning of an answer, or of one that is too long."""
+    if not VERSION.startswith(received[: len(VERSION)]) or len(received) > 2 * MAX_BODY:
         raise NotHttpError
-    return end
 
 
-def _head(head: bytes | bytearray) -> tuple[int, str, dict[str, str]]:
+def parse(received: bytes | bytearray) -> Answer:
+    """Return the answer in all that a server sent until it closed the connection.
+
+    Raises NotHttpError and CutOffError.
+    """
+    rest = bytes(received)
+    while True:
+        require_http(rest)
+        head, blank_line, rest = rest.partition(b"\r\n\r\n")
+        if len(head) > MAX_HEAD:
+            raise NotHttpError
+        if not blank_line:
+            raise CutOffError
+        status, reason, headers = _head(head)
+        if status // 100 != 1:  # RFC 9110, 15.2: after one of these comes the answer proper
+            return Answer(status, reason, headers, _body(headers, rest))
+
+
+def _head(head: bytes) -> tuple[int, str, dict[str, str]]:
     """Return status, reason and headers."""
     first, *lines = head.decode("latin-1").split("\r\n")
     _, _, rest = first.partition(" ")
@@ -85,33 +75,31 @@ def _head(head: bytes | bytearray) -> tuple[int, str, dict[str, str]]:
     return int(status), reason, headers
 
 
-def _body(headers: dict[str, str], received: bytes | bytearray, start: int, *, has_ended: bool) -> bytes | int:
-    """Return the body, or the length that ``received`` needs at least (RFC 9112, 6.3)."""
-    if len(received) - start > 2 * MAX_BODY:
-        raise NotHttpError
+def _body(headers: dict[str, str], rest: bytes) -> bytes:
+    """Return the body (RFC 9112, 6.3)."""
     if headers.get("transfer-encoding", "").lower() == "chunked":
-        if has_ended or received.endswith(END_OF_HEAD):  # as the last chunk does, with or without trailers
-            return _from_chunks(received, start, has_ended=has_ended)
-        return len(received) + 1
+        return _from_chunks(rest)
     length = headers.get("content-length")
     if length is None:
-        return bytes(received[start:]) if has_ended else len(received) + 1
+        return rest
     if not is_decimal(length, 8) or int(length) > MAX_BODY:
         raise NotHttpError
-    end = start + int(length)
-    return bytes(received[start:end]) if len(received) >= end else _more(end, has_ended=has_ended)
+    if len(rest) < int(length):
+        raise CutOffError
+    return rest[: int(length)]
 
 
-def _from_chunks(received: bytes | bytearray, place: int, *, has_ended: bool) -> bytes | int:
-    """Return what the chunks hold, or the length that ``received`` needs at least (RFC 9112, 7.1)."""
+def _from_chunks(rest: bytes) -> bytes:
+    """Return what the chunks hold (RFC 9112, 7.1)."""
     content = bytearray()
-    while (end := received.find(b"\r\n", place)) >= 0:
-        size = received[place:end].partition(b";")[0].decode("latin-1").strip()
+    place = 0
+    while (end := rest.find(b"\r\n", place)) >= 0:
+        size = rest[place:end].partition(b";")[0].decode("latin-1").strip()
         if not 0 < len(size) <= 8 or not HEXADECIMAL.issuperset(size):
             raise NotHttpError
         length = int(size, 16)
         if length == 0:
             return bytes(content)
-        content += received[end + 2 : end + 2 + length]
+        content += rest[end + 2 : end + 2 + length]
         place = end + 2 + length + 2
-    return _more(len(received) + 1, has_ended=has_ended)
+    raise CutOffError

@@ -155,18 +155,18 @@ class _Tls:
 
 
 def _received(plain: Socket, connection: Any, limit: float) -> Answer:
-    received, needed = bytearray(), 1
+    """Return the answer when the server has closed the connection, as the request tells it to."""
+    received = bytearray()
     while True:
         plain.settimeout(seconds_until(limit))  # also against a server that sends a byte now and then
         piece = connection.recv(AT_ONCE)
+        if not piece:
+            break
         received += piece
-        if not received:
-            raise ConnectionResetError
-        if not piece or len(received) >= needed:
-            answer = http_answer.parse(received, has_ended=not piece)
-            if not isinstance(answer, int):
-                return answer
-            needed = answer
+        http_answer.require_http(received)
+    if not received:
+        raise ConnectionResetError
+    return http_answer.parse(received)
 
 
 def connected(server: Server, limit: float) -> Socket:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import time
 from functools import partial
+from typing import Any
 
+from capture.model.values import Value
 from capture.state.directory import STATE_DIRECTORY, tighten
 from cni import atomic_files, entries
 from cni.atomic_files import ChangedMeanwhileError
@@ -33,62 +35,52 @@ from cni.networks import (
 )
 from cni.plugin_files import BUNDLE_MARK, Change, put_plugin, remove_plugin
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Container
-    from typing import Any
-
 __all__ = [
-    "BUNDLE_MARK", "OWN_CONFIG", "OWN_CONFIG_MARK", "PLUGIN", "Change", "Choice", "InstallError", "Network",
+    "BUNDLE_MARK", "OWN_CONFIG", "OWN_CONFIG_MARK", "PLUGIN", "Change", "Choice", "Desired", "InstallError", "Network",
     "enter", "install", "main_network", "network_taken", "networks", "remove_plugin", "uninstall", "with_entry",
 ]  # fmt: skip
 
 OWN_CONFIG = "00-capture.conflist"
 
 
-def install(  # a node has this many sides; all but the first five are named
-    plugin: str,
-    bin_dir: str,
-    conf_dir: str,
-    entry: dict[str, Any],
-    supported_versions: Container[str],
-    own_config: str = "",
-    *,
-    choice: Choice = FIRST_BY_NAME,
-    replaced: Container[str] = (),
-) -> list[Change]:
-    """Put the plugin into ``bin_dir`` and ``entry`` into the network configuration; return what has changed.
+class Desired(Value):
+    """What is to be in a node's network configuration."""
+
+    conf_dir: str
+    entry: dict[str, Any]
+    """The plugin's, without its type."""
+    own_config: str = ""
+    """The name of a list of our own, which has to sort before the one that it is made from; empty: none is made."""
+    choice: Choice = FIRST_BY_NAME
+    replaced: tuple[str, ...] = ()
+    """Types of plugins that do the same job, and leave the list."""
+
+
+def install(plugin: str, bin_dir: str, desired: Desired) -> list[Change]:
+    """Put the plugin into ``bin_dir`` and its entry into the network configuration; return what has changed.
 
     ``plugin`` is an executable, or a directory that has one called ``capture-cni`` and everything it needs; of a file
     in such a directory the whole directory is taken. It has to answer VERSION where it lies before it gets its name.
-    ``entry`` goes into the list of ``conf_dir`` that a runtime takes (``choice``), or, as the last entry, into a copy
-    of that list called ``own_config``, which has to sort before it; entries of the types ``replaced`` go.
+    The entry goes into the list that a runtime takes (``choice``), or, as the last one, into a copy of that list.
     Doing it again changes nothing.
     Raise ``InstallError`` if that cannot be done; the network configuration is then what it was.
     """
-    with exclusive(conf_dir, bin_dir):
-        clean_up(conf_dir, bin_dir)
-        changes = _make_state_private() + put_plugin(plugin, bin_dir)
-        return changes + _put_entry(conf_dir, entry, supported_versions, own_config, choice, replaced)
+    with exclusive(desired.conf_dir, bin_dir):
+        clean_up(desired.conf_dir, bin_dir)
+        # An older version made it too wide; the plugin would refuse it, and with it every pod of the mesh.
+        is_tightened = tighten(STATE_DIRECTORY)
+        changes = [Change(STATE_DIRECTORY, "made private, mode 0700")] if is_tightened else []
+        return changes + put_plugin(plugin, bin_dir) + _put_entry(desired)
 
 
-def enter(  # as ``install``
-    conf_dir: str,
-    entry: dict[str, Any],
-    supported_versions: Container[str],
-    own_config: str = "",
-    *,
-    choice: Choice = FIRST_BY_NAME,
-    replaced: Container[str] = (),
-    is_urgent: bool = False,
-) -> list[Change]:
-    """Put ``entry`` into the network configuration as ``install`` does, for a plugin that is in its place already.
+def enter(desired: Desired, *, is_urgent: bool = False) -> list[Change]:
+    """Put the entry into the network configuration as ``install`` does, for a plugin that is in its place already.
 
     It costs a millisecond: nothing is hashed, and where it is urgent, the disk is waited for afterwards.
     Raises ``InstallError``.
     """
-    with exclusive(conf_dir):
-        return _put_entry(conf_dir, entry, supported_versions, own_config, choice, replaced, is_urgent=is_urgent)
+    with exclusive(desired.conf_dir):
+        return _put_entry(desired, is_urgent=is_urgent)
 
 
 def uninstall(bin_dir: str, conf_dir: str, grace: float = 0.0, *, keep_plugin: bool = False) -> list[Change]:
@@ -149,48 +141,37 @@ def _nothing_taken(conf_dir: str, others: list[Candidate], choice: Choice) -> In
 # --- the entry -------------------------------------------------------------------------------------------------
 
 
-def _put_entry(  # what ``install`` and ``enter`` share
-    conf_dir: str,
-    entry: dict[str, Any],
-    supported_versions: Container[str],
-    own_config: str,
-    choice: Choice,
-    replaced: Container[str],
-    *,
-    is_urgent: bool = False,
-) -> list[Change]:
-    entry = {"type": PLUGIN} | entry
+def _put_entry(desired: Desired, *, is_urgent: bool = False) -> list[Change]:
+    """Put the entry where it belongs, and take it out of all other files."""
 
     def put() -> tuple[tuple[str, ...], list[Change]]:
-        source = main_network(conf_dir, choice)
-        entries.check_version(source, supported_versions)
-        if not own_config:
-            path, changes = entries.enter(source, entry, replaced, is_urgent=is_urgent)
+        source = main_network(desired.conf_dir, desired.choice)
+        entries.check_version(source)
+        if not desired.own_config:
+            path, changes = entries.enter(source, entry, desired.replaced, is_urgent=is_urgent)
             return (path,), changes
-        path, changes = _write_own_list(conf_dir, own_config, source, entry, replaced)
-        if choice.runtime != "crio":
+        path, changes = _write_own_list(desired, source, entry | {OWN_CONFIG_MARK: True})
+        if desired.choice.runtime != "crio":
             return (path,), changes
         # CRI-O skips a list whose plugin is missing, and takes the next one: that one must not lead past us.
-        also, entered = entries.enter(source, entry, replaced)
+        also, entered = entries.enter(source, entry, desired.replaced)
         return (path, also), changes + entered
 
-    targets, changes = retry_on_conflict(put, conf_dir)
-    return changes + _take_out(conf_dir, all_but=targets)
+    entry = {"type": PLUGIN} | desired.entry
+    targets, changes = retry_on_conflict(put, desired.conf_dir)
+    return changes + _take_out(desired.conf_dir, all_but=targets)
 
 
-def _write_own_list(
-    conf_dir: str, name: str, source: Network, entry: dict[str, Any], replaced: Container[str]
-) -> tuple[str, list[Change]]:
+def _write_own_list(desired: Desired, source: Network, entry: dict[str, Any]) -> tuple[str, list[Change]]:
     """Write a list of our own: what the runtime would read without it, and the entry."""
-    path = os.path.join(conf_dir, name)
+    path = os.path.join(desired.conf_dir, desired.own_config)
     if os.fsencode(source.path) < os.fsencode(path):
         raise InstallError(
             path,
             f"{os.path.basename(source.path)} sorts before it, so runtimes would not read it",
             "Name our list so that it sorts first, or remove the other one.",
         )
-    plugins = entries.after_others(source, entry | {OWN_CONFIG_MARK: True}, replaced)
-    configuration = entries.as_list(source, plugins)
+    configuration = entries.as_list(source, entries.after_others(source, entry, desired.replaced))
     try:
         old = network_in(path)
     except FileNotFoundError:
@@ -209,9 +190,3 @@ def _take_out(conf_dir: str, all_but: tuple[str, ...] = ()) -> list[Change]:
     """Take our entries out of all files but those."""
     paths = [path for path in paths_in(conf_dir) if path not in all_but]
     return [change for path in paths for change in retry_on_conflict(partial(entries.take_out, path), path)]
-
-
-def _make_state_private() -> list[Change]:
-    """Narrow what an older version made too wide; the plugin would refuse it, and with it every pod of the mesh."""
-    is_changed = tighten(STATE_DIRECTORY)
-    return [Change(STATE_DIRECTORY, "made private, mode 0700")] if is_changed else []

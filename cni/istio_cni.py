@@ -9,18 +9,13 @@ Sources: ``Config`` in cni/pkg/plugin/plugin.go of istio/istio, today's and, for
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from typing import Any
 
 from capture.model.values import Value
 from capture.report.findings import Finding
-from cni.networks import PLUGIN, candidates
+from cni.networks import PLUGIN, Network, candidates
 from cni.runtimes import CONF_DIR, CONTAINERDS
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
-
-    from cni.networks import Network
 
 TYPE = "istio-cni"
 KUBECONFIG = "istio-cni-kubeconfig"

@@ -7,25 +7,19 @@ written otherwise is converted when it is installed.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from capture.errors import CaptureError
 from capture.state.directory import ensure
+from capture.state.files import read_file
 from cni import atomic_files, kubeconfig
-from cni.files import read_file
-from cni.kubeconfig import CLUSTER_FIELDS, SKIPS_VERIFICATION, USER_FIELDS
+from cni.kubeconfig import CLUSTER_FIELDS, SKIPS_VERIFICATION, USER_FIELDS, Kubeconfig
 from cni.plugin_files import Change
 from cni.protocol import CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from cni.kubeconfig import Kubeconfig
 
 MAX_FILE = 1024 * 1024
 MAX_VALUES = 1_000_000
 """Values of a kubeconfig with its aliases written out; without aliases a file of MAX_FILE bytes has fewer."""
-PRIVATE = 0o600
 NAME = "kubeconfig"
 NOT_INSTALLED = "Nothing was installed."
 
@@ -43,14 +37,15 @@ def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[Change], lis
     found = _parsed(_as_json(text, path), path)
     _require_files(found)
     target = os.path.join(directory, NAME)
-    changes = _put(target, _normal(found))
+    ensure(directory)
+    is_new = atomic_files.put(target, as_json(found))
     warnings = []
     if found.token:
         warnings.append(
             f"{path} has the token itself, of which {target} is a copy: if something renews it there, name a tokenFile"
             " instead, or install again after each renewal"
         )
-    return target, [Change(target, f"converted from {path}")] if changes else [], warnings
+    return target, [Change(target, f"converted from {path}")] if is_new else [], warnings
 
 
 def remove(directory: str) -> list[Change]:
@@ -124,34 +119,19 @@ def _require_files(found: Kubeconfig) -> None:
             )
 
 
-def _normal(found: Kubeconfig) -> bytes:
-    """Return the kubeconfig as JSON, with what the plugin reads of it."""
+def as_json(config: Kubeconfig) -> bytes:
+    """Return a kubeconfig as the plugin reads it."""
     import json
 
-    cluster: dict[str, object] = {key: getattr(found, name) for name, key in CLUSTER_FIELDS.items()}
-    cluster[SKIPS_VERIFICATION] = found.skips_verification
-    user = {key: getattr(found, name) for name, key in USER_FIELDS.items()}
-    config = {
+    cluster: dict[str, object] = {key: getattr(config, name) for name, key in CLUSTER_FIELDS.items()}
+    cluster[SKIPS_VERIFICATION] = config.skips_verification
+    user = {key: getattr(config, name) for name, key in USER_FIELDS.items()}
+    plain = {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "cluster", "cluster": {key: value for key, value in cluster.items() if value}}],
-        "users": [{"name": "user", "user": {key: value for key, value in user.items() if value}}],
-        "contexts": [{"name": "context", "context": {"cluster": "cluster", "user": "user"}}],
-        "current-context": "context",
+        "users": [{"name": "capture-cni", "user": {key: value for key, value in user.items() if value}}],
+        "contexts": [{"name": "capture", "context": {"cluster": "cluster", "user": "capture-cni"}}],
+        "current-context": "capture",
     }
-    return json.dumps(config, indent=2).encode() + b"\n"
-
-
-def _put(path: str, content: bytes) -> bool:
-    """Write one of our files whole, for root alone; return whether it was another one before."""
-    ensure(os.path.dirname(path))
-    try:
-        old = atomic_files.snapshot(path)
-    except FileNotFoundError:
-        atomic_files.create(path, content, PRIVATE, os.geteuid(), os.getegid())
-        return True
-    if old.content == content and old.mode == PRIVATE:
-        return False
-    os.chmod(path, PRIVATE)
-    atomic_files.replace(atomic_files.snapshot(path), content)
-    return True
+    return json.dumps(plain, indent=2).encode() + b"\n"

@@ -14,11 +14,11 @@ import binascii
 import time
 
 from capture.model.addresses import is_decimal
+from capture.state.files import read_file
 from capture.state.json_text import JsonError, decode
 from cni import https
 from cni import kubeconfig as kubeconfigs
 from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
-from cni.files import read_file
 from cni.http_answer import CutOffError, NotHttpError
 from cni.pod_object import is_the_same
 from cni.protocol import INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError

@@ -16,21 +16,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 from capture.model.values import Value
 from capture.state.json_text import JsonError, decode
 from cni import atomic_files
+from cni.atomic_files import Snapshot
 from cni.install_error import InstallError, unexpected
 from cni.protocol import version_number
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import Any, Literal
-
-    from cni.atomic_files import Snapshot
-
-    RuntimeName = Literal["containerd", "crio", "libcni"]
+RuntimeName = Literal["containerd", "crio", "libcni"]
 
 PLUGIN = "capture-cni"
 """The type of the entry, and therefore (SPEC, "Network configuration format") the name of the executable."""
@@ -53,7 +49,7 @@ class Network(Value):
     @property
     def is_list(self) -> bool:
         """Whether the file holds a list of plugins; the other kinds hold a single one."""
-        return self.path.endswith(".conflist")
+        return _is_list(self.path)
 
     @property
     def name(self) -> str:
@@ -113,6 +109,10 @@ class Chosen(Value):
     """Path and verdict, in the order in which they are read."""
 
 
+def _is_list(path: str) -> bool:
+    return path.endswith(".conflist")
+
+
 def networks(conf_dir: str) -> Iterator[Network]:
     """Yield what runtimes read, in the order in which they do."""
     for path in paths_in(conf_dir):
@@ -135,7 +135,7 @@ def network_in(path: str, patience: float | None = None) -> Network:
         raise unexpected(path, "a file; it is a symbolic link to nothing")
     deadline = time.monotonic() + (HALF_WRITTEN_PATIENCE if patience is None else patience)
     while True:
-        file = atomic_files.snapshot(os.path.realpath(path) if path.endswith(".conflist") else path)
+        file = atomic_files.snapshot(os.path.realpath(path) if _is_list(path) else path)
         try:
             return Network(path, file, _checked(path, decode(file.content.decode())))
         except (JsonError, UnicodeDecodeError) as wrong:
@@ -148,7 +148,7 @@ def network_in(path: str, patience: float | None = None) -> Network:
 def _checked(path: str, configuration: object) -> dict[str, Any]:
     if not isinstance(configuration, dict):
         raise unexpected(path, "an object")
-    if not path.endswith(".conflist"):
+    if not _is_list(path):
         if not isinstance(configuration.get("type"), str):
             raise unexpected(
                 path, "a plugin with a 'type'; a list of plugins belongs into a file ending with .conflist"
@@ -183,11 +183,19 @@ def _candidate(path: str, patience: float | None) -> Candidate:
 
 def choose(found: Sequence[Candidate], choice: Choice) -> Chosen:
     """Return the file that a runtime takes; pure but for looking whether plugins are there."""
-    if choice.runtime == "crio":
-        return _as_crio(found, choice)
-    if choice.network:
-        return _by_name(found, choice.network)
-    return _as_containerd(found)
+    if choice.runtime == "containerd" and not choice.network:
+        return _as_containerd(found)
+    obstacles = {candidate.path: _obstacle(candidate, choice) for candidate in found}
+    in_order = sorted(found, key=lambda candidate: choice.runtime != "crio" and not _is_list(candidate.path))
+    taken = next((candidate for candidate in in_order if not obstacles[candidate.path]), None)
+    verdicts = {
+        path: f"skipped: {obstacle}" if obstacle else "not taken: another one comes before it"
+        for path, obstacle in obstacles.items()
+    }
+    if taken is not None:
+        which = f"the first of the name {choice.network}" if choice.network else "the first usable"
+        verdicts[taken.path] = f"taken: {which}"
+    return Chosen(taken, tuple(verdicts.items()))
 
 
 def _as_containerd(found: Sequence[Candidate]) -> Chosen:
@@ -199,28 +207,13 @@ def _as_containerd(found: Sequence[Candidate]) -> Chosen:
     return Chosen(None if first.problem else first, ((first.path, verdict), *rest))
 
 
-def _as_crio(found: Sequence[Candidate], choice: Choice) -> Chosen:
-    taken, verdicts = None, []
-    for candidate in found:
-        obstacle = _obstacle(candidate, choice)
-        if obstacle:
-            verdict = f"skipped: {obstacle}"
-        elif taken is not None:
-            verdict = "not taken: another one sorts before it"
-        else:
-            taken = candidate
-            verdict = f"taken: the first of the name {choice.network}" if choice.network else "taken: the first usable"
-        verdicts.append((candidate.path, verdict))
-    return Chosen(taken, tuple(verdicts))
-
-
 def _obstacle(candidate: Candidate, choice: Choice) -> str:
-    """Return why CRI-O does not take a file; nothing if it may."""
+    """Return why a file is not taken; nothing if it may be."""
     network = candidate.network
     if network is None:
         return candidate.problem
     missing = [str(plugin.get("type")) for plugin in network.plugins if not _is_there(plugin, choice.bin_dirs)]
-    if missing:
+    if missing and choice.runtime == "crio":
         return f"the plugin {', '.join(missing)} is missing in {', '.join(choice.bin_dirs)}"
     if choice.network and network.name != choice.network:
         return f"its name is {network.name}, not {choice.network}"
@@ -230,19 +223,3 @@ def _obstacle(candidate: Candidate, choice: Choice) -> str:
 def _is_there(plugin: dict[str, Any], bin_dirs: tuple[str, ...]) -> bool:
     kind = str(plugin.get("type"))
     return not bin_dirs or any(os.path.isfile(os.path.join(directory, kind)) for directory in bin_dirs)
-
-
-def _by_name(found: Sequence[Candidate], name: str) -> Chosen:
-    in_order = sorted(found, key=lambda candidate: not candidate.path.endswith(".conflist"))
-    taken = next((each for each in in_order if each.network is not None and each.network.name == name), None)
-    return Chosen(taken, tuple((each.path, _verdict_by_name(each, taken, name)) for each in found))
-
-
-def _verdict_by_name(candidate: Candidate, taken: Candidate | None, name: str) -> str:
-    if candidate is taken:
-        return f"taken: the first of the name {name}; lists come before single plugins"
-    if candidate.network is None:
-        return f"broken: {candidate.problem}"
-    if candidate.network.name == name:
-        return "not taken: another one of the name comes before it"
-    return f"not taken: its name is {candidate.network.name}, not {name}"

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Container, Iterator
 
 from capture.model.values import Value
 from cni import atomic_files
 from cni.install_error import InstallError
 from cni.networks import PLUGIN
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
 
 BUNDLE = f"{PLUGIN}.bundle-"
 BUNDLE_MARK = "lib/ld.so"
@@ -64,7 +61,8 @@ def _copy_file(source: str, path: str) -> None:
     try:
         atomic_files.copy_durably(source, temporary, stat.S_IMODE(os.stat(source).st_mode))
         _try(temporary, path)
-        atomic_files.put_in_place(temporary, path)
+        os.rename(temporary, path)
+        atomic_files.sync(os.path.dirname(path))
     except (OSError, InstallError):
         if os.path.exists(temporary):
             os.unlink(temporary)
@@ -109,8 +107,9 @@ def _install_bundle(source: str, bin_dir: str) -> list[Change]:
 
 def _copy_bundle(source: str, bundle: str) -> None:
     """Copy a bundle and try the copy; it replaces a damaged one of the same name."""
-    bin_dir, name = os.path.split(bundle)
-    temporary = atomic_files.temporary_directory_in(bin_dir, name)
+    bin_dir = os.path.dirname(bundle)
+    temporary = atomic_files.temporary_name(bundle)
+    os.mkdir(temporary, 0o700)
     try:
         _copy_tree(source, temporary)
         _try(os.path.join(temporary, PLUGIN), os.path.join(bin_dir, PLUGIN))
@@ -120,7 +119,7 @@ def _copy_bundle(source: str, bundle: str) -> None:
     except (OSError, InstallError):
         remove_tree(temporary)
         raise
-    atomic_files.sync_directory(bin_dir)
+    atomic_files.sync(bin_dir)
 
 
 def _bundle_in_use(bin_dir: str) -> str:
@@ -169,7 +168,7 @@ def _copy_tree(source: str, destination: str) -> None:
         else:
             raise InstallError(path, "expected a file, a directory or a symbolic link", "Take it out of the bundle.")
     for directory, mode in directories:
-        atomic_files.sync_directory(directory)
+        atomic_files.sync(directory)
         os.chmod(directory, mode)
 
 
@@ -181,7 +180,7 @@ def remove_plugin(bin_dir: str) -> list[Change]:
         os.unlink(path)
         changes.append(Change(path, "removed"))
     changes += _remove_bundles(bin_dir, keep=())
-    atomic_files.sync_directory(bin_dir)
+    atomic_files.sync(bin_dir)
     return changes
 
 

@@ -14,7 +14,6 @@ from capture.errors import ConfigurationError
 from capture.model.values import Value
 from capture.settings.pod import Pod, Proxy
 from capture.state.json_text import JsonError, decode
-from cni.proxy_config import PROXY_CONFIG_ANNOTATION, proxy_metadata
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
 
 STATUS_ANNOTATION = "sidecar.istio.io/status"
 TEMPLATES_ANNOTATION = "inject.istio.io/templates"
+PROXY_CONFIG_ANNOTATION = "proxy.istio.io/config"
+METADATA = "proxyMetadata"
+SEPARATORS = str.maketrans(dict.fromkeys("{}[],", "\n"))
 DISABLE_ENVOY = "DISABLE_ENVOY"
 
 # What upstream's injection templates make of the proxy: without its arguments and environment, their names show it.
@@ -101,3 +103,58 @@ def _bad_status(status: str) -> ConfigurationError:
         'what injection writes: JSON such as {"initContainers": ["istio-validation"], "containers": ["istio-proxy"]}'
     )
     return ConfigurationError(STATUS_ANNOTATION, status, f"annotation {STATUS_ANNOTATION}", expected)
+
+
+# --- the environment that an annotation gives the proxy -----------------------------------------------------------
+
+
+def proxy_metadata(annotation: str) -> dict[str, str]:
+    """Return the variables that the annotation ``proxy.istio.io/config`` gives to the proxy.
+
+    It is YAML (istio/api, mesh/v1alpha1, ProxyConfig). What is read of it is what people write: JSON, a block with one
+    variable a line, or mappings in braces. Only truth values decide on the capture, so others need not come out whole.
+    """
+    try:
+        plain = decode(annotation)
+    except JsonError:
+        return _pairs_of_yaml(annotation)
+    metadata = plain.get(METADATA) if isinstance(plain, dict) else None
+    return {name: _as_text(value) for name, value in metadata.items()} if isinstance(metadata, dict) else {}
+
+
+def _as_text(value: object) -> str:
+    return ("true" if value else "false") if isinstance(value, bool) else str(value)
+
+
+def _pairs_of_yaml(text: str) -> dict[str, str]:
+    """Return the pairs behind the word ``proxyMetadata``; the first of each name, as others of it belong elsewhere."""
+    lines = [_without_comment(line) for line in text.splitlines()]
+    before, _, behind = "\n".join(filter(None, lines)).partition(METADATA)
+    first, *others = behind.lstrip("\"' :").split("\n")
+    if "{" not in first:
+        others = _deeper(others, _indent(before.rpartition("\n")[2]))
+    pairs: dict[str, str] = {}
+    for piece in "\n".join([first, *others]).translate(SEPARATORS).split("\n"):
+        name, colon, value = piece.partition(":")
+        if colon:
+            pairs.setdefault(_unquoted(name), _unquoted(value))
+    return pairs
+
+
+def _without_comment(line: str) -> str:
+    return "" if line.lstrip().startswith("#") else line.partition(" #")[0].rstrip()
+
+
+def _deeper(lines: list[str], depth: int) -> list[str]:
+    """Return the lines of a block: it ends at the first one that is no deeper than its name."""
+    end = next((number for number, line in enumerate(lines) if _indent(line) <= depth), len(lines))
+    return lines[:end]
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip(" "))
+
+
+def _unquoted(text: str) -> str:
+    bare = text.strip()
+    return bare[1:-1] if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "\"'" else bare

@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from typing import Any
 
 from capture.model.values import Value
-from cni.networks import Choice
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
-
-    from cni.networks import RuntimeName
+from cni.networks import Choice, RuntimeName
 
 BIN_DIR, CONF_DIR = "/opt/cni/bin", "/etc/cni/net.d"
 CRIO_SOCKET, CRIO_CONFIGURATION = "run/crio/crio.sock", "etc/crio"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from typing import Any
 
 from capture.model.values import Value
 from capture.report.findings import HANG, Finding, print_findings
@@ -12,17 +14,9 @@ from capture.state.json_text import JsonError, decode, encode
 from cni import istio_cni, kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
 from cni.entries import as_list
-from cni.networks import PLUGIN, Candidate, candidates, choose
+from cni.networks import PLUGIN, Candidate, Chosen, Network, candidates, choose
 from cni.protocol import NOT_AVAILABLE_LIMITED, CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
-
-    from capture.report.findings import State
-    from cni.networks import Chosen, Network
-    from cni.runtimes import Runtime
+from cni.runtimes import Runtime
 
 DECISIONS = 5
 """How many of the plugin's last decisions are shown."""
@@ -67,7 +61,7 @@ def look(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> St
         runtime,
         conf_dir,
         bin_dir,
-        tuple((path, says, _has_entry(found, path)) for path, says in chosen.verdicts),
+        tuple((path, says, path in _with_entry(found)) for path, says in chosen.verdicts),
         taken.path if taken else "",
         entry,
         tuple(_decisions(str(entry.get("log_file") or ""))) if entry else (),
@@ -86,8 +80,8 @@ def of_this_node() -> tuple[Finding, ...]:
     return found.findings if bin_dirs or has_entry else ()
 
 
-def _has_entry(found: list[Candidate], path: str) -> bool:
-    return any(each.path == path and each.network is not None and bool(each.network.entries) for each in found)
+def _with_entry(found: list[Candidate]) -> list[str]:
+    return [each.path for each in found if each.network and each.network.entries]
 
 
 # --- the list --------------------------------------------------------------------------------------------------
@@ -101,7 +95,7 @@ def _about_list(found: list[Candidate], chosen: Chosen, taken: Network | None, c
         yield Finding("network", "list", "error", says or f"no network configuration in {conf_dir}")
         return
     if not taken.entries:
-        elsewhere = [each.path for each in found if each.network and each.network.entries]
+        elsewhere = _with_entry(found)
         says = f"{taken.path} is what the runtime takes, and it has no entry of {PLUGIN}: pods start uncaptured"
         says += f"; the entry is in {', '.join(elsewhere)}" if elsewhere else ""
         yield Finding("network", "entry", "error", says, f"{INSTALL} puts it there.")
@@ -136,8 +130,7 @@ def _about_own_list(found: list[Candidate], taken: Network) -> Iterator[Finding]
 
 def _about_plugin(path: str, taken: Network | None, entry: dict[str, Any] | None) -> Iterator[Finding]:
     if not os.path.lexists(path):
-        state: State = "error" if entry else "note"
-        yield Finding("plugin", "file", state, f"{path} is missing", INSTALL)
+        yield Finding("plugin", "file", "error" if entry else "note", f"{path} is missing", INSTALL)
         return
     where = f"{path} -> {os.readlink(path)}" if os.path.islink(path) else path
     tried = trial.run(path)
@@ -155,8 +148,10 @@ def _about_plugin(path: str, taken: Network | None, entry: dict[str, Any] | None
         yield Finding("plugin", "version", "error", says)
     if entry is not None:
         code, problem = trial.status(path, {**entry, "cniVersion": "1.1.0", "name": taken.name if taken else ""})
-        answer: State = "ok" if not code else "warning" if code == NOT_AVAILABLE_LIMITED else "error"
-        yield Finding("plugin", "STATUS", answer, problem or "a pod could be captured now")
+        if code:
+            yield Finding("plugin", "STATUS", "warning" if code == NOT_AVAILABLE_LIMITED else "error", problem)
+        else:
+            yield Finding("plugin", "STATUS", "ok", "a pod could be captured now")
 
 
 # --- which sources know about pods -----------------------------------------------------------------------------------
@@ -195,8 +190,8 @@ def _about_token(path: str) -> Finding:
         says = f"{path}, written {age} ago, has ended {in_words(-left)} ago: the API server refuses it"
         return Finding("pods", "token", "error", says, "Renew it; a token of a service account lives for an hour.")
     ends = f"ends in {in_words(left)}" if token.expires else "never ends, or does not say so"
-    state: State = "warning" if token.is_short(time.time()) else "ok"
-    return Finding("pods", "token", state, f"{path}, written {age} ago, {ends}")
+    says = f"{path}, written {age} ago, {ends}"
+    return Finding("pods", "token", "warning" if token.is_short(time.time()) else "ok", says)
 
 
 def _age_of(path: str) -> str:

@@ -9,14 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+from collections.abc import Sequence
+from typing import Any
 
 from capture.model.values import Value
 from capture.state.json_text import JsonError, decode, encode
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
 
 PATIENCE = 20.0
 """Seconds; a node that boots may need some for what takes milliseconds else."""

@@ -5,20 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 from contextlib import ExitStack, suppress
+from typing import Self
 
 from capture.errors import CaptureError, NamespaceError, PrivilegeError
-from capture.model.addresses import IPV4, IPV6
+from capture.model.addresses import IPV4, IPV6, Family
 from capture.netlink.interfaces import add_address
 from capture.netlink.links import add_default_route, add_veth, index_of, remove_link, set_up
 from capture.netlink.routing import look_up_route
 from capture.netlink.rtnetlink import open_route
 from capture.state.netns import CLONE_NEWNET, CURRENT, Entered
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Self
-
-    from capture.model.addresses import Family
 
 NAME = "capture-probe"
 """Of the interface in the pod, as long as the probe lasts."""

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from itertools import product
+from typing import Literal
 
 from capture.analysis.pod_network import NO_WAY_OUT, routed
 from capture.analysis.trace import trace
-from capture.model.addresses import FAMILY_NAMES, Network, address_text, parse_address
+from capture.model.addresses import FAMILY_NAMES, Family, Network, address_text, parse_address
 from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.packet import Packet
+from capture.model.ruleset import Ruleset, Span
 from capture.model.values import Value
+from capture.settings.config import CaptureConfig
 from capture.state.capabilities import missing
 from initcontainer.outside import NAME, OUTSIDE_END, Outside
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from typing import Literal
-
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Ruleset, Span
-    from capture.settings.config import CaptureConfig
-
-    Side = Literal["outbound", "inbound"]
+Side = Literal["outbound", "inbound"]
 
 DOCUMENTATION = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
 """Addresses for documentation, where no host is (RFC 5737, RFC 3849)."""

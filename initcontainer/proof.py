@@ -13,21 +13,16 @@ import secrets
 import select
 import socket
 import time
+from collections.abc import Callable, Iterable
 
 from capture.errors import CaptureError, ValidationError
-from capture.model.addresses import AF, FAMILY_NAMES, IPV6
+from capture.model.addresses import AF, FAMILY_NAMES, IPV6, Family
 from capture.model.values import Value
 from capture.netlink import sock_diag
 from capture.report.packet_words import endpoint
 from capture.state.capabilities import missing
 from capture.state.netns import Entered
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from capture.model.addresses import Family
-    from initcontainer.probes import Probe
+from initcontainer.probes import Probe
 
 TOKEN_BYTES = 16
 SO_ORIGINAL_DST = 80

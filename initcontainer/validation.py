@@ -14,35 +14,28 @@ that are left alone do not spoil the proof. How the live rules are written does 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 from capture import operations
 from capture.errors import CaptureError, NotProvenError, ValidationError
-from capture.model.addresses import AF, FAMILY_NAMES, address_text
-from capture.model.ruleset import PolicyRoute
+from capture.model.addresses import AF, FAMILY_NAMES, Family, address_text
+from capture.model.ruleset import PolicyRoute, Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.rtnetlink import open_route
 from capture.report.differences import in_words
 from capture.report.packet_words import endpoint
 from capture.rules import build_ruleset
-from capture.settings.config import resolve
+from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.options import PROBE_FROM_OUTSIDE, PROBE_PORT, PROBE_TIMEOUT, REQUIRE_PROOF, SKIP_RULE_APPLY
+from capture.settings.settings import Settings
 from capture.state.impediments import impediments
 from capture.state.netns import Entered
 from capture.state.routes import missing
 from initcontainer.outside import Outside
 from initcontainer.probes import DOCUMENTATION, Chooser, Probe, captured_sides
 from initcontainer.proof import Prover
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Ruleset
-    from capture.settings.config import CaptureConfig, Host
-    from capture.settings.settings import Settings
 
 FROM_OUTSIDE = "connections from outside the pod"
 

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import pytest
 
-from envoy_bootstrap import INBOUND_PORT, OUTBOUND_PORT, Service, Sidecar
-from envoy_proxy import PROXY_UID, Envoy, LogLine, start_envoy
-from private_mounts import make_private
-from proxies import APP_UID, Seen, start_app
 from pytest_netns import CommandError, Endpoint, NamespaceFactory, Pod
+from support.processes.private_mounts import make_private
+from support.traffic.envoy_bootstrap import INBOUND_PORT, OUTBOUND_PORT, Service, Sidecar
+from support.traffic.envoy_proxy import PROXY_UID, Envoy, LogLine, start_envoy
+from support.traffic.proxies import APP_UID, Seen, start_app
 
 APP_PORT = 80
 SERVER_PORT = 9080

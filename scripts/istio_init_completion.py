@@ -6,8 +6,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from capture.cli.completion import values_of
-from capture.cli.options import NAMED_NAMESPACES
+from capture.cli.options import NAMED_NAMESPACES, values_of
 from capture.settings.options import NETWORK_NAMESPACE, OPTIONS, Option
 from initcontainer.arguments import SUBCOMMAND
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hypothesis
 
-import private_mounts
+from support.processes import private_mounts
 
 pytest_plugins = ["pytest_netns.fixtures"]
 

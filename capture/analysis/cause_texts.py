@@ -38,6 +38,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "the interface lo is down: redirected connections are delivered over it",
         "Set it up: `ip link set lo up` in the pod's namespace; the loopback CNI plugin does that.",
     ),
+    "interface-down": (
+        "the interface {name} is down: nothing leaves the pod by it, or comes in",
+        "Set it up: `ip link set {name} up` in the pod's namespace, and add its routes again, which went with it.",
+    ),
     "interface-missing": (
         "the excluded interface {name} does not exist; there are: {present}",
         "Correct --istio-exclude-interfaces, or the annotation excludeInterfaces.",
@@ -58,6 +62,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "no-route": (
         "the pod has no route to {address}: the connection fails before any rule decides",
         "Look at `ip {flag}route` in the pod's namespace; is it an {family} pod?",
+    ),
+    "no-route: default": (
+        "the pod has no default route for {family}: what leaves it fails before any rule decides",
+        "`ip {flag}route add default via GATEWAY` in the pod's namespace, or recreate the pod: its CNI plugin adds it.",
     ),
     "route-missing": (
         "{family}: {lacking} for mark {mark:#x} {verb} missing",
@@ -154,6 +162,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "filtered": (
         "{filter}",
         "Remove or relax it: NetworkPolicy agents and firewalls in the pod's namespace write such rules.",
+    ),
+    "rerouted": (
+        "a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}",
+        "Remove the rule, or restrict it to what it is for; `ip rule` and `ip route show table all` have the routes.",
     ),
     # The proxy's listeners.
     "not-listening": (

@@ -10,9 +10,9 @@ Causes of the whole pod (``lo`` down, a full conntrack table, a missing interfac
 from __future__ import annotations
 
 from capture.analysis.cause_texts import cause
-from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV4, IPV6, LOOPBACK_ADDRESSES, address_text
+from capture.model.addresses import AF, FAMILIES, FAMILY_NAMES, IPV4, IPV6, LOOPBACK_ADDRESSES, address_text
 from capture.model.values import Value
-from capture.netlink.rtnetlink import AF_INET, AF_INET6
+from capture.netlink.rtnetlink import AF_INET
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP
 
 TYPE_CHECKING = False
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from capture.netlink.interfaces import Link
     from capture.netlink.sock_diag import Listener
 
-AF: dict[Family, int] = {IPV4: AF_INET, IPV6: AF_INET6}
 KIND_OF = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
 ANY_ADDRESS: dict[Family, str] = {IPV4: "0.0.0.0", IPV6: "::"}
+USUAL_INTERFACE = "eth0"
+"""What container runtimes call a pod's interface."""
 MODES = {True: "TPROXY", False: "REDIRECT"}
 NEARLY_FULL = 0.95
 """Of the conntrack table: above it new connections are about to fail, and some already do."""
@@ -61,6 +62,8 @@ class PodFacts(Value):
     max_tracked: int = 0
     diverted: tuple[tuple[str, str], ...] = ()
     """Pairs of interfaces: what comes in by the first, filters send to the second, before any rule."""
+    unrouted: tuple[Family, ...] = ()
+    """Families of which no route leads out of the pod."""
 
 
 # --- the whole pod -------------------------------------------------------------------------------
@@ -79,6 +82,33 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     if is_nearly_full(facts.tracked, facts.max_tracked):
         setting = "net.netfilter.nf_conntrack_max"
         yield cause("conntrack-full", setting, tracked=facts.tracked, max_tracked=facts.max_tracked)
+
+
+def without_way_out(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+    """Yield why what leaves the pod gets no further. Next to IPv4, IPv6 without a way out is nothing unusual."""
+    families = {address.family for address in facts.addresses}.intersection(capture.families)
+    if IPV4 in families.intersection(facts.unrouted) or families == {*facts.unrouted} == {IPV6}:
+        yield no_way_out(facts, min(families))
+
+
+def no_way_out(facts: PodFacts, family: Family, address: str = "") -> Cause:
+    """Return why there is no route to an address, or out of the pod: routes go with their interface."""
+    down = down_interface(facts)
+    if down is not None:
+        return cause("interface-down", down, name=down)
+    flag, name = "-6 " if family == IPV6 else "", FAMILY_NAMES[family]
+    if family in facts.unrouted:
+        return cause("no-route: default", flag=flag, family=name)
+    return cause("no-route", address=address, flag=flag, family=name)
+
+
+def down_interface(facts: PodFacts) -> str | None:
+    """Return the pod's interface if it is down. Every namespace has others that are, such as tunl0 and sit0."""
+    links = [link for link in facts.links if not link.is_loopback]
+    down = [link.name for link in links if not link.is_up]
+    if USUAL_INTERFACE in down:
+        return USUAL_INTERFACE
+    return down[0] if down and len(down) == len(links) else None
 
 
 def is_nearly_full(tracked: int, max_tracked: int) -> bool:

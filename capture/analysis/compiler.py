@@ -11,14 +11,13 @@ from __future__ import annotations
 from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
 from capture.analysis.decision_list import DecisionList
 from capture.analysis.meaning import Goto, Translate, meaning
+from capture.analysis.rerouting import routed_marks, transparent_rules
 from capture.analysis.space import DESTINATION, GID, HIGHEST_ID, IN, NONE, OUT, PORT, PROTOCOL, STATE, UID, gathered
 from capture.analysis.trace import (
     NAT_STATES,
     OF_KNOWN_CONNECTIONS,
     REDIRECTED_BY,
     Fate,
-    routed_marks,
-    transparent_rules,
 )
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge, merge_ranges
@@ -53,6 +52,8 @@ class Held(Value):
     transparent: int | None = None
     is_moved: bool = False
     """Whether nat sent it to another address."""
+    interface: str | None = None
+    """By which a changed mark lets it leave."""
 
     @property
     def is_redirected(self) -> bool:
@@ -80,6 +81,8 @@ class Compiler:
         self.lo = space.interface(LOOPBACK)
         self.leaves_by_lo = space.numbers(OUT, [(self.lo, self.lo)])
         self.routed = sorted(routed_marks(situation.ruleset))
+        self.mark_routes = tuple(space.routed_by(situation.mark_routes(space.family)))
+        self.remarked = space.unknown("mark changed")
         self._orders = {
             "in": list(situation.orders(model.PREROUTING, space.family)),
             "out": list(situation.orders(model.OUTPUT, space.family)),
@@ -178,6 +181,11 @@ class Compiler:
         stays = self.switches.restricted(leaves, OUT, self.lo)
         if held.is_redirected:
             return stays
+        if held.interface is not None:
+            number = self.space.interface(held.interface)
+            as_before = self._pass("post", held.replace(interface=None))
+            is_same = self.space.numbers(OUT, [(number, number)])
+            return self.diagrams.choose(is_same, as_before, self.switches.restricted(leaves, OUT, number))
         if not held.is_moved:
             return leaves
         outward = self.switches.restricted(leaves, OUT, self.space.interface(self.situation.network.interface))
@@ -198,13 +206,30 @@ class Compiler:
         return self.diagrams.either(is_own, self.space.numbers(IN, [(self.lo, self.lo)]))
 
     def _station(self, station: Station, place: Place) -> int:
-        after = self._at(place.replace(number=place.number + 1))
+        after = self._passed(place, station)
         if station.is_nat and place.held.mapped is not None:
             return after
         drops = station.entry.policy_for(self.space.family) == "DROP"
         falls = self._fate(Fate("dropped")) if drops else after
         found = self._chain(station, station.entry, falls, place)
+        if self.mark_routes:
+            found = self.switches.restricted(found, self.diagrams.level(self.remarked), 0)
         return self.diagrams.choose(self._meets_nat(place), found, after) if station.is_nat else found
+
+    def _passed(self, place: Place, station: Station) -> int:
+        """Return the fates of packets that a base chain lets pass; with another mark they may be routed again."""
+        following = place.replace(number=place.number + 1)
+        after = self._at(following)
+        return self.diagrams.choose(self.remarked, self._by_mark(following), after) if station.reroutes else after
+
+    def _by_mark(self, place: Place) -> int:
+        """Return the fates of packets that are routed again, by their mark and where they go now."""
+        found = self._at(place.replace(held=place.held.replace(interface=None)))
+        for condition, way, _ in reversed(self.mark_routes):
+            there = place.replace(held=place.held.replace(interface=way or None))
+            leads = self._fate(Fate("dropped")) if way is None else self._at(there)
+            found = self.diagrams.choose(condition, leads, found)
+        return found
 
     def _meets_nat(self, place: Place) -> int:
         """Return packets that are mapped: first ones, and later ones, which are treated as the first was.
@@ -225,8 +250,8 @@ class Compiler:
         if held.transparent is not None:
             return self._fate(Fate("proxy-inbound", held.transparent))
         if held.mapped is not None:
-            return self._fate(held.mapped)
-        direct = self._fate(Fate("direct"))
+            return self._fate(held.mapped if held.is_redirected else held.mapped.replace(interface=held.interface))
+        direct = self._fate(Fate("direct", interface=held.interface))
         return direct if self._direction == OUTBOUND or not self.routed else self._by_marks(direct)
 
     def _by_marks(self, direct: int) -> int:
@@ -326,16 +351,18 @@ class Compiler:
                 return self._fate(Fate("dropped"))
             case model.Redirect(port=port):
                 outcome = REDIRECTED_BY.get(chain, "redirected")
-                held = place.held.replace(mapped=Fate(outcome, port))
+                held = place.held.replace(mapped=Fate(outcome, port), interface=None)
                 return self._lasting(self._redirected(self._at(following.replace(held=held)), port, place))
             case Translate(address=address, port=port):
                 held = place.held.replace(mapped=TRANSLATED, is_moved=address is not None)
-                return self._sent_on(self._at(following.replace(held=held)), port, address)
+                there = following.replace(held=held)
+                leaves = held.is_moved and place.way == "out"
+                return self._sent_on(self._by_mark(there) if leaves else self._at(there), port, address)
             case model.TransparentProxy(port=port, mark=mark, mask=mask):
                 held = place.held.replace(transparent=port)
                 return self.with_mark(self._at(following.replace(held=held)), mark, mask)
             case _:
-                return self._at(following)
+                return self._passed(place, station)
 
     def _redirected(self, node: int, port: int, place: Place) -> int:
         node = self.switches.restricted(node, PORT, port)
@@ -363,14 +390,19 @@ class Compiler:
         """Return the fates of translated packets, now that it is known to where."""
 
         def known(value: Hashable) -> Hashable:
-            if isinstance(value, Fate) and value.replace(marked=False) == TRANSLATED:
+            if isinstance(value, Fate) and value.replace(marked=False, interface=None) == TRANSLATED:
                 return value.replace(port=port, address=address)
             return value
 
         node = self.diagrams.mapped(node, known, ("sent on", port, address))
         if port is not None:
             node = self.switches.restricted(node, PORT, port)
-        return node if address is None else self.switches.restricted(node, DESTINATION, address.first)
+        if address is None:
+            return node
+        sent_on = self.switches.restricted(node, DESTINATION, address.first)
+        inside = self.space.numbers(DESTINATION, [(address.first, address.last)])
+        # Rules behind that tell addresses of a network apart would have to be moved with it.
+        return sent_on if self.diagrams.choose(inside, node, sent_on) == sent_on else self.diagrams.leaf(ANYTHING)
 
     def with_mark(self, node: int, value: int, mask: int) -> int:
         """Return the fates of packets after the bits of a mark were replaced."""
@@ -379,15 +411,21 @@ class Compiler:
                 node = self.switches.restricted(node, self.space.mark_level("mark", group), gathered(value, bits))
         return node
 
+    def _remarked(self, node: int) -> int:
+        """Return the fates of packets after it was noted that their mark is another."""
+        return self.switches.restricted(node, self.diagrams.level(self.remarked), 1) if self.mark_routes else node
+
     def changed(self, verdict: Meaning, node: int) -> int:
         """Return the fates of packets by a verdict that changes them and lets them go on."""
         match verdict:
             case model.SetMark(value=value, mask=mask):
-                return self.with_mark(node, value, mask)
+                is_so = self.space.marked("mark", value, mask)
+                return self.diagrams.choose(is_so, node, self.with_mark(self._remarked(node), value, mask))
             case model.SaveMark():
                 return self.switches.moved(node, self.space.renamed("connection", "mark"), "save mark")
             case model.RestoreMark():
-                return self.switches.moved(node, self.space.renamed("mark", "connection"), "restore mark")
+                restored = self._remarked(node)
+                return self.switches.moved(restored, self.space.renamed("mark", "connection"), "restore mark")
             case _:
                 return self.switches.restricted(node, STATE, model.CONNECTION_STATES.index("UNTRACKED"))
 

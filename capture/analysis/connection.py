@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_texts import cause
-from capture.analysis.causes import among, causes_at_port
+from capture.analysis.causes import among, causes_at_port, down_interface, no_way_out
 from capture.analysis.meaning import Untrack, meaning
 from capture.model.addresses import FAMILY_NAMES, address_text
 from capture.model.chain_names import is_our_chain
@@ -14,11 +14,15 @@ from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from capture.analysis.cause_texts import Cause
     from capture.analysis.causes import Capture, PodFacts
     from capture.analysis.trace import Step, Trace
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Rule
+
+    TextOf = Callable[[Rule, Family], str]
 
 DNS_PORT = 53
 TO_PROXY = ("proxy-outbound", "proxy-inbound", "dns")
@@ -32,17 +36,18 @@ class Ways(Value):
     has_route: bool = True
 
 
-def causes_of_connection(ways: Ways, facts: PodFacts, capture: Capture) -> Iterator[Cause]:
-    """Yield why the connection does not reach a proxy that listens; none where it does."""
+def causes_of_connection(ways: Ways, facts: PodFacts, capture: Capture, text_of: TextOf) -> Iterator[Cause]:
+    """Yield why the connection does not reach a proxy that listens; none where it does. ``text_of`` words rules."""
     live, packet, step = ways.live, ways.live.packet, ways.live.step
     is_own = step is not None and is_our_chain(step.chain)
     if not ways.has_route:
-        address, flag = address_text(packet.family, packet.destination.first), "-6 " * (packet.family == "ipv6")
-        yield cause("no-route", address=address, flag=flag, family=FAMILY_NAMES[packet.family])
+        yield no_way_out(facts, packet.family, address_text(packet.family, packet.destination.first))
+    elif packet.in_interface is not None and packet.in_interface == down_interface(facts):
+        yield cause("interface-down", packet.in_interface, name=packet.in_interface)
     elif live.outcome == "direct":
         yield _why_direct(ways, capture)
     elif live.outcome == "dropped":
-        yield dropped(live)
+        yield dropped(live, text_of)
     elif step is not None and is_own and (step.table not in TABLES or live.outcome not in TO_PROXY):
         yield cause("second-set: decides", place_of(step), port=live.port)
     elif live.outcome in TO_PROXY:
@@ -99,14 +104,17 @@ def _foreign(live: Trace, step: Step) -> Cause:
     )
 
 
-def dropped(live: Trace) -> Cause:
+def dropped(live: Trace, text_of: TextOf) -> Cause:
     """Return why a packet is dropped: by the settings, or by a foreign rule or policy."""
     step, policy = live.step, live.policy
+    if step is not None and live.rerouted is not None:
+        words = step.rule.why or text_of(step.rule, live.packet.family)
+        return cause("rerouted", place_of(step), mark=live.mark, rule=live.rerouted.words, words=words)
     if step is not None and is_own(step):
         return cause("excluded: drop", place_of(step), reason=step.rule.why or "by its settings")
     if step is not None:
-        says = f"a foreign rule drops the packet{f': {step.rule.why}' if step.rule.why else ''}"
-        return cause("filtered", place_of(step), filter=says)
+        words = step.rule.why or text_of(step.rule, live.packet.family)
+        return cause("filtered", place_of(step), filter=f"a foreign rule drops the packet: {words}")
     if policy is not None:
         says = "no rule accepts the packet, and the policy of a foreign chain is DROP"
         return cause("filtered", f"{policy.table} {policy.entry.name}", filter=says)

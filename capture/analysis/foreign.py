@@ -58,6 +58,8 @@ class ForeignChain(Value):
     """Whether it is written in nf_tables' own expressions, not in those of iptables."""
     is_worth_notes: bool = True
     """Whether a rule of it without effect is worth a note."""
+    is_route: bool = False
+    """Whether packets that leave are routed again where its rules changed the mark."""
     devices: tuple[str, ...] = ()
     """The interfaces whose packets meet it, before PREROUTING or behind POSTROUTING; its rules name them."""
 
@@ -110,4 +112,5 @@ def in_tables_of_iptables(
                     table.replace(chains=(entry, *others)),
                     is_older(table.name),
                     is_native=False,
+                    is_route=table.name == model.MANGLE,
                 )

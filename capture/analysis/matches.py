@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.meaning import holds_for, understood
+from capture.analysis.meaning import flags_hold, holds_for, understood
 from capture.model import ruleset as model
 
 TYPE_CHECKING = False
@@ -50,9 +50,15 @@ HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
         (packet.connection_mark & match.mask == match.value) != match.negated
     ),
     model.ConnectionState: lambda match, packet, _: (packet.state in match.states) != match.negated,
-    model.UnknownMatch: lambda match, packet, _: holds_for(match.text, packet.protocol),
+    model.UnknownMatch: lambda match, packet, _: _known(
+        holds_for(match.text, packet.protocol), flags_hold(match.text, packet.state)
+    ),
 }
 """Whether one match holds, by its kind; None for what cannot be judged."""
+
+
+def _known(*answers: bool | None) -> bool | None:
+    return next((answer for answer in answers if answer is not None), None)
 
 
 def is_inside(address: Network, networks: tuple[Network, ...]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from capture.model import ruleset as model
-from capture.model.addresses import LOOPBACK_NETWORKS, Network, parse_address
+from capture.model.addresses import LOOPBACK_NETWORKS, Network, parse_address, parse_network
 from capture.model.packet import LOOPBACK
 from capture.model.values import Value
 
@@ -21,10 +21,19 @@ if TYPE_CHECKING:
 
 
 class Translate(Value):
-    """Send the connection to another address, or another port, or both (``-j DNAT``); None stays as it is."""
+    """Send the connection to another address, or another port, or both (``-j DNAT``); None stays as it is.
+
+    Of a network the first bits take the place of the destination's (``-j NETMAP``).
+    """
 
     address: Network | None
     port: int | None
+
+    def destination(self, before: Network) -> Network:
+        """Return where packets to an address go."""
+        if self.address is None:
+            return before
+        return before.replace(first=self.address.first | before.first & (self.address.last - self.address.first))
 
 
 class Goto(Value):
@@ -54,6 +63,7 @@ DNAT = re.compile(
     r" (\[[0-9a-fA-F:]+\]|[0-9.]+|[0-9a-fA-F:]+?:[0-9a-fA-F:]+|)(?::(\d+))?(?: |$)"
 )
 """In iptables' words and in nft's; either half may be missing."""
+NETMAP = "NETMAP --to "
 PROTOCOLS = re.compile(r"(!)? ?-p (\S+)$|(?:meta l4proto|ip protocol|ip6 nexthdr) (!=)? ?(?:\{ (.+) \}|(\S+))$")
 NUMBERS = {"6": "tcp", "17": "udp"}
 
@@ -75,7 +85,14 @@ def meaning(rule: model.Rule) -> Meaning:
         return Goto(words.split(" ")[1])
     if first in GO_ON:
         return model.Continue()
-    return _translation(words) or verdict
+    return _translation(words) or _network_translation(words) or verdict
+
+
+def _network_translation(words: str) -> Translate | None:
+    try:
+        return Translate(parse_network(words.removeprefix(NETMAP)), None) if words.startswith(NETMAP) else None
+    except ValueError:
+        return None
 
 
 def _is_for_udp(rule: model.Rule) -> bool:
@@ -109,6 +126,37 @@ def holds_for(words: str, protocol: model.ProtocolName) -> bool | None:
     if any("-" in name and name[0].isdigit() for name in names):
         return None
     return (protocol in [NUMBERS.get(name, name) for name in names]) != bool(not_before or not_behind)
+
+
+FLAGS_OF_IPTABLES = re.compile(r"-m tcp (! )?--tcp-flags (\S+) (\S+)$")
+FLAGS_OF_NFT = re.compile(r"tcp flags & (0x[0-9a-f]{2}) (==|!=) (0x[0-9a-f]{2})$")
+FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << place for place in range(8))  # RFC 9293 3.1
+FLAGS = {"NONE": 0, "ALL": 0x3F, "FIN": FIN, "SYN": SYN, "RST": RST, "PSH": PSH, "ACK": ACK, "URG": URG}
+OF_STATE = {
+    "NEW": (SYN, SYN | ECE | CWR),
+    "ESTABLISHED": tuple(
+        flags | more for flags in (SYN | ACK, ACK, PSH | ACK, FIN | ACK, RST, RST | ACK, ACK | URG) for more in (0, ECE)
+    ),
+}
+OF_STATE["RELATED"] = OF_STATE["NEW"]
+"""Flags of the packets of a TCP connection; all others are INVALID (tcp_valid_flags in nf_conntrack_proto_tcp.c).
+
+A connection whose beginning the kernel did not see may be NEW with others, which is nothing that a pod begins."""
+
+
+def flags_hold(words: str, state: str) -> bool | None:
+    """Return whether a test of TCP's flags holds for every packet in a state, or for none; else None."""
+    found = FLAGS_OF_IPTABLES.match(words)
+    if found is not None:
+        mask, value = (sum(FLAGS.get(name, 0) for name in found[place].split(",")) for place in (2, 3))
+        is_negated = bool(found[1])
+    else:
+        found = FLAGS_OF_NFT.match(words)
+        if found is None:
+            return None
+        mask, value, is_negated = int(found[1], 0), int(found[3], 0), found[2] == "!="
+    answers = {(flags & mask == value) != is_negated for flags in OF_STATE.get(state, ())}
+    return answers.pop() if len(answers) == 1 else None
 
 
 IS_LOCAL = re.compile(r"-m addrtype (! )?--(src|dst)-type LOCAL$|fib (s|d)addr type (!= )?local$")

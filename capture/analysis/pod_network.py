@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from capture.analysis.rerouting import mark_routes
 from capture.analysis.stations import PodNetwork
-from capture.model.addresses import address_text, parse_address
+from capture.errors import UnsupportedError
+from capture.model.addresses import AF, address_text, parse_address
 from capture.model.packet import LOOPBACK
 from capture.netlink.interfaces import read_addresses, read_links
-from capture.netlink.routing import RTN_LOCAL, look_up_route
+from capture.netlink.policy_rules import read_policy_rules
+from capture.netlink.routing import RTN_LOCAL, look_up_route, read_routes
 from capture.netlink.rtnetlink import open_route
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from capture.analysis.rerouting import MarkRoute
     from capture.model.packet import Packet
+    from capture.netlink.sockets import NetlinkSocket
 
 PROTOCOLS = {"tcp": IPPROTO_TCP, "udp": IPPROTO_UDP}
 NO_WAY_OUT = "none"
@@ -24,6 +31,7 @@ def read_pod_network() -> PodNetwork:
     with open_route() as route:
         every = {link.index: link for link in read_links(route)}
         everywhere = read_addresses(route)
+        by_marks = tuple(_read_mark_routes(route, {index: link.name for index, link in every.items()}))
     links = {index: link for index, link in every.items() if not link.is_loopback}
     addresses = [address for address in everywhere if address.interface in links]
     own = tuple(parse_address(address.address) for address in addresses)
@@ -36,7 +44,18 @@ def read_pod_network() -> PodNetwork:
         others=tuple(link.name for link in links.values() if link.name not in up[:1]),
         local=tuple(parse_address(address.address) for address in everywhere if every[address.interface].is_up),
         names=tuple((index, link.name) for index, link in every.items()),
+        mark_routes=by_marks,
     )
+
+
+def _read_mark_routes(route: NetlinkSocket, names: Mapping[int, str]) -> Iterator[MarkRoute]:
+    for family, number in AF.items():
+        try:
+            rules = read_policy_rules(route, number)
+        except UnsupportedError:
+            continue  # a kernel without policy routing, or without the family
+        if any(rule.mask for rule in rules):
+            yield from mark_routes(family, rules, read_routes(route, number), names)
 
 
 def routed(packet: Packet) -> Packet:

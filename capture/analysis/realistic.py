@@ -7,6 +7,7 @@ over lo, the first packet of a connection has a socket and no mark on its connec
 from __future__ import annotations
 
 from capture.analysis.compiler import INBOUND, OTHER_MARK, OUTBOUND
+from capture.analysis.rerouting import UNCHANGED, routed_marks
 from capture.analysis.space import (
     DESTINATION,
     GID,
@@ -22,7 +23,7 @@ from capture.analysis.space import (
     UID,
     marks_of,
 )
-from capture.analysis.trace import OF_KNOWN_CONNECTIONS, routed_marks
+from capture.analysis.trace import OF_KNOWN_CONNECTIONS
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, LOOPBACK_NETWORKS, Network, merge
 from capture.model.packet import LOOPBACK
@@ -101,9 +102,20 @@ class _Packets:
                 choose(stays, over_lo, self._through(OUT, model.OutInterface)),
                 self.diagrams.either(from_pod, self._sent_by_transparent_proxy(over_lo)),
                 choose(space.state_in("NEW", "RELATED"), has_owner, self.diagrams.yes),
+                self._as_routed_by_mark(),
                 self._common(),
             )
         )
+
+    def _as_routed_by_mark(self) -> int:
+        """Return packets that leave as the policy rules for their first mark let them, if any is for it."""
+        found = self.diagrams.yes
+        for condition, way, is_certain in reversed([*self.space.routed_by(self.situation.mark_routes(self.family))]):
+            number = self.space.interface(way)
+            leaves = self.space.numbers(OUT, [(number, number)]) if way else self.diagrams.no
+            is_free = way == UNCHANGED or not is_certain
+            found = self.diagrams.choose(condition, self.diagrams.yes if is_free else leaves, found)
+        return found
 
     def _sent_by_transparent_proxy(self, over_lo: int) -> int:
         """Return what a transparent proxy sends to the app, with its mark and from the client's address."""

@@ -8,7 +8,7 @@ Numbers are those of the packet. -1 is "none" or "not known" of ports, sources, 
 from __future__ import annotations
 
 from capture.analysis.diagram import Diagrams
-from capture.analysis.meaning import holds_for, is_pure, understood
+from capture.analysis.meaning import flags_hold, holds_for, is_pure, understood
 from capture.analysis.switches import Switches
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Network, merge, merge_ranges, outside
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
     from typing import Literal
 
+    from capture.analysis.rerouting import MarkRoute
     from capture.analysis.stations import Situation
     from capture.model.addresses import Family
 
@@ -64,7 +65,7 @@ class PacketSpace:
         """Those that exist."""
         for situation in situations:
             self.known_interfaces |= {situation.network.interface, *situation.network.others}
-        self.groups = _mark_groups(tables)
+        self.groups = _mark_groups(tables, [each.mark | each.mask for each in self.network.mark_routes])
         top = len(self.interfaces) - 1
         highest_address = (1 << BITS[family]) - 1
         self.domains: list[tuple[int, int]] = [
@@ -105,6 +106,20 @@ class PacketSpace:
                 number = gathered(value, bits)
                 found = self.diagrams.both(self.numbers(self.mark_level(kind, group), [(number, number)]), found)
         return found
+
+    def routed_by(self, routes: Iterable[MarkRoute]) -> Iterator[tuple[int, str | None, bool]]:
+        """Yield which packets go which way by their mark, in the order in which that is looked at.
+
+        A way is an interface, UNCHANGED, or None where they are refused; last comes whether that is certain.
+        """
+        for route in routes:
+            marked = self.marked("mark", route.mark, route.mask)
+            is_meant = self.diagrams.negation(marked) if route.is_inverted else marked
+            if not route.is_certain:
+                is_meant = self.diagrams.both(is_meant, self.unknown(("policy rule", route.words)))
+            for way in dict.fromkeys(way for _, _, way in route.ways):
+                there = merge_ranges((first, last) for first, last, each in route.ways if each == way)
+                yield self.diagrams.both(is_meant, self.numbers(DESTINATION, there)), way, route.is_certain
 
     # --- matches of rules ------------------------------------------------------------------------
 
@@ -179,7 +194,12 @@ class PacketSpace:
             found = self.marked(kind, match.value, match.mask)
             return self.diagrams.negation(found) if match.negated else found
         text = match.text if isinstance(match, model.UnknownMatch) else ""
-        return self.unknown(text if is_pure(text) else (text, occurrence))
+        found = self.unknown(text if is_pure(text) else (text, occurrence))
+        for state in model.CONNECTION_STATES:
+            holds = flags_hold(text, state)
+            if holds is not None:
+                found = self.diagrams.choose(self.state_in(state), self.diagrams.leaf(holds), found)
+        return found
 
     def unknown(self, what: Hashable) -> int:
         """Return an unknown truth value: the same wherever ``what`` is the same."""
@@ -260,9 +280,9 @@ def marks_of(rule: model.Rule) -> Iterator[tuple[int, int]]:
             yield each.mark, each.mask
 
 
-def _mark_groups(tables: Iterable[model.Table]) -> list[list[int]]:
-    """Return the bits of marks, those together that every mask in every rule treats alike."""
-    masks: set[int] = set()
+def _mark_groups(tables: Iterable[model.Table], of_routes: Iterable[int]) -> list[list[int]]:
+    """Return the bits of marks, those together that every mask in every rule and policy rule treats alike."""
+    masks: set[int] = {*of_routes}
     for rule in (rule for table in tables for rule in table.rules):
         masks.update(value | mask for value, mask in marks_of(rule))
     alike: dict[tuple[int, ...], list[int]] = {}

@@ -11,14 +11,16 @@ from __future__ import annotations
 from itertools import product
 
 from capture.analysis.foreign import PRIORITIES, ForeignChain
+from capture.analysis.rerouting import foreign_routes
 from capture.model.addresses import IPV4, IPV6, Network
-from capture.model.ruleset import NAT, TABLES, Chain, Ruleset, Table
+from capture.model.ruleset import MANGLE, NAT, OUTPUT, TABLES, Chain, Ruleset, Table
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from capture.analysis.rerouting import MarkRoute
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule
 
@@ -36,6 +38,8 @@ class Station(Value):
     is_native: bool
     """Whether it is written in nf_tables' own expressions, which differ where a packet has no socket."""
     foreign: ForeignChain | None = None
+    reroutes: bool = False
+    """Whether a packet whose mark it changes is routed again."""
 
 
 class PodNetwork(Value):
@@ -52,6 +56,8 @@ class PodNetwork(Value):
     """All its addresses, those of every scope and on ``lo`` among them; None where no namespace was read."""
     names: tuple[tuple[int, str], ...] | None = None
     """Its interfaces by their indexes; None where no namespace was read."""
+    mark_routes: tuple[MarkRoute, ...] = ()
+    """Where packets go by their marks, in both families, in the order of the policy rules."""
 
     def own_addresses(self, family: Family) -> tuple[Network, ...]:
         """Return the pod's addresses of a family."""
@@ -76,6 +82,10 @@ class Situation(Value):
     network: PodNetwork = PodNetwork()
     without: tuple[str, ...] = ()
     """Routes that the capture needs and the namespace lacks, as commands that would add them."""
+
+    def mark_routes(self, family: Family) -> tuple[MarkRoute, ...]:
+        """Return where packets of a family go by foreign marks."""
+        return foreign_routes([each for each in self.network.mark_routes if each.family == family], self.ruleset)
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -118,11 +128,20 @@ def _in_order(
         chain = table.chain(hook) if table else None
         if table is not None and chain is not None and (with_nat or name != NAT):
             place = (PRIORITIES[name], 0, PRIORITIES[name] if name == NAT else 0, 0)
-            found.append((place, Station(name, chain, table, name == NAT, situation.is_native)))
+            reroutes = name == MANGLE and hook == OUTPUT
+            found.append((place, Station(name, chain, table, name == NAT, situation.is_native, reroutes=reroutes)))
     for number, each in enumerate(situation.elsewhere):
         if each.hook == hook and family in each.families and (with_nat or not each.is_nat):
             is_first = known.get(number, not each.is_older)
-            station = Station(each.table, each.entry, each.contents, each.is_nat, each.is_native, each)
+            station = Station(
+                each.table,
+                each.entry,
+                each.contents,
+                each.is_nat,
+                each.is_native,
+                each,
+                each.is_route and hook == OUTPUT,
+            )
             found.append((_place(each, is_first=is_first), station))
     return tuple(station for _, station in sorted(found, key=lambda pair: pair[0]))
 

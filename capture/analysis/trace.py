@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from capture.analysis.matches import judge
 from capture.analysis.meaning import Goto, Translate, Untrack, meaning
+from capture.analysis.rerouting import UNCHANGED, routed_marks, transparent_rules
 from capture.analysis.stations import Situation
 from capture.model import ruleset as model
 from capture.model.addresses import IPV6, LOOPBACK_ADDRESSES, Network
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.foreign import ForeignChain
     from capture.analysis.meaning import Meaning
+    from capture.analysis.rerouting import MarkRoute
     from capture.analysis.stations import Station
 
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
@@ -73,13 +75,15 @@ class Fate(Value):
     """All that a packet and its connection notice of rules.
 
     ``port`` and ``address`` are None where they stay what the packet is addressed to. ``marked`` is whether a
-    transparent capture's mark leads it, or what else its connection sends, to the proxy.
+    transparent capture's mark leads it, or what else its connection sends, to the proxy. ``interface`` is the one by
+    which another mark lets it leave; None where it leaves as it was to.
     """
 
     outcome: Outcome
     port: int | None = None
     address: Network | None = None
     marked: bool = False
+    interface: str | None = None
 
 
 class Trace(Value):
@@ -88,10 +92,11 @@ class Trace(Value):
     ``translated`` is what a rule made of where the packet was addressed to.
     ``marked`` is whether a transparent capture's mark leads it, or what else its connection sends, to the proxy.
     ``lacks`` says which routes the outcome depends on and the namespace does not have. ``policy`` is the base chain
-    whose policy dropped the packet.
+    whose policy dropped the packet. ``rerouted`` is the policy rule by which another mark refused it, or sent it out by
+    another interface.
     """
 
-    not_compared = ("policy",)
+    not_compared = ("policy", "rerouted", "mark")
 
     packet: Packet
     outcome: Outcome
@@ -103,20 +108,26 @@ class Trace(Value):
     translated: Translate | None = None
     lacks: tuple[str, ...] = ()
     policy: Station | None = None
+    rerouted: MarkRoute | None = None
+    interface: str | None = None
+    mark: int = 0
+    """The mark with which the packet ends."""
 
     @property
     def address(self) -> Network | None:
         """Return where the packet goes in place of where it was addressed to; None if no rule translated that."""
-        return self.translated.address if self.translated else None
+        is_moved = self.translated is not None and self.translated.address is not None
+        return self.translated.destination(self.packet.destination) if self.translated and is_moved else None
 
     @property
     def fate(self) -> Fate:
         """Return all that a packet and its connection notice of the rules."""
         if self.outcome not in ("direct", "dropped"):
             return Fate(self.outcome, self.port, None, self.marked)
+        interface = self.interface if self.outcome == "direct" else None
         if self.translated is not None:
-            return Fate(self.outcome, self.translated.port, self.translated.address, self.marked)
-        return Fate(self.outcome, None, None, self.marked)
+            return Fate(self.outcome, self.translated.port, self.translated.address, self.marked, interface)
+        return Fate(self.outcome, None, None, self.marked, interface)
 
     @property
     def certain(self) -> bool:
@@ -161,6 +172,13 @@ class _Passage:
         self.is_redirected = False
         self.is_moved = False
         """Whether a rule has sent it to another address."""
+        self.remarking: list[Step] = []
+        """The rules of a base chain that changed its mark."""
+        self.rerouted: MarkRoute | None = None
+        self.interface: str | None = None
+        """By which a changed mark lets it leave."""
+        self.refused_by: Step | None = None
+        """The rule that made a policy rule refuse it."""
         self.policy: Station | None = None
         self._as_mapped = packet
         """The packet as the redirect left it."""
@@ -191,7 +209,12 @@ class _Passage:
         nf_nat_ipv4_local_fn in net/netfilter/nf_nat_proto.c).
         """
         network = self.situation.network
-        if self.is_redirected or (self.is_moved and network.is_local(self.packet.destination)):
+        if self.is_redirected:
+            self.interface = None
+            self.packet = self.packet.replace(out_interface=LOOPBACK)
+        elif self.interface is not None:
+            self.packet = self.packet.replace(out_interface=self.interface)
+        elif self.is_moved and network.is_local(self.packet.destination):
             self.packet = self.packet.replace(out_interface=LOOPBACK)
         elif self.is_moved and self.packet.out_interface == LOOPBACK:
             self.packet = self.packet.replace(out_interface=network.interface)
@@ -219,8 +242,27 @@ class _Passage:
                 return
             if station.is_nat and (self.mapped or not self._meets_nat()):
                 continue
+            self.remarking.clear()
             if not self._chain(station, station.entry, 0):
                 self._end_of_built_in(station)
+            if station.reroutes and self.remarking and not self.is_dropped:
+                self._route_by_mark(self.remarking[-1])
+
+    def _route_by_mark(self, cause: Step) -> None:
+        """Route the packet again; ``cause`` is the rule of whose mark or destination that is a consequence."""
+        self.interface = self.rerouted = None
+        for route in self.situation.mark_routes(self.packet.family):
+            way = route.way_to(self.packet.destination) if route.is_for(self.packet.mark) else None
+            if way is None:
+                continue
+            if not route.is_certain:
+                self.path = [each.replace(certain=False) if each is cause else each for each in self.path]
+                return
+            if way[2] is None:
+                self.is_dropped, self.refused_by = True, cause
+            if way[2] != UNCHANGED:
+                self.rerouted, self.interface = route, way[2]
+            return
 
     def _meets_nat(self) -> bool:
         """Return whether the packet is mapped: a first one, or a later one, which is treated as the first was.
@@ -294,25 +336,35 @@ class _Passage:
             case Translate(address=address, port=port):
                 self.mapped = step
                 self.is_moved = address is not None
-                self.packet = packet.replace(destination=address or packet.destination, port=port or packet.port)
+                self.packet = packet.replace(
+                    destination=verdict.destination(packet.destination), port=port or packet.port
+                )
+                if self.is_moved and packet.in_interface is None:
+                    self._route_by_mark(step)
             case model.TransparentProxy(mark=mark, mask=mask):
                 self.transparent = step
                 self.packet = packet.replace(mark=packet.mark & ~mask | mark)
             case _:
-                self._go_on(verdict)
+                self._go_on(verdict, step)
                 return False
         return True
 
-    def _go_on(self, verdict: Meaning) -> None:
-        """Do to the packet what a verdict does after which it goes on to the next rule."""
+    def _go_on(self, verdict: Meaning, step: Step) -> None:
+        """Do to the packet what a verdict does after which it goes on to the next rule.
+
+        A mark that is restored, or set and set back, counts as changed. That matters after an earlier chain changed it.
+        """
         packet = self.packet
         match verdict:
             case model.SetMark(value=value, mask=mask):
                 self.packet = packet.replace(mark=packet.mark & ~mask | value)
+                if self.packet.mark != packet.mark:
+                    self.remarking.append(step)
             case model.SaveMark():
                 self.packet = packet.replace(connection_mark=packet.mark)
             case model.RestoreMark():
                 self.packet = packet.replace(mark=packet.connection_mark)
+                self.remarking.append(step)
             case Untrack():
                 self.packet = packet.replace(state="UNTRACKED")
 
@@ -331,6 +383,7 @@ class _Passage:
         elif self._reply_bypasses_proxy():
             outcome = "dropped"
         mapping = meaning(self.mapped.rule) if self.mapped and outcome == "direct" else None
+        interface = self.interface if self.interface != self.first.out_interface else None
         is_transparent = outcome == "proxy-inbound" and not self.mapped
         return Trace(
             self.first,
@@ -343,6 +396,9 @@ class _Passage:
             translated=mapping if isinstance(mapping, Translate) else None,
             lacks=self._lacks() if is_transparent else (),
             policy=self.policy,
+            rerouted=self.rerouted if self.refused_by or (outcome == "direct" and interface) else None,
+            interface=interface,
+            mark=self.packet.mark,
         )
 
     def _lacks(self) -> tuple[str, ...]:
@@ -354,6 +410,8 @@ class _Passage:
         certain = [step for step in self.path if step.certain]
         if self.policy is not None:
             return None
+        if self.refused_by is not None:
+            return self.refused_by
         if self.is_dropped:
             return next((step for step in reversed(certain) if isinstance(meaning(step.rule), model.Drop)), None)
         decisive = [step for step in certain if isinstance(step.rule.verdict, model.Return | model.Accept)]
@@ -379,18 +437,6 @@ class _Passage:
         leaves = self.packet.out_interface not in (None, LOOPBACK)
         marks = routed_marks(self.ruleset)
         return (leaves and self.packet.mark in marks) or self.packet.connection_mark in marks
-
-
-def routed_marks(ruleset: model.Ruleset) -> set[int]:
-    """Return the marks that lead packets to a transparent proxy."""
-    return {policy.mark for policy in ruleset.policy_routes} or {each.mark for each in transparent_rules(ruleset)}
-
-
-def transparent_rules(ruleset: model.Ruleset) -> list[model.TransparentProxy]:
-    """Return the verdicts that hand packets to a transparent proxy."""
-    mangle = ruleset.table(model.MANGLE)
-    rules = mangle.rules if mangle else ()
-    return [rule.verdict for rule in rules if isinstance(rule.verdict, model.TransparentProxy)]
 
 
 def _redirected(packet: Packet, port: int) -> Packet:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterator
 
 import click
 
-from capture.analysis.effects import Comparison
+from capture.analysis.effects import Comparison, Effect
 from capture.analysis.judgement import of_family
 from capture.analysis.stations import Situation
 from capture.cli.options import CaptureCommand, capture_options, flags, format_option
@@ -24,12 +25,6 @@ from capture.settings.config import resolve
 from capture.settings.host import AnyPod
 from capture.settings.settings import Settings, with_flags
 from capture.state.input import read_input
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from capture.analysis.effects import Effect
 
 EXPECTED = "a file written by `capture dump --format json`"
 EXAMPLES = """

@@ -6,14 +6,11 @@ import click
 
 from capture import operations
 from capture.cli.options import CaptureCommand, format_option, namespace_options, part_options
+from capture.model.addresses import Family
+from capture.model.ruleset import TableName
 from capture.report import listings
 from capture.report.output import print_json
 from capture.report.terminal import columns, print_lines
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
-    from capture.model.ruleset import TableName
 
 EXAMPLES = """
 capture dump --netns /run/netns/pod

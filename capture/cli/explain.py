@@ -5,20 +5,15 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.analysis.policy import policy
+from capture.analysis.policy import Statement, policy
 from capture.cli.options import CaptureCommand, capture_options, explicit_if, format_option, namespace_options
-from capture.model.addresses import FAMILY_NAMES
+from capture.model.addresses import FAMILY_NAMES, Family
 from capture.model.ruleset import FAMILIES
-from capture.report.differences import fate_as_plain, fate_in_words
+from capture.report.differences import FATE, fate_as_plain, fate_in_words
 from capture.report.fold import table
 from capture.report.outcome import print_start_line
 from capture.report.output import print_json
 from capture.report.terminal import columns, print_lines
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.analysis.policy import Statement
-    from capture.model.addresses import Family
 
 EXAMPLES = """
 capture explain --pid 4711
@@ -68,5 +63,5 @@ def _goes(statement: Statement) -> str:
 
 
 def _as_plain(statement: Statement) -> dict[str, object]:
-    fate = fate_as_plain(statement.fate) if statement.fate else dict.fromkeys(("outcome", "port", "address"))
+    fate = fate_as_plain(statement.fate) if statement.fate else dict.fromkeys(FATE)
     return {"direction": statement.direction, "traffic": statement.traffic, **fate, "why": statement.why}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import sys
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -13,10 +14,6 @@ from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.text import closest
 from capture.report.output import ended, report, report_as_json
 from capture.report.streams import Stream
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 COMMANDS = {
     "apply": ("capture.cli.apply:apply", "Capture the traffic of a network namespace."),
@@ -37,6 +34,7 @@ COMMANDS = {
     "sidecar": ("sidecar.commands:sidecar", "Print Envoy's bootstrap for a captured pod, from the mesh's objects."),
     "cni": ("cni.commands:cni_group", "Put the CNI plugin on a node, or take it away."),
     "node": ("cni.agent.commands:node_group", "Run the agent of a Kubernetes node, or query it."),
+    "host": ("capture.cli.host:host_group", "Capture this machine itself: a virtual machine of the mesh."),
 }
 """Each command: where it is, and what it does in a line."""
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from capture.errors import CaptureError
 from capture.model.addresses import Network, parse_address
 from capture.model.ruleset import FAMILIES, SHOWN_TABLES
 from capture.report.option_texts import by_topic, flags_text, heading, help_text
@@ -18,19 +23,12 @@ from capture.settings.options import (
     Option,
 )
 from capture.settings.settings import Settings, from_environment, with_flags
+from capture.state.files import names_in
 from capture.state.netns import path_of_process
 
 NAMED_NAMESPACES = "/run/netns"
 """Where iproute2 and container runtimes name network namespaces (ip-netns(8))."""
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any, TypeVar
-
-    from click.shell_completion import CompletionItem
-
-    Function = TypeVar("Function", bound=Callable[..., Any])
 
 GIVEN_FLAGS = "capture.options.given"
 """Where a click context keeps the flags of the option table that were given."""
@@ -52,9 +50,30 @@ class SettingOption(click.Option):
         return flags_text(self.setting), help_text(self.setting)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        from capture.cli import completion
+        return beginning(values_of(self.setting), incomplete)
 
-        return completion.beginning(completion.values_of(self.setting), incomplete)
+
+def values_of(option: Option[Any]) -> list[str]:
+    """Return the words that an option takes; none where it takes numbers, names or lists.
+
+    They are in the text of what the option expects, such as "auto, iptables or nftables".
+    """
+    if option.is_switch or _is_a_word_of(option, "no-such-word"):
+        return []
+    words = dict.fromkeys(re.findall(r"\w[\w.-]*", option.expected))
+    return [word for word in words if _is_a_word_of(option, word)]
+
+
+def _is_a_word_of(option: Option[Any], word: str) -> bool:
+    try:
+        return isinstance(option.parse(word), str)
+    except (CaptureError, ValueError):
+        return False
+
+
+def beginning(values: list[str], incomplete: str) -> list[CompletionItem]:
+    """Return what a shell offers: those that begin with what is typed already."""
+    return [CompletionItem(value) for value in values if value.startswith(incomplete)]
 
 
 class CaptureCommand(click.Command):
@@ -196,7 +215,8 @@ def namespace_options() -> list[click.Parameter]:
     """Return ``--netns`` and ``--pid``; a command gets ``namespace``: a path, or None for the one we are in."""
     return [
         click.Option(["--netns", "namespace"], metavar="PATH|NAME", is_eager=True, callback=_by_name,
-                     shell_complete=_namespaces, help="Act on this network namespace: a path, or a name of `ip netns`."
+                     shell_complete=named_namespaces,
+                     help="Act on this network namespace: a path, or a name of `ip netns`."
                      "  [default: the one we are in]"),
         click.Option(["--pid"], type=click.IntRange(min=1), metavar="N", expose_value=False, callback=_of_process,
                      help="Act on the network namespace of this process."),
@@ -208,10 +228,9 @@ def _by_name(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     return f"{NAMED_NAMESPACES}/{value}" if value and "/" not in value else value
 
 
-def _namespaces(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from capture.cli import completion
-
-    return completion.namespaces(ctx, param, incomplete)
+def named_namespaces(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return what a shell offers: the paths of the network namespaces that have a name."""
+    return beginning([f"{NAMED_NAMESPACES}/{name}" for name in names_in(NAMED_NAMESPACES)], incomplete)
 
 
 def _of_process(ctx: click.Context, _param: click.Parameter, pid: int | None) -> None:
@@ -224,18 +243,15 @@ def _of_process(ctx: click.Context, _param: click.Parameter, pid: int | None) ->
 
 def format_option(*formats: str) -> click.Parameter:
     """Return ``--format``; a command gets it as ``form``."""
-    choice = click.Choice(formats)
     return click.Option(
-        ["--format", "form"], type=choice, default=formats[0], show_default=True, help="How to print it."
+        ["--format", "form"], type=click.Choice(formats), default=formats[0], show_default=True, help="How to print it."
     )
 
 
-def text_or_json(function: Function) -> Function:
-    """Add ``--format`` with these two to a command that is written with decorators."""
-    choice = click.Choice(["text", "json"])
-    return click.option("--format", "form", type=choice, default="text", show_default=True, help="How to print it.")(
-        function
-    )
+text_or_json = click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print it."
+)
+"""``--format`` for commands that are written with decorators."""
 
 
 def part_options() -> list[click.Parameter]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import click
 
 from capture.model.addresses import Network, parse_address
@@ -11,12 +14,7 @@ from capture.settings.options import TPROXY_MARK
 from capture.settings.parsers import MAX_ID, interface, port
 from capture.state.netns import path_of_process
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, TypeVar
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 DEFAULT_UID = 1000
 """A user who is not the proxy."""

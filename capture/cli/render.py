@@ -6,19 +6,14 @@ import click
 
 from capture import operations
 from capture.cli.options import CaptureCommand, capture_options, explicit, format_option, namespace_options
-from capture.model.addresses import FAMILIES
+from capture.model.addresses import FAMILIES, Family
 from capture.report.outcome import start_line
 from capture.report.output import note, print_json, warn
-from capture.settings.config import resolve
+from capture.settings.config import Host, resolve
 from capture.settings.host import AnyPod
 from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
+from capture.settings.settings import Settings
 from capture.state.netns import Entered
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
-    from capture.settings.config import Host
-    from capture.settings.settings import Settings
 
 EXAMPLES = """
 capture render -p 15001 -z 15006 -u 1337

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from capture import operations
@@ -15,17 +17,12 @@ from capture.cli.options import (
     part_options,
 )
 from capture.cli.packets import packet_from, packet_options
+from capture.model.addresses import Family, Network
+from capture.model.ruleset import TableName
 from capture.report.outcome import print_start_line
 from capture.report.output import print_json
 from capture.report.terminal import print_lines
 from capture.report.traced import as_plain, in_words
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from capture.model.addresses import Family, Network
-    from capture.model.ruleset import TableName
 
 EXAMPLES = """
 capture trace tcp 10.1.2.3:80 --uid 1000

@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 
 import click
 
 from capture import operations
-from capture.analysis.flow import flows, with_rates
+from capture.analysis.flow import Flow, flows, with_rates
 from capture.cli.options import CaptureCommand, format_option, namespace_options
+from capture.model.addresses import Family
 from capture.model.ruleset import FAMILIES
 from capture.model.text import printable
 from capture.model.values import Value
@@ -21,13 +23,6 @@ from capture.report.flow_svg import picture
 from capture.report.output import painted, print_json
 from capture.report.streams import COLOUR
 from capture.report.terminal import columns, rows
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from capture.analysis.flow import Flow
-    from capture.model.addresses import Family
 
 EXAMPLES = """
 capture watch --netns pod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from capture.cli.options import CaptureCommand, capture_options, explicit, flags, format_option, namespace_options
@@ -11,10 +13,6 @@ from capture.operations import diagnosis
 from capture.report.diagnosed import as_plain, in_words
 from capture.report.output import print_json
 from capture.report.terminal import print_lines
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 EXAMPLES = """
 capture why tcp 203.0.113.9:80 --uid 1000            # a connection that the pod's application opens

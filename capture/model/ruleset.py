@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     TableName = Literal["raw", "mangle", "nat"]
     ProtocolName = Literal["tcp", "udp"]
+else:
+    TableName = str
 
 __all__ = ["FAMILIES", "IPV4", "IPV6"]
 

@@ -15,7 +15,7 @@ import errno
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
-from capture.netlink.routing import RTA_TABLE, RTM_GETROUTE, RTMSG_SIZE, family_name, header_table
+from capture.netlink.routing import family_name, header_table, read_routes
 from capture.netlink.rtnetlink import AF_INET, AF_INET6, AF_UNSPEC, address_text, changed
 
 TYPE_CHECKING = False
@@ -30,6 +30,7 @@ RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34  # linux/rtnetlink.h
 FIB_RULE_HDR_SIZE = 12
 FIB_RULE_INVERT = 0x2
 FR_ACT_TO_TBL, FR_ACT_NOP = 1, 3
+REFUSING_ACTIONS = {6: "blackhole", 7: "unreachable", 8: "prohibit"}
 FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_OIFNAME = 1, 2, 3, 17
 FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 6, 10, 14, 15, 16, 21
 OTHER_SELECTORS = {4: "goto", 11: "realms", 12: "tun_id", 13: "suppress_ifgroup", 19: "l3mdev"}
@@ -87,7 +88,8 @@ class PolicyRule(Value):
         words = [f"{self.preference}:", "not" if self.is_inverted else "", self.selector or "from all"]
         if self.mask:
             words.append(f"fwmark {self.mark:#x}" + (f"/{self.mask:#x}" if self.mask != WHOLE_MARK else ""))
-        words.append(f"lookup {TABLE_NAMES.get(self.table, self.table)}" if self.looks_up else "...")
+        action = REFUSING_ACTIONS.get(self.action, "...")
+        words.append(f"lookup {TABLE_NAMES.get(self.table, self.table)}" if self.looks_up else action)
         if self.suppressed is not None:
             words.append(f"suppress_prefixlength {self.suppressed}")
         return " ".join(filter(None, words))
@@ -102,9 +104,7 @@ def read_policy_rules(route: NetlinkSocket, family: int = AF_UNSPEC) -> list[Pol
 
 def has_routes(route: NetlinkSocket, family: int, table: int) -> bool:
     """Return whether a routing table has any route; one that has none lets packets go on to the next rule."""
-    bodies = route.dump(RTM_GETROUTE, bytes((family, *bytes(RTMSG_SIZE - 1))), "list routes")
-    found = (decode_host_number(decode_fields(body[RTMSG_SIZE:]).get(RTA_TABLE, b"")) for body in bodies)
-    return table in found
+    return any(each.table == table for each in read_routes(route, family))
 
 
 def _decode(body: bytes) -> PolicyRule:

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 # linux/rtnetlink.h: messages, and what kinds of route there are
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-RTN_UNSPEC, RTN_UNICAST, RTN_LOCAL, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT = 0, 1, 2, 6, 7, 8
+RTN_UNSPEC, RTN_UNICAST, RTN_LOCAL, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT, RTN_THROW = 0, 1, 2, 6, 7, 8, 9
+REFUSING_KINDS = (RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT)
 RTPROT_UNSPEC, RTPROT_BOOT = 0, 3
 
 # linux/rtnetlink.h: struct rtmsg (family, dst_len, src_len, tos, table, protocol, scope, type, flags), and attributes
 RTMSG_SIZE = 12
 RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 2, 4, 5, 6, 7
-RTA_TABLE, RTA_MARK, RTA_UID, RTA_IP_PROTO, RTA_SPORT, RTA_DPORT = 15, 16, 25, 27, 28, 29
+RTA_MULTIPATH, RTA_TABLE, RTA_MARK, RTA_UID, RTA_IP_PROTO, RTA_SPORT, RTA_DPORT = 9, 15, 16, 25, 27, 28, 29
 
 # A lookup whose result is a refusal is answered with an error (fib_props in net/ipv4/fib_semantics.c).
 REFUSALS = {
@@ -51,6 +52,39 @@ class Route(Value):
     interface: int = 0
     source: str = ""
     gateway: str = ""
+
+
+class TableRoute(Value):
+    """A route of a table: to the addresses from ``first`` on that share a prefix; ``kind`` is an RTN_... number.
+
+    ``interface`` is an index, the first of several, or 0. Of routes to the same addresses the lowest metric counts.
+    """
+
+    table: int
+    first: int
+    prefix: int
+    kind: int
+    interface: int
+    metric: int
+
+
+def read_routes(route: NetlinkSocket, family: int) -> list[TableRoute]:
+    """Return the routes of a family in all tables."""
+    found = []
+    for body in route.dump(RTM_GETROUTE, bytes((family, *bytes(RTMSG_SIZE - 1))), "list routes"):
+        fields = decode_fields(body[RTMSG_SIZE:])
+        hop = fields.get(RTA_OIF) or fields.get(RTA_MULTIPATH, b"")[4:8]  # of struct rtnexthop, rtnh_ifindex
+        found.append(
+            TableRoute(
+                table=decode_host_number(fields.get(RTA_TABLE, body[4:5])),
+                first=int.from_bytes(fields.get(RTA_DST, b""), "big"),
+                prefix=body[1],
+                kind=body[7],
+                interface=decode_host_number(hop),
+                metric=decode_host_number(fields.get(RTA_PRIORITY, b"")),
+            )
+        )
+    return found
 
 
 def has_local_route(route: NetlinkSocket, family: int, table: int) -> bool:

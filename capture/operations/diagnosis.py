@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.analysis.cause_texts import Cause, cause
-from capture.analysis.causes import Capture, causes_of_pod, causes_of_proxy
+from capture.analysis.causes import Capture, causes_of_pod, causes_of_proxy, without_way_out
 from capture.analysis.connection import TO_PROXY, Ways, causes_of_connection, dropped
 from capture.analysis.pod_network import NO_WAY_OUT
 from capture.backends import detect, load
@@ -21,10 +21,10 @@ from capture.settings.config import CaptureConfig, resolve
 from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
 from capture.settings.options import PROFILE, PROXY_GID, PROXY_UID
 from capture.state import decisions, record, routes
+from capture.state.capabilities import ways_out
 from capture.state.facts import read_facts
 from capture.state.impediments import LO_DOWN, impediments
 from capture.state.netns import Entered, own_namespace
-from capture.state.privileges import ways_out
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
@@ -91,7 +91,7 @@ def why(
         if not detect.leftovers():
             return Diagnosis(packet, None, (*causes, _no_rules()))
         if packet is None:
-            causes += causes_of_proxy(facts, capture)
+            causes += (*without_way_out(facts, capture), *causes_of_proxy(facts, capture))
             explicit = settings or (recorded.settings if recorded else None)
             verified = verify(settings, prefer_recorded=settings is None)
             causes += _drift(verified)
@@ -137,7 +137,7 @@ def _of_connection(
         live.packet.out_interface != NO_WAY_OUT,
     )
     translated = list(_socket_lb(packet)) if packet.in_interface is None else []
-    found = [*causes, *translated, *causes_of_connection(ways, facts, capture), *_circle(live, capture)]
+    found = [*causes, *translated, *causes_of_connection(ways, facts, capture, _rule_of), *_circle(live, capture)]
     is_inbound = packet.in_interface is not None
     if explicit is not None and (is_inbound or live.outcome in TO_PROXY):
         config, _ = resolve(explicit, recorded.facts if recorded else host_of(None))
@@ -207,8 +207,10 @@ def _drift(verified: Verified) -> Iterator[Cause]:
     for other in verified.others:
         place = " ".join(filter(None, (other.where.backend, other.where.variant)))
         yield cause("second-set", place, place=place)
+    is_lo_down = any(each.kind == LO_DOWN for each in verified.impediments)
     for need in verified.missing:
-        yield _missing(need)
+        if not (is_lo_down and isinstance(need, LoopbackAddress)):  # an address goes with its interface
+            yield _missing(need)
     yield from _impeded(verified.impediments)
 
 
@@ -217,7 +219,7 @@ def _diverted(verified: Verified) -> Iterator[Cause]:
     effects = [found.effect for found in verified.differences if not found.is_own]
     for effect in (*effects, *(found.effect for found in verified.obstacles)):
         if effect is not None and _is_dropping(effect):
-            yield dropped(effect.after)
+            yield dropped(effect.after, _rule_of)
     for where, rule in _foreign_rules(verified).items():
         yield cause("foreign-rule: pod", where, rule=rule)
 

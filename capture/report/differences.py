@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.judgement import Obstacle
     from capture.analysis.trace import Fate
-    from capture.model.addresses import Family
+    from capture.model.addresses import Family, Network
     from capture.model.ruleset import MissingRoute, Rule
     from capture.operations import Other, Verified
 
 DIVERTS = "foreign rule precedes ours and diverts captured traffic"
+REROUTES = "foreign rule changes the mark, by which the policy rule `{rule}` routes captured traffic elsewhere"
 STOPS = "foreign rule meets connections behind the redirect and stops captured traffic"
 CHANGES_MARKS = "foreign rule precedes ours and changes a mark that they depend on"
 NO_EFFECT = "foreign rule without effect on captured traffic"
@@ -105,8 +106,14 @@ def difference_in_words(difference: Difference) -> str:
 
 def _meaning(difference: Difference) -> str:
     if difference.kind == "foreign" and difference.rule is not None:
-        return f": {CHANGES_MARKS if isinstance(difference.rule.verdict, MARKING) else DIVERTS}"
+        return f": {_what_foreign_does(difference.rule, difference.effect)}"
     return f" {MEANINGS[difference.kind]}"
+
+
+def _what_foreign_does(rule: Rule | None, effect: Effect | None) -> str:
+    if effect is not None and effect.after.rerouted is not None:
+        return REROUTES.format(rule=effect.after.rerouted.words)
+    return CHANGES_MARKS if rule is not None and isinstance(rule.verdict, MARKING) else DIVERTS
 
 
 def _place(difference: Difference) -> str:
@@ -121,8 +128,7 @@ def _second_set(other: Other) -> str:
 
 def _obstacle(obstacle: Obstacle) -> str:
     is_behind = obstacle.foreign_chain.hook in ("INPUT", "POSTROUTING")
-    is_marking = obstacle.rule and isinstance(obstacle.rule.verdict, MARKING)
-    meaning = STOPS if is_behind else CHANGES_MARKS if is_marking else DIVERTS
+    meaning = STOPS if is_behind else _what_foreign_does(obstacle.rule, obstacle.effect)
     return f"{_of_obstacle(obstacle, meaning)}{effect_in_words(obstacle.effect)}"
 
 
@@ -157,10 +163,12 @@ def fate_in_words(fate: Fate) -> str:
     """Return what happens to packets: "proxy-outbound 15001", "direct to 10.1.2.3:80", "dropped"."""
     where = ""
     if fate.address is not None:
-        where = address_text(fate.address.family, fate.address.first)
+        where = _address_text(fate.address)
         where = f" to [{where}]" if ":" in where and fate.port is not None else f" to {where}"
     if fate.port is not None:
         where += f":{fate.port}" if fate.address is not None else f" {fate.port}"
+    if fate.interface is not None:
+        where += f", out by {fate.interface}"
     return f"{fate.outcome}{where}{', marked for the proxy' if fate.marked and fate.outcome == 'direct' else ''}"
 
 
@@ -286,7 +294,16 @@ def effect_as_plain(effect: Effect | None) -> dict[str, object] | None:
     }
 
 
+FATE = ("outcome", "port", "address", "interface")
+"""The keys of a fate."""
+
+
 def fate_as_plain(fate: Fate) -> dict[str, object]:
     """Return what happens to packets, for JSON; port and address are null where they stay as addressed."""
-    address = fate.address and address_text(fate.address.family, fate.address.first)
-    return {"outcome": fate.outcome, "port": fate.port, "address": address}
+    address = fate.address and _address_text(fate.address)
+    return {"outcome": fate.outcome, "port": fate.port, "address": address, "interface": fate.interface}
+
+
+def _address_text(address: Network) -> str:
+    """Return an address; of packets to many addresses that are translated alike, the network."""
+    return address_text(address.family, address.first) if address.is_address else str(address)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     State = Literal["ok", "note", "warning", "error"]
+else:
+    State = str
 
 HANG = 10
 """Where the texts of findings begin."""

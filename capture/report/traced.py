@@ -35,6 +35,7 @@ def as_plain(traced: Trace, table: str | None = None) -> dict[str, object]:
         "missing_routes": list(traced.lacks),
         "rule": _rule_text(traced.step, traced) if traced.step else None,
         "why": traced.step.rule.why if traced.step else None,
+        "policy_rule": traced.rerouted.words if traced.rerouted else None,
         "policy": f"{traced.policy.table} {traced.policy.entry.name}" if traced.policy else None,
         "transparent": traced.transparent,
         "certain": traced.certain,
@@ -57,6 +58,9 @@ def in_words(traced: Trace, table: str | None = None) -> Iterator[str]:
     yield packet_in_words(traced.packet)
     yield from path_in_words(traced, table)
     yield _verdict(traced)
+    if traced.rerouted is not None:
+        does = "refuses it" if traced.outcome == "dropped" else f"lets it leave by {traced.interface}"
+        yield f"by its mark it is routed again: the policy rule `{traced.rerouted.words}` {does}"
     for command in traced.lacks:
         yield f"but the answers do not come back: `{command}` is missing"
     if traced.outcome == "no-route":
@@ -78,7 +82,8 @@ def _verdict(traced: Trace) -> str:
         where = address_text(traced.packet.family, traced.packet.destination.first)
         return f"no route: the namespace has none to {where}, so the connection fails before the first rule"
     if traced.translated is not None:
-        return f"{fate_in_words(traced.fate).replace('direct to', 'direct, to')}, which is not the proxy"
+        where = fate_in_words(traced.fate.replace(address=traced.address))
+        return f"{where.replace('direct to', 'direct, to')}, which is not the proxy"
     transparent = ", its addresses unchanged" if traced.transparent else ""
     return f"{traced.outcome}: it {OUTCOMES[traced.outcome].format(port=traced.port)}{transparent}"
 

@@ -56,6 +56,9 @@ if TYPE_CHECKING:
         def name_servers(self) -> tuple[Network, ...]:
             """Return the name servers of resolv.conf(5)."""
 
+else:
+    Host = object
+
 
 DEFAULT_PROXY_ID = only(1337)
 MAX_OWNER_GROUPS = 64

@@ -1,13 +1,34 @@
-"""What a thread may do beyond what its user may: its effective capabilities."""
+"""What a thread may do beyond what its user may: its effective capabilities (proc(5), CapEff)."""
 
 from __future__ import annotations
 
+from capture.state.files import content_of
+
 NUMBERS = {"SETGID": 6, "SETUID": 7, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21}
 """linux/capability.h"""
+WAYS_OUT = {
+    "NET_ADMIN": "changes the rules",
+    "NET_RAW": "sends frames that meet no rule",
+    "SETUID": "becomes the proxy's user",
+    "SETGID": "becomes the proxy's group",
+    "SYS_ADMIN": "enters other namespaces",
+}
+"""By which a process may leave the capture; tests/kernel/test_escapes.py tries the first four."""
 
 
 def missing(*names: str) -> list[str]:
-    """Return those of these capabilities that this thread has not (proc(5), CapEff)."""
-    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
-        effective = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
-    return [name for name in names if not effective >> NUMBERS[name] & 1]
+    """Return those of these capabilities that this thread has not."""
+    held = _held("thread-self")
+    return [name for name in names if name not in held]
+
+
+def ways_out(process: int) -> tuple[str, ...]:
+    """Return the capabilities by which a process may leave the capture, in words; none if it has ended."""
+    held = _held(str(process))
+    return tuple(f"{name} ({words})" for name, words in WAYS_OUT.items() if name in held)
+
+
+def _held(process: str) -> list[str]:
+    lines = content_of(f"/proc/{process}/status").splitlines()
+    effective = next((int(line.split()[1], 16) for line in lines if line.startswith(b"CapEff:")), 0)
+    return [name for name, number in NUMBERS.items() if effective >> number & 1]

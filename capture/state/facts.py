@@ -6,8 +6,9 @@ import os
 
 from capture.analysis.causes import PodFacts
 from capture.errors import CaptureError
-from capture.model.addresses import parse_address
+from capture.model.addresses import IPV4, IPV6, parse_address
 from capture.netlink.interfaces import read_addresses, read_links
+from capture.netlink.routing import look_up_route
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, open_sock_diag, read_listeners
 from capture.netlink.traffic_control import read_redirects
@@ -20,10 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from capture.analysis.causes import Capture
+    from capture.model.addresses import Family
     from capture.netlink.interfaces import Link
     from capture.netlink.sock_diag import Listener
     from capture.netlink.sockets import NetlinkSocket
     from capture.state.user_namespace import IdMaps
+
+
+OUTSIDE: dict[Family, str] = {IPV4: "198.51.100.1", IPV6: "2001:db8::1"}
+"""Addresses that only a default route leads to (RFC 5737, RFC 3849)."""
 
 
 def read_facts(capture: Capture) -> PodFacts:
@@ -32,7 +38,9 @@ def read_facts(capture: Capture) -> PodFacts:
         links = tuple(read_links(route))
         found = diverted(route, links)
         addresses = [address for address in read_addresses(route) if address.interface != LOOPBACK_INDEX]
-    parsed = (parse_address(address.address) for address in addresses)
+        parsed = [parse_address(address.address) for address in addresses]
+        families = dict.fromkeys(address.family for address in parsed)
+        unrouted = tuple(family for family in families if not look_up_route(route, OUTSIDE[family]).interface)
     ids = foreign_ids()
     listeners = _listeners(ids)
     strangers = {
@@ -47,6 +55,7 @@ def read_facts(capture: Capture) -> PodFacts:
         _groups_of(strangers, ids),
         *read_counts(),
         found,
+        unrouted,
     )
 
 

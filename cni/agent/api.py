@@ -13,7 +13,8 @@ import random
 import ssl
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterator
+from typing import Any, Self
 
 import httpx2 as httpx
 from lightkube import ApiError, Client, ConfigError, KubeConfig
@@ -22,9 +23,6 @@ from lightkube.generic_resource import create_global_resource, create_namespaced
 from lightkube.types import PatchType
 
 from cni.agent.pods import reduced
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 Pod = create_namespaced_resource("", "v1", "Pod", "pods")
 Node = create_global_resource("", "v1", "Node", "nodes")

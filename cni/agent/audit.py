@@ -14,36 +14,29 @@ that `capture why` knows.
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from capture.errors import CaptureError
 from capture.model.values import Value
 from capture.settings.options import INBOUND_CAPTURE_PORT, INTERCEPTION_MODE, PROXY_PORT, PROXY_UID
 from capture.settings.pod import settings_of
+from capture.settings.settings import Settings
 from cni.agent import examination
-from cni.agent.examination import CAPTURED, UNKNOWN, Finding
+from cni.agent.examination import CAPTURED, UNKNOWN, Finding, Owners
+from cni.agent.health import Health
+from cni.agent.journal import Journal
 from cni.agent.kernel_events import EVERYWHERE, KernelEvents
-from cni.agent.runtime import RuntimeSilentError
-from cni.agent.sandboxes import Sandboxes
+from cni.agent.pods import Pods
+from cni.agent.runtime import Runtime, RuntimeSilentError, Sandbox
+from cni.agent.sandboxes import Place, Sandboxes
+from cni.conf import Configuration
 from cni.decision import PROGRAMS_ITSELF, first_line, reason_by_name, warnings_about
 from cni.pod import Identity
 from cni.pod_object import from_object, is_the_same
 from cni.protocol import CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable, Iterable, Sequence
-    from typing import Any
-
-    from capture.settings.settings import Settings
-    from cni.agent.examination import Owners
-    from cni.agent.health import Health
-    from cni.agent.journal import Journal
-    from cni.agent.pods import Pods
-    from cni.agent.runtime import Runtime, Sandbox
-    from cni.agent.sandboxes import Place
-    from cni.conf import Configuration
 
 SWEEP = 60.0
 """Seconds between looks at all pods."""

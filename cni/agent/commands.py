@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -13,18 +15,12 @@ from capture.report.output import print_json
 from capture.report.streams import Stream
 from capture.report.terminal import print_lines
 from cni import agent_socket, conf
-from cni.agent.options import BIN_DIR, CONF_DIR, RUNTIME_SOCKETS, SERVICE_ACCOUNT, Options
-from cni.commands import installed_plugin, print_changes
-from cni.install import OWN_CONFIG, PLUGIN
-from cni.log import DEFAULT_FILE, LEVELS
-from cni.protocol import CniError
+from cni.agent.options import RUNTIME_SOCKETS, SERVICE_ACCOUNT, Options
+from cni.commands import ENTRY, checked_entry, installed_plugin, print_changes, with_options
+from cni.install import PLUGIN
+from cni.runtimes import BIN_DIR, CONF_DIR
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, TypeVar
-
-    Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 AGENT_EXAMPLES = """
 capture node agent --node "$NODE_NAME" --exclude-namespace kube-system     # as the chart's DaemonSet starts it
@@ -72,160 +68,59 @@ def node_group() -> None:
     """Run the agent of a Kubernetes node, query it, or remove what it has installed."""
 
 
-def _directories(function: Function) -> Function:
-    options = [
-        click.option("--bin-dir", metavar="DIR", default=BIN_DIR, show_default=True, envvar="CAPTURE_BIN_DIR",
-                     help="Where the container runtime looks for plugins."),
-        click.option("--conf-dir", metavar="DIR", default=CONF_DIR, show_default=True, envvar="CAPTURE_CONF_DIR",
-                     help="Where it looks for network configurations."),
-        click.option("--credentials-dir", metavar="DIR", default="", envvar="CAPTURE_CREDENTIALS_DIR",
-                     help="Where the plugin's credentials are kept.  [default: istio-capture next to --conf-dir]"),
-        click.option("--socket", metavar="PATH", default=agent_socket.AGENT_SOCKET, show_default=True,
-                     envvar="CAPTURE_AGENT_SOCKET",
-                     help="Where the agent listens for the plugin and for `capture node status`."),
-    ]  # fmt: skip
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
-def _socket_option(function: Function) -> Function:
-    return click.option(
-        "--socket",
-        metavar="PATH",
-        default=agent_socket.AGENT_SOCKET,
-        show_default=True,
-        envvar="CAPTURE_AGENT_SOCKET",
-        help="Where the agent listens.",
-    )(function)
-
-
-def _entry_options(function: Function) -> Function:
-    for key, option in reversed(conf.CAPTURE_OPTIONS.items()):
-        function = click.option(f"--{key.replace('_', '-')}", key, metavar="NAME", help=option.help)(function)
-    return function
+SOCKET = click.option(
+    "--socket", metavar="PATH", default=agent_socket.AGENT_SOCKET, show_default=True, envvar="CAPTURE_AGENT_SOCKET",
+    help="Where the agent listens for the plugin and for `capture node`.",
+)  # fmt: skip
+DAEMON_SET = click.option(
+    "--daemon-set", metavar="NAMESPACE/NAME", default="", envvar="CAPTURE_DAEMON_SET",
+    help="The DaemonSet of the agents: when it is deleted, each of them uninstalls the plugin.",
+)  # fmt: skip
+ACCOUNT = click.option(
+    "--service-account", metavar="DIR", default=SERVICE_ACCOUNT, show_default=True,
+    help="The token and CA that kubelet renews for this pod.",
+)  # fmt: skip
+PLACES = [
+    click.option("--bin-dir", metavar="DIR", default=BIN_DIR, show_default=True, envvar="CAPTURE_BIN_DIR",
+                 help="Where the container runtime looks for plugins."),
+    click.option("--conf-dir", metavar="DIR", default=CONF_DIR, show_default=True, envvar="CAPTURE_CONF_DIR",
+                 help="Where it looks for network configurations."),
+    click.option("--credentials-dir", metavar="DIR", default="", envvar="CAPTURE_CREDENTIALS_DIR",
+                 help="Where the plugin's credentials are kept.  [default: istio-capture next to --conf-dir]"),
+    SOCKET,
+]  # fmt: skip
+AGENT = [
+    click.option("--node", metavar="NAME", default="", envvar="NODE_NAME",
+                 help="The node's name in Kubernetes; without it the agent does without the API server."),
+    click.option("--plugin", metavar="PATH", default="", envvar="CAPTURE_PLUGIN",
+                 help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
+    click.option("--pod-source", "pod_sources", type=click.Choice(conf.POD_SOURCES), multiple=True,
+                 help="Whom the plugin asks about a pod, in this order; repeat it."
+                 "  [default: runtime, agent, kubernetes]"),
+    click.option("--runtime-socket", metavar="PATH", default="", envvar="CAPTURE_RUNTIME_SOCKET",
+                 help="Where the container runtime listens for CRI.  [default: the first known one that is there]"),
+    ACCOUNT,
+    click.option("--api-server", metavar="URL", default="",
+                 help="How the node reaches the API server.  [default: as the pod does]"),
+    DAEMON_SET,
+    click.option("--audit/--no-audit", default=True, show_default=True,
+                 help="Look whether the pods of the node are captured; needs NET_ADMIN and SYS_ADMIN."),
+    click.option("--repair-starting", type=click.Choice(REPAIRS[:2]), default="report", show_default=True,
+                 help="What to do about a pod without its rules that is not ready yet."),
+    click.option("--repair-running", type=click.Choice(REPAIRS), default="report", show_default=True,
+                 help="What to do about one that is ready."),
+    click.option("--repairs-per-minute", type=click.IntRange(min=0), default=10, show_default=True, metavar="N",
+                 help="How many pods are repaired in a minute at most."),
+    click.option("--remove-taint", "taints", metavar="KEY", multiple=True,
+                 help="Taint to take off this node once pods are captured; repeat it."),
+    click.option("--metrics-address", metavar="HOST:PORT", default="", envvar="CAPTURE_METRICS_ADDRESS",
+                 help="Where Prometheus and probes are answered.  [default: nowhere]"),
+]  # fmt: skip
 
 
 @node_group.command("agent", cls=CaptureCommand, examples=AGENT_EXAMPLES)
-@_directories
-@_entry_options
-@click.option(
-    "--node",
-    metavar="NAME",
-    default="",
-    envvar="NODE_NAME",
-    help="The node's name in Kubernetes; without it the agent does without the API server.",
-)
-@click.option(
-    "--plugin",
-    metavar="PATH",
-    default="",
-    envvar="CAPTURE_PLUGIN",
-    help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]",
-)
-@click.option(
-    "--own-config",
-    metavar="[NAME]",
-    is_flag=False,
-    flag_value=OWN_CONFIG,
-    default="",
-    help=f"Write a list of our own, {OWN_CONFIG} or NAME, instead of an entry into the list that sorts first.",
-)
-@click.option(
-    "--runtime-socket",
-    metavar="PATH",
-    default="",
-    envvar="CAPTURE_RUNTIME_SOCKET",
-    help="Where the container runtime listens for CRI.  [default: the first known one that is there]",
-)
-@click.option(
-    "--service-account",
-    metavar="DIR",
-    default=SERVICE_ACCOUNT,
-    show_default=True,
-    help="The token and CA that kubelet renews for this pod.",
-)
-@click.option(
-    "--api-server", metavar="URL", default="", help="How the node reaches the API server.  [default: as the pod does]"
-)
-@click.option(
-    "--daemon-set",
-    metavar="NAMESPACE/NAME",
-    default="",
-    envvar="CAPTURE_DAEMON_SET",
-    help="The DaemonSet of this agent: when it is deleted, the plugin is uninstalled.",
-)
-@click.option(
-    "--exclude-namespace",
-    "exclude_namespaces",
-    metavar="NAMESPACE",
-    multiple=True,
-    help="Kubernetes namespace whose pods are left alone; repeat it.",
-)
-@click.option(
-    "--pod-source",
-    "pod_sources",
-    type=click.Choice(conf.POD_SOURCES),
-    multiple=True,
-    help="Whom the plugin asks about a pod, in this order; repeat it.  [default: runtime, agent, kubernetes]",
-)
-@click.option(
-    "--audit/--no-audit",
-    default=True,
-    show_default=True,
-    help="Look whether the pods of the node are captured; needs NET_ADMIN and SYS_ADMIN.",
-)
-@click.option(
-    "--repair-starting",
-    type=click.Choice(REPAIRS[:2]),
-    default="report",
-    show_default=True,
-    help="What to do about a pod without its rules that is not ready yet.",
-)
-@click.option(
-    "--repair-running",
-    type=click.Choice(REPAIRS),
-    default="report",
-    show_default=True,
-    help="What to do about one that is ready.",
-)
-@click.option(
-    "--repairs-per-minute",
-    type=click.IntRange(min=0),
-    default=10,
-    show_default=True,
-    metavar="N",
-    help="How many pods are repaired in a minute at most.",
-)
-@click.option(
-    "--remove-taint",
-    "taints",
-    metavar="KEY",
-    multiple=True,
-    help="Taint to take off this node once pods are captured; repeat it.",
-)
-@click.option(
-    "--log-file",
-    metavar="PATH",
-    default=DEFAULT_FILE,
-    show_default=True,
-    help="Where the plugin logs to, on the node; the agent repeats it. Empty: nowhere.",
-)
-@click.option(
-    "--log-level",
-    type=click.Choice(list(LEVELS)),
-    default="info",
-    show_default=True,
-    help="How much plugin and agent log.",
-)
-@click.option(
-    "--metrics-address",
-    metavar="HOST:PORT",
-    default="",
-    envvar="CAPTURE_METRICS_ADDRESS",
-    help="Where Prometheus and probes are answered.  [default: nowhere]",
-)
-def agent(**values: Any) -> int:  # fmt: skip
+@with_options([*PLACES, *AGENT, *ENTRY])
+def agent(**values: Any) -> int:
     """Install the plugin, keep it and its entry in place, and answer it.
 
     It runs until SIGTERM, which leaves plugin and entry where they are; only if --daemon-set is deleted, they go.
@@ -242,27 +137,18 @@ def agent(**values: Any) -> int:  # fmt: skip
 
 
 @node_group.command("status", cls=CaptureCommand, examples=STATUS_EXAMPLES)
-@click.option(
-    "--socket",
-    metavar="PATH",
-    default=agent_socket.AGENT_SOCKET,
-    show_default=True,
-    envvar="CAPTURE_AGENT_SOCKET",
-    help="Where the agent listens.",
-)
+@SOCKET
 @text_or_json
 @click.option("--ready", is_flag=True, help="Print nothing; exit code 0 if pods that start now are captured, else 1.")
 @click.option("--live", is_flag=True, help="Print nothing; exit code 0 if the agent turns, else 1.")
-def status(socket: str, form: str, *, ready: bool, live: bool) -> int:  # fmt: skip
+def status(socket: str, form: str, *, ready: bool, live: bool) -> int:
     """Show what this node's agent knows. Exit code 1 if pods that start now may run uncaptured."""
     try:
-        answer = agent_socket.request(socket, {"ask": "status"}, STATUS_PATIENCE)
-    except agent_socket.AgentAwayError as away:
+        answer = _request(socket, {"ask": "status"})
+    except CaptureError:
         if ready or live:
             return EXIT_FAILED
-        raise CaptureError(
-            f"no agent answers: {away}", "Is it running? Without it, see `capture cni status` on the node."
-        ) from None
+        raise
     if live:
         return 0 if answer.get("live") else EXIT_FAILED
     if form == "json" and not ready:
@@ -275,7 +161,7 @@ def status(socket: str, form: str, *, ready: bool, live: bool) -> int:  # fmt: s
 
 
 @node_group.command("pods", cls=CaptureCommand, examples=PODS_EXAMPLES)
-@_socket_option
+@SOCKET
 @click.option("--pod", metavar="NAMESPACE/NAME", default="", help="This pod only.")
 @text_or_json
 def pods(socket: str, pod: str, form: str) -> int:
@@ -303,7 +189,7 @@ def pods(socket: str, pod: str, form: str) -> int:
     examples=POD_EXAMPLES,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-@_socket_option
+@SOCKET
 @click.argument("pod", metavar="NAMESPACE/NAME")
 @click.argument("command", type=click.Choice(POD_COMMANDS))
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
@@ -337,28 +223,10 @@ def _request(socket: str, question: dict[str, str]) -> dict[str, Any]:
 
 
 @node_group.command("uninstall", cls=CaptureCommand, examples=UNINSTALL_EXAMPLES)
-@_directories
-@click.option(
-    "--all-nodes",
-    is_flag=True,
-    help="Delete the DaemonSet that --daemon-set names, so that every node's agent uninstalls; wait for it.",
-)
-@click.option(
-    "--daemon-set",
-    metavar="NAMESPACE/NAME",
-    default="",
-    envvar="CAPTURE_DAEMON_SET",
-    help="The DaemonSet of the agents, for --all-nodes.",
-)
-@click.option(
-    "--service-account",
-    metavar="DIR",
-    default=SERVICE_ACCOUNT,
-    show_default=True,
-    help="The token and CA for --all-nodes, which runs in a pod.",
-)
+@with_options([*PLACES, DAEMON_SET, ACCOUNT])
+@click.option("--all-nodes", is_flag=True, help="With --daemon-set: delete it, so that each agent uninstalls; wait.")
 @text_or_json
-def uninstall(service_account: str, daemon_set: str, form: str, *, all_nodes: bool, **values: Any) -> int:  # fmt: skip
+def uninstall(service_account: str, daemon_set: str, form: str, *, all_nodes: bool, **values: Any) -> int:
     """Take entry and credentials away, and the plugin as soon as no pod needs it.
 
     Pods that run stay captured. The plugin stays until the last pod that was started with it has ended, since the
@@ -387,20 +255,11 @@ def uninstall(service_account: str, daemon_set: str, form: str, *, all_nodes: bo
 
 
 def _options(values: dict[str, Any]) -> Options:
-    """Return the options; the entry is read as the plugin will read it, so that a mistake shows now."""
+    """Return the options; what belongs to the plugin's entry is in there."""
     of_entry = (*conf.CAPTURE_OPTIONS, "exclude_namespaces", "pod_sources", "log_file", "log_level")
-    entry: dict[str, Any] = {"capabilities": {conf.ANNOTATIONS_CAPABILITY: True}}
-    for key in of_entry:
-        if value := values.get(key):
-            entry[key] = list(value) if isinstance(value, tuple) else value
-    try:
-        conf.parse(entry | {"kubeconfig": "/checked/later"})
-    except CniError as error:
-        raise click.UsageError(error.message) from None
+    entry, read = checked_entry({key: values.get(key) for key in of_entry}, kubeconfig="/checked/later")
     others = {key: value for key, value in values.items() if key not in of_entry}
-    paths = {key: os.path.abspath(others[key]) for key in ("bin_dir", "conf_dir") if key in others}
     if "plugin" in others:
         others["plugin"] = others["plugin"] or installed_plugin()
-    return Options(
-        **({"node": "", "plugin": "", "entry": entry, "log_level": values.get("log_level", "info")} | others | paths)
-    )
+    paths = {key: os.path.abspath(others[key]) for key in ("bin_dir", "conf_dir")}
+    return Options(**({"node": "", "plugin": "", "entry": entry, "log_level": read.log_level} | others | paths))

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import binascii
 import os
-import time
+from collections.abc import Mapping
 
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode, encode
+from capture.state.json_text import JsonError, decode
+from cni.agent.options import Options
+from cni.atomic_files import put
+from cni.kubeconfig import Kubeconfig
+from cni.kubeconfig_file import as_json
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from cni.agent.options import Options
-
-PRIVATE = 0o600
 LITTLE = 0.1
 """Part of a token's life that is left when something is wrong with its renewal: kubelet renews at 0.2."""
 
@@ -47,12 +44,18 @@ def renew(options: Options, environment: Mapping[str, str] = os.environ) -> list
         token = file.read().strip()
     with open(os.path.join(source, "ca.crt"), "rb") as file:
         authority = file.read()
+    access = Kubeconfig(
+        options.kubeconfig,
+        options.api_server or api_server(environment),
+        authority_file=os.path.join(target, "ca.crt"),
+        token_file=os.path.join(target, "token"),
+    )
     desired = {
         "ca.crt": authority,
         "token": token,
-        "kubeconfig": _kubeconfig(target, options.api_server or api_server(environment)).encode(),
+        "kubeconfig": as_json(access),
     }
-    return [path for name, content in desired.items() if _put(path := os.path.join(target, name), content)]
+    return [path for name, content in desired.items() if put(path := os.path.join(target, name), content)]
 
 
 def remove(options: Options) -> list[str]:
@@ -86,46 +89,7 @@ def token_in(path: str) -> Token:
         return Token(0.0, 0.0)
 
 
-def age(path: str) -> float:
-    """Return the seconds since a file was written. Raises OSError."""
-    return time.time() - os.stat(path).st_mtime
-
-
 def api_server(environment: Mapping[str, str]) -> str:
     """Return the URL of the API server that kubelet gives to pods."""
     host, port = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("KUBERNETES_SERVICE_PORT", "443")
     return f"https://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _kubeconfig(directory: str, server: str) -> str:
-    cluster = {"server": server, "certificate-authority": os.path.join(directory, "ca.crt")}
-    return encode(
-        {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "cluster", "cluster": cluster}],
-            "users": [{"name": "capture-cni", "user": {"tokenFile": os.path.join(directory, "token")}}],
-            "contexts": [{"name": "capture", "context": {"cluster": "cluster", "user": "capture-cni"}}],
-            "current-context": "capture",
-        }
-    )
-
-
-def _put(path: str, content: bytes) -> bool:
-    """Let the file have this content, for root alone; return whether that was a change."""
-    try:
-        with open(path, "rb") as file:
-            if file.read() == content and os.fstat(file.fileno()).st_mode & 0o777 == PRIVATE:
-                return False
-    except FileNotFoundError:
-        pass
-    temporary = f"{path}.new"
-    file_descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE)
-    try:
-        os.fchmod(file_descriptor, PRIVATE)
-        os.write(file_descriptor, content)
-        os.fsync(file_descriptor)
-    finally:
-        os.close(file_descriptor)
-    os.rename(temporary, path)
-    return True

@@ -11,14 +11,9 @@ from __future__ import annotations
 import os
 import select
 import time
+from collections.abc import Iterable
 
-from inotify_simple import INotify, flags
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from inotify_simple import Event
+from inotify_simple import Event, INotify, flags
 
 # Files that are complete: written and closed, renamed in, linked in; and files that go.
 INSIDE = flags.CLOSE_WRITE | flags.CREATE | flags.MOVED_TO | flags.MOVED_FROM | flags.DELETE

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any, Literal
+
+from lightkube import Client
 
 from cni.agent import api
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Literal
-
-    from lightkube import Client
-
-    Outcome = Literal["published", "known", "refused", "unreachable"]
+Outcome = Literal["published", "known", "refused", "unreachable"]
 
 NAMESPACE_OF_NODES = "default"
 """Where Events about objects without a namespace are kept."""

@@ -9,7 +9,9 @@ diagnose         3 ms      what `capture why` would print
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 
+from capture.analysis.cause_texts import Cause
 from capture.errors import CaptureError
 from capture.model.addresses import IPV6
 from capture.model.conventions import PASSTHROUGH_SOURCE
@@ -23,19 +25,13 @@ from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import open_sock_diag, read_owners
 from capture.netlink.sockets import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSocket
 from capture.operations.diagnosis import why
+from capture.settings.settings import Settings
 from capture.state import record, routes
 from capture.state.facts import diverted
 from capture.state.netns import Entered, tour
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from capture.analysis.cause_texts import Cause
-    from capture.settings.settings import Settings
-
-    Owners = dict[tuple[int, int], bytes]
-    """Who listens: by family and port, user and inode."""
+Owners = dict[tuple[int, int], bytes]
+"""Who listens: by family and port, user and inode."""
 
 CAPTURED = "captured"
 UNKNOWN = "unknown"

@@ -10,13 +10,10 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from urllib.parse import unquote
 
 from hpack import Decoder, HPACKError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9

@@ -10,29 +10,23 @@ entry 3 ms, and a runtime loads a rival's list within 1 ms.
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections.abc import Callable
 
 from capture.errors import CaptureError
 from cni import install as installer
 from cni.agent import credentials, rivals
 from cni.agent.directories import Directories
 from cni.agent.fight import Fight
-from cni.agent.runtime import RuntimeSilentError
+from cni.agent.handover import Handover
+from cni.agent.health import Health
+from cni.agent.journal import Journal
+from cni.agent.options import Options
+from cni.agent.runtime import Runtime, RuntimeSilentError
 from cni.agent.writers import Writers
 from cni.conf import POD_SOURCES, RUNTIME
-from cni.install import PLUGIN, Change
-from cni.protocol import SUPPORTED_VERSIONS
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable
-
-    from cni.agent.handover import Handover
-    from cni.agent.health import Health
-    from cni.agent.journal import Journal
-    from cni.agent.options import Options
-    from cni.agent.runtime import Runtime
+from cni.install import PLUGIN, Desired
 
 EVERY = 10.0
 """Seconds between looks when nothing happens."""
@@ -104,15 +98,7 @@ class Installation:
         if found and found == self._plugin:
             return
         try:
-            changes = installer.install(
-                self.options.plugin,
-                self.options.bin_dir,
-                self.options.conf_dir,
-                self.entry(),
-                SUPPORTED_VERSIONS,
-                self.options.own_config,
-                choice=self.options.choice,
-            )
+            changes = installer.install(self.options.plugin, self.options.bin_dir, self._desired())
         except CaptureError as error:
             self._fails("plugin", error)
             return
@@ -151,23 +137,15 @@ class Installation:
             self._fails("entry", error)
 
     def _enter(self, now: float) -> None:
-        changes = self._put_entry(is_urgent=True)
+        changes = installer.enter(self._desired(), is_urgent=True)
         self._was_in_place = True
         for change in changes:
             self.journal.info("entry restored", path=change.path, what=change.what)
         self.health.note(restored=time.time())
         self._in_place(now)
 
-    def _put_entry(self, *, is_urgent: bool = False) -> list[Change]:
-        options = self.options
-        return installer.enter(
-            options.conf_dir,
-            self.entry(),
-            SUPPORTED_VERSIONS,
-            options.own_config,
-            choice=options.choice,
-            is_urgent=is_urgent,
-        )
+    def _desired(self) -> Desired:
+        return Desired(self.options.conf_dir, self.entry(), self.options.own_config, self.options.choice)
 
     def _follow_main_list(self) -> bool:
         """Let a list of our own be what the main one is now: an address range or an MTU may have changed.
@@ -183,7 +161,7 @@ class Installation:
             self._was_in_place = False
             self.health.report("entry", "the main network configuration is gone, and with it the list of our own")
         else:
-            changes = self._put_entry()
+            changes = installer.enter(self._desired())
         for change in changes:
             self.journal.info("list of our own renewed", path=change.path, what=change.what)
         return self._was_in_place

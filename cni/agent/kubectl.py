@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -18,11 +20,6 @@ from capture.errors import EXIT_FAILED, CaptureError
 from capture.report.output import GREEN, ended, painted, print_json
 from capture.report.terminal import columns, print_lines, rows
 from capture.state.json_text import JsonError, decode
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
 
 CAPTURE = "/usr/libexec/istio-capture/capture"
 """Where the agent's image has the program."""

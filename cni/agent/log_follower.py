@@ -7,13 +7,10 @@ and then the one that has its name by now.
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import threading
-    from collections.abc import Iterator
-
-    from cni.agent.journal import Journal
+from cni.agent.journal import Journal
 
 CHUNK = 1 << 16
 EVERY = 1.0

@@ -6,21 +6,15 @@ Two agents listen at one address during an update (SO_REUSEPORT), since both use
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from capture import __version__
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from prometheus_client import Metric
-
-    from cni.agent.health import Health
+from cni.agent.health import Health
 
 COUNTERS = {
     "installs": ("capture_installs", "Installations of plugin or entry, by result", "result"),

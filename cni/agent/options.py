@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from capture.model.values import Value
 from cni.agent_socket import AGENT_SOCKET
 from cni.networks import Choice
+from cni.runtimes import BIN_DIR, CONF_DIR, CONTAINERDS, CRIO_SOCKET
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-BIN_DIR, CONF_DIR = "/opt/cni/bin", "/etc/cni/net.d"
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 """Where kubelet puts the token, the CA and the namespace of a pod's service account."""
 CREDENTIALS = "istio-capture"
 """The folder for the plugin's credentials, in the parent of the configuration directory."""
-RUNTIME_SOCKETS = (
-    "/run/containerd/containerd.sock",
-    "/run/crio/crio.sock",
-    "/run/k3s/containerd/containerd.sock",
-    "/var/snap/microk8s/common/run/containerd.sock",
-)
-"""Where runtimes listen for CRI: containerd, CRI-O, k3s and MicroK8s as they are set up by default."""
+RUNTIME_SOCKETS = tuple(f"/{socket}" for socket in (CRIO_SOCKET, *CONTAINERDS))
+"""Where runtimes listen for CRI as they are set up by default."""
 
 
 class Options(Value):

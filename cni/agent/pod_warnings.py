@@ -7,17 +7,13 @@ Events. The Event has a name made from the pod's UID, so that the API server ref
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+
+from lightkube import Client
 
 from cni.agent import events
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from lightkube import Client
-
-    from cni.agent.journal import Journal
-    from cni.agent.runtime import Sandbox
+from cni.agent.journal import Journal
+from cni.agent.runtime import Sandbox
 
 REASON = "CaptureWarning"
 PAUSE = 60.0

@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from capture.settings.pod import ENVIRONMENT_OPTIONS, PROXY_CONTAINER
-from cni.pod import DISABLE_ENVOY
+from cni.pod import DISABLE_ENVOY, Identity
 from cni.pod_object import is_the_same
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from typing import Any
-
-    from cni.pod import Identity
-
-    Plain = dict[str, Any]
-    Key = tuple[str, str]
+Plain = dict[str, Any]
+Key = tuple[str, str]
 
 YOUNG = 90.0
 """Seconds since the API server was last heard in which what is here counts: bookmarks come each minute."""

@@ -11,19 +11,15 @@ is the model of this one.
 from __future__ import annotations
 
 import random
+import threading
 import time
 
+from lightkube import Client
+
 from cni.agent import api
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import threading
-
-    from lightkube import Client
-
-    from cni.agent.health import Health
-    from cni.agent.journal import Journal
-    from cni.agent.pods import Pods
+from cni.agent.health import Health
+from cni.agent.journal import Journal
+from cni.agent.pods import Pods
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 GONE = 410

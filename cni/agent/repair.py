@@ -10,30 +10,24 @@ Eviction): it respects PodDisruptionBudgets, and takes only the very pod (its UI
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
+
+from lightkube import Client
 
 from capture.errors import CaptureError
 from capture.operations import apply
 from capture.settings.pod import settings_of
 from cni.agent import api, events
-from cni.agent.audit import GOOD
-from cni.agent.examination import CAPTURED, UNKNOWN
+from cni.agent.audit import GOOD, Audited
+from cni.agent.examination import CAPTURED, UNKNOWN, Finding
+from cni.agent.health import Health
+from cni.agent.journal import Journal
+from cni.agent.options import Options
+from cni.agent.sandboxes import Place
+from cni.conf import Configuration
 from cni.pod import Identity
 from cni.pod_object import from_object
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
-    from lightkube import Client
-
-    from cni.agent.audit import Audited
-    from cni.agent.examination import Finding
-    from cni.agent.health import Health
-    from cni.agent.journal import Journal
-    from cni.agent.options import Options
-    from cni.agent.sandboxes import Place
-    from cni.conf import Configuration
 
 MENDED_BY_RULES = ("no-rules", "rule-missing", "second-set", "family-not-captured", "route-missing")
 """States that writing the rules again ends; the others need a person."""

@@ -10,10 +10,7 @@ import os
 
 from capture.errors import CaptureError
 from cni import install as installer
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni.agent.writers import Writers
+from cni.agent.writers import Writers
 
 UNKNOWN = "an unknown program"
 

@@ -7,15 +7,12 @@ runtime's answer is. Numbers of fields are those of kubernetes/cri-api, runtime/
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from capture.model.values import Value
 from capture.state.json_text import JsonError, decode
 from cni.agent import protobuf
 from cni.agent.grpc_call import CallError, call
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 TIMEOUT = 5.0
 SANDBOX_READY = 0

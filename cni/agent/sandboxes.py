@@ -9,10 +9,7 @@ import os
 
 from capture.model.values import Value
 from cni.agent.kernel_events import namespace_number
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni.agent.runtime import Runtime, Sandbox
+from cni.agent.runtime import Runtime, Sandbox
 
 SAME_PLACE = ("/var/run/", "/run/")
 """Runtimes name namespaces by the first; in the agent's container only the second is mounted."""

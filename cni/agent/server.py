@@ -16,15 +16,12 @@ import socket
 import socketserver
 import struct
 import threading
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from capture.state.json_text import JsonError, decode, encode
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
-
-    Answers = Mapping[str, Callable[[dict[str, Any]], object]]
+Answers = Mapping[str, Callable[[dict[str, Any]], object]]
 
 LIMIT = 64 * 1024
 TIMEOUT = 5.0

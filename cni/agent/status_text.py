@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import time
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 HANG = 21
 """Where a pod begins in its line, after its state."""

@@ -6,13 +6,11 @@ template); they are never put on here, so that no fault of an agent can empty a 
 
 from __future__ import annotations
 
+from typing import Any
+
+from lightkube import Client
+
 from cni.agent import api
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from lightkube import Client
 
 
 def remove(client: Client, node: str, keys: tuple[str, ...]) -> tuple[bool, str]:

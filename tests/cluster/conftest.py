@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-import cluster_builds as builds
-import cluster_images as images
-import cluster_report as tested
-from kubernetes_cluster import ROOT, Cluster
 from pytest_netns import require
+from support.cluster import builds, images
+from support.cluster import report as tested
+from support.cluster.installed import ROOT, Cluster
 
 IMAGE = "docker.io/library/capture-node:0.1.0"
 KINDS = {

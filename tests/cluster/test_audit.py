@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster_agent import InPod, event, found, pods, state, wait_for
-from cluster_pods import APP_PORT, deployment, pod
-from cluster_traffic import BOTH, address, seen, way
-from kubernetes_cluster import Cluster
-from kubernetes_node import NAME
+from support.cluster.agent import InPod, event, found, pods, state, wait_for
+from support.cluster.calls import BOTH, address, seen, way
+from support.cluster.installed import Cluster
+from support.cluster.node import NAME
+from support.cluster.pods import APP_PORT, deployment, pod
 
 pytestmark = pytest.mark.cluster
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cluster_agent import InPod, first_object, found
-from cluster_pods import pod
-from cluster_traffic import address
-from kubernetes_cluster import Cluster
+from support.cluster.agent import InPod, first_object, found
+from support.cluster.calls import address
+from support.cluster.installed import Cluster
+from support.cluster.pods import pod
 
 pytestmark = pytest.mark.cluster
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-import cluster_builds as builds
-from cluster_agent import first_object
-from kubernetes_cluster import NAMESPACE, ROOT
-from kubernetes_node import KubernetesNode
 from pytest_netns import require
+from support.cluster import builds
+from support.cluster.agent import first_object
+from support.cluster.installed import NAMESPACE, ROOT
+from support.cluster.node import KubernetesNode
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -57,7 +57,8 @@ class Crowded(KubernetesNode):
         (self._account / "ca.crt").write_bytes((self.disk / "pki" / "ca.crt").read_bytes())
         (self._account / "namespace").write_text(NAMESPACE)
         python = ROOT / ".venv" / "bin" / "python"
-        program = [python, ROOT / "tests" / "crowd.py", self.disk / "pki" / "admin.json", SOCKET, "crowded", PODS]
+        crowd = ROOT / "tests" / "support" / "cluster" / "crowd.py"
+        program = [python, crowd, self.disk / "pki" / "admin.json", SOCKET, "crowded", PODS]
         self.crowd = self.popen(["env", f"PYTHONPATH={ROOT}/tests", *map(str, program)], "crowd")
         self.answer()
         self.popen(self._agent(), "agent", self.group)

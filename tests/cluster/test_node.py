@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-import cluster_builds as builds
-from cluster_agent import CAPTURE, event, first_object, wait_for
-from cluster_pods import deployment, pod
-from kubernetes_cluster import NAMESPACE, ROOT, Cluster
-from kubernetes_node import LIST, NAME
+from support.cluster import builds
+from support.cluster.agent import CAPTURE, event, first_object, wait_for
+from support.cluster.installed import NAMESPACE, ROOT, Cluster
+from support.cluster.node import LIST, NAME
+from support.cluster.pods import deployment, pod
 
 pytestmark = pytest.mark.cluster
 

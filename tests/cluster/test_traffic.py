@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster_pods import APP_PORT, HOST_PORT, PYTHON, ROOT, container, deployment, pod, service
-from cluster_traffic import BOTH, IN, NONE, OUT, address, seen, service_address, way
-from kubernetes_cluster import Cluster
+from support.cluster.calls import BOTH, IN, NONE, OUT, address, seen, service_address, way
+from support.cluster.installed import Cluster
+from support.cluster.pods import APP_PORT, HOST_PORT, PYTHON, ROOT, container, deployment, pod, service
 
 pytestmark = pytest.mark.cluster
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster_agent import wait_for
-from cluster_pods import pod
-from kubernetes_cluster import NAMESPACE, ROOT, Cluster
+from support.cluster.agent import wait_for
+from support.cluster.installed import NAMESPACE, ROOT, Cluster
+from support.cluster.pods import pod
 
 pytestmark = pytest.mark.cluster
 

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
-import cluster_builds as builds
-from cluster_pods import PYTHON, ROOT, VOLUMES, container
-from envoy_proxy import envoy_program
-from kubernetes_node import KubernetesNode
-from oci_image import write_archive
 from pytest_netns import require
+from support.cluster import builds
+from support.cluster.node import KubernetesNode
+from support.cluster.pods import PYTHON, ROOT, VOLUMES, container
+from support.runtimes.oci_image import write_archive
+from support.traffic.envoy_proxy import envoy_program
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -90,7 +90,7 @@ def _layer(files: dict[str, Path]) -> bytes:
 
 
 def app(name: str, command: list[str] | None = None) -> dict[str, Any]:
-    return container(name, command or [PYTHON, f"{ROOT}/tests/http_app.py", name, "8080"])
+    return container(name, command or [PYTHON, f"{ROOT}/tests/support/traffic/http_app.py", name, "8080"])
 
 
 def pod_of(name: str, containers: list[dict[str, Any]], **spec: Any) -> dict[str, Any]:

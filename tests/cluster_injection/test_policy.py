@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import yaml
 
-from api_server import ApiServer
 from capture.settings.settings import Settings
 from injection.decision import SYSTEM_NAMESPACES
 from injection.inject import inject
 from injection.policy import policy_objects
 from injection.template import Template
 from injection.yaml_text import as_yaml
-from injection_matrix import INJECTED, NAMESPACES, PODS
 from pytest_netns import CommandError, NamespaceFactory
+from support.cluster.api_server import ApiServer
+from support.cluster.injection_matrix import INJECTED, NAMESPACES, PODS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cni.install import InstallError, install, uninstall
-from fake_plugin import SCRIPT
+from cni.install import Desired, InstallError, install, uninstall
+from support.runtimes.fake_plugin import SCRIPT
 
 MAIN = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}
 ENTERED = {**MAIN, "plugins": [{"type": "bridge"}, {"type": "capture-cni"}]}
@@ -45,7 +45,7 @@ def act(root: Path, mounted: Path, *, remove: bool = False) -> str:
         if remove:
             uninstall(str(mounted / "bin"), str(mounted / "net.d"))
         else:
-            install(str(root / "capture-cni"), str(mounted / "bin"), str(mounted / "net.d"), {}, ("1.0.0",))
+            install(str(root / "capture-cni"), str(mounted / "bin"), Desired(str(mounted / "net.d"), {}))
     except InstallError as error:
         outcome = error.message.removeprefix(f"{error.path}: ") if error.remedy else "an error without a remedy"
     network = json.loads((mounted / "net.d" / "10-main.conflist").read_text())

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-import fake_kubernetes
 from capture import apply, clean, make_settings
 from capture.state.netns import Entered
 from cni import conf
@@ -25,8 +24,9 @@ from cni.agent.options import Options
 from cni.agent.pods import Pods
 from cni.agent.repair import Repair
 from cni.agent.runtime import Sandbox
-from fake_kubernetes import FakeKubernetes
 from pytest_netns import PodPair
+from support.cluster import fake_kubernetes
+from support.cluster.fake_kubernetes import FakeKubernetes
 
 pytestmark = pytest.mark.kernel
 

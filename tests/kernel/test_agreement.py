@@ -14,20 +14,6 @@ import pytest
 from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 
-from agreement import (
-    IDS,
-    PATIENT,
-    PORTS,
-    Attempt,
-    Foreign,
-    attempts,
-    configs,
-    foreign_rules,
-    outcome_in_kernel,
-    packet_of,
-    ports_of,
-    serve,
-)
 from capture.analysis.compiler import OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.space import GID, PORT, UID, PacketSpace
@@ -43,6 +29,20 @@ from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.state import routes
 from pytest_netns import NamespaceFactory, PodPair
+from support.generators.agreement import (
+    IDS,
+    PATIENT,
+    PORTS,
+    Attempt,
+    Foreign,
+    attempts,
+    configs,
+    foreign_rules,
+    outcome_in_kernel,
+    packet_of,
+    ports_of,
+    serve,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

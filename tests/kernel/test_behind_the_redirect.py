@@ -15,7 +15,17 @@ pytestmark = pytest.mark.kernel
 CAPTURE = str(Path(sys.executable).with_name("capture"))
 ELSEWHERE = "203.0.113.7"
 TO_POD = "iptables-nft -t nat -I OUTPUT -p tcp --dport 80 -j DNAT --to-destination {pod}:8080"
-NFT = "nft add table ip x; nft add chain ip x c '{{ type filter hook %s; }}'; nft add rule ip x c %s"
+NFT = "nft add table ip x; nft add chain ip x c '{{ type filter hook %s; }}'; nft add rule ip x c '%s'"
+
+TO_BLACKHOLE = "ip rule add fwmark 5 lookup 7; ip route add blackhole default table 7"
+MARKED = (
+    "ip rule add fwmark 5 lookup 7; iptables-nft -t mangle -A OUTPUT -p tcp --dport 80"
+    " -m owner --uid-owner 1000 -j MARK --set-mark 5"
+)
+OTHER_DEVICE = (
+    "ip link add net1 type veth peer name net2; ip link set net1 up; ip link set net2 up;"
+    " ip route add default dev net1 table 7"
+)
 
 CASES: dict[str, tuple[str, str]] = {
     "input": ("iptables-nft -A INPUT -i lo -p tcp --dport 15001 -j DROP", "dropped"),
@@ -65,6 +75,102 @@ CASES: dict[str, tuple[str, str]] = {
     "in by another index": (NFT % ("input priority 0", "iif eth0 tcp dport 15001 drop"), "proxy"),
     "in by no index": (NFT % ("output priority -200", "iif != lo tcp dport 80 drop"), "dropped"),
     "out by index": (NFT % ("output priority 0", "oif eth0 tcp dport 15001 drop"), "dropped"),
+    "a port by a map": (NFT % ("output priority -200", "tcp dport vmap {{ 80 : drop, 443 : accept }}"), "dropped"),
+    "a redirected port by a map": (
+        NFT % ("input priority 0", "iif lo tcp dport vmap {{ 15000-15005 : drop, 81 : accept }}"),
+        "dropped",
+    ),
+    "udp ports by a map": (NFT % ("output priority -200", "udp dport vmap {{ 80 : drop, 90-99 : drop }}"), "proxy"),
+    "states by a map": (
+        NFT % ("output priority -150", "ct state vmap {{ new : drop, established : accept }}"),
+        "dropped",
+    ),
+    "other states by a map": (
+        NFT % ("output priority -150", "ct state vmap {{ invalid : drop, established : accept }}"),
+        "proxy",
+    ),
+    "a connection's first flags": (
+        NFT % ("output priority 0", "tcp dport 15001 tcp flags & (fin | syn | rst | ack) == syn drop"),
+        "dropped",
+    ),
+    "a connection's first flags, iptables": ("iptables-nft -A OUTPUT -p tcp --syn -j DROP", "dropped"),
+    "flags of no connection": (
+        NFT % ("output priority 0", "tcp flags & (fin | syn) == fin | syn drop"),
+        "proxy",
+    ),
+    "flags of no connection, iptables": (
+        (
+            "iptables-nft -A OUTPUT -p tcp --tcp-flags ALL NONE -j DROP;"
+            " iptables-legacy -A INPUT -p tcp ! --syn -m conntrack --ctstate NEW -j DROP"
+        ),
+        "proxy",
+    ),
+    "a network for another": (
+        "iptables-nft -t nat -I OUTPUT -p tcp -d 203.0.113.0/24 -j NETMAP --to 198.51.100.0/24",
+        "app",
+    ),
+    "a network for another, legacy": (
+        "iptables-legacy -t nat -I OUTPUT -p tcp -d 203.0.113.0/24 -j NETMAP --to 198.51.100.0/24",
+        "app",
+    ),
+    "a network for another, of udp": (
+        "iptables-nft -t nat -I OUTPUT -p udp -d 203.0.113.0/24 -j NETMAP --to 198.51.100.0/24",
+        "proxy",
+    ),
+    "marked for a blackhole": (f"{MARKED}; ip route add blackhole default table 7", "dropped"),
+    "marked for a blackhole, legacy": (
+        f"{MARKED.replace('-nft', '-legacy')}; ip route add blackhole default table 7",
+        "dropped",
+    ),
+    "marked for what is unreachable": (f"{MARKED}; ip route add unreachable 203.0.113.0/24 table 7", "dropped"),
+    "marked for a rule that refuses": (f"{MARKED}; ip rule del fwmark 5; ip rule add fwmark 5 prohibit", "dropped"),
+    "marked for an empty table": (MARKED, "proxy"),
+    "marked behind the main table": (
+        f"{MARKED}; ip rule del fwmark 5; {TO_BLACKHOLE.replace('add', 'add pref 40000', 1)}",
+        "proxy",
+    ),
+    "marked for another device": (
+        f"{MARKED}; {OTHER_DEVICE}",
+        "proxy",
+    ),
+    "marked by a chain of type route": (
+        (
+            f"{TO_BLACKHOLE}; "
+            + (NFT % ("output priority -150", "tcp dport 80 meta mark set 5")).replace("filter hook", "route hook")
+        ),
+        "dropped",
+    ),
+    "marked by a filter": (
+        f"{TO_BLACKHOLE}; {NFT % ('output priority -150', 'tcp dport 80 meta mark set 5')}",
+        "proxy",
+    ),
+    "marked too early": (
+        f"{TO_BLACKHOLE}; iptables-nft -t raw -A OUTPUT -p tcp --dport 80 -j MARK --set-mark 5",
+        "proxy",
+    ),
+    "marked by two": (
+        (
+            "ip rule add fwmark 5/15 lookup 7; ip route add blackhole default table 7;"
+            " iptables-nft -t raw -A OUTPUT -p tcp --dport 80 -j MARK --set-mark 5;"
+            " iptables-nft -t mangle -A OUTPUT -p tcp --dport 80 -j MARK --or-mark 0x100"
+        ),
+        "dropped",
+    ),
+    "marked and back": (
+        (
+            f"{TO_BLACKHOLE}; iptables-nft -t mangle -A OUTPUT -p tcp --dport 80 -j MARK --set-mark 5;"
+            " iptables-nft -t mangle -A OUTPUT -p tcp --dport 80 -j MARK --set-mark 0"
+        ),
+        "proxy",
+    ),
+    "marked and translated": (
+        (
+            f"{TO_BLACKHOLE.replace('default', '198.51.100.0/24')};"
+            " iptables-nft -t raw -A OUTPUT -p tcp --dport 80 -j MARK --set-mark 5;"
+            " iptables-nft -t nat -I OUTPUT -p tcp --dport 80 -j DNAT --to-destination 198.51.100.7"
+        ),
+        "dropped",
+    ),
     "the source is mapped at input": (
         "iptables-nft -t nat -A INPUT -p tcp --dport 15001 -j SNAT --to-source 192.0.2.1",
         "proxy",
@@ -82,6 +188,7 @@ def test_as_the_kernel_does_it(pod_pair: PodPair, way: str, name: str) -> None:
     peer.own_every_address()
     pod.listener(("0.0.0.0", 15001), label="proxy", uid=1337)
     pod.listener(("0.0.0.0", 8080), label="app", uid=1000)
+    peer.listener(("198.51.100.7", 80), label="app")
     pod.run([CAPTURE, "apply", "--backend", way])
 
     pod.run(["sh", "-ec", commands.format(pod=pod.ipv4)])
@@ -91,6 +198,37 @@ def test_as_the_kernel_does_it(pod_pair: PodPair, way: str, name: str) -> None:
     assert traced["outcome"] == OUTCOMES[expected], traced
     assert verified.returncode == (0 if expected == "proxy" else 4), verified.stdout
     assert (pod.client(1000).connect(ELSEWHERE, 80, timeout=0.5).label or "dropped") == expected
+
+
+def test_another_device_by_a_mark_is_named(pod_pair: PodPair) -> None:
+    """The app's connections are captured as before; those of the proxy leave by a device that leads nowhere."""
+    pod, peer = pod_pair
+    peer.own_every_address()
+    peer.listener(("0.0.0.0", 80), label="world")
+    pod.listener(("0.0.0.0", 15001), label="proxy", uid=1337)
+    pod.run([CAPTURE, "apply"])
+    assert pod.client(1337).connect(ELSEWHERE, 80, timeout=0.5).label == "world"
+
+    other_device = CASES["marked for another device"][0].replace("1000", "1337")
+    pod.run(["sh", "-ec", other_device])
+
+    words = "`32765: from all fwmark 0x5 lookup 7`"
+    traced = pod.run([CAPTURE, "trace", "tcp", f"{ELSEWHERE}:80", "--uid", "1337"]).stdout
+    verified = pod.run([CAPTURE, "verify"], check=False)
+    assert f"the policy rule {words} lets it leave by net1" in traced
+    assert (verified.returncode, f"by which the policy rule {words} routes" in verified.stdout) == (4, True)
+    assert "direct -> direct, out by net1" in verified.stdout
+    assert pod.client(1337).connect(ELSEWHERE, 80, timeout=0.5).label == ""
+    assert pod.client(1000).connect(ELSEWHERE, 80, timeout=0.5).label == "proxy"
+
+    pod.run(
+        ["sh", "-ec", "ip route replace blackhole default table 7; iptables -t mangle -I OUTPUT -j MARK --set-mark 5"]
+    )
+    (cause,) = json.loads(pod.run([CAPTURE, "why", "tcp", f"{ELSEWHERE}:80", "--format", "json"], check=False).stdout)[
+        "causes"
+    ]
+    assert cause["kind"] == "rerouted"
+    assert f"{words} refuses it: -j MARK --set-xmark 0x5/0xffffffff" in cause["says"]
 
 
 LOCAL_TRAFFIC = {

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from init_program import AS_PROXY, init
-from injected_arguments import INJECTED, LOG_FLAGS
 from pytest_netns import NamespaceFactory
+from support.captures.init_program import AS_PROXY, init
+from support.captures.injected_arguments import INJECTED, LOG_FLAGS
 
 if TYPE_CHECKING:
     from pytest_netns import Namespace

@@ -21,7 +21,7 @@ from capture.model.ruleset import (
 )
 from capture.report.table import listing
 from pytest_netns import Namespace, NamespaceFactory
-from strategies import rulesets
+from support.generators.rules import rulesets
 
 if TYPE_CHECKING:
     from capture.backends.iptables.tables import Variant

@@ -12,9 +12,9 @@ import pytest
 
 import cni
 from cni import codes
-from cni_calls import ENVIRON, INJECTED, configuration
-from fake_kubernetes import FakeKubernetes
 from pytest_netns import Pod, PodPair
+from support.cluster.fake_kubernetes import FakeKubernetes
+from support.runtimes.cni_calls import ENVIRON, INJECTED, configuration
 
 pytestmark = pytest.mark.kernel
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.settings.pod import MAX_CHARACTERS
-from cni_calls import ENVIRON, INJECTED, configuration
 from pytest_netns import NamespaceFactory
+from support.runtimes.cni_calls import ENVIRON, INJECTED, configuration
 
 if TYPE_CHECKING:
     from pytest_netns import Pod

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import cni
-from private_mounts import OWN_MOUNTS
 from pytest_netns import PodPair
+from support.processes.private_mounts import OWN_MOUNTS
 
 pytestmark = pytest.mark.kernel
 

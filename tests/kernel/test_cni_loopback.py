@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from cni import loopback
-from cni_calls import INJECTED, call, configuration
 from pytest_netns import NamespaceFactory, Pod, require
+from support.runtimes.cni_calls import INJECTED, call, configuration
 
 pytestmark = pytest.mark.kernel
 

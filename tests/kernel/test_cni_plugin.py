@@ -16,10 +16,10 @@ from capture.state.netns import namespace_id
 from capture.state.record import path_of
 from cni import codes, protocol
 from cni.conf import ANNOTATIONS_CAPABILITY
-from cni_calls import INJECTED, RESULT, call, configuration, error_of
-from fake_kubernetes import FakeKubernetes, status
-from private_mounts import OWN_MOUNTS
 from pytest_netns import Kind, NamespaceFactory, Pod, PodPair
+from support.cluster.fake_kubernetes import FakeKubernetes, status
+from support.processes.private_mounts import OWN_MOUNTS
+from support.runtimes.cni_calls import INJECTED, RESULT, call, configuration, error_of
 
 pytestmark = pytest.mark.kernel
 

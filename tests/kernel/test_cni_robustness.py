@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from cni import codes, protocol
-from cni_calls import ENVIRON, INJECTED, RESULT, call, configuration, error_of
 from pytest_netns import NamespaceFactory, Pod
+from support.runtimes.cni_calls import ENVIRON, INJECTED, RESULT, call, configuration, error_of
 
 pytestmark = pytest.mark.kernel
 

@@ -15,8 +15,8 @@ from capture.model.addresses import IPV4
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
-from iptables_ways import WAYS, Way
 from pytest_netns import Namespace, NamespaceFactory
+from support.rules.iptables_ways import WAYS, Way
 
 pytestmark = pytest.mark.kernel
 

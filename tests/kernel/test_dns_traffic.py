@@ -12,9 +12,9 @@ import pytest
 
 from capture import operations
 from capture.settings import options as option
-from captures import WAYS, Texts, settings
-from fake_pod import FakePod
 from pytest_netns import Answer, Client, Pod, PodPair
+from support.captures.fake_pod import FakePod
+from support.captures.settings import WAYS, Texts, settings
 
 pytestmark = pytest.mark.kernel
 

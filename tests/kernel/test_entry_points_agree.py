@@ -12,10 +12,10 @@ import pytest
 
 from capture import operations
 from capture.settings.keywords import OPTIONS_BY_NAME, make_settings
-from cni_calls import INJECTED, call, configuration
 from initcontainer.__main__ import run
 from initcontainer.printer import Printer
 from pytest_netns import NamespaceFactory
+from support.runtimes.cni_calls import INJECTED, call, configuration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -25,11 +25,11 @@ import pytest
 
 from capture import operations
 from capture.settings import options as option
-from captures import Texts, settings
-from envoy_bootstrap import HEALTH_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT, Service, Sidecar
-from envoy_proxy import PROXY_UID, Envoy, LogLine, start_envoy
-from proxies import APP_UID, get, http_answer, start_app
 from pytest_netns import Client, Namespace, NamespaceFactory, Outcome, Pod, make_veth
+from support.captures.settings import Texts, settings
+from support.traffic.envoy_bootstrap import HEALTH_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT, Service, Sidecar
+from support.traffic.envoy_proxy import PROXY_UID, Envoy, LogLine, start_envoy
+from support.traffic.proxies import APP_UID, get, http_answer, start_app
 
 pytestmark = pytest.mark.kernel
 
@@ -38,7 +38,7 @@ DETAILS = ("10.96.94.35", "fd00:96::35")
 REVIEWS = "10.96.81.152"
 ENDPOINTS = ("10.244.1.21", "10.244.1.22", "10.244.1.23")
 SIZE = 20 << 20
-GRPC_ECHO = Path(__file__).parents[1] / "grpc_echo.py"
+GRPC_ECHO = Path(__file__).parents[1] / "support" / "traffic" / "grpc_echo.py"
 
 WRITERS: dict[str, Texts] = {
     "nftables": {option.BACKEND: "nftables"},

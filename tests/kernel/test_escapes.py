@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from capture import operations
-from captures import settings
 from pytest_netns import PodPair
+from support.captures.settings import settings
 
 pytestmark = pytest.mark.kernel
 

@@ -21,13 +21,13 @@ from capture.settings.options import (
     IP_FAMILIES,
     OTHER_FAMILY,
 )
-from fake_pod import explicit
 from pytest_netns import Kind, Namespace, NamespaceFactory, PodPair
+from support.captures.fake_pod import explicit
 
 if TYPE_CHECKING:
     from capture.model.ruleset import Ruleset
     from capture.operations import Verified
-    from fake_pod import Texts
+    from support.captures.fake_pod import Texts
 
 pytestmark = pytest.mark.kernel
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from private_mounts import OWN_MOUNTS
 from pytest_netns import require
-from system_calls import run_alone
+from support.processes.private_mounts import OWN_MOUNTS
+from support.processes.system_calls import run_alone
 
 pytestmark = pytest.mark.kernel
 

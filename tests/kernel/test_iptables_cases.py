@@ -22,9 +22,9 @@ from capture.model.ruleset import (
     Table,
     only,
 )
-from iptables_cases import OWN, TCP, TO_CHAIN, Case, networks
-from iptables_ways import WAYS, Way
 from pytest_netns import NamespaceFactory
+from support.rules.iptables_cases import OWN, TCP, TO_CHAIN, Case, networks
+from support.rules.iptables_ways import WAYS, Way
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from capture.analysis.compare import differences
 from capture.model.ruleset import Ruleset
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
-from config_strategies import configs
-from iptables_foreign import write_foreign_rules
-from iptables_ways import WAYS, Way
 from pytest_netns import Namespace, NamespaceFactory
+from support.generators.configurations import configs
+from support.rules.iptables_foreign import write_foreign_rules
+from support.rules.iptables_ways import WAYS, Way
 
 pytestmark = pytest.mark.kernel
 

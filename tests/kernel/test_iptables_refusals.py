@@ -33,10 +33,10 @@ from capture.model.ruleset import (
 )
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
-from init_program import require_open_checkout
-from iptables_cases import TCP
-from iptables_ways import WAYS, Way
 from pytest_netns import Namespace, NamespaceFactory
+from support.captures.init_program import require_open_checkout
+from support.rules.iptables_cases import TCP
+from support.rules.iptables_ways import WAYS, Way
 
 pytestmark = pytest.mark.kernel
 

@@ -20,9 +20,9 @@ from capture.model.ruleset import (
     Ruleset,
     Source,
 )
-from iptables_ways import WAYS, Way
 from pytest_netns import NamespaceFactory
-from strategies import rulesets
+from support.generators.rules import rulesets
+from support.rules.iptables_ways import WAYS, Way
 
 pytestmark = pytest.mark.kernel
 

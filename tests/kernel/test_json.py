@@ -15,8 +15,8 @@ import pytest
 from capture.cli.group import COMMANDS, capture, run
 from cni.agent.health import Health
 from cni.agent.server import Server
-from json_schemas import SCHEMAS, check
 from pytest_netns import NamespaceFactory, Pod
+from support.output.json_schemas import SCHEMAS, check
 
 pytestmark = pytest.mark.kernel
 

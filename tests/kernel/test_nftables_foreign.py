@@ -36,9 +36,9 @@ from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.settings.options import INTERCEPTION_MODE
 from capture.settings.settings import Settings
-from captures import WAYS, settings
-from nftables_cases import networks
 from pytest_netns import Kind, Namespace, NamespaceFactory, PodPair
+from support.captures.settings import WAYS, settings
+from support.rules.nftables_cases import networks
 
 if TYPE_CHECKING:
     from capture.model.packet import Packet

@@ -43,9 +43,9 @@ from capture.model.ruleset import (
 )
 from capture.netlink.attributes import decode_fields
 from capture.netlink.nfnetlink import open_netfilter, read_objects
-from libnftables_listing import Listing
-from nftables_cases import CASES, Case, networks
 from pytest_netns import Namespace, NamespaceFactory
+from support.rules.libnftables_listing import Listing
+from support.rules.nftables_cases import CASES, Case, networks
 
 if TYPE_CHECKING:
     from capture.model.addresses import Family

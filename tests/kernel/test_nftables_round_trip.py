@@ -12,9 +12,9 @@ from capture.backends.nftables.netlink import NetlinkDriver
 from capture.backends.nftables.text import render_text
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import Ruleset
-from libnftables_listing import Listing
 from pytest_netns import Namespace, NamespaceFactory
-from strategies import rulesets
+from support.generators.rules import rulesets
+from support.rules.libnftables_listing import Listing
 
 pytestmark = pytest.mark.kernel
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from agreement import configs
 from capture.analysis.effects import Comparison
 from capture.analysis.judgement import of_family
 from capture.analysis.stations import Situation
@@ -15,8 +14,9 @@ from capture.backends import load
 from capture.backends.detect import Decision
 from capture.model.addresses import FAMILIES
 from capture.rules import build_ruleset
-from documented_settings import DOCUMENTED
 from pytest_netns import Namespace, NamespaceFactory
+from support.captures.documented import DOCUMENTED
+from support.generators.agreement import configs
 
 if TYPE_CHECKING:
     from capture.settings.config import CaptureConfig

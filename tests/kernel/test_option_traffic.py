@@ -13,8 +13,8 @@ import pytest
 from capture import operations
 from capture.analysis.trace import Trace
 from capture.settings import options as option
-from captures import WAYS, Texts, settings
 from pytest_netns import Client, NamespaceFactory, Pod, PodPair
+from support.captures.settings import WAYS, Texts, settings
 
 pytestmark = pytest.mark.kernel
 

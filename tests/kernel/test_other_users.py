@@ -31,8 +31,8 @@ from capture.settings.settings import Given, Settings
 from capture.state.facts import read_facts
 from capture.state.netns import is_of_this_user_namespace
 from capture.state.user_namespace import act_as_owner
-from cni_calls import INJECTED, RESULT, call, configuration
 from pytest_netns import NamespaceFactory, PodPair
+from support.runtimes.cni_calls import INJECTED, RESULT, call, configuration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

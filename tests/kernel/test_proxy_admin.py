@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from envoy_bootstrap import ADMIN_PORT, Sidecar
-from envoy_proxy import start_envoy
 from pytest_netns import Pod, PodPair
+from support.traffic.envoy_bootstrap import ADMIN_PORT, Sidecar
+from support.traffic.envoy_proxy import start_envoy
 
 pytestmark = pytest.mark.kernel
 

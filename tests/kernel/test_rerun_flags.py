@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from namespace_state import state
 from pytest_netns import Namespace, NamespaceFactory, PodPair
+from support.processes.namespace_state import state
 
 pytestmark = pytest.mark.kernel
 

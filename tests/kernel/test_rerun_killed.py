@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-import killed_runs
 from capture import operations
-from captures import VARIANTS, WAYS, arguments, environment
-from killed_runs import Choice, apply, live_state
-from namespace_state import state
 from pytest_netns import NamespaceFactory
-from system_calls import run_alone
-from traffic import UnderLoad
+from support.captures.settings import VARIANTS, WAYS, arguments, environment
+from support.processes import killed_runs
+from support.processes.killed_runs import Choice, apply, live_state
+from support.processes.namespace_state import state
+from support.processes.system_calls import run_alone
+from support.traffic.steady import UnderLoad
 
 pytestmark = pytest.mark.kernel
 

@@ -7,11 +7,11 @@ import pytest
 from capture import operations
 from capture.backends import detect
 from capture.state import record
-from captures import OUTSIDE, VARIANTS, WAYS, settings
-from iptables_ways import writes_as_we_do
-from leftovers import LEFTOVERS, put
-from namespace_state import state
 from pytest_netns import NamespaceFactory, PodPair
+from support.captures.settings import OUTSIDE, VARIANTS, WAYS, settings
+from support.processes.namespace_state import state
+from support.rules.iptables_ways import writes_as_we_do
+from support.rules.leftovers import LEFTOVERS, put
 
 pytestmark = pytest.mark.kernel
 

@@ -10,9 +10,9 @@ from capture import operations
 from capture.netlink.nfnetlink import open_netfilter, read_generation
 from capture.state.netns import namespace_id
 from capture.state.record import path_of
-from captures import APP_PORT, OUTSIDE, VARIANTS, WAYS, Texts, settings
-from namespace_state import state
 from pytest_netns import PodPair
+from support.captures.settings import APP_PORT, OUTSIDE, VARIANTS, WAYS, Texts, settings
+from support.processes.namespace_state import state
 
 pytestmark = pytest.mark.kernel
 

@@ -9,9 +9,9 @@ import pytest
 
 from capture import operations
 from capture.backends import detect
-from captures import APP_PORT, VARIANTS, WAYS, settings
 from pytest_netns import NamespaceFactory
-from traffic import UnderLoad, start_load
+from support.captures.settings import APP_PORT, VARIANTS, WAYS, settings
+from support.traffic.steady import UnderLoad, start_load
 
 pytestmark = pytest.mark.kernel
 

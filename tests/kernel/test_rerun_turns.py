@@ -17,9 +17,9 @@ from capture.rules import build_ruleset
 from capture.settings import options as option
 from capture.state import record, routes
 from capture.state.lock import NAME, NamespaceLock
-from captures import VARIANTS, WAYS, Texts, arguments, settings
-from namespace_state import state
 from pytest_netns import Namespace, NamespaceFactory, Pod, PodPair
+from support.captures.settings import VARIANTS, WAYS, Texts, arguments, settings
+from support.processes.namespace_state import state
 
 pytestmark = pytest.mark.kernel
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from envoy_proxy import envoy_program
-from injected_pod import VENV, InjectedPod
-from proxies import start_app
 from pytest_netns import PodPair
-from sidecar_lab import ENDPOINTS
+from support.captures.injected_pod import VENV, InjectedPod
+from support.traffic.envoy_proxy import envoy_program
+from support.traffic.proxies import start_app
+from support.traffic.sidecar_lab import ENDPOINTS
 
 pytestmark = pytest.mark.kernel
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from mesh_configs import random_mesh
 from pytest_netns import PodPair
 from sidecar.fields import FieldError
-from sidecar_lab import ENDPOINTS, SERVICES, VIP, VIP6, Lab, fetch
+from support.generators.meshes import random_mesh
+from support.traffic.sidecar_lab import ENDPOINTS, SERVICES, VIP, VIP6, Lab, fetch
 
 pytestmark = pytest.mark.kernel
 

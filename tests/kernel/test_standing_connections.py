@@ -18,9 +18,9 @@ import pytest
 from capture import operations
 from capture.report.outcome import cut_by_cleaning
 from capture.settings import options as option
-from captures import WAYS, Texts, settings
 from pytest_netns import Pod, PodPair
-from transparent_proxy import TransparentProxy
+from support.captures.settings import WAYS, Texts, settings
+from support.traffic.transparent_proxy import TransparentProxy
 
 pytestmark = pytest.mark.kernel
 

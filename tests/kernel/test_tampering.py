@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agreement import QUICK
 from capture import operations
 from capture.model.addresses import address_text
 from capture.model.packet import Packet
@@ -24,6 +23,7 @@ from capture.settings.options import (
 )
 from capture.settings.settings import Given, Settings
 from pytest_netns import Kind, NamespaceFactory, Pod, PodPair
+from support.generators.agreement import QUICK
 
 if TYPE_CHECKING:
     from capture.analysis.effects import Effect

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from docs_examples import NORMALISERS
-from fake_plugin import ANSWER
-from on_terminal import on_terminal
 from pytest_netns import Namespace, NamespaceFactory
+from support.output.docs_examples import NORMALISERS
+from support.processes.on_terminal import on_terminal
+from support.runtimes.fake_plugin import ANSWER
 
 pytestmark = pytest.mark.kernel
 

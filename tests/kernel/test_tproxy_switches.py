@@ -21,12 +21,12 @@ from capture.model.packet import Packet
 from capture.operations.diagnosis import why
 from capture.settings import options as option
 from capture.state import sysctls
-from captures import WAYS, Texts, settings
-from envoy_bootstrap import Sidecar
-from envoy_proxy import start_envoy
-from proxies import get, start_app
 from pytest_netns import NamespaceFactory, Pod, PodPair
-from transparent_proxy import TransparentProxy
+from support.captures.settings import WAYS, Texts, settings
+from support.traffic.envoy_bootstrap import Sidecar
+from support.traffic.envoy_proxy import start_envoy
+from support.traffic.proxies import get, start_app
+from support.traffic.transparent_proxy import TransparentProxy
 
 pytestmark = pytest.mark.kernel
 

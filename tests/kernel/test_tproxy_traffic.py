@@ -10,10 +10,10 @@ import pytest
 
 from capture import operations
 from capture.settings import options as option
-from captures import WAYS, Texts, settings
-from proxies import get, start_app
 from pytest_netns import Endpoint, Kind, Pod, PodPair
-from transparent_proxy import GID, UID, TransparentProxy
+from support.captures.settings import WAYS, Texts, settings
+from support.traffic.proxies import get, start_app
+from support.traffic.transparent_proxy import GID, UID, TransparentProxy
 
 pytestmark = pytest.mark.kernel
 

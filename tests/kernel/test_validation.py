@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from cni_calls import INJECTED, RESULT, call, configuration
-from init_program import AS_PROXY, init
-from injected_arguments import injected
 from pytest_netns import NamespaceFactory, Pod, PodPair
+from support.captures.init_program import AS_PROXY, init
+from support.captures.injected_arguments import injected
+from support.runtimes.cni_calls import INJECTED, RESULT, call, configuration
 
 pytestmark = pytest.mark.kernel
 

@@ -16,9 +16,9 @@ from capture import operations
 from capture.cli.watch import look
 from capture.model.addresses import FAMILIES
 from capture.settings.options import BACKEND, INTERCEPTION_MODE
-from captures import Texts, settings
-from on_terminal import Terminal
 from pytest_netns import PodPair
+from support.captures.settings import Texts, settings
+from support.processes.on_terminal import Terminal
 
 if TYPE_CHECKING:
     from capture.analysis.flow import Edge

@@ -13,8 +13,8 @@ import pytest
 from capture import operations
 from capture.settings.options import PROXY_PORT
 from capture.state import record
-from captures import WAYS, settings
 from pytest_netns import NamespaceFactory, PodPair
+from support.captures.settings import WAYS, settings
 
 PROGRAM = str(Path(sys.executable).with_name("capture"))
 

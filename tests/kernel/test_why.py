@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from capture.state import record
-from cni_calls import call, configuration
 from pytest_netns import Kind, Pod, PodPair
+from support.runtimes.cni_calls import call, configuration
 
 pytestmark = pytest.mark.kernel
 

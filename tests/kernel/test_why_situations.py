@@ -16,9 +16,9 @@ from capture.model.packet import Packet
 from capture.operations import diagnosis
 from capture.settings import options as option
 from capture.settings.settings import Given, Settings
-from captures import WAYS, settings
-from mesh_settings import FIFTY
 from pytest_netns import NamespaceFactory, Pod, PodPair
+from support.captures.meshes import FIFTY
+from support.captures.settings import WAYS, settings
 
 if TYPE_CHECKING:
     from typing import Any
@@ -56,6 +56,8 @@ class Situation:
     transparent: bool = False
     has_traffic: bool = True
     """Whether traffic shows it: a proxy that is captured again answers; the route of TPROXY is for answers alone."""
+    of_pod: bool = False
+    """Whether it is the one cause of the whole pod, too."""
 
 
 BROKEN: dict[str, Situation] = {
@@ -80,7 +82,9 @@ BROKEN: dict[str, Situation] = {
     "dropped by legacy iptables": Situation("filtered", breaks="iptables-legacy -A INPUT -p tcp --dport 15001 -j DROP"),
     "rejected at output": Situation("filtered", breaks="iptables -A OUTPUT -p tcp --dport 15001 -j REJECT"),
     "an inbound filter": Situation("filtered", breaks="iptables -A INPUT -p tcp --dport 15006 -j DROP", goes="in"),
-    "lo is down": Situation("lo-down", breaks="ip link set lo down"),
+    "lo is down": Situation("lo-down", breaks="ip link set lo down", of_pod=True),
+    "eth0 is down": Situation("interface-down", breaks="ip link set eth0 down", of_pod=True),
+    "eth0 is down, inbound": Situation("interface-down", breaks="ip link set eth0 down", goes="in", of_pod=True),
     "a network is left out": Situation("excluded", f"-x {ELSEWHERE}/32"),
     "a port is left out": Situation("excluded", "-o 80", backend="iptables"),
     "only others are captured": Situation("excluded", "-i 10.0.0.0/8"),
@@ -101,7 +105,7 @@ BROKEN: dict[str, Situation] = {
     "the route is gone": Situation(
         "route-missing", TPROXY, "ip route flush table 133", goes="in", transparent=True, has_traffic=False
     ),
-    "no route": Situation("no-route", breaks="ip route del default"),
+    "no route": Situation("no-route", breaks="ip route del default", of_pod=True),
     "lo has lost its address": Situation("no-route", breaks="ip address del 127.0.0.1/8 dev lo"),
     "a device drops what comes in": Situation(
         "filtered",
@@ -192,6 +196,8 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
 
     assert [cause.kind for cause in found.causes] == [situation.kind], found.causes
     assert all(cause.says and cause.remedy for cause in found.causes)
+    if situation.of_pod:
+        assert [cause.kind for cause in why(pod).causes] == [situation.kind]
     if situation.kind == "excluded":
         assert f"{situation.options.split()[-1]} (test)" in found.causes[0].remedy
     if situation.has_traffic:

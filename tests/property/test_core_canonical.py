@@ -38,8 +38,8 @@ from capture.model.ruleset import (
     only,
 )
 from capture.rules import build_ruleset
-from config_strategies import configs, many_networks, many_ports, seeds
-from strategies import Place, rules, rulesets
+from support.generators.configurations import configs, many_networks, many_ports, seeds
+from support.generators.rules import Place, rules, rulesets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

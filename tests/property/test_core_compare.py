@@ -43,8 +43,8 @@ from capture.model.ruleset import (
     UnknownVerdict,
 )
 from capture.rules import build_ruleset
-from config_strategies import configs
-from strategies import Place, rules, rulesets
+from support.generators.configurations import configs
+from support.generators.rules import Place, rules, rulesets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ from capture.model.ruleset import (
     only,
 )
 from capture.rules import build_ruleset
-from config_strategies import configs
+from support.generators.configurations import configs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from capture.settings import options as option
 from capture.settings.config import resolve
 from capture.settings.options import OPTIONS, RULE_OPTIONS
 from capture.settings.parsers import RESERVED_ROUTE_TABLES
-from fake_pod import POD, FakePod, explicit
-from rule_notation import shown
+from support.captures.fake_pod import POD, FakePod, explicit
+from support.rules.notation import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from injection.remove import remove
 from injection.settings import parse_set
 from injection.template import Fragment, InjectionError, Template
 from injection.yaml_text import without_tabs
-from manifests import manifests
 from sidecar.pod_settings import settings_of_object
+from support.generators.manifests import manifests
 
 SMALL = Fragment(
     containers=({"name": "istio-proxy", "image": "proxy:1", "args": ['it\'s "quoted"', "two\nlines"]},),

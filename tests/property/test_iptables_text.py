@@ -19,7 +19,7 @@ from capture.model.ruleset import (
     Rule,
     Ruleset,
 )
-from strategies import rulesets
+from support.generators.rules import rulesets
 
 LINE = st.text(st.characters(exclude_characters="\n\r\0", exclude_categories=["Cs"]))
 """Text of one line."""

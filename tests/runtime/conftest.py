@@ -18,12 +18,11 @@ from pathlib import Path
 import pytest
 
 import cni
-from cni.protocol import SUPPORTED_VERSIONS
-from container_node import Node
-from cri_client import CriClient, compile_messages
-from oci_image import write_image
 from pytest_netns import NamespaceFactory, require
-from runtime_networks import bridge, capture, network
+from support.runtimes.cri_client import CriClient, compile_messages
+from support.runtimes.networks import bridge, capture, network
+from support.runtimes.node import Node
+from support.runtimes.oci_image import write_image
 
 ROOT = Path(cni.__file__).parents[1]
 IMAGE = "capture.test/waiting:1"
@@ -40,7 +39,10 @@ from cni.__main__ import main
 main()
 """
 
-INSTALL = "import json, sys; from cni.install import install; install(**json.load(sys.stdin))"
+INSTALL = (
+    "import json, sys; from cni.install import Desired, install; given = json.load(sys.stdin);"
+    " install(given['plugin'], given['bin_dir'], Desired(given['conf_dir'], given['entry']))"
+)
 
 CONTAINERD = """\
 version = 2
@@ -102,7 +104,6 @@ def cri(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CriCli
         "bin_dir": str(node.directory / "plugins"),
         "conf_dir": str(node.directory / "networks"),
         "entry": capture(node.directory),
-        "supported_versions": SUPPORTED_VERSIONS,
     }
     node.run([sys.executable, "-c", INSTALL], stdin=json.dumps(arguments))
     settings = CONTAINERD.format(directory=node.directory, image=IMAGE)

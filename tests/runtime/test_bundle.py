@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cni_calls import ENVIRON, INJECTED, configuration
-from private_mounts import OWN_MOUNTS
 from pytest_netns import NamespaceFactory, Pod
+from support.processes.private_mounts import OWN_MOUNTS
+from support.runtimes.cni_calls import ENVIRON, INJECTED, configuration
 
 pytestmark = pytest.mark.runtime
 

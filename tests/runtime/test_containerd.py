@@ -11,18 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from cni import codes
-from cni_calls import INJECTED
-from container_node import Node
-from cri_client import Container, CriClient, RuntimeRefusedError, Sandbox
-from envoy_bootstrap import HEADER, INBOUND_PORT, OUTBOUND_PORT, Sidecar
-from envoy_proxy import envoy_command
-from proxies import (
+from pytest_netns import Namespace
+from support.runtimes.cni_calls import INJECTED
+from support.runtimes.cri_client import Container, CriClient, RuntimeRefusedError, Sandbox
+from support.runtimes.networks import PROGRAMS
+from support.runtimes.node import Node
+from support.traffic.envoy_bootstrap import HEADER, INBOUND_PORT, OUTBOUND_PORT, Sidecar
+from support.traffic.envoy_proxy import envoy_command
+from support.traffic.proxies import (
     Seen,
     app_command,
     get,
 )
-from pytest_netns import Namespace
-from runtime_networks import PROGRAMS
 
 pytestmark = pytest.mark.runtime
 

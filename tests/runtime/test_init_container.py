@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 import initcontainer
-from container_node import Node
-from podman_pods import Podman, PodmanPod, podman_in
-from private_mounts import OWN_MOUNTS
 from pytest_netns import Namespace, require
+from support.processes.private_mounts import OWN_MOUNTS
+from support.runtimes.node import Node
+from support.runtimes.podman_pods import Podman, PodmanPod, podman_in
 
 pytestmark = pytest.mark.runtime
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cni_calls import INJECTED, POD_ARGUMENTS
-from container_node import Node
 from pytest_netns import Namespace, require
-from runtime_networks import bridge, capture, network
+from support.runtimes.cni_calls import INJECTED, POD_ARGUMENTS
+from support.runtimes.networks import bridge, capture, network
+from support.runtimes.node import Node
 
 pytestmark = pytest.mark.runtime
 

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from container_node import Node
-from envoy_bootstrap import INBOUND_PORT, OUTBOUND_PORT, Sidecar
-from envoy_proxy import envoy_command
-from podman_pods import IMAGE, Podman, PodmanPod, podman_in
-from proxies import (
+from pytest_netns import Namespace
+from support.runtimes.node import Node
+from support.runtimes.podman_pods import IMAGE, Podman, PodmanPod, podman_in
+from support.traffic.envoy_bootstrap import INBOUND_PORT, OUTBOUND_PORT, Sidecar
+from support.traffic.envoy_proxy import envoy_command
+from support.traffic.proxies import (
     Seen,
     app_command,
     get,
 )
-from pytest_netns import Namespace
 
 pytestmark = pytest.mark.runtime
 

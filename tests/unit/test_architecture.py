@@ -189,6 +189,15 @@ def test_the_top_of_the_library_can_be_taken_in_at_a_glance() -> None:
     assert folders & set(capture.__all__) == set()
 
 
+def test_what_tests_share_is_in_folders_by_subject() -> None:
+    tests = ROOT / "tests"
+    assert [path.name for path in tests.glob("*.py")] == ["conftest.py"]
+    assert list((tests / "support").glob("*.py")) == []
+    assert {path.name for path in (tests / "support").iterdir()} - {"__pycache__"} <= {
+        "captures", "cluster", "generators", "output", "processes", "rules", "runtimes", "traffic",
+    }  # fmt: skip
+
+
 def test_no_two_modules_wait_for_each_other_to_load() -> None:
     loads = {
         module: {name for name in Imports(path).when_loaded if name in MODULES} for module, path in MODULES.items()

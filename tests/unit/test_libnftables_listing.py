@@ -27,7 +27,7 @@ from capture.model.ruleset import (
     UnknownMatch,
     UnknownVerdict,
 )
-from libnftables_listing import parse_tables
+from support.rules.libnftables_listing import parse_tables
 
 CT = {"ct": {"key": "state"}}
 META_MARK = {"meta": {"key": "mark"}}

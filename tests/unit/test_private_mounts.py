@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import private_mounts
 from pytest_netns import require
+from support.processes import private_mounts
 
 KILLED = """
 import os, pathlib, signal
-import private_mounts
+from support.processes import private_mounts
 private_mounts.make_private()
 for place in private_mounts.PLACES:
     pathlib.Path(place, "left-by-a-killed-run").touch()
@@ -24,7 +24,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_nothing_is_left_by_a_run_that_is_killed() -> None:
     require(os.geteuid() == 0, "only root may have a mount namespace")
     before = {place: os.listdir(place) for place in private_mounts.PLACES}
-    path = Path(private_mounts.__file__).parent
+    path = Path(private_mounts.__file__).parents[2]
 
     killed = subprocess.run([sys.executable, "-c", KILLED], env={**os.environ, "PYTHONPATH": str(path)}, check=False)
 

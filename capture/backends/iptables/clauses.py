@@ -101,8 +101,12 @@ def _own_option(clause: Sequence[Word]) -> model.Match:
 def _extension(name: str, options: Sequence[Option]) -> list[model.Match]:
     if not options and name not in PORT_EXTENSIONS:  # without options they mean no more than -p tcp
         raise NotOursError(name)
-    matches = []
+    matches: list[model.Match] = []
     for option in options:
+        if (name, option.name) == ("tcp", "--tcp-flags"):
+            words = " ".join(("!" * option.negated, option.name, *option.values)).strip()
+            matches.append(model.UnknownMatch(f"-m {name} {words}"))
+            continue
         (value,) = option.values
         matches.append(EXTENSIONS[name, option.name](value, option.negated))
     return matches

@@ -16,11 +16,10 @@ from capture.backends.iptables.xt_encode import (
     NFTA_MATCH_REV,
 )
 from capture.backends.iptables.xt_layouts import text_of
-from capture.backends.iptables.xt_messages import NFTA_RULE_HANDLE
 from capture.backends.iptables.xt_words import (
     limit_words,
-    masked_words,
     match_words,
+    network_words,
     protocol_words,
     target_words,
     tcp_flags_words,
@@ -30,8 +29,8 @@ from capture.backends.nf_tables.hooks import decode_hook
 from capture.backends.nf_tables.reading import read_comment, read_counters, read_expression
 from capture.backends.nftables import lift
 from capture.backends.nftables.comparisons import Bounds
-from capture.backends.nftables.decode import Program
-from capture.backends.nftables.native import IIFNAME, L4PROTO, Among, Named, Proxy
+from capture.backends.nftables.decode import TCP_FLAGS, Program
+from capture.backends.nftables.native import IIFNAME, L4PROTO, Among, Named, Proxy, VerdictMap
 from capture.backends.nftables.sets import NativeSet
 from capture.model import ruleset as model
 from capture.model.addresses import BITS
@@ -59,12 +58,11 @@ NFT_META_NFTRACE = 12
 NO_SET = NativeSet(0, 0, (), (), understood=False)
 """What is looked up in one is not understood: iptables writes none."""
 
-# Places in headers: RFC 791 3.1, RFC 8200 3, RFC 9293 3.1
+# Places in headers: RFC 791 3.1, RFC 8200 3
 PROTOCOL_OFFSETS: dict[Family, int] = {"ipv4": 9, "ipv6": 6}
 """Where the header names the protocol: ip6tables compared it there up to 1.8.2."""
 FRAGMENT = (nf.NFT_PAYLOAD_NETWORK_HEADER, 6, 2), b"\x1f\xff"
 """Where the header has the offset of a fragment; ``-f`` means: not at 0."""
-TCP_FLAGS = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1)
 ADDRESSES = dict.fromkeys(nf.SOURCE_OFFSETS.items(), "-s") | dict.fromkeys(nf.DESTINATION_OFFSETS.items(), "-d")
 
 
@@ -123,14 +121,14 @@ class Reader:
         rule = model.Rule(
             _verdict(program.actions), joined(sorted(matches, key=_place)), self._family, why, program.counters
         )
-        return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[NFTA_RULE_HANDLE]), rule)
+        return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
 
 def _verdict(actions: Sequence[Action]) -> model.Verdict:
     """Return the verdict of a rule. iptables has one in each; nft may log before it accepts."""
     if not actions:
         return model.Continue()
-    if len(actions) == 1 and not isinstance(actions[0], Proxy):
+    if len(actions) == 1 and not isinstance(actions[0], Proxy | VerdictMap):
         return actions[0]
     from capture.backends.nftables.text import described  # which iptables does not write
 
@@ -234,5 +232,5 @@ class XtProgram(Program):
         bits = int.from_bytes(mask, "big")
         option = ADDRESSES.get((self._of_family, offset)) if base == nf.NFT_PAYLOAD_NETWORK_HEADER else None
         if option and length * 8 == BITS[self._of_family] and mask and not value & ~bits:
-            return model.UnknownMatch(masked_words(option, self._of_family, value, bits, negated=negated))
+            return model.UnknownMatch(network_words(option, self._of_family, value, bits, negated=negated))
         return super()._without_words(loaded, bounds)

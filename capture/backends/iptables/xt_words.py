@@ -10,7 +10,7 @@ from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.entries import MULTIPORT_SLOTS
 from capture.backends.iptables.render import option, quoted
 from capture.backends.iptables.xt_layouts import text_of
-from capture.model.addresses import BITS, IPV4, IPV6, address_text
+from capture.model.addresses import BITS, IPV4, IPV6, address_text, split
 from capture.model.ruleset import ALL_BITS
 from capture.netlink.attributes import BYTE_ORDER, decode_number
 
@@ -41,15 +41,17 @@ PROTOCOL_WORDS = {
 """As protocols(5) has them, without a look at the host's /etc/protocols."""
 
 
-def protocol_words(number: int, *, negated: bool) -> str:
+def protocol_words(number: int, *, negated: int) -> str:
     """Return ``-p icmp``, ``! -p tcp``, ``-p 99``."""
     return option(negated, "-p", PROTOCOL_WORDS.get(number, number))
 
 
-def masked_words(name: str, family: Family, address: int, mask: int, *, negated: bool) -> str:
-    """Return ``-d 10.0.1.0/255.0.255.0``."""
-    network = f"{address_text(family, address)}/{address_text(family, mask)}"
-    return option(negated, name, network)
+def network_words(name: str, family: Family, address: int, mask: int, *, negated: int) -> str:
+    """Return ``-d 10.0.0.0/8``, or ``-d 10.0.1.0/255.0.255.0`` for a mask that is no prefix."""
+    prefix = mask.bit_count()
+    is_prefix = mask == ((1 << prefix) - 1) << (BITS[family] - prefix)
+    shown = prefix if is_prefix else address_text(family, mask)
+    return option(negated, name, f"{address_text(family, address)}/{shown}")
 
 
 def match_words(name: str, revision: int, structure: bytes, family: Family) -> str:
@@ -272,6 +274,13 @@ def _nat_address(fields: Fields, family: Family) -> str:
     return f"[{addresses}]:{ports}" if family == IPV6 else f"{addresses}:{ports}"
 
 
+def _netmap(fields: Fields, family: Family) -> str | None:
+    """``--to 10.1.0.0/16``, a network whose first and last address the range has (libipt_NETMAP.c)."""
+    first, last = (int.from_bytes(fields[end][: BITS[family] // 8], "big") for end in ("min_ip", "max_ip"))
+    networks = tuple(split(family, first, last)) if fields["flags"] & MAP_IPS and first <= last else ()
+    return f"--to {networks[0]}" if len(networks) == 1 else None
+
+
 def _tproxy(fields: Fields, family: Family) -> str:
     mark = f"{fields['mark']:#x}/{fields['mask']:#x}"
     return f"--on-port {fields['port']} --on-ip {_address(fields['address'], family)} --tproxy-mark {mark}"
@@ -321,7 +330,7 @@ def _log(fields: Fields, _family: Family) -> str:
     return " ".join(words)
 
 
-COMPACT_NAT = {("REDIRECT", 0), ("MASQUERADE", 0), ("SNAT", 0), ("DNAT", 0)}
+COMPACT_NAT = {("REDIRECT", 0), ("MASQUERADE", 0), ("SNAT", 0), ("DNAT", 0), ("NETMAP", 0)}
 """Targets that have a structure of their own in IPv4."""
 
 TARGET_WORDS: dict[tuple[str, int], tuple[Layout, Speak]] = {
@@ -333,6 +342,7 @@ TARGET_WORDS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("MARK", 2): (xt_layouts.MARK_TARGET, lambda fields, _family: _xmark(fields["mark"], fields["mask"])),
     ("CONNMARK", 1): (xt_layouts.CONNMARK_1, _connmark),
     ("CONNMARK", 2): (xt_layouts.CONNMARK, _connmark),
+    ("NETMAP", 0): (xt_layouts.NAT_RANGE, _netmap),
     ("CT", 1): (xt_layouts.CT, _ct),
     ("CT", 2): (xt_layouts.CT, _ct),
     ("LOG", 0): (xt_layouts.LOG, _log),

@@ -13,7 +13,7 @@ from capture.backends.nf_tables.hooks import decode_hook
 from capture.backends.nf_tables.reading import VERDICTS, read_comment, read_counters, read_expression, read_verdict
 from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
-from capture.backends.nftables.sets import NativeSet, ranges_of
+from capture.backends.nftables.sets import NativeSet, cases_of, ranges_of
 from capture.model import ruleset as model
 from capture.model.addresses import address_text
 from capture.netlink.attributes import (
@@ -44,6 +44,8 @@ ADDRESS_TYPES = {nf.NFTA_FIB_F_SADDR: "fib saddr type", nf.NFTA_FIB_F_DADDR: "fi
 CT_FIELDS = {key: field for field, key in native.CT_KEYS.items()}
 HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
 
+TCP_FLAGS, ALL_FLAGS = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1), b"\xff"
+"""Where the flags are in the header (RFC 9293 3.1)."""
 ETHER_TYPE = Register("meta 1")
 """NFT_META_PROTOCOL: how a table of family netdev distinguishes IPv4 from IPv6."""
 FAMILY_OF_ETHER_TYPE = {b"\x08\x00": nf.FAMILY_NUMBERS["ipv4"], b"\x86\xdd": nf.FAMILY_NUMBERS["ipv6"]}
@@ -260,6 +262,8 @@ class Program:
                 value = f"{'!= ' if bounds.negated else ''}local"
             elif subject in ("iif", "oif"):
                 value = f"{'!= ' if bounds.negated else ''}{number}"
+        if loaded.header == TCP_FLAGS and bounds.is_single and not any(loaded.flip):
+            subject = f"tcp flags & {(loaded.mask or ALL_FLAGS)[0]:#04x}"
         return model.UnknownMatch(f"{subject} {value}")
 
     def _bounds(self, operator: int, value: bytes) -> Bounds:
@@ -278,23 +282,35 @@ class Program:
 
     def lookup(self, fields: Fields) -> bool:
         loaded = self._held(fields[nf.NFTA_LOOKUP_SREG])
+        name = decode_text(fields[nf.NFTA_LOOKUP_SET])
         if nf.NFTA_LOOKUP_DREG in fields:
-            return self._do(model.UnknownVerdict(f"map of {_words(loaded)}"))
+            chosen = self._chosen(loaded, name) if isinstance(loaded, Register) else None
+            return self._do(chosen or model.UnknownVerdict(f"map of {_words(loaded)}"))
         if not isinstance(loaded, Register):
             return False
-        name = decode_text(fields[nf.NFTA_LOOKUP_SET])
         negated = bool(decode_number(fields.get(nf.NFTA_LOOKUP_FLAGS, b"")) & nf.NFT_LOOKUP_F_INV)
         field = self._whole_field(loaded)
         size = native.SIZES.get(field)
         listed = self._find_set(name)
-        in_host_order = field in native.HOST_ORDER and not loaded.network_order
-        ranges = ranges_of(listed, BYTE_ORDER if in_host_order else "big") if listed.key_size == size else None
+        ranges = ranges_of(listed, _order(field, loaded)) if listed.key_size == size else None
         if ranges and not loaded.mask:
             self._put(native.Among(field, ranges, negated))
         else:
             subject = _words(loaded) if loaded.mask or not field else field
             self._put(model.UnknownMatch(f"{subject} {'!= ' if negated else ''}@{name}"))
         return True
+
+    def _chosen(self, loaded: Register, name: str) -> native.VerdictMap | None:
+        """Return which verdict a map has for which numbers of a field; None if that has no words, or may change."""
+        field = self._whole_field(loaded)
+        listed = self._find_set(name)
+        if loaded.mask or listed.key_size != native.SIZES.get(field) or field in native.MARKS.values():
+            return None
+        cases = cases_of(listed, _order(field, loaded)) or {}
+        if not all(nf.NFTA_DATA_VERDICT in decode_fields(data) for data in cases):
+            return None
+        verdicts = tuple((ranges, self._verdict(decode_fields(data))) for data, ranges in cases.items())
+        return native.VerdictMap(field, verdicts) if verdicts else None
 
     def _whole_field(self, loaded: Register) -> str:
         """Return the field that a register holds all of, or the empty string."""
@@ -310,12 +326,15 @@ class Program:
         data = decode_fields(fields[nf.NFTA_IMMEDIATE_DATA])
         if nf.NFTA_DATA_VALUE in data:
             return self._load(fields[nf.NFTA_IMMEDIATE_DREG], data[nf.NFTA_DATA_VALUE])
+        return self._do(self._verdict(data))
+
+    def _verdict(self, data: Fields) -> native.Action:
         code, chain = read_verdict(decode_fields(data[nf.NFTA_DATA_VERDICT]))
         if code == nf.NFT_JUMP:
-            return self._do(model.Jump(chain))
+            return model.Jump(chain)
         if code == nf.NFT_GOTO:
-            return self._do(model.UnknownVerdict(f"{self.GOTO} {chain}"))
-        return self._do(VERDICTS.get(code) or model.UnknownVerdict(f"verdict {code}"))
+            return model.UnknownVerdict(f"{self.GOTO} {chain}")
+        return VERDICTS.get(code) or model.UnknownVerdict(f"verdict {code}")
 
     def counter(self, fields: Fields) -> bool:
         if self.counters is None:
@@ -378,6 +397,11 @@ LOADERS = {
 
 FILTERS = {"limit", "quota", "connlimit", "match", "cmp", "range", "lookup"}
 """Expressions that only let packets pass or not. Any other that we do not understand may take them away."""
+
+
+def _order(field: str, loaded: Register) -> ByteOrder:
+    """Return in which order the bytes of a field lie in its register."""
+    return BYTE_ORDER if field in native.HOST_ORDER and not loaded.network_order else "big"
 
 
 def _place(register: bytes) -> int:

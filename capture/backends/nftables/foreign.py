@@ -13,25 +13,12 @@ from capture.backends.nf_tables.listing import read_chains, read_rules, read_tab
 from capture.backends.nftables.decode import decode_table
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
-from capture.backends.nftables.native import Proxy
+from capture.backends.nftables.native import Among, Proxy, VerdictMap
 from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.text import described
 from capture.errors import UnsupportedError
+from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES
-from capture.model.ruleset import (
-    INPUT,
-    MANGLE,
-    NAT,
-    OUTPUT,
-    POSTROUTING,
-    PREROUTING,
-    Chain,
-    Drop,
-    InInterface,
-    OutInterface,
-    Rule,
-    Table,
-)
 from capture.model.values import Value
 from capture.netlink.attributes import decode_fields, decode_number, decode_text, text
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
@@ -43,7 +30,6 @@ if TYPE_CHECKING:
     from capture.backends.nf_tables.hooks import Hook
     from capture.backends.nftables.native import NativeChain, NativeRule
     from capture.model.addresses import Family
-    from capture.model.ruleset import TableName
     from capture.netlink.sockets import NetlinkSocket
 
     Fields = dict[int, bytes]
@@ -51,12 +37,12 @@ if TYPE_CHECKING:
 REJECT_TABLE_NAME = text(REJECT_TABLE)
 NFTA_TABLE_HANDLE = 4
 """linux/netfilter/nf_tables.h. Tables of a namespace are numbered as they are made, in all families."""
-HOOKS = {"prerouting": PREROUTING, "output": OUTPUT, "input": INPUT, "postrouting": POSTROUTING}
+HOOKS = {"prerouting": model.PREROUTING, "output": model.OUTPUT, "input": model.INPUT, "postrouting": model.POSTROUTING}
 """Where packets of a pod are met, by what the kernel calls it; sources alone are mapped at the last two."""
-HOOKS_OF_DEVICES: dict[tuple[int, str], tuple[str, type[InInterface | OutInterface]]] = {
-    (nf.NFPROTO_INET, "ingress"): (PREROUTING, InInterface),
-    (nf.NFPROTO_NETDEV, "prerouting"): (PREROUTING, InInterface),
-    (nf.NFPROTO_NETDEV, "input"): (POSTROUTING, OutInterface),
+HOOKS_OF_DEVICES: dict[tuple[int, str], tuple[str, type[model.InInterface | model.OutInterface]]] = {
+    (nf.NFPROTO_INET, "ingress"): (model.PREROUTING, model.InInterface),
+    (nf.NFPROTO_NETDEV, "prerouting"): (model.PREROUTING, model.InInterface),
+    (nf.NFPROTO_NETDEV, "input"): (model.POSTROUTING, model.OutInterface),
 }
 """Chains of a device: before PREROUTING, or behind POSTROUTING. The numbers that netdev has for the two are those of
 other hooks elsewhere (linux/netfilter.h, enum nf_dev_hooks)."""
@@ -64,6 +50,10 @@ other hooks elsewhere (linux/netfilter.h, enum nf_dev_hooks)."""
 
 XT_EXPRESSIONS = (b"match\0", b"target\0")
 """Names of expressions that carry a match or a target of x_tables (net/netfilter/nft_compat.c)."""
+SET_EXPRESSIONS = (b"lookup\0", b"objref\0")
+"""Names of expressions that iptables-nft does not write, and nft(8) may have put into its tables."""
+FURTHER_TABLES = ("filter", "security")
+"""Tables of iptables in which we never write."""
 
 
 class Place(Value):
@@ -83,6 +73,16 @@ class Place(Value):
     def is_of_iptables(self) -> bool:
         """Whether it has the name of one that iptables-nft writes."""
         return self.family in nf.FAMILIES and self.name in PRIORITIES
+
+    @property
+    def is_filter_of_iptables(self) -> bool:
+        """Whether it is a further table that iptables-nft writes: it calls base chains by their hooks."""
+        hooked = [decode_text(chain[nf.NFTA_CHAIN_NAME]) for chain in self.chains if nf.NFTA_CHAIN_HOOK in chain]
+        return (
+            self.family in nf.FAMILIES
+            and self.name in FURTHER_TABLES
+            and set(hooked) <= {model.INPUT, model.FORWARD, model.OUTPUT}
+        )
 
 
 def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[ForeignChain, ...]:
@@ -141,7 +141,8 @@ def _of_table(netfilter: NetlinkSocket, place: Place, first_own: int) -> Iterato
     rules = read_rules(netfilter, family, name)
     finder = set_finder(netfilter, family, name)
     table = decode_table({nf.NFTA_TABLE_NAME: text(name)}, place.chains, rules, finder, nf.FAMILIES.get(family))
-    of_iptables = _in_words_of_iptables(rules, nf.FAMILIES.get(family))
+    is_filter = place.is_filter_of_iptables
+    of_iptables = _in_words_of_iptables(rules, nf.FAMILIES.get(family), is_filter=is_filter)
     called = tuple(_chain(chain, family, of_iptables) for chain in table.chains if chain.hook is None)
     for chain, fields in zip(table.chains, place.chains, strict=True):
         point = _point(family, chain.hook) if chain.hook is not None else ""
@@ -159,8 +160,10 @@ def _of_table(netfilter: NetlinkSocket, place: Place, first_own: int) -> Iterato
                 point,
                 chain.hook.priority,
                 is_nat,
-                Table(NAT if is_nat else MANGLE, (entry, *called)),
+                model.Table(model.NAT if is_nat else model.MANGLE, (entry, *called)),
                 is_older=place.handle < first_own,
+                is_native=not is_filter,
+                is_route=chain.hook.kind == "route",
                 devices=devices,
             )
 
@@ -172,32 +175,40 @@ def _point(family: int, hook: Hook) -> str:
     return "" if family == nf.NFPROTO_NETDEV else HOOKS.get(hook.place, "")
 
 
-def _of_devices(entry: Chain, devices: tuple[str, ...], kind: type[InInterface | OutInterface]) -> Chain:
+def _of_devices(
+    entry: model.Chain, devices: tuple[str, ...], kind: type[model.InInterface | model.OutInterface]
+) -> model.Chain:
     """Return a base chain of devices as one for all packets, whose rules match these interfaces."""
-    last = (Rule(Drop(), why="policy drop"),) if entry.policy == "DROP" else ()
+    last = (model.Rule(model.Drop(), why="policy drop"),) if entry.policy == "DROP" else ()
     rules = [
         rule.replace(matches=(kind(device), *rule.matches)) for rule in (*entry.rules, *last) for device in devices
     ]
     return entry.replace(rules=tuple(rules), policy="ACCEPT")
 
 
-def _in_words_of_iptables(rules: list[bytes], family: Family | None) -> dict[str, list[Rule | None]]:
-    """Return by chain the rules that only iptables-nft writes, and None for others: as in its table filter."""
-    if family is None or not any(XT_EXPRESSIONS[0] in rule or XT_EXPRESSIONS[1] in rule for rule in rules):
+def _in_words_of_iptables(
+    rules: list[bytes], family: Family | None, *, is_filter: bool
+) -> dict[str, list[model.Rule | None]]:
+    """Return by chain the rules that only iptables-nft writes, and None for others; in its tables nearly all are."""
+    are_xt = [
+        any(name in rule for name in XT_EXPRESSIONS)
+        or (is_filter and not any(name in rule for name in SET_EXPRESSIONS))
+        for rule in rules
+    ]
+    if family is None or not any(are_xt):
         return {}
     from capture.backends.iptables.xt_decode import Reader  # another backend, which only this needs
 
     reader = Reader(family)
-    found: dict[str, list[Rule | None]] = {}
-    for attributes in rules:
-        is_xt = any(name in attributes for name in XT_EXPRESSIONS)
+    found: dict[str, list[model.Rule | None]] = {}
+    for attributes, is_xt in zip(rules, are_xt, strict=True):
         chain = decode_text(decode_fields(attributes)[nf.NFTA_RULE_CHAIN])
         rule = reader.read(attributes).rule.replace(why="", counters=None) if is_xt else None
         found.setdefault(chain, []).append(rule)
     return found
 
 
-def _chain(chain: NativeChain, family: int, of_iptables: dict[str, list[Rule | None]]) -> Chain:
+def _chain(chain: NativeChain, family: int, of_iptables: dict[str, list[model.Rule | None]]) -> model.Chain:
     """Return a chain in the model's words; each of our names is that of a chain that is jumped to."""
     known = of_iptables.get(chain.name) or [None] * len(chain.rules)
     rules = tuple(
@@ -206,24 +217,35 @@ def _chain(chain: NativeChain, family: int, of_iptables: dict[str, list[Rule | N
         for rule in ((in_words,) if in_words is not None else _rules(native, nf.FAMILIES.get(family)))
     )
     policy = chain.policy.upper() if chain.policy else None
-    return Chain(chain.name if chain.hook is not None else model_target(chain.name), rules, policy)
+    return model.Chain(chain.name if chain.hook is not None else model_target(chain.name), rules, policy)
 
 
-def _rules(native: NativeRule, family: Family | None) -> Iterator[Rule]:
+def _rules(native: NativeRule, family: Family | None) -> Iterator[model.Rule]:
     """Yield a rule of the model for each action, all with the words of the whole; the first has its counters."""
     words = described(*native.conditions, *native.actions)
     together = len(native.actions) < 2 or any(isinstance(action, Proxy) for action in native.actions)
     counters = native.counters
     for actions in (native.actions,) if together else ((action,) for action in native.actions):
-        (rule,) = lift_rules([native.replace(actions=actions)])
-        yield rule.replace(why=words, counters=counters, family=rule.family or family)
-        counters = None
+        for one in _by_number(native.replace(actions=actions)):
+            (rule,) = lift_rules([one])
+            yield rule.replace(why=words, counters=counters, family=rule.family or family)
+            counters = None
+
+
+def _by_number(rule: NativeRule) -> Iterator[NativeRule]:
+    """Yield a rule for each verdict of a map, which are never those of one packet; others as they are."""
+    match rule.actions:
+        case (VerdictMap(field, cases),):
+            for ranges, verdict in cases:
+                yield rule.replace(conditions=(*rule.conditions, Among(field, ranges)), actions=(verdict,))
+        case _:
+            yield rule
 
 
 def _of_iptables(places: list[Place], first_own: int) -> Iterator[ForeignChain]:
     from capture.backends.iptables import netlink  # another backend, which only this needs
 
-    def is_older(table: TableName) -> bool:
+    def is_older(table: model.TableName) -> bool:
         return all(place.handle < first_own for place in places if place.name == table)
 
     return in_tables_of_iptables(netlink.NetlinkDriver().read(), is_older)

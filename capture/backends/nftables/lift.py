@@ -172,7 +172,7 @@ def _verdict(rule: native.NativeRule, following: native.NativeRule | None) -> tu
     if not actions:
         return model.Continue(), 1
     first = actions[0]
-    if len(actions) == 1 and not isinstance(first, native.Proxy):
+    if len(actions) == 1 and not isinstance(first, native.Proxy | native.VerdictMap):
         return (model.Jump(model_target(first.chain)) if isinstance(first, model.Jump) else first), 1
     match actions:
         case (native.Proxy(port), model.SetMark(value, mask), model.Accept()) if _is_drop_for(rule, following):

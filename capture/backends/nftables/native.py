@@ -130,6 +130,13 @@ class Proxy(Value):
     family: Family | None = None
 
 
+class VerdictMap(Value):
+    """By the number of a field, one verdict or another, each with its ranges; none for others. They do not overlap."""
+
+    field: str
+    cases: tuple[tuple[tuple[Range, ...], Action], ...]
+
+
 if TYPE_CHECKING:
     Condition = Among | Masked | Named | model.Match
     """Matches of the model are those of x_tables, and what has no words; ``lower`` makes none."""
@@ -140,6 +147,7 @@ if TYPE_CHECKING:
         | model.Jump
         | model.Redirect
         | Proxy
+        | VerdictMap
         | model.SetMark
         | model.SaveMark
         | model.RestoreMark

@@ -7,7 +7,14 @@ from capture.backends.nf_tables.expressions import data, nest
 from capture.backends.nftables.native import ADDRESS_FAMILIES, DPORT, HOST_ORDER, SIZES, SKGID, SKUID, SPORT
 from capture.model.addresses import merge_ranges
 from capture.model.values import Value
-from capture.netlink.attributes import BYTE_ORDER, attribute, decode_fields, decode_number, u32be
+from capture.netlink.attributes import (
+    BYTE_ORDER,
+    attribute,
+    decode_elements,
+    decode_fields,
+    decode_number,
+    u32be,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,25 +44,27 @@ def flags_of(condition: Among) -> int:
 
 
 def elements_of(condition: Among) -> list[bytes]:
-    """Return the elements of the set for a list, in ascending order: those of one range together."""
-    size = SIZES[condition.field]
-    if not _is_plain(condition):
-        return _intervals(condition.ranges, size)
-    before, after = _element_frame(size)
-    return [before + first.to_bytes(size, "big") + after for first, _ in condition.ranges]
+    """Return the elements of the set for a list, in ascending order.
 
-
-def elements_descending(condition: Among) -> bytes:
-    """Return the elements of a set of intervals from the highest to the lowest."""
-    return b"".join(_intervals(condition.ranges, SIZES[condition.field], descending=True))
-
-
-def element_count(condition: Among) -> int:
-    """Return how many elements there are: of an interval its beginning and its end."""
-    ranges = condition.ranges
+    Of intervals there is an element where each begins, and one marked as an end where it has ended. As nft does, the
+    part before the first range is an end too, and a range that reaches the highest number has none.
+    """
+    ranges, size = condition.ranges, SIZES[condition.field]
+    start, after_start = _element_frame(size)
     if _is_plain(condition):
-        return len(ranges)
-    return 2 * len(ranges) + (ranges[0][0] > 0) - (ranges[-1][1] + 1 == 1 << SIZES[condition.field] * 8)
+        return [start + first.to_bytes(size, "big") + after_start for first, _ in ranges]
+    end, after_end = _element_frame(size, attribute(nf.NFTA_SET_ELEM_FLAGS, u32be(nf.NFT_SET_ELEM_INTERVAL_END)))
+    beyond = 1 << size * 8
+    elements = [
+        element
+        for first, last in ranges
+        for element in (
+            start + first.to_bytes(size, "big") + after_start,
+            end + ((last + 1) % beyond).to_bytes(size, "big") + after_end,
+        )
+    ]
+    before = [end + bytes(size) + after_end] if ranges[0][0] > 0 else []
+    return before + (elements[:-1] if ranges[-1][1] + 1 == beyond else elements)
 
 
 def _is_plain(condition: Among) -> bool:
@@ -70,56 +79,26 @@ def _element_frame(size: int, *after_key: bytes) -> tuple[bytes, bytes]:
     return element[: key_end - size], element[key_end:]
 
 
-def _intervals(ranges: tuple[Range, ...], size: int, *, descending: bool = False) -> list[bytes]:
-    """Return an element where each range begins, and one marked as an end where it has ended; the two together.
-
-    As nft does, the part before the first range is an end too, and a range that reaches the highest
-    number has none.
-    """
-    start, after_start = _element_frame(size)
-    is_end = attribute(nf.NFTA_SET_ELEM_FLAGS, u32be(nf.NFT_SET_ELEM_INTERVAL_END))
-    end, after_end = _element_frame(size, is_end)
-    before = [end + bytes(size) + after_end] if ranges[0][0] > 0 else []
-    beyond = 1 << size * 8
-    unended = []
-    if ranges[-1][1] + 1 == beyond:
-        unended = [start + ranges[-1][0].to_bytes(size, "big") + after_start]
-        ranges = ranges[:-1]
-    if descending:
-        between = after_end + start
-        return [
-            *unended,
-            *[
-                end + (last + 1).to_bytes(size, "big") + between + first.to_bytes(size, "big") + after_start
-                for first, last in reversed(ranges)
-            ],
-            *before,
-        ]
-    between = after_start + end
-    return [
-        *before,
-        *[
-            start + first.to_bytes(size, "big") + between + (last + 1).to_bytes(size, "big") + after_end
-            for first, last in ranges
-        ],
-        *unended,
-    ]
-
-
 class NativeSet(Value):
-    """A set as it was dumped: its keys, those that end an interval apart; not understood if it has more than keys."""
+    """A set as it was dumped: its keys, those that end an interval apart; not understood if it has more than keys.
+
+    Of a map, ``data`` has what each of its keys leads to, as bytes.
+    """
 
     flags: int
     key_size: int
     keys: tuple[bytes, ...]
     ends: tuple[bytes, ...]
     understood: bool = True
+    data: tuple[bytes, ...] = ()
 
 
 def decode_set(description: dict[int, bytes], elements: Iterable[bytes]) -> NativeSet:
     """Return a set from its description and the messages with its elements."""
     flags = decode_number(description.get(nf.NFTA_SET_FLAGS, b""))
     size = decode_number(description[nf.NFTA_SET_KEY_LEN])
+    if flags & nf.NFT_SET_MAP:
+        return _decode_map(flags, size, elements)
     keys: list[bytes] = []
     ends: list[bytes] = []
     shapes: dict[bytes, list[bytes] | None] = {}
@@ -143,6 +122,24 @@ def decode_set(description: dict[int, bytes], elements: Iterable[bytes]) -> Nati
     return NativeSet(flags, size, tuple(keys), tuple(ends))
 
 
+def _decode_map(flags: int, size: int, messages: Iterable[bytes]) -> NativeSet:
+    """Return a map from the messages with its elements; it is not understood where they have more than key and data."""
+    keys: list[bytes] = []
+    ends: list[bytes] = []
+    data: list[bytes] = []
+    for message in messages:
+        for element in decode_elements(decode_fields(message).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"")):
+            fields = decode_fields(element)
+            key = decode_fields(fields.get(nf.NFTA_SET_ELEM_KEY, b"")).get(nf.NFTA_DATA_VALUE, b"")
+            is_end = decode_number(fields.get(nf.NFTA_SET_ELEM_FLAGS, b"")) == nf.NFT_SET_ELEM_INTERVAL_END
+            if len(key) != size or not fields.keys() <= PARTS_OF_MAPS or is_end == (nf.NFTA_SET_ELEM_DATA in fields):
+                return NativeSet(flags, size, (), (), understood=False)
+            (ends if is_end else keys).append(key)
+            data += () if is_end else (fields[nf.NFTA_SET_ELEM_DATA],)
+    return NativeSet(flags, size, tuple(keys), tuple(ends), data=tuple(data))
+
+
+PARTS_OF_MAPS = {nf.NFTA_SET_ELEM_KEY, nf.NFTA_SET_ELEM_DATA, nf.NFTA_SET_ELEM_FLAGS, nf.NFTA_SET_ELEM_USERDATA}
 KEY_OFFSET = 12
 """Bytes before the key: the headers of the element, of its key, and of the key's value."""
 
@@ -171,6 +168,22 @@ def ranges_of(native: NativeSet, order: ByteOrder) -> tuple[Range, ...] | None:
     beyond = 1 << native.key_size * 8
     ends = sorted(int.from_bytes(key, order) for key in native.ends)
     return tuple(merge_ranges(_ranges_between(firsts, ends, beyond)))
+
+
+def cases_of(native: NativeSet, order: ByteOrder) -> dict[bytes, tuple[Range, ...]] | None:
+    """Return what a map leads to, each with the numbers that lead there as in ``ranges_of``."""
+    is_interval = bool(native.flags & nf.NFT_SET_INTERVAL)
+    unknown = native.flags & ~(UNDERSTOOD_SETS | nf.NFT_SET_MAP)
+    if not native.understood or not native.data or unknown or (is_interval and order != "big"):
+        return None
+    data = dict(zip([int.from_bytes(key, order) for key in native.keys], native.data, strict=True))
+    firsts = sorted(data)
+    ends = sorted(int.from_bytes(key, order) for key in native.ends)
+    between = _ranges_between(firsts, ends, 1 << native.key_size * 8)
+    found: dict[bytes, list[Range]] = {}
+    for first, last in between if is_interval else zip(firsts, firsts, strict=True):
+        found.setdefault(data[first], []).append((first, last))
+    return {each: tuple(merge_ranges(ranges)) for each, ranges in found.items()}
 
 
 def _ranges_between(firsts: list[int], ends: list[int], beyond: int) -> Iterator[Range]:

@@ -130,6 +130,13 @@ def _named(condition: native.Named) -> str:
     return f"{condition.field} {operator}{quoted(name + ending)}"
 
 
+def _verdict_map(action: native.VerdictMap) -> str:
+    entries = [
+        f"{_range(action.field, each)} : {_words(verdict)}" for ranges, verdict in action.cases for each in ranges
+    ]
+    return f"{action.field} vmap {{ {', '.join(entries)} }}"
+
+
 def _proxy(action: native.Proxy) -> str:
     family = {None: "", "ipv4": "ip ", "ipv6": "ip6 "}[action.family]
     return f"tproxy {family}to :{action.port}"
@@ -162,6 +169,7 @@ TEXTS: dict[type, Callable[[Any], str]] = {
     model.Jump: lambda action: f"jump {action.chain}",
     model.Redirect: lambda action: f"redirect to :{action.port}",
     native.Proxy: _proxy,
+    native.VerdictMap: _verdict_map,
     model.SetMark: _set_mark,
     model.SaveMark: _fixed("ct mark set meta mark"),
     model.RestoreMark: _fixed("meta mark set ct mark"),

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterator
+from typing import Literal, TypeVar
 
 from capture.backends import detect
-from capture.backends.facts import PURPOSES, gather
+from capture.backends.detect import Decision, Leftover
+from capture.backends.facts import PURPOSES, Facts, gather
 from capture.backends.iptables.programs import COMMANDS, find_program, run
 from capture.backends.iptables.tables import VARIANTS
 from capture.backends.kernel_modules import (
     WAYS,
+    Inventory,
     can_load,
     look_up,
     needed,
@@ -27,7 +31,8 @@ from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
 from capture.operations import diagnosis
-from capture.report.findings import Finding
+from capture.operations.diagnosis import Diagnosis
+from capture.report.findings import Finding, State
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod, PodFromInside
@@ -36,18 +41,7 @@ from capture.state import capabilities, record
 from capture.state.directory import STATE_DIRECTORY, is_private, require_private
 from capture.state.netns import ONLY_ON_HOST, namespace_id
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Literal, TypeVar
-
-    from capture.backends.detect import Decision, Leftover
-    from capture.backends.facts import Facts
-    from capture.backends.kernel_modules import Inventory
-    from capture.operations.diagnosis import Diagnosis
-    from capture.report.findings import State
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 CAPABILITIES = ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")
 """Those that matter."""

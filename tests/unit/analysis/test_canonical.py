@@ -25,7 +25,7 @@ from capture.model.ruleset import (
     UnknownMatch,
     only,
 )
-from rule_notation import lines, rule_line
+from support.rules.notation import lines, rule_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

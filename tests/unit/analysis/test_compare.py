@@ -27,8 +27,8 @@ from capture.model.ruleset import (
     only,
 )
 from capture.settings import options as option
-from fake_pod import IPV4_ALONE, POD, ruleset_of
-from rule_notation import lines, rule_line
+from support.captures.fake_pod import IPV4_ALONE, POD, ruleset_of
+from support.rules.notation import lines, rule_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from capture.analysis.trace import whole_way
 from capture.model.addresses import outside
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import RestoreMark, Return, TransparentProxy
-from small_pools import Pools, numbers_of
+from support.generators.small_pools import Pools, numbers_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,7 +79,10 @@ def test_the_pools_reach_what_is_rare() -> None:
             met["second nat"] += len(nats) > 1
             met["mark restored"] += any(isinstance(step.rule.verdict, RestoreMark) for step in traced.path)
             met["translated"] += traced.translated is not None
-    assert min(met[each] for each in ("over lo", "second nat", "mark restored", "translated")) > 10
+            met["other interface"] += traced.interface is not None
+            met["refused by mark"] += traced.rerouted is not None and traced.outcome == "dropped"
+    assert len(met) == 6
+    assert min(met.values()) > 10
 
 
 # --- wrong compilers -------------------------------------------------------------------------------
@@ -234,6 +237,15 @@ def keeps_the_socket_over_lo(patch: Patch) -> None:
     patch.setattr(Compiler, "_over_lo", over_lo)
 
 
+def routes_again_behind_every_chain(patch: Patch) -> None:
+    right = Compiler._passed
+
+    def passed(self: Compiler, place: Place, station: Station) -> int:
+        return right(self, place, station.replace(reroutes=place.way == "out"))
+
+    patch.setattr(Compiler, "_passed", passed)
+
+
 MUTANTS = (
     asks_nat_again,
     keeps_the_port,
@@ -253,6 +265,7 @@ MUTANTS = (
     forgets_input,
     forgets_later_packets,
     keeps_the_socket_over_lo,
+    routes_again_behind_every_chain,
 )
 
 

@@ -41,7 +41,7 @@ from capture.model.ruleset import (
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.settings.parsers import Selection, UidPorts
-from small_pools import Pools, numbers_of
+from support.generators.small_pools import Pools, numbers_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

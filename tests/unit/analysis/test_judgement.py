@@ -33,8 +33,8 @@ from capture.model.ruleset import (
     only,
 )
 from capture.settings import options as option
-from fake_pod import ruleset_of
-from rule_notation import rule_line
+from support.captures.fake_pod import ruleset_of
+from support.rules.notation import rule_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from capture.model.ruleset import (
     SaveMark,
     SetMark,
 )
-from iptables_cases import FOREIGN, VERDICTS, Case
+from support.rules.iptables_cases import FOREIGN, VERDICTS, Case
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

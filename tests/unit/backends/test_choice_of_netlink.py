@@ -10,7 +10,7 @@ from capture.backends.facts import LiveChain
 from capture.backends.iptables.netlink import NetlinkDriver
 from capture.backends.request import Request
 from capture.errors import ConfigurationError, UnsupportedError
-from hosts import WITH_EVERYTHING
+from support.captures.hosts import WITH_EVERYTHING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

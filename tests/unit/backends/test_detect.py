@@ -9,7 +9,7 @@ from capture.backends.facts import Facts, LiveChain
 from capture.backends.request import Request
 from capture.errors import ConfigurationError, UnsupportedError
 from capture.model.addresses import IPV4, IPV6
-from hosts import WITH_EVERYTHING, programs
+from support.captures.hosts import WITH_EVERYTHING, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -29,11 +29,11 @@ from capture.model import ruleset
 from capture.model.ruleset import FAMILIES
 from capture.model.values import Value
 from capture.settings import options as option
-from fake_pod import ruleset_of
+from support.captures.fake_pod import ruleset_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from fake_pod import Texts
+    from support.captures.fake_pod import Texts
 
 DNS: Texts = {option.REDIRECT_DNS: "true", option.CAPTURE_ALL_DNS: "true"}
 CONFIGURATIONS: dict[str, Texts] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from capture.cli import completion
+from capture.cli import options as completion
 from capture.settings import options
 
 
@@ -49,6 +49,6 @@ def test_namespaces_that_have_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (tmp_path / name).touch()
     monkeypatch.setattr(completion, "NAMED_NAMESPACES", str(tmp_path))
 
-    found = completion.namespaces(None, None, f"{tmp_path}/pod")  # type: ignore[arg-type]  # it looks at neither
+    found = completion.named_namespaces(None, None, f"{tmp_path}/pod")  # type: ignore[arg-type]  # it looks at neither
 
     assert [item.value for item in found] == [f"{tmp_path}/pod-a", f"{tmp_path}/pod-b"]

@@ -41,8 +41,8 @@ def test_as_json() -> None:
         "direction": "inbound",
         "packets": ["tcp, port 22"],
         "witness": "tcp to 10.255.255.2:22 from 198.51.100.7:45000, in by eth0",
-        "before": {"outcome": "direct", "port": None, "address": None},
-        "after": {"outcome": "proxy-inbound", "port": 15006, "address": None},
+        "before": {"outcome": "direct", "port": None, "address": None, "interface": None},
+        "after": {"outcome": "proxy-inbound", "port": 15006, "address": None, "interface": None},
     } in plain["differences"]
 
 

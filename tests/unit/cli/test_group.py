@@ -13,6 +13,7 @@ from capture.cli.group import COMMANDS, capture, run
 from capture.cli.options import CaptureCommand, SettingOption, example_lines, spelled_out
 
 PROGRAM = Path(sys.executable).with_name("capture")
+GROUPS = ("cni", "node", "host")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -21,13 +22,14 @@ def test_every_command_is_there_and_has_help_with_examples(name: str, capsys: py
 
     printed = capsys.readouterr().out
     assert printed.startswith(f"Usage: capture {name}")
-    assert f"capture {name}" in printed.partition("Examples:")[2] or name in {"cni", "node"}
+    assert f"capture {name}" in printed.partition("Examples:")[2] or name in GROUPS
 
 
 LEAVES = [
-    *(name for name in COMMANDS if name not in {"cni", "node"}),
+    *(name for name in COMMANDS if name not in GROUPS),
     *(f"cni {name}" for name in ("install", "status", "uninstall")),
     *(f"node {name}" for name in ("agent", "status", "pods", "pod", "uninstall")),
+    *(f"host {name}" for name in ("apply", "status", "clean")),
 ]
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from cni import install, trial
-from fake_plugin import write_plugin
-from system_calls import kill_before, run_stepped
+from support.processes.system_calls import kill_before, run_stepped
+from support.runtimes.fake_plugin import write_plugin
 
 READ_BY_RUNTIMES = (".conf", ".conflist", ".json")
 OWN_ENTRY = {"type": "capture-cni", "profile": "current"}
@@ -49,9 +49,8 @@ class Node:
         scenario.prepare(self)
 
     def install(self, own_config: str = "") -> None:
-        install.install(
-            str(self.bundle), str(self.bin_dir), str(self.conf_dir), {"profile": "current"}, ("1.0.0",), own_config
-        )
+        desired = install.Desired(str(self.conf_dir), {"profile": "current"}, own_config)
+        install.install(str(self.bundle), str(self.bin_dir), desired)
 
     def uninstall(self) -> None:
         install.uninstall(str(self.bin_dir), str(self.conf_dir))

@@ -14,7 +14,7 @@ from cni import conf, kubernetes
 from cni.commands import cni_group
 from cni.conf import AgentPod
 from cni.runtimes import Runtime
-from fake_plugin import write_plugin
+from support.runtimes.fake_plugin import write_plugin
 
 NEWEST = {"profile": "1.30", "log_file": "/var/log/istio-capture/cni.log"}
 MAIN = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}

@@ -12,9 +12,8 @@ import pytest
 from capture.errors import StateDirectoryError
 from cni import atomic_files, install
 from cni.install import Change, InstallError, with_entry
-from fake_plugin import SCRIPT, write_plugin
+from support.runtimes.fake_plugin import SCRIPT, write_plugin
 
-VERSIONS = ("0.3.1", "0.4.0", "1.0.0")
 ENTRY: dict[str, Any] = {"capabilities": {"io.kubernetes.cri.pod-annotations": True}, "profile": "current"}
 OWN_ENTRY = {"type": "capture-cni", **ENTRY}
 BRIDGE = {"type": "bridge", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/16"}]]}}
@@ -31,9 +30,8 @@ class Node:
         write_plugin(self.plugin, "one")
 
     def install(self, entry: dict[str, Any] | None = None, own_config: str = "") -> list[str]:
-        changes = install.install(
-            str(self.plugin), str(self.bin_dir), str(self.conf_dir), entry or ENTRY, VERSIONS, own_config
-        )
+        desired = install.Desired(str(self.conf_dir), entry or ENTRY, own_config)
+        changes = install.install(str(self.plugin), str(self.bin_dir), desired)
         return [self.short(change) for change in changes]
 
     def uninstall(self, *, keep_plugin: bool = False) -> list[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from cni import install
-from fake_plugin import write_plugin
-from system_calls import run_alone
+from support.processes.system_calls import run_alone
+from support.runtimes.fake_plugin import write_plugin
 
 FAULTS = Path(__file__).with_name("installer_faults.py")
 every_third_or_all = pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.long)])
@@ -75,12 +75,12 @@ def test_a_rival_that_writes_every_100_ms_loses_nothing_and_does_not_win(tmp_pat
     rival = subprocess.Popen([sys.executable, "-c", RIVAL, str(path), "15"])
     rounds, entered = [0], 0
     while rival.poll() is None:
-        install.install(str(plugin), str(bin_dir), str(conf_dir), {}, ("1.0.0",))
+        install.install(str(plugin), str(bin_dir), install.Desired(str(conf_dir), {}))
         network = json.loads(path.read_text())
         rounds.append(network["round"])
         entered += network["plugins"] == [{"type": "bridge"}, {"type": "capture-cni"}]
         time.sleep(0.001)
-    install.install(str(plugin), str(bin_dir), str(conf_dir), {}, ("1.0.0",))
+    install.install(str(plugin), str(bin_dir), install.Desired(str(conf_dir), {}))
     assert rival.wait() == 0
     assert rounds == sorted(rounds)
     assert entered > 15

@@ -21,7 +21,7 @@ from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NO
 from cni.kubernetes import check_server, read_kubeconfig, read_pod
 from cni.pod import Identity
 from cni.protocol import INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
-from fake_kubernetes import (
+from support.cluster.fake_kubernetes import (
     Behaviour,
     FakeKubernetes,
     authority,

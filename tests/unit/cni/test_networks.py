@@ -11,7 +11,7 @@ import pytest
 from cni import install, runtimes
 from cni.install_error import InstallError
 from cni.networks import Choice, Chosen, candidates, choose
-from fake_plugin import write_plugin
+from support.runtimes.fake_plugin import write_plugin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,10 +53,8 @@ class Node:
         return Path(taken.path).name if taken else ""
 
     def install(self, own_config: str = "", runtime: RuntimeName = "crio") -> None:
-        entry = {"profile": "current"}
-        directories = str(self.bin_dir), str(self.conf_dir)
-        choice = self.choice(runtime)
-        install.install(str(self.plugin), *directories, entry, ("0.4.0", "1.0.0"), own_config, choice=choice)
+        desired = install.Desired(str(self.conf_dir), {"profile": "current"}, own_config, self.choice(runtime))
+        install.install(str(self.plugin), str(self.bin_dir), desired)
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from cni import codes, conf, forgetting, plugin, protocol
-from cni_calls import ENVIRON, INJECTED, RESULT, STATUS_ANNOTATION, call, configuration, error_of
-from cni_calls import POD_ARGUMENTS as POD
 from pytest_netns import require
+from support.runtimes.cni_calls import ENVIRON, INJECTED, RESULT, STATUS_ANNOTATION, call, configuration, error_of
+from support.runtimes.cni_calls import POD_ARGUMENTS as POD
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,7 @@ def test_the_environment_that_the_annotation_for_the_proxy_gives_it(config: str)
         "proxyMetadata: 3",
         "a:\n  proxyMetadata: x",
         "- a",
-        "{proxyMetadata: {A: b",
-        "{proxyMetadata: {A: '}}",
+        "{proxyMetadata: {A",
         "{]",
     ],
 )

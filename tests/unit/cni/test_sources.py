@@ -17,8 +17,8 @@ from cni.log import Log
 from cni.pod import Identity
 from cni.protocol import CniError
 from cni.sources import learn
-from fake_kubernetes import FakeKubernetes, server_certificate, status
 from pytest_netns import require
+from support.cluster.fake_kubernetes import FakeKubernetes, server_certificate, status
 
 WEB = Identity("shop", "web-0")
 STATUS = "sidecar.istio.io/status"

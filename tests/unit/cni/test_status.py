@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cni.commands import cni_group
-from fake_plugin import ANSWER
+from support.runtimes.fake_plugin import ANSWER
 
 MAIN = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}
 PLUGIN = f"""#!/bin/sh

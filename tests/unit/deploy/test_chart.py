@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-import cluster_builds as builds
+from support.cluster import builds
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART, MANIFEST = ROOT / "deploy" / "chart", ROOT / "deploy" / "istio-capture.yaml"

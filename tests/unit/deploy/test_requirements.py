@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import cluster_report as tested
-from cluster_report import REQUIREMENTS
+from support.cluster import report as tested
+from support.cluster.report import REQUIREMENTS
 
 TESTS = Path(__file__).resolve().parents[2]
 

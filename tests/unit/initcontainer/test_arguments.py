@@ -17,10 +17,10 @@ from capture.settings.options import (
     PROXY_PORT,
     PROXY_UID,
 )
-from fake_pod import explicit
 from initcontainer.arguments import CommandLine, HelpRequested, UsageError, VersionRequested, parse
 from initcontainer.upstream_flags import PAST, PERSISTENT, UPSTREAM_FLAGS, newer_mesh
-from injected_arguments import INJECTED, LOG_FLAGS
+from support.captures.fake_pod import explicit
+from support.captures.injected_arguments import INJECTED, LOG_FLAGS
 
 if TYPE_CHECKING:
     from initcontainer.upstream_flags import UpstreamFlag

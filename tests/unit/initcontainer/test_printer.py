@@ -8,8 +8,8 @@ import pytest
 
 from capture.errors import CaptureError, ConfigurationError
 from capture.settings.options import LOG_AS_JSON, LOG_OUTPUT_LEVEL
-from fake_pod import explicit
 from initcontainer.printer import Printer
+from support.captures.fake_pod import explicit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from injection.decision import decide, is_selected
-from injection_matrix import INJECTED, NAMESPACES, PODS
+from support.cluster.injection_matrix import INJECTED, NAMESPACES, PODS
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)

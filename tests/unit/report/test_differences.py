@@ -112,8 +112,8 @@ def test_plain_values_mean_the_same() -> None:
         "direction": "outbound",
         "packets": ["tcp to 203.0.113.0/24", "tcp, port 80"],
         "witness": "tcp to 203.0.113.7:80, out by eth0, of user 1000, group 1000",
-        "before": {"outcome": "proxy-outbound", "port": 15001, "address": None},
-        "after": {"outcome": "direct", "port": None, "address": None},
+        "before": {"outcome": "proxy-outbound", "port": 15001, "address": None, "interface": None},
+        "after": {"outcome": "direct", "port": None, "address": None, "interface": None},
     }
     assert plumbing["kind"] == "plumbing"
     assert second["kind"] == "second set"

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from on_terminal import on_terminal
+from support.processes.on_terminal import on_terminal
 
 LINES = (
     "drift: 2 differences from the applied configuration",

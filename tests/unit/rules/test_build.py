@@ -16,15 +16,15 @@ from capture.model.ruleset import (
 )
 from capture.model.values import Value
 from capture.settings import options as option
-from fake_pod import IPV4_ALONE, IPV4_POD, IPV6_POD, POD, FakePod, ruleset_of
-from rule_notation import chain_lines, lines
+from support.captures.fake_pod import IPV4_ALONE, IPV4_POD, IPV6_POD, POD, FakePod, ruleset_of
+from support.rules.notation import chain_lines, lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from capture.model.ruleset import TableName, Verdict
-    from fake_pod import Texts
+    from support.captures.fake_pod import Texts
 
 SIXTEEN_PORTS = [str(port) for port in range(9000, 9032, 2)]
 SEVENTEEN_PORTS = [*SIXTEEN_PORTS, "9999"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from capture.settings import options as option
-from fake_pod import IPV4_ALONE, POD, ruleset_of
-from rule_notation import lines, shown
+from support.captures.fake_pod import IPV4_ALONE, POD, ruleset_of
+from support.rules.notation import lines, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from fake_pod import Texts
+    from support.captures.fake_pod import Texts
 
 
 ARGUMENTS_OF_THE_DOCUMENT: Texts = {

@@ -8,13 +8,13 @@ from __future__ import annotations
 import pytest
 
 from capture.settings import options as option
-from fake_pod import POD, FakePod, ruleset_of
-from rule_notation import chain_lines, lines
+from support.captures.fake_pod import POD, FakePod, ruleset_of
+from support.rules.notation import chain_lines, lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.model.addresses import Family
-    from fake_pod import Texts
+    from support.captures.fake_pod import Texts
 
 PROFILES = ("classic", "current")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from agreement import configs
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.space import DESTINATION, GID, IN, OUT, PORT, PROTOCOL, SOURCE, UID, PacketSpace
@@ -20,7 +19,8 @@ from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ALL_BITS, Span, only
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
-from documented_settings import DOCUMENTED
+from support.captures.documented import DOCUMENTED
+from support.generators.agreement import configs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

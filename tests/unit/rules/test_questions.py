@@ -21,8 +21,8 @@ from capture.model.ruleset import (
 )
 from capture.rules import build_tracking, captures_transparently, redirects_inbound, tracks_connections
 from capture.settings import options as option
-from fake_pod import POD, config_of, ruleset_of
-from rule_notation import chain_lines
+from support.captures.fake_pod import POD, config_of, ruleset_of
+from support.rules.notation import chain_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from capture.settings import options as option
-from fake_pod import IPV4_ALONE, POD, FakePod, ruleset_of
-from rule_notation import lines, shown
+from support.captures.fake_pod import IPV4_ALONE, POD, FakePod, ruleset_of
+from support.rules.notation import lines, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.model.addresses import Family
-    from fake_pod import Texts
+    from support.captures.fake_pod import Texts
 
 CAPTURED: Texts = {option.REDIRECT_DNS: "true"}
 ALL: Texts = {**CAPTURED, option.CAPTURE_ALL_DNS: "true"}

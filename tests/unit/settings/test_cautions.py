@@ -6,7 +6,7 @@ import pytest
 
 from capture.settings import options as option
 from capture.settings.config import resolve
-from fake_pod import FakePod, explicit
+from support.captures.fake_pod import FakePod, explicit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ from capture.settings import options as option
 from capture.settings.config import MAX_OWNER_GROUPS, CaptureConfig, resolve
 from capture.settings.options import OPTIONS
 from capture.settings.parsers import Selection, UidPorts
-from fake_pod import POD, FakePod, config_of, explicit
+from support.captures.fake_pod import POD, FakePod, config_of, explicit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
     from capture.model.addresses import Family
-    from fake_pod import Texts
+    from support.captures.fake_pod import Texts
 
 BOTH: tuple[Family, ...] = ("ipv4", "ipv6")
 ISTIO = FakePod(users={"istio-proxy": 1400, "envoy": 1500, "app": 1000}, groups={"istio-proxy": 2400, "java": 202})

@@ -7,12 +7,12 @@ import pytest
 from capture.settings.config import resolve
 from capture.settings.families import choose_families, judge_families, link_local_note
 from capture.settings.options import DUAL_STACK, IP_FAMILIES, OTHER_FAMILY
-from fake_pod import FakePod, explicit
+from support.captures.fake_pod import FakePod, explicit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.model.addresses import Family
-    from fake_pod import Texts
+    from support.captures.fake_pod import Texts
 
 BOTH: tuple[Family, ...] = ("ipv4", "ipv6")
 IPV4: tuple[Family, ...] = ("ipv4",)

@@ -22,7 +22,7 @@ from capture.settings.settings import (
     host_bits_warnings,
     with_flags,
 )
-from fake_pod import explicit
+from support.captures.fake_pod import explicit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -29,14 +29,14 @@ from capture.state.record import (
     as_json,
     from_json,
 )
-from fake_pod import POD, FakePod, explicit
 from pytest_netns import NamespaceFactory, require
+from support.captures.fake_pod import POD, FakePod, explicit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from fake_pod import Texts
+    from support.captures.fake_pod import Texts
 
 NO_NAMES = Facts(users={}, groups={}, proxy_user="istio-proxy", families=("ipv4", "ipv6"), ipv6=True, servers=())
 PLAIN = Record(Settings({}), NO_NAMES, build_ruleset(resolve(Settings({}), NO_NAMES)[0]), "nftables", "netlink")

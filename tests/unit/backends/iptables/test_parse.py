@@ -24,7 +24,7 @@ from capture.model.ruleset import (
     UnknownMatch,
     UnknownVerdict,
 )
-from iptables_cases import CASES, TCP, TO_CHAIN, Case, networks
+from support.rules.iptables_cases import CASES, TCP, TO_CHAIN, Case, networks
 
 CHAINS = (TO_CHAIN,)
 

@@ -33,7 +33,7 @@ from capture.model.ruleset import (
     UnknownVerdict,
     only,
 )
-from iptables_cases import CASES, FOREIGN, MATCHES, TCP, VERDICTS, Case, networks
+from support.rules.iptables_cases import CASES, FOREIGN, MATCHES, TCP, VERDICTS, Case, networks
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -33,7 +33,7 @@ from capture.model.ruleset import (
     UnknownVerdict,
     only,
 )
-from nftables_cases import networks
+from support.rules.nftables_cases import networks
 
 if TYPE_CHECKING:
     from capture.model.ruleset import Match

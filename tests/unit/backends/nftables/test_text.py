@@ -25,7 +25,7 @@ from capture.model.ruleset import (
     UnknownMatch,
     UnknownVerdict,
 )
-from nftables_cases import CASES, MATCHES, VERDICTS, Case
+from support.rules.nftables_cases import CASES, MATCHES, VERDICTS, Case
 
 NEVER_WRITTEN = {UnknownMatch, UnknownVerdict}
 

@@ -14,7 +14,7 @@ from capture.operations.diagnosis import Diagnosis
 from cni import runtimes
 from cni.runtimes import Runtime
 from cni.status import of_this_node
-from hosts import WITH_EVERYTHING
+from support.captures.hosts import WITH_EVERYTHING
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from lightkube import Client
 
-import fake_kubernetes
 from cni.agent import api, events, taint
 from cni.agent.pods import reduced
-from fake_kubernetes import FakeKubernetes
+from support.cluster import fake_kubernetes
+from support.cluster.fake_kubernetes import FakeKubernetes
 
 POD = {"namespace": "shop", "name": "web", "uid": "uid-1"}
 NOT_READY = {"key": "cni.istio.io/not-ready", "effect": "NoSchedule"}

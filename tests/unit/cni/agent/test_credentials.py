@@ -102,13 +102,6 @@ def test_a_given_api_server_beats_what_kubelet_says(options: Options) -> None:
     }
 
 
-def test_the_age_of_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "token"
-    path.touch()
-    os.utime(path, (path.stat().st_mtime - 60,) * 2)
-    assert 59 < credentials.age(str(path)) < 90
-
-
 def test_what_others_keep_there_stays(options: Options) -> None:
     credentials.renew(options, ADDRESS)
     os.unlink(f"{options.credentials}/token")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cni.agent import kubectl
-from json_schemas import check
-from on_terminal import on_terminal
+from support.output.json_schemas import check
+from support.processes.on_terminal import on_terminal
 
 SCRIPT = """#!/bin/sh
 printf '%s\\n' "$*" >> {log}

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-import fake_kubernetes
 from cni.agent.health import Health
 from cni.agent.journal import Journal
 from cni.agent.pods import Pods
-from fake_kubernetes import FakeKubernetes
+from support.cluster import fake_kubernetes
+from support.cluster.fake_kubernetes import FakeKubernetes
 
 
 def a_pod(name: str, **metadata: Any) -> dict[str, Any]:

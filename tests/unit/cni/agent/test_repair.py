@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-import fake_kubernetes
 from capture.errors import CaptureError
 from cni import conf
 from cni.agent import api, repair
@@ -21,7 +20,8 @@ from cni.agent.options import Options
 from cni.agent.repair import LONGEST_PAUSE, QUIET, Repair
 from cni.agent.runtime import Sandbox
 from cni.agent.sandboxes import Place
-from fake_kubernetes import FakeKubernetes
+from support.cluster import fake_kubernetes
+from support.cluster.fake_kubernetes import FakeKubernetes
 
 READY: Any = {
     "metadata": {"namespace": "shop", "name": "web", "uid": "u"},

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-import fake_kubernetes
 from cni import leaving
 from cni.agent import uninstall
 from cni.agent.options import Options
 from cni.agent.runtime import Loaded
-from fake_kubernetes import FakeKubernetes
+from support.cluster import fake_kubernetes
+from support.cluster.fake_kubernetes import FakeKubernetes
 
 DAEMON_SETS = "/apis/apps/v1/namespaces/kube-system/daemonsets"
 
