@@ -6,8 +6,8 @@ fates of each decision are put in its place.
 
 from __future__ import annotations
 
-from capture.analysis.decision_list import Box
 from capture.analysis.diagram import TooLargeError
+from capture.analysis.long_lists import Box
 from capture.analysis.meaning import Goto, Translate, Untrack, meaning
 from capture.analysis.space import LISTED
 from capture.model import ruleset as model

@@ -9,7 +9,7 @@ what PREROUTING makes of it.
 from __future__ import annotations
 
 from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
-from capture.analysis.decision_list import DecisionList
+from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Goto, Translate, meaning
 from capture.analysis.rerouting import routed_marks, transparent_rules
 from capture.analysis.space import DESTINATION, GID, HIGHEST_ID, IN, NONE, OUT, PORT, PROTOCOL, STATE, UID, gathered

@@ -8,9 +8,8 @@ import pytest
 
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.effects import Comparison
-from capture.analysis.foreign import ForeignChain
 from capture.analysis.realistic import realistic
-from capture.analysis.stations import Situation
+from capture.analysis.stations import ForeignChain, Situation
 from capture.analysis.trace import whole_way
 from capture.model.addresses import FAMILIES, parse_address, parse_network
 from capture.model.ruleset import (
