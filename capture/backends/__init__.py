@@ -40,31 +40,28 @@ if TYPE_CHECKING:
 
 def load(decision: Decision) -> Driver:
     """Return the driver that a decision names; only its module is imported."""
-    if decision.own_users or decision.backend == "nftables":
-        return _load(decision)
-    return DriverForOtherUsers(_load(decision))
+    if decision.driver == "libnftables":
+        from capture.backends.nftables.libnftables import LibnftablesDriver
 
-
-def _load(decision: Decision) -> Driver:
+        return LibnftablesDriver()
     if decision.backend == "nftables":
-        if decision.driver == "libnftables":
-            from capture.backends.nftables.libnftables import LibnftablesDriver
+        from capture.backends.nftables import netlink as nftables
 
-            return LibnftablesDriver()
-        from capture.backends.nftables.netlink import NetlinkDriver
-
-        return NetlinkDriver()
+        return nftables.NetlinkDriver()
+    driver: Driver
     if decision.driver == "iptc":
         from capture.backends.iptables.iptc_driver import IptcDriver
 
-        return IptcDriver()
-    if decision.driver == "netlink":
+        driver = IptcDriver()
+    elif decision.driver == "netlink":
         from capture.backends.iptables import netlink
 
-        return netlink.NetlinkDriver()
-    from capture.backends.iptables.restore import RestoreDriver
+        driver = netlink.NetlinkDriver()
+    else:
+        from capture.backends.iptables.restore import RestoreDriver
 
-    return RestoreDriver(decision.variant)
+        driver = RestoreDriver(decision.variant)
+    return driver if decision.own_users else DriverForOtherUsers(driver)
 
 
 class DriverForOtherUsers:

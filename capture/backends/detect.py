@@ -144,12 +144,12 @@ def choose(facts: Facts, request: Request) -> Decision:
 def _remedy(facts: Facts, obstacles: dict[tuple[str, str], list[str]]) -> str:
     """Return what to do about the obstacles: what helps the best variant first, if it is known to lack modules."""
     lacking = dict(facts.lacking)
-    for variant, _ in obstacles:
-        if variant in lacking:
-            from capture.backends.kernel_modules import remedy_for  # where something failed
+    modules = next((lacking[variant] for variant, _ in obstacles if variant in lacking), None)
+    if modules is None:
+        return "Install or load what is missing, or leave the choice open (--backend auto)."
+    from capture.backends.kernel_modules import remedy_for  # where something failed
 
-            return f"{remedy_for(lacking[variant])} Or leave the choice open (--backend auto)."
-    return "Install or load what is missing, or leave the choice open (--backend auto)."
+    return f"{remedy_for(modules)} Or leave the choice open (--backend auto)."
 
 
 def _in_words(obstacles: dict[tuple[str, str], list[str]]) -> Iterator[str]:
@@ -197,7 +197,11 @@ def _obstacle(facts: Facts, driver: str, variant: Variant, *, certain: bool) -> 
         return "cannot tell whether this kernel supports legacy tables: none is loaded, and /lib/modules is missing"
     if driver == "iptc" and not facts.python_iptables:
         return "the package python-iptables is not installed"
-    return _missing_program(facts, variant) if driver == "restore" else None
+    for family in (FAMILIES if facts.ipv6 else (IPV4,)) if driver == "restore" else ():
+        for purpose in PURPOSES:
+            if (variant, family, purpose) not in facts.programs:
+                return f"{'iptables' if family == IPV4 else 'ip6tables'}-{variant}-{purpose} is not installed"
+    return None
 
 
 OTHER_USERS = (
@@ -205,14 +209,6 @@ OTHER_USERS = (
     " from here, while iptables takes its owner match only from a process in that one"
 )
 """``owner_check`` in net/netfilter/xt_owner.c; nft's ``meta skuid`` has no such condition."""
-
-
-def _missing_program(facts: Facts, variant: Variant) -> str | None:
-    for family in FAMILIES if facts.ipv6 else (IPV4,):
-        for purpose in PURPOSES:
-            if (variant, family, purpose) not in facts.programs:
-                return f"{'iptables' if family == IPV4 else 'ip6tables'}-{variant}-{purpose} is not installed"
-    return None
 
 
 def _nftables(facts: Facts, driver: str, reason: str) -> Decision:
@@ -243,21 +239,22 @@ def find_leftovers(facts: Facts) -> tuple[Leftover, ...]:
         own = [chain for chain in facts.chains if chain.place == place and chain.is_own]
         if own:
             families = tuple(dict.fromkeys(chain.family for chain in own))
-            spellings = tuple(dict.fromkeys(spelling for chain in own if (spelling := spelling_of(chain.chain))))
-            found.append(_leftover(facts, place, families, spellings).replace(own_users=facts.own_users))
+            has_programs = all(
+                (place, family, purpose) in facts.programs for family in families for purpose in PURPOSES
+            )
+            by_program = "iptc" if not has_programs and facts.python_iptables else "restore"
+            found.append(
+                Leftover(
+                    "nftables" if place == "native" else "iptables",
+                    by_program if place == "legacy" else "netlink",
+                    "" if place == "native" else place,
+                    "our chains are there",
+                    own_users=facts.own_users,
+                    families=families,
+                    spellings=tuple(dict.fromkeys(filter(None, (spelling_of(chain.chain) for chain in own)))),
+                )
+            )
     return tuple(found)
 
 
 PLACES: tuple[Place, ...] = ("nft", "legacy", "native")
-
-
-def _leftover(facts: Facts, place: Place, families: tuple[str, ...], spellings: tuple[Spelling, ...]) -> Leftover:
-    if place == "native":
-        backend, driver = "nftables", "netlink"
-    elif place == "nft":
-        backend, driver = "iptables", "netlink"
-    else:
-        has_programs = all((place, family, purpose) in facts.programs for family in families for purpose in PURPOSES)
-        backend, driver = "iptables", "iptc" if not has_programs and facts.python_iptables else "restore"
-    variant: Variant | Literal[""] = "" if place == "native" else place
-    return Leftover(backend, driver, variant, "our chains are there", families=families, spellings=spellings)

@@ -17,7 +17,7 @@ from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import TABLES
 from capture.model.values import Value
 from capture.netlink.attributes import decode_number, decode_text
-from capture.netlink.nfnetlink import COMPAT_MATCH, open_netfilter, read_generation, request_extension
+from capture.netlink.nfnetlink import has_extension, open_netfilter, read_generation
 from capture.state.netns import is_of_this_user_namespace
 
 TYPE_CHECKING = False
@@ -91,12 +91,18 @@ class Facts(Value):
 def gather(request: Request | None = None, desired: Ruleset | None = None) -> Facts:
     """Return the facts of the host and of the namespace we are in, without what a request does not need. Reads only."""
     nf_tables, nft_compat, chains = _read_nf_tables()
-    tables = tuple((family, table) for family in families_here() for table in _legacy_tables(family))
+    try:
+        tables = tuple((family, table) for family in families_here() for table in legacy_tables(family))
+    except PrivilegeError:
+        tables = ()
     ways = BY_PREFERENCE if request is None else ways_allowed(request)
     is_open = "nftables" in ways[1:]
     is_in_doubt = is_open or ways[0] == "legacy" or nf_tables is False or nft_compat is False
     lacking = tuple(_lacking(desired, ways)) if is_in_doubt else ()
-    has_compat = nft_compat is True and not lacking
+    # Our own netlink messages need nothing that is installed.
+    by_netlink = request is not None and (
+        request.backend == "nftables" or (request.variant in ("", "nft") and nft_compat is True and not lacking)
+    )
     found = Facts(
         programs={},
         ipv6=IPV6 in families_here(),
@@ -110,7 +116,7 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
         own_users=is_of_this_user_namespace(),
         lacking=lacking,
     )
-    if request is not None and not tables and _needs_nothing_installed(request, has_compat=has_compat):
+    if by_netlink and request is not None and request.driver in ("", "netlink") and not tables:
         return found
     programs = dict(_installed_programs())
     has_python_iptables = _is_importable("iptc")
@@ -121,12 +127,6 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
         python_iptables=has_python_iptables,
         libnftables=_is_importable("nftables"),
     )
-
-
-def _needs_nothing_installed(request: Request, *, has_compat: bool) -> bool:
-    """Return whether a request leads to our own netlink messages on every host, with any programs and packages."""
-    by_netlink = request.backend == "nftables" or (request.variant in ("", "nft") and has_compat)
-    return by_netlink and request.driver in ("", "netlink")
 
 
 def _lacking(desired: Ruleset | None, ways: tuple[Way, ...]) -> Iterator[tuple[Way, tuple[str, ...]]]:
@@ -172,10 +172,9 @@ def _read_nf_tables() -> tuple[bool | None, bool | None, tuple[LiveChain, ...]]:
 def _takes_matches(netfilter: NetlinkSocket) -> bool:
     """Return whether nf_tables takes matches of iptables; tried with the owner match. Raises PrivilegeError."""
     try:
-        request_extension(netfilter, nf.FAMILY_NUMBERS[IPV4], COMPAT_MATCH, "owner", 1)
+        return has_extension(netfilter, nf.FAMILY_NUMBERS[IPV4], "match", "owner", 1)
     except (KernelError, UnsupportedError):
         return False
-    return True
 
 
 def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[LiveChain]:
@@ -188,13 +187,6 @@ def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[LiveChain]:
             yield LiveChain("native", "inet", table, chain, uses)
         elif protocol_family == nf.NFPROTO_INET and table == REJECT_TABLE:
             yield LiveChain("reject", "inet", table, chain, uses)
-
-
-def _legacy_tables(family: Family) -> tuple[str, ...]:
-    try:
-        return legacy_tables(family)
-    except PrivilegeError:
-        return ()
 
 
 def _legacy_support() -> LegacySupport:

@@ -50,35 +50,27 @@ SINCE = {"nf_log_syslog": (5, 13)}
 """Modules that are younger than that, and the first kernel that has them."""
 
 REQUIRES: dict[str, tuple[str, ...]] = {
-    "nf_tables": ("nfnetlink",),
-    "nft_compat": ("nf_tables", "x_tables"),
-    "nft_chain_nat": ("nf_tables", "nf_nat"),
-    "nft_redir": ("nf_tables", "nf_nat"),
-    "nft_tproxy": ("nf_tables", "nf_tproxy_ipv4", "nf_tproxy_ipv6", "nf_defrag_ipv4", "nf_defrag_ipv6"),
-    "nft_ct": ("nf_tables", "nf_conntrack"),
-    "nft_log": ("nf_tables", "nf_log_syslog"),
-    "nf_nat": ("nf_conntrack",),
-    "nf_conntrack": ("nf_defrag_ipv4", "nf_defrag_ipv6"),
-    "ip_tables": ("x_tables",),
-    "ip6_tables": ("x_tables",),
-    "iptable_nat": ("ip_tables", "nf_nat"),
-    "iptable_mangle": ("ip_tables",),
-    "iptable_raw": ("ip_tables",),
-    "ip6table_nat": ("ip6_tables", "nf_nat"),
-    "ip6table_mangle": ("ip6_tables",),
-    "ip6table_raw": ("ip6_tables",),
-    "xt_REDIRECT": ("x_tables", "nf_nat"),
-    "xt_TPROXY": ("x_tables", "nf_tproxy_ipv4", "nf_tproxy_ipv6", "nf_defrag_ipv4", "nf_defrag_ipv6"),
-    "xt_CT": ("x_tables", "nf_conntrack"),
-    "xt_conntrack": ("x_tables", "nf_conntrack"),
-    "xt_connmark": ("x_tables", "nf_conntrack"),
-    "xt_owner": ("x_tables",),
-    "xt_mark": ("x_tables",),
-    "xt_tcpudp": ("x_tables",),
-    "xt_multiport": ("x_tables",),
-    "xt_iprange": ("x_tables",),
-    "xt_comment": ("x_tables",),
-    "xt_LOG": ("x_tables", "nf_log_syslog"),
+    module: tuple(needs.split())
+    for needs, modules in (
+        ("nfnetlink", "nf_tables"),
+        ("nf_tables x_tables", "nft_compat"),
+        ("nf_tables nf_nat", "nft_chain_nat nft_redir"),
+        ("nf_tables nf_tproxy_ipv4 nf_tproxy_ipv6 nf_defrag_ipv4 nf_defrag_ipv6", "nft_tproxy"),
+        ("nf_tables nf_conntrack", "nft_ct"),
+        ("nf_tables nf_log_syslog", "nft_log"),
+        ("nf_conntrack", "nf_nat"),
+        ("nf_defrag_ipv4 nf_defrag_ipv6", "nf_conntrack"),
+        ("ip_tables nf_nat", "iptable_nat"),
+        ("ip_tables", "iptable_mangle iptable_raw"),
+        ("ip6_tables nf_nat", "ip6table_nat"),
+        ("ip6_tables", "ip6table_mangle ip6table_raw"),
+        ("x_tables", "ip_tables ip6_tables xt_owner xt_mark xt_tcpudp xt_multiport xt_iprange xt_comment"),
+        ("x_tables nf_nat", "xt_REDIRECT"),
+        ("x_tables nf_tproxy_ipv4 nf_tproxy_ipv6 nf_defrag_ipv4 nf_defrag_ipv6", "xt_TPROXY"),
+        ("x_tables nf_conntrack", "xt_CT xt_conntrack xt_connmark"),
+        ("x_tables nf_log_syslog", "xt_LOG"),
+    )
+    for module in modules.split()
 }
 """What each module needs in turn."""
 
@@ -121,13 +113,12 @@ def needed(desired: model.Ruleset | None, families: Iterable[Family], way: Way) 
     Without a rule set: those that every capture of these families needs.
     """
     found: dict[str, str] = {}
-    tables = (model.NAT,) if desired is None else tuple(table.name for table in desired.tables)
-    for table in tables:
+    for table in (model.NAT,) if desired is None else tuple(table.name for table in desired.tables):
         _add(found, _of_table(table, tuple(families), way))
     if desired is not None and desired.comments and way != "nftables":
         _add(found, (("xt_comment", "comments"),))
-    for kind in EVERY_CAPTURE if desired is None else dict.fromkeys(_kinds(desired)):
-        _add(found, _of_kind(kind, way))
+    for kind, is_one_match in EVERY_CAPTURE if desired is None else dict.fromkeys(_kinds(desired)):
+        _add(found, _of_kind(kind, way, is_one_match=is_one_match))
     return found
 
 
@@ -140,13 +131,12 @@ def _kinds(desired: model.Ruleset) -> Iterator[tuple[type, bool]]:
     for rule in desired.rules:
         yield type(rule.verdict), False
         for match in rule.matches:
-            yield type(match), _is_one_match(match)
-
-
-def _is_one_match(match: model.Match) -> bool:
-    if isinstance(match, model.SourcePort | model.DestinationPort):
-        return len(match.ports) > (1 if match.negated else model.MAX_SEPARATE_PORTS)
-    return isinstance(match, model.Source | model.Destination) and match.negated and len(match.networks) > 1
+            if isinstance(match, model.SourcePort | model.DestinationPort):
+                yield type(match), len(match.ports) > (1 if match.negated else model.MAX_SEPARATE_PORTS)
+            elif isinstance(match, model.Source | model.Destination):
+                yield type(match), match.negated and len(match.networks) > 1
+            else:
+                yield type(match), False
 
 
 def with_required(names: Iterable[str]) -> tuple[str, ...]:
@@ -176,16 +166,14 @@ def _of_table(table: model.TableName, families: tuple[Family, ...], way: Way) ->
         yield "nft_chain_nat", "the table nat"
 
 
-def _of_kind(kind: tuple[type, bool], way: Way) -> Iterator[tuple[str, str]]:
-    part, is_one_match = kind
-    purpose, native, extension = VOCABULARY.get(part, ("", "", ""))
-    if is_one_match:
-        if way != "nftables":
-            yield ("xt_multiport", "lists of ports") if extension else ("xt_iprange", "lists of networks")
-        return
-    module = native if way == "nftables" else extension
-    if module and (module, way) not in DISPENSABLE:
-        yield module, purpose
+def _of_kind(kind: type, way: Way, *, is_one_match: bool) -> Iterator[tuple[str, str]]:
+    purpose, native, extension = VOCABULARY.get(kind, ("", "", ""))
+    if not is_one_match:
+        module = native if way == "nftables" else extension
+        if module and (module, way) not in DISPENSABLE:
+            yield module, purpose
+    elif way != "nftables":
+        yield ("xt_multiport", "lists of ports") if extension else ("xt_iprange", "lists of networks")
 
 
 DISPENSABLE: tuple[tuple[str, Way], ...] = (("xt_tcpudp", "nft"),)
@@ -226,10 +214,12 @@ def look_up(names: Iterable[str]) -> Inventory:
         and version >= SINCE.get(name, ())
         and not os.path.exists(f"{LOADED}/{name}")
     )
-    index = _read_index(f"{INDEXES}/{release}") if unloaded and version >= OLDEST else None
-    if index is None:
+    if not unloaded or version < OLDEST:
         return Inventory(unloaded, is_indexed=not unloaded)
-    loadable, builtin = index
+    indexes = [f"{INDEXES}/{release}/{name}" for name in ("modules.dep", "modules.builtin")]
+    if not all(map(os.path.exists, indexes)):
+        return Inventory(unloaded)
+    loadable, builtin = map(content_of, indexes)
     not_built_in = tuple(name for name in unloaded if not _lists(builtin, name))
     absent = tuple(name for name in not_built_in if not _lists(loadable, name))
     prohibitions = _prohibitions() if not_built_in else {}
@@ -242,14 +232,6 @@ def _version(release: str) -> tuple[int, ...]:
     major, _, rest = release.partition(".")
     minor = rest.partition(".")[0].partition("-")[0]
     return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else ()
-
-
-def _read_index(directory: str) -> tuple[bytes, bytes] | None:
-    """Return modules.dep and modules.builtin of a kernel; None unless both are there."""
-    dependencies, builtin = f"{directory}/modules.dep", f"{directory}/modules.builtin"
-    if not os.path.exists(dependencies) or not os.path.exists(builtin):
-        return None
-    return content_of(dependencies), content_of(builtin)
 
 
 def _lists(index: bytes, name: str) -> bool:

@@ -11,20 +11,21 @@ answer with a reset (nf_send_reset6() in net/ipv6/netfilter/nf_reject_ipv6.c), w
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.expressions import bitwise, compare, expression, load_meta, load_payload, nest
+from capture.backends.nf_tables.expressions import bitwise, equals, expression, load_meta, load_payload, nest
 from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nf_tables.listing import read_rules, read_tables
+from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nftables.names import REJECT_TABLE
 from capture.errors import KernelError, UnsupportedError
-from capture.netlink.attributes import attribute, decode_fields, decode_text, text, u8, u32be
-from capture.netlink.batch import Change, commit
-from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
+from capture.netlink.attributes import attribute, decode_fields, decode_text, u8, u32be
+from capture.netlink.batch import commit
 from capture.netlink.nfnetlink import open_netfilter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
 
 BEFORE_OTHER_FILTERS = -200
@@ -33,6 +34,7 @@ TCP_FLAGS_AT, RST = 13, 0x04  # RFC 9293 3.1
 LO = b"lo".ljust(16, b"\0")  # IFNAMSIZ in linux/if.h
 CHAINS = {"input": nf.NFT_META_IIFNAME, "output": nf.NFT_META_OIFNAME}
 """Hooks, and the interface that is looked at there."""
+MESSAGES = TableMessages(nf.NFPROTO_INET, REJECT_TABLE)
 
 
 def ensure(*, is_desired: bool) -> bool:
@@ -68,9 +70,7 @@ def _remove(netfilter: NetlinkSocket) -> bool:
     tables = read_tables(netfilter, nf.NFPROTO_INET)
     if all(decode_text(fields[nf.NFTA_TABLE_NAME]) != REJECT_TABLE for _, fields in tables):
         return False
-    from capture.backends.nftables import encode
-
-    commit(netfilter, [encode.delete_table(REJECT_TABLE)], doing=f"delete table inet {REJECT_TABLE}")
+    commit(netfilter, [MESSAGES.delete_table()], doing=f"delete table inet {REJECT_TABLE}")
     return True
 
 
@@ -81,31 +81,24 @@ def _is_there(netfilter: NetlinkSocket) -> bool:
 
 
 def _changes() -> Iterator[Change]:
-    from capture.backends.nftables import encode  # only needed where the option is given
-    from capture.backends.nftables.native import NativeChain
-
-    yield from (encode.add_table(REJECT_TABLE), encode.delete_table(REJECT_TABLE), encode.add_table(REJECT_TABLE))
+    yield from (MESSAGES.add_table(), MESSAGES.delete_table(), MESSAGES.add_table())
     for chain, interface in CHAINS.items():
-        hook = Hook("filter", chain, BEFORE_OTHER_FILTERS)
-        yield encode.add_chain(REJECT_TABLE, NativeChain(chain, (), hook, "accept"))
-        rule = attribute(nf.NFTA_RULE_TABLE, text(REJECT_TABLE)) + attribute(nf.NFTA_RULE_CHAIN, text(chain))
-        rule += nest(nf.NFTA_RULE_EXPRESSIONS, _expressions(interface))
-        doing = f"add the rule of chain {chain} of table inet {REJECT_TABLE}"
-        yield Change(nf.NFT_MSG_NEWRULE, nf.NFPROTO_INET, rule, doing, NLM_F_CREATE | NLM_F_APPEND)
+        yield MESSAGES.add_chain(chain, Hook("filter", chain, BEFORE_OTHER_FILTERS))
+        yield MESSAGES.add_rule(chain, nest(nf.NFTA_RULE_EXPRESSIONS, _expressions(interface)), name="the rule")
 
 
 def _expressions(interface: int) -> bytes:
     return b"".join(
         (
             load_meta(nf.NFT_META_NFPROTO),
-            compare(nf.NFT_CMP_EQ, u8(nf.FAMILY_NUMBERS["ipv6"])),
+            equals(u8(nf.FAMILY_NUMBERS["ipv6"])),
             load_meta(nf.NFT_META_L4PROTO),
-            compare(nf.NFT_CMP_EQ, u8(nf.PROTOCOL_NUMBERS["tcp"])),
+            equals(u8(nf.PROTOCOL_NUMBERS["tcp"])),
             load_meta(interface),
-            compare(nf.NFT_CMP_NEQ, LO),
+            equals(LO, negated=True),
             load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, TCP_FLAGS_AT, 1),
             bitwise(u8(RST)),
-            compare(nf.NFT_CMP_EQ, u8(0)),
+            equals(u8(0)),
             expression("reject", attribute(NFTA_REJECT_TYPE, u32be(NFT_REJECT_TCP_RST))),
         )
     )

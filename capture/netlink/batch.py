@@ -15,16 +15,28 @@ from capture.errors import KernelError
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, u32be
 from capture.netlink.messages import NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, decode_refusal, encode_message
-from capture.netlink.nfnetlink import NFNL_SUBSYS_NFTABLES, NFPROTO_UNSPEC, message_type, nfgenmsg
+from capture.netlink.nfnetlink import (
+    ATTEMPTS,
+    NFNL_SUBSYS_NFTABLES,
+    NFPROTO_UNSPEC,
+    message_type,
+    nfgenmsg,
+    open_netfilter,
+    read_consistently,
+    ruleset_busy,
+)
 from capture.netlink.sockets import NO_ANSWER, failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import TypeVar
 
     from capture.errors import CaptureError
     from capture.netlink.messages import Refusal
     from capture.netlink.sockets import NetlinkSocket
+
+    T = TypeVar("T")
 
 # linux/netfilter/nfnetlink.h
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
@@ -49,6 +61,21 @@ class RulesetChangedError(KernelError):
 
     def __init__(self, doing: str) -> None:
         super().__init__(doing, errno.ERESTART, "another process changed the ruleset since it was read")
+
+
+def transact(doing: str, read: Callable[[NetlinkSocket], T], changes: Callable[[T], Iterable[Change]]) -> None:
+    """Apply the changes of what is read, in one transaction and only if no program changes the ruleset meanwhile.
+
+    Raises as ``commit``; KernelError with EINTR if that happened ``ATTEMPTS`` times.
+    """
+    with open_netfilter() as netfilter:
+        for _ in range(ATTEMPTS):
+            found, generation = read_consistently(netfilter, doing, lambda: read(netfilter))
+            try:
+                return commit(netfilter, changes(found), generation, doing)
+            except RulesetChangedError:
+                continue
+    raise ruleset_busy(doing)
 
 
 def commit(

@@ -23,7 +23,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 # Flags of requests, and of answers (linux/netlink.h).
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x001, 0x004, 0x300
 NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x200, 0x400, 0x800
-NLM_F_DUMP_INTR, NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x010, 0x100, 0x200
+NLM_F_DUMP_INTR, NLM_F_ACK_TLVS = 0x010, 0x200
 
 # Attributes of an extended acknowledgement (linux/netlink.h, enum nlmsgerr_attrs).
 NLMSGERR_ATTR_MSG, NLMSGERR_ATTR_OFFS = 1, 2
@@ -83,29 +83,20 @@ def decode_messages(datagram: bytes) -> Iterator[Message]:
 
 
 def decode_refusal(message: Message) -> Refusal | None:
-    """Return why a request failed, from its NLMSG_ERROR or NLMSG_DONE; None if it succeeded."""
+    """Return why a request failed, from its NLMSG_ERROR or NLMSG_DONE; None if it succeeded.
+
+    An error repeats the header of the request, and no more of it: sockets that get attributes set NETLINK_CAP_ACK.
+    """
     errno = -int.from_bytes(message.body[:4], BYTE_ORDER, signed=True)
     if errno <= 0:
         return None
     if not message.flags & NLM_F_ACK_TLVS:
         return Refusal(errno)
-    acknowledgement = decode_fields(message.body[_start_of_extended_ack(message) :])
+    start = 4 if message.kind == NLMSG_DONE else 4 + HEADER_SIZE
+    acknowledgement = decode_fields(message.body[start:])
     offset = acknowledgement.get(NLMSGERR_ATTR_OFFS)
     return Refusal(
         errno,
         decode_text(acknowledgement.get(NLMSGERR_ATTR_MSG, b"")),
         None if offset is None else decode_host_number(offset),
     )
-
-
-def _start_of_extended_ack(message: Message) -> int:
-    """Return where the attributes begin: after the errno and, in an error, after the request it repeats.
-
-    NLM_F_CAPPED means that of the request only the header is repeated (linux/netlink.h, struct nlmsgerr).
-    """
-    if message.kind == NLMSG_DONE:
-        return 4
-    if message.flags & NLM_F_CAPPED:
-        return 4 + HEADER_SIZE
-    request_length = int.from_bytes(message.body[4:8], BYTE_ORDER)
-    return 4 + ((request_length + 3) & ~3)

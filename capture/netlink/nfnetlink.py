@@ -24,7 +24,7 @@ NFGENMSG_SIZE = 4  # struct nfgenmsg
 NFNL_SUBSYS_NFT_COMPAT = 11
 NFNL_MSG_COMPAT_GET = 0
 NFTA_COMPAT_NAME, NFTA_COMPAT_REV, NFTA_COMPAT_TYPE = 1, 2, 3
-COMPAT_MATCH, COMPAT_TARGET = 0, 1
+COMPAT_TYPES = {"match": 0, "target": 1}
 
 # linux/netfilter/nf_tables.h
 NFT_MSG_GETGEN = 16
@@ -109,16 +109,29 @@ def ruleset_busy(doing: str) -> KernelError:
     )
 
 
-def request_extension(netfilter: NetlinkSocket, family: int, kind: int, name: str, revision: int) -> None:
-    """Return if nf_tables takes a match (COMPAT_MATCH) or target of iptables in this revision, or else raise.
+def has_extension(netfilter: NetlinkSocket, family: int, kind: str, name: str, revision: int) -> bool:
+    """Return whether nf_tables takes a "match" or "target" of iptables in this revision.
 
-    The kernel loads the module for it, if it may. Raises KernelError with ENOENT or UnsupportedError if it has no
-    such extension or revision, KernelError with EINVAL if it has no nft_compat, and PrivilegeError.
+    The kernel loads the module for it, if it may. Raises UnsupportedError if it takes none at all, PrivilegeError and
+    KernelError.
     """
     extension = (
         attribute(NFTA_COMPAT_NAME, text(name))
         + attribute(NFTA_COMPAT_REV, u32be(revision))
-        + attribute(NFTA_COMPAT_TYPE, u32be(kind))
+        + attribute(NFTA_COMPAT_TYPE, u32be(COMPAT_TYPES[kind]))
     )
     message = NFNL_SUBSYS_NFT_COMPAT << 8 | NFNL_MSG_COMPAT_GET
-    netfilter.request(message, 0, nfgenmsg(family) + extension, f"request the extension {name} of iptables")
+    try:
+        netfilter.request(message, 0, nfgenmsg(family) + extension, f"request the extension {name} of iptables")
+    except UnsupportedError:
+        return False
+    except KernelError as error:
+        if error.errno == errno.EINVAL:  # nfnetlink knows no such subsystem
+            raise UnsupportedError(
+                "nf_tables of this kernel takes no matches and targets of iptables",
+                "Load on the host: modprobe nft_compat; or use the backend nftables.",
+            ) from error
+        if error.errno != errno.ENOENT:
+            raise
+        return False
+    return True

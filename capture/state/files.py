@@ -10,12 +10,20 @@ REGULAR, TYPE = 0o100000, 0o170000
 
 
 def content_of(path: str) -> bytes:
-    """Return what a file holds; nothing if it cannot be read."""
+    """Return what a file holds; nothing if it cannot be read.
+
+    A file object would cost four system calls more, in a process that reads a dozen files of /proc.
+    """
     try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b""
+    try:
+        return b"".join(iter(lambda: os.read(descriptor, 1 << 16), b""))
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
 
 
 def read_file(path: str, limit: int) -> bytes:

@@ -24,7 +24,7 @@ import tempfile
 from modulefinder import ModuleFinder
 from pathlib import Path
 
-from freeze import code_of, links_between
+from freeze import code_of, grouped, links_between
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -38,6 +38,12 @@ PROGRAMS = {
     "capture": "capture.cli",
     "kubectl-capture": "cni.agent.kubectl",
 }
+READ_TOGETHER = (
+    *("cni.__main__", "cni.plugin", "cni.forgetting", "capture.operations.change", "capture.operations.comparison"),
+    *("capture.backends.nftables.netlink", "capture.backends.iptables.netlink"),
+    *("initcontainer.__main__", "capture.cli"),
+)
+"""What a process of the plugin, and others, import at their start or in a function: all that one of them needs."""
 OWN_PACKAGES = ("capture", "cni", "initcontainer", "injection", "sidecar")
 ALWAYS = ("encodings.utf_8", "encodings.ascii", "encodings.latin_1", "encodings.idna", "encodings.aliases")
 """Codecs are looked up by name when text is first decoded, which no import statement shows."""
@@ -106,19 +112,32 @@ def find_modules() -> tuple[dict[str, tuple[bytes, bool]], list[Path]]:
             finder.import_hook(".".join(source.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
     for name in ALWAYS:
         finder.import_hook(name)
-    modules, extensions = {}, []
-    for name, module in finder.modules.items():
-        file: str | None = vars(module)["__file__"]
-        if file is None or _imp.is_frozen(name):  # Python's own frozen modules need no unmarshalling
-            continue
-        if file.endswith(".py"):
-            modules[name] = (code_of(Path(file), name, own=is_own(name)), bool(vars(module)["__path__"]))
-        elif file.endswith(".so"):
-            extensions.append(Path(file))
-    links = links_between({name: Path(vars(finder.modules[name])["__file__"]) for name in modules if is_own(name)})
-    modules["bundle_links"] = (marshal.dumps(compile(f"LINKS = {links!r}", "<bundle_links>", "exec")), False)
-    modules["bundle_start"] = (code_of(HERE / "bundle_start.py", "bundle_start", own=True), False)
-    return modules, extensions
+    files = {
+        name: Path(vars(module)["__file__"]) for name, module in finder.modules.items() if vars(module)["__file__"]
+    }
+    extensions = {name: path for name, path in files.items() if path.suffix == ".so"}
+    modules = own_modules({name: path for name, path in files.items() if is_own(name)}, extensions)
+    for name, path in files.items():
+        if path.suffix == ".py" and not is_own(name) and not _imp.is_frozen(name):  # Python's own need no unmarshalling
+            code = code_of(path, name, own=False)
+            modules[name] = (marshal.dumps(code), bool(vars(finder.modules[name])["__path__"]))
+    return modules, list(extensions.values())
+
+
+def own_modules(files: dict[str, Path], extensions: dict[str, Path]) -> dict[str, tuple[bytes, bool]]:
+    """Return our modules in groups, each a code whose constants ``bundle_start`` reads; and what is in which group."""
+    links = links_between(files)
+    groups, group_of = {}, dict[str, str]()
+    for number, names in enumerate(grouped(links, READ_TOGETHER)):
+        modules = tuple([(name, *links[name], code_of(files[name], name, own=True)) for name in names])
+        groups[f"bundle_{number}"] = compile("", "<bundle>", "exec").replace(co_consts=modules)
+        group_of |= dict.fromkeys(names, f"bundle_{number}")
+    tables = f"GROUPS = {group_of!r}\nEXTENSIONS = { {name: path.name for name, path in extensions.items()}!r}"
+    start = {
+        "bundle_start": code_of(HERE / "bundle_start.py", "bundle_start", own=True),
+        "bundle_tables": compile(tables, "<bundle_tables>", "exec"),
+    }
+    return {name: (marshal.dumps(code), False) for name, code in (start | groups).items()}
 
 
 def is_own(name: str) -> bool:

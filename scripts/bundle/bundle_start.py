@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from _frozen_importlib_external import ExtensionFileLoader
 from _imp import get_frozen_object
 
-from bundle_links import LINKS
+from bundle_tables import EXTENSIONS, GROUPS
 
 gc.disable()  # all programs end within seconds, and what is imported never becomes garbage
 
@@ -16,11 +17,17 @@ if not hasattr(os, "setns"):  # before Python 3.12; the interpreter of the bundl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec as Spec
+    from types import CodeType
     from types import ModuleType as Module
 else:
-    Module = type(sys)
+    Loader, Module, Spec = object, type(sys), type(sys.__spec__)
 
-IMPORTED = type(sys.__spec__)("bundle", None)
+MODULES: dict[str, tuple[tuple[str, ...], bool, CodeType]] = {}
+"""Of each module that is read and not yet imported: what it imports, whether it is a package, and its code."""
+
+IMPORTED = Spec("bundle", None)
 vars(IMPORTED)["_initializing"] = False  # import_ensure_initialized in Python/import.c looks for it
 """The one spec of all our modules: each import statement reads it, which would make and drop an
 AttributeError without it."""
@@ -36,18 +43,33 @@ class Leaf(Module):
     __getattribute__ = object.__getattribute__
 
 
-class Linker:
-    """Brings what one of our modules imports before it is imported itself, without a search for each.
+class Linker(Loader):
+    """Imports our modules: what one of them needs comes before it, without a search for each.
 
-    ``LINKS``, from the builder, has what there is and in which order: a module comes after those that it
-    imports. The requested module is left to the importer of frozen modules.
+    ``GROUPS``, from the builder, names the group in which a module is read. Extension modules of Python are found
+    without a look at their directory.
     """
 
     @staticmethod
-    def find_spec(name: str, _path: object = None, _target: object = None) -> None:
-        """Import what the module imports; find nothing."""
-        if name in LINKS:
-            _import_all(LINKS[name][0])
+    def find_spec(name: str, _path: object = None, _target: object = None) -> Spec | None:
+        """Import a module of ours with what it imports; say where an extension is; find no others."""
+        if name in GROUPS:
+            _import_all((name,))
+            spec = sys.modules[name].__spec__ = Spec(name, LINKER)
+            return spec
+        if name in EXTENSIONS:
+            path = f"{sys.path[0]}/{EXTENSIONS[name]}"
+            return Spec(name, ExtensionFileLoader(name, path), origin=path)
+        return None
+
+    @staticmethod
+    def create_module(spec: Spec) -> Module:
+        """Return the module, which is imported already."""
+        return sys.modules[spec.name]
+
+    @staticmethod
+    def exec_module(_module: Module) -> None:
+        """Nothing is left to do."""
 
 
 def _import_all(names: tuple[str, ...]) -> None:
@@ -57,7 +79,9 @@ def _import_all(names: tuple[str, ...]) -> None:
 
 
 def _import(name: str) -> None:
-    imported, is_package = LINKS[name]
+    if name not in MODULES:
+        _read(GROUPS[name])
+    imported, is_package, code = MODULES.pop(name)
     _import_all(imported)
     package, _, own_name = name.rpartition(".")
     module = Module(name) if is_package else Leaf(name)
@@ -67,7 +91,7 @@ def _import(name: str) -> None:
         module.__path__ = []
     sys.modules[name] = module
     try:
-        exec(get_frozen_object(name), vars(module))  # noqa: S102  # the code of a module, as any importer runs it
+        exec(code, vars(module))  # noqa: S102  # the code of a module, as any importer runs it
     except BaseException:
         del sys.modules[name]
         raise
@@ -75,7 +99,13 @@ def _import(name: str) -> None:
         setattr(sys.modules[package], own_name, module)
 
 
-sys.meta_path.insert(0, Linker)
+def _read(group: str) -> None:
+    for name, imported, is_package, code in get_frozen_object(group).co_consts:
+        MODULES[name] = imported, is_package, code
+
+
+LINKER = Linker()
+sys.meta_path.insert(0, LINKER)
 
 
 def run(module: str) -> int:

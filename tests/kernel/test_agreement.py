@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from capture.analysis.compiler import OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
+from capture.analysis.regions import witness
 from capture.analysis.space import GID, PORT, UID, PacketSpace
 from capture.analysis.stations import PodNetwork, Situation
 from capture.analysis.trace import Fate, trace
-from capture.analysis.witnesses import witness
 from capture.backends import load
 from capture.backends.detect import Decision
 from capture.model.addresses import FAMILIES, address_text, merge_ranges, parse_address
@@ -203,7 +203,7 @@ def regions(situation: Situation) -> Iterator[tuple[Fate, Packet]]:
             fate = diagrams.value(leaf)
             if isinstance(fate, Fate):
                 packets = diagrams.mapped(fates, fate.__eq__, ("is", fate))
-                yield fate, space.packet(witness(space, packets, situation.network, OUTBOUND))
+                yield fate, space.packet(witness(space, packets, OUTBOUND))
 
 
 def test_foreign_rules_are_placed_as_drawn() -> None:

@@ -17,7 +17,6 @@ from capture.analysis.ownership import own_only
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.netlink import NetlinkDriver
-from capture.backends.iptables.refusals import Extension, has_extension
 from capture.backends.iptables.restore import RestoreDriver
 from capture.backends.nf_tables import expressions
 from capture.backends.nf_tables.hooks import HOOKS, Hook
@@ -42,9 +41,10 @@ from capture.model.ruleset import (
     Table,
     only,
 )
+from capture.netlink import batch
 from capture.netlink.attributes import attribute, decode
 from capture.netlink.batch import RulesetChangedError
-from capture.netlink.nfnetlink import NFPROTO_UNSPEC, open_netfilter, read_objects
+from capture.netlink.nfnetlink import NFPROTO_UNSPEC, has_extension, open_netfilter, read_objects
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
@@ -539,7 +539,7 @@ class TestAllOrNothing:
         def changed(*_: object) -> None:
             raise RulesetChangedError("write")
 
-        monkeypatch.setattr(driver, "execute", changed)
+        monkeypatch.setattr(batch, "commit", changed)
         with pytest.raises(
             KernelError, match="the ruleset changed during each of 10 attempts: another process keeps modifying it"
         ):
@@ -595,9 +595,9 @@ class TestWhatTheKernelLacks:
 
     def test_extensions_are_queried_one_by_one(self, netns: NamespaceFactory) -> None:
         with netns().entered(), open_netfilter() as netfilter:
-            assert has_extension(netfilter, Extension(2, "match", "owner", 1))
-            assert has_extension(netfilter, Extension(10, "target", "REDIRECT", 0))
-            assert not has_extension(netfilter, Extension(2, "match", "nobody", 0))
+            assert has_extension(netfilter, 2, "match", "owner", 1)
+            assert has_extension(netfilter, 10, "target", "REDIRECT", 0)
+            assert not has_extension(netfilter, 2, "match", "nobody", 0)
 
     def test_too_much_in_one_rule_is_an_error(self, netns: NamespaceFactory) -> None:
         excluded = tuple(only(2 * number) for number in range(200))

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nftables import libnftables_json, plan
 from capture.backends.nftables.decode import decode_table
-from capture.backends.nftables.encode import add_chain, add_rules, add_table
+from capture.backends.nftables.encode import add_rules
 from capture.backends.nftables.lift import lift
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.names import model_chain, native_chain
@@ -77,8 +78,8 @@ def through_bytes(ruleset: Ruleset) -> Ruleset:
     dumped = []
     for table in tables:
         of_table = [rule for rule in rules if decode_fields(rule.attributes)[nf.NFTA_RULE_TABLE] == text(table.name)]
-        chains = [add_chain(table.name, chain) for chain in table.chains]
-        dumped.append(as_dumped([add_table(table.name), *chains, *of_table]))
+        made = plan.replace([table], {}, lambda name: TableMessages(nf.NFPROTO_INET, name))
+        dumped.append(as_dumped([*made, *of_table]))
     return lift(dumped)
 
 
@@ -106,7 +107,7 @@ def as_listed(commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @given(rulesets())
 def test_libnftables_commands_are_read_as_what_they_make(ruleset: Ruleset) -> None:
     tables = lower(ruleset)
-    commands = list(plan.replace(tables, {}, libnftables_json))
+    commands = [*plan.replace(tables, {}, libnftables_json.TableCommands), *libnftables_json.add_rules(tables)]
 
     read = parse_tables(as_listed(json.loads(json.dumps(commands))))
 

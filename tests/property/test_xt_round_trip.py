@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from capture.analysis.canonical import canonical_rule
 from capture.backends.iptables.entries import comment, expanded
 from capture.backends.iptables.xt_decode import Reader
-from capture.backends.iptables.xt_messages import NFTA_RULE_HANDLE, TableMessages
+from capture.backends.iptables.xt_encode import attributes_of
 from capture.backends.iptables.xt_words import MATCH_WORDS, TARGET_WORDS, match_words, target_words
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.messages import TableMessages
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
     MANGLE,
@@ -40,8 +41,10 @@ written = st.sampled_from(PLACES).flatmap(rules)
 def test_a_rule_is_read_as_it_was_written(rule: Rule, family: Family, table: TableName) -> None:
     reader = Reader(family)
     for single in expanded([rule], family):
-        message = TableMessages(family, table).add_rule("ISTIO_OUTPUT", single)
-        found = reader.read(message.attributes + attribute(NFTA_RULE_HANDLE, u64be(7)))
+        message = TableMessages(nf.FAMILY_NUMBERS[family], table).add_rule(
+            "ISTIO_OUTPUT", attributes_of(single, family)
+        )
+        found = reader.read(message.attributes + attribute(nf.NFTA_RULE_HANDLE, u64be(7)))
 
         assert (found.chain, found.handle) == ("ISTIO_OUTPUT", 7)
         assert found.rule.family == family
@@ -68,7 +71,7 @@ def test_strange_expressions_are_shown_and_nothing_else(parts: list[tuple[str, l
         nested(nf.NFTA_LIST_ELEM, attribute(nf.NFTA_EXPR_NAME, text(name)), nested(nf.NFTA_EXPR_DATA, *inside))
         for name, inside in parts
     ]
-    where = attribute(nf.NFTA_RULE_CHAIN, text("OUTPUT")) + attribute(NFTA_RULE_HANDLE, u64be(1))
+    where = attribute(nf.NFTA_RULE_CHAIN, text("OUTPUT")) + attribute(nf.NFTA_RULE_HANDLE, u64be(1))
     found = Reader(family).read(where + nested(nf.NFTA_RULE_EXPRESSIONS, *expressions))
     assert list(decode(where))
     assert found.chain == "OUTPUT"

@@ -224,6 +224,11 @@ def check(example: Example, reader: Reader) -> None:
         check_json(example, reader)
     elif example.language == "yaml":
         check_yaml(example, reader)
+    elif example.language == "ini":
+        commands = re.findall(r"^Exec\w+=\S*/(.*)", example.text, re.MULTILINE)
+        assert commands, f"{example}: a unit of systemd that runs nothing"
+        for text in commands:
+            check_command(example, Command(text, ""), reader)
     elif example.language == "python":
         assert ">>>" not in example.text, f"{example}: doctest does not read this page"
         done = reader.run(shlex.join([sys.executable, "-c", example.text]))
@@ -287,8 +292,8 @@ def as_typed_here(text: str) -> str:
         return text.replace("make ", "make --dry-run ", 1)
     if text.startswith("envoy "):  # the pod has one, and a second would serve for ever: is the configuration right?
         return text.replace("envoy ", f"{envoy_program()} --mode validate ", 1)
-    if agent := re.match("kubectl capture|capture node [a-z]+", text):  # is there such a command, with such options?
-        return f"{agent[0].replace('kubectl ', 'kubectl-')} --help{text[agent.end() :]}"
+    if command := re.match("kubectl capture|capture (node|host) [a-z]+", text):  # is there one, with such options?
+        return f"{command[0].replace('kubectl ', 'kubectl-')} --help{text[command.end() :]}"
     if text.startswith("capture watch ") and "--once" not in text:
         return f"timeout --signal INT --preserve-status 2 env --default-signal=INT {text}"
     return text

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import marshal
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
-from freeze import code_of, links_between
+from freeze import code_of, grouped, links_between
 
 import capture
 
@@ -45,7 +44,7 @@ def run(source: str, tmp_path: Path, *, own: bool = True) -> dict[str, Any]:
     path = tmp_path / "module.py"
     path.write_text(source, encoding="utf-8")
     names: dict[str, Any] = {"__name__": "module"}
-    exec(marshal.loads(code_of(path, "module", own=own)), names)  # noqa: S102, S302  # code of the test itself
+    exec(code_of(path, "module", own=own), names)  # noqa: S102  # code of the test itself
     return names
 
 
@@ -107,6 +106,22 @@ def test_links_say_what_is_imported_first(tmp_path: Path) -> None:
         "shop.paper.roll": (("shop", "shop.paper"), False),
         "shop.never": (("shop",), False),
     }
+
+
+def test_modules_that_the_same_roots_need_are_one_group() -> None:
+    imports = {
+        "plugin": ("rules", "state"),
+        "removal": ("state",),
+        "rules": ("model",),
+        "state": (),
+        "model": (),
+        "doctor": ("model",),
+    }
+    links = {name: (imported, False) for name, imported in imports.items()}
+
+    groups = grouped(links, ["plugin", "removal"])
+
+    assert groups == [["plugin", "rules", "model"], ["removal"], ["state"], ["doctor"]]
 
 
 def test_only_packages_have_a_getattr() -> None:

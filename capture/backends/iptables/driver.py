@@ -11,7 +11,7 @@ from capture.model.ruleset import Ruleset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.tables import Variant
@@ -27,7 +27,7 @@ class IptablesDriver:
 
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
         """Return the input of ip(6)tables-restore for an empty namespace, by family."""
-        from capture.backends.iptables.restore_text import restore_text  # text, which netlink does without
+        from capture.backends.iptables.render import restore_text  # text, which netlink does without
 
         edits = plan(Ruleset(ruleset.families, ()), ruleset)
         return [(self.title(family), restore_text(of_family)) for family, of_family in by_family(edits)]
@@ -46,12 +46,7 @@ class IptablesDriver:
 
         What fails leaves the tables written before as they are; the next call begins where this one ended.
         """
-        for family in desired.families:
-            if family not in live.families:
-                raise UnsupportedError(
-                    f"this kernel has no {family.replace('ip', 'IP')}",
-                    "Leave the family out, or boot without `ipv6.disable=1`.",
-                )
+        require_families(desired, live.families)
         self.execute(plan(live, desired, recorded))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
@@ -71,6 +66,16 @@ class IptablesDriver:
     def execute(self, edits: Sequence[TableEdit]) -> None:
         """Carry out table edits in order. Raises UnsupportedError, PrivilegeError or ToolError."""
         raise NotImplementedError
+
+
+def require_families(desired: Ruleset, present: Collection[Family]) -> None:
+    """Raise UnsupportedError for a desired family that is not there."""
+    for family in desired.families:
+        if family not in present:
+            raise UnsupportedError(
+                f"this kernel has no {family.replace('ip', 'IP')}",
+                "Leave the family out, or boot without `ipv6.disable=1`.",
+            )
 
 
 def by_family(edits: Iterable[TableEdit]) -> list[tuple[Family, list[TableEdit]]]:

@@ -7,7 +7,7 @@ It is used below its own level of rules and chains, because that level
 * reads each match back and sets it again before writing, which breaks texts with quotes;
 * steps over the matches of a rule by the size it expects instead of the size they have.
 
-So this is an iptables-restore of our own. It takes the text of rules apart (``clauses``), puts their addresses,
+So this is an iptables-restore of our own. It takes the words of rules apart (``clauses``), puts their addresses,
 interfaces and protocol into libiptc's own structure, and gives the options of extensions to their parsers one by one.
 One table is one transaction: autocommit is off, and ``commit`` is the last that happens to a table.
 """
@@ -24,17 +24,19 @@ import warnings
 
 from capture.backends.iptables.clauses import options_of, words_of
 from capture.backends.iptables.parse import clauses_of
-from capture.backends.iptables.render import option
-from capture.backends.iptables.xt_words import PROTOCOL_WORDS
-from capture.model.addresses import BITS, IPV4, address_text, parse_network
+from capture.backends.iptables.render import option, rule_text
+from capture.backends.iptables.xt_words import PROTOCOL_WORDS, network_words, protocol_words
+from capture.model.addresses import BITS, IPV4, parse_network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
-    from capture.backends.iptables.clauses import Option, Word
+    from capture.backends.iptables.clauses import Option
+    from capture.backends.iptables.plan import TableEdit
     from capture.model.addresses import Family
+    from capture.model.ruleset import Rule
 
 NAMESPACE_LOCK = "/proc/self/ns/net"
 """python-iptables takes no lock; this is the one that the driver ``restore`` takes."""
@@ -118,34 +120,28 @@ def _open(family: Family, name: str) -> Any:
 # --- writing -------------------------------------------------------------------------------------
 
 
-def restore(family: Family, text: str) -> None:
-    """Do what iptables-restore --noflush would do with this text (``restore_text``): each table in one transaction."""
+def change(edits: Iterable[TableEdit]) -> None:
+    """Do what iptables-restore --noflush would do with ``restore_text`` of these edits: each in one transaction."""
     with open(NAMESPACE_LOCK, "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        table: Any = None
-        for line in text.split("\n")[:-1]:
-            if line.startswith("*"):
-                table = _open(family, line[1:])
-            elif line.startswith(":"):
-                chain = line[1:].partition(" ")[0]
+        for edit in edits:
+            table = _open(edit.family, edit.table)
+            for chain in (*edit.put, *edit.dropped):
                 make_empty = table.flush_entries if table.is_chain(chain) else table.create_chain
                 make_empty(chain)
-            elif line == "COMMIT":
-                table.commit()
-            else:
-                _change(table, family, words_of(line))
-
-
-def _change(table: Any, family: Family, words: Sequence[Word]) -> None:
-    command, chain = words[0].text, words[1].text
-    if command == "-A":
-        table.append_entry(chain, _entry(family, words[2:]))
-    elif command == "-I":
-        table.insert_entry(chain, _entry(family, words[3:]), int(words[2].text) - 1)
-    elif command == "-D":
-        _remove(table, chain, int(words[2].text) - 1)
-    else:
-        table.delete_chain(chain)
+            for chain, rules in edit.put.items():
+                for rule in rules:
+                    table.append_entry(chain, _entry(edit.family, rule))
+            for chain, position in edit.removed:
+                _remove(table, chain, position)
+            for chain, place, rule in edit.placed:
+                if place is None:
+                    table.append_entry(chain, _entry(edit.family, rule))
+                else:
+                    table.insert_entry(chain, _entry(edit.family, rule), place)
+            for chain in edit.dropped:
+                table.delete_chain(chain)
+            table.commit()
 
 
 def _remove(table: Any, chain: str, position: int) -> None:
@@ -154,11 +150,11 @@ def _remove(table: Any, chain: str, position: int) -> None:
         raise iptc.IPTCError(f"can't delete rule {position + 1} of chain {chain}: {table.strerror().decode()}")
 
 
-def _entry(family: Family, words: Sequence[Word]) -> Any:
+def _entry(family: Family, rule: Rule) -> Any:
     """Return a rule as libiptc takes it (struct ipt_entry or ip6t_entry, its matches, its target)."""
     entry = iptc.Rule() if family == IPV4 else iptc.Rule6()
     target = None
-    for clause in clauses_of(words):
+    for clause in clauses_of(words_of(rule_text(rule))):
         if clause[0].text == "-m":
             _set_options(entry.create_match(clause[1].text), options_of(clause[2:]))
         elif clause[0].text == "-j":
@@ -278,30 +274,19 @@ class _Reader:
 def _header_words(header: Any, family: Family) -> Iterator[str]:
     """Yield addresses, interfaces, protocol and fragments as iptables-save prints them."""
     fields = ((header.src, header.smsk, "-s", INV_SRCIP), (header.dst, header.dmsk, "-d", INV_DSTIP))
-    for address, mask, name, flag in fields:
-        network = _network(bytes(address), bytes(mask), family)
-        if header.invflags & flag or not network.endswith("/0"):
-            yield option(header.invflags & flag, name, network)
+    for field, mask_field, name, flag in fields:
+        address, mask = (int.from_bytes(bytes(each), "big") for each in (field, mask_field))
+        if header.invflags & flag or mask:
+            yield network_words(name, family, address, mask, negated=header.invflags & flag)
     interfaces = (("iniface", "-i", INV_VIA_IN), ("outiface", "-o", INV_VIA_OUT))
     for field, name, flag in interfaces:
         interface = _interface_name(getattr(header, field), getattr(header, f"{field}_mask"))
         if interface:
             yield f"{option(header.invflags & flag, name)} {interface}"
     if header.proto:
-        yield option(header.invflags & INV_PROTO, "-p", PROTOCOL_WORDS.get(header.proto, header.proto))
+        yield protocol_words(header.proto, negated=header.invflags & INV_PROTO)
     if family == IPV4 and header.flags & IPT_F_FRAG:
         yield option(header.invflags & INV_FRAG, "-f")
-
-
-def _network(address: bytes, mask: bytes, family: Family) -> str:
-    """Return address and prefix length, or the mask in full if it is none."""
-    bits = BITS[family]
-    number = int.from_bytes(mask, "big")
-    prefix = number.bit_count()
-    shown = address_text(family, int.from_bytes(address, "big"))
-    if number == ((1 << prefix) - 1) << (bits - prefix):
-        return f"{shown}/{prefix}"
-    return f"{shown}/{address_text(family, number)}"
 
 
 def _interface_name(name: bytes, mask: bytes) -> str:

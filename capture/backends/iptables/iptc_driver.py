@@ -19,7 +19,7 @@ from capture.backends.iptables.driver import IptablesDriver, by_family
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.programs import COMMANDS, Finished
 from capture.backends.iptables.refusals import refusal
-from capture.backends.iptables.restore_text import restore_text
+from capture.backends.iptables.render import restore_text
 from capture.backends.iptables.tables import legacy_tables
 from capture.model.ruleset import TABLES, Ruleset
 from capture.state.user_namespace import in_child
@@ -55,15 +55,14 @@ class IptcDriver(IptablesDriver):
 
     def execute(self, edits: Sequence[TableEdit]) -> None:
         for family, of_family in by_family(edits):
-            text = restore_text(of_family)
 
-            def restore(family: Family = family, text: str = text) -> str:
+            def change(edits: list[TableEdit] = of_family) -> str:
                 from capture.backends.iptables import iptc_child
 
-                iptc_child.restore(family, text)
+                iptc_child.change(edits)
                 return ""
 
-            _in_child("change the tables", restore, family, text)
+            _in_child("change the tables", change, family, restore_text(of_family))
 
 
 def _in_child(doing: str, work: Callable[[], str], family: Family, text: str = "") -> str:

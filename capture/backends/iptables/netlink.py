@@ -6,32 +6,31 @@ ip6tables-nft write themselves, so people see it with ``iptables -t nat -nvL`` a
 
 from __future__ import annotations
 
-from capture.backends.iptables.driver import IptablesDriver
-from capture.backends.iptables.plan import TableView
+import errno
+
+from capture.backends.iptables.driver import IptablesDriver, require_families
+from capture.backends.iptables.families import merged, of_one_family
+from capture.backends.iptables.plan import plan
 from capture.backends.iptables.tables import families_here
-from capture.backends.iptables.xt_changes import changes, removals
-from capture.backends.iptables.xt_encode import matches_of, verdict_of
-from capture.backends.iptables.xt_messages import TableMessages
-from capture.backends.iptables.xt_tables import live_table, ruleset_of
+from capture.backends.iptables.xt_changes import LiveTable, changes, model_name, removals
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.exact import chains_are, rules_are
+from capture.backends.nf_tables.exact import holds_exactly
 from capture.backends.nf_tables.listing import read_chains, read_rules, read_tables
 from capture.errors import KernelError, UnsupportedError
-from capture.model.ruleset import BUILT_IN_CHAINS, TABLES
-from capture.model.values import Value
+from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Counters, Ruleset
 from capture.netlink.attributes import decode_number, decode_text
-from capture.netlink.batch import RulesetChangedError, commit
-from capture.netlink.nfnetlink import ATTEMPTS, open_netfilter, read_consistently, ruleset_busy
+from capture.netlink.batch import transact
+from capture.netlink.nfnetlink import open_netfilter, read_consistently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from capture.backends.iptables.plan import TableEdit
-    from capture.backends.iptables.xt_decode import FoundChain
-    from capture.backends.iptables.xt_tables import LiveTables
+    from capture.backends.iptables.xt_changes import LiveTables
+    from capture.backends.iptables.xt_decode import FoundChain, FoundRule
     from capture.model.addresses import Family
-    from capture.model.ruleset import Ruleset, TableName
+    from capture.model.ruleset import TableName
     from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
 
@@ -40,111 +39,88 @@ WRITING = "change the tables of iptables"
 TABLES_BY_NAME: dict[str, TableName] = {name: name for name in TABLES}
 
 
-class Reading(Value):
-    """What was live at one moment: as rules, as handles to change it by, and the number of that moment."""
-
-    ruleset: Ruleset
-    live: LiveTables
-    generation: int
-
-
 class NetlinkDriver(IptablesDriver):
     """The tables of iptables-nft by our own messages: one transaction for all tables and both families."""
 
     name = "netlink"
 
     def __init__(self) -> None:
-        self._reading: Reading | None = None
+        self._made: tuple[Ruleset, tuple[Change, ...]] | None = None
 
     def holds(self, desired: Ruleset) -> bool:
         """Return whether the tables hold the desired rules to the byte and nothing else; no means "read it"."""
+        messages = self._making(desired)
         with open_netfilter() as netfilter:
-            return _hold_exactly(netfilter, desired)
+            return bool(messages) and holds_exactly(netfilter, nf.FAMILIES, TABLES, messages)
 
     def read(self) -> Ruleset:
         """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. Nothing comes to be by it.
 
         Raises UnsupportedError without nf_tables, PrivilegeError or KernelError.
         """
-        self._reading = None
-        return self._read().ruleset
+        with open_netfilter() as netfilter:
+            live, _ = read_consistently(netfilter, "read the tables of iptables", lambda: _read(netfilter))
+        return ruleset_of(families_here(), live)
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Make our rules those of ``desired``, in one transaction; if another program changed what is live, from that.
+        """Make our rules those of ``desired``, in one transaction and from what is live now.
 
         Raises UnsupportedError with the name of what the kernel lacks, PrivilegeError, KernelError, or CaptureError
         if a foreign chain is in the way; nothing is changed then.
         """
-        write = super().write
-        self._act(live, lambda now: write(desired, now, recorded))
+        del live
+
+        def changes_of(live: LiveTables) -> Iterable[Change]:
+            here = families_here()
+            require_families(desired, here)
+            return changes(plan(ruleset_of(here, live), desired, recorded), live) if live else self._making(desired)
+
+        _transact(changes_of)
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         """Remove everything of the capture, and the tables and chains that were made for it. Raises as ``write``."""
-        clean = super().clean
-        self._act(live, lambda now: clean(now, recorded))
+        del live
+        _transact(lambda live: changes(plan(ruleset_of(families_here(), live), None, recorded), live))
 
-    def execute(self, edits: Sequence[TableEdit]) -> None:
-        """Carry out all edits in one transaction. Raises RulesetChangedError if what was read has changed."""
-        if edits:
-            reading = self._read()
-            with open_netfilter() as netfilter:
-                _commit(netfilter, lambda: changes(edits, reading.live), reading.generation)
-
-    def _read(self) -> Reading:
-        """Return what was read last, or is read now."""
-        if self._reading is None:
-            with open_netfilter() as netfilter:
-                self._reading = _read(netfilter)
-        return self._reading
-
-    def _act(self, live: Ruleset, act: Callable[[Ruleset], None]) -> None:
-        """Act on what is live, if it is what was read last, else on what is there now; and again if that changes."""
-        for _ in range(ATTEMPTS):
-            known = self._reading is not None and self._reading.ruleset is live
-            try:
-                act(live if known else self.read())
-            except RulesetChangedError:
-                pass
-            else:
-                return
-            finally:
-                self._reading = None
-        raise ruleset_busy(WRITING)
+    def _making(self, desired: Ruleset) -> tuple[Change, ...]:
+        """Return the messages that make the rules where there are none; what is written is looked for afterwards."""
+        if self._made is None or self._made[0] is not desired:
+            edits = plan(Ruleset(desired.families, ()), desired)
+            self._made = desired, tuple(changes(edits, {}))
+        return self._made[1]
 
 
-def _commit(netfilter: NetlinkSocket, batch: Callable[[], Iterable[Change]], generation: int) -> None:
+def _transact(changes_of: Callable[[LiveTables], Iterable[Change]]) -> None:
+    """Carry out changes of what is live in one transaction."""
+    found: LiveTables | None = None
+
+    def changes_now(live: LiveTables) -> Iterable[Change]:
+        nonlocal found
+        found = live
+        return changes_of(live)
+
     try:
-        commit(netfilter, batch(), generation, WRITING)
-    except RulesetChangedError:
-        raise
+        transact(WRITING, _read, changes_now)
     except (KernelError, UnsupportedError) as error:
+        if found is None:
+            raise
         from capture.backends.iptables.refusals import refusal_of_kernel  # only needed when the kernel refuses
 
-        raise refusal_of_kernel(netfilter, error, list(batch())) from error
+        raise refusal_of_kernel(error, list(changes_of(found))) from error
 
 
 def tidy(edits: Sequence[TableEdit]) -> None:
     """Delete what edits of iptables-nft have left empty; if other programs keep changing the ruleset, it stays."""
-    with open_netfilter() as netfilter:
-        for _ in range(ATTEMPTS):
-            reading = _read(netfilter)
-            try:
-                commit(netfilter, list(removals(edits, reading.live)), reading.generation, WRITING)
-            except RulesetChangedError:
-                continue
-            return
+    try:
+        transact(WRITING, _read, lambda live: removals(edits, live))
+    except KernelError as error:
+        if error.errno != errno.EINTR:
+            raise
 
 
-def _read(netfilter: NetlinkSocket) -> Reading:
-    """Return the tables as they were at one moment."""
-    families = families_here()
-
-    def read() -> LiveTables:
-        tables = _read_tables(netfilter, families)
-        return _read_contents(netfilter, tables) if tables else {}
-
-    live, generation = read_consistently(netfilter, "read the tables of iptables", read)
-    return Reading(ruleset_of(families, live), live, generation)
+def _read(netfilter: NetlinkSocket) -> LiveTables:
+    tables = _read_tables(netfilter, families_here())
+    return _read_contents(netfilter, tables) if tables else {}
 
 
 def _read_tables(netfilter: NetlinkSocket, families: Sequence[Family]) -> dict[tuple[Family, TableName], int]:
@@ -177,29 +153,30 @@ def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, Table
     }
 
 
-def _hold_exactly(netfilter: NetlinkSocket, desired: Ruleset) -> bool:
-    """Return whether the tables of iptables are the desired ones, to the byte; False does not mean that they differ."""
-    views = [
-        (family, TableView(desired, family, table.name)) for family in desired.families for table in desired.tables
-    ]
-    chains = [message for family, view in views for message in _desired_chains(family, view)]
-    return (
-        bool(chains)
-        and chains_are(netfilter, nf.FAMILIES, TABLES, chains)
-        and all(_rules_are(netfilter, family, view) for family, view in views)
+def live_table(table: TableName, uses: int, chains: Iterable[FoundChain], rules: Iterable[FoundRule]) -> LiveTable:
+    """Return a table from what was found of it, in the kernel's order."""
+    by_chain: dict[str, list[FoundRule]] = {}
+    for rule in rules:
+        by_chain.setdefault(rule.chain, []).append(rule)
+    live = (chain.replace(rules=tuple(by_chain.get(chain.name, ()))) for chain in chains)
+    return LiveTable(uses, {model_name(table, chain): chain for chain in live})
+
+
+def ruleset_of(families: Sequence[Family], live: LiveTables) -> Ruleset:
+    """Return the rule set of all families."""
+    of_each = (
+        of_one_family(family, {name: _chains(name, table) for (of, name), table in live.items() if of == family})
+        for family in families
     )
+    return merged(list(of_each))
 
 
-def _desired_chains(family: Family, view: TableView) -> Iterator[Change]:
-    """Yield the messages for the chains of one table that ``write`` makes."""
-    used = [chain for chain in BUILT_IN_CHAINS[view.table] if view.rules(chain)]
-    return map(TableMessages(family, view.table).add_chain, (*used, *view.our_chains()))
-
-
-def _rules_are(netfilter: NetlinkSocket, family: Family, view: TableView) -> bool:
-    desired_rules = {
-        chain.name: ((matches_of(rule, family), verdict_of(rule, family), b"") for rule in view.rules(chain.name))
-        for chain in view.chains()
-    }
-    has_rules = any(view.rules(chain) for chain in desired_rules)
-    return not has_rules or rules_are(netfilter, nf.FAMILY_NUMBERS[family], view.table, desired_rules)
+def _chains(name: TableName, table: LiveTable) -> Iterator[Chain]:
+    """Yield the chains of a table as iptables lists them: built-in ones even if they are not there, others by name."""
+    built_in = BUILT_IN_CHAINS[name]
+    for chain in (*built_in, *sorted(table.chains.keys() - set(built_in))):
+        live = table.chains.get(chain)
+        if live is None:
+            yield Chain(chain, (), "ACCEPT", Counters(0, 0))
+        else:
+            yield Chain(chain, tuple(rule.rule for rule in live.rules), live.policy, live.counters)

@@ -23,62 +23,36 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Mapping
 
     from capture.analysis.ownership import Places
     from capture.model.addresses import Family
 
 
-class PutChain(Value):
-    """Make one of our chains hold exactly these rules, whether it exists or not."""
-
-    chain: str
-    rules: tuple[model.Rule, ...]
-
-
-class RemoveRule(Value):
-    """Remove the rule at this position, counted from 0 in the chain as it was read."""
-
-    chain: str
-    position: int
-    rule: model.Rule
-
-
-class InsertRule(Value):
-    """Insert a rule so that it is at this position, counted from 0 when the edits before this one are done."""
-
-    chain: str
-    position: int
-    rule: model.Rule
-
-
-class AppendRule(Value):
-    """Put a rule at the end of a chain."""
-
-    chain: str
-    rule: model.Rule
-
-
-class DropChain(Value):
-    """Remove one of our chains with its rules, whether it exists or not; nothing refers to it any more."""
-
-    chain: str
-
-
-if TYPE_CHECKING:
-    Edit = PutChain | RemoveRule | InsertRule | AppendRule | DropChain
+NO_CHAINS: Mapping[str, tuple[model.Rule, ...]] = {}
 
 
 class TableEdit(Value):
-    """What happens to one table of one family, in one transaction.
+    """What happens to one table of one family, in one transaction and in this order.
 
-    Edits come in this order: chains put, rules removed (last position first), rules inserted or appended
-    (first position first), chains dropped. Rules are of one family and without lists.
+    Rules are of one family and without lists.
     """
 
     family: Family
     table: model.TableName
-    edits: tuple[Edit, ...]
+    put: Mapping[str, tuple[model.Rule, ...]] = NO_CHAINS
+    """Our chains that are to hold exactly these rules, whether they exist or not."""
+    removed: tuple[tuple[str, int], ...] = ()
+    """Rules to remove: the chain, and the position in it as it was read, counted from 0; the last position first."""
+    placed: tuple[tuple[str, int | None, model.Rule], ...] = ()
+    """Rules to insert: the chain, and the position where the rule is then, the first first; None is the end."""
+    dropped: tuple[str, ...] = ()
+    """Our chains to remove with their rules, whether they exist or not; nothing refers to them any more."""
+
+    @property
+    def changes_anything(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.put or self.removed or self.placed or self.dropped)
 
 
 def plan(
@@ -93,9 +67,9 @@ def plan(
     for family in live.families if desired is None else dict.fromkeys(desired.families + live.families):
         places = our_rules(live, family, remembered)
         for table in _table_order(desired):
-            changes = tuple(_table_changes(TableView(live, family, table), TableView(desired, family, table), places))
-            if changes:
-                edits.append(TableEdit(family, table, changes))
+            edit = _table_edit(TableView(live, family, table), TableView(desired, family, table), places)
+            if edit.changes_anything:
+                edits.append(edit)
     return tuple(edits)
 
 
@@ -127,7 +101,7 @@ class TableView:
     def __init__(self, ruleset: model.Ruleset | None, family: Family, table: model.TableName) -> None:
         present = ruleset is not None and family in ruleset.families
         self.table = table
-        self._family = family
+        self.family = family
         self._comments = ruleset is not None and ruleset.comments
         self._table: model.Table | None = ruleset.table(table) if ruleset and present else None
         self._rules: dict[str, tuple[model.Rule, ...]] = {}
@@ -140,7 +114,7 @@ class TableView:
         if chain not in self._rules:
             found = self._table.chain(chain) if self._table else None
             rules = found.rules if found else ()
-            self._rules[chain] = tuple(expanded(rules, self._family, comments=self._comments))
+            self._rules[chain] = tuple(expanded(rules, self.family, comments=self._comments))
         return self._rules[chain]
 
     def texts(self, chain: str) -> list[str]:
@@ -164,27 +138,29 @@ def _target(rule: model.Rule) -> str:
     return rule.verdict.text.removeprefix("-g ") if isinstance(rule.verdict, model.UnknownVerdict) else ""
 
 
-def _table_changes(live: TableView, desired: TableView, places: Places) -> Iterator[Edit]:
-    built_in = model.BUILT_IN_CHAINS[live.table]
+def _table_edit(live: TableView, desired: TableView, places: Places) -> TableEdit:
     desired_chains = desired.our_chains()
     present = live.our_chains()
+    put = {}
     for chain in desired_chains:
         if chain not in present or live.texts(chain) != desired.texts(chain):
             check_writable(chain, desired.rules(chain))
-            yield PutChain(chain, desired.rules(chain))
+            put[chain] = desired.rules(chain)
+    built_in = model.BUILT_IN_CHAINS[live.table]
     shared = dict.fromkeys((*built_in, *(chain.name for chain in live.chains() if not is_our_chain(chain.name))))
-    changes = [_shared_chain_changes(live, desired, places, chain) for chain in shared]
-    for removals, _ in changes:
-        yield from removals
-    for _, insertions in changes:
-        yield from insertions
-    for chain in _chains_to_drop(live, desired_chains):
-        yield DropChain(chain)
+    removed: list[tuple[str, int]] = []
+    placed: list[tuple[str, int | None, model.Rule]] = []
+    for chain in shared:
+        removals, insertions = _shared_chain_changes(live, desired, places, chain)
+        removed += removals
+        placed += insertions
+    dropped = _chains_to_drop(live, desired_chains)
+    return TableEdit(live.family, live.table, put, tuple(removed), tuple(placed), tuple(dropped))
 
 
 def _shared_chain_changes(
     live: TableView, desired: TableView, places: Places, chain: str
-) -> tuple[list[RemoveRule], list[InsertRule] | list[AppendRule]]:
+) -> tuple[list[tuple[str, int]], list[tuple[str, int | None, model.Rule]]]:
     """Return the removals and insertions for a chain that is not our own, built-in or not."""
     rules = live.rules(chain)
     own = sorted(places.get((live.table, chain), ()))
@@ -202,11 +178,10 @@ def _shared_chain_changes(
         return [], []
     if desired_rules:  # a chain from which rules are only removed may have any name
         check_writable(chain, desired_rules)
-    removals = [RemoveRule(chain, at, rules[at]) for at in reversed(own)]
+    removals = [(chain, at) for at in reversed(own)]
     place = min(own[0] if own else len(rules), first_obstacle)
-    if place == len(rules) - len(own):
-        return removals, [AppendRule(chain, rule) for rule in desired_rules]
-    return removals, [InsertRule(chain, place + offset, rule) for offset, rule in enumerate(desired_rules)]
+    is_end = place == len(rules) - len(own)
+    return removals, [(chain, None if is_end else place + offset, rule) for offset, rule in enumerate(desired_rules)]
 
 
 def _chains_to_drop(live: TableView, desired_chains: list[str]) -> list[str]:

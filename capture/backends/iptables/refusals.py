@@ -24,9 +24,8 @@ from capture.backends.kernel_modules import module_of
 from capture.backends.nf_tables import constants as nf
 from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import IPV4
-from capture.model.values import Value
 from capture.netlink.attributes import decode_elements, decode_fields, decode_number, decode_text
-from capture.netlink.nfnetlink import COMPAT_MATCH, COMPAT_TARGET, request_extension
+from capture.netlink.nfnetlink import COMPAT_TYPES, has_extension, open_netfilter
 from capture.state.capabilities import missing
 
 TYPE_CHECKING = False
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from capture.backends.iptables.programs import Finished
     from capture.model.addresses import Family
     from capture.netlink.batch import Change
-    from capture.netlink.sockets import NetlinkSocket
 
 NOT_PERMITTED = ("you must be root", "Operation not permitted")
 LOCKED = ("xtables lock", "Can't lock", "can't open lock file")
@@ -61,7 +59,7 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
     """Return the error for a program that failed on ``text``, its standard input."""
     complaint = done.stderr or done.stdout
     name = command[0].rpartition("/")[2]
-    if _any_in(LOCKED, complaint):
+    if any(phrase in complaint for phrase in LOCKED):
         return ToolError(
             " ".join(command),
             done.status,
@@ -69,12 +67,12 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
             "Another program holds the lock of iptables, and nothing was changed. Try again; if it stays so,"
             " `fuser -v /run/xtables.lock` names the holder.",
         )
-    no_table = _any_in(NO_TABLE, complaint)
-    if _any_in(NOT_PERMITTED, complaint) or (no_table and _lacks_capabilities()):
+    no_table = any(phrase in complaint for phrase in NO_TABLE)
+    if any(phrase in complaint for phrase in NOT_PERMITTED) or (no_table and _lacks_capabilities()):
         return PrivilegeError(
             f"{'read' if name.endswith('save') else 'change'} the tables of {_words(family)} with {name}"
         )
-    if _any_in(NO_NF_TABLES, complaint):
+    if any(phrase in complaint for phrase in NO_NF_TABLES):
         return _missing(f"nf_tables, which {name} needs", "nf_tables", complaint)
     if no_table:
         table = _table_in(complaint, text)
@@ -82,9 +80,9 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
     if NO_CHAIN_TYPE in complaint:
         return _missing(f"nat chains of {_words(family)} for {name}", "nft_chain_nat", complaint)
     line = _refused_line(complaint, text)
-    if _any_in(NO_LIBRARY, complaint) and NOT_IN_KERNEL not in complaint:
+    if any(phrase in complaint for phrase in NO_LIBRARY) and NOT_IN_KERNEL not in complaint:
         return _no_library(name, complaint, line)
-    if _any_in(ABSENT, complaint):
+    if any(phrase in complaint for phrase in ABSENT):
         return _no_extension(name, complaint, line or text)
     words = f"{complaint.strip()}\n  it was given: {line}" if line else complaint
     return ToolError(" ".join(command), done.status, words)
@@ -101,10 +99,6 @@ def unreadable(family: Family, table: str) -> UnsupportedError:
         f"the table {table} of {_words(family)} holds rules that nft wrote and iptables cannot read",
         "Use nftables in this namespace (--backend nftables), or remove those rules: `nft list ruleset` shows them.",
     )
-
-
-def _any_in(phrases: Sequence[str], complaint: str) -> bool:
-    return any(phrase in complaint for phrase in phrases)
 
 
 def _words(family: Family) -> str:
@@ -173,30 +167,13 @@ def _extensions_in(line: str) -> Iterator[str]:
 
 # --- our own messages ----------------------------------------------------------------------------
 
-KINDS = {"match": COMPAT_MATCH, "target": COMPAT_TARGET}
-"""Names of expressions that carry an extension of x_tables."""
-
 ABSENT_ERRORS = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 """The kernel's answer to an expression, extension, revision or type of chain that it does not have."""
 MAX_EXPRESSIONS = 128
 """Of one rule: NFT_RULE_MAXEXPRS in net/netfilter/nf_tables_api.c. All of them together take at most 4 kB (EFBIG)."""
 
 
-class Extension(Value):
-    """A match or target of x_tables in one of its revisions, as a family has it (2 and 10 in linux/netfilter.h)."""
-
-    family: int
-    kind: str
-    name: str
-    revision: int
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name} (revision {self.revision})"
-
-
-def refusal_of_kernel(
-    netfilter: NetlinkSocket, error: KernelError | UnsupportedError, batch: Sequence[Change]
-) -> CaptureError:
+def refusal_of_kernel(error: KernelError | UnsupportedError, batch: Sequence[Change]) -> CaptureError:
     """Return an UnsupportedError that names what the kernel lacks for a batch that it refused, or else the error."""
     if isinstance(error, KernelError) and _is_too_large(error, batch):
         return UnsupportedError(
@@ -205,15 +182,17 @@ def refusal_of_kernel(
         )
     if isinstance(error, KernelError) and error.errno not in ABSENT_ERRORS:
         return error
-    extensions = list(dict.fromkeys(extension for change in batch for extension in _extensions(change)))
+    extensions = dict.fromkeys(extension for change in batch for extension in _extensions(change))
     try:
-        missing = [extension for extension in extensions if not has_extension(netfilter, extension)]
+        with open_netfilter() as netfilter:
+            missing = [extension for extension in extensions if not has_extension(netfilter, *extension)]
     except UnsupportedError as no_compat:
         return no_compat
     if missing:
-        modules = dict.fromkeys(module_of(extension.name) for extension in missing)
+        shown = dict.fromkeys(f"{kind} {name} (revision {revision})" for _, kind, name, revision in missing)
+        modules = dict.fromkeys(module_of(name) for _, _, name, _ in missing)
         return UnsupportedError(
-            f"this kernel lacks what rules of iptables need: {', '.join(dict.fromkeys(map(str, missing)))}",
+            f"this kernel lacks what rules of iptables need: {', '.join(shown)}",
             f"Load on the host: modprobe {' '.join(modules)}. The backend nftables needs none of them.",
         )
     for change in batch:
@@ -228,40 +207,20 @@ def refusal_of_kernel(
 def _is_too_large(error: KernelError, batch: Sequence[Change]) -> bool:
     if error.errno != errno.EINVAL:
         return error.errno == errno.EFBIG
-    return any(change.kind == nf.NFT_MSG_NEWRULE and len(_expressions(change)) > MAX_EXPRESSIONS for change in batch)
+    return any(len(_expressions(change)) > MAX_EXPRESSIONS for change in batch)
 
 
-def has_extension(netfilter: NetlinkSocket, extension: Extension) -> bool:
-    """Return whether the kernel has a match or target in this revision; it loads the module for it, if it may.
-
-    Raises UnsupportedError if nf_tables takes no extensions at all, PrivilegeError and KernelError.
-    """
-    try:
-        request_extension(netfilter, extension.family, KINDS[extension.kind], extension.name, extension.revision)
-    except UnsupportedError:
-        return False
-    except KernelError as error:
-        if error.errno == errno.EINVAL:  # nfnetlink knows no such subsystem
-            raise UnsupportedError(
-                "nf_tables of this kernel takes no matches and targets of iptables",
-                "Load on the host: modprobe nft_compat; or use the backend nftables.",
-            ) from error
-        if error.errno == errno.ENOENT:
-            return False
-        raise
-    return True
-
-
-def _extensions(change: Change) -> Iterator[Extension]:
-    if change.kind != nf.NFT_MSG_NEWRULE:
-        return
+def _extensions(change: Change) -> Iterator[tuple[int, str, str, int]]:
+    """Yield the matches and targets of x_tables in a rule: family, kind, name and revision."""
     for expression in map(decode_fields, _expressions(change)):
         kind = decode_text(expression[nf.NFTA_EXPR_NAME])
-        if kind in KINDS:
+        if kind in COMPAT_TYPES:
             fields = decode_fields(expression[nf.NFTA_EXPR_DATA])
             name, revision = decode_text(fields[NFTA_MATCH_NAME]), decode_number(fields[NFTA_MATCH_REV])
-            yield Extension(change.family, kind, name, revision)
+            yield change.family, kind, name, revision
 
 
 def _expressions(change: Change) -> list[bytes]:
+    if change.kind != nf.NFT_MSG_NEWRULE:
+        return []
     return decode_elements(decode_fields(change.attributes)[nf.NFTA_RULE_EXPRESSIONS])

@@ -20,9 +20,10 @@ from capture.model.text import without_line_ends
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
+    from capture.backends.iptables.plan import TableEdit
     from capture.model.addresses import Family, Network
 
 MAX_LOG_PREFIX_BYTES = 29
@@ -211,6 +212,27 @@ def save_text(ruleset: model.Ruleset, family: Family, *, counters: bool = False,
                 before = f"{_counters_text(rule.counters)} " if counters else ""
                 shown = rule if comments else rule.replace(why="")
                 lines.append(f"{before}-A {chain.name} {rule_text(shown)}".rstrip())
+        lines.append("COMMIT")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def restore_text(edits: Iterable[TableEdit]) -> str:
+    """Return what to feed to ``iptables-restore --noflush`` for table edits of one family.
+
+    There a line ``:CHAIN - [0:0]`` creates one of our chains, or empties the one that is there (iptables-restore(8));
+    built-in chains are not declared, so that their policies and counters stay. What is between ``*table`` and
+    ``COMMIT`` happens at once, or not at all.
+    """
+    lines: list[str] = []
+    for edit in edits:
+        lines.append(f"*{edit.table}")
+        lines += [f":{chain} - [0:0]" for chain in (*edit.put, *edit.dropped)]
+        lines += [f"-A {chain} {rule_text(rule)}".rstrip() for chain, rules in edit.put.items() for rule in rules]
+        lines += [f"-D {chain} {position + 1}" for chain, position in edit.removed]
+        for chain, position, rule in edit.placed:
+            where = f"-A {chain}" if position is None else f"-I {chain} {position + 1}"
+            lines.append(f"{where} {rule_text(rule)}".rstrip())
+        lines += [f"-X {chain}" for chain in edit.dropped]
         lines.append("COMMIT")
     return "".join(f"{line}\n" for line in lines)
 

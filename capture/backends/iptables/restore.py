@@ -17,10 +17,9 @@ from __future__ import annotations
 
 from capture.backends.iptables.driver import IptablesDriver, by_family
 from capture.backends.iptables.parse import parse_save
-from capture.backends.iptables.plan import DropChain, RemoveRule
 from capture.backends.iptables.programs import require, run
 from capture.backends.iptables.refusals import refusal, unreadable
-from capture.backends.iptables.restore_text import restore_text
+from capture.backends.iptables.render import restore_text
 from capture.backends.iptables.tables import legacy_tables
 from capture.model.ruleset import Ruleset
 
@@ -67,7 +66,7 @@ class RestoreDriver(IptablesDriver):
             require(self.variant, edit.family, "restore")  # before anything is written, not between the families
         for family, of_family in by_family(edits):
             self._run(family, "restore", ["--noflush"], restore_text(of_family))
-        if self.variant == "nft" and any(isinstance(each, RemoveRule | DropChain) for of in edits for each in of.edits):
+        if self.variant == "nft" and any(edit.removed or edit.dropped for edit in edits):
             from capture.backends.iptables.netlink import tidy  # nothing is left empty by what only adds
 
             tidy(edits)

@@ -10,24 +10,35 @@ them away again: a chain that we made (``made_by_us``) when it is empty, and the
 
 from __future__ import annotations
 
-from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule
-from capture.backends.iptables.xt_messages import TableMessages
-from capture.backends.iptables.xt_tables import LiveTable, model_name
+from capture.backends.iptables.xt_encode import attributes_of
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import HOOKS
+from capture.backends.nf_tables.messages import TableMessages
 from capture.errors import CaptureError
 from capture.model.chain_names import is_our_chain
-from capture.model.ruleset import OUTPUT, PREROUTING
+from capture.model.ruleset import BUILT_IN_CHAINS, OUTPUT, PREROUTING
+from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.xt_decode import FoundChain
-    from capture.backends.iptables.xt_tables import LiveTables
+    from capture.model.addresses import Family
     from capture.model.ruleset import Rule, TableName
     from capture.netlink.batch import Change
+
+
+class LiveTable(Value):
+    """A live table: how many chains, sets and other things are in it, and its chains by the model's names."""
+
+    uses: int
+    chains: Mapping[str, FoundChain]
+
+
+if TYPE_CHECKING:
+    LiveTables = Mapping[tuple[Family, TableName], LiveTable]
 
 NO_TABLE = LiveTable(0, {})
 CHAINS_WE_USE = (PREROUTING, OUTPUT)
@@ -52,8 +63,8 @@ def removals(edits: Iterable[TableEdit], live: LiveTables) -> Iterator[Change]:
     """
     for edit in edits:
         table = live.get((edit.family, edit.table))
-        if table is not None and any(isinstance(each, RemoveRule | DropChain) for each in edit.edits):
-            shared = {each.chain for each in edit.edits if isinstance(each, RemoveRule)} & table.chains.keys()
+        if table is not None and (edit.removed or edit.dropped):
+            shared = {chain for chain, _ in edit.removed} & table.chains.keys()
             idle = frozenset(chain for chain in shared if table.chains[chain].policy == "ACCEPT")
             yield from _TableChanges(edit, table).tidied(idle, held_chains=True)
 
@@ -63,7 +74,7 @@ class _TableChanges:
 
     def __init__(self, edit: TableEdit, table: LiveTable | None) -> None:
         self._edit = edit
-        self._messages = TableMessages(edit.family, edit.table)
+        self._messages = TableMessages(nf.FAMILY_NUMBERS[edit.family], edit.table)
         self._is_new = table is None
         self._table = table or NO_TABLE
         self._rules: dict[str, list[int | None]] = {
@@ -72,39 +83,31 @@ class _TableChanges:
         """The chains and the handles of their rules; None for rules that are new and have none yet."""
 
     def messages(self) -> Iterator[Change]:
-        removed = {(edit.chain, edit.position) for edit in self._edit.edits if isinstance(edit, RemoveRule)}
-        own = made_by_us(self._edit.table, self._table, removed)
+        own = made_by_us(self._edit.table, self._table, self._edit.removed)
         yield from self._edited()
         yield from self.tidied(own, held_chains=bool(self._table.chains))
 
     def _edited(self) -> Iterator[Change]:
-        edits = [edit for edit in self._edit.edits if not isinstance(edit, DropChain) or edit.chain in self._rules]
-        if self._is_new and edits:
-            yield self._messages.add_table()
-        for edit in edits:
-            if isinstance(edit, PutChain | DropChain):
-                yield self._empty_chain(edit.chain)
-        for edit in edits:
-            if isinstance(edit, PutChain):
-                for rule in edit.rules:
-                    yield self._append(edit.chain, rule)
-            elif isinstance(edit, RemoveRule):
-                yield from self._remove(edit)
-            elif isinstance(edit, AppendRule):
-                yield from self._built_in_chain(edit.chain)
-                yield self._append(edit.chain, edit.rule)
-            elif isinstance(edit, InsertRule):
-                yield from self._built_in_chain(edit.chain)
-                yield self._insert(edit)
-            else:
-                del self._rules[edit.chain]
-                yield self._messages.delete_chain(edit.chain)
-
-    def _empty_chain(self, chain: str) -> Change:
-        """Return the message after which one of our chains is there, without rules."""
-        existed = chain in self._rules
-        self._rules[chain] = []
-        return self._messages.flush_chain(chain) if existed else self._messages.add_chain(chain)
+        edit, messages = self._edit, self._messages
+        dropped = [chain for chain in edit.dropped if chain in self._rules]
+        if self._is_new and (edit.put or edit.placed):
+            yield messages.add_table()
+        for chain in (*edit.put, *dropped):
+            yield messages.flush_chain(chain) if chain in self._rules else messages.add_chain(chain, None)
+            self._rules[chain] = []
+        for chain, rules in edit.put.items():
+            for rule in rules:
+                yield self._insert(chain, None, rule)
+        for chain, position in edit.removed:
+            handle = self._rules[chain].pop(position)
+            if handle is not None:
+                yield messages.delete_rule(self._table.chains[chain].name, handle)
+        for chain, place, rule in edit.placed:
+            yield from self._built_in_chain(chain)
+            yield self._insert(chain, place, rule)
+        for chain in dropped:
+            del self._rules[chain]
+            yield messages.delete_chain(chain)
 
     def _built_in_chain(self, chain: str) -> Iterator[Change]:
         """Yield the message that makes a built-in chain, if it is not there. Raise CaptureError if it is another's."""
@@ -112,30 +115,22 @@ class _TableChanges:
             return
         for live in self._table.chains.values():
             if live.name == chain:
-                table = f"{nf.TABLE_FAMILIES[self._edit.family]} {self._edit.table}"
+                table = f"{nf.FAMILY_WORDS[nf.FAMILY_NUMBERS[self._edit.family]]} {self._edit.table}"
                 raise CaptureError(
                     f"the chain {chain} of table {table} is not the one that iptables has:"
                     f" {model_name(self._edit.table, live)}",
                     f"Remove it (`nft delete chain {table} {chain}`), or use the backend nftables.",
                 )
         self._rules[chain] = []
-        yield self._messages.add_chain(chain)
+        yield self._messages.add_chain(chain, HOOKS[self._edit.table, chain])
 
-    def _append(self, chain: str, rule: Rule) -> Change:
-        self._rules[chain].append(None)
-        return self._messages.add_rule(chain, rule)
-
-    def _insert(self, edit: InsertRule) -> Change:
+    def _insert(self, chain: str, position: int | None, rule: Rule) -> Change:
         """Return the message that inserts a rule before the next one that has a handle, or else at the end."""
-        rules = self._rules[edit.chain]
-        before = next((handle for handle in rules[edit.position :] if handle is not None), None)
-        rules.insert(edit.position, None)
-        return self._messages.add_rule(edit.chain, edit.rule, before)
-
-    def _remove(self, edit: RemoveRule) -> Iterator[Change]:
-        handle = self._rules[edit.chain].pop(edit.position)
-        if handle is not None:
-            yield self._messages.delete_rule(self._table.chains[edit.chain].name, handle)
+        rules = self._rules[chain]
+        place = len(rules) if position is None else position
+        before = next((handle for handle in rules[place:] if handle is not None), None)
+        rules.insert(place, None)
+        return self._messages.add_rule(chain, attributes_of(rule, self._edit.family), before=before)
 
     def tidied(self, own: frozenset[str], *, held_chains: bool) -> Iterator[Change]:
         """Yield the messages that delete our built-in chains that are empty now, and a table with nothing in it."""
@@ -144,7 +139,17 @@ class _TableChanges:
             del self._rules[chain]
             yield self._messages.delete_chain(chain)
         if held_chains and not self._rules and self._table.uses == len(self._table.chains):
-            yield self._messages.delete_table()
+            yield self._messages.delete_table(only_empty=True)
+
+
+def model_name(table: TableName, chain: FoundChain) -> str:
+    """Return the name of a chain, with a remark if it looks like a built-in chain and is none.
+
+    The kernel enters ``PREROUTING(nat prerouting -5)`` elsewhere, and ``PREROUTING(not hooked)`` not at all.
+    """
+    if chain.name not in BUILT_IN_CHAINS[table] or chain.hook == HOOKS[table, chain.name]:
+        return chain.name
+    return f"{chain.name}({chain.hook or 'not hooked'})"
 
 
 def made_by_us(name: TableName, table: LiveTable, our_rules: Collection[tuple[str, int]]) -> frozenset[str]:
@@ -161,7 +166,11 @@ def made_by_us(name: TableName, table: LiveTable, our_rules: Collection[tuple[st
         1 ISTIO_INBOUND, 2 its rule, 3 PREROUTING, 4 our jump, 5 OUTPUT, ...    our own
         3 PREROUTING, 19 ISTIO-INBOUND, ...                                     our own, of an earlier rule set
     """
-    undecided = {chain.handle: chain.name for chain in table.chains.values() if _may_be_own(name, chain)}
+    undecided = {
+        chain.handle: chain.name
+        for chain in table.chains.values()
+        if chain.name in CHAINS_WE_USE and chain.policy == "ACCEPT" and chain.hook == HOOKS[name, chain.name]
+    }
     chains = {chain.handle for chain in table.chains.values()}
     is_own: dict[int, bool] = {}
     for called, chain in table.chains.items():
@@ -175,7 +184,3 @@ def made_by_us(name: TableName, table: LiveTable, our_rules: Collection[tuple[st
             is_own[handle] = following is not None and is_own[following] and not at_once_a_chain
         following = handle
     return frozenset(called for handle, called in undecided.items() if is_own[handle])
-
-
-def _may_be_own(table: TableName, chain: FoundChain) -> bool:
-    return chain.name in CHAINS_WE_USE and chain.policy == "ACCEPT" and chain.hook == HOOKS[table, chain.name]

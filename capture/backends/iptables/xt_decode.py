@@ -16,11 +16,10 @@ from capture.backends.iptables.xt_encode import (
     NFTA_MATCH_REV,
 )
 from capture.backends.iptables.xt_layouts import text_of
-from capture.backends.iptables.xt_messages import NFTA_RULE_HANDLE
 from capture.backends.iptables.xt_words import (
     limit_words,
-    masked_words,
     match_words,
+    network_words,
     protocol_words,
     target_words,
     tcp_flags_words,
@@ -122,7 +121,7 @@ class Reader:
         rule = model.Rule(
             _verdict(program.actions), joined(sorted(matches, key=_place)), self._family, why, program.counters
         )
-        return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[NFTA_RULE_HANDLE]), rule)
+        return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
 
 def _verdict(actions: Sequence[Action]) -> model.Verdict:
@@ -233,5 +232,5 @@ class XtProgram(Program):
         bits = int.from_bytes(mask, "big")
         option = ADDRESSES.get((self._of_family, offset)) if base == nf.NFT_PAYLOAD_NETWORK_HEADER else None
         if option and length * 8 == BITS[self._of_family] and mask and not value & ~bits:
-            return model.UnknownMatch(masked_words(option, self._of_family, value, bits, negated=negated))
+            return model.UnknownMatch(network_words(option, self._of_family, value, bits, negated=negated))
         return super()._without_words(loaded, bounds)

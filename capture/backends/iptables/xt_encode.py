@@ -20,22 +20,8 @@ from __future__ import annotations
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.entries import MAX_COMMENT_BYTES, changed_bits, comment, slots
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.expressions import (
-    COUNTER,
-    EQUALITY,
-    PORT_SIZE,
-    bitwise,
-    compare,
-    expression,
-    framed,
-    in_network,
-    in_range,
-    jump,
-    load_meta,
-    load_payload,
-    nest,
-)
-from capture.backends.nf_tables.expressions import verdict as verdict_expression
+from capture.backends.nf_tables import expressions as make
+from capture.backends.nf_tables.expressions import PORT_SIZE
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4
 from capture.netlink.attributes import BYTE_ORDER, attribute, text, u32, u32be
@@ -47,8 +33,7 @@ if TYPE_CHECKING:
 
     from capture.model.addresses import Family, Network
 
-NFTA_RULE_COMPAT = 5  # linux/netfilter/nf_tables.h
-NFTA_RULE_COMPAT_PROTO, NFTA_RULE_COMPAT_FLAGS = 1, 2
+NFTA_RULE_COMPAT_PROTO, NFTA_RULE_COMPAT_FLAGS = 1, 2  # linux/netfilter/nf_tables.h
 
 # linux/netfilter/nf_tables_compat.h; NFTA_TARGET_* are the same numbers
 NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_MATCH_INFO = 1, 2, 3
@@ -59,17 +44,18 @@ NEVER_MATCHING_INTERFACE = b"INVAL/D\0"
 """What iptables compares with for ``! -i +``: no interface has a slash in its name."""
 
 
-def compat(rule: model.Rule) -> bytes:
-    """Return the rule's protocol for matches and targets that demand one (multiport, TPROXY): they cannot see it."""
-    for match in rule.matches:
-        if type(match) is model.Protocol:
-            return COMPAT[match.name]
-    return b""
+def attributes_of(rule: model.Rule, family: Family) -> bytes:
+    """Return what a message says of a rule: its expressions, and its protocol. Raises as ``expressions``.
+
+    Some matches and targets demand a protocol (multiport, TPROXY), and cannot see it in the expressions.
+    """
+    protocol = next((COMPAT[match.name] for match in rule.matches if type(match) is model.Protocol), b"")
+    return attribute(nf.NFTA_RULE_EXPRESSIONS, expressions(rule, family)) + protocol
 
 
 def expressions(rule: model.Rule, family: Family) -> bytes:
     """Return the expressions of a rule. Raise ValueError if iptables has no words for it."""
-    return matches_of(rule, family) + COUNTER + verdict_of(rule, family)
+    return matches_of(rule, family) + make.COUNTER + verdict_of(rule, family)
 
 
 def matches_of(rule: model.Rule, family: Family) -> bytes:
@@ -102,10 +88,10 @@ def verdict_of(rule: model.Rule, family: Family) -> bytes:
 
 
 def _extension(kind: str, name: str, structure: bytes) -> bytes:
-    return framed(
+    return make.framed(
         (kind, name, len(structure)),
         structure,
-        lambda structure: expression(
+        lambda structure: make.expression(
             kind,
             attribute(NFTA_MATCH_NAME, text(name)),
             attribute(NFTA_MATCH_REV, u32be(xt_layouts.REVISIONS[name])),
@@ -115,8 +101,8 @@ def _extension(kind: str, name: str, structure: bytes) -> bytes:
 
 
 COMPAT = {
-    name: nest(
-        NFTA_RULE_COMPAT,
+    name: make.nest(
+        nf.NFTA_RULE_COMPAT,
         attribute(NFTA_RULE_COMPAT_PROTO, u32be(number)),
         attribute(NFTA_RULE_COMPAT_FLAGS, u32be(0)),
     )
@@ -126,13 +112,13 @@ COMPAT = {
 
 # --- matches of ip(6)tables itself ---------------------------------------------------------------
 
-LOAD_MARK = load_meta(nf.NFT_META_MARK)
+LOAD_MARK = make.load_meta(nf.NFT_META_MARK)
 LOAD_INTERFACE: dict[type, bytes] = {
-    model.InInterface: load_meta(nf.NFT_META_IIFNAME),
-    model.OutInterface: load_meta(nf.NFT_META_OIFNAME),
+    model.InInterface: make.load_meta(nf.NFT_META_IIFNAME),
+    model.OutInterface: make.load_meta(nf.NFT_META_OIFNAME),
 }
 OF_PROTOCOL = {
-    name: load_meta(nf.NFT_META_L4PROTO) + compare(nf.NFT_CMP_EQ, bytes((number,)))
+    name: make.load_meta(nf.NFT_META_L4PROTO) + make.equals(bytes((number,)))
     for name, number in nf.PROTOCOL_NUMBERS.items()
 }
 
@@ -148,9 +134,9 @@ def _interface(kind: type, match: model.InInterface | model.OutInterface) -> byt
     """Return the comparison with a name and the NUL at its end, or with its beginning."""
     name = match.name
     if name == "+":
-        return LOAD_INTERFACE[kind] + (compare(nf.NFT_CMP_EQ, NEVER_MATCHING_INTERFACE) if match.negated else b"")
+        return LOAD_INTERFACE[kind] + (make.equals(NEVER_MATCHING_INTERFACE) if match.negated else b"")
     compared = name[:-1].encode("utf-8", "surrogateescape") if name.endswith("+") else text(name)
-    return LOAD_INTERFACE[kind] + compare(EQUALITY[match.negated], compared)
+    return LOAD_INTERFACE[kind] + make.equals(compared, negated=match.negated)
 
 
 def _network(kind: type[model.Source | model.Destination], network: Network, negated: bool, family: Family) -> bytes:  # noqa: FBT001  # a match's field
@@ -158,8 +144,7 @@ def _network(kind: type[model.Source | model.Destination], network: Network, neg
         raise ValueError(f"a rule for {family} compares with an address of {network.family}: {network}")
     if not network.prefix and not negated:
         return b""
-    operator = EQUALITY[negated]
-    return in_network(ADDRESSES[kind][family], network.packed, network.prefix, operator)
+    return make.in_network(ADDRESSES[kind][family], network.packed, network.prefix, negated=negated)
 
 
 def _address_range(kind: type[model.Source | model.Destination], network: Network, negated: bool) -> bytes:  # noqa: FBT001  # a match's field
@@ -187,7 +172,7 @@ def _ports(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
     singles = [match for match in ports if len(match.ports) == 1]
     if len(singles) > 1 and _is_one_load(singles):
         both = b"".join(match.ports[0].first.to_bytes(PORT_SIZE, "big") for match in singles)
-        yield load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2 * PORT_SIZE) + compare(nf.NFT_CMP_EQ, both)
+        yield make.load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2 * PORT_SIZE) + make.compare(nf.NFT_CMP_EQ, both)
     else:
         for match in singles:
             yield _port(match.ports[0], PORT_SIZE * (type(match) is model.DestinationPort), match.negated)
@@ -227,15 +212,15 @@ def _is_one_load(ports: list[model.SourcePort | model.DestinationPort]) -> bool:
 
 
 def _port(ports: model.Span, offset: int, negated: bool) -> bytes:  # noqa: FBT001  # a match's field, handed on
-    load = load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, offset, PORT_SIZE)
+    load = make.load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, offset, PORT_SIZE)
     first, last = ports.first.to_bytes(PORT_SIZE, "big"), ports.last.to_bytes(PORT_SIZE, "big")
     if first == last:
-        return load + compare(EQUALITY[negated], first)
+        return load + make.equals(first, negated=negated)
     if ports.first == 0 and ports.last == LAST_PORT:
-        return load + in_range(first, last, negated=negated) if negated else b""
+        return load + make.in_range(first, last, negated=negated) if negated else b""
     if ports.first == 0:
-        return load + compare(nf.NFT_CMP_GT if negated else nf.NFT_CMP_LTE, last)
-    return load + in_range(first, last, negated=negated)
+        return load + make.compare(nf.NFT_CMP_GT if negated else nf.NFT_CMP_LTE, last)
+    return load + make.in_range(first, last, negated=negated)
 
 
 # --- extensions ----------------------------------------------------------------------------------
@@ -251,8 +236,8 @@ def _owner(match: model.OwnerUid | model.OwnerGid) -> bytes:
 
 
 def _mark(match: model.Mark) -> bytes:
-    masked = b"" if match.mask == model.ALL_BITS else bitwise(u32(match.mask))
-    return LOAD_MARK + masked + compare(EQUALITY[match.negated], u32(match.value))
+    masked = b"" if match.mask == model.ALL_BITS else make.bitwise(u32(match.mask))
+    return LOAD_MARK + masked + make.equals(u32(match.value), negated=match.negated)
 
 
 def _connection_mark(match: model.ConnectionMark) -> bytes:
@@ -325,11 +310,11 @@ def _fixed(expression: bytes) -> Callable[[Any, Family], bytes]:
 
 
 VERDICTS: dict[type, Callable[[Any, Family], bytes]] = {
-    model.Accept: _fixed(verdict_expression(nf.NF_ACCEPT)),
-    model.Drop: _fixed(verdict_expression(nf.NF_DROP)),
-    model.Return: _fixed(verdict_expression(nf.NFT_RETURN)),
+    model.Accept: _fixed(make.verdict(nf.NF_ACCEPT)),
+    model.Drop: _fixed(make.verdict(nf.NF_DROP)),
+    model.Return: _fixed(make.verdict(nf.NFT_RETURN)),
     model.Continue: _fixed(b""),
-    model.Jump: lambda verdict, _family: jump(verdict.chain),
+    model.Jump: lambda verdict, _family: make.jump(verdict.chain),
     model.Redirect: _redirect,
     model.TransparentProxy: _tproxy,
     model.SetMark: _set_mark,

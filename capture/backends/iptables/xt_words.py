@@ -41,15 +41,17 @@ PROTOCOL_WORDS = {
 """As protocols(5) has them, without a look at the host's /etc/protocols."""
 
 
-def protocol_words(number: int, *, negated: bool) -> str:
+def protocol_words(number: int, *, negated: int) -> str:
     """Return ``-p icmp``, ``! -p tcp``, ``-p 99``."""
     return option(negated, "-p", PROTOCOL_WORDS.get(number, number))
 
 
-def masked_words(name: str, family: Family, address: int, mask: int, *, negated: bool) -> str:
-    """Return ``-d 10.0.1.0/255.0.255.0``."""
-    network = f"{address_text(family, address)}/{address_text(family, mask)}"
-    return option(negated, name, network)
+def network_words(name: str, family: Family, address: int, mask: int, *, negated: int) -> str:
+    """Return ``-d 10.0.0.0/8``, or ``-d 10.0.1.0/255.0.255.0`` for a mask that is no prefix."""
+    prefix = mask.bit_count()
+    is_prefix = mask == ((1 << prefix) - 1) << (BITS[family] - prefix)
+    shown = prefix if is_prefix else address_text(family, mask)
+    return option(negated, name, f"{address_text(family, address)}/{shown}")
 
 
 def match_words(name: str, revision: int, structure: bytes, family: Family) -> str:

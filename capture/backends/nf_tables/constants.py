@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 NFPROTO_INET = 1
 FAMILY_NUMBERS: dict[Family, int] = {"ipv4": 2, "ipv6": 10}
 FAMILIES: dict[int, Family] = {number: family for family, number in FAMILY_NUMBERS.items()}
-TABLE_FAMILIES: dict[Family, str] = {"ipv4": "ip", "ipv6": "ip6"}
 NFPROTO_NETDEV = 5
 """linux/netfilter.h: chains of a device, before and after all others."""
 FAMILY_WORDS = {
@@ -51,7 +50,8 @@ NF_DROP, NF_ACCEPT = 0, 1  # linux/netfilter.h
 POLICIES = ("drop", "accept")
 
 # Rules
-NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA = 1, 2, 4, 7
+NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_EXPRESSIONS = 1, 2, 3, 4
+NFTA_RULE_COMPAT, NFTA_RULE_POSITION, NFTA_RULE_USERDATA = 5, 6, 7
 NFTNL_UDATA_RULE_COMMENT = 0  # libnftnl/udata.h: a byte of type, a byte of length, NUL-terminated text
 
 # Sets

@@ -10,7 +10,7 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import COUNTER
 from capture.backends.nf_tables.listing import read_chains, read_rules
-from capture.netlink.attributes import attribute, decode_fields, decode_text
+from capture.netlink.attributes import decode_fields, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
     Fields = dict[int, bytes]
-    Expected = tuple[bytes, bytes, bytes]
-    """The expressions of a rule before its counter, those after it, and its comment."""
 
 COMPARED_OF_CHAIN = (nf.NFTA_CHAIN_HOOK, nf.NFTA_CHAIN_TYPE, nf.NFTA_CHAIN_POLICY)
 
@@ -29,45 +27,51 @@ COUNTER_HEAD = COUNTER[: COUNTER.index(b"counter\0") + len(b"counter\0")]
 """The counter expression up to its name; what follows are its values."""
 
 
-def chains_are(
-    netfilter: NetlinkSocket, families: Collection[int], tables: Collection[str], desired: Iterable[Change]
+def holds_exactly(
+    netfilter: NetlinkSocket, families: Collection[int], tables: Collection[str], messages: Iterable[Change]
 ) -> bool:
-    """Return whether these tables of these families have the chains that messages make, and no others."""
-    found = {
-        (number, table, fields[nf.NFTA_CHAIN_NAME]): _compared(fields)
-        for number, fields in read_chains(netfilter)
-        if number in families and (table := decode_text(fields[nf.NFTA_CHAIN_TABLE])) in tables
-    }
-    expected = {}
-    for change in desired:
+    """Return whether these tables of these families have the chains and rules that messages make, and no others."""
+    chains: dict[tuple[int, str, bytes], Fields] = {}
+    rules: dict[tuple[int, str], dict[bytes, list[Fields]]] = {}
+    for change in messages:
         fields = decode_fields(change.attributes)
-        place = change.family, decode_text(fields[nf.NFTA_CHAIN_TABLE]), fields[nf.NFTA_CHAIN_NAME]
-        expected[place] = _compared(fields)
-    return found == expected
+        table = decode_text(fields[nf.NFTA_CHAIN_TABLE])  # NFTA_RULE_TABLE is the same number
+        if change.kind == nf.NFT_MSG_NEWCHAIN:
+            chains[change.family, table, fields[nf.NFTA_CHAIN_NAME]] = _compared(fields)
+        elif change.kind == nf.NFT_MSG_NEWRULE:
+            rules.setdefault((change.family, table), {}).setdefault(fields[nf.NFTA_RULE_CHAIN], []).append(fields)
+    found = {
+        (family, table, fields[nf.NFTA_CHAIN_NAME]): _compared(fields)
+        for family, fields in read_chains(netfilter)
+        if family in families and (table := decode_text(fields[nf.NFTA_CHAIN_TABLE])) in tables
+    }
+    return found == chains and all(
+        _rules_are(read_rules(netfilter, family, table), desired) for (family, table), desired in rules.items()
+    )
 
 
 def _compared(chain: Fields) -> Fields:
     return {kind: chain[kind] for kind in COMPARED_OF_CHAIN if kind in chain}
 
 
-def rules_are(netfilter: NetlinkSocket, family: int, table: str, desired: Mapping[str, Iterable[Expected]]) -> bool:
-    """Return whether a table holds the desired rules, in the order of each chain, and no others."""
+def _rules_are(live: Iterable[bytes], desired: Mapping[bytes, Iterable[Fields]]) -> bool:
+    """Return whether the rules of a table are the desired ones, in the order of each chain, and no others."""
     rest = {chain: iter(rules) for chain, rules in desired.items()}
-    for attributes in read_rules(netfilter, family, table):
+    for attributes in live:
         found = decode_fields(attributes)
-        expected = next(rest.get(decode_text(found[nf.NFTA_RULE_CHAIN]), iter(())), None)
-        if expected is None or not _rule_is(found, *expected):
+        expected = next(rest.get(found[nf.NFTA_RULE_CHAIN], iter(())), None)
+        if expected is None or not _rule_is(found, expected):
             return False
     return all(next(rules, None) is None for rules in rest.values())
 
 
-def _rule_is(found: Fields, before: bytes, after: bytes, userdata: bytes) -> bool:
-    """Return whether a rule came back as it was sent: these expressions, a counter of any value, those, a comment."""
+def _rule_is(found: Fields, sent: Fields) -> bool:
+    """Return whether a rule came back as it was sent: the same expressions, but a counter of any value, and comment."""
     expressions = found[nf.NFTA_RULE_EXPRESSIONS]
-    comment = attribute(nf.NFTA_RULE_USERDATA, found[nf.NFTA_RULE_USERDATA]) if nf.NFTA_RULE_USERDATA in found else b""
+    before, _, after = sent[nf.NFTA_RULE_EXPRESSIONS].partition(COUNTER)
     return (
-        len(expressions) == len(before) + len(COUNTER) + len(after)
+        len(expressions) == len(sent[nf.NFTA_RULE_EXPRESSIONS])
         and expressions.startswith(before + COUNTER_HEAD)
         and expressions.endswith(after)
-        and comment == userdata
+        and found.get(nf.NFTA_RULE_USERDATA) == sent.get(nf.NFTA_RULE_USERDATA)
     )

@@ -94,8 +94,9 @@ def data(kind: int, value: bytes) -> bytes:
     return nest(kind, attribute(nf.NFTA_DATA_VALUE, value))
 
 
-EQUALITY = (nf.NFT_CMP_EQ, nf.NFT_CMP_NEQ)
-"""The operators of ``compare`` for "is" and "is not", by whether a match is negated."""
+def equals(value: bytes, *, negated: bool = False) -> bytes:
+    """Return: go on if the register is this value, or, negated, if it is another."""
+    return compare(nf.NFT_CMP_NEQ if negated else nf.NFT_CMP_EQ, value)
 
 
 def compare(operator: int, value: bytes) -> bytes:
@@ -136,7 +137,7 @@ def bitwise(mask: bytes, flip: bytes = b"") -> bytes:
     )
 
 
-def in_network(offset: int, packed: bytes, prefix: int, operator: int) -> bytes:
+def in_network(offset: int, packed: bytes, prefix: int, *, negated: bool) -> bytes:
     """Return the comparison of an address in the network header with a network.
 
     Of the bytes of the prefix if it has whole ones, else of the address under a mask. ``offset`` is that of the
@@ -144,10 +145,10 @@ def in_network(offset: int, packed: bytes, prefix: int, operator: int) -> bytes:
     """
     if prefix % 8 == 0 and prefix > 0:
         length = prefix // 8
-        return load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, length) + compare(operator, packed[:length])
+        return load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, length) + equals(packed[:length], negated=negated)
     size = len(packed)
     mask = ((1 << prefix) - 1 << size * 8 - prefix).to_bytes(size, "big")
-    return load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, size) + bitwise(mask) + compare(operator, packed)
+    return load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, size) + bitwise(mask) + equals(packed, negated=negated)
 
 
 def verdict(code: int, chain: bytes = b"") -> bytes:

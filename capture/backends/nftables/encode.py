@@ -16,32 +16,14 @@ of ids for big endian, so those are always sets of intervals, whose keys really 
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.expressions import (
-    COUNTER,
-    EQUALITY,
-    PORT_SIZE,
-    REGISTER,
-    bitwise,
-    compare,
-    expression,
-    immediate,
-    in_network,
-    in_range,
-    jump,
-    load_ct,
-    load_meta,
-    load_payload,
-    nest,
-    store_ct,
-    store_meta,
-    verdict,
-)
-from capture.backends.nf_tables.hooks import encode_hook
+from capture.backends.nf_tables import expressions as make
+from capture.backends.nf_tables.expressions import PORT_SIZE
+from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nftables import native, sets
 from capture.model import ruleset as model
 from capture.netlink.attributes import BYTE_ORDER, attribute, text, u8, u16be, u32, u32be
 from capture.netlink.batch import Change
-from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
+from capture.netlink.messages import NLM_F_CREATE
 from capture.netlink.nfnetlink import NFPROTO_UNSPEC
 
 TYPE_CHECKING = False
@@ -50,8 +32,8 @@ if TYPE_CHECKING:
     from typing import Any, TypeGuard
 
 
-MAX_RANGES = 750
-"""Of one message: an attribute has 16 bits of length, and the two elements of a range of IPv6 64 bytes."""
+MAX_ELEMENTS = 1500
+"""Of one message: an attribute has 16 bits of length, and the end of a range of IPv6 has 40 bytes."""
 
 ANONYMOUS = "__set%d"
 """The kernel puts a number in; the rule refers to the set by its id in the batch."""
@@ -59,85 +41,53 @@ ANONYMOUS = "__set%d"
 INTERFACE_NAME_SIZE = 16  # IFNAMSIZ in linux/if.h
 
 
-# --- tables, chains, rules -----------------------------------------------------------------------
-
-
-def add_table(table: str) -> Change:
-    """Return the message that makes a table; one that is there already, it only wakes if it is dormant."""
-    parts = attribute(nf.NFTA_TABLE_NAME, text(table)) + attribute(nf.NFTA_TABLE_FLAGS, u32be(0))
-    return Change(nf.NFT_MSG_NEWTABLE, nf.NFPROTO_INET, parts, f"add table inet {table}", NLM_F_CREATE)
-
-
-def delete_table(table: str) -> Change:
-    """Return the message that deletes a table with all that is in it."""
-    name = attribute(nf.NFTA_TABLE_NAME, text(table))
-    return Change(nf.NFT_MSG_DELTABLE, nf.NFPROTO_INET, name, f"delete table inet {table}")
-
-
-def flush_table(table: str) -> Change:
-    """Return the message that deletes all rules of a table, and with them their anonymous sets."""
-    name = attribute(nf.NFTA_RULE_TABLE, text(table))
-    return Change(nf.NFT_MSG_DELRULE, nf.NFPROTO_INET, name, f"flush table inet {table}")
-
-
-def add_chain(table: str, chain: native.NativeChain) -> Change:
-    """Return the message that makes a chain; of a base chain that is there already, it sets the policy."""
-    parts = _chain_name(table, chain.name)
-    if chain.hook is not None and chain.policy is not None:
-        parts += encode_hook(chain.hook)
-        parts += attribute(nf.NFTA_CHAIN_TYPE, text(chain.hook.kind))
-        parts += attribute(nf.NFTA_CHAIN_POLICY, u32be(nf.POLICIES.index(chain.policy)))
-    doing = f"add chain {chain.name} to table inet {table}"
-    return Change(nf.NFT_MSG_NEWCHAIN, nf.NFPROTO_INET, parts, doing, NLM_F_CREATE)
-
-
-def delete_chain(table: str, chain: str) -> Change:
-    """Return the message that deletes a chain without rules."""
-    doing = f"delete chain {chain} of table inet {table}"
-    return Change(nf.NFT_MSG_DELCHAIN, nf.NFPROTO_INET, _chain_name(table, chain), doing)
-
-
-def _chain_name(table: str, chain: str) -> bytes:
-    return attribute(nf.NFTA_CHAIN_TABLE, text(table)) + attribute(nf.NFTA_CHAIN_NAME, text(chain))
+# --- rules ---------------------------------------------------------------------------------------
 
 
 def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Change]:
     """Yield the messages that append the rules of tables, each after the sets it needs."""
     set_number = 0  # unique in a batch
     for table in tables:
-        for chain in table.chains:
-            where = attribute(nf.NFTA_RULE_TABLE, text(table.name)) + attribute(nf.NFTA_RULE_CHAIN, text(chain.name))
-            for place, rule in enumerate(chain.rules, 1):
-                doing = f"add rule {place} to chain {chain.name} of table inet {table.name}"
-                expressions: list[bytes] = []
-                for condition in rule.conditions:
-                    if needs_set(condition):
-                        set_number += 1
-                        yield from _add_set(table.name, condition, set_number, doing)
-                        in_batch = attribute(nf.NFTA_LOOKUP_SET_ID, u32be(set_number))
-                        expressions.append(_lookup(condition, OF_REGISTER, OF_ANONYMOUS, in_batch))
-                    else:
-                        expressions.append(EXPRESSIONS[type(condition)](condition))
-                expressions += [COUNTER, actions_of(rule)]
-                parts = where + nest(nf.NFTA_RULE_EXPRESSIONS, *expressions) + comment_of(rule)
-                yield Change(nf.NFT_MSG_NEWRULE, nf.NFPROTO_INET, parts, doing, NLM_F_CREATE | NLM_F_APPEND)
+        for chain, place, rule in _rules_of(table):
+            doing = f"add rule {place} to chain {chain} of table inet {table.name}"
+            lookups = []
+            for condition in filter(needs_set, rule.conditions):
+                set_number += 1
+                yield from _add_set(table.name, condition, set_number, doing)
+                lookups.append(OF_ANONYMOUS + attribute(nf.NFTA_LOOKUP_SET_ID, u32be(set_number)))
+            yield _add_rule(table.name, chain, place, rule, lookups)
+
+
+def listed_rules(table: native.NativeTable) -> Iterator[Change]:
+    """Yield the messages for the rules of a table as they come back from the kernel: lookups know the names of sets."""
+    names = iter(dict(sets_of(table)))
+    for chain, place, rule in _rules_of(table):
+        lookups = [attribute(nf.NFTA_LOOKUP_SET, text(next(names))) for _ in filter(needs_set, rule.conditions)]
+        yield _add_rule(table.name, chain, place, rule, lookups)
+
+
+def _rules_of(table: native.NativeTable) -> Iterator[tuple[str, int, native.NativeRule]]:
+    return ((chain.name, place, rule) for chain in table.chains for place, rule in enumerate(chain.rules, 1))
+
+
+def _add_rule(table: str, chain: str, place: int, rule: native.NativeRule, lookups: list[bytes]) -> Change:
+    """Return the message for a rule; ``lookups`` name the sets that it looks up."""
+    rest = iter(lookups)
+    expressions = [
+        _lookup(condition, next(rest)) if needs_set(condition) else EXPRESSIONS[type(condition)](condition)
+        for condition in rule.conditions
+    ]
+    actions = [EXPRESSIONS[type(action)](action) for action in rule.actions]
+    parts = make.nest(nf.NFTA_RULE_EXPRESSIONS, *expressions, make.COUNTER, *actions)
+    if rule.comment:
+        words = text(rule.comment)
+        parts += attribute(nf.NFTA_RULE_USERDATA, u8(nf.NFTNL_UDATA_RULE_COMMENT) + u8(len(words)) + words)
+    return TableMessages(nf.NFPROTO_INET, table).add_rule(chain, parts, name=f"rule {place}")
 
 
 def needs_set(condition: native.Condition) -> TypeGuard[native.Among]:
     """Return whether a condition has more than one value: those are in a set, and the rule looks them up."""
     return type(condition) is native.Among and len(condition.ranges) > 1
-
-
-def conditions_of(rule: native.NativeRule, set_names: Iterator[str]) -> bytes:
-    """Return the expressions of all conditions as they come back from the kernel: lookups know the names of sets."""
-    return b"".join(
-        [
-            _lookup(condition, attribute(nf.NFTA_LOOKUP_SET, text(next(set_names))), OF_REGISTER)
-            if needs_set(condition)
-            else EXPRESSIONS[type(condition)](condition)
-            for condition in rule.conditions
-        ]
-    )
 
 
 def sets_of(table: native.NativeTable) -> Iterator[tuple[str, native.Among]]:
@@ -150,34 +100,21 @@ def sets_of(table: native.NativeTable) -> Iterator[tuple[str, native.Among]]:
         yield ANONYMOUS % number, condition
 
 
-def actions_of(rule: native.NativeRule) -> bytes:
-    """Return the expressions of all actions."""
-    return b"".join([EXPRESSIONS[type(action)](action) for action in rule.actions])
-
-
-def comment_of(rule: native.NativeRule) -> bytes:
-    """Return the comment as nft stores it, as userdata of the rule; nothing if there is none."""
-    if not rule.comment:
-        return b""
-    words = text(rule.comment)
-    return attribute(nf.NFTA_RULE_USERDATA, u8(nf.NFTNL_UDATA_RULE_COMMENT) + u8(len(words)) + words)
-
-
 # --- expressions ---------------------------------------------------------------------------------
 
-LOADS = {field: load_meta(key) for field, key in native.META_KEYS.items()}
-LOADS |= {field: load_ct(key) for field, key in native.CT_KEYS.items()}
+LOADS = {field: make.load_meta(key) for field, key in native.META_KEYS.items()}
+LOADS |= {field: make.load_ct(key) for field, key in native.CT_KEYS.items()}
 LOADS |= {
-    field: load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, native.SIZES[field])
+    field: make.load_payload(nf.NFT_PAYLOAD_NETWORK_HEADER, offset, native.SIZES[field])
     for field, offset in native.ADDRESS_OFFSETS.items()
 }
 for _offset, _ports in ((0, native.SPORT), (PORT_SIZE, native.DPORT)):
-    LOADS |= dict.fromkeys(_ports.values(), load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, _offset, PORT_SIZE))
+    LOADS |= dict.fromkeys(_ports.values(), make.load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, _offset, PORT_SIZE))
 
-TO_NETWORK_ORDER = expression(
+TO_NETWORK_ORDER = make.expression(
     "byteorder",
-    attribute(nf.NFTA_BYTEORDER_SREG, REGISTER),
-    attribute(nf.NFTA_BYTEORDER_DREG, REGISTER),
+    attribute(nf.NFTA_BYTEORDER_SREG, make.REGISTER),
+    attribute(nf.NFTA_BYTEORDER_DREG, make.REGISTER),
     attribute(nf.NFTA_BYTEORDER_OP, u32be(nf.NFT_BYTEORDER_HTON)),
     attribute(nf.NFTA_BYTEORDER_LEN, u32be(4)),
     attribute(nf.NFTA_BYTEORDER_SIZE, u32be(4)),
@@ -196,61 +133,63 @@ def _among(condition: native.Among) -> bytes:
     size = native.SIZES[field]
     if first == last:
         order = BYTE_ORDER if field in native.HOST_ORDER else "big"
-        return LOADS[field] + compare(EQUALITY[condition.negated], first.to_bytes(size, order))
+        return LOADS[field] + make.equals(first.to_bytes(size, order), negated=condition.negated)
     if field in native.ADDRESS_FAMILIES and native.is_network(first, last):
         first_address, prefix = first.to_bytes(size, "big"), size * 8 - (last - first).bit_length()
-        return in_network(native.ADDRESS_OFFSETS[field], first_address, prefix, EQUALITY[condition.negated])
+        return make.in_network(native.ADDRESS_OFFSETS[field], first_address, prefix, negated=condition.negated)
     load = _load_in_order(field)
     low, high = first.to_bytes(size, "big"), last.to_bytes(size, "big")
     if condition.negated:
-        return load + in_range(low, high, negated=True)
-    return load + compare(nf.NFT_CMP_GTE, low) + compare(nf.NFT_CMP_LTE, high)
+        return load + make.in_range(low, high, negated=True)
+    return load + make.compare(nf.NFT_CMP_GTE, low) + make.compare(nf.NFT_CMP_LTE, high)
 
 
 def _masked(condition: native.Masked) -> bytes:
-    is_value = compare(EQUALITY[condition.negated], u32(condition.value))
-    return LOADS[condition.field] + bitwise(u32(condition.mask)) + is_value
+    is_value = make.equals(u32(condition.value), negated=condition.negated)
+    return LOADS[condition.field] + make.bitwise(u32(condition.mask)) + is_value
 
 
 def _named(condition: native.Named) -> bytes:
     """Return the comparison with a name: padded with NUL it is the whole name, else its beginning."""
     name = condition.name.encode("utf-8", "surrogateescape")
     whole = name if condition.any_ending else name.ljust(INTERFACE_NAME_SIZE, b"\0")
-    return LOADS[condition.field] + compare(EQUALITY[condition.negated], whole)
+    return LOADS[condition.field] + make.equals(whole, negated=condition.negated)
 
 
 def _proxy(action: native.Proxy) -> bytes:
     family = nf.FAMILY_NUMBERS[action.family] if action.family else NFPROTO_UNSPEC
-    return immediate(u16be(action.port)) + expression(
+    return make.immediate(u16be(action.port)) + make.expression(
         "tproxy",
         attribute(nf.NFTA_TPROXY_FAMILY, u32be(family)),
-        attribute(nf.NFTA_TPROXY_REG_PORT, REGISTER),
+        attribute(nf.NFTA_TPROXY_REG_PORT, make.REGISTER),
     )
 
 
 def _set_mark(action: model.SetMark) -> bytes:
     if action.mask == model.ALL_BITS:
-        return immediate(u32(action.value)) + STORE_MARK
+        return make.immediate(u32(action.value)) + STORE_MARK
     return (
-        LOADS[native.MARK] + bitwise(u32(model.ALL_BITS & ~action.mask), u32(action.value & action.mask)) + STORE_MARK
+        LOADS[native.MARK]
+        + make.bitwise(u32(model.ALL_BITS & ~action.mask), u32(action.value & action.mask))
+        + STORE_MARK
     )
 
 
 def _log(action: model.Log) -> bytes:
     level = attribute(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING))  # the default, which the kernel reports
-    return expression("log", attribute(nf.NFTA_LOG_PREFIX, text(action.prefix)), level)
+    return make.expression("log", attribute(nf.NFTA_LOG_PREFIX, text(action.prefix)), level)
 
 
 def _fixed(expressions: bytes) -> Callable[[object], bytes]:
     return lambda _: expressions
 
 
-STORE_MARK = store_meta(nf.NFT_META_MARK)
-STORE_ZONE = store_ct(nf.NFT_CT_ZONE)
-REDIRECT = expression(
+STORE_MARK = make.store_meta(nf.NFT_META_MARK)
+STORE_ZONE = make.store_ct(nf.NFT_CT_ZONE)
+REDIRECT = make.expression(
     "redir",
-    attribute(nf.NFTA_REDIR_REG_PROTO_MIN, REGISTER),
-    attribute(nf.NFTA_REDIR_REG_PROTO_MAX, REGISTER),  # without it the kernel takes the same, and reports it afterwards
+    attribute(nf.NFTA_REDIR_REG_PROTO_MIN, make.REGISTER),
+    attribute(nf.NFTA_REDIR_REG_PROTO_MAX, make.REGISTER),  # as the kernel reports it, also where it was left out
     attribute(nf.NFTA_REDIR_FLAGS, u32be(nf.NF_NAT_RANGE_PROTO_SPECIFIED)),
 )
 
@@ -258,16 +197,16 @@ EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
     native.Among: _among,
     native.Masked: _masked,
     native.Named: _named,
-    model.Accept: _fixed(verdict(nf.NF_ACCEPT)),
-    model.Drop: _fixed(verdict(nf.NF_DROP)),
-    model.Return: _fixed(verdict(nf.NFT_RETURN)),
-    model.Jump: lambda action: jump(action.chain),
-    model.Redirect: lambda action: immediate(u16be(action.port)) + REDIRECT,
+    model.Accept: _fixed(make.verdict(nf.NF_ACCEPT)),
+    model.Drop: _fixed(make.verdict(nf.NF_DROP)),
+    model.Return: _fixed(make.verdict(nf.NFT_RETURN)),
+    model.Jump: lambda action: make.jump(action.chain),
+    model.Redirect: lambda action: make.immediate(u16be(action.port)) + REDIRECT,
     native.Proxy: _proxy,
     model.SetMark: _set_mark,
-    model.SaveMark: _fixed(LOADS[native.MARK] + store_ct(nf.NFT_CT_MARK)),
+    model.SaveMark: _fixed(LOADS[native.MARK] + make.store_ct(nf.NFT_CT_MARK)),
     model.RestoreMark: _fixed(LOADS[native.CT_MARK] + STORE_MARK),
-    model.SetZone: lambda action: immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE,
+    model.SetZone: lambda action: make.immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE,
     model.Log: _log,
 }
 
@@ -275,13 +214,13 @@ EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
 # --- sets ----------------------------------------------------------------------------------------
 
 
-OF_REGISTER = attribute(nf.NFTA_LOOKUP_SREG, REGISTER)
 OF_ANONYMOUS = attribute(nf.NFTA_LOOKUP_SET, text(ANONYMOUS))
 
 
-def _lookup(condition: native.Among, *where: bytes) -> bytes:
+def _lookup(condition: native.Among, set_named: bytes) -> bytes:
     flags = attribute(nf.NFTA_LOOKUP_FLAGS, u32be(nf.NFT_LOOKUP_F_INV if condition.negated else 0))
-    return _load_in_order(condition.field) + expression("lookup", *where, flags)
+    register = attribute(nf.NFTA_LOOKUP_SREG, make.REGISTER)
+    return _load_in_order(condition.field) + make.expression("lookup", set_named, register, flags)
 
 
 def _add_set(table: str, condition: native.Among, number: int, doing: str) -> Iterator[Change]:
@@ -293,7 +232,7 @@ def _add_set(table: str, condition: native.Among, number: int, doing: str) -> It
         attribute(nf.NFTA_SET_KEY_TYPE, u32be(sets.KEY_TYPES[condition.field])),
         attribute(nf.NFTA_SET_KEY_LEN, u32be(native.SIZES[condition.field])),
         attribute(nf.NFTA_SET_ID, u32be(number)),
-        nest(nf.NFTA_SET_DESC, attribute(nf.NFTA_SET_DESC_SIZE, u32be(sets.element_count(condition)))),
+        make.nest(nf.NFTA_SET_DESC, attribute(nf.NFTA_SET_DESC_SIZE, u32be(len(elements)))),
     )
     yield Change(nf.NFT_MSG_NEWSET, nf.NFPROTO_INET, b"".join(description), f"{doing}, its set", NLM_F_CREATE)
     where = (
@@ -301,7 +240,7 @@ def _add_set(table: str, condition: native.Among, number: int, doing: str) -> It
         + attribute(nf.NFTA_SET_ELEM_LIST_SET, text(ANONYMOUS))
         + attribute(nf.NFTA_SET_ELEM_LIST_SET_ID, u32be(number))
     )
-    for start in range(0, len(elements), MAX_RANGES):
-        part = nest(nf.NFTA_SET_ELEM_LIST_ELEMENTS, *elements[start : start + MAX_RANGES])
-        what = f"{doing}, ranges {start + 1} and on of its set"
+    for start in range(0, len(elements), MAX_ELEMENTS):
+        part = make.nest(nf.NFTA_SET_ELEM_LIST_ELEMENTS, *elements[start : start + MAX_ELEMENTS])
+        what = f"{doing}, elements {start + 1} and on of its set"
         yield Change(nf.NFT_MSG_NEWSETELEM, nf.NFPROTO_INET, where + part, what, NLM_F_CREATE)

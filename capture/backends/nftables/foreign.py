@@ -6,7 +6,7 @@ those that we compare with our own anyway.
 
 from __future__ import annotations
 
-from capture.analysis.foreign import PRIORITIES, SOURCE_HOOKS, ForeignChain, in_tables_of_iptables
+from capture.analysis.stations import PRIORITIES, SOURCE_HOOKS, ForeignChain, in_tables_of_iptables
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook, devices_of
 from capture.backends.nf_tables.listing import read_chains, read_rules, read_tables
@@ -17,21 +17,8 @@ from capture.backends.nftables.native import Among, Proxy, VerdictMap
 from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.text import described
 from capture.errors import UnsupportedError
+from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES
-from capture.model.ruleset import (
-    INPUT,
-    MANGLE,
-    NAT,
-    OUTPUT,
-    POSTROUTING,
-    PREROUTING,
-    Chain,
-    Drop,
-    InInterface,
-    OutInterface,
-    Rule,
-    Table,
-)
 from capture.model.values import Value
 from capture.netlink.attributes import decode_fields, decode_number, decode_text, text
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
@@ -43,7 +30,6 @@ if TYPE_CHECKING:
     from capture.backends.nf_tables.hooks import Hook
     from capture.backends.nftables.native import NativeChain, NativeRule
     from capture.model.addresses import Family
-    from capture.model.ruleset import TableName
     from capture.netlink.sockets import NetlinkSocket
 
     Fields = dict[int, bytes]
@@ -51,12 +37,12 @@ if TYPE_CHECKING:
 REJECT_TABLE_NAME = text(REJECT_TABLE)
 NFTA_TABLE_HANDLE = 4
 """linux/netfilter/nf_tables.h. Tables of a namespace are numbered as they are made, in all families."""
-HOOKS = {"prerouting": PREROUTING, "output": OUTPUT, "input": INPUT, "postrouting": POSTROUTING}
+HOOKS = {"prerouting": model.PREROUTING, "output": model.OUTPUT, "input": model.INPUT, "postrouting": model.POSTROUTING}
 """Where packets of a pod are met, by what the kernel calls it; sources alone are mapped at the last two."""
-HOOKS_OF_DEVICES: dict[tuple[int, str], tuple[str, type[InInterface | OutInterface]]] = {
-    (nf.NFPROTO_INET, "ingress"): (PREROUTING, InInterface),
-    (nf.NFPROTO_NETDEV, "prerouting"): (PREROUTING, InInterface),
-    (nf.NFPROTO_NETDEV, "input"): (POSTROUTING, OutInterface),
+HOOKS_OF_DEVICES: dict[tuple[int, str], tuple[str, type[model.InInterface | model.OutInterface]]] = {
+    (nf.NFPROTO_INET, "ingress"): (model.PREROUTING, model.InInterface),
+    (nf.NFPROTO_NETDEV, "prerouting"): (model.PREROUTING, model.InInterface),
+    (nf.NFPROTO_NETDEV, "input"): (model.POSTROUTING, model.OutInterface),
 }
 """Chains of a device: before PREROUTING, or behind POSTROUTING. The numbers that netdev has for the two are those of
 other hooks elsewhere (linux/netfilter.h, enum nf_dev_hooks)."""
@@ -92,7 +78,11 @@ class Place(Value):
     def is_filter_of_iptables(self) -> bool:
         """Whether it is a further table that iptables-nft writes: it calls base chains by their hooks."""
         hooked = [decode_text(chain[nf.NFTA_CHAIN_NAME]) for chain in self.chains if nf.NFTA_CHAIN_HOOK in chain]
-        return self.family in nf.FAMILIES and self.name in FURTHER_TABLES and set(hooked) <= {INPUT, "FORWARD", OUTPUT}
+        return (
+            self.family in nf.FAMILIES
+            and self.name in FURTHER_TABLES
+            and set(hooked) <= {model.INPUT, model.FORWARD, model.OUTPUT}
+        )
 
 
 def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[ForeignChain, ...]:
@@ -170,7 +160,7 @@ def _of_table(netfilter: NetlinkSocket, place: Place, first_own: int) -> Iterato
                 point,
                 chain.hook.priority,
                 is_nat,
-                Table(NAT if is_nat else MANGLE, (entry, *called)),
+                model.Table(model.NAT if is_nat else model.MANGLE, (entry, *called)),
                 is_older=place.handle < first_own,
                 is_native=not is_filter,
                 is_route=chain.hook.kind == "route",
@@ -185,9 +175,11 @@ def _point(family: int, hook: Hook) -> str:
     return "" if family == nf.NFPROTO_NETDEV else HOOKS.get(hook.place, "")
 
 
-def _of_devices(entry: Chain, devices: tuple[str, ...], kind: type[InInterface | OutInterface]) -> Chain:
+def _of_devices(
+    entry: model.Chain, devices: tuple[str, ...], kind: type[model.InInterface | model.OutInterface]
+) -> model.Chain:
     """Return a base chain of devices as one for all packets, whose rules match these interfaces."""
-    last = (Rule(Drop(), why="policy drop"),) if entry.policy == "DROP" else ()
+    last = (model.Rule(model.Drop(), why="policy drop"),) if entry.policy == "DROP" else ()
     rules = [
         rule.replace(matches=(kind(device), *rule.matches)) for rule in (*entry.rules, *last) for device in devices
     ]
@@ -196,7 +188,7 @@ def _of_devices(entry: Chain, devices: tuple[str, ...], kind: type[InInterface |
 
 def _in_words_of_iptables(
     rules: list[bytes], family: Family | None, *, is_filter: bool
-) -> dict[str, list[Rule | None]]:
+) -> dict[str, list[model.Rule | None]]:
     """Return by chain the rules that only iptables-nft writes, and None for others; in its tables nearly all are."""
     are_xt = [
         any(name in rule for name in XT_EXPRESSIONS)
@@ -208,7 +200,7 @@ def _in_words_of_iptables(
     from capture.backends.iptables.xt_decode import Reader  # another backend, which only this needs
 
     reader = Reader(family)
-    found: dict[str, list[Rule | None]] = {}
+    found: dict[str, list[model.Rule | None]] = {}
     for attributes, is_xt in zip(rules, are_xt, strict=True):
         chain = decode_text(decode_fields(attributes)[nf.NFTA_RULE_CHAIN])
         rule = reader.read(attributes).rule.replace(why="", counters=None) if is_xt else None
@@ -216,7 +208,7 @@ def _in_words_of_iptables(
     return found
 
 
-def _chain(chain: NativeChain, family: int, of_iptables: dict[str, list[Rule | None]]) -> Chain:
+def _chain(chain: NativeChain, family: int, of_iptables: dict[str, list[model.Rule | None]]) -> model.Chain:
     """Return a chain in the model's words; each of our names is that of a chain that is jumped to."""
     known = of_iptables.get(chain.name) or [None] * len(chain.rules)
     rules = tuple(
@@ -225,10 +217,10 @@ def _chain(chain: NativeChain, family: int, of_iptables: dict[str, list[Rule | N
         for rule in ((in_words,) if in_words is not None else _rules(native, nf.FAMILIES.get(family)))
     )
     policy = chain.policy.upper() if chain.policy else None
-    return Chain(chain.name if chain.hook is not None else model_target(chain.name), rules, policy)
+    return model.Chain(chain.name if chain.hook is not None else model_target(chain.name), rules, policy)
 
 
-def _rules(native: NativeRule, family: Family | None) -> Iterator[Rule]:
+def _rules(native: NativeRule, family: Family | None) -> Iterator[model.Rule]:
     """Yield a rule of the model for each action, all with the words of the whole; the first has its counters."""
     words = described(*native.conditions, *native.actions)
     together = len(native.actions) < 2 or any(isinstance(action, Proxy) for action in native.actions)
@@ -253,7 +245,7 @@ def _by_number(rule: NativeRule) -> Iterator[NativeRule]:
 def _of_iptables(places: list[Place], first_own: int) -> Iterator[ForeignChain]:
     from capture.backends.iptables import netlink  # another backend, which only this needs
 
-    def is_older(table: TableName) -> bool:
+    def is_older(table: model.TableName) -> bool:
         return all(place.handle < first_own for place in places if place.name == table)
 
     return in_tables_of_iptables(netlink.NetlinkDriver().read(), is_older)

@@ -14,7 +14,8 @@ import importlib.util
 import json
 import sys
 
-from capture.backends.nftables import libnftables_json, plan
+from capture.backends.nftables import plan
+from capture.backends.nftables.libnftables_json import TableCommands, add_rules
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.netlink import NetlinkDriver, read_live
 from capture.errors import CaptureError, KernelError, PrivilegeError, UnsupportedError
@@ -22,10 +23,10 @@ from capture.netlink.nfnetlink import open_netfilter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from types import ModuleType
-    from typing import Any
 
+    from capture.backends.nftables.libnftables_json import Object
+    from capture.backends.nftables.native import NativeTable
     from capture.model.ruleset import Ruleset
 
 BINDINGS = (
@@ -50,24 +51,25 @@ class LibnftablesDriver(NetlinkDriver):
 
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
         """Return the rule set as the commands that libnftables is given."""
-        return [
-            ("nft -j -f", json.dumps({"nftables": list(plan.replace(lower(ruleset), {}, libnftables_json))}, indent=2))
-        ]
+        return [("nft -j -f", json.dumps({"nftables": _commands(lower(ruleset), {})}, indent=2))]
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded
-        _run("replace the rules of capture", plan.replace(lower(desired), _live(), libnftables_json))
+        self._change("replace the rules of capture", lower(desired))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded
-        tables = _live()
-        if tables:
-            _run("remove the rules of capture", plan.remove(tables, libnftables_json))
+        self._change("remove the rules of capture", ())
+
+    def _change(self, doing: str, desired: tuple[NativeTable, ...]) -> None:
+        with open_netfilter() as netfilter:
+            commands = _commands(desired, read_live(netfilter))
+        if commands:
+            _run(doing, commands)
 
 
-def _live() -> plan.LiveTables:
-    with open_netfilter() as netfilter:
-        return read_live(netfilter)
+def _commands(desired: tuple[NativeTable, ...], live: plan.LiveTables) -> list[Object]:
+    return [*plan.replace(desired, live, TableCommands), *add_rules(desired)]
 
 
 def find_bindings() -> str | None:
@@ -93,7 +95,7 @@ def _bindings() -> ModuleType:
     return module
 
 
-def _run(doing: str, commands: Iterable[dict[str, Any]]) -> None:
+def _run(doing: str, commands: list[Object]) -> None:
     """Run commands in one transaction. A context is of the namespace in which it was made: each call makes its own."""
     with _one_at_a_time:
         bindings = _bindings()
@@ -103,7 +105,7 @@ def _run(doing: str, commands: Iterable[dict[str, Any]]) -> None:
             raise UnsupportedError(f"{LIBRARY} cannot be loaded: {error}", REMEDY) from error
         context = bindings.Nftables(LIBRARY)
         context.set_json_output(True)
-        status, _, words = context.cmd(json.dumps({"nftables": list(commands)}))
+        status, _, words = context.cmd(json.dumps({"nftables": commands}))
     if status != 0:
         raise _failure(doing, words)
 

@@ -12,36 +12,40 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
+    from capture.backends.nf_tables.hooks import Hook
+
     Object = dict[str, Any]
 
 
-def add_table(table: str) -> Object:
-    """Return the command that makes a table, or does nothing if there is one."""
-    return {"add": {"table": {"family": "inet", "name": table}}}
+class TableCommands:
+    """The commands that change one table."""
 
+    def __init__(self, table: str) -> None:
+        self._name = table
+        self._table = {"table": {"family": "inet", "name": table}}
 
-def delete_table(table: str) -> Object:
-    """Return the command that deletes a table with all that is in it."""
-    return {"delete": {"table": {"family": "inet", "name": table}}}
+    def add_table(self) -> Object:
+        """Return the command that makes the table, or does nothing if there is one."""
+        return {"add": self._table}
 
+    def delete_table(self) -> Object:
+        """Return the command that deletes the table with all that is in it."""
+        return {"delete": self._table}
 
-def flush_table(table: str) -> Object:
-    """Return the command that deletes all rules of a table."""
-    return {"flush": {"table": {"family": "inet", "name": table}}}
+    def flush_table(self) -> Object:
+        """Return the command that deletes all rules of the table."""
+        return {"flush": self._table}
 
+    def add_chain(self, chain: str, hook: Hook | None, policy: str | None) -> Object:
+        """Return the command that makes a chain; of a base chain that is there already, it sets the policy."""
+        parts: Object = {"family": "inet", "table": self._name, "name": chain}
+        if hook is not None:
+            parts |= {"type": hook.kind, "hook": hook.place, "prio": hook.priority, "policy": policy}
+        return {"add": {"chain": parts}}
 
-def add_chain(table: str, chain: native.NativeChain) -> Object:
-    """Return the command that makes a chain; of a base chain that is there already, it sets the policy."""
-    parts: Object = {"family": "inet", "table": table, "name": chain.name}
-    if chain.hook is not None:
-        hook = chain.hook
-        parts |= {"type": hook.kind, "hook": hook.place, "prio": hook.priority, "policy": chain.policy}
-    return {"add": {"chain": parts}}
-
-
-def delete_chain(table: str, chain: str) -> Object:
-    """Return the command that deletes a chain without rules."""
-    return {"delete": {"chain": {"family": "inet", "table": table, "name": chain}}}
+    def delete_chain(self, chain: str) -> Object:
+        """Return the command that deletes a chain without rules."""
+        return {"delete": {"chain": {"family": "inet", "table": self._name, "name": chain}}}
 
 
 def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Object]:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import errno
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.exact import chains_are, rules_are
+from capture.backends.nf_tables.exact import holds_exactly
 from capture.backends.nf_tables.hooks import decode_hook
 from capture.backends.nf_tables.listing import read_chains, read_rules, read_set, read_tables
+from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nftables import encode, plan, sets
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.names import MODEL_TABLES
 from capture.backends.nftables.native import SIZES
 from capture.errors import KernelError
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
-from capture.netlink.batch import RulesetChangedError, commit
-from capture.netlink.nfnetlink import ATTEMPTS, open_netfilter, read_consistently, read_objects, ruleset_busy
+from capture.netlink.batch import transact
+from capture.netlink.nfnetlink import open_netfilter, read_consistently, read_objects
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterator, Sequence
 
     from capture.backends.nf_tables.hooks import Hook
     from capture.backends.nftables.native import Among, NativeTable
@@ -37,7 +38,7 @@ class NetlinkDriver:
     name = "netlink"
 
     def __init__(self) -> None:
-        self._lowered: tuple[Ruleset, tuple[NativeTable, ...]] | None = None
+        self._made: tuple[Ruleset, tuple[NativeTable, ...], Sequence[Change]] | None = None
 
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
         """Return the rule set as an nft script, which means the same as the messages and can be read."""
@@ -55,35 +56,37 @@ class NetlinkDriver:
     def holds(self, desired: Ruleset) -> bool:
         """Return whether our tables are to the byte what ``write`` makes; no means no more than "read it"."""
         with open_netfilter() as netfilter:
-            return _hold_exactly(netfilter, self._native(desired))
+            return _hold_exactly(netfilter, *self._making(desired))
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make our tables those of ``desired`` in one transaction; nothing foreign belongs in them."""
         del live, recorded
-        native = self._native(desired)
-        _change("replace the rules of capture", lambda live: plan.replace(native, live, encode))
+        native, rules = self._making(desired)
+
+        def changes(live: plan.LiveTables) -> Iterator[Change]:
+            yield from _tables_and_chains(native, live)
+            yield from rules or encode.add_rules(native)
+
+        transact("replace the rules of capture", read_live, changes)
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded
-        _change("remove the rules of capture", lambda live: plan.remove(live, encode))
+        transact("remove the rules of capture", read_live, lambda live: _tables_and_chains((), live))
 
-    def _native(self, desired: Ruleset) -> tuple[NativeTable, ...]:
-        """Return the native tables of a rule set; what is written is looked for right afterwards."""
-        if self._lowered is None or self._lowered[0] is not desired:
-            self._lowered = desired, lower(desired)
-        return self._lowered[1]
+    def _making(self, desired: Ruleset) -> tuple[tuple[NativeTable, ...], Sequence[Change]]:
+        """Return the native tables of a rule set, and the messages that make its rules if none of them needs a set.
+
+        Such rules come back as they were sent. They are remembered: what is written is looked for right afterwards.
+        """
+        if self._made is None or self._made[0] is not desired:
+            native = lower(desired)
+            needs_sets = any(True for table in native for _ in encode.sets_of(table))
+            self._made = desired, native, () if needs_sets else tuple(encode.add_rules(native))
+        return self._made[1:]
 
 
-def _change(doing: str, changes: Callable[[plan.LiveTables], Iterable[Change]]) -> None:
-    """Commit the changes of what is live, in one transaction and only if no program changes it meanwhile."""
-    with open_netfilter() as netfilter:
-        for _ in range(ATTEMPTS):
-            live, generation = read_consistently(netfilter, doing, lambda: read_live(netfilter))
-            try:
-                return commit(netfilter, list(changes(live)), generation, doing)
-            except RulesetChangedError:
-                continue
-    raise ruleset_busy(doing)
+def _tables_and_chains(desired: tuple[NativeTable, ...], live: plan.LiveTables) -> Iterator[Change]:
+    return plan.replace(desired, live, lambda table: TableMessages(nf.NFPROTO_INET, table))
 
 
 def _read_tables(netfilter: NetlinkSocket) -> list[NativeTable]:
@@ -152,36 +155,23 @@ def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:
     return sum(1 for each in flags if each & nf.NFT_SET_ANONYMOUS)
 
 
-def _hold_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...]) -> bool:
+def _hold_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...], rules: Sequence[Change]) -> bool:
     """Return whether our live tables are the desired ones, to the byte; False does not mean that they differ."""
     own = {decode_text(table[nf.NFTA_TABLE_NAME]): table for table in _our_tables(netfilter)}
     if own.keys() != {table.name for table in desired} or any(map(_is_dormant, own.values())):
         return False
-    chains = (encode.add_chain(table.name, chain) for table in desired for chain in table.chains)
+    listed = rules or [rule for table in desired for rule in encode.listed_rules(table)]
+    messages = [*_tables_and_chains(desired, {}), *listed]
     try:
-        return chains_are(netfilter, (nf.NFPROTO_INET,), own, chains) and all(
-            _table_is(netfilter, table) for table in desired
+        return holds_exactly(netfilter, (nf.NFPROTO_INET,), own, messages) and all(
+            _set_is(netfilter, table.name, name, condition)
+            for table in desired
+            for name, condition in encode.sets_of(table)
         )
     except KernelError as error:
         if error.errno != errno.ENOENT:
             raise
         return False  # a set went before it was read
-
-
-def _table_is(netfilter: NetlinkSocket, table: NativeTable) -> bool:
-    """Return whether a table holds the desired rules, and its sets what they look up there."""
-    lists = dict(encode.sets_of(table))
-    names = iter(lists)
-    rules = {
-        chain.name: [
-            (encode.conditions_of(rule, names), encode.actions_of(rule), encode.comment_of(rule))
-            for rule in chain.rules
-        ]
-        for chain in table.chains
-    }
-    return rules_are(netfilter, nf.NFPROTO_INET, table.name, rules) and all(
-        _set_is(netfilter, table.name, name, condition) for name, condition in lists.items()
-    )
 
 
 def _set_is(netfilter: NetlinkSocket, table: str, name: str, desired: Among) -> bool:
@@ -195,8 +185,8 @@ def _set_is(netfilter: NetlinkSocket, table: str, name: str, desired: Among) -> 
     if (flags, size) != (sets.flags_of(desired), SIZES[desired.field]):
         return False
     found = b"".join([decode_fields(each).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for each in messages])
-    if flags & nf.NFT_SET_INTERVAL:
-        return found == sets.elements_descending(desired)
     elements = sets.elements_of(desired)
+    if flags & nf.NFT_SET_INTERVAL:
+        return found == b"".join(reversed(elements))
     length = len(elements[0])
     return sorted(found[start : start + length] for start in range(0, len(found), length)) == elements

@@ -10,50 +10,46 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Protocol, TypeVar
 
     from capture.backends.nf_tables.hooks import Hook
-    from capture.backends.nftables.native import NativeChain, NativeTable
+    from capture.backends.nftables.native import NativeTable
 
     T_co = TypeVar("T_co", covariant=True)
 
     LiveTables = Mapping[str, Mapping[str, Hook | None] | None]
     """The hooks of the live chains, by table and chain; None for a table that must go as a whole."""
 
-    class Language(Protocol[T_co]):
-        """How changes are expressed: as netlink messages (``encode``) or as commands of libnftables."""
+    class TableLanguage(Protocol[T_co]):
+        """How changes of a table are expressed: as netlink messages, or as commands of libnftables."""
 
-        def add_table(self, table: str, /) -> T_co: ...
-        def delete_table(self, table: str, /) -> T_co: ...
-        def flush_table(self, table: str, /) -> T_co: ...
-        def add_chain(self, table: str, chain: NativeChain, /) -> T_co: ...
-        def delete_chain(self, table: str, chain: str, /) -> T_co: ...
-        def add_rules(self, tables: Iterable[NativeTable], /) -> Iterator[T_co]: ...
+        def add_table(self) -> T_co: ...
+        def delete_table(self) -> T_co: ...
+        def flush_table(self) -> T_co: ...
+        def add_chain(self, chain: str, hook: Hook | None, policy: str | None) -> T_co: ...
+        def delete_chain(self, chain: str) -> T_co: ...
 
     T = TypeVar("T")
+    Language = Callable[[str], TableLanguage[T]]
 
 
-def replace(desired: Sequence[NativeTable], live: LiveTables, language: Language[T]) -> Iterator[T]:
-    """Yield the changes that make the desired tables of what is live, and delete the other live ones."""
+def replace(desired: Iterable[NativeTable], live: LiveTables, language: Language[T]) -> Iterator[T]:
+    """Yield the changes that make of what is live the desired tables, still without rules, and no others."""
+    kept = set()
     for table in desired:
-        chains = live.get(table.name)
+        kept.add(table.name)
+        changed, chains = language(table.name), live.get(table.name)
         if chains is None and table.name in live:
-            yield language.delete_table(table.name)
-        yield language.add_table(table.name)
+            yield changed.delete_table()
+        yield changed.add_table()
         if chains is not None:
-            yield language.flush_table(table.name)
+            yield changed.flush_table()
             hooks = {chain.name: chain.hook for chain in table.chains}
             for name, hook in chains.items():
                 if name not in hooks or hooks[name] != hook:
-                    yield language.delete_chain(table.name, name)
+                    yield changed.delete_chain(name)
         for chain in table.chains:
-            yield language.add_chain(table.name, chain)
-    yield from language.add_rules(desired)
-    yield from remove(live.keys() - {table.name for table in desired}, language)
-
-
-def remove(tables: Iterable[str], language: Language[T]) -> Iterator[T]:
-    """Yield the changes that delete tables, in an order that does not vary."""
-    for table in sorted(tables):
-        yield language.delete_table(table)
+            yield changed.add_chain(chain.name, chain.hook, chain.policy)
+    for name in sorted(live.keys() - kept):
+        yield language(name).delete_table()

@@ -44,25 +44,27 @@ def flags_of(condition: Among) -> int:
 
 
 def elements_of(condition: Among) -> list[bytes]:
-    """Return the elements of the set for a list, in ascending order: those of one range together."""
-    size = SIZES[condition.field]
-    if not _is_plain(condition):
-        return _intervals(condition.ranges, size)
-    before, after = _element_frame(size)
-    return [before + first.to_bytes(size, "big") + after for first, _ in condition.ranges]
+    """Return the elements of the set for a list, in ascending order.
 
-
-def elements_descending(condition: Among) -> bytes:
-    """Return the elements of a set of intervals from the highest to the lowest."""
-    return b"".join(_intervals(condition.ranges, SIZES[condition.field], descending=True))
-
-
-def element_count(condition: Among) -> int:
-    """Return how many elements there are: of an interval its beginning and its end."""
-    ranges = condition.ranges
+    Of intervals there is an element where each begins, and one marked as an end where it has ended. As nft does, the
+    part before the first range is an end too, and a range that reaches the highest number has none.
+    """
+    ranges, size = condition.ranges, SIZES[condition.field]
+    start, after_start = _element_frame(size)
     if _is_plain(condition):
-        return len(ranges)
-    return 2 * len(ranges) + (ranges[0][0] > 0) - (ranges[-1][1] + 1 == 1 << SIZES[condition.field] * 8)
+        return [start + first.to_bytes(size, "big") + after_start for first, _ in ranges]
+    end, after_end = _element_frame(size, attribute(nf.NFTA_SET_ELEM_FLAGS, u32be(nf.NFT_SET_ELEM_INTERVAL_END)))
+    beyond = 1 << size * 8
+    elements = [
+        element
+        for first, last in ranges
+        for element in (
+            start + first.to_bytes(size, "big") + after_start,
+            end + ((last + 1) % beyond).to_bytes(size, "big") + after_end,
+        )
+    ]
+    before = [end + bytes(size) + after_end] if ranges[0][0] > 0 else []
+    return before + (elements[:-1] if ranges[-1][1] + 1 == beyond else elements)
 
 
 def _is_plain(condition: Among) -> bool:
@@ -75,42 +77,6 @@ def _element_frame(size: int, *after_key: bytes) -> tuple[bytes, bytes]:
     element = nest(nf.NFTA_LIST_ELEM, data(nf.NFTA_SET_ELEM_KEY, bytes(size)), *after_key)
     key_end = len(element) - len(b"".join(after_key)) - (-size & 3)
     return element[: key_end - size], element[key_end:]
-
-
-def _intervals(ranges: tuple[Range, ...], size: int, *, descending: bool = False) -> list[bytes]:
-    """Return an element where each range begins, and one marked as an end where it has ended; the two together.
-
-    As nft does, the part before the first range is an end too, and a range that reaches the highest
-    number has none.
-    """
-    start, after_start = _element_frame(size)
-    is_end = attribute(nf.NFTA_SET_ELEM_FLAGS, u32be(nf.NFT_SET_ELEM_INTERVAL_END))
-    end, after_end = _element_frame(size, is_end)
-    before = [end + bytes(size) + after_end] if ranges[0][0] > 0 else []
-    beyond = 1 << size * 8
-    unended = []
-    if ranges[-1][1] + 1 == beyond:
-        unended = [start + ranges[-1][0].to_bytes(size, "big") + after_start]
-        ranges = ranges[:-1]
-    if descending:
-        between = after_end + start
-        return [
-            *unended,
-            *[
-                end + (last + 1).to_bytes(size, "big") + between + first.to_bytes(size, "big") + after_start
-                for first, last in reversed(ranges)
-            ],
-            *before,
-        ]
-    between = after_start + end
-    return [
-        *before,
-        *[
-            start + first.to_bytes(size, "big") + between + (last + 1).to_bytes(size, "big") + after_end
-            for first, last in ranges
-        ],
-        *unended,
-    ]
 
 
 class NativeSet(Value):

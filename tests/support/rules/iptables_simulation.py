@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.backends.iptables.entries import expanded
 from capture.backends.iptables.families import merged
-from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule, TableEdit
+from capture.backends.iptables.plan import TableEdit
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
     BUILT_IN_CHAINS,
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     Chains = dict[str, list[Rule]]
 
 
-ORDER: dict[type, int] = {PutChain: 0, RemoveRule: 1, InsertRule: 2, AppendRule: 2, DropChain: 3}
-
-
 class Tables:
     """The tables of both families in one namespace."""
 
@@ -47,14 +44,9 @@ class Tables:
     def execute(self, edits: Iterable[TableEdit]) -> None:
         """Do what a plan has, and refuse what a kernel would refuse."""
         for edit in edits:
-            assert edit.edits, "an edit that changes nothing is no edit"
+            assert edit.changes_anything, "an edit that changes nothing is no edit"
             chains = self._table(edit.family, edit.table)
-            _check_order(edit)
-            for change in edit.edits:
-                if isinstance(change, PutChain | DropChain):
-                    chains[change.chain] = []
-            for change in edit.edits:
-                _change(chains, change)
+            _change(chains, edit)
             targets = {
                 rule.verdict.chain for rules in chains.values() for rule in rules if isinstance(rule.verdict, Jump)
             }
@@ -79,21 +71,15 @@ def _plain(rules: Iterable[Rule]) -> list[Rule]:
     return [rule.replace(why="") for rule in rules]
 
 
-def _check_order(edit: TableEdit) -> None:
-    turns = [ORDER[type(change)] for change in edit.edits]
-    assert turns == sorted(turns)
-
-
-def _change(chains: Chains, change: PutChain | RemoveRule | InsertRule | AppendRule | DropChain) -> None:
-    if isinstance(change, PutChain):
-        chains[change.chain] = _plain(change.rules)
-    elif isinstance(change, RemoveRule):
-        assert chains[change.chain].pop(change.position) == change.rule.replace(why="")
-    elif isinstance(change, InsertRule):
-        assert change.position < len(chains[change.chain])
-        chains[change.chain].insert(change.position, change.rule.replace(why=""))
-    elif isinstance(change, AppendRule):
-        chains[change.chain].append(change.rule.replace(why=""))
-    else:
-        assert not any(rule.verdict == Jump(change.chain) for rules in chains.values() for rule in rules)
-        del chains[change.chain]
+def _change(chains: Chains, edit: TableEdit) -> None:
+    chains.update({chain: [] for chain in (*edit.put, *edit.dropped)})
+    for chain, rules in edit.put.items():
+        chains[chain] = _plain(rules)
+    for chain, position in edit.removed:
+        chains[chain].pop(position)
+    for chain, place, rule in edit.placed:
+        assert place is None or place < len(chains[chain])
+        chains[chain].insert(len(chains[chain]) if place is None else place, rule.replace(why=""))
+    for chain in edit.dropped:
+        assert not any(rule.verdict == Jump(chain) for rules in chains.values() for rule in rules)
+        del chains[chain]

@@ -8,9 +8,8 @@ import time
 
 import pytest
 
-from capture.analysis.foreign import ForeignChain
 from capture.analysis.judgement import judge
-from capture.analysis.stations import PodNetwork
+from capture.analysis.stations import ForeignChain, PodNetwork
 from capture.model.addresses import Network
 from capture.model.ruleset import (
     MANGLE,

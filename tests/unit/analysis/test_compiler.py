@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from capture.analysis import chains, compiler, space, stations, switches
+from capture.analysis import chains, compiler, long_lists, space, stations
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
-from capture.analysis.foreign import PRIORITIES
 from capture.analysis.space import DESTINATION, IN, NONE, OUT, PORT, PacketSpace
+from capture.analysis.stations import PRIORITIES
 from capture.analysis.trace import whole_way
 from capture.model.addresses import outside
 from capture.model.packet import LOOPBACK
@@ -57,7 +57,7 @@ def test_every_packet_has_the_outcome_of_its_trace() -> None:
 
 def test_every_packet_does_with_long_lists_put_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chains, "SHORT", 2)
-    monkeypatch.setattr(switches, "MAX_PUT_IN", 0)
+    monkeypatch.setattr(long_lists, "MAX_PUT_IN", 0)
     assert wrong(SAMPLE, 20) == 0
 
 

@@ -6,9 +6,8 @@ import pytest
 
 from capture.backends.iptables.families import merged
 from capture.backends.iptables.parse import parse_save
-from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule, TableEdit, plan
-from capture.backends.iptables.render import rule_text, save_text
-from capture.backends.iptables.restore_text import restore_text
+from capture.backends.iptables.plan import TableEdit, plan
+from capture.backends.iptables.render import restore_text, rule_text, save_text
 from capture.model.addresses import FAMILIES, IPV4, IPV6
 from capture.model.ruleset import (
     MANGLE,
@@ -74,18 +73,15 @@ class TestIntoNothing:
         edits = plan(NOTHING, ruleset())
 
         assert [(edit.family, edit.table) for edit in edits] == [(IPV4, NAT), (IPV6, NAT)]
-        assert [type(change) for change in edits[0].edits] == [PutChain, AppendRule, AppendRule]
+        assert list(edits[0].put) == ["ISTIO_OUTPUT"]
+        assert [(chain, position) for chain, position, _ in edits[0].placed] == [(OUTPUT, None), (OUTPUT, None)]
 
     def test_reasons_are_written_on_request(self) -> None:
-        (silent,) = (change for change in plan(NOTHING, ruleset())[0].edits if isinstance(change, PutChain))
-        (telling,) = (
-            change
-            for change in plan(NOTHING, ruleset().replace(comments=True))[0].edits
-            if isinstance(change, PutChain)
-        )
+        ((silent,),) = plan(NOTHING, ruleset())[0].put.values()
+        ((telling,),) = plan(NOTHING, ruleset().replace(comments=True))[0].put.values()
 
-        assert silent.rules[0].why == ""
-        assert telling.rules[0].why == "to the proxy"
+        assert silent.why == ""
+        assert telling.why == "to the proxy"
 
     def test_a_chain_that_a_family_has_no_use_for_is_not_made_there(self) -> None:
         desired = ruleset(Rule(Redirect(1), (TCP,), IPV4)).tables[0]
@@ -98,7 +94,7 @@ class TestIntoNothing:
     def test_a_chain_without_rules_that_something_jumps_to_is_made(self) -> None:
         desired = ruleset(Rule(Redirect(1), (TCP,), IPV4))
 
-        assert PutChain("ISTIO_OUTPUT", ()) in plan(NOTHING, desired)[1].edits
+        assert plan(NOTHING, desired)[1].put == {"ISTIO_OUTPUT": ()}
 
     def test_what_is_foreign_is_not_written(self) -> None:
         with pytest.raises(ValueError, match="kept, but not written"):
@@ -161,14 +157,14 @@ class TestReplacing:
 
         (edit,) = plan(live, desired)
 
-        assert [type(change) for change in edit.edits] == [PutChain]
+        assert edit == TableEdit(IPV4, NAT, put=edit.put)
 
     def test_the_other_spelling_goes_in_the_same_transaction(self) -> None:
         live = present(*OWN)
 
         edit, _ = plan(live, ruleset(output="ISTIO-OUTPUT"))
 
-        assert [change for change in edit.edits if isinstance(change, DropChain)] == [DropChain("ISTIO_OUTPUT")]
+        assert edit.dropped == ("ISTIO_OUTPUT",)
         assert output_after(live, ruleset(output="ISTIO-OUTPUT")) == [OWN[0], "-p tcp -j ISTIO-OUTPUT"]
 
     def test_a_family_that_is_captured_no_more_loses_our_rules(self) -> None:
@@ -192,7 +188,7 @@ class TestReplacing:
 
         (edit,) = plan(live, None)
 
-        assert [change.position for change in edit.edits if isinstance(change, RemoveRule)] == [4, 2, 1]
+        assert edit.removed == ((OUTPUT, 4), (OUTPUT, 2), (OUTPUT, 1))
         assert output_after(live, None) == ["-p icmp -j LOG", "-p icmp -j LOG"]
 
 
@@ -217,14 +213,12 @@ class TestClean:
 
         (edit,) = plan(live, None)
 
-        assert edit.edits == (RemoveRule("DOCKER", 0, jumping.rules[0]), DropChain("ISTIO_OUTPUT"))
+        assert edit == TableEdit(IPV4, NAT, removed=(("DOCKER", 0),), dropped=("ISTIO_OUTPUT",))
 
     def test_one_of_our_chains_that_is_empty_goes_from_both_families(self) -> None:
         live = Ruleset(FAMILIES, (Table(NAT, (Chain("ISTIO_OUTPUT"),)),))
 
-        assert [(edit.family, edit.edits) for edit in plan(live, None)] == [
-            (family, (DropChain("ISTIO_OUTPUT"),)) for family in FAMILIES
-        ]
+        assert plan(live, None) == tuple(TableEdit(family, NAT, dropped=("ISTIO_OUTPUT",)) for family in FAMILIES)
 
     def test_a_chain_of_one_family_goes_from_that_alone(self) -> None:
         live = Ruleset(FAMILIES, (Table(RAW, (Chain("ISTIO_OUTPUT_DNS", (Rule(SetZone(1), (UDP,), IPV4),)),)),))
@@ -268,7 +262,7 @@ def test_the_text_for_iptables_restore() -> None:
     live = present("-p icmp -j LOG", "-o eth0 -j RETURN", "-p tcp -j ISTIO_OUTPUT", "-j ACCEPT")
     (edit,) = plan(live, ruleset(output="ISTIO-OUTPUT", families=(IPV4,)))
 
-    assert restore_text([edit, TableEdit(IPV4, RAW, (AppendRule(OUTPUT, Rule(Return(), (), IPV4)),))]) == (
+    assert restore_text([edit, TableEdit(IPV4, RAW, placed=((OUTPUT, None, Rule(Return(), (), IPV4)),))]) == (
         "*nat\n"
         ":ISTIO-OUTPUT - [0:0]\n"
         ":ISTIO_OUTPUT - [0:0]\n"
@@ -289,4 +283,4 @@ def test_edits_name_places_in_the_chain_as_it_is_at_that_moment() -> None:
     live = present("-j ACCEPT")
     (edit, _) = plan(live, ruleset())
 
-    assert [change.position for change in edit.edits if isinstance(change, InsertRule)] == [0, 1]
+    assert [position for _, position, _ in edit.placed] == [0, 1]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from capture.backends.iptables.plan import AppendRule, DropChain, InsertRule, PutChain, RemoveRule, TableEdit
-from capture.backends.iptables.xt_changes import changes, made_by_us, removals
+from capture.backends.iptables.netlink import live_table, ruleset_of
+from capture.backends.iptables.plan import TableEdit
+from capture.backends.iptables.xt_changes import LiveTable, changes, made_by_us, model_name, removals
 from capture.backends.iptables.xt_decode import FoundChain, FoundRule
-from capture.backends.iptables.xt_tables import LiveTable, live_table, model_name, ruleset_of
 from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.errors import CaptureError
 from capture.model.addresses import IPV4, IPV6
@@ -29,7 +29,7 @@ from capture.netlink.attributes import decode_fields, decode_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.backends.iptables.plan import Edit
+    from typing import Any
 
 NFTA_RULE_POSITION = 6  # linux/netfilter/nf_tables.h
 JUMP, OTHER = Rule(Jump("ISTIO_OUTPUT"), (), IPV4), Rule(Accept(), (), IPV4)
@@ -43,17 +43,22 @@ def chain(name: str, handle: int, *, hook: Hook | None = None, policy: str | Non
     return FoundChain("nat", name, handle, hook, policy, Counters(0, 0))
 
 
+def edited(**changes: Any) -> TableEdit:
+    """Return an edit of the table nat of IPv4."""
+    return TableEdit(IPV4, NAT, **changes)
+
+
 def table(*chains: tuple[FoundChain, tuple[int, ...]], others: int = 0) -> LiveTable:
     """Return the table nat with chains, the handles of their rules, and so many things that are no chains."""
     rules = [FoundRule(found.name, handle, OTHER) for found, handles in chains for handle in handles]
     return live_table(NAT, len(chains) + others, [found for found, _ in chains], rules)
 
 
-def words(existing: LiveTable | None, *edits: Edit) -> list[str]:
+def words(existing: LiveTable | None, edit: TableEdit) -> list[str]:
     """Return what the messages do, rules that are inserted with the handle of the one they go before."""
     state = {} if existing is None else {(IPV4, NAT): existing}
     lines = []
-    for change in changes([TableEdit(IPV4, NAT, edits)], state):
+    for change in changes([edit], state):
         position = decode_fields(change.attributes).get(NFTA_RULE_POSITION)
         before = "" if position is None else f" before {decode_number(position)}"
         lines.append(change.doing.removesuffix(" to table ip nat").removesuffix(" of table ip nat") + before)
@@ -62,13 +67,8 @@ def words(existing: LiveTable | None, *edits: Edit) -> list[str]:
 
 class TestMessages:
     def test_in_an_empty_namespace(self) -> None:
-        edits = (
-            PutChain("ISTIO_OUTPUT", (OTHER,)),
-            PutChain("ISTIO_REDIRECT", ()),
-            AppendRule(OUTPUT, JUMP),
-            AppendRule(OUTPUT, OTHER),
-        )
-        assert words(None, *edits) == [
+        put = {"ISTIO_OUTPUT": (OTHER,), "ISTIO_REDIRECT": ()}
+        assert words(None, edited(put=put, placed=((OUTPUT, None, JUMP), (OUTPUT, None, OTHER)))) == [
             "add table ip nat",
             "add chain ISTIO_OUTPUT",
             "add chain ISTIO_REDIRECT",
@@ -80,21 +80,15 @@ class TestMessages:
 
     def test_our_chains_are_emptied_and_filled(self) -> None:
         existing = table((chain("ISTIO_OUTPUT", 1), (2, 3)), (chain(OUTPUT, 4), (5,)))
-        assert words(existing, PutChain("ISTIO_OUTPUT", (OTHER,))) == [
+        assert words(existing, edited(put={"ISTIO_OUTPUT": (OTHER,)})) == [
             "flush chain ISTIO_OUTPUT",
             "add a rule to chain ISTIO_OUTPUT",
         ]
 
     def test_rules_go_before_what_stays(self) -> None:
         existing = table((chain(OUTPUT, 1), (11, 12, 13, 14)))
-        edits = (
-            RemoveRule(OUTPUT, 2, JUMP),
-            RemoveRule(OUTPUT, 0, JUMP),
-            InsertRule(OUTPUT, 1, JUMP),
-            InsertRule(OUTPUT, 2, OTHER),
-            InsertRule(OUTPUT, 0, OTHER),
-        )
-        assert words(existing, *edits) == [
+        placed = ((OUTPUT, 1, JUMP), (OUTPUT, 2, OTHER), (OUTPUT, 0, OTHER))
+        assert words(existing, edited(removed=((OUTPUT, 2), (OUTPUT, 0)), placed=placed)) == [
             "delete the rule with handle 13 of chain OUTPUT",
             "delete the rule with handle 11 of chain OUTPUT",
             "add a rule to chain OUTPUT before 14",
@@ -104,77 +98,74 @@ class TestMessages:
 
     def test_at_the_end_nothing_follows(self) -> None:
         existing = table((chain(OUTPUT, 1), (11,)))
-        assert words(existing, InsertRule(OUTPUT, 1, JUMP)) == ["add a rule to chain OUTPUT"]
+        assert words(existing, edited(placed=((OUTPUT, 1, JUMP),))) == ["add a rule to chain OUTPUT"]
 
     def test_a_chain_that_another_family_has_is_not_dropped_here(self) -> None:
         existing = table((chain("ISTIO_OUTPUT", 1), (2,)), (chain(INPUT, 3), ()))
-        assert words(existing, DropChain("ISTIO_OUTPUT"), DropChain("ISTIO-OUTPUT")) == [
+        assert words(existing, edited(dropped=("ISTIO_OUTPUT", "ISTIO-OUTPUT"))) == [
             "flush chain ISTIO_OUTPUT",
             "delete chain ISTIO_OUTPUT",
         ]
-        assert words(None, DropChain("ISTIO_OUTPUT")) == []
+        assert words(None, edited(dropped=("ISTIO_OUTPUT",))) == []
 
     def test_a_chain_in_the_way_is_named(self) -> None:
         existing = table((chain(OUTPUT, 1, hook=Hook("nat", "output", -5)), ()))
         with pytest.raises(CaptureError, match=r"OUTPUT\(nat output -5\)"):
-            words(existing, AppendRule(OUTPUT, JUMP))
+            words(existing, edited(placed=((OUTPUT, None, JUMP),)))
 
     def test_our_rules_leave_a_chain_of_any_name(self) -> None:
         existing = table((FoundChain("nat", OUTPUT, 1), (7,)))
-        assert words(existing, RemoveRule("OUTPUT(not hooked)", 0, JUMP)) == [
+        assert words(existing, edited(removed=(("OUTPUT(not hooked)", 0),))) == [
             "delete the rule with handle 7 of chain OUTPUT"
         ]
 
 
 class TestTidyingUp:
     OWN = (chain("ISTIO_OUTPUT", 1), (2, 3))
-    CLEAN = (RemoveRule(OUTPUT, 0, JUMP), DropChain("ISTIO_OUTPUT"))
+    CLEAN = edited(removed=((OUTPUT, 0),), dropped=("ISTIO_OUTPUT",))
 
     def test_everything_goes_that_was_made_for_us(self) -> None:
-        assert words(table(self.OWN, (chain(OUTPUT, 4), (5,))), *self.CLEAN)[-2:] == [
+        assert words(table(self.OWN, (chain(OUTPUT, 4), (5,))), self.CLEAN)[-2:] == [
             "delete chain OUTPUT",
             "delete table ip nat",
         ]
 
     def test_a_table_without_built_in_chains_goes(self) -> None:
-        assert words(table(self.OWN), DropChain("ISTIO_OUTPUT"))[-1] == "delete table ip nat"
+        assert words(table(self.OWN), edited(dropped=("ISTIO_OUTPUT",)))[-1] == "delete table ip nat"
 
     def test_a_table_with_anything_else_stays(self) -> None:
-        assert words(table(self.OWN, (chain(OUTPUT, 4), (5,)), others=1), *self.CLEAN)[-1] == "delete chain OUTPUT"
+        assert words(table(self.OWN, (chain(OUTPUT, 4), (5,)), others=1), self.CLEAN)[-1] == "delete chain OUTPUT"
         with_input = table(self.OWN, (chain(OUTPUT, 4), (5,)), (chain(INPUT, 6), ()))
-        assert words(with_input, *self.CLEAN)[-1] == "delete chain OUTPUT"
+        assert words(with_input, self.CLEAN)[-1] == "delete chain OUTPUT"
 
     def test_a_chain_with_a_rule_of_others_stays(self) -> None:
         existing = table(self.OWN, (chain(OUTPUT, 4), (5, 6)))
-        assert words(existing, *self.CLEAN)[-1] == "delete chain ISTIO_OUTPUT"
+        assert words(existing, self.CLEAN)[-1] == "delete chain ISTIO_OUTPUT"
 
     @pytest.mark.parametrize(
         ("edit", "last"),
         [
-            (RemoveRule(OUTPUT, 0, JUMP), ["delete chain OUTPUT", "delete table ip nat"]),
-            (DropChain("ISTIO_OUTPUT"), []),
-            (AppendRule(OUTPUT, JUMP), []),
+            (edited(removed=((OUTPUT, 0),)), ["delete chain OUTPUT", "delete table ip nat"]),
+            (edited(dropped=("ISTIO_OUTPUT",)), []),
+            (edited(placed=((OUTPUT, None, JUMP),)), []),
         ],
     )
-    def test_what_iptables_nft_has_emptied_goes_too(self, edit: Edit, last: list[str]) -> None:
+    def test_what_iptables_nft_has_emptied_goes_too(self, edit: TableEdit, last: list[str]) -> None:
         emptied = {(IPV4, NAT): table((chain(OUTPUT, 4), ()))}
         tables = " to table ip nat", " of table ip nat"
-        found = [
-            each.doing.removesuffix(tables[0]).removesuffix(tables[1])
-            for each in removals([TableEdit(IPV4, NAT, (edit,))], emptied)
-        ]
+        found = [each.doing.removesuffix(tables[0]).removesuffix(tables[1]) for each in removals([edit], emptied)]
         assert found == last
 
     def test_where_there_is_no_table_nothing_goes(self) -> None:
-        assert list(removals([TableEdit(IPV4, NAT, (RemoveRule(OUTPUT, 0, JUMP),))], {})) == []
+        assert list(removals([edited(removed=((OUTPUT, 0),))], {})) == []
 
     def test_a_chain_with_a_policy_stays_when_it_is_empty(self) -> None:
         emptied = {(IPV4, NAT): table((chain(OUTPUT, 4, policy="DROP"), ()))}
-        assert list(removals([TableEdit(IPV4, NAT, (RemoveRule(OUTPUT, 0, JUMP),))], emptied)) == []
+        assert list(removals([edited(removed=((OUTPUT, 0),))], emptied)) == []
 
     def test_what_others_made_stays(self) -> None:
         existing = table((chain(OUTPUT, 1), (4,)), (chain("ISTIO_OUTPUT", 2), (3,)))
-        assert words(existing, *self.CLEAN)[-1] == "delete chain ISTIO_OUTPUT"
+        assert words(existing, self.CLEAN)[-1] == "delete chain ISTIO_OUTPUT"
 
 
 class TestMakers:

@@ -8,7 +8,6 @@ import pytest
 
 from capture.backends.iptables import xt_encode as enc
 from capture.backends.iptables.xt_decode import FoundChain, Reader, decode_chain
-from capture.backends.iptables.xt_messages import NFTA_RULE_HANDLE
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import expressions as kernel
 from capture.backends.nf_tables.hooks import Hook
@@ -52,7 +51,7 @@ def read(expressions: bytes, family: Family = IPV4, userdata: bytes = b"") -> Ru
     dumped = (
         attribute(nf.NFTA_RULE_TABLE, text("nat"))
         + attribute(nf.NFTA_RULE_CHAIN, text("OUTPUT"))
-        + attribute(NFTA_RULE_HANDLE, u64be(5))
+        + attribute(nf.NFTA_RULE_HANDLE, u64be(5))
         + nested(nf.NFTA_RULE_EXPRESSIONS, expressions)
     )
     if userdata:

@@ -6,13 +6,11 @@ import sys
 
 import pytest
 
-from capture.backends.iptables.xt_encode import expressions, matches_of, verdict_of
-from capture.backends.iptables.xt_messages import TableMessages
+from capture.backends.iptables.xt_encode import attributes_of, expressions, matches_of, verdict_of
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import COUNTER
 from capture.model.addresses import IPV4, IPV6, parse_network
 from capture.model.ruleset import (
-    NAT,
     Destination,
     DestinationPort,
     InInterface,
@@ -33,7 +31,6 @@ from capture.model.ruleset import (
     only,
 )
 from capture.netlink.attributes import decode_elements, decode_fields, decode_text
-from capture.netlink.batch import Change
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -209,51 +206,10 @@ class TestWhatCannotBeSaid:
             expressions(rule, IPV4)
 
 
-class TestMessages:
-    MESSAGES = TableMessages(IPV6, NAT)
-
-    def test_errors_say_what_was_tried(self) -> None:
-        rule = Rule(Return())
-        done = [
-            self.MESSAGES.add_table(),
-            self.MESSAGES.delete_table(),
-            self.MESSAGES.add_chain("OUTPUT"),
-            self.MESSAGES.delete_chain("OUTPUT"),
-            self.MESSAGES.flush_chain("OUTPUT"),
-            self.MESSAGES.delete_rule("OUTPUT", 7),
-            self.MESSAGES.add_rule("OUTPUT", rule),
-        ]
-        assert [change.doing for change in done] == [
-            "add table ip6 nat",
-            "delete table ip6 nat",
-            "add chain OUTPUT to table ip6 nat",
-            "delete chain OUTPUT of table ip6 nat",
-            "flush chain OUTPUT of table ip6 nat",
-            "delete the rule with handle 7 of chain OUTPUT of table ip6 nat",
-            "add a rule to chain OUTPUT of table ip6 nat",
-        ]
-        assert {change.family for change in done} == {10}
-
-    def test_a_built_in_chain_has_a_hook_and_others_have_none(self) -> None:
-        assert nf.NFTA_CHAIN_HOOK in decode_fields(self.MESSAGES.add_chain("OUTPUT").attributes)
-        assert nf.NFTA_CHAIN_HOOK not in decode_fields(self.MESSAGES.add_chain("ISTIO_OUTPUT").attributes)
-
-    def test_matches_that_need_a_protocol_get_it(self) -> None:
-        compat = 5  # NFTA_RULE_COMPAT
-        assert compat not in decode_fields(self.MESSAGES.add_rule("OUTPUT", Rule(Return())).attributes)
-        compat_header = decode_fields(
-            decode_fields(self.MESSAGES.add_rule("OUTPUT", Rule(Return(), (TCP,))).attributes)[compat]
-        )
-        assert compat_header == {1: b"\0\0\0\6", 2: bytes(4)}
-
-    def test_a_rule_goes_to_the_end_or_before_another(self) -> None:
-        append, position = 0x800, 6  # NLM_F_APPEND, NFTA_RULE_POSITION
-        last: Change = self.MESSAGES.add_rule("OUTPUT", Rule(Return()))
-        inserted = self.MESSAGES.add_rule("OUTPUT", Rule(Return()), before=7)
-        assert last.flags & append
-        assert not inserted.flags & append
-        assert position not in decode_fields(last.attributes)
-        assert decode_fields(inserted.attributes)[position] == (7).to_bytes(8, "big")
+def test_matches_that_need_a_protocol_get_it() -> None:
+    assert nf.NFTA_RULE_COMPAT not in decode_fields(attributes_of(Rule(Return()), IPV4))
+    compat = decode_fields(attributes_of(Rule(Return(), (TCP,)), IPV4))[nf.NFTA_RULE_COMPAT]
+    assert decode_fields(compat) == {1: b"\0\0\0\6", 2: bytes(4)}
 
 
 def test_the_counter_starts_at_nothing() -> None:

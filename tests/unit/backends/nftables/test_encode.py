@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nftables.encode import MAX_RANGES, add_chain, add_rules, add_table, delete_chain, flush_table
+from capture.backends.nf_tables.messages import TableMessages
+from capture.backends.nftables import plan
+from capture.backends.nftables.encode import MAX_ELEMENTS, add_rules
 from capture.backends.nftables.lower import lower
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.model.ruleset import (
@@ -30,8 +32,8 @@ PORTS = Rule(Return(), (Protocol("tcp"), DestinationPort((only(53), only(15008))
 
 def messages(*tables: Table) -> list[Change]:
     native = lower(Ruleset(FAMILIES, tables, comments=True))
-    chains = [add_chain(table.name, chain) for table in native for chain in table.chains]
-    return [*(add_table(table.name) for table in native), *chains, *add_rules(native)]
+    tables_and_chains = plan.replace(native, {}, lambda table: TableMessages(nf.NFPROTO_INET, table))
+    return [*tables_and_chains, *add_rules(native)]
 
 
 def of_kind(changes: list[Change], kind: int) -> list[dict[int, bytes]]:
@@ -45,7 +47,7 @@ def test_a_long_list_is_split_into_messages() -> None:
     elements = of_kind(messages(Table(NAT, (Chain(OUTPUT, (rule,)),))), nf.NFT_MSG_NEWSETELEM)
 
     lists = [decode_elements(message[nf.NFTA_SET_ELEM_LIST_ELEMENTS]) for message in elements]
-    assert max(map(len, lists)) == 2 * MAX_RANGES
+    assert max(map(len, lists)) == MAX_ELEMENTS
     assert sum(map(len, lists)) == 1 + 2 * len(networks)  # all before the first, and both ends of each
     assert all(len(message[nf.NFTA_SET_ELEM_LIST_ELEMENTS]) < 2**16 for message in elements)
 
@@ -89,18 +91,12 @@ def test_tables_chains_and_sets_carry_no_userdata() -> None:
 
 
 def test_every_message_says_what_it_does() -> None:
-    changes = [
-        *messages(Table(NAT, (Chain("OWN", (PORTS,)),))),
-        flush_table("t"),
-        delete_chain("t", "c"),
-    ]
+    changes = messages(Table(NAT, (Chain("OWN", (PORTS,)),)))
 
     assert [change.doing for change in changes] == [
         "add table inet istio-proxy-nat",
         "add chain OWN to table inet istio-proxy-nat",
         "add rule 1 to chain OWN of table inet istio-proxy-nat, its set",
-        "add rule 1 to chain OWN of table inet istio-proxy-nat, ranges 1 and on of its set",
+        "add rule 1 to chain OWN of table inet istio-proxy-nat, elements 1 and on of its set",
         "add rule 1 to chain OWN of table inet istio-proxy-nat",
-        "flush table inet t",
-        "delete chain c of table inet t",
     ]

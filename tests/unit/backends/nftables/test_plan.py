@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nftables import plan
 from capture.backends.nftables.native import NativeChain, NativeRule, NativeTable
@@ -17,38 +15,34 @@ NAT = NativeTable("nat", (OUTPUT, OWN))
 
 
 class Words:
-    """Changes as words."""
+    """Changes of a table as words."""
 
-    def add_table(self, table: str, /) -> str:
-        return f"add table {table}"
+    def __init__(self, table: str) -> None:
+        self._table = table
 
-    def delete_table(self, table: str, /) -> str:
-        return f"delete table {table}"
+    def add_table(self) -> str:
+        return f"add table {self._table}"
 
-    def flush_table(self, table: str, /) -> str:
-        return f"flush table {table}"
+    def delete_table(self) -> str:
+        return f"delete table {self._table}"
 
-    def add_chain(self, table: str, chain: NativeChain, /) -> str:
-        return f"add chain {table} {chain.name}"
+    def flush_table(self) -> str:
+        return f"flush table {self._table}"
 
-    def delete_chain(self, table: str, chain: str, /) -> str:
-        return f"delete chain {table} {chain}"
+    def add_chain(self, chain: str, hook: Hook | None, policy: str | None) -> str:
+        return f"add chain {self._table} {chain} ({hook}, {policy})"
 
-    def add_rules(self, tables: Iterable[NativeTable], /) -> Iterator[str]:
-        for table in tables:
-            for chain in table.chains:
-                yield f"add {len(chain.rules)} rules {table.name} {chain.name}"
+    def delete_chain(self, chain: str) -> str:
+        return f"delete chain {self._table} {chain}"
 
 
 def replaced(live: plan.LiveTables) -> list[str]:
-    return list(plan.replace((NAT,), live, Words()))
+    return list(plan.replace((NAT,), live, Words))
 
 
 MADE = [
-    "add chain nat output",
-    "add chain nat istio-output",
-    "add 1 rules nat output",
-    "add 2 rules nat istio-output",
+    "add chain nat output (nat output -100, accept)",
+    "add chain nat istio-output (None, None)",
 ]
 
 
