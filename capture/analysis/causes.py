@@ -258,7 +258,7 @@ def causes_of_connection(
 def _why_direct(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
     """Return why the packet bypasses the proxy."""
     packet, step = live.packet, live.step
-    untracked = next((each for each in live.path if isinstance(meaning(each.rule.verdict), Untrack)), None)
+    untracked = next((each for each in live.path if isinstance(meaning(each.rule), Untrack)), None)
     if untracked is not None and not is_own(untracked):
         return cause("foreign-rule: untracked", place_of(untracked))
     # The desired rules may decide by the same rule, which need not be in one of our chains.

@@ -331,7 +331,7 @@ class Compiler:
         if key not in self._changing:
             self._changing[key] = frozenset()  # should it lead to itself
             chain = self._chain_of(contents, name)
-            verdicts = [meaning(rule.verdict) for rule in (chain.rules if chain else ())]
+            verdicts = [meaning(rule) for rule in (chain.rules if chain else ())]
             found = {CHANGES[type(verdict)] for verdict in verdicts if type(verdict) in CHANGES}
             targets = {verdict.chain for verdict in verdicts if isinstance(verdict, model.Jump | Goto)}
             self._changing[key] = frozenset(found.union(*(self.changes(contents, target) for target in targets)))

@@ -274,12 +274,12 @@ class _Passage:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
         for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
             matched = judge(rule, self.packet, self.network, is_native=station.is_native)
-            is_idle = matched is None and isinstance(meaning(rule.verdict), model.Log | model.Continue)
+            is_idle = matched is None and isinstance(meaning(rule), model.Log | model.Continue)
             if matched is False or is_idle:  # whether it logs does not matter
                 continue
             step = Step(station.table, chain.name, position, rule, depth, matched is True, station)
             self.path.append(step)
-            match meaning(rule.verdict):
+            match meaning(rule):
                 case _ if matched is None:
                     continue
                 case model.Jump(chain=target):
@@ -377,7 +377,7 @@ class _Passage:
             outcome, port = "proxy-inbound", transparent_rules(self.ruleset)[0].port
         elif self._reply_bypasses_proxy():
             outcome = "dropped"
-        mapping = meaning(self.mapped.rule.verdict) if self.mapped and outcome == "direct" else None
+        mapping = meaning(self.mapped.rule) if self.mapped and outcome == "direct" else None
         interface = self.interface if self.interface != self.first.out_interface else None
         is_transparent = outcome == "proxy-inbound" and not self.mapped
         return Trace(
@@ -405,7 +405,7 @@ class _Passage:
             return self.refused_by
         certain = [step for step in self.path if step.certain]
         if self.is_dropped:
-            drops = (step for step in reversed(certain) if isinstance(meaning(step.rule.verdict), model.Drop))
+            drops = (step for step in reversed(certain) if isinstance(meaning(step.rule), model.Drop))
             return next(drops, None)
         decisive = [step for step in certain if isinstance(step.rule.verdict, model.Return | model.Accept)]
         in_nat = [step for step in decisive if step.table == model.NAT]
