@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook
-from capture.backends.nf_tables.reading import VERDICTS, read_comment, read_counters, read_expression, read_verdict
+from capture.backends.nf_tables.reading import VERDICTS, read_comment, read_counters, read_expressions, read_verdict
 from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
 from capture.backends.nftables.sets import NativeSet, cases_of, ranges_of
@@ -19,7 +19,6 @@ from capture.model.addresses import address_text
 from capture.netlink.attributes import (
     BYTE_ORDER,
     MalformedMessageError,
-    decode,
     decode_fields,
     decode_host_number,
     decode_number,
@@ -87,11 +86,8 @@ def _chain(fields: Fields, rules: dict[bytes, list[native.NativeRule]]) -> nativ
 
 
 def _rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, Fields]]) -> native.NativeRule:
-    for _, expression in decode(fields.get(nf.NFTA_RULE_EXPRESSIONS, b"")):
-        decoded = known.get(expression)  # rules repeat themselves: most of their expressions were seen before
-        if decoded is None:
-            decoded = known[expression] = read_expression(expression)
-        program.run(*decoded)
+    for name, parts in read_expressions(fields, known):
+        program.run(name, parts)
     comment = read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
     return native.NativeRule(tuple(program.conditions), tuple(program.actions), program.counters, comment)
 
