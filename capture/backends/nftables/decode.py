@@ -55,37 +55,32 @@ FAMILY_OF_ETHER_TYPE = {b"\x08\x00": nf.FAMILY_NUMBERS["ipv4"], b"\x86\xdd": nf.
 
 
 def decode_table(
-    table: Fields,
-    chains: Iterable[Fields],
-    rules: Iterable[bytes],
-    find_set: FindSet,
-    family: Family | None = None,
+    table: Fields, chains: Iterable[Fields], rules: Iterable[bytes], find_set: FindSet
 ) -> native.NativeTable:
     """Return a table from its own attributes and those of its chains and rules, in the kernel's order.
 
-    ``find_set`` returns the set of that name; it is called for the sets that rules look up. ``family`` is that of a
-    table for one family, in which rules do not test it.
+    ``find_set`` returns the set of that name; it is called for the sets that rules look up.
     """
     by_chain: dict[bytes, list[native.NativeRule]] = {}
     known: dict[bytes, tuple[str, Fields]] = {}
     for rule in rules:
         rule_fields = decode_fields(rule)
         in_chain = by_chain.setdefault(rule_fields[nf.NFTA_RULE_CHAIN], [])
-        in_chain.append(_rule(rule_fields, Program(find_set, family), known))
-    decoded = tuple(_chain(chain, by_chain) for chain in chains)
+        in_chain.append(decode_rule(rule_fields, Program(find_set, None), known))
+    decoded = tuple(decode_chain(chain, by_chain.get(chain[nf.NFTA_CHAIN_NAME], ())) for chain in chains)
     flags = decode_number(table.get(nf.NFTA_TABLE_FLAGS, b""))
     return native.NativeTable(decode_text(table[nf.NFTA_TABLE_NAME]), decoded, bool(flags & nf.NFT_TABLE_F_DORMANT))
 
 
-def _chain(fields: Fields, rules: dict[bytes, list[native.NativeRule]]) -> native.NativeChain:
-    name = fields[nf.NFTA_CHAIN_NAME]
-    own = tuple(rules.get(name, ()))
+def decode_chain(fields: Fields, rules: Iterable[native.NativeRule]) -> native.NativeChain:
+    """Return a chain with these rules."""
     hook = decode_hook(fields)
     policy = nf.POLICIES[decode_number(fields[nf.NFTA_CHAIN_POLICY])] if hook is not None else None
-    return native.NativeChain(decode_text(name), own, hook, policy)
+    return native.NativeChain(decode_text(fields[nf.NFTA_CHAIN_NAME]), tuple(rules), hook, policy)
 
 
-def _rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, Fields]]) -> native.NativeRule:
+def decode_rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, Fields]]) -> native.NativeRule:
+    """Return a rule; ``known`` remembers expressions of rules that were decoded before."""
     for name, parts in read_expressions(fields, known):
         program.run(name, parts)
     comment = read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
