@@ -8,8 +8,8 @@ Numbers are those of the packet. -1 is "none" or "not known" of ports, sources, 
 from __future__ import annotations
 
 from capture.analysis.diagram import Diagrams
+from capture.analysis.long_lists import Switches
 from capture.analysis.meaning import flags_hold, holds_for, is_pure, understood
-from capture.analysis.switches import Switches
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Network, merge, merge_ranges, outside
 from capture.model.packet import LOOPBACK, Packet

@@ -34,6 +34,7 @@ COMMANDS = {
     "sidecar": ("sidecar.commands:sidecar", "Print Envoy's bootstrap for a captured pod, from the mesh's objects."),
     "cni": ("cni.commands:cni_group", "Put the CNI plugin on a node, or take it away."),
     "node": ("cni.agent.commands:node_group", "Run the agent of a Kubernetes node, or query it."),
+    "host": ("capture.cli.host:host_group", "Capture this machine itself: a virtual machine of the mesh."),
 }
 """Each command: where it is, and what it does in a line."""
 
@@ -135,7 +136,13 @@ class BadUsageError(CaptureError):
     exit_code = EXIT_USAGE
 
     def __init__(self, error: click.UsageError) -> None:
-        message = error.format_message()
+        if isinstance(error, click.NoSuchOption) and error.possibilities:
+            known = {name.lstrip("-"): name for name in error.possibilities}  # the dashes make every two names similar
+            similar = closest(error.option_name.lstrip("-"), known)
+            error = click.NoSuchOption(
+                error.option_name, possibilities=[known[similar]] if similar else None, ctx=error.ctx
+            )
+        message = " ".join(error.format_message().split())
         for words_of_click, plain in NUMBERS.items():
             message = message.replace(words_of_click, plain)
         remedy = f"See `{error.ctx.command_path} --help`." if error.ctx is not None else ""

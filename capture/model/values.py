@@ -34,8 +34,8 @@ class ValueType(type):
     """The metaclass that takes fields from annotations and remembers the defaults."""
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> ValueType:
-        annotations: dict[str, object] = namespace.get("__annotations__", {})
-        own = tuple([field for field, kind in annotations.items() if not str(kind).startswith("ClassVar")])
+        annotations: dict[str, str] = namespace.get("__annotations__", {})
+        own = tuple([field for field, kind in annotations.items() if kind[:8] != "ClassVar"])
         fields: tuple[str, ...] = ()
         defaults: dict[str, object] = {}
         not_compared: tuple[str, ...] = ()

@@ -50,7 +50,7 @@ class Commands:
         assert run([*words, "--format", "json"]) == code, self._capsys.readouterr()
         plain = json.loads(self._capsys.readouterr().out)
         check(schema, plain)
-        self.used.add(" ".join(words[:2]) if words[0] in ("cni", "node") else words[0])
+        self.used.add(" ".join(words[:2]) if words[0] in ("cni", "node", "host") else words[0])
         return plain
 
 
@@ -110,6 +110,14 @@ def test_what_is_live(commands: Commands, pod: Pod, backend: str) -> None:
     commands("watch --once --interval 0.1", "watch", *at)
     assert commands("clean", "clean", *at)["removed"]
     assert not commands("clean", "clean", *at)["removed"]
+
+
+def test_a_machine_that_captures_itself(commands: Commands, pod: Pod) -> None:
+    pod.listener(*((address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)), uid=1337)
+    with pod.entered():
+        assert commands("host apply --keep", "apply")["changed"]
+        assert commands("host status", "why")["causes"] == []
+        assert commands("host clean", "clean")["removed"]
 
 
 def test_what_needs_no_namespace(commands: Commands, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ those that we compare with our own anyway.
 
 from __future__ import annotations
 
-from capture.analysis.foreign import PRIORITIES, SOURCE_HOOKS, ForeignChain, in_tables_of_iptables
+from capture.analysis.stations import PRIORITIES, SOURCE_HOOKS, ForeignChain, in_tables_of_iptables
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook, devices_of
 from capture.backends.nf_tables.listing import read_chains, read_rules, read_tables

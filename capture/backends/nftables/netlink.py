@@ -20,7 +20,7 @@ from capture.netlink.nfnetlink import open_netfilter, read_consistently, read_ob
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from capture.backends.nf_tables.hooks import Hook
     from capture.backends.nftables.native import Among, NativeTable
@@ -38,7 +38,7 @@ class NetlinkDriver:
     name = "netlink"
 
     def __init__(self) -> None:
-        self._lowered: tuple[Ruleset, tuple[NativeTable, ...]] | None = None
+        self._made: tuple[Ruleset, tuple[NativeTable, ...], Sequence[Change]] | None = None
 
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
         """Return the rule set as an nft script, which means the same as the messages and can be read."""
@@ -56,28 +56,33 @@ class NetlinkDriver:
     def holds(self, desired: Ruleset) -> bool:
         """Return whether our tables are to the byte what ``write`` makes; no means no more than "read it"."""
         with open_netfilter() as netfilter:
-            return _hold_exactly(netfilter, self._native(desired))
+            return _hold_exactly(netfilter, *self._making(desired))
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make our tables those of ``desired`` in one transaction; nothing foreign belongs in them."""
         del live, recorded
-        native = self._native(desired)
-        transact("replace the rules of capture", read_live, lambda live: _changes(native, live))
+        native, rules = self._making(desired)
+
+        def changes(live: plan.LiveTables) -> Iterator[Change]:
+            yield from _tables_and_chains(native, live)
+            yield from rules or encode.add_rules(native)
+
+        transact("replace the rules of capture", read_live, changes)
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded
-        transact("remove the rules of capture", read_live, lambda live: _changes((), live))
+        transact("remove the rules of capture", read_live, lambda live: _tables_and_chains((), live))
 
-    def _native(self, desired: Ruleset) -> tuple[NativeTable, ...]:
-        """Return the native tables of a rule set; what is written is looked for right afterwards."""
-        if self._lowered is None or self._lowered[0] is not desired:
-            self._lowered = desired, lower(desired)
-        return self._lowered[1]
+    def _making(self, desired: Ruleset) -> tuple[tuple[NativeTable, ...], Sequence[Change]]:
+        """Return the native tables of a rule set, and the messages that make its rules if none of them needs a set.
 
-
-def _changes(desired: tuple[NativeTable, ...], live: plan.LiveTables) -> Iterator[Change]:
-    yield from _tables_and_chains(desired, live)
-    yield from encode.add_rules(desired)
+        Such rules come back as they were sent. They are remembered: what is written is looked for right afterwards.
+        """
+        if self._made is None or self._made[0] is not desired:
+            native = lower(desired)
+            needs_sets = any(True for table in native for _ in encode.sets_of(table))
+            self._made = desired, native, () if needs_sets else tuple(encode.add_rules(native))
+        return self._made[1:]
 
 
 def _tables_and_chains(desired: tuple[NativeTable, ...], live: plan.LiveTables) -> Iterator[Change]:
@@ -150,12 +155,13 @@ def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:
     return sum(1 for each in flags if each & nf.NFT_SET_ANONYMOUS)
 
 
-def _hold_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...]) -> bool:
+def _hold_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...], rules: Sequence[Change]) -> bool:
     """Return whether our live tables are the desired ones, to the byte; False does not mean that they differ."""
     own = {decode_text(table[nf.NFTA_TABLE_NAME]): table for table in _our_tables(netfilter)}
     if own.keys() != {table.name for table in desired} or any(map(_is_dormant, own.values())):
         return False
-    messages = [*_tables_and_chains(desired, {}), *(rule for table in desired for rule in encode.listed_rules(table))]
+    listed = rules or [rule for table in desired for rule in encode.listed_rules(table)]
+    messages = [*_tables_and_chains(desired, {}), *listed]
     try:
         return holds_exactly(netfilter, (nf.NFPROTO_INET,), own, messages) and all(
             _set_is(netfilter, table.name, name, condition)

@@ -63,6 +63,10 @@ class Terminal:
 
             self.process.send_signal(signal.SIGWINCH)
 
+    def type(self, text: str) -> None:
+        """Type on the keyboard."""
+        os.write(self._leader, text.encode())
+
     def settings(self) -> list[object]:
         """Return how the terminal is set (termios(3))."""
         return list(termios.tcgetattr(self._leader))

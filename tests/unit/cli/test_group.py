@@ -13,6 +13,7 @@ from capture.cli.group import COMMANDS, capture, run
 from capture.cli.options import CaptureCommand, SettingOption, example_lines, spelled_out
 
 PROGRAM = Path(sys.executable).with_name("capture")
+GROUPS = ("cni", "node", "host")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -21,13 +22,14 @@ def test_every_command_is_there_and_has_help_with_examples(name: str, capsys: py
 
     printed = capsys.readouterr().out
     assert printed.startswith(f"Usage: capture {name}")
-    assert f"capture {name}" in printed.partition("Examples:")[2] or name in {"cni", "node"}
+    assert f"capture {name}" in printed.partition("Examples:")[2] or name in GROUPS
 
 
 LEAVES = [
-    *(name for name in COMMANDS if name not in {"cni", "node"}),
+    *(name for name in COMMANDS if name not in GROUPS),
     *(f"cni {name}" for name in ("install", "status", "uninstall")),
     *(f"node {name}" for name in ("agent", "status", "pods", "pod", "uninstall")),
+    *(f"host {name}" for name in ("apply", "status", "clean")),
 ]
 
 
@@ -162,6 +164,19 @@ def test_help_shows_purpose_examples_and_own_options_first(capsys: pytest.Captur
 def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["dumpp"]) == 2
     assert "Did you mean 'dump'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["dump", "--famly", "ipv4"], "no such option '--famly'. Did you mean '--family'?"),
+        (["apply", "--dry-run"], "no such option '--dry-run'"),
+        (["trace"], "missing argument '{tcp|udp}'. Choose from: tcp, udp"),
+    ],
+)
+def test_usage_errors_are_one_line(capsys: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
+    assert run(words) == 2
+    assert capsys.readouterr().err.splitlines()[0] == f"error: {says}"
 
 
 def test_a_mistyped_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,166 @@
+"""``capture host``: a machine that is itself in the mesh, such as a virtual machine, and is no node of a cluster."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+
+import click
+
+from capture import operations
+from capture.cli.options import CaptureCommand, capture_options, explicit, format_option
+from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN, CaptureError
+from capture.netlink.sock_diag import IPPROTO_TCP, open_sock_diag, read_listeners
+from capture.operations import diagnosis
+from capture.report import diagnosed
+from capture.report.outcome import applied_as_plain, cut_by_cleaning, outcome, start_line
+from capture.report.output import note, print_json, warn
+from capture.report.terminal import print_lines
+from capture.settings.options import ALLOW_HOST, EXCLUDED_INBOUND_PORTS, INBOUND_CAPTURE_PORT, PROXY_PORT
+from capture.state.netns import evidence_of_node
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import NoReturn
+
+    from capture.settings.settings import Settings
+
+SSH_PORT = 22
+ENDINGS = (signal.SIGHUP, signal.SIGTERM)
+"""What a process gets whose terminal is lost, or whose machine shuts down."""
+APPLY_EXAMPLES = """
+capture host apply -u istio-proxy --profile current
+capture host apply -u istio-proxy --keep    # in a script: nothing is to be confirmed
+"""
+
+
+@click.group("host", context_settings={"help_option_names": ["-h", "--help"]})
+def host_group() -> None:
+    """Capture this machine itself: a virtual machine of the mesh, which is no node of a cluster."""
+
+
+def confirmation_options() -> list[click.Parameter]:
+    """Return the options of the way back."""
+    return [
+        click.Option(["--keep"], is_flag=True, help="Keep the capture without a confirmation."),
+        click.Option(
+            ["--confirm-within", "seconds"], type=click.IntRange(1, 3600), default=60, show_default=True,
+            metavar="SECONDS", help="Remove the capture if Enter is not pressed in this time.",
+        ),
+    ]  # fmt: skip
+
+
+@host_group.command(
+    "apply",
+    cls=CaptureCommand,
+    params=[*capture_options(), *confirmation_options(), format_option("text", "json")],
+    examples=APPLY_EXAMPLES,
+)
+@click.pass_context
+def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
+    """Capture this machine, unless that is not confirmed.
+
+    The proxy has to listen already: without it, the machine would be cut off. Connections to the SSH server are not
+    captured. If Enter is not pressed in time, or the terminal is lost, everything of the capture is removed.
+    """
+    if not keep and not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to confirm at; --keep captures without a confirmation", ctx)
+    refuse_cluster_node()
+    settings = without_ssh(explicit(ctx)).with_option(ALLOW_HOST, "true", "capture host apply")
+    require_proxy(settings)
+    applied = operations.apply(settings)
+    warn(applied.warnings)
+    if applied.changed and not keep:
+        keep_if_confirmed(seconds)
+    if form == "json":
+        print_json(applied_as_plain(settings, applied))
+    else:
+        print_lines([outcome(applied), start_line(settings, applied.config), *applied.remarks])
+    return EXIT_DONE
+
+
+@host_group.command("status", cls=CaptureCommand, params=[format_option("table", "json")])
+def status(form: str) -> int:
+    """Print what is wrong with the capture of this machine.
+
+    As `capture why` does: exit code 0 if nothing is, 4 if a cause was found, 5 if that is unknown.
+    """
+    found = diagnosis.why(None)
+    if form == "json":
+        print_json(diagnosed.as_plain(found))
+    else:
+        print_lines(diagnosed.in_words(found))
+    if found.causes:
+        return EXIT_DRIFT
+    return EXIT_DONE if found.is_certain else EXIT_UNKNOWN
+
+
+@host_group.command("clean", cls=CaptureCommand, params=[format_option("text", "json")])
+def clean(form: str) -> int:
+    """Remove the capture of this machine.
+
+    That is: rules, routes and addresses. Foreign rules stay.
+    """
+    warnings = cut_by_cleaning(None)
+    warn(warnings)
+    removed = operations.clean(allow_host=True, warn=lambda warning: warn([warning]))
+    if form == "json":
+        print_json({"removed": removed, "warnings": warnings})
+    else:
+        print_lines(["removed: nothing is captured any more" if removed else "nothing to remove"])
+    return EXIT_DONE
+
+
+def refuse_cluster_node() -> None:
+    """Raise CaptureError on a node of a cluster: its own traffic is that of kubelet and of every pod."""
+    evidence = evidence_of_node()
+    if evidence:
+        raise CaptureError(
+            f"refused: this machine is a node, since {evidence}",
+            "`capture cni install` captures the pods of a node, each by itself.",
+        )
+
+
+def without_ssh(settings: Settings) -> Settings:
+    """Return the settings with the ports of SSH excluded: 22, and the one that this session came in by (ssh(1))."""
+    session = os.environ.get("SSH_CONNECTION", "").split()
+    ports = dict.fromkeys([str(SSH_PORT), *session[3:4]])
+    excluded = [port for port in (settings.text(EXCLUDED_INBOUND_PORTS), *ports) if port]
+    return settings.with_option(EXCLUDED_INBOUND_PORTS, ",".join(excluded), "capture host apply").checked()
+
+
+def require_proxy(settings: Settings) -> None:
+    """Raise CaptureError unless TCP connections to both ports of the proxy reach a listening socket."""
+    with open_sock_diag() as diag:
+        listening = {listener.port for listener in read_listeners(diag, IPPROTO_TCP)}
+    for port in (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT]):
+        if port not in listening:
+            raise CaptureError(
+                f"nothing listens on port {port}: without its proxy, a captured machine is cut off",
+                "Start the proxy first, as the user that -u names.",
+            )
+
+
+def keep_if_confirmed(seconds: int) -> None:
+    """Return when the person at the terminal confirms the capture; else remove it, and raise CaptureError."""
+    for ending in ENDINGS:
+        signal.signal(ending, _give_up)
+    is_confirmed = False
+    try:
+        note(f"captured. Open another connection to this machine, then press Enter within {seconds} s to keep it.")
+        readable, _, _ = select.select([sys.stdin], [], [], seconds)
+        is_confirmed = bool(readable) and bool(sys.stdin.readline())
+    finally:
+        if not is_confirmed:
+            operations.clean(allow_host=True)
+    if not is_confirmed:
+        _give_up()
+
+
+def _give_up(_signal: int = 0, _frame: FrameType | None = None) -> NoReturn:
+    raise CaptureError(
+        "the capture was not confirmed, and is removed", "Run it again, with a longer --confirm-within if need be."
+    )
