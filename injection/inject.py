@@ -109,11 +109,13 @@ def _require_understood(workload: Workload) -> None:
     misfit = next(POD.misfits(workload.pod), "")
     if misfit:
         raise InjectionError(f"{workload}: {misfit}")
-    for name, value in workload.annotations.items():
-        if not isinstance(value, str):
-            raise InjectionError(
-                f"{workload}: annotation {name}: invalid value {value!r}: expected a string; put it in quotes"
-            )
+    for kind, texts in (("label", workload.labels), ("annotation", workload.annotations)):
+        for name, value in texts.items():
+            if not isinstance(value, str):  # the API server refuses it as well
+                shown = json.dumps(value)
+                raise InjectionError(
+                    f"{workload}: {kind} {name}: invalid value {shown}: expected a string; put it in quotes"
+                )
     names = [one.get("name") for one in containers_of(workload.pod["spec"])]
     twice = next((name for name in names if name is not None and names.count(name) > 1), None)
     if twice is not None:
