@@ -298,7 +298,7 @@ BOMB = "a: &a [1], " + "".join(f"{b}: &{b} [{f'*{a}, ' * 99}], " for a, b in ("a
         ("{name: web, annotations: {a: b}}", "[]", "metadata: invalid value []: expected a mapping"),
         ("{a: b}", "[null]", "metadata.annotations: invalid value [null]: expected a mapping"),
         ("{a: b}", "{inject.istio.io/templates: 5}", "annotation inject.istio.io/templates: invalid value 5: expected"),
-        ("{name: web,", "{labels: {sidecar.istio.io/inject: false},", "label sidecar.istio.io/inject: invalid value false"),
+        ("{name: web,", "{labels: {sidecar.istio.io/inject: false},", "label sidecar.istio.io/inject: invalid value"),
         ("[{name: v}]", "5", "spec.volumes: invalid value 5: expected a list"),
         ("[{name: v}]", "[{name: [v]}]", 'spec.volumes[0].name: invalid value ["v"]: expected a string'),
         ("{exec: {}}", "5", "spec.containers[0].readinessProbe: invalid value 5"),
