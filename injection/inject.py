@@ -20,6 +20,7 @@ from sidecar.documents import load_yaml
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from capture.settings.settings import Settings
@@ -109,8 +110,9 @@ def _require_understood(workload: Workload) -> None:
     misfit = next(POD.misfits(workload.pod), "")
     if misfit:
         raise InjectionError(f"{workload}: {misfit}")
-    for kind, texts in (("label", workload.labels), ("annotation", workload.annotations)):
-        for name, value in texts.items():
+    texts: dict[str, Mapping[str, object]] = {"label": workload.labels, "annotation": workload.annotations}
+    for kind, named in texts.items():
+        for name, value in named.items():
             if not isinstance(value, str):  # the API server refuses it as well
                 shown = json.dumps(value)
                 raise InjectionError(
