@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.model.addresses import FAMILY_NAMES, address_text
-from capture.model.ruleset import LoopbackAddress, RestoreMark, SaveMark, SetMark
+from capture.model.ruleset import LoopbackAddress
 from capture.report.packet_words import packet_in_words
 
 TYPE_CHECKING = False
@@ -18,13 +18,8 @@ if TYPE_CHECKING:
     from capture.model.ruleset import MissingRoute, Rule
     from capture.operations import Other, Verified
 
-DIVERTS = "foreign rule precedes ours and diverts captured traffic"
-REROUTES = "foreign rule changes the mark, by which the policy rule `{rule}` routes captured traffic elsewhere"
-STOPS = "foreign rule meets connections behind the redirect and stops captured traffic"
-CHANGES_MARKS = "foreign rule precedes ours and changes a mark that they depend on"
 NO_EFFECT = "foreign rule without effect on captured traffic"
 UNJUDGED = "foreign rule may divert captured traffic, which cannot be judged"
-MARKING = (SetMark, SaveMark, RestoreMark)
 MEANINGS = {
     "missing": "is missing",
     "unexpected": "is unexpected",
@@ -106,14 +101,10 @@ def difference_in_words(difference: Difference) -> str:
 
 def _meaning(difference: Difference) -> str:
     if difference.kind == "foreign" and difference.rule is not None:
-        return f": {_what_foreign_does(difference.rule, difference.effect)}"
+        from capture.analysis.foreign_words import what_foreign_does  # where something differs
+
+        return f": {what_foreign_does(difference.rule, difference.effect)}"
     return f" {MEANINGS[difference.kind]}"
-
-
-def _what_foreign_does(rule: Rule | None, effect: Effect | None) -> str:
-    if effect is not None and effect.after.rerouted is not None:
-        return REROUTES.format(rule=effect.after.rerouted.words)
-    return CHANGES_MARKS if rule is not None and isinstance(rule.verdict, MARKING) else DIVERTS
 
 
 def _place(difference: Difference) -> str:
@@ -127,8 +118,9 @@ def _second_set(other: Other) -> str:
 
 
 def _obstacle(obstacle: Obstacle) -> str:
-    is_behind = obstacle.foreign_chain.hook in ("INPUT", "POSTROUTING")
-    meaning = STOPS if is_behind else _what_foreign_does(obstacle.rule, obstacle.effect)
+    from capture.analysis.foreign_words import what_foreign_does  # where something differs
+
+    meaning = what_foreign_does(obstacle.rule, obstacle.effect)
     return f"{_of_obstacle(obstacle, meaning)}{effect_in_words(obstacle.effect)}"
 
 
