@@ -238,7 +238,7 @@ def _foreign_rules(verified: Verified) -> dict[str, tuple[str, str]]:
     return found | {
         f"{each.foreign_chain.table} {each.foreign_chain.entry.name}": (
             what_foreign_does(each.rule, each.effect),
-            (each.rule and each.rule.why) or _rule_of(each.rule),
+            (each.rule and each.rule.why) or _rule_of(each.rule, each.foreign_chain.families[0]),
         )
         for each in reversed(verified.obstacles)
         if not _is_dropping(each.effect)
